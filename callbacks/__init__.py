@@ -1,0 +1,60 @@
+"""The ground floor: the contract of a plug-in, and the plug-ins. It imports no `learner`."""
+
+from callbacks.contract import (
+    EVENTS,
+    OPERATIONS,
+    Callback,
+    Cancel,
+    CancelBatch,
+    CancelEpoch,
+    CancelFit,
+    CancelStep,
+    CancelTrain,
+    CancelValidate,
+    Direction,
+    LearnerProtocol,
+    LearnerWarning,
+    Order,
+    on,
+)
+from callbacks.device import DevicePlacement
+from callbacks.every import Every
+from callbacks.gradient import ZeroGrad
+from callbacks.metrics import MAE, MSE, R2, RMSE, Metric, Metrics, accuracy
+from callbacks.numbers import StopOnNaN
+from callbacks.progress import Progress
+from callbacks.recorder import History, Recorder
+from callbacks.registry import Callbacks
+
+__all__ = [
+    "EVENTS",
+    "MAE",
+    "MSE",
+    "OPERATIONS",
+    "R2",
+    "RMSE",
+    "Callback",
+    "Callbacks",
+    "Cancel",
+    "CancelBatch",
+    "CancelEpoch",
+    "CancelFit",
+    "CancelStep",
+    "CancelTrain",
+    "CancelValidate",
+    "DevicePlacement",
+    "Direction",
+    "Every",
+    "History",
+    "LearnerProtocol",
+    "LearnerWarning",
+    "Metric",
+    "Metrics",
+    "Order",
+    "Progress",
+    "Recorder",
+    "StopOnNaN",
+    "ZeroGrad",
+    "accuracy",
+    "on",
+]

@@ -1,0 +1,61 @@
+"""Numbers of many steps, kept without waiting for the device."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Tensors of one element cost some 500 bytes each: join them long before a million are held.
+JOIN_AT = 1024
+
+
+class Scalars:
+    """A growing series of numbers, 8 bytes each once read.
+
+    A number on the CPU is read at once, which waits for nothing. One on another device stays there, joined
+    with its neighbours, until `read` brings all of them in one transfer.
+    """
+
+    def __init__(self, values: array[float] | None = None):
+        self.values = array("d") if values is None else values
+        self._pending: list[Tensor] = []
+        self._joined: list[Tensor] = []
+
+    def append(self, value: Tensor | float) -> None:
+        """Add a number, or a tensor of one element, in time that does not depend on the device."""
+        if not isinstance(value, Tensor):
+            self.values.append(value)
+        elif value.is_cpu:
+            self.values.append(value.item())  # no wait: the number is there
+        else:
+            self._pending.append(value)
+            if len(self._pending) == JOIN_AT:
+                self._join()
+
+    def read(self) -> array[float]:
+        """All numbers so far; waits for the device where some are still there."""
+        self._join()
+        for part in self._joined:
+            self.values.extend(part.tolist())
+        self._joined.clear()
+        return self.values
+
+    def clear(self) -> None:
+        """Forget all numbers."""
+        self.values = array("d")
+        self._pending.clear()
+        self._joined.clear()
+
+    def _join(self) -> None:
+        if self._pending:
+            self._joined.append(torch.stack([value.detach().reshape(()) for value in self._pending]))
+            self._pending.clear()
+
+    def __len__(self) -> int:
+        return len(self.values) + len(self._pending) + sum(len(part) for part in self._joined)
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.read())

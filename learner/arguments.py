@@ -1,0 +1,144 @@
+"""What a learner is given, checked: each complaint names the argument, what it was, and what to pass."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def suggest_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse an unknown keyword with the one that was probably meant."""
+    parameters = [name for name in inspect.signature(function).parameters if name != "self"]
+    title = "Learner" if function.__name__ == "__init__" else function.__name__
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in parameters:
+                close = OTHER_KEYWORDS.get(name) or next(iter(get_close_matches(name, parameters, n=1)), None)
+                hint = f" Did you mean {close}?" if close in parameters else ""
+                raise TypeError(
+                    f"{title}() has no argument {name!r}.{hint} There are: {', '.join(parameters)}."
+                )
+        return function(*args, **kwargs)
+
+    return checked
+
+
+# What other frameworks call the same thing.
+OTHER_KEYWORDS = {
+    "dls": "data", "dataloaders": "data", "loss_fn": "loss_func", "criterion": "loss_func", "loss": "
+    ""loss_func",
+    "opt_func": "optimizer", "opt": "optimizer", "cbs": "callbacks", "epochs": "n_epochs", "n_epoch": "
+    ""n_epochs",
+    "max_epochs": "n_epochs", "num_epochs": "n_epochs",
+}  # fmt: skip
+
+
+def check_model(model: Any) -> nn.Module:
+    """A model, not its class.
+
+    Raises:
+        TypeError: it is no `nn.Module`.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, type):
+        raise TypeError(f"model is the class {model.__name__}: pass an instance, {model.__name__}(...).")
+    raise TypeError(
+        f"model is {model!r} ({type(model).__name__}): pass an nn.Module, as torch.nn.Linear(3, 1)."
+    )
+
+
+def check_loss_func(loss_func: Any) -> Any:
+    """Something that can be called with preds and targets, or None.
+
+    Raises:
+        TypeError: it cannot be called, or is a class.
+    """
+    if isinstance(loss_func, type):
+        raise TypeError(
+            f"loss_func is the class {loss_func.__name__}: pass an instance, {loss_func.__name__}()."
+        )
+    if loss_func is not None and not callable(loss_func):
+        raise TypeError(
+            f"loss_func is {loss_func!r} ({type(loss_func).__name__}): pass a function of (preds, targets), "
+            f"as torch.nn.functional.mse_loss."
+        )
+    return loss_func
+
+
+def as_optimizer(optimizer: Any, model: nn.Module) -> Any:
+    """The optimizer given, or what the factory makes of the model's parameters; None where none was given.
+
+    Raises:
+        TypeError: it is no optimizer and makes none.
+    """
+    if optimizer is None or is_optimizer(optimizer):
+        return optimizer
+    if not callable(optimizer):
+        raise TypeError(
+            f"optimizer is {optimizer!r} ({type(optimizer).__name__}): pass partial(torch.optim.SGD, "
+            f"lr=0.1), or an optimizer."
+        )
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:  # told with counts before a fit; a learner for prediction needs no optimizer
+        return None
+    try:
+        made = optimizer(parameters)
+    except Exception as error:
+        error.add_note(
+            f"while optimizer={optimizer!r} made an optimizer of the model's {len(parameters)} trainable "
+            f"tensors"
+        )
+        raise
+    if not is_optimizer(made):
+        raise TypeError(f"optimizer={optimizer!r} made {made!r} of the parameters, which is no optimizer.")
+    return made
+
+
+def is_optimizer(item: Any) -> bool:
+    """Something like a `torch.optim.Optimizer`: it has groups and steps."""
+    return not isinstance(item, type) and all(
+        hasattr(item, name) for name in ("param_groups", "step", "zero_grad", "state_dict")
+    )
+
+
+def check_n_epochs(n_epochs: Any) -> None:
+    """A whole number, 0 or more.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if type(n_epochs) is not int:
+        raise TypeError(
+            f"fit(n_epochs={n_epochs!r}): write a whole number of epochs, as fit(10); this is "
+            f"{type(n_epochs).__name__}."
+        )
+    if n_epochs < 0:
+        raise ValueError(f"fit(n_epochs={n_epochs}): write 0 or more epochs.")
+
+
+def check_rates(optimizer: torch.optim.Optimizer) -> list[str]:
+    """What is wrong with the learning rates; a rate of 0 is legal and told apart by `zero_rates`."""
+    faults = []
+    for number, group in enumerate(optimizer.param_groups):
+        rate = group.get("lr", 1.0)
+        is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+        is_number = is_number or (isinstance(rate, Tensor) and rate.numel() == 1 and rate.is_floating_point())
+        if not is_number or not math.isfinite(rate) or rate < 0:
+            faults.append(
+                f"lr must be a finite number > 0, but parameter group {number} has {rate!r} "
+                f"({type(rate).__name__})."
+            )
+    return faults

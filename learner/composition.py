@@ -1,0 +1,80 @@
+"""Which plug-ins are there, and who does which operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from callbacks import OPERATIONS, Callback, Callbacks, Metrics
+from callbacks.registry import as_plugin, describe
+
+Doer = Callable[[Any], Any]
+
+
+def with_defaults(
+    given: Iterable[Callback | type[Callback]],
+    metrics: tuple[Any, ...],
+    defaults: Iterable[Callback | type[Callback]],
+    learner_class: type,
+    base: type,
+) -> list[Callback]:
+    """The defaults, then what was given. A default gives way to one of its class, and to another doer of "
+    "its operation."""
+    plugins = [as_plugin(item, position) for position, item in enumerate(as_list(given, "callbacks"))]
+    unasked = [as_plugin(item, position) for position, item in enumerate(as_list(defaults, "defaults"))]
+    if metrics:
+        if any(isinstance(plugin, Metrics) for plugin in plugins):
+            raise ValueError(
+                "metrics were given twice: with metrics=[...] and as the plug-in Metrics(...). Put all into "
+                "the plug-in."
+            )
+        unasked = [plugin for plugin in unasked if not isinstance(plugin, Metrics)] + [Metrics(*metrics)]
+
+    def gives_way(default: Callback) -> bool:
+        done = [operation for operation in OPERATIONS if hasattr(default, operation)]
+        taken = any(hasattr(plugin, operation) for plugin in plugins for operation in done)
+        return (
+            taken
+            or any(isinstance(plugin, type(default)) for plugin in plugins)
+            or any(overrides(learner_class, base, each) for each in done)
+        )
+
+    return [*(default for default in unasked if not gives_way(default)), *plugins]
+
+
+def as_list(given: Any, argument: str) -> list[Any]:
+    """What was given as a list; one plug-in alone is a mistake that is told."""
+    if isinstance(given, (Callback, str)) or not isinstance(given, Iterable):
+        raise TypeError(f"{argument}={given!r}: pass a list of plug-ins, as in {argument}=[ZeroGrad()].")
+    return list(given)
+
+
+def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str, Doer]:
+    """Who does each operation, as a function of the learner: a plug-in, or the learner itself.
+
+    Raises:
+        ValueError: a plug-in and a subclass of the learner both do one.
+    """
+    doers: dict[str, Doer] = {}
+    for operation in OPERATIONS:
+        plugin = callbacks.doers.get(operation)
+        if plugin is None:
+            doers[operation] = getattr(learner_class, operation, leave)
+        elif overrides(learner_class, base, operation):
+            raise ValueError(
+                f"two do {operation!r}: {learner_class.__name__}.{operation} and the plug-in "
+                f"{describe(plugin)}. One operation has one "
+                "doer: leave the plug-in out, or the method."
+            )
+        else:
+            doers[operation] = getattr(plugin, operation)
+    return doers
+
+
+def overrides(learner_class: type, base: type, operation: str) -> bool:
+    """Does a subclass of the learner do this operation in its own way?"""
+    return getattr(learner_class, operation, None) is not getattr(base, operation, None)
+
+
+def leave(learn: Any) -> None:
+    """Do nothing, where nobody does `place` or `zero_grad`; a fit without a `zero_grad` is refused before."""

@@ -1,0 +1,130 @@
+"""Say where an error happened, without changing it: by notes (PEP 678) read off its traceback."""
+
+from __future__ import annotations
+
+import traceback
+from types import FrameType
+from typing import Any
+
+import torch
+
+from callbacks import Callback, Cancel
+from callbacks.contract import EVENTS, OPERATIONS
+from callbacks.registry import describe
+from learner.data import describe as describe_batch
+from learner.layers import describe_layer
+
+LEVELS = {
+    "CancelFit": "a fit",
+    "CancelEpoch": "an epoch",
+    "CancelTrain": "a training pass",
+    "CancelValidate": "a validation pass",
+    "CancelBatch": "a batch, before after_batch",
+    "CancelStep": "before_step",
+}
+
+
+def with_place(error: BaseException, learn: Any) -> BaseException:
+    """The error with notes: plug-in and event, epoch and batch, failing layer or sample; a stray cancel gets a cause.
+
+    Raises:
+        RuntimeError: a cancel was raised where nothing of its kind is under way.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, Cancel):
+        title = type(error).__name__
+        owner = plugin_at(frames) or "the code"
+        raise RuntimeError(
+            f"{title} was raised by {owner}, where it ends nothing: raise it in "
+            f"{LEVELS.get(title, 'its span')}."
+        ) from error
+    notes = [
+        plugin_note(frames),
+        describe_layer(frames, learn.model),
+        sample_note(frames, learn),
+        memory_note(error, learn),
+    ]
+    for note in [*notes, clock_note(frames, learn)]:
+        if note and note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        traceback.clear_frames(error.__traceback__)  # they hold the activations for which there was no memory
+    return error
+
+
+def clean_up(learn: Any) -> None:
+    """Call every `cleanup_fit`, last first, whatever the others do; then drop the gradients of a fit that failed.
+
+    Raises:
+        BaseException: the first error of a `cleanup_fit`, where no other error is on its way; else it is
+            added as a note.
+    """
+    failed: BaseException | None = learn.error
+    if failed is not None:
+        learn.model.zero_grad()
+    first: BaseException | None = None
+    for plugin in reversed(list(learn.callbacks)):
+        try:
+            plugin.cleanup_fit(learn)
+        except Exception as error:
+            shown = f"in callback {describe(plugin)}.cleanup_fit: {type(error).__name__}: {error}"
+            if failed is not None or first is not None:
+                (failed or first).add_note(f"then, {shown}")  # type: ignore[union-attr]
+            else:
+                error.add_note(shown)
+                first = error
+    if first is not None:
+        learn.error = first
+        raise first
+
+
+def plugin_at(frames: list[FrameType]) -> str | None:
+    """The outermost plug-in hook on the way to the error, as `Probe.after_batch`."""
+    for frame in frames:
+        hook = frame.f_locals.get("hook") if frame.f_code.co_name == "_fire" else None
+        if hook is not None:
+            return f"{describe(hook.__self__)}.{frame.f_locals['event']}"
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Callback) and frame.f_code.co_name in EVENTS + OPERATIONS:
+            return f"{describe(owner)}.{frame.f_code.co_name}"
+    return None
+
+
+def plugin_note(frames: list[FrameType]) -> str | None:
+    """Which plug-in it was."""
+    where = plugin_at(frames)
+    return where and f"in callback {where}"
+
+
+def clock_note(frames: list[FrameType], learn: Any) -> str:
+    """Which epoch and batch it was."""
+    total = "?" if learn.n_batches is None else learn.n_batches
+    phase = "train" if learn.training else "validate"
+    functions = [frame.f_code.co_name for frame in frames]
+    if "_batch" in functions or "_predict" in functions:
+        batch = f", batch {learn.batch_idx}/{total}"
+    elif functions.count("_batches"):
+        batch = (
+            f", fetching a batch after batch {learn.batch_idx}/{total}"
+            if learn.batch_idx
+            else ", fetching a batch"
+        )
+    else:
+        batch = ""
+    return f"at epoch {learn.epoch}/{learn.n_epochs}{batch}, {phase}, global step {learn.global_step}"
+
+
+def sample_note(frames: list[FrameType], learn: Any) -> str | None:
+    """Which items of a map-style data set were being fetched, where the loader's frames tell."""
+    for frame in reversed(frames):
+        indices = frame.f_locals.get("possibly_batched_index")
+        if indices is not None:
+            return f"while fetching the items {indices} of the data set"
+    return None
+
+
+def memory_note(error: BaseException, learn: Any) -> str | None:
+    """The batch for which there was no memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"the batch was {describe_batch(learn.batch)}: try a smaller batch_size"
+    return None

@@ -1,0 +1,69 @@
+"""The composed loop as a readable listing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from callbacks import Callback
+from callbacks.registry import describe, listens
+
+# The loop as it is nested in `learner.py`: indentation, event or [operation]. A test compares it with a real
+# fit.
+LOOP = """\
+before_fit
+  before_epoch
+    before_train
+      [place]
+      before_batch
+      [forward]
+      after_pred
+      [compute_loss]
+      after_loss
+      before_backward
+      [backward]
+      after_backward
+      before_step
+      [step]
+      after_step
+      [zero_grad]
+      after_batch
+    after_train
+    before_validate
+      [place]
+      before_batch
+      [forward]
+      after_pred
+      [compute_loss]
+      after_loss
+      after_batch
+    after_validate
+  after_epoch
+after_fit
+cleanup_fit"""
+
+
+def explain(learn: Any) -> str:
+    """For each event and operation, who is called, in which order, and why there."""
+    lines = []
+    for line in LOOP.splitlines():
+        word = line.strip()
+        if word.startswith("["):
+            lines.append(f"{line:<24} {doer_of(learn, word[1:-1])}")
+            continue
+        plugins = [plugin for plugin in learn.callbacks if listens(plugin, word)]
+        if word == "cleanup_fit":
+            plugins.reverse()
+        lines.append(f"{line:<24} {', '.join(map(with_phase, plugins))}".rstrip())
+    return "\n".join(lines)
+
+
+def doer_of(learn: Any, operation: str) -> str:
+    """Who does an operation."""
+    if operation in learn.callbacks.doers:
+        return with_phase(learn.callbacks.doers[operation])
+    return type(learn).__name__ if hasattr(type(learn), operation) else "nobody"
+
+
+def with_phase(plugin: Callback) -> str:
+    """A plug-in and the phase that puts it there."""
+    return f"{describe(plugin)} ({plugin.order.name})"
