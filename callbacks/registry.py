@@ -170,7 +170,7 @@ def check_distinct(plugins: list[Callback]) -> None:
             )
         if hasattr(Callbacks, plugin.name) or not plugin.name.isidentifier():
             message = f"the name {plugin.name!r} cannot be reached as learn.callbacks.{plugin.name}; choose "
-            f"another one."
+            "another one."
             warnings.warn(message, LearnerWarning, stacklevel=4)
         seen[plugin.name] = plugin
 

@@ -37,12 +37,19 @@ def suggest_keywords(function: Callable[P, R]) -> Callable[P, R]:
 
 # What other frameworks call the same thing.
 OTHER_KEYWORDS = {
-    "dls": "data", "dataloaders": "data", "loss_fn": "loss_func", "criterion": "loss_func", "loss": "
-    ""loss_func",
-    "opt_func": "optimizer", "opt": "optimizer", "cbs": "callbacks", "epochs": "n_epochs", "n_epoch": "
-    ""n_epochs",
-    "max_epochs": "n_epochs", "num_epochs": "n_epochs",
-}  # fmt: skip
+    "dls": "data",
+    "dataloaders": "data",
+    "loss_fn": "loss_func",
+    "criterion": "loss_func",
+    "loss": "loss_func",
+    "opt_func": "optimizer",
+    "opt": "optimizer",
+    "cbs": "callbacks",
+    "epochs": "n_epochs",
+    "n_epoch": "n_epochs",
+    "max_epochs": "n_epochs",
+    "num_epochs": "n_epochs",
+}
 
 
 def check_model(model: Any) -> nn.Module:
