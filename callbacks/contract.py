@@ -154,6 +154,14 @@ class LearnerProtocol(Protocol):
         "spans fire."""
         ...
 
+    def add_callbacks(self, *callbacks: Callback) -> None:
+        """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
+        ...
+
+    def remove_callbacks(self, *callbacks: Callback) -> None:
+        """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once."""
+        ...
+
     def snapshot(self) -> dict[str, Any]:
         """Copy weights, buffers, optimizer, plug-in state, random state, clock and history."""
         ...

@@ -6,15 +6,12 @@ from callbacks.contract import Callback, LearnerProtocol, Order
 
 
 class ZeroGrad(Callback):
-    """Do the operation `zero_grad`: drop the gradients after each update, and what an aborted fit has left behind.
+    """Do the operation `zero_grad`: drop the gradients after each update.
 
     Without it, or another doer, gradients would add up from step to step; a fit is refused then.
     """
 
     order = Order.GRADIENT
-
-    def before_fit(self, learn: LearnerProtocol) -> None:
-        learn.optimizer.zero_grad()
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
         learn.optimizer.zero_grad()

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from callbacks import OPERATIONS, Callback, Callbacks, Metrics
-from callbacks.registry import as_plugin, describe
+from callbacks.contract import OPERATIONS, Callback
+from callbacks.device import DevicePlacement
+from callbacks.gradient import ZeroGrad
+from callbacks.metrics import Metrics
+from callbacks.numbers import StopOnNaN
+from callbacks.progress import Progress
+from callbacks.recorder import Recorder
+from callbacks.registry import Callbacks, as_plugin, describe
+
+#: The plug-ins of every learner that is not told otherwise.
+DEFAULT_CALLBACKS = (ZeroGrad, DevicePlacement, StopOnNaN, Metrics, Recorder, Progress)
 
 Doer = Callable[[Any], Any]
 

@@ -25,7 +25,7 @@ LEVELS = {
 
 
 def with_place(error: BaseException, learn: Any) -> BaseException:
-    """The error with notes: plug-in and event, epoch and batch, failing layer or sample; a stray cancel gets a cause.
+    """The error with notes: plug-in and event, epoch and batch, failing layer or sample.
 
     Raises:
         RuntimeError: a cancel was raised where nothing of its kind is under way.
@@ -53,7 +53,7 @@ def with_place(error: BaseException, learn: Any) -> BaseException:
 
 
 def clean_up(learn: Any) -> None:
-    """Call every `cleanup_fit`, last first, whatever the others do; then drop the gradients of a fit that failed.
+    """Drop the gradients of a fit that failed; call every `cleanup_fit`, last first, whatever the others do.
 
     Raises:
         BaseException: the first error of a `cleanup_fit`, where no other error is on its way; else it is
@@ -66,7 +66,7 @@ def clean_up(learn: Any) -> None:
     for plugin in reversed(list(learn.callbacks)):
         try:
             plugin.cleanup_fit(learn)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the others must still clean up; it is raised or noted below
             shown = f"in callback {describe(plugin)}.cleanup_fit: {type(error).__name__}: {error}"
             if failed is not None or first is not None:
                 (failed or first).add_note(f"then, {shown}")  # type: ignore[union-attr]
@@ -101,7 +101,7 @@ def clock_note(frames: list[FrameType], learn: Any) -> str:
     total = "?" if learn.n_batches is None else learn.n_batches
     phase = "train" if learn.training else "validate"
     functions = [frame.f_code.co_name for frame in frames]
-    if "_batch" in functions or "_predict" in functions:
+    if "_batch" in functions or "_run_model" in functions:
         batch = f", batch {learn.batch_idx}/{total}"
     elif functions.count("_batches"):
         batch = (

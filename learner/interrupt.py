@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -22,8 +23,11 @@ def interruptible(learn: Any) -> Iterator[None]:
     """
     kept: dict[int, Any] = {}
     received: list[int] = []
+    process = os.getpid()
 
     def receive(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a loader's worker, forked during the fit: the parent ends it
+            return
         if received:
             raise KeyboardInterrupt(f"{SIGNALS[signal.Signals(number)]} a second time")
         received.append(number)

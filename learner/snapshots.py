@@ -54,7 +54,7 @@ def put_back(learn: Any, snapshot: dict[str, Any]) -> None:
 
 @contextmanager
 def sandbox(learn: Any) -> Iterator[None]:
-    """Put back, at the end, all that a snapshot holds, and also gradients, modes, plug-ins and what ended the last fit."""
+    """Put back, at the end, all that a snapshot holds, gradients, modes, plug-ins and how the fit ended."""
     snapshot = take(learn)
     gradients = [(parameter, parameter.grad) for parameter in learn.model.parameters()]
     frozen = [(parameter, parameter.requires_grad) for parameter in learn.model.parameters()]
@@ -108,7 +108,7 @@ def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
 
 
 def random_states() -> dict[str, Any]:
-    """The state of every random generator that training draws from: Python's, NumPy's, torch's on each device."""
+    """The state of the generators that training draws from: Python's, NumPy's, torch's on each device."""
     states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
     if "numpy" in sys.modules:
         states["numpy"] = sys.modules["numpy"].random.get_state()

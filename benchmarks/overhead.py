@@ -1,0 +1,121 @@
+"""What the loop costs beside a hand-written one, on the article's problem: microseconds a step.
+
+Run: python benchmarks/overhead.py [rounds]
+
+Every round runs every composition once, in turn, in this one process, on one thread; the figures are medians over
+rounds of the difference to the plain loop of the same round. The plain loop does what the composition beside it does:
+forward, loss, backward, step, zero_grad.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from callbacks import Callback, ZeroGrad
+from learner import Data, Learner
+from learner.composition import DEFAULT_CALLBACKS
+
+N_STEPS = 1000
+RATE = 1e-5
+
+
+class Quadratic(nn.Module):
+    """The article's a * t**2 + b * t + c."""
+
+    def __init__(self):
+        super().__init__()
+        self.params = nn.Parameter(torch.ones(3))
+
+    def forward(self, t: Tensor) -> Tensor:
+        a, b, c = self.params
+        return a * t**2 + b * t + c
+
+
+class EpochListener(Callback):
+    """Listens, but to no batch event."""
+
+    def before_epoch(self, learn):
+        pass
+
+
+def batches(n_steps: int) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(2021)
+    t = torch.arange(20).float()
+    speed = torch.rand(20) * 5 + 0.8 * (t - 7.5) ** 2 + 1
+    return [(t, speed)] * n_steps
+
+
+def plain_loop(n_epochs: int, n_steps: int) -> Callable[[], None]:
+    model, data = Quadratic(), batches(n_steps)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+
+    def run() -> None:
+        for _ in range(n_epochs):
+            for inputs, targets in data:
+                loss = F.mse_loss(model(inputs), targets)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    return run
+
+
+def learner(n_epochs: int, n_steps: int, **options) -> Callable[[], None]:
+    learn = Learner(
+        Quadratic(), Data(batches(n_steps)), F.mse_loss, partial(torch.optim.SGD, lr=RATE), **options
+    )
+    return lambda: learn.fit(n_epochs) and None
+
+
+def many_listeners() -> list[Callback]:
+    return [ZeroGrad(), *(EpochListener(name=f"listener_{number}") for number in range(100))]
+
+
+def main(rounds: int) -> None:
+    torch.set_num_threads(1)
+    bare = {"defaults": (), "callbacks": [ZeroGrad()]}
+    measured = {"defaults": [each for each in DEFAULT_CALLBACKS if each.__name__ != "Progress"]}
+    works = {
+        "plain loop": plain_loop(1, N_STEPS),
+        "plain loop again (the noise)": plain_loop(1, N_STEPS),
+        "ZeroGrad only": learner(1, N_STEPS, **bare),
+        "ZeroGrad and 100 plug-ins without batch events": learner(
+            1, N_STEPS, defaults=(), callbacks=many_listeners()
+        ),
+        "defaults without Progress": learner(1, N_STEPS, **measured),
+        "defaults, no terminal": learner(1, N_STEPS),
+        "ZeroGrad only, epochs of one batch": learner(N_STEPS, 1, **bare),
+        "defaults, epochs of one batch, no terminal": learner(N_STEPS, 1),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds + 1):
+        for name, run in works.items():
+            begun = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                run()
+            seconds[name].append(time.perf_counter() - begun)
+    report({name: values[1:] for name, values in seconds.items()})
+
+
+def report(seconds: dict[str, list[float]]) -> None:
+    plain = seconds["plain loop"]
+    print(f"torch {torch.__version__}, 1 thread, {len(plain)} rounds of {N_STEPS} steps")
+    print(f"{'composition':<52}{'us/step':>9}{'beside plain':>14}{'ratio':>8}")
+    for name, values in seconds.items():
+        extra = statistics.median((value - other) / N_STEPS * 1e6 for value, other in zip(values, plain, strict=True))
+        ratio = statistics.median(value / other for value, other in zip(values, plain, strict=True))
+        print(f"{name:<52}{statistics.median(values) / N_STEPS * 1e6:>9.1f}{extra:>+14.1f}{ratio:>8.3f}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)

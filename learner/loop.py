@@ -1,0 +1,249 @@
+"""The loop. Read it downwards: fit, epoch, train and validate, batch, update; then the operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
+from callbacks.recorder import History
+from learner import checks, errors, inference
+from learner.data import Data, n_batches_of
+
+# What a pass over data changes, and a pass beside a fit puts back.
+PASS_STATE = (
+    *("batch", "inputs", "targets", "preds", "loss_grad", "_loss"),
+    *("training", "batch_idx", "n_batches", "results", "stop_reason"),
+)
+
+
+class Loop:
+    """Says where it is, and lets plug-ins do the rest; `Learner` is what users make.
+
+    What hooks may read and assign is told in `callbacks.LearnerProtocol`.
+    """
+
+    model: nn.Module
+    data: Data
+    loss_func: Callable[..., Any] | None
+    optimizer: torch.optim.Optimizer
+    batch: Any = None
+    inputs: Any = None
+    targets: Any = None
+    preds: Any = None
+    loss_grad: Any = None
+    _loss: Any = None
+    training = False
+    epoch = n_epochs = batch_idx = 0
+    n_batches: int | None = None
+    global_step = n_samples = 0
+    results: dict[str, Any]
+    history: History
+    stop_reason: str | None = None
+    error: BaseException | None = None
+    fitting = False
+    _hooks: dict[str, tuple[Callable[[Any], Any], ...]]  # who listens to an event
+    _do: dict[str, Callable[[Any], Any]]  # who does an operation
+
+    def _fit(self, n_epochs: int) -> None:
+        self.n_epochs, self.epoch, self.stop_reason, self.error = n_epochs, 0, None, None
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.fitting = True
+        try:
+            checks.check_before_fit(self)
+            self._do["zero_grad"](self)  # what a cancelled fit has left
+            self._epochs()
+        except BaseException as error:
+            self.error = errors.with_place(error, self)
+            raise
+        finally:
+            self.fitting = False
+            self._end(modes)
+
+    def _epochs(self) -> None:
+        try:
+            self._fire("before_fit")
+            for self.epoch in range(0 if self.stop_reason else self.n_epochs):
+                self._epoch()
+                if self.stop_reason:
+                    break
+        except CancelFit:
+            pass
+        self._fire("after_fit")
+
+    def _epoch(self) -> None:
+        self.results = {}
+        try:
+            self._fire("before_epoch")
+            if not self.stop_reason:
+                self._train()
+            if self.data.valid is not None and not self.stop_reason:
+                self._validate(self.data.valid)
+        except CancelEpoch:
+            pass
+        self._fire("after_epoch")
+
+    def _train(self) -> None:
+        self._begin_pass(self.data.train, training=True)
+        try:
+            self._fire("before_train")
+            self._batches(self.data.train)
+        except CancelTrain:
+            pass
+        self._fire("after_train")
+
+    @torch.no_grad()
+    def _validate(self, loader: Any) -> None:
+        self._begin_pass(loader, training=False)
+        try:
+            self._fire("before_validate")
+            self._batches(loader)
+        except CancelValidate:
+            pass
+        self._fire("after_validate")
+
+    def _begin_pass(self, loader: Any, training: bool) -> None:
+        self.training, self.batch_idx, self.n_batches = training, 0, n_batches_of(loader)
+        if self.model.training is not training:
+            self.model.train(training)
+
+    def _batches(self, loader: Any) -> None:
+        if self.stop_reason:
+            return
+        for self.batch_idx, self.batch in enumerate(self.data.batches(loader)):
+            self._batch()
+            if self.stop_reason:
+                return
+
+    def _batch(self) -> None:
+        if self.model.training is not self.training:  # a plug-in left it so
+            self.model.train(self.training)
+        try:
+            self._run_model()
+            self._do["compute_loss"](self)
+            self._loss = self.loss_grad
+            self._fire("after_loss")
+            if self.training:
+                self._update()
+        except CancelBatch:
+            if self.training:
+                self._do["zero_grad"](self)
+            return
+        self._fire("after_batch")
+
+    def _run_model(self) -> None:
+        self._do["place"](self)
+        self.inputs, self.targets = self.data.split(self.batch)
+        self._fire("before_batch")
+        self._do["forward"](self)
+        self._fire("after_pred")
+
+    def _update(self) -> None:
+        self._fire("before_backward")
+        self._do["backward"](self)
+        self._fire("after_backward")
+        self.n_samples += self.n_items
+        try:
+            self._fire("before_step")
+            self._do["step"](self)
+        except CancelStep:
+            return
+        self.global_step += 1
+        self._fire("after_step")
+        self._do["zero_grad"](self)
+
+    def _fire(self, event: str) -> None:
+        for hook in self._hooks[event]:
+            hook(self)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Do something in evaluation mode beside the fit, or without one; the loop's state is put back."""
+        kept = {name: getattr(self, name) for name in PASS_STATE}
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.results, self.stop_reason = {}, None
+        self._begin_pass((), training=False)
+        try:
+            yield
+        except BaseException as error:
+            self.error = errors.with_place(error, self)
+            raise
+        finally:
+            stopped = self.stop_reason if self.fitting else None
+            vars(self).update(kept)
+            self.stop_reason = self.stop_reason or stopped
+            self._end(modes)
+
+    def _end(self, modes: list[tuple[nn.Module, bool]]) -> None:
+        """Put the modules' modes back and, unless a fit goes on, let every plug-in clean up."""
+        for module, mode in modes:
+            module.training = mode
+        if not self.fitting:
+            errors.clean_up(self)
+
+    # The operations: a subclass or one plug-in may take them over. Only plug-ins do `place` and `zero_grad`.
+
+    def forward(self) -> None:
+        """Set `preds`: the model's output for `inputs`."""
+        if type(self.inputs) is tuple:
+            self.preds = self.model(*self.inputs)
+        else:
+            self.preds = self.model(**self.inputs)
+
+    def compute_loss(self) -> None:
+        """Set `loss_grad`: the loss of `preds` against `targets`, or the output's own `.loss`."""
+        if self.loss_func is None:
+            self.loss_grad = self.preds.loss
+        elif type(self.targets) is tuple:
+            self.loss_grad = self.loss_func(self.preds, *self.targets)
+        else:
+            self.loss_grad = self.loss_func(self.preds, self.targets)
+
+    def backward(self) -> None:
+        """Compute the gradients of `loss_grad`; they add to those that are there."""
+        self.loss_grad.backward()
+
+    def step(self) -> None:
+        """Update the weights."""
+        self.optimizer.step()
+
+    # What hooks may ask
+
+    def stop(self, reason: str) -> None:
+        """End politely: this span tells all its listeners, nothing new is begun, outer spans close.
+
+        Args:
+            reason: why, in words; kept as `stop_reason`. The first one counts.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise TypeError(f"stop({reason!r}): say why in words, as in learn.stop('loss below 0.1').")
+        self.stop_reason = self.stop_reason or reason
+
+    @property
+    def loss(self) -> Any:
+        """The loss as the loss function gave it, detached: the one to report."""
+        return self._loss.detach() if isinstance(self._loss, Tensor) else self._loss
+
+    @loss.setter
+    def loss(self, value: Any) -> None:
+        raise AttributeError(
+            "learn.loss is what the loss function gave; to change training, assign learn.loss_grad instead."
+        )
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in this batch: the first dimension of its first tensor."""
+        inputs = self.inputs
+        first = inputs[0] if type(inputs) is tuple else inputs
+        if type(first) is Tensor and first.ndim:
+            return first.shape[0]
+        return inference.n_items_of(inputs, self.targets)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter is."""
+        return next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
