@@ -22,9 +22,10 @@ from callbacks.every import Every
 from callbacks.gradient import ZeroGrad
 from callbacks.metrics import MAE, MSE, R2, RMSE, Metric, Metrics, accuracy
 from callbacks.numbers import StopOnNaN
-from callbacks.progress import Progress
+from callbacks.progress import LogRMSE, Progress
 from callbacks.recorder import History, Recorder
 from callbacks.registry import Callbacks
+from callbacks.snapshots import PlotSnapshots
 
 __all__ = [
     "EVENTS",
@@ -48,9 +49,11 @@ __all__ = [
     "History",
     "LearnerProtocol",
     "LearnerWarning",
+    "LogRMSE",
     "Metric",
     "Metrics",
     "Order",
+    "PlotSnapshots",
     "Progress",
     "Recorder",
     "StopOnNaN",

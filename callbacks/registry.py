@@ -52,7 +52,7 @@ class Callbacks:
         doers: dict[str, Callback] = {}
         for operation in OPERATIONS:
             for plugin in self._plugins:
-                if not hasattr(plugin, operation):
+                if not hasattr(type(plugin), operation):  # a setting that is called `step` is no operation
                     continue
                 if operation in doers:
                     raise ValueError(

@@ -40,8 +40,8 @@ def with_defaults(
         unasked = [plugin for plugin in unasked if not isinstance(plugin, Metrics)] + [Metrics(*metrics)]
 
     def gives_way(default: Callback) -> bool:
-        done = [operation for operation in OPERATIONS if hasattr(default, operation)]
-        taken = any(hasattr(plugin, operation) for plugin in plugins for operation in done)
+        done = [operation for operation in OPERATIONS if hasattr(type(default), operation)]
+        taken = any(hasattr(type(plugin), operation) for plugin in plugins for operation in done)
         return (
             taken
             or any(isinstance(plugin, type(default)) for plugin in plugins)
