@@ -86,7 +86,9 @@ class Metrics(Callback):
         learn.results["lr"] = float(learn.optimizer.param_groups[0]["lr"])
 
     def after_validate(self, learn: LearnerProtocol) -> None:
-        if not self._passes["valid"].n_items:
+        if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
+            return  # stopped in the middle: numbers of a part would be taken for the whole
+        if not self._passes["valid"].n_items and learn.n_batches is None:
             warnings.warn(
                 "the validation data gave no batch, so nothing was measured on it.",
                 LearnerWarning,

@@ -13,7 +13,7 @@ from callbacks.contract import Callback, Direction
 from callbacks.metrics import Metrics
 from callbacks.recorder import History
 from callbacks.registry import Callbacks
-from learner import checks, errors, inference, snapshots
+from learner import checks, inference, snapshots
 from learner.arguments import as_optimizer, check_loss_func, check_model, check_n_epochs, suggest_keywords
 from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, with_defaults
 from learner.data import as_data
@@ -29,7 +29,7 @@ class Learner(Loop):
 
     Args:
         model: any `nn.Module`, unchanged.
-        data: a `Data`, a pair of loaders `(train, valid)`, or a pair of tensors `(inputs, targets)`, one batch.
+        data: a `Data`, a pair of loaders `(train, valid)`, or a pair of tensors, `(inputs, targets)`.
         loss_func: takes `(preds, targets)`, gives a scalar; None where the model's output has a `.loss`.
         optimizer: makes an optimizer of parameters, as `partial(torch.optim.SGD, lr=0.1)`, or is a ready one.
         callbacks: plug-ins, heard in the order of their phases, then in the order given.
@@ -185,5 +185,5 @@ class Learner(Loop):
         print(explain(self))
 
     def check(self) -> checks.Report:
-        """Examine model, data, loss, optimizer and plug-ins on one batch, in a sandbox; print the findings."""
+        """Examine model, data, loss, optimizer and plug-ins on one batch, in a sandbox; print the result."""
         return checks.check(self)

@@ -16,7 +16,7 @@ from learner.data import Data, n_batches_of
 
 # What a pass over data changes, and a pass beside a fit puts back.
 PASS_STATE = (
-    *("batch", "inputs", "targets", "preds", "loss_grad", "_loss"),
+    *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached"),
     *("training", "batch_idx", "n_batches", "results", "stop_reason"),
 )
 
@@ -36,7 +36,8 @@ class Loop:
     targets: Any = None
     preds: Any = None
     loss_grad: Any = None
-    _loss: Any = None
+    _loss: Any = None  # what compute_loss gave
+    _detached: Any = None  # the same without its graph, once somebody asks
     training = False
     epoch = n_epochs = batch_idx = 0
     n_batches: int | None = None
@@ -125,7 +126,7 @@ class Loop:
         try:
             self._run_model()
             self._do["compute_loss"](self)
-            self._loss = self.loss_grad
+            self._loss, self._detached = self.loss_grad, None
             self._fire("after_loss")
             if self.training:
                 self._update()
@@ -226,7 +227,9 @@ class Loop:
     @property
     def loss(self) -> Any:
         """The loss as the loss function gave it, detached: the one to report."""
-        return self._loss.detach() if isinstance(self._loss, Tensor) else self._loss
+        if self._detached is None and self._loss is not None:
+            self._detached = self._loss.detach() if isinstance(self._loss, Tensor) else self._loss
+        return self._detached
 
     @loss.setter
     def loss(self, value: Any) -> None:

@@ -1,0 +1,45 @@
+"""What the tests share: a tiny regression, and a learner of it that prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from callbacks import Metrics, Recorder, ZeroGrad
+from learner import Data, Learner
+
+torch.set_num_threads(1)
+
+QUIET = (ZeroGrad, Metrics, Recorder)
+
+
+def line_batches(n_batches: int = 3, batch_size: int = 4) -> list[tuple[Tensor, Tensor]]:
+    """Batches of points on y = 2x + 1, from a generator of their own."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand(n_batches, batch_size, 1, generator=generator)
+    return [(each, 2 * each + 1) for each in inputs]
+
+
+@pytest.fixture
+def make_learner() -> Callable[..., Learner]:
+    """Make a learner of a seeded linear model on the line, with no default that prints."""
+
+    def make(n_batches: int = 3, valid: bool = True, lr: float = 0.1, **options) -> Learner:
+        torch.manual_seed(0)
+        data = options.pop("data", Data(line_batches(n_batches), line_batches(2) if valid else None))
+        model = options.pop("model", None) or nn.Linear(1, 1)
+        options.setdefault("defaults", QUIET)
+        return Learner(model, data, F.mse_loss, partial(torch.optim.SGD, lr=lr), **options)
+
+    return make
+
+
+@pytest.fixture
+def learn(make_learner: Callable[..., Learner]) -> Learner:
+    """A learner on three training batches and two of validation."""
+    return make_learner()

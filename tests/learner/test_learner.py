@@ -1,0 +1,420 @@
+"""The learner: what users call, and what hooks see."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from conftest import line_batches
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import (
+    Callback,
+    CancelStep,
+    LearnerProtocol,
+    Metrics,
+    Order,
+    Progress,
+    Recorder,
+    ZeroGrad,
+    on,
+)
+from learner import DEFAULT_CALLBACKS, Data, Learner
+
+
+def weights(learn: Learner) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(learn.model.parameters()).detach().clone()
+
+
+def test_the_learner_meets_the_protocol_of_hooks(learn):
+    names = [name for name in dir(LearnerProtocol) if not name.startswith("_")]
+    missing = [name for name in [*names, *LearnerProtocol.__annotations__] if not hasattr(learn, name)]
+    assert missing == []
+    learn_as_hooks_see_it: LearnerProtocol = learn
+    assert learn_as_hooks_see_it is learn
+
+
+def test_fitting_lowers_the_loss_and_returns_the_history(learn):
+    history = learn.fit(5)
+    assert history is learn.history
+    assert history[-1]["valid_loss"] < history[0]["valid_loss"]
+
+
+def test_the_clock_counts_updates_items_epochs_and_batches(make_learner):
+    seen = []
+
+    @on("after_batch")
+    def tick(learn):
+        seen.append((learn.epoch, learn.batch_idx, learn.n_batches, learn.training, learn.global_step))
+
+    learn = make_learner(callbacks=[tick])
+    learn.fit(2)
+    first = [
+        (0, 0, 3, True, 1),
+        (0, 1, 3, True, 2),
+        (0, 2, 3, True, 3),
+        (0, 0, 2, False, 3),
+        (0, 1, 2, False, 3),
+    ]
+    assert seen[:5] == first
+    assert (learn.global_step, learn.n_samples, learn.n_epochs) == (6, 24, 2)
+    learn.fit(1)
+    assert (learn.global_step, learn.n_samples) == (9, 36)
+
+
+def test_the_loss_seen_is_the_one_of_the_loss_function_however_the_gradient_is_scaled(make_learner):
+    seen = []
+
+    class Scale(Callback):
+        def before_backward(self, learn):
+            learn.loss_grad = learn.loss_grad * 0
+
+        def after_batch(self, learn):
+            seen.append((learn.loss.item(), learn.loss.requires_grad))
+
+    learn = make_learner(callbacks=[Scale()], valid=False)
+    before = weights(learn)
+    learn.fit(1)
+    assert torch.equal(weights(learn), before)
+    assert all(loss > 0 and not tracked for loss, tracked in seen)
+
+
+def test_case_73_the_loss_cannot_be_overwritten(make_learner):
+    @on("after_loss")
+    def spoil(learn):
+        learn.loss = None
+
+    with pytest.raises(AttributeError, match=r"assign learn\.loss_grad"):
+        make_learner(callbacks=[spoil]).fit(1)
+
+
+def test_case_73_a_plug_in_may_remove_itself_while_it_runs(make_learner):
+    class Once(Callback):
+        calls = cleaned = 0
+
+        def after_batch(self, learn):
+            self.calls += 1
+            learn.remove_callbacks(self)
+
+        def cleanup_fit(self, learn):
+            self.cleaned += 1
+
+    once = Once()
+    learn = make_learner(callbacks=[once])
+    learn.fit(2)
+    assert (once.calls, once.cleaned) == (1, 1)
+    assert Once not in learn.callbacks
+
+
+def test_case_70_a_plug_in_that_leaves_evaluation_mode_on_does_not_change_training(make_learner):
+    modes = []
+
+    class Careless(Callback):
+        def before_batch(self, learn):
+            modes.append(learn.model.training)
+            learn.model.eval()
+
+    make_learner(callbacks=[Careless()], valid=False).fit(1)
+    assert modes == [True, True, True]
+
+
+def test_the_model_keeps_the_mode_that_it_had(learn):
+    learn.model.eval()
+    learn.fit(1)
+    assert not learn.model.training
+
+
+def test_making_a_learner_changes_nothing_about_the_model():
+    model = nn.Linear(1, 1)
+    Learner(model, (line_batches(), None), F.mse_loss)
+    assert model.training
+
+
+def test_a_plug_in_added_for_one_fit_is_gone_after_it(make_learner):
+    class Probe(Callback):
+        pass
+
+    learn = make_learner()
+    learn.fit(1, callbacks=[Probe()])
+    assert Probe not in learn.callbacks
+    with learn.added(Probe()):
+        assert Probe in learn.callbacks
+    assert Probe not in learn.callbacks
+
+
+def test_a_plug_in_added_in_the_middle_of_a_fit_is_begun_at_once_and_cleaned_up(make_learner):
+    class Late(Callback):
+        log: list[str] = []  # noqa: RUF012
+
+        def before_fit(self, learn):
+            self.log.append("before_fit")
+
+        def after_batch(self, learn):
+            self.log.append("after_batch")
+
+        def cleanup_fit(self, learn):
+            self.log.append("cleanup_fit")
+
+    @on("before_epoch")
+    def add(learn):
+        learn.add_callbacks(Late())
+
+    make_learner(n_batches=1, valid=False, callbacks=[add]).fit(1)
+    assert Late.log == ["before_fit", "after_batch", "cleanup_fit"]
+
+
+def test_the_defaults_are_there_unless_told_otherwise():
+    learn = Learner(nn.Linear(1, 1), (line_batches(), None), F.mse_loss)
+    assert {type(plugin) for plugin in learn.callbacks} == set(DEFAULT_CALLBACKS)
+    assert len(Learner(nn.Linear(1, 1), (line_batches(), None), F.mse_loss, defaults=()).callbacks) == 0
+
+
+def test_a_plug_in_of_the_same_class_takes_the_defaults_place(make_learner):
+    mine = Metrics(on="both")
+    learn = make_learner(callbacks=[mine])
+    assert learn.callbacks[Metrics] is mine
+
+
+def test_a_doer_of_the_same_operation_takes_the_defaults_place(make_learner):
+    class Mine(Callback):
+        def zero_grad(self, learn):
+            learn.optimizer.zero_grad()
+
+    learn = make_learner(callbacks=[Mine()])
+    assert ZeroGrad not in learn.callbacks
+    learn.fit(1)
+
+
+def test_an_operation_can_be_taken_over_by_a_plug_in(make_learner):
+    class Still(Callback):
+        def step(self, learn):
+            pass
+
+    learn = make_learner(callbacks=[Still()])
+    before = weights(learn)
+    learn.fit(1)
+    assert torch.equal(weights(learn), before)
+
+
+def test_an_operation_can_be_taken_over_by_a_subclass():
+    class Doubled(Learner):
+        def compute_loss(self):
+            super().compute_loss()
+            self.loss_grad = 2 * self.loss_grad
+
+    def fitted(kind, lr):
+        torch.manual_seed(0)
+        optimizer = lambda parameters: torch.optim.SGD(parameters, lr=lr)  # noqa: E731
+        learn = kind(nn.Linear(1, 1), (line_batches(), None), F.mse_loss, optimizer, defaults=(ZeroGrad,))
+        learn.fit(2)
+        return weights(learn)
+
+    assert torch.equal(fitted(Doubled, 0.125), fitted(Learner, 0.25))
+
+
+def test_a_plug_in_and_a_subclass_that_do_one_operation_are_refused():
+    class Mine(Learner):
+        def step(self):
+            pass
+
+    class Still(Callback):
+        def step(self, learn):
+            pass
+
+    with pytest.raises(ValueError, match=r"two do 'step': Mine\.step and the plug-in Still"):
+        Mine(nn.Linear(1, 1), (line_batches(), None), F.mse_loss, callbacks=[Still()])
+
+
+def test_a_fit_in_which_nobody_zeroes_the_gradients_is_refused(make_learner):
+    with pytest.raises(ValueError, match=r"callbacks=\[ZeroGrad\(\)\]"):
+        make_learner(defaults=()).fit(1)
+
+
+def test_gradients_add_up_while_steps_are_cancelled():
+    """Two half batches with one cancelled step give the weights of one whole batch."""
+
+    class EveryOther(Callback):
+        order = Order.GRADIENT
+
+        def before_backward(self, learn):
+            learn.loss_grad = learn.loss_grad / 2
+
+        def before_step(self, learn):
+            if learn.batch_idx % 2 == 0:
+                raise CancelStep
+
+    (inputs, targets), *_ = line_batches(1, 8)
+
+    def fitted(batches, callbacks):
+        torch.manual_seed(0)
+        optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.1)  # noqa: E731
+        learn = Learner(
+            nn.Linear(1, 1), Data(batches), F.mse_loss, optimizer, callbacks=callbacks, defaults=(ZeroGrad,)
+        )
+        learn.fit(3)
+        return weights(learn)
+
+    halves = [(inputs[:4], targets[:4]), (inputs[4:], targets[4:])]
+    torch.testing.assert_close(fitted(halves, [EveryOther()]), fitted([(inputs, targets)], []))
+
+
+def test_validate_measures_without_touching_weights_clock_or_results(learn):
+    learn.fit(1)
+    before = (
+        weights(learn),
+        learn.epoch,
+        learn.global_step,
+        dict(learn.results),
+        learn.training,
+        learn.batch,
+    )
+    found = learn.validate()
+    assert found == {"valid_loss": learn.history[-1]["valid_loss"]}
+    after = (weights(learn), learn.epoch, learn.global_step, dict(learn.results), learn.training, learn.batch)
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_validate_in_the_middle_of_a_fit_does_not_change_the_fit(make_learner):
+    @on("after_batch")
+    def look(learn):
+        if learn.training:
+            learn.validate()
+
+    plain, looked = make_learner(), make_learner(callbacks=[look])
+    plain.fit(2)
+    looked.fit(2)
+    assert torch.equal(weights(plain), weights(looked))
+    assert plain.history["train_loss"] == looked.history["train_loss"]
+    assert looked.model.training
+
+
+def test_predict_gives_what_the_model_gives_in_evaluation_mode(make_learner):
+    learn = make_learner(model=nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.5), nn.Linear(4, 1)))
+    inputs = torch.rand(5, 1)
+    expected = learn.model.eval()(inputs).detach()
+    learn.model.train()
+    assert torch.equal(learn.predict(inputs), expected)
+    assert learn.model.training
+
+
+def test_get_preds_joins_all_batches(learn):
+    preds, targets = learn.get_preds()
+    assert preds.shape == targets.shape == (8, 1)
+    assert torch.equal(preds[:4], learn.predict(learn.data.valid[0][0]))
+
+
+def test_a_snapshot_puts_back_weights_optimizer_clock_history_and_random_state(make_learner):
+    learn = make_learner()
+    learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1, momentum=0.9)
+    learn.fit(1)
+    snapshot = learn.snapshot()
+    draws = (random.random(), np.random.rand(), torch.rand(()).item())
+    learn.fit(2)
+    end = weights(learn)
+    learn.restore(snapshot)
+    assert (learn.global_step, len(learn.history)) == (3, 1)
+    assert (random.random(), np.random.rand(), torch.rand(()).item()) == draws
+    learn.fit(2)
+    assert torch.equal(weights(learn), end)
+    learn.restore(snapshot)
+    assert learn.global_step == 3
+
+
+def test_a_snapshot_keeps_the_declared_state_of_plug_ins(make_learner):
+    class Counter(Callback):
+        state = ("count",)
+        count = 0
+
+        def after_batch(self, learn):
+            self.count += 1
+
+    learn = make_learner(callbacks=[Counter()])
+    snapshot = learn.snapshot()
+    learn.fit(1)
+    assert learn.callbacks.counter.count == 5
+    learn.restore(snapshot)
+    assert learn.callbacks.counter.count == 0
+
+
+def test_a_snapshot_of_another_model_is_refused_and_changes_nothing(make_learner):
+    learn = make_learner()
+    other = make_learner(model=nn.Linear(1, 1, bias=False)).snapshot()
+    before = weights(learn)
+    with pytest.raises(ValueError, match=r"another model: 1 tensors differ, as 'bias'"):
+        learn.restore(other)
+    assert torch.equal(weights(learn), before)
+
+
+def test_a_sandbox_leaves_no_trace(make_learner):
+    learn = make_learner(model=nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
+    learn.fit(1)
+    learn.model[0].weight.grad = torch.ones(4, 1)
+    before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
+    draws = torch.get_rng_state()
+    with learn.sandbox():
+        learn.fit(2)
+        learn.model.eval()
+        learn.model[0].weight.requires_grad_(False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learn.model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), draws)
+    assert torch.equal(learn.model[0].weight.grad, torch.ones(4, 1))
+    assert learn.model.training
+    assert learn.model[0].weight.requires_grad
+    assert len(learn.history) == 1
+    assert learn.global_step == 3
+
+
+def test_a_stop_without_a_reason_is_refused(learn):
+    with pytest.raises(TypeError, match="say why in words"):
+        learn.stop("")
+
+
+def test_a_fit_inside_a_fit_is_refused(make_learner):
+    @on("after_epoch")
+    def again(learn):
+        learn.fit(1)
+
+    with pytest.raises(RuntimeError, match="in the middle of a fit"):
+        make_learner(callbacks=[again]).fit(1)
+
+
+def test_a_fit_of_no_epochs_returns_at_once(learn):
+    before = weights(learn)
+    learn.fit(0)
+    assert torch.equal(weights(learn), before)
+
+
+def test_the_default_progress_is_the_only_default_that_prints(make_learner, capsys):
+    make_learner(defaults=[each for each in DEFAULT_CALLBACKS if each is not Progress]).fit(2)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_a_model_whose_output_has_its_own_loss_needs_no_loss_function():
+    class Output(dict):
+        loss: torch.Tensor
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(1, 1)
+
+        def forward(self, inputs, labels):
+            output = Output(logits=self.linear(inputs))
+            output.loss = F.mse_loss(output["logits"], labels)
+            return output
+
+    torch.manual_seed(0)
+    batches = [{"inputs": inputs, "labels": labels} for inputs, labels in line_batches()]
+    learn = Learner(
+        Own(),
+        Data(batches),
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+        defaults=(ZeroGrad, Metrics, Recorder),
+    )
+    history = learn.fit(5)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
