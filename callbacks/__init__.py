@@ -26,6 +26,7 @@ from callbacks.progress import LogRMSE, Progress
 from callbacks.recorder import History, Recorder
 from callbacks.registry import Callbacks
 from callbacks.snapshots import PlotSnapshots
+from callbacks.stopping import Best, EarlyStopping
 
 __all__ = [
     "EVENTS",
@@ -34,6 +35,7 @@ __all__ = [
     "OPERATIONS",
     "R2",
     "RMSE",
+    "Best",
     "Callback",
     "Callbacks",
     "Cancel",
@@ -45,6 +47,7 @@ __all__ = [
     "CancelValidate",
     "DevicePlacement",
     "Direction",
+    "EarlyStopping",
     "Every",
     "History",
     "LearnerProtocol",
