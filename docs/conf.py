@@ -1,0 +1,46 @@
+"""Settings of the documentation: `sphinx-build -W -b html docs docs/_build/html`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+project = "plainlearner"
+author = "The plainlearner authors"
+copyright = author
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+suppress_warnings = ["config.cache"]
+
+html_theme = "furo"
+html_title = "plainlearner"
+html_static_path = ["_static"]
+html_css_files = ["plainlearner.css"]
+pygments_style = "friendly"
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+default_role = "code"  # docstrings write `names` as Markdown does
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_class_signature = "mixed"
+autodoc_preserve_defaults = True
+napoleon_use_rtype = False
+
+
+def mark_code(app, what, name, obj, options, lines):
+    """Show what a docstring indents after a blank line as Python, not as a quotation."""
+    in_section = False
+    for i, line in enumerate(list(lines)):
+        if line.startswith((":", "..")):
+            in_section = True
+        starts = line.startswith("    ") and i > 0 and not lines[i - 1].strip()
+        if starts and not in_section and not any(part.startswith(".. code-block") for part in lines[:i]):
+            lines[i:i] = [".. code-block:: python", ""]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", mark_code, priority=900)

@@ -1,0 +1,121 @@
+"""Run the Python of a page, and write what it prints under it.
+
+    python docs/outputs.py docs/loop.md
+
+A fence marked `output` stands right under the Python that prints it. The tests run every page and compare;
+this script writes the fences anew after a change. What ends a fence marked `raises` counts as its output. Three
+dots in an output stand for anything, as times; white space does not count, so long messages may be broken into
+lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import sys
+import textwrap
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+WIDTH = 100
+LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@dataclass
+class Fence:
+    """A fenced block: the words after the backticks, its text, and its first and last line in the page."""
+
+    words: list[str]
+    text: str
+    first: int
+    last: int
+
+
+@dataclass
+class Example:
+    """A piece of Python, the output that stands under it (None where there is none), and what it printed."""
+
+    code: Fence
+    shown: Fence | None
+    printed: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Does the page show what was printed?"""
+        return self.shown is None or doctest.OutputChecker().check_output(
+            self.shown.text, self.printed, LOOSE
+        )
+
+
+def main(pages: list[str]) -> None:
+    """Write the outputs of these pages anew, where they disagree."""
+    for page in map(Path, pages):
+        lines = page.read_text(encoding="utf-8").split("\n")
+        stale = [example for example in examples_of(page) if not example.agrees]
+        for example in reversed(stale):
+            assert example.shown is not None
+            lines[example.shown.first + 1 : example.shown.last - 1] = wrapped(example.printed)
+        page.write_text("\n".join(lines), encoding="utf-8")
+        print(f"{page}: {len(stale)} outputs written")
+
+
+def examples_of(page: Path) -> list[Example]:
+    """Every piece of Python of a page, run from top to bottom; `continuation` goes on in the same module.
+
+    Raises:
+        Exception: what a piece raises that is not marked `raises`, with a note that names page and line.
+    """
+    fences = fences_of(page.read_text(encoding="utf-8"))
+    found, module = [], types.ModuleType("page")
+    for fence, following in zip(fences, [*fences[1:], None], strict=True):
+        if fence.words[:1] != ["python"] or ("notest" in fence.words and "raises" not in fence.words):
+            continue
+        if "continuation" not in fence.words:
+            module = types.ModuleType("page")
+        shown = following if following is not None and following.words == ["output"] else None
+        found.append(Example(fence, shown, run(fence, vars(module), page)))
+    return found
+
+
+def fences_of(text: str) -> list[Fence]:
+    """The fenced blocks of a page."""
+    tokens = [token for token in MarkdownIt().parse(text) if token.type == "fence" and token.map]
+    return [Fence(token.info.split(), token.content, *token.map) for token in tokens if token.map]
+
+
+def run(fence: Fence, names: dict[str, Any], page: Path) -> str:
+    """What a piece of Python prints; of one marked `raises`, the error as its last lines."""
+    code = compile("\n" * (fence.first + 1) + fence.text, str(page), "exec", dont_inherit=True)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(code, names)
+    except Exception as error:
+        if "raises" not in fence.words:
+            error.add_note(f"in {page}, the Python at line {fence.first + 1}")
+            raise
+        notes = getattr(error, "__notes__", [])
+        return printed.getvalue() + "\n".join([f"{type(error).__name__}: {error}", *notes]) + "\n"
+    if "raises" in fence.words:
+        raise AssertionError(f"{page}, line {fence.first + 1}: marked `raises`, but raised nothing")
+    return printed.getvalue()
+
+
+def wrapped(printed: str) -> list[str]:
+    """Lines of at most `WIDTH`."""
+    lines = printed.rstrip("\n").split("\n")
+    return [
+        part
+        for line in lines
+        for part in (textwrap.wrap(line, WIDTH, break_long_words=False) if len(line) > WIDTH else [line])
+    ]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    main(sys.argv[1:])

@@ -1,0 +1,115 @@
+"""Make the pictures of the article's page: `python docs/pictures.py`.
+
+Each is drawn by the library itself, with fixed seeds, and written to `docs/pictures/`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from callbacks import Metrics, PlotSnapshots, Recorder, ZeroGrad  # noqa: E402
+from learner import Learner  # noqa: E402
+
+FOLDER = Path(__file__).parent / "pictures"
+DPI = 100
+
+
+class Quadratic(nn.Module):
+    """a * time**2 + b * time + c."""
+
+    def __init__(self, params: Tensor):
+        super().__init__()
+        self.params = nn.Parameter(params.clone())
+
+    def forward(self, time: Tensor) -> Tensor:
+        a, b, c = self.params
+        return a * time**2 + b * time + c
+
+
+def main() -> None:
+    """Draw them all."""
+    FOLDER.mkdir(exist_ok=True)
+    draw_data()
+    draw_six_steps()
+    draw_rates()
+    draw_swinging()
+
+
+def draw_data() -> None:
+    """The article's 20 points."""
+    (time, speed), _ = article()
+    figure, ax = new_figure()
+    ax.scatter(time.numpy(), speed.numpy(), s=16)
+    ax.set(xlabel="time", ylabel="speed")
+    save(figure, "data.png")
+
+
+def draw_six_steps() -> None:
+    """Predictions, in red, before each of the first six steps."""
+    plot = PlotSnapshots(6, ylim=(-100, 100))
+    make_learner(1e-5, plot).fit(6)
+    assert plot.figure is not None
+    save(plot.figure, "six_steps.png")
+
+
+def draw_rates() -> None:
+    """The loss over the epochs for three learning rates: too low, right, too high."""
+    figure, ax = new_figure()
+    for rate in (1e-6, 1e-5, 4e-5):
+        make_learner(rate).fit(10).plot(["train_loss"], ax=ax)
+        ax.lines[-1].set_label(f"lr {rate:g}")
+    ax.set(yscale="log", ylabel="loss")
+    ax.legend()
+    save(figure, "rates.png")
+
+
+def draw_swinging() -> None:
+    """Predictions before each of the first six steps, with a learning rate that is too high."""
+    plot = PlotSnapshots(6, ylim=(-250, 250))
+    make_learner(4e-5, plot).fit(6)
+    assert plot.figure is not None
+    save(plot.figure, "swinging.png")
+
+
+def article() -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The data, `(time, speed)`, and the first parameters."""
+    torch.manual_seed(2021)
+    time = torch.arange(0, 20).float()
+    speed = torch.rand(20) * 5 + 0.8 * (time - 7.5) ** 2 + 1
+    torch.randn(3)
+    return (time, speed), torch.randn(3)
+
+
+def make_learner(rate: float, *callbacks: Any) -> Learner:
+    """The article's learner; one step takes the whole series."""
+    data, params = article()
+    optimizer = partial(torch.optim.SGD, lr=rate)
+    plugins = [ZeroGrad, Metrics, Recorder, *callbacks]
+    return Learner(Quadratic(params), data, nn.functional.mse_loss, optimizer, plugins, defaults=())
+
+
+def new_figure() -> tuple[Figure, Any]:
+    """A figure of 6 x 3.5 inches, and its axes."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write a small PNG."""
+    figure.savefig(FOLDER / name, dpi=DPI, metadata={"Software": None})
+    size = math.ceil((FOLDER / name).stat().st_size / 1024)
+    print(f"{name}: {size} KB")
+
+
+if __name__ == "__main__":
+    main()
