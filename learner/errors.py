@@ -43,6 +43,7 @@ def with_place(error: BaseException, learn: Any) -> BaseException:
         describe_layer(frames, learn.model),
         sample_note(frames, learn),
         memory_note(error, learn),
+        worker_note(error),
     ]
     for note in [*notes, clock_note(frames, learn)]:
         if note and note not in getattr(error, "__notes__", ()):
@@ -103,12 +104,8 @@ def clock_note(frames: list[FrameType], learn: Any) -> str:
     functions = [frame.f_code.co_name for frame in frames]
     if "_batch" in functions or "_run_model" in functions:
         batch = f", batch {learn.batch_idx}/{total}"
-    elif functions.count("_batches"):
-        batch = (
-            f", fetching a batch after batch {learn.batch_idx}/{total}"
-            if learn.batch_idx
-            else ", fetching a batch"
-        )
+    elif "_batches" in functions:
+        batch = f", fetching batch {0 if learn.batch is None else learn.batch_idx + 1}/{total}"
     else:
         batch = ""
     return f"at epoch {learn.epoch}/{learn.n_epochs}{batch}, {phase}, global step {learn.global_step}"
@@ -120,6 +117,13 @@ def sample_note(frames: list[FrameType], learn: Any) -> str | None:
         indices = frame.f_locals.get("possibly_batched_index")
         if indices is not None:
             return f"while fetching the items {indices} of the data set"
+    return None
+
+
+def worker_note(error: BaseException) -> str | None:
+    """A loader's worker that was killed from outside."""
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return "a loader worker died, perhaps out of memory: use fewer workers, or a smaller batch_size"
     return None
 
 

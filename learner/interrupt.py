@@ -32,7 +32,9 @@ def interruptible(learn: Any) -> Iterator[None]:
             raise KeyboardInterrupt(f"{SIGNALS[signal.Signals(number)]} a second time")
         received.append(number)
         learn.stop(f"interrupted by {SIGNALS[signal.Signals(number)]}")
-        print("\nending this batch; press Ctrl-C again to abort at once", file=sys.stderr)
+        print(
+            f"\n{SIGNALS[signal.Signals(number)]}: ending this batch; again to abort at once", file=sys.stderr
+        )
 
     if threading.current_thread() is threading.main_thread() and not learn.fitting:
         for number in SIGNALS:

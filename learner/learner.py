@@ -97,7 +97,7 @@ class Learner(Loop):
 
     def add_callbacks(self, *callbacks: Plugin) -> None:
         """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
-        before = set(self._callbacks)
+        before = self._callbacks
         self._set_callbacks((*self._callbacks, *callbacks))
         if self.fitting:
             for plugin in self._callbacks:
@@ -106,7 +106,8 @@ class Learner(Loop):
 
     def remove_callbacks(self, *callbacks: Callback) -> None:
         """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once."""
-        self._set_callbacks(plugin for plugin in self._callbacks if plugin not in callbacks)
+        gone = {id(plugin) for plugin in callbacks}  # not ==, which a plug-in may define
+        self._set_callbacks(plugin for plugin in self._callbacks if id(plugin) not in gone)
         if self.fitting:
             for plugin in reversed(callbacks):
                 plugin.cleanup_fit(self)
@@ -114,7 +115,7 @@ class Learner(Loop):
     @contextmanager
     def added(self, *callbacks: Plugin) -> Iterator[Learner]:
         """Have these plug-ins as well, within the block."""
-        before = set(self._callbacks)
+        before = self._callbacks
         self.add_callbacks(*callbacks)
         new = [plugin for plugin in self._callbacks if plugin not in before]
         try:

@@ -108,7 +108,8 @@ class Loop:
         self._fire("after_validate")
 
     def _begin_pass(self, loader: Any, training: bool) -> None:
-        self.training, self.batch_idx, self.n_batches = training, 0, n_batches_of(loader)
+        self.training, self.batch, self.batch_idx = training, None, 0
+        self.n_batches = n_batches_of(loader)
         if self.model.training is not training:
             self.model.train(training)
 

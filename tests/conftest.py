@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tiny import line_batches
+from torch import nn
 from torch.nn import functional as F
 
 from callbacks import Metrics, Recorder, ZeroGrad
@@ -16,13 +17,6 @@ from learner import Data, Learner
 torch.set_num_threads(1)
 
 QUIET = (ZeroGrad, Metrics, Recorder)
-
-
-def line_batches(n_batches: int = 3, batch_size: int = 4) -> list[tuple[Tensor, Tensor]]:
-    """Batches of points on y = 2x + 1, from a generator of their own."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.rand(n_batches, batch_size, 1, generator=generator)
-    return [(each, 2 * each + 1) for each in inputs]
 
 
 @pytest.fixture

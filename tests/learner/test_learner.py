@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import line_batches
+from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
 

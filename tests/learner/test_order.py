@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import line_batches
+from tiny import line_batches
 
 from callbacks import (
     EVENTS,
