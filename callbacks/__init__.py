@@ -20,11 +20,13 @@ from callbacks.contract import (
 from callbacks.device import DevicePlacement
 from callbacks.every import Every
 from callbacks.gradient import ZeroGrad
-from callbacks.metrics import MAE, MSE, R2, RMSE, Metric, Metrics, accuracy
+from callbacks.loggers import CSVLogger
+from callbacks.metrics import Metric, Metrics
 from callbacks.numbers import StopOnNaN
 from callbacks.progress import LogRMSE, Progress
 from callbacks.recorder import History, Recorder
 from callbacks.registry import Callbacks
+from callbacks.scores import MAE, MSE, R2, RMSE, accuracy
 from callbacks.snapshots import PlotSnapshots
 from callbacks.stopping import Best, EarlyStopping
 
@@ -36,6 +38,7 @@ __all__ = [
     "R2",
     "RMSE",
     "Best",
+    "CSVLogger",
     "Callback",
     "Callbacks",
     "Cancel",

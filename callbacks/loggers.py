@@ -1,0 +1,124 @@
+"""Write what was measured to files, as it comes."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from pathlib import Path
+from typing import TextIO
+
+from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.recorder import Recorder
+
+
+class CSVLogger(Callback):
+    """Write a line of comma-separated values at the end of each epoch: its number, its results, its seconds.
+
+    A line is on disk before the next epoch begins. Numbers keep all their digits. A result that is not there
+    from the first epoch on gets a column when it comes: the file is written anew then, with nothing lost.
+    Epochs are numbered as in the history, from 0 over all fits. A second fit goes on in the
+    file of the first.
+
+    Args:
+        path: the file, as `"runs/log.csv"`; folders are made.
+        append: add lines to a file that is there already. By default such a file is not touched.
+
+    Raises:
+        FileExistsError: before the first epoch, the file is there and `append` is not set.
+        ValueError: before the first epoch, the file to append to has no header with `epoch` in it.
+        OSError: before the first epoch, the file cannot be written.
+    """
+
+    order = Order.REPORT
+
+    def __init__(self, path: str | Path, *, append: bool = False, name: str | None = None):
+        super().__init__(name=name)
+        if not isinstance(path, (str, os.PathLike)) or not str(path):
+            raise TypeError(f"CSVLogger(path={path!r}): pass a file's name, as 'log.csv'.")
+        self.path, self.append = Path(path), append
+        self._path: Path | None = None  # the file that this plug-in has begun
+        self._names: list[str] = []
+        self._epoch, self._begun = 0, 0.0
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._path = self._path or self._new_file()
+        try:
+            open_to_append(self._path).close()
+        except OSError as error:
+            error.add_note(
+                f"CSVLogger(path={str(self.path)!r}): pass the name of a file that can be written."
+            )
+            raise
+        end_last_line(self._path)
+        self._names = read_header(self._path)
+        self.before_epoch(learn)  # which is not called where the plug-in is added in the middle of an epoch
+
+    def before_epoch(self, learn: LearnerProtocol) -> None:
+        self._epoch = len(learn.history) if Recorder in learn.callbacks else learn.epoch
+        self._begun = time.perf_counter()
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        if self._path is None:
+            return
+        seconds = time.perf_counter() - self._begun
+        row = {"epoch": self._epoch, **learn.results, "seconds": seconds}
+        new = [name for name in row if name not in self._names]
+        self._names += new
+        if new and self._path.is_file():
+            add_columns(self._path, self._names)
+        with open_to_append(self._path) as file:
+            writer = csv.DictWriter(file, self._names, lineterminator="\n")
+            if file.tell() == 0:  # someone has deleted the file
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _new_file(self) -> Path:
+        path = self.path.absolute()  # where it is now, should the fit change the working directory
+        if not path.is_file() or path.stat().st_size == 0:
+            return path
+        place = f"CSVLogger(path={str(self.path)!r})"
+        if not self.append:
+            raise FileExistsError(
+                f"{place}: the file is there already and is not written over. Add lines to it with "
+                f"append=True, or pass another path."
+            )
+        names = read_header(path)
+        if "epoch" not in names:
+            raise ValueError(
+                f"{place}: the file to append to has no column 'epoch', but begins with "
+                f"{','.join(names)[:60]!r}. Pass the path of a CSVLogger's file, or a new one."
+            )
+        return path
+
+
+def open_to_append(path: Path) -> TextIO:
+    """The file, open at its end; it and its folder are made where need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a", newline="", encoding="utf-8")
+
+
+def end_last_line(path: Path) -> None:
+    """Add the line's end where a run was killed while it wrote."""
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def read_header(path: Path) -> list[str]:
+    """The names in a file's first line; none where it is empty."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        return next(csv.reader(file), [])
+
+
+def add_columns(path: Path, names: list[str]) -> None:
+    """Write a file anew with more columns, empty in the rows that are there; the old one stays till then."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([*row, *[""] * (len(names) - len(row))] for row in rows)
+    temporary.replace(path)
