@@ -1,0 +1,186 @@
+"""What holds for every plug-in, found by introspection: none can be added without being held to it."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import line_batches
+from torch import nn
+from torch.nn import functional as F
+
+import callbacks
+from callbacks import Callback, Callbacks, DevicePlacement, Metrics, Recorder, ZeroGrad, on
+from learner import Data, Learner
+from learner.checks import Preflight
+from learner.composition import DEFAULT_CALLBACKS
+
+Maker = Callable[[Path], Callback]
+
+#: How to make those that need arguments, or of which a run should not write into the working folder.
+MAKERS: dict[str, Maker] = {
+    "CSVLogger": lambda folder: callbacks.CSVLogger(folder / "log.csv", append=True),
+    "EarlyStopping": lambda folder: callbacks.EarlyStopping("train_loss"),
+    "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(n=2, path=folder / "steps.png"),
+    "StopOnNaN": lambda folder: callbacks.StopOnNaN(),
+}
+#: Those that are asked to read numbers in a batch: they wait for the device, at their interval, on purpose.
+READERS = {"LogRMSE", "PlotSnapshots", "Progress"}
+
+PLUGINS = {
+    name: thing
+    for name in callbacks.__all__
+    if isinstance(thing := getattr(callbacks, name), type)
+    and issubclass(thing, Callback)
+    and thing is not Callback
+}
+
+
+@pytest.fixture(params=sorted(PLUGINS))
+def make_plugin(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Callback]:
+    return lambda: MAKERS.get(request.param, lambda folder: PLUGINS[request.param]())(tmp_path)
+
+
+def learner_with(plugin: Callback, **options) -> Learner:
+    torch.manual_seed(0)
+    defaults = [each for each in (ZeroGrad, Metrics, Recorder) if not isinstance(plugin, each)]
+    model = options.pop("model", None) or nn.Linear(1, 1)
+    data = options.pop("data", None) or Data(line_batches(2), line_batches(1))
+    optimizer = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    return Learner(model, data, F.mse_loss, optimizer, [plugin], defaults=defaults, **options)
+
+
+def test_every_default_is_public():
+    assert {each.__name__ for each in DEFAULT_CALLBACKS} <= set(PLUGINS)
+
+
+def test_two_fits_in_a_row_train_both_times(make_plugin):
+    learn = learner_with(make_plugin())
+    learn.fit(2)
+    learn.fit(2)
+    assert learn.global_step == 8
+
+
+def test_an_exception_in_the_middle_leaves_the_learner_as_it_was(make_plugin):
+    @on("before_step")
+    def fail(learn):
+        if learn.global_step == 3:
+            raise ZeroDivisionError
+
+    learn = learner_with(make_plugin())
+    learn.fit(1)
+    before = traces_of(learn)
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(2, callbacks=[fail])
+    assert traces_of(learn) == before
+    learn.fit(1)
+
+
+def traces_of(learn: Learner) -> dict[str, object]:
+    """What a plug-in could have changed and not put back."""
+    modules = list(learn.model.modules())
+    return {
+        "attributes": sorted(vars(learn)),
+        "model": learn.model,
+        "loss_func": learn.loss_func,
+        "optimizer": learn.optimizer,
+        "groups": [
+            {k: v for k, v in group.items() if k != "params"} for group in learn.optimizer.param_groups
+        ],
+        "doers": {name: getattr(doer, "__qualname__", doer) for name, doer in learn._do.items()},
+        "plug-ins": [plugin.name for plugin in learn.callbacks],
+        "hooks": [len(module._forward_hooks) + len(module._backward_hooks) for module in modules],
+        "modes": [module.training for module in modules],
+        "trainable": [parameter.requires_grad for parameter in learn.model.parameters()],
+        "gradients": [parameter.grad for parameter in learn.model.parameters()],
+        "grad mode": torch.is_grad_enabled(),
+    }
+
+
+def test_cleanup_bears_running_twice_and_without_a_fit(make_plugin):
+    plugin = make_plugin()
+    learn = learner_with(plugin)
+    plugin.cleanup_fit(learn)
+    learn.fit(1)
+    plugin.cleanup_fit(learn)
+    plugin.cleanup_fit(learn)
+
+
+def test_validate_and_predict_work_without_a_fit(make_plugin):
+    learn = learner_with(make_plugin())
+    learn.validate()
+    assert learn.predict(torch.rand(3, 1)).shape == (3, 1)
+
+
+def test_the_declared_state_survives_a_snapshot(make_plugin):
+    learn = learner_with(make_plugin())
+    plugin = next(each for each in learn.callbacks if type(each).__name__ in PLUGINS)
+    learn.fit(1)
+    then, snapshot = copy.deepcopy(plugin.state_dict()), learn.snapshot()
+    learn.fit(2)
+    learn.restore(snapshot)
+    assert set(plugin.state_dict()) <= set(plugin.state)
+    assert str(plugin.state_dict()) == str(then)
+
+
+def test_no_plug_in_keeps_the_learner(make_plugin):
+    """The learner is freed by counting references alone: nothing that it holds holds it."""
+    plugin = make_plugin()
+    learn = learner_with(plugin)
+    learn.fit(1)
+    learn.validate()
+    gc.collect()
+    gc.disable()
+    try:
+        freed = weakref.ref(learn)
+        del learn
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
+def test_no_batch_event_waits_for_the_device(make_plugin):
+    """On the meta device every read of a number is an error, so a fit on it proves that nothing is read."""
+    plugin = make_plugin()
+    if type(plugin).__name__ in READERS:
+        pytest.skip("reads numbers at its interval, on purpose")
+    learn = learner_with(plugin, model=nn.Linear(1, 1, device="meta"))
+    if DevicePlacement not in learn.callbacks:
+        learn.add_callbacks(DevicePlacement("meta"))
+    else:
+        learn.callbacks[DevicePlacement].device = torch.device("meta")
+    learn.add_callbacks(Preflight())
+    learn._fire("before_train")
+    learn._begin_pass(learn.data.train, training=True)
+    learn._batches(line_batches(3))
+    assert learn.global_step == 3
+    assert learn.loss.is_meta
+
+
+def test_the_meta_device_finds_a_wait(make_learner):
+    @on("after_batch")
+    def wait(learn):
+        learn.loss.item()
+
+    learn = learner_with(wait, model=nn.Linear(1, 1, device="meta"))
+    learn.add_callbacks(DevicePlacement("meta"))
+    with pytest.raises(RuntimeError, match="meta"):
+        learn._batches(line_batches(1))
+
+
+def test_every_plug_in_says_in_a_docstring_what_it_does(make_plugin):
+    told = type(make_plugin()).__doc__
+    assert told
+    assert told.strip().splitlines()[0].endswith((".", ":"))
+
+
+def test_every_plug_in_can_be_copied_and_shown(make_plugin):
+    plugin = make_plugin()
+    assert repr(copy.deepcopy(plugin)).startswith(type(plugin).__name__)
+    assert Callbacks([plugin])
