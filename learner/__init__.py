@@ -1,7 +1,11 @@
 """The upper floor: the loop, data, recipes and the command line."""
 
-from learner.composition import DEFAULT_CALLBACKS
-from learner.data import Data, TensorLoader
-from learner.learner import Learner
+from learner.sibling import check_sibling
+
+check_sibling()
+
+from learner.composition import DEFAULT_CALLBACKS  # noqa: E402
+from learner.data import Data, TensorLoader  # noqa: E402
+from learner.learner import Learner  # noqa: E402
 
 __all__ = ["DEFAULT_CALLBACKS", "Data", "Learner", "TensorLoader"]

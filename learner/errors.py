@@ -123,7 +123,10 @@ def sample_note(frames: list[FrameType], learn: Any) -> str | None:
 def worker_note(error: BaseException) -> str | None:
     """A loader's worker that was killed from outside."""
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return "a loader worker died, perhaps out of memory: use fewer workers, or a smaller batch_size"
+        return (
+            "a loader worker died, perhaps out of memory: use fewer workers, or a smaller batch_size. Where workers "
+            'are spawned, as on macOS and Windows, a script must train below `if __name__ == "__main__":`.'
+        )
     return None
 
 
