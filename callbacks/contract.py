@@ -135,8 +135,7 @@ class LearnerProtocol(Protocol):
 
     @property
     def loss(self) -> Any:
-        """The loss as the loss function gave it, detached: the one to report. To change training, assign "
-        "`loss_grad`."""
+        """The loss as the loss function gave it, detached: to report; `loss_grad` changes training."""
         ...
 
     @property
@@ -150,8 +149,7 @@ class LearnerProtocol(Protocol):
         ...
 
     def stop(self, reason: str) -> None:
-        """End politely: this span tells all its listeners, nothing new is begun, `after_` events of outer "
-        "spans fire."""
+        """End politely: this span tells all its listeners, nothing new is begun, outer spans close."""
         ...
 
     def add_callbacks(self, *callbacks: Callback) -> None:
@@ -316,8 +314,8 @@ def on(
         def hook(self: Callback, learn: LearnerProtocol) -> Any:
             return function(learn)
 
-        check_hook(function, event, owner="on", n_arguments=1)
-        title = name or getattr(function, "__name__", event)
+        check_hook(function, event, owner="on")
+        title = name or getattr(function, "__name__", event).replace("<lambda>", event)
         body = {
             event: hook,
             "order": order,

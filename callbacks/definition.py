@@ -1,10 +1,11 @@
-"""What is wrong with a plug-in's class, found when it is defined: misspelt events, wrong signatures, wrong "
-"`state`."""
+"""Find what is wrong with a plug-in's class when it is defined: misspelt events, wrong signatures."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import partialmethod
 from numbers import Number
 from typing import Any
 
@@ -21,6 +22,7 @@ OTHER_WORDS = {
     "on_train_epoch_end": "after_epoch",
     "on_epoch_end": "after_epoch",
     "on_batch_begin": "before_batch",
+    "on_batch_start": "before_batch",
     "on_train_batch_begin": "before_batch",
     "on_train_batch_start": "before_batch",
     "on_step_begin": "before_batch",
@@ -37,90 +39,157 @@ OTHER_WORDS = {
     "on_before_zero_grad": "zero_grad",
     "on_validation_start": "before_validate",
     "on_validation_end": "after_validate",
+    "on_validation_epoch_start": "before_validate",
+    "on_validation_epoch_end": "after_validate",
+    "on_validation_batch_start": "before_batch",
+    "on_validation_batch_end": "after_batch",
     "on_test_begin": "before_validate",
     "on_test_end": "after_validate",
+    "on_evaluate": "after_validate",
     "on_exception": "cleanup_fit",
     "teardown": "cleanup_fit",
+    "cleanup_epoch": "after_epoch",
+    "cleanup_batch": "after_batch",
     "before_valid": "before_validate",
     "after_valid": "after_validate",
     "after_predict": "after_pred",
-    "cleanup": "cleanup_fit",
     "get_loss": "compute_loss",
 }
-EVENT_PREFIXES = ("before_", "after_", "cleanup_", "on_")
 # Measured on the events and operations: one letter missing, doubled or swapped scores 0.86 and more, while
-# `stop`, `best` or `reset` score under 0.75 with any of them.
+# helpers such as `cleanup_files` or `best_so_far` score under 0.84. Short words are not compared: `steps` and
+# `placed` would be as close to `step` and `place` as a slip of the finger.
 CLOSE = 0.85
+SHORT = 6
 
 
 def check_class(cls: type, base: type, events: tuple[str, ...], operations: tuple[str, ...]) -> None:
     """Refuse a plug-in class of which a hook would never be called, or could not be.
 
     Raises:
-        TypeError: names the class, the method, and the word that was probably meant.
+        TypeError: names the class, the method or attribute, and what was probably meant.
     """
-    for name, member in vars(cls).items():
-        if name in events or name in operations:
-            check_hook(member, name, owner=cls.__name__, n_arguments=2)
-        elif callable(member) and not name.startswith("_") and not hasattr(base, name):
-            check_name(name, cls.__name__, events + operations)
-    for attribute in ("state", "needs"):
-        value = getattr(cls, attribute)
-        if not isinstance(value, (tuple, list, property)):
-            shown = f"({value!r},)" if isinstance(value, str) else "a tuple"
-            raise TypeError(
-                f"{cls.__name__}.{attribute} = {value!r}: write it as a tuple, {attribute} = {shown}."
-            )
+    known = events + operations
+    mixins = [each for each in cls.__mro__ if not issubclass(each, base) and not issubclass(base, each)]
+    for owner in (cls, *mixins):  # its other bases were checked when they were defined
+        for name, member in vars(owner).items():
+            if name in known:
+                check_hook(bound(member, cls), name, owner=cls.__name__)
+                check_not_hidden(cls, owner, base, name)
+            elif is_method(member) and not name.startswith("_") and not hasattr(base, name):
+                check_name(name, cls.__name__, known)
+    check_attributes(cls, base)
 
 
-def check_hook(hook: Any, name: str, *, owner: str, n_arguments: int) -> None:
-    """Refuse a hook that cannot be called with the learner and nothing else, or that is a coroutine or "
-    "generator."""
-    line = f"def {name}({'self, ' if n_arguments == 2 else ''}learn)"
+def check_attributes(cls: Any, base: Any) -> None:
+    """Refuse what is declared in another form than the contract's."""
+    phases = type(base.order)
+    faults = {
+        "order": (isinstance(cls.order, phases), "a phase, as order = Order.MEASURE"),
+        "name": (isinstance(cls.name, str), "a string"),
+        "state": (is_tuple_of(str, cls.state), "a tuple of attributes' names, as state = ('best', 'wait')"),
+        "measures": (isinstance(cls.measures, Mapping), "a dict, as measures = {'valid_score': 'max'}"),
+        "needs": (is_tuple_of(type, cls.needs), "a tuple of plug-in classes, as needs = (Recorder,)"),
+    }
+    for attribute, (right, form) in faults.items():
+        value = inspect.getattr_static(cls, attribute)
+        if not right and not hasattr(type(value), "__get__"):  # a property tells its value only later
+            raise TypeError(f"{cls.__name__}.{attribute} = {value!r}: write it as {form}.")
+        if inspect.isroutine(value):
+            raise TypeError(f"{cls.__name__}.{attribute} is a method, but it is to be {form}.")
+
+
+def is_tuple_of(kind: type, value: Any) -> bool:
+    """A tuple or list of such items only."""
+    return isinstance(value, (tuple, list)) and all(isinstance(item, kind) for item in value)
+
+
+def is_method(member: Any) -> bool:
+    """Something that a class calls, not a class within it or a property."""
+    return isinstance(member, (staticmethod, classmethod)) or (
+        callable(member) and not isinstance(member, type)
+    )
+
+
+def bound(member: Any, cls: type) -> Any:
+    """A class's attribute as an instance would give it, without making an instance."""
+    if inspect.isroutine(member) or isinstance(member, partialmethod):
+        return member.__get__(object(), cls)  # type: ignore[union-attr]
+    return member
+
+
+def check_hook(hook: Any, name: str, *, owner: str) -> None:
+    """Refuse a hook that cannot be called with the learner and nothing else, or that would not run.
+
+    Args:
+        hook: as it will be called: a bound method, or a function of the learner.
+        name: the event or operation.
+        owner: the class, or `on`.
+    """
+    line = f"def {name}(learn)" if owner == "on" else f"def {name}(self, learn)"
     if not callable(hook) or isinstance(hook, type):
-        raise TypeError(f"{owner}.{name} is {hook!r}, but {name} is a moment of the loop: write {line}.")
-    if any(
-        test(hook)
-        for test in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    ):
         raise TypeError(
-            f"{owner}.{name} is async or has a yield in it, so its body would never run. Write it as a "
-            f"plain {line}."
+            f"{owner}.{name} is {hook!r}, but {name} is a moment of the loop: write {line}, or give the "
+            "attribute another name."
+        )
+    tests = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(test(part) for test in tests for part in (hook, type(hook).__call__)):
+        raise TypeError(
+            f"{owner}.{name} is async or has a yield in it, so its body would never run. "
+            f"Write it as a plain {line}."
         )
     try:
         signature = inspect.signature(hook)
     except ValueError:  # a builtin that does not tell its signature
         return
     try:
-        signature.bind(*[None] * n_arguments)
+        signature.bind(None)
     except TypeError as error:
+        own = "" if owner == "on" else f" If it is a helper of your own, call it _{name}."
         raise TypeError(
-            f"{owner}.{name}{signature} cannot be called by the loop ({error}): write {line}. The learner "
-            f"has everything "
-            f"else: learn.batch, learn.loss, learn.epoch. If it is a helper of your own, call it _{name}."
+            f"{owner}.{name} takes {signature}, but the loop calls it with the learner alone ({error}): "
+            f"write {line}. The learner has everything else: learn.batch, learn.loss, learn.epoch.{own}"
         ) from None
+
+
+def check_not_hidden(cls: type, owner: type, base: type, name: str) -> None:
+    """Refuse a mixin whose hook is hidden by the empty one of the contract."""
+    if owner is not cls and hasattr(base, name) and getattr(cls, name) is getattr(base, name):
+        raise TypeError(
+            f"{owner.__name__}.{name} would never be called, since {base.__name__} stands before "
+            f"{owner.__name__}: write class {cls.__name__}({owner.__name__}, {base.__name__})."
+        )
 
 
 def check_name(name: str, owner: str, known: tuple[str, ...]) -> None:
     """Refuse a public method that looks like an event or operation, but is none."""
-    close = get_close_matches(name, known, n=1, cutoff=CLOSE)
-    if not (close or name in OTHER_WORDS or name.startswith(EVENT_PREFIXES)):
+    long = [word for word in known if len(word) >= SHORT]
+    close = get_close_matches(name.lower(), long, n=1, cutoff=CLOSE)
+    looks = name.startswith(("before_", "after_")) or (
+        name.startswith("on_") and name.endswith(("_start", "_begin", "_end"))
+    )
+    if not (close or looks or name in OTHER_WORDS):
         return
-    meant = OTHER_WORDS.get(name) or (close or get_close_matches(name, known, n=1, cutoff=0))[0]
     raise TypeError(
-        f"{owner}.{name} would never be called: there is no event of that name. Did you mean {meant}? "
-        f"If it is a helper of your own, call it _{name}. The events are: {', '.join(known)}."
+        f"{owner}.{name} would never be called: there is no event of that name. "
+        f"Did you mean {meant_by(name, known)}? If it is a helper of your own, call it _{name}. "
+        f"The events are: {', '.join(known)}."
     )
 
 
-def check_event(name: str, known: tuple[str, ...]) -> None:
+def check_event(name: Any, known: tuple[str, ...]) -> None:
     """Refuse a word that is no event or operation."""
+    if callable(name):
+        raise TypeError('on needs the event: write @on("after_batch") above the function.')
     if name not in known:
-        meant = OTHER_WORDS.get(name) or get_close_matches(str(name), known, n=1, cutoff=0)[0]
         raise TypeError(
-            f"on({name!r}): there is no such event. Did you mean {meant!r}? The events are: "
-            f"{', '.join(known)}."
+            f"on({name!r}): there is no such event. Did you mean {meant_by(str(name), known)!r}? "
+            f"The events are: {', '.join(known)}."
         )
+
+
+def meant_by(name: str, known: tuple[str, ...]) -> str:
+    """The event or operation that was probably meant."""
+    return OTHER_WORDS.get(name) or get_close_matches(name.lower(), known, n=1, cutoff=0)[0]
 
 
 def is_plain(value: Any) -> bool:

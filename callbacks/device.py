@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -29,7 +31,8 @@ class DevicePlacement(Callback):
 
     order = Order.PREPARE
 
-    def __init__(self, device: str | torch.device = "auto"):
+    def __init__(self, device: str | torch.device = "auto", *, name: str | None = None):
+        super().__init__(name=name)
         self.device = find_device(device)
         self._placed: nn.Module | None = None
 
@@ -48,77 +51,138 @@ class DevicePlacement(Callback):
         self._placed = None
 
     def _place_model(self, learn: LearnerProtocol) -> None:
-        """Move the model, then the optimizer's state: `load_state_dict` puts each state where its "
-        "parameter is."""
-        if any(not is_on(tensor, self.device) for tensor in tensors_of(learn.model)):
+        if any(tensor.device != self.device for tensor in tensors_of(learn.model)):
             learn.model.to(self.device)
-            if learn.optimizer is not None and learn.optimizer.state:
-                learn.optimizer.load_state_dict(learn.optimizer.state_dict())
+        place_optimizer(learn.optimizer)
         self._placed = learn.model
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device that was meant, checked to be there.
+    """The device that was meant, checked to be there; with its index, as tensors tell theirs.
 
     Raises:
         ValueError: not a device's name, or no such device on this machine.
     """
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device == "auto":
-        return (
-            torch.device("cpu")
-            if there is None
-            else torch.device(there.type, torch.accelerator.current_device_index())
-        )
+        device = there or "cpu"
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"DevicePlacement({device!r}): no such device. Write 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'."
         ) from error
-    if found.type not in ("cpu", "meta", *([there.type] if there else [])):
+    if found.type in ("cpu", "meta"):
+        return torch.device(found.type)
+    if there is None or found.type != there.type:
         raise ValueError(
-            f"DevicePlacement({device!r}): this machine has {there.type if there else 'only a cpu'}. Write "
-            f"'auto' to take what is there."
+            f"DevicePlacement({device!r}): this machine has {there.type if there else 'only a cpu'}. "
+            "Write 'auto' to take what is there."
         )
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    index = torch.accelerator.current_device_index() if found.index is None else found.index
+    if index >= torch.accelerator.device_count():
         raise ValueError(
-            f"DevicePlacement({device!r}): this machine has {torch.cuda.device_count()} CUDA devices, "
-            f"counted from 0."
+            f"DevicePlacement({device!r}): this machine has {torch.accelerator.device_count()} {found.type} "
+            f"devices, counted from 0. Write {found.type!r} for the current one."
         )
-    return found
+    return torch.device(found.type, index)
+
+
+def place_optimizer(optimizer: torch.optim.Optimizer | None) -> None:
+    """Move the optimizer's state to where its parameters are, where it is not."""
+    state = getattr(optimizer, "state", None) or {}
+    if any(
+        isinstance(value, Tensor) and value.ndim and value.device != parameter.device
+        for parameter, values in state.items()
+        if isinstance(values, dict)
+        for value in values.values()
+    ):  # numbers such as `step` may stay on the CPU: load_state_dict knows which
+        optimizer.load_state_dict(optimizer.state_dict())  # type: ignore[union-attr]
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Every tensor of a nested batch on the device, without blocking; the nest keeps its types."""
-    return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    """Every tensor of a nested batch on the device; the nest keeps its types, what is there is not copied.
+
+    Copies to an accelerator do not block; copies to the CPU do, or they would be read before they are whole.
+    """
+    if type(batch) is tuple:
+        for item in batch:
+            if type(item) is not Tensor or item.device != device:
+                break
+        else:
+            return batch
+    unblocked = device.type != "cpu"
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf if leaf.device == device else leaf.to(device, non_blocking=unblocked)
+        return leaf.to(device)
+
+    return map_tensors(batch, move)
 
 
-def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
-    """Call `function` on every tensor of a nested batch; the nest keeps its types, what is no tensor stays "
-    "as it is."""
+def map_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
+    """Call `function` on every leaf of a nested batch; the nest keeps its types and is copied, not changed.
+
+    A leaf is a tensor, or an object that has a `.to` of its own, as torch's `PackedSequence`. What is neither
+    leaf nor nest stays as it is.
+    """
     if isinstance(batch, Tensor):
         return function(batch)
     if type(batch) in (tuple, list):
         return type(batch)([map_tensors(item, function) for item in batch])
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple, or torch's PackedSequence
-        return type(batch)(*(map_tensors(item, function) for item in batch))
-    if isinstance(batch, Mapping):
-        return type(batch)({key: map_tensors(item, function) for key, item in batch.items()})  # type: ignore[call-arg]
-    if is_dataclass(batch) and not isinstance(batch, type):
-        return type(batch)(
-            **{field.name: map_tensors(getattr(batch, field.name), function) for field in fields(batch)}
-        )
-    if hasattr(batch, "to") and callable(batch.to):
+    if type(batch) is dict:
+        return {key: map_tensors(item, function) for key, item in batch.items()}
+    if is_leaf(batch):
         return function(batch)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
+        return type(batch)(*(map_tensors(item, function) for item in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)([map_tensors(item, function) for item in batch])
+    if isinstance(batch, Mapping):
+        return map_mapping(batch, function)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        new = copy.copy(batch)  # not made anew: fields may be missing in its constructor
+        for field in fields(batch):  # past the `__setattr__` of a frozen one
+            object.__setattr__(new, field.name, map_tensors(getattr(batch, field.name), function))
+        return new
     return batch
+
+
+def map_mapping(batch: Mapping[Any, Any], function: Callable[[Any], Any]) -> Mapping[Any, Any]:
+    """`map_tensors` for a mapping that is no plain dict; what else it has, as a default factory, is kept."""
+    if not isinstance(batch, MutableMapping):
+        return type(batch)({key: map_tensors(item, function) for key, item in batch.items()})  # type: ignore[call-arg]
+    new = copy.copy(batch)
+    for key, item in batch.items():
+        new[key] = map_tensors(item, function)
+    return new
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """The tensors of a nested batch, one after the other; not those within leaves that are no tensors."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for item in batch.values():
+            yield from tensors_in(item)
+    elif isinstance(batch, (tuple, list)):
+        for item in batch:
+            yield from tensors_in(item)
+    elif is_dataclass(batch) and not isinstance(batch, type):
+        for field in fields(batch):
+            yield from tensors_in(getattr(batch, field.name))
+
+
+def is_leaf(item: Any) -> bool:
+    """A tensor, or an object that moves itself.
+
+    Hugging Face's batches do too, but in place, which would leave every batch of a list on the device: they
+    are `UserDict`s and are treated as mappings.
+    """
+    return callable(getattr(item, "to", None)) and not isinstance(item, (UserDict, type))
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:
     """The parameters and buffers of a model."""
     return [*model.parameters(), *model.buffers()]
-
-
-def is_on(tensor: Tensor, device: torch.device) -> bool:
-    """Is it there? A device without an index is met by any of its kind."""
-    return tensor.device.type == device.type and device.index in (None, tensor.device.index)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from operator import mul
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order, snake_case
+from callbacks.device import map_tensors
 from callbacks.scalars import Scalars
 
 
@@ -44,7 +48,7 @@ class Metrics(Callback):
 
     Args:
         metrics: `Metric`s, torchmetrics' objects, or functions of `(preds, targets)` that give a batch's
-            mean.
+            mean. Where the model's output has `.logits`, as Hugging Face's, those are the preds.
         on: the passes in which metrics are measured; losses are measured in both always.
 
     Raises:
@@ -62,15 +66,18 @@ class Metrics(Callback):
             raise ValueError(f"Metrics(on={on!r}): there are 'valid', 'train' and 'both'.")
         self.metrics, self.on = metrics, on
         by_name = named_metrics(metrics)
-        nothing: dict[str, Metric] = {}
         self._passes = {
-            "train": Measured("train", copy.deepcopy(by_name) if on != "valid" else nothing),
-            "valid": Measured("valid", by_name if on != "train" else nothing),
+            "train": Measured("train", by_name if on != "valid" else {}),
+            "valid": Measured(
+                "valid", copy.deepcopy(by_name) if on == "both" else by_name if on == "valid" else {}
+            ),
         }
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         passes = ("train",) if learn.data.valid is None else ("train", "valid")
-        self.measures = {name: better for each in passes for name, better in self._passes[each].names()}
+        self.measures = {"lr": None}
+        for each in passes:
+            self.measures |= self._passes[each].names()
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._passes["train"].reset(learn.device)
@@ -83,7 +90,9 @@ class Metrics(Callback):
 
     def after_train(self, learn: LearnerProtocol) -> None:
         learn.results |= self._passes["train"].compute()
-        learn.results["lr"] = float(learn.optimizer.param_groups[0]["lr"])
+        rate = learn.optimizer.param_groups[0].get("lr")
+        if rate is not None:
+            learn.results["lr"] = float(rate)
 
     def after_validate(self, learn: LearnerProtocol) -> None:
         if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
@@ -98,34 +107,47 @@ class Metrics(Callback):
 
 
 class Measured:
-    """The loss and the metrics of one pass."""
+    """The loss and the metrics of one pass; functions are averaged as the loss is."""
 
-    def __init__(self, prefix: str, metrics: dict[str, Metric]):
+    def __init__(self, prefix: str, metrics: dict[str, Any]):
         self.prefix, self.metrics = prefix, metrics
-        self.losses, self.n_items = Scalars(), array("d")
+        self.objects = [metric for metric in metrics.values() if isinstance(metric, Metric)]
+        self.functions = {name: each for name, each in metrics.items() if not isinstance(each, Metric)}
+        self.n_items = array("d")
+        self.losses = Scalars()
+        self.values = {name: Scalars() for name in self.functions}
 
-    def names(self) -> list[tuple[str, Direction | None]]:
+    def names(self) -> dict[str, Direction | None]:
         """The results' names, each with its better direction."""
-        metrics = [(name, direction_of(metric)) for name, metric in self.metrics.items()]
-        return [(f"{self.prefix}_{name}", better) for name, better in [("loss", "min"), *metrics]]
+        found: dict[str, Direction | None] = {"loss": "min"}
+        for name, metric in self.metrics.items():
+            parts = metric.items() if hasattr(metric, "items") else [(name, metric)]  # of a MetricCollection
+            found |= {snake_case(part): direction_of(each) for part, each in parts}
+        return {f"{self.prefix}_{name}": better for name, better in found.items()}
 
     def reset(self, device: torch.device) -> None:
         """Begin a pass on this device."""
-        self.losses.clear()
         self.n_items = array("d")
+        for scalars in (self.losses, *self.values.values()):
+            scalars.clear()
         for metric in self.metrics.values():
-            metric.reset()
             if hasattr(metric, "to"):
-                metric.to(device)  # type: ignore[attr-defined]
+                metric.to(device)
+        for metric in self.objects:
+            metric.reset()
 
     def update(self, learn: LearnerProtocol) -> None:
         """See the batch under way."""
         self.losses.append(learn.loss)
         self.n_items.append(learn.n_items)
         if self.metrics:
-            preds = detached_preds(learn.preds)
-            for metric in self.metrics.values():
-                metric.update(preds, learn.targets)
+            preds, targets = detached(getattr(learn.preds, "logits", learn.preds)), learn.targets
+            for metric in self.objects:
+                metric.update(preds, targets)
+            for name, function in self.functions.items():
+                value = function(preds, targets)
+                check_value(name, value)
+                self.values[name].append(value)
 
     def compute(self) -> dict[str, Any]:
         """The pass's numbers by name; waits for the device, once a metric."""
@@ -133,207 +155,96 @@ class Measured:
             return {}
         found: dict[str, Any] = {"loss": weighted_mean(self.losses.read(), self.n_items)}
         for name, metric in self.metrics.items():
+            if name in self.values:
+                found[name] = weighted_mean(self.values[name].read(), self.n_items)
+                continue
             value = metric.compute()
             parts = value if isinstance(value, Mapping) else {name: value}
-            found |= {snake_case(key): as_number(part) for key, part in parts.items()}
+            found |= {snake_case(str(key)): as_number(part) for key, part in parts.items()}
         return {f"{self.prefix}_{name}": value for name, value in found.items()}
 
 
-class Average:
-    """A function of `(preds, targets)` as a metric: its batches' values, averaged by number of items."""
-
-    def __init__(self, function: Callable[[Any, Any], Any]):
-        self.function = function
-        self.higher_is_better = getattr(function, "higher_is_better", None)
-        self.reset()
-
-    def reset(self) -> None:
-        self.values, self.n_items = Scalars(), array("d")
-
-    def update(self, preds: Any, targets: Any) -> None:
-        self.values.append(self.function(preds, targets))
-        first = targets[0] if isinstance(targets, tuple) else targets
-        self.n_items.append(len(first if isinstance(first, Tensor) and first.ndim else preds))
-
-    def compute(self) -> float:
-        return weighted_mean(self.values.read(), self.n_items)
-
-
-class SquaredErrors:
-    """What `MSE`, `RMSE` and `R2` add up: sums over items, for each output, in float64 where the device "
-    "has it."""
-
-    higher_is_better = False
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.n_items = 0
-        self.shift: Any = (
-            0.0  # a first guess of the targets' mean, so that small variances are not rounded away
-        )
-        self.squares: Any = 0.0
-        self.sums: Any = 0.0
-        self.square_sums: Any = 0.0
-
-    def update(self, preds: Tensor, targets: Tensor) -> None:
-        preds, targets = same_shape(type(self).__name__, preds, targets)
-        if self.n_items == 0:
-            self.shift = targets.mean(0)
-        self.n_items += len(targets)
-        self.squares = self.squares + (preds - targets).square().sum(0)
-        self.sums = self.sums + (targets - self.shift).sum(0)
-        self.square_sums = self.square_sums + (targets - self.shift).square().sum(0)
-
-
-class MSE(SquaredErrors):
-    """Mean of the squared errors over all items and outputs; preds and targets of one shape."""
-
-    def compute(self) -> Any:
-        return (self.squares / self.n_items).mean()
-
-
-class RMSE(MSE):
-    """Root of the mean of the squared errors over all items of the pass; not the mean of the batches' "
-    "roots."""
-
-    def compute(self) -> Any:
-        return super().compute().sqrt()
-
-
-class R2(SquaredErrors):
-    """Coefficient of determination, 1 - residual / total sum of squares; of several outputs the plain mean.
-
-    Raises:
-        ValueError: fewer than two items were seen.
-    """
-
-    higher_is_better = True
-
-    def compute(self) -> Any:
-        if self.n_items < 2:
-            raise ValueError(f"R2 needs at least two items, but the pass had {self.n_items}.")
-        total = self.square_sums - self.sums.square() / self.n_items
-        return (1 - self.squares / total).mean()
-
-
-class MAE:
-    """Mean of the absolute errors over all items and outputs; preds and targets of one shape."""
-
-    higher_is_better = False
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.total: Any = 0.0
-        self.count = 0
-
-    def update(self, preds: Tensor, targets: Tensor) -> None:
-        preds, targets = same_shape("MAE", preds, targets)
-        self.total = self.total + (preds - targets).abs().sum()
-        self.count += targets.numel()
-
-    def compute(self) -> Any:
-        return self.total / self.count
-
-
-def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
-    """Share of items that are classed rightly.
-
-    Args:
-        preds: scores of shape (items, classes, ...) for class numbers as targets; or logits of the shape of
-            `targets` for yes or no, where above 0 is yes.
-        targets: class numbers of shape (items, ...), or 0 and 1.
-
-    Raises:
-        ValueError: the shapes fit neither.
-    """
-    if preds.shape == targets.shape:
-        return ((preds > 0) == targets.bool()).float().mean()
-    if preds.shape[:1] + preds.shape[2:] == targets.shape:
-        return (preds.argmax(1) == targets).float().mean()
-    raise ValueError(
-        f"accuracy: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)}. "
-        f"Give scores of shape "
-        "(items, classes) for class numbers of shape (items,), or logits of the targets' own shape for yes "
-        "or no."
-    )
-
-
-accuracy.higher_is_better = True  # type: ignore[attr-defined]
-
-
-def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Metric]:
-    """Each metric under its name in snake case; functions become averages, classes without arguments "
-    "instances."""
-    names = [metric_name(metric) for metric in metrics]
+def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:
+    """Each metric under its name in snake case; classes without arguments become instances."""
+    made = [as_metric(metric) for metric in metrics]
+    names = [metric_name(metric) for metric in made]
     for name, count in Counter(names).items():
         if count > 1:
-            raise ValueError(f"{count} metrics are called {name!r}: give one a `name` attribute of its own.")
-    return {name: as_metric(metric) for name, metric in zip(names, metrics, strict=True)}
+            raise ValueError(
+                f"{count} metrics are called {name!r}: give one a `name` attribute of its own, as in "
+                f"metric.name = 'my_{name}'."
+            )
+    return dict(zip(names, made, strict=True))
+
+
+def as_metric(metric: Any) -> Any:
+    """The metric that was meant: an object, or a function.
+
+    Raises:
+        TypeError: it has no `reset`, `update` and `compute`, and is no function; or a class needs arguments.
+    """
+    if isinstance(metric, type) and isinstance(metric, Metric):
+        try:
+            inspect.signature(metric).bind()
+        except TypeError as error:
+            raise TypeError(
+                f"the metric {metric.__name__} needs arguments ({error}): pass {metric.__name__}(...)."
+            ) from None
+        return metric()
+    if isinstance(metric, Metric) or (callable(metric) and not isinstance(metric, type)):
+        return metric
+    hint = " Give metrics one by one, not in a list." if isinstance(metric, (list, tuple)) else ""
+    raise TypeError(
+        f"{metric!r} is no metric: pass a function of (preds, targets), or an object with reset, update and "
+        f"compute.{hint}"
+    )
 
 
 def metric_name(metric: Any) -> str:
     """The name it gives itself, or its function's or class's, in snake case."""
-    function = getattr(metric, "func", metric)  # of a functools.partial
-    name = getattr(metric, "name", None) or getattr(function, "__name__", type(metric).__name__)
-    if not str(name).isidentifier():
+    function = metric.func if isinstance(metric, partial) else metric
+    name = getattr(metric, "name", None) or getattr(function, "__name__", type(function).__name__)
+    if not isinstance(name, str) or not name.isidentifier():
         raise TypeError(
-            f"the metric {metric!r} has no name to record it under: write it as a function with def."
+            f"the metric {metric!r} has no name to record it under: write it as a function with def, or give "
+            "it one, as in metric.name = 'my_metric'."
         )
-    return snake_case(str(name))
+    return snake_case(name)
 
 
-def as_metric(metric: Any) -> Metric:
-    """The metric that was meant.
-
-    Raises:
-        TypeError: it has no `update` and `compute`, and is no function of preds and targets.
-    """
-    if isinstance(metric, type) and isinstance(metric, Metric):
-        return metric()
-    if isinstance(metric, Metric):
-        return metric
-    if callable(metric) and not isinstance(metric, type):
-        return Average(metric)
-    raise TypeError(
-        f"metrics: {metric!r} is no metric: pass a function of (preds, targets), or an object with reset, "
-        f"update and compute."
-    )
-
-
-def direction_of(metric: Metric) -> Direction | None:
+def direction_of(metric: Any) -> Direction | None:
     """Which way is better, where the metric tells."""
-    higher: bool | None = getattr(metric, "higher_is_better", None)
+    function = metric.func if isinstance(metric, partial) else metric
+    higher: bool | None = getattr(function, "higher_is_better", None)
     return None if higher is None else ("max" if higher else "min")
 
 
-def detached_preds(preds: Any) -> Any:
-    """What metrics look at: the output, or its `logits` where it has such, without its graph."""
-    preds = getattr(preds, "logits", preds)
-    return preds.detach() if isinstance(preds, Tensor) else preds
-
-
-def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64 (float32 on mps, which has no other), refused where their shapes differ."""
-    if preds.shape != targets.shape:
+def check_value(name: str, value: Any) -> None:
+    """Refuse what cannot be averaged."""
+    if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(
-            f"{title}: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)} "
-            f"would be compared each with "
-            f"each. Give both one shape: return preds.squeeze(-1) from the model, or use "
-            f"targets.unsqueeze(-1)."
+            f"the metric {name} gave a tensor of shape {tuple(value.shape)} for a batch: give one number, as "
+            "with .mean()."
         )
-    dtype = torch.float32 if preds.device.type == "mps" else torch.float64
-    return preds.to(dtype), targets.to(dtype)
+    if not isinstance(value, (Tensor, SupportsFloat)):
+        raise TypeError(f"the metric {name} gave {value!r} for a batch: return one number.")
+
+
+def detached(preds: Any) -> Any:
+    """A model's output without its graph, which a metric that keeps it would hold in memory."""
+    if isinstance(preds, Tensor):
+        return preds.detach()
+    return map_tensors(preds, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
 
 
 def weighted_mean(values: array[float], weights: array[float]) -> float:
-    """Mean of values that count by their weights."""
-    return sum(map(mul, values, weights)) / sum(weights)
+    """Mean of values that count by their weights; NaN where nothing weighs anything."""
+    total = sum(weights)
+    return sum(map(mul, values, weights)) / total if total else math.nan
 
 
 def as_number(value: Any) -> Any:
-    """A number, or a list of them, off the device."""
-    return value.tolist() if isinstance(value, Tensor) else value
+    """A number, or nested lists of them, off the device."""
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else value.tolist()
+    return map_tensors(value, as_number)

@@ -6,9 +6,11 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
+from keyword import iskeyword
+from types import MethodType
 from typing import Any, TypeVar
 
-from callbacks.contract import EVENTS, OPERATIONS, Callback, LearnerWarning
+from callbacks.contract import EVENTS, OPERATIONS, Callback, LearnerWarning, Order
 
 Hook = Callable[[Any], Any]
 T = TypeVar("T", bound=Callback)
@@ -35,30 +37,33 @@ class Callbacks:
             needs.
     """
 
+    hooks: dict[str, tuple[Hook, ...]]  #: who listens to each event
+    doers: dict[str, Callback]  #: who does each operation
+
     def __init__(self, given: Iterable[Callback | type[Callback]] = ()):
         plugins = [as_plugin(item, position) for position, item in enumerate(given)]
+        check_attributes(plugins)
         check_distinct(plugins)
         check_needs(plugins)
         self._plugins = tuple(sorted(plugins, key=lambda plugin: plugin.order))
         self._by_name = {plugin.name: plugin for plugin in self._plugins}
-        self.hooks: dict[str, tuple[Hook, ...]] = {event: self._listeners(event) for event in EVENTS}
-        self.doers: dict[str, Callback] = self._find_doers()
+        self.hooks = {event: self._listeners(event) for event in EVENTS}
+        self.doers = self._find_doers()
 
     def _listeners(self, event: str) -> tuple[Hook, ...]:
         plugins = reversed(self._plugins) if event == "cleanup_fit" else self._plugins
-        return tuple(getattr(plugin, event) for plugin in plugins if listens(plugin, event))
+        return tuple(hook_of(plugin, event) for plugin in plugins if listens(plugin, event))
 
     def _find_doers(self) -> dict[str, Callback]:
         doers: dict[str, Callback] = {}
         for operation in OPERATIONS:
             for plugin in self._plugins:
-                if not hasattr(type(plugin), operation):  # a setting that is called `step` is no operation
+                if not does(plugin, operation):
                     continue
                 if operation in doers:
                     raise ValueError(
                         f"two plug-ins do {operation!r}: {describe(doers[operation])} and "
-                        f"{describe(plugin)}. One operation "
-                        f"has one doer: leave one of them out."
+                        f"{describe(plugin)}. One operation has one doer: leave one of them out."
                     )
                 doers[operation] = plugin
         return doers
@@ -78,7 +83,7 @@ class Callbacks:
         return self._by_name[name]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("__") or name == "_by_name":  # asked by copy and pickle before there is anything
             raise AttributeError(name)
         try:
             return self.named(name)
@@ -93,19 +98,23 @@ class Callbacks:
         """
         if not isinstance(key, type):
             raise TypeError(
-                f"learn.callbacks[{key!r}]: pass a class; by name it is learn.callbacks.early_stopping."
+                f"learn.callbacks[{key!r}]: pass a class, as in learn.callbacks[EarlyStopping]; by name it "
+                "is learn.callbacks.early_stopping."
             )
         found = [plugin for plugin in self._plugins if isinstance(plugin, key)]
         if len(found) == 1:
-            return found[0]
+            return found[0]  # type: ignore[return-value]
         names = ", ".join(plugin.name for plugin in found or self._plugins) or "none"
         problem = f"{len(found)} plug-ins are" if found else "no plug-in is"
-        raise KeyError(f"{problem} of the class {key.__name__}. Reach one by its name: {names}.")
+        cure = "Reach one by its name" if found else "There are"
+        raise KeyError(f"{problem} of the class {key.__name__}. {cure}: {names}.")
 
     def __contains__(self, key: object) -> bool:
         if isinstance(key, type):
             return any(isinstance(plugin, key) for plugin in self._plugins)
-        return key in self._by_name or any(plugin is key for plugin in self._plugins)
+        if isinstance(key, str):
+            return key in self._by_name
+        return any(plugin is key for plugin in self._plugins)  # not ==, which a plug-in may define
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._plugins)
@@ -123,6 +132,19 @@ class Callbacks:
 def listens(plugin: Callback, event: str) -> bool:
     """Does this plug-in define a method for this event?"""
     return getattr(type(plugin), event) is not getattr(Callback, event)
+
+
+def does(plugin: Callback, operation: str) -> bool:
+    """Does this plug-in define a method for this operation? An attribute such as `self.step = 0` is none."""
+    return hasattr(type(plugin), operation)
+
+
+def hook_of(plugin: Callback, event: str) -> Hook:
+    """The hook as a method of its plug-in, by which errors name it, also where it is static or a partial."""
+    hook = getattr(plugin, event)
+    if getattr(hook, "__self__", None) is plugin:
+        return hook
+    return MethodType(lambda _plugin, learn: hook(learn), plugin)
 
 
 def describe(plugin: Callback) -> str:
@@ -146,7 +168,9 @@ def as_plugin(item: Any, position: int) -> Callback:
             ) from None
         return item()
     hint = ""
-    if callable(item):
+    if isinstance(item, (list, tuple)):
+        hint = " Give plug-ins one by one, not a list within a list: *plugins does that."
+    elif callable(item) and not isinstance(item, type):
         hint = ' To make a plug-in of a function, write @on("after_batch") above it.'
     raise TypeError(
         f"callbacks[{position}] is {item!r} ({type(item).__name__}), which is no plug-in: pass an instance "
@@ -154,25 +178,49 @@ def as_plugin(item: Any, position: int) -> Callback:
     )
 
 
+def check_attributes(plugins: list[Callback]) -> None:
+    """Refuse what an instance has set in a way that would be passed over: hooks, phases, names."""
+    for plugin in plugins:
+        hooks = [event for event in EVENTS if event in vars(plugin)]
+        if hooks:
+            raise TypeError(
+                f"{describe(plugin)} sets self.{hooks[0]}, which would never be called: hooks are found on "
+                f"the class. Write def {hooks[0]}(self, learn), or @on({hooks[0]!r}) above a function."
+            )
+        if not isinstance(plugin.order, Order):
+            raise TypeError(
+                f"{describe(plugin)}.order is {plugin.order!r}: choose a phase, as Order.MEASURE. There are: "
+                f"{', '.join(phase.name for phase in Order)}."
+            )
+        if not isinstance(plugin.name, str):
+            raise TypeError(f"{type(plugin).__name__}.name is {plugin.name!r}: write it as a string.")
+
+
 def check_distinct(plugins: list[Callback]) -> None:
-    """Refuse the same instance twice and the same name twice; warn of names that cannot be reached by a "
-    "dot."""
+    """Refuse the same instance twice and the same name twice; warn of names that no dot reaches."""
     seen: dict[str, Callback] = {}
     for plugin in plugins:
-        other = seen.get(plugin.name)
+        name, other = plugin.name, seen.get(plugin.name)
         if other is plugin:
             raise ValueError(f"the same {describe(plugin)} was passed twice: pass it once, or make two.")
         if other is not None:
             raise ValueError(
-                f"two plug-ins are called {plugin.name!r}: {other!r} and {plugin!r}. Leave one out, or give "
-                f"one a name of its own: "
-                f"{type(plugin).__name__}(..., name='my_{plugin.name}')."
+                f"two plug-ins are called {name!r}: {other!r} and {plugin!r}. Leave one out, or give one "
+                f"a name of its own, as name='my_{name}'."
             )
-        if hasattr(Callbacks, plugin.name) or not plugin.name.isidentifier():
-            message = f"the name {plugin.name!r} cannot be reached as learn.callbacks.{plugin.name}; choose "
-            "another one."
-            warnings.warn(message, LearnerWarning, stacklevel=4)
-        seen[plugin.name] = plugin
+        if name in dir(Callbacks) or name in Callbacks.__annotations__ or not is_word(name):
+            warnings.warn(
+                f"a plug-in called {name!r} cannot be reached as learn.callbacks.{name}: give it another "
+                "name, as name='my_plugin'.",
+                LearnerWarning,
+                stacklevel=4,
+            )
+        seen[name] = plugin
+
+
+def is_word(name: str) -> bool:
+    """Can it stand after a dot?"""
+    return name.isidentifier() and not iskeyword(name)
 
 
 def check_needs(plugins: list[Callback]) -> None:

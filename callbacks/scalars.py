@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -25,15 +24,20 @@ class Scalars:
         self._joined: list[Tensor] = []
 
     def append(self, value: Tensor | float) -> None:
-        """Add a number, or a tensor of one element, in time that does not depend on the device."""
-        if not isinstance(value, Tensor):
-            self.values.append(value)
-        elif value.is_cpu:
-            self.values.append(value.item())  # no wait: the number is there
-        else:
-            self._pending.append(value)
-            if len(self._pending) == JOIN_AT:
-                self._join()
+        """Add a number, or a tensor of one element, without waiting for the device.
+
+        After numbers on a device, one on the CPU waits once, to keep the order.
+        """
+        if isinstance(value, Tensor):
+            if not value.is_cpu:
+                self._pending.append(value)
+                if len(self._pending) == JOIN_AT:
+                    self._join()
+                return
+            value = value.item()  # no wait: the number is there
+        if self._pending or self._joined:
+            self.read()
+        self.values.append(value)
 
     def read(self) -> array[float]:
         """All numbers so far; waits for the device where some are still there."""
@@ -53,9 +57,3 @@ class Scalars:
         if self._pending:
             self._joined.append(torch.stack([value.detach().reshape(()) for value in self._pending]))
             self._pending.clear()
-
-    def __len__(self) -> int:
-        return len(self.values) + len(self._pending) + sum(len(part) for part in self._joined)
-
-    def __iter__(self) -> Iterator[float]:
-        return iter(self.read())

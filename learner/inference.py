@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.device import map_tensors
-from learner.data import Data, as_tensors, describe, first_tensor, is_array
+from callbacks.device import map_tensors, tensors_in
+from learner.data import Data, InputsOnly
+from learner.loaders import check_batches
+from learner.tensors import as_tensors, describe, is_array
 
 
 def loader_or_valid(data: Data, loader: Any) -> Any:
     """The loader given, or the validation data.
 
     Raises:
+        TypeError: it gives no batches.
         ValueError: none was given and there is no validation data.
     """
     if loader is None and data.valid is None:
@@ -23,34 +26,41 @@ def loader_or_valid(data: Data, loader: Any) -> Any:
             "there is no validation data: pass a loader, as in learn.validate(learn.data.train), or give "
             "Data a valid."
         )
-    return data.valid if loader is None else loader
+    if loader is None:
+        return data.valid
+    check_batches("the loader", loader)
+    return loader
 
 
-def as_batch(inputs: Any, data: Data) -> Any:
+def as_batch(inputs: Any, data: Data) -> InputsOnly:
     """Inputs as a batch without targets.
 
     Raises:
-        TypeError: neither tensors nor a mapping.
+        TypeError, ValueError: neither tensors nor a mapping, or another number of them than the model takes.
     """
-    if isinstance(inputs, Mapping) or hasattr(inputs, "keys"):
-        return inputs
-    if is_array(inputs) or isinstance(inputs, (tuple, list)):
-        tensors, n_inputs = as_tensors(inputs)
-        if n_inputs != data.n_inputs:
-            raise ValueError(
-                f"predict was given {n_inputs} inputs, but the model takes {data.n_inputs} "
-                f"(Data(n_inputs={data.n_inputs}))."
-            )
-        return tensors
-    raise TypeError(
-        f"predict was given {describe(inputs)}: pass a tensor of shape (items, ...), a tuple of such, or a "
-        f"mapping."
-    )
+    if isinstance(inputs, Mapping):
+        return InputsOnly({key: item for key, item in inputs.items() if key not in data.target_keys})
+    if not (is_array(inputs) or isinstance(inputs, (tuple, list))):
+        raise TypeError(
+            f"predict was given {describe(inputs)}: pass a tensor of shape (items, ...), a tuple of such, or "
+            "a mapping."
+        )
+    tensors, n_inputs = as_tensors(inputs)
+    if n_inputs != data.n_inputs and data.custom_split is None:
+        raise ValueError(
+            f"predict was given {describe(inputs)}, so {n_inputs} inputs, but the model takes "
+            f"{data.n_inputs} (Data(n_inputs={data.n_inputs})): leave targets out."
+        )
+    return InputsOnly(tensors)
 
 
 def to_cpu(output: Any) -> Any:
     """Every tensor of an output on the CPU, without its graph."""
-    return map_tensors(output, lambda tensor: tensor.detach().cpu() if isinstance(tensor, Tensor) else tensor)
+
+    def move(leaf: Any) -> Any:
+        return leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf.to("cpu")
+
+    return map_tensors(output, move)
 
 
 def collect(predict: Callable[[], None], learn: Any, batches: Iterable[Any]) -> tuple[Any, Any]:
@@ -66,19 +76,38 @@ def collect(predict: Callable[[], None], learn: Any, batches: Iterable[Any]) -> 
 
 
 def join(parts: tuple[Any, ...]) -> Any:
-    """Outputs of batches as one: tensors along their first dimension, nests part by part."""
+    """Outputs of batches as one: tensors along their first dimension, nests part by part.
+
+    Raises:
+        ValueError: tensors whose other dimensions differ.
+    """
     first = parts[0]
     if isinstance(first, Tensor):
-        return torch.cat(parts) if first.ndim else torch.stack(parts)
+        return join_tensors(parts)
     if isinstance(first, Mapping):
         return {key: join(tuple(part[key] for part in parts)) for key in first}
     if isinstance(first, (tuple, list)):
-        return type(first)(join(items) for items in zip(*parts, strict=True))
+        joined = [join(items) for items in zip(*parts, strict=True)]
+        return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
     return None if first is None else list(parts)
+
+
+def join_tensors(parts: tuple[Tensor, ...]) -> Tensor:
+    """Tensors in a row along their first dimension; single numbers as a row of them."""
+    if not parts[0].ndim:
+        return torch.stack(parts)
+    shapes = {tuple(part.shape[1:]) for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the batches' outputs cannot be joined: their items have the shapes {sorted(shapes)}. Go "
+            "through the batches and call learn.predict on each."
+        )
+    return torch.cat(parts)
 
 
 def n_items_of(inputs: Any, targets: Any) -> int:
     """Number of items in a batch of any kind: the first dimension of its first tensor, or 1."""
-    first = first_tensor(inputs)
-    first = first_tensor(targets) if first is None else first
-    return 1 if first is None else len(first)
+    for tensor in (*tensors_in(inputs), *tensors_in(targets)):
+        if tensor.ndim:
+            return len(tensor)
+    return 1
