@@ -11,8 +11,8 @@ import torch
 from callbacks import Callback, Cancel
 from callbacks.contract import EVENTS, OPERATIONS
 from callbacks.registry import describe
-from learner.data import describe as describe_batch
 from learner.layers import describe_layer
+from learner.tensors import describe as describe_batch
 
 LEVELS = {
     "CancelFit": "a fit",
@@ -124,8 +124,8 @@ def worker_note(error: BaseException) -> str | None:
     """A loader's worker that was killed from outside."""
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return (
-            "a loader worker died, perhaps out of memory: use fewer workers, or a smaller batch_size. Where workers "
-            'are spawned, as on macOS and Windows, a script must train below `if __name__ == "__main__":`.'
+            "a loader worker died, perhaps out of memory: use fewer workers, or a smaller batch_size. "
+            'Where workers are spawned, a script must train below `if __name__ == "__main__":`.'
         )
     return None
 

@@ -18,6 +18,6 @@ def check_sibling() -> None:
     if origin is None or Path(origin).resolve() != ours:
         raise ImportError(
             f"`import callbacks` finds {origin or 'no package'}, not {ours}, which learner needs. "
-            "If the first is yours, rename it (to my_callbacks.py, say) or start Python from another folder; if it is another "
-            "distribution's, use an environment of its own for plainlearner."
+            "If the first is yours, rename it (to my_callbacks.py, say) or start Python from another folder; "
+            "if it is another distribution's, give plainlearner an environment of its own."
         )
