@@ -27,7 +27,7 @@ def with_defaults(
     learner_class: type,
     base: type,
 ) -> list[Callback]:
-    """The defaults, then what was given; a default gives way to one of its class or another doer of its work."""
+    """The defaults, then what was given. A default gives way to one of its class or another doer of its work."""
     plugins = [as_plugin(item, position) for position, item in enumerate(as_list(given, "callbacks"))]
     unasked = [as_plugin(item, position) for position, item in enumerate(as_list(defaults, "defaults"))]
     if metrics:

@@ -176,10 +176,15 @@ def check_batch_size(batch_size: Any) -> int:
     return batch_size
 
 
+def draw_seed() -> int:
+    """A seed from torch's random state, as `DataLoader` draws its own."""
+    return int(torch.randint(2**31, ()).item())
+
+
 def check_seed(seed: Any) -> int:
-    """The seed, or where there is none, one drawn from torch's random state as `DataLoader` draws its."""
+    """The seed, or one drawn where there is none."""
     if seed is None:
-        return int(torch.randint(2**31, ()).item())
+        return draw_seed()
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise ValueError(f"seed={seed!r}: write a whole number from 0 on, or None to draw one.")
     return seed
