@@ -1,0 +1,76 @@
+"""A regression on real measurements: how diabetes went on in 442 patients, from ten numbers of each.
+
+A small network and scikit-learn's linear regression see the same four fifths, and are compared on the fifth
+that was held out. Numbers are standardised: an RMSE of 1 is about that of guessing the mean.
+
+Prints RMSE, MAE and R2 of both. The network is no better than a straight line (R2 0.46 against 0.48): with so
+few patients, and most causes not among the ten numbers, a line is hard to beat. Always draw one first.
+"""
+
+from functools import partial
+
+import torch
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+from torch import Tensor, nn
+
+from callbacks import MAE, R2, RMSE
+from learner import Data, Learner
+
+Pair = tuple[Tensor, Tensor]
+
+
+def main() -> dict[str, dict[str, float]]:
+    """Train both; give their numbers by name."""
+    learn = make_learner()
+    learn.fit(40)
+    scores = {"network": learn.validate(), "line": score_of_line()}
+    for name, numbers in scores.items():
+        print(f"{name:>8}", *(f"{metric} {numbers[metric]:.3f}" for metric in scores["line"]), sep="  ")
+    return scores
+
+
+def make_learner(**options) -> Learner:
+    """A learner with a fresh network, the same one each time."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Linear(10, 64), nn.ReLU(), nn.Dropout(0.3)),
+        *(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.3)),
+        nn.Linear(64, 1),
+    )
+    train, valid = load_parts()
+    return Learner(
+        network,
+        Data.from_tensors(*train, batch_size=32, valid=valid, seed=0),
+        nn.MSELoss(),
+        partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.3),
+        metrics=[RMSE, MAE, R2],
+        **options,
+    )
+
+
+def score_of_line() -> dict[str, float]:
+    """Linear regression on the same training part, measured on the same rest."""
+    train, (inputs, targets) = load_parts()
+    preds = LinearRegression().fit(*train).predict(inputs)
+    return {
+        "valid_rmse": mean_squared_error(targets, preds) ** 0.5,
+        "valid_mae": mean_absolute_error(targets, preds),
+        "valid_r2": r2_score(targets, preds),
+    }
+
+
+def load_parts() -> tuple[Pair, Pair]:
+    """Inputs, shape (items, 10), and targets, shape (items, 1): to train on, and to validate on."""
+    inputs, targets = (torch.tensor(part).float() for part in load_diabetes(return_X_y=True))
+    table = torch.cat([inputs, targets.unsqueeze(1)], dim=1)
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
+    valid, train = table[order[:88]], table[order[88:]]
+    mean, spread = train.mean(0), train.std(0)  # of the training part: the rest is not to be known beforehand
+    train, valid = (train - mean) / spread, (valid - mean) / spread
+    return (train[:, :10], train[:, 10:]), (valid[:, :10], valid[:, 10:])
+
+
+if __name__ == "__main__":
+    main()
