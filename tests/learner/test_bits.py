@@ -1,4 +1,4 @@
-"""A fit ends with the same bits as a loop written by hand: weights, buffers, optimizer, losses, random state."""
+"""A fit ends with the bits of a loop by hand: weights, buffers, optimizer, losses, random state."""
 
 from __future__ import annotations
 
