@@ -97,7 +97,7 @@ class Metrics(Callback):
     def after_validate(self, learn: LearnerProtocol) -> None:
         if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
             return  # stopped in the middle: numbers of a part would be taken for the whole
-        if not self._passes["valid"].n_items and learn.n_batches is None:
+        if learn.n_batches == 0:
             warnings.warn(
                 "the validation data gave no batch, so nothing was measured on it.",
                 LearnerWarning,
