@@ -3,21 +3,150 @@
 from __future__ import annotations
 
 import math
+import time
 from array import array
+from typing import Any
 
+from callbacks.bar import Bar, can_show_a_bar
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.every import Every
 from callbacks.metrics import weighted_mean
+from callbacks.recorder import show
 from callbacks.scalars import Scalars
+
+REFRESH = 0.1  # seconds: ten times a second is as often as anyone can read
+N_LINES = 20  # lines that are printed however quick the epochs are; after them at most one in LINE_GAP
+LINE_GAP = 1.0  # seconds
+NEVER = math.inf
 
 
 class Progress(Callback):
-    """Draw a progress bar in a terminal or notebook, a line an epoch elsewhere."""
+    """Print a line an epoch and, in a terminal or notebook, draw a bar for the whole fit.
+
+    A line has the epoch, counted from 0 in each fit, its results (all but the rate, which the history
+    has) and its time; it goes to standard output. After the first twenty, lines come at most once a second,
+    so that quick epochs do not flood a log; the last epoch always has its line, and a stop its reason.
+
+    The bar counts training and validation batches. It goes to standard error, is drawn at most ten times a
+    second, and is gone when the fit ends. What others print in a terminal appears above it. Where standard
+    error is no terminal there is none.
+    """
 
     order = Order.REPORT
 
+    def __init__(self, *, name: str | None = None):
+        super().__init__(name=name)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._bar: Bar | None = None
+        self._next_draw = NEVER
+        self._lengths: tuple[int | None, int | None] = None, None
+        self._n_passed = 0  # batches of the passes that have ended, where the lengths are not known
+        self._fit_begun = self._epoch_begun = 0.0
+        self._next_line, self._n_lines = 0.0, 0
+        self._left_out: tuple[int, dict[str, Any], float] | None = None  # the last epoch, if it has no line
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self.cleanup_fit(learn)
+        self._fit_begun = self._epoch_begun = time.monotonic()
+        self._lengths = length_of(learn.data.train), length_of(learn.data.valid)
+        self._next_draw = 0.0 if can_show_a_bar() else NEVER
+
+    def before_epoch(self, learn: LearnerProtocol) -> None:
+        self._epoch_begun = time.monotonic()
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._draw_if_due(learn, 0)
+
+    def before_validate(self, learn: LearnerProtocol) -> None:
+        self._draw_if_due(learn, 0)
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if time.monotonic() >= self._next_draw:
+            self._draw(learn, learn.batch_idx + 1)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._n_passed += learn.batch_idx + 1
+
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        self._n_passed += learn.batch_idx + 1
+
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        print(learn.history.rows[-1] if learn.history.rows else "")
+        now = time.monotonic()
+        self._left_out = learn.epoch, learn.results, now - self._epoch_begun
+        if now >= self._next_line or self._n_lines < N_LINES:
+            self._print_line(learn)
+            self._next_line = now + LINE_GAP
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        self._print_line(learn)
+        if learn.stop_reason:
+            print(f"stopped in epoch {learn.epoch}: {learn.stop_reason}")
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._print_line(learn)
+        if self._bar is not None:
+            self._bar.close()
+        self._reset()
+
+    def _print_line(self, learn: LearnerProtocol) -> None:
+        if self._left_out is not None:
+            print(epoch_line(*self._left_out, n_epochs=learn.n_epochs))
+            self._left_out = None
+            self._n_lines += 1
+
+    def _draw_if_due(self, learn: LearnerProtocol, n_done: int) -> None:
+        if time.monotonic() >= self._next_draw:
+            self._draw(learn, n_done)
+
+    def _draw(self, learn: LearnerProtocol, n_done: int) -> None:
+        """Draw the bar with so many batches of this pass done."""
+        if self._bar is None:
+            self._bar = Bar(self._total(learn), begun=self._fit_begun)
+        width = len(str(learn.n_epochs))
+        title = f"epoch {learn.epoch:{width}}/{learn.n_epochs} {'train' if learn.training else 'valid'}"
+        # a wait that is meant: the loss is read when it is drawn, ten times a second at most
+        loss = f"loss {float(learn.loss):<9.4g}" if n_done else ""  # of one width: the bar stays still
+        self._bar.draw(self._n_before(learn) + n_done, title, loss)
+        self._next_draw = time.monotonic() + REFRESH
+
+    def _total(self, learn: LearnerProtocol) -> int | None:
+        n_train, n_valid = self._lengths
+        return None if n_train is None or n_valid is None else learn.n_epochs * (n_train + n_valid)
+
+    def _n_before(self, learn: LearnerProtocol) -> int:
+        """Batches of this fit before the pass under way; right also where a pass was cut short."""
+        n_train, n_valid = self._lengths
+        if n_train is None or n_valid is None:
+            return self._n_passed
+        return learn.epoch * (n_train + n_valid) + (0 if learn.training else n_train)
+
+
+def length_of(loader: Any) -> int | None:
+    """Number of batches: 0 without a loader, None where it cannot tell."""
+    if loader is None:
+        return 0
+    try:
+        return len(loader)
+    except TypeError:  # a generator function, or a DataLoader over an iterable data set
+        return None
+
+
+def epoch_line(epoch: int, results: dict[str, Any], seconds: float, *, n_epochs: int) -> str:
+    """An epoch's numbers in one line."""
+    width = len(str(max(n_epochs - 1, 0)))
+    numbers = {name: value for name, value in results.items() if isinstance(value, (int, float))}
+    shown = [f"{name} {show(value)}" for name, value in numbers.items() if name != "lr"]
+    return "  ".join([f"epoch {epoch:{width}}", *shown, duration(seconds)])
+
+
+def duration(seconds: float) -> str:
+    """`0.3s`, `1:23`, `2:01:23`."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, whole = divmod(int(seconds), 60)
+    return f"{minutes}:{whole:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{whole:02}"
 
 
 class LogRMSE(Callback):
