@@ -63,6 +63,7 @@ class Data:
         self.train, self.valid, self.n_inputs = train, valid, n_inputs
         self.target_keys = (targets,) if isinstance(targets, str) else tuple(targets or ())
         self.custom_split = split
+        self._usual_length = 0 if split or self.target_keys else n_inputs + 1
 
     def batches(self, loader: Batches) -> Iterable[Any]:
         """What to iterate over: the loader, or what it gives when it is a function."""
@@ -86,6 +87,8 @@ class Data:
         Raises:
             TypeError, ValueError: a batch of another kind; the message says how to split it.
         """
+        if type(batch) is tuple and len(batch) == self._usual_length:
+            return batch[:-1], batch[-1]
         if isinstance(batch, InputsOnly):
             return batch.inputs, None
         if self.custom_split is not None:

@@ -1,0 +1,126 @@
+"""FAULTS section E: numbers that go bad. What needs a checkpoint is tested there."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks import EarlyStopping, Metrics, Recorder, StopOnNaN, ZeroGrad
+from learner import Data, Learner
+
+DEFAULTS = (ZeroGrad, StopOnNaN, Metrics, Recorder)
+NAN = math.nan
+
+
+def mse(preds, targets):
+    return (preds - targets).square().mean()
+
+
+def batch(value=1.0, target=1.0):
+    return torch.full((2, 1), value), torch.full((2, 1), target)
+
+
+def make(batches, loss_func=mse, model=None, **options):
+    torch.manual_seed(0)
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    return Learner(
+        model or nn.Linear(1, 1), Data(batches), loss_func, optimizer, defaults=DEFAULTS, **options
+    )
+
+
+@pytest.mark.parametrize("value", [NAN, math.inf])
+def test_case_57_a_bad_loss_ends_the_fit_before_the_step_and_tells_where(value):
+    learn = make([batch(), batch(value)])
+    with pytest.raises(
+        FloatingPointError, match=r"in batch 1 of epoch 0 \(lr 0\.1, last good loss"
+    ) as caught:
+        learn.fit(5)
+    assert learn.global_step == 1
+    assert all(parameter.isfinite().all() for parameter in learn.model.parameters())
+    assert any("StopOnNaN.before_backward" in note for note in caught.value.__notes__)
+
+
+def test_case_57_it_can_be_left_out():
+    learn = make([batch(NAN)])
+    learn.remove_callbacks(learn.callbacks[StopOnNaN])
+    learn.fit(1)
+    assert math.isnan(learn.results["train_loss"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (lambda: make([batch(NAN)]), "the inputs hold NaN or infinity"),
+        (lambda: make([batch(1.0, math.inf)]), "the targets hold NaN or infinity"),
+        (lambda: make([batch()], model=bad_weights("1.bias")), "the weights hold .*first in '1.bias'"),
+        (lambda: make([batch()], model=bad_weights("0.weight")), "the weights hold .*first in '0.weight'"),
+        (lambda: make([batch()], lambda *both: mse(*both) * math.inf), "the model or the loss overflows"),
+        (lambda: make([({"x": batch(NAN)[0], "labels": batch()[1]})], **keyed()), "the inputs hold NaN"),
+    ],
+    ids=["inputs", "targets", "weights", "weights of a norm", "overflow", "mapping"],
+)
+def test_case_60_the_message_tells_what_went_bad(bad, words):
+    with pytest.raises(FloatingPointError, match=words):
+        bad().fit(1)
+
+
+def bad_weights(name):
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+    with torch.no_grad():
+        dict(model.named_parameters())[name].fill_(NAN)
+    return model
+
+
+def keyed():
+    class Keyed(nn.Linear):
+        def forward(self, x, labels):
+            return super().forward(x)
+
+    return {"model": Keyed(1, 1)}
+
+
+def test_case_62_a_loss_of_float64_trains():
+    learn = make([batch()], lambda preds, targets: mse(preds.double(), targets.double()))
+    learn.fit(2)
+    assert learn.global_step == 2
+
+
+@pytest.mark.parametrize(
+    "loss_func",
+    [
+        lambda preds, targets: mse(preds, targets).round().long(),
+        lambda preds, targets: mse(preds, targets) * (1 + 1j),
+    ],
+    ids=["int", "complex"],
+)
+def test_case_62_a_loss_that_cannot_be_differentiated_is_an_error_and_no_step_is_made(loss_func):
+    learn = make([batch()], loss_func)
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        learn.fit(1)
+    assert learn.global_step == 0
+
+
+def test_case_63_a_metric_that_is_nan_is_no_improvement():
+    values = iter([2.0, NAN, 1.0, NAN, NAN, NAN])
+
+    def shaky(preds, targets):
+        return next(values)
+
+    data = Data([batch()], [batch()])
+    stopping = EarlyStopping("valid_shaky", mode="min", patience=2)
+    learn = Learner(
+        nn.Linear(1, 1),
+        data,
+        mse,
+        partial(torch.optim.SGD, lr=0.01),
+        [Metrics(shaky), stopping],
+        defaults=DEFAULTS,
+    )
+    learn.fit(6)
+    assert learn.history.best("valid_shaky", "min")["epoch"] == 2
+    assert len(learn.history) == 5
+    assert "valid_shaky" in learn.stop_reason
