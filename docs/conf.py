@@ -1,5 +1,6 @@
 """Settings of the documentation: `sphinx-build -W -b html docs docs/_build/html`."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -31,6 +32,14 @@ autodoc_preserve_defaults = True
 napoleon_use_rtype = False
 
 
+def mend_plurals(app, what, name, obj, options, lines):
+    """Let a letter follow a name in backticks, as in `Metric`s, which reStructuredText would not close."""
+    for i, line in enumerate(lines):
+        lines[i] = re.sub(
+            r"`[^`]+`(\w?)", lambda found: found[0][:-1] + "\\ " + found[1] if found[1] else found[0], line
+        )
+
+
 def mark_code(app, what, name, obj, options, lines):
     """Show what a docstring indents after a blank line as Python, not as a quotation."""
     in_section = False
@@ -43,4 +52,5 @@ def mark_code(app, what, name, obj, options, lines):
 
 
 def setup(app):
+    app.connect("autodoc-process-docstring", mend_plurals, priority=100)
     app.connect("autodoc-process-docstring", mark_code, priority=900)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from callbacks import Metrics, PlotSnapshots, Recorder, ZeroGrad  # noqa: E402
-from learner import Learner  # noqa: E402
+from callbacks import Metrics, PlotSnapshots, Recorder, ZeroGrad
+from learner import Learner
 
 FOLDER = Path(__file__).parent / "pictures"
 DPI = 100

@@ -1,0 +1,261 @@
+"""What the pages say is what the code does: examples are run, tables are compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import callbacks
+import learner
+from callbacks import EVENTS, OPERATIONS, Callback, Cancel, Order
+from callbacks.definition import OTHER_WORDS
+from learner import DEFAULT_CALLBACKS, Learner
+from learner.explain import LOOP
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+PLUGINS = {
+    name: value
+    for name, value in vars(callbacks).items()
+    if name in callbacks.__all__ and inspect.isclass(value) and issubclass(value, Callback)
+}
+del PLUGINS["Callback"]
+
+
+def load_outputs() -> types.ModuleType:
+    """The script `docs/outputs.py` as a module."""
+    spec = importlib.util.spec_from_file_location("docs_outputs", DOCS / "outputs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+outputs = load_outputs()
+
+
+def text_of(page: str) -> str:
+    """A page's Markdown."""
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def section(page: str, heading: str) -> str:
+    """What stands under a heading, up to the next one of its level."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text_of(page), re.DOTALL | re.MULTILINE)
+    assert found, f"{page} has no heading {heading!r}"
+    return found.group(1)
+
+
+def table(text: str) -> list[list[str]]:
+    """The rows of the first table, without its head."""
+    found = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    lines = found.group().splitlines() if found else []
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def names_in(cell: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def first_line(thing: object) -> str:
+    """The first line of a docstring."""
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+
+# Examples -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_example_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for example in outputs.examples_of(page):
+        shown = example.shown.text if example.shown else None
+        assert example.agrees, (
+            f"{page.name}, line {example.code.first + 1} prints\n{example.printed}\n"
+            f"but the page shows\n{shown}\n"
+            f"If the page is out of date, run: python docs/outputs.py docs/{page.relative_to(DOCS)}"
+        )
+
+
+def test_an_output_that_is_wrong_is_noticed(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1)\n```\n\n```output\n2\n```\n")
+    assert [example.agrees for example in outputs.examples_of(page)] == [False]
+
+
+def test_an_example_that_should_raise_and_does_not_is_noticed(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python notest raises\nprint(1)\n```\n")
+    with pytest.raises(AssertionError, match="raised nothing"):
+        outputs.examples_of(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_output_stands_under_python(page):
+    fences = outputs.fences_of(page.read_text(encoding="utf-8"))
+    for previous, fence in zip([None, *fences], fences, strict=False):
+        if fence.words == ["output"]:
+            assert previous is not None
+            assert previous.words[0] == "python", f"{page.name}, line {fence.first + 1}"
+
+
+# The loop on one page -------------------------------------------------------------------------------------
+
+
+def test_the_table_of_events_is_the_contract():
+    rows = {names_in(event)[0]: told for event, told in table(section("loop.md", "Events"))}
+    assert rows == {event: first_line(getattr(Callback, event)) for event in EVENTS}
+    assert list(rows) == list(first_fired())
+
+
+def first_fired() -> Iterator[str]:
+    """The events in the order in which the listing of the loop first has them."""
+    seen = set()
+    for line in LOOP.splitlines():
+        word = line.strip()
+        if not word.startswith("[") and word not in seen:
+            seen.add(word)
+            yield word
+
+
+def test_the_listing_is_the_one_that_explain_prints():
+    assert outputs.fences_of(text_of("loop.md"))[0].text.strip() == LOOP
+
+
+def test_the_table_of_operations_is_the_contract():
+    rows = {names_in(name)[0]: (doer, told) for name, doer, told in table(section("loop.md", "Operations"))}
+    assert list(rows) == list(OPERATIONS)
+    doers = {
+        operation: plugin
+        for plugin in DEFAULT_CALLBACKS
+        for operation in OPERATIONS
+        if hasattr(plugin, operation)
+    }
+    for operation, (doer, told) in rows.items():
+        if operation in doers:
+            assert names_in(doer) == [doers[operation].__name__]
+        else:
+            assert names_in(doer) == ["Learner"]
+            assert told == first_line(getattr(Learner, operation))
+
+
+def test_the_table_of_endings_names_every_cancel_as_its_docstring_tells_it():
+    rows = {names_in(what)[0]: told for what, told in table(section("loop.md", "Endings")) if names_in(what)}
+    cancels = {f"raise {cls.__name__}": first_line(cls) for cls in Cancel.__subclasses__()}
+    assert {what: told for what, told in rows.items() if what.startswith("raise ")} == cancels
+    assert 'learn.stop("why")' in rows
+
+
+def test_the_table_of_phases_is_the_contract():
+    told = re.findall(r"^ {4}([A-Z]+) = \d  #: (.+)$", inspect.getsource(Order), re.MULTILINE)
+    assert [(names_in(phase)[0], what) for phase, what in table(section("loop.md", "Phases"))] == told
+    assert [name for name, _ in told] == [phase.name for phase in Order]
+
+
+def test_the_table_of_what_a_hook_sees_is_the_protocol():
+    named = {name for row in table(section("loop.md", "What a hook sees")) for name in names_in(row[0])}
+    protocol = callbacks.LearnerProtocol
+    members = {*protocol.__annotations__, *(name for name in vars(protocol) if not name.startswith("_"))}
+    assert named == members
+
+
+# The catalogue and the reference --------------------------------------------------------------------------
+
+
+def test_the_catalogue_has_every_plugin_with_its_phase():
+    rows = {names_in(row[0])[0]: row[1:3] for row in table(text_of("catalogue.md"))}
+    phases = {name: f"`{Order(plugin.order).name}`" for name, plugin in PLUGINS.items()}
+    assert {name: phase for name, (phase, _) in rows.items()} == phases, "docs/catalogue.md is out of date"
+
+
+def test_the_catalogue_marks_the_defaults():
+    rows = table(text_of("catalogue.md"))
+    marked = [names_in(row[0])[0] for row in rows if row[2]]
+    assert marked == [plugin.__name__ for plugin in DEFAULT_CALLBACKS]
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_the_catalogue_has_an_example_of_every_plugin(name):
+    fences = outputs.fences_of(section("catalogue.md", name))
+    assert any(fence.words[0] == "python" and name in fence.text for fence in fences) or name in DEFAULT_NAMES
+
+
+DEFAULT_NAMES = [plugin.__name__ for plugin in DEFAULT_CALLBACKS]  # their examples need not name them
+
+
+def test_the_table_of_other_names_has_every_plugin():
+    named = [names_in(row[0])[0] for row in table(section("catalogue.md", "What others call it"))]
+    assert [name for name in named if name != "on"] == [name for name in catalogued() if name in PLUGINS]
+
+
+def catalogued() -> list[str]:
+    """The plug-ins in the order of the catalogue."""
+    return [names_in(row[0])[0] for row in table(text_of("catalogue.md"))]
+
+
+@pytest.mark.parametrize("package", [callbacks, learner], ids=lambda package: package.__name__)
+def test_the_reference_has_every_public_name(package):
+    there = set(re.findall(rf"^\.\. auto\w+:: {package.__name__}\.(\w+)$", text_of("api.md"), re.MULTILINE))
+    public = set(package.__all__)
+    assert there == public, (
+        f"docs/api.md lacks {sorted(public - there)} and has {sorted(there - public)} too many: "
+        f"write a line as `.. autoclass:: {package.__name__}.{next(iter(public))}`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [(package, name) for package in (callbacks, learner) for name in package.__all__]
+)
+def test_every_public_name_has_a_docstring(package, name):
+    value = getattr(package, name)
+    if inspect.isclass(value) or inspect.isfunction(value):
+        assert (value.__doc__ or "").strip(), f"{package.__name__}.{name} has no docstring"
+        for attribute, member in vars(value).items():
+            own = inspect.isfunction(member) or isinstance(member, (property, classmethod))
+            if own and not attribute.startswith("_") and not is_told_elsewhere(value, attribute):
+                assert inspect.getdoc(getattr(value, attribute)), f"{name}.{attribute} has no docstring"
+
+
+def is_told_elsewhere(cls: type, attribute: str) -> bool:
+    """Is this a method whose meaning the contract tells: a hook, an operation, or a metric's three?"""
+    hooks = {*EVENTS, *OPERATIONS} if issubclass(cls, Callback) else set()
+    return attribute in hooks | {"reset", "update", "compute"}
+
+
+# Coming from elsewhere ------------------------------------------------------------------------------------
+
+COMING = ["coming_from_fastai.md", "coming_from_lightning.md"]
+
+
+@pytest.mark.parametrize("page", COMING)
+def test_what_is_ours_on_the_coming_from_pages_exists(page):
+    learn = Learner.__new__(Learner)
+    annotated = {name for cls in Learner.__mro__ for name in getattr(cls, "__annotations__", {})}
+    for row in (row for row in table_rows(page) if len(row) == 2):
+        for name in re.findall(r"\blearn\.(\w+)", " ".join(names_in(row[1]))):
+            assert name in annotated or hasattr(type(learn), name), f"{page}: learn.{name}"
+        for name in names_in(row[1]):
+            if re.fullmatch(r"[A-Z]\w+", name) and name not in Order.__members__:
+                assert name in callbacks.__all__ + learner.__all__, f"{page}: {name}"
+
+
+def table_rows(page: str) -> list[list[str]]:
+    """The rows of every table of a page."""
+    return [row for part in re.split(r"^## ", text_of(page), flags=re.MULTILINE)[1:] for row in table(part)]
+
+
+def test_lightnings_events_are_met_with_the_word_that_its_page_tells():
+    for theirs, ours in table(section("coming_from_lightning.md", "Events")):
+        for name in names_in(theirs):
+            if name in OTHER_WORDS:
+                assert OTHER_WORDS[name] == names_in(ours)[0], name
