@@ -24,6 +24,7 @@ class StopOnNaN(Callback):
     """
 
     order = Order.GRADIENT
+    name = "stop_on_nan"
 
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)
