@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -80,7 +81,7 @@ def check_loss_func(loss_func: Any) -> Any:
     if loss_func is not None and not callable(loss_func):
         raise TypeError(
             f"loss_func is {loss_func!r} ({type(loss_func).__name__}): pass a function of (preds, targets), "
-            f"as torch.nn.functional.mse_loss."
+            "as torch.nn.functional.mse_loss."
         )
     return loss_func
 
@@ -90,28 +91,52 @@ def as_optimizer(optimizer: Any, model: nn.Module) -> Any:
 
     Raises:
         TypeError: it is no optimizer and makes none.
+        TypeError, ValueError: the learning rate is none.
     """
-    if optimizer is None or is_optimizer(optimizer):
-        return optimizer
-    if not callable(optimizer):
+    if optimizer is None:
+        return None
+    made = optimizer if is_optimizer(optimizer) else make_optimizer(optimizer, model)
+    for fault in [] if made is None else rate_faults(made):
+        raise fault
+    return made
+
+
+def make_optimizer(factory: Any, model: nn.Module) -> Any:
+    """What a factory makes of a model's trainable parameters; None where all are frozen.
+
+    Raises:
+        TypeError: it cannot be called, or makes no optimizer.
+    """
+    if not callable(factory):
         raise TypeError(
-            f"optimizer is {optimizer!r} ({type(optimizer).__name__}): pass partial(torch.optim.SGD, "
-            f"lr=0.1), or an optimizer."
+            f"optimizer is {factory!r} ({type(factory).__name__}): pass partial(torch.optim.SGD, lr=0.1), "
+            "or an optimizer."
         )
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:  # told with counts before a fit; a learner for prediction needs no optimizer
         return None
     try:
-        made = optimizer(parameters)
+        made = factory(parameters)
     except Exception as error:
         error.add_note(
-            f"while optimizer={optimizer!r} made an optimizer of the model's {len(parameters)} trainable "
-            f"tensors"
+            f"while optimizer={factory!r} made an optimizer of the model's {len(parameters)} trainable "
+            "tensors"
         )
+        for fault in rates_on_the_way(error):
+            raise fault from error
         raise
     if not is_optimizer(made):
-        raise TypeError(f"optimizer={optimizer!r} made {made!r} of the parameters, which is no optimizer.")
+        raise TypeError(f"optimizer={factory!r} made {made!r} of the parameters, which is no optimizer.")
     return made
+
+
+def rates_on_the_way(error: BaseException) -> Iterator[Exception]:
+    """What is wrong with the rate that an optimizer of torch's was being made with."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        given = frame.f_locals
+        if "lr" in given and isinstance(given.get("self"), torch.optim.Optimizer):
+            yield from rate_fault(given["lr"])
+            return
 
 
 def is_optimizer(item: Any) -> bool:
@@ -136,16 +161,18 @@ def check_n_epochs(n_epochs: Any) -> None:
         raise ValueError(f"fit(n_epochs={n_epochs}): write 0 or more epochs.")
 
 
-def check_rates(optimizer: torch.optim.Optimizer) -> list[str]:
-    """What is wrong with the learning rates; a rate of 0 is legal and told apart by `zero_rates`."""
-    faults = []
+def rate_faults(optimizer: torch.optim.Optimizer) -> Iterator[Exception]:
+    """What is wrong with the learning rates; 0 is legal, and warned of before the first step."""
     for number, group in enumerate(optimizer.param_groups):
-        rate = group.get("lr", 1.0)
-        is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-        is_number = is_number or (isinstance(rate, Tensor) and rate.numel() == 1 and rate.is_floating_point())
-        if not is_number or not math.isfinite(rate) or rate < 0:
-            faults.append(
-                f"lr must be a finite number > 0, but parameter group {number} has {rate!r} "
-                f"({type(rate).__name__})."
-            )
-    return faults
+        yield from rate_fault(group.get("lr", 1.0), f" in parameter group {number}" if number else "")
+
+
+def rate_fault(rate: Any, place: str = "") -> Iterator[Exception]:
+    """A learning rate that is no number, or not finite, or negative. torch allows a tensor of one float."""
+    is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+    is_number = is_number or (isinstance(rate, Tensor) and rate.numel() == 1 and rate.is_floating_point())
+    message = f"lr must be a finite number > 0, got {rate!r} ({type(rate).__name__}){place}."
+    if not is_number:
+        yield TypeError(f"{message} Write it as a number, as in lr=1e-3.")
+    elif not math.isfinite(rate) or rate < 0:
+        yield ValueError(message)

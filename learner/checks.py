@@ -1,31 +1,255 @@
-"""What is wrong with a composition: before a fit, on its first batch, and at length in `learn.check()`."""
+"""What is wrong with a fit, told before its first weight changes: at its start, and at its first batch.
+
+Every check gives faults: a `LearnerWarning` for what is allowed and probably not meant, another error for
+what cannot go well. `learn.check()` looks closer; it stands in `examination.py`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from operator import is_
+from typing import TYPE_CHECKING, Any
 
-from callbacks import Callback, LearnerProtocol, Order
+import torch
+from torch import Tensor, nn
+
+from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.registry import REMEDIES
+from learner.arguments import rate_faults
+from learner.data_checks import data_faults, no_batch
+from learner.faults import LearnerWarning, listed, tell
+from learner.loss_checks import loss_faults, pred_faults
+
+if TYPE_CHECKING:
+    from learner.examination import Report
+
+
+def check_before_fit(learn: Any) -> None:
+    """Refuse a fit that cannot go well, before anything of it.
+
+    Raises:
+        TypeError, ValueError: all that was found, told at once.
+    """
+    tell(faults_before_fit(learn))
+    if learn.optimizer is not None and Preflight in learn.callbacks:
+        learn.callbacks[Preflight].was_idle = all_zero(learn.optimizer)
+
+
+def check(learn: Any) -> Report:
+    """Examine a learner at length on one batch, print what was found, and give it back."""
+    from learner.examination import examine  # a fit needs none of it
+
+    report = examine(learn)
+    print(report)
+    return report
 
 
 class Preflight(Callback):
     """Examine the first training batch of a fit, then leave; the learner adds it to every fit."""
 
-    order = Order.PREPARE
+    order = Order.SAVE  # heard last: what the other plug-ins leave is what counts
+    was_idle = False  # were all rates 0 when the fit was called?
 
-    def after_batch(self, learn: LearnerProtocol) -> None:
-        learn.remove_callbacks(self)
+    def before_train(self, learn: LearnerProtocol) -> None:
+        tell(training_faults(learn))
+
+    def after_pred(self, learn: LearnerProtocol) -> None:
+        if learn.training and does_itself(learn, "compute_loss"):
+            tell(pred_faults(learn))
+
+    def after_loss(self, learn: LearnerProtocol) -> None:
+        if learn.training:
+            tell(loss_faults(learn))
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        # a warm-up may begin at 0, and a schedule may take over from 0: only both together are a mistake
+        if self.was_idle and all_zero(learn.optimizer):
+            tell(
+                [
+                    LearnerWarning(
+                        "lr is 0, so nothing is trained: set a rate above 0, as in SGD(..., lr=0.1)."
+                    )
+                ]
+            )
+
+    def after_batch(self, learn: Any) -> None:
+        if learn.training:
+            learn.remove_callbacks(self)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        if learn.n_batches == 0:
+            raise no_batch("train", learn.data.train)
 
 
-def check_before_fit(learn: Any) -> None:
-    """Refuse a fit that cannot go well, before its first batch."""
+class EpochWatch(Callback):
+    """Warn when the data runs dry, or parameters are replaced, from epoch to epoch."""
+
+    order = Order.SAVE
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._n_batches: int | None = None
+        self._layout: list[tuple[dict[str, Any], list[Any]]] = []
+        self._model: nn.Module | None = None
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        if learn.model is self._model and all(map(is_unchanged, self._layout)):
+            return
+        if self._model is not None and does_itself(learn, "step"):
+            tell(replacement_faults(learn))
+        self._model, self._layout = learn.model, layout_of(learn.model)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        n_batches = learn.n_batches
+        if self._n_batches is None:
+            self._n_batches = n_batches
+        elif n_batches is not None and n_batches < self._n_batches:
+            tell([fewer_batches(learn, n_batches, self._n_batches)])
+            self._n_batches = n_batches  # told once
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._model, self._layout = None, []
+
+
+#: What the learner adds to every fit.
+PREFLIGHT = (Preflight, EpochWatch)
+
+
+# Before the fit
+
+
+def faults_before_fit(learn: Any) -> Iterator[Exception]:
+    """What can be seen without a batch, and would spoil the first thing that a fit does."""
+    yield from mode_faults()
     if "zero_grad" not in learn.callbacks.doers and not hasattr(type(learn), "zero_grad"):
-        raise ValueError(f"this fit cannot start: {REMEDIES['zero_grad']}")
+        yield ValueError(f"this fit cannot start: {REMEDIES['zero_grad']}")
+    yield from data_faults(learn.data, learn.n_epochs)
+    if learn.optimizer is None:
+        yield no_optimizer(learn.model)
+    else:
+        yield from rate_faults(learn.optimizer)
 
 
-class Report:
-    """What `learn.check()` found."""
+def mode_faults() -> Iterator[Exception]:
+    """Gradients are switched off around the fit."""
+    if torch.is_inference_mode_enabled():
+        yield ValueError("fit was called under torch.inference_mode(): call it outside of that block.")
+    elif not torch.is_grad_enabled():
+        yield ValueError("fit was called under torch.no_grad(): call it outside of that block.")
 
 
-def check(learn: Any) -> Report:
-    return Report()
+def no_optimizer(model: nn.Module) -> Exception:
+    """There is nothing that could make a step."""
+    parameters = list(model.parameters())
+    if not any(parameter.requires_grad for parameter in parameters):
+        return all_frozen(parameters)
+    return TypeError(
+        "optimizer is None, so nothing can be trained: pass Learner(..., "
+        "optimizer=partial(torch.optim.SGD, lr=0.1))."
+    )
+
+
+# Before the first batch
+
+
+def training_faults(learn: Any) -> Iterator[Exception]:
+    """What is wrong between model and optimizer."""
+    named = list(learn.model.named_parameters())
+    trainable = {name: parameter for name, parameter in named if parameter.requires_grad}
+    if not trainable:
+        yield all_frozen([parameter for _, parameter in named])
+    held = [parameter for group in learn.optimizer.param_groups for parameter in group["params"]]
+    if len(set(map(id, held))) < len(held):
+        yield ValueError(
+            f"the optimizer holds {len(held) - len(set(map(id, held)))} parameters twice, so each step "
+            "would move them twice: give it each once, as model.parameters() does."
+        )
+    if any(parameter.is_inference() for parameter in trainable.values()):
+        yield ValueError(
+            "the model was made under torch.inference_mode(), so it cannot be trained: make it outside."
+        )
+    if trainable and does_itself(learn, "step"):
+        yield from owner_faults(trainable, held)
+
+
+def owner_faults(trainable: dict[str, nn.Parameter], held: list[Tensor]) -> Iterator[Exception]:
+    """The optimizer holds other parameters than the model's, or only some of them."""
+    theirs = set(map(id, held))
+    missing = [name for name, parameter in trainable.items() if id(parameter) not in theirs]
+    n_held = len(trainable) - len(missing)
+    if not n_held:
+        yield ValueError(
+            f"0 of {len(trainable)} trainable tensors are in the optimizer, which holds {len(held)} others: "
+            "it was made for another model, or before layers were replaced. Pass a factory, as "
+            "partial(torch.optim.SGD, lr=0.1), or make the optimizer of this model's parameters()."
+        )
+    elif missing:
+        yield LearnerWarning(
+            f"{n_held} of {len(trainable)} trainable tensors are in the optimizer; it does not train "
+            f"{listed(missing)}. Freeze them with requires_grad_(False), or give them to the optimizer."
+        )
+
+
+def all_frozen(parameters: list[nn.Parameter]) -> Exception:
+    """Nothing can be trained."""
+    if not parameters:
+        return ValueError("the model has no parameters, so there is nothing to train.")
+    return ValueError(
+        f"all {len(parameters)} tensors of the model are frozen (0 of {len(parameters)} require a "
+        "gradient), so there is nothing to train: call requires_grad_(True) on the layers to train, then "
+        "make the learner."
+    )
+
+
+# From epoch to epoch
+
+
+def layout_of(model: nn.Module) -> list[tuple[dict[str, Any], list[Any]]]:
+    """Where a model's parameters and modules are kept, each with what is there now."""
+    holders = [
+        holder for module in model.modules() for holder in (module._parameters, module._modules) if holder
+    ]
+    return [(holder, list(holder.values())) for holder in holders]
+
+
+def is_unchanged(kept: tuple[dict[str, Any], list[Any]]) -> bool:
+    """Are the same things there? About 0.3 microseconds a module."""
+    holder, items = kept
+    return len(holder) == len(items) and all(map(is_, holder.values(), items))
+
+
+def replacement_faults(learn: Any) -> Iterator[Exception]:
+    """Parameters that came during the fit and are in no optimizer."""
+    held = {id(parameter) for group in learn.optimizer.param_groups for parameter in group["params"]}
+    named = learn.model.named_parameters()
+    new = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in held]
+    if new:
+        yield LearnerWarning(
+            f"{listed(new)} came or were replaced during training (before epoch {learn.epoch} of "
+            f"{learn.n_epochs}), and the optimizer does not hold them, so they are not trained: change "
+            "weights in place with parameter.data.copy_(...), or call learn.optimizer.add_param_group."
+        )
+
+
+def fewer_batches(learn: Any, n_batches: int, n_first: int) -> Exception:
+    """The data runs dry."""
+    return LearnerWarning(
+        f"epoch {learn.epoch} of {learn.n_epochs} had {n_batches} training batches, the one before "
+        f"{n_first}: the data seems to be used up as it is gone through. Pass a list, or a function that "
+        "gives the batches anew."
+    )
+
+
+# Small ones
+
+
+def does_itself(learn: Any, operation: str) -> bool:
+    """Does the loop do this operation in its own way: neither a plug-in nor a subclass?"""
+    from learner.loop import Loop  # which imports this file
+
+    return learn._do[operation] is getattr(Loop, operation)
+
+
+def all_zero(optimizer: torch.optim.Optimizer) -> bool:
+    """Are all learning rates 0?"""
+    rates: Iterable[Any] = (group.get("lr", 1.0) for group in optimizer.param_groups)
+    return all(isinstance(rate, (int, float, Tensor)) and not rate for rate in rates)

@@ -11,6 +11,7 @@ import torch
 from callbacks import Callback, Cancel
 from callbacks.contract import EVENTS, OPERATIONS
 from callbacks.registry import describe
+from learner.advice import batch_note
 from learner.layers import describe_layer
 from learner.tensors import describe as describe_batch
 
@@ -41,6 +42,7 @@ def with_place(error: BaseException, learn: Any) -> BaseException:
     notes = [
         plugin_note(frames),
         describe_layer(frames, learn.model),
+        batch_note(error, frames, learn),
         sample_note(frames, learn),
         memory_note(error, learn),
         worker_note(error),

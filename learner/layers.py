@@ -1,25 +1,29 @@
-"""Which layer of a model failed, read off the frames of a traceback."""
+"""Which layer of a model failed, and what did not fit, read off the frames of a traceback."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from types import FrameType
 from typing import Any
 
 from torch import Tensor, nn
 
-WIDTHS = (
-    "in_features",
-    "in_channels",
-    "num_features",
-    "normalized_shape",
-    "input_size",
-    "embed_dim",
-    "num_embeddings",
-)
+# What a layer calls its width, and the shape of inputs that it means.
+WIDTHS = {
+    "in_features": "(..., {})",
+    "in_channels": "(items, {}, ...)",
+    "num_channels": "(items, {}, ...)",
+    "num_features": "(items, {}, ...)",
+    "normalized_shape": "(..., {})",
+    "input_size": "(..., {})",
+    "embed_dim": "(..., {})",
+    "num_embeddings": "whole numbers from 0 to below {}",
+}
 
 
 def describe_layer(frames: list[FrameType], model: nn.Module) -> str | None:
-    """Path of the innermost layer on the way to the error, what it expects and what it was given."""
+    """Path of the innermost layer on the way to the error, what it expects and was given, and the cure."""
     names = {id(module): name for name, module in model.named_modules()}
     inside = [
         frame
@@ -30,19 +34,54 @@ def describe_layer(frames: list[FrameType], model: nn.Module) -> str | None:
         return None
     layer = inside[-1].f_locals["self"]
     given = [
-        f"{name} of shape {tuple(value.shape)}"
+        (name, value)
         for frame in inside
         if frame.f_locals["self"] is layer and frame.f_code.co_name == "forward"
         for name, value in arguments_of(frame).items()
     ]
-    expected = [f"{name}={getattr(layer, name)}" for name in WIDTHS if hasattr(layer, name)]
     path = names[id(layer)]
     title = f"{type(layer).__name__} at model.{path}" if path else f"the model, {type(layer).__name__}"
+    shown = [f"{name} of shape {tuple(value.shape)}" for name, value in given]
+    width, expected = width_of(layer)
+    advice = [expected] * bool(expected) + [
+        cure for name, value in given[:1] for cure in cures(layer, name, value)
+    ]
     return (
-        f"in layer {title}"
-        + (f" ({', '.join(expected)})" if expected else "")
-        + (f", given {', '.join(given)}" if given else "")
+        f"in layer {title}{width}"
+        + (f", given {', '.join(shown)}" if shown else "")
+        + (f": {'; '.join(advice)}" if advice else "")
     )
+
+
+def width_of(layer: nn.Module) -> tuple[str, str]:
+    """The width that a layer was made for, as ` (in_features=3)`, and `it takes (..., 3)`; or nothing."""
+    for name, form in WIDTHS.items():
+        width = getattr(layer, name, None)
+        if width is not None and not callable(width):
+            shown = ", ".join(map(str, width)) if isinstance(width, (tuple, list)) else width
+            return f" ({name}={shown})", f"it takes {form.format(shown)}"
+    return "", ""
+
+
+def cures(layer: nn.Module, name: str, value: Tensor) -> Iterator[str]:
+    """What to write where a layer was given another dtype or device than its own."""
+    own = next(chain(layer.parameters(recurse=False), layer.buffers(recurse=False)), None)
+    if own is None:
+        return
+    if own.device != value.device:
+        devices = f"its weights are on {own.device}, {name} is on {value.device}"
+        yield f"{devices}; the plug-in DevicePlacement moves both"
+    whole = isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
+    if whole and value.is_floating_point():
+        yield f"it takes whole numbers, {name} is {short(value)}; write {name}.long()"
+    elif not whole and own.is_floating_point() and own.dtype != value.dtype:
+        write = f"{name}.float()" if short(own) == "float32" else f"{name}.to({own.dtype})"
+        yield f"its weights are {short(own)}, {name} is {short(value)}; write {write}"
+
+
+def short(tensor: Tensor) -> str:
+    """`float32` of a tensor of that dtype."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def arguments_of(frame: FrameType) -> dict[str, Any]:

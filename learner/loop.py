@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
 from callbacks.recorder import History
 from learner import checks, errors, inference
-from learner.data import Data, n_batches_of
+from learner.data import Data
+from learner.loaders import n_batches_of
 
 # What a pass over data changes, and a pass beside a fit puts back.
 PASS_STATE = (
@@ -120,6 +121,7 @@ class Loop:
             self._batch()
             if self.stop_reason:
                 return
+        self.n_batches = 0 if self.batch is None else self.batch_idx + 1  # the data has told
 
     def _batch(self) -> None:
         if self.model.training is not self.training:  # a plug-in left it so

@@ -1,0 +1,93 @@
+"""What a batch had to do with an error in the model or the loss: a note that says how to mend it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learner.loss_checks import CLASSES, broadcast, cure_of, short, title_of, torch_loss
+from learner.tensors import describe
+
+
+def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str | None:
+    """What the model or the loss was given, and what to change; None for errors elsewhere."""
+    functions = [frame.f_code.co_name for frame in frames]
+    if "compute_loss" in functions and learn.loss_func is not None:
+        return loss_note(error, learn)
+    if "backward" in functions:
+        return " ".join(dtype_cures(learn)) or None
+    last = frames[-1]
+    if last.f_code.co_name == "_call_impl" and last.f_locals.get("self") is learn.model:
+        return call_note(learn)
+    return None
+
+
+def loss_note(error: BaseException, learn: Any) -> str:
+    """What the loss function was given."""
+    preds, targets = learn.preds, learn.targets
+    title = title_of(learn.loss_func)
+    given = f"in the loss, {title}, given preds, {describe(preds)}, and targets, {describe(targets)}"
+    if not isinstance(targets, Tensor):
+        return (
+            f"{given}. The batch was {describe(learn.batch)}: it should be (inputs, targets); with several "
+            "inputs pass Data(..., n_inputs=2), for others Data(..., split=function), which gives (inputs, "
+            "targets)."
+        )
+    cures = [*dtype_cures(learn), *class_cures(error, learn), *shape_cures(learn)]
+    return f"{given}. {' '.join(cures)}".strip()
+
+
+def shape_cures(learn: Any) -> Iterator[str]:
+    """The line that makes two shapes one, where they cannot even be broadcast."""
+    preds, targets = learn.preds, learn.targets
+    if torch_loss(learn.loss_func) in CLASSES.values() or not isinstance(preds, Tensor):
+        return
+    if preds.shape != targets.shape and not broadcast(preds, targets):
+        yield cure_of(tuple(preds.shape), tuple(targets.shape))
+
+
+def dtype_cures(learn: Any) -> Iterator[str]:
+    """The cast that makes two dtypes one."""
+    preds, targets = learn.preds, learn.targets
+    if not isinstance(preds, Tensor) or not isinstance(targets, Tensor):
+        return
+    if preds.device != targets.device:
+        devices = f"preds are on {preds.device}, targets on {targets.device}"
+        yield f"The {devices}: the plug-in DevicePlacement moves both."
+    are_classes = targets.dtype == torch.int64 and torch_loss(learn.loss_func) in CLASSES.values()
+    if preds.is_floating_point() and targets.dtype != preds.dtype and not are_classes:
+        write = "targets.float()" if preds.dtype == torch.float32 else f"targets.to({preds.dtype})"
+        yield f"Targets are {short(targets.dtype)}, preds {short(preds.dtype)}: write {write}."
+
+
+def class_cures(error: BaseException, learn: Any) -> Iterator[str]:
+    """A class that the model has no output for."""
+    preds, targets = learn.preds, learn.targets
+    if not isinstance(error, IndexError) or torch_loss(learn.loss_func) not in CLASSES.values():
+        return
+    if targets.is_cpu and targets.numel() and preds.ndim > 1:
+        yield (
+            f"The targets reach from {int(targets.min())} to {int(targets.max())}, but preds have "
+            f"{preds.shape[1]} classes, counted from 0."
+        )
+
+
+def call_note(learn: Any) -> str:
+    """How the model was called, and how it wants to be."""
+    inputs, forward = learn.inputs, getattr(learn.model, "forward", learn.model)
+    given = (
+        f"by keyword {', '.join(map(str, inputs))}"
+        if isinstance(inputs, Mapping)
+        else f"{len(inputs)} inputs in a row"
+    )
+    return (
+        f"the model takes {inspect.signature(forward)} and was given {given}, split off a batch that is "
+        f"{describe(learn.batch)}: pass Data(..., n_inputs=1) for the number of inputs, Data(..., "
+        "targets='key') for a mapping, or Data(..., split=function), which gives (inputs, targets) of a "
+        "batch."
+    )

@@ -1,0 +1,113 @@
+"""What is wrong with data, seen without asking for a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+from learner.data import Data
+from learner.faults import LearnerWarning
+from learner.loaders import n_batches_of
+from learner.tensors import describe
+
+TITLES = {"train": "training", "valid": "validation"}
+
+
+def data_faults(data: Data, n_epochs: int) -> Iterator[Exception]:
+    """No batches, batches that can be gone through only once, validation that looks like a mistake."""
+    for name, loader in (("train", data.train), ("valid", data.valid)):
+        if loader is not None and n_batches_of(loader) == 0:
+            yield no_batch(name, loader)
+        elif n_epochs > 1 and is_one_shot(loader):
+            yield one_shot(name, loader, n_epochs)
+    yield from validation_faults(data.train, data.valid)
+
+
+def validation_faults(train: Any, valid: Any) -> Iterator[Exception]:
+    """Validation on the training data, or in random order."""
+    if valid is None:
+        return
+    if valid is train or is_same_data_set(train, valid):
+        yield LearnerWarning(
+            "training and validation use the same data, so validation tells nothing new: hold data out, as "
+            "in Data.from_tensors(..., valid=0.2), or leave valid out."
+        )
+    elif is_shuffled(valid):
+        yield LearnerWarning(
+            "the validation data is shuffled, which gains nothing and puts predictions in no fixed order: "
+            "pass shuffle=False."
+        )
+
+
+def is_same_data_set(train: Any, valid: Any) -> bool:
+    """Do both go through the whole of one data set? Samplers of the user's own may choose apart."""
+    both = (train, valid)
+    if not all(isinstance(loader, DataLoader) for loader in both) or train.dataset is not valid.dataset:
+        return False
+    return all(type(loader.sampler) in (RandomSampler, SequentialSampler) for loader in both)
+
+
+def is_shuffled(loader: Any) -> bool:
+    """Does a loader draw its order at random?"""
+    return getattr(loader, "shuffle", False) is True or isinstance(
+        getattr(loader, "sampler", None), RandomSampler
+    )
+
+
+def is_one_shot(loader: Any) -> bool:
+    """Can it be gone through only once?
+
+    An iterator that gives itself in `__iter__` and does nothing else there is such. One whose `__iter__`
+    begins anew (as loaders of other libraries do) is not.
+    """
+    if not hasattr(loader, "__next__") or not hasattr(loader, "__iter__"):
+        return False
+    code = getattr(type(loader).__iter__, "__code__", None)
+    return code is None or code.co_code == Iterator.__iter__.__code__.co_code
+
+
+def one_shot(name: str, loader: Any, n_epochs: int) -> Exception:
+    """Batches for one epoch, where more are asked for."""
+    return ValueError(
+        f"the {TITLES[name]} data is {describe(loader)}, which can be gone through only once, and the fit "
+        f"has {n_epochs} epochs: pass the function that makes it, as Data({name}=function) without calling "
+        "it, or a list of its batches."
+    )
+
+
+def no_batch(name: str, loader: Any) -> Exception:
+    """Data without a batch, with what its emptiness comes from."""
+    sizes = sizes_of(loader)
+    given = ", ".join(f"{key}={value}" for key, value in sizes.items())
+    n_items = sizes.get("len(dataset)", sizes.get("n_items"))
+    if n_items and sizes.get("drop_last"):
+        cure = (
+            "all items make less than one batch, and drop_last=True leaves it out: lower batch_size, or pass "
+        )
+        cure += "drop_last=False."
+    elif n_items:
+        cure = "its sampler gives no items."
+    elif is_one_shot(loader):
+        cure = "it can be gone through only once, and has been: pass the function that makes it, or a list."
+    elif name == "valid":
+        cure = "pass some, or valid=None to train without."
+    else:
+        cure = "pass data that has items."
+    return ValueError(
+        f"the {TITLES[name]} data, {describe(loader)}{f' ({given})' if given else ''}, gives no batch: {cure}"
+    )
+
+
+def sizes_of(loader: Any) -> dict[str, Any]:
+    """What a loader's number of batches comes from, as far as it tells."""
+    sizes = {}
+    with suppress(AttributeError, TypeError):  # no data set, or one without a length
+        sizes["len(dataset)"] = len(loader.dataset)
+    return sizes | {
+        name: getattr(loader, name)
+        for name in ("n_items", "batch_size", "drop_last")
+        if hasattr(loader, name)
+    }

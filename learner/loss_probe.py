@@ -1,0 +1,123 @@
+"""Find out whether a loss function of the user's own compares each prediction with each target.
+
+Predictions of shape (N, 1) less targets of shape (N,) are N x N differences, and their mean is a loss that
+falls, towards the wrong thing. A loss function may also handle the two shapes well (`preds.squeeze(-1)`), or
+compare each with each on purpose (ranking). Three calls on made-up numbers tell these apart.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from learner.snapshots import random_states, set_random_states
+
+Shape = tuple[int, ...]
+
+# Probes have at most so many items, so that each with each stays small; five are enough to differ.
+N_ITEMS = 5
+MAX_ELEMENTS = 10**7
+
+
+def compares_each_with_each(loss_func: Callable[..., Any], preds: Tensor, targets: Tensor) -> bool:
+    """Does a loss function broadcast preds and targets of these shapes against each other by mistake?
+
+    It does when, within it, a tensor of the one shape meets a tensor of the other, and its value is another
+    one than with both in one shape. Where it raises on all probes, nothing is known and the answer is no. It
+    draws from a generator of its own; the random states are as before.
+
+    Args:
+        loss_func: takes `(preds, targets)`.
+        preds: of any dtype and device.
+        targets: as many elements as `preds`, in a shape that differs and broadcasts.
+    """
+    states = random_states()
+    loss_func = copy_of(loss_func)
+    try:
+        for first, second in probes(preds, targets):
+            set_random_states(states)
+            with Meeting(tuple(first.shape), tuple(second.shape)) as meeting:
+                met = value_of(loss_func, first, second, states)
+            if met is not None:
+                return meeting.happened and differs(met, loss_func, first, second, states)
+        return False
+    finally:
+        set_random_states(states)
+
+
+def differs(
+    met: Tensor, loss_func: Callable[..., Any], first: Tensor, second: Tensor, states: dict[str, Any]
+) -> bool:
+    """Do both in one shape, either of the two, give another value? A loss may take only one of the shapes."""
+    both = [
+        value_of(loss_func, first.reshape(second.shape), second, states),
+        value_of(loss_func, first, second.reshape(first.shape), states),
+    ]
+    values = [value for value in both if value is not None]
+    return bool(values) and not any(agree(met, value) for value in values)
+
+
+def probes(preds: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Made-up preds and targets: a few items; as many as there are; the targets themselves."""
+    small = [tuple(min(size, N_ITEMS) for size in tensor.shape) for tensor in (preds, targets)]
+    generator = torch.Generator().manual_seed(0)
+    yield made_up(small[0], preds, generator), made_up(small[1], targets, generator)
+    if prod(torch.broadcast_shapes(preds.shape, targets.shape)) <= MAX_ELEMENTS:
+        whole = made_up(tuple(preds.shape), preds, generator)
+        yield whole, made_up(tuple(targets.shape), targets, generator)
+        yield whole, targets
+
+
+def made_up(shape: Shape, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers that suit most losses: floats in [0.1, 0.9], which may be probabilities too; else 0 and 1."""
+    numbers = torch.rand(shape, generator=generator) * 0.8 + 0.1
+    numbers = numbers if like.is_floating_point() or like.is_complex() else numbers.round()
+    return numbers.to(like.device, like.dtype)
+
+
+def value_of(
+    loss_func: Callable[..., Any], preds: Tensor, targets: Tensor, states: dict[str, Any]
+) -> Tensor | None:
+    """The loss as a flat tensor on the CPU, or None where there is none."""
+    set_random_states(states)
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        try:
+            value = loss_func(preds.clone().requires_grad_(preds.is_floating_point()) * 1, targets.clone())
+        except Exception:  # noqa: BLE001 - a function of the user's may raise anything; then nothing is known
+            return None
+    return value.detach().cpu().flatten() if isinstance(value, Tensor) else None
+
+
+def agree(first: Tensor, second: Tensor) -> bool:
+    """Are they the same but for rounding?"""
+    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def copy_of(loss_func: Any) -> Any:
+    """A loss with a state of its own must not see the probes."""
+    try:
+        return copy.deepcopy(loss_func) if isinstance(loss_func, nn.Module) else loss_func
+    except RuntimeError:  # it holds tensors of a graph, which torch does not copy
+        return loss_func
+
+
+class Meeting(TorchFunctionMode):
+    """Notes whether a torch function is called with a tensor of one shape and a tensor of another."""
+
+    def __init__(self, first: Shape, second: Shape):
+        super().__init__()
+        self.shapes, self.happened = {first, second}, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = (*args, *(kwargs or {}).values())
+        shapes = {tuple(item.shape) for item in given if isinstance(item, Tensor)}
+        self.happened = self.happened or self.shapes <= shapes
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,182 @@
+"""Faults of the arguments: told when the learner is made, or when the fit is called, by name and value."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from tiny import line_batches
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from callbacks import LearnerWarning, ZeroGrad, on
+from learner import Data, Learner
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def learner_of(optimizer=SGD, **options) -> Learner:
+    arguments = {"model": nn.Linear(1, 1), "data": Data(line_batches(2)), "loss_func": F.mse_loss}
+    return Learner(**(arguments | {"optimizer": optimizer, "defaults": (ZeroGrad,)} | options))
+
+
+RATES = {
+    "'1e-3' (str)": "1e-3",
+    "-0.1 (float)": -0.1,
+    "nan (float)": math.nan,
+    "inf (float)": math.inf,
+    "True (bool)": True,
+    "None (NoneType)": None,
+    "tensor(1) (Tensor)": torch.tensor(1),
+    "tensor(nan) (Tensor)": torch.tensor(math.nan),
+    "tensor([0.1000, 0.2000]) (Tensor)": torch.tensor([0.1, 0.2]),
+    "(0.1+0j) (complex)": 0.1 + 0j,
+}
+
+
+@pytest.mark.parametrize(("shown", "rate"), RATES.items(), ids=RATES)
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
+def test_case_92_a_rate_that_is_none_is_refused_when_the_learner_is_made(shown, rate, make):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        learner_of(partial(make, lr=rate))
+    assert f"lr must be a finite number > 0, got {shown}." in str(caught.value)
+
+
+def test_case_92_a_factory_of_ones_own_is_looked_through_too():
+    with pytest.raises(TypeError, match=r"got '0.1' \(str\)"):
+        learner_of(lambda parameters: torch.optim.SGD(parameters, lr="0.1"))
+
+
+def test_case_92_another_error_of_a_factory_keeps_its_type_and_says_whose_it_is():
+    with pytest.raises(ValueError, match="Invalid momentum") as caught:
+        learner_of(partial(torch.optim.SGD, lr=0.1, momentum=-1))
+    assert "2 trainable tensors" in caught.value.__notes__[0]
+
+
+def test_case_92_a_rate_spoilt_later_is_refused_by_the_fit():
+    learn = learner_of()
+    learn.optimizer.param_groups[0]["lr"] = math.nan
+    with pytest.raises(ValueError, match=r"got nan \(float\)"):
+        learn.fit(1)
+    assert learn.global_step == 0
+
+
+def test_case_92_the_group_with_the_wrong_rate_is_named():
+    first, second = nn.Linear(1, 1), nn.Linear(1, 1)
+    groups = [{"params": first.parameters()}, {"params": second.parameters(), "lr": math.inf}]
+    with pytest.raises(ValueError, match=r"got inf \(float\) in parameter group 1"):
+        learner_of(torch.optim.SGD(groups, lr=0.1), model=nn.Sequential(first, second))
+
+
+def test_case_92_a_rate_of_zero_is_warned_of_once():
+    with pytest.warns(LearnerWarning, match="lr is 0, so nothing is trained") as caught:
+        learner_of(partial(torch.optim.SGD, lr=0)).fit(3)
+    assert len(caught) == 1
+
+
+def test_case_92_a_warm_up_from_zero_and_a_schedule_over_zero_are_legal():
+    @on("before_batch")
+    def warm_up(learn):
+        learn.optimizer.param_groups[0]["lr"] = 0.1 * learn.batch_idx
+
+    @on("before_batch")
+    def schedule(learn):
+        learn.optimizer.param_groups[0]["lr"] = 0.1
+
+    learner_of(callbacks=[warm_up]).fit(1)
+    learner_of(partial(torch.optim.SGD, lr=0), callbacks=[schedule]).fit(1)
+
+
+def test_case_92_a_tensor_of_one_float_is_legal_as_in_torch():
+    learn = learner_of(partial(torch.optim.SGD, lr=torch.tensor(0.1)))
+    learn.fit(1)
+    assert learn.global_step == 2
+
+
+def test_case_93_no_epochs_return_at_once():
+    learn = learner_of()
+    assert len(learn.fit(0)) == 0
+    assert learn.global_step == 0
+
+
+@pytest.mark.parametrize("n_epochs", [-1, 2.5, "3", True, None])
+def test_case_93_a_number_of_epochs_that_is_none_is_refused_with_the_value(n_epochs):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        learner_of().fit(n_epochs)
+    assert f"fit(n_epochs={n_epochs!r})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("optimzer", "optimizer"),
+        ("loss_fn", "loss_func"),
+        ("cbs", "callbacks"),
+        ("dls", "data"),
+        ("metric", "metrics"),
+    ],
+)
+def test_case_94_an_unknown_keyword_of_the_learner_is_refused_with_the_one_that_is_meant(given, meant):
+    with pytest.raises(TypeError, match=rf"Learner\(\) has no argument '{given}'. Did you mean {meant}\?"):
+        learner_of(**{given: None})
+
+
+def test_case_94_an_unknown_keyword_of_fit_is_refused_with_the_one_that_is_meant():
+    with pytest.raises(TypeError, match=r"fit\(\) has no argument 'epochs'. Did you mean n_epochs\?"):
+        learner_of().fit(epochs=3)
+    with pytest.raises(TypeError, match=r"has no argument 'zzz'. There are: n_epochs, callbacks"):
+        learner_of().fit(1, zzz=3)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        ("model", None, "model is None"),
+        ("model", nn.Linear, r"model is the class Linear: pass an instance, Linear\(...\)"),
+        ("model", lambda inputs: inputs, "model is <function"),
+        ("data", None, "data is None"),
+        ("data", DataLoader, "data is the class DataLoader"),
+        ("data", (None, None), r"Data\(train=...\) is None"),
+        ("data", (DataLoader, None), r"Data\(train=...\) is the class DataLoader"),
+        ("data", (line_batches(1), DataLoader), r"Data\(valid=...\) is the class DataLoader"),
+        ("loss_func", nn.MSELoss, r"loss_func is the class MSELoss: pass an instance, MSELoss\(\)"),
+        ("loss_func", "mse", "loss_func is 'mse'"),
+        ("loss_func", torch.tensor(1.0), "loss_func is tensor"),
+        ("optimizer", "sgd", "optimizer is 'sgd'"),
+        ("optimizer", nn.Linear(1, 1).parameters(), "optimizer is <generator"),
+        ("optimizer", lambda parameters: None, "made None of the parameters"),
+        ("optimizer", lambda parameters: torch.optim.SGD, "which is no optimizer"),
+    ],
+)
+def test_case_95_what_is_missing_or_a_class_is_named(argument, value, said):
+    with pytest.raises(TypeError, match=said):
+        learner_of(**{argument: value})
+
+
+def test_case_95_an_optimizer_class_makes_an_optimizer():
+    learn = learner_of(torch.optim.Adam)
+    learn.fit(1)
+    assert learn.global_step == 2
+
+
+def test_case_95_a_learner_without_an_optimizer_predicts_and_refuses_to_fit():
+    learn = learner_of(None)
+    assert learn.predict(torch.ones(3, 1)).shape == (3, 1)
+    with pytest.raises(TypeError, match="optimizer is None, so nothing can be trained"):
+        learn.fit(1)
+
+
+def test_several_faults_are_told_at_once():
+    learn = learner_of(None, data=Data([], iter([])))
+    with torch.no_grad(), pytest.raises(ValueError, match="4 things are wrong") as caught:
+        learn.fit(2)
+    for said in (
+        "torch.no_grad",
+        "training data, a list of 0 (), gives no batch",
+        "validation data is a list_iterator",
+        "optimizer is None",
+    ):
+        assert said in str(caught.value)

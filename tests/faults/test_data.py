@@ -1,0 +1,425 @@
+"""Faults of the data: found before training where they can be, else at the first batch, with the cure."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from tiny import line_batches
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
+
+from callbacks import Callback, CancelTrain, DevicePlacement, LearnerWarning, ZeroGrad
+from learner import Data, Learner, TensorLoader
+
+SGD = partial(torch.optim.SGD, lr=0.01)
+
+
+def notes(error: BaseException) -> str:
+    return "\n".join(getattr(error, "__notes__", []))
+
+
+def data_set(n_items: int) -> TensorDataset:
+    return TensorDataset(torch.randn(n_items, 1), torch.randn(n_items, 1))
+
+
+def learner_of(data, model=None, loss_func=F.mse_loss, **options) -> Learner:
+    options.setdefault("defaults", (ZeroGrad,))
+    return Learner(model or nn.Linear(1, 1), data, loss_func, SGD, **options)
+
+
+class Once:
+    """Loses its batches as they are gone through, and says nothing of it: `__iter__` is not plain."""
+
+    def __init__(self, batches):
+        self.batches = iter(batches)
+
+    def __iter__(self):
+        yield from self.batches
+
+
+class Rewinding:
+    """An iterator that begins anew in `__iter__`, as loaders of other libraries do."""
+
+    def __init__(self, batches):
+        self.source, self.batches = batches, iter(())
+
+    def __iter__(self):
+        self.batches = iter(self.source)
+        return self
+
+    def __next__(self):
+        return next(self.batches)
+
+
+class Stream:
+    """An iterator that only gives itself."""
+
+    def __init__(self, batches):
+        self.batches = iter(batches)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.batches)
+
+
+class Counted(IterableDataset):
+    def __init__(self, n_items: int):
+        self.n_items = n_items
+
+    def __iter__(self):
+        return iter([(torch.ones(1), torch.ones(1))] * self.n_items)
+
+
+def test_case_76_a_batch_that_drop_last_leaves_out_is_told_with_the_sizes():
+    loader = DataLoader(data_set(5), batch_size=8, drop_last=True)
+    with pytest.raises(ValueError, match=r"len\(dataset\)=5, batch_size=8, drop_last=True.*drop_last=False"):
+        learner_of(Data(loader)).fit(1)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        [],
+        DataLoader(data_set(0), batch_size=4),
+        DataLoader(data_set(4), batch_sampler=[]),
+        TensorLoader([torch.ones(3, 1)] * 2, 4, drop_last=True),
+        DataLoader(Counted(0), batch_size=2),
+        lambda: iter(()),
+    ],
+    ids=["list", "data set", "sampler", "tensors", "iterable data set", "function"],
+)
+def test_case_76_training_data_without_a_batch_is_refused(loader):
+    heard = []
+
+    class Listener(Callback):
+        def after_epoch(self, learn):
+            heard.append(learn.epoch)
+
+    with pytest.raises(ValueError, match=r"training data.*gives no batch"):
+        learner_of(Data(loader), callbacks=[Listener]).fit(2)
+    assert not heard
+
+
+def test_case_76_an_epoch_that_a_plug_in_skips_is_no_empty_data():
+    class Skip(Callback):
+        def before_train(self, learn):
+            raise CancelTrain
+
+    learner_of(Data(lambda: iter(line_batches(2))), callbacks=[Skip]).fit(2)
+
+
+def test_case_77_validation_data_without_a_batch_is_refused():
+    with pytest.raises(ValueError, match=r"validation data.*gives no batch.*valid=None"):
+        learner_of(Data(line_batches(2), [])).fit(1)
+
+
+ONE_SHOT = {
+    "generator": lambda batches: (batch for batch in batches),
+    "iterator": iter,
+    "map": lambda batches: map(tuple, batches),
+    "zip": lambda batches: zip(*zip(*batches, strict=True), strict=True),
+    "stream": Stream,
+}
+
+
+@pytest.mark.parametrize("make", ONE_SHOT.values(), ids=ONE_SHOT)
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_case_78_what_can_be_gone_through_once_is_refused_for_two_epochs(make, name):
+    loaders = {"train": line_batches(2), "valid": line_batches(2)} | {name: make(line_batches(2))}
+    with pytest.raises(
+        ValueError, match=rf"only once.*2 epochs: pass the function.*Data\({name}=function\).*list"
+    ):
+        learner_of(Data(**loaders)).fit(2)
+
+
+@pytest.mark.parametrize("make", ONE_SHOT.values(), ids=ONE_SHOT)
+def test_case_78_what_can_be_gone_through_once_trains_for_one_epoch(make):
+    learn = learner_of(Data(make(line_batches(2))))
+    learn.fit(1)
+    assert learn.global_step == 2
+    with pytest.raises(ValueError, match="gives no batch: it can be gone through only once, and has been"):
+        learn.fit(1)
+
+
+def test_case_78_an_iterator_that_begins_anew_trains_for_two_epochs():
+    learn = learner_of(Data(Rewinding(line_batches(2))))
+    learn.fit(2)
+    assert learn.global_step == 4
+
+
+def test_case_79_a_second_epoch_with_fewer_batches_is_told_with_both_numbers():
+    with pytest.warns(LearnerWarning, match="epoch 1 of 3 had 0 training batches, the one before 3"):
+        learner_of(Data(Once(line_batches(3)))).fit(3)
+
+
+def test_case_79_an_epoch_that_a_plug_in_cuts_short_is_none_with_fewer_batches():
+    class Cut(Callback):
+        def after_batch(self, learn):
+            if learn.epoch == 1:
+                raise CancelTrain
+
+    learn = learner_of(Data(lambda: iter(line_batches(3))), callbacks=[Cut])
+    learn.fit(2)
+    assert learn.global_step == 4
+
+
+class Pair(nn.Module):
+    """Takes two inputs."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return first + second
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (
+            torch.ones(4, 1),
+            r"a batch is a tensor of shape \(4, 1\).*no targets.*Data\(\.\.\., split=function\)",
+        ),
+        ((torch.ones(4, 1),), r"a batch is a tuple of 1 \(a tensor.*no targets"),
+        ((torch.ones(4, 1),) * 3, r"a batch is a tuple of 3 .*a tuple of 2 .*n_inputs=2"),
+    ],
+    ids=["tensor", "1-tuple", "3-tuple"],
+)
+@pytest.mark.parametrize("loss_func", [F.mse_loss, nn.MSELoss(), nn.CrossEntropyLoss()])
+def test_case_80_a_batch_of_a_wrong_make_is_told_with_what_it_is(batch, said, loss_func):
+    with pytest.raises(TypeError, match=said):
+        learner_of(Data([batch]), loss_func=loss_func).fit(1)
+
+
+def test_case_80_a_mapping_goes_to_the_model_by_keyword_and_the_error_says_so():
+    with pytest.raises(TypeError, match="unexpected keyword") as caught:
+        learner_of(Data([{"x": torch.ones(4, 1), "y": torch.ones(4, 1)}])).fit(1)
+    assert "the model takes (input: torch.Tensor)" in notes(caught.value)
+    assert "by keyword x, y" in notes(caught.value)
+    assert "a dict with the keys 'x', 'y'" in notes(caught.value)
+    assert "Data(..., targets='key')" in notes(caught.value)
+
+
+def test_case_80_a_model_of_two_inputs_on_a_pair_is_told_of_n_inputs():
+    with pytest.raises(TypeError, match="missing 1 required positional argument") as caught:
+        learner_of(Data(line_batches(1)), model=nn.Sequential(Pair())[0]).validate(line_batches(1))
+    assert "the model takes (first: 'Tensor', second: 'Tensor')" in notes(caught.value)
+    assert "was given 1 inputs in a row" in notes(caught.value)
+    assert "n_inputs=" in notes(caught.value)
+
+
+def test_case_80_a_loss_function_that_fails_without_targets_says_what_the_batch_was():
+    with pytest.raises(TypeError) as caught:
+        learner_of(Data([torch.ones(4, 1)]), loss_func=lambda preds, targets: (preds - targets).mean()).fit(1)
+    assert "targets, None. The batch was a tensor of shape (4, 1)" in notes(caught.value)
+
+
+def test_case_80_a_loss_without_targets_is_legal():
+    learner_of(Data([torch.ones(4, 1)]), loss_func=lambda preds, _: preds.square().mean()).fit(2)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(4, 1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.body(inputs)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "path", "width"),
+    [
+        (
+            Net(),
+            (4, 3),
+            "Linear at model.body.2",
+            "(in_features=4), given input of shape (4, 8): it takes (..., 4)",
+        ),
+        (
+            Net(),
+            (4, 5),
+            "Linear at model.body.0",
+            "(in_features=3), given input of shape (4, 5): it takes (..., 3)",
+        ),
+        (
+            nn.Conv2d(3, 8, 3),
+            (4, 1, 8, 8),
+            "the model, Conv2d",
+            "(in_channels=3), given input of shape (4, 1, 8, 8): it takes (items, 3, ...)",
+        ),
+        (
+            nn.BatchNorm1d(3),
+            (4, 2),
+            "the model, BatchNorm1d",
+            "(num_features=3), given input of shape (4, 2): it takes (items, 3, ...)",
+        ),
+        (
+            nn.LayerNorm((3, 2)),
+            (4, 2),
+            "the model, LayerNorm",
+            "(normalized_shape=3, 2), given input of shape (4, 2): it takes (..., 3, 2)",
+        ),
+        (
+            nn.LSTM(3, 2),
+            (4, 2),
+            "the model, LSTM",
+            "(input_size=3), given input of shape (4, 1, 2): it takes (..., 3)",
+        ),
+    ],
+    ids=["inner", "first", "conv", "batch norm", "layer norm", "lstm"],
+)
+def test_case_81_a_wrong_width_names_the_layer_and_both_widths(model, shape, path, width):
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        learner_of(Data([(torch.ones(shape), torch.ones(4, 1))]), model=model).fit(1)
+    assert f"in layer {path} {width}" in notes(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "said"),
+    [
+        (nn.Linear(2, 1), torch.float64, "its weights are float32, input is float64; write input.float()"),
+        (nn.Linear(2, 1), torch.int64, "its weights are float32, input is int64; write input.float()"),
+        (nn.Linear(2, 1).double(), torch.float32, "write input.to(torch.float64)"),
+        (nn.Embedding(5, 2), torch.float32, "it takes whole numbers, input is float32; write input.long()"),
+    ],
+    ids=["double", "whole", "single", "embedding"],
+)
+def test_case_82_inputs_of_another_dtype_are_told_with_the_cast_to_write(model, dtype, said):
+    with pytest.raises(RuntimeError) as caught:
+        learner_of(Data([(torch.ones(4, 2, dtype=dtype), torch.ones(4, 1))]), model=model).fit(1)
+    assert said in notes(caught.value)
+
+
+def test_case_82_inputs_on_another_device_are_told_with_the_plug_in_that_moves_them():
+    model = nn.Linear(1, 1, device="meta")
+    with pytest.raises(RuntimeError) as caught:
+        learner_of(Data(line_batches(1)), model=model).fit(1)
+    assert "its weights are on meta, input is on cpu; the plug-in DevicePlacement" in notes(caught.value)
+
+
+def test_case_82_the_default_moves_batches_to_the_device():
+    learn = learner_of(
+        Data([(torch.ones(4, 1, device="cpu"),) * 2]), defaults=(ZeroGrad, DevicePlacement("cpu"))
+    )
+    learn.fit(1)
+    assert learn.global_step == 1
+
+
+@pytest.mark.parametrize(
+    "loss_func",
+    [
+        F.binary_cross_entropy_with_logits,
+        nn.BCEWithLogitsLoss(),
+        nn.HuberLoss(),
+        partial(F.huber_loss, delta=0.5),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_case_83_whole_targets_for_a_loss_of_floats_are_refused_with_the_cast(loss_func, dtype):
+    batch = (torch.randn(4, 1), torch.ones(4, 1).to(dtype))
+    with pytest.raises(
+        TypeError, match=r"the targets are (int64|bool), but \w+ compares floats: write targets.float"
+    ):
+        learner_of(Data([batch]), loss_func=loss_func).fit(1)
+
+
+@pytest.mark.parametrize("loss_func", [F.mse_loss, nn.L1Loss()])
+def test_case_83_whole_targets_that_torch_casts_are_warned_of(loss_func):
+    learn = learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1).long())]), loss_func=loss_func)
+    with pytest.warns(LearnerWarning, match="the targets are int64.*write targets.float") as caught:
+        learn.fit(2)
+    assert len(caught) == 1
+
+
+def test_case_83_counts_for_a_poisson_loss_are_as_they_should_be():
+    learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1).long())]), loss_func=nn.PoissonNLLLoss()).fit(1)
+
+
+@pytest.mark.parametrize("loss_func", [F.cross_entropy, nn.CrossEntropyLoss(), F.nll_loss])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.bool])
+def test_case_83_targets_that_are_no_classes_are_refused_with_the_cast(loss_func, dtype):
+    learn = learner_of(
+        Data([(torch.randn(4, 2), torch.ones(4).to(dtype))]), model=nn.Linear(2, 3), loss_func=loss_func
+    )
+    with pytest.raises(TypeError, match=r"the targets are \w+ of shape \(4,\).*write targets.long\(\)"):
+        learn.fit(1)
+
+
+def test_case_83_class_probabilities_are_legal():
+    learn = learner_of(
+        Data([(torch.randn(4, 2), torch.full((4, 3), 1 / 3))]),
+        model=nn.Linear(2, 3),
+        loss_func=F.cross_entropy,
+    )
+    learn.fit(1)
+
+
+def test_case_83_classes_in_a_column_are_refused_with_the_line_to_write():
+    learn = learner_of(
+        Data([(torch.randn(4, 2), torch.ones(4, 1).long())]), model=nn.Linear(2, 3), loss_func=F.cross_entropy
+    )
+    with pytest.raises(ValueError, match=r"shape \(4, 1\).*shape \(4,\): write targets.squeeze\(1\)"):
+        learn.fit(1)
+
+
+def test_case_83_cross_entropy_over_a_single_class_is_refused():
+    learn = learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1))]), loss_func=nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=r"one class and cross_entropy is 0 always.*binary_cross_entropy"):
+        learn.fit(1)
+
+
+def test_case_83_a_class_that_the_model_has_no_output_for_is_told():
+    learn = learner_of(
+        Data([(torch.randn(2, 2), torch.tensor([0, 3]))]), model=nn.Linear(2, 3), loss_func=F.cross_entropy
+    )
+    with pytest.raises(IndexError) as caught:
+        learn.fit(1)
+    assert "The targets reach from 0 to 3, but preds have 3 classes" in notes(caught.value)
+
+
+def test_case_83_targets_of_another_dtype_in_a_loss_of_ones_own_are_told():
+    def loss_func(preds, targets):
+        return F.binary_cross_entropy(preds.sigmoid(), targets)
+
+    with pytest.raises(RuntimeError) as caught:
+        learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1).double())]), loss_func=loss_func).fit(1)
+    assert "Targets are float64, preds float32: write targets.float()" in notes(caught.value)
+
+
+def test_case_84_one_loader_for_training_and_validation_is_warned_of_once():
+    batches = line_batches(2)
+    with pytest.warns(LearnerWarning, match="training and validation use the same data") as caught:
+        learner_of((batches, batches)).fit(3)
+    assert len(caught) == 1
+
+
+def test_case_84_two_loaders_of_one_data_set_are_warned_of():
+    data = data_set(4)
+    with pytest.warns(LearnerWarning, match="the same data"):
+        learner_of((DataLoader(data, shuffle=True), DataLoader(data))).fit(1)
+
+
+def test_case_84_two_parts_of_one_data_set_are_legal():
+    data = data_set(4)
+    loaders = [
+        DataLoader(data, sampler=torch.utils.data.SubsetRandomSampler(part)) for part in ([0, 1], [2, 3])
+    ]
+    learner_of(tuple(loaders)).fit(1)
+
+
+@pytest.mark.parametrize(
+    "valid",
+    [
+        DataLoader(data_set(4), shuffle=True),
+        DataLoader(data_set(4), sampler=RandomSampler(range(4))),
+        TensorLoader([torch.ones(3, 1)] * 2, 4, shuffle=True),
+    ],
+)
+def test_case_84_shuffled_validation_is_warned_of_at_the_line_that_fits(valid):
+    with pytest.warns(LearnerWarning, match="the validation data is shuffled") as caught:
+        learner_of(Data(line_batches(2), valid)).fit(2)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__

@@ -1,0 +1,462 @@
+"""Faults between model, loss and optimizer: told before the first weight changes, with the cure."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from callbacks import Callback, LearnerWarning, Order, ZeroGrad, on
+from learner import Data, Learner
+
+SGD = partial(torch.optim.SGD, lr=0.01)
+ELEMENTWISE = [
+    *(F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits),
+    *(F.poisson_nll_loss, F.kl_div, F.soft_margin_loss),
+    *(
+        nn.MSELoss(),
+        nn.L1Loss(),
+        nn.SmoothL1Loss(),
+        nn.HuberLoss(),
+        nn.BCEWithLogitsLoss(),
+        nn.PoissonNLLLoss(),
+    ),
+    *(nn.KLDivLoss(reduction="sum"), nn.SoftMarginLoss()),
+    *(partial(F.mse_loss, reduction="sum"), partial(partial(F.huber_loss, delta=2.0), reduction="mean")),
+]
+
+
+class Shaped(nn.Module):
+    """Gives predictions of a fixed shape."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.values = nn.Parameter(torch.rand(shape))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.values * 1
+
+
+def learner_of(preds: tuple[int, ...], targets: Tensor | tuple[int, ...], loss_func, **options) -> Learner:
+    """A learner whose predictions and targets have these shapes."""
+    if isinstance(targets, tuple):
+        torch.manual_seed(1)
+        targets = torch.rand(targets)
+    options.setdefault("defaults", (ZeroGrad,))
+    data = Data([(torch.ones(preds[0] if preds else 1, 1), targets)])
+    return Learner(Shaped(preds), data, loss_func, SGD, **options)
+
+
+def notes(error: BaseException) -> str:
+    return "\n".join(getattr(error, "__notes__", []))
+
+
+@pytest.mark.parametrize("loss_func", ELEMENTWISE, ids=repr)
+def test_case_85_a_column_against_a_row_is_an_error_for_every_loss_of_torch(loss_func):
+    learn = learner_of((4, 1), (4,), loss_func)
+    with pytest.raises(ValueError, match=r"preds have shape \(4, 1\) and targets \(4,\).*\(4, 4\)") as caught:
+        learn.fit(1)
+    assert "`targets.unsqueeze(-1)`" in str(caught.value)
+    assert "`preds.squeeze(-1)`" in str(caught.value)
+    assert learn.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("preds", "targets", "cure"),
+    [
+        ((4,), (4, 1), "`targets.squeeze(-1)`"),
+        ((4, 1), (1, 4), "`targets.reshape(4, 1)`"),
+        ((4, 3), (4, 1), "as many outputs an item"),
+        ((4,), (), "as many outputs an item"),
+        ((4, 4), (4,), "as many outputs an item"),
+        ((1, 3), (1, 1), "as many outputs an item"),
+    ],
+)
+def test_case_85_any_two_shapes_that_broadcast_are_an_error_for_a_loss_of_torch(preds, targets, cure):
+    with pytest.raises(ValueError, match="each with others than its own") as caught:
+        learner_of(preds, targets, nn.MSELoss()).fit(1)
+    assert cure in str(caught.value)
+
+
+def r2_loss(preds, targets):
+    return F.mse_loss(preds, targets.unsqueeze(1)) / targets.var()
+
+
+def ranking_loss(preds, targets):
+    wanted = (targets[:, None] - targets[None, :]).sign()
+    return (1 - (preds - preds.T) * wanted).relu().mean()
+
+
+def contrastive_loss(preds, targets):
+    alike = (targets[:, None] == targets[None, :]).float()
+    return F.binary_cross_entropy_with_logits(preds @ preds.T, alike)
+
+
+def noisy_loss(preds, targets):
+    return (preds.squeeze(1) - targets + torch.randn(len(targets)) * 0.1).square().mean()
+
+
+class Squeezing(nn.MSELoss):
+    def forward(self, preds, targets):
+        return super().forward(preds.flatten(), targets)
+
+
+RIGHT = {
+    "squeeze": lambda preds, targets: F.mse_loss(preds.squeeze(-1), targets),
+    "unsqueeze": lambda preds, targets: F.mse_loss(preds, targets.unsqueeze(1)),
+    "none": lambda preds, targets: (preds - targets[:, None]).square().mean(),
+    "view_as": lambda preds, targets: (preds - targets.view_as(preds)).abs().mean(),
+    "reshape": lambda preds, targets: (preds.reshape(targets.shape) - targets).abs().mean(),
+    "column": lambda preds, targets: (preds[:, 0] - targets).abs().sum(),
+    "cast": lambda preds, targets: F.binary_cross_entropy_with_logits(preds[:, 0], (targets > 0.5).float()),
+    "r2": r2_loss,
+    "ranking": ranking_loss,
+    "contrastive": contrastive_loss,
+    "noise": noisy_loss,
+    "module": Squeezing(),
+    "linear": lambda preds, targets: (preds - targets).mean(),  # the same each with each
+    "fixed size": lambda preds, targets: (preds.flatten() * torch.ones(40) - targets).square().mean(),
+}
+
+
+@pytest.mark.parametrize("loss_func", RIGHT.values(), ids=RIGHT)
+def test_case_85_a_loss_of_ones_own_that_handles_the_shapes_is_let_be(loss_func):
+    learn = learner_of((40, 1), (40,), loss_func)
+    learn.fit(2)
+    assert learn.global_step == 2
+
+
+def sum_over_outputs(preds, targets):
+    return (preds - targets).square().sum(1).mean()
+
+
+class Weighted(nn.Module):
+    def __init__(self, n_items=40):
+        super().__init__()
+        self.register_buffer("weights", torch.rand(n_items))
+        self.n_calls = 0
+
+    def forward(self, preds, targets):
+        self.n_calls += 1
+        return (self.weights * (preds - targets) ** 2).mean()
+
+
+class Noisy(nn.MSELoss):
+    def forward(self, preds, targets):
+        return super().forward(preds + torch.randn(preds.shape) * 0.1, targets)
+
+
+WRONG = {
+    "mean square": lambda preds, targets: ((preds - targets) ** 2).mean(),
+    "root": lambda preds, targets: ((preds - targets) ** 2).mean().sqrt(),
+    "torch's": lambda preds, targets: F.mse_loss(preds, targets),
+    "log cosh": lambda preds, targets: (preds - targets).cosh().log().sum(),
+    "product": lambda preds, targets: -(preds * targets).mean() + preds.square().mean(),
+    "keywords": lambda preds, targets: torch.sub(input=preds, other=targets).abs().mean(),
+    "sum over outputs": sum_over_outputs,
+    "weights": Weighted(),
+    "noise": Noisy(),
+    "partial": partial(lambda preds, targets, power: ((preds - targets).abs() ** power).mean(), power=1.5),
+    "where": lambda preds, targets: torch.where(targets > 0.5, preds, -preds).exp().mean(),
+    "not reduced": lambda preds, targets: (preds - targets) ** 2,
+}
+
+
+@pytest.mark.parametrize("loss_func", WRONG.values(), ids=WRONG)
+def test_case_85_a_loss_of_ones_own_that_compares_each_with_each_is_an_error(loss_func):
+    with pytest.raises(ValueError, match=r"`targets\.unsqueeze\(-1\)`"):
+        learner_of((40, 1), (40,), loss_func).fit(1)
+
+
+@pytest.mark.parametrize(
+    "targets", [torch.zeros(40), torch.ones(40), torch.ones(40).long(), torch.arange(40) % 2]
+)
+def test_case_85_targets_of_one_value_or_of_whole_numbers_do_not_hide_it(targets):
+    with pytest.raises(ValueError, match="each with others than its own"):
+        learner_of((40, 1), targets, WRONG["mean square"]).fit(1)
+
+
+@pytest.mark.parametrize(
+    "shapes", [((40,), (40, 1)), ((1, 40), (40, 1)), ((6, 6, 1), (6, 6)), ((40,), (40, 1, 1))]
+)
+def test_case_85_other_shapes_that_multiply_are_an_error(shapes):
+    with pytest.raises(ValueError, match="each with others than its own"):
+        learner_of(*shapes, WRONG["mean square"]).fit(1)
+
+
+@pytest.mark.parametrize("preds", [(1, 1), (1,)])
+@pytest.mark.parametrize("targets", [(1,), (1, 1), ()])
+def test_case_85_a_batch_of_one_compares_it_with_itself(preds, targets):
+    learner_of(preds, targets, WRONG["mean square"]).fit(1)
+    learner_of(preds, targets, nn.PoissonNLLLoss()).fit(1)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3)])
+@pytest.mark.parametrize("loss_func", [F.mse_loss, WRONG["mean square"]])
+def test_case_85_equal_shapes_are_let_be(shape, loss_func):
+    learner_of(shape, shape, loss_func).fit(1)
+
+
+@pytest.mark.parametrize(
+    "loss_func", [F.cross_entropy, nn.CrossEntropyLoss(), lambda p, t: F.cross_entropy(p, t)]
+)
+def test_case_85_scores_of_classes_are_let_be(loss_func):
+    learner_of((4, 3), torch.tensor([0, 1, 2, 0]), loss_func).fit(1)
+    learner_of((4, 4), torch.tensor([0, 1, 2, 0]), loss_func).fit(1)
+    learner_of((4, 3, 5), torch.zeros(4, 5).long(), loss_func).fit(1)
+
+
+def test_case_85_hand_written_losses_may_broadcast_other_numbers_of_elements():
+    learner_of((4, 3), (4, 1), WRONG["mean square"]).fit(1)
+
+
+@pytest.mark.parametrize("wrap", [lambda t: {"scores": t}, lambda t: (t, t)], ids=["dict", "tuple"])
+def test_case_85_outputs_of_several_tensors_are_let_be(wrap):
+    learn = learner_of(
+        (4, 1), (4,), lambda preds, targets: tensor_of(preds).squeeze(1).sub(targets).square().mean()
+    )
+    learn.model.register_forward_hook(lambda module, inputs, output: wrap(output))
+    learn.fit(1)
+
+
+def tensor_of(preds):
+    return preds["scores"] if isinstance(preds, dict) else preds[0]
+
+
+def test_case_85_a_plug_in_that_squeezes_the_predictions_is_heard_first():
+    @on("after_pred", order=Order.SAVE)
+    def squeeze(learn):
+        learn.preds = learn.preds.squeeze(-1)
+
+    learner_of((4, 1), (4,), F.mse_loss, callbacks=[squeeze]).fit(1)
+
+
+def test_case_85_the_probe_leaves_no_trace_in_random_states_and_in_the_loss():
+    weighted = Weighted(4)
+    learn = learner_of((4, 1), (4,), weighted)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    with pytest.raises(ValueError, match="each with others"):
+        learn.fit(1)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+    assert weighted.n_calls == 0
+
+
+def test_case_85_the_probe_is_small_for_many_items():
+    learn = learner_of((200_000, 1), (200_000,), WRONG["mean square"])  # each with each would take 160 GB
+    with pytest.raises(ValueError, match="each with others"):
+        learn.fit(1)
+
+
+@pytest.mark.parametrize(
+    "loss_func", [nn.MSELoss(reduction="none"), lambda preds, targets: (preds - targets) ** 2]
+)
+def test_case_86_a_loss_that_is_not_reduced_is_refused_with_its_shape(loss_func):
+    with pytest.raises(ValueError, match=r"the loss has shape \(4, 1\).*reduce it.*loss.mean\(\)"):
+        learner_of((4, 1), (4, 1), loss_func).fit(1)
+
+
+def square(preds, targets):
+    return (preds - targets).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss_func", "kind", "said"),
+    [
+        (lambda preds, targets: None, TypeError, "the loss is None.*`return`"),
+        (
+            lambda preds, targets: square(preds, targets).item(),
+            TypeError,
+            r"the loss is .*\(float\).*without .item",
+        ),
+        (lambda preds, targets: np.float64(1.0), TypeError, "no gradient"),
+        (lambda preds, targets: np.ones(3), TypeError, "no gradient"),
+        (lambda preds, targets: (square(preds, targets), 1), TypeError, "the loss is a tuple of 2"),
+        (lambda preds, targets: square(preds, targets) * 1j, TypeError, "complex64"),
+        (
+            lambda preds, targets: square(preds, targets).detach(),
+            ValueError,
+            r"1 of 1.*predictions have one.*detach",
+        ),
+        (
+            lambda preds, targets: (preds > targets).sum(),
+            ValueError,
+            "predictions have one, so the loss function",
+        ),
+        (lambda preds, targets: square(preds.detach(), targets), ValueError, "predictions have one"),
+    ],
+    ids=["None", "float", "numpy", "array", "tuple", "complex", "detached", "int", "detached preds"],
+)
+def test_case_87_a_loss_that_cannot_be_differentiated_is_told_by_what_it_is(loss_func, kind, said):
+    with pytest.raises(kind, match=said):
+        learner_of((4, 1), (4, 1), loss_func).fit(1)
+
+
+def test_case_87_a_model_that_cuts_the_gradient_off_is_told_apart_from_the_loss():
+    learn = learner_of((4, 1), (4, 1), F.mse_loss)
+    learn.model.register_forward_hook(lambda module, inputs, output: output.detach())
+    with pytest.raises(ValueError, match="predictions have none either, so the model cuts it off"):
+        learn.fit(1)
+
+
+def test_case_87_a_missing_loss_function_is_told():
+    with pytest.raises(TypeError, match=r"loss_func is None.*a tensor of shape \(4, 1\).*no .loss"):
+        learner_of((4, 1), (4, 1), None).fit(1)
+
+
+def test_case_88_frozen_parameters_only_are_told_with_their_number():
+    model = nn.Linear(1, 1).requires_grad_(False)
+    learn = Learner(model, Data([(torch.ones(4, 1),) * 2]), F.mse_loss, SGD, defaults=(ZeroGrad,))
+    with pytest.raises(ValueError, match=r"all 2 tensors of the model are frozen \(0 of 2"):
+        learn.fit(1)
+
+
+def test_case_88_parameters_frozen_later_are_told_before_the_first_step():
+    learn = learner_of((4, 1), (4, 1), F.mse_loss)
+    learn.model.requires_grad_(False)
+    with pytest.raises(ValueError, match="all 1 tensors of the model are frozen"):
+        learn.fit(1)
+
+
+def test_case_88_a_plug_in_that_unfreezes_is_heard_first():
+    learn = learner_of((4, 1), (4, 1), F.mse_loss)
+    learn.model.requires_grad_(False)
+
+    @on("before_epoch", order=Order.SAVE)
+    def unfreeze(learn):
+        learn.model.requires_grad_(True)
+
+    learn.fit(1, callbacks=[unfreeze])
+    assert learn.global_step == 1
+
+
+def two_layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1), nn.Linear(1, 1))
+
+
+def learner_with(model: nn.Module, optimizer, **options) -> Learner:
+    data = Data([(torch.ones(4, 1),) * 2] * 2)
+    return Learner(model, data, F.mse_loss, optimizer, defaults=(ZeroGrad,), **options)
+
+
+def test_case_89_an_optimizer_of_another_model_is_refused_with_the_counts():
+    learn = learner_with(two_layers(), SGD(two_layers().parameters()))
+    with pytest.raises(
+        ValueError, match="0 of 6 trainable tensors are in the optimizer, which holds 6 others"
+    ):
+        learn.fit(1)
+    assert learn.global_step == 0
+
+
+def test_case_89_a_replaced_layer_is_warned_of_by_its_names():
+    learn = learner_with(two_layers(), SGD)
+    learn.model[1] = nn.Linear(2, 1)
+    with pytest.warns(
+        LearnerWarning, match="4 of 6 trainable tensors.*does not train 1.weight, 1.bias"
+    ) as caught:
+        learn.fit(3)
+    assert len(caught) == 1
+
+
+def test_case_89_frozen_layers_that_the_optimizer_does_not_hold_are_legal():
+    model = two_layers()
+    model[0].requires_grad_(False)
+    learner_with(model, SGD).fit(1)
+
+
+def test_case_89_parameters_of_the_loss_beside_those_of_the_model_are_legal():
+    model = two_layers()
+    learner_with(model, SGD([*model.parameters(), nn.Parameter(torch.ones(1))])).fit(1)
+
+
+def test_case_89_a_plug_in_that_does_the_step_answers_for_its_parameters():
+    class Steps(Callback):
+        def step(self, learn):
+            pass
+
+    learner_with(two_layers(), SGD(two_layers().parameters()), callbacks=[Steps]).fit(1)
+
+
+def replace_weight(learn):
+    learn.model[0].weight = nn.Parameter(torch.zeros(2, 1))
+
+
+def replace_layer(learn):
+    learn.model[1] = nn.Linear(2, 1)
+
+
+def replace_model(learn):
+    learn.model = two_layers()
+
+
+def add_layer(learn):
+    learn.model.append(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (replace_weight, "0.weight came"),
+        (replace_layer, "1.weight, 1.bias came"),
+        (replace_model, "0.weight, 0.bias.*and 1 more came"),
+        (add_layer, "3.weight, 3.bias came"),
+    ],
+)
+def test_case_90_parameters_replaced_in_training_are_warned_of_at_the_next_epoch(change, names):
+    @on("after_batch")
+    def replace(learn):
+        if learn.epoch == 1 and learn.batch_idx == 1:
+            change(learn)
+
+    with pytest.warns(LearnerWarning, match=rf"{names}.*before epoch 2 of 4.*not trained") as caught:
+        learner_with(two_layers(), SGD, callbacks=[replace]).fit(4)
+    assert len(caught) == 1
+
+
+def test_case_90_a_replaced_layer_that_the_optimizer_is_given_is_legal():
+    @on("after_epoch")
+    def replace(learn):
+        if learn.epoch == 0:
+            replace_layer(learn)
+            learn.optimizer.add_param_group({"params": list(learn.model[1].parameters())})
+
+    learner_with(two_layers(), SGD, callbacks=[replace]).fit(3)
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_case_91_a_parameter_that_the_optimizer_holds_twice_is_refused():
+    model = two_layers()
+    with pytest.raises(ValueError, match="holds 6 parameters twice"):
+        learner_with(model, SGD([*model.parameters(), *model.parameters()])).fit(1)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_case_91_a_fit_without_gradients_around_it_is_refused(context):
+    learn = learner_with(two_layers(), SGD)
+    with context(), pytest.raises(ValueError, match=rf"fit was called under torch.{context.__name__}"):
+        learn.fit(1)
+    learn.fit(1)
+
+
+def test_case_91_a_model_made_in_inference_mode_is_refused():
+    with torch.inference_mode():
+        model = two_layers()
+    with pytest.raises(ValueError, match=r"made under torch.inference_mode\(\)"):
+        learner_with(model, SGD).fit(1)
+
+
+def test_case_91_a_model_left_in_evaluation_mode_is_trained_in_training_mode():
+    learn = learner_with(two_layers().eval(), SGD)
+    modes = []
+
+    @on("after_pred")
+    def note(learn):
+        modes.append(learn.model.training)
+
+    learn.fit(1, callbacks=[note])
+    assert modes == [True, True]
