@@ -1,0 +1,224 @@
+"""The command `learner`: run, check and show recipes; list names; write a first recipe; examine the machine.
+
+Exit codes: 0 all went well; 1 an error in training; 2 a mistake in what was written; 130 Ctrl-C; 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from learner import listing, machine, starter
+from learner.recipe import Recipe, load_recipe
+from learner.recipe_faults import Mistake, RecipeError, closest
+from learner.runs import run
+
+VERBS = ("run", "check", "show", "ls", "init", "doctor")
+
+EXAMPLES = """\
+examples:
+  learner init first                          write a recipe and a model into first/
+  learner run first/recipe.yaml               train, and keep the run in runs/
+  learner run first/recipe.yaml fit.epochs=3 callbacks.Progress=null
+  learner ls callbacks                        what there is to name in a recipe
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = dispatch(make_parser(), list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except SystemExit as ending:  # argparse's, or a SIGTERM's in a fit
+        return ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def dispatch(parser: Parser, arguments: list[str]) -> int:
+    """Call the verb's function; the user's mistakes become exit code 2."""
+    known, rest = parser.parse_known_args(arguments)
+    if "function" not in known:
+        parser.print_help(sys.stderr)
+        return 2
+    if "overrides" in known:  # argparse leaves those that follow an option
+        strange = [word for word in rest if word.startswith("-")]
+        known.overrides = [*known.overrides, *(word for word in rest if not word.startswith("-"))]
+    else:
+        strange = rest
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    try:
+        return known.function(known)
+    except RecipeError as error:
+        return complain(error, known)
+    except Mistake as mistake:
+        print(f"learner: {mistake}", file=sys.stderr)
+        return 2
+    except Exception:  # noqa: BLE001 - shown whole: it came up in code, not in the recipe
+        traceback.print_exc()
+        return 1
+
+
+def complain(error: RecipeError, known: argparse.Namespace) -> int:
+    """Print the faults."""
+    if known.traceback:
+        traceback.print_exception(error)
+    else:
+        print(error, file=sys.stderr)
+    n_faults = len(error.faults)
+    plural = "fault" if n_faults == 1 else "faults"
+    print(f"\n{n_faults} {plural} in {known.recipe}; nothing was trained.", file=sys.stderr)
+    return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, with suggestions."""
+
+    def error(self, message: str) -> NoReturn:
+        word = message.partition("invalid choice: '")[2].partition("'")[0]
+        if word and word not in VERBS:
+            close = closest(word, VERBS)
+            looks_like_file = word.endswith((".yaml", ".yml"))
+            meant = f"learner run {word}" if looks_like_file else f"learner {close}" if close else ""
+            message = f"there is no verb {word!r}. " + (f"Did you mean `{meant}`? " if meant else "")
+            message += f"The verbs are: {', '.join(VERBS)}."
+        self.exit(2, f"{self.prog}: {message}\n`{self.prog} --help` tells more.\n")
+
+
+def make_parser() -> Parser:
+    """The command line's grammar."""
+    parser = Parser(
+        prog="learner",
+        description="Train PyTorch models from recipes: YAML files that say what a Learner is made of.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="verb", parser_class=Parser)
+    run_verb = add_recipe_verb(verbs, "run", "train, and keep the run in a folder of its own")
+    where = "where run folders are made (runs)"
+    run_verb.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=where)
+    run_verb.add_argument("--keep-nothing", action="store_true", help="make no run folder")
+    run_verb.set_defaults(function=do_run)
+    check = add_recipe_verb(verbs, "check", "build it, examine it on one batch, train nothing")
+    check.set_defaults(function=do_check)
+    show = add_recipe_verb(verbs, "show", "print the resolved recipe and the composed loop")
+    show.set_defaults(function=do_show)
+    ls = verbs.add_parser("ls", help="list what a recipe can name, or tell about one", allow_abbrev=False)
+    ls.add_argument("what", nargs="?", help="callbacks, losses, optimizers, ..., or one name")
+    ls.set_defaults(function=do_ls)
+    init = verbs.add_parser("init", help="write a recipe and a model to begin with", allow_abbrev=False)
+    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="where to write them (here)")
+    init.set_defaults(function=do_init)
+    examine = verbs.add_parser(
+        "doctor", help="tell versions, devices, and what is broken", allow_abbrev=False
+    )
+    examine.set_defaults(function=do_doctor)
+    return parser
+
+
+def add_recipe_verb(verbs: argparse._SubParsersAction[Parser], name: str, about: str) -> Parser:
+    """A verb that takes a recipe and overrides."""
+    parser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+    parser.add_argument("recipe", help="a YAML file")
+    about = "as optimizer.lr=0.1 or callbacks.LogRMSE=null"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help=about)
+    about = "let the recipe import from this package"
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=about)
+    parser.add_argument("--traceback", action="store_true", help="show where in the code a fault came up")
+    return parser
+
+
+def load(known: argparse.Namespace) -> Recipe:
+    """The recipe of a command line, checked.
+
+    Raises:
+        RecipeError: it has faults.
+        Mistake: its file cannot be read.
+    """
+    try:
+        return load_recipe(known.recipe, known.overrides, allow=known.allow)
+    except OSError as error:
+        raise Mistake(f"{known.recipe}: {error.strerror or error}. {other_file(known.recipe)}") from error
+
+
+def other_file(given: str) -> str:
+    """Which file was probably meant, of those beside the one that was given."""
+    path = Path(given)
+    if path.is_dir():
+        inside = sorted(str(each) for each in path.glob("*.y*ml"))
+        return f"Name a recipe in it: {', '.join(inside)}." if inside else "There is no recipe in it."
+    if "=" in given:
+        return "The recipe comes first, then the overrides."
+    beside = [str(each) for pattern in ("*.yaml", "*.yml") for each in path.parent.glob(pattern)]
+    below = [] if path.is_absolute() else [str(each) for each in Path().glob("*/*.yaml")]
+    close = closest(given, [*beside, *below])
+    if close:
+        return f"Did you mean {close}?"
+    return f"There are: {', '.join(sorted(beside)[:8])}." if beside else "`learner init` makes a recipe."
+
+
+def do_run(known: argparse.Namespace) -> int:
+    """Train."""
+    learn = run(load(known), None if known.keep_nothing else known.runs)
+    if learn.stop_reason:
+        print(f"stopped: {learn.stop_reason}")
+    return 0
+
+
+def do_check(known: argparse.Namespace) -> int:
+    """Build, and examine on one batch."""
+    recipe = load(known)
+    learn = recipe.build()
+    with recipe.importable():
+        learn.check()
+    print(f"{known.recipe}: the recipe has no faults.")
+    return 0
+
+
+def do_show(known: argparse.Namespace) -> int:
+    """Print the resolved recipe, and who does what in the loop."""
+    recipe = load(known)
+    print(recipe.resolved())
+    recipe.build().explain()
+    return 0
+
+
+def do_ls(known: argparse.Namespace) -> int:
+    """List names."""
+    print(listing.overview() if known.what is None else listing.about(known.what))
+    return 0
+
+
+def do_init(known: argparse.Namespace) -> int:
+    """Write the first recipe."""
+    for path in starter.write(known.folder):
+        print(f"wrote {path}")
+    print(f"\nRun it:  learner run {shlex.quote(str(known.folder / starter.RECIPE))}")
+    return 0
+
+
+def do_doctor(known: argparse.Namespace) -> int:
+    """Examine the machine."""
+    report, healthy = machine.examine()
+    print(report)
+    return 0 if healthy else 1

@@ -1,0 +1,88 @@
+"""What a recipe can name: lists with a line for each, and one at length."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import textwrap
+
+from learner.names import KINDS, first_line, known, load_entry_point, plug_in_packages, table
+from learner.recipe_faults import Mistake, closest
+from learner.signatures import Signature
+from learner.user_code import NameFault
+
+MAX_SHOWN = 30  # names of a kind in the overview
+PLURALS = {kind.plural: name for name, kind in KINDS.items()}
+
+
+def overview() -> str:
+    """All names by kind."""
+    blocks = []
+    for plural, kind in PLURALS.items():
+        names = known(kind)
+        shown = [
+            *names[:MAX_SHOWN],
+            *([f"and {len(names) - MAX_SHOWN} more"] if len(names) > MAX_SHOWN else []),
+        ]
+        text = textwrap.fill(", ".join(shown), width(), initial_indent="  ", subsequent_indent="  ")
+        blocks.append(f"{plural}\n{text}")
+    return "\n\n".join(
+        [*blocks, "`learner ls callbacks` has a line for each, `learner ls Adam` tells about one."]
+    )
+
+
+def about(what: str) -> str:
+    """The list of a kind, or all about one name.
+
+    Raises:
+        Mistake: there is no such kind or name.
+    """
+    kind = PLURALS.get(what) or (what if what in KINDS else None)
+    if kind is not None:
+        return list_of(kind)
+    found = [kind for kind in KINDS if what in known(kind)]
+    if not found:
+        names = [*PLURALS, *(name for kind in KINDS for name in known(kind))]
+        close = closest(what, names)
+        hint = f"Did you mean {close}?" if close else f"The kinds are: {', '.join(PLURALS)}."
+        raise Mistake(f"ls {what}: there is no such kind or name. {hint}")
+    return "\n\n".join(details(kind, what) for kind in found)
+
+
+def list_of(kind: str) -> str:
+    """The names of a kind, with a line for each; a broken package is named as such."""
+    lines = {name: first_line(item) for name, item in table(kind).items()}
+    for name, entry in plug_in_packages(kind).items():
+        try:
+            lines[name] = f"{first_line(load_entry_point(entry))} [{entry.dist.name if entry.dist else '?'}]"
+        except NameFault as fault:
+            lines[name] = f"BROKEN: {fault.message}"
+    indent = min(28, max(map(len, lines), default=0) + 2)
+    return "\n".join(line_of(name, about, indent) for name, about in lines.items())
+
+
+def line_of(name: str, text: str, indent: int) -> str:
+    """A name and its first sentence, shortened to the width of the screen."""
+    room = max(20, width() - max(indent, len(name) + 2))
+    return f"{name:<{indent - 2}}  {textwrap.shorten(text, room, placeholder=' ...')}".rstrip()
+
+
+def details(kind: str, name: str) -> str:
+    """How a recipe writes it, its arguments and their defaults, and its documentation."""
+    item = table(kind).get(name) or load_entry_point(plug_in_packages(kind)[name])
+    signature = Signature(item, KINDS[kind].n_given)
+    lines = [f"{name}: {KINDS[kind].plural}"]
+    for argument, parameter in signature.parameters.items():
+        needed = parameter.default is parameter.empty
+        lines.append(f"  {argument}: {'needed' if needed else repr(parameter.default)}")
+    home = str(getattr(item, "__module__", ""))
+    if home.startswith("torch."):  # long, and half of it formulas
+        text = f"{first_line(item)}\n\nhelp({home}.{item.__qualname__}) in Python tells the rest."
+    else:
+        text = inspect.getdoc(item) or ""
+    return "\n".join([*lines, "", text]).rstrip()
+
+
+def width() -> int:
+    """Columns of the screen, between 60 and 120; 80 where there is none."""
+    return min(120, max(60, shutil.get_terminal_size((80, 24)).columns))

@@ -1,0 +1,260 @@
+"""What the names in a recipe stand for: tables by kind, installed plug-in packages, and a user's own code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import callbacks
+from callbacks import Callback
+from learner import datasets
+from learner.data import Data
+from learner.recipe_faults import closest, did_you_mean
+from learner.user_code import NameFault, UserCode, full_name
+
+SHORT_LOSSES = {
+    "mse": "mse_loss",
+    "l1": "l1_loss",
+    "mae": "l1_loss",
+    "smooth_l1": "smooth_l1_loss",
+    "huber": "huber_loss",
+    "nll": "nll_loss",
+    "bce": "binary_cross_entropy",
+    "bce_with_logits": "binary_cross_entropy_with_logits",
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of component.
+
+    Attributes:
+        plural: the table's name, for people and for entry points (`plainlearner.<plural>`).
+        wanted: what a component of this kind is, for messages.
+        accepts: is this class or function one?
+        n_given: leading arguments that the loop gives, not the recipe.
+    """
+
+    plural: str
+    wanted: str
+    accepts: Callable[[Any], bool]
+    n_given: int = 0
+
+
+def is_subclass(base: type) -> Callable[[Any], bool]:
+    """A test for classes below `base`, or for functions that make such."""
+    return lambda item: isinstance(item, type) and issubclass(item, base) and item is not base
+
+
+def is_function(item: Any) -> bool:
+    """Something to call that is no class."""
+    return callable(item) and not isinstance(item, type) and not isinstance(item, (nn.Module, Callback))
+
+
+def is_metric(item: Any) -> bool:
+    """A class with `reset`, `update` and `compute`, or a function."""
+    methods = all(hasattr(item, name) for name in ("reset", "update", "compute"))
+    return (isinstance(item, type) and methods) or is_function(item)
+
+
+is_module = is_subclass(nn.Module)
+is_optimizer = is_subclass(torch.optim.Optimizer)
+
+KINDS = {
+    "model": Kind(
+        "models",
+        "a subclass of nn.Module, or a function that makes a model",
+        lambda item: is_module(item) or is_function(item),
+    ),
+    "data": Kind(
+        "data",
+        "a function or class that gives data",
+        lambda item: is_function(item) or is_subclass(Data)(item),
+    ),
+    "loss": Kind(
+        "losses",
+        "a subclass of nn.Module, or a function of (preds, targets)",
+        lambda item: is_module(item) or is_function(item),
+        2,
+    ),
+    "optimizer": Kind(
+        "optimizers",
+        "a subclass of torch.optim.Optimizer, or a function of parameters that makes one",
+        lambda item: is_optimizer(item) or is_function(item),
+        1,
+    ),
+    "scheduler": Kind(
+        "schedulers", "a subclass of LRScheduler", is_subclass(torch.optim.lr_scheduler.LRScheduler), 1
+    ),
+    "callback": Kind(
+        "callbacks",
+        "a subclass of Callback",
+        lambda item: is_subclass(Callback)(item) or isinstance(item, Callback),
+    ),
+    "metric": Kind(
+        "metrics", "a function of (preds, targets), or a class with reset, update and compute", is_metric, 2
+    ),
+}
+
+
+class Names:
+    """Finds what a recipe's names stand for.
+
+    Args:
+        folder: the recipe's folder, in and below which Python files may be named.
+        allow: packages from which `package.module:Name` may come.
+    """
+
+    def __init__(self, folder: Path, allow: Iterable[str] = ()):
+        self.code = UserCode(folder, allow)
+
+    def find(self, kind: str, name: str) -> Any:
+        """The class or function of that kind and name.
+
+        Raises:
+            NameFault: there is none, or it is of another kind; the message says what is wanted.
+        """
+        if ":" in name:
+            found = self.code.find(name)
+        elif name in table(kind):
+            found = table(kind)[name]
+        elif name in plug_in_packages(kind):
+            found = load_entry_point(plug_in_packages(kind)[name])
+        else:
+            raise NameFault(f"there is no {kind} called {name!r}", suggest(kind, name))
+        if not KINDS[kind].accepts(found):
+            raise NameFault(
+                f"{name} is no {kind}: it is {describe(found)}", f"Needed is {KINDS[kind].wanted}."
+            )
+        return found
+
+    def find_any(self, name: str) -> tuple[str, Any]:
+        """Kind and thing of a name in any table; a user's own is of the first kind that it suits.
+
+        Raises:
+            NameFault: nothing has that name.
+        """
+        if ":" in name:
+            found = self.code.find(name)
+            return next((kind for kind in FROM_NARROW if KINDS[kind].accepts(found)), "data"), found
+        for kind in FROM_NARROW:
+            if name in table(kind) or name in plug_in_packages(kind):
+                return kind, self.find(kind, name)
+        names = [each for kind in KINDS for each in known(kind)]
+        close = closest(name, names)
+        raise NameFault(
+            f"nothing is called {name!r}",
+            f"Did you mean {close}?" if close else "`learner ls` lists the names that there are.",
+        )
+
+
+FROM_NARROW = ("callback", "optimizer", "scheduler", "metric", "loss", "model", "data")
+
+
+@cache
+def table(kind: str) -> dict[str, Any]:
+    """Our own names of a kind."""
+    if kind == "loss":
+        return losses()
+    if kind == "model":
+        taken = {"Container", *losses()}
+        return {name: item for name, item in public(nn) if is_module(item) and name not in taken}
+    if kind == "data":
+        return {name: getattr(datasets, name) for name in datasets.__all__}
+    if kind == "optimizer":
+        return {name: item for name, item in public(torch.optim) if is_optimizer(item)}
+    if kind == "scheduler":
+        return {name: item for name, item in public(torch.optim.lr_scheduler) if KINDS[kind].accepts(item)}
+    ours = {name: getattr(callbacks, name) for name in callbacks.__all__}
+    if kind == "callback":
+        return {name: item for name, item in ours.items() if is_subclass(Callback)(item)}
+    return {
+        name: item for name, item in ours.items() if hasattr(item, "higher_is_better") or name == "accuracy"
+    }
+
+
+def losses() -> dict[str, Any]:
+    """Losses: short names and functions of torch.nn.functional, classes of torch.nn."""
+    functional = nn.functional
+    short = {name: getattr(functional, full) for name, full in SHORT_LOSSES.items()}
+    functions = {
+        name: item
+        for name, item in public(functional)
+        if name.endswith(("_loss", "entropy", "entropy_with_logits", "kl_div"))
+    }
+    classes = {
+        name: item for name, item in public(nn) if is_module(item) and name.endswith(("Loss", "Loss2d"))
+    }
+    return {**short, **functions, **classes}
+
+
+def public(module: Any) -> list[tuple[str, Any]]:
+    """A module's names that are meant for others, in alphabetical order."""
+    return sorted((name, item) for name, item in vars(module).items() if not name.startswith("_"))
+
+
+def plug_in_packages(kind: str) -> dict[str, EntryPoint]:
+    """Names that installed packages offer, by their entry points; nothing is imported."""
+    found = entry_points(group=f"plainlearner.{KINDS[kind].plural}")
+    return {each.name: each for each in found if each.name not in table(kind)}
+
+
+def load_entry_point(entry: EntryPoint) -> Any:
+    """What an installed package offers under a name.
+
+    Raises:
+        NameFault: the package is broken.
+    """
+    try:
+        return entry.load()
+    except Exception as error:
+        package = entry.dist.name if entry.dist else entry.value
+        raise NameFault(
+            f"the installed package {package} offers {entry.name}, and cannot be imported: "
+            f"{type(error).__name__}: {error}",
+            f"Mend or remove it: pip install --upgrade {package}, or pip uninstall {package}.",
+        ) from error
+
+
+def known(kind: str) -> list[str]:
+    """All names of a kind, without loading any."""
+    return [*table(kind), *plug_in_packages(kind)]
+
+
+def suggest(kind: str, name: str) -> str:
+    """What to write instead of an unknown name."""
+    others = [other for other in KINDS if other != kind and name in known(other)]
+    if others:
+        return f"{name} is a name for: {', '.join(KINDS[other].plural for other in others)}."
+    tail = name.rpartition(".")[2]
+    if "." in name and tail in table(kind):
+        return f"Write {tail}, without its package."
+    own = f'Your own is written as `use: "models.py:{tail if tail.isidentifier() else "Name"}"`.'
+    if "." in name:
+        package, _, attribute = name.rpartition(".")
+        own = f'{own[:-1]}, one of a package as `use: "{package}:{attribute}"`, with `--allow`.'
+    return f"{did_you_mean(name, known(kind))} {own}"
+
+
+def describe(found: Any) -> str:
+    """What a class or function is, for messages."""
+    if not isinstance(found, type):
+        return f"the function {full_name(found)}" if inspect.isroutine(found) else f"a {type(found).__name__}"
+    bases = [
+        base.__name__ for base in (nn.Module, Callback, torch.optim.Optimizer) if issubclass(found, base)
+    ]
+    return f"the class {full_name(found)}{f', a subclass of {bases[0]}' if bases else ''}"
+
+
+def first_line(item: Any) -> str:
+    """The first sentence of a docstring, for lists."""
+    text = (inspect.getdoc(item) or "").strip().split("\n\n")[0]
+    return " ".join(text.split())

@@ -1,0 +1,236 @@
+"""The keys of a recipe: what each may hold, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from callbacks import DevicePlacement
+from learner.composition import DEFAULT_CALLBACKS
+from learner.names import Names, known, table
+from learner.recipe_faults import RecipeError, closest
+from learner.recipe_file import Node
+from learner.recipe_parts import Part, PartReader, shown
+
+KEYS = {
+    "recipe": "one line for people",
+    "seed": "a whole number, set before anything is drawn",
+    "data": 'what gives the batches, as `digits` or {use: "data.py:make_data", n: 100}',
+    "model": 'the model, as {use: "models.py:Net", hidden: 50}, or a list of layers',
+    "loss": "the loss, as mse; left out where the model's output has its own",
+    "optimizer": "the optimizer, as {use: SGD, lr: 0.1}",
+    "callbacks": "the plug-ins, a mapping, as EarlyStopping: {patience: 3}",
+    "metrics": "a list, as [accuracy]",
+    "fit": "{epochs: 10}",
+    "device": "auto, cpu, cuda, cuda:1 or mps",
+    "defaults": "the plug-ins that are there unasked, a list; [] for none",
+}
+REQUIRED = ("data", "model", "optimizer", "fit")
+MAX_SEED = 2**32 - 1  # NumPy's
+
+OTHER_KEYS = {
+    "name": "recipe",
+    "title": "recipe",
+    "description": "recipe",
+    "random_seed": "seed",
+    "dataset": "data",
+    "dls": "data",
+    "net": "model",
+    "network": "model",
+    "loss_func": "loss",
+    "criterion": "loss",
+    "optim": "optimizer",
+    "opt": "optimizer",
+    "cbs": "callbacks",
+    "plugins": "callbacks",
+    "training": "fit",
+    "train": "fit",
+    "trainer": "fit",
+}
+INNER_KEYS = {
+    "epochs": "fit: {epochs: 10}",
+    "n_epochs": "fit: {epochs: 10}",
+    "max_epochs": "fit: {epochs: 10}",
+    "lr": "optimizer: {use: SGD, lr: 0.1}",
+    "learning_rate": "optimizer: {use: SGD, lr: 0.1}",
+    "batch_size": "data: {use: digits, batch_size: 64}",
+}
+
+
+DEFAULT_NAMES = tuple(default.__name__ for default in DEFAULT_CALLBACKS)
+
+
+class Sections:
+    """What a recipe's keys hold, all checked.
+
+    Args:
+        tree: the recipe, a mapping.
+        names: finds what names stand for.
+
+    Attributes:
+        seed: set before data and model are built, or None.
+        parts: `data`, `model`, `loss` and `optimizer`; None where left out.
+        metrics: in their order.
+        callbacks: by their keys.
+        defaults: the plug-ins that are there unasked.
+        n_epochs: how long to train.
+
+    Raises:
+        RecipeError: there are faults; all are told.
+    """
+
+    def __init__(self, tree: Node, names: Names):
+        self.tree, self.reader = tree, PartReader(names)
+        self._check_keys()
+        self.seed = self._whole_number("seed", self.value("seed"), MAX_SEED)
+        self.parts = {key: self._part(key) for key in ("data", "model", "loss", "optimizer")}
+        self.metrics = self._list("metrics", "metric") or []
+        self.callbacks = self._callbacks()
+        self.defaults = self._defaults()
+        self.n_epochs = self._epochs()
+        if self.reader.faults:
+            raise RecipeError(self.reader.faults)
+
+    def value(self, key: str) -> Node | None:
+        """What a key holds; None where it is left out or empty."""
+        node = self.tree.value.get(key)
+        return None if node is None or node.value is None else node
+
+    @property
+    def callback_nodes(self) -> dict[str, Node]:
+        """Where each plug-in stands, by its key."""
+        node = self.value("callbacks")
+        return node.value if node is not None and isinstance(node.value, dict) else {}
+
+    @property
+    def switched_off(self) -> set[str]:
+        """Plug-ins that are told to be `null`."""
+        return {name for name, node in self.callback_nodes.items() if node.value is None and node.written}
+
+    def _check_keys(self) -> None:
+        meant = set()
+        for key, node in self.tree.value.items():
+            if key not in KEYS:
+                self.reader.fault(node.key_place, f"a recipe has no key {key!r}", hint_for_key(key))
+                meant.add(key_meant(key))
+        for key in REQUIRED:
+            if self.value(key) is None and key not in meant:
+                there = self.tree.value.get(key)
+                place = there.key_place if there else self.tree.place
+                self.reader.fault(place, f"the recipe has no {key}", f"Write `{key}:`, {KEYS[key]}.")
+        title = self.value("recipe")
+        if title is not None and isinstance(title.value, (dict, list)):
+            self.reader.fault(title.place, f"recipe is {shown(title.plain())}", "Write one line for people.")
+
+    def _whole_number(self, path: str, node: Node | None, high: int) -> int | None:
+        if node is None:
+            return None
+        if type(node.value) is not int or not 0 <= node.value <= high:
+            hint = f"Write a whole number from 0 to {high}."
+            self.reader.fault(node.place, f"{path} is {shown(node.plain())}", hint)
+            return None
+        return node.value
+
+    def _part(self, key: str) -> Part | None:
+        node = self.value(key)
+        return None if node is None else self.reader.part(key, node, key)
+
+    def _list(self, key: str, kind: str) -> list[Part] | None:
+        node = self.value(key)
+        if node is None:
+            return None
+        if not isinstance(node.value, list):
+            hint = f"Write a list, as [{known(kind)[-1]}]."
+            self.reader.fault(node.place, f"{key} is {shown(node.plain())}", hint)
+            return []
+        parts = [self.reader.part(kind, item, f"{key}.{number}") for number, item in enumerate(node.value)]
+        return [part for part in parts if part is not None]
+
+    def _callbacks(self) -> dict[str, Part]:
+        node = self.value("callbacks")
+        if node is not None and not isinstance(node.value, dict):
+            items = node.value if isinstance(node.value, list) else [node]
+            names = [item.value for item in items if isinstance(item.value, str)] or ["ZeroGrad"]
+            hint = f"Write a mapping, as {{{', '.join(f'{name}: {{}}' for name in names)}}}."
+            self.reader.fault(node.place, f"callbacks is {shown(node.plain())}", hint)
+        found = {}
+        for name, each in self.callback_nodes.items():
+            if name in self.switched_off:
+                self._check_off(name, each)
+                continue
+            part = self.reader.part("callback", each, f"callbacks.{name}", name)
+            if part is not None:
+                found[name] = part
+        return found | self._device()
+
+    def _check_off(self, name: str, node: Node) -> None:
+        """`LogRMSE: null` switches it off; refused where there is nothing of that name to switch off."""
+        in_file = node.place.file != "command line"
+        if name in DEFAULT_NAMES or node.replaced or (in_file and name in known("callback")):
+            return
+        there = [*(key for key in self.callback_nodes if key not in self.switched_off), *DEFAULT_NAMES]
+        close = closest(name, there)
+        hint = f"Did you mean {close}? " if close else ""
+        message = f"callbacks.{name}: the recipe has no plug-in of that name to switch off"
+        self.reader.fault(node.key_place, message, f"{hint}There are: {', '.join(dict.fromkeys(there))}.")
+
+    def _device(self) -> dict[str, Part]:
+        """The plug-in that `device:` stands for."""
+        node = self.value("device")
+        if node is None:
+            return {}
+        if not isinstance(node.value, str):
+            self.reader.fault(node.place, f"device is {shown(node.plain())}", f"Write {KEYS['device']}.")
+        if "DevicePlacement" in self.callback_nodes:
+            message = "the device is told twice: here, and as the plug-in DevicePlacement"
+            self.reader.fault(node.key_place, message, "Leave one of them out.")
+        arguments: dict[str, Any] = {"device": node.value}
+        return {"device": Part("callback", "DevicePlacement", DevicePlacement, node, arguments)}
+
+    def _defaults(self) -> list[Part]:
+        chosen = self._list("defaults", "callback")
+        if chosen is None:
+            ours = zip(DEFAULT_NAMES, DEFAULT_CALLBACKS, strict=True)
+            chosen = [Part("callback", name, each, self.tree) for name, each in ours]
+        return [part for part in chosen if part.name not in self.switched_off]
+
+    def _epochs(self) -> int:
+        node = self.value("fit")
+        if node is None:
+            return 0
+        if not isinstance(node.value, dict):
+            self.reader.fault(node.place, f"fit is {shown(node.plain())}", f"Write {KEYS['fit']}.")
+            return 0
+        for key, each in node.value.items():
+            if key != "epochs":
+                hint = f"Write {KEYS['fit']}." + (SPACE_HINT if ":" in key else "")
+                self.reader.fault(each.key_place, f"fit.{key}: there is no such key", hint)
+        if "epochs" not in node.value:
+            self.reader.fault(node.key_place, "fit does not say how many epochs", f"Write {KEYS['fit']}.")
+        elif node.value["epochs"].value is None:
+            self.reader.fault(node.value["epochs"].key_place, "fit.epochs is empty", f"Write {KEYS['fit']}.")
+            return 0
+        return self._whole_number("fit.epochs", node.value.get("epochs"), 10**9) or 0
+
+
+SPACE_HINT = " After the colon of a key comes a space."
+
+
+def hint_for_key(key: str) -> str:
+    """What to write instead of an unknown key."""
+    if ":" in key:
+        return SPACE_HINT.strip()
+    if key in INNER_KEYS:
+        return f"It belongs below another key: {INNER_KEYS[key]}."
+    if key in table("callback"):
+        return "It is a plug-in: indent it below `callbacks:`."
+    meant = key_meant(key)
+    return (f"Did you mean {meant}? " if meant else "") + f"The keys are: {', '.join(KEYS)}."
+
+
+def key_meant(key: str) -> str | None:
+    """The key that was probably meant."""
+    word = key.partition(":")[0]
+    if word in KEYS:
+        return word
+    close = str(closest(word, [*KEYS, *OTHER_KEYS]))
+    return OTHER_KEYS.get(close, close if close in KEYS else None)

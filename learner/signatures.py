@@ -1,0 +1,170 @@
+"""Do these arguments fit that class or function? Told before it is called."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Union
+
+from learner.recipe_faults import closest
+
+# Words of other frameworks, and common long forms.
+OTHER_WORDS = {
+    "learning_rate": "lr",
+    "rate": "lr",
+    "wd": "weight_decay",
+    "decay": "weight_decay",
+    "mom": "momentum",
+    "bs": "batch_size",
+    "batchsize": "batch_size",
+    "validation": "valid",
+    "metric": "monitor",
+    "epochs": "n_epochs",
+}
+
+HIDDEN = ("size_average", "reduce")  # of torch's losses: deprecated
+
+
+class Signature:
+    """The arguments of a class or function that a recipe can give.
+
+    Args:
+        target: the class or function.
+        n_given: leading arguments that the loop gives.
+    """
+
+    def __init__(self, target: Callable[..., Any], n_given: int = 0):
+        try:
+            parameters = list(inspect.signature(target).parameters.values())
+        except (TypeError, ValueError):  # written in C, without a signature: all is left to the call
+            parameters = [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]
+        self.takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+        named = [
+            each
+            for position, each in enumerate(parameters)
+            if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) and position >= n_given
+        ]
+        self.parameters = {each.name: each for each in named if each.name not in HIDDEN}
+        self.types = hints_of(target)
+
+    @property
+    def required(self) -> list[str]:
+        """Arguments without a default."""
+        return [name for name, each in self.parameters.items() if each.default is each.empty]
+
+    def unknown(self, name: str) -> str | None:
+        """What to write instead of an argument that there is not; None where there is."""
+        if name in self.parameters or self.takes_any:
+            return None
+        if not self.parameters:
+            return "It takes no arguments."
+        words = {word: meant for word, meant in OTHER_WORDS.items() if meant in self.parameters}
+        close = closest(name, [*self.parameters, *words])
+        hint = f"Did you mean {words.get(close, close)}? " if close else ""
+        return f"{hint}It takes: {', '.join(self.parameters)}."
+
+    def wrong_value(self, name: str, value: Any) -> str | None:
+        """What kind of value the argument takes, where this plain one is of another; None where it fits."""
+        parameter = self.parameters.get(name)
+        if parameter is None or value == parameter.default:
+            return None
+        if name == "lr" and isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+            return "a finite number above 0"
+        hint = self.types.get(name, Any)
+        if hint is Any:
+            return wrong_for_default(value, parameter.default)
+        return None if fits(value, hint) else " or ".join(dict.fromkeys(words_for(hint)))
+
+    def convert(self, name: str, value: Any) -> Any:
+        """A list as a tuple where the argument asks for one; anything else as it is."""
+        options = members(self.types.get(name, Any))
+        origins = [typing.get_origin(option) or option for option in options]
+        return tuple(value) if isinstance(value, list) and tuple in origins and list not in origins else value
+
+
+def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """The types of arguments by name, where they can be worked out."""
+    function: Any = target.__init__ if isinstance(target, type) else target
+    function = inspect.unwrap(function)
+    found = {}
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        alone = types.SimpleNamespace(__annotations__={name: hint})
+        try:
+            found |= typing.get_type_hints(alone, getattr(function, "__globals__", {}))
+        except (NameError, TypeError, AttributeError, SyntaxError):  # imported for type checkers only
+            found[name] = Any
+    return found
+
+
+def members(hint: Any) -> list[Any]:
+    """The alternatives of a type."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return [part for option in typing.get_args(hint) for part in members(option)]
+    return [hint]
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """May a plain value stand for an argument of this type? Where a type says nothing about it: yes."""
+    return any(fits_one(value, option) for option in members(hint))
+
+
+def fits_one(value: Any, option: Any) -> bool:
+    """The same for one alternative."""
+    origin = typing.get_origin(option)
+    if origin is Literal:
+        return value in typing.get_args(option)
+    if origin is tuple and isinstance(value, list):
+        parts = [part for part in typing.get_args(option) if part is not Ellipsis]
+        return Ellipsis in typing.get_args(option) or not parts or len(parts) == len(value)
+    base = origin or option
+    if option is None or base is type(None):
+        return value is None
+    if not isinstance(base, type) or base is object or getattr(base, "_is_protocol", False):
+        return True
+    if base in (int, float) or base is bool:
+        return type(value) in ((int, float) if base is float else (base,))
+    if isinstance(value, list):
+        return issubclass(base, (list, tuple)) or (issubclass(list, base) and base not in (str,))
+    if isinstance(value, dict):
+        return issubclass(dict, base)
+    if base.__name__ in ("Path", "PurePath", "PathLike"):
+        return isinstance(value, str)
+    if base in (Sequence, Mapping):
+        return False
+    return isinstance(value, base)
+
+
+def words_for(hint: Any) -> list[str]:
+    """What a type takes, in words."""
+    found = []
+    for option in members(hint):
+        base = typing.get_origin(option) or option
+        if base is Literal:
+            found.append(" or ".join(map(str, typing.get_args(option))))
+        elif base in WORDS:
+            found.append(WORDS[base])
+        elif isinstance(base, type) and issubclass(base, (list, tuple, Sequence)):
+            found.append("a list, as [1, 2]")
+    return found or ["something that is built with `use:`"]
+
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+    dict: "a mapping, as {key: value}",
+}
+
+
+def wrong_for_default(value: Any, default: Any) -> str | None:
+    """What an argument without a type takes, by its default, where this value is certainly something else."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, (int, float)) and isinstance(value, (str, bool)):
+        return "a number"
+    return None

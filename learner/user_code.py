@@ -1,0 +1,239 @@
+"""Names of a user's own code: `file.py:Name` beside a recipe, `package.module:Name` where allowed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from learner.recipe_faults import closest, did_you_mean
+
+BESIDE = 'Put the code into a Python file beside the recipe, as `use: "models.py:Net"`.'
+
+
+class NameFault(ValueError):
+    """A name that cannot be used: why, and how to mend it."""
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+class UserCode:
+    """The Python files beside a recipe, and the packages that its user allows.
+
+    A file is run once, when the first name in it is looked up; no other code is.
+
+    Args:
+        folder: the recipe's folder.
+        allow: packages or modules from which names may come.
+    """
+
+    def __init__(self, folder: Path, allow: Iterable[str] = ()):
+        self.folder, self.allow = folder.resolve(), tuple(allow)
+        self.files: dict[Path, ModuleType] = {}
+
+    def find(self, name: str) -> Any:
+        """What `file.py:Name` or `package.module:Name` stands for.
+
+        Raises:
+            NameFault: there is no such thing, it may not be used, or its file has a mistake.
+        """
+        module_name, _, attribute = name.partition(":")
+        if not attribute.isidentifier():
+            raise NameFault(
+                f"{name!r} names nothing: a name follows the colon", 'As in `use: "models.py:Net"`.'
+            )
+        if module_name.endswith(".py"):
+            return self._from_file(module_name, attribute)
+        return self._from_package(module_name, attribute)
+
+    def _from_file(self, file: str, attribute: str) -> Any:
+        path = self._path(file)
+        if path not in self.files:
+            self.files[path] = self._run(path, file)
+        module = self.files[path]
+        found = self._attribute(module, file, attribute)
+        if not self._is_own(found, module):
+            raise NameFault(
+                f"{attribute} in {file} is not that file's own: it is {full_name(found)}",
+                f"Define a class or function in {file}, or use the other by its own name.",
+            )
+        return found
+
+    def _is_own(self, found: Any, module: ModuleType) -> bool:
+        """Is it made in this file, or in another one of the recipe's folder?"""
+        if isinstance(found, ModuleType):
+            return False
+        if not (isinstance(found, type) or inspect.isroutine(found)) or found.__module__ == module.__name__:
+            return True
+        source = getattr(sys.modules.get(str(found.__module__)), "__file__", None)
+        return source is not None and Path(source).resolve() in self.sources()
+
+    def _path(self, file: str) -> Path:
+        """The file's real path, in or below the recipe's folder."""
+        path = (self.folder / file).resolve()
+        if "\\" in file:
+            raise NameFault(
+                f"{file!r} has a backslash", f"Write {file.replace(chr(92), '/')!r}, on Windows too."
+            )
+        if Path(file).is_absolute() or ".." in Path(file).parts or not path.is_relative_to(self.folder):
+            raise NameFault(f"{file!r} is not in or below the recipe's folder", BESIDE)
+        if not path.is_file():
+            beside = [
+                str(each.relative_to(self.folder).as_posix()) for each in sorted(self.folder.glob("*.py"))
+            ]
+            hint = did_you_mean(file, beside, all_of="Python files beside the recipe")
+            raise NameFault(f"there is no file {file!r} beside the recipe", hint)
+        return path
+
+    def _run(self, path: Path, file: str) -> ModuleType:
+        """Run a file as a module of its own name, under which others and worker processes import it."""
+        module = ModuleType(self._module_name(path))
+        module.__file__ = str(path)
+        before = sys.modules.get(module.__name__)
+        sys.modules[module.__name__] = module
+        try:
+            with self.importable():
+                exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
+        except Exception as error:
+            if before is None:
+                del sys.modules[module.__name__]
+            else:
+                sys.modules[module.__name__] = before
+            raise NameFault(
+                f"{file} cannot be run: {describe_error(error, self.folder)}", mend(error)
+            ) from error
+        return module
+
+    def _module_name(self, path: Path) -> str:
+        """The file's own name, or another one where that is taken by another module."""
+        name = re.sub(r"\W", "_", path.stem)
+        there = sys.modules.get(name)
+        if there is not None and Path(getattr(there, "__file__", None) or "").resolve() == path:
+            return name
+        with self.importable():
+            try:
+                spec = importlib.util.find_spec(name) if there is None else there.__spec__
+            except (ImportError, ValueError):
+                spec = None
+        free = there is None and (spec is None or Path(spec.origin or "").resolve() == path)
+        return name if free else f"{name}_{zlib.crc32(str(path).encode()):x}"
+
+    @contextmanager
+    def importable(self) -> Iterator[None]:
+        """Let the recipe's files import each other, within the block; installed packages go before them."""
+        folder = str(self.folder)
+        if folder in sys.path:
+            yield
+            return
+        sys.path.append(folder)
+        try:
+            yield
+        finally:
+            sys.path.remove(folder)
+
+    def _from_package(self, module_name: str, attribute: str) -> Any:
+        package = module_name.partition(".")[0]
+        if not all(part.isidentifier() for part in module_name.split(".")):
+            raise NameFault(f"{module_name!r} is neither a Python file nor a module", BESIDE)
+        if not any(is_within(module_name, each) for each in self.allow):
+            raise NameFault(
+                f"{module_name}:{attribute} is in a package, and a recipe may not import packages by itself",
+                f"If you trust this recipe with it, add `--allow {package}`. {BESIDE}",
+            )
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            described = describe_error(error, self.folder)
+            raise NameFault(f"{module_name} cannot be imported: {described}", mend(error)) from error
+        found = self._attribute(module, module_name, attribute)
+        home = str(getattr(found, "__module__", ""))
+        if isinstance(found, ModuleType) or not any(is_within(home, each) for each in self.allow):
+            raise NameFault(
+                f"{attribute} in {module_name} is not of an allowed package: it is {full_name(found)}",
+                f"Allowed are: {', '.join(self.allow)}.",
+            )
+        return found
+
+    def _attribute(self, module: ModuleType, shown: str, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise NameFault(f"{attribute} is a name of Python's own", "Name a class or a function.")
+        if not hasattr(module, attribute):
+            names = [name for name, value in vars(module).items() if own_name(module, name, value)]
+            raise NameFault(
+                f"{shown} has no {attribute}", did_you_mean(attribute, names, all_of=f"{shown} has")
+            )
+        return getattr(module, attribute)
+
+    def sources(self) -> list[Path]:
+        """The Python files of the recipe's folder that were run, also those that they import."""
+        if not self.files:
+            return []
+        others = [
+            getattr(module, "__file__", None)
+            for name, module in list(sys.modules.items())
+            if not is_within(name, "learner") and not is_within(name, "callbacks")
+        ]
+        paths = {Path(file).resolve() for file in others if file and is_python_file(file)}
+        own = {
+            path for path in paths if path.is_relative_to(self.folder) and "site-packages" not in path.parts
+        }
+        return sorted(set(self.files) | own)
+
+
+def is_python_file(file: str) -> bool:
+    """Is it a path of Python source? Some modules claim one that is not."""
+    return file.endswith(".py") and Path(file).is_absolute() and Path(file).is_file()
+
+
+def is_within(module: str, package: str) -> bool:
+    """Is it the package itself, or in it?"""
+    return module == package or module.startswith(f"{package}.")
+
+
+def own_name(module: ModuleType, name: str, value: Any) -> bool:
+    """Is it a class or function that the module defines, for others to use?"""
+    return not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+
+
+def full_name(found: Any) -> str:
+    """Module and name of a class or function, as messages tell it."""
+    if isinstance(found, ModuleType):
+        return f"the module {found.__name__}"
+    title = getattr(found, "__qualname__", type(found).__qualname__)
+    return f"{getattr(found, '__module__', None) or type(found).__module__}.{title}"
+
+
+def describe_error(error: BaseException, folder: Path) -> str:
+    """An error of a user's file: its line there, its type and its words."""
+    if isinstance(error, SyntaxError) and error.filename:
+        name, line = error.filename, error.lineno
+        source = (error.text or "").strip()
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename).resolve().is_relative_to(folder)]
+        if not own:
+            return f"{type(error).__name__}: {error}"
+        name, line, source = own[-1].filename, own[-1].lineno, own[-1].line
+    path = Path(name).resolve()
+    shown = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else name
+    words = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{shown}, line {line}: {type(error).__name__}: {words}\n    {shown}:{line}:  {source}"
+
+
+def mend(error: BaseException) -> str:
+    """What to do about an error of a user's file."""
+    if isinstance(error, ModuleNotFoundError):
+        near = closest(str(error.name), sys.modules)
+        return f"Install {error.name}, or mend the import." + (f" Did you mean {near}?" if near else "")
+    return "Mend the file; `--traceback` shows the whole error."
