@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.drawing import png_of
 from callbacks.every import Every
 
 if TYPE_CHECKING:
@@ -116,11 +116,7 @@ class PlotSnapshots(Callback):
             ax.set_ylim(*self.ylim)
 
     def _repr_png_(self) -> bytes | None:
-        if self.figure is None:
-            return None
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png")
-        return buffer.getvalue()
+        return None if self.figure is None else png_of(self.figure)
 
 
 def arrange(figure: Figure, axes: list[Axes], shared: bool) -> None:
