@@ -23,21 +23,39 @@ pygments_style = "friendly"
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
-default_role = "code"  # docstrings write `names` as Markdown does
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
 
-def mend_plurals(app, what, name, obj, options, lines):
-    """Let a letter follow a name in backticks, as in `Metric`s, which reStructuredText would not close."""
+PLAIN = ("attribute", "data", "property")
+plain_docstrings = {}
+
+
+def mark_names(app, what, name, obj, options, lines):
+    """Make literals of `names` in backticks, also where a letter follows; keep attributes' text for later."""
     for i, line in enumerate(lines):
-        lines[i] = re.sub(
-            r"`[^`]+`(\w?)", lambda found: found[0][:-1] + "\\ " + found[1] if found[1] else found[0], line
-        )
+        lines[i] = re.sub(r"(?<!`)`([^`]+)`(?=(\w?))", mark_name, line)
+        if (
+            i > 0 and lines[i - 1].strip() == "Returns:"
+        ):  # or napoleon takes what stands before a colon for a type
+            lines[i] = re.sub(r"\S", r": \g<0>", lines[i], count=1)
+    if what in PLAIN:
+        plain_docstrings[name] = list(lines)
+
+
+def mark_name(found):
+    return f"``{found[1]}``" + ("\\ " if found[2] else "")
+
+
+def put_back_plain(app, what, name, obj, options, lines):
+    """Undo that napoleon takes what stands before the first colon of an attribute's text for its type."""
+    if what in PLAIN:
+        lines[:] = plain_docstrings.pop(name)
 
 
 def mark_code(app, what, name, obj, options, lines):
@@ -52,5 +70,6 @@ def mark_code(app, what, name, obj, options, lines):
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", mend_plurals, priority=100)
+    app.connect("autodoc-process-docstring", mark_names, priority=100)
+    app.connect("autodoc-process-docstring", put_back_plain, priority=800)
     app.connect("autodoc-process-docstring", mark_code, priority=900)

@@ -205,12 +205,19 @@ def catalogued() -> list[str]:
 
 @pytest.mark.parametrize("package", [callbacks, learner], ids=lambda package: package.__name__)
 def test_the_reference_has_every_public_name(package):
-    there = set(re.findall(rf"^\.\. auto\w+:: {package.__name__}\.(\w+)$", text_of("api.md"), re.MULTILINE))
+    entry = rf"^\.\. (?:auto\w+|py:data):: {package.__name__}\.(\w+)$"
+    there = set(re.findall(entry, text_of("api.md"), re.MULTILINE))
     public = set(package.__all__)
     assert there == public, (
         f"docs/api.md lacks {sorted(public - there)} and has {sorted(there - public)} too many: "
         f"write a line as `.. autoclass:: {package.__name__}.{next(iter(public))}`"
     )
+
+
+def test_the_reference_tells_the_defaults():
+    told = re.search(r"DEFAULT_CALLBACKS\n\n(.*?)\n\n|\Z", text_of("api.md"), re.DOTALL)
+    assert told is not None
+    assert re.findall(r"``(\w+)``", told.group(1)) == DEFAULT_NAMES
 
 
 @pytest.mark.parametrize(
