@@ -34,19 +34,23 @@ def main() -> dict[str, dict[str, float]]:
 def make_learner(**options) -> Learner:
     """A learner with a fresh network, the same one each time."""
     torch.manual_seed(0)
-    network = nn.Sequential(
-        *(nn.Linear(10, 64), nn.ReLU(), nn.Dropout(0.3)),
-        *(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.3)),
-        nn.Linear(64, 1),
-    )
     train, valid = load_parts()
     return Learner(
-        network,
+        make_network(),
         Data.from_tensors(*train, batch_size=32, valid=valid, seed=0),
         nn.MSELoss(),
         partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.3),
         metrics=[RMSE, MAE, R2],
         **options,
+    )
+
+
+def make_network(n_hidden: int = 64, dropout: float = 0.3) -> nn.Module:
+    """Ten numbers to one, through two hidden layers of that width."""
+    return nn.Sequential(
+        *(nn.Linear(10, n_hidden), nn.ReLU(), nn.Dropout(dropout)),
+        *(nn.Linear(n_hidden, n_hidden), nn.ReLU(), nn.Dropout(dropout)),
+        nn.Linear(n_hidden, 1),
     )
 
 

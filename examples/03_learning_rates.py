@@ -1,0 +1,81 @@
+"""Three learning rates on the article's data: too low, good, and a little too high.
+
+A step multiplies what is left to go, in each direction of the parameters, by 1 - lr * curvature. With a low
+rate that is nearly 1: slow. Beyond lr = 2 / curvature it is below -1: each step jumps over the valley and
+lands higher on the other side, so training bounces and diverges. The steepest direction sets the limit.
+
+Prints that limit and the RMSE before the first and the last of 20 steps with each rate; draws
+learning_rates.png: the RMSE, and the parameter a, before each step.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from models import Quadratic
+from torch import Tensor
+from torch.nn import functional as F
+
+from callbacks import Recorder, ZeroGrad, on
+from learner import Learner
+from learner.datasets import article
+
+RATES = {1e-7: "too low: slow", 1e-5: "good", 3.7e-5: "too high: bounces and diverges"}
+N_STEPS = 20
+
+
+def main(picture: str | Path = "learning_rates.png") -> dict[float, Tensor]:
+    """Train with each rate; give the RMSE before each step by rate."""
+    print(f"largest stable learning rate: {largest_stable_rate():.3g}")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    errors, parameters = figure.subplots(1, 2)
+    rmses = {}
+    for lr, label in RATES.items():
+        rmses[lr], a = train(lr)
+        print(f"lr {lr:g}: RMSE {rmses[lr][0]:.2f} to {rmses[lr][-1]:.2f}, {label}")
+        errors.plot(rmses[lr], ".-", label=f"lr {lr:g}, {label}")
+        parameters.plot(a, ".-")
+    errors.set(title="RMSE", yscale="log", xlabel="step", xticks=range(0, N_STEPS + 1, 5))
+    errors.set_yticks([20, 50, 100, 200, 400], ["20", "50", "100", "200", "400"])
+    errors.minorticks_off()
+    parameters.set(title="parameter a", xlabel="step", xticks=range(0, N_STEPS + 1, 5))
+    figure.legend(loc="outside lower center", ncols=3)
+    figure.savefig(picture, dpi=150)
+    return rmses
+
+
+def train(lr: float) -> tuple[Tensor, Tensor]:
+    """The RMSE and the parameter a before each step, both of shape (steps,)."""
+    path = []
+
+    @on("before_step")
+    def keep_a(learn: Learner) -> None:
+        path.append(next(learn.model.parameters())[0].detach().clone())
+
+    learn = make_learner(lr, callbacks=[keep_a, ZeroGrad, Recorder], defaults=())
+    history = learn.fit(N_STEPS)
+    return torch.tensor(history.steps["train_loss"], dtype=torch.float64).sqrt(), torch.stack(path)
+
+
+def make_learner(lr: float, **options) -> Learner:
+    """A learner of the article's data, with the same first parameters each time."""
+    torch.manual_seed(2021)
+    data = article()
+    return Learner(Quadratic(), data, F.mse_loss, partial(torch.optim.SGD, lr=lr), **options)
+
+
+def largest_stable_rate() -> float:
+    """2 / the largest curvature of the loss, which is the largest eigenvalue of its second derivatives."""
+    time = torch.arange(0, 20).double()
+
+    def loss(params: Tensor) -> Tensor:
+        a, b, c = params
+        return (a * time**2 + b * time + c).square().mean()  # the data add no curvature
+
+    curvatures = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, torch.zeros(3).double()))
+    return 2 / curvatures.max().item()
+
+
+if __name__ == "__main__":
+    main()
