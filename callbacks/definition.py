@@ -137,16 +137,17 @@ def check_hook(hook: Any, name: str, *, owner: str) -> None:
             f"{owner}.{name} is async or has a yield in it, so its body would never run. "
             f"Write it as a plain {line}."
         )
+    function = getattr(hook, "__func__", hook)  # of a method as it was written, with `self`
     try:
-        signature = inspect.signature(hook)
+        signature = inspect.signature(function)
     except ValueError:  # a builtin that does not tell its signature
         return
     try:
-        signature.bind(None)
+        signature.bind(*[None] * (1 if function is hook else 2))
     except TypeError as error:
         own = "" if owner == "on" else f" If it is a helper of your own, call it _{name}."
         raise TypeError(
-            f"{owner}.{name} takes {signature}, but the loop calls it with the learner alone ({error}): "
+            f"{owner}.{name}{signature} cannot be called with the learner and nothing else ({error}): "
             f"write {line}. The learner has everything else: learn.batch, learn.loss, learn.epoch.{own}"
         ) from None
 

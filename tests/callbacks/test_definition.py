@@ -1,0 +1,376 @@
+"""What is refused when a plug-in's class is defined, and what is not."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from callbacks import EVENTS, OPERATIONS, Callback, Order, Recorder, on
+
+# Names that people give to methods of their own.
+HELPERS = """
+    plot log save load reset update on off best_so_far format batch_size stop start place_holder
+    stepper one_step steps step_size n_steps placed replace display fit_line train validate_input
+    test_step compute compute_metric loss_value get_lr set_lr lr_at write flush close open cleanup
+    cleanup_files cleanup_temp_files setup summary show draw render report notify send on_plateau
+    on_device on_cuda online only once ongoing forwarded_port backbone prediction predict epoch
+    batch before after begin end finish is_better improve compare accumulate mean average smooth
+    gradient_norm grad_norm zero zeros zero_out loss losses state_of to_dict as_dict from_dict
+    create_file path folder figure table rows columns name_of get set put add remove find count
+    total make
+""".split()  # noqa: SIM905
+
+MISSPELT = {
+    "after_bacth": "after_batch",
+    "afterbatch": "after_batch",
+    "afer_batch": "after_batch",
+    "after_batchs": "after_batch",
+    "AfterBatch": "after_batch",
+    "after_train_epoch": "after_",
+    "before_fitt": "before_fit",
+    "befor_fit": "before_fit",
+    "beforefit": "before_fit",
+    "before_training": "before_train",
+    "before_validation": "before_validate",
+    "after_los": "after_loss",
+    "cleanupfit": "cleanup_fit",
+    "cleanup_epoch": "after_epoch",
+    "on_train_begin": "before_fit",
+    "on_train_batch_end": "after_batch",
+    "on_validation_epoch_end": "after_validate",
+    "on_keyboard_end": "",
+    "teardown": "cleanup_fit",
+    "get_loss": "compute_loss",
+    "zero_grads": "zero_grad",
+    "compute_los": "compute_loss",
+    "backwards": "backward",
+    "forwad": "forward",
+}
+
+
+def define(name, member, *bases):
+    return type("Mine", bases or (Callback,), {name: member})
+
+
+@pytest.mark.parametrize("name", HELPERS)
+def test_a_helper_of_ones_own_may_be_called(name):
+    define(name, lambda self, *args: None)
+
+
+@pytest.mark.parametrize("name", MISSPELT)
+def test_a_misspelt_event_is_refused_with_the_word_that_was_meant(name):
+    with pytest.raises(
+        TypeError, match=rf"Mine\.{name} would never be called.*Did you mean {MISSPELT[name]}"
+    ):
+        define(name, lambda self, learn: None)
+
+
+@pytest.mark.parametrize("wrap", [staticmethod, classmethod], ids=["staticmethod", "classmethod"])
+def test_a_misspelt_event_is_found_whatever_kind_of_method_it_is(wrap):
+    with pytest.raises(TypeError, match="Did you mean after_batch"):
+        define("after_bacth", wrap(lambda learn: None))
+
+
+def test_the_message_lists_the_events_and_tells_how_to_keep_a_helper():
+    with pytest.raises(TypeError, match=r"call it _after_bacth\. The events are: before_fit, .*zero_grad"):
+        define("after_bacth", lambda self, learn: None)
+
+
+@pytest.mark.parametrize("name", ["_after_bacth", "__before_fitt"])
+def test_private_methods_are_ones_own(name):
+    define(name, lambda self, learn: None)
+
+
+def test_attributes_and_classes_within_are_no_misspelt_events():
+    class Mine(Callback):
+        after_math = 3
+        after_image = ()
+
+        class BeforeAfter:
+            pass
+
+
+def takes_default(self, learn, verbose=False):
+    pass
+
+
+def takes_all(self, *args, **kwargs):
+    pass
+
+
+def keyed(self, learn, *, verbose=False):
+    pass
+
+
+class Caller:
+    def __call__(self, learn):
+        pass
+
+
+RIGHT = {
+    "default": takes_default,
+    "all": takes_all,
+    "keyword with default": keyed,
+    "lambda": lambda self, learn: None,
+    "static": staticmethod(lambda learn: None),
+    "class": classmethod(lambda cls, learn: None),
+    "partial": functools.partial(lambda by, learn: None, 1),
+    "partialmethod": functools.partialmethod(lambda self, by, learn: None, 1),
+    "callable": Caller(),
+    "decorated": torch.no_grad()(lambda self, learn: None),
+    "wrapped": functools.wraps(takes_default)(lambda *args, **kwargs: None),
+    "cached": functools.lru_cache(lambda self, learn: None),
+    "builtin": staticmethod(print),
+}
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+def test_every_kind_of_hook_that_takes_the_learner_is_called_with_it(kind, make_learner):
+    learn = make_learner(callbacks=[define("after_epoch", RIGHT[kind])()])
+    learn.fit(1)
+
+
+WRONG = {
+    "nothing": lambda self: None,
+    "two": lambda self, learn, batch: None,
+    "no argument": lambda: None,
+    "no self": lambda learn: None,
+    "by keyword": lambda self, *, learn: None,
+    "static without": staticmethod(lambda: None),
+    "static with self": staticmethod(lambda self, learn: None),
+    "class without": classmethod(lambda cls: None),
+    "partial that is full": functools.partial(lambda learn: None, 1),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("name", ["after_batch", "zero_grad"])
+def test_a_hook_that_cannot_be_called_with_the_learner_alone_is_refused(kind, name):
+    with pytest.raises(
+        TypeError,
+        match=rf"Mine\.{name}\(.*\) cannot be called with the learner.*write def {name}\(self, learn\)",
+    ):
+        define(name, WRONG[kind])
+
+
+@pytest.mark.parametrize(
+    "member",
+    [None, 0, "text", property(lambda self: print), type("Inner", (), {})],
+    ids=lambda each: str(type(each)),
+)
+def test_what_is_no_method_cannot_be_a_hook(member):
+    with pytest.raises(TypeError, match=r"Mine\.step is .*but step is a moment of the loop.*another name"):
+        define("step", member)
+
+
+async def coroutine(self, learn):
+    pass
+
+
+def generator(self, learn):
+    yield
+
+
+async def async_generator(self, learn):
+    yield
+
+
+class AsyncCaller:
+    async def __call__(self, learn):
+        pass
+
+
+@pytest.mark.parametrize(
+    "member", [coroutine, generator, async_generator, staticmethod(coroutine), AsyncCaller()], ids=str
+)
+def test_a_hook_of_which_the_body_would_never_run_is_refused(member):
+    with pytest.raises(TypeError, match="is async or has a yield in it, so its body would never run"):
+        define("after_batch", member)
+
+
+# Inheritance
+
+
+class Base(Callback):
+    heard = ()
+
+    def after_epoch(self, learn):
+        self.heard = (*self.heard, "base")
+
+
+def test_a_subclass_may_override_a_hook_and_call_it(make_learner):
+    class Sub(Base):
+        def after_epoch(self, learn):
+            super().after_epoch(learn)
+            self.heard = (*self.heard, "sub")
+
+    learn = make_learner(callbacks=[Sub()])
+    learn.fit(1)
+    assert learn.callbacks.sub.heard == ("base", "sub")
+
+
+def test_a_subclass_has_a_name_of_its_own():
+    class VeryOwn(Base):
+        pass
+
+    assert (Base.name, VeryOwn.name) == ("base", "very_own")
+
+
+def test_a_mixins_hook_is_heard(make_learner):
+    class Mixin:
+        def after_epoch(self, learn):
+            self.heard = True
+
+    class Mixed(Mixin, Callback):
+        pass
+
+    learn = make_learner(callbacks=[Mixed()])
+    learn.fit(1)
+    assert learn.callbacks.mixed.heard
+
+
+def test_a_mixin_hidden_behind_the_contract_is_refused_with_the_line_to_write():
+    class Mixin:
+        def after_epoch(self, learn):
+            pass
+
+    with pytest.raises(
+        TypeError, match=r"Mixin\.after_epoch would never be called.*class Mixed\(Mixin, Callback\)"
+    ):
+
+        class Mixed(Callback, Mixin):
+            pass
+
+
+def test_a_mixins_misspelt_hook_is_found():
+    class Mixin:
+        def after_bacth(self, learn):
+            pass
+
+    with pytest.raises(TypeError, match="Did you mean after_batch"):
+
+        class Mixed(Mixin, Callback):
+            pass
+
+
+# Declared attributes
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("state", "best", r"Mine\.state = 'best': write it as a tuple of attributes' names"),
+        ("state", ("best", 3), "tuple of attributes' names"),
+        ("state", {"best": 1}, "tuple of attributes' names"),
+        ("needs", Recorder, r"Mine\.needs = .*needs = \(Recorder,\)"),
+        ("needs", ("Recorder",), "tuple of plug-in classes"),
+        ("order", 60, r"Mine\.order = 60: write it as a phase, as order = Order\.MEASURE"),
+        ("order", "MEASURE", "a phase"),
+        ("measures", ("valid_score",), "a dict, as measures"),
+        ("name", 3, "a string"),
+        ("name", lambda self: "x", "a string"),
+        ("state", lambda self: ("x",), "a tuple of attributes' names"),
+    ],
+)
+def test_attributes_in_another_form_than_the_contracts_are_refused(attribute, value, words):
+    with pytest.raises(TypeError, match=words):
+        define(attribute, value)
+
+
+def test_a_property_may_tell_an_attribute_later():
+    class Mine(Callback):
+        @property
+        def state(self):
+            return ("best",)
+
+    Mine.state  # noqa: B018
+
+
+# on(...)
+
+
+def test_a_function_becomes_a_plug_in_of_its_name(make_learner):
+    seen = []
+
+    @on("after_epoch", order=Order.REPORT)
+    def keep_epoch(learn):
+        """Keep it."""
+        seen.append(learn.epoch)
+
+    learn = make_learner(callbacks=[keep_epoch])
+    learn.fit(2)
+    assert seen == [0, 1]
+    assert learn.callbacks.keep_epoch is keep_epoch
+    assert keep_epoch.order is Order.REPORT
+    assert keep_epoch.__doc__ == "Keep it."
+
+
+class Keeper:
+    def __init__(self):
+        self.seen = []
+
+    def keep(self, learn):
+        self.seen.append(learn.epoch)
+
+    __call__ = keep
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Keeper.keep,
+        lambda keeper, learn: keeper.seen.append(learn.epoch),
+        lambda keeper, learn, *rest: keeper(learn),
+    ],
+    ids=["method", "lambda", "callable"],
+)
+def test_methods_partials_lambdas_and_callables_become_plug_ins(function, make_learner):
+    keeper = Keeper()
+    for plugin in (
+        on("after_epoch")(functools.partial(function, keeper)),
+        on("after_epoch", name="bound")(keeper.keep),
+    ):
+        keeper.seen.clear()
+        learn = make_learner(callbacks=[plugin])
+        learn.fit(2)
+        assert keeper.seen == [0, 1]
+    on("after_epoch")(keeper)
+    assert on("after_epoch")(lambda learn: None).name == "after_epoch"
+
+
+def test_a_function_can_do_an_operation(make_learner):
+    @on("step")
+    def stand_still(learn):
+        pass
+
+    learn = make_learner(callbacks=[stand_still])
+    before = learn.model.weight.clone()
+    learn.fit(1)
+    assert torch.equal(before, learn.model.weight)
+
+
+@pytest.mark.parametrize("event", ["after_bacth", "on_epoch_end", "epoch", "", None, 3])
+def test_on_refuses_what_is_no_event(event):
+    with pytest.raises(TypeError, match=r"on\(.*\): there is no such event. Did you mean '.*The events are"):
+        on(event)
+
+
+def test_on_without_the_event_is_told():
+    with pytest.raises(TypeError, match='on needs the event: write @on\\("after_batch"\\)'):
+
+        @on
+        def show(learn):
+            pass
+
+
+@pytest.mark.parametrize("function", [lambda: 0, lambda one, two: 0, 3, Keeper, generator], ids=str)
+def test_on_refuses_what_cannot_take_the_learner(function):
+    with pytest.raises(TypeError, match=r"on\.after_batch.*def after_batch\(learn\)"):
+        on("after_batch")(function)
+
+
+def test_every_event_and_operation_can_be_defined_and_none_is_like_another():
+    for name in EVENTS + OPERATIONS:
+        define(name, lambda self, learn: None)

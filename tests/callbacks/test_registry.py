@@ -1,0 +1,359 @@
+"""Callbacks: who is there, how each is reached, who does what."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+
+from callbacks import (
+    MAE,
+    Callback,
+    Callbacks,
+    DevicePlacement,
+    LearnerWarning,
+    Metrics,
+    Order,
+    Recorder,
+    StopOnNaN,
+    ZeroGrad,
+    on,
+)
+
+
+class Probe(Callback):
+    def __init__(self, tag="", *, name=None):
+        super().__init__(name=name)
+        self.tag = tag
+
+    def after_epoch(self, learn):
+        self.epoch = learn.epoch
+
+
+class SubProbe(Probe):
+    pass
+
+
+class Needy(Callback):
+    def __init__(self, value):
+        self.value = value
+
+
+class Steps(Callback):
+    def step(self, learn):
+        learn.optimizer.step()
+
+
+class OwnZeroGrad(Callback):
+    def zero_grad(self, learn):
+        learn.optimizer.zero_grad()
+
+
+# Reaching one
+
+
+def test_a_plug_in_is_reached_by_name_by_class_and_by_its_base():
+    probe = Probe()
+    callbacks = Callbacks([ZeroGrad(), probe])
+    assert callbacks.probe is callbacks.named("probe") is callbacks[Probe] is probe
+    assert callbacks.zero_grad is callbacks[ZeroGrad]
+    sub = SubProbe()
+    assert Callbacks([sub])[Probe] is sub
+
+
+def test_in_knows_instances_classes_and_names():
+    probe = Probe()
+    callbacks = Callbacks([probe])
+    assert probe in callbacks
+    assert Probe in callbacks
+    assert "probe" in callbacks
+    for other in (Probe(), ZeroGrad, "zero_grad", None, 3, [probe]):
+        assert other not in callbacks
+
+
+def test_a_name_that_there_is_not_is_refused_with_a_suggestion():
+    callbacks = Callbacks([Probe(), Recorder()])
+    with pytest.raises(
+        AttributeError, match=r"no plug-in is called 'recorde'\. Did you mean 'recorder'\? There are"
+    ):
+        callbacks.recorde  # noqa: B018
+    with pytest.raises(KeyError, match="no plug-in is called 'xyz'. There are: probe, recorder"):  # noqa: RUF043
+        callbacks.named("xyz")
+    assert not hasattr(callbacks, "xyz")
+
+
+def test_a_class_of_which_there_is_none_or_several_is_refused_with_the_names():
+    callbacks = Callbacks([Probe(), Probe(name="second"), Recorder()])
+    with pytest.raises(
+        KeyError, match=r"2 plug-ins are of the class Probe\. Reach one by its name: probe, second"
+    ):
+        callbacks[Probe]
+    with pytest.raises(
+        KeyError, match=r"no plug-in is of the class ZeroGrad\. There are: probe, second, recorder"
+    ):
+        callbacks[ZeroGrad]
+
+
+@pytest.mark.parametrize("key", ["probe", 0, slice(1), None])
+def test_what_is_no_class_is_told_how_to_be_reached(key):
+    with pytest.raises(
+        TypeError, match=r"pass a class, as in .*by name it is learn\.callbacks\.early_stopping"
+    ):
+        Callbacks([Probe()])[key]
+
+
+def test_iteration_goes_by_phase_and_then_as_given():
+    class Late(Callback):
+        order = Order.SAVE
+
+    late, first, second = Late(), Probe(name="first"), Probe(name="second")
+    callbacks = Callbacks([late, first, second])
+    assert list(callbacks) == [first, second, late]
+    assert len(callbacks) == 3
+
+
+def test_an_instance_may_choose_its_phase():
+    late = Probe(name="late")
+    late.order = Order.SAVE
+    early = Probe(name="early")
+    early.order = Order.PREPARE
+    assert [plugin.name for plugin in Callbacks([late, Recorder(), early])] == ["early", "recorder", "late"]
+
+
+def test_dir_lists_the_names_and_repr_shows_the_plug_ins():
+    callbacks = Callbacks([Probe("x"), DevicePlacement("cpu")])
+    assert {"probe", "device_placement", "named"} <= set(dir(callbacks))
+    assert repr(callbacks) == "Callbacks(DevicePlacement(), Probe(tag='x'))"
+
+
+def test_a_private_class_is_reached_by_its_name_too():
+    class _Hidden(Callback):
+        pass
+
+    assert Callbacks([_Hidden])._hidden
+
+
+def test_none_is_a_composition_too():
+    callbacks = Callbacks()
+    assert (list(callbacks), len(callbacks), repr(callbacks)) == ([], 0, "Callbacks()")
+    with pytest.raises(AttributeError, match="There are: none"):
+        callbacks.probe  # noqa: B018
+
+
+# What is taken and what is refused
+
+
+def test_a_class_that_needs_nothing_is_taken_for_an_instance():
+    assert isinstance(Callbacks([Probe]).probe, Probe)
+
+
+def test_a_class_that_needs_arguments_is_refused():
+    with pytest.raises(
+        TypeError, match=r"callbacks\[1\] is the class Needy, which needs arguments .*Needy\(\.\.\.\)"
+    ):
+        Callbacks([Probe, Needy])
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ("ZeroGrad", r"callbacks\[0\] is 'ZeroGrad' \(str\), which is no plug-in"),
+        (None, r"is None \(NoneType\), which is no plug-in"),
+        (lambda learn: None, r'write @on\("after_batch"\) above it'),
+        ([Probe()], "one by one, not a list within a list"),
+        (dict, r"\(type\), which is no plug-in: pass an instance of a subclass of Callback\.$"),
+    ],
+    ids=["str", "None", "function", "list", "other class"],
+)
+def test_what_is_no_plug_in_is_refused(item, words):
+    with pytest.raises(TypeError, match=words):
+        Callbacks([item])
+
+
+def test_the_same_instance_twice_is_refused():
+    probe = Probe()
+    with pytest.raises(ValueError, match=r"the same Probe was passed twice"):
+        Callbacks([probe, probe])
+
+
+def test_two_of_one_name_are_refused_and_two_names_of_one_class_taken():
+    with pytest.raises(
+        ValueError, match=r"two plug-ins are called 'probe': Probe\(tag='a'\) and .*name='my_probe'"
+    ):
+        Callbacks([Probe("a"), Probe("b")])
+    callbacks = Callbacks([Probe("a"), Probe("b", name="my_probe")])
+    assert (callbacks.probe.tag, callbacks.my_probe.tag) == ("a", "b")
+
+
+def test_two_doers_of_one_operation_are_refused():
+    with pytest.raises(ValueError, match=r"two plug-ins do 'zero_grad': ZeroGrad and OwnZeroGrad.*leave one"):
+        Callbacks([ZeroGrad(), OwnZeroGrad()])
+
+
+def test_doers_are_known():
+    callbacks = Callbacks([Steps(), ZeroGrad()])
+    assert callbacks.doers == {"step": callbacks.steps, "zero_grad": callbacks.zero_grad}
+
+
+def test_an_attribute_of_an_operations_name_is_no_doer(make_learner):
+    class Counts(Callback):
+        def __init__(self):
+            self.step = self.forward = 0
+
+        def after_step(self, learn):
+            self.step += 1
+
+    learn = make_learner(callbacks=[Counts])
+    learn.fit(1)
+    assert learn.callbacks.counts.step == 3
+
+
+def test_a_hook_set_on_an_instance_is_refused_as_it_would_never_be_called():
+    probe = Probe()
+    probe.after_batch = lambda learn: None
+    with pytest.raises(TypeError, match=r"Probe .*sets self\.after_batch, which would never be called"):
+        Callbacks([probe])
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"), [("order", 60, "choose a phase"), ("name", 3, "write it as a string")]
+)
+def test_attributes_of_another_form_on_an_instance_are_refused(attribute, value, words):
+    probe = Probe()
+    setattr(probe, attribute, value)
+    with pytest.raises(TypeError, match=words):
+        Callbacks([probe])
+
+
+def test_a_plug_in_without_one_that_it_needs_is_refused():
+    class Shows(Callback):
+        needs = (Recorder, Metrics)
+
+    with pytest.raises(ValueError, match=r"Shows .*needs Metrics: add Metrics\(\) to the callbacks"):
+        Callbacks([Shows(), Recorder()])
+    Callbacks([Shows(), Recorder(), Metrics()])
+
+
+@pytest.mark.parametrize("name", ["hooks", "doers", "named", "two words", "class", ""])
+def test_a_name_that_no_dot_reaches_is_told(name):
+    with pytest.warns(LearnerWarning, match="cannot be reached as learn.callbacks"):
+        callbacks = Callbacks([Probe(name=name)])
+    assert callbacks.named(name).name == name
+    assert "after_fit" in callbacks.hooks
+
+
+# The loop's view
+
+
+def test_cleanup_goes_the_other_way_round():
+    class Cleans(Callback):
+        def before_fit(self, learn):
+            learn.append(self.name)
+
+        def cleanup_fit(self, learn):
+            learn.append(self.name)
+
+    callbacks = Callbacks([Cleans(name="a"), Cleans(name="b")])
+    heard = []
+    for event in ("before_fit", "cleanup_fit"):
+        for hook in callbacks.hooks[event]:
+            hook(heard)
+    assert heard == ["a", "b", "b", "a"]
+
+
+def test_only_those_who_listen_are_called():
+    callbacks = Callbacks([Probe(), Recorder()])
+    assert [hook.__self__.name for hook in callbacks.hooks["after_epoch"]] == ["probe", "recorder"]
+    assert callbacks.hooks["before_step"] == ()
+
+
+@pytest.mark.parametrize("kind", ["static", "class", "partial"])
+def test_an_error_in_a_hook_of_any_kind_names_its_plug_in(kind, make_learner):
+    def fail(*args):
+        raise RuntimeError("mine")
+
+    hooks = {"static": staticmethod(fail), "class": classmethod(fail), "partial": partial(fail, 1)}
+    broken = type("Broken", (Callback,), {"after_batch": hooks[kind]})
+    with pytest.raises(RuntimeError, match="mine") as caught:
+        make_learner(callbacks=[broken]).fit(1)
+    assert any("Broken" in note and "after_batch" in note for note in caught.value.__notes__)
+
+
+# Plug-ins as objects
+
+
+@dataclass
+class Settings(Callback):
+    patience: int = 3
+
+    def after_epoch(self, learn):
+        self.seen = learn.epoch
+
+
+def test_data_classes_are_plug_ins_and_equal_ones_are_two(make_learner):
+    one, other = Settings(), Settings()
+    other.name = "other"
+    assert one == other
+    learn = make_learner(callbacks=[one])
+    with learn.added(other):
+        learn.fit(2)
+    assert list(learn.callbacks).count(one) == 1
+    assert (one.seen, other.seen) == (1, 1)
+    assert one in learn.callbacks
+    learn.remove_callbacks(one)
+    assert Settings not in learn.callbacks
+
+
+PLUGINS = [ZeroGrad(), DevicePlacement("cpu"), StopOnNaN(), Metrics(MAE(), on="both"), Recorder(), Probe("x")]
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda plugin: pickle.loads(pickle.dumps(plugin))]
+)
+def test_plug_ins_can_be_copied_and_pickled_before_and_after_a_fit(plugin, duplicate, make_learner):
+    for _ in range(2):
+        again = duplicate(plugin)
+        assert type(again) is type(plugin)
+        assert repr(again) == repr(plugin)
+        defaults = () if isinstance(again, ZeroGrad) else (ZeroGrad,)
+        make_learner(callbacks=[again], defaults=defaults).fit(1)
+        plugin = again
+
+
+def test_a_function_as_a_plug_in_can_be_copied(make_learner):
+    seen = []
+
+    @on("after_epoch")
+    def keep(learn):
+        seen.append(learn.epoch)
+
+    make_learner(callbacks=[copy.deepcopy(keep)]).fit(1)
+    assert seen == [0]
+
+
+def test_a_composition_can_be_copied_with_plug_ins_of_its_own():
+    callbacks = Callbacks([Probe("x"), Metrics()])
+    for again in (copy.deepcopy(callbacks), pickle.loads(pickle.dumps(callbacks))):
+        assert repr(again) == repr(callbacks)
+        assert again.probe is not callbacks.probe
+        assert again.hooks["after_epoch"][0].__self__ is again.probe
+
+
+def test_torch_saves_what_a_plug_in_declares(tmp_path):
+    class Keeps(Callback):
+        state = ("best",)
+
+    keeps = Keeps()
+    assert keeps.state_dict() == {}
+    keeps.best = torch.ones(2)
+    torch.save(keeps.state_dict(), tmp_path / "state.pt")
+    other = Keeps()
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(other.best, keeps.best)
+    with pytest.raises(ValueError, match=r"Keeps declares state \('best',\), but is given \['wait'\]"):
+        other.load_state_dict({"wait": 1})

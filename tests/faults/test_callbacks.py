@@ -1,0 +1,238 @@
+"""FAULTS section F: what is wrong with plug-ins."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from callbacks import (
+    EVENTS,
+    Callback,
+    CancelBatch,
+    CancelEpoch,
+    CancelFit,
+    CancelStep,
+    CancelTrain,
+    CancelValidate,
+    Order,
+    Recorder,
+    on,
+)
+
+
+class Probe(Callback):
+    """Does something in one event, at its first call or at each."""
+
+    def __init__(self, event, action, *, name=None):
+        super().__init__(name=name)
+        self.event, self.action, self.calls = event, action, 0
+
+    def _do(self, event, learn):
+        if event == self.event:
+            self.calls += 1
+            self.action(learn)
+
+
+for _event in EVENTS:
+    setattr(Probe, _event, lambda self, learn, event=_event: self._do(event, learn))
+
+
+def fail(learn):
+    raise ArithmeticError("mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("after_batchs", "after_batch"), ("before_epochs", "before_epoch"), ("on_batch_end", "after_batch")],
+)
+def test_case_64_a_misspelt_hook_is_refused_when_the_class_is_defined(name, meant):
+    with pytest.raises(TypeError, match=f"Bad.{name} would never be called.*Did you mean {meant}?"):
+        type("Bad", (Callback,), {name: lambda self, learn: None})
+
+
+def test_case_65_a_class_is_taken_for_its_instance_where_it_needs_nothing(make_learner):
+    class Quiet(Callback):
+        def after_epoch(self, learn):
+            self.heard = True
+
+    learn = make_learner(callbacks=[Quiet])
+    learn.fit(1)
+    assert learn.callbacks[Quiet].heard
+    with pytest.raises(TypeError, match=r"callbacks\[0\] is the class Probe, which needs arguments"):
+        make_learner(callbacks=[Probe])
+
+
+@pytest.mark.parametrize("item", ["ZeroGrad", None, 3, print, object()], ids=repr)
+def test_case_66_what_is_no_plug_in_is_refused_with_its_place_and_type(item, make_learner):
+    with pytest.raises(
+        TypeError, match=rf"callbacks\[1\] is .*\({type(item).__name__}\), which is no plug-in"
+    ):
+        make_learner(callbacks=[Recorder(), item])
+
+
+@pytest.mark.parametrize("callbacks", ["ZeroGrad", Recorder(), Recorder, 3])
+def test_case_66_plug_ins_that_are_no_list_are_refused(callbacks, make_learner):
+    with pytest.raises(TypeError, match="pass a list of plug-ins"):
+        make_learner(callbacks=callbacks)
+
+
+def test_case_67_the_same_instance_twice_is_refused(make_learner):
+    probe = Probe("after_fit", print)
+    with pytest.raises(ValueError, match="was passed twice"):
+        make_learner(callbacks=[probe, probe])
+    learn = make_learner(callbacks=[probe])
+    with pytest.raises(ValueError, match="was passed twice"):
+        learn.add_callbacks(probe)
+    learn.fit(1)
+
+
+def test_case_67_two_of_a_kind_need_two_names(make_learner):
+    one, other = Probe("after_fit", id), Probe("after_fit", id)
+    with pytest.raises(ValueError, match=r"two plug-ins are called 'probe'.*name='my_probe'"):
+        make_learner(callbacks=[one, other])
+    other.name = "other"
+    make_learner(callbacks=[one, other]).fit(1)
+    assert one.calls == other.calls == 1
+
+
+@pytest.mark.parametrize("event", [event for event in EVENTS if event != "cleanup_fit"])
+def test_case_68_an_error_keeps_its_type_and_is_told_with_plug_in_event_epoch_and_batch(event, make_learner):
+    learn = make_learner(callbacks=[Probe(event, fail)])
+    with pytest.raises(ArithmeticError, match="mine") as caught:
+        learn.fit(2)
+    notes = "\n".join(caught.value.__notes__)
+    assert f"Probe.{event}" in notes
+    assert f"epoch {learn.epoch}/2" in notes
+    assert str(caught.value) == "mine"
+    assert learn.error is caught.value
+
+
+def test_case_68_the_batch_and_the_pass_are_told(make_learner):
+    class FailLater(Callback):
+        def after_batch(self, learn):
+            if learn.batch_idx == 2:
+                fail(learn)
+
+    with pytest.raises(ArithmeticError) as caught:
+        make_learner(callbacks=[FailLater]).fit(2)
+    assert any("epoch 0/2, batch 2/3, train" in note for note in caught.value.__notes__)
+
+
+def test_case_69_an_error_in_a_cleanup_does_not_hide_the_first_and_all_others_clean_up(make_learner):
+    cleaned = []
+    plugins = [
+        Probe("cleanup_fit", lambda learn: cleaned.append(1), name="first"),
+        Probe("cleanup_fit", lambda learn: [][0], name="broken"),
+        Probe("after_batch", fail, name="cause"),
+    ]
+    with pytest.raises(ArithmeticError, match="mine") as caught:
+        make_learner(callbacks=plugins).fit(1)
+    assert any("broken" in note and "IndexError" in note for note in caught.value.__notes__)
+    assert cleaned == [1]
+
+
+def test_case_69_an_error_in_a_cleanup_alone_is_raised(make_learner):
+    with pytest.raises(ArithmeticError, match="mine") as caught:
+        make_learner(callbacks=[Probe("cleanup_fit", fail)]).fit(1)
+    assert any("cleanup_fit" in note for note in caught.value.__notes__)
+
+
+def test_case_70_a_plug_in_that_leaves_the_model_in_evaluation_mode_does_no_harm(make_learner):
+    modes = []
+    learn = make_learner(
+        callbacks=[
+            Probe("after_batch", lambda learn: learn.model.eval()),
+            Probe(
+                "before_batch", lambda learn: modes.append(learn.model.training is learn.training), name="see"
+            ),
+        ]
+    )
+    learn.fit(2)
+    assert modes == [True] * len(modes)
+    assert len(modes) == 2 * (3 + 2)
+    assert learn.model.training
+
+
+def test_case_71_a_hook_of_the_wrong_signature_is_refused_when_the_class_is_defined():
+    with pytest.raises(TypeError, match=r"Bad\.after_batch\(self\) cannot be called with the learner"):
+
+        class Bad(Callback):
+            def after_batch(self):
+                pass
+
+
+def test_case_72_a_plug_in_that_needs_one_that_is_missing_is_refused_with_both_names(make_learner):
+    class Shows(Callback):
+        needs = (Recorder,)
+
+    with pytest.raises(ValueError, match="Shows needs Recorder: add Recorder"):
+        make_learner(callbacks=[Shows], defaults=())
+    learn = make_learner(callbacks=[Shows])
+    with pytest.raises(ValueError, match="Shows needs Recorder"):
+        learn.remove_callbacks(learn.callbacks[Recorder])
+    assert Recorder in learn.callbacks
+
+
+@pytest.mark.parametrize("order", [list(Order), list(reversed(Order))], ids=["forwards", "backwards"])
+def test_case_72_phases_cannot_make_a_cycle(order, make_learner):
+    plugins = []
+    for phase in order:
+        plugins.append(on("after_epoch", order=phase, name=phase.name.lower())(lambda learn: None))
+    learn = make_learner(callbacks=plugins, defaults=())
+    assert [plugin.order for plugin in learn.callbacks] == list(Order)
+
+
+def test_case_73_the_loss_cannot_be_assigned_and_the_message_tells_what_can(make_learner):
+    def forget(learn):
+        learn.loss = None
+
+    with pytest.raises(AttributeError, match=r"assign learn\.loss_grad"):
+        make_learner(callbacks=[Probe("after_loss", forget)]).fit(1)
+
+
+def test_case_73_a_plug_in_may_remove_itself_while_it_is_called(make_learner):
+    late = Probe("after_batch", id, name="late")
+    gone = Probe("after_batch", lambda learn: learn.remove_callbacks(gone), name="gone")
+    learn = make_learner(callbacks=[gone, late])
+    learn.fit(1)
+    assert gone.calls == 1
+    assert late.calls == 3 + 2  # nobody is skipped for it
+    assert "gone" not in learn.callbacks
+
+
+@pytest.mark.parametrize(
+    ("cancel", "event", "words"),
+    [
+        (CancelFit, "after_fit", "a fit"),
+        (CancelEpoch, "after_fit", "an epoch"),
+        (CancelTrain, "before_validate", "a training pass"),
+        (CancelValidate, "before_train", "a validation pass"),
+        (CancelBatch, "after_batch", "a batch"),
+        (CancelStep, "after_loss", "before_step"),
+    ],
+)
+def test_case_74_a_cancel_where_it_ends_nothing_is_told(cancel, event, words, make_learner):
+    def stray(learn):
+        raise cancel
+
+    with pytest.raises(RuntimeError, match=rf"{cancel.__name__} was raised by .*Probe.*{words}") as caught:
+        make_learner(callbacks=[Probe(event, stray)]).fit(1)
+    assert isinstance(caught.value.__cause__, cancel)
+
+
+@pytest.mark.parametrize("name", ["model", "fit", "loss", "callbacks", "data"])
+def test_case_75_a_plug_ins_name_never_touches_the_learner(name, make_learner):
+    learn = make_learner(callbacks=[Probe("after_fit", id, name=name)])
+    learn.fit(1)
+    assert isinstance(learn.model, torch.nn.Module)
+    assert getattr(learn.callbacks, name).calls == 1
+
+
+def test_case_75_a_name_that_hides_behind_the_list_of_plug_ins_is_told(make_learner):
+    with pytest.warns(UserWarning, match="a plug-in called 'hooks' cannot be reached"):
+        make_learner(callbacks=[Probe("after_fit", id, name="hooks")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_learner(callbacks=[Probe("after_fit", id, name="my_hooks")])
