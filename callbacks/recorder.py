@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+N_SHOWN = 15  # rows at each end of a long history, so that it fits a screen
+
+
 class Recorder(Callback):
-    """Keep `learn.results` as a row of `learn.history` each epoch, and the loss and the rate of each training step.
+    """Keep `learn.results` as a row of `learn.history` each epoch, and loss and rate of each training step.
 
     The loss of a step is the one before its update. Nothing waits for the device in a batch.
     """
@@ -94,7 +97,7 @@ class History:
         return iter(self.rows)
 
     def __getitem__(self, key: Any) -> Any:
-        """A row by its number, rows by a slice, or a column by its name (None where a row has no such number).
+        """A row by its number, rows by a slice, or a column by its name (None where a row lacks it).
 
         Raises:
             KeyError: no column has that name.
@@ -135,33 +138,49 @@ class History:
         """
         path = Path(path)
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.names)
+            writer = csv.DictWriter(file, self.names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
         return path
 
-    def plot(self, names: Iterable[str] | None = None, *, ax: Axes | None = None) -> Axes:
+    def plot(self, names: str | Iterable[str] | None = None, *, ax: Axes | None = None) -> Axes:
         """Draw columns over epochs, on a figure of its own or on `ax`.
 
+        The y axis is logarithmic where all is above 0 and the largest is more than a hundred times the
+        smallest. A dashed line stands where a fit was stopped.
+
         Args:
-            names: the columns; by default all losses.
+            names: a column or several; by default all losses, or, where no epoch has one, the loss of each
+                training step.
+            ax: where to draw; by default a new figure of 6 x 4 inches.
 
         Returns:
             The axes; `.figure.savefig(path)` keeps the picture.
+
+        Raises:
+            KeyError: no column has that name.
+            TypeError: a column holds something else than numbers.
+            ValueError: there is nothing to draw yet.
         """
+        unit, series = self._series([names] if isinstance(names, str) else names)
+        if not any(series.values()):
+            raise ValueError("the history has nothing to draw yet: fit first.")
         from callbacks.drawing import new_axes
 
         ax = ax or new_axes(6, 4)
-        for name in names or [name for name in self.names if name.endswith("loss")]:
-            ax.plot(
-                self["epoch"],
-                [math.nan if value is None else value for value in self[name]],
-                label=name,
-                marker=".",
-            )
-        ax.set_xlabel("epoch")
-        ax.legend()
+        for name, values in series.items():
+            ax.plot(range(len(values)), values, label=name, marker="." if len(values) < 50 else "")
+        for epoch, _ in self.stops if unit == "epoch" else ():
+            ax.axvline(epoch, color="grey", linestyle="--", linewidth=1)
+        finish(ax, unit, [value for each in series.values() for value in each])
         return ax
+
+    def _series(self, names: Iterable[str] | None) -> tuple[str, dict[str, list[float]]]:
+        """What to draw: the unit of x, and values by label."""
+        names = [name for name in self.names if name.endswith("loss")] if names is None else list(names)
+        if not names:
+            return "step", {"train_loss of each step": list(self.steps["train_loss"])}
+        return "epoch", {name: [as_point(name, value) for value in self[name]] for name in names}
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all, as plain data."""
@@ -174,19 +193,78 @@ class History:
         self.stops = list(state["stops"])
         self._losses, self._rates = Scalars(state["steps"]["train_loss"][:]), Scalars(state["steps"]["lr"][:])
 
-    def _table(self) -> list[list[str]]:
-        return [self.names, *([show(row.get(name)) for name in self.names] for row in self.rows)]
+    def _table(self, rows: list[dict[str, Any]]) -> list[list[str]]:
+        return [[show(row.get(name)) for name in self.names] for row in rows]
+
+    def _ends(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The rows that are shown: all, or the first and the last of a long history."""
+        if len(self) <= 2 * N_SHOWN + 1:
+            return self.rows, []
+        return self.rows[:N_SHOWN], self.rows[-N_SHOWN:]
+
+    def _notes(self) -> list[str]:
+        return [f"stopped in epoch {epoch}: {reason}" for epoch, reason in self.stops]
 
     def __repr__(self) -> str:
         if not self.rows:
             return "History: no epochs yet"
-        widths = [max(map(len, column)) for column in zip(*self._table(), strict=True)]
-        return "\n".join("  ".join(map(str.rjust, line, widths)) for line in self._table())
+        first, last = (self._table(rows) for rows in self._ends())
+        widths = [max(map(len, column)) for column in zip(self.names, *first, *last, strict=True)]
+        lines = ["  ".join(map(str.rjust, line, widths)) for line in (self.names, *first, *last)]
+        if last:
+            lines.insert(1 + len(first), "...".rjust(widths[0]))
+        return "\n".join([*lines, *self._notes()])
 
     def _repr_html_(self) -> str:
-        head, *body = [[html.escape(cell) for cell in line] for line in self._table()]
-        lines = ["".join(f"<td>{cell}</td>" for cell in line) for line in body]
-        return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+        if not self.rows:
+            return "<p>History: no epochs yet</p>"
+        first, last = (self._html_rows(rows) for rows in self._ends())
+        gap = [f'<tr><td colspan="{len(self.names)}">&hellip;</td></tr>'] if last else []
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
+        body = "\n".join([f"<tr>{head}</tr>", *first, *gap, *last])
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
+        return f"<table>\n{body}\n</table>{notes}"
+
+    def _html_rows(self, rows: list[dict[str, Any]]) -> list[str]:
+        """Rows of a table, the best number of each loss and metric in bold."""
+        best = {name: self._best_number(name) for name in self.names}
+        lines = []
+        for row in rows:
+            cells = []
+            for name in self.names:
+                cell = html.escape(show(row.get(name)))
+                is_best = best[name] is not None and row.get(name) == best[name]
+                cells.append(f"<td><b>{cell}</b></td>" if is_best else f"<td>{cell}</td>")
+            lines.append(f"<tr>{''.join(cells)}</tr>")
+        return lines
+
+    def _best_number(self, name: str) -> float | None:
+        direction = guess_direction(name)
+        numbers = [value for value in self[name] if is_number(value)]
+        if direction is None or not numbers:
+            return None
+        return min(numbers) if direction == "min" else max(numbers)
+
+
+def finish(ax: Axes, unit: str, values: list[float]) -> None:
+    """Label the axes, count in whole epochs, and make small values readable beside large ones."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel(unit)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) > 100 * min(finite):
+        ax.set_yscale("log")
+    ax.legend()
+
+
+def as_point(name: str, value: Any) -> float:
+    """A number to draw; NaN, which leaves a gap, where an epoch has none."""
+    if value is None:
+        return math.nan
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"plot({name!r}): it holds {value!r}, but only numbers can be drawn.")
+    return value
 
 
 def show(value: Any) -> str:

@@ -1,0 +1,172 @@
+"""History: what was measured, as data, as a picture and as a table."""
+
+import csv
+import math
+import re
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from callbacks import History, Metrics, Recorder, ZeroGrad
+from learner.learner import Learner
+
+BATCH = (torch.ones(4, 1), torch.ones(4, 1))
+
+
+def history_of(*rows, losses=()):
+    history = History()
+    for loss in losses:
+        history.add_step(loss, 0.1)
+    for row in rows:
+        history.add_epoch(row, 0.5)
+    return history
+
+
+def fitted(n_epochs=3, defaults=(Metrics, Recorder)):
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    learn = Learner(nn.Linear(1, 1), ([BATCH], [BATCH]), mse_loss, sgd, [ZeroGrad()], defaults=defaults)
+    return learn.fit(n_epochs)
+
+
+def test_the_plot_draws_all_losses_over_whole_epochs():
+    history = fitted()
+    ax = history.plot()
+    assert [line.get_label() for line in ax.lines] == ["train_loss", "valid_loss"]
+    assert list(ax.lines[1].get_ydata()) == list(history["valid_loss"])
+    assert list(ax.lines[1].get_xdata()) == [0, 1, 2]
+    assert ax.get_xlabel() == "epoch"
+    assert all(tick == round(tick) for tick in ax.get_xticks())
+
+
+def test_the_plot_draws_the_columns_that_are_asked_for_one_or_several():
+    history = history_of({"a": 1, "b": 2}, {"a": 3})
+    (line,) = history.plot("a").lines
+    assert list(line.get_ydata()) == [1, 3]
+    second = history.plot(["a", "b"]).lines[1].get_ydata()
+    assert (second[0], math.isnan(second[1])) == (2, True)
+
+
+def test_the_plot_can_be_drawn_on_axes_that_are_given():
+    ax = history_of({"a": 1}).plot("a")
+    assert history_of({"b": 1}).plot("b", ax=ax) is ax
+    assert [line.get_label() for line in ax.lines] == ["a", "b"]
+
+
+def test_without_losses_of_epochs_the_plot_draws_the_loss_of_each_step():
+    history = fitted(4, defaults=(Recorder,))
+    ax = history.plot()
+    assert list(ax.lines[0].get_ydata()) == list(history.steps["train_loss"])
+    assert ax.get_xlabel() == "step"
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [([1000, 1], "log"), ([90, 1], "linear"), ([1000, 0], "linear"), ([math.nan] * 2, "linear")],
+)
+def test_large_and_small_values_share_a_logarithmic_axis(values, scale):
+    assert history_of(*({"a": value} for value in values)).plot("a").get_yscale() == scale
+
+
+def test_the_plot_marks_where_a_fit_was_stopped():
+    history = history_of({"a": 1}, {"a": 2}, {"a": 3})
+    history.stops.append((1, "enough"))
+    assert list(history.plot("a").lines[-1].get_xdata()) == [1, 1]
+
+
+def test_what_cannot_be_drawn_is_told():
+    with pytest.raises(ValueError, match="nothing to draw yet: fit first"):
+        History().plot()
+    with pytest.raises(KeyError, match=r"no column 'val_loss'\. There are: epoch, a"):
+        history_of({"a": 1}).plot("val_loss")
+    with pytest.raises(TypeError, match=r"it holds \[1, 2\], but only numbers can be drawn"):
+        history_of({"a": [1, 2]}).plot("a")
+
+
+def test_the_table_has_a_header_and_a_row_an_epoch_in_columns():
+    history = history_of({"loss": 0.25}, {"loss": 12.5, "late": 1e-9})
+    assert repr(history) == (
+        "epoch     loss  seconds   late\n    0   0.2500   0.5000       \n    1  12.5000   0.5000  1e-09"
+    )
+
+
+def test_of_a_long_history_the_table_shows_both_ends():
+    history = history_of(*({"a": 1} for _ in range(1000)))
+    numbers = [line.split()[0] for line in repr(history).splitlines()]
+    assert numbers == ["epoch", *map(str, range(15)), "...", *map(str, range(985, 1000))]
+    assert history._repr_html_().count("<tr>") == 32
+
+
+def test_the_table_tells_why_a_fit_was_stopped():
+    history = history_of({"a": 1}, {"a": 2})
+    history.stops.append((1, "a < b"))
+    assert repr(history).splitlines()[-1] == "stopped in epoch 1: a < b"
+    assert "<p>stopped in epoch 1: a &lt; b</p>" in history._repr_html_()
+
+
+def test_the_notebooks_table_has_the_best_losses_and_metrics_in_bold():
+    history = history_of(
+        {"valid_loss": 3.0, "valid_accuracy": 0.5, "odd": 1.0},
+        {"valid_loss": 1.0, "valid_accuracy": 0.25, "odd": 2.0},
+        {"valid_loss": math.nan, "valid_accuracy": 0.125, "odd": 3.0},
+    )
+    assert re.findall("<b>(.*?)</b>", history._repr_html_()) == ["0.5000", "1.0000"]
+
+
+def test_names_and_values_in_the_notebooks_table_are_no_html():
+    table = history_of({"<script>": "<b>"})._repr_html_()
+    assert "<script>" not in table
+    assert "<b>" not in table
+
+
+def test_before_the_first_epoch_there_is_no_table():
+    assert repr(History()) == "History: no epochs yet"
+    assert History()._repr_html_() == "<p>History: no epochs yet</p>"
+
+
+def test_the_csv_file_holds_all_rows_with_all_their_digits(tmp_path):
+    history = history_of({"a": 1 / 3}, {"a": 2 / 3, "late": 1})
+    path = history.to_csv(str(tmp_path / "history.csv"))
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["a"]) for row in rows] == [1 / 3, 2 / 3]
+    assert [row["late"] for row in rows] == ["", "1"]
+    assert b"\r" not in path.read_bytes()
+
+
+def test_best_goes_by_the_directions_of_our_losses_and_metrics_and_passes_nan_over():
+    history = history_of(
+        {"valid_loss": math.nan, "valid_accuracy": 0.5, "odd": 1},
+        {"valid_loss": 2.0, "valid_accuracy": 0.75, "odd": 2},
+        {"valid_loss": 1.0, "valid_accuracy": 0.25, "odd": None},
+    )
+    assert history.best("valid_loss")["epoch"] == 2
+    assert history.best("valid_accuracy")["epoch"] == 1
+    assert history.best("odd", "max")["epoch"] == 1
+    with pytest.raises(ValueError, match="say which way is better, with mode='min' or mode='max'"):
+        history.best("odd")
+    with pytest.raises(ValueError, match="no epoch has a number there"):
+        history_of({"valid_loss": math.nan}).best("valid_loss")
+
+
+def test_rows_columns_and_slices_are_reached_by_number_name_and_range():
+    history = history_of({"a": 1}, {"b": 2})
+    assert history[-1] == {"epoch": 1, "b": 2, "seconds": 0.5}
+    assert list(history["a"]) == [1, None]
+    assert [row["epoch"] for row in history[:1]] == [0]
+    assert [row["epoch"] for row in history] == [0, 1]
+    with pytest.raises(KeyError, match="no column 'c'"):
+        history["c"]
+
+
+def test_a_second_fit_goes_on_where_the_first_ended():
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    learn = Learner(
+        nn.Linear(1, 1), ([BATCH] * 2, None), mse_loss, sgd, [ZeroGrad(), Recorder()], defaults=()
+    )
+    learn.fit(2)
+    learn.fit(1)
+    assert list(learn.history["epoch"]) == [0, 1, 2]
+    assert len(learn.history.steps["train_loss"]) == 6
