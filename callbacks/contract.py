@@ -1,7 +1,7 @@
 """The contract between the loop and its plug-ins: events, operations, endings, phases.
 
 Read this file first. An *event* is a moment: any number of plug-ins may listen to it. An *operation* is work
-that exactly one party does. `registry.py` puts plug-ins in order; `learner/learner.py` fires the events.
+that exactly one party does. `registry.py` puts plug-ins in order; `learner/loop.py` fires the events.
 """
 
 from __future__ import annotations
@@ -284,9 +284,8 @@ class Callback:
             setattr(self, key, value)
 
     def __repr__(self) -> str:
-        settings = ", ".join(
-            f"{key}={value!r}" for key, value in vars(self).items() if key[0] != "_" and is_plain(value)
-        )
+        shown = {key: value for key, value in vars(self).items() if key[0] != "_" and key not in self.state}
+        settings = ", ".join(f"{key}={value!r}" for key, value in shown.items() if is_plain(value))
         return f"{type(self).__name__}({settings})"
 
 

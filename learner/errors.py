@@ -101,16 +101,16 @@ def plugin_note(frames: list[FrameType]) -> str | None:
 
 def clock_note(frames: list[FrameType], learn: Any) -> str:
     """Which epoch and batch it was."""
+    functions = {frame.f_code.co_name for frame in frames}
     total = "?" if learn.n_batches is None else learn.n_batches
-    phase = "train" if learn.training else "validate"
-    functions = [frame.f_code.co_name for frame in frames]
-    if "_batch" in functions or "_run_model" in functions:
-        batch = f", batch {learn.batch_idx}/{total}"
+    parts = [f"at epoch {learn.epoch}/{learn.n_epochs}"]
+    if functions & {"_batch", "_run_model"}:
+        parts.append(f"batch {learn.batch_idx}/{total}")
     elif "_batches" in functions:
-        batch = f", fetching batch {0 if learn.batch is None else learn.batch_idx + 1}/{total}"
-    else:
-        batch = ""
-    return f"at epoch {learn.epoch}/{learn.n_epochs}{batch}, {phase}, global step {learn.global_step}"
+        parts.append(f"fetching batch {0 if learn.batch is None else learn.batch_idx + 1}/{total}")
+    if functions & {"_train", "_validate"}:
+        parts.append("train" if learn.training else "validate")
+    return ", ".join([*parts, f"global step {learn.global_step}"])
 
 
 def sample_note(frames: list[FrameType], learn: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from callbacks import Callback
@@ -48,13 +49,19 @@ def explain(learn: Any) -> str:
     for line in LOOP.splitlines():
         word = line.strip()
         if word.startswith("["):
-            lines.append(f"{line:<24} {doer_of(learn, word[1:-1])}")
+            lines += beside(line, doer_of(learn, word[1:-1]))
             continue
         plugins = [plugin for plugin in learn.callbacks if listens(plugin, word)]
         if word == "cleanup_fit":
             plugins.reverse()
-        lines.append(f"{line:<24} {', '.join(map(with_phase, plugins))}".rstrip())
+        lines += beside(line, ", ".join(map(with_phase, plugins)))
     return "\n".join(lines)
+
+
+def beside(left: str, right: str) -> list[str]:
+    """Two columns, the second one wrapped, in 100 characters."""
+    lines = textwrap.wrap(right, 100 - 25) or [""]
+    return [f"{left if number == 0 else '':<24} {line}".rstrip() for number, line in enumerate(lines)]
 
 
 def doer_of(learn: Any, operation: str) -> str:
