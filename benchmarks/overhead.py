@@ -112,7 +112,9 @@ def report(seconds: dict[str, list[float]]) -> None:
     print(f"torch {torch.__version__}, 1 thread, {len(plain)} rounds of {N_STEPS} steps")
     print(f"{'composition':<52}{'us/step':>9}{'beside plain':>14}{'ratio':>8}")
     for name, values in seconds.items():
-        extra = statistics.median((value - other) / N_STEPS * 1e6 for value, other in zip(values, plain, strict=True))
+        extra = statistics.median(
+            (value - other) / N_STEPS * 1e6 for value, other in zip(values, plain, strict=True)
+        )
         ratio = statistics.median(value / other for value, other in zip(values, plain, strict=True))
         print(f"{name:<52}{statistics.median(values) / N_STEPS * 1e6:>9.1f}{extra:>+14.1f}{ratio:>8.3f}")
 
