@@ -160,7 +160,7 @@ def map_mapping(batch: Mapping[Any, Any], function: Callable[[Any], Any]) -> Map
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """The tensors of a nested batch, one after the other; not those within leaves that are no tensors."""
+    """The tensors of a nested batch, one after the other; objects other than nests are not looked into."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
