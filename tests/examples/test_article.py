@@ -1,7 +1,6 @@
 """The article, by hand, as a composition and as a recipe: the same digits, the same bits."""
 
 import itertools
-import math
 import os
 import subprocess
 import sys
@@ -65,10 +64,21 @@ def test_a_low_rate_is_slow_a_good_one_converges_and_a_high_one_diverges(load, t
     assert (tmp_path / "rates.png").exists()
 
 
-def test_the_largest_stable_rate_parts_training_that_shrinks_from_training_that_grows(load):
+def test_the_limit_that_check_tells_parts_training_that_shrinks_from_training_that_grows(load):
     rates = load("03_learning_rates")
-    limit = rates.largest_stable_rate()
+    report = rates.make_learner(1e-5).check()
+    limit = largest_stable_rate()
+    assert f"{limit:.3g}" == "3.54e-05"
+    assert f"up to {limit:.3g}" in report.facts["stable step"]
+    assert not report.warnings
+    assert rates.make_learner(1.01 * limit).check().warnings
     below, above = rates.train(0.99 * limit)[0], rates.train(1.01 * limit)[0]
     assert below[-1] < below[0]
     assert above[-1] > above[0]
-    assert math.isclose(limit, 3.54e-5, rel_tol=1e-3)
+
+
+def largest_stable_rate() -> float:
+    """2 / the largest curvature of the loss, which is the largest eigenvalue of its second derivatives."""
+    time = torch.arange(0, 20).double()
+    powers = torch.stack([time**2, time, torch.ones(20).double()], dim=1)
+    return 2 / torch.linalg.eigvalsh(2 * powers.T @ powers / 20).max().item()

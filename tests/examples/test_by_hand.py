@@ -70,3 +70,13 @@ def test_the_model_of_text_equals_a_loop_by_hand_bit_for_bit(load, capsys):
         return ((batch["text"], batch["following"]) for batch in example.batches())
 
     assert_same(learn, model, train_by_hand(model, F.cross_entropy, optimizer, batches))
+
+
+def test_check_finds_nothing_wrong_with_any_of_the_examples(load, capsys):
+    digits = load("digits")
+    learners = [
+        *(digits.make_learner(each) for each in (digits.MLP, digits.ConvNet)),
+        *(load(name).make_learner() for name in ("diabetes", "my_model", "text")),
+    ]
+    reports = [learn.check() for learn in learners]
+    assert [(report.errors, report.warnings) for report in reports] == [([], [])] * 5
