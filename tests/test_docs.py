@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import shutil
 import sys
 import types
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import learner
 from callbacks import EVENTS, OPERATIONS, Callback, Cancel, Order
 from callbacks.definition import OTHER_WORDS
 from learner import DEFAULT_CALLBACKS, Learner
+from learner.cli import main
 from learner.explain import LOOP
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -107,6 +109,24 @@ def test_every_output_stands_under_python(page):
         if fence.words == ["output"]:
             assert previous is not None
             assert previous.words[0] == "python", f"{page.name}, line {fence.first + 1}"
+
+
+@pytest.mark.parametrize("page", ["index.md", "article.md"])
+def test_every_command_prints_what_the_page_shows(page, tmp_path, monkeypatch, capsys):
+    shutil.copytree(DOCS.parent / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    for fence in outputs.fences_of(text_of(page)):
+        if fence.words == ["console"]:
+            command, shown = fence.text.split("\n", 1)
+            program, *arguments = command.removeprefix("$ ").split()
+            assert program == "learner"
+            assert main(arguments) == 0
+            assert outputs.matches(shown, capsys.readouterr().out)
+
+
+def test_the_recipe_of_the_article_is_the_one_of_the_examples():
+    shown = [fence.text for fence in outputs.fences_of(text_of("article.md")) if fence.words == ["yaml"]]
+    assert shown == [(DOCS.parent / "examples" / "article.yaml").read_text(encoding="utf-8")]
 
 
 # The loop on one page -------------------------------------------------------------------------------------
