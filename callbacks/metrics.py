@@ -20,6 +20,9 @@ from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarn
 from callbacks.device import map_tensors
 from callbacks.scalars import Scalars
 
+# What functions call the targets, where they take them first.
+TARGETS_FIRST = ("y_true", "target", "targets", "label", "labels")
+
 
 @runtime_checkable
 class Metric(Protocol):
@@ -168,6 +171,8 @@ def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:
     """Each metric under its name in snake case; classes without arguments become instances."""
     made = [as_metric(metric) for metric in metrics]
     names = [metric_name(metric) for metric in made]
+    if "loss" in names:
+        raise ValueError("a metric is called 'loss', as the loss itself: give it another name.")
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(
@@ -191,13 +196,30 @@ def as_metric(metric: Any) -> Any:
                 f"the metric {metric.__name__} needs arguments ({error}): pass {metric.__name__}(...)."
             ) from None
         return metric()
-    if isinstance(metric, Metric) or (callable(metric) and not isinstance(metric, type)):
+    if isinstance(metric, Metric):
+        return metric
+    if callable(metric) and not isinstance(metric, type):
+        check_order(metric)
         return metric
     hint = " Give metrics one by one, not in a list." if isinstance(metric, (list, tuple)) else ""
     raise TypeError(
         f"{metric!r} is no metric: pass a function of (preds, targets), or an object with reset, update and "
         f"compute.{hint}"
     )
+
+
+def check_order(function: Any) -> None:
+    """Refuse a function that takes targets first, as scikit-learn's do: many measure otherwise then."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return
+    if names[:1] and names[0] in TARGETS_FIRST:
+        title = getattr(function, "__name__", "metric")
+        raise ValueError(
+            f"the metric {title} takes {names[0]!r} first, but is called with (preds, targets): turn them "
+            f"round, as in def my_{title}(preds, targets): return {title}(targets, preds)."
+        )
 
 
 def metric_name(metric: Any) -> str:

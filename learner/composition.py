@@ -27,7 +27,7 @@ def with_defaults(
     learner_class: type,
     base: type,
 ) -> list[Callback]:
-    """The defaults, then what was given. A default gives way to one of its class or another doer of its work."""
+    """The defaults, then what was given. A default gives way to one of its class or a doer of its work."""
     plugins = [as_plugin(item, position) for position, item in enumerate(as_list(given, "callbacks"))]
     unasked = [as_plugin(item, position) for position, item in enumerate(as_list(defaults, "defaults"))]
     if metrics:
@@ -51,9 +51,14 @@ def with_defaults(
 
 
 def as_list(given: Any, argument: str) -> list[Any]:
-    """What was given as a list; one plug-in alone is a mistake that is told."""
-    if isinstance(given, (Callback, str)) or not isinstance(given, Iterable):
-        raise TypeError(f"{argument}={given!r}: pass a list of plug-ins, as in {argument}=[ZeroGrad()].")
+    """What was given as a list; one plug-in or metric alone is a mistake that is told."""
+    if isinstance(given, (Callback, str)) or callable(given) or not isinstance(given, Iterable):
+        form = (
+            "metrics, as in metrics=[RMSE()]"
+            if argument == "metrics"
+            else f"plug-ins, as in {argument}=[ZeroGrad()]"
+        )
+        raise TypeError(f"{argument}={given!r}: pass a list of {form}.")
     return list(given)
 
 

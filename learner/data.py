@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from learner.loaders import Batches, check_batches, check_dataset, describe_loader, is_function
 from learner.tensors import (
@@ -18,6 +18,7 @@ from learner.tensors import (
     check_seed,
     describe,
     is_array,
+    is_whole,
     split_at_random,
 )
 
@@ -52,7 +53,7 @@ class Data:
         check_batches("Data(train=...)", train)
         if valid is not None:
             check_batches("Data(valid=...)", valid)
-        if type(n_inputs) is not int or n_inputs < 1:
+        if not is_whole(n_inputs) or n_inputs < 1:
             raise ValueError(
                 f"Data(n_inputs={n_inputs!r}): write how many items of a batch the model takes, 1 or more."
             )
@@ -61,7 +62,7 @@ class Data:
                 f"Data(split={split!r}): pass a function that gives (inputs, targets) of a batch."
             )
         self.train, self.valid, self.n_inputs = train, valid, n_inputs
-        self.target_keys = (targets,) if isinstance(targets, str) else tuple(targets or ())
+        self.target_keys = check_keys(targets)
         self.custom_split = split
         self._usual_length = 0 if split or self.target_keys else n_inputs + 1
 
@@ -253,10 +254,20 @@ def as_data(data: Any) -> Data:
             tensors, n_inputs = as_tensors(first, second)
             return Data([tensors], None, n_inputs)
         return Data(first, second)
+    if is_array(data) or isinstance(data, Dataset):
+        check_batches("data", data)
     raise TypeError(
-        f"data is {describe(data)}: pass Data(train, valid), a pair of loaders (train, valid), or a pair of "
-        "tensors (inputs, targets)."
+        f"data is {describe(data)}: pass Data(train, valid), as in Data([batch, batch]) or Data(function), a "
+        "pair of loaders (train, valid), or a pair of tensors (inputs, targets)."
     )
+
+
+def check_keys(targets: Any) -> tuple[Any, ...]:
+    """The keys of the targets as a tuple."""
+    keys = (targets,) if isinstance(targets, str) else () if targets is None else targets
+    if not isinstance(keys, (tuple, list)) or not all(isinstance(key, str) and key for key in keys):
+        raise TypeError(f"Data(targets={targets!r}): write the keys of the targets, as 'y' or ('y', 'z').")
+    return tuple(keys)
 
 
 def check_valid(valid: Sequence[Any], n_tensors: int, n_inputs: int) -> tuple[Tensor, ...]:

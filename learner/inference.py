@@ -44,7 +44,7 @@ def as_batch(inputs: Any, data: Data) -> InputsOnly:
     if not (is_array(inputs) or isinstance(inputs, (tuple, list))):
         raise TypeError(
             f"predict was given {describe(inputs)}: pass a tensor of shape (items, ...), a tuple of such, or "
-            "a mapping."
+            "a mapping; over a loader it is learn.get_preds(loader)."
         )
     tensors, n_inputs = as_tensors(inputs)
     if n_inputs != data.n_inputs and data.custom_split is None:

@@ -57,7 +57,9 @@ class Learner(Loop):
         self.loss_func = check_loss_func(loss_func)
         self.optimizer = as_optimizer(optimizer, model)
         self.history, self.results = History(), {}
-        self._set_callbacks(with_defaults(callbacks, tuple(metrics), defaults, type(self), Loop))
+        self._set_callbacks(
+            with_defaults(callbacks, tuple(as_list(metrics, "metrics")), defaults, type(self), Loop)
+        )
 
     @suggest_keywords
     def fit(self, n_epochs: int, callbacks: Iterable[Plugin] = ()) -> History:

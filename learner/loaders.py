@@ -29,8 +29,8 @@ def check_batches(title: str, batches: Any) -> None:
         raise TypeError(f"{problem}: pass an instance of it.")
     if is_array(batches) or (isinstance(batches, tuple) and batches and all(map(is_array, batches))):
         raise TypeError(
-            f"{problem}, which is no batches yet: batch it with Data.from_tensors(inputs, targets); "
-            "as one batch of all it is [(inputs, targets)]."
+            f"{problem}, which is no batches yet: batch it with Data.from_tensors(inputs, targets, "
+            "valid=...); as one batch of all it is Data([(inputs, targets)])."
         )
     if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
         raise TypeError(f"{problem}, a data set: batch it with Data.from_datasets(dataset, ...).")

@@ -93,7 +93,7 @@ def as_tensors(inputs: Any, targets: Any = None) -> tuple[tuple[Tensor, ...], in
     if len(set(lengths)) > 1:
         raise ValueError(
             f"the tensors have {' and '.join(map(str, lengths))} items ({describe(tuple(tensors))}): give "
-            "each the same number, one a row."
+            "each the same number, one a row. A list of single items is one tensor by torch.stack(list)."
         )
     if not sum(lengths):
         raise ValueError(f"there are no items: inputs are {describe(inputs)}.")
@@ -103,13 +103,14 @@ def as_tensors(inputs: Any, targets: Any = None) -> tuple[tuple[Tensor, ...], in
 def as_tensor(item: Any, name: str) -> Tensor:
     """A tensor of it, sharing memory where it can; float64 of NumPy becomes torch's default dtype."""
     if isinstance(item, Tensor):
-        tensor = item
+        tensor = item.detach() if item.requires_grad else item  # its graph would outlive the first step
     elif is_array(item):
         tensor = from_array(item, name)
     else:
         raise TypeError(
             f"{name} is {describe(item)}, which is no tensor or array: pass a tensor of shape (items, ...), "
-            f"as torch.tensor({name}); a list or tuple holds several such tensors."
+            f"as torch.tensor({name.split('[')[0]}); a list or tuple holds several such tensors, and a data "
+            "set goes to Data.from_datasets."
         )
     if tensor.ndim == 0:
         raise ValueError(
@@ -152,7 +153,7 @@ def split_at_random(
     if valid is None:
         return tensors, None
     n_items, n_valid = len(tensors[0]), 0
-    if isinstance(valid, Integral) and not isinstance(valid, bool):
+    if is_whole(valid):
         n_valid = int(valid)
     elif isinstance(valid, Real) and 0 < valid < 1:
         n_valid = round(n_items * float(valid))
@@ -171,9 +172,14 @@ def split_at_random(
 
 def check_batch_size(batch_size: Any) -> int:
     """A whole number, 1 or more."""
-    if type(batch_size) is not int or batch_size < 1:
+    if not is_whole(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: write a whole number of items, 1 or more.")
-    return batch_size
+    return int(batch_size)
+
+
+def is_whole(value: Any) -> bool:
+    """An int, also NumPy's; not True or False."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def draw_seed() -> int:
@@ -185,13 +191,13 @@ def check_seed(seed: Any) -> int:
     """The seed, or one drawn where there is none."""
     if seed is None:
         return draw_seed()
-    if type(seed) is not int or not 0 <= seed < 2**63:
+    if not is_whole(seed) or not 0 <= seed < 2**63:
         raise ValueError(f"seed={seed!r}: write a whole number from 0 on, or None to draw one.")
-    return seed
+    return int(seed)
 
 
-def describe(item: Any) -> str:
-    """What something is, as messages tell it: type, length, keys, shapes."""
+def describe(item: Any, depth: int = 1) -> str:
+    """What something is, as messages tell it: type, length, keys, shapes, to some depth."""
     if isinstance(item, Tensor):
         return f"a tensor of shape {tuple(item.shape)} and {item.dtype}"
     if is_array(item):
@@ -199,8 +205,9 @@ def describe(item: Any) -> str:
     if isinstance(item, Mapping):
         return f"a {type(item).__name__} with the keys {', '.join(map(repr, list(item)[:8])) or '(none)'}"
     if isinstance(item, (tuple, list)):
-        parts = ", ".join(describe(part) for part in item[:4])
-        return f"a {type(item).__name__} of {len(item)} ({parts}{', ...' if len(item) > 4 else ''})"
+        parts = ", ".join(describe(part, depth - 1) for part in item[:4])
+        inside = f" ({parts}{', ...' if len(item) > 4 else ''})" if depth else ""
+        return f"a {type(item).__name__} of {len(item)}{inside}"
     if item is None or isinstance(item, (str, int, float)):
         return repr(item) if len(repr(item)) < 60 else f"{repr(item)[:57]}..."
     if isinstance(item, type):

@@ -339,6 +339,25 @@ def test_what_is_no_metric_is_refused(metric, words):
         Metrics(metric)
 
 
+def test_a_function_that_takes_targets_first_is_refused_with_the_line_that_turns_it_round():
+    with pytest.raises(ValueError, match=r"r2_score takes 'y_true' first.*return r2_score\(targets, preds\)"):
+        Metrics(r2_score)
+
+
+def test_a_metric_called_as_the_loss_is_refused():
+    def loss(preds, targets):
+        return 0
+
+    with pytest.raises(ValueError, match="called 'loss', as the loss itself"):
+        Metrics(loss)
+
+
+@pytest.mark.parametrize("metrics", [RMSE(), accuracy, "accuracy", torchmetrics.MetricCollection([]), 3])
+def test_metrics_that_are_no_list_are_refused(metrics):
+    with pytest.raises(TypeError, match=r"(?s)metrics=.*: pass a list of metrics, as in metrics=\[RMSE\(\)\]"):
+        Learner(nn.Linear(3, 1), Data(uneven_batches(3)), F.mse_loss, metrics=metrics)
+
+
 def test_two_metrics_of_one_name_are_refused_until_one_is_renamed():
     second = RMSE()
     with pytest.raises(ValueError, match=r"2 metrics are called 'rmse'.*metric\.name = 'my_rmse'"):

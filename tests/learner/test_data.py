@@ -323,6 +323,17 @@ def test_arrays_become_tensors_of_the_default_dtype():
     assert Data.from_tensors(np.ones((6, 3), "float16"), valid=None).train.tensors[0].dtype == torch.float16
 
 
+def test_numbers_of_numpy_are_numbers():
+    data = Data.from_tensors(x(9), batch_size=np.int64(4), seed=np.int64(3), valid=None)
+    assert (len(data.train), data.train.seed) == (3, 3)
+
+
+def test_data_that_asks_for_gradients_is_taken_without_them():
+    inputs = x(6).requires_grad_()
+    fit(Data.from_tensors(inputs * 2, y(6), valid=None))
+    assert inputs.grad is None
+
+
 def test_an_array_that_cannot_be_written_or_stands_on_its_head_is_copied():
     still = np.ones((6, 3), "float32")
     still.flags.writeable = False
@@ -423,7 +434,7 @@ BAD = {
     "tensor": (
         lambda: Data(T),
         TypeError,
-        r"a tensor of shape \(4, 3\).*Data\.from_tensors\(inputs, targets\)",
+        r"a tensor of shape \(4, 3\).*Data\.from_tensors\(inputs, targets, valid=\.\.\.\)",
     ),
     "array": (lambda: Data(T.numpy()), TypeError, r"a ndarray of shape \(4, 3\).*Data\.from_tensors"),
     "two tensors": (
@@ -442,6 +453,18 @@ BAD = {
     "n_inputs True": (lambda: Data([], n_inputs=True), ValueError, "n_inputs=True"),
     "split": (lambda: Data([], split="x"), TypeError, r"Data\(split='x'\): pass a function"),
     "data": (lambda: as_data(3), TypeError, r"data is 3: pass Data\(train, valid\)"),
+    "keys": (lambda: Data([], targets=3), TypeError, r"Data\(targets=3\): write the keys"),
+    "empty key": (lambda: Data([], targets=""), TypeError, r"Data\(targets=''\)"),
+    "data set alone": (lambda: as_data(Items()), TypeError, r"a Items, a data set: .*from_datasets"),
+    "tensor alone": (lambda: as_data(T), TypeError, r"data is a tensor of shape .*from_tensors"),
+    "list of batches alone": (
+        lambda: as_data([(T, T)] * 3),
+        TypeError,
+        r"a list of 3 \(a tuple of 2, a tuple of 2, a tuple of 2\): .*Data\(\[batch, batch\]\)",
+    ),
+    "two pairs of tensors": (lambda: as_data(((T, T), (T, T))), TypeError, r"from_tensors\(.*valid=\.\.\.\)"),
+    "rows": (lambda: Data.from_tensors([T[0]] * 2, T), ValueError, r"3 and 3 and 4 items.*torch\.stack"),
+    "a data set for tensors": (lambda: Data.from_tensors(Items()), TypeError, r"goes to Data\.from_datasets"),
     "three": (lambda: as_data([1, 2, 3]), TypeError, r"data is a list of 3 \(1, 2, 3\): pass Data"),
     "lengths": (lambda: Data.from_tensors(T, T[:3]), ValueError, "have 4 and 3 items .*the same number"),
     "pair of lengths": (lambda: as_data((T, T[:3])), ValueError, "have 4 and 3 items"),
