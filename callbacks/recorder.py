@@ -146,7 +146,7 @@ class History:
     def plot(self, names: str | Iterable[str] | None = None, *, ax: Axes | None = None) -> Axes:
         """Draw columns over epochs, on a figure of its own or on `ax`.
 
-        The y axis is logarithmic where all is above 0 and the largest is more than a hundred times the
+        The y axis is logarithmic where all is above 0 and the largest is more than ten times the
         smallest. A dashed line stands where a fit was stopped.
 
         Args:
@@ -253,7 +253,7 @@ def finish(ax: Axes, unit: str, values: list[float]) -> None:
     ax.set_xlabel(unit)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     finite = [value for value in values if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) > 100 * min(finite):
+    if finite and min(finite) > 0 and max(finite) > 10 * min(finite):
         ax.set_yscale("log")
     ax.legend()
 
