@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.registry import REMEDIES
@@ -30,7 +31,7 @@ def check_before_fit(learn: Any) -> None:
     Raises:
         TypeError, ValueError: all that was found, told at once.
     """
-    tell(faults_before_fit(learn))
+    tell(faults_before_fit(learn, learn.n_epochs))
     if learn.optimizer is not None and Preflight in learn.callbacks:
         learn.callbacks[Preflight].was_idle = all_zero(learn.optimizer)
 
@@ -117,12 +118,12 @@ PREFLIGHT = (Preflight, EpochWatch)
 # Before the fit
 
 
-def faults_before_fit(learn: Any) -> Iterator[Exception]:
+def faults_before_fit(learn: Any, n_epochs: int) -> Iterator[Exception]:
     """What can be seen without a batch, and would spoil the first thing that a fit does."""
     yield from mode_faults()
     if "zero_grad" not in learn.callbacks.doers and not hasattr(type(learn), "zero_grad"):
         yield ValueError(f"this fit cannot start: {REMEDIES['zero_grad']}")
-    yield from data_faults(learn.data, learn.n_epochs)
+    yield from data_faults(learn.data, n_epochs)
     if learn.optimizer is None:
         yield no_optimizer(learn.model)
     else:
@@ -131,10 +132,10 @@ def faults_before_fit(learn: Any) -> Iterator[Exception]:
 
 def mode_faults() -> Iterator[Exception]:
     """Gradients are switched off around the fit."""
-    if torch.is_inference_mode_enabled():
-        yield ValueError("fit was called under torch.inference_mode(): call it outside of that block.")
-    elif not torch.is_grad_enabled():
-        yield ValueError("fit was called under torch.no_grad(): call it outside of that block.")
+    inference = torch.is_inference_mode_enabled()
+    if inference or not torch.is_grad_enabled():
+        name = "torch.inference_mode()" if inference else "torch.no_grad()"
+        yield ValueError(f"{name} is on around this call, and a fit needs gradients: call it outside.")
 
 
 def no_optimizer(model: nn.Module) -> Exception:
@@ -163,7 +164,7 @@ def training_faults(learn: Any) -> Iterator[Exception]:
             f"the optimizer holds {len(held) - len(set(map(id, held)))} parameters twice, so each step "
             "would move them twice: give it each once, as model.parameters() does."
         )
-    if any(parameter.is_inference() for parameter in trainable.values()):
+    if any(not is_lazy(parameter) and parameter.is_inference() for parameter in trainable.values()):
         yield ValueError(
             "the model was made under torch.inference_mode(), so it cannot be trained: make it outside."
         )

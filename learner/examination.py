@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import copy
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from learner.checks import faults_before_fit
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader
+
+from callbacks.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
+from callbacks.device import map_tensors
+from callbacks.registry import listens
+from learner import exams, trials
+from learner.checks import all_zero, faults_before_fit, training_faults
+from learner.data_checks import is_one_shot
+from learner.loaders import n_batches_of
+from learner.snapshots import named_tensors
+
+BATCH_EVENTS = (
+    "before_batch",
+    "after_pred",
+    "after_loss",
+    "before_backward",
+    "after_backward",
+    "before_step",
+)
+WIDTH = 80
 
 
 @dataclass
 class Report:
-    """What `learn.check()` found."""
+    """What `learn.check()` found.
+
+    Attributes:
+        errors: what a fit would end with, or train on in vain.
+        warnings: what is allowed and probably not meant.
+        facts: what was seen, by a short name: `model`, `batch`, `loss`, `gradient`, ...
+    """
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -18,10 +51,225 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Was nothing found that a fit would end with?"""
+        """Was nothing found that is wrong? Warnings are allowed."""
         return not self.errors
+
+    def take(self, faults: Iterable[Exception]) -> bool:
+        """Add faults, each once; True where none of them is an error."""
+        n_errors = len(self.errors)
+        for fault in faults:
+            place = self.warnings if isinstance(fault, Warning) else self.errors
+            if str(fault) not in place:
+                place.append(str(fault))
+        return len(self.errors) == n_errors
+
+    def __str__(self) -> str:
+        width = max(map(len, self.facts), default=0) + 2
+        lines = [wrapped(f"{name:<{width}}{said}", width) for name, said in self.facts.items()]
+        for title, found in (("error", self.errors), ("warning", self.warnings)):
+            lines += [wrapped(f"{title}: {said}", 4) for said in found]
+        return "\n".join([*lines, self.verdict()])
+
+    def verdict(self) -> str:
+        """The last line."""
+        counts = [counted(len(self.errors), "error"), counted(len(self.warnings), "warning")]
+        return f"{'ok' if self.ok else 'not ok'}: {', '.join(counts)}"
+
+    def __repr__(self) -> str:  # short, as a notebook shows it below what was printed
+        return f"<Report {self.verdict()}>"
+
+
+def wrapped(text: str, indent: int) -> str:
+    """A paragraph of at most 80 columns, its later lines indented."""
+    return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def examine(learn: Any) -> Report:
-    """Examine a learner."""
-    return Report([str(fault) for fault in faults_before_fit(learn)])
+    """Look at everything that can be seen without training, then at one batch in a sandbox.
+
+    Raises:
+        RuntimeError: a fit is under way.
+    """
+    if learn.fitting:
+        raise RuntimeError("learn.check() was called in the middle of a fit: call it before or after.")
+    report = Report()
+    exams.describe_learner(learn, report)
+    report.take(faults_before_fit(learn, n_epochs=1))
+    if learn.optimizer is not None:
+        report.take(training_faults(learn))
+        if all_zero(learn.optimizer):
+            report.take([LearnerWarning("lr is 0: unless a schedule raises it, nothing is trained.")])
+    if can_run(learn, report):
+        with torch.inference_mode(False), torch.enable_grad(), recorded(report), without_trace(learn, report):
+            examine_batch(learn, report)
+    return report
+
+
+def can_run(learn: Any, report: Report) -> bool:
+    """Is there a batch to be had, and a model that can be put back as it was?"""
+    if n_batches_of(learn.data.train) == 0:
+        return False
+    if is_one_shot(learn.data.train):
+        report.take(
+            [
+                LearnerWarning(
+                    "the training data can be gone through only once, so it is good for one epoch; no "
+                    "batch was taken, to leave it whole, and what needs one was not examined."
+                )
+            ]
+        )
+        return False
+    tensors = [*learn.model.parameters(), *learn.model.buffers()]
+    if any(map(is_lazy, tensors)):
+        report.take(
+            [
+                LearnerWarning(
+                    "the model has lazy layers, which take their shape from the first batch; what needs "
+                    "one was not examined. Call learn.predict(inputs) once, then check again."
+                )
+            ]
+        )
+        return False
+    return not any(tensor.is_inference() for tensor in tensors)
+
+
+def examine_batch(learn: Any, report: Report) -> None:
+    """The examinations that need a batch, each after those that it stands on."""
+    batch: Any = None
+
+    def take_batch() -> bool:
+        nonlocal batch
+        batch = first_batch(learn.data, learn.data.train)
+        return batch is not None or report.take([ValueError("the training data gives no batch.")])
+
+    if not attempt(learn, report, "the first batch", take_batch):
+        return
+    for plugin in learn.callbacks:
+        attempt(learn, report, "before_fit", lambda plugin=plugin: plugin.before_fit(learn))
+    learn._begin_pass(learn.data.train, training=True)
+    goes_on = attempt(learn, report, "the batch", lambda: exams.loss_of(learn, report, batch))
+    report.take(exams.number_faults(learn))
+    if not goes_on:
+        return
+    for name, exam in trials.AFTER_LOSS.items():
+        attempt(learn, report, name, lambda exam=exam: exam(learn, report, batch))
+    if learn.data.valid is not None and not is_one_shot(learn.data.valid):
+        attempt(learn, report, "validation", lambda: exams.validation(learn, report, first_batch))
+
+
+def attempt(learn: Any, report: Report, name: str, exam: Callable[[], Any]) -> bool:
+    """Do one examination; what it raises is told in the report. False where those after it cannot be done."""
+    try:
+        return exam() is not False
+    except Cancel as cancel:
+        report.facts[name] = f"not examined: a plug-in raised {type(cancel).__name__}"
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a learner is what the report is for
+        report.errors.append(exams.shown_error(error, learn))
+    return False
+
+
+def first_batch(data: Any, loader: Any) -> Any:
+    """A copy of the first batch, or None; a loader that keeps its workers is left without them."""
+    if isinstance(loader, DataLoader) and loader.persistent_workers:
+        loader = copy.copy(loader)
+        loader._iterator = None
+    batch = next(iter(data.batches(loader)), None)
+    return map_tensors(batch, lambda item: item.clone() if isinstance(item, torch.Tensor) else item)
+
+
+# Without a trace
+
+
+@contextmanager
+def recorded(report: Report) -> Iterator[None]:
+    """Put warnings into the report instead of showing them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    report.take(
+        warning.message
+        if isinstance(warning.message, LearnerWarning)
+        else LearnerWarning(f"{warning.category.__name__}: {warning.message}")
+        for warning in caught
+        if isinstance(warning.message, Warning)
+    )
+
+
+@contextmanager
+def without_trace(learn: Any, report: Report) -> Iterator[None]:
+    """A sandbox with the plug-ins that take part in a batch; it also puts back what a sandbox does not."""
+    from learner.loop import PASS_STATE  # which imports this package's checks
+
+    kept = {name: getattr(learn, name) for name in (*PASS_STATE, "optimizer", "fitting")}
+    plugins = tuple(learn.callbacks)
+    states = [(generator, generator.get_state()) for generator in generators_of(learn.data)]
+    with learn.sandbox(), on_its_device(learn.model), loss_kept(learn.loss_func):
+        learn._set_callbacks(filter(takes_part, plugins))
+        learn.fitting, learn.epoch, learn.n_epochs = True, 0, max(1, learn.n_epochs)
+        if learn.optimizer is None:  # plug-ins may rely on one
+            learn.optimizer = torch.optim.SGD([*learn.model.parameters(), torch.zeros(1)], lr=0.0)
+        try:
+            yield
+        finally:
+            for plugin in reversed(list(learn.callbacks)):
+                attempt(learn, report, "cleanup_fit", lambda plugin=plugin: plugin.cleanup_fit(learn))
+            vars(learn).update(kept)
+            learn._set_callbacks(plugins)
+            for generator, state in states:
+                generator.set_state(state)
+
+
+def takes_part(plugin: Callback) -> bool:
+    """Does a plug-in have a part in a batch, and does it neither report, decide nor save?"""
+    if any(hasattr(plugin, operation) for operation in OPERATIONS) or plugin.order <= Order.GRADIENT:
+        return True
+    return plugin.order == Order.MEASURE and any(listens(plugin, event) for event in BATCH_EVENTS)
+
+
+def generators_of(data: Any) -> list[torch.Generator]:
+    """The random generators that loaders hold."""
+    found: dict[int, torch.Generator] = {}
+    for loader in (data.train, data.valid):
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        holders = (
+            loader,
+            getattr(loader, "sampler", None),
+            batch_sampler,
+            getattr(batch_sampler, "sampler", None),
+        )
+        for holder in holders:
+            generator = getattr(holder, "generator", None)
+            if isinstance(generator, torch.Generator):
+                found[id(generator)] = generator
+    return list(found.values())
+
+
+@contextmanager
+def loss_kept(loss_func: Any) -> Iterator[None]:
+    """Put back what a loss function learns or counts, where it is a module."""
+    tensors = named_tensors(loss_func) if isinstance(loss_func, nn.Module) else []
+    copies = [(tensor, tensor.detach().clone()) for _, tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, old in copies:
+                tensor.copy_(old)
+
+
+@contextmanager
+def on_its_device(model: nn.Module) -> Iterator[None]:
+    """Move a model back to where it was, where a plug-in moves it."""
+    devices = [(name, tensor.device) for name, tensor in (*model.named_parameters(), *model.named_buffers())]
+    try:
+        yield
+    finally:
+        now = dict((*model.named_parameters(), *model.named_buffers()))
+        for name, device in devices:
+            if name in now and now[name].device != device:
+                now[name].data = now[name].data.to(device)

@@ -1,0 +1,153 @@
+"""The largest stable step of gradient descent: how strongly the loss curves, and what a step may be there."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Vector = list[Tensor]
+
+
+def largest_curvature(
+    loss: Tensor, parameters: Sequence[Tensor], *, n_iterations: int = 200, seconds: float = 10.0
+) -> float:
+    """The largest eigenvalue of the Hessian of a loss, by power iteration with Hessian-vector products.
+
+    It draws from a generator of its own, and reads the device at every iteration.
+
+    Args:
+        loss: scalar, with its graph, which must be twice differentiable; see `twice_differentiable`.
+        parameters: the tensors that the Hessian is of.
+        n_iterations: of each of at most two power iterations; it ends sooner when the value stands still.
+        seconds: after so long the value so far is taken.
+
+    Returns:
+        The largest eigenvalue, to about four digits; negative where the loss curves down in every direction.
+
+    Raises:
+        RuntimeError: an operation of the model has no second derivative.
+
+    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian"; LeCun et al. 1998, "Efficient
+    BackProp", section 7.
+    """
+    slopes = torch.autograd.grad(loss, list(parameters), create_graph=True, allow_unused=True)
+    curved = [
+        (slope, parameter)
+        for slope, parameter in zip(slopes, parameters, strict=True)
+        if slope is not None and slope.requires_grad
+    ]
+    if not curved:  # the loss is linear in all of them
+        return 0.0
+    refuse_dead_ends([slope for slope, _ in curved])
+    outputs, inputs = [slope for slope, _ in curved], [parameter for _, parameter in curved]
+    end = time.monotonic() + seconds
+
+    def times(vector: Vector, shift: float = 0.0) -> Vector:
+        products = torch.autograd.grad(
+            outputs, inputs, vector, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return [product + shift * part for product, part in zip(products, vector, strict=True)]
+
+    value = dominant(times, inputs, n_iterations, end)
+    if value < 0:  # the strongest bends down: shift the spectrum, so that the highest is the strongest
+        value += dominant(lambda vector: times(vector, -value), inputs, n_iterations, end)
+    return value
+
+
+def refuse_dead_ends(slopes: list[Tensor]) -> None:
+    """Raise where a backward function was marked `once_differentiable`; torch would give 0 in silence there.
+
+    Raises:
+        RuntimeError: there is such a function.
+    """
+    waiting, seen = [slope.grad_fn for slope in slopes], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("a backward function of the model is marked once_differentiable")
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Compute attention and recurrent layers in the one of torch's ways that has second derivatives."""
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        yield
+
+
+def dominant(
+    times: Callable[[Vector], Vector], like: Sequence[Tensor], n_iterations: int, end: float
+) -> float:
+    """The eigenvalue of largest magnitude of a symmetric matrix that is known by what it does to a vector."""
+    generator = torch.Generator().manual_seed(0)
+    vector = [torch.randn(part.shape, generator=generator).to(part.device, part.dtype) for part in like]
+    vector = scaled(vector, 1 / norm(vector))
+    values = [math.nan]
+    for _ in range(n_iterations):
+        product = times(vector)
+        values.append(dot(vector, product))
+        length = norm(product)
+        if not length or not math.isfinite(length) or stands_still(values) or time.monotonic() > end:
+            break
+        vector = scaled(product, 1 / length)
+    return values[-1]
+
+
+def stands_still(values: list[float]) -> bool:
+    """Did the last three values hardly differ?"""
+    return len(values) > 3 and all(abs(new - old) <= 1e-5 * abs(new) for old, new in pairwise(values[-3:]))
+
+
+def dot(first: Vector, second: Vector) -> float:
+    """The inner product."""
+    return sum(float((one * other).sum()) for one, other in zip(first, second, strict=True))
+
+
+def norm(vector: Vector) -> float:
+    """The Euclidean length."""
+    return math.sqrt(dot(vector, vector))
+
+
+def scaled(vector: Vector, factor: float) -> Vector:
+    """A vector times a number."""
+    return [part * factor for part in vector]
+
+
+def largest_stable_rate(optimizer: torch.optim.Optimizer, curvature: float) -> float | None:
+    """Above which learning rate steps down a quadratic valley of this curvature grow instead of settle.
+
+    It is 2 / curvature for plain gradient descent, 2 (1 + m) / curvature with momentum m, and that divided by
+    1 + 2 m with Nesterov's.
+
+    Args:
+        optimizer: any; a bound is known for `torch.optim.SGD` whose groups have the same settings.
+        curvature: the largest eigenvalue of the Hessian; weight decay adds to it.
+
+    Returns:
+        The rate, or None for an optimizer of which none is known, or where the loss does not curve up.
+
+    Source: LeCun et al. 1998, "Efficient BackProp", section 5; with momentum, Cohen et al. 2021,
+    arXiv:2103.00065, appendix B.
+    """
+    settings = {
+        tuple(group[key] for key in ("momentum", "nesterov", "dampening", "weight_decay", "maximize"))
+        for group in optimizer.param_groups
+        if type(optimizer) is torch.optim.SGD
+    }
+    if len(settings) != 1:
+        return None
+    momentum, nesterov, dampening, weight_decay, maximize = settings.pop()
+    curvature += float(weight_decay)
+    if dampening or maximize or not curvature > 0:
+        return None
+    return 2 * (1 + momentum) / curvature / (1 + 2 * momentum if nesterov else 1)

@@ -1,0 +1,199 @@
+"""The single examinations of `learn.check()`; each adds what it sees to the report.
+
+They run in the sandbox of `examination.py`, where they may train, and wait for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from callbacks.device import map_tensors
+from callbacks.recorder import show
+from learner import errors
+from learner.checks import does_itself
+from learner.faults import LearnerWarning, listed
+from learner.loaders import describe_loader
+from learner.loss_checks import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
+
+if TYPE_CHECKING:
+    from learner.examination import Report
+
+
+# Without a batch
+
+
+def describe_learner(learn: Any, report: Report) -> None:
+    """What the learner is made of."""
+    parameters = [parameter for parameter in learn.model.parameters() if not is_lazy(parameter)]
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    n_all, n_trained = (sum(each.numel() for each in some) for some in (parameters, trainable))
+    kinds = sorted({f"{short(each.dtype)} on {each.device}" for each in parameters})
+    report.facts["model"] = (
+        f"{type(learn.model).__name__}: {n_all:,} parameters in {len(parameters)} tensors, "
+        f"{'all' if n_all == n_trained else f'{n_trained:,}'} "
+        f"trainable{''.join(f', {kind}' for kind in kinds)}"
+    )
+    valid = "none" if learn.data.valid is None else describe_loader(learn.data.valid)
+    report.facts["data"] = f"training: {describe_loader(learn.data.train)}; validation: {valid}"
+    report.take(mode_faults(learn))
+    if learn.optimizer is not None:
+        held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
+        n_held = sum(id(each) in held for each in trainable)
+        rates = ", ".join(dict.fromkeys(f"{group.get('lr')}" for group in learn.optimizer.param_groups))
+        report.facts["optimizer"] = (
+            f"{type(learn.optimizer).__name__}, lr {rates}, holds {n_held} of {len(trainable)} trainable "
+            "tensors"
+        )
+
+
+def mode_faults(learn: Any) -> Iterator[Exception]:
+    """Layers that were put into evaluation mode by hand, which the loop undoes after its first validation."""
+    modules = list(learn.model.named_modules())
+    resting = [name for name, module in modules if not module.training and not list(module.children())]
+    if learn.model.training and resting and learn.data.valid is not None:
+        yield LearnerWarning(
+            f"{listed(resting)} are in evaluation mode, but from the second epoch on the whole model is put "
+            "into training mode: put them into evaluation mode in the before_train of a plug-in."
+        )
+
+
+# On the batch
+
+
+def loss_of(learn: Any, report: Report, batch: Any) -> bool:
+    """Compute the loss of the batch, with everything that the first batch of a fit is examined for."""
+    learn.batch = batch
+    learn._run_model()
+    parts = [("inputs", learn.inputs), ("targets", learn.targets), ("preds", learn.preds)]
+    report.facts["batch"] = "; ".join(f"{name} {shapes(part)}" for name, part in parts)
+    if does_itself(learn, "compute_loss") and not report.take(pred_faults(learn)):
+        return False
+    compute_loss(learn)
+    if not report.take(loss_faults(learn)):
+        return False
+    value = float(learn.loss)
+    report.facts["loss"] = f"{title_of(learn.loss_func)} gives {show(value)}"
+    report.take(class_loss_faults(learn, value))
+    if not math.isfinite(value):
+        report.take([ValueError(f"the loss of the first batch is {value}.")])
+    return math.isfinite(value)
+
+
+def compute_loss(learn: Any) -> None:
+    """The operation and its event, as the loop does them."""
+    learn._do["compute_loss"](learn)
+    learn._loss, learn._detached = learn.loss_grad, None
+    learn._fire("after_loss")
+
+
+def class_loss_faults(learn: Any, value: float) -> Iterator[Exception]:
+    """Before any training, a guess among classes costs about ln(classes)."""
+    if torch_loss(learn.loss_func) not in CLASSES.values() or learn.preds.ndim < 2 or learn.global_step:
+        return
+    n_classes = learn.preds.shape[1]
+    guess = math.log(n_classes)
+    if value > 2 * guess:
+        yield LearnerWarning(
+            f"the first loss is {show(value)}, but guessing among {n_classes} classes costs ln({n_classes}) "
+            f"= {show(guess)}: the model is sure and wrong. Scale the inputs, or begin with a smaller last "
+            "layer."
+        )
+
+
+def number_faults(learn: Any) -> Iterator[Exception]:
+    """NaN or infinity in the weights and in the batch."""
+    parts = [("batch", learn.batch), ("inputs", learn.inputs), ("targets", learn.targets)]
+    weights = [("weight", dict(learn.model.named_parameters()))]
+    for name, part in weights + (parts[1:] if learn.inputs is not None else parts[:1]):
+        found: list[tuple[int, int]] = []
+        map_tensors(part, lambda item, found=found: found.append(bad_numbers(item)))
+        bad, total = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
+        if bad:
+            cure = "clean or fill them first" if name != "weight" else "make the model anew"
+            yield ValueError(
+                f"{bad} of {total} numbers in the {name.rstrip('s')}s are NaN or infinite: {cure}."
+            )
+
+
+def bad_numbers(item: Any) -> tuple[int, int]:
+    """How many numbers of a tensor are not finite, and how many there are."""
+    if not isinstance(item, Tensor) or item.is_meta:
+        return 0, 0
+    return int((~torch.isfinite(item)).sum()), item.numel()
+
+
+def gradient(learn: Any, report: Report, batch: Any) -> None:
+    """Which trainable tensors the gradient reaches."""
+    learn._fire("before_backward")
+    learn._do["backward"](learn)
+    learn._fire("after_backward")
+    named = [(name, each) for name, each in learn.model.named_parameters() if each.requires_grad]
+    missed = [name for name, each in named if each.grad is None]
+    dead = [name for name, each in named if each.grad is not None and not each.grad.any()]
+    spoilt = [name for name, each in named if each.grad is not None and not torch.isfinite(each.grad).all()]
+    total = sum(float(each.grad.square().sum()) for _, each in named if each.grad is not None)
+    said = (
+        f"reaches {len(named) - len(missed)} of {len(named)} trainable tensors, norm {show(math.sqrt(total))}"
+    )
+    report.facts["gradient"] = said + (f"; it is 0 in {listed(dead)}" if dead else "")
+    if spoilt:
+        report.take([ValueError(f"the gradient is NaN or infinite in {listed(spoilt)}.")])
+    if missed:
+        report.take(
+            [
+                LearnerWarning(
+                    f"no gradient reaches {listed(missed)}: the loss does not depend on them. Use them in "
+                    "forward, look for a .detach(), or freeze them."
+                )
+            ]
+        )
+    drop_gradients(learn)
+
+
+def drop_gradients(learn: Any) -> None:
+    """Leave no gradients to the next examination."""
+    for parameter in learn.model.parameters():
+        parameter.grad = None
+
+
+def validation(learn: Any, report: Report, first_batch: Callable[[Any, Any], Any]) -> None:
+    """Whether a validation batch fits the loss as a training batch does."""
+    learn._begin_pass(learn.data.valid, training=False)
+    batch = first_batch(learn.data, learn.data.valid)
+    if batch is None:
+        return
+    learn.batch = batch
+    with torch.no_grad():
+        learn._run_model()
+        if does_itself(learn, "compute_loss"):
+            report.take(type(fault)(f"in validation, {fault}") for fault in pred_faults(learn))
+
+
+# Small ones
+
+
+def shapes(part: Any) -> str:
+    """Shapes and dtypes of a nest, in a few words."""
+    found: list[str] = []
+    map_tensors(part, lambda item: found.append(shape_of(item)))
+    return ", ".join(found) if found else "none" if part is None else type(part).__name__
+
+
+def shape_of(item: Any) -> str:
+    """`(64, 3) float32` of a tensor."""
+    if not isinstance(item, Tensor):
+        return type(item).__name__
+    return f"{tuple(item.shape)} {short(item.dtype)}"
+
+
+def shown_error(error: Exception, learn: Any) -> str:
+    """An error with its notes but for the place in a fit, which is none here."""
+    noted = errors.with_place(error, learn)
+    notes = [note for note in getattr(noted, "__notes__", []) if not note.startswith("at epoch")]
+    return "; ".join([f"{type(error).__name__}: {error}".rstrip("."), *notes])

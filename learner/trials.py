@@ -1,0 +1,203 @@
+"""What `learn.check()` tries out on one batch: to change an item, to curve the loss, to train some steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from callbacks.device import map_tensors
+from callbacks.recorder import show
+from learner.arguments import rate_faults
+from learner.checks import does_itself
+from learner.curvature import largest_curvature, largest_stable_rate, twice_differentiable
+from learner.exams import compute_loss, drop_gradients, gradient
+from learner.faults import LearnerWarning, listed
+from learner.loss_checks import tensors_in
+from learner.snapshots import random_states, set_random_states
+
+if TYPE_CHECKING:
+    from learner.examination import Report
+
+N_STEPS = 20
+SECONDS = 10.0  # that the steps, or the curvature, may take
+
+
+def stable_step(learn: Any, report: Report, batch: Any) -> None:
+    """The largest learning rate with which plain gradient descent does not grow here."""
+    if (
+        list(rate_faults(learn.optimizer))
+        or largest_stable_rate(learn.optimizer, 1.0) is None
+        or not does_itself(learn, "step")
+    ):
+        return
+    learn.batch = batch
+    with twice_differentiable():
+        learn._run_model()
+        compute_loss(learn)
+    trainable = [each for each in learn.model.parameters() if each.requires_grad]
+    try:
+        curvature = largest_curvature(learn._loss, trainable, seconds=SECONDS)
+    except RuntimeError as error:
+        report.facts["stable step"] = f"not known: {str(error).splitlines()[0]}"
+        return
+    bound = largest_stable_rate(learn.optimizer, curvature)
+    if bound is None:
+        report.facts["stable step"] = "not bounded: the loss does not curve up at these weights"
+        return
+    rate = max(float(group["lr"]) for group in learn.optimizer.param_groups)
+    report.facts["stable step"] = (
+        f"lr up to {bound:.3g}; lr is {rate / bound:.2g} times that (largest curvature {curvature:.4g}, on "
+        "this batch at these weights; the same everywhere if the loss is quadratic in them)"
+    )
+    if rate > bound:
+        report.take(
+            [
+                LearnerWarning(
+                    f"lr {rate:.3g} is above the largest stable step of this batch, {bound:.3g}: steps "
+                    "across the steepest valley grow from side to side. Lower lr, scale the inputs, or "
+                    "warm up."
+                )
+            ]
+        )
+
+
+def items(learn: Any, report: Report, batch: Any) -> None:
+    """Whether a change of one item changes the outputs of others, in evaluation mode."""
+    learn.batch = batch
+    learn._run_model()
+    n_items, inputs = learn.n_items, learn.inputs
+    learn.model.eval()
+    states = random_states()
+    outputs = []
+    with torch.no_grad():
+        for each in (inputs, map_tensors(inputs, lambda item: with_first_changed(item, n_items))):
+            set_random_states(states)
+            learn.inputs = each
+            learn._do["forward"](learn)
+            outputs.append([item for item in tensors_in(learn.preds) if item.ndim and len(item) == n_items])
+    learn.model.train()
+    if n_items < 2 or not outputs[0]:
+        why = "the batch has one item" if n_items < 2 else "the outputs have not one row an item"
+        report.facts["items"] = f"not examined: {why}"
+        return
+    n_changed = max(n_rows_apart(before[1:], after[1:]) for before, after in zip(*outputs, strict=True))
+    if not n_changed:
+        report.facts["items"] = "do not mix: changing one leaves the outputs of the others as they are"
+        return
+    report.facts["items"] = f"mix: changing one changes the outputs of {n_changed} of {n_items - 1} others"
+    report.take([mixed(learn.model, n_changed)])
+
+
+def mixed(model: nn.Module, n_changed: int) -> Exception:
+    """Items of a batch that know of one another."""
+    norms = [(name, each) for name, each in model.named_modules() if isinstance(each, _NormBase)]
+    names = [name for name, each in norms if not each.track_running_stats]
+    cause = (
+        "look for an operation over dimension 0 (softmax, mean, reshape, flatten), or an RNN or attention "
+    )
+    cause += "without batch_first=True"
+    if names:
+        cause = f"{listed(names)} takes its statistics from the batch (track_running_stats=False)"
+    return LearnerWarning(f"changing one item of a batch changes the outputs of {n_changed} others: {cause}.")
+
+
+def with_first_changed(item: Any, n_items: int) -> Any:
+    """A batch of which the first item is another one."""
+    if not isinstance(item, Tensor) or not item.ndim or len(item) != n_items or n_items < 2:
+        return item
+    changed = item.clone()
+    same = torch.equal(item[0], item[1])
+    changed[0] = item[0] + 1 if same and item.is_floating_point() else item[1]
+    return changed
+
+
+def n_rows_apart(first: Tensor, second: Tensor) -> int:
+    """How many items differ by more than rounding."""
+    size = float(first.abs().nan_to_num().max()) if first.numel() else 0.0
+    apart = ~torch.isclose(first, second, rtol=1e-3, atol=1e-5 * size, equal_nan=True)
+    return int(apart.reshape(len(apart), -1).any(1).sum())
+
+
+def steps(learn: Any, report: Report, batch: Any) -> None:
+    """Whether some steps on the one batch lower its loss, and move what they should and nothing else."""
+    if list(rate_faults(learn.optimizer)):
+        return
+    named = list(learn.model.named_parameters())
+    before = [each.detach().clone() for _, each in named]
+    frozen_buffers = buffers_of_frozen(learn.model)
+    end, losses, states = time.monotonic() + SECONDS, [], random_states()
+    while len(losses) <= N_STEPS and (time.monotonic() < end or len(losses) < 2):
+        set_random_states(states)  # the same dropout at every step, so that the loss falls without noise
+        learn.batch = batch
+        learn._run_model()
+        compute_loss(learn)
+        losses.append(float(learn.loss))
+        if not math.isfinite(losses[-1]):
+            break
+        learn._update()
+        if not learn.callbacks.doers.get("zero_grad"):
+            drop_gradients(learn)
+    n_steps = len(losses) - 1
+    report.facts["one batch"] = (
+        f"{n_steps} steps on it take its loss from {show(losses[0])} to {show(losses[-1])}"
+    )
+    report.take(step_faults(losses))
+    moved = [not torch.equal(each, old) for (_, each), old in zip(named, before, strict=True)]
+    pairs = [(name, each.requires_grad, has) for (name, each), has in zip(named, moved, strict=True)]
+    stirred = [name for name, trainable, has in pairs if has and not trainable]
+    if stirred:
+        report.take([LearnerWarning(f"{listed(stirred)} are frozen, but a step moves them.")])
+    stale = [name for name, buffer, old in frozen_buffers if not torch.equal(buffer, old)]
+    if stale:
+        report.take(
+            [
+                LearnerWarning(
+                    f"the frozen layers' {listed(stale)} still follow the data: put these layers into "
+                    "evaluation mode in before_train to keep them."
+                )
+            ]
+        )
+
+
+def buffers_of_frozen(model: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
+    """Floating-point buffers of normalising layers that are frozen, each with a copy."""
+    return [
+        (f"{name}.{key}" if name else key, buffer, buffer.clone())
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase) and list(module.parameters())
+        if not any(each.requires_grad for each in module.parameters())
+        for key, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
+
+
+def step_faults(losses: list[float]) -> Iterator[Exception]:
+    """A loss that does not fall on the batch that it is trained on."""
+    n_steps = len(losses) - 1
+    if not math.isfinite(losses[-1]):
+        yield LearnerWarning(f"after {n_steps} steps on one batch its loss is {losses[-1]}: lower lr.")
+    elif losses[-1] > losses[0]:
+        yield LearnerWarning(
+            f"{n_steps} steps on one batch raise its loss, from {show(losses[0])} to {show(losses[-1])}: "
+            "lower lr."
+        )
+    elif losses[-1] == losses[0]:
+        yield LearnerWarning(
+            f"{n_steps} steps on one batch leave its loss at {show(losses[0])}: raise lr, or look for what "
+            "keeps the weights from moving."
+        )
+
+
+# In this order: the steps change the weights.
+AFTER_LOSS: dict[str, Callable[[Any, Any, Any], None]] = {
+    "gradient": gradient,
+    "items": items,
+    "stable step": stable_step,
+    "one batch": steps,
+}
