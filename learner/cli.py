@@ -23,10 +23,10 @@ VERBS = ("run", "check", "show", "ls", "init", "doctor")
 
 EXAMPLES = """\
 examples:
-  learner init first                          write a recipe and a model into first/
-  learner run first/recipe.yaml               train, and keep the run in runs/
+  learner init first                write a recipe and a model into first/
+  learner run first/recipe.yaml     train, and keep the run in runs/
   learner run first/recipe.yaml fit.epochs=3 callbacks.Progress=null
-  learner ls callbacks                        what there is to name in a recipe
+  learner ls callbacks              what there is to name in a recipe
 """
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -73,7 +73,9 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
     except Mistake as mistake:
         print(f"learner: {mistake}", file=sys.stderr)
         return 2
-    except Exception:  # noqa: BLE001 - shown whole: it came up in code, not in the recipe
+    except Exception as error:  # noqa: BLE001 - shown whole: it came up in code, not in the recipe
+        if isinstance(error, BrokenPipeError):
+            print(flush=True)  # raises it again where it is our output that has no reader
         traceback.print_exc()
         return 1
 
@@ -108,7 +110,7 @@ def make_parser() -> Parser:
     """The command line's grammar."""
     parser = Parser(
         prog="learner",
-        description="Train PyTorch models from recipes: YAML files that say what a Learner is made of.",
+        description="Train PyTorch models from recipes: YAML files that name the parts of a Learner.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -6,9 +6,8 @@ import inspect
 import shutil
 import textwrap
 
-from learner.names import KINDS, first_line, known, load_entry_point, plug_in_packages, table
+from learner.names import KINDS, first_line, known, load_entry_point, plug_in_packages, signature_of, table
 from learner.recipe_faults import Mistake, closest
-from learner.signatures import Signature
 from learner.user_code import NameFault
 
 MAX_SHOWN = 30  # names of a kind in the overview
@@ -70,7 +69,7 @@ def line_of(name: str, text: str, indent: int) -> str:
 def details(kind: str, name: str) -> str:
     """How a recipe writes it, its arguments and their defaults, and its documentation."""
     item = table(kind).get(name) or load_entry_point(plug_in_packages(kind)[name])
-    signature = Signature(item, KINDS[kind].n_given)
+    signature = signature_of(kind, item)
     lines = [f"{name}: {KINDS[kind].plural}"]
     for argument, parameter in signature.parameters.items():
         needed = parameter.default is parameter.empty

@@ -18,6 +18,7 @@ from callbacks import Callback
 from learner import datasets
 from learner.data import Data
 from learner.recipe_faults import closest, did_you_mean
+from learner.signatures import Signature
 from learner.user_code import NameFault, UserCode, full_name
 
 SHORT_LOSSES = {
@@ -252,6 +253,12 @@ def describe(found: Any) -> str:
         base.__name__ for base in (nn.Module, Callback, torch.optim.Optimizer) if issubclass(found, base)
     ]
     return f"the class {full_name(found)}{f', a subclass of {bases[0]}' if bases else ''}"
+
+
+def signature_of(kind: str, target: Any) -> Signature:
+    """The arguments that a recipe can give to a class or function of this kind."""
+    makes_it = kind in ("loss", "metric") and isinstance(target, type)  # then the loop calls the instance
+    return Signature(target, 0 if makes_it else KINDS[kind].n_given)
 
 
 def first_line(item: Any) -> str:

@@ -20,7 +20,7 @@ from learner.recipe_faults import Fault, RecipeError
 from learner.recipe_file import Node, dump, read_recipe
 from learner.recipe_parts import Part, shown
 from learner.recipe_sections import DEFAULT_NAMES, Sections
-from learner.user_code import describe_error, mend
+from learner.user_code import describe_error, is_within, mend
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Iterable[str] = ()) -> Recipe:
@@ -116,25 +116,19 @@ class Recipe:
         return RecipeError([Fault(place, message, hint)])
 
     def _node_of(self, error: BaseException) -> Node:
-        """Where the plug-in stands in whose hook an error was raised, or what the error's words name."""
+        """Where the plug-in stands in whose hook an error was raised, or the key of which its words speak."""
         nodes = self.sections.callback_nodes
         plugin = plugin_in(error.__traceback__)
-        if plugin is not None:
-            for key, node in nodes.items():
-                if key in (plugin.name, type(plugin).__name__):
-                    return node
+        for key, node in nodes.items():
+            if plugin is not None and key in (plugin.name, type(plugin).__name__):
+                return node
         words = str(error)
-        by_class = {
-            part.target.__name__: nodes[key]
-            for key, part in self.sections.callbacks.items()
-            if key in nodes and isinstance(part.target, type)
-        }
-        for key, node in {**by_class, **nodes}.items():
-            if key in words:
-                return node
-        for key, node in self.tree.value.items():
-            if words.startswith(key) or f"{key}=" in words:
-                return node
+        for key, part in self.sections.callbacks.items():
+            if key in words or part.name.rpartition(":")[2] in words:
+                return nodes.get(key, part.node)
+        for key, hints in SPEAKS_OF.items():
+            if key in self.tree.value and any(hint in words for hint in hints):
+                return self.tree.value[key]
         return self.tree
 
     def _built(self, part: Part | None, faults: list[Fault]) -> Any:
@@ -165,10 +159,30 @@ class Recipe:
             faults.append(part.explain(error, self.names))
 
 
+# Words of errors that tell which key of the recipe they are about, tried in this order.
+SPEAKS_OF = {
+    "callbacks": ("zeroes the gradients", "plug-in"),
+    "optimizer": ("lr must", "optimizer"),
+    "loss": ("loss",),
+    "model": ("preds", "model", "parameter"),
+    "data": ("data", "batch", "targets"),
+}
+
+
 def stop_at(faults: list[Fault]) -> None:
     """Raise them, where there are any."""
     if faults:
         raise RecipeError(faults)
+
+
+def is_refusal(error: BaseException, learn: Learner) -> bool:
+    """Did the Learner or a plug-in of ours refuse to train, before the first step was done?"""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    is_ours = is_within(module, "learner") or is_within(module, "callbacks")
+    return is_ours and learn.global_step == 0 and isinstance(error, (ValueError, TypeError))
 
 
 def plugin_in(trace: TracebackType | None) -> Callback | None:

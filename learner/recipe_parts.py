@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from callbacks import Callback
-from learner.names import KINDS, Names, table
+from learner.names import Names, signature_of, table
 from learner.recipe_faults import Fault, Place
 from learner.recipe_file import Node
 from learner.signatures import Signature
@@ -29,6 +29,7 @@ class Part:
         arguments: by name; parts, and lists with parts, are not built yet.
         node: where it stands.
         items: of a model that is a list of layers, these.
+        starred: the argument whose list is given item by item.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Part:
     node: Node
     arguments: dict[str, Any] = field(default_factory=dict)
     items: list[Part] = field(default_factory=list)
+    starred: str | None = None
 
     def build(self) -> Any:
         """The component: an instance, or for optimizers, schedulers and functions a factory with arguments.
@@ -47,6 +49,7 @@ class Part:
         if self.items:
             return self.target(*(item.build() for item in self.items))
         arguments = {name: built(value) for name, value in self.arguments.items()}
+        items = arguments.pop(self.starred, ()) if self.starred else ()
         if isinstance(self.target, Callback):
             return self.target
         is_class = isinstance(self.target, type)
@@ -54,7 +57,7 @@ class Part:
             return partial(self.target, **arguments)
         if self.kind in ("loss", "metric") and not is_class:
             return partial(self.target, **arguments) if arguments else self.target
-        return self.target(**arguments)
+        return self.target(*items, **arguments)
 
     def explain(self, error: Exception, names: Names) -> Fault:
         """An error of its constructor as a fault, at the argument that the words name where they name one."""
@@ -154,7 +157,8 @@ class PartReader:
 
     def _read_arguments(self, part: Part, given: dict[str, Node], path: str, place: Place) -> None:
         """Check arguments against the signature, and keep them."""
-        signature = Signature(part.target, KINDS[part.kind].n_given)
+        signature = signature_of(part.kind, part.target)
+        part.starred = signature.starred
         for name, node in given.items():
             remedy = signature.unknown(name)
             if remedy is not None:

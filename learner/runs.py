@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from learner.learner import Learner
-from learner.recipe import Recipe
+from learner.recipe import Recipe, is_refusal
 from learner.recipe_faults import Mistake
 
 MAX_NAME = 100  # letters of a recipe's name in its folder's, so that no path grows too long
@@ -37,11 +37,11 @@ def run(recipe: Recipe, runs: Path | None = Path("runs")) -> Learner:
     try:
         with recipe.importable():
             learn.fit(recipe.n_epochs)
-    except (ValueError, TypeError) as error:
-        if learn.batch is not None:
+    except Exception as error:
+        if not is_refusal(error, learn):
             raise
         if folder is not None:
-            shutil.rmtree(folder)  # made above: nothing but the recipe is in it
+            shutil.rmtree(folder)  # made above; nothing was trained
             folder = None
         raise recipe.error_at(error) from error
     finally:

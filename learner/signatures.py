@@ -34,6 +34,9 @@ class Signature:
     Args:
         target: the class or function.
         n_given: leading arguments that the loop gives.
+
+    Attributes:
+        starred: of `Metrics(*metrics)`, "metrics", which a recipe gives as a list.
     """
 
     def __init__(self, target: Callable[..., Any], n_given: int = 0):
@@ -41,11 +44,14 @@ class Signature:
             parameters = list(inspect.signature(target).parameters.values())
         except (TypeError, ValueError):  # written in C, without a signature: all is left to the call
             parameters = [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]
+        stars = [each.name for each in parameters if each.kind is each.VAR_POSITIONAL]
+        self.starred = stars[0] if stars and not n_given else None
         self.takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
         named = [
             each
             for position, each in enumerate(parameters)
-            if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) and position >= n_given
+            if (each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) and position >= n_given)
+            or each.name == self.starred
         ]
         self.parameters = {each.name: each for each in named if each.name not in HIDDEN}
         self.types = hints_of(target)
@@ -53,7 +59,8 @@ class Signature:
     @property
     def required(self) -> list[str]:
         """Arguments without a default."""
-        return [name for name, each in self.parameters.items() if each.default is each.empty]
+        needed = [name for name, each in self.parameters.items() if each.default is each.empty]
+        return [name for name in needed if name != self.starred]
 
     def unknown(self, name: str) -> str | None:
         """What to write instead of an argument that there is not; None where there is."""
@@ -69,8 +76,10 @@ class Signature:
     def wrong_value(self, name: str, value: Any) -> str | None:
         """What kind of value the argument takes, where this plain one is of another; None where it fits."""
         parameter = self.parameters.get(name)
-        if parameter is None or value == parameter.default:
+        if parameter is None or (value == parameter.default and type(value) is type(parameter.default)):
             return None
+        if name == self.starred:
+            return None if isinstance(value, list) else "a list"
         if name == "lr" and isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
             return "a finite number above 0"
         hint = self.types.get(name, Any)

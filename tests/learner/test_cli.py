@@ -1,0 +1,279 @@
+"""The command line: verbs, exit codes, and what is on the screen."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from learner import machine, names
+from learner.cli import main
+from learner.recipe import load_recipe
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+RMSES = (
+    "74.96194346966999",
+    "36.43029986215973",
+    "22.692756149058336",
+    "19.006926227796704",
+    "18.225665028268686",
+    "18.073917779669408",
+    "18.04494798288646",
+    "18.039351786874853",
+    "18.03818276871748",
+    "18.037850320630035",
+)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Work in an empty folder, and forget the modules of recipes afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    yield
+    sys.modules.pop("models", None)
+
+
+@pytest.fixture
+def first(capsys: pytest.CaptureFixture[str]) -> Path:
+    """The recipe that `learner init` writes."""
+    assert main(["init", "first"]) == 0
+    capsys.readouterr()
+    return Path("first/recipe.yaml")
+
+
+def history_of(folder: str) -> list[dict[str, str]]:
+    """The rows of a run's history."""
+    with (Path(folder) / "history.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_article_prints_its_ten_digits_and_where_it_kept_the_picture(capsys):
+    assert main(["run", str(EXAMPLES / "article.yaml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    kept = "kept runs/article-1: models.py, plot_snapshots.png, recipe.yaml"
+    assert lines == [*(f"RMSE: {rmse}" for rmse in RMSES), kept]
+    assert Path("runs/article-1/plot_snapshots.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_kept_run_runs_by_itself_with_the_same_digits(capsys):
+    main(["run", str(EXAMPLES / "article.yaml")])
+    sys.modules.pop("models", None)
+    capsys.readouterr()
+    assert main(["run", "runs/article-1/recipe.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[:10] == [f"RMSE: {rmse}" for rmse in RMSES]
+
+
+def test_a_first_recipe_runs_at_once_and_is_never_written_over(first, capsys):
+    assert main(["run", str(first), "fit.epochs=2"]) == 0
+    rows = history_of("runs/recipe-1")
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert float(rows[1]["largest_weight"]) > 0
+    text = first.read_text()
+    assert main(["init", "first"]) == 2
+    assert first.read_text() == text
+    assert "learner init" in capsys.readouterr().err
+
+
+def test_a_run_never_writes_into_a_folder_that_is_there(first):
+    Path("runs/recipe-7").mkdir(parents=True)
+    for _ in range(2):
+        assert main(["run", str(first), "fit.epochs=1"]) == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["recipe-7", "recipe-8", "recipe-9"]
+    assert not list(Path("runs/recipe-7").iterdir())
+
+
+def test_a_run_can_be_kept_elsewhere_or_not_at_all(first):
+    assert main(["run", str(first), "fit.epochs=1", "--runs", "other/place"]) == 0
+    assert main(["run", str(first), "fit.epochs=1", "--keep-nothing"]) == 0
+    assert [path.name for path in Path("other/place").iterdir()] == ["recipe-1"]
+    assert not Path("runs").exists()
+
+
+def test_plugins_that_write_files_write_into_the_runs_folder(first):
+    assert main(["run", str(first), "fit.epochs=1", "callbacks.CSVLogger.path=log.csv"]) == 0
+    assert Path("runs/recipe-1/log.csv").exists()
+    assert not Path("log.csv").exists()
+
+
+def test_overrides_may_stand_before_and_after_options(first):
+    assert (
+        main(["run", str(first), "fit.epochs=1", "--runs", "here", "optimizer.lr=0.5", "model.n_hidden=3"])
+        == 0
+    )
+    kept = load_recipe("here/recipe-1/recipe.yaml").tree.plain()
+    assert (kept["optimizer"]["lr"], kept["model"]["n_hidden"], kept["fit"]["epochs"]) == (0.5, 3, 1)
+
+
+def test_an_error_in_training_is_shown_whole_and_what_was_recorded_is_kept(first, capsys):
+    models = first.with_name("models.py")
+    broken = (
+        "    def after_epoch(self, learn):\n        if learn.epoch:\n            raise KeyError('planted')\n"
+    )
+    models.write_text(models.read_text() + broken)
+    assert main(["run", str(first)]) == 1
+    shown = capsys.readouterr()
+    assert "Traceback" in shown.err
+    assert "KeyError: 'planted'" in shown.err
+    assert "in callback LargestWeight" in shown.err
+    assert "kept runs/recipe-1" in shown.out
+    assert len(history_of("runs/recipe-1")) == 1
+
+
+def test_a_refused_fit_leaves_no_folder(first, capsys):
+    assert main(["run", str(first), "callbacks.EarlyStopping.monitor=valid_los"]) == 2
+    assert "valid_loss" in capsys.readouterr().err
+    assert not list(Path("runs").iterdir())
+
+
+def test_show_prints_the_resolved_recipe_and_the_composed_loop(first, capsys):
+    assert main(["show", str(first), "optimizer.lr=0.5"]) == 0
+    shown = capsys.readouterr().out
+    assert "{use: Adam, lr: 0.5}" in shown
+    assert "before_fit" in shown
+    assert "LargestWeight" in shown
+
+
+def test_check_trains_nothing_and_keeps_nothing(first, capsys):
+    assert main(["check", str(first)]) == 0
+    assert "no faults" in capsys.readouterr().out
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("plural", [kind.plural for kind in names.KINDS.values()])
+def test_ls_has_a_line_for_each_name_that_fits_the_screen(plural, capsys):
+    assert main(["ls", plural]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    kind = next(name for name, kind in names.KINDS.items() if kind.plural == plural)
+    assert [line.split()[0] for line in lines] == names.known(kind)
+    assert max(map(len, lines)) <= 80
+
+
+def test_ls_tells_about_one_name(capsys):
+    assert main(["ls", "EarlyStopping"]) == 0
+    shown = capsys.readouterr().out
+    assert "patience: " in shown
+    assert "Stop when a result" in shown
+
+
+@pytest.mark.parametrize("verb", [[], ["run"], ["check"], ["show"], ["ls"], ["init"], ["doctor"]])
+def test_the_help_reads_well_at_80_columns(verb, capsys):
+    assert main([*verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "usage: learner" in shown
+
+
+def test_doctor_tells_versions_and_devices(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("torch", "python", "cpu", "callbacks     ours", "scikit-learn"))
+
+
+def test_case_101_doctor_names_a_broken_package_and_goes_on(tmp_path, monkeypatch, capsys):
+    (tmp_path / "brittle.py").write_text("raise OSError('libbrittle.so: cannot open')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(machine.OPTIONAL, "brittle", "brittle")
+    assert main(["doctor"]) == 0
+    assert "BROKEN: OSError: libbrittle.so: cannot open; pip install" in capsys.readouterr().out
+
+
+def test_case_101_a_broken_plugin_package_is_named_where_it_is_used(first, tmp_path, monkeypatch, capsys):
+    (tmp_path / "brittle-1.0.dist-info").mkdir()
+    (tmp_path / "brittle-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: brittle\nVersion: 1.0\n"
+    )
+    points = "[plainlearner.callbacks]\nBrittle = brittle:Brittle\n"
+    (tmp_path / "brittle-1.0.dist-info" / "entry_points.txt").write_text(points)
+    (tmp_path / "brittle.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", str(first), "callbacks.Brittle={}"]) == 2
+    assert "the installed package brittle offers Brittle, and cannot be imported" in capsys.readouterr().err
+    assert main(["ls", "callbacks"]) == 0
+    assert "BROKEN" in capsys.readouterr().out
+
+
+def test_an_installed_plugin_package_is_reached_by_name(first, tmp_path, monkeypatch):
+    (tmp_path / "solid-1.0.dist-info").mkdir()
+    (tmp_path / "solid-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: solid\nVersion: 1.0\n"
+    )
+    points = "[plainlearner.callbacks]\nSolid = solid:Solid\n"
+    (tmp_path / "solid-1.0.dist-info" / "entry_points.txt").write_text(points)
+    (tmp_path / "solid.py").write_text("from callbacks import Callback\nclass Solid(Callback):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    learn = load_recipe(first, ["callbacks.Solid={}"]).build()
+    assert learn.callbacks.solid is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["rn", "x.yaml"], "Did you mean `learner run`?"),
+        (["first/recipe.yaml"], "learner run first/recipe.yaml"),
+        (["run", "frist/recipe.yaml"], "Did you mean first/recipe.yaml?"),
+        (["run", "first"], "first/recipe.yaml"),
+        (["run"], "required: recipe"),
+        (["run", "optimizer.lr=3"], "The recipe comes first"),
+        (["run", "first/recipe.yaml", "--sped"], "unrecognized arguments: --sped"),
+        (["run", "first/recipe.yaml", "--runs", "first/recipe.yaml"], "--keep-nothing"),
+        (["ls", "calbacks"], "Did you mean callbacks?"),
+        (["ls", "first/recipe.yaml"], "The kinds are"),
+        (["init", "first/recipe.yaml"], "Name another folder"),
+        ([], "learner init first"),
+    ],
+)
+def test_a_mistake_on_the_command_line_gets_exit_code_2_and_a_cure(first, words, hint, capsys):
+    assert main(words) == 2
+    shown = capsys.readouterr().err
+    assert hint in shown
+    assert "Traceback" not in shown
+
+
+def test_traceback_shows_where_a_fault_came_up(first, capsys):
+    first.with_name("models.py").write_text("def broken(:\n")
+    assert main(["run", str(first), "--traceback"]) == 2
+    assert "SyntaxError" in capsys.readouterr().err
+
+
+def start(*words: str, **options) -> subprocess.Popen[str]:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "learner", *words]
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_case_50_a_signal_ends_the_run_with_its_code_and_keeps_the_history(first, name, code):
+    import signal
+
+    process = start("run", str(first), "fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
+    assert process.stdout is not None
+    for _ in range(3):
+        process.stdout.readline()
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert "kept runs/recipe-1" in out
+    assert Path("runs/recipe-1/history.csv").exists()
+
+
+def test_the_reader_of_a_pipe_may_leave(first):
+    process = start("ls", "models")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    shown = process.stderr.read()
+    process.wait(timeout=60)
+    process.stderr.close()
+    assert "Traceback" not in shown
+    assert "Exception" not in shown

@@ -1,0 +1,340 @@
+"""A recipe builds the Learner that Python would."""
+
+from __future__ import annotations
+
+import random
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import callbacks
+from callbacks import R2, RMSE, Callback, EarlyStopping, Progress, ZeroGrad
+from learner import DEFAULT_CALLBACKS, Learner
+from learner.datasets import diabetes, digits
+from learner.names import KINDS, known, table
+from learner.recipe import load_recipe
+from learner.recipe_faults import RecipeError
+from learner.recipe_writer import learner_to_recipe
+
+MODELS = """\
+import torch
+from torch import nn
+from callbacks import Callback
+from helper import WIDTH
+
+
+class Net(nn.Module):
+    def __init__(self, n_hidden: int = WIDTH):
+        super().__init__()
+        self.n_hidden = n_hidden
+        self.layers = nn.Sequential(nn.Linear(1, n_hidden), nn.ReLU(), nn.Linear(n_hidden, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Shout(Callback):
+    def __init__(self, word: str = "ho"):
+        self.word = word
+        self.heard = []
+
+    def after_epoch(self, learn):
+        self.heard.append(self.word)
+
+
+def line(n: int = 8):
+    x = torch.rand(n, 1)
+    return x, 2 * x + 1
+
+
+def halved(preds, targets):
+    return (preds - targets).square().mean() / 2
+"""
+
+RECIPE = """\
+seed: 3
+data: {use: "models.py:line", n: 6}
+model: {use: "models.py:Net", n_hidden: 4}
+loss: mse
+optimizer: {use: SGD, lr: 1e-1}
+callbacks:
+  Progress: null
+fit: {epochs: 2}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Write a recipe beside its Python files, with some of its text changed."""
+
+    def write(*changes: tuple[str, str], text: str = RECIPE) -> Path:
+        (tmp_path / "helper.py").write_text("WIDTH = 5\n")
+        (tmp_path / "models.py").write_text(MODELS)
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    yield write
+    for name in ("models", "helper"):
+        sys.modules.pop(name, None)
+
+
+def faults_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides).build()
+    return str(caught.value)
+
+
+def test_a_recipe_trains_with_the_bits_of_the_same_parts_in_python(write):
+    learn = load_recipe(write()).build()
+    learn.fit(2)
+    torch.manual_seed(3)
+    x = torch.rand(6, 1)
+    layers = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1))
+    other = Learner(layers, (x, 2 * x + 1), F.mse_loss, partial(torch.optim.SGD, lr=0.1), defaults=[ZeroGrad])
+    other.fit(2)
+    assert all(torch.equal(*pair) for pair in zip(learn.model.parameters(), layers.parameters(), strict=True))
+
+
+def test_the_seed_sets_torch_python_and_numpy(write):
+    import numpy as np
+
+    load_recipe(write(("seed: 3", "seed: 11"))).build()
+    drawn = random.random(), np.random.rand()
+    random.seed(11)
+    np.random.seed(11)
+    assert drawn == (random.random(), np.random.rand())
+
+
+def test_without_a_seed_nothing_is_seeded(write):
+    torch.manual_seed(5)
+    expected = torch.rand(6, 1)
+    torch.manual_seed(5)
+    learn = load_recipe(write(("seed: 3\n", ""))).build()
+    assert torch.equal(learn.data.train[0][0], expected)
+
+
+def test_null_leaves_out_a_default_and_nothing_else(write):
+    learn = load_recipe(write()).build()
+    assert {type(plugin) for plugin in learn.callbacks} == set(DEFAULT_CALLBACKS) - {Progress}
+
+
+def test_an_empty_list_of_defaults_leaves_out_all(write):
+    learn = load_recipe(
+        write(("callbacks:\n  Progress: null", "defaults: []\ncallbacks:\n  ZeroGrad:"))
+    ).build()
+    assert [type(plugin) for plugin in learn.callbacks] == [ZeroGrad]
+
+
+def test_a_plugin_beside_the_recipe_is_reached_by_its_key(write):
+    learn = load_recipe(
+        write(("Progress: null", 'loud: {use: "models.py:Shout", word: hey}\n  Progress: null'))
+    ).build()
+    learn.fit(2)
+    assert learn.callbacks.loud.heard == ["hey", "hey"]
+
+
+def test_two_plugins_of_one_class_have_keys_of_their_own(write):
+    lines = "\n".join(f"  {name}: {{use: EarlyStopping, monitor: train_loss}}" for name in ("one", "two"))
+    learn = load_recipe(write(("  Progress: null", lines))).build()
+    assert learn.callbacks.one is not learn.callbacks.two
+    assert isinstance(learn.callbacks.two, EarlyStopping)
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("optimizer.lr=0.5", lambda learn: learn.optimizer.param_groups[0]["lr"] == 0.5),
+        ("optimizer.momentum=0.9", lambda learn: learn.optimizer.param_groups[0]["momentum"] == 0.9),
+        ("optimizer={use: Adam, lr: 1e-3}", lambda learn: type(learn.optimizer) is torch.optim.Adam),
+        ("model.n_hidden=7", lambda learn: learn.model.n_hidden == 7),
+        ("callbacks.EarlyStopping.patience=3", lambda learn: learn.callbacks.early_stopping.patience == 3),
+        ("callbacks.ZeroGrad=null", lambda learn: ZeroGrad not in learn.callbacks),
+        ("metrics=[RMSE, accuracy]", lambda learn: len(learn.metrics) == 2),
+        ("loss=models.py:halved", lambda learn: learn.loss_func.__name__ == "halved"),
+        ("loss={use: HuberLoss, delta: 2.0}", lambda learn: learn.loss_func.delta == 2.0),
+        ("loss.use=huber", lambda learn: learn.loss_func is F.huber_loss),
+        ("seed=null", lambda learn: True),
+        ("device=cpu", lambda learn: learn.callbacks.device_placement.device.type == "cpu"),
+    ],
+)
+def test_an_override_changes_what_it_names(write, override, found):
+    assert found(load_recipe(write(), [override]).build())
+
+
+def test_a_list_of_layers_is_a_sequential_model(write):
+    ends = [
+        "{use: Linear, in_features: 1, out_features: 3}",
+        "{use: Linear, in_features: 3, out_features: 1}",
+    ]
+    layers = f"model: [{ends[0]}, ReLU, {ends[1]}]"
+    learn = load_recipe(write(('model: {use: "models.py:Net", n_hidden: 4}', layers))).build()
+    assert [type(layer).__name__ for layer in learn.model] == ["Linear", "ReLU", "Linear"]
+
+
+def test_metrics_with_settings_of_their_own_are_a_plugin(write):
+    plugin = "Metrics: {metrics: [{use: RMSE}], on: both}"
+    learn = load_recipe(write(("  Progress: null", f"  Progress: null\n  {plugin}"))).build()
+    learn.fit(1)
+    assert learn.history[-1]["train_rmse"] > 0
+
+
+def test_several_faults_are_told_at_once_in_the_order_of_lines(write):
+    shown = faults_of(write(("lr: 1e-1", "lr: fast"), ("n_hidden", "n_hiden"), ("epochs: 2", "epochs: -2")))
+    assert shown.index("n_hiden") < shown.index("fast") < shown.index("-2")
+
+
+def test_nothing_is_built_while_anything_is_wrong(write):
+    path = write(("epochs: 2", "epochs: two"), ("models.py:line", "models.py:touch"))
+    path.with_name("models.py").write_text(
+        MODELS + "\ndef touch(n: int):\n    open('touched', 'w').close()\n"
+    )
+    faults_of(path)
+    assert not path.with_name("touched").exists()
+
+
+def test_case_98_a_link_out_of_the_folder_is_refused(write, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "secret.py"
+    outside.write_text(MODELS)
+    path = write(("models.py:Net", "link.py:Net"))
+    path.with_name("link.py").symlink_to(outside)
+    assert "not in or below the recipe's folder" in faults_of(path)
+
+
+def test_case_98_a_module_of_an_allowed_package_is_found(write):
+    path = write(
+        ("Progress: null", 'mine: {use: "callbacks.numbers:StopOnNaN"}\n  Progress: null\n  StopOnNaN: null')
+    )
+    assert "--allow callbacks" in faults_of(path)
+    learn = load_recipe(path, allow=["callbacks"]).build()
+    assert learn.callbacks.mine.name == "mine"
+
+
+def test_case_98_a_recipe_alone_imports_nothing(write):
+    before = set(sys.modules)
+    faults_of(write(("models.py:line", "wave:open")))
+    assert "wave" not in set(sys.modules) - before
+
+
+def test_a_file_may_lie_below_the_recipe(write):
+    path = write(("models.py:Net", "sub/models.py:Net"))
+    (path.parent / "sub").mkdir()
+    (path.parent / "sub" / "models.py").write_text(MODELS)
+    assert load_recipe(path).build().model.n_hidden == 4
+
+
+def test_case_104_paths_with_spaces_and_letters_of_all_languages_work(write, tmp_path):
+    source, folder = write().parent, tmp_path / ("a folder with späce 目录" + "x" * 150)
+    folder.mkdir()
+    for name in ("recipe.yaml", "models.py", "helper.py"):
+        (folder / name).write_text((source / name).read_text())
+    assert load_recipe(folder / "recipe.yaml").build().model.n_hidden == 4
+
+
+def test_case_104_a_relative_path_is_resolved_once(write, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(write().parent)
+    recipe = load_recipe("recipe.yaml")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert recipe.build().model.n_hidden == 4
+
+
+def test_the_resolved_recipe_builds_the_same_again(write):
+    path = write()
+    recipe = load_recipe(path, ["optimizer.lr=0.25", "callbacks.EarlyStopping={}", "callbacks.Recorder=null"])
+    first = recipe.build()
+    path.write_text(recipe.resolved())
+    second = load_recipe(path).build()
+    assert repr(second.optimizer) == repr(first.optimizer)
+    assert repr(second.callbacks) == repr(first.callbacks)
+    assert all(
+        torch.equal(*pair) for pair in zip(first.model.parameters(), second.model.parameters(), strict=True)
+    )
+
+
+def test_every_public_plugin_can_be_named():
+    public = [getattr(callbacks, name) for name in callbacks.__all__]
+    plugins = {item.__name__ for item in public if isinstance(item, type) and issubclass(item, Callback)}
+    assert set(table("callback")) == plugins - {"Callback"}
+
+
+def test_every_name_in_the_tables_is_of_its_kind():
+    assert [
+        (kind, name) for kind in KINDS for name in known(kind) if not KINDS[kind].accepts(table(kind)[name])
+    ] == []
+
+
+# Written from Python
+
+
+def test_a_learner_of_named_parts_is_written_and_built_again(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 8, bias=False), nn.ReLU(), nn.Linear(8, 1))
+    made = Learner(
+        model,
+        diabetes(seed=0),
+        nn.HuberLoss(delta=2.0),
+        partial(torch.optim.Adam, lr=3e-3, betas=(0.8, 0.99)),
+        callbacks=[EarlyStopping(patience=2, min_delta=0.1)],
+        metrics=[RMSE, R2()],
+    )
+    text = learner_to_recipe(made, 5, data={"use": "diabetes", "seed": 0}, seed=3)
+    (tmp_path / "written.yaml").write_text(text)
+    again = load_recipe(tmp_path / "written.yaml").build()
+    assert repr(again.model) == repr(made.model)
+    assert repr(again.optimizer) == repr(made.optimizer)
+    assert repr(again.callbacks) == repr(made.callbacks)
+    assert "min_delta: 0.1" in text
+    assert learner_to_recipe(again, 5, data={"use": "diabetes", "seed": 0}, seed=3) == text
+    assert again.loss_func.delta == 2.0
+    assert [type(metric) for metric in again.metrics] == [RMSE, R2]
+
+
+def test_a_learner_of_a_users_own_parts_is_written_from_their_file(write):
+    path = write(
+        ("Progress: null", 'Shout: {use: "models.py:Shout", word: hey}\n  Progress: null'),
+        ("mse", "models.py:halved"),
+    )
+    made = load_recipe(path).build()
+    text = learner_to_recipe(made, 2, data="models.py:line", folder=path.parent)
+    path.write_text(text)
+    again = load_recipe(path).build()
+    assert again.model.n_hidden == 4
+    assert again.callbacks.shout.word == "hey"
+    assert again.loss_func.__name__ == "halved"
+    assert Progress not in again.callbacks
+
+
+def test_parts_without_a_name_are_all_told():
+    made = Learner(nn.Linear(10, 1), diabetes(seed=0), lambda preds, targets: preds.sum(), None)
+    with pytest.raises(ValueError, match="cannot be written") as caught:
+        learner_to_recipe(made, 2, data="diabetes")
+    assert "optimizer: there is none" in str(caught.value)
+    assert "loss <lambda>: it has no name" in str(caught.value)
+
+
+# Data sets
+
+
+def test_the_features_of_diabetes_are_standardised_by_the_training_part_alone():
+    data = diabetes(seed=4)
+    inputs, targets = data.train.tensors
+    assert torch.allclose(inputs.mean(0), torch.zeros(10), atol=1e-5)
+    assert torch.allclose(inputs.std(0), torch.ones(10), atol=1e-5)
+    assert targets.shape == (354, 1)
+    assert not torch.allclose(data.valid.tensors[0].mean(0), torch.zeros(10), atol=1e-3)
+
+
+def test_the_digits_come_flat_or_as_images_and_the_seed_fixes_the_split():
+    one, other = digits(seed=1), digits(seed=1, shape="image")
+    assert one.train.tensors[0].shape == (1438, 64)
+    assert other.train.tensors[0].shape == (1438, 1, 8, 8)
+    assert torch.equal(one.train.tensors[0].flatten(), other.train.tensors[0].flatten())
+    assert 0 <= one.train.tensors[0].min() < one.train.tensors[0].max() <= 1
