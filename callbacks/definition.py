@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import partialmethod
 from numbers import Number
+from pathlib import PurePath
 from typing import Any
+
+from callbacks.every import Every
 
 # Hooks of other frameworks, where their moment has a name of its own here.
 OTHER_WORDS = {
@@ -87,7 +90,7 @@ def check_attributes(cls: Any, base: Any) -> None:
         "order": (isinstance(cls.order, phases), "a phase, as order = Order.MEASURE"),
         "name": (isinstance(cls.name, str), "a string"),
         "state": (is_tuple_of(str, cls.state), "a tuple of attributes' names, as state = ('best', 'wait')"),
-        "measures": (isinstance(cls.measures, Mapping), "a dict, as measures = {'valid_score': 'max'}"),
+        "measures": (is_measures(cls.measures), "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
         "needs": (is_tuple_of(type, cls.needs), "a tuple of plug-in classes, as needs = (Recorder,)"),
     }
     for attribute, (right, form) in faults.items():
@@ -101,6 +104,11 @@ def check_attributes(cls: Any, base: Any) -> None:
 def is_tuple_of(kind: type, value: Any) -> bool:
     """A tuple or list of such items only."""
     return isinstance(value, (tuple, list)) and all(isinstance(item, kind) for item in value)
+
+
+def is_measures(value: Any) -> bool:
+    """Names with directions."""
+    return isinstance(value, Mapping) and all(better in ("min", "max", None) for better in value.values())
 
 
 def is_method(member: Any) -> bool:
@@ -197,4 +205,4 @@ def is_plain(value: Any) -> bool:
     """Is this a setting that reads well in one line?"""
     if isinstance(value, (tuple, list)):
         return len(value) <= 4 and all(is_plain(item) for item in value)
-    return value is None or isinstance(value, (str, Number))
+    return value is None or isinstance(value, (str, Number, PurePath, Every))

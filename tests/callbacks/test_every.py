@@ -127,6 +127,10 @@ def test_one_is_made_of_another_and_reads_as_it_was_written():
     assert (Every("10 Steps").number, Every("1e6samples").number) == (10, 1e6)
 
 
+def test_a_plugin_shows_its_interval_among_its_settings():
+    assert "every=Every('2 epochs')" in repr(Due("2 epochs"))
+
+
 @pytest.mark.parametrize(
     "interval",
     [

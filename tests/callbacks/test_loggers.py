@@ -1,6 +1,7 @@
 """CSVLogger."""
 
 import csv
+import re
 from functools import partial
 
 import pytest
@@ -201,3 +202,7 @@ def test_cleanup_without_a_fit_and_twice_does_no_harm(tmp_path):
     plugin.cleanup_fit(learn)
     plugin.cleanup_fit(learn)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_shows_its_path_among_its_settings():
+    assert re.fullmatch(r"CSVLogger\(path=\w+\('log.csv'\), append=False\)", repr(CSVLogger("log.csv")))
