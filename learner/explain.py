@@ -8,8 +8,7 @@ from typing import Any
 from callbacks import Callback
 from callbacks.registry import describe, listens
 
-# The loop as it is nested in `learner.py`: indentation, event or [operation]. A test compares it with a real
-# fit.
+# The loop as it is nested in `loop.py`: an event or an [operation]. A test compares it with a real fit.
 LOOP = """\
 before_fit
   before_epoch
@@ -46,7 +45,7 @@ cleanup_fit"""
 def explain(learn: Any) -> str:
     """For each event and operation, who is called, in which order, and why there."""
     lines = []
-    for line in LOOP.splitlines():
+    for line in lines_of_loop(validates=learn.data.valid is not None):
         word = line.strip()
         if word.startswith("["):
             lines += beside(line, doer_of(learn, word[1:-1]))
@@ -56,6 +55,13 @@ def explain(learn: Any) -> str:
             plugins.reverse()
         lines += beside(line, ", ".join(map(with_phase, plugins)))
     return "\n".join(lines)
+
+
+def lines_of_loop(*, validates: bool) -> list[str]:
+    """The loop, with or without the pass over validation data."""
+    lines = LOOP.splitlines()
+    first, last = lines.index("    before_validate"), lines.index("    after_validate")
+    return lines if validates else lines[:first] + lines[last + 1 :]
 
 
 def beside(left: str, right: str) -> list[str]:

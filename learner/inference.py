@@ -108,7 +108,7 @@ def join_tensors(parts: tuple[Tensor, ...]) -> Tensor:
 
 def n_items_of(inputs: Any, targets: Any) -> int:
     """Number of items in a batch of any kind: the first dimension of its first tensor, or 1."""
-    for item in inputs.values() if isinstance(inputs, Mapping) else inputs:
+    for item in inputs.values() if isinstance(inputs, Mapping) else inputs or ():
         if isinstance(item, PackedSequence):  # its data has a row for each moment of each item
             return int(item.batch_sizes[0])
     for tensor in (*tensors_in(inputs), *tensors_in(targets)):

@@ -153,14 +153,14 @@ class Learner(Loop):
         Returns:
             What the model gives, on the CPU, without gradients.
         """
-        with self._aside(), torch.no_grad():
+        with self._aside(), torch.no_grad(), snapshots.same_random_state():
             self.batch = inference.as_batch(inputs, self.data)
             self._run_model()
             return inference.to_cpu(self.preds)
 
     def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
         """Predictions and targets over a loader, by default the validation data, each joined, on the CPU."""
-        with self._aside(), torch.no_grad():
+        with self._aside(), torch.no_grad(), snapshots.same_random_state():
             loader = inference.loader_or_valid(self.data, loader)
             self._begin_pass(loader, training=False)
             return inference.collect(self._run_model, self, self.data.batches(loader))
@@ -186,6 +186,10 @@ class Learner(Loop):
     def explain(self) -> None:
         """Print the composed loop: for each event and operation who is called, in which order, why there."""
         print(explain(self))
+
+    def __repr__(self) -> str:
+        names = [type(each).__name__ for each in (self.model, self.data, self.optimizer, *self.callbacks)]
+        return f"{type(self).__name__}({', '.join(names[:3])}, callbacks=[{', '.join(names[3:])}])"
 
     def check(self) -> checks.Report:
         """Examine model, data, loss, optimizer and plug-ins on one batch, in a sandbox; print the result."""

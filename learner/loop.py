@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
 from callbacks.recorder import History
-from learner import checks, errors, inference
+from learner import checks, errors, inference, snapshots
 from learner.data import Data
 from learner.loaders import n_batches_of
 
@@ -103,7 +103,8 @@ class Loop:
         self._begin_pass(loader, training=False)
         try:
             self._fire("before_validate")
-            self._batches(loader)
+            with snapshots.same_random_state():  # validating must not change what training draws
+                self._batches(loader)
         except CancelValidate:
             pass
         self._fire("after_validate")

@@ -107,6 +107,16 @@ def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
     ]
 
 
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Put back, at the end, the state of the generators that training draws from."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)
+
+
 def random_states() -> dict[str, Any]:
     """The state of the generators that training draws from: Python's, NumPy's, torch's on each device."""
     states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}

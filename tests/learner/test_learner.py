@@ -10,6 +10,7 @@ import torch
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import (
     Callback,
@@ -290,6 +291,30 @@ def test_validate_in_the_middle_of_a_fit_does_not_change_the_fit(make_learner):
     assert torch.equal(weights(plain), weights(looked))
     assert plain.history["train_loss"] == looked.history["train_loss"]
     assert looked.model.training
+
+
+def test_case_9_validation_draws_nothing_from_the_stream_of_training(make_learner):
+    def fitted(valid, look):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+        items, others = (TensorDataset(torch.rand(8, 1), torch.rand(8, 1)) for _ in range(2))
+        train = DataLoader(items, 2, shuffle=True)
+        learn = make_learner(model=model, data=Data(train, DataLoader(others, 4) if valid else None))
+        torch.manual_seed(1)
+        learn.fit(1)
+        if look:
+            learn.validate(DataLoader(items, 4))
+            learn.get_preds(DataLoader(items, 4))
+            learn.predict(items.tensors[0])
+        learn.fit(1)
+        return weights(learn)
+
+    assert torch.equal(fitted(False, False), fitted(True, False))
+    assert torch.equal(fitted(False, False), fitted(True, True))
+
+
+def test_a_learner_shows_what_it_is_made_of(learn):
+    assert repr(learn) == "Learner(Linear, Data, SGD, callbacks=[ZeroGrad, Metrics, Recorder])"
 
 
 def test_predict_gives_what_the_model_gives_in_evaluation_mode(make_learner):
