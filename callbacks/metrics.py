@@ -100,7 +100,7 @@ class Metrics(Callback):
     def after_validate(self, learn: LearnerProtocol) -> None:
         if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
             return  # stopped in the middle: numbers of a part would be taken for the whole
-        if learn.n_batches == 0:
+        if learn.n_batches == 0 and not self._passes["valid"].n_items:
             warnings.warn(
                 "the validation data gave no batch, so nothing was measured on it.",
                 LearnerWarning,
@@ -262,7 +262,12 @@ def detached(preds: Any) -> Any:
 def weighted_mean(values: array[float], weights: array[float]) -> float:
     """Mean of values that count by their weights; NaN where nothing weighs anything."""
     total = sum(weights)
-    return sum(map(mul, values, weights)) / total if total else math.nan
+    if not total:
+        return math.nan
+    if all(weights):
+        return sum(map(mul, values, weights)) / total
+    # the mean of an empty batch is NaN, and would stay so times 0
+    return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight) / total
 
 
 def as_number(value: Any) -> Any:

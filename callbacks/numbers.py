@@ -78,6 +78,8 @@ def place_of(learn: LearnerProtocol, value: float, batch_idx: int, last_good: fl
 
 def cause_of(learn: LearnerProtocol) -> str:
     """What went bad first: inputs, targets, weights, or the computation."""
+    if not learn.n_items:
+        return "the batch is empty, and the mean of nothing is NaN"
     for name, part in (("inputs", learn.inputs), ("targets", learn.targets)):
         if not all(torch.isfinite(tensor).all() for tensor in tensors_in(part)):
             return f"the {name} hold NaN or infinity"

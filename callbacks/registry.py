@@ -20,6 +20,8 @@ REMEDIES = {
     "Add the plug-in that does: Learner(..., callbacks=[ZeroGrad()]).",
 }
 
+CURE = " Plug-ins are added with learn.add_callbacks(...) and taken away with learn.remove_callbacks(...)."
+
 
 class Callbacks:
     """The plug-ins of a learner, in the order in which they are heard.
@@ -88,7 +90,12 @@ class Callbacks:
         try:
             return self.named(name)
         except KeyError as error:
-            raise AttributeError(error.args[0]) from None
+            raise AttributeError(f"{error.args[0]}{CURE if hasattr(list, name) else ''}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("_plugins", "_by_name", "hooks", "doers"):
+            raise AttributeError(f"learn.callbacks.{name} cannot be assigned.{CURE}")
+        super().__setattr__(name, value)
 
     def __getitem__(self, key: type[T]) -> T:
         """The one plug-in of that class.
@@ -97,9 +104,10 @@ class Callbacks:
             KeyError: there is none of that class, or more than one.
         """
         if not isinstance(key, type):
+            name = key if isinstance(key, str) else "early_stopping"
             raise TypeError(
                 f"learn.callbacks[{key!r}]: pass a class, as in learn.callbacks[EarlyStopping]; by name it "
-                "is learn.callbacks.early_stopping."
+                f"is learn.callbacks.{name}."
             )
         found = [plugin for plugin in self._plugins if isinstance(plugin, key)]
         if len(found) == 1:

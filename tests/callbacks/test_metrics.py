@@ -354,7 +354,9 @@ def test_a_metric_called_as_the_loss_is_refused():
 
 @pytest.mark.parametrize("metrics", [RMSE(), accuracy, "accuracy", torchmetrics.MetricCollection([]), 3])
 def test_metrics_that_are_no_list_are_refused(metrics):
-    with pytest.raises(TypeError, match=r"(?s)metrics=.*: pass a list of metrics, as in metrics=\[RMSE\(\)\]"):
+    with pytest.raises(
+        TypeError, match=r"(?s)metrics=.*: pass a list of metrics, as in metrics=\[RMSE\(\)\]"
+    ):
         Learner(nn.Linear(3, 1), Data(uneven_batches(3)), F.mse_loss, metrics=metrics)
 
 
@@ -471,6 +473,23 @@ def test_a_validation_of_unknown_length_that_gives_nothing_is_told_and_writes_no
     )
     with pytest.warns(LearnerWarning, match="validation data gave no batch"):
         assert learn.validate() == {}
+
+
+def test_an_empty_batch_counts_for_nothing():
+    filled = uneven_batches(3, 2, seed=1)
+    learn = regress(MSE())
+    results = learn.validate([filled[0], (torch.ones(0, 3), torch.ones(0, 1)), filled[1]])
+    assert results == learn.validate(filled)
+    assert results["valid_loss"] > 0
+
+
+def test_hooks_that_empty_the_batch_are_no_empty_validation(recwarn):
+    class Empties(Callback):
+        def after_batch(self, learn):
+            learn.batch = None
+
+    regress(plugins=[Empties()])
+    assert not recwarn.list
 
 
 def test_validating_in_the_middle_of_a_training_pass_does_not_disturb_its_numbers():

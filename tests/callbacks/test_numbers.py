@@ -106,6 +106,13 @@ def test_a_penalty_that_is_bad_is_found_although_the_loss_is_good():
         make([1.0], plugins=[Penalty()]).fit(1)
 
 
+def test_an_empty_batch_is_named_as_the_cause():
+    learn = make([1.0])
+    learn.data = Data([(torch.ones(0, 1), torch.ones(0, 1))])
+    with pytest.raises(FloatingPointError, match="the batch is empty, and the mean of nothing is NaN"):
+        learn.fit(1)
+
+
 def test_a_bad_loss_in_validation_does_not_end_the_fit():
     learn = make([1.0])
     learn.data = Data(learn.data.train, [(torch.full((2, 1), math.nan), torch.ones(2, 1))])

@@ -98,10 +98,21 @@ def test_a_class_of_which_there_is_none_or_several_is_refused_with_the_names():
         callbacks[ZeroGrad]
 
 
+def test_the_composition_is_no_list_and_cannot_be_assigned_to():
+    callbacks = Callbacks([Probe()])
+    with pytest.raises(AttributeError, match=r"no plug-in is called 'append'.*learn\.add_callbacks"):
+        callbacks.append(Recorder())
+    with pytest.raises(
+        AttributeError, match=r"learn\.callbacks\.probe cannot be assigned.*learn\.add_callbacks"
+    ):
+        callbacks.probe = Recorder()
+    assert isinstance(callbacks.probe, Probe)
+
+
 @pytest.mark.parametrize("key", ["probe", 0, slice(1), None])
 def test_what_is_no_class_is_told_how_to_be_reached(key):
     with pytest.raises(
-        TypeError, match=r"pass a class, as in .*by name it is learn\.callbacks\.early_stopping"
+        TypeError, match=r"pass a class, as in .*by name it is learn\.callbacks\.(early_stopping|probe)\."
     ):
         Callbacks([Probe()])[key]
 
