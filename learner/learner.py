@@ -74,7 +74,7 @@ class Learner(Loop):
         check_n_epochs(n_epochs)
         if self.fitting:
             raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
-        with interruptible(self), self.added(*checks.PREFLIGHT, *as_list(callbacks, "callbacks")):
+        with interruptible(self), self.added(*checks.preflight(), *as_list(callbacks, "callbacks")):
             self._fit(n_epochs)
         return self.history
 
