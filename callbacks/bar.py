@@ -10,9 +10,9 @@ from typing import Any
 
 
 class Bar:
-    """A bar on standard error, in a terminal or notebook; tqdm draws it.
+    """A bar that tqdm draws: on standard error in a terminal, below the cell in a notebook.
 
-    While it is drawn in a terminal, what is written to standard output or error wipes it first, and it comes
+    While a bar of text is drawn, what is written to standard output or error wipes it first, and it comes
     again with the next `draw`. `close` takes it away and puts everything back.
 
     Args:
@@ -21,25 +21,28 @@ class Bar:
     """
 
     def __init__(self, total: int | None, *, begun: float):
-        self._bar = tqdm_class()(
+        tqdm = tqdm_class()
+        self._is_widget = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+        self._bar = tqdm(
             total=total,
             bar_format=layout(total is not None),
             unit="batch",
             leave=False,
-            dynamic_ncols=in_notebook(),  # as wide as the cell; elsewhere `draw` looks at the terminal
+            file=sys.stdout if in_notebook() else sys.stderr,  # a notebook wipes only within one stream
+            dynamic_ncols=self._is_widget,  # as wide as the cell; of text, `draw` sets the width
             nrows=20,  # tqdm hides bars that it thinks below the screen; a pseudo-terminal may tell no height
             delay=1e-9,  # any delay keeps it from being drawn at once
         )
         self._bar.start_t -= time.monotonic() - begun
         self._streams = []
-        if not in_notebook():
+        if not self._is_widget:
             self._streams = [BesideBar(name, self._bar) for name in ("stdout", "stderr")]
 
     def draw(self, n: int, title: str, note: str) -> None:
         """Draw it at so many batches, unless someone has begun a line and not ended it yet."""
         if all(stream.at_line_start for stream in self._streams):
             self._bar.n = n
-            if not in_notebook():
+            if not self._is_widget:
                 self._bar.ncols = n_columns(self._bar.fp)
             self._bar.set_description_str(title, refresh=False)
             self._bar.set_postfix_str(note, refresh=False)
@@ -62,7 +65,7 @@ class BesideBar:
 
     def __init__(self, name: str, bar: Any):
         self._name, self._bar, self._stream = name, bar, getattr(sys, name)
-        self._shown_together = self._stream.isatty()
+        self._shown_together = self._stream.isatty() or in_notebook()
         self.at_line_start = True
         setattr(sys, name, self)
 

@@ -266,6 +266,17 @@ def test_cleanup_without_a_fit_and_twice_does_no_harm(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_notebook_without_widgets_gets_a_bar_of_text_in_the_stream_of_the_lines(monkeypatch):
+    monkeypatch.setattr(module, "REFRESH", 0.0)
+    monkeypatch.setattr("callbacks.bar.in_notebook", lambda: True)
+    monkeypatch.setattr(Screen, "isatty", lambda self: False)
+    with redirect_stdout(Screen()) as out, redirect_stderr(Screen()) as err:
+        make().fit(2)
+    assert err.getvalue() == ""
+    assert out.bars()
+    assert [bool(LINE.fullmatch(line)) for line in out.lines()] == [True, True, False]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
 def test_in_a_real_terminal_the_last_lines_are_the_epochs_and_no_warning_is_given():
     code = """
