@@ -192,7 +192,11 @@ def do_check(known: argparse.Namespace) -> int:
     recipe = load(known)
     learn = recipe.build()
     with recipe.importable():
-        learn.check()
+        report = learn.check()
+    if not report.ok:
+        raise RecipeError(
+            fault for words in report.errors for fault in recipe.error_at(ValueError(words)).faults
+        )
     print(f"{known.recipe}: the recipe has no faults.")
     return 0
 

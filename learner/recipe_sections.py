@@ -14,7 +14,7 @@ from learner.recipe_parts import Part, PartReader, shown
 KEYS = {
     "recipe": "one line for people",
     "seed": "a whole number, set before anything is drawn",
-    "data": 'what gives the batches, as `digits` or {use: "data.py:make_data", n: 100}',
+    "data": 'what gives the batches, as digits or {use: "data.py:make_data", n: 100}',
     "model": 'the model, as {use: "models.py:Net", hidden: 50}, or a list of layers',
     "loss": "the loss, as mse; left out where the model's output has its own",
     "optimizer": "the optimizer, as {use: SGD, lr: 0.1}",

@@ -145,6 +145,23 @@ def test_check_trains_nothing_and_keeps_nothing(first, capsys):
     assert not Path("runs").exists()
 
 
+def test_check_points_at_the_key_that_its_doctor_complains_of(first, capsys):
+    assert main(["check", str(first), "loss=cross_entropy"]) == 2
+    shown = capsys.readouterr().err
+    assert "command line:1:1: preds have shape (32, 1)" in shown
+    assert "loss=cross_entropy\n    ^" in shown
+
+
+def test_case_85_a_run_with_preds_of_another_shape_points_at_the_recipe(first, capsys):
+    models = first.with_name("models.py")
+    models.write_text(models.read_text().replace("return self.layers(x)", "return self.layers(x).squeeze(1)"))
+    assert main(["run", str(first)]) == 2
+    shown = capsys.readouterr().err
+    assert "first/recipe.yaml:" in shown
+    assert "preds" in shown
+    assert "Traceback" not in shown
+
+
 @pytest.mark.parametrize("plural", [kind.plural for kind in names.KINDS.values()])
 def test_ls_has_a_line_for_each_name_that_fits_the_screen(plural, capsys):
     assert main(["ls", plural]) == 0

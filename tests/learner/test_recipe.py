@@ -19,6 +19,7 @@ from learner.datasets import diabetes, digits
 from learner.names import KINDS, known, table
 from learner.recipe import load_recipe
 from learner.recipe_faults import RecipeError
+from learner.recipe_sections import KEYS
 from learner.recipe_writer import learner_to_recipe
 
 MODELS = """\
@@ -338,3 +339,23 @@ def test_the_digits_come_flat_or_as_images_and_the_seed_fixes_the_split():
     assert other.train.tensors[0].shape == (1438, 1, 8, 8)
     assert torch.equal(one.train.tensors[0].flatten(), other.train.tensors[0].flatten())
     assert 0 <= one.train.tensors[0].min() < one.train.tensors[0].max() <= 1
+
+
+# Documentation
+
+
+def test_the_page_on_recipes_lists_every_key():
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = [
+        line.split("|")[1:3]
+        for line in page.split("## The keys")[1].split("##")[0].splitlines()
+        if "|" in line
+    ]
+    told = {key.strip(" `"): about.replace("`", "").strip() for key, about in rows[2:]}
+    assert told == KEYS
+
+
+def test_the_page_on_recipes_shows_the_recipe_of_the_article_whole():
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert (root / "examples" / "article.yaml").read_text(encoding="utf-8") in page
