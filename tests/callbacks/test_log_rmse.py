@@ -52,7 +52,9 @@ def batches_learner(*callbacks):
     x = torch.randn(4, 1)
     batches = [(x[:3], 2 * x[:3]), (x[3:], 2 * x[3:])]
     rate = partial(torch.optim.SGD, lr=0.1)
-    return Learner(nn.Linear(1, 1), (batches, batches[:1]), mse_loss, rate, [ZeroGrad(), *callbacks], defaults=())
+    return Learner(
+        nn.Linear(1, 1), (batches, batches[:1]), mse_loss, rate, [ZeroGrad(), *callbacks], defaults=()
+    )
 
 
 def test_every_step_prints_the_ten_numbers_of_the_article_to_the_last_digit(capsys):
