@@ -26,6 +26,7 @@ from callbacks.numbers import StopOnNaN
 from callbacks.progress import LogRMSE, Progress
 from callbacks.recorder import History, Recorder
 from callbacks.registry import Callbacks
+from callbacks.schedule import TorchScheduler
 from callbacks.scores import MAE, MSE, R2, RMSE, accuracy
 from callbacks.snapshots import PlotSnapshots
 from callbacks.stopping import Best, EarlyStopping
@@ -63,6 +64,7 @@ __all__ = [
     "Progress",
     "Recorder",
     "StopOnNaN",
+    "TorchScheduler",
     "ZeroGrad",
     "accuracy",
     "on",

@@ -14,6 +14,7 @@ import torch
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import ExponentialLR
 
 import callbacks
 from callbacks import Callback, Callbacks, DevicePlacement, Metrics, Recorder, ZeroGrad, on
@@ -29,6 +30,7 @@ MAKERS: dict[str, Maker] = {
     "EarlyStopping": lambda folder: callbacks.EarlyStopping("train_loss"),
     "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(n=2, path=folder / "steps.png"),
     "StopOnNaN": lambda folder: callbacks.StopOnNaN(),
+    "TorchScheduler": lambda folder: callbacks.TorchScheduler(partial(ExponentialLR, gamma=0.9)),
 }
 #: Those that are asked to read numbers in a batch: they wait for the device, at their interval, on purpose.
 READERS = {"LogRMSE", "PlotSnapshots", "Progress"}

@@ -1,0 +1,123 @@
+"""Change the learning rate as training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.every import Every
+from callbacks.stopping import check_measured
+
+
+class TorchScheduler(Callback):
+    """Step a scheduler of `torch.optim.lr_scheduler`.
+
+    Each fit begins a new schedule, and ends with the optimizer's settings as they were before it.
+
+        TorchScheduler(partial(StepLR, step_size=3))
+        TorchScheduler(partial(OneCycleLR, max_lr=0.1, total_steps=500), every="1 step")
+
+    Args:
+        scheduler: makes a scheduler of an optimizer.
+        every: how often it is stepped; `"1 step"` for those that count batches.
+        monitor: the result that `ReduceLROnPlateau` looks at, as `"valid_loss"`; of no use to others.
+
+    Raises:
+        TypeError: `scheduler` cannot be called, or makes something else.
+        ValueError: at the fit's begin: nothing of the monitor's name is measured.
+    """
+
+    order = Order.DECIDE
+    state = ("position",)
+
+    def __init__(
+        self,
+        scheduler: Callable[..., Any],
+        *,
+        every: str | Every = "1 epoch",
+        monitor: str = "valid_loss",
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if not callable(scheduler):
+            raise TypeError(
+                f"TorchScheduler({scheduler!r}): pass what makes a scheduler of an optimizer, as "
+                f"partial(torch.optim.lr_scheduler.StepLR, step_size=3)."
+            )
+        self.scheduler, self.every, self.monitor = scheduler, Every(every), monitor
+        self._made: Any = None
+        self._position: dict[str, Any] | None = None
+        self._before: tuple[torch.optim.Optimizer, list[dict[str, Any]], set[str]] | None = None
+
+    @property
+    def position(self) -> dict[str, Any] | None:
+        """Where the schedule is, as plain data; None outside of a fit."""
+        return None if self._made is None else self._made.state_dict()
+
+    @position.setter
+    def position(self, position: dict[str, Any] | None) -> None:
+        self._position = position
+        if self._made is not None:
+            self._go_to_position()
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        optimizer = learn.optimizer
+        self._before = (
+            optimizer,
+            [settings_of(group) for group in optimizer.param_groups],
+            set(vars(optimizer)),
+        )
+        self._made = self.scheduler(optimizer)
+        if not isinstance(self._made, LRScheduler):
+            raise TypeError(f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is no scheduler.")
+        if isinstance(self._made, ReduceLROnPlateau):
+            check_measured(self.monitor, learn, "TorchScheduler")
+        self._go_to_position()
+        self.every.start(learn)
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if self.every.after_batch(learn):
+            self._step(learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        if self.every.after_epoch(learn):
+            self._step(learn)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self._before is not None:
+            optimizer, groups, names = self._before
+            for group, settings in zip(optimizer.param_groups, groups, strict=False):
+                for name in set(group) - set(settings) - {"params"}:
+                    del group[name]
+                group.update(settings)
+            for name in set(vars(optimizer)) - names:  # the scheduler's wrapper of `step`, and its mark
+                delattr(optimizer, name)
+        self._before = self._made = self._position = None
+
+    def _step(self, learn: LearnerProtocol) -> None:
+        if isinstance(self._made, ReduceLROnPlateau):
+            if self.monitor in learn.results:
+                self._made.step(learn.results[self.monitor])
+        else:
+            self._made.step()
+
+    def _go_to_position(self) -> None:
+        """Take up a schedule where a snapshot left it."""
+        if self._position is not None:
+            self._made.load_state_dict(self._position)
+            for group, rate in zip(self._made.optimizer.param_groups, self._made.get_last_lr(), strict=True):
+                group["lr"] = rate
+            self._position = None
+
+
+def settings_of(group: dict[str, Any]) -> dict[str, Any]:
+    """A parameter group's settings; a rate that is a tensor is copied."""
+    return {
+        name: value.clone() if isinstance(value, torch.Tensor) else value
+        for name, value in group.items()
+        if name != "params"
+    }
