@@ -66,6 +66,11 @@ def test_case_85_a_column_against_a_row_is_an_error_for_every_loss_of_torch(loss
     assert learn.global_step == 0
 
 
+def test_case_85_a_loss_of_torch_in_a_partial_is_known_as_such():
+    with pytest.raises(ValueError, match="as many outputs an item"):
+        learner_of((4, 3), (4, 1), partial(F.mse_loss, reduction="sum")).fit(1)
+
+
 @pytest.mark.parametrize(
     ("preds", "targets", "cure"),
     [
@@ -144,6 +149,12 @@ class Weighted(nn.Module):
     def forward(self, preds, targets):
         self.n_calls += 1
         return (self.weights * (preds - targets) ** 2).mean()
+
+
+class Drawing(Weighted):
+    def forward(self, preds, targets):
+        noise = random.random() + np.random.rand() + torch.rand(1)
+        return super().forward(preds + noise, targets)
 
 
 class Noisy(nn.MSELoss):
@@ -237,7 +248,7 @@ def test_case_85_a_plug_in_that_squeezes_the_predictions_is_heard_first():
 
 
 def test_case_85_the_probe_leaves_no_trace_in_random_states_and_in_the_loss():
-    weighted = Weighted(4)
+    weighted = Drawing(4)
     learn = learner_of((4, 1), (4,), weighted)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     with pytest.raises(ValueError, match="each with others"):

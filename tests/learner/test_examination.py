@@ -147,6 +147,16 @@ def test_dropout_does_not_hide_that_the_steps_lower_the_loss(capsys):
         assert not any("raise its loss" in said for said in report.warnings)
 
 
+def test_a_plug_in_that_changes_the_batch_in_place_does_not_change_the_data(capsys):
+    @on("before_batch")
+    def add(learn):
+        learn.inputs[0].add_(1.0)
+
+    batch = (torch.zeros(8, 3), torch.ones(8, 1))
+    learner_of(data=Data([batch], [batch]), callbacks=[add]).check()
+    assert not batch[0].any()
+
+
 def test_check_asks_no_plug_in_that_reports_decides_or_saves(capsys):
     heard = []
 
