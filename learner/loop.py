@@ -21,6 +21,8 @@ PASS_STATE = (
     *("training", "batch_idx", "n_batches", "results", "stop_reason"),
 )
 
+Modes = list[tuple[nn.Module, bool]]
+
 
 class Loop:
     """Says where it is, and lets plug-ins do the rest; `Learner` is what users make.
@@ -53,7 +55,7 @@ class Loop:
 
     def _fit(self, n_epochs: int) -> None:
         self.n_epochs, self.epoch, self.stop_reason, self.error = n_epochs, 0, None, None
-        modes = [(module, module.training) for module in self.model.modules()]
+        modes = modes_of(self.model)
         self.fitting = True
         try:
             checks.check_before_fit(self)
@@ -100,6 +102,7 @@ class Loop:
 
     @torch.no_grad()
     def _validate(self, loader: Any) -> None:
+        modes = modes_of(self.model)
         self._begin_pass(loader, training=False)
         try:
             self._fire("before_validate")
@@ -108,6 +111,7 @@ class Loop:
         except CancelValidate:
             pass
         self._fire("after_validate")
+        set_modes(modes)  # each module's own: a frozen layer stays in evaluation mode
 
     def _begin_pass(self, loader: Any, training: bool) -> None:
         self.training, self.batch, self.batch_idx = training, None, 0
@@ -169,7 +173,7 @@ class Loop:
     def _aside(self) -> Iterator[None]:
         """Do something in evaluation mode beside the fit, or without one; the loop's state is put back."""
         kept = {name: getattr(self, name) for name in PASS_STATE}
-        modes = [(module, module.training) for module in self.model.modules()]
+        modes = modes_of(self.model)
         self.results, self.stop_reason = {}, None
         self._begin_pass((), training=False)
         try:
@@ -183,10 +187,9 @@ class Loop:
             self.stop_reason = self.stop_reason or stopped
             self._end(modes)
 
-    def _end(self, modes: list[tuple[nn.Module, bool]]) -> None:
+    def _end(self, modes: Modes) -> None:
         """Put the modules' modes back and, unless a fit goes on, let every plug-in clean up."""
-        for module, mode in modes:
-            module.training = mode
+        set_modes(modes)
         if not self.fitting:
             errors.clean_up(self)
 
@@ -254,3 +257,14 @@ class Loop:
     def device(self) -> torch.device:
         """Where the model's first parameter is."""
         return next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
+
+
+def modes_of(model: nn.Module) -> Modes:
+    """Each module of a model, and whether it is in training mode."""
+    return [(module, module.training) for module in model.modules()]
+
+
+def set_modes(modes: Modes) -> None:
+    """Put back what `modes_of` gave."""
+    for module, mode in modes:
+        module.training = mode

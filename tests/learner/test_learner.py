@@ -122,6 +122,19 @@ def test_case_70_a_plug_in_that_leaves_evaluation_mode_on_does_not_change_traini
     assert modes == [True, True, True]
 
 
+def test_a_layer_in_evaluation_mode_stays_so_in_every_epoch(make_learner):
+    model = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model[1].eval()
+    modes = []
+
+    @on("before_batch")
+    def look(learn):
+        modes.append((learn.training, model.training, model[1].training))
+
+    make_learner(n_batches=1, model=model, callbacks=[look]).fit(2)
+    assert modes == 2 * [(True, True, False), (False, False, False), (False, False, False)]
+
+
 def test_the_model_keeps_the_mode_that_it_had(learn):
     learn.model.eval()
     learn.fit(1)
