@@ -1,4 +1,4 @@
-"""Build the wheel, look at what is in it, install it in a clean environment, run a recipe from another folder."""
+"""Build the wheel, look into it, install it in a clean environment, run a recipe from another folder."""
 
 from __future__ import annotations
 

@@ -2,16 +2,18 @@
 
 Run: python benchmarks/memory.py [steps]
 
-One model of one weight, batches of one item, one epoch, the defaults without Progress. The record of a step is two
-numbers of eight bytes in the history and two more while the epoch lasts.
+One model of one weight, batches of one item, one epoch, the defaults without Progress. The record of a step
+is two numbers of eight bytes in the history, and two more while the epoch lasts.
 """
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -43,8 +45,8 @@ class Gauge(Callback):
 def resident() -> float:
     """Memory of this process in megabytes; on Linux now, elsewhere the peak so far."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize() / 1e6
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
@@ -63,7 +65,7 @@ def main(n_steps: int) -> None:
     )
     learn.fit(1)
     print(f"{'step':>9}{'megabytes':>11}{'us/step':>9}")
-    for (_, _, before), (step, megabytes, now) in zip(gauge.rows, gauge.rows[1:], strict=False):
+    for (_, _, before), (step, megabytes, now) in itertools.pairwise(gauge.rows):
         print(f"{step:>9}{megabytes:>11.1f}{(now - before) / gauge.interval * 1e6:>9.1f}")
     growth = gauge.rows[-1][1] - gauge.rows[0][1]
     print(f"growth over {n_steps} steps: {growth:.1f} MB, {growth * 1e6 / n_steps:.1f} bytes a step")

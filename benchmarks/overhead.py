@@ -2,9 +2,9 @@
 
 Run: python benchmarks/overhead.py [rounds]
 
-Every round runs every composition once, in turn, in this one process, on one thread; the figures are medians over
-rounds of the difference to the plain loop of the same round. The plain loop does what the composition beside it does:
-forward, loss, backward, step, zero_grad.
+Every round runs every composition once, in turn, in this one process, on one thread; the figures are medians
+over rounds of the difference to the plain loop of the same round. The plain loop does forward, loss, backward,
+step and zero_grad, and records nothing.
 """
 
 from __future__ import annotations

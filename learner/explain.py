@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from callbacks import Callback
@@ -57,7 +58,7 @@ def explain(learn: Any) -> str:
     return "\n".join(lines)
 
 
-def lines_of_loop(*, validates: bool) -> list[str]:
+def lines_of_loop(*, validates: bool) -> Sequence[str]:
     """The loop, with or without the pass over validation data."""
     lines = LOOP.splitlines()
     first, last = lines.index("    before_validate"), lines.index("    after_validate")
