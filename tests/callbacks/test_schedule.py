@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from callbacks import Order, on
 from callbacks.schedule import TorchScheduler
@@ -63,7 +63,15 @@ def test_the_optimizer_is_left_as_it_was(make_learner):
     assert [set(group) for group in learn.optimizer.param_groups] == groups
 
 
-def test_a_snapshot_in_the_middle_takes_the_schedule_up_where_it_was(make_learner):
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(ExponentialLR, gamma=0.5),
+        partial(LinearLR, start_factor=0.25),
+    ],  # which changes the rate when made
+    ids=["ExponentialLR", "LinearLR"],
+)
+def test_a_snapshot_in_the_middle_takes_the_schedule_up_where_it_was(make_learner, make):
     kept = []
 
     @on("after_epoch", order=Order.SAVE)
@@ -71,7 +79,7 @@ def test_a_snapshot_in_the_middle_takes_the_schedule_up_where_it_was(make_learne
         if learn.epoch == 1 and not kept:
             kept.append(learn.snapshot())
 
-    learn = make_learner(callbacks=[keep, TorchScheduler(partial(ExponentialLR, gamma=0.5))])
+    learn = make_learner(callbacks=[keep, TorchScheduler(make)])
     learn.fit(4)
     wanted = list(learn.history.steps["lr"])[6:]
     learn.restore(kept[0])
