@@ -43,9 +43,8 @@ def describe_layer(frames: list[FrameType], model: nn.Module) -> str | None:
     title = f"{type(layer).__name__} at model.{path}" if path else f"the model, {type(layer).__name__}"
     shown = [f"{name} of shape {tuple(value.shape)}" for name, value in given]
     width, expected = width_of(layer)
-    advice = [expected] * bool(expected) + [
-        cure for name, value in given[:1] for cure in cures(layer, name, value)
-    ]
+    wrong = [cure for name, value in given[:1] for cure in cures(layer, name, value)]
+    advice = wrong or [expected] * bool(expected)
     return (
         f"in layer {title}{width}"
         + (f", given {', '.join(shown)}" if shown else "")
