@@ -107,8 +107,23 @@ class EpochWatch(Callback):
             tell([fewer_batches(learn, n_batches, self._n_batches)])
             self._n_batches = n_batches  # told once
 
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        tell(state_faults(learn.callbacks))
+
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._model, self._layout = None, []
+
+
+def state_faults(plugins: Iterable[Callback]) -> Iterator[Exception]:
+    """Names among a plug-in's `state` that a whole fit has not set: misspelt, so they would not be kept."""
+    for plugin in plugins:
+        missing = [name for name in plugin.state if not hasattr(plugin, name)]
+        if missing:
+            title = type(plugin).__name__
+            yield LearnerWarning(
+                f"{title}.state names {', '.join(map(repr, missing))}, but {title} has no such attribute after "
+                "a fit, so snapshots do not keep it: spell it as the attribute, or set it in before_fit."
+            )
 
 
 def preflight() -> tuple[Callback, ...]:

@@ -139,8 +139,9 @@ class Learner(Loop):
         Returns:
             The numbers by name, as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
         """
+        loader = inference.loader_or_valid(self.data, loader)
         with self._aside():
-            self._validate(inference.loader_or_valid(self.data, loader))
+            self._validate(loader)
             return self.results
 
     def predict(self, inputs: Any) -> Any:
@@ -153,15 +154,15 @@ class Learner(Loop):
         Returns:
             What the model gives, on the CPU, without gradients.
         """
-        with self._aside(), torch.no_grad(), snapshots.same_random_state():
+        with self._aside(), torch.no_grad(), snapshots.undrawn():
             self.batch = inference.as_batch(inputs, self.data)
             self._run_model()
             return inference.to_cpu(self.preds)
 
     def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
         """Predictions and targets over a loader, by default the validation data, each joined, on the CPU."""
-        with self._aside(), torch.no_grad(), snapshots.same_random_state():
-            loader = inference.loader_or_valid(self.data, loader)
+        loader = inference.loader_or_valid(self.data, loader)
+        with self._aside(), torch.no_grad(), snapshots.undrawn(loader):
             self._begin_pass(loader, training=False)
             return inference.collect(self._run_model, self, self.data.batches(loader))
 

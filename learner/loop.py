@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,7 +106,7 @@ class Loop:
         self._begin_pass(loader, training=False)
         try:
             self._fire("before_validate")
-            with snapshots.same_random_state():  # validating must not change what training draws
+            with snapshots.undrawn(loader):  # validating must not change what training draws
                 self._batches(loader)
         except CancelValidate:
             pass
@@ -122,11 +122,13 @@ class Loop:
     def _batches(self, loader: Any) -> None:
         if self.stop_reason:
             return
-        for self.batch_idx, self.batch in enumerate(self.data.batches(loader)):
+        n_seen = 0
+        for n_seen, self.batch in enumerate(self.data.batches(loader), start=1):
+            self.batch_idx = n_seen - 1
             self._batch()
             if self.stop_reason:
                 return
-        self.n_batches = 0 if self.batch is None else self.batch_idx + 1  # the data has told
+        self.n_batches = n_seen  # gone through to the end, the data has told
 
     def _batch(self) -> None:
         if self.model.training is not self.training:  # a plug-in left it so
@@ -199,8 +201,10 @@ class Loop:
         """Set `preds`: the model's output for `inputs`."""
         if type(self.inputs) is tuple:
             self.preds = self.model(*self.inputs)
-        else:
+        elif isinstance(self.inputs, Mapping):
             self.preds = self.model(**self.inputs)
+        else:  # a plug-in has assigned the one argument as it is
+            self.preds = self.model(self.inputs)
 
     def compute_loss(self) -> None:
         """Set `loss_grad`: the loss of `preds` against `targets`, or the output's own `.loss`."""

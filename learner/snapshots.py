@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learner.tensors import TensorLoader
+
 CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "training")
 
 
@@ -108,13 +110,16 @@ def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
 
 
 @contextmanager
-def same_random_state() -> Iterator[None]:
-    """Put back, at the end, the state of the generators that training draws from."""
+def undrawn(loader: Any = None) -> Iterator[None]:
+    """Put back, at the end, what training draws from: the random generators, and the loader's next order."""
     states = random_states()
+    order = loader.state_dict() if isinstance(loader, TensorLoader) else None
     try:
         yield
     finally:
         set_random_states(states)
+        if order is not None:
+            loader.load_state_dict(order)
 
 
 def random_states() -> dict[str, Any]:

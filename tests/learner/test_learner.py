@@ -16,6 +16,7 @@ from callbacks import (
     Callback,
     CancelStep,
     LearnerProtocol,
+    LearnerWarning,
     Metrics,
     Order,
     Progress,
@@ -324,6 +325,43 @@ def test_case_9_validation_draws_nothing_from_the_stream_of_training(make_learne
 
     assert torch.equal(fitted(False, False), fitted(True, False))
     assert torch.equal(fitted(False, False), fitted(True, True))
+
+
+def test_looking_at_the_training_data_does_not_change_its_next_order(make_learner):
+    def orders(look):
+        data = Data.from_tensors(torch.arange(8.0)[:, None], torch.zeros(8, 1), 4, valid=None, seed=0)
+        learn, seen = make_learner(data=data), []
+
+        @on("before_batch")
+        def note(learn):
+            if learn.training:
+                seen.append(learn.inputs[0].flatten().tolist())
+
+        learn.fit(1, callbacks=[note])
+        if look:
+            learn.validate(data.train)
+            learn.get_preds(data.train)
+        learn.fit(1, callbacks=[note])
+        return seen
+
+    assert orders(look=True) == orders(look=False)
+
+
+def test_a_plug_in_may_assign_the_one_argument_as_it_is(make_learner):
+    @on("before_batch")
+    def double(learn):
+        learn.inputs = 2 * learn.inputs[0]
+
+    make_learner(callbacks=[double]).fit(1)
+
+
+def test_a_state_that_names_no_attribute_is_told_of(make_learner):
+    class Misspelt(Callback):
+        state = ("bset",)
+        best = 0
+
+    with pytest.warns(LearnerWarning, match=r"Misspelt\.state names 'bset'"):
+        make_learner(callbacks=[Misspelt()]).fit(1)
 
 
 def test_a_learner_shows_what_it_is_made_of(learn):
