@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from learner import listing, machine, starter
-from learner.recipe import Recipe, load_recipe
-from learner.recipe_faults import Mistake, RecipeError, closest
-from learner.runs import run
+from learner import machine
+from learner.recipes import listing, starter
+from learner.recipes.faults import Mistake, RecipeError, closest
+from learner.recipes.recipe import Recipe, load_recipe
+from learner.recipes.runs import run
 
 VERBS = ("run", "check", "show", "ls", "init", "doctor")
 

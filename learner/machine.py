@@ -13,9 +13,9 @@ import torch
 
 import callbacks
 import learner
-from learner.names import KINDS, load_entry_point, plug_in_packages
-from learner.runs import own_version
-from learner.user_code import NameFault
+from learner.recipes.names import KINDS, load_entry_point, plug_in_packages
+from learner.recipes.runs import own_version
+from learner.recipes.user_code import NameFault
 
 NEEDED = {
     "torch": "torch",

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR, Reduce
 
 from callbacks import Order, on
 from callbacks.schedule import TorchScheduler
-from learner.recipe import load_recipe
+from learner.recipes.recipe import load_recipe
 
 
 def rates_by_hand(make, n_steps: int, every: int) -> list[float]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from learner.cli import main
-from learner.recipe import load_recipe
-from learner.runs import run
+from learner.recipes.recipe import load_recipe
+from learner.recipes.runs import run
 
 
 def learner_of(path, *overrides):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from learner import machine, names
+from learner import machine
 from learner.cli import main
-from learner.recipe import load_recipe
+from learner.recipes import names
+from learner.recipes.recipe import load_recipe
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -16,11 +16,11 @@ import callbacks
 from callbacks import R2, RMSE, Callback, EarlyStopping, Progress, ZeroGrad
 from learner import DEFAULT_CALLBACKS, Learner
 from learner.datasets import diabetes, digits
-from learner.names import KINDS, known, table
-from learner.recipe import load_recipe
-from learner.recipe_faults import RecipeError
-from learner.recipe_sections import KEYS
-from learner.recipe_writer import learner_to_recipe
+from learner.recipes.faults import RecipeError
+from learner.recipes.names import KINDS, known, table
+from learner.recipes.recipe import load_recipe
+from learner.recipes.sections import KEYS
+from learner.recipes.writer import learner_to_recipe
 
 MODELS = """\
 import torch

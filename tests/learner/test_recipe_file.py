@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.recipe_faults import RecipeError
-from learner.recipe_file import decode, dump, parse
+from learner.recipes.faults import RecipeError
+from learner.recipes.file import decode, dump, parse
 
 
 def plain(text: str):

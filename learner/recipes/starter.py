@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learner.recipe_faults import Mistake
+from learner.recipes.faults import Mistake
 
 RECIPE, MODELS = "recipe.yaml", "models.py"
 

@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from callbacks import Callback
-from learner.names import Names, signature_of, table
-from learner.recipe_faults import Fault, Place
-from learner.recipe_file import Node
-from learner.signatures import Signature
-from learner.user_code import NameFault, describe_error, mend
+from learner.recipes.faults import Fault, Place
+from learner.recipes.file import Node
+from learner.recipes.names import Names, signature_of, table
+from learner.recipes.signatures import Signature
+from learner.recipes.user_code import NameFault, describe_error, mend
 
 USE_WORDS = ("name", "type", "class", "cls", "target", "_target_", "class_path", "kind", "function")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from learner.recipe_faults import closest, did_you_mean
+from learner.recipes.faults import closest, did_you_mean
 
 BESIDE = 'Put the code into a Python file beside the recipe, as `use: "models.py:Net"`.'
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from learner.recipe_faults import Fault, Place, RecipeError
+from learner.recipes.faults import Fault, Place, RecipeError
 
 MAX_BYTES = 200_000  # a recipe is a page of text; more is another kind of file
 MAX_DEPTH = 20

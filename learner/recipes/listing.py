@@ -6,9 +6,17 @@ import inspect
 import shutil
 import textwrap
 
-from learner.names import KINDS, first_line, known, load_entry_point, plug_in_packages, signature_of, table
-from learner.recipe_faults import Mistake, closest
-from learner.user_code import NameFault
+from learner.recipes.faults import Mistake, closest
+from learner.recipes.names import (
+    KINDS,
+    first_line,
+    known,
+    load_entry_point,
+    plug_in_packages,
+    signature_of,
+    table,
+)
+from learner.recipes.user_code import NameFault
 
 MAX_SHOWN = 30  # names of a kind in the overview
 PLURALS = {kind.plural: name for name, kind in KINDS.items()}

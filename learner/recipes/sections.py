@@ -6,10 +6,10 @@ from typing import Any
 
 from callbacks import DevicePlacement
 from learner.composition import DEFAULT_CALLBACKS
-from learner.names import Names, known, table
-from learner.recipe_faults import RecipeError, closest
-from learner.recipe_file import Node
-from learner.recipe_parts import Part, PartReader, shown
+from learner.recipes.faults import RecipeError, closest
+from learner.recipes.file import Node
+from learner.recipes.names import Names, known, table
+from learner.recipes.parts import Part, PartReader, shown
 
 KEYS = {
     "recipe": "one line for people",

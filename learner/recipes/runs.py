@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from learner.learner import Learner
-from learner.recipe import Recipe, is_refusal
-from learner.recipe_faults import Mistake
+from learner.recipes.faults import Mistake
+from learner.recipes.recipe import Recipe, is_refusal
 
 MAX_NAME = 100  # letters of a recipe's name in its folder's, so that no path grows too long
 

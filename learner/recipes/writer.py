@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from callbacks import Callback, Every, Metrics
 from learner.composition import DEFAULT_CALLBACKS
 from learner.learner import Learner
-from learner.names import signature_of, table
-from learner.recipe_file import dump
-from learner.signatures import Signature
+from learner.recipes.file import dump
+from learner.recipes.names import signature_of, table
+from learner.recipes.signatures import Signature
 
 UNTOLD = (
     "device",

@@ -17,9 +17,9 @@ import callbacks
 from callbacks import Callback
 from learner import datasets
 from learner.data import Data
-from learner.recipe_faults import closest, did_you_mean
-from learner.signatures import Signature
-from learner.user_code import NameFault, UserCode, full_name
+from learner.recipes.faults import closest, did_you_mean
+from learner.recipes.signatures import Signature
+from learner.recipes.user_code import NameFault, UserCode, full_name
 
 SHORT_LOSSES = {
     "mse": "mse_loss",

@@ -14,13 +14,13 @@ import torch
 
 from callbacks import Callback
 from learner.learner import Learner
-from learner.names import Names
-from learner.overrides import apply_overrides
-from learner.recipe_faults import Fault, RecipeError
-from learner.recipe_file import Node, dump, read_recipe
-from learner.recipe_parts import Part, shown
-from learner.recipe_sections import DEFAULT_NAMES, Sections
-from learner.user_code import describe_error, is_within, mend
+from learner.recipes.faults import Fault, RecipeError
+from learner.recipes.file import Node, dump, read_recipe
+from learner.recipes.names import Names
+from learner.recipes.overrides import apply_overrides
+from learner.recipes.parts import Part, shown
+from learner.recipes.sections import DEFAULT_NAMES, Sections
+from learner.recipes.user_code import describe_error, is_within, mend
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Iterable[str] = ()) -> Recipe:
