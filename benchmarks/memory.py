@@ -69,9 +69,8 @@ def main(n_steps: int) -> None:
         print(f"{step:>9}{megabytes:>11.1f}{(now - before) / gauge.interval * 1e6:>9.1f}")
     growth = gauge.rows[-1][1] - gauge.rows[0][1]
     print(f"growth over {n_steps} steps: {growth:.1f} MB, {growth * 1e6 / n_steps:.1f} bytes a step")
-    print(
-        f"the history's arrays: {sum(len(values) * 8 for values in learn.history.steps.values()) / 1e6:.1f} MB"
-    )
+    record = sum(len(values) * values.itemsize for values in learn.history.steps.values())
+    print(f"the history's arrays: {record / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 Run: python benchmarks/overhead.py [rounds]
 
 Every round runs every composition once, in turn, in this one process, on one thread; the figures are medians
-over rounds of the difference to the plain loop of the same round. The plain loop does forward, loss, backward,
-step and zero_grad, and records nothing.
+over rounds of the difference to the plain loop of the same round. The plain loop does forward, loss,
+backward, step and zero_grad; it records nothing.
 """
 
 from __future__ import annotations

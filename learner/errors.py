@@ -11,7 +11,7 @@ import torch
 from callbacks import Callback, Cancel
 from callbacks.contract import EVENTS, OPERATIONS
 from callbacks.registry import describe
-from learner.advice import batch_note
+from learner.checks.advice import batch_note
 from learner.layers import describe_layer
 from learner.tensors import describe as describe_batch
 

@@ -13,8 +13,9 @@ from callbacks.contract import Callback, Direction
 from callbacks.metrics import Metrics
 from callbacks.recorder import History
 from callbacks.registry import Callbacks
-from learner import checks, inference, snapshots
+from learner import inference, snapshots
 from learner.arguments import as_optimizer, check_loss_func, check_model, check_n_epochs, suggest_keywords
+from learner.checks import preflight
 from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, with_defaults
 from learner.data import as_data
 from learner.explain import explain
@@ -74,7 +75,7 @@ class Learner(Loop):
         check_n_epochs(n_epochs)
         if self.fitting:
             raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
-        with interruptible(self), self.added(*checks.preflight(), *as_list(callbacks, "callbacks")):
+        with interruptible(self), self.added(*preflight.preflight(), *as_list(callbacks, "callbacks")):
             self._fit(n_epochs)
         return self.history
 
@@ -192,6 +193,6 @@ class Learner(Loop):
         names = [type(each).__name__ for each in (self.model, self.data, self.optimizer, *self.callbacks)]
         return f"{type(self).__name__}({', '.join(names[:3])}, callbacks=[{', '.join(names[3:])}])"
 
-    def check(self) -> checks.Report:
+    def check(self) -> preflight.Report:
         """Examine model, data, loss, optimizer and plug-ins on one batch, in a sandbox; print the result."""
-        return checks.check(self)
+        return preflight.check(self)

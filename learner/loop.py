@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
 from callbacks.recorder import History
-from learner import checks, errors, inference, snapshots
+from learner import errors, inference, snapshots
+from learner.checks import preflight
 from learner.data import Data
 from learner.loaders import n_batches_of
 
@@ -58,7 +59,7 @@ class Loop:
         modes = modes_of(self.model)
         self.fitting = True
         try:
-            checks.check_before_fit(self)
+            preflight.check_before_fit(self)
             self._do["zero_grad"](self)  # what a cancelled fit has left
             self._epochs()
         except BaseException as error:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 import callbacks
 from callbacks import Callback, Callbacks, DevicePlacement, Metrics, Recorder, ZeroGrad, on
 from learner import Data, Learner
-from learner.checks import Preflight
+from learner.checks.preflight import Preflight
 from learner.composition import DEFAULT_CALLBACKS
 
 Maker = Callable[[Path], Callback]

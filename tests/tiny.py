@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -11,3 +13,8 @@ def line_batches(n_batches: int = 3, batch_size: int = 4) -> list[tuple[Tensor, 
     generator = torch.Generator().manual_seed(0)
     inputs = torch.rand(n_batches, batch_size, 1, generator=generator)
     return [(each, 2 * each + 1) for each in inputs]
+
+
+def title_of(thing: object) -> str:
+    """The repr without its address, which differs between the workers of a parallel run."""
+    return re.sub(r" at 0x\w+", "", repr(thing))

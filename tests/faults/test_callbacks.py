@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from tiny import title_of
 
 from callbacks import (
     EVENTS,
@@ -64,7 +65,7 @@ def test_case_65_a_class_is_taken_for_its_instance_where_it_needs_nothing(make_l
         make_learner(callbacks=[Probe])
 
 
-@pytest.mark.parametrize("item", ["ZeroGrad", None, 3, print, object()], ids=repr)
+@pytest.mark.parametrize("item", ["ZeroGrad", None, 3, print, object()], ids=title_of)
 def test_case_66_what_is_no_plug_in_is_refused_with_its_place_and_type(item, make_learner):
     with pytest.raises(
         TypeError, match=rf"callbacks\[1\] is .*\({type(item).__name__}\), which is no plug-in"

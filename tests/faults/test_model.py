@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from tiny import title_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,7 +57,7 @@ def notes(error: BaseException) -> str:
     return "\n".join(getattr(error, "__notes__", []))
 
 
-@pytest.mark.parametrize("loss_func", ELEMENTWISE, ids=repr)
+@pytest.mark.parametrize("loss_func", ELEMENTWISE, ids=title_of)
 def test_case_85_a_column_against_a_row_is_an_error_for_every_loss_of_torch(loss_func):
     learn = learner_of((4, 1), (4,), loss_func)
     with pytest.raises(ValueError, match=r"preds have shape \(4, 1\) and targets \(4,\).*\(4, 4\)") as caught:

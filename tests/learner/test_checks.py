@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from callbacks import CancelBatch, CancelStep, ZeroGrad, on
 from learner import Data, Learner
-from learner.checks import EpochWatch, Preflight
+from learner.checks.preflight import EpochWatch, Preflight
 
 
 def learner_of(n_batches: int = 3, **options) -> Learner:

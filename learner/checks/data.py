@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
+from learner.checks.faults import LearnerWarning
 from learner.data import Data
-from learner.faults import LearnerWarning
 from learner.loaders import n_batches_of
 from learner.tensors import describe
 

@@ -14,15 +14,15 @@ from torch.nn.modules.batchnorm import _NormBase
 from callbacks.device import map_tensors
 from callbacks.recorder import show
 from learner.arguments import rate_faults
-from learner.checks import does_itself
-from learner.curvature import largest_curvature, largest_stable_rate, twice_differentiable
-from learner.exams import compute_loss, drop_gradients, gradient
-from learner.faults import LearnerWarning, listed
-from learner.loss_checks import tensors_in
+from learner.checks.curvature import largest_curvature, largest_stable_rate, twice_differentiable
+from learner.checks.exams import compute_loss, drop_gradients, gradient
+from learner.checks.faults import LearnerWarning, listed
+from learner.checks.loss import tensors_in
+from learner.checks.preflight import does_itself
 from learner.snapshots import random_states, set_random_states
 
 if TYPE_CHECKING:
-    from learner.examination import Report
+    from learner.checks.examination import Report
 
 N_STEPS = 20
 SECONDS = 10.0  # that the steps, or the curvature, may take

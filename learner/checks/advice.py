@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner.loss_checks import CLASSES, broadcast, cure_of, short, title_of, torch_loss
+from learner.checks.loss import CLASSES, broadcast, cure_of, short, title_of, torch_loss
 from learner.tensors import describe
 
 

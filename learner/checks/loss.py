@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from learner.faults import LearnerWarning
-from learner.loss_probe import compares_each_with_each
+from learner.checks.faults import LearnerWarning
+from learner.checks.probe import compares_each_with_each
 from learner.tensors import describe
 
 Shape = tuple[int, ...]

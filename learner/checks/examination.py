@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from callbacks.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
 from callbacks.device import map_tensors
 from callbacks.registry import listens
-from learner import exams, trials
-from learner.checks import all_zero, faults_before_fit, training_faults
-from learner.data_checks import is_one_shot
+from learner.checks import exams, trials
+from learner.checks.data import is_one_shot
+from learner.checks.preflight import all_zero, faults_before_fit, training_faults
 from learner.loaders import n_batches_of
 from learner.snapshots import named_tensors
 

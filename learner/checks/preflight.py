@@ -17,12 +17,12 @@ from torch.nn.parameter import is_lazy
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.registry import REMEDIES
 from learner.arguments import rate_faults
-from learner.data_checks import data_faults, no_batch
-from learner.faults import LearnerWarning, listed, tell
-from learner.loss_checks import loss_faults, pred_faults
+from learner.checks.data import data_faults, no_batch
+from learner.checks.faults import LearnerWarning, listed, tell
+from learner.checks.loss import loss_faults, pred_faults
 
 if TYPE_CHECKING:
-    from learner.examination import Report
+    from learner.checks.examination import Report
 
 
 def check_before_fit(learn: Any) -> None:
@@ -38,7 +38,7 @@ def check_before_fit(learn: Any) -> None:
 
 def check(learn: Any) -> Report:
     """Examine a learner at length on one batch, print what was found, and give it back."""
-    from learner.examination import examine  # a fit needs none of it
+    from learner.checks.examination import examine  # a fit needs none of it
 
     report = examine(learn)
     print(report)
@@ -121,8 +121,9 @@ def state_faults(plugins: Iterable[Callback]) -> Iterator[Exception]:
         if missing:
             title = type(plugin).__name__
             yield LearnerWarning(
-                f"{title}.state names {', '.join(map(repr, missing))}, but {title} has no such attribute after "
-                "a fit, so snapshots do not keep it: spell it as the attribute, or set it in before_fit."
+                f"{title}.state names {', '.join(map(repr, missing))}, but {title} has no such attribute "
+                "after a fit, so snapshots do not keep it: spell it as the attribute, or set it in "
+                "before_fit."
             )
 
 

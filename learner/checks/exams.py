@@ -16,13 +16,13 @@ from torch.nn.parameter import is_lazy
 from callbacks.device import map_tensors
 from callbacks.recorder import show
 from learner import errors
-from learner.checks import does_itself
-from learner.faults import LearnerWarning, listed
+from learner.checks.faults import LearnerWarning, listed
+from learner.checks.loss import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
+from learner.checks.preflight import does_itself
 from learner.loaders import describe_loader
-from learner.loss_checks import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
 
 if TYPE_CHECKING:
-    from learner.examination import Report
+    from learner.checks.examination import Report
 
 
 # Without a batch
