@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+from tiny import title_of
 
 from callbacks import EVENTS, OPERATIONS, Callback, Order, Recorder, on
 
@@ -183,7 +184,7 @@ class AsyncCaller:
 
 
 @pytest.mark.parametrize(
-    "member", [coroutine, generator, async_generator, staticmethod(coroutine), AsyncCaller()], ids=str
+    "member", [coroutine, generator, async_generator, staticmethod(coroutine), AsyncCaller()], ids=title_of
 )
 def test_a_hook_of_which_the_body_would_never_run_is_refused(member):
     with pytest.raises(TypeError, match="is async or has a yield in it, so its body would never run"):
@@ -366,7 +367,7 @@ def test_on_without_the_event_is_told():
             pass
 
 
-@pytest.mark.parametrize("function", [lambda: 0, lambda one, two: 0, 3, Keeper, generator], ids=str)
+@pytest.mark.parametrize("function", [lambda: 0, lambda one, two: 0, 3, Keeper, generator], ids=title_of)
 def test_on_refuses_what_cannot_take_the_learner(function):
     with pytest.raises(TypeError, match=r"on\.after_batch.*def after_batch\(learn\)"):
         on("after_batch")(function)
