@@ -13,7 +13,6 @@ from functools import partial
 from operator import mul
 from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order, snake_case
@@ -83,10 +82,10 @@ class Metrics(Callback):
             self.measures |= self._passes[each].names()
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._passes["train"].reset(learn.device)
+        self._passes["train"].reset(learn)
 
     def before_validate(self, learn: LearnerProtocol) -> None:
-        self._passes["valid"].reset(learn.device)
+        self._passes["valid"].reset(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         self._passes["train" if learn.training else "valid"].update(learn)
@@ -128,14 +127,15 @@ class Measured:
             found |= {snake_case(part): direction_of(each) for part, each in parts}
         return {f"{self.prefix}_{name}": better for name, better in found.items()}
 
-    def reset(self, device: torch.device) -> None:
-        """Begin a pass on this device."""
+    def reset(self, learn: LearnerProtocol) -> None:
+        """Begin a pass, on the model's device."""
         self.n_items = array("d")
-        for scalars in (self.losses, *self.values.values()):
+        self.losses.clear()
+        for scalars in self.values.values():
             scalars.clear()
         for metric in self.metrics.values():
             if hasattr(metric, "to"):
-                metric.to(device)
+                metric.to(learn.device)
         for metric in self.objects:
             metric.reset()
 

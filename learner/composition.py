@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -72,7 +73,7 @@ def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str,
     for operation in OPERATIONS:
         plugin = callbacks.doers.get(operation)
         if plugin is None:
-            doers[operation] = getattr(learner_class, operation, leave)
+            doers[operation] = getattr(learner_class, operation, nobody)
         elif overrides(learner_class, base, operation):
             raise ValueError(
                 f"two do {operation!r}: {learner_class.__name__}.{operation} and the plug-in "
@@ -89,5 +90,21 @@ def overrides(learner_class: type, base: type, operation: str) -> bool:
     return getattr(learner_class, operation, None) is not getattr(base, operation, None)
 
 
-def leave(learn: Any) -> None:
-    """Do nothing, where nobody does `place` or `zero_grad`; a fit without a `zero_grad` is refused before."""
+def listeners_of(callbacks: Callbacks) -> dict[str, Doer]:
+    """All who listen to an event, as one function of the learner."""
+    return {event: in_turn(event, hooks) for event, hooks in callbacks.hooks.items()}
+
+
+def in_turn(event: str, hooks: tuple[Doer, ...]) -> Doer:
+    """A function that calls the hooks in turn; its frame tells an error's event and hook."""
+
+    def _fire(learn: Any, event: str = event) -> None:
+        for hook in hooks:
+            hook(learn)
+
+    return _fire if hooks else nobody
+
+
+#: Called where nobody listens to an event or does an operation: a builtin of one argument that does nothing
+#: with a learner and makes no Python frame.
+nobody: Doer = operator.truth

@@ -16,7 +16,7 @@ from callbacks.registry import Callbacks
 from learner import inference, snapshots
 from learner.arguments import as_optimizer, check_loss_func, check_model, check_n_epochs, suggest_keywords
 from learner.checks import preflight
-from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, with_defaults
+from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, listeners_of, with_defaults
 from learner.data import as_data
 from learner.explain import explain
 from learner.interrupt import interruptible
@@ -129,7 +129,7 @@ class Learner(Loop):
     def _set_callbacks(self, callbacks: Iterable[Plugin]) -> None:
         """Work out who listens to what and who does what, once: the loop then looks nothing up by class."""
         self._callbacks = Callbacks(callbacks)
-        self._hooks = self._callbacks.hooks
+        self._on = listeners_of(self._callbacks)
         self._do = doers_of(self._callbacks, type(self), Loop)
 
     # Without training

@@ -51,7 +51,7 @@ class Loop:
     stop_reason: str | None = None
     error: BaseException | None = None
     fitting = False
-    _hooks: dict[str, tuple[Callable[[Any], Any], ...]]  # who listens to an event
+    _on: dict[str, Callable[[Any], Any]]  # all who listen to an event, as one callable
     _do: dict[str, Callable[[Any], Any]]  # who does an operation
 
     def _fit(self, n_epochs: int) -> None:
@@ -71,47 +71,47 @@ class Loop:
 
     def _epochs(self) -> None:
         try:
-            self._fire("before_fit")
+            self._on["before_fit"](self)
             for self.epoch in range(0 if self.stop_reason else self.n_epochs):
                 self._epoch()
                 if self.stop_reason:
                     break
         except CancelFit:
             pass
-        self._fire("after_fit")
+        self._on["after_fit"](self)
 
     def _epoch(self) -> None:
         self.results = {}
         try:
-            self._fire("before_epoch")
+            self._on["before_epoch"](self)
             if not self.stop_reason:
                 self._train()
             if self.data.valid is not None and not self.stop_reason:
                 self._validate(self.data.valid)
         except CancelEpoch:
             pass
-        self._fire("after_epoch")
+        self._on["after_epoch"](self)
 
     def _train(self) -> None:
         self._begin_pass(self.data.train, training=True)
         try:
-            self._fire("before_train")
+            self._on["before_train"](self)
             self._batches(self.data.train)
         except CancelTrain:
             pass
-        self._fire("after_train")
+        self._on["after_train"](self)
 
     @torch.no_grad()
     def _validate(self, loader: Any) -> None:
         modes = modes_of(self.model)
         self._begin_pass(loader, training=False)
         try:
-            self._fire("before_validate")
+            self._on["before_validate"](self)
             with snapshots.undrawn(loader):  # validating must not change what training draws
                 self._batches(loader)
         except CancelValidate:
             pass
-        self._fire("after_validate")
+        self._on["after_validate"](self)
         set_modes(modes)  # each module's own: a frozen layer stays in evaluation mode
 
     def _begin_pass(self, loader: Any, training: bool) -> None:
@@ -138,39 +138,35 @@ class Loop:
             self._run_model()
             self._do["compute_loss"](self)
             self._loss, self._detached = self.loss_grad, None
-            self._fire("after_loss")
+            self._on["after_loss"](self)
             if self.training:
                 self._update()
         except CancelBatch:
             if self.training:
                 self._do["zero_grad"](self)
             return
-        self._fire("after_batch")
+        self._on["after_batch"](self)
 
     def _run_model(self) -> None:
         self._do["place"](self)
         self.inputs, self.targets = self.data.split(self.batch)
-        self._fire("before_batch")
+        self._on["before_batch"](self)
         self._do["forward"](self)
-        self._fire("after_pred")
+        self._on["after_pred"](self)
 
     def _update(self) -> None:
-        self._fire("before_backward")
+        self._on["before_backward"](self)
         self._do["backward"](self)
-        self._fire("after_backward")
+        self._on["after_backward"](self)
         self.n_samples += self.n_items
         try:
-            self._fire("before_step")
+            self._on["before_step"](self)
             self._do["step"](self)
         except CancelStep:
             return
         self.global_step += 1
-        self._fire("after_step")
+        self._on["after_step"](self)
         self._do["zero_grad"](self)
-
-    def _fire(self, event: str) -> None:
-        for hook in self._hooks[event]:
-            hook(self)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

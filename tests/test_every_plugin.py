@@ -158,7 +158,7 @@ def test_no_batch_event_waits_for_the_device(make_plugin):
     else:
         learn.callbacks[DevicePlacement].device = torch.device("meta")
     learn.add_callbacks(Preflight())
-    learn._fire("before_train")
+    learn._on["before_train"](learn)
     learn._begin_pass(learn.data.train, training=True)
     learn._batches(line_batches(3))
     assert learn.global_step == 3

@@ -89,7 +89,7 @@ def compute_loss(learn: Any) -> None:
     """The operation and its event, as the loop does them."""
     learn._do["compute_loss"](learn)
     learn._loss, learn._detached = learn.loss_grad, None
-    learn._fire("after_loss")
+    learn._on["after_loss"](learn)
 
 
 def class_loss_faults(learn: Any, value: float) -> Iterator[Exception]:
@@ -130,9 +130,9 @@ def bad_numbers(item: Any) -> tuple[int, int]:
 
 def gradient(learn: Any, report: Report, batch: Any) -> None:
     """Which trainable tensors the gradient reaches."""
-    learn._fire("before_backward")
+    learn._on["before_backward"](learn)
     learn._do["backward"](learn)
-    learn._fire("after_backward")
+    learn._on["after_backward"](learn)
     named = [(name, each) for name, each in learn.model.named_parameters() if each.requires_grad]
     missed = [name for name, each in named if each.grad is None]
     dead = [name for name, each in named if each.grad is not None and not each.grad.any()]

@@ -69,7 +69,7 @@ def test_after_the_first_batch_nobody_of_the_checks_listens_to_a_batch():
         kept[learn.batch_idx] = [
             type(hook.__self__).__name__
             for event in ("before_batch", "after_pred", "after_loss", "before_step", "after_batch")
-            for hook in learn._hooks[event]
+            for hook in learn.callbacks.hooks[event]
         ]
 
     learner_of(callbacks=[note]).fit(1)
