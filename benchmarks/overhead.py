@@ -4,7 +4,10 @@ Run: python benchmarks/overhead.py [rounds]
 
 Every round runs every composition once, in turn, in this one process, on one thread; the figures are medians
 over rounds of the difference to the plain loop of the same round. The plain loop does forward, loss,
-backward, step and zero_grad; it records nothing.
+backward, step and zero_grad; it records nothing. Two rows of the same plain loop show the noise.
+
+The second table leaves torch out: the operations do nothing, so what is timed is the loop and its plug-ins
+alone, with the best of the rounds. It is steadier, and kinder: nothing else empties the processor's caches.
 """
 
 from __future__ import annotations
@@ -14,14 +17,14 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks import Callback, ZeroGrad
+from callbacks import Callback, LearnerProtocol, ZeroGrad
 from learner import Data, Learner
 from learner.composition import DEFAULT_CALLBACKS
 
@@ -77,6 +80,39 @@ def learner(n_epochs: int, n_steps: int, **options) -> Callable[[], None]:
     return lambda: learn.fit(n_epochs) and None
 
 
+class Idle(Learner):
+    """Does nothing where a learner would compute."""
+
+    ready = (torch.ones((), requires_grad=True) * 1, torch.ones(20, 1))
+
+    def forward(self) -> None:
+        self.preds = self.ready[1]
+
+    def compute_loss(self) -> None:
+        self.loss_grad = self.ready[0]
+
+    def backward(self) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+
+class IdleZeroGrad(Callback):
+    """Zeroes nothing."""
+
+    def zero_grad(self, learn: LearnerProtocol) -> None:
+        pass
+
+
+def idle(n_epochs: int, n_steps: int, defaults: Iterable[type[Callback]]) -> Callable[[], None]:
+    model = Quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    data = Data(batches(n_steps))
+    learn = Idle(model, data, F.mse_loss, optimizer, [IdleZeroGrad()], defaults=tuple(defaults))
+    return lambda: learn.fit(n_epochs) and None
+
+
 def many_listeners() -> list[Callback]:
     return [ZeroGrad(), *(EpochListener(name=f"listener_{number}") for number in range(100))]
 
@@ -97,6 +133,20 @@ def main(rounds: int) -> None:
         "ZeroGrad only, epochs of one batch": learner(N_STEPS, 1, **bare),
         "defaults, epochs of one batch, no terminal": learner(N_STEPS, 1),
     }
+    report(measure(works, rounds))
+    alone = {
+        "ZeroGrad only": idle(1, N_STEPS, ()),
+        "defaults without Progress": idle(1, N_STEPS, measured["defaults"]),
+        "ZeroGrad only, epochs of one batch": idle(N_STEPS, 1, ()),
+        "defaults without Progress, epochs of one batch": idle(N_STEPS, 1, measured["defaults"]),
+    }
+    print(f"\n{'the loop and its plug-ins alone':<52}{'us/step':>9}")
+    for name, values in measure(alone, rounds).items():
+        print(f"{name:<52}{min(values) / N_STEPS * 1e6:>9.1f}")
+
+
+def measure(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each work in each round; the first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, run in works.items():
@@ -104,7 +154,7 @@ def main(rounds: int) -> None:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 run()
             seconds[name].append(time.perf_counter() - begun)
-    report({name: values[1:] for name, values in seconds.items()})
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 def report(seconds: dict[str, list[float]]) -> None:
