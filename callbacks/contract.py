@@ -294,11 +294,11 @@ def on(
 ) -> Callable[[Callable[..., Any]], Callback]:
     """Make a plug-in of a function that takes the learner.
 
-        @on("after_epoch")
-        def show_rate(learn):
-            print(learn.optimizer.param_groups[0]["lr"])
-
-        Learner(..., callbacks=[show_rate])
+    >>> @on("after_epoch")
+    ... def show_rate(learn):
+    ...     print(learn.optimizer.param_groups[0]["lr"])
+    >>> show_rate.name
+    'show_rate'
 
     Args:
         event: the event to listen to, or the operation to do.
