@@ -296,7 +296,9 @@ Learner(torch.nn.Linear(1, 1), data, torch.nn.functional.mse_loss, sgd, [Slow]).
     import pty
 
     parent, child = pty.openpty()
-    command = [sys.executable, "-W", "error", "-c", code]
+    # an older torch leaves a temporary folder to the end of the process
+    options = ["-W", "error", "-W", "ignore::ResourceWarning"]
+    command = [sys.executable, *options, "-c", code]
     process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, close_fds=True)
     os.close(child)
     written = b""
