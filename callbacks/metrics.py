@@ -198,6 +198,8 @@ def as_metric(metric: Any) -> Any:
         return metric()
     if isinstance(metric, Metric):
         return metric
+    if isinstance(exact := getattr(metric, "metric", None), type):  # of which it is one batch's form
+        return exact()
     if callable(metric) and not isinstance(metric, type):
         check_order(metric)
         return metric

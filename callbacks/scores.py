@@ -100,19 +100,46 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes fit neither.
     """
+    return right_answers(preds, targets).float().mean()
+
+
+class Accuracy:
+    """`accuracy` over a pass, counted in whole numbers: the same answers in any order give the same value."""
+
+    higher_is_better = True
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self.n_right: Any = 0
+        self.n_answers = 0
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        right = right_answers(preds, targets)
+        self.n_right = self.n_right + right.sum()
+        self.n_answers += right.numel()
+
+    def compute(self) -> float:
+        return int(self.n_right) / self.n_answers  # the pass's one wait for it
+
+
+accuracy.higher_is_better = True  # type: ignore[attr-defined]
+accuracy.metric = Accuracy  # type: ignore[attr-defined]  # what Metrics measures in its place
+
+
+def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
+    """For each answer of a batch, whether it is right: what `accuracy` counts, and what it refuses."""
     if preds.shape == targets.shape:
         chosen = (preds > 0).to(targets.dtype) if preds.is_floating_point() else preds
-        return (chosen == targets).float().mean()
+        return chosen == targets
     if preds.shape[:1] + preds.shape[2:] == targets.shape and preds.shape[1] > 1:
-        return (preds.argmax(1) == targets).float().mean()
+        return preds.argmax(1) == targets
     raise ValueError(
         f"accuracy: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)}. "
         "Give scores of shape (items, classes) for class numbers of shape (items,), or logits of the "
         "targets' own shape for yes or no, as preds.squeeze(-1)."
     )
-
-
-accuracy.higher_is_better = True  # type: ignore[attr-defined]
 
 
 def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

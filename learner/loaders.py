@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from learner.tensors import TensorLoader, describe, is_array
+from learner.tensors import TensorLoader, counted, describe, is_array
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
@@ -80,4 +80,4 @@ def describe_loader(loader: Any) -> str:
     n_batches = n_batches_of(loader)
     if loader is None or n_batches is None:
         return describe(loader)
-    return f"{n_batches} batches of a {type(loader).__name__}"
+    return f"{counted(n_batches, 'batch', 'batches')} of a {type(loader).__name__}"

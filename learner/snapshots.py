@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner.tensors import TensorLoader
+from learner.tensors import TensorLoader, counted
 
 CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "training")
 
@@ -89,8 +89,8 @@ def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
     if now != then:
         names = [name for name in now | then if now.get(name) != then.get(name)]
         raise ValueError(
-            f"the snapshot is of another model: {len(names)} tensors differ, as {names[0]!r} "
-            f"(shape {then.get(names[0])} then, {now.get(names[0])} now)."
+            f"the snapshot is of another model: {counted(len(names), 'tensor differs', 'tensors differ')}, "
+            f"as {names[0]!r} (shape {then.get(names[0])} then, {now.get(names[0])} now)."
         )
 
 

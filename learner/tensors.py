@@ -196,6 +196,11 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """`1 batch`, `2 batches`."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def describe(item: Any, depth: int = 1) -> str:
     """What something is, as messages tell it: type, length, keys, shapes, to some depth."""
     if isinstance(item, Tensor):

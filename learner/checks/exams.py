@@ -20,6 +20,7 @@ from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
 from learner.checks.preflight import does_itself
 from learner.loaders import describe_loader
+from learner.tensors import counted
 
 if TYPE_CHECKING:
     from learner.checks.examination import Report
@@ -35,7 +36,8 @@ def describe_learner(learn: Any, report: Report) -> None:
     n_all, n_trained = (sum(each.numel() for each in some) for some in (parameters, trainable))
     kinds = sorted({f"{short(each.dtype)} on {each.device}" for each in parameters})
     report.facts["model"] = (
-        f"{type(learn.model).__name__}: {n_all:,} parameters in {len(parameters)} tensors, "
+        f"{type(learn.model).__name__}: {counted(n_all, 'parameter', 'parameters')} in "
+        f"{counted(len(parameters), 'tensor', 'tensors')}, "
         f"{'all' if n_all == n_trained else f'{n_trained:,}'} "
         f"trainable{''.join(f', {kind}' for kind in kinds)}"
     )

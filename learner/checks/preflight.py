@@ -20,6 +20,7 @@ from learner.arguments import rate_faults
 from learner.checks.data import data_faults, no_batch
 from learner.checks.faults import LearnerWarning, listed, tell
 from learner.checks.loss import loss_faults, pred_faults
+from learner.tensors import counted
 
 if TYPE_CHECKING:
     from learner.checks.examination import Report
@@ -212,7 +213,7 @@ def all_frozen(parameters: list[nn.Parameter]) -> Exception:
     if not parameters:
         return ValueError("the model has no parameters, so there is nothing to train.")
     return ValueError(
-        f"all {len(parameters)} tensors of the model are frozen (0 of {len(parameters)} require a "
+        f"the model is frozen (0 of {counted(len(parameters), 'tensor requires', 'tensors require')} a "
         "gradient), so there is nothing to train: call requires_grad_(True) on the layers to train, then "
         "make the learner."
     )

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import MAE, MSE, R2, RMSE, Callback, LearnerWarning, Metrics, Recorder, ZeroGrad, accuracy
-from callbacks.metrics import named_metrics
+from callbacks.metrics import as_metric, named_metrics
 from learner import Data, Learner
 
 DEFAULTS = (ZeroGrad, Recorder)
@@ -544,3 +544,15 @@ def test_the_rate_at_the_end_of_training_is_written_where_the_optimizer_has_one(
     learn.fit(1)
     assert "lr" not in learn.results
     assert regress().results["lr"] == 0.1
+
+
+def test_the_same_right_answers_in_other_batches_give_the_same_accuracy():
+    """Means of float32 batch means differ in their last digits; counts do not."""
+    scores = torch.eye(2)[torch.arange(200) % 2]
+    targets = torch.where(torch.arange(200) < 131, torch.arange(200) % 2, 1 - torch.arange(200) % 2)
+    for order in (torch.arange(200), torch.randperm(200), torch.arange(200).flip(0)):
+        for size in (7, 64, 200):
+            metric = as_metric(accuracy)
+            for chosen in order.split(size):
+                metric.update(scores[chosen], targets[chosen])
+            assert metric.compute() == 0.655

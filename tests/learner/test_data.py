@@ -411,7 +411,7 @@ def test_the_length_is_told_where_there_is_one():
 
 def test_data_shows_what_it_holds():
     data = Data.from_tensors(x(10), y(10), batch_size=4)
-    assert repr(data) == "Data(2 batches of a TensorLoader, valid=1 batches of a TensorLoader)"
+    assert repr(data) == "Data(2 batches of a TensorLoader, valid=1 batch of a TensorLoader)"
     assert "shape (8, 3)" in repr(data.train)
     assert repr(Data(generator)) == "Data(a function, valid=None)"
 
