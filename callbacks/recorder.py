@@ -31,6 +31,9 @@ class Recorder(Callback):
 
     order = Order.REPORT
 
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._begun = time.perf_counter()  # an epoch may be cancelled before this plug-in hears of it
+
     def before_epoch(self, learn: LearnerProtocol) -> None:
         self._begun = time.perf_counter()
 

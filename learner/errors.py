@@ -28,17 +28,13 @@ LEVELS = {
 def with_place(error: BaseException, learn: Any) -> BaseException:
     """The error with notes: plug-in and event, epoch and batch, failing layer or sample.
 
-    Raises:
-        RuntimeError: a cancel was raised where nothing of its kind is under way.
+    Returns:
+        The same error; or, for a cancel that was raised where nothing of its kind is under way, an error that
+        says so.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, Cancel):
-        title = type(error).__name__
-        owner = plugin_at(frames) or "the code"
-        raise RuntimeError(
-            f"{title} was raised by {owner}, where it ends nothing: raise it in "
-            f"{LEVELS.get(title, 'its span')}."
-        ) from error
+        error = stray(error, plugin_at(frames) or "the code")
     notes = [
         plugin_note(frames),
         describe_layer(frames, learn.model),
@@ -55,6 +51,13 @@ def with_place(error: BaseException, learn: Any) -> BaseException:
     return error
 
 
+def stray(cancel: Cancel, owner: str) -> RuntimeError:
+    """A cancel that ends nothing where it was raised."""
+    title = type(cancel).__name__
+    span = LEVELS.get(title, "its span")
+    return RuntimeError(f"{title} was raised by {owner}, where it ends nothing: raise it in {span}.")
+
+
 def clean_up(learn: Any) -> None:
     """Drop the gradients of a fit that failed; call every `cleanup_fit`, last first, whatever the others do.
 
@@ -69,8 +72,10 @@ def clean_up(learn: Any) -> None:
     for plugin in reversed(list(learn.callbacks)):
         try:
             plugin.cleanup_fit(learn)
-        except Exception as error:  # noqa: BLE001 - the others must still clean up; it is raised or noted below
-            shown = f"in callback {describe(plugin)}.cleanup_fit: {type(error).__name__}: {error}"
+        except Exception as caught:  # noqa: BLE001 - the others must still clean up; it is raised or noted below
+            hook = f"{describe(plugin)}.cleanup_fit"
+            error = stray(caught, hook) if isinstance(caught, Cancel) else caught
+            shown = f"in callback {hook}: {type(error).__name__}: {error}"
             if failed is not None or first is not None:
                 (failed or first).add_note(f"then, {shown}")  # type: ignore[union-attr]
             else:

@@ -64,7 +64,9 @@ class Loop:
             self._epochs()
         except BaseException as error:
             self.error = errors.with_place(error, self)
-            raise
+            if self.error is error:
+                raise
+            raise self.error from error
         finally:
             self.fitting = False
             self._end(modes)
@@ -179,7 +181,9 @@ class Loop:
             yield
         except BaseException as error:
             self.error = errors.with_place(error, self)
-            raise
+            if self.error is error:
+                raise
+            raise self.error from error
         finally:
             stopped = self.stop_reason if self.fitting else None
             vars(self).update(kept)
@@ -189,8 +193,13 @@ class Loop:
     def _end(self, modes: Modes) -> None:
         """Put the modules' modes back and, unless a fit goes on, let every plug-in clean up."""
         set_modes(modes)
-        if not self.fitting:
+        if self.fitting:
+            return
+        self.fitting = True  # a plug-in that validates while it cleans up must not be asked to clean up again
+        try:
             errors.clean_up(self)
+        finally:
+            self.fitting = False
 
     # The operations: a subclass or one plug-in may take them over. Only plug-ins do `place` and `zero_grad`.
 

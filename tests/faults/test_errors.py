@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks import (
+    EVENTS,
     Callback,
     CancelBatch,
     CancelEpoch,
@@ -19,7 +21,13 @@ from callbacks import (
     CancelStep,
     CancelTrain,
     CancelValidate,
+    DevicePlacement,
+    EarlyStopping,
+    Metrics,
     Order,
+    Recorder,
+    StopOnNaN,
+    ZeroGrad,
     on,
 )
 from learner import Data
@@ -258,3 +266,55 @@ def test_no_traceback_of_a_fit_is_kept_by_the_learner_that_went_well(learn):
     learn.fit(1)
     assert learn.error is None
     assert sys.exc_info() == (None, None, None)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize(
+    "kind", [CancelFit, CancelEpoch, CancelTrain, CancelValidate, CancelBatch, CancelStep, ValueError, None]
+)
+def test_whatever_ends_a_fit_wherever_the_next_one_trains_its_full_number_of_steps(make_learner, event, kind):
+    """With all defaults on: rows of history, modes and steps of the second fit are as if nothing had been."""
+
+    @on(event)
+    def end(learn):
+        if kind is None:
+            learn.stop("enough")
+        else:
+            raise kind
+
+    defaults = [ZeroGrad, DevicePlacement, StopOnNaN, Metrics, Recorder]
+    learn = make_learner(defaults=defaults, callbacks=[EarlyStopping(patience=9)])
+    with contextlib.suppress(ValueError, RuntimeError):
+        learn.fit(2, callbacks=[end])
+    steps, rows = learn.global_step, len(learn.history)
+    learn.fit(2)
+    assert (learn.global_step, len(learn.history)) == (steps + 6, rows + 2)
+    assert learn.model.training
+    assert not learn.fitting
+    assert learn.error is None
+
+
+def test_a_stray_cancel_is_kept_as_the_error_and_leaves_no_gradient(make_learner):
+    @on("after_backward")
+    def stray(learn):
+        raise CancelStep
+
+    learn = make_learner(callbacks=[stray])
+    with pytest.raises(RuntimeError, match="CancelStep was raised by stray") as caught:
+        learn.fit(1)
+    assert learn.error is caught.value
+    assert isinstance(caught.value.__cause__, CancelStep)
+    assert learn.model.weight.grad is None
+
+
+def test_a_plug_in_may_validate_while_it_cleans_up(make_learner):
+    found = []
+
+    @on("cleanup_fit")
+    def look(learn):
+        found.append(learn.validate())
+
+    learn = make_learner(callbacks=[look])
+    learn.fit(1)
+    learn.validate()
+    assert len(found) == 2
