@@ -22,7 +22,7 @@ from callbacks.every import Every
 from callbacks.gradient import ZeroGrad
 from callbacks.loggers import CSVLogger
 from callbacks.metrics import Metric, Metrics
-from callbacks.numbers import StopOnNaN
+from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.progress import LogRMSE, Progress
 from callbacks.recorder import History, Recorder
 from callbacks.registry import Callbacks
@@ -64,6 +64,7 @@ __all__ = [
     "Progress",
     "Recorder",
     "StopOnNaN",
+    "StopOnNaNGradient",
     "TorchScheduler",
     "ZeroGrad",
     "accuracy",

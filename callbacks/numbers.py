@@ -63,6 +63,67 @@ class StopOnNaN(Callback):
         self._losses.clear()
 
 
+class StopOnNaNGradient(Callback):
+    """End the fit with an error when a gradient is NaN or infinite though the loss is finite.
+
+    On a CPU that is before the update, so the weights stay as they were. On another device nothing waits: the
+    norms of a pass are looked at together when it ends. Not among the defaults, as the norm of all gradients
+    costs some microseconds a step.
+
+    Raises:
+        FloatingPointError: in `before_step` or `after_train`, with the batch and the first bad parameters.
+    """
+
+    order = Order.MEASURE  # after those that change the gradient
+    name = "stop_on_nan_gradient"
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__(name=name)
+        self._norms = Scalars()
+        self._batches: list[int] = []
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self.cleanup_fit(learn)
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not norm.is_cpu:
+            self._norms.append(norm)
+            self._batches.append(learn.batch_idx)
+        elif not math.isfinite(norm.item()):  # no wait: the number is there
+            bad = [name for name, each in learn.model.named_parameters() if is_bad(each.grad)]
+            cause = f"first in {', '.join(map(repr, bad[:3]))}" if bad else "in their norm, by overflow"
+            raise FloatingPointError(f"{gradients_of(learn, learn.batch_idx)}, {cause}. {GRADIENT_REMEDY}")
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        for batch_idx, norm in zip(self._batches, self._norms.read(), strict=True):  # the pass's one wait
+            if not math.isfinite(norm):
+                raise FloatingPointError(
+                    f"{gradients_of(learn, batch_idx)}; it was found at the end of the pass, so the weights "
+                    f"are no longer good. {GRADIENT_REMEDY}"
+                )
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._norms.clear()
+        self._batches.clear()
+
+
+GRADIENT_REMEDY = (
+    "Look for a square root, logarithm or division at 0 in the model or the loss, and add a small number."
+)
+
+
+def gradients_of(learn: LearnerProtocol, batch_idx: int) -> str:
+    """Which gradients they were."""
+    return f"gradients are NaN or infinite in batch {batch_idx} of epoch {learn.epoch}"
+
+
+def is_bad(gradient: torch.Tensor | None) -> bool:
+    """Does it hold a number that is not finite?"""
+    return gradient is not None and not bool(torch.isfinite(gradient).all())
+
+
 REMEDY = (
     "Clean the data, lower the learning rate, or clip the gradients. To train on all the same, give the "
     "learner defaults=(...) without StopOnNaN."

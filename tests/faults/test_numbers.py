@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import EarlyStopping, Metrics, Recorder, StopOnNaN, ZeroGrad
+from callbacks import EarlyStopping, Metrics, Recorder, StopOnNaN, StopOnNaNGradient, ZeroGrad
 from learner import Data, Learner
 
 DEFAULTS = (ZeroGrad, StopOnNaN, Metrics, Recorder)
@@ -124,3 +124,21 @@ def test_case_63_a_metric_that_is_nan_is_no_improvement():
     assert learn.history.best("valid_shaky", "min")["epoch"] == 2
     assert len(learn.history) == 5
     assert "valid_shaky" in learn.stop_reason
+
+
+def test_case_59_a_bad_gradient_of_a_finite_loss_ends_the_fit_before_the_update(make_learner):
+    """The square root has an infinite slope at 0, and 0 times infinity is NaN; its value is finite."""
+
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.good, self.bad = nn.Linear(1, 1), nn.Parameter(torch.zeros(1))
+
+        def forward(self, inputs):
+            return self.good(inputs) + (0 * self.bad).sqrt()
+
+    learn = make_learner(model=Root(), callbacks=[StopOnNaNGradient()])
+    before = [parameter.detach().clone() for parameter in learn.model.parameters()]
+    with pytest.raises(FloatingPointError, match=r"batch 0 of epoch 0, first in 'bad'\. Look for"):
+        learn.fit(1)
+    assert all(map(torch.equal, before, learn.model.parameters()))
