@@ -50,7 +50,9 @@ class Metrics(Callback):
 
     Args:
         metrics: `Metric`s, torchmetrics' objects, or functions of `(preds, targets)` that give a batch's
-            mean. Where the model's output has `.logits`, as Hugging Face's, those are the preds.
+            mean; a function's attribute `metric`, as `accuracy` has one, is the class that is measured in
+            its place, so that counts stay exact. Where the model's output has `.logits`, as Hugging Face's,
+            those are the preds.
         on: the passes in which metrics are measured; losses are measured in both always.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -121,7 +122,10 @@ class Accuracy:
         self.n_answers += right.numel()
 
     def compute(self) -> float:
-        return int(self.n_right) / self.n_answers  # the pass's one wait for it
+        """NaN where every batch was empty."""
+        return (
+            int(self.n_right) / self.n_answers if self.n_answers else math.nan
+        )  # the pass's one wait for it
 
 
 accuracy.higher_is_better = True  # type: ignore[attr-defined]

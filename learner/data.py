@@ -16,6 +16,7 @@ from learner.tensors import (
     as_tensors,
     check_batch_size,
     check_seed,
+    counted,
     describe,
     is_array,
     is_whole,
@@ -120,7 +121,8 @@ class Data:
                 "leave targets= out, and let the last items of a batch be the targets."
             )
         raise ValueError(
-            f"Data(n_inputs={self.n_inputs}), but a batch has only {len(batch)} items: {describe(batch)}."
+            f"Data(n_inputs={self.n_inputs}), but a batch has only {counted(len(batch), 'item', 'items')}: "
+            f"{describe(batch)}."
         )
 
     def _split_mapping(self, batch: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -159,9 +159,9 @@ def split_at_random(
         n_valid = round(n_items * float(valid))
     if not 0 < n_valid < n_items:
         raise ValueError(
-            f"valid={valid!r} cannot be held out of {n_items} items: write a share between 0 and 1 or a "
-            "number of items that leaves at least one on either side, a pair (inputs, targets), or "
-            "None for no validation."
+            f"valid={valid!r} cannot be held out of {counted(n_items, 'item', 'items')}: write a share "
+            "between 0 and 1 or a number of items that leaves at least one on either side, a pair (inputs, "
+            "targets), or None for no validation."
         )
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))
     kept, held_out = order[n_valid:], order[:n_valid]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from learner.checks.loss import CLASSES, broadcast, cure_of, short, title_of, torch_loss
-from learner.tensors import describe
+from learner.tensors import counted, describe
 
 
 def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str | None:
@@ -32,6 +32,8 @@ def loss_note(error: BaseException, learn: Any) -> str:
     preds, targets = learn.preds, learn.targets
     title = title_of(learn.loss_func)
     given = f"in the loss, {title}, given preds, {describe(preds)}, and targets, {describe(targets)}"
+    if type(targets) is tuple:
+        given += f", which it is given as {counted(len(targets), 'argument', 'arguments')} after preds"
     if not isinstance(targets, Tensor):
         return (
             f"{given}. The batch was {describe(learn.batch)}: it should be (inputs, targets); with several "
@@ -83,7 +85,7 @@ def call_note(learn: Any) -> str:
     given = (
         f"by keyword {', '.join(map(str, inputs))}"
         if isinstance(inputs, Mapping)
-        else f"{len(inputs)} inputs in a row"
+        else f"{counted(len(inputs), 'input', 'inputs')} in a row"
     )
     return (
         f"the model takes {inspect.signature(forward)} and was given {given}, split off a batch that is "

@@ -23,6 +23,7 @@ from learner.checks.data import is_one_shot
 from learner.checks.preflight import all_zero, faults_before_fit, training_faults
 from learner.loaders import n_batches_of
 from learner.snapshots import named_tensors
+from learner.tensors import counted
 
 BATCH_EVENTS = (
     "before_batch",
@@ -72,7 +73,8 @@ class Report:
 
     def verdict(self) -> str:
         """The last line."""
-        counts = [counted(len(self.errors), "error"), counted(len(self.warnings), "warning")]
+        n_errors, n_warnings = len(self.errors), len(self.warnings)
+        counts = [counted(n_errors, "error", "errors"), counted(n_warnings, "warning", "warnings")]
         return f"{'ok' if self.ok else 'not ok'}: {', '.join(counts)}"
 
     def __repr__(self) -> str:  # short, as a notebook shows it below what was printed
@@ -82,11 +84,6 @@ class Report:
 def wrapped(text: str, indent: int) -> str:
     """A paragraph of at most 80 columns, its later lines indented."""
     return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False))
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 error`, `2 errors`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def examine(learn: Any) -> Report:

@@ -179,8 +179,8 @@ def training_faults(learn: Any) -> Iterator[Exception]:
     held = [parameter for group in learn.optimizer.param_groups for parameter in group["params"]]
     if len(set(map(id, held))) < len(held):
         yield ValueError(
-            f"the optimizer holds {len(held) - len(set(map(id, held)))} parameters twice, so each step "
-            "would move them twice: give it each once, as model.parameters() does."
+            f"the optimizer holds {counted(len(held) - len(set(map(id, held))), 'parameter', 'parameters')} "
+            "twice, so each step would move it twice: give it each once, as model.parameters() does."
         )
     if any(not is_lazy(parameter) and parameter.is_inference() for parameter in trainable.values()):
         yield ValueError(

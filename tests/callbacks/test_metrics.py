@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -556,3 +557,20 @@ def test_the_same_right_answers_in_other_batches_give_the_same_accuracy():
             for chosen in order.split(size):
                 metric.update(scores[chosen], targets[chosen])
             assert metric.compute() == 0.655
+
+
+def test_the_accuracy_of_empty_batches_is_nan():
+    metric = as_metric(accuracy)
+    metric.update(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
+    assert math.isnan(metric.compute())
+
+
+def test_a_fit_counts_accuracy_exactly_under_its_own_name():
+    inputs, targets = torch.zeros(200, 1), (torch.arange(200) < 131).long()
+    data = Data.from_tensors(inputs, targets, batch_size=7, valid=(inputs.clone(), targets.clone()))
+    model = nn.Linear(1, 2)
+    nn.init.constant_(model.weight, 0)
+    model.bias.data = torch.tensor([-9.0, 9.0])  # says 1 of each item: 131 of 200 are right
+    sgd = partial(torch.optim.SGD, lr=1e-30)  # moves nothing
+    learn = Learner(model, data, F.cross_entropy, sgd, metrics=[accuracy], defaults=DEFAULTS)
+    assert learn.fit(2)["valid_accuracy"] == [0.655, 0.655]

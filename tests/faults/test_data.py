@@ -206,7 +206,7 @@ def test_case_80_a_model_of_two_inputs_on_a_pair_is_told_of_n_inputs():
     with pytest.raises(TypeError, match="missing 1 required positional argument") as caught:
         learner_of(Data(line_batches(1)), model=nn.Sequential(Pair())[0]).validate(line_batches(1))
     assert "the model takes (first: 'Tensor', second: 'Tensor')" in notes(caught.value)
-    assert "was given 1 inputs in a row" in notes(caught.value)
+    assert "was given 1 input in a row" in notes(caught.value)
     assert "n_inputs=" in notes(caught.value)
 
 
