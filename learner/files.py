@@ -1,0 +1,292 @@
+"""Write a checkpoint file so that it is whole or not there, and read one so that a bad file does no harm."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import io
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from torch import Tensor
+
+from learner import payload
+from learner.plain import SCALARS
+
+FORMAT = 1  # what a reader must know; counted up when an older one could not read a file
+MAGIC = b"plainlearner checkpoint"
+CHUNK = 1 << 20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class CheckpointError(ValueError):
+    """A file cannot be used as a checkpoint; the message says which, why, and what to do."""
+
+
+def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -> None:
+    """Write a checkpoint beside its place, and rename it when it is whole.
+
+    Args:
+        path: its place; what is there is replaced at once or not at all.
+        contents: plain data, as `to_plain` gives them. `"format"` is added.
+        durable: wait until the disk has it. Without, a power cut can cost the new file and the old one.
+
+    Raises:
+        TypeError: contents are not plain. Nothing is written.
+        OSError: it cannot be written. What was at `path` is still there.
+    """
+    contents = {"format": FORMAT, **contents}
+    n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(contents))
+    path = Path(path).absolute()
+    part = path.with_name(path.name + ".tmp")
+    try:
+        with part.open("wb") as file:
+            fill(file, contents)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.add_note(space_note(error, path, n_bytes))
+        remove(part)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def fill(file: IO[bytes], contents: dict[str, Any]) -> None:
+    """Write the payload and the trailer that seals it."""
+    summed = Summed(file)
+    torch.save(contents, cast(IO[bytes], summed), pickle_protocol=2)
+    if summed.error is not None:
+        raise summed.error
+    file.write(trailer(summed.length, summed.crc))
+
+
+class Summed:
+    """What torch.save writes to: counts and sums up what passes.
+
+    An error is kept until torch is done: it writes on while it unwinds, and would hide the first one.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.length, self.crc = file, 0, 0
+        self.error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        if self.error is None:
+            try:
+                self.crc = zlib.crc32(data, self.crc)
+                self.file.write(data)
+            except BaseException as error:  # noqa: BLE001 - raised again in `fill`
+                self.error = error
+        self.length += size
+        return size
+
+    def flush(self) -> None:
+        pass
+
+
+def trailer(length: int, crc: int, version: int = FORMAT) -> bytes:
+    """The last line of a file, of one length in every version, sealed by a sum of its own."""
+    line = b"\n%s %04d %020d %08x" % (MAGIC, version, length, crc)
+    return b"%s %08x\n" % (line, zlib.crc32(line))
+
+
+TRAILER_SIZE = len(trailer(0, 0))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, once it is known to be whole and to hold plain data only.
+
+    Raises:
+        CheckpointError: it is not there, not ours, not whole, or made to do harm.
+    """
+    path = Path(path).absolute()
+    try:
+        with open_file(path) as file:
+            length = check_whole(file)
+            contents = payload.load(file, length)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if type(contents) is not dict or contents.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: it is whole, but holds no checkpoint of format {FORMAT}. {ANOTHER}")
+    return contents
+
+
+ANOTHER = "Take another checkpoint."
+
+
+def is_whole(path: str | Path) -> str | None:
+    """None if a file is a whole checkpoint, else its fault in words. Nothing is unpacked."""
+    try:
+        with open_file(Path(path).absolute()) as file:
+            check_whole(file)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a file that is one."""
+    if path.is_dir():
+        there = names_in(path)
+        raise ValueError(f"it is a folder. Pass a file{' in it: ' + there if there else ''}.")
+    if not path.is_file():
+        raise ValueError(f"there is no such file. {nearest(path)}")
+    return path.open("rb")
+
+
+def check_whole(file: io.BufferedReader) -> int:
+    """Compare trailer, length and sum with what they should be.
+
+    Returns:
+        The length of the payload, in bytes.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise ValueError(f"it is empty (0 bytes). {ANOTHER}")
+    start = file.read(16)
+    file.seek(max(0, size - TRAILER_SIZE))
+    last = file.read()
+    version, length, crc = told_by(last)
+    if last != trailer(length, crc, version):
+        raise ValueError(without_trailer(start, size))
+    if version > FORMAT:
+        raise ValueError(
+            f"it is of format {version}, and this plainlearner reads up to {FORMAT}: take a newer one."
+        )
+    if size - TRAILER_SIZE != length:
+        raise ValueError(f"{size} bytes are there, {length + TRAILER_SIZE} were written. {ANOTHER}")
+    if sum_of(file, length) != crc:
+        raise ValueError(
+            f"its {size} bytes are not those that were written (the checksum differs). {ANOTHER}"
+        )
+    return length
+
+
+def told_by(last: bytes) -> tuple[int, int, int]:
+    """Version, length and sum in a trailer; zeros in what is none."""
+    try:
+        version, length, crc = last.split()[-4:-1]
+        return int(version), int(length), int(crc, 16)
+    except ValueError:
+        return 0, 0, 0
+
+
+def without_trailer(start: bytes, size: int) -> str:
+    """What to say of a file that does not end as ours do."""
+    if start.startswith(b"PK\x03\x04"):
+        return (
+            f"its end is missing or altered: it was cut short at {size} bytes when it was written or copied, "
+            f"or is a file that plain torch.save wrote. {ANOTHER}"
+        )
+    return f"it is not a checkpoint of ours (starts with {start.decode('latin1')!r}). {ANOTHER}"
+
+
+def sum_of(file: io.BufferedReader, length: int) -> int:
+    """The checksum of the first bytes of a file."""
+    file.seek(0)
+    crc, left, buffer = 0, length, memoryview(bytearray(CHUNK))
+    while left > 0:
+        n_read = file.readinto(buffer[: min(CHUNK, left)])
+        if not n_read:
+            break
+        crc, left = zlib.crc32(buffer[:n_read], crc), left - n_read
+    return crc
+
+
+def remove_leftovers(folder: str | Path, prefix: str) -> list[Path]:
+    """Remove what dead writers left; the caller holds the folder's lock.
+
+    Returns:
+        The files removed.
+    """
+    leftovers = [path for path in sorted(Path(folder).glob("*.tmp")) if path.name.startswith(prefix)]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return leftovers
+
+
+def tensors_of(contents: Any) -> Iterator[Tensor]:
+    """All tensors in plain data, each storage once.
+
+    Raises:
+        TypeError: something is not plain.
+    """
+    seen: set[int] = set()
+    left = [contents]
+    while left:
+        value = left.pop()
+        kind = type(value)
+        if kind in SCALARS or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if kind is Tensor:
+            yield value
+        elif kind is dict:
+            left += [*value, *value.values()]
+        elif kind in (list, tuple):
+            left += value
+        else:
+            raise TypeError(
+                f"a file holds plain data only, and was given a {kind.__name__}: call to_plain first."
+            )
+
+
+def space_note(error: OSError, path: Path, n_bytes: int) -> str:
+    """What was to be written, where, and for no space how much there was."""
+    if error.errno not in NO_SPACE:
+        return f"while the checkpoint {path} was written; what was there before is as it was."
+    try:
+        free = f"{shutil.disk_usage(path.parent).free:,} are free"
+    except OSError:
+        free = "how many are free cannot be told"
+    return (
+        f"while the checkpoint {path} was written: it needs about {n_bytes:,} bytes, {free} (a quota or a "
+        "limit on file size may allow less). What was there before is as it was."
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove a file of ours, if that is possible."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return  # the error that led here is the one to tell
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename last, where the system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems sync no folders
+    finally:
+        os.close(descriptor)
+
+
+def nearest(path: Path) -> str:
+    """Which names beside a missing file are like its own."""
+    if not path.parent.is_dir():
+        return f"The folder {path.parent} is not there either."
+    names = sorted(entry.name for entry in path.parent.iterdir())
+    close = difflib.get_close_matches(path.name, names, 3, 0.4) or names[:3]
+    return f"Beside it are: {', '.join(close)}." if close else "Its folder is empty."
+
+
+def names_in(folder: Path) -> str:
+    """A few files in a folder, the last ones first."""
+    names = sorted((entry.name for entry in folder.iterdir() if entry.is_file()), reverse=True)
+    return ", ".join(names[:3])

@@ -1,0 +1,326 @@
+"""Say a state in plain data, which a file can hold without naming code, and say it back."""
+
+from __future__ import annotations
+
+import array
+import collections
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+KIND = "plain kind"  # the key that marks a tagged dict; a dict of the user's that has it is tagged itself
+SCALARS = frozenset({type(None), bool, int, float, str})
+DEEPEST = 100  # levels; real states have fewer than ten, and pickle and Python give up near 1000
+HUGE = 1 << 2000  # torch's `weights_only` reads whole numbers of at most 255 bytes
+FACTORIES = {"None": None, "int": int, "float": float, "list": list, "dict": dict, "set": set}
+DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+CURE = (
+    "Keep numbers, strings, tensors and containers of them in `state`, or give the plug-in a `state_dict` of "
+    "its own."
+)
+
+
+def to_plain(value: Any, where: str) -> Any:
+    """Copy a state into None, bool, int, float, str, tensors, lists, tuples and dicts.
+
+    What is of another kind that can be kept (bytes, sets, deques, arrays, NumPy's numbers, generators, ...)
+    becomes a small dict that tells its kind. What is held twice is one object in the copy too.
+
+    Args:
+        value: the state, as a `state_dict` gives it.
+        where: the place that an error names, as `"callbacks.early_stopping"`.
+
+    Returns:
+        The copy. Tensors are detached and stay on their device; whole ones share memory with the original.
+
+    Raises:
+        TypeError: something cannot be kept, or contains itself; the message names its place.
+    """
+    return _ToPlain(where).copy(value)
+
+
+def from_plain(value: Any) -> Any:
+    """Give back what `to_plain` was given.
+
+    Raises:
+        ValueError: this is nothing that `to_plain` makes. Nothing that the data name is ever imported.
+    """
+    return _FromPlain().copy(value)
+
+
+class _ToPlain:
+    """One walk through a state."""
+
+    def __init__(self, where: str):
+        self.where = where
+        self.path: list[Any] = []
+        self.under_way: set[int] = set()
+        self.done: dict[int, tuple[Any, Any]] = {}  # with the original, so that its id is not given away
+
+    def copy(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in SCALARS:
+            return tagged("int", hex(value)) if kind is int and not -HUGE < value < HUGE else value
+        if id(value) in self.done:
+            return self.done[id(value)][1]
+        if id(value) in self.under_way:
+            self.refuse("contains itself")
+        if len(self.path) >= DEEPEST:
+            self.refuse(f"is nested more than {DEEPEST} levels deep")
+        self.under_way.add(id(value))
+        packed = self.pack(value)
+        self.under_way.remove(id(value))
+        self.done[id(value)] = (value, packed)
+        return packed
+
+    def pack(self, value: Any) -> Any:
+        packer = PACKERS.get(type(value))
+        if packer is not None:
+            return packer(self, value)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):
+            return self.of_numpy(value)
+        return self.refuse(f"is of type {name_of(type(value))}, which a checkpoint does not hold")
+
+    def of_list(self, value: list[Any]) -> list[Any]:
+        return list(value) if is_simple(value) else self.items(enumerate(value))
+
+    def of_tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self.of_list(list(value)))
+
+    def items(self, pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
+        """Copies of the values; an error in one of them names its key."""
+        return [self.item(key, value) for key, value in pairs]
+
+    def item(self, key: Any, value: Any) -> Any:
+        self.path.append(key)
+        copied = self.copy(value)
+        self.path.pop()
+        return copied
+
+    def of_dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
+        for key in value:
+            self.check_key(key)
+        copied = dict(zip(value, self.items(value.items()), strict=True))
+        return {KIND: "dict", "items": list(copied.items())} if KIND in copied else copied
+
+    def check_key(self, key: Any, n_levels: int = 0) -> None:
+        if type(key) is tuple and n_levels < DEEPEST:
+            for part in key:
+                self.check_key(part, n_levels + 1)
+        elif type(key) not in SCALARS or not is_simple([key]):
+            self.refuse(f"has a key of type {name_of(type(key))}, which a checkpoint does not hold")
+
+    def of_ordered(self, value: collections.OrderedDict[Any, Any]) -> dict[str, Any]:
+        return tagged("OrderedDict", self.of_dict(value))
+
+    def of_counter(self, value: collections.Counter[Any]) -> dict[str, Any]:
+        return tagged("Counter", self.of_dict(value))
+
+    def of_default(self, value: collections.defaultdict[Any, Any]) -> dict[str, Any]:
+        for name, factory in FACTORIES.items():
+            if value.default_factory is factory:
+                return tagged("defaultdict", self.of_dict(value), factory=name)
+        return self.refuse(
+            f"is a defaultdict of {value.default_factory!r}, which a checkpoint does not hold (of "
+            f"{', '.join(FACTORIES)} it does)"
+        )
+
+    def of_set(self, value: set[Any] | frozenset[Any]) -> dict[str, Any]:
+        return tagged(type(value).__name__, self.of_list(list(value)))
+
+    def of_deque(self, value: collections.deque[Any]) -> dict[str, Any]:
+        return tagged("deque", self.of_list(list(value)), maxlen=value.maxlen)
+
+    def of_tensor(self, value: Tensor) -> Any:
+        if value.layout is torch.sparse_coo:
+            parts = [part.detach() for part in (value._indices(), value._values())]
+            return tagged("sparse", parts, shape=tuple(value.shape), coalesced=value.is_coalesced())
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+            what = "a quantized tensor" if value.is_quantized else "a tensor without values (on `meta`)"
+            if not value.is_quantized and not value.is_meta:
+                what = f"a tensor of layout {value.layout}"
+            self.refuse(f"is {what}, which a checkpoint does not hold")
+        plain = value.detach().resolve_conj().resolve_neg()
+        # torch.save writes the whole storage under a view, and a stretched one needs more than it
+        is_whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
+        return plain if is_whole else plain.clone()
+
+    def of_numpy(self, value: Any) -> dict[str, Any]:
+        if value.dtype.kind not in "biufc":
+            self.refuse(
+                f"is a NumPy array or number of dtype {value.dtype}, which a checkpoint does not hold"
+            )
+        kind = "array" if type(value).__name__ == "ndarray" else "number"
+        return tagged(kind, as_tensor(value.tobytes()), dtype=value.dtype.str, shape=tuple(value.shape))
+
+    def of_array(self, value: array.array[Any]) -> dict[str, Any]:
+        if value.typecode not in NUMERIC:
+            self.refuse(f"is an array of typecode {value.typecode!r}, which a checkpoint does not hold")
+        return tagged("array.array", as_tensor(value.tobytes()), typecode=value.typecode)
+
+    def refuse(self, what: str) -> NoReturn:
+        raise TypeError(f"{self.place()} {what}. {CURE}")
+
+    def place(self) -> str:
+        """Where the walk is, as one would write it: `callbacks.early_stopping.best[3]['key']`."""
+        first, rest = self.path[:1], self.path[1:8]
+        words = [f".{key}" if type(key) is str and key.isidentifier() else f"[{key!r}]" for key in first]
+        cut = "..." if len(self.path) > 8 else ""
+        return self.where + "".join([*words, *(f"[{key!r}]" for key in rest)]) + cut
+
+
+class _FromPlain:
+    """One walk through plain data."""
+
+    def __init__(self) -> None:
+        self.n_levels = 0
+        self.done: dict[int, Any] = {}
+
+    def copy(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in SCALARS or kind is Tensor:
+            return value
+        if kind not in (list, tuple, dict):
+            raise ValueError(f"a value of type {name_of(kind)} is none that a checkpoint holds.")
+        if id(value) not in self.done:
+            if self.n_levels >= DEEPEST:
+                raise ValueError(f"the data are nested more than {DEEPEST} levels deep.")
+            self.n_levels += 1
+            self.done[id(value)] = self.unpack(value)
+            self.n_levels -= 1
+        return self.done[id(value)]
+
+    def unpack(self, value: Any) -> Any:
+        if type(value) is not dict:
+            copied = value if SCALARS.issuperset(map(type, value)) else [self.copy(item) for item in value]
+            return type(value)(copied)
+        if KIND not in value:
+            return {key: self.copy(item) for key, item in value.items()}
+        return self.untag(value)
+
+    def untag(self, value: dict[str, Any]) -> Any:
+        unpacker = UNPACKERS.get(value[KIND]) if type(value[KIND]) is str else None
+        if unpacker is None:
+            raise ValueError(
+                f"{value[KIND]!r} is no kind of value that a checkpoint holds: {', '.join(UNPACKERS)}."
+            )
+        try:
+            parts = {name: self.copy(part) for name, part in value.items() if name != KIND}
+            return unpacker(**parts)
+        except (TypeError, KeyError, AttributeError, RuntimeError, OverflowError, ValueError) as error:
+            raise ValueError(f"the {value[KIND]} in the data cannot be made: {error}") from error
+
+
+def is_simple(values: Sequence[Any]) -> bool:
+    """Are these scalars that a file holds as they are? Quick, since histories have a million of them."""
+    if not SCALARS.issuperset(map(type, values)):
+        return False
+    whole = [value for value in values if type(value) is int]
+    return not whole or -HUGE < min(whole) <= max(whole) < HUGE
+
+
+def tagged(kind: str, value: Any, **more: Any) -> dict[str, Any]:
+    """The small dict that stands for a value of another kind."""
+    return {KIND: kind, "value": value, **more}
+
+
+def name_of(kind: type) -> str:
+    """A type as an import would write it."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def as_tensor(content: bytes) -> Tensor:
+    """Bytes as a tensor of their own."""
+    return (
+        torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        if content
+        else torch.empty(0, dtype=torch.uint8)
+    )
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    """The bytes of `as_tensor`."""
+    if type(tensor) is not Tensor or tensor.dtype is not torch.uint8:
+        raise TypeError("its bytes are missing")
+    return tensor.cpu().numpy().tobytes()
+
+
+def make_array(value: Tensor, dtype: str, shape: tuple[int, ...]) -> Any:
+    """A NumPy array."""
+    import numpy
+
+    if not re.fullmatch(r"[<>|=][biufc]\d{1,2}", dtype):
+        raise TypeError(f"{dtype!r} is no numeric dtype")
+    return numpy.frombuffer(as_bytes(value), dtype=dtype).reshape(shape).copy()
+
+
+def make_sparse(value: list[Tensor], shape: tuple[int, ...], coalesced: bool) -> Tensor:
+    """A sparse tensor, its indices checked."""
+    made = torch.sparse_coo_tensor(*value, size=shape, check_invariants=True)
+    return made.coalesce() if coalesced else made
+
+
+def make_generator(value: Tensor, device: str) -> torch.Generator:
+    """A generator in the state in which it was kept."""
+    generator = torch.Generator(device)
+    generator.set_state(value.cpu())
+    return generator
+
+
+def make_typed_array(value: Tensor, typecode: str) -> array.array[Any]:
+    """An `array.array`."""
+    if typecode not in NUMERIC:
+        raise TypeError(f"{typecode!r} is no numeric typecode")
+    return array.array(typecode, as_bytes(value))
+
+
+NUMERIC = "bBhHiIlLqQfd"
+
+PACKERS: dict[type, Callable[[_ToPlain, Any], Any]] = {
+    Tensor: _ToPlain.of_tensor,
+    nn.Parameter: _ToPlain.of_tensor,
+    list: _ToPlain.of_list,
+    tuple: _ToPlain.of_tuple,
+    dict: _ToPlain.of_dict,
+    bytes: lambda _, value: tagged("bytes", value.decode("latin1")),
+    bytearray: lambda _, value: tagged("bytearray", value.decode("latin1")),
+    complex: lambda _, value: tagged("complex", (value.real, value.imag)),
+    set: _ToPlain.of_set,
+    frozenset: _ToPlain.of_set,
+    collections.deque: _ToPlain.of_deque,
+    collections.OrderedDict: _ToPlain.of_ordered,
+    collections.Counter: _ToPlain.of_counter,
+    collections.defaultdict: _ToPlain.of_default,
+    array.array: _ToPlain.of_array,
+    torch.Size: lambda _, value: tagged("Size", tuple(value)),
+    torch.dtype: lambda _, value: tagged("dtype", str(value)),
+    torch.device: lambda _, value: tagged("device", str(value)),
+    torch.Generator: lambda _, value: tagged("Generator", value.get_state(), device=str(value.device)),
+}
+
+UNPACKERS: dict[str, Callable[..., Any]] = {
+    "int": lambda value: int(value, 16),
+    "dict": lambda items: dict(items),
+    "OrderedDict": lambda value: collections.OrderedDict(value),
+    "Counter": lambda value: collections.Counter(value),
+    "defaultdict": lambda value, factory: collections.defaultdict(FACTORIES[factory], value),
+    "bytes": lambda value: value.encode("latin1"),
+    "bytearray": lambda value: bytearray(value.encode("latin1")),
+    "complex": lambda value: complex(*value),
+    "set": lambda value: set(value),
+    "frozenset": lambda value: frozenset(value),
+    "deque": lambda value, maxlen: collections.deque(value, maxlen),
+    "array": make_array,
+    "number": lambda value, dtype, shape: make_array(value, dtype, shape)[()],
+    "array.array": make_typed_array,
+    "sparse": make_sparse,
+    "Size": lambda value: torch.Size(value),
+    "dtype": lambda value: DTYPES[value],
+    "device": lambda value: torch.device(value),
+    "Generator": make_generator,
+}
