@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from callbacks.definition import check_class, check_event, check_hook, is_plain
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor, nn
 
@@ -116,7 +118,13 @@ class LearnerProtocol(Protocol):
     results: dict[str, Any]  #: this epoch's numbers by name, written in MEASURE
     history: History
     stop_reason: str | None  #: why `stop` was called, in words; None while nobody has
+    interrupted: str | None  #: which signal asks for an end, in words; after this batch it is `stop_reason`
     error: BaseException | None  #: what ended the fit, where it ended in an error
+    # files
+    resumed: bool  #: does this fit go on from a checkpoint? Known from `before_fit` on
+    marks_passes: (
+        bool  #: assign True in `before_fit` to save in mid-pass: what a pass draws from is then kept
+    )
 
     @property
     def callbacks(self) -> Callbacks:
@@ -136,6 +144,11 @@ class LearnerProtocol(Protocol):
     @property
     def loss(self) -> Any:
         """The loss as the loss function gave it, detached: to report; `loss_grad` changes training."""
+        ...
+
+    @property
+    def failed_between_batches(self) -> bool:
+        """Did the fit's error come up while a batch was fetched, so that the one before it is whole?"""
         ...
 
     @property
@@ -166,6 +179,10 @@ class LearnerProtocol(Protocol):
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Put a snapshot back; it stays usable."""
+        ...
+
+    def save(self, path: str | Path, *, at: Literal["batch", "epoch", "end"] | None = None) -> Path:
+        """Write all that a checkpoint holds; `at` says where the fit is, to go on from there."""
         ...
 
     def sandbox(self) -> AbstractContextManager[Any]:

@@ -42,7 +42,7 @@ class CSVLogger(Callback):
         self._epoch, self._begun = 0, 0.0
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._path = self._path or self._new_file()
+        self._path = self._path or (self.path.absolute() if learn.resumed else self._new_file())
         try:
             open_to_append(self._path).close()
         except OSError as error:
@@ -51,6 +51,8 @@ class CSVLogger(Callback):
             )
             raise
         end_last_line(self._path)
+        if learn.resumed:
+            drop_rows_from(self._path, len(learn.history) if Recorder in learn.callbacks else learn.epoch)
         self._names = read_header(self._path)
         self.before_epoch(learn)  # which is not called where the plug-in is added in the middle of an epoch
 
@@ -106,6 +108,23 @@ def end_last_line(path: Path) -> None:
             file.write(b"\n")
 
 
+def drop_rows_from(path: Path, epoch: int) -> None:
+    """Drop the last rows, of epochs that are about to be done again, as a run that goes on does."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    n_rows = len(rows)
+    column = rows[0].index("epoch") if rows and "epoch" in rows[0] else None
+    while column is not None and len(rows) > 1 and not is_before(rows[-1][column : column + 1], epoch):
+        rows.pop()
+    if len(rows) < n_rows:
+        write_anew(path, rows)
+
+
+def is_before(cells: list[str], epoch: int) -> bool:
+    """Is it the number of an earlier epoch? Half a row, of a run that was killed, is none."""
+    return any(cell.isdecimal() and int(cell) < epoch for cell in cells)
+
+
 def read_header(path: Path) -> list[str]:
     """The names in a file's first line; none where it is empty."""
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
@@ -116,9 +135,12 @@ def add_columns(path: Path, names: list[str]) -> None:
     """Write a file anew with more columns, empty in the rows that are there; the old one stays till then."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
+    write_anew(path, [names, *([*row, *[""] * (len(names) - len(row))] for row in rows)])
+
+
+def write_anew(path: Path, rows: list[list[str]]) -> None:
+    """Put other rows in a file's place; the old one stays till then."""
     temporary = path.with_name(f"{path.name}.new")
     with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([*row, *[""] * (len(names) - len(row))] for row in rows)
+        csv.writer(file, lineterminator="\n").writerows(rows)
     temporary.replace(path)

@@ -13,6 +13,7 @@ from functools import partial
 from operator import mul
 from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order, snake_case
@@ -61,6 +62,7 @@ class Metrics(Callback):
     """
 
     order = Order.MEASURE
+    state = ("under_way",)
 
     def __init__(
         self, *metrics: Any, on: Literal["valid", "train", "both"] = "valid", name: str | None = None
@@ -77,7 +79,21 @@ class Metrics(Callback):
             ),
         }
 
+    @property
+    def under_way(self) -> dict[str, Any]:
+        """What the passes that have begun and not ended have added up, by pass, as plain data."""
+        return {name: each.state_dict() for name, each in self._passes.items() if each.is_open}
+
+    @under_way.setter
+    def under_way(self, states: dict[str, Any]) -> None:
+        for name, each in self._passes.items():
+            each.is_open = name in states
+            if each.is_open:
+                each.load_state_dict(states[name])
+
     def before_fit(self, learn: LearnerProtocol) -> None:
+        for each in self._passes.values():
+            each.is_open = False
         passes = ("train",) if learn.data.valid is None else ("train", "valid")
         self.measures = {"lr": None}
         for each in passes:
@@ -120,6 +136,8 @@ class Measured:
         self.n_items = array("d")
         self.losses = Scalars()
         self.values = {name: Scalars() for name in self.functions}
+        self.is_open = False  # between `reset` and `compute`
+        self.device = torch.device("cpu")
 
     def names(self) -> dict[str, Direction | None]:
         """The results' names, each with its better direction."""
@@ -131,6 +149,7 @@ class Measured:
 
     def reset(self, learn: LearnerProtocol) -> None:
         """Begin a pass, on the model's device."""
+        self.is_open, self.device = True, learn.device
         self.n_items = array("d")
         self.losses.clear()
         for scalars in self.values.values():
@@ -156,6 +175,7 @@ class Measured:
 
     def compute(self) -> dict[str, Any]:
         """The pass's numbers by name; waits for the device, once a metric."""
+        self.is_open = False
         if not self.n_items:
             return {}
         found: dict[str, Any] = {"loss": weighted_mean(self.losses.read(), self.n_items)}
@@ -167,6 +187,45 @@ class Measured:
             parts = value if isinstance(value, Mapping) else {name: value}
             found |= {snake_case(str(key)): as_number(part) for key, part in parts.items()}
         return {f"{self.prefix}_{name}": value for name, value in found.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was added up so far, as plain data; waits for the device."""
+        return {
+            "n_items": self.n_items[:],
+            "losses": self.losses.read()[:],
+            "values": {name: scalars.read()[:] for name, scalars in self.values.items()},
+            "objects": [state_of(metric) for metric in self.objects],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.n_items, self.losses = state["n_items"][:], Scalars(state["losses"][:])
+        self.values = {name: Scalars(values[:]) for name, values in state["values"].items()}
+        for metric, each in zip(self.objects, state["objects"], strict=True):
+            put_state(metric, each, self.device)
+
+
+def state_of(metric: Any) -> dict[str, Any]:
+    """What a metric has added up: of torchmetrics' all states, of others their attributes or `state_dict`."""
+    if isinstance(metric, Mapping) or hasattr(metric, "items"):  # a MetricCollection
+        return {name: state_of(each) for name, each in metric.items()}
+    if hasattr(metric, "metric_state"):  # its state_dict leaves states out that are not persistent
+        return {**metric.metric_state, "_update_count": metric._update_count}
+    return copy.copy(metric.state_dict() if hasattr(metric, "state_dict") else vars(metric))
+
+
+def put_state(metric: Any, state: dict[str, Any], device: torch.device) -> None:
+    """Give a metric back what `state_of` gave, on a device."""
+    if isinstance(metric, Mapping) or hasattr(metric, "items"):
+        for name, each in metric.items():
+            put_state(each, state[name], device)
+        return
+    moved = map_tensors(copy.deepcopy(state), lambda leaf: leaf.to(device))
+    if hasattr(metric, "load_state_dict") and not hasattr(metric, "metric_state"):
+        metric.load_state_dict(moved)
+        return
+    for name, value in moved.items():
+        setattr(metric, name, value)
 
 
 def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:

@@ -162,11 +162,21 @@ class LogRMSE(Callback):
     """
 
     order = Order.REPORT
+    state = ("under_way",)
 
     def __init__(self, every: str | Every = "1 step", *, name: str | None = None):
         super().__init__(name=name)
         self.every = Every(every)
         self._losses, self._n_items = Scalars(), array("d")
+
+    @property
+    def under_way(self) -> tuple[array[float], array[float]]:
+        """Losses and numbers of items of the pass under way, where a line is printed an epoch."""
+        return self._losses.read()[:], self._n_items[:]
+
+    @under_way.setter
+    def under_way(self, kept: tuple[array[float], array[float]]) -> None:
+        self._losses, self._n_items = Scalars(kept[0][:]), kept[1][:]
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.every.start(learn)

@@ -30,6 +30,20 @@ class Recorder(Callback):
     """
 
     order = Order.REPORT
+    state = ("seconds",)
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__(name=name)
+        self._begun: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the epoch under way has taken; 0 where there is none."""
+        return 0.0 if self._begun is None else time.perf_counter() - self._begun
+
+    @seconds.setter
+    def seconds(self, seconds: float) -> None:
+        self._begun = time.perf_counter() - seconds if seconds else None
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._begun = time.perf_counter()  # an epoch may be cancelled before this plug-in hears of it
@@ -42,13 +56,15 @@ class Recorder(Callback):
             learn.history.add_step(learn.loss, learn.optimizer.param_groups[0]["lr"])
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        learn.history.add_epoch(learn.results, time.perf_counter() - self._begun)
+        learn.history.add_epoch(learn.results, self.seconds)
+        self._begun = None
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         if learn.stop_reason:
             learn.history.stops.append((len(learn.history) - 1, learn.stop_reason))
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._begun = None
         learn.history.read()
 
 

@@ -180,12 +180,14 @@ class Data:
             TypeError, ValueError: tensors of different lengths, an impossible split or batch size.
         """
         tensors, n_inputs = as_tensors(inputs, targets)
+        seed_was_given = seed is not None
         seed, batch_size = check_seed(seed), check_batch_size(batch_size)
         if isinstance(valid, (tuple, list)):
             held_out = check_valid(valid, len(tensors), n_inputs)
         else:
             tensors, held_out = split_at_random(tensors, valid, seed)
         train = TensorLoader(tensors, batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed)
+        train.seed_was_given = shuffle and seed_was_given
         return cls(train, None if held_out is None else TensorLoader(held_out, 2 * batch_size), n_inputs)
 
     @classmethod

@@ -59,15 +59,13 @@ def stray(cancel: Cancel, owner: str) -> RuntimeError:
 
 
 def clean_up(learn: Any) -> None:
-    """Drop the gradients of a fit that failed; call every `cleanup_fit`, last first, whatever the others do.
+    """Call every `cleanup_fit`, last first, whatever the others do; drop the gradients of a fit that failed.
 
     Raises:
         BaseException: the first error of a `cleanup_fit`, where no other error is on its way; else it is
             added as a note.
     """
     failed: BaseException | None = learn.error
-    if failed is not None:
-        learn.model.zero_grad()
     first: BaseException | None = None
     for plugin in reversed(list(learn.callbacks)):
         try:
@@ -81,6 +79,8 @@ def clean_up(learn: Any) -> None:
             else:
                 error.add_note(shown)
                 first = error
+    if failed is not None:
+        learn.model.zero_grad()
     if first is not None:
         learn.error = first
         raise first
@@ -96,6 +96,13 @@ def plugin_at(frames: list[FrameType]) -> str | None:
         if isinstance(owner, Callback) and frame.f_code.co_name in EVENTS + OPERATIONS:
             return f"{describe(owner)}.{frame.f_code.co_name}"
     return None
+
+
+def while_fetching(error: BaseException | None) -> bool:
+    """Did it come up in the loop's data, with no batch and no plug-in under way?"""
+    frames = [] if error is None else [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    functions = {frame.f_code.co_name for frame in frames}
+    return "_batches" in functions and "_batch" not in functions and plugin_at(frames) is None
 
 
 def plugin_note(frames: list[FrameType]) -> str | None:

@@ -23,6 +23,8 @@ def interruptible(learn: Any) -> Iterator[None]:
     """
     kept: dict[int, Any] = {}
     received: list[int] = []
+    if not learn.fitting:
+        learn.interrupted = None
     process = os.getpid()
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -31,7 +33,7 @@ def interruptible(learn: Any) -> Iterator[None]:
         if received:
             raise KeyboardInterrupt(f"{SIGNALS[signal.Signals(number)]} a second time")
         received.append(number)
-        learn.stop(f"interrupted by {SIGNALS[signal.Signals(number)]}")
+        learn.interrupted = f"interrupted by {SIGNALS[signal.Signals(number)]}"
         print(
             f"\n{SIGNALS[signal.Signals(number)]}: ending this batch; again to abort at once", file=sys.stderr
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from callbacks.contract import Callback, Direction
 from callbacks.metrics import Metrics
 from callbacks.recorder import History
 from callbacks.registry import Callbacks
-from learner import inference, snapshots
+from learner import checkpoint, inference, resumption, snapshots
 from learner.arguments import as_optimizer, check_loss_func, check_model, check_n_epochs, suggest_keywords
 from learner.checks import preflight
 from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, listeners_of, with_defaults
@@ -21,6 +22,7 @@ from learner.data import as_data
 from learner.explain import explain
 from learner.interrupt import interruptible
 from learner.loop import Loop
+from learner.resumption import Resume
 
 Plugin = Callback | type[Callback]
 
@@ -63,8 +65,23 @@ class Learner(Loop):
         )
 
     @suggest_keywords
-    def fit(self, n_epochs: int, callbacks: Iterable[Plugin] = ()) -> History:
+    def fit(
+        self,
+        n_epochs: int,
+        callbacks: Iterable[Plugin] = (),
+        *,
+        resume: Resume = "never",
+        allow: Iterable[str] = (),
+    ) -> History:
         """Train for `n_epochs` epochs; `callbacks` are there for this fit only.
+
+        Args:
+            n_epochs: how many, those of a run that goes on included.
+            callbacks: further plug-ins.
+            resume: with `"auto"` the same script, started again, goes on where its `Checkpoint` was saved
+                last, or begins where there is none; `"must"` refuses to begin; `"never"` refuses to go on.
+            allow: what may differ from the run that goes on, as `("batch_size",)`; the message of a refusal
+                has the names.
 
         Returns:
             The history, continuous over several fits.
@@ -76,7 +93,11 @@ class Learner(Loop):
         if self.fitting:
             raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
         with interruptible(self), self.added(*preflight.preflight(), *as_list(callbacks, "callbacks")):
-            self._fit(n_epochs)
+            point = resumption.find(self, n_epochs, resume, allow)
+            if point is not None and point.is_of_a_later_fit:
+                self.n_fits += 1
+            else:
+                self._fit(n_epochs, point)
         return self.history
 
     @property
@@ -184,6 +205,37 @@ class Learner(Loop):
         """Leave no trace: everything that a snapshot holds, gradients too, is put back at the block's end."""
         with snapshots.sandbox(self):
             yield self
+
+    def save(self, path: str | Path, *, at: checkpoint.At | None = None) -> Path:
+        """Write all that decides the future into one file: what a snapshot holds, and more.
+
+        Args:
+            path: the file; it is replaced when the new one is whole on disk. `torch.load(path)["model"]` are
+                the weights and buffers.
+            at: of a plug-in that saves: where the fit is, so that `fit(resume="auto")` can go on from there.
+
+        Returns:
+            The file's absolute path.
+
+        Raises:
+            FloatingPointError: weights are NaN or infinite.
+            TypeError: a plug-in's state holds something that cannot be kept; the message names its place.
+            OSError: the file cannot be written.
+        """
+        return checkpoint.save(self, path, at)
+
+    def load(self, path: str | Path, *, only: Literal["model"] | None = None) -> None:
+        """Put back what `save` or a `Checkpoint` has written.
+
+        Args:
+            path: the file.
+            only: `"model"` for weights and buffers alone, whatever the optimizer and plug-ins are.
+
+        Raises:
+            CheckpointError: the file is damaged, of another kind, or not there.
+            ValueError: it is of another model, optimizer or composition; nothing has been changed then.
+        """
+        checkpoint.put_file(self, path, only)
 
     def explain(self) -> None:
         """Print the composed loop: for each event and operation who is called, in which order, why there."""

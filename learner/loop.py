@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
 from callbacks.recorder import History
-from learner import errors, inference, snapshots
+from learner import errors, inference, positions, snapshots
 from learner.checks import preflight
 from learner.data import Data
 from learner.loaders import n_batches_of
@@ -19,8 +19,11 @@ from learner.loaders import n_batches_of
 # What a pass over data changes, and a pass beside a fit puts back.
 PASS_STATE = (
     *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached"),
-    *("training", "batch_idx", "n_batches", "results", "stop_reason"),
+    *("training", "batch_idx", "n_batches", "results", "stop_reason", "_mark", "_resume"),
 )
+
+if TYPE_CHECKING:
+    from learner.resumption import Resumption
 
 Modes = list[tuple[nn.Module, bool]]
 
@@ -51,17 +54,25 @@ class Loop:
     stop_reason: str | None = None
     error: BaseException | None = None
     fitting = False
+    interrupted: str | None = None
+    n_fits = 0  # that have come to their end
+    groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
+    resumed = marks_passes = False
+    _mark: dict[str, Any] | None = None  # what the pass under way draws from, taken at its beginning
+    _resume: Resumption | None = None  # where a checkpoint was, until the fit has gone on there
     _on: dict[str, Callable[[Any], Any]]  # all who listen to an event, as one callable
     _do: dict[str, Callable[[Any], Any]]  # who does an operation
 
-    def _fit(self, n_epochs: int) -> None:
+    def _fit(self, n_epochs: int, resume: Resumption | None = None) -> None:
         self.n_epochs, self.epoch, self.stop_reason, self.error = n_epochs, 0, None, None
+        self._resume, self.resumed = resume, resume is not None
         modes = modes_of(self.model)
         self.fitting = True
         try:
             preflight.check_before_fit(self)
             self._do["zero_grad"](self)  # what a cancelled fit has left
             self._epochs()
+            self.n_fits += not self.interrupted
         except BaseException as error:
             self.error = errors.with_place(error, self)
             if self.error is error:
@@ -74,7 +85,8 @@ class Loop:
     def _epochs(self) -> None:
         try:
             self._on["before_fit"](self)
-            for self.epoch in range(0 if self.stop_reason else self.n_epochs):
+            first = self._resume.begin(self) if self._resume else 0
+            for self.epoch in range(first, first if self.stop_reason else self.n_epochs):
                 self._epoch()
                 if self.stop_reason:
                     break
@@ -86,7 +98,7 @@ class Loop:
         self.results = {}
         try:
             self._on["before_epoch"](self)
-            if not self.stop_reason:
+            if not (self.stop_reason or (self._resume and self._resume.in_validation)):
                 self._train()
             if self.data.valid is not None and not self.stop_reason:
                 self._validate(self.data.valid)
@@ -126,7 +138,12 @@ class Loop:
         if self.stop_reason:
             return
         n_seen = 0
-        for n_seen, self.batch in enumerate(self.data.batches(loader), start=1):
+        if self._resume:
+            n_seen, batches = self._resume.go_on(self, loader)
+        else:
+            self._mark = positions.mark(loader) if self.marks_passes else None
+            batches = self.data.batches(loader)
+        for n_seen, self.batch in enumerate(batches, start=n_seen + 1):
             self.batch_idx = n_seen - 1
             self._batch()
             if self.stop_reason:
@@ -147,6 +164,8 @@ class Loop:
             if self.training:
                 self._do["zero_grad"](self)
             return
+        if self.interrupted:
+            self.stop(self.interrupted)  # only here: a checkpoint of this batch is to know
         self._on["after_batch"](self)
 
     def _run_model(self) -> None:
@@ -175,7 +194,7 @@ class Loop:
         """Do something in evaluation mode beside the fit, or without one; the loop's state is put back."""
         kept = {name: getattr(self, name) for name in PASS_STATE}
         modes = modes_of(self.model)
-        self.results, self.stop_reason = {}, None
+        self.results, self.stop_reason, self._resume = {}, None, None
         self._begin_pass((), training=False)
         try:
             yield
@@ -262,6 +281,11 @@ class Loop:
         if type(first) is Tensor and first.ndim:
             return first.shape[0]
         return inference.n_items_of(inputs, self.targets)
+
+    @property
+    def failed_between_batches(self) -> bool:
+        """Did the fit's error come up while a batch was fetched, so that the one before it is whole?"""
+        return self.batch is not None and errors.while_fetching(self.error)
 
     @property
     def device(self) -> torch.device:

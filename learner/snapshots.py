@@ -15,17 +15,25 @@ from torch import Tensor
 from learner.tensors import TensorLoader, counted
 
 CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "training")
+EXTRA = "_extra_state"  # how torch ends the key of what a module's get_extra_state gives
 
 
 def take(learn: Any) -> dict[str, Any]:
-    """Copy weights, buffers, optimizer, plug-in state, random state, loaders' state, clock and history."""
+    """A copy of `state_of`."""
+    state = state_of(learn)
+    model = {name: tensor.clone() for name, tensor in state.pop("model").items()}
+    return {"model": model, **copy.deepcopy(state)}
+
+
+def state_of(learn: Any) -> dict[str, Any]:
+    """Weights, buffers, optimizer, plug-in, random and loaders' state, clock and history: no copy."""
     return {
-        "tensors": {name: tensor.detach().clone() for name, tensor in named_tensors(learn.model)},
-        "optimizer": copy.deepcopy(learn.optimizer.state_dict()) if learn.optimizer is not None else None,
-        "callbacks": {plugin.name: copy.deepcopy(plugin.state_dict()) for plugin in learn.callbacks},
-        "loaders": {
-            name: copy.deepcopy(loader.state_dict()) for name, loader in loaders_with_state(learn.data)
-        },
+        "model": {name: tensor.detach() for name, tensor in named_tensors(learn.model)},
+        "extra": extra_states(learn.model),
+        "frozen": [name for name, each in learn.model.named_parameters() if not each.requires_grad],
+        "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
+        "callbacks": {plugin.name: plugin.state_dict() for plugin in learn.callbacks},
+        "loaders": {name: loader.state_dict() for name, loader in loaders_with_state(learn.data)},
         "random": random_states(),
         "clock": {name: getattr(learn, name) for name in CLOCK},
         "history": learn.history.state_dict(),
@@ -36,14 +44,10 @@ def take(learn: Any) -> dict[str, Any]:
 def put_back(learn: Any, snapshot: dict[str, Any]) -> None:
     """Put a snapshot back, after a check that it fits; the snapshot stays usable."""
     check_fits(learn, snapshot)
-    with torch.no_grad():
-        for name, tensor in named_tensors(learn.model):
-            tensor.copy_(snapshot["tensors"][name])
+    put_plugins(learn, snapshot["callbacks"])  # what users wrote comes first: it may refuse
+    put_tensors(learn.model, snapshot)
     if learn.optimizer is not None and snapshot["optimizer"] is not None:
-        learn.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
-    for plugin in learn.callbacks:
-        if plugin.name in snapshot["callbacks"]:
-            plugin.load_state_dict(copy.deepcopy(snapshot["callbacks"][plugin.name]))
+        put_optimizer(learn.optimizer, snapshot["optimizer"])
     for name, loader in loaders_with_state(learn.data):
         if name in snapshot["loaders"]:
             loader.load_state_dict(copy.deepcopy(snapshot["loaders"][name]))
@@ -54,14 +58,52 @@ def put_back(learn: Any, snapshot: dict[str, Any]) -> None:
     set_random_states(snapshot["random"])
 
 
+def put_plugins(learn: Any, states: dict[str, Any]) -> None:
+    """Give the plug-ins their states; where one refuses, all keep those that they had."""
+    found = [plugin for plugin in learn.callbacks if plugin.name in states]
+    kept = [copy.deepcopy(plugin.state_dict()) for plugin in found]
+    for plugin in found:
+        try:
+            plugin.load_state_dict(copy.deepcopy(states[plugin.name]))
+        except Exception as error:
+            for each, state in zip(found, kept, strict=True):
+                each.load_state_dict(state)
+            error.add_note(f"in the plug-in {plugin.name!r}, which was given the state it had saved")
+            raise
+
+
+def put_tensors(model: torch.nn.Module, snapshot: dict[str, Any]) -> None:
+    """Put weights and buffers back, what modules keep beside them, and what was frozen."""
+    with torch.no_grad():
+        for name, tensor in named_tensors(model):
+            tensor.copy_(snapshot["model"][name])
+    for name, module in model.named_modules():
+        key = f"{name}.{EXTRA}" if name else EXTRA
+        if key in snapshot["extra"]:
+            module.set_extra_state(copy.deepcopy(snapshot["extra"][key]))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in snapshot["frozen"])
+
+
+def put_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state with the dtypes that it had, which torch casts to the parameters'."""
+    optimizer.load_state_dict(copy.deepcopy(state))
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        kept, loaded = state["state"].get(number, {}), optimizer.state.get(parameter, {})
+        for key, value in kept.items():
+            if isinstance(value, Tensor) and value.dtype != loaded[key].dtype:
+                loaded[key] = value.to(loaded[key].device, copy=True)
+
+
 @contextmanager
 def sandbox(learn: Any) -> Iterator[None]:
     """Put back, at the end, all that a snapshot holds, gradients, modes, plug-ins and how the fit ended."""
     snapshot = take(learn)
     gradients = [(parameter, parameter.grad) for parameter in learn.model.parameters()]
-    frozen = [(parameter, parameter.requires_grad) for parameter in learn.model.parameters()]
     modes = [(module, module.training) for module in learn.model.modules()]
-    ending, plugins = (learn.stop_reason, learn.error), tuple(learn.callbacks)
+    ending, plugins = (learn.stop_reason, learn.error, learn.n_fits), tuple(learn.callbacks)
     for parameter, _ in gradients:
         parameter.grad = None
     try:
@@ -71,21 +113,19 @@ def sandbox(learn: Any) -> Iterator[None]:
             *(plugin for plugin in learn.callbacks if not any(plugin is kept for kept in plugins))
         )
         put_back(learn, snapshot)
-        learn.stop_reason, learn.error = ending
+        learn.stop_reason, learn.error, learn.n_fits = ending
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        for parameter, trainable in frozen:
-            parameter.requires_grad_(trainable)
         for module, mode in modes:
             module.training = mode
 
 
 def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
     """Refuse a snapshot of another model, before anything is changed."""
-    if not isinstance(snapshot, dict) or "tensors" not in snapshot:
+    if not isinstance(snapshot, dict) or "model" not in snapshot:
         raise ValueError(f"restore was given {type(snapshot).__name__}: pass what learn.snapshot() gave.")
     now = {name: tuple(tensor.shape) for name, tensor in named_tensors(learn.model)}
-    then = {name: tuple(tensor.shape) for name, tensor in snapshot["tensors"].items()}
+    then = {name: tuple(tensor.shape) for name, tensor in snapshot["model"].items()}
     if now != then:
         names = [name for name in now | then if now.get(name) != then.get(name)]
         raise ValueError(
@@ -97,6 +137,16 @@ def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
 def named_tensors(model: torch.nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and all buffers, those outside of the state dict too."""
     return [*model.named_parameters(), *model.named_buffers()]
+
+
+def extra_states(model: torch.nn.Module) -> dict[str, Any]:
+    """What modules keep beside tensors, by the keys that torch gives it."""
+    empty = torch.nn.Module.get_extra_state
+    return {
+        f"{name}.{EXTRA}" if name else EXTRA: module.get_extra_state()
+        for name, module in model.named_modules()
+        if type(module).get_extra_state is not empty
+    }
 
 
 def loaders_with_state(data: Any) -> list[tuple[str, Any]]:

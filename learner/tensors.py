@@ -37,6 +37,7 @@ class TensorLoader:
         self.n_items, self.batch_size = len(self.tensors[0]), check_batch_size(batch_size)
         self.shuffle, self.drop_last = shuffle, drop_last
         self.seed = check_seed(seed) if shuffle else 0
+        self.seed_was_given = shuffle and seed is not None
         self.epoch = 0
 
     def __len__(self) -> int:

@@ -1,0 +1,302 @@
+"""Save the run as it goes, so that nothing is lost: when, where, and which files stay."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import uuid
+import warnings
+from pathlib import Path
+from typing import IO, Any
+
+from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order
+from callbacks.every import Every
+from callbacks.stopping import Best
+
+FILE = re.compile(r"(step|best)-(\d{9,})\.pt")
+LEFTOVER = re.compile(r"(step|best)-\d{9,}\.pt\.tmp")
+LOCK = ".lock"
+
+held: set[Path] = (
+    set()
+)  # folders that this process saves to: a lock of the system does not tell its own holder
+
+
+class Checkpoint(Callback):
+    """Save all that decides the future of a run, so that `fit(resume="auto")` goes on with the same bits.
+
+    A file `step-<global step>.pt` is written at each interval, at the end of the fit, and when Ctrl-C, SIGTERM
+    or a loader's failure ends it; the newest `keep` stay. One of the best epoch, `best-<global step>.pt`, is
+    kept beside them. Each is written to a temporary file beside it, flushed to disk, and renamed, so that a
+    run that is killed while it writes still has the one before.
+
+    A full disk ends no training: it is told, and tried again at the next interval. After two failures in a
+    row, or where it was the last save, the error is raised.
+
+    Args:
+        folder: where the files are, as `"runs/first"`; it is made. Of a recipe's run it is below the run's.
+        every: how often, as in `"1 epoch"`, `"200 steps"` or `"10 minutes"`.
+        keep: so many of the newest files stay, at least 1; None for all.
+        best: the name of a result, as `"valid_loss"`, of whose best epoch a file is kept.
+        mode: `"min"` or `"max"` for `best`; by default the way that the loss or metric tells.
+
+    Attributes:
+        best: the best value so far; None before there is one. NaN is never better.
+        best_epoch: when that was, from 0 in each fit.
+
+    Raises:
+        FileExistsError: before the first step, the folder holds a run, and `fit` was not told to resume.
+        RuntimeError: before the first step, another process saves to the folder.
+        OSError: before the first step, the folder cannot be written to; or the disk stayed full.
+        ValueError, TypeError: a setting cannot be used, or a plug-in's state cannot be kept.
+    """
+
+    order = Order.SAVE
+    state = ("best", "best_epoch")
+    MAX_FAILURES = 2  # in a row
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every: str | Every = "1 epoch",
+        keep: int | None = 3,
+        best: str | None = None,
+        *,
+        mode: Direction | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+            raise TypeError(f"Checkpoint(folder={folder!r}): pass a folder's name, as 'runs/first'.")
+        if keep is not None and (type(keep) is not int or keep < 1):
+            raise ValueError(
+                f"Checkpoint(keep={keep!r}): write how many files stay, 1 or more, or None for all."
+            )
+        self.folder, self.every, self.keep, self.monitor = Path(folder), Every(every), keep, best
+        self._best = None if best is None else Best(best, owner="Checkpoint", mode=mode)
+        self._folder: Path | None = None
+        self._lock: IO[str] | None = None
+        self._is_ours = False  # has this plug-in begun the run in the folder?
+        self._reset()
+
+    def _reset(self) -> None:
+        self._n_failures = 0
+        self._in_epoch = False
+
+    @property
+    def best(self) -> float | None:
+        """The best value so far."""
+        return self._best and self._best.value
+
+    @best.setter
+    def best(self, value: float | None) -> None:
+        if self._best is not None:
+            self._best.value = value
+
+    @property
+    def best_epoch(self) -> int | None:
+        """When that was, from 0 in each fit."""
+        return self._best and self._best.epoch
+
+    @best_epoch.setter
+    def best_epoch(self, epoch: int | None) -> None:
+        if self._best is not None:
+            self._best.epoch = epoch
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._reset()
+        self._folder = self._folder or self.folder.absolute()  # should the fit change the working directory
+        self._lock = self._lock or open_folder(self._folder)
+        if not (learn.resumed or self._is_ours) and checkpoints_in(self._folder):
+            self.cleanup_fit(learn)
+            raise FileExistsError(
+                f"{self.folder} holds a run already ({checkpoints_in(self._folder)[0].name}), which is not "
+                "written over. To go on with it: fit(..., resume='auto'). To begin another: pass another "
+                "folder to Checkpoint, or delete this one."
+            )
+        remove_leftovers(self._folder)
+        self._is_ours = learn.marks_passes = True
+        self.every.start(learn)
+        if self._best is not None:
+            value, epoch = self._best.value, self._best.epoch
+            self._best.begin(learn)
+            self._best.value, self._best.epoch = value, epoch  # the best of all fits
+
+    def before_epoch(self, learn: LearnerProtocol) -> None:
+        self._in_epoch = True
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if was_interrupted(learn) or self.every.after_batch(learn):
+            self._save(learn, "batch")
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._in_epoch = False
+        if was_interrupted(learn):
+            return  # in the middle of a pass, where it was saved
+        is_better = self._best is not None and self._best.update(learn)
+        is_last = bool(learn.stop_reason) or learn.epoch + 1 == learn.n_epochs
+        if is_last or is_better or self.every.after_epoch(learn):
+            self._save(learn, "epoch", is_last=is_last, is_best=bool(is_better))
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        if self._in_epoch and not was_interrupted(learn):  # CancelFit ended it
+            self._save(learn, "end", is_last=True)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        try:
+            if self._lock is not None and learn.error is not None and learn.failed_between_batches:
+                self._save(learn, "batch")
+        finally:
+            if self._lock is not None and self._folder is not None:
+                close_folder(self._folder, self._lock)
+                learn.marks_passes = False
+            self._lock = self._folder = None
+
+    def _save(self, learn: LearnerProtocol, at: Any, *, is_last: bool = False, is_best: bool = False) -> None:
+        assert self._folder is not None
+        path = self._folder / f"step-{learn.global_step:09}.pt"
+        try:
+            if not self._folder.is_dir():  # someone has deleted it
+                self._lock = open_folder(self._folder, self._lock)
+            learn.save(path, at=at)
+            if is_best:
+                keep_as_best(path)
+        except OSError as error:
+            self._fail(error, path, is_last)
+            return
+        self._n_failures = 0
+        prune(self._folder, self.keep)
+
+    def _fail(self, error: OSError, path: Path, is_last: bool) -> None:
+        """Tell of a save that failed; raise it where there will be no other, or too many have."""
+        self._n_failures += 1
+        if is_last or self._n_failures >= self.MAX_FAILURES:
+            error.add_note(
+                f"{path} was not written ({self._n_failures} in a row). The checkpoints before it are whole, and "
+                "the weights are in memory: learn.save('elsewhere.pt') keeps them."
+            )
+            raise error
+        notes = " ".join(getattr(error, "__notes__", ()))
+        warnings.warn(
+            f"{path} was not written: {error}. {notes} Training goes on, the checkpoints before it are whole; "
+            "the next interval tries again.",
+            LearnerWarning,
+            stacklevel=3,
+        )
+
+
+def was_interrupted(learn: LearnerProtocol) -> bool:
+    """Does the fit end because Ctrl-C or SIGTERM asked for it?"""
+    return learn.interrupted is not None and learn.stop_reason == learn.interrupted
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the newest first: by step, not by the time of the file."""
+    found = [each for each in folder.glob("*.pt") if FILE.fullmatch(each.name)]
+    return sorted(found, key=lambda path: (step_of(path), path.name), reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The global step in a checkpoint's name."""
+    match = FILE.fullmatch(path.name)
+    return int(match.group(2)) if match else -1
+
+
+def prune(folder: Path, keep: int | None) -> None:
+    """Remove all but the newest; the best ones stay."""
+    if keep is not None:
+        for path in [each for each in checkpoints_in(folder) if each.name.startswith("step")][keep:]:
+            path.unlink(missing_ok=True)
+
+
+def keep_as_best(path: Path) -> None:
+    """Have a checkpoint under the name of the best as well, then remove the best one before."""
+    target = path.with_name(path.name.replace("step", "best"))
+    temporary = target.with_name(f"{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, temporary)
+    temporary.replace(target)
+    for other in path.parent.glob("best-*.pt"):
+        if FILE.fullmatch(other.name) and other != target:
+            other.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process has left half written; the folder is locked, so nobody writes now."""
+    for path in folder.glob("*.tmp"):
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def open_folder(folder: Path, lock: IO[str] | None = None) -> IO[str]:
+    """Make the folder, try to write to it, and lock it against other processes.
+
+    Raises:
+        RuntimeError: another process, or another learner of this one, saves to it.
+        OSError: it cannot be written to.
+    """
+    if lock is not None:
+        close_folder(folder, lock)
+    if folder in held:
+        raise RuntimeError(
+            f"{folder}: another learner of this process saves to it. Give each its own folder."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"probe-{uuid.uuid4().hex}.tmp"
+        probe.write_bytes(b"\0")
+        probe.unlink()
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        error.add_note(f"Checkpoint({str(folder)!r}): pass a folder that can be written to.")
+        raise
+    try:
+        lock_file(file)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
+            return file
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise RuntimeError(
+            f"{folder}: another process saves to it ({owner}). Wait until it has ended, or pass another folder; "
+            "two runs in one folder would mix their files."
+        ) from None
+    file.truncate(0)
+    file.write(
+        f"process {os.getpid()} on {os.uname().nodename if hasattr(os, 'uname') else 'this machine'}\n"
+    )
+    file.flush()
+    held.add(folder)
+    return file
+
+
+def close_folder(folder: Path, lock: IO[str]) -> None:
+    """Unlock it for others."""
+    held.discard(folder)
+    lock.close()  # which unlocks it; the empty file stays, as another process may be about to lock it
+
+
+def lock_file(file: IO[str]) -> None:
+    """Lock an open file against other processes.
+
+    A lock of the process, not of the file: a loader's workers, which inherit open files and may outlive a
+    killed run by seconds, hold none.
+
+    Raises:
+        OSError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

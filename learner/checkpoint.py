@@ -1,0 +1,169 @@
+"""What a checkpoint holds, what it must agree with, and how it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from learner import files, positions, snapshots
+from learner.fingerprint import differences, fingerprint
+from learner.plain import from_plain, to_plain
+
+At = Literal["batch", "epoch", "end"]
+
+# Without these a file is none of ours; each is put back.
+PIECES = (
+    *("model", "extra", "frozen", "optimizer", "callbacks", "loaders", "generators", "random", "clock"),
+    *("history", "results", "gradients", "fit", "fingerprint"),
+)
+
+
+def save(learn: Any, path: str | Path, at: At | None = None) -> Path:
+    """Write all that decides the future of a learner into one file.
+
+    Args:
+        learn: the learner.
+        path: the file; one that is there is replaced, when the new one is whole on disk.
+        at: where the fit is, for a file from which a fit can go on: after a batch, after an epoch, or at an
+            end that a cancel has made. None: a file to load by hand.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        FloatingPointError: weights are NaN or infinite.
+        TypeError: a plug-in's state holds something that is no plain data.
+        OSError: the file cannot be written.
+    """
+    path = Path(path).absolute()
+    check_finite(learn.model, path)
+    files.write(path, to_plain(contents_of(learn, at), ""))
+    return path
+
+
+def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
+    """What a file holds, by piece; nothing is copied."""
+    return {
+        "format": files.FORMAT,
+        **state_of(learn),
+        "generators": {name: positions.generator_states(each) for name, each in parts_with_generators(learn)},
+        "gradients": {
+            name: each.grad for name, each in learn.model.named_parameters() if each.grad is not None
+        },
+        "fit": {
+            "index": learn.n_fits,
+            "n_epochs": learn.n_epochs,
+            "groups": learn.groups_begun,
+            "stop_reason": None if learn.interrupted else learn.stop_reason,
+            "position": None if at is None else position_of(learn, at),
+            "mark": learn._mark if at == "batch" else None,
+            "now": positions.now(loader_under_way(learn)) if at == "batch" else None,
+        },
+        "fingerprint": fingerprint(learn),
+    }
+
+
+def state_of(learn: Any) -> dict[str, Any]:
+    """What a snapshot holds; an error in a plug-in's `state_dict` names it."""
+    for plugin in learn.callbacks:
+        try:
+            plugin.state_dict()
+        except Exception as error:
+            error.add_note(f"in {type(plugin).__name__}.state_dict, of the plug-in {plugin.name!r}")
+            raise
+    return snapshots.state_of(learn)
+
+
+def position_of(learn: Any, at: At) -> dict[str, Any]:
+    """Where the fit is: what comes next is batch `n_done` of a pass, or, where `phase` is None, an epoch."""
+    if at == "batch":
+        phase = "train" if learn.training else "validate"
+        return {"epoch": learn.epoch, "phase": phase, "n_done": learn.batch_idx + 1, "ended": False}
+    ended = at == "end" or bool(learn.stop_reason and not learn.interrupted)
+    return {"epoch": learn.epoch + 1, "phase": None, "n_done": 0, "ended": ended}
+
+
+def loader_under_way(learn: Any) -> Any:
+    """The loader of the pass."""
+    return learn.data.train if learn.training else learn.data.valid
+
+
+def parts_with_generators(learn: Any) -> Iterator[tuple[str, Any]]:
+    """What may hold random generators of its own."""
+    yield "train", learn.data.train
+    yield "valid", learn.data.valid
+    for name, module in learn.model.named_modules():
+        yield f"model.{name}", module
+
+
+def check_finite(model: torch.nn.Module, path: Path) -> None:
+    """Refuse weights that nobody can go on from; one wait for the device.
+
+    Buffers may be infinite, as the masks of transformers are, but not NaN.
+    """
+    sums = [each.detach().sum(dtype=torch.float64) for each in model.parameters() if each.is_floating_point()]
+    if not sums or torch.isfinite(torch.stack([each.cpu() for each in sums])).all():
+        bad = [
+            name for name, each in model.named_buffers() if each.is_floating_point() and each.isnan().any()
+        ]
+    else:
+        bad = [name for name, each in model.named_parameters() if not torch.isfinite(each).all()]
+    if bad:
+        raise FloatingPointError(
+            f"{path.name} was not written: {bad[0]!r} holds NaN or infinity"
+            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and a run cannot go on from that. The "
+            "checkpoints before it are as they were. Lower the learning rate or clip the gradients."
+        )
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a file and check that all pieces are there.
+
+    Raises:
+        CheckpointError: it cannot be used; the message says why.
+    """
+    path = Path(path).absolute()
+    contents = files.read(path)
+    missing = [piece for piece in PIECES if piece not in contents]
+    if missing:
+        raise files.CheckpointError(
+            f"{path} lacks {', '.join(map(repr, missing))}, so a run cannot go on from it: take another "
+            "checkpoint. It may have been written by other code."
+        )
+    return from_plain(contents)
+
+
+def put_file(learn: Any, path: str | Path, only: Literal["model"] | None) -> None:
+    """Put back what a file holds, or its weights and buffers alone."""
+    if only not in (None, "model"):
+        raise ValueError(f"load(only={only!r}): there is 'model', and None for all.")
+    contents = load(path)
+    if only is None:
+        differences(
+            contents["fingerprint"], fingerprint(learn), Path(path), parts=("model", "optimizer", "callbacks")
+        )
+        put_back(learn, contents)
+    else:
+        differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=("model",))
+        snapshots.put_tensors(learn.model, contents)
+
+
+def put_back(learn: Any, contents: dict[str, Any], *, begun: bool = False) -> None:
+    """Put back all that a checkpoint holds.
+
+    Args:
+        learn: the learner, checked to agree.
+        contents: what `load` gave.
+        begun: with the optimizer's settings as they were when that fit began, as `before_fit` is to see.
+    """
+    if begun and contents["optimizer"] is not None and contents["fit"]["groups"] is not None:
+        optimizer = {**contents["optimizer"], "param_groups": contents["fit"]["groups"]}
+        contents = {**contents, "optimizer": optimizer}
+    snapshots.put_back(learn, contents)
+    for name, part in parts_with_generators(learn):
+        positions.set_generator_states(part, contents["generators"].get(name, {}))
+    for name, parameter in learn.model.named_parameters():
+        gradient = contents["gradients"].get(name)
+        parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)

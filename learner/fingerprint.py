@@ -1,0 +1,210 @@
+"""What a run must have in common with the checkpoint from which it goes on."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.contract import LearnerWarning
+from learner.loaders import n_batches_of
+from learner.snapshots import named_tensors
+from learner.tensors import TensorLoader
+
+N_SHOWN = 10  # of the names that differ
+N_SAMPLED = 4096  # values of a tensor that are looked at, so that large data costs nothing
+
+#: What may differ, where the user allows it by name.
+CHOICES = (
+    *("optimizer", "callbacks", "n_items", "batch_size", "n_batches", "drop_last", "sampler", "seed"),
+    *("content", "loader"),
+)
+# What may differ, with a warning: the bits can be others then.
+SOFT = ("torch", "python", "numpy", "plainlearner", "device", "n_workers")
+
+
+def fingerprint(learn: Any) -> dict[str, Any]:
+    """Names, shapes and dtypes; optimizer; data; plug-ins with state; versions. Plain data."""
+    return {
+        "model": {
+            name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in named_tensors(learn.model)
+        },
+        "optimizer": optimizer_of(learn),
+        "callbacks": {
+            plugin.name: type(plugin).__name__ for plugin in learn.callbacks if plugin.state_dict()
+        },
+        "data": {"train": loader_of(learn.data.train), "valid": loader_of(learn.data.valid)},
+        "versions": versions(learn),
+    }
+
+
+def optimizer_of(learn: Any) -> dict[str, Any]:
+    """The class, and the names of each group's parameters."""
+    names = {id(each): name for name, each in learn.model.named_parameters()}
+    groups = [] if learn.optimizer is None else learn.optimizer.param_groups
+    return {
+        "class": type(learn.optimizer).__name__,
+        "groups": [[names.get(id(each), "?") for each in group["params"]] for group in groups],
+    }
+
+
+def loader_of(loader: Any) -> dict[str, Any]:
+    """What a loader tells of itself."""
+    found = {"loader": type(loader).__name__, "n_batches": n_batches_of(loader)}
+    for name in ("batch_size", "drop_last"):
+        found[name] = plain_or_none(getattr(loader, name, None))
+    if isinstance(loader, TensorLoader):
+        found |= {"n_items": loader.n_items, "content": content_of(loader.tensors)}
+        found["seed"] = loader.seed if loader.seed_was_given else None
+    elif loader is not None:
+        found["n_items"] = n_batches_of(getattr(loader, "dataset", None))
+        found["sampler"] = type(getattr(loader, "sampler", None)).__name__
+        found["n_workers"] = plain_or_none(getattr(loader, "num_workers", None))
+    return found
+
+
+def content_of(tensors: Iterable[Tensor]) -> int:
+    """A checksum of some values of each tensor: other data, or another split, has another."""
+    found = 0
+    for tensor in tensors:
+        step = max(1, len(tensor) // N_SAMPLED)
+        rows = tensor[::step][:N_SAMPLED].flatten(1) if tensor.ndim > 1 else tensor[::step][:N_SAMPLED]
+        sample = (rows[:, :4] if rows.ndim > 1 else rows).contiguous().cpu()
+        found = zlib.crc32(sample.view(torch.uint8).numpy().tobytes(), found)
+    return found
+
+
+def plain_or_none(value: Any) -> Any:
+    """A number as it is."""
+    return value if isinstance(value, (bool, int)) else None
+
+
+def versions(learn: Any) -> dict[str, Any]:
+    """With what it was computed."""
+    device = learn.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    numpy = sys.modules.get("numpy")
+    return {
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "numpy": None if numpy is None else str(numpy.__version__),
+        "device": f"{device.type} ({name})",
+    }
+
+
+def differences(
+    then: dict[str, Any],
+    now: dict[str, Any],
+    path: Path,
+    *,
+    parts: Iterable[str] = ("model", "optimizer", "callbacks", "data"),
+    allow: Iterable[str] = (),
+) -> None:
+    """Compare two fingerprints.
+
+    Raises:
+        ValueError: they differ in what is not allowed to; every difference is told, with both values.
+    """
+    allow = check_allow(allow)
+    compare = {
+        "model": model_differences,
+        "optimizer": optimizer_differences,
+        "callbacks": plugin_differences,
+        "data": data_differences,
+    }
+    found = [each for part in parts for each in compare[part](then[part], now[part])]
+    faults = [f"{name}: {words}" for name, words in found if name not in (*allow, *SOFT)]
+    if faults:
+        names = sorted({name for name, _ in found if name in CHOICES and name not in allow})
+        cure = "Go on with what the run was begun with, or begin another in another folder."
+        if names:
+            cure += f" To go on all the same: allow=({', '.join(map(repr, names))},)."
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise ValueError(f"{path} is of another run (then, now):\n{lines}\n{cure}")
+    soft = [f"{name} {words}" for name, words in (*found, *version_differences(then, now)) if name in SOFT]
+    allowed = [f"{name}: {words}" for name, words in found if name in allow]
+    if soft or allowed:
+        warnings.warn(
+            f"going on from {path.name} with {'; '.join([*allowed, *soft])}: the run may not end with the "
+            "bits that it would have had.",
+            LearnerWarning,
+            stacklevel=4,
+        )
+
+
+def check_allow(allow: Iterable[str]) -> tuple[str, ...]:
+    """The names of what may differ."""
+    names = (allow,) if isinstance(allow, str) else tuple(allow)
+    for name in names:
+        if name not in CHOICES:
+            raise ValueError(f"allow={name!r}: there is no such difference. There are: {', '.join(CHOICES)}.")
+    return names
+
+
+def model_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Tensors that are missing, new, or of another shape or dtype."""
+    kinds = {
+        "missing from the file": [name for name in now if name not in then],
+        "only in the file": [name for name in then if name not in now],
+    }
+    for words, names in kinds.items():
+        if names:
+            yield "model", f"{listed(names)} {words}"
+    changed = [name for name in now if name in then and list(then[name]) != list(now[name])]
+    if changed:
+        shown = [f"{name} {describe(then[name])}, {describe(now[name])}" for name in changed]
+        yield "model", listed(shown)
+
+
+def describe(tensor: list[Any]) -> str:
+    """`(3, 4) float32`."""
+    shape, dtype = tensor
+    return f"{tuple(shape)} {dtype.removeprefix('torch.')}"
+
+
+def listed(names: list[str]) -> str:
+    """The first names, and how many there are."""
+    more = f" and {len(names) - N_SHOWN} more" if len(names) > N_SHOWN else ""
+    return f"{', '.join(names[:N_SHOWN])}{more}"
+
+
+def optimizer_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Another class, or other parameters in its groups."""
+    if then["class"] != now["class"]:
+        yield "optimizer", f"{then['class']}, {now['class']}"
+    elif then["groups"] != now["groups"]:
+        sizes = [" + ".join(str(len(group)) for group in each["groups"]) for each in (then, now)]
+        order = " in another order" if sizes[0] == sizes[1] else ""
+        yield "optimizer", f"groups of {sizes[0]} parameters, {sizes[1]}{order}"
+
+
+def plugin_differences(then: dict[str, str], now: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Plug-ins with state that are gone, new or of another class."""
+    for name in {**then, **now}:
+        if then.get(name) != now.get(name):
+            yield "callbacks", f"{name}: {then.get(name, 'not there')}, {now.get(name, 'not there')}"
+
+
+def data_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the loaders tell."""
+    for part in ("train", "valid"):
+        first, second = then[part], now[part]
+        for name in {**first, **second}:
+            if first.get(name) != second.get(name):
+                hint = " (other values, or another random split: give a seed)" if name == "content" else ""
+                yield name, f"{first.get(name)}, {second.get(name)} ({part}){hint}"
+
+
+def version_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Other software or hardware."""
+    for name in {**then["versions"], **now["versions"]}:
+        first, second = then["versions"].get(name), now["versions"].get(name)
+        if first != second:
+            yield name, f"{first}, now {second}"

@@ -1,0 +1,177 @@
+"""Go on where a checkpoint was: find it, check it, and lead the loop there."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from callbacks.checkpoint import Checkpoint, checkpoints_in
+from callbacks.contract import LearnerWarning
+from callbacks.schedule import TorchScheduler
+from learner import checkpoint, files, positions
+from learner.fingerprint import differences, fingerprint
+
+Resume = Literal["auto", "must", "never"]
+
+
+class Resumption:
+    """A checkpoint to go on from; the loop asks it where to begin.
+
+    Args:
+        contents: what the file holds.
+        path: the file.
+    """
+
+    def __init__(self, contents: dict[str, Any], path: Path):
+        self.contents, self.path = contents, path
+        self.fit = contents["fit"]
+        self.position = self.fit["position"]
+        self.is_of_a_later_fit = False  # this one had ended when it was saved
+
+    @property
+    def in_validation(self) -> bool:
+        """Was the training pass of its epoch over?"""
+        return self.position["phase"] == "validate"
+
+    def begin(self, learn: Any) -> int:
+        """Put everything back as it was, after all `before_fit`.
+
+        Returns:
+            The first epoch to do.
+        """
+        self._put_back(learn)
+        if self.position["phase"] is None:
+            learn._resume = None
+        if self.position["ended"]:
+            learn.stop_reason = self.fit["stop_reason"] or "the fit was cancelled"
+        return self.position["epoch"]
+
+    def go_on(self, learn: Any, loader: Any) -> tuple[int, Iterator[Any]]:
+        """Put everything back as it was after a batch of the pass that is about to go on.
+
+        Returns:
+            How many batches of the pass are done, and the others.
+        """
+        learn._resume, n_done = None, self.position["n_done"]
+        self._put_back(learn)
+        learn._mark = self.fit["mark"]
+        give = lambda: learn.data.batches(loader)  # noqa: E731
+        return n_done, positions.go_on(loader, give, self.fit["mark"], self.fit["now"], n_done)
+
+    def _put_back(self, learn: Any) -> None:
+        n_epochs, n_batches = learn.n_epochs, learn.n_batches
+        checkpoint.put_back(learn, self.contents)
+        learn.n_epochs, learn.n_batches = n_epochs, n_batches
+
+    def __str__(self) -> str:
+        n_epochs = self.fit["n_epochs"]
+        if self.position["phase"] is None:
+            return f"after epoch {self.position['epoch'] - 1} of {n_epochs}"
+        words = "batch" if self.position["phase"] == "train" else "validation batch"
+        return f"in epoch {self.position['epoch']} of {n_epochs}, after {words} {self.position['n_done'] - 1}"
+
+
+def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Resumption | None:
+    """The checkpoint from which a fit is to go on; the learner is put to its beginning.
+
+    Raises:
+        ValueError: there is no plug-in that saves, nothing to go on from, or a checkpoint of something else.
+        CheckpointError: all files are damaged.
+    """
+    check_resume(resume)
+    if Checkpoint in learn.callbacks and learn.optimizer is not None:
+        learn.groups_begun = copy.deepcopy(learn.optimizer.state_dict()["param_groups"])
+    if resume == "never":
+        return None
+    if Checkpoint not in learn.callbacks:
+        raise ValueError(
+            f"fit(resume={resume!r}): nothing saves this run. Add the plug-in that does: "
+            "callbacks=[Checkpoint('my_run')]."
+        )
+    folder = learn.callbacks[Checkpoint].folder.absolute()
+    found = newest_whole(folder)
+    if found is None:
+        if resume == "must":
+            raise ValueError(f"fit(resume='must'): there is no checkpoint in {folder}.")
+        print(f"nothing to go on from in {folder}: a new run begins")
+        return None
+    point = Resumption(checkpoint.load(found), found)
+    if point.position is None:
+        raise files.CheckpointError(f"{found} was written by learn.save, by hand: use learn.load for it.")
+    if point.fit["index"] < learn.n_fits:
+        return None  # another fit after the one that the file knows
+    point.is_of_a_later_fit = point.fit["index"] > learn.n_fits
+    if point.is_of_a_later_fit:
+        allow = (*allow, "callbacks")
+        print(f"fit {learn.n_fits} of this run has ended before: {found.name} is of fit {point.fit['index']}")
+    differences(point.contents["fingerprint"], fingerprint(learn), found, allow=allow)
+    if not point.is_of_a_later_fit:
+        check_n_epochs(learn, point, n_epochs)
+    checkpoint.put_back(learn, point.contents, begun=True)
+    learn.groups_begun = point.fit["groups"]
+    return point
+
+
+def check_resume(resume: Any) -> None:
+    """One of the three words."""
+    if resume not in ("auto", "must", "never"):
+        raise ValueError(
+            f"fit(resume={resume!r}): there are 'auto' (go on where there is something to go on from), 'must' "
+            "and 'never'."
+        )
+
+
+def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
+    """Say what is left to do.
+
+    Raises:
+        ValueError: more was done than is asked for.
+    """
+    done = point.position["epoch"]
+    if n_epochs < done or (n_epochs == done and point.position["phase"] is not None):
+        raise ValueError(
+            f"{point.path} is {point}, but fit was asked for {n_epochs}: ask for at least "
+            f"{done + (point.position['phase'] is not None)}, or begin another run in another folder."
+        )
+    if point.position["ended"]:
+        reason = point.fit["stop_reason"] or "it was cancelled"
+        print(f"already finished: stopped in epoch {done - 1}: {reason} ({point.path.name})")
+    elif n_epochs == done:
+        print(f"already finished (epoch {done} of {n_epochs}): {point.path.name}")
+    else:
+        print(f"going on from {point.path.name}, {point}")
+    if n_epochs != point.fit["n_epochs"] and any(
+        isinstance(each, TorchScheduler) for each in learn.callbacks
+    ):
+        warnings.warn(
+            f"the run was planned for {point.fit['n_epochs']} epochs and is now to have {n_epochs}: a "
+            "schedule that was made for the whole of it has another total now.",
+            LearnerWarning,
+            stacklevel=4,
+        )
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is not damaged; each damaged one is told of.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    faults: list[str] = []
+    for path in checkpoints_in(folder):
+        fault = files.is_whole(path)
+        if fault is None:
+            for words in faults:
+                warnings.warn(f"{words}: taking {path.name} instead", LearnerWarning, stacklevel=4)
+            return path
+        faults.append(fault)
+    if faults:
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise files.CheckpointError(
+            f"no checkpoint in {folder} can be used:\n{lines}\nNothing was trained. Put a whole one there "
+            "from a backup, or begin a new run in another folder."
+        )
+    return None
