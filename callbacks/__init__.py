@@ -1,5 +1,6 @@
 """The ground floor: the contract of a plug-in, and the plug-ins. It imports no `learner`."""
 
+from callbacks.checkpoint import Checkpoint
 from callbacks.contract import (
     EVENTS,
     OPERATIONS,
@@ -49,6 +50,7 @@ __all__ = [
     "CancelStep",
     "CancelTrain",
     "CancelValidate",
+    "Checkpoint",
     "DevicePlacement",
     "Direction",
     "EarlyStopping",

@@ -109,6 +109,8 @@ class TorchScheduler(Callback):
         """Take up a schedule where a snapshot left it."""
         if self._position is not None:
             self._made.load_state_dict(self._position)
+            # updates were made before the snapshot: else torch would warn of a rate changed before the first
+            self._made.optimizer._opt_called = True
             for group, rate in zip(self._made.optimizer.param_groups, self._made.get_last_lr(), strict=True):
                 group["lr"] = rate
             self._position = None

@@ -6,6 +6,7 @@ check_sibling()
 
 from learner.composition import DEFAULT_CALLBACKS  # noqa: E402
 from learner.data import Data, TensorLoader  # noqa: E402
+from learner.files import CheckpointError  # noqa: E402
 from learner.learner import Learner  # noqa: E402
 
-__all__ = ["DEFAULT_CALLBACKS", "Data", "Learner", "TensorLoader"]
+__all__ = ["DEFAULT_CALLBACKS", "CheckpointError", "Data", "Learner", "TensorLoader"]

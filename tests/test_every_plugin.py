@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import shutil
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +28,7 @@ Maker = Callable[[Path], Callback]
 #: How to make those that need arguments, or of which a run should not write into the working folder.
 MAKERS: dict[str, Maker] = {
     "CSVLogger": lambda folder: callbacks.CSVLogger(folder / "log.csv", append=True),
+    "Checkpoint": lambda folder: callbacks.Checkpoint(folder / "run"),
     "EarlyStopping": lambda folder: callbacks.EarlyStopping("train_loss"),
     "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(n=2, path=folder / "steps.png"),
     "StopOnNaN": lambda folder: callbacks.StopOnNaN(),
@@ -129,6 +131,43 @@ def test_the_declared_state_survives_a_snapshot(make_plugin):
     learn.restore(snapshot)
     assert set(plugin.state_dict()) <= set(plugin.state)
     assert str(plugin.state_dict()) == str(then)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 5, 7])
+def test_a_fit_that_is_cut_and_gone_on_with_ends_with_the_same_state(make_plugin, tmp_path, cut):
+    """`cut` counts batches, of training and validation."""
+
+    class Cut(Callback):
+        order, n = callbacks.Order.SAVE, 0
+
+        def after_batch(self, learn):
+            self.n += 1
+            if self.n == cut:
+                raise ZeroDivisionError
+
+    def make(folder: str) -> Learner:
+        learn = learner_with(make_plugin())
+        if callbacks.Checkpoint not in learn.callbacks:
+            learn.add_callbacks(callbacks.Checkpoint(tmp_path / folder, "1 step"))
+        return learn
+
+    whole = make("whole")
+    whole.fit(3)
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)  # of the plug-in Checkpoint itself
+    (tmp_path / "log.csv").unlink(missing_ok=True)
+    with pytest.raises(ZeroDivisionError):
+        make("cut").fit(3, callbacks=[Cut()])
+    learn = make("cut")
+    learn.fit(3, resume="auto")
+    for one, other in zip(learn.callbacks, whole.callbacks, strict=True):
+        assert str(one.state_dict()) == str(other.state_dict())
+    assert traces_of(learn)["groups"] == traces_of(whole)["groups"]
+    assert learn.history["train_loss"] == whole.history["train_loss"]
+    assert list(learn.history.steps["train_loss"]) == list(whole.history.steps["train_loss"])
+    assert torch.equal(learn.model.weight, whole.model.weight)
+    if (tmp_path / "log.csv").is_file():
+        lines = (tmp_path / "log.csv").read_text().splitlines()
+        assert [line.partition(",")[0] for line in lines] == ["epoch", "0", "1", "2"]
 
 
 def test_no_plug_in_keeps_the_learner(make_plugin):
