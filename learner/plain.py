@@ -140,11 +140,11 @@ class _ToPlain:
         if value.layout is torch.sparse_coo:
             parts = [part.detach() for part in (value._indices(), value._values())]
             return tagged("sparse", parts, shape=tuple(value.shape), coalesced=value.is_coalesced())
-        if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_nested:
-            what = "a quantized tensor" if value.is_quantized else "a tensor without values (on `meta`)"
-            if not value.is_quantized and not value.is_meta:
-                what = f"a tensor of layout {value.layout}"
-            self.refuse(f"is {what}, which a checkpoint does not hold")
+        if value.is_meta:
+            self.refuse("is a tensor without values (on `meta`), which a checkpoint does not hold")
+        if value.layout is not torch.strided or value.is_quantized or value.is_nested:
+            kind = "nested" if value.is_nested else value.dtype if value.is_quantized else value.layout
+            self.refuse(f"is a tensor of kind {kind}, which a checkpoint does not hold")
         plain = value.detach().resolve_conj().resolve_neg()
         # torch.save writes the whole storage under a view, and a stretched one needs more than it
         is_whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
