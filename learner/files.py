@@ -83,15 +83,18 @@ class Summed:
         size = memoryview(data).nbytes
         if self.error is None:
             try:
-                self.crc = zlib.crc32(data, self.crc)
-                self.file.write(data)
+                self.take(data)
             except BaseException as error:  # noqa: BLE001 - raised again in `fill`
                 self.error = error
         self.length += size
         return size
 
+    def take(self, data: Any) -> None:
+        self.crc = zlib.crc32(data, self.crc)
+        self.file.write(data)
+
     def flush(self) -> None:
-        pass
+        pass  # `write` does it, once the trailer is there
 
 
 def trailer(length: int, crc: int, version: int = FORMAT) -> bytes:
@@ -116,7 +119,8 @@ def read(path: str | Path) -> dict[str, Any]:
             contents = payload.load(file, length)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-    if type(contents) is not dict or contents.get("format") != FORMAT:
+    format_there = contents.get("format") if type(contents) is dict else None
+    if type(format_there) is not int or format_there != FORMAT:
         raise CheckpointError(f"{path}: it is whole, but holds no checkpoint of format {FORMAT}. {ANOTHER}")
     return contents
 
@@ -209,7 +213,9 @@ def remove_leftovers(folder: str | Path, prefix: str) -> list[Path]:
     Returns:
         The files removed.
     """
-    leftovers = [path for path in sorted(Path(folder).glob("*.tmp")) if path.name.startswith(prefix)]
+    leftovers = [
+        path for path in sorted(Path(folder).glob("*.tmp")) if path.name.startswith(prefix) and path.is_file()
+    ]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return leftovers
@@ -230,6 +236,10 @@ def tensors_of(contents: Any) -> Iterator[Tensor]:
             continue
         seen.add(id(value))
         if kind is Tensor:
+            if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                raise TypeError(
+                    f"a tensor of shape {tuple(value.shape)} shares numbers: call to_plain first."
+                )
             yield value
         elif kind is dict:
             left += [*value, *value.values()]

@@ -168,10 +168,11 @@ class _ToPlain:
 
     def place(self) -> str:
         """Where the walk is, as one would write it: `callbacks.early_stopping.best[3]['key']`."""
-        first, rest = self.path[:1], self.path[1:8]
-        words = [f".{key}" if type(key) is str and key.isidentifier() else f"[{key!r}]" for key in first]
-        cut = "..." if len(self.path) > 8 else ""
-        return self.where + "".join([*words, *(f"[{key!r}]" for key in rest)]) + cut
+        shown = self.path[:8]
+        n_dots = next((at for at, key in enumerate(shown) if not is_identifier(key)), len(shown))
+        start = ".".join([*([self.where] if self.where else []), *shown[:n_dots]])
+        cut = "..." if len(self.path) > len(shown) else ""
+        return start + "".join(f"[{key!r}]" for key in shown[n_dots:]) + cut
 
 
 class _FromPlain:
@@ -214,6 +215,11 @@ class _FromPlain:
             return unpacker(**parts)
         except (TypeError, KeyError, AttributeError, RuntimeError, OverflowError, ValueError) as error:
             raise ValueError(f"the {value[KIND]} in the data cannot be made: {error}") from error
+
+
+def is_identifier(key: Any) -> bool:
+    """Can this key be written after a dot?"""
+    return type(key) is str and key.isidentifier()
 
 
 def is_simple(values: Sequence[Any]) -> bool:
