@@ -15,12 +15,11 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from learner import payload
+from learner import archive, payload
 from learner.plain import SCALARS
 
 FORMAT = 1  # what a reader must know; counted up when an older one could not read a file
 MAGIC = b"plainlearner checkpoint"
-CHUNK = 1 << 20
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -47,7 +46,6 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
     try:
         with part.open("wb") as file:
             fill(file, contents)
-            file.flush()
             if durable:
                 os.fsync(file.fileno())
         part.replace(path)
@@ -60,41 +58,40 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
         sync_folder(path.parent)
 
 
-def fill(file: IO[bytes], contents: dict[str, Any]) -> None:
-    """Write the payload and the trailer that seals it."""
-    summed = Summed(file)
-    torch.save(contents, cast(IO[bytes], summed), pickle_protocol=2)
-    if summed.error is not None:
-        raise summed.error
-    file.write(trailer(summed.length, summed.crc))
+def fill(file: IO[bytes], contents: Any) -> None:
+    """Write the payload and the trailer that seals it, and flush both."""
+    counted = Counted(file)
+    torch.save(contents, cast(IO[bytes], counted), pickle_protocol=2)
+    if counted.error is not None:
+        raise counted.error
+    file.flush()
+    with Path(file.name).open("rb") as written:
+        file.write(trailer(counted.length, archive.sum_of(written, counted.length)))
+    file.flush()
 
 
-class Summed:
-    """What torch.save writes to: counts and sums up what passes.
+class Counted:
+    """What torch.save writes to: counts what passes.
 
-    An error is kept until torch is done: it writes on while it unwinds, and would hide the first one.
+    An error is kept until torch is done: torch writes on when it is interrupted, and would hide the first.
     """
 
     def __init__(self, file: IO[bytes]):
-        self.file, self.length, self.crc = file, 0, 0
+        self.file, self.length = file, 0
         self.error: BaseException | None = None
 
     def write(self, data: Any) -> int:
         size = memoryview(data).nbytes
         if self.error is None:
             try:
-                self.take(data)
+                self.file.write(data)
             except BaseException as error:  # noqa: BLE001 - raised again in `fill`
                 self.error = error
         self.length += size
         return size
 
-    def take(self, data: Any) -> None:
-        self.crc = zlib.crc32(data, self.crc)
-        self.file.write(data)
-
     def flush(self) -> None:
-        pass  # `write` does it, once the trailer is there
+        pass  # `fill` does it, where an error is no harm
 
 
 def trailer(length: int, crc: int, version: int = FORMAT) -> bytes:
@@ -169,7 +166,7 @@ def check_whole(file: io.BufferedReader) -> int:
         )
     if size - TRAILER_SIZE != length:
         raise ValueError(f"{size} bytes are there, {length + TRAILER_SIZE} were written. {ANOTHER}")
-    if sum_of(file, length) != crc:
+    if archive.sum_between(file, 0, length) != crc:
         raise ValueError(
             f"its {size} bytes are not those that were written (the checksum differs). {ANOTHER}"
         )
@@ -193,18 +190,6 @@ def without_trailer(start: bytes, size: int) -> str:
             f"or is a file that plain torch.save wrote. {ANOTHER}"
         )
     return f"it is not a checkpoint of ours (starts with {start.decode('latin1')!r}). {ANOTHER}"
-
-
-def sum_of(file: io.BufferedReader, length: int) -> int:
-    """The checksum of the first bytes of a file."""
-    file.seek(0)
-    crc, left, buffer = 0, length, memoryview(bytearray(CHUNK))
-    while left > 0:
-        n_read = file.readinto(buffer[: min(CHUNK, left)])
-        if not n_read:
-            break
-        crc, left = zlib.crc32(buffer[:n_read], crc), left - n_read
-    return crc
 
 
 def remove_leftovers(folder: str | Path, prefix: str) -> list[Path]:

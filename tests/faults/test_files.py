@@ -1,0 +1,512 @@
+"""FAULTS B, C and J for a single checkpoint file: dead writers, full disks, altered and hostile files."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from learner import files
+
+ROOT = Path(__file__).parents[2]
+CANARY = "canary"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A whole checkpoint of a few kilobytes."""
+    path = tmp_path / "one.ckpt"
+    torch.manual_seed(0)
+    files.write(path, {"model": {"weight": torch.rand(20, 30)}, "clock": {"epoch": 1, "names": ["a", "b"]}})
+    return path
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def script(folder: Path, code: str, **options: Any) -> subprocess.Popen[str]:
+    """A program that starts with learner's files at hand."""
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport torch\nfrom learner import files\n"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", start + code], cwd=folder, **pipes, **options)
+
+
+# Writers that die, and disks that are full ----------------------------------------------------------------
+
+WRITING = """
+torch.set_num_threads(1)
+n = 0
+while True:
+    n += 1
+    files.write("one.ckpt", {"n": n, "weights": torch.full((2_000_000,), float(n))})
+    print(n, flush=True)
+"""
+
+
+def wait_for(path: Path, size: int) -> None:
+    """Wait until a file is there and has grown to a size."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            if path.stat().st_size >= size:
+                return
+        except FileNotFoundError:
+            continue
+    raise TimeoutError(f"{path} has not grown to {size} bytes")
+
+
+def test_case_16_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
+    moments = random.Random(0)
+    n_left_over = 0
+    for _ in range(4):
+        writer = script(tmp_path, WRITING)
+        assert writer.stdout is not None
+        said = int(writer.stdout.readline())
+        wait_for(tmp_path / "one.ckpt.tmp", moments.randrange(1, 8_000_000))
+        writer.send_signal(signal.SIGKILL)
+        said = max([said, *map(int, writer.communicate()[0].split())])
+        contents = files.read(tmp_path / "one.ckpt")
+        assert contents["n"] in (said, said + 1), "the newest whole file is the last that was told, or one on"
+        assert contents["weights"].eq(contents["n"]).all()
+        n_left_over += "one.ckpt.tmp" in names_in(tmp_path)
+        assert set(names_in(tmp_path)) <= {"one.ckpt", "one.ckpt.tmp"}
+    assert n_left_over, "no writer was killed within a write: the test has tried nothing"
+    files.remove_leftovers(tmp_path, "one")
+    assert names_in(tmp_path) == ["one.ckpt"]
+
+
+def test_case_48_a_writer_interrupted_at_any_moment_leaves_a_whole_file_and_nothing_else(tmp_path):
+    moments = random.Random(0)
+    for _ in range(3):
+        writer = script(tmp_path, WRITING)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(moments.uniform(0, 0.15))
+        writer.send_signal(signal.SIGINT)
+        told = writer.communicate(timeout=30)[1]
+        assert told.rstrip().endswith("KeyboardInterrupt"), told
+        contents = files.read(tmp_path / "one.ckpt")
+        assert contents["weights"].eq(contents["n"]).all()
+        assert names_in(tmp_path) == ["one.ckpt"]
+
+
+def limited() -> None:
+    """Let no file grow beyond 300 kB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+
+@pytest.mark.parametrize("n_numbers", [80_000, 1_000_000])
+def test_case_21_a_file_that_finds_no_space_leaves_the_one_before(path, n_numbers):
+    before = path.read_bytes()
+    code = f"files.write('one.ckpt', {{'weights': torch.zeros({n_numbers})}})"
+    _, told = script(path.parent, code, preexec_fn=limited).communicate(timeout=60)
+    assert "OSError: [Errno 27] File too large" in told
+    assert f"checkpoint {path} was written: it needs about {4 * n_numbers:,} bytes," in told
+    assert "are free" in told
+    assert "What was there before is as it was." in told
+    assert path.read_bytes() == before
+    assert names_in(path.parent) == ["one.ckpt"]
+
+
+def test_case_21_a_full_disk_is_told_with_what_is_needed_and_what_is_free(path, monkeypatch):
+    def full(file: Any, contents: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "fill", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        files.write(path, {"weights": torch.zeros(1000)})
+    assert "it needs about 4,000 bytes," in caught.value.__notes__[0]
+    assert files.is_whole(path) is None
+
+
+@pytest.mark.parametrize("folder", ["one.ckpt", "/proc", "gone"])
+def test_case_22_where_no_file_can_be_made_the_error_names_it(path, folder):
+    target = path.parent / folder / "two.ckpt"
+    with pytest.raises(OSError, match=r"two\.ckpt") as caught:
+        files.write(target, {"n": 1})
+    assert f"{target}" in caught.value.__notes__[0]
+    assert files.is_whole(path) is None
+
+
+def test_a_target_that_is_a_folder_is_refused_and_left(path):
+    (path.parent / "two").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.write(path.parent / "two", {"n": 1})
+    assert names_in(path.parent) == ["one.ckpt", "two"]
+
+
+# Altered files --------------------------------------------------------------------------------------------
+
+
+def test_case_33_no_flipped_bit_is_accepted(path, tmp_path):
+    content, altered = path.read_bytes(), tmp_path / "altered.ckpt"
+    n_bits = 8 * len(content)
+    spread = [n * n_bits // 400 for n in range(400)]
+    ends = [*range(0, 8 * 64, 3), *range(n_bits - 8 * (files.TRAILER_SIZE + 100), n_bits)]
+    for bit in [*spread, *ends]:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        altered.write_bytes(flipped)
+        assert files.is_whole(altered), f"bit {bit % 8} of byte {bit // 8} of {len(content)}"
+        with pytest.raises(files.CheckpointError):
+            files.read(altered)
+
+
+def test_case_32_no_file_that_was_cut_short_is_accepted(path, tmp_path):
+    content, cut = path.read_bytes(), tmp_path / "cut.ckpt"
+    for size in [*(n * len(content) // 100 for n in range(100)), *range(len(content) - 100, len(content))]:
+        cut.write_bytes(content[:size])
+        assert files.is_whole(cut), f"cut at {size} of {len(content)}"
+        with pytest.raises(files.CheckpointError):
+            files.read(cut)
+
+
+def test_case_32_no_file_with_something_after_its_end_is_accepted(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert files.is_whole(path)
+
+
+def test_case_36_of_bad_files_each_fault_is_told(path):
+    content = path.read_bytes()
+    (path.parent / "empty.ckpt").write_bytes(b"")
+    (path.parent / "cut.ckpt").write_bytes(content[:700])
+    (path.parent / "altered.ckpt").write_bytes(content[:700] + b"\0" + content[701:])
+    (path.parent / "page.ckpt").write_bytes(b"<html>")
+    faults = {
+        other: files.is_whole(path.parent / f"{other}.ckpt") for other in ("empty", "cut", "altered", "page")
+    }
+    words = {"empty": "empty", "cut": "cut short", "altered": "checksum", "page": "not a checkpoint of ours"}
+    assert {name: words[name] in str(fault) for name, fault in faults.items()} == dict.fromkeys(words, True)
+
+
+# Hostile files --------------------------------------------------------------------------------------------
+
+
+class Call:
+    """Pickles to a call of a function."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any):
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+class SetState:
+    """Pickles to an object whose `__setstate__` would be called."""
+
+    def __setstate__(self, state: Any) -> None:
+        Path(CANARY).touch()
+
+    def __reduce__(self) -> Any:
+        return SetState, (), {"x": 1}
+
+
+def touch() -> str:
+    return f"open({CANARY!r}, 'w').close()"
+
+
+def calls() -> dict[str, Any]:
+    """What a pickle can be made to call, each writing the canary where it is run."""
+    import importlib
+    import os
+    import runpy
+
+    return {
+        "os.system": Call(os.system, f"touch {CANARY}"),
+        "eval": Call(eval, touch()),
+        "exec": Call(exec, touch()),
+        "getattr": Call(getattr, Call(importlib.import_module, "os"), "system"),
+        "runpy": Call(runpy.run_path, "evil.py"),
+        "setstate": SetState(),
+        "torch.load": Call(torch.load, "evil.pkl", None, None),
+        "torch.hub": Call(torch.hub.load, ".", "evil"),
+        "torch internal": Call(torch._utils._import_dotted_name, "evil"),
+        "allowed by torch": Call(bytearray, 1 << 40),
+        "allowed by torch too": Call(torch.Tensor, 1 << 20, 1 << 20),
+        "storage": Call(torch.FloatStorage, 1 << 40),
+        "codec": b"bytes go through a codec, which is looked up by name",
+    }
+
+
+def seal(path: Path, payload: bytes) -> Path:
+    """Make a payload a file that is whole: whoever means harm knows how to sum."""
+    path.write_bytes(payload + files.trailer(len(payload), zlib.crc32(payload)))
+    return path
+
+
+def refused(path: Path) -> str:
+    """What reading a whole but hostile file says."""
+    assert files.is_whole(path) is None
+    with pytest.raises(files.CheckpointError) as caught:
+        files.read(path)
+    message = str(caught.value)
+    assert "weights_only" not in message
+    assert caught.value.__suppress_context__
+    return message
+
+
+@pytest.fixture
+def tight_memory():
+    """Let this process take no more than 1 GiB above what it has."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
+@pytest.mark.parametrize("name", calls())
+def test_case_96_a_file_made_to_run_code_is_refused_and_runs_none(tmp_path, monkeypatch, tight_memory, name):
+    monkeypatch.chdir(tmp_path)
+    for evil in ("evil.py", "hubconf.py"):
+        (tmp_path / evil).write_text(touch())
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Call(eval, touch())))
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "evil.ckpt"
+    torch.save({"format": 1, "model": calls()[name]}, path)
+    message = refused(seal(path, path.read_bytes()))
+    assert "nothing in the file was run" in message
+    assert "evil" not in sys.modules
+    assert not (tmp_path / CANARY).exists()
+
+
+def test_case_96_what_a_program_told_torch_to_allow_is_refused_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.ckpt"
+    torch.save({"format": 1, "model": Call(eval, touch())}, path)
+    with torch.serialization.safe_globals([eval]):
+        assert "it names builtins.eval" in refused(seal(path, path.read_bytes())).replace(
+            "__builtin__", "builtins"
+        )
+    assert not (tmp_path / CANARY).exists()
+
+
+def test_case_96_the_canary_sings_where_a_file_is_not_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(calls()["eval"], "evil.ckpt")
+    torch.load("evil.ckpt", weights_only=False)
+    assert (tmp_path / CANARY).exists(), "the tests above would notice nothing"
+
+
+def test_case_97_strings_that_name_code_are_strings(tmp_path):
+    texts = {"_target_": "os.system", "cls": "torch.nn.Linear", "call": "eval('1')", "os.system": "x"}
+    files.write(tmp_path / "one", {"texts": texts})
+    assert files.read(tmp_path / "one")["texts"] == texts
+
+
+# Hostile pickles, by opcodes
+
+PICKLES = {
+    "memory for what is remembered": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "a text longer than the file": b"\x80\x02X\xff\xff\xff\xffabc.",
+    "an extension code": b"\x80\x02\x82\x01.",
+    "a class by names on the stack": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02ls\x85R.",
+    "an old instance": b"(S'ls'\nios\nsystem\n.",
+    "an old persistent id": b"Pstorage\n.",
+    "a state for a name of ours": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b.",
+    "a call of a dtype": b"\x80\x02ctorch\nfloat32\n)R.",
+    "a call of a text": b"\x80\x02X\x02\x00\x00\x00os)R.",
+    "a list for a key": b"\x80\x02}]K\x01s.",
+    "no end": b"\x80\x02}",
+    "nothing": b"",
+    "an end of nothing": b".",
+    "noise": bytes(range(256)),
+    "a name with a dot": b"\x80\x02ctorch\nfloat32.__class__\n.",
+}
+
+
+def rebuilt(shape: str, stride: str, n_items: int = 4, offset: int = 0, key: str = "0") -> bytes:
+    """A pickle of one tensor, its sizes as said."""
+
+    def text(word: str) -> bytes:
+        return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+    def number(value: int) -> bytes:
+        size = value.bit_length() // 8 + 1
+        return b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)
+
+    def numbers(words: str) -> bytes:
+        return b"(" + b"".join(number(int(word)) for word in words.split()) + b"t"
+
+    storage = (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + number(n_items) + b"tQ"
+    )
+    arguments = (
+        b"("
+        + storage
+        + number(offset)
+        + numbers(shape)
+        + numbers(stride)
+        + b"\x89ccollections\nOrderedDict\n)Rt"
+    )
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
+    return b"\x80\x02}(" + text("format") + b"K\x01" + text("model") + tensor + b"u."
+
+
+PICKLES |= {
+    "a storage larger than its piece": rebuilt("4", "1", n_items=1 << 40),
+    "a storage of less than nothing": rebuilt("4", "1", n_items=-1),
+    "a piece that is not there": rebuilt("4", "1", key="7"),
+    "a piece by a path": rebuilt("4", "1", key="../../../etc/passwd"),
+    "a shape beyond the storage": rebuilt("5", "1"),
+    "an absurd shape": rebuilt(f"{1 << 40} {1 << 40}", "0 0"),
+    "steps beyond the storage": rebuilt("2", "4"),
+    "steps backwards": rebuilt("2", "-1"),
+    "a start beyond the storage": rebuilt("1", "1", offset=4),
+    "a start before the storage": rebuilt("1", "1", offset=-1),
+    "fewer steps than sizes": rebuilt("2 2", "1"),
+}
+
+
+def archive(
+    content: bytes, change: Callable[[bytes], bytes] = lambda payload: payload, **more: bytes
+) -> bytes:
+    """An archive like those of torch.save, with a pickle and one piece of four numbers."""
+    import io
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as made:
+        entries = {"archive/data.pkl": content, "archive/version": b"3\n", "archive/byteorder": b"little"}
+        for name, data in {**entries, "archive/data/0": bytes(16), **more}.items():
+            made.writestr(name, data)
+    return change(buffer.getvalue())
+
+
+def test_the_archive_that_hostile_ones_are_made_of_is_read(tmp_path):
+    path = seal(tmp_path / "one", archive(rebuilt("2 2", "2 1")))
+    assert files.read(path)["model"].tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_case_99_a_pickle_that_names_what_is_not_there_is_refused(tmp_path, tight_memory, name):
+    message = refused(seal(tmp_path / "one", archive(PICKLES[name])))
+    assert "nothing in the file was run" in message
+
+
+# Hostile archives
+
+
+def packed(method: int) -> bytes:
+    """An archive whose piece is packed: 64 MB in a few kB, as a bomb is made."""
+    import io
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as made:
+        made.writestr("archive/data.pkl", rebuilt("4", "1", n_items=1 << 24))
+        made.writestr("archive/data/0", bytes(1 << 26))
+    return buffer.getvalue()
+
+
+def in_directory(
+    at: int, form: str, value: Any, entry: bytes = b"archive/data/0"
+) -> Callable[[bytes], bytes]:
+    """A change of one field in the directory's line of an entry."""
+
+    def change(payload: bytes) -> bytes:
+        changed = bytearray(payload)
+        struct.pack_into(form, changed, payload.rindex(entry) - 46 + at, value)
+        return bytes(changed)
+
+    return change
+
+
+def overlapping(payload: bytes) -> bytes:
+    """Let a second entry have the data of the first."""
+    header = payload.index(b"PK\x03\x04")
+    return in_directory(42, "<L", header, b"archive/byteorder")(payload)
+
+
+GOOD = rebuilt("4", "1")
+ARCHIVES: dict[str, Callable[[], bytes]] = {
+    "packed": lambda: packed(zipfile.ZIP_DEFLATED),
+    "a bomb in a bomb": lambda: archive(GOOD, packed_again, **{"archive/more": packed(zipfile.ZIP_BZIP2)}),
+    "name that leaves": lambda: archive(GOOD, **{"archive/../../evil": b"x"}),
+    "absolute name": lambda: archive(GOOD, **{"/etc/evil": b"x"}),
+    "name of a drive": lambda: archive(GOOD, **{"archive/c:evil": b"x"}),
+    "name with a backslash": lambda: archive(GOOD, **{"archive/..\\evil": b"x"}),
+    "name twice": lambda: archive(GOOD, **{"archive/DATA.PKL": b"x"}),
+    "two folders": lambda: archive(GOOD, **{"other/data.pkl": b"x"}),
+    "a program for TorchScript": lambda: archive(GOOD, **{"archive/constants.pkl": b"x"}),
+    "no pickle": lambda: archive(GOOD).replace(b"data.pkl", b"data.txt"),
+    "absurd size": lambda: archive(GOOD, in_directory(24, "<L", 0xFFFFFFF0)),
+    "absurd size, twice": lambda: archive(GOOD, both_sizes),
+    "large size without its field": lambda: archive(GOOD, in_directory(24, "<L", 0xFFFFFFFF)),
+    "encrypted": lambda: archive(GOOD, in_directory(8, "<H", 1)),
+    "overlapping": lambda: archive(GOOD, overlapping),
+    "outside": lambda: archive(GOOD, in_directory(42, "<L", 0x7FFFFFFF)),
+    "other name in its header": lambda: archive(GOOD).replace(b"archive/data/0", b"archive/data/1", 1),
+    "bytes before": lambda: b"x" * 10 + archive(GOOD),
+    "bytes after": lambda: archive(GOOD) + b"x",
+    "no end": lambda: archive(GOOD)[:-22],
+    "an end within": lambda: archive(GOOD) + archive(b"")[-22:],
+    "fewer entries than told": lambda: archive(GOOD, more_entries),
+    "a pickle only": lambda: b"PK\x03\x04" + GOOD,
+    "short": lambda: b"PK",
+    "empty": lambda: b"",
+}
+
+
+def packed_again(payload: bytes) -> bytes:
+    """Say that an entry is packed."""
+    return in_directory(10, "<H", zipfile.ZIP_BZIP2, b"archive/more")(payload)
+
+
+def both_sizes(payload: bytes) -> bytes:
+    """A size beyond the file, told in both places."""
+    larger = in_directory(20, "<L", 0x7FFFFFFF)(payload)
+    return in_directory(24, "<L", 0x7FFFFFFF)(larger)
+
+
+def more_entries(payload: bytes) -> bytes:
+    """Tell one entry too many."""
+    changed = bytearray(payload)
+    for at in (8, 10):
+        struct.pack_into("<H", changed, len(payload) - 22 + at, 5)
+    return bytes(changed)
+
+
+ODD = {
+    "no version": lambda: archive(GOOD).replace(b"archive/version", b"archive/verse.."),
+    "another version": lambda: archive(GOOD, **{"archive/version": b"999"}),
+    "no number for a version": lambda: archive(GOOD, **{"archive/version": b"x"}),
+    "another order of bytes": lambda: archive(GOOD, **{"archive/byteorder": b"middle"}),
+    "no order of bytes": lambda: archive(GOOD, **{"archive/byteorder": b"\xff"}),
+    "another alignment": lambda: archive(GOOD, **{"archive/.storage_alignment": b"x"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_case_99_an_archive_that_torch_cannot_read_is_told_in_one_line(tmp_path, name):
+    message = refused(seal(tmp_path / "one", ODD[name]()))
+    assert "torch cannot read it (" in message
+    assert "\n" not in message
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_case_99_an_archive_that_is_none_of_ours_is_refused_before_anything_is_made(
+    tmp_path, tight_memory, name
+):
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    message = refused(seal(folder / "one", ARCHIVES[name]()))
+    assert "no archive that can be read safely" in message
+    assert names_in(tmp_path) == ["a"]
+    assert names_in(folder) == ["one"]
