@@ -44,9 +44,13 @@ class TensorLoader:
         return self.n_items // self.batch_size if self.drop_last else -(-self.n_items // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return self.from_batch(0)
+
+    def from_batch(self, first: int) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of an epoch from one on, counted from 0; those before it are not touched."""
         order = self.order(self.epoch)
         self.epoch += 1
-        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        starts = range(first * self.batch_size, len(self) * self.batch_size, self.batch_size)
         if order is None:
             for start in starts:
                 yield tuple([tensor[start : start + self.batch_size] for tensor in self.tensors])
