@@ -90,7 +90,7 @@ def limits(loader: Any) -> str | None:
     if isinstance(loader, DataLoader) and loader.num_workers and not steers_itself(loader):
         if not loader.in_order:
             found.append(
-                "With in_order=False the order of the batches depends on which worker is quicker: leave it out."
+                "With in_order=False the order of the batches depends on the workers' speed: leave it out."
             )
         if loader.persistent_workers and not isinstance(loader.dataset, Seeded):
             wrap = (
