@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from learner.loaders import Batches, check_batches, check_dataset, describe_loader, is_function
+from learner.seeded import Seeded
 from learner.tensors import (
     TensorLoader,
     as_tensors,
@@ -204,6 +205,9 @@ class Data:
     ) -> Data:
         """A shuffled `DataLoader` over one data set and a plain one over another.
 
+        With `num_workers`, a map-style data set is wrapped in `Seeded`, so that a resumed run need not fetch
+        again what was seen; not with `persistent_workers=True`, where each epoch would be drawn alike.
+
         Args:
             train: data set, map-style or iterable; an iterable one is never shuffled here.
             valid: another, or None for training without validation.
@@ -217,6 +221,8 @@ class Data:
             TypeError, ValueError: something is no data set, or an option would not fit both.
         """
         check_dataset("train", train)
+        if valid is not None:
+            check_dataset("valid", valid)
         check_batch_size(batch_size)
         for option in ("sampler", "batch_sampler"):
             if option in loader_options:
@@ -225,10 +231,10 @@ class Data:
                     "and pass Data(DataLoader(...), DataLoader(...))."
                 )
         shuffle = shuffle and not isinstance(train, IterableDataset)
+        train, valid = (seeded(dataset, loader_options) for dataset in (train, valid))
         first = DataLoader(train, batch_size, shuffle=shuffle, drop_last=drop_last, **loader_options)
         if valid is None:
             return cls(first, None, n_inputs)
-        check_dataset("valid", valid)
         return cls(first, DataLoader(valid, 2 * batch_size, **loader_options), n_inputs)
 
     def __repr__(self) -> str:
@@ -264,6 +270,13 @@ def as_data(data: Any) -> Data:
         f"data is {describe(data)}: pass Data(train, valid), as in Data([batch, batch]) or Data(function), a "
         "pair of loaders (train, valid), or a pair of tensors (inputs, targets)."
     )
+
+
+def seeded(dataset: Any, options: Mapping[str, Any]) -> Any:
+    """The data set, for workers that begin anew each epoch so that their draws can be had again."""
+    if not options.get("num_workers") or options.get("persistent_workers"):
+        return dataset
+    return dataset if dataset is None or isinstance(dataset, (IterableDataset, Seeded)) else Seeded(dataset)
 
 
 def check_keys(targets: Any) -> tuple[Any, ...]:

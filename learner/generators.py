@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from callbacks.contract import LearnerWarning
 
-DEEPEST = 4  # steps from the root: a loader's data set's list of transforms' generators
+DEEPEST = 6  # steps from the root, as dataset.dataset.transform.transforms.0.rng of a loader
 LONGEST = 100  # longer lists and dicts hold data, not parts
 MOST = 5000  # objects looked at in all; about 5 ms
 # Workers and their queues, and what torch keeps in every module, of which only other modules are looked into.
@@ -51,7 +51,7 @@ def generators_in(root: Any) -> dict[str, Any]:
 
     Looked into are attributes, lists, tuples and dicts, the arguments of `functools.partial`, the object of a
     method, and of a function the variables around it and the global generators that it names. Not looked
-    into are slots, containers of more than 100 entries, and what is more than four steps away.
+    into are slots, containers of more than 100 entries, and what is more than six steps away.
 
     Args:
         root: a loader, data set, sampler, function or module; of a module, not the modules in it.
@@ -142,7 +142,8 @@ def parts_of(holder: Any, *, is_root: bool = False) -> list[tuple[str, Any]]:
     if type(holder) is dict:  # other mappings may compute what they give
         return [(str(key), part) for key, part in holder.items()] if len(holder) <= LONGEST else []
     if isinstance(holder, functools.partial):
-        return [("args", holder.args), ("keywords", holder.keywords), ("func", holder.func)]
+        args = [(str(n), part) for n, part in enumerate(holder.args)]
+        return [*args, *holder.keywords.items(), ("func", holder.func)]
     if isinstance(holder, types.MethodType):
         return [("self", holder.__self__)]
     if isinstance(holder, types.FunctionType):
