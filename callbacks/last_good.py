@@ -1,0 +1,128 @@
+"""Put weights and buffers back as they were before they went bad."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.contract import LearnerProtocol
+
+
+class LastGood:
+    """A copy of weights and buffers, on their device, of when the numbers were good, made without a wait."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the copy."""
+        self._copies: dict[str, Tensor] = {}
+        self._where = ""
+
+    @torch.no_grad()
+    def keep(self, learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> None:
+        """Copy them as they are now; those of `buffers` as they were before the forward pass."""
+        for name, tensor in {**named_tensors(learn.model), **(buffers or {})}.items():
+            kept = self._copies.get(name)
+            if kept is None or kept.shape != tensor.shape or kept.device != tensor.device:
+                self._copies[name] = tensor.detach().clone()
+            else:
+                kept.copy_(tensor)
+        self._where = f"before batch {learn.batch_idx} of epoch {learn.epoch}"
+
+    @torch.no_grad()
+    def put_back(self, learn: LearnerProtocol) -> str:
+        """Put the copy back, empty the optimizer's state, drop the gradients, and say so in words.
+
+        The state of an optimizer goes bad with its weights. A copy of it would take twice the room of the
+        weights', for Adam; empty it is as that of a new optimizer, and its settings stay.
+        """
+        first = first_bad(learn.model, self._copies)
+        if first is not None:
+            return f"{first!r} was bad {self._where} already, so there are no good weights to put back"
+        for name, tensor in named_tensors(learn.model).items():
+            if name in self._copies and self._copies[name].shape == tensor.shape:
+                tensor.copy_(self._copies[name])
+        empty(learn.optimizer)
+        learn.model.zero_grad()
+        return f"the weights are put back as they were {self._where}, and the optimizer's state is empty"
+
+
+class KeptBuffers:
+    """A copy of the buffers that the forward pass changes, as batch norm's statistics.
+
+    Which those are is told by torch's count of the writes to each, so masks are copied once. Batch norm's
+    writes are not counted, so buffers of one dimension are copied always.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the copies."""
+        self._kept: dict[str, tuple[Tensor, Tensor, int]] | None = None
+
+    @torch.no_grad()
+    def keep(self, model: nn.Module) -> None:
+        """Copy those that have changed since the last time."""
+        if self._kept is None:
+            found = [(name, each) for name, each in model.named_buffers() if not each.is_inference()]
+            self._kept = {name: (each, each.clone(), each._version) for name, each in found}
+        for name, (buffer, copy, version) in self._kept.items():
+            if buffer.ndim == 1 or buffer._version != version:
+                self._kept[name] = (buffer, copy.copy_(buffer), buffer._version)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Put back those that have changed since."""
+        for buffer, copy, version in (self._kept or {}).values():
+            if buffer.ndim == 1 or buffer._version != version:
+                buffer.copy_(copy)
+
+    @property
+    def copies(self) -> dict[str, Tensor]:
+        """The copies by name."""
+        return {name: copy for name, (_, copy, _) in (self._kept or {}).items()}
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def all_finite(model: nn.Module) -> Tensor:
+    """Are all weights finite? On the first one's device; nothing waits.
+
+    Buffers are not asked: they may be infinite, as the masks of transformers are.
+    """
+    flags = [each.detach().isfinite().all() for each in model.parameters() if each.is_floating_point()]
+    return torch.stack([flag.to(flags[0].device) for flag in flags]).all() if flags else torch.tensor(True)
+
+
+def first_bad(model: nn.Module, tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first weight that is not finite, or buffer that is NaN; None if all are good. Waits."""
+    buffers = dict(model.named_buffers())
+    for name, tensor in tensors.items():
+        if not is_finite(tensor) and (name not in buffers or tensor.isnan().any()):
+            return name  # of buffers only NaN counts, as masks are infinite
+    return None
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Are all its numbers finite? Waits for the device."""
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor._values()
+    return bool(torch.isfinite(tensor).all())
+
+
+def empty(optimizer: torch.optim.Optimizer | None) -> None:
+    """Let an optimizer begin anew, with its settings."""
+    if optimizer is None:
+        return
+    if not isinstance(optimizer, torch.optim.Adagrad):
+        optimizer.state.clear()
+        return
+    for group in optimizer.param_groups:  # the one of torch's that fills its state when it is made
+        for parameter in group["params"]:
+            optimizer.state[parameter]["sum"].fill_(group["initial_accumulator_value"])
+            optimizer.state[parameter]["step"].zero_()
