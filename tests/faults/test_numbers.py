@@ -115,7 +115,7 @@ def keyed():
 
 
 class Scaler(Callback):
-    """What a gradient scaler does, in a few lines: scale the loss, and leave out the updates that overflow."""
+    """What a gradient scaler does, in a few lines: scale the loss, leave out the updates that overflow."""
 
     order, scale, n_skipped = Order.GRADIENT, 2.0**127, 0
 
