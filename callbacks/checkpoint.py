@@ -110,7 +110,6 @@ class Checkpoint(Callback):
         self._folder = self._folder or self.folder.absolute()  # should the fit change the working directory
         self._lock = self._lock or open_folder(self._folder)
         if not (learn.resumed or self._is_ours) and checkpoints_in(self._folder):
-            self.cleanup_fit(learn)
             raise FileExistsError(
                 f"{self.folder} holds a run already ({checkpoints_in(self._folder)[0].name}), which is not "
                 "written over. To go on with it: fit(..., resume='auto'). To begin another: pass another "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+
+from callbacks.contract import LearnerWarning
 from learner import files, positions, snapshots
 from learner.fingerprint import differences, fingerprint
 from learner.plain import from_plain, to_plain
@@ -39,6 +42,8 @@ def save(learn: Any, path: str | Path, at: At | None = None) -> Path:
     """
     path = Path(path).absolute()
     check_finite(learn.model, path)
+    if at is not None:
+        tell_limits(learn)
     files.write(path, to_plain(contents_of(learn, at), ""))
     return path
 
@@ -96,6 +101,20 @@ def parts_with_generators(learn: Any) -> Iterator[tuple[str, Any]]:
     yield "valid", learn.data.valid
     for name, module in learn.model.named_modules():
         yield f"model.{name}", module
+
+
+def tell_limits(learn: Any) -> None:
+    """Say once, at the first save, where a run that is cut in the middle of a pass may lose its bits."""
+    for name, loader in (("train", learn.data.train), ("valid", learn.data.valid)):
+        limit = None if loader is None else positions.limits(loader)
+        if limit is not None and id(loader) not in learn.told:
+            learn.told.add(id(loader))
+            warnings.warn(
+                f"a run that is cut in the middle of a pass may not go on bit for bit; of the {name} data: "
+                f"{limit}",
+                LearnerWarning,
+                stacklevel=6,
+            )
 
 
 def check_finite(model: torch.nn.Module, path: Path) -> None:

@@ -106,8 +106,11 @@ def differences(
     *,
     parts: Iterable[str] = ("model", "optimizer", "callbacks", "data"),
     allow: Iterable[str] = (),
-) -> None:
+) -> set[str]:
     """Compare two fingerprints.
+
+    Returns:
+        The names of those that differ, as is allowed.
 
     Raises:
         ValueError: they differ in what is not allowed to; every difference is told, with both values.
@@ -137,6 +140,7 @@ def differences(
             LearnerWarning,
             stacklevel=4,
         )
+    return {name for name, _ in found if name in allow}
 
 
 def check_allow(allow: Iterable[str]) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ class Learner(Loop):
         self.data = as_data(data)
         self.loss_func = check_loss_func(loss_func)
         self.optimizer = as_optimizer(optimizer, model)
-        self.history, self.results = History(), {}
+        self.history, self.results, self.told = History(), {}, set()
         self._set_callbacks(
             with_defaults(callbacks, tuple(as_list(metrics, "metrics")), defaults, type(self), Loop)
         )

@@ -56,6 +56,7 @@ class Loop:
     fitting = False
     interrupted: str | None = None
     n_fits = 0  # that have come to their end
+    told: set[int]  # loaders of whose limits the user knows
     groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
     resumed = marks_passes = False
     _mark: dict[str, Any] | None = None  # what the pass under way draws from, taken at its beginning
@@ -121,6 +122,8 @@ class Loop:
         self._begin_pass(loader, training=False)
         try:
             self._on["before_validate"](self)
+            if self._resume:
+                self._resume.rewind(loader)
             with snapshots.undrawn(loader):  # validating must not change what training draws
                 self._batches(loader)
         except CancelValidate:

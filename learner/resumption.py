@@ -36,6 +36,21 @@ class Resumption:
         """Was the training pass of its epoch over?"""
         return self.position["phase"] == "validate"
 
+    def adapt(self, differing: set[str], current: dict[str, Any]) -> None:
+        """Leave out what would not fit, where the user has allowed something to differ."""
+        if "optimizer" in differing:
+            self.contents["optimizer"] = None
+        then, now = self.contents["fingerprint"]["callbacks"], current["callbacks"]
+        states = self.contents["callbacks"]
+        self.contents["callbacks"] = {
+            name: states[name] for name in states if then.get(name) == now.get(name)
+        }
+        if differing - {"optimizer", "callbacks"}:  # other data: the pass under way begins anew
+            self.contents["loaders"] = {}
+            self.position["n_done"] = 0
+            if self.position["phase"] == "train":
+                self.position["phase"] = None
+
     def begin(self, learn: Any) -> int:
         """Put everything back as it was, after all `before_fit`.
 
@@ -48,6 +63,12 @@ class Resumption:
         if self.position["ended"]:
             learn.stop_reason = self.fit["stop_reason"] or "the fit was cancelled"
         return self.position["epoch"]
+
+    def rewind(self, loader: Any) -> None:
+        """Draw as before the pass under way, to which the loop comes back after a validation."""
+        positions.put(loader, self.fit["mark"])
+        if "loader" in self.fit["mark"]:
+            loader.load_state_dict(self.fit["mark"]["loader"])
 
     def go_on(self, learn: Any, loader: Any) -> tuple[int, Iterator[Any]]:
         """Put everything back as it was after a batch of the pass that is about to go on.
@@ -107,7 +128,8 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     if point.is_of_a_later_fit:
         allow = (*allow, "callbacks")
         print(f"fit {learn.n_fits} of this run has ended before: {found.name} is of fit {point.fit['index']}")
-    differences(point.contents["fingerprint"], fingerprint(learn), found, allow=allow)
+    current = fingerprint(learn)
+    point.adapt(differences(point.contents["fingerprint"], current, found, allow=allow), current)
     if not point.is_of_a_later_fit:
         check_n_epochs(learn, point, n_epochs)
     checkpoint.put_back(learn, point.contents, begun=True)
@@ -119,8 +141,8 @@ def check_resume(resume: Any) -> None:
     """One of the three words."""
     if resume not in ("auto", "must", "never"):
         raise ValueError(
-            f"fit(resume={resume!r}): there are 'auto' (go on where there is something to go on from), 'must' "
-            "and 'never'."
+            f"fit(resume={resume!r}): there are 'auto' (go on where there is something to go on from), "
+            "'must' and 'never'."
         )
 
 
@@ -165,9 +187,9 @@ def newest_whole(folder: Path) -> Path | None:
         fault = files.is_whole(path)
         if fault is None:
             for words in faults:
-                warnings.warn(f"{words}: taking {path.name} instead", LearnerWarning, stacklevel=4)
+                warnings.warn(f"{words} Going on from {path.name}.", LearnerWarning, stacklevel=4)
             return path
-        faults.append(fault)
+        faults.append(f"{path.name}: {fault}")
     if faults:
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise files.CheckpointError(

@@ -1,0 +1,655 @@
+"""FAULTS B, C and D: writing, reading, and what ends a fit from outside. `test_files.py` has single files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from resumed import Cut, differs, in_memory, make, outcome, shuffled
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from callbacks import Callback, Checkpoint, LearnerWarning, Order, on
+from learner import CheckpointError, Data, Learner, files
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ".pt")
+
+
+def write_fails(monkeypatch, when):
+    """Let the disk be full whenever `when(path)` says so."""
+    write = files.write
+
+    def full(path, contents, **options):
+        if when(path):
+            error = OSError(28, "No space left on device")
+            error.add_note("1,000 bytes are needed and 10 are free.")
+            raise error
+        write(path, contents, **options)
+
+    monkeypatch.setattr(files, "write", full)
+
+
+# B: writing
+
+
+def test_case_18_the_newest_stay_and_the_older_go_only_after(tmp_path, monkeypatch):
+    write, there = files.write, []
+
+    def look(path, contents, **options):
+        write(path, contents, **options)
+        there.append(len(names(tmp_path)))
+
+    monkeypatch.setattr(files, "write", look)
+    make(tmp_path, data=in_memory, keep=1).fit(2)
+    assert names(tmp_path) == ["step-000000010.pt"]
+    assert there[1:9] == [2] * 8
+
+
+def test_all_stay_with_keep_none(tmp_path):
+    make(tmp_path, data=in_memory, keep=None).fit(2)
+    assert len(names(tmp_path)) == 10
+
+
+def test_case_20_what_a_killed_writer_has_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "step-000000007.pt.tmp").write_bytes(b"half")
+    (tmp_path / "notes.tmp").write_text("mine")
+    make(tmp_path, data=in_memory).fit(1)
+    assert not (tmp_path / "step-000000007.pt.tmp").exists()
+    assert (tmp_path / "notes.tmp").read_text() == "mine"
+
+
+def test_case_21_a_full_disk_ends_no_training_and_is_told(tmp_path, monkeypatch):
+    write_fails(monkeypatch, lambda path: path.name == "step-000000003.pt")
+    learn = make(tmp_path, data=in_memory)
+    with pytest.warns(LearnerWarning, match=r"step-000000003.pt was not written.*No space left.*are needed"):
+        learn.fit(1)
+    assert names(tmp_path) == ["step-000000002.pt", "step-000000004.pt", "step-000000005.pt"]
+
+
+def test_case_21_a_disk_that_stays_full_ends_it_with_what_is_there_intact(tmp_path, monkeypatch):
+    write_fails(monkeypatch, lambda path: path.name > "step-000000002.pt")
+    learn = make(tmp_path, data=in_memory)
+    with (
+        pytest.warns(LearnerWarning, match="Training goes on"),
+        pytest.raises(OSError, match="No space") as caught,
+    ):
+        learn.fit(1)
+    assert "2 in a row" in "".join(caught.value.__notes__)
+    assert learn.global_step == 4
+    assert names(tmp_path) == ["step-000000001.pt", "step-000000002.pt"]
+
+
+def test_case_29_a_disk_that_is_full_at_the_last_save_leaves_the_weights_to_be_saved_elsewhere(
+    tmp_path, monkeypatch
+):
+    learn = make(tmp_path / "run", data=in_memory, every="1 epoch")
+    write_fails(monkeypatch, lambda path: path.parent.name == "run")
+    with pytest.raises(OSError, match="No space") as caught:
+        learn.fit(1)
+    assert "learn.save('elsewhere.pt')" in "".join(caught.value.__notes__)
+    learn.save(tmp_path / "elsewhere.pt")
+
+
+FILE_SIZE_LIMIT = """
+    import resource, signal, sys, warnings
+    from pathlib import Path
+    from resumed import in_memory, make
+    learn = make(Path(sys.argv[1]), data=in_memory)
+    size = 0
+
+    from callbacks import on
+    @on("after_batch")
+    def limit(learn):
+        if learn.global_step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    learn.fit(1, callbacks=[limit])
+"""
+
+
+def run_script(folder: Path, script: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    path = folder / "script.py"
+    path.write_text(textwrap.dedent(script))
+    return subprocess.run(
+        [sys.executable, str(path), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **SETTINGS},
+        **options,
+    )
+
+
+def test_case_21_a_file_size_limit_of_the_system_leaves_no_half_file(tmp_path):
+    done = run_script(tmp_path, FILE_SIZE_LIMIT, str(tmp_path / "run"))
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert "was not written" in done.stderr
+    left = names(tmp_path / "run")
+    assert left == ["step-000000001.pt", "step-000000002.pt"]
+    assert not list((tmp_path / "run").glob("*.tmp"))
+    learn = make(tmp_path / "run", data=in_memory)
+    learn.fit(1, resume="must")
+    assert learn.global_step == 5
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file"])
+def test_case_22_a_folder_that_cannot_be_is_told_before_the_first_step(tmp_path, kind):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" if kind == "a file" else tmp_path / "file" / "run"
+    learn = make(folder, data=in_memory)
+    with pytest.raises(OSError, match="file") as caught:
+        learn.fit(1)
+    assert "pass a folder that can be written to" in "".join(caught.value.__notes__)
+    assert learn.global_step == 0
+
+
+def test_case_23_a_folder_that_was_deleted_is_made_again(tmp_path):
+    @on("after_batch")
+    def delete(learn):
+        if learn.global_step == 2 and learn.training:
+            shutil.rmtree(tmp_path / "run")
+
+    learn = make(tmp_path / "run", data=in_memory)
+    learn.fit(1, callbacks=[delete])
+    assert names(tmp_path / "run")[-1] == "step-000000005.pt"
+
+
+SECOND = """
+    import sys
+    from pathlib import Path
+    from resumed import in_memory, make
+    make(Path(sys.argv[1]), data=in_memory).fit(1, resume="auto")
+"""
+
+
+def test_case_24_a_second_process_is_refused(tmp_path):
+    answers = []
+
+    @on("after_batch")
+    def start_another(learn):
+        if learn.global_step == 2 and learn.training:
+            answers.append(run_script(tmp_path, SECOND, str(tmp_path / "run")))
+
+    make(tmp_path / "run", data=in_memory).fit(1, callbacks=[start_another])
+    assert answers[0].returncode == 1
+    assert f"another process saves to it (process {os.getpid()}" in answers[0].stderr
+
+
+def test_case_24_a_second_learner_of_one_process_is_refused(tmp_path):
+    @on("after_batch")
+    def start_another(learn):
+        make(tmp_path / "run", data=in_memory).fit(1, resume="auto")
+
+    with pytest.raises(RuntimeError, match="another learner of this process"):
+        make(tmp_path / "run", data=in_memory).fit(1, callbacks=[start_another])
+    make(tmp_path / "run", data=in_memory).fit(1, resume="auto")
+
+
+def test_a_folder_that_holds_a_run_is_refused_with_two_ways_out(tmp_path):
+    make(tmp_path, data=in_memory).fit(1)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.pt")}
+    learn = make(tmp_path, data=in_memory)
+    with pytest.raises(FileExistsError, match=r"resume='auto'.*another folder"):
+        learn.fit(1)
+    assert learn.global_step == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.pt")} == before
+
+
+def test_a_second_fit_of_the_same_learner_goes_on_in_its_folder(tmp_path):
+    learn = make(tmp_path, data=in_memory)
+    learn.fit(1)
+    learn.fit(1)
+    assert names(tmp_path)[-1] == "step-000000010.pt"
+
+
+class Odd(Callback):
+    state = ("thing",)
+
+    def __init__(self, thing):
+        super().__init__()
+        self.thing = thing
+
+
+def test_case_25_a_state_that_cannot_be_kept_is_refused_by_name(tmp_path):
+    learn = make(tmp_path, data=in_memory, plugins=(Odd({"layers": [nn.Linear(1, 1)]}),))
+    with pytest.raises(TypeError, match=r"callbacks\.odd\.thing\.layers\[0\] is of type"):
+        learn.fit(1)
+    assert not names(tmp_path)
+
+
+def test_case_26_an_error_in_a_state_dict_names_its_plugin(tmp_path):
+    class Broken(Callback):
+        def state_dict(self):
+            raise KeyError("lost")
+
+    learn = make(tmp_path, data=in_memory, plugins=(Broken(),))
+    with pytest.raises(KeyError) as caught:
+        learn.fit(1)
+    assert "in Broken.state_dict" in "".join(caught.value.__notes__)
+
+
+@on("after_step")
+def go_bad(learn):
+    if learn.global_step == 3:
+        with torch.no_grad():
+            learn.model[0].weight[0, 0] = float("nan")
+
+
+def test_case_27_and_58_weights_that_are_nan_are_never_written(tmp_path):
+    learn = make(tmp_path, data=in_memory, plugins=(go_bad,))
+    with pytest.raises(FloatingPointError, match=r"step-000000003.pt was not written: '0.weight' holds NaN"):
+        learn.fit(1)
+    assert names(tmp_path) == ["step-000000001.pt", "step-000000002.pt"]
+
+
+def test_a_buffer_may_be_infinite_as_masks_are(tmp_path):
+    learn = make(data=in_memory)
+    learn.model.register_buffer("mask", torch.full((2, 2), -torch.inf))
+    learn.save(tmp_path / "mine.pt")
+
+
+def test_case_28_the_best_is_kept_beside_the_last_ones(tmp_path):
+    values = [5.0, 1.0, 3.0, 4.0, 5.0]
+
+    @on("after_epoch", order=Order.MEASURE)
+    def set_loss(learn):
+        learn.results["valid_loss"] = values[learn.epoch]
+
+    learn = make(tmp_path, data=in_memory, every="1 epoch", keep=2, best="valid_loss")
+    learn.remove_callbacks(learn.callbacks.early_stopping)
+    learn.fit(5, callbacks=[set_loss])
+    assert names(tmp_path) == ["best-000000010.pt", "step-000000020.pt", "step-000000025.pt"]
+    assert (learn.callbacks[Checkpoint].best, learn.callbacks[Checkpoint].best_epoch) == (1.0, 1)
+    learn.load(tmp_path / "best-000000010.pt")
+    assert learn.global_step == 10
+
+
+def test_case_28_the_best_of_a_run_that_goes_on_is_that_of_all_its_epochs(tmp_path):
+    options = {"data": in_memory, "every": "1 epoch", "best": "train_loss"}
+    first = make(tmp_path, **options)
+    first.fit(1)
+    learn = make(tmp_path, **options)
+    learn.callbacks[Checkpoint]._best.min_delta = 1e6  # nothing can be better than what was
+    with pytest.warns(LearnerWarning, match="planned"):
+        learn.fit(2, resume="auto")
+    assert learn.callbacks[Checkpoint].best == first.history[0]["train_loss"]
+    assert [name for name in names(tmp_path) if name.startswith("best")] == ["best-000000005.pt"]
+
+
+# C: reading
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A folder with a run of one epoch, cut off after it."""
+    make(tmp_path / "run", data=in_memory).fit(1)
+    return tmp_path / "run"
+
+
+def go_on(folder: Path, n_epochs: int = 1, **options) -> Learner:
+    fit = {name: options.pop(name) for name in ("allow", "resume") if name in options}
+    learn = make(folder, **{"data": in_memory, **options})
+    learn.fit(n_epochs, **{"resume": "auto", **fit})
+    return learn
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "flipped": flip,
+    "text": lambda path: path.write_text("<html>not found</html>"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_case_31_to_34_a_damaged_file_is_told_and_the_one_before_taken(run, damage):
+    DAMAGES[damage](run / "step-000000005.pt")
+    with pytest.warns(LearnerWarning, match=r"Going on from step-000000004.pt"):
+        learn = go_on(run)
+    assert learn.global_step == 5
+    found = outcome(learn)
+    expected = make(data=in_memory)
+    expected.fit(1)
+    assert differs(found, outcome(expected)) == []
+
+
+def test_case_35_a_missing_piece_is_named(run):
+    for path in run.glob("*.pt"):
+        contents = files.read(path)
+        del contents["optimizer"]
+        files.write(path, contents)
+    with pytest.raises(CheckpointError, match="lacks 'optimizer'"):
+        go_on(run)
+
+
+def test_case_36_where_all_are_damaged_each_is_told_and_nothing_begins(run):
+    for path in run.glob("*.pt"):
+        flip(path)
+    with pytest.raises(CheckpointError, match=r"(?s)step-000000005.*step-000000004.*step-000000003.*backup"):
+        go_on(run)
+
+
+def refused(run: Path, match: str, **options) -> None:
+    """A run that does not agree leaves the learner as it was."""
+    learn = make(run, **{"data": in_memory, **options})
+    before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
+    with pytest.raises(ValueError, match=match):
+        learn.fit(2, resume="auto")
+    assert differs(dict(learn.model.state_dict()), before) == []
+    assert (learn.global_step, len(learn.history)) == (0, 0)
+
+
+def test_case_37_another_model_is_refused_with_names_and_shapes(run):
+    learn = make(run, data=in_memory)
+    learn.model[4] = nn.Linear(8, 2)
+    learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=r"4\.weight \(1, 8\) float32, \(2, 8\) float32"):
+        learn.fit(2, resume="auto")
+    learn.model.append(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"5\.weight, 5\.bias missing from the file"):
+        learn.fit(2, resume="auto")
+
+
+def test_case_38_another_optimizer_is_refused_before_the_first_step(run):
+    learn = make(run, data=in_memory)
+    learn.optimizer = torch.optim.Adam(learn.model.parameters())
+    with pytest.raises(ValueError, match="optimizer: SGD, Adam"):
+        learn.fit(2, resume="auto")
+
+
+def other_data(**options) -> Data:
+    inputs = torch.rand(options.pop("n", 26), 3, generator=torch.Generator().manual_seed(options.pop("s", 0)))
+    options = {"batch_size": 4, "valid": 0.25, "seed": 1, **options}
+    return Data.from_tensors(inputs, inputs.sum(1, keepdim=True), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n": 30}, r"n_items: 20, 22 \(train\)"),
+        ({"batch_size": 2}, r"batch_size: 4, 2 \(train\)"),
+        ({"seed": 2}, r"seed: 1, 2 \(train\)"),
+        ({"s": 1}, r"content: \d+, \d+ \(train\) \(other values, or another random split"),
+        ({"drop_last": True}, r"drop_last: False, True"),
+    ],
+)
+def test_case_39_other_data_is_refused_with_old_and_new_value(run, options, words):
+    refused(run, words, data=lambda: other_data(**options))
+
+
+def test_case_39_what_is_allowed_by_name_goes_on_with_a_warning(run):
+    with (
+        pytest.warns(LearnerWarning, match="planned for 1"),
+        pytest.warns(LearnerWarning, match="batch_size: 4, 2"),
+    ):
+        learn = go_on(run, 2, data=lambda: other_data(batch_size=2), allow=("batch_size", "n_batches"))
+    assert learn.global_step == 5 + 10
+
+
+def test_case_39_the_pass_under_way_begins_anew_with_other_data(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path, data=in_memory).fit(2, callbacks=[Cut(9)])
+    with pytest.warns(LearnerWarning, match="n_batches: 5, 10"):
+        learn = go_on(tmp_path, 2, data=lambda: other_data(batch_size=2), allow=("batch_size", "n_batches"))
+    assert (learn.global_step, len(learn.history)) == (8 + 10, 2)
+
+
+def test_case_38_another_optimizer_can_be_allowed_and_begins_anew(run):
+    learn = make(run, data=in_memory)
+    learn.remove_callbacks(learn.callbacks.torch_scheduler)
+    learn.optimizer = torch.optim.Adam(learn.model.parameters())
+    with pytest.warns(LearnerWarning, match="optimizer: SGD, Adam"):
+        learn.fit(2, resume="auto", allow=("optimizer", "callbacks"))
+    assert learn.global_step == 10
+    assert type(learn.optimizer) is torch.optim.Adam
+
+
+def test_an_unknown_word_in_allow_is_refused(run):
+    with pytest.raises(ValueError, match="allow='batchsize'"):
+        go_on(run, 2, allow="batchsize")
+
+
+def test_a_plugin_with_state_that_is_gone_is_a_difference(run):
+    learn = make(run, data=in_memory)
+    learn.remove_callbacks(learn.callbacks.early_stopping)
+    with pytest.raises(ValueError, match="early_stopping: EarlyStopping, not there"):
+        learn.fit(2, resume="auto")
+
+
+def test_case_40_fewer_epochs_than_done_are_refused(tmp_path):
+    make(tmp_path, data=in_memory).fit(2)
+    with pytest.raises(ValueError, match=r"after epoch 1 of 2, but fit was asked for 1: ask for at least 2"):
+        make(tmp_path, data=in_memory).fit(1, resume="auto")
+
+
+def test_case_42_a_newer_format_is_refused_with_both_versions(run, monkeypatch):
+    path = run / "step-000000005.pt"
+    contents = files.read(path)
+    monkeypatch.setattr(files, "FORMAT", 2)
+    files.write(path, {**contents, "format": 2})
+    monkeypatch.undo()
+    with pytest.raises((CheckpointError, LearnerWarning), match="2"):
+        make(data=in_memory).load(path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_case_43_a_checkpoint_of_a_gpu_loads_on_a_cpu(tmp_path):
+    learn = make(data=in_memory)
+    learn.model.cuda()
+    learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.05, momentum=0.9)
+    path = learn.save(tmp_path / "gpu.pt")
+    make(data=in_memory).load(path)
+
+
+def test_case_44_another_version_of_torch_goes_on_with_a_warning(run, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    with pytest.warns(LearnerWarning, match=r"torch .*, now 9\.9\.9.*may not end with the bits"):
+        go_on(run)
+
+
+def test_case_45_a_path_that_is_not_there_is_told_with_the_nearest(run):
+    with pytest.raises(CheckpointError, match=r"step-000000050\.pt.*step-00000000"):
+        make(data=in_memory).load(run / "step-000000050.pt")
+    with pytest.raises(CheckpointError, match="folder"):
+        make(data=in_memory).load(run)
+
+
+def test_case_46_a_plugin_that_refuses_its_state_leaves_all_as_it_was(run):
+    class Refuse(Callback):
+        state = ("n",)
+        n = 1
+
+        def load_state_dict(self, state):
+            if state["n"] == 2:
+                raise RuntimeError("no")
+
+    plugin = Refuse()
+    learn = make(data=in_memory, plugins=(plugin,))
+    plugin.n = 2
+    path = learn.save(run / "mine.pt")
+    other = make(data=in_memory, plugins=(Refuse(),), seed=4)
+    before = outcome(other)
+    before = {name: before[name] for name in ("weights", "optimizer", "early stopping")}
+    before["weights"] = {name: tensor.clone() for name, tensor in before["weights"].items()}
+    with pytest.raises(RuntimeError, match="no") as caught:
+        other.load(path)
+    assert "in the plug-in 'refuse'" in "".join(caught.value.__notes__)
+    after = outcome(other)
+    assert differs({name: after[name] for name in before}, before) == []
+
+
+# D: signals and other ends
+
+
+def press(number: signal.Signals, at: int, valid: bool = False):
+    """Send this process a signal in a batch, counted over all training, or in validation."""
+
+    @on("after_loss")
+    def send(learn):
+        if valid is not learn.training and learn.global_step == at:
+            os.kill(os.getpid(), number)
+
+    return send
+
+
+@pytest.mark.parametrize("data", [shuffled, in_memory])
+@pytest.mark.parametrize(("at", "valid"), [(0, False), (2, False), (5, False), (7, True), (13, False)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_case_47_and_51_a_signal_saves_in_mid_epoch_and_the_run_goes_on_exactly(
+    tmp_path, number, at, valid, data
+):
+    if data is in_memory and valid:
+        at = 5
+    learn = make(tmp_path, data=data, every="1 epoch")
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
+        learn.fit(4, callbacks=[press(number, at, valid)])
+    if number == signal.SIGTERM:
+        assert caught.value.code == 143
+    assert names(tmp_path), "nothing was saved"
+    assert files.read(tmp_path / names(tmp_path)[-1])["clock"]["global_step"] == learn.global_step
+    again = make(tmp_path, data=data, every="1 epoch")
+    again.fit(4, resume="must")
+    found = outcome(again)
+    expected = make(data=data)
+    expected.fit(4)
+    assert differs(found, outcome(expected)) == []
+
+
+def test_case_48_a_second_ctrl_c_in_the_save_leaves_the_one_before(tmp_path, monkeypatch):
+    write = files.fill
+
+    def interrupted(file, contents):
+        write(file, contents)
+        if contents["clock"]["global_step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(files, "fill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, data=in_memory).fit(1)
+    assert names(tmp_path) == ["step-000000001.pt", "step-000000002.pt"]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+class Dies(Dataset):
+    """Kills its worker at the tenth item, the first time."""
+
+    def __init__(self, flag: Path):
+        self.flag = flag
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        if index == 10 and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.02)
+        return torch.full((3,), index / 24.0), torch.full((1,), index / 8.0)
+
+
+def test_case_53_a_killed_worker_leaves_a_checkpoint_of_the_last_whole_batch(tmp_path):
+    def data():
+        return Data(DataLoader(Dies(tmp_path / "flag"), batch_size=2, num_workers=1))
+
+    def learner():
+        learn = make(tmp_path / "run", data=data, every="1 epoch")
+        learn.remove_callbacks(learn.callbacks.early_stopping)
+        return learn
+
+    learn = learner()
+    with pytest.raises(RuntimeError, match=r"(?s)worker") as caught:
+        learn.fit(1)
+    assert "a loader worker died" in "".join(caught.value.__notes__)
+    assert learn.global_step > 0
+    assert names(tmp_path / "run") == [f"step-{learn.global_step:09}.pt"]
+    again = learner()
+    again.fit(1, resume="must")
+    whole = make(data=data)
+    whole.remove_callbacks(whole.callbacks.early_stopping)
+    whole.fit(1)
+    assert differs(dict(again.model.state_dict()), dict(whole.model.state_dict())) == []
+
+
+def test_an_error_inside_a_batch_saves_nothing_new(tmp_path):
+    @on("after_loss")
+    def fail(learn):
+        if learn.global_step == 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path, data=in_memory, every="1 epoch").fit(1, callbacks=[fail])
+    assert names(tmp_path) == []
+
+
+def test_case_56_a_fit_after_a_failed_one_goes_on_in_its_folder(tmp_path):
+    learn = make(tmp_path, data=in_memory)
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(1, callbacks=[Cut(3)])
+    learn.fit(1)
+    assert learn.global_step == 3 + 5
+
+
+# K: environment
+
+
+def test_case_103_the_newest_is_chosen_by_step_not_by_time(run):
+    os.utime(run / "step-000000003.pt", (2e9, 2e9))
+    learn = go_on(run)
+    assert learn.global_step == 5
+
+
+def test_case_104_a_relative_folder_is_where_the_fit_began(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    @on("after_batch")
+    def move(learn):
+        os.chdir(tmp_path / "elsewhere")
+
+    make(Path("a folder"), data=in_memory).fit(1, callbacks=[move])
+    assert names(tmp_path / "a folder")[-1] == "step-000000005.pt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"folder": 3}, "pass a folder's name"),
+        ({"folder": ""}, "pass a folder's name"),
+        ({"folder": "a", "keep": 0}, "how many files stay"),
+        ({"folder": "a", "keep": True}, "how many files stay"),
+        ({"folder": "a", "every": "often"}, "write a positive number"),
+        ({"folder": "a", "best": 3}, "pass a result's name"),
+        ({"folder": "a", "best": "valid_loss", "mode": "up"}, "there are 'min' and 'max'"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        Checkpoint(**arguments)
+
+
+def test_a_best_that_is_not_measured_is_refused_before_the_first_step(tmp_path):
+    learn = make(tmp_path, data=in_memory, best="valid_acuracy")
+    with pytest.raises(ValueError, match="nothing of that name is measured"):
+        learn.fit(1)
+    assert learn.global_step == 0
