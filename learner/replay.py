@@ -1,0 +1,272 @@
+"""Keep the step in which an error came up, and run that one step again, to see what went wrong."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from callbacks import draws
+from callbacks.blackbox import FILE, BlackBox
+from callbacks.contract import Callback, Order
+from callbacks.culprit import watched
+from learner import errors, files, snapshots
+from learner.loop import PASS_STATE, modes_of
+from learner.plain import from_plain, to_plain
+from learner.seen import Notes
+
+PIECES = ("batch", "inputs", "targets", "model", "extra", "frozen", "optimizer", "callbacks")
+KIND = "step"  # of file; a checkpoint has none
+
+
+# Keep a step
+
+
+def write(learn: Any, path: str | Path, begin: dict[str, Any]) -> Path:
+    """Write the step under way, in which an error came up.
+
+    What cannot be kept, as objects in a batch, is left out, and named in the file.
+
+    Args:
+        learn: the learner, with its `error`.
+        path: the file; one that is there is replaced.
+        begin: of the step's beginning: `random` states, `inputs`, `targets` and `global_step`.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path).absolute()
+    left_out: list[str] = []
+    state = {**pieces_of(learn, left_out), "inputs": begin["inputs"], "targets": begin["targets"]}
+    contents: dict[str, Any] = {name: as_far_as_it_goes(state[name], name, left_out) for name in PIECES}
+    contents["kind"] = KIND
+    contents["random"] = to_plain(begin["random"], "random")
+    contents["clock"] = {name: getattr(learn, name) for name in snapshots.CLOCK}
+    contents["error"] = {"type": type(learn.error).__name__, "message": str(learn.error)}
+    contents["is_updated"] = learn.global_step != begin["global_step"] or fails_in_step(learn)
+    contents["left_out"] = left_out
+    files.write(path, contents)
+    return path
+
+
+def pieces_of(learn: Any, left_out: list[str]) -> dict[str, Any]:
+    """What decides the step, as it is now; nothing is copied."""
+    states = {}
+    for plugin in learn.callbacks:
+        try:
+            states[plugin.name] = plugin.state_dict()
+        except Exception as error:  # noqa: BLE001 - told in the file
+            left_out.append(f"callbacks.{plugin.name}: {type(error).__name__}: {error}")
+    return {
+        "batch": learn.batch,
+        "model": {name: tensor.detach() for name, tensor in snapshots.named_tensors(learn.model)},
+        "extra": snapshots.extra_states(learn.model),
+        "frozen": [name for name, each in learn.model.named_parameters() if not each.requires_grad],
+        "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
+        "callbacks": states,
+    }
+
+
+def as_far_as_it_goes(value: Any, where: str, left_out: list[str]) -> Any:
+    """Plain data, with None for what a file cannot hold; a mapping becomes a dict."""
+    try:
+        return to_plain(value, where)
+    except TypeError as error:
+        if isinstance(value, Mapping) and all(type(key) is str for key in value):
+            return {key: as_far_as_it_goes(item, f"{where}.{key}", left_out) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            found = [as_far_as_it_goes(item, f"{where}[{i}]", left_out) for i, item in enumerate(value)]
+            return found if type(value) is list else tuple(found)
+        left_out.append(str(error).partition(". ")[0])
+        return None
+
+
+def fails_in_step(learn: Any) -> bool:
+    """Did the error come up in the update itself, so that some of the weights may have changed?"""
+    doers = (learn, learn.optimizer, learn.callbacks.doers.get("step"))
+    return any(
+        frame.f_code.co_name == "step" and any(frame.f_locals.get("self") is doer for doer in doers)
+        for frame, _ in traceback.walk_tb(learn.error.__traceback__)
+    )
+
+
+# Run it again
+
+
+def replay_run(folder: Path) -> int:
+    """Run the kept step of a recipe's run again: what `learner replay RUN` does.
+
+    Args:
+        folder: of the run, with its `recipe.yaml`, and `blackbox.pt` in it or in a folder below.
+
+    Returns:
+        The exit code 0, when no error came up.
+
+    Raises:
+        Mistake: there is no such file, or no recipe.
+        Exception: what came up in the step, with its place in the code.
+    """
+    from learner.recipes.faults import Mistake  # recipes import the learner, which imports this file
+    from learner.recipes.recipe import load_recipe
+
+    path = next(iter(sorted(folder.rglob(FILE))), None)
+    if path is None:
+        raise Mistake(
+            f"{folder} holds no {FILE}: the plug-in BlackBox writes one when an error comes up in a step. "
+            "Name the folder of such a run."
+        )
+    if not (folder / "recipe.yaml").is_file():
+        raise Mistake(
+            f"{folder} holds no recipe.yaml, so what is to run is not known: in Python, make the learner and "
+            f"call replay(learn, {str(path)!r}) of learner.replay."
+        )
+    recipe = load_recipe(folder / "recipe.yaml")
+    learn = recipe.build()
+    with recipe.importable():
+        replay(learn, path)
+    return 0
+
+
+def replay(learn: Any, path: str | Path) -> None:
+    """Run a kept step again in a sandbox, print what each layer gave, and raise the error that comes up.
+
+    The learner's plug-ins take part, but those that report or save. `python -m pdb` stops at the line that
+    raises.
+
+    Args:
+        learn: a learner of the same model and plug-ins.
+        path: what `BlackBox` has written.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+        ValueError: it is of another model, or the batch was one that a file cannot hold.
+        Exception: what came up in the step.
+    """
+    kept = read(path)
+    snapshots.check_fits(learn, kept)
+    if "batch" in lost_pieces(kept) and lost_pieces(kept) & {"inputs", "targets"}:
+        raise ValueError(
+            f"{path}: the step cannot be run again, as a file cannot hold its batch: {kept['left_out'][0]}. "
+            "Let Data(split=...) give tensors, or tuples and dicts of them, as inputs and targets."
+        )
+    print(head_of(kept))
+    notes = Notes()
+    try:
+        with snapshots.sandbox(learn), composed(learn, notes), watched(learn.model, notes.take_layer):
+            step_again(learn, kept)
+    finally:
+        print(notes)
+    print("The step went through without an error this time.")
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The kept step."""
+    contents = files.read(path)
+    if contents.get("kind") != KIND:
+        raise files.CheckpointError(f"{path} holds no step: pass the {FILE} that BlackBox has written.")
+    return from_plain(contents)
+
+
+@contextmanager
+def composed(learn: Any, notes: Notes) -> Iterator[None]:
+    """Leave out the plug-ins that report, save, or keep steps, but for those that others need."""
+    before = list(learn.callbacks)
+    there = [plugin for plugin in before if plugin.order not in (Order.REPORT, Order.SAVE)]
+    needed = tuple(kind for plugin in there for kind in plugin.needs)
+    learn._set_callbacks(
+        [
+            *(each for each in before if (each in there or isinstance(each, needed)) and not is_box(each)),
+            notes,
+        ]
+    )
+    try:
+        yield
+    finally:
+        learn._set_callbacks(before)
+
+
+def lost_pieces(kept: dict[str, Any]) -> set[str]:
+    """The pieces of which something was left out."""
+    return {re.split(r"\W", place, maxsplit=1)[0] for place in kept["left_out"]}
+
+
+def is_box(plugin: Callback) -> bool:
+    """Would it write a file of the replay?"""
+    return isinstance(plugin, BlackBox)
+
+
+def step_again(learn: Any, kept: dict[str, Any]) -> None:
+    """The step as a fit runs it, with what comes before it and after it."""
+    modes, pass_state = modes_of(learn.model), {name: getattr(learn, name) for name in PASS_STATE}
+    learn.fitting, learn.error, learn.stop_reason = True, None, None
+    try:
+        begin(learn, kept)
+        with given_batch(learn, kept):
+            learn._batch()
+    except BaseException as error:
+        learn.error = errors.with_place(error, learn)
+        if learn.error is error:
+            raise
+        raise learn.error from error
+    finally:
+        learn.fitting = False
+        learn._end(modes)
+        vars(learn).update(pass_state)
+
+
+def begin(learn: Any, kept: dict[str, Any]) -> None:
+    """Everything as it was when the step began."""
+    put_clock(learn, kept)
+    learn._on["before_fit"](learn)
+    learn._on["before_epoch"](learn)
+    learn._begin_pass(learn.data.train, training=True)
+    learn._on["before_train"](learn)
+    states = {name: state for name, state in kept["callbacks"].items() if state is not None}
+    snapshots.put_plugins(learn, states)
+    snapshots.put_tensors(learn.model, kept)
+    if kept["optimizer"] is not None and learn.optimizer is not None:
+        snapshots.put_optimizer(learn.optimizer, kept["optimizer"])
+    put_clock(learn, kept)
+    draws.put(kept["random"])
+
+
+def put_clock(learn: Any, kept: dict[str, Any]) -> None:
+    """The clock as it was."""
+    for name, value in kept["clock"].items():
+        setattr(learn, name, value)
+
+
+@contextmanager
+def given_batch(learn: Any, kept: dict[str, Any]) -> Iterator[None]:
+    """Have the kept batch; where a file could not hold it, the inputs and targets that were made of it."""
+    learn.batch, own = kept["batch"], dict(vars(learn.data))
+    if "batch" in lost_pieces(kept):
+        vars(learn.data)["split"] = lambda _batch: (kept["inputs"], kept["targets"])
+    try:
+        yield
+    finally:
+        vars(learn.data).clear()
+        vars(learn.data).update(own)
+
+
+def head_of(kept: dict[str, Any]) -> str:
+    """Which step it is, how it ended, and what the file could not keep."""
+    clock, error = kept["clock"], kept["error"]
+    message = error["message"].partition("\n")[0]
+    place = f"batch {clock['batch_idx']} of epoch {clock['epoch']}, global step {clock['global_step']}"
+    lines = [
+        f"{place}, which ended in",
+        f"{error['type']}: {message}",
+    ]
+    if kept["is_updated"]:
+        lines.append(
+            "It came up in the update or after it: the weights are not those of the step's beginning."
+        )
+    lines += [f"not kept: {each}" for each in kept["left_out"]]
+    return "\n".join([*lines, ""])
