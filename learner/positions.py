@@ -19,6 +19,12 @@ WHOLE = (list, tuple, range)  # kinds whose iterators draw nothing
 
 def mark(loader: Any) -> dict[str, Any]:
     """What the pass that is about to begin will draw from; to be taken immediately before it."""
+    workers.pass_the_end(loader)
+    return draws_of(loader)
+
+
+def draws_of(loader: Any) -> dict[str, Any]:
+    """The random states, the states of the generators that belong to a loader, and the order of tensors."""
     state = {"random": snapshots.random_states(), "generators": generator_states(loader)}
     if isinstance(loader, TensorLoader):
         state["loader"] = loader.state_dict()
@@ -27,7 +33,7 @@ def mark(loader: Any) -> dict[str, Any]:
 
 def now(loader: Any) -> dict[str, Any]:
     """The same in mid-pass, and of a loader that can tell where it is, that too."""
-    state = mark(loader)
+    state = draws_of(loader)
     if steers_itself(loader):
         state["loader"] = loader.state_dict()
     return state
@@ -103,11 +109,13 @@ def limits(loader: Any) -> str | None:
                 "persistent_workers=True out."
             )
     elif steers_itself(loader):
-        if getattr(loader, "num_workers", 0):
+        seeded = isinstance(getattr(loader, "dataset", None), Seeded)
+        persistent = getattr(loader, "persistent_workers", False)
+        if getattr(loader, "num_workers", 0) and (persistent or not seeded):
             found.append(
                 f"A {type(loader).__name__} does not keep its workers' random states: what its data set "
-                "draws at random will differ. Take a DataLoader over Seeded(dataset), or give the data set a "
-                "generator of its own and a state_dict that keeps it."
+                "draws at random will differ. Wrap the data set, Seeded(dataset), and leave "
+                "persistent_workers out."
             )
     elif not (isinstance(loader, TensorLoader) or is_sequence(loader) or can_skip(loader)):
         found.append(

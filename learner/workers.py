@@ -147,3 +147,23 @@ class Asleep:
         workers._base_seed, workers._index_sampler = self._base_seed, self._index_sampler
         loader._iterator = workers
         workers._reset(loader)
+
+
+def pass_the_end(loader: Any) -> None:
+    """Lead a `StatefulDataLoader` that was put to the end of a pass to the beginning of the next.
+
+    It would do that by itself, but draw once more than one that has not been saved in between.
+    """
+    state = getattr(loader, "next_iter_state", None)
+    if (
+        not isinstance(loader, DataLoader)
+        or not isinstance(state, dict)
+        or not state.get("_iterator_finished")
+    ):
+        return
+    states, own = snapshots.random_states(), generator_states(loader)
+    ended = loader._get_iterator()  # which takes the state
+    if loader.persistent_workers and loader.num_workers:
+        loader._iterator = ended
+    snapshots.set_random_states(states)
+    set_generator_states(loader, own)

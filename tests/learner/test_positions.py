@@ -471,6 +471,30 @@ def test_a_stateful_loader_with_workers_goes_on_where_the_data_set_draws_nothing
     assert_goes_on(lambda: nodes.StatefulDataLoader(dataset(), BATCH_SIZE, shuffle=True, num_workers=2), FEW)
 
 
+@pytest.mark.parametrize("workers", [{}, {"num_workers": 1}, {"num_workers": 1, "persistent_workers": True}])
+def test_a_stateful_loader_that_was_at_the_end_of_a_pass_begins_the_next(workers):
+    nodes = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def train(loader, n_epochs):
+        for _ in range(n_epochs):
+            positions.mark(loader)
+            yield train_on(loader, [])
+
+    def make():
+        return nodes.StatefulDataLoader(Plain(), BATCH_SIZE, shuffle=True, **workers)
+
+    scramble(0)
+    loader = make()
+    list(train(loader, 2))
+    saved = positions.now(loader)
+    expected = list(train(loader, 2))
+    scramble(99)
+    loader = make()
+    loader.load_state_dict(saved["loader"])
+    positions.put(loader, saved)
+    assert_same(list(train(loader, 2)), expected)
+
+
 # What cannot be promised
 
 
@@ -516,6 +540,7 @@ def test_of_a_stateful_loader_with_workers_it_is_said_that_their_states_are_not_
     nodes = pytest.importorskip("torchdata.stateful_dataloader")
     assert positions.limits(nodes.StatefulDataLoader(Noisy(), 3)) is None
     assert "Seeded" in positions.limits(nodes.StatefulDataLoader(Noisy(), 3, num_workers=2))
+    assert positions.limits(nodes.StatefulDataLoader(Seeded(Noisy()), 3, num_workers=2)) is None
 
 
 # Generators that belong to something
