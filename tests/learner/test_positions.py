@@ -2,288 +2,46 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
+import os
 import random
 import re
 import subprocess
 import sys
 import textwrap
 import warnings
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
+from cut_passes import (
+    BATCH_SIZE,
+    CUTS,
+    FEW,
+    N_ITEMS,
+    REPLAYED,
+    SKIPPED,
+    WHOLE,
+    WORKERS,
+    Noisy,
+    Plain,
+    Stream,
+    assert_goes_on,
+    assert_same,
+    give,
+    loader_over,
+    rest_of_one,
+    same,
+    scramble,
+    train_on,
+    whole_run,
 )
 
 from callbacks import LearnerWarning
 from learner import TensorLoader, positions
-from learner.generators import generator_states, generators_in, set_generator_states
 from learner.plain import from_plain, to_plain
 from learner.seeded import Seeded
 
 # What StatefulDataLoader 0.11 calls is deprecated in torch.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
-
-N_ITEMS, BATCH_SIZE, N_EPOCHS = 41, 3, 3
-CUTS = (
-    (0, 1),
-    (0, 7),
-    (1, 1),
-    (1, 12),
-    (1, 13),
-    (2, 5),
-    (2, 14),
-)  # epoch and batches done; 14 is a whole pass
-FEW = ((0, 1), (1, 12), (2, 14))
-
-
-class Noisy(Dataset):
-    """Items with noise from every stream; it counts, across processes, how often each is fetched."""
-
-    def __init__(self, transform=None):
-        self.fetched = torch.zeros(N_ITEMS, dtype=torch.int64).share_memory_()
-        self.rng, self.transform = np.random.default_rng(5), transform
-
-    def __len__(self):
-        return N_ITEMS
-
-    def __getitem__(self, index):
-        self.fetched[index] += 1
-        noise = [random.random(), np.random.rand(), self.rng.random(), torch.rand(()).item()]
-        return torch.tensor([index, *noise, self.transform() if self.transform else 0.0], dtype=torch.float64)
-
-
-class Plain(Noisy):
-    """Items without noise."""
-
-    def __getitem__(self, index):
-        self.fetched[index] += 1
-        return torch.tensor([index])
-
-
-class Stream(IterableDataset):
-    """Items in an order of their own, which does not depend on what training draws."""
-
-    def __iter__(self):
-        worker = torch.utils.data.get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for item in range(first, N_ITEMS, step):
-            yield torch.tensor([item, random.random(), np.random.rand(), torch.rand(()).item()])
-
-
-class Steady(IterableDataset):
-    """Items from a generator of its own."""
-
-    def __init__(self):
-        self.rng = random.Random(3)
-
-    def __iter__(self):
-        for item in range(N_ITEMS):
-            yield torch.tensor([item, self.rng.random()])
-
-
-class Eager:
-    """A sampler that draws when it is asked for its iterator, from torch's global state."""
-
-    def __iter__(self):
-        return iter(torch.randperm(N_ITEMS).tolist())
-
-    def __len__(self):
-        return N_ITEMS
-
-
-class Lazy(Eager):
-    """A sampler that draws index by index, from torch's global state."""
-
-    def __iter__(self):
-        for _ in range(N_ITEMS):
-            yield int(torch.randint(N_ITEMS, ()))
-
-
-class Doubling(DataLoader):
-    """A loader with an `__iter__` of its own."""
-
-    def __iter__(self):
-        for batch in super().__iter__():
-            yield 2 * batch
-
-
-def loader_over(dataset=None, **options):
-    options = {"batch_size": BATCH_SIZE, **options}
-    return DataLoader(Noisy() if dataset is None else dataset, **options)
-
-
-def generated(**kind):
-    """A sampler with a generator, by the name of its class."""
-    ((name, options),) = kind.items()
-    generator = torch.Generator().manual_seed(7)
-    return {"Random": RandomSampler, "Subset": SubsetRandomSampler, "Weighted": WeightedRandomSampler}[name](
-        **options, generator=generator
-    )
-
-
-def several_rngs():
-    """A transform with generators in places where people keep them."""
-    numbers, legacy = random.Random(1), np.random.RandomState(2)
-
-    def draw(generator):
-        return numbers.random() + legacy.rand() + torch.rand((), generator=generator).item()
-
-    return functools.partial(draw, generator=torch.Generator().manual_seed(4))
-
-
-SKIPPED = {
-    "in order": loader_over,
-    "shuffled": lambda: loader_over(shuffle=True),
-    "shuffled, a generator": lambda: loader_over(shuffle=True, generator=torch.Generator().manual_seed(1)),
-    "the last left out": lambda: loader_over(shuffle=True, drop_last=True),
-    "single items": lambda: loader_over(batch_size=None, sampler=RandomSampler(range(14))),
-    "single items, eager": lambda: loader_over(batch_size=None, sampler=Eager()),
-    "a subset": lambda: loader_over(sampler=SubsetRandomSampler(range(40))),
-    "a subset, a generator": lambda: loader_over(sampler=generated(Subset={"indices": range(40)})),
-    "weighted": lambda: loader_over(sampler=WeightedRandomSampler(torch.arange(1.0, 42), 41)),
-    "replacement": lambda: loader_over(sampler=RandomSampler(range(41), replacement=True)),
-    "replacement, a generator": lambda: loader_over(
-        sampler=generated(Random={"data_source": range(41), "replacement": True})
-    ),
-    "an eager sampler": lambda: loader_over(sampler=Eager()),
-    "a lazy sampler": lambda: loader_over(sampler=Lazy()),
-    "a batch sampler": lambda: DataLoader(
-        Noisy(), batch_sampler=BatchSampler(RandomSampler(range(41)), 3, drop_last=False)
-    ),
-    "a list of batches": lambda: DataLoader(Noisy(), batch_sampler=[[n, n + 1] for n in range(14)]),
-    "generators everywhere": lambda: loader_over(Noisy(several_rngs()), shuffle=True),
-    "seeded, no workers": lambda: loader_over(Seeded(Noisy()), shuffle=True),
-}
-WORKERS = {
-    "seeded": lambda: loader_over(Seeded(Noisy()), shuffle=True, num_workers=2),
-    "seeded, a generator": lambda: loader_over(
-        Seeded(Noisy()), shuffle=True, num_workers=2, generator=torch.Generator().manual_seed(1)
-    ),
-    "seeded, single items": lambda: loader_over(
-        Seeded(Noisy()), batch_size=None, sampler=RandomSampler(range(14)), num_workers=1
-    ),
-    "seeded, eager sampler": lambda: loader_over(Seeded(Noisy()), sampler=Eager(), num_workers=2),
-    "seeded, persistent": lambda: loader_over(
-        Seeded(Noisy()), shuffle=True, num_workers=2, persistent_workers=True
-    ),
-    "no noise, persistent": lambda: loader_over(
-        Plain(), shuffle=True, num_workers=2, persistent_workers=True
-    ),
-}
-REPLAYED = {
-    "workers": lambda: loader_over(shuffle=True, num_workers=2),
-    "workers over a stream": lambda: loader_over(Stream(), num_workers=2),
-    "a stream with a generator": lambda: loader_over(Steady()),
-    "an __iter__ of its own": lambda: Doubling(Plain(), BATCH_SIZE, shuffle=True),
-    "a function": lambda: function_of(np.random.default_rng(6)),
-}
-WHOLE = {
-    "tensors": lambda: TensorLoader([torch.arange(41)], 3, shuffle=True, seed=2),
-    "tensors in order": lambda: TensorLoader([torch.arange(42)], 3, drop_last=True),
-    "a list": lambda: [torch.tensor([n]) for n in range(14)],
-    "a tuple": lambda: tuple(torch.tensor([n]) for n in range(14)),
-    "a range": lambda: range(14),
-}
-
-
-def function_of(rng):
-    def batches():
-        for _ in range(14):
-            yield torch.tensor([rng.random()])
-
-    return batches
-
-
-def scramble(seed):
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def give(loader):
-    return loader() if callable(loader) and not hasattr(loader, "__iter__") else loader
-
-
-def train_on(batches, seen, after=lambda: None):
-    """Go through batches as training would: between them it draws for dropout."""
-    for batch in batches:
-        whole = torch.stack(batch) if isinstance(batch, tuple) else torch.as_tensor(batch)
-        seen.append((whole.double().flatten(), torch.rand(2), random.random(), np.random.rand()))
-        after()
-    return seen
-
-
-def whole_run(make):
-    """All that a run sees, and for each number of batches done of each epoch: the mark, and now."""
-    scramble(0)
-    loader, epochs, saved = make(), [], {}
-    for epoch in range(N_EPOCHS):
-        mark, seen = to_plain(positions.mark(loader), ""), []
-
-        def save(epoch=epoch, mark=mark, seen=seen):
-            if (epoch, len(seen)) in CUTS:
-                saved[epoch, len(seen)] = mark, to_plain(positions.now(loader), "")
-
-        epochs.append(train_on(give(loader), seen, save))
-        saved[epoch] = to_plain((positions.generator_states(loader), torch.get_rng_state()), "")
-    return epochs, saved
-
-
-def resumed(make, mark, now, epoch, n_done):
-    """What a loader made anew gives after a cut, with how often items were fetched until the first batch."""
-    scramble(99)
-    loader = make()
-    rest = positions.go_on(loader, lambda: give(loader), from_plain(mark), from_plain(now), n_done)
-    epochs = [train_on(rest, [])]
-    for _ in range(epoch + 1, N_EPOCHS):
-        positions.mark(loader)
-        epochs.append(train_on(give(loader), []))
-    return epochs
-
-
-def assert_same(left, right):
-    assert [len(epoch) for epoch in left] == [len(epoch) for epoch in right]
-    for batch, other in zip(itertools.chain(*left), itertools.chain(*right), strict=True):
-        for part, counterpart in zip(batch, other, strict=True):
-            assert torch.equal(torch.as_tensor(part), torch.as_tensor(counterpart))
-
-
-def same(left, right):
-    """Are two states in plain data the same?"""
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(same, left, right))
-    return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
-
-
-def assert_goes_on(make, cuts):
-    epochs, saved = whole_run(make)
-    for epoch, n_done in cuts:
-        if (epoch, n_done) in saved:
-            expected = [epochs[epoch][n_done:], *epochs[epoch + 1 :]]
-            assert_same(resumed(make, *saved[epoch, n_done], epoch, n_done), expected)
-
-
-def rest_of_one(make, n_done=5):
-    """The rest of a pass by a loader made anew, and how often it has fetched each item."""
-    _, saved = whole_run(make)
-    scramble(99)
-    loader = make()
-    rest = positions.go_on(loader, lambda: loader, *map(from_plain, saved[2, n_done]), n_done)
-    return loader, rest
 
 
 @pytest.mark.parametrize("kind", SKIPPED)
@@ -411,16 +169,15 @@ def iter_of(n):
 def test_another_process_goes_on_with_the_same_bits(tmp_path):
     epochs, saved = whole_run(SKIPPED["generators everywhere"])
     torch.save(saved[1, 12], tmp_path / "saved.pt")
-    script = f"""
-        import importlib.util, torch
-        spec = importlib.util.spec_from_file_location("there", {str(Path(__file__))!r})
-        there = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(there)
-        saved = torch.load({str(tmp_path / "saved.pt")!r}, weights_only=True)
-        seen = there.resumed(there.SKIPPED["generators everywhere"], *saved, 1, 12)
-        torch.save(seen, {str(tmp_path / "seen.pt")!r})
+    script = """
+        import torch, cut_passes
+        saved = torch.load("saved.pt", weights_only=True)
+        seen = cut_passes.resumed(cut_passes.SKIPPED["generators everywhere"], *saved, 1, 12)
+        torch.save(seen, "seen.pt")
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=100)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    subprocess.run(command, check=True, timeout=100, cwd=tmp_path, env=environment)
     assert_same(torch.load(tmp_path / "seen.pt"), [epochs[1][12:], epochs[2]])
 
 
@@ -541,74 +298,3 @@ def test_of_a_stateful_loader_with_workers_it_is_said_that_their_states_are_not_
     assert positions.limits(nodes.StatefulDataLoader(Noisy(), 3)) is None
     assert "Seeded" in positions.limits(nodes.StatefulDataLoader(Noisy(), 3, num_workers=2))
     assert positions.limits(nodes.StatefulDataLoader(Seeded(Noisy()), 3, num_workers=2)) is None
-
-
-# Generators that belong to something
-
-
-def test_generators_are_found_where_people_keep_them():
-    loader = loader_over(Noisy([several_rngs()]), shuffle=True, generator=torch.Generator())
-    assert sorted(generators_in(loader)) == [
-        "dataset.rng",
-        "dataset.transform.0.func.legacy",
-        "dataset.transform.0.func.numbers",
-        "dataset.transform.0.generator",
-        "generator",
-    ]
-
-
-GLOBAL = random.Random(0)
-
-
-def test_a_global_generator_that_a_function_names_is_found():
-    def batches():
-        yield GLOBAL.random()
-
-    assert generators_in(batches) == {"GLOBAL": GLOBAL}
-
-
-def test_a_transform_that_is_a_module_is_looked_into_and_the_modules_in_it():
-    module = torch.nn.Sequential(torch.nn.Identity())
-    module[0].rng = random.Random(0)
-    assert list(generators_in(Noisy(module))) == ["rng", "transform._modules.0.rng"]
-    assert generators_in(module) == {}  # of a module given itself, its modules are asked one by one
-
-
-def test_long_lists_and_large_data_are_not_looked_into():
-    dataset = Noisy()
-    dataset.items = [random.Random(0)] * 101
-    assert list(generators_in(dataset)) == ["rng"]
-
-
-def test_what_holds_itself_is_looked_into_once():
-    dataset = Noisy()
-    dataset.itself = dataset.friends = [dataset]
-    assert list(generators_in(dataset)) == ["rng"]
-
-
-def test_states_of_all_kinds_are_plain_and_come_back():
-    dataset = Noisy(several_rngs())
-    states = to_plain(generator_states(dataset), "")
-    first = dataset.transform(), dataset.rng.random()
-    second = dataset.transform(), dataset.rng.random()
-    set_generator_states(dataset, from_plain(states))
-    assert (dataset.transform(), dataset.rng.random()) == first != second
-
-
-def test_the_epoch_of_a_sampler_comes_back():
-    def make():
-        return loader_over(sampler=DistributedSampler(range(41), num_replicas=2, rank=0))
-
-    loader = make()
-    loader.sampler.set_epoch(4)
-    other = make()
-    positions.set_generator_states(other, positions.generator_states(loader))
-    assert other.sampler.epoch == 4
-
-
-def test_a_generator_that_is_not_there_any_more_is_told_of():
-    states = generator_states(Noisy())
-    dataset = Plain()
-    del dataset.rng
-    with pytest.warns(LearnerWarning, match=r"a Plain had random generators at 'rng', .* in its __init__"):
-        set_generator_states(dataset, states)
