@@ -27,10 +27,10 @@ held: set[Path] = (
 class Checkpoint(Callback):
     """Save all that decides the future of a run, so that `fit(resume="auto")` goes on with the same bits.
 
-    A file `step-<global step>.pt` is written at each interval, at the end of the fit, and when Ctrl-C, SIGTERM
-    or a loader's failure ends it; the newest `keep` stay. One of the best epoch, `best-<global step>.pt`, is
-    kept beside them. Each is written to a temporary file beside it, flushed to disk, and renamed, so that a
-    run that is killed while it writes still has the one before.
+    A file `step-<global step>.pt` is written at each interval, at the end of the fit, and when Ctrl-C,
+    SIGTERM or a loader's failure ends it; the newest `keep` stay. One of the best epoch,
+    `best-<global step>.pt`, is kept beside them. Each is written to a temporary file beside it, flushed to
+    disk, and renamed, so that a run that is killed while it writes still has the one before.
 
     A full disk ends no training: it is told, and tried again at the next interval. After two failures in a
     row, or where it was the last save, the error is raised.
@@ -173,14 +173,14 @@ class Checkpoint(Callback):
         self._n_failures += 1
         if is_last or self._n_failures >= self.MAX_FAILURES:
             error.add_note(
-                f"{path} was not written ({self._n_failures} in a row). The checkpoints before it are whole, and "
-                "the weights are in memory: learn.save('elsewhere.pt') keeps them."
+                f"{path} was not written ({self._n_failures} in a row). The checkpoints before it are whole, "
+                "and the weights are in memory: learn.save('elsewhere.pt') keeps them."
             )
             raise error
         notes = " ".join(getattr(error, "__notes__", ()))
         warnings.warn(
-            f"{path} was not written: {error}. {notes} Training goes on, the checkpoints before it are whole; "
-            "the next interval tries again.",
+            f"{path} was not written: {error}. {notes} Training goes on, the checkpoints before it are "
+            "whole, and the next interval tries again.",
             LearnerWarning,
             stacklevel=3,
         )
@@ -263,8 +263,8 @@ def open_folder(folder: Path, lock: IO[str] | None = None) -> IO[str]:
         owner = file.read().strip() or "unknown"
         file.close()
         raise RuntimeError(
-            f"{folder}: another process saves to it ({owner}). Wait until it has ended, or pass another folder; "
-            "two runs in one folder would mix their files."
+            f"{folder}: another process saves to it ({owner}). Wait until it has ended, or pass another "
+            "folder: two runs in one would mix their files."
         ) from None
     file.truncate(0)
     file.write(

@@ -64,7 +64,7 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
             "stop_reason": None if learn.interrupted else learn.stop_reason,
             "position": None if at is None else position_of(learn, at),
             "mark": learn._mark if at == "batch" else None,
-            "now": positions.now(loader_under_way(learn)) if at == "batch" else None,
+            "now": positions.now(loader_under_way(learn)) | {"random": None} if at == "batch" else None,
         },
         "fingerprint": fingerprint(learn),
     }

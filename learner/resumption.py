@@ -80,7 +80,8 @@ class Resumption:
         self._put_back(learn)
         learn._mark = self.fit["mark"]
         give = lambda: learn.data.batches(loader)  # noqa: E731
-        return n_done, positions.go_on(loader, give, self.fit["mark"], self.fit["now"], n_done)
+        now = {**self.fit["now"], "random": self.contents["random"]}
+        return n_done, positions.go_on(loader, give, self.fit["mark"], now, n_done)
 
     def _put_back(self, learn: Any) -> None:
         n_epochs, n_batches = learn.n_epochs, learn.n_batches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -174,7 +175,10 @@ def undrawn(loader: Any = None) -> Iterator[None]:
 
 def random_states() -> dict[str, Any]:
     """The state of the generators that training draws from: Python's, NumPy's, torch's on each device."""
-    states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    version, words, gauss = random.getstate()
+    # 625 numbers: as one string they take a hundredth of the time to write
+    python = version, array("I", words).tobytes().hex(), gauss
+    states: dict[str, Any] = {"python": python, "torch": torch.get_rng_state()}
     if "numpy" in sys.modules:
         states["numpy"] = sys.modules["numpy"].random.get_state()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -184,7 +188,8 @@ def random_states() -> dict[str, Any]:
 
 def set_random_states(states: dict[str, Any]) -> None:
     """Put back what `random_states` gave."""
-    random.setstate(states["python"])
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(array("I", bytes.fromhex(words))), gauss))
     torch.set_rng_state(states["torch"])
     if "numpy" in states:
         sys.modules["numpy"].random.set_state(states["numpy"])

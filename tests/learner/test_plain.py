@@ -232,7 +232,7 @@ def test_what_is_shared_many_times_over_is_copied_once():
 
 TEXT = torch.frombuffer(bytearray(8), dtype=torch.uint8)
 NONSENSE = [
-    object(),
+    pytest.param(object(), id="object"),
     b"raw",
     {KIND: "os.system", "value": "touch canary"},
     {KIND: ["list"], "value": 1},
