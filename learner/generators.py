@@ -17,7 +17,7 @@ from callbacks.contract import LearnerWarning
 
 DEEPEST = 6  # steps from the root, as dataset.dataset.transform.transforms.0.rng of a loader
 LONGEST = 100  # longer lists and dicts hold data, not parts
-MOST = 5000  # objects looked at in all; about 5 ms
+MOST = 1000  # objects looked at in all, which takes about 4 ms
 # Workers and their queues, and what torch keeps in every module, of which only other modules are looked into.
 PASSED_OVER = frozenset({"_iterator", "multiprocessing_context", *vars(nn.Module())} - {"_modules"})
 LEAVES = (type, types.ModuleType, Tensor, str, bytes, int, float, complex, torch.dtype, torch.device)
@@ -125,14 +125,20 @@ def walk(root: Any) -> Iterator[tuple[str, Any]]:
     level = [("", root)]
     for depth in range(DEEPEST + 1):
         yield from level
-        below: list[tuple[str, Any]] = []
-        for path, holder in level if depth < DEEPEST else ():
-            for name, part in parts_of(holder, is_root=depth == 0):
-                if part is None or isinstance(part, LEAVES) or id(part) in seen or len(seen) >= MOST:
-                    continue
-                seen[id(part)] = part
-                below.append((f"{path}.{name}" if path else name, part))
-        level = below
+        level = list(below(level, seen)) if depth < DEEPEST else []
+
+
+def below(level: list[tuple[str, Any]], seen: dict[int, Any]) -> Iterator[tuple[str, Any]]:
+    """What some objects hold and is not yet among those seen, until there are too many."""
+    is_root = len(seen) == 1
+    for path, holder in level:
+        for name, part in parts_of(holder, is_root=is_root):
+            if part is None or isinstance(part, LEAVES) or id(part) in seen:
+                continue
+            if len(seen) >= MOST:
+                return
+            seen[id(part)] = part
+            yield f"{path}.{name}" if path else name, part
 
 
 def parts_of(holder: Any, *, is_root: bool = False) -> list[tuple[str, Any]]:
