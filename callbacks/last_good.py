@@ -60,29 +60,53 @@ class KeptBuffers:
 
     def clear(self) -> None:
         """Forget the copies."""
-        self._kept: dict[str, tuple[Tensor, Tensor, int]] | None = None
+        self._buffers: dict[str, Tensor] | None = None
+        self.copies: dict[str, Tensor] = {}  #: by name
+        self._versions: dict[str, int] = {}  # of those that have never been seen to change
+        self._changing: tuple[list[Tensor], list[Tensor]] = ([], [])  # the others, and their copies
 
-    @torch.no_grad()
     def keep(self, model: nn.Module) -> None:
-        """Copy those that have changed since the last time."""
-        if self._kept is None:
-            found = [(name, each) for name, each in model.named_buffers() if not each.is_inference()]
-            self._kept = {name: (each, each.clone(), each._version) for name, each in found}
-        for name, (buffer, copy, version) in self._kept.items():
-            if buffer.ndim == 1 or buffer._version != version:
-                self._kept[name] = (buffer, copy.copy_(buffer), buffer._version)
+        """Copy those that have changed since the last time, and those that may have."""
+        if self._buffers is None:
+            self._begin(model)
+        elif self._buffers:
+            self._notice_changes()
+            copy_all(*self._changing)
 
-    @torch.no_grad()
     def put_back(self) -> None:
-        """Put back those that have changed since."""
-        for buffer, copy, version in (self._kept or {}).values():
-            if buffer.ndim == 1 or buffer._version != version:
-                buffer.copy_(copy)
+        """Put back those that have changed since, and those that may have."""
+        if self._buffers:
+            self._notice_changes()
+            copy_all(*reversed(self._changing))
 
-    @property
-    def copies(self) -> dict[str, Tensor]:
-        """The copies by name."""
-        return {name: copy for name, (_, copy, _) in (self._kept or {}).items()}
+    def _begin(self, model: nn.Module) -> None:
+        found = {name: each for name, each in model.named_buffers() if not each.is_inference()}
+        self._buffers = found
+        self.copies = {name: each.clone() for name, each in found.items()}
+        self._versions = {name: each._version for name, each in found.items()}
+        for name, each in found.items():
+            if each.ndim == 1:
+                self._add(name)
+
+    def _notice_changes(self) -> None:
+        assert self._buffers is not None
+        for name in [
+            name for name, version in self._versions.items() if self._buffers[name]._version != version
+        ]:
+            self._add(name)
+
+    def _add(self, name: str) -> None:
+        assert self._buffers is not None
+        del self._versions[name]
+        self._changing[0].append(self._buffers[name])
+        self._changing[1].append(self.copies[name])
+
+
+def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
+    """Copy many tensors at once."""
+    if sources:  # torch refuses empty lists
+        with torch.no_grad():
+            torch._foreach_copy_(targets, sources)  # type: ignore[reportPrivateImportUsage]
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
