@@ -1,5 +1,6 @@
 """The ground floor: the contract of a plug-in, and the plug-ins. It imports no `learner`."""
 
+from callbacks.blackbox import BlackBox
 from callbacks.checkpoint import Checkpoint
 from callbacks.contract import (
     EVENTS,
@@ -40,6 +41,7 @@ __all__ = [
     "R2",
     "RMSE",
     "Best",
+    "BlackBox",
     "CSVLogger",
     "Callback",
     "Callbacks",

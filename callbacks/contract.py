@@ -185,6 +185,10 @@ class LearnerProtocol(Protocol):
         """Write all that a checkpoint holds; `at` says where the fit is, to go on from there."""
         ...
 
+    def save_step(self, path: str | Path, begin: dict[str, Any]) -> Path:
+        """Write the training step in which an error came up, from `cleanup_fit`."""
+        ...
+
     def sandbox(self) -> AbstractContextManager[Any]:
         """Leave no trace: everything that a snapshot holds is put back at the block's end."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,15 +51,27 @@ def differ(name: str, one: Any, other: Any) -> bool:
     return one != other
 
 
+def take_python() -> tuple[int, str, float | None]:
+    """Python's state, its 625 numbers as one string: that is written to a file in a hundredth of the time."""
+    version, words, gauss = random.getstate()
+    return version, array("I", words).tobytes().hex(), gauss
+
+
+def put_python(state: tuple[int, str, float | None]) -> None:
+    """Put back what `take_python` gave."""
+    version, words, gauss = state
+    random.setstate((version, tuple(array("I", bytes.fromhex(words))), gauss))
+
+
 TAKERS: dict[str, Callable[[], Any]] = {
     "torch": torch.get_rng_state,
     "cuda": lambda: torch.cuda.get_rng_state_all(),
-    "python": random.getstate,
+    "python": take_python,
     "numpy": lambda: sys.modules["numpy"].random.get_state(),
 }
 PUTTERS: dict[str, Callable[[Any], Any]] = {
     "torch": torch.set_rng_state,
     "cuda": lambda states: torch.cuda.set_rng_state_all(states),
-    "python": random.setstate,
+    "python": put_python,
     "numpy": lambda state: sys.modules["numpy"].random.set_state(state),
 }

@@ -224,6 +224,23 @@ class Learner(Loop):
         """
         return checkpoint.save(self, path, at)
 
+    def save_step(self, path: str | Path, begin: dict[str, Any]) -> Path:
+        """Write the training step in which an error came up; `BlackBox` does, and `learner replay` reads it.
+
+        Args:
+            path: the file; one that is there is replaced.
+            begin: of the step's beginning: `random` states, `inputs`, `targets` and `global_step`.
+
+        Returns:
+            The file's absolute path.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from learner import replay  # which imports the loop
+
+        return replay.write(self, path, begin)
+
     def load(self, path: str | Path, *, only: Literal["model"] | None = None) -> None:
         """Put back what `save` or a `Checkpoint` has written.
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from learner import generators, snapshots, workers
+from callbacks import draws
+from learner import generators, workers
 from learner.loaders import is_function
 from learner.seeded import Seeded
 from learner.tensors import TensorLoader, counted, describe
@@ -25,7 +26,7 @@ def mark(loader: Any) -> dict[str, Any]:
 
 def draws_of(loader: Any) -> dict[str, Any]:
     """The random states, the states of the generators that belong to a loader, and the order of tensors."""
-    state = {"random": snapshots.random_states(), "generators": generator_states(loader)}
+    state = {"random": draws.take(), "generators": generator_states(loader)}
     if isinstance(loader, TensorLoader):
         state["loader"] = loader.state_dict()
     return state
@@ -135,7 +136,7 @@ def describe_source(loader: Any) -> str:
 
 def put(loader: Any, state: dict[str, Any]) -> None:
     """Put back what will be drawn from."""
-    snapshots.set_random_states(state["random"])
+    draws.put(state["random"])
     set_generator_states(loader, state["generators"])
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
-import sys
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks import draws
 from learner.tensors import TensorLoader, counted
 
 CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "training")
@@ -35,7 +33,7 @@ def state_of(learn: Any) -> dict[str, Any]:
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
         "callbacks": {plugin.name: plugin.state_dict() for plugin in learn.callbacks},
         "loaders": {name: loader.state_dict() for name, loader in loaders_with_state(learn.data)},
-        "random": random_states(),
+        "random": draws.take(),
         "clock": {name: getattr(learn, name) for name in CLOCK},
         "history": learn.history.state_dict(),
         "results": dict(learn.results),
@@ -56,7 +54,7 @@ def put_back(learn: Any, snapshot: dict[str, Any]) -> None:
         setattr(learn, name, value)
     learn.history.load_state_dict(snapshot["history"])
     learn.results = dict(snapshot["results"])
-    set_random_states(snapshot["random"])
+    draws.put(snapshot["random"])
 
 
 def put_plugins(learn: Any, states: dict[str, Any]) -> None:
@@ -163,35 +161,11 @@ def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
 @contextmanager
 def undrawn(loader: Any = None) -> Iterator[None]:
     """Put back, at the end, what training draws from: the random generators, and the loader's next order."""
-    states = random_states()
+    states = draws.take()
     order = loader.state_dict() if isinstance(loader, TensorLoader) else None
     try:
         yield
     finally:
-        set_random_states(states)
+        draws.put(states)
         if order is not None:
             loader.load_state_dict(order)
-
-
-def random_states() -> dict[str, Any]:
-    """The state of the generators that training draws from: Python's, NumPy's, torch's on each device."""
-    version, words, gauss = random.getstate()
-    # 625 numbers: as one string they take a hundredth of the time to write
-    python = version, array("I", words).tobytes().hex(), gauss
-    states: dict[str, Any] = {"python": python, "torch": torch.get_rng_state()}
-    if "numpy" in sys.modules:
-        states["numpy"] = sys.modules["numpy"].random.get_state()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what `random_states` gave."""
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(array("I", bytes.fromhex(words))), gauss))
-    torch.set_rng_state(states["torch"])
-    if "numpy" in states:
-        sys.modules["numpy"].random.set_state(states["numpy"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state_all(states["cuda"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from learner import snapshots
+from callbacks import draws
 from learner.generators import generator_states, set_generator_states
 from learner.seeded import Seeded
 
@@ -132,7 +132,7 @@ class Asleep:
 
     def _reset(self, loader: DataLoader[Any]) -> None:
         """What `DataLoader.__iter__` calls on workers that it has."""
-        states, own = snapshots.random_states(), generator_states(loader)
+        states, own = draws.take(), generator_states(loader)
         dataset: Any = loader.dataset
         if isinstance(dataset, Seeded):
             dataset.base_seed = self._base_seed
@@ -142,7 +142,7 @@ class Asleep:
         finally:
             if isinstance(dataset, Seeded):
                 dataset.base_seed = None
-        snapshots.set_random_states(states)
+        draws.put(states)
         set_generator_states(loader, own)
         workers._base_seed, workers._index_sampler = self._base_seed, self._index_sampler
         loader._iterator = workers
@@ -161,9 +161,9 @@ def pass_the_end(loader: Any) -> None:
         or not state.get("_iterator_finished")
     ):
         return
-    states, own = snapshots.random_states(), generator_states(loader)
+    states, own = draws.take(), generator_states(loader)
     ended = loader._get_iterator()  # which takes the state
     if loader.persistent_workers and loader.num_workers:
         loader._iterator = ended
-    snapshots.set_random_states(states)
+    draws.put(states)
     set_generator_states(loader, own)

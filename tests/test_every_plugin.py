@@ -28,6 +28,7 @@ Maker = Callable[[Path], Callback]
 #: How to make those that need arguments, or of which a run should not write into the working folder.
 MAKERS: dict[str, Maker] = {
     "CSVLogger": lambda folder: callbacks.CSVLogger(folder / "log.csv", append=True),
+    "BlackBox": lambda folder: callbacks.BlackBox(folder / "blackbox"),
     "Checkpoint": lambda folder: callbacks.Checkpoint(folder / "run"),
     "EarlyStopping": lambda folder: callbacks.EarlyStopping("train_loss"),
     "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(n=2, path=folder / "steps.png"),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from learner.snapshots import random_states, set_random_states
+from callbacks import draws
 
 Shape = tuple[int, ...]
 
@@ -38,18 +38,18 @@ def compares_each_with_each(loss_func: Callable[..., Any], preds: Tensor, target
         preds: of any dtype and device.
         targets: as many elements as `preds`, in a shape that differs and broadcasts.
     """
-    states = random_states()
+    states = draws.take()
     loss_func = copy_of(loss_func)
     try:
         for first, second in probes(preds, targets):
-            set_random_states(states)
+            draws.put(states)
             with Meeting(tuple(first.shape), tuple(second.shape)) as meeting:
                 met = value_of(loss_func, first, second, states)
             if met is not None:
                 return meeting.happened and differs(met, loss_func, first, second, states)
         return False
     finally:
-        set_random_states(states)
+        draws.put(states)
 
 
 def differs(
@@ -86,7 +86,7 @@ def value_of(
     loss_func: Callable[..., Any], preds: Tensor, targets: Tensor, states: dict[str, Any]
 ) -> Tensor | None:
     """The loss as a flat tensor on the CPU, or None where there is none."""
-    set_random_states(states)
+    draws.put(states)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from callbacks import draws
 from callbacks.device import map_tensors
 from callbacks.recorder import show
 from learner.arguments import rate_faults
@@ -19,7 +20,6 @@ from learner.checks.exams import compute_loss, drop_gradients, gradient
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import tensors_in
 from learner.checks.preflight import does_itself
-from learner.snapshots import random_states, set_random_states
 
 if TYPE_CHECKING:
     from learner.checks.examination import Report
@@ -73,11 +73,11 @@ def items(learn: Any, report: Report, batch: Any) -> None:
     learn._run_model()
     n_items, inputs = learn.n_items, learn.inputs
     learn.model.eval()
-    states = random_states()
+    states = draws.take()
     outputs = []
     with torch.no_grad():
         for each in (inputs, map_tensors(inputs, lambda item: with_first_changed(item, n_items))):
-            set_random_states(states)
+            draws.put(states)
             learn.inputs = each
             learn._do["forward"](learn)
             outputs.append([item for item in tensors_in(learn.preds) if item.ndim and len(item) == n_items])
@@ -131,9 +131,9 @@ def steps(learn: Any, report: Report, batch: Any) -> None:
     named = list(learn.model.named_parameters())
     before = [each.detach().clone() for _, each in named]
     frozen_buffers = buffers_of_frozen(learn.model)
-    end, losses, states = time.monotonic() + SECONDS, [], random_states()
+    end, losses, states = time.monotonic() + SECONDS, [], draws.take()
     while len(losses) <= N_STEPS and (time.monotonic() < end or len(losses) < 2):
-        set_random_states(states)  # the same dropout at every step, so that the loss falls without noise
+        draws.put(states)  # the same dropout at every step, so that the loss falls without noise
         learn.batch = batch
         learn._run_model()
         compute_loss(learn)
