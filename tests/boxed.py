@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-import learner
 from callbacks import Metrics, Recorder, ZeroGrad
 from callbacks.blackbox import BlackBox
-from learner import Data, replay
+from learner import Data, Learner, replay
 
 read = replay.read
-
-
-class Learner(learner.Learner):
-    def save_step(self, path: str | Path, begin: dict[str, Any]) -> Path:
-        return replay.write(self, path, begin)
 
 
 def mse(preds, targets):

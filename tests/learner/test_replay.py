@@ -13,6 +13,7 @@ from callbacks import Callback, CSVLogger, Order, StopOnNaN, StopOnNaNGradient, 
 from callbacks.blackbox import FILE
 from learner.files import CheckpointError
 from learner.recipes.faults import Mistake
+from learner.recipes.recipe import load_recipe
 from learner.replay import replay, replay_run
 
 
@@ -208,3 +209,38 @@ def test_a_folder_without_a_step_or_a_recipe_is_told(tmp_path):
     failed(tmp_path / "below", [FailAt()])
     with pytest.raises(Mistake, match=r"holds no recipe\.yaml"):
         replay_run(tmp_path)
+
+
+RECIPE = """\
+recipe: a rate that is far too high
+seed: 1
+data: {use: diabetes}
+model: {use: "models.py:Line"}
+loss: mse
+optimizer: {use: SGD, lr: 1e+30}
+callbacks: {BlackBox: {folder: kept}, Progress: null}
+fit: {epochs: 5}
+"""
+MODEL = """\
+from torch import nn
+
+
+class Line(nn.Linear):
+    def __init__(self):
+        super().__init__(10, 1)
+"""
+
+
+def test_the_step_of_a_recipe_s_run_is_run_again_from_its_folder_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "models.py").write_text(MODEL)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    learn = recipe.build()
+    with pytest.raises(FloatingPointError) as first, recipe.importable():
+        learn.fit(5)
+    monkeypatch.chdir("/")
+    with pytest.raises(FloatingPointError) as again:
+        replay_run(tmp_path)
+    assert str(again.value).partition(" (lr")[0] == str(first.value).partition(" (lr")[0]
+    assert "model (Line)" in capsys.readouterr().out
