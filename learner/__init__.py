@@ -8,5 +8,15 @@ from learner.composition import DEFAULT_CALLBACKS  # noqa: E402
 from learner.data import Data, TensorLoader  # noqa: E402
 from learner.files import CheckpointError  # noqa: E402
 from learner.learner import Learner  # noqa: E402
+from learner.seeded import Seeded  # noqa: E402
+from learner.verify import verify_resume  # noqa: E402
 
-__all__ = ["DEFAULT_CALLBACKS", "CheckpointError", "Data", "Learner", "TensorLoader"]
+__all__ = [
+    "DEFAULT_CALLBACKS",
+    "CheckpointError",
+    "Data",
+    "Learner",
+    "Seeded",
+    "TensorLoader",
+    "verify_resume",
+]

@@ -41,8 +41,11 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Itera
         what = "empty" if tree.value is None else f"{shown(tree.plain())}, not a mapping"
         hint = "Write `key: value` lines; `learner init` makes a recipe to begin with."
         raise RecipeError([Fault(tree.place, f"this recipe is {what}", hint)])
+    overrides, allow = tuple(overrides), tuple(allow)
     apply_overrides(tree, overrides)
-    return Recipe(absolute, tree, Names(absolute.parent, allow))
+    recipe = Recipe(absolute, tree, Names(absolute.parent, allow))
+    recipe.overrides, recipe.allow = overrides, allow
+    return recipe
 
 
 class Recipe:
@@ -56,6 +59,9 @@ class Recipe:
     Raises:
         RecipeError: it has faults.
     """
+
+    overrides: tuple[str, ...] = ()  # with which it was read
+    allow: tuple[str, ...] = ()
 
     def __init__(self, path: Path, tree: Node, names: Names):
         self.path, self.tree, self.names = path, tree, names
