@@ -12,6 +12,7 @@ import torch
 from callbacks.contract import LearnerWarning
 from learner import files, positions, snapshots
 from learner.fingerprint import differences, fingerprint
+from learner.generators import kind_of
 from learner.plain import from_plain, to_plain
 
 At = Literal["batch", "epoch", "end"]
@@ -90,6 +91,9 @@ def position_of(learn: Any, at: At) -> dict[str, Any]:
     return {"epoch": learn.epoch + 1, "phase": None, "n_done": 0, "ended": ended}
 
 
+USUAL = ("builtins", "collections")  # where the kinds of a module's other attributes come from
+
+
 def loader_under_way(learn: Any) -> Any:
     """The loader of the pass."""
     return learn.data.train if learn.training else learn.data.valid
@@ -100,7 +104,8 @@ def parts_with_generators(learn: Any) -> Iterator[tuple[str, Any]]:
     yield "train", learn.data.train
     yield "valid", learn.data.valid
     for name, module in learn.model.named_modules():
-        yield f"model.{name}", module
+        if any(kind_of(part) for part in vars(module).values() if type(part).__module__ not in USUAL):
+            yield f"model.{name}", module
 
 
 def tell_limits(learn: Any) -> None:
