@@ -1,4 +1,4 @@
-"""The command `learner`: run, check and show recipes; list names; write a first recipe; examine the machine.
+"""The command `learner`: run, check and show recipes, go on with runs, list names, examine the machine.
 
 Exit codes: 0 all went well; 1 an error in training; 2 a mistake in what was written; 130 Ctrl-C; 143 SIGTERM.
 """
@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from callbacks import Progress
 from learner import machine
+from learner.learner import Learner
 from learner.recipes import listing, starter
 from learner.recipes.faults import Mistake, RecipeError, closest
 from learner.recipes.recipe import Recipe, load_recipe
-from learner.recipes.runs import run
+from learner.recipes.runs import go_on, run, run_or_go_on
 
-VERBS = ("run", "check", "show", "ls", "init", "doctor")
+VERBS = ("run", "resume", "check", "show", "verify-resume", "replay", "ls", "init", "doctor")
 
 EXAMPLES = """\
 examples:
@@ -75,6 +77,8 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
         print(f"learner: {mistake}", file=sys.stderr)
         return 2
     except Exception as error:  # noqa: BLE001 - shown whole: it came up in code, not in the recipe
+        if known.function is do_replay:
+            raise  # whole, so that `python -m pdb` stops where it came up
         if isinstance(error, BrokenPipeError):
             print(flush=True)  # raises it again where it is our output that has no reader
         traceback.print_exc()
@@ -121,7 +125,21 @@ def make_parser() -> Parser:
     where = "where run folders are made (runs)"
     run_verb.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=where)
     run_verb.add_argument("--keep-nothing", action="store_true", help="make no run folder")
+    about = "go on with the newest run of this recipe that was cut, or begin one"
+    run_verb.add_argument("--resume", action="store_true", help=about)
+    add_differ(run_verb)
     run_verb.set_defaults(function=do_run)
+    resume = add_recipe_verb(verbs, "resume", "go on with a run that was cut", what="a run's folder")
+    add_differ(resume)
+    resume.set_defaults(function=do_resume)
+    verify = add_recipe_verb(verbs, "verify-resume", "kill it at many places, go on, and compare the bits")
+    verify.add_argument("--kills", type=int, default=10, metavar="N", help="at how many places (10)")
+    verify.set_defaults(function=do_verify_resume)
+    replay = verbs.add_parser(
+        "replay", help="run the step again in which an error came up", allow_abbrev=False
+    )
+    replay.add_argument("run", type=Path, help="a run's folder")
+    replay.set_defaults(function=do_replay)
     check = add_recipe_verb(verbs, "check", "build it, examine it on one batch, train nothing")
     check.set_defaults(function=do_check)
     show = add_recipe_verb(verbs, "show", "print the resolved recipe and the composed loop")
@@ -139,16 +157,24 @@ def make_parser() -> Parser:
     return parser
 
 
-def add_recipe_verb(verbs: argparse._SubParsersAction[Parser], name: str, about: str) -> Parser:
+def add_recipe_verb(
+    verbs: argparse._SubParsersAction[Parser], name: str, about: str, what: str = "a YAML file"
+) -> Parser:
     """A verb that takes a recipe and overrides."""
     parser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-    parser.add_argument("recipe", help="a YAML file")
+    parser.add_argument("recipe", metavar="run" if "folder" in what else "recipe", help=what)
     about = "as optimizer.lr=0.1 or callbacks.LogRMSE=null"
     parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help=about)
     about = "let the recipe import from this package"
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=about)
     parser.add_argument("--traceback", action="store_true", help="show where in the code a fault came up")
     return parser
+
+
+def add_differ(parser: Parser) -> None:
+    """What may differ from the run that goes on."""
+    about = "go on although this differs, as batch_size; a refusal names it"
+    parser.add_argument("--differ", action="append", default=[], metavar="NAME", help=about)
 
 
 def load(known: argparse.Namespace) -> Recipe:
@@ -182,8 +208,51 @@ def other_file(given: str) -> str:
 
 def do_run(known: argparse.Namespace) -> int:
     """Train."""
-    learn = run(load(known), None if known.keep_nothing else known.runs)
-    if learn.stop_reason:
+    if known.resume and known.keep_nothing:
+        raise Mistake("--resume and --keep-nothing: what is not kept cannot be gone on with. Leave one out.")
+    if known.resume:
+        learn = run_or_go_on(load(known), known.runs, known.differ)
+    else:
+        learn = run(load(known), None if known.keep_nothing else known.runs)
+    return tell_stop(learn)
+
+
+def do_resume(known: argparse.Namespace) -> int:
+    """Go on with a run."""
+    folder = Path(known.recipe)
+    if not (folder / "recipe.yaml").is_file():
+        there = sorted(str(each.parent) for each in Path().glob("runs/*/recipe.yaml"))
+        close = closest(known.recipe, there)
+        meant = (
+            f" Did you mean {close}?" if close else f" There are: {', '.join(there[-8:])}." if there else ""
+        )
+        raise Mistake(f"{known.recipe} is no run's folder: it has no recipe.yaml.{meant}")
+    known.recipe = str(folder / "recipe.yaml")
+    return tell_stop(go_on(load(known), known.differ))
+
+
+def do_verify_resume(known: argparse.Namespace) -> int:
+    """Cut it, go on, compare."""
+    from learner.verify import verify_recipe
+
+    try:
+        report = verify_recipe(load(known), known.kills)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+    print(report)
+    return 0 if report.ok else 1
+
+
+def do_replay(known: argparse.Namespace) -> int:
+    """Run a step again; what it raises goes on, so that `python -m pdb` stops there."""
+    from learner.replay import replay_run
+
+    return replay_run(known.run)
+
+
+def tell_stop(learn: Learner) -> int:
+    """Say why a run was stopped, where no plug-in has."""
+    if learn.stop_reason and Progress not in learn.callbacks:
         print(f"stopped: {learn.stop_reason}")
     return 0
 

@@ -19,7 +19,7 @@ from learner.recipes.file import Node, dump, read_recipe
 from learner.recipes.names import Names
 from learner.recipes.overrides import apply_overrides
 from learner.recipes.parts import Part, shown
-from learner.recipes.sections import DEFAULT_NAMES, Sections
+from learner.recipes.sections import UNASKED_NAMES, Sections
 from learner.recipes.user_code import describe_error, is_within, mend
 
 
@@ -109,7 +109,7 @@ class Recipe:
         for name, node in self.sections.callback_nodes.items():
             if node.value is None and not node.written:
                 plain["callbacks"][name] = {}
-            elif node.value is None and name not in DEFAULT_NAMES:
+            elif node.value is None and name not in UNASKED_NAMES:
                 del plain["callbacks"][name]
         return dump(plain)
 

@@ -57,6 +57,7 @@ INNER_KEYS = {
 
 
 DEFAULT_NAMES = tuple(default.__name__ for default in DEFAULT_CALLBACKS)
+UNASKED_NAMES = (*DEFAULT_NAMES, "BlackBox")  # there without being written, the last in runs that are kept
 
 
 class Sections:
@@ -165,9 +166,9 @@ class Sections:
     def _check_off(self, name: str, node: Node) -> None:
         """`LogRMSE: null` switches it off; refused where there is nothing of that name to switch off."""
         in_file = node.place.file != "command line"
-        if name in DEFAULT_NAMES or node.replaced or (in_file and name in known("callback")):
+        if name in UNASKED_NAMES or node.replaced or (in_file and name in known("callback")):
             return
-        there = [*(key for key in self.callback_nodes if key not in self.switched_off), *DEFAULT_NAMES]
+        there = [*(key for key in self.callback_nodes if key not in self.switched_off), *UNASKED_NAMES]
         close = closest(name, there)
         hint = f"Did you mean {close}? " if close else ""
         message = f"callbacks.{name}: the recipe has no plug-in of that name to switch off"

@@ -295,3 +295,129 @@ def test_the_reader_of_a_pipe_may_leave(first):
     process.stderr.close()
     assert "Traceback" not in shown
     assert "Exception" not in shown
+
+
+SAVING = ("callbacks.Checkpoint.folder=saved", "callbacks.Checkpoint.every=7 steps")
+
+
+def without_seconds(folder: str) -> list[dict[str, str]]:
+    return [{name: row[name] for name in row if name != "seconds"} for row in history_of(folder)]
+
+
+@pytest.mark.parametrize("again", [["resume", "runs/recipe-1"], ["run", "RECIPE", *SAVING, "--resume"]])
+def test_a_run_that_was_killed_goes_on_in_its_folder_with_the_same_numbers(first, again, capsys):
+    assert main(["run", str(first), *SAVING, "--runs", "whole"]) == 0
+    models = first.with_name("models.py")
+    with models.open("a", encoding="utf-8") as file:
+        file.write(KILLER)
+    process = start("run", str(first), *SAVING, "callbacks.Kill={use: 'models.py:Kill'}")
+    process.communicate(timeout=100)
+    assert process.returncode == -9
+    (Path("runs/recipe-1/recipe.yaml")).write_text(
+        "".join(
+            line
+            for line in Path("runs/recipe-1/recipe.yaml").read_text().splitlines(keepends=True)
+            if "Kill" not in line
+        )
+    )
+    assert main([str(first) if word == "RECIPE" else word for word in again]) == 0
+    assert "going on from step-0000000" in capsys.readouterr().out
+    assert without_seconds("runs/recipe-1") == without_seconds("whole/recipe-1")
+    assert not Path("runs/recipe-2").exists()
+
+
+KILLER = """
+
+import os, signal
+
+class Kill(Callback):
+    def after_step(self, learn):
+        if learn.global_step == 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_resume_without_a_run_begins_one_and_says_so(first, capsys):
+    assert main(["run", str(first), *SAVING, "--resume", "fit.epochs=1"]) == 0
+    assert "no run of recipe.yaml with a checkpoint in runs: a new one begins" in capsys.readouterr().out
+    assert Path("runs/recipe-1/saved").is_dir()
+
+
+def test_a_finished_run_is_made_longer(first, capsys):
+    assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
+    assert main(["resume", "runs/recipe-1", "fit.epochs=2"]) == 0
+    assert len(history_of("runs/recipe-1")) == 2
+    assert "epochs: 2" in Path("runs/recipe-1/recipe.yaml").read_text()
+    assert main(["resume", "runs/recipe-1"]) == 0
+    assert "already finished (epoch 2 of 2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "first/recipe.yaml", "--resume"], "Checkpoint: {folder: checkpoints, every: 1 epoch}"),
+        (["run", "first/recipe.yaml", *SAVING, "--resume", "--keep-nothing"], "Leave one out"),
+        (["resume", "runs/recip-1"], "Did you mean runs/recipe-1?"),
+        (["resume", "runs/recipe-1", "fit.epochs=1"], "ask for at least 2"),
+        (["resume", "runs/recipe-1", "data.n_points=300"], "n_items: "),
+        (["resume", "runs/recipe-1", "--differ", "batchsize"], "there is no such difference"),
+        (["run", "first/recipe.yaml", *SAVING, "--resume", "optimizer.lr=0.5"], "a run of another recipe"),
+        (["resume", "runs/recipe-2"], "has no checkpoint"),
+        (["verify-resume", "first/recipe.yaml", "--kills", "1"], "n_kills=1"),
+        (["replay", "runs/recipe-1"], "blackbox.pt"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_refused_and_the_run_left_as_it_was(first, words, hint, capsys):
+    assert main(["run", str(first), *SAVING, "fit.epochs=2"]) == 0
+    assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
+    for path in Path("runs/recipe-2/saved").glob("*.pt"):
+        path.unlink()
+    capsys.readouterr()
+    kept = {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    assert main(words) == 2
+    assert hint in capsys.readouterr().err
+    assert {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == kept
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_case_51_a_run_that_was_interrupted_says_how_to_go_on(first):
+    import signal
+
+    process = start("run", str(first), *SAVING, "fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "to go on: learner resume runs/recipe-1" in out
+
+
+def test_a_step_with_an_error_is_kept_and_run_again(first, capsys):
+    models = first.with_name("models.py")
+    with models.open("a", encoding="utf-8") as file:
+        file.write(SPOILER)
+    assert main(["run", str(first), "callbacks.Spoil={use: 'models.py:Spoil'}"]) == 1
+    assert Path("runs/recipe-1/blackbox/blackbox.pt").is_file()
+    capsys.readouterr()
+    with pytest.raises(FloatingPointError):
+        main(["replay", "runs/recipe-1"])
+    assert "Linear" in capsys.readouterr().out
+    assert (
+        main(["run", str(first), "callbacks.Spoil={use: 'models.py:Spoil'}", "callbacks.BlackBox=null"]) == 1
+    )
+    assert not Path("runs/recipe-2/blackbox").exists()
+
+
+SPOILER = """
+
+class Spoil(Callback):
+    def before_batch(self, learn):
+        if learn.global_step == 3:
+            learn.inputs = (learn.inputs[0] / 0,)
+"""
+
+
+def test_verify_resume_prints_a_table(first, capsys):
+    words = ["verify-resume", str(first), *SAVING, "--kills", "2", "fit.epochs=2"]
+    assert main(words) == 0
+    assert "3 of 3 runs" in capsys.readouterr().out
