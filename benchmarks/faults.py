@@ -206,20 +206,27 @@ def writes(n_kills: int, n_rounds: int) -> bool:
         folder = Path(where) / "run"
         steps = [0]
         for _ in range(20):
+            before = {path.name for path in folder.glob("step-*.pt")}
             child = start("train_large", str(folder), temporary)
-            wait_for(lambda: list(folder.glob("*.tmp")), child)
+            wait_for(partial(is_writing_another, folder, before), child)
             time.sleep(generator.uniform(0, 0.4))
             child.kill()
             child.wait()
             found = large_newest(folder)
             good += found is not None and found >= steps[-1]
             steps.append(found or 0)
-        left = [*Path(temporary).iterdir()]
+        left = [path for path in Path(temporary).rglob("*") if path.is_file()]  # torch makes an empty folder
         print(f"SIGKILL inside the write of 200 MB: {good} of 20 left a newest whole file, steps {steps[1:]}")
-        print(f"  left in the folder for temporary files: {len(left)}")
+        print(f"  files left in the folder for temporary ones: {len(left)}")
         done = start("train_large_one_more", str(folder), temporary)
         print(f"  the last one goes on by itself: {done.wait(120) == 0}")
     return good == 20 and not left and done.returncode == 0
+
+
+def is_writing_another(folder: Path, before: set[str]) -> bool:
+    """Has it written a file since it began, and does it write the next?"""
+    new = {path.name for path in folder.glob("step-*.pt")} - before
+    return bool(new) and any(folder.glob("step-*.tmp"))
 
 
 def train_large_one_more(folder: str, temporary: str) -> None:
