@@ -24,10 +24,12 @@ from callbacks.every import Every
 from callbacks.gradient import ZeroGrad
 from callbacks.loggers import CSVLogger
 from callbacks.metrics import Metric, Metrics
+from callbacks.monitors import DeviceStats, LRMonitor, Throughput
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.progress import LogRMSE, Progress
 from callbacks.recorder import History, Recorder
 from callbacks.registry import Callbacks
+from callbacks.scalar_loggers import JSONLines, ScalarLogger, TensorBoard
 from callbacks.schedule import TorchScheduler
 from callbacks.scores import MAE, MSE, R2, RMSE, accuracy
 from callbacks.snapshots import PlotSnapshots
@@ -54,10 +56,13 @@ __all__ = [
     "CancelValidate",
     "Checkpoint",
     "DevicePlacement",
+    "DeviceStats",
     "Direction",
     "EarlyStopping",
     "Every",
     "History",
+    "JSONLines",
+    "LRMonitor",
     "LearnerProtocol",
     "LearnerWarning",
     "LogRMSE",
@@ -67,8 +72,11 @@ __all__ = [
     "PlotSnapshots",
     "Progress",
     "Recorder",
+    "ScalarLogger",
     "StopOnNaN",
     "StopOnNaNGradient",
+    "TensorBoard",
+    "Throughput",
     "TorchScheduler",
     "ZeroGrad",
     "accuracy",

@@ -76,7 +76,7 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
     except Mistake as mistake:
         print(f"learner: {mistake}", file=sys.stderr)
         return 2
-    except Exception as error:  # noqa: BLE001 - shown whole: it came up in code, not in the recipe
+    except Exception as error:
         if known.function is do_replay:
             raise  # whole, so that `python -m pdb` stops where it came up
         if isinstance(error, BrokenPipeError):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from callbacks import Callback, Checkpoint, Order, draws
+from callbacks import Callback, Checkpoint, DeviceStats, Order, Throughput, draws
 from callbacks.device import tensors_in
 from learner import snapshots
 from learner.plain import to_plain
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Build = Callable[[], tuple[Any, AbstractContextManager[Any]]]
 
+# What no two runs have in common.
+OF_THE_MACHINE = ("seconds", *Throughput.measures, *DeviceStats.measures)
 LIMIT = 3600.0  # seconds that a child may take
 PARTS = ("weights", "optimizer", "history", "plug-ins", "samples", "clock", "random")
 
@@ -307,7 +309,7 @@ def append(path: Path, line: str) -> None:
 
 def end_of(learn: Any, watch: Watch) -> dict[str, Any]:
     """Checksums of all that two runs must have in common at their ends."""
-    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in learn.history]
+    rows = [{name: row[name] for name in row if name not in OF_THE_MACHINE} for row in learn.history]
     history = {**learn.history.state_dict(), "rows": rows}
     states = {each.name: each.state_dict() for each in learn.callbacks if not isinstance(each, Checkpoint)}
     return {

@@ -59,8 +59,8 @@ def run_or_go_on(recipe: Recipe, runs: Path, differ: Iterable[str] = ()) -> Lear
         return run(recipe, runs)
     if body_of(folder / "recipe.yaml") != recipe.resolved():
         raise Mistake(
-            f"{shown_path(folder)} is a run of another recipe than {recipe.path.name} is now. To go on with it "
-            f"as it was begun: learner resume {shown_path(folder)}. To begin a new run, leave out --resume."
+            f"{shown_path(folder)} is a run of another recipe than {recipe.path.name} is now. To go on with "
+            f"it as it was begun: learner resume {shown_path(folder)}. To begin anew, leave out --resume."
         )
     return train(recipe, recipe.build(), folder, resume="must", allow=differ)
 

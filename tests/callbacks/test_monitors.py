@@ -1,0 +1,67 @@
+"""How training runs: what is measured of rates, speed and memory."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import pytest
+import torch
+
+from callbacks import DeviceStats, EarlyStopping, LRMonitor, Throughput
+from learner import Data, Learner
+
+
+def test_every_group_has_its_rate_momentum_and_decay(make_learner):
+    learn = make_learner(callbacks=[LRMonitor()])
+    weight, bias = learn.model.parameters()
+    learn.optimizer = torch.optim.AdamW(
+        [{"params": [weight], "lr": 0.1}, {"params": [bias], "lr": 0.2, "weight_decay": 0.0}],
+        betas=(0.8, 0.9),
+    )
+    row = learn.fit(1)[0]
+    found = {name: row[name] for name in row if name[-1] in "01"}
+    assert found == {
+        "lr_0": 0.1,
+        "momentum_0": 0.8,
+        "weight_decay_0": 0.01,
+        "lr_1": 0.2,
+        "momentum_1": 0.8,
+        "weight_decay_1": 0.0,
+    }
+
+
+def test_a_slow_loader_is_seen_in_the_share_of_waiting(make_learner):
+    def slowly():
+        for _ in range(5):
+            time.sleep(0.02)
+            yield torch.rand(4, 1), torch.rand(4, 1)
+
+    learn = make_learner(data=Data(slowly), callbacks=[Throughput()])
+    row = learn.fit(1)[0]
+    assert 0.5 < row["data_wait"] <= 1
+    assert 0 < row["samples_per_second"] < 20 / 0.1
+
+
+def test_a_slow_model_is_not_taken_for_waiting():
+    class Slow(torch.nn.Linear):
+        def forward(self, inputs):
+            time.sleep(0.02)
+            return super().forward(inputs)
+
+    batch = torch.rand(4, 1), torch.rand(4, 1)
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    learn = Learner(Slow(1, 1), Data([batch] * 5), torch.nn.functional.mse_loss, optimizer, [Throughput()])
+    assert learn.fit(1)[0]["data_wait"] < 0.3
+
+
+def test_memory_is_measured_and_can_be_monitored(make_learner):
+    learn = make_learner(callbacks=[DeviceStats(), EarlyStopping("memory_mib", patience=5)])
+    assert learn.fit(1)[0]["memory_mib"] > 50
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_memory_of_a_gpu_is_measured(make_learner):
+    learn = make_learner(callbacks=[DeviceStats()])
+    learn.model.cuda()
+    assert learn.fit(1)[0]["device_memory_mib"] > 0

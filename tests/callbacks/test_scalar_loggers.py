@@ -1,0 +1,149 @@
+"""What loggers are handed, and what stands in their files."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+
+from callbacks import Checkpoint, JSONLines, ScalarLogger, TensorBoard, on
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@on("before_step")
+def cut(learn):
+    if learn.global_step == 7:
+        raise ZeroDivisionError
+
+
+def test_a_function_gets_the_results_of_each_epoch_and_the_step(make_learner):
+    heard = []
+    learn = make_learner(callbacks=[ScalarLogger(lambda values, step: heard.append((step, values)))])
+    history = learn.fit(2)
+    assert [step for step, _ in heard] == [3, 6]
+    assert heard[1][1] == {
+        "epoch": 1,
+        **{name: history[1][name] for name in ("train_loss", "valid_loss", "lr")},
+    }
+
+
+def test_of_steps_it_gets_the_loss_before_the_update_and_all_rates(make_learner):
+    heard = []
+    write = lambda values, step: heard.append((step, values))  # noqa: E731
+    learn = make_learner(callbacks=[ScalarLogger(write, "2 steps")], valid=False)
+    learn.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.5})
+    history = learn.fit(2)
+    steps = [(step, values) for step, values in heard if "loss" in values]
+    assert [step for step, _ in steps] == [2, 4, 6]
+    assert [values["loss"] for _, values in steps] == [history.steps["train_loss"][n] for n in (1, 3, 5)]
+    assert steps[0][1]["lr_1"] == 0.5
+    assert [step for step, values in heard if "epoch" in values] == [3, 6]
+
+
+def test_every_second_epoch_is_logged_where_asked(make_learner):
+    heard = []
+    make_learner(callbacks=[ScalarLogger(lambda values, step: heard.append(step), "2 epochs")]).fit(4)
+    assert heard == [6, 12]
+
+
+def test_json_lines_hold_what_was_measured_with_all_digits(make_learner, tmp_path):
+    path = tmp_path / "runs" / "log.jsonl"
+    history = make_learner(callbacks=[JSONLines(path)]).fit(2)
+    lines = lines_of(path)
+    assert [(line["step"], line["epoch"]) for line in lines] == [(3, 0), (6, 1)]
+    assert [line["valid_loss"] for line in lines] == list(history["valid_loss"])
+
+
+def test_json_has_no_nan_so_it_is_null(make_learner, tmp_path):
+    @on("after_train")
+    def spoil(learn):
+        learn.results |= {"odd": math.nan, "far": math.inf}
+
+    make_learner(callbacks=[JSONLines(tmp_path / "log.jsonl"), spoil]).fit(1)
+    line = lines_of(tmp_path / "log.jsonl")[0]
+    assert (line["odd"], line["far"]) == (None, None)
+
+
+def test_a_file_that_is_there_is_not_touched_unless_asked(make_learner, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n')
+    with pytest.raises(FileExistsError, match="append=True"):
+        make_learner(callbacks=[JSONLines(path)]).fit(1)
+    assert path.read_text() == '{"step": 1}\n'
+    make_learner(callbacks=[JSONLines(path, append=True)]).fit(1)
+    assert [line["step"] for line in lines_of(path)] == [1, 3]
+
+
+def test_a_second_fit_goes_on_in_the_file(make_learner, tmp_path):
+    learn = make_learner(callbacks=[JSONLines(tmp_path / "log.jsonl")])
+    learn.fit(1)
+    learn.fit(1)
+    assert [line["step"] for line in lines_of(tmp_path / "log.jsonl")] == [3, 6]
+
+
+def test_a_run_that_goes_on_has_each_step_once_also_behind_half_a_line(make_learner, tmp_path):
+    path = tmp_path / "log.jsonl"
+
+    def make():
+        return make_learner(callbacks=[JSONLines(path, "1 step"), Checkpoint(tmp_path / "run", "5 steps")])
+
+    with pytest.raises(ZeroDivisionError):
+        make().fit(4, callbacks=[cut])
+    with path.open("a") as file:
+        file.write('{"step": 8, "lo')
+    make().fit(4, resume="must")
+    lines = lines_of(path)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in lines if "valid_loss" in line] == [3, 6, 9, 12]
+
+
+def test_tensorboard_reads_back_what_was_measured(make_learner, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    history = make_learner(callbacks=[TensorBoard(tmp_path, "1 step")]).fit(2)
+    board = accumulator.EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [each.step for each in board.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    assert [each.step for each in board.Scalars("valid_loss")] == [3, 6]
+    read = [each.value for each in board.Scalars("valid_loss")]
+    assert read == pytest.approx(list(history["valid_loss"]), rel=1e-6)  # event files hold float32
+
+
+def test_tensorboard_hides_the_steps_that_are_done_again(make_learner, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def make():
+        plugins = [TensorBoard(tmp_path / "board", "1 step"), Checkpoint(tmp_path / "run", "5 steps")]
+        return make_learner(callbacks=plugins)
+
+    with pytest.raises(ZeroDivisionError):
+        make().fit(4, callbacks=[cut])
+    make().fit(4, resume="must")
+    board = accumulator.EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    assert [each.step for each in board.Scalars("loss")] == list(range(1, 13))
+
+
+def test_case_101_without_the_package_the_error_has_the_command(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ImportError, match=r'pip install "plainlearner\[tensorboard\]"'):
+        TensorBoard(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ScalarLogger("wandb"), "pass a function"),
+        (lambda: ScalarLogger(print, "sometimes"), "write a positive number"),
+        (lambda: JSONLines(""), "pass a file's name"),
+        (lambda: JSONLines(3), "pass a file's name"),
+    ],
+)
+def test_wrong_settings_are_refused(make, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        make()
