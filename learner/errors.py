@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from types import FrameType
 from typing import Any
@@ -14,6 +15,8 @@ from callbacks.registry import describe
 from learner.checks.advice import batch_note
 from learner.layers import describe_layer
 from learner.tensors import describe as describe_batch
+
+GRACE = 1.0  # seconds; the system tells of a child's death in milliseconds, and a sleep ends with that
 
 LEVELS = {
     "CancelFit": "a fit",
@@ -41,7 +44,7 @@ def with_place(error: BaseException, learn: Any) -> BaseException:
         batch_note(error, frames, learn),
         sample_note(frames, learn),
         memory_note(error, learn),
-        worker_note(error),
+        worker_note(error, frames),
     ]
     for note in [*notes, clock_note(frames, learn)]:
         if note and note not in getattr(error, "__notes__", ()):
@@ -134,14 +137,27 @@ def sample_note(frames: list[FrameType], learn: Any) -> str | None:
     return None
 
 
-def worker_note(error: BaseException) -> str | None:
+def worker_note(error: BaseException, frames: list[FrameType]) -> str | None:
     """A loader's worker that was killed from outside."""
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return (
-            "a loader worker died, perhaps out of memory: use fewer workers, or a smaller batch_size. "
-            'Where workers are spawned, a script must train below `if __name__ == "__main__":`.'
-        )
-    return None
+    words = str(error) if isinstance(error, RuntimeError) else ""
+    if isinstance(error, (EOFError, OSError)) and any(f.f_code.co_name == "_try_get_data" for f in frames):
+        words = death_of_a_worker()  # it died while it handed a batch on
+    if not words.startswith("DataLoader worker"):
+        return None
+    shown = "" if words == str(error) else f" ({words})"
+    return (
+        f"a loader worker died, perhaps out of memory{shown}: use fewer workers, or a smaller batch_size. "
+        'Where workers are spawned, a script must train below `if __name__ == "__main__":`.'
+    )
+
+
+def death_of_a_worker() -> str:
+    """What torch says of it: it raises that whenever the system tells of the death, so best here and now."""
+    try:
+        time.sleep(GRACE)
+    except RuntimeError as death:
+        return str(death)
+    return ""
 
 
 def memory_note(error: BaseException, learn: Any) -> str | None:

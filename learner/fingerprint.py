@@ -7,6 +7,8 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +94,21 @@ def versions(learn: Any) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     numpy = sys.modules.get("numpy")
     return {
+        "plainlearner": own_version(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "numpy": None if numpy is None else str(numpy.__version__),
         "device": f"{device.type} ({name})",
     }
+
+
+@cache
+def own_version() -> str:
+    """The version that is installed."""
+    try:
+        return version("plainlearner")
+    except PackageNotFoundError:  # run from its sources
+        return "(not installed)"
 
 
 def differences(

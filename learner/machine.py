@@ -13,8 +13,8 @@ import torch
 
 import callbacks
 import learner
+from learner.fingerprint import own_version
 from learner.recipes.names import KINDS, load_entry_point, plug_in_packages
-from learner.recipes.runs import own_version
 from learner.recipes.user_code import NameFault
 
 NEEDED = {

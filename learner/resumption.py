@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from callbacks.checkpoint import Checkpoint, checkpoints_in
+from callbacks.checkpoint import Checkpoint, checkpoints_in, step_of
 from callbacks.contract import LearnerWarning
 from callbacks.schedule import TorchScheduler
 from learner import checkpoint, files, positions
@@ -113,18 +113,20 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
             f"fit(resume={resume!r}): nothing saves this run. Add the plug-in that does: "
             "callbacks=[Checkpoint('my_run')]."
         )
-    folder = learn.callbacks[Checkpoint].folder.absolute()
-    found = newest_whole(folder)
+    folders = [each.folder.absolute() for each in learn.callbacks if isinstance(each, Checkpoint)]
+    found, shown = newest_whole(folders), " or ".join(map(str, folders))
     if found is None:
         if resume == "must":
-            raise ValueError(f"fit(resume='must'): there is no checkpoint in {folder}.")
-        print(f"nothing to go on from in {folder}: a new run begins")
+            raise ValueError(f"fit(resume='must'): there is no checkpoint in {shown}.")
+        print(f"nothing to go on from in {shown}: a new run begins")
         return None
     point = Resumption(checkpoint.load(found), found)
     if point.position is None:
         raise files.CheckpointError(f"{found} was written by learn.save, by hand: use learn.load for it.")
-    if point.fit["index"] < learn.n_fits:
-        return None  # another fit after the one that the file knows
+    if point.fit["index"] < learn.n_fits:  # another fit after the one that the file knows
+        if resume == "must":
+            raise ValueError(f"fit(resume='must'): {found} is of a fit that has ended; nothing is under way.")
+        return None
     point.is_of_a_later_fit = point.fit["index"] > learn.n_fits
     if point.is_of_a_later_fit:
         allow = (*allow, "callbacks")
@@ -177,14 +179,15 @@ def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
         )
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_whole(folders: list[Path]) -> Path | None:
     """The newest checkpoint that is not damaged; each damaged one is told of.
 
     Raises:
         CheckpointError: there are checkpoints, and all are damaged.
     """
     faults: list[str] = []
-    for path in checkpoints_in(folder):
+    paths = [path for folder in folders for path in checkpoints_in(folder)]
+    for path in sorted(paths, key=step_of, reverse=True):
         fault = files.is_whole(path)
         if fault is None:
             for words in faults:
@@ -192,9 +195,9 @@ def newest_whole(folder: Path) -> Path | None:
             return path
         faults.append(f"{path.name}: {fault}")
     if faults:
-        lines = "\n".join(f"  {fault}" for fault in faults)
+        lines, shown = "\n".join(f"  {fault}" for fault in faults), " or ".join(map(str, folders))
         raise files.CheckpointError(
-            f"no checkpoint in {folder} can be used:\n{lines}\nNothing was trained. Put a whole one there "
+            f"no checkpoint in {shown} can be used:\n{lines}\nNothing was trained. Put a whole one there "
             "from a backup, or begin a new run in another folder."
         )
     return None

@@ -6,7 +6,6 @@ import platform
 import shlex
 import shutil
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from callbacks import BlackBox, Checkpoint
 from callbacks.checkpoint import checkpoints_in
+from learner.fingerprint import own_version
 from learner.learner import Learner
 from learner.recipes.faults import Mistake, RecipeError
 from learner.recipes.recipe import Recipe, is_refusal
@@ -215,11 +215,3 @@ def keep_results(learn: Learner, folder: Path) -> None:
 def shown_path(path: Path) -> str:
     """The path from here, where it is below; else whole."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def own_version() -> str:
-    """The version that is installed."""
-    try:
-        return version("plainlearner")
-    except PackageNotFoundError:  # run from its sources
-        return "(not installed)"

@@ -564,7 +564,7 @@ class Dies(Dataset):
         if index == 10 and not self.flag.exists():
             self.flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.02)
+        time.sleep(0.05)  # so that the learner waits for the worker when it dies
         return torch.full((3,), index / 24.0), torch.full((1,), index / 8.0)
 
 
@@ -578,7 +578,7 @@ def test_case_53_a_killed_worker_leaves_a_checkpoint_of_the_last_whole_batch(tmp
         return learn
 
     learn = learner()
-    with pytest.raises(RuntimeError, match=r"(?s)worker") as caught:
+    with pytest.raises((RuntimeError, OSError, EOFError)) as caught:
         learn.fit(1)
     assert "a loader worker died" in "".join(caught.value.__notes__)
     assert learn.global_step > 0

@@ -132,6 +132,26 @@ def test_resume_needs_the_plugin_that_saves(learn):
         learn.fit(1, resume="auto")
 
 
+def test_must_refuses_a_second_fit_when_the_first_has_ended(tmp_path):
+    learn = make(tmp_path, data=in_memory)
+    learn.fit(1)
+    with pytest.raises(ValueError, match="nothing is under way"):
+        learn.fit(1, resume="must")
+
+
+def test_of_two_plug_ins_that_save_the_newest_file_counts(tmp_path):
+    def learner():
+        often = Checkpoint(tmp_path / "often", "1 step", name="often")
+        return make(tmp_path / "seldom", every="1 epoch", plugins=(often,))
+
+    with pytest.raises(ZeroDivisionError):
+        learner().fit(N_EPOCHS, callbacks=[Cut(20)])
+    learn = learner()
+    learn.fit(N_EPOCHS, resume="must")
+    found = outcome(learn)
+    assert differs(found, whole()) == []
+
+
 def test_a_misspelt_resume_is_refused(learn):
     with pytest.raises(ValueError, match="there are 'auto'"):
         learn.fit(1, resume="yes")
