@@ -24,7 +24,7 @@ from callbacks.every import Every
 from callbacks.gradient import ZeroGrad
 from callbacks.loggers import CSVLogger
 from callbacks.metrics import Metric, Metrics
-from callbacks.monitors import DeviceStats, LRMonitor, Throughput
+from callbacks.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.progress import LogRMSE, Progress
 from callbacks.recorder import History, Recorder
@@ -60,6 +60,7 @@ __all__ = [
     "Direction",
     "EarlyStopping",
     "Every",
+    "GradientNorms",
     "History",
     "JSONLines",
     "LRMonitor",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import sys
 import time
+from array import array
 from collections.abc import Mapping
 
 import torch
 
 from callbacks.contract import Callback, Direction, LearnerProtocol
+from callbacks.scalars import Scalars
 
 
 class LRMonitor(Callback):
@@ -34,6 +36,44 @@ def settings_of(learn: LearnerProtocol) -> dict[str, float]:
         settings = {"lr": group.get("lr"), "momentum": momentum, "weight_decay": group.get("weight_decay")}
         found |= {f"{name}_{n}": float(value) for name, value in settings.items() if value is not None}
     return found
+
+
+class GradientNorms(Callback):
+    """Measure the norm of all gradients together at each update, as they are when the step is taken.
+
+    Results of a training pass: `grad_norm`, the mean over its updates, and `grad_norm_max`. The norm is the
+    root of the sum of all squares. Nothing waits for the device before the pass ends.
+    """
+
+    measures: Mapping[str, Direction | None] = {"grad_norm": None, "grad_norm_max": None}
+    state = ("norms",)
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__(name=name)
+        self._norms = Scalars()
+
+    @property
+    def norms(self) -> array[float]:
+        """The norms of the pass under way, or the last; waits for the device."""
+        return self._norms.read()[:]
+
+    @norms.setter
+    def norms(self, norms: array[float]) -> None:
+        self._norms = Scalars(norms[:])
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._norms.clear()
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
+        self._norms.append(torch.nn.utils.get_total_norm(gradients))
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        norms = self._norms.read()
+        if norms:
+            learn.results["grad_norm"] = sum(norms) / len(norms)
+            # NaN is not hidden by the order in which max looks
+            learn.results["grad_norm_max"] = math.nan if any(map(math.isnan, norms)) else max(norms)
 
 
 class Throughput(Callback):

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from callbacks import DeviceStats, EarlyStopping, LRMonitor, Throughput
+from callbacks import DeviceStats, EarlyStopping, GradientNorms, LRMonitor, Throughput, on
 from learner import Data, Learner
 
 
@@ -65,3 +65,26 @@ def test_the_memory_of_a_gpu_is_measured(make_learner):
     learn = make_learner(callbacks=[DeviceStats()])
     learn.model.cuda()
     assert learn.fit(1)[0]["device_memory_mib"] > 0
+
+
+def test_the_norm_of_the_gradients_is_that_of_all_of_them_in_a_row(make_learner):
+    found = []
+
+    @on("before_step")
+    def measure(learn):
+        found.append(torch.cat([each.grad.flatten() for each in learn.model.parameters()]).norm().item())
+
+    row = make_learner(callbacks=[GradientNorms(), measure]).fit(1)[0]
+    assert row["grad_norm"] == pytest.approx(sum(found) / 3, rel=1e-6)
+    assert row["grad_norm_max"] == pytest.approx(max(found), rel=1e-6)
+
+
+def test_a_norm_that_is_nan_is_not_hidden(make_learner):
+    @on("after_backward")
+    def spoil(learn):
+        if learn.batch_idx == 1:
+            learn.model.weight.grad.fill_(torch.nan)
+
+    row = make_learner(callbacks=[GradientNorms(), spoil]).fit(1)[0]
+    assert row["grad_norm"] != row["grad_norm"]
+    assert row["grad_norm_max"] != row["grad_norm_max"]
