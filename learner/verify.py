@@ -203,7 +203,8 @@ def run_child(trial: Trial, folder: Path, moment: int | None) -> None:
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(["learner.verify"])
-    child = context.Process(target=train, args=(trial, folder, moment))
+    usual = multiprocessing.get_start_method()
+    child = context.Process(target=train, args=(trial, folder, moment, usual))
     child.start()
     child.join(LIMIT)
     if child.is_alive():
@@ -230,8 +231,12 @@ def check_portable(trial: Trial) -> None:
 # In the child
 
 
-def train(trial: Trial, folder: Path, moment: int | None) -> None:
-    """Train, or go on; write down how it ended."""
+def train(trial: Trial, folder: Path, moment: int | None, usual: str) -> None:
+    """Train, or go on; write down how it ended.
+
+    Loaders start their workers in the usual way, not in that of this process: so they see it killed, and end.
+    """
+    multiprocessing.set_start_method(usual, force=True)
     with (folder / "log").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             learn, files_at_hand = trial.build()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from resumed import in_memory, make
+from resumed import in_memory, make, shuffled
 
 from callbacks import Callback
 from learner import Learner, verify_resume
@@ -78,3 +80,12 @@ def test_a_digest_tells_bits_apart():
     assert digest([0.0]) != digest([-0.0])
     assert digest({"a": torch.tensor([1.0])}) != digest({"a": torch.tensor([1.0 + 2**-23])})
     assert digest([[1], [2]]) != digest([[1, 2], []])
+
+
+def with_workers() -> Learner:
+    return make(data=partial(shuffled, num_workers=2))
+
+
+def test_a_loader_with_workers_is_verified_and_its_workers_see_a_child_killed():
+    """They are forked from it, not from a server that outlives it: `usual` is this process's way."""
+    assert verify_resume(with_workers, 1, n_kills=2, every="2 steps").ok
