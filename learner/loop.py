@@ -143,6 +143,8 @@ class Loop:
         n_seen = 0
         if self._resume:
             n_seen, batches = self._resume.go_on(self, loader)
+            if self.stop_reason:  # it was stopped in the batch after which it was saved
+                return
         else:
             self._mark = positions.mark(loader) if self.marks_passes else None
             batches = self.data.batches(loader)

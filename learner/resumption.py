@@ -79,6 +79,7 @@ class Resumption:
         learn._resume, n_done = None, self.position["n_done"]
         self._put_back(learn)
         learn._mark = self.fit["mark"]
+        learn.stop_reason = self.fit["stop_reason"]
         give = lambda: learn.data.batches(loader)  # noqa: E731
         now = {**self.fit["now"], "random": self.contents["random"]}
         return n_done, positions.go_on(loader, give, self.fit["mark"], now, n_done)

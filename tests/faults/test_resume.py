@@ -240,6 +240,23 @@ def test_a_fit_that_was_cancelled_is_finished(tmp_path, capsys):
     assert "already finished" in capsys.readouterr().out
 
 
+def test_a_fit_that_was_stopped_in_mid_epoch_and_cut_at_once_does_not_train_on(tmp_path):
+    @on("after_batch", order=Order.DECIDE)
+    def decide(learn):
+        if learn.global_step == 3 and learn.training:
+            learn.stop("enough")
+
+    @on("after_train", order=Order.SAVE)
+    def cut(learn):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path, data=in_memory, plugins=(decide,)).fit(2, callbacks=[cut])
+    learn = make(tmp_path, data=in_memory)
+    learn.fit(2, resume="must")
+    assert (learn.global_step, learn.stop_reason, len(learn.history)) == (3, "enough", 1)
+
+
 def test_a_learner_that_was_interrupted_goes_on_in_the_same_process(tmp_path):
     learn = make(tmp_path)
     with pytest.raises(ZeroDivisionError):
