@@ -1,6 +1,7 @@
 """The ground floor: the contract of a plug-in, and the plug-ins. It imports no `learner`."""
 
 from callbacks.blackbox import BlackBox
+from callbacks.budgets import OverfitBatch, ShortEpoch, StopAfter, ValidateEvery
 from callbacks.checkpoint import Checkpoint
 from callbacks.contract import (
     EVENTS,
@@ -70,15 +71,19 @@ __all__ = [
     "Metric",
     "Metrics",
     "Order",
+    "OverfitBatch",
     "PlotSnapshots",
     "Progress",
     "Recorder",
     "ScalarLogger",
+    "ShortEpoch",
+    "StopAfter",
     "StopOnNaN",
     "StopOnNaNGradient",
     "TensorBoard",
     "Throughput",
     "TorchScheduler",
+    "ValidateEvery",
     "ZeroGrad",
     "accuracy",
     "on",

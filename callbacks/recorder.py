@@ -78,11 +78,14 @@ class History:
     Attributes:
         rows: a dict for each epoch, with `epoch` (from 0, over all fits), the results by name, and `seconds`.
         stops: `(epoch, reason)` for each fit that was stopped before its end.
+        validations: a dict for each validation that `ValidateEvery` asked for or saw at an epoch's end, with
+            `step`, `epoch` and the results by name.
     """
 
     def __init__(self):
         self.rows: list[dict[str, Any]] = []
         self.stops: list[tuple[int, str]] = []
+        self.validations: list[dict[str, Any]] = []
         self._losses, self._rates = Scalars(), Scalars()
 
     @property
@@ -103,6 +106,10 @@ class History:
     def add_epoch(self, results: dict[str, Any], seconds: float) -> None:
         """Add an epoch's row."""
         self.rows.append({"epoch": len(self.rows), **results, "seconds": seconds})
+
+    def add_validation(self, step: int, results: dict[str, Any]) -> None:
+        """Add what was measured after so many steps, in the epoch whose row is not there yet."""
+        self.validations.append({"step": step, "epoch": len(self.rows), **results})
 
     def read(self) -> None:
         """Bring from the device what is still there."""
@@ -204,12 +211,18 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """A copy of all, as plain data."""
         steps = {name: values[:] for name, values in self.steps.items()}
-        return {"rows": [dict(row) for row in self.rows], "stops": list(self.stops), "steps": steps}
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "stops": list(self.stops),
+            "validations": [dict(row) for row in self.validations],
+            "steps": steps,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave; it stays usable."""
         self.rows = [dict(row) for row in state["rows"]]
         self.stops = list(state["stops"])
+        self.validations = [dict(row) for row in state.get("validations", ())]  # older files have none
         self._losses, self._rates = Scalars(state["steps"]["train_loss"][:]), Scalars(state["steps"]["lr"][:])
 
     def _table(self, rows: list[dict[str, Any]]) -> list[list[str]]:

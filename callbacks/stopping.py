@@ -107,6 +107,8 @@ class EarlyStopping(Callback):
         min_delta: a value is better only by more than this, in the result's own unit.
         mode: `"min"` or `"max"`; by default the way that the loss or metric tells.
         restore_best: put the best weights back; a copy of them is kept in main memory.
+        stopping_threshold: stop as soon as the value is this or better; that epoch's weights are the best.
+        divergence_threshold: stop as soon as the value is this, worse, or NaN.
 
     Attributes:
         best: the best value of this fit, or the last; None before there is one. NaN is never better.
@@ -129,6 +131,8 @@ class EarlyStopping(Callback):
         min_delta: float = 0.0,
         mode: Direction | None = None,
         restore_best: bool = True,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
         name: str | None = None,
     ):
         super().__init__(name=name)
@@ -139,6 +143,8 @@ class EarlyStopping(Callback):
             )
         self._best = Best(monitor, owner="EarlyStopping", mode=mode, min_delta=min_delta)
         self.monitor, self.patience, self.restore_best = monitor, patience, restore_best
+        self.stopping_threshold = check_threshold("stopping_threshold", stopping_threshold)
+        self.divergence_threshold = check_threshold("divergence_threshold", divergence_threshold)
         self.wait = 0
         self.best_weights: dict[str, Tensor] | None = None
 
@@ -162,17 +168,22 @@ class EarlyStopping(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._best.begin(learn)
+        self._check_thresholds()
         self.wait, self.best_weights = 0, None
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         better = self._best.update(learn)
         if better is None:
             return
+        value = learn.results[self.monitor]
+        if self._is_reached(value) and not better:  # better by less than min_delta
+            self.best, self.best_epoch, better = value, learn.epoch, True
         self.wait = 0 if better else self.wait + 1
         if better and self.restore_best:
             self.best_weights = copy_tensors(learn.model)
-        if self.wait >= self.patience and learn.epoch + 1 < learn.n_epochs:
-            learn.stop(self._reason(learn))
+        reason = self._reason(value)
+        if reason and learn.epoch + 1 < learn.n_epochs:
+            learn.stop(reason)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self.best_weights is not None:
@@ -181,16 +192,50 @@ class EarlyStopping(Callback):
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self.best_weights = None  # as large as the model; the numbers stay to be looked at
 
-    def _reason(self, learn: LearnerProtocol) -> str:
+    def _check_thresholds(self) -> None:
+        """Refuse a good value that is no better than a bad one."""
+        good, bad = self.stopping_threshold, self.divergence_threshold
+        if good is not None and bad is not None and (bad <= good) == (self._best.direction == "min"):
+            raise ValueError(
+                f"EarlyStopping(stopping_threshold={good!r}, divergence_threshold={bad!r}): of "
+                f"{self.monitor} {self._best.direction!r} is better, so the first one is never reached "
+                "before the second. Turn them round, or set mode."
+            )
+
+    def _is_reached(self, value: float) -> bool:
+        """Is the value as good as was asked for?"""
+        good = self.stopping_threshold
+        return good is not None and (value <= good if self._best.direction == "min" else value >= good)
+
+    def _is_diverged(self, value: float) -> bool:
+        """Is the value as bad as was told, or NaN?"""
+        bad = self.divergence_threshold
+        return bad is not None and not (value < bad if self._best.direction == "min" else value > bad)
+
+    def _reason(self, value: float) -> str | None:
+        """Why to stop after this epoch; None to go on."""
+        if self._is_reached(value):
+            return f"{self.monitor} has reached {self.stopping_threshold:g}: it is {value:.6g}"
+        if self._is_diverged(value):
+            return f"{self.monitor} diverges: it is {value:.6g}, past {self.divergence_threshold:g}"
+        if self.wait < self.patience:
+            return None
         if self.best is None:
             return f"{self.monitor} has not been a finite number for {epochs(self.wait)}"
         margin = f" by more than {self._best.min_delta:g}" if self._best.min_delta else ""
         weights = ", whose weights are put back" if self.restore_best else ""
         return (
             f"{self.monitor} has not been better{margin} for {epochs(self.wait)}, now "
-            f"{learn.results[self.monitor]:.6g}; the best was {self.best:.6g} in epoch "
+            f"{value:.6g}; the best was {self.best:.6g} in epoch "
             f"{self.best_epoch}{weights}"
         )
+
+
+def check_threshold(argument: str, value: float | None) -> float | None:
+    """A finite number, or None for no threshold."""
+    if value is not None and not is_finite(value):
+        raise ValueError(f"EarlyStopping({argument}={value!r}): write a finite number, or leave it out.")
+    return value
 
 
 def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:

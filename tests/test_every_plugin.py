@@ -33,13 +33,16 @@ MAKERS: dict[str, Maker] = {
     "JSONLines": lambda folder: callbacks.JSONLines(folder / "log.jsonl", append=True),
     "ScalarLogger": lambda folder: callbacks.ScalarLogger(lambda values, step: None),
     "TensorBoard": lambda folder: callbacks.TensorBoard(folder / "board"),
+    "ShortEpoch": lambda folder: callbacks.ShortEpoch(2),
+    "StopAfter": lambda folder: callbacks.StopAfter("5 steps"),
+    "ValidateEvery": lambda folder: callbacks.ValidateEvery("1 step"),
     "EarlyStopping": lambda folder: callbacks.EarlyStopping("train_loss"),
     "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(n=2, path=folder / "steps.png"),
     "StopOnNaN": lambda folder: callbacks.StopOnNaN(),
     "TorchScheduler": lambda folder: callbacks.TorchScheduler(partial(ExponentialLR, gamma=0.9)),
 }
 #: Those that are asked to read numbers in a batch: they wait for the device, at their interval, on purpose.
-READERS = {"LogRMSE", "PlotSnapshots", "Progress"}
+READERS = {"LogRMSE", "PlotSnapshots", "Progress", "ValidateEvery"}
 
 PLUGINS = {
     name: thing

@@ -296,3 +296,43 @@ def test_best_tells_better_worse_and_nothing():
         told.append(best.update(learn))
     assert told == [True, None, False, True]
     assert (best.value, best.epoch) == (2, 3)
+
+
+# Thresholds -----------------------------------------------------------------------------------------------
+
+
+def test_it_stops_as_soon_as_a_value_is_reached():
+    n_run, learn = epochs_run([5, 4, 1, 3, 2], stopping_threshold=1)
+    assert n_run == 3
+    assert learn.stop_reason == "valid_loss has reached 1: it is 1"
+    assert epochs_run([0.1, 0.5, 0.9], result="valid_accuracy", better="max", stopping_threshold=0.5)[0] == 2
+
+
+def test_the_weights_that_reached_the_value_stay_though_they_are_better_by_little():
+    n_run, learn = epochs_run([5, 1.05, 1.0, 1, 1], stopping_threshold=1, min_delta=0.1)
+    assert n_run == 3
+    assert learn.model.weight.item() == 2
+    assert learn.callbacks[EarlyStopping].best == 1.0
+
+
+@pytest.mark.parametrize("bad", [10, 11.0, math.inf, math.nan])
+def test_it_stops_as_soon_as_a_value_diverges_and_has_the_best_weights(bad):
+    n_run, learn = epochs_run([5, 4, bad, 3, 2], divergence_threshold=10)
+    assert n_run == 3
+    assert "valid_loss diverges: it is " in learn.stop_reason
+    assert learn.model.weight.item() == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1", True])
+def test_a_threshold_that_is_no_number_is_refused(value):
+    with pytest.raises(ValueError, match=r"divergence_threshold=.*write a finite number"):
+        EarlyStopping(divergence_threshold=value)
+    with pytest.raises(ValueError, match=r"stopping_threshold=.*write a finite number"):
+        EarlyStopping(stopping_threshold=value)
+
+
+def test_thresholds_the_wrong_way_round_are_refused():
+    with pytest.raises(ValueError, match="Turn them round"):
+        epochs_run([1, 1], stopping_threshold=2, divergence_threshold=1)
+    with pytest.raises(ValueError, match="Turn them round"):
+        epochs_run([1, 1], better="max", stopping_threshold=1, divergence_threshold=2)
