@@ -35,6 +35,7 @@ from callbacks.schedule import TorchScheduler
 from callbacks.scores import MAE, MSE, R2, RMSE, accuracy
 from callbacks.snapshots import PlotSnapshots
 from callbacks.stopping import Best, EarlyStopping
+from callbacks.when import When
 
 __all__ = [
     "EVENTS",
@@ -84,6 +85,7 @@ __all__ = [
     "Throughput",
     "TorchScheduler",
     "ValidateEvery",
+    "When",
     "ZeroGrad",
     "accuracy",
     "on",

@@ -286,6 +286,10 @@ class Callback:
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         """Always, whatever happened, in reverse order: close and put back. Bears running twice, or alone."""
 
+    def listens_to(self, event: str) -> bool:
+        """Does this plug-in define a method for this event?"""
+        return getattr(type(self), event) is not getattr(Callback, event)
+
     def state_dict(self) -> dict[str, Any]:
         """The attributes named in `state` that exist by now, by name; not copied."""
         return {key: getattr(self, key) for key in self.state if hasattr(self, key)}

@@ -138,8 +138,8 @@ class Callbacks:
 
 
 def listens(plugin: Callback, event: str) -> bool:
-    """Does this plug-in define a method for this event?"""
-    return getattr(type(plugin), event) is not getattr(Callback, event)
+    """Does this plug-in define a method for this event? One that holds another asks that."""
+    return plugin.listens_to(event)
 
 
 def does(plugin: Callback, operation: str) -> bool:

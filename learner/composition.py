@@ -14,6 +14,7 @@ from callbacks.numbers import StopOnNaN
 from callbacks.progress import Progress
 from callbacks.recorder import Recorder
 from callbacks.registry import Callbacks, as_plugin, describe
+from callbacks.when import unwrapped
 
 #: The plug-ins of every learner that is not told otherwise.
 DEFAULT_CALLBACKS = (ZeroGrad, DevicePlacement, StopOnNaN, Metrics, Recorder, Progress)
@@ -44,7 +45,7 @@ def with_defaults(
         taken = any(hasattr(type(plugin), operation) for plugin in plugins for operation in done)
         return (
             taken
-            or any(isinstance(plugin, type(default)) for plugin in plugins)
+            or any(isinstance(unwrapped(plugin), type(default)) for plugin in plugins)
             or any(overrides(learner_class, base, each) for each in done)
         )
 
@@ -61,6 +62,30 @@ def as_list(given: Any, argument: str) -> list[Any]:
         )
         raise TypeError(f"{argument}={given!r}: pass a list of {form}.")
     return list(given)
+
+
+def found_in(callbacks: Callbacks, wanted: Iterable[Callback | type[Callback] | str]) -> list[Callback]:
+    """The plug-ins that are meant, in their order: by themselves, by name, or all of a class.
+
+    Raises:
+        KeyError: there is none; the message names those that there are.
+    """
+    found: set[int] = set()
+    for each in wanted:
+        if isinstance(each, str):
+            found.add(id(callbacks.named(each)))
+            continue
+        meant = [
+            plugin
+            for plugin in callbacks
+            if plugin is each or (isinstance(each, type) and isinstance(unwrapped(plugin), each))
+        ]
+        if not meant:
+            title = each.__name__ if isinstance(each, type) else repr(each)
+            names = ", ".join(plugin.name for plugin in callbacks) or "none"
+            raise KeyError(f"no plug-in is {title}. There are: {names}.")
+        found |= set(map(id, meant))
+    return [plugin for plugin in callbacks if id(plugin) in found]
 
 
 def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str, Doer]:

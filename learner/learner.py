@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from callbacks.registry import Callbacks
 from learner import checkpoint, inference, resumption, snapshots
 from learner.arguments import as_optimizer, check_loss_func, check_model, check_n_epochs, suggest_keywords
 from learner.checks import preflight
-from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, listeners_of, with_defaults
+from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, found_in, listeners_of, with_defaults
 from learner.data import as_data
 from learner.explain import explain
 from learner.interrupt import interruptible
@@ -146,6 +147,34 @@ class Learner(Loop):
             yield self
         finally:
             self.remove_callbacks(*(plugin for plugin in new if plugin in self._callbacks))
+
+    @contextmanager
+    def without(self, *callbacks: Plugin | str) -> Iterator[Learner]:
+        """Do without these plug-ins within the block; they come back to their places, with their state.
+
+        In the middle of a fit they hear `cleanup_fit` when they go, and `before_fit` when they come back.
+
+        Args:
+            callbacks: plug-ins, their names, or classes, all of which are meant.
+
+        Raises:
+            KeyError: there is none of that name or class.
+            ValueError: a plug-in that stays needs one that would go.
+        """
+        before = tuple(self._callbacks)
+        gone = found_in(self._callbacks, callbacks)
+        states = [copy.deepcopy(plugin.state_dict()) for plugin in gone]
+        self.remove_callbacks(*gone)
+        try:
+            yield self
+        finally:
+            there = {id(plugin): plugin for plugin in (*gone, *self._callbacks)}
+            old = [there.pop(id(plugin)) for plugin in before if id(plugin) in there]
+            self._set_callbacks((*old, *there.values()))
+            if self.fitting:
+                for plugin, state in zip(gone, states, strict=True):
+                    plugin.before_fit(self)
+                    plugin.load_state_dict(state)
 
     def _set_callbacks(self, callbacks: Iterable[Plugin]) -> None:
         """Work out who listens to what and who does what, once: the loop then looks nothing up by class."""

@@ -36,6 +36,7 @@ MAKERS: dict[str, Maker] = {
     "ShortEpoch": lambda folder: callbacks.ShortEpoch(2),
     "StopAfter": lambda folder: callbacks.StopAfter("5 steps"),
     "ValidateEvery": lambda folder: callbacks.ValidateEvery("1 step"),
+    "When": lambda folder: callbacks.When(callbacks.GradientNorms(), start="1 step", every="2 steps"),
     "EarlyStopping": lambda folder: callbacks.EarlyStopping("train_loss"),
     "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(n=2, path=folder / "steps.png"),
     "StopOnNaN": lambda folder: callbacks.StopOnNaN(),

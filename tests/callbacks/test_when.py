@@ -1,0 +1,275 @@
+"""When, which lets a plug-in hear less, and `learn.without`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import line_batches
+
+from callbacks import (
+    EVENTS,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    Order,
+    Progress,
+    Recorder,
+    ShortEpoch,
+    ValidateEvery,
+    When,
+    ZeroGrad,
+    on,
+)
+from learner import Learner
+
+
+def hear(event):
+    def hook(self, learn):
+        self.heard.append((event, learn.epoch, learn.global_step))
+
+    return hook
+
+
+class Hears(Callback):
+    """Writes down all that it hears."""
+
+    state = ("heard",)
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    locals().update({event: hear(event) for event in EVENTS})
+
+    def epochs(self, event):
+        return [epoch for name, epoch, _ in self.heard if name == event]
+
+    def steps(self, event):
+        return [step for name, _, step in self.heard if name == event]
+
+
+def heard(make_learner, n_epochs=4, **window) -> Hears:
+    hears = Hears()
+    make_learner(callbacks=[When(hears, **window)]).fit(n_epochs)
+    return hears
+
+
+def test_it_hears_whole_epochs_between_start_and_until(make_learner):
+    hears = heard(make_learner, start="1 epoch", until="3 epochs")
+    for event in ("before_epoch", "before_train", "after_train", "before_validate", "after_epoch"):
+        assert hears.epochs(event) == [1, 2]
+    assert hears.steps("after_step") == [4, 5, 6, 7, 8, 9]
+    assert [name for name, *_ in hears.heard if name.endswith("_fit")] == [
+        "before_fit",
+        "after_fit",
+        "cleanup_fit",
+    ]
+
+
+def test_it_hears_every_second_epoch(make_learner):
+    hears = heard(make_learner, every="2 epochs")
+    assert hears.epochs("after_epoch") == [1, 3]
+    assert len(hears.epochs("after_batch")) == 10  # three of training and two of validation in each
+
+
+def test_it_hears_the_batches_that_make_every_fourth_step(make_learner):
+    hears = heard(make_learner, every="4 steps")
+    assert hears.steps("after_step") == [4, 8, 12]
+    assert hears.steps("before_batch") == [3, 7, 11]
+    assert hears.steps("after_batch") == [4, 8, 12]  # and none in validation
+    assert hears.epochs("after_epoch") == [0, 1, 2, 3]
+
+
+def test_it_hears_the_batches_that_have_every_tenth_sample(make_learner):
+    assert heard(make_learner, every="10 samples").steps("after_step") == [3, 5, 8, 10]  # 4 samples a step
+
+
+def test_it_is_told_the_begin_of_a_pass_in_whose_middle_the_window_opens(make_learner):
+    hears = heard(make_learner, start="4 steps", until="7 steps")
+    names = [name for name, *_ in hears.heard if name.startswith(("before_", "after_"))]
+    assert names[:4] == ["before_fit", "before_epoch", "before_train", "before_batch"]
+    assert hears.steps("after_step") == [5, 6, 7]
+    assert hears.epochs("before_train") == hears.epochs("after_train") == [1, 2]
+    assert hears.epochs("before_epoch") == hears.epochs("after_epoch") == [1, 2]
+
+
+def test_a_window_that_never_opens_lets_nothing_through(make_learner):
+    assert [name for name, *_ in heard(make_learner, start="99 epochs").heard] == [
+        "before_fit",
+        "after_fit",
+        "cleanup_fit",
+    ]
+
+
+def test_a_validation_in_mid_epoch_leaves_the_spans_as_they_are(make_learner):
+    hears = Hears()
+    learn = make_learner(callbacks=[ValidateEvery("1 step"), When(hears, start="1 step")])
+    learn.fit(1)
+    assert len(hears.epochs("before_train")) == len(hears.epochs("after_train")) == 1
+
+
+@pytest.mark.parametrize("cut", range(1, 15))
+@pytest.mark.parametrize("window", [{"start": "4 steps", "until": "7 steps"}, {"every": "2 steps"}])
+def test_a_fit_that_is_cut_hears_the_same(make_learner, tmp_path, cut, window):
+    def make(folder):
+        hears = Hears()
+        saves = Checkpoint(tmp_path / folder, "1 step")
+        return make_learner(callbacks=[When(hears, **window), saves]), hears
+
+    @on("after_batch", order=Order.SAVE)
+    def end(learn):
+        counts.append(learn.global_step)
+        if len(counts) == cut:
+            raise ZeroDivisionError
+
+    counts = []
+    learn, whole = make("whole")
+    learn.fit(3)
+    learn, _ = make("cut")
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(3, callbacks=[end])
+    learn, hears = make("cut")
+    learn.fit(3, resume="auto")
+    assert [each for each in hears.heard if "batch" in each[0]] == [
+        each for each in whole.heard if "batch" in each[0]
+    ]
+    assert hears.epochs("after_train") == whole.epochs("after_train")
+    assert hears.epochs("after_epoch") == whole.epochs("after_epoch")
+    assert learn.callbacks.hears.heard == []
+
+
+def test_it_has_name_phase_results_and_state_of_the_plug_in(make_learner):
+    stopping = EarlyStopping("train_loss", patience=1, min_delta=9)
+    when = When(stopping, start="2 epochs")
+    assert (when.name, when.order) == ("early_stopping", Order.DECIDE)
+    learn = make_learner(callbacks=[when])
+    learn.fit(9)
+    assert len(learn.history) == 4  # from the third epoch on it has one better, then one that is not
+    assert when.inner == stopping.state_dict()
+    assert repr(when) == f"When({stopping!r}, start='2 epochs')"
+
+
+def test_a_default_gives_way_to_its_own_kind(make_learner):
+    learn = make_learner(defaults=(ZeroGrad, Recorder), callbacks=[When(Recorder, every="2 epochs")])
+    learn.fit(4)
+    assert len(learn.history) == 2
+
+
+def test_nobody_is_called_for_events_that_the_plug_in_does_not_define():
+    when = When(EarlyStopping(), every="1 epoch")
+    assert not when.listens_to("after_step")
+    assert when.listens_to("after_epoch")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "changes nothing"),
+        ({"every": "3"}, r"every='3'\): write a whole number"),
+        ({"start": "10 seconds"}, r"start='10 seconds'\): write a whole number"),
+        ({"until": "1.5 steps"}, "write a whole number"),
+        ({"until": 5}, "write a whole number"),
+        ({"start": "5 steps", "until": "5 steps"}, "nothing is left to hear"),
+    ],
+)
+def test_a_window_that_cannot_be_used_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        When(EarlyStopping(), **settings)
+
+
+def test_doers_savers_and_what_is_no_plug_in_are_refused():
+    with pytest.raises(ValueError, match="operation 'zero_grad', which must be done each time"):
+        When(ZeroGrad, start="1 step")
+    with pytest.raises(ValueError, match="saved from begin to end"):
+        When(Checkpoint("run"), start="1 step")
+    with pytest.raises(TypeError, match=r"When\(plugin\) is 3"):
+        When(3, start="1 step")  # type: ignore[arg-type]
+
+
+# Without --------------------------------------------------------------------------------------------------
+
+
+def names(learn: Learner) -> list[str]:
+    return [plugin.name for plugin in learn.callbacks]
+
+
+@pytest.mark.parametrize("meant", ["name", "class", "itself"])
+def test_a_plug_in_is_gone_within_the_block_and_comes_back_to_its_place(make_learner, meant):
+    first, second, third = (on("after_batch", name=name)(lambda learn: None) for name in "abc")
+    learn = make_learner(callbacks=[first, second, third])
+    before = names(learn)
+    with learn.without({"name": "b", "class": type(second), "itself": second}[meant]) as same:
+        assert same is learn
+        assert "b" not in learn.callbacks
+    assert names(learn) == before
+
+
+def test_what_is_added_in_the_block_stays_and_what_is_removed_stays_away(make_learner):
+    one, other = ShortEpoch(1), EarlyStopping("train_loss")
+    learn = make_learner(callbacks=[one])
+    with learn.without(Recorder):
+        learn.add_callbacks(other)
+        learn.remove_callbacks(one)
+    assert names(learn) == ["zero_grad", "metrics", "recorder", "early_stopping"]
+
+
+def test_a_fit_without_a_plug_in_goes_on_without_it(make_learner):
+    learn = make_learner(callbacks=[ShortEpoch(1)])
+    with learn.without("short_epoch"):
+        learn.fit(1)
+    learn.fit(1)
+    assert learn.global_step == 4
+
+
+def test_in_mid_fit_the_state_comes_back(make_learner):
+    @on("after_epoch", order=Order.SAVE)
+    def look_aside(learn):
+        with learn.without(EarlyStopping):
+            pass
+        waits.append(learn.callbacks[EarlyStopping].wait)
+
+    waits = []
+    stopping = EarlyStopping("train_loss", patience=9, min_delta=9)
+    learn = make_learner(callbacks=[stopping, look_aside])
+    learn.fit(4)
+    assert waits == [0, 1, 2, 3]
+
+
+def test_an_error_in_the_block_brings_them_back(make_learner):
+    learn = make_learner()
+    before = names(learn)
+    with pytest.raises(ZeroDivisionError), learn.without(Recorder):
+        raise ZeroDivisionError
+    assert names(learn) == before
+
+
+def test_what_is_not_there_is_told(make_learner):
+    learn = make_learner()
+    with pytest.raises(KeyError, match="Did you mean 'recorder'"), learn.without("recorders"):
+        pass
+    with (
+        pytest.raises(KeyError, match="no plug-in is Progress"),
+        learn.without(Progress),
+    ):
+        pass
+
+
+def test_a_window_ends_with_the_same_weights_as_a_loop_by_hand(make_learner):
+    @on("before_step", name="halve")
+    def halve(learn):
+        for parameter in learn.model.parameters():
+            parameter.grad.mul_(0.5)
+
+    learn = make_learner(callbacks=[When(halve, start="2 steps", until="5 steps")])
+    model = torch.nn.Linear(1, 1)
+    model.load_state_dict(learn.model.state_dict())
+    learn.fit(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(9):
+        inputs, targets = line_batches()[step % 3]
+        torch.nn.functional.mse_loss(model(inputs), targets).backward()
+        for parameter in model.parameters():
+            parameter.grad.mul_(0.5 if 2 <= step < 5 else 1)  # type: ignore[union-attr]
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(learn.model.weight, model.weight)
