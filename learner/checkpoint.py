@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
             "mark": learn._mark if at == "batch" else None,
             "now": positions.now(loader_under_way(learn)) | {"random": None} if at == "batch" else None,
         },
-        "fingerprint": fingerprint(learn),
+        "fingerprint": json.dumps(fingerprint(learn)),  # one string: pickled ten times as fast as its parts
     }
 
 
@@ -156,7 +157,15 @@ def load(path: str | Path) -> dict[str, Any]:
             f"{path} lacks {', '.join(map(repr, missing))}, so a run cannot go on from it: take another "
             "checkpoint. It may have been written by other code."
         )
-    return from_plain(contents)
+    return {**from_plain(contents), "fingerprint": fingerprint_in(contents, path)}
+
+
+def fingerprint_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a file says of the run it is of."""
+    try:
+        return json.loads(contents["fingerprint"])
+    except (TypeError, ValueError) as error:
+        raise files.CheckpointError(f"{path}: its fingerprint cannot be read: {error}") from None
 
 
 def put_file(learn: Any, path: str | Path, only: Literal["model"] | None) -> None:
