@@ -21,6 +21,7 @@ from callbacks.contract import (
     on,
 )
 from callbacks.device import DevicePlacement
+from callbacks.ema import EMA
 from callbacks.every import Every
 from callbacks.gradient import ZeroGrad
 from callbacks.loggers import CSVLogger
@@ -38,6 +39,7 @@ from callbacks.stopping import Best, EarlyStopping
 from callbacks.when import When
 
 __all__ = [
+    "EMA",
     "EVENTS",
     "MAE",
     "MSE",
