@@ -36,6 +36,7 @@ from callbacks.schedule import TorchScheduler
 from callbacks.scores import MAE, MSE, R2, RMSE, accuracy
 from callbacks.snapshots import PlotSnapshots
 from callbacks.stopping import Best, EarlyStopping
+from callbacks.swa import SWA
 from callbacks.when import When
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "OPERATIONS",
     "R2",
     "RMSE",
+    "SWA",
     "Best",
     "BlackBox",
     "CSVLogger",
