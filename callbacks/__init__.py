@@ -1,5 +1,6 @@
 """The ground floor: the contract of a plug-in, and the plug-ins. It imports no `learner`."""
 
+from callbacks.activations import ActivationStats
 from callbacks.blackbox import BlackBox
 from callbacks.budgets import OverfitBatch, ShortEpoch, StopAfter, ValidateEvery
 from callbacks.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ from callbacks.device import DevicePlacement
 from callbacks.ema import EMA
 from callbacks.every import Every
 from callbacks.gradient import ZeroGrad
+from callbacks.hooks import Hooks
 from callbacks.loggers import CSVLogger
 from callbacks.metrics import Metric, Metrics
 from callbacks.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
@@ -48,6 +50,7 @@ __all__ = [
     "R2",
     "RMSE",
     "SWA",
+    "ActivationStats",
     "Best",
     "BlackBox",
     "CSVLogger",
@@ -68,6 +71,7 @@ __all__ = [
     "Every",
     "GradientNorms",
     "History",
+    "Hooks",
     "JSONLines",
     "LRMonitor",
     "LearnerProtocol",
