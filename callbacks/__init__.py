@@ -28,6 +28,7 @@ from callbacks.gradient import ZeroGrad
 from callbacks.hooks import Hooks
 from callbacks.loggers import CSVLogger
 from callbacks.metrics import Metric, Metrics
+from callbacks.mixing import CutMix, LabelMix, MixUp
 from callbacks.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.progress import LogRMSE, Progress
@@ -64,6 +65,7 @@ __all__ = [
     "CancelTrain",
     "CancelValidate",
     "Checkpoint",
+    "CutMix",
     "DevicePlacement",
     "DeviceStats",
     "Direction",
@@ -74,11 +76,13 @@ __all__ = [
     "Hooks",
     "JSONLines",
     "LRMonitor",
+    "LabelMix",
     "LearnerProtocol",
     "LearnerWarning",
     "LogRMSE",
     "Metric",
     "Metrics",
+    "MixUp",
     "Order",
     "OverfitBatch",
     "PlotSnapshots",

@@ -33,6 +33,9 @@ MAKERS: dict[str, Maker] = {
     "JSONLines": lambda folder: callbacks.JSONLines(folder / "log.jsonl", append=True),
     "ScalarLogger": lambda folder: callbacks.ScalarLogger(lambda values, step: None),
     "TensorBoard": lambda folder: callbacks.TensorBoard(folder / "board"),
+    "CutMix": lambda folder: callbacks.When(
+        callbacks.CutMix(), start="99 epochs"
+    ),  # its data are no pictures
     "ShortEpoch": lambda folder: callbacks.ShortEpoch(2),
     "StopAfter": lambda folder: callbacks.StopAfter("5 steps"),
     "ValidateEvery": lambda folder: callbacks.ValidateEvery("1 step"),
