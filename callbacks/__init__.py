@@ -24,6 +24,7 @@ from callbacks.contract import (
 from callbacks.device import DevicePlacement
 from callbacks.ema import EMA
 from callbacks.every import Every
+from callbacks.flow import GradientFlow
 from callbacks.gradient import ZeroGrad
 from callbacks.hooks import Hooks
 from callbacks.loggers import CSVLogger
@@ -40,6 +41,7 @@ from callbacks.scores import MAE, MSE, R2, RMSE, accuracy
 from callbacks.snapshots import PlotSnapshots
 from callbacks.stopping import Best, EarlyStopping
 from callbacks.swa import SWA
+from callbacks.updates import WeightUpdates
 from callbacks.when import When
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "Direction",
     "EarlyStopping",
     "Every",
+    "GradientFlow",
     "GradientNorms",
     "History",
     "Hooks",
@@ -97,6 +100,7 @@ __all__ = [
     "Throughput",
     "TorchScheduler",
     "ValidateEvery",
+    "WeightUpdates",
     "When",
     "ZeroGrad",
     "accuracy",

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning
 from callbacks.device import tensors_in
 from callbacks.drawing import draw_histograms, draw_lines, new_axes, new_figure
-from callbacks.hooks import Hooks, as_patterns, find_layers
+from callbacks.hooks import Hooks
+from callbacks.named import as_patterns, find_layers
 from callbacks.rows import Rows, stacked
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class ActivationStats(Callback):
         Raises:
             ValueError: nothing was recorded.
         """
-        self._check()
+        self._rows.check("ActivationStats")
         return draw_histograms(self.steps, self.histograms, self.layer_names, self.highest)
 
     def plot_near_zero(self, *, ax: Axes | None = None) -> Axes:
@@ -193,7 +194,7 @@ class ActivationStats(Callback):
         Raises:
             ValueError: nothing was recorded.
         """
-        self._check()
+        self._rows.check("ActivationStats")
         ax = ax or new_axes(7, 4)
         draw_lines(ax, self.steps, self.near_zeros, self.layer_names)
         ax.set_ylim(-0.02, 1.02)
@@ -206,7 +207,7 @@ class ActivationStats(Callback):
         Raises:
             ValueError: nothing was recorded.
         """
-        self._check()
+        self._rows.check("ActivationStats")
         figure = new_figure(11, 4)
         axes = figure.subplots(1, 2)
         both = {"mean": self.means, "standard deviation": self.stds}
@@ -215,12 +216,6 @@ class ActivationStats(Callback):
             ax.set_title(title, fontsize="medium")
         axes[0].get_legend().remove()
         return figure
-
-    def _check(self) -> None:
-        if not self.steps:
-            raise ValueError(
-                f"ActivationStats has recorded nothing yet: fit for {self._rows.n} steps or more."
-            )
 
 
 def histogram(sizes: Tensor, n_bins: int, highest: float) -> Tensor:

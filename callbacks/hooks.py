@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -12,8 +11,6 @@ from torch.utils.hooks import RemovableHandle
 from callbacks.device import tensors_in
 
 See = Callable[[nn.Module, tuple[Any, ...], Any], Any]
-
-COMPILED = "_orig_mod."  # what torch.compile puts into names
 
 
 class Hooks:
@@ -104,54 +101,3 @@ def check(modules: list[Any], function: Any, of: Any) -> None:
         raise TypeError(f"Hooks(function={function!r}): pass a function of (module, inputs, output).")
     if of not in ("forward", "backward"):
         raise ValueError(f"Hooks(of={of!r}): there are 'forward' and 'backward'.")
-
-
-def find_layers(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> dict[str, nn.Module]:
-    """Modules by name, in the order in which the model has them; of the model itself it is `model`.
-
-    Args:
-        model: where to look.
-        wanted: names as in `model.named_modules()`, with `*` for any letters, or names of classes, as `ReLU`;
-            None for all that have parameters and no modules within.
-        owner: who asks, for the message.
-
-    Raises:
-        ValueError: one of them is not there, or there are none.
-    """
-    named = {name.replace(COMPILED, "") or "model": module for name, module in model.named_modules()}
-    if wanted is None:
-        leaves = {name: each for name, each in named.items() if not any(each.children())}
-        found = {name: each for name, each in leaves.items() if any(True for _ in each.parameters())}
-        if not found:
-            raise ValueError(f"{owner}: no layer has parameters. Name layers: {owner}(layers=['...']).")
-        return found
-    for pattern in wanted:
-        if not any(is_meant(name, module, pattern) for name, module in named.items()):
-            raise ValueError(
-                f"{owner}(layers={list(wanted)!r}): the model has no {pattern!r}. There are: "
-                f"{', '.join(named)}. A class's name is understood too, as 'ReLU'."
-            )
-    return {
-        name: module
-        for name, module in named.items()
-        if any(is_meant(name, module, pattern) for pattern in wanted)
-    }
-
-
-def is_meant(name: str, module: nn.Module, pattern: str) -> bool:
-    """Does the pattern mean this module: by its name or its class?"""
-    return fnmatchcase(name, pattern) or type(module).__name__ == pattern
-
-
-def as_patterns(owner: str, argument: str, value: Any) -> tuple[str, ...] | None:
-    """One name or several as a tuple.
-
-    Raises:
-        TypeError: they are no names.
-    """
-    if value is None:
-        return None
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) and n for n in names):
-        raise TypeError(f"{owner}({argument}={value!r}): pass a name or a list of names, as ['0', 'head.*'].")
-    return tuple(names)

@@ -70,6 +70,15 @@ class Rows:
         """Forget all."""
         self.put({"steps": []})
 
+    def check(self, owner: str) -> None:
+        """Refuse to draw nothing.
+
+        Raises:
+            ValueError: nothing was recorded.
+        """
+        if not self.steps:
+            raise ValueError(f"{owner} has recorded nothing yet: fit for {self.n} steps or more.")
+
 
 def steps_in(owner: str, every: Any) -> int:
     """`"10 steps"` to 10.

@@ -1,0 +1,87 @@
+"""Layers and parameters of a model by name, by pattern, by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+COMPILED = "_orig_mod."  # what torch.compile puts into names
+
+
+def find_layers(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> dict[str, nn.Module]:
+    """Modules by name, in the order in which the model has them; of the model itself it is `model`.
+
+    Args:
+        model: where to look.
+        wanted: names as in `model.named_modules()`, with `*` for any letters, or names of classes, as `ReLU`;
+            None for all that have parameters and no modules within.
+        owner: who asks, for the message.
+
+    Raises:
+        ValueError: one of them is not there, or there are none.
+    """
+    named = {name.replace(COMPILED, "") or "model": module for name, module in model.named_modules()}
+    if wanted is None:
+        leaves = {name: each for name, each in named.items() if not any(each.children())}
+        found = {name: each for name, each in leaves.items() if any(True for _ in each.parameters())}
+        if not found:
+            raise ValueError(f"{owner}: no layer has parameters. Name layers: {owner}(layers=['...']).")
+        return found
+    for pattern in wanted:
+        if not any(is_meant(name, module, pattern) for name, module in named.items()):
+            raise ValueError(
+                f"{owner}(layers={list(wanted)!r}): the model has no {pattern!r}. There are: "
+                f"{', '.join(named)}. A class's name is understood too, as 'ReLU'."
+            )
+    return {
+        name: module
+        for name, module in named.items()
+        if any(is_meant(name, module, pattern) for pattern in wanted)
+    }
+
+
+def is_meant(name: str, module: nn.Module, pattern: str) -> bool:
+    """Does the pattern mean this module: by its name or its class?"""
+    return fnmatchcase(name, pattern) or type(module).__name__ == pattern
+
+
+def find_parameters(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> dict[str, nn.Parameter]:
+    """Parameters by name, in the order in which the model has them.
+
+    Args:
+        model: where to look.
+        wanted: names as in `model.named_parameters()`, with `*` for any letters; None for all.
+        owner: who asks, for the message.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    named = {name.replace(COMPILED, ""): each for name, each in model.named_parameters()}
+    if wanted is None:
+        return named
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise ValueError(
+                f"{owner}(parameters={list(wanted)!r}): the model has no {pattern!r}. There are: "
+                f"{', '.join(named)}."
+            )
+    return {
+        name: each for name, each in named.items() if any(fnmatchcase(name, pattern) for pattern in wanted)
+    }
+
+
+def as_patterns(owner: str, argument: str, value: Any) -> tuple[str, ...] | None:
+    """One name or several as a tuple.
+
+    Raises:
+        TypeError: they are no names.
+    """
+    if value is None:
+        return None
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) and n for n in names):
+        raise TypeError(f"{owner}({argument}={value!r}): pass a name or a list of names, as ['0', 'head.*'].")
+    return tuple(names)
