@@ -25,7 +25,7 @@ from callbacks.device import DevicePlacement
 from callbacks.ema import EMA
 from callbacks.every import Every
 from callbacks.flow import GradientFlow
-from callbacks.gradient import ZeroGrad
+from callbacks.gradient import GradientClip, ZeroGrad
 from callbacks.hooks import Hooks
 from callbacks.loggers import CSVLogger
 from callbacks.metrics import Metric, Metrics
@@ -73,6 +73,7 @@ __all__ = [
     "Direction",
     "EarlyStopping",
     "Every",
+    "GradientClip",
     "GradientFlow",
     "GradientNorms",
     "History",

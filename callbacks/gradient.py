@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from callbacks.contract import Callback, LearnerProtocol, Order
+import math
+from array import array
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+
+from callbacks.contract import Callback, Direction, LearnerProtocol, Order
+from callbacks.scalars import Scalars
 
 
 class ZeroGrad(Callback):
@@ -15,3 +23,113 @@ class ZeroGrad(Callback):
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
         learn.optimizer.zero_grad()
+
+
+class GradientClip(Callback):
+    """Clip gradients before each update: all together by their norm, or each number by its size.
+
+    By norm, gradients whose norm is above `max_norm` are multiplied by `max_norm / (norm + 1e-6)`, so their
+    direction stays. By value, each number of them is cut to [-max_value, max_value]. Gradients that have
+    added up (`GradientAccumulation`) are clipped as a whole, those of a gradient scaler at their true size.
+
+    Results of a training pass: `unclipped_norm`, the mean over its updates of the norm before clipping,
+    `unclipped_norm_max`, and, by norm, `clipped`, the share in [0, 1] of updates that were clipped. Nothing
+    waits for the device before the pass ends. `GradientNorms` measures the norm after clipping.
+
+    A norm that is NaN or infinite, clipped by norm, makes gradients NaN, as torch does it; it stands in
+    the results, and `StopOnNaNGradient` ends the fit before such an update.
+
+    Args:
+        max_norm: the largest norm, 0 or more; with infinity it is measured only.
+        max_value: the largest size of a number, 0 or more. Either this or `max_norm`.
+        norm_type: the p of the norm, above 0; infinity is the largest number.
+
+    Raises:
+        ValueError: both bounds, none, or one that is negative; at the fit's begin: a second one.
+
+    Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; `torch.nn.utils.clip_grad_norm_`.
+    """
+
+    order = Order.GRADIENT
+    state = ("norms",)
+
+    def __init__(
+        self,
+        max_norm: float | None = None,
+        *,
+        max_value: float | None = None,
+        norm_type: float = 2.0,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if (max_norm is None) == (max_value is None):
+            raise ValueError(
+                f"GradientClip(max_norm={max_norm!r}, max_value={max_value!r}): give one of the two, as "
+                "GradientClip(1.0) for the norm of all gradients, or GradientClip(max_value=0.5) for each "
+                "number of them."
+            )
+        self.max_norm = check_size("max_norm", max_norm)
+        self.max_value = check_size("max_value", max_value)
+        self.norm_type = check_size("norm_type", norm_type) or 0.0
+        if self.norm_type == 0:
+            raise ValueError("GradientClip(norm_type=0): write a number above 0, as 2.0 or float('inf').")
+        self.measures: Mapping[str, Direction | None] = {"unclipped_norm": None, "unclipped_norm_max": None}
+        if max_norm is not None:
+            self.measures["clipped"] = None
+        self._norms = Scalars()
+
+    @property
+    def norms(self) -> array[float]:
+        """The norms before clipping of the pass under way, or the last; waits for the device."""
+        return self._norms.read()[:]
+
+    @norms.setter
+    def norms(self, norms: array[float]) -> None:
+        self._norms = Scalars(norms[:])
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        others = [each for each in learn.callbacks if isinstance(each, GradientClip) and each is not self]
+        if others:
+            raise ValueError(
+                f"{self!r} and {others[0]!r} both clip the gradients, and both measure 'unclipped_norm': "
+                "leave one of them out."
+            )
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._norms.clear()
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        self._norms.append(self.clip(learn))
+
+    def clip(self, learn: LearnerProtocol) -> Tensor:
+        """Clip the gradients that are there; a doer of `step` that makes new ones calls it for those.
+
+        Returns:
+            Their norm before, a scalar on their device.
+        """
+        parameters = [each for each in learn.model.parameters() if each.grad is not None]
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        norm = get_total_norm(gradients, self.norm_type)
+        if self.max_norm is not None:
+            clip_grads_with_norm_(parameters, self.max_norm, norm)
+        elif self.max_value is not None:
+            clip_grad_value_(parameters, self.max_value)
+        return norm
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        norms = self._norms.read()
+        if norms:
+            learn.results["unclipped_norm"] = sum(norms) / len(norms)
+            # NaN is not hidden by the order in which max looks
+            learn.results["unclipped_norm_max"] = math.nan if any(map(math.isnan, norms)) else max(norms)
+            if self.max_norm is not None:
+                learn.results["clipped"] = sum(norm > self.max_norm for norm in norms) / len(norms)
+
+
+def check_size(argument: str, size: float | None) -> float | None:
+    """Refuse what is no number, or negative."""
+    if size is None:
+        return None
+    if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= 0:
+        raise ValueError(f"GradientClip({argument}={size!r}): write a number, 0 or more.")
+    return size

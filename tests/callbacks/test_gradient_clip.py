@@ -1,0 +1,129 @@
+"""GradientClip: the weights of a loop by hand that calls torch's own functions, and what is measured."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from tiny import line_batches
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import CancelStep, GradientClip, GradientNorms, Metrics, Order, Recorder, ZeroGrad, on
+from learner import Data, Learner
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def learner_with(*plugins, model=None) -> Learner:
+    data, optimizer = Data(line_batches(3)), partial(torch.optim.SGD, lr=0.1)
+    defaults = (ZeroGrad, Metrics, Recorder)
+    return Learner(model or net(), data, F.mse_loss, optimizer, plugins, defaults=defaults)
+
+
+def by_hand(clip, n_epochs: int) -> tuple[nn.Module, list[float]]:
+    """A plain loop that clips; and what the clipping gave."""
+    model = net()
+    optimizer, norms = torch.optim.SGD(model.parameters(), lr=0.1), []
+    for inputs, targets in n_epochs * line_batches(3):
+        F.mse_loss(model(inputs), targets).backward()
+        norms.append(clip(model.parameters()))
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, norms
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, math.inf])
+def test_clipped_by_norm_the_weights_are_those_of_a_loop_by_hand_with_the_same_bits(norm_type):
+    clip = GradientClip(0.5, norm_type=norm_type)
+    learn = learner_with(clip)
+    row = learn.fit(2)[-1]
+    bounded = partial(nn.utils.clip_grad_norm_, max_norm=0.5, norm_type=norm_type)
+    model, norms = by_hand(lambda parameters: bounded(list(parameters)).item(), 2)
+    assert same(learn.model, model)
+    assert list(clip.norms) == norms[3:]
+    assert row["unclipped_norm"] == pytest.approx(sum(norms[3:]) / 3)
+    assert row["unclipped_norm_max"] == max(norms[3:])
+    assert row["clipped"] == sum(norm > 0.5 for norm in norms[3:]) / 3
+
+
+def test_clipped_by_value_the_weights_are_those_of_a_loop_by_hand_with_the_same_bits():
+    learn = learner_with(GradientClip(max_value=0.1))
+    row = learn.fit(2)[-1]
+    assert same(learn.model, by_hand(partial(nn.utils.clip_grad_value_, clip_value=0.1), 2)[0])
+    assert "clipped" not in row
+
+
+def test_clipping_to_zero_leaves_the_weights_unchanged():
+    learn = learner_with(GradientClip(0))
+    learn.fit(1)
+    assert same(learn.model, net())
+
+
+def test_gradient_norms_measures_what_is_left(make_learner):
+    row = learner_with(GradientNorms(), GradientClip(0.01)).fit(1)[0]
+    assert row["grad_norm_max"] == pytest.approx(0.01, rel=1e-3)
+    assert row["unclipped_norm"] > 0.01
+
+
+def test_a_norm_that_is_not_finite_stands_in_the_results():
+    @on("after_backward")
+    def spoil(learn):
+        if learn.batch_idx == 2:
+            learn.model[0].weight.grad[0] = math.nan
+
+    row = learner_with(GradientClip(0.5), spoil).fit(1)[0]
+    assert math.isnan(row["unclipped_norm_max"])
+    assert math.isnan(row["unclipped_norm"])
+
+
+def test_updates_that_are_left_out_are_not_measured():
+    @on("before_step", order=Order.TRANSFORM)
+    def leave_out(learn):
+        if learn.batch_idx != 2:
+            raise CancelStep
+
+    learn = learner_with(GradientClip(0.5), leave_out)
+    learn.fit(1)
+    assert len(learn.callbacks.gradient_clip.norms) == 1
+
+
+def test_frozen_and_unused_parameters_are_passed_over():
+    model = net()
+    model[0].requires_grad_(False)
+    learn = learner_with(GradientClip(0.1), model=model)
+    learn.fit(1)
+    assert learn.callbacks.gradient_clip.norms[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: GradientClip(), "give one of the two"),
+        (lambda: GradientClip(1.0, max_value=1.0), "give one of the two"),
+        (lambda: GradientClip(-1.0), r"max_norm=-1.0\): write a number, 0 or more"),
+        (lambda: GradientClip(True), "max_norm=True"),
+        (lambda: GradientClip("1"), "max_norm='1'"),
+        (lambda: GradientClip(math.nan), "max_norm=nan"),
+        (lambda: GradientClip(max_value=-0.1), "max_value=-0.1"),
+        (lambda: GradientClip(1.0, norm_type=0), "norm_type"),
+    ],
+)
+def test_a_wrong_setting_is_told(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_two_of_them_are_refused_with_both():
+    learn = learner_with(GradientClip(1.0), GradientClip(max_value=1.0, name="other"))
+    with pytest.raises(ValueError, match=r"max_norm=1.0.*max_value=1.0.*leave one of them out"):
+        learn.fit(1)
