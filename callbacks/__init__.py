@@ -40,6 +40,7 @@ from callbacks.schedule import TorchScheduler
 from callbacks.scores import MAE, MSE, R2, RMSE, accuracy
 from callbacks.snapshots import PlotSnapshots
 from callbacks.stopping import Best, EarlyStopping
+from callbacks.surface import LossSurface
 from callbacks.swa import SWA
 from callbacks.updates import WeightUpdates
 from callbacks.when import When
@@ -84,6 +85,7 @@ __all__ = [
     "LearnerProtocol",
     "LearnerWarning",
     "LogRMSE",
+    "LossSurface",
     "Metric",
     "Metrics",
     "MixUp",
