@@ -32,6 +32,8 @@ from callbacks.metrics import Metric, Metrics
 from callbacks.mixing import CutMix, LabelMix, MixUp
 from callbacks.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
+from callbacks.param_scheduler import ParamScheduler
+from callbacks.plateau import ReduceLROnPlateau
 from callbacks.progress import LogRMSE, Progress
 from callbacks.recorder import History, Recorder
 from callbacks.registry import Callbacks
@@ -91,9 +93,11 @@ __all__ = [
     "MixUp",
     "Order",
     "OverfitBatch",
+    "ParamScheduler",
     "PlotSnapshots",
     "Progress",
     "Recorder",
+    "ReduceLROnPlateau",
     "ScalarLogger",
     "ShortEpoch",
     "StopAfter",

@@ -10,7 +10,19 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.every import Every
+from callbacks.hyperparameters import Kept, check_alone, settings_of
 from callbacks.stopping import check_measured
+
+
+class Still(torch.optim.Optimizer):
+    """Has the settings of another optimizer, and moves nothing."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        groups = [{**settings_of(group), "params": [torch.zeros(1)]} for group in optimizer.param_groups]
+        super().__init__(groups, dict(optimizer.defaults))
+
+    def step(self, closure: Any = None) -> Any:
+        pass
 
 
 class TorchScheduler(Callback):
@@ -28,11 +40,13 @@ class TorchScheduler(Callback):
 
     Raises:
         TypeError: `scheduler` cannot be called, or makes something else.
-        ValueError: at the fit's begin: nothing of the monitor's name is measured.
+        ValueError: at the fit's begin: nothing of the monitor's name is measured, or another plug-in changes
+            the rate too.
     """
 
     order = Order.DECIDE
     state = ("position",)
+    schedules = ("lr",)  # what it changes, which no other plug-in may
 
     def __init__(
         self,
@@ -51,7 +65,7 @@ class TorchScheduler(Callback):
         self.scheduler, self.every, self.monitor = scheduler, Every(every), monitor
         self._made: Any = None
         self._position: dict[str, Any] | None = None
-        self._before: tuple[torch.optim.Optimizer, list[dict[str, Any]], set[str]] | None = None
+        self._kept: Kept | None = None
 
     @property
     def position(self) -> dict[str, Any] | None:
@@ -65,13 +79,9 @@ class TorchScheduler(Callback):
             self._go_to_position()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        optimizer = learn.optimizer
-        self._before = (
-            optimizer,
-            [settings_of(group) for group in optimizer.param_groups],
-            set(vars(optimizer)),
-        )
-        self._made = self.scheduler(optimizer)
+        check_alone(self, learn)
+        self._kept = Kept(learn.optimizer)
+        self._made = self.scheduler(learn.optimizer)
         if not isinstance(self._made, LRScheduler):
             raise TypeError(f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is no scheduler.")
         if isinstance(self._made, ReduceLROnPlateau):
@@ -88,15 +98,29 @@ class TorchScheduler(Callback):
             self._step(learn)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        if self._before is not None:
-            optimizer, groups, names = self._before
-            for group, settings in zip(optimizer.param_groups, groups, strict=False):
-                for name in set(group) - set(settings) - {"params"}:
-                    del group[name]
-                group.update(settings)
-            for name in set(vars(optimizer)) - names:  # the scheduler's wrapper of `step`, and its mark
-                delattr(optimizer, name)
-        self._before = self._made = self._position = None
+        if self._kept is not None:
+            self._kept.put_back()
+        self._kept = self._made = self._position = None
+
+    def values(self, optimizer: Any, n_epochs: int, n_batches: int) -> dict[str, list[list[float]]]:
+        """What would be set over a fit: for `lr` and each parameter group the values by batch.
+
+        Raises:
+            ValueError: it depends on results, samples or time.
+        """
+        still = Still(optimizer)
+        made = self.scheduler(still)
+        if isinstance(made, ReduceLROnPlateau) or self.every.unit not in ("step", "epoch"):
+            raise ValueError(f"TorchScheduler({self.scheduler!r}): its rates cannot be foreseen.")
+        rates: list[list[float]] = [[] for _ in still.param_groups]
+        length = int(self.every.number) * (1 if self.every.unit == "step" else n_batches)
+        for batch in range(n_epochs * n_batches):
+            for group, values in zip(still.param_groups, rates, strict=True):
+                values.append(float(group["lr"]))
+            still.step()
+            if (batch + 1) % length == 0 and batch + 1 < n_epochs * n_batches:
+                made.step()
+        return {"lr": rates}
 
     def _step(self, learn: LearnerProtocol) -> None:
         if isinstance(self._made, ReduceLROnPlateau):
@@ -114,12 +138,3 @@ class TorchScheduler(Callback):
             for group, rate in zip(self._made.optimizer.param_groups, self._made.get_last_lr(), strict=True):
                 group["lr"] = rate
             self._position = None
-
-
-def settings_of(group: dict[str, Any]) -> dict[str, Any]:
-    """A parameter group's settings; a rate that is a tensor is copied."""
-    return {
-        name: value.clone() if isinstance(value, torch.Tensor) else value
-        for name, value in group.items()
-        if name != "params"
-    }

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from callbacks import Metrics, PlotSnapshots, Recorder, ZeroGrad
 from learner import Learner
+from learner.datasets import digits
 
 FOLDER = Path(__file__).parent / "pictures"
 DPI = 100
@@ -43,6 +44,7 @@ def main() -> None:
     draw_six_steps()
     draw_rates()
     draw_swinging()
+    draw_lr_find()
 
 
 def draw_data() -> None:
@@ -79,6 +81,15 @@ def draw_swinging() -> None:
     make_learner(4e-5, plot).fit(6)
     assert plot.figure is not None
     save(plot.figure, "swinging.png")
+
+
+def draw_lr_find() -> None:
+    """The losses of a search for a rate, for a small network on handwritten digits."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU())
+    model, optimizer = nn.Sequential(body, nn.Linear(64, 10)), partial(torch.optim.AdamW, lr=1e-3)
+    found = Learner(model, digits(), nn.functional.cross_entropy, optimizer).lr_find()
+    save(found.plot().figure, "lr_find.png")
 
 
 def article() -> tuple[tuple[Tensor, Tensor], Tensor]:

@@ -86,8 +86,12 @@ def check_loss_func(loss_func: Any) -> Any:
     return loss_func
 
 
-def as_optimizer(optimizer: Any, model: nn.Module) -> Any:
-    """The optimizer given, or what the factory makes of the model's parameters; None where none was given.
+def as_optimizer(optimizer: Any, parameters: list[Any]) -> Any:
+    """The optimizer given, or what the factory makes of the parameters; None where none was given.
+
+    Args:
+        optimizer: an optimizer, or what makes one.
+        parameters: to be optimized: tensors, or groups of them as optimizers take them.
 
     Raises:
         TypeError: it is no optimizer and makes none.
@@ -95,14 +99,29 @@ def as_optimizer(optimizer: Any, model: nn.Module) -> Any:
     """
     if optimizer is None:
         return None
-    made = optimizer if is_optimizer(optimizer) else make_optimizer(optimizer, model)
+    made = optimizer if is_optimizer(optimizer) else make_optimizer(optimizer, parameters)
     for fault in [] if made is None else rate_faults(made):
         raise fault
     return made
 
 
-def make_optimizer(factory: Any, model: nn.Module) -> Any:
-    """What a factory makes of a model's trainable parameters; None where all are frozen.
+def check_groups_with(optimizer: Any, splitter: Any, decay_norms: bool) -> Any:
+    """The optimizer, which must be what makes one where its groups are to be made here.
+
+    Raises:
+        TypeError: it is a ready one.
+    """
+    if is_optimizer(optimizer) and (splitter is not None or not decay_norms):
+        word = "decay_norms=False" if splitter is None else "splitter"
+        raise TypeError(
+            f"{word}: the optimizer is ready and has its groups. Pass what makes one, as "
+            f"partial(torch.optim.{type(optimizer).__name__}, lr=...), or make the groups yourself."
+        )
+    return optimizer
+
+
+def make_optimizer(factory: Any, parameters: list[Any]) -> Any:
+    """What a factory makes of parameters; None where there are none.
 
     Raises:
         TypeError: it cannot be called, or makes no optimizer.
@@ -112,15 +131,16 @@ def make_optimizer(factory: Any, model: nn.Module) -> Any:
             f"optimizer is {factory!r} ({type(factory).__name__}): pass partial(torch.optim.SGD, lr=0.1), "
             "or an optimizer."
         )
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:  # told with counts before a fit; a learner for prediction needs no optimizer
+    if (
+        not parameters
+    ):  # all are frozen, which is told with counts before a fit; a learner for prediction needs no optimizer
         return None
     try:
         made = factory(parameters)
     except Exception as error:
         error.add_note(
-            f"while optimizer={factory!r} made an optimizer of the model's {len(parameters)} trainable "
-            "tensors"
+            f"while optimizer={factory!r} made an optimizer of the model's "
+            f"{len(parameters)} {'parameter groups' if type(parameters[0]) is dict else 'trainable tensors'}"
         )
         for fault in rates_on_the_way(error):
             raise fault from error

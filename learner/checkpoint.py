@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,6 @@ import torch
 from callbacks.contract import LearnerWarning
 from learner import files, positions, snapshots
 from learner.fingerprint import differences, fingerprint
-from learner.generators import kind_of
 from learner.plain import from_plain, to_plain
 
 At = Literal["batch", "epoch", "end"]
@@ -55,7 +53,9 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
     return {
         "format": files.FORMAT,
         **state_of(learn),
-        "generators": {name: positions.generator_states(each) for name, each in parts_with_generators(learn)},
+        "generators": {
+            name: positions.generator_states(each) for name, each in snapshots.parts_with_generators(learn)
+        },
         "gradients": {
             name: each.grad for name, each in learn.model.named_parameters() if each.grad is not None
         },
@@ -92,21 +92,9 @@ def position_of(learn: Any, at: At) -> dict[str, Any]:
     return {"epoch": learn.epoch + 1, "phase": None, "n_done": 0, "ended": ended}
 
 
-USUAL = ("builtins", "collections")  # where the kinds of a module's other attributes come from
-
-
 def loader_under_way(learn: Any) -> Any:
     """The loader of the pass."""
     return learn.data.train if learn.training else learn.data.valid
-
-
-def parts_with_generators(learn: Any) -> Iterator[tuple[str, Any]]:
-    """What may hold random generators of its own."""
-    yield "train", learn.data.train
-    yield "valid", learn.data.valid
-    for name, module in learn.model.named_modules():
-        if any(kind_of(part) for part in vars(module).values() if type(part).__module__ not in USUAL):
-            yield f"model.{name}", module
 
 
 def tell_limits(learn: Any) -> None:
@@ -195,7 +183,7 @@ def put_back(learn: Any, contents: dict[str, Any], *, begun: bool = False) -> No
         optimizer = {**contents["optimizer"], "param_groups": contents["fit"]["groups"]}
         contents = {**contents, "optimizer": optimizer}
     snapshots.put_back(learn, contents)
-    for name, part in parts_with_generators(learn):
+    for name, part in snapshots.parts_with_generators(learn):
         positions.set_generator_states(part, contents["generators"].get(name, {}))
     for name, parameter in learn.model.named_parameters():
         gradient = contents["gradients"].get(name)

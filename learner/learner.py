@@ -15,20 +15,29 @@ from callbacks.contract import Callback, Direction
 from callbacks.metrics import Metrics
 from callbacks.recorder import History
 from callbacks.registry import Callbacks
-from learner import checkpoint, inference, resumption, snapshots
-from learner.arguments import as_optimizer, check_loss_func, check_model, check_n_epochs, suggest_keywords
+from learner import checkpoint, groups, inference, resumption, snapshots
+from learner.arguments import (
+    as_optimizer,
+    check_groups_with,
+    check_loss_func,
+    check_model,
+    check_n_epochs,
+    suggest_keywords,
+)
 from learner.checks import preflight
 from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, found_in, listeners_of, with_defaults
 from learner.data import as_data
 from learner.explain import explain
+from learner.groups import Splitter
 from learner.interrupt import interruptible
 from learner.loop import Loop
 from learner.resumption import Resume
+from learner.tuning import Tuning
 
 Plugin = Callback | type[Callback]
 
 
-class Learner(Loop):
+class Learner(Tuning):
     """Owns a model, data, a loss and an optimizer, and runs one loop in which plug-ins do everything else.
 
     Args:
@@ -39,6 +48,9 @@ class Learner(Loop):
         callbacks: plug-ins, heard in the order of their phases, then in the order given.
         metrics: functions of `(preds, targets)`, our `Metric`s, or torchmetrics' objects.
         defaults: plug-ins that are there unasked; `()` for none.
+        splitter: gives, for the model, its layer groups from input to output, as `lambda model: [model.body,
+            model.head]`; rates and `freeze` go by them.
+        decay_norms: whether weight decay also pulls at biases and at the weights of norms.
 
     Raises:
         TypeError, ValueError: an argument cannot be used; the message says why and what to pass.
@@ -55,11 +67,15 @@ class Learner(Loop):
         metrics: Iterable[Any] = (),
         *,
         defaults: Iterable[Plugin] = DEFAULT_CALLBACKS,
+        splitter: Splitter | None = None,
+        decay_norms: bool = True,
     ):
         self.model = check_model(model)
         self.data = as_data(data)
         self.loss_func = check_loss_func(loss_func)
-        self.optimizer = as_optimizer(optimizer, model)
+        self.splitter, self.decay_norms = splitter, decay_norms
+        self._optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
+        self._make_optimizer()
         self.history, self.results, self.told = History(), {}, set()
         self._set_callbacks(
             with_defaults(callbacks, tuple(as_list(metrics, "metrics")), defaults, type(self), Loop)
@@ -100,6 +116,10 @@ class Learner(Loop):
             else:
                 self._fit(n_epochs, point)
         return self.history
+
+    def _make_optimizer(self) -> None:
+        parameters = groups.to_optimize(self.model, self.splitter, self.decay_norms)
+        self.optimizer = as_optimizer(self._optimizer_given, parameters)
 
     @property
     def metrics(self) -> tuple[Any, ...]:

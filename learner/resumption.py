@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from callbacks.checkpoint import Checkpoint, checkpoints_in, step_of
 from callbacks.contract import LearnerWarning
+from callbacks.param_scheduler import ParamScheduler
 from callbacks.schedule import TorchScheduler
 from learner import checkpoint, files, positions
 from learner.fingerprint import differences, fingerprint
@@ -130,7 +131,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
         return None
     point.is_of_a_later_fit = point.fit["index"] > learn.n_fits
     if point.is_of_a_later_fit:
-        allow = (*allow, "callbacks")
+        allow = (*allow, "callbacks", "optimizer")
         print(f"fit {learn.n_fits} of this run has ended before: {found.name} is of fit {point.fit['index']}")
     current = fingerprint(learn)
     point.adapt(differences(point.contents["fingerprint"], current, found, allow=allow), current)
@@ -170,7 +171,7 @@ def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
     else:
         print(f"going on from {point.path.name}, {point}")
     if n_epochs != point.fit["n_epochs"] and any(
-        isinstance(each, TorchScheduler) for each in learn.callbacks
+        isinstance(each, (TorchScheduler, ParamScheduler)) for each in learn.callbacks
     ):
         warnings.warn(
             f"the run was planned for {point.fit['n_epochs']} epochs and is now to have {n_epochs}: a "

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from callbacks import draws
+from learner import positions
+from learner.generators import kind_of
 from learner.tensors import TensorLoader, counted
 
 CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "training")
@@ -102,6 +104,7 @@ def sandbox(learn: Any) -> Iterator[None]:
     snapshot = take(learn)
     gradients = [(parameter, parameter.grad) for parameter in learn.model.parameters()]
     modes = [(module, module.training) for module in learn.model.modules()]
+    drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
     ending, plugins = (learn.stop_reason, learn.error, learn.n_fits), tuple(learn.callbacks)
     for parameter, _ in gradients:
         parameter.grad = None
@@ -112,6 +115,8 @@ def sandbox(learn: Any) -> Iterator[None]:
             *(plugin for plugin in learn.callbacks if not any(plugin is kept for kept in plugins))
         )
         put_back(learn, snapshot)
+        for part, states in drawn:
+            positions.set_generator_states(part, states)
         learn.stop_reason, learn.error, learn.n_fits = ending
         for parameter, gradient in gradients:
             parameter.grad = gradient
@@ -156,6 +161,18 @@ def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
         for name, loader in both
         if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
     ]
+
+
+USUAL = ("builtins", "collections")  # where the kinds of a module's other attributes come from
+
+
+def parts_with_generators(learn: Any) -> Iterator[tuple[str, Any]]:
+    """What may hold random generators of its own."""
+    yield "train", learn.data.train
+    yield "valid", learn.data.valid
+    for name, module in learn.model.named_modules():
+        if any(kind_of(part) for part in vars(module).values() if type(part).__module__ not in USUAL):
+            yield f"model.{name}", module
 
 
 @contextmanager

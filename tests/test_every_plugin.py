@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 import callbacks
 from callbacks import Callback, Callbacks, DevicePlacement, Metrics, Recorder, ZeroGrad, on
+from callbacks.annealers import cos
 from learner import Data, Learner
 from learner.checks.preflight import Preflight
 from learner.composition import DEFAULT_CALLBACKS
@@ -42,6 +43,7 @@ MAKERS: dict[str, Maker] = {
     "ValidateEvery": lambda folder: callbacks.ValidateEvery("1 step"),
     "When": lambda folder: callbacks.When(callbacks.GradientNorms(), start="1 step", every="2 steps"),
     "EarlyStopping": lambda folder: callbacks.EarlyStopping("train_loss"),
+    "ParamScheduler": lambda folder: callbacks.ParamScheduler({"lr": cos(0.1, 0.0)}),
     "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(n=2, path=folder / "steps.png"),
     "StopOnNaN": lambda folder: callbacks.StopOnNaN(),
     "TorchScheduler": lambda folder: callbacks.TorchScheduler(partial(ExponentialLR, gamma=0.9)),

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import callbacks
-from callbacks import Callback
+from callbacks import Callback, annealers
 from learner import datasets
 from learner.data import Data
 from learner.recipes.faults import closest, did_you_mean
@@ -92,6 +92,7 @@ KINDS = {
         lambda item: is_optimizer(item) or is_function(item),
         1,
     ),
+    "annealer": Kind("annealers", "a function that makes a function of progress", is_function),
     "scheduler": Kind(
         "schedulers", "a subclass of LRScheduler", is_subclass(torch.optim.lr_scheduler.LRScheduler), 1
     ),
@@ -157,7 +158,7 @@ class Names:
         )
 
 
-FROM_NARROW = ("callback", "optimizer", "scheduler", "metric", "loss", "model", "data")
+FROM_NARROW = ("callback", "optimizer", "scheduler", "annealer", "metric", "loss", "model", "data")
 
 
 @cache
@@ -174,6 +175,8 @@ def table(kind: str) -> dict[str, Any]:
         return {name: item for name, item in public(torch.optim) if is_optimizer(item)}
     if kind == "scheduler":
         return {name: item for name, item in public(torch.optim.lr_scheduler) if KINDS[kind].accepts(item)}
+    if kind == "annealer":
+        return {name: getattr(annealers, name) for name in annealers.__all__}
     ours = {name: getattr(callbacks, name) for name in callbacks.__all__}
     if kind == "callback":
         return {name: item for name, item in ours.items() if is_subclass(Callback)(item)}

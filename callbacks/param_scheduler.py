@@ -1,0 +1,184 @@
+"""Change hyperparameters by functions of progress."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from callbacks import hyperparameters
+from callbacks.annealers import Annealer
+from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+
+Value = Callable[[float], float]
+
+
+class ParamScheduler(Callback):
+    """Set hyperparameters before each training batch, as functions of how much of the fit is done.
+
+        ParamScheduler({"lr": one_cycle(0.004, 0.1, 1e-6), "momentum": one_cycle(0.95, 0.85, 0.95)})
+        ParamScheduler({"lr": flat_cos(1.0)}, relative=True)
+
+    Progress goes by batches: 0 at the first of the fit, 1 at its last. At the end of a fit the optimizer's
+    settings are as they were before it; each fit begins anew, and one that goes on from a checkpoint goes on.
+
+    Args:
+        schedules: for the name of a hyperparameter a function of progress, as those in
+            `callbacks.annealers`, or a list of them, one for each parameter group. The name is a key of the
+            optimizer's groups: `"lr"`, `"weight_decay"`; `"momentum"` is the first beta of Adam's kin.
+        relative: take the values times what each group had when the fit began, so that groups keep their
+            ratios.
+        n_batches: of an epoch, where the loader does not know it.
+
+    Raises:
+        TypeError, ValueError: a schedule is no function; at the fit's begin: the optimizer has no such
+            hyperparameter or another number of groups, a value is not finite, or another plug-in changes the
+            same hyperparameter; at its first batch: the number of batches is not known.
+    """
+
+    order = Order.DECIDE
+
+    def __init__(
+        self,
+        schedules: Mapping[str, Value | Sequence[Value]],
+        *,
+        relative: bool = False,
+        n_batches: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.schedules = check_schedules(schedules)
+        if n_batches is not None and (type(n_batches) is not int or n_batches < 1):
+            raise ValueError(f"ParamScheduler(n_batches={n_batches!r}): write a whole number of at least 1.")
+        self.relative, self.n_batches = relative, n_batches
+        self._kept: hyperparameters.Kept | None = None
+        self._told = False
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        hyperparameters.check_alone(self, learn)
+        check_optimizer(self, learn.optimizer)
+        self._kept, self._told = hyperparameters.Kept(learn.optimizer), False
+
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        if not learn.training:
+            return
+        n_batches = self.n_batches or learn.n_batches
+        if n_batches is None:
+            raise ValueError(
+                "ParamScheduler: the loader does not know how many batches an epoch has. Pass "
+                "ParamScheduler(..., n_batches=...), or give the loader a length."
+            )
+        n_steps = learn.n_epochs * n_batches
+        step = learn.epoch * n_batches + min(learn.batch_idx, n_batches - 1)
+        self._put(learn.optimizer.param_groups, step / max(n_steps - 1, 1), n_steps)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        n_done = learn.batch_idx + 1
+        if self.n_batches not in (None, n_done) and not (learn.stop_reason or self._told):
+            self._told = True
+            words = "shorter" if n_done > self.n_batches else "longer"
+            warnings.warn(
+                f"ParamScheduler(n_batches={self.n_batches}): epoch {learn.epoch} had {n_done} training "
+                f"batches, so the schedule is {words} than the fit. Write n_batches={n_done}.",
+                LearnerWarning,
+                stacklevel=3,
+            )
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self._kept is not None:
+            self._kept.put_back()
+        self._kept = None
+
+    def values(self, optimizer: Any, n_epochs: int, n_batches: int) -> dict[str, list[list[float]]]:
+        """What would be set over a fit: for each name and parameter group the values by batch."""
+        n_steps = n_epochs * n_batches
+        found: dict[str, list[list[float]]] = {}
+        for name, given in self.schedules.items():
+            for position, group in enumerate(optimizer.param_groups):
+                function, base = of_group(given, position), self._base(group, position, name)
+                series = [value_at(function, step / max(n_steps - 1, 1), n_steps) for step in range(n_steps)]
+                found.setdefault(name, []).append([base * value for value in series])
+        return found
+
+    def _put(self, groups: list[dict[str, Any]], progress: float, n_steps: int) -> None:
+        for name, given in self.schedules.items():
+            if isinstance(given, Sequence) or self.relative:
+                for position, group in enumerate(groups):
+                    value = value_at(of_group(given, position), progress, n_steps)
+                    hyperparameters.put(group, name, self._base(group, position, name) * value)
+            else:
+                value = value_at(given, progress, n_steps)
+                for group in groups:
+                    hyperparameters.put(group, name, value)
+
+    def _base(self, group: dict[str, Any], position: int, name: str) -> float:
+        """What a relative value is a multiple of; of a group that came during the fit, what it has."""
+        if not self.relative:
+            return 1.0
+        kept = [] if self._kept is None else self._kept.groups
+        return float(hyperparameters.get(kept[position] if position < len(kept) else group, name))
+
+
+def value_at(function: Value, progress: float, n_steps: int) -> float:
+    """The value of a schedule; ours are told the number of steps."""
+    return function(progress, n_steps) if isinstance(function, Annealer) else function(progress)
+
+
+def of_group(given: Value | Sequence[Value], position: int) -> Value:
+    """The schedule of a parameter group; of one that came during the fit, that of the last."""
+    return given[min(position, len(given) - 1)] if isinstance(given, Sequence) else given
+
+
+def check_schedules(schedules: Any) -> dict[str, Any]:
+    """Functions by name.
+
+    Raises:
+        TypeError: something else was given.
+    """
+    if not isinstance(schedules, Mapping) or not schedules:
+        raise TypeError(
+            f"ParamScheduler({schedules!r}): pass functions of progress by name, as {{'lr': cos(0.1, 0)}}."
+        )
+    for name, given in schedules.items():
+        functions = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        if not functions or not all(map(callable, functions)):
+            raise TypeError(
+                f"ParamScheduler: {name!r} is {given!r}: pass a function of progress, as cos(0.1, 0) or "
+                "constant(0.1) of callbacks.annealers, or a list of them, one for each parameter group."
+            )
+    return {name: list(given) if isinstance(given, Sequence) else given for name, given in schedules.items()}
+
+
+def check_optimizer(scheduler: ParamScheduler, optimizer: Any) -> None:
+    """Refuse schedules that the optimizer cannot follow.
+
+    Raises:
+        ValueError: it lacks a hyperparameter, has another number of groups, or would get no number.
+    """
+    groups = optimizer.param_groups
+    for name, given in scheduler.schedules.items():
+        for group in groups:
+            known = hyperparameters.names_of(group)
+            if name not in known:
+                raise ValueError(
+                    f"ParamScheduler: {type(optimizer).__name__} has no {name!r}. It has: {', '.join(known)}."
+                )
+        if isinstance(given, Sequence) and len(given) != len(groups):
+            raise ValueError(
+                f"ParamScheduler: {name!r} has {len(given)} schedules, and the optimizer has {len(groups)} "
+                "parameter groups. Give each group one, or pass one function for all."
+            )
+        for function in given if isinstance(given, Sequence) else [given]:
+            check_values(name, function)
+
+
+def check_values(name: str, function: Value) -> None:
+    """Refuse what gives no finite number, or a rate below 0, at some points on the way."""
+    for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+        value = value_at(function, progress, 1000)
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or (name == "lr" and value < 0):
+            raise ValueError(
+                f"ParamScheduler: {name!r} is {value!r} at progress {progress}, by {function!r}. It must be "
+                f"a finite number{' of at least 0' if name == 'lr' else ''}."
+            )
