@@ -35,6 +35,7 @@ from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.plateau import ReduceLROnPlateau
 from callbacks.progress import LogRMSE, Progress
+from callbacks.pruning import OptunaPruning
 from callbacks.recorder import History, Recorder
 from callbacks.registry import Callbacks
 from callbacks.scalar_loggers import JSONLines, ScalarLogger, TensorBoard
@@ -44,6 +45,7 @@ from callbacks.snapshots import PlotSnapshots
 from callbacks.stopping import Best, EarlyStopping
 from callbacks.surface import LossSurface
 from callbacks.swa import SWA
+from callbacks.timer import Timer
 from callbacks.updates import WeightUpdates
 from callbacks.when import When
 
@@ -91,6 +93,7 @@ __all__ = [
     "Metric",
     "Metrics",
     "MixUp",
+    "OptunaPruning",
     "Order",
     "OverfitBatch",
     "ParamScheduler",
@@ -105,6 +108,7 @@ __all__ = [
     "StopOnNaNGradient",
     "TensorBoard",
     "Throughput",
+    "Timer",
     "TorchScheduler",
     "ValidateEvery",
     "WeightUpdates",

@@ -53,7 +53,7 @@ class ScalarLogger(Callback):
         ScalarLogger(lambda values, step: wandb.log(values, step=step))
         ScalarLogger(lambda values, step: mlflow.log_metrics(values, step=step))
         ScalarLogger(lambda values, step: experiment.log_metrics(values, step=step))  # Comet
-        ScalarLogger(lambda values, step: trackio.log(values))
+        ScalarLogger(lambda values, step: trackio.log(values, step=step))
 
     A run that goes on from a checkpoint logs the steps again that are done again.
 

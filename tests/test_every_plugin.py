@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optuna.trial import FixedTrial
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
@@ -38,6 +39,7 @@ MAKERS: dict[str, Maker] = {
     "CutMix": lambda folder: callbacks.When(
         callbacks.CutMix(), start="99 epochs"
     ),  # its data are no pictures
+    "OptunaPruning": lambda folder: callbacks.OptunaPruning(FixedTrial({}), "train_loss"),
     "ShortEpoch": lambda folder: callbacks.ShortEpoch(2),
     "StopAfter": lambda folder: callbacks.StopAfter("5 steps"),
     "ValidateEvery": lambda folder: callbacks.ValidateEvery("1 step"),
