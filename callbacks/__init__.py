@@ -30,13 +30,16 @@ from callbacks.hooks import Hooks
 from callbacks.loggers import CSVLogger
 from callbacks.metrics import Metric, Metrics
 from callbacks.mixing import CutMix, LabelMix, MixUp
+from callbacks.modes import BatchNormFreeze, MCDropout
 from callbacks.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
+from callbacks.noise import StochasticDepth, WeightNoise
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.plateau import ReduceLROnPlateau
 from callbacks.progress import LogRMSE, Progress
 from callbacks.pruning import OptunaPruning
 from callbacks.recorder import History, Recorder
+from callbacks.recurrent import RNNRegularizer, RNNReset
 from callbacks.registry import Callbacks
 from callbacks.scalar_loggers import JSONLines, ScalarLogger, TensorBoard
 from callbacks.schedule import TorchScheduler
@@ -59,6 +62,7 @@ __all__ = [
     "RMSE",
     "SWA",
     "ActivationStats",
+    "BatchNormFreeze",
     "Best",
     "BlackBox",
     "CSVLogger",
@@ -90,6 +94,7 @@ __all__ = [
     "LearnerWarning",
     "LogRMSE",
     "LossSurface",
+    "MCDropout",
     "Metric",
     "Metrics",
     "MixUp",
@@ -99,10 +104,13 @@ __all__ = [
     "ParamScheduler",
     "PlotSnapshots",
     "Progress",
+    "RNNRegularizer",
+    "RNNReset",
     "Recorder",
     "ReduceLROnPlateau",
     "ScalarLogger",
     "ShortEpoch",
+    "StochasticDepth",
     "StopAfter",
     "StopOnNaN",
     "StopOnNaNGradient",
@@ -111,6 +119,7 @@ __all__ = [
     "Timer",
     "TorchScheduler",
     "ValidateEvery",
+    "WeightNoise",
     "WeightUpdates",
     "When",
     "ZeroGrad",

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.averages import Averages, check_alone, put_weights
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
-from callbacks.schedule import TorchScheduler
+from callbacks.modes import BatchNormFreeze, is_frozen
 from callbacks.stopping import EarlyStopping
 from callbacks.when import When, unwrapped
 
@@ -26,7 +26,8 @@ class SWA(Callback):
     weight. They become the model's when the fit ends, and the statistics of batch norm are then measured
     anew in one pass over the training data, without gradients, in which all else is in evaluation mode.
     That pass draws from no generator of torch, Python or NumPy, nor from a `DataLoader`'s own, for good;
-    generators that a data set holds it does use. Layers of batch norm that are frozen keep their statistics.
+    generators that a data set holds it does use. Layers of batch norm that are frozen, or that
+    `BatchNormFreeze` holds, keep their statistics.
 
     Until then, training, validation and checkpoints have the trained weights; measure the average with
     `learn.validate()` after the fit, and keep it with `learn.save(path)`. After Ctrl-C the model keeps the
@@ -149,7 +150,8 @@ class SWA(Callback):
     def _refresh(self, learn: LearnerProtocol) -> None:
         """Measure the statistics of batch norm over the training data."""
         layers = norms_of(learn.model)
-        if not layers:
+        held = (each for each in map(unwrapped, learn.callbacks) if isinstance(each, BatchNormFreeze))
+        if not layers or any(each.layers == "all" for each in held):
             return
         momenta = [layer.momentum for layer in layers]
         self._is_refreshing = True
@@ -191,10 +193,11 @@ def check_others(plugin: SWA, learn: LearnerProtocol) -> None:
                 "write EarlyStopping(..., restore_best=False), or leave one of them out."
             )
         ends = isinstance(each, When) and each.until is not None
-        if plugin.lr is not None and isinstance(other, TorchScheduler) and not ends:
+        if plugin.lr is not None and "lr" in getattr(other, "schedules", ()) and not ends:
+            title = type(other).__name__
             raise ValueError(
-                f"SWA(lr={plugin.lr!r}) and TorchScheduler both set the rate: leave lr out, or end the "
-                f"schedule where the averaging begins, as When(TorchScheduler(...), until='30 epochs')."
+                f"SWA(lr={plugin.lr!r}) and {title} both set the rate: leave lr out, or end the schedule "
+                f"where the averaging begins, as When({title}(...), until='30 epochs')."
             )
 
 
@@ -203,9 +206,7 @@ def norms_of(model: nn.Module) -> list[_BatchNorm]:
     return [
         layer
         for layer in model.modules()
-        if isinstance(layer, _BatchNorm)
-        and layer.track_running_stats
-        and (not layer.affine or layer.weight.requires_grad)
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats and not is_frozen(layer)
     ]
 
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,10 +68,29 @@ def make_plugin(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], 
     return lambda: MAKERS.get(request.param, lambda folder: PLUGINS[request.param]())(tmp_path)
 
 
-def learner_with(plugin: Callback, **options) -> Learner:
+class Rich(nn.Linear):
+    """A line with what some plug-ins need of a model: hidden state, a recurrent layer, dropout."""
+
+    def __init__(self, **options):
+        super().__init__(1, 1, **options)
+        self.rnn, self.dropout = nn.RNN(1, 1, batch_first=True, **options), nn.Dropout(0.5)
+
+    def reset(self):
+        """Forget the hidden state, of which there is none."""
+
+    def forward(self, input):  # noqa: A002 - as torch calls it
+        return super().forward(self.dropout(self.rnn(input[:, None])[0])[:, 0])
+
+
+def model_for(plugin: Callback, **options) -> nn.Linear:
+    needs_more = type(plugin).__name__ in ("MCDropout", "RNNRegularizer", "RNNReset")
+    return Rich(**options) if needs_more else nn.Linear(1, 1, **options)
+
+
+def learner_with(plugin: Callback, **options) -> Any:
     torch.manual_seed(0)
     defaults = [each for each in (ZeroGrad, Metrics, Recorder) if not isinstance(plugin, each)]
-    model = options.pop("model", None) or nn.Linear(1, 1)
+    model = options.pop("model", None) or model_for(plugin)
     data = options.pop("data", None) or Data(line_batches(2), line_batches(1))
     optimizer = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
     return Learner(model, data, F.mse_loss, optimizer, [plugin], defaults=defaults, **options)
@@ -161,7 +181,7 @@ def test_a_fit_that_is_cut_and_gone_on_with_ends_with_the_same_state(make_plugin
             if self.n == cut:
                 raise ZeroDivisionError
 
-    def make(folder: str) -> Learner:
+    def make(folder: str) -> Any:
         learn = learner_with(make_plugin())
         if callbacks.Checkpoint not in learn.callbacks:
             learn.add_callbacks(callbacks.Checkpoint(tmp_path / folder, "1 step"))
@@ -207,7 +227,7 @@ def test_no_batch_event_waits_for_the_device(make_plugin):
     plugin = make_plugin()
     if type(plugin).__name__ in READERS:
         pytest.skip("reads numbers at its interval, on purpose")
-    learn = learner_with(plugin, model=nn.Linear(1, 1, device="meta"))
+    learn = learner_with(plugin, model=model_for(plugin, device="meta"))
     if DevicePlacement not in learn.callbacks:
         learn.add_callbacks(DevicePlacement("meta"))
     else:

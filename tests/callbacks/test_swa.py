@@ -25,11 +25,13 @@ from callbacks import (
     LearnerWarning,
     LRMonitor,
     Order,
+    ParamScheduler,
     TorchScheduler,
     When,
     ZeroGrad,
     on,
 )
+from callbacks.annealers import lin
 from learner import DEFAULT_CALLBACKS, Data, Learner
 
 
@@ -250,6 +252,7 @@ def test_a_fit_that_is_ended_already_has_the_averages_again(tmp_path):
             [SWA(lr=0.1), TorchScheduler(partial(ExponentialLR, gamma=0.9))],
             "SWA.lr=0.1. and TorchScheduler both set",
         ),
+        ([SWA(lr=0.1), ParamScheduler({"lr": lin(1, 0)})], "SWA.lr=0.1. and ParamScheduler both set"),
         ([SWA(7)], "the fit has 2 epochs"),
         ([When(SWA(), until="1 epoch")], "start= alone"),
     ],

@@ -1,0 +1,148 @@
+"""Regularise by noise: on the weights, and on the depth of a model."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.draws import OwnDraws, PythonState
+
+
+class WeightNoise(Callback):
+    """Add Gaussian noise to the weights while a training batch goes forward and backward.
+
+    Each weight that is trained gets noise of its own, drawn anew for each batch; before the update the
+    weights are as they were, to the bit. Gradients are thus those at the noisy weights. Validation has no
+    noise. A copy of the weights is kept while they are noisy.
+
+    Args:
+        std: the noise's standard deviation, above 0, in the unit of the weights.
+        seed: of its own random numbers; None to draw one from torch's random state. They go on from fit to
+            fit.
+
+    Raises:
+        ValueError: a setting cannot be used.
+
+    Source: Graves 2011, Practical Variational Inference for Neural Networks, NeurIPS 24; as used by Graves
+        et al. 2013, arXiv:1303.5778, section 3.
+    """
+
+    order = Order.TRANSFORM
+    state = ("draws",)
+
+    def __init__(self, std: float = 0.01, *, seed: int | None = None, name: str | None = None):
+        super().__init__(name=name)
+        if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 < std < math.inf:
+            raise ValueError(f"WeightNoise(std={std!r}): write a number above 0, as 0.01.")
+        self.std = std
+        self._draws = OwnDraws("WeightNoise", seed)
+        self._kept: list[tuple[nn.Parameter, Tensor]] = []
+
+    @property
+    def draws(self) -> PythonState | None:
+        """The state of its random numbers."""
+        return self._draws.state
+
+    @draws.setter
+    def draws(self, state: PythonState | None) -> None:
+        self._draws.state = state
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        _ = self._draws.source
+
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        self._take_off()  # of a batch that was left in the middle
+        if not learn.training:
+            return
+        weights = [each for each in learn.model.parameters() if each.requires_grad and not is_lazy(each)]
+        self._kept = [(weight, weight.detach().clone()) for weight in weights]
+        self._put_on(weights)
+
+    def after_backward(self, learn: LearnerProtocol) -> None:
+        self._take_off()
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._take_off()
+
+    def before_validate(self, learn: LearnerProtocol) -> None:
+        self._take_off()
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._take_off()
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._take_off()
+
+    @torch.no_grad()
+    def _put_on(self, weights: list[nn.Parameter]) -> None:
+        """Draw noise on each weight's device, and add it."""
+        generators: dict[torch.device, torch.Generator | None] = {}
+        seed = self._draws.source.getrandbits(63)  # one a batch, so that no state of a device is to be kept
+        for weight in weights:
+            if weight.device not in generators:
+                generators[weight.device] = generator_on(weight.device, seed)
+            noise = torch.empty_like(weight).normal_(0, self.std, generator=generators[weight.device])
+            weight.add_(noise)
+
+    @torch.no_grad()
+    def _take_off(self) -> None:
+        """Give the weights back as they were."""
+        if self._kept:
+            weights, values = zip(*self._kept, strict=True)
+            torch._foreach_copy_(weights, values)  # type: ignore[reportPrivateImportUsage]
+            self._kept = []
+
+
+def generator_on(device: torch.device, seed: int) -> torch.Generator | None:
+    """A generator of that device; None where it has none, as "meta"."""
+    return None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+
+
+class StochasticDepth(nn.Module):
+    """Drop a whole branch for some items of a batch, at random: a layer for models with shortcuts.
+
+        x = x + self.drop(self.branch(x))
+
+    In training each item's row is set to 0 with probability `p`, and the others are divided by `1 - p`, so
+    that the mean stays; in evaluation nothing is done. It draws from torch's random state, as `nn.Dropout`
+    does.
+
+    Args:
+        p: probability with which an item does without the branch, in [0, 1].
+
+    Raises:
+        ValueError: `p` is no such number.
+
+    Source: Huang et al. 2016, arXiv:1603.09382, equation 5, with the scale in training in place of testing,
+        and per item of a batch.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+            raise ValueError(f"StochasticDepth({p!r}): write a probability from 0 to 1.")
+        self.p = p
+
+    @staticmethod
+    def rates(n: int, last: float = 0.5) -> list[float]:
+        """The probabilities of `n` branches in a row, from `last / n` in the first up to `last`.
+
+        Source: Huang et al. 2016, equation 4.
+        """
+        return [last * (index + 1) / n for index in range(n)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop rows of `x`, shape (items, ...); shape and dtype stay."""
+        if not self.training or self.p == 0:
+            return x
+        shape = (len(x), *(1 for _ in x.shape[1:]))
+        kept = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        return x * kept if self.p == 1 else x * kept.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"p={self.p}"
