@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +29,9 @@ class ActivationStats(Callback):
 
     `plot_histograms` draws fastai's colour picture, `plot_dead` the share near zero, `plot_layers` means and
     deviations. Only training is looked at, and a layer's last call of a step. What is measured stays on the
-    device and is read once a pass. Hooks are on the layers only while a recorded batch is in the model.
+    device and is read once a pass. Hooks are on the layers only while a recorded batch is in the model. A
+    model that `torch.compile` has compiled runs as it is written in these steps, since its layers are not
+    to be seen otherwise.
 
     Args:
         layers: names of modules, with `*` for any letters, or of classes, as `"ReLU"`; by default all that
@@ -71,7 +75,7 @@ class ActivationStats(Callback):
         self._rows = Rows("ActivationStats", every)
         self._modules: dict[nn.Module, int] = {}
         self._seen: dict[int, Tensor] = {}
-        self._hooks: Hooks | None = None
+        self._looking = ExitStack()  # what is there while a recorded batch is in the model
         self._n_missed = 0
 
     # What was recorded
@@ -127,12 +131,12 @@ class ActivationStats(Callback):
     def before_batch(self, learn: LearnerProtocol) -> None:
         self._drop()
         if self._rows.is_coming(learn):
-            self._hooks = Hooks(self._modules, self._see)
+            self._looking.enter_context(Hooks(self._modules, self._see))
+            if "torch._dynamo" in sys.modules:  # else nothing is compiled
+                self._looking.enter_context(torch.compiler.set_stance("force_eager"))
 
     def after_pred(self, learn: LearnerProtocol) -> None:
-        if self._hooks is not None:
-            self._hooks.remove()
-            self._hooks = None
+        self._looking.close()
 
     def after_step(self, learn: LearnerProtocol) -> None:
         if not self._rows.is_due(learn):
@@ -170,9 +174,8 @@ class ActivationStats(Callback):
 
     def _drop(self) -> None:
         """Remove the hooks, and forget a step that was not made."""
-        if self._hooks is not None:
-            self._hooks.remove()
-        self._hooks, self._seen = None, {}
+        self._looking.close()
+        self._seen = {}
 
     # Draw
 
@@ -241,8 +244,8 @@ def warn_of_nothing(layers: list[str]) -> None:
     """Say why a pass has recorded nothing."""
     warnings.warn(
         f"ActivationStats recorded nothing, as none of the layers {', '.join(layers[:5])} was called as a "
-        "module. A model that torch.compile has compiled calls no hooks that come later: look inside "
-        "before you compile it, or with torch._dynamo.config.skip_nnmodule_hook_guards = False.",
+        "module, so layer(x). Where code calls layer.forward(x) or uses the weights alone, no hook hears of "
+        "it: name layers that are called.",
         LearnerWarning,
         stacklevel=4,
     )

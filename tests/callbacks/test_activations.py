@@ -99,16 +99,29 @@ def test_a_batch_whose_gradients_only_add_up_is_no_step(make_learner):
     assert stats.steps == [1, 2]
 
 
-def test_a_compiled_model_that_calls_no_hooks_is_told_of(make_learner):
+@pytest.mark.parametrize("every", ["1 step", "3 steps"])
+def test_a_compiled_model_is_looked_into_all_the_same(make_learner, every):
+    stats, plain = ActivationStats(every=every), ActivationStats(every=every)
+    compiled = torch.compile(make_model(), backend="eager")
+    fitted(make_learner, plain)
+    make_learner(model=compiled, callbacks=[stats]).fit(2)
+    assert stats.layer_names == ["0", "2"]
+    assert stats.steps == plain.steps
+    torch.testing.assert_close(stats.means, plain.means)
+    n_hooks = len(compiled._orig_mod[0]._forward_hooks)
+    assert n_hooks == 0
+
+
+def test_layers_that_no_hook_hears_of_are_told(make_learner):
     class Silent(nn.Module):
         def __init__(self):
             super().__init__()
             self.layer = nn.Linear(1, 1)
 
         def forward(self, x):
-            return self.layer.forward(x)  # as code that is compiled: no hooks
+            return self.layer.forward(x)
 
-    with pytest.warns(LearnerWarning, match=r"none of the layers layer was called.*torch.compile"):
+    with pytest.warns(LearnerWarning, match=r"none of the layers layer was called as a module"):
         make_learner(model=Silent(), callbacks=[ActivationStats()]).fit(2)
 
 
