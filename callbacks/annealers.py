@@ -115,20 +115,26 @@ def combine(shares: Sequence[float], parts: Sequence[Callable[[float], float]]) 
     """One after the other.
 
     Args:
-        shares: of the whole, one for each part; they add up to 1.
+        shares: of the whole, one for each part; they add up to 1. A part whose share is 0 is left out.
         parts: functions of progress; each goes from 0 to 1 in its share.
 
     Raises:
+        TypeError: a part cannot be called, or a share is no number.
         ValueError: shares and parts do not fit.
     """
     shares, parts = tuple(shares), tuple(parts)
+    for part in parts:
+        if not callable(part):
+            raise TypeError(f"combine: {part!r} is no function of progress, as lin(0.1, 0.0) is.")
     if len(shares) != len(parts) or not parts:
         raise ValueError(f"combine: {len(shares)} shares for {len(parts)} parts. Give each part its share.")
     checked("combine", *shares)
     if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"combine(shares={list(shares)}): they add up to {sum(shares):g}, not to 1.")
-    ends = (*list(accumulate(shares))[:-1], 1.0)
-    return Annealer("combine", (shares, parts), partial(_combine, ends, parts))
+    kept = [(share, part) for share, part in zip(shares, parts, strict=True) if share > 0]
+    ends = (*list(accumulate(share for share, _ in kept))[:-1], 1.0)
+    value = partial(_combine, ends, tuple(part for _, part in kept))
+    return Annealer("combine", (shares, parts), value)
 
 
 def _combine(
@@ -161,7 +167,7 @@ def one_cycle(start: float, peak: float, end: float, pct_start: float = 0.25) ->
 
 def flat_cos(value: float, end: float = 0.0, pct_start: float = 0.75) -> Annealer:
     """The same up to `pct_start`, then along a cosine to the end."""
-    share = checked_share("flat_cos", "pct_start", pct_start)
+    share = checked_share("flat_cos", "pct_start", pct_start, may_be_0=True)
     return named(
         "flat_cos", combine((share, 1 - share), (constant(value), cos(value, end))), value, end, share
     )
@@ -169,7 +175,7 @@ def flat_cos(value: float, end: float = 0.0, pct_start: float = 0.75) -> Anneale
 
 def warmup_cosine(peak: float, warmup: float = 0.1, start: float = 0.0, end: float = 0.0) -> Annealer:
     """In a line up to the peak over a share `warmup`, then along a cosine to the end."""
-    share = checked_share("warmup_cosine", "warmup", warmup)
+    share = checked_share("warmup_cosine", "warmup", warmup, may_be_0=True)
     whole = combine((share, 1 - share), (lin(start, peak), cos(peak, end)))
     return named("warmup_cosine", whole, peak, share, start, end)
 
@@ -181,12 +187,13 @@ def wsd(
 
     Hu et al. 2024, "MiniCPM", equation 1; the decay in a line is of Haegele et al. 2024.
     """
-    up, down = checked_share("wsd", "warmup", warmup), checked_share("wsd", "decay", decay)
-    if up + down > 1:
+    up = checked_share("wsd", "warmup", warmup, may_be_0=True)
+    down = checked_share("wsd", "decay", decay, may_be_0=True)
+    if up + down > 1 + 1e-9:
         raise ValueError(
             f"wsd(warmup={warmup!r}, decay={decay!r}): together they are more than the whole, 1."
         )
-    whole = combine((up, 1 - up - down, down), (lin(start, peak), constant(peak), lin(peak, end)))
+    whole = combine((up, max(0.0, 1 - up - down), down), (lin(start, peak), constant(peak), lin(peak, end)))
     return named("wsd", whole, peak, up, down, start, end)
 
 
@@ -233,11 +240,10 @@ def checked(name: str, *values: float) -> float:
     return values[0]
 
 
-def checked_share(name: str, argument: str, share: float) -> float:
+def checked_share(name: str, argument: str, share: float, *, may_be_0: bool = False) -> float:
     """A share of the whole."""
     checked(name, share)
-    if not 0 < share < 1:
-        raise ValueError(
-            f"{name}({argument}={share!r}): write a share of the whole between 0 and 1, as 0.25."
-        )
+    if not 0 < share < 1 and not (may_be_0 and share == 0):
+        words = "between 0 and 1, or 0" if may_be_0 else "between 0 and 1"
+        raise ValueError(f"{name}({argument}={share!r}): write a share of the whole {words}, as 0.25.")
     return share

@@ -159,6 +159,19 @@ def n_batches_of_share(size: float, n_batches: int | None, which: str) -> int:
     return max(1, math.ceil(size * n_batches - 1e-9))  # 0.1 * 30 is 3.0000000000000004
 
 
+def n_train_batches(learn: LearnerProtocol) -> int | None:
+    """Batches of a training pass of a fit, where the data can tell; fewer under `ShortEpoch`."""
+    try:
+        n_batches = len(learn.data.train)
+    except (TypeError, NotImplementedError):  # a loader over an iterable data set without a length
+        n_batches = None
+    for plugin in learn.callbacks:
+        if isinstance(plugin, ShortEpoch) and plugin.on in ("train", "both"):
+            limit = n_batches_of_share(plugin.size, n_batches, "train")
+            n_batches = limit if n_batches is None else min(limit, n_batches)
+    return n_batches
+
+
 class OverfitBatch(Callback):
     """Train on the first batch again and again, to see whether the model can learn it by heart.
 

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol
+from callbacks.every import parse_interval
+from callbacks.when import When, unwrapped
 
 Settings = dict[str, Any]
 
 
 class Kept:
-    """An optimizer's settings as they are now, to be put back.
+    """An optimizer's settings as they are now, to be put back; a rate that is a tensor stays the same tensor.
 
     Args:
         optimizer: whose.
@@ -22,14 +24,21 @@ class Kept:
     def __init__(self, optimizer: torch.optim.Optimizer):
         self.optimizer = optimizer
         self.groups = [settings_of(group) for group in optimizer.param_groups]
+        self.tensors = [
+            {name: value for name, value in group.items() if isinstance(value, Tensor)}
+            for group in optimizer.param_groups
+        ]
         self.names = set(vars(optimizer))
 
     def put_back(self) -> None:
         """Give every group its settings, and take away what a scheduler has hung on the optimizer."""
-        for group, settings in zip(self.optimizer.param_groups, self.groups, strict=False):
+        groups = self.optimizer.param_groups
+        for group, settings, tensors in zip(groups, self.groups, self.tensors, strict=False):
             for name in set(group) - set(settings) - {"params"}:
                 del group[name]
             group.update(settings)
+            for name, tensor in tensors.items():  # graphs that were captured with it look there
+                group[name] = tensor.copy_(settings[name])
         for name in set(vars(self.optimizer)) - self.names:  # a wrapper of `step`, and its mark
             delattr(self.optimizer, name)
 
@@ -76,17 +85,39 @@ def has_momentum(optimizer: torch.optim.Optimizer) -> bool:
     return all("momentum" in names_of(group) and get(group, "momentum") for group in optimizer.param_groups)
 
 
+def schedules_of(plugin: Callback) -> list[str]:
+    """The names of the hyperparameters that a plug-in changes as a fit goes on."""
+    return sorted(getattr(unwrapped(plugin), "schedules", ()))
+
+
 def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
     """Refuse two plug-ins that would write over each other's values; each has the names in `schedules`.
+
+    One that a `When` ends before another `When` lets the other begin is let through.
 
     Raises:
         ValueError: tells both.
     """
+    holder = next((each for each in learn.callbacks if unwrapped(each) is plugin), plugin)
     for other in learn.callbacks:
-        both = sorted(set(getattr(other, "schedules", ())) & set(getattr(plugin, "schedules", ())))
-        if other is not plugin and both:
+        both = [name for name in schedules_of(other) if name in schedules_of(plugin)]
+        if other is not holder and both and not follows(other, holder) and not follows(holder, other):
             raise ValueError(
-                f"{type(plugin).__name__} {plugin.name!r} and {type(other).__name__} {other.name!r} both "
-                f"change {' and '.join(both)}, and the later one would win: take one of them out, or make "
-                "one schedule of both with annealers.combine."
+                f"{titled(plugin)} and {titled(unwrapped(other))} both change {' and '.join(both)}, and "
+                "the later one would win: take one of them out, make one schedule of both with "
+                "annealers.combine, or let one follow the other: When(..., until='5 epochs'), "
+                "When(..., start='5 epochs')."
             )
+
+
+def titled(plugin: Callback) -> str:
+    """Class and name of a plug-in."""
+    return f"{type(plugin).__name__} {plugin.name!r}"
+
+
+def follows(later: Callback, earlier: Callback) -> bool:
+    """Does one `When` begin where another has ended?"""
+    if not isinstance(later, When) or not isinstance(earlier, When) or not later.start or not earlier.until:
+        return False
+    (start, unit), (until, other_unit) = parse_interval(later.start), parse_interval(earlier.until)
+    return unit != other_unit or start >= until  # steps and epochs cannot be compared: the user has said so

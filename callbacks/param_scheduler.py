@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from numbers import Real
 from typing import Any
 
-from callbacks import hyperparameters
+from callbacks import annealers, hyperparameters
 from callbacks.annealers import Annealer
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 
 Value = Callable[[float], float]
+ANNEALERS = tuple(getattr(annealers, name) for name in annealers.__all__)
 
 
 class ParamScheduler(Callback):
@@ -121,8 +124,18 @@ class ParamScheduler(Callback):
 
 
 def value_at(function: Value, progress: float, n_steps: int) -> float:
-    """The value of a schedule; ours are told the number of steps."""
-    return function(progress, n_steps) if isinstance(function, Annealer) else function(progress)
+    """The value of a schedule; ours are told the number of steps.
+
+    Raises:
+        ValueError: it is no finite number.
+    """
+    value = function(progress, n_steps) if isinstance(function, Annealer) else function(progress)
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(
+            f"ParamScheduler: {function!r} gives {value!r} at progress {progress!r}. It must be a finite "
+            "number."
+        )
+    return float(value)
 
 
 def of_group(given: Value | Sequence[Value], position: int) -> Value:
@@ -161,8 +174,12 @@ def check_optimizer(scheduler: ParamScheduler, optimizer: Any) -> None:
         for group in groups:
             known = hyperparameters.names_of(group)
             if name not in known:
+                meant = {"wd": "weight_decay", "mom": "momentum", "learning_rate": "lr"}.get(name)
+                close = [meant] if meant in known else get_close_matches(name, known, n=1)
+                hint = f"Did you mean {close[0]!r}? " if close else ""
                 raise ValueError(
-                    f"ParamScheduler: {type(optimizer).__name__} has no {name!r}. It has: {', '.join(known)}."
+                    f"ParamScheduler: {type(optimizer).__name__} has no {name!r}. {hint}It has: "
+                    f"{', '.join(known)}."
                 )
         if isinstance(given, Sequence) and len(given) != len(groups):
             raise ValueError(
@@ -175,10 +192,15 @@ def check_optimizer(scheduler: ParamScheduler, optimizer: Any) -> None:
 
 def check_values(name: str, function: Value) -> None:
     """Refuse what gives no finite number, or a rate below 0, at some points on the way."""
+    if isinstance(function, type) or function in ANNEALERS:
+        title = getattr(function, "__name__", "")
+        raise TypeError(
+            f"ParamScheduler: {name!r} is {title} itself: call it with its values, as in cos(0.1, 0.0)."
+        )
     for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
         value = value_at(function, progress, 1000)
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or (name == "lr" and value < 0):
+        if name == "lr" and value < 0:
             raise ValueError(
                 f"ParamScheduler: {name!r} is {value!r} at progress {progress}, by {function!r}. It must be "
-                f"a finite number{' of at least 0' if name == 'lr' else ''}."
+                "a number of at least 0."
             )

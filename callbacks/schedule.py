@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LRScheduler,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+)
 
-from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.budgets import n_train_batches
+from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.every import Every
-from callbacks.hyperparameters import Kept, check_alone, settings_of
+from callbacks.hyperparameters import Kept, check_alone, get, settings_of
 from callbacks.stopping import check_measured
 
 
@@ -46,7 +54,6 @@ class TorchScheduler(Callback):
 
     order = Order.DECIDE
     state = ("position",)
-    schedules = ("lr",)  # what it changes, which no other plug-in may
 
     def __init__(
         self,
@@ -68,6 +75,11 @@ class TorchScheduler(Callback):
         self._kept: Kept | None = None
 
     @property
+    def schedules(self) -> tuple[str, ...]:
+        """The hyperparameters that it changes, which no other plug-in may; all are known in a fit."""
+        return names_of(self._made)
+
+    @property
     def position(self) -> dict[str, Any] | None:
         """Where the schedule is, as plain data; None outside of a fit."""
         return None if self._made is None else self._made.state_dict()
@@ -79,13 +91,14 @@ class TorchScheduler(Callback):
             self._go_to_position()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        check_alone(self, learn)
         self._kept = Kept(learn.optimizer)
         self._made = self.scheduler(learn.optimizer)
         if not isinstance(self._made, LRScheduler):
             raise TypeError(f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is no scheduler.")
         if isinstance(self._made, ReduceLROnPlateau):
             check_measured(self.monitor, learn, "TorchScheduler")
+        check_alone(self, learn)
+        check_length(self, self._made, learn)
         self._go_to_position()
         self.every.start(learn)
 
@@ -97,13 +110,23 @@ class TorchScheduler(Callback):
         if self.every.after_epoch(learn):
             self._step(learn)
 
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        told = length_of(self._made)
+        if told is not None and self._made.last_epoch < told[1] - 1 and learn.stop_reason is None:
+            warnings.warn(
+                f"TorchScheduler: the schedule is longer than the fit: {told[0]}={told[1]}, and it was "
+                f"stepped {self._made.last_epoch} times, every {self.every}.",
+                LearnerWarning,
+                stacklevel=2,
+            )
+
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._kept is not None:
             self._kept.put_back()
         self._kept = self._made = self._position = None
 
     def values(self, optimizer: Any, n_epochs: int, n_batches: int) -> dict[str, list[list[float]]]:
-        """What would be set over a fit: for `lr` and each parameter group the values by batch.
+        """What would be set over a fit: by name, for each parameter group the values by batch.
 
         Raises:
             ValueError: it depends on results, samples or time.
@@ -112,15 +135,18 @@ class TorchScheduler(Callback):
         made = self.scheduler(still)
         if isinstance(made, ReduceLROnPlateau) or self.every.unit not in ("step", "epoch"):
             raise ValueError(f"TorchScheduler({self.scheduler!r}): its rates cannot be foreseen.")
-        rates: list[list[float]] = [[] for _ in still.param_groups]
+        found: dict[str, list[list[float]]] = {
+            name: [[] for _ in still.param_groups] for name in names_of(made)
+        }
         length = int(self.every.number) * (1 if self.every.unit == "step" else n_batches)
         for batch in range(n_epochs * n_batches):
-            for group, values in zip(still.param_groups, rates, strict=True):
-                values.append(float(group["lr"]))
+            for name, series in found.items():
+                for group, values in zip(still.param_groups, series, strict=True):
+                    values.append(float(get(group, name)))
             still.step()
             if (batch + 1) % length == 0 and batch + 1 < n_epochs * n_batches:
                 made.step()
-        return {"lr": rates}
+        return found
 
     def _step(self, learn: LearnerProtocol) -> None:
         if isinstance(self._made, ReduceLROnPlateau):
@@ -138,3 +164,38 @@ class TorchScheduler(Callback):
             for group, rate in zip(self._made.optimizer.param_groups, self._made.get_last_lr(), strict=True):
                 group["lr"] = rate
             self._position = None
+
+
+def names_of(made: Any) -> tuple[str, ...]:
+    """The hyperparameters that a scheduler of torch changes; before it is made, the rate at least."""
+    return ("lr", "momentum") if getattr(made, "cycle_momentum", False) else ("lr",)
+
+
+def length_of(made: Any) -> tuple[str, int] | None:
+    """How long a schedule is that was made for the whole of a fit: the argument that tells, and its value."""
+    names = {OneCycleLR: "total_steps", CosineAnnealingLR: "T_max", PolynomialLR: "total_iters"}
+    name = names.get(type(made))
+    return None if name is None else (name, int(getattr(made, name)))
+
+
+def check_length(plugin: TorchScheduler, made: Any, learn: LearnerProtocol) -> None:
+    """Tell of a schedule that is shorter than the fit; one that is longer is told of after it.
+
+    Raises:
+        ValueError: torch would end the fit with an error, in the epoch where the schedule ends.
+    """
+    told, every = length_of(made), plugin.every
+    n_batches = 1 if every.unit == "epoch" else n_train_batches(learn)
+    if told is None or n_batches is None or every.unit not in ("epoch", "step"):
+        return
+    n_steps = learn.n_epochs * n_batches // int(every.number)
+    if told[1] >= n_steps - (not isinstance(made, OneCycleLR)):  # the last step needs no other after it
+        return
+    words = (
+        f"TorchScheduler: the schedule is shorter than the fit: {told[0]}={told[1]}, and it will be stepped "
+        f"{n_steps} times, every {every}. Write {told[0]}={n_steps}"
+    )
+    if isinstance(made, OneCycleLR) and every.unit == "epoch":
+        raise ValueError(f"{words}, or train for {told[1] * int(every.number)} epochs.")
+    cure = ", unless gradients add up over several batches." if every.unit == "step" else "."
+    warnings.warn(words + cure, LearnerWarning, stacklevel=3)

@@ -12,6 +12,7 @@ from callbacks.checkpoint import Checkpoint, checkpoints_in, step_of
 from callbacks.contract import LearnerWarning
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.schedule import TorchScheduler
+from callbacks.when import unwrapped
 from learner import checkpoint, files, positions
 from learner.fingerprint import differences, fingerprint
 
@@ -171,7 +172,7 @@ def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
     else:
         print(f"going on from {point.path.name}, {point}")
     if n_epochs != point.fit["n_epochs"] and any(
-        isinstance(each, (TorchScheduler, ParamScheduler)) for each in learn.callbacks
+        isinstance(unwrapped(each), (TorchScheduler, ParamScheduler)) for each in learn.callbacks
     ):
         warnings.warn(
             f"the run was planned for {point.fit['n_epochs']} epochs and is now to have {n_epochs}: a "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from callbacks.budgets import n_train_batches
 from callbacks.param_scheduler import ParamScheduler
+from callbacks.registry import describe
 from callbacks.schedule import TorchScheduler
+from callbacks.when import When, unwrapped
 from learner.arguments import check_n_epochs
-from learner.loaders import n_batches_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,20 +22,45 @@ def values_of(learn: Any, n_epochs: int, name: str) -> list[list[float]]:
         ValueError: no plug-in schedules it, or its values cannot be foreseen.
     """
     check_n_epochs(n_epochs)
-    found = [
-        each
-        for each in learn.callbacks
-        if isinstance(each, (ParamScheduler, TorchScheduler)) and name in each.schedules
-    ]
-    if not found:
+    there: dict[str, list[list[float]]] = {}
+    for each in learn.callbacks:
+        if name in may_change(unwrapped(each)):
+            there |= plan_of(each, learn, n_epochs)
+    if name not in there:
+        names = sorted({each for plugin in learn.callbacks for each in may_change(unwrapped(plugin))})
+        scheduled = f" Scheduled are: {', '.join(names)}." if names else ""
         raise ValueError(
-            f"plot_schedule: no plug-in schedules {name!r}. Add one, as ParamScheduler({{{name!r}: ...}}) or "
-            "TorchScheduler(...), or pass it as callbacks=[...]."
+            f"plot_schedule: no plug-in schedules {name!r}.{scheduled} Add one, as "
+            f"ParamScheduler({{{name!r}: ...}}) or TorchScheduler(...), or pass it as callbacks=[...]."
         )
-    n_batches = getattr(found[0], "n_batches", None) or n_batches_of(learn.data.train)
+    return there[name]
+
+
+def may_change(plugin: Any) -> list[str]:
+    """What a scheduler may change; of one of torch's it is known once it is made."""
+    if isinstance(plugin, TorchScheduler):
+        return ["lr", "momentum"]
+    return list(plugin.schedules) if isinstance(plugin, ParamScheduler) else []
+
+
+def plan_of(plugin: Any, learn: Any, n_epochs: int) -> dict[str, list[list[float]]]:
+    """By name, for each parameter group the values by batch.
+
+    Raises:
+        ValueError: they cannot be foreseen.
+    """
+    if isinstance(plugin, When):
+        raise ValueError(
+            f"plot_schedule: {describe(plugin.plugin)} is heard for a part of the fit only, by {plugin!r}, "
+            "so its values cannot be foreseen. Plot it without the When."
+        )
+    n_batches = getattr(plugin, "n_batches", None) or n_train_batches(learn)
     if n_batches is None:
-        raise ValueError("plot_schedule: the loader does not know how many batches an epoch has.")
-    return found[0].values(learn.optimizer, n_epochs, n_batches)[name]
+        raise ValueError(
+            "plot_schedule: the loader does not know how many batches an epoch has. Give it a length, or "
+            "pass ParamScheduler(..., n_batches=...)."
+        )
+    return plugin.values(learn.optimizer, n_epochs, n_batches)
 
 
 def plot(learn: Any, n_epochs: int, name: str, ax: Axes | None) -> Axes:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks import Callback, Every, Metrics
+from callbacks.annealers import Annealer
 from learner.composition import DEFAULT_CALLBACKS
 from learner.learner import Learner
 from learner.recipes.file import dump
@@ -138,6 +139,12 @@ class Writer:
         if isinstance(item, partial):
             target, settings = item.func, dict(item.keywords)
             return self._written(kind, target, signature_of(kind, target), settings)
+        if isinstance(item, Annealer):
+            make = table("annealer")[item.name]
+            signature = signature_of("annealer", make)
+            return self._written(
+                "annealer", make, signature, dict(zip(signature.parameters, item.arguments, strict=True))
+            )
         if isinstance(item, type) or inspect.isroutine(item):
             return self._name(kind, item)
         signature = signature_of(kind, type(item))
@@ -188,6 +195,13 @@ class Writer:
             return [self._plain(item, where) for item in value]
         if isinstance(value, dict):
             return {str(key): self._plain(item, where) for key, item in value.items()}
+        if isinstance(value, Annealer):
+            return self.part("annealer", value)
+        if isinstance(value, partial) or inspect.isfunction(value):  # a scheduler, or the user's own schedule
+            function = value.func if isinstance(value, partial) else value
+            kind = "scheduler" if function in table("scheduler").values() else "annealer"
+            written = self.part(kind, value)
+            return {"use": written} if isinstance(written, str) else written
         for kind in ("metric", "loss"):
             if any(each is value or each is type(value) for each in table(kind).values()):
                 written = self.part(kind, value)
