@@ -66,7 +66,8 @@ class Tuning(Loop):
             moms: momentums, or first betas, at the beginning, the peak and the end; None leaves them, as it
                 does for an optimizer that has none, such as SGD with a momentum of 0.
             callbacks: further plug-ins for this fit.
-            **settings: `resume=` and `allow=`, as of `fit`.
+            **settings: `resume=` and `allow=` as of `fit`; `n_batches=` of an epoch, where the loader does
+                not know it.
 
         Returns:
             The history.
@@ -178,7 +179,8 @@ class Tuning(Loop):
         self, schedules: dict[str, Any], n_epochs: int, callbacks: Any, settings: dict[str, Any]
     ) -> History:
         given = callbacks if isinstance(callbacks, (list, tuple)) else list(callbacks)
-        return self.fit(n_epochs, [*given, ParamScheduler(schedules)], **settings)
+        scheduler = ParamScheduler(schedules, n_batches=settings.pop("n_batches", None))
+        return self.fit(n_epochs, [*given, scheduler], **settings)
 
     def plot_schedule(
         self, n_epochs: int, name: str = "lr", *, callbacks: Any = (), ax: Axes | None = None

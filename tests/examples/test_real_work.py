@@ -1,6 +1,11 @@
 """The examples beyond the article train as far as their docstrings say."""
 
+import pytest
 import torch
+
+from callbacks import Checkpoint, Metrics, Recorder, StopAfter, ZeroGrad
+
+QUIET = (ZeroGrad, Metrics, Recorder)
 
 
 def test_the_digits_are_told_apart_by_both_models(load):
@@ -39,6 +44,47 @@ def test_the_norm_that_the_users_plugin_measures_is_that_of_the_largest_gradient
         optimizer.step()
     learn.fit(1)
     assert abs(learn.history[-1]["grad_norm"] - max(norms)) < 1e-5 * max(norms)
+
+
+def test_the_gan_makes_pictures_like_the_real_ones(load):
+    before, after = load("gan").main(20)
+    assert after < 0.6 * before
+
+
+def test_the_gan_goes_on_with_the_same_bits_critic_and_all(load, tmp_path):
+    example = load("gan")
+    whole = example.make_learner(Checkpoint(tmp_path / "whole", "10 steps"), defaults=QUIET)
+    whole.fit(2)
+    cut = example.make_learner(
+        Checkpoint(tmp_path / "cut", "10 steps"), StopAfter("25 steps"), defaults=QUIET
+    )
+    cut.fit(2)
+    (tmp_path / "cut" / "step-000000025.pt").unlink()
+    again = example.make_learner(
+        Checkpoint(tmp_path / "cut", "10 steps"), StopAfter("99 steps"), defaults=QUIET
+    )
+    again.fit(2, resume="must")
+    assert again.global_step == whole.global_step
+    for one, other in zip(again.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    critics = [learn.callbacks[example.Critic].network.parameters() for learn in (again, whole)]
+    assert all(torch.equal(one, other) for one, other in zip(*critics, strict=True))
+
+
+def test_the_contrastive_model_finds_neighbours_of_one_class(load):
+    before, after = load("contrastive").main(30)
+    assert before < 0.945
+    assert after > 0.955
+
+
+def test_a_model_of_hugging_face_trains_as_it_is(load):
+    pytest.importorskip("transformers")
+    example = load("hugging_face")
+    learn = example.make_learner()
+    learn.fit(15)
+    assert learn.history[0]["train_loss"] > 2.5
+    assert learn.history[-1]["train_loss"] < 2.0
+    assert example.write(learn, "This is", 5).startswith("This is")
 
 
 def test_the_model_of_text_knows_the_rhyme_by_heart(load, capsys):
