@@ -1,5 +1,6 @@
 """The ground floor: the contract of a plug-in, and the plug-ins. It imports no `learner`."""
 
+from callbacks.accumulation import GradientAccumulation
 from callbacks.activations import ActivationStats
 from callbacks.blackbox import BlackBox
 from callbacks.budgets import OverfitBatch, ShortEpoch, StopAfter, ValidateEvery
@@ -82,6 +83,7 @@ __all__ = [
     "Direction",
     "EarlyStopping",
     "Every",
+    "GradientAccumulation",
     "GradientClip",
     "GradientFlow",
     "GradientNorms",

@@ -165,6 +165,10 @@ class LearnerProtocol(Protocol):
         """End politely: this span tells all its listeners, nothing new is begun, outer spans close."""
         ...
 
+    def update(self) -> None:
+        """Update the weights with the gradients that are there, with all events of a step."""
+        ...
+
     def add_callbacks(self, *callbacks: Callback) -> None:
         """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
         ...

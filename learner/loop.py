@@ -185,6 +185,10 @@ class Loop:
         self._do["backward"](self)
         self._on["after_backward"](self)
         self.n_samples += self.n_items
+        self.update()
+
+    def update(self) -> None:
+        """Update the weights with the gradients that are there, with all events of a step."""
         try:
             self._on["before_step"](self)
             self._do["step"](self)

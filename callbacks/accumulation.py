@@ -1,0 +1,161 @@
+"""Let gradients of several batches add up to one update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from callbacks.contract import Callback, CancelStep, LearnerProtocol, Order
+from callbacks.registry import describe
+
+Weight = Callable[[LearnerProtocol], float | Tensor]
+
+
+class GradientAccumulation(Callback):
+    """Update the weights once for several batches, as if they were one large batch.
+
+    The gradient of an update is the mean over all items of its window: each batch's loss is weighted by its
+    number of items, or by `weight`, and the sum of gradients is divided by the sum of weights. So n small
+    batches give the weights of one large batch to rounding, uneven ones too. (Batch norm still sees small
+    batches.) Clipping, gradient norms, schedules and everything else that hears `before_step` or `after_step`
+    hears one update a window; `learn.global_step` counts those.
+
+    A window ends with its pass: the last one may be smaller, and is divided by what it really had. Where the
+    data does not tell its length, or the pass is cancelled or stopped, that update comes in `after_train`,
+    before results are measured; not where Ctrl-C or SIGTERM ends the fit, which goes on from a checkpoint. A
+    batch that is cancelled drops the gradients of its whole window, as the loop does. Nothing is carried into
+    the next pass or fit. A checkpoint holds the window under way, sums of gradients included;
+    `learn.snapshot()` holds no gradients: restore one at the end of a window.
+
+    Args:
+        n_batches: so many batches to an update.
+        n_samples: as many batches as it takes to have so many items. Either this or `n_batches`.
+        weight: the weight of the batch under way, a number above 0 or a tensor of one, which is not waited
+            for, as `lambda learn: (learn.targets != PAD).sum()` where the loss is a mean over tokens.
+
+    Raises:
+        ValueError: both sizes, or none, or one that is not a whole number above 0; at the fit's begin: a
+            second one, a doer of `step` that computes gradients itself, or a loss that is a sum.
+    """
+
+    order = Order.PREPARE  # before those that unscale or clip: they hear whole windows only
+    state = ("window",)
+
+    def __init__(
+        self,
+        n_batches: int | None = None,
+        *,
+        n_samples: int | None = None,
+        weight: Weight | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.n_batches, self.n_samples = n_batches, n_samples
+        check_sizes(n_batches, n_samples)
+        if weight is not None and not callable(weight):
+            raise ValueError(
+                f"GradientAccumulation(weight={weight!r}): pass a function of the learner, as "
+                "lambda learn: (learn.targets != 0).sum()."
+            )
+        self.weight = weight
+        self._begin()
+
+    def _begin(self) -> None:
+        """An empty window: batches and items so far, sum of weights, unit of weights, last batch."""
+        self.window: dict[str, Any] = {"n_batches": 0, "n_samples": 0, "weight": 0.0, "unit": 1, "last": -1}
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._begin()
+        for other in learn.callbacks:
+            if isinstance(other, GradientAccumulation) and other is not self:
+                raise ValueError(f"{self!r} and {other!r} both let gradients add up: leave one of them out.")
+        doer = learn.callbacks.doers.get("step")
+        if getattr(doer, "computes_gradients", False) and doer is not None:
+            raise ValueError(
+                f"{describe(self)} lets gradients of several batches add up, but {describe(doer)} computes "
+                "those of the last batch anew in each step: leave one of them out, and use larger batches."
+            )
+        if getattr(learn.loss_func, "reduction", None) == "sum":
+            raise ValueError(
+                f"{describe(self)} averages over the items of several batches, but the loss function "
+                f"{learn.loss_func} is a sum over them: make it with reduction='mean'."
+            )
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        if self.window["n_batches"]:  # a cancel has left them
+            learn.optimizer.zero_grad()
+        self._begin()
+
+    def before_backward(self, learn: LearnerProtocol) -> None:
+        if self._is_void(learn.batch_idx - 1):
+            self._begin()
+        weight = self._weigh(learn)
+        if not self.window["n_batches"]:
+            # weights are counted in it, so that even batches are scaled by 1 and not at all near an overflow
+            self.window["unit"] = learn.n_items
+        self._share = weight / self.window["unit"]
+        learn.loss_grad = learn.loss_grad * self._share
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        window = self.window
+        if learn.batch_idx != window["last"]:  # else it is the update at the pass's end
+            window["n_batches"] += 1
+            window["n_samples"] += learn.n_items
+            window["weight"] = window["weight"] + self._share
+            window["last"] = learn.batch_idx
+            if not self._is_full(learn):
+                raise CancelStep
+        for parameter in learn.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(window["weight"])
+        self._begin()
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        if self._is_void(learn.batch_idx) or learn.interrupted:
+            self._begin()
+        elif self.window["n_batches"]:
+            learn.update()
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self.window["n_batches"] and not learn.error:
+            learn.optimizer.zero_grad()
+        self._begin()
+
+    def _weigh(self, learn: LearnerProtocol) -> float | Tensor:
+        """The weight of the batch under way."""
+        weight = learn.n_items if self.weight is None else self.weight(learn)
+        if isinstance(weight, Tensor):
+            return weight.detach()
+        if not weight > 0:
+            raise ValueError(
+                f"GradientAccumulation(weight=...) gave {weight!r} for batch {learn.batch_idx}: a weight is "
+                "a number above 0, as the tokens of a batch."
+            )
+        return weight
+
+    def _is_full(self, learn: LearnerProtocol) -> bool:
+        """Is this the window's last batch?"""
+        if self.n_batches is not None and self.window["n_batches"] >= self.n_batches:
+            return True
+        if self.n_samples is not None and self.window["n_samples"] >= self.n_samples:
+            return True
+        return learn.batch_idx + 1 == learn.n_batches
+
+    def _is_void(self, last: int) -> bool:
+        """Was a batch after those of the window cancelled? The loop has dropped all gradients then."""
+        return bool(self.window["n_batches"]) and self.window["last"] != last
+
+
+def check_sizes(n_batches: int | None, n_samples: int | None) -> None:
+    """Exactly one of both, a whole number above 0."""
+    shown = f"GradientAccumulation(n_batches={n_batches!r}, n_samples={n_samples!r})"
+    if (n_batches is None) == (n_samples is None):
+        raise ValueError(
+            f"{shown}: give one of the two, as GradientAccumulation(4) for four batches to an update, or "
+            "GradientAccumulation(n_samples=256)."
+        )
+    size = n_samples if n_batches is None else n_batches
+    if type(size) is not int or size < 1:
+        raise ValueError(f"{shown}: write a whole number above 0.")

@@ -1,0 +1,287 @@
+"""GradientAccumulation: small batches give the weights of large ones, in every ending of a window."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from resumed import Cut
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import (
+    CancelBatch,
+    CancelEpoch,
+    CancelTrain,
+    Checkpoint,
+    GradientAccumulation,
+    GradientClip,
+    LRMonitor,
+    Metrics,
+    Order,
+    Recorder,
+    TorchScheduler,
+    ZeroGrad,
+    on,
+)
+from learner import Data, Learner
+
+X = torch.randn(22, 3, generator=torch.Generator().manual_seed(0)).double()
+Y = X.sum(1, keepdim=True).sin()
+
+
+def batches(*sizes: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The items in batches of these sizes."""
+    return list(zip(X[: sum(sizes)].split(sizes), Y[: sum(sizes)].split(sizes), strict=True))
+
+
+def learner_of(data, *plugins, loss_func=F.mse_loss, lr=0.1) -> Learner:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    optimizer = partial(torch.optim.SGD, lr=lr, momentum=0.9)
+    if not isinstance(data, Data):
+        data = Data(data)
+    return Learner(model, data, loss_func, optimizer, plugins, defaults=(ZeroGrad, Metrics, Recorder))
+
+
+def are_close(one: Learner, other: Learner) -> bool:
+    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+    return all(torch.allclose(a, b, rtol=1e-12, atol=1e-13) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "plugin"),
+    [
+        ((4, 4, 4, 4), (8, 8), lambda: GradientAccumulation(2)),
+        ((4, 4, 4, 4, 3), (8, 8, 3), lambda: GradientAccumulation(2)),
+        ((4, 4, 4, 4, 4, 2), (12, 10), lambda: GradientAccumulation(3)),
+        ((5, 1, 2, 7, 3, 4), (8, 10, 4), lambda: GradientAccumulation(n_samples=8)),
+        ((4, 3), (7,), lambda: GradientAccumulation(100)),
+        ((4, 3), (4, 3), lambda: GradientAccumulation(1)),
+    ],
+)
+@pytest.mark.parametrize("clip", [False, True])
+def test_small_batches_give_the_weights_of_large_ones(small, large, plugin, clip):
+    clips = [GradientClip(0.05)] if clip else []
+    one = learner_of(batches(*small), *clips, plugin())
+    other = learner_of(batches(*large), *([GradientClip(0.05)] if clip else []))
+    one.fit(3)
+    other.fit(3)
+    assert one.global_step == other.global_step == 3 * len(large)
+    assert are_close(one, other)
+
+
+def test_a_pass_that_does_not_tell_its_length_ends_with_the_smaller_window():
+    def stream():
+        yield from batches(4, 4, 4, 4, 2)
+
+    seen = []
+
+    @on("after_step")
+    def see(learn):
+        seen.append(learn.global_step)
+
+    one = learner_of(Data(stream), GradientAccumulation(2), see)
+    one.fit(2)
+    other = learner_of(batches(8, 8, 2))
+    other.fit(2)
+    assert are_close(one, other)
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("ending", ["stop", "cancel"])
+def test_a_pass_that_is_cut_short_steps_what_it_has(ending):
+    @on("after_batch")
+    def end(learn):
+        if learn.batch_idx == 2:
+            if ending == "cancel":
+                raise CancelTrain
+            learn.stop("enough")
+
+    one = learner_of(batches(4, 4, 3, 4, 4), GradientAccumulation(2), end)
+    one.fit(1)
+    other = learner_of(batches(8, 3))
+    other.fit(1)
+    assert are_close(one, other)
+    assert one.global_step == 2
+
+
+@pytest.mark.parametrize("event", ["before_batch", "after_loss", "before_backward", "after_backward"])
+def test_a_batch_that_is_cancelled_drops_its_window(event):
+    @on(event)
+    def leave_out(learn):
+        if learn.batch_idx == 1:
+            raise CancelBatch
+
+    one = learner_of(batches(4, 4, 4, 4), GradientAccumulation(2), leave_out)
+    one.fit(1)
+    other = learner_of([batches(8, 8)[1]])
+    other.fit(1)
+    assert are_close(one, other)
+
+
+def test_a_last_batch_that_is_cancelled_drops_its_window():
+    @on("after_loss")
+    def leave_out(learn):
+        if learn.batch_idx == 3:
+            raise CancelBatch
+
+    one = learner_of(batches(4, 4, 4, 4), GradientAccumulation(2), leave_out)
+    one.fit(1)
+    assert one.global_step == 1
+
+
+def test_nothing_leaks_out_of_a_cancelled_epoch():
+    @on("after_batch")
+    def end(learn):
+        if learn.epoch == 0 and learn.batch_idx == 0:
+            raise CancelEpoch
+
+    one = learner_of(batches(4, 4), GradientAccumulation(2), end)
+    one.fit(2)
+    other = learner_of(batches(8))
+    other.fit(1)
+    assert are_close(one, other)
+    assert one.global_step == 1
+
+
+def test_nothing_leaks_into_the_next_fit():
+    @on("after_batch")
+    def fail(learn):
+        raise ZeroDivisionError
+
+    one = learner_of(batches(4, 4), GradientAccumulation(2))
+    with pytest.raises(ZeroDivisionError):
+        one.fit(1, callbacks=[fail])
+    one.fit(1)
+    other = learner_of(batches(8))
+    other.fit(1)
+    assert are_close(one, other)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_weighted_by_tokens_the_gradient_is_that_of_all_tokens(as_tensor):
+    ignored = torch.zeros(16, 1, dtype=torch.bool)
+    ignored[[0, 1, 2, 9]] = True
+    targets = torch.where(ignored, torch.nan, Y[:16])
+
+    def loss_func(preds, targets):
+        there = ~targets.isnan()
+        return F.mse_loss(preds[there], targets[there])
+
+    def tokens(learn):
+        n = (~learn.targets.isnan()).sum()
+        return n if as_tensor else n.item()
+
+    data = [(X[:4], targets[:4]), (X[4:12], targets[4:12]), (X[12:16], targets[12:])]
+    one = learner_of(data, GradientAccumulation(3, weight=tokens), loss_func=loss_func)
+    other = learner_of([(X[:16], targets)], loss_func=loss_func)
+    one.fit(3)
+    other.fit(3)
+    assert are_close(one, other)
+
+
+def test_even_batches_have_the_bits_of_a_loop_by_hand():
+    learn = learner_of(batches(5, 5, 5, 5), GradientAccumulation(2))
+    hand = learner_of(batches(5, 5, 5, 5))
+    learn.fit(2)
+    for n, (inputs, targets) in enumerate(2 * batches(5, 5, 5, 5)):
+        hand.loss_func(hand.model(inputs), targets).backward()
+        if n % 2:
+            for parameter in hand.model.parameters():
+                parameter.grad /= 2
+            hand.optimizer.step()
+            hand.optimizer.zero_grad()
+    pairs = zip(learn.model.parameters(), hand.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_loss_that_is_reported_is_not_scaled():
+    one, other = (
+        learner_of(batches(4, 3), GradientAccumulation(2), lr=1e-30),
+        learner_of(batches(4, 3), lr=1e-30),
+    )
+    assert one.fit(1)["train_loss"] == other.fit(1)["train_loss"]
+    assert list(one.history.steps["train_loss"]) == list(other.history.steps["train_loss"])
+
+
+def test_a_schedule_is_stepped_once_an_update():
+    schedule = TorchScheduler(partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5), every="1 step")
+    learn = learner_of(batches(4, 4, 4, 4), schedule, LRMonitor(), GradientAccumulation(2))
+    assert learn.fit(1)[0]["lr_0"] == pytest.approx(0.1 * 0.25)
+
+
+@pytest.mark.filterwarnings("ignore:a run that is cut")
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_cut_in_the_middle_of_a_window_it_goes_on_with_the_same_bits(tmp_path, cut, unknown):
+    def make(folder):
+        data = batches(4, 4, 4, 3, 1)
+        every = Checkpoint(folder, "1 sample")
+        given = Data(lambda: iter(data)) if unknown else data
+        return learner_of(given, GradientAccumulation(3), GradientClip(0.3), every)
+
+    whole = make(tmp_path / "whole")
+    whole.fit(2)
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path / "run").fit(2, callbacks=[Cut(cut)])
+    learn = make(tmp_path / "run")
+    learn.fit(2, resume="auto")
+    pairs = zip(learn.model.parameters(), whole.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert learn.global_step == whole.global_step == 4
+
+
+def test_an_interrupted_fit_does_not_step_what_a_checkpoint_goes_on_with(tmp_path):
+    def make():
+        return learner_of(batches(4, 4, 4, 4), GradientAccumulation(4), Checkpoint(tmp_path, "1 epoch"))
+
+    @on("before_batch", order=Order.PREPARE)
+    def interrupt(learn):
+        if learn.batch_idx == 1:
+            learn.interrupted = "the test"
+
+    learn = make()
+    learn.fit(1, callbacks=[interrupt])
+    assert learn.global_step == 0
+    learn = make()
+    learn.fit(1, resume="must")
+    other = learner_of(batches(16))
+    other.fit(1)
+    assert are_close(learn, other)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: GradientAccumulation(), "give one of the two"),
+        (lambda: GradientAccumulation(2, n_samples=8), "give one of the two"),
+        (lambda: GradientAccumulation(0), "write a whole number above 0"),
+        (lambda: GradientAccumulation(n_samples=2.5), "write a whole number above 0"),
+        (lambda: GradientAccumulation(True), "write a whole number above 0"),
+        (lambda: GradientAccumulation(2, weight=3), "pass a function of the learner"),
+    ],
+)
+def test_a_wrong_setting_is_told(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("plugins", "options", "words"),
+    [
+        ((GradientAccumulation(4, name="other"),), {}, "leave one of them out"),
+        ((), {"loss_func": nn.MSELoss(reduction="sum")}, "reduction='mean'"),
+    ],
+)
+def test_what_cannot_go_together_is_told_before_the_fit(plugins, options, words):
+    learn = learner_of(batches(4), GradientAccumulation(2), *plugins, **options)
+    with pytest.raises(ValueError, match=words):
+        learn.fit(1)
+
+
+def test_a_weight_that_is_not_above_zero_is_told():
+    learn = learner_of(batches(4), GradientAccumulation(2, weight=lambda learn: 0))
+    with pytest.raises(ValueError, match="gave 0 for batch 0"):
+        learn.fit(1)
