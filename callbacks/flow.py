@@ -94,7 +94,6 @@ class GradientFlow(Callback):
         self._found = [found.get(name) for name in self.parameter_names]
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        self._row = None
         if self._rows.is_coming(learn):
             self._row = stacked(sizes_of(each, learn) for each in self._found)
 

@@ -94,10 +94,10 @@ def test_steps_go_on_in_a_second_fit(make_learner):
     def objective(trial):
         learn = make_learner(callbacks=[OptunaPruning(trial, "train_loss")])
         learn.fit(2)
-        learn.fit(1)
+        learn.fit(2)
         return 0.0
 
-    assert list(one_trial(objective).intermediate_values) == [0, 1, 2]
+    assert list(one_trial(objective).intermediate_values) == [0, 1, 2, 3]
 
 
 def test_an_epoch_without_the_result_reports_nothing_and_nan_is_reported(make_learner):
