@@ -5,6 +5,7 @@ from callbacks.activations import ActivationStats
 from callbacks.blackbox import BlackBox
 from callbacks.budgets import OverfitBatch, ShortEpoch, StopAfter, ValidateEvery
 from callbacks.checkpoint import Checkpoint
+from callbacks.closures import SAM, ClosureStep
 from callbacks.contract import (
     EVENTS,
     OPERATIONS,
@@ -61,6 +62,7 @@ __all__ = [
     "OPERATIONS",
     "R2",
     "RMSE",
+    "SAM",
     "SWA",
     "ActivationStats",
     "BatchNormFreeze",
@@ -77,6 +79,7 @@ __all__ = [
     "CancelTrain",
     "CancelValidate",
     "Checkpoint",
+    "ClosureStep",
     "CutMix",
     "DevicePlacement",
     "DeviceStats",

@@ -169,6 +169,10 @@ class LearnerProtocol(Protocol):
         """Update the weights with the gradients that are there, with all events of a step."""
         ...
 
+    def again(self) -> Tensor:
+        """Compute the gradients of this batch anew, at the weights as they are; gives the loss."""
+        ...
+
     def add_callbacks(self, *callbacks: Callback) -> None:
         """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
         ...

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
 from callbacks.recorder import History
-from learner import errors, inference, positions, snapshots
+from learner import again, errors, inference, positions, snapshots
 from learner.checks import preflight
 from learner.data import Data
 from learner.loaders import n_batches_of
@@ -268,6 +268,10 @@ class Loop:
         if not isinstance(reason, str) or not reason:
             raise TypeError(f"stop({reason!r}): say why in words, as in learn.stop('loss below 0.1').")
         self.stop_reason = self.stop_reason or reason
+
+    def again(self) -> Tensor:
+        """Compute the gradients of this batch anew, at the weights as they are; gives the loss."""
+        return again.again(self)
 
     @property
     def loss(self) -> Any:
