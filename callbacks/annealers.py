@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
+from typing import Literal
 
 __all__ = [
     "combine",
@@ -147,7 +148,9 @@ def _combine(
     return parts[at]((progress - start) / (ends[at] - start) if ends[at] > start else 1.0)
 
 
-def one_cycle(start: float, peak: float, end: float, pct_start: float = 0.25) -> Annealer:
+def one_cycle(
+    start: float, peak: float, end: float, pct_start: float = 0.25, anneal: Literal["cos", "linear"] = "cos"
+) -> Annealer:
     """Up to a peak along a cosine, and down again: the 1cycle policy of a rate; of a momentum down and up.
 
     Smith and Topin 2018, "Super-convergence". Over whole steps it is `torch.optim.lr_scheduler.OneCycleLR`
@@ -158,11 +161,14 @@ def one_cycle(start: float, peak: float, end: float, pct_start: float = 0.25) ->
         peak: at the peak.
         end: at the end.
         pct_start: where the peak is, within (0, 1).
+        anneal: along half a cosine, or in a line, as torch's `anneal_strategy`.
     """
     share = checked_share("one_cycle", "pct_start", pct_start)
-    return named(
-        "one_cycle", combine((share, 1 - share), (cos(start, peak), cos(peak, end))), start, peak, end, share
-    )
+    if anneal not in ("cos", "linear"):
+        raise ValueError(f"one_cycle(anneal={anneal!r}): there are 'cos' and 'linear'.")
+    way = cos if anneal == "cos" else lin
+    whole = combine((share, 1 - share), (way(start, peak), way(peak, end)))
+    return named("one_cycle", whole, start, peak, end, share, *(() if anneal == "cos" else (anneal,)))
 
 
 def flat_cos(value: float, end: float = 0.0, pct_start: float = 0.75) -> Annealer:
@@ -225,7 +231,7 @@ def _sgdr(value: float, end: float, ends: tuple[float, ...], progress: float, n_
 # Checks
 
 
-def named(name: str, annealer: Annealer, *arguments: float) -> Annealer:
+def named(name: str, annealer: Annealer, *arguments: object) -> Annealer:
     """The same under another name."""
     return Annealer(name, arguments, annealer.value)
 

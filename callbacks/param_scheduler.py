@@ -104,6 +104,11 @@ class ParamScheduler(Callback):
                 found.setdefault(name, []).append([base * value for value in series])
         return found
 
+    def __repr__(self) -> str:
+        settings = [f"relative={self.relative}"] if self.relative else []
+        settings += [f"n_batches={self.n_batches}"] if self.n_batches is not None else []
+        return f"ParamScheduler({', '.join([repr(self.schedules), *settings])})"
+
     def _put(self, groups: list[dict[str, Any]], progress: float, n_steps: int) -> None:
         for name, given in self.schedules.items():
             if isinstance(given, Sequence) or self.relative:

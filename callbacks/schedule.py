@@ -49,7 +49,11 @@ class TorchScheduler(Callback):
     Raises:
         TypeError: `scheduler` cannot be called, or makes something else.
         ValueError: at the fit's begin: nothing of the monitor's name is measured, or another plug-in changes
-            the rate too.
+            the rate (or a momentum that this one cycles) too.
+
+    Warns:
+        LearnerWarning: a `OneCycleLR`, `CosineAnnealingLR` or `PolynomialLR` is shorter than the fit, at its
+            begin, or longer, at its end.
     """
 
     order = Order.DECIDE

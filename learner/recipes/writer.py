@@ -143,7 +143,7 @@ class Writer:
             make = table("annealer")[item.name]
             signature = signature_of("annealer", make)
             return self._written(
-                "annealer", make, signature, dict(zip(signature.parameters, item.arguments, strict=True))
+                "annealer", make, signature, dict(zip(signature.parameters, item.arguments, strict=False))
             )
         if isinstance(item, type) or inspect.isroutine(item):
             return self._name(kind, item)

@@ -8,7 +8,13 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LinearLR,
+    OneCycleLR,
+)
 
 from callbacks.annealers import (
     combine,
@@ -138,3 +144,34 @@ def test_other_arguments_are_another_annealer():
 def test_what_cannot_be_is_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("annealer", "make"),
+    [
+        (cos(0.1, 0.02), lambda each: CosineAnnealingLR(each, T_max=10, eta_min=0.02)),
+        (lin(0.1, 0.02), lambda each: LinearLR(each, start_factor=1.0, end_factor=0.2, total_iters=10)),
+        (exp(0.1, 0.1 * 0.8**10), lambda each: ExponentialLR(each, gamma=0.8)),
+    ],
+    ids=["cos", "lin", "exp"],
+)
+def test_from_one_value_to_another_as_torch_goes(annealer, make):
+    assert over(annealer, 11) == pytest.approx(by_torch(make, 11), rel=1e-9)
+
+
+@pytest.mark.parametrize("anneal", ["cos", "linear"])
+@pytest.mark.parametrize(("n_steps", "pct_start"), [(10, 0.3), (57, 0.25), (1000, 0.4)])
+def test_one_cycle_is_that_of_torch_along_lines_and_for_momentum_too(anneal, n_steps, pct_start):
+    def make(optimizer):
+        settings = {"max_lr": 0.3, "total_steps": n_steps, "pct_start": pct_start}
+        return OneCycleLR(optimizer, **settings, anneal_strategy=anneal)
+
+    rate = one_cycle(0.3 / 25, 0.3, 0.3 / 25 / 1e4, pct_start, anneal)
+    momentum = one_cycle(0.95, 0.85, 0.95, pct_start, anneal)
+    assert over(rate, n_steps) == pytest.approx(by_torch(make, n_steps), rel=1e-9, abs=1e-13)
+    assert over(momentum, n_steps) == pytest.approx(by_torch(make, n_steps, "momentum"), rel=1e-9)
+
+
+def test_one_cycle_along_something_else_is_refused():
+    with pytest.raises(ValueError, match="'cos' and 'linear'"):
+        one_cycle(0.1, 1.0, 0.0, anneal="sin")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
-from callbacks import CancelEpoch, LearnerWarning, ParamScheduler, TorchScheduler, on
+from callbacks import CancelEpoch, Checkpoint, LearnerWarning, ParamScheduler, TorchScheduler, When, on
 from callbacks.annealers import constant, cos, lin, one_cycle
 from learner import Data, Learner
 from learner.recipes.recipe import load_recipe
@@ -217,3 +217,48 @@ def test_recipes_name_annealers(tmp_path):
     scheduler = learn.callbacks[ParamScheduler]
     assert scheduler.schedules == {"lr": scheduler.schedules["lr"]}
     assert repr(scheduler.schedules["lr"]) == "combine((0.5, 0.5), (lin(0, 1), cos(1, 0)))"
+
+
+@pytest.mark.filterwarnings("ignore:a run that is cut")  # the batches are always the same
+@pytest.mark.parametrize("cut", [1, 4, 5, 8])
+def test_of_a_loader_of_unknown_length_a_fit_that_is_cut_goes_on_with_the_same_values(
+    make_learner, tmp_path, cut
+):
+    def make(folder):
+        schedules = {"lr": one_cycle(0.01, 0.3, 0.0), "weight_decay": lin(0.1, 0.0)}
+        scheduler = ParamScheduler(schedules, n_batches=3)
+        plugins = [scheduler, Checkpoint(tmp_path / folder, "1 step")]
+        return make_learner(data=Data(endless(3)), callbacks=plugins)
+
+    @on("before_step")
+    def fail(learn):
+        if learn.global_step == cut:
+            raise ZeroDivisionError
+
+    whole, again = make("whole"), make("cut")
+    wanted = seen(whole, n_epochs=3)[0]
+    with pytest.raises(ZeroDivisionError):
+        again.fit(3, [fail])
+    learn, found = make("cut"), []
+    learn.fit(
+        3, [on("after_step")(lambda each: found.append(each.optimizer.param_groups[0]["lr"]))], resume="must"
+    )
+    assert found == wanted[cut:]
+    assert torch.equal(learn.model.weight, whole.model.weight)
+
+
+def test_a_run_that_goes_on_for_longer_than_planned_is_told_in_a_when_too(make_learner, tmp_path):
+    def make():
+        held = When(ParamScheduler({"lr": lin(0.2, 0.0)}), start="1 step")
+        return make_learner(callbacks=[held, Checkpoint(tmp_path / "run")])
+
+    make().fit(2)
+    with pytest.warns(LearnerWarning, match="has another total now"):
+        make().fit(3, resume="must")
+
+
+def test_it_shows_its_schedules():
+    assert (
+        repr(ParamScheduler({"lr": lin(0, 1)}, relative=True))
+        == "ParamScheduler({'lr': lin(0, 1)}, relative=True)"
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from callbacks import Callback, Order, ParamScheduler, ReduceLROnPlateau
+from callbacks import Callback, Checkpoint, Order, ParamScheduler, ReduceLROnPlateau, on
 from callbacks.annealers import constant
 
 
@@ -88,3 +88,59 @@ def test_another_that_changes_the_rate_is_refused(make_learner):
     learn = make_learner(callbacks=[ReduceLROnPlateau(), ParamScheduler({"lr": constant(0.1)})])
     with pytest.raises(ValueError, match="both change lr"):
         learn.fit(1)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_rates_of_all_groups_are_torchs_down_to_the_lowest(make_learner, mode):
+    values = [random.Random(5).random() for _ in range(30)]
+    settings = {"factor": 0.3, "min_lr": 1e-3, "mode": mode}
+
+    def groups(model):
+        weight, bias = model.parameters()
+        return torch.optim.SGD([{"params": [weight]}, {"params": [bias], "lr": 0.01}], lr=0.1)
+
+    optimizer = groups(nn.Linear(1, 1))
+    theirs = lr_scheduler.ReduceLROnPlateau(
+        optimizer, patience=1, threshold=0.0, threshold_mode="abs", eps=0, **settings
+    )
+    expected, found = [], []
+    for value in values:
+        theirs.step(value)
+        expected.append([group["lr"] for group in optimizer.param_groups])
+    given = Given(values)
+    given.measures = {"given": None}
+    learn = make_learner(callbacks=[given, ReduceLROnPlateau("given", patience=2, **settings)])
+    learn.optimizer = groups(learn.model)
+
+    @on("after_epoch", order=Order.SAVE)
+    def look(learn):
+        found.append([group["lr"] for group in learn.optimizer.param_groups])
+
+    learn.fit(30, [look])
+    assert found == [pytest.approx(rates) for rates in expected]
+    assert found[-1] == [1e-3, 1e-3]
+
+
+@pytest.mark.parametrize("cut", [4, 11, 17])
+def test_a_fit_that_is_cut_goes_on_with_the_same_rates(make_learner, tmp_path, cut):
+    values = [random.Random(3).random() for _ in range(8)]
+
+    def make(folder):
+        ours = ReduceLROnPlateau("given", patience=1, cooldown=1, factor=0.5)
+        return make_learner(callbacks=[Given(values), ours, Checkpoint(tmp_path / folder, "1 step")])
+
+    @on("before_step")
+    def fail(learn):
+        if learn.global_step == cut:
+            raise ZeroDivisionError
+
+    whole = make("whole")
+    whole.fit(8)
+    with pytest.raises(ZeroDivisionError):
+        make("cut").fit(8, [fail])
+    learn = make("cut")
+    learn.fit(8, resume="must")
+    assert list(learn.history.steps["lr"]) == list(whole.history.steps["lr"])
+    assert learn.callbacks[ReduceLROnPlateau].state_dict() == whole.callbacks[ReduceLROnPlateau].state_dict()
+    assert torch.equal(learn.model.weight, whole.model.weight)
+    assert whole.callbacks[ReduceLROnPlateau].n_reduced > 1
