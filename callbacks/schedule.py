@@ -15,11 +15,13 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
+from callbacks.accumulation import GradientAccumulation
 from callbacks.budgets import n_train_batches
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.every import Every
 from callbacks.hyperparameters import Kept, check_alone, get, settings_of
 from callbacks.stopping import check_measured
+from callbacks.when import unwrapped
 
 
 class Still(torch.optim.Optimizer):
@@ -182,6 +184,11 @@ def length_of(made: Any) -> tuple[str, int] | None:
     return None if name is None else (name, int(getattr(made, name)))
 
 
+def adds_up(learn: LearnerProtocol) -> bool:
+    """Do gradients of several batches add up to one update?"""
+    return any(isinstance(unwrapped(each), GradientAccumulation) for each in learn.callbacks)
+
+
 def check_length(plugin: TorchScheduler, made: Any, learn: LearnerProtocol) -> None:
     """Tell of a schedule that is shorter than the fit; one that is longer is told of after it.
 
@@ -191,6 +198,8 @@ def check_length(plugin: TorchScheduler, made: Any, learn: LearnerProtocol) -> N
     told, every = length_of(made), plugin.every
     n_batches = 1 if every.unit == "epoch" else n_train_batches(learn)
     if told is None or n_batches is None or every.unit not in ("epoch", "step"):
+        return
+    if every.unit == "step" and adds_up(learn):  # then nobody knows how many updates there will be
         return
     n_steps = learn.n_epochs * n_batches // int(every.number)
     if told[1] >= n_steps - (not isinstance(made, OneCycleLR)):  # the last step needs no other after it

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from callbacks.budgets import n_train_batches
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.registry import describe
-from callbacks.schedule import TorchScheduler
+from callbacks.schedule import TorchScheduler, adds_up
 from callbacks.when import When, unwrapped
 from learner.arguments import check_n_epochs
 
@@ -53,6 +53,11 @@ def plan_of(plugin: Any, learn: Any, n_epochs: int) -> dict[str, list[list[float
         raise ValueError(
             f"plot_schedule: {describe(plugin.plugin)} is heard for a part of the fit only, by {plugin!r}, "
             "so its values cannot be foreseen. Plot it without the When."
+        )
+    if isinstance(plugin, TorchScheduler) and plugin.every.unit == "step" and adds_up(learn):
+        raise ValueError(
+            f"plot_schedule: {describe(plugin)} goes by updates, of which GradientAccumulation makes fewer "
+            "than there are batches, so its values cannot be foreseen. Plot it without GradientAccumulation."
         )
     n_batches = getattr(plugin, "n_batches", None) or n_train_batches(learn)
     if n_batches is None:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import (
 
 from callbacks import (
     SWA,
+    GradientAccumulation,
     LearnerWarning,
     ParamScheduler,
     ReduceLROnPlateau,
@@ -158,6 +159,21 @@ def test_a_schedule_of_the_fits_length_is_told_nothing(with_momentum, scheduler)
 
 def test_short_epochs_make_a_short_fit(with_momentum):
     with_momentum(ShortEpoch(2), one_cycle_of(4)).fit(2)
+
+
+def test_where_gradients_add_up_a_schedule_goes_by_updates(with_momentum):
+    learn = with_momentum(GradientAccumulation(3), one_cycle_of(2))
+    learn.fit(2)
+    assert learn.global_step == 2
+    with pytest.raises(ValueError, match="goes by updates"):
+        learn.plot_schedule(2)
+
+
+def test_where_gradients_add_up_a_param_scheduler_still_ends_with_the_fit(with_momentum):
+    seen = []
+    learn = with_momentum(GradientAccumulation(3), ParamScheduler({"lr": lin(0.0, 1.0)}))
+    learn.fit(2, [on("after_step")(lambda learn: seen.append(learn.optimizer.param_groups[0]["lr"]))])
+    assert seen == pytest.approx([0.4, 1.0])
 
 
 # Put back
