@@ -38,6 +38,7 @@ from callbacks.noise import StochasticDepth, WeightNoise
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.plateau import ReduceLROnPlateau
+from callbacks.precision import MixedPrecision
 from callbacks.progress import LogRMSE, Progress
 from callbacks.pruning import OptunaPruning
 from callbacks.recorder import History, Recorder
@@ -103,6 +104,7 @@ __all__ = [
     "Metric",
     "Metrics",
     "MixUp",
+    "MixedPrecision",
     "OptunaPruning",
     "Order",
     "OverfitBatch",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -225,6 +225,7 @@ class Callback:
             ("min", "max", or None where there is none), so that a monitor of one can be checked before the
             first epoch.
         needs: classes of plug-ins without which this one cannot work.
+        surrounds: operations that are done within the context that `surround` gives, whoever does them.
     """
 
     order: ClassVar[Order] | Order = Order.MEASURE
@@ -232,6 +233,7 @@ class Callback:
     state: tuple[str, ...] = ()
     measures: Mapping[str, Direction | None] = {}
     needs: tuple[type[Callback], ...] = ()
+    surrounds: tuple[str, ...] = ()
 
     def __init__(self, *, name: str | None = None):
         if name is not None:
@@ -293,6 +295,10 @@ class Callback:
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         """Always, whatever happened, in reverse order: close and put back. Bears running twice, or alone."""
+
+    def surround(self, learn: LearnerProtocol, operation: str) -> AbstractContextManager[Any]:
+        """The context in which an operation that is named in `surrounds` is done, as `torch.autocast`."""
+        return nullcontext()
 
     def listens_to(self, event: str) -> bool:
         """Does this plug-in define a method for this event?"""

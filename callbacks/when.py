@@ -228,7 +228,7 @@ def check_plugin(plugin: Any) -> Callback:
     except TypeError as error:
         raise TypeError(str(error).replace("callbacks[0]", "When(plugin)", 1)) from None
     check_attributes([found])
-    operations = [operation for operation in OPERATIONS if does(found, operation)]
+    operations = [each for each in OPERATIONS if does(found, each) or each in found.surrounds]
     if operations:
         raise ValueError(
             f"When({describe(found)}): it does the operation {operations[0]!r}, which must be done each "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
 from callbacks.contract import OPERATIONS, Callback
@@ -107,7 +108,21 @@ def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str,
             )
         else:
             doers[operation] = getattr(plugin, operation)
+        for around in reversed(tuple(callbacks)):  # the first one heard is the outermost
+            if operation in around.surrounds:
+                doers[operation] = within(around, operation, doers[operation])
     return doers
+
+
+def within(plugin: Callback, operation: str, do: Doer) -> Doer:
+    """Do an operation in the context of a plug-in that surrounds it."""
+
+    @wraps(do)
+    def _surrounded(learn: Any) -> Any:
+        with plugin.surround(learn, operation):
+            return do(learn)
+
+    return _surrounded
 
 
 def overrides(learner_class: type, base: type, operation: str) -> bool:

@@ -7,6 +7,7 @@ what cannot go well. `learn.check()` looks closer; it stands in `examination.py`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from inspect import unwrap
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
@@ -265,7 +266,7 @@ def does_itself(learn: Any, operation: str) -> bool:
     """Does the loop do this operation in its own way: neither a plug-in nor a subclass?"""
     from learner.loop import Loop  # which imports this file
 
-    return learn._do[operation] is getattr(Loop, operation)
+    return unwrap(learn._do[operation]) is getattr(Loop, operation)  # as it is without what surrounds it
 
 
 def all_zero(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,0 +1,131 @@
+"""Compute in half precision where that is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from callbacks.contract import Callback, CancelStep, LearnerProtocol, Order
+from callbacks.device import map_tensors
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class MixedPrecision(Callback):
+    """Compute forward and loss in half precision where that is safe (`torch.autocast`); weights stay float32.
+
+    Autocast surrounds the operations `forward` and `compute_loss`, in training, validation and prediction,
+    whoever does them, and nothing else: it is left when one raises or cancels, and no other plug-in, backward
+    pass or loader is in it. Predictions in half precision are float32 from `after_pred` on.
+
+    With `"fp16"` small gradients would become 0, so the loss is multiplied by a scale for the backward pass
+    alone (`torch.amp.GradScaler`): `learn.loss_grad` is the true one in all events. Gradients have the scale
+    from `after_backward` until `before_step`, where it is taken out before `GRADIENT` plug-ins clip, once for
+    gradients that have added up. Where one has overflowed the update is left out: gradients are dropped,
+    `after_step` does not fire, `learn.global_step` does not count it, and the scale is halved. To know
+    that, each update with `"fp16"` waits for the device, as `GradScaler.step` does; `"bf16"` never waits and
+    needs no scale. The scale is saved, and goes on from fit to fit.
+
+    Args:
+        precision: `"bf16"`, or `"fp16"` for devices without it.
+        init_scale: of `"fp16"`: the first scale, above 0.
+        growth_interval: of `"fp16"`: so many updates without an overflow double the scale.
+
+    Raises:
+        ValueError: another word or number; at the fit's begin: a second one, or a device without bf16.
+
+    Source: Micikevicius et al. 2018, arXiv:1710.03740, sections 3.1 and 3.2; `torch.amp`.
+    """
+
+    order = Order.TRANSFORM  # in before_step: after GradientAccumulation, before those that clip
+    state = ("scaler",)
+    surrounds = ("forward", "compute_loss", "backward")
+
+    def __init__(
+        self,
+        precision: Literal["bf16", "fp16"] = "bf16",
+        *,
+        init_scale: float = 2.0**16,
+        growth_interval: int = 2000,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if precision not in DTYPES:
+            raise ValueError(f"MixedPrecision({precision!r}): there are 'bf16' and 'fp16'.")
+        if not init_scale > 0 or growth_interval < 1:
+            raise ValueError(
+                f"MixedPrecision(init_scale={init_scale!r}, growth_interval={growth_interval!r}): write "
+                "numbers above 0."
+            )
+        self.precision, self.init_scale, self.growth_interval = precision, init_scale, growth_interval
+        self.scales_gradients = precision == "fp16"
+        self._scaler: torch.amp.GradScaler | None = None
+        self._kept: dict[str, Any] | None = None
+        self._scale: float | None = None
+
+    @property
+    def scaler(self) -> dict[str, Any] | None:
+        """The scaler's state; None for `"bf16"` and before the first fit. Waits for the device."""
+        return self._kept if self._scaler is None else self._scaler.state_dict()
+
+    @scaler.setter
+    def scaler(self, state: dict[str, Any] | None) -> None:
+        self._kept, self._scale = state, None
+        if self._scaler is not None and state:
+            self._scaler.load_state_dict(state)
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        others = [each for each in learn.callbacks if isinstance(each, MixedPrecision) and each is not self]
+        if others:
+            raise ValueError(f"{self!r} and {others[0]!r} both set the precision: leave one of them out.")
+        kind = learn.device.type
+        if kind == "cuda" and self.precision == "bf16" and not torch.cuda.is_bf16_supported():
+            raise ValueError("MixedPrecision('bf16'): this device has no bf16; use MixedPrecision('fp16').")
+        if self.scales_gradients:
+            state = self.scaler
+            self._scaler = torch.amp.GradScaler(
+                kind, init_scale=self.init_scale, growth_interval=self.growth_interval
+            )
+            self.scaler = state
+
+    @contextmanager
+    def surround(self, learn: LearnerProtocol, operation: str) -> Iterator[None]:
+        if operation == "backward":
+            loss = learn.loss_grad
+            if self._scaler is not None:
+                learn.loss_grad = self._scaler.scale(loss)
+            try:
+                yield
+            finally:
+                learn.loss_grad = loss
+        else:
+            kind = learn.device.type
+            with torch.autocast("cpu" if kind == "meta" else kind, DTYPES[self.precision]):
+                yield
+
+    def after_pred(self, learn: LearnerProtocol) -> None:
+        learn.preds = map_tensors(learn.preds, as_float)
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        if self._scaler is None:
+            return
+        before = self._scaler.get_scale() if self._scale is None else self._scale
+        self._scaler.unscale_(learn.optimizer)
+        self._scaler.update()
+        self._scale = self._scaler.get_scale()  # waits for the device, as the scaler's own step would
+        if self._scale < before:  # an overflow: only that lowers it
+            learn.optimizer.zero_grad()
+            raise CancelStep
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self._scaler is not None:
+            self._kept, self._scaler, self._scale = self._scaler.state_dict(), None, None
+
+
+def as_float(leaf: Any) -> Any:
+    """A tensor in half precision as float32; others as they are."""
+    return leaf.float() if isinstance(leaf, Tensor) and leaf.dtype in DTYPES.values() else leaf

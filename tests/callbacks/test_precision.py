@@ -1,0 +1,216 @@
+"""MixedPrecision against loops by hand with autocast and GradScaler, with the same bits."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from resumed import Cut
+from tiny import line_batches
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import (
+    SAM,
+    CancelBatch,
+    Checkpoint,
+    GradientAccumulation,
+    GradientClip,
+    Metrics,
+    MixedPrecision,
+    Recorder,
+    When,
+    ZeroGrad,
+    on,
+)
+from learner import Data, Learner
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def learner_of(*plugins, model=None, loss_func=F.mse_loss, n_batches=4) -> Learner:
+    data, defaults = Data(line_batches(n_batches), line_batches(1)), (ZeroGrad, Metrics, Recorder)
+    return Learner(model or net(), data, loss_func, sgd, plugins, defaults=defaults)
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def by_hand(precision, n_epochs, *, init_scale=2.0**16, growth=2000, max_norm=None, n=1):
+    """The loop of torch's documentation, with unscaling before clipping, and windows of n batches."""
+    model, n_steps = net(), 0
+    optimizer = sgd(model.parameters())
+    scaler = torch.amp.GradScaler(
+        "cpu", init_scale=init_scale, growth_interval=growth, enabled=precision == "fp16"
+    )
+    for batch, (inputs, targets) in enumerate(n_epochs * line_batches(4)):
+        with torch.autocast("cpu", DTYPES[precision]):
+            loss = F.mse_loss(model(inputs), targets)
+        scaler.scale(loss).backward()
+        if (batch + 1) % n:
+            continue
+        for each in model.parameters():
+            each.grad /= n
+        scaler.unscale_(optimizer)
+        if max_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        before = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        n_steps += scaler.get_scale() >= before
+        optimizer.zero_grad()
+    return model, n_steps, scaler
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_weights_are_those_of_a_loop_by_hand_with_the_same_bits(precision, max_norm, n):
+    plugins = [GradientAccumulation(2)] * (n == 2) + [GradientClip(max_norm or 1.0)] * bool(max_norm)
+    learn = learner_of(*reversed(plugins), MixedPrecision(precision, init_scale=2.0**8))  # in any order
+    learn.fit(2)
+    model, n_steps, _ = by_hand(precision, 2, init_scale=2.0**8, max_norm=max_norm, n=n)
+    assert same(learn.model, model)
+    assert learn.global_step == n_steps == 8 // n
+    plain = learner_of()
+    plain.fit(2)
+    assert not same(learn.model, plain.model)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_updates_that_overflow_are_left_out_and_not_counted(n):
+    plugin = MixedPrecision("fp16", init_scale=2.0**20, growth_interval=2)
+    norms = GradientClip(0.5)
+    learn = learner_of(norms, plugin, GradientAccumulation(n))
+    learn.fit(3)
+    model, n_steps, scaler = by_hand("fp16", 3, init_scale=2.0**20, growth=2, max_norm=0.5, n=n)
+    assert n_steps < 12 // n
+    assert same(learn.model, model)
+    assert learn.global_step == n_steps
+    assert plugin.scaler == scaler.state_dict()
+    assert all(norm < 100 for norm in norms.norms)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 6, 7])
+def test_the_scale_is_saved(tmp_path, cut):
+    def make(folder):
+        plugin = MixedPrecision("fp16", init_scale=2.0**20, growth_interval=2)
+        return learner_of(plugin, Checkpoint(tmp_path / folder, "1 sample"), GradientAccumulation(2))
+
+    whole = make("whole")
+    whole.fit(3)
+    with pytest.raises(ZeroDivisionError):
+        make("run").fit(3, callbacks=[Cut(cut)])
+    learn = make("run")
+    learn.fit(3, resume="must")
+    assert same(learn.model, whole.model)
+    assert learn.callbacks.mixed_precision.scaler == whole.callbacks.mixed_precision.scaler
+
+
+def test_autocast_is_around_forward_and_loss_only():
+    seen = {}
+
+    def loss_func(preds, targets):
+        seen["loss"] = torch.is_autocast_enabled("cpu"), preds.dtype
+        return F.mse_loss(preds, targets)
+
+    class Net(nn.Linear):
+        def forward(self, inputs):
+            seen["forward"] = torch.is_autocast_enabled("cpu")
+            return super().forward(inputs)
+
+    @on("after_pred")
+    def after_pred(learn):
+        seen["after_pred"] = torch.is_autocast_enabled("cpu")
+
+    @on("before_backward")
+    def before_backward(learn):
+        seen["before_backward"] = torch.is_autocast_enabled("cpu")
+
+    learn = learner_of(MixedPrecision(), after_pred, before_backward, model=Net(1, 1), loss_func=loss_func)
+    learn.fit(1)
+    assert seen == {
+        "forward": True,
+        "loss": (True, torch.float32),
+        "after_pred": False,
+        "before_backward": False,
+    }
+    assert learn.predict(torch.rand(2, 1)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, CancelBatch])
+@pytest.mark.parametrize("where", ["model", "loss"])
+def test_autocast_is_left_where_something_raises_or_cancels(error, where):
+    class Net(nn.Linear):
+        def forward(self, inputs):
+            if where == "model":
+                raise error
+            return super().forward(inputs)
+
+    def loss_func(preds, targets):
+        raise error
+
+    states = []
+
+    def stream():
+        for batch in line_batches(2):
+            states.append(torch.is_autocast_enabled("cpu"))
+            yield batch
+
+    learn = learner_of(MixedPrecision("fp16"), model=Net(1, 1), loss_func=loss_func)
+    learn.data = Data(stream)
+    if error is CancelBatch:
+        learn.fit(1)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            learn.fit(1)
+    assert not any(states)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_other_plug_ins_see_the_loss_without_its_scale():
+    losses = []
+
+    @on("after_backward")
+    def see(learn):
+        losses.append((learn.loss_grad.item(), learn.loss.item()))
+
+    learner_of(MixedPrecision("fp16"), see).fit(1)
+    assert all(one == other for one, other in losses)
+
+
+def test_sam_works_in_bf16_and_is_refused_with_a_scaler():
+    learner_of(SAM(), MixedPrecision()).fit(1)
+    with pytest.raises(ValueError, match=r"SAM computes gradients again.*MixedPrecision.*bf16"):
+        learner_of(SAM(), MixedPrecision("fp16")).fit(1)
+
+
+def test_a_copy_goes_on_by_itself():
+    plugin = MixedPrecision("fp16")
+    learner_of(plugin).fit(1)
+    assert copy.deepcopy(plugin).scaler == plugin.scaler
+
+
+@pytest.mark.parametrize("options", [{"precision": "16"}, {"init_scale": 0}, {"growth_interval": 0}])
+def test_a_wrong_setting_is_told(options):
+    with pytest.raises(ValueError, match="MixedPrecision"):
+        MixedPrecision(**options)
+
+
+def test_two_of_them_are_refused():
+    with pytest.raises(ValueError, match="both set the precision"):
+        learner_of(MixedPrecision(), MixedPrecision("fp16", name="other")).fit(1)
+
+
+def test_now_and_then_is_refused():
+    with pytest.raises(ValueError, match="must be done each"):
+        When(MixedPrecision(), start="1 step")
