@@ -1,0 +1,159 @@
+"""What each plug-in costs a training step: `python benchmarks/plugins.py [name ...] [--rounds N] [--json]`.
+
+A small network (64-128-10 with batch norm, dropout and a recurrent layer, batches of 64 pictures) is trained
+with and without each plug-in, in turn, in this one process, on one thread. `us a step` is what the median
+step takes more; `ms a fit` what all else of an epoch of 200 steps and a validation does: beginning, end, what
+is done at an interval. Both are medians over the rounds. The same training twice (`nothing`) shows the noise.
+Each plug-in is made as the tests make it, where it needs arguments; those that end a fit are given room.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import io
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import callbacks
+from callbacks import Callback, Metrics, Recorder, ZeroGrad
+from learner import Data, Learner
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+contract_tests = importlib.import_module("test_every_plugin")
+MAKERS, PLUGINS = contract_tests.MAKERS, contract_tests.PLUGINS
+
+N_STEPS = 200
+
+#: Those that the tests give less room than a measurement needs.
+ROOMY: dict[str, Callable[[Path], Callback]] = {
+    "CutMix": lambda _: callbacks.CutMix(),
+    "ShortEpoch": lambda _: callbacks.ShortEpoch(N_STEPS - 1),
+    "StopAfter": lambda _: callbacks.StopAfter("1e9 steps"),
+    "ValidateEvery": lambda _: callbacks.ValidateEvery("100 steps"),
+    "EarlyStopping": lambda _: callbacks.EarlyStopping("train_loss", patience=10**6),
+    "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(
+        n=2, every="100 steps", path=folder / "steps.png"
+    ),
+}
+
+
+class Net(nn.Module):
+    """Has a layer of each kind that some plug-in looks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(64, 128), nn.BatchNorm1d(128)
+        self.dropout, self.rnn = nn.Dropout(0.1), nn.RNN(128, 32, batch_first=True)
+        self.last = nn.Linear(32, 10)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        hidden = self.dropout(F.relu(self.norm(self.first(pictures.flatten(1)))))
+        return self.last(self.rnn(hidden[:, None])[0][:, 0])
+
+    def reset(self) -> None:
+        """Forget the hidden state, of which there is none."""
+
+
+def make_learner(plugin: Callback | None) -> Learner:
+    """A learner with fresh weights, and the plug-in or none."""
+    torch.manual_seed(0)
+    batches = [(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)))] * N_STEPS
+    data = Data(Timed(batches), [(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)))])
+    defaults = [each for each in (ZeroGrad, Metrics, Recorder) if not isinstance(plugin, each)]
+    optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+    return Learner(Net(), data, F.cross_entropy, optimizer, [plugin] if plugin else [], defaults=defaults)
+
+
+class Timed:
+    """Batches that note when each was asked for."""
+
+    def __init__(self, batches: list[Any]):
+        self.batches = batches
+        self.times: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            self.times.append(time.perf_counter())
+            yield batch
+
+
+def train(plugin: Callback | None) -> tuple[float, float]:
+    """The median step of one epoch in microseconds; in milliseconds the whole fit less so many of them."""
+    learn = make_learner(plugin)
+    gc.collect()
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        begun = time.perf_counter()
+        learn.fit(1)
+        whole = time.perf_counter() - begun
+    assert isinstance(learn.data.train, Timed)
+    step = median(after - before for before, after in pairwise(learn.data.train.times))
+    return step * 1e6, (whole - N_STEPS * step) * 1e3
+
+
+def measure(name: str, n_rounds: int) -> dict[str, Any]:
+    """What a plug-in adds to a step and to a fit, by round, and the step without it."""
+    make = ROOMY.get(name) or MAKERS.get(name) or (lambda _: PLUGINS[name]())
+    rounds = []
+    for _ in range(n_rounds + 1):  # the first warms up
+        with tempfile.TemporaryDirectory() as folder:
+            plain = train(None)
+            added = train(None if name == "nothing" else make(Path(folder)))
+        rounds.append({"plain": plain[0], "step": added[0] - plain[0], "fit": added[1] - plain[1]})
+    found = {key: median(each[key] for each in rounds[1:]) for key in rounds[0]}
+    return {"name": name, **found, "rounds": rounds[1:]}
+
+
+def main() -> None:
+    """Measure, and print the table, the dearest last."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", choices=[*PLUGINS, "nothing", []], metavar="name")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N")
+    parser.add_argument("--json", action="store_true", help="print the figures of all rounds")
+    known = parser.parse_args()
+    torch.set_num_threads(1)
+    found = []
+    for name in known.names or ["nothing", *PLUGINS]:
+        try:
+            found.append(measure(name, known.rounds))
+        except Exception as error:  # noqa: BLE001 - one that cannot run here does not spoil the table
+            print(f"{name}: not measured: {type(error).__name__}: {error}", file=sys.stderr)
+    found.sort(key=lambda each: each["step"])
+    if known.json:
+        print(json.dumps({"torch": torch.__version__, "plugins": found}))
+        return
+    plain = median(each["plain"] for each in found)
+    print(f"torch {torch.__version__}, 1 thread, {known.rounds} rounds of {N_STEPS} steps of {plain:.0f} us")
+    print(f"{'plug-in':<24}{'us a step':>10}{'share':>8}{'rounds from, to':>18}{'ms a fit':>10}")
+    for each in found:
+        steps = [each_round["step"] for each_round in each["rounds"]]
+        spread = f"{min(steps):.0f}, {max(steps):.0f}"
+        print(
+            f"{each['name']:<24}{each['step']:>10.1f}{each['step'] / each['plain']:>8.1%}{spread:>18}"
+            f"{each['fit']:>10.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
