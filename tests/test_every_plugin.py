@@ -239,6 +239,10 @@ def test_no_batch_event_waits_for_the_device(make_plugin):
     learn._batches(line_batches(3))
     assert learn.global_step == 3
     assert learn.loss.is_meta
+    learn._begin_pass(learn.data.valid, training=False)
+    with torch.no_grad():
+        learn._on["before_validate"](learn)
+        learn._batches(line_batches(2))
 
 
 def test_the_meta_device_finds_a_wait(make_learner):
