@@ -29,6 +29,7 @@ from callbacks.every import Every
 from callbacks.flow import GradientFlow
 from callbacks.gradient import GradientClip, ZeroGrad
 from callbacks.hooks import Hooks
+from callbacks.layout import ChannelsLast, Compile
 from callbacks.loggers import CSVLogger
 from callbacks.metrics import Metric, Metrics
 from callbacks.mixing import CutMix, LabelMix, MixUp
@@ -79,8 +80,10 @@ __all__ = [
     "CancelStep",
     "CancelTrain",
     "CancelValidate",
+    "ChannelsLast",
     "Checkpoint",
     "ClosureStep",
+    "Compile",
     "CutMix",
     "DevicePlacement",
     "DeviceStats",

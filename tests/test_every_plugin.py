@@ -30,6 +30,7 @@ Maker = Callable[[Path], Callback]
 
 #: How to make those that need arguments, or of which a run should not write into the working folder.
 MAKERS: dict[str, Maker] = {
+    "Compile": lambda folder: callbacks.Compile("eager"),
     "GradientAccumulation": lambda folder: callbacks.GradientAccumulation(1),
     "GradientClip": lambda folder: callbacks.GradientClip(0.5),
     "CSVLogger": lambda folder: callbacks.CSVLogger(folder / "log.csv", append=True),
