@@ -17,12 +17,13 @@ from typing import NoReturn
 from callbacks import Progress
 from learner import machine
 from learner.learner import Learner
+from learner.lr_find import SUGGESTIONS
 from learner.recipes import listing, starter
 from learner.recipes.faults import Mistake, RecipeError, closest
 from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.runs import go_on, run, run_or_go_on
 
-VERBS = ("run", "resume", "check", "show", "verify-resume", "replay", "ls", "init", "doctor")
+VERBS = ("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "ls", "init", "doctor")
 
 EXAMPLES = """\
 examples:
@@ -142,6 +143,10 @@ def make_parser() -> Parser:
     replay.set_defaults(function=do_replay)
     check = add_recipe_verb(verbs, "check", "build it, examine it on one batch, train nothing")
     check.set_defaults(function=do_check)
+    find = add_recipe_verb(verbs, "lr-find", "search for a learning rate, and train nothing")
+    find.add_argument("--steps", type=int, default=100, metavar="N", help="how many to try (100)")
+    find.add_argument("--plot", type=Path, metavar="FILE", help="draw losses and suggestions, as lr.png")
+    find.set_defaults(function=do_lr_find)
     show = add_recipe_verb(verbs, "show", "print the resolved recipe and the composed loop")
     show.set_defaults(function=do_show)
     ls = verbs.add_parser("ls", help="list what a recipe can name, or tell about one", allow_abbrev=False)
@@ -268,6 +273,24 @@ def do_check(known: argparse.Namespace) -> int:
             fault for words in report.errors for fault in recipe.error_at(ValueError(words)).faults
         )
     print(f"{known.recipe}: the recipe has no faults.")
+    return 0
+
+
+def do_lr_find(known: argparse.Namespace) -> int:
+    """Train at growing rates, and print what the losses speak for."""
+    recipe = load(known)
+    learn = recipe.build()
+    try:
+        with recipe.importable():
+            found = learn.lr_find(n_steps=known.steps)
+    except (ValueError, RuntimeError) as error:
+        raise Mistake(str(error)) from error
+    for name in SUGGESTIONS:
+        print(f"{name:<10}{getattr(found, name):.2g}")
+    print(f"To take the first: learner run {shlex.quote(known.recipe)} optimizer.lr={found.valley:.2g}")
+    if known.plot is not None:
+        found.plot().figure.savefig(known.plot)
+        print(f"wrote {known.plot}")
     return 0
 
 

@@ -66,6 +66,17 @@ def layer_groups(model: nn.Module, splitter: Splitter | None) -> Groups:
 EXAMPLE = "lambda model: [model.body, model.head]"
 
 
+def by_children(model: nn.Module) -> list[nn.Module]:
+    """A splitter: each direct child of the model that has parameters is a layer group."""
+    return [child for child in model.children() if any(True for _ in child.parameters())]
+
+
+def body_and_head(model: nn.Module) -> list[list[nn.Module]]:
+    """A splitter: the last direct child that has parameters is the head, all before it the body."""
+    *body, head = by_children(model)
+    return [body, [head]]
+
+
 def parameters_in(given: Any, number: int) -> Iterator[nn.Parameter]:
     """The parameters of a module, of a parameter, or of several of both."""
     if isinstance(given, nn.Parameter):

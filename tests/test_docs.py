@@ -218,6 +218,17 @@ def test_the_table_of_other_names_has_every_plugin():
     assert [name for name in named if name != "on"] == [name for name in catalogued() if name in PLUGINS]
 
 
+def test_the_tables_tell_of_every_plugin_of_other_libraries():
+    tables = section("catalogue.md", "What others call it") + section(
+        "catalogue.md", "What has no plug-in of its own"
+    )
+    told = set(re.findall(r"`(\w+)", tables))
+    lines = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8").splitlines()
+    peers = dict(line.split(": ") for line in lines if not line.startswith("#"))
+    missing = {peer: sorted(set(names.split()) - told) for peer, names in peers.items()}
+    assert not any(missing.values()), f"docs/catalogue.md does not say what these are here: {missing}"
+
+
 def catalogued() -> list[str]:
     """The plug-ins in the order of the catalogue."""
     return [names_in(row[0])[0] for row in table(text_of("catalogue.md"))]

@@ -15,7 +15,7 @@ from torch import nn
 
 import callbacks
 from callbacks import Callback, annealers
-from learner import datasets
+from learner import datasets, groups
 from learner.data import Data
 from learner.recipes.faults import closest, did_you_mean
 from learner.recipes.signatures import Signature
@@ -93,6 +93,7 @@ KINDS = {
         1,
     ),
     "annealer": Kind("annealers", "a function that makes a function of progress", is_function),
+    "splitter": Kind("splitters", "a function of the model that gives its layer groups", is_function, 1),
     "scheduler": Kind(
         "schedulers", "a subclass of LRScheduler", is_subclass(torch.optim.lr_scheduler.LRScheduler), 1
     ),
@@ -175,6 +176,8 @@ def table(kind: str) -> dict[str, Any]:
         return {name: item for name, item in public(torch.optim) if is_optimizer(item)}
     if kind == "scheduler":
         return {name: item for name, item in public(torch.optim.lr_scheduler) if KINDS[kind].accepts(item)}
+    if kind == "splitter":
+        return {"by_children": groups.by_children, "body_and_head": groups.body_and_head}
     if kind == "annealer":
         return {name: getattr(annealers, name) for name in annealers.__all__}
     ours = {name: getattr(callbacks, name) for name in callbacks.__all__}

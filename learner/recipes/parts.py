@@ -55,7 +55,7 @@ class Part:
         is_class = isinstance(self.target, type)
         if self.kind in ("optimizer", "scheduler"):
             return partial(self.target, **arguments)
-        if self.kind in ("loss", "metric") and not is_class:
+        if self.kind in ("loss", "metric", "splitter") and not is_class:
             return partial(self.target, **arguments) if arguments else self.target
         return self.target(*items, **arguments)
 

@@ -86,6 +86,7 @@ class Recipe:
             defaults = [self._built(part, faults) for part in sections.defaults]
             metrics = [self._built(part, faults) for part in sections.metrics]
             loss_func = self._built(sections.parts["loss"], faults)
+            splitter = self._built(sections.parts["splitter"], faults)
             stop_at(faults)
             if sections.seed is not None:
                 set_seed(sections.seed)
@@ -95,7 +96,12 @@ class Recipe:
             stop_at(faults)
             optimizer = self._built(sections.parts["optimizer"], faults)
             try:
-                return Learner(model, data, loss_func, optimizer, callbacks, metrics, defaults=defaults)
+                return Learner(
+                    *(model, data, loss_func, optimizer, callbacks, metrics),
+                    defaults=defaults,
+                    splitter=splitter,
+                    decay_norms=sections.decay_norms,
+                )
             except Exception as error:
                 raise self.error_at(error) from error
 
@@ -167,6 +173,8 @@ class Recipe:
 
 # Words of errors that tell which key of the recipe they are about, tried in this order.
 SPEAKS_OF = {
+    "splitter": ("splitter",),
+    "decay_norms": ("decay_norms",),
     "callbacks": ("zeroes the gradients", "plug-in"),
     "optimizer": ("lr must", "optimizer"),
     "loss": ("loss",),

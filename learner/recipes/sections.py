@@ -18,6 +18,8 @@ KEYS = {
     "model": 'the model, as {use: "models.py:Net", hidden: 50}, or a list of layers',
     "loss": "the loss, as mse; left out where the model's output has its own",
     "optimizer": "the optimizer, as {use: SGD, lr: 0.1}",
+    "splitter": 'the layer groups of the model, a function of it, as "models.py:split"',
+    "decay_norms": "whether weight decay pulls at biases and norms too: true or false",
     "callbacks": "the plug-ins, a mapping, as EarlyStopping: {patience: 3}",
     "metrics": "a list, as [accuracy]",
     "fit": "{epochs: 10}",
@@ -40,6 +42,8 @@ OTHER_KEYS = {
     "criterion": "loss",
     "optim": "optimizer",
     "opt": "optimizer",
+    "wd_bn_bias": "decay_norms",
+    "param_groups": "splitter",
     "cbs": "callbacks",
     "plugins": "callbacks",
     "training": "fit",
@@ -69,7 +73,8 @@ class Sections:
 
     Attributes:
         seed: set before data and model are built, or None.
-        parts: `data`, `model`, `loss` and `optimizer`; None where left out.
+        parts: `data`, `model`, `loss`, `optimizer` and `splitter`; None where left out.
+        decay_norms: whether weight decay pulls at biases and norms too.
         metrics: in their order.
         callbacks: by their keys.
         defaults: the plug-ins that are there unasked.
@@ -83,7 +88,8 @@ class Sections:
         self.tree, self.reader = tree, PartReader(names)
         self._check_keys()
         self.seed = self._whole_number("seed", self.value("seed"), MAX_SEED)
-        self.parts = {key: self._part(key) for key in ("data", "model", "loss", "optimizer")}
+        self.parts = {key: self._part(key) for key in ("data", "model", "loss", "optimizer", "splitter")}
+        self.decay_norms = self._switch("decay_norms", default=True)
         self.metrics = self._list("metrics", "metric") or []
         self.callbacks = self._callbacks()
         self.defaults = self._defaults()
@@ -130,6 +136,12 @@ class Sections:
             self.reader.fault(node.place, f"{path} is {shown(node.plain())}", hint)
             return None
         return node.value
+
+    def _switch(self, key: str, default: bool) -> bool:
+        node = self.value(key)
+        if node is not None and not isinstance(node.value, bool):
+            self.reader.fault(node.place, f"{key} is {shown(node.plain())}", "Write true or false.")
+        return default if node is None else bool(node.value)
 
     def _part(self, key: str) -> Part | None:
         node = self.value(key)

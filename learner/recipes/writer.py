@@ -58,7 +58,8 @@ def learner_to_recipe(
         ValueError: parts that have no name, or whose arguments cannot be told; all are named.
     """
     writer = Writer(Path(folder).resolve())
-    optimizer = writer.optimizer(learn.optimizer)
+    has_groups = learn.splitter is not None or not learn.decay_norms
+    optimizer = writer.optimizer(learn.optimizer, has_groups)
     recipe = {
         "recipe": title,
         "seed": seed,
@@ -70,6 +71,8 @@ def learner_to_recipe(
         else dict(model),
         "loss": None if learn.loss_func is None else writer.part("loss", learn.loss_func),
         "optimizer": optimizer,
+        "splitter": None if learn.splitter is None else writer.part("splitter", learn.splitter),
+        "decay_norms": None if learn.decay_norms else False,
         "callbacks": writer.callbacks(learn) or None,
         "metrics": [writer.part("metric", each) for each in writer.metrics(learn)] or None,
         "fit": {"epochs": n_epochs},
@@ -98,13 +101,15 @@ class Writer:
             ]
         return self.part("model", model)
 
-    def optimizer(self, optimizer: torch.optim.Optimizer | None) -> Any:
+    def optimizer(self, optimizer: torch.optim.Optimizer | None, has_groups: bool) -> Any:
         """The optimizer by its class and the settings that are not the class's own."""
         if optimizer is None:
             self.faults.append("optimizer: there is none. Give the Learner one.")
             return None
-        if len(optimizer.param_groups) > 1:
-            self.faults.append("optimizer: it has several parameter groups, which a recipe cannot say.")
+        if len(optimizer.param_groups) > 1 and not has_groups:
+            self.faults.append(
+                "optimizer: it has several parameter groups, which a recipe cannot say: use a splitter."
+            )
         signature = signature_of("optimizer", type(optimizer))
         settings = {name: value for name, value in optimizer.defaults.items() if name in signature.parameters}
         return self._written("optimizer", type(optimizer), signature, settings)

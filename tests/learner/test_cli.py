@@ -179,7 +179,20 @@ def test_ls_tells_about_one_name(capsys):
     assert "Stop when a result" in shown
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["check"], ["show"], ["ls"], ["init"], ["doctor"]])
+def test_lr_find_prints_suggestions_draws_them_and_trains_nothing(first, capsys):
+    assert main(["lr-find", str(first), "--steps", "40", "--plot", "lr.png"]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[:4]] == ["valley", "slide", "minimum", "steep"]
+    assert "learner run first/recipe.yaml optimizer.lr=" in shown
+    assert Path("lr.png").read_bytes().startswith(b"\x89PNG")
+    assert not Path("runs").exists()
+    assert main(["lr-find", str(first), "--steps", "3"]) == 2
+    assert "n_steps=3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "verb", [[], ["run"], ["check"], ["show"], ["lr-find"], ["ls"], ["init"], ["doctor"]]
+)
 def test_the_help_reads_well_at_80_columns(verb, capsys):
     assert main([*verb, "--help"]) == 0
     shown = capsys.readouterr().out

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from learner import Learner
-from learner.groups import spread
+from learner.groups import body_and_head, by_children, spread
 
 ADAM = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1)
 
@@ -46,6 +46,11 @@ def test_a_splitter_makes_the_optimizers_groups():
     learn = make(splitter=split)
     sizes = [(group["layer_group"], len(group["params"])) for group in learn.optimizer.param_groups]
     assert sizes == [(0, 4), (1, 2), (2, 2)]
+
+
+def test_the_splitters_that_are_there():
+    assert [len(group) for group in make(splitter=by_children).layer_groups] == [4, 2, 2]
+    assert [len(group) for group in make(splitter=body_and_head).layer_groups] == [6, 2]
 
 
 def test_biases_and_norms_can_be_spared_from_weight_decay():

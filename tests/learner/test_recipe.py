@@ -341,6 +341,65 @@ def test_the_digits_come_flat_or_as_images_and_the_seed_fixes_the_split():
     assert 0 <= one.train.tensors[0].min() < one.train.tensors[0].max() <= 1
 
 
+# Layer groups
+
+GROUPED = """
+data: {use: diabetes, seed: 0}
+model: {use: "models.py:Two"}
+loss: mse
+optimizer: {use: AdamW, lr: 0.001}
+splitter: "models.py:split"
+decay_norms: false
+fit: {epochs: 1}
+"""
+TWO = """
+from torch import nn
+
+class Two(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(10, 4), nn.Linear(4, 1))
+
+def split(model):
+    return [model[0], model[1]]
+
+def forgets(model):
+    return [model[0]]
+"""
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    (tmp_path / "models.py").write_text(TWO)
+    path = tmp_path / "grouped.yaml"
+    path.write_text(GROUPED)
+    yield path
+    sys.modules.pop("models", None)
+
+
+def test_a_recipe_says_layer_groups_and_whether_norms_decay(grouped):
+    learn = load_recipe(grouped).build()
+    groups = [(each["layer_group"], each["weight_decay"]) for each in learn.optimizer.param_groups]
+    assert groups == [(0, 0.01), (0, 0.0), (1, 0.01), (1, 0.0)]
+    data = {"use": "diabetes", "seed": 0}
+    text = learner_to_recipe(learn, 1, data=data, model={"use": "models.py:Two"}, folder=grouped.parent)
+    assert "splitter: models.py:split" in text
+    assert "decay_norms: false" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("splitter=models.py:forgets", "splitter: its 1 group lacks 1.weight, 1.bias"),
+        ("splitter=models.py:Two", "no splitter"),
+        ("decay_norms=3", "Write true or false"),
+        ("wd_bn_bias=false", "Did you mean decay_norms"),
+    ],
+)
+def test_layer_groups_that_cannot_be_point_at_the_recipe(grouped, override, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(grouped, [override]).build()
+
+
 # Documentation
 
 
