@@ -2,9 +2,10 @@
 
 A small network (64-128-10 with batch norm, dropout and a recurrent layer, batches of 64 pictures) is trained
 with and without each plug-in, in turn, an epoch of 25 steps at a time, in this one process, on one thread.
-`us a step` is what the median step takes more; `us a fit` what all else of such a fit and its validation does:
-beginning, end, what is done at an interval. Both are medians over the pairs of epochs. The same training twice
-(`nothing`) shows the noise. Each plug-in is made as the tests make it, where it needs arguments.
+`us a step` is what the median step takes more; `us a fit` what all else of such a fit and its validation
+does: beginning, end, what is done at an interval. Both are medians over the pairs of epochs. The same
+training twice (`nothing`) shows the noise. Each plug-in is made as the tests make it, where it needs
+arguments.
 """
 
 from __future__ import annotations
@@ -147,9 +148,7 @@ def main() -> None:
         print(json.dumps({"torch": torch.__version__, "plugins": found}))
         return
     plain = median(each["plain"] for each in found)
-    print(
-        f"torch {torch.__version__}, 1 thread, {known.pairs} pairs of epochs of {N_STEPS} steps of {plain:.0f} us"
-    )
+    print(f"torch {torch.__version__}, 1 thread, {known.pairs} pairs of {N_STEPS} steps of {plain:.0f} us")
     print(f"{'plug-in':<24}{'us a step':>10}{'share':>8}{'middle half':>18}{'us a fit':>10}")
     for each in found:
         steps = sorted(pair["step"] for pair in each["pairs"])
