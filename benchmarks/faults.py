@@ -130,7 +130,7 @@ def accumulation() -> Learner:
 
 
 def schedule_with_momentum() -> Learner:
-    schedule = TorchScheduler(partial(OneCycleLR, max_lr=0.05, total_steps=100), every="1 step")
+    schedule = TorchScheduler(partial(OneCycleLR, max_lr=0.05, total_steps=24), every="1 step")
     return learner_of(augmented(), schedule, momentum=0.9)
 
 
