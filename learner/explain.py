@@ -72,10 +72,13 @@ def beside(left: str, right: str) -> list[str]:
 
 
 def doer_of(learn: Any, operation: str) -> str:
-    """Who does an operation."""
+    """Who does an operation, and within what."""
     if operation in learn.callbacks.doers:
-        return with_phase(learn.callbacks.doers[operation])
-    return type(learn).__name__ if hasattr(type(learn), operation) else "nobody"
+        doer = with_phase(learn.callbacks.doers[operation])
+    else:
+        doer = type(learn).__name__ if hasattr(type(learn), operation) else "nobody"
+    around = [describe(plugin) for plugin in learn.callbacks if operation in plugin.surrounds]
+    return f"{doer}, within {', '.join(around)}" if around else doer
 
 
 def with_phase(plugin: Callback) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from tiny import line_batches
 
@@ -15,6 +17,7 @@ from callbacks import (
     CancelStep,
     CancelTrain,
     CancelValidate,
+    MixedPrecision,
     Order,
 )
 from learner import Data
@@ -229,6 +232,13 @@ def test_explain_lists_the_events_and_operations_as_a_fit_fires_them(make_learne
     assert events == [*one_batch_each, "after_epoch", "after_fit", "cleanup_fit"]
     assert list(dict.fromkeys(plugin.heard)) == list(dict.fromkeys(events))
     assert {word.strip("[]") for word in listed if word.startswith("[")} == set(OPERATIONS)
+
+
+def test_explain_tells_within_what_an_operation_is_done(make_learner, capsys):
+    make_learner(callbacks=[MixedPrecision()]).explain()
+    shown = capsys.readouterr().out
+    assert re.search(r"\[forward\] +Learner, within MixedPrecision", shown)
+    assert re.search(r"\[step\] +Learner\n", shown)
 
 
 def test_explain_names_each_doer_and_listener_with_its_phase(make_learner, capsys):
