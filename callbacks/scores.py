@@ -19,7 +19,7 @@ class SquaredErrors:
 
     def reset(self) -> None:
         self.n_items = 0
-        # a first guess of the targets' mean, so that small variances are not rounded away
+        # the first item: less that, small variances are not rounded away, and targets of one value are zeros
         self.shift: Any = 0.0
         self.squares: Any = 0.0
         self.sums: Any = 0.0
@@ -27,8 +27,8 @@ class SquaredErrors:
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
         preds, targets = same_shape(type(self).__name__, preds, targets)
-        if self.n_items == 0:
-            self.shift = targets.mean(0)
+        if self.n_items == 0 and len(targets):
+            self.shift = targets[0].clone()
         self.n_items += len(targets)
         self.squares = self.squares + (preds - targets).square().sum(0)
         self.sums = self.sums + (targets - self.shift).sum(0)
@@ -36,10 +36,13 @@ class SquaredErrors:
 
 
 class MSE(SquaredErrors):
-    """Mean of the squared errors over all items and outputs; preds and targets of one shape."""
+    """Mean of the squared errors over all items and outputs; preds and targets of one shape.
+
+    NaN where there was no item, as of the others here.
+    """
 
     def compute(self) -> Any:
-        return (self.squares / self.n_items).mean()
+        return (self.squares / self.n_items).mean() if self.n_items else torch.tensor(math.nan)
 
 
 class RMSE(MSE):
@@ -64,8 +67,7 @@ class R2(SquaredErrors):
         if self.n_items < 2:
             raise ValueError(f"R2 needs at least two items, but the pass had {self.n_items}.")
         total = self.square_sums - self.sums.square() / self.n_items
-        constant = (self.squares == 0).to(total.dtype)  # where targets do not vary: 1 if all are hit, else 0
-        return torch.where(total > 0, 1 - self.squares / total, constant).mean()
+        return explained(self.squares, total).mean()
 
 
 class MAE:
@@ -86,7 +88,12 @@ class MAE:
         self.count += targets.numel()
 
     def compute(self) -> Any:
-        return self.total / self.count
+        return self.total / self.count if self.count else math.nan
+
+
+def explained(residual: Tensor, total: Tensor) -> Tensor:
+    """1 - residual / total; where the total is 0: 1 if the residual is so too, else 0. NaN stays NaN."""
+    return torch.where(total <= 0, (residual == 0).to(total.dtype), 1 - residual / total)
 
 
 def accuracy(preds: Tensor, targets: Tensor) -> Tensor:

@@ -118,6 +118,16 @@ def test_r2_of_targets_that_do_not_vary_is_one_where_all_are_hit_and_else_zero()
     assert over(R2(), [(ones * 2, ones)]) == r2_score(ones, ones * 2) == 0
 
 
+@pytest.mark.parametrize("metric", [MSE(), RMSE(), MAE(), R2()])
+def test_a_nan_among_the_targets_is_not_hidden(metric):
+    assert math.isnan(over(metric, [(torch.zeros(3), torch.tensor([1.0, math.nan, 2.0]))]))
+
+
+@pytest.mark.parametrize("metric", [MSE(), RMSE(), MAE()])
+def test_the_error_of_nothing_is_nan(metric):
+    assert math.isnan(over(metric, []))
+
+
 def test_r2_of_one_item_is_refused():
     metric = R2()
     metric.update(torch.ones(1), torch.ones(1))
