@@ -5,6 +5,8 @@ from callbacks.activations import ActivationStats
 from callbacks.blackbox import BlackBox
 from callbacks.budgets import OverfitBatch, ShortEpoch, StopAfter, ValidateEvery
 from callbacks.checkpoint import Checkpoint
+from callbacks.class_counts import F1, Precision, Recall
+from callbacks.classification import TopKAccuracy, accuracy
 from callbacks.closures import SAM, ClosureStep
 from callbacks.contract import (
     EVENTS,
@@ -38,16 +40,18 @@ from callbacks.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
 from callbacks.noise import StochasticDepth, WeightNoise
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.param_scheduler import ParamScheduler
+from callbacks.perplexity import Perplexity
 from callbacks.plateau import ReduceLROnPlateau
 from callbacks.precision import MixedPrecision
 from callbacks.progress import LogRMSE, Progress
 from callbacks.pruning import OptunaPruning
+from callbacks.ranking import AUROC, NDCG, MeanReciprocalRank
 from callbacks.recorder import History, Recorder
 from callbacks.recurrent import RNNRegularizer, RNNReset
 from callbacks.registry import Callbacks
 from callbacks.scalar_loggers import JSONLines, ScalarLogger, TensorBoard
 from callbacks.schedule import TorchScheduler
-from callbacks.scores import MAE, MSE, R2, RMSE, accuracy
+from callbacks.scores import MAE, MSE, R2, RMSE, ExplainedVariance, PearsonCorr
 from callbacks.snapshots import PlotSnapshots
 from callbacks.stopping import Best, EarlyStopping
 from callbacks.surface import LossSurface
@@ -57,10 +61,13 @@ from callbacks.updates import WeightUpdates
 from callbacks.when import When
 
 __all__ = [
+    "AUROC",
     "EMA",
     "EVENTS",
+    "F1",
     "MAE",
     "MSE",
+    "NDCG",
     "OPERATIONS",
     "R2",
     "RMSE",
@@ -90,6 +97,7 @@ __all__ = [
     "Direction",
     "EarlyStopping",
     "Every",
+    "ExplainedVariance",
     "GradientAccumulation",
     "GradientClip",
     "GradientFlow",
@@ -104,6 +112,7 @@ __all__ = [
     "LogRMSE",
     "LossSurface",
     "MCDropout",
+    "MeanReciprocalRank",
     "Metric",
     "Metrics",
     "MixUp",
@@ -112,10 +121,14 @@ __all__ = [
     "Order",
     "OverfitBatch",
     "ParamScheduler",
+    "PearsonCorr",
+    "Perplexity",
     "PlotSnapshots",
+    "Precision",
     "Progress",
     "RNNRegularizer",
     "RNNReset",
+    "Recall",
     "Recorder",
     "ReduceLROnPlateau",
     "ScalarLogger",
@@ -127,6 +140,7 @@ __all__ = [
     "TensorBoard",
     "Throughput",
     "Timer",
+    "TopKAccuracy",
     "TorchScheduler",
     "ValidateEvery",
     "WeightNoise",

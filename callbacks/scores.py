@@ -1,4 +1,4 @@
-"""Our own metrics: how far off, and how often right."""
+"""Our own metrics of numbers: how far off, and how much is explained."""
 
 from __future__ import annotations
 
@@ -91,28 +91,8 @@ class MAE:
         return self.total / self.count if self.count else math.nan
 
 
-def explained(residual: Tensor, total: Tensor) -> Tensor:
-    """1 - residual / total; where the total is 0: 1 if the residual is so too, else 0. NaN stays NaN."""
-    return torch.where(total <= 0, (residual == 0).to(total.dtype), 1 - residual / total)
-
-
-def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
-    """Share of items that are classed rightly.
-
-    Args:
-        preds: scores of shape (items, classes, ...) for class numbers as targets. Of the shape of `targets`:
-            logits for yes or no, where above 0 is yes (so not probabilities, which are all above 0); or
-            whole numbers, which are compared as they are.
-        targets: class numbers of shape (items, ...), or 0 and 1.
-
-    Raises:
-        ValueError: the shapes fit neither.
-    """
-    return right_answers(preds, targets).float().mean()
-
-
-class Accuracy:
-    """`accuracy` over a pass, counted in whole numbers: the same answers in any order give the same value."""
+class JointSpread:
+    """What `ExplainedVariance` and `PearsonCorr` add up of two quantities: sums for each output."""
 
     higher_is_better = True
 
@@ -120,37 +100,68 @@ class Accuracy:
         self.reset()
 
     def reset(self) -> None:
-        self.n_right: Any = 0
-        self.n_answers = 0
+        self.n_items = 0
+        self.first_shift: Any = 0.0  # the first item, as in `SquaredErrors`
+        self.second_shift: Any = 0.0
+        self.sums: Any = 0.0
+
+    def add(self, first: Tensor, second: Tensor) -> None:
+        """See both quantities of a batch."""
+        if self.n_items == 0 and len(first):
+            self.first_shift, self.second_shift = first[0].clone(), second[0].clone()
+        self.n_items += len(first)
+        first, second = first - self.first_shift, second - self.second_shift
+        parts = (first, second, first * first, second * second, first * second)
+        self.sums = self.sums + torch.stack([part.sum(0) for part in parts])
+
+    def spreads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums of squares about the mean, of the first and of the second, and of their products."""
+        first, second, first_squares, second_squares, products = self.sums
+        return (
+            (first_squares - first * first / self.n_items).clamp_min(0),
+            (second_squares - second * second / self.n_items).clamp_min(0),
+            products - first * second / self.n_items,
+        )
+
+
+class ExplainedVariance(JointSpread):
+    """1 - variance of the errors / variance of the targets; of several outputs the plain mean.
+
+    It is `R2` where the errors' mean is 0: an error that is the same for all items costs nothing. Of targets
+    that do not vary it is 1 where the errors do not either, else 0, as in scikit-learn; NaN of fewer than two
+    items. Shapes (items, ...), one for both.
+    """
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
-        right = right_answers(preds, targets)
-        self.n_right = self.n_right + right.sum()
-        self.n_answers += right.numel()
+        preds, targets = same_shape("ExplainedVariance", preds, targets)
+        self.add(targets - preds, targets)
 
-    def compute(self) -> float:
-        """NaN where every batch was empty."""
-        return (
-            int(self.n_right) / self.n_answers if self.n_answers else math.nan
-        )  # the pass's one wait for it
-
-
-accuracy.higher_is_better = True  # type: ignore[attr-defined]
-accuracy.metric = Accuracy  # type: ignore[attr-defined]  # what Metrics measures in its place
+    def compute(self) -> Any:
+        if self.n_items < 2:
+            return torch.tensor(math.nan)
+        errors, targets, _ = self.spreads()
+        return explained(errors, targets).mean()
 
 
-def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
-    """For each answer of a batch, whether it is right: what `accuracy` counts, and what it refuses."""
-    if preds.shape == targets.shape:
-        chosen = (preds > 0).to(targets.dtype) if preds.is_floating_point() else preds
-        return chosen == targets
-    if preds.shape[:1] + preds.shape[2:] == targets.shape and preds.shape[1] > 1:
-        return preds.argmax(1) == targets
-    raise ValueError(
-        f"accuracy: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)}. "
-        "Give scores of shape (items, classes) for class numbers of shape (items,), or logits of the "
-        "targets' own shape for yes or no, as preds.squeeze(-1)."
-    )
+class PearsonCorr(JointSpread):
+    """Pearson's correlation of preds and targets, in [-1, 1]; of several outputs the plain mean.
+
+    NaN where preds or targets do not vary, or of fewer than two items. Shapes (items, ...), one for both.
+    """
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        self.add(*same_shape("PearsonCorr", preds, targets))
+
+    def compute(self) -> Any:
+        if self.n_items < 2:
+            return torch.tensor(math.nan)
+        preds, targets, products = self.spreads()
+        return (products / (preds.sqrt() * targets.sqrt())).clamp(-1, 1).mean()
+
+
+def explained(residual: Tensor, total: Tensor) -> Tensor:
+    """1 - residual / total; where the total is 0: 1 if the residual is so too, else 0. NaN stays NaN."""
+    return torch.where(total <= 0, (residual == 0).to(total.dtype), 1 - residual / total)
 
 
 def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,5 +172,10 @@ def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tens
             "would be compared each with each. Give both one shape: return preds.squeeze(-1) from the model, "
             "or use targets.unsqueeze(-1)."
         )
-    dtype = torch.float32 if preds.device.type == "mps" else torch.float64
+    dtype = widest(preds)
     return preds.to(dtype), targets.to(dtype)
+
+
+def widest(tensor: Tensor) -> torch.dtype:
+    """What sums are kept in on a tensor's device."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64

@@ -20,6 +20,7 @@ from callbacks.definition import OTHER_WORDS
 from learner import DEFAULT_CALLBACKS, Learner
 from learner.cli import main
 from learner.explain import LOOP
+from learner.recipes.names import table as names_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
@@ -232,6 +233,11 @@ def test_the_tables_tell_of_every_plugin_of_other_libraries():
 def catalogued() -> list[str]:
     """The plug-ins in the order of the catalogue."""
     return [names_in(row[0])[0] for row in table(text_of("catalogue.md"))]
+
+
+def test_the_catalogue_has_every_metric_of_ours():
+    rows = table(section("catalogue.md", "Metrics"))
+    assert {name.split("(")[0] for row in rows for name in names_in(row[0])} == set(names_of("metric"))
 
 
 @pytest.mark.parametrize("package", [callbacks, learner], ids=lambda package: package.__name__)

@@ -1,0 +1,158 @@
+"""Precision, recall and F1 from counts of classes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from callbacks.classification import known_classes, refuse_foreign
+
+AVERAGES = ("binary", "macro", "micro", None)
+
+
+class ClassCounts:
+    """What `Precision`, `Recall` and `F1` count of each class: right answers, answers, and targets."""
+
+    higher_is_better = True
+
+    def __init__(
+        self,
+        average: Literal["binary", "macro", "micro"] | None = "binary",
+        *,
+        ignore_index: int | None = None,
+    ):
+        if average not in AVERAGES:
+            raise ValueError(
+                f"{type(self).__name__}(average={average!r}): there are 'binary', 'macro', 'micro' and None."
+            )
+        self.average, self.ignore_index = average, ignore_index
+        self.reset()
+
+    def reset(self) -> None:
+        self.n_classes = 0
+        self.counts: Any = 0  # shape (3, classes)
+        self.n_foreign: Any = 0
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        is_yes_or_no = preds.shape == targets.shape
+        n_classes = 2
+        if is_yes_or_no:
+            answers, counted, targets, n_foreign = yes_or_no(preds, targets, self.ignore_index)
+        else:
+            counted, targets, n_foreign = known_classes(
+                type(self).__name__, preds, targets, self.ignore_index
+            )
+            answers, n_classes = preds.argmax(1), preds.shape[1]
+        self._check(n_classes, is_yes_or_no)
+        self.n_classes = n_classes
+        pairs = ((targets, counted & (answers == targets)), (answers, counted), (targets, counted))
+        self.counts = self.counts + torch.stack([count(*pair, n_classes) for pair in pairs])
+        self.n_foreign = self.n_foreign + n_foreign
+
+    def compute(self) -> Any:
+        refuse_foreign(type(self).__name__, int(self.n_foreign), self.n_classes)
+        counts = torch.as_tensor(self.counts).cpu().double()  # the pass's wait
+        if not counts.any():
+            return math.nan
+        if self.average == "binary":
+            return self.share(*counts[:, 1])
+        if self.average == "micro":
+            return self.share(*counts.sum(1))
+        if self.average == "macro":
+            return self.share(*counts[:, counts.sum(0) > 0]).mean()
+        return self.share(*counts)
+
+    def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
+        """The value of each class, from how many right answers, answers and targets it has."""
+        raise NotImplementedError
+
+    def _check(self, n_classes: int, is_yes_or_no: bool) -> None:
+        title = type(self).__name__
+        if self.n_classes and n_classes != self.n_classes:
+            raise ValueError(
+                f"{title}: scores of {n_classes} classes after some of {self.n_classes}. Let all batches "
+                "of a pass have the same classes."
+            )
+        if self.average == "binary" and n_classes != 2:
+            raise ValueError(
+                f"{title}(average='binary') is for two classes, but the scores are of {n_classes}. Choose "
+                f"{title}('macro'), {title}('micro') or {title}(None)."
+            )
+        if self.average != "binary" and is_yes_or_no:
+            raise ValueError(
+                f"{title}(average={self.average!r}): preds of the targets' own shape are yes or no. "
+                f"Write {title}('binary'), or give scores of shape (items, classes); for each label "
+                "by itself there is torchmetrics.classification."
+            )
+
+
+class Precision(ClassCounts):
+    """Share of the answers that are right: of those that were called a class, how many are of it.
+
+    Preds are scores of shape (items, classes, ...) for class numbers of shape (items, ...). With "binary"
+    they may also have the targets' own shape: logits of which above 0 is yes (so not probabilities), or
+    whole numbers 0 and 1, against 0 and 1; of several labels an item, all answers are counted together.
+
+    Args:
+        average: "binary" tells of class 1 alone, where there are two; "macro" is the plain mean of the
+            classes, less those that are neither among the targets nor among the answers; "micro" counts all
+            classes together, which is `accuracy`; None gives a list with a number for each class.
+        ignore_index: targets of this number do not count.
+
+    A share of nothing is 0, as in scikit-learn: the precision of a class that is never answered, the recall
+    of one that is no target, and the F1 of either, so also what a list tells of an absent class. NaN where no
+    target counts.
+
+    Raises:
+        ValueError: no such average, shapes that do not fit it, or (when the pass ends) targets beyond the
+            classes.
+    """
+
+    def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
+        """Right answers / answers."""
+        return right / answers.clamp_min(1)
+
+
+class Recall(ClassCounts):
+    """Share of the targets that are found: of those that are of a class, how many were called so.
+
+    Averages, shapes, absent classes and errors are those of `Precision`.
+    """
+
+    def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
+        """Right answers / targets."""
+        return right / targets.clamp_min(1)
+
+
+class F1(ClassCounts):
+    """Harmonic mean of precision and recall: 2 right answers / (answers + targets).
+
+    "macro" is the mean of the classes' own F1. Averages, shapes, absent classes and errors are those of
+    `Precision`.
+    """
+
+    def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
+        """2 right answers / (answers + targets)."""
+        return 2 * right / (answers + targets).clamp_min(1)
+
+
+def yes_or_no(
+    preds: Tensor, targets: Tensor, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Answers, which of them count, targets (both as 0 and 1), and how many are neither yes nor no."""
+    known = (targets == 0) | (targets == 1)
+    asked = torch.ones_like(known) if ignore_index is None else targets != ignore_index
+    answers = preds > 0
+    if not preds.is_floating_point():
+        known, answers = known & ((preds == 0) | (preds == 1)), preds == 1
+    counted = asked & known
+    return answers.long(), counted, (counted & (targets == 1)).long(), (asked & ~known).sum()
+
+
+def count(classes: Tensor, counted: Tensor, n_classes: int) -> Tensor:
+    """How many of each class count; `bincount` would wait for the device to tell the highest."""
+    zeros = torch.zeros(n_classes, dtype=torch.int64, device=classes.device)
+    return zeros.scatter_add(0, classes.flatten(), counted.flatten().long())

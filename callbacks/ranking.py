@@ -1,0 +1,193 @@
+"""Our own metrics of order: does what matters stand before the rest?"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.scores import widest
+
+
+class AUROC:
+    """Area under the ROC curve of yes or no: how often an item of 1 has a higher score than one of 0.
+
+    Exact, also with ties, which count half. It keeps all scores of a pass, some 5 bytes an item. Preds are
+    any scores of the targets' own shape, as logits or probabilities, or (items, 2) for both classes, of which
+    the difference counts; targets are 0 and 1. NaN where either is absent, or a score is NaN.
+
+    Raises:
+        ValueError: shapes that do not fit, or (when the pass ends) targets other than 0 and 1.
+
+    Source: Mann & Whitney 1947; Hanley & McNeil 1982.
+    """
+
+    higher_is_better = True
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self.scores: list[Tensor] = []
+        self.targets: list[Tensor] = []
+        self.n_foreign: Any = 0
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        if preds.dim() == 2 and preds.shape == (*targets.shape, 2):
+            preds = preds.to(widest(preds)).diff(dim=1).squeeze(1)
+        if preds.shape != targets.shape:
+            raise ValueError(
+                f"AUROC: preds of shape {tuple(preds.shape)} against targets of shape "
+                f"{tuple(targets.shape)}. Give scores of the targets' own shape, as preds.squeeze(-1), or of "
+                "shape (items, 2); for more classes pass torchmetrics.classification.MulticlassAUROC."
+            )
+        self.scores.append(preds.flatten().clone())
+        self.targets.append(targets.flatten() == 1)
+        self.n_foreign = self.n_foreign + ((targets != 0) & (targets != 1)).sum()
+
+    def compute(self) -> float:
+        n_foreign = int(self.n_foreign)
+        if n_foreign:
+            raise ValueError(f"AUROC: {n_foreign} targets of the pass are neither 0 nor 1. Make them so.")
+        if not self.scores:
+            return math.nan
+        scores, targets = torch.cat(self.scores), torch.cat(self.targets)
+        scores = scores.float() if scores.element_size() < 4 else scores
+        positives, negatives = scores[targets], scores[~targets].sort().values
+        n_pairs = len(positives) * len(negatives)
+        if not n_pairs or scores.isnan().any():
+            return math.nan
+        # below, and below or tied: their sum counts a tie half as much, in whole numbers
+        wins = sum(torch.searchsorted(negatives, positives, right=right).sum() for right in (False, True))
+        return int(wins) / (2 * n_pairs)
+
+
+class MeanReciprocalRank:
+    """Mean over rows of 1 / rank of the first relevant item; a row with nothing relevant counts as 0.
+
+    Preds are scores of shape (rows, items); targets the number of the one relevant item of each row, shape
+    (rows,), or relevances of the preds' own shape, of which above 0 is relevant. Where scores tie, items that
+    are not relevant stand first, so a model that scores all alike gains nothing; NaN stands last. NaN where
+    there was no row.
+
+    Raises:
+        ValueError: shapes that do not fit, or (when the pass ends) relevances below 0 or items that there are
+            not.
+    """
+
+    higher_is_better = True
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self.total: Any = 0.0
+        self.n_rows = 0
+        self.n_foreign: Any = 0
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        scores, relevances, n_foreign = rankings("MeanReciprocalRank", preds, targets)
+        relevant = relevances > 0
+        best = scores.masked_fill(~relevant, -math.inf).amax(1, keepdim=True)
+        rank = 1 + (~relevant & (scores >= best)).sum(1)
+        reciprocals = torch.where(relevant.any(1), 1 / rank.to(relevances.dtype), 0)
+        self.total = self.total + reciprocals.sum()
+        self.n_rows += len(preds)
+        self.n_foreign = self.n_foreign + n_foreign
+
+    def compute(self) -> Any:
+        refuse_foreign("MeanReciprocalRank", int(self.n_foreign))
+        return self.total / self.n_rows if self.n_rows else math.nan
+
+
+class NDCG:
+    """Normalized discounted cumulative gain, the mean over rows; a row with nothing relevant counts as 0.
+
+    The gain of an item is its relevance, discounted by log2(1 + rank), over that of the best order. Where
+    scores tie, each order of them counts alike; NaN stands last. Preds are scores of shape (rows, items);
+    targets relevances of that shape, from 0, or the number of the one relevant item of each row. It is
+    called `ndcg_at_10` for `k=10`. NaN where there was no row.
+
+    Args:
+        k: only the first `k` places count; None for all.
+
+    Raises:
+        ValueError: `k` is no whole number from 1, shapes that do not fit, or (when the pass ends) relevances
+            below 0 or items that there are not.
+
+    Source: Järvelin & Kekäläinen 2002; ties as McSherry & Najork 2008, section 2.6.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, k: int | None = None):
+        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+            raise ValueError(f"NDCG(k={k!r}): give a whole number of places, from 1, or None for all.")
+        self.k, self.name = k, "ndcg" if k is None else f"ndcg_at_{k}"
+        self.reset()
+
+    def reset(self) -> None:
+        self.total: Any = 0.0
+        self.n_rows = 0
+        self.n_foreign: Any = 0
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        scores, relevances, n_foreign = rankings(self.name, preds, targets)
+        discounts = self._discounts(scores.shape[1])
+        summed = torch.cat((torch.zeros(1, dtype=torch.float64), discounts.cumsum(0)))
+        # made on the CPU, where a running sum has one order; not blocking, since nothing here waits
+        discounts, summed = (each.to(relevances, non_blocking=True) for each in (discounts, summed))
+        ordered = (-scores).sort(1).values
+        above = torch.searchsorted(ordered, -scores)
+        above_or_tied = torch.searchsorted(ordered, -scores, right=True)
+        gained = relevances * (summed[above_or_tied] - summed[above]) / (above_or_tied - above)
+        best = (relevances.sort(1, descending=True).values * discounts).sum(1)
+        self.total = self.total + torch.where(best > 0, gained.sum(1) / best, 0).sum()
+        self.n_rows += len(preds)
+        self.n_foreign = self.n_foreign + n_foreign
+
+    def compute(self) -> Any:
+        refuse_foreign(self.name, int(self.n_foreign))
+        return self.total / self.n_rows if self.n_rows else math.nan
+
+    def _discounts(self, n_places: int) -> Tensor:
+        places = torch.arange(n_places, dtype=torch.float64)
+        return torch.where(places < (self.k or n_places), 1 / torch.log2(places + 2), 0)
+
+
+def rankings(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores without NaN, relevances, both (rows, items), and how many targets are of no use.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    by_number = preds.shape[:1] == targets.shape and not targets.is_floating_point()
+    if preds.dim() != 2 or not preds.shape[1] or not (by_number or preds.shape == targets.shape):
+        raise ValueError(
+            f"{title}: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)}, "
+            f"{targets.dtype}. Give scores of shape (rows, items), and relevances of that shape or "
+            "the number of the relevant one, shape (rows,); for uneven rows there is torchmetrics.retrieval."
+        )
+    scores = preds.float() if preds.element_size() < 4 or not preds.is_floating_point() else preds
+    scores = torch.where(scores.isnan(), -math.inf, scores).contiguous()
+    dtype = widest(preds)
+    if not by_number:
+        return scores, targets.to(dtype), (~(targets >= 0)).sum()
+    numbers = torch.arange(preds.shape[1], device=preds.device)
+    foreign = (targets < 0) | (targets >= preds.shape[1])
+    return scores, (numbers == targets.unsqueeze(1)).to(dtype), foreign.sum()
+
+
+def refuse_foreign(title: str, n_foreign: int) -> None:
+    """Tell of targets that no order could put first.
+
+    Raises:
+        ValueError: there was one.
+    """
+    if n_foreign:
+        raise ValueError(
+            f"{title}: {n_foreign} targets of the pass are relevances below 0 or NaN, or numbers of items "
+            "that there are not. Give relevances from 0, and numbers below the number of a row's scores."
+        )

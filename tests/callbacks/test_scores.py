@@ -1,0 +1,92 @@
+"""Explained variance and correlation: scikit-learn's and SciPy's numbers over all the data at once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torchmetrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from measuring import SEEDS, SIZES, joined, over, split
+from scipy.stats import pearsonr
+from sklearn.metrics import explained_variance_score, r2_score
+
+from callbacks import R2, ExplainedVariance, PearsonCorr
+
+
+def numbers(sizes, seed, *shape, offset=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randn(sum(sizes), *shape, generator=generator, dtype=torch.float64)
+    preds = targets + 3 + torch.randn(sum(sizes), *shape, generator=generator, dtype=torch.float64)
+    return split(preds + offset, targets + offset, sizes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=SIZES, seed=SEEDS, offset=st.sampled_from([0.0, 1e4]), shape=st.sampled_from([(), (1,), (3,)]))
+def test_explained_variance_is_scikit_learns_on_uneven_batches(sizes, seed, offset, shape):
+    batches = numbers(sizes, seed, *shape, offset=offset)
+    preds, targets = joined(batches)
+    assert over(ExplainedVariance(), batches) == pytest.approx(
+        explained_variance_score(targets, preds), rel=1e-8, abs=1e-8
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=SIZES, seed=SEEDS, offset=st.sampled_from([0.0, 1e4]))
+def test_pearson_is_scipys_on_uneven_batches(sizes, seed, offset):
+    batches = numbers(sizes, seed, offset=offset)
+    preds, targets = joined(batches)
+    expected = pearsonr(preds, targets).statistic
+    assert over(PearsonCorr(), batches) == pytest.approx(expected, rel=1e-8, abs=1e-8)
+
+
+def test_pearson_of_several_outputs_is_the_mean_of_torchmetrics():
+    batches = numbers([5, 0, 2, 1], 3, 4)
+    theirs = torchmetrics.PearsonCorrCoef(num_outputs=4).set_dtype(torch.float64)
+    theirs.update(*joined(batches))
+    assert over(PearsonCorr(), batches) == pytest.approx(theirs.compute().mean().item(), rel=1e-6)
+
+
+def test_a_bias_costs_nothing_in_explained_variance_but_in_r2():
+    targets = torch.tensor([1.0, 2.0, 4.0])
+    batches = [(targets + 1, targets)]
+    assert over(ExplainedVariance(), batches) == pytest.approx(1)
+    assert over(R2(), batches) == pytest.approx(r2_score(targets, targets + 1))
+
+
+def test_explained_variance_of_targets_that_do_not_vary_is_one_if_the_errors_do_not_either_else_zero():
+    constant = torch.full((4,), 0.1)
+    for preds in (constant, constant + 1, torch.arange(4.0)):
+        assert over(ExplainedVariance(), [(preds, constant)]) == explained_variance_score(constant, preds)
+
+
+@pytest.mark.parametrize("parts", [("constant", "varied"), ("varied", "constant"), ("constant", "constant")])
+def test_pearson_is_nan_where_one_does_not_vary(parts):
+    values = {"constant": torch.full((4,), 0.1), "varied": torch.arange(4.0)}
+    assert math.isnan(over(PearsonCorr(), [(values[parts[0]], values[parts[1]])]))
+
+
+def test_pearson_of_a_line_is_one_and_never_more():
+    targets = torch.linspace(0, 1, 97, dtype=torch.float64)
+    for slope in (1 / 3, 1e-7, -1e9):
+        value = over(PearsonCorr(), split(targets * slope + 0.1, targets, [50, 47]))
+        assert value == pytest.approx(math.copysign(1, slope), abs=1e-12)
+        assert abs(value) <= 1
+
+
+@pytest.mark.parametrize("metric", [ExplainedVariance, PearsonCorr])
+def test_one_item_has_no_spread_so_the_value_is_nan(metric):
+    assert math.isnan(over(metric(), [(torch.ones(1), torch.ones(1))]))
+
+
+@pytest.mark.parametrize("metric", [ExplainedVariance, PearsonCorr])
+def test_a_nan_among_the_targets_is_not_hidden(metric):
+    assert math.isnan(over(metric(), [(torch.zeros(3), torch.tensor([1.0, math.nan, 2.0]))]))
+
+
+@pytest.mark.parametrize("metric", [ExplainedVariance, PearsonCorr])
+def test_shapes_that_differ_are_refused_with_the_cure(metric):
+    with pytest.raises(ValueError, match=rf"{metric.__name__}: preds of shape \(4, 1\) .*squeeze"):
+        metric().update(torch.zeros(4, 1), torch.zeros(4))
