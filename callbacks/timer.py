@@ -19,15 +19,15 @@ class Timer(Callback):
     """Measure the seconds of each epoch, pass and step, and those that are left.
 
     Results:
-        `epoch_seconds`: from the epoch's begin until plug-ins begin to report it; without what those do.
-        `train_seconds`, `valid_seconds`: of its passes. An accelerator is waited for at their end, so that
-            all of its work is in. What is validated in mid-epoch is a part of the training pass too.
-        `step_seconds`: median of the times from update to update, data and all. The first update of a fit is
-            left out: memory is allocated then, kernels are chosen or compiled, workers started. On a CUDA
-            device its own clock is read. Of more than 10 000 updates a pass the first ones count. NaN where
-            none is left.
-        `seconds_left`: epochs to do times how long the last took: from end to end where two have ended, and
-            without the first update where only one has.
+
+    - `epoch_seconds`: from the epoch's begin until plug-ins begin to report it; without what those do.
+    - `train_seconds`, `valid_seconds`: of its passes. An accelerator is waited for at their end, so that all
+      of its work is in. What is validated in mid-epoch is a part of the training pass too.
+    - `step_seconds`: median of the times from update to update, data and all. The first update of a fit is
+      left out: memory is allocated then, kernels are chosen or compiled, workers started. On a CUDA device
+      its own clock is read. Of more than 10 000 updates a pass the first ones count. NaN where none is left.
+    - `seconds_left`: epochs to do times how long the last took: from end to end where two have ended, and
+      without the first update where only one has.
 
     Of an epoch that goes on from a checkpoint the time before the cut counts too, but for `step_seconds`.
     """

@@ -9,12 +9,12 @@ Prints how far the mean pictures, made and real, are apart, before and after.
 from functools import partial
 
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
 from callbacks import Callback, Order
 from learner import Data, Learner
-from learner.datasets import digits
 
 judge = F.binary_cross_entropy_with_logits
 adam = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.9))
@@ -61,7 +61,7 @@ class Critic(Callback):
 def make_learner(*callbacks, **options):
     """A learner with fresh networks, the same each time."""
     torch.manual_seed(0)
-    pictures = digits(seed=0).train.tensors[0]
+    pictures = torch.tensor(load_digits(return_X_y=True)[0], dtype=torch.float32) / 16
     generator = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.Sigmoid())
     critic = Critic(nn.Sequential(nn.Linear(64, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)))
     data = Data.from_tensors(pictures, pictures, batch_size=64, valid=None, seed=0)

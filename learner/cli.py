@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from callbacks import Progress
 from learner import machine
@@ -289,7 +289,8 @@ def do_lr_find(known: argparse.Namespace) -> int:
         print(f"{name:<10}{getattr(found, name):.2g}")
     print(f"To take the first: learner run {shlex.quote(known.recipe)} optimizer.lr={found.valley:.2g}")
     if known.plot is not None:
-        found.plot().figure.savefig(known.plot)
+        figure: Any = found.plot().figure
+        figure.savefig(known.plot)
         print(f"wrote {known.plot}")
     return 0
 

@@ -48,8 +48,8 @@ class Learner(Tuning):
         callbacks: plug-ins, heard in the order of their phases, then in the order given.
         metrics: functions of `(preds, targets)`, our `Metric`s, or torchmetrics' objects.
         defaults: plug-ins that are there unasked; `()` for none.
-        splitter: gives, for the model, its layer groups from input to output, as `lambda model: [model.body,
-            model.head]`; rates and `freeze` go by them.
+        splitter: gives, for the model, its layer groups from input to output, as
+            `lambda model: [model.body, model.head]`; rates and `freeze` go by them.
         decay_norms: whether weight decay also pulls at biases and at the weights of norms.
 
     Raises:
