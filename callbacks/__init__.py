@@ -32,6 +32,7 @@ from callbacks.flow import GradientFlow
 from callbacks.gradient import GradientClip, ZeroGrad
 from callbacks.hooks import Hooks
 from callbacks.layout import ChannelsLast, Compile
+from callbacks.lean import LeanStep
 from callbacks.loggers import CSVLogger
 from callbacks.metrics import Metric, Metrics
 from callbacks.mixing import CutMix, LabelMix, MixUp
@@ -107,6 +108,7 @@ __all__ = [
     "JSONLines",
     "LRMonitor",
     "LabelMix",
+    "LeanStep",
     "LearnerProtocol",
     "LearnerWarning",
     "LogRMSE",

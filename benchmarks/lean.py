@@ -1,0 +1,166 @@
+"""What `LeanStep` saves: the time of a step beside that of a hand-written loop, with the same final weights.
+
+Run: python benchmarks/lean.py [rounds]
+
+Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
+over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
+The plain loop does forward, loss, backward, step and zero_grad. The final weights of all compositions of a
+work are compared with the plain loop's, bit by bit, after the last round. The last table tells what is left
+of the article's step: the same operations without a loop around them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from overhead import RATE, Quadratic, batches
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks import LeanStep, ZeroGrad
+from learner import Data, Learner
+
+Run = Callable[[], nn.Module]
+N_STEPS = 1000
+BATCH_SIZE = 64
+N_ITEMS = 100 * BATCH_SIZE
+
+SGD = partial(torch.optim.SGD, lr=0.01)
+MOMENTUM = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+ADAM = partial(torch.optim.Adam, lr=1e-3)
+
+
+def mlp() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def pictures() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(N_ITEMS, 784, generator=generator), torch.randint(10, (N_ITEMS,), generator=generator)
+
+
+def loader(seed: int = 0) -> Any:
+    """The same batches in the same order for whoever goes through it for the n-th time."""
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(TensorDataset(*pictures()), BATCH_SIZE, shuffle=True, generator=generator)
+
+
+def plain(model: nn.Module, data: Iterable[Any], loss_func: Any, make: Any) -> Run:
+    optimizer = make(model.parameters())
+
+    def run() -> nn.Module:
+        for inputs, targets in data:
+            loss = loss_func(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return model
+
+    return run
+
+
+def learner(model: nn.Module, data: Any, loss_func: Any, make: Any, doer: Any) -> Run:
+    learn = Learner(model, data, loss_func, make, [doer], defaults=())
+
+    def run() -> nn.Module:
+        learn.fit(1)
+        return learn.model
+
+    return run
+
+
+def article(make: Any) -> dict[str, Run]:
+    points = batches(N_STEPS)
+    return {
+        "plain loop": plain(Quadratic(), points, F.mse_loss, make),
+        "plain loop again (the noise)": plain(Quadratic(), points, F.mse_loss, make),
+        "ZeroGrad": learner(Quadratic(), Data(points), F.mse_loss, make, ZeroGrad()),
+        "LeanStep": learner(Quadratic(), Data(points), F.mse_loss, make, LeanStep()),
+    }
+
+
+def digits(make: Any) -> dict[str, Run]:
+    tensors = Data.from_tensors(*pictures(), batch_size=BATCH_SIZE, seed=0)
+    return {
+        "plain loop": plain(mlp(), loader(), F.cross_entropy, make),
+        "plain loop again (the noise)": plain(mlp(), loader(), F.cross_entropy, make),
+        "ZeroGrad": learner(mlp(), Data(loader()), F.cross_entropy, make, ZeroGrad()),
+        "LeanStep": learner(mlp(), Data(loader()), F.cross_entropy, make, LeanStep()),
+        "LeanStep, Data.from_tensors (other order)": learner(
+            mlp(), tensors, F.cross_entropy, make, LeanStep()
+        ),
+    }
+
+
+def measure(works: dict[str, Run], rounds: int) -> tuple[dict[str, list[float]], dict[str, nn.Module]]:
+    """Seconds of each work in each round, the first of which is not counted; the models at the end."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    models: dict[str, nn.Module] = {}
+    for _ in range(rounds + 1):
+        for name, run in works.items():
+            begun = time.perf_counter()
+            models[name] = run()
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: values[1:] for name, values in seconds.items()}, models
+
+
+def report(title: str, works: dict[str, Run], rounds: int, n_steps: int) -> None:
+    seconds, models = measure(works, rounds)
+    plain_seconds, first = seconds["plain loop"], models["plain loop"]
+    print(f"\n{title:<52}{'us/step':>9}{'ratio':>8}  weights")
+    for name, values in seconds.items():
+        ratio = statistics.median(one / other for one, other in zip(values, plain_seconds, strict=True))
+        same = all(map(torch.equal, models[name].parameters(), first.parameters()))
+        told = "same bits" if same else "other bits"
+        print(f"{name:<52}{statistics.median(values) / n_steps * 1e6:>9.1f}{ratio:>8.3f}  {told}")
+
+
+def parts() -> dict[str, Run]:
+    """The article's step, cut off after forward, backward, and all three operations, with the lean calls."""
+    points, plugin = batches(N_STEPS), LeanStep()
+
+    def until(last: int) -> Run:
+        learn: Any = Learner(
+            Quadratic(), Data(points), F.mse_loss, partial(SGD, lr=RATE), [plugin], defaults=()
+        )
+        model = learn.model
+
+        def run() -> nn.Module:
+            plugin.before_fit(learn)
+            for inputs, targets in points:
+                learn.loss_grad = F.mse_loss(model(inputs), targets)
+                if last > 0:
+                    plugin.backward(learn)
+                if last > 1:
+                    plugin.step(learn)
+                if last > 0:
+                    plugin.zero_grad(learn) if last > 1 else setattr(model.params, "grad", None)
+            return model
+
+        return run
+
+    return {"forward and loss": until(0), "and backward": until(1), "and step, zero_grad": until(2)}
+
+
+def main(rounds: int) -> None:
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, 1 thread, {rounds} rounds")
+    quadratic = partial(torch.optim.SGD, lr=RATE)
+    report("the article's fit, SGD", article(quadratic), rounds, N_STEPS)
+    report("the article's fit, Adam", article(partial(torch.optim.Adam, lr=RATE)), rounds, N_STEPS)
+    for name, make in {"SGD": SGD, "SGD with momentum": MOMENTUM, "Adam": ADAM}.items():
+        report(f"MLP 784-128-10, batch 64, DataLoader, {name}", digits(make), rounds, N_ITEMS // BATCH_SIZE)
+    works = {"plain loop": plain(Quadratic(), batches(N_STEPS), F.mse_loss, quadratic), **parts()}
+    report("what is left of the article's step", works, rounds, N_STEPS)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)

@@ -1,0 +1,161 @@
+"""Step without the wrappers of `torch.optim`, with the same bits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.kernels import Kernel, update
+from callbacks.lean_proof import Unfit, examine, find_engine, find_hooks, find_step, gather, prove
+
+#: Updates of a fit that are done twice and compared: momentum begins in the first, and is used in the second.
+N_PROVEN = 2
+
+#: Not public, and a third of the public one's time, whose object it spares.
+set_grad_enabled: Callable[[bool], Any] = getattr(torch._C, "_set_grad_enabled", torch.set_grad_enabled)
+
+
+class LeanStep(Callback):
+    """Do `backward`, `step` and `zero_grad` without what PyTorch wraps around its own code.
+
+    The optimizer is the learner's own; its settings, state and state dict are what they would have been, so
+    schedules, checkpoints, resuming and everything else that looks at it work as before, and a fit ends with
+    the same bits as without this plug-in. What it saves is time of the host, about as much in a large step as
+    in a small one: it pays where steps take well under a millisecond. `docs/speed.md` has measurements.
+
+    * `backward` calls the autograd engine, which `Tensor.backward` calls after many checks.
+    * `step` of `SGD`, `Adam` and `AdamW` on a CPU calls the kernels that they call, for many parameters at a
+      time. On other devices, and with `foreach=True` or `fused=True`, it calls the optimizer's own step
+      without what `torch.optim` wraps around it (hooks, a profiler's label, `torch._dynamo`).
+    * `zero_grad` lets gradients go in one pass.
+
+    Some of these calls are not public. So each fit begins with a proof: the engine is tried on two numbers,
+    and in the first two updates the weights take the ordinary step, while the kernels are called on copies
+    of weights, gradients and state; all must come out with the same bits. (These two updates wait for the
+    device and hold the copies; on the meta device there is nothing to compare.) Where a call is missing
+    or gives something else, or the optimizer is not one of the three, has hooks on its step or a step of its
+    own, is capturable or differentiable, has settings that are tensors, or sparse or complex parameters or
+    gradients, the ordinary call is made for the rest of the fit, and a warning says why.
+
+    It takes the place of `ZeroGrad`. Labels such as `Optimizer.step#SGD.step` are missing in a profile.
+
+    Warns:
+        LearnerWarning: an ordinary call is made; once a fit.
+
+    Raises:
+        ValueError: when it is put together with another doer of one of the three operations.
+    """
+
+    order = Order.GRADIENT
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__(name=name)
+        self._reason: str | None = None
+        self._forget()
+
+    @property
+    def fallback(self) -> str | None:
+        """Why the optimizer's ordinary step is taken, in this fit or the last; None where it is not."""
+        return self._reason
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._forget()
+        self._reason = None
+        try:
+            self._engine = find_engine()
+        except Unfit as reason:
+            tell("backward", "loss.backward()", reason)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._forget()
+
+    def backward(self, learn: LearnerProtocol) -> None:
+        loss, ones, engine = learn.loss_grad, self._ones, self._engine
+        if engine is None or type(loss) is not Tensor or loss.ndim or not loss.dtype.is_floating_point:
+            loss.backward()
+            return
+        # made anew, too, where a hook has changed the gradient of the loss in place
+        if ones is None or ones.dtype is not loss.dtype or ones.device != loss.device or ones._version:
+            ones = self._ones = torch.ones_like(loss, requires_grad=False)
+        engine((loss,), (ones,), False, False, (), True, True)
+
+    def step(self, learn: LearnerProtocol) -> None:
+        optimizer = learn.optimizer
+        if self._reason is None:
+            try:
+                if self._has_changed(optimizer):
+                    self._examine(optimizer)
+                work = gather(optimizer.param_groups)
+            except Unfit as reason:
+                self._fall_back(reason)
+            else:
+                self._step(optimizer, work)
+                return
+        optimizer.step()
+
+    def zero_grad(self, learn: LearnerProtocol) -> None:
+        if learn.optimizer is not self._optimizer:  # not one that was examined
+            learn.optimizer.zero_grad()
+            return
+        for group in learn.optimizer.param_groups:
+            for each in group["params"]:
+                each.grad = None
+
+    def _step(self, optimizer: Any, work: Any) -> None:
+        if self._own_step is not None:  # a scheduler's of torch, which marks here that a step was taken
+            optimizer._opt_called = True
+        before = torch.is_grad_enabled()
+        set_grad_enabled(False)
+        try:
+            if self._kernel is None:
+                self._bare_step(optimizer)
+            elif not self._n_unproven:
+                update(self._kernel, optimizer.state, work)
+            else:
+                self._n_unproven -= 1
+                prove(self._kernel, optimizer, work)
+        except Unfit as reason:  # the ordinary step has been taken
+            self._fall_back(reason)
+        finally:
+            set_grad_enabled(before)
+
+    def _has_changed(self, optimizer: Any) -> bool:
+        """Is it another optimizer than the one that was examined, or has it other groups, step or hooks?"""
+        return (
+            optimizer is not self._optimizer
+            or len(optimizer.param_groups) != self._n_groups
+            or vars(optimizer).get("step") is not self._own_step
+            or any(self._hooks)
+        )
+
+    def _examine(self, optimizer: Any) -> None:
+        self._optimizer = None
+        self._kernel = examine(optimizer)
+        self._hooks, self._bare_step = find_hooks(optimizer), find_step(optimizer)
+        self._own_step, self._n_groups = vars(optimizer).get("step"), len(optimizer.param_groups)
+        self._optimizer, self._n_unproven = optimizer, N_PROVEN
+
+    def _fall_back(self, reason: Unfit) -> None:
+        self._reason, self._optimizer = str(reason), None
+        tell("step", "optimizer.step()", reason)
+
+    def _forget(self) -> None:
+        self._engine: Callable[..., Any] | None = None
+        self._ones: Tensor | None = None
+        self._optimizer: Any = None
+        self._kernel: Kernel | None = None
+        self._bare_step: Callable[[Any], Any] = len
+        self._hooks: tuple[Any, ...] = ()
+        self._own_step: Any = None
+        self._n_groups = self._n_unproven = 0
+
+
+def tell(operation: str, call: str, reason: Unfit) -> None:
+    """Warn that an ordinary call is made, and why."""
+    words = f"LeanStep: {operation} is done by the ordinary {call}, since {reason}."
+    warnings.warn(words, LearnerWarning, stacklevel=4)
