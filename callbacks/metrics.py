@@ -18,6 +18,7 @@ from torch import Tensor
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order, snake_case
 from callbacks.device import map_tensors
+from callbacks.metric_states import described, put_state, state_of
 from callbacks.scalars import Scalars
 
 # What functions call the targets, where they take them first.
@@ -136,6 +137,7 @@ class Measured:
         self.n_items = array("d")
         self.losses = Scalars()
         self.values = {name: Scalars() for name in self.functions}
+        self.told = [described(name, metric) for name, metric in metrics.items()]
         self.is_open = False  # between `reset` and `compute`
         self.device = torch.device("cpu")
 
@@ -191,6 +193,7 @@ class Measured:
     def state_dict(self) -> dict[str, Any]:
         """What was added up so far, as plain data; waits for the device."""
         return {
+            "metrics": self.told,
             "n_items": self.n_items[:],
             "losses": self.losses.read()[:],
             "values": {name: scalars.read()[:] for name, scalars in self.values.items()},
@@ -198,34 +201,21 @@ class Measured:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave.
+
+        Raises:
+            ValueError: it is of other metrics.
+        """
+        if state["metrics"] != self.told:
+            then, now = (", ".join(each) or "none" for each in (state["metrics"], self.told))
+            raise ValueError(
+                f"Metrics: the {self.prefix} pass under way was measured by other metrics (then, now):\n"
+                f"  {then}\n  {now}\nGo on with those of then, and change them where an epoch has ended."
+            )
         self.n_items, self.losses = state["n_items"][:], Scalars(state["losses"][:])
         self.values = {name: Scalars(values[:]) for name, values in state["values"].items()}
         for metric, each in zip(self.objects, state["objects"], strict=True):
             put_state(metric, each, self.device)
-
-
-def state_of(metric: Any) -> dict[str, Any]:
-    """What a metric has added up: of torchmetrics' all states, of others their attributes or `state_dict`."""
-    if isinstance(metric, Mapping) or hasattr(metric, "items"):  # a MetricCollection
-        return {name: state_of(each) for name, each in metric.items()}
-    if hasattr(metric, "metric_state"):  # its state_dict leaves states out that are not persistent
-        return {**metric.metric_state, "_update_count": metric._update_count}
-    return copy.copy(metric.state_dict() if hasattr(metric, "state_dict") else vars(metric))
-
-
-def put_state(metric: Any, state: dict[str, Any], device: torch.device) -> None:
-    """Give a metric back what `state_of` gave, on a device."""
-    if isinstance(metric, Mapping) or hasattr(metric, "items"):
-        for name, each in metric.items():
-            put_state(each, state[name], device)
-        return
-    moved = map_tensors(copy.deepcopy(state), lambda leaf: leaf.to(device))
-    if hasattr(metric, "load_state_dict") and not hasattr(metric, "metric_state"):
-        metric.load_state_dict(moved)
-        return
-    for name, value in moved.items():
-        setattr(metric, name, value)
 
 
 def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from callbacks import (
     Recorder,
     TopKAccuracy,
     ZeroGrad,
+    accuracy,
 )
 from callbacks.classification import Accuracy
 from callbacks.metrics import direction_of, metric_name
@@ -160,6 +161,30 @@ def test_what_was_added_up_survives_a_cut_to_the_last_bit(kind, make, cut_at, tm
     for name in ("train_metric", "valid_metric"):
         assert again.history[-1][name] == whole.history[-1][name]
         assert not math.isnan(torch.tensor(whole.history[-1][name]).sum())
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "words"),
+    [
+        (TopKAccuracy(2), [TopKAccuracy(1)], r"(?s)then, now.*k=2.*k=1"),
+        (Accuracy(), [F1("macro")], "other metrics"),
+        (F1("macro"), [F1("micro")], r"average='macro'"),
+        (accuracy, [accuracy, Perplexity()], "other metrics"),
+        (accuracy, [], "(?s)accuracy.*none"),
+    ],
+    ids=["another k", "another class", "another average", "one more", "none"],
+)
+def test_a_pass_under_way_does_not_go_on_with_other_metrics(then, now, words):
+    begun, other = Metrics(then, on="train"), Metrics(*now, on="train")
+    begun._passes["train"].is_open = True
+    with pytest.raises(ValueError, match=words):
+        other.under_way = begun.under_way
+    same = Metrics(then, on="train")
+    same.under_way = begun.under_way
+
+
+def test_what_was_kept_between_passes_goes_on_with_other_metrics():
+    Metrics(F1()).under_way = Metrics(accuracy).under_way
 
 
 def test_a_snapshot_in_the_middle_of_a_pass_does_not_grow_with_it():
