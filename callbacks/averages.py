@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol
+from callbacks.noise import WeightNoise
 from callbacks.registry import describe
 from callbacks.when import When, unwrapped
 
@@ -114,6 +115,16 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if name in weights:
             tensor.copy_(weights[name])
+
+
+def take_off_noise(learn: LearnerProtocol) -> None:
+    """Have the weights without the noise of a batch that a cancel has left in the middle.
+
+    `WeightNoise` would take it off only after those that average, whose phase comes first.
+    """
+    for each in map(unwrapped, learn.callbacks):
+        if isinstance(each, WeightNoise):
+            each.take_off()
 
 
 def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from callbacks.averages import Averages, check_alone, put_weights
+from callbacks.averages import Averages, check_alone, put_weights, take_off_noise
 from callbacks.contract import Callback, LearnerProtocol, Order
 
 
@@ -145,6 +145,7 @@ class EMA(Callback):
         """Make the averages the model's weights, where it has its own; were they put there?"""
         if not self._is_fitting or self.weights is not None or self.averages is None:
             return False
+        take_off_noise(learn)
         self.weights = self._averages.copy_weights(learn.model)
         self._averages.put(learn.model)
         return True

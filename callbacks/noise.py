@@ -55,7 +55,7 @@ class WeightNoise(Callback):
         _ = self._draws.source
 
     def before_batch(self, learn: LearnerProtocol) -> None:
-        self._take_off()  # of a batch that was left in the middle
+        self.take_off()  # of a batch that was left in the middle
         if not learn.training:
             return
         weights = [each for each in learn.model.parameters() if each.requires_grad and not is_lazy(each)]
@@ -63,19 +63,30 @@ class WeightNoise(Callback):
         self._put_on(weights)
 
     def after_backward(self, learn: LearnerProtocol) -> None:
-        self._take_off()
+        self.take_off()
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._take_off()
+        self.take_off()
 
     def before_validate(self, learn: LearnerProtocol) -> None:
-        self._take_off()
+        self.take_off()
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._take_off()
+        self.take_off()
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        self.take_off()
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._take_off()
+        self.take_off()
+
+    @torch.no_grad()
+    def take_off(self) -> None:
+        """Give the weights back as they were; where they have no noise, do nothing."""
+        if self._kept:
+            weights, values = zip(*self._kept, strict=True)
+            torch._foreach_copy_(weights, values)  # type: ignore[reportPrivateImportUsage]
+            self._kept = []
 
     @torch.no_grad()
     def _put_on(self, weights: list[nn.Parameter]) -> None:
@@ -87,14 +98,6 @@ class WeightNoise(Callback):
                 generators[weight.device] = generator_on(weight.device, seed)
             noise = torch.empty_like(weight).normal_(0, self.std, generator=generators[weight.device])
             weight.add_(noise)
-
-    @torch.no_grad()
-    def _take_off(self) -> None:
-        """Give the weights back as they were."""
-        if self._kept:
-            weights, values = zip(*self._kept, strict=True)
-            torch._foreach_copy_(weights, values)  # type: ignore[reportPrivateImportUsage]
-            self._kept = []
 
 
 def generator_on(device: torch.device, seed: int) -> torch.Generator | None:

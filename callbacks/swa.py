@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from callbacks.averages import Averages, check_alone, put_weights
+from callbacks.averages import Averages, check_alone, put_weights, take_off_noise
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.modes import BatchNormFreeze, is_frozen
 from callbacks.stopping import EarlyStopping
@@ -103,6 +103,7 @@ class SWA(Callback):
     def after_train(self, learn: LearnerProtocol) -> None:
         if learn.epoch < self._first(learn):
             return
+        take_off_noise(learn)
         self._averages.match(learn.model)  # the first time this copies the weights
         if self.n_averaged:
             self._averages.update(learn.model, 1 / (self.n_averaged + 1))
@@ -124,6 +125,7 @@ class SWA(Callback):
                 stacklevel=2,
             )
             return
+        take_off_noise(learn)
         with put_back_on_error(learn.model):
             self._averages.put(learn.model)
             self._refresh(learn)

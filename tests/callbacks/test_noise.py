@@ -13,10 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import (
+    EMA,
+    SWA,
     CancelBatch,
     CancelEpoch,
+    CancelFit,
     CancelStep,
     CancelTrain,
+    EarlyStopping,
     Order,
     StochasticDepth,
     ValidateEvery,
@@ -100,6 +104,41 @@ def test_a_batch_that_is_left_in_the_middle_leaves_no_noise(make_learner, error,
     else:
         learn.fit(2)
     assert torch.equal(learn.model.weight, weight)
+
+
+@pytest.mark.parametrize("cancel", [CancelTrain, CancelEpoch, CancelFit])
+@pytest.mark.parametrize(
+    "other",
+    [lambda: EMA(0.5), lambda: SWA(0.0), lambda: EarlyStopping("train_loss")],
+    ids=["EMA", "SWA", "Stop"],
+)
+def test_no_noise_comes_into_averages_and_weights_that_are_kept(make_learner, other, cancel):
+    @on("before_backward", order=Order.SAVE)
+    def leave(learn):
+        if learn.epoch == 1 and learn.batch_idx:
+            raise cancel
+
+    learn = make_learner(callbacks=[other(), WeightNoise(9.0), leave], lr=1e-30)
+    weight, seen = learn.model.weight.detach().clone(), []
+    for event in ("before_validate", "after_epoch", "after_fit"):
+        look = on(event, order=Order.SAVE, name=event)(lambda learn: seen.append(learn.model.weight.item()))
+        learn.add_callbacks(look)
+    learn.fit(3)
+    assert set(seen) == {weight.item()}
+    assert torch.equal(learn.model.weight, weight)
+
+
+def test_the_best_weights_stay_where_a_cancel_ends_the_fit_in_a_noisy_batch(make_learner):
+    @on("before_backward")
+    def leave(learn):
+        if learn.training and learn.epoch == 2:
+            raise CancelFit
+
+    learn = make_learner(callbacks=[WeightNoise(0.1), EarlyStopping("train_loss"), leave], lr=3.0)
+    seen: list[float] = []
+    learn.add_callbacks(on("after_epoch", name="keep")(lambda learn: seen.append(learn.model.weight.item())))
+    learn.fit(3)
+    assert learn.model.weight.item() == seen[0]
 
 
 @pytest.mark.parametrize("seed", [None, 3])
