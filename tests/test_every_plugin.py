@@ -20,10 +20,9 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ExponentialLR
 
 import callbacks
-from callbacks import Callback, Callbacks, DevicePlacement, Metrics, Recorder, ZeroGrad, on
+from callbacks import Callback, Callbacks, Metrics, Recorder, ZeroGrad, on
 from callbacks.annealers import cos
 from learner import Data, Learner
-from learner.checks.preflight import Preflight
 from learner.composition import DEFAULT_CALLBACKS
 
 Maker = Callable[[Path], Callback]
@@ -54,6 +53,7 @@ MAKERS: dict[str, Maker] = {
     "TorchScheduler": lambda folder: callbacks.TorchScheduler(partial(ExponentialLR, gamma=0.9)),
 }
 #: Those that are asked to read numbers in a batch: they wait for the device, at their interval, on purpose.
+#: tests/test_waits.py counts how often.
 READERS = {"LogRMSE", "PlotSnapshots", "Progress", "ValidateEvery"}
 
 PLUGINS = {
@@ -222,39 +222,6 @@ def test_no_plug_in_keeps_the_learner(make_plugin):
         assert freed() is None
     finally:
         gc.enable()
-
-
-def test_no_batch_event_waits_for_the_device(make_plugin):
-    """On the meta device every read of a number is an error, so a fit on it proves that nothing is read."""
-    plugin = make_plugin()
-    if type(plugin).__name__ in READERS:
-        pytest.skip("reads numbers at its interval, on purpose")
-    learn = learner_with(plugin, model=model_for(plugin, device="meta"))
-    if DevicePlacement not in learn.callbacks:
-        learn.add_callbacks(DevicePlacement("meta"))
-    else:
-        learn.callbacks[DevicePlacement].device = torch.device("meta")
-    learn.add_callbacks(Preflight())
-    learn._on["before_train"](learn)
-    learn._begin_pass(learn.data.train, training=True)
-    learn._batches(line_batches(3))
-    assert learn.global_step == 3
-    assert learn.loss.is_meta
-    learn._begin_pass(learn.data.valid, training=False)
-    with torch.no_grad():
-        learn._on["before_validate"](learn)
-        learn._batches(line_batches(2))
-
-
-def test_the_meta_device_finds_a_wait(make_learner):
-    @on("after_batch")
-    def wait(learn):
-        learn.loss.item()
-
-    learn = learner_with(wait, model=nn.Linear(1, 1, device="meta"))
-    learn.add_callbacks(DevicePlacement("meta"))
-    with pytest.raises(RuntimeError, match="meta"):
-        learn._batches(line_batches(1))
 
 
 def test_every_plug_in_says_in_a_docstring_what_it_does(make_plugin):
