@@ -44,6 +44,7 @@ from callbacks.param_scheduler import ParamScheduler
 from callbacks.perplexity import Perplexity
 from callbacks.plateau import ReduceLROnPlateau
 from callbacks.precision import MixedPrecision
+from callbacks.profile import Profile
 from callbacks.progress import LogRMSE, Progress
 from callbacks.pruning import OptunaPruning
 from callbacks.ranking import AUROC, NDCG, MeanReciprocalRank
@@ -127,6 +128,7 @@ __all__ = [
     "Perplexity",
     "PlotSnapshots",
     "Precision",
+    "Profile",
     "Progress",
     "RNNRegularizer",
     "RNNReset",

@@ -97,21 +97,25 @@ def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str,
     """
     doers: dict[str, Doer] = {}
     for operation in OPERATIONS:
-        plugin = callbacks.doers.get(operation)
-        if plugin is None:
-            doers[operation] = getattr(learner_class, operation, nobody)
-        elif overrides(learner_class, base, operation):
-            raise ValueError(
-                f"two do {operation!r}: {learner_class.__name__}.{operation} and the plug-in "
-                f"{describe(plugin)}. One operation has one "
-                "doer: leave the plug-in out, or the method."
-            )
-        else:
-            doers[operation] = getattr(plugin, operation)
+        doers[operation] = doer_of(callbacks, operation, learner_class, base)
         for around in reversed(tuple(callbacks)):  # the first one heard is the outermost
             if operation in around.surrounds:
                 doers[operation] = within(around, operation, doers[operation])
     return doers
+
+
+def doer_of(callbacks: Callbacks, operation: str, learner_class: type, base: type) -> Doer:
+    """Who does an operation, without those who surround it; raises as `doers_of`."""
+    plugin = callbacks.doers.get(operation)
+    if plugin is None:
+        return getattr(learner_class, operation, nobody)
+    if overrides(learner_class, base, operation):
+        raise ValueError(
+            f"two do {operation!r}: {learner_class.__name__}.{operation} and the plug-in "
+            f"{describe(plugin)}. One operation has one "
+            "doer: leave the plug-in out, or the method."
+        )
+    return getattr(plugin, operation)
 
 
 def within(plugin: Callback, operation: str, do: Doer) -> Doer:

@@ -49,6 +49,7 @@ MAKERS: dict[str, Maker] = {
     "EarlyStopping": lambda folder: callbacks.EarlyStopping("train_loss"),
     "ParamScheduler": lambda folder: callbacks.ParamScheduler({"lr": cos(0.1, 0.0)}),
     "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(n=2, path=folder / "steps.png"),
+    "Profile": lambda folder: callbacks.Profile(folder / "profile", n_steps=1, wait=0, warm_up=0, top=0),
     "StopOnNaN": lambda folder: callbacks.StopOnNaN(),
     "TorchScheduler": lambda folder: callbacks.TorchScheduler(partial(ExponentialLR, gamma=0.9)),
 }
