@@ -93,7 +93,8 @@ def schedules_of(plugin: Callback) -> list[str]:
 def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
     """Refuse two plug-ins that would write over each other's values; each has the names in `schedules`.
 
-    One that a `When` ends before another `When` lets the other begin is let through.
+    One that a `When` ends before the other begins is let through: where a `When` says so, or the plug-in
+    itself in `schedules_from`, as "5 epochs". What it can do instead it says in `without_schedule`.
 
     Raises:
         ValueError: tells both.
@@ -102,11 +103,12 @@ def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
     for other in learn.callbacks:
         both = [name for name in schedules_of(other) if name in schedules_of(plugin)]
         if other is not holder and both and not follows(other, holder) and not follows(holder, other):
+            cures = {getattr(unwrapped(each), "without_schedule", "") for each in (holder, other)} - {""}
+            cure = ", ".join(["take one of them out", *sorted(cures)])
             raise ValueError(
                 f"{titled(plugin)} and {titled(unwrapped(other))} both change {' and '.join(both)}, and "
-                "the later one would win: take one of them out, make one schedule of both with "
-                "annealers.combine, or let one follow the other: When(..., until='5 epochs'), "
-                "When(..., start='5 epochs')."
+                f"the later one would win: {cure}, make one schedule of both with annealers.combine, or let "
+                "one follow the other: When(..., until='5 epochs'), When(..., start='5 epochs')."
             )
 
 
@@ -116,8 +118,17 @@ def titled(plugin: Callback) -> str:
 
 
 def follows(later: Callback, earlier: Callback) -> bool:
-    """Does one `When` begin where another has ended?"""
-    if not isinstance(later, When) or not isinstance(earlier, When) or not later.start or not earlier.until:
+    """Does one begin where a `When` has ended the other?"""
+    if not isinstance(earlier, When) or not earlier.until:
         return False
-    (start, unit), (until, other_unit) = parse_interval(later.start), parse_interval(earlier.until)
-    return unit != other_unit or start >= until  # steps and epochs cannot be compared: the user has said so
+    until, unit = parse_interval(earlier.until)
+    starts = [parse_interval(each) for each in starts_of(later)]
+    # steps and epochs cannot be compared: the user has said so
+    return any(start_unit != unit or start >= until for start, start_unit in starts)
+
+
+def starts_of(plugin: Callback) -> list[str]:
+    """What it waits for before it changes values: by its own `schedules_from`, and by a `When`."""
+    own = getattr(unwrapped(plugin), "schedules_from", None)
+    given = plugin.start if isinstance(plugin, When) else None
+    return [each for each in (own, given) if each]

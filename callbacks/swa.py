@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from callbacks import hyperparameters
 from callbacks.averages import Averages, check_alone, put_weights, take_off_noise
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.modes import BatchNormFreeze, is_frozen
 from callbacks.stopping import EarlyStopping
-from callbacks.when import When, unwrapped
+from callbacks.when import unwrapped
 
 
 class SWA(Callback):
@@ -54,6 +55,7 @@ class SWA(Callback):
 
     order = Order.PREPARE
     state = ("averages", "n_averaged", "rates")
+    without_schedule = "leave lr out of SWA"
 
     def __init__(
         self,
@@ -70,8 +72,19 @@ class SWA(Callback):
         self._averages = Averages()
         self.n_averaged = 0
         self.rates: list[float] | None = None
-        self._rates_before: list[Any] | None = None
+        self._kept: hyperparameters.Kept | None = None
+        self._first_epoch = 0  # that is averaged, in the fit under way
         self._is_refreshing = False
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """The hyperparameters that it changes, which no other plug-in may."""
+        return () if self.lr is None else ("lr",)
+
+    @property
+    def schedules_from(self) -> str | None:
+        """From when on it changes them; None for the fit's begin."""
+        return f"{self._first_epoch} epochs" if self._first_epoch else None
 
     @property
     def averages(self) -> dict[str, Tensor] | None:
@@ -84,21 +97,24 @@ class SWA(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         check_alone(self, learn)
-        check_others(self, learn)
+        check_others(learn)
         if type(self.start) is int and self.start >= learn.n_epochs:
             raise ValueError(
                 f"SWA(start={self.start}): the fit has {learn.n_epochs} epochs, counted from 0, so none "
                 "would be averaged. Begin earlier, or with a share, as SWA(0.75)."
             )
+        self._first_epoch = self._first(learn)
         self.averages, self.rates, self.n_averaged = None, None, 0
-        self._rates_before = [copy_of(group.get("lr")) for group in learn.optimizer.param_groups]
+        if self.lr is not None:
+            hyperparameters.check_alone(self, learn)
+            self._kept = hyperparameters.Kept(learn.optimizer)
 
     def before_epoch(self, learn: LearnerProtocol) -> None:
         if self.lr is not None and learn.epoch >= self._first(learn):
             groups = learn.optimizer.param_groups
             self.rates = self.rates or [float(group["lr"]) for group in groups]  # once a fit
             for group, rate in zip(groups, self.rates, strict=True):
-                set_rate(group, self._rate(rate, learn.epoch - self._first(learn)))
+                hyperparameters.put(group, "lr", self._rate(rate, learn.epoch - self._first(learn)))
 
     def after_train(self, learn: LearnerProtocol) -> None:
         if learn.epoch < self._first(learn):
@@ -132,11 +148,9 @@ class SWA(Callback):
         self.averages = None
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        if self._rates_before is not None:
-            for group, rate in zip(learn.optimizer.param_groups, self._rates_before, strict=False):
-                if rate is not None:
-                    set_rate(group, rate)
-        self._rates_before, self.averages, self._is_refreshing = None, None, False
+        if self._kept is not None:
+            self._kept.put_back()
+        self._kept, self.averages, self._is_refreshing = None, None, False
 
     def _first(self, learn: LearnerProtocol) -> int:
         """The first epoch that is averaged."""
@@ -185,21 +199,13 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
         raise ValueError(f"SWA(anneal_epochs={anneal_epochs}): to which rate? Give lr too, as lr=0.01.")
 
 
-def check_others(plugin: SWA, learn: LearnerProtocol) -> None:
-    """Refuse plug-ins that would undo what this one does, or whose work it would undo."""
-    for each in learn.callbacks:
-        other = unwrapped(each)
-        if isinstance(other, EarlyStopping) and other.restore_best:
+def check_others(learn: LearnerProtocol) -> None:
+    """Refuse plug-ins whose work this one would undo."""
+    for each in map(unwrapped, learn.callbacks):
+        if isinstance(each, EarlyStopping) and each.restore_best:
             raise ValueError(
                 "SWA ends the fit with averaged weights, and EarlyStopping with those of its best epoch: "
                 "write EarlyStopping(..., restore_best=False), or leave one of them out."
-            )
-        ends = isinstance(each, When) and each.until is not None
-        if plugin.lr is not None and "lr" in getattr(other, "schedules", ()) and not ends:
-            title = type(other).__name__
-            raise ValueError(
-                f"SWA(lr={plugin.lr!r}) and {title} both set the rate: leave lr out, or end the schedule "
-                f"where the averaging begins, as When({title}(...), until='30 epochs')."
             )
 
 
@@ -210,19 +216,6 @@ def norms_of(model: nn.Module) -> list[_BatchNorm]:
         for layer in model.modules()
         if isinstance(layer, _BatchNorm) and layer.track_running_stats and not is_frozen(layer)
     ]
-
-
-def copy_of(rate: Any) -> Any:
-    """A rate, also where it is a tensor, as it is now."""
-    return rate.clone() if isinstance(rate, Tensor) else rate
-
-
-def set_rate(group: dict[str, Any], rate: Any) -> None:
-    """Set a group's rate; one that is a tensor stays the same tensor."""
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
 
 
 @contextmanager

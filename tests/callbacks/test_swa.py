@@ -250,9 +250,12 @@ def test_a_fit_that_is_ended_already_has_the_averages_again(tmp_path):
         ([SWA(), EarlyStopping("train_loss")], "restore_best=False"),
         (
             [SWA(lr=0.1), TorchScheduler(partial(ExponentialLR, gamma=0.9))],
-            "SWA.lr=0.1. and TorchScheduler both set",
+            "SWA 'swa' and TorchScheduler 'torch_scheduler' both change lr.* leave lr out of SWA",
         ),
-        ([SWA(lr=0.1), ParamScheduler({"lr": lin(1, 0)})], "SWA.lr=0.1. and ParamScheduler both set"),
+        (
+            [SWA(lr=0.1), ParamScheduler({"lr": lin(1, 0)})],
+            "SWA 'swa' and ParamScheduler 'param_scheduler' both change lr",
+        ),
         ([SWA(7)], "the fit has 2 epochs"),
         ([When(SWA(), until="1 epoch")], "start= alone"),
     ],
@@ -268,6 +271,29 @@ def test_a_schedule_may_end_where_the_averaging_begins():
     learn.fit(4)
     assert list(learn.history["lr_0"]) == pytest.approx([0.1, 0.05, 0.02, 0.02])
     assert learn.optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_schedule_that_ends_after_the_averaging_begins_is_refused():
+    schedule = When(TorchScheduler(partial(ExponentialLR, gamma=0.5)), until="3 epochs")
+    with pytest.raises(ValueError, match="SWA 'swa' and TorchScheduler 'torch_scheduler' both change lr"):
+        learner_of(SWA(0.5, lr=0.02), schedule).fit(4)
+
+
+def test_a_recipe_of_a_schedule_clashes_with_its_rate_by_name():
+    learn = learner_of(SWA(lr=0.02))
+    with pytest.raises(ValueError, match="SWA 'swa' and ParamScheduler 'param_scheduler' both change lr"):
+        learn.fit_one_cycle(4)
+    assert learn.global_step == 0
+
+
+def test_without_a_rate_of_its_own_it_goes_with_a_schedule_and_leaves_the_rates_alone():
+    @on("after_fit")
+    def keep(learn):
+        learn.optimizer.param_groups[0]["lr"] = 0.5
+
+    learn = learner_of(SWA(), keep)
+    learn.fit(2)
+    assert learn.optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_a_fit_that_ends_before_the_averaging_begins_says_so(make_learner):
