@@ -5,8 +5,8 @@ Run: python benchmarks/lean.py [rounds]
 Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
 over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
 The plain loop does forward, loss, backward, step and zero_grad. The final weights of all compositions of a
-work are compared with the plain loop's, bit by bit, after the last round. The last table tells what is left
-of the article's step: the same operations without a loop around them.
+work are compared with the plain loop's, bit by bit, after the last round. Updates alone are `optimizer.step()`
+beside `LeanStep.step`. The last table tells what is left of the article's step: the operations without a loop.
 """
 
 from __future__ import annotations
@@ -88,16 +88,43 @@ def article(make: Any) -> dict[str, Run]:
 
 
 def digits(make: Any) -> dict[str, Run]:
-    tensors = Data.from_tensors(*pictures(), batch_size=BATCH_SIZE, seed=0)
     return {
         "plain loop": plain(mlp(), loader(), F.cross_entropy, make),
         "plain loop again (the noise)": plain(mlp(), loader(), F.cross_entropy, make),
         "ZeroGrad": learner(mlp(), Data(loader()), F.cross_entropy, make, ZeroGrad()),
         "LeanStep": learner(mlp(), Data(loader()), F.cross_entropy, make, LeanStep()),
+        "ZeroGrad, Data.from_tensors (other order)": learner(
+            mlp(), tensors(), F.cross_entropy, make, ZeroGrad()
+        ),
         "LeanStep, Data.from_tensors (other order)": learner(
-            mlp(), tensors, F.cross_entropy, make, LeanStep()
+            mlp(), tensors(), F.cross_entropy, make, LeanStep()
         ),
     }
+
+
+def tensors() -> Data:
+    return Data.from_tensors(*pictures(), batch_size=BATCH_SIZE, seed=0)
+
+
+def updates(make: Any) -> dict[str, Run]:
+    """The MLP's update alone, with the gradients of one batch all the time."""
+
+    def updating(plugin: LeanStep | None) -> Run:
+        learn: Any = Learner(mlp(), tensors(), F.cross_entropy, make, [plugin or ZeroGrad()], defaults=())
+        inputs, targets = next(iter(learn.data.train))
+        F.cross_entropy(learn.model(inputs), targets).backward()
+
+        def run() -> nn.Module:
+            if plugin is not None:
+                plugin.before_fit(learn)
+            step = learn.optimizer.step if plugin is None else partial(plugin.step, learn)
+            for _ in range(N_STEPS):
+                step()
+            return learn.model
+
+        return run
+
+    return {"plain loop": updating(None), "LeanStep": updating(LeanStep())}
 
 
 def measure(works: dict[str, Run], rounds: int) -> tuple[dict[str, list[float]], dict[str, nn.Module]]:
@@ -158,6 +185,7 @@ def main(rounds: int) -> None:
     report("the article's fit, Adam", article(partial(torch.optim.Adam, lr=RATE)), rounds, N_STEPS)
     for name, make in {"SGD": SGD, "SGD with momentum": MOMENTUM, "Adam": ADAM}.items():
         report(f"MLP 784-128-10, batch 64, DataLoader, {name}", digits(make), rounds, N_ITEMS // BATCH_SIZE)
+        report(f"its update alone, {name}", updates(make), rounds, N_STEPS)
     works = {"plain loop": plain(Quadratic(), batches(N_STEPS), F.mse_loss, quadratic), **parts()}
     report("what is left of the article's step", works, rounds, N_STEPS)
 

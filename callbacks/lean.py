@@ -29,18 +29,20 @@ class LeanStep(Callback):
     in a small one: it pays where steps take well under a millisecond. `docs/speed.md` has measurements.
 
     * `backward` calls the autograd engine, which `Tensor.backward` calls after many checks.
-    * `step` of `SGD`, `Adam` and `AdamW` on a CPU calls the kernels that they call, for many parameters at a
-      time. On other devices, and with `foreach=True` or `fused=True`, it calls the optimizer's own step
-      without what `torch.optim` wraps around it (hooks, a profiler's label, `torch._dynamo`).
+    * `step` of `SGD`, `Adam` and `AdamW` for float32 or float64 on a CPU calls the kernels that they call, for
+      many parameters at a time. On other devices, for half precision, and with `foreach=True` or `fused=True`
+      it calls the optimizer's own step without what `torch.optim` wraps around it (hooks, a profiler's label,
+      `torch._dynamo`).
     * `zero_grad` lets gradients go in one pass.
 
     Some of these calls are not public. So each fit begins with a proof: the engine is tried on two numbers,
     and in the first two updates the weights take the ordinary step, while the kernels are called on copies
-    of weights, gradients and state; all must come out with the same bits. (These two updates wait for the
-    device and hold the copies; on the meta device there is nothing to compare.) Where a call is missing
-    or gives something else, or the optimizer is not one of the three, has hooks on its step or a step of its
-    own, is capturable or differentiable, has settings that are tensors, or sparse or complex parameters or
-    gradients, the ordinary call is made for the rest of the fit, and a warning says why.
+    of weights, gradients and state; all must come out with the same bits. (These two updates hold the copies.
+    Where the optimizer's own step is called there is nothing to prove, and nothing waits for the device.)
+    Where a call is missing or gives something else, or the optimizer is not one of the three, has hooks on
+    its step or a step of its own, is capturable or differentiable, has settings that are tensors, or sparse
+    or complex parameters or gradients, the ordinary call is made for the rest of the fit, and a warning says
+    why.
 
     It takes the place of `ZeroGrad`. Labels such as `Optimizer.step#SGD.step` are missing in a profile.
 

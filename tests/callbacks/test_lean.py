@@ -250,6 +250,48 @@ def test_a_fit_that_is_cut_goes_on_with_it_or_without(tmp_path, make, doers):
     assert_same(learn.optimizer.state_dict(), whole.optimizer.state_dict())
 
 
+@pytest.mark.parametrize("make", [SETTINGS[2], SETTINGS[9]], ids=str)
+def test_a_snapshot_that_is_put_back_in_mid_fit_is_gone_on_from(make):
+    class Back(Callback):
+        def after_batch(self, learn):
+            if learn.global_step == 5:
+                self.snapshot = learn.snapshot()
+            if learn.global_step == 7 and learn.epoch == 1:
+                learn.restore(self.snapshot)
+                learn.epoch = 1
+
+    assert_same_fit(Back, optimizer=make)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("make", [SETTINGS[5], SETTINGS[9]], ids=str)
+def test_weights_of_other_precision_are_stepped_with_the_same_bits(make, dtype):
+    def model():
+        found = nn.Linear(1, 1, dtype=dtype)
+        nn.init.ones_(found.weight)
+        nn.init.ones_(found.bias)
+        return found
+
+    def loss_func(preds, targets):
+        return F.mse_loss(preds.float(), targets)
+
+    @on("before_batch")
+    def cast(learn):
+        learn.inputs = (learn.inputs[0].to(dtype),)
+
+    assert_same_fit(lambda: cast, model=model, loss_func=loss_func, optimizer=make)
+
+
+def test_checks_and_the_search_for_a_rate_work_with_it(capsys):
+    learn = learner_of()
+    before = copy.deepcopy(learn.model.state_dict())
+    learn.check()
+    learn.lr_find(n_steps=10)
+    assert_same(learn.model.state_dict(), before)
+    learn.explain()
+    assert "LeanStep" in capsys.readouterr().out
+
+
 # The gradient of the loss
 
 
