@@ -28,6 +28,7 @@ from callbacks import (
     LeanStep,
     LogRMSE,
     MixedPrecision,
+    OverfitBatch,
     Order,
     ShortEpoch,
     StopAfter,
@@ -164,6 +165,20 @@ def test_what_surrounds_an_operation_counts_for_its_plug_in():
     assert cost.operations["forward"] < cost.plugins["around"].step
 
 
+def test_what_is_within_counts_once():
+    class Slow(Learner):
+        def forward(self):
+            nap()
+            super().forward()
+
+    class Around(Callback):
+        surrounds = ("forward",)
+
+    plain = make()
+    cost = Slow(plain.model, plain.data, F.mse_loss, plain.optimizer, [Around()]).cost(20)
+    assert cost.plugins["around"].step < NAP / 2 < cost.operations["forward"]
+
+
 def test_a_plug_in_that_works_now_and_then_counts_by_its_share():
     cost = make(When(Sleeper(), every="5 steps")).cost(40)
     assert is_nap(cost.plugins["sleeper"].step, 1 / 5)
@@ -234,7 +249,8 @@ def test_an_error_leaves_no_trace_and_says_where_it_was():
         GradientAccumulation(3),
         LeanStep(),
         MixedPrecision("bf16"),
-        ShortEpoch(2),
+        ShortEpoch(1),
+        OverfitBatch(),
         StopAfter("3 steps"),
         ValidateEvery("2 steps"),
         TorchScheduler(partial(torch.optim.lr_scheduler.StepLR, step_size=1)),
