@@ -10,6 +10,8 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.draws import OwnDraws, PythonState
+from callbacks.registry import describe
+from callbacks.when import When, unwrapped
 
 
 class WeightNoise(Callback):
@@ -25,7 +27,7 @@ class WeightNoise(Callback):
             fit.
 
     Raises:
-        ValueError: a setting cannot be used.
+        ValueError: a setting cannot be used; or, at the fit's begin, another one adds noise too.
 
     Source: Graves 2011, Practical Variational Inference for Neural Networks, NeurIPS 24; as used by Graves
         et al. 2013, arXiv:1303.5778, section 3.
@@ -52,6 +54,7 @@ class WeightNoise(Callback):
         self._draws.state = state
 
     def before_fit(self, learn: LearnerProtocol) -> None:
+        check_alone(self, learn)
         _ = self._draws.source
 
     def before_batch(self, learn: LearnerProtocol) -> None:
@@ -98,6 +101,22 @@ class WeightNoise(Callback):
                 generators[weight.device] = generator_on(weight.device, seed)
             noise = torch.empty_like(weight).normal_(0, self.std, generator=generators[weight.device])
             weight.add_(noise)
+
+
+def check_alone(plugin: WeightNoise, learn: LearnerProtocol) -> None:
+    """Refuse two at a time: the second would take the first one's noisy weights for those to give back.
+
+    Raises:
+        ValueError: names both.
+    """
+    found = [each for each in learn.callbacks if isinstance(unwrapped(each), WeightNoise)]
+    if len(found) > 1 and not all(isinstance(each, When) for each in found):
+        other = next(each for each in map(unwrapped, found) if each is not plugin)
+        raise ValueError(
+            f"{describe(plugin)} and {describe(other)} both add noise to the weights: leave one out (their "
+            "variances would add up), or give each its time, as When(WeightNoise(0.1), until='5 epochs') and "
+            "When(WeightNoise(0.01), start='5 epochs')."
+        )
 
 
 def generator_on(device: torch.device, seed: int) -> torch.Generator | None:

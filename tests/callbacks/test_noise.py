@@ -25,6 +25,7 @@ from callbacks import (
     StochasticDepth,
     ValidateEvery,
     WeightNoise,
+    When,
     on,
 )
 
@@ -152,6 +153,21 @@ def test_a_fit_that_is_cut_goes_on_with_the_same_bits(tmp_path, cut, seed):
     again = make(tmp_path / "cut", plugins=(WeightNoise(0.1, seed=seed),), seed=5)
     again.fit(2, resume="must")
     assert not differs(outcome(again), expected)
+
+
+def test_two_at_a_time_are_refused_with_both_names_before_the_first_step(make_learner):
+    learn = make_learner(callbacks=[WeightNoise(), WeightNoise(name="more")])
+    with pytest.raises(ValueError, match=r"WeightNoise and WeightNoise \('more'\) both add noise"):
+        learn.fit(1)
+    assert learn.global_step == 0
+
+
+def test_one_may_follow_another(make_learner):
+    first, second = WeightNoise(9.0), WeightNoise(3.0, name="second")
+    learn = make_learner(callbacks=[When(first, until="1 epoch"), When(second, start="1 epoch")], lr=1e-30)
+    weight = learn.model.weight.detach().clone()
+    learn.fit(2)
+    assert torch.equal(learn.model.weight, weight)
 
 
 @pytest.mark.parametrize(
