@@ -216,8 +216,8 @@ class ValidateEvery(Callback):
     `learn.history.validations` has a row for each, with `step`, `epoch` and the results by name, those of
     the validation that ends each epoch among them; a table of the epochs stays as it is. Training goes on as
     if there had been none: random states, the data's order, modes and results are put back.
-    A step that ends an epoch is validated once. Plug-ins that act on an epoch's results, as `EarlyStopping`,
-    act at its end.
+    A step that ends an epoch is validated once. A validation that Ctrl-C or SIGTERM ends is not recorded.
+    Plug-ins that act on an epoch's results, as `EarlyStopping`, act at its end.
 
     Args:
         every: how often, as `"200 steps"`, `"1e5 samples"` or `"10 minutes"`.
@@ -248,8 +248,11 @@ class ValidateEvery(Callback):
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         ends_epoch = learn.batch_idx + 1 == learn.n_batches  # which validates at once
-        if self.every.after_batch(learn) and not ends_epoch:
-            learn.history.add_validation(learn.global_step, learn.validate())
+        if not self.every.after_batch(learn) or ends_epoch or learn.interrupted:
+            return
+        results = learn.validate()
+        if not learn.interrupted:  # else it has seen a part of the data only
+            learn.history.add_validation(learn.global_step, results)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         results = {name: value for name, value in learn.results.items() if name.startswith("valid_")}

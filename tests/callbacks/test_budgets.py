@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from functools import partial
 
@@ -276,6 +277,21 @@ def test_the_history_has_each_validation():
     assert rows == [(4, 0), (8, 0), (10, 0), (12, 1), (16, 1), (20, 1)]
     assert learn.history.validations[2]["valid_loss"] == learn.history[0]["valid_loss"]
     assert len(learn.history) == 2
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_validation_that_ctrl_c_ends_is_not_recorded(training):
+    learn = with_noise(ValidateEvery("4 steps"))
+
+    @on("after_pred")
+    def interrupt(learn):
+        if learn.training is training and learn.global_step == (3 if training else 4):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, callbacks=[interrupt])
+    assert learn.global_step == 4
+    assert [row["step"] for row in learn.history.validations] == []
 
 
 def test_what_is_measured_is_what_validate_gives_at_that_step():
