@@ -51,7 +51,7 @@ class TorchScheduler(Callback):
     Raises:
         TypeError: `scheduler` cannot be called, or makes something else.
         ValueError: at the fit's begin: nothing of the monitor's name is measured, or another plug-in changes
-            the rate (or a momentum that this one cycles) too.
+            the rate (or a momentum that this one cycles) too; in it: a `OneCycleLR` is at its end.
 
     Warns:
         LearnerWarning: a `OneCycleLR`, `CosineAnnealingLR` or `PolynomialLR` is shorter than the fit, at its
@@ -158,8 +158,17 @@ class TorchScheduler(Callback):
         if isinstance(self._made, ReduceLROnPlateau):
             if self.monitor in learn.results:
                 self._made.step(learn.results[self.monitor])
-        else:
+            return
+        try:
             self._made.step()
+        except ValueError as error:
+            if "total steps" not in str(error):
+                raise
+            raise ValueError(
+                f"TorchScheduler: the schedule is shorter than the fit, which has {learn.n_epochs} epochs, "
+                f"with a step every {self.every}. (torch: {error}.) Write a larger total_steps, or end the "
+                "fit before, as with StopAfter('500 steps')."
+            ) from error
 
     def _go_to_position(self) -> None:
         """Take up a schedule where a snapshot left it."""

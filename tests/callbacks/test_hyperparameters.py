@@ -123,6 +123,18 @@ def test_a_schedule_shorter_than_the_fit_is_told_at_its_begin(with_momentum, sch
         with_momentum(scheduler()).fit(2)
 
 
+@pytest.mark.parametrize(
+    "plugins",
+    [(one_cycle_of(2, "4 samples"),), (one_cycle_of(2), GradientAccumulation(2))],
+    ids=["samples", "sums"],
+)
+def test_where_its_length_is_seen_in_the_fit_only_torchs_error_tells_the_cure(with_momentum, plugins):
+    with pytest.raises(
+        ValueError, match=r"shorter than the fit, which has 4 epochs.*Write a larger total_steps"
+    ):
+        with_momentum(*plugins).fit(4)
+
+
 def test_one_cycle_by_epochs_that_is_too_short_is_refused_before_the_first_step(with_momentum):
     learn = with_momentum(one_cycle_of(2, "1 epoch"))
     with pytest.raises(ValueError, match="Write total_steps=3, or train for 2 epochs"):
