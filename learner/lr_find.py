@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from callbacks import BlackBox, Callback, CancelValidate, LearnerProtocol, Order, hyperparameters
+from callbacks import EMA, SWA, BlackBox, Callback, CancelValidate, LearnerProtocol, Order, hyperparameters
 from callbacks.annealers import exp
 from callbacks.numbers import StopOnNaN
+from callbacks.when import unwrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,11 +119,11 @@ def search(learn: Any, start: float, end: float, n_steps: int, stop_factor: floa
 
 
 def bystanders(learn: Any) -> list[Callback]:
-    """The plug-ins that measure, report, decide or save; those that shape a training step stay."""
+    """The plug-ins that measure, report, decide, save or average; those that shape a training step stay."""
     return [
         each
         for each in learn.callbacks
-        if each.order >= Order.MEASURE or isinstance(each, (StopOnNaN, BlackBox))
+        if each.order >= Order.MEASURE or isinstance(unwrapped(each), (StopOnNaN, BlackBox, EMA, SWA))
     ]
 
 

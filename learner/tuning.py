@@ -252,7 +252,7 @@ class Tuning(Loop):
         """Train for some steps at a growing rate, and tell which rate the losses speak for; no trace is left.
 
         Smith 2017, "Cyclical learning rates for training neural networks", section 3.3. Plug-ins that decide,
-        report or save sit out. Groups keep the ratios of their rates; the largest is the one that grows.
+        report, save or average sit out. Groups keep the ratios of their rates; the largest is what grows.
 
         Args:
             start: the rate of the first step.

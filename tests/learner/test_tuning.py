@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import OneCycleLR, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import (
+    EMA,
+    SWA,
     Checkpoint,
     EarlyStopping,
     Metrics,
@@ -24,6 +26,7 @@ from callbacks import (
     Progress,
     Recorder,
     TorchScheduler,
+    When,
     ZeroGrad,
     on,
 )
@@ -256,6 +259,15 @@ def test_the_search_ends_when_the_loss_has_grown():
     found = make().lr_find(1e-3, 1e4, n_steps=100)
     assert len(found.losses) < 100
     assert len(found.rates) == len(found.losses) == len(found.raw)
+
+
+@pytest.mark.parametrize(
+    "plugin", [lambda: SWA(200), lambda: SWA(lr=0.1), lambda: When(EMA(), start="1 epoch")]
+)
+def test_those_that_average_sit_out_of_a_search(plugin):
+    alone, both = make(), make(callbacks=[plugin()])
+    assert both.lr_find(n_steps=20).raw == alone.lr_find(n_steps=20).raw
+    assert len(both.callbacks) == len(alone.callbacks) + 1
 
 
 def test_from_a_rate_too_high_nothing_can_be_told():
