@@ -5,8 +5,9 @@ Run: python benchmarks/lean.py [rounds]
 Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
 over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
 The plain loop does forward, loss, backward, step and zero_grad. The final weights of all compositions of a
-work are compared with the plain loop's, bit by bit, after the last round. Updates alone are `optimizer.step()`
-beside `LeanStep.step`. The last table tells what is left of the article's step: the operations without a loop.
+work are compared with the plain loop's, bit by bit, after the last round. Updates alone are the calls of
+`optimizer.step()` beside those of `LeanStep.step`. The last table tells what is left of the article's step:
+the operations without a loop.
 """
 
 from __future__ import annotations
