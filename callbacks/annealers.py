@@ -49,7 +49,7 @@ class Annealer:
 
         Args:
             progress: from 0 at the beginning to 1 at the end; what lies outside is taken for the nearest.
-            n_steps: of how many steps the whole is; then phases end with whole steps.
+            n_steps: of how many steps the whole is; then phases end as `combine` says.
         """
         return self.value(min(max(progress, 0.0), 1.0), n_steps)
 
@@ -114,6 +114,10 @@ def _poly(start: float, end: float, power: float, progress: float, n_steps: int 
 
 def combine(shares: Sequence[float], parts: Sequence[Callable[[float], float]]) -> Annealer:
     """One after the other.
+
+    Told of `n_steps`, as `ParamScheduler` does, a phase whose shares so far add up to s ends at step
+    `s * n_steps - 1`, counted from 0, as in torch's `OneCycleLR`: its last step has its end's value, where
+    `s * n_steps` is a whole number. Without, it ends at progress s.
 
     Args:
         shares: of the whole, one for each part; they add up to 1. A part whose share is 0 is left out.

@@ -54,7 +54,7 @@ def settings_of(group: Settings) -> Settings:
 
 def names_of(group: Settings) -> list[str]:
     """The hyperparameters of a group; `momentum` of Adam and its kin is the first of the betas."""
-    numbers = [name for name, value in group.items() if is_number(value)]
+    numbers = [name for name, value in group.items() if is_number(value) and name != "layer_group"]
     return [*numbers, "momentum"] if "betas" in group and "momentum" not in numbers else numbers
 
 

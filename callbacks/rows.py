@@ -77,7 +77,8 @@ class Rows:
             ValueError: nothing was recorded.
         """
         if not self.steps:
-            raise ValueError(f"{owner} has recorded nothing yet: fit for {self.n} steps or more.")
+            steps = f"{self.n} step{'' if self.n == 1 else 's'}"
+            raise ValueError(f"{owner} has recorded nothing yet: fit for {steps} or more.")
 
 
 def steps_in(owner: str, every: Any) -> int:

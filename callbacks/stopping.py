@@ -247,7 +247,8 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
     names = list(learn.measured)
     if monitor in names:
         return
-    place = f"{owner}(monitor={monitor!r})"
+    argument = "best" if owner == "Checkpoint" else "monitor"
+    place = f"{owner}({argument}={monitor!r})"
     if not names:
         raise ValueError(f"{place}: nothing is measured. Add the plug-in that does: callbacks=[Metrics()].")
     if learn.data.valid is None and monitor.startswith("valid_"):
@@ -255,7 +256,7 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
         found = other if other in names else "train_loss"
         raise ValueError(
             f"{place}: there is no validation data. Give some, with Data(train, valid), or go by the "
-            f"training data with monitor={found!r}."
+            f"training data with {argument}={found!r}."
         )
     close = get_close_matches(monitor, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -28,6 +28,8 @@ def suggest_keywords(function: Callable[P, R]) -> Callable[P, R]:
             if name not in parameters:
                 close = OTHER_KEYWORDS.get(name) or next(iter(get_close_matches(name, parameters, n=1)), None)
                 hint = f" Did you mean {close}?" if close in parameters else ""
+                if name in RATE_KEYWORDS:
+                    hint = f" {RATE_HINT}"
                 raise TypeError(
                     f"{title}() has no argument {name!r}.{hint} There are: {', '.join(parameters)}."
                 )
@@ -35,6 +37,12 @@ def suggest_keywords(function: Callable[P, R]) -> Callable[P, R]:
 
     return checked
 
+
+RATE_KEYWORDS = ("lr", "lr_max", "learning_rate")
+RATE_HINT = (
+    "The rate is the optimizer's, as in optimizer=partial(torch.optim.Adam, lr=1e-3), or that of a schedule, "
+    "as in learn.fit_one_cycle(5, 1e-3)."
+)
 
 # What other frameworks call the same thing.
 OTHER_KEYWORDS = {

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from callbacks import Progress
+from callbacks import Callback, ParamScheduler, Progress
+from callbacks.registry import describe
+from callbacks.when import unwrapped
 from learner import machine
 from learner.learner import Learner
 from learner.lr_find import SUGGESTIONS
@@ -276,6 +278,11 @@ def do_check(known: argparse.Namespace) -> int:
     return 0
 
 
+def sets_rate(plugin: Callback) -> bool:
+    """Does a plug-in set the rate, whatever the optimizer was given?"""
+    return isinstance(plugin, ParamScheduler) and "lr" in plugin.schedules and not plugin.relative
+
+
 def do_lr_find(known: argparse.Namespace) -> int:
     """Train at growing rates, and print what the losses speak for."""
     recipe = load(known)
@@ -287,7 +294,11 @@ def do_lr_find(known: argparse.Namespace) -> int:
         raise Mistake(str(error)) from error
     for name in SUGGESTIONS:
         print(f"{name:<10}{getattr(found, name):.2g}")
-    print(f"To take the first: learner run {shlex.quote(known.recipe)} optimizer.lr={found.valley:.2g}")
+    scheduler = next((each for each in learn.callbacks if sets_rate(unwrapped(each))), None)
+    if scheduler is None:
+        print(f"To take the first: learner run {shlex.quote(known.recipe)} optimizer.lr={found.valley:.2g}")
+    else:
+        print(f"{describe(scheduler)} sets the rate: write it there, optimizer.lr would have no effect.")
     if known.plot is not None:
         figure: Any = found.plot().figure
         figure.savefig(known.plot)

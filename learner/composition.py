@@ -16,6 +16,7 @@ from callbacks.progress import Progress
 from callbacks.recorder import Recorder
 from callbacks.registry import Callbacks, as_plugin, describe
 from callbacks.when import unwrapped
+from learner.arguments import RATE_HINT
 
 #: The plug-ins of every learner that is not told otherwise.
 DEFAULT_CALLBACKS = (ZeroGrad, DevicePlacement, StopOnNaN, Metrics, Recorder, Progress)
@@ -61,7 +62,8 @@ def as_list(given: Any, argument: str) -> list[Any]:
             if argument == "metrics"
             else f"plug-ins, as in {argument}=[ZeroGrad()]"
         )
-        raise TypeError(f"{argument}={given!r}: pass a list of {form}.")
+        hint = f" {RATE_HINT}" if isinstance(given, (float, slice)) else ""
+        raise TypeError(f"{argument}={given!r}: pass a list of {form}.{hint}")
     return list(given)
 
 

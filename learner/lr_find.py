@@ -88,7 +88,7 @@ class LRSearch:
             rate = getattr(self, name)
             at = min(range(len(self.rates)), key=lambda step: abs(math.log(self.rates[step] / rate)))
             ax.plot(rate, self.losses[at], "o", label=f"{name} {rate:.2g}")
-        low, high = min(self.losses), max(self.losses)
+        low, high = min(*self.raw, *self.losses), max(self.losses)
         ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
         ax.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) or None)
         ax.legend()

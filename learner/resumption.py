@@ -133,7 +133,9 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     point.is_of_a_later_fit = point.fit["index"] > learn.n_fits
     if point.is_of_a_later_fit:
         allow = (*allow, "callbacks", "optimizer")
-        print(f"fit {learn.n_fits} of this run has ended before: {found.name} is of fit {point.fit['index']}")
+        print(
+            f"fit {learn.n_fits} of this run is done: {found.name} is of fit {point.fit['index']}, after it"
+        )
     current = fingerprint(learn)
     point.adapt(differences(point.contents["fingerprint"], current, found, allow=allow), current)
     if not point.is_of_a_later_fit:

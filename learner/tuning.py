@@ -81,7 +81,7 @@ class Tuning(Loop):
         }
         if moms is not None and hyperparameters.has_momentum(self.optimizer):
             schedules["momentum"] = one_cycle(*moms, pct_start)
-        return self._fit_by(schedules, n_epochs, callbacks, settings)
+        return self._fit_by("fit_one_cycle", schedules, n_epochs, callbacks, settings)
 
     def fit_flat_cos(
         self,
@@ -99,7 +99,7 @@ class Tuning(Loop):
         """
         check_above(1, "fit_flat_cos", div_final=div_final)
         schedules = {"lr": [flat_cos(rate, rate / div_final, pct_start) for rate in self._rates(lr)]}
-        return self._fit_by(schedules, n_epochs, callbacks, settings)
+        return self._fit_by("fit_flat_cos", schedules, n_epochs, callbacks, settings)
 
     def fit_sgdr(
         self,
@@ -121,7 +121,7 @@ class Tuning(Loop):
                 raise ValueError(f"fit_sgdr({name}={value!r}): write a whole number of at least 1.")
         n_epochs = sum(cycle_len * cycle_mult**cycle for cycle in range(n_cycles))
         schedules = {"lr": [sgdr(rate, 0.0, n_cycles, float(cycle_mult)) for rate in self._rates(lr_max)]}
-        return self._fit_by(schedules, n_epochs, callbacks, settings)
+        return self._fit_by("fit_sgdr", schedules, n_epochs, callbacks, settings)
 
     def fine_tune(
         self,
@@ -176,10 +176,11 @@ class Tuning(Loop):
         return [spread[groups.group_of(group, position)] for position, group in enumerate(settings)]
 
     def _fit_by(
-        self, schedules: dict[str, Any], n_epochs: int, callbacks: Any, settings: dict[str, Any]
+        self, name: str, schedules: dict[str, Any], n_epochs: int, callbacks: Any, settings: dict[str, Any]
     ) -> History:
+        """Fit by schedules that bear the method's name, so that another `ParamScheduler` may stand beside."""
         given = callbacks if isinstance(callbacks, (list, tuple)) else list(callbacks)
-        scheduler = ParamScheduler(schedules, n_batches=settings.pop("n_batches", None))
+        scheduler = ParamScheduler(schedules, n_batches=settings.pop("n_batches", None), name=name)
         return self.fit(n_epochs, [*given, scheduler], **settings)
 
     def plot_schedule(

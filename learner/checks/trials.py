@@ -20,6 +20,7 @@ from learner.checks.exams import compute_loss, drop_gradients, gradient
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import tensors_in
 from learner.checks.preflight import does_itself
+from learner.tensors import counted
 
 if TYPE_CHECKING:
     from learner.checks.examination import Report
@@ -132,9 +133,10 @@ def steps(learn: Any, report: Report, batch: Any) -> None:
     before = [each.detach().clone() for _, each in named]
     frozen_buffers = buffers_of_frozen(learn.model)
     end, losses, states = time.monotonic() + SECONDS, [], draws.take()
+    n_before = learn.global_step
     while len(losses) <= N_STEPS and (time.monotonic() < end or len(losses) < 2):
         draws.put(states)  # the same dropout at every step, so that the loss falls without noise
-        learn.batch = batch
+        learn.batch, learn.batch_idx = batch, len(losses)  # where gradients add up, windows fill by it
         learn._run_model()
         compute_loss(learn)
         losses.append(float(learn.loss))
@@ -144,8 +146,13 @@ def steps(learn: Any, report: Report, batch: Any) -> None:
         if not learn.callbacks.doers.get("zero_grad"):
             drop_gradients(learn)
     n_steps = len(losses) - 1
+    n_updates = learn.global_step - n_before
+    if n_steps and not n_updates:
+        report.facts["one batch"] = f"not examined: {n_steps} times it made no update of the weights"
+        return
+    updates = f", {counted(n_updates, 'update', 'updates')} in all," if n_updates < n_steps else ""
     report.facts["one batch"] = (
-        f"{n_steps} steps on it take its loss from {show(losses[0])} to {show(losses[-1])}"
+        f"{n_steps} steps on it{updates} take its loss from {show(losses[0])} to {show(losses[-1])}"
     )
     report.take(step_faults(losses))
     moved = [not torch.equal(each, old) for (_, each), old in zip(named, before, strict=True)]

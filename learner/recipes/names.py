@@ -180,7 +180,7 @@ def table(kind: str) -> dict[str, Any]:
         return {"by_children": groups.by_children, "body_and_head": groups.body_and_head}
     if kind == "annealer":
         return {name: getattr(annealers, name) for name in annealers.__all__}
-    ours = {name: getattr(callbacks, name) for name in callbacks.__all__}
+    ours = {name: getattr(callbacks, name) for name in sorted(callbacks.__all__, key=str.lower)}
     if kind == "callback":
         return {name: item for name, item in ours.items() if is_subclass(Callback)(item)}
     return {

@@ -142,7 +142,7 @@ def test_wrong_settings_are_refused(plugin, make_learner):
         plugin([])
     with pytest.raises(ValueError, match=r"has no 'head.\*'. There are: weight, bias"):
         make_learner(callbacks=[plugin("head.*")]).fit(1)
-    with pytest.raises(ValueError, match="has recorded nothing yet"):
+    with pytest.raises(ValueError, match="has recorded nothing yet: fit for 1 step or more"):
         plugin().plot()
 
 

@@ -180,3 +180,11 @@ def test_several_faults_are_told_at_once():
         "optimizer is None",
     ):
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"lr": 0.1}, {"lr_max": 0.1}])
+def test_a_rate_for_fit_is_told_where_rates_are_given(settings):
+    with pytest.raises(TypeError, match=r"The rate is the optimizer's.*fit_one_cycle"):
+        learner_of().fit(1, **settings)
+    with pytest.raises(TypeError, match=r"The rate is the optimizer's.*fit_one_cycle"):
+        learner_of().fit(1, *settings.values())

@@ -650,6 +650,8 @@ def test_wrong_settings_are_refused(arguments, words):
 
 def test_a_best_that_is_not_measured_is_refused_before_the_first_step(tmp_path):
     learn = make(tmp_path, data=in_memory, best="valid_acuracy")
-    with pytest.raises(ValueError, match="nothing of that name is measured"):
+    with pytest.raises(
+        ValueError, match=r"Checkpoint\(best='valid_acuracy'\): nothing of that name is measured"
+    ):
         learn.fit(1)
     assert learn.global_step == 0

@@ -214,7 +214,7 @@ def test_two_fits_of_one_script_go_on_in_the_one_that_was_cut(tmp_path, capsys):
         script(tmp_path, 10)
     learn = script(tmp_path)
     assert differs(outcome(learn), expected) == []
-    assert "fit 0 of this run has ended before" in capsys.readouterr().out
+    assert "fit 0 of this run is done: " in capsys.readouterr().out
 
 
 def test_more_epochs_go_on_from_the_end(tmp_path):

@@ -169,6 +169,8 @@ def test_ls_has_a_line_for_each_name_that_fits_the_screen(plural, capsys):
     lines = capsys.readouterr().out.splitlines()
     kind = next(name for name, kind in names.KINDS.items() if kind.plural == plural)
     assert [line.split()[0] for line in lines] == names.known(kind)
+    if plural == "callbacks":
+        assert names.known(kind) == sorted(names.known(kind), key=str.lower)
     assert max(map(len, lines)) <= 80
 
 
@@ -188,6 +190,14 @@ def test_lr_find_prints_suggestions_draws_them_and_trains_nothing(first, capsys)
     assert not Path("runs").exists()
     assert main(["lr-find", str(first), "--steps", "3"]) == 2
     assert "n_steps=3" in capsys.readouterr().err
+
+
+def test_lr_find_tells_where_a_schedule_sets_the_rate(first, capsys):
+    schedule = "callbacks.ParamScheduler.schedules.lr={use: cos, start: 0.1, end: 0.0}"
+    assert main(["lr-find", str(first), schedule, "--steps", "20"]) == 0
+    shown = capsys.readouterr().out
+    assert "ParamScheduler sets the rate" in shown
+    assert "learner run" not in shown
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import Callback, Order, on
+from callbacks import Callback, GradientAccumulation, Order, on
 from learner import Data, Learner
 from learner.learner import DEFAULT_CALLBACKS
 
@@ -320,3 +320,14 @@ def test_mappings_tuples_and_models_with_their_own_loss_are_examined(capsys):
     report = learner_of(OwnLoss(), Data([batch]), None).check()
     assert report.ok, report.errors
     assert report.facts["items"].startswith("do not mix")
+
+
+@pytest.mark.parametrize(("n_batches", "n_updates"), [(4, 5), (30, 0)])
+def test_steps_on_one_batch_update_the_weights_also_where_gradients_add_up(n_batches, n_updates):
+    learn = article()
+    learn.data = Data([learn.data.train[0]] * 40)
+    learn.add_callbacks(GradientAccumulation(n_batches))
+    report = learn.check()
+    said = f"{n_updates} updates in all, take its loss from 5619.2930 to" if n_updates else "no update"
+    assert said in report.facts["one batch"]
+    assert not any("leave its loss" in each for each in report.warnings)

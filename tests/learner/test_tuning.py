@@ -30,7 +30,7 @@ from callbacks import (
     ZeroGrad,
     on,
 )
-from callbacks.annealers import flat_cos, one_cycle, sgdr
+from callbacks.annealers import constant, flat_cos, one_cycle, sgdr
 from learner import Data, Learner
 from learner.lr_find import SUGGESTIONS, LRSearch, longest_descent
 
@@ -348,3 +348,24 @@ def test_a_plan_that_there_is_not():
         learn.plot_schedule(1)
     with pytest.raises(ValueError, match="no plug-in schedules 'weight_decay'"):
         learn.plot_schedule(1, "weight_decay")
+
+
+def test_a_scheduler_of_another_hyperparameter_may_stand_beside_one_cycle():
+    rates = []
+
+    @on("after_step")
+    def look(learn):
+        rates.append(learn.optimizer.param_groups[0]["weight_decay"])
+
+    make(callbacks=[ParamScheduler({"weight_decay": constant(0.1)}), look]).fit_one_cycle(1, 0.1)
+    assert set(rates) == {0.1}
+
+
+def test_a_scheduler_of_the_rate_beside_one_cycle_is_refused_for_the_rate():
+    with pytest.raises(ValueError, match=r"'param_scheduler'.*'fit_one_cycle' both change lr"):
+        make(callbacks=[ParamScheduler({"lr": constant(0.1)})]).fit_one_cycle(1, 0.1)
+
+
+def test_the_marks_of_layer_groups_are_no_hyperparameters():
+    with pytest.raises(ValueError, match="SGD has no 'layer_group'"):
+        make(callbacks=[ParamScheduler({"layer_group": constant(0.1)})]).fit(1)
