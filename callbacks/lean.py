@@ -29,10 +29,10 @@ class LeanStep(Callback):
     in a small one: it pays where steps take well under a millisecond. `docs/speed.md` has measurements.
 
     * `backward` calls the autograd engine, which `Tensor.backward` calls after many checks.
-    * `step` of `SGD`, `Adam` and `AdamW` calls the kernels that they call, for many parameters at a time, with
-      weights in float32 or float64 on a CPU. On other devices, for half precision, and with `foreach=True` or
-      `fused=True` it calls the optimizer's own step without what `torch.optim` wraps around it (hooks, a
-      profiler's label, `torch._dynamo`).
+    * `step` of `SGD`, `Adam` and `AdamW` calls the kernels that they call, for many parameters at a time,
+      with weights in float32 or float64 on a CPU. On other devices, for half precision, and with
+      `foreach=True` or `fused=True` it calls the optimizer's own step without what `torch.optim` wraps around
+      it (hooks, labels of a profiler, `torch._dynamo`).
     * `zero_grad` lets gradients go in one pass.
 
     Some of these calls are not public. So each fit begins with a proof: the engine is tried on two numbers,
