@@ -367,7 +367,6 @@ def with_hook(register):
         (with_hook("register_step_pre_hook"), "hooks are registered on the step of SGD"),
         (with_hook("register_step_post_hook"), "hooks are registered on the step of SGD"),
     ],
-    ids=str,
 )
 def test_what_it_does_not_know_takes_the_ordinary_step(make, reason):
     learn = assert_falls_back(reason, optimizer=make)
