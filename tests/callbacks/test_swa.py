@@ -281,7 +281,7 @@ def test_a_schedule_that_ends_after_the_averaging_begins_is_refused():
 
 def test_a_recipe_of_a_schedule_clashes_with_its_rate_by_name():
     learn = learner_of(SWA(lr=0.02))
-    with pytest.raises(ValueError, match="SWA 'swa' and ParamScheduler 'param_scheduler' both change lr"):
+    with pytest.raises(ValueError, match="SWA 'swa' and ParamScheduler 'fit_one_cycle' both change lr"):
         learn.fit_one_cycle(4)
     assert learn.global_step == 0
 
