@@ -86,15 +86,15 @@ def compose_with(learn: Any, meter: Meter) -> None:
     meter.compose(learn)
 
 
-def fit(learn: Any, watch: Watch, meter: Meter | None = None) -> Watch:
-    """Train until enough was measured."""
+def fit(learn: Any, watch: Watch, meter: Meter | None = None, n_epochs: int = Conductor.N_EPOCHS) -> Watch:
+    """Train until enough was measured, and at least so many epochs."""
     learn.data = copy.copy(learn.data)
     learn.data.batches = watch.batches
     if meter is not None:
         watch.after_step = meter.end_step
     quiet = contextlib.redirect_stdout(io.StringIO())
-    with quiet, interruptible(learn), learn.added(Preflight(), Conductor(watch, meter)):
-        learn._fit(watch.n_steps + Conductor.N_EPOCHS)
+    with quiet, interruptible(learn), learn.added(Preflight(), Conductor(watch, meter, n_epochs)):
+        learn._fit(watch.n_steps + n_epochs)
     return watch
 
 
@@ -154,17 +154,17 @@ def why_no_bare_loop(learn: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def alone(learn: Any, left_out: dict[str, str] | None) -> Iterator[None]:
+def alone(learn: Any, left_out: dict[str, str] | None, whose: str = "learn.cost()") -> Iterator[None]:
     """A sandbox with copies of the plug-ins, or with none; all attributes of the learner are put back too."""
     with untouched(learn), learn.sandbox(), untouched(learn), warnings.catch_warnings():
         warnings.simplefilter("ignore", LearnerWarning)  # they speak of a fit; this is none
         learn.told = set(learn.told)
-        learn._set_callbacks([] if left_out is None else copies(learn, left_out))
+        learn._set_callbacks([] if left_out is None else copies(learn, left_out, whose))
         learn.stop = lambda reason: Loop.stop(learn, reason) if learn.interrupted else None
         try:
             yield
         except Exception as error:
-            error.add_note("while learn.cost() trained for some steps, which it takes back")
+            error.add_note(f"while {whose} trained for some steps, which it takes back")
             raise
 
 
@@ -179,7 +179,7 @@ def untouched(learn: Any) -> Iterator[None]:
         vars(learn).update(kept)
 
 
-def copies(learn: Any, left_out: dict[str, str]) -> list[Callback]:
+def copies(learn: Any, left_out: dict[str, str], whose: str) -> list[Callback]:
     """Copies of the plug-ins that are measured; they hold the same model, optimizer and data."""
     parts = [learn, learn.optimizer, learn.loss_func, learn.data, learn.data.train, learn.data.valid]
     parts += [*learn.model.modules(), *learn.model.parameters(), *learn.model.buffers()]
@@ -192,8 +192,8 @@ def copies(learn: Any, left_out: dict[str, str]) -> list[Callback]:
             found.append(copy.deepcopy(plugin, memo))
         except Exception as error:
             raise TypeError(
-                f"cost(): the plug-in {plugin.name!r} cannot be copied ({error}), so it cannot run without a "
-                f"trace. Measure without it: with learn.without({plugin.name!r}): print(learn.cost())."
+                f"{whose}: the plug-in {plugin.name!r} cannot be copied ({error}), so it cannot run without "
+                f"a trace. Measure without it: with learn.without({plugin.name!r}): print({whose})."
             ) from error
     return found
 

@@ -93,9 +93,9 @@ class Conductor(Callback):
     order = Order.SAVE
     N_EPOCHS = 3  # at least, for what comes once an epoch
 
-    def __init__(self, watch: Watch, meter: Meter | None = None):
+    def __init__(self, watch: Watch, meter: Meter | None = None, fewest: int = N_EPOCHS):
         super().__init__(name="cost_conductor")
-        self.watch, self.meter, self.n_epochs = watch, meter, 0
+        self.watch, self.meter, self.fewest, self.n_epochs = watch, meter, fewest, 0
 
     def before_train(self, learn: Any) -> None:
         self.watch.device = learn.device  # by now the model is where it belongs
@@ -104,7 +104,7 @@ class Conductor(Callback):
         self.n_epochs += 1
         if self.meter is not None:
             self.meter.end_epoch()
-        if self.watch.n_left <= 0 and self.n_epochs >= self.N_EPOCHS:
+        if self.watch.n_left <= 0 and self.n_epochs >= self.fewest:
             learn.stop_reason = "enough was measured"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from callbacks import hyperparameters
 from callbacks.annealers import flat_cos, one_cycle, sgdr
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.recorder import History
-from learner import groups, schedule_plot
+from learner import batch_size, groups, schedule_plot
 from learner.loop import Loop
 from learner.lr_find import LRSearch, search
 
@@ -269,6 +270,45 @@ class Tuning(Loop):
             RuntimeError: the loss is not finite, or grows, at the first rates already.
         """
         return search(self, start, end, n_steps, stop_factor)
+
+    def find_batch_size(
+        self,
+        *,
+        limit: str | int | None = None,
+        margin: float = 0.1,
+        start: int = 2,
+        up_to: int | None = None,
+        n_steps: int = 5,
+        max_seconds: float | None = 120.0,
+        make_batch: Callable[[int], Any] | None = None,
+    ) -> batch_size.BatchSizes:
+        """Try batch sizes, doubling and then halving, and tell what each takes; no trace is left.
+
+        Plug-ins take part, but those that may write files or send numbers. A size of which the two before
+        foretell that it would go beyond `limit` is not tried, so that a CPU machine does not run out of
+        memory. Batches are rows of a real batch, or items of the data set collated. On a CPU the bytes are
+        those of tensors: what a kernel takes for itself for a moment, and the copy of weights and optimizer
+        state from which the sandbox is put back, come on top. On an accelerator this has not run yet.
+
+        Args:
+            limit: bytes that training may hold, data set not counted, as `"4 GB"`; by default what is free.
+            margin: the share of it that the suggested size leaves free, from 0 to below 1.
+            start: the first size.
+            up_to: the last; by default the number of training items.
+            n_steps: steps that are timed, of each size.
+            max_seconds: after so long it tries nothing more; None: until it has found the largest.
+            make_batch: makes a batch of so many items, where the loader's cannot be made larger.
+
+        Returns:
+            The curve, `.suggested`, `.largest` and `.quickest`; printed, a table.
+
+        Raises:
+            TypeError, ValueError: a setting cannot be used, or no batch of another size can be made.
+            RuntimeError: not even one item fits.
+        """
+        return batch_size.find(
+            self, batch_size.Settings(limit, margin, start, up_to, n_steps, max_seconds, make_batch)
+        )
 
 
 def check_above(low: float, function: str, **values: Any) -> None:
