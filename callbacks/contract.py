@@ -147,6 +147,11 @@ class LearnerProtocol(Protocol):
         ...
 
     @property
+    def loss_value(self) -> Any:
+        """`loss` as a number where that waits for nothing, on a CPU; elsewhere as it is."""
+        ...
+
+    @property
     def failed_between_batches(self) -> bool:
         """Did the fit's error come up while a batch was fetched, so that the one before it is whole?"""
         ...

@@ -133,6 +133,7 @@ class Measured:
     def __init__(self, prefix: str, metrics: dict[str, Any]):
         self.prefix, self.metrics = prefix, metrics
         self.objects = [metric for metric in metrics.values() if isinstance(metric, Metric)]
+        self.movable = [metric for metric in metrics.values() if hasattr(metric, "to")]
         self.functions = {name: each for name, each in metrics.items() if not isinstance(each, Metric)}
         self.n_items = array("d")
         self.losses = Scalars()
@@ -151,23 +152,24 @@ class Measured:
 
     def reset(self, learn: LearnerProtocol) -> None:
         """Begin a pass, on the model's device."""
-        self.is_open, self.device = True, learn.device
+        self.is_open = True
         self.n_items = array("d")
         self.losses.clear()
         for scalars in self.values.values():
             scalars.clear()
-        for metric in self.metrics.values():
-            if hasattr(metric, "to"):
-                metric.to(learn.device)
+        if self.objects or self.movable:  # to find the device takes longer than all else here
+            self.device = learn.device
+        for metric in self.movable:
+            metric.to(self.device)
         for metric in self.objects:
             metric.reset()
 
     def update(self, learn: LearnerProtocol) -> None:
         """See the batch under way."""
-        self.losses.append(learn.loss)
+        self.losses.append(learn.loss_value)
         self.n_items.append(learn.n_items)
         if self.metrics:
-            preds, targets = detached(getattr(learn.preds, "logits", learn.preds)), learn.targets
+            preds, targets = detached(learn.preds), learn.targets
             for metric in self.objects:
                 metric.update(preds, targets)
             for name, function in self.functions.items():
@@ -180,7 +182,10 @@ class Measured:
         self.is_open = False
         if not self.n_items:
             return {}
-        found: dict[str, Any] = {"loss": weighted_mean(self.losses.read(), self.n_items)}
+        loss = weighted_mean(self.losses.read(), self.n_items)
+        if not self.metrics:
+            return {f"{self.prefix}_loss": loss}
+        found: dict[str, Any] = {"loss": loss}
         for name, metric in self.metrics.items():
             if name in self.values:
                 found[name] = weighted_mean(self.values[name].read(), self.n_items)
@@ -306,10 +311,12 @@ def check_value(name: str, value: Any) -> None:
 
 
 def detached(preds: Any) -> Any:
-    """A model's output without its graph, which a metric that keeps it would hold in memory."""
-    if isinstance(preds, Tensor):
+    """A model's output, or its `.logits`, without its graph, which a metric that keeps it would hold."""
+    if type(preds) is Tensor:
         return preds.detach()
-    return map_tensors(preds, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
+    return map_tensors(
+        getattr(preds, "logits", preds), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
+    )
 
 
 def weighted_mean(values: array[float], weights: array[float]) -> float:

@@ -53,7 +53,7 @@ class Recorder(Callback):
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         if learn.training:
-            learn.history.add_step(learn.loss, learn.optimizer.param_groups[0]["lr"])
+            learn.history.add_step(learn.loss_value, learn.optimizer.param_groups[0]["lr"])
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         learn.history.add_epoch(learn.results, self.seconds)

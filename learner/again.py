@@ -6,7 +6,7 @@ from typing import Any
 
 from callbacks.contract import Order
 
-KEPT = ("inputs", "targets", "preds", "loss_grad", "_loss", "_detached")
+KEPT = ("inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value")
 
 
 def again(learn: Any) -> Any:
@@ -25,7 +25,7 @@ def again(learn: Any) -> Any:
         learn._do["forward"](learn)
         tell(learn, "after_pred")
         learn._do["compute_loss"](learn)
-        learn._loss, learn._detached = learn.loss_grad, None
+        learn._loss, learn._detached, learn._value = learn.loss_grad, None, None
         tell(learn, "after_loss")
         tell(learn, "before_backward")
         learn._do["backward"](learn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -70,8 +70,8 @@ def is_function(loader: Any) -> bool:
 def n_batches_of(loader: Any) -> int | None:
     """Number of batches, where the loader can tell."""
     try:
-        return len(loader) if isinstance(loader, Sized) else None
-    except (TypeError, NotImplementedError):  # a DataLoader over an iterable data set without a length
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):  # a generator function; a DataLoader over an iterable data set
         return None
 
 

@@ -18,7 +18,7 @@ from learner.loaders import n_batches_of
 
 # What a pass over data changes, and a pass beside a fit puts back.
 PASS_STATE = (
-    *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached"),
+    *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value"),
     *("training", "batch_idx", "n_batches", "results", "stop_reason", "_mark", "_resume"),
 )
 
@@ -45,6 +45,7 @@ class Loop:
     loss_grad: Any = None
     _loss: Any = None  # what compute_loss gave
     _detached: Any = None  # the same without its graph, once somebody asks
+    _value: Any = None  # the same as a number, once somebody asks
     training = False
     epoch = n_epochs = batch_idx = 0
     n_batches: int | None = None
@@ -161,7 +162,7 @@ class Loop:
         try:
             self._run_model()
             self._do["compute_loss"](self)
-            self._loss, self._detached = self.loss_grad, None
+            self._loss, self._detached, self._value = self.loss_grad, None, None
             self._on["after_loss"](self)
             if self.training:
                 self._update()
@@ -285,6 +286,14 @@ class Loop:
         raise AttributeError(
             "learn.loss is what the loss function gave; to change training, assign learn.loss_grad instead."
         )
+
+    @property
+    def loss_value(self) -> Any:
+        """`loss` as a number where that waits for nothing, on a CPU; elsewhere as it is."""
+        if self._value is None:
+            loss = self._loss
+            self._value = loss.item() if isinstance(loss, Tensor) and loss.is_cpu else self.loss
+        return self._value
 
     @property
     def n_items(self) -> int:

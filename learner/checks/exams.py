@@ -90,7 +90,7 @@ def loss_of(learn: Any, report: Report, batch: Any) -> bool:
 def compute_loss(learn: Any) -> None:
     """The operation and its event, as the loop does them."""
     learn._do["compute_loss"](learn)
-    learn._loss, learn._detached = learn.loss_grad, None
+    learn._loss, learn._detached, learn._value = learn.loss_grad, None, None
     learn._on["after_loss"](learn)
 
 

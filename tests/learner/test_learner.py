@@ -494,3 +494,27 @@ def test_a_model_whose_output_has_its_own_loss_needs_no_loss_function():
     )
     history = learn.fit(5)
     assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_the_loss_as_a_number_is_that_of_the_batch_under_way(make_learner):
+    seen = []
+
+    @on("after_loss")
+    def note(learn):
+        seen.append((learn.loss_value, learn.loss.item()))
+        assert type(learn.loss_value) is float
+        learn.loss_grad = learn.loss_grad * 2  # what is reported stays
+
+    learn = make_learner(callbacks=[note])
+    assert learn.loss_value is None
+    learn.fit(2)
+    assert len({value for value, _ in seen}) > 4
+    assert all(value == expected for value, expected in seen)
+
+
+def test_the_loss_is_no_number_where_reading_it_would_wait(make_learner):
+    learn = make_learner()
+    learn._loss = torch.ones((), device="meta", requires_grad=True) * 2
+    assert learn.loss_value is learn.loss
+    assert learn.loss_value.is_meta
+    assert not learn.loss_value.requires_grad
