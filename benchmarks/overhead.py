@@ -1,12 +1,13 @@
 """What the loop costs beside a hand-written one, on the article's problem: microseconds a step.
 
-Run: python benchmarks/overhead.py [rounds]
+Run: python benchmarks/overhead.py [pairs]
 
-Every round runs every composition once, in turn, in this one process, on one thread; the figures are medians
-over rounds of the difference and ratio to a plain loop of the same round. The plain loop does forward, loss,
-backward, step and zero_grad; it records nothing. The one that records keeps the loss and rate of each step
-and, of each epoch, the mean loss and one metric, by number of items, as our defaults do. A second row of the
-same loop shows the noise.
+The plain loop does forward, loss, backward, step and zero_grad; it records nothing. The one that records
+refuses NaN, keeps the loss and rate of each step and, of each epoch, the mean loss and one metric by number
+of items, as our defaults do. Ours and the plain loop take turns within one fit, a hundred steps at a time, in
+one process, on one thread: an epoch (or a hundred epochs of one batch) of ours, then as many steps of the
+plain loop, so that both meet the same noise. The figures are medians over the pairs; those of the plain loop
+beside itself show what noise is left. A fit's beginning and end are not in them: the last table has these.
 
 The second table leaves torch out: the operations do nothing, so what is timed is the loop and its plug-ins
 alone, with the best of the rounds. It is steadier, and kinder: nothing else empties the processor's caches.
@@ -27,11 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks import Callback, LearnerProtocol, Metrics, ZeroGrad
+from callbacks import Callback, LearnerProtocol, Metrics, Order, ZeroGrad
 from learner import Data, Learner
 from learner.composition import DEFAULT_CALLBACKS
 
 N_STEPS = 1000
+TURN = 100  # steps
 RATE = 1e-5
 
 
@@ -72,7 +74,7 @@ def plain_loop(n_epochs: int, n_steps: int) -> Callable[[], None]:
     model, data = Quadratic(), batches(n_steps)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
 
-    def run() -> None:
+    def _run() -> None:
         for _ in range(n_epochs):
             for inputs, targets in data:
                 loss = F.mse_loss(model(inputs), targets)
@@ -80,7 +82,7 @@ def plain_loop(n_epochs: int, n_steps: int) -> Callable[[], None]:
                 optimizer.step()
                 optimizer.zero_grad()
 
-    return run
+    return _run
 
 
 def mae(preds: Tensor, targets: Tensor) -> Tensor:
@@ -93,7 +95,7 @@ def recording_loop(n_epochs: int, n_steps: int) -> Callable[[], None]:
     model, data = Quadratic(), batches(n_steps)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
 
-    def run() -> None:
+    def _run() -> None:
         losses, rates, rows = [], [], []
         for epoch in range(n_epochs):
             begun = time.perf_counter()
@@ -117,14 +119,46 @@ def recording_loop(n_epochs: int, n_steps: int) -> Callable[[], None]:
             rows.append({**row, "seconds": time.perf_counter() - begun})
             print(*row.values())
 
-    return run
+    return _run
 
 
-def learner(n_epochs: int, n_steps: int, **options) -> Callable[[], None]:
-    learn = Learner(
-        Quadratic(), Data(batches(n_steps)), F.mse_loss, partial(torch.optim.SGD, lr=RATE), **options
-    )
-    return lambda: learn.fit(n_epochs) and None
+def learner(n_steps: int, callbacks: Iterable[Callback | type[Callback]] = (), **options) -> Learner:
+    optimizer = partial(torch.optim.SGD, lr=RATE)
+    return Learner(Quadratic(), Data(batches(n_steps)), F.mse_loss, optimizer, callbacks, **options)
+
+
+class Turns(Callback):
+    """After each hundred steps, let the plain loop have its turn, and time both."""
+
+    order = Order.SAVE
+
+    def __init__(self, plain: Callable[[], None], n_epochs: int):
+        super().__init__(name="turns")
+        self.plain, self.n_epochs = plain, n_epochs  # of ours in a turn
+        self.ours: list[float] = []
+        self.theirs: list[float] = []
+
+    def after_epoch(self, learn):
+        if (learn.epoch + 1) % self.n_epochs:
+            return
+        ended = time.perf_counter()
+        if learn.epoch + 1 > self.n_epochs:  # the first turn begins with the fit
+            self.ours.append(ended - self.begun)
+        self.plain()
+        self.begun = time.perf_counter()
+        if self.ours:
+            self.theirs.append(self.begun - ended)
+
+
+def in_turns(
+    plain: Callable[[], None], n_epochs: int, pairs: int, callbacks: Iterable[Callback] = (), **options
+) -> Turns:
+    """Fit a learner in turn with a plain loop; both do `TURN` steps in `n_epochs` epochs."""
+    turns = Turns(plain, n_epochs)
+    learn = learner(TURN // n_epochs, [*callbacks, turns], **options)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        learn.fit(n_epochs * (pairs + 1))
+    return turns
 
 
 class Idle(Learner):
@@ -152,98 +186,91 @@ class IdleZeroGrad(Callback):
         pass
 
 
-def idle(n_epochs: int, n_steps: int, defaults: Iterable[type[Callback]]) -> Callable[[], None]:
-    model = Quadratic()
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    data = Data(batches(n_steps))
-    learn = Idle(model, data, F.mse_loss, optimizer, [IdleZeroGrad()], defaults=tuple(defaults))
-    return lambda: learn.fit(n_epochs) and None
+def idle(n_epochs: int, n_steps: int, *callbacks: Callback, defaults=()) -> Callable[[], object]:
+    learn = Idle(
+        Quadratic(),
+        Data(batches(n_steps)),
+        F.mse_loss,
+        partial(torch.optim.SGD, lr=RATE),
+        [IdleZeroGrad(), *callbacks],
+        defaults=tuple(defaults),
+    )
+    return lambda: learn.fit(n_epochs)
 
 
-def many(listener: type[Callback]) -> list[Callback]:
-    return [ZeroGrad(), *(listener(name=f"listener_{number}") for number in range(100))]
+def hundred(listener: type[Callback]) -> list[Callback]:
+    return [listener(name=f"listener_{number}") for number in range(100)]
 
 
-def main(rounds: int) -> None:
+def main(pairs: int) -> None:
     torch.set_num_threads(1)
-    bare = {"defaults": (), "callbacks": [ZeroGrad()]}
-    measured = {"defaults": [each for each in DEFAULT_CALLBACKS if each.__name__ != "Progress"]}
-    with_metric = [Metrics(mae, on="train")]
-    report(
-        {
-            "plain loop": plain_loop(1, N_STEPS),
-            "plain loop again (the noise)": plain_loop(1, N_STEPS),
-            "ZeroGrad only": learner(1, N_STEPS, **bare),
-            "ZeroGrad and 100 plug-ins without batch events": learner(
-                1, N_STEPS, defaults=(), callbacks=many(EpochListener)
-            ),
-            "ZeroGrad and 100 plug-ins that hear each batch": learner(
-                1, N_STEPS, defaults=(), callbacks=many(BatchListener)
-            ),
-            "defaults": learner(1, N_STEPS),
-        },
-        rounds,
-    )
-    report(
-        {
-            "plain loop, epochs of one batch": plain_loop(N_STEPS, 1),
-            "ZeroGrad only": learner(N_STEPS, 1, **bare),
-            "defaults": learner(N_STEPS, 1),
-        },
-        rounds,
-    )
-    report(
-        {
-            "plain loop that records": recording_loop(1, N_STEPS),
-            "the same again (the noise)": recording_loop(1, N_STEPS),
-            "plain loop": plain_loop(1, N_STEPS),
-            "defaults and a metric": learner(1, N_STEPS, callbacks=with_metric),
-        },
-        rounds,
-    )
-    report(
-        {
-            "plain loop that records, epochs of one batch": recording_loop(N_STEPS, 1),
-            "plain loop": plain_loop(N_STEPS, 1),
-            "defaults and a metric": learner(N_STEPS, 1, callbacks=with_metric),
-        },
-        rounds,
-    )
-    alone = {
-        "ZeroGrad only": idle(1, N_STEPS, ()),
-        "defaults without Progress": idle(1, N_STEPS, measured["defaults"]),
-        "ZeroGrad only, epochs of one batch": idle(N_STEPS, 1, ()),
-        "defaults without Progress, epochs of one batch": idle(N_STEPS, 1, measured["defaults"]),
-    }
-    print(f"\n{'the loop and its plug-ins alone':<52}{'us/step':>9}")
-    for name, values in measure(alone, rounds).items():
-        print(f"{name:<52}{min(values) / N_STEPS * 1e6:>9.1f}")
+    print(f"torch {torch.__version__}, 1 thread, medians of {pairs} pairs of {TURN} steps")
+    print(f"{'us a step':<52}{'ours':>9}{'plain':>9}{'more':>9}{'ratio':>9}")
+    none = {"defaults": ()}
+    for n_epochs in (1, TURN):
+        print(f"an epoch of {TURN} batches" if n_epochs == 1 else "\nepochs of one batch")
+        plain, recording = (make(n_epochs, TURN // n_epochs) for make in (plain_loop, recording_loop))
+        beside = partial(in_turns, plain, n_epochs, pairs)
+        show_noise("plain loop beside itself", plain, pairs)
+        show("ZeroGrad only", beside([ZeroGrad()], **none))
+        show("and 100 plug-ins that hear each epoch", beside([ZeroGrad(), *hundred(EpochListener)], **none))
+        show("and 100 plug-ins that hear each batch", beside([ZeroGrad(), *hundred(BatchListener)], **none))
+        show("defaults", beside())
+        show_noise("plain loop that records beside itself", recording, pairs)
+        ours = in_turns(recording, n_epochs, pairs, [Metrics(mae, on="train")])
+        show("defaults and a metric beside one that records", ours)
+    report_alone()
 
 
-def measure(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each work in each round; the first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, run in works.items():
+def show(name: str, turns: Turns) -> None:
+    """Print a row."""
+    ours, theirs = (statistics.median(each) / TURN * 1e6 for each in (turns.ours, turns.theirs))
+    both = list(zip(turns.ours, turns.theirs, strict=True))
+    more = statistics.median(mine - plain for mine, plain in both) / TURN * 1e6
+    ratio = statistics.median(mine / plain for mine, plain in both)
+    print(f"{name:<52}{ours:>9.1f}{theirs:>9.1f}{more:>+9.1f}{ratio:>9.3f}", flush=True)
+
+
+def show_noise(name: str, plain: Callable[[], None], pairs: int) -> None:
+    """Print a row of a loop beside itself."""
+    turns = Turns(plain, 1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        for times in [turns.ours, turns.theirs] * pairs:
             begun = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                run()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: values[1:] for name, values in seconds.items()}
+            plain()
+            times.append(time.perf_counter() - begun)
+    show(name, turns)
 
 
-def report(works: dict[str, Callable[[], None]], rounds: int) -> None:
-    """Print a table beside the first of them."""
-    seconds = measure(works, rounds)
-    first = next(iter(seconds.values()))
-    print(f"\ntorch {torch.__version__}, 1 thread, {rounds} rounds of {N_STEPS} steps, beside the first line")
-    print(f"{'composition':<52}{'us/step':>9}{'beside':>14}{'ratio':>8}")
-    for name, values in seconds.items():
-        pairs = list(zip(values, first, strict=True))
-        extra = statistics.median((value - other) / N_STEPS * 1e6 for value, other in pairs)
-        ratio = statistics.median(value / other for value, other in pairs)
-        print(f"{name:<52}{statistics.median(values) / N_STEPS * 1e6:>9.1f}{extra:>+14.1f}{ratio:>8.3f}")
+def report_alone(rounds: int = 7) -> None:
+    """Print what the loop and its plug-ins cost without torch, and what a fit costs beside its steps."""
+    defaults = [each for each in DEFAULT_CALLBACKS if each.__name__ != "Progress"]
+    works = {
+        "ZeroGrad only": idle(1, N_STEPS),
+        "and 100 plug-ins that hear each batch": idle(1, N_STEPS, *hundred(BatchListener)),
+        "defaults without Progress": idle(1, N_STEPS, defaults=defaults),
+        "ZeroGrad only, epochs of one batch": idle(N_STEPS, 1),
+        "defaults without Progress, epochs of one batch": idle(N_STEPS, 1, defaults=defaults),
+    }
+    print(f"\n{'the loop and its plug-ins alone':<52}{'us a step':>9}")
+    for name, run in works.items():
+        print(f"{name:<52}{best(run, rounds) / N_STEPS * 1e6:>9.1f}")
+    print(f"\n{'a fit of one step':<52}{'us':>9}")
+    for name, defaults in (("ZeroGrad only", ()), ("defaults", DEFAULT_CALLBACKS)):
+        learn = learner(1, [ZeroGrad()], defaults=defaults)
+        print(f"{name:<52}{best(lambda: learn.fit(1), 10 * rounds) * 1e6:>9.1f}")  # noqa: B023
+
+
+def best(run: Callable[[], object], rounds: int) -> float:
+    """Seconds of the quickest round."""
+    seconds = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            run()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)

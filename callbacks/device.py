@@ -45,7 +45,14 @@ class DevicePlacement(Callback):
     def place(self, learn: LearnerProtocol) -> None:
         if learn.model is not self._placed:
             self._place_model(learn)
-        learn.batch = to_device(learn.batch, self.device)
+        batch = learn.batch
+        if self.device.type == "cpu" and type(batch) is tuple:  # the quick way, as it is asked at each step
+            for item in batch:
+                if type(item) is not Tensor or not item.is_cpu:
+                    break
+            else:
+                return
+        learn.batch = to_device(batch, self.device)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._placed = None

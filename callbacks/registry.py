@@ -137,6 +137,10 @@ class Callbacks:
         return f"Callbacks({', '.join(map(repr, self._plugins))})"
 
 
+#: Names that mean something else after `learn.callbacks.`.
+TAKEN = {*dir(Callbacks), *Callbacks.__annotations__}
+
+
 def listens(plugin: Callback, event: str) -> bool:
     """Does this plug-in define a method for this event? One that holds another asks that."""
     return plugin.listens_to(event)
@@ -216,7 +220,7 @@ def check_distinct(plugins: list[Callback]) -> None:
                 f"two plug-ins are called {name!r}: {other!r} and {plugin!r}. Leave one out, or give one "
                 f"a name of its own, as name='my_{name}'."
             )
-        if name in dir(Callbacks) or name in Callbacks.__annotations__ or not is_word(name):
+        if name in TAKEN or not is_word(name):
             warnings.warn(
                 f"a plug-in called {name!r} cannot be reached as learn.callbacks.{name}: give it another "
                 "name, as name='my_plugin'.",

@@ -27,8 +27,9 @@ def make_learner() -> Callable[..., Learner]:
         torch.manual_seed(0)
         data = options.pop("data", Data(line_batches(n_batches), line_batches(2) if valid else None))
         model = options.pop("model", None) or nn.Linear(1, 1)
+        optimizer = options.pop("optimizer", None) or partial(torch.optim.SGD, lr=lr)
         options.setdefault("defaults", QUIET)
-        return Learner(model, data, F.mse_loss, partial(torch.optim.SGD, lr=lr), **options)
+        return Learner(model, data, F.mse_loss, optimizer, **options)
 
     return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tiny import line_batches
 from torch.nn import functional as F
@@ -89,3 +90,57 @@ def test_gradients_that_a_cancelled_fit_has_left_are_not_stepped(make_learner):
     fresh = make_learner(callbacks=[ZeroGrad], defaults=())
     fresh.fit(1)
     assert torch.equal(cancelled.model.weight, fresh.model.weight)
+
+
+class Counting(torch.optim.SGD):
+    n_calls = 0
+
+    def zero_grad(self, set_to_none=True):
+        self.n_calls += 1
+        super().zero_grad(set_to_none)
+
+
+def replaced(parameters):
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    ordinary, optimizer.n_calls = optimizer.zero_grad, 0
+
+    def counted():
+        optimizer.n_calls += 1
+        ordinary()
+
+    optimizer.zero_grad = counted
+    return optimizer
+
+
+class OfNoKind:
+    """Steps as an optimizer does, and is none of torch's."""
+
+    def __init__(self, parameters):
+        self.inner = torch.optim.SGD(parameters, lr=0.1)
+        self.param_groups, self.state, self.n_calls = self.inner.param_groups, self.inner.state, 0
+        self.step, self.state_dict = self.inner.step, self.inner.state_dict
+        self.load_state_dict = self.inner.load_state_dict
+        self.zero_grad = self.counted
+
+    def counted(self):
+        self.n_calls += 1
+        self.inner.zero_grad()
+
+
+@pytest.mark.parametrize("make", [lambda given: Counting(given, lr=0.1), replaced, OfNoKind])
+def test_an_optimizer_that_zeroes_in_its_own_way_is_called(make_learner, make):
+    learn = make_learner(n_batches=2, valid=False, callbacks=[ZeroGrad], defaults=(), optimizer=make)
+    learn.fit(2)
+    assert learn.optimizer.n_calls >= 4
+    assert learn.model.weight.grad is None
+
+
+def test_gradients_of_all_groups_are_dropped_as_torch_drops_them(make_learner):
+    learn = make_learner(
+        callbacks=[ZeroGrad],
+        optimizer=lambda given: torch.optim.SGD([{"params": [each]} for each in given], lr=0.1),
+    )
+    for parameter in learn.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    learn.callbacks.zero_grad.zero_grad(learn)
+    assert all(parameter.grad is None for parameter in learn.model.parameters())
