@@ -1,27 +1,50 @@
-"""What a fit of a million steps holds: peak and growth of memory, and the time of a step at both ends.
+"""What a fit of a million steps holds, and what one of a larger model does beside a loop by hand.
 
-Run: python benchmarks/memory.py [steps]
+Run: python benchmarks/memory.py [steps], or python benchmarks/memory.py larger
 
-One model of one weight, batches of one item, one epoch, the defaults without Progress. The record of a step
-is two numbers of eight bytes in the history, and two more while the epoch lasts.
+The first: peak and growth of memory, and the time of a step at both ends. One model of one weight, batches of
+one item, one epoch, the defaults without Progress. The record of a step is two numbers of eight bytes in the
+history, and two more while the epoch lasts.
+
+The second: an encoder of 8 million parameters, four steps and a validation of two batches, each composition
+in a process of its own. Told are the bytes of all tensors at their peak, counted as each is made and freed,
+and, in another process that counts nothing, the resident memory at its peak beyond that after importing all.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
+import multiprocessing
 import resource
 import sys
+import tempfile
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks import Callback, LearnerProtocol
+from callbacks import (
+    Callback,
+    Checkpoint,
+    LeanStep,
+    LearnerProtocol,
+    Metrics,
+    MixedPrecision,
+    ZeroGrad,
+    accuracy,
+)
 from learner import Data, Learner
 from learner.composition import DEFAULT_CALLBACKS
+from learner.live_bytes import LiveBytes
 
 
 class Gauge(Callback):
@@ -73,5 +96,97 @@ def main(n_steps: int) -> None:
     print(f"the history's arrays: {record / 1e6:.1f} MB")
 
 
+N_WORDS, WIDTH, LENGTH, BATCH_SIZE = 4096, 384, 32, 16
+
+
+class Encoder(nn.Module):
+    """Four layers over embedded words, and a word for each place."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(N_WORDS, WIDTH)
+        layer = nn.TransformerEncoderLayer(WIDTH, 8, 2 * WIDTH, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(WIDTH, N_WORDS)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.layers(self.embed(words))).flatten(0, 1)
+
+
+def texts(n: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(n):
+        words = torch.randint(N_WORDS, (BATCH_SIZE, LENGTH), generator=generator)
+        yield words, words.flatten()
+
+
+def by_hand() -> None:
+    model = Encoder()
+    optimizer = torch.optim.AdamW(model.parameters())
+    for inputs, targets in texts():
+        preds = model(inputs)
+        loss = F.cross_entropy(preds, targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    with torch.no_grad():
+        for inputs, targets in texts(2):
+            preds = model(inputs)
+            loss = F.cross_entropy(preds, targets)
+
+
+def by_learner(*callbacks: Any, **options: Any) -> None:
+    data = Data(texts, lambda: texts(2))
+    Learner(Encoder(), data, F.cross_entropy, torch.optim.AdamW, callbacks, **options).fit(1)
+
+
+def checkpointed() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        by_learner(Checkpoint(Path(folder, "run"), "2 steps"))
+
+
+LARGER: dict[str, Callable[[], None]] = {
+    "loop by hand": by_hand,
+    "ZeroGrad only": lambda: by_learner(ZeroGrad(), defaults=()),
+    "defaults": by_learner,
+    "defaults, a metric of both passes": lambda: by_learner(Metrics(accuracy, on="both")),
+    "defaults, Checkpoint every 2 steps": checkpointed,
+    "defaults, LeanStep": lambda: by_learner(LeanStep()),
+    "defaults, MixedPrecision": lambda: by_learner(MixedPrecision("bf16")),
+}
+
+
+def measure(name: str, count: bool) -> float:
+    """Megabytes at the peak: of tensors, or resident."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        LiveBytes() if count else contextlib.nullcontext() as gauge,
+    ):
+        LARGER[name]()
+    return gauge.peak / 1e6 if gauge else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before
+
+
+def larger() -> None:
+    print(f"{'megabytes at the peak':<40}{'tensors':>9}{'ratio':>8}{'resident':>10}{'ratio':>8}")
+    first: list[float] = []
+    for name in LARGER:
+        found = []
+        for count in (True, False):
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+                found.append(alone.submit(measure, name, count).result())
+        first = first or found
+        tensors, resident_ = found
+        ratios = tensors / first[0], resident_ / first[1]
+        print(f"{name:<40}{tensors:>9.1f}{ratios[0]:>8.3f}{resident_:>10.1f}{ratios[1]:>8.3f}", flush=True)
+
+
 if __name__ == "__main__":
-    main(int(float(sys.argv[1])) if len(sys.argv) > 1 else 1_000_000)
+    if sys.argv[1:] == ["larger"]:
+        larger()
+    else:
+        main(int(float(sys.argv[1])) if len(sys.argv) > 1 else 1_000_000)

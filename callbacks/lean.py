@@ -37,8 +37,9 @@ class LeanStep(Callback):
 
     Some of these calls are not public. So each fit begins with a proof: the engine is tried on two numbers,
     and in the first two updates the weights take the ordinary step, while the kernels are called on copies
-    of weights, gradients and state; all must come out with the same bits. (These two updates hold the copies.
-    Where the optimizer's own step is called there is nothing to prove, and nothing waits for the device.)
+    of weights, gradients and state; all must come out with the same bits. (These two updates hold the copies;
+    with more than a megabyte of weights, those of the smaller ones: a megabyte, or a 256th. Where the
+    optimizer's own step is called there is nothing to prove, and nothing waits for the device.)
     Where a call is missing or gives something else, or the optimizer is not one of the three, has hooks on
     its step or a step of its own, is capturable or differentiable, has settings that are tensors, or sparse
     or complex parameters or gradients, the ordinary call is made for the rest of the fit, and a warning says

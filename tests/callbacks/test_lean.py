@@ -454,6 +454,11 @@ def test_a_kernel_that_gives_other_numbers_fails_the_proof_and_changes_nothing(m
     assert_falls_back("came out with other numbers than the ordinary step's", optimizer=make)
 
 
+def test_a_wrong_kernel_is_found_in_each_group_of_a_large_model_too(monkeypatch):
+    monkeypatch.setattr(lean_proof, "FEW", 1)
+    test_a_kernel_that_gives_other_numbers_fails_the_proof_and_changes_nothing(SETTINGS[2], monkeypatch)
+
+
 def test_an_engine_that_is_missing_is_told_and_the_fit_is_the_ordinary_one(monkeypatch):
     monkeypatch.setattr(torch.autograd, "Variable", SimpleNamespace())
     assert_falls_back("ordinary loss.backward.*has no engine")

@@ -1,0 +1,140 @@
+"""No more memory than a loop by hand: nothing of a batch is kept, and no copy made, that it does not make."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from callbacks import Checkpoint, GradientClip, LeanStep, Metrics, ZeroGrad, accuracy
+from learner import Data, Learner
+from learner.live_bytes import LiveBytes
+
+WITHIN = 1.01  # times the loop by hand
+
+Work = tuple[Callable[[], nn.Module], int, int, int]  # model, items a batch, features, classes
+
+
+def deep() -> nn.Module:
+    blocks = [nn.Sequential(nn.Linear(256, 256), nn.GELU(), nn.Dropout(0.1)) for _ in range(4)]
+    return nn.Sequential(nn.Linear(64, 256), *blocks, nn.Linear(256, 8))
+
+
+def layers(*sizes: int) -> nn.Module:
+    return nn.Sequential(*(part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.GELU())))
+
+
+#: In each another part fills the memory.
+WORKS: dict[str, Work] = {
+    "predictions": (partial(layers, 64, 32, 512), 256, 64, 512),
+    "activations": (deep, 256, 64, 8),
+    "weights": (partial(layers, 64, 1024, 1024, 8), 16, 64, 8),
+    "inputs": (partial(layers, 2048, 16, 8), 512, 2048, 8),
+}
+COMPOSITIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "bare": lambda _: {"callbacks": [ZeroGrad()], "defaults": ()},
+    "defaults": lambda _: {},
+    "metrics of both passes": lambda _: {"callbacks": [Metrics(accuracy, on="both")]},
+    "checkpoint": lambda folder: {"callbacks": [Checkpoint(folder / "run", "1 step")]},
+    "clipping": lambda _: {"callbacks": [GradientClip(1.0)]},
+}
+
+
+def batches(work: Work, n: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
+    _, n_items, n_features, n_classes = work
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(n):
+        inputs = torch.randn(n_items, n_features, generator=generator)
+        yield inputs, torch.randint(n_classes, (n_items,), generator=generator)
+
+
+def by_hand(work: Work, *, validate: bool, clip: bool) -> int:
+    """The peak of two epochs."""
+    model = work[0]()
+    optimizer = torch.optim.Adam(model.parameters())
+    with LiveBytes(model.parameters()) as gauge:
+        for _ in range(2):
+            for inputs, targets in batches(work):
+                preds = model(inputs)
+                loss = F.cross_entropy(preds, targets)
+                loss.backward()
+                if clip:
+                    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+            with torch.no_grad():
+                for inputs, targets in batches(work) if validate else ():
+                    preds = model(inputs)
+                    loss = F.cross_entropy(preds, targets)
+    return gauge.peak
+
+
+def by_learner(work: Work, *, validate: bool, n: int = 4, **options) -> int:
+    """The same with a learner."""
+    data = Data(lambda: batches(work, n), (lambda: batches(work, n)) if validate else None)
+    learn = Learner(work[0](), data, F.cross_entropy, torch.optim.Adam, **options)
+    with LiveBytes(learn.model.parameters()) as gauge:
+        learn.fit(2)
+    return gauge.peak
+
+
+@pytest.mark.filterwarnings("ignore:a run that is cut:callbacks.LearnerWarning")
+@pytest.mark.parametrize("validate", [False, True], ids=["", "with validation"])
+@pytest.mark.parametrize("options", COMPOSITIONS.values(), ids=COMPOSITIONS)
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+def test_the_peak_is_that_of_a_loop_by_hand(work, options, validate, tmp_path):
+    made = options(tmp_path)
+    clip = any(isinstance(each, GradientClip) for each in made.get("callbacks", ()))
+    peak = by_hand(work, validate=validate, clip=clip)
+    assert by_learner(work, validate=validate, **made) <= WITHIN * peak
+
+
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+def test_the_peak_of_lean_steps_is_it_too_but_for_the_copies_of_its_proof(work):
+    weights = sum(each.nbytes for each in work[0]().parameters())
+    copies = 6 * max(2**20, weights // 256)  # weights, gradients, two of the state, and to compare them
+    peak = by_hand(work, validate=False, clip=False)
+    learned = by_learner(work, validate=False, callbacks=[LeanStep()])
+    assert learned <= WITHIN * peak + min(copies, 6 * weights)
+
+
+def test_more_steps_hold_no_more():
+    work = WORKS["predictions"]
+    few, many = (by_learner(work, validate=True, n=n, metrics=[accuracy]) for n in (4, 40))
+    assert many <= few + 40 * 64  # a loss is a number
+
+
+def test_a_kept_copy_would_be_seen():
+    """The measure itself: a plug-in that keeps predictions is caught."""
+    kept = []
+    keep = lambda preds, targets: (kept.append(preds), preds.new_zeros(()))[1]  # noqa: E731
+    keep.name = "keep"  # type: ignore[attr-defined]
+    work = WORKS["predictions"]
+    peak = by_hand(work, validate=True, clip=False)
+    assert by_learner(work, validate=True, metrics=[keep]) > 1.1 * peak
+
+
+@pytest.mark.filterwarnings("ignore:a run that is cut:callbacks.LearnerWarning")
+def test_saving_makes_no_copy(tmp_path):
+    """Neither as tensors nor as bytes of Python's."""
+    work = WORKS["weights"]
+    learn = Learner(work[0](), Data(lambda: batches(work)), F.cross_entropy, torch.optim.Adam)
+    learn.fit(1)
+    learn.save(tmp_path / "first.pt")
+    weights = sum(each.nbytes for each in learn.model.parameters())
+    tracemalloc.start()
+    try:
+        with LiveBytes() as gauge:
+            learn.save(tmp_path / "second.pt")
+        _, traced = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert gauge.peak < 0.01 * weights
+    assert traced < 0.2 * weights  # 0.3 MB of objects
