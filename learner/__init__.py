@@ -4,8 +4,9 @@ from learner.sibling import check_sibling
 
 check_sibling()
 
+from learner.batching import Blocks, TensorLoader  # noqa: E402
 from learner.composition import DEFAULT_CALLBACKS  # noqa: E402
-from learner.data import Data, TensorLoader  # noqa: E402
+from learner.data import Data  # noqa: E402
 from learner.files import CheckpointError  # noqa: E402
 from learner.learner import Learner  # noqa: E402
 from learner.seeded import Seeded  # noqa: E402
@@ -13,6 +14,7 @@ from learner.verify import verify_resume  # noqa: E402
 
 __all__ = [
     "DEFAULT_CALLBACKS",
+    "Blocks",
     "CheckpointError",
     "Data",
     "Learner",

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.device import map_tensors, tensors_in
+from learner.batching import TensorLoader
 from learner.cost_runs import untouched
 from learner.inference import n_items_of
 from learner.loaders import n_batches_of
-from learner.tensors import TensorLoader, describe
+from learner.tensors import describe
 
 N_SEEN = 8  # batches from which the one with most bytes an item is taken: padded text differs
 

@@ -11,9 +11,10 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from callbacks.contract import OPERATIONS
+from learner.batching import TensorLoader
 from learner.cost_runs import Runs, run_bare, run_plain, run_reads, run_timed, why_no_bare_loop, why_not
 from learner.meter import BLOCK, Meter
-from learner.tensors import TensorLoader
+from learner.stored import Stored
 
 N_ROUNDS = 2  # the loops take turns, so that what else the machine does meets all of them
 TOO_LONG = 0.2  # share of a step that is waited for data
@@ -197,7 +198,12 @@ def as_cost(learn: Any, runs: Any, reads: Meter, left_out: dict[str, str], reaso
 def remedy_for(loader: Any, share: float) -> str:
     """What to do about a loop that waits for its data."""
     told = f"The loop waits for data {share:.0%} of a step: "
-    memory = "where the data fits into memory, use Data.from_tensors(inputs, targets)"
+    memory = (
+        "where the data is tensors in memory, or arrays that np.load(path, mmap_mode='r') maps from a file, "
+        "use Data.from_tensors(inputs, targets)"
+    )
+    if isinstance(loader, TensorLoader) and not loader.blocks and any_mapped(loader):
+        return told + "items are read one by one from a file; read neighbours together, by order='blocks'."
     if isinstance(loader, TensorLoader):
         return (
             told + "the work of a batch is small; use larger batches, as Data.from_tensors(batch_size=...)."
@@ -207,6 +213,12 @@ def remedy_for(loader: Any, share: float) -> str:
         workers = f"it has num_workers={loader.num_workers}, this machine {cores} cores"
         return f"{told}give the DataLoader more workers ({workers}); or, {memory}."
     return f"{told}let a DataLoader(..., num_workers=2) prepare batches ahead; or, {memory}."
+
+
+def any_mapped(loader: TensorLoader) -> bool:
+    """Is something read from a file, in a shuffled order?"""
+    stored = [column.file for column in loader.tensors if isinstance(column, Stored)]
+    return loader.shuffle and any(file is not None for file in stored)
 
 
 def check(learn: Any, n_steps: Any) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from learner.batching import Order, TensorLoader
+from learner.holdout import hold_out
 from learner.loaders import Batches, check_batches, check_dataset, describe_loader, is_function
 from learner.seeded import Seeded
 from learner.tensors import (
-    TensorLoader,
+    as_columns,
     as_tensors,
     check_batch_size,
     check_seed,
@@ -21,7 +23,6 @@ from learner.tensors import (
     describe,
     is_array,
     is_whole,
-    split_at_random,
 )
 
 
@@ -159,37 +160,47 @@ class Data:
         targets: Any = None,
         batch_size: int = 64,
         *,
-        valid: float | tuple[Any, Any] | None = 0.2,
+        valid: float | tuple[Any, Any] | Mapping[str, Any] | None = 0.2,
         shuffle: bool = True,
         drop_last: bool = False,
         seed: int | None = None,
+        order: Order = "items",
     ) -> Data:
-        """Batches of tensors in memory, taken by index a batch at a time: far quicker than item by item.
+        """Batches of tensors or arrays, taken by index a batch at a time: far quicker than item by item.
+
+        Arrays that NumPy has mapped from a file (`np.load(path, mmap_mode="r")`, `np.memmap`) may be larger
+        than memory: a batch is read at a time, and the file's length is checked before each. Of read-only
+        arrays, too, batches are copied and not the whole. Tensors on an accelerator are batched there: no
+        batch is copied from the host.
 
         Args:
-            inputs: a tensor or NumPy array of shape (items, ...), or a tuple of such for a model of several
-                inputs. float64 arrays become torch's default dtype.
-            targets: a tensor or array of shape (items, ...), a tuple of such, or None.
+            inputs: a tensor or NumPy array of shape (items, ...), a tuple of such for a model of several
+                inputs, or a mapping of such, which the model takes by keyword. float64 arrays become torch's
+                default dtype, uint16 and uint32 the next wider type with a sign; byte order does not matter.
+            targets: a tensor or array of shape (items, ...), a tuple of such, or None. With a mapping of
+                inputs also a mapping, or the keys of those that are targets.
             batch_size: items a batch; validation takes twice as many.
             valid: share of the items to hold out (drawn by `seed`), their number, a pair `(inputs, targets)`
-                to validate on, or None for no validation.
+                to validate on (a mapping, where keys are the targets), or None for no validation.
             shuffle: new order each epoch, the same for the same seed.
             drop_last: leave out a last batch that is smaller.
             seed: of order and split; by default drawn from torch's random state.
+            order: what is shuffled: `"items"`, or for data on a disk `"blocks"` of neighbours, which are read
+                in one piece and shuffled among those of 64 blocks; `learner.Blocks` tells how random that is.
 
         Raises:
             TypeError, ValueError: tensors of different lengths, an impossible split or batch size.
+            OSError: in training, a mapped file has become shorter than its map.
         """
-        tensors, n_inputs = as_tensors(inputs, targets)
+        found = as_columns(inputs, targets)
         seed_was_given = seed is not None
         seed, batch_size = check_seed(seed), check_batch_size(batch_size)
-        if isinstance(valid, (tuple, list)):
-            held_out = check_valid(valid, len(tensors), n_inputs)
-        else:
-            tensors, held_out = split_at_random(tensors, valid, seed)
-        train = TensorLoader(tensors, batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed)
-        train.seed_was_given = shuffle and seed_was_given
-        return cls(train, None if held_out is None else TensorLoader(held_out, 2 * batch_size), n_inputs)
+        train, held_out = hold_out(found, targets, valid, seed)
+        options = {"shuffle": shuffle, "drop_last": drop_last, "seed": seed, "order": order}
+        loader = TensorLoader(train.tensors, batch_size, rows=train.rows, **options)
+        loader.seed_was_given = shuffle and seed_was_given
+        rest = held_out and TensorLoader(held_out.tensors, 2 * batch_size, rows=held_out.rows)
+        return cls(loader, rest, 1 if found.keys else found.n_inputs, targets=found.target_keys or None)
 
     @classmethod
     def from_datasets(
@@ -285,16 +296,3 @@ def check_keys(targets: Any) -> tuple[Any, ...]:
     if not isinstance(keys, (tuple, list)) or not all(isinstance(key, str) and key for key in keys):
         raise TypeError(f"Data(targets={targets!r}): write the keys of the targets, as 'y' or ('y', 'z').")
     return tuple(keys)
-
-
-def check_valid(valid: Sequence[Any], n_tensors: int, n_inputs: int) -> tuple[Tensor, ...]:
-    """The tensors of a pair to validate on, as many as those to train on."""
-    if len(valid) != 2:
-        raise ValueError(f"valid is {describe(valid)}: pass a pair (inputs, targets), or a share as 0.2.")
-    tensors, n_valid_inputs = as_tensors(*valid)
-    if (len(tensors), n_valid_inputs) != (n_tensors, n_inputs):
-        raise ValueError(
-            f"valid has {n_valid_inputs} inputs and {len(tensors) - n_valid_inputs} targets, but there are "
-            f"{n_inputs} inputs and {n_tensors - n_inputs} targets to train on: give as many of each."
-        )
-    return tensors

@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from callbacks.contract import LearnerWarning
+from learner.batching import TensorLoader
 from learner.loaders import n_batches_of
 from learner.snapshots import named_tensors
-from learner.tensors import TensorLoader
+from learner.stored import Stored
+from learner.tensors import Column
 
 N_SHOWN = 10  # of the names that differ
 N_SAMPLED = 4096  # values of a tensor that are looked at, so that large data costs nothing
+N_READ = 64  # items of a file, each of which is a read of its own
 
 #: What may differ, where the user allows it by name.
 CHOICES = (
     *("optimizer", "callbacks", "n_items", "batch_size", "n_batches", "drop_last", "sampler", "seed"),
-    *("content", "loader"),
+    *("content", "loader", "order"),
 )
 # What may differ, with a warning: the bits can be others then.
 SOFT = ("torch", "python", "numpy", "plainlearner", "device", "n_workers")
@@ -63,7 +65,9 @@ def loader_of(loader: Any) -> dict[str, Any]:
     for name in ("batch_size", "drop_last"):
         found[name] = plain_or_none(getattr(loader, name, None))
     if isinstance(loader, TensorLoader):
-        found |= {"n_items": loader.n_items, "content": content_of(loader.tensors)}
+        rows = () if loader.rows is None else (loader.rows,)
+        found |= {"n_items": loader.n_items, "content": content_of((*loader.tensors, *rows))}
+        found["order"] = None if loader.blocks is None else str(loader.blocks)
         found["seed"] = loader.seed if loader.seed_was_given else None
     elif loader is not None:
         found["n_items"] = n_batches_of(getattr(loader, "dataset", None))
@@ -72,10 +76,12 @@ def loader_of(loader: Any) -> dict[str, Any]:
     return found
 
 
-def content_of(tensors: Iterable[Tensor]) -> int:
+def content_of(tensors: Iterable[Column]) -> int:
     """A checksum of some values of each tensor: other data, or another split, has another."""
     found = 0
     for tensor in tensors:
+        if isinstance(tensor, Stored):
+            tensor = tensor.sample(N_READ)
         step = max(1, len(tensor) // N_SAMPLED)
         rows = tensor[::step][:N_SAMPLED].flatten(1) if tensor.ndim > 1 else tensor[::step][:N_SAMPLED]
         sample = (rows[:, :4] if rows.ndim > 1 else rows).contiguous().cpu()

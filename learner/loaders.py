@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from learner.tensors import TensorLoader, counted, describe, is_array
+from learner.batching import TensorLoader
+from learner.tensors import counted, describe, is_array
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 

@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks import draws
 from learner import generators, workers
+from learner.batching import TensorLoader
 from learner.loaders import is_function
 from learner.seeded import Seeded
-from learner.tensors import TensorLoader, counted, describe
+from learner.tensors import counted, describe
 
 WORKERS = "<workers>"  # beside the generators' paths, none of which has such a name
 WHOLE = (list, tuple, range)  # kinds whose iterators draw nothing

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from callbacks import draws
 from learner import positions
+from learner.batching import TensorLoader
 from learner.generators import kind_of
-from learner.tensors import TensorLoader, counted
+from learner.tensors import counted
 
 CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "training")
 EXTRA = "_extra_state"  # how torch ends the key of what a module's get_extra_state gives

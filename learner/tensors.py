@@ -1,114 +1,119 @@
-"""Tensors in memory: check them, split them, and batch them by indexing them whole."""
+"""Tensors and arrays: check them, split them, and say what something is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from learner.stored import Stored, signed
 
-class TensorLoader:
-    """Batches of tensors of one length, by indexing them whole.
+Column = Tensor | Stored
+Made = TypeVar("Made")
 
-    The order of epoch e depends on the seed and e alone. `state_dict` tells where it is, `load_state_dict`
-    goes there.
 
-    Args:
-        tensors: each of shape (items, ...), on any device; arrays become tensors.
-        batch_size: items a batch; the last may have fewer.
-        shuffle: new order each epoch.
-        drop_last: leave out a last batch that is smaller.
-        seed: of the order; by default drawn from torch's random state.
-    """
+class Columns(NamedTuple):
+    """Inputs and targets in a row, and what they are."""
 
-    def __init__(
-        self,
-        tensors: Sequence[Any],
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        seed: int | None = None,
-    ):
-        self.tensors, _ = as_tensors(tensors)
-        self.n_items, self.batch_size = len(self.tensors[0]), check_batch_size(batch_size)
-        self.shuffle, self.drop_last = shuffle, drop_last
-        self.seed = check_seed(seed) if shuffle else 0
-        self.seed_was_given = shuffle and seed is not None
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return self.n_items // self.batch_size if self.drop_last else -(-self.n_items // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return self.from_batch(0)
-
-    def from_batch(self, first: int) -> Iterator[tuple[Tensor, ...]]:
-        """The batches of an epoch from one on, counted from 0; those before it are not touched."""
-        order = self.order(self.epoch)
-        self.epoch += 1
-        starts = range(first * self.batch_size, len(self) * self.batch_size, self.batch_size)
-        if order is None:
-            for start in starts:
-                yield tuple([tensor[start : start + self.batch_size] for tensor in self.tensors])
-            return
-        orders = {tensor.device: order.to(tensor.device) for tensor in self.tensors}  # once an epoch
-        rows = [(tensor, orders[tensor.device]) for tensor in self.tensors]
-        for start in starts:
-            end = start + self.batch_size
-            yield tuple([tensor.index_select(0, order[start:end]) for tensor, order in rows])
-
-    def order(self, epoch: int) -> Tensor | None:
-        """The items' numbers in the order of an epoch, or None where they come as they stand."""
-        if not self.shuffle:
-            return None
-        # one generator an epoch, so that an epoch's order can be had without the ones before it
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        return torch.randperm(self.n_items, generator=generator)
-
-    def state_dict(self) -> dict[str, int]:
-        """Seed, and how many epochs were begun."""
-        return {"seed": self.seed, "epoch": self.epoch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to where `state_dict` was."""
-        self.seed, self.epoch = state["seed"], state["epoch"]
-
-    def __repr__(self) -> str:
-        return f"TensorLoader({describe(self.tensors)}, batch_size={self.batch_size}, shuffle={self.shuffle})"
+    tensors: tuple[Column, ...]
+    n_inputs: int
+    keys: tuple[str, ...] | None  #: where they were given by name
+    target_keys: tuple[str, ...] = ()
 
 
 def as_tensors(inputs: Any, targets: Any = None) -> tuple[tuple[Tensor, ...], int]:
-    """Inputs and targets as tensors in a row, and how many of them are inputs.
+    """Inputs and targets as tensors in a row, and how many of them are inputs; what is stored is read whole.
 
     Raises:
         TypeError, ValueError: something is no tensor or array, has no items, or another number of items.
     """
-    several = isinstance(inputs, (tuple, list)), isinstance(targets, (tuple, list))
-    first = inputs if several[0] else (inputs,)
-    second = () if targets is None else targets if several[1] else (targets,)
-    tensors = [as_tensor(item, f"inputs[{n}]" if several[0] else "inputs") for n, item in enumerate(first)]
-    tensors += [
-        as_tensor(item, f"targets[{n}]" if several[1] else "targets") for n, item in enumerate(second)
-    ]
-    lengths = [len(tensor) for tensor in tensors]
+    found = as_columns(inputs, targets)
+    whole = [column if isinstance(column, Tensor) else column[:] for column in found.tensors]
+    return tuple(whole), found.n_inputs
+
+
+def as_columns(inputs: Any, targets: Any = None) -> Columns:
+    """Inputs and targets as tensors in a row, but arrays that are better read a batch at a time.
+
+    Args:
+        inputs: a tensor or array, several of them, or a mapping of such.
+        targets: a tensor or array, or several; with a mapping of inputs also a mapping, or the keys of those
+            that are targets; or None.
+
+    Raises:
+        TypeError, ValueError: something is no tensor or array, has no items, or another number of items.
+    """
+    if isinstance(inputs, Mapping):
+        return check_lengths(named_columns(inputs, targets), inputs)
+    if isinstance(targets, Mapping):
+        raise TypeError(
+            f"targets are {describe(targets)}, but inputs are {describe(inputs)}: give both by name, as in "
+            "from_tensors({'x': inputs}, {'y': targets}), or neither."
+        )
+    first, second = row_of(inputs, "inputs"), row_of(targets, "targets")
+    tensors = tuple(as_column(item, name) for name, item in (*first, *second))
+    return check_lengths(Columns(tensors, len(first), None), inputs)
+
+
+def row_of(items: Any, name: str) -> list[tuple[str, Any]]:
+    """One item or several, each with the name that messages give it."""
+    if items is None and name == "targets":
+        return []
+    if isinstance(items, (tuple, list)):
+        return [(f"{name}[{n}]", item) for n, item in enumerate(items)]
+    return [(name, items)]
+
+
+def named_columns(inputs: Mapping[str, Any], targets: Any) -> Columns:
+    """Columns by name: those of the inputs, then those of the targets."""
+    if isinstance(targets, str) or (
+        isinstance(targets, (tuple, list)) and targets and all(isinstance(each, str) for each in targets)
+    ):
+        target_keys, added = (targets,) if isinstance(targets, str) else tuple(targets), {}
+    else:
+        added = dict(targets if isinstance(targets, Mapping) else row_of(targets, "targets"))
+        target_keys = tuple(added)
+    for key in target_keys:
+        if (key in inputs) is (key in added):
+            problem = "is a name of both" if key in added else "is no key of the inputs"
+            raise ValueError(
+                f"targets: {key!r} {problem}, {describe(inputs)}: write from_tensors({{'x': ..., 'y': ...}}, "
+                "'y'), or give the targets other names in a mapping of their own."
+            )
+    both = {**inputs, **added}
+    if not all(isinstance(key, str) for key in both):
+        raise TypeError(f"inputs are {describe(inputs)}: name tensors by strings, as the model names them.")
+    tensors = tuple(
+        as_column(item, f"inputs[{key!r}]" if key in inputs else key) for key, item in both.items()
+    )
+    return Columns(tensors, len(both) - len(target_keys), tuple(both), target_keys)
+
+
+def check_lengths(found: Columns, inputs: Any) -> Columns:
+    """Refuse none, and different numbers of items."""
+    lengths = [len(tensor) for tensor in found.tensors]
     if len(set(lengths)) > 1:
         raise ValueError(
-            f"the tensors have {' and '.join(map(str, lengths))} items ({describe(tuple(tensors))}): give "
+            f"the tensors have {' and '.join(map(str, lengths))} items ({describe(found.tensors)}): give "
             "each the same number, one a row. A list of single items is one tensor by torch.stack(list)."
         )
     if not sum(lengths):
         raise ValueError(f"there are no items: inputs are {describe(inputs)}.")
-    return tuple(tensors), len(first)
+    return found
 
 
-def as_tensor(item: Any, name: str) -> Tensor:
-    """A tensor of it, sharing memory where it can; float64 of NumPy becomes torch's default dtype."""
+def as_column(item: Any, name: str) -> Column:
+    """A tensor of it, sharing memory where it can, or an array as `Stored`; float64 of NumPy becomes torch's
+    default dtype."""
+    if isinstance(item, Stored):
+        return item
     if isinstance(item, Tensor):
         tensor = item.detach() if item.requires_grad else item  # its graph would outlive the first step
+        dtype = in_words(item, name, lambda: signed(item.dtype))
+        tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
     elif is_array(item):
         tensor = from_array(item, name)
     else:
@@ -124,20 +129,32 @@ def as_tensor(item: Any, name: str) -> Tensor:
     return tensor
 
 
-def from_array(item: Any, name: str) -> Tensor:
-    """A NumPy array, or a pandas table or column, as a tensor."""
-    array = item.__array__()
-    flags = getattr(array, "flags", None)
-    if flags is not None and (not flags.writeable or any(stride < 0 for stride in array.strides)):
-        array = array.copy()  # torch shares memory with neither
+def from_array(item: Any, name: str) -> Column:
+    """A NumPy array, or a pandas table or column: a tensor of the same memory where that may be had, `Stored`
+    where only the batches are to be copied, else a tensor of a copy."""
+    array: Any = item.__array__()
+    if array.ndim == 0:
+        return torch.empty(())
+    stored = in_words(item, name, lambda: Stored(array))
+    if stored.file is not None:
+        return stored
+    fits = array.dtype.isnative and stored.dtype == torch.as_tensor(array[:0].copy()).dtype
+    if fits and not array.flags.writeable:
+        return stored
+    if fits and all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides):
+        return torch.as_tensor(array)
+    return stored[:]
+
+
+def in_words(item: Any, name: str, make: Callable[[], Made]) -> Made:
+    """What `make` gives; where torch has no such type, an error that names the item and the cure."""
     try:
-        tensor = torch.as_tensor(array)
+        return make()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} is {describe(item)}, which torch cannot take ({error}): pass numbers, as with "
             f"{name}.astype('float32')."
         ) from None
-    return tensor.to(torch.get_default_dtype()) if tensor.dtype == torch.float64 else tensor
 
 
 def is_array(item: Any) -> bool:
@@ -157,7 +174,19 @@ def split_at_random(
     """
     if valid is None:
         return tensors, None
-    n_items, n_valid = len(tensors[0]), 0
+    kept, held_out = draw_rows(len(tensors[0]), valid, seed)
+    return tuple(tensor[kept.to(tensor.device)] for tensor in tensors), tuple(
+        tensor[held_out.to(tensor.device)] for tensor in tensors
+    )
+
+
+def draw_rows(n_items: int, valid: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The numbers of the items to train on, and of a share or number of them to validate on.
+
+    Raises:
+        ValueError: that leaves no items to train or to validate on.
+    """
+    n_valid = 0
     if is_whole(valid):
         n_valid = int(valid)
     elif isinstance(valid, Real) and 0 < valid < 1:
@@ -169,10 +198,7 @@ def split_at_random(
             "targets), or None for no validation."
         )
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))
-    kept, held_out = order[n_valid:], order[:n_valid]
-    return tuple(tensor[kept.to(tensor.device)] for tensor in tensors), tuple(
-        tensor[held_out.to(tensor.device)] for tensor in tensors
-    )
+    return order[n_valid:], order[:n_valid]
 
 
 def check_batch_size(batch_size: Any) -> int:
@@ -208,6 +234,8 @@ def counted(number: int, one: str, many: str) -> str:
 
 def describe(item: Any, depth: int = 1) -> str:
     """What something is, as messages tell it: type, length, keys, shapes, to some depth."""
+    if isinstance(item, Stored):
+        return repr(item)
     if isinstance(item, Tensor):
         return f"a tensor of shape {tuple(item.shape)} and {item.dtype}"
     if is_array(item):

@@ -36,7 +36,8 @@ from callbacks import (
     ValidateEvery,
     When,
 )
-from learner import Data, Learner
+from learner import Data, Learner, TensorLoader
+from learner.cost import remedy_for
 from learner.cost_runs import run_reads
 from learner.meter import Meter, Reads
 
@@ -137,6 +138,14 @@ def test_a_loader_that_sleeps_is_found_with_the_remedy():
     assert cost.data_wait / cost.step > 0.2
     assert "num_workers=0" in str(cost.remedy)
     assert "Data.from_tensors" in str(cost.remedy)
+
+
+def test_a_map_that_is_read_item_by_item_is_told_to_be_read_in_blocks(tmp_path):
+    numpy.save(tmp_path / "items.npy", numpy.ones((64, 4), "float32"))
+    array = numpy.load(tmp_path / "items.npy", mmap_mode="r")
+    assert "order='blocks'" in remedy_for(TensorLoader((array,), 8, shuffle=True), 0.5)
+    for loader in (TensorLoader((array,), 8), TensorLoader((array,), 8, shuffle=True, order="blocks")):
+        assert "larger batches" in remedy_for(loader, 0.5)
 
 
 def test_an_operation_that_sleeps_is_found():
