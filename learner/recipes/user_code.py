@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -179,12 +181,13 @@ class UserCode:
         """The Python files of the recipe's folder that were run, also those that they import."""
         if not self.files:
             return []
-        others = [
+        files = {
             getattr(module, "__file__", None)
             for name, module in list(sys.modules.items())
             if not is_within(name, "learner") and not is_within(name, "callbacks")
-        ]
-        paths = {Path(file).resolve() for file in others if file and is_python_file(file)}
+        }
+        inside = partial(is_inside, self.folder, {})
+        paths = {Path(file).resolve() for file in files if file and inside(file) and is_python_file(file)}
         own = {
             path for path in paths if path.is_relative_to(self.folder) and "site-packages" not in path.parts
         }
@@ -194,6 +197,20 @@ class UserCode:
 def is_python_file(file: str) -> bool:
     """Is it a path of Python source? Some modules claim one that is not."""
     return file.endswith(".py") and Path(file).is_absolute() and Path(file).is_file()
+
+
+def is_inside(folder: Path, inside: dict[str, bool], file: str) -> bool:
+    """Can the file lie in the folder? Of two thousand modules, resolving each path takes 0.15 s.
+
+    Args:
+        folder: without symbolic links.
+        inside: keeps which folders of files are in it.
+        file: any path; if it is a symbolic link itself, it may lie anywhere.
+    """
+    parent = file.rpartition(os.sep)[0]
+    if parent not in inside:
+        inside[parent] = Path(parent).resolve().is_relative_to(folder)
+    return inside[parent] or Path(file).is_symlink()
 
 
 def is_within(module: str, package: str) -> bool:

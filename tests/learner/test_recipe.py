@@ -6,6 +6,7 @@ import random
 import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -230,6 +231,27 @@ def test_a_file_may_lie_below_the_recipe(write):
     (path.parent / "sub").mkdir()
     (path.parent / "sub" / "models.py").write_text(MODELS)
     assert load_recipe(path).build().model.n_hidden == 4
+
+
+def test_a_module_is_kept_that_was_imported_through_a_link_into_the_folder(
+    write, tmp_path_factory, monkeypatch
+):
+    path, elsewhere = write(), tmp_path_factory.mktemp("elsewhere")
+    for name in ("linked_file", "linked_folder/inner"):
+        target = path.parent / "own" / f"{name}.py"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("")
+    (elsewhere / "linked_file.py").symlink_to(path.parent / "own" / "linked_file.py")
+    (elsewhere / "to_folder").symlink_to(path.parent / "own" / "linked_folder")
+    (elsewhere / "stranger.py").write_text("")
+    for number, name in enumerate(("linked_file.py", "to_folder/inner.py", "stranger.py")):
+        module = ModuleType(f"linked_{number}")
+        module.__file__ = str(elsewhere / name)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    recipe = load_recipe(path)
+    recipe.build()
+    kept = [source.name for source in recipe.names.code.sources()]
+    assert kept == ["helper.py", "models.py", "linked_file.py", "inner.py"]
 
 
 def test_case_104_paths_with_spaces_and_letters_of_all_languages_work(write, tmp_path):

@@ -1,0 +1,40 @@
+"""The article's fit and picture as a plain script: what `learner run examples/article.yaml` is compared with.
+
+Run: python benchmarks/article_plain.py
+
+It does the same steps with the same optimizer, prints the same ten lines and writes the same picture, bit
+for bit.
+"""
+
+import math
+
+import torch
+from matplotlib.figure import Figure
+from torch.nn import functional as F
+
+torch.manual_seed(2021)
+time = torch.arange(20).float()
+speed = torch.rand(20) * 5 + 0.8 * (time - 7.5) ** 2 + 1
+torch.randn(3)  # the article shows one draw and throws it away
+params = torch.nn.Parameter(torch.randn(3))
+optimizer = torch.optim.SGD([params], lr=1e-5)
+figure = Figure(layout="constrained", figsize=(12, 3))
+axes = figure.subplots(1, 6, sharey=True)
+
+for step in range(10):
+    a, b, c = params
+    preds = a * time**2 + b * time + c
+    loss = F.mse_loss(preds, speed)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    rmse = math.sqrt(loss.item())
+    print("RMSE:", rmse)
+    if step < 6:
+        ax = axes[step]
+        ax.scatter(time, speed, s=16)
+        ax.scatter(time, preds.detach(), s=16, color="red")
+        ax.set_title(f"step {step + 1}\nRMSE {rmse:.4g}", fontsize="medium")
+        ax.set_ylim(-100, 100)
+
+figure.savefig("article.png", dpi=150)

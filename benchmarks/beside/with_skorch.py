@@ -1,0 +1,63 @@
+# pyright: basic, reportMissingImports=false
+"""skorch: `NeuralNet` with its timer, scores and printed table, and with `callbacks="disable"`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import nn
+from works import Work
+
+PACKAGE = "skorch"
+LOSSES = {"mse_loss": nn.MSELoss, "cross_entropy": nn.CrossEntropyLoss}
+
+
+class Listener(Callback):
+    """Called after each batch."""
+
+    def on_batch_end(self, net: Any, **keywords: Any) -> None:
+        pass
+
+
+class Net(NeuralNet):
+    """Goes through the work's batches as they are."""
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        return self.batches
+
+
+def net(work: Work, **options: Any) -> nn.Module:
+    batches = work.data()
+    net = Net(
+        work.make_model(),
+        LOSSES[work.loss_func.__name__],
+        optimizer=torch.optim.SGD,
+        lr=work.rate,
+        max_epochs=work.n_epochs,
+        train_split=None,
+        **options,
+    )
+    net.batches = batches
+    net.fit(torch.utils.data.TensorDataset(*work.items), y=None)
+    return net.module_
+
+
+def off(work: Work) -> nn.Module:
+    """All of skorch's own plug-ins off; with listeners, each of them by name."""
+    if not work.n_listeners:
+        return net(work, callbacks="disable")
+    listeners = [(f"listener_{number}", Listener()) for number in range(work.n_listeners)]
+    return net(
+        work,
+        callbacks=listeners,
+        callbacks__epoch_timer=None,
+        callbacks__train_loss=None,
+        callbacks__valid_loss=None,
+        callbacks__print_log=None,
+    )
+
+
+VARIANTS = {"defaults": net, "off": off}
