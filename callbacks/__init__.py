@@ -48,6 +48,7 @@ from callbacks.profile import Profile
 from callbacks.progress import LogRMSE, Progress
 from callbacks.pruning import OptunaPruning
 from callbacks.ranking import AUROC, NDCG, MeanReciprocalRank
+from callbacks.recompute import ActivationCheckpointing
 from callbacks.recorder import History, Recorder
 from callbacks.recurrent import RNNRegularizer, RNNReset
 from callbacks.registry import Callbacks
@@ -75,6 +76,7 @@ __all__ = [
     "RMSE",
     "SAM",
     "SWA",
+    "ActivationCheckpointing",
     "ActivationStats",
     "BatchNormFreeze",
     "Best",

@@ -29,6 +29,7 @@ Maker = Callable[[Path], Callback]
 
 #: How to make those that need arguments, or of which a run should not write into the working folder.
 MAKERS: dict[str, Maker] = {
+    "ActivationCheckpointing": lambda folder: callbacks.ActivationCheckpointing("model"),
     "Compile": lambda folder: callbacks.Compile("eager"),
     "GradientAccumulation": lambda folder: callbacks.GradientAccumulation(1),
     "GradientClip": lambda folder: callbacks.GradientClip(0.5),
