@@ -138,7 +138,7 @@ def test_an_instance_may_choose_its_phase():
 def test_dir_lists_the_names_and_repr_shows_the_plug_ins():
     callbacks = Callbacks([Probe("x"), DevicePlacement("cpu")])
     assert {"probe", "device_placement", "named"} <= set(dir(callbacks))
-    assert repr(callbacks) == "Callbacks(DevicePlacement(), Probe(tag='x'))"
+    assert repr(callbacks) == "Callbacks(DevicePlacement(prefetch=False), Probe(tag='x'))"
 
 
 def test_a_private_class_is_reached_by_its_name_too():

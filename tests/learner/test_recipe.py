@@ -129,6 +129,13 @@ def test_null_leaves_out_a_default_and_nothing_else(write):
     assert {type(plugin) for plugin in learn.callbacks} == set(DEFAULT_CALLBACKS) - {Progress}
 
 
+def test_a_recipe_asks_for_batches_on_a_stream_of_their_own(write):
+    changed = ("  Progress: null", "  DevicePlacement: {device: cpu, prefetch: true}\n  Progress: null")
+    learn = load_recipe(write(changed)).build()
+    assert learn.callbacks.device_placement.prefetch is True
+    learn.fit(1)
+
+
 def test_an_empty_list_of_defaults_leaves_out_all(write):
     learn = load_recipe(
         write(("callbacks:\n  Progress: null", "defaults: []\ncallbacks:\n  ZeroGrad:"))
