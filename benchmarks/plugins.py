@@ -48,7 +48,12 @@ ROOMY: dict[str, Callable[[Path], Callback]] = {
     "StopAfter": lambda _: callbacks.StopAfter("1e9 steps"),
     "ValidateEvery": lambda _: callbacks.ValidateEvery("20 steps"),
     "EarlyStopping": lambda _: callbacks.EarlyStopping("train_loss", patience=10**6),
-    "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(n=2, every="20 steps", path=folder / "steps.png"),
+    "PlotSnapshots": lambda folder: callbacks.PlotSnapshots(
+        n=2,
+        every="20 steps",
+        path=folder / "steps.png",
+        draw=lambda ax, learn: ax.plot(learn.preds[0].detach()),
+    ),
 }
 
 
