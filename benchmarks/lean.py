@@ -104,7 +104,7 @@ def digits(make: Any) -> dict[str, Run]:
 
 
 def tensors() -> Data:
-    return Data.from_tensors(*pictures(), batch_size=BATCH_SIZE, seed=0)
+    return Data.from_tensors(*pictures(), batch_size=BATCH_SIZE, seed=0, valid=None)
 
 
 def updates(make: Any) -> dict[str, Run]:
