@@ -62,6 +62,7 @@ from callbacks.swa import SWA
 from callbacks.timer import Timer
 from callbacks.updates import WeightUpdates
 from callbacks.when import When
+from callbacks.whole_step import WholeStep
 
 __all__ = [
     "AUROC",
@@ -152,6 +153,7 @@ __all__ = [
     "WeightNoise",
     "WeightUpdates",
     "When",
+    "WholeStep",
     "ZeroGrad",
     "accuracy",
     "on",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
@@ -91,6 +92,7 @@ class GradientClip(Callback):
         if max_norm is not None:
             self.measures["clipped"] = None
         self._norms = Scalars()
+        self.handed: Tensor | None = None  # the norm, where the doer of the whole step has clipped already
 
     @property
     def norms(self) -> array[float]:
@@ -111,9 +113,11 @@ class GradientClip(Callback):
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._norms.clear()
+        self.handed = None
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        self._norms.append(self.clip(learn))
+        norm, self.handed = self.handed, None
+        self._norms.append(self.clip(learn) if norm is None else norm)
 
     def clip(self, learn: LearnerProtocol) -> Tensor:
         """Clip the gradients that are there; a doer of `step` that makes new ones calls it for those.
@@ -121,7 +125,10 @@ class GradientClip(Callback):
         Returns:
             Their norm before, a scalar on their device.
         """
-        parameters = [each for each in learn.model.parameters() if each.grad is not None]
+        return self.clip_gradients([each for each in learn.model.parameters() if each.grad is not None])
+
+    def clip_gradients(self, parameters: list[Any]) -> Tensor:
+        """Clip the gradients of these parameters, each of which has one; gives their norm before."""
         gradients = [each.grad for each in parameters if each.grad is not None]
         norm = get_total_norm(gradients, self.norm_type)
         if self.max_norm is not None:

@@ -46,6 +46,7 @@ MAKERS: dict[str, Maker] = {
     "ShortEpoch": lambda folder: callbacks.ShortEpoch(2),
     "StopAfter": lambda folder: callbacks.StopAfter("5 steps"),
     "ValidateEvery": lambda folder: callbacks.ValidateEvery("1 step"),
+    "WholeStep": lambda folder: callbacks.WholeStep("eager"),
     "When": lambda folder: callbacks.When(callbacks.GradientNorms(), start="1 step", every="2 steps"),
     "EarlyStopping": lambda folder: callbacks.EarlyStopping("train_loss"),
     "ParamScheduler": lambda folder: callbacks.ParamScheduler({"lr": cos(0.1, 0.0)}),

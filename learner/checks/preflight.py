@@ -51,6 +51,7 @@ class Preflight(Callback):
     """Examine the first training batch of a fit, then leave; the learner adds it to every fit."""
 
     order = Order.SAVE  # heard last: what the other plug-ins leave is what counts
+    reads_gradients = False
     was_idle = False  # were all rates 0 when the fit was called?
 
     def before_train(self, learn: LearnerProtocol) -> None:
@@ -263,10 +264,11 @@ def fewer_batches(learn: Any, n_batches: int, n_first: int) -> Exception:
 
 
 def does_itself(learn: Any, operation: str) -> bool:
-    """Does the loop do this operation in its own way: neither a plug-in nor a subclass?"""
+    """Is this operation done in the loop's way: by no subclass, and no plug-in but one that does the same?"""
     from learner.loop import Loop  # which imports this file
 
-    return unwrap(learn._do[operation]) is getattr(Loop, operation)  # as it is without what surrounds it
+    doer = unwrap(learn._do[operation])  # as it is without what surrounds it
+    return doer is getattr(Loop, operation) or getattr(getattr(doer, "__self__", None), "is_as_loop", False)
 
 
 def all_zero(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,0 +1,162 @@
+"""What `WholeStep` saves and costs: the time of a step beside that of a hand-written loop, and of compiling.
+
+Run: python benchmarks/whole_step.py [rounds]
+
+Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
+over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
+The plain loop does forward, loss, backward, step and zero_grad; "the model compiled" is the same loop with
+`torch.compile(model)`. Each run goes through the data twice, and the second time is timed, so compiling and
+the comparison of the first steps are not in it. "compiling" is the seconds that the first run spent on it,
+with a cache on disk as it was found; "pays after" the number of steps in which they are saved again, beside
+the same learner with `ZeroGrad`. The losses of the last round's weights on the first batch are to be compared
+within those of the same data: the MLP's plain loop has the items in another order.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from lean import BATCH_SIZE, N_ITEMS, loader, mlp, pictures
+from overhead import RATE, Quadratic, batches
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import Callback, LeanStep, WholeStep, ZeroGrad
+from learner import Data, Learner
+
+SECONDS = time.perf_counter
+N_STEPS = 1000
+#: Seconds of a run, and of compiling before it; the model at the end.
+Run = Callable[[], tuple[float, float, nn.Module]]
+
+
+class Watch(Callback):
+    """Times the second epoch of a fit."""
+
+    begun = seconds = 0.0
+
+    def before_train(self, learn: Any) -> None:
+        if learn.epoch == 1:
+            self.begun = SECONDS()
+
+    def after_fit(self, learn: Any) -> None:
+        self.seconds = SECONDS() - self.begun
+
+
+def plain(model: nn.Module, data: Any, loss_func: Any, make: Any, *, is_compiled: bool = False) -> Run:
+    optimizer = make(model.parameters())
+    called: Any = torch.compile(model) if is_compiled else model
+
+    def once() -> None:
+        for inputs, targets in data:
+            loss = loss_func(called(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def run() -> tuple[float, float, nn.Module]:
+        begun = SECONDS()
+        inputs, _ = next(iter(data))
+        called(inputs)
+        compiling = SECONDS() - begun if is_compiled else 0.0
+        once()  # as the learner, which trains for two epochs, and whose second is timed
+        begun = SECONDS()
+        once()
+        return SECONDS() - begun, compiling, model
+
+    return run
+
+
+def learner(make_model: Any, data: Any, loss_func: Any, make: Any, doer: Any) -> Run:
+    """Two epochs, the second of which is timed."""
+    learn = Learner(make_model(), data, loss_func, make, [doer, Watch()], defaults=())
+
+    def run() -> tuple[float, float, nn.Module]:
+        learn.fit(2)
+        if isinstance(doer, WholeStep) and doer.fallback:
+            raise RuntimeError(doer.fallback)
+        compiling = doer.compile_seconds if isinstance(doer, WholeStep) else 0.0
+        return learn.callbacks[Watch].seconds, compiling, learn.model
+
+    return run
+
+
+def works_of(make_model: Any, plain_data: Any, data: Any, loss_func: Any, make: Any) -> dict[str, Run]:
+    return {
+        "plain loop": plain(make_model(), plain_data(), loss_func, make),
+        "plain loop again (the noise)": plain(make_model(), plain_data(), loss_func, make),
+        "the model compiled": plain(make_model(), plain_data(), loss_func, make, is_compiled=True),
+        "ZeroGrad": learner(make_model, data(), loss_func, make, ZeroGrad()),
+        "LeanStep": learner(make_model, data(), loss_func, make, LeanStep()),
+        "WholeStep": learner(make_model, data(), loss_func, make, WholeStep()),
+    }
+
+
+def report(title: str, works: dict[str, Run], rounds: int, n_steps: int, loss_of: Any) -> None:
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    compiling: dict[str, float] = {}
+    models: dict[str, nn.Module] = {}
+    for number in range(rounds + 1):
+        for name, run in works.items():
+            spent, made, models[name] = run()
+            seconds[name].append(spent)
+            if not number:
+                compiling[name] = made
+    print(f"\n{title:<44}{'us/step':>9}{'ratio':>8}{'compiling':>11}{'pays after':>14}  loss")
+    plain_seconds = seconds["plain loop"][1:]
+    for name, values in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(values[1:], plain_seconds, strict=True))
+        middle = statistics.median(values[1:]) / n_steps
+        saved = (statistics.median(seconds["ZeroGrad"][1:]) / n_steps if "Step" in name else 0.0) - middle
+        pays = f"{compiling[name] / saved:,.0f} steps" if compiling[name] and saved > 0 else ""
+        made = f"{compiling[name]:.1f} s" if compiling[name] else ""
+        print(f"{name:<44}{middle * 1e6:>9.1f}{ratio:>8.3f}{made:>11}{pays:>14}  {loss_of(models[name]):.7g}")
+
+
+def article(rounds: int, make: Any, title: str) -> None:
+    data = batches(N_STEPS)
+    works = works_of(Quadratic, lambda: data, lambda: Data(data), F.mse_loss, make)
+    report(
+        f"the article's fit, {title}",
+        works,
+        rounds,
+        N_STEPS,
+        lambda model: loss_on(model, data[0], F.mse_loss),
+    )
+
+
+def digits(rounds: int, make: Any, title: str) -> None:
+    first = tuple(each[:BATCH_SIZE] for each in pictures())
+    tensors = partial(Data.from_tensors, *pictures(), batch_size=BATCH_SIZE, seed=0)
+    works = works_of(mlp, loader, tensors, F.cross_entropy, make)
+    report(
+        f"MLP 784-128-10, from tensors, {title}", works, rounds, N_ITEMS // BATCH_SIZE,
+        lambda model: loss_on(model, first, F.cross_entropy),
+    )  # fmt: skip
+
+
+def loss_on(model: nn.Module, batch: Any, loss_func: Any) -> float:
+    with torch.no_grad():
+        return loss_func(model(batch[0]), batch[1]).item()
+
+
+def main(rounds: int) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # Inductor's own
+    print(f"torch {torch.__version__}, 1 thread, {rounds} rounds")
+    article(rounds, partial(torch.optim.SGD, lr=RATE), "SGD")
+    digits(rounds, partial(torch.optim.SGD, lr=0.01), "SGD")
+    article(rounds, partial(torch.optim.Adam, lr=RATE), "Adam")
+    digits(rounds, partial(torch.optim.SGD, lr=0.01, momentum=0.9), "SGD with momentum")
+    digits(rounds, partial(torch.optim.Adam, lr=1e-3), "Adam")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)

@@ -1,0 +1,209 @@
+"""What a program was made of, and whether it is still so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.activations import ActivationStats
+from callbacks.contract import Callback
+from callbacks.ema import EMA
+from callbacks.gradient import GradientClip
+from callbacks.lean_proof import Unfit, check_group, check_own_methods, find_hooks
+from callbacks.precision import MixedPrecision
+from callbacks.registry import listens
+from callbacks.surface import LossSurface
+from callbacks.timer import Timer
+from callbacks.updates import WeightUpdates
+from callbacks.when import unwrapped
+from callbacks.whole_program import Program, Sources
+from callbacks.whole_updates import Run, kept_of, numbers_of, runs_of
+from callbacks.whole_watch import hooks_of, is_value, modules_of, watched
+
+#: They hear of a step, but look at no gradient; `GradientClip` is told the norm. Others say so themselves,
+#: with `reads_gradients = False`.
+BLIND = (ActivationStats, EMA, GradientClip, LossSurface, MixedPrecision, Timer, WeightUpdates)
+OF_GRADIENTS = ("after_backward", "before_step", "after_step")
+
+
+class Binding:
+    """Model, loss, optimizer and plug-ins as they were when programs were made of them.
+
+    A program knows nothing but what it was made of: an attribute that has another value since, as `training`
+    or the `p` of a dropout, needs another program. So all of them are looked at before each step, by whether
+    they are the same objects, which takes some 40 nanoseconds each.
+
+    Args:
+        learn: the learner.
+        unused: names of parameters that have no part in the loss.
+
+    Raises:
+        Unfit: the step cannot be made a program.
+    """
+
+    def __init__(self, learn: Any, unused: Iterable[str] = ()):
+        self.model, self.optimizer = learn.model, learn.optimizer
+        self.loss_func, self.callbacks = learn.loss_func, learn.callbacks
+        check_optimizer(learn.optimizer)
+        self.unused = frozenset(unused)
+        names = {each: name for name, each in learn.model.named_parameters()}
+        self.runs = without(runs_of(learn.optimizer), {each for each, n in names.items() if n in self.unused})
+        params = [each for run in self.runs for each in run.params]
+        check_parameters(params, names)
+        held = set(params)
+        self.sources = Sources(
+            model=learn.model,
+            loss_func=learn.loss_func,
+            runs=self.runs,
+            params={names[each]: each for each in params},
+            frozen={name: each for each, name in names.items() if each not in held},
+            buffers=dict(learn.model.named_buffers()),
+            precision=first_of(learn.callbacks, MixedPrecision),
+            clip=first_of(learn.callbacks, GradientClip),
+            gives_gradients=any(map(looks_at_gradients, learn.callbacks)),
+        )
+        check_clipped(self.sources)
+        self.params = params
+        self.fixed = [*self.sources.frozen.values(), *self.sources.buffers.values()]
+        dtypes = {each.dtype for each in params}
+        self.dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+        self.programs: dict[Any, Program] = {}
+        self.modules = modules_of(learn.model, learn.loss_func)
+        self.watch = watched(self.modules)
+        self.hooks = hooks_of(learn.model, learn.loss_func)
+        self.trained = [(each, each.requires_grad) for each in names]
+        self.n_params = [len(group["params"]) for group in learn.optimizer.param_groups]
+        self.signature = self._sign()
+
+    def _sign(self) -> tuple[Any, ...]:
+        """What two bindings must have alike to share their programs."""
+        sources = self.sources
+        return (
+            *(id(each) for each in (self.model, self.optimizer, self.loss_func)),
+            *((run.structure, len(run.params), id(run.group)) for run in self.runs),
+            *(id(each) for each in (*self.params, *self.fixed)),
+            *((each.shape, each.dtype) for each in (*self.params, *self.fixed)),
+            *(id(sources.precision), id(sources.clip), sources.gives_gradients),
+            *(
+                (id(holder), key, (type(value), value) if is_value(value) else id(value))
+                for holder, key, value in self.watch
+                if not isinstance(value, Tensor)
+            ),
+        )
+
+    def is_current(self, learn: Any) -> bool:
+        """Is everything as it was?"""
+        return (
+            learn.callbacks is self.callbacks
+            and learn.model is self.model
+            and learn.optimizer is self.optimizer
+            and learn.loss_func is self.loss_func
+            and all(run.rule.structure(run.group) == run.structure for run in self.runs)
+            and all(holder.get(key) is value for holder, key, value in self.watch)
+            and all(each.requires_grad is flag for each, flag in self.trained)
+            and [len(group["params"]) for group in self.optimizer.param_groups] == self.n_params
+        )
+
+    def differs_from(self, other: Binding) -> str:
+        """What has another value than there, in words."""
+        for (holder, key, value), (_, _, before) in zip(self.watch, other.watch, strict=False):
+            if value is not before and not isinstance(value, Tensor):
+                owner = next(
+                    (type(each).__name__ for each in self.modules if vars(each) is holder), "the model"
+                )
+                return f"{key!r} of {owner}"
+        return "a setting of the model or the optimizer"
+
+    def gather(self) -> None:
+        """Take up what the optimizer keeps, and the numbers of the next update."""
+        state, sources = self.optimizer.state, self.sources
+        sources.kept = kept_of(self.runs, state)
+        numbers = numbers_of(self.runs, state)
+        if numbers != sources.numbers:
+            sources.numbers = numbers
+            self._tensor = torch.tensor(numbers, dtype=self.dtype).to(sources.device, non_blocking=True)
+
+    def flat(self, leaves: list[Any]) -> list[Tensor]:
+        """What a program takes, but for constants."""
+        tensors = [each for each in leaves if isinstance(each, Tensor)]
+        return [*self.params, *self.fixed, *self.sources.kept, self._tensor, *tensors]
+
+    def commit(self, news: list[Tensor]) -> None:
+        """Change weights, and what the optimizer keeps; within `no_grad`."""
+        optimizer, counts = self.optimizer, []
+        for run in self.runs:
+            if run.names or run.counts:
+                for param in run.params:
+                    own = optimizer.state[param]
+                    if not own or (run.names and own.get(run.names[0]) is None):
+                        run.rule.begin(own, param, run.group)
+                    if run.counts:
+                        counts.append(own["step"])
+        olds = [*self.params, *kept_of(self.runs, optimizer.state)]
+        torch._foreach_copy_(olds, news)  # type: ignore[reportPrivateImportUsage]
+        if counts:
+            torch._foreach_add_(counts, 1)  # type: ignore[reportPrivateImportUsage]
+        if "step" in vars(optimizer):  # a scheduler's of torch, which marks here that a step was taken
+            optimizer._opt_called = True
+
+
+def without(runs: list[Run], unused: set[Any]) -> list[Run]:
+    """The runs without parameters that have no gradient."""
+    left = [run._replace(params=[each for each in run.params if each not in unused]) for run in runs]
+    return [run for run in left if run.params]
+
+
+def first_of(plugins: Iterable[Callback], kind: type) -> Any:
+    """The plug-in of a class; None where there is none."""
+    return next((each for each in plugins if isinstance(each, kind)), None)
+
+
+def looks_at_gradients(plugin: Callback) -> bool:
+    """May this plug-in read or change gradients?"""
+    own = unwrapped(plugin)
+    blind = isinstance(own, BLIND) or getattr(own, "reads_gradients", True) is False
+    return not blind and any(listens(plugin, event) for event in OF_GRADIENTS)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse an optimizer whose step is more than its update.
+
+    Raises:
+        Unfit: says what.
+    """
+    check_own_methods(optimizer)
+    if any(find_hooks(optimizer)):
+        raise Unfit(f"hooks are registered on the step of {type(optimizer).__name__}")
+    for group in optimizer.param_groups:
+        check_group(group)
+
+
+def check_parameters(params: list[Any], names: dict[Any, str]) -> None:
+    """Refuse parameters that are no plain ones of the model.
+
+    Raises:
+        Unfit: says which.
+    """
+    if not params:
+        raise Unfit("the optimizer holds no parameter that is trained")
+    if any(each not in names for each in params):
+        raise Unfit("the optimizer holds parameters that are not the model's")
+    for each in params:
+        if not each.is_floating_point():
+            raise Unfit(f"the parameter {names[each]!r} is no tensor of floats")
+        if each._backward_hooks or getattr(each, "_post_accumulate_grad_hooks", None):
+            raise Unfit(f"a hook is registered on the parameter {names[each]!r}")
+
+
+def check_clipped(sources: Sources) -> None:
+    """Refuse a clip by a norm that counts parameters which the optimizer does not hold.
+
+    Raises:
+        Unfit: names one.
+    """
+    other = [name for name, each in sources.frozen.items() if each.requires_grad and each.grad is not None]
+    if sources.clip is not None and other:
+        raise Unfit(f"the norm of GradientClip counts {other[0]!r}, which the optimizer does not hold")

@@ -1,0 +1,115 @@
+"""Traces a step as one graph, and lets a compiler make code of it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.lean_proof import Unfit
+from callbacks.whole_program import Program, Step, unmixed
+
+Backend = str | Callable[..., Any]
+
+
+def make_program(step: Step, flat: list[Tensor], backend: Backend, n_proven: int) -> Program:
+    """Trace a step, and compile what came of it.
+
+    Raises:
+        Unfit: the step is none that can be one graph; says why.
+        Exception: whatever a compiler raises.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx  # imports sympy, which takes half a second
+
+    begun = time.perf_counter()
+    sources = step.sources
+    at_loss = len(sources.params) + sources.n_kept
+    at_buffers = at_loss + (1 if sources.clip is None else 2)
+    with warnings.catch_warnings(), unmixed(sources.device):
+        warnings.simplefilter("ignore")  # compilers warn of their own insides
+        flat = [each.detach() for each in flat]
+        traced: Any = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat)
+        constants = lift_constants(traced)
+        changed = drop_unchanged(traced, list(sources.buffers), at_buffers)
+        with torch.no_grad():
+            call = compiled(traced, [*flat, *constants], backend)
+    seconds = time.perf_counter() - begun
+    return Program(call, changed, step.preds, constants, at_loss, at_buffers, n_proven, seconds)
+
+
+def compiled(traced: Any, flat: list[Tensor], backend: Backend) -> Callable[..., Any]:
+    """The graph as code of a backend, as `torch.compile` knows it by name, or a function of both."""
+    if backend == "eager":
+        return traced
+    if backend == "inductor":
+        inductor: Any = import_module("torch._inductor")  # which takes seconds
+        # random numbers are those of the ordinary step; on a GPU the program is one CUDA graph
+        options = {"fallback_random": True, "triton.cudagraphs": flat[0].is_cuda}
+        return inductor.compile(traced, flat, options=options)
+    if isinstance(backend, str):
+        from torch._dynamo import lookup_backend
+
+        backend = lookup_backend(backend)
+    make: Any = backend
+    return make(traced, flat)
+
+
+def lift_constants(traced: Any) -> list[Tensor]:
+    """Make each tensor that the graph holds an input of its own, so that its value is read at each step.
+
+    Raises:
+        Unfit: one is changed by the step.
+    """
+    found: list[Tensor] = []
+    last = [node for node in traced.graph.nodes if node.op == "placeholder"][-1]
+    for node in list(traced.graph.nodes):
+        value = getattr(traced, node.target, None) if node.op == "get_attr" else None
+        if not isinstance(value, Tensor):
+            continue
+        for user in node.users:
+            if getattr(getattr(user.target, "_schema", None), "is_mutable", False) and user.args[0] is node:
+                raise Unfit(
+                    "the forward pass or the loss changes a tensor that is neither parameter nor buffer: "
+                    "make it a buffer, with register_buffer"
+                )
+        with traced.graph.inserting_after(last):
+            last = traced.graph.placeholder(f"constant_{len(found)}")
+        last.meta = dict(node.meta)
+        node.replace_all_uses_with(last)
+        traced.graph.erase_node(node)
+        found.append(value.detach())
+    traced.recompile()
+    return found
+
+
+def drop_unchanged(traced: Any, names: list[str], at: int) -> list[str]:
+    """Let the graph give only those buffers that it changes; gives their names."""
+    (output,) = (node for node in traced.graph.nodes if node.op == "output")
+    outs = list(output.args[0])
+    kept = [name for n, name in enumerate(names) if not is_unchanged(outs[at + n])]
+    buffers = [each for each in outs[at : at + len(names)] if not is_unchanged(each)]
+    output.args = ([*outs[:at], *buffers, *outs[at + len(names) :]],)
+    traced.recompile()
+    return kept
+
+
+def is_unchanged(node: Any) -> bool:
+    """Is it the copy of a buffer that nothing may have changed?"""
+    if node.target is not torch.ops.aten.clone.default:
+        return False
+    for user in node.users:
+        schema = getattr(user.target, "_schema", None)
+        # batch norm changes its statistics, but its schema does not tell
+        if user.op != "output" and (
+            schema is None
+            or schema.is_mutable
+            or "batch_norm" in schema.name
+            or any(each.alias_info is not None for each in schema.returns)
+        ):
+            return False
+    return True

@@ -1,0 +1,231 @@
+"""Finds or makes the program of a batch, and proves it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from callbacks import draws
+from callbacks.contract import LearnerWarning
+from callbacks.lean_proof import Unfit
+from callbacks.whole_binding import Binding
+from callbacks.whole_graph import Backend, make_program
+from callbacks.whole_pending import Pending, change_buffers, pending_of, run
+from callbacks.whole_program import Program, Step, Unused
+from callbacks.whole_proof import Different, Judge, compare_step, kind_of, ordinary_step
+from callbacks.whole_watch import Traces
+
+#: Steps of each program that are compared: momentum begins in the first, and is used in the second.
+N_PROVEN = 2
+#: Weights are multiplied by these for a second and a third look at a program that was found to differ. Where
+#: a number is 0 but for rounding, ReLU may let it pass in one step and not in the other: of the 8192 of an MLP
+#: one was 2e-9 in the 372nd step. A compiler's fault is seen at all of them.
+SCALES = (1.003, 0.997)
+#: Settings of the model that get programs of their own; more is a setting that changes all the time.
+N_BINDINGS = 8
+#: Batches in a row with hooks on the model, from which on they are not those of a look now and then.
+N_HOOKED = 3
+
+
+class Maker:
+    """The programs of a fit.
+
+    Args:
+        backend: who makes code of a graph.
+        n_programs: so many kinds of batches get a program.
+    """
+
+    def __init__(self, backend: Backend, n_programs: int):
+        self.backend, self.n_programs = backend, n_programs
+        self.seconds = 0.0
+        self._bindings: list[Binding] = []
+        self._binding: Binding | None = None
+        self._n_hooked = self._n_failed = 0
+        self._was_told = False
+
+    def compute(self, learn: Any, kinds: list[str]) -> Pending | None:
+        """The step of this batch; None where the ordinary one is to be taken.
+
+        Args:
+            learn: the learner, with a batch.
+            kinds: those that have a program, as text; a new one is added.
+
+        Raises:
+            Unfit: the ordinary step is to be taken from now on.
+            RuntimeError: the program gives other numbers than the ordinary step.
+        """
+        binding = self._bind(learn)
+        if self._is_hooked(binding):
+            return None
+        key, leaves = key_of(learn.inputs, learn.targets)
+        program = binding.programs.get(key)
+        if program is not None and not program.n_unproven:
+            binding.gather()
+            return pending_of(binding, program, run(binding, program, leaves))
+        if program is None and not self._admits(learn, leaves, kinds):
+            return None
+        return self._prove(learn, binding, key, leaves)
+
+    def _bind(self, learn: Any) -> Binding:
+        if self._binding is not None and self._binding.is_current(learn):
+            return self._binding
+        new = Binding(learn)
+        for old in self._bindings:
+            if old.signature == new.signature:
+                old.watch, self._binding = new.watch, old
+                old.callbacks = new.callbacks
+                return old
+        return self._add(new)
+
+    def _add(self, new: Binding) -> Binding:
+        if len(self._bindings) >= N_BINDINGS:
+            what = new.differs_from(self._bindings[-1])
+            raise Unfit(f"{what} has changed {N_BINDINGS} times, and each value needs a program of its own")
+        self._bindings.append(new)
+        self._binding = new
+        return new
+
+    def _is_hooked(self, binding: Binding) -> bool:
+        """Are hooks registered on a module? They would be called once, as the program is made."""
+        hooked = next((where for where, hooks in binding.hooks if hooks), None)
+        self._n_hooked = 0 if hooked is None else self._n_hooked + 1
+        if self._n_hooked >= N_HOOKED:
+            raise Unfit(f"hooks are registered on {hooked}, which a program would not call")
+        return hooked is not None
+
+    def _admits(self, learn: Any, leaves: list[Any], kinds: list[str]) -> bool:
+        """Is this kind of batch to have a program?"""
+        kind = ", ".join(kind_of(each) for each in leaves if isinstance(each, Tensor))
+        if kind in kinds:
+            return True
+        if len(kinds) < self.n_programs:
+            kinds.append(kind)
+            return True
+        if not self._was_told:
+            self._was_told = True
+            warnings.warn(
+                f"WholeStep: batch {learn.batch_idx} of epoch {learn.epoch} is {kind}, and {self.n_programs} "
+                f"other kinds have a program already ({'; '.join(kinds)}): it takes the ordinary step, as "
+                "will others that are new. Pad batches to a few lengths, drop the last one, or allow more, "
+                "with WholeStep(n_programs=...).",
+                LearnerWarning,
+                stacklevel=4,
+            )
+        return False
+
+    def _prove(self, learn: Any, binding: Binding, key: Any, leaves: list[Any]) -> Pending | None:
+        """One of a program's first steps, with the ordinary one beside it; makes the program if need be."""
+        binding.gather()
+        before = draws.take()
+        try:
+            reference = ordinary_step(learn, binding.sources)
+        except Unfit:
+            raise
+        except Exception as error:
+            draws.put(before)
+            self._n_failed += 1
+            if self._n_failed > 1:
+                raise Unfit(f"the ordinary step on copies of the model fails ({told(error)})") from error
+            return None
+        check_draws(before, draws.take())
+        draws.put(before)
+        try:
+            program = binding.programs.get(key)
+            if program is None:
+                binding, program = self._make(learn, binding, leaves)
+                binding.programs[key] = program
+            outs = run(binding, program, leaves, changes_buffers=False)
+        except Unfit:
+            draws.put(before)
+            raise
+        except Exception as error:
+            draws.put(before)
+            raise Unfit(f"a program of it cannot be made ({told(error)})") from error
+        after = draws.take()
+        judge = Judge(f"in batch {learn.batch_idx} of epoch {learn.epoch}")
+        try:
+            compare_step(judge, program, binding.sources, outs, reference)
+        except Different:
+            if not any(self._agrees(learn, binding, program, leaves, before, scale) for scale in SCALES):
+                raise
+            draws.put(after)
+        program.n_unproven -= 1
+        change_buffers(binding, program, outs)
+        return pending_of(binding, program, outs)
+
+    def _agrees(
+        self, learn: Any, binding: Binding, program: Program, leaves: list[Any], before: Any, scale: float
+    ) -> bool:
+        """Do both steps agree at weights that are multiplied by a number?"""
+        draws.put(before)
+        reference = ordinary_step(learn, binding.sources, scale)
+        draws.put(before)
+        outs = run(binding, program, leaves, changes_buffers=False, scale=scale)
+        try:
+            compare_step(Judge(""), program, binding.sources, outs, reference, scale)
+        except Different:
+            return False
+        return True
+
+    def _make(self, learn: Any, binding: Binding, leaves: list[Any]) -> tuple[Binding, Program]:
+        """A program; where parameters have no part in the loss, it is made without them."""
+        spec = pytree.tree_structure((learn.inputs, learn.targets))
+        traces = Traces(binding.modules)
+        try:
+            program = make_program(
+                Step(binding.sources, spec, leaves), binding.flat(leaves), self.backend, N_PROVEN
+            )
+        except Unused as unused:
+            if binding.unused:
+                raise Unfit(f"whether {unused} has a part in the loss hangs on the batch") from unused
+            binding = Binding(learn, unused.names)
+            binding.gather()
+            self._bindings[-1] = self._binding = binding
+            return self._make(learn, binding, leaves)
+        finally:
+            left = traces.put_back()
+        if left:
+            raise Unfit(f"the forward pass changes {left}, which is neither parameter nor buffer")
+        self.seconds += program.seconds
+        return binding, program
+
+
+def key_of(inputs: Any, targets: Any) -> tuple[Any, list[Any]]:
+    """What a program is made for, and the leaves of the batch."""
+    if type(inputs) is tuple and type(targets) is Tensor:
+        leaves, spec = [*inputs, targets], None
+        if all(type(each) is Tensor for each in leaves):
+            return tuple([(each.shape, each.dtype, each.stride()) for each in leaves]), leaves
+    leaves, spec = pytree.tree_flatten((inputs, targets))
+    kinds = [
+        (each.shape, each.dtype, each.stride()) if isinstance(each, Tensor) else check_plain(each)
+        for each in leaves
+    ]
+    return (spec, *kinds), leaves
+
+
+def check_plain(leaf: Any) -> tuple[type, Any]:
+    """What is no tensor is a part of the program, if it is told by its value."""
+    if not isinstance(leaf, (int, float, str, bool, bytes, type(None))):
+        raise Unfit(f"the batch holds a {type(leaf).__name__}")
+    return type(leaf), leaf
+
+
+def check_draws(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Refuse random numbers that a program would draw once.
+
+    Raises:
+        Unfit: the forward pass or the loss draws from Python's or NumPy's.
+    """
+    for name in ("python", "numpy"):
+        if name in before and name in after and draws.differ(name, before[name], after[name]):
+            raise Unfit(f"the forward pass or the loss draws random numbers of {name}")
+
+
+def told(error: Exception) -> str:
+    """An error in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"[:400]

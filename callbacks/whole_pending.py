@@ -1,0 +1,105 @@
+"""Runs a program, and keeps what it gives until the step is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from callbacks.whole_binding import Binding
+from callbacks.whole_program import Out, Program, unmixed
+
+
+@dataclass
+class Pending:
+    """A step that is computed and not yet taken."""
+
+    binding: Binding
+    news: list[Tensor]  #: weights, then what the optimizer keeps
+    loss: Tensor
+    preds: Any
+    norm: Tensor | None
+    grads: list[Tensor]
+    version: int = 0
+
+    def hand_over(self) -> None:
+        """Give the gradients to the parameters, or the norm to the plug-in that measures it."""
+        clip = self.binding.sources.clip
+        if self.grads:
+            for each, grad in zip(self.binding.params, self.grads, strict=True):
+                each.grad = grad
+            self.version = sum(each._version for each in self.grads)
+        elif clip is not None:
+            clip.handed = self.norm
+
+    def was_touched(self) -> bool:
+        """Has a plug-in changed a gradient? The clip has, once."""
+        if not self.grads:
+            return False
+        clips = self.binding.sources.clip is not None
+        allowed = self.version + (len(self.grads) if clips else 0)
+        replaced = any(
+            each.grad is not grad for each, grad in zip(self.binding.params, self.grads, strict=True)
+        )
+        return replaced or sum(each._version for each in self.grads) > allowed
+
+
+def run(
+    binding: Binding, program: Program, leaves: list[Any], *, changes_buffers: bool = True, scale: float = 1.0
+) -> list[Tensor]:
+    """What the program gives for this batch, at weights that are multiplied by `scale`."""
+    flat = binding.flat(leaves)
+    if scale != 1:
+        flat[: len(binding.params)] = [each.detach() * scale for each in binding.params]
+    flat += program.constants
+    with torch.no_grad():
+        if binding.sources.precision is None:
+            outs = program.call(*flat)
+        else:
+            with unmixed(binding.sources.device):
+                outs = program.call(*flat)
+    if flat[0].is_cuda:  # a CUDA graph writes its outputs where the last ones were
+        outs = [each.clone() for each in outs]
+    if changes_buffers:
+        change_buffers(binding, program, outs)
+    return outs
+
+
+def change_buffers(binding: Binding, program: Program, outs: Any) -> None:
+    """Put the new values into the buffers, as the forward pass does it."""
+    if program.changed:
+        at = program.at_buffers
+        buffers = [binding.sources.buffers[name] for name in program.changed]
+        with torch.no_grad():
+            torch._foreach_copy_(buffers, list(outs[at : at + len(buffers)]))  # type: ignore[reportPrivateImportUsage]
+
+
+def pending_of(binding: Binding, program: Program, outs: Any) -> Pending:
+    """The step that came out of a program."""
+    at, has_clip = program.at_loss, binding.sources.clip is not None
+    grads_at = program.at_buffers + len(program.changed)
+    n_grads = len(binding.params) if binding.sources.gives_gradients else 0
+    rest = outs[grads_at + n_grads :]
+    if type(program.preds) is Out:
+        preds = rest[0]
+    else:
+        preds = pytree.tree_map(lambda leaf: rest[leaf.index] if type(leaf) is Out else leaf, program.preds)
+    grads = list(outs[grads_at : grads_at + n_grads])
+    loss = outs[at].requires_grad_()  # as the one that it stands for; nobody differentiates it
+    return Pending(binding, list(outs[:at]), loss, preds, outs[at + 1] if has_clip else None, grads)
+
+
+def take(pending: Pending) -> None:
+    """Take a step that is computed: change weights, and what the optimizer keeps."""
+    with torch.no_grad():
+        pending.binding.commit(pending.news)
+
+
+def leaves_are(one: Any, other: Any) -> bool:
+    """Are they nests of the very same tensors? A plug-in may have copied the nest."""
+    pairs = [pytree.tree_leaves(each) for each in (one, other)]
+    return len(pairs[0]) == len(pairs[1]) and all(a is b or (not isinstance(a, Tensor) and a == b)
+                                                  for a, b in zip(*pairs, strict=True))  # fmt: skip

@@ -1,0 +1,220 @@
+"""The ordinary step on copies, and a comparison of what a program gives with what it gives."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from callbacks.device import map_tensors
+from callbacks.lean_proof import Unfit, find_step
+from callbacks.precision import as_float
+from callbacks.whole_program import Program, Sources, compute_loss, run_model, unmixed
+from callbacks.whole_updates import split
+
+#: How far a program's numbers may be from the ordinary ones, as a share of the largest of a tensor: sums are
+#: added up in another order. Half precision is rounded at other places.
+SHARES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
+#: A gradient may be off by so much of the largest of all, too: one that should be 0 is rounding alone.
+FLOOR = 0.05
+
+
+@dataclass
+class Reference:
+    """What the ordinary step gives."""
+
+    preds: Any
+    loss: Tensor
+    norm: Tensor | None
+    grads: dict[str, Tensor | None]  #: as the optimizer gets them, by name
+    raw: dict[str, Tensor | None]  #: before they are clipped
+    params: dict[str, Tensor]
+    kept: dict[str, dict[str, Any]]
+    buffers: dict[str, Tensor]
+
+
+def ordinary_step(learn: Any, sources: Sources, scale: float = 1.0) -> Reference:
+    """Do forward, loss, backward, clip and update on copies of model, loss and optimizer.
+
+    Args:
+        learn: the learner, with a batch.
+        sources: what the program is made of.
+        scale: weights are multiplied by it before.
+
+    Raises:
+        Unfit: they cannot be copied.
+    """
+    try:
+        model, optimizer, loss_func = copy.deepcopy((learn.model, learn.optimizer, learn.loss_func))
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise Unfit(f"the model cannot be copied, to compare with the ordinary step ({error})") from error
+    named = {name: each for name, each in model.named_parameters() if name in sources.params}
+    if scale != 1:
+        with torch.no_grad():
+            for each in named.values():
+                each.mul_(scale)
+    inputs, targets = map_tensors((learn.inputs, learn.targets), torch.clone)
+    with torch.enable_grad(), unmixed(sources.device):
+        with sources.autocast():
+            preds = run_model(model, inputs)
+            preds = preds if sources.precision is None else map_tensors(preds, as_float)
+            loss = compute_loss(loss_func, preds, targets)
+        loss.backward()
+    raw, norm = gradients(named), None
+    if sources.clip is not None:
+        norm = sources.clip.clip_gradients([each for each in named.values() if each.grad is not None])
+    grads = gradients(named)
+    with torch.no_grad():
+        find_step(optimizer)(optimizer)
+    kept = {name: optimizer.state[each] for name, each in named.items() if each in optimizer.state}
+    params = {name: each.detach() for name, each in named.items()}
+    return Reference(preds, loss.detach(), norm, grads, raw, params, kept, dict(model.named_buffers()))
+
+
+def gradients(named: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """Copies of the gradients that are there."""
+    return {name: None if each.grad is None else each.grad.clone() for name, each in named.items()}
+
+
+class Different(RuntimeError):
+    """A program gives other numbers than the ordinary step."""
+
+
+@dataclass
+class Judge:
+    """Compares tensor after tensor, and ends the fit at the first that is another."""
+
+    where: str  #: which batch
+
+    def compare(self, what: str, found: Any, wanted: Any, slack: Any = 0.0, dtype: Any = None) -> None:
+        """Refuse numbers that are further apart than rounding explains; NaN equals NaN.
+
+        Args:
+            what: which tensor it is.
+            found: the program's.
+            wanted: the ordinary step's.
+            slack: how much further apart they may be, a number or for each number of the tensor.
+            dtype: in which they were computed, where that is a coarser one than theirs.
+        """
+        if not isinstance(wanted, Tensor):
+            if found != wanted:
+                self.tell(f"{what} is {found!r}, not {wanted!r}")
+            return
+        found, wanted = found.detach(), wanted.detach()
+        if found.shape != wanted.shape or found.dtype is not wanted.dtype:
+            self.tell(f"{what} is {kind_of(found)}, not {kind_of(wanted)}")
+        if found.is_meta or not found.numel():  # on the meta device there are no numbers
+            return
+        share = SHARES.get(dtype or wanted.dtype, 0.0)
+        bad = torch.isnan(found) != torch.isnan(wanted)
+        gap = (found.double() - wanted.double()).abs().nan_to_num(0.0, posinf=float("inf"))
+        gap = torch.where(found == wanted, 0.0, gap)  # infinities, too
+        size = torch.where(wanted.isfinite(), wanted, 0.0).double().abs().max()
+        allowed = share * size + slack
+        bad |= gap > allowed
+        if bad.any():  # waits for the device, in the first steps of a program
+            worst = int((gap - allowed).flatten().argmax())
+            pair = found.flatten()[worst].item(), wanted.flatten()[worst].item()
+            self.tell(f"{what} is off in {int(bad.sum())} of {bad.numel()} numbers, as {pair[0]:.6g}, "
+                      f"not {pair[1]:.6g}")  # fmt: skip
+
+    def tell(self, what: str) -> NoReturn:
+        """End the fit."""
+        raise Different(
+            f"WholeStep: {self.where} {what}. The compiler has made a program that does not do what the "
+            "ordinary step does; nothing was changed by it. Leave WholeStep out, or try WholeStep("
+            "'aot_eager'), which makes no code; where that is right, it is a fault of the compiler."
+        )
+
+
+def compare_step(
+    judge: Judge, program: Program, sources: Sources, outs: list[Any], ref: Reference, scale: float = 1.0
+) -> None:
+    """Compare everything that a program gave.
+
+    Raises:
+        RuntimeError: something differs; names the tensor.
+    """
+    coarse = None if sources.precision is None else torch.bfloat16
+    names, outs = list(sources.params), list(outs)
+    new = {name: outs.pop(0) for name in names}
+    keys = [run.names for run in sources.runs for _ in run.params]
+    kept = {name: {key: outs.pop(0) for key in own} for name, own in zip(names, keys, strict=True)}
+    judge.compare("the loss", outs.pop(0), ref.loss, dtype=coarse)
+    if ref.norm is not None:
+        judge.compare("the norm of the gradients", outs.pop(0), ref.norm, dtype=coarse)
+    buffers = sources.buffers | {name: outs.pop(0) for name in program.changed}
+    for name, each in ref.buffers.items():
+        judge.compare(f"the buffer {name!r}", buffers[name], each, dtype=coarse)
+    for name in (name for name in names if ref.grads[name] is None):
+        judge.tell(f"a gradient of {name!r} is there, and none in the ordinary step;")
+    floor = FLOOR * largest_of(ref.raw)
+    for name in names if sources.gives_gradients else ():
+        slack = share_of(ref.raw[name], coarse) * floor
+        judge.compare(f"the gradient of {name!r}", outs.pop(0), ref.raw[name], slack, coarse)
+    for found, wanted in zip(outs, tensors_in(ref.preds), strict=True):
+        judge.compare("the model's output", found, wanted, dtype=coarse)
+    compare_updates(judge, sources, new, kept, ref, scale)
+
+
+def compare_updates(
+    judge: Judge, sources: Sources, new: Any, kept: Any, ref: Reference, scale: float
+) -> None:
+    """Compare weights and what the optimizer keeps.
+
+    An optimizer may make much of little: Adam moves a weight as far for a gradient that is rounding alone as
+    for a large one. So each may be as far off as the update with a gradient that is off a bit.
+    """
+    coarse = None if sources.precision is None else torch.bfloat16
+    floor = FLOOR * largest_of(ref.grads)
+    for name, (run, param, own, numbers) in zip(
+        sources.params, split(sources.runs, sources.kept, sources.numbers), strict=True
+    ):
+        grad: Any = ref.grads[name]
+        off = share_of(grad, coarse) * (largest(grad) + floor)
+        edges = []
+        for moved in (grad - off, grad, grad + off):
+            after, keeps = run.rule.update(
+                run.structure, param.detach() * scale, moved.to(grad.dtype), own, numbers
+            )
+            edges.append([after, *keeps])
+        found, wanted = new[name], ref.params[name]
+        whole = [
+            ("weights", found, wanted),
+            *((key, kept[name][key], ref.kept[name][key]) for key in run.names),
+        ]
+        for (key, found, wanted), low, middle, high in zip(whole, *edges, strict=True):
+            slack = 2 * ((low.double() - middle.double()).abs() + (high.double() - middle.double()).abs())
+            judge.compare(f"the {key} of {name!r}", found, wanted, slack.nan_to_num(0.0))
+
+
+def largest_of(grads: dict[str, Any]) -> Tensor:
+    """The largest size of a number in all of them."""
+    sizes = [largest(each) for each in grads.values() if each is not None]
+    return torch.stack(sizes).max() if sizes else torch.zeros(())
+
+
+def largest(grad: Any) -> Tensor:
+    """The largest size of a number that is one; 0 for none."""
+    if grad is None or not grad.numel():
+        return torch.zeros((), dtype=torch.float64)
+    return grad.detach().double().abs().nan_to_num(0.0, posinf=0.0).max()
+
+
+def share_of(tensor: Any, coarse: Any) -> float:
+    """How far numbers of this kind may be off."""
+    return SHARES.get(coarse or tensor.dtype, 0.0)
+
+
+def tensors_in(preds: Any) -> list[Tensor]:
+    """The tensors among the leaves of an output."""
+    return [each for each in pytree.tree_leaves(preds) if isinstance(each, Tensor)]
+
+
+def kind_of(tensor: Tensor) -> str:
+    """How a tensor is told of, as `float32[3, 4]`."""
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

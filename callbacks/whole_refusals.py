@@ -1,0 +1,84 @@
+"""What cannot be together with `WholeStep`, by name and with the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from callbacks.accumulation import GradientAccumulation
+from callbacks.contract import Callback
+from callbacks.gradient import GradientClip
+from callbacks.layout import Compile
+from callbacks.mixing import CutMix, LabelMix, MixUp
+from callbacks.noise import WeightNoise
+from callbacks.precision import MixedPrecision
+from callbacks.profile import Profile
+from callbacks.recurrent import RNNRegularizer
+from callbacks.registry import describe, listens
+from callbacks.when import When, unwrapped
+from callbacks.whole_updates import RULES
+
+#: Classes whose work would be silenced, each with what it does and what to do instead.
+REFUSED: dict[type[Callback], str] = {
+    GradientAccumulation: "lets gradients of several batches add up: use larger batches",
+    WeightNoise: "takes its noise off the weights between backward and step",
+    MixUp: "changes the loss function from batch to batch",
+    CutMix: "changes the loss function from batch to batch",
+    LabelMix: "changes the loss function from batch to batch",
+    RNNRegularizer: "adds to the loss after it is computed: add it in loss_func",
+    Compile: "compiles the forward pass, which is compiled with the rest already",
+}
+INNER = ("forward", "compute_loss", "backward")
+SURROUNDERS = (MixedPrecision, Profile)
+
+
+def check_together(plugin: Callback, learn: Any) -> None:
+    """Refuse what a program cannot do.
+
+    Raises:
+        ValueError: all of it, each with its cure.
+    """
+    found = [*optimizer_faults(learn.optimizer), *(each for one in learn.callbacks for each in faults(one))]
+    if found:
+        raise ValueError(" ".join(f"{describe(plugin)}: {each}" for each in found))
+
+
+def optimizer_faults(optimizer: Any) -> Iterator[str]:
+    """The optimizer is none whose update is known."""
+    if type(optimizer) not in RULES:
+        known = ", ".join(each.__name__ for each in RULES)
+        yield (
+            f"the update of {type(optimizer).__name__} cannot be compiled; those of {known} of torch.optim "
+            "can be. Use one of them, or leave WholeStep out."
+        )
+
+
+def faults(plugin: Callback) -> Iterator[str]:
+    """What is silenced of one plug-in."""
+    own, cure = unwrapped(plugin), "leave one of them out."
+    for kind, why in REFUSED.items():
+        if isinstance(own, kind):
+            yield f"{describe(own)} {why}, or {cure}"
+            return
+    if isinstance(own, MixedPrecision) and own.scales_gradients:
+        yield f"{describe(own)} scales gradients and skips updates: use MixedPrecision('bf16'), or {cure}"
+    if isinstance(own, GradientClip) and isinstance(plugin, When):
+        yield f"{describe(own)} is compiled in, so it clips always or never: take it out of When, or {cure}"
+    around = [each for each in INNER if each in own.surrounds and not isinstance(own, SURROUNDERS)]
+    if around:
+        yield f"{describe(own)} surrounds {around[0]!r}, which is a part of the program now: {cure}"
+
+
+def listeners(learn: Any, *events: str) -> str:
+    """Who hears of these events, for a message about one of them that did too much."""
+    found = [describe(each) for each in learn.callbacks if any(listens(each, event) for event in events)]
+    return " or ".join(found) or "somebody"
+
+
+def changed(learn: Any, what: str, events: tuple[str, ...]) -> Exception:
+    """A plug-in has changed what the program has used already."""
+    return ValueError(
+        f"WholeStep: {listeners(learn, *events)} has changed {what} in batch {learn.batch_idx} of epoch "
+        f"{learn.epoch}, but forward, loss, gradients and update are one program, which was run already: "
+        "leave that plug-in out, or WholeStep."
+    )

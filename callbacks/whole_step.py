@@ -1,0 +1,176 @@
+"""Forward, loss, backward, clip and update as one compiled program."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.lean_proof import Unfit
+from callbacks.whole_binding import OF_GRADIENTS
+from callbacks.whole_graph import Backend
+from callbacks.whole_maker import Maker
+from callbacks.whole_pending import Pending, leaves_are, take
+from callbacks.whole_refusals import changed, check_together
+
+
+class WholeStep(Callback):
+    """Do the whole training step as one compiled program: forward, loss, gradients, clip and update.
+
+    The step is traced as one graph of tensors, which Inductor, the compiler of `torch.compile`, makes code
+    of. That takes seconds to minutes, and each step saves some time: `docs/speed.md` tells from how many on
+    it pays. The program is run in place of the forward pass, and what it computed is used as the events go
+    on. Weights and optimizer change in `step`, not before, so a batch that is cancelled has changed nothing
+    but buffers, as ever. Validation and prediction run as they did.
+
+    The optimizer is the learner's own: `SGD`, `Adam` or `AdamW` of torch. Its rates and other settings may
+    change at any time without another program, and its state is what it would have been. Buffers (batch
+    norm), dropout with torch's random numbers, `MixedPrecision("bf16")` and `GradientClip` are a part of the
+    program. A plug-in that looks at gradients gets them (one that hears `after_backward`, `before_step` or
+    `after_step`, and does not say `reads_gradients = False`, which saves time); one that changes them, the
+    loss or the predictions ends the fit with an error that names it.
+
+    The first two steps of each program are done by the ordinary step as well, on copies of model and
+    optimizer, and compared: a fault of the compiler, one that is seen at three slightly different weights, is
+    an error that names the tensor. Numbers are the
+    program's from the first step on: those of the ordinary step but for rounding, and the same bits each
+    time.
+
+    A program is made for the shapes of a batch. A smaller last batch gets its own; from the fifth shape on
+    the ordinary step is taken, with a warning, and so it is for a batch while hooks are registered on a
+    layer. Each value of an attribute of a layer, as `training` or the `p` of a dropout, has a program of its
+    own, too. Where a program cannot be made, the ordinary step is taken for the rest of the fit, and a
+    warning says why: a forward pass that branches on values, keeps something on the model, or draws random
+    numbers of Python or NumPy; a parameter that is none of the model's; hooks on the optimizer's step; no C++
+    compiler. What a forward pass reads that is neither tensor nor an attribute of a layer, as a global
+    variable, is read once, when the program is made.
+
+    On a GPU the program is a CUDA graph. That has never run on one.
+
+    Args:
+        backend: who makes code of the graph: `"inductor"`, `"aot_eager"`, `"eager"`, another name that
+            `torch.compile` knows, or a function of graph module and inputs that gives a function.
+        n_programs: so many shapes of batches get a program, 1 or more.
+
+    Attributes:
+        kinds: the shapes of batches that have a program, as text.
+
+    Warns:
+        LearnerWarning: the ordinary step is taken; once a fit.
+
+    Raises:
+        ValueError: a setting cannot be used; when it is put together with another doer of an operation (it
+            does all but `place`); at the fit's begin: another optimizer, or a plug-in whose work would be
+            silenced, as `GradientAccumulation`, `WeightNoise`, `MixUp`, `MixedPrecision("fp16")`; in it: a
+            plug-in has changed what was used already.
+        RuntimeError: the program gives other numbers than the ordinary step.
+
+    Source: "torch.func" and "Compiling the optimizer with torch.compile", PyTorch documentation.
+    """
+
+    order = Order.GRADIENT
+    state = ("kinds",)
+    is_as_loop = True  # what the loop does, done in another way: the first batch is looked at as ever
+    computes_gradients = True  # those of the batch under way, so none add up
+
+    def __init__(self, backend: Backend = "inductor", *, n_programs: int = 4, name: str | None = None):
+        super().__init__(name=name)
+        if not (callable(backend) or (isinstance(backend, str) and backend)):
+            raise ValueError(
+                f"WholeStep({backend!r}): pass the name of a backend, as 'inductor', or a function of a "
+                "graph module and its inputs."
+            )
+        if type(n_programs) is not int or n_programs < 1:
+            raise ValueError(f"WholeStep(n_programs={n_programs!r}): write a whole number of at least 1.")
+        self.backend, self.n_programs = backend, n_programs
+        self.kinds: list[str] = []
+        self._reason: str | None = None
+        self._seconds = 0.0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._maker: Maker | None = None
+        self._pending: Pending | None = None
+        self._has_gradients = True  # those that were there before
+
+    @property
+    def fallback(self) -> str | None:
+        """Why the ordinary step is taken, in this fit or the last; None where it is not."""
+        return self._reason
+
+    @property
+    def compile_seconds(self) -> float:
+        """How long the programs of this fit, or the last, took to make."""
+        return self._seconds if self._maker is None else self._maker.seconds
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        check_together(self, learn)
+        self._forget()
+        self._reason, self.kinds, self._seconds = None, [], 0.0
+        self._maker = Maker(self.backend, self.n_programs)
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._pending = None  # of a pass that was left in the middle
+
+    def forward(self, learn: Any) -> None:
+        # without gradients somebody looks at the model, in the middle of a batch
+        if not learn.training or not torch.is_grad_enabled():
+            learn.forward()
+            return
+        if self._pending is not None:
+            raise changed(learn, "whether there is an update (CancelStep)", OF_GRADIENTS)
+        if self._maker is not None and self._reason is None:
+            try:
+                self._pending = self._maker.compute(learn, self.kinds)
+            except Unfit as reason:
+                self._fall_back(reason)
+        if self._pending is None:
+            learn.forward()
+        else:
+            learn.preds = self._pending.preds
+
+    def compute_loss(self, learn: Any) -> None:
+        pending = self._pending
+        if pending is None or not learn.training:
+            learn.compute_loss()
+            return
+        if learn.preds is not pending.preds and not leaves_are(learn.preds, pending.preds):
+            raise changed(learn, "the predictions", ("after_pred",))
+        learn.loss_grad = pending.loss
+
+    def backward(self, learn: Any) -> None:
+        pending = self._pending
+        if pending is None:
+            self._has_gradients = True
+            learn.backward()
+            return
+        if learn.loss_grad is not pending.loss:
+            raise changed(learn, "the loss", ("after_loss", "before_backward"))
+        if pending.grads:
+            self._has_gradients = True
+        pending.hand_over()
+
+    def step(self, learn: Any) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None:
+            learn.step()
+            return
+        if pending.was_touched():
+            raise changed(learn, "gradients", OF_GRADIENTS)
+        take(pending)
+
+    def zero_grad(self, learn: LearnerProtocol) -> None:
+        self._pending = None
+        if self._has_gradients:
+            learn.optimizer.zero_grad()
+            self._has_gradients = False
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._seconds = self.compile_seconds
+        self._forget()
+
+    def _fall_back(self, reason: Unfit) -> None:
+        self._reason = str(reason)
+        warnings.warn(f"WholeStep: the ordinary step is taken, since {reason}.", LearnerWarning, stacklevel=3)

@@ -1,0 +1,732 @@
+"""WholeStep against loops by hand that take the ordinary steps; what it refuses, and each way back."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from resumed import Cut
+from tiny import line_batches, title_of
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, AdamW, lr_scheduler
+
+from callbacks import (
+    EMA,
+    SAM,
+    ActivationStats,
+    Callback,
+    CancelBatch,
+    CancelStep,
+    Checkpoint,
+    Compile,
+    CutMix,
+    GradientAccumulation,
+    GradientClip,
+    GradientNorms,
+    LabelMix,
+    LeanStep,
+    LearnerWarning,
+    Metrics,
+    MixedPrecision,
+    MixUp,
+    ParamScheduler,
+    Recorder,
+    StopOnNaN,
+    TorchScheduler,
+    WeightNoise,
+    WeightUpdates,
+    When,
+    WholeStep,
+    ZeroGrad,
+    on,
+)
+from callbacks.annealers import cos
+from learner import Data, Learner
+
+N_EPOCHS, N_BATCHES = 3, 4
+
+SETTINGS = [
+    partial(SGD, lr=0.1),
+    partial(SGD, lr=0.1, weight_decay=0.01),
+    partial(SGD, lr=0.1, momentum=0.9),
+    partial(SGD, lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
+    partial(SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    partial(SGD, lr=0.01, momentum=0.9, weight_decay=0.01, maximize=True),
+    *(
+        partial(each, **options)
+        for each in (Adam, AdamW)
+        for options in (
+            {"lr": 0.01},
+            {"lr": 0.01, "weight_decay": 0.1, "betas": (0.5, 0.6), "eps": 0.1},
+            {"lr": 0.01, "amsgrad": True},
+            {"lr": 0.01, "maximize": True, "weight_decay": 0.1, "foreach": True},
+        )
+    ),
+]
+MOMENTUM, ADAM = SETTINGS[2], SETTINGS[6]
+
+
+def net(dtype=torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Tanh(), nn.Linear(4, 3), nn.Linear(3, 1)
+    ).to(dtype)
+
+
+def doubles(n_batches=N_BATCHES, batch_size=4) -> list:
+    """In float64, where rounding is far below what a fault would change."""
+    return [(inputs.double(), targets.double()) for inputs, targets in line_batches(n_batches, batch_size)]
+
+
+def learner_of(*plugins, optimizer=MOMENTUM, model=None, doer=None, data=None, **options) -> Learner:
+    options.setdefault("loss_func", F.mse_loss)
+    options.setdefault("defaults", (Metrics, Recorder))
+    doer = WholeStep("eager") if doer is None else doer
+    model = net() if model is None else model
+    torch.manual_seed(1)
+    data = data if isinstance(data, Data) else Data(doubles() if data is None else data)
+    return Learner(model, data, optimizer=optimizer, callbacks=[doer, *plugins], **options)
+
+
+def by_hand(make, model=None, batches=None, n_epochs=N_EPOCHS):
+    model = net() if model is None else model
+    torch.manual_seed(1)
+    optimizer = make(model.parameters())
+    for inputs, targets in n_epochs * (doubles() if batches is None else batches):
+        F.mse_loss(model(inputs), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def assert_close(one, other, where="") -> None:
+    """Of nested states: the same keys in the same order, and the same numbers but for rounding."""
+    if isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_close(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_close(a, b, f"{where}[{number}]")
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9, msg=lambda text: f"{where}: {text}")
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, rel=1e-5), where
+    else:
+        assert one == other, where
+
+
+def fitted(learn, n_epochs=N_EPOCHS, fallback=None) -> Learner:
+    """After a fit without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learn.fit(n_epochs)
+    assert learn.callbacks[WholeStep].fallback is fallback
+    return learn
+
+
+def assert_as_ordinary(*make_plugins, model=net, n_epochs=N_EPOCHS, **options) -> Learner:
+    """A fit with WholeStep against one with ZeroGrad and the ordinary step."""
+    doer = options.pop("doer", None)
+    ordinary = learner_of(*(make() for make in make_plugins), doer=ZeroGrad(), model=model(), **options)
+    ordinary.fit(n_epochs)
+    learn = fitted(
+        learner_of(*(make() for make in make_plugins), model=model(), doer=doer, **options), n_epochs
+    )
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
+    for one, other in zip(learn.history, ordinary.history, strict=True):
+        assert_close({**one, "seconds": 0}, {**other, "seconds": 0})
+    return learn
+
+
+@pytest.mark.parametrize("make", SETTINGS, ids=title_of)
+def test_a_fit_ends_as_a_loop_by_hand(make):
+    learn = fitted(learner_of(optimizer=make))
+    model, optimizer = by_hand(make)
+    assert_close(learn.model.state_dict(), model.state_dict())
+    assert_close(learn.optimizer.state_dict(), optimizer.state_dict())
+    assert learn.callbacks[WholeStep].kinds == ["float64[4, 1], float64[4, 1]"]
+
+
+def test_a_fit_in_float32_ends_as_a_loop_by_hand_but_for_rounding():
+    learn = fitted(learner_of(model=net(torch.float32), data=line_batches(N_BATCHES)))
+    model, _ = by_hand(MOMENTUM, net(torch.float32), line_batches(N_BATCHES))
+    for one, other in zip(learn.model.state_dict().values(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_differs_from_step_to_step_and_batch_norm_counts():
+    learn, seen = learner_of(data=1 * doubles(1)), []
+    learn.add_callbacks(on("after_pred", name="look")(lambda learn: seen.append(learn.preds)))
+    learn.optimizer.param_groups[0]["lr"] = 1e-12  # so that only dropout differs
+    fitted(learn, 6)
+    assert len({tuple(each.flatten().tolist()) for each in seen}) == 6
+    assert learn.model[1].num_batches_tracked == 6
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", lambda graph, inputs: graph])
+def test_backends_are_names_or_functions(backend):
+    assert_as_ordinary(doer=WholeStep(backend))
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        lambda: ParamScheduler(
+            {"lr": cos(0.1, 0.0), "momentum": cos(0.95, 0.5), "weight_decay": cos(0.1, 0.0)}
+        ),
+        lambda: TorchScheduler(partial(lr_scheduler.ExponentialLR, gamma=0.5), every="1 step"),
+        lambda: GradientClip(0.05),
+        lambda: GradientClip(0.05, norm_type=float("inf")),
+        lambda: GradientClip(max_value=0.01),
+        GradientNorms,
+        EMA,
+        WeightUpdates,
+        StopOnNaN,
+        lambda: When(GradientNorms(), every="2 steps"),
+    ],
+)
+def test_it_goes_together_with(plugin):
+    learn = assert_as_ordinary(plugin, optimizer=partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1))
+    assert len(learn.callbacks[WholeStep].kinds) == 1
+
+
+def test_a_schedule_needs_no_other_program():
+    n_made = []
+
+    def count(graph, inputs):
+        n_made.append(graph)
+        return graph
+
+    learn = learner_of(ParamScheduler({"lr": cos(0.1, 0.0)}), doer=WholeStep(count), optimizer=ADAM)
+    fitted(learn)
+    assert len(n_made) == 1
+
+
+def test_a_clip_and_those_who_look_at_gradients_go_together():
+    seen = []
+
+    def look(learn):
+        seen.append([each.grad.clone() for each in learn.model.parameters()])
+
+    def looker():
+        return on("after_backward", name="look")(look)
+
+    assert_as_ordinary(lambda: GradientClip(0.05), GradientNorms, looker)
+    assert len(seen) == 2 * N_EPOCHS * N_BATCHES
+    for one, other in zip(seen, seen[N_EPOCHS * N_BATCHES :], strict=False):
+        assert_close(one, other)
+
+
+def test_gradients_are_gone_after_the_step():
+    learn = fitted(learner_of(GradientNorms()))
+    assert all(each.grad is None for each in learn.model.parameters())
+
+
+def test_a_smaller_last_batch_gets_a_program_of_its_own():
+    batches = [*doubles(3), tuple(each[:2] for each in doubles(1)[0])]
+    learn = assert_as_ordinary(data=batches)
+    assert learn.callbacks[WholeStep].kinds == [
+        "float64[4, 1], float64[4, 1]",
+        "float64[2, 1], float64[2, 1]",
+    ]
+
+
+def test_shapes_that_change_are_told_of_once_and_take_the_ordinary_step():
+    batches = [pair for size in (4, 3, 5, 4, 6) for pair in doubles(1, size)]
+    learn = learner_of(data=batches, doer=WholeStep("eager", n_programs=2))
+    with pytest.warns(LearnerWarning, match="Pad batches") as told:
+        learn.fit(N_EPOCHS)
+    assert len(told) == 1
+    assert "batch 2 of epoch 0 is float64[5, 1], float64[5, 1]" in str(told[0].message)
+    model, optimizer = by_hand(MOMENTUM, batches=batches)
+    assert_close(learn.model.state_dict(), model.state_dict())
+    assert_close(learn.optimizer.state_dict(), optimizer.state_dict())
+
+
+def test_bf16_is_as_the_ordinary_bf16_but_for_rounding():
+    models = []
+    for doer in (ZeroGrad(), WholeStep("eager")):
+        learn = learner_of(MixedPrecision("bf16"), doer=doer, model=net(torch.float32), data=line_batches(4))
+        learn.fit(N_EPOCHS)
+        assert learn.preds.dtype is torch.float32
+        models.append(learn.model)
+    learn = learner_of(model=net(torch.float32), data=line_batches(4))
+    learn.fit(N_EPOCHS)
+    for one, other, exact in zip(*(each.parameters() for each in (*models, learn.model)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=2e-3)
+        assert not torch.equal(other, exact)
+
+
+# Models, data and losses of other kinds
+
+
+class Named(nn.Module):
+    """Takes inputs by name, has a part that is not used, and computes its own loss."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.used, self.unused = nn.Linear(1, 1).double(), nn.Linear(1, 1).double()
+        self.unused_first = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def forward(self, inputs, targets):
+        preds = self.used(inputs)
+        return {"preds": preds, "loss": F.mse_loss(preds, targets), "kind": "mse"}
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+def test_dicts_go_in_and_out_and_unused_parameters_keep_no_state(make):
+    class Split(Data):
+        def split(self, batch):
+            return {"inputs": batch[0], "targets": batch[1]}, batch[1]
+
+    learn = assert_as_ordinary(
+        model=Named,
+        optimizer=make,
+        data=Split(doubles()),
+        loss_func=lambda preds, targets: F.mse_loss(preds["preds"], targets),
+    )
+    assert len(learn.optimizer.state) == 2
+    assert set(learn.preds) == {"preds", "loss", "kind"}
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+def test_groups_and_frozen_parameters_and_what_is_unfrozen_in_mid_fit(make):
+    def model():
+        found = net()
+        found[4].requires_grad_(False)
+        return found
+
+    @on("before_epoch")
+    def unfreeze(learn):
+        if learn.epoch == 1:
+            learn.model[4].requires_grad_(True)
+            learn.optimizer.param_groups[0]["lr"] = 0.02
+
+    def grouped(params):
+        params = list(params)
+        return make([{"params": params[:3]}, {"params": params[3:], "weight_decay": 0.1}])
+
+    assert_as_ordinary(lambda: copy.copy(unfreeze), model=model, optimizer=grouped)
+
+
+def test_an_attribute_that_changes_gets_another_program():
+    def swap(learn):
+        learn.model[2].p = 0.0 if learn.epoch == 1 else 0.5
+
+    learn = assert_as_ordinary(lambda: on("before_batch", name="swap")(swap))
+    assert len(learn.callbacks[WholeStep].kinds) == 1
+
+
+def test_a_tensor_of_the_loss_is_read_at_each_step():
+    def loss_func():
+        return Weighted()
+
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.ones(1, dtype=torch.float64)
+
+        def forward(self, preds, targets):
+            return (self.weight * (preds - targets) ** 2).mean()
+
+    def change(learn):
+        learn.loss_func.weight.mul_(0.5)
+
+    models = []
+    for doer in (ZeroGrad(), WholeStep("eager")):
+        learn = learner_of(on("before_train", name="change")(change), doer=doer, loss_func=loss_func())
+        learn.fit(N_EPOCHS)
+        models.append(learn.model)
+    assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+def test_tied_weights_stay_one_and_the_same():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.one = nn.Linear(1, 1).double()
+            self.other = nn.Linear(1, 1).double()
+            self.other.weight = self.one.weight
+
+        def forward(self, x):
+            return self.other(torch.tanh(self.one(x)))
+
+    learn = assert_as_ordinary(model=Tied)
+    assert learn.model.one.weight is learn.model.other.weight
+
+
+def test_validation_runs_as_it_did():
+    learn = assert_as_ordinary(data=Data(doubles(), doubles(2)))
+    assert len(learn.history["valid_loss"]) == N_EPOCHS
+
+
+# What cancels, stops and goes on
+
+
+def test_a_batch_that_is_cancelled_has_changed_no_weight():
+    @on("before_backward")
+    def skip(learn):
+        if learn.batch_idx == 2:
+            raise CancelBatch
+
+    assert_as_ordinary(lambda: skip)
+
+
+def test_a_loss_that_is_nan_ends_the_fit_with_the_weights_as_they_were():
+    batches = doubles()
+    batches[3][0][0] = float("nan")
+    weights = []
+    for doer in (ZeroGrad(), WholeStep("eager")):
+        learn = learner_of(StopOnNaN(), doer=doer, data=batches)
+        with pytest.raises(FloatingPointError, match="batch 3 of epoch 0"):
+            learn.fit(1)
+        weights.append(learn.model.state_dict())
+    assert_close(*weights)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 6])
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+def test_a_fit_that_is_cut_and_gone_on_with_ends_with_the_same_bits(make, cut, tmp_path):
+    def learner(folder):
+        batches = [*doubles(3), tuple(each[:2] for each in doubles(1)[0])]
+        return learner_of(Checkpoint(tmp_path / folder, "1 step"), optimizer=make, data=batches)
+
+    whole = learner("whole")
+    whole.fit(2)
+    with pytest.raises(ZeroDivisionError):
+        learner("cut").fit(2, callbacks=[Cut(cut)])
+    learn = learner("cut")
+    learn.fit(2, resume="auto")
+    for one, other in zip(learn.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("doers", [(WholeStep, ZeroGrad), (ZeroGrad, WholeStep)])
+def test_a_fit_goes_on_with_the_plug_in_or_without(doers):
+    model, optimizer = by_hand(ADAM, n_epochs=4)
+    first, second = (each("eager") if each is WholeStep else each() for each in doers)
+    learn = learner_of(doer=first, optimizer=ADAM)
+    learn.fit(2)
+    learn.remove_callbacks(first)
+    learn.add_callbacks(second)
+    learn.fit(2)
+    assert_close(learn.model.state_dict(), model.state_dict())
+    assert_close(learn.optimizer.state_dict(), optimizer.state_dict())
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        (lambda: GradientAccumulation(2), "GradientAccumulation.*larger batches"),
+        (WeightNoise, "WeightNoise"),
+        (MixUp, "MixUp"),
+        (CutMix, "CutMix"),
+        (LabelMix, "LabelMix"),
+        (lambda: Compile("eager"), "Compile"),
+        (lambda: MixedPrecision("fp16"), "use MixedPrecision\\('bf16'\\)"),
+        (lambda: When(GradientClip(1.0), every="2 steps"), "take it out of When"),
+        (lambda: When(WeightNoise(), every="2 steps"), "WeightNoise"),
+    ],
+)
+def test_a_plug_in_that_would_be_silenced_is_refused_by_name(plugin, words):
+    with pytest.raises(ValueError, match=words):
+        learner_of(plugin()).fit(1)
+
+
+def test_what_surrounds_a_part_is_refused():
+    class Around(Callback):
+        surrounds = ("backward",)
+
+    with pytest.raises(ValueError, match=r"Around.*surrounds 'backward'"):
+        learner_of(Around()).fit(1)
+
+
+@pytest.mark.parametrize("other", [SAM, LeanStep, ZeroGrad, lambda: WholeStep("eager", name="second")])
+def test_another_doer_is_refused(other):
+    with pytest.raises(ValueError, match="two plug-ins do"):
+        learner_of(other())
+
+
+def test_an_optimizer_that_is_not_known_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"RMSprop.*SGD, Adam, AdamW"):
+        learner_of(optimizer=torch.optim.RMSprop).fit(1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend": 3}, {"backend": ""}, {"n_programs": 0}, {"n_programs": True}]
+)
+def test_settings_that_cannot_be_are_refused(options):
+    with pytest.raises(ValueError, match="WholeStep"):
+        WholeStep(**options)
+
+
+def change_preds(learn):
+    learn.preds = learn.preds * 2
+
+
+def change_loss(learn):
+    learn.loss_grad = learn.loss_grad * 2
+
+
+def change_gradients(learn):
+    next(learn.model.parameters()).grad.mul_(2)
+
+
+def replace_gradients(learn):
+    each = next(learn.model.parameters())
+    each.grad = each.grad * 2
+
+
+def add_up(learn):
+    raise CancelStep
+
+
+@pytest.mark.parametrize(
+    ("event", "function", "words"),
+    [
+        ("after_pred", change_preds, "the predictions"),
+        ("after_loss", change_loss, "the loss"),
+        ("before_backward", change_loss, "the loss"),
+        ("after_backward", change_gradients, "gradients"),
+        ("before_step", replace_gradients, "gradients"),
+        ("before_step", add_up, "CancelStep"),
+    ],
+)
+def test_a_plug_in_that_changes_what_was_used_already_is_named(event, function, words):
+    learn = learner_of(on(event, name="meddler")(function))
+    with pytest.raises(ValueError, match="meddler") as caught:
+        learn.fit(1)
+    assert words in str(caught.value)
+
+
+# What cannot be a program
+
+
+def assert_falls_back(reason, *plugins, **options) -> Learner:
+    """A fit that warns once with this reason, and ends as the ordinary one."""
+    ordinary = learner_of(doer=ZeroGrad(), **copy.deepcopy({k: v for k, v in options.items() if k != "doer"}))
+    ordinary.fit(N_EPOCHS)
+    learn = learner_of(*plugins, **options)
+    with pytest.warns(LearnerWarning, match=reason) as told:
+        learn.fit(N_EPOCHS)
+    assert len([each for each in told if "WholeStep" in str(each.message)]) == 1
+    assert reason.split(".*")[0] in learn.callbacks[WholeStep].fallback
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
+    return learn
+
+
+def test_a_compile_that_fails_falls_back_once_with_the_reason():
+    n_tries = []
+
+    def failing(graph, inputs):
+        n_tries.append(1)
+        raise RuntimeError("no compiler here")
+
+    assert_falls_back("no compiler here", doer=WholeStep(failing))
+    assert len(n_tries) == 1
+
+
+def test_code_that_fails_falls_back():
+    def failing(graph, inputs):
+        return lambda *args: 1 / 0
+
+    assert_falls_back("ZeroDivisionError", doer=WholeStep(failing))
+
+
+class Branching(nn.Linear):
+    def forward(self, input):  # noqa: A002
+        return super().forward(input if input.sum() > 1 else input * 2)
+
+
+class Counting(nn.Linear):
+    n = 0
+
+    def forward(self, input):  # noqa: A002
+        self.n += 1
+        return super().forward(input) * self.n
+
+
+class Remembering(nn.Linear):
+    def forward(self, input):  # noqa: A002
+        self.last = super().forward(input)
+        return self.last
+
+
+class Drawing(nn.Linear):
+    def forward(self, input):  # noqa: A002
+        import random
+
+        return super().forward(input) * random.random() ** 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Branching, "a program of it cannot be made"),
+        (Counting, "the forward pass changes 'n' of Counting"),
+        (Remembering, "the forward pass changes 'last' of Remembering"),
+        (Drawing, "draws random numbers of python"),
+    ],
+)
+def test_a_model_that_is_no_graph_of_tensors_falls_back(kind, reason):
+    learn = assert_falls_back(reason, model=kind(1, 1).double())
+    assert not any(type(each).__name__ == "FakeTensor" for each in vars(learn.model).values())
+
+
+def test_a_rate_that_is_a_tensor_falls_back():
+    assert_falls_back("its lr is a tensor", optimizer=partial(Adam, lr=torch.tensor(0.01)))
+
+
+def test_hooks_that_stay_fall_back():
+    model = net()
+    model[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    assert_falls_back("hooks are registered on the module '0'", model=model)
+
+
+def test_a_hook_on_a_parameter_falls_back():
+    learn = learner_of()
+    learn.model[0].weight.register_hook(lambda grad: grad * 2)
+    with pytest.warns(LearnerWarning, match="a hook is registered on the parameter '0.weight'"):
+        learn.fit(1)
+
+
+def test_hooks_of_a_look_now_and_then_see_the_ordinary_step():
+    learn = assert_as_ordinary(lambda: ActivationStats(every="3 steps"))
+    assert len(learn.callbacks[ActivationStats].steps) == 4
+
+
+def test_a_users_error_is_the_one_of_the_ordinary_step():
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
+        learner_of(data=[(torch.rand(4, 3).double(), torch.rand(4, 1).double())]).fit(1)
+    assert "WholeStep:" not in str(caught.value)
+
+
+# The comparison of the first steps
+
+
+def broken(change):
+    """A backend that makes a program with a fault."""
+
+    def backend(graph, inputs):
+        change(graph.graph)
+        graph.recompile()
+        return graph
+
+    return backend
+
+
+def test_a_difference_that_is_gone_at_other_weights_is_none():
+    """As where rounding alone decides whether ReLU lets a number pass."""
+    calls = []
+
+    def backend(graph, inputs):
+        def call(*flat):
+            outs = list(graph(*flat))
+            calls.append(len(calls))
+            return [outs[0] + 0.1, *outs[1:]] if calls[-1] == 0 else outs
+
+        return call
+
+    learn = learner_of(doer=WholeStep(backend))
+    learn.fit(1)
+    model, _ = by_hand(MOMENTUM, n_epochs=1)
+    assert len(calls) == N_BATCHES + 1
+    assert not torch.allclose(learn.model[0].weight, model[0].weight)  # the program's step was taken
+
+
+def without_alpha(graph):
+    """As in torch 2.13, where `p.add_(a @ b, alpha=-lr)` becomes `p + a @ b`: the rate is lost."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    add = output.args[0][0]
+    assert add.target is torch.ops.aten.add.Tensor
+    param, update = add.args
+    add.args = (param, update.args[1])
+
+
+def without_write(graph):
+    """As in torch 2.13, where an in-place write to an input is lost: the count of batches stays."""
+    counted = [node for node in graph.nodes if node.target is torch.ops.aten.add_.Tensor]
+    (count,) = (each for each in counted if each.args[1] == 1)
+    count.replace_all_uses_with(count.args[0])
+    graph.erase_node(count)
+
+
+@pytest.mark.parametrize(
+    ("fault", "tensor"),
+    [(without_alpha, "the weights of '0.weight'"), (without_write, "num_batches_tracked")],
+)
+def test_a_wrong_program_is_an_error_that_names_the_tensor(fault, tensor):
+    learn = learner_of(doer=WholeStep(broken(fault)))
+    before = copy.deepcopy(learn.model.state_dict())
+    with pytest.raises(RuntimeError, match=tensor):
+        learn.fit(1)
+    assert_close(learn.model.state_dict(), before)
+
+
+# Inductor itself: one compile of each, as it takes seconds
+
+
+def test_inductor_makes_a_program_that_ends_as_a_loop_by_hand():
+    clip = GradientClip(0.5)
+    learn = fitted(learner_of(clip, doer=WholeStep()))
+    model, optimizer = net(), None
+    torch.manual_seed(1)
+    optimizer = MOMENTUM(model.parameters())
+    for inputs, targets in N_EPOCHS * doubles():
+        F.mse_loss(model(inputs), targets).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert_close(learn.model.state_dict(), model.state_dict())
+    assert_close(learn.optimizer.state_dict(), optimizer.state_dict())
+    assert learn.callbacks[WholeStep].compile_seconds > 0
+
+
+def alpha_of_a_product(graph):
+    """Updates the weight by `p.add_(a @ b, alpha=-lr)`, of which torch 2.13 loses `alpha`."""
+
+    def step(*flat):
+        outs = list(graph(*flat))
+        weight, bias, inputs, targets = flat[0], flat[1], flat[-2], flat[-1]
+        slope = 2 * (inputs @ weight.t() + bias - targets) / len(inputs)
+        outs[0] = weight.clone().add_(slope.t() @ inputs, alpha=-0.1)
+        return outs
+
+    return step
+
+
+def test_the_alpha_that_inductor_loses_is_an_error_that_names_the_weights():
+    kept = []
+
+    def backend(graph, inputs):
+        import torch._inductor
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        step = alpha_of_a_product(graph)
+        made = torch._inductor.compile(make_fx(step, tracing_mode="fake")(*inputs), inputs)
+        kept.append(torch.allclose(made(*inputs)[0], step(*inputs)[0]))
+        return made
+
+    batches = [(torch.rand(4, 8, generator=torch.Generator().manual_seed(0)), torch.ones(4, 4))]
+    learn = learner_of(doer=WholeStep(backend), model=nn.Linear(8, 4), optimizer=SETTINGS[0], data=batches)
+    learn.loss_func = lambda preds, targets: ((preds - targets) ** 2).sum(1).mean()
+    try:
+        learn.fit(1)
+        message = ""
+    except RuntimeError as error:
+        message = str(error)
+    assert kept in ([True], [False])
+    assert ("the weights of 'weight'" in message) is not kept[0]  # True where torch is mended
