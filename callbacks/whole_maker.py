@@ -21,8 +21,8 @@ from callbacks.whole_watch import Traces
 #: Steps of each program that are compared: momentum begins in the first, and is used in the second.
 N_PROVEN = 2
 #: Weights are multiplied by these for a second and a third look at a program that was found to differ. Where
-#: a number is 0 but for rounding, ReLU may let it pass in one step and not in the other: of the 8192 of an MLP
-#: one was 2e-9 in the 372nd step. A compiler's fault is seen at all of them.
+#: a number is 0 but for rounding, ReLU may let it pass in one step and not in the other: of the 8192 of an
+#: MLP one was 2e-9 in the 372nd step. A compiler's fault is seen at all of them.
 SCALES = (1.003, 0.997)
 #: Settings of the model that get programs of their own; more is a setting that changes all the time.
 N_BINDINGS = 8
