@@ -2,11 +2,12 @@
 
 Run: python benchmarks/allocator.py [rounds]
 
-A conv net with batches of 128 pictures, 28 x 28, SGD, one thread. Each setting of each round runs in a process
-of its own, as what glibc gives back depends on where things lie in its heap. The settings of a round take turns.
-Told are medians over rounds: milliseconds of the processor in a step (its own work and the system's for it, so
-that other processes on the machine disturb less), of which the system's, page faults a step, resident memory at
-the peak; and the ratio to the plain loop of the same round, with the lowest and the highest: the noise.
+A conv net with batches of 128 pictures, 28 x 28, SGD, one thread. Each setting of each round runs in a
+process of its own, as what glibc gives back depends on where things lie in its heap. The settings of a round
+take turns. Told are medians over rounds: milliseconds of the processor in a step (its own work and the
+system's for it, so that other processes on the machine disturb less), of which the system's, page faults a
+step, resident memory at the peak; and the ratio to the plain loop of the same round, with the lowest and the
+highest: the noise.
 
 jemalloc and tcmalloc are measured where their library is found.
 """

@@ -4,6 +4,7 @@ from learner.sibling import check_sibling
 
 check_sibling()
 
+from learner.allocator import keep_memory  # noqa: E402
 from learner.batching import Blocks, TensorLoader  # noqa: E402
 from learner.composition import DEFAULT_CALLBACKS  # noqa: E402
 from learner.data import Data  # noqa: E402
@@ -20,5 +21,6 @@ __all__ = [
     "Learner",
     "Seeded",
     "TensorLoader",
+    "keep_memory",
     "verify_resume",
 ]
