@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,6 +88,12 @@ class Stored:
     def __deepcopy__(self, memo: Any) -> Stored:
         return self  # nothing here ever changes, and a copy would read all of it
 
+    def __reduce__(self) -> Any:  # to another process: a map is opened again there
+        if self.file is None or self.file.name is None:
+            return Stored, (self.array.copy(),)
+        place = (self.array.dtype.str, self.array.shape, self.array.strides, self.file.first)
+        return opened_again, (self.file.name, *place)
+
     def __repr__(self) -> str:
         kind = "read-only array" if self.file is None else "memory map"
         where = f" of {self.file.name}" if self.file is not None and self.file.name else ""
@@ -99,6 +106,7 @@ class File:
 
     map: mmap.mmap
     n_bytes: int  #: that it must have
+    first: int  #: byte of the first item
     name: str | None
 
 
@@ -117,7 +125,16 @@ def file_under(array: Any) -> File | None:
     begin = address(numpy.frombuffer(found, numpy.uint8))
     skipped = offset - offset % mmap.ALLOCATIONGRANULARITY  # where in the file the map begins
     name = getattr(root, "filename", None)
-    return File(found, skipped + last_byte(array) - begin, None if name is None else str(name))
+    n_bytes, first = skipped + last_byte(array) - begin, skipped + address(array) - begin
+    return File(found, n_bytes, first, None if name is None else str(Path(name).resolve()))
+
+
+def opened_again(name: str, dtype: str, shape: Any, strides: Any, first: int) -> Stored:
+    """What was mapped from a file, in another process."""
+    import numpy
+
+    whole = numpy.memmap(name, numpy.uint8, "r")
+    return Stored(numpy.ndarray(shape, dtype, whole, first, strides))
 
 
 def address(array: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import mmap
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -536,6 +537,42 @@ def test_a_loader_over_a_map_is_copied_without_its_items(mapped):
     loader = TensorLoader((mapped,), 4, shuffle=True, seed=0)
     assert copy.deepcopy(loader).tensors[0] is loader.tensors[0]
     assert "a memory map of" in repr(loader)
+
+
+@pytest.mark.parametrize("kind", ["whole", "part", "upside down", "turned"])
+def test_a_loader_over_a_map_goes_to_another_process_without_its_items(tmp_path, mapped, kind):
+    array = {"whole": mapped, "part": mapped[9:500, 1:], "upside down": mapped[::-2], "turned": mapped.T}[
+        kind
+    ]
+    loader = TensorLoader((array,), 4, shuffle=True, seed=0)
+    sent = pickle.dumps(loader)
+    assert len(sent) < 2000
+    for batch, other in zip(loader, pickle.loads(sent), strict=True):
+        assert torch.equal(*batch, *other)
+    os.truncate(tmp_path / "items.npy", 200)
+    with pytest.raises((TypeError, ValueError, OSError)):
+        next(iter(pickle.loads(sent)))
+
+
+def test_a_read_only_array_is_sent_whole():
+    still = np.arange(6.0, dtype="float32")
+    still.flags.writeable = False
+    (batch,) = next(iter(pickle.loads(pickle.dumps(TensorLoader((still,), 6)))))
+    assert batch.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("order", ["items", Blocks(7, window=3)])
+def test_float64_on_a_disk_becomes_the_default_dtype(tmp_path, dtype, order):
+    array = on_disk(tmp_path, np.random.default_rng(0).random((50, 2)))
+    torch.set_default_dtype(dtype)
+    try:
+        loader = TensorLoader((array,), 50, shuffle=True, seed=0, order=order)
+        numbers = loader.order(0)
+        (batch,) = next(iter(loader))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(batch, torch.from_numpy(np.array(array)).to(dtype)[numbers])
 
 
 def test_a_pair_of_maps_is_one_batch_of_all(mapped):
