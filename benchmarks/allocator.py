@@ -7,7 +7,7 @@ process of its own, as what glibc gives back depends on where things lie in its 
 take turns. Told are medians over rounds: milliseconds of the processor in a step (its own work and the
 system's for it, so that other processes on the machine disturb less), of which the system's, page faults a
 step, resident memory at the peak; and the ratio to the plain loop of the same round, with the lowest and the
-highest: the noise.
+highest: the noise. The table is printed after each round.
 
 jemalloc and tcmalloc are measured where their library is found.
 """
@@ -23,7 +23,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -163,13 +162,12 @@ def report(rounds: dict[str, list[list[float]]]) -> None:
 
 def main(n_rounds: int) -> None:
     rounds: dict[str, list[list[float]]] = {name: [] for name in SETTINGS}
-    begun = time.perf_counter()
     for number in range(n_rounds):
         for name, found in rounds.items():
             found.append(run_alone(name))
-        print(f"round {number + 1}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-    print(f"torch {torch.__version__}, 1 thread, {n_rounds} rounds of {N_BATCHES} steps")
-    report(rounds)
+        print(f"torch {torch.__version__}, 1 thread, {number + 1} rounds of {N_BATCHES} steps")
+        report(rounds)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ class LiveBytes(TorchDispatchMode):
     """Count the bytes of all tensors that are made within the block, on any device, until each is freed.
 
     What was there before does not count, but for `held`. Views and shared memory count once. What a kernel
-    takes for itself, as a convolution for its columns, is not seen; nor is memory that an allocator keeps.
+    takes for itself, as a convolution for its columns, is not seen, nor what compiled code makes within; nor
+    is memory that an allocator keeps.
 
     Args:
         held: tensors that are there already and count, as a model's weights.
@@ -73,6 +74,8 @@ class LiveBytes(TorchDispatchMode):
         if tensor.layout is not torch.strided:
             return
         storage = tensor.untyped_storage()
+        if storage.device.type == "meta":  # of what torch.compile tries out; it has no bytes
+            return
         key = storage._cdata  # not id(): another may have it once this one is gone
         if key not in self._watches:
             self._sizes[key] = 0

@@ -89,3 +89,9 @@ def test_an_operation_beyond_the_limit_is_refused_and_its_result_freed():
         assert caught.value.held == 800
         del caught
         assert gauge.now == 400
+
+
+def test_tensors_without_bytes_do_not_count():
+    with LiveBytes(limit=1) as gauge:
+        torch.ones(1000, device="meta") + 1
+    assert gauge.peak == 0
