@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from callbacks import draws
@@ -57,6 +58,8 @@ class Maker:
             Unfit: the ordinary step is to be taken from now on.
             RuntimeError: the program gives other numbers than the ordinary step.
         """
+        if self._binding is None and any(map(is_lazy, learn.model.parameters())):
+            return None  # the first batch makes them
         binding = self._bind(learn)
         if self._is_hooked(binding):
             return None

@@ -11,13 +11,16 @@ from torch import nn
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HELD = ("_parameters", "_buffers", "_modules")  #: the dicts of a module in which its parts are
 
+#: Lists of the weights that `nn.LSTM` and its kin keep for themselves, renewed where the weights are others.
+CACHES = ("_flat_weights", "_flat_weight_refs")
+
 
 def watched(modules: Iterable[nn.Module]) -> list[tuple[dict[str, Any], str, Any]]:
     """Everything that the modules hold, as (dict, key, value)."""
     found: list[tuple[dict[str, Any], str, Any]] = []
     for module in modules:
         own = vars(module)
-        found += [(own, key, value) for key, value in own.items() if key not in (*HELD, *HOOKS)]
+        found += [(own, key, value) for key, value in own.items() if key not in (*HELD, *HOOKS, *CACHES)]
         found += [(own[name], key, value) for name in HELD for key, value in own[name].items()]
     return found
 
@@ -44,7 +47,8 @@ class Traces:
         for module, before in self._before:
             own = vars(module)
             for key in [key for key in own if key not in before or own[key] is not before[key]]:
-                found = f"{key!r} of {type(module).__name__}"
+                if key not in CACHES:
+                    found = f"{key!r} of {type(module).__name__}"
                 del own[key]
             own.update(before)
         return found

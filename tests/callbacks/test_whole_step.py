@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
 from functools import partial
 
@@ -369,6 +370,34 @@ def test_validation_runs_as_it_did():
     assert len(learn.history["valid_loss"]) == N_EPOCHS
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.head = nn.LSTM(1, 3, 2, dropout=0.2).double(), nn.Linear(3, 1).double()
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+def test_a_recurrent_model_is_a_program_too():
+    learn = assert_as_ordinary(model=Recurrent, optimizer=ADAM)
+    assert learn.callbacks[WholeStep].kinds
+
+
+def test_a_lazy_model_is_made_by_an_ordinary_step():
+    def lazy():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.LazyLinear(3, dtype=torch.float64), nn.Linear(3, 1).double())
+
+    learn = learner_of(model=lazy(), optimizer=ADAM)
+    fitted(learn)
+    ordinary = learner_of(model=lazy(), optimizer=ADAM, doer=ZeroGrad())
+    ordinary.fit(N_EPOCHS)
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    assert learn.callbacks[WholeStep].kinds
+
+
 # What cancels, stops and goes on
 
 
@@ -677,8 +706,19 @@ def test_a_wrong_program_is_an_error_that_names_the_tensor(fault, tensor):
 
 
 # Inductor itself: one compile of each, as it takes seconds
+COMPILES = [
+    pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler"),
+    pytest.mark.timeout(300),  # the first compile of a process took 30 s on a busy machine
+]
 
 
+def compiles(test):
+    for mark in COMPILES:
+        test = mark(test)
+    return test
+
+
+@compiles
 def test_inductor_makes_a_program_that_ends_as_a_loop_by_hand():
     clip = GradientClip(0.5)
     learn = fitted(learner_of(clip, doer=WholeStep()))
@@ -708,6 +748,7 @@ def alpha_of_a_product(graph):
     return step
 
 
+@compiles
 def test_the_alpha_that_inductor_loses_is_an_error_that_names_the_weights():
     kept = []
 
