@@ -78,7 +78,7 @@ def measure(
     number, last = 0, time.monotonic() + known.minutes * 60
     while number <= known.rounds and (number < 2 or time.monotonic() < last):
         for work, worker in itertools.product(works, workers):
-            told = one_round(worker, table, work, known.scale)
+            told = one_round(worker, table, work, known)
             for variant, these in told.items() if number else ():  # the first is for warming up
                 answers[work][worker.name].setdefault(variant, []).extend(these)
         print(f"round {number} of {known.rounds}", file=sys.stderr)
@@ -86,12 +86,14 @@ def measure(
     return answers, number - 1
 
 
-def one_round(worker: Worker, table: str, work: str, scale: float) -> dict[str, list[dict[str, Any]]]:
+def one_round(
+    worker: Worker, table: str, work: str, known: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
     """The plain loop before, between and after the variants."""
-    told = {PLAIN: [worker.ask(table, work, PLAIN, scale)]}
-    for variant in worker.hello["variants"]:
-        answer = worker.ask(table, work, variant, scale)
-        told[PLAIN].append(worker.ask(table, work, PLAIN, scale))
+    told = {PLAIN: [worker.ask(table, work, PLAIN, known.scale)]}
+    for variant in known.variants or worker.hello["variants"]:
+        answer = worker.ask(table, work, variant, known.scale)
+        told[PLAIN].append(worker.ask(table, work, PLAIN, known.scale))
         if "error" not in answer:
             answer["ratio"] = answer["seconds"] / statistics.mean(
                 each["seconds"] for each in told[PLAIN][-2:]
@@ -120,7 +122,7 @@ def told_seconds(answers: list[dict[str, Any]]) -> str:
     return f"{micro:.0f} us" if micro < 1000 else f"{micro / 1000:.2f} ms"
 
 
-def report(answers: Answers, workers: list[Worker]) -> None:
+def report(answers: Answers, workers: list[Worker], known: argparse.Namespace) -> None:
     names = [worker.name for worker in workers]
     print(f"\n| work | plain loop | {' | '.join(names)} |")
     print("|---" * (len(names) + 2) + "|")
@@ -130,7 +132,7 @@ def report(answers: Answers, workers: list[Worker]) -> None:
         print(f"| {work} | 1 ({plain}) | {' | '.join(cells)} |")
     for worker in workers:
         more = [each for each in worker.hello["variants"] if each not in ("defaults", "off")]
-        if more:
+        if more and not known.variants:
             report_more(answers, worker.name, more)
     for peers in answers.values():
         for name, variants in peers.items():
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=PEERS, default=PEERS, metavar="PEER", help=", ".join(PEERS)
     )
+    parser.add_argument("--variants", nargs="+", help="by default all")
     parser.add_argument("--works", nargs="+", type=int, default=None, help="numbers of rows, from 1")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual number of steps")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round after so long")
@@ -194,7 +197,7 @@ def main() -> None:
             worker.close()
     print(f"Python {platform.python_version()}, torch {torch.__version__}, 1 thread, {n_rounds} rounds,")
     print(f"{processor()}, {os.cpu_count()} cores")
-    report(answers, workers)
+    report(answers, workers, known)
     report_memory(answers, workers)
     for worker in started:
         if "missing" in worker.hello:
