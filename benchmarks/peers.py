@@ -105,8 +105,9 @@ def one_round(
 def cell(variants: dict[str, list[dict[str, Any]]], variant: str) -> str:
     """The median of the ratios, and a mark where another model came out."""
     answers = variants.get(variant, [])
-    if not answers or any("error" in each for each in answers):
-        return "-" if not answers else "fails"
+    errors = [each["error"] for each in answers if "error" in each]
+    if errors or not answers:
+        return "fails" if any(errors) else "-"
     ratio = statistics.median(each["ratio"] for each in answers)
     return (f"{ratio:.1f}" if ratio >= 9.95 else f"{ratio:.2f}") + mark(answers[0], variants[PLAIN][0])
 
@@ -136,7 +137,7 @@ def report(answers: Answers, workers: list[Worker], known: argparse.Namespace) -
             report_more(answers, worker.name, more)
     for peers in answers.values():
         for name, variants in peers.items():
-            for error in {each["error"] for told in variants.values() for each in told if "error" in each}:
+            for error in {each["error"] for told in variants.values() for each in told if each.get("error")}:
                 print(f"\n{name} failed:\n{error}", file=sys.stderr)
 
 

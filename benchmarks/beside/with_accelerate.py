@@ -13,6 +13,8 @@ PACKAGE = "accelerate"
 
 
 def loop(work: Work, accelerator: Accelerator, model: nn.Module, optimizer: Any, data: Any) -> nn.Module:
+    if work.n_listeners:
+        raise NotImplementedError("Accelerate has no plug-ins")
     for _ in range(work.n_epochs):
         for inputs, targets in data:
             loss = work.loss_func(model(inputs), targets)

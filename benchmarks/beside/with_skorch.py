@@ -45,19 +45,20 @@ def net(work: Work, **options: Any) -> nn.Module:
     return net.module_
 
 
+def listeners(work: Work) -> list[tuple[str, Callback]]:
+    return [(f"listener_{number}", Listener()) for number in range(work.n_listeners)]
+
+
+def defaults(work: Work) -> nn.Module:
+    return net(work, callbacks=listeners(work))
+
+
 def off(work: Work) -> nn.Module:
     """All of skorch's own plug-ins off; with listeners, each of them by name."""
     if not work.n_listeners:
         return net(work, callbacks="disable")
-    listeners = [(f"listener_{number}", Listener()) for number in range(work.n_listeners)]
-    return net(
-        work,
-        callbacks=listeners,
-        callbacks__epoch_timer=None,
-        callbacks__train_loss=None,
-        callbacks__valid_loss=None,
-        callbacks__print_log=None,
-    )
+    own = ("epoch_timer", "train_loss", "valid_loss", "print_log")
+    return net(work, callbacks=listeners(work), **{f"callbacks__{name}": None for name in own})
 
 
-VARIANTS = {"defaults": net, "off": off}
+VARIANTS = {"defaults": defaults, "off": off}

@@ -44,6 +44,8 @@ def main(module_name: str) -> None:
     for line in sys.stdin:
         try:
             answer(**train(peer.VARIANTS, *json.loads(line)))
+        except NotImplementedError:  # a framework without such a thing
+            answer(error="")
         except Exception:  # noqa: BLE001  # told to who asked; the other rows go on
             answer(error=traceback.format_exc())
 
