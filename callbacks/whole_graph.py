@@ -34,12 +34,50 @@ def make_program(step: Step, flat: list[Tensor], backend: Backend, n_proven: int
         warnings.simplefilter("ignore")  # compilers warn of their own insides
         flat = [each.detach() for each in flat]
         traced: Any = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat)
+        settle_draws(traced)
         constants = lift_constants(traced)
         changed = drop_unchanged(traced, list(sources.buffers), at_buffers)
         with torch.no_grad():
             call = compiled(traced, [*flat, *constants], backend)
     seconds = time.perf_counter() - begun
     return Program(call, changed, step.preds, constants, at_loss, at_buffers, n_proven, seconds)
+
+
+def settle_draws(traced: Any) -> None:
+    """Draw random numbers into contiguous memory, and turn them afterwards.
+
+    They are drawn in the order of memory, and compilers may choose another layout than the ordinary step has:
+    dropout after an attention would leave out other numbers. Normal ones are left as they are: torch draws
+    others of them where memory is contiguous.
+    """
+    aten, graph = torch.ops.aten, traced.graph
+    likes = {aten.rand_like.default: aten.rand.default}
+    fills = (aten.bernoulli_.float, aten.uniform_.default, aten.exponential_.default)
+    fresh = (aten.empty_like.default, aten.new_empty.default, aten.empty_strided.default)
+    for node in list(graph.nodes):
+        is_fill = node.target in fills and node.args[0].target in fresh
+        if not is_fill and node.target not in likes:
+            continue
+        value = node.meta["val"]
+        if value.is_contiguous():
+            continue
+        order = sorted(range(value.ndim), key=lambda dim: -value.stride(dim))
+        sizes = [value.shape[dim] for dim in order]
+        settings = {"dtype": value.dtype, "device": value.device}
+        with graph.inserting_before(node):
+            if is_fill:
+                empty = graph.call_function(aten.empty.memory_format, (sizes,), settings)
+                drawn = graph.call_function(node.target, (empty, *node.args[1:]), dict(node.kwargs))
+            else:
+                drawn = graph.call_function(likes[node.target], (sizes,), settings)
+            turned = graph.call_function(
+                aten.permute.default, (drawn, [order.index(d) for d in range(value.ndim)])
+            )
+        old = node.args[0] if is_fill else node
+        node.replace_all_uses_with(turned)
+        old.replace_all_uses_with(turned, delete_user_cb=lambda user, node=node: user is not node)
+        graph.erase_node(node)
+    traced.recompile()
 
 
 def compiled(traced: Any, flat: list[Tensor], backend: Backend) -> Callable[..., Any]:

@@ -162,6 +162,24 @@ def test_a_fit_in_float32_ends_as_a_loop_by_hand_but_for_rounding():
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+class Turned(nn.Module):
+    """Draws random numbers for tensors that do not lie in memory as their dimensions are counted."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(1, 6).double(), nn.Linear(2, 1).double()
+
+    def forward(self, x):
+        turned = self.first(x).view(-1, 2, 3).transpose(1, 2)
+        noisy = F.dropout(turned, 0.3, self.training) + 0.1 * torch.randn_like(turned)
+        return self.last(noisy * torch.rand_like(turned)).mean(1)
+
+
+def test_random_numbers_are_those_of_the_ordinary_step_in_any_layout():
+    assert_as_ordinary(model=Turned, optimizer=ADAM, doer=WholeStep("aot_eager"))
+
+
 def test_dropout_differs_from_step_to_step_and_batch_norm_counts():
     learn, seen = learner_of(data=1 * doubles(1)), []
     learn.add_callbacks(on("after_pred", name="look")(lambda learn: seen.append(learn.preds)))
