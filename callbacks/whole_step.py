@@ -93,6 +93,7 @@ class WholeStep(Callback):
     def _forget(self) -> None:
         self._maker: Maker | None = None
         self._pending: Pending | None = None
+        self._is_on = False  # in a training pass, not where `learn.check()` tries the operations one by one
         self._has_gradients = True  # those that were there before
 
     @property
@@ -113,6 +114,7 @@ class WholeStep(Callback):
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._pending = None  # of a pass that was left in the middle
+        self._is_on = True
 
     def forward(self, learn: Any) -> None:
         # without gradients somebody looks at the model, in the middle of a batch
@@ -121,7 +123,7 @@ class WholeStep(Callback):
             return
         if self._pending is not None:
             raise changed(learn, "whether there is an update (CancelStep)", OF_GRADIENTS)
-        if self._maker is not None and self._reason is None:
+        if self._is_on and self._maker is not None and self._reason is None:
             try:
                 self._pending = self._maker.compute(learn, self.kinds)
             except Unfit as reason:

@@ -416,6 +416,12 @@ def test_a_lazy_model_is_made_by_an_ordinary_step():
     assert learn.callbacks[WholeStep].kinds
 
 
+def test_a_check_tries_the_ordinary_operations():
+    told = str(learner_of().check())
+    assert "reaches 8 of 8" in told
+    assert "ok: 0 errors" in told
+
+
 # What cancels, stops and goes on
 
 
