@@ -120,13 +120,13 @@ class TensorLoader:
         if not self.shuffle:
             return self.rows
         if self.blocks is not None:
-            windows = Windows(self.blocks, self.n_items, self.generator(epoch))
+            windows = Windows(self.blocks, self.n_items, self.draws_of(epoch))
             order = torch.cat([windows.numbers(n)[windows.order(n)] for n in range(len(windows))])
         else:
-            order = torch.randperm(self.n_items, generator=self.generator(epoch))
+            order = torch.randperm(self.n_items, generator=self.draws_of(epoch))
         return order if self.rows is None else self.rows[order]
 
-    def generator(self, epoch: int) -> torch.Generator:
+    def draws_of(self, epoch: int) -> torch.Generator:
         """One of its own for each epoch, so that an epoch's order can be had without the ones before it."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
 
@@ -145,7 +145,7 @@ class TensorLoader:
 
     def _by_blocks(self, blocks: Blocks, epoch: int, first: int) -> Iterator[Batch]:
         """Batches cut from one window after the other; one may begin in a window and end in another."""
-        windows = Windows(blocks, self.n_items, self.generator(epoch))
+        windows = Windows(blocks, self.n_items, self.draws_of(epoch))
         window, at = windows.find(first * self.batch_size)
         buffers = self._buffers(min(windows.size * windows.window, self.n_items))
         parts: list[Batch] = []

@@ -61,13 +61,26 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
 def fill(file: IO[bytes], contents: Any) -> None:
     """Write the payload and the trailer that seals it, and flush both."""
     counted = Counted(file)
-    torch.save(contents, cast(IO[bytes], counted), pickle_protocol=2)
+    try:
+        torch.save(contents, cast(IO[bytes], counted), pickle_protocol=2)
+    except RuntimeError as error:
+        if (interrupt := interrupt_in(error)) is not None:
+            raise interrupt from None
+        raise
     if counted.error is not None:
         raise counted.error
     file.flush()
     with Path(file.name).open("rb") as written:
         file.write(trailer(counted.length, archive.sum_of(written, counted.length)))
     file.flush()
+
+
+def interrupt_in(error: BaseException) -> BaseException | None:
+    """The Ctrl-C, or the like, that torch's own error hides where it came up between two writes."""
+    hidden = error.__context__
+    while hidden is not None and isinstance(hidden, Exception):
+        hidden = hidden.__context__
+    return hidden
 
 
 class Counted:

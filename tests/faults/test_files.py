@@ -105,6 +105,24 @@ def test_case_48_a_writer_interrupted_at_any_moment_leaves_a_whole_file_and_noth
         assert names_in(tmp_path) == ["one.ckpt"]
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
+def test_case_48_an_interrupt_that_torch_hides_is_raised_all_the_same(path, stop, monkeypatch):
+    write, waiting = files.Counted.write, [stop]
+
+    def interrupted(self, data):
+        if waiting and len(data) > 10_000:
+            raise waiting.pop()  # before `write` can keep it
+        return write(self, data)
+
+    before = path.read_bytes()
+    monkeypatch.setattr(files.Counted, "write", interrupted)
+    with pytest.raises(type(stop)) as caught:
+        files.write(path, {"weights": torch.zeros(100_000)})
+    assert caught.value is stop
+    assert path.read_bytes() == before
+    assert names_in(path.parent) == [path.name]
+
+
 def limited() -> None:
     """Let no file grow beyond 300 kB."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
