@@ -62,7 +62,7 @@ from callbacks.swa import SWA
 from callbacks.timer import Timer
 from callbacks.updates import WeightUpdates
 from callbacks.when import When
-from callbacks.whole_step import WholeStep
+from callbacks.whole import WholeStep
 
 __all__ = [
     "AUROC",

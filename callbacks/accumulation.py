@@ -96,7 +96,8 @@ class GradientAccumulation(Callback):
             # weights are counted in it, so that even batches are scaled by 1 and not at all near an overflow
             self.window["unit"] = learn.n_items
         self._share = weight / self.window["unit"]
-        learn.loss_grad = learn.loss_grad * self._share
+        if isinstance(self._share, Tensor) or self._share != 1:
+            learn.loss_grad = learn.loss_grad * self._share
 
     def before_step(self, learn: LearnerProtocol) -> None:
         window = self.window

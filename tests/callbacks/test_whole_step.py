@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
 import shutil
 import warnings
+import weakref
 from functools import partial
 
 import pytest
@@ -476,55 +479,6 @@ def test_a_fit_goes_on_with_the_plug_in_or_without(doers):
     assert_close(learn.optimizer.state_dict(), optimizer.state_dict())
 
 
-# What it refuses
-
-
-@pytest.mark.parametrize(
-    ("plugin", "words"),
-    [
-        (lambda: GradientAccumulation(2), "GradientAccumulation.*larger batches"),
-        (WeightNoise, "WeightNoise"),
-        (MixUp, "MixUp"),
-        (CutMix, "CutMix"),
-        (LabelMix, "LabelMix"),
-        (lambda: Compile("eager"), "Compile"),
-        (lambda: MixedPrecision("fp16"), "use MixedPrecision\\('bf16'\\)"),
-        (lambda: When(GradientClip(1.0), every="2 steps"), "take it out of When"),
-        (lambda: When(WeightNoise(), every="2 steps"), "WeightNoise"),
-    ],
-)
-def test_a_plug_in_that_would_be_silenced_is_refused_by_name(plugin, words):
-    with pytest.raises(ValueError, match=words):
-        learner_of(plugin()).fit(1)
-
-
-def test_what_surrounds_a_part_is_refused():
-    class Around(Callback):
-        surrounds = ("backward",)
-
-    with pytest.raises(ValueError, match=r"Around.*surrounds 'backward'"):
-        learner_of(Around()).fit(1)
-
-
-@pytest.mark.parametrize("other", [SAM, LeanStep, ZeroGrad, lambda: WholeStep("eager", name="second")])
-def test_another_doer_is_refused(other):
-    with pytest.raises(ValueError, match="two plug-ins do"):
-        learner_of(other())
-
-
-def test_an_optimizer_that_is_not_known_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"RMSprop.*SGD, Adam, AdamW"):
-        learner_of(optimizer=torch.optim.RMSprop).fit(1)
-
-
-@pytest.mark.parametrize(
-    "options", [{"backend": 3}, {"backend": ""}, {"n_programs": 0}, {"n_programs": True}]
-)
-def test_settings_that_cannot_be_are_refused(options):
-    with pytest.raises(ValueError, match="WholeStep"):
-        WholeStep(**options)
-
-
 def change_preds(learn):
     learn.preds = learn.preds * 2
 
@@ -546,6 +500,289 @@ def add_up(learn):
     raise CancelStep
 
 
+# An update that is the optimizer's own
+
+UNEVEN = [pair for size in (4, 4, 2, 3, 2) for pair in doubles(1, size)]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "data"),
+    [
+        (lambda: GradientAccumulation(2), None),
+        (lambda: GradientAccumulation(3), None),  # the last window is smaller
+        (lambda: GradientAccumulation(2), UNEVEN),
+        (lambda: GradientAccumulation(n_samples=6), UNEVEN),
+        (lambda: GradientAccumulation(2, weight=lambda learn: learn.targets.abs().sum()), UNEVEN),
+        (lambda: WeightNoise(0.1, seed=0), None),
+        (lambda: When(WeightNoise(0.1, seed=0), every="2 steps"), None),
+        (lambda: When(GradientClip(0.05), every="2 steps"), None),
+    ],
+)
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+def test_gradients_are_compiled_alone_with(plugin, data, make):
+    learn = assert_as_ordinary(plugin, GradientNorms, optimizer=make, data=data)
+    whole = learn.callbacks[WholeStep]
+    assert whole.kinds
+    assert not whole.compiles_update
+
+
+@pytest.mark.parametrize("make", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam])
+def test_any_optimizer_may_make_the_update(make):
+    learn = assert_as_ordinary(lambda: GradientClip(0.05), optimizer=partial(make, lr=0.01))
+    assert not learn.callbacks[WholeStep].compiles_update
+
+
+def test_windows_of_batches_are_clipped_as_a_whole():
+    assert_as_ordinary(lambda: GradientAccumulation(2), lambda: GradientClip(0.01))
+
+
+def test_the_update_is_compiled_where_nothing_speaks_against_it():
+    assert fitted(learner_of()).callbacks[WholeStep].compiles_update
+
+
+def scale_loss(learn):
+    learn.loss_grad = (learn.loss_grad - 0.1).abs()  # flooding
+
+
+@pytest.mark.parametrize(
+    ("event", "function"),
+    [
+        ("before_backward", scale_loss),
+        ("after_backward", change_gradients),
+        ("before_step", replace_gradients),
+    ],
+)
+def test_gradients_and_the_scale_of_the_loss_may_be_changed_where_the_update_is_ordinary(event, function):
+    learn = assert_as_ordinary(
+        lambda: on(event, name="meddler")(function), doer=WholeStep("eager", update="ordinary")
+    )
+    assert learn.callbacks[WholeStep].kinds
+
+
+def test_steps_may_be_cancelled_where_the_update_is_ordinary():
+    def skip(learn):
+        if learn.batch_idx % 2:
+            raise CancelStep
+
+    assert_as_ordinary(
+        lambda: on("before_step", name="skip")(skip), doer=WholeStep("eager", update="ordinary")
+    )
+
+
+def penalize_weights(learn):
+    learn.loss_grad = learn.loss_grad + learn.model[0].weight.pow(2).sum()
+
+
+def penalize_preds(learn):
+    learn.loss_grad = learn.loss_grad + learn.preds.pow(2).sum()
+
+
+@pytest.mark.parametrize("function", [penalize_weights, penalize_preds])
+def test_a_term_whose_gradients_would_be_missing_is_named(function):
+    learn = learner_of(
+        on("before_backward", name="meddler")(function), doer=WholeStep("eager", update="ordinary")
+    )
+    with pytest.raises(ValueError, match=r"meddler.*the loss by more than a scale"):
+        learn.fit(1)
+
+
+def test_parameters_that_share_a_gradient_do_not_share_its_tensor():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = (nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2))
+
+        def forward(self, x):
+            return x + self.one + self.other
+
+    assert_as_ordinary(lambda: GradientAccumulation(2), model=Sum)
+
+
+# Programs of an earlier fit
+
+
+def counting(made: list):
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph
+
+    return backend
+
+
+def test_programs_are_kept_for_the_next_fit():
+    made = []
+    learn = learner_of(doer=WholeStep(counting(made)), optimizer=ADAM)
+    for _ in range(3):
+        fitted(learn, 1)
+    model, optimizer = by_hand(ADAM)
+    assert len(made) == 1
+    assert learn.callbacks[WholeStep].compile_seconds == 0
+    assert_close(learn.model.state_dict(), model.state_dict())
+    assert_close(learn.optimizer.state_dict(), optimizer.state_dict())
+
+
+def test_a_program_that_a_fit_has_not_used_is_let_go():
+    made = []
+    learn = learner_of(doer=WholeStep(counting(made)))
+    for data in (doubles(), doubles(4, 2), doubles()):
+        learn.data = Data(data)
+        learn.fit(1)
+    assert len(made) == 3
+
+
+FACTOR = 1.0
+
+
+class Scaled(nn.Linear):
+    def forward(self, input):  # noqa: A002
+        return FACTOR * super().forward(input)
+
+
+def test_a_program_of_an_earlier_fit_that_is_right_no_more_is_made_anew(monkeypatch):
+    made = []
+    learn = learner_of(doer=WholeStep(counting(made)), model=Scaled(1, 1).double())
+    ordinary = learner_of(doer=ZeroGrad(), model=copy.deepcopy(learn.model))
+    for factor in (1.0, 2.0):
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        for each in (learn, ordinary):
+            each.fit(1)
+    assert len(made) == 2
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+
+
+def test_a_plug_in_that_outlives_its_learner_keeps_no_model():
+    whole = WholeStep("eager")
+    learn = learner_of(doer=whole)
+    learn.fit(1)
+    gone = weakref.ref(learn.model), weakref.ref(learn.model[0].weight), weakref.ref(learn.optimizer)
+    del learn
+    gc.collect()
+    assert [each() for each in gone] == [None, None, None]
+
+
+def test_a_plug_in_goes_from_learner_to_learner_and_can_be_copied_and_pickled():
+    whole = WholeStep("eager")
+    for _ in range(2):
+        learn = fitted(learner_of(doer=whole))
+        assert_close(learn.model.state_dict(), by_hand(MOMENTUM)[0].state_dict())
+        for other in (copy.deepcopy(whole), pickle.loads(pickle.dumps(whole))):
+            again = fitted(learner_of(doer=other))
+            assert_close(again.model.state_dict(), learn.model.state_dict())
+
+
+# Things that change in mid-fit
+
+
+def assert_falls_back(reason, *plugins, **options) -> Learner:
+    """A fit that warns once with this reason, and ends as the ordinary one."""
+    ordinary = learner_of(doer=ZeroGrad(), **copy.deepcopy({k: v for k, v in options.items() if k != "doer"}))
+    ordinary.fit(N_EPOCHS)
+    learn = learner_of(*plugins, **options)
+    with pytest.warns(LearnerWarning, match=reason) as told:
+        learn.fit(N_EPOCHS)
+    assert len([each for each in told if "WholeStep" in str(each.message)]) == 1
+    assert reason.split(".*")[0] in learn.callbacks[WholeStep].fallback
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
+    return learn
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.mask = nn.Linear(1, 1).double(), torch.tensor(1.0)
+
+    def forward(self, x):
+        return self.layer(x) * self.mask
+
+
+def swap_mask(learn):
+    if learn.batch_idx == 3:
+        learn.model.mask = torch.tensor(-2.0 - learn.epoch)
+
+
+def reload_optimizer(learn):
+    if learn.batch_idx == 3:
+        learn.optimizer.load_state_dict(learn.optimizer.state_dict())
+        learn.optimizer.param_groups[0]["lr"] = 0.3
+
+
+def tighten_clip(learn):
+    if learn.batch_idx == 3:
+        learn.callbacks.gradient_clip.max_norm = 1e-3
+
+
+@pytest.mark.parametrize("change", [swap_mask, reload_optimizer, tighten_clip])
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+def test_what_a_plug_in_replaces_in_mid_fit_is_taken_up(change, make):
+    assert_as_ordinary(
+        lambda: GradientClip(0.5),
+        lambda: on("before_batch", name="change")(change),
+        model=Masked,
+        optimizer=make,
+    )
+
+
+class Bending(nn.Module):
+    """Uses a part for large batches alone."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.always, self.large = nn.Linear(1, 1).double(), nn.Linear(1, 1).double()
+
+    def forward(self, x):
+        return self.always(x) + (self.large(x) if len(x) > 3 else 0)
+
+
+@pytest.mark.parametrize("sizes", [(2, 4, 2, 4, 4), (4, 2, 4, 2, 4)])
+def test_parameters_that_are_used_now_and_then_are_trained(sizes):
+    data = [pair for size in sizes for pair in doubles(1, size)]
+    assert_falls_back("has a part in the loss hangs on the batch", model=Bending(), data=data)
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        (MixUp, "MixUp"),
+        (CutMix, "CutMix"),
+        (LabelMix, "LabelMix"),
+        (lambda: Compile("eager"), "Compile"),
+        (lambda: MixedPrecision("fp16"), "use MixedPrecision\\('bf16'\\)"),
+    ],
+)
+def test_a_plug_in_that_would_be_silenced_is_refused_by_name(plugin, words):
+    with pytest.raises(ValueError, match=words):
+        learner_of(plugin()).fit(1)
+
+
+def test_what_surrounds_a_part_is_refused():
+    class Around(Callback):
+        surrounds = ("backward",)
+
+    with pytest.raises(ValueError, match=r"Around.*surrounds 'backward'"):
+        learner_of(Around()).fit(1)
+
+
+@pytest.mark.parametrize("other", [SAM, LeanStep, ZeroGrad, lambda: WholeStep("eager", name="second")])
+def test_another_doer_is_refused(other):
+    with pytest.raises(ValueError, match="two plug-ins do"):
+        learner_of(other())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"backend": 3}, {"backend": ""}, {"n_programs": 0}, {"n_programs": True}, {"update": "eager"}],
+)
+def test_settings_that_cannot_be_are_refused(options):
+    with pytest.raises(ValueError, match="WholeStep"):
+        WholeStep(**options)
+
+
 @pytest.mark.parametrize(
     ("event", "function", "words"),
     [
@@ -565,20 +802,6 @@ def test_a_plug_in_that_changes_what_was_used_already_is_named(event, function, 
 
 
 # What cannot be a program
-
-
-def assert_falls_back(reason, *plugins, **options) -> Learner:
-    """A fit that warns once with this reason, and ends as the ordinary one."""
-    ordinary = learner_of(doer=ZeroGrad(), **copy.deepcopy({k: v for k, v in options.items() if k != "doer"}))
-    ordinary.fit(N_EPOCHS)
-    learn = learner_of(*plugins, **options)
-    with pytest.warns(LearnerWarning, match=reason) as told:
-        learn.fit(N_EPOCHS)
-    assert len([each for each in told if "WholeStep" in str(each.message)]) == 1
-    assert reason.split(".*")[0] in learn.callbacks[WholeStep].fallback
-    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
-    assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
-    return learn
 
 
 def test_a_compile_that_fails_falls_back_once_with_the_reason():

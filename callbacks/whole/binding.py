@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,9 +20,17 @@ from callbacks.surface import LossSurface
 from callbacks.timer import Timer
 from callbacks.updates import WeightUpdates
 from callbacks.when import unwrapped
-from callbacks.whole_program import Program, Sources
-from callbacks.whole_updates import Run, kept_of, numbers_of, runs_of
-from callbacks.whole_watch import hooks_of, is_value, modules_of, watched
+from callbacks.whole.program import Program, Sources
+from callbacks.whole.updates import Run, kept_of, numbers_of, runs_of
+from callbacks.whole.watch import (
+    held,
+    hooks_of,
+    is_plain,
+    is_value,
+    is_weakly_held,
+    modules_of,
+    watched,
+)
 
 #: They hear of a step, but look at no gradient; `GradientClip` is told the norm. Others say so themselves,
 #: with `reads_gradients = False`.
@@ -38,61 +47,57 @@ class Binding:
 
     Args:
         learn: the learner.
+        has_update: is the update a part of the program?
         unused: names of parameters that have no part in the loss.
 
     Raises:
         Unfit: the step cannot be made a program.
     """
 
-    def __init__(self, learn: Any, unused: Iterable[str] = ()):
+    stock: Stock  #: the programs that were made of things like these
+
+    def __init__(self, learn: Any, has_update: bool, unused: Iterable[str] = ()):
         self.model, self.optimizer = learn.model, learn.optimizer
         self.loss_func, self.callbacks = learn.loss_func, learn.callbacks
-        check_optimizer(learn.optimizer)
-        self.unused = frozenset(unused)
         names = {each: name for name, each in learn.model.named_parameters()}
-        self.runs = without(runs_of(learn.optimizer), {each for each, n in names.items() if n in self.unused})
-        params = [each for run in self.runs for each in run.params]
-        check_parameters(params, names)
-        held = set(params)
-        self.sources = Sources(
-            model=learn.model,
-            loss_func=learn.loss_func,
-            runs=self.runs,
-            params={names[each]: each for each in params},
-            frozen={name: each for each, name in names.items() if each not in held},
-            buffers=dict(learn.model.named_buffers()),
-            precision=first_of(learn.callbacks, MixedPrecision),
-            clip=first_of(learn.callbacks, GradientClip),
-            gives_gradients=any(map(looks_at_gradients, learn.callbacks)),
-        )
+        self.params = [each for each in trained_of(learn.optimizer) if names.get(each, "") not in unused]
+        check_parameters(self.params, names)
+        if has_update:
+            check_optimizer(learn.optimizer)
+        self.sources = sources_of(learn, names, self.params, has_update)
+        self.sources.unused = frozenset(unused)
         check_clipped(self.sources)
-        self.params = params
+        self.runs = self.sources.runs
         self.fixed = [*self.sources.frozen.values(), *self.sources.buffers.values()]
-        dtypes = {each.dtype for each in params}
+        dtypes = {each.dtype for each in self.params}
         self.dtype = torch.float64 if torch.float64 in dtypes else torch.float32
-        self.programs: dict[Any, Program] = {}
+        self._tensor = torch.empty(0, dtype=self.dtype, device=self.sources.device)
+        self.settings = settings_of(self.sources)
         self.modules = modules_of(learn.model, learn.loss_func)
         self.watch = watched(self.modules)
         self.hooks = hooks_of(learn.model, learn.loss_func)
         self.trained = [(each, each.requires_grad) for each in names]
-        self.n_params = [len(group["params"]) for group in learn.optimizer.param_groups]
-        self.signature = self._sign()
+        self.groups = [(group, len(group["params"])) for group in learn.optimizer.param_groups]
 
-    def _sign(self) -> tuple[Any, ...]:
+    def sign(self) -> tuple[Any, ...]:
         """What two bindings must have alike to share their programs."""
         sources = self.sources
+        tensors = sources.params | sources.frozen | sources.buffers
         return (
-            *(id(each) for each in (self.model, self.optimizer, self.loss_func)),
-            *((run.structure, len(run.params), id(run.group)) for run in self.runs),
-            *(id(each) for each in (*self.params, *self.fixed)),
-            *((each.shape, each.dtype) for each in (*self.params, *self.fixed)),
-            *(id(sources.precision), id(sources.clip), sources.gives_gradients),
+            *(id(each) for each in (self.model, self.loss_func)),
+            *(self.settings, sources.gives_gradients, len(sources.params), len(sources.frozen)),
+            *((run.structure, len(run.params)) for run in self.runs),
+            *((name, each.shape, each.dtype, each.device, each.stride()) for name, each in tensors.items()),
             *(
                 (id(holder), key, (type(value), value) if is_value(value) else id(value))
                 for holder, key, value in self.watch
-                if not isinstance(value, Tensor)
             ),
         )
+
+    def owners(self) -> list[Any]:
+        """What the signature tells by which object it is."""
+        values = [value for _, _, value in self.watch if not is_value(value)]
+        return [self.model, self.loss_func, *self.modules, *values]
 
     def is_current(self, learn: Any) -> bool:
         """Is everything as it was?"""
@@ -102,9 +107,14 @@ class Binding:
             and learn.optimizer is self.optimizer
             and learn.loss_func is self.loss_func
             and all(run.rule.structure(run.group) == run.structure for run in self.runs)
+            and settings_of(self.sources) == self.settings
             and all(holder.get(key) is value for holder, key, value in self.watch)
             and all(each.requires_grad is flag for each, flag in self.trained)
-            and [len(group["params"]) for group in self.optimizer.param_groups] == self.n_params
+            and len(self.optimizer.param_groups) == len(self.groups)
+            and all(
+                group is own and len(group["params"]) == size
+                for group, (own, size) in zip(self.optimizer.param_groups, self.groups, strict=True)
+            )
         )
 
     def differs_from(self, other: Binding) -> str:
@@ -150,9 +160,73 @@ class Binding:
             optimizer._opt_called = True
 
 
-def without(runs: list[Run], unused: set[Any]) -> list[Run]:
-    """The runs without parameters that have no gradient."""
-    left = [run._replace(params=[each for each in run.params if each not in unused]) for run in runs]
+@dataclass
+class Stock:
+    """The programs of all bindings that have the same signature."""
+
+    owners: list[Callable[[], Any]]  #: what the signature tells by which object it is
+    is_light: bool  #: is nothing of the learner held but weakly, so that it may outlive the fit?
+    unused: frozenset[str] = frozenset()  #: names of parameters that have no part in the loss
+    programs: dict[Any, Program] = field(default_factory=dict)  #: by the kind of batch
+    old: dict[Any, Program] = field(default_factory=dict)  #: those of the fit before, to be proven again
+
+    @classmethod
+    def of(cls, binding: Binding) -> Stock:
+        """An empty one."""
+        owners = binding.owners()
+        is_light = all(is_weakly_held(each) or is_plain(each) for each in owners)
+        return cls([held(each) for each in owners], is_light)
+
+    @property
+    def is_alive(self) -> bool:
+        """Are the objects still there? Else others may have taken their ids."""
+        return all(owner() is not None for owner in self.owners)
+
+    def age(self) -> None:
+        """Go over to the next fit: what was not used in the last one is let go."""
+        self.programs, self.old = {}, self.programs
+
+
+def sources_of(learn: Any, names: dict[Any, str], params: list[Tensor], has_update: bool) -> Sources:
+    """What a program is made of.
+
+    Args:
+        learn: the learner.
+        names: those of the model's parameters.
+        params: those that are trained.
+        has_update: is the update a part of it?
+    """
+    held = set(params)
+    return Sources(
+        model=learn.model,
+        loss_func=learn.loss_func,
+        runs=only(held, runs_of(learn.optimizer)) if has_update else [],
+        params={names[each]: each for each in params},
+        frozen={name: each for each, name in names.items() if each not in held},
+        buffers=dict(learn.model.named_buffers()),
+        precision=first_of(learn.callbacks, MixedPrecision),
+        clip=first_of(learn.callbacks, GradientClip) if has_update else None,
+        gives_gradients=not has_update or any(map(looks_at_gradients, learn.callbacks)),
+    )
+
+
+def settings_of(sources: Sources) -> tuple[Any, ...]:
+    """Settings of plug-ins that are a part of a program."""
+    clip, precision = sources.clip, sources.precision
+    return (
+        None if precision is None else precision.precision,
+        None if clip is None else (clip.max_norm, clip.max_value, clip.norm_type),
+    )
+
+
+def trained_of(optimizer: Any) -> list[Tensor]:
+    """The parameters that are trained, in the optimizer's order."""
+    return [each for group in optimizer.param_groups for each in group["params"] if each.requires_grad]
+
+
+def only(params: set[Any], runs: list[Run]) -> list[Run]:
+    """The runs with these parameters alone."""
+    left = [run._replace(params=[each for each in run.params if each in params]) for run in runs]
     return [run for run in left if run.params]
 
 

@@ -21,7 +21,7 @@ from callbacks.device import map_tensors
 from callbacks.gradient import GradientClip
 from callbacks.lean_proof import Unfit
 from callbacks.precision import DTYPES, MixedPrecision, as_float
-from callbacks.whole_updates import Run, split
+from callbacks.whole.updates import Run, split
 
 
 @dataclass
@@ -30,13 +30,14 @@ class Sources:
 
     model: nn.Module
     loss_func: Callable[..., Any] | None
-    runs: list[Run]
-    params: dict[str, Tensor]  #: those that are trained, in the order of the runs
+    runs: list[Run]  #: parameters by their update; none where the update is left to the optimizer
+    params: dict[str, Tensor]  #: those that are trained, in the order of the optimizer
     frozen: dict[str, Tensor]  #: the other parameters, and those without a gradient
     buffers: dict[str, Tensor]
     precision: MixedPrecision | None
     clip: GradientClip | None
-    gives_gradients: bool  #: does a plug-in look at them?
+    gives_gradients: bool  #: does a plug-in, or the optimizer, look at them?
+    unused: frozenset[str] = frozenset()  #: names of those that have no part in the loss
     kept: list[Tensor] = field(default_factory=list)  #: what the optimizer keeps, before this step
     numbers: list[float] = field(default_factory=list)  #: of the update of this step
 
@@ -64,9 +65,9 @@ class Program:
     """A compiled step for tensors of certain shapes.
 
     It takes parameters, frozen ones, buffers, what the optimizer keeps, the numbers of the update, the leaves
-    of the batch and `constants`; it gives, in this order, the new parameters, what the optimizer keeps of
-    them, the loss, the norm of the gradients where there is a clip, the buffers that have changed, the
-    gradients where they are asked for, and the leaves of the predictions.
+    of the batch and `constants`; it gives, in this order, the new parameters and what the optimizer keeps of
+    them where it has the update, the loss, the norm of the gradients where there is a clip, the buffers that
+    have changed, the gradients where they are asked for, and the leaves of the predictions.
     """
 
     call: Callable[..., Any]
@@ -161,6 +162,8 @@ class Step:
     def _update(
         self, params: list[Tensor], grads: list[Tensor], kept: list[Tensor], numbers: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
+        if not self.sources.runs:
+            return [], []
         new: list[Tensor] = []
         news: list[Tensor] = []
         whole = zip(params, grads, split(self.sources.runs, kept, numbers), strict=True)

@@ -12,12 +12,12 @@ from torch.utils import _pytree as pytree
 from callbacks import draws
 from callbacks.contract import LearnerWarning
 from callbacks.lean_proof import Unfit
-from callbacks.whole_binding import Binding
-from callbacks.whole_graph import Backend, make_program
-from callbacks.whole_pending import Pending, change_buffers, pending_of, run
-from callbacks.whole_program import Program, Step, Unused
-from callbacks.whole_proof import Different, Judge, compare_step, kind_of, ordinary_step
-from callbacks.whole_watch import Traces
+from callbacks.whole.binding import Binding, Stock
+from callbacks.whole.graph import Backend, make_program
+from callbacks.whole.pending import Pending, change_buffers, pending_of, run
+from callbacks.whole.program import Program, Step, Unused
+from callbacks.whole.proof import Different, Judge, compare_step, kind_of, ordinary_step
+from callbacks.whole.watch import Traces
 
 #: Steps of each program that are compared: momentum begins in the first, and is used in the second.
 N_PROVEN = 2
@@ -26,13 +26,16 @@ N_PROVEN = 2
 #: MLP one was 2e-9 in the 372nd step. A compiler's fault is seen at all of them.
 SCALES = (1.003, 0.997)
 #: Settings of the model that get programs of their own; more is a setting that changes all the time.
-N_BINDINGS = 8
+N_SETTINGS = 8
 #: Batches in a row with hooks on the model, from which on they are not those of a look now and then.
 N_HOOKED = 3
 
 
 class Maker:
-    """The programs of a fit.
+    """The programs of a plug-in.
+
+    They outlive a fit, as compiling takes seconds: those that a fit has used are there in the next one, where
+    they are proven again before they are used.
 
     Args:
         backend: who makes code of a graph.
@@ -41,11 +44,35 @@ class Maker:
 
     def __init__(self, backend: Backend, n_programs: int):
         self.backend, self.n_programs = backend, n_programs
-        self.seconds = 0.0
-        self._bindings: list[Binding] = []
-        self._binding: Binding | None = None
-        self._n_hooked = self._n_failed = 0
+        self._stocks: dict[Any, Stock] = {}  # by the signature of the binding
+        self.begin(has_update=True)
+
+    def begin(self, *, has_update: bool) -> None:
+        """A fit begins.
+
+        Args:
+            has_update: is the update a part of its programs?
+        """
+        self.rest()
+        self.has_update, self.seconds = has_update, 0.0
+        self._n_settings = self._n_hooked = self._n_failed = 0
         self._was_told = False
+        for stock in self._stocks.values():
+            stock.age()
+
+    def rest(self) -> None:
+        """A fit is over: hold nothing of the learner, and only programs that may be wanted again."""
+        self._binding: Binding | None = None
+        self._stocks = {
+            signature: stock
+            for signature, stock in self._stocks.items()
+            if stock.programs and stock.is_light and stock.is_alive
+        }
+
+    def forget(self) -> None:
+        """Let all programs go."""
+        self._stocks = {}
+        self.rest()
 
     def compute(self, learn: Any, kinds: list[str]) -> Pending | None:
         """The step of this batch; None where the ordinary one is to be taken.
@@ -64,7 +91,7 @@ class Maker:
         if self._is_hooked(binding):
             return None
         key, leaves = key_of(learn.inputs, learn.targets)
-        program = binding.programs.get(key)
+        program = binding.stock.programs.get(key)
         if program is not None and not program.n_unproven:
             binding.gather()
             return pending_of(binding, program, run(binding, program, leaves))
@@ -75,20 +102,20 @@ class Maker:
     def _bind(self, learn: Any) -> Binding:
         if self._binding is not None and self._binding.is_current(learn):
             return self._binding
-        new = Binding(learn)
-        for old in self._bindings:
-            if old.signature == new.signature:
-                old.watch, self._binding = new.watch, old
-                old.callbacks = new.callbacks
-                return old
-        return self._add(new)
-
-    def _add(self, new: Binding) -> Binding:
-        if len(self._bindings) >= N_BINDINGS:
-            what = new.differs_from(self._bindings[-1])
-            raise Unfit(f"{what} has changed {N_BINDINGS} times, and each value needs a program of its own")
-        self._bindings.append(new)
-        self._binding = new
+        new = Binding(learn, self.has_update)
+        signature = new.sign()
+        stock = self._stocks.get(signature)
+        if stock is None or not stock.is_alive:
+            stock = self._stocks[signature] = Stock.of(new)
+            self._n_settings += 1
+            if self._binding is not None and self._n_settings > N_SETTINGS:
+                what = new.differs_from(self._binding)
+                raise Unfit(
+                    f"{what} has changed {N_SETTINGS} times, and each value needs a program of its own"
+                )
+        if stock.unused:
+            new = Binding(learn, self.has_update, stock.unused)
+        new.stock, self._binding = stock, new
         return new
 
     def _is_hooked(self, binding: Binding) -> bool:
@@ -136,10 +163,11 @@ class Maker:
         check_draws(before, draws.take())
         draws.put(before)
         try:
-            program = binding.programs.get(key)
+            program = binding.stock.programs.get(key) or self._recall(learn, binding, key, leaves, before)
             if program is None:
                 binding, program = self._make(learn, binding, leaves)
-                binding.programs[key] = program
+            binding.stock.programs[key] = program
+            draws.put(before)
             outs = run(binding, program, leaves, changes_buffers=False)
         except Unfit:
             draws.put(before)
@@ -159,8 +187,24 @@ class Maker:
         change_buffers(binding, program, outs)
         return pending_of(binding, program, outs)
 
+    def _recall(
+        self, learn: Any, binding: Binding, key: Any, leaves: list[Any], before: Any
+    ) -> Program | None:
+        """The program of the fit before; None where there is none, or something that it read has changed."""
+        program = binding.stock.old.pop(key, None)
+        if program is None or not self._agrees(learn, binding, program, leaves, before):
+            return None
+        program.n_unproven = N_PROVEN
+        return program
+
     def _agrees(
-        self, learn: Any, binding: Binding, program: Program, leaves: list[Any], before: Any, scale: float
+        self,
+        learn: Any,
+        binding: Binding,
+        program: Program,
+        leaves: list[Any],
+        before: Any,
+        scale: float = 1.0,
     ) -> bool:
         """Do both steps agree at weights that are multiplied by a number?"""
         draws.put(before)
@@ -182,11 +226,13 @@ class Maker:
                 Step(binding.sources, spec, leaves), binding.flat(leaves), self.backend, N_PROVEN
             )
         except Unused as unused:
-            if binding.unused:
+            if binding.stock.unused:
                 raise Unfit(f"whether {unused} has a part in the loss hangs on the batch") from unused
-            binding = Binding(learn, unused.names)
+            stock = binding.stock
+            stock.unused = frozenset(unused.names)
+            self._binding = binding = Binding(learn, self.has_update, stock.unused)
+            binding.stock = stock
             binding.gather()
-            self._bindings[-1] = self._binding = binding
             return self._make(learn, binding, leaves)
         finally:
             left = traces.put_back()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.lean_proof import Unfit
-from callbacks.whole_binding import OF_GRADIENTS
-from callbacks.whole_graph import Backend
-from callbacks.whole_maker import Maker
-from callbacks.whole_pending import Pending, leaves_are, take
-from callbacks.whole_refusals import changed, check_together
+from callbacks.whole.binding import OF_GRADIENTS
+from callbacks.whole.graph import Backend
+from callbacks.whole.maker import Maker
+from callbacks.whole.pending import Pending, leaves_are, take
+from callbacks.whole.refusals import changed, check_together, leaves_update
 
 
 class WholeStep(Callback):
@@ -25,33 +25,41 @@ class WholeStep(Callback):
     on. Weights and optimizer change in `step`, not before, so a batch that is cancelled has changed nothing
     but buffers, as ever. Validation and prediction run as they did.
 
-    The optimizer is the learner's own: `SGD`, `Adam` or `AdamW` of torch. Its rates and other settings may
-    change at any time without another program, and its state is what it would have been. Buffers (batch
-    norm), dropout with torch's random numbers, `MixedPrecision("bf16")` and `GradientClip` are a part of the
-    program. A plug-in that looks at gradients gets them (one that hears `after_backward`, `before_step` or
-    `after_step`, and does not say `reads_gradients = False`, which saves time); one that changes them, the
-    loss or the predictions ends the fit with an error that names it.
+    The optimizer is the learner's own. Its rates and other settings may change at any time without another
+    program, and its state is what it would have been. Buffers (batch norm), dropout with torch's random
+    numbers, `MixedPrecision("bf16")` and `GradientClip` are a part of the program. A plug-in that looks at
+    gradients gets them (one that hears `after_backward`, `before_step` or `after_step`, and does not say
+    `reads_gradients = False`, which saves time); one that changes them, the loss or the predictions ends the
+    fit with an error that names it.
+
+    The updates of torch's `SGD`, `Adam` and `AdamW` are a part of the program. Those of other optimizers are
+    not, nor is an update for several batches (`GradientAccumulation`), at other weights than the gradients'
+    (`WeightNoise`), or with a clip that comes and goes (`When`): there the program has forward, loss and
+    gradients, the optimizer takes its own step, and plug-ins may change gradients, or scale the loss, as they
+    may without it.
 
     The first two steps of each program are done by the ordinary step as well, on copies of model and
     optimizer, and compared: a fault of the compiler, one that is seen at three slightly different weights, is
-    an error that names the tensor. Numbers are the
-    program's from the first step on: those of the ordinary step but for rounding, and the same bits each
-    time.
+    an error that names the tensor. Numbers are the program's from the first step on: those of the ordinary
+    step but for rounding, and the same bits each time.
 
     A program is made for the shapes of a batch. A smaller last batch gets its own; from the fifth shape on
     the ordinary step is taken, with a warning, and so it is for a batch while hooks are registered on a
     layer. Each value of an attribute of a layer, as `training` or the `p` of a dropout, has a program of its
-    own, too. Where a program cannot be made, the ordinary step is taken for the rest of the fit, and a
-    warning says why: a forward pass that branches on values, keeps something on the model, or draws random
-    numbers of Python or NumPy; a parameter that is none of the model's; hooks on the optimizer's step; no C++
-    compiler. What a forward pass reads that is neither tensor nor an attribute of a layer, as a global
-    variable, is read once, when the program is made.
+    own, too. Programs that a fit has used are kept for the next one of the same model, and compared anew.
+    Where a program cannot be made, the ordinary step is taken for the rest of the fit, and a warning says
+    why: a forward pass that branches on values, keeps something on the model, or draws random numbers of
+    Python or NumPy; a parameter that is none of the model's; hooks on the optimizer's step; no C++ compiler.
+    What a forward pass reads that is neither tensor nor an attribute of a layer, as a global variable, or
+    an entry of a dict, is read once, when the program is made.
 
     On a GPU the program is a CUDA graph. That has never run on one.
 
     Args:
         backend: who makes code of the graph: `"inductor"`, `"aot_eager"`, `"eager"`, another name that
             `torch.compile` knows, or a function of graph module and inputs that gives a function.
+        update: `"ordinary"` to leave the update to the optimizer, for plug-ins that change gradients or scale
+            the loss.
         n_programs: so many shapes of batches get a program, 1 or more.
 
     Attributes:
@@ -62,9 +70,8 @@ class WholeStep(Callback):
 
     Raises:
         ValueError: a setting cannot be used; when it is put together with another doer of an operation (it
-            does all but `place`); at the fit's begin: another optimizer, or a plug-in whose work would be
-            silenced, as `GradientAccumulation`, `WeightNoise`, `MixUp`, `MixedPrecision("fp16")`; in it: a
-            plug-in has changed what was used already.
+            does all but `place`); at the fit's begin: a plug-in whose work would be silenced, as `MixUp` or
+            `MixedPrecision("fp16")`; in it: a plug-in has changed what was used already.
         RuntimeError: the program gives other numbers than the ordinary step.
 
     Source: "torch.func" and "Compiling the optimizer with torch.compile", PyTorch documentation.
@@ -73,9 +80,15 @@ class WholeStep(Callback):
     order = Order.GRADIENT
     state = ("kinds",)
     is_as_loop = True  # what the loop does, done in another way: the first batch is looked at as ever
-    computes_gradients = True  # those of the batch under way, so none add up
 
-    def __init__(self, backend: Backend = "inductor", *, n_programs: int = 4, name: str | None = None):
+    def __init__(
+        self,
+        backend: Backend = "inductor",
+        *,
+        update: Literal["compiled", "ordinary"] = "compiled",
+        n_programs: int = 4,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
         if not (callable(backend) or (isinstance(backend, str) and backend)):
             raise ValueError(
@@ -84,14 +97,19 @@ class WholeStep(Callback):
             )
         if type(n_programs) is not int or n_programs < 1:
             raise ValueError(f"WholeStep(n_programs={n_programs!r}): write a whole number of at least 1.")
-        self.backend, self.n_programs = backend, n_programs
+        if update not in ("compiled", "ordinary"):
+            raise ValueError(f"WholeStep(update={update!r}): write 'compiled' or 'ordinary'.")
+        self.backend, self.update, self.n_programs = backend, update, n_programs
         self.kinds: list[str] = []
+        self._maker = Maker(backend, n_programs)
         self._reason: str | None = None
-        self._seconds = 0.0
         self._forget()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the programs, which cannot be copied."""
+        return {**vars(self), "_maker": Maker(self.backend, self.n_programs), "_pending": None}
+
     def _forget(self) -> None:
-        self._maker: Maker | None = None
         self._pending: Pending | None = None
         self._is_on = False  # in a training pass, not where `learn.check()` tries the operations one by one
         self._has_gradients = True  # those that were there before
@@ -103,14 +121,21 @@ class WholeStep(Callback):
 
     @property
     def compile_seconds(self) -> float:
-        """How long the programs of this fit, or the last, took to make."""
-        return self._seconds if self._maker is None else self._maker.seconds
+        """How long the programs of this fit, or the last, took to make; 0 for those of an earlier one."""
+        return self._maker.seconds
+
+    @property
+    def compiles_update(self) -> bool:
+        """Is the update a part of the programs of this fit, or the last?"""
+        return self._maker.has_update
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         check_together(self, learn)
         self._forget()
-        self._reason, self.kinds, self._seconds = None, [], 0.0
-        self._maker = Maker(self.backend, self.n_programs)
+        self._reason, self.kinds = None, []
+        if (self._maker.backend, self._maker.n_programs) != (self.backend, self.n_programs):
+            self._maker = Maker(self.backend, self.n_programs)
+        self._maker.begin(has_update=self.update == "compiled" and not leaves_update(learn))
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._pending = None  # of a pass that was left in the middle
@@ -123,7 +148,7 @@ class WholeStep(Callback):
             return
         if self._pending is not None:
             raise changed(learn, "whether there is an update (CancelStep)", OF_GRADIENTS)
-        if self._is_on and self._maker is not None and self._reason is None:
+        if self._is_on and self._reason is None:
             try:
                 self._pending = self._maker.compute(learn, self.kinds)
             except Unfit as reason:
@@ -148,10 +173,16 @@ class WholeStep(Callback):
             self._has_gradients = True
             learn.backward()
             return
+        self._has_gradients = self._has_gradients or bool(pending.grads)
+        if not pending.has_update:
+            slope = pending.slope(learn.loss_grad)
+            if slope is None:
+                raise changed(learn, "the loss by more than a scale", ("after_loss", "before_backward"))
+            pending.add_gradients(slope)
+            self._pending = None
+            return
         if learn.loss_grad is not pending.loss:
             raise changed(learn, "the loss", ("after_loss", "before_backward"))
-        if pending.grads:
-            self._has_gradients = True
         pending.hand_over()
 
     def step(self, learn: Any) -> None:
@@ -170,9 +201,10 @@ class WholeStep(Callback):
             self._has_gradients = False
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._seconds = self.compile_seconds
         self._forget()
+        self._maker.rest()
 
     def _fall_back(self, reason: Unfit) -> None:
         self._reason = str(reason)
+        self._maker.forget()
         warnings.warn(f"WholeStep: the ordinary step is taken, since {reason}.", LearnerWarning, stacklevel=3)

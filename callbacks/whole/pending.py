@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from callbacks.whole_binding import Binding
-from callbacks.whole_program import Out, Program, unmixed
+from callbacks.whole.binding import Binding
+from callbacks.whole.program import Out, Program, unmixed
 
 
 @dataclass
@@ -24,6 +24,39 @@ class Pending:
     norm: Tensor | None
     grads: list[Tensor]
     version: int = 0
+
+    @property
+    def has_update(self) -> bool:
+        """Is the update computed, too? Else it is the optimizer's."""
+        return bool(self.news)
+
+    def slope(self, loss_grad: Any) -> Tensor | float | None:
+        """The derivative of a function of the loss by it.
+
+        Args:
+            loss_grad: the loss, or what a plug-in has made of it, as its product with a weight.
+
+        Returns:
+            None where it hangs on weights or predictions in another way.
+        """
+        if loss_grad is self.loss:
+            return 1.0
+        leaves = [each for each in pytree.tree_leaves(self.preds) if isinstance(each, Tensor)]
+        others = [*(each for each in leaves if each.requires_grad), *self.binding.params]
+        slope, *rest = torch.autograd.grad(loss_grad, [self.loss, *others], allow_unused=True)
+        return slope if all(each is None for each in rest) else None
+
+    @torch.no_grad()
+    def add_gradients(self, slope: Tensor | float) -> None:
+        """Add the gradients to those that are there, as `backward` does.
+
+        Args:
+            slope: they are multiplied by it.
+        """
+        # copies, since a program may give one tensor for two parameters, and others change gradients in place
+        grads = torch._foreach_mul(self.grads, slope)  # type: ignore[reportPrivateImportUsage]
+        for each, grad in zip(self.binding.params, grads, strict=True):
+            each.grad = grad if each.grad is None else each.grad.add_(grad)
 
     def hand_over(self) -> None:
         """Give the gradients to the parameters, or the norm to the plug-in that measures it."""
@@ -83,6 +116,8 @@ def pending_of(binding: Binding, program: Program, outs: Any) -> Pending:
     grads_at = program.at_buffers + len(program.changed)
     n_grads = len(binding.params) if binding.sources.gives_gradients else 0
     rest = outs[grads_at + n_grads :]
+    if not at:  # the update is ordinary: so that a loss to which a plug-in has added a term of them is seen
+        rest = [each.detach().requires_grad_(each.is_floating_point()) for each in rest]
     if type(program.preds) is Out:
         preds = rest[0]
     else:

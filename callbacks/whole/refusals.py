@@ -16,18 +16,19 @@ from callbacks.profile import Profile
 from callbacks.recurrent import RNNRegularizer
 from callbacks.registry import describe, listens
 from callbacks.when import When, unwrapped
-from callbacks.whole_updates import RULES
+from callbacks.whole.updates import RULES
 
 #: Classes whose work would be silenced, each with what it does and what to do instead.
 REFUSED: dict[type[Callback], str] = {
-    GradientAccumulation: "lets gradients of several batches add up: use larger batches",
-    WeightNoise: "takes its noise off the weights between backward and step",
     MixUp: "changes the loss function from batch to batch",
     CutMix: "changes the loss function from batch to batch",
     LabelMix: "changes the loss function from batch to batch",
     RNNRegularizer: "adds to the loss after it is computed: add it in loss_func",
     Compile: "compiles the forward pass, which is compiled with the rest already",
 }
+#: With these the update is left to the optimizer: gradients of several batches add up, or are computed at
+#: other weights than those that change.
+OWN_UPDATE = (GradientAccumulation, WeightNoise)
 INNER = ("forward", "compute_loss", "backward")
 SURROUNDERS = (MixedPrecision, Profile)
 
@@ -38,19 +39,18 @@ def check_together(plugin: Callback, learn: Any) -> None:
     Raises:
         ValueError: all of it, each with its cure.
     """
-    found = [*optimizer_faults(learn.optimizer), *(each for one in learn.callbacks for each in faults(one))]
+    found = [each for one in learn.callbacks for each in faults(one)]
     if found:
         raise ValueError(" ".join(f"{describe(plugin)}: {each}" for each in found))
 
 
-def optimizer_faults(optimizer: Any) -> Iterator[str]:
-    """The optimizer is none whose update is known."""
-    if type(optimizer) not in RULES:
-        known = ", ".join(each.__name__ for each in RULES)
-        yield (
-            f"the update of {type(optimizer).__name__} cannot be compiled; those of {known} of torch.optim "
-            "can be. Use one of them, or leave WholeStep out."
-        )
+def leaves_update(learn: Any) -> bool:
+    """Is the update to be no part of the program, but the optimizer's?"""
+    return type(learn.optimizer) not in RULES or any(
+        isinstance(unwrapped(each), OWN_UPDATE)
+        or (isinstance(each, When) and isinstance(unwrapped(each), GradientClip))
+        for each in learn.callbacks
+    )
 
 
 def faults(plugin: Callback) -> Iterator[str]:
@@ -58,12 +58,13 @@ def faults(plugin: Callback) -> Iterator[str]:
     own, cure = unwrapped(plugin), "leave one of them out."
     for kind, why in REFUSED.items():
         if isinstance(own, kind):
-            yield f"{describe(own)} {why}, or {cure}"
+            yield f"{describe(own)} {why}{', or' if ':' in why else ':'} {cure}"
             return
     if isinstance(own, MixedPrecision) and own.scales_gradients:
-        yield f"{describe(own)} scales gradients and skips updates: use MixedPrecision('bf16'), or {cure}"
-    if isinstance(own, GradientClip) and isinstance(plugin, When):
-        yield f"{describe(own)} is compiled in, so it clips always or never: take it out of When, or {cure}"
+        yield (  # the program has the gradients of the loss that is not scaled, where small ones are lost
+            f"{describe(own)} scales the loss before gradients are computed: use MixedPrecision('bf16'), or "
+            f"{cure}"
+        )
     around = [each for each in INNER if each in own.surrounds and not isinstance(own, SURROUNDERS)]
     if around:
         yield f"{describe(own)} surrounds {around[0]!r}, which is a part of the program now: {cure}"
@@ -80,5 +81,6 @@ def changed(learn: Any, what: str, events: tuple[str, ...]) -> Exception:
     return ValueError(
         f"WholeStep: {listeners(learn, *events)} has changed {what} in batch {learn.batch_idx} of epoch "
         f"{learn.epoch}, but forward, loss, gradients and update are one program, which was run already: "
-        "leave that plug-in out, or WholeStep."
+        "leave that plug-in out, or WholeStep, or write WholeStep(update='ordinary'), with which gradients "
+        "may be changed and the loss may be scaled."
     )

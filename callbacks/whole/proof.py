@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from callbacks.device import map_tensors
 from callbacks.lean_proof import Unfit, find_step
 from callbacks.precision import as_float
-from callbacks.whole_program import Program, Sources, compute_loss, run_model, unmixed
-from callbacks.whole_updates import split
+from callbacks.whole.program import Program, Sources, compute_loss, run_model, unmixed
+from callbacks.whole.updates import split
 
 #: How far a program's numbers may be from the ordinary ones, as a share of the largest of a tensor: sums are
 #: added up in another order. Half precision is rounded at other places.
@@ -38,7 +38,7 @@ class Reference:
 
 
 def ordinary_step(learn: Any, sources: Sources, scale: float = 1.0) -> Reference:
-    """Do forward, loss, backward, clip and update on copies of model, loss and optimizer.
+    """Do forward, loss, backward, and what else is in the program, on copies of model, loss and optimizer.
 
     Args:
         learn: the learner, with a batch.
@@ -46,10 +46,13 @@ def ordinary_step(learn: Any, sources: Sources, scale: float = 1.0) -> Reference
         scale: weights are multiplied by it before.
 
     Raises:
-        Unfit: they cannot be copied.
+        Unfit: they cannot be copied; or the loss hangs on parameters of which the program holds that it does
+            not.
     """
     try:
-        model, optimizer, loss_func = copy.deepcopy((learn.model, learn.optimizer, learn.loss_func))
+        model, loss_func, *optimizers = copy.deepcopy(
+            (learn.model, learn.loss_func, *([learn.optimizer] if sources.runs else []))
+        )
     except (TypeError, RuntimeError, AttributeError) as error:
         raise Unfit(f"the model cannot be copied, to compare with the ordinary step ({error})") from error
     named = {name: each for name, each in model.named_parameters() if name in sources.params}
@@ -64,13 +67,18 @@ def ordinary_step(learn: Any, sources: Sources, scale: float = 1.0) -> Reference
             preds = preds if sources.precision is None else map_tensors(preds, as_float)
             loss = compute_loss(loss_func, preds, targets)
         loss.backward()
+    for name, each in model.named_parameters():
+        if name in sources.unused and each.grad is not None:
+            raise Unfit(f"whether {name} has a part in the loss hangs on the batch")
     raw, norm = gradients(named), None
     if sources.clip is not None:
         norm = sources.clip.clip_gradients([each for each in named.values() if each.grad is not None])
     grads = gradients(named)
-    with torch.no_grad():
-        find_step(optimizer)(optimizer)
-    kept = {name: optimizer.state[each] for name, each in named.items() if each in optimizer.state}
+    kept: dict[str, dict[str, Any]] = {}
+    for optimizer in optimizers:
+        with torch.no_grad():
+            find_step(optimizer)(optimizer)
+        kept = {name: optimizer.state[each] for name, each in named.items() if each in optimizer.state}
     params = {name: each.detach() for name, each in named.items()}
     return Reference(preds, loss.detach(), norm, grads, raw, params, kept, dict(model.named_buffers()))
 
@@ -141,9 +149,9 @@ def compare_step(
     """
     coarse = None if sources.precision is None else torch.bfloat16
     names, outs = list(sources.params), list(outs)
-    new = {name: outs.pop(0) for name in names}
+    new = {name: outs.pop(0) for name in (names if sources.runs else ())}
     keys = [run.names for run in sources.runs for _ in run.params]
-    kept = {name: {key: outs.pop(0) for key in own} for name, own in zip(names, keys, strict=True)}
+    kept = {name: {key: outs.pop(0) for key in own} for name, own in zip(new, keys, strict=True)}
     judge.compare("the loss", outs.pop(0), ref.loss, dtype=coarse)
     if ref.norm is not None:
         judge.compare("the norm of the gradients", outs.pop(0), ref.norm, dtype=coarse)
@@ -172,7 +180,7 @@ def compare_updates(
     coarse = None if sources.precision is None else torch.bfloat16
     floor = FLOOR * largest_of(ref.grads)
     for name, (run, param, own, numbers) in zip(
-        sources.params, split(sources.runs, sources.kept, sources.numbers), strict=True
+        new, split(sources.runs, sources.kept, sources.numbers), strict=True
     ):
         grad: Any = ref.grads[name]
         off = share_of(grad, coarse) * (largest(grad) + floor)

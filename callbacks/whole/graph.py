@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from callbacks.lean_proof import Unfit
-from callbacks.whole_program import Program, Step, unmixed
+from callbacks.whole.program import Program, Step, unmixed
 
 Backend = str | Callable[..., Any]
 
@@ -28,7 +28,7 @@ def make_program(step: Step, flat: list[Tensor], backend: Backend, n_proven: int
 
     begun = time.perf_counter()
     sources = step.sources
-    at_loss = len(sources.params) + sources.n_kept
+    at_loss = len(sources.params) + sources.n_kept if sources.runs else 0
     at_buffers = at_loss + (1 if sources.clip is None else 2)
     with warnings.catch_warnings(), unmixed(sources.device):
         warnings.simplefilter("ignore")  # compilers warn of their own insides
