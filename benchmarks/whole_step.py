@@ -1,6 +1,6 @@
 """What `WholeStep` saves and costs: the time of a step beside that of a hand-written loop, and of compiling.
 
-Run: python benchmarks/whole_step.py [rounds]
+Run: python benchmarks/whole_step.py [rounds] [work ...], works by their place, from 1
 
 Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
 over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
@@ -28,7 +28,7 @@ from overhead import RATE, Quadratic, batches
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks import Callback, LeanStep, WholeStep, ZeroGrad
+from callbacks import Callback, GradientAccumulation, LeanStep, WholeStep, ZeroGrad
 from learner import Data, Learner
 
 SECONDS = time.perf_counter
@@ -50,16 +50,19 @@ class Watch(Callback):
         self.seconds = SECONDS() - self.begun
 
 
-def plain(model: nn.Module, data: Any, loss_func: Any, make: Any, *, is_compiled: bool = False) -> Run:
+def plain(
+    model: nn.Module, data: Any, loss_func: Any, make: Any, n_added: int, *, is_compiled: bool = False
+) -> Run:
     optimizer = make(model.parameters())
     called: Any = torch.compile(model) if is_compiled else model
 
     def once() -> None:
-        for inputs, targets in data:
+        for number, (inputs, targets) in enumerate(data, 1):
             loss = loss_func(called(inputs), targets)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            (loss / n_added if n_added > 1 else loss).backward()
+            if not number % n_added:
+                optimizer.step()
+                optimizer.zero_grad()
 
     def run() -> tuple[float, float, nn.Module]:
         begun = SECONDS()
@@ -74,9 +77,10 @@ def plain(model: nn.Module, data: Any, loss_func: Any, make: Any, *, is_compiled
     return run
 
 
-def learner(make_model: Any, data: Any, loss_func: Any, make: Any, doer: Any) -> Run:
+def learner(make_model: Any, data: Any, loss_func: Any, make: Any, n_added: int, doer: Any) -> Run:
     """Two epochs, the second of which is timed."""
-    learn = Learner(make_model(), data, loss_func, make, [doer, Watch()], defaults=())
+    others = [GradientAccumulation(n_added)] if n_added > 1 else []
+    learn = Learner(make_model(), data, loss_func, make, [doer, Watch(), *others], defaults=())
 
     def run() -> tuple[float, float, nn.Module]:
         learn.fit(2)
@@ -88,15 +92,22 @@ def learner(make_model: Any, data: Any, loss_func: Any, make: Any, doer: Any) ->
     return run
 
 
-def works_of(make_model: Any, plain_data: Any, data: Any, loss_func: Any, make: Any) -> dict[str, Run]:
-    return {
-        "plain loop": plain(make_model(), plain_data(), loss_func, make),
-        "plain loop again (the noise)": plain(make_model(), plain_data(), loss_func, make),
-        "the model compiled": plain(make_model(), plain_data(), loss_func, make, is_compiled=True),
-        "ZeroGrad": learner(make_model, data(), loss_func, make, ZeroGrad()),
-        "LeanStep": learner(make_model, data(), loss_func, make, LeanStep()),
-        "WholeStep": learner(make_model, data(), loss_func, make, WholeStep()),
+def works_of(
+    make_model: Any, plain_data: Any, data: Any, loss_func: Any, make: Any, n_added: int = 1
+) -> dict[str, Run]:
+    plains = partial(plain, loss_func=loss_func, make=make, n_added=n_added)
+    learners = partial(learner, make_model, loss_func=loss_func, make=make, n_added=n_added)
+    works = {
+        "plain loop": plains(make_model(), plain_data()),
+        "plain loop again (the noise)": plains(make_model(), plain_data()),
+        "the model compiled": plains(make_model(), plain_data(), is_compiled=True),
+        "ZeroGrad": learners(data(), doer=ZeroGrad()),
+        "LeanStep": learners(data(), doer=LeanStep()),
+        "WholeStep": learners(data(), doer=WholeStep()),
     }
+    if n_added == 1:
+        works["WholeStep, the update ordinary"] = learners(data(), doer=WholeStep(update="ordinary"))
+    return works
 
 
 def report(title: str, works: dict[str, Run], rounds: int, n_steps: int, loss_of: Any) -> None:
@@ -132,13 +143,42 @@ def article(rounds: int, make: Any, title: str) -> None:
     )
 
 
-def digits(rounds: int, make: Any, title: str) -> None:
+def digits(rounds: int, make: Any, title: str, n_added: int = 1) -> None:
     first = tuple(each[:BATCH_SIZE] for each in pictures())
     tensors = partial(Data.from_tensors, *pictures(), batch_size=BATCH_SIZE, seed=0)
-    works = works_of(mlp, loader, tensors, F.cross_entropy, make)
+    works = works_of(mlp, loader, tensors, F.cross_entropy, make, n_added)
     report(
         f"MLP 784-128-10, from tensors, {title}", works, rounds, N_ITEMS // BATCH_SIZE,
         lambda model: loss_on(model, first, F.cross_entropy),
+    )  # fmt: skip
+
+
+class Transformer(nn.Module):
+    """Four layers over sequences of 32 words, with a class for each sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.1, batch_first=True)
+        self.words = nn.Embedding(100, 64)
+        self.layers = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(self.words(words)).mean(1))
+
+
+def sequences(rounds: int) -> None:
+    draws = torch.Generator().manual_seed(0)
+    pairs = [
+        (torch.randint(100, (16, 32), generator=draws), torch.randint(10, (16,), generator=draws))
+        for _ in range(20)
+    ]
+    make = partial(torch.optim.AdamW, lr=1e-3)
+    works = works_of(Transformer, lambda: pairs, lambda: Data(pairs), F.cross_entropy, make)
+    report(
+        "transformer of 4 layers, batch 16, AdamW", works, rounds, len(pairs),
+        lambda model: loss_on(model.eval(), pairs[0], F.cross_entropy),
     )  # fmt: skip
 
 
@@ -147,16 +187,23 @@ def loss_on(model: nn.Module, batch: Any, loss_func: Any) -> float:
         return loss_func(model(batch[0]), batch[1]).item()
 
 
-def main(rounds: int) -> None:
+def main(rounds: int, *chosen: int) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Inductor's own
     print(f"torch {torch.__version__}, 1 thread, {rounds} rounds")
-    article(rounds, partial(torch.optim.SGD, lr=RATE), "SGD")
-    digits(rounds, partial(torch.optim.SGD, lr=0.01), "SGD")
-    article(rounds, partial(torch.optim.Adam, lr=RATE), "Adam")
-    digits(rounds, partial(torch.optim.SGD, lr=0.01, momentum=0.9), "SGD with momentum")
-    digits(rounds, partial(torch.optim.Adam, lr=1e-3), "Adam")
+    works = [
+        partial(article, rounds, partial(torch.optim.SGD, lr=RATE), "SGD"),
+        partial(digits, rounds, partial(torch.optim.SGD, lr=0.01), "SGD"),
+        partial(article, rounds, partial(torch.optim.Adam, lr=RATE), "Adam"),
+        partial(digits, rounds, partial(torch.optim.SGD, lr=0.01, momentum=0.9), "SGD with momentum"),
+        partial(digits, rounds, partial(torch.optim.Adam, lr=1e-3), "Adam"),
+        partial(digits, rounds, partial(torch.optim.Adam, lr=1e-3), "Adam, 4 batches an update", 4),
+        partial(sequences, rounds),
+    ]
+    for place, work in enumerate(works, 1):
+        if place in chosen or not chosen:
+            work()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    main(*(int(each) for each in sys.argv[1:] or ["7"]))

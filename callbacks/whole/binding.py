@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,17 +19,10 @@ from callbacks.surface import LossSurface
 from callbacks.timer import Timer
 from callbacks.updates import WeightUpdates
 from callbacks.when import unwrapped
-from callbacks.whole.program import Program, Sources
+from callbacks.whole.program import Sources
+from callbacks.whole.stock import Stock
 from callbacks.whole.updates import Run, kept_of, numbers_of, runs_of
-from callbacks.whole.watch import (
-    held,
-    hooks_of,
-    is_plain,
-    is_value,
-    is_weakly_held,
-    modules_of,
-    watched,
-)
+from callbacks.whole.watch import hooks_of, is_value, modules_of, watched
 
 #: They hear of a step, but look at no gradient; `GradientClip` is told the norm. Others say so themselves,
 #: with `reads_gradients = False`.
@@ -96,8 +88,8 @@ class Binding:
 
     def owners(self) -> list[Any]:
         """What the signature tells by which object it is."""
-        values = [value for _, _, value in self.watch if not is_value(value)]
-        return [self.model, self.loss_func, *self.modules, *values]
+        found = [self.model, self.loss_func, *self.modules, *(value for _, _, value in self.watch)]
+        return [each for each in found if not is_value(each)]
 
     def is_current(self, learn: Any) -> bool:
         """Is everything as it was?"""
@@ -160,33 +152,6 @@ class Binding:
             optimizer._opt_called = True
 
 
-@dataclass
-class Stock:
-    """The programs of all bindings that have the same signature."""
-
-    owners: list[Callable[[], Any]]  #: what the signature tells by which object it is
-    is_light: bool  #: is nothing of the learner held but weakly, so that it may outlive the fit?
-    unused: frozenset[str] = frozenset()  #: names of parameters that have no part in the loss
-    programs: dict[Any, Program] = field(default_factory=dict)  #: by the kind of batch
-    old: dict[Any, Program] = field(default_factory=dict)  #: those of the fit before, to be proven again
-
-    @classmethod
-    def of(cls, binding: Binding) -> Stock:
-        """An empty one."""
-        owners = binding.owners()
-        is_light = all(is_weakly_held(each) or is_plain(each) for each in owners)
-        return cls([held(each) for each in owners], is_light)
-
-    @property
-    def is_alive(self) -> bool:
-        """Are the objects still there? Else others may have taken their ids."""
-        return all(owner() is not None for owner in self.owners)
-
-    def age(self) -> None:
-        """Go over to the next fit: what was not used in the last one is let go."""
-        self.programs, self.old = {}, self.programs
-
-
 def sources_of(learn: Any, names: dict[Any, str], params: list[Tensor], has_update: bool) -> Sources:
     """What a program is made of.
 
@@ -196,13 +161,13 @@ def sources_of(learn: Any, names: dict[Any, str], params: list[Tensor], has_upda
         params: those that are trained.
         has_update: is the update a part of it?
     """
-    held = set(params)
+    trained = set(params)
     return Sources(
         model=learn.model,
         loss_func=learn.loss_func,
-        runs=only(held, runs_of(learn.optimizer)) if has_update else [],
+        runs=only(trained, runs_of(learn.optimizer)) if has_update else [],
         params={names[each]: each for each in params},
-        frozen={name: each for each, name in names.items() if each not in held},
+        frozen={name: each for each, name in names.items() if each not in trained},
         buffers=dict(learn.model.named_buffers()),
         precision=first_of(learn.callbacks, MixedPrecision),
         clip=first_of(learn.callbacks, GradientClip) if has_update else None,

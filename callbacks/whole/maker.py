@@ -12,11 +12,12 @@ from torch.utils import _pytree as pytree
 from callbacks import draws
 from callbacks.contract import LearnerWarning
 from callbacks.lean_proof import Unfit
-from callbacks.whole.binding import Binding, Stock
+from callbacks.whole.binding import Binding
 from callbacks.whole.graph import Backend, make_program
 from callbacks.whole.pending import Pending, change_buffers, pending_of, run
 from callbacks.whole.program import Program, Step, Unused
 from callbacks.whole.proof import Different, Judge, compare_step, kind_of, ordinary_step
+from callbacks.whole.stock import Stock
 from callbacks.whole.watch import Traces
 
 #: Steps of each program that are compared: momentum begins in the first, and is used in the second.
@@ -106,7 +107,7 @@ class Maker:
         signature = new.sign()
         stock = self._stocks.get(signature)
         if stock is None or not stock.is_alive:
-            stock = self._stocks[signature] = Stock.of(new)
+            stock = self._stocks[signature] = Stock.of(new.owners())
             self._n_settings += 1
             if self._binding is not None and self._n_settings > N_SETTINGS:
                 what = new.differs_from(self._binding)

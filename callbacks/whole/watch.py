@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HELD = ("_parameters", "_buffers", "_modules")  #: the dicts of a module in which its parts are
@@ -78,21 +76,3 @@ def is_value(value: Any) -> bool:
     if isinstance(value, tuple):
         return all(map(is_value, value))
     return isinstance(value, (int, float, str, bool, type(None), torch.dtype, torch.device))
-
-
-def is_plain(value: Any) -> bool:
-    """Does it hold nothing but values?"""
-    return all(map(is_value, pytree.tree_leaves(value)))
-
-
-def held(value: Any) -> Callable[[], Any]:
-    """A call that gives the object, or None when it is gone; what cannot be held weakly is held."""
-    return weakref.ref(value) if is_weakly_held(value) else lambda: value
-
-
-def is_weakly_held(value: Any) -> bool:
-    """Can there be weak references to it? Not to lists and dicts."""
-    try:
-        return weakref.ref(value) is not None
-    except TypeError:
-        return False

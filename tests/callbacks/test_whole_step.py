@@ -9,6 +9,7 @@ import shutil
 import warnings
 import weakref
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -619,6 +620,30 @@ def test_programs_are_kept_for_the_next_fit():
     assert learn.callbacks[WholeStep].compile_seconds == 0
     assert_close(learn.model.state_dict(), model.state_dict())
     assert_close(learn.optimizer.state_dict(), optimizer.state_dict())
+
+
+class Answer(NamedTuple):
+    preds: torch.Tensor
+    loss: torch.Tensor
+
+
+class Answering(nn.Linear):
+    """Computes its own loss, towards its inputs."""
+
+    def forward(self, input):  # noqa: A002
+        preds = super().forward(input)
+        return Answer(preds, F.mse_loss(preds, 2 * input))
+
+
+def test_a_model_that_computes_its_own_loss_keeps_its_programs_too():
+    made = []
+    learn = learner_of(doer=WholeStep(counting(made)), model=Answering(1, 1).double(), loss_func=None)
+    ordinary = learner_of(doer=ZeroGrad(), model=copy.deepcopy(learn.model), loss_func=None)
+    for each in (learn, ordinary):
+        each.fit(1)
+        each.fit(1)
+    assert len(made) == 1
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
 
 
 def test_a_program_that_a_fit_has_not_used_is_let_go():
