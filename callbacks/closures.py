@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from callbacks import draws
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.gradient import GradientClip
+from callbacks.norms import total_norm
 from callbacks.registry import describe
 
 
@@ -130,7 +131,7 @@ class SAM(Callback):
             for each, size in zip(parameters, sizes, strict=True)
             if each.grad is not None
         ]
-        share = self.rho / (torch.nn.utils.get_total_norm(ups) + 1e-12)  # 1e-12 as in the authors' code
+        share = self.rho / (total_norm(ups) + 1e-12)  # 1e-12 as in the authors' code
         for parameter, up, size in zip(parameters, ups, sizes, strict=True):
             parameter.add_((up if size is None else up * size) * share.to(up.device))
 

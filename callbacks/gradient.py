@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_
 from torch.optim import Optimizer
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
+from callbacks.norms import clip_by_norm, total_norm
 from callbacks.scalars import Scalars
 
 
@@ -130,9 +131,9 @@ class GradientClip(Callback):
     def clip_gradients(self, parameters: list[Any]) -> Tensor:
         """Clip the gradients of these parameters, each of which has one; gives their norm before."""
         gradients = [each.grad for each in parameters if each.grad is not None]
-        norm = get_total_norm(gradients, self.norm_type)
+        norm = total_norm(gradients, self.norm_type)
         if self.max_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_norm, norm)
+            clip_by_norm(gradients, self.max_norm, norm)
         elif self.max_value is not None:
             clip_grad_value_(parameters, self.max_value)
         return norm

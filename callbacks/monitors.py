@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from callbacks.contract import Callback, Direction, LearnerProtocol
+from callbacks.norms import total_norm
 from callbacks.scalars import Scalars
 
 
@@ -66,7 +67,7 @@ class GradientNorms(Callback):
 
     def before_step(self, learn: LearnerProtocol) -> None:
         gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
-        self._norms.append(torch.nn.utils.get_total_norm(gradients))
+        self._norms.append(total_norm(gradients))
 
     def after_train(self, learn: LearnerProtocol) -> None:
         norms = self._norms.read()

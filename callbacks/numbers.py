@@ -12,6 +12,7 @@ from torch import Tensor
 from callbacks.contract import Callback, CancelBatch, LearnerProtocol, LearnerWarning, Order
 from callbacks.culprit import cause_of, rate_of
 from callbacks.last_good import KeptBuffers, LastGood, all_finite, is_finite
+from callbacks.norms import total_norm
 
 WAIT_EVERY = 1024  # steps; a wait of 20 us each 1024 steps is not to be seen, and a tensor a step is little
 
@@ -180,7 +181,7 @@ class StopOnNaNGradient(Callback):
 
     def before_step(self, learn: LearnerProtocol) -> None:
         gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = total_norm(gradients)
         if self.wait_every > 1 and not is_free_to_read(norm):
             if len(self._pending) >= self.wait_every:
                 self._look(learn)

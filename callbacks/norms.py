@@ -1,0 +1,60 @@
+"""The norm of many tensors together, and a clip by it, quicker than `torch.nn.utils` on small tensors.
+
+Those sort tensors by device and type first, which takes a third of the time where there is one of each only.
+The numbers are theirs, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+#: In half precision `torch._foreach_mul_` may round otherwise (PyTorch 2.13).
+PRECISE = (torch.float32, torch.float64)
+
+
+@torch.no_grad()
+def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+    """The norm of all numbers together, as `torch.nn.utils.get_total_norm` gives it.
+
+    Args:
+        tensors: of any shapes and devices.
+        norm_type: the p of the norm; infinity is the largest number.
+
+    Returns:
+        A scalar on the first one's device; 0 for none.
+    """
+    if not are_alike(tensors):
+        return get_total_norm(tensors, norm_type)
+    norms = torch._foreach_norm(tensors, norm_type)  # type: ignore[reportPrivateImportUsage]
+    return torch.linalg.vector_norm(torch.stack(norms), norm_type)
+
+
+@torch.no_grad()
+def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm: Tensor) -> None:
+    """Multiply all by `max_norm / (norm + 1e-6)` in place, where that is below 1.
+
+    Args:
+        tensors: of any shapes and devices.
+        max_norm: the largest norm, 0 or more.
+        norm: that of all of them together, a scalar.
+    """
+    share = torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # no `if`, which would wait for the device
+    if are_alike(tensors):
+        torch._foreach_mul_(tensors, share)  # type: ignore[reportPrivateImportUsage]
+        return
+    for each in tensors:
+        each.mul_(share.to(each.device))
+
+
+def are_alike(tensors: Sequence[Tensor]) -> bool:
+    """Are they dense, in float32 or float64, and of one type and device?"""
+    if not tensors:
+        return False
+    device, dtype = tensors[0].device, tensors[0].dtype
+    return dtype in PRECISE and all(
+        each.dtype is dtype and each.device == device and each.layout is torch.strided for each in tensors
+    )
