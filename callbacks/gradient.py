@@ -131,10 +131,10 @@ class GradientClip(Callback):
     def clip_gradients(self, parameters: list[Any]) -> Tensor:
         """Clip the gradients of these parameters, each of which has one; gives their norm before."""
         gradients = [each.grad for each in parameters if each.grad is not None]
-        norm = total_norm(gradients, self.norm_type)
         if self.max_norm is not None:
-            clip_by_norm(gradients, self.max_norm, norm)
-        elif self.max_value is not None:
+            return clip_by_norm(gradients, self.max_norm, self.norm_type)
+        norm = total_norm(gradients, self.norm_type)
+        if self.max_value is not None:
             clip_grad_value_(parameters, self.max_value)
         return norm
 

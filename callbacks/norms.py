@@ -27,27 +27,40 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     Returns:
         A scalar on the first one's device; 0 for none.
     """
-    if not are_alike(tensors):
-        return get_total_norm(tensors, norm_type)
-    norms = torch._foreach_norm(tensors, norm_type)  # type: ignore[reportPrivateImportUsage]
-    return torch.linalg.vector_norm(torch.stack(norms), norm_type)
+    return norm_of(tensors, norm_type, is_one_kind=are_alike(tensors))
 
 
 @torch.no_grad()
-def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm: Tensor) -> None:
+def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
     """Multiply all by `max_norm / (norm + 1e-6)` in place, where that is below 1.
 
     Args:
         tensors: of any shapes and devices.
         max_norm: the largest norm, 0 or more.
-        norm: that of all of them together, a scalar.
+        norm_type: the p of the norm.
+
+    Returns:
+        The norm before.
     """
-    share = torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # no `if`, which would wait for the device
-    if are_alike(tensors):
+    is_one_kind = are_alike(tensors)
+    norm = norm_of(tensors, norm_type, is_one_kind=is_one_kind)
+    share = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+    if share.is_cpu and share.item() == 1:  # on a device it would have to be waited for
+        return norm
+    if is_one_kind:
         torch._foreach_mul_(tensors, share)  # type: ignore[reportPrivateImportUsage]
-        return
-    for each in tensors:
-        each.mul_(share.to(each.device))
+    else:
+        for each in tensors:
+            each.mul_(share.to(each.device))
+    return norm
+
+
+def norm_of(tensors: Sequence[Tensor], norm_type: float, *, is_one_kind: bool) -> Tensor:
+    """The norm of tensors that are known to be alike, or not."""
+    if not is_one_kind:
+        return get_total_norm(tensors, norm_type)
+    norms = torch._foreach_norm(tensors, norm_type)  # type: ignore[reportPrivateImportUsage]
+    return torch.linalg.vector_norm(torch.stack(norms), norm_type)
 
 
 def are_alike(tensors: Sequence[Tensor]) -> bool:
