@@ -22,7 +22,7 @@ from callbacks.when import unwrapped
 from callbacks.whole.program import Sources
 from callbacks.whole.stock import Stock
 from callbacks.whole.updates import Run, kept_of, numbers_of, runs_of
-from callbacks.whole.watch import hooks_of, is_value, modules_of, watched
+from callbacks.whole.watch import Watch, hooks_of, is_value, modules_of
 
 #: They hear of a step, but look at no gradient; `GradientClip` is told the norm. Others say so themselves,
 #: with `reads_gradients = False`.
@@ -66,7 +66,7 @@ class Binding:
         self._tensor = torch.empty(0, dtype=self.dtype, device=self.sources.device)
         self.settings = settings_of(self.sources)
         self.modules = modules_of(learn.model, learn.loss_func)
-        self.watch = watched(self.modules)
+        self.watch = Watch(self.modules)
         self.hooks = hooks_of(learn.model, learn.loss_func)
         self.trained = [(each, each.requires_grad) for each in names]
         self.groups = [(group, len(group["params"])) for group in learn.optimizer.param_groups]
@@ -100,7 +100,7 @@ class Binding:
             and learn.loss_func is self.loss_func
             and all(run.rule.structure(run.group) == run.structure for run in self.runs)
             and settings_of(self.sources) == self.settings
-            and all(holder.get(key) is value for holder, key, value in self.watch)
+            and self.watch.is_as_it_was()
             and all(each.requires_grad is flag for each, flag in self.trained)
             and len(self.optimizer.param_groups) == len(self.groups)
             and all(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from operator import is_
 from typing import Any
 
 import torch
@@ -11,18 +12,40 @@ from torch import nn
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HELD = ("_parameters", "_buffers", "_modules")  #: the dicts of a module in which its parts are
 
+#: What each module has, whatever it does: the dicts of its parts and of hooks, which are looked at apart.
+EVERY = frozenset(vars(nn.Module())) - {"training"}
+
 #: Lists of the weights that `nn.LSTM` and its kin keep for themselves, renewed where the weights are others.
 CACHES = ("_flat_weights", "_flat_weight_refs")
 
 
-def watched(modules: Iterable[nn.Module]) -> list[tuple[dict[str, Any], str, Any]]:
-    """Everything that the modules hold, as (dict, key, value)."""
-    found: list[tuple[dict[str, Any], str, Any]] = []
-    for module in modules:
-        own = vars(module)
-        found += [(own, key, value) for key, value in own.items() if key not in (*HELD, *HOOKS, *CACHES)]
-        found += [(own[name], key, value) for name in HELD for key, value in own[name].items()]
-    return found
+class Watch:
+    """Everything that modules hold, to see whether one of it is another object now.
+
+    Args:
+        modules: those of a step.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]):
+        self._held: list[tuple[dict[str, Any], list[str], list[Any]]] = []  # dict, keys, values
+        for module in modules:
+            own = vars(module)
+            self._add(own, [key for key in own if key not in EVERY and key not in CACHES])
+            for name in HELD:
+                self._add(own[name], list(own[name]))
+
+    def _add(self, holder: dict[str, Any], keys: list[str]) -> None:
+        if keys:
+            self._held.append((holder, keys, [holder[key] for key in keys]))
+
+    def is_as_it_was(self) -> bool:
+        """Are all of them the same objects?"""
+        return all(all(map(is_, map(holder.get, keys), values)) for holder, keys, values in self._held)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], str, Any]]:
+        """Each as (dict, key, value)."""
+        for holder, keys, values in self._held:
+            yield from ((holder, key, value) for key, value in zip(keys, values, strict=True))
 
 
 class Traces:
