@@ -1,5 +1,7 @@
 """The ground floor: the contract of a plug-in, and the plug-ins. It imports no `learner`."""
 
+from typing import TYPE_CHECKING, Any
+
 from callbacks.accumulation import GradientAccumulation
 from callbacks.activations import ActivationStats
 from callbacks.blackbox import BlackBox
@@ -158,3 +160,23 @@ __all__ = [
     "accuracy",
     "on",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take it that every name is there
+
+    def __getattr__(name: str) -> Any:
+        """Told of a name that is not there: say what it is called here, also where it is imported."""
+        from importlib.util import find_spec
+
+        from callbacks import annealers
+        from callbacks.other_words import PLUGIN_WORDS, meant_instead
+
+        if name.startswith("_") or find_spec(f"callbacks.{name}"):  # a module, yet to be imported
+            meant = None
+        elif name in annealers.__all__:
+            meant = f"from callbacks.annealers import {name}"
+        else:
+            meant = meant_instead(name, __all__, PLUGIN_WORDS)
+        if meant is None:
+            raise AttributeError(f"module 'callbacks' has no attribute {name!r}")
+        # no AttributeError: `from callbacks import ...` would hide its message
+        raise ImportError(f"there is no callbacks.{name}. Here it is: {meant}.", name="callbacks")

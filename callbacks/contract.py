@@ -182,7 +182,7 @@ class LearnerProtocol(Protocol):
         """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
         ...
 
-    def remove_callbacks(self, *callbacks: Callback) -> None:
+    def remove_callbacks(self, *callbacks: Callback | type[Callback] | str) -> None:
         """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once."""
         ...
 

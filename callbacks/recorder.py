@@ -47,6 +47,7 @@ class Recorder(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._begun = time.perf_counter()  # an epoch may be cancelled before this plug-in hears of it
+        learn.history.directions.update({name: better for name, better in learn.measured.items() if better})
 
     def before_epoch(self, learn: LearnerProtocol) -> None:
         self._begun = time.perf_counter()
@@ -80,12 +81,14 @@ class History:
         stops: `(epoch, reason)` for each fit that was stopped before its end.
         validations: a dict for each validation that `ValidateEvery` asked for or saw at an epoch's end, with
             `step`, `epoch` and the results by name.
+        directions: `"min"` or `"max"`, which way a column is better, by its name, where its metric tells.
     """
 
     def __init__(self):
         self.rows: list[dict[str, Any]] = []
         self.stops: list[tuple[int, str]] = []
         self.validations: list[dict[str, Any]] = []
+        self.directions: dict[str, Direction] = {}
         self._losses, self._rates = Scalars(), Scalars()
 
     @property
@@ -141,14 +144,14 @@ class History:
 
         Args:
             name: a column.
-            mode: `"min"` or `"max"`; by default smaller is better for losses and errors, larger for
-                `accuracy`, `r2` and the like; needed for other names.
+            mode: `"min"` or `"max"`; by default what the metric says, as `EarlyStopping` has it; needed for
+                names that say nothing.
 
         Raises:
             KeyError: no column has that name.
             ValueError: the direction is not known, or no row has a number there.
         """
-        mode = mode or guess_direction(name)
+        mode = mode or self._direction(name)
         if mode not in ("min", "max"):
             raise ValueError(f"best({name!r}): say which way is better, with mode='min' or mode='max'.")
         rows = [row for row, value in zip(self.rows, self[name], strict=True) if is_number(value)]
@@ -215,6 +218,7 @@ class History:
             "rows": [dict(row) for row in self.rows],
             "stops": list(self.stops),
             "validations": [dict(row) for row in self.validations],
+            "directions": dict(self.directions),
             "steps": steps,
         }
 
@@ -223,6 +227,7 @@ class History:
         self.rows = [dict(row) for row in state["rows"]]
         self.stops = list(state["stops"])
         self.validations = [dict(row) for row in state.get("validations", ())]  # older files have none
+        self.directions = dict(state.get("directions", self.directions))
         self._losses, self._rates = Scalars(state["steps"]["train_loss"][:]), Scalars(state["steps"]["lr"][:])
 
     def _table(self, rows: list[dict[str, Any]]) -> list[list[str]]:
@@ -270,8 +275,11 @@ class History:
             lines.append(f"<tr>{''.join(cells)}</tr>")
         return lines
 
+    def _direction(self, name: str) -> Direction | None:
+        return self.directions.get(name) or guess_direction(name)
+
     def _best_number(self, name: str) -> float | None:
-        direction = guess_direction(name)
+        direction = self._direction(name)
         numbers = [value for value in self[name] if is_number(value)]
         if direction is None or not numbers:
             return None
@@ -312,7 +320,7 @@ def is_number(value: Any) -> bool:
 
 
 def guess_direction(name: str) -> Direction | None:
-    """Which way is better for a column, by the names of our own losses and metrics."""
+    """Which way is better for a column of which nobody has told, by the commonest names."""
     ending = name.removeprefix("train_").removeprefix("valid_")
     if ending in ("loss", "mse", "rmse", "mae"):
         return "min"

@@ -1,5 +1,7 @@
 """The upper floor: the loop, data, recipes and the command line."""
 
+from typing import TYPE_CHECKING, Any
+
 from learner.sibling import check_sibling
 
 check_sibling()
@@ -24,3 +26,15 @@ __all__ = [
     "keep_memory",
     "verify_resume",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take it that every name is there
+
+    def __getattr__(name: str) -> Any:
+        """Told of a name that is not there: say where it is, or what it is called here."""
+        from learner.other_words import meant_of_package
+
+        meant = meant_of_package(name, __all__)
+        if meant is None:
+            raise AttributeError(f"module 'learner' has no attribute {name!r}")
+        # no AttributeError: `from learner import ...` would hide its message
+        raise ImportError(f"there is no learner.{name}. Here it is: {meant}.", name="learner")

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -149,12 +149,21 @@ class Learner(Tuning):
                 if plugin not in before:
                     plugin.before_fit(self)
 
-    def remove_callbacks(self, *callbacks: Callback) -> None:
-        """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once."""
-        gone = {id(plugin) for plugin in callbacks}  # not ==, which a plug-in may define
-        self._set_callbacks(plugin for plugin in self._callbacks if id(plugin) not in gone)
+    def remove_callbacks(self, *callbacks: Plugin | str) -> None:
+        """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once.
+
+        Args:
+            callbacks: plug-ins, their names, or classes, all of which are meant.
+
+        Raises:
+            KeyError: there is none of that name or class.
+            ValueError: a plug-in that stays needs one that would go.
+        """
+        gone = found_in(self._callbacks, callbacks)
+        out = {id(plugin) for plugin in gone}  # not ==, which a plug-in may define
+        self._set_callbacks(plugin for plugin in self._callbacks if id(plugin) not in out)
         if self.fitting:
-            for plugin in reversed(callbacks):
+            for plugin in reversed(gone):
                 plugin.cleanup_fit(self)
 
     @contextmanager
@@ -306,6 +315,17 @@ class Learner(Tuning):
     def explain(self) -> None:
         """Print the composed loop: for each event and operation who is called, in which order, why there."""
         print(explain(self))
+
+    if not TYPE_CHECKING:  # a type checker would take it that every attribute is there
+
+        def __getattr__(self, name: str) -> Any:
+            """Told of an attribute that is not there: say what it is called here."""
+            if hasattr(type(self), name):  # a property that raised: let it raise again, in its own words
+                return object.__getattribute__(self, name)
+            from learner.other_words import no_such_attribute
+
+            message = name if name.startswith("_") else no_such_attribute(self, name)
+            raise AttributeError(message, name=name)
 
     def __repr__(self) -> str:
         names = [type(each).__name__ for each in (self.model, self.data, self.optimizer, *self.callbacks)]

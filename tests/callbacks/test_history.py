@@ -151,6 +151,34 @@ def test_best_goes_by_the_directions_of_our_losses_and_metrics_and_passes_nan_ov
         history_of({"valid_loss": math.nan}).best("valid_loss")
 
 
+def test_best_goes_by_what_a_metric_says_of_itself_also_after_a_restore():
+    class Hits:
+        higher_is_better = True
+        values = (0.1, 0.3, 0.2)
+
+        def reset(self):
+            pass
+
+        def update(self, preds, targets):
+            pass
+
+        def compute(self):
+            return self.values[0]
+
+    hits = Hits()
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    data, plugins = ([BATCH], [BATCH]), [ZeroGrad(), Metrics(hits), Recorder()]
+    learn = Learner(nn.Linear(1, 1), data, mse_loss, sgd, plugins, defaults=())
+    for _ in range(3):
+        learn.fit(1)
+        hits.values = hits.values[1:]
+    other = History()
+    other.load_state_dict(learn.history.state_dict())
+    for history in (learn.history, other):
+        assert history.best("valid_hits")["epoch"] == 1
+    assert "<b>0.3000</b>" in other._repr_html_()
+
+
 def test_rows_columns_and_slices_are_reached_by_number_name_and_range():
     history = history_of({"a": 1}, {"b": 2})
     assert history[-1] == {"epoch": 1, "b": 2, "seconds": 0.5}

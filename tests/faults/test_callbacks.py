@@ -176,6 +176,17 @@ def test_case_72_a_plug_in_that_needs_one_that_is_missing_is_refused_with_both_n
     assert Recorder in learn.callbacks
 
 
+def test_plug_ins_are_removed_by_class_or_name_and_one_that_is_not_there_is_told(make_learner):
+    learn = make_learner(callbacks=[Probe("after_batch", id, name="mine")])
+    learn.remove_callbacks(Recorder, "mine")
+    assert Recorder not in learn.callbacks
+    assert "mine" not in learn.callbacks
+    with pytest.raises(KeyError, match="no plug-in is Recorder"):
+        learn.remove_callbacks(Recorder)
+    with pytest.raises(KeyError, match="no plug-in is called 'mine'"):
+        learn.remove_callbacks("mine")
+
+
 @pytest.mark.parametrize("order", [list(Order), list(reversed(Order))], ids=["forwards", "backwards"])
 def test_case_72_phases_cannot_make_a_cycle(order, make_learner):
     plugins = []

@@ -1,0 +1,96 @@
+"""What other frameworks call what is here, for whoever asks for it by their name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+SCALARS = "ScalarLogger and one line"
+
+#: Names that users of fastai, Lightning, Keras, torchmetrics and others would import, and what to take here.
+PLUGIN_WORDS = {
+    "Accuracy": "accuracy",
+    "AUC": "AUROC",
+    "BackboneFinetuning": "learn.fine_tune(...)",
+    "BatchSizeFinder": "learn.find_batch_size()",
+    "BnFreeze": "BatchNormFreeze",
+    "CancelBackwardException": "CancelBatch",
+    "CancelValidException": "CancelValidate",
+    "CometCallback": SCALARS,
+    "CometLogger": SCALARS,
+    "CrossEntropyLossFlat": "torch.nn.CrossEntropyLoss",
+    "Data": "from learner import Data",
+    "DeviceStatsMonitor": "DeviceStats",
+    "EMAWeightAveraging": "EMA",
+    "ExponentialMovingAverage": "EMA",
+    "F1Score": "F1",
+    "GradientClipping": "GradientClip",
+    "HookCallback": "Hooks",
+    "LRFinder": "learn.lr_find()",
+    "LRScheduler": "TorchScheduler",
+    "LabelSmoothing": "LabelMix",
+    "LabelSmoothingCrossEntropy": "torch.nn.CrossEntropyLoss(label_smoothing=0.1), or LabelMix",
+    "LambdaCallback": "on",
+    "Learner": "from learner import Learner",
+    "LearningRateFinder": "learn.lr_find()",
+    "LearningRateMonitor": "LRMonitor",
+    "LearningRateScheduler": "TorchScheduler or ParamScheduler",
+    "MLFlowLogger": SCALARS,
+    "MSELossFlat": "torch.nn.MSELoss",
+    "MeanAbsoluteError": "MAE",
+    "MeanSquaredError": "MSE",
+    "ModelCheckpoint": "Checkpoint",
+    "ModelResetter": "RNNReset",
+    "ModelSummary": "learn.check()",
+    "NeptuneLogger": SCALARS,
+    "OneCycle": "learn.fit_one_cycle(...)",
+    "OneCycleLR": "learn.fit_one_cycle(...), or TorchScheduler",
+    "OneCycleScheduler": "learn.fit_one_cycle(...)",
+    "PearsonCorrCoef": "PearsonCorr",
+    "ProgbarLogger": "Progress",
+    "ProgressBar": "Progress",
+    "ROCAUC": "AUROC",
+    "R2Score": "R2",
+    "RichProgressBar": "Progress",
+    "RNNCallback": "RNNRegularizer",
+    "RocAuc": "AUROC",
+    "RocAucBinary": "AUROC",
+    "SaveModel": "Checkpoint",
+    "SaveModelCallback": "Checkpoint",
+    "ShowGraphCallback": "learn.history.plot()",
+    "StochasticWeightAveraging": "SWA",
+    "TQDMProgressBar": "Progress",
+    "TensorBoardLogger": "TensorBoard",
+    "TerminateOnNaN": "StopOnNaN, which is there by default",
+    "TerminateOnNaNCallback": "StopOnNaN, which is there by default",
+    "ThroughputMonitor": "Throughput",
+    "TrackerCallback": "Best",
+    "TrainEvalCallback": "nothing: it is built in",
+    "WandbCallback": SCALARS,
+    "WandbLogger": SCALARS,
+    "WeightAveraging": "EMA or SWA",
+    "error_rate": "accuracy, or a function: 1 - accuracy(preds, targets)",
+    "top_k_accuracy": "TopKAccuracy(k)",
+}
+
+
+def meant_instead(name: str, ours: Iterable[str], words: Mapping[str, str]) -> str | None:
+    """What to take in place of a name that is not there; None where nothing can be told for sure.
+
+    That is another framework's word, one of ours in other capitals, or one of ours with an ending of
+    fastai's, as `EarlyStoppingCallback` and `CancelFitException` have it.
+    """
+    if name in words:
+        return words[name]
+    by_lower = {each.lower(): each for each in ours}
+    bare = name.lower().replace("_", "")
+    tried = (name.lower(), bare, bare.removesuffix("callback"), bare.removesuffix("exception"))
+    return next((by_lower[word] for word in tried if word in by_lower), None)
+
+
+def no_such_name(owner: str, name: str, ours: Iterable[str], words: Mapping[str, str]) -> str:
+    """The message for an attribute that is not there, with what was probably meant."""
+    ours = list(ours)
+    close = get_close_matches(name, ours, n=1, cutoff=0.7)
+    meant = meant_instead(name, ours, words) or (close[0] if close else None)
+    return f"{owner} has no {name!r}.{f' Did you mean {meant}?' if meant else ''}"

@@ -1,0 +1,148 @@
+"""Names of other frameworks, and slips of the finger, are answered with ours."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import callbacks
+import learner
+from callbacks.other_words import PLUGIN_WORDS
+from learner import Learner
+from learner.other_words import LEARNER_WORDS, PACKAGE_WORDS
+from tests.test_docs import names_in, section, table
+
+
+def make() -> Learner:
+    """The smallest learner that fits."""
+    data = torch.ones(4, 2), torch.ones(4, 1)
+    return Learner(torch.nn.Linear(2, 1), data, torch.nn.functional.mse_loss, torch.optim.SGD)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "meant"),
+    [
+        ("callbacks", "ModelCheckpoint", "Checkpoint"),
+        ("callbacks", "SaveModelCallback", "Checkpoint"),
+        ("callbacks", "EarlyStoppingCallback", "EarlyStopping"),
+        ("callbacks", "CancelFitException", "CancelFit"),
+        ("callbacks", "Accuracy", "accuracy"),
+        ("callbacks", "Tensorboard", "TensorBoard"),
+        ("callbacks", "early_stopping", "EarlyStopping"),
+        ("callbacks", "one_cycle", "from callbacks.annealers import one_cycle"),
+        ("callbacks", "Learner", "from learner import Learner"),
+        ("learner", "EarlyStopping", "from callbacks import EarlyStopping"),
+        ("learner", "ModelCheckpoint", "Checkpoint"),
+        ("learner", "DataLoaders", "Data"),
+        ("learner", "Trainer", "Learner"),
+        ("learner", "digits", "from learner.datasets import digits"),
+    ],
+)
+def test_importing_another_frameworks_name_tells_ours(module, name, meant):
+    with pytest.raises(
+        ImportError, match=rf"there is no {module}\.{name}\. Here it is: {re.escape(meant)}\."
+    ):
+        exec(f"from {module} import {name}")
+
+
+@pytest.mark.parametrize("module", [callbacks, learner])
+def test_a_name_that_nobody_has_is_an_attribute_error_so_that_hasattr_works(module):
+    assert not hasattr(module, "Nonsense")
+    assert not hasattr(module, "_ipython_display_")
+    with pytest.raises(ImportError, match="cannot import name 'Nonsense'"):
+        exec(f"from {module.__name__} import Nonsense")
+
+
+def test_modules_of_the_packages_are_still_imported_by_from():
+    for package in (callbacks, learner):
+        for path in package.__path__:
+            names = [entry.stem for entry in Path(path).glob("[a-z]*.py")]
+            for name in names:
+                exec(f"from {package.__name__} import {name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dls", "data"),
+        ("recorder", "history"),
+        ("add_cb", "add_callbacks"),
+        ("fit_onecycle", "fit_one_cycle"),
+        ("lr_finder", "lr_find"),
+        ("validat", "validate"),
+    ],
+)
+def test_an_attribute_that_a_learner_lacks_is_told_by_our_name(name, meant):
+    with pytest.raises(AttributeError, match=rf"Learner has no '{name}'. Did you mean {meant}\?"):
+        getattr(make(), name)
+
+
+def test_a_plug_in_is_told_where_it_is():
+    with pytest.raises(AttributeError, match=r"write learn\.callbacks\.progress\."):
+        make().progress  # noqa: B018
+
+
+def test_a_learners_property_that_raises_keeps_its_own_words():
+    class Mine(Learner):
+        @property
+        def shown(self):
+            raise AttributeError("my own words")
+
+    data = torch.ones(4, 2), torch.ones(4, 1)
+    learn = Mine(torch.nn.Linear(2, 1), data, torch.nn.functional.mse_loss, torch.optim.SGD)
+    with pytest.raises(AttributeError, match="my own words"):
+        learn.shown  # noqa: B018
+
+
+def test_a_learner_is_still_copied():
+    learn = make()
+    copied = copy.deepcopy(learn)
+    copied.fit(1)
+    assert len(copied.history) == 1
+    assert len(learn.history) == 0
+
+
+@pytest.mark.parametrize("word", sorted(PLUGIN_WORDS) + sorted(PACKAGE_WORDS))
+def test_what_is_told_instead_is_there(word):
+    for meant in re.split(r", or | or |, ", {**PACKAGE_WORDS, **PLUGIN_WORDS}[word]):
+        first = re.match(r"(from [\w.]+ import )?[\w.]+", meant)
+        assert first, meant
+        found = first.group()
+        if found.startswith("from "):
+            exec(found)
+        elif found.startswith("torch."):
+            exec(f"import torch; {found}")
+        elif found.startswith("learn."):
+            assert hasattr(make(), found.split(".")[1])
+        elif found[0].isupper():
+            assert found in callbacks.__all__ + learner.__all__
+    assert word not in callbacks.__all__ + learner.__all__ or word in ("Data", "Learner")
+
+
+@pytest.mark.parametrize("word", sorted(LEARNER_WORDS))
+def test_what_is_told_instead_of_an_attribute_is_there(word):
+    learn = make()
+    assert not hasattr(learn, word)
+    for meant in re.split(r", or | or |, ", LEARNER_WORDS[word]):
+        if plugin := re.match(r"the plug-in (\w+)", meant):
+            assert plugin.group(1) in callbacks.__all__
+        elif "learn" not in meant and not meant.startswith(("as ", "in ", "and ")):
+            assert hasattr(learn, re.match(r"\w+", meant).group())
+
+
+@pytest.mark.parametrize("page", ["coming_from_fastai.md", "coming_from_lightning.md"])
+def test_each_attribute_that_a_page_translates_is_told_of_when_it_is_asked_for(page):
+    learn = make()
+    headings = ["The learner", "In a hook"] if "fastai" in page else ["In a hook"]
+    rows = [row for heading in headings for row in table(section(page, heading))]
+    words = " ".join(name for row in rows for name in names_in(row[0]))
+    asked = set(re.findall(r"(?:self|learn|trainer)\.(?:learn\.)?([a-z_0-9]+)", words))
+    assert len(asked) >= 5
+    for name in asked:
+        if not hasattr(learn, name):
+            with pytest.raises(AttributeError, match=r"Did you mean|learn\.callbacks"):
+                getattr(learn, name)
