@@ -1007,6 +1007,17 @@ def test_inductor_makes_a_program_that_ends_as_a_loop_by_hand():
     assert learn.callbacks[WholeStep].compile_seconds > 0
 
 
+@compiles
+def test_inductor_makes_programs_of_gradients_alone_and_keeps_them():
+    ordinary = learner_of(GradientAccumulation(2), doer=ZeroGrad())
+    ordinary.fit(2)
+    learn = learner_of(GradientAccumulation(2), doer=WholeStep())
+    assert fitted(learn, 1).callbacks[WholeStep].compile_seconds > 0
+    assert fitted(learn, 1).callbacks[WholeStep].compile_seconds == 0
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
+
+
 def alpha_of_a_product(graph):
     """Updates the weight by `p.add_(a @ b, alpha=-lr)`, of which torch 2.13 loses `alpha`."""
 
