@@ -1,6 +1,6 @@
 """What `WholeStep` saves and costs: the time of a step beside that of a hand-written loop, and of compiling.
 
-Run: python benchmarks/whole_step.py [rounds] [work ...], works by their place, from 1
+Run: python benchmarks/whole_step.py [rounds] [--works 1 7] [--device cuda]
 
 Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
 over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
@@ -9,16 +9,20 @@ The plain loop does forward, loss, backward, step and zero_grad; "the model comp
 the comparison of the first steps are not in it. "compiling" is the seconds that the first run spent on it,
 with a cache on disk as it was found; "pays after" the number of steps in which they are saved again, beside
 the same learner with `ZeroGrad`. The losses of the last round's weights on the first batch are to be compared
-within those of the same data: the MLP's plain loop has the items in another order.
+within those of the same data: the MLP's plain loop has the items in another order, and the transformer drops
+out at random.
+
+On a GPU models and data are there from the start, but for the batches of the MLP's `DataLoader`, and a run
+ends when the device has done all of it.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -31,10 +35,34 @@ from torch.nn import functional as F
 from callbacks import Callback, GradientAccumulation, LeanStep, WholeStep, ZeroGrad
 from learner import Data, Learner
 
-SECONDS = time.perf_counter
 N_STEPS = 1000
 #: Seconds of a run, and of compiling before it; the model at the end.
 Run = Callable[[], tuple[float, float, nn.Module]]
+DEVICE = torch.device("cpu")
+
+
+def on_device(nest: Any) -> Any:
+    """A model, a tensor or a list or tuple of them, on the device that is measured."""
+    if isinstance(nest, (list, tuple)):
+        return type(nest)(on_device(each) for each in nest)
+    return nest.to(DEVICE)
+
+
+class Moved:
+    """A loader whose batches are moved as they come."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(on_device, self.data)
+
+
+def seconds_now() -> float:
+    """The time at which the device has done what it was told."""
+    if DEVICE.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 class Watch(Callback):
@@ -44,10 +72,10 @@ class Watch(Callback):
 
     def before_train(self, learn: Any) -> None:
         if learn.epoch == 1:
-            self.begun = SECONDS()
+            self.begun = seconds_now()
 
     def after_fit(self, learn: Any) -> None:
-        self.seconds = SECONDS() - self.begun
+        self.seconds = seconds_now() - self.begun
 
 
 def plain(
@@ -65,14 +93,14 @@ def plain(
                 optimizer.zero_grad()
 
     def run() -> tuple[float, float, nn.Module]:
-        begun = SECONDS()
+        begun = seconds_now()
         inputs, _ = next(iter(data))
         called(inputs)
-        compiling = SECONDS() - begun if is_compiled else 0.0
+        compiling = seconds_now() - begun if is_compiled else 0.0
         once()  # as the learner, which trains for two epochs, and whose second is timed
-        begun = SECONDS()
+        begun = seconds_now()
         once()
-        return SECONDS() - begun, compiling, model
+        return seconds_now() - begun, compiling, model
 
     return run
 
@@ -80,7 +108,7 @@ def plain(
 def learner(make_model: Any, data: Any, loss_func: Any, make: Any, n_added: int, doer: Any) -> Run:
     """Two epochs, the second of which is timed."""
     others = [GradientAccumulation(n_added)] if n_added > 1 else []
-    learn = Learner(make_model(), data, loss_func, make, [doer, Watch(), *others], defaults=())
+    learn = Learner(on_device(make_model()), data, loss_func, make, [doer, Watch(), *others], defaults=())
 
     def run() -> tuple[float, float, nn.Module]:
         learn.fit(2)
@@ -98,9 +126,9 @@ def works_of(
     plains = partial(plain, loss_func=loss_func, make=make, n_added=n_added)
     learners = partial(learner, make_model, loss_func=loss_func, make=make, n_added=n_added)
     works = {
-        "plain loop": plains(make_model(), plain_data()),
-        "plain loop again (the noise)": plains(make_model(), plain_data()),
-        "the model compiled": plains(make_model(), plain_data(), is_compiled=True),
+        "plain loop": plains(on_device(make_model()), plain_data()),
+        "plain loop again (the noise)": plains(on_device(make_model()), plain_data()),
+        "the model compiled": plains(on_device(make_model()), plain_data(), is_compiled=True),
         "ZeroGrad": learners(data(), doer=ZeroGrad()),
         "LeanStep": learners(data(), doer=LeanStep()),
         "WholeStep": learners(data(), doer=WholeStep()),
@@ -132,7 +160,7 @@ def report(title: str, works: dict[str, Run], rounds: int, n_steps: int, loss_of
 
 
 def article(rounds: int, make: Any, title: str) -> None:
-    data = batches(N_STEPS)
+    data = [on_device(batches(1)[0])] * N_STEPS
     works = works_of(Quadratic, lambda: data, lambda: Data(data), F.mse_loss, make)
     report(
         f"the article's fit, {title}",
@@ -144,9 +172,9 @@ def article(rounds: int, make: Any, title: str) -> None:
 
 
 def digits(rounds: int, make: Any, title: str, n_added: int = 1) -> None:
-    first = tuple(each[:BATCH_SIZE] for each in pictures())
-    tensors = partial(Data.from_tensors, *pictures(), batch_size=BATCH_SIZE, seed=0)
-    works = works_of(mlp, loader, tensors, F.cross_entropy, make, n_added)
+    first = on_device(tuple(each[:BATCH_SIZE] for each in pictures()))
+    tensors = partial(Data.from_tensors, *on_device(pictures()), batch_size=BATCH_SIZE, seed=0)
+    works = works_of(mlp, lambda: Moved(loader()), tensors, F.cross_entropy, make, n_added)
     report(
         f"MLP 784-128-10, from tensors, {title}", works, rounds, N_ITEMS // BATCH_SIZE,
         lambda model: loss_on(model, first, F.cross_entropy),
@@ -170,10 +198,12 @@ class Transformer(nn.Module):
 
 def sequences(rounds: int) -> None:
     draws = torch.Generator().manual_seed(0)
-    pairs = [
-        (torch.randint(100, (16, 32), generator=draws), torch.randint(10, (16,), generator=draws))
-        for _ in range(20)
-    ]
+    pairs = on_device(
+        [
+            (torch.randint(100, (16, 32), generator=draws), torch.randint(10, (16,), generator=draws))
+            for _ in range(20)
+        ]
+    )
     make = partial(torch.optim.AdamW, lr=1e-3)
     works = works_of(Transformer, lambda: pairs, lambda: Data(pairs), F.cross_entropy, make)
     report(
@@ -187,23 +217,30 @@ def loss_on(model: nn.Module, batch: Any, loss_func: Any) -> float:
         return loss_func(model(batch[0]), batch[1]).item()
 
 
-def main(rounds: int, *chosen: int) -> None:
+def main() -> None:
+    global DEVICE
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rounds", nargs="?", type=int, default=7)
+    parser.add_argument("--works", nargs="*", type=int, help="by their place, from 1; all")
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    asked = parser.parse_args()
+    DEVICE = asked.device
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Inductor's own
-    print(f"torch {torch.__version__}, 1 thread, {rounds} rounds")
+    print(f"torch {torch.__version__}, {DEVICE}, 1 thread, {asked.rounds} rounds")
     works = [
-        partial(article, rounds, partial(torch.optim.SGD, lr=RATE), "SGD"),
-        partial(digits, rounds, partial(torch.optim.SGD, lr=0.01), "SGD"),
-        partial(article, rounds, partial(torch.optim.Adam, lr=RATE), "Adam"),
-        partial(digits, rounds, partial(torch.optim.SGD, lr=0.01, momentum=0.9), "SGD with momentum"),
-        partial(digits, rounds, partial(torch.optim.Adam, lr=1e-3), "Adam"),
-        partial(digits, rounds, partial(torch.optim.Adam, lr=1e-3), "Adam, 4 batches an update", 4),
-        partial(sequences, rounds),
+        partial(article, asked.rounds, partial(torch.optim.SGD, lr=RATE), "SGD"),
+        partial(digits, asked.rounds, partial(torch.optim.SGD, lr=0.01), "SGD"),
+        partial(article, asked.rounds, partial(torch.optim.Adam, lr=RATE), "Adam"),
+        partial(digits, asked.rounds, partial(torch.optim.SGD, lr=0.01, momentum=0.9), "SGD with momentum"),
+        partial(digits, asked.rounds, partial(torch.optim.Adam, lr=1e-3), "Adam"),
+        partial(digits, asked.rounds, partial(torch.optim.Adam, lr=1e-3), "Adam, 4 batches an update", 4),
+        partial(sequences, asked.rounds),
     ]
     for place, work in enumerate(works, 1):
-        if place in chosen or not chosen:
+        if place in (asked.works or range(1, len(works) + 1)):
             work()
 
 
 if __name__ == "__main__":
-    main(*(int(each) for each in sys.argv[1:] or ["7"]))
+    main()
