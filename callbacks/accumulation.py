@@ -60,23 +60,28 @@ class GradientAccumulation(Callback):
                 "lambda learn: (learn.targets != 0).sum()."
             )
         self.weight = weight
+        self._loss_func: Any = None  # that was looked at
         self._begin()
 
     def _begin(self) -> None:
-        """An empty window: batches and items so far, sum of weights, unit of weights, last batch."""
+        """An empty window: batches and items so far, sum of weights, unit of weights, last batch.
+
+        And of an update that another plug-in has left out with `CancelStep`: are its gradients, which are
+        divided already, still there, or which are they?
+        """
         self.window: dict[str, Any] = {"n_batches": 0, "n_samples": 0, "weight": 0.0, "unit": 1, "last": -1}
+        self.window |= {"is_divided": False, "left": None}
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._begin()
         for other in learn.callbacks:
             if isinstance(other, GradientAccumulation) and other is not self:
                 raise ValueError(f"{self!r} and {other!r} both let gradients add up: leave one of them out.")
-        doer = learn.callbacks.doers.get("step")
-        if getattr(doer, "computes_gradients", False) and doer is not None:
-            raise ValueError(
-                f"{describe(self)} lets gradients of several batches add up, but {describe(doer)} computes "
-                "those of the last batch anew in each step: leave one of them out, and use larger batches."
-            )
+        check_doer(self, learn)
+        self._check_loss(learn)
+
+    def _check_loss(self, learn: LearnerProtocol) -> None:
+        self._loss_func = learn.loss_func
         if getattr(learn.loss_func, "reduction", None) == "sum":
             raise ValueError(
                 f"{describe(self)} averages over the items of several batches, but the loss function "
@@ -84,15 +89,21 @@ class GradientAccumulation(Callback):
             )
 
     def before_train(self, learn: LearnerProtocol) -> None:
+        is_divided = self.window.get("is_divided", False)
         if self.window["n_batches"]:  # a cancel has left them
             learn.optimizer.zero_grad()
         self._begin()
+        self.window["is_divided"] = is_divided
 
     def before_backward(self, learn: LearnerProtocol) -> None:
         if self._is_void(learn.batch_idx - 1):
             self._begin()
+        if learn.loss_func is not self._loss_func:
+            self._check_loss(learn)
         weight = self._weigh(learn)
         if not self.window["n_batches"]:
+            if self.window.get("is_divided"):
+                self._put_aside(learn)
             # weights are counted in it, so that even batches are scaled by 1 and not at all near an overflow
             self.window["unit"] = learn.n_items
         self._share = weight / self.window["unit"]
@@ -108,10 +119,36 @@ class GradientAccumulation(Callback):
             window["last"] = learn.batch_idx
             if not self._is_full(learn):
                 raise CancelStep
-        for parameter in learn.model.parameters():
+        parameters, left = parameters_of(learn), window.get("left")
+        for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.div_(window["weight"])
+        for parameter, grad in zip(parameters, left or (), strict=False):
+            if grad is not None:
+                parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
         self._begin()
+        self.window["is_divided"] = True
+
+    def after_step(self, learn: LearnerProtocol) -> None:
+        self.window["is_divided"] = False
+
+    def _put_aside(self, learn: LearnerProtocol) -> None:
+        """Let gradients of an update that was left out not be divided again: they add to the next one's."""
+        self.window["is_divided"] = False
+        parameters = parameters_of(learn)
+        left = [each.grad for each in parameters]
+        if all(each is None for each in left):
+            return
+        scaler = next((each for each in learn.callbacks if getattr(each, "scales_gradients", False)), None)
+        if scaler is not None:
+            raise ValueError(
+                f"{describe(self)}: the update before batch {learn.batch_idx} of epoch {learn.epoch} was "
+                f"left out by CancelStep, and {describe(scaler)} has taken the scale out of its gradients: "
+                "drop them with learn.optimizer.zero_grad() before CancelStep, or use MixedPrecision('bf16')."
+            )
+        self.window["left"] = left
+        for each in parameters:
+            each.grad = None
 
     def after_train(self, learn: LearnerProtocol) -> None:
         if self._is_void(learn.batch_idx) or learn.interrupted:
@@ -123,6 +160,7 @@ class GradientAccumulation(Callback):
         if self.window["n_batches"] and not learn.error:
             learn.optimizer.zero_grad()
         self._begin()
+        self._loss_func = None
 
     def _weigh(self, learn: LearnerProtocol) -> float | Tensor:
         """The weight of the batch under way."""
@@ -147,6 +185,26 @@ class GradientAccumulation(Callback):
     def _is_void(self, last: int) -> bool:
         """Was a batch after those of the window cancelled? The loop has dropped all gradients then."""
         return bool(self.window["n_batches"]) and self.window["last"] != last
+
+
+def parameters_of(learn: LearnerProtocol) -> list[Tensor]:
+    """The model's parameters, and those that the optimizer alone holds, as of a loss that is trained too."""
+    held = (each for group in learn.optimizer.param_groups for each in group["params"])
+    return list(dict.fromkeys([*learn.model.parameters(), *held]))
+
+
+def check_doer(plugin: Callback, learn: LearnerProtocol) -> None:
+    """Refuse a doer of `step` that computes gradients of the last batch alone.
+
+    Raises:
+        ValueError: names both.
+    """
+    doer = learn.callbacks.doers.get("step")
+    if getattr(doer, "computes_gradients", False) and doer is not None:
+        raise ValueError(
+            f"{describe(plugin)} lets gradients of several batches add up, but {describe(doer)} computes "
+            "those of the last batch anew in each step: leave one of them out, and use larger batches."
+        )
 
 
 def check_sizes(n_batches: int | None, n_samples: int | None) -> None:

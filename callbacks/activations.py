@@ -17,6 +17,7 @@ from callbacks.device import tensors_in
 from callbacks.drawing import draw_histograms, draw_lines, new_axes, new_figure
 from callbacks.hooks import Hooks
 from callbacks.named import as_patterns, find_layers
+from callbacks.places import Places
 from callbacks.rows import Rows, stacked
 
 if TYPE_CHECKING:
@@ -68,12 +69,13 @@ class ActivationStats(Callback):
     ):
         super().__init__(name=name)
         check_settings(n_bins, highest, near_zero)
-        self._patterns = as_patterns("ActivationStats", "layers", layers)
+        as_patterns("ActivationStats", "layers", layers)  # refuses what is none
         self.layers, self.every = layers, every
         self.n_bins, self.highest, self.near_zero = n_bins, highest, near_zero
         self.layer_names: list[str] = []
         self._rows = Rows("ActivationStats", every)
         self._modules: dict[nn.Module, int] = {}
+        self._places: Places | None = None
         self._seen: dict[int, Tensor] = {}
         self._looking = ExitStack()  # what is there while a recorded batch is in the model
         self._n_missed = 0
@@ -120,17 +122,25 @@ class ActivationStats(Callback):
     # Record
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._rows.clear()
+        self._rows = Rows("ActivationStats", self.every)
         self.layer_names, self._n_missed = [], 0
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        found = find_layers(learn.model, self._patterns, "ActivationStats")
+        self._find(learn.model)
+
+    def _find(self, model: nn.Module) -> None:
+        """Look up the layers; those that a pass began with may be replaced in it."""
+        patterns = as_patterns("ActivationStats", "layers", self.layers)
+        found = find_layers(model, patterns, "ActivationStats")
         self.layer_names = self.layer_names or list(found)
         self._modules = {found[name]: n for n, name in enumerate(self.layer_names) if name in found}
+        self._places = Places(model)
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         self._drop()
         if self._rows.is_coming(learn):
+            if self._places is None or not self._places.are_of(learn.model):
+                self._find(learn.model)
             self._looking.enter_context(Hooks(self._modules, self._see))
             if "torch._dynamo" in sys.modules:  # else nothing is compiled
                 self._looking.enter_context(torch.compiler.set_stance("force_eager"))
@@ -156,7 +166,7 @@ class ActivationStats(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._drop()
-        self._modules = {}
+        self._modules, self._places = {}, None
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
         tensor = next(tensors_in(output), None)

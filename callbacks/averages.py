@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol
 from callbacks.noise import WeightNoise
+from callbacks.places import Places
 from callbacks.registry import describe
 from callbacks.when import When, unwrapped
 
@@ -24,12 +25,14 @@ class Averages:
     Attributes:
         tensors: the averages by the weights' names, on the weights' devices; None before there are any.
             Assign them to go on from others.
+        places: of which model they are, and what stood where; None where that is not known.
     """
 
     def __init__(self, *, with_buffers: bool = False):
         self.with_buffers = with_buffers
         self._tensors: dict[str, Tensor] | None = None
         self._lists: tuple[list[Tensor], list[Tensor]] | None = None  # averages, and the weights themselves
+        self.places: Places | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor] | None:
@@ -48,6 +51,7 @@ class Averages:
         old = self._tensors or {}
         self._tensors = {name: begun(old.get(name), weight) for name, weight in found.items()}
         self._lists = list(self._tensors.values()), list(found.values())
+        self.places = Places(model, with_buffers=self.with_buffers)
 
     @torch.no_grad()
     def update(self, model: nn.Module, share: float) -> None:
@@ -83,10 +87,14 @@ class Averages:
 
     def forget_model(self) -> None:
         """Hold no weight of the model any longer."""
-        self._lists = None
+        self._lists = self.places = None
+
+    def are_of_another(self, model: nn.Module) -> bool:
+        """Has this model taken the place of that which was averaged?"""
+        return self.places is not None and self.places.model is not model
 
     def _matched(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        if self._lists is None:
+        if self._lists is None or self.places is None or not self.places.are_of(model):
             self.match(model)
         return self._lists or ([], [])
 
@@ -110,10 +118,16 @@ def begun(average: Tensor | None, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put back what `copy_weights` gave."""
+def put_weights(model: nn.Module, weights: dict[str, Tensor], then: dict[str, Tensor] | None = None) -> None:
+    """Put back what `copy_weights` gave.
+
+    Args:
+        model: whose they are.
+        weights: by name.
+        then: the tensors themselves that were copied: what has come in the place of one stays as it is.
+    """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if name in weights:
+        if name in weights and (then is None or then.get(name, tensor) is tensor):
             tensor.copy_(weights[name])
 
 

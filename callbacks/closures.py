@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from callbacks import draws
+from callbacks.accumulation import GradientAccumulation, check_doer
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.gradient import GradientClip
 from callbacks.norms import total_norm
 from callbacks.registry import describe
+from callbacks.when import unwrapped
 
 
 class Repeater:
@@ -62,8 +64,13 @@ def statistics_of(model: torch.nn.Module) -> list[Tensor]:
 
 
 def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
-    """Refuse a gradient scaler, whose scale the gradients that are computed again would have."""
+    """Refuse a gradient scaler, whose scale the gradients that are computed again would have.
+
+    And `GradientAccumulation`, which may have been there before this plug-in was added.
+    """
     for other in learn.callbacks:
+        if isinstance(unwrapped(other), GradientAccumulation):
+            check_doer(other, learn)
         if getattr(other, "scales_gradients", False):
             raise ValueError(
                 f"{describe(plugin)} computes gradients again in the step, after {describe(other)} has "

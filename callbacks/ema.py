@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from callbacks.averages import Averages, check_alone, put_weights, take_off_noise
+from callbacks.averages import Averages, check_alone, named_weights, put_weights, take_off_noise
 from callbacks.contract import Callback, LearnerProtocol, Order
 
 
@@ -23,7 +23,9 @@ class EMA(Callback):
     holds both.
 
     Averages are kept in float32 (float64 for weights of that), on the model's device: one copy of the
-    weights, and in validation another. Weights that are integers are left alone.
+    weights, and in validation another. Weights that are integers are left alone. Where another model takes
+    the place of the learner's in mid-fit, averages begin anew, and the old one has its trained weights; a
+    parameter that is replaced goes on with the average of that name.
 
     Args:
         decay: `d`, in [0, 1): how much of the average stays at each update. 0.999 averages over some 1000
@@ -66,6 +68,7 @@ class EMA(Callback):
         self.weights: dict[str, Tensor] | None = None
         self.n_updates = 0
         self._is_fitting = self._is_for_validation = False
+        self._held: dict[str, Tensor] | None = None  # the weights themselves, while they are the averages
 
     @property
     def averages(self) -> dict[str, Tensor] | None:
@@ -91,19 +94,26 @@ class EMA(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         check_alone(self, learn)
-        self.averages = self.weights = None
+        self._averages.with_buffers = self.buffers == "average"
+        self._averages.forget_model()
+        self.averages = self.weights = self._held = None
         self.n_updates = 0
         self._is_fitting, self._is_for_validation = True, False
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._take_out(learn)
+        self._follow(learn)
         self._averages.match(learn.model)
 
     def before_batch(self, learn: LearnerProtocol) -> None:
-        if self.weights is not None and learn.training:  # a validation in mid-epoch was left by an error
+        if not learn.training:
+            return
+        if self.weights is not None:  # a validation in mid-epoch was left by an error
             self._take_out(learn)
+        self._follow(learn)
 
     def after_step(self, learn: LearnerProtocol) -> None:
+        self._follow(learn)
         self._averages.update(learn.model, 1 - self._decay())
         self.n_updates += 1
 
@@ -135,6 +145,13 @@ class EMA(Callback):
         self._is_fitting = self._is_for_validation = False
         self._averages.forget_model()
 
+    def _follow(self, learn: LearnerProtocol) -> None:
+        """Begin anew where another model has taken the place of that which is averaged."""
+        if self._averages.are_of_another(learn.model):
+            self._take_out(learn)
+            self._averages.forget_model()
+            self.averages, self.n_updates = None, 0
+
     def _decay(self) -> float:
         """The decay of the update that was just made."""
         if not self.warmup:
@@ -145,8 +162,10 @@ class EMA(Callback):
         """Make the averages the model's weights, where it has its own; were they put there?"""
         if not self._is_fitting or self.weights is not None or self.averages is None:
             return False
+        self._follow(learn)
         take_off_noise(learn)
         self.weights = self._averages.copy_weights(learn.model)
+        self._held = named_weights(learn.model, with_buffers=self._averages.with_buffers)
         self._averages.put(learn.model)
         return True
 
@@ -154,8 +173,9 @@ class EMA(Callback):
         """Give the model its own weights back, where it has the averages."""
         self._is_for_validation = False
         if self.weights is not None:
-            put_weights(learn.model, self.weights)
-            self.weights = None
+            places = self._averages.places
+            put_weights(learn.model if places is None else places.model, self.weights, self._held)
+            self.weights = self._held = None
 
 
 def check_settings(decay: Any, warmup: Any, buffers: Any, at_end: Any) -> None:

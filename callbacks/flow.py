@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from callbacks.contract import Callback, LearnerProtocol
 from callbacks.drawing import draw_lines, new_axes
 from callbacks.named import as_patterns, find_parameters
+from callbacks.places import Places
 from callbacks.rows import Rows, stacked
 
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ class GradientFlow(Callback):
         self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
     ):
         super().__init__(name=name)
-        self._patterns = as_patterns("GradientFlow", "parameters", parameters)
+        as_patterns("GradientFlow", "parameters", parameters)  # refuses what is none
         self.parameters, self.every = parameters, every
         self.parameter_names: list[str] = []
         self._rows = Rows("GradientFlow", every)
         self._found: list[nn.Parameter | None] = []
+        self._places: Places | None = None
         self._row: Tensor | None = None
 
     @property
@@ -85,16 +87,25 @@ class GradientFlow(Callback):
         return self._rows.read().reshape(len(self.steps), len(self.parameter_names), 3)
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._rows.clear()
+        self._rows = Rows("GradientFlow", self.every)
         self.parameter_names = []
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        found = find_parameters(learn.model, self._patterns, "GradientFlow")
+        self._find(learn.model)
+
+    def _find(self, model: nn.Module) -> None:
+        """Look up the parameters; those that a pass began with may be replaced in it."""
+        patterns = as_patterns("GradientFlow", "parameters", self.parameters)
+        found = find_parameters(model, patterns, "GradientFlow")
         self.parameter_names = self.parameter_names or list(found)
         self._found = [found.get(name) for name in self.parameter_names]
+        self._places = Places(model)
 
     def before_step(self, learn: LearnerProtocol) -> None:
+        self._row = None
         if self._rows.is_coming(learn):
+            if self._places is None or not self._places.are_of(learn.model):
+                self._find(learn.model)
             self._row = stacked(sizes_of(each, learn) for each in self._found)
 
     def after_step(self, learn: LearnerProtocol) -> None:
@@ -106,7 +117,7 @@ class GradientFlow(Callback):
         self._rows.read()  # the pass's one wait
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._found, self._row = [], None
+        self._found, self._row, self._places = [], None, None
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Draw a bar for each parameter, from first to last: how large its gradient was.

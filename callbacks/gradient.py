@@ -67,7 +67,7 @@ class GradientClip(Callback):
     """
 
     order = Order.GRADIENT
-    state = ("norms",)
+    state = ("norms", "bounds")
 
     def __init__(
         self,
@@ -93,6 +93,7 @@ class GradientClip(Callback):
         if max_norm is not None:
             self.measures["clipped"] = None
         self._norms = Scalars()
+        self.bounds = array("d")  #: `max_norm` at each update of the pass, as it may change
         self.handed: Tensor | None = None  # the norm, where the doer of the whole step has clipped already
 
     @property
@@ -103,6 +104,7 @@ class GradientClip(Callback):
     @norms.setter
     def norms(self, norms: array[float]) -> None:
         self._norms = Scalars(norms[:])
+        self.bounds = array("d", [math.inf if self.max_norm is None else self.max_norm] * len(norms))
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         others = [each for each in learn.callbacks if isinstance(each, GradientClip) and each is not self]
@@ -114,10 +116,12 @@ class GradientClip(Callback):
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._norms.clear()
+        self.bounds = array("d")
         self.handed = None
 
     def before_step(self, learn: LearnerProtocol) -> None:
         norm, self.handed = self.handed, None
+        self.bounds.append(math.inf if self.max_norm is None else self.max_norm)
         self._norms.append(self.clip(learn) if norm is None else norm)
 
     def clip(self, learn: LearnerProtocol) -> Tensor:
@@ -145,7 +149,8 @@ class GradientClip(Callback):
             # NaN is not hidden by the order in which max looks
             learn.results["unclipped_norm_max"] = math.nan if any(map(math.isnan, norms)) else max(norms)
             if self.max_norm is not None:
-                learn.results["clipped"] = sum(norm > self.max_norm for norm in norms) / len(norms)
+                n_clipped = sum(norm > bound for norm, bound in zip(norms, self.bounds, strict=False))
+                learn.results["clipped"] = n_clipped / len(norms)
 
 
 def check_size(argument: str, size: float | None) -> float | None:

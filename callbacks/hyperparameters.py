@@ -23,12 +23,24 @@ class Kept:
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self.optimizer = optimizer
+        self.earlier: Kept | None = None  # of the optimizer whose place this one has taken in mid-fit
         self.groups = [settings_of(group) for group in optimizer.param_groups]
         self.tensors = [
             {name: value for name, value in group.items() if isinstance(value, Tensor)}
             for group in optimizer.param_groups
         ]
         self.names = set(vars(optimizer))
+
+    def of(self, optimizer: torch.optim.Optimizer) -> Kept:
+        """Itself; or, where another optimizer has taken the place of its own, what that one has now.
+
+        `put_back` gives both their settings.
+        """
+        if optimizer is self.optimizer:
+            return self
+        new = Kept(optimizer)
+        new.earlier = self
+        return new
 
     def put_back(self) -> None:
         """Give every group its settings, and take away what a scheduler has hung on the optimizer."""
@@ -41,6 +53,8 @@ class Kept:
                 group[name] = tensor.copy_(settings[name])
         for name in set(vars(self.optimizer)) - self.names:  # a wrapper of `step`, and its mark
             delattr(self.optimizer, name)
+        if self.earlier is not None:
+            self.earlier.put_back()
 
 
 def settings_of(group: Settings) -> Settings:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from callbacks.contract import LearnerProtocol
+from callbacks.places import is_unchanged
 
 
 class LastGood:
@@ -17,14 +20,18 @@ class LastGood:
     def clear(self) -> None:
         """Forget the copy."""
         self._copies: dict[str, Tensor] = {}
+        self._model: nn.Module | None = None  # whose they are
         self._where = ""
 
     @torch.no_grad()
     def keep(self, learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> None:
         """Copy them as they are now; those of `buffers` as they were before the forward pass."""
+        if learn.model is not self._model:
+            self.clear()
+            self._model = learn.model
         for name, tensor in {**named_tensors(learn.model), **(buffers or {})}.items():
             kept = self._copies.get(name)
-            if kept is None or kept.shape != tensor.shape or kept.device != tensor.device:
+            if kept is None or is_other(kept, tensor):
                 self._copies[name] = tensor.detach().clone()
             else:
                 kept.copy_(tensor)
@@ -37,6 +44,8 @@ class LastGood:
         The state of an optimizer goes bad with its weights. A copy of it would take twice the room of the
         weights', for Adam; empty it is as that of a new optimizer, and its settings stay.
         """
+        if learn.model is not self._model:
+            return "another model has taken the learner's place since, and it stays as it is"
         first = first_bad(learn.model, self._copies)
         if first is not None:
             return f"{first!r} was bad {self._where} already, so there are no good weights to put back"
@@ -48,11 +57,17 @@ class LastGood:
         return f"the weights are put back as they were {self._where}, and the optimizer's state is empty"
 
 
+def is_other(one: Tensor, other: Tensor) -> bool:
+    """Are they of another shape, kind or place?"""
+    return one.shape != other.shape or one.device != other.device or one.dtype != other.dtype
+
+
 class KeptBuffers:
     """A copy of the buffers that the forward pass changes, as batch norm's statistics.
 
     Which those are is told by torch's count of the writes to each, so masks are copied once. Batch norm's
-    writes are not counted, so buffers of one dimension are copied always.
+    writes are not counted, so buffers of one dimension are copied always. A buffer may also be replaced, as
+    by `self.mean = 0.9 * self.mean + x.mean(0)`; then the one from before comes back.
     """
 
     def __init__(self) -> None:
@@ -64,9 +79,13 @@ class KeptBuffers:
         self.copies: dict[str, Tensor] = {}  #: by name
         self._versions: dict[str, int] = {}  # of those that have never been seen to change
         self._changing: tuple[list[Tensor], list[Tensor]] = ([], [])  # the others, and their copies
+        self._model: nn.Module | None = None
+        self._holders: list[tuple[dict[str, Any], list[Any]]] = []  # where buffers stand, and which do
 
     def keep(self, model: nn.Module) -> None:
         """Copy those that have changed since the last time, and those that may have."""
+        if model is not self._model or not all(map(is_unchanged, self._holders)):
+            self.clear()
         if self._buffers is None:
             self._begin(model)
         elif self._buffers:
@@ -76,15 +95,20 @@ class KeptBuffers:
     def put_back(self) -> None:
         """Put back those that have changed since, and those that may have."""
         if self._buffers:
+            for holder, buffers in self._holders:
+                holder.update(zip(holder, buffers, strict=False))
             self._notice_changes()
             copy_all(*reversed(self._changing))
 
     def _begin(self, model: nn.Module) -> None:
+        self._model = model
         if not has_buffers(model):
             self._buffers = {}
             return
         found = {name: each for name, each in model.named_buffers() if not each.is_inference()}
         self._buffers = found
+        holders = [module._buffers for module in model.modules() if module._buffers]
+        self._holders = [(holder, list(holder.values())) for holder in holders]
         self.copies = {name: each.clone() for name, each in found.items()}
         self._versions = {name: each._version for name, each in found.items()}
         for name, each in found.items():

@@ -93,7 +93,7 @@ class LeanStep(Callback):
             try:
                 if self._has_changed(optimizer):
                     self._examine(optimizer)
-                work = gather(optimizer.param_groups)
+                work = gather(optimizer.param_groups, for_kernel=self._kernel is not None)
             except Unfit as reason:
                 self._fall_back(reason)
             else:
@@ -133,6 +133,7 @@ class LeanStep(Callback):
             optimizer is not self._optimizer
             or len(optimizer.param_groups) != self._n_groups
             or vars(optimizer).get("step") is not self._own_step
+            or "zero_grad" in vars(optimizer)
             or any(self._hooks)
         )
 

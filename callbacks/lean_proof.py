@@ -136,22 +136,31 @@ def check_group(group: dict[str, Any]) -> None:
             raise Unfit("a parameter is complex or sparse")
 
 
-def gather(groups: list[dict[str, Any]]) -> Work:
+def gather(groups: list[dict[str, Any]], *, for_kernel: bool = False) -> Work:
     """What there is to update.
 
+    Args:
+        groups: the optimizer's.
+        for_kernel: is it for a kernel, so that weights must still be such as it can do?
+
     Raises:
-        Unfit: a gradient is sparse, or a rate a tensor.
+        Unfit: a gradient is sparse, or a rate a tensor; or weights or settings have become others since the
+            optimizer was examined.
     """
     work: Work = []
     for group in groups:
-        if isinstance(group["lr"], Tensor):
-            raise Unfit("its lr is a tensor")
+        if isinstance(group["lr"], Tensor) or isinstance(group["weight_decay"], Tensor):
+            raise Unfit("its lr or weight_decay is a tensor")
+        if group.get("capturable") or group.get("differentiable") or (for_kernel and group.get("fused")):
+            raise Unfit("it was set to capturable, differentiable or fused in mid-fit")
         params, grads = [], []
         for each in group["params"]:
             grad = each.grad
             if grad is not None:
                 if grad.is_sparse:
                     raise Unfit("a gradient is sparse")
+                if for_kernel and grad.dtype not in PRECISE:
+                    raise Unfit(f"weights have become {grad.dtype} in mid-fit")
                 params.append(each)
                 grads.append(grad)
         if params:

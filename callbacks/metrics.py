@@ -73,6 +73,8 @@ class Metrics(Callback):
             raise ValueError(f"Metrics(on={on!r}): there are 'valid', 'train' and 'both'.")
         self.metrics, self.on = metrics, on
         by_name = named_metrics(metrics)
+        self._results: dict[str, Any] = {}  # those of the validation under way
+        self._around: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of those around it
         self._passes = {
             "train": Measured("train", by_name if on != "valid" else {}),
             "valid": Measured(
@@ -95,27 +97,47 @@ class Metrics(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         for each in self._passes.values():
             each.is_open = False
+        self._around.clear()
         passes = ("train",) if learn.data.valid is None else ("train", "valid")
         self.measures = {"lr": None}
         for each in passes:
             self.measures |= self._passes[each].names()
 
     def before_train(self, learn: LearnerProtocol) -> None:
+        self._around.clear()
         self._passes["train"].reset(learn)
 
     def before_validate(self, learn: LearnerProtocol) -> None:
-        self._passes["valid"].reset(learn)
+        valid = self._passes["valid"]
+        if valid.is_open:  # somebody validates within a validation, or one was left in the middle
+            self._around.append((self._results, valid.state_dict()))
+        self._results = learn.results
+        valid.reset(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        self._passes["train" if learn.training else "valid"].update(learn)
+        if not learn.training:
+            self._come_back(learn)
+        measured = self._passes["train" if learn.training else "valid"]
+        if measured.is_open:  # else this was added in the middle of the pass
+            measured.update(learn)
+
+    def _come_back(self, learn: LearnerProtocol) -> None:
+        """Go on with the validation around one that has ended; which it is its results tell."""
+        while self._around and learn.results is not self._results:
+            self._results, state = self._around.pop()
+            if learn.results is self._results:
+                self._passes["valid"].load_state_dict(state)
+                self._passes["valid"].is_open = True
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        learn.results |= self._passes["train"].compute()
+        if self._passes["train"].is_open:
+            learn.results |= self._passes["train"].compute()
         rate = learn.optimizer.param_groups[0].get("lr")
         if rate is not None:
             learn.results["lr"] = float(rate)
 
     def after_validate(self, learn: LearnerProtocol) -> None:
+        self._come_back(learn)
         if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
             return  # stopped in the middle: numbers of a part would be taken for the whole
         if learn.n_batches == 0 and not self._passes["valid"].n_items:
@@ -124,7 +146,8 @@ class Metrics(Callback):
                 LearnerWarning,
                 stacklevel=2,
             )
-        learn.results |= self._passes["valid"].compute()
+        if self._passes["valid"].is_open:
+            learn.results |= self._passes["valid"].compute()
 
 
 class Measured:

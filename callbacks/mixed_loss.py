@@ -106,7 +106,7 @@ class Mixing:
             raise ValueError(
                 f"{self.owner}: another plug-in mixes in epoch {learn.epoch} too. {ONE_AT_A_TIME}"
             )
-        if self._loss is None and learn.loss_func is not None:
+        if learn.loss_func is not self._loss and learn.loss_func is not None:  # somebody may have set another
             self._before, self._loss = learn.loss_func, MixedLoss(learn.loss_func)
             learn.loss_func = self._loss
 

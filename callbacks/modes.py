@@ -36,18 +36,26 @@ class BatchNormFreeze(Callback):
             raise ValueError(f"BatchNormFreeze({layers!r}): there are 'frozen' and 'all'.")
         self.layers = layers
         self._held: list[nn.Module] = []
+        self._has_looked = False  # else this was added in the middle of a pass
 
     def before_train(self, learn: LearnerProtocol) -> None:
+        self._look(learn)
+
+    def _look(self, learn: LearnerProtocol) -> None:
         self._let_go(learn)
+        self._has_looked = True
         self._held = [layer for layer in self._found(learn.model) if layer.training]
         self._hold()
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         if learn.training:
+            if not self._has_looked:
+                self._look(learn)
             self._hold()  # the loop, or a plug-in, may have put the whole model into training mode
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._let_go(learn)
+        self._has_looked = False
 
     def _found(self, model: nn.Module) -> list[nn.Module]:
         norms: list[nn.Module] = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]

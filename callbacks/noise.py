@@ -51,6 +51,7 @@ class WeightNoise(Callback):
 
     @draws.setter
     def draws(self, state: PythonState | None) -> None:
+        self.take_off()  # in the middle of a batch; done later, it would undo the weights of a snapshot
         self._draws.state = state
 
     def before_fit(self, learn: LearnerProtocol) -> None:

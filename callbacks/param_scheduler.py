@@ -31,7 +31,7 @@ class ParamScheduler(Callback):
             `callbacks.annealers`, or a list of them, one for each parameter group. The name is a key of the
             optimizer's groups: `"lr"`, `"weight_decay"`; `"momentum"` is the first beta of Adam's kin.
         relative: take the values times what each group had when the fit began, so that groups keep their
-            ratios.
+            ratios; of an optimizer that takes the place of another in mid-fit, what it had then.
         n_batches: of an epoch, where the loader does not know it.
 
     Raises:
@@ -72,6 +72,8 @@ class ParamScheduler(Callback):
                 "ParamScheduler: the loader does not know how many batches an epoch has. Pass "
                 "ParamScheduler(..., n_batches=...), or give the loader a length."
             )
+        if self._kept is not None:
+            self._kept = self._kept.of(learn.optimizer)  # another one may have taken its place
         n_steps = learn.n_epochs * n_batches
         step = learn.epoch * n_batches + min(learn.batch_idx, n_batches - 1)
         self._put(learn.optimizer.param_groups, step / max(n_steps - 1, 1), n_steps)

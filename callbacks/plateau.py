@@ -80,6 +80,7 @@ class ReduceLROnPlateau(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         check_alone(self, learn)
+        self._best.monitor = self.monitor  # it may have been changed
         self._best.begin(learn)
         self.wait = self.rest = self.n_reduced = 0
         self._kept = Kept(learn.optimizer)
@@ -92,6 +93,8 @@ class ReduceLROnPlateau(Callback):
         if self.rest:
             self.rest, self.wait = self.rest - 1, 0
         if self.wait >= self.patience:
+            if self._kept is not None:
+                self._kept = self._kept.of(learn.optimizer)  # another one may have taken its place
             self._reduce(learn.optimizer.param_groups)
 
     def _reduce(self, groups: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from callbacks.closures import check_alone
 from callbacks.contract import Callback, CancelStep, LearnerProtocol, Order
 from callbacks.device import map_tensors
 
@@ -62,10 +63,15 @@ class MixedPrecision(Callback):
                 "numbers above 0."
             )
         self.precision, self.init_scale, self.growth_interval = precision, init_scale, growth_interval
-        self.scales_gradients = precision == "fp16"
         self._scaler: torch.amp.GradScaler | None = None
+        self._is_unscaled = False  # are there gradients without the scale, of an update that is left out?
         self._kept: dict[str, Any] | None = None
         self._scale: float | None = None
+
+    @property
+    def scales_gradients(self) -> bool:
+        """Is there a scale?"""
+        return self.precision == "fp16"
 
     @property
     def scaler(self) -> dict[str, Any] | None:
@@ -77,6 +83,7 @@ class MixedPrecision(Callback):
         self._kept, self._scale = state, None
         if self._scaler is not None and state:
             self._scaler.load_state_dict(state)
+            self._scaler.set_growth_interval(self.growth_interval)  # the plug-in's own: it may have another
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         others = [each for each in learn.callbacks if isinstance(each, MixedPrecision) and each is not self]
@@ -85,18 +92,28 @@ class MixedPrecision(Callback):
         kind = learn.device.type
         if kind == "cuda" and self.precision == "bf16" and not torch.cuda.is_bf16_supported():
             raise ValueError("MixedPrecision('bf16'): this device has no bf16; use MixedPrecision('fp16').")
+        self._is_unscaled = False
         if self.scales_gradients:
-            state = self.scaler
-            self._scaler = torch.amp.GradScaler(
-                kind, init_scale=self.init_scale, growth_interval=self.growth_interval
-            )
-            self.scaler = state
+            self._begin_scale(learn)
+
+    def _begin_scale(self, learn: LearnerProtocol) -> None:
+        doer = learn.callbacks.doers.get("step")
+        if getattr(doer, "computes_gradients", False) and doer is not None:
+            check_alone(doer, learn)
+        state, kind = self.scaler, learn.device.type
+        self._scaler = torch.amp.GradScaler(
+            kind, init_scale=self.init_scale, growth_interval=self.growth_interval
+        )
+        self.scaler = state
 
     @contextmanager
     def surround(self, learn: LearnerProtocol, operation: str) -> Iterator[None]:
         if operation == "backward":
             loss = learn.loss_grad
+            if self._scaler is None and self.scales_gradients:  # `precision` was changed in mid-fit
+                self._begin_scale(learn)
             if self._scaler is not None:
+                self._scale_again(learn)
                 learn.loss_grad = self._scaler.scale(loss)
             try:
                 yield
@@ -120,8 +137,23 @@ class MixedPrecision(Callback):
         if self._scale < before:  # an overflow: only that lowers it
             learn.optimizer.zero_grad()
             raise CancelStep
+        self._is_unscaled = True
+
+    def after_step(self, learn: LearnerProtocol) -> None:
+        self._is_unscaled = False
+
+    @torch.no_grad()
+    def _scale_again(self, learn: LearnerProtocol) -> None:
+        """Scale gradients of an update that another has left out, so that those of this batch add to them."""
+        if self._is_unscaled and self._scale is not None:
+            for group in learn.optimizer.param_groups:
+                for each in group["params"]:
+                    if each.grad is not None:
+                        each.grad.mul_(self._scale)
+        self._is_unscaled = False
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._is_unscaled = False
         if self._scaler is not None:
             self._kept, self._scaler, self._scale = self._scaler.state_dict(), None, None
 

@@ -51,7 +51,8 @@ class TorchScheduler(Callback):
     Raises:
         TypeError: `scheduler` cannot be called, or makes something else.
         ValueError: at the fit's begin: nothing of the monitor's name is measured, or another plug-in changes
-            the rate (or a momentum that this one cycles) too; in it: a `OneCycleLR` is at its end.
+            the rate (or a momentum that this one cycles) too; in it: a `OneCycleLR` is at its end, or
+            another optimizer takes the place of that which is scheduled.
 
     Warns:
         LearnerWarning: a `OneCycleLR`, `CosineAnnealingLR` or `PolynomialLR` is shorter than the fit, at its
@@ -109,10 +110,12 @@ class TorchScheduler(Callback):
         self.every.start(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
+        self._check_optimizer(learn)
         if self.every.after_batch(learn):
             self._step(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._check_optimizer(learn)
         if self.every.after_epoch(learn):
             self._step(learn)
 
@@ -169,6 +172,16 @@ class TorchScheduler(Callback):
                 f"with a step every {self.every}. (torch: {error}.) Write a larger total_steps, or end the "
                 "fit before, as with StopAfter('500 steps')."
             ) from error
+
+    def _check_optimizer(self, learn: LearnerProtocol) -> None:
+        """Refuse to schedule an optimizer that is no longer used."""
+        if self._made is not None and self._made.optimizer is not learn.optimizer:
+            raise ValueError(
+                f"TorchScheduler: learn.optimizer was replaced by another {type(learn.optimizer).__name__} "
+                f"in epoch {learn.epoch}, and a scheduler of torch belongs to the optimizer that it was made "
+                "for. Replace it between two fits; or use ParamScheduler, which goes over to the new "
+                "one, with relative=True in shares of its own rate."
+            )
 
     def _go_to_position(self) -> None:
         """Take up a schedule where a snapshot left it."""

@@ -167,6 +167,7 @@ class EarlyStopping(Callback):
         self._best.epoch = epoch
 
     def before_fit(self, learn: LearnerProtocol) -> None:
+        self._best.monitor = self.monitor  # it may have been changed
         self._best.begin(learn)
         self._check_thresholds()
         self.wait, self.best_weights = 0, None
@@ -175,7 +176,7 @@ class EarlyStopping(Callback):
         better = self._best.update(learn)
         if better is None:
             return
-        value = learn.results[self.monitor]
+        value = learn.results[self._best.monitor]
         if self._is_reached(value) and not better:  # better by less than min_delta
             self.best, self.best_epoch, better = value, learn.epoch, True
         self.wait = 0 if better else self.wait + 1

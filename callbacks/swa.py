@@ -32,7 +32,8 @@ class SWA(Callback):
 
     Until then, training, validation and checkpoints have the trained weights; measure the average with
     `learn.validate()` after the fit, and keep it with `learn.save(path)`. After Ctrl-C the model keeps the
-    trained weights, and so it does after an error.
+    trained weights, and so it does after an error. Where another model takes the place of the learner's in
+    mid-fit, averaging begins anew.
 
     Args:
         start: the first epoch that is averaged: a share of the fit in [0, 1) as a float, rounded down, or
@@ -44,7 +45,7 @@ class SWA(Callback):
     Attributes:
         averages: the averages by the weights' names, in float32 at least, while a fit goes on; else None.
         n_averaged: epochs averaged.
-        rates: the groups' rates when averaging began, if `lr` was given; else None.
+        rates: the groups' rates when averaging began, or when they came, if `lr` was given; else None.
 
     Raises:
         ValueError: a setting cannot be used; or, at the fit's begin, the fit is too short, another plug-in
@@ -104,6 +105,7 @@ class SWA(Callback):
                 "would be averaged. Begin earlier, or with a share, as SWA(0.75)."
             )
         self._first_epoch = self._first(learn)
+        self._averages.forget_model()
         self.averages, self.rates, self.n_averaged = None, None, 0
         if self.lr is not None:
             hyperparameters.check_alone(self, learn)
@@ -112,14 +114,19 @@ class SWA(Callback):
     def before_epoch(self, learn: LearnerProtocol) -> None:
         if self.lr is not None and learn.epoch >= self._first(learn):
             groups = learn.optimizer.param_groups
-            self.rates = self.rates or [float(group["lr"]) for group in groups]  # once a fit
-            for group, rate in zip(groups, self.rates, strict=True):
+            if self._kept is not None and learn.optimizer is not self._kept.optimizer:
+                self._kept, self.rates = self._kept.of(learn.optimizer), None
+            self.rates = self.rates or []
+            self.rates += [float(group["lr"]) for group in groups[len(self.rates) :]]  # once for each
+            for group, rate in zip(groups, self.rates, strict=False):
                 hyperparameters.put(group, "lr", self._rate(rate, learn.epoch - self._first(learn)))
 
     def after_train(self, learn: LearnerProtocol) -> None:
         if learn.epoch < self._first(learn):
             return
         take_off_noise(learn)
+        if self._averages.are_of_another(learn.model):
+            self.averages, self.n_averaged = None, 0
         self._averages.match(learn.model)  # the first time this copies the weights
         if self.n_averaged:
             self._averages.update(learn.model, 1 / (self.n_averaged + 1))
@@ -151,6 +158,7 @@ class SWA(Callback):
         if self._kept is not None:
             self._kept.put_back()
         self._kept, self.averages, self._is_refreshing = None, None, False
+        self._averages.forget_model()
 
     def _first(self, learn: LearnerProtocol) -> int:
         """The first epoch that is averaged."""

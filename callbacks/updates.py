@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from callbacks.contract import Callback, LearnerProtocol
 from callbacks.drawing import draw_lines, new_axes
 from callbacks.named import as_patterns, find_parameters
+from callbacks.places import Places
 from callbacks.rows import Rows, stacked
 
 if TYPE_CHECKING:
@@ -51,11 +52,12 @@ class WeightUpdates(Callback):
         self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
     ):
         super().__init__(name=name)
-        self._patterns = as_patterns("WeightUpdates", "parameters", parameters)
+        as_patterns("WeightUpdates", "parameters", parameters)  # refuses what is none
         self.parameters, self.every = parameters, every
         self.parameter_names: list[str] = []
         self._rows = Rows("WeightUpdates", every)
         self._found: list[nn.Parameter] = []
+        self._places: Places | None = None
         self._before: list[Tensor] = []
 
     @property
@@ -78,20 +80,29 @@ class WeightUpdates(Callback):
         return self._rows.read().reshape(len(self.steps), len(self.parameter_names))
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._rows.clear()
+        self._rows = Rows("WeightUpdates", self.every)
         self.parameter_names = []
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        found = find_parameters(learn.model, self._patterns, "WeightUpdates")
+        self._find(learn.model)
+
+    def _find(self, model: nn.Module) -> None:
+        """Look up the parameters; those that a pass began with may be replaced in it."""
+        patterns = as_patterns("WeightUpdates", "parameters", self.parameters)
+        found = find_parameters(model, patterns, "WeightUpdates")
         if not self.parameter_names:
             large = [name for name, each in found.items() if each.ndim > 1]
-            self.parameter_names = large if large and self._patterns is None else list(found)
+            self.parameter_names = large if large and patterns is None else list(found)
         missing = nn.Parameter(torch.empty(0))  # of a model that has changed: NaN from here on
         self._found = [found.get(name, missing) for name in self.parameter_names]
+        self._places = Places(model)
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        is_coming = self._rows.is_coming(learn)
-        self._before = [each.detach().clone() for each in self._found] if is_coming else []
+        self._before = []
+        if self._rows.is_coming(learn):
+            if self._places is None or not self._places.are_of(learn.model):
+                self._find(learn.model)
+            self._before = [each.detach().clone() for each in self._found]
 
     def after_step(self, learn: LearnerProtocol) -> None:
         if self._before:
@@ -103,7 +114,7 @@ class WeightUpdates(Callback):
         self._rows.read()  # the pass's one wait
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._found, self._before = [], []
+        self._found, self._before, self._places = [], [], None
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Draw the ratios over steps, a line for each parameter, and a dashed one at -3.

@@ -65,15 +65,46 @@ class When(Callback):
         name: str | None = None,
     ):
         self.plugin = check_plugin(plugin)
+        self._words: dict[str, str | None] = {}  # `every`, `start` and `until` as they were given
         super().__init__(name=name or self.plugin.name)
         self.every, self.start, self.until = every, start, until
-        self._every = None if every is None else parsed("every", every)
-        self._start = None if start is None else parsed("start", start)
-        self._until = None if until is None else parsed("until", until)
         check_window(self)
         self.order, self.needs = self.plugin.order, self.plugin.needs
         self.heard: list[str] = []  # spans under way whose beginning the plug-in has been told
         self._in_batch = False
+
+    @property
+    def every(self) -> str | None:
+        """Which batches or epochs are heard."""
+        return self._words["every"]
+
+    @every.setter
+    def every(self, every: str | None) -> None:
+        self._every = self._parsed("every", every)
+
+    @property
+    def start(self) -> str | None:
+        """When it begins to be heard."""
+        return self._words["start"]
+
+    @start.setter
+    def start(self, start: str | None) -> None:
+        self._start = self._parsed("start", start)
+
+    @property
+    def until(self) -> str | None:
+        """When it is heard no more."""
+        return self._words["until"]
+
+    @until.setter
+    def until(self, until: str | None) -> None:
+        self._until = self._parsed("until", until)
+
+    def _parsed(self, argument: str, words: str | None) -> tuple[int, str] | None:
+        """Keep an argument as it was given, and give its number and unit."""
+        found = None if words is None else parsed(argument, words)
+        self._words[argument] = words
+        return found
 
     @property
     def measures(self) -> Mapping[str, Direction | None]:  # type: ignore[override]

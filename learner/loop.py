@@ -122,15 +122,17 @@ class Loop:
         modes = modes_of(self.model)
         self._begin_pass(loader, training=False)
         try:
-            self._on["before_validate"](self)
-            if self._resume:
-                self._resume.rewind(loader)
-            with snapshots.undrawn(loader):  # validating must not change what training draws
-                self._batches(loader)
-        except CancelValidate:
-            pass
-        self._on["after_validate"](self)
-        set_modes(modes)  # each module's own: a frozen layer stays in evaluation mode
+            try:
+                self._on["before_validate"](self)
+                if self._resume:
+                    self._resume.rewind(loader)
+                with snapshots.undrawn(loader):  # validating must not change what training draws
+                    self._batches(loader)
+            except CancelValidate:
+                pass
+            self._on["after_validate"](self)
+        finally:  # also where the epoch is cancelled
+            set_modes(modes)  # each module's own: a frozen layer stays in evaluation mode
 
     def _begin_pass(self, loader: Any, training: bool) -> None:
         self.training, self.batch, self.batch_idx = training, None, 0
@@ -209,10 +211,12 @@ class Loop:
         try:
             yield
         except BaseException as error:
-            self.error = errors.with_place(error, self)
-            if self.error is error:
+            placed = errors.with_place(error, self)
+            if not self.fitting:  # else a plug-in may catch it, and the fit end well
+                self.error = placed
+            if placed is error:
                 raise
-            raise self.error from error
+            raise placed from error
         finally:
             stopped = self.stop_reason if self.fitting else None
             vars(self).update(kept)

@@ -24,7 +24,7 @@ def take(learn: Any) -> dict[str, Any]:
     """A copy of `state_of`."""
     state = state_of(learn)
     model = {name: tensor.clone() for name, tensor in state.pop("model").items()}
-    return {"model": model, **copy.deepcopy(state)}
+    return {"model": model, **copy.deepcopy(state), "optimizer_kind": title_of(learn.optimizer)}
 
 
 def state_of(learn: Any) -> dict[str, Any]:
@@ -107,6 +107,7 @@ def sandbox(learn: Any) -> Iterator[None]:
     modes = [(module, module.training) for module in learn.model.modules()]
     drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
     ending, plugins = (learn.stop_reason, learn.error, learn.n_fits), tuple(learn.callbacks)
+    parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
     for parameter, _ in gradients:
         parameter.grad = None
     try:
@@ -115,6 +116,7 @@ def sandbox(learn: Any) -> Iterator[None]:
         learn.remove_callbacks(
             *(plugin for plugin in learn.callbacks if not any(plugin is kept for kept in plugins))
         )
+        vars(learn).update(parts)  # of which the block may have put others in their place
         put_back(learn, snapshot)
         for part, states in drawn:
             positions.set_generator_states(part, states)
@@ -137,6 +139,32 @@ def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
             f"the snapshot is of another model: {counted(len(names), 'tensor differs', 'tensors differ')}, "
             f"as {names[0]!r} (shape {then.get(names[0])} then, {now.get(names[0])} now)."
         )
+    check_optimizer(learn.optimizer, snapshot)
+
+
+def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
+    """Refuse the state of another kind of optimizer, or of other groups, before anything is changed."""
+    state = snapshot["optimizer"]
+    if optimizer is None or state is None:
+        return
+    kind, then = title_of(optimizer), snapshot.get("optimizer_kind")
+    if then not in (None, kind):
+        raise ValueError(
+            f"the snapshot is of another optimizer: {then} then, {kind} now. Put one of that kind back "
+            "first, learn.optimizer = ..., or take a new snapshot."
+        )
+    sizes = [len(group["params"]) for group in state["param_groups"]]
+    own = [len(group["params"]) for group in optimizer.param_groups]
+    if sizes != own:
+        raise ValueError(
+            f"the snapshot is of an optimizer with other parameter groups: of {sizes} tensors then, of {own} "
+            "now. Restore it before groups are added, or take a new one after."
+        )
+
+
+def title_of(optimizer: Any) -> str | None:
+    """Which optimizer it is."""
+    return None if optimizer is None else f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
 def named_tensors(model: torch.nn.Module) -> list[tuple[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import is_
 from typing import Any
 
 import torch
@@ -66,10 +67,14 @@ class Binding:
         self._tensor = torch.empty(0, dtype=self.dtype, device=self.sources.device)
         self.settings = settings_of(self.sources)
         self.modules = modules_of(learn.model, learn.loss_func)
-        self.watch = Watch(self.modules)
+        self.watch = Watch(self.modules, learn.loss_func)
         self.hooks = hooks_of(learn.model, learn.loss_func)
-        self.trained = [(each, each.requires_grad) for each in names]
-        self.groups = [(group, len(group["params"])) for group in learn.optimizer.param_groups]
+        self.trained = [(each, each.requires_grad, each.dtype) for each in names]
+        self.groups = [(group, list(group["params"])) for group in learn.optimizer.param_groups]
+        self.own_step = vars(learn.optimizer).get("step")
+        self.step_hooks = find_hooks(learn.optimizer) if has_update else ()
+        self._owns = self._owned()
+        self.is_doubtful = False  # has the optimizer taken a step of its own since?
 
     def sign(self) -> tuple[Any, ...]:
         """What two bindings must have alike to share their programs."""
@@ -81,37 +86,71 @@ class Binding:
             *((run.structure, len(run.params)) for run in self.runs),
             *((name, each.shape, each.dtype, each.device, each.stride()) for name, each in tensors.items()),
             *(
-                (id(holder), key, (type(value), value) if is_value(value) else id(value))
-                for holder, key, value in self.watch
+                (id(owner), key, (type(value), value) if is_value(value) else id(value))
+                for key, value, owner in self.watch
             ),
         )
 
     def owners(self) -> list[Any]:
         """What the signature tells by which object it is."""
-        found = [self.model, self.loss_func, *self.modules, *(value for _, _, value in self.watch)]
-        return [each for each in found if not is_value(each)]
+        values = [value for _, value, _ in self.watch]
+        return [each for each in [self.model, self.loss_func, *self.modules, *values] if not is_value(each)]
 
     def is_current(self, learn: Any) -> bool:
         """Is everything as it was?"""
         return (
-            learn.callbacks is self.callbacks
+            not self.is_doubtful
+            and learn.callbacks is self.callbacks
             and learn.model is self.model
             and learn.optimizer is self.optimizer
             and learn.loss_func is self.loss_func
+            and self._updates_as_ever()
+            and self.watch.is_same()
+            and all(
+                each.requires_grad is flag and each.dtype is dtype and not is_hooked(each)
+                for each, flag, dtype in self.trained
+            )
+            and vars(self.optimizer).get("step") is self.own_step
+            and not any(self.step_hooks)
+        )
+
+    def _updates_as_ever(self) -> bool:
+        """Has the optimizer the groups and state that it had, and clip and precision their settings?"""
+        return (
+            len(self.optimizer.param_groups) == len(self.groups)
+            and all(
+                group is own and len(now) == len(params) and all(map(is_, now, params))
+                for group, (own, params) in zip(self.optimizer.param_groups, self.groups, strict=True)
+                for now in [group["params"]]
+            )
             and all(run.rule.structure(run.group) == run.structure for run in self.runs)
             and settings_of(self.sources) == self.settings
-            and self.watch.is_as_it_was()
-            and all(each.requires_grad is flag for each, flag in self.trained)
-            and len(self.optimizer.param_groups) == len(self.groups)
-            and all(
-                group is own and len(group["params"]) == size
-                for group, (own, size) in zip(self.optimizer.param_groups, self.groups, strict=True)
-            )
+            and all(map(is_, self._owned(), self._owns))
+        )
+
+    def _owned(self) -> list[Any]:
+        """The dicts in which the optimizer keeps what it keeps of each parameter; None before it has."""
+        state = self.optimizer.state
+        return [state.get(each) for run in self.runs if run.names for each in run.params]
+
+    def stamp(self) -> tuple[int, list[float]]:
+        """How often weights and what the optimizer keeps were written to, and the numbers of the update."""
+        tensors = [*self.params, *self.sources.kept]
+        return sum(each._version for each in tensors), self.sources.numbers
+
+    def still_holds(self, learn: Any, stamp: tuple[int, list[float]]) -> bool:
+        """Would the update that is computed be computed again?"""
+        return (
+            learn.optimizer is self.optimizer
+            and learn.model is self.model
+            and self._updates_as_ever()
+            and self.stamp()[0] == stamp[0]
+            and numbers_of(self.runs, self.optimizer.state) == stamp[1]
         )
 
     def differs_from(self, other: Binding) -> str:
         """What has another value than there, in words."""
-        for (holder, key, value), (_, _, before) in zip(self.watch, other.watch, strict=False):
+        for (key, value, holder), (_, before, _) in zip(self.watch, other.watch, strict=False):
             if value is not before and not isinstance(value, Tensor):
                 owner = next(
                     (type(each).__name__ for each in self.modules if vars(each) is holder), "the model"
@@ -144,6 +183,7 @@ class Binding:
                         run.rule.begin(own, param, run.group)
                     if run.counts:
                         counts.append(own["step"])
+        self._owns = self._owned()
         olds = [*self.params, *kept_of(self.runs, optimizer.state)]
         torch._foreach_copy_(olds, news)  # type: ignore[reportPrivateImportUsage]
         if counts:
@@ -233,8 +273,13 @@ def check_parameters(params: list[Any], names: dict[Any, str]) -> None:
     for each in params:
         if not each.is_floating_point():
             raise Unfit(f"the parameter {names[each]!r} is no tensor of floats")
-        if each._backward_hooks or getattr(each, "_post_accumulate_grad_hooks", None):
+        if is_hooked(each):
             raise Unfit(f"a hook is registered on the parameter {names[each]!r}")
+
+
+def is_hooked(param: Any) -> bool:
+    """Is a hook registered on this tensor?"""
+    return bool(param._backward_hooks or param._post_accumulate_grad_hooks)
 
 
 def check_clipped(sources: Sources) -> None:

@@ -70,6 +70,15 @@ class Maker:
             if stock.programs and stock.is_light and stock.is_alive
         }
 
+    def release(self) -> None:
+        """Bind anew at the next batch."""
+        self._binding = None
+
+    def doubt(self) -> None:
+        """The optimizer has taken a step of its own: some parameters may have had no part in it."""
+        if self._binding is not None and self.has_update:
+            self._binding.is_doubtful = True
+
     def forget(self) -> None:
         """Let all programs go."""
         self._stocks = {}
@@ -236,9 +245,11 @@ class Maker:
             binding.gather()
             return self._make(learn, binding, leaves)
         finally:
-            left = traces.put_back()
+            left, key = traces.put_back(), binding.watch.changed()
         if left:
             raise Unfit(f"the forward pass changes {left}, which is neither parameter nor buffer")
+        if key is not None:
+            raise Unfit(f"the forward pass or the loss changes {key!r} of a list, a dict or the globals")
         self.seconds += program.seconds
         return binding, program
 

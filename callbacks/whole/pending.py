@@ -23,6 +23,7 @@ class Pending:
     preds: Any
     norm: Tensor | None
     grads: list[Tensor]
+    stamp: tuple[int, list[float]]  #: of the binding, when this was computed
     version: int = 0
 
     @property
@@ -67,6 +68,16 @@ class Pending:
             self.version = sum(each._version for each in self.grads)
         elif clip is not None:
             clip.handed = self.norm
+
+    def take_back(self) -> None:
+        """Of a step that is not taken: let nobody take its norm for that of another."""
+        clip = self.binding.sources.clip
+        if clip is not None:
+            clip.handed = None
+
+    def still_holds(self, learn: Any) -> bool:
+        """Is all that the step was computed from as it was: weights, optimizer, rates, clip?"""
+        return self.binding.still_holds(learn, self.stamp)
 
     def was_touched(self) -> bool:
         """Has a plug-in changed a gradient? The clip has, once."""
@@ -124,7 +135,8 @@ def pending_of(binding: Binding, program: Program, outs: Any) -> Pending:
         preds = pytree.tree_map(lambda leaf: rest[leaf.index] if type(leaf) is Out else leaf, program.preds)
     grads = list(outs[grads_at : grads_at + n_grads])
     loss = outs[at].requires_grad_()  # as the one that it stands for; nobody differentiates it
-    return Pending(binding, list(outs[:at]), loss, preds, outs[at + 1] if has_clip else None, grads)
+    norm = outs[at + 1] if has_clip else None
+    return Pending(binding, list(outs[:at]), loss, preds, norm, grads, binding.stamp())
 
 
 def take(pending: Pending) -> None:

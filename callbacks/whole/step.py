@@ -13,7 +13,10 @@ from callbacks.whole.binding import OF_GRADIENTS
 from callbacks.whole.graph import Backend
 from callbacks.whole.maker import Maker
 from callbacks.whole.pending import Pending, leaves_are, take
-from callbacks.whole.refusals import changed, check_together, leaves_update
+from callbacks.whole.refusals import changed, check_together, leaves_update, listeners
+
+#: Where the program has run already, and the step is not yet taken.
+IN_BATCH = ("after_pred", "after_loss", "before_backward", *OF_GRADIENTS)
 
 
 class WholeStep(Callback):
@@ -30,7 +33,8 @@ class WholeStep(Callback):
     numbers, `MixedPrecision("bf16")` and `GradientClip` are a part of the program. A plug-in that looks at
     gradients gets them (one that hears `after_backward`, `before_step` or `after_step`, and does not say
     `reads_gradients = False`, which saves time); one that changes them, the loss or the predictions ends the
-    fit with an error that names it.
+    fit with an error that names it. Where rates or weights change after the forward pass, the optimizer takes
+    its own step from then on, with a warning; where no plug-in gets gradients, that is an error.
 
     The updates of torch's `SGD`, `Adam` and `AdamW` are a part of the program. Those of other optimizers are
     not, nor is an update for several batches (`GradientAccumulation`), at other weights than the gradients'
@@ -50,8 +54,10 @@ class WholeStep(Callback):
     Where a program cannot be made, the ordinary step is taken for the rest of the fit, and a warning says
     why: a forward pass that branches on values, keeps something on the model, or draws random numbers of
     Python or NumPy; a parameter that is none of the model's; hooks on the optimizer's step; no C++ compiler.
-    What a forward pass reads that is neither tensor nor an attribute of a layer, as a global variable, or
-    an entry of a dict, is read once, when the program is made.
+    Looked at before each step are attributes, entries of lists, dicts and objects that layers or the loss
+    hold (of up to 64 entries, else their number), and the closures and global variables that `forward` and
+    the loss read. What they read in another way, as the content of a file, is read once, when the program is
+    made. Weights that are written to by `.data` between forward and step are not seen to have changed.
 
     On a GPU the program is a CUDA graph. That has never run on one.
 
@@ -107,12 +113,16 @@ class WholeStep(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the programs, which cannot be copied."""
-        return {**vars(self), "_maker": Maker(self.backend, self.n_programs), "_pending": None}
+        learners = {"_pending": None, "_callbacks": None, "_optimizer": None}
+        return {**vars(self), **learners, "_maker": Maker(self.backend, self.n_programs)}
 
     def _forget(self) -> None:
         self._pending: Pending | None = None
         self._is_on = False  # in a training pass, not where `learn.check()` tries the operations one by one
         self._has_gradients = True  # those that were there before
+        self._compiles = self.update == "compiled"  # unless somebody changes rates within a step
+        self._callbacks: Any = None
+        self._optimizer: Any = None
 
     @property
     def fallback(self) -> str | None:
@@ -130,12 +140,19 @@ class WholeStep(Callback):
         return self._maker.has_update
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        check_together(self, learn)
         self._forget()
         self._reason, self.kinds = None, []
         if (self._maker.backend, self._maker.n_programs) != (self.backend, self.n_programs):
             self._maker = Maker(self.backend, self.n_programs)
-        self._maker.begin(has_update=self.update == "compiled" and not leaves_update(learn))
+        self._compiles = self.update == "compiled"
+        self._look(learn)
+        self._maker.begin(has_update=self._compiles and not leaves_update(learn))
+
+    def _look(self, learn: Any) -> None:
+        """Look at who is there, at the fit's begin and where somebody was added in it."""
+        check_together(self, learn)
+        self._callbacks, self._optimizer = learn.callbacks, learn.optimizer
+        self._maker.has_update = self._compiles and not leaves_update(learn)
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._pending = None  # of a pass that was left in the middle
@@ -146,6 +163,8 @@ class WholeStep(Callback):
         if not learn.training or not torch.is_grad_enabled():
             learn.forward()
             return
+        if learn.callbacks is not self._callbacks or learn.optimizer is not self._optimizer:
+            self._look(learn)
         if self._pending is not None:
             raise changed(learn, "whether there is an update (CancelStep)", OF_GRADIENTS)
         if self._is_on and self._reason is None:
@@ -189,12 +208,35 @@ class WholeStep(Callback):
         pending, self._pending = self._pending, None
         if pending is None:
             learn.step()
+            self._maker.doubt()
             return
         if pending.was_touched():
             raise changed(learn, "gradients", OF_GRADIENTS)
-        take(pending)
+        if pending.still_holds(learn):
+            take(pending)
+        elif pending.grads:  # the gradients are there as the ordinary step would have them
+            learn.step()
+            self._leave_update(learn)
+        else:
+            raise changed(learn, "weights, or settings of the optimizer or of GradientClip", IN_BATCH)
+
+    def _leave_update(self, learn: Any) -> None:
+        """Let the optimizer take its own step from now on, as somebody changes what it hangs on."""
+        self._compiles = self._maker.has_update = False
+        self._maker.release()
+        warnings.warn(
+            f"WholeStep: {listeners(learn, *OF_GRADIENTS)} has changed weights, or settings of the optimizer "
+            f"or of GradientClip, in batch {learn.batch_idx} of epoch {learn.epoch}, after the program had "
+            "run with the former ones. The update is the optimizer's own from now on, so the numbers are "
+            "right; WholeStep(update='ordinary') does so from the begin. Rates that are set in before_batch "
+            "are in time.",
+            LearnerWarning,
+            stacklevel=3,
+        )
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
+        if self._pending is not None:
+            self._pending.take_back()
         self._pending = None
         if self._has_gradients:
             learn.optimizer.zero_grad()

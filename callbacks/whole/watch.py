@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from operator import is_
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+GLOBAL_HOOKS = tuple(f"_global{name}" for name in HOOKS)
 HELD = ("_parameters", "_buffers", "_modules")  #: the dicts of a module in which its parts are
 
 #: What each module has, whatever it does: the dicts of its parts and of hooks, which are looked at apart.
@@ -19,33 +24,170 @@ EVERY = frozenset(vars(nn.Module())) - {"training"}
 CACHES = ("_flat_weights", "_flat_weight_refs")
 
 
+#: Lists, dicts and objects with more entries than this are looked at by their length alone.
+N_ENTRIES = 64
+#: How deep to look into lists, dicts and objects that are held by others.
+DEPTH = 4
+#: Whose code and objects hold no setting of the user's.
+FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
+#: Objects of Python's that are used as tables of settings.
+TABLES = (SimpleNamespace, Namespace)
+
+
 class Watch:
-    """Everything that modules hold, to see whether one of it is another object now.
+    """What a step may read: attributes, entries of lists and dicts, global variables; has any changed?
+
+    Looked at is what modules hold, what lists, dicts and plain objects hold that they hold, the attributes of
+    their classes, and the global variables, closures and defaults that `forward`, the loss function and the
+    functions they name read.
 
     Args:
-        modules: those of a step.
+        modules: those that a step runs.
+        loss_func: the loss function.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]):
-        self._held: list[tuple[dict[str, Any], list[str], list[Any]]] = []  # dict, keys, values
+    def __init__(self, modules: Iterable[nn.Module], loss_func: Any):
+        # holders of values; for each what gives a value by its key, the keys, and the values
+        self._held: list[tuple[Any, Callable[[Any], Any], list[Any], list[Any]]] = []
+        self._sized: list[Any] = []  # what modules hold, and tables
+        self._tables: list[tuple[dict[Any, Any], int]] = []
+        self._seen: set[int] = set()
         for module in modules:
-            own = vars(module)
-            self._add(own, [key for key in own if key not in EVERY and key not in CACHES])
-            for name in HELD:
-                self._add(own[name], list(own[name]))
+            self._add_module(module)
+        if not isinstance(loss_func, nn.Module):
+            self._look(loss_func, DEPTH)
+        self._sizes = list(map(len, self._sized))
 
-    def _add(self, holder: dict[str, Any], keys: list[str]) -> None:
+    def is_same(self) -> bool:
+        """Has everything the value that it had?"""
+        try:
+            return list(map(len, self._sized)) == self._sizes and all(
+                all(map(is_, map(get, keys), values)) for _, get, keys, values in self._held
+            )
+        except (IndexError, AttributeError, ValueError):  # it is gone
+            return False
+
+    def changed(self) -> Any:
+        """The key of something that has another value than it had; it is put back, where it can be."""
+        found = None
+        for table, size in self._tables:
+            for key in list(table)[size:]:  # a dict keeps the order in which keys came
+                found = key
+                del table[key]
+        for holder, get, keys, values in self._held:
+            for key, value in zip(keys, values, strict=True) if isinstance(holder, (dict, list)) else ():
+                if get(key) is not value:
+                    found = key
+                    holder[key] = value
+        return found
+
+    def __iter__(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Each as key, value and holder."""
+        for holder, _, keys, values in self._held:
+            yield from ((key, value, holder) for key, value in zip(keys, values, strict=True))
+
+    def _add_module(self, module: nn.Module) -> None:
+        own = vars(module)
+        keys = [key for key in own if key not in EVERY and key not in CACHES]
+        self._add_dict(own, keys)
+        for name in HELD:
+            self._add_dict(own[name], list(own[name]))
+        self._sized += [own, *(own[name] for name in HELD)]
+        for key in keys:
+            self._look(own[key], DEPTH)
+        self._add_class(type(module), "forward")
+
+    def _add_dict(self, holder: dict[Any, Any], keys: Iterable[Any]) -> None:
+        keys = list(keys)
+        self._add(holder, holder.get, keys, [holder[key] for key in keys])
+
+    def _add(self, holder: Any, get: Callable[[Any], Any], keys: list[Any], values: list[Any]) -> None:
         if keys:
-            self._held.append((holder, keys, [holder[key] for key in keys]))
+            self._held.append((holder, get, keys, values))
 
-    def is_as_it_was(self) -> bool:
-        """Are all of them the same objects?"""
-        return all(all(map(is_, map(holder.get, keys), values)) for holder, keys, values in self._held)
+    def _add_class(self, kind: type, *methods: str) -> None:
+        """Settings that a class has for all, and these methods; of classes of the user's."""
+        for each in kind.__mro__:
+            if not is_foreign(each.__module__) and self._is_new(each):
+                own = vars(each)
+                kept = [key for key, value in own.items() if is_setting(value) and not key.startswith("__")]
+                kept += [key for key in methods if isinstance(own.get(key), FunctionType)]
+                self._add(each, own.get, kept, [own[key] for key in kept])
+                for key in kept:
+                    self._look(own[key], DEPTH - 1)
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], str, Any]]:
-        """Each as (dict, key, value)."""
-        for holder, keys, values in self._held:
-            yield from ((holder, key, value) for key, value in zip(keys, values, strict=True))
+    def _look(self, value: Any, depth: int) -> None:
+        """What is within a value that another one holds."""
+        if depth < 0 or is_value(value) or not self._is_new(value):
+            return
+        if isinstance(value, (Tensor, nn.Module, type, ModuleType)):
+            return
+        if isinstance(value, (list, tuple, set, frozenset, dict)):
+            self._look_into(value, depth)
+        elif isinstance(value, FunctionType):
+            self._look_at_code(value, depth)
+        elif isinstance(value, MethodType):
+            self._look(value.__self__, depth)
+            self._look(value.__func__, depth)
+        elif isinstance(value, partial):
+            for part in (value.func, value.args, value.keywords):
+                self._look(part, depth)
+        elif hasattr(value, "__dict__") and (
+            isinstance(value, TABLES) or not is_foreign(type(value).__module__)
+        ):
+            self._look_into(vars(value), depth)
+            self._add_class(type(value), "__call__")
+
+    def _look_into(self, holder: Any, depth: int) -> None:
+        """The entries of a list, tuple or dict; of what is large, and of sets, the number."""
+        self._sized.append(holder)
+        if len(holder) > N_ENTRIES or isinstance(holder, (set, frozenset)):
+            return
+        if isinstance(holder, dict):
+            self._tables.append((holder, len(holder)))
+            self._add_dict(holder, list(holder))
+        elif isinstance(holder, list):
+            self._add(holder, holder.__getitem__, list(range(len(holder))), list(holder))
+        for each in list(holder.values()) if isinstance(holder, dict) else holder:
+            self._look(each, depth - 1)
+
+    def _look_at_code(self, function: FunctionType, depth: int) -> None:
+        """The settings that a function reads beside its arguments."""
+        if is_foreign(function.__module__ or ""):
+            return
+        known = function.__globals__
+        names = [name for name in function.__code__.co_names if name in known]
+        self._add_dict(known, [name for name in names if is_setting(known[name])])
+        filled = [cell for cell in function.__closure__ or () if has_contents(cell)]
+        for cell in filled:
+            self._add(cell, partial(getattr, cell), ["cell_contents"], [cell.cell_contents])
+        within = [known[name] for name in names] + [cell.cell_contents for cell in filled]
+        for each in [*within, *(function.__defaults__ or ()), function.__kwdefaults__]:
+            self._look(each, depth - 1)
+
+    def _is_new(self, value: Any) -> bool:
+        if id(value) in self._seen:
+            return False
+        self._seen.add(id(value))
+        return True
+
+
+def is_foreign(module: str) -> bool:
+    """Is it code of torch, or of Python?"""
+    return (module or "").partition(".")[0] in FOREIGN
+
+
+def is_setting(value: Any) -> bool:
+    """May a step read it as a number, a tensor or a table of such?"""
+    return is_value(value) or isinstance(value, (Tensor, list, dict))
+
+
+def has_contents(cell: Any) -> bool:
+    """Has the variable of a closure a value?"""
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
 
 
 class Traces:
@@ -84,6 +226,8 @@ def hooks_of(model: nn.Module, loss_func: Any) -> list[tuple[str, Any]]:
         for name, module in model.named_modules()
         for kind in HOOKS
     ]
+    everywhere = vars(nn.modules.module)
+    found += [("all modules", hooks) for name, hooks in everywhere.items() if name in GLOBAL_HOOKS]
     if isinstance(loss_func, nn.Module):
         found += [("the loss function", vars(each)[kind]) for each in loss_func.modules() for kind in HOOKS]
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from inspect import unwrap
-from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.places import Places
 from callbacks.registry import REMEDIES
 from learner.arguments import rate_faults
 from learner.checks.data import data_faults, no_batch
@@ -92,15 +92,14 @@ class EpochWatch(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._n_batches: int | None = None
-        self._layout: list[tuple[dict[str, Any], list[Any]]] = []
-        self._model: nn.Module | None = None
+        self._places: Places | None = None
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        if learn.model is self._model and all(map(is_unchanged, self._layout)):
+        if self._places is not None and self._places.are_of(learn.model):
             return
-        if self._model is not None and does_itself(learn, "step"):
+        if self._places is not None and does_itself(learn, "step"):
             tell(replacement_faults(learn))
-        self._model, self._layout = learn.model, layout_of(learn.model)
+        self._places = Places(learn.model)
 
     def after_train(self, learn: LearnerProtocol) -> None:
         n_batches = learn.n_batches
@@ -114,7 +113,7 @@ class EpochWatch(Callback):
         tell(state_faults(learn.callbacks))
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._model, self._layout = None, []
+        self._places = None
 
 
 def state_faults(plugins: Iterable[Callback]) -> Iterator[Exception]:
@@ -222,20 +221,6 @@ def all_frozen(parameters: list[nn.Parameter]) -> Exception:
 
 
 # From epoch to epoch
-
-
-def layout_of(model: nn.Module) -> list[tuple[dict[str, Any], list[Any]]]:
-    """Where a model's parameters and modules are kept, each with what is there now."""
-    holders = [
-        holder for module in model.modules() for holder in (module._parameters, module._modules) if holder
-    ]
-    return [(holder, list(holder.values())) for holder in holders]
-
-
-def is_unchanged(kept: tuple[dict[str, Any], list[Any]]) -> bool:
-    """Are the same things there? About 0.3 microseconds a module."""
-    holder, items = kept
-    return len(holder) == len(items) and all(map(is_, holder.values(), items))
 
 
 def replacement_faults(learn: Any) -> Iterator[Exception]:

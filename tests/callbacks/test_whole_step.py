@@ -17,7 +17,7 @@ from resumed import Cut
 from tiny import line_batches, title_of
 from torch import nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam, AdamW, lr_scheduler
+from torch.optim import SGD, Adam, AdamW, RMSprop, lr_scheduler
 
 from callbacks import (
     EMA,
@@ -747,6 +747,262 @@ def test_what_a_plug_in_replaces_in_mid_fit_is_taken_up(change, make):
         model=Masked,
         optimizer=make,
     )
+
+
+SCALE = 1.0
+
+
+class Conf:
+    scale = 1.0
+
+
+class Settled(nn.Module):
+    """Reads settings from everywhere."""
+
+    shift = 0.0
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.layer = nn.Linear(1, 3).double(), nn.Linear(3, 1).double()
+        self.scales, self.tables, self.conf = [1.0], {"x": {"y": 1.0}}, Conf()
+        self.tensors = [torch.tensor(1.0)]
+        self.register_buffer("buffer", torch.tensor(1.0))
+
+    def forward(self, x):
+        x = self.first(x) * self.scales[0] * self.tables["x"]["y"] * self.conf.scale * self.tensors[0]
+        return self.layer(x) * SCALE * self.buffer * getattr(self, "late", 1.0) + self.shift
+
+
+class Weighted:
+    """A loss that is an object with a setting."""
+
+    def __init__(self):
+        self.weight = 1.0
+
+    def __call__(self, preds, targets):
+        return self.weight * F.mse_loss(preds, targets)
+
+
+def enclosed():
+    weight = 1.0
+
+    def loss_func(preds, targets):
+        return weight * F.mse_loss(preds, targets)
+
+    def change():
+        nonlocal weight
+        weight = 0.5
+
+    loss_func.change = change
+    return loss_func
+
+
+def weighted(preds, targets, weight=1.0):
+    return weight * F.mse_loss(preds, targets)
+
+
+@pytest.fixture(autouse=True)
+def settings_as_ever(monkeypatch):
+    monkeypatch.setitem(globals(), "SCALE", 1.0)
+
+
+def once(function, event="before_batch"):
+    """A plug-in that does something to the learner once, in the middle of the second epoch."""
+
+    def act(learn):
+        if learn.training and (learn.epoch, learn.batch_idx) == (1, 1):
+            function(learn)
+
+    return lambda: on(event, name="change")(act)
+
+
+def group_of(learn):
+    return learn.optimizer.param_groups[0]
+
+
+def as_ordinary_with(function, event="before_batch", *others, make_loss=None, **options):
+    """A fit with this change in it, once with WholeStep and once without."""
+
+    def fit(doer):
+        SCALE_WAS = globals()["SCALE"]  # noqa: N806
+        loss_func = F.mse_loss if make_loss is None else make_loss()
+        learn = learner_of(
+            once(function, event)(), *(make() for make in others), doer=doer, model=Settled(),
+            loss_func=loss_func, **options,
+        )  # fmt: skip
+        learn.fit(N_EPOCHS)
+        globals()["SCALE"] = SCALE_WAS
+        return learn
+
+    ordinary, learn = fit(ZeroGrad()), fit(WholeStep("eager"))
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
+    return learn
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda learn: setattr(learn.model, "shift", 0.5),  # until now an attribute of the class
+        lambda learn: setattr(learn.model, "late", 0.5),
+        lambda learn: learn.model.scales.__setitem__(0, 0.5),
+        lambda learn: learn.model.tables["x"].update(y=0.5),
+        lambda learn: setattr(learn.model.conf, "scale", 0.5),
+        lambda learn: learn.model.tensors.__setitem__(0, torch.tensor(0.5)),
+        lambda learn: setattr(learn.model, "buffer", torch.tensor(0.5)),
+        lambda learn: globals().update(SCALE=0.5),
+        lambda learn: setattr(learn.model.layer, "forward", lambda x: x.sum(1, keepdim=True)),
+    ],
+)
+def test_settings_are_read_wherever_they_stand(change):
+    as_ordinary_with(change)
+
+
+def test_a_setting_of_a_class_is_read(monkeypatch):
+    monkeypatch.setattr(Settled, "shift", 0.0)  # put back in the end
+
+    def change(learn):
+        Settled.shift = 0.5
+
+    def reset():
+        Settled.shift = 0.0
+        return F.mse_loss
+
+    as_ordinary_with(change, make_loss=reset)
+
+
+@pytest.mark.parametrize(
+    ("make_loss", "change"),
+    [
+        (Weighted, lambda learn: setattr(learn.loss_func, "weight", 0.5)),
+        (lambda: Weighted().__call__, lambda learn: setattr(learn.loss_func.__self__, "weight", 0.5)),
+        (enclosed, lambda learn: learn.loss_func.change()),
+        (lambda: partial(weighted, weight=1.0), lambda learn: learn.loss_func.keywords.update(weight=0.5)),
+    ],
+)
+def test_settings_of_a_loss_that_is_no_module_are_read(make_loss, change):
+    as_ordinary_with(change, make_loss=make_loss)
+
+
+def let_go(learn):
+    learn.optimizer.state.pop(group_of(learn)["params"].pop(), None)
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda learn: group_of(learn)["params"].reverse(),
+        lambda learn: learn.optimizer.state.pop(learn.model.layer.weight, None),
+        lambda learn: learn.optimizer.state.clear(),
+        let_go,
+        lambda learn: setattr(learn, "optimizer", RMSprop(learn.model.parameters(), lr=0.01)),
+        lambda learn: setattr(learn, "optimizer", Adam(learn.model.parameters(), lr=0.01)),
+    ],
+)
+def test_what_the_optimizer_holds_may_be_replaced(change, make):
+    as_ordinary_with(change, optimizer=make)
+
+
+def drop_grad(param):
+    param.grad.zero_()
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda learn: learn.model.layer.weight.register_hook(lambda grad: 0 * grad),
+        lambda learn: learn.model.layer.weight.register_post_accumulate_grad_hook(drop_grad),
+        lambda learn: learn.optimizer.register_step_post_hook(lambda *_: learn.model.layer.bias.data.zero_()),
+    ],
+)
+def test_hooks_that_come_in_mid_fit_are_called(register, make):
+    with pytest.warns(LearnerWarning, match="hook"):
+        as_ordinary_with(register, optimizer=make)
+
+
+@pytest.mark.parametrize("event", ["after_backward", "before_step"])
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda learn: group_of(learn).update(lr=0.003),
+        lambda learn: group_of(learn).update(weight_decay=0.1),
+        lambda learn: learn.optimizer.load_state_dict(learn.optimizer.state_dict()),
+        lambda learn: learn.optimizer.state.clear(),
+        lambda learn: torch.no_grad()(learn.model.layer.weight.mul_)(0.5),
+        lambda learn: setattr(learn, "optimizer", SGD(learn.model.parameters(), lr=0.01)),
+    ],
+)
+def test_what_is_changed_between_forward_and_step_counts(change, make, event):
+    with pytest.warns(LearnerWarning, match="The update is the optimizer's own from now on"):
+        learn = as_ordinary_with(change, event, lambda: GradientClip(0.5), optimizer=make)
+    assert not learn.callbacks[WholeStep].compiles_update
+
+
+@pytest.mark.parametrize("event", ["after_pred", "after_loss", "before_backward"])
+def test_a_rate_that_is_changed_where_no_gradients_are_is_told_of(event):
+    learn = learner_of(once(lambda learn: group_of(learn).update(lr=0.003), event)())
+    with pytest.raises(ValueError, match="settings of the optimizer"):
+        learn.fit(2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WeightNoise(0.1, seed=0),
+        lambda: When(GradientClip(0.01), start="1 step"),
+        lambda: GradientClip(0.01),
+        lambda: GradientAccumulation(2),
+        lambda: EMA(0.5),
+        lambda: MixedPrecision("bf16"),
+    ],
+)
+def test_plug_ins_may_be_added_in_mid_fit(make):
+    as_ordinary_with(lambda learn: learn.add_callbacks(make()), optimizer=MOMENTUM)
+
+
+@pytest.mark.parametrize("make", [MixUp, lambda: MixedPrecision("fp16")])
+def test_a_plug_in_that_would_be_silenced_is_refused_in_mid_fit_too(make):
+    learn = learner_of(once(lambda learn: learn.add_callbacks(make()))())
+    with pytest.raises(ValueError, match="leave one of them out"):
+        learn.fit(2)
+
+
+def test_the_norm_of_a_batch_that_is_cancelled_is_not_that_of_the_next():
+    def cancel(learn):
+        raise CancelBatch
+
+    def hook(learn):
+        if learn.training and (learn.epoch, learn.batch_idx) == (1, 2):
+            learn.hook = learn.model.register_forward_hook(lambda *_: None)
+
+    def unhook(learn):
+        if learn.training and (learn.epoch, learn.batch_idx) == (1, 2):
+            learn.hook.remove()
+
+    assert_as_ordinary(
+        lambda: GradientClip(1e-3),
+        once(cancel, "after_backward"),
+        lambda: on("before_batch", name="hook")(hook),
+        lambda: on("after_batch", name="unhook")(unhook),
+    )
+
+
+def test_a_list_that_the_forward_pass_changes_falls_back():
+    class Listing(nn.Linear):
+        def __init__(self):
+            super().__init__(1, 1, dtype=torch.float64)
+            self.seen = {"n": 0}
+
+        def forward(self, input):  # noqa: A002
+            self.seen["n"] += 1
+            return super().forward(input) * self.seen["n"]
+
+    torch.manual_seed(0)
+    assert_falls_back("changes 'n' of a list, a dict", model=Listing())
 
 
 class Bending(nn.Module):

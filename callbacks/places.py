@@ -1,0 +1,49 @@
+"""Where a model keeps its tensors and modules: to see whether others have come in their place."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import Any
+
+from torch import nn
+
+
+class Places:
+    """What stands in a model's places: its parameters, its modules, and on request its buffers.
+
+    Who looks up tensors of a model by name, and holds them, asks before each use whether they are still the
+    model's: a layer, a parameter or a buffer may have been replaced since.
+
+    Args:
+        model: the model, as it is now.
+        with_buffers: look at buffers too.
+
+    Attributes:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module, *, with_buffers: bool = False):
+        self.model = model
+        self._kept = [
+            (holder, list(holder.values()))
+            for module in model.modules()
+            for holder in holders_of(module, with_buffers)
+            if holder
+        ]
+
+    def are_of(self, model: nn.Module) -> bool:
+        """Is it this model, with the same things in all places? About 0.3 microseconds a module."""
+        return model is self.model and all(map(is_unchanged, self._kept))
+
+
+def holders_of(module: nn.Module, with_buffers: bool) -> tuple[dict[str, Any], ...]:
+    """The dicts in which a module keeps its parts."""
+    if with_buffers:
+        return module._parameters, module._modules, module._buffers
+    return module._parameters, module._modules
+
+
+def is_unchanged(kept: tuple[dict[str, Any], list[Any]]) -> bool:
+    """Are the same things there?"""
+    holder, items = kept
+    return len(holder) == len(items) and all(map(is_, holder.values(), items))
