@@ -32,6 +32,7 @@ from callbacks.ema import EMA
 from callbacks.every import Every
 from callbacks.flow import GradientFlow
 from callbacks.gradient import GradientClip, ZeroGrad
+from callbacks.history import History
 from callbacks.hooks import Hooks
 from callbacks.layout import ChannelsLast, Compile
 from callbacks.lean import LeanStep
@@ -51,7 +52,7 @@ from callbacks.progress import LogRMSE, Progress
 from callbacks.pruning import OptunaPruning
 from callbacks.ranking import AUROC, NDCG, MeanReciprocalRank
 from callbacks.recompute import ActivationCheckpointing
-from callbacks.recorder import History, Recorder
+from callbacks.recorder import Recorder
 from callbacks.recurrent import RNNRegularizer, RNNReset
 from callbacks.registry import Callbacks
 from callbacks.scalar_loggers import JSONLines, ScalarLogger, TensorBoard

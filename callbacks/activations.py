@@ -18,7 +18,8 @@ from callbacks.drawing import draw_histograms, draw_lines, new_axes, new_figure
 from callbacks.hooks import Hooks
 from callbacks.named import as_patterns, find_layers
 from callbacks.places import Places
-from callbacks.rows import Rows, stacked
+from callbacks.rows import Rows, put_recorded, recorded_of, stacked
+from callbacks.settings import check_count, is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +57,7 @@ class ActivationStats(Callback):
     """
 
     state = ("layer_names", "recorded")
+    recorded = property(recorded_of, put_recorded)
 
     def __init__(
         self,
@@ -86,15 +88,6 @@ class ActivationStats(Callback):
     def steps(self) -> list[int]:
         """The recorded steps."""
         return self._rows.steps
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """All of it: `steps`, and `rows` of shape (steps, layers, 3 + bins); waits for the device."""
-        return self._rows.state()
-
-    @recorded.setter
-    def recorded(self, recorded: dict[str, Any]) -> None:
-        self._rows.put(recorded)
 
     @property
     def means(self) -> Tensor:
@@ -263,9 +256,7 @@ def warn_of_nothing(layers: list[str]) -> None:
 
 def check_settings(n_bins: Any, highest: Any, near_zero: Any) -> None:
     """Refuse what cannot be used."""
-    if type(n_bins) is not int or n_bins < 2:
-        raise ValueError(f"ActivationStats(n_bins={n_bins!r}): write a whole number, 2 or more.")
+    check_count("ActivationStats", "n_bins", n_bins, 2)
     for key, value, least in (("highest", highest, "above 0"), ("near_zero", near_zero, "0 or more")):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or value < 0 or (value == 0 and key == "highest"):
+        if not is_number(value) or value < 0 or (value == 0 and key == "highest"):
             raise ValueError(f"ActivationStats({key}={value!r}): write a number, {least}.")

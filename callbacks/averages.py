@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol
+from callbacks.named import named_tensors
 from callbacks.noise import WeightNoise
 from callbacks.places import Places
 from callbacks.registry import describe
@@ -126,7 +127,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], then: dict[str, Te
         weights: by name.
         then: the tensors themselves that were copied: what has come in the place of one stays as it is.
     """
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in named_tensors(model).items():
         if name in weights and (then is None or then.get(name, tensor) is tensor):
             tensor.copy_(weights[name])
 

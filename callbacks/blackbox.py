@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from callbacks import draws
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.settings import as_path
 
 FILE = "blackbox.pt"
 
@@ -32,9 +32,7 @@ class BlackBox(Callback):
 
     def __init__(self, folder: str | Path = "blackbox", *, name: str | None = None):
         super().__init__(name=name)
-        if not isinstance(folder, (str, os.PathLike)) or not str(folder):
-            raise TypeError(f"BlackBox(folder={folder!r}): pass a folder's name, as 'blackbox'.")
-        self.folder = Path(folder)
+        self.folder = as_path("BlackBox", "folder", folder, "a folder's name, as 'blackbox'")
         self._begin_fit()
 
     def _begin_fit(self) -> None:

@@ -39,7 +39,7 @@ class StopAfter(Callback):
 
     def __init__(self, budget: str, *, name: str | None = None):
         super().__init__(name=name)
-        self.number, self.unit = parsed("StopAfter", "budget", budget)
+        self.number, self.unit = parse_interval(budget, f"StopAfter(budget={budget!r})")
         self.budget = str(budget)
         self.begun = {"step": 0, "sample": 0}
         self._started: float | None = None
@@ -159,12 +159,17 @@ def n_batches_of_share(size: float, n_batches: int | None, which: str) -> int:
     return max(1, math.ceil(size * n_batches - 1e-9))  # 0.1 * 30 is 3.0000000000000004
 
 
+def n_batches_of(loader: Any) -> int | None:
+    """Number of batches, where the loader can tell."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):  # a generator function; a DataLoader over an iterable data set
+        return None
+
+
 def n_train_batches(learn: LearnerProtocol) -> int | None:
     """Batches of a training pass of a fit, where the data can tell; fewer under `ShortEpoch`."""
-    try:
-        n_batches = len(learn.data.train)
-    except (TypeError, NotImplementedError):  # a loader over an iterable data set without a length
-        n_batches = None
+    n_batches = n_batches_of(learn.data.train)
     for plugin in learn.callbacks:
         if isinstance(plugin, ShortEpoch) and plugin.on in ("train", "both"):
             limit = n_batches_of_share(plugin.size, n_batches, "train")
@@ -258,12 +263,3 @@ class ValidateEvery(Callback):
         results = {name: value for name, value in learn.results.items() if name.startswith("valid_")}
         if results:
             learn.history.add_validation(learn.global_step, results)
-
-
-def parsed(owner: str, argument: str, interval: Any) -> tuple[float, str]:
-    """A number and a unit, with the plug-in's own words where it is none."""
-    try:
-        return parse_interval(interval)
-    except ValueError as error:
-        words = str(error).replace("every=", f"{owner}({argument}=", 1).replace(": write", "): write", 1)
-        raise ValueError(words) from None

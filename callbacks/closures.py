@@ -14,6 +14,7 @@ from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.gradient import GradientClip
 from callbacks.norms import total_norm
 from callbacks.registry import describe
+from callbacks.settings import is_number
 from callbacks.when import unwrapped
 
 
@@ -106,7 +107,7 @@ class SAM(Callback):
 
     def __init__(self, rho: float = 0.05, *, adaptive: bool = False, name: str | None = None):
         super().__init__(name=name)
-        if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 0 < rho < float("inf"):
+        if not is_number(rho) or rho <= 0:
             raise ValueError(f"SAM(rho={rho!r}): write a number above 0, as 0.05.")
         self.rho, self.adaptive = rho, adaptive
         self._repeater = Repeater()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from callbacks.recorder import History
+    from callbacks.history import History
     from callbacks.registry import Callbacks
 
 EVENTS = (

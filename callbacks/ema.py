@@ -9,6 +9,7 @@ from torch import Tensor
 
 from callbacks.averages import Averages, check_alone, named_weights, put_weights, take_off_noise
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.settings import is_number
 
 
 class EMA(Callback):
@@ -180,7 +181,7 @@ class EMA(Callback):
 
 def check_settings(decay: Any, warmup: Any, buffers: Any, at_end: Any) -> None:
     """Refuse what cannot be used."""
-    if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < 1:
+    if not is_number(decay) or not 0 <= decay < 1:
         raise ValueError(f"EMA(decay={decay!r}): write a number from 0 to below 1, as 0.999.")
     if not isinstance(warmup, bool):
         raise ValueError(f"EMA(warmup={warmup!r}): write True or False.")

@@ -92,14 +92,22 @@ class Every:
         return f"Every({self.interval!r})"
 
 
-def parse_interval(interval: Any) -> tuple[float, str]:
-    """`"10 steps"` to (10.0, "step")."""
+def parse_interval(interval: Any, place: str | None = None) -> tuple[float, str]:
+    """`"10 steps"` to (10.0, "step").
+
+    Args:
+        interval: a number and a unit.
+        place: what the message names; by default the argument `every`.
+
+    Raises:
+        ValueError: no such unit, or a number that is not positive (and whole, for steps, epochs and samples).
+    """
     match = re.fullmatch(r"\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z]+?)s?\s*", str(interval), re.IGNORECASE)
     number, unit = (as_float(match.group(1)), match.group(2).lower()) if match else (0.0, "")
     whole = unit in SECONDS or number.is_integer()
     if unit not in UNITS or not 0 < number < math.inf or not whole:
         raise ValueError(
-            f"every={interval!r}: write a positive number and a "
+            f"{place or f'every={interval!r}'}: write a positive number and a "
             f"unit, as in '10 steps', '2 epochs' or '30 seconds'. The units are: {', '.join(UNITS)}."
         )
     return number, unit

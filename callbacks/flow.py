@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from callbacks.contract import Callback, LearnerProtocol
 from callbacks.drawing import draw_lines, new_axes
 from callbacks.named import as_patterns, find_parameters
 from callbacks.places import Places
-from callbacks.rows import Rows, stacked
+from callbacks.rows import Rows, put_recorded, recorded_of, stacked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +41,7 @@ class GradientFlow(Callback):
     """
 
     state = ("parameter_names", "recorded")
+    recorded = property(recorded_of, put_recorded)
 
     def __init__(
         self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
@@ -58,15 +59,6 @@ class GradientFlow(Callback):
     def steps(self) -> list[int]:
         """The recorded steps."""
         return self._rows.steps
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """All of it: `steps`, and `rows` of shape (steps, parameters, 3); waits for the device."""
-        return self._rows.state()
-
-    @recorded.setter
-    def recorded(self, recorded: dict[str, Any]) -> None:
-        self._rows.put(recorded)
 
     @property
     def norms(self) -> Tensor:

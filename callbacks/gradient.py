@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.norms import clip_by_norm, total_norm
-from callbacks.scalars import Scalars
+from callbacks.scalars import Scalars, mean_and_largest
 
 
 class ZeroGrad(Callback):
@@ -145,9 +145,7 @@ class GradientClip(Callback):
     def after_train(self, learn: LearnerProtocol) -> None:
         norms = self._norms.read()
         if norms:
-            learn.results["unclipped_norm"] = sum(norms) / len(norms)
-            # NaN is not hidden by the order in which max looks
-            learn.results["unclipped_norm_max"] = math.nan if any(map(math.isnan, norms)) else max(norms)
+            learn.results["unclipped_norm"], learn.results["unclipped_norm_max"] = mean_and_largest(norms)
             if self.max_norm is not None:
                 n_clipped = sum(norm > bound for norm, bound in zip(norms, self.bounds, strict=False))
                 learn.results["clipped"] = n_clipped / len(norms)

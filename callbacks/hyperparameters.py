@@ -68,11 +68,11 @@ def settings_of(group: Settings) -> Settings:
 
 def names_of(group: Settings) -> list[str]:
     """The hyperparameters of a group; `momentum` of Adam and its kin is the first of the betas."""
-    numbers = [name for name, value in group.items() if is_number(value) and name != "layer_group"]
+    numbers = [name for name, value in group.items() if is_scalar(value) and name != "layer_group"]
     return [*numbers, "momentum"] if "betas" in group and "momentum" not in numbers else numbers
 
 
-def is_number(value: Any) -> bool:
+def is_scalar(value: Any) -> bool:
     """A number, or a tensor of one."""
     if isinstance(value, Tensor):
         return value.numel() == 1

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.contract import LearnerProtocol
+from callbacks.named import named_tensors
 from callbacks.places import is_unchanged
 
 
@@ -144,11 +145,6 @@ def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
     if sources:  # torch refuses empty lists
         with torch.no_grad():
             torch._foreach_copy_(targets, sources)  # type: ignore[reportPrivateImportUsage]
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def all_finite(model: nn.Module) -> Tensor:

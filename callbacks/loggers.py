@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from pathlib import Path
 from typing import TextIO
 
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.recorder import Recorder
+from callbacks.settings import as_path
 
 
 class CSVLogger(Callback):
@@ -34,9 +34,7 @@ class CSVLogger(Callback):
 
     def __init__(self, path: str | Path, *, append: bool = False, name: str | None = None):
         super().__init__(name=name)
-        if not isinstance(path, (str, os.PathLike)) or not str(path):
-            raise TypeError(f"CSVLogger(path={path!r}): pass a file's name, as 'log.csv'.")
-        self.path, self.append = Path(path), append
+        self.path, self.append = as_path("CSVLogger", "path", path, "a file's name, as 'log.csv'"), append
         self._path: Path | None = None  # the file that this plug-in has begun
         self._names: list[str] = []
         self._epoch, self._begun = 0, 0.0

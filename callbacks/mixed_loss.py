@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol
-from callbacks.draws import OwnDraws
+from callbacks.draws import OwnDraws, PythonState
 from callbacks.registry import describe
+from callbacks.settings import is_number
 from callbacks.when import When, unwrapped
 
 ONE_AT_A_TIME = (
@@ -111,16 +111,44 @@ class Mixing:
             learn.loss_func = self._loss
 
 
+# The hooks and the state that all who mix have in common: each assigns them in its class.
+
+
+def check_used(self: Any, learn: LearnerProtocol) -> None:
+    """After the loss, see that it was mixed."""
+    self._mixing.check_used(learn)
+
+
+def disarm(self: Any, learn: LearnerProtocol) -> None:
+    """After a batch, and before a validation that comes in the middle of one, mix no loss."""
+    self._mixing.disarm()
+
+
+def take_out(self: Any, learn: LearnerProtocol) -> None:
+    """After the training pass, and after the epoch and the fit, whose pass a cancel may have left open."""
+    self._mixing.take_out(learn)
+
+
+def draws_of(self: Any) -> PythonState | None:
+    """The state of its random numbers."""
+    return self._mixing.draws.state
+
+
+def put_draws(self: Any, state: PythonState | None) -> None:
+    """Put back what `draws_of` gave."""
+    self._mixing.draws.state = state
+
+
 def check_alpha(owner: str, alpha: Any) -> float:
     """A positive number."""
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+    if not is_number(alpha) or alpha <= 0:
         raise ValueError(f"{owner}(alpha={alpha!r}): write a number above 0, as 0.4.")
     return alpha
 
 
 def check_share(owner: str, argument: str, share: Any) -> float:
     """A number above 0, of at most 1."""
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+    if not is_number(share) or not 0 < share <= 1:
         raise ValueError(f"{owner}({argument}={share!r}): write a number above 0, of at most 1, as 0.5.")
     return share
 

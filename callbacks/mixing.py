@@ -9,8 +9,18 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.draws import PythonState
-from callbacks.mixed_loss import Mixing, check_alpha, check_share, map_inputs, told
+from callbacks.mixed_loss import (
+    Mixing,
+    check_alpha,
+    check_share,
+    check_used,
+    disarm,
+    draws_of,
+    map_inputs,
+    put_draws,
+    take_out,
+    told,
+)
 
 
 class MixUp(Callback):
@@ -39,6 +49,10 @@ class MixUp(Callback):
 
     order = Order.TRANSFORM
     state = ("draws",)
+    draws = property(draws_of, put_draws)
+    after_loss = check_used
+    after_batch = before_validate = disarm
+    after_train = after_epoch = cleanup_fit = take_out
 
     def __init__(
         self, alpha: float = 0.4, *, p: float = 1.0, seed: int | None = None, name: str | None = None
@@ -46,15 +60,6 @@ class MixUp(Callback):
         super().__init__(name=name)
         self.alpha, self.p = check_alpha("MixUp", alpha), check_share("MixUp", "p", p)
         self._mixing = Mixing("MixUp", seed)
-
-    @property
-    def draws(self) -> PythonState | None:
-        """The state of its random numbers."""
-        return self._mixing.draws.state
-
-    @draws.setter
-    def draws(self, state: PythonState | None) -> None:
-        self._mixing.draws.state = state
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._mixing.begin(learn, self)
@@ -69,24 +74,6 @@ class MixUp(Callback):
             share = max(drawn, 1 - drawn)
             learn.inputs = map_inputs("MixUp", learn, lambda x: torch.lerp(x, x.roll(shift, 0), 1 - share))
             self._mixing.arm(learn, shift, share)
-
-    def after_loss(self, learn: LearnerProtocol) -> None:
-        self._mixing.check_used(learn)
-
-    def after_batch(self, learn: LearnerProtocol) -> None:
-        self._mixing.disarm()
-
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._mixing.take_out(learn)
-
-    def before_validate(self, learn: LearnerProtocol) -> None:
-        self._mixing.disarm()  # in the middle of a batch
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._mixing.take_out(learn)  # where the training pass was left without an end
-
-    def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._mixing.take_out(learn)
 
 
 class CutMix(Callback):
@@ -116,6 +103,10 @@ class CutMix(Callback):
 
     order = Order.TRANSFORM
     state = ("draws",)
+    draws = property(draws_of, put_draws)
+    after_loss = check_used
+    after_batch = before_validate = disarm
+    after_train = after_epoch = cleanup_fit = take_out
 
     def __init__(
         self, alpha: float = 1.0, *, p: float = 1.0, seed: int | None = None, name: str | None = None
@@ -123,15 +114,6 @@ class CutMix(Callback):
         super().__init__(name=name)
         self.alpha, self.p = check_alpha("CutMix", alpha), check_share("CutMix", "p", p)
         self._mixing = Mixing("CutMix", seed)
-
-    @property
-    def draws(self) -> PythonState | None:
-        """The state of its random numbers."""
-        return self._mixing.draws.state
-
-    @draws.setter
-    def draws(self, state: PythonState | None) -> None:
-        self._mixing.draws.state = state
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._mixing.begin(learn, self)
@@ -145,24 +127,6 @@ class CutMix(Callback):
         if shift:
             learn.inputs = map_inputs("CutMix", learn, lambda x: pasted(x, shift, top, bottom, left, right))
             self._mixing.arm(learn, shift, 1 - (bottom - top) * (right - left) / (height * width))
-
-    def after_loss(self, learn: LearnerProtocol) -> None:
-        self._mixing.check_used(learn)
-
-    def after_batch(self, learn: LearnerProtocol) -> None:
-        self._mixing.disarm()
-
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._mixing.take_out(learn)
-
-    def before_validate(self, learn: LearnerProtocol) -> None:
-        self._mixing.disarm()  # in the middle of a batch
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._mixing.take_out(learn)  # where the training pass was left without an end
-
-    def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._mixing.take_out(learn)
 
     def _box(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Rows and columns of a box, from and to."""
@@ -197,6 +161,10 @@ class LabelMix(Callback):
 
     order = Order.TRANSFORM
     state = ("draws",)
+    draws = property(draws_of, put_draws)
+    after_loss = check_used
+    after_batch = before_validate = disarm
+    after_train = after_epoch = cleanup_fit = take_out
 
     def __init__(self, amount: float = 0.1, *, seed: int | None = None, name: str | None = None):
         super().__init__(name=name)
@@ -204,15 +172,6 @@ class LabelMix(Callback):
         if amount == 1:
             raise ValueError("LabelMix(amount=1): nothing would be left of an item's own target.")
         self._mixing = Mixing("LabelMix", seed)
-
-    @property
-    def draws(self) -> PythonState | None:
-        """The state of its random numbers."""
-        return self._mixing.draws.state
-
-    @draws.setter
-    def draws(self, state: PythonState | None) -> None:
-        self._mixing.draws.state = state
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._mixing.begin(learn, self)
@@ -222,24 +181,6 @@ class LabelMix(Callback):
             shift = self._mixing.draw_shift(learn, 1)
             if shift:
                 self._mixing.arm(learn, shift, 1 - self.amount)
-
-    def after_loss(self, learn: LearnerProtocol) -> None:
-        self._mixing.check_used(learn)
-
-    def after_batch(self, learn: LearnerProtocol) -> None:
-        self._mixing.disarm()
-
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._mixing.take_out(learn)
-
-    def before_validate(self, learn: LearnerProtocol) -> None:
-        self._mixing.disarm()  # in the middle of a batch
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._mixing.take_out(learn)  # where the training pass was left without an end
-
-    def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._mixing.take_out(learn)
 
 
 def picture_size(learn: LearnerProtocol) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.culprit import forward
 
 
 class BatchNormFreeze(Callback):
@@ -169,13 +170,12 @@ class MCDropout(Callback):
                 "MCDropout: the model has no layer of dropout, so all passes would be alike: add nn.Dropout "
                 "where the model is made, and train with it."
             )
-        doer = learn.callbacks.doers.get("forward")
         modes, found = [layer.training for layer in layers], []
         try:
             for layer in layers:
                 layer.training = True
             for _ in range(self.n):
-                learn.forward() if doer is None else doer.forward(learn)
+                forward(learn)
                 found.append(self._output(learn.preds))
         finally:
             for layer, mode in zip(layers, modes, strict=True):

@@ -12,7 +12,7 @@ import torch
 
 from callbacks.contract import Callback, Direction, LearnerProtocol
 from callbacks.norms import total_norm
-from callbacks.scalars import Scalars
+from callbacks.scalars import Scalars, mean_and_largest
 
 
 class LRMonitor(Callback):
@@ -72,9 +72,7 @@ class GradientNorms(Callback):
     def after_train(self, learn: LearnerProtocol) -> None:
         norms = self._norms.read()
         if norms:
-            learn.results["grad_norm"] = sum(norms) / len(norms)
-            # NaN is not hidden by the order in which max looks
-            learn.results["grad_norm_max"] = math.nan if any(map(math.isnan, norms)) else max(norms)
+            learn.results["grad_norm"], learn.results["grad_norm_max"] = mean_and_largest(norms)
 
 
 class Throughput(Callback):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 COMPILED = "_orig_mod."  # what torch.compile puts into names
 
@@ -71,6 +71,11 @@ def find_parameters(model: nn.Module, wanted: Sequence[str] | None, owner: str) 
     return {
         name: each for name, each in named.items() if any(fnmatchcase(name, pattern) for pattern in wanted)
     }
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and all buffers by name, those outside of the state dict too."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def as_patterns(owner: str, argument: str, value: Any) -> tuple[str, ...] | None:

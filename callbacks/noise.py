@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -11,6 +9,7 @@ from torch.nn.parameter import is_lazy
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.draws import OwnDraws, PythonState
 from callbacks.registry import describe
+from callbacks.settings import is_number
 from callbacks.when import When, unwrapped
 
 
@@ -38,7 +37,7 @@ class WeightNoise(Callback):
 
     def __init__(self, std: float = 0.01, *, seed: int | None = None, name: str | None = None):
         super().__init__(name=name)
-        if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 < std < math.inf:
+        if not is_number(std) or std <= 0:
             raise ValueError(f"WeightNoise(std={std!r}): write a number above 0, as 0.01.")
         self.std = std
         self._draws = OwnDraws("WeightNoise", seed)
@@ -146,7 +145,7 @@ class StochasticDepth(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        if not is_number(p) or not 0 <= p <= 1:
             raise ValueError(f"StochasticDepth({p!r}): write a probability from 0 to 1.")
         self.p = p
 

@@ -13,6 +13,7 @@ from callbacks.contract import Callback, CancelBatch, LearnerProtocol, LearnerWa
 from callbacks.culprit import cause_of, rate_of
 from callbacks.last_good import KeptBuffers, LastGood, all_finite, is_finite
 from callbacks.norms import total_norm
+from callbacks.settings import check_count
 
 WAIT_EVERY = 1024  # steps; a wait of 20 us each 1024 steps is not to be seen, and a tensor a step is little
 
@@ -195,7 +196,9 @@ class StopOnNaNGradient(Callback):
                 if each.grad is not None and not is_finite(each.grad)
             ]
             cause = f"first in {', '.join(map(repr, bad[:3]))}" if bad else "in their norm, by overflow"
-            raise FloatingPointError(f"{gradients_of(learn, learn.batch_idx)}, {cause}. {GRADIENT_REMEDY}")
+            raise FloatingPointError(
+                f"{gradients_in_words(learn, learn.batch_idx)}, {cause}. {GRADIENT_REMEDY}"
+            )
 
     def after_train(self, learn: LearnerProtocol) -> None:
         self._look(learn)
@@ -213,7 +216,7 @@ class StopOnNaNGradient(Callback):
             if not math.isfinite(norm):
                 done = self._good.put_back(learn)
                 raise FloatingPointError(
-                    f"{gradients_of(learn, batch_idx)}. On a device this is found later: {done}. "
+                    f"{gradients_in_words(learn, batch_idx)}. On a device this is found later: {done}. "
                     f"{GRADIENT_REMEDY}"
                 )
 
@@ -245,20 +248,13 @@ def read(numbers: list[Tensor]) -> list[float]:
     return torch.stack([each.detach().reshape(()).to(device) for each in numbers]).tolist()
 
 
-def check_count(owner: str, name: str, value: int, least: int) -> int:
-    """Refuse what is no whole number, or too small."""
-    if type(value) is not int or value < least:
-        raise ValueError(f"{owner}({name}={value!r}): write a whole number, {least} or more.")
-    return value
-
-
 def place_of(value: float, batch_idx: int, epoch: int, rate: Any, last_good: float) -> str:
     """Which loss it was, and how things stood."""
     before = "it is the first of this fit" if math.isnan(last_good) else f"last good loss {last_good:.6g}"
     return f"the loss is {value} in batch {batch_idx} of epoch {epoch} (lr {float(rate):g}, {before})"
 
 
-def gradients_of(learn: LearnerProtocol, batch_idx: int) -> str:
+def gradients_in_words(learn: LearnerProtocol, batch_idx: int) -> str:
     """Which gradients they were."""
     return f"gradients are NaN or infinite in batch {batch_idx} of epoch {learn.epoch}"
 

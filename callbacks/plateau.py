@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.hyperparameters import Kept, check_alone, get, put
+from callbacks.settings import is_number
 from callbacks.stopping import Best
 
 
@@ -61,7 +61,7 @@ class ReduceLROnPlateau(Callback):
                 raise ValueError(
                     f"ReduceLROnPlateau({word}={value!r}): write a whole number of epochs, at least {low}."
                 )
-        if isinstance(min_lr, bool) or not isinstance(min_lr, (int, float)) or not 0 <= min_lr < math.inf:
+        if not is_number(min_lr) or min_lr < 0:
             raise ValueError(f"ReduceLROnPlateau(min_lr={min_lr!r}): write a finite rate of at least 0.")
         self._best = Best(monitor, owner="ReduceLROnPlateau", mode=mode, min_delta=min_delta)
         self.monitor, self.factor, self.patience = monitor, factor, patience

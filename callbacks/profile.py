@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from callbacks.contract import OPERATIONS, Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.settings import as_path, check_count
 
 if TYPE_CHECKING:
     from torch.profiler import profile
@@ -61,11 +61,12 @@ class Profile(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if not isinstance(folder, (str, os.PathLike)) or not str(folder):
-            raise TypeError(f"Profile(folder={folder!r}): pass a folder's name, as 'profile'.")
-        check_counts(n_steps=(n_steps, 1), wait=(wait, 0), warm_up=(warm_up, 0), top=(top, 0))
-        self.folder, self.n_steps, self.wait, self.warm_up = Path(folder), n_steps, wait, warm_up
-        self.top, self.shapes, self.memory = top, shapes, memory
+        self.folder = as_path("Profile", "folder", folder, "a folder's name, as 'profile'")
+        self.n_steps = check_count("Profile", "n_steps", n_steps, 1)
+        self.wait = check_count("Profile", "wait", wait, 0)
+        self.warm_up = check_count("Profile", "warm_up", warm_up, 0)
+        self.top = check_count("Profile", "top", top, 0)
+        self.shapes, self.memory = shapes, memory
         self.path: Path | None = None
         self.table = ""
         self._reset()
@@ -175,13 +176,6 @@ def table_of(profiler: profile, top: int) -> str:
         spent = own_time(event)
         lines.append(f"{event.key:42.42} {event.count:8}{spent / 1000:12.3f}{spent / total:8.0%}")
     return "\n".join(lines)
-
-
-def check_counts(**counts: tuple[Any, int]) -> None:
-    """Refuse what is no count, or too low a one."""
-    for name, (value, lowest) in counts.items():
-        if type(value) is not int or value < lowest:
-            raise ValueError(f"Profile({name}={value!r}): write a whole number of at least {lowest}.")
 
 
 def check_alone(plugin: Profile, learn: LearnerProtocol) -> None:

@@ -8,10 +8,11 @@ from array import array
 from typing import Any
 
 from callbacks.bar import Bar, can_show_a_bar
+from callbacks.budgets import n_batches_of
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.every import Every
+from callbacks.history import show
 from callbacks.metrics import weighted_mean
-from callbacks.recorder import show
 from callbacks.scalars import Scalars
 
 REFRESH = 0.1  # seconds: ten times a second is as often as anyone can read
@@ -125,12 +126,7 @@ class Progress(Callback):
 
 def length_of(loader: Any) -> int | None:
     """Number of batches: 0 without a loader, None where it cannot tell."""
-    if loader is None:
-        return 0
-    try:
-        return len(loader)
-    except TypeError:  # a generator function, or a DataLoader over an iterable data set
-        return None
+    return 0 if loader is None else n_batches_of(loader)
 
 
 def epoch_line(epoch: int, results: dict[str, Any], seconds: float, *, n_epochs: int) -> str:

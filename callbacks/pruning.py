@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from callbacks.contract import Callback, LearnerProtocol, Order
@@ -56,13 +55,13 @@ class OptunaPruning(Callback):
     def after_epoch(self, learn: LearnerProtocol) -> None:
         step = self.n_epochs
         self.n_epochs += 1
-        value = learn.results.get(self.monitor, math.nan)
+        if self.monitor not in learn.results:
+            return
+        value = learn.results[self.monitor]
         if not isinstance(value, (int, float)):
             raise ValueError(
                 f"OptunaPruning(monitor={self.monitor!r}): the result is {value!r}, not a number."
             )
-        if self.monitor not in learn.results:
-            return
         self.trial.report(value, step)
         if self.trial.should_prune():
             self.verdict = f"Optuna prunes the trial: {self.monitor} is {value:g} after {step + 1} epochs"

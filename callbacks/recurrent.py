@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.device import map_tensors, tensors_in
 from callbacks.hooks import Hooks
+from callbacks.settings import is_number
 
 Hidden = list[tuple[dict[str, Any], str, Any]]  # who holds it, under which name, a copy
 
@@ -130,7 +130,7 @@ class RNNRegularizer(Callback):
     ):
         super().__init__(name=name)
         for argument, value in (("alpha", alpha), ("beta", beta)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            if not is_number(value) or value < 0:
                 raise ValueError(f"RNNRegularizer({argument}={value!r}): write a number of at least 0.")
         self.alpha, self.beta, self.rnn, self.dropout = alpha, beta, rnn, dropout
         self._hooks: list[Hooks] = []

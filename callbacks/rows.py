@@ -81,6 +81,16 @@ class Rows:
             raise ValueError(f"{owner} has recorded nothing yet: fit for {steps} or more.")
 
 
+def recorded_of(self: Any) -> dict[str, Any]:
+    """All that a plug-in has recorded in its `_rows`: `steps`, and a row for each; waits for the device."""
+    return self._rows.state()
+
+
+def put_recorded(self: Any, recorded: dict[str, Any]) -> None:
+    """Put back what `recorded_of` gave."""
+    self._rows.put(recorded)
+
+
 def steps_in(owner: str, every: Any) -> int:
     """`"10 steps"` to 10.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.every import Every
+from callbacks.settings import as_path
 
 Write = Callable[[dict[str, float], int], Any]
 
@@ -113,9 +113,8 @@ class JSONLines(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if not isinstance(path, (str, os.PathLike)) or not str(path):
-            raise TypeError(f"JSONLines(path={path!r}): pass a file's name, as 'log.jsonl'.")
-        self.path, self.append, self._numbers = Path(path), append, Numbers(every)
+        self.path = as_path("JSONLines", "path", path, "a file's name, as 'log.jsonl'")
+        self.append, self._numbers = append, Numbers(every)
         self._path: Path | None = None  # the file that this plug-in has begun
 
     def before_fit(self, learn: LearnerProtocol) -> None:
@@ -170,7 +169,8 @@ class TensorBoard(Callback):
             raise ImportError(
                 'TensorBoard needs a package that is missing: pip install "plainlearner[tensorboard]".'
             ) from error
-        self.folder, self._numbers = Path(folder), Numbers(every)
+        self.folder = as_path("TensorBoard", "folder", folder, "a folder's name, as 'runs'")
+        self._numbers = Numbers(every)
         self._writer: Any = None
 
     def before_fit(self, learn: LearnerProtocol) -> None:

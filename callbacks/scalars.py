@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 
 import torch
@@ -9,6 +10,12 @@ from torch import Tensor
 
 # Tensors of one element cost some 500 bytes each: join them long before a million are held.
 JOIN_AT = 1024
+
+
+def mean_and_largest(values: array[float]) -> tuple[float, float]:
+    """Mean and largest of some numbers, of which there is one at least; both NaN where one of them is."""
+    # NaN is not hidden by the order in which max looks
+    return sum(values) / len(values), math.nan if any(map(math.isnan, values)) else max(values)
 
 
 class Scalars:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from difflib import get_close_matches
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order
+from callbacks.named import named_tensors
+from callbacks.settings import is_number
 
 
 class Best:
@@ -37,7 +38,7 @@ class Best:
             raise ValueError(
                 f"{owner}(mode={mode!r}): there are 'min' and 'max', and None to ask the metric."
             )
-        if not is_finite(min_delta) or min_delta < 0:
+        if not is_number(min_delta) or min_delta < 0:
             raise ValueError(f"{owner}(min_delta={min_delta!r}): write a finite number of at least 0.")
         self.monitor, self.owner, self.min_delta = monitor, owner, min_delta
         self.mode: Direction | None = mode
@@ -234,7 +235,7 @@ class EarlyStopping(Callback):
 
 def check_threshold(argument: str, value: float | None) -> float | None:
     """A finite number, or None for no threshold."""
-    if value is not None and not is_finite(value):
+    if value is not None and not is_number(value):
         raise ValueError(f"EarlyStopping({argument}={value!r}): write a finite number, or leave it out.")
     return value
 
@@ -269,22 +270,16 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
 
 def copy_tensors(model: nn.Module) -> dict[str, Tensor]:
     """A copy of weights and buffers in main memory, where they take nothing from the device."""
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors}
+    return {name: each.detach().to("cpu", copy=True) for name, each in named_tensors(model).items()}
 
 
 def put_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put back what `copy_tensors` gave."""
     with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        for name, tensor in named_tensors(model).items():
             tensor.copy_(tensors[name])
 
 
 def epochs(number: int) -> str:
     """`1 epoch`, `2 epochs`."""
     return f"{number} epoch{'' if number == 1 else 's'}"
-
-
-def is_finite(value: Any) -> bool:
-    """A finite number, and not True or False?"""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

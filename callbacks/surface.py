@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from callbacks.contract import Callback, LearnerProtocol
 from callbacks.named import as_patterns, find_parameters
 from callbacks.planes import Plane, Surface, plane_of_items, principal_plane, random_plane
-from callbacks.rows import Rows
+from callbacks.rows import Rows, put_recorded, recorded_of
+from callbacks.settings import is_number
 from callbacks.walk import Walk, flat, offset
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class LossSurface(Callback):
     """
 
     state = ("parameter_names", "recorded")
+    recorded = property(recorded_of, put_recorded)
 
     def __init__(
         self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
@@ -62,15 +64,6 @@ class LossSurface(Callback):
     def steps(self) -> list[int]:
         """The recorded steps."""
         return self._rows.steps
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """All of it: `steps`, and `rows` of shape (points, items); waits for the device."""
-        return self._rows.state()
-
-    @recorded.setter
-    def recorded(self, recorded: dict[str, Any]) -> None:
-        self._rows.put(recorded)
 
     @property
     def path(self) -> Tensor:
@@ -212,5 +205,5 @@ class LossSurface(Callback):
         self._rows.check("LossSurface")
         if type(n) is not int or n < 2:
             raise ValueError(f"LossSurface(n={n!r}): write a whole number of points, 2 or more.")
-        if not isinstance(margin, (int, float)) or not 0 <= margin < float("inf"):
+        if not is_number(margin) or margin < 0:
             raise ValueError(f"LossSurface(margin={margin!r}): write a share, 0 or more.")

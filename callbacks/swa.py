@@ -16,6 +16,8 @@ from callbacks import hyperparameters
 from callbacks.averages import Averages, check_alone, put_weights, take_off_noise
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.modes import BatchNormFreeze, is_frozen
+from callbacks.named import named_tensors
+from callbacks.settings import is_number
 from callbacks.stopping import EarlyStopping
 from callbacks.when import unwrapped
 
@@ -183,7 +185,7 @@ class SWA(Callback):
             for layer in layers:
                 layer.reset_running_stats()
                 layer.momentum = None  # the plain mean over the batches
-            with undrawn(learn.data.train):
+            with loader_undrawn(learn.data.train):
                 learn.validate(learn.data.train)
         finally:
             self._is_refreshing = False
@@ -197,7 +199,7 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
         raise ValueError(
             f"SWA(start={start!r}): write a share of the fit from 0 to below 1, as 0.75, or an epoch, as 10."
         )
-    if lr is not None and (isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf):
+    if lr is not None and (not is_number(lr) or lr <= 0):
         raise ValueError(f"SWA(lr={lr!r}): write a rate above 0, or None to leave the rates alone.")
     if type(anneal_epochs) is not int or anneal_epochs < 0:
         raise ValueError(f"SWA(anneal_epochs={anneal_epochs!r}): write a whole number of epochs, 0 or more.")
@@ -229,8 +231,7 @@ def norms_of(model: nn.Module) -> list[_BatchNorm]:
 @contextmanager
 def put_back_on_error(model: nn.Module) -> Iterator[None]:
     """Put all weights and buffers back where the block fails."""
-    named = (*model.named_parameters(), *model.named_buffers())
-    kept = {name: tensor.detach().clone() for name, tensor in named}
+    kept = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
     try:
         yield
     except BaseException:
@@ -239,7 +240,7 @@ def put_back_on_error(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undrawn(loader: Any) -> Iterator[None]:
+def loader_undrawn(loader: Any) -> Iterator[None]:
     """Put a `DataLoader`'s own generators back at the block's end."""
     parts = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
     found = [getattr(part, "generator", None) for part in parts]

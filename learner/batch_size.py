@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from callbacks.settings import is_number
 from learner.batch_stock import Stock, n_items_of_loader
 from learner.batch_trials import Room, SizeTrial, Trials, as_bytes, shown_bytes
 from learner.cost import WIDTH, shown_time
@@ -142,11 +143,6 @@ class Settings:
                 f"find_batch_size(make_batch={self.make_batch!r}): pass a function that gives a batch of so "
                 "many items, as lambda n: (inputs[:n], targets[:n])."
             )
-
-
-def is_number(value: Any) -> bool:
-    """A finite number; not True or False."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def find(learn: Any, settings: Settings) -> BatchSizes:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from callbacks.draws import draw_seed
 from learner.data import Data
-from learner.tensors import draw_seed, split_at_random
+from learner.tensors import split_at_random
 
 __all__ = ["article", "diabetes", "digits"]
 

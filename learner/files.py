@@ -205,20 +205,6 @@ def without_trailer(start: bytes, size: int) -> str:
     return f"it is not a checkpoint of ours (starts with {start.decode('latin1')!r}). {ANOTHER}"
 
 
-def remove_leftovers(folder: str | Path, prefix: str) -> list[Path]:
-    """Remove what dead writers left; the caller holds the folder's lock.
-
-    Returns:
-        The files removed.
-    """
-    leftovers = [
-        path for path in sorted(Path(folder).glob("*.tmp")) if path.name.startswith(prefix) and path.is_file()
-    ]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return leftovers
-
-
 def tensors_of(contents: Any) -> Iterator[Tensor]:
     """All tensors in plain data, each storage once.
 

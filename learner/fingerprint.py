@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from callbacks.contract import LearnerWarning
+from callbacks.named import named_tensors
 from learner.batching import TensorLoader
 from learner.loaders import n_batches_of
-from learner.snapshots import named_tensors
 from learner.stored import Stored
 from learner.tensors import Column
 
@@ -38,7 +38,8 @@ def fingerprint(learn: Any) -> dict[str, Any]:
     """Names, shapes and dtypes; optimizer; data; plug-ins with state; versions. Plain data."""
     return {
         "model": {
-            name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in named_tensors(learn.model)
+            name: [list(tensor.shape), str(tensor.dtype)]
+            for name, tensor in named_tensors(learn.model).items()
         },
         "optimizer": optimizer_of(learn),
         "callbacks": {

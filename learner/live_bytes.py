@@ -38,7 +38,7 @@ class LiveBytes(TorchDispatchMode):
 
     Attributes:
         now: bytes that are held.
-        peak: the most that were held since the beginning, or since `reset_peak`.
+        peak: the most that were held since the beginning.
 
     Raises:
         OverLimit: an operation has made more than `limit`; its result is freed again.
@@ -52,10 +52,6 @@ class LiveBytes(TorchDispatchMode):
         self._watches: dict[int, weakref.ref[Any]] = {}
         for tensor in held:
             self._see(tensor, is_new=True)
-
-    def reset_peak(self) -> None:
-        """Let `peak` begin anew, at what is held now."""
-        self.peak = self.now
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

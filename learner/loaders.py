@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from callbacks.budgets import n_batches_of
 from learner.batching import TensorLoader
 from learner.tensors import counted, describe, is_array
 
@@ -66,14 +67,6 @@ def check_dataset(name: str, dataset: Any) -> None:
 def is_function(loader: Any) -> bool:
     """Something to call for batches, rather than batches."""
     return callable(loader) and not hasattr(loader, "__iter__")
-
-
-def n_batches_of(loader: Any) -> int | None:
-    """Number of batches, where the loader can tell."""
-    try:
-        return len(loader)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):  # a generator function; a DataLoader over an iterable data set
-        return None
 
 
 def describe_loader(loader: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
-from callbacks.recorder import History
+from callbacks.history import History
 from learner import again, errors, inference, positions, snapshots
 from learner.checks import preflight
 from learner.data import Data

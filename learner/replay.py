@@ -13,6 +13,7 @@ from callbacks import draws
 from callbacks.blackbox import FILE, BlackBox
 from callbacks.contract import Callback, Order
 from callbacks.culprit import watched
+from callbacks.named import named_tensors
 from learner import errors, files, snapshots
 from learner.loop import PASS_STATE, modes_of
 from learner.plain import from_plain, to_plain
@@ -65,7 +66,7 @@ def pieces_of(learn: Any, left_out: list[str]) -> dict[str, Any]:
             left_out.append(f"callbacks.{plugin.name}: {type(error).__name__}: {error}")
     return {
         "batch": learn.batch,
-        "model": {name: tensor.detach() for name, tensor in snapshots.named_tensors(learn.model)},
+        "model": {name: tensor.detach() for name, tensor in named_tensors(learn.model).items()},
         "extra": snapshots.extra_states(learn.model),
         "frozen": [name for name, each in learn.model.named_parameters() if not each.requires_grad],
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from callbacks.checkpoint import Checkpoint, checkpoints_in, step_of
+from callbacks.checkpoint import Checkpoint
+from callbacks.checkpoint_folder import checkpoints_in, step_of
 from callbacks.contract import LearnerWarning
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.schedule import TorchScheduler

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from callbacks import draws
+from callbacks.named import named_tensors
 from learner import positions
 from learner.batching import TensorLoader
 from learner.generators import kind_of
@@ -30,7 +31,7 @@ def take(learn: Any) -> dict[str, Any]:
 def state_of(learn: Any) -> dict[str, Any]:
     """Weights, buffers, optimizer, plug-in, random and loaders' state, clock and history: no copy."""
     return {
-        "model": {name: tensor.detach() for name, tensor in named_tensors(learn.model)},
+        "model": {name: tensor.detach() for name, tensor in named_tensors(learn.model).items()},
         "extra": extra_states(learn.model),
         "frozen": [name for name, each in learn.model.named_parameters() if not each.requires_grad],
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
@@ -77,7 +78,7 @@ def put_plugins(learn: Any, states: dict[str, Any]) -> None:
 def put_tensors(model: torch.nn.Module, snapshot: dict[str, Any]) -> None:
     """Put weights and buffers back, what modules keep beside them, and what was frozen."""
     with torch.no_grad():
-        for name, tensor in named_tensors(model):
+        for name, tensor in named_tensors(model).items():
             tensor.copy_(snapshot["model"][name])
     for name, module in model.named_modules():
         key = f"{name}.{EXTRA}" if name else EXTRA
@@ -131,7 +132,7 @@ def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
     """Refuse a snapshot of another model, before anything is changed."""
     if not isinstance(snapshot, dict) or "model" not in snapshot:
         raise ValueError(f"restore was given {type(snapshot).__name__}: pass what learn.snapshot() gave.")
-    now = {name: tuple(tensor.shape) for name, tensor in named_tensors(learn.model)}
+    now = {name: tuple(tensor.shape) for name, tensor in named_tensors(learn.model).items()}
     then = {name: tuple(tensor.shape) for name, tensor in snapshot["model"].items()}
     if now != then:
         names = [name for name in now | then if now.get(name) != then.get(name)]
@@ -165,11 +166,6 @@ def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
 def title_of(optimizer: Any) -> str | None:
     """Which optimizer it is."""
     return None if optimizer is None else f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
-
-
-def named_tensors(model: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and all buffers, those outside of the state dict too."""
-    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def extra_states(model: torch.nn.Module) -> dict[str, Any]:
@@ -207,11 +203,10 @@ def parts_with_generators(learn: Any) -> Iterator[tuple[str, Any]]:
 @contextmanager
 def undrawn(loader: Any = None) -> Iterator[None]:
     """Put back, at the end, what training draws from: the random generators, and the loader's next order."""
-    states = draws.take()
     order = loader.state_dict() if isinstance(loader, TensorLoader) else None
     try:
-        yield
+        with draws.undrawn():
+            yield
     finally:
-        draws.put(states)
         if order is not None:
             loader.load_state_dict(order)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from callbacks.draws import draw_seed
 from learner.stored import Stored, signed
 
 Column = Tensor | Stored
@@ -211,11 +212,6 @@ def check_batch_size(batch_size: Any) -> int:
 def is_whole(value: Any) -> bool:
     """An int, also NumPy's; not True or False."""
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def draw_seed() -> int:
-    """A seed from torch's random state, as `DataLoader` draws its own."""
-    return int(torch.randint(2**31, ()).item())
 
 
 def check_seed(seed: Any) -> int:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks import hyperparameters
 from callbacks.annealers import flat_cos, one_cycle, sgdr
+from callbacks.history import History
 from callbacks.param_scheduler import ParamScheduler
-from callbacks.recorder import History
+from callbacks.settings import is_number
 from learner import batch_size, groups, schedule_plot
 from learner.loop import Loop
 from learner.lr_find import LRSearch, search
@@ -318,5 +319,5 @@ def check_above(low: float, function: str, **values: Any) -> None:
         ValueError: it is below `low`.
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
+        if not is_number(value) or value < low:
             raise ValueError(f"{function}({name}={value!r}): write a finite number of at least {low}.")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from callbacks import Callback, Checkpoint, DeviceStats, Order, Throughput, draws
 from callbacks.device import tensors_in
-from learner import snapshots
+from callbacks.named import named_tensors
 from learner.plain import to_plain
 from learner.tensors import counted
 
@@ -318,7 +318,7 @@ def end_of(learn: Any, watch: Watch) -> dict[str, Any]:
     history = {**learn.history.state_dict(), "rows": rows}
     states = {each.name: each.state_dict() for each in learn.callbacks if not isinstance(each, Checkpoint)}
     return {
-        "weights": digest(dict(snapshots.named_tensors(learn.model))),
+        "weights": digest(named_tensors(learn.model)),
         "optimizer": digest(learn.optimizer.state_dict() if learn.optimizer is not None else None),
         "history": digest(history),
         "plug-ins": digest(states),

@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader
 
 from callbacks.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
 from callbacks.device import map_tensors
+from callbacks.named import named_tensors
 from callbacks.registry import listens
 from learner.checks import exams, trials
 from learner.checks.data import is_one_shot
 from learner.checks.preflight import all_zero, faults_before_fit, training_faults
 from learner.loaders import n_batches_of
-from learner.snapshots import named_tensors
 from learner.tensors import counted
 
 BATCH_EVENTS = (
@@ -64,6 +64,10 @@ class Report:
                 place.append(str(fault))
         return len(self.errors) == n_errors
 
+    def warn(self, words: str) -> None:
+        """Add a warning."""
+        self.take([LearnerWarning(words)])
+
     def __str__(self) -> str:
         width = max(map(len, self.facts), default=0) + 2
         lines = [wrapped(f"{name:<{width}}{said}", width) for name, said in self.facts.items()]
@@ -100,7 +104,7 @@ def examine(learn: Any) -> Report:
     if learn.optimizer is not None:
         report.take(training_faults(learn))
         if all_zero(learn.optimizer):
-            report.take([LearnerWarning("lr is 0: unless a schedule raises it, nothing is trained.")])
+            report.warn("lr is 0: unless a schedule raises it, nothing is trained.")
     if can_run(learn, report):
         with torch.inference_mode(False), torch.enable_grad(), recorded(report), without_trace(learn, report):
             examine_batch(learn, report)
@@ -112,24 +116,16 @@ def can_run(learn: Any, report: Report) -> bool:
     if n_batches_of(learn.data.train) == 0:
         return False
     if is_one_shot(learn.data.train):
-        report.take(
-            [
-                LearnerWarning(
-                    "the training data can be gone through only once, so it is good for one epoch; no "
-                    "batch was taken, to leave it whole, and what needs one was not examined."
-                )
-            ]
+        report.warn(
+            "the training data can be gone through only once, so it is good for one epoch; no "
+            "batch was taken, to leave it whole, and what needs one was not examined."
         )
         return False
     tensors = [*learn.model.parameters(), *learn.model.buffers()]
     if any(map(is_lazy, tensors)):
-        report.take(
-            [
-                LearnerWarning(
-                    "the model has lazy layers, which take their shape from the first batch; what needs "
-                    "one was not examined. Call learn.predict(inputs) once, then check again."
-                )
-            ]
+        report.warn(
+            "the model has lazy layers, which take their shape from the first batch; what needs "
+            "one was not examined. Call learn.predict(inputs) once, then check again."
         )
         return False
     return not any(tensor.is_inference() for tensor in tensors)
@@ -249,8 +245,8 @@ def generators_of(data: Any) -> list[torch.Generator]:
 @contextmanager
 def loss_kept(loss_func: Any) -> Iterator[None]:
     """Put back what a loss function learns or counts, where it is a module."""
-    tensors = named_tensors(loss_func) if isinstance(loss_func, nn.Module) else []
-    copies = [(tensor, tensor.detach().clone()) for _, tensor in tensors]
+    tensors = named_tensors(loss_func).values() if isinstance(loss_func, nn.Module) else ()
+    copies = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
         yield
     finally:
@@ -262,11 +258,11 @@ def loss_kept(loss_func: Any) -> Iterator[None]:
 @contextmanager
 def on_its_device(model: nn.Module) -> Iterator[None]:
     """Move a model back to where it was, where a plug-in moves it."""
-    devices = [(name, tensor.device) for name, tensor in (*model.named_parameters(), *model.named_buffers())]
+    devices = [(name, tensor.device) for name, tensor in named_tensors(model).items()]
     try:
         yield
     finally:
-        now = dict((*model.named_parameters(), *model.named_buffers()))
+        now = named_tensors(model)
         for name, device in devices:
             if name in now and now[name].device != device:
                 now[name].data = now[name].data.to(device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from callbacks.device import map_tensors
-from callbacks.recorder import show
+from callbacks.history import show
 from learner import errors
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
@@ -147,13 +147,9 @@ def gradient(learn: Any, report: Report, batch: Any) -> None:
     if spoilt:
         report.take([ValueError(f"the gradient is NaN or infinite in {listed(spoilt)}.")])
     if missed:
-        report.take(
-            [
-                LearnerWarning(
-                    f"no gradient reaches {listed(missed)}: the loss does not depend on them. Use them in "
-                    "forward, look for a .detach(), or freeze them."
-                )
-            ]
+        report.warn(
+            f"no gradient reaches {listed(missed)}: the loss does not depend on them. Use them in "
+            "forward, look for a .detach(), or freeze them."
         )
     drop_gradients(learn)
 

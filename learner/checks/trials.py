@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from callbacks import draws
 from callbacks.device import map_tensors
-from callbacks.recorder import show
+from callbacks.history import show
 from learner.arguments import rate_faults
 from learner.checks.curvature import largest_curvature, largest_stable_rate, twice_differentiable
 from learner.checks.exams import compute_loss, drop_gradients, gradient
@@ -57,14 +57,10 @@ def stable_step(learn: Any, report: Report, batch: Any) -> None:
         "this batch at these weights; the same everywhere if the loss is quadratic in them)"
     )
     if rate > bound:
-        report.take(
-            [
-                LearnerWarning(
-                    f"lr {rate:.3g} is above the largest stable step of this batch, {bound:.3g}: steps "
-                    "across the steepest valley grow from side to side. Lower lr, scale the inputs, or "
-                    "warm up."
-                )
-            ]
+        report.warn(
+            f"lr {rate:.3g} is above the largest stable step of this batch, {bound:.3g}: steps "
+            "across the steepest valley grow from side to side. Lower lr, scale the inputs, or "
+            "warm up."
         )
 
 
@@ -129,11 +125,32 @@ def steps(learn: Any, report: Report, batch: Any) -> None:
     """Whether some steps on the one batch lower its loss, and move what they should and nothing else."""
     if list(rate_faults(learn.optimizer)):
         return
-    named = list(learn.model.named_parameters())
-    before = [each.detach().clone() for _, each in named]
-    frozen_buffers = buffers_of_frozen(learn.model)
+    frozen = [
+        (name, each, each.clone()) for name, each in learn.model.named_parameters() if not each.requires_grad
+    ]
+    buffers, n_before = buffers_of_frozen(learn.model), learn.global_step
+    losses = losses_of_steps(learn, batch)
+    n_steps, n_updates = len(losses) - 1, learn.global_step - n_before
+    if n_steps and not n_updates:
+        report.facts["one batch"] = f"not examined: {n_steps} times it made no update of the weights"
+        return
+    updates = f", {counted(n_updates, 'update', 'updates')} in all," if n_updates < n_steps else ""
+    report.facts["one batch"] = (
+        f"{n_steps} steps on it{updates} take its loss from {show(losses[0])} to {show(losses[-1])}"
+    )
+    report.take(step_faults(losses))
+    if stirred := changed(frozen):
+        report.warn(f"{listed(stirred)} are frozen, but a step moves them.")
+    if stale := changed(buffers):
+        report.warn(
+            f"the frozen layers' {listed(stale)} still follow the data: put these layers into "
+            "evaluation mode in before_train to keep them."
+        )
+
+
+def losses_of_steps(learn: Any, batch: Any) -> list[float]:
+    """Train on the one batch as often as there is time for; the loss before each step, and after the last."""
     end, losses, states = time.monotonic() + SECONDS, [], draws.take()
-    n_before = learn.global_step
     while len(losses) <= N_STEPS and (time.monotonic() < end or len(losses) < 2):
         draws.put(states)  # the same dropout at every step, so that the loss falls without noise
         learn.batch, learn.batch_idx = batch, len(losses)  # where gradients add up, windows fill by it
@@ -145,31 +162,12 @@ def steps(learn: Any, report: Report, batch: Any) -> None:
         learn._update()
         if not learn.callbacks.doers.get("zero_grad"):
             drop_gradients(learn)
-    n_steps = len(losses) - 1
-    n_updates = learn.global_step - n_before
-    if n_steps and not n_updates:
-        report.facts["one batch"] = f"not examined: {n_steps} times it made no update of the weights"
-        return
-    updates = f", {counted(n_updates, 'update', 'updates')} in all," if n_updates < n_steps else ""
-    report.facts["one batch"] = (
-        f"{n_steps} steps on it{updates} take its loss from {show(losses[0])} to {show(losses[-1])}"
-    )
-    report.take(step_faults(losses))
-    moved = [not torch.equal(each, old) for (_, each), old in zip(named, before, strict=True)]
-    pairs = [(name, each.requires_grad, has) for (name, each), has in zip(named, moved, strict=True)]
-    stirred = [name for name, trainable, has in pairs if has and not trainable]
-    if stirred:
-        report.take([LearnerWarning(f"{listed(stirred)} are frozen, but a step moves them.")])
-    stale = [name for name, buffer, old in frozen_buffers if not torch.equal(buffer, old)]
-    if stale:
-        report.take(
-            [
-                LearnerWarning(
-                    f"the frozen layers' {listed(stale)} still follow the data: put these layers into "
-                    "evaluation mode in before_train to keep them."
-                )
-            ]
-        )
+    return losses
+
+
+def changed(kept: list[tuple[str, Tensor, Tensor]]) -> list[str]:
+    """The names of tensors that are no longer as their copies."""
+    return [name for name, tensor, old in kept if not torch.equal(tensor, old)]
 
 
 def buffers_of_frozen(model: nn.Module) -> list[tuple[str, Tensor, Tensor]]:

@@ -15,7 +15,7 @@ class Place:
     """A spot in a recipe, or in an override of the command line.
 
     Attributes:
-        file: the recipe's path as it was given, or `override`.
+        file: the recipe's path as it was given, or `command line`.
         line, column: from 1.
         text: the whole line.
     """

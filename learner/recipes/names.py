@@ -51,7 +51,7 @@ class Kind:
 
 
 def is_subclass(base: type) -> Callable[[Any], bool]:
-    """A test for classes below `base`, or for functions that make such."""
+    """A test for classes below `base`."""
     return lambda item: isinstance(item, type) and issubclass(item, base) and item is not base
 
 

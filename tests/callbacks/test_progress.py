@@ -187,6 +187,17 @@ def test_a_bar_over_data_of_unknown_length_counts_what_has_passed(terminal):
     assert counts == [0, 1, 2, 2, 3, 3, 4, 5, 5, 6]
 
 
+def test_a_bar_over_data_that_refuses_to_tell_its_length_counts_what_has_passed(terminal):
+    class Untold:
+        def __iter__(self):
+            return iter([BATCH, BATCH])
+
+        def __len__(self):
+            raise NotImplementedError
+
+    assert "batches" in terminal.fit(make(train=Untold(), valid=None), 2).bars()[-1]
+
+
 def test_a_pass_that_is_cut_short_does_not_shift_the_bar(terminal):
     def cut(learn):
         raise CancelTrain

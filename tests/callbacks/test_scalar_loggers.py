@@ -130,6 +130,8 @@ def test_tensorboard_hides_the_steps_that_are_done_again(make_learner, tmp_path)
 
 
 def test_case_101_without_the_package_the_error_has_the_command(monkeypatch, tmp_path):
+    with pytest.raises(TypeError, match=r"TensorBoard\(folder=None\): pass a folder's name"):
+        TensorBoard(None)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ImportError, match=r'pip install "plainlearner\[tensorboard\]"'):
         TensorBoard(tmp_path)

@@ -193,15 +193,6 @@ def test_case_17_nothing_is_written_where_temporary_files_lie(tmp_path, contents
     assert elsewhere.stat().st_mtime_ns == before, "an entry was made there"
 
 
-def test_case_20_left_overs_of_ours_are_removed_and_no_other_file(tmp_path, contents):
-    names = ["step-1.ckpt", "step-2.ckpt.tmp", "other.tmp", "step-3.ckpt.tmp.kept"]
-    for name in names:
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "step-4.tmp").mkdir()
-    assert files.remove_leftovers(tmp_path, "step-") == [tmp_path / "step-2.ckpt.tmp"]
-    assert names_in(tmp_path) == ["other.tmp", "step-1.ckpt", "step-3.ckpt.tmp.kept", "step-4.tmp"]
-
-
 def test_sums_are_those_of_zlib_whether_torch_sums_up_or_not(tmp_path, contents):
     contents["large"] = torch.rand(1_000_000)
     usual = torch.serialization.get_crc32_options()
