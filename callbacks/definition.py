@@ -80,10 +80,10 @@ def check_class(cls: type, base: type, events: tuple[str, ...], operations: tupl
                 check_not_hidden(cls, owner, base, name)
             elif is_method(member) and not name.startswith("_") and not hasattr(base, name):
                 check_name(name, cls.__name__, known)
-    check_attributes(cls, base)
+    check_attributes(cls, base, operations)
 
 
-def check_attributes(cls: Any, base: Any) -> None:
+def check_attributes(cls: Any, base: Any, operations: tuple[str, ...]) -> None:
     """Refuse what is declared in another form than the contract's."""
     phases = type(base.order)
     faults = {
@@ -92,6 +92,10 @@ def check_attributes(cls: Any, base: Any) -> None:
         "state": (is_tuple_of(str, cls.state), "a tuple of attributes' names, as state = ('best', 'wait')"),
         "measures": (is_measures(cls.measures), "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
         "needs": (is_tuple_of(type, cls.needs), "a tuple of plug-in classes, as needs = (Recorder,)"),
+        "surrounds": (
+            is_tuple_of(str, cls.surrounds) and set(cls.surrounds) <= set(operations),
+            f"a tuple of operations, of {', '.join(operations)}",
+        ),
     }
     for attribute, (right, form) in faults.items():
         value = inspect.getattr_static(cls, attribute)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from keyword import iskeyword
 from types import MethodType
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from callbacks.contract import EVENTS, OPERATIONS, Callback, LearnerWarning, Order
 
-Hook = Callable[[Any], Any]
+Hook = MethodType  # a bound method: its plug-in is known
 T = TypeVar("T", bound=Callback)
 
 REMEDIES = {
@@ -43,7 +43,7 @@ class Callbacks:
     doers: dict[str, Callback]  #: who does each operation
 
     def __init__(self, given: Iterable[Callback | type[Callback]] = ()):
-        plugins = [as_plugin(item, position) for position, item in enumerate(given)]
+        plugins = as_plugins(given, "callbacks")
         check_attributes(plugins)
         check_distinct(plugins)
         check_needs(plugins)
@@ -54,7 +54,7 @@ class Callbacks:
 
     def _listeners(self, event: str) -> tuple[Hook, ...]:
         plugins = reversed(self._plugins) if event == "cleanup_fit" else self._plugins
-        return tuple(hook_of(plugin, event) for plugin in plugins if listens(plugin, event))
+        return tuple([hook_of(plugin, event) for plugin in plugins if plugin.listens_to(event)])
 
     def _find_doers(self) -> dict[str, Callback]:
         doers: dict[str, Callback] = {}
@@ -69,6 +69,24 @@ class Callbacks:
                     )
                 doers[operation] = plugin
         return doers
+
+    def without(self, *plugins: Callback) -> Callbacks:
+        """The others. What they listen to and do was found when they were put together, so this is quick.
+
+        Raises:
+            ValueError: one of them needs one that would go.
+        """
+        gone = set(map(id, plugins))  # not ==, which a plug-in may define
+        left = Callbacks.__new__(Callbacks)
+        left._plugins = tuple(plugin for plugin in self._plugins if id(plugin) not in gone)
+        check_needs(left._plugins)
+        left._by_name = {plugin.name: plugin for plugin in left._plugins}
+        left.hooks = {
+            event: tuple([hook for hook in hooks if id(hook.__self__) not in gone])
+            for event, hooks in self.hooks.items()
+        }
+        left.doers = {each: plugin for each, plugin in self.doers.items() if id(plugin) not in gone}
+        return left
 
     def named(self, name: str) -> Callback:
         """The plug-in of that name.
@@ -165,8 +183,17 @@ def describe(plugin: Callback) -> str:
     return title if plugin.name == type(plugin).name else f"{title} ({plugin.name!r})"
 
 
-def as_plugin(item: Any, position: int) -> Callback:
-    """The plug-in that was meant: an instance as it is, a class that needs no arguments as an instance."""
+def as_plugins(given: Iterable[Any], argument: str) -> list[Callback]:
+    """The plug-ins that were meant by the items of an argument; raises as `as_plugin`."""
+    return [as_plugin(item, f"{argument}[{position}]") for position, item in enumerate(given)]
+
+
+def as_plugin(item: Any, place: str) -> Callback:
+    """The plug-in that was meant: an instance as it is, a class that needs no arguments as an instance.
+
+    Raises:
+        TypeError: it is none, or its class needs arguments; `place` is how the message names it.
+    """
     if isinstance(item, Callback):
         return item
     if isinstance(item, type) and issubclass(item, Callback):
@@ -175,8 +202,7 @@ def as_plugin(item: Any, position: int) -> Callback:
         except TypeError as error:
             title = item.__name__
             raise TypeError(
-                f"callbacks[{position}] is the class {title}, which needs arguments ({error}): pass "
-                f"{title}(...)."
+                f"{place} is the class {title}, which needs arguments ({error}): pass {title}(...)."
             ) from None
         return item()
     hint = ""
@@ -185,7 +211,7 @@ def as_plugin(item: Any, position: int) -> Callback:
     elif callable(item) and not isinstance(item, type):
         hint = ' To make a plug-in of a function, write @on("after_batch") above it.'
     raise TypeError(
-        f"callbacks[{position}] is {item!r} ({type(item).__name__}), which is no plug-in: pass an instance "
+        f"{place} is {item!r} ({type(item).__name__}), which is no plug-in: pass an instance "
         f"of a subclass of Callback.{hint}"
     )
 
@@ -193,7 +219,7 @@ def as_plugin(item: Any, position: int) -> Callback:
 def check_attributes(plugins: list[Callback]) -> None:
     """Refuse what an instance has set in a way that would be passed over: hooks, phases, names."""
     for plugin in plugins:
-        hooks = [event for event in EVENTS if event in vars(plugin)]
+        hooks = sorted(vars(plugin).keys() & EVENTS, key=EVENTS.index)
         if hooks:
             raise TypeError(
                 f"{describe(plugin)} sets self.{hooks[0]}, which would never be called: hooks are found on "
@@ -235,7 +261,7 @@ def is_word(name: str) -> bool:
     return name.isidentifier() and not iskeyword(name)
 
 
-def check_needs(plugins: list[Callback]) -> None:
+def check_needs(plugins: Sequence[Callback]) -> None:
     """Refuse a plug-in without one that it cannot work without."""
     for plugin in plugins:
         for needed in plugin.needs:

@@ -254,10 +254,7 @@ def check_plugin(plugin: Any) -> Callback:
     Raises:
         TypeError, ValueError: it is none, or cannot.
     """
-    try:
-        found = as_plugin(plugin, 0)
-    except TypeError as error:
-        raise TypeError(str(error).replace("callbacks[0]", "When(plugin)", 1)) from None
+    found = as_plugin(plugin, "When(plugin)")
     check_attributes([found])
     operations = [each for each in OPERATIONS if does(found, each) or each in found.surrounds]
     if operations:

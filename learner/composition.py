@@ -14,7 +14,7 @@ from callbacks.metrics import Metrics
 from callbacks.numbers import StopOnNaN
 from callbacks.progress import Progress
 from callbacks.recorder import Recorder
-from callbacks.registry import Callbacks, as_plugin, describe
+from callbacks.registry import Callbacks, as_plugins, describe
 from callbacks.when import unwrapped
 from learner.arguments import RATE_HINT
 
@@ -32,8 +32,8 @@ def with_defaults(
     base: type,
 ) -> list[Callback]:
     """The defaults, then what was given. A default gives way to one of its class or a doer of its work."""
-    plugins = [as_plugin(item, position) for position, item in enumerate(as_list(given, "callbacks"))]
-    unasked = [as_plugin(item, position) for position, item in enumerate(as_list(defaults, "defaults"))]
+    plugins = as_plugins(as_list(given, "callbacks"), "callbacks")
+    unasked = as_plugins(as_list(defaults, "defaults"), "defaults")
     if metrics:
         if any(isinstance(plugin, Metrics) for plugin in plugins):
             raise ValueError(
@@ -97,12 +97,10 @@ def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str,
     Raises:
         ValueError: a plug-in and a subclass of the learner both do one.
     """
-    doers: dict[str, Doer] = {}
-    for operation in OPERATIONS:
-        doers[operation] = doer_of(callbacks, operation, learner_class, base)
-        for around in reversed(tuple(callbacks)):  # the first one heard is the outermost
-            if operation in around.surrounds:
-                doers[operation] = within(around, operation, doers[operation])
+    doers = {each: doer_of(callbacks, each, learner_class, base) for each in OPERATIONS}
+    for around in reversed(tuple(callbacks)):  # the first one heard is the outermost
+        for operation in around.surrounds:
+            doers[operation] = within(around, operation, doers[operation])
     return doers
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from callbacks.contract import Callback, Direction
+from callbacks.history import History
 from callbacks.metrics import Metrics
-from callbacks.recorder import History
-from callbacks.registry import Callbacks
+from callbacks.registry import Callbacks, as_plugins
 from learner import checkpoint, cost, groups, inference, resumption, snapshots
 from learner.arguments import (
     as_optimizer,
@@ -109,7 +109,8 @@ class Learner(Tuning):
         check_n_epochs(n_epochs)
         if self.fitting:
             raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
-        with interruptible(self), self.added(*preflight.preflight(), *as_list(callbacks, "callbacks")):
+        given = as_plugins(as_list(callbacks, "callbacks"), "callbacks")
+        with interruptible(self), self.added(*preflight.preflight(), *given):
             point = resumption.find(self, n_epochs, resume, allow)
             if point is not None and point.is_of_a_later_fit:
                 self.n_fits += 1
@@ -143,7 +144,7 @@ class Learner(Tuning):
     def add_callbacks(self, *callbacks: Plugin) -> None:
         """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
         before = self._callbacks
-        self._set_callbacks((*self._callbacks, *callbacks))
+        self._set_callbacks((*before, *as_plugins(callbacks, "callbacks")))
         if self.fitting:
             for plugin in self._callbacks:
                 if plugin not in before:
@@ -160,8 +161,7 @@ class Learner(Tuning):
             ValueError: a plug-in that stays needs one that would go.
         """
         gone = found_in(self._callbacks, callbacks)
-        out = {id(plugin) for plugin in gone}  # not ==, which a plug-in may define
-        self._set_callbacks(plugin for plugin in self._callbacks if id(plugin) not in out)
+        self._set_callbacks(self._callbacks.without(*gone))
         if self.fitting:
             for plugin in reversed(gone):
                 plugin.cleanup_fit(self)
@@ -207,7 +207,7 @@ class Learner(Tuning):
 
     def _set_callbacks(self, callbacks: Iterable[Plugin]) -> None:
         """Work out who listens to what and who does what, once: the loop then looks nothing up by class."""
-        self._callbacks = Callbacks(callbacks)
+        self._callbacks = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)
         self._on = listeners_of(self._callbacks)
         self._do = doers_of(self._callbacks, type(self), Loop)
 

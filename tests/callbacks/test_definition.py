@@ -266,6 +266,7 @@ def test_a_mixins_misspelt_hook_is_found():
         ("state", ("best", 3), "tuple of attributes' names"),
         ("state", {"best": 1}, "tuple of attributes' names"),
         ("needs", Recorder, r"Mine\.needs = .*needs = \(Recorder,\)"),
+        ("surrounds", ("forwrad",), r"Mine\.surrounds = \('forwrad',\): write it as a tuple of operations"),
         ("needs", ("Recorder",), "tuple of plug-in classes"),
         ("order", 60, r"Mine\.order = 60: write it as a phase, as order = Order\.MEASURE"),
         ("order", "MEASURE", "a phase"),

@@ -19,6 +19,8 @@ from callbacks import (
     CancelValidate,
     Order,
     Recorder,
+    When,
+    ZeroGrad,
     on,
 )
 
@@ -71,6 +73,17 @@ def test_case_66_what_is_no_plug_in_is_refused_with_its_place_and_type(item, mak
         TypeError, match=rf"callbacks\[1\] is .*\({type(item).__name__}\), which is no plug-in"
     ):
         make_learner(callbacks=[Recorder(), item])
+
+
+def test_what_is_no_plug_in_is_told_with_the_argument_that_it_was_given_as(make_learner):
+    with pytest.raises(TypeError, match=r"^defaults\[1\] is 3"):
+        make_learner(defaults=[ZeroGrad, 3])
+    learn = make_learner()
+    for give in (lambda: learn.fit(1, callbacks=[3]), lambda: learn.add_callbacks(3)):
+        with pytest.raises(TypeError, match=r"^callbacks\[0\] is 3"):
+            give()
+    with pytest.raises(TypeError, match=r"^When\(plugin\) is 3"):
+        When(3, start="1 step")
 
 
 @pytest.mark.parametrize("callbacks", ["ZeroGrad", Recorder(), Recorder, 3])
