@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from array import array
 from typing import Any
@@ -19,14 +20,18 @@ REFRESH = 0.1  # seconds: ten times a second is as often as anyone can read
 N_LINES = 20  # lines that are printed however quick the epochs are; after them at most one in LINE_GAP
 LINE_GAP = 1.0  # seconds
 NEVER = math.inf
+SETTING = re.compile(
+    r"lr|(lr|momentum|weight_decay)_\d+"
+)  # of the optimizer, as Metrics and LRMonitor name them
 
 
 class Progress(Callback):
     """Print a line an epoch and, in a terminal or notebook, draw a bar for the whole fit.
 
-    A line has the epoch, counted from 0 in each fit, its results (all but the rate, which the history
-    has) and its time; it goes to standard output. After the first twenty, lines come at most once a second,
-    so that quick epochs do not flood a log; the last epoch always has its line, and a stop its reason.
+    A line has the epoch, counted from 0 in each fit, its results (losses and metrics first; all but the
+    optimizer's settings, which the history has) and its time; it goes to standard output. After the first
+    twenty, lines come at most once a second, so that quick epochs do not flood a log; the last epoch always
+    has its line, and a stop its reason.
 
     The bar counts training and validation batches. It goes to standard error, is drawn at most ten times a
     second, and is gone when the fit ends. What others print in a terminal appears above it. Where standard
@@ -132,9 +137,15 @@ def length_of(loader: Any) -> int | None:
 def epoch_line(epoch: int, results: dict[str, Any], seconds: float, *, n_epochs: int) -> str:
     """An epoch's numbers in one line."""
     width = len(str(max(n_epochs - 1, 0)))
-    numbers = {name: value for name, value in results.items() if isinstance(value, (int, float))}
-    shown = [f"{name} {show(value)}" for name, value in numbers.items() if name != "lr"]
+    numbers = [name for name, value in results.items() if isinstance(value, (int, float))]
+    names = sorted((name for name in numbers if not SETTING.fullmatch(name)), key=is_aside)
+    shown = [f"{name} {show(results[name])}" for name in names]
     return "  ".join([f"epoch {epoch:{width}}", *shown, duration(seconds)])
+
+
+def is_aside(name: str) -> bool:
+    """Is it no loss or metric of a pass, so that it stands behind those?"""
+    return not name.startswith(("train_", "valid_")) or name.endswith("_seconds")
 
 
 def duration(seconds: float) -> str:

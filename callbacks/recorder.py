@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from callbacks.contract import Callback, LearnerProtocol, Order
+import warnings
+from typing import Any
+
+from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.timer import Stopwatch
 
 
@@ -18,6 +21,8 @@ class Recorder(Callback):
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)
         self._watch = Stopwatch()
+        self._kept: tuple[dict[str, Any], set[str]] | None = None  # an epoch's results, and their names then
+        self._has_told = False
 
     @property
     def seconds(self) -> float:
@@ -33,6 +38,7 @@ class Recorder(Callback):
         learn.history.directions.update({name: better for name, better in learn.measured.items() if better})
 
     def before_epoch(self, learn: LearnerProtocol) -> None:
+        self._tell_what_came_late()
         self._watch.start()
 
     def after_batch(self, learn: LearnerProtocol) -> None:
@@ -41,11 +47,29 @@ class Recorder(Callback):
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         learn.history.add_epoch(learn.results, self._watch.stop())
+        self._kept = learn.results, set(learn.results)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
+        self._tell_what_came_late()
         if learn.stop_reason:
             learn.history.stops.append((len(learn.history) - 1, learn.stop_reason))
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._watch.stop()
+        self._kept, self._has_told = None, False
         learn.history.read()
+
+    def _tell_what_came_late(self) -> None:
+        """Warn of results that were written after the epoch's row was: no history, line or log has them."""
+        results, names = self._kept or ({}, set())
+        late = [name for name in results if name not in names]
+        self._kept = None
+        if late and not self._has_told:
+            self._has_told = True
+            warnings.warn(
+                f"learn.results[{late[0]!r}] was written in after_epoch when the history had its row "
+                "already, so it is neither kept nor shown. Measure before others report: order = "
+                "Order.MEASURE in the plug-in.",
+                LearnerWarning,
+                stacklevel=4,
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from learner.arguments import suggest_keywords, suggest_keywords_beside
 from learner.batching import Order, TensorLoader
 from learner.holdout import hold_out
 from learner.loaders import Batches, check_batches, check_dataset, describe_loader, is_function
@@ -24,6 +26,8 @@ from learner.tensors import (
     is_array,
     is_whole,
 )
+
+LOADER_OPTIONS = tuple(name for name in inspect.signature(DataLoader.__init__).parameters if name != "self")
 
 
 class Data:
@@ -154,6 +158,7 @@ class Data:
         return inputs if isinstance(inputs, (tuple, Mapping)) else (inputs,), targets
 
     @classmethod
+    @suggest_keywords
     def from_tensors(
         cls,
         inputs: Any,
@@ -203,6 +208,7 @@ class Data:
         return cls(loader, rest, 1 if found.keys else found.n_inputs, targets=found.target_keys or None)
 
     @classmethod
+    @suggest_keywords_beside(*LOADER_OPTIONS)
     def from_datasets(
         cls,
         train: Any,
@@ -210,6 +216,8 @@ class Data:
         batch_size: int = 64,
         *,
         n_inputs: int = 1,
+        targets: str | Sequence[str] | None = None,
+        split: Callable[[Any], tuple[Any, Any]] | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
         **loader_options: Any,
@@ -224,6 +232,8 @@ class Data:
             valid: another, or None for training without validation.
             batch_size: items a batch; validation takes twice as many.
             n_inputs: as for `Data`.
+            targets: as for `Data`.
+            split: as for `Data`.
             shuffle: new order each epoch, drawn from torch's random state.
             drop_last: leave out a last training batch that is smaller.
             loader_options: further arguments of `DataLoader` for both, as `num_workers` or `collate_fn`.
@@ -244,9 +254,8 @@ class Data:
         shuffle = shuffle and not isinstance(train, IterableDataset)
         train, valid = (seeded(dataset, loader_options) for dataset in (train, valid))
         first = DataLoader(train, batch_size, shuffle=shuffle, drop_last=drop_last, **loader_options)
-        if valid is None:
-            return cls(first, None, n_inputs)
-        return cls(first, DataLoader(valid, 2 * batch_size, **loader_options), n_inputs)
+        second = None if valid is None else DataLoader(valid, 2 * batch_size, **loader_options)
+        return cls(first, second, n_inputs, targets=targets, split=split)
 
     def __repr__(self) -> str:
         return f"Data({describe_loader(self.train)}, valid={describe_loader(self.valid)})"

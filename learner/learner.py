@@ -213,6 +213,7 @@ class Learner(Tuning):
 
     # Without training
 
+    @suggest_keywords
     def validate(self, loader: Any = None) -> dict[str, Any]:
         """Measure on a loader, by default the validation data, without touching weights, clock or results.
 
@@ -239,6 +240,7 @@ class Learner(Tuning):
             self._run_model()
             return inference.to_cpu(self.preds)
 
+    @suggest_keywords
     def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
         """Predictions and targets over a loader, by default the validation data, each joined, on the CPU."""
         loader = inference.loader_or_valid(self.data, loader)

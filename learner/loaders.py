@@ -25,15 +25,20 @@ def check_batches(title: str, batches: Any) -> None:
     Raises:
         TypeError: it is not of `Batches`; the message says how to make such of it.
     """
+    is_data = title.lower().startswith("data")
     form = "pass an iterable of batches, as a DataLoader or a list, or a function that gives one"
     problem = f"{title} is {describe(batches)}"
     if isinstance(batches, type):
         raise TypeError(f"{problem}: pass an instance of it.")
     if is_array(batches) or (isinstance(batches, tuple) and batches and all(map(is_array, batches))):
+        making, one = ("TensorLoader((inputs, targets), 64)", "[(inputs, targets)]")
+        if is_data:
+            making, one = ("Data.from_tensors(inputs, targets, valid=...)", f"Data({one})")
         raise TypeError(
-            f"{problem}, which is no batches yet: batch it with Data.from_tensors(inputs, targets, "
-            "valid=...); as one batch of all it is Data([(inputs, targets)])."
+            f"{problem}, which is no batches yet: batch it with {making}; as one batch of all it is {one}."
         )
+    if not is_data and hasattr(batches, "train") and hasattr(batches, "valid"):
+        raise TypeError(f"{problem}: pass one of its two loaders, as learn.data.train or learn.data.valid.")
     if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
         raise TypeError(f"{problem}, a data set: batch it with Data.from_datasets(dataset, ...).")
     if isinstance(batches, (str, bytes, Mapping)) or not (hasattr(batches, "__iter__") or callable(batches)):
@@ -57,6 +62,11 @@ def check_dataset(name: str, dataset: Any) -> None:
             f"Data({name}=...) with it."
         )
     drawable = hasattr(dataset, "__getitem__") or isinstance(dataset, IterableDataset)
+    if name == "valid" and isinstance(dataset, float):
+        raise TypeError(
+            f"from_datasets(valid={dataset}): a share is held out beforehand, as in `train, valid = "
+            f"torch.utils.data.random_split(dataset, [{1 - dataset:g}, {dataset:g}])`."
+        )
     if isinstance(dataset, (type, str, Mapping)) or not drawable:
         raise TypeError(
             f"from_datasets({name}=...) is {describe(dataset)}: pass a data set, with __getitem__ and "

@@ -12,6 +12,7 @@ from callbacks.history import History
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.settings import is_number
 from learner import batch_size, groups, schedule_plot
+from learner.arguments import HANDED_ON, suggest_keywords, suggest_keywords_beside
 from learner.loop import Loop
 from learner.lr_find import LRSearch, search
 
@@ -42,6 +43,7 @@ class Tuning(Loop):
 
     # By a schedule
 
+    @suggest_keywords_beside(*HANDED_ON)
     def fit_one_cycle(
         self,
         n_epochs: int,
@@ -85,6 +87,7 @@ class Tuning(Loop):
             schedules["momentum"] = one_cycle(*moms, pct_start)
         return self._fit_by("fit_one_cycle", schedules, n_epochs, callbacks, settings)
 
+    @suggest_keywords_beside(*HANDED_ON)
     def fit_flat_cos(
         self,
         n_epochs: int,
@@ -103,6 +106,7 @@ class Tuning(Loop):
         schedules = {"lr": [flat_cos(rate, rate / div_final, pct_start) for rate in self._rates(lr)]}
         return self._fit_by("fit_flat_cos", schedules, n_epochs, callbacks, settings)
 
+    @suggest_keywords_beside(*HANDED_ON)
     def fit_sgdr(
         self,
         n_cycles: int,
@@ -125,6 +129,7 @@ class Tuning(Loop):
         schedules = {"lr": [sgdr(rate, 0.0, n_cycles, float(cycle_mult)) for rate in self._rates(lr_max)]}
         return self._fit_by("fit_sgdr", schedules, n_epochs, callbacks, settings)
 
+    @suggest_keywords_beside(*HANDED_ON)
     def fine_tune(
         self,
         n_epochs: int,
@@ -244,6 +249,7 @@ class Tuning(Loop):
 
     # The search for a rate
 
+    @suggest_keywords
     def lr_find(
         self,
         start: float = 1e-7,

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner.checks.loss import CLASSES, broadcast, cure_of, short, title_of, torch_loss
+from learner.checks.loss import (
+    CLASSES,
+    broadcast,
+    classes_last_cure,
+    cure_of,
+    has_classes_last,
+    short,
+    title_of,
+    torch_loss,
+)
 from learner.tensors import counted, describe
 
 
@@ -68,9 +77,14 @@ def dtype_cures(learn: Any) -> Iterator[str]:
 
 
 def class_cures(error: BaseException, learn: Any) -> Iterator[str]:
-    """A class that the model has no output for."""
+    """A class that the model has no output for, or classes in another dimension."""
     preds, targets = learn.preds, learn.targets
-    if not isinstance(error, IndexError) or torch_loss(learn.loss_func) not in CLASSES.values():
+    known = torch_loss(learn.loss_func)
+    if known is None or known not in CLASSES.values():
+        return
+    if isinstance(preds, Tensor) and has_classes_last(preds, targets):
+        yield classes_last_cure(preds, targets, known.__name__)
+    if not isinstance(error, IndexError):
         return
     if targets.is_cpu and targets.numel() and preds.ndim > 1:
         yield (
@@ -89,7 +103,28 @@ def call_note(learn: Any) -> str:
     )
     return (
         f"the model takes {inspect.signature(forward)} and was given {given}, split off a batch that is "
-        f"{describe(learn.batch)}: pass Data(..., n_inputs=1) for the number of inputs, Data(..., "
-        "targets='key') for a mapping, or Data(..., split=function), which gives (inputs, targets) of a "
-        "batch."
+        f"{describe(learn.batch)}: pass {split_cure(learn, forward)}."
     )
+
+
+def split_cure(learn: Any, forward: Any) -> str:
+    """How the batch is to be split, so that the model gets what it takes."""
+    batch = learn.batch
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Mapping):
+        return "Data(..., split=lambda batch: batch), so that the mapping goes to the model by keyword"
+    if isinstance(batch, Mapping):
+        return "Data(..., targets='key') for what the model is not to get"
+    n_needed = n_needed_by(forward)
+    if isinstance(batch, (tuple, list)) and learn.data.n_inputs != n_needed < len(batch):
+        return f"Data(..., n_inputs={n_needed})"
+    return (
+        "Data(..., n_inputs=2) for the number of inputs, or Data(..., split=function), which gives (inputs, "
+        "targets) of a batch"
+    )
+
+
+def n_needed_by(function: Any) -> int:
+    """How many arguments in a row it cannot do without."""
+    parameters = inspect.signature(function).parameters.values()
+    in_a_row = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in in_a_row and each.default is each.empty for each in parameters)

@@ -110,11 +110,29 @@ def class_faults(
             f"the targets are {short(targets.dtype)} of shape {tuple(targets.shape)}, but {title} takes the "
             "number of each item's class: write targets.long()."
         )
+    elif not probabilities and has_classes_last(preds, targets):
+        yield ValueError(classes_last_cure(preds, targets, title))
     elif not probabilities and preds.ndim > 1 and tuple(targets.shape) == (shape[0], 1, *shape[2:]):
         yield ValueError(
             f"the targets have shape {tuple(targets.shape)}, but {title} takes one class an item, shape "
             f"{(shape[0], *shape[2:])}: write targets.squeeze(1)."
         )
+
+
+def has_classes_last(preds: Tensor, targets: Tensor) -> bool:
+    """Are these a language model's scores, (items, positions, classes), which no loss of torch's takes so?"""
+    shape = tuple(preds.shape)
+    return preds.ndim > 2 and shape[:-1] == tuple(targets.shape) != (shape[0], *shape[2:])
+
+
+def classes_last_cure(preds: Tensor, targets: Tensor, title: str) -> str:
+    """What to write for such scores."""
+    return (
+        f"preds have shape {tuple(preds.shape)} and targets {tuple(targets.shape)}, so the classes stand "
+        f"last, but {title} takes them in dimension 1. Pass a loss_func that joins items and positions, as "
+        f"`lambda preds, targets: {title}(preds.flatten(0, -2), targets.flatten())`; of our metrics, "
+        "Perplexity takes class_dim=-1."
+    )
 
 
 def wrong_batch(learn: Any, known: Callable[..., Any]) -> Exception:

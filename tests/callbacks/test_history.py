@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import warnings
 from functools import partial
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from callbacks import History, Metrics, Recorder, ZeroGrad
+from callbacks import History, Metrics, Order, Recorder, ZeroGrad, on
 from learner.learner import Learner
 
 BATCH = (torch.ones(4, 1), torch.ones(4, 1))
@@ -177,6 +178,25 @@ def test_best_goes_by_what_a_metric_says_of_itself_also_after_a_restore():
     for history in (learn.history, other):
         assert history.best("valid_hits")["epoch"] == 1
     assert "<b>0.3000</b>" in other._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("order", "is_late"), [(Order.MEASURE, False), (Order.REPORT, True), (Order.SAVE, True)]
+)
+def test_a_result_that_is_written_after_the_row_is_warned_of_once(order, is_late):
+    @on("after_epoch", order=order)
+    def measure(learn):
+        learn.results["mine"] = 1.0
+
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    plugins = [ZeroGrad(), Recorder(), measure]
+    learn = Learner(nn.Linear(1, 1), ([BATCH], None), mse_loss, sgd, plugins, defaults=())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        learn.fit(2)
+    words = "learn.results['mine'] was written in after_epoch when the history had its row already"
+    assert [str(each.message).startswith(words) for each in told] == [True] * is_late
+    assert ("mine" in learn.history.names) is not is_late
 
 
 def test_rows_columns_and_slices_are_reached_by_number_name_and_range():

@@ -104,6 +104,22 @@ def test_results_that_are_no_number_are_left_to_the_history():
     )
 
 
+def test_losses_and_metrics_stand_first_and_settings_are_left_to_the_history():
+    results = {
+        "clipped": 0.5,
+        "train_seconds": 1.0,
+        "train_loss": 2.0,
+        "lr": 0.1,
+        "lr_0": 0.1,
+        "momentum_10": 0.9,
+    }
+    results |= {"weight_decay_1": 0.0, "valid_loss": 3.0, "valid_f1": 4.0}
+    line = epoch_line(0, results, 1, n_epochs=1)
+    first, aside = line.split("  clipped")
+    assert first == "epoch 0  train_loss 2.0000  valid_loss 3.0000  valid_f1 4.0000"
+    assert aside == " 0.5000  train_seconds 1.0000  1.0s"
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0.04, "0.0s"), (59.94, "59.9s"), (60, "1:00"), (3599, "59:59"), (7283, "2:01:23")]
 )

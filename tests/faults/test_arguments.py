@@ -132,6 +132,54 @@ def test_case_94_an_unknown_keyword_of_fit_is_refused_with_the_one_that_is_meant
 
 
 @pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        (
+            "fit_one_cycle",
+            {"n_epochs": 1, "lr": 0.1},
+            r"fit_one_cycle\(\) has no argument 'lr'. Did you mean lr_max\?",
+        ),
+        ("fit_one_cycle", {"n_epochs": 1, "max_lr": 0.1}, r"Did you mean lr_max\?"),
+        ("fit_one_cycle", {"n_epochs": 1, "wd": 0.1}, r"Weight decay is the optimizer's"),
+        ("fit_one_cycle", {"n_epochs": 1, "zzz": 0.1}, r"There are: n_epochs, lr_max, .*, resume, allow"),
+        ("fit_flat_cos", {"n_epochs": 1, "lr_max": 0.1}, r"Did you mean lr\?"),
+        ("fine_tune", {"epochs": 1}, r"Did you mean n_epochs\?"),
+        ("fine_tune", {"n_epochs": 1, "lr": 1}, r"Did you mean base_lr\?"),
+        ("lr_find", {"num_it": 10}, r"Did you mean n_steps\?"),
+        ("lr_find", {"max_lr": 10}, r"Did you mean end\?"),
+        ("get_preds", {"dl": None}, r"Did you mean loader\?"),
+        ("validate", {"dl": None}, r"Did you mean loader\?"),
+    ],
+)
+def test_case_94_an_unknown_keyword_of_a_method_is_refused_with_the_one_that_is_meant(method, given, said):
+    with pytest.raises(TypeError, match=said):
+        getattr(learner_of(), method)(**given)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("from_tensors", {"bs": 4}, r"Did you mean batch_size\?"),
+        ("from_tensors", {"valid_pct": 0.2}, r"Did you mean valid\?"),
+        ("from_tensors", {"n_inputs": 2}, r"Data.from_tensors\(\(first, second\), targets\)"),
+        ("from_datasets", {"seed": 0}, r"torch.manual_seed\(0\) before, or pass generator="),
+        ("from_datasets", {"num_worker": 0}, r"There are: train, valid, .*, num_workers"),
+        ("from_datasets", {"valid": 0.2}, r"random_split\(dataset, \[0.8, 0.2\]\)"),
+    ],
+)
+def test_case_94_a_wrong_word_for_data_is_refused_with_the_way_to_say_it(method, given, said):
+    with pytest.raises(TypeError, match=said):
+        getattr(Data, method)(torch.ones(4, 1), **given)
+
+
+def test_case_94_the_device_has_its_plug_in():
+    with pytest.raises(
+        TypeError, match=r"has no argument 'device'. A device is the plug-in's: .*DevicePlacement"
+    ):
+        learner_of(device="cpu")
+
+
+@pytest.mark.parametrize(
     ("argument", "value", "said"),
     [
         ("model", None, "model is None"),

@@ -423,3 +423,70 @@ def test_case_84_shuffled_validation_is_warned_of_at_the_line_that_fits(valid):
         learner_of(Data(line_batches(2), valid)).fit(2)
     assert len(caught) == 1
     assert caught[0].filename == __file__
+
+
+class TwoByName(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, first, second):
+        return self.layer(torch.cat([first, second], 1))
+
+
+NAMED = {"first": torch.ones(4, 1), "second": torch.ones(4, 1)}
+
+
+def test_case_80_a_mapping_beside_targets_is_told_the_split_that_gives_it_by_keyword():
+    batch = [NAMED, torch.ones(4, 1)]
+    with pytest.raises(TypeError) as caught:
+        learner_of(Data([batch]), TwoByName()).fit(1)
+    assert "Data(..., split=lambda batch: batch)" in notes(caught.value)
+    learner_of(Data([batch], split=lambda batch: batch), TwoByName()).fit(1)
+
+
+def test_case_80_a_row_with_more_inputs_is_told_how_many():
+    batch = torch.ones(4, 1), torch.ones(4, 1), torch.ones(4, 1)
+    with pytest.raises(TypeError) as caught:
+        learner_of(Data([batch]), TwoByName(), loss_func=lambda preds, *targets: preds.sum()).fit(1)
+    assert "pass Data(..., n_inputs=2)." in notes(caught.value)
+
+
+def test_a_data_set_of_mappings_is_split_by_the_keys_of_its_targets():
+    rows = [{"first": torch.ones(1), "second": torch.ones(1), "price": torch.ones(1)}] * 4
+    data = Data.from_datasets(rows, rows, batch_size=2, targets="price")
+    inputs, targets = data.split(next(iter(data.valid)))
+    assert list(inputs) == ["first", "second"]
+    assert targets.shape == (4, 1)
+
+
+@pytest.mark.parametrize("loader", [(torch.ones(4, 1), torch.ones(4, 1)), torch.ones(4, 1)])
+def test_tensors_in_place_of_a_loader_are_told_how_to_be_one(loader):
+    learn = learner_of(Data([(torch.ones(4, 1), torch.ones(4, 1))]))
+    with pytest.raises(
+        TypeError, match=r"TensorLoader\(\(inputs, targets\), 64\); .* is \[\(inputs, targets\)\]"
+    ):
+        learn.validate(loader)
+
+
+def test_the_whole_data_in_place_of_a_loader_is_told_of_its_two_loaders():
+    learn = learner_of(Data([(torch.ones(4, 1), torch.ones(4, 1))]))
+    with pytest.raises(
+        TypeError, match=r"pass one of its two loaders, as learn.data.train or learn.data.valid"
+    ):
+        learn.get_preds(learn.data)
+
+
+@pytest.mark.parametrize("loss_func", [F.cross_entropy, nn.CrossEntropyLoss(ignore_index=0)])
+def test_case_83_classes_that_stand_last_are_told_with_the_line_to_write(loss_func):
+    tokens = torch.randint(5, (4, 7))
+    with pytest.raises(ValueError, match=r"cross_entropy\(preds.flatten\(0, -2\), targets.flatten\(\)\)"):
+        learner_of(Data([(tokens, tokens)]), nn.Embedding(5, 5), loss_func).fit(1)
+
+
+def test_case_83_classes_that_stand_last_are_told_in_a_later_batch_too():
+    """The first batch has as many positions as classes, which the loss cannot tell apart."""
+    batches = [(tokens, tokens) for tokens in (torch.randint(5, (4, 5)), torch.randint(5, (4, 7)))]
+    with pytest.raises(RuntimeError) as caught:
+        learner_of(Data(batches), nn.Embedding(5, 5), F.cross_entropy).fit(1)
+    assert "the classes stand last" in notes(caught.value)
