@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -12,8 +13,9 @@ from typing import Any
 class Bar:
     """A bar that tqdm draws: on standard error in a terminal, below the cell in a notebook.
 
-    While a bar of text is drawn, what is written to standard output or error wipes it first, and it comes
-    again with the next `draw`. `close` takes it away and puts everything back.
+    In a notebook it is an output of its own, which is replaced and not written on, so that a notebook that is
+    run and kept holds no trail of bars. In a terminal, what is written to standard output or error wipes it
+    first, and it comes again with the next `draw`. `close` takes it away and puts everything back.
 
     Args:
         total: when it is full, in batches; None where that is not known.
@@ -28,14 +30,14 @@ class Bar:
             bar_format=layout(total is not None),
             unit="batch",
             leave=False,
-            file=sys.stdout if in_notebook() else sys.stderr,  # a notebook wipes only within one stream
+            file=ReplacedOutput() if in_notebook() and not self._is_widget else sys.stderr,
             dynamic_ncols=self._is_widget,  # as wide as the cell; of text, `draw` sets the width
             nrows=20,  # tqdm hides bars that it thinks below the screen; a pseudo-terminal may tell no height
             delay=1e-9,  # any delay keeps it from being drawn at once
         )
         self._bar.start_t -= time.monotonic() - begun
         self._streams = []
-        if not self._is_widget:
+        if not in_notebook():
             self._streams = [BesideBar(name, self._bar) for name in ("stdout", "stderr")]
 
     def draw(self, n: int, title: str, note: str) -> None:
@@ -55,6 +57,32 @@ class Bar:
         self._bar.close()
 
 
+class ReplacedOutput(io.TextIOBase):
+    """A line of a notebook's output: what is written takes the place of what was there."""
+
+    encoding = "utf-8"
+
+    def __init__(self):
+        self._output: Any = None
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        """Show the text, less the returns with which tqdm goes to the line's beginning."""
+        line = text.replace("\r", "").rstrip()
+        if text.strip("\r") and line != self._line:
+            self._line = line
+            self._show({"text/plain": line})
+        return len(text)
+
+    def _show(self, data: dict[str, str]) -> None:
+        if self._output is not None:
+            self._output.update(data, raw=True)
+            return
+        from IPython.display import display
+
+        self._output = display(data, raw=True, display_id=True)
+
+
 class BesideBar:
     """Standard output or error beside a bar: what is written there wipes the bar first.
 
@@ -65,7 +93,7 @@ class BesideBar:
 
     def __init__(self, name: str, bar: Any):
         self._name, self._bar, self._stream = name, bar, getattr(sys, name)
-        self._shown_together = self._stream.isatty() or in_notebook()
+        self._shown_together = self._stream.isatty()
         self.at_line_start = True
         setattr(sys, name, self)
 

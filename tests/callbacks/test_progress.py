@@ -6,11 +6,13 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from tqdm import tqdm
 
 from callbacks import Callback, CancelTrain, Metrics, Progress, Recorder, ZeroGrad
 from callbacks import progress as module
@@ -293,15 +295,39 @@ def test_cleanup_without_a_fit_and_twice_does_no_harm(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_notebook_without_widgets_gets_a_bar_of_text_in_the_stream_of_the_lines(monkeypatch):
+class Outputs:
+    """Stands for `IPython.display`: keeps each output with all that it has shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def display(self, data, *, raw, display_id):
+        assert raw
+        assert display_id
+        lines = [data["text/plain"]]
+        self.shown.append(lines)
+        return SimpleNamespace(update=lambda data, raw: lines.append(data["text/plain"]))
+
+
+def test_a_notebook_without_widgets_gets_a_bar_that_is_replaced_and_ends_empty(monkeypatch):
+    outputs = Outputs()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=outputs))
+    monkeypatch.setitem(sys.modules, "IPython.display", outputs)
     monkeypatch.setattr(module, "REFRESH", 0.0)
+    monkeypatch.setattr(module, "can_show_a_bar", lambda: True)
     monkeypatch.setattr("callbacks.bar.in_notebook", lambda: True)
+    monkeypatch.setattr("callbacks.bar.tqdm_class", lambda: type("Text", (tqdm,), {"monitor_interval": 0}))
     monkeypatch.setattr(Screen, "isatty", lambda self: False)
     with redirect_stdout(Screen()) as out, redirect_stderr(Screen()) as err:
         make().fit(2)
+        assert sys.stdout is out
     assert err.getvalue() == ""
-    assert out.bars()
-    assert [bool(LINE.fullmatch(line)) for line in out.lines()] == [True, True, False]
+    assert [bool(LINE.fullmatch(line)) for line in out.getvalue().splitlines()] == [True, True]
+    (lines,) = outputs.shown
+    assert lines[0].startswith("epoch 0/2 train |")
+    assert any("valid" in line and "batch/s" in line for line in lines)
+    assert not any("\r" in line for line in lines)
+    assert lines[-1] == ""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
@@ -309,6 +335,7 @@ def test_in_a_real_terminal_the_last_lines_are_the_epochs_and_no_warning_is_give
     code = """
 import time, torch
 from functools import partial
+from types import SimpleNamespace
 from callbacks import Callback
 from learner.learner import Learner
 class Slow(Callback):
