@@ -202,19 +202,15 @@ class Maker:
     ) -> Program | None:
         """The program of the fit before; None where there is none, or something that it read has changed."""
         program = binding.stock.old.pop(key, None)
-        if program is None or not self._agrees(learn, binding, program, leaves, before):
+        if program is None:
+            return None
+        if not any(self._agrees(learn, binding, program, leaves, before, scale) for scale in (1, *SCALES)):
             return None
         program.n_unproven = N_PROVEN
         return program
 
     def _agrees(
-        self,
-        learn: Any,
-        binding: Binding,
-        program: Program,
-        leaves: list[Any],
-        before: Any,
-        scale: float = 1.0,
+        self, learn: Any, binding: Binding, program: Program, leaves: list[Any], before: Any, scale: float
     ) -> bool:
         """Do both steps agree at weights that are multiplied by a number?"""
         draws.put(before)

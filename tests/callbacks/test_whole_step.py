@@ -1204,6 +1204,26 @@ def test_a_difference_that_is_gone_at_other_weights_is_none():
     assert not torch.allclose(learn.model[0].weight, model[0].weight)  # the program's step was taken
 
 
+def test_nor_is_it_one_where_a_program_is_kept():
+    made, calls = [], []
+
+    def backend(graph, inputs):
+        made.append(graph)
+
+        def call(*flat):
+            outs = list(graph(*flat))
+            calls.append(1)
+            return [outs[0] + 0.1, *outs[1:]] if len(calls) == N_BATCHES + 1 else outs
+
+        return call
+
+    learn = learner_of(doer=WholeStep(backend))
+    for _ in range(2):
+        learn.fit(1)
+    assert len(made) == 1
+    assert_close(learn.model.state_dict(), by_hand(MOMENTUM, n_epochs=2)[0].state_dict())
+
+
 def without_alpha(graph):
     """As in torch 2.13, where `p.add_(a @ b, alpha=-lr)` becomes `p + a @ b`: the rate is lost."""
     (output,) = (node for node in graph.nodes if node.op == "output")
