@@ -49,26 +49,18 @@ class Callbacks:
         check_needs(plugins)
         self._plugins = tuple(sorted(plugins, key=lambda plugin: plugin.order))
         self._by_name = {plugin.name: plugin for plugin in self._plugins}
-        self.hooks = {event: self._listeners(event) for event in EVENTS}
-        self.doers = self._find_doers()
-
-    def _listeners(self, event: str) -> tuple[Hook, ...]:
-        plugins = reversed(self._plugins) if event == "cleanup_fit" else self._plugins
-        return tuple([hook_of(plugin, event) for plugin in plugins if plugin.listens_to(event)])
-
-    def _find_doers(self) -> dict[str, Callback]:
-        doers: dict[str, Callback] = {}
+        defined = [(plugin, defined_by(plugin)) for plugin in self._plugins]
+        self.hooks = {event: listeners(event, defined) for event in EVENTS}
+        self.doers = {}
         for operation in OPERATIONS:
-            for plugin in self._plugins:
-                if not does(plugin, operation):
-                    continue
-                if operation in doers:
-                    raise ValueError(
-                        f"two plug-ins do {operation!r}: {describe(doers[operation])} and "
-                        f"{describe(plugin)}. One operation has one doer: leave one of them out."
-                    )
-                doers[operation] = plugin
-        return doers
+            doers = [plugin for plugin, names in defined if operation in names]
+            if len(doers) > 1:
+                raise ValueError(
+                    f"two plug-ins do {operation!r}: {describe(doers[0])} and {describe(doers[1])}. One "
+                    "operation has one doer: leave one of them out."
+                )
+            if doers:
+                self.doers[operation] = doers[0]
 
     def without(self, *plugins: Callback) -> Callbacks:
         """The others. What they listen to and do was found when they were put together, so this is quick.
@@ -82,7 +74,7 @@ class Callbacks:
         check_needs(left._plugins)
         left._by_name = {plugin.name: plugin for plugin in left._plugins}
         left.hooks = {
-            event: tuple([hook for hook in hooks if id(hook.__self__) not in gone])
+            event: hooks and tuple([hook for hook in hooks if id(hook.__self__) not in gone])
             for event, hooks in self.hooks.items()
         }
         left.doers = {each: plugin for each, plugin in self.doers.items() if id(plugin) not in gone}
@@ -157,6 +149,17 @@ class Callbacks:
 
 #: Names that mean something else after `learn.callbacks.`.
 TAKEN = {*dir(Callbacks), *Callbacks.__annotations__}
+
+
+def defined_by(plugin: Callback) -> set[str]:
+    """All names that its classes define beside `Callback`: what is not there it neither hears nor does."""
+    return set().union(*[vars(each) for each in type(plugin).__mro__ if each not in (Callback, object)])
+
+
+def listeners(event: str, defined: list[tuple[Callback, set[str]]]) -> tuple[Hook, ...]:
+    """The hooks of an event, of plug-ins with the names that they define, in the order of being heard."""
+    found = [plugin for plugin, names in defined if event in names and listens(plugin, event)]
+    return tuple([hook_of(plugin, event) for plugin in (found[::-1] if event == "cleanup_fit" else found)])
 
 
 def listens(plugin: Callback, event: str) -> bool:

@@ -141,12 +141,14 @@ def listeners_of(callbacks: Callbacks) -> dict[str, Doer]:
 
 def in_turn(event: str, hooks: tuple[Doer, ...]) -> Doer:
     """A function that calls the hooks in turn; its frame tells an error's event and hook."""
+    if not hooks:
+        return nobody
 
     def _fire(learn: Any, event: str = event) -> None:
         for hook in hooks:
             hook(learn)
 
-    return _fire if hooks else nobody
+    return _fire
 
 
 #: Called where nobody listens to an event or does an operation: a builtin of one argument that does nothing
