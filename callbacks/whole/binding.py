@@ -60,6 +60,7 @@ class Binding:
         self.sources = sources_of(learn, names, self.params, has_update)
         self.sources.unused = frozenset(unused)
         check_clipped(self.sources)
+        check_kept(self.sources.runs, learn.optimizer.state)
         self.runs = self.sources.runs
         self.fixed = [*self.sources.frozen.values(), *self.sources.buffers.values()]
         dtypes = {each.dtype for each in self.params}
@@ -73,7 +74,7 @@ class Binding:
         self.groups = [(group, list(group["params"])) for group in learn.optimizer.param_groups]
         self.own_step = vars(learn.optimizer).get("step")
         self.step_hooks = find_hooks(learn.optimizer) if has_update else ()
-        self._owns = self._owned()
+        self._owns, self._counts = self._owned(), self._counted()
         self.is_doubtful = False  # has the optimizer taken a step of its own since?
 
     def sign(self) -> tuple[Any, ...]:
@@ -126,12 +127,21 @@ class Binding:
             and all(run.rule.structure(run.group) == run.structure for run in self.runs)
             and settings_of(self.sources) == self.settings
             and all(map(is_, self._owned(), self._owns))
+            and self._counted() == self._counts
         )
 
     def _owned(self) -> list[Any]:
         """The dicts in which the optimizer keeps what it keeps of each parameter; None before it has."""
         state = self.optimizer.state
         return [state.get(each) for run in self.runs if run.names for each in run.params]
+
+    def _counted(self) -> list[int]:
+        """How much more often the count of a parameter's updates was written to than that of the first.
+
+        One that somebody has set would else have the numbers of the others of its run.
+        """
+        steps = [own["step"] for own in self._owned() if own and "step" in own]
+        return [each._version - steps[0]._version for each in steps]
 
     def stamp(self) -> tuple[int, list[float]]:
         """How often weights and what the optimizer keeps were written to, and the numbers of the update."""
@@ -183,7 +193,7 @@ class Binding:
                         run.rule.begin(own, param, run.group)
                     if run.counts:
                         counts.append(own["step"])
-        self._owns = self._owned()
+        self._owns, self._counts = self._owned(), self._counted()
         olds = [*self.params, *kept_of(self.runs, optimizer.state)]
         torch._foreach_copy_(olds, news)  # type: ignore[reportPrivateImportUsage]
         if counts:
@@ -280,6 +290,22 @@ def check_parameters(params: list[Any], names: dict[Any, str]) -> None:
 def is_hooked(param: Any) -> bool:
     """Is a hook registered on this tensor?"""
     return bool(param._backward_hooks or param._post_accumulate_grad_hooks)
+
+
+def check_kept(runs: Iterable[Run], state: Any) -> None:
+    """Refuse state of another type than the weights, in which torch would round at other places.
+
+    Raises:
+        Unfit: tells both.
+    """
+    for run in runs:
+        for param in run.params:
+            for name in run.names:
+                kept = state.get(param, {}).get(name)
+                if kept is not None and kept.dtype is not param.dtype:
+                    raise Unfit(
+                        f"the optimizer keeps {name!r} as {kept.dtype}, and weights are {param.dtype}"
+                    )
 
 
 def check_clipped(sources: Sources) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from callbacks.lean_proof import Unfit
-from callbacks.whole.program import Program, Step, unmixed
+from callbacks.whole.program import Program, Step, reads_by_itself, unmixed
 
 Backend = str | Callable[..., Any]
 
@@ -36,6 +36,7 @@ def make_program(step: Step, flat: list[Tensor], backend: Backend, n_proven: int
         traced: Any = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat)
         settle_draws(traced)
         constants = lift_constants(traced)
+        check_constants(constants, sources.params)
         changed = drop_unchanged(traced, list(sources.buffers), at_buffers)
         with torch.no_grad():
             call = compiled(traced, [*flat, *constants], backend)
@@ -123,6 +124,18 @@ def lift_constants(traced: Any) -> list[Tensor]:
         found.append(value.detach())
     traced.recompile()
     return found
+
+
+def check_constants(constants: list[Tensor], params: dict[str, Tensor]) -> None:
+    """Refuse a program that reads a weight past the model's call, and so has no gradient by it.
+
+    Raises:
+        Unfit: names it.
+    """
+    known = {each.data_ptr(): name for name, each in params.items() if each.numel() and not each.is_meta}
+    for each in constants:
+        if not each.is_meta and each.data_ptr() in known:
+            raise Unfit(reads_by_itself(known[each.data_ptr()]))
 
 
 def drop_unchanged(traced: Any, names: list[str], at: int) -> list[str]:

@@ -162,7 +162,9 @@ class Maker:
         before = draws.take()
         try:
             reference = ordinary_step(learn, binding.sources)
+            check_draws(before, draws.take())
         except Unfit:
+            draws.put(before)
             raise
         except Exception as error:
             draws.put(before)
@@ -170,7 +172,6 @@ class Maker:
             if self._n_failed > 1:
                 raise Unfit(f"the ordinary step on copies of the model fails ({told(error)})") from error
             return None
-        check_draws(before, draws.take())
         draws.put(before)
         try:
             program = binding.stock.programs.get(key) or self._recall(learn, binding, key, leaves, before)

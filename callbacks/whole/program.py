@@ -114,6 +114,7 @@ class Step:
 
     def __init__(self, sources: Sources, batch: pytree.TreeSpec, leaves: list[Any]):
         self.sources, self.batch, self.leaves = sources, batch, leaves
+        self.places = places_of(sources)
         self.preds: Any = None
 
     def __call__(self, *flat: Tensor) -> list[Tensor]:
@@ -149,10 +150,15 @@ class Step:
     ) -> tuple[Any, Tensor]:
         sources = self.sources
         names = [*sources.params, *sources.frozen, *sources.buffers]
-        state = dict(zip(names, [*weights, *frozen, *buffers], strict=True))
+        given = dict(zip(names, [*weights, *frozen, *buffers], strict=True))
+        state = {f"model.{place}": given[name] for place, name in self.places.items()}
+        reader = Reader(sources.model, list(sources.buffers))
 
         def model(*args: Any, **kwargs: Any) -> Any:
-            return functional_call(sources.model, state, args, kwargs)
+            # each place is told, as torch ties places of a module that stands twice, and leaves them so
+            output = functional_call(reader, state, args, kwargs, tie_weights=False)
+            buffers[:] = reader.taken_from(buffers)
+            return output
 
         with torch.enable_grad(), sources.autocast():
             preds = run_model(model, inputs)
@@ -186,6 +192,43 @@ class Step:
         return outs
 
 
+class Reader(nn.Module):
+    """Calls a model, and reads its buffers while those of the call are there: it may have replaced them."""
+
+    def __init__(self, model: nn.Module, names: list[str]):
+        super().__init__()
+        self.model, self.names = model, names
+        self.found: list[Tensor] = []
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model gives."""
+        output = self.model(*args, **kwargs)
+        self.found = [self.model.get_buffer(name) for name in self.names]
+        return output
+
+    def taken_from(self, before: list[Tensor]) -> list[Tensor]:
+        """The buffers after the call.
+
+        Raises:
+            Unfit: one is of another kind than it was.
+        """
+        for name, one, other in zip(self.names, before, self.found, strict=True):
+            if one.shape != other.shape or one.dtype != other.dtype:
+                raise Unfit(f"the forward pass puts another kind of tensor into the buffer {name!r}")
+        return [each.detach() for each in self.found]
+
+
+def places_of(sources: Sources) -> dict[str, str]:
+    """Where the tensors of a model stand, each place with the name of what is there; each module once."""
+    known = {id(each): name for name, each in (sources.params | sources.frozen | sources.buffers).items()}
+    found: dict[str, str] = {}
+    for prefix, module in sources.model.named_modules():
+        for key, each in (*module._parameters.items(), *module._buffers.items()):
+            if each is not None:
+                found[f"{prefix}.{key}" if prefix else key] = known[id(each)]
+    return found
+
+
 def clip(plugin: GradientClip | None, grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The norm, where there is a clip, and the gradients after it."""
     if plugin is None:
@@ -196,6 +239,11 @@ def clip(plugin: GradientClip | None, grads: list[Tensor]) -> tuple[list[Tensor]
         return [norm], [each * share for each in grads]
     size = float(plugin.max_value or 0.0)
     return [norm], [each.clamp(-size, size) for each in grads]
+
+
+def reads_by_itself(name: str) -> str:
+    """Why a loss cannot be in a program that holds a weight beside its arguments."""
+    return f"the loss reads {name!r} of the model by itself: let the model give what the loss needs"
 
 
 def unmixed(device: torch.device) -> AbstractContextManager[Any]:

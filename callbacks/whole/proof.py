@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,7 +15,7 @@ from torch.utils import _pytree as pytree
 from callbacks.device import map_tensors
 from callbacks.lean_proof import Unfit, find_step
 from callbacks.precision import as_float
-from callbacks.whole.program import Program, Sources, compute_loss, run_model, unmixed
+from callbacks.whole.program import Program, Sources, compute_loss, reads_by_itself, run_model, unmixed
 from callbacks.whole.updates import split
 
 #: How far a program's numbers may be from the ordinary ones, as a share of the largest of a tensor: sums are
@@ -61,7 +63,7 @@ def ordinary_step(learn: Any, sources: Sources, scale: float = 1.0) -> Reference
             for each in named.values():
                 each.mul_(scale)
     inputs, targets = map_tensors((learn.inputs, learn.targets), torch.clone)
-    with torch.enable_grad(), unmixed(sources.device):
+    with torch.enable_grad(), unmixed(sources.device), unreached(sources):
         with sources.autocast():
             preds = run_model(model, inputs)
             preds = preds if sources.precision is None else map_tensors(preds, as_float)
@@ -81,6 +83,30 @@ def ordinary_step(learn: Any, sources: Sources, scale: float = 1.0) -> Reference
         kept = {name: optimizer.state[each] for name, each in named.items() if each in optimizer.state}
     params = {name: each.detach() for name, each in named.items()}
     return Reference(preds, loss.detach(), norm, grads, raw, params, kept, dict(model.named_buffers()))
+
+
+@contextmanager
+def unreached(sources: Sources) -> Iterator[None]:
+    """Refuse a step on copies that reaches the parameters themselves; their gradients stay as they are.
+
+    A loss function may hold the model in a closure, which no copy of it has another of. In a program, too,
+    what it reads of the model would not be the weights.
+
+    Raises:
+        Unfit: names a parameter.
+    """
+    named = {**sources.params, **sources.frozen}
+    kept = [(each, each.grad) for each in named.values()]
+    for each, _ in kept:
+        each.grad = None
+    try:
+        yield
+        reached = [name for name, each in named.items() if each.grad is not None]
+    finally:
+        for each, grad in kept:
+            each.grad = grad
+    if reached:
+        raise Unfit(reads_by_itself(reached[0]))
 
 
 def gradients(named: dict[str, Tensor]) -> dict[str, Tensor | None]:

@@ -53,7 +53,8 @@ class WholeStep(Callback):
     own, too. Programs that a fit has used are kept for the next one of the same model, and compared anew.
     Where a program cannot be made, the ordinary step is taken for the rest of the fit, and a warning says
     why: a forward pass that branches on values, keeps something on the model, or draws random numbers of
-    Python or NumPy; a parameter that is none of the model's; hooks on the optimizer's step; no C++ compiler.
+    Python or NumPy; a loss that reads weights of the model by itself; a parameter that is none of the
+    model's; hooks on the optimizer's step; no C++ compiler.
     Looked at before each step are attributes, entries of lists, dicts and objects that layers or the loss
     hold (of up to 64 entries, else their number), and the closures and global variables that `forward` and
     the loss read. What they read in another way, as the content of a file, is read once, when the program is

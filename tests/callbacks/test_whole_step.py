@@ -991,6 +991,107 @@ def test_the_norm_of_a_batch_that_is_cancelled_is_not_that_of_the_next():
     )
 
 
+class Shared(nn.Module):
+    """A module under two names, used twice."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.drop, self.last = nn.Linear(1, 1), nn.Dropout(0.3), nn.Linear(1, 1)
+        self.again = self.first
+        self.double()
+
+    def forward(self, x):
+        return self.last(self.drop(self.again(torch.tanh(self.drop(self.first(x))))))
+
+
+class Replacing(nn.Module):
+    """Puts other tensors into its buffers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(1, 1).double()
+        self.register_buffer("mean", torch.zeros(1).double())
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return self.layer(x - self.mean)
+
+
+def parametrized():
+    model = net()
+    nn.utils.parametrizations.spectral_norm(model[4])
+    nn.utils.parametrizations.weight_norm(model[5])
+    return model
+
+
+@pytest.mark.parametrize("model", [Shared, Replacing, parametrized])
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+def test_parts_that_stand_twice_or_are_replaced_are_a_program_too(model, make):
+    learn = assert_as_ordinary(model=model, optimizer=make)
+    assert all(type(each) is nn.Parameter for each in learn.model.parameters())
+
+
+@pytest.mark.parametrize("held_by", ["closure", "module", "object"])
+@pytest.mark.parametrize("update", ["compiled", "ordinary"])
+def test_a_loss_that_reads_weights_by_itself_falls_back(held_by, update):
+    class Penalty(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, preds, targets):
+            return F.mse_loss(preds, targets) + 0.1 * self.model[4].weight.square().sum()
+
+    class Holder:
+        def __init__(self, model):
+            self.model = model
+
+        def __call__(self, preds, targets):
+            return Penalty(self.model)(preds, targets)
+
+    def fitted_with(doer):
+        model = net()
+        loss_func = {
+            "closure": lambda preds, targets: Penalty(model)(preds, targets),
+            "module": Penalty(model),
+            "object": Holder(model),
+        }[held_by]
+        learn = learner_of(doer=doer, model=model, loss_func=loss_func)
+        learn.fit(N_EPOCHS)
+        return learn
+
+    ordinary = fitted_with(ZeroGrad())
+    with pytest.warns(LearnerWarning, match="the loss reads '4.weight' of the model by itself"):
+        learn = fitted_with(WholeStep("eager", update=update))
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
+
+
+def test_a_count_that_is_set_for_one_parameter_is_its_own():
+    def change(learn):
+        learn.optimizer.state[learn.model.layer.weight]["step"].fill_(50)
+
+    as_ordinary_with(change, optimizer=ADAM)
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+def test_groups_need_not_have_the_order_of_the_model(make):
+    def grouped(model):
+        a, b, c, d = model.parameters()
+        return make([{"params": [d, a]}, {"params": [c], "lr": 0.003}, {"params": [b], "weight_decay": 0.1}])
+
+    learners = [
+        learner_of(doer=doer, model=(model := Settled()), optimizer=grouped(model))
+        for doer in (WholeStep("eager"), ZeroGrad())
+    ]
+    for learn in learners:
+        learn.fit(N_EPOCHS)
+    assert_close(learners[0].model.state_dict(), learners[1].model.state_dict())
+    assert_close(learners[0].optimizer.state_dict(), learners[1].optimizer.state_dict())
+
+
 def test_a_list_that_the_forward_pass_changes_falls_back():
     class Listing(nn.Linear):
         def __init__(self):
