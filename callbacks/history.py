@@ -8,6 +8,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from fastcore.foundation import L
@@ -199,11 +200,17 @@ class History:
         if not self.rows:
             return "History: no epochs yet"
         first, last = (self._table(rows) for rows in self._ends())
-        widths = [max(map(len, column)) for column in zip(self.names, *first, *last, strict=True)]
-        lines = ["  ".join(map(str.rjust, line, widths)) for line in (self.names, *first, *last)]
-        if last:
-            lines.insert(1 + len(first), "...".rjust(widths[0]))
-        return "\n".join([*lines, *self._notes()])
+        columns = [
+            [self.names[number], *column] for number, column in enumerate(zip(*first, *last, strict=True))
+        ]
+        blocks = []
+        for block in folded(columns, get_terminal_size().columns):
+            widths = [max(map(len, column)) for column in block]
+            lines = ["  ".join(map(str.rjust, line, widths)) for line in zip(*block, strict=True)]
+            if last:
+                lines.insert(1 + len(first), "...".rjust(widths[0]))
+            blocks.append("\n".join(lines))
+        return "\n".join(["\n\n".join(blocks), *self._notes()])
 
     def _repr_html_(self) -> str:
         if not self.rows:
@@ -237,6 +244,17 @@ class History:
         if direction is None or not numbers:
             return None
         return min(numbers) if direction == "min" else max(numbers)
+
+
+def folded(columns: list[list[str]], width: int) -> list[list[list[str]]]:
+    """Columns of a table in blocks that fit a screen, each with the first column."""
+    first, blocks = columns[0], [[columns[0]]]
+    for column in columns[1:]:
+        used = sum(max(map(len, each)) + 2 for each in (*blocks[-1], column)) - 2
+        if used > width and len(blocks[-1]) > 1:
+            blocks.append([first])
+        blocks[-1].append(column)
+    return blocks
 
 
 def finish(ax: Axes, unit: str, values: list[float]) -> None:

@@ -233,6 +233,8 @@ def do_resume(known: argparse.Namespace) -> int:
         meant = (
             f" Did you mean {close}?" if close else f" There are: {', '.join(there[-8:])}." if there else ""
         )
+        if folder.is_file():
+            meant += f" The newest run of a recipe goes on with `learner run {known.recipe} --resume`."
         raise Mistake(f"{known.recipe} is no run's folder: it has no recipe.yaml.{meant}")
     known.recipe = str(folder / "recipe.yaml")
     return tell_stop(go_on(load(known), known.differ))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from torch import nn
 
 import callbacks
 from callbacks import Callback, annealers
+from callbacks.other_words import PLUGIN_WORDS
 from learner import datasets, groups
 from learner.data import Data
 from learner.recipes.faults import closest, did_you_mean
@@ -244,6 +246,12 @@ def suggest(kind: str, name: str) -> str:
     tail = name.rpartition(".")[2]
     if "." in name and tail in table(kind):
         return f"Write {tail}, without its package."
+    if name.endswith(")") and name.partition("(")[0] in table(kind):
+        return f"Write a mapping, as {{use: {name.partition('(')[0]}, ...}}, its arguments as further keys."
+    ours = set(known(kind))
+    instead = PLUGIN_WORDS.get(name) if kind in ("callback", "metric") else None
+    if instead and (meant := [word for word in re.findall(r"\w+", instead) if word in ours]):
+        return f"Here it is {' or '.join(meant)}. `learner ls {meant[0]}` tells about it."
     own = f'Your own is written as `use: "models.py:{tail if tail.isidentifier() else "Name"}"`.'
     if "." in name:
         package, _, attribute = name.rpartition(".")

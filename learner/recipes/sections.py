@@ -152,7 +152,8 @@ class Sections:
         if node is None:
             return None
         if not isinstance(node.value, list):
-            hint = f"Write a list, as [{known(kind)[-1]}]."
+            alone = isinstance(node.value, str) and ":" not in node.value
+            hint = f"Write a list, as [{node.value if alone else known(kind)[-1]}]."
             self.reader.fault(node.place, f"{key} is {shown(node.plain())}", hint)
             return []
         parts = [self.reader.part(kind, item, f"{key}.{number}") for number, item in enumerate(node.value)]
@@ -215,7 +216,7 @@ class Sections:
             return 0
         for key, each in node.value.items():
             if key != "epochs":
-                hint = f"Write {KEYS['fit']}." + (SPACE_HINT if ":" in key else "")
+                hint = FIT_KEYS.get(key, f"Write {KEYS['fit']}.") + (SPACE_HINT if ":" in key else "")
                 self.reader.fault(each.key_place, f"fit.{key}: there is no such key", hint)
         if "epochs" not in node.value:
             self.reader.fault(node.key_place, "fit does not say how many epochs", f"Write {KEYS['fit']}.")
@@ -225,6 +226,19 @@ class Sections:
         return self._whole_number("fit.epochs", node.value.get("epochs"), 10**9) or 0
 
 
+SCHEDULE_HINT = (
+    "A schedule is a plug-in, below callbacks: ParamScheduler: {schedules: {lr: {use: one_cycle, start: "
+    "0.001, peak: 0.01, end: 0.0}}}."
+)
+FIT_KEYS = {  # what one would write below fit, and where it is
+    "lr": "The rate is the optimizer's, as optimizer: {use: SGD, lr: 0.1}.",
+    "lr_max": SCHEDULE_HINT,
+    "one_cycle": SCHEDULE_HINT,
+    "schedule": SCHEDULE_HINT,
+    "scheduler": SCHEDULE_HINT,
+    "callbacks": "callbacks is a key of its own, beside fit.",
+    "resume": "A run is gone on with by the command: learner run recipe.yaml --resume.",
+}
 SPACE_HINT = " After the colon of a key comes a space."
 
 

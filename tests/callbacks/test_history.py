@@ -199,6 +199,25 @@ def test_a_result_that_is_written_after_the_row_is_warned_of_once(order, is_late
     assert ("mine" in learn.history.names) is not is_late
 
 
+def test_a_table_that_is_wider_than_the_screen_is_folded_into_blocks_that_fit_it(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    row = {f"number_{n}": n / 3 for n in range(6)}
+    history = history_of(*[row] * 50)
+    history.stops.append((49, "enough"))
+    lines = str(history).split("\n")
+    assert max(map(len, lines)) <= 40
+    heads = [line.split() for line in lines if "epoch" in line and "enough" not in line]
+    assert len(heads) > 1
+    assert all(head[0] == "epoch" for head in heads)
+    assert [name for head in heads for name in head[1:]] == [*row, "seconds"]
+    assert lines.count("  ...") == len(heads)
+    assert lines[-1] == "stopped in epoch 49: enough"
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "" not in str(history).split("\n")
+    monkeypatch.setenv("COLUMNS", "3")  # too narrow for anything: one column beside the epochs
+    assert str(history).count("epoch") == 7 + 1
+
+
 def test_rows_columns_and_slices_are_reached_by_number_name_and_range():
     history = history_of({"a": 1}, {"b": 2})
     assert history[-1] == {"epoch": 1, "b": 2, "seconds": 0.5}

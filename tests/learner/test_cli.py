@@ -381,6 +381,7 @@ def test_a_finished_run_is_made_longer(first, capsys):
         (["run", "first/recipe.yaml", "--resume"], "Checkpoint: {folder: checkpoints, every: 1 epoch}"),
         (["run", "first/recipe.yaml", *SAVING, "--resume", "--keep-nothing"], "Leave one out"),
         (["resume", "runs/recip-1"], "Did you mean runs/recipe-1?"),
+        (["resume", "first/recipe.yaml"], "goes on with `learner run first/recipe.yaml --resume`."),
         (["resume", "runs/recipe-1", "fit.epochs=1"], "ask for at least 2"),
         (["resume", "runs/recipe-1", "data.n_points=300"], "n_items: "),
         (["resume", "runs/recipe-1", "--differ", "batchsize"], "there is no such difference"),
