@@ -105,6 +105,12 @@ class TopKAccuracy:
         return int(self.n_right) / n_items if n_items else math.nan
 
 
+CLASSES_LAST = (
+    " Where the classes stand last, as in language models, measure a function of your own that gives "
+    "accuracy(preds.movedim(-1, 1), targets)."
+)
+
+
 def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
     """For each answer of a batch, whether it is right: what `accuracy` counts, and what it refuses."""
     if preds.shape == targets.shape:
@@ -116,6 +122,7 @@ def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
         f"accuracy: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)}. "
         "Give scores of shape (items, classes) for class numbers of shape (items,), or logits of the "
         "targets' own shape for yes or no, as preds.squeeze(-1)."
+        + (CLASSES_LAST if preds.dim() > 2 and preds.shape[:-1] == targets.shape else "")
     )
 
 

@@ -283,10 +283,28 @@ def as_metric(metric: Any) -> Any:
         check_order(metric)
         return metric
     hint = " Give metrics one by one, not in a list." if isinstance(metric, (list, tuple)) else ""
+    if isinstance(metric, str):
+        hint = (
+            f" Names are for recipes; here it is the thing itself, as from callbacks import {named(metric)}."
+        )
+    elif isinstance(metric, type) and issubclass(metric, torch.nn.Module):
+        hint = f" Pass an instance, {metric.__name__}()."
     raise TypeError(
         f"{metric!r} is no metric: pass a function of (preds, targets), or an object with reset, update and "
         f"compute.{hint}"
     )
+
+
+def named(word: str) -> str:
+    """Our name of the metric that is meant by a word, or an example."""
+    import callbacks
+
+    ours = [
+        name
+        for name in callbacks.__all__
+        if name == "accuracy" or hasattr(getattr(callbacks, name), "compute")
+    ]
+    return next((name for name in ours if name.lower() == word.lower()), "accuracy")
 
 
 def check_order(function: Any) -> None:

@@ -324,21 +324,30 @@ def test_the_direction_comes_with_the_metric():
     assert classify(accuracy).measured["valid_accuracy"] == "max"
 
 
+def test_accuracy_of_scores_with_the_classes_last_says_what_to_write():
+    preds, targets = torch.rand(4, 7, 5), torch.randint(5, (4, 7))
+    with pytest.raises(ValueError, match=r"accuracy\(preds.movedim\(-1, 1\), targets\)"):
+        accuracy(preds, targets)
+    assert accuracy(preds.movedim(-1, 1), targets) == (preds.argmax(-1) == targets).float().mean()
+
+
 @pytest.mark.parametrize(
     ("metric", "words"),
     [
         (lambda preds, targets: 0, "has no name"),
         (partial(lambda preds, targets, k: 0, k=1), "has no name"),
         ("accuracy", "is no metric: pass a function"),
+        ("rmse", "as from callbacks import RMSE"),
         (None, "is no metric"),
         ([RMSE()], "one by one, not in a list"),
-        (nn.L1Loss, "is no metric"),
+        (nn.L1Loss, r"is no metric: .* Pass an instance, L1Loss\(\)"),
         (torchmetrics.ClasswiseWrapper, r"needs arguments .*pass ClasswiseWrapper\(\.\.\.\)"),
     ],
     ids=[
         "lambda",
         "partial of a lambda",
         "string",
+        "name of ours",
         "None",
         "list",
         "class of a loss",
