@@ -31,6 +31,8 @@ def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str
     if "backward" in functions:
         return " ".join(dtype_cures(learn)) or None
     last = frames[-1]
+    if last.f_code.co_name == "_forward_unimplemented" and last.f_locals.get("self") is learn.model:
+        return forward_note(learn.model)
     if last.f_code.co_name == "_call_impl" and last.f_locals.get("self") is learn.model:
         return call_note(learn)
     return None
@@ -91,6 +93,20 @@ def class_cures(error: BaseException, learn: Any) -> Iterator[str]:
             f"The targets reach from {int(targets.min())} to {int(targets.max())}, but preds have "
             f"{preds.shape[1]} classes, counted from 0."
         )
+
+
+def forward_note(model: Any) -> str:
+    """What a model without `forward` lacks, also one of Lightning's."""
+    title = type(model).__name__
+    step = (
+        " What its training_step computes goes there, but the loss."
+        if hasattr(model, "training_step")
+        else ""
+    )
+    return (
+        f"the learner calls the model: write {title}.forward(inputs), which gives the predictions.{step} The "
+        "loss is Learner(..., loss_func=...)."
+    )
 
 
 def call_note(learn: Any) -> str:

@@ -490,3 +490,16 @@ def test_case_83_classes_that_stand_last_are_told_in_a_later_batch_too():
     with pytest.raises(RuntimeError) as caught:
         learner_of(Data(batches), nn.Embedding(5, 5), F.cross_entropy).fit(1)
     assert "the classes stand last" in notes(caught.value)
+
+
+def test_a_module_of_lightning_without_forward_is_told_what_goes_where():
+    class Lit(nn.Linear):
+        forward = nn.Module.forward
+
+        def training_step(self, batch, batch_idx):
+            return batch
+
+    with pytest.raises(NotImplementedError) as caught:
+        learner_of(Data([(torch.ones(4, 1), torch.ones(4, 1))]), Lit(1, 1)).fit(1)
+    told = notes(caught.value)
+    assert "write Lit.forward(inputs), which gives the predictions. What its training_step computes" in told
