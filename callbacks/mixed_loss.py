@@ -51,6 +51,7 @@ class Mixing:
         self.owner, self.draws = owner, OwnDraws(owner, seed)
         self._loss: MixedLoss | None = None
         self._before: Callable[..., Any] | None = None
+        self._suspended = 0  # places in the batch under way, while there is a validation
 
     def begin(self, learn: LearnerProtocol, plugin: Callback) -> None:
         """Check that the loss can be mixed, and by this plug-in alone; begin the random numbers."""
@@ -71,6 +72,7 @@ class Mixing:
     def draw_shift(self, learn: LearnerProtocol, p: float) -> int:
         """How many places on the other item is; 0 where this batch is not mixed."""
         self._put_in(learn)
+        self.disarm()  # a batch may have been cancelled
         n_items, drawn = learn.n_items, self.draws.source.random()
         return self.draws.source.randrange(1, n_items) if n_items > 1 and drawn < p else 0
 
@@ -92,6 +94,17 @@ class Mixing:
         if self._loss is not None:
             self._loss.shift = 0
 
+    def suspend(self) -> None:
+        """Mix no loss in a validation, which may be in the middle of a batch."""
+        self._suspended = 0 if self._loss is None else self._loss.shift
+        self.disarm()
+
+    def resume(self) -> None:
+        """Mix the loss of the batch again that was under way before a validation."""
+        if self._loss is not None and self._suspended:
+            self._loss.shift = self._suspended
+        self._suspended = 0
+
     def check_used(self, learn: LearnerProtocol) -> None:
         """Refuse a loss that was computed in another way, so that it was not mixed."""
         if self._loss is not None and self._loss.shift and not self._loss.was_called and learn.training:
@@ -112,6 +125,16 @@ class Mixing:
 
 
 # The hooks and the state that all who mix have in common: each assigns them in its class.
+
+
+def suspend(self: Any, learn: LearnerProtocol) -> None:
+    """Before a validation, which may be in the middle of a batch."""
+    self._mixing.suspend()
+
+
+def resume(self: Any, learn: LearnerProtocol) -> None:
+    """After it."""
+    self._mixing.resume()
 
 
 def check_used(self: Any, learn: LearnerProtocol) -> None:

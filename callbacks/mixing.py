@@ -18,6 +18,8 @@ from callbacks.mixed_loss import (
     draws_of,
     map_inputs,
     put_draws,
+    resume,
+    suspend,
     take_out,
     told,
 )
@@ -51,7 +53,7 @@ class MixUp(Callback):
     state = ("draws",)
     draws = property(draws_of, put_draws)
     after_loss = check_used
-    after_batch = before_validate = disarm
+    after_batch, before_validate, after_validate = disarm, suspend, resume
     after_train = after_epoch = cleanup_fit = take_out
 
     def __init__(
@@ -105,7 +107,7 @@ class CutMix(Callback):
     state = ("draws",)
     draws = property(draws_of, put_draws)
     after_loss = check_used
-    after_batch = before_validate = disarm
+    after_batch, before_validate, after_validate = disarm, suspend, resume
     after_train = after_epoch = cleanup_fit = take_out
 
     def __init__(
@@ -163,7 +165,7 @@ class LabelMix(Callback):
     state = ("draws",)
     draws = property(draws_of, put_draws)
     after_loss = check_used
-    after_batch = before_validate = disarm
+    after_batch, before_validate, after_validate = disarm, suspend, resume
     after_train = after_epoch = cleanup_fit = take_out
 
     def __init__(self, amount: float = 0.1, *, seed: int | None = None, name: str | None = None):

@@ -33,7 +33,7 @@ class WeightNoise(Callback):
     """
 
     order = Order.TRANSFORM
-    state = ("draws",)
+    state = ("draws", "clean")
 
     def __init__(self, std: float = 0.01, *, seed: int | None = None, name: str | None = None):
         super().__init__(name=name)
@@ -42,6 +42,8 @@ class WeightNoise(Callback):
         self.std = std
         self._draws = OwnDraws("WeightNoise", seed)
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
+        self._weights: list[nn.Parameter] = []  # that had noise last
+        self._clean: list[Tensor] | None = None  # of a snapshot that was taken of noisy weights
 
     @property
     def draws(self) -> PythonState | None:
@@ -50,19 +52,31 @@ class WeightNoise(Callback):
 
     @draws.setter
     def draws(self, state: PythonState | None) -> None:
-        self.take_off()  # in the middle of a batch; done later, it would undo the weights of a snapshot
         self._draws.state = state
+
+    @property
+    def clean(self) -> list[Tensor] | None:
+        """The weights without noise, while they have it in the middle of a batch; else None."""
+        return [value for _, value in self._kept] or None
+
+    @clean.setter
+    def clean(self, clean: list[Tensor] | None) -> None:
+        self._kept = [] if clean is None else self._kept  # those of a snapshot are about to come
+        self._clean = clean
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         check_alone(self, learn)
         _ = self._draws.source
 
     def before_batch(self, learn: LearnerProtocol) -> None:
+        if self._clean is not None:
+            self._weights = self._weights or trained_of(learn)
         self.take_off()  # of a batch that was left in the middle
         if not learn.training:
             return
-        weights = [each for each in learn.model.parameters() if each.requires_grad and not is_lazy(each)]
+        weights = trained_of(learn)
         self._kept = [(weight, weight.detach().clone()) for weight in weights]
+        self._weights = weights
         self._put_on(weights)
 
     def after_backward(self, learn: LearnerProtocol) -> None:
@@ -82,10 +96,14 @@ class WeightNoise(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self.take_off()
+        self._weights = []
 
     @torch.no_grad()
     def take_off(self) -> None:
         """Give the weights back as they were; where they have no noise, do nothing."""
+        if self._clean is not None and len(self._clean) == len(self._weights):
+            self._kept = list(zip(self._weights, self._clean, strict=True))
+        self._clean = None
         if self._kept:
             weights, values = zip(*self._kept, strict=True)
             torch._foreach_copy_(weights, values)  # type: ignore[reportPrivateImportUsage]
@@ -101,6 +119,11 @@ class WeightNoise(Callback):
                 generators[weight.device] = generator_on(weight.device, seed)
             noise = torch.empty_like(weight).normal_(0, self.std, generator=generators[weight.device])
             weight.add_(noise)
+
+
+def trained_of(learn: LearnerProtocol) -> list[nn.Parameter]:
+    """The weights that get noise."""
+    return [each for each in learn.model.parameters() if each.requires_grad and not is_lazy(each)]
 
 
 def check_alone(plugin: WeightNoise, learn: LearnerProtocol) -> None:

@@ -71,7 +71,7 @@ class When(Callback):
         check_window(self)
         self.order, self.needs = self.plugin.order, self.plugin.needs
         self.heard: list[str] = []  # spans under way whose beginning the plug-in has been told
-        self._in_batch = False
+        self._in_batch = {True: False, False: False}  # is the batch heard, of training and beside it?
 
     @property
     def every(self) -> str | None:
@@ -127,14 +127,14 @@ class When(Callback):
     # The fit as a whole
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self.heard, self._in_batch = [], False
+        self.heard, self._in_batch = [], {True: False, False: False}
         self.plugin.before_fit(learn)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         self.plugin.after_fit(learn)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self.heard, self._in_batch = [], False
+        self.heard, self._in_batch = [], {True: False, False: False}
         self.plugin.cleanup_fit(learn)
 
     # Epochs and passes
@@ -175,8 +175,8 @@ class When(Callback):
     # Batches
 
     def before_batch(self, learn: LearnerProtocol) -> None:
-        self._in_batch = self._is_open(learn) and self._is_due(learn)
-        if not self._in_batch:
+        self._in_batch[learn.training] = self._is_open(learn) and self._is_due(learn)
+        if not self._in_batch[learn.training]:
             return
         if learn.training and "train" not in self.heard:  # the window has opened in the middle
             if "epoch" not in self.heard:
@@ -185,31 +185,31 @@ class When(Callback):
         self.plugin.before_batch(learn)
 
     def after_pred(self, learn: LearnerProtocol) -> None:
-        if self._in_batch:
+        if self._in_batch[learn.training]:
             self.plugin.after_pred(learn)
 
     def after_loss(self, learn: LearnerProtocol) -> None:
-        if self._in_batch:
+        if self._in_batch[learn.training]:
             self.plugin.after_loss(learn)
 
     def before_backward(self, learn: LearnerProtocol) -> None:
-        if self._in_batch:
+        if self._in_batch[learn.training]:
             self.plugin.before_backward(learn)
 
     def after_backward(self, learn: LearnerProtocol) -> None:
-        if self._in_batch:
+        if self._in_batch[learn.training]:
             self.plugin.after_backward(learn)
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        if self._in_batch:
+        if self._in_batch[learn.training]:
             self.plugin.before_step(learn)
 
     def after_step(self, learn: LearnerProtocol) -> None:
-        if self._in_batch:
+        if self._in_batch[learn.training]:
             self.plugin.after_step(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        if self._in_batch:
+        if self._in_batch[learn.training]:
             self.plugin.after_batch(learn)
 
     # When

@@ -107,12 +107,14 @@ class Binding:
             and learn.loss_func is self.loss_func
             and self._updates_as_ever()
             and self.watch.is_same()
-            and all(
-                each.requires_grad is flag and each.dtype is dtype and not is_hooked(each)
-                for each, flag, dtype in self.trained
-            )
-            and vars(self.optimizer).get("step") is self.own_step
-            and not any(self.step_hooks)
+            and self.trains_as_ever()
+        )
+
+    def trains_as_ever(self) -> bool:
+        """Are the same parameters trained, in the same type, without hooks?"""
+        return all(
+            each.requires_grad is flag and each.dtype is dtype and not is_hooked(each)
+            for each, flag, dtype in self.trained
         )
 
     def _updates_as_ever(self) -> bool:
@@ -128,6 +130,9 @@ class Binding:
             and settings_of(self.sources) == self.settings
             and all(map(is_, self._owned(), self._owns))
             and self._counted() == self._counts
+            and vars(self.optimizer).get("step") is self.own_step
+            and not (self.runs and "zero_grad" in vars(self.optimizer))
+            and not any(self.step_hooks)
         )
 
     def _owned(self) -> list[Any]:
@@ -144,9 +149,9 @@ class Binding:
         return [each._version - steps[0]._version for each in steps]
 
     def stamp(self) -> tuple[int, list[float]]:
-        """How often weights and what the optimizer keeps were written to, and the numbers of the update."""
+        """Where weights and what the optimizer keeps are, how often written to; the update's numbers."""
         tensors = [*self.params, *self.sources.kept]
-        return sum(each._version for each in tensors), self.sources.numbers
+        return sum(each._version + each.data_ptr() for each in tensors), self.sources.numbers
 
     def still_holds(self, learn: Any, stamp: tuple[int, list[float]]) -> bool:
         """Would the update that is computed be computed again?"""

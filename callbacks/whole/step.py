@@ -203,6 +203,8 @@ class WholeStep(Callback):
             return
         if learn.loss_grad is not pending.loss:
             raise changed(learn, "the loss", ("after_loss", "before_backward"))
+        if not pending.binding.trains_as_ever():
+            raise changed(learn, "which parameters are trained, or their hooks", IN_BATCH[:3])
         pending.hand_over()
 
     def step(self, learn: Any) -> None:

@@ -469,6 +469,65 @@ def test_a_snapshot_that_is_put_back_in_mid_batch_is_not_undone_by_noise():
     assert weights[0] == kept["weight"]
 
 
+def test_a_snapshot_of_noisy_weights_keeps_those_without_noise():
+    def fitted(*plugins):
+        learn = learner_of(line(), WeightNoise(0.1, seed=0), *plugins)
+        learn.fit(2)
+        return learn.model.state_dict()
+
+    trip = at("after_backward", 1, 1, lambda learn: learn.restore(learn.snapshot()), order=Order.PREPARE)
+    early = at("before_batch", 1, 1, lambda learn: learn.restore(learn.snapshot()))
+    assert_same(fitted(trip), fitted())
+    assert_same(fitted(early), fitted())
+
+
+def test_a_validation_in_mid_batch_does_not_make_a_when_deaf():
+    def fitted(*plugins):
+        data = Data(doubles(), doubles())
+        learn = learner_of(line(), When(GradientClip(1e-3), start="1 step"), *plugins, data=data)
+        learn.fit(2)
+        return learn.model.state_dict()
+
+    assert_same(fitted(at("before_backward", 1, 1, lambda learn: learn.validate())), fitted())
+
+
+@pytest.mark.parametrize("event", ["before_batch", "after_pred"])
+def test_a_validation_in_mid_batch_leaves_its_loss_mixed(event):
+    def fitted(*plugins):
+        learn = learner_of(line(), MixUp(seed=0), *plugins, data=Data(doubles(), doubles()))
+        learn.fit(2)
+        return learn.model.state_dict()
+
+    assert_same(fitted(at(event, 1, 1, lambda learn: learn.validate())), fitted())
+
+
+def test_a_batch_after_one_that_was_cancelled_is_mixed_no_more_than_its_inputs():
+    def cancel(learn):
+        if learn.training and learn.batch_idx == 1:
+            raise CancelBatch
+
+    used: list[int] = []
+    n_mixed: list[bool] = []
+
+    def count(preds, targets):
+        used.append(1)
+        return F.mse_loss(preds, targets)
+
+    @on("after_pred", name="look")
+    def look(learn):
+        used.clear()
+        n_mixed.append(learn.inputs[0] is not learn.batch[0])
+
+    ok: list[bool] = []
+    tell = on("after_batch", name="tell")(lambda learn: ok.append(len(used) == 1 + n_mixed[-1]))
+    learn = learner_of(
+        line(), MixUp(seed=1, p=0.5), on("after_pred", name="cancel")(cancel), look, tell, loss_func=count
+    )
+    learn.fit(20)
+    assert all(ok)
+    assert len(set(n_mixed)) == 2
+
+
 def test_a_snapshot_of_another_optimizer_is_refused_before_anything_changes():
     learn = learner_of(line(), optimizer=partial(Adam, lr=0.1))
     snapshot = learn.snapshot()

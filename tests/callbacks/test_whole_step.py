@@ -923,6 +923,10 @@ def test_hooks_that_come_in_mid_fit_are_called(register, make):
         as_ordinary_with(register, optimizer=make)
 
 
+def drop_grads_of_layer(learn):
+    learn.model.layer.weight.register_hook(lambda grad: 0 * grad)
+
+
 @pytest.mark.parametrize("event", ["after_backward", "before_step"])
 @pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
 @pytest.mark.parametrize(
@@ -940,6 +944,24 @@ def test_what_is_changed_between_forward_and_step_counts(change, make, event):
     with pytest.warns(LearnerWarning, match="The update is the optimizer's own from now on"):
         learn = as_ordinary_with(change, event, lambda: GradientClip(0.5), optimizer=make)
     assert not learn.callbacks[WholeStep].compiles_update
+
+
+FREEZING = [lambda learn: learn.model.layer.requires_grad_(False), drop_grads_of_layer]
+
+
+@pytest.mark.parametrize("change", FREEZING)
+def test_who_is_trained_may_not_change_between_forward_and_backward(change):
+    learn = learner_of(once(change, "after_loss")(), model=Settled())
+    with pytest.raises(ValueError, match="which parameters are trained"):
+        learn.fit(2)
+
+
+def test_a_zero_grad_of_the_optimizers_own_is_called():
+    def change(learn):
+        learn.optimizer.zero_grad = lambda: None
+
+    with pytest.warns(LearnerWarning, match="its zero_grad was replaced"):
+        as_ordinary_with(change)
 
 
 @pytest.mark.parametrize("event", ["after_pred", "after_loss", "before_backward"])
