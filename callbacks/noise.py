@@ -18,7 +18,8 @@ class WeightNoise(Callback):
 
     Each weight that is trained gets noise of its own, drawn anew for each batch; before the update the
     weights are as they were, to the bit. Gradients are thus those at the noisy weights. Validation has no
-    noise. A copy of the weights is kept while they are noisy.
+    noise; a prediction in the middle of a batch takes it off for the rest of it. A copy of the weights is
+    kept while they are noisy.
 
     Args:
         std: the noise's standard deviation, above 0, in the unit of the weights.
@@ -42,6 +43,9 @@ class WeightNoise(Callback):
         self.std = std
         self._draws = OwnDraws("WeightNoise", seed)
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
+        self._noisy: list[
+            tuple[nn.Parameter, Tensor, Tensor]
+        ] = []  # and with it, while there is a validation
         self._weights: list[nn.Parameter] = []  # that had noise last
         self._clean: list[Tensor] | None = None  # of a snapshot that was taken of noisy weights
 
@@ -82,10 +86,19 @@ class WeightNoise(Callback):
     def after_backward(self, learn: LearnerProtocol) -> None:
         self.take_off()
 
-    def after_train(self, learn: LearnerProtocol) -> None:
+    def before_validate(self, learn: LearnerProtocol) -> None:
+        self._noisy = [(weight, weight.detach().clone(), value) for weight, value in self._kept]
         self.take_off()
 
-    def before_validate(self, learn: LearnerProtocol) -> None:
+    @torch.no_grad()
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        if self._noisy:  # in the middle of a batch, which goes on with its noise
+            self._kept = [(weight, value) for weight, _, value in self._noisy]
+            for weight, noisy, _ in self._noisy:
+                weight.copy_(noisy)
+        self._noisy = []
+
+    def after_train(self, learn: LearnerProtocol) -> None:
         self.take_off()
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
@@ -96,7 +109,7 @@ class WeightNoise(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self.take_off()
-        self._weights = []
+        self._weights, self._noisy = [], []
 
     @torch.no_grad()
     def take_off(self) -> None:

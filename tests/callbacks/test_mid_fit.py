@@ -481,6 +481,15 @@ def test_a_snapshot_of_noisy_weights_keeps_those_without_noise():
     assert_same(fitted(early), fitted())
 
 
+def test_a_validation_in_mid_batch_leaves_the_noise():
+    def fitted(*plugins):
+        learn = learner_of(line(), WeightNoise(0.1, seed=0), *plugins, data=Data(doubles(), doubles()))
+        learn.fit(2)
+        return learn.model.state_dict()
+
+    assert_same(fitted(at("before_batch", 1, 1, lambda learn: learn.validate())), fitted())
+
+
 def test_a_validation_in_mid_batch_does_not_make_a_when_deaf():
     def fitted(*plugins):
         data = Data(doubles(), doubles())
