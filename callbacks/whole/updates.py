@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from callbacks.kernels import begun
-from callbacks.lean_proof import Unfit
 
 Group = dict[str, Any]
 Numbers = list[Any]  #: floats of the host, or scalar tensors of the program
@@ -184,13 +183,3 @@ def split(runs: Iterable[Run], kept: list[Any], numbers: Any) -> Iterator[tuple[
         for param in run.params:
             yield run, param, kept[at : at + len(run.names)], own
             at += len(run.names)
-
-
-def check_numbers(numbers: list[Any]) -> None:
-    """Refuse settings that are tensors.
-
-    Raises:
-        Unfit: one is.
-    """
-    if any(isinstance(each, Tensor) for each in numbers):
-        raise Unfit("a setting of the optimizer is a tensor")
