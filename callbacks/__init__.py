@@ -7,8 +7,6 @@ from callbacks.activations import ActivationStats
 from callbacks.blackbox import BlackBox
 from callbacks.budgets import OverfitBatch, ShortEpoch, StopAfter, ValidateEvery
 from callbacks.checkpoint import Checkpoint
-from callbacks.class_counts import F1, Precision, Recall
-from callbacks.classification import TopKAccuracy, accuracy
 from callbacks.closures import SAM, ClosureStep
 from callbacks.contract import (
     EVENTS,
@@ -29,14 +27,17 @@ from callbacks.contract import (
 )
 from callbacks.device import DevicePlacement
 from callbacks.ema import EMA
-from callbacks.every import Every
 from callbacks.flow import GradientFlow
 from callbacks.gradient import GradientClip, ZeroGrad
 from callbacks.history import History
-from callbacks.hooks import Hooks
 from callbacks.layout import ChannelsLast, Compile
-from callbacks.lean import LeanStep
+from callbacks.lean.step import LeanStep
 from callbacks.loggers import CSVLogger
+from callbacks.measures.class_counts import F1, Precision, Recall
+from callbacks.measures.classification import TopKAccuracy, accuracy
+from callbacks.measures.perplexity import Perplexity
+from callbacks.measures.ranking import AUROC, NDCG, MeanReciprocalRank
+from callbacks.measures.scores import MAE, MSE, R2, RMSE, ExplainedVariance, PearsonCorr
 from callbacks.metrics import Metric, Metrics
 from callbacks.mixing import CutMix, LabelMix, MixUp
 from callbacks.modes import BatchNormFreeze, MCDropout
@@ -44,20 +45,19 @@ from callbacks.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
 from callbacks.noise import StochasticDepth, WeightNoise
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.param_scheduler import ParamScheduler
-from callbacks.perplexity import Perplexity
+from callbacks.parts.every import Every
+from callbacks.parts.hooks import Hooks
 from callbacks.plateau import ReduceLROnPlateau
 from callbacks.precision import MixedPrecision
 from callbacks.profile import Profile
 from callbacks.progress import LogRMSE, Progress
 from callbacks.pruning import OptunaPruning
-from callbacks.ranking import AUROC, NDCG, MeanReciprocalRank
 from callbacks.recompute import ActivationCheckpointing
 from callbacks.recorder import Recorder
 from callbacks.recurrent import RNNRegularizer, RNNReset
 from callbacks.registry import Callbacks
 from callbacks.scalar_loggers import JSONLines, ScalarLogger, TensorBoard
 from callbacks.schedule import TorchScheduler
-from callbacks.scores import MAE, MSE, R2, RMSE, ExplainedVariance, PearsonCorr
 from callbacks.snapshots import PlotSnapshots
 from callbacks.stopping import Best, EarlyStopping
 from callbacks.surface import LossSurface

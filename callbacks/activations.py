@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning
 from callbacks.device import tensors_in
-from callbacks.drawing import draw_histograms, draw_lines, new_axes, new_figure
-from callbacks.hooks import Hooks
-from callbacks.named import as_patterns, find_layers
-from callbacks.places import Places
-from callbacks.rows import Rows, put_recorded, recorded_of, stacked
-from callbacks.settings import check_count, is_number
+from callbacks.parts.drawing import draw_histograms, draw_lines, new_axes, new_figure
+from callbacks.parts.hooks import Hooks
+from callbacks.parts.named import as_patterns, find_layers
+from callbacks.parts.places import Places
+from callbacks.parts.rows import Rows, put_recorded, recorded_of, stacked
+from callbacks.parts.settings import check_count, is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from callbacks import draws
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.settings import as_path
+from callbacks.parts import draws
+from callbacks.parts.settings import as_path
 
 FILE = "blackbox.pt"
 

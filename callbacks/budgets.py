@@ -10,7 +10,7 @@ import torch
 
 from callbacks.contract import Callback, CancelTrain, CancelValidate, LearnerProtocol, Order
 from callbacks.device import map_tensors
-from callbacks.every import SECONDS, Every, parse_interval
+from callbacks.parts.every import SECONDS, Every, parse_interval
 
 Pass = Literal["train", "valid"]
 

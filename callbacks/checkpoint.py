@@ -6,7 +6,8 @@ import warnings
 from pathlib import Path
 from typing import IO, Any
 
-from callbacks.checkpoint_folder import (
+from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order
+from callbacks.parts.checkpoint_folder import (
     checkpoints_in,
     close_folder,
     keep_as_best,
@@ -14,9 +15,8 @@ from callbacks.checkpoint_folder import (
     prune,
     remove_leftovers,
 )
-from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order
-from callbacks.every import Every
-from callbacks.settings import as_path
+from callbacks.parts.every import Every
+from callbacks.parts.settings import as_path
 from callbacks.stopping import Best
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from callbacks import draws
 from callbacks.accumulation import GradientAccumulation, check_doer
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.gradient import GradientClip
-from callbacks.norms import total_norm
+from callbacks.parts import draws
+from callbacks.parts.norms import total_norm
+from callbacks.parts.settings import is_number
 from callbacks.registry import describe
-from callbacks.settings import is_number
 from callbacks.when import unwrapped
 
 

@@ -10,7 +10,7 @@ from numbers import Number
 from pathlib import PurePath
 from typing import Any
 
-from callbacks.every import Every
+from callbacks.parts.every import Every
 
 # Hooks of other frameworks, where their moment has a name of its own here.
 OTHER_WORDS = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
-from callbacks.prefetch import Prefetch, lane_to
+from callbacks.parts.prefetch import Prefetch, lane_to
 
 
 class DevicePlacement(Callback):

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from callbacks.averages import Averages, check_alone, named_weights, put_weights, take_off_noise
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.settings import is_number
+from callbacks.parts.averages import Averages, check_alone, named_weights, put_weights, take_off_noise
+from callbacks.parts.settings import is_number
 
 
 class EMA(Callback):

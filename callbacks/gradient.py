@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grad_value_
 from torch.optim import Optimizer
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
-from callbacks.norms import clip_by_norm, total_norm
-from callbacks.scalars import Scalars, mean_and_largest
+from callbacks.parts.norms import clip_by_norm, total_norm
+from callbacks.parts.scalars import Scalars, mean_and_largest
 
 
 class ZeroGrad(Callback):

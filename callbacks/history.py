@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastcore.foundation import L
 
-from callbacks.scalars import Scalars
+from callbacks.parts.scalars import Scalars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,7 +148,7 @@ class History:
         unit, series = self._series([names] if isinstance(names, str) else names)
         if not any(series.values()):
             raise ValueError("the history has nothing to draw yet: fit first.")
-        from callbacks.drawing import new_axes
+        from callbacks.parts.drawing import new_axes
 
         ax = ax or new_axes(6, 4)
         for name, values in series.items():

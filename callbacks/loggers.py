@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.parts.settings import as_path
 from callbacks.recorder import Recorder
-from callbacks.settings import as_path
 
 
 class CSVLogger(Callback):

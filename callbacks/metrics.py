@@ -18,8 +18,8 @@ from torch import Tensor
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order, snake_case
 from callbacks.device import map_tensors
-from callbacks.metric_states import described, put_state, state_of
-from callbacks.scalars import Scalars
+from callbacks.measures.metric_states import described, put_state, state_of
+from callbacks.parts.scalars import Scalars
 
 # What functions call the targets, where they take them first.
 TARGETS_FIRST = ("y_true", "target", "targets", "label", "labels")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.mixed_loss import (
+from callbacks.parts.mixed_loss import (
     Mixing,
     check_alpha,
     check_share,

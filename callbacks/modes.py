@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.culprit import forward
+from callbacks.parts.culprit import forward
 
 
 class BatchNormFreeze(Callback):

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 
 from callbacks.contract import Callback, Direction, LearnerProtocol
-from callbacks.norms import total_norm
-from callbacks.scalars import Scalars, mean_and_largest
+from callbacks.parts.norms import total_norm
+from callbacks.parts.scalars import Scalars, mean_and_largest
 
 
 class LRMonitor(Callback):

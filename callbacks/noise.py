@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.draws import OwnDraws, PythonState
+from callbacks.parts.draws import OwnDraws, PythonState
+from callbacks.parts.settings import is_number
 from callbacks.registry import describe
-from callbacks.settings import is_number
 from callbacks.when import When, unwrapped
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, CancelBatch, LearnerProtocol, LearnerWarning, Order
-from callbacks.culprit import cause_of, rate_of
-from callbacks.last_good import KeptBuffers, LastGood, all_finite, is_finite
-from callbacks.norms import total_norm
-from callbacks.settings import check_count
+from callbacks.parts.culprit import cause_of, rate_of
+from callbacks.parts.last_good import KeptBuffers, LastGood, all_finite, is_finite
+from callbacks.parts.norms import total_norm
+from callbacks.parts.settings import check_count
 
 WAIT_EVERY = 1024  # steps; a wait of 20 us each 1024 steps is not to be seen, and a tensor a step is little
 

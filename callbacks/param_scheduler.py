@@ -9,9 +9,10 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
-from callbacks import annealers, hyperparameters
+from callbacks import annealers
 from callbacks.annealers import Annealer
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.parts import hyperparameters
 
 Value = Callable[[float], float]
 ANNEALERS = tuple(getattr(annealers, name) for name in annealers.__all__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
-from callbacks.hyperparameters import Kept, check_alone, get, put
-from callbacks.settings import is_number
+from callbacks.parts.hyperparameters import Kept, check_alone, get, put
+from callbacks.parts.settings import is_number
 from callbacks.stopping import Best
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from callbacks.contract import OPERATIONS, Callback, LearnerProtocol, LearnerWarning, Order
-from callbacks.settings import as_path, check_count
+from callbacks.parts.settings import as_path, check_count
 
 if TYPE_CHECKING:
     from torch.profiler import profile

@@ -8,13 +8,13 @@ import time
 from array import array
 from typing import Any
 
-from callbacks.bar import Bar, can_show_a_bar
 from callbacks.budgets import n_batches_of
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.every import Every
 from callbacks.history import show
 from callbacks.metrics import weighted_mean
-from callbacks.scalars import Scalars
+from callbacks.parts.bar import Bar, can_show_a_bar
+from callbacks.parts.every import Every
+from callbacks.parts.scalars import Scalars
 
 REFRESH = 0.1  # seconds: ten times a second is as often as anyone can read
 N_LINES = 20  # lines that are printed however quick the epochs are; after them at most one in LINE_GAP

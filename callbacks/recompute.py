@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.named import as_patterns, find_layers
+from callbacks.parts.named import as_patterns, find_layers
 
 # They write to their running statistics without counting up the tensors' versions (PyTorch 2.13).
 NORMS = nn.modules.batchnorm._NormBase

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.device import map_tensors, tensors_in
-from callbacks.hooks import Hooks
-from callbacks.settings import is_number
+from callbacks.parts.hooks import Hooks
+from callbacks.parts.settings import is_number
 
 Hidden = list[tuple[dict[str, Any], str, Any]]  # who holds it, under which name, a copy
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.every import Every
-from callbacks.settings import as_path
+from callbacks.parts.every import Every
+from callbacks.parts.settings import as_path
 
 Write = Callable[[dict[str, float], int], Any]
 

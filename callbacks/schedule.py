@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import (
 from callbacks.accumulation import GradientAccumulation
 from callbacks.budgets import n_train_batches
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
-from callbacks.every import Every
-from callbacks.hyperparameters import Kept, check_alone, get, settings_of
+from callbacks.parts.every import Every
+from callbacks.parts.hyperparameters import Kept, check_alone, get, settings_of
 from callbacks.stopping import check_measured
 from callbacks.when import unwrapped
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.drawing import png_of
-from callbacks.every import Every
+from callbacks.parts.drawing import png_of
+from callbacks.parts.every import Every
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order
-from callbacks.named import named_tensors
-from callbacks.settings import is_number
+from callbacks.parts.named import named_tensors
+from callbacks.parts.settings import is_number
 
 
 class Best:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from callbacks.contract import Callback, LearnerProtocol
-from callbacks.named import as_patterns, find_parameters
-from callbacks.planes import Plane, Surface, plane_of_items, principal_plane, random_plane
-from callbacks.rows import Rows, put_recorded, recorded_of
-from callbacks.settings import is_number
-from callbacks.walk import Walk, flat, offset
+from callbacks.parts.named import as_patterns, find_parameters
+from callbacks.parts.planes import Plane, Surface, plane_of_items, principal_plane, random_plane
+from callbacks.parts.rows import Rows, put_recorded, recorded_of
+from callbacks.parts.settings import is_number
+from callbacks.parts.walk import Walk, flat, offset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

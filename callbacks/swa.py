@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from callbacks import hyperparameters
-from callbacks.averages import Averages, check_alone, put_weights, take_off_noise
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.modes import BatchNormFreeze, is_frozen
-from callbacks.named import named_tensors
-from callbacks.settings import is_number
+from callbacks.parts import hyperparameters
+from callbacks.parts.averages import Averages, check_alone, put_weights, take_off_noise
+from callbacks.parts.named import named_tensors
+from callbacks.parts.settings import is_number
 from callbacks.stopping import EarlyStopping
 from callbacks.when import unwrapped
 

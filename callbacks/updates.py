@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.contract import Callback, LearnerProtocol
-from callbacks.drawing import draw_lines, new_axes
-from callbacks.named import as_patterns, find_parameters
-from callbacks.places import Places
-from callbacks.rows import Rows, put_recorded, recorded_of, stacked
+from callbacks.parts.drawing import draw_lines, new_axes
+from callbacks.parts.named import as_patterns, find_parameters
+from callbacks.parts.places import Places
+from callbacks.parts.rows import Rows, put_recorded, recorded_of, stacked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from typing import Any
 
 from callbacks.checkpoint import Checkpoint
 from callbacks.contract import EVENTS, OPERATIONS, Callback, Direction, LearnerProtocol
-from callbacks.every import SECONDS, parse_interval
+from callbacks.parts.every import SECONDS, parse_interval
 from callbacks.registry import as_plugin, check_attributes, describe, does
 
 ALWAYS = ("before_fit", "after_fit", "cleanup_fit")

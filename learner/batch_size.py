@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from callbacks.settings import is_number
+from callbacks.parts.settings import is_number
 from learner.batch_stock import Stock, n_items_of_loader
 from learner.batch_trials import Room, SizeTrial, Trials, as_bytes, shown_bytes
 from learner.cost import WIDTH, shown_time

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from callbacks.draws import draw_seed
+from callbacks.parts.draws import draw_seed
 from learner.data import Data
 from learner.tensors import split_at_random
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from callbacks.contract import LearnerWarning
-from callbacks.named import named_tensors
+from callbacks.parts.named import named_tensors
 from learner.batching import TensorLoader
 from learner.loaders import n_batches_of
 from learner.stored import Stored

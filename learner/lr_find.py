@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from callbacks import EMA, SWA, BlackBox, Callback, CancelValidate, LearnerProtocol, Order, hyperparameters
+from callbacks import EMA, SWA, BlackBox, Callback, CancelValidate, LearnerProtocol, Order
 from callbacks.annealers import exp
 from callbacks.numbers import StopOnNaN
+from callbacks.parts import hyperparameters
 from callbacks.when import unwrapped
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class LRSearch:
         Returns:
             The axes; `.figure.savefig(path)` keeps the picture.
         """
-        from callbacks.drawing import new_axes
+        from callbacks.parts.drawing import new_axes
 
         ax = ax or new_axes(6, 4)
         ax.plot(self.rates, self.raw, color="lightgrey", linewidth=1, label="loss")

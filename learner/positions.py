@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from callbacks import draws
+from callbacks.parts import draws
 from learner import generators, workers
 from learner.batching import TensorLoader
 from learner.loaders import is_function

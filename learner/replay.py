@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from callbacks import draws
 from callbacks.blackbox import FILE, BlackBox
 from callbacks.contract import Callback, Order
-from callbacks.culprit import watched
-from callbacks.named import named_tensors
+from callbacks.parts import draws
+from callbacks.parts.culprit import watched
+from callbacks.parts.named import named_tensors
 from learner import errors, files, snapshots
 from learner.loop import PASS_STATE, modes_of
 from learner.plain import from_plain, to_plain

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from callbacks.checkpoint import Checkpoint
-from callbacks.checkpoint_folder import checkpoints_in, step_of
 from callbacks.contract import LearnerWarning
 from callbacks.param_scheduler import ParamScheduler
+from callbacks.parts.checkpoint_folder import checkpoints_in, step_of
 from callbacks.schedule import TorchScheduler
 from callbacks.when import unwrapped
 from learner import checkpoint, files, positions

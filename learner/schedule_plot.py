@@ -71,7 +71,7 @@ def plan_of(plugin: Any, learn: Any, n_epochs: int) -> dict[str, list[list[float
 def plot(learn: Any, n_epochs: int, name: str, ax: Axes | None) -> Axes:
     """Draw the values of all groups over the epochs."""
     series = values_of(learn, n_epochs, name)
-    from callbacks.drawing import new_axes
+    from callbacks.parts.drawing import new_axes
 
     ax = ax or new_axes(6, 4)
     for number, values in enumerate(series):

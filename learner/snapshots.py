@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks import draws
-from callbacks.named import named_tensors
+from callbacks.parts import draws
+from callbacks.parts.named import named_tensors
 from learner import positions
 from learner.batching import TensorLoader
 from learner.generators import kind_of

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from callbacks.draws import draw_seed
+from callbacks.parts.draws import draw_seed
 from learner.stored import Stored, signed
 
 Column = Tensor | Stored

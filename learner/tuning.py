@@ -6,11 +6,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from callbacks import hyperparameters
 from callbacks.annealers import flat_cos, one_cycle, sgdr
 from callbacks.history import History
 from callbacks.param_scheduler import ParamScheduler
-from callbacks.settings import is_number
+from callbacks.parts import hyperparameters
+from callbacks.parts.settings import is_number
 from learner import batch_size, groups, schedule_plot
 from learner.arguments import HANDED_ON, suggest_keywords, suggest_keywords_beside
 from learner.loop import Loop

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from callbacks import Callback, Checkpoint, DeviceStats, Order, Throughput, draws
+from callbacks import Callback, Checkpoint, DeviceStats, Order, Throughput
 from callbacks.device import tensors_in
-from callbacks.named import named_tensors
+from callbacks.parts import draws
+from callbacks.parts.named import named_tensors
 from learner.plain import to_plain
 from learner.tensors import counted
 

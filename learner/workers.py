@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from callbacks import draws
+from callbacks.parts import draws
 from learner.generators import generator_states, set_generator_states
 from learner.seeded import Seeded
 

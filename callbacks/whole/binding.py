@@ -13,7 +13,7 @@ from callbacks.activations import ActivationStats
 from callbacks.contract import Callback
 from callbacks.ema import EMA
 from callbacks.gradient import GradientClip
-from callbacks.lean_proof import Unfit, check_group, check_own_methods, find_hooks
+from callbacks.lean.proof import Unfit, check_group, check_own_methods, find_hooks
 from callbacks.precision import MixedPrecision
 from callbacks.registry import listens
 from callbacks.surface import LossSurface

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from callbacks import draws
 from callbacks.contract import LearnerWarning
-from callbacks.lean_proof import Unfit
+from callbacks.lean.proof import Unfit
+from callbacks.parts import draws
 from callbacks.whole.binding import Binding
 from callbacks.whole.graph import Backend, make_program
 from callbacks.whole.pending import Pending, change_buffers, pending_of, run

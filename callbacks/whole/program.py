@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from callbacks.device import map_tensors
 from callbacks.gradient import GradientClip
-from callbacks.lean_proof import Unfit
+from callbacks.lean.proof import Unfit
 from callbacks.precision import DTYPES, MixedPrecision, as_float
 from callbacks.whole.updates import Run, split
 

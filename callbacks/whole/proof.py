@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from callbacks.device import map_tensors
-from callbacks.lean_proof import Unfit, find_step
+from callbacks.lean.proof import Unfit, find_step
 from callbacks.precision import as_float
 from callbacks.whole.program import Program, Sources, compute_loss, reads_by_itself, run_model, unmixed
 from callbacks.whole.updates import split

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
-from callbacks.lean_proof import Unfit
+from callbacks.lean.proof import Unfit
 from callbacks.whole.binding import OF_GRADIENTS
 from callbacks.whole.graph import Backend
 from callbacks.whole.maker import Maker

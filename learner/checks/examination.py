@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
 from callbacks.device import map_tensors
-from callbacks.named import named_tensors
+from callbacks.parts.named import named_tensors
 from callbacks.registry import listens
 from learner.checks import exams, trials
 from learner.checks.data import is_one_shot

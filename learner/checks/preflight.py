@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.places import Places
+from callbacks.parts.places import Places
 from callbacks.registry import REMEDIES
 from learner.arguments import rate_faults
 from learner.checks.data import data_faults, no_batch

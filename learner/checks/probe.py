@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from callbacks import draws
+from callbacks.parts import draws
 
 Shape = tuple[int, ...]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from callbacks import draws
 from callbacks.device import map_tensors
 from callbacks.history import show
+from callbacks.parts import draws
 from learner.arguments import rate_faults
 from learner.checks.curvature import largest_curvature, largest_stable_rate, twice_differentiable
 from learner.checks.exams import compute_loss, drop_gradients, gradient

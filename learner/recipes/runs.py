@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from callbacks import BlackBox, Checkpoint
-from callbacks.checkpoint_folder import checkpoints_in
+from callbacks.parts.checkpoint_folder import checkpoints_in
 from learner.fingerprint import own_version
 from learner.learner import Learner
 from learner.recipes.faults import Mistake, RecipeError

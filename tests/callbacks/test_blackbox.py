@@ -11,8 +11,9 @@ import torch
 from boxed import boxed, read
 from torch import nn
 
-from callbacks import Callback, CancelEpoch, Order, StopOnNaN, draws, on
+from callbacks import Callback, CancelEpoch, Order, StopOnNaN, on
 from callbacks.blackbox import FILE, BlackBox
+from callbacks.parts import draws
 
 
 @pytest.fixture

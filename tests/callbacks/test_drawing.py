@@ -1,6 +1,6 @@
 from matplotlib.figure import Figure
 
-from callbacks.drawing import new_axes
+from callbacks.parts.drawing import new_axes
 
 PNG = b"\x89PNG"
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from callbacks import Hooks
-from callbacks.named import find_layers
+from callbacks.parts.named import find_layers
 
 
 def make_model() -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from callbacks.norms import clip_by_norm, total_norm
+from callbacks.parts.norms import clip_by_norm, total_norm
 
 SHAPES = [(), (1,), (7,), (33, 17), (2, 3, 4, 5), (0, 3)]
 

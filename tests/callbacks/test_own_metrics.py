@@ -33,7 +33,7 @@ from callbacks import (
     ZeroGrad,
     accuracy,
 )
-from callbacks.classification import Accuracy
+from callbacks.measures.classification import Accuracy
 from callbacks.metrics import direction_of, metric_name
 from learner import Data, Learner
 from learner.recipes.names import table

@@ -28,7 +28,7 @@ from callbacks import (
     device,
 )
 from callbacks.device import map_tensors, tensors_in
-from callbacks.prefetch import AHEAD, CudaLane, Prefetch
+from callbacks.parts.prefetch import AHEAD, CudaLane, Prefetch
 from learner import Data, Learner
 from learner.learner import DEFAULT_CALLBACKS
 from tests.callbacks.test_device import NESTS

@@ -315,8 +315,10 @@ def test_a_notebook_without_widgets_gets_a_bar_that_is_replaced_and_ends_empty(m
     monkeypatch.setitem(sys.modules, "IPython.display", outputs)
     monkeypatch.setattr(module, "REFRESH", 0.0)
     monkeypatch.setattr(module, "can_show_a_bar", lambda: True)
-    monkeypatch.setattr("callbacks.bar.in_notebook", lambda: True)
-    monkeypatch.setattr("callbacks.bar.tqdm_class", lambda: type("Text", (tqdm,), {"monitor_interval": 0}))
+    monkeypatch.setattr("callbacks.parts.bar.in_notebook", lambda: True)
+    monkeypatch.setattr(
+        "callbacks.parts.bar.tqdm_class", lambda: type("Text", (tqdm,), {"monitor_interval": 0})
+    )
     monkeypatch.setattr(Screen, "isatty", lambda self: False)
     with redirect_stdout(Screen()) as out, redirect_stderr(Screen()) as err:
         make().fit(2)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import EMA, LossSurface, Metrics, Recorder, ZeroGrad, on
-from callbacks.planes import normalised
+from callbacks.parts.planes import normalised
 from learner import Learner
 from learner.datasets import article
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from callbacks.contract import LearnerProtocol
 from callbacks.device import tensors_in
-from callbacks.draws import undrawn
-from callbacks.last_good import first_bad, is_finite
-from callbacks.named import named_tensors
+from callbacks.parts.draws import undrawn
+from callbacks.parts.last_good import first_bad, is_finite
+from callbacks.parts.named import named_tensors
 
 
 def cause_of(learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> str:

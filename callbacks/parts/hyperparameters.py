@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol
-from callbacks.every import parse_interval
+from callbacks.parts.every import parse_interval
 from callbacks.when import When, unwrapped
 
 Settings = dict[str, Any]

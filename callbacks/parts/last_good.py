@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.contract import LearnerProtocol
-from callbacks.named import named_tensors
-from callbacks.places import is_unchanged
+from callbacks.parts.named import named_tensors
+from callbacks.parts.places import is_unchanged
 
 
 class LastGood:

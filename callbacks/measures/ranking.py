@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.scores import widest
+from callbacks.measures.scores import widest
 
 
 class AUROC:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from callbacks.classification import known_classes, refuse_foreign
+from callbacks.measures.classification import known_classes, refuse_foreign
 
 AVERAGES = ("binary", "macro", "micro", None)
 

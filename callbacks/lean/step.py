@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
-from callbacks.kernels import Kernel, update
-from callbacks.lean_proof import Unfit, examine, find_engine, find_hooks, find_step, gather, prove
+from callbacks.lean.kernels import Kernel, update
+from callbacks.lean.proof import Unfit, examine, find_engine, find_hooks, find_step, gather, prove
 
 #: Updates of a fit that are done twice and compared: momentum begins in the first, and is used in the second.
 N_PROVEN = 2

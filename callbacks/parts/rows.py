@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import LearnerProtocol
-from callbacks.every import parse_interval
+from callbacks.parts.every import parse_interval
 
 
 class Rows:

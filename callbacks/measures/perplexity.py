@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from callbacks.classification import known_classes, refuse_foreign
-from callbacks.scores import widest
+from callbacks.measures.classification import known_classes, refuse_foreign
+from callbacks.measures.scores import widest
 
 
 class Perplexity:

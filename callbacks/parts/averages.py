@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol
-from callbacks.named import named_tensors
 from callbacks.noise import WeightNoise
-from callbacks.places import Places
+from callbacks.parts.named import named_tensors
+from callbacks.parts.places import Places
 from callbacks.registry import describe
 from callbacks.when import When, unwrapped
 

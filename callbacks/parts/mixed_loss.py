@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol
-from callbacks.draws import OwnDraws, PythonState
+from callbacks.parts.draws import OwnDraws, PythonState
+from callbacks.parts.settings import is_number
 from callbacks.registry import describe
-from callbacks.settings import is_number
 from callbacks.when import When, unwrapped
 
 ONE_AT_A_TIME = (

@@ -1,0 +1,1 @@
+"""The metrics that come with the library, and what they count with."""

@@ -1,0 +1,1 @@
+"""What plug-ins hold and share: no plug-in stands here."""
