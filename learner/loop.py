@@ -185,10 +185,14 @@ class Loop:
 
     def _update(self) -> None:
         self._on["before_backward"](self)
-        self._do["backward"](self)
-        self._on["after_backward"](self)
-        self.n_samples += self.n_items
-        self.update()
+        try:
+            self._do["backward"](self)
+            self._on["after_backward"](self)
+            self.n_samples += self.n_items
+            self.update()
+        except (CancelTrain, CancelEpoch, CancelFit):  # its gradients are not to add to the next pass's
+            self._do["zero_grad"](self)
+            raise
 
     def update(self) -> None:
         """Update the weights with the gradients that are there, with all events of a step."""

@@ -22,6 +22,7 @@ from callbacks import (
     CancelBatch,
     CancelEpoch,
     CancelStep,
+    CancelTrain,
     EarlyStopping,
     GradientAccumulation,
     GradientClip,
@@ -696,3 +697,21 @@ def test_an_error_of_a_validation_that_is_caught_is_not_that_of_the_fit():
     learn = learner_of(line(), at("after_batch", 0, 1, look))
     learn.fit(1)
     assert learn.error is None
+
+
+@pytest.mark.parametrize("cancel", [CancelTrain, CancelEpoch])
+@pytest.mark.parametrize("event", ["after_backward", "before_step", "after_step"])
+def test_a_pass_that_is_cancelled_in_mid_update_leaves_no_gradients_to_the_next(event, cancel):
+    def leave(learn):
+        raise cancel
+
+    learn = learner_of(line(), at(event, 0, 1, leave), optimizer=partial(SGD, lr=0.1, momentum=0.9))
+    learn.fit(2)
+    model = line()
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    batches = doubles()
+    for inputs, targets in [*batches[: 2 if event == "after_step" else 1], *batches]:
+        F.mse_loss(model(inputs), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(learn.model.weight, model.weight)

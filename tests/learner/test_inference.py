@@ -152,7 +152,7 @@ def test_a_loader_without_batches_and_no_validation_are_told():
 @pytest.mark.parametrize("loader", [TensorDataset(torch.rand(4, 3)), (torch.rand(4, 3), torch.rand(4, 1)), 3])
 def test_what_gives_no_batches_is_refused_before_anything_is_measured(loader):
     for measure in (make().get_preds, make().validate):
-        with pytest.raises(TypeError, match=r"the loader is .*(from_datasets|from_tensors|pass an iterable)"):
+        with pytest.raises(TypeError, match=r"the loader is .*(from_datasets|TensorLoader|pass an iterable)"):
             measure(loader)
 
 
