@@ -190,7 +190,7 @@ class Loop:
             self._on["after_backward"](self)
             self.n_samples += self.n_items
             self.update()
-        except (CancelTrain, CancelEpoch, CancelFit):  # its gradients are not to add to the next pass's
+        except (CancelTrain, CancelEpoch):  # its gradients are not to add to those of the next pass
             self._do["zero_grad"](self)
             raise
 

@@ -33,11 +33,10 @@ from callbacks import (
     Recorder,
     TorchScheduler,
     ZeroGrad,
-    kernels,
-    lean_proof,
     on,
 )
 from callbacks.annealers import cos
+from callbacks.lean import kernels, proof
 from learner import Data, Learner
 
 N_EPOCHS, N_BATCHES = 3, 4
@@ -455,7 +454,7 @@ def test_a_kernel_that_gives_other_numbers_fails_the_proof_and_changes_nothing(m
 
 
 def test_a_wrong_kernel_is_found_in_each_group_of_a_large_model_too(monkeypatch):
-    monkeypatch.setattr(lean_proof, "FEW", 1)
+    monkeypatch.setattr(proof, "FEW", 1)
     test_a_kernel_that_gives_other_numbers_fails_the_proof_and_changes_nothing(SETTINGS[2], monkeypatch)
 
 
@@ -470,8 +469,8 @@ def test_an_engine_that_gives_other_gradients_is_not_taken(monkeypatch):
 
     engine = SimpleNamespace(run_backward=run_backward)
     monkeypatch.setattr(torch.autograd, "Variable", SimpleNamespace(_execution_engine=engine))
-    with pytest.raises(lean_proof.Unfit, match=r"not \[8, 12\]"):
-        lean_proof.find_engine()
+    with pytest.raises(proof.Unfit, match=r"not \[8, 12\]"):
+        proof.find_engine()
 
 
 def test_each_fit_looks_again():

@@ -18,9 +18,9 @@ from callbacks import (
     StopOnNaN,
     StopOnNaNGradient,
     ZeroGrad,
-    last_good,
     numbers,
 )
+from callbacks.parts import last_good
 from learner import Data, Learner
 
 
