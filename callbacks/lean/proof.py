@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from callbacks.lean.kernels import Kernel, Work, adam, sgd, update
+from callbacks.parts.norms import PRECISE
 
 KERNELS: dict[type, Kernel] = {torch.optim.SGD: sgd, torch.optim.Adam: adam, torch.optim.AdamW: adam}
-
-# In half precision `torch._foreach_mul_` rounds otherwise (PyTorch 2.13), which two updates may not show.
-PRECISE = (torch.float32, torch.float64)
 
 FEW = 2**20  # bytes of parameters, up to which a proof has all of them
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-#: In half precision `torch._foreach_mul_` may round otherwise (PyTorch 2.13).
+#: In half precision `torch._foreach_mul_` rounds otherwise (PyTorch 2.13), which two updates may not show.
 PRECISE = (torch.float32, torch.float64)
 
 

@@ -46,16 +46,13 @@ class Maker:
     def __init__(self, backend: Backend, n_programs: int):
         self.backend, self.n_programs = backend, n_programs
         self._stocks: dict[Any, Stock] = {}  # by the signature of the binding
-        self.begin(has_update=True)
+        self.has_update = True  #: is the update a part of the programs?
+        self.begin()
 
-    def begin(self, *, has_update: bool) -> None:
-        """A fit begins.
-
-        Args:
-            has_update: is the update a part of its programs?
-        """
+    def begin(self) -> None:
+        """A fit begins."""
         self.rest()
-        self.has_update, self.seconds = has_update, 0.0
+        self.seconds = 0.0
         self._n_settings = self._n_hooked = self._n_failed = 0
         self._was_told = False
         for stock in self._stocks.values():

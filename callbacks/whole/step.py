@@ -146,8 +146,8 @@ class WholeStep(Callback):
         if (self._maker.backend, self._maker.n_programs) != (self.backend, self.n_programs):
             self._maker = Maker(self.backend, self.n_programs)
         self._compiles = self.update == "compiled"
+        self._maker.begin()
         self._look(learn)
-        self._maker.begin(has_update=self._compiles and not leaves_update(learn))
 
     def _look(self, learn: Any) -> None:
         """Look at who is there, at the fit's begin and where somebody was added in it."""
