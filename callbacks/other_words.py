@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 
 SCALARS = "ScalarLogger and one line"
 
@@ -86,11 +85,3 @@ def meant_instead(name: str, ours: Iterable[str], words: Mapping[str, str]) -> s
     bare = name.lower().replace("_", "")
     tried = (name.lower(), bare, bare.removesuffix("callback"), bare.removesuffix("exception"))
     return next((by_lower[word] for word in tried if word in by_lower), None)
-
-
-def no_such_name(owner: str, name: str, ours: Iterable[str], words: Mapping[str, str]) -> str:
-    """The message for an attribute that is not there, with what was probably meant."""
-    ours = list(ours)
-    close = get_close_matches(name, ours, n=1, cutoff=0.7)
-    meant = meant_instead(name, ours, words) or (close[0] if close else None)
-    return f"{owner} has no {name!r}.{f' Did you mean {meant}?' if meant else ''}"

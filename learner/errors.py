@@ -14,6 +14,7 @@ from callbacks.contract import EVENTS, OPERATIONS
 from callbacks.registry import describe
 from learner.checks.advice import batch_note
 from learner.layers import describe_layer
+from learner.other_words import slip_note
 from learner.tensors import describe as describe_batch
 
 GRACE = 1.0  # seconds; the system tells of a child's death in milliseconds, and a sleep ends with that
@@ -40,6 +41,7 @@ def with_place(error: BaseException, learn: Any) -> BaseException:
         error = stray(error, plugin_at(frames) or "the code")
     notes = [
         plugin_note(frames),
+        slip_note(error, learn),
         describe_layer(frames, learn.model),
         batch_note(error, frames, learn),
         sample_note(frames, learn),

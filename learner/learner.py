@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -31,12 +31,14 @@ from learner.explain import explain
 from learner.groups import Splitter
 from learner.interrupt import interruptible
 from learner.loop import Loop
+from learner.other_words import tells_other_words
 from learner.resumption import Resume
 from learner.tuning import Tuning
 
 Plugin = Callback | type[Callback]
 
 
+@tells_other_words
 class Learner(Tuning):
     """Owns a model, data, a loss and an optimizer, and runs one loop in which plug-ins do everything else.
 
@@ -318,16 +320,8 @@ class Learner(Tuning):
         """Print the composed loop: for each event and operation who is called, in which order, why there."""
         print(explain(self))
 
-    if not TYPE_CHECKING:  # a type checker would take it that every attribute is there
-
-        def __getattr__(self, name: str) -> Any:
-            """Told of an attribute that is not there: say what it is called here."""
-            if hasattr(type(self), name):  # a property that raised: let it raise again, in its own words
-                return object.__getattribute__(self, name)
-            from learner.other_words import no_such_attribute
-
-            message = name if name.startswith("_") else no_such_attribute(self, name)
-            raise AttributeError(message, name=name)
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if hasattr(type(self), name) or name in vars(self)]
 
     def __repr__(self) -> str:
         names = [type(each).__name__ for each in (self.model, self.data, self.optimizer, *self.callbacks)]

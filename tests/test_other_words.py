@@ -11,6 +11,7 @@ import torch
 
 import callbacks
 import learner
+from callbacks import Callback
 from callbacks.other_words import PLUGIN_WORDS
 from learner import Learner
 from learner.other_words import LEARNER_WORDS, PACKAGE_WORDS
@@ -73,17 +74,49 @@ def test_modules_of_the_packages_are_still_imported_by_from():
         ("add_cb", "add_callbacks"),
         ("fit_onecycle", "fit_one_cycle"),
         ("lr_finder", "lr_find"),
-        ("validat", "validate"),
+        ("early_stopping", "the plug-in EarlyStopping()"),
     ],
 )
 def test_an_attribute_that_a_learner_lacks_is_told_by_our_name(name, meant):
-    with pytest.raises(AttributeError, match=rf"Learner has no '{name}'. Did you mean {meant}\?"):
+    with pytest.raises(AttributeError, match=rf"Learner has no '{name}'. Did you mean {re.escape(meant)}"):
         getattr(make(), name)
 
 
 def test_a_plug_in_is_told_where_it_is():
-    with pytest.raises(AttributeError, match=r"write learn\.callbacks\.progress\."):
+    with pytest.raises(AttributeError, match=r"Did you mean learn\.callbacks\.progress"):
         make().progress  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"), [("validat", "did you mean learn.validate?"), ("probe", "learn.callbacks.probe")]
+)
+def test_a_slip_in_a_hook_is_told_what_was_probably_meant(slip, meant):
+    class Probe(Callback):
+        def after_batch(self, learn):
+            getattr(learn, slip)
+
+    learn = make()
+    learn.add_callbacks(Probe())
+    with pytest.raises(AttributeError, match=f"no attribute '{slip}'") as caught:
+        learn.fit(1)
+    assert any(meant in note for note in caught.value.__notes__)
+
+
+def test_other_words_are_neither_completed_nor_in_the_way():
+    class Mine(Learner):
+        dls = "of a subclass"
+
+    data = torch.ones(4, 2), torch.ones(4, 1)
+    learn = Mine(torch.nn.Linear(2, 1), data, torch.nn.functional.mse_loss, torch.optim.SGD)
+    learn.lr = 0.5
+    assert (learn.dls, learn.lr) == ("of a subclass", 0.5)
+    assert {"dls", "lr", "fit", "history"} <= set(dir(learn))
+    assert not {"recorder", "early_stopping"} & set(dir(learn))
+    assert not hasattr(Learner, "dls")
+
+
+def test_reading_what_is_there_is_left_to_python():
+    assert not hasattr(Learner, "__getattr__")  # CPython 3.11 would look up each attribute the slow way
 
 
 def test_a_learners_property_that_raises_keeps_its_own_words():
