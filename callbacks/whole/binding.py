@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from callbacks.whole.watch import Watch, hooks_of, is_value, modules_of
 #: They hear of a step, but look at no gradient; `GradientClip` is told the norm. Others say so themselves,
 #: with `reads_gradients = False`.
 BLIND = (ActivationStats, EMA, GradientClip, LossSurface, MixedPrecision, Timer, WeightUpdates)
+#: What a parameter is trained by.
+FLAGS = attrgetter("requires_grad", "dtype", "_backward_hooks", "_post_accumulate_grad_hooks")
 OF_GRADIENTS = ("after_backward", "before_step", "after_step")
 
 
@@ -70,8 +72,11 @@ class Binding:
         self.modules = modules_of(learn.model, learn.loss_func)
         self.watch = Watch(self.modules, learn.loss_func)
         self.hooks = hooks_of(learn.model, learn.loss_func)
-        self.trained = [(each, each.requires_grad, each.dtype) for each in names]
+        self.hook_dicts = [hooks for _, hooks in self.hooks]
+        self.all_params = list(names)
+        self.flags = list(map(FLAGS, self.all_params))
         self.groups = [(group, list(group["params"])) for group in learn.optimizer.param_groups]
+        self.keepers = [each for run in self.runs if run.names for each in run.params]
         self.own_step = vars(learn.optimizer).get("step")
         self.step_hooks = find_hooks(learn.optimizer) if has_update else ()
         self._owns, self._counts = self._owned(), self._counted()
@@ -112,46 +117,49 @@ class Binding:
 
     def trains_as_ever(self) -> bool:
         """Are the same parameters trained, in the same type, without hooks?"""
-        return all(
-            each.requires_grad is flag and each.dtype is dtype and not is_hooked(each)
-            for each, flag, dtype in self.trained
-        )
+        return list(map(FLAGS, self.all_params)) == self.flags
 
     def _updates_as_ever(self) -> bool:
         """Has the optimizer the groups and state that it had, and clip and precision their settings?"""
+        optimizer = self.optimizer
+        now = optimizer.param_groups
+        if len(now) != len(self.groups):
+            return False
+        for group, (own, params) in zip(now, self.groups, strict=True):
+            listed = group["params"]
+            if group is not own or len(listed) != len(params) or not all(map(is_, listed, params)):
+                return False
+        for run in self.runs:
+            if run.rule.structure(run.group) != run.structure:
+                return False
+        own = vars(optimizer)
         return (
-            len(self.optimizer.param_groups) == len(self.groups)
-            and all(
-                group is own and len(now) == len(params) and all(map(is_, now, params))
-                for group, (own, params) in zip(self.optimizer.param_groups, self.groups, strict=True)
-                for now in [group["params"]]
-            )
-            and all(run.rule.structure(run.group) == run.structure for run in self.runs)
-            and settings_of(self.sources) == self.settings
+            settings_of(self.sources) == self.settings
             and all(map(is_, self._owned(), self._owns))
             and self._counted() == self._counts
-            and vars(self.optimizer).get("step") is self.own_step
-            and not (self.runs and "zero_grad" in vars(self.optimizer))
+            and own.get("step") is self.own_step
+            and not (self.runs and "zero_grad" in own)
             and not any(self.step_hooks)
         )
 
     def _owned(self) -> list[Any]:
         """The dicts in which the optimizer keeps what it keeps of each parameter; None before it has."""
-        state = self.optimizer.state
-        return [state.get(each) for run in self.runs if run.names for each in run.params]
+        return list(map(self.optimizer.state.get, self.keepers))
 
     def _counted(self) -> list[int]:
         """How much more often the count of a parameter's updates was written to than that of the first.
 
         One that somebody has set would else have the numbers of the others of its run.
         """
+        if not self.keepers:
+            return []
         steps = [own["step"] for own in self._owned() if own and "step" in own]
         return [each._version - steps[0]._version for each in steps]
 
     def stamp(self) -> tuple[int, list[float]]:
         """Where weights and what the optimizer keeps are, how often written to; the update's numbers."""
         tensors = [*self.params, *self.sources.kept]
-        return sum(each._version + each.data_ptr() for each in tensors), self.sources.numbers
+        return sum([each._version + each.data_ptr() for each in tensors]), self.sources.numbers
 
     def still_holds(self, learn: Any, stamp: tuple[int, list[float]]) -> bool:
         """Would the update that is computed be computed again?"""

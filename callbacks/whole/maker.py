@@ -127,11 +127,14 @@ class Maker:
 
     def _is_hooked(self, binding: Binding) -> bool:
         """Are hooks registered on a module? They would be called once, as the program is made."""
-        hooked = next((where for where, hooks in binding.hooks if hooks), None)
-        self._n_hooked = 0 if hooked is None else self._n_hooked + 1
+        if not any(binding.hook_dicts):
+            self._n_hooked = 0
+            return False
+        self._n_hooked += 1
         if self._n_hooked >= N_HOOKED:
+            hooked = next(where for where, hooks in binding.hooks if hooks)
             raise Unfit(f"hooks are registered on {hooked}, which a program would not call")
-        return hooked is not None
+        return True
 
     def _admits(self, learn: Any, leaves: list[Any], kinds: list[str]) -> bool:
         """Is this kind of batch to have a program?"""
