@@ -24,27 +24,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from lean import BATCH_SIZE, SGD, learner, loader, mlp, pictures, plain, report
+from beside.works import mlp, pictures
+from lean import BATCH_SIZE, N_ITEMS, SGD, learner, loader, plain, report
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import ZeroGrad
 from learner import Data
 
-N_ITEMS, N_FEATURES = 60_000, 784
+N_ROWS, N_FEATURES = 60_000, 784
 LIMIT = 0.25  #: at most this part of DataLoader's time
 
 
 def seconds(loader: Iterable[Any]) -> float:
     begun = time.perf_counter()
     n_items = sum(len(targets) for _, targets in loader)
-    assert n_items == N_ITEMS
+    assert n_items == N_ROWS
     return time.perf_counter() - begun
 
 
 def main(rounds: int) -> None:
     torch.set_num_threads(1)
-    inputs, targets = torch.rand(N_ITEMS, N_FEATURES), torch.randint(10, (N_ITEMS,))
+    inputs, targets = torch.rand(N_ROWS, N_FEATURES), torch.randint(10, (N_ROWS,))
     with tempfile.TemporaryDirectory() as folder:
         warm, cold = written(Path(folder, "warm.npy"), inputs), written(Path(folder, "cold.npy"), inputs)
         mapped = np.load(warm, mmap_mode="r")
@@ -72,7 +73,7 @@ def main(rounds: int) -> None:
 
 def training(rounds: int) -> None:
     """A step of the MLP by where its batches come from."""
-    inputs, targets = pictures()
+    inputs, targets = pictures(N_ITEMS)
 
     def ours(data: Data) -> Any:
         return learner(mlp(), data, F.cross_entropy, SGD, ZeroGrad())

@@ -20,8 +20,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from overhead import RATE, Quadratic, batches
-from torch import Tensor, nn
+from beside.works import Quadratic, mlp, pictures
+from overhead import RATE, batches
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -38,20 +39,10 @@ MOMENTUM = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 
 
-def mlp() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
-
-
-def pictures() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(N_ITEMS, 784, generator=generator), torch.randint(10, (N_ITEMS,), generator=generator)
-
-
 def loader(seed: int = 0) -> Any:
     """The same batches in the same order for whoever goes through it for the n-th time."""
     generator = torch.Generator().manual_seed(seed)
-    return DataLoader(TensorDataset(*pictures()), BATCH_SIZE, shuffle=True, generator=generator)
+    return DataLoader(TensorDataset(*pictures(N_ITEMS)), BATCH_SIZE, shuffle=True, generator=generator)
 
 
 def plain(model: nn.Module, data: Iterable[Any], loss_func: Any, make: Any) -> Run:
@@ -104,7 +95,7 @@ def digits(make: Any) -> dict[str, Run]:
 
 
 def tensors() -> Data:
-    return Data.from_tensors(*pictures(), batch_size=BATCH_SIZE, seed=0, valid=None)
+    return Data.from_tensors(*pictures(N_ITEMS), batch_size=BATCH_SIZE, seed=0, valid=None)
 
 
 def updates(make: Any) -> dict[str, Run]:

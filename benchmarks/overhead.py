@@ -25,7 +25,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from beside.works import Quadratic, article_items
+from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks import Callback, LearnerProtocol, Metrics, Order, ZeroGrad
@@ -35,18 +36,6 @@ from learner.composition import DEFAULT_CALLBACKS
 N_STEPS = 1000
 TURN = 100  # steps
 RATE = 1e-5
-
-
-class Quadratic(nn.Module):
-    """The article's a * t**2 + b * t + c."""
-
-    def __init__(self):
-        super().__init__()
-        self.params = nn.Parameter(torch.ones(3))
-
-    def forward(self, t: Tensor) -> Tensor:
-        a, b, c = self.params
-        return a * t**2 + b * t + c
 
 
 class EpochListener(Callback):
@@ -64,10 +53,7 @@ class BatchListener(Callback):
 
 
 def batches(n_steps: int) -> list[tuple[Tensor, Tensor]]:
-    torch.manual_seed(2021)
-    t = torch.arange(20).float()
-    speed = torch.rand(20) * 5 + 0.8 * (t - 7.5) ** 2 + 1
-    return [(t, speed)] * n_steps
+    return [article_items()] * n_steps
 
 
 def plain_loop(n_epochs: int, n_steps: int) -> Callable[[], None]:

@@ -96,9 +96,7 @@ class Timed:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
-            self.times.append(
-                time.perf_counter()
-            )  # of the processor: other work on the machine does not count
+            self.times.append(time.perf_counter())
             yield batch
 
 

@@ -27,8 +27,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from lean import BATCH_SIZE, N_ITEMS, loader, mlp, pictures
-from overhead import RATE, Quadratic, batches
+from beside.works import Quadratic, article_items, mlp, pictures
+from lean import BATCH_SIZE, N_ITEMS, loader
+from overhead import RATE
 from torch import nn
 from torch.nn import functional as F
 
@@ -160,7 +161,7 @@ def report(title: str, works: dict[str, Run], rounds: int, n_steps: int, loss_of
 
 
 def article(rounds: int, make: Any, title: str) -> None:
-    data = [on_device(batches(1)[0])] * N_STEPS
+    data = [on_device(article_items())] * N_STEPS
     works = works_of(Quadratic, lambda: data, lambda: Data(data), F.mse_loss, make)
     report(
         f"the article's fit, {title}",
@@ -172,8 +173,9 @@ def article(rounds: int, make: Any, title: str) -> None:
 
 
 def digits(rounds: int, make: Any, title: str, n_added: int = 1) -> None:
-    first = on_device(tuple(each[:BATCH_SIZE] for each in pictures()))
-    tensors = partial(Data.from_tensors, *on_device(pictures()), batch_size=BATCH_SIZE, seed=0)
+    items = on_device(pictures(N_ITEMS))
+    first = tuple(each[:BATCH_SIZE] for each in items)
+    tensors = partial(Data.from_tensors, *items, batch_size=BATCH_SIZE, seed=0)
     works = works_of(mlp, lambda: Moved(loader()), tensors, F.cross_entropy, make, n_added)
     report(
         f"MLP 784-128-10, from tensors, {title}", works, rounds, N_ITEMS // BATCH_SIZE,
