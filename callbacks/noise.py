@@ -42,10 +42,9 @@ class WeightNoise(Callback):
             raise ValueError(f"WeightNoise(std={std!r}): write a number above 0, as 0.01.")
         self.std = std
         self._draws = OwnDraws("WeightNoise", seed)
-        self._kept: list[tuple[nn.Parameter, Tensor]] = []
-        self._noisy: list[
-            tuple[nn.Parameter, Tensor, Tensor]
-        ] = []  # and with it, while there is a validation
+        self._kept: list[tuple[nn.Parameter, Tensor]] = []  # what has noise, as it is without
+        # with its noise and without, while there is a validation in the middle of a batch
+        self._noisy: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         self._weights: list[nn.Parameter] = []  # that had noise last
         self._clean: list[Tensor] | None = None  # of a snapshot that was taken of noisy weights
 

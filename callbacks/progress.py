@@ -20,9 +20,8 @@ REFRESH = 0.1  # seconds: ten times a second is as often as anyone can read
 N_LINES = 20  # lines that are printed however quick the epochs are; after them at most one in LINE_GAP
 LINE_GAP = 1.0  # seconds
 NEVER = math.inf
-SETTING = re.compile(
-    r"lr|(lr|momentum|weight_decay)_\d+"
-)  # of the optimizer, as Metrics and LRMonitor name them
+#: A setting of the optimizer, as Metrics and LRMonitor name it.
+SETTING = re.compile(r"lr|(lr|momentum|weight_decay)_\d+")
 
 
 class Progress(Callback):

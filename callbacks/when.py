@@ -70,6 +70,9 @@ class When(Callback):
         self.every, self.start, self.until = every, start, until
         check_window(self)
         self.order, self.needs = self.plugin.order, self.plugin.needs
+        self._reset()
+
+    def _reset(self) -> None:
         self.heard: list[str] = []  # spans under way whose beginning the plug-in has been told
         self._in_batch = {True: False, False: False}  # is the batch heard, of training and beside it?
 
@@ -127,14 +130,14 @@ class When(Callback):
     # The fit as a whole
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self.heard, self._in_batch = [], {True: False, False: False}
+        self._reset()
         self.plugin.before_fit(learn)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         self.plugin.after_fit(learn)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self.heard, self._in_batch = [], {True: False, False: False}
+        self._reset()
         self.plugin.cleanup_fit(learn)
 
     # Epochs and passes

@@ -120,9 +120,8 @@ class Meter:
         self.epochs: list[dict[tuple[str, str], float]] = []
         self.reads: list[dict[tuple[str, str], float]] = []
         self._step, self._epoch, self._read = new_sums(), new_sums(), new_sums()
-        self._open: list[
-            tuple[str, str] | None
-        ] = []  # under way, outermost first; None for what comes once an epoch
+        # under way, outermost first; None for what comes once an epoch
+        self._open: list[tuple[str, str] | None] = []
         self._inside: list[float] = []  # seconds of those within each
         self._empty = 0.0  # what a clock around nothing tells
         self._empty = self._calibrate()

@@ -43,9 +43,8 @@ class Accuracy:
 
     def compute(self) -> float:
         """NaN where every batch was empty."""
-        return (
-            int(self.n_right) / self.n_answers if self.n_answers else math.nan
-        )  # the pass's one wait for it
+        n_right = int(self.n_right)  # the pass's one wait for it
+        return n_right / self.n_answers if self.n_answers else math.nan
 
 
 accuracy.higher_is_better = True  # type: ignore[attr-defined]

@@ -64,7 +64,32 @@ class AUROC:
         return int(wins) / (2 * n_pairs)
 
 
-class MeanReciprocalRank:
+class RowMean:
+    """What `MeanReciprocalRank` and `NDCG` add up: a value a row, and how many targets are of no use."""
+
+    higher_is_better = True
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self.total: Any = 0.0
+        self.n_rows = 0
+        self.n_foreign: Any = 0
+
+    def add(self, values: Tensor, n_foreign: Tensor) -> None:
+        """See the rows of a batch."""
+        self.total = self.total + values.sum()
+        self.n_rows += len(values)
+        self.n_foreign = self.n_foreign + n_foreign
+
+    def mean(self, title: str) -> Any:
+        """Over all rows; raises as `refuse_foreign`."""
+        refuse_foreign(title, int(self.n_foreign))
+        return self.total / self.n_rows if self.n_rows else math.nan
+
+
+class MeanReciprocalRank(RowMean):
     """Mean over rows of 1 / rank of the first relevant item; a row with nothing relevant counts as 0.
 
     Preds are scores of shape (rows, items); targets the number of the one relevant item of each row, shape
@@ -77,32 +102,18 @@ class MeanReciprocalRank:
             not.
     """
 
-    higher_is_better = True
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.total: Any = 0.0
-        self.n_rows = 0
-        self.n_foreign: Any = 0
-
     def update(self, preds: Tensor, targets: Tensor) -> None:
         scores, relevances, n_foreign = rankings("MeanReciprocalRank", preds, targets)
         relevant = relevances > 0
         best = scores.masked_fill(~relevant, -math.inf).amax(1, keepdim=True)
         rank = 1 + (~relevant & (scores >= best)).sum(1)
-        reciprocals = torch.where(relevant.any(1), 1 / rank.to(relevances.dtype), 0)
-        self.total = self.total + reciprocals.sum()
-        self.n_rows += len(preds)
-        self.n_foreign = self.n_foreign + n_foreign
+        self.add(torch.where(relevant.any(1), 1 / rank.to(relevances.dtype), 0), n_foreign)
 
     def compute(self) -> Any:
-        refuse_foreign("MeanReciprocalRank", int(self.n_foreign))
-        return self.total / self.n_rows if self.n_rows else math.nan
+        return self.mean("MeanReciprocalRank")
 
 
-class NDCG:
+class NDCG(RowMean):
     """Normalized discounted cumulative gain, the mean over rows; a row with nothing relevant counts as 0.
 
     The gain of an item is its relevance, discounted by log2(1 + rank), over that of the best order. Where
@@ -120,18 +131,11 @@ class NDCG:
     Source: Järvelin & Kekäläinen 2002; ties as McSherry & Najork 2008, section 2.6.
     """
 
-    higher_is_better = True
-
     def __init__(self, k: int | None = None):
         if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
             raise ValueError(f"NDCG(k={k!r}): give a whole number of places, from 1, or None for all.")
         self.k, self.name = k, "ndcg" if k is None else f"ndcg_at_{k}"
-        self.reset()
-
-    def reset(self) -> None:
-        self.total: Any = 0.0
-        self.n_rows = 0
-        self.n_foreign: Any = 0
+        super().__init__()
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
         scores, relevances, n_foreign = rankings(self.name, preds, targets)
@@ -144,13 +148,10 @@ class NDCG:
         above_or_tied = torch.searchsorted(ordered, -scores, right=True)
         gained = relevances * (summed[above_or_tied] - summed[above]) / (above_or_tied - above)
         best = (relevances.sort(1, descending=True).values * discounts).sum(1)
-        self.total = self.total + torch.where(best > 0, gained.sum(1) / best, 0).sum()
-        self.n_rows += len(preds)
-        self.n_foreign = self.n_foreign + n_foreign
+        self.add(torch.where(best > 0, gained.sum(1) / best, 0), n_foreign)
 
     def compute(self) -> Any:
-        refuse_foreign(self.name, int(self.n_foreign))
-        return self.total / self.n_rows if self.n_rows else math.nan
+        return self.mean(self.name)
 
     def _discounts(self, n_places: int) -> Tensor:
         places = torch.arange(n_places, dtype=torch.float64)

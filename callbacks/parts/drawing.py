@@ -64,17 +64,14 @@ def draw_lines(ax: Axes, steps: Sequence[int], values: Tensor, names: Sequence[s
     ax.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 
 
-def draw_histograms(
-    steps: Sequence[int], shares: Tensor, names: Sequence[str], highest: float, lowest: float = 0.0
-) -> Figure:
+def draw_histograms(steps: Sequence[int], shares: Tensor, names: Sequence[str], highest: float) -> Figure:
     """Draw a picture for each layer: steps to the right, values upwards, brightness as the share, in powers.
 
     Args:
         steps: the recorded steps.
         shares: shape (steps, layers, bins), in [0, 1].
         names: the layers.
-        highest: the upper edge of the last bin.
-        lowest: the lower edge of the first.
+        highest: the upper edge of the last bin; the first begins at 0.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.image import AxesImage
@@ -90,7 +87,7 @@ def draw_histograms(
             image = ax.imshow(
                 shares[:, n].T.clamp(min=FAINTEST).numpy(),
                 norm=LogNorm(FAINTEST, 1),
-                extent=(0, len(steps), lowest, highest),
+                extent=(0, len(steps), 0, highest),
                 origin="lower",
                 aspect="auto",
                 cmap="magma",

@@ -143,7 +143,7 @@ def check_used(self: Any, learn: LearnerProtocol) -> None:
 
 
 def disarm(self: Any, learn: LearnerProtocol) -> None:
-    """After a batch, and before a validation that comes in the middle of one, mix no loss."""
+    """After a batch, mix no loss."""
     self._mixing.disarm()
 
 

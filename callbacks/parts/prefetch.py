@@ -156,10 +156,8 @@ class CudaLane:
     def hand_over(self, tensors: Sequence[Tensor]) -> None:
         compute = torch.cuda.current_stream(self.device)
         compute.wait_stream(self.stream)
-        for tensor in tensors:
-            tensor.record_stream(
-                compute
-            )  # else its memory would be the lane's again while it is computed with
+        for tensor in tensors:  # else their memory would be the lane's again while it is computed with
+            tensor.record_stream(compute)
 
     def reached(self) -> Event:
         event = torch.cuda.Event(blocking=True)

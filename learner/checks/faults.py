@@ -43,7 +43,10 @@ def warn(warning: LearnerWarning) -> None:
 OURS = ("callbacks", "learner", "contextlib")
 
 
-def listed(names: Sequence[str], n_shown: int = 5) -> str:
+N_LISTED = 5
+
+
+def listed(names: Sequence[str]) -> str:
     """Some names in a row, and how many more there are."""
-    shown = ", ".join(names[:n_shown])
-    return shown if len(names) <= n_shown else f"{shown} and {len(names) - n_shown} more"
+    shown = ", ".join(names[:N_LISTED])
+    return shown if len(names) <= N_LISTED else f"{shown} and {len(names) - N_LISTED} more"
