@@ -2,125 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import traceback
-from collections.abc import Callable, Iterator
-from difflib import get_close_matches
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def suggest_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse an unknown keyword with the one that was probably meant."""
-    return refusing(function, ())
-
-
-def suggest_keywords_beside(*others: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """The same for a function of any keywords, that hands these on."""
-    return lambda function: refusing(function, others)
-
-
-def refusing(function: Callable[P, R], others: tuple[str, ...]) -> Callable[P, R]:
-    """The function, for which a keyword that is neither its own nor among the others is an error."""
-    found = inspect.signature(function).parameters.values()
-    own = [each.name for each in found if each.name not in ("self", "cls") and each.kind != each.VAR_KEYWORD]
-    title = "Learner" if function.__name__ == "__init__" else function.__name__
-
-    @wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in own and name not in others:
-                raise TypeError(
-                    f"{title}() has no argument {name!r}.{hint_for(name, own, title)} There are: "
-                    f"{', '.join((*own, *others))}."
-                )
-        return function(*args, **kwargs)
-
-    return checked
-
-
-def hint_for(name: str, own: list[str], title: str) -> str:
-    """What to write in place of a keyword that is none, as a part of a message; empty where unknown."""
-    if (title, name) in CURES:
-        return f" {CURES[title, name]}"
-    meant = [other for other in OTHER_KEYWORDS.get(name, ()) if other in own]
-    if not meant and name in RATE_KEYWORDS:
-        return f" {RATE_HINT}"
-    if name in DECAY_KEYWORDS:
-        return " Weight decay is the optimizer's, as in partial(torch.optim.AdamW, weight_decay=0.01)."
-    meant = meant or get_close_matches(name, own, n=1)
-    return f" Did you mean {meant[0]}?" if meant else ""
-
-
-#: What the methods that fit by a schedule hand on.
-HANDED_ON = ("resume", "allow", "n_batches")
-RATE_KEYWORDS = ("lr", "lr_max", "max_lr", "learning_rate")
-DECAY_KEYWORDS = ("wd", "weight_decay")
-RATE_HINT = (
-    "The rate is the optimizer's, as in optimizer=partial(torch.optim.Adam, lr=1e-3), or that of a schedule, "
-    "as in learn.fit_one_cycle(5, 1e-3)."
-)
-
-# What other frameworks call the same thing.
-OTHER_KEYWORDS = {
-    "dls": ("data",),
-    "dataloaders": ("data",),
-    "loss_fn": ("loss_func",),
-    "criterion": ("loss_func",),
-    "loss": ("loss_func",),
-    "opt_func": ("optimizer",),
-    "opt": ("optimizer",),
-    "cbs": ("callbacks",),
-    "epochs": ("n_epochs",),
-    "n_epoch": ("n_epochs",),
-    "max_epochs": ("n_epochs",),
-    "num_epochs": ("n_epochs",),
-    "lr": ("lr_max", "base_lr"),
-    "max_lr": ("lr_max", "lr", "end"),
-    "lr_max": ("lr", "base_lr"),
-    "learning_rate": ("lr_max", "lr", "base_lr"),
-    "final_div": ("div_final",),
-    "div_factor": ("div",),
-    "final_div_factor": ("div_final",),
-    "start_lr": ("start",),
-    "end_lr": ("end",),
-    "num_it": ("n_steps",),
-    "num_training": ("n_steps",),
-    "min_lr": ("start",),
-    "dl": ("loader",),
-    "dataloader": ("loader",),
-    "bs": ("batch_size",),
-    "valid_pct": ("valid",),
-    "val": ("valid",),
-    "validation_split": ("valid",),
-    "train_ds": ("train",),
-    "valid_ds": ("valid",),
-}
-
-# What has no argument of its own, by the function's name and the keyword.
-DEVICE = "A device is the plug-in's: callbacks=[DevicePlacement('cuda')]."
-SCHEDULE = "A schedule is a plug-in, as TorchScheduler(...), or a method, as learn.fit_one_cycle(...)."
-CURES = {
-    ("Learner", "device"): DEVICE,
-    ("Learner", "scheduler"): SCHEDULE,
-    ("Learner", "lr_scheduler"): SCHEDULE,
-    ("Learner", "wd_bn_bias"): "It is decay_norms=False.",
-    ("Learner", "seed"): "Seed torch before the model is made, with torch.manual_seed(0).",
-    ("from_tensors", "n_inputs"): "Several inputs are a tuple: Data.from_tensors((first, second), targets).",
-    ("from_tensors", "num_workers"): "Tensors are batched by index, without workers.",
-    (
-        "from_datasets",
-        "seed",
-    ): "The order is drawn from torch's random state: write torch.manual_seed(0) before, "
-    "or pass generator=torch.Generator().manual_seed(0).",
-}
 
 
 def check_model(model: Any) -> nn.Module:
@@ -201,9 +89,7 @@ def make_optimizer(factory: Any, parameters: list[Any]) -> Any:
             f"optimizer is {factory!r} ({type(factory).__name__}): pass partial(torch.optim.SGD, lr=0.1), "
             "or an optimizer."
         )
-    if (
-        not parameters
-    ):  # all are frozen, which is told with counts before a fit; a learner for prediction needs no optimizer
+    if not parameters:  # all are frozen, which is told with counts before a fit; to predict needs none
         return None
     try:
         made = factory(parameters)

@@ -16,7 +16,7 @@ from callbacks.progress import Progress
 from callbacks.recorder import Recorder
 from callbacks.registry import Callbacks, as_plugins, describe
 from callbacks.when import unwrapped
-from learner.arguments import RATE_HINT
+from learner.keywords import RATE_HINT
 
 #: The plug-ins of every learner that is not told otherwise.
 DEFAULT_CALLBACKS = (ZeroGrad, DevicePlacement, StopOnNaN, Metrics, Recorder, Progress)

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from learner.arguments import suggest_keywords, suggest_keywords_beside
 from learner.batching import Order, TensorLoader
 from learner.holdout import hold_out
+from learner.keywords import suggest_keywords, suggest_keywords_beside
 from learner.loaders import Batches, check_batches, check_dataset, describe_loader, is_function
 from learner.seeded import Seeded
 from learner.tensors import (

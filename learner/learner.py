@@ -22,7 +22,6 @@ from learner.arguments import (
     check_loss_func,
     check_model,
     check_n_epochs,
-    suggest_keywords,
 )
 from learner.checks import preflight
 from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, found_in, listeners_of, with_defaults
@@ -30,6 +29,7 @@ from learner.data import as_data
 from learner.explain import explain
 from learner.groups import Splitter
 from learner.interrupt import interruptible
+from learner.keywords import suggest_keywords
 from learner.loop import Loop
 from learner.other_words import tells_other_words
 from learner.resumption import Resume

@@ -12,13 +12,14 @@ from callbacks.param_scheduler import ParamScheduler
 from callbacks.parts import hyperparameters
 from callbacks.parts.settings import is_number
 from learner import batch_size, groups, schedule_plot
-from learner.arguments import HANDED_ON, suggest_keywords, suggest_keywords_beside
+from learner.keywords import suggest_keywords, suggest_keywords_beside
 from learner.loop import Loop
 from learner.lr_find import LRSearch, search
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+HANDED_ON = ("resume", "allow", "n_batches")  # by the methods that fit by a schedule
 Rate = float | slice
 Momentums = tuple[float, float, float]
 
