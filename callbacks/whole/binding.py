@@ -175,10 +175,7 @@ class Binding:
         """What has another value than there, in words."""
         for (key, value, holder), (_, before, _) in zip(self.watch, other.watch, strict=False):
             if value is not before and not isinstance(value, Tensor):
-                owner = next(
-                    (type(each).__name__ for each in self.modules if vars(each) is holder), "the model"
-                )
-                return f"{key!r} of {owner}"
+                return self.watch.told(key, holder)
         return "a setting of the model or the optimizer"
 
     def gather(self) -> None:

@@ -18,7 +18,6 @@ from callbacks.whole.pending import Pending, change_buffers, pending_of, run
 from callbacks.whole.program import Program, Step, Unused
 from callbacks.whole.proof import Different, Judge, compare_step, kind_of, ordinary_step
 from callbacks.whole.stock import Stock
-from callbacks.whole.watch import Traces
 
 #: Steps of each program that are compared: momentum begins in the first, and is used in the second.
 N_PROVEN = 2
@@ -227,7 +226,6 @@ class Maker:
     def _make(self, learn: Any, binding: Binding, leaves: list[Any]) -> tuple[Binding, Program]:
         """A program; where parameters have no part in the loss, it is made without them."""
         spec = pytree.tree_structure((learn.inputs, learn.targets))
-        traces = Traces(binding.modules)
         try:
             program = make_program(
                 Step(binding.sources, spec, leaves), binding.flat(leaves), self.backend, N_PROVEN
@@ -242,11 +240,9 @@ class Maker:
             binding.gather()
             return self._make(learn, binding, leaves)
         finally:
-            left, key = traces.put_back(), binding.watch.changed()
+            left = binding.watch.put_back()
         if left:
-            raise Unfit(f"the forward pass changes {left}, which is neither parameter nor buffer")
-        if key is not None:
-            raise Unfit(f"the forward pass or the loss changes {key!r} of a list, a dict or the globals")
+            raise Unfit(f"the forward pass or the loss changes {left}, which is neither parameter nor buffer")
         self.seconds += program.seconds
         return binding, program
 

@@ -50,7 +50,8 @@ class Watch:
         # holders of values; for each what gives a value by its key, the keys, and the values
         self._held: list[tuple[Any, Callable[[Any], Any], list[Any], list[Any]]] = []
         self._sized: list[Any] = []  # what modules hold, and tables
-        self._tables: list[tuple[dict[Any, Any], int]] = []
+        self._caches: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._titles: dict[int, str] = {}  # of modules, by their dicts
         self._seen: set[int] = set()
         for module in modules:
             self._add_module(module)
@@ -67,19 +68,25 @@ class Watch:
         except (IndexError, AttributeError, ValueError):  # it is gone
             return False
 
-    def changed(self) -> Any:
-        """The key of something that has another value than it had; it is put back, where it can be."""
-        found = None
-        for table, size in self._tables:
-            for key in list(table)[size:]:  # a dict keeps the order in which keys came
-                found = key
-                del table[key]
+    def put_back(self) -> str:
+        """Put back what has changed, where it can be; gives one of it, in words, or nothing."""
+        found = ""
+        for holder, size in zip(self._sized, self._sizes, strict=True):
+            for key in added(holder, size):
+                found = self.told(key, holder)
+                del holder[key]
         for holder, get, keys, values in self._held:
             for key, value in zip(keys, values, strict=True) if isinstance(holder, (dict, list)) else ():
                 if get(key) is not value:
-                    found = key
+                    found = self.told(key, holder)
                     holder[key] = value
+        for own, kept in self._caches:
+            own.update(kept)
         return found
+
+    def told(self, key: Any, holder: Any) -> str:
+        """In words what stands there."""
+        return f"{key!r} of {self._titles.get(id(holder), 'a list, a dict or the globals')}"
 
     def __iter__(self) -> Iterator[tuple[Any, Any, Any]]:
         """Each as key, value and holder."""
@@ -90,9 +97,12 @@ class Watch:
         own = vars(module)
         keys = [key for key in own if key not in EVERY and key not in CACHES]
         self._add_dict(own, keys)
-        for name in HELD:
-            self._add_dict(own[name], list(own[name]))
-        self._sized += [own, *(own[name] for name in HELD)]
+        held = [own[name] for name in HELD]
+        for each in held:
+            self._add_dict(each, each)
+        self._sized += [own, *held]
+        self._titles |= dict.fromkeys(map(id, (own, *held)), type(module).__name__)
+        self._caches.append((own, {key: own[key] for key in CACHES if key in own}))
         for key in keys:
             self._look(own[key], DEPTH)
         self._add_class(type(module), "forward")
@@ -144,7 +154,6 @@ class Watch:
         if len(holder) > N_ENTRIES or isinstance(holder, (set, frozenset)):
             return
         if isinstance(holder, dict):
-            self._tables.append((holder, len(holder)))
             self._add_dict(holder, list(holder))
         elif isinstance(holder, list):
             self._add(holder, holder.__getitem__, list(range(len(holder))), list(holder))
@@ -190,33 +199,11 @@ def has_contents(cell: Any) -> bool:
         return False
 
 
-class Traces:
-    """What the modules hold now, to find what running them changes."""
-
-    def __init__(self, modules: Iterable[nn.Module]):
-        self._before = [(each, dict(vars(each))) for each in modules]
-        self._lists = [
-            (each, key, value, len(value))
-            for each, own in self._before
-            for key, value in own.items()
-            if isinstance(value, list)
-        ]
-
-    def put_back(self) -> str:
-        """Put back what has changed; gives one of it, in words, or nothing."""
-        found = ""
-        for module, key, value, size in self._lists:
-            if len(value) > size:
-                del value[size:]
-                found = f"the list {key!r} of {type(module).__name__}"
-        for module, before in self._before:
-            own = vars(module)
-            for key in [key for key in own if key not in before or own[key] is not before[key]]:
-                if key not in CACHES:
-                    found = f"{key!r} of {type(module).__name__}"
-                del own[key]
-            own.update(before)
-        return found
+def added(holder: Any, size: int) -> list[Any]:
+    """Keys of a dict that came after so many; such places of a list, the last one first."""
+    if isinstance(holder, dict):
+        return list(holder)[size:]  # a dict keeps the order in which keys came
+    return list(range(len(holder) - 1, size - 1, -1)) if isinstance(holder, list) else []
 
 
 def hooks_of(model: nn.Module, loss_func: Any) -> list[tuple[str, Any]]:

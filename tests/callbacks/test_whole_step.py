@@ -1128,6 +1128,25 @@ def test_a_list_that_the_forward_pass_changes_falls_back():
     assert_falls_back("changes 'n' of a list, a dict", model=Listing())
 
 
+@pytest.mark.parametrize("holder", [list, dict])
+def test_what_the_forward_pass_adds_is_there_once_a_step_and_no_tensor_without_values(holder):
+    class Adding(nn.Linear):
+        def __init__(self):
+            super().__init__(1, 1, dtype=torch.float64)
+            self.seen = holder()
+
+        def forward(self, input):  # noqa: A002
+            found = super().forward(input)
+            self.seen.update({len(self.seen): found}) if holder is dict else self.seen.append(found)
+            return found
+
+    torch.manual_seed(0)
+    learn = assert_falls_back("of a list, a dict", model=Adding())
+    seen = list(learn.model.seen.values() if holder is dict else learn.model.seen)
+    assert {type(each) for each in seen} == {torch.Tensor}
+    assert len(seen) == learn.global_step
+
+
 class Bending(nn.Module):
     """Uses a part for large batches alone."""
 
@@ -1256,8 +1275,8 @@ class Drawing(nn.Linear):
     ("kind", "reason"),
     [
         (Branching, "a program of it cannot be made"),
-        (Counting, "the forward pass changes 'n' of Counting"),
-        (Remembering, "the forward pass changes 'last' of Remembering"),
+        (Counting, "changes 'n' of Counting"),
+        (Remembering, "changes 'last' of Remembering"),
         (Drawing, "draws random numbers of python"),
     ],
 )
