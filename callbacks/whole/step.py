@@ -56,9 +56,10 @@ class WholeStep(Callback):
     Python or NumPy; a loss that reads weights of the model by itself; a parameter that is none of the
     model's; hooks on the optimizer's step; no C++ compiler.
     Looked at before each step are attributes, entries of lists, dicts and objects that layers or the loss
-    hold (of up to 64 entries, else their number), and the closures and global variables that `forward` and
-    the loss read. What they read in another way, as the content of a file, is read once, when the program is
-    made. Weights that are written to by `.data` between forward and step are not seen to have changed.
+    hold (of up to 64 entries, else their number), and the closures, global variables, and settings of classes
+    and modules that `forward`, what it calls of the model, and the loss name. What they read in another way,
+    as the content of a file or of a NumPy array, is read once, when the program is made. Weights that are
+    written to by `.data` between forward and step are not seen to have changed.
 
     On a GPU the program is a CUDA graph. That has never run on one.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from operator import is_
-from types import FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -116,21 +117,27 @@ class Watch:
             self._held.append((holder, get, keys, values))
 
     def _add_class(self, kind: type, *methods: str) -> None:
-        """Settings that a class has for all, and these methods; of classes of the user's."""
+        """Settings that a class of the user's has for all, these methods, and those that they name."""
+        names = reached(kind, methods)
         for each in kind.__mro__:
-            if not is_foreign(each.__module__) and self._is_new(each):
-                own = vars(each)
-                kept = [key for key, value in own.items() if is_setting(value) and not key.startswith("__")]
-                kept += [key for key in methods if isinstance(own.get(key), FunctionType)]
-                self._add(each, own.get, kept, [own[key] for key in kept])
-                for key in kept:
-                    self._look(own[key], DEPTH - 1)
+            if is_foreign(each.__module__):
+                continue
+            own = vars(each)
+            kept = [key for key in names if id(code_of(own.get(key))) not in {*self._seen, id(None)}]
+            if self._is_new(each):
+                kept += [key for key, value in own.items() if is_setting(value) and not key.startswith("__")]
+            self._add(each, own.get, kept, [own[key] for key in kept])
+            for key in kept:
+                self._look(code_of(own[key]) or own[key], DEPTH - 1)
 
     def _look(self, value: Any, depth: int) -> None:
         """What is within a value that another one holds."""
+        if isinstance(value, type):  # a table of settings, or a function of autograd's
+            self._add_class(value, "forward", "backward", "__call__")
+            return
         if depth < 0 or is_value(value) or not self._is_new(value):
             return
-        if isinstance(value, (Tensor, nn.Module, type, ModuleType)):
+        if isinstance(value, (Tensor, nn.Module, ModuleType)):
             return
         if isinstance(value, (list, tuple, set, frozenset, dict)):
             self._look_into(value, depth)
@@ -165,14 +172,23 @@ class Watch:
         if is_foreign(function.__module__ or ""):
             return
         known = function.__globals__
-        names = [name for name in function.__code__.co_names if name in known]
-        self._add_dict(known, [name for name in names if is_setting(known[name])])
         filled = [cell for cell in function.__closure__ or () if has_contents(cell)]
         for cell in filled:
             self._add(cell, partial(getattr, cell), ["cell_contents"], [cell.cell_contents])
-        within = [known[name] for name in names] + [cell.cell_contents for cell in filled]
+        within = self._add_named(known, names_of(function.__code__))
+        within += [cell.cell_contents for cell in filled]
         for each in [*within, *(function.__defaults__ or ()), function.__kwdefaults__]:
             self._look(each, depth - 1)
+
+    def _add_named(self, known: dict[str, Any], names: list[str], depth: int = 1) -> list[Any]:
+        """Of what code names, the settings among global variables, and all that is there; so in modules."""
+        there = {name: known[name] for name in names if name in known}
+        self._add_dict(known, [name for name, value in there.items() if is_setting(value)])
+        found = list(there.values())
+        for each in there.values():
+            if depth and isinstance(each, ModuleType) and not is_foreign(each.__name__):
+                found += self._add_named(vars(each), names, depth - 1)
+        return found
 
     def _is_new(self, value: Any) -> bool:
         if id(value) in self._seen:
@@ -184,6 +200,31 @@ class Watch:
 def is_foreign(module: str) -> bool:
     """Is it code of torch, or of Python?"""
     return (module or "").partition(".")[0] in FOREIGN
+
+
+def code_of(value: Any) -> FunctionType | None:
+    """The function within a method, property or decorated one; None for what is none."""
+    value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    value = inspect.unwrap(value) if callable(value) else value
+    return value if isinstance(value, FunctionType) else None
+
+
+def names_of(code: CodeType) -> list[str]:
+    """Which names code has, that of functions and comprehensions in it included."""
+    within = [names_of(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return list(dict.fromkeys([*code.co_names, *(name for names in within for name in names)]))
+
+
+def reached(kind: type, methods: Iterable[str]) -> list[str]:
+    """These methods of a class, and all that they name."""
+    found, left = [], list(methods)
+    while left:
+        name = left.pop()
+        function = None if name in found else code_of(inspect.getattr_static(kind, name, None))
+        if function is not None and not is_foreign(function.__module__ or ""):
+            found.append(name)
+            left += names_of(function.__code__)
+    return found
 
 
 def is_setting(value: Any) -> bool:

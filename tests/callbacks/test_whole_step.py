@@ -9,6 +9,7 @@ import shutil
 import warnings
 import weakref
 from functools import partial
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -821,14 +822,14 @@ def group_of(learn):
     return learn.optimizer.param_groups[0]
 
 
-def as_ordinary_with(function, event="before_batch", *others, make_loss=None, **options):
+def as_ordinary_with(function, event="before_batch", *others, make_loss=None, make_model=Settled, **options):
     """A fit with this change in it, once with WholeStep and once without."""
 
     def fit(doer):
         SCALE_WAS = globals()["SCALE"]  # noqa: N806
         loss_func = F.mse_loss if make_loss is None else make_loss()
         learn = learner_of(
-            once(function, event)(), *(make() for make in others), doer=doer, model=Settled(),
+            once(function, event)(), *(make() for make in others), doer=doer, model=make_model(),
             loss_func=loss_func, **options,
         )  # fmt: skip
         learn.fit(N_EPOCHS)
@@ -870,6 +871,71 @@ def test_a_setting_of_a_class_is_read(monkeypatch):
         return F.mse_loss
 
     as_ordinary_with(change, make_loss=reset)
+
+
+class Table:
+    """Settings of a whole training, as many keep them."""
+
+    scale = 1.0
+
+
+class Reversed(torch.autograd.Function):
+    """Its gradient is scaled by a setting of its class."""
+
+    slope = 1.0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0] * Reversed.slope
+
+
+settings = ModuleType("settings_of_a_user")
+
+
+class Tabled(Settled):
+    """Reads settings in a method that `forward` calls."""
+
+    def forward(self, x):
+        return self.mix(super().forward(x)) * self.late_scale
+
+    @property
+    def late_scale(self):
+        return settings.late
+
+    def mix(self, x):
+        return sum(Reversed.apply(x) * each * Table.scale for each in (0.2, 0.3, 0.5)) * self.shared(settings)
+
+    @staticmethod
+    def shared(where):
+        return settings.scale()
+
+
+def shared_scale():
+    return SCALE
+
+
+@pytest.mark.parametrize(
+    ("holder", "name"), [(Table, "scale"), (Reversed, "slope"), (settings, "late"), (None, "SCALE")]
+)
+def test_settings_of_classes_and_modules_that_the_code_names_are_read(holder, name, monkeypatch):
+    monkeypatch.setattr(settings, "late", 1.0, raising=False)
+    monkeypatch.setattr(settings, "scale", shared_scale, raising=False)
+
+    def to(value):
+        if holder is None:
+            globals()[name] = value
+        else:
+            monkeypatch.setattr(holder, name, value)
+
+    def as_ever():
+        to(1.0)
+        return F.mse_loss
+
+    as_ordinary_with(lambda learn: to(0.5), make_loss=as_ever, make_model=Tabled)
 
 
 @pytest.mark.parametrize(
