@@ -61,6 +61,10 @@ class ScalarLogger(Callback):
         write: gets numbers by name, and the global step.
         every: how often; the default is the end of each epoch. With `"50 steps"` it is the loss before the
             update and the rates of each 50th step as well; that waits for the device.
+
+    Raises:
+        TypeError: `write` cannot be called.
+        ValueError: `every` is no such interval.
     """
 
     order = Order.REPORT

@@ -24,22 +24,7 @@ PIECES = (
 
 
 def save(learn: Any, path: str | Path, at: At | None = None) -> Path:
-    """Write all that decides the future of a learner into one file.
-
-    Args:
-        learn: the learner.
-        path: the file; one that is there is replaced, when the new one is whole on disk.
-        at: where the fit is, for a file from which a fit can go on: after a batch, after an epoch, or at an
-            end that a cancel has made. None: a file to load by hand.
-
-    Returns:
-        The file's absolute path.
-
-    Raises:
-        FloatingPointError: weights are NaN or infinite.
-        TypeError: a plug-in's state holds something that is no plain data.
-        OSError: the file cannot be written.
-    """
+    """Do what `Learner.save` tells."""
     path = Path(path).absolute()
     check_finite(learn.model, path)
     if at is not None:

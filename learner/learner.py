@@ -170,7 +170,7 @@ class Learner(Tuning):
 
     @contextmanager
     def added(self, *callbacks: Plugin) -> Iterator[Learner]:
-        """Have these plug-ins as well, within the block."""
+        """Have these plug-ins as well, within the block; `callbacks` are instances or classes."""
         before = self._callbacks
         self.add_callbacks(*callbacks)
         new = [plugin for plugin in self._callbacks if plugin not in before]
@@ -274,7 +274,8 @@ class Learner(Tuning):
         Args:
             path: the file; it is replaced when the new one is whole on disk. `torch.load(path)["model"]` are
                 the weights and buffers.
-            at: of a plug-in that saves: where the fit is, so that `fit(resume="auto")` can go on from there.
+            at: of a plug-in that saves: where the fit is, so that `fit(resume="auto")` can go on from there:
+                after a batch, after an epoch, or at an end that a cancel has made. None: to load by hand.
 
         Returns:
             The file's absolute path.

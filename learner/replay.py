@@ -27,20 +27,9 @@ KIND = "step"  # of file; a checkpoint has none
 
 
 def write(learn: Any, path: str | Path, begin: dict[str, Any]) -> Path:
-    """Write the step under way, in which an error came up.
+    """Do what `Learner.save_step` tells.
 
     What cannot be kept, as objects in a batch, is left out, and named in the file.
-
-    Args:
-        learn: the learner, with its `error`.
-        path: the file; one that is there is replaced.
-        begin: of the step's beginning: `random` states, `inputs`, `targets` and `global_step`.
-
-    Returns:
-        The file's absolute path.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     path = Path(path).absolute()
     left_out: list[str] = []

@@ -99,9 +99,9 @@ class Tuning(Loop):
         callbacks: Any = (),
         **settings: Any,
     ) -> History:
-        """Train at one rate up to the share `pct_start`, then along a cosine down to `lr / div_final`.
+        """Train `n_epochs` epochs at one rate, up to the share `pct_start`, then down along a cosine.
 
-        The other arguments and results are those of `fit_one_cycle`.
+        It ends at `lr / div_final`. The other arguments, results and errors are those of `fit_one_cycle`.
         """
         check_above(1, "fit_flat_cos", div_final=div_final)
         schedules = {"lr": [flat_cos(rate, rate / div_final, pct_start) for rate in self._rates(lr)]}
@@ -118,10 +118,11 @@ class Tuning(Loop):
         callbacks: Any = (),
         **settings: Any,
     ) -> History:
-        """Train by cosines with warm restarts, each cycle `cycle_mult` times as long as the one before.
+        """Train by `n_cycles` cosines from `lr_max` to 0, each `cycle_mult` times as long as the one before.
 
         `cycle_len` is the first one's number of epochs. Loshchilov and Hutter 2017, "SGDR: Stochastic
-        gradient descent with warm restarts". The other arguments and results are those of `fit_one_cycle`.
+        gradient descent with warm restarts". The other arguments, results and errors are those of
+        `fit_one_cycle`.
         """
         for name, value in (("n_cycles", n_cycles), ("cycle_len", cycle_len), ("cycle_mult", cycle_mult)):
             if type(value) is not int or value < 1:
@@ -232,7 +233,7 @@ class Tuning(Loop):
         groups.freeze_to(self, n, train_norms)
 
     def freeze(self, *, train_norms: bool = True) -> None:
-        """Train the last layer group alone.
+        """Train the last layer group alone; `train_norms` as of `freeze_to`.
 
         Raises:
             ValueError: there is only one.

@@ -76,6 +76,21 @@ class Cut(Callback):
             raise ZeroDivisionError("cut")
 
 
+class Interrupt(Callback):
+    """Ask for an end in a batch, as Ctrl-C does, so that a checkpoint is written there."""
+
+    order = Order.PREPARE
+
+    def __init__(self, at: int):
+        super().__init__()
+        self.at, self.n = at, 0
+
+    def after_pred(self, learn: Any) -> None:
+        self.n += 1
+        if self.n == self.at:
+            learn.interrupted = "interrupted by a test"
+
+
 class Cycle(OneCycleLR):
     """One cycle, of another length than the fit: of torch's own that would be told."""
 

@@ -15,6 +15,11 @@ def line_batches(n_batches: int = 3, batch_size: int = 4) -> list[tuple[Tensor, 
     return [(each, 2 * each + 1) for each in inputs]
 
 
+def notes(error: BaseException) -> str:
+    """What was noted on an error."""
+    return "\n".join(getattr(error, "__notes__", []))
+
+
 def title_of(thing: object) -> str:
     """The repr without its address, which differs between the workers of a parallel run."""
     return re.sub(r" at 0x\w+", "", repr(thing))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from resumed import differs, make, outcome
+from resumed import Interrupt, differs, make, outcome
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
@@ -290,21 +290,6 @@ def test_after_the_fit_the_weights_can_be_asked_for_and_the_averages_had_for_a_b
 
 
 # Cut and gone on with -------------------------------------------------------------------------------------
-
-
-class Interrupt(Callback):
-    """Ask for an end in a batch, as Ctrl-C does, so that a checkpoint is written there."""
-
-    order = Order.PREPARE
-
-    def __init__(self, at):
-        super().__init__()
-        self.at, self.n = at, 0
-
-    def after_pred(self, learn):
-        self.n += 1
-        if self.n == self.at:
-            learn.interrupted = "interrupted by a test"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from resumed import Noisy, differs, make, outcome
+from resumed import Interrupt, Noisy, differs, make, outcome
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
@@ -20,11 +20,9 @@ from torch.utils.data import DataLoader
 from callbacks import (
     EMA,
     SWA,
-    Callback,
     EarlyStopping,
     LearnerWarning,
     LRMonitor,
-    Order,
     ParamScheduler,
     TorchScheduler,
     When,
@@ -193,21 +191,6 @@ def test_an_error_while_statistics_are_measured_gives_the_trained_weights_back()
 
 
 # Cut and gone on with -------------------------------------------------------------------------------------
-
-
-class Interrupt(Callback):
-    """Ask for an end in a batch, as Ctrl-C does."""
-
-    order = Order.PREPARE
-
-    def __init__(self, at):
-        super().__init__()
-        self.at, self.n = at, 0
-
-    def after_pred(self, learn):
-        self.n += 1
-        if self.n == self.at:
-            learn.interrupted = "interrupted by a test"
 
 
 def made(folder, *plugins, seed=0):

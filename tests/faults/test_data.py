@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import line_batches
+from tiny import line_batches, notes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
@@ -15,10 +15,6 @@ from callbacks import Callback, CancelTrain, DevicePlacement, LearnerWarning, Ze
 from learner import Data, Learner, TensorLoader
 
 SGD = partial(torch.optim.SGD, lr=0.01)
-
-
-def notes(error: BaseException) -> str:
-    return "\n".join(getattr(error, "__notes__", []))
 
 
 def data_set(n_items: int) -> TensorDataset:

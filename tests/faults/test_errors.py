@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 import torch
-from tiny import line_batches
+from tiny import line_batches, notes
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,10 +31,6 @@ from callbacks import (
     on,
 )
 from learner import Data
-
-
-def notes(error: BaseException) -> str:
-    return "\n".join(getattr(error, "__notes__", []))
 
 
 class Probe(Callback):

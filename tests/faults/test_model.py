@@ -53,10 +53,6 @@ def learner_of(preds: tuple[int, ...], targets: Tensor | tuple[int, ...], loss_f
     return Learner(Shaped(preds), data, loss_func, SGD, **options)
 
 
-def notes(error: BaseException) -> str:
-    return "\n".join(getattr(error, "__notes__", []))
-
-
 @pytest.mark.parametrize("loss_func", ELEMENTWISE, ids=title_of)
 def test_case_85_a_column_against_a_row_is_an_error_for_every_loss_of_torch(loss_func):
     learn = learner_of((4, 1), (4,), loss_func)
