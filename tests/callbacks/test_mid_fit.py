@@ -189,7 +189,6 @@ def test_a_precision_that_is_changed_to_fp16_gets_its_scale():
     learn = learner_of(
         line().float(),
         MixedPrecision("bf16"),
-        at("before_epoch", 0, 0, lambda learn: setattr(learn.callbacks.mixed_precision, "precision", "fp16")),
         at("after_backward", 1, 1, lambda learn: norms.append(learn.model.weight.grad.abs().item())),
         after_epoch(0, lambda learn: setattr(learn.callbacks.mixed_precision, "precision", "fp16")),
         data=Data(line_batches(N_BATCHES)),
@@ -395,14 +394,13 @@ def test_a_buffer_that_a_bad_batch_has_replaced_comes_back():
 
 
 def test_a_parameter_that_is_replaced_in_mid_pass_is_looked_at():
-    updates, flow, stats = WeightUpdates("weight"), GradientFlow("weight"), ActivationStats("1")
+    updates, flow, stats = WeightUpdates("1.weight"), GradientFlow("1.weight"), ActivationStats("1")
     model = nn.Sequential(nn.Identity(), line())
 
     def replace(learn):
         learn.model[1] = line()
         learn.optimizer = SGD(learn.model.parameters(), lr=0.1)
 
-    updates, flow = WeightUpdates("1.weight"), GradientFlow("1.weight")
     learner_of(model, updates, flow, stats, at("before_batch", 0, 1, replace, order=Order.PREPARE)).fit(1)
     assert flow.norms.isfinite().all()
     assert stats.means.isfinite().all()

@@ -337,7 +337,6 @@ def test_in_a_real_terminal_the_last_lines_are_the_epochs_and_no_warning_is_give
     code = """
 import time, torch
 from functools import partial
-from types import SimpleNamespace
 from callbacks import Callback
 from learner.learner import Learner
 class Slow(Callback):
