@@ -15,6 +15,7 @@ from callbacks.lean.proof import Unfit
 from callbacks.whole.program import Program, Step, reads_by_itself, unmixed
 
 Backend = str | Callable[..., Any]
+OWN = ("inductor", "aot_eager", "eager")  #: names of backends that are there in any case
 
 
 def make_program(step: Step, flat: list[Tensor], backend: Backend, n_proven: int) -> Program:
@@ -42,6 +43,17 @@ def make_program(step: Step, flat: list[Tensor], backend: Backend, n_proven: int
             call = compiled(traced, [*flat, *constants], backend)
     seconds = time.perf_counter() - begun
     return Program(call, changed, step.preds, constants, at_loss, at_buffers, n_proven, seconds)
+
+
+def check_known(backend: str) -> None:
+    """Refuse a name of no backend; takes seconds, as torch imports its compiler to know.
+
+    Raises:
+        ValueError: tells those that there are.
+    """
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ValueError(f"WholeStep({backend!r}): there is no such backend. There are: {', '.join(known)}.")
 
 
 def settle_draws(traced: Any) -> None:
@@ -113,8 +125,8 @@ def lift_constants(traced: Any) -> list[Tensor]:
         for user in node.users:
             if getattr(getattr(user.target, "_schema", None), "is_mutable", False) and user.args[0] is node:
                 raise Unfit(
-                    "the forward pass or the loss changes a tensor that is neither parameter nor buffer: "
-                    "make it a buffer, with register_buffer"
+                    "the forward pass changes a tensor that is neither parameter nor buffer of the model "
+                    "(make it a buffer, with register_buffer), or the loss changes a tensor of its own"
                 )
         with traced.graph.inserting_after(last):
             last = traced.graph.placeholder(f"constant_{len(found)}")

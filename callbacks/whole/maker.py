@@ -16,7 +16,8 @@ from callbacks.whole.binding import Binding
 from callbacks.whole.graph import Backend, make_program
 from callbacks.whole.pending import Pending, change_buffers, pending_of, run
 from callbacks.whole.program import Program, Step, Unused
-from callbacks.whole.proof import Different, Judge, compare_step, kind_of, ordinary_step
+from callbacks.whole.proof import Different, Judge, compare_step, kind_of, ordinary_step, repeats
+from callbacks.whole.reasons import told
 from callbacks.whole.stock import Stock
 
 #: Steps of each program that are compared: momentum begins in the first, and is used in the second.
@@ -27,6 +28,11 @@ N_PROVEN = 2
 SCALES = (1.003, 0.997)
 #: Settings of the model that get programs of their own; more is a setting that changes all the time.
 N_SETTINGS = 8
+#: Of a step that nothing can be compared with.
+UNLIKE = (
+    "the ordinary step itself gives other numbers each time it is run with the same weights and random "
+    "state: forward pass or loss draw from a generator of their own, read a clock, or count their calls"
+)
 #: Batches in a row with hooks on the model, from which on they are not those of a look now and then.
 N_HOOKED = 3
 
@@ -191,6 +197,10 @@ class Maker:
             compare_step(judge, program, binding.sources, outs, reference)
         except Different:
             if not any(self._agrees(learn, binding, program, leaves, before, scale) for scale in SCALES):
+                draws.put(before)
+                if not repeats(reference, ordinary_step(learn, binding.sources)):
+                    draws.put(before)
+                    raise Unfit(UNLIKE) from None
                 raise
             draws.put(after)
         program.n_unproven -= 1
@@ -277,9 +287,3 @@ def check_draws(before: dict[str, Any], after: dict[str, Any]) -> None:
     for name in ("python", "numpy"):
         if name in before and name in after and draws.differ(name, before[name], after[name]):
             raise Unfit(f"the forward pass or the loss draws random numbers of {name}")
-
-
-def told(error: Exception) -> str:
-    """An error in a line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:2])}"[:400]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 import torch
@@ -187,7 +187,7 @@ class Step:
                 leaves[number] = Out(len(outs))
                 outs.append(leaf.detach())
             elif not isinstance(leaf, (int, float, str, bool, type(None))):
-                raise Unfit(f"the model's output holds a {type(leaf).__name__}, which may hold tensors")
+                raise Unfit(unknown(leaf))
         self.preds = pytree.tree_unflatten(leaves, spec)
         return outs
 
@@ -249,3 +249,12 @@ def reads_by_itself(name: str) -> str:
 def unmixed(device: torch.device) -> AbstractContextManager[Any]:
     """No autocast, whatever surrounds it."""
     return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)
+
+
+def unknown(leaf: Any) -> str:
+    """Why an output cannot be taken apart, and what to do."""
+    kind = type(leaf)
+    text = f"the model's output holds an object of {kind.__name__}, which may hold tensors"
+    if is_dataclass(kind):
+        return f"{text}: torch.export.register_dataclass({kind.__name__}) once, and it is taken apart"
+    return f"{text}: give a tensor, a tuple, a dict, a named tuple or a dataclass"

@@ -195,6 +195,18 @@ def compare_step(
     compare_updates(judge, sources, new, kept, ref, scale)
 
 
+def repeats(one: Reference, other: Reference) -> bool:
+    """Has the ordinary step given the same loss and gradients twice?"""
+    judge = Judge("")
+    try:
+        judge.compare("", one.loss, other.loss)
+        for name, each in one.raw.items():
+            judge.compare("", each, other.raw[name])
+    except Different:
+        return False
+    return True
+
+
 def compare_updates(
     judge: Judge, sources: Sources, new: Any, kept: Any, ref: Reference, scale: float
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.lean.proof import Unfit
 from callbacks.whole.binding import OF_GRADIENTS
-from callbacks.whole.graph import Backend
+from callbacks.whole.graph import OWN, Backend, check_known
 from callbacks.whole.maker import Maker
 from callbacks.whole.pending import Pending, leaves_are, take
 from callbacks.whole.refusals import changed, check_together, leaves_update, listeners
@@ -103,6 +103,8 @@ class WholeStep(Callback):
                 f"WholeStep({backend!r}): pass the name of a backend, as 'inductor', or a function of a "
                 "graph module and its inputs."
             )
+        if isinstance(backend, str) and backend not in OWN:
+            check_known(backend)
         if type(n_programs) is not int or n_programs < 1:
             raise ValueError(f"WholeStep(n_programs={n_programs!r}): write a whole number of at least 1.")
         if update not in ("compiled", "ordinary"):

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from operator import is_
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -77,17 +77,22 @@ class Watch:
                 found = self.told(key, holder)
                 del holder[key]
         for holder, get, keys, values in self._held:
-            for key, value in zip(keys, values, strict=True) if isinstance(holder, (dict, list)) else ():
+            for key, value in zip(keys, values, strict=True):
                 if get(key) is not value:
                     found = self.told(key, holder)
-                    holder[key] = value
+                    put(holder, key, value)
         for own, kept in self._caches:
             own.update(kept)
         return found
 
     def told(self, key: Any, holder: Any) -> str:
         """In words what stands there."""
-        return f"{key!r} of {self._titles.get(id(holder), 'a list, a dict or the globals')}"
+        if isinstance(holder, CellType):
+            return "a variable of a closure"
+        title = (
+            f"the class {holder.__name__}" if isinstance(holder, type) else "a list, a dict or the globals"
+        )
+        return f"{key!r} of {self._titles.get(id(holder), title)}"
 
     def __iter__(self) -> Iterator[tuple[Any, Any, Any]]:
         """Each as key, value and holder."""
@@ -195,6 +200,14 @@ class Watch:
             return False
         self._seen.add(id(value))
         return True
+
+
+def put(holder: Any, key: Any, value: Any) -> None:
+    """Give an entry, a setting of a class or a variable of a closure this value."""
+    if isinstance(holder, (dict, list)):
+        holder[key] = value
+    else:
+        setattr(holder, key, value)
 
 
 def is_foreign(module: str) -> bool:

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import warnings
 import weakref
+from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 from typing import NamedTuple
@@ -1265,7 +1266,14 @@ def test_another_doer_is_refused(other):
 
 @pytest.mark.parametrize(
     "options",
-    [{"backend": 3}, {"backend": ""}, {"n_programs": 0}, {"n_programs": True}, {"update": "eager"}],
+    [
+        {"backend": 3},
+        {"backend": ""},
+        {"backend": "inducter"},
+        {"n_programs": 0},
+        {"n_programs": True},
+        {"update": "eager"},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(options):
     with pytest.raises(ValueError, match="WholeStep"):
@@ -1309,6 +1317,134 @@ def test_code_that_fails_falls_back():
         return lambda *args: 1 / 0
 
     assert_falls_back("ZeroDivisionError", doer=WholeStep(failing))
+
+
+class OwnDraws(nn.Linear):
+    def forward(self, x):
+        return super().forward(x + torch.randn(x.shape, generator=GENERATOR).to(x))
+
+
+GENERATOR = torch.Generator()
+
+
+def test_a_step_that_is_another_each_time_is_no_fault_of_the_compiler():
+    learn = learner_of(model=OwnDraws(1, 1).double())
+    with pytest.warns(LearnerWarning, match="a generator of their own"):
+        learn.fit(1)
+
+
+class Tally(torch.autograd.Function):
+    n_calls = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        Tally.n_calls += 1
+        return grads[0] * (1.0 if Tally.n_calls % 2 else 0.5)
+
+
+class Tallying(nn.Linear):
+    def forward(self, x):
+        return Tally.apply(super().forward(x))
+
+
+def closed_over():
+    n_calls = 0
+
+    def loss_func(preds, targets):
+        nonlocal n_calls
+        n_calls += 1
+        return F.mse_loss(preds, targets) * (1.0 if n_calls % 2 else 0.5)
+
+    return loss_func
+
+
+@pytest.mark.parametrize(
+    ("kind", "make_loss", "reason"),
+    [
+        (Tallying, lambda: F.mse_loss, "'n_calls' of the class Tally"),
+        (nn.Linear, closed_over, "of a closure"),
+    ],
+)
+def test_what_counts_its_calls_in_a_class_or_closure_falls_back_and_counts_them_once(kind, make_loss, reason):
+    models = []
+    for doer in (WholeStep("eager"), ZeroGrad()):
+        Tally.n_calls = 0
+        torch.manual_seed(0)
+        learn = learner_of(doer=doer, model=kind(1, 1).double(), loss_func=make_loss())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            learn.fit(1)
+        models.append(learn.model.state_dict())
+        if isinstance(doer, WholeStep):
+            assert [reason in str(each.message) for each in caught] == [True]
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+
+
+class LSTMs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(1, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+class ByNumPy(nn.Linear):
+    def forward(self, x):
+        return super().forward(torch.from_numpy(x.numpy()))
+
+
+@dataclass
+class Predicted:
+    preds: torch.Tensor
+    loss: torch.Tensor
+
+
+class Predicting(nn.Linear):
+    def forward(self, x):
+        preds = super().forward(x)
+        return Predicted(preds, preds.square().mean())
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (LSTMs, "With torch.backends.mkldnn.enabled = False"),
+        (lambda: ByNumPy(1, 1), r"it goes through NumPy.*test_whole_step\.py:\d+ `return"),
+        (lambda: Branching(1, 1), r"torch.where computes both.*test_whole_step\.py:\d+ `return"),
+    ],
+)
+def test_a_fall_back_tells_the_line_and_a_cure(kind, reason):
+    assert_falls_back(reason, model=kind(), data=line_batches(2))
+
+
+def test_an_output_of_a_dataclass_is_taken_apart_once_it_is_registered():
+    data = [{"x": each} for each, _ in line_batches(2)]
+    learn = learner_of(model=Predicting(1, 1), data=data, loss_func=None)
+    with pytest.warns(LearnerWarning, match=r"torch.export.register_dataclass\(Predicted\)"):
+        learn.fit(1)
+    torch.export.register_dataclass(Predicted)
+    learn.fit(1)
+    assert learn.callbacks[WholeStep].fallback is None
+
+
+@pytest.mark.parametrize(
+    ("said", "cure"),
+    [
+        ("InvalidCxxCompiler: No working C++ compiler", "or clang, or name it in the variable CXX"),
+        ("PermissionError: [Errno 13] Permission denied: '/x'", "TORCHINDUCTOR_CACHE_DIR"),
+        ("OSError: [Errno 28] No space left on device", "TORCHINDUCTOR_CACHE_DIR"),
+    ],
+)
+def test_what_the_compiler_needs_of_the_machine_is_told(said, cure):
+    def failing(graph, inputs):
+        raise RuntimeError(said)
+
+    assert_falls_back(cure, doer=WholeStep(failing))
 
 
 class Branching(nn.Linear):

@@ -1,0 +1,51 @@
+"""Why a program cannot be made: what a tracer or compiler raised, in words, with the place and a cure."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from pathlib import Path
+
+from callbacks.whole.watch import is_foreign
+
+#: What errors of torch's tracer and compiler say, and what that means for who wrote the model.
+BRANCHES = (
+    "the value of a tensor decides what is computed, or how large something is, and a program has one way: "
+    "torch.where computes both"
+)
+FOLDER = "the compiler cannot write its files: set TORCHINDUCTOR_CACHE_DIR to a folder where it can"
+MEANINGS = {
+    "GuardOnDataDependentSymNode": BRANCHES,
+    "DataDependentOutputException": BRANCHES,
+    "DynamicOutputShapeException": BRANCHES,
+    ".numpy() is not supported": "it goes through NumPy, which no program does: write it with torch",
+    "failed to unpack the object at pos": "a number that is read from a tensor decides about a shape",
+    "InvalidCxxCompiler": "install a C++ compiler, as g++ or clang, or name it in the variable CXX",
+    **dict.fromkeys(("PermissionError", "Read-only file system", "No space left"), FOLDER),
+    "#22 'workspace'": (
+        "torch cannot trace its LSTM for CPUs in float32. With torch.backends.mkldnn.enabled = False it can, "
+        "each point in time for itself, which takes long to compile where there are many"
+    ),
+}
+
+
+def told(error: Exception) -> str:
+    """An error in a line: what it says, what that means where this is known, and where in the user's code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = f"{type(error).__name__}: {' '.join(lines[:2])}"
+    meaning = next((each for key, each in MEANINGS.items() if key in said), "")
+    return "; ".join(filter(None, [meaning, place_of(error), said[:400]]))
+
+
+def place_of(error: Exception) -> str:
+    """The line of a model or loss in which an error came up, with its file; empty for none."""
+    is_within, found = False, ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name = frame.f_globals.get("__name__", "")
+        if name == "callbacks.whole.program":
+            is_within = True
+        elif is_within and not is_foreign(name):
+            path = frame.f_code.co_filename
+            code = linecache.getline(path, line).strip()
+            found = f"{Path(path).name}:{line}" + (f" `{code}`" if code else "")
+    return found
