@@ -279,7 +279,7 @@ def as_point(name: str, value: Any) -> float:
 
 
 def show(value: Any) -> str:
-    """A number as it is shown in tables: four decimals or six digits."""
+    """A number as it is shown in tables: four decimals, or four digits of very small and large ones."""
     if isinstance(value, float):
         return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.4g}"
     return "" if value is None else str(value)

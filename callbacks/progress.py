@@ -62,10 +62,10 @@ class Progress(Callback):
         self._epoch_begun = time.monotonic()
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._draw_if_due(learn, 0)
+        self._draw_if_due(learn)
 
     def before_validate(self, learn: LearnerProtocol) -> None:
-        self._draw_if_due(learn, 0)
+        self._draw_if_due(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         if time.monotonic() >= self._next_draw:
@@ -101,9 +101,9 @@ class Progress(Callback):
             self._left_out = None
             self._n_lines += 1
 
-    def _draw_if_due(self, learn: LearnerProtocol, n_done: int) -> None:
+    def _draw_if_due(self, learn: LearnerProtocol) -> None:
         if time.monotonic() >= self._next_draw:
-            self._draw(learn, n_done)
+            self._draw(learn, 0)
 
     def _draw(self, learn: LearnerProtocol, n_done: int) -> None:
         """Draw the bar with so many batches of this pass done."""

@@ -41,9 +41,9 @@ def main() -> None:
     """Draw them all."""
     FOLDER.mkdir(exist_ok=True)
     draw_data()
-    draw_six_steps()
+    draw_six_steps(1e-5, (-100, 100), "six_steps.png")
     draw_rates()
-    draw_swinging()
+    draw_six_steps(4e-5, (-250, 250), "swinging.png")  # the rate is too high
     draw_lr_find()
 
 
@@ -56,12 +56,12 @@ def draw_data() -> None:
     save(figure, "data.png")
 
 
-def draw_six_steps() -> None:
+def draw_six_steps(rate: float, ylim: tuple[int, int], name: str) -> None:
     """Predictions, in red, before each of the first six steps."""
-    plot = PlotSnapshots(6, ylim=(-100, 100))
-    make_learner(1e-5, plot).fit(6)
+    plot = PlotSnapshots(6, ylim=ylim)
+    make_learner(rate, plot).fit(6)
     assert plot.figure is not None
-    save(plot.figure, "six_steps.png")
+    save(plot.figure, name)
 
 
 def draw_rates() -> None:
@@ -73,14 +73,6 @@ def draw_rates() -> None:
     ax.set(yscale="log", ylabel="loss")
     ax.legend()
     save(figure, "rates.png")
-
-
-def draw_swinging() -> None:
-    """Predictions before each of the first six steps, with a learning rate that is too high."""
-    plot = PlotSnapshots(6, ylim=(-250, 250))
-    make_learner(4e-5, plot).fit(6)
-    assert plot.figure is not None
-    save(plot.figure, "swinging.png")
 
 
 def draw_lr_find() -> None:
