@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import sys
 from argparse import Namespace
@@ -180,19 +181,19 @@ class Watch:
         filled = [cell for cell in function.__closure__ or () if has_contents(cell)]
         for cell in filled:
             self._add(cell, partial(getattr, cell), ["cell_contents"], [cell.cell_contents])
-        within = self._add_named(known, names_of(function.__code__))
+        within = self._add_named(known, globals_of(function.__code__), names_of(function.__code__))
         within += [cell.cell_contents for cell in filled]
         for each in [*within, *(function.__defaults__ or ()), function.__kwdefaults__]:
             self._look(each, depth - 1)
 
-    def _add_named(self, known: dict[str, Any], names: list[str], depth: int = 1) -> list[Any]:
+    def _add_named(self, known: dict[str, Any], names: list[str], within: list[str]) -> list[Any]:
         """Of what code names, the settings among global variables, and all that is there; so in modules."""
         there = {name: known[name] for name in names if name in known}
         self._add_dict(known, [name for name, value in there.items() if is_setting(value)])
         found = list(there.values())
         for each in there.values():
-            if depth and isinstance(each, ModuleType) and not is_foreign(each.__name__):
-                found += self._add_named(vars(each), names, depth - 1)
+            if within and isinstance(each, ModuleType) and not is_foreign(each.__name__):
+                found += self._add_named(vars(each), within, [])
         return found
 
     def _is_new(self, value: Any) -> bool:
@@ -220,6 +221,15 @@ def code_of(value: Any) -> FunctionType | None:
     value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     value = inspect.unwrap(value) if callable(value) else value
     return value if isinstance(value, FunctionType) else None
+
+
+def globals_of(code: CodeType) -> list[str]:
+    """Which global variables code reads; an attribute of the same name is none."""
+    names = [
+        each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    ]
+    within = [globals_of(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return list(dict.fromkeys([*names, *(name for names in within for name in names)]))
 
 
 def names_of(code: CodeType) -> list[str]:

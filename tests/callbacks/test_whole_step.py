@@ -939,6 +939,27 @@ def test_settings_of_classes_and_modules_that_the_code_names_are_read(holder, na
     as_ordinary_with(lambda learn: to(0.5), make_loss=as_ever, make_model=Tabled)
 
 
+data = Conf()  # as a script may call its data, and `forward` an attribute
+
+
+class Detaching(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.data)
+
+
+def test_an_attribute_is_no_global_variable_of_the_same_name(monkeypatch):
+    n_compiled = []
+
+    def backend(graph, inputs):
+        n_compiled.append(1)
+        return graph
+
+    count = on("before_batch", name="count")(lambda learn: setattr(data, "scale", learn.global_step))
+    monkeypatch.setattr(data, "scale", 1.0)  # put back in the end
+    learner_of(count, doer=WholeStep(backend), model=Detaching(1, 1).double()).fit(N_EPOCHS)
+    assert len(n_compiled) == 1
+
+
 @pytest.mark.parametrize(
     ("make_loss", "change"),
     [
