@@ -122,9 +122,8 @@ class LearnerProtocol(Protocol):
     error: BaseException | None  #: what ended the fit, where it ended in an error
     # files
     resumed: bool  #: does this fit go on from a checkpoint? Known from `before_fit` on
-    marks_passes: (
-        bool  #: assign True in `before_fit` to save in mid-pass: what a pass draws from is then kept
-    )
+    #: assign True in `before_fit` to save in mid-pass: what a pass draws from is then kept
+    marks_passes: bool
 
     @property
     def callbacks(self) -> Callbacks:
