@@ -17,7 +17,7 @@ from callbacks.whole.graph import Backend, make_program
 from callbacks.whole.pending import Pending, change_buffers, pending_of, run
 from callbacks.whole.program import Program, Step, Unused
 from callbacks.whole.proof import Different, Judge, compare_step, kind_of, ordinary_step, repeats
-from callbacks.whole.reasons import told
+from callbacks.whole.reasons import tell_of_compiling, told
 from callbacks.whole.stock import Stock
 
 #: Steps of each program that are compared: momentum begins in the first, and is used in the second.
@@ -181,6 +181,7 @@ class Maker:
         try:
             program = binding.stock.programs.get(key) or self._recall(learn, binding, key, leaves, before)
             if program is None:
+                tell_of_compiling(learn, self.backend, leaves)
                 binding, program = self._make(learn, binding, leaves)
             binding.stock.programs[key] = program
             draws.put(before)

@@ -1,11 +1,16 @@
-"""Why a program cannot be made: what a tracer or compiler raised, in words, with the place and a cure."""
+"""What is told of compiling: that it goes on, and why it cannot be done, with the place and a cure."""
 
 from __future__ import annotations
 
 import linecache
 import traceback
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+
+from callbacks.progress import Progress
+from callbacks.whole.proof import kind_of
 from callbacks.whole.watch import is_foreign
 
 #: What errors of torch's tracer and compiler say, and what that means for who wrote the model.
@@ -20,6 +25,7 @@ MEANINGS = {
     "DynamicOutputShapeException": BRANCHES,
     ".numpy() is not supported": "it goes through NumPy, which no program does: write it with torch",
     "failed to unpack the object at pos": "a number that is read from a tensor decides about a shape",
+    "`context_fn` arg passed": "ActivationCheckpointing runs layers again, as no program does: leave one out",
     "InvalidCxxCompiler": "install a C++ compiler, as g++ or clang, or name it in the variable CXX",
     **dict.fromkeys(("PermissionError", "Read-only file system", "No space left"), FOLDER),
     "#22 'workspace'": (
@@ -27,6 +33,14 @@ MEANINGS = {
         "each point in time for itself, which takes long to compile where there are many"
     ),
 }
+
+
+def tell_of_compiling(learn: Any, backend: Any, leaves: list[Any]) -> None:
+    """Print a line before a compiler takes its time, where somebody shows how the fit goes on."""
+    is_slow = isinstance(backend, str) and backend != "eager"
+    if is_slow and any(isinstance(each, Progress) for each in learn.callbacks):
+        kind = ", ".join(kind_of(each) for each in leaves if isinstance(each, Tensor))
+        print(f"WholeStep compiles for {kind}: seconds to minutes", flush=True)
 
 
 def told(error: Exception) -> str:
@@ -44,7 +58,7 @@ def place_of(error: Exception) -> str:
         name = frame.f_globals.get("__name__", "")
         if name == "callbacks.whole.program":
             is_within = True
-        elif is_within and not is_foreign(name):
+        elif is_within and not is_foreign(name) and not name.startswith(("callbacks.", "learner.")):
             path = frame.f_code.co_filename
             code = linecache.getline(path, line).strip()
             found = f"{Path(path).name}:{line}" + (f" `{code}`" if code else "")

@@ -47,6 +47,8 @@ class WholeStep(Callback):
     an error that names the tensor. Numbers are the program's from the first step on: those of the ordinary
     step but for rounding, and the same bits each time.
 
+    A line tells when a program is compiled, where `Progress` is there.
+
     A program is made for the shapes of a batch. A smaller last batch gets its own; from the fifth shape on
     the ordinary step is taken, with a warning, and so it is for a batch while hooks are registered on a
     layer. Each value of an attribute of a layer, as `training` or the `p` of a dropout, has a program of its

@@ -24,6 +24,7 @@ from torch.optim import SGD, Adam, AdamW, RMSprop, lr_scheduler
 from callbacks import (
     EMA,
     SAM,
+    ActivationCheckpointing,
     ActivationStats,
     Callback,
     CancelBatch,
@@ -41,6 +42,7 @@ from callbacks import (
     MixedPrecision,
     MixUp,
     ParamScheduler,
+    Progress,
     Recorder,
     StopOnNaN,
     TorchScheduler,
@@ -1253,6 +1255,19 @@ def test_parameters_that_are_used_now_and_then_are_trained(sizes):
     assert_falls_back("has a part in the loss hangs on the batch", model=Bending(), data=data)
 
 
+def test_a_line_tells_that_a_program_is_compiled_where_progress_is_shown(capsys):
+    def lines(doer, *plugins):
+        learner_of(*plugins, doer=doer, data=doubles(2) + doubles(2, 3)).fit(2)
+        return [line for line in capsys.readouterr().out.splitlines() if "compiles" in line]
+
+    assert lines(WholeStep("aot_eager"), Progress()) == [
+        "WholeStep compiles for float64[4, 1], float64[4, 1]: seconds to minutes",
+        "WholeStep compiles for float64[3, 1], float64[3, 1]: seconds to minutes",
+    ]
+    assert not lines(WholeStep("aot_eager"))
+    assert not lines(WholeStep("eager"), Progress())
+
+
 # What it refuses
 
 
@@ -1441,6 +1456,10 @@ class Predicting(nn.Linear):
 )
 def test_a_fall_back_tells_the_line_and_a_cure(kind, reason):
     assert_falls_back(reason, model=kind(), data=line_batches(2))
+
+
+def test_layers_that_are_computed_anew_are_named():
+    assert_falls_back("ActivationCheckpointing runs layers again", ActivationCheckpointing("0"))
 
 
 def test_an_output_of_a_dataclass_is_taken_apart_once_it_is_registered():
