@@ -127,6 +127,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:functools.partial will be a method")  # Python 3.13 and later
 @pytest.mark.parametrize("kind", RIGHT)
 def test_every_kind_of_hook_that_takes_the_learner_is_called_with_it(kind, make_learner):
     learn = make_learner(callbacks=[define("after_epoch", RIGHT[kind])()])

@@ -125,7 +125,7 @@ def test_reciprocal_rank_of_one_item_by_number_is_scikit_learns_also_with_ties(s
     scores, _ = joined(batches)
     numbers = torch.randint(N_ITEMS, (len(scores),), generator=torch.Generator().manual_seed(seed))
     relevant = torch.eye(N_ITEMS)[numbers]
-    expected = label_ranking_average_precision_score(relevant, scores)
+    expected = label_ranking_average_precision_score(relevant.double(), scores.double())
     assert over(MeanReciprocalRank(), split(scores, numbers, sizes)) == pytest.approx(expected, abs=1e-12)
     assert over(MeanReciprocalRank(), split(scores, relevant, sizes)) == pytest.approx(expected, abs=1e-12)
 

@@ -282,6 +282,7 @@ def test_only_those_who_listen_are_called():
     assert callbacks.hooks["before_step"] == ()
 
 
+@pytest.mark.filterwarnings("ignore:functools.partial will be a method")  # Python 3.13 and later
 @pytest.mark.parametrize("kind", ["static", "class", "partial"])
 def test_an_error_in_a_hook_of_any_kind_names_its_plug_in(kind, make_learner):
     def fail(*args):

@@ -8,6 +8,7 @@ import enum
 import math
 import pathlib
 import struct
+import warnings
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,9 @@ class Own(torch.Tensor):
 
 
 Pair = collections.namedtuple("Pair", "x y")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Python 3.13 and later: 'u' will go
+    TEXT_ARRAY = array.array("u", "x")
 
 REFUSED = {
     "object": (object(), "type object"),
@@ -184,7 +188,7 @@ REFUSED = {
     "object array": (np.array([None]), "dtype object"),
     "text array": (np.array(["x"]), "dtype <U1"),
     "structured array": (np.zeros(1, dtype=[("a", "i4")]), "dtype"),
-    "text": (array.array("u", "x"), "typecode 'u'"),
+    "text": (TEXT_ARRAY, "typecode 'u'"),
     "defaultdict": (collections.defaultdict(lambda: 1), "defaultdict of"),
     "meta": (torch.empty(1, device="meta"), "without values"),
     "key": ({b"x": 1}, "key of type bytes"),
