@@ -87,6 +87,9 @@ class TensorLoader:
         self.devices = {column.device for column in self.tensors}
         self.n_items = len(self.tensors[0]) if rows is None else len(rows)
         self.batch_size = check_batch_size(batch_size)
+        for name, value in (("shuffle", shuffle), ("drop_last", drop_last)):
+            if value not in (True, False):  # "no" would be a yes
+                raise TypeError(f"{name}={value!r}: write True or False.")
         self.shuffle, self.drop_last = shuffle, drop_last
         self.blocks = check_order(order, shuffle, self.tensors)
         self.seed = check_seed(seed) if shuffle else 0

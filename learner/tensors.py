@@ -112,6 +112,7 @@ def as_column(item: Any, name: str) -> Column:
     if isinstance(item, Stored):
         return item
     if isinstance(item, Tensor):
+        check_dense(item, name)
         tensor = item.detach() if item.requires_grad else item  # its graph would outlive the first step
         dtype = in_words(item, name, lambda: signed(item.dtype))
         tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
@@ -130,9 +131,39 @@ def as_column(item: Any, name: str) -> Column:
     return tensor
 
 
+def check_dense(item: Tensor, name: str) -> None:
+    """Refuse a tensor that holds no number for each place.
+
+    Raises:
+        ValueError: it is sparse or nested; tells the cure.
+    """
+    if item.layout is not torch.strided or item.is_nested:
+        kind = "nested" if item.is_nested else "sparse"
+        cure = "torch.nested.to_padded_tensor({}, 0.0)" if item.is_nested else "{}.to_dense()"
+        raise ValueError(
+            f"{name} is a {kind} tensor, of which no batch can be taken by index: pass {cure.format(name)}."
+        )
+
+
+def check_unmasked(item: Any, name: str) -> None:
+    """Refuse an array with numbers that NumPy has masked.
+
+    Raises:
+        ValueError: tells how many, and the cure.
+    """
+    is_maskable = any(each.__name__ == "MaskedArray" for each in type(item).__mro__)
+    n_masked = int(item.mask.sum()) if is_maskable else 0
+    if n_masked:
+        raise ValueError(
+            f"{name} has {n_masked} numbers that are masked, which torch would take as they are: "
+            f"pass {name}.filled(0), with the mask as a further input, or leave these items out."
+        )
+
+
 def from_array(item: Any, name: str) -> Column:
     """A NumPy array, or a pandas table or column: a tensor of the same memory where that may be had, `Stored`
     where only the batches are to be copied, else a tensor of a copy."""
+    check_unmasked(item, name)
     array: Any = item.__array__()
     if array.ndim == 0:
         return torch.empty(())

@@ -285,6 +285,18 @@ BAD = {
     "no names": (dict, ValueError, "there are no items"),
     "a number as name": (lambda: {1: torch.ones(3)}, TypeError, "name tensors by strings"),
     "lengths by name": (lambda: {"a": torch.ones(3), "b": torch.ones(4)}, ValueError, "3 and 4 items"),
+    "sparse": (lambda: torch.eye(3).to_sparse(), ValueError, r"is a sparse tensor.*inputs\.to_dense\(\)"),
+    "sparse by rows": (lambda: torch.eye(3).to_sparse_csr(), ValueError, r"is a sparse tensor"),
+    "nested": (
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        ValueError,
+        r"nested tensor.*to_padded_tensor\(inputs, 0\.0\)",
+    ),
+    "masked": (
+        lambda: np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2)),
+        ValueError,
+        r"inputs has 2 numbers that are masked.*inputs\.filled\(0\)",
+    ),
     "text by name": (lambda: {"a": "words"}, TypeError, r"inputs\['a'\] is 'words', which is no tensor"),
 }
 
@@ -294,6 +306,17 @@ def test_what_cannot_be_batched_is_refused_with_what_it_was(kind):
     make, error, words = BAD[kind]
     with pytest.raises(error, match=words):
         Data.from_tensors(make(), valid=None)
+
+
+def test_an_array_that_could_be_masked_and_is_not_is_taken():
+    (batch,) = Data.from_tensors(np.ma.array(np.ones((3, 2))), valid=None, shuffle=False).train
+    assert torch.equal(batch[0], torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("name", ["shuffle", "drop_last"])
+def test_a_switch_is_true_or_false(name):
+    with pytest.raises(TypeError, match=f"{name}='no': write True or False"):
+        Data.from_tensors(torch.ones(3), valid=None, **{name: "no"})
 
 
 # By name
