@@ -301,6 +301,7 @@ BAD = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:(Sparse CSR|The PyTorch API of nested)")
 @pytest.mark.parametrize("kind", BAD)
 def test_what_cannot_be_batched_is_refused_with_what_it_was(kind):
     make, error, words = BAD[kind]
