@@ -136,7 +136,7 @@ def has_buffers(model: nn.Module) -> bool:
     for module in found:  # grows meanwhile
         if module._buffers:
             return True
-        found += filter(None, module._modules.values())
+        found += (each for each in module._modules.values() if each is not None)
     return False
 
 

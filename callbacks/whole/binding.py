@@ -70,6 +70,7 @@ class Binding:
         self._tensor = torch.empty(0, dtype=self.dtype, device=self.sources.device)
         self.settings = settings_of(self.sources)
         self.modules = modules_of(learn.model, learn.loss_func)
+        check_modules(self.modules)
         self.watch = Watch(self.modules, learn.loss_func)
         self.hooks = hooks_of(learn.model, learn.loss_func)
         self.hook_dicts = [hooks for _, hooks in self.hooks]
@@ -295,6 +296,18 @@ def check_parameters(params: list[Any], names: dict[Any, str]) -> None:
             raise Unfit(f"the parameter {names[each]!r} is no tensor of floats")
         if is_hooked(each):
             raise Unfit(f"a hook is registered on the parameter {names[each]!r}")
+
+
+def check_modules(modules: Iterable[Any]) -> None:
+    """Refuse modules of TorchScript, which are code already.
+
+    Raises:
+        Unfit: says which.
+    """
+    for each in modules:
+        if isinstance(each, torch.jit.ScriptModule):
+            name = getattr(each, "original_name", type(each).__name__)
+            raise Unfit(f"the {name} of the model or loss is made by torch.jit, whose code cannot be traced")
 
 
 def is_hooked(param: Any) -> bool:

@@ -16,7 +16,7 @@ from callbacks.whole.watch import is_foreign
 #: What errors of torch's tracer and compiler say, and what that means for who wrote the model.
 BRANCHES = (
     "the value of a tensor decides what is computed, or how large something is, and a program has one way: "
-    "torch.where computes both"
+    "torch.where computes both, and torch.distributions look at no values with validate_args=False"
 )
 FOLDER = "the compiler cannot write its files: set TORCHINDUCTOR_CACHE_DIR to a folder where it can"
 MEANINGS = {

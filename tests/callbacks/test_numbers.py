@@ -388,3 +388,23 @@ def test_on_a_device_a_bad_gradient_is_found_later_and_the_weights_are_put_back(
         learn.fit(1)
     assert all(torch.equal(before[name], each) for name, each in learn.model.named_parameters())
     assert learn.model[1].running_mean.isfinite().all()
+
+
+class Counted(nn.Module):
+    """Says that it has no entries, as an empty list of layers, and has buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def __len__(self):
+        return 0
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def test_buffers_are_found_in_modules_that_have_a_length_or_refuse_one():
+    assert last_good.has_buffers(nn.Sequential(Counted()))
+    compiled = torch.compile(nn.Linear(1, 1), backend="eager")  # len() of it raises
+    assert not last_good.has_buffers(nn.ModuleDict({"a": compiled}))

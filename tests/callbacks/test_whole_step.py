@@ -1355,6 +1355,52 @@ def test_code_that_fails_falls_back():
     assert_falls_back("ZeroDivisionError", doer=WholeStep(failing))
 
 
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Embedding(5, 1, sparse=True).double()
+
+    def forward(self, x):
+        return self.layer(x.long().abs().clamp(max=4)).squeeze(1)
+
+
+def scripted():
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        return nn.Sequential(torch.jit.script(nn.Linear(1, 1).double()))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(Sparse, "the gradient of 'layer.weight' is sparse"), (scripted, "made by torch.jit")],
+)
+def test_sparse_gradients_and_torch_script_fall_back(make, reason):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        learn = learner_of(model=make(), optimizer=partial(SGD, lr=0.1))
+        with pytest.warns(LearnerWarning, match=reason):
+            learn.fit(1)
+        ordinary = learner_of(model=make(), optimizer=partial(SGD, lr=0.1), doer=ZeroGrad())
+        ordinary.fit(1)
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+
+
+class GivesWeights(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), self.weight
+
+
+def test_an_output_may_be_a_weight():
+    options = {
+        "model": lambda: GivesWeights(1, 1).double(),
+        "loss_func": lambda preds, y: F.mse_loss(preds[0], y),
+    }
+    learn = assert_as_ordinary(**options)
+    assert learn.callbacks[WholeStep].fallback is None
+
+
 class OwnDraws(nn.Linear):
     def forward(self, x):
         return super().forward(x + torch.randn(x.shape, generator=GENERATOR).to(x))
