@@ -162,9 +162,11 @@ class Judge:
     def tell(self, what: str) -> NoReturn:
         """End the fit."""
         raise Different(
-            f"WholeStep: {self.where} {what}. The compiler has made a program that does not do what the "
-            "ordinary step does; nothing was changed by it. Leave WholeStep out, or try WholeStep("
-            "'aot_eager'), which makes no code; where that is right, it is a fault of the compiler."
+            f"WholeStep: {self.where} {what}. The program does not do what the ordinary step does; "
+            "nothing was changed by it. Either the step reads what WholeStep cannot see, and that changed "
+            "since, as a file, the environment, a NumPy array, an iterator, a table of more than 64 entries; "
+            "hold that as a buffer or an attribute of the model. Or the compiler is at fault: "
+            "WholeStep('aot_eager') makes no code, and to leave WholeStep out is right in any case."
         )
 
 

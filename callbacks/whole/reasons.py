@@ -48,7 +48,7 @@ def told(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = f"{type(error).__name__}: {' '.join(lines[:2])}"
     meaning = next((each for key, each in MEANINGS.items() if key in said), "")
-    return "; ".join(filter(None, [meaning, place_of(error), said[:400]]))
+    return "; ".join(filter(None, [meaning, place_of(error), said[: 100 if meaning else 400]]))
 
 
 def place_of(error: Exception) -> str:

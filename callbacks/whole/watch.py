@@ -6,6 +6,7 @@ import dis
 import inspect
 import sys
 from argparse import Namespace
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from operator import is_
@@ -145,7 +146,7 @@ class Watch:
             return
         if isinstance(value, (Tensor, nn.Module, ModuleType)):
             return
-        if isinstance(value, (list, tuple, set, frozenset, dict)):
+        if isinstance(value, (list, tuple, set, frozenset, dict, deque)):
             self._look_into(value, depth)
         elif isinstance(value, FunctionType):
             self._look_at_code(value, depth)
@@ -168,7 +169,7 @@ class Watch:
             return
         if isinstance(holder, dict):
             self._add_dict(holder, list(holder))
-        elif isinstance(holder, list):
+        elif isinstance(holder, (list, deque)):
             self._add(holder, holder.__getitem__, list(range(len(holder))), list(holder))
         for each in list(holder.values()) if isinstance(holder, dict) else holder:
             self._look(each, depth - 1)
@@ -205,7 +206,7 @@ class Watch:
 
 def put(holder: Any, key: Any, value: Any) -> None:
     """Give an entry, a setting of a class or a variable of a closure this value."""
-    if isinstance(holder, (dict, list)):
+    if isinstance(holder, (dict, list, deque)):
         holder[key] = value
     else:
         setattr(holder, key, value)
@@ -267,7 +268,7 @@ def added(holder: Any, size: int) -> list[Any]:
     """Keys of a dict that came after so many; such places of a list, the last one first."""
     if isinstance(holder, dict):
         return list(holder)[size:]  # a dict keeps the order in which keys came
-    return list(range(len(holder) - 1, size - 1, -1)) if isinstance(holder, list) else []
+    return list(range(len(holder) - 1, size - 1, -1)) if isinstance(holder, (list, deque)) else []
 
 
 def hooks_of(model: nn.Module, loss_func: Any) -> list[tuple[str, Any]]:

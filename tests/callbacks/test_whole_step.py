@@ -8,11 +8,13 @@ import pickle
 import shutil
 import warnings
 import weakref
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from resumed import Cut
@@ -1218,7 +1220,7 @@ def test_a_list_that_the_forward_pass_changes_falls_back():
     assert_falls_back("changes 'n' of a list, a dict", model=Listing())
 
 
-@pytest.mark.parametrize("holder", [list, dict])
+@pytest.mark.parametrize("holder", [list, dict, deque])
 def test_what_the_forward_pass_adds_is_there_once_a_step_and_no_tensor_without_values(holder):
     class Adding(nn.Linear):
         def __init__(self):
@@ -1399,6 +1401,21 @@ def test_an_output_may_be_a_weight():
     }
     learn = assert_as_ordinary(**options)
     assert learn.callbacks[WholeStep].fallback is None
+
+
+class ByArray(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1, dtype=torch.float64)
+        self.scale = np.ones(1)
+
+    def forward(self, x):
+        return super().forward(x) * float(self.scale[0])
+
+
+def test_what_changes_unseen_is_not_laid_to_the_compiler_alone():
+    change = on("before_batch", name="change")(lambda learn: learn.model.scale.fill(1 + learn.global_step))
+    with pytest.raises(RuntimeError, match=r"the step reads what WholeStep cannot see.*a NumPy array"):
+        learner_of(change, model=ByArray()).fit(1)
 
 
 class OwnDraws(nn.Linear):
