@@ -25,6 +25,7 @@ MEANINGS = {
     "DynamicOutputShapeException": BRANCHES,
     ".numpy() is not supported": "it goes through NumPy, which no program does: write it with torch",
     "failed to unpack the object at pos": "a number that is read from a tensor decides about a shape",
+    "dynamo-optimized function": "a part is compiled by torch.compile: leave that out, as the whole step is",
     "`context_fn` arg passed": "ActivationCheckpointing runs layers again, as no program does: leave one out",
     "InvalidCxxCompiler": "install a C++ compiler, as g++ or clang, or name it in the variable CXX",
     **dict.fromkeys(("PermissionError", "Read-only file system", "No space left"), FOLDER),

@@ -255,6 +255,6 @@ class WholeStep(Callback):
         self._maker.rest()
 
     def _fall_back(self, reason: Unfit) -> None:
-        self._reason = str(reason)
+        self._reason, self.kinds = str(reason), []
         self._maker.forget()
         warnings.warn(f"WholeStep: the ordinary step is taken, since {reason}.", LearnerWarning, stacklevel=3)

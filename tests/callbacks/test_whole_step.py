@@ -1521,6 +1521,18 @@ def test_a_fall_back_tells_the_line_and_a_cure(kind, reason):
     assert_falls_back(reason, model=kind(), data=line_batches(2))
 
 
+def partly_compiled():
+    torch.manual_seed(0)
+    return nn.Sequential(torch.compile(nn.Linear(1, 1).double(), backend="eager"))
+
+
+def test_a_part_that_is_compiled_already_is_told_of():
+    learn = learner_of(model=partly_compiled())
+    with pytest.warns(LearnerWarning, match=r"a part is compiled by torch\.compile"):
+        learn.fit(1)
+    assert learn.callbacks[WholeStep].kinds == []  # none has a program
+
+
 def test_layers_that_are_computed_anew_are_named():
     assert_falls_back("ActivationCheckpointing runs layers again", ActivationCheckpointing("0"))
 
