@@ -255,6 +255,8 @@ def unknown(leaf: Any) -> str:
     """Why an output cannot be taken apart, and what to do."""
     kind = type(leaf)
     text = f"the model's output holds an object of {kind.__name__}, which may hold tensors"
+    if kind.__name__.endswith("Cache"):
+        return f"{text}: models of Hugging Face give none with model.config.use_cache = False"
     if is_dataclass(kind):
         return f"{text}: torch.export.register_dataclass({kind.__name__}) once, and it is taken apart"
     return f"{text}: give a tensor, a tuple, a dict, a named tuple or a dataclass"

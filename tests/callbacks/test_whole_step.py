@@ -1533,6 +1533,21 @@ def test_a_part_that_is_compiled_already_is_told_of():
     assert learn.callbacks[WholeStep].kinds == []  # none has a program
 
 
+class DynamicCache:
+    """As models of Hugging Face give one with their output."""
+
+
+class Caching(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), DynamicCache()
+
+
+def test_a_cache_in_the_output_is_told_of():
+    learn = learner_of(model=Caching(1, 1).double(), loss_func=lambda preds, y: F.mse_loss(preds[0], y))
+    with pytest.warns(LearnerWarning, match=r"DynamicCache.*use_cache = False"):
+        learn.fit(1)
+
+
 def test_layers_that_are_computed_anew_are_named():
     assert_falls_back("ActivationCheckpointing runs layers again", ActivationCheckpointing("0"))
 
