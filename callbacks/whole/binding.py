@@ -294,7 +294,7 @@ def check_parameters(params: list[Any], names: dict[Any, str]) -> None:
     for each in params:
         if not each.is_floating_point():
             raise Unfit(f"the parameter {names[each]!r} is no tensor of floats")
-        if is_hooked(each):
+        if each._backward_hooks or each._post_accumulate_grad_hooks:
             raise Unfit(f"a hook is registered on the parameter {names[each]!r}")
 
 
@@ -308,11 +308,6 @@ def check_modules(modules: Iterable[Any]) -> None:
         if isinstance(each, torch.jit.ScriptModule):
             name = getattr(each, "original_name", type(each).__name__)
             raise Unfit(f"the {name} of the model or loss is made by torch.jit, whose code cannot be traced")
-
-
-def is_hooked(param: Any) -> bool:
-    """Is a hook registered on this tensor?"""
-    return bool(param._backward_hooks or param._post_accumulate_grad_hooks)
 
 
 def check_kept(runs: Iterable[Run], state: Any) -> None:

@@ -16,7 +16,7 @@ from callbacks.whole.binding import Binding
 from callbacks.whole.graph import Backend, make_program
 from callbacks.whole.pending import Pending, change_buffers, pending_of, run
 from callbacks.whole.program import Program, Step, Unused
-from callbacks.whole.proof import Different, Judge, compare_step, kind_of, ordinary_step, repeats
+from callbacks.whole.proof import Different, Judge, Reference, compare_step, kind_of, ordinary_step, repeats
 from callbacks.whole.reasons import tell_of_compiling, told
 from callbacks.whole.stock import Stock
 
@@ -165,33 +165,10 @@ class Maker:
         """One of a program's first steps, with the ordinary one beside it; makes the program if need be."""
         binding.gather()
         before = draws.take()
-        try:
-            reference = ordinary_step(learn, binding.sources)
-            check_draws(before, draws.take())
-        except Unfit:
-            draws.put(before)
-            raise
-        except Exception as error:
-            draws.put(before)
-            self._n_failed += 1
-            if self._n_failed > 1:
-                raise Unfit(f"the ordinary step on copies of the model fails ({told(error)})") from error
+        reference = self._reference(learn, binding, before)
+        if reference is None:
             return None
-        draws.put(before)
-        try:
-            program = binding.stock.programs.get(key) or self._recall(learn, binding, key, leaves, before)
-            if program is None:
-                tell_of_compiling(learn, self.backend, leaves)
-                binding, program = self._make(learn, binding, leaves)
-            binding.stock.programs[key] = program
-            draws.put(before)
-            outs = run(binding, program, leaves, changes_buffers=False)
-        except Unfit:
-            draws.put(before)
-            raise
-        except Exception as error:
-            draws.put(before)
-            raise Unfit(f"a program of it cannot be made ({told(error)})") from error
+        binding, program, outs = self._run_first(learn, binding, key, leaves, before)
         after = draws.take()
         judge = Judge(f"in batch {learn.batch_idx} of epoch {learn.epoch}")
         try:
@@ -207,6 +184,42 @@ class Maker:
         program.n_unproven -= 1
         change_buffers(binding, program, outs)
         return pending_of(binding, program, outs)
+
+    def _reference(self, learn: Any, binding: Binding, before: Any) -> Reference | None:
+        """The ordinary step on copies, from random numbers as they were before; None where it fails once."""
+        try:
+            reference = ordinary_step(learn, binding.sources)
+            check_draws(before, draws.take())
+        except Unfit:
+            raise
+        except Exception as error:
+            self._n_failed += 1
+            if self._n_failed > 1:
+                raise Unfit(f"the ordinary step on copies of the model fails ({told(error)})") from error
+            return None
+        else:
+            return reference
+        finally:
+            draws.put(before)
+
+    def _run_first(
+        self, learn: Any, binding: Binding, key: Any, leaves: list[Any], before: Any
+    ) -> tuple[Binding, Program, list[Tensor]]:
+        """What a program gives that is to be proven; it is made if need be."""
+        try:
+            program = binding.stock.programs.get(key) or self._recall(learn, binding, key, leaves, before)
+            if program is None:
+                tell_of_compiling(learn, self.backend, leaves)
+                binding, program = self._make(learn, binding, leaves)
+            binding.stock.programs[key] = program
+            draws.put(before)
+            return binding, program, run(binding, program, leaves, changes_buffers=False)
+        except Unfit:
+            draws.put(before)
+            raise
+        except Exception as error:
+            draws.put(before)
+            raise Unfit(f"a program of it cannot be made ({told(error)})") from error
 
     def _recall(
         self, learn: Any, binding: Binding, key: Any, leaves: list[Any], before: Any

@@ -54,6 +54,13 @@ class Sources:
         kind, dtype = self.device.type, DTYPES[self.precision.precision]
         return torch.autocast("cpu" if kind == "meta" else kind, dtype, cache_enabled=False)
 
+    def forward(self, model: Any, loss_func: Any, inputs: Any, targets: Any) -> tuple[Any, Tensor]:
+        """Predictions and loss, computed as the loop and `MixedPrecision` compute them."""
+        with self.autocast():
+            preds = run_model(model, inputs)
+            preds = preds if self.precision is None else map_tensors(preds, as_float)
+            return preds, compute_loss(loss_func, preds, targets)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -160,10 +167,8 @@ class Step:
             buffers[:] = reader.taken_from(buffers)
             return output
 
-        with torch.enable_grad(), sources.autocast():
-            preds = run_model(model, inputs)
-            preds = preds if sources.precision is None else map_tensors(preds, as_float)
-            return preds, compute_loss(sources.loss_func, preds, targets)
+        with torch.enable_grad():
+            return sources.forward(model, sources.loss_func, inputs, targets)
 
     def _update(
         self, params: list[Tensor], grads: list[Tensor], kept: list[Tensor], numbers: Tensor

@@ -14,8 +14,7 @@ from torch.utils import _pytree as pytree
 
 from callbacks.device import map_tensors
 from callbacks.lean.proof import Unfit, find_step
-from callbacks.precision import as_float
-from callbacks.whole.program import Program, Sources, compute_loss, reads_by_itself, run_model, unmixed
+from callbacks.whole.program import Program, Sources, reads_by_itself, unmixed
 from callbacks.whole.updates import split
 
 #: How far a program's numbers may be from the ordinary ones, as a share of the largest of a tensor: sums are
@@ -64,10 +63,7 @@ def ordinary_step(learn: Any, sources: Sources, scale: float = 1.0) -> Reference
                 each.mul_(scale)
     inputs, targets = map_tensors((learn.inputs, learn.targets), torch.clone)
     with torch.enable_grad(), unmixed(sources.device), unreached(sources):
-        with sources.autocast():
-            preds = run_model(model, inputs)
-            preds = preds if sources.precision is None else map_tensors(preds, as_float)
-            loss = compute_loss(loss_func, preds, targets)
+        preds, loss = sources.forward(model, loss_func, inputs, targets)
         loss.backward()
     for name, each in model.named_parameters():
         if each.grad is not None and each.grad.layout is not torch.strided:

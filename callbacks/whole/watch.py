@@ -26,7 +26,6 @@ EVERY = frozenset(vars(nn.Module())) - {"training"}
 #: Lists of the weights that `nn.LSTM` and its kin keep for themselves, renewed where the weights are others.
 CACHES = ("_flat_weights", "_flat_weight_refs")
 
-
 #: Lists, dicts and objects with more entries than this are looked at by their length alone.
 N_ENTRIES = 64
 #: How deep to look into lists, dicts and objects that are held by others.
