@@ -52,6 +52,7 @@ class DevicePlacement(Callback):
         self.device, self.prefetch = find_device(device), prefetch
         self._placed: nn.Module | None = None
         self._lane: Prefetch | None = None
+        self._is_quick = False  # is there nothing to do for plain tensors on the CPU?
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._place_model(learn)
@@ -70,17 +71,17 @@ class DevicePlacement(Callback):
         if learn.model is not self._placed:
             self._place_model(learn)
         batch = learn.batch
-        if self._lane is not None:
-            rest = partial(move_leaf, device=self.device)
-            learn.batch = self._lane.place(batch, gives_fresh(learn), map_tensors, rest)
-            return
-        if self.device.type == "cpu" and type(batch) is tuple:  # the quick way, as it is asked at each step
+        if self._is_quick and type(batch) is tuple:
             for item in batch:
                 if type(item) is not Tensor or not item.is_cpu:
                     break
             else:
                 return
-        learn.batch = to_device(batch, self.device)
+        if self._lane is None:
+            learn.batch = to_device(batch, self.device)
+            return
+        rest = partial(move_leaf, device=self.device)
+        learn.batch = self._lane.place(batch, gives_fresh(learn), map_tensors, rest)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._placed = self._lane = None
@@ -92,7 +93,7 @@ class DevicePlacement(Callback):
         if any(tensor.device != self.device for tensor in tensors_of(learn.model)):
             learn.model.to(self.device)
         place_optimizer(learn.optimizer)
-        self._placed = learn.model
+        self._placed, self._is_quick = learn.model, self._lane is None and self.device.type == "cpu"
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -68,7 +68,8 @@ class StopOnNaN(Callback):
         self._good.clear()
 
     def before_batch(self, learn: LearnerProtocol) -> None:
-        if learn.training and len(self._pending) in (0, self.wait_every):  # else there is a copy already
+        # else there is a copy already
+        if learn.training and (not self._pending or len(self._pending) == self.wait_every):
             self._buffers.keep(learn.model)
 
     def before_backward(self, learn: LearnerProtocol) -> None:

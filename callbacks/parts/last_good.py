@@ -85,7 +85,7 @@ class KeptBuffers:
 
     def keep(self, model: nn.Module) -> None:
         """Copy those that have changed since the last time, and those that may have."""
-        if model is not self._model or not all(map(is_unchanged, self._holders)):
+        if model is not self._model or (self._holders and not all(map(is_unchanged, self._holders))):
             self.clear()
         if self._buffers is None:
             self._begin(model)

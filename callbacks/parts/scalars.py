@@ -35,7 +35,7 @@ class Scalars:
 
         After numbers on a device, one on the CPU waits once, to keep the order.
         """
-        if isinstance(value, Tensor):
+        if type(value) is not float and isinstance(value, Tensor):
             if not value.is_cpu:
                 self._pending.append(value)
                 if len(self._pending) == JOIN_AT:
