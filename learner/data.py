@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from learner.at_once import at_once
 from learner.batching import Order, TensorLoader
 from learner.holdout import hold_out
 from learner.keywords import suggest_keywords, suggest_keywords_beside
@@ -74,9 +75,12 @@ class Data:
         self._usual_length = 0 if split or self.target_keys else n_inputs + 1
 
     def batches(self, loader: Batches) -> Iterable[Any]:
-        """What to iterate over: the loader, or what it gives when it is a function."""
+        """What to iterate over: the loader, or what it gives when it is a function.
+
+        A `DataLoader` over a `TensorDataset` gives the same batches in a quicker way.
+        """
         if not is_function(loader):
-            return loader  # type: ignore[return-value]
+            return at_once(loader)
         found = loader()  # type: ignore[operator]
         if not hasattr(found, "__iter__"):
             name = getattr(loader, "__name__", loader)
