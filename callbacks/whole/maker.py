@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,16 @@ from callbacks.whole.binding import Binding
 from callbacks.whole.graph import Backend, make_program
 from callbacks.whole.pending import Pending, change_buffers, pending_of, run
 from callbacks.whole.program import Program, Step, Unused
-from callbacks.whole.proof import Different, Judge, Reference, compare_step, kind_of, ordinary_step, repeats
+from callbacks.whole.proof import (
+    Different,
+    Judge,
+    Reference,
+    compare_step,
+    kind_of,
+    ordinary_step,
+    repeats,
+    slacks_of,
+)
 from callbacks.whole.reasons import tell_of_compiling, told
 from callbacks.whole.stock import Stock
 
@@ -179,7 +189,8 @@ class Maker:
                 if not repeats(reference, ordinary_step(learn, binding.sources)):
                     draws.put(before)
                     raise Unfit(UNLIKE) from None
-                raise
+                judge.slacks = slacks_of(learn, binding.sources, reference, before)
+                compare_step(judge, program, binding.sources, outs, reference)
             draws.put(after)
         program.n_unproven -= 1
         change_buffers(binding, program, outs)
@@ -228,21 +239,31 @@ class Maker:
         program = binding.stock.old.pop(key, None)
         if program is None:
             return None
-        if not any(self._agrees(learn, binding, program, leaves, before, scale) for scale in (1, *SCALES)):
+        look = partial(self._agrees, learn, binding, program, leaves, before)
+        if not any(map(look, (1, *SCALES))) and not look(1, is_shaken=True):
             return None
         program.n_unproven = N_PROVEN
         return program
 
     def _agrees(
-        self, learn: Any, binding: Binding, program: Program, leaves: list[Any], before: Any, scale: float
+        self,
+        learn: Any,
+        binding: Binding,
+        program: Program,
+        leaves: list[Any],
+        before: Any,
+        scale: float,
+        *,
+        is_shaken: bool = False,
     ) -> bool:
-        """Do both steps agree at weights that are multiplied by a number?"""
+        """Do both steps agree at weights that are multiplied by a number; as far as rounding lets them?"""
         draws.put(before)
         reference = ordinary_step(learn, binding.sources, scale)
+        slacks = slacks_of(learn, binding.sources, reference, before) if is_shaken else {}
         draws.put(before)
         outs = run(binding, program, leaves, changes_buffers=False, scale=scale)
         try:
-            compare_step(Judge(""), program, binding.sources, outs, reference, scale)
+            compare_step(Judge("", slacks), program, binding.sources, outs, reference, scale)
         except Different:
             return False
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from callbacks.device import map_tensors
 from callbacks.lean.proof import Unfit, find_step
+from callbacks.parts import draws
 from callbacks.whole.program import Program, Sources, reads_by_itself, unmixed
 from callbacks.whole.updates import split
 
@@ -22,6 +23,9 @@ from callbacks.whole.updates import split
 SHARES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
 #: A gradient may be off by so much of the largest of all, too: one that should be 0 is rounding alone.
 FLOOR = 0.05
+#: So many times the rounding of their type weights are shaken by, so often, and so many times as far as the
+#: ordinary step's numbers have moved then may a program's be off.
+SHAKE, N_SHAKEN, TIMES = 8, 4, 10
 
 
 @dataclass
@@ -37,14 +41,29 @@ class Reference:
     kept: dict[str, dict[str, Any]]
     buffers: dict[str, Tensor]
 
+    def by_name(self) -> dict[str, Tensor]:
+        """All that is compared, as messages name it; of several outputs, the numbers of all in one tensor."""
+        found: dict[str, Any] = {"the loss": self.loss, "the norm of the gradients": self.norm}
+        found |= {f"the buffer {name!r}": each for name, each in self.buffers.items()}
+        found |= {f"the gradient of {name!r}": each for name, each in self.raw.items()}
+        found |= {f"the weights of {name!r}": each for name, each in self.params.items()}
+        for name, own in self.kept.items():
+            found |= {f"the {key} of {name!r}": each for key, each in own.items()}
+        if self.preds:
+            found["the model's output"] = torch.cat([each.detach().double().flatten() for each in self.preds])
+        return {name: each.detach() for name, each in found.items() if isinstance(each, Tensor)}
 
-def ordinary_step(learn: Any, sources: Sources, scale: float = 1.0) -> Reference:
+
+def ordinary_step(
+    learn: Any, sources: Sources, scale: float = 1.0, shaken: torch.Generator | None = None
+) -> Reference:
     """Do forward, loss, backward, and what else is in the program, on copies of model, loss and optimizer.
 
     Args:
         learn: the learner, with a batch.
         sources: what the program is made of.
         scale: weights are multiplied by it before.
+        shaken: from which random numbers are drawn, by which each weight is moved by a few roundings.
 
     Raises:
         Unfit: they cannot be copied; or the loss hangs on parameters of which the program holds that it does
@@ -61,6 +80,11 @@ def ordinary_step(learn: Any, sources: Sources, scale: float = 1.0) -> Reference
         with torch.no_grad():
             for each in named.values():
                 each.mul_(scale)
+    if shaken is not None:
+        with torch.no_grad():
+            for each in named.values():
+                signs = torch.empty(each.shape, dtype=torch.float64).uniform_(-1, 1, generator=shaken).sign()
+                each.mul_((1 + SHAKE * torch.finfo(each.dtype).eps * signs).to(each))
     inputs, targets = map_tensors((learn.inputs, learn.targets), torch.clone)
     with torch.enable_grad(), unmixed(sources.device), unreached(sources):
         preds, loss = sources.forward(model, loss_func, inputs, targets)
@@ -122,6 +146,7 @@ class Judge:
     """Compares tensor after tensor, and ends the fit at the first that is another."""
 
     where: str  #: which batch
+    slacks: dict[str, float] = field(default_factory=dict)  #: how much further apart some may be, by name
 
     def compare(self, what: str, found: Any, wanted: Any, slack: Any = 0.0, dtype: Any = None) -> None:
         """Refuse numbers that are further apart than rounding explains; NaN equals NaN.
@@ -147,7 +172,7 @@ class Judge:
         gap = (found.double() - wanted.double()).abs().nan_to_num(0.0, posinf=float("inf"))
         gap = torch.where(found == wanted, 0.0, gap)  # infinities, too
         size = torch.where(wanted.isfinite(), wanted, 0.0).double().abs().max()
-        allowed = share * size + slack
+        allowed = share * size + slack + self.slacks.get(what, 0.0)
         bad |= gap > allowed
         if bad.any():  # waits for the device, in the first steps of a program
             worst = int((gap - allowed).flatten().argmax())
@@ -194,6 +219,30 @@ def compare_step(
     for found, wanted in zip(outs, ref.preds, strict=True):
         judge.compare("the model's output", found, wanted, dtype=coarse)
     compare_updates(judge, sources, new, kept, ref, scale)
+
+
+def slacks_of(learn: Any, sources: Sources, reference: Reference, before: Any) -> dict[str, float]:
+    """How far a program may be off where the ordinary step hangs on the rounding of numbers.
+
+    Among some hundred thousand activations a few are 0 but for rounding, and pass a ReLU in one step and not
+    in the other; in a deep network rounding may grow. So each number may be off by some times of what it
+    moves by where all weights are moved by a few roundings.
+
+    Args:
+        learn: the learner, with a batch.
+        sources: what the program is made of.
+        reference: the ordinary step.
+        before: the random numbers that it began with.
+    """
+    draw, found = torch.Generator().manual_seed(0), dict.fromkeys(reference.by_name(), 0.0)
+    for _ in range(N_SHAKEN):
+        draws.put(before)
+        moved = ordinary_step(learn, sources, shaken=draw).by_name()
+        for name, each in reference.by_name().items():
+            if name in moved and each.numel():
+                gap = (moved[name].double() - each.double()).abs().nan_to_num(0.0, posinf=0.0)
+                found[name] = max(found[name], TIMES * gap.max().item())
+    return found
 
 
 def repeats(one: Reference, other: Reference) -> bool:

@@ -43,9 +43,10 @@ class WholeStep(Callback):
     may without it.
 
     The first two steps of each program are done by the ordinary step as well, on copies of model and
-    optimizer, and compared: a fault of the compiler, one that is seen at three slightly different weights, is
-    an error that names the tensor. Numbers are the program's from the first step on: those of the ordinary
-    step but for rounding, and the same bits each time.
+    optimizer, and compared: a fault of the compiler is an error that names the tensor. A fault is what is
+    seen at three slightly different weights, and is more than ten times what the ordinary step's numbers
+    change by where all weights are moved by a few roundings. Numbers are the program's from the first step
+    on: those of the ordinary step but for rounding, and the same bits each time.
 
     A line tells when a program is compiled, where `Progress` is there.
 

@@ -1678,6 +1678,55 @@ def test_a_difference_that_is_gone_at_other_weights_is_none():
     assert not torch.allclose(learn.model[0].weight, model[0].weight)  # the program's step was taken
 
 
+class Gated(nn.Module):
+    """Rounding decides which of all units pass, as it does of a few among very many ReLUs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head = nn.Linear(1, 64).double(), nn.Linear(64, 1).double()
+
+    def forward(self, x):
+        found = self.layer(x)
+        rounding = (0.7 * found + 0.1 * found) - 0.8 * found
+        return self.head(torch.where(rounding > 0, found, 0.0))
+
+
+def rounding_otherwise(fault=0.0):
+    """A backend whose programs round otherwise, and move the first weights too far by this share."""
+
+    def backend(graph, inputs):
+        draws = torch.Generator().manual_seed(0)
+
+        def call(*flat):
+            signs = [torch.randn(each.shape, generator=draws, dtype=each.dtype).sign() for each in flat]
+            eps = torch.finfo(torch.float64).eps
+            outs = list(graph(*(each * (1 + eps * sign) for each, sign in zip(flat, signs, strict=True))))
+            return [outs[0] + fault * (outs[0] - flat[0]), *outs[1:]]
+
+        return call
+
+    return backend
+
+
+def test_a_step_that_hangs_on_rounding_at_all_weights_is_no_fault_of_the_program():
+    learn = learner_of(doer=WholeStep(rounding_otherwise()), model=Gated())
+    for number in range(2):
+        learn.fit(1)
+        assert learn.callbacks[WholeStep].fallback is None
+        assert (learn.callbacks[WholeStep].compile_seconds == 0) == (number == 1)  # the program is kept
+    assert learn.global_step == 2 * N_BATCHES
+
+
+@pytest.mark.parametrize("fault", [0.01, -0.001])
+def test_a_fault_is_seen_beside_other_rounding(fault):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 64), nn.ReLU(), nn.Linear(64, 1)).double()
+    learner_of(doer=WholeStep(rounding_otherwise()), model=model).fit(1)
+    with pytest.raises(RuntimeError, match=r"the weights of '0\.weight' is off in"):
+        learner_of(doer=WholeStep(rounding_otherwise(fault)), model=model).fit(1)
+
+
 def test_nor_is_it_one_where_a_program_is_kept():
     made, calls = [], []
 
