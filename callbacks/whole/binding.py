@@ -29,7 +29,9 @@ from callbacks.whole.watch import Watch, hooks_of, is_value, modules_of
 #: with `reads_gradients = False`.
 BLIND = (ActivationStats, EMA, GradientClip, LossSurface, MixedPrecision, Timer, WeightUpdates)
 #: What a parameter is trained by.
-FLAGS = attrgetter("requires_grad", "dtype", "_backward_hooks", "_post_accumulate_grad_hooks")
+FLAGS = attrgetter("requires_grad", "dtype")
+#: Who hears of its gradient: None, or a dict that stays, empty, where a hook was removed.
+HEARD_BY = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 OF_GRADIENTS = ("after_backward", "before_step", "after_step")
 
 
@@ -118,7 +120,8 @@ class Binding:
 
     def trains_as_ever(self) -> bool:
         """Are the same parameters trained, in the same type, without hooks?"""
-        return list(map(FLAGS, self.all_params)) == self.flags
+        params = self.all_params
+        return list(map(FLAGS, params)) == self.flags and not any(map(any, map(HEARD_BY, params)))
 
     def _updates_as_ever(self) -> bool:
         """Has the optimizer the groups and state that it had, and clip and precision their settings?"""
@@ -294,7 +297,7 @@ def check_parameters(params: list[Any], names: dict[Any, str]) -> None:
     for each in params:
         if not each.is_floating_point():
             raise Unfit(f"the parameter {names[each]!r} is no tensor of floats")
-        if each._backward_hooks or each._post_accumulate_grad_hooks:
+        if any(HEARD_BY(each)):
             raise Unfit(f"a hook is registered on the parameter {names[each]!r}")
 
 

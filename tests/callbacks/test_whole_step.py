@@ -1634,6 +1634,19 @@ def test_a_hook_on_a_parameter_falls_back():
         learn.fit(1)
 
 
+def test_a_hook_that_comes_in_mid_fit_where_one_was_removed_before_is_seen():
+    model = net()
+    model[0].weight.register_hook(lambda grad: grad).remove()  # an empty dict of hooks stays
+
+    def register(learn):
+        if learn.global_step == 6:
+            learn.model[0].weight.register_hook(lambda grad: grad * 2)
+
+    learn = learner_of(on("after_batch", name="register")(register), model=model)
+    with pytest.warns(LearnerWarning, match="a hook is registered on the parameter '0.weight'"):
+        learn.fit(N_EPOCHS)
+
+
 def test_hooks_of_a_look_now_and_then_see_the_ordinary_step():
     learn = assert_as_ordinary(lambda: ActivationStats(every="3 steps"))
     assert len(learn.callbacks[ActivationStats].steps) == 4
