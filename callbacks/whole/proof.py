@@ -234,11 +234,12 @@ def slacks_of(learn: Any, sources: Sources, reference: Reference, before: Any) -
         reference: the ordinary step.
         before: the random numbers that it began with.
     """
-    draw, found = torch.Generator().manual_seed(0), dict.fromkeys(reference.by_name(), 0.0)
+    draw, still = torch.Generator().manual_seed(0), reference.by_name()
+    found = dict.fromkeys(still, 0.0)
     for _ in range(N_SHAKEN):
         draws.put(before)
         moved = ordinary_step(learn, sources, shaken=draw).by_name()
-        for name, each in reference.by_name().items():
+        for name, each in still.items():
             if name in moved and each.numel():
                 gap = (moved[name].double() - each.double()).abs().nan_to_num(0.0, posinf=0.0)
                 found[name] = max(found[name], TIMES * gap.max().item())

@@ -129,7 +129,8 @@ class Watch:
             if is_foreign(each.__module__):
                 continue
             own = vars(each)
-            kept = [key for key in names if id(code_of(own.get(key))) not in {*self._seen, id(None)}]
+            codes = {key: code_of(own.get(key)) for key in names}
+            kept = [key for key, code in codes.items() if code is not None and id(code) not in self._seen]
             if self._is_new(each):
                 kept += [key for key, value in own.items() if is_setting(value) and not key.startswith("__")]
             self._add(each, own.get, kept, [own[key] for key in kept])
