@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning
+from callbacks.contract import Callback, LearnerProtocol
 from callbacks.device import tensors_in
 from callbacks.parts.drawing import draw_histograms, draw_lines, new_axes, new_figure
 from callbacks.parts.hooks import Hooks
@@ -20,6 +19,7 @@ from callbacks.parts.named import as_patterns, find_layers
 from callbacks.parts.places import Places
 from callbacks.parts.rows import Rows, put_recorded, recorded_of, stacked
 from callbacks.parts.settings import check_count, is_number
+from callbacks.parts.warning import warn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -245,12 +245,10 @@ def histogram(sizes: Tensor, n_bins: int, highest: float) -> Tensor:
 
 def warn_of_nothing(layers: list[str]) -> None:
     """Say why a pass has recorded nothing."""
-    warnings.warn(
+    warn(
         f"ActivationStats recorded nothing, as none of the layers {', '.join(layers[:5])} was called as a "
         "module, so layer(x). Where code calls layer.forward(x) or uses the weights alone, no hook hears of "
-        "it: name layers that are called.",
-        LearnerWarning,
-        stacklevel=4,
+        "it: name layers that are called."
     )
 
 

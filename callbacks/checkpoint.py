@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import IO, Any
 
-from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.parts.checkpoint_folder import (
     checkpoints_in,
     close_folder,
@@ -17,6 +16,7 @@ from callbacks.parts.checkpoint_folder import (
 )
 from callbacks.parts.every import Every
 from callbacks.parts.settings import as_path
+from callbacks.parts.warning import warn
 from callbacks.stopping import Best
 
 
@@ -173,11 +173,9 @@ class Checkpoint(Callback):
             )
             raise error
         notes = " ".join(getattr(error, "__notes__", ()))
-        warnings.warn(
+        warn(
             f"{path} was not written: {error}. {notes} Training goes on, the checkpoints before it are "
-            "whole, and the next interval tries again.",
-            LearnerWarning,
-            stacklevel=3,
+            "whole, and the next interval tries again."
         )
 
 

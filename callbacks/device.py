@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.parts.prefetch import Prefetch, lane_to
+from callbacks.parts.warning import warn
 
 
 class DevicePlacement(Callback):
@@ -57,11 +57,9 @@ class DevicePlacement(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._place_model(learn)
         if self.prefetch and self._lane is None and self.device.type not in ("cpu", "meta"):
-            warnings.warn(
+            warn(
                 f"DevicePlacement(prefetch=True): on {self.device.type} batches are placed as without it; it "
-                "is for CUDA.",
-                LearnerWarning,
-                stacklevel=2,
+                "is for CUDA."
             )
 
     def before_validate(self, learn: LearnerProtocol) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.device import map_tensors, tensors_of
+from callbacks.parts.warning import warn
 
 
 class ChannelsLast(Callback):
@@ -138,8 +138,4 @@ def tell_fallback(error: Exception) -> None:
     """Warn that the model runs as it is, and why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = f"{type(error).__name__}: {' '.join(lines[:2])}"
-    warnings.warn(
-        f"Compile: the model cannot be compiled, so the fit goes on without. {reason}",
-        LearnerWarning,
-        stacklevel=2,
-    )
+    warn(f"Compile: the model cannot be compiled, so the fit goes on without. {reason}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import warnings
 from array import array
 from collections import Counter
 from collections.abc import Mapping
@@ -16,10 +15,11 @@ from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
 import torch
 from torch import Tensor
 
-from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order, snake_case
+from callbacks.contract import Callback, Direction, LearnerProtocol, Order, snake_case
 from callbacks.device import map_tensors
 from callbacks.measures.metric_states import described, put_state, state_of
 from callbacks.parts.scalars import Scalars
+from callbacks.parts.warning import warn
 
 # What functions call the targets, where they take them first.
 TARGETS_FIRST = ("y_true", "target", "targets", "label", "labels")
@@ -141,11 +141,7 @@ class Metrics(Callback):
         if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
             return  # stopped in the middle: numbers of a part would be taken for the whole
         if learn.n_batches == 0 and not self._passes["valid"].n_items:
-            warnings.warn(
-                "the validation data gave no batch, so nothing was measured on it.",
-                LearnerWarning,
-                stacklevel=2,
-            )
+            warn("the validation data gave no batch, so nothing was measured on it.")
         if self._passes["valid"].is_open:
             learn.results |= self._passes["valid"].compute()
 

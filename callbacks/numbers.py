@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from callbacks.contract import Callback, CancelBatch, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, CancelBatch, LearnerProtocol, Order
 from callbacks.parts.culprit import cause_of, rate_of
 from callbacks.parts.last_good import KeptBuffers, LastGood, all_finite, is_finite
 from callbacks.parts.norms import total_norm
 from callbacks.parts.settings import check_count
+from callbacks.parts.warning import warn
 
 WAIT_EVERY = 1024  # steps; a wait of 20 us each 1024 steps is not to be seen, and a tensor a step is little
 
@@ -91,11 +91,7 @@ class StopOnNaN(Callback):
         self._buffers.put_back()
         self._n_skipped += 1
         if self._n_skipped <= self.skip:
-            warnings.warn(
-                f"{message}. The batch is left out ({self._n_skipped} of at most {self.skip} in a row).",
-                LearnerWarning,
-                stacklevel=2,
-            )
+            warn(f"{message}. The batch is left out ({self._n_skipped} of at most {self.skip} in a row).")
             raise CancelBatch
         in_a_row = f", the {ordinal(self._n_skipped)} in a row" if self.skip else ""
         raise FloatingPointError(f"{message}{in_a_row}. {REMEDY}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Real
@@ -11,8 +10,9 @@ from typing import Any
 
 from callbacks import annealers
 from callbacks.annealers import Annealer
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.parts import hyperparameters
+from callbacks.parts.warning import warn
 
 Value = Callable[[float], float]
 ANNEALERS = tuple(getattr(annealers, name) for name in annealers.__all__)
@@ -84,11 +84,9 @@ class ParamScheduler(Callback):
         if self.n_batches not in (None, n_done) and not (learn.stop_reason or self._told):
             self._told = True
             words = "shorter" if n_done > self.n_batches else "longer"
-            warnings.warn(
+            warn(
                 f"ParamScheduler(n_batches={self.n_batches}): epoch {learn.epoch} had {n_done} training "
-                f"batches, so the schedule is {words} than the fit. Write n_batches={n_done}.",
-                LearnerWarning,
-                stacklevel=3,
+                f"batches, so the schedule is {words} than the fit. Write n_batches={n_done}."
             )
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:

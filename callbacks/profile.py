@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from callbacks.contract import OPERATIONS, Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import OPERATIONS, Callback, LearnerProtocol, Order
 from callbacks.parts.settings import as_path, check_count
+from callbacks.parts.warning import warn
 
 if TYPE_CHECKING:
     from torch.profiler import profile
@@ -103,12 +103,10 @@ class Profile(Callback):
         if self._profiler is None or learn.resumed:  # the rest of a fit may be short
             return
         if self._n_done <= self.wait + self.warm_up:
-            warnings.warn(
+            warn(
                 f"Profile recorded nothing: the fit ended after {self._n_done} training batches, and "
                 f"recording begins after {self.wait + self.warm_up}. Lower wait or "
-                "warm_up, or train for longer.",
-                LearnerWarning,
-                stacklevel=2,
+                "warm_up, or train for longer."
             )
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:

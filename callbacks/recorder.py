@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.parts.warning import warn
 from callbacks.timer import Stopwatch
 
 
@@ -66,10 +66,8 @@ class Recorder(Callback):
         self._kept = None
         if late and not self._has_told:
             self._has_told = True
-            warnings.warn(
+            warn(
                 f"learn.results[{late[0]!r}] was written in after_epoch when the history had its row "
                 "already, so it is neither kept nor shown. Measure before others report: order = "
-                "Order.MEASURE in the plug-in.",
-                LearnerWarning,
-                stacklevel=4,
+                "Order.MEASURE in the plug-in."
             )

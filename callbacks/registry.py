@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from keyword import iskeyword
 from types import MethodType
 from typing import Any, TypeVar
 
-from callbacks.contract import EVENTS, OPERATIONS, Callback, LearnerWarning, Order
+from callbacks.contract import EVENTS, OPERATIONS, Callback, Order
+from callbacks.parts.warning import warn
 
 Hook = MethodType  # a bound method: its plug-in is known
 T = TypeVar("T", bound=Callback)
@@ -250,11 +250,9 @@ def check_distinct(plugins: list[Callback]) -> None:
                 f"a name of its own, as name='my_{name}'."
             )
         if name in TAKEN or not is_word(name):
-            warnings.warn(
+            warn(
                 f"a plug-in called {name!r} cannot be reached as learn.callbacks.{name}: give it another "
-                "name, as name='my_plugin'.",
-                LearnerWarning,
-                stacklevel=4,
+                "name, as name='my_plugin'."
             )
         seen[name] = plugin
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +16,10 @@ from torch.optim.lr_scheduler import (
 
 from callbacks.accumulation import GradientAccumulation
 from callbacks.budgets import n_train_batches
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.parts.every import Every
 from callbacks.parts.hyperparameters import Kept, check_alone, get, settings_of
+from callbacks.parts.warning import warn
 from callbacks.stopping import check_measured
 from callbacks.when import unwrapped
 
@@ -122,11 +122,9 @@ class TorchScheduler(Callback):
     def after_fit(self, learn: LearnerProtocol) -> None:
         told = length_of(self._made)
         if told is not None and self._made.last_epoch < told[1] - 1 and learn.stop_reason is None:
-            warnings.warn(
+            warn(
                 f"TorchScheduler: the schedule is longer than the fit: {told[0]}={told[1]}, and it was "
-                f"stepped {self._made.last_epoch} times, every {self.every}.",
-                LearnerWarning,
-                stacklevel=2,
+                f"stepped {self._made.last_epoch} times, every {self.every}."
             )
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
@@ -233,4 +231,4 @@ def check_length(plugin: TorchScheduler, made: Any, learn: LearnerProtocol) -> N
     if isinstance(made, OneCycleLR) and every.unit == "epoch":
         raise ValueError(f"{words}, or train for {told[1] * int(every.number)} epochs.")
     cure = ", unless gradients add up over several batches." if every.unit == "step" else "."
-    warnings.warn(words + cure, LearnerWarning, stacklevel=3)
+    warn(words + cure)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
-from callbacks.contract import Callback, Direction, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.parts.named import named_tensors
 from callbacks.parts.settings import is_number
+from callbacks.parts.warning import warn
 
 
 class Best:
@@ -63,11 +63,9 @@ class Best:
                 f"higher_is_better."
             )
         if known not in (None, self.direction):
-            warnings.warn(
+            warn(
                 f"{self.owner}(mode={self.mode!r}): the better way of {self.monitor} is {known!r}. "
-                f"Leave mode out to go by that.",
-                LearnerWarning,
-                stacklevel=3,
+                f"Leave mode out to go by that."
             )
 
     def update(self, learn: LearnerProtocol) -> bool | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.modes import BatchNormFreeze, is_frozen
 from callbacks.parts import hyperparameters
 from callbacks.parts.averages import Averages, check_alone, put_weights, take_off_noise
 from callbacks.parts.named import named_tensors
 from callbacks.parts.settings import is_number
+from callbacks.parts.warning import warn
 from callbacks.stopping import EarlyStopping
 from callbacks.when import unwrapped
 
@@ -143,11 +143,9 @@ class SWA(Callback):
         if learn.interrupted is not None:
             return
         if self.averages is None:
-            warnings.warn(
+            warn(
                 f"SWA: the fit ended before epoch {self._first(learn)}, in which averaging was to begin, so "
-                "the model keeps its trained weights.",
-                LearnerWarning,
-                stacklevel=2,
+                "the model keeps its trained weights."
             )
             return
         take_off_noise(learn)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from callbacks.contract import LearnerWarning
+from callbacks.parts.warning import warn
 from learner import files, positions, snapshots
 from learner.fingerprint import differences, fingerprint
 from learner.plain import from_plain, to_plain
@@ -88,11 +87,9 @@ def tell_limits(learn: Any) -> None:
         limit = None if loader is None else positions.limits(loader)
         if limit is not None and id(loader) not in learn.told:
             learn.told.add(id(loader))
-            warnings.warn(
+            warn(
                 f"a run that is cut in the middle of a pass may not go on bit for bit; of the {name} data: "
-                f"{limit}",
-                LearnerWarning,
-                stacklevel=6,
+                f"{limit}"
             )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -14,8 +13,8 @@ from typing import Any
 
 import torch
 
-from callbacks.contract import LearnerWarning
 from callbacks.parts.named import named_tensors
+from callbacks.parts.warning import warn
 from learner.batching import TensorLoader
 from learner.loaders import n_batches_of
 from learner.stored import Stored
@@ -153,11 +152,9 @@ def differences(
     soft = [f"{name} {words}" for name, words in (*found, *version_differences(then, now)) if name in SOFT]
     allowed = [f"{name}: {words}" for name, words in found if name in allow]
     if soft or allowed:
-        warnings.warn(
+        warn(
             f"going on from {path.name} with {'; '.join([*allowed, *soft])}: the run may not end with the "
-            "bits that it would have had.",
-            LearnerWarning,
-            stacklevel=4,
+            "bits that it would have had."
         )
     return {name for name, _ in found if name in allow}
 

@@ -6,14 +6,13 @@ import functools
 import random
 import sys
 import types
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from callbacks.contract import LearnerWarning
+from callbacks.parts.warning import warn
 
 DEEPEST = 6  # steps from the root, as dataset.dataset.transform.transforms.0.rng of a loader
 LONGEST = 100  # longer lists and dicts hold data, not parts
@@ -38,11 +37,9 @@ def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> 
         else:
             lost.append(path)
     if lost:
-        warnings.warn(
+        warn(
             f"a {type(root).__name__} had random generators at {', '.join(map(repr, lost))}, which are not "
-            "there now, so what it draws will differ. Make them where the object is made, in its __init__.",
-            LearnerWarning,
-            stacklevel=2,
+            "there now, so what it draws will differ. Make them where the object is made, in its __init__."
         )
 
 

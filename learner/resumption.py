@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from callbacks.checkpoint import Checkpoint
-from callbacks.contract import LearnerWarning
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.parts.checkpoint_folder import checkpoints_in, step_of
+from callbacks.parts.warning import warn
 from callbacks.schedule import TorchScheduler
 from callbacks.when import unwrapped
 from learner import checkpoint, files, positions
@@ -177,11 +176,9 @@ def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
     if n_epochs != point.fit["n_epochs"] and any(
         isinstance(unwrapped(each), (TorchScheduler, ParamScheduler)) for each in learn.callbacks
     ):
-        warnings.warn(
+        warn(
             f"the run was planned for {point.fit['n_epochs']} epochs and is now to have {n_epochs}: a "
-            "schedule that was made for the whole of it has another total now.",
-            LearnerWarning,
-            stacklevel=4,
+            "schedule that was made for the whole of it has another total now."
         )
 
 
@@ -197,7 +194,7 @@ def newest_whole(folders: list[Path]) -> Path | None:
         fault = files.is_whole(path)
         if fault is None:
             for words in faults:
-                warnings.warn(f"{words} Going on from {path.name}.", LearnerWarning, stacklevel=4)
+                warn(f"{words} Going on from {path.name}.")
             return path
         faults.append(f"{path.name}: {fault}")
     if faults:

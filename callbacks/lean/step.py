@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.lean.kernels import Kernel, update
 from callbacks.lean.proof import Unfit, examine, find_engine, find_hooks, find_step, gather, prove
+from callbacks.parts.warning import warn
 
 #: Updates of a fit that are done twice and compared: momentum begins in the first, and is used in the second.
 N_PROVEN = 2
@@ -162,4 +162,4 @@ class LeanStep(Callback):
 def tell(operation: str, call: str, reason: Unfit) -> None:
     """Warn that an ordinary call is made, and why."""
     words = f"LeanStep: {operation} is done by the ordinary {call}, since {reason}."
-    warnings.warn(words, LearnerWarning, stacklevel=4)
+    warn(words)

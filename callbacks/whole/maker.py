@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import Any
 
@@ -10,9 +9,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from callbacks.contract import LearnerWarning
 from callbacks.lean.proof import Unfit
 from callbacks.parts import draws
+from callbacks.parts.warning import warn
 from callbacks.whole.binding import Binding
 from callbacks.whole.graph import Backend, make_program
 from callbacks.whole.pending import Pending, change_buffers, pending_of, run
@@ -161,13 +160,11 @@ class Maker:
             return True
         if not self._was_told:
             self._was_told = True
-            warnings.warn(
+            warn(
                 f"WholeStep: batch {learn.batch_idx} of epoch {learn.epoch} is {kind}, and {self.n_programs} "
                 f"other kinds have a program already ({'; '.join(kinds)}): it takes the ordinary step, as "
                 "will others that are new. Pad batches to a few lengths, drop the last one, or allow more, "
-                "with WholeStep(n_programs=...).",
-                LearnerWarning,
-                stacklevel=4,
+                "with WholeStep(n_programs=...)."
             )
         return False
 

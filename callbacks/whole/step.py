@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import torch
 
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.lean.proof import Unfit
+from callbacks.parts.warning import warn
 from callbacks.whole.binding import OF_GRADIENTS
 from callbacks.whole.graph import OWN, Backend, check_known
 from callbacks.whole.maker import Maker
@@ -233,14 +233,12 @@ class WholeStep(Callback):
         """Let the optimizer take its own step from now on, as somebody changes what it hangs on."""
         self._compiles = self._maker.has_update = False
         self._maker.release()
-        warnings.warn(
+        warn(
             f"WholeStep: {listeners(learn, *OF_GRADIENTS)} has changed weights, or settings of the optimizer "
             f"or of GradientClip, in batch {learn.batch_idx} of epoch {learn.epoch}, after the program had "
             "run with the former ones. The update is the optimizer's own from now on, so the numbers are "
             "right; WholeStep(update='ordinary') does so from the begin. Rates that are set in before_batch "
-            "are in time.",
-            LearnerWarning,
-            stacklevel=3,
+            "are in time."
         )
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
@@ -258,4 +256,4 @@ class WholeStep(Callback):
     def _fall_back(self, reason: Unfit) -> None:
         self._reason, self.kinds = str(reason), []
         self._maker.forget()
-        warnings.warn(f"WholeStep: the ordinary step is taken, since {reason}.", LearnerWarning, stacklevel=3)
+        warn(f"WholeStep: the ordinary step is taken, since {reason}.")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterable, Sequence
-from types import FrameType
 
 from callbacks.contract import LearnerWarning
+from callbacks.parts.warning import warn
 
 __all__ = ["LearnerWarning", "listed", "tell"]
 
@@ -29,18 +27,6 @@ def tell(faults: Iterable[Exception]) -> None:
         kind = TypeError if all(isinstance(error, TypeError) for error in errors) else ValueError
         lines = [f"  {number}. {error}" for number, error in enumerate(errors, 1)]
         raise kind("\n".join([f"{len(errors)} things are wrong:", *lines]))
-
-
-def warn(warning: LearnerWarning) -> None:
-    """Warn at the user's line: the first one outside of our two packages."""
-    frame: FrameType | None = sys._getframe(1)
-    level = 2
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in OURS:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(warning, stacklevel=level)
-
-
-OURS = ("callbacks", "learner", "contextlib")
 
 
 N_LISTED = 5
