@@ -64,7 +64,7 @@ def stray(cancel: Cancel, owner: str) -> RuntimeError:
 
 
 def clean_up(learn: Any) -> None:
-    """Call every `cleanup_fit`, last first, whatever the others do; drop the gradients of a fit that failed.
+    """Call every `cleanup_fit`, last first, whatever the others raise; drop the gradients of a failed fit.
 
     Raises:
         BaseException: the first error of a `cleanup_fit`, where no other error is on its way; else it is
@@ -73,22 +73,37 @@ def clean_up(learn: Any) -> None:
     failed: BaseException | None = learn.error
     first: BaseException | None = None
     for plugin in reversed(list(learn.callbacks)):
-        try:
-            plugin.cleanup_fit(learn)
-        except Exception as caught:  # noqa: BLE001 - the others must still clean up; it is raised or noted below
-            hook = f"{describe(plugin)}.cleanup_fit"
-            error = stray(caught, hook) if isinstance(caught, Cancel) else caught
-            shown = f"in callback {hook}: {type(error).__name__}: {error}"
-            if failed is not None or first is not None:
-                (failed or first).add_note(f"then, {shown}")  # type: ignore[union-attr]
-            else:
-                error.add_note(shown)
-                first = error
+        caught = cleanup_error(plugin, learn)
+        if caught is None:
+            continue
+        hook = f"{describe(plugin)}.cleanup_fit"
+        error = stray(caught, hook) if isinstance(caught, Cancel) else caught
+        shown = f"in callback {hook}: {type(error).__name__}: {error}"
+        if failed is not None or first is not None:
+            (failed or first).add_note(f"then, {shown}")  # type: ignore[union-attr]
+        else:
+            error.add_note(shown)
+            first = error
     if failed is not None:
         learn.model.zero_grad()
     if first is not None:
         learn.error = first
         raise first
+
+
+def cleanup_error(callback: Callback, learn: Any) -> BaseException | None:
+    """Call a `cleanup_fit`, and return what it raises, whatever that is: the others must be called too.
+
+    A second Ctrl-C may abort the `cleanup_fit`, and nothing around it.
+    """
+    try:
+        learn.abortable = True
+        callback.cleanup_fit(learn)
+    except BaseException as error:  # noqa: BLE001 - it is raised or noted once all have been called
+        learn.abortable = False
+        return error
+    learn.abortable = False
+    return None
 
 
 def plugin_at(frames: list[FrameType]) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
 from callbacks.history import History
-from learner import again, errors, inference, positions, snapshots
+from learner import again, errors, inference, interrupt, positions, snapshots
 from learner.checks import preflight
 from learner.data import Data
 from learner.loaders import n_batches_of
@@ -54,7 +54,7 @@ class Loop:
     history: History
     stop_reason: str | None = None
     error: BaseException | None = None
-    fitting = False
+    fitting = abortable = False  # abortable: whether a second Ctrl-C may raise here
     interrupted: str | None = None
     n_fits = 0  # that have come to their end
     told: set[int]  # loaders of whose limits the user knows
@@ -81,7 +81,7 @@ class Loop:
                 raise
             raise self.error from error
         finally:
-            self.fitting = False
+            self.fitting = self.abortable = False
             self._end(modes)
 
     def _epochs(self) -> None:
@@ -173,7 +173,7 @@ class Loop:
                 self._do["zero_grad"](self)
             return
         if self.interrupted:
-            self.stop(self.interrupted)  # only here: a checkpoint of this batch is to know
+            interrupt.end_batch(self)  # only here: a checkpoint of this batch must know
         self._on["after_batch"](self)
 
     def _run_model(self) -> None:

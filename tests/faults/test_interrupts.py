@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from tiny import notes
 
-from callbacks import Callback, on
-from learner import Data
+from callbacks import Callback, Checkpoint, Compile, on
+from learner import Data, interrupt
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,15 +52,16 @@ def test_case_47_ctrl_c_ends_the_batch_cleans_up_and_leaves_a_usable_learner(mak
         learn.fit(3, callbacks=[press(signal.SIGINT)])
     assert heard == [(True, 0), (True, 1), "after_fit", "cleanup_fit"]
     assert learn.stop_reason == "interrupted by Ctrl-C"
-    assert "Ctrl-C: ending this batch; again to abort" in capfd.readouterr().err
+    assert "interrupted by Ctrl-C: ending after this batch; again to abort" in capfd.readouterr().err
     assert torch.isfinite(learn.model.weight).all()
     done = learn.global_step
     learn.fit(2)
     assert learn.global_step == done + 6
 
 
-def test_case_48_a_second_ctrl_c_aborts_at_once(make_learner):
+def test_case_48_a_second_ctrl_c_that_comes_later_aborts_at_once(make_learner, monkeypatch):
     after = []
+    monkeypatch.setattr(interrupt, "SAME", 0.0)
 
     @on("after_loss")
     def press_twice(learn):
@@ -69,6 +74,152 @@ def test_case_48_a_second_ctrl_c_aborts_at_once(make_learner):
         learn.fit(1, callbacks=[press_twice])
     assert after == []
     learn.fit(1)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGINT),
+    ],
+    ids=lambda numbers: "-".join(number.name for number in numbers),
+)
+def test_two_signals_at_once_end_the_batch_and_save_it_as_one_does(make_learner, tmp_path, numbers):
+    @on("after_loss")
+    def send(learn):
+        if learn.global_step == 1:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    learn = make_learner(callbacks=[Checkpoint(tmp_path, "9 epochs"), send])
+    with pytest.raises(SystemExit if signal.SIGTERM in numbers else KeyboardInterrupt) as caught:
+        learn.fit(3)
+    assert learn.global_step == 2
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["step-000000002.pt"]
+    if signal.SIGTERM in numbers:
+        assert caught.value.code == 143
+
+
+def test_sigterm_never_aborts_however_often_it_comes(make_learner, monkeypatch):
+    monkeypatch.setattr(interrupt, "SAME", 0.0)
+
+    @on("after_step")
+    def send(learn):
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    @on("cleanup_fit")
+    def send_again(learn):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    learn = make_learner(callbacks=[send, send_again])
+    with pytest.raises(SystemExit, match="143"):
+        learn.fit(2)
+    assert (learn.global_step, learn.stop_reason) == (1, "interrupted by SIGTERM")
+
+
+class Gone(io.TextIOBase):
+    """A stream whose reader has gone."""
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+class Closed(io.StringIO):
+    """A stream that is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.close()
+
+
+@pytest.mark.parametrize("make_stream", [Gone, Closed, lambda: None])
+def test_a_signal_is_heeded_where_nothing_can_be_printed(make_learner, tmp_path, monkeypatch, make_stream):
+    monkeypatch.setattr(sys, "stderr", make_stream())
+    learn = make_learner(callbacks=[Checkpoint(tmp_path, "9 epochs"), press(signal.SIGTERM)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(SystemExit, match="143"):
+            learn.fit(3)
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["step-000000002.pt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("again"), SystemExit(3), GeneratorExit(), OSError(28)])
+def test_every_callback_cleans_up_whatever_another_raises_there(make_learner, error):
+    cleaned = []
+
+    class First(Callback):
+        def before_fit(self, learn):
+            self.lr = learn.optimizer.param_groups[0]["lr"]
+            learn.optimizer.param_groups[0]["lr"] = 0.5
+
+        def cleanup_fit(self, learn):
+            learn.optimizer.param_groups[0]["lr"] = self.lr
+            cleaned.append("first")
+
+    @on("cleanup_fit")
+    def fails(learn):
+        raise error
+
+    @on("cleanup_fit")
+    def last(learn):
+        cleaned.append("last")
+        if isinstance(error, SystemExit):
+            raise ValueError("of the last one")
+
+    learn = make_learner(callbacks=[First(), fails, last])
+    with pytest.raises(ValueError if isinstance(error, SystemExit) else type(error)) as caught:
+        learn.fit(1)
+    assert cleaned == ["last", "first"]
+    assert learn.optimizer.param_groups[0]["lr"] == 0.1
+    if isinstance(error, SystemExit):
+        assert "then, in callback fails.cleanup_fit: SystemExit: 3" in notes(caught.value)
+    learn.remove_callbacks(fails, last)
+    learn.fit(1)
+
+
+def test_ctrl_c_while_a_callback_cleans_up_leaves_the_others_to_clean_up(make_learner, monkeypatch):
+    monkeypatch.setattr(interrupt, "SAME", 0.0)
+
+    @on("cleanup_fit")
+    def impatient(learn):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    learn = make_learner(callbacks=[Compile("eager"), press(signal.SIGINT), impatient])
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            learn.fit(2)
+    assert isinstance(learn.model, torch.nn.Linear)
+    learn.remove_callbacks(impatient)
+
+
+def test_ctrl_c_while_handlers_are_restored_leaves_no_handler_of_ours(make_learner, monkeypatch):
+    learn, real = make_learner(), signal.signal
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def restore(number, handler):
+        replaced = real(number, handler)
+        if handler in before:  # the moment after one of them was restored
+            os.kill(os.getpid(), signal.SIGINT)
+        return replaced
+
+    monkeypatch.setattr(signal, "signal", restore)
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_ctrl_c_that_the_parent_ignores_stays_ignored(make_learner):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        learn = make_learner(callbacks=[press(signal.SIGINT)])
+        learn.fit(1)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (learn.global_step, learn.stop_reason) == (3, None)
 
 
 @pytest.mark.parametrize("event", ["before_fit", "before_batch", "before_validate", "after_epoch"])
@@ -182,7 +333,7 @@ def test_case_49_and_50_a_script_ends_as_its_caller_expects_without_workers_left
     out, error = process.communicate(timeout=60)
     assert "cleaned after interrupted by" in out, error
     assert process.returncode in (code, 130) if number == signal.SIGINT else process.returncode == code, error
-    assert error.count("ending this batch") == 1
+    assert error.count("ending after this batch") == 1
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 
