@@ -1,18 +1,21 @@
-"""Predictions: inputs as a batch, outputs on the CPU, batches joined."""
+"""Predictions: inputs as a batch, outputs on the CPU, a pass over a loader."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from callbacks.device import map_tensors, tensors_in
 from learner.data import Data, InputsOnly
+from learner.joining import JoinError, join
 from learner.loaders import check_batches
 from learner.tensors import as_tensors, describe, is_array
+
+Keep = str | Callable[[Any], Any] | None
+Returns = Literal["joined", "batches"]
 
 
 def loader_or_valid(data: Data, loader: Any) -> Any:
@@ -64,46 +67,82 @@ def to_cpu(output: Any) -> Any:
     return map_tensors(output, move)
 
 
-def collect(predict: Callable[[], None], learn: Any, batches: Iterable[Any]) -> tuple[Any, Any]:
-    """Run the model on each batch and join the outputs, and the targets."""
-    found = []
+def collect(learn: Any, batches: Iterable[Any], keep: Keep, returns: Returns) -> tuple[Any, Any]:
+    """Run the model on each batch and join the outputs, and the targets; do what `Learner.get_preds` says."""
+    preds, targets, sizes = [], [], []
     for learn.batch_idx, learn.batch in enumerate(batches):
-        predict()
-        found.append((to_cpu(learn.preds), to_cpu(learn.targets)))
-    if not found:
+        learn._run_model()
+        preds.append(to_cpu(kept(learn.preds, keep)))
+        targets.append(to_cpu(learn.targets))
+        sizes.append(learn.n_items)
+        if len(sizes) == 1 and returns == "joined":
+            join_both(preds, targets, sizes)  # refuses what cannot be joined before the pass goes on
+    if not sizes:
         raise ValueError("the loader gave no batch, so there are no predictions.")
-    preds, targets = zip(*found, strict=True)
-    return join(preds), join(targets)
+    return (preds, targets) if returns == "batches" else join_both(preds, targets, sizes)
 
 
-def join(parts: tuple[Any, ...]) -> Any:
-    """Outputs of batches as one: tensors along their first dimension, nests part by part.
+def join_both(preds: list[Any], targets: list[Any], sizes: list[int]) -> tuple[Any, Any]:
+    """Predictions and targets, each joined over the batches.
 
     Raises:
-        ValueError: tensors whose other dimensions differ.
+        ValueError: one of them cannot be joined; the message says what to do.
     """
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return join_tensors(parts)
-    if isinstance(first, Mapping):
-        return {key: join(tuple(part[key] for part in parts)) for key in first}
-    if isinstance(first, (tuple, list)):
-        joined = [join(items) for items in zip(*parts, strict=True)]
-        return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
-    return None if first is None else list(parts)
+    try:
+        return join(preds, sizes, "preds"), join(targets, sizes, "targets")
+    except JoinError as error:
+        cure = "Take what each batch gave, with get_preds(returns='batches')"
+        if str(error).startswith("preds"):
+            cure += f", or keep a part of the output, with get_preds(keep={name_of_a_part(preds[0])})"
+        raise ValueError(f"get_preds: {error}. {cure}.") from error
 
 
-def join_tensors(parts: tuple[Tensor, ...]) -> Tensor:
-    """Tensors in a row along their first dimension; single numbers as a row of them."""
-    if not parts[0].ndim:
-        return torch.stack(parts)
-    shapes = {tuple(part.shape[1:]) for part in parts}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"the batches' outputs cannot be joined: their items have the shapes {sorted(shapes)}. Go "
-            "through the batches and call learn.predict on each."
+def name_of_a_part(output: Any) -> str:
+    """What `keep` may be, for an output of this kind."""
+    names = [name for name, item in parts_of(output).items() if isinstance(item, Tensor)]
+    meant = "logits" if "logits" in names else next(iter(names), None)
+    return "function" if meant is None else repr(meant)
+
+
+def parts_of(output: Any) -> dict[Any, Any]:
+    """The parts of an output by name, where it has any."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    if hasattr(output, "_fields"):
+        return output._asdict()
+    return dict(getattr(output, "__dict__", {})) if not isinstance(output, Tensor) else {}
+
+
+def check_request(keep: Any, returns: Any) -> None:
+    """Refuse what `get_preds` cannot do, before the pass."""
+    if keep is not None and not isinstance(keep, str) and not callable(keep):
+        raise TypeError(
+            f"get_preds(keep={keep!r}): pass the name of a part of the output, as 'logits', or a function of "
+            "the output, as lambda output: output[0]."
         )
-    return torch.cat(parts)
+    if returns not in ("joined", "batches"):
+        raise ValueError(f"get_preds(returns={returns!r}): choose 'joined' or 'batches'.")
+
+
+def kept(output: Any, keep: Keep) -> Any:
+    """The part of an output that was asked for.
+
+    Raises:
+        ValueError: it has no part of that name.
+    """
+    if keep is None:
+        return output
+    if callable(keep):
+        return keep(output)
+    if isinstance(output, Mapping) and keep in output:
+        return output[keep]
+    if not isinstance(output, (Tensor, Mapping)) and hasattr(output, keep):
+        return getattr(output, keep)
+    names = ", ".join(map(repr, parts_of(output)))
+    raise ValueError(
+        f"get_preds(keep={keep!r}): the model's output is {describe(output)}, which has no {keep!r}. "
+        + (f"It has: {names}." if names else "Pass a function of it, as keep=lambda output: output[0].")
+    )
 
 
 def n_items_of(inputs: Any, targets: Any) -> int:

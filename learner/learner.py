@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -243,12 +243,33 @@ class Learner(Tuning):
             return inference.to_cpu(self.preds)
 
     @suggest_keywords
-    def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
-        """Predictions and targets over a loader, by default the validation data, each joined, on the CPU."""
+    def get_preds(
+        self,
+        loader: Any = None,
+        *,
+        keep: str | Callable[[Any], Any] | None = None,
+        returns: Literal["joined", "batches"] = "joined",
+    ) -> tuple[Any, Any]:
+        """Predictions and targets over a loader, on the CPU, each joined over the batches.
+
+        Tensors are joined along the dimension of the items, and lists with one entry per item end to end.
+        Several outputs (tuples, mappings, data classes) are joined part by part. Items of several shapes
+        become a list with one entry per item. The page "Predictions" says more.
+
+        Args:
+            loader: batches; by default the validation data.
+            keep: the name of the part of the model's output to keep, as `"logits"`, or a function of the
+                output. The rest, as a cache, is dropped after each batch.
+            returns: `"joined"`, or `"batches"` for a list of what each batch gave.
+
+        Raises:
+            ValueError: no batch, no part of that name, or an output that cannot be joined.
+        """
+        inference.check_request(keep, returns)
         loader = inference.loader_or_valid(self.data, loader)
         with self._aside(), torch.no_grad(), snapshots.undrawn(loader):
             self._begin_pass(loader, training=False)
-            return inference.collect(self._run_model, self, self.data.batches(loader))
+            return inference.collect(self, self.data.batches(loader), keep, returns)
 
     def snapshot(self) -> dict[str, Any]:
         """Copy weights, buffers, optimizer, plug-in state, random state, clock and history."""

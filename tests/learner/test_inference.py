@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from callbacks import Callback, ZeroGrad
 from learner import Data, Learner, TensorLoader
-from learner.inference import join, n_items_of, to_cpu
+from learner.inference import n_items_of, to_cpu
 
 Heads = namedtuple("Heads", "mean spread")
 
@@ -122,20 +122,6 @@ def test_predictions_over_a_loader_are_joined_in_order_with_their_targets():
 def test_outputs_of_every_kind_are_joined_part_by_part(wrap, parts):
     preds, _ = make(Model(wrap)).get_preds()
     assert all(part.shape == (6, 1) for part in parts(preds))
-
-
-def test_single_numbers_become_a_row_and_what_cannot_be_joined_a_list():
-    assert torch.equal(join((torch.tensor(1.0), torch.tensor(2.0))), torch.tensor([1.0, 2.0]))
-    outputs = (Output(torch.ones(1)), Output(torch.ones(2)))
-    assert join(outputs) == list(outputs)
-    assert join((None, None)) is None
-
-
-def test_items_of_several_shapes_cannot_be_joined_and_the_message_tells_what_to_do():
-    with pytest.raises(
-        ValueError, match=r"their items have the shapes \[\(2,\), \(3,\)\].*learn\.predict on each"
-    ):
-        join((torch.zeros(4, 3), torch.zeros(4, 2)))
 
 
 def test_a_loader_without_batches_and_no_validation_are_told():

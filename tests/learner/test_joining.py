@@ -1,0 +1,206 @@
+"""Predictions and targets over a loader, joined over its batches."""
+
+from __future__ import annotations
+
+from collections import UserDict, namedtuple
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+
+from learner import Data, Learner
+
+State = namedtuple("State", "out total")
+SIZES = [(2, 2), (3, 1), (2,), (4, 4, 2), (1, 1)]
+
+
+@dataclass(frozen=True)
+class Named:
+    out: torch.Tensor
+    names: list[str]
+    missing: None = None
+
+
+class Model(nn.Module):
+    """Returns what a function makes of the batch, whose items are numbered in the whole pass."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.weight, self.function = nn.Parameter(torch.ones(1)), function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def joined(function, sizes, targets=lambda x: x, **settings):
+    """Predictions and targets of batches of these sizes; item n of the pass is the number n."""
+    items = torch.arange(sum(sizes)).float()[:, None]
+    batches = [(x, targets(x)) for x in items.split(sizes)]
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    return Learner(Model(function), Data(batches, batches), lambda p, t: p, sgd).get_preds(**settings)
+
+
+def numbers(x):
+    return [int(item) for item in x[:, 0]]
+
+
+def boxes(x):
+    return [{"boxes": torch.full((n + 2, 4), n), "image": torch.tensor(n)} for n in numbers(x)]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_list_with_one_entry_per_item_is_joined_end_to_end(sizes):
+    preds, targets = joined(boxes, sizes, lambda x: tuple(boxes(x)))
+    for found in (preds, targets):
+        assert [each["image"].item() for each in found] == list(range(sum(sizes)))
+        assert [len(each["boxes"]) for each in found] == [n + 2 for n in range(sum(sizes))]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_names_stay_in_the_order_of_the_items(kind, sizes):
+    _, names = joined(lambda x: x, sizes, lambda x: kind(map(str, numbers(x))))
+    assert names == [str(n) for n in range(sum(sizes))]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_several_outputs_in_a_list_are_joined_one_by_one_also_where_a_batch_has_as_many_items(sizes):
+    preds, _ = joined(lambda x: [x, x.expand(-1, 3)], sizes)
+    assert [tuple(each.shape) for each in preds] == [(sum(sizes), 1), (sum(sizes), 3)]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_recurrent_outputs_and_their_states_are_joined_along_the_items(sizes):
+    preds, state = joined(lambda x: (x.expand(-1, 3), torch.stack([x, 10 * x, x])), sizes)[0]
+    assert torch.equal(preds[:, 0], torch.arange(sum(sizes)).float())
+    assert torch.equal(state[1, :, 0], 10 * preds[:, 0])
+
+
+@pytest.mark.parametrize("sizes", [(3, 1), (4, 4, 1)])
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_last_batch_of_one_whose_first_dimension_was_squeezed_away_is_one_item(sizes, width):
+    preds, _ = joined(lambda x: x.expand(-1, width).squeeze(), sizes)
+    assert preds.shape == ((sum(sizes), width) if width > 1 else (sum(sizes),))
+
+
+def test_items_of_several_shapes_become_a_list_of_items():
+    preds, targets = joined(
+        lambda x: x.new_zeros(len(x), len(x)), (3, 1), lambda x: np.zeros((len(x), len(x)))
+    )
+    assert [len(each) for each in preds] == [len(each) for each in targets] == [3, 3, 3, 1]
+
+
+def test_arrays_and_numbers_are_joined_and_one_number_per_batch_becomes_a_row():
+    preds, targets = joined(lambda x: {"a": x.sum(), "n": len(x)}, (2, 1), lambda x: x.numpy())
+    assert (preds["a"].tolist(), preds["n"], targets.shape) == ([1.0, 2.0], [2, 1], (3, 1))
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_packed_sequences_are_repacked_in_the_order_in_which_they_were_given(is_sorted):
+    def pack(x):
+        sequences = [torch.full((n + 1, 2), n) for n in numbers(x)]
+        return pack_sequence(sequences[:: -1 if is_sorted else 1], enforce_sorted=is_sorted)
+
+    preds, _ = joined(pack, (3, 2))
+    padded, lengths = pad_packed_sequence(preds, batch_first=True)
+    order = [2, 1, 0, 4, 3] if is_sorted else list(range(5))
+    assert padded[:, 0, 0].tolist() == order
+    assert lengths.tolist() == [n + 1 for n in order]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_become_one(layout):
+    preds, _ = joined(
+        lambda x: torch.nested.nested_tensor(
+            [torch.full((n + 1, 2), float(n)) for n in numbers(x)], layout=layout
+        ),
+        (2, 1),
+    )
+    assert [(len(each), each[0, 0].item()) for each in preds.unbind()] == [(1, 0.0), (2, 1.0), (3, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [
+        ((torch.bool, torch.uint8, torch.int64), torch.int64),
+        ((torch.uint16, torch.int32, torch.uint8), torch.int32),
+        ((torch.float16, torch.bfloat16, torch.float16), torch.float32),
+    ],
+)
+def test_batches_of_several_dtypes_are_joined_in_one_that_holds_all(dtypes, expected):
+    preds, _ = joined(lambda x: x.to(dtypes[int(x[0, 0])]), (1, 1, 1))
+    assert preds.dtype == expected
+    assert preds[:, 0].tolist() in ([0, 1, 2], [False, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("wrap", "kind"),
+    [
+        (lambda x: State(x, x.sum()), State),
+        (lambda x: Named(x, [str(n) for n in numbers(x)]), Named),
+        (lambda x: UserDict(out=x), UserDict),
+        (lambda x: torch.max(x.expand(-1, 3), 1), torch.return_types.max),
+    ],
+)
+def test_an_output_of_several_parts_keeps_its_kind(wrap, kind):
+    preds, _ = joined(wrap, (2, 2))
+    assert type(preds) is kind
+    out = preds["out"] if kind is UserDict else preds[0] if kind is torch.return_types.max else preds.out
+    assert len(out) == 4
+    assert kind is not Named or preds.names == ["0", "1", "2", "3"]
+
+
+def test_a_part_of_the_output_is_kept_by_name_or_by_a_function():
+    def output(x):
+        return {"logits": x.expand(-1, 3), "cache": object()}
+
+    assert joined(output, (2, 1), keep="logits")[0].shape == (3, 3)
+    assert joined(output, (2, 1), keep=lambda out: out["logits"].argmax(1))[0].tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match=r"preds\['cache'\] is .*object.*returns='batches'.*keep='logits'"):
+        joined(output, (2, 1))
+    with pytest.raises(ValueError, match=r"keep='logit'.*has no 'logit'\. It has: 'logits', 'cache'"):
+        joined(output, (2, 1), keep="logit")
+
+
+def test_what_cannot_be_joined_is_refused_after_the_first_batch_and_returned_per_batch_on_request():
+    n_calls = []
+
+    def output(x):
+        n_calls.append(len(x))
+        return {1}
+
+    with pytest.raises(ValueError, match=r"preds is a set.*returns='batches'"):
+        joined(output, (1, 1, 1))
+    assert n_calls == [1]
+    preds, targets = joined(output, (2, 1), returns="batches")
+    assert preds == [{1}, {1}]
+    assert [len(each) for each in targets] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (lambda x: pack_sequence([x, x[:1]])._replace(data=x), "preds is a PackedSequence whose batch_sizes"),
+        (lambda x: {str(len(x)): x}, r"preds has the keys \['2'\] in one batch and \['1'\] in another"),
+        (lambda x: (x, None if len(x) > 1 else x), r"preds\[1\] is of several kinds: None, a tensor"),
+        (lambda x: torch.zeros(5, len(x) + 3), r"preds has the shapes \(5, 5\), \(5, 4\) in the batches"),
+        (lambda x: x.long() + 2**24 + 1 if len(x) > 1 else x, "float32 does not hold its integers"),
+        (lambda x: x.to(torch.float8_e4m3fn if len(x) > 1 else torch.float16), "which have no common one"),
+        (lambda x: x.to_sparse_csr(), r"preds has the layout torch\.sparse_csr"),
+    ],
+)
+def test_an_output_that_fits_no_other_is_refused_with_its_place(output, words):
+    with pytest.raises(ValueError, match=words):
+        joined(output, (2, 1))
+
+
+def test_an_unknown_request_is_refused_before_the_pass():
+    with pytest.raises(ValueError, match=r"returns='list'.*choose 'joined' or 'batches'"):
+        joined(lambda x: x, (1,), returns="list")
+    with pytest.raises(TypeError, match=r"keep=0.*name of a part of the output"):
+        joined(lambda x: x, (1,), keep=0)
