@@ -65,7 +65,9 @@ class LearnerWarning(UserWarning):
 
 
 class Cancel(Exception):
-    """Base of the exceptions with which a plug-in ends a span of the loop; raise one of the six below."""
+    """Base of the exceptions with which a callback ends a span of the loop; raise one of the six below."""
+
+    raised_by: tuple[Callback, str] | None = None  #: the callback and its hook, set by the loop
 
 
 class CancelFit(Cancel):
@@ -218,7 +220,7 @@ class Callback:
     """A plug-in: define a method named after an event to listen to it, or after an operation to do it.
 
     Hooks take the learner and nothing else: `def after_batch(self, learn): ...`. The learner is passed,
-    never kept. What a plug-in changes on the learner it puts back in `cleanup_fit`. A misspelt event, a hook
+    never kept. What a callback changes on the learner it restores in `cleanup_fit`. A misspelt event, a hook
     with other arguments or an `async` one is refused when the class is defined.
 
     Attributes:
@@ -298,7 +300,7 @@ class Callback:
         """After the last epoch, also after a stop or cancel, but not after an error."""
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        """Always, whatever happened, in reverse order: close and put back. Bears running twice, or alone."""
+        """After a fit that began for this callback, whatever happened, last first: close and restore."""
 
     def surround(self, learn: LearnerProtocol, operation: str) -> AbstractContextManager[Any]:
         """The context in which an operation that is named in `surrounds` is done, as `torch.autocast`."""

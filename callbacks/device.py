@@ -52,9 +52,12 @@ class DevicePlacement(Callback):
         self.device, self.prefetch = find_device(device), prefetch
         self._placed: nn.Module | None = None
         self._lane: Prefetch | None = None
+        self._is_fitting = False
         self._is_quick = False  # is there nothing to do for plain tensors on the CPU?
 
     def before_fit(self, learn: LearnerProtocol) -> None:
+        self._is_fitting = True
+        self._open_lane()
         self._place_model(learn)
         if self.prefetch and self._lane is None and self.device.type not in ("cpu", "meta"):
             warn(
@@ -63,10 +66,16 @@ class DevicePlacement(Callback):
             )
 
     def before_validate(self, learn: LearnerProtocol) -> None:
+        self._open_lane()
         self._place_model(learn)
 
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        if not self._is_fitting:
+            self._lane = None
+
     def place(self, learn: LearnerProtocol) -> None:
-        if learn.model is not self._placed:
+        # without a fit, once for each call: the model may have been moved since the one before
+        if learn.model is not self._placed and (self._is_fitting or learn.batch_idx == 0):
             self._place_model(learn)
         batch = learn.batch
         if self._is_quick and type(batch) is tuple:
@@ -82,16 +91,19 @@ class DevicePlacement(Callback):
         learn.batch = self._lane.place(batch, gives_fresh(learn), map_tensors, rest)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._placed = self._lane = None
+        self._placed, self._lane, self._is_fitting = None, None, False
 
-    def _place_model(self, learn: LearnerProtocol) -> None:
+    def _open_lane(self) -> None:
         if self.prefetch and self._lane is None:
             lane = lane_to(self.device)
             self._lane = None if lane is None else Prefetch(lane)
+
+    def _place_model(self, learn: LearnerProtocol) -> None:
         if any(tensor.device != self.device for tensor in tensors_of(learn.model)):
             learn.model.to(self.device)
         place_optimizer(learn.optimizer)
-        self._placed, self._is_quick = learn.model, self._lane is None and self.device.type == "cpu"
+        self._placed = learn.model if self._is_fitting else None
+        self._is_quick = self._lane is None and self.device.type == "cpu"
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -116,7 +116,9 @@ class MCDropout(Callback):
             raise TypeError(f"MCDropout(activation={activation!r}): pass a function of the model's output.")
         self.n, self.activation = n, activation
         self._spreads: list[Tensor] = []
-        self._is_validating = False
+        self._validated: dict[str, Any] | None = (
+            None  # results of the pass that is validated: a call has its own
+        )
 
     @property
     def spread(self) -> Tensor | None:
@@ -141,14 +143,10 @@ class MCDropout(Callback):
         return mean, self._spreads[0]
 
     def before_validate(self, learn: LearnerProtocol) -> None:
-        self._is_validating = True
-
-    def before_batch(self, learn: LearnerProtocol) -> None:
-        if learn.training:
-            self._is_validating = False  # a validation was left without an end
+        self._validated = learn.results
 
     def after_pred(self, learn: LearnerProtocol) -> None:
-        if learn.training or self._is_validating:
+        if learn.training or learn.results is self._validated:
             return
         if learn.batch_idx == 0:
             self._spreads = []
@@ -156,11 +154,8 @@ class MCDropout(Callback):
         learn.preds = found.mean(0)
         self._spreads.append(found.std(0).cpu())
 
-    def after_validate(self, learn: LearnerProtocol) -> None:
-        self._is_validating = False
-
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._is_validating = False
+        self._validated = None
 
     def _passes(self, learn: Any) -> list[Tensor]:
         """What is to be averaged, of each pass."""

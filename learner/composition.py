@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -14,9 +13,10 @@ from callbacks.metrics import Metrics
 from callbacks.numbers import StopOnNaN
 from callbacks.progress import Progress
 from callbacks.recorder import Recorder
-from callbacks.registry import Callbacks, as_plugins, describe
+from callbacks.registry import Callbacks, Hook, as_plugins, describe
 from callbacks.when import unwrapped
 from learner.keywords import RATE_HINT
+from learner.place import guarded, nobody
 
 #: The plug-ins of every learner that is not told otherwise.
 DEFAULT_CALLBACKS = (ZeroGrad, DevicePlacement, StopOnNaN, Metrics, Recorder, Progress)
@@ -101,7 +101,7 @@ def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str,
     for around in reversed(tuple(callbacks)):  # the first one heard is the outermost
         for operation in around.surrounds:
             doers[operation] = within(around, operation, doers[operation])
-    return doers
+    return {each: guarded(each, do, callbacks.doers.get(each)) for each, do in doers.items()}
 
 
 def doer_of(callbacks: Callbacks, operation: str, learner_class: type, base: type) -> Doer:
@@ -136,21 +136,38 @@ def overrides(learner_class: type, base: type, operation: str) -> bool:
 
 def listeners_of(callbacks: Callbacks) -> dict[str, Doer]:
     """All who listen to an event, as one function of the learner."""
-    return {event: in_turn(event, hooks) for event, hooks in callbacks.hooks.items()}
+    found = {event: in_turn(event, hooks) for event, hooks in callbacks.hooks.items()}
+    return {**found, "before_fit": begins(callbacks, callbacks.hooks["before_fit"])}
 
 
-def in_turn(event: str, hooks: tuple[Doer, ...]) -> Doer:
-    """A function that calls the hooks in turn; its frame tells an error's event and hook."""
+def in_turn(event: str, hooks: tuple[Hook, ...]) -> Doer:
+    """A function that calls the hooks in turn, and reports their errors to the place."""
     if not hooks:
         return nobody
 
-    def _fire(learn: Any, event: str = event) -> None:
-        for hook in hooks:
-            hook(learn)
+    def _fire(learn: Any) -> None:
+        hook = hooks[0]
+        try:
+            for hook in hooks:
+                hook(learn)
+        except BaseException as error:
+            learn._at.came_through_hook(error, hook.__self__, event)
+            raise
 
     return _fire
 
 
-#: Called where nobody listens to an event or does an operation: a builtin of one argument that does nothing
-#: with a learner and makes no Python frame.
-nobody: Doer = operator.truth
+def begins(callbacks: Callbacks, hooks: tuple[Hook, ...]) -> Doer:
+    """A function that begins a fit for each callback, with its hook of `before_fit` where it has one.
+
+    A callback that another one has removed by then is left out.
+    """
+    found = {id(hook.__self__): in_turn("before_fit", (hook,)) for hook in hooks}
+
+    def _begin(learn: Any) -> None:
+        for plugin in callbacks:
+            if plugin in learn.callbacks:
+                learn._begun.append(plugin)
+                found.get(id(plugin), nobody)(learn)
+
+    return _begin

@@ -1,16 +1,16 @@
-"""Say where an error happened, without changing it: by notes (PEP 678) read off its traceback."""
+"""Say where an error happened, without changing it: by notes (PEP 678)."""
 
 from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import torch
 
 from callbacks import Callback, Cancel
-from callbacks.contract import EVENTS, OPERATIONS
 from callbacks.registry import describe
 from learner.checks.advice import batch_note
 from learner.layers import describe_layer
@@ -37,10 +37,12 @@ def with_place(error: BaseException, learn: Any) -> BaseException:
         says so.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    hook = learn._at.hook
     if isinstance(error, Cancel):
-        error = stray(error, plugin_at(frames) or "the code")
+        hook = error.raised_by and f"{describe(error.raised_by[0])}.{error.raised_by[1]}"
+        error = stray(error, hook or "the code")
     notes = [
-        plugin_note(frames),
+        hook and f"in callback {hook}",
         slip_note(error, learn),
         describe_layer(frames, learn.model),
         batch_note(error, frames, learn),
@@ -48,7 +50,7 @@ def with_place(error: BaseException, learn: Any) -> BaseException:
         memory_note(error, learn),
         worker_note(error, frames),
     ]
-    for note in [*notes, clock_note(frames, learn)]:
+    for note in [*notes, clock_note(learn)]:
         if note and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -64,15 +66,18 @@ def stray(cancel: Cancel, owner: str) -> RuntimeError:
 
 
 def clean_up(learn: Any) -> None:
-    """Call every `cleanup_fit`, last first, whatever the others raise; drop the gradients of a failed fit.
+    """Call `cleanup_fit` where the fit has begun, last first, whatever the others raise.
+
+    The gradients of a fit that failed are dropped.
 
     Raises:
         BaseException: the first error of a `cleanup_fit`, where no other error is on its way; else it is
             added as a note.
     """
     failed: BaseException | None = learn.error
+    has_begun = bool(learn._begun)
     first: BaseException | None = None
-    for plugin in reversed(list(learn.callbacks)):
+    for plugin in begun_last_first(learn):
         caught = cleanup_error(plugin, learn)
         if caught is None:
             continue
@@ -84,7 +89,7 @@ def clean_up(learn: Any) -> None:
         else:
             error.add_note(shown)
             first = error
-    if failed is not None:
+    if failed is not None and has_begun:
         learn.model.zero_grad()
     if first is not None:
         learn.error = first
@@ -106,42 +111,25 @@ def cleanup_error(callback: Callback, learn: Any) -> BaseException | None:
     return None
 
 
-def plugin_at(frames: list[FrameType]) -> str | None:
-    """The outermost plug-in hook on the way to the error, as `Probe.after_batch`."""
-    for frame in frames:
-        hook = frame.f_locals.get("hook") if frame.f_code.co_name == "_fire" else None
-        if hook is not None:
-            return f"{describe(hook.__self__)}.{frame.f_locals['event']}"
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, Callback) and frame.f_code.co_name in EVENTS + OPERATIONS:
-            return f"{describe(owner)}.{frame.f_code.co_name}"
-    return None
+def begun_last_first(learn: Any) -> Iterator[Callback]:
+    """The callbacks that are to clean up, each once, also where one of them adds or removes others."""
+    while learn._begun:
+        order = {id(each): number for number, each in enumerate(learn.callbacks)}
+        last = max(learn._begun, key=lambda each: order.get(id(each), -1))
+        learn._begun = [each for each in learn._begun if each is not last]
+        yield last
 
 
-def while_fetching(error: BaseException | None) -> bool:
-    """Did it come up in the loop's data, with no batch and no plug-in under way?"""
-    frames = [] if error is None else [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    functions = {frame.f_code.co_name for frame in frames}
-    return "_batches" in functions and "_batch" not in functions and plugin_at(frames) is None
-
-
-def plugin_note(frames: list[FrameType]) -> str | None:
-    """Which plug-in it was."""
-    where = plugin_at(frames)
-    return where and f"in callback {where}"
-
-
-def clock_note(frames: list[FrameType], learn: Any) -> str:
+def clock_note(learn: Any) -> str:
     """Which epoch and batch it was."""
-    functions = {frame.f_code.co_name for frame in frames}
-    total = "?" if learn.n_batches is None else learn.n_batches
+    at, total = learn._at, "?" if learn.n_batches is None else learn.n_batches
     parts = [f"at epoch {learn.epoch}/{learn.n_epochs}"]
-    if functions & {"_batch", "_run_model"}:
+    if at.in_batch or (at.span == "predict" and (at.hook or at.operations)):
         parts.append(f"batch {learn.batch_idx}/{total}")
-    elif "_batches" in functions:
-        parts.append(f"fetching batch {0 if learn.batch is None else learn.batch_idx + 1}/{total}")
-    if functions & {"_train", "_validate"}:
-        parts.append("train" if learn.training else "validate")
+    elif at.fetching is not None:
+        parts.append(f"fetching batch {at.fetching}/{total}")
+    if at.span is not None:
+        parts.append(at.span)
     return ", ".join([*parts, f"global step {learn.global_step}"])
 
 
@@ -149,15 +137,22 @@ def sample_note(frames: list[FrameType], learn: Any) -> str | None:
     """Which items of a map-style data set were being fetched, where the loader's frames tell."""
     for frame in reversed(frames):
         indices = frame.f_locals.get("possibly_batched_index")
-        if indices is not None:
+        if indices is not None and module_of(frame).startswith("torch.utils.data."):
             return f"while fetching the items {indices} of the data set"
     return None
+
+
+def module_of(frame: FrameType) -> str:
+    """The module whose code it runs."""
+    return str(frame.f_globals.get("__name__"))
 
 
 def worker_note(error: BaseException, frames: list[FrameType]) -> str | None:
     """A loader's worker that was killed from outside."""
     words = str(error) if isinstance(error, RuntimeError) else ""
-    if isinstance(error, (EOFError, OSError)) and any(f.f_code.co_name == "_try_get_data" for f in frames):
+    if isinstance(error, (EOFError, OSError)) and any(
+        module_of(frame) == "torch.utils.data.dataloader" for frame in frames
+    ):
         words = death_of_a_worker()  # it died while it handed a batch on
     if not words.startswith("DataLoader worker"):
         return None

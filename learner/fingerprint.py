@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from callbacks.contract import Callback
 from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
 from learner.batching import TensorLoader
@@ -42,11 +43,16 @@ def fingerprint(learn: Any) -> dict[str, Any]:
         },
         "optimizer": optimizer_of(learn),
         "callbacks": {
-            plugin.name: type(plugin).__name__ for plugin in learn.callbacks if plugin.state_dict()
+            plugin.name: type(plugin).__name__ for plugin in learn.callbacks if declares_state(plugin)
         },
         "data": {"train": loader_of(learn.data.train), "valid": loader_of(learn.data.valid)},
         "versions": versions(learn),
     }
+
+
+def declares_state(plugin: Callback) -> bool:
+    """Does a callback save anything? It may create it as late as in `before_fit`."""
+    return bool(plugin.state) or type(plugin).state_dict is not Callback.state_dict
 
 
 def optimizer_of(learn: Any) -> dict[str, Any]:

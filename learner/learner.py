@@ -32,6 +32,7 @@ from learner.interrupt import interruptible
 from learner.keywords import suggest_keywords
 from learner.loop import Loop
 from learner.other_words import tells_other_words
+from learner.place import Place
 from learner.resumption import Resume
 from learner.tuning import Tuning
 
@@ -79,6 +80,7 @@ class Learner(Tuning):
         self._optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
         self._make_optimizer()
         self.history, self.results, self.told = History(), {}, set()
+        self._at, self._begun = Place(), []
         self._set_callbacks(
             with_defaults(callbacks, tuple(as_list(metrics, "metrics")), defaults, type(self), Loop)
         )
@@ -150,7 +152,7 @@ class Learner(Tuning):
         if self.fitting:
             for plugin in self._callbacks:
                 if plugin not in before:
-                    plugin.before_fit(self)
+                    self._begin(plugin)
 
     def remove_callbacks(self, *callbacks: Plugin | str) -> None:
         """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once.
@@ -164,8 +166,9 @@ class Learner(Tuning):
         """
         gone = found_in(self._callbacks, callbacks)
         self._set_callbacks(self._callbacks.without(*gone))
-        if self.fitting:
-            for plugin in reversed(gone):
+        for plugin in reversed(gone):
+            if any(plugin is each for each in self._begun):
+                self._begun = [each for each in self._begun if each is not plugin]
                 plugin.cleanup_fit(self)
 
     @contextmanager
@@ -204,8 +207,13 @@ class Learner(Tuning):
             self._set_callbacks((*old, *there.values()))
             if self.fitting:
                 for plugin, state in zip(gone, states, strict=True):
-                    plugin.before_fit(self)
+                    self._begin(plugin)
                     plugin.load_state_dict(state)
+
+    def _begin(self, plugin: Callback) -> None:
+        """Let a callback that is added in mid-fit begin."""
+        self._begun.append(plugin)
+        plugin.before_fit(self)
 
     def _set_callbacks(self, callbacks: Iterable[Plugin]) -> None:
         """Work out who listens to what and who does what, once: the loop then looks nothing up by class."""
@@ -268,7 +276,7 @@ class Learner(Tuning):
         inference.check_request(keep, returns)
         loader = inference.loader_or_valid(self.data, loader)
         with self._aside(), torch.no_grad(), snapshots.undrawn(loader):
-            self._begin_pass(loader, training=False)
+            self._begin_pass(loader, training=False, span="predict")
             return inference.collect(self, self.data.batches(loader), keep, returns)
 
     def snapshot(self) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from learner import again, errors, inference, interrupt, positions, snapshots
 from learner.checks import preflight
 from learner.data import Data
 from learner.loaders import n_batches_of
+from learner.place import Place, Span
 
 # What a pass over data changes, and a pass beside a fit puts back.
 PASS_STATE = (
     *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value"),
     *("training", "batch_idx", "n_batches", "results", "stop_reason", "_mark", "_resume"),
+    "_at",
 )
 
 if TYPE_CHECKING:
@@ -64,10 +66,13 @@ class Loop:
     _resume: Resumption | None = None  # where a checkpoint was, until the fit has gone on there
     _on: dict[str, Callable[[Any], Any]]  # all who listen to an event, as one callable
     _do: dict[str, Callable[[Any], Any]]  # who does an operation
+    _at: Place  # where the loop is
+    _begun: list[Any]  # callbacks whose part in the fit has begun, and which are to clean up
 
     def _fit(self, n_epochs: int, resume: Resumption | None = None) -> None:
         self.n_epochs, self.epoch, self.stop_reason, self.error = n_epochs, 0, None, None
         self._resume, self.resumed = resume, resume is not None
+        self._at, self._begun = Place(), []
         modes = modes_of(self.model)
         self.fitting = True
         try:
@@ -81,7 +86,7 @@ class Loop:
                 raise
             raise self.error from error
         finally:
-            self.fitting = self.abortable = False
+            self.abortable = False
             self._end(modes)
 
     def _epochs(self) -> None:
@@ -94,6 +99,7 @@ class Loop:
                     break
         except CancelFit:
             pass
+        self._at = Place()
         self._on["after_fit"](self)
 
     def _epoch(self) -> None:
@@ -106,6 +112,7 @@ class Loop:
                 self._validate(self.data.valid)
         except CancelEpoch:
             pass
+        self._at = Place()
         self._on["after_epoch"](self)
 
     def _train(self) -> None:
@@ -114,7 +121,7 @@ class Loop:
             self._on["before_train"](self)
             self._batches(self.data.train)
         except CancelTrain:
-            pass
+            self._at = Place("train")
         self._on["after_train"](self)
 
     @torch.no_grad()
@@ -129,12 +136,13 @@ class Loop:
                 with snapshots.undrawn(loader):  # validating must not change what training draws
                     self._batches(loader)
             except CancelValidate:
-                pass
+                self._at = Place("validate")
             self._on["after_validate"](self)
         finally:  # also where the epoch is cancelled
             set_modes(modes)  # each module's own: a frozen layer stays in evaluation mode
 
-    def _begin_pass(self, loader: Any, training: bool) -> None:
+    def _begin_pass(self, loader: Any, training: bool, span: Span | None = None) -> None:
+        self._at = Place(span or ("train" if training else "validate"))
         self.training, self.batch, self.batch_idx = training, None, 0
         self.n_batches = n_batches_of(loader)
         if self.model.training is not training:
@@ -143,19 +151,25 @@ class Loop:
     def _batches(self, loader: Any) -> None:
         if self.stop_reason:
             return
-        n_seen = 0
-        if self._resume:
-            n_seen, batches = self._resume.go_on(self, loader)
-            if self.stop_reason:  # it was stopped in the batch after which it was saved
-                return
-        else:
-            self._mark = positions.mark(loader) if self.marks_passes else None
-            batches = self.data.batches(loader)
-        for n_seen, self.batch in enumerate(batches, start=n_seen + 1):
-            self.batch_idx = n_seen - 1
-            self._batch()
-            if self.stop_reason:
-                return
+        n_seen = n_done = 0
+        try:
+            if self._resume:
+                n_seen, batches = self._resume.go_on(self, loader)
+                if self.stop_reason:  # it was stopped in the batch after which it was saved
+                    return
+            else:
+                self._mark = positions.mark(loader) if self.marks_passes else None
+                batches = self.data.batches(loader)
+            n_done = n_seen
+            for n_seen, self.batch in enumerate(batches, start=n_seen + 1):
+                self.batch_idx = n_seen - 1
+                self._batch()
+                if self.stop_reason:
+                    return
+                n_done = n_seen
+        except BaseException:
+            self._at.came_through_batches(n_seen, n_done)
+            raise
         self.n_batches = n_seen  # gone through to the end, the data has told
 
     def _batch(self) -> None:
@@ -211,7 +225,7 @@ class Loop:
         kept = {name: getattr(self, name) for name in PASS_STATE}
         modes = modes_of(self.model)
         self.results, self.stop_reason, self._resume = {}, None, None
-        self._begin_pass((), training=False)
+        self._begin_pass((), training=False, span="predict")
         try:
             yield
         except BaseException as error:
@@ -225,14 +239,11 @@ class Loop:
             stopped = self.stop_reason if self.fitting else None
             vars(self).update(kept)
             self.stop_reason = self.stop_reason or stopped
-            self._end(modes)
+            set_modes(modes)
 
     def _end(self, modes: Modes) -> None:
-        """Put the modules' modes back and, unless a fit goes on, let every plug-in clean up."""
+        """Restore the modules' modes and let every callback clean up; until then the fit has not ended."""
         set_modes(modes)
-        if self.fitting:
-            return
-        self.fitting = True  # a plug-in that validates while it cleans up must not be asked to clean up again
         try:
             errors.clean_up(self)
         finally:
@@ -315,7 +326,7 @@ class Loop:
     @property
     def failed_between_batches(self) -> bool:
         """Did the fit's error come up while a batch was fetched, so that the one before it is whole?"""
-        return self.batch is not None and errors.while_fetching(self.error)
+        return self.error is not None and self.batch is not None and self._at.fetching is not None
 
     @property
     def device(self) -> torch.device:

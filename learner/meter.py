@@ -18,8 +18,9 @@ from callbacks.contract import OPERATIONS
 from callbacks.registry import Callbacks
 from callbacks.when import IN_BATCH
 from learner.checks.preflight import Preflight
-from learner.composition import doer_of, in_turn, nobody, within
+from learner.composition import begins, doer_of, in_turn, nobody, within
 from learner.loop import Loop
+from learner.place import guarded
 
 BLOCK = 10  # steps; what comes now and then, and batches that workers deliver in bursts, even out within
 Doer = Callable[[Any], Any]
@@ -136,11 +137,14 @@ class Meter:
 
     def compose(self, learn: Any) -> None:
         """Put clocks around all that the learner's loop calls."""
-        learn._on = {event: self._listener(event, hooks) for event, hooks in learn.callbacks.hooks.items()}
-        learn._do = {operation: self._doer(learn, operation) for operation in OPERATIONS}
+        hooks = {event: self._timed_hooks(event, found) for event, found in learn.callbacks.hooks.items()}
+        learn._on = {event: in_turn(event, found) for event, found in hooks.items()}
+        learn._on["before_fit"] = begins(learn.callbacks, hooks["before_fit"])
+        doers = learn.callbacks.doers
+        learn._do = {each: guarded(each, self._doer(learn, each), doers.get(each)) for each in OPERATIONS}
 
-    def _listener(self, event: str, hooks: tuple[Any, ...]) -> Doer:
-        return in_turn(event, tuple(self._hook(event, hook) for hook in hooks))
+    def _timed_hooks(self, event: str, hooks: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self._hook(event, hook) for hook in hooks)
 
     def _hook(self, event: str, hook: Any) -> Any:
         plugin = hook.__self__

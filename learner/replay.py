@@ -78,11 +78,10 @@ def as_far_as_it_goes(value: Any, where: str, left_out: list[str]) -> Any:
 
 
 def fails_in_step(learn: Any) -> bool:
-    """Did the error come up in the update itself, so that some of the weights may have changed?"""
-    doers = (learn, learn.optimizer, learn.callbacks.doers.get("step"))
-    return any(
-        frame.f_code.co_name == "step" and any(frame.f_locals.get("self") is doer for doer in doers)
-        for frame, _ in traceback.walk_tb(learn.error.__traceback__)
+    """Was the error raised in the update itself, so that some of the weights may have changed?"""
+    frames = (frame for frame, _ in traceback.walk_tb(learn.error.__traceback__))
+    return "step" in learn._at.operations or any(
+        frame.f_locals.get("self") is learn.optimizer for frame in frames
     )
 
 
@@ -194,7 +193,7 @@ def is_box(plugin: Callback) -> bool:
 def step_again(learn: Any, kept: dict[str, Any]) -> None:
     """The step as a fit runs it, with what comes before it and after it."""
     modes, pass_state = modes_of(learn.model), {name: getattr(learn, name) for name in PASS_STATE}
-    learn.fitting, learn.error, learn.stop_reason = True, None, None
+    learn.fitting, learn.error, learn.stop_reason, learn._begun = True, None, None, []
     try:
         begin(learn, kept)
         with given_batch(learn, kept):
@@ -205,7 +204,6 @@ def step_again(learn: Any, kept: dict[str, Any]) -> None:
             raise
         raise learn.error from error
     finally:
-        learn.fitting = False
         learn._end(modes)
         vars(learn).update(pass_state)
 

@@ -25,10 +25,9 @@ from learner.tensors import counted, describe
 
 def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str | None:
     """What the model or the loss was given, and what to change; None for errors elsewhere."""
-    functions = [frame.f_code.co_name for frame in frames]
-    if "compute_loss" in functions and learn.loss_func is not None:
+    if "compute_loss" in learn._at.operations and learn.loss_func is not None:
         return loss_note(error, learn)
-    if "backward" in functions:
+    if "backward" in learn._at.operations:
         return " ".join(dtype_cures(learn)) or None
     last = frames[-1]
     if last.f_code.co_name == "_forward_unimplemented" and last.f_locals.get("self") is learn.model:

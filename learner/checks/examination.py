@@ -19,6 +19,7 @@ from callbacks.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Ord
 from callbacks.device import map_tensors
 from callbacks.parts.named import named_tensors
 from callbacks.registry import listens
+from learner import errors
 from learner.checks import exams, trials
 from learner.checks.data import is_one_shot
 from learner.checks.preflight import all_zero, faults_before_fit, training_faults
@@ -143,7 +144,7 @@ def examine_batch(learn: Any, report: Report) -> None:
     if not attempt(learn, report, "the first batch", take_batch):
         return
     for plugin in learn.callbacks:
-        attempt(learn, report, "before_fit", lambda plugin=plugin: plugin.before_fit(learn))
+        attempt(learn, report, "before_fit", lambda plugin=plugin: learn._begin(plugin))
     learn._begin_pass(learn.data.train, training=True)
     goes_on = attempt(learn, report, "the batch", lambda: exams.loss_of(learn, report, batch))
     report.take(exams.number_faults(learn))
@@ -198,18 +199,19 @@ def without_trace(learn: Any, report: Report) -> Iterator[None]:
     """A sandbox with the plug-ins that take part in a batch; it also puts back what a sandbox does not."""
     from learner.loop import PASS_STATE  # which imports this package's checks
 
-    kept = {name: getattr(learn, name) for name in (*PASS_STATE, "optimizer", "fitting")}
+    kept = {name: getattr(learn, name) for name in (*PASS_STATE, "optimizer", "fitting", "_begun")}
     plugins = tuple(learn.callbacks)
     states = [(generator, generator.get_state()) for generator in generators_of(learn.data)]
     with learn.sandbox(), on_its_device(learn.model), loss_kept(learn.loss_func):
         learn._set_callbacks(filter(takes_part, plugins))
         learn.fitting, learn.epoch, learn.n_epochs = True, 0, max(1, learn.n_epochs)
+        learn._begun = []
         if learn.optimizer is None:  # plug-ins may rely on one
             learn.optimizer = torch.optim.SGD([*learn.model.parameters(), torch.zeros(1)], lr=0.0)
         try:
             yield
         finally:
-            for plugin in reversed(list(learn.callbacks)):
+            for plugin in errors.begun_last_first(learn):
                 attempt(learn, report, "cleanup_fit", lambda plugin=plugin: plugin.cleanup_fit(learn))
             vars(learn).update(kept)
             learn._set_callbacks(plugins)

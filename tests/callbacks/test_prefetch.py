@@ -346,12 +346,12 @@ def test_what_is_there_already_is_not_sent_again(lane):
     assert lane.n_pinned == 6
 
 
-def test_validation_and_prediction_go_by_the_lane_and_the_plug_in_keeps_none(lane):
+def test_validation_goes_by_the_lane_and_the_callback_keeps_none(lane):
     learn = make(valid=DataLoader(Noisy(), SIZE))
     learn.validate()
     assert lane.n_begun == 11
-    learn.predict(torch.ones(2, 3))
-    assert lane.n_begun == 12
+    learn.predict(torch.ones(2, 3))  # one batch: there is nothing to be ahead of
+    assert lane.n_begun == 11
     assert learn.callbacks[DevicePlacement]._lane is None
 
 
