@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
-from callbacks.parts.checkpoint_folder import (
-    checkpoints_in,
-    close_folder,
-    keep_as_best,
-    open_folder,
-    prune,
-    remove_leftovers,
-)
+from callbacks.parts.checkpoint_folder import checkpoints_in, keep_as_best, leftovers, remove, surplus
 from callbacks.parts.every import Every
+from callbacks.parts.folder_lock import FolderLock
 from callbacks.parts.settings import as_path
 from callbacks.parts.warning import warn
 from callbacks.stopping import Best
@@ -44,7 +38,8 @@ class Checkpoint(Callback):
 
     Raises:
         FileExistsError: before the first step, the folder holds a run, and `fit` was not told to resume.
-        RuntimeError: before the first step, another process saves to the folder.
+        RuntimeError: before the first step, or before a save of a run whose folder was replaced, another
+            process saves to the folder.
         OSError: before the first step, the folder cannot be written to; or the disk stayed full.
         ValueError, TypeError: a setting cannot be used, or a plug-in's state cannot be kept.
     """
@@ -72,13 +67,15 @@ class Checkpoint(Callback):
         self.every, self.keep, self.monitor = Every(every), keep, best
         self._best = None if best is None else Best(best, owner="Checkpoint", mode=mode)
         self._folder: Path | None = None
-        self._lock: IO[str] | None = None
+        self._lock: FolderLock | None = None
+        self._unlocked: Exception | None = None  # why a fit that resumes has no lock
         self._is_ours = False  # has this plug-in begun the run in the folder?
         self._reset()
 
     def _reset(self) -> None:
         self._n_failures = 0
-        self._in_epoch = False
+        self._in_epoch = self._has_told = False
+        self._unlocked = None
 
     @property
     def best(self) -> float | None:
@@ -103,14 +100,15 @@ class Checkpoint(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._reset()
         self._folder = self._folder or self.folder.absolute()  # should the fit change the working directory
-        self._lock = self._lock or open_folder(self._folder)
+        if not self._has_lock(learn):
+            return
         if not (learn.resumed or self._is_ours) and checkpoints_in(self._folder):
             raise FileExistsError(
                 f"{self.folder} holds a run already ({checkpoints_in(self._folder)[0].name}), which is not "
                 "written over. To go on with it: fit(..., resume='auto'). To begin another: pass another "
                 "folder to Checkpoint, or delete this one."
             )
-        remove_leftovers(self._folder)
+        self._remove(leftovers(self._folder))
         self._is_ours = learn.marks_passes = True
         self.every.start(learn)
         if self._best is not None:
@@ -118,7 +116,20 @@ class Checkpoint(Callback):
             self._best.begin(learn)
             self._best.value, self._best.epoch = value, epoch  # the best of all fits
 
+    def _has_lock(self, learn: LearnerProtocol) -> bool:
+        """Lock the folder; of a run that resumes an error comes later, as a finished one needs no lock."""
+        assert self._folder is not None
+        try:
+            self._lock = self._lock or FolderLock(self._folder)
+        except (OSError, RuntimeError) as error:
+            if not learn.resumed:
+                raise
+            self._unlocked = error
+        return self._lock is not None
+
     def before_epoch(self, learn: LearnerProtocol) -> None:
+        if self._unlocked is not None:
+            raise self._unlocked
         self._in_epoch = True
 
     def after_batch(self, learn: LearnerProtocol) -> None:
@@ -144,24 +155,33 @@ class Checkpoint(Callback):
                 self._save(learn, "batch")
         finally:
             if self._lock is not None and self._folder is not None:
-                close_folder(self._folder, self._lock)
+                self._lock.release()
                 learn.marks_passes = False
             self._lock = self._folder = None
 
     def _save(self, learn: LearnerProtocol, at: Any, *, is_last: bool = False, is_best: bool = False) -> None:
         assert self._folder is not None
+        assert self._lock is not None
         path = self._folder / f"step-{learn.global_step:09}.pt"
         try:
-            if not self._folder.is_dir():  # someone has deleted it
-                self._lock = open_folder(self._folder, self._lock)
+            self._lock.renew()
             learn.save(path, at=at)
-            if is_best:
-                keep_as_best(path)
+            former = keep_as_best(path) if is_best else []
         except OSError as error:
             self._fail(error, path, is_last)
             return
         self._n_failures = 0
-        prune(self._folder, self.keep)
+        self._remove([*former, *surplus(self._folder, self.keep)])
+
+    def _remove(self, paths: list[Path]) -> None:
+        """Remove files of ours; what cannot be removed does no harm but takes room."""
+        error = remove(paths)
+        if error is not None and not self._has_told:
+            self._has_told = True
+            warn(
+                f"an old checkpoint cannot be removed ({error}). Training continues; such files stay "
+                "and take room on the disk, so remove them by hand."
+            )
 
     def _fail(self, error: OSError, path: Path, is_last: bool) -> None:
         """Tell of a save that failed; raise it where there will be no other, or too many have."""

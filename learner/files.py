@@ -17,6 +17,7 @@ from torch import Tensor
 
 from learner import archive, payload
 from learner.plain import SCALARS
+from learner.sync import sync, sync_folder
 
 FORMAT = 1  # what a reader must know; counted up when an older one could not read a file
 MAGIC = b"plainlearner checkpoint"
@@ -47,7 +48,7 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
         with part.open("wb") as file:
             fill(file, contents)
             if durable:
-                os.fsync(file.fileno())
+                sync(file.fileno(), path.parent)
         part.replace(path)
     except BaseException as error:
         if isinstance(error, OSError):
@@ -255,20 +256,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:
         return  # the error that led here is the one to tell
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename last, where the system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return  # Windows opens no folders
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems sync no folders
-    finally:
-        os.close(descriptor)
 
 
 def nearest(path: Path) -> str:

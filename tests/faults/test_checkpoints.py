@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks import Callback, Checkpoint, LearnerWarning, Order, on
-from learner import CheckpointError, Data, Learner, files
+from learner import CheckpointError, Data, Learner, files, interrupt
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -164,7 +164,8 @@ def test_case_23_a_folder_that_was_deleted_is_made_again(tmp_path):
             shutil.rmtree(tmp_path / "run")
 
     learn = make(tmp_path / "run", data=in_memory)
-    learn.fit(1, callbacks=[delete])
+    with pytest.warns(LearnerWarning, match="was deleted or replaced"):
+        learn.fit(1, callbacks=[delete])
     assert names(tmp_path / "run")[-1] == "step-000000005.pt"
 
 
@@ -545,6 +546,7 @@ def test_case_48_a_second_ctrl_c_in_the_save_leaves_the_one_before(tmp_path, mon
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(files, "fill", interrupted)
+    monkeypatch.setattr(interrupt, "SAME", 0.0)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, data=in_memory).fit(1)
     assert names(tmp_path) == ["step-000000001.pt", "step-000000002.pt"]
