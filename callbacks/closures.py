@@ -12,6 +12,7 @@ from callbacks.accumulation import GradientAccumulation, check_doer
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.gradient import GradientClip
 from callbacks.parts import draws
+from callbacks.parts.modules import trained_parameters
 from callbacks.parts.norms import total_norm
 from callbacks.parts.settings import is_number
 from callbacks.registry import describe
@@ -121,7 +122,7 @@ class SAM(Callback):
 
     def step(self, learn: LearnerProtocol) -> None:
         with torch.no_grad():
-            moved = [(each, each.clone()) for each in learn.model.parameters() if each.grad is not None]
+            moved = [(each, each.clone()) for each in trained_parameters(learn) if each.grad is not None]
             self._go_up([each for each, _ in moved])
         try:
             self._repeater.gradients(learn)

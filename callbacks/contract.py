@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from callbacks.definition import check_class, check_event, check_hook, is_plain
+from callbacks.parts.declared import objects_of, put_values, values_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,6 +124,7 @@ class LearnerProtocol(Protocol):
     interrupted: str | None  #: which signal asks for an end, in words; after this batch it is `stop_reason`
     error: BaseException | None  #: what ended the fit, where it ended in an error
     # files
+    state: tuple[str, ...]  #: attributes that a subclass of the learner declares, to be kept
     resumed: bool  #: does this fit go on from a checkpoint? Known from `before_fit` on
     #: assign True in `before_fit` to save in mid-pass: what a pass draws from is then kept
     marks_passes: bool
@@ -226,7 +228,9 @@ class Callback:
     Attributes:
         order: the phase in which this plug-in is heard.
         name: how it is reached, `learn.callbacks.<name>`; by default the class's name in snake case.
-        state: names of the attributes that snapshots and checkpoints keep, e.g. `("best", "wait")`.
+        state: names of the attributes that snapshots and checkpoints keep, e.g. `("best", "wait")`. Of a
+            module, an optimizer, a scheduler, or a list or dict of such, their state is kept, and put into
+            the object that is there. Modules are placed on the device with the model.
         measures: names that this plug-in writes to `learn.results`, each with its better direction
             ("min", "max", or None where there is none), so that a monitor of one can be checked before the
             first epoch.
@@ -311,22 +315,23 @@ class Callback:
         return getattr(type(self), event) is not getattr(Callback, event)
 
     def state_dict(self) -> dict[str, Any]:
-        """The attributes named in `state` that exist by now, by name; not copied."""
-        return {key: getattr(self, key) for key in self.state if hasattr(self, key)}
+        """The attributes named in `state` that exist by now, by name; not copied.
+
+        Of a module, an optimizer, a scheduler, or a list or dict of such it is their own state.
+        """
+        return values_of(self, self.state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave.
+        """Take back what `state_dict` gave; that of a module or optimizer goes into the one that is there.
 
         Raises:
-            ValueError: `state` holds a name that the plug-in does not declare.
+            ValueError: `state` holds a name that the callback does not declare.
         """
-        unknown = sorted(set(state) - set(self.state))
-        if unknown:
-            raise ValueError(
-                f"{type(self).__name__} declares state {self.state}, but is given {unknown} as well."
-            )
-        for key, value in state.items():
-            setattr(self, key, value)
+        put_values(self, self.state, state)
+
+    def objects(self) -> dict[str, Any]:
+        """The modules, optimizers and schedulers that are named in `state`, by name."""
+        return objects_of(self, self.state)
 
     def __repr__(self) -> str:
         shown = {key: value for key, value in vars(self).items() if key[0] != "_" and key not in self.state}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.parts.modules import declared, modules_beside
 from callbacks.parts.prefetch import Prefetch, lane_to
 from callbacks.parts.warning import warn
 
@@ -23,7 +24,8 @@ class DevicePlacement(Callback):
 
     Batches may be tensors in tuples, lists, mappings, named tuples, dataclasses, objects with a
     `.to(device)`, and nests of these; what is no tensor stays as it is. Copies from pinned memory do not
-    block. The optimizer's state follows the model. The model stays on the device after the fit.
+    block. A loss that is a module, and the modules that callbacks declare in `state`, are moved with the
+    model, and the optimizers' state follows. All of them stay on the device after the fit.
 
     With `prefetch`, a batch is copied to pinned memory and from there to a CUDA device on a stream of its
     own, while the device computes the batch before; at most three batches are on the device. Nothing is
@@ -65,6 +67,9 @@ class DevicePlacement(Callback):
                 "is for CUDA."
             )
 
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._place_model(learn)  # a loss may have come in another's place
+
     def before_validate(self, learn: LearnerProtocol) -> None:
         self._open_lane()
         self._place_model(learn)
@@ -99,9 +104,13 @@ class DevicePlacement(Callback):
             self._lane = None if lane is None else Prefetch(lane)
 
     def _place_model(self, learn: LearnerProtocol) -> None:
-        if any(tensor.device != self.device for tensor in tensors_of(learn.model)):
-            learn.model.to(self.device)
+        for module in (learn.model, *modules_beside(learn).values()):
+            if any(tensor.device != self.device for tensor in tensors_of(module)):
+                module.to(self.device)
         place_optimizer(learn.optimizer)
+        for _, each in declared(learn):
+            if isinstance(each, torch.optim.Optimizer):
+                place_optimizer(each)
         self._placed = learn.model if self._is_fitting else None
         self._is_quick = self._lane is None and self.device.type == "cpu"
 

@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_value_
 from torch.optim import Optimizer
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
+from callbacks.parts.modules import trained_parameters
 from callbacks.parts.norms import clip_by_norm, total_norm
 from callbacks.parts.scalars import Scalars, mean_and_largest
 
@@ -45,8 +46,9 @@ class GradientClip(Callback):
     """Clip gradients before each update: all together by their norm, or each number by its size.
 
     By norm, gradients whose norm is above `max_norm` are multiplied by `max_norm / (norm + 1e-6)`, so their
-    direction stays. By value, each number of them is cut to [-max_value, max_value]. Gradients that have
-    added up (`GradientAccumulation`) are clipped as a whole, those of a gradient scaler at their true size.
+    direction stays. By value, each number of them is cut to [-max_value, max_value]. They are those of the
+    model, and of a loss that is trained. Gradients that have added up (`GradientAccumulation`) are clipped as
+    a whole, those of a gradient scaler at their true size.
 
     Results of a training pass: `unclipped_norm`, the mean over its updates of the norm before clipping,
     `unclipped_norm_max`, and, by norm, `clipped`, the share in [0, 1] of updates that were clipped. Nothing
@@ -130,7 +132,7 @@ class GradientClip(Callback):
         Returns:
             Their norm before, a scalar on their device.
         """
-        return self.clip_gradients([each for each in learn.model.parameters() if each.grad is not None])
+        return self.clip_gradients([each for each in trained_parameters(learn) if each.grad is not None])
 
     def clip_gradients(self, parameters: list[Any]) -> Tensor:
         """Clip the gradients of these parameters, each of which has one; gives their norm before."""

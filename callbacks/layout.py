@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.device import map_tensors, tensors_of
+from callbacks.parts.modules import loss_tensors
 from callbacks.parts.warning import warn
 
 
@@ -31,7 +32,8 @@ class ChannelsLast(Callback):
         self._changed: list[Tensor] = []
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        found = [each for each in tensors_of(learn.model) if each.ndim == 4]
+        tensors = (*tensors_of(learn.model), *loss_tensors(learn).values())
+        found = [each for each in tensors if each.ndim == 4]
         self._changed = [each for each in found if not each.is_contiguous(memory_format=torch.channels_last)]
         lay_out(self._changed, learn.optimizer, torch.channels_last)
 

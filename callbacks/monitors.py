@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from callbacks.contract import Callback, Direction, LearnerProtocol
+from callbacks.parts.modules import trained_parameters
 from callbacks.parts.norms import total_norm
 from callbacks.parts.scalars import Scalars, mean_and_largest
 
@@ -42,6 +43,8 @@ def settings_of(learn: LearnerProtocol) -> dict[str, float]:
 class GradientNorms(Callback):
     """Measure the norm of all gradients together at each update, as they are when the step is taken.
 
+    They are those of the model, and of a loss that is trained.
+
     Results of a training pass: `grad_norm`, the mean over its updates, and `grad_norm_max`. The norm is the
     root of the sum of all squares. Nothing waits for the device before the pass ends.
     """
@@ -66,7 +69,7 @@ class GradientNorms(Callback):
         self._norms.clear()
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
+        gradients = [each.grad for each in trained_parameters(learn) if each.grad is not None]
         self._norms.append(total_norm(gradients))
 
     def after_train(self, learn: LearnerProtocol) -> None:

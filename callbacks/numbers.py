@@ -11,6 +11,7 @@ from torch import Tensor
 from callbacks.contract import Callback, CancelBatch, LearnerProtocol, Order
 from callbacks.parts.culprit import cause_of, rate_of
 from callbacks.parts.last_good import KeptBuffers, LastGood, all_finite, is_finite
+from callbacks.parts.modules import loss_parameters, trained_parameters
 from callbacks.parts.norms import total_norm
 from callbacks.parts.settings import check_count
 from callbacks.parts.warning import warn
@@ -124,13 +125,13 @@ class StopOnNaN(Callback):
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        *values, is_good = read([*(loss for loss, _, _ in pending), all_finite(learn.model)])
+        *values, is_good = read([*(loss for loss, _, _ in pending), all_finite(trained_parameters(learn))])
         for value, (_, batch_idx, rate) in zip(values, pending, strict=True):
             if not math.isfinite(value):
                 self._end(learn, place_of(value, batch_idx, learn.epoch, rate, self._last_good))
             self._last_good = value
         if not is_good:
-            first = next(name for name, each in learn.model.named_parameters() if not is_finite(each))
+            first = next(name for name, each in named_parameters(learn) if not is_finite(each))
             self._end(
                 learn,
                 f"the weights hold NaN or infinity, first in {first!r}, after batch {pending[-1][1]} of "
@@ -178,7 +179,7 @@ class StopOnNaNGradient(Callback):
         self.cleanup_fit(learn)
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
+        gradients = [each.grad for each in trained_parameters(learn) if each.grad is not None]
         norm = total_norm(gradients)
         if self.wait_every > 1 and not is_free_to_read(norm):
             if len(self._pending) >= self.wait_every:
@@ -189,7 +190,7 @@ class StopOnNaNGradient(Callback):
         elif not math.isfinite(norm.item()):  # no wait on a CPU: the number is there
             bad = [
                 name
-                for name, each in learn.model.named_parameters()
+                for name, each in named_parameters(learn)
                 if each.grad is not None and not is_finite(each.grad)
             ]
             cause = f"first in {', '.join(map(repr, bad[:3]))}" if bad else "in their norm, by overflow"
@@ -230,6 +231,11 @@ LOOK_CLOSER = "To find out what goes bad first, run it again with StopOnNaN(wait
 GRADIENT_REMEDY = (
     "Look for a square root, logarithm or division at 0 in the model or the loss, and add a small number."
 )
+
+
+def named_parameters(learn: LearnerProtocol) -> list[tuple[str, Tensor]]:
+    """The parameters of model and loss with their names."""
+    return [*learn.model.named_parameters(), *loss_parameters(learn).items()]
 
 
 def is_free_to_read(number: Tensor) -> bool:

@@ -6,9 +6,10 @@ import math
 from difflib import get_close_matches
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
+from callbacks.parts.modules import loss_tensors
 from callbacks.parts.named import named_tensors
 from callbacks.parts.settings import is_number
 from callbacks.parts.warning import warn
@@ -96,9 +97,10 @@ class Best:
 class EarlyStopping(Callback):
     """Stop when a result has not been better for some epochs in a row, and put the best weights back.
 
-    Weights and buffers of the best epoch are put back when the fit ends, whether it was stopped or came to
-    its end (as Keras does), but not after an error or Ctrl-C. The optimizer stays as it is. Each fit begins
-    anew: what was best in the one before is not compared with. An epoch without the result does not count.
+    Weights and buffers of the best epoch, also of a loss that is a module, are put back when the fit ends,
+    whether it was stopped or came to its end (as Keras does), but not after an error or Ctrl-C. The optimizer
+    stays as it is. Each fit begins anew: what was best in the one before is not compared with. An epoch
+    without the result does not count.
 
     Args:
         monitor: the result's name, as `"valid_loss"`, `"valid_accuracy"` or `"train_loss"`.
@@ -120,7 +122,7 @@ class EarlyStopping(Callback):
     """
 
     order = Order.DECIDE
-    state = ("best", "best_epoch", "wait", "best_weights")
+    state = ("best", "best_epoch", "wait", "best_weights", "best_loss")
 
     def __init__(
         self,
@@ -146,6 +148,7 @@ class EarlyStopping(Callback):
         self.divergence_threshold = check_threshold("divergence_threshold", divergence_threshold)
         self.wait = 0
         self.best_weights: dict[str, Tensor] | None = None
+        self.best_loss: dict[str, Tensor] | None = None  # of a loss that is a module
 
     @property
     def best(self) -> float | None:
@@ -169,7 +172,7 @@ class EarlyStopping(Callback):
         self._best.monitor = self.monitor  # it may have been changed
         self._best.begin(learn)
         self._check_thresholds()
-        self.wait, self.best_weights = 0, None
+        self.wait, self.best_weights, self.best_loss = 0, None, None
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         better = self._best.update(learn)
@@ -180,17 +183,19 @@ class EarlyStopping(Callback):
             self.best, self.best_epoch, better = value, learn.epoch, True
         self.wait = 0 if better else self.wait + 1
         if better and self.restore_best:
-            self.best_weights = copy_tensors(learn.model)
+            self.best_weights = copy_tensors(named_tensors(learn.model))
+            self.best_loss = copy_tensors(loss_tensors(learn))
         reason = self._reason(value)
         if reason and learn.epoch + 1 < learn.n_epochs:
             learn.stop(reason)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self.best_weights is not None:
-            put_tensors(learn.model, self.best_weights)
+            put_tensors(named_tensors(learn.model), self.best_weights)
+            put_tensors(loss_tensors(learn), self.best_loss or {})
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self.best_weights = None  # as large as the model; the numbers stay to be looked at
+        self.best_weights = self.best_loss = None  # as large as the model; the numbers stay to be looked at
 
     def _check_thresholds(self) -> None:
         """Refuse a good value that is no better than a bad one."""
@@ -266,16 +271,16 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
     )
 
 
-def copy_tensors(model: nn.Module) -> dict[str, Tensor]:
+def copy_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A copy of weights and buffers in main memory, where they take nothing from the device."""
-    return {name: each.detach().to("cpu", copy=True) for name, each in named_tensors(model).items()}
+    return {name: each.detach().to("cpu", copy=True) for name, each in tensors.items()}
 
 
-def put_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `copy_tensors` gave."""
+def put_tensors(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> None:
+    """Copy back into the tensors what `copy_tensors` gave."""
     with torch.no_grad():
-        for name, tensor in named_tensors(model).items():
-            tensor.copy_(tensors[name])
+        for name, copied in copies.items():
+            tensors[name].copy_(copied)
 
 
 def epochs(number: int) -> str:

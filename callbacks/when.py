@@ -123,6 +123,10 @@ class When(Callback):
     def inner(self, state: dict[str, Any]) -> None:
         self.plugin.load_state_dict(state)
 
+    def objects(self) -> dict[str, Any]:
+        """What the callback declares."""
+        return self.plugin.objects()
+
     def listens_to(self, event: str) -> bool:
         """What the plug-in listens to, and the spans by which its batches are looked at."""
         return event in (*SPANS, "before_fit", "before_batch") or self.plugin.listens_to(event)

@@ -44,6 +44,29 @@ def check_loss_func(loss_func: Any) -> Any:
     return loss_func
 
 
+def check_state(cls: Any, base: Any) -> None:
+    """The attributes that a subclass of the learner declares in `state`, when it is defined.
+
+    Raises:
+        TypeError: it is not a tuple of names, or names what every learner keeps.
+    """
+    state = cls.state
+    if not isinstance(state, (tuple, list)) or not all(isinstance(name, str) for name in state):
+        raise TypeError(
+            f"{cls.__name__}.state = {state!r}: write a tuple of attributes' names, as state = ('critic',)."
+        )
+    declared = {name for each in base.__mro__ for name in vars(each).get("__annotations__", ())}
+    kept = [name for name in state if hasattr(base, name) or name in declared or name in KEPT]
+    if kept:
+        raise TypeError(
+            f"{cls.__name__}.state names {kept[0]!r}, which belongs to every learner: name the attributes "
+            f"that {cls.__name__} adds."
+        )
+
+
+KEPT = ("callbacks", "_callbacks", "_optimizer_given")  # what a learner sets without an annotation
+
+
 def as_optimizer(optimizer: Any, parameters: list[Any]) -> Any:
     """The optimizer given, or what the factory makes of the parameters; None where none was given.
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.nn.parameter import is_lazy
 
+from callbacks.parts.modules import loss_tensors, modules_beside
+from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
 from learner import files, positions, snapshots
 from learner.fingerprint import differences, fingerprint
@@ -25,7 +28,7 @@ PIECES = (
 def save(learn: Any, path: str | Path, at: At | None = None) -> Path:
     """Do what `Learner.save` tells."""
     path = Path(path).absolute()
-    check_finite(learn.model, path)
+    check_finite(learn, path)
     if at is not None:
         tell_limits(learn)
     files.write(path, to_plain(contents_of(learn, at), ""))
@@ -40,9 +43,8 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
         "generators": {
             name: positions.generator_states(each) for name, each in snapshots.parts_with_generators(learn)
         },
-        "gradients": {
-            name: each.grad for name, each in learn.model.named_parameters() if each.grad is not None
-        },
+        "gradients": gradients_in(learn.model),
+        "gradients_beside": {place: gradients_in(each) for place, each in modules_beside(learn).items()},
         "fit": {
             "index": learn.n_fits,
             "n_epochs": learn.n_epochs,
@@ -56,6 +58,18 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
     }
 
 
+def gradients_in(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The gradients that are there, by the parameters' names."""
+    return {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
+
+
+def put_gradients(module: torch.nn.Module, gradients: dict[str, torch.Tensor]) -> None:
+    """Have these gradients and no others."""
+    for name, parameter in module.named_parameters():
+        gradient = gradients.get(name)
+        parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+
+
 def state_of(learn: Any) -> dict[str, Any]:
     """What a snapshot holds; an error in a plug-in's `state_dict` names it."""
     for plugin in learn.callbacks:
@@ -64,7 +78,7 @@ def state_of(learn: Any) -> dict[str, Any]:
         except Exception as error:
             error.add_note(f"in {type(plugin).__name__}.state_dict, of the plug-in {plugin.name!r}")
             raise
-    return snapshots.state_of(learn)
+    return snapshots.contents_of(learn)
 
 
 def position_of(learn: Any, at: At) -> dict[str, Any]:
@@ -93,18 +107,19 @@ def tell_limits(learn: Any) -> None:
             )
 
 
-def check_finite(model: torch.nn.Module, path: Path) -> None:
+def check_finite(learn: Any, path: Path) -> None:
     """Refuse weights that nobody can go on from; one wait for the device.
 
     Buffers may be infinite, as the masks of transformers are, but not NaN.
     """
-    sums = [each.detach().sum(dtype=torch.float64) for each in model.parameters() if each.is_floating_point()]
+    found = {**named_tensors(learn.model), **loss_tensors(learn)}
+    floats = {name: each for name, each in found.items() if each.is_floating_point() and not is_lazy(each)}
+    weights = {name: each for name, each in floats.items() if isinstance(each, torch.nn.Parameter)}
+    sums = [each.detach().sum(dtype=torch.float64) for each in weights.values()]
     if not sums or torch.isfinite(torch.stack([each.cpu() for each in sums])).all():
-        bad = [
-            name for name, each in model.named_buffers() if each.is_floating_point() and each.isnan().any()
-        ]
+        bad = [name for name, each in floats.items() if name not in weights and each.isnan().any()]
     else:
-        bad = [name for name, each in model.named_parameters() if not torch.isfinite(each).all()]
+        bad = [name for name, each in weights.items() if not torch.isfinite(each).all()]
     if bad:
         raise FloatingPointError(
             f"{path.name} was not written: {bad[0]!r} holds NaN or infinity"
@@ -167,6 +182,6 @@ def put_back(learn: Any, contents: dict[str, Any], *, begun: bool = False) -> No
     snapshots.put_back(learn, contents)
     for name, part in snapshots.parts_with_generators(learn):
         positions.set_generator_states(part, contents["generators"].get(name, {}))
-    for name, parameter in learn.model.named_parameters():
-        gradient = contents["gradients"].get(name)
-        parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+    put_gradients(learn.model, contents["gradients"])
+    for place, module in modules_beside(learn).items():
+        put_gradients(module, contents.get("gradients_beside", {}).get(place, {}))

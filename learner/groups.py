@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from callbacks.parts.modules import loss_module, loss_parameters
 from learner.checks.faults import listed
 from learner.tensors import counted
 
@@ -109,17 +110,28 @@ def check_groups(groups: Groups) -> None:
             )
 
 
-def to_optimize(model: nn.Module, splitter: Splitter | None, decay_norms: bool) -> list[Any]:
-    """What an optimizer is made of: the trainable tensors, or, where groups are asked for, all in groups."""
-    if splitter is not None:
-        return settings_of(layer_groups(model, splitter), model, decay_norms)
-    trainable = [each for each in model.parameters() if each.requires_grad]
-    return trainable if decay_norms else settings_of([trainable], model, decay_norms)
+def to_optimize(learn: Any) -> list[Any]:
+    """What an optimizer is made of: the trainable tensors, or, where groups are asked for, all in groups.
+
+    The trainable tensors of a loss that is a module are among them: in the last group where there are groups.
+    """
+    if learn.splitter is not None:
+        return settings_of(with_loss(layer_groups(learn.model, learn.splitter), learn), learn)
+    groups = with_loss([[each for each in learn.model.parameters() if each.requires_grad]], learn)
+    return groups[0] if learn.decay_norms else settings_of(groups, learn)
 
 
-def settings_of(groups: Groups, model: nn.Module, decay_norms: bool) -> list[dict[str, Any]]:
+def with_loss(groups: Groups, learn: Any) -> Groups:
+    """The groups, with what is to be trained of the loss in the last one."""
+    *earlier, last = groups
+    return [*earlier, [*last, *(each for each in loss_parameters(learn).values() if each.requires_grad)]]
+
+
+def settings_of(groups: Groups, learn: Any) -> list[dict[str, Any]]:
     """The groups as an optimizer takes them, those without weight decay by themselves."""
-    spared = set() if decay_norms else undecayed(model)
+    loss = loss_module(learn.loss_func)
+    modules = [] if learn.decay_norms else [learn.model] if loss is None else [learn.model, loss]
+    spared = set[int]().union(*map(undecayed, modules))
     made = []
     for number, group in enumerate(groups):
         decayed = [each for each in group if id(each) not in spared]
@@ -227,7 +239,7 @@ def hold_all(learn: Any) -> None:
         learn._make_optimizer()
         return
     held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
-    for settings in settings_of(learn.layer_groups, learn.model, learn.decay_norms):
+    for settings in settings_of(with_loss(learn.layer_groups, learn), learn):
         new = [each for each in settings["params"] if each.requires_grad and id(each) not in held]
         if new:
             learn.optimizer.add_param_group({**settings, "params": new})

@@ -22,6 +22,7 @@ from learner.arguments import (
     check_loss_func,
     check_model,
     check_n_epochs,
+    check_state,
 )
 from learner.checks import preflight
 from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, found_in, listeners_of, with_defaults
@@ -46,7 +47,9 @@ class Learner(Tuning):
     Args:
         model: any `nn.Module`, unchanged.
         data: a `Data`, a pair of loaders `(train, valid)`, or a pair of tensors, `(inputs, targets)`.
-        loss_func: takes `(preds, targets)`, gives a scalar; None where the model's output has a `.loss`.
+        loss_func: takes `(preds, targets)`, gives a scalar; None where the model's output has a `.loss`. The
+            parameters and buffers of an `nn.Module`, also of one within a `partial` or behind a method of it,
+            are placed, trained, saved and restored with the model's. In validation it is in evaluation mode.
         optimizer: makes an optimizer of parameters, as `partial(torch.optim.SGD, lr=0.1)`, or is a ready one.
         callbacks: plug-ins, heard in the order of their phases, then in the order given.
         metrics: functions of `(preds, targets)`, our `Metric`s, or torchmetrics' objects.
@@ -58,6 +61,14 @@ class Learner(Tuning):
     Raises:
         TypeError, ValueError: an argument cannot be used; the message says why and what to pass.
     """
+
+    #: Of a subclass: names of its own attributes that snapshots and files keep, as ("critic", "n_seen").
+    #: They may be modules, optimizers and schedulers.
+    state: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        check_state(cls, Learner)
 
     @suggest_keywords
     def __init__(
@@ -123,8 +134,7 @@ class Learner(Tuning):
         return self.history
 
     def _make_optimizer(self) -> None:
-        parameters = groups.to_optimize(self.model, self.splitter, self.decay_norms)
-        self.optimizer = as_optimizer(self._optimizer_given, parameters)
+        self.optimizer = as_optimizer(self._optimizer_given, groups.to_optimize(self))
 
     @property
     def metrics(self) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from learner import again, errors, inference, interrupt, positions, snapshots
 from learner.checks import preflight
 from learner.data import Data
 from learner.loaders import n_batches_of
+from learner.pass_modes import Modes, enter_mode, modes_of, set_modes
 from learner.place import Place, Span
 
 # What a pass over data changes, and a pass beside a fit puts back.
@@ -26,8 +27,6 @@ PASS_STATE = (
 
 if TYPE_CHECKING:
     from learner.resumption import Resumption
-
-Modes = list[tuple[nn.Module, bool]]
 
 
 class Loop:
@@ -73,7 +72,7 @@ class Loop:
         self.n_epochs, self.epoch, self.stop_reason, self.error = n_epochs, 0, None, None
         self._resume, self.resumed = resume, resume is not None
         self._at, self._begun = Place(), []
-        modes = modes_of(self.model)
+        modes = modes_of(self)
         self.fitting = True
         try:
             preflight.check_before_fit(self)
@@ -126,7 +125,7 @@ class Loop:
 
     @torch.no_grad()
     def _validate(self, loader: Any) -> None:
-        modes = modes_of(self.model)
+        modes = modes_of(self)
         self._begin_pass(loader, training=False)
         try:
             try:
@@ -145,8 +144,7 @@ class Loop:
         self._at = Place(span or ("train" if training else "validate"))
         self.training, self.batch, self.batch_idx = training, None, 0
         self.n_batches = n_batches_of(loader)
-        if self.model.training is not training:
-            self.model.train(training)
+        enter_mode(self, training=training)
 
     def _batches(self, loader: Any) -> None:
         if self.stop_reason:
@@ -223,7 +221,7 @@ class Loop:
     def _aside(self) -> Iterator[None]:
         """Do something in evaluation mode beside the fit, or without one; the loop's state is put back."""
         kept = {name: getattr(self, name) for name in PASS_STATE}
-        modes = modes_of(self.model)
+        modes = modes_of(self)
         self.results, self.stop_reason, self._resume = {}, None, None
         self._begin_pass((), training=False, span="predict")
         try:
@@ -332,14 +330,3 @@ class Loop:
     def device(self) -> torch.device:
         """Where the model's first parameter is."""
         return next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
-
-
-def modes_of(model: nn.Module) -> Modes:
-    """Each module of a model, and whether it is in training mode."""
-    return [(module, module.training) for module in model.modules()]
-
-
-def set_modes(modes: Modes) -> None:
-    """Put back what `modes_of` gave."""
-    for module, mode in modes:
-        module.training = mode

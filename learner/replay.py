@@ -13,9 +13,10 @@ from callbacks.blackbox import FILE, BlackBox
 from callbacks.contract import Callback, Order
 from callbacks.parts import draws
 from callbacks.parts.culprit import watched
-from callbacks.parts.named import named_tensors
+from callbacks.parts.module_state import extra_states, frozen_in, tensors_of
 from learner import errors, files, snapshots
-from learner.loop import PASS_STATE, modes_of
+from learner.loop import PASS_STATE
+from learner.pass_modes import modes_of
 from learner.plain import from_plain, to_plain
 from learner.seen import Notes
 
@@ -55,9 +56,9 @@ def pieces_of(learn: Any, left_out: list[str]) -> dict[str, Any]:
             left_out.append(f"callbacks.{plugin.name}: {type(error).__name__}: {error}")
     return {
         "batch": learn.batch,
-        "model": {name: tensor.detach() for name, tensor in named_tensors(learn.model).items()},
-        "extra": snapshots.extra_states(learn.model),
-        "frozen": [name for name, each in learn.model.named_parameters() if not each.requires_grad],
+        "model": tensors_of(learn.model),
+        "extra": extra_states(learn.model),
+        "frozen": frozen_in(learn.model),
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
         "callbacks": states,
     }
@@ -192,7 +193,7 @@ def is_box(plugin: Callback) -> bool:
 
 def step_again(learn: Any, kept: dict[str, Any]) -> None:
     """The step as a fit runs it, with what comes before it and after it."""
-    modes, pass_state = modes_of(learn.model), {name: getattr(learn, name) for name in PASS_STATE}
+    modes, pass_state = modes_of(learn), {name: getattr(learn, name) for name in PASS_STATE}
     learn.fitting, learn.error, learn.stop_reason, learn._begun = True, None, None, []
     try:
         begin(learn, kept)

@@ -11,31 +11,59 @@ import torch
 from torch import Tensor
 
 from callbacks.parts import draws
+from callbacks.parts.declared import put_values, values_of
+from callbacks.parts.mixed_loss import MixedLoss
+from callbacks.parts.module_state import (
+    extra_states,
+    frozen_in,
+    put_extra,
+    put_frozen,
+    put_state,
+    state_of,
+    tensors_of,
+)
+from callbacks.parts.module_state import put_tensors as put_named
+from callbacks.parts.modules import LOSS, loss_module, modules_beside
 from callbacks.parts.named import named_tensors
 from learner import positions
 from learner.batching import TensorLoader
+from learner.fingerprint import SOFT, loader_of
 from learner.generators import kind_of
+from learner.identity import is_same, token_of
 from learner.tensors import counted
 
 CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "training")
-EXTRA = "_extra_state"  # how torch ends the key of what a module's get_extra_state gives
 
 
 def take(learn: Any) -> dict[str, Any]:
-    """A copy of `state_of`."""
-    state = state_of(learn)
+    """A copy of `contents_of`."""
+    state = contents_of(learn)
     model = {name: tensor.clone() for name, tensor in state.pop("model").items()}
-    return {"model": model, **copy.deepcopy(state), "optimizer_kind": title_of(learn.optimizer)}
-
-
-def state_of(learn: Any) -> dict[str, Any]:
-    """Weights, buffers, optimizer, plug-in, random and loaders' state, clock and history: no copy."""
     return {
-        "model": {name: tensor.detach() for name, tensor in named_tensors(learn.model).items()},
+        "model": model,
+        **copy.deepcopy(state),
+        "optimizer_kind": title_of(learn.optimizer),
+        "objects": {name: token_of(each) for name, each in objects_of(learn)},
+        "data": {name: loader_of(loader) for name, loader in loaders_with_state(learn.data)},
+    }
+
+
+def objects_of(learn: Any) -> Iterator[tuple[str, Any]]:
+    """The loss and the loaders, whose state belongs to no other object."""
+    yield LOSS, loss_module(learn.loss_func)
+    yield from loaders_with_state(learn.data)
+
+
+def contents_of(learn: Any) -> dict[str, Any]:
+    """Weights, buffers, loss, optimizer, plug-in, random and loaders' state, clock and history: no copy."""
+    return {
+        "model": tensors_of(learn.model),
         "extra": extra_states(learn.model),
-        "frozen": [name for name, each in learn.model.named_parameters() if not each.requires_grad],
+        "frozen": frozen_in(learn.model),
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
         "callbacks": {plugin.name: plugin.state_dict() for plugin in learn.callbacks},
+        "learner": values_of(learn, learn.state),
+        LOSS: loss_state(learn),
         "loaders": {name: loader.state_dict() for name, loader in loaders_with_state(learn.data)},
         "random": draws.take(),
         "clock": {name: getattr(learn, name) for name in CLOCK},
@@ -48,11 +76,13 @@ def put_back(learn: Any, snapshot: dict[str, Any]) -> None:
     """Put a snapshot back, after a check that it fits; the snapshot stays usable."""
     check_fits(learn, snapshot)
     put_plugins(learn, snapshot["callbacks"])  # what users wrote comes first: it may refuse
+    put_values(learn, learn.state, copy.deepcopy(snapshot.get("learner", {})))
     put_tensors(learn.model, snapshot)
+    put_loss(learn, snapshot)
     if learn.optimizer is not None and snapshot["optimizer"] is not None:
         put_optimizer(learn.optimizer, snapshot["optimizer"])
     for name, loader in loaders_with_state(learn.data):
-        if name in snapshot["loaders"]:
+        if name in snapshot["loaders"] and is_of_loader(name, loader, snapshot):
             loader.load_state_dict(copy.deepcopy(snapshot["loaders"][name]))
     for name, value in snapshot["clock"].items():
         setattr(learn, name, value)
@@ -77,15 +107,53 @@ def put_plugins(learn: Any, states: dict[str, Any]) -> None:
 
 def put_tensors(model: torch.nn.Module, snapshot: dict[str, Any]) -> None:
     """Put weights and buffers back, what modules keep beside them, and what was frozen."""
-    with torch.no_grad():
-        for name, tensor in named_tensors(model).items():
-            tensor.copy_(snapshot["model"][name])
-    for name, module in model.named_modules():
-        key = f"{name}.{EXTRA}" if name else EXTRA
-        if key in snapshot["extra"]:
-            module.set_extra_state(copy.deepcopy(snapshot["extra"][key]))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in snapshot["frozen"])
+    put_named(model, snapshot["model"])
+    put_extra(model, snapshot["extra"])
+    put_frozen(model, snapshot["frozen"])
+
+
+def loss_state(learn: Any) -> dict[str, Any] | None:
+    """The state of a loss that is a module, without the tensors that the model's state holds."""
+    module = loss_module(learn.loss_func)
+    if module is None or any(module is part for part in learn.model.modules()):
+        return None
+    state = state_of(module, without=named_tensors(learn.model).values())
+    trained = [name for name, _ in module.named_parameters() if name in state["tensors"]]
+    return {**state, "parameters": trained}
+
+
+def put_loss(learn: Any, snapshot: dict[str, Any]) -> None:
+    """Put the state of a loss back. Of another one that has no parameters, the buffers stay as they are."""
+    state, module = snapshot.get(LOSS), loss_module(learn.loss_func)
+    if state is None or module is None or loss_faults(learn, state):
+        return
+    if "objects" not in snapshot or state["parameters"] or is_same(module, snapshot["objects"][LOSS]):
+        put_state(module, state)
+
+
+def loss_faults(learn: Any, state: dict[str, Any]) -> list[str]:
+    """The names of the tensors in which the loss differs from that of a state."""
+    now = loss_state(learn) or {"tensors": {}}
+    shapes = [{name: tuple(each.shape) for name, each in of["tensors"].items()} for of in (state, now)]
+    return [name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)]
+
+
+def is_of_loader(name: str, loader: Any, snapshot: dict[str, Any]) -> bool:
+    """Is the state of a loader in a snapshot, or in a file, that of this loader, or of one of equal data?
+
+    Other data have an order and a seed of their own, which stay as they are.
+    """
+    tokens = snapshot.get("objects")
+    if tokens is not None and is_same(loader, tokens.get(name)):
+        return True
+    then = snapshot["data"].get(name) if tokens is not None else snapshot["fingerprint"]["data"][name]
+    is_known = tokens is None or isinstance(loader, TensorLoader)  # of others nothing tells the content
+    return is_known and hard(then) == hard(loader_of(loader))
+
+
+def hard(found: dict[str, Any] | None) -> dict[str, Any]:
+    """What a loader tells of its data, without that which may differ."""
+    return {name: value for name, value in (found or {}).items() if name not in SOFT}
 
 
 def put_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -104,8 +172,9 @@ def put_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> No
 def sandbox(learn: Any) -> Iterator[None]:
     """Put back, at the end, all that a snapshot holds, gradients, modes, plug-ins and how the fit ended."""
     snapshot = take(learn)
-    gradients = [(parameter, parameter.grad) for parameter in learn.model.parameters()]
-    modes = [(module, module.training) for module in learn.model.modules()]
+    modules = [learn.model, *modules_beside(learn).values()]
+    gradients = [(each, each.grad) for module in modules for each in module.parameters()]
+    modes = [(each, each.training) for module in modules for each in module.modules()]
     drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
     ending, plugins = (learn.stop_reason, learn.error, learn.n_fits), tuple(learn.callbacks)
     parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
@@ -140,7 +209,25 @@ def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
             f"the snapshot is of another model: {counted(len(names), 'tensor differs', 'tensors differ')}, "
             f"as {names[0]!r} (shape {then.get(names[0])} then, {now.get(names[0])} now)."
         )
+    check_loss(learn, snapshot.get(LOSS))
     check_optimizer(learn.optimizer, snapshot)
+
+
+def check_loss(learn: Any, state: dict[str, Any] | None) -> None:
+    """Refuse the state of another loss that has parameters.
+
+    Raises:
+        ValueError: names a tensor.
+    """
+    if state is None or not state["parameters"]:
+        return
+    faults = loss_faults(learn, state)
+    if faults:
+        raise ValueError(
+            f"the snapshot is of another loss: {counted(len(faults), 'tensor differs', 'tensors differ')}, "
+            f"as {LOSS}.{faults[0]}. Assign the loss of that time first, learn.loss_func = ..., or take a "
+            "new snapshot."
+        )
 
 
 def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
@@ -168,16 +255,6 @@ def title_of(optimizer: Any) -> str | None:
     return None if optimizer is None else f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
-def extra_states(model: torch.nn.Module) -> dict[str, Any]:
-    """What modules keep beside tensors, by the keys that torch gives it."""
-    empty = torch.nn.Module.get_extra_state
-    return {
-        f"{name}.{EXTRA}" if name else EXTRA: module.get_extra_state()
-        for name, module in model.named_modules()
-        if type(module).get_extra_state is not empty
-    }
-
-
 def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
     """The loaders that can tell where they are and go there."""
     both = [("train", data.train), ("valid", data.valid)]
@@ -195,9 +272,15 @@ def parts_with_generators(learn: Any) -> Iterator[tuple[str, Any]]:
     """What may hold random generators of its own."""
     yield "train", learn.data.train
     yield "valid", learn.data.valid
-    for name, module in learn.model.named_modules():
-        if any(kind_of(part) for part in vars(module).values() if type(part).__module__ not in USUAL):
-            yield f"model.{name}", module
+    for place, root in {"model": learn.model, **modules_beside(learn)}.items():
+        for name, module in root.named_modules():
+            if any(kind_of(part) for part in vars(module).values() if type(part).__module__ not in USUAL):
+                yield f"{place}.{name}", module
+    loss_func = learn.loss_func
+    while isinstance(loss_func, MixedLoss):
+        loss_func = loss_func.func
+    if loss_func is not None and loss_module(loss_func) is None:
+        yield LOSS, loss_func
 
 
 @contextmanager

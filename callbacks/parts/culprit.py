@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from callbacks.contract import LearnerProtocol
 from callbacks.device import tensors_in
 from callbacks.parts.draws import undrawn
-from callbacks.parts.last_good import first_bad, is_finite
-from callbacks.parts.named import named_tensors
+from callbacks.parts.last_good import first_bad, is_finite, tensors_of
 
 
 def cause_of(learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> str:
@@ -41,7 +40,8 @@ def in_words(learn: LearnerProtocol, buffers: dict[str, Tensor] | None) -> str:
         for tensor in tensors_in(part):
             if not is_finite(tensor):
                 return f"the {name} hold NaN or infinity{rows_of(tensor, learn.n_items)}"
-    first = first_bad(learn.model, {**named_tensors(learn.model), **(buffers or {})})
+    found = tensors_of(learn)
+    first = first_bad(found, {**found, **(buffers or {})})
     if first is not None:
         return f"the weights hold NaN or infinity, first in {first!r}"
     if all(map(is_finite, tensors_in(learn.preds))):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.contract import LearnerProtocol
+from callbacks.parts.modules import loss_tensors, trained_parameters
 from callbacks.parts.named import named_tensors
 from callbacks.parts.places import is_unchanged
 
@@ -30,7 +32,7 @@ class LastGood:
         if learn.model is not self._model:
             self.clear()
             self._model = learn.model
-        for name, tensor in {**named_tensors(learn.model), **(buffers or {})}.items():
+        for name, tensor in {**tensors_of(learn), **(buffers or {})}.items():
             kept = self._copies.get(name)
             if kept is None or is_other(kept, tensor):
                 self._copies[name] = tensor.detach().clone()
@@ -47,15 +49,21 @@ class LastGood:
         """
         if learn.model is not self._model:
             return "another model has taken the learner's place since, and it stays as it is"
-        first = first_bad(learn.model, self._copies)
+        first = first_bad(tensors_of(learn), self._copies)
         if first is not None:
             return f"{first!r} was bad {self._where} already, so there are no good weights to put back"
-        for name, tensor in named_tensors(learn.model).items():
+        for name, tensor in tensors_of(learn).items():
             if name in self._copies and self._copies[name].shape == tensor.shape:
                 tensor.copy_(self._copies[name])
         empty(learn.optimizer)
-        learn.model.zero_grad()
+        for parameter in trained_parameters(learn):
+            parameter.grad = None
         return f"the weights are put back as they were {self._where}, and the optimizer's state is empty"
+
+
+def tensors_of(learn: LearnerProtocol) -> dict[str, Tensor]:
+    """Weights and buffers of model and loss by name."""
+    return {**named_tensors(learn.model), **loss_tensors(learn)}
 
 
 def is_other(one: Tensor, other: Tensor) -> bool:
@@ -147,20 +155,20 @@ def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
             torch._foreach_copy_(targets, sources)  # type: ignore[reportPrivateImportUsage]
 
 
-def all_finite(model: nn.Module) -> Tensor:
+def all_finite(weights: Iterable[Tensor]) -> Tensor:
     """Are all weights finite? On the first one's device; nothing waits.
 
     Buffers are not asked: they may be infinite, as the masks of transformers are.
     """
-    flags = [each.detach().isfinite().all() for each in model.parameters() if each.is_floating_point()]
+    flags = [each.detach().isfinite().all() for each in weights if each.is_floating_point()]
     return torch.stack([flag.to(flags[0].device) for flag in flags]).all() if flags else torch.tensor(True)
 
 
-def first_bad(model: nn.Module, tensors: dict[str, Tensor]) -> str | None:
+def first_bad(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:
     """The name of the first weight that is not finite, or buffer that is NaN; None if all are good. Waits."""
-    buffers = dict(model.named_buffers())
     for name, tensor in tensors.items():
-        if not is_finite(tensor) and (name not in buffers or tensor.isnan().any()):
+        is_weight = isinstance(found.get(name), nn.Parameter)
+        if not is_finite(tensor) and (is_weight or tensor.isnan().any()):
             return name  # of buffers only NaN counts, as masks are infinite
     return None
 

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.device import map_tensors
 from callbacks.history import show
+from callbacks.parts.modules import loss_parameters, modules_beside
 from learner import errors
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
@@ -46,6 +47,7 @@ def describe_learner(learn: Any, report: Report) -> None:
     report.take(mode_faults(learn))
     if learn.optimizer is not None:
         held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
+        trainable += [each for each in loss_parameters(learn).values() if each.requires_grad]
         n_held = sum(id(each) in held for each in trainable)
         rates = ", ".join(dict.fromkeys(f"{group.get('lr')}" for group in learn.optimizer.param_groups))
         report.facts["optimizer"] = (
@@ -135,7 +137,8 @@ def gradient(learn: Any, report: Report, batch: Any) -> None:
     learn._on["before_backward"](learn)
     learn._do["backward"](learn)
     learn._on["after_backward"](learn)
-    named = [(name, each) for name, each in learn.model.named_parameters() if each.requires_grad]
+    found = [*learn.model.named_parameters(), *loss_parameters(learn).items()]
+    named = [(name, each) for name, each in found if each.requires_grad]
     missed = [name for name, each in named if each.grad is None]
     dead = [name for name, each in named if each.grad is not None and not each.grad.any()]
     spoilt = [name for name, each in named if each.grad is not None and not torch.isfinite(each.grad).all()]
@@ -156,8 +159,8 @@ def gradient(learn: Any, report: Report, batch: Any) -> None:
 
 def drop_gradients(learn: Any) -> None:
     """Leave no gradients to the next examination."""
-    for parameter in learn.model.parameters():
-        parameter.grad = None
+    for module in (learn.model, *modules_beside(learn).values()):
+        module.zero_grad()
 
 
 def validation(learn: Any, report: Report, first_batch: Callable[[Any, Any], Any]) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.parts.modules import declared, loss_module, loss_parameters
 from callbacks.parts.places import Places
 from callbacks.registry import REMEDIES
-from learner.arguments import rate_faults
+from learner.arguments import is_optimizer, rate_faults
 from learner.checks.data import data_faults, no_batch
 from learner.checks.faults import LearnerWarning, listed, tell
 from learner.checks.loss import loss_faults, pred_faults
@@ -54,8 +55,9 @@ class Preflight(Callback):
     reads_gradients = False
     was_idle = False  # were all rates 0 when the fit was called?
 
-    def before_train(self, learn: LearnerProtocol) -> None:
+    def before_train(self, learn: Any) -> None:
         tell(training_faults(learn))
+        report_loss(learn)
 
     def after_pred(self, learn: LearnerProtocol) -> None:
         if learn.training and does_itself(learn, "compute_loss"):
@@ -93,13 +95,15 @@ class EpochWatch(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._n_batches: int | None = None
         self._places: Places | None = None
+        self._loss: nn.Module | None = None
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        if self._places is not None and self._places.are_of(learn.model):
+        loss = loss_module(learn.loss_func)
+        if self._places is not None and self._places.are_of(learn.model) and loss is self._loss:
             return
         if self._places is not None and does_itself(learn, "step"):
             tell(replacement_faults(learn))
-        self._places = Places(learn.model)
+        self._places, self._loss = Places(learn.model), loss
 
     def after_train(self, learn: LearnerProtocol) -> None:
         n_batches = learn.n_batches
@@ -113,7 +117,7 @@ class EpochWatch(Callback):
         tell(state_faults(learn.callbacks))
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._places = None
+        self._places = self._loss = None
 
 
 def state_faults(plugins: Iterable[Callback]) -> Iterator[Exception]:
@@ -173,7 +177,7 @@ def no_optimizer(model: nn.Module) -> Exception:
 
 def training_faults(learn: Any) -> Iterator[Exception]:
     """What is wrong between model and optimizer."""
-    named = list(learn.model.named_parameters())
+    named = [*learn.model.named_parameters(), *loss_parameters(learn).items()]
     trainable = {name: parameter for name, parameter in named if parameter.requires_grad}
     if not trainable:
         yield all_frozen([parameter for _, parameter in named])
@@ -188,12 +192,32 @@ def training_faults(learn: Any) -> Iterator[Exception]:
             "the model was made under torch.inference_mode(), so it cannot be trained: make it outside."
         )
     if trainable and does_itself(learn, "step"):
-        yield from owner_faults(trainable, held)
+        yield from owner_faults(trainable, held, declared_parameters(learn))
 
 
-def owner_faults(trainable: dict[str, nn.Parameter], held: list[Tensor]) -> Iterator[Exception]:
-    """The optimizer holds other parameters than the model's, or only some of them."""
-    theirs = set(map(id, held))
+def report_loss(learn: Any) -> None:
+    """Say once that a factory's optimizer has the parameters of the loss as well, which nobody gave it."""
+    module, trained = loss_module(learn.loss_func), loss_parameters(learn)
+    if not trained or is_optimizer(learn._optimizer_given) or id(module) in learn.told:
+        return
+    learn.told.add(id(module))
+    held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
+    names = [name for name, each in trained.items() if id(each) in held]
+    if names:
+        print(f"the loss {type(module).__name__} is trained with the model: {listed(names)}")
+
+
+def declared_parameters(learn: Any) -> list[Tensor]:
+    """The parameters of the optimizers that callbacks and the learner's subclass declare."""
+    optimizers = [each for _, each in declared(learn) if is_optimizer(each)]
+    return [each for one in optimizers for group in one.param_groups for each in group["params"]]
+
+
+def owner_faults(
+    trainable: dict[str, nn.Parameter], held: list[Tensor], elsewhere: list[Tensor]
+) -> Iterator[Exception]:
+    """The optimizers hold other parameters than those of model and loss, or only some of them."""
+    theirs = set(map(id, [*held, *elsewhere]))
     missing = [name for name, parameter in trainable.items() if id(parameter) not in theirs]
     n_held = len(trainable) - len(missing)
     if not n_held:
@@ -226,7 +250,7 @@ def all_frozen(parameters: list[nn.Parameter]) -> Exception:
 def replacement_faults(learn: Any) -> Iterator[Exception]:
     """Parameters that came during the fit and are in no optimizer."""
     held = {id(parameter) for group in learn.optimizer.param_groups for parameter in group["params"]}
-    named = learn.model.named_parameters()
+    named = [*learn.model.named_parameters(), *loss_parameters(learn).items()]
     new = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in held]
     if new:
         yield LearnerWarning(

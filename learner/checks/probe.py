@@ -14,10 +14,11 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from callbacks.parts import draws
+from callbacks.parts.modules import loss_module
 
 Shape = tuple[int, ...]
 
@@ -104,7 +105,7 @@ def agree(first: Tensor, second: Tensor) -> bool:
 def copy_of(loss_func: Any) -> Any:
     """A loss with a state of its own must not see the probes."""
     try:
-        return copy.deepcopy(loss_func) if isinstance(loss_func, nn.Module) else loss_func
+        return loss_func if loss_module(loss_func) is None else copy.deepcopy(loss_func)
     except RuntimeError:  # it holds tensors of a graph, which torch does not copy
         return loss_func
 

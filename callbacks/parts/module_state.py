@@ -1,0 +1,93 @@
+"""Everything that a module keeps, as a state that can be copied, saved and put into it again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from callbacks.parts.named import named_tensors
+
+EXTRA = "_extra_state"  # how torch ends the key of what a module's get_extra_state gives
+
+
+def state_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Any]:
+    """Parameters, all buffers, extra state, and which parameters are frozen; nothing is copied.
+
+    Args:
+        module: whose state it is.
+        without: tensors that another module's state holds.
+    """
+    return {
+        "tensors": tensors_of(module, without),
+        "extra": extra_states(module),
+        "frozen": frozen_in(module),
+    }
+
+
+def put_state(module: nn.Module, state: dict[str, Any]) -> None:
+    """Put what `state_of` gave into the module, in place; the state stays usable.
+
+    Raises:
+        ValueError: it is of a module with other tensors; nothing has been changed then.
+    """
+    found = named_tensors(module)
+    for name, tensor in state["tensors"].items():
+        there = tuple(found[name].shape) if name in found else "no such tensor"
+        if there != tuple(tensor.shape):
+            raise ValueError(
+                f"the state of a {type(module).__name__} does not fit: {name!r} has shape "
+                f"{tuple(tensor.shape)} in the state, and there is {there} in the module."
+            )
+    put_tensors(module, state["tensors"])
+    put_extra(module, state["extra"])
+    put_frozen(module, state["frozen"])
+
+
+def tensors_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Tensor]:
+    """Parameters and all buffers by name, detached; a lazy one has no values yet and is left out."""
+    taken = set(map(id, without))
+    found = named_tensors(module).items()
+    return {name: each.detach() for name, each in found if id(each) not in taken and not is_lazy(each)}
+
+
+@torch.no_grad()
+def put_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy values into the tensors of these names."""
+    for name, tensor in named_tensors(module).items():
+        if name in tensors:
+            tensor.copy_(tensors[name])
+
+
+def extra_states(module: nn.Module) -> dict[str, Any]:
+    """What modules keep beside tensors, by the keys that torch gives it."""
+    empty = nn.Module.get_extra_state
+    return {
+        f"{name}.{EXTRA}" if name else EXTRA: each.get_extra_state()
+        for name, each in module.named_modules()
+        if type(each).get_extra_state is not empty
+    }
+
+
+def put_extra(module: nn.Module, states: dict[str, Any]) -> None:
+    """Give modules what `extra_states` found; the states stay usable."""
+    for name, each in module.named_modules():
+        key = f"{name}.{EXTRA}" if name else EXTRA
+        if key in states:
+            each.set_extra_state(copy.deepcopy(states[key]))
+
+
+def frozen_in(module: nn.Module) -> list[str]:
+    """The names of the parameters that need no gradient."""
+    return [name for name, each in module.named_parameters() if not each.requires_grad]
+
+
+def put_frozen(module: nn.Module, names: Iterable[str]) -> None:
+    """Freeze the parameters of these names, and no others."""
+    frozen = set(names)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
