@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from callbacks.contract import Callback, CancelStep, LearnerProtocol, Order
-from callbacks.registry import describe
+from callbacks.registry import describe, unwrapped
 
 Weight = Callable[[LearnerProtocol], float | Tensor]
 
@@ -74,7 +74,7 @@ class GradientAccumulation(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._begin()
-        for other in learn.callbacks:
+        for other in map(unwrapped, learn.callbacks):
             if isinstance(other, GradientAccumulation) and other is not self:
                 raise ValueError(f"{self!r} and {other!r} both let gradients add up: leave one of them out.")
         check_doer(self, learn)

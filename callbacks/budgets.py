@@ -78,6 +78,20 @@ class StopAfter(Callback):
         return used >= self.number
 
 
+def budget_ends(learn: LearnerProtocol, begun: dict[str, int] | None = None) -> list[tuple[float, str]]:
+    """Where the budgets of a fit end: steps and samples of the clock, epochs of the fit; times are not known.
+
+    Args:
+        learn: the learner.
+        begun: the clock at the fit's begin; by default as each budget has it, in a fit.
+    """
+    found = []
+    for each in learn.callbacks:
+        if isinstance(each, StopAfter) and each.unit not in SECONDS:
+            found.append(((begun or each.begun).get(each.unit, 0) + each.number, each.unit))
+    return found
+
+
 class ShortEpoch(Callback):
     """End each pass of a fit after its first batches, to try out a composition quickly.
 

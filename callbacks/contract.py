@@ -236,6 +236,8 @@ class Callback:
             first epoch.
         needs: classes of plug-ins without which this one cannot work.
         surrounds: operations that are done within the context that `surround` gives, whoever does them.
+        wrapped: the callback that this one holds and passes its events to, as `When` does; it is found by
+            its own class then.
     """
 
     order: ClassVar[Order] | Order = Order.MEASURE
@@ -244,6 +246,7 @@ class Callback:
     measures: Mapping[str, Direction | None] = {}
     needs: tuple[type[Callback], ...] = ()
     surrounds: tuple[str, ...] = ()
+    wrapped: Callback | None = None
 
     def __init__(self, *, name: str | None = None):
         if name is not None:

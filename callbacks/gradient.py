@@ -15,6 +15,7 @@ from callbacks.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.parts.modules import trained_parameters
 from callbacks.parts.norms import clip_by_norm, total_norm
 from callbacks.parts.scalars import Scalars, mean_and_largest
+from callbacks.registry import unwrapped
 
 
 class ZeroGrad(Callback):
@@ -109,8 +110,9 @@ class GradientClip(Callback):
         self.bounds = array("d", [math.inf if self.max_norm is None else self.max_norm] * len(norms))
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        others = [each for each in learn.callbacks if isinstance(each, GradientClip) and each is not self]
-        if others:
+        held = [each for each in learn.callbacks if isinstance(unwrapped(each), GradientClip)]
+        others = [each for each in map(unwrapped, held) if each is not self]
+        if others and not all(each.wrapped for each in held):  # windows may follow one another
             raise ValueError(
                 f"{self!r} and {others[0]!r} both clip the gradients, and both measure 'unclipped_norm': "
                 "leave one of them out."

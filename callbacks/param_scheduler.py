@@ -13,6 +13,7 @@ from callbacks.annealers import Annealer
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.parts import hyperparameters
 from callbacks.parts.warning import warn
+from callbacks.parts.windows import Clock, Span, clock
 
 Value = Callable[[float], float]
 ANNEALERS = tuple(getattr(annealers, name) for name in annealers.__all__)
@@ -24,8 +25,10 @@ class ParamScheduler(Callback):
         ParamScheduler({"lr": one_cycle(0.004, 0.1, 1e-6), "momentum": one_cycle(0.95, 0.85, 0.95)})
         ParamScheduler({"lr": flat_cos(1.0)}, relative=True)
 
-    Progress goes by batches: 0 at the first of the fit, 1 at its last. At the end of a fit the optimizer's
-    settings are as they were before it; each fit begins anew, and one that goes on from a checkpoint goes on.
+    Progress is 0 at the first batch of the fit and 1 at its last, and goes by batches. Under a budget of
+    steps, samples or epochs (`StopAfter`) it is 1 where the budget ends. In a `When` it is 0 where `start`
+    opens the window and 1 where `until` closes it, after which the last value stays. At the end of a fit the
+    optimizer's settings are restored; each fit starts a new schedule, and a resumed one continues its own.
 
     Args:
         schedules: for the name of a hyperparameter a function of progress, as those in
@@ -42,6 +45,7 @@ class ParamScheduler(Callback):
     """
 
     order = Order.DECIDE
+    state = ("begun",)
 
     def __init__(
         self,
@@ -58,11 +62,14 @@ class ParamScheduler(Callback):
         self.relative, self.n_batches = relative, n_batches
         self._kept: hyperparameters.Kept | None = None
         self._told = False
+        self.begun: Clock | None = None  # the clock where the schedule began
+        self._span: Span | None = None
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         hyperparameters.check_alone(self, learn)
         check_optimizer(self, learn.optimizer)
         self._kept, self._told = hyperparameters.Kept(learn.optimizer), False
+        self.begun = self._span = None
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         if not learn.training:
@@ -75,9 +82,16 @@ class ParamScheduler(Callback):
             )
         if self._kept is not None:
             self._kept = self._kept.of(learn.optimizer)  # another one may have taken its place
-        n_steps = learn.n_epochs * n_batches
-        step = learn.epoch * n_batches + min(learn.batch_idx, n_batches - 1)
-        self._put(learn.optimizer.param_groups, step / max(n_steps - 1, 1), n_steps)
+        self._put(learn.optimizer.param_groups, *self._progress(learn, n_batches))
+
+    def _progress(self, learn: LearnerProtocol, n_batches: int) -> tuple[float, int]:
+        """How much of the schedule is done at this batch, and how many steps it has."""
+        self._span = self._span or Span(self, learn)
+        if self.begun is None:
+            self.begun = clock(learn, n_batches)
+            if not self._span.starts_late:
+                self.begun["epoch"] = 0
+        return self._span.progress(learn, self.begun, n_batches)
 
     def after_train(self, learn: LearnerProtocol) -> None:
         n_done = learn.batch_idx + 1
@@ -92,7 +106,7 @@ class ParamScheduler(Callback):
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._kept is not None:
             self._kept.put_back()
-        self._kept = None
+        self._kept = self._span = None
 
     def values(self, optimizer: Any, n_epochs: int, n_batches: int) -> dict[str, list[list[float]]]:
         """What would be set over a fit: for each name and parameter group the values by batch."""

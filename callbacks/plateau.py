@@ -20,7 +20,8 @@ class ReduceLROnPlateau(Callback):
     Args:
         monitor: the result's name, as `"valid_loss"`.
         factor: within (0, 1).
-        patience: so many epochs in a row without a better value lower the rate.
+        patience: so many epochs in a row without a better value lower the rate; 0 is torch's 0, the first
+            such epoch, and so is 1.
         min_delta: a value is better only by more than this, in the result's own unit.
         cooldown: epochs after a lowering in which none is counted, at least 0.
         min_lr: no group's rate goes below this.
@@ -56,10 +57,10 @@ class ReduceLROnPlateau(Callback):
         super().__init__(name=name)
         if not isinstance(factor, float) or not 0 < factor < 1:
             raise ValueError(f"ReduceLROnPlateau(factor={factor!r}): write a number between 0 and 1, as 0.1.")
-        for word, value, low in (("patience", patience, 1), ("cooldown", cooldown, 0)):
-            if type(value) is not int or value < low:
+        for word, value in (("patience", patience), ("cooldown", cooldown)):
+            if type(value) is not int or value < 0:
                 raise ValueError(
-                    f"ReduceLROnPlateau({word}={value!r}): write a whole number of epochs, at least {low}."
+                    f"ReduceLROnPlateau({word}={value!r}): write a whole number of epochs, at least 0."
                 )
         if not is_number(min_lr) or min_lr < 0:
             raise ValueError(f"ReduceLROnPlateau(min_lr={min_lr!r}): write a finite rate of at least 0.")
@@ -92,7 +93,7 @@ class ReduceLROnPlateau(Callback):
         self.wait = 0 if better else self.wait + 1
         if self.rest:
             self.rest, self.wait = self.rest - 1, 0
-        if self.wait >= self.patience:
+        if self.wait >= max(self.patience, 1):
             if self._kept is not None:
                 self._kept = self._kept.of(learn.optimizer)  # another one may have taken its place
             self._reduce(learn.optimizer.param_groups)

@@ -11,6 +11,7 @@ import torch
 from callbacks.contract import OPERATIONS, Callback, LearnerProtocol, Order
 from callbacks.parts.settings import as_path, check_count
 from callbacks.parts.warning import warn
+from callbacks.registry import unwrapped
 
 if TYPE_CHECKING:
     from torch.profiler import profile
@@ -178,7 +179,8 @@ def table_of(profiler: profile, top: int) -> str:
 
 def check_alone(plugin: Profile, learn: LearnerProtocol) -> None:
     """Refuse a second profiler: torch has one at a time."""
-    others = [each.name for each in learn.callbacks if isinstance(each, Profile) and each is not plugin]
+    found = map(unwrapped, learn.callbacks)
+    others = [each.name for each in found if isinstance(each, Profile) and each is not plugin]
     if others:
         raise RuntimeError(
             f"two plug-ins profile, {plugin.name!r} and {others[0]!r}, and torch has one profiler at a time: "

@@ -108,7 +108,7 @@ class Callbacks:
         super().__setattr__(name, value)
 
     def __getitem__(self, key: type[T]) -> T:
-        """The one plug-in of that class.
+        """The one callback of that class; one that a `When` holds is found by its own class.
 
         Raises:
             KeyError: there is none of that class, or more than one.
@@ -119,7 +119,7 @@ class Callbacks:
                 f"learn.callbacks[{key!r}]: pass a class, as in learn.callbacks[EarlyStopping]; by name it "
                 f"is learn.callbacks.{name}."
             )
-        found = [plugin for plugin in self._plugins if isinstance(plugin, key)]
+        found = [meant for plugin in self._plugins if (meant := of_class(plugin, key))]
         if len(found) == 1:
             return found[0]  # type: ignore[return-value]
         names = ", ".join(plugin.name for plugin in found or self._plugins) or "none"
@@ -129,10 +129,10 @@ class Callbacks:
 
     def __contains__(self, key: object) -> bool:
         if isinstance(key, type):
-            return any(isinstance(plugin, key) for plugin in self._plugins)
+            return any(of_class(plugin, key) for plugin in self._plugins)
         if isinstance(key, str):
             return key in self._by_name
-        return any(plugin is key for plugin in self._plugins)  # not ==, which a plug-in may define
+        return any(key is plugin or key is unwrapped(plugin) for plugin in self._plugins)  # == may be defined
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._plugins)
@@ -145,6 +145,18 @@ class Callbacks:
 
     def __repr__(self) -> str:
         return f"Callbacks({', '.join(map(repr, self._plugins))})"
+
+
+def unwrapped(plugin: Callback) -> Callback:
+    """The callback itself, where a `When` holds it."""
+    return plugin if plugin.wrapped is None else unwrapped(plugin.wrapped)
+
+
+def of_class(plugin: Callback, kind: type) -> Callback | None:
+    """The callback, or the one that it holds, if that is of this class."""
+    if isinstance(plugin, kind):
+        return plugin
+    return None if plugin.wrapped is None else of_class(plugin.wrapped, kind)
 
 
 #: Names that mean something else after `learn.callbacks.`.
@@ -266,7 +278,7 @@ def check_needs(plugins: Sequence[Callback]) -> None:
     """Refuse a plug-in without one that it cannot work without."""
     for plugin in plugins:
         for needed in plugin.needs:
-            if not any(isinstance(other, needed) for other in plugins):
+            if not any(of_class(other, needed) for other in plugins):
                 raise ValueError(
                     f"{describe(plugin)} needs {needed.__name__}: add {needed.__name__}() to the callbacks."
                 )

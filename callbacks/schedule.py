@@ -20,8 +20,9 @@ from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.parts.every import Every
 from callbacks.parts.hyperparameters import Kept, check_alone, get, settings_of
 from callbacks.parts.warning import warn
+from callbacks.parts.windows import planned, windows_of
+from callbacks.registry import unwrapped
 from callbacks.stopping import check_measured
-from callbacks.when import unwrapped
 
 
 class Still(torch.optim.Optimizer):
@@ -38,7 +39,8 @@ class Still(torch.optim.Optimizer):
 class TorchScheduler(Callback):
     """Step a scheduler of `torch.optim.lr_scheduler`.
 
-    Each fit begins a new schedule, and ends with the optimizer's settings as they were before it.
+    Each fit starts a new schedule, and ends with the optimizer's settings as they were before it. In a `When`
+    the schedule starts where the window opens, and its last rate stays where the window closes.
 
         TorchScheduler(partial(StepLR, step_size=3))
         TorchScheduler(partial(OneCycleLR, max_lr=0.1, total_steps=500), every="1 step")
@@ -78,6 +80,7 @@ class TorchScheduler(Callback):
             )
         self.scheduler, self.every, self.monitor = scheduler, Every(every), monitor
         self._made: Any = None
+        self._is_waiting = False  # for its window to open?
         self._position: dict[str, Any] | None = None
         self._kept: Kept | None = None
 
@@ -89,25 +92,38 @@ class TorchScheduler(Callback):
     @property
     def position(self) -> dict[str, Any] | None:
         """Where the schedule is, as plain data; None outside of a fit."""
-        return None if self._made is None else self._made.state_dict()
+        return None if self._made is None or self._is_waiting else self._made.state_dict()
 
     @position.setter
     def position(self, position: dict[str, Any] | None) -> None:
         self._position = position
-        if self._made is not None:
+        if self._is_waiting and self._kept is not None and position is not None:  # the window was open
+            groups = self._kept.optimizer.param_groups
+            settings = [settings_of(group) for group in groups]
+            self._made, self._is_waiting = self.scheduler(self._kept.optimizer), False
+            for group, each in zip(groups, settings, strict=True):
+                group.update(each)
+        if self._made is not None and not self._is_waiting:
             self._go_to_position()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._kept = Kept(learn.optimizer)
-        self._made = self.scheduler(learn.optimizer)
+        # torch's schedulers change the rate when they are made: in a window not before it opens
+        self._is_waiting = any(each.start for each in windows_of(self, learn))
+        self._made = self.scheduler(Still(learn.optimizer) if self._is_waiting else learn.optimizer)
         if not isinstance(self._made, LRScheduler):
             raise TypeError(f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is no scheduler.")
         if isinstance(self._made, ReduceLROnPlateau):
             check_measured(self.monitor, learn, "TorchScheduler")
         check_alone(self, learn)
         check_length(self, self._made, learn)
-        self._go_to_position()
+        if not self._is_waiting:
+            self._go_to_position()
         self.every.start(learn)
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        if self._is_waiting:  # its window has opened
+            self._made, self._is_waiting = self.scheduler(learn.optimizer), False
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         self._check_optimizer(learn)
@@ -121,6 +137,8 @@ class TorchScheduler(Callback):
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         told = length_of(self._made)
+        if self._is_waiting:
+            return
         if told is not None and self._made.last_epoch < told[1] - 1 and learn.stop_reason is None:
             warn(
                 f"TorchScheduler: the schedule is longer than the fit: {told[0]}={told[1]}, and it was "
@@ -131,6 +149,7 @@ class TorchScheduler(Callback):
         if self._kept is not None:
             self._kept.put_back()
         self._kept = self._made = self._position = None
+        self._is_waiting = False
 
     def values(self, optimizer: Any, n_epochs: int, n_batches: int) -> dict[str, list[list[float]]]:
         """What would be set over a fit: by name, for each parameter group the values by batch.
@@ -173,7 +192,9 @@ class TorchScheduler(Callback):
 
     def _check_optimizer(self, learn: LearnerProtocol) -> None:
         """Refuse to schedule an optimizer that is no longer used."""
-        if self._made is not None and self._made.optimizer is not learn.optimizer:
+        if self._made is None or self._is_waiting:
+            return
+        if self._made.optimizer is not learn.optimizer:
             raise ValueError(
                 f"TorchScheduler: learn.optimizer was replaced by another {type(learn.optimizer).__name__} "
                 f"in epoch {learn.epoch}, and a scheduler of torch belongs to the optimizer that it was made "
@@ -216,12 +237,17 @@ def check_length(plugin: TorchScheduler, made: Any, learn: LearnerProtocol) -> N
         ValueError: torch would end the fit with an error, in the epoch where the schedule ends.
     """
     told, every = length_of(made), plugin.every
-    n_batches = 1 if every.unit == "epoch" else n_train_batches(learn)
-    if told is None or n_batches is None or every.unit not in ("epoch", "step"):
+    n_batches = n_train_batches(learn)
+    if told is None or every.unit not in ("epoch", "step"):
         return
-    if every.unit == "step" and adds_up(learn):  # then nobody knows how many updates there will be
+    is_by_epoch, is_known = every.unit == "epoch", n_batches is not None and not adds_up(learn)
+    if not (is_by_epoch or is_known):  # then nobody knows how many updates there will be
         return
-    n_steps = learn.n_epochs * n_batches // int(every.number)
+    plan = planned(plugin, learn, learn.n_epochs, n_batches or 1, one_step_each=is_known)
+    if plan is None:
+        return
+    length = (min(plan.end, plan.end_of_fit) - plan.begin) // ((n_batches or 1) if is_by_epoch else 1)
+    n_steps = length // int(every.number)
     if told[1] >= n_steps - (not isinstance(made, OneCycleLR)):  # the last step needs no other after it
         return
     words = (

@@ -9,6 +9,7 @@ from callbacks.checkpoint import Checkpoint
 from callbacks.contract import EVENTS, OPERATIONS, Callback, Direction, LearnerProtocol
 from callbacks.parts.every import SECONDS, parse_interval
 from callbacks.registry import as_plugin, check_attributes, describe, does
+from callbacks.registry import unwrapped as unwrapped  # is imported from here too
 
 ALWAYS = ("before_fit", "after_fit", "cleanup_fit")
 SPANS = {
@@ -32,7 +33,8 @@ class When(Callback):
     Name, phase, results and needs are those of the plug-in itself. It always hears `before_fit`, `after_fit`
     and `cleanup_fit`. What it hears the beginning of it hears to its end: an epoch, a pass or a batch is
     looked at when it begins. Where `start` falls into the middle of a training pass, the plug-in is told
-    `before_epoch` and `before_train` then.
+    `before_epoch` and `before_train` then. A schedule starts where its window opens: see `ParamScheduler`.
+    The callback is found by its own class, as `learn.callbacks[EarlyStopping]`; by name it is the `When`.
 
     Steps and samples are those of the clock, over all fits; epochs are counted within a fit.
 
@@ -64,7 +66,7 @@ class When(Callback):
         until: str | None = None,
         name: str | None = None,
     ):
-        self.plugin = check_plugin(plugin)
+        self.plugin = self.wrapped = check_plugin(plugin)
         self._words: dict[str, str | None] = {}  # `every`, `start` and `until` as they were given
         super().__init__(name=name or self.plugin.name)
         self.every, self.start, self.until = every, start, until
@@ -243,11 +245,6 @@ class When(Callback):
     def __repr__(self) -> str:
         shown = [f"{key}={getattr(self, key)!r}" for key in ("every", "start", "until") if getattr(self, key)]
         return f"When({', '.join([repr(self.plugin), *shown])})"
-
-
-def unwrapped(plugin: Callback) -> Callback:
-    """The plug-in itself, where a `When` holds it."""
-    return unwrapped(plugin.plugin) if isinstance(plugin, When) else plugin
 
 
 def done(learn: LearnerProtocol, unit: str) -> int:

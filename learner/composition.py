@@ -13,8 +13,7 @@ from callbacks.metrics import Metrics
 from callbacks.numbers import StopOnNaN
 from callbacks.progress import Progress
 from callbacks.recorder import Recorder
-from callbacks.registry import Callbacks, Hook, as_plugins, describe
-from callbacks.when import unwrapped
+from callbacks.registry import Callbacks, Hook, as_plugins, describe, of_class, unwrapped
 from learner.keywords import RATE_HINT
 from learner.place import guarded, nobody
 
@@ -35,7 +34,7 @@ def with_defaults(
     plugins = as_plugins(as_list(given, "callbacks"), "callbacks")
     unasked = as_plugins(as_list(defaults, "defaults"), "defaults")
     if metrics:
-        if any(isinstance(plugin, Metrics) for plugin in plugins):
+        if any(of_class(plugin, Metrics) for plugin in plugins):
             raise ValueError(
                 "metrics were given twice: with metrics=[...] and as the plug-in Metrics(...). Put all into "
                 "the plug-in."
@@ -81,7 +80,9 @@ def found_in(callbacks: Callbacks, wanted: Iterable[Callback | type[Callback] | 
         meant = [
             plugin
             for plugin in callbacks
-            if plugin is each or (isinstance(each, type) and isinstance(unwrapped(plugin), each))
+            if each is plugin
+            or each is unwrapped(plugin)
+            or (isinstance(each, type) and of_class(plugin, each))
         ]
         if not meant:
             title = each.__name__ if isinstance(each, type) else repr(each)

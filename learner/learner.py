@@ -14,7 +14,7 @@ from torch import nn
 from callbacks.contract import Callback, Direction
 from callbacks.history import History
 from callbacks.metrics import Metrics
-from callbacks.registry import Callbacks, as_plugins
+from callbacks.registry import Callbacks, as_plugins, unwrapped
 from learner import checkpoint, cost, groups, inference, resumption, snapshots
 from learner.arguments import (
     as_optimizer,
@@ -140,7 +140,10 @@ class Learner(Tuning):
     def metrics(self) -> tuple[Any, ...]:
         """The metrics that are measured, as they were given."""
         return tuple(
-            metric for plugin in self.callbacks if isinstance(plugin, Metrics) for metric in plugin.metrics
+            metric
+            for plugin in map(unwrapped, self.callbacks)
+            if isinstance(plugin, Metrics)
+            for metric in plugin.metrics
         )
 
     @property

@@ -95,7 +95,7 @@ def test_one_schedule_may_follow_another(with_momentum):
         When(ParamScheduler({"lr": constant(0.5)}, name="second"), start="1 epoch"),
     )
     learn.fit(2, [on("after_step")(lambda learn: rates.append(learn.optimizer.param_groups[0]["lr"]))])
-    assert rates == pytest.approx([1, 0.8, 0.6, 0.5, 0.5, 0.5])
+    assert rates == pytest.approx([1, 0.5, 0, 0.5, 0.5, 0.5])
 
 
 def test_two_that_overlap_are_refused_all_the_same(with_momentum):
@@ -224,9 +224,19 @@ def test_the_plan_of_short_epochs_is_short(with_momentum):
     assert list(learn.plot_schedule(2).get_lines()[0].get_ydata()) == pytest.approx([1, 2 / 3, 1 / 3, 0])
 
 
-def test_what_a_when_holds_cannot_be_foreseen(with_momentum):
-    learn = with_momentum(When(ParamScheduler({"lr": lin(1.0, 0.0)}), until="1 epoch"))
-    with pytest.raises(ValueError, match="heard for a part of the fit only"):
+def test_the_plan_has_each_window_and_what_is_between(with_momentum):
+    learn = with_momentum(
+        When(ParamScheduler({"lr": lin(1.0, 0.5)}, name="first"), until="1 epoch"),
+        When(ParamScheduler({"lr": lin(0.3, 0.0)}, name="second"), start="4 steps", until="7 steps"),
+    )
+    planned = list(learn.plot_schedule(3).get_lines()[0].get_ydata())
+    assert planned == pytest.approx([1, 0.75, 0.5, 0.5, 0.3, 0.15, 0, 0, 0])
+
+
+@pytest.mark.parametrize("window", [{"start": "4 samples"}, {"every": "2 epochs"}])
+def test_a_window_that_cannot_be_counted_in_batches_has_no_plan(with_momentum, window):
+    learn = with_momentum(When(ParamScheduler({"lr": lin(1.0, 0.0)}), **window))
+    with pytest.raises(ValueError, match="cannot be foreseen in batches"):
         learn.plot_schedule(2)
 
 
