@@ -35,6 +35,7 @@ from learner.loop import Loop
 from learner.other_words import tells_other_words
 from learner.place import Place
 from learner.resumption import Resume
+from learner.subclass import check_subclass
 from learner.tuning import Tuning
 
 Plugin = Callback | type[Callback]
@@ -59,7 +60,8 @@ class Learner(Tuning):
         decay_norms: whether weight decay also pulls at biases and at the weights of norms.
 
     Raises:
-        TypeError, ValueError: an argument cannot be used; the message says why and what to pass.
+        TypeError, ValueError: an argument cannot be used; the message says why and what to pass. TypeError
+            also when a subclass is defined that takes a private name of the learner.
     """
 
     #: Of a subclass: names of its own attributes that snapshots and files keep, as ("critic", "n_seen").
@@ -69,6 +71,10 @@ class Learner(Tuning):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         check_state(cls, Learner)
+        check_subclass(cls, Learner)
+
+    _callbacks: Callbacks
+    _optimizer_given: Any
 
     @suggest_keywords
     def __init__(

@@ -1,0 +1,107 @@
+"""Refuse a subclass of the learner that takes over a private name of the loop by accident."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+OPERATIONS = "forward, compute_loss, backward or step"
+
+#: What to override in place of a private method.
+INSTEAD = {
+    "_batch": f"one of the operations, {OPERATIONS}",
+    "_epoch": "fit",
+    "_epochs": "fit",
+    "_fit": "fit",
+    "_run_model": "forward",
+    "_train": "fit",
+    "_update": "the operation step, or backward",
+    "_validate": "validate",
+}
+
+
+def check_subclass(cls: type, base: type) -> None:
+    """Refuse a class when it is defined: its loop would run other code than its author means.
+
+    Args:
+        cls: a subclass of the learner.
+        base: the learner.
+
+    Raises:
+        TypeError: it, or a mixin, defines or assigns a private name of the loop, or defines a method where
+            the loop keeps a value.
+    """
+    private, values = private_names(base), value_names(base)
+    for owner in cls.__mro__:
+        if owner in base.__mro__:
+            continue
+        title = f"{owner.__name__}.{{}}" if owner is cls else f"{cls.__name__}: {owner.__name__}.{{}}"
+        for name, member in vars(owner).items():
+            place = title.format(name)
+            if name in private:
+                raise TypeError(
+                    f"{place} has the name of a private part of the learner, which would use it. To change "
+                    f"what it does, override {INSTEAD.get(name, f'an operation, {OPERATIONS}')}, or write a "
+                    f"callback; a helper of your own needs another name, as my{name}."
+                )
+            if name in values and is_method(member):
+                raise TypeError(
+                    f"{place} is a method, but learn.{name} is a value that the learner assigns, so the "
+                    f"method would never be called. Override an operation, {OPERATIONS}, or give it another "
+                    "name."
+                )
+            for assigned in assigned_by(member):
+                if assigned in private:
+                    raise TypeError(
+                        f"{place} assigns self.{assigned}, a private part of the learner: give the attribute "
+                        f"another name, as self.my{assigned}."
+                    )
+
+
+def private_names(base: type) -> set[str]:
+    """The private names that the learner's own classes define or declare."""
+    return {name for name in own_names(base) if name.startswith("_") and not name.startswith("__")}
+
+
+def value_names(base: Any) -> set[str]:
+    """The public names under which the learner keeps values."""
+    missing = object()
+    found = {name: inspect.getattr_static(base, name, missing) for name in own_names(base) if name[0] != "_"}
+    return {name for name, value in found.items() if value is missing or not is_code(value)}
+
+
+def own_names(base: type) -> set[str]:
+    """All names of its classes."""
+    classes = [each for each in base.__mro__ if each is not object]
+    return {name for each in classes for name in (*vars(each), *vars(each).get("__annotations__", ()))}
+
+
+def is_method(member: Any) -> bool:
+    """A function that a class calls."""
+    return isinstance(member, (staticmethod, classmethod)) or inspect.isroutine(member)
+
+
+def is_code(member: Any) -> bool:
+    """A method, or something that computes an attribute."""
+    return is_method(member) or hasattr(type(member), "__get__")
+
+
+def assigned_by(member: Any) -> Iterator[str]:
+    """The attributes of its first argument that a method assigns."""
+    function = inspect.unwrap(member.fget if isinstance(member, property) else member)
+    code = getattr(function, "__code__", None)
+    if code is None or not code.co_argcount:
+        return
+    before: Any = None
+    for step in dis.get_instructions(code):
+        if step.opname == "STORE_ATTR" and before is not None and loads(before, code.co_varnames[0]):
+            yield step.argval
+        before = step
+
+
+def loads(step: Any, name: str) -> bool:
+    """Does it load this local variable last? Python 3.13 loads two at once."""
+    loaded = step.argval[-1] if isinstance(step.argval, tuple) else step.argval
+    return step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and loaded == name

@@ -1,0 +1,128 @@
+"""A subclass of the learner cannot take over a private part of the loop by accident."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from tiny import line_batches
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import Metrics, Recorder, ZeroGrad
+from learner import Data, Learner
+
+
+def make(kind, **options):
+    torch.manual_seed(0)
+    optimizer = functools.partial(torch.optim.SGD, lr=0.1)
+    defaults = (ZeroGrad, Metrics, Recorder)
+    return kind(nn.Linear(1, 1), Data(line_batches()), F.mse_loss, optimizer, defaults=defaults, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("_update", "override the operation step, or backward"),
+        ("_train", "override fit"),
+        ("_batch", "forward, compute_loss, backward or step"),
+        ("_validate", "override validate"),
+        ("_rates", "an operation"),
+        ("_mark", "another name, as my_mark"),
+        ("_callbacks", "another name, as my_callbacks"),
+    ],
+)
+@pytest.mark.parametrize("member", [lambda self: None, property(lambda self: None), staticmethod(print), 0])
+def test_a_private_name_of_the_loop_is_refused_when_the_class_is_defined(name, cure, member):
+    with pytest.raises(TypeError, match=f"Mine.{name} has the name of a private part") as caught:
+        type("Mine", (Learner,), {name: member})
+    assert cure in str(caught.value)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_mixin_before_or_behind_the_learner_is_refused_too(first):
+    class Mixin:
+        def _update(self): ...
+
+    with pytest.raises(TypeError, match=r"Mine: Mixin\._update"):
+        type("Mine", (Mixin, Learner) if first else (Learner, Mixin), {})
+
+
+def test_a_slot_of_that_name_is_refused():
+    with pytest.raises(TypeError, match="_mark"):
+        type("Mine", (Learner,), {"__slots__": ("_mark",)})
+
+
+def test_a_method_that_assigns_a_private_attribute_is_refused():
+    with pytest.raises(TypeError, match=r"compute_loss assigns self\._loss.*my_loss"):
+
+        class Remembers(Learner):
+            @torch.enable_grad()
+            def compute_loss(self):
+                super().compute_loss()
+                self._loss = self.loss_grad.detach()
+
+
+@pytest.mark.parametrize("name", ["epoch", "interrupted", "results", "loss_func", "batch"])
+def test_a_method_in_place_of_a_value_of_the_loop_is_refused(name):
+    with pytest.raises(TypeError, match=rf"Mine\.{name} is a method, but learn\.{name} is a value"):
+        type("Mine", (Learner,), {name: lambda self: None})
+
+
+def test_what_a_subclass_may_do_is_not_refused_and_trains():
+    class Helper:
+        _loss = 1
+
+    class Base(Learner):
+        """Own private names, dunders, mangled names, public methods, another's private attributes."""
+
+        _rank: int = 0
+        _mark_of_mine = 3
+        __value = 4
+        marks_passes = True
+
+        def __init__(self, *args, scale=1.0, **kwargs):
+            super().__init__(*args, **kwargs)
+            self._scale, self.__update = scale, 2
+            self.helper = Helper()
+            self.helper._loss = self.__value
+
+        def __getattr__(self, name):
+            if name == "answer":
+                return 42
+            raise AttributeError(name)
+
+        def _update_discriminator(self): ...
+
+        def compute_loss(self):
+            super().compute_loss()
+            self.loss_grad = self.loss_grad * self._scale
+
+        @property
+        def n_items(self):
+            return len(self.targets)
+
+        def fit(self, n_epochs, *args, **kwargs):
+            return super().fit(n_epochs, *args, **kwargs)
+
+        def stop(self, reason):
+            super().stop(reason)
+
+        @classmethod
+        def small(cls):
+            return make(cls)
+
+    class Mixin:
+        def _log_more(self): ...
+
+    class Final(Mixin, Base):
+        def step(self):
+            super().step()
+
+    learn = Final.small()
+    learn.fit(2)
+    assert (learn.global_step, learn.answer) == (6, 42)
+    plain = make(Learner)
+    plain.fit(2)
+    assert torch.equal(learn.model.weight, plain.model.weight)
