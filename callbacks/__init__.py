@@ -44,6 +44,7 @@ from callbacks.modes import BatchNormFreeze, MCDropout
 from callbacks.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
 from callbacks.noise import StochasticDepth, WeightNoise
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
+from callbacks.optimizers import Optimizers
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.parts.every import Every
 from callbacks.parts.hooks import Hooks
@@ -126,6 +127,7 @@ __all__ = [
     "Metrics",
     "MixUp",
     "MixedPrecision",
+    "Optimizers",
     "OptunaPruning",
     "Order",
     "OverfitBatch",

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.optimizers import members_of
 from callbacks.parts.modules import declared, modules_beside
 from callbacks.parts.prefetch import Prefetch, lane_to
+from callbacks.parts.shares import parameters_of
 from callbacks.parts.warning import warn
 
 
@@ -146,16 +148,25 @@ def find_device(device: str | torch.device) -> torch.device:
     return torch.device(found.type, index)
 
 
-def place_optimizer(optimizer: torch.optim.Optimizer | None) -> None:
-    """Move the optimizer's state to where its parameters are, where it is not."""
-    state = getattr(optimizer, "state", None) or {}
-    if any(
-        isinstance(value, Tensor) and value.ndim and value.device != parameter.device
-        for parameter, values in state.items()
-        if isinstance(values, dict)
-        for value in values.values()
-    ):  # numbers such as `step` may stay on the CPU: load_state_dict knows which
-        optimizer.load_state_dict(optimizer.state_dict())  # type: ignore[union-attr]
+def place_optimizer(optimizer: Any) -> None:
+    """Move the state of an optimizer, or of each of several, to where its parameters are, where it is not."""
+    for member in members_of(optimizer):
+        if is_elsewhere(member):  # numbers such as `step` may stay on the CPU: load_state_dict knows which
+            member.load_state_dict(member.state_dict())
+
+
+def is_elsewhere(optimizer: Any) -> bool:
+    """Is a tensor of an optimizer's state on another device than its parameter?"""
+    state = getattr(optimizer, "state", None)
+    if isinstance(state, Mapping):
+        return any(
+            isinstance(value, Tensor) and value.ndim and value.device != parameter.device
+            for parameter, values in state.items()
+            if isinstance(values, dict)
+            for value in values.values()
+        )
+    places = {each.device for each in parameters_of(optimizer)}
+    return any(each.ndim and each.device not in places for each in tensors_in(optimizer.state_dict()))
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -51,7 +51,7 @@ def lay_out(tensors: list[Tensor], optimizer: Any, layout: torch.memory_format) 
         tensor.data = tensor.data.contiguous(memory_format=layout)
         if tensor.grad is not None:
             tensor.grad = tensor.grad.contiguous(memory_format=layout)
-        state = {} if optimizer is None else optimizer.state.get(tensor, {})
+        state = getattr(optimizer, "state", {}).get(tensor, {})
         for key, value in state.items():
             if isinstance(value, Tensor) and value.ndim == 4:
                 state[key] = value.contiguous(memory_format=layout)

@@ -68,7 +68,7 @@ class ParamScheduler(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         hyperparameters.check_alone(self, learn)
         check_optimizer(self, learn.optimizer)
-        self._kept, self._told = hyperparameters.Kept(learn.optimizer), False
+        self._kept, self._told = hyperparameters.Kept(learn.optimizer, *self.schedules), False
         self.begun = self._span = None
 
     def before_batch(self, learn: LearnerProtocol) -> None:

@@ -84,7 +84,7 @@ class ReduceLROnPlateau(Callback):
         self._best.monitor = self.monitor  # it may have been changed
         self._best.begin(learn)
         self.wait = self.rest = self.n_reduced = 0
-        self._kept = Kept(learn.optimizer)
+        self._kept = Kept(learn.optimizer, "lr")
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         better = self._best.update(learn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from callbacks.contract import Callback, LearnerProtocol, Order
@@ -43,7 +44,7 @@ class Recorder(Callback):
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         if learn.training:
-            learn.history.add_step(learn.loss_value, learn.optimizer.param_groups[0]["lr"])
+            learn.history.add_step(learn.loss_value, learn.optimizer.param_groups[0].get("lr", math.nan))
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         learn.history.add_epoch(learn.results, self._watch.stop())

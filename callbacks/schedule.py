@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Still(torch.optim.Optimizer):
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         groups = [{**settings_of(group), "params": [torch.zeros(1)]} for group in optimizer.param_groups]
-        super().__init__(groups, dict(optimizer.defaults))
+        super().__init__(groups, dict(getattr(optimizer, "defaults", {})))
 
     def step(self, closure: Any = None) -> Any:
         pass
@@ -100,17 +101,23 @@ class TorchScheduler(Callback):
         if self._is_waiting and self._kept is not None and position is not None:  # the window was open
             groups = self._kept.optimizer.param_groups
             settings = [settings_of(group) for group in groups]
-            self._made, self._is_waiting = self.scheduler(self._kept.optimizer), False
+            self._made, self._is_waiting = self._make(self._kept), False
             for group, each in zip(groups, settings, strict=True):
                 group.update(each)
         if self._made is not None and not self._is_waiting:
             self._go_to_position()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._kept = Kept(learn.optimizer)
+        if not isinstance(learn.optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                "TorchScheduler: the schedulers of torch take only a torch.optim.Optimizer, and this is "
+                f"{type(learn.optimizer).__name__}: use ParamScheduler; or, where it holds several "
+                "optimizers, pass those, Learner(optimizer=[a, b])."
+            )
+        self._kept = Kept(learn.optimizer, "lr", "momentum")
         # torch's schedulers change the rate when they are made: in a window not before it opens
         self._is_waiting = any(each.start for each in windows_of(self, learn))
-        self._made = self.scheduler(Still(learn.optimizer) if self._is_waiting else learn.optimizer)
+        self._made = self.scheduler(Still(learn.optimizer)) if self._is_waiting else self._make(self._kept)
         if not isinstance(self._made, LRScheduler):
             raise TypeError(f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is no scheduler.")
         if isinstance(self._made, ReduceLROnPlateau):
@@ -121,9 +128,14 @@ class TorchScheduler(Callback):
             self._go_to_position()
         self.every.start(learn)
 
+    def _make(self, kept: Kept) -> Any:
+        """Make the scheduler, and note what it sets, which is restored after the fit."""
+        with kept.noting():
+            return self.scheduler(kept.optimizer)
+
     def before_train(self, learn: LearnerProtocol) -> None:
         if self._is_waiting:  # its window has opened
-            self._made, self._is_waiting = self.scheduler(learn.optimizer), False
+            self._made, self._is_waiting = self._make(self._kept or Kept(learn.optimizer)), False
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         self._check_optimizer(learn)
@@ -180,7 +192,8 @@ class TorchScheduler(Callback):
                 self._made.step(learn.results[self.monitor])
             return
         try:
-            self._made.step()
+            with nullcontext() if self._kept is None else self._kept.noting():
+                self._made.step()
         except ValueError as error:
             if "total steps" not in str(error):
                 raise

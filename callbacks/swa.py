@@ -111,7 +111,7 @@ class SWA(Callback):
         self.averages, self.rates, self.n_averaged = None, None, 0
         if self.lr is not None:
             hyperparameters.check_alone(self, learn)
-            self._kept = hyperparameters.Kept(learn.optimizer)
+            self._kept = hyperparameters.Kept(learn.optimizer, "lr")
 
     def before_epoch(self, learn: LearnerProtocol) -> None:
         if self.lr is not None and learn.epoch >= self._first(learn):

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from callbacks.optimizers import Optimizers, title_of
+from callbacks.parts.shares import missing_of
+
 
 def check_model(model: Any) -> nn.Module:
     """A model, not its class.
@@ -67,12 +70,13 @@ def check_state(cls: Any, base: Any) -> None:
 KEPT = ("callbacks", "_callbacks", "_optimizer_given")  # what a learner sets without an annotation
 
 
-def as_optimizer(optimizer: Any, parameters: list[Any]) -> Any:
+def as_optimizer(optimizer: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
     """The optimizer given, or what the factory makes of the parameters; None where none was given.
 
     Args:
         optimizer: an optimizer, or what makes one.
         parameters: to be optimized: tensors, or groups of them as optimizers take them.
+        named: all parameters by their names, which the rules of `Optimizers` get.
 
     Raises:
         TypeError: it is no optimizer and makes none.
@@ -80,42 +84,49 @@ def as_optimizer(optimizer: Any, parameters: list[Any]) -> Any:
     """
     if optimizer is None:
         return None
-    made = optimizer if is_optimizer(optimizer) else make_optimizer(optimizer, parameters)
+    made = optimizer if is_optimizer(optimizer) else make_optimizer(optimizer, parameters, named)
     for fault in [] if made is None else rate_faults(made):
         raise fault
     return made
 
 
 def check_groups_with(optimizer: Any, splitter: Any, decay_norms: bool) -> Any:
-    """The optimizer, which must be what makes one where its groups are to be made here.
+    """The optimizer, a list of several as one; it must be a factory where its groups are to be made here.
 
     Raises:
-        TypeError: it is a ready one.
+        TypeError: it is ready; or a list holds something else than optimizers and factories.
+        ValueError: a list is empty, or its optimizers do not go together.
     """
+    if isinstance(optimizer, (list, tuple)):
+        optimizer = Optimizers(*optimizer)
     if is_optimizer(optimizer) and (splitter is not None or not decay_norms):
         word = "decay_norms=False" if splitter is None else "splitter"
         raise TypeError(
             f"{word}: the optimizer is ready and has its groups. Pass what makes one, as "
-            f"partial(torch.optim.{type(optimizer).__name__}, lr=...), or make the groups yourself."
+            f"partial(torch.optim.{title_of(optimizer).split()[0]}, lr=...), or make the groups yourself."
         )
     return optimizer
 
 
-def make_optimizer(factory: Any, parameters: list[Any]) -> Any:
+def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
     """What a factory makes of parameters; None where there are none.
 
     Raises:
         TypeError: it cannot be called, or makes no optimizer.
     """
-    if not callable(factory):
+    if not callable(factory) or (
+        hasattr(factory, "param_groups") and not isinstance(factory, (type, Optimizers))
+    ):
         raise TypeError(
-            f"optimizer is {factory!r} ({type(factory).__name__}): pass partial(torch.optim.SGD, lr=0.1), "
-            "or an optimizer."
+            f"optimizer is {factory!r} ({type(factory).__name__}){lacking(factory)}: pass "
+            "partial(torch.optim.SGD, lr=0.1), or an optimizer."
         )
     if not parameters:  # all are frozen, which is told with counts before a fit; to predict needs none
         return None
     try:
-        made = factory(parameters)
+        made = factory if isinstance(factory, Optimizers) else factory(parameters)
+        if isinstance(made, Optimizers) and not made.is_made:
+            made = make_several(made, parameters, named)
     except Exception as error:
         error.add_note(
             f"while optimizer={factory!r} made an optimizer of the model's "
@@ -125,8 +136,36 @@ def make_optimizer(factory: Any, parameters: list[Any]) -> Any:
             raise fault from error
         raise
     if not is_optimizer(made):
-        raise TypeError(f"optimizer={factory!r} made {made!r} of the parameters, which is no optimizer.")
+        raise TypeError(
+            f"optimizer={factory!r} made {made!r} of the parameters, which is not an optimizer"
+            f"{lacking(made)}."
+        )
     return made
+
+
+def lacking(item: Any) -> str:
+    """What an optimizer lacks, as the end of a sentence; nothing of what is no optimizer at all."""
+    is_close = hasattr(item, "param_groups") or hasattr(item, "step")
+    return (
+        f", as it has no {', no '.join(missing_of(item))}" if is_close and not isinstance(item, type) else ""
+    )
+
+
+def make_several(factory: Optimizers, parameters: list[Any], named: dict[str, nn.Parameter]) -> Optimizers:
+    """What `Optimizers` make of parameters, by rules that get their names."""
+    names = {id(each): name for name, each in named.items()}
+    frozen = [(name, each) for name, each in named.items() if not each.requires_grad]
+    return factory(with_names(parameters, names), frozen=frozen)
+
+
+def with_names(parameters: list[Any], names: dict[int, str]) -> list[Any]:
+    """Parameters, or groups of them, each parameter as a pair of its name and itself."""
+    return [
+        {**each, "params": with_names(each["params"], names)}
+        if isinstance(each, dict)
+        else (names.get(id(each), ""), each)
+        for each in parameters
+    ]
 
 
 def rates_on_the_way(error: BaseException) -> Iterator[Exception]:
@@ -139,10 +178,8 @@ def rates_on_the_way(error: BaseException) -> Iterator[Exception]:
 
 
 def is_optimizer(item: Any) -> bool:
-    """Something like a `torch.optim.Optimizer`: it has groups and steps."""
-    return not isinstance(item, type) and all(
-        hasattr(item, name) for name in ("param_groups", "step", "zero_grad", "state_dict")
-    )
+    """Something like a `torch.optim.Optimizer`: it has groups, steps, and gives and takes its state."""
+    return item.is_made if isinstance(item, Optimizers) else not missing_of(item)
 
 
 def check_n_epochs(n_epochs: Any) -> None:

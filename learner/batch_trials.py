@@ -175,10 +175,9 @@ class Trials:
 
 def held_by(learn: Any) -> list[Tensor]:
     """Weights, buffers, gradients, and what optimizer and plug-ins keep."""
-    state = getattr(learn.optimizer, "state", {})
-    kept = [plugin.state_dict() for plugin in learn.callbacks]
+    state, kept = learn.optimizer.state_dict(), [plugin.state_dict() for plugin in learn.callbacks]
     gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
-    return [*tensors_of(learn.model), *gradients, *tensors_in(list(state.values())), *tensors_in(kept)]
+    return [*tensors_of(learn.model), *gradients, *tensors_in(state), *tensors_in(kept)]
 
 
 def device_of(learn: Any) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch.nn.parameter import is_lazy
 
+from callbacks.parts import hyperparameters
 from callbacks.parts.modules import loss_tensors, modules_beside
 from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
-from learner import files, positions, snapshots
+from learner import files, optimizer_modes, positions, snapshots
 from learner.fingerprint import differences, fingerprint
 from learner.plain import from_plain, to_plain
 
@@ -31,7 +33,9 @@ def save(learn: Any, path: str | Path, at: At | None = None) -> Path:
     check_finite(learn, path)
     if at is not None:
         tell_limits(learn)
-    files.write(path, to_plain(contents_of(learn, at), ""))
+    with optimizer_modes.in_eval_mode(learn) as training_weights:
+        contents = {**contents_of(learn, at), "training_weights": training_weights}
+        files.write(path, to_plain(contents, ""))
     return path
 
 
@@ -168,6 +172,19 @@ def put_file(learn: Any, path: str | Path, only: Literal["model"] | None) -> Non
         snapshots.put_tensors(learn.model, contents)
 
 
+def settings_of(optimizer: Any) -> list[dict[str, Any]]:
+    """A copy of the settings of each parameter group."""
+    return [hyperparameters.settings_of(group) for group in optimizer.param_groups]
+
+
+def put_settings(optimizer: Any, settings: list[dict[str, Any]]) -> None:
+    """Give each parameter group the settings that `settings_of` gave; others are removed."""
+    for group, kept in zip(optimizer.param_groups, copy.deepcopy(settings), strict=False):
+        for name in set(group) - set(kept) - {"params"}:
+            del group[name]
+        group.update({name: value for name, value in kept.items() if name != "params"})
+
+
 def put_back(learn: Any, contents: dict[str, Any], *, begun: bool = False) -> None:
     """Put back all that a checkpoint holds.
 
@@ -176,10 +193,9 @@ def put_back(learn: Any, contents: dict[str, Any], *, begun: bool = False) -> No
         contents: what `load` gave.
         begun: with the optimizer's settings as they were when that fit began, as `before_fit` is to see.
     """
-    if begun and contents["optimizer"] is not None and contents["fit"]["groups"] is not None:
-        optimizer = {**contents["optimizer"], "param_groups": contents["fit"]["groups"]}
-        contents = {**contents, "optimizer": optimizer}
     snapshots.put_back(learn, contents)
+    if begun and contents["optimizer"] is not None and contents["fit"]["groups"] is not None:
+        put_settings(learn.optimizer, contents["fit"]["groups"])
     for name, part in snapshots.parts_with_generators(learn):
         positions.set_generator_states(part, contents["generators"].get(name, {}))
     put_gradients(learn.model, contents["gradients"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import io
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from callbacks import Callback, LearnerWarning, LogRMSE, OptunaPruning, Order, P
 from callbacks.blackbox import BlackBox
 from callbacks.contract import OPERATIONS
 from callbacks.device import to_device
+from callbacks.optimizers import needs_closure, set_mode, title_of
 from callbacks.when import unwrapped
 from learner.checks.preflight import Preflight
 from learner.composition import overrides
@@ -122,6 +122,7 @@ def by_hand(learn: Any) -> Any:
     """A step as it is written by hand; what a subclass of the learner does in its own way, it does."""
     model, loss_func, optimizer, device = learn.model, learn.loss_func, learn.optimizer, learn.device
     split = learn.data.split
+    set_mode(optimizer, training=True)
 
     def step(batch: Any) -> None:
         inputs, targets = split(to_device(batch, device))
@@ -144,10 +145,7 @@ def by_hand(learn: Any) -> Any:
 
 def why_no_bare_loop(learn: Any) -> str | None:
     """Why the optimizer cannot be used in a loop by hand, if it cannot."""
-    closure = inspect.signature(learn.optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        return f"{type(learn.optimizer).__name__} needs a closure"
-    return None
+    return f"{title_of(learn.optimizer)} needs a closure" if needs_closure(learn.optimizer) else None
 
 
 # Without a trace

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from callbacks.contract import Callback
+from callbacks.optimizers import title_of
 from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
 from learner.batching import TensorLoader
@@ -60,7 +61,7 @@ def optimizer_of(learn: Any) -> dict[str, Any]:
     names = {id(each): name for name, each in learn.model.named_parameters()}
     groups = [] if learn.optimizer is None else learn.optimizer.param_groups
     return {
-        "class": type(learn.optimizer).__name__,
+        "class": title_of(learn.optimizer),
         "groups": [[names.get(id(each), "?") for each in group["params"]] for group in groups],
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from callbacks.optimizers import Optimizers, members_of
 from callbacks.parts.modules import loss_module, loss_parameters
 from learner.checks.faults import listed
 from learner.tensors import counted
@@ -157,8 +158,28 @@ def group_of(settings: dict[str, Any], position: int) -> int:
 
 
 def n_groups_of(optimizer: Any) -> int:
-    """How many layer groups an optimizer has."""
-    return 1 + max(group_of(each, position) for position, each in enumerate(optimizer.param_groups))
+    """How many layer groups an optimizer has; several share them."""
+    members = members_of(optimizer)
+    return 1 + max(group_of(each, n) for one in members for n, each in enumerate(one.param_groups))
+
+
+def rates_of(optimizer: Any, rate: float | slice, n_groups: int) -> list[float]:
+    """One rate for each of an optimizer's groups.
+
+    Args:
+        optimizer: of several in `Optimizers`, that with the largest rate gets `rate`; the others get it times
+            their ratio to that one, as their rates are in different units.
+        rate: as of `spread`.
+        n_groups: of the model, at least.
+    """
+    members = members_of(optimizer)
+    rates = spread(rate, max(n_groups, n_groups_of(optimizer)))
+    own = [max(float(group.get("lr", 1.0)) for group in one.param_groups) for one in members]
+    return [
+        rates[group_of(group, position)] * (size / max(own) if max(own) else 1.0)
+        for one, size in zip(members, own, strict=True)
+        for position, group in enumerate(one.param_groups)
+    ]
 
 
 def spread(rate: float | slice, n_groups: int) -> list[float]:
@@ -242,4 +263,17 @@ def hold_all(learn: Any) -> None:
     for settings in settings_of(with_loss(learn.layer_groups, learn), learn):
         new = [each for each in settings["params"] if each.requires_grad and id(each) not in held]
         if new:
-            learn.optimizer.add_param_group({**settings, "params": new})
+            learn.optimizer.add_param_group({**settings, "params": named(new, learn)})
+
+
+def named(parameters: list[nn.Parameter], learn: Any) -> list[Any]:
+    """Parameters as they are, or with their names for the rules of `Optimizers`."""
+    if not isinstance(learn.optimizer, Optimizers):
+        return parameters
+    names = {id(each): name for name, each in named_parameters(learn).items()}
+    return [(names.get(id(each), ""), each) for each in parameters]
+
+
+def named_parameters(learn: Any) -> dict[str, nn.Parameter]:
+    """The parameters of model and loss by name."""
+    return {**dict(learn.model.named_parameters()), **loss_parameters(learn)}

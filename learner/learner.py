@@ -15,7 +15,7 @@ from callbacks.contract import Callback, Direction
 from callbacks.history import History
 from callbacks.metrics import Metrics
 from callbacks.registry import Callbacks, as_plugins, unwrapped
-from learner import checkpoint, cost, groups, inference, resumption, snapshots
+from learner import checkpoint, cost, groups, inference, optimizer_modes, resumption, snapshots
 from learner.arguments import (
     as_optimizer,
     check_groups_with,
@@ -51,7 +51,8 @@ class Learner(Tuning):
         loss_func: takes `(preds, targets)`, gives a scalar; None where the model's output has a `.loss`. The
             parameters and buffers of an `nn.Module`, also of one within a `partial` or behind a method of it,
             are placed, trained, saved and restored with the model's. In validation it is in evaluation mode.
-        optimizer: makes an optimizer of parameters, as `partial(torch.optim.SGD, lr=0.1)`, or is a ready one.
+        optimizer: makes an optimizer of parameters, as `partial(torch.optim.SGD, lr=0.1)`, or is a ready one;
+            a list of several is the same as `Optimizers(...)` of them.
         callbacks: plug-ins, heard in the order of their phases, then in the order given.
         metrics: functions of `(preds, targets)`, our `Metric`s, or torchmetrics' objects.
         defaults: plug-ins that are there unasked; `()` for none.
@@ -131,7 +132,8 @@ class Learner(Tuning):
         if self.fitting:
             raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
         given = as_plugins(as_list(callbacks, "callbacks"), "callbacks")
-        with interruptible(self), self.added(*preflight.preflight(), *given):
+        modes = optimizer_modes.mode_callbacks(self.optimizer)
+        with interruptible(self), self.added(*preflight.preflight(), *modes, *given):
             point = resumption.find(self, n_epochs, resume, allow)
             if point is not None and point.is_of_a_later_fit:
                 self.n_fits += 1
@@ -140,7 +142,8 @@ class Learner(Tuning):
         return self.history
 
     def _make_optimizer(self) -> None:
-        self.optimizer = as_optimizer(self._optimizer_given, groups.to_optimize(self))
+        named = groups.named_parameters(self)
+        self.optimizer = as_optimizer(self._optimizer_given, groups.to_optimize(self), named)
 
     @property
     def metrics(self) -> tuple[Any, ...]:
@@ -250,7 +253,7 @@ class Learner(Tuning):
             The numbers by name, as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
         """
         loader = inference.loader_or_valid(self.data, loader)
-        with self._aside():
+        with optimizer_modes.in_eval_mode(self), self._aside():
             self._validate(loader)
             return self.results
 
@@ -264,7 +267,7 @@ class Learner(Tuning):
         Returns:
             What the model gives, on the CPU, without gradients.
         """
-        with self._aside(), torch.no_grad(), snapshots.undrawn():
+        with optimizer_modes.in_eval_mode(self), self._aside(), torch.no_grad(), snapshots.undrawn():
             self.batch = inference.as_batch(inputs, self.data)
             self._run_model()
             return inference.to_cpu(self.preds)
@@ -294,7 +297,7 @@ class Learner(Tuning):
         """
         inference.check_request(keep, returns)
         loader = inference.loader_or_valid(self.data, loader)
-        with self._aside(), torch.no_grad(), snapshots.undrawn(loader):
+        with optimizer_modes.in_eval_mode(self), self._aside(), torch.no_grad(), snapshots.undrawn(loader):
             self._begin_pass(loader, training=False, span="predict")
             return inference.collect(self, self.data.batches(loader), keep, returns)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from callbacks.blackbox import FILE, BlackBox
 from callbacks.contract import Callback, Order
+from callbacks.optimizers import set_mode
 from callbacks.parts import draws
 from callbacks.parts.culprit import watched
 from callbacks.parts.module_state import extra_states, frozen_in, tensors_of
@@ -218,6 +219,7 @@ def begin(learn: Any, kept: dict[str, Any]) -> None:
     learn._on["before_train"](learn)
     states = {name: state for name, state in kept["callbacks"].items() if state is not None}
     snapshots.put_plugins(learn, states)
+    set_mode(learn.optimizer, training=True)
     snapshots.put_tensors(learn.model, kept)
     if kept["optimizer"] is not None and learn.optimizer is not None:
         snapshots.put_optimizer(learn.optimizer, kept["optimizer"])

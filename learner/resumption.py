@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +107,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     """
     check_resume(resume)
     if Checkpoint in learn.callbacks and learn.optimizer is not None:
-        learn.groups_begun = copy.deepcopy(learn.optimizer.state_dict()["param_groups"])
+        learn.groups_begun = checkpoint.settings_of(learn.optimizer)
     if resume == "never":
         return None
     if Checkpoint not in learn.callbacks:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.optimizers import check_kinds, is_made, members_of, set_mode
 from callbacks.parts import draws
 from callbacks.parts.declared import put_values, values_of
 from callbacks.parts.mixed_loss import MixedLoss
@@ -25,7 +26,7 @@ from callbacks.parts.module_state import (
 from callbacks.parts.module_state import put_tensors as put_named
 from callbacks.parts.modules import LOSS, loss_module, modules_beside
 from callbacks.parts.named import named_tensors
-from learner import positions
+from learner import optimizer_modes, positions
 from learner.batching import TensorLoader
 from learner.fingerprint import SOFT, loader_of
 from learner.generators import kind_of
@@ -37,11 +38,14 @@ CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_sample
 
 def take(learn: Any) -> dict[str, Any]:
     """A copy of `contents_of`."""
-    state = contents_of(learn)
-    model = {name: tensor.clone() for name, tensor in state.pop("model").items()}
+    with optimizer_modes.in_eval_mode(learn) as training_weights:
+        state = contents_of(learn)
+        model = {name: tensor.clone() for name, tensor in state.pop("model").items()}
+        state = copy.deepcopy(state)
     return {
         "model": model,
-        **copy.deepcopy(state),
+        **state,
+        "training_weights": training_weights,
         "optimizer_kind": title_of(learn.optimizer),
         "objects": {name: token_of(each) for name, each in objects_of(learn)},
         "data": {name: loader_of(loader) for name, loader in loaders_with_state(learn.data)},
@@ -77,10 +81,12 @@ def put_back(learn: Any, snapshot: dict[str, Any]) -> None:
     check_fits(learn, snapshot)
     put_plugins(learn, snapshot["callbacks"])  # what users wrote comes first: it may refuse
     put_values(learn, learn.state, copy.deepcopy(snapshot.get("learner", {})))
+    set_mode(learn.optimizer, training=False)  # the mode of what a snapshot holds
     put_tensors(learn.model, snapshot)
     put_loss(learn, snapshot)
     if learn.optimizer is not None and snapshot["optimizer"] is not None:
         put_optimizer(learn.optimizer, snapshot["optimizer"])
+    optimizer_modes.put_training_weights(learn, learn.optimizer, snapshot.get("training_weights"))
     for name, loader in loaders_with_state(learn.data):
         if name in snapshot["loaders"] and is_of_loader(name, loader, snapshot):
             loader.load_state_dict(copy.deepcopy(snapshot["loaders"][name]))
@@ -156,16 +162,32 @@ def hard(found: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (found or {}).items() if name not in SOFT}
 
 
-def put_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def put_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
     """Load an optimizer's state with the dtypes that it had, which torch casts to the parameters'."""
     optimizer.load_state_dict(copy.deepcopy(state))
+    states = state["members"] if is_made(optimizer) else [state]
+    for member, own in zip(members_of(optimizer), states, strict=True):
+        if isinstance(member, torch.optim.Optimizer) and is_torchs(own):
+            put_dtypes(member, own)
+
+
+def is_torchs(state: Any) -> bool:
+    """Has the state of an optimizer the form of `torch.optim.Optimizer.state_dict`?"""
+    if not isinstance(state, dict) or not {"state", "param_groups"} <= set(state):
+        return False
+    return isinstance(state["state"], dict) and all("params" in group for group in state["param_groups"])
+
+
+def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give the tensors of an optimizer's state the dtypes that they have in `state`."""
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):
-        kept, loaded = state["state"].get(number, {}), optimizer.state.get(parameter, {})
-        for key, value in kept.items():
-            if isinstance(value, Tensor) and value.dtype != loaded[key].dtype:
-                loaded[key] = value.to(loaded[key].device, copy=True)
+        kept, loaded = state["state"].get(number), optimizer.state.get(parameter)
+        for key, value in kept.items() if isinstance(kept, dict) and isinstance(loaded, dict) else ():
+            now = loaded.get(key)
+            if isinstance(value, Tensor) and isinstance(now, Tensor) and value.dtype != now.dtype:
+                loaded[key] = value.to(now.device, copy=True)
 
 
 @contextmanager
@@ -241,8 +263,9 @@ def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
             f"the snapshot is of another optimizer: {then} then, {kind} now. Put one of that kind back "
             "first, learn.optimizer = ..., or take a new snapshot."
         )
-    sizes = [len(group["params"]) for group in state["param_groups"]]
-    own = [len(group["params"]) for group in optimizer.param_groups]
+    if is_made(optimizer):
+        check_kinds(optimizer, state)
+    sizes, own = sizes_in(state), sizes_in(optimizer.state_dict())
     if sizes != own:
         raise ValueError(
             f"the snapshot is of an optimizer with other parameter groups: of {sizes} tensors then, of {own} "
@@ -250,9 +273,27 @@ def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
         )
 
 
+def sizes_in(state: Any) -> list[int]:
+    """How many parameters each group has in a state dict of torch's form, or of several; none in others."""
+    if not is_torchs(state):
+        return (
+            [size for each in state.get("members", ()) for size in sizes_in(each)]
+            if is_several(state)
+            else []
+        )
+    return [len(group["params"]) for group in state["param_groups"]]
+
+
+def is_several(state: Any) -> bool:
+    """Is it the state of `Optimizers`?"""
+    return isinstance(state, dict) and {"members", "kinds"} <= set(state)
+
+
 def title_of(optimizer: Any) -> str | None:
     """Which optimizer it is."""
-    return None if optimizer is None else f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+    if optimizer is None:
+        return None
+    return " + ".join(f"{type(each).__module__}.{type(each).__qualname__}" for each in members_of(optimizer))
 
 
 def loaders_with_state(data: Any) -> list[tuple[str, Any]]:

@@ -28,7 +28,9 @@ class Tuning(Loop):
     """Training by a schedule, a layer group at a time, at a rate that was found.
 
     Rates are one number for all; or, by layer group, `slice(lo, hi)` from the first to the last, or
-    `slice(hi)`, a tenth of it for all but the last; None for those that the optimizer has.
+    `slice(hi)`, a tenth of it for all but the last; None for those that the optimizer has. Of several
+    optimizers (`Optimizers`), the one with the largest rate gets the rate that is given; the others keep
+    their ratios to it.
     """
 
     splitter: groups.Splitter | None
@@ -181,8 +183,7 @@ class Tuning(Loop):
         settings = self.optimizer.param_groups
         if rate is None:
             return [float(group["lr"]) for group in settings]
-        spread = groups.spread(rate, max(len(self.layer_groups), groups.n_groups_of(self.optimizer)))
-        return [spread[groups.group_of(group, position)] for position, group in enumerate(settings)]
+        return groups.rates_of(self.optimizer, rate, len(self.layer_groups))
 
     def _fit_by(
         self, name: str, schedules: dict[str, Any], n_epochs: int, callbacks: Any, settings: dict[str, Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,24 +14,29 @@ from callbacks.parts.every import parse_interval
 from callbacks.when import When, unwrapped
 
 Settings = dict[str, Any]
+ADDED = {"step", "_opt_called", "_wrapped_by_lr_sched"}  # what a scheduler of torch sets on an optimizer
 
 
 class Kept:
-    """An optimizer's settings as they are now, to be put back; a rate that is a tensor stays the same tensor.
+    """Settings of an optimizer as they are now, to be restored; a tensor of a rate stays the same tensor.
+
+    Some optimizers keep their progress among their settings, as schedule-free ones do: that is left alone.
 
     Args:
         optimizer: whose.
+        names: of the hyperparameters that will be changed.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer):
+    def __init__(self, optimizer: torch.optim.Optimizer, *names: str):
         self.optimizer = optimizer
+        self.changed = {*names, "betas"} if "momentum" in names else set(names)
         self.earlier: Kept | None = None  # of the optimizer whose place this one has taken in mid-fit
         self.groups = [settings_of(group) for group in optimizer.param_groups]
         self.tensors = [
             {name: value for name, value in group.items() if isinstance(value, Tensor)}
             for group in optimizer.param_groups
         ]
-        self.names = set(vars(optimizer))
+        self.attributes = set(getattr(optimizer, "__dict__", ()))
 
     def of(self, optimizer: torch.optim.Optimizer) -> Kept:
         """Itself; or, where another optimizer has taken the place of its own, what that one has now.
@@ -38,20 +45,32 @@ class Kept:
         """
         if optimizer is self.optimizer:
             return self
-        new = Kept(optimizer)
+        new = Kept(optimizer, *self.changed)
         new.earlier = self
         return new
 
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note which settings the block changes or adds."""
+        before = [dict(group) for group in self.optimizer.param_groups]
+        yield
+        for group, old in zip(self.optimizer.param_groups, before, strict=False):
+            self.changed |= {
+                name for name, value in group.items() if name not in old or old[name] is not value
+            }
+
     def put_back(self) -> None:
-        """Give every group its settings, and take away what a scheduler has hung on the optimizer."""
+        """Restore what was changed in every group, and remove what a scheduler has set on the optimizer."""
         groups = self.optimizer.param_groups
         for group, settings, tensors in zip(groups, self.groups, self.tensors, strict=False):
-            for name in set(group) - set(settings) - {"params"}:
-                del group[name]
-            group.update(settings)
-            for name, tensor in tensors.items():  # graphs that were captured with it look there
-                group[name] = tensor.copy_(settings[name])
-        for name in set(vars(self.optimizer)) - self.names:  # a wrapper of `step`, and its mark
+            for name in self.changed & set(group):
+                if name in tensors:  # graphs that were captured with it look there
+                    group[name] = tensors[name].copy_(settings[name])
+                elif name in settings:
+                    group[name] = settings[name]
+                else:
+                    del group[name]
+        for name in ADDED & (set(getattr(self.optimizer, "__dict__", ())) - self.attributes):
             delattr(self.optimizer, name)
         if self.earlier is not None:
             self.earlier.put_back()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.contract import LearnerProtocol
+from callbacks.optimizers import members_of
 from callbacks.parts.modules import loss_tensors, trained_parameters
 from callbacks.parts.named import named_tensors
 from callbacks.parts.places import is_unchanged
@@ -55,10 +56,14 @@ class LastGood:
         for name, tensor in tensors_of(learn).items():
             if name in self._copies and self._copies[name].shape == tensor.shape:
                 tensor.copy_(self._copies[name])
-        empty(learn.optimizer)
+        kept = [type(each).__name__ for each in members_of(learn.optimizer) if not empty(each)]
         for parameter in trained_parameters(learn):
             parameter.grad = None
-        return f"the weights are put back as they were {self._where}, and the optimizer's state is empty"
+        state = f"but {' and '.join(kept)} cannot be emptied, as it has no `state`" if kept else EMPTIED
+        return f"the weights are restored as they were {self._where}, {state}"
+
+
+EMPTIED = "and the optimizer's state is empty"
 
 
 def tensors_of(learn: LearnerProtocol) -> dict[str, Tensor]:
@@ -180,14 +185,15 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def empty(optimizer: torch.optim.Optimizer | None) -> None:
-    """Let an optimizer begin anew, with its settings."""
-    if optimizer is None:
-        return
+def empty(optimizer: Any) -> bool:
+    """Empty the state of an optimizer, whose settings stay; False where it has none that is known."""
+    if not isinstance(getattr(optimizer, "state", None), MutableMapping):
+        return False
     if not isinstance(optimizer, torch.optim.Adagrad):
         optimizer.state.clear()
-        return
+        return True
     for group in optimizer.param_groups:  # the one of torch's that fills its state when it is made
         for parameter in group["params"]:
             optimizer.state[parameter]["sum"].fill_(group["initial_accumulator_value"])
             optimizer.state[parameter]["step"].zero_()
+    return True

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
 from callbacks.device import map_tensors
+from callbacks.optimizers import set_mode
 from callbacks.parts.named import named_tensors
 from callbacks.registry import listens
 from learner import errors
@@ -208,6 +209,7 @@ def without_trace(learn: Any, report: Report) -> Iterator[None]:
         learn._begun = []
         if learn.optimizer is None:  # plug-ins may rely on one
             learn.optimizer = torch.optim.SGD([*learn.model.parameters(), torch.zeros(1)], lr=0.0)
+        set_mode(learn.optimizer, training=True)
         try:
             yield
         finally:

@@ -15,11 +15,12 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.device import map_tensors
 from callbacks.history import show
+from callbacks.optimizers import title_of as optimizer_title
 from callbacks.parts.modules import loss_parameters, modules_beside
 from learner import errors
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
-from learner.checks.preflight import does_itself
+from learner.checks.preflight import does_itself, trained_by
 from learner.loaders import describe_loader
 from learner.tensors import counted
 
@@ -46,12 +47,12 @@ def describe_learner(learn: Any, report: Report) -> None:
     report.facts["data"] = f"training: {describe_loader(learn.data.train)}; validation: {valid}"
     report.take(mode_faults(learn))
     if learn.optimizer is not None:
-        held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
+        held = set(map(id, trained_by(learn)))
         trainable += [each for each in loss_parameters(learn).values() if each.requires_grad]
         n_held = sum(id(each) in held for each in trainable)
         rates = ", ".join(dict.fromkeys(f"{group.get('lr')}" for group in learn.optimizer.param_groups))
         report.facts["optimizer"] = (
-            f"{type(learn.optimizer).__name__}, lr {rates}, holds {n_held} of {len(trainable)} trainable "
+            f"{optimizer_title(learn.optimizer)}, lr {rates}, holds {n_held} of {len(trainable)} trainable "
             "tensors"
         )
 

@@ -14,10 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from callbacks.closures import SAM
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.lean.step import LeanStep
+from callbacks.optimizers import needs_closure, title_of
 from callbacks.parts.modules import declared, loss_module, loss_parameters
 from callbacks.parts.places import Places
+from callbacks.parts.shares import parameters_of
 from callbacks.registry import REMEDIES
+from callbacks.when import unwrapped
 from learner.arguments import is_optimizer, rate_faults
 from learner.checks.data import data_faults, no_batch
 from learner.checks.faults import LearnerWarning, listed, tell
@@ -151,6 +156,19 @@ def faults_before_fit(learn: Any, n_epochs: int) -> Iterator[Exception]:
         yield no_optimizer(learn.model)
     else:
         yield from rate_faults(learn.optimizer)
+        yield from closure_faults(learn)
+
+
+def closure_faults(learn: Any) -> Iterator[Exception]:
+    """The optimizer's step needs a closure, and nothing gives it one."""
+    doer = learn.callbacks.doers.get("step")
+    instead = f", instead of {type(doer).__name__}" if isinstance(doer, (LeanStep, SAM)) else ""
+    if (instead or does_itself(learn, "step")) and needs_closure(learn.optimizer):
+        yield TypeError(
+            f"the step of {title_of(learn.optimizer)} needs a closure that computes the loss again, and "
+            "nothing passes one: add the callback that does, Learner(..., callbacks=[ClosureStep()])"
+            f"{instead}."
+        )
 
 
 def mode_faults() -> Iterator[Exception]:
@@ -192,7 +210,7 @@ def training_faults(learn: Any) -> Iterator[Exception]:
             "the model was made under torch.inference_mode(), so it cannot be trained: make it outside."
         )
     if trainable and does_itself(learn, "step"):
-        yield from owner_faults(trainable, held, declared_parameters(learn))
+        yield from owner_faults(trainable, held, trained_by(learn))
 
 
 def report_loss(learn: Any) -> None:
@@ -207,17 +225,28 @@ def report_loss(learn: Any) -> None:
         print(f"the loss {type(module).__name__} is trained with the model: {listed(names)}")
 
 
-def declared_parameters(learn: Any) -> list[Tensor]:
-    """The parameters of the optimizers that callbacks and the learner's subclass declare."""
-    optimizers = [each for _, each in declared(learn) if is_optimizer(each)]
-    return [each for one in optimizers for group in one.param_groups for each in group["params"]]
+def trained_by(learn: Any) -> list[Tensor]:
+    """The parameters in the learner's optimizer, and in those that callbacks and a subclass of it hold."""
+    own = {name: value for name, value in vars(learn).items() if name != "_optimizer_given"}
+    holders = [own, *(vars(unwrapped(each)) for each in learn.callbacks), dict(declared(learn))]
+    optimizers = {id(each): each for holder in holders for each in optimizers_in(holder.values())}
+    return [parameter for each in optimizers.values() for parameter in parameters_of(each)]
+
+
+def optimizers_in(values: Iterable[Any]) -> Iterator[Any]:
+    """The optimizers among values, and in lists, tuples and dicts of them."""
+    for value in values:
+        if type(value) in (list, tuple, dict):
+            yield from filter(is_optimizer, value.values() if isinstance(value, dict) else value)
+        elif is_optimizer(value):
+            yield value
 
 
 def owner_faults(
-    trainable: dict[str, nn.Parameter], held: list[Tensor], elsewhere: list[Tensor]
+    trainable: dict[str, nn.Parameter], held: list[Tensor], trained: list[Tensor]
 ) -> Iterator[Exception]:
-    """The optimizers hold other parameters than those of model and loss, or only some of them."""
-    theirs = set(map(id, [*held, *elsewhere]))
+    """No optimizer holds the parameters of model and loss, or only some of them."""
+    theirs = set(map(id, trained))
     missing = [name for name, parameter in trainable.items() if id(parameter) not in theirs]
     n_held = len(trainable) - len(missing)
     if not n_held:
@@ -249,7 +278,7 @@ def all_frozen(parameters: list[nn.Parameter]) -> Exception:
 
 def replacement_faults(learn: Any) -> Iterator[Exception]:
     """Parameters that came during the fit and are in no optimizer."""
-    held = {id(parameter) for group in learn.optimizer.param_groups for parameter in group["params"]}
+    held = set(map(id, trained_by(learn)))
     named = [*learn.model.named_parameters(), *loss_parameters(learn).items()]
     new = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in held]
     if new:

@@ -196,7 +196,7 @@ def test_case_94_the_device_has_its_plug_in():
         ("optimizer", "sgd", "optimizer is 'sgd'"),
         ("optimizer", nn.Linear(1, 1).parameters(), "optimizer is <generator"),
         ("optimizer", lambda parameters: None, "made None of the parameters"),
-        ("optimizer", lambda parameters: torch.optim.SGD, "which is no optimizer"),
+        ("optimizer", lambda parameters: torch.optim.SGD, "which is not an optimizer"),
     ],
 )
 def test_case_95_what_is_missing_or_a_class_is_named(argument, value, said):
