@@ -40,7 +40,7 @@ class Optimizers(torch.optim.Optimizer):
     """
 
     def __init__(self, *given: Any):
-        flat = [each for one in given for each in (one.members if is_made(one) else (one,))]
+        flat = [each for one in given for each in (one.flat() if isinstance(one, Optimizers) else (one,))]
         parts = tuple(as_part(each, n, n == len(flat) - 1) for n, each in enumerate(flat))
         if not parts:
             raise ValueError("Optimizers(): pass at least one optimizer or factory.")
@@ -69,6 +69,12 @@ class Optimizers(torch.optim.Optimizer):
         check_distinct(made.values())
         new.__setstate__({"_parts": self._parts, "_made": made, "is_made": True})
         return new
+
+    def flat(self) -> tuple[Any, ...]:
+        """What it can be made of again: its members, or the factories and rules."""
+        if self.is_made:
+            return self.members
+        return tuple(part.given if part.rule is None else (part.given, part.rule) for part in self._parts)
 
     @property
     def members(self) -> tuple[Any, ...]:

@@ -115,7 +115,7 @@ def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Para
         TypeError: it cannot be called, or makes no optimizer.
     """
     if not callable(factory) or (
-        hasattr(factory, "param_groups") and not isinstance(factory, (type, Optimizers))
+        not isinstance(factory, (type, Optimizers)) and hasattr(factory, "param_groups")
     ):
         raise TypeError(
             f"optimizer is {factory!r} ({type(factory).__name__}){lacking(factory)}: pass "

@@ -132,8 +132,8 @@ class Learner(Tuning):
         if self.fitting:
             raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
         given = as_plugins(as_list(callbacks, "callbacks"), "callbacks")
-        modes = optimizer_modes.mode_callbacks(self.optimizer)
-        with interruptible(self), self.added(*preflight.preflight(), *modes, *given):
+        modes = optimizer_modes.switching(self)
+        with interruptible(self), modes, self.added(*preflight.preflight(), *given):
             point = resumption.find(self, n_epochs, resume, allow)
             if point is not None and point.is_of_a_later_fit:
                 self.n_fits += 1

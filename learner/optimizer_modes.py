@@ -53,9 +53,18 @@ class TrainMode(Callback):
         learn.callbacks[EvalMode].is_training = True
 
 
-def mode_callbacks(optimizer: Any) -> tuple[Callback, ...]:
-    """What a fit needs beside its callbacks: nothing for an optimizer without modes."""
-    return (EvalMode(), TrainMode()) if has_modes(optimizer) else ()
+@contextmanager
+def switching(learn: Any) -> Iterator[None]:
+    """Switch the modes of the optimizer in a fit; nothing is added where it has none."""
+    if not has_modes(learn.optimizer):
+        yield
+        return
+    own = EvalMode(), TrainMode()
+    learn._set_callbacks((own[0], *learn.callbacks, own[1]))  # the first of its phase, and the last
+    try:
+        yield
+    finally:
+        learn.remove_callbacks(*own)
 
 
 def is_in_training_mode(learn: Any) -> bool:

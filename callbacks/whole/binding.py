@@ -64,7 +64,7 @@ class Binding:
         self.sources = sources_of(learn, names, self.params, has_update)
         self.sources.unused = frozenset(unused)
         check_clipped(self.sources)
-        check_kept(self.sources.runs, learn.optimizer.state)
+        check_kept(self.sources.runs, state_of(learn.optimizer))
         self.runs = self.sources.runs
         self.fixed = [*self.sources.frozen.values(), *self.sources.buffers.values()]
         dtypes = {each.dtype for each in self.params}
@@ -148,7 +148,7 @@ class Binding:
 
     def _owned(self) -> list[Any]:
         """The dicts in which the optimizer keeps what it keeps of each parameter; None before it has."""
-        return list(map(self.optimizer.state.get, self.keepers))
+        return list(map(state_of(self.optimizer).get, self.keepers))
 
     def _counted(self) -> list[int]:
         """How much more often the count of a parameter's updates was written to than that of the first.
@@ -172,7 +172,7 @@ class Binding:
             and learn.model is self.model
             and self._updates_as_ever()
             and self.stamp()[0] == stamp[0]
-            and numbers_of(self.runs, self.optimizer.state) == stamp[1]
+            and numbers_of(self.runs, state_of(self.optimizer)) == stamp[1]
         )
 
     def differs_from(self, other: Binding) -> str:
@@ -184,7 +184,7 @@ class Binding:
 
     def gather(self) -> None:
         """Take up what the optimizer keeps, and the numbers of the next update."""
-        state, sources = self.optimizer.state, self.sources
+        state, sources = state_of(self.optimizer), self.sources
         sources.kept = kept_of(self.runs, state)
         numbers = numbers_of(self.runs, state)
         if numbers != sources.numbers:
@@ -208,7 +208,7 @@ class Binding:
                     if run.counts:
                         counts.append(own["step"])
         self._owns, self._counts = self._owned(), self._counted()
-        olds = [*self.params, *kept_of(self.runs, optimizer.state)]
+        olds = [*self.params, *kept_of(self.runs, state_of(optimizer))]
         torch._foreach_copy_(olds, news)  # type: ignore[reportPrivateImportUsage]
         if counts:
             torch._foreach_add_(counts, 1)  # type: ignore[reportPrivateImportUsage]
@@ -311,6 +311,11 @@ def check_modules(modules: Iterable[Any]) -> None:
         if isinstance(each, torch.jit.ScriptModule):
             name = getattr(each, "original_name", type(each).__name__)
             raise Unfit(f"the {name} of the model or loss is made by torch.jit, whose code cannot be traced")
+
+
+def state_of(optimizer: Any) -> Any:
+    """What an optimizer keeps by parameter; nothing of one that keeps it in a way of its own."""
+    return getattr(optimizer, "state", {})
 
 
 def check_kept(runs: Iterable[Run], state: Any) -> None:
