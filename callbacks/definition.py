@@ -103,6 +103,19 @@ def check_attributes(cls: Any, base: Any, operations: tuple[str, ...]) -> None:
             raise TypeError(f"{cls.__name__}.{attribute} = {value!r}: write it as {form}.")
         if inspect.isroutine(value):
             raise TypeError(f"{cls.__name__}.{attribute} is a method, but it is to be {form}.")
+    if isinstance(cls.state, (tuple, list)) and cls.load_state_dict is base.load_state_dict:
+        check_assignable(cls)
+
+
+def check_assignable(cls: Any) -> None:
+    """Refuse state that could be saved, but not loaded."""
+    for name in cls.state:
+        member = inspect.getattr_static(cls, name, None)
+        if isinstance(member, property) and member.fset is None:
+            raise TypeError(
+                f"{cls.__name__}.state names {name!r}, a property without a setter, so it could be saved but "
+                f"not loaded: add @{name}.setter, or name the attributes that it is computed from."
+            )
 
 
 def is_tuple_of(kind: type, value: Any) -> bool:

@@ -193,7 +193,7 @@ def put_back(learn: Any, contents: dict[str, Any], *, begun: bool = False) -> No
         contents: what `load` gave.
         begun: with the optimizer's settings as they were when that fit began, as `before_fit` is to see.
     """
-    snapshots.put_back(learn, contents)
+    snapshots.put_back(learn, contents, before_fit=begun)
     if begun and contents["optimizer"] is not None and contents["fit"]["groups"] is not None:
         put_settings(learn.optimizer, contents["fit"]["groups"])
     for name, part in snapshots.parts_with_generators(learn):

@@ -44,7 +44,9 @@ def fingerprint(learn: Any) -> dict[str, Any]:
         },
         "optimizer": optimizer_of(learn),
         "callbacks": {
-            plugin.name: type(plugin).__name__ for plugin in learn.callbacks if declares_state(plugin)
+            plugin.name: type(plugin).__name__
+            for plugin in learn.callbacks
+            if declares_state(plugin) and was_given(learn, plugin)
         },
         "data": {"train": loader_of(learn.data.train), "valid": loader_of(learn.data.valid)},
         "versions": versions(learn),
@@ -54,6 +56,11 @@ def fingerprint(learn: Any) -> dict[str, Any]:
 def declares_state(plugin: Callback) -> bool:
     """Does a callback save anything? It may create it as late as in `before_fit`."""
     return bool(plugin.state) or type(plugin).state_dict is not Callback.state_dict
+
+
+def was_given(learn: Any, plugin: Callback) -> bool:
+    """Was it there when the fit was called? One that is added later is not there yet when it is resumed."""
+    return not learn.fitting or learn.given is None or plugin.name in learn.given
 
 
 def optimizer_of(learn: Any) -> dict[str, Any]:

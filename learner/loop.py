@@ -60,6 +60,7 @@ class Loop:
     n_fits = 0  # that have come to their end
     told: set[int]  # loaders of whose limits the user knows
     groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
+    given: set[str] | None = None  # names of the callbacks that were there when the fit was called
     resumed = marks_passes = False
     _mark: dict[str, Any] | None = None  # what the pass under way draws from, taken at its beginning
     _resume: Resumption | None = None  # where a checkpoint was, until the fit has gone on there

@@ -13,7 +13,7 @@ from callbacks.parts.warning import warn
 from callbacks.schedule import TorchScheduler
 from callbacks.when import unwrapped
 from learner import checkpoint, files, positions
-from learner.fingerprint import differences, fingerprint
+from learner.fingerprint import check_allow, differences, fingerprint
 
 Resume = Literal["auto", "must", "never"]
 
@@ -31,16 +31,18 @@ class Resumption:
         self.fit = contents["fit"]
         self.position = self.fit["position"]
         self.is_of_a_later_fit = False  # this one had ended when it was saved
+        self.may_lose_callbacks = False
 
     @property
     def in_validation(self) -> bool:
         """Was the training pass of its epoch over?"""
         return self.position["phase"] == "validate"
 
-    def adapt(self, differing: set[str], current: dict[str, Any]) -> None:
+    def adapt(self, differing: set[str], current: dict[str, Any], allowed: tuple[str, ...]) -> None:
         """Leave out what would not fit, where the user has allowed something to differ."""
         if "optimizer" in differing:
             self.contents["optimizer"] = None
+        self.may_lose_callbacks = "callbacks" in allowed
         then, now = self.contents["fingerprint"]["callbacks"], current["callbacks"]
         states = self.contents["callbacks"]
         self.contents["callbacks"] = {
@@ -59,6 +61,7 @@ class Resumption:
             The first epoch to do.
         """
         self._put_back(learn)
+        self._check_states(learn)
         if self.position["phase"] is None:
             learn._resume = None
         if self.position["ended"]:
@@ -85,6 +88,17 @@ class Resumption:
         now = {**self.fit["now"], "random": self.contents["random"]}
         return n_done, positions.go_on(loader, give, self.fit["mark"], now, n_done)
 
+    def _check_states(self, learn: Any) -> None:
+        """Refuse to lose the state of a callback that was added in mid-fit, and is not there now."""
+        states = self.contents["callbacks"]
+        lost = [name for name, state in states.items() if state and name not in learn.callbacks]
+        if lost and not self.may_lose_callbacks:
+            raise ValueError(
+                f"{self.path} holds the state of the callback {lost[0]!r}, which was added in mid-fit and is "
+                "not there now. Pass it to the Learner or to fit, or add it in a before_fit. To resume "
+                "without its state: allow=('callbacks',)."
+            )
+
     def _put_back(self, learn: Any) -> None:
         n_epochs, n_batches = learn.n_epochs, learn.n_batches
         checkpoint.put_back(learn, self.contents)
@@ -106,6 +120,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
         CheckpointError: all files are damaged.
     """
     check_resume(resume)
+    learn.given = {plugin.name for plugin in learn.callbacks}
     if Checkpoint in learn.callbacks and learn.optimizer is not None:
         learn.groups_begun = checkpoint.settings_of(learn.optimizer)
     if resume == "never":
@@ -135,8 +150,8 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
         print(
             f"fit {learn.n_fits} of this run is done: {found.name} is of fit {point.fit['index']}, after it"
         )
-    current = fingerprint(learn)
-    point.adapt(differences(point.contents["fingerprint"], current, found, allow=allow), current)
+    current, allow = fingerprint(learn), check_allow(allow)
+    point.adapt(differences(point.contents["fingerprint"], current, found, allow=allow), current, allow)
     if not point.is_of_a_later_fit:
         check_n_epochs(learn, point, n_epochs)
     checkpoint.put_back(learn, point.contents, begun=True)

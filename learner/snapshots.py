@@ -26,6 +26,7 @@ from callbacks.parts.module_state import (
 from callbacks.parts.module_state import put_tensors as put_named
 from callbacks.parts.modules import LOSS, loss_module, modules_beside
 from callbacks.parts.named import named_tensors
+from callbacks.registry import listens
 from learner import optimizer_modes, positions
 from learner.batching import TensorLoader
 from learner.fingerprint import SOFT, loader_of
@@ -76,10 +77,17 @@ def contents_of(learn: Any) -> dict[str, Any]:
     }
 
 
-def put_back(learn: Any, snapshot: dict[str, Any]) -> None:
-    """Put a snapshot back, after a check that it fits; the snapshot stays usable."""
+def put_back(learn: Any, snapshot: dict[str, Any], *, before_fit: bool = False) -> None:
+    """Restore a snapshot, after a check that it fits; the snapshot stays usable.
+
+    Args:
+        learn: the learner.
+        snapshot: what `take` returned.
+        before_fit: callbacks may yet create what their state is loaded into, and are given it once more then.
+    """
     check_fits(learn, snapshot)
-    put_plugins(learn, snapshot["callbacks"])  # what users wrote comes first: it may refuse
+    # what users wrote comes first: it may refuse
+    put_plugins(learn, snapshot["callbacks"], before_fit=before_fit)
     put_values(learn, learn.state, copy.deepcopy(snapshot.get("learner", {})))
     set_mode(learn.optimizer, training=False)  # the mode of what a snapshot holds
     put_tensors(learn.model, snapshot)
@@ -97,17 +105,22 @@ def put_back(learn: Any, snapshot: dict[str, Any]) -> None:
     draws.put(snapshot["random"])
 
 
-def put_plugins(learn: Any, states: dict[str, Any]) -> None:
-    """Give the plug-ins their states; where one refuses, all keep those that they had."""
-    found = [plugin for plugin in learn.callbacks if plugin.name in states]
-    kept = [copy.deepcopy(plugin.state_dict()) for plugin in found]
-    for plugin in found:
+def put_plugins(learn: Any, states: dict[str, Any], *, before_fit: bool = False) -> None:
+    """Give the callbacks their states; where one refuses, all keep those that they had."""
+    kept: list[tuple[Any, Any]] = []
+    for plugin in learn.callbacks:
+        if plugin.name not in states:
+            continue
         try:
+            kept.append((plugin, copy.deepcopy(plugin.state_dict())))
             plugin.load_state_dict(copy.deepcopy(states[plugin.name]))
         except Exception as error:
-            for each, state in zip(found, kept, strict=True):
+            may_wait = before_fit and listens(plugin, "before_fit")
+            if may_wait and isinstance(error, (AttributeError, TypeError)):
+                continue  # its before_fit may create what the state is loaded into
+            for each, state in kept:
                 each.load_state_dict(state)
-            error.add_note(f"in the plug-in {plugin.name!r}, which was given the state it had saved")
+            error.add_note(f"in the callback {plugin.name!r}, which was given the state it had saved")
             raise
 
 
