@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks.contract import Callback, CancelBatch, LearnerProtocol, Order
 from callbacks.parts.culprit import cause_of, rate_of
 from callbacks.parts.last_good import KeptBuffers, LastGood, all_finite, is_finite
-from callbacks.parts.modules import loss_parameters, trained_parameters
+from callbacks.parts.modules import loss_module, loss_parameters, trained_parameters
 from callbacks.parts.norms import total_norm
+from callbacks.parts.plain_attributes import plain_state, put_plain
 from callbacks.parts.settings import check_count
 from callbacks.parts.warning import warn
 
@@ -51,27 +53,36 @@ class StopOnNaN(Callback):
         super().__init__(name=name)
         self.skip = check_count("StopOnNaN", "skip", skip, 0)
         self.wait_every = check_count("StopOnNaN", "wait_every", wait_every, 1)
-        self._good, self._buffers = LastGood(), KeptBuffers()
+        self._good, self._buffers, self._of_loss = LastGood(), KeptBuffers(), KeptBuffers()
         self._begin()
 
     def _begin(self) -> None:
         self._last_good = math.nan
         self._n_skipped = 0
         self._pending: list[tuple[Tensor, int, Any]] = []  # loss, batch, rate
+        self._loss: nn.Module | None = None
+        self._plain: dict[str, Any] | None = None  # the model's plain attributes before the batch
         self._good.clear()
         self._buffers.clear()
+        self._of_loss.clear()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._begin()
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._buffers.clear()  # others may have been put in their place
+        self._of_loss.clear()
+        self._loss = loss_module(learn.loss_func)
         self._good.clear()
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         # else there is a copy already
         if learn.training and (not self._pending or len(self._pending) == self.wait_every):
             self._buffers.keep(learn.model)
+            if self._loss is not None:
+                self._of_loss.keep(self._loss)
+            if self.skip:
+                self._plain = copy.deepcopy(plain_state(learn.model))
 
     def before_backward(self, learn: LearnerProtocol) -> None:
         loss = learn.loss_grad
@@ -90,7 +101,10 @@ class StopOnNaN(Callback):
         place = place_of(value, learn.batch_idx, learn.epoch, rate_of(learn), self._last_good)
         message = f"{place}: {cause_of(learn, self._buffers.copies)}"
         self._buffers.put_back()
+        self._of_loss.put_back()
         self._n_skipped += 1
+        if self._plain is not None:
+            put_plain(learn.model, self._plain)
         if self._n_skipped <= self.skip:
             warn(f"{message}. The batch is left out ({self._n_skipped} of at most {self.skip} in a row).")
             raise CancelBatch

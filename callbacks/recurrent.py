@@ -20,8 +20,8 @@ class RNNReset(Callback):
 
     That is for models that keep their hidden state from batch to batch, detached from the graph. Where the
     model has no such method, all its parts that have one are called. A validation in mid-epoch puts the
-    hidden state of the training pass back. To go on with the same bits after a cut, a model keeps it in
-    buffers. `learn.predict` resets nothing.
+    hidden state of the training pass back. Hidden state in buffers and in plain attributes is a part of
+    snapshots and checkpoints. `learn.predict` resets nothing.
 
     Raises:
         ValueError: at the fit's begin, nothing can be reset.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.parts.modules import loss_tensors
 from callbacks.parts.named import named_tensors
+from callbacks.parts.plain_attributes import is_storable, plain_state, put_plain
 from callbacks.parts.settings import is_number
 from callbacks.parts.warning import warn
 
@@ -122,7 +125,7 @@ class EarlyStopping(Callback):
     """
 
     order = Order.DECIDE
-    state = ("best", "best_epoch", "wait", "best_weights", "best_loss")
+    state = ("best", "best_epoch", "wait", "best_weights", "best_beside")
 
     def __init__(
         self,
@@ -148,7 +151,7 @@ class EarlyStopping(Callback):
         self.divergence_threshold = check_threshold("divergence_threshold", divergence_threshold)
         self.wait = 0
         self.best_weights: dict[str, Tensor] | None = None
-        self.best_loss: dict[str, Tensor] | None = None  # of a loss that is a module
+        self.best_beside: dict[str, Any] | None = None  # of the loss, and tensors in plain attributes
 
     @property
     def best(self) -> float | None:
@@ -172,7 +175,7 @@ class EarlyStopping(Callback):
         self._best.monitor = self.monitor  # it may have been changed
         self._best.begin(learn)
         self._check_thresholds()
-        self.wait, self.best_weights, self.best_loss = 0, None, None
+        self.wait, self.best_weights, self.best_beside = 0, None, None
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         better = self._best.update(learn)
@@ -184,7 +187,7 @@ class EarlyStopping(Callback):
         self.wait = 0 if better else self.wait + 1
         if better and self.restore_best:
             self.best_weights = copy_tensors(named_tensors(learn.model))
-            self.best_loss = copy_tensors(loss_tensors(learn))
+            self.best_beside = copy_beside(learn)
         reason = self._reason(value)
         if reason and learn.epoch + 1 < learn.n_epochs:
             learn.stop(reason)
@@ -192,10 +195,10 @@ class EarlyStopping(Callback):
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self.best_weights is not None:
             put_tensors(named_tensors(learn.model), self.best_weights)
-            put_tensors(loss_tensors(learn), self.best_loss or {})
+            put_beside(learn, self.best_beside or {})
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self.best_weights = self.best_loss = None  # as large as the model; the numbers stay to be looked at
+        self.best_weights = self.best_beside = None  # as large as the model; the numbers stay to be looked at
 
     def _check_thresholds(self) -> None:
         """Refuse a good value that is no better than a bad one."""
@@ -281,6 +284,19 @@ def put_tensors(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, copied in copies.items():
             tensors[name].copy_(copied)
+
+
+def copy_beside(learn: LearnerProtocol) -> dict[str, Any]:
+    """Copies of the loss's tensors, and of the tensors that modules keep in plain attributes."""
+    plain = {key: value for key, value in plain_state(learn.model).items() if is_storable(value)}
+    return {"loss": copy_tensors(loss_tensors(learn)), "plain": copy.deepcopy(plain)}
+
+
+def put_beside(learn: LearnerProtocol, copies: dict[str, Any]) -> None:
+    """Put back what `copy_beside` gave."""
+    if copies:
+        put_tensors(loss_tensors(learn), copies["loss"])
+        put_plain(learn.model, {**plain_state(learn.model), **copies["plain"]})
 
 
 def epochs(number: int) -> str:

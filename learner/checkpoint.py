@@ -14,7 +14,7 @@ from callbacks.parts import hyperparameters
 from callbacks.parts.modules import loss_tensors, modules_beside
 from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
-from learner import files, optimizer_modes, positions, snapshots
+from learner import files, optimizer_modes, positions, snapshots, unkept
 from learner.fingerprint import differences, fingerprint
 from learner.plain import from_plain, to_plain
 
@@ -35,7 +35,7 @@ def save(learn: Any, path: str | Path, at: At | None = None) -> Path:
         tell_limits(learn)
     with optimizer_modes.in_eval_mode(learn) as training_weights:
         contents = {**contents_of(learn, at), "training_weights": training_weights}
-        files.write(path, to_plain(contents, ""))
+        files.write(path, to_plain(unkept.without_unkept(learn, contents), ""))
     return path
 
 

@@ -58,8 +58,9 @@ class Loop:
     fitting = abortable = False  # abortable: whether a second Ctrl-C may raise here
     interrupted: str | None = None
     n_fits = 0  # that have come to their end
-    told: set[int]  # loaders of whose limits the user knows
+    told: set[int | str]  # loaders and attributes of whose limits the user knows
     groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
+    hidden_begun: dict[str, Any] | None = None  # marks of what no checkpoint keeps, when the fit began
     given: set[str] | None = None  # names of the callbacks that were there when the fit was called
     resumed = marks_passes = False
     _mark: dict[str, Any] | None = None  # what the pass under way draws from, taken at its beginning

@@ -14,6 +14,7 @@ from callbacks.schedule import TorchScheduler
 from callbacks.when import unwrapped
 from learner import checkpoint, files, positions
 from learner.fingerprint import check_allow, differences, fingerprint
+from learner.unkept import hidden_tensors
 
 Resume = Literal["auto", "must", "never"]
 
@@ -123,6 +124,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     learn.given = {plugin.name for plugin in learn.callbacks}
     if Checkpoint in learn.callbacks and learn.optimizer is not None:
         learn.groups_begun = checkpoint.settings_of(learn.optimizer)
+        learn.hidden_begun = hidden_tensors(learn.model)
     if resume == "never":
         return None
     if Checkpoint not in learn.callbacks:

@@ -19,19 +19,19 @@ from callbacks.parts.module_state import (
     frozen_in,
     put_extra,
     put_frozen,
-    put_state,
-    state_of,
     tensors_of,
 )
 from callbacks.parts.module_state import put_tensors as put_named
 from callbacks.parts.modules import LOSS, loss_module, modules_beside
 from callbacks.parts.named import named_tensors
+from callbacks.parts.plain_attributes import plain_state, put_plain
 from callbacks.registry import listens
-from learner import optimizer_modes, positions
+from learner import optimizer_modes, positions, unkept
 from learner.batching import TensorLoader
-from learner.fingerprint import SOFT, loader_of
+from learner.fingerprint import loader_of
 from learner.generators import kind_of
-from learner.identity import is_same, token_of
+from learner.identity import is_of_loader, loaders_with_state, objects_of, token_of
+from learner.loss_state import check_loss, loss_state, put_loss
 from learner.tensors import counted
 
 CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "training")
@@ -53,18 +53,13 @@ def take(learn: Any) -> dict[str, Any]:
     }
 
 
-def objects_of(learn: Any) -> Iterator[tuple[str, Any]]:
-    """The loss and the loaders, whose state belongs to no other object."""
-    yield LOSS, loss_module(learn.loss_func)
-    yield from loaders_with_state(learn.data)
-
-
 def contents_of(learn: Any) -> dict[str, Any]:
     """Weights, buffers, loss, optimizer, plug-in, random and loaders' state, clock and history: no copy."""
     return {
         "model": tensors_of(learn.model),
         "extra": extra_states(learn.model),
         "frozen": frozen_in(learn.model),
+        "plain": plain_state(learn.model),
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
         "callbacks": {plugin.name: plugin.state_dict() for plugin in learn.callbacks},
         "learner": values_of(learn, learn.state),
@@ -129,50 +124,8 @@ def put_tensors(model: torch.nn.Module, snapshot: dict[str, Any]) -> None:
     put_named(model, snapshot["model"])
     put_extra(model, snapshot["extra"])
     put_frozen(model, snapshot["frozen"])
-
-
-def loss_state(learn: Any) -> dict[str, Any] | None:
-    """The state of a loss that is a module, without the tensors that the model's state holds."""
-    module = loss_module(learn.loss_func)
-    if module is None or any(module is part for part in learn.model.modules()):
-        return None
-    state = state_of(module, without=named_tensors(learn.model).values())
-    trained = [name for name, _ in module.named_parameters() if name in state["tensors"]]
-    return {**state, "parameters": trained}
-
-
-def put_loss(learn: Any, snapshot: dict[str, Any]) -> None:
-    """Put the state of a loss back. Of another one that has no parameters, the buffers stay as they are."""
-    state, module = snapshot.get(LOSS), loss_module(learn.loss_func)
-    if state is None or module is None or loss_faults(learn, state):
-        return
-    if "objects" not in snapshot or state["parameters"] or is_same(module, snapshot["objects"][LOSS]):
-        put_state(module, state)
-
-
-def loss_faults(learn: Any, state: dict[str, Any]) -> list[str]:
-    """The names of the tensors in which the loss differs from that of a state."""
-    now = loss_state(learn) or {"tensors": {}}
-    shapes = [{name: tuple(each.shape) for name, each in of["tensors"].items()} for of in (state, now)]
-    return [name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)]
-
-
-def is_of_loader(name: str, loader: Any, snapshot: dict[str, Any]) -> bool:
-    """Is the state of a loader in a snapshot, or in a file, that of this loader, or of one of equal data?
-
-    Other data have an order and a seed of their own, which stay as they are.
-    """
-    tokens = snapshot.get("objects")
-    if tokens is not None and is_same(loader, tokens.get(name)):
-        return True
-    then = snapshot["data"].get(name) if tokens is not None else snapshot["fingerprint"]["data"][name]
-    is_known = tokens is None or isinstance(loader, TensorLoader)  # of others nothing tells the content
-    return is_known and hard(then) == hard(loader_of(loader))
-
-
-def hard(found: dict[str, Any] | None) -> dict[str, Any]:
-    """What a loader tells of its data, without that which may differ."""
-    return {name: value for name, value in (found or {}).items() if name not in SOFT}
+    if "plain" in snapshot:  # not in a file from before these were kept
+        put_plain(model, snapshot["plain"])
 
 
 def put_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
@@ -210,6 +163,7 @@ def sandbox(learn: Any) -> Iterator[None]:
     modules = [learn.model, *modules_beside(learn).values()]
     gradients = [(each, each.grad) for module in modules for each in module.parameters()]
     modes = [(each, each.training) for module in modules for each in module.modules()]
+    marks = unkept.hidden_tensors(learn.model)
     drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
     ending, plugins = (learn.stop_reason, learn.error, learn.n_fits), tuple(learn.callbacks)
     parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
@@ -223,6 +177,7 @@ def sandbox(learn: Any) -> Iterator[None]:
         )
         vars(learn).update(parts)  # of which the block may have put others in their place
         put_back(learn, snapshot)
+        unkept.report(learn, unkept.changed(learn.model, marks))
         for part, states in drawn:
             positions.set_generator_states(part, states)
         learn.stop_reason, learn.error, learn.n_fits = ending
@@ -246,23 +201,6 @@ def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
         )
     check_loss(learn, snapshot.get(LOSS))
     check_optimizer(learn.optimizer, snapshot)
-
-
-def check_loss(learn: Any, state: dict[str, Any] | None) -> None:
-    """Refuse the state of another loss that has parameters.
-
-    Raises:
-        ValueError: names a tensor.
-    """
-    if state is None or not state["parameters"]:
-        return
-    faults = loss_faults(learn, state)
-    if faults:
-        raise ValueError(
-            f"the snapshot is of another loss: {counted(len(faults), 'tensor differs', 'tensors differ')}, "
-            f"as {LOSS}.{faults[0]}. Assign the loss of that time first, learn.loss_func = ..., or take a "
-            "new snapshot."
-        )
 
 
 def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
@@ -307,16 +245,6 @@ def title_of(optimizer: Any) -> str | None:
     if optimizer is None:
         return None
     return " + ".join(f"{type(each).__module__}.{type(each).__qualname__}" for each in members_of(optimizer))
-
-
-def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
-    """The loaders that can tell where they are and go there."""
-    both = [("train", data.train), ("valid", data.valid)]
-    return [
-        (name, loader)
-        for name, loader in both
-        if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
-    ]
 
 
 USUAL = ("builtins", "collections")  # where the kinds of a module's other attributes come from

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.parts.named import named_tensors
+from callbacks.parts.plain_attributes import plain_state, put_plain
 
 EXTRA = "_extra_state"  # how torch ends the key of what a module's get_extra_state gives
 
 
 def state_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Any]:
-    """Parameters, all buffers, extra state, and which parameters are frozen; nothing is copied.
+    """Parameters, all buffers, extra state, tensors in plain attributes, what is frozen; nothing is copied.
 
     Args:
         module: whose state it is.
@@ -26,10 +27,11 @@ def state_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Any
         "tensors": tensors_of(module, without),
         "extra": extra_states(module),
         "frozen": frozen_in(module),
+        "plain": plain_state(module, without),
     }
 
 
-def put_state(module: nn.Module, state: dict[str, Any]) -> None:
+def put_state(module: nn.Module, state: dict[str, Any], without: Iterable[Tensor] = ()) -> None:
     """Put what `state_of` gave into the module, in place; the state stays usable.
 
     Raises:
@@ -46,6 +48,7 @@ def put_state(module: nn.Module, state: dict[str, Any]) -> None:
     put_tensors(module, state["tensors"])
     put_extra(module, state["extra"])
     put_frozen(module, state["frozen"])
+    put_plain(module, state["plain"], without)
 
 
 def tensors_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Tensor]:

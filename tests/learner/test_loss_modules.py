@@ -21,6 +21,7 @@ from callbacks import (
     LeanStep,
     LearnerWarning,
     MixUp,
+    StopOnNaN,
     WholeStep,
 )
 from learner import Data, Learner
@@ -256,6 +257,19 @@ def test_a_loss_is_in_evaluation_mode_in_validation_and_keeps_its_own_mode_in_tr
     assert set(modes) == {(True, True, False), (False, False, False)}
     assert learn.loss_func.training
     assert not learn.loss_func.frozen.training
+
+
+def test_a_bad_batch_that_is_left_out_leaves_the_buffers_of_the_loss_as_they_were() -> None:
+    learn, twin = make(Running, StopOnNaN(skip=1)), make(Running)
+    batches = list(in_order().train)
+    bad = (batches[0][0], batches[0][1] * torch.nan)
+    learn.data, twin.data = Data([*batches, bad, bad[:1] + batches[0][1:]]), Data([*batches, batches[0]])
+    for each in (learn, twin):
+        each.loss_func.drop.p = 0.0
+    with pytest.warns(LearnerWarning, match="left out"):
+        learn.fit(1)
+    twin.fit(1)
+    assert torch.equal(learn.loss_func.mean, twin.loss_func.mean)
 
 
 def test_the_loss_is_placed_with_the_model() -> None:

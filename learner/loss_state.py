@@ -1,0 +1,54 @@
+"""The state of a loss that is a module: what is kept, whether it fits, and how it is put back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from callbacks.parts.module_state import put_state, state_of
+from callbacks.parts.modules import LOSS, loss_module
+from callbacks.parts.named import named_tensors
+from learner.identity import is_same
+from learner.tensors import counted
+
+
+def loss_state(learn: Any) -> dict[str, Any] | None:
+    """The state of a loss that is a module, without the tensors that the model's state holds."""
+    module = loss_module(learn.loss_func)
+    if module is None or any(module is part for part in learn.model.modules()):
+        return None
+    state = state_of(module, without=named_tensors(learn.model).values())
+    trained = [name for name, _ in module.named_parameters() if name in state["tensors"]]
+    return {**state, "parameters": trained}
+
+
+def check_loss(learn: Any, state: dict[str, Any] | None) -> None:
+    """Refuse the state of another loss that has parameters.
+
+    Raises:
+        ValueError: names a tensor.
+    """
+    if state is None or not state["parameters"]:
+        return
+    faults = loss_faults(learn, state)
+    if faults:
+        raise ValueError(
+            f"the snapshot is of another loss: {counted(len(faults), 'tensor differs', 'tensors differ')}, "
+            f"as {LOSS}.{faults[0]}. Assign the loss of that time first, learn.loss_func = ..., or take a "
+            "new snapshot."
+        )
+
+
+def put_loss(learn: Any, snapshot: dict[str, Any]) -> None:
+    """Put the state of a loss back. Of another one that has no parameters, the buffers stay as they are."""
+    state, module = snapshot.get(LOSS), loss_module(learn.loss_func)
+    if state is None or module is None or loss_faults(learn, state):
+        return
+    if "objects" not in snapshot or state["parameters"] or is_same(module, snapshot["objects"][LOSS]):
+        put_state(module, state, named_tensors(learn.model).values())
+
+
+def loss_faults(learn: Any, state: dict[str, Any]) -> list[str]:
+    """The names of the tensors in which the loss differs from that of a state."""
+    now = loss_state(learn) or {"tensors": {}}
+    shapes = [{name: tuple(each.shape) for name, each in of["tensors"].items()} for of in (state, now)]
+    return [name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)]

@@ -1,0 +1,65 @@
+"""Tensors of the model that a checkpoint cannot keep: say so at the first save."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from callbacks.parts.modules import LOSS
+from callbacks.parts.plain_attributes import LONGEST, NOT_KEPT, is_storable, places, tensors_in
+from callbacks.parts.warning import warn
+from learner.checks.faults import listed
+
+Marks = dict[str, Any]
+
+
+def without_unkept(learn: Any, contents: dict[str, Any]) -> dict[str, Any]:
+    """The contents of a file, with a word in place of the attributes of a kind that a file does not hold."""
+    parts = {"model": contents, LOSS: contents[LOSS] or {"plain": {}}}
+    lost: list[str] = []
+    for title, state in parts.items():
+        faults = [key for key, value in state["plain"].items() if not is_storable(value)]
+        lost += [f"{title}.{key}" for key in faults]
+        state["plain"] |= dict.fromkeys(faults, NOT_KEPT)
+    report(learn, [*lost, *changed(learn.model, learn.hidden_begun)])
+    return contents
+
+
+def report(learn: Any, names: list[str]) -> None:
+    """Warn of each of these once."""
+    new = [name for name in names if name not in learn.told]
+    learn.told.update(new)
+    if new:
+        warn(
+            f"the tensors in {listed(new)} change, and are not kept by snapshots and checkpoints, so that "
+            "numbers may differ after them: register a buffer, or keep them in an attribute of the module "
+            f"that is a tensor, or a tuple, list or dict of at most {LONGEST} tensors."
+        )
+
+
+def hidden_tensors(module: nn.Module) -> Marks:
+    """Marks, which change as they do, of the tensors in objects and long containers that modules hold."""
+    found: Marks = {}
+    for key, owner, name in places(module):
+        value = vars(owner)[name]
+        if isinstance(value, (list, tuple, dict)) and len(value) > LONGEST:
+            found[key] = len(value)
+        elif hasattr(value, "__dict__") and not is_passed_over(value):
+            tensors = [each for part in vars(value).values() for each in tensors_in(part)]
+            found[key] = [(id(each), each._version) for each in tensors]
+    return found
+
+
+def is_passed_over(value: Any) -> bool:
+    """Is it a thing whose tensors are not the model's state: of torch, a module, a class or a function?"""
+    is_torchs = type(value).__module__.startswith("torch")
+    return isinstance(value, (nn.Module, type)) or callable(value) or is_torchs
+
+
+def changed(module: nn.Module, before: Marks | None) -> list[str]:
+    """The keys of what was marked and is another now."""
+    if not before:
+        return []
+    now = hidden_tensors(module)
+    return [f"model.{key}" for key, mark in before.items() if now.get(key, mark) != mark]
