@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.parts.output import Output
 from callbacks.parts.settings import as_path
 from callbacks.recorder import Recorder
 
@@ -18,7 +20,8 @@ class CSVLogger(Callback):
     A line is on disk before the next epoch begins. Numbers keep all their digits. A result that is not there
     from the first epoch on gets a column when it comes: the file is written anew then, with nothing lost.
     Epochs are numbered as in the history, from 0 over all fits. A second fit goes on in the
-    file of the first.
+    file of the first. Where a line cannot be written, as on a full disk, there is one warning, and training
+    continues without.
 
     Args:
         path: the file, as `"runs/log.csv"`; folders are made.
@@ -37,37 +40,48 @@ class CSVLogger(Callback):
         self.path, self.append = as_path("CSVLogger", "path", path, "a file's name, as 'log.csv'"), append
         self._path: Path | None = None  # the file that this plug-in has begun
         self._names: list[str] = []
+        self._output = Output("CSVLogger")
         self._epoch, self._begun = 0, 0.0
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._path = self._path or (self.path.absolute() if learn.resumed else self._new_file())
+        self._output = Output(f"CSVLogger(path={str(self.path)!r})")
+        with self._output if learn.resumed else nullcontext():  # a finished run may lie in a read-only folder
+            self._open(self._path, learn)
+        self.before_epoch(learn)  # which is not called where the callback is added in the middle of an epoch
+
+    def _open(self, path: Path, learn: LearnerProtocol) -> None:
+        """Make the file ready for the first row."""
         try:
-            open_to_append(self._path).close()
+            open_to_append(path).close()
         except OSError as error:
             error.add_note(
                 f"CSVLogger(path={str(self.path)!r}): pass the name of a file that can be written."
             )
             raise
-        end_last_line(self._path)
+        end_last_line(path)
         if learn.resumed:
-            drop_rows_from(self._path, len(learn.history) if Recorder in learn.callbacks else learn.epoch)
-        self._names = read_header(self._path)
-        self.before_epoch(learn)  # which is not called where the plug-in is added in the middle of an epoch
+            drop_rows_from(path, len(learn.history) if Recorder in learn.callbacks else learn.epoch)
+        self._names = read_header(path)
 
     def before_epoch(self, learn: LearnerProtocol) -> None:
         self._epoch = len(learn.history) if Recorder in learn.callbacks else learn.epoch
         self._begun = time.perf_counter()
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        if self._path is None:
+        if self._path is None or self._output.has_failed:
             return
         seconds = time.perf_counter() - self._begun
         row = {"epoch": self._epoch, **learn.results, "seconds": seconds}
+        with self._output:
+            self._write(row, self._path)
+
+    def _write(self, row: dict[str, Any], path: Path) -> None:
         new = [name for name in row if name not in self._names]
         self._names += new
-        if new and self._path.is_file():
-            add_columns(self._path, self._names)
-        with open_to_append(self._path) as file:
+        if new and path.is_file():
+            add_columns(path, self._names)
+        with open_to_append(path) as file:
             writer = csv.DictWriter(file, self._names, lineterminator="\n")
             if file.tell() == 0:  # someone has deleted the file
                 writer.writeheader()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from callbacks.contract import OPERATIONS, Callback, LearnerProtocol, Order
+from callbacks.parts.output import Output, print_line
 from callbacks.parts.settings import as_path, check_count
 from callbacks.parts.warning import warn
 from callbacks.registry import unwrapped
@@ -121,13 +122,14 @@ class Profile(Callback):
         assert profiler is not None
         assert folder is not None
         self._stop()
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"steps-{self.wait + self.warm_up + 1}-{n_done}.json"
-        profiler.export_chrome_trace(str(path))
-        self.path = path
+        with Output(f"Profile: the trace {path}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(path))
+            self.path = path
         self.table = table_of(profiler, self.top or 10)
         if self.top:
-            print(self.table)
+            print_line(self.table)
 
     def _stop(self) -> None:
         profiler = self._profiler

@@ -14,6 +14,7 @@ from callbacks.history import show
 from callbacks.metrics import weighted_mean
 from callbacks.parts.bar import Bar, can_show_a_bar
 from callbacks.parts.every import Every
+from callbacks.parts.output import Output, print_line
 from callbacks.parts.scalars import Scalars
 
 REFRESH = 0.1  # seconds: ten times a second is as often as anyone can read
@@ -34,7 +35,7 @@ class Progress(Callback):
 
     The bar counts training and validation batches. It goes to standard error, is drawn at most ten times a
     second, and is gone when the fit ends. What others print in a terminal appears above it. Where standard
-    error is no terminal there is none.
+    error is no terminal there is none. Output that fails, as on a full disk, ends no training.
     """
 
     order = Order.REPORT
@@ -45,6 +46,7 @@ class Progress(Callback):
 
     def _reset(self) -> None:
         self._bar: Bar | None = None
+        self._output = Output("Progress: the bar on sys.stderr")
         self._next_draw = NEVER
         self._lengths: tuple[int | None, int | None] = None, None
         self._n_passed = 0  # batches of the passes that have ended, where the lengths are not known
@@ -87,17 +89,18 @@ class Progress(Callback):
     def after_fit(self, learn: LearnerProtocol) -> None:
         self._print_line(learn)
         if learn.stop_reason:
-            print(f"stopped in epoch {learn.epoch}: {learn.stop_reason}")
+            print_line(f"stopped in epoch {learn.epoch}: {learn.stop_reason}")
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._print_line(learn)
         if self._bar is not None:
-            self._bar.close()
+            with self._output:
+                self._bar.close()
         self._reset()
 
     def _print_line(self, learn: LearnerProtocol) -> None:
         if self._left_out is not None:
-            print(epoch_line(*self._left_out, n_epochs=learn.n_epochs))
+            print_line(epoch_line(*self._left_out, n_epochs=learn.n_epochs))
             self._left_out = None
             self._n_lines += 1
 
@@ -107,14 +110,15 @@ class Progress(Callback):
 
     def _draw(self, learn: LearnerProtocol, n_done: int) -> None:
         """Draw the bar with so many batches of this pass done."""
-        if self._bar is None:
-            self._bar = Bar(self._total(learn), begun=self._fit_begun)
         width = len(str(learn.n_epochs))
         title = f"epoch {learn.epoch:{width}}/{learn.n_epochs} {'train' if learn.training else 'valid'}"
         # a wait that is meant: the loss is read when it is drawn, ten times a second at most
         loss = f"loss {float(learn.loss):<9.4g}" if n_done else ""  # of one width: the bar stays still
-        self._bar.draw(self._n_before(learn) + n_done, title, loss)
-        self._next_draw = time.monotonic() + REFRESH
+        with self._output:
+            if self._bar is None:
+                self._bar = Bar(self._total(learn), begun=self._fit_begun)
+            self._bar.draw(self._n_before(learn) + n_done, title, loss)
+        self._next_draw = NEVER if self._output.has_failed else time.monotonic() + REFRESH
 
     def _total(self, learn: LearnerProtocol) -> int | None:
         n_train, n_valid = self._lengths
@@ -209,4 +213,4 @@ class LogRMSE(Callback):
 
 def print_root(loss: float) -> None:
     """Print a loss's root; NaN where it has none."""
-    print(f"RMSE: {math.sqrt(loss) if loss >= 0 else math.nan}")
+    print_line(f"RMSE: {math.sqrt(loss) if loss >= 0 else math.nan}")

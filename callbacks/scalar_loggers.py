@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.parts.every import Every
+from callbacks.parts.output import Output
 from callbacks.parts.settings import as_path
 
 Write = Callable[[dict[str, float], int], Any]
@@ -55,7 +57,8 @@ class ScalarLogger(Callback):
         ScalarLogger(lambda values, step: experiment.log_metrics(values, step=step))  # Comet
         ScalarLogger(lambda values, step: trackio.log(values, step=step))
 
-    A run that goes on from a checkpoint logs the steps again that are done again.
+    A run that goes on from a checkpoint logs the steps again that are done again. An `OSError` of `write`, as
+    of a network or a full disk, ends no training: there is one warning, and no more calls in this fit.
 
     Args:
         write: gets numbers by name, and the global step.
@@ -74,19 +77,22 @@ class ScalarLogger(Callback):
         if not callable(write):
             raise TypeError(f"ScalarLogger({write!r}): pass a function of (values, step), as print.")
         self.write, self._numbers = write, Numbers(every)
+        self._output = Output("ScalarLogger")
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._numbers.start(learn)
+        self._output = Output(f"ScalarLogger({getattr(self.write, '__name__', type(self.write).__name__)})")
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        values = self._numbers.after_batch(learn)
-        if values is not None:
-            self.write(values, learn.global_step)
+        self._add(self._numbers.after_batch(learn), learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        values = self._numbers.after_epoch(learn)
-        if values is not None:
-            self.write(values, learn.global_step)
+        self._add(self._numbers.after_epoch(learn), learn)
+
+    def _add(self, values: dict[str, float] | None, learn: LearnerProtocol) -> None:
+        if values is not None and not self._output.has_failed:
+            with self._output:
+                self.write(values, learn.global_step)
 
 
 class JSONLines(Callback):
@@ -119,6 +125,7 @@ class JSONLines(Callback):
         super().__init__(name=name)
         self.path = as_path("JSONLines", "path", path, "a file's name, as 'log.jsonl'")
         self.append, self._numbers = append, Numbers(every)
+        self._output = Output("JSONLines")
         self._path: Path | None = None  # the file that this plug-in has begun
 
     def before_fit(self, learn: LearnerProtocol) -> None:
@@ -128,10 +135,12 @@ class JSONLines(Callback):
                 f"JSONLines(path={str(self.path)!r}): the file is there already and is not written over. Add "
                 "lines to it with append=True, or pass another path."
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a", encoding="utf-8").close()
-        if learn.resumed:
-            drop_lines_after(path, learn.global_step)
+        self._output = Output(f"JSONLines(path={str(self.path)!r})")
+        with self._output if learn.resumed else nullcontext():  # a finished run may lie in a read-only folder
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a", encoding="utf-8").close()
+            if learn.resumed:
+                drop_lines_after(path, learn.global_step)
         self._path = path
         self._numbers.start(learn)
 
@@ -142,11 +151,11 @@ class JSONLines(Callback):
         self._add(self._numbers.after_epoch(learn), learn)
 
     def _add(self, values: dict[str, float] | None, learn: LearnerProtocol) -> None:
-        if values is None or self._path is None:
+        if values is None or self._path is None or self._output.has_failed:
             return
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps({"step": learn.global_step, "epoch": learn.epoch, **shown}, allow_nan=False)
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._output, self._path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 
 
@@ -176,13 +185,16 @@ class TensorBoard(Callback):
         self.folder = as_path("TensorBoard", "folder", folder, "a folder's name, as 'runs'")
         self._numbers = Numbers(every)
         self._writer: Any = None
+        self._output = Output("TensorBoard")
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.cleanup_fit(learn)
         purged = learn.global_step + 1 if learn.resumed else None
-        self._writer = SummaryWriter(str(self.folder.absolute()), purge_step=purged)
+        self._output = Output(f"TensorBoard(folder={str(self.folder)!r})")
+        with self._output if learn.resumed else nullcontext():
+            self._writer = SummaryWriter(str(self.folder.absolute()), purge_step=purged)
         self._numbers.start(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
@@ -192,13 +204,17 @@ class TensorBoard(Callback):
         self._add(self._numbers.after_epoch(learn), learn.global_step)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with self._output:
+                writer.close()
 
     def _add(self, values: dict[str, float] | None, step: int) -> None:
-        for name, value in (values or {}).items():
-            self._writer.add_scalar(name, value, step)
+        if values is None or self._writer is None or self._output.has_failed:
+            return
+        with self._output:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
 
 def drop_lines_after(path: Path, step: int) -> None:

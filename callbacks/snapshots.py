@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.parts.drawing import png_of
 from callbacks.parts.every import Every
+from callbacks.parts.output import Output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +97,8 @@ class PlotSnapshots(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._path is not None and self.figure is not None:
-            self.figure.savefig(self._path, dpi=150)
+            with Output(f"PlotSnapshots(save={str(self._path)!r})"):
+                self.figure.savefig(self._path, dpi=150)
         self._path = None
 
     def _add_panel(self, learn: LearnerProtocol) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from callbacks.checkpoint import Checkpoint
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.parts.checkpoint_folder import checkpoints_in, step_of
+from callbacks.parts.output import print_line
 from callbacks.parts.warning import warn
 from callbacks.schedule import TorchScheduler
 from callbacks.when import unwrapped
@@ -137,7 +138,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     if found is None:
         if resume == "must":
             raise ValueError(f"fit(resume='must'): there is no checkpoint in {shown}.")
-        print(f"nothing to go on from in {shown}: a new run begins")
+        print_line(f"nothing to go on from in {shown}: a new run begins")
         return None
     point = Resumption(checkpoint.load(found), found)
     if point.position is None:
@@ -149,7 +150,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     point.is_of_a_later_fit = point.fit["index"] > learn.n_fits
     if point.is_of_a_later_fit:
         allow = (*allow, "callbacks", "optimizer")
-        print(
+        print_line(
             f"fit {learn.n_fits} of this run is done: {found.name} is of fit {point.fit['index']}, after it"
         )
     current, allow = fingerprint(learn), check_allow(allow)
@@ -184,11 +185,11 @@ def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
         )
     if point.position["ended"]:
         reason = point.fit["stop_reason"] or "it was cancelled"
-        print(f"already finished: stopped in epoch {done - 1}: {reason} ({point.path.name})")
+        print_line(f"already finished: stopped in epoch {done - 1}: {reason} ({point.path.name})")
     elif n_epochs == done:
-        print(f"already finished (epoch {done} of {n_epochs}): {point.path.name}")
+        print_line(f"already finished (epoch {done} of {n_epochs}): {point.path.name}")
     else:
-        print(f"going on from {point.path.name}, {point}")
+        print_line(f"going on from {point.path.name}, {point}")
     if n_epochs != point.fit["n_epochs"] and any(
         isinstance(unwrapped(each), (TorchScheduler, ParamScheduler)) for each in learn.callbacks
     ):

@@ -9,6 +9,8 @@ import time
 import warnings
 from typing import Any
 
+from callbacks.parts.warning import is_output_error
+
 
 class Bar:
     """A bar that tqdm draws: on standard error in a terminal, below the cell in a notebook.
@@ -38,7 +40,8 @@ class Bar:
         self._bar.start_t -= time.monotonic() - begun
         self._streams = []
         if not in_notebook():
-            self._streams = [BesideBar(name, self._bar) for name in ("stdout", "stderr")]
+            there = [name for name in ("stdout", "stderr") if is_usable(getattr(sys, name))]
+            self._streams = [BesideBar(name, self._bar) for name in there]
 
     def draw(self, n: int, title: str, note: str) -> None:
         """Draw it at so many batches, unless someone has begun a line and not ended it yet."""
@@ -93,7 +96,7 @@ class BesideBar:
 
     def __init__(self, name: str, bar: Any):
         self._name, self._bar, self._stream = name, bar, getattr(sys, name)
-        self._shown_together = self._stream.isatty()
+        self._shown_together = is_terminal(self._stream)
         self.at_line_start = True
         setattr(sys, name, self)
 
@@ -101,9 +104,17 @@ class BesideBar:
         """Write to the stream, on a line of its own where the bar is on the same screen."""
         if self._shown_together and text:
             if self.at_line_start:
-                self._bar.clear()
+                self._clear()
             self.at_line_start = text.endswith("\n")
         return self._stream.write(text)
+
+    def _clear(self) -> None:
+        """Wipe the bar; where it cannot be, the next `draw` reports that."""
+        try:
+            self._bar.clear()
+        except (OSError, ValueError) as error:
+            if not is_output_error(error):
+                raise
 
     def put_back(self) -> None:
         """Put the stream itself back, unless someone else has put another one there since."""
@@ -134,14 +145,24 @@ def n_columns(terminal: Any) -> int:
     """How wide a line may be: one column less than the terminal, so that the cursor stays on the line."""
     try:
         width = os.get_terminal_size(terminal.fileno()).columns
-    except OSError:  # it has no file descriptor, or does not tell
+    except (OSError, ValueError):  # it has no file descriptor, is closed, or does not say
         width = 0
     return (width or 80) - 1
 
 
 def can_show_a_bar() -> bool:
     """Is standard error a terminal, or this a notebook?"""
-    return sys.stderr.isatty() or in_notebook()
+    return is_terminal(sys.stderr) or in_notebook()
+
+
+def is_usable(stream: Any) -> bool:
+    """Whether a stream is there and open; under pythonw and in daemons there is none."""
+    return stream is not None and not getattr(stream, "closed", False)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is there and shown in a terminal."""
+    return is_usable(stream) and stream.isatty()
 
 
 def in_notebook() -> bool:

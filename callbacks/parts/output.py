@@ -12,7 +12,7 @@ from callbacks.parts.warning import is_output_error, warn
 reported: dict[str, Any] = {}
 
 
-def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout") -> None:
+def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout", *, flush: bool = False) -> None:
     """Print a line that training does not depend on.
 
     Characters that the stream cannot encode are written as escapes. Where the stream fails, the first time
@@ -22,7 +22,7 @@ def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout") -> Non
     if target is None:  # as under pythonw
         return
     try:
-        write_line(target, text)
+        write_line(target, text, flush)
     except (OSError, ValueError) as error:
         if not is_output_error(error):
             raise
@@ -31,12 +31,13 @@ def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout") -> Non
             warn_of_failure(f"sys.{stream}", error)
 
 
-def write_line(target: Any, text: str) -> None:
+def write_line(target: Any, text: str, flush: bool) -> None:
     """Write a line, with escapes for what the stream cannot encode."""
     try:
-        print(text, file=target)
+        print(text, file=target, flush=flush)
     except UnicodeEncodeError as error:
-        print(text.encode(error.encoding, "backslashreplace").decode(error.encoding), file=target)
+        escaped = text.encode(error.encoding, "backslashreplace").decode(error.encoding)
+        print(escaped, file=target, flush=flush)
 
 
 class Output:

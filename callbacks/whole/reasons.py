@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from callbacks.parts.output import print_line
 from callbacks.progress import Progress
 from callbacks.whole.proof import kind_of
 from callbacks.whole.watch import is_foreign
@@ -41,7 +42,7 @@ def tell_of_compiling(learn: Any, backend: Any, leaves: list[Any]) -> None:
     is_slow = isinstance(backend, str) and backend != "eager"
     if is_slow and any(isinstance(each, Progress) for each in learn.callbacks):
         kind = ", ".join(kind_of(each) for each in leaves if isinstance(each, Tensor))
-        print(f"WholeStep compiles for {kind}: seconds to minutes", flush=True)
+        print_line(f"WholeStep compiles for {kind}: seconds to minutes", flush=True)
 
 
 def told(error: Exception) -> str:
