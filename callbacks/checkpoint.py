@@ -18,7 +18,8 @@ class Checkpoint(Callback):
     """Save all that decides the future of a run, so that `fit(resume="auto")` goes on with the same bits.
 
     A file `step-<global step>.pt` is written at each interval, at the end of the fit, and when Ctrl-C,
-    SIGTERM or a loader's failure ends it; the newest `keep` stay. One of the best epoch,
+    SIGTERM, a loader's failure, or an error of a callback without state in `after_batch` of training or in
+    `after_epoch` ends it; the newest `keep` stay. One of the best epoch,
     `best-<global step>.pt`, is kept beside them. Each is written to a temporary file beside it, flushed to
     disk, and renamed, so that a run that is killed while it writes still has the one before.
 
@@ -133,7 +134,7 @@ class Checkpoint(Callback):
         self._in_epoch = True
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        if was_interrupted(learn) or self.every.after_batch(learn):
+        if was_interrupted(learn) or learn.error is not None or self.every.after_batch(learn):
             self._save(learn, "batch")
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
@@ -142,7 +143,7 @@ class Checkpoint(Callback):
             return  # in the middle of a pass, where it was saved
         is_better = self._best is not None and self._best.update(learn)
         is_last = bool(learn.stop_reason) or learn.epoch + 1 == learn.n_epochs
-        if is_last or is_better or self.every.after_epoch(learn):
+        if is_last or is_better or learn.error is not None or self.every.after_epoch(learn):
             self._save(learn, "epoch", is_last=is_last, is_best=bool(is_better))
 
     def after_fit(self, learn: LearnerProtocol) -> None:

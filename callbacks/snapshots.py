@@ -97,7 +97,7 @@ class PlotSnapshots(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._path is not None and self.figure is not None:
-            with Output(f"PlotSnapshots(save={str(self._path)!r})"):
+            with Output(f"PlotSnapshots(path={str(self._path)!r})"):
                 self.figure.savefig(self._path, dpi=150)
         self._path = None
 

@@ -14,6 +14,7 @@ from callbacks.numbers import StopOnNaN
 from callbacks.progress import Progress
 from callbacks.recorder import Recorder
 from callbacks.registry import Callbacks, Hook, as_plugins, describe, of_class, unwrapped
+from learner.emergency import save_before_failing
 from learner.keywords import RATE_HINT
 from learner.place import guarded, nobody
 
@@ -153,6 +154,7 @@ def in_turn(event: str, hooks: tuple[Hook, ...]) -> Doer:
                 hook(learn)
         except BaseException as error:
             learn._at.came_through_hook(error, hook.__self__, event)
+            save_before_failing(learn, event, hooks[hooks.index(hook) :], error)
             raise
 
     return _fire

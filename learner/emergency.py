@@ -1,0 +1,49 @@
+"""Save a run that an error in a callback ends, where its state is whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from callbacks.checkpoint import Checkpoint
+from callbacks.contract import Callback, Cancel, Order
+from callbacks.registry import Hook, describe
+
+
+def save_before_failing(learn: Any, event: str, hooks: tuple[Hook, ...], error: BaseException) -> None:
+    """Let the callbacks after the one that failed hear the end of a batch or an epoch, `Checkpoint` the last.
+
+    Only where the state is sure to be whole: the one that failed keeps no state of its own, and comes in a
+    phase in which nothing that is trained is changed. A validation batch is left out, as it may be of a
+    validation in the middle of a training batch.
+
+    Args:
+        learn: the learner; its `error` is set, so that `Checkpoint` saves whether it is due or not.
+        event: the event.
+        hooks: that of the one that failed, and those after it.
+        error: what it raised; errors of the others become notes.
+    """
+    failed, *others = hooks
+    if (
+        isinstance(error, Exception)
+        and not isinstance(error, Cancel)
+        and is_whole(learn, event, failed.__self__)
+    ):
+        finish(learn, event, others, error)
+
+
+def is_whole(learn: Any, event: str, failed: Callback) -> bool:
+    """Whether the state is whole, though a callback has failed in this event."""
+    is_end = event == "after_epoch" or (event == "after_batch" and learn.training)
+    return learn.fitting and is_end and failed.order >= Order.MEASURE and not failed.state_dict()
+
+
+def finish(learn: Any, event: str, hooks: list[Hook], error: Exception) -> None:
+    """Call the other hooks, if one of them saves the run."""
+    if any(isinstance(hook.__self__, Checkpoint) for hook in hooks):
+        learn.error = error
+        for hook in hooks:
+            try:
+                hook(learn)
+            except Exception as another:  # noqa: BLE001 - noted on the error that is raised
+                words = f"{type(another).__name__}: {another}"
+                error.add_note(f"then, in callback {describe(hook.__self__)}.{event}: {words}")
