@@ -20,10 +20,12 @@ from callbacks.surface import LossSurface
 from callbacks.timer import Timer
 from callbacks.updates import WeightUpdates
 from callbacks.when import unwrapped
+from callbacks.whole.executed import Executed
 from callbacks.whole.program import Sources
 from callbacks.whole.stock import Stock
 from callbacks.whole.updates import Run, kept_of, numbers_of, runs_of
-from callbacks.whole.watch import Watch, hooks_of, is_value, modules_of
+from callbacks.whole.values import is_value
+from callbacks.whole.watch import Watch, hooks_of
 
 #: They hear of a step, but look at no gradient; `GradientClip` is told the norm. Others say so themselves,
 #: with `reads_gradients = False`.
@@ -45,6 +47,7 @@ class Binding:
     Args:
         learn: the learner.
         has_update: is the update a part of the program?
+        executed: the code that steps have run so far.
         unused: names of parameters that have no part in the loss.
 
     Raises:
@@ -53,7 +56,7 @@ class Binding:
 
     stock: Stock  #: the programs that were made of things like these
 
-    def __init__(self, learn: Any, has_update: bool, unused: Iterable[str] = ()):
+    def __init__(self, learn: Any, has_update: bool, executed: Executed, unused: Iterable[str] = ()):
         self.model, self.optimizer = learn.model, learn.optimizer
         self.loss_func, self.callbacks = learn.loss_func, learn.callbacks
         names = {each: name for name, each in learn.model.named_parameters()}
@@ -71,10 +74,10 @@ class Binding:
         self.dtype = torch.float64 if torch.float64 in dtypes else torch.float32
         self._tensor = torch.empty(0, dtype=self.dtype, device=self.sources.device)
         self.settings = settings_of(self.sources)
-        self.modules = modules_of(learn.model, learn.loss_func)
+        self.watch = Watch(learn.model.modules(), learn.loss_func, executed)
+        self.modules = self.watch.modules
         check_modules(self.modules)
-        self.watch = Watch(self.modules, learn.loss_func)
-        self.hooks = hooks_of(learn.model, learn.loss_func)
+        self.hooks = hooks_of(self.modules, {each: name for name, each in learn.model.named_modules()})
         self.hook_dicts = [hooks for _, hooks in self.hooks]
         self.all_params = list(names)
         self.flags = list(map(FLAGS, self.all_params))

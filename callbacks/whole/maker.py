@@ -13,6 +13,7 @@ from callbacks.lean.proof import Unfit
 from callbacks.parts import draws
 from callbacks.parts.warning import warn
 from callbacks.whole.binding import Binding
+from callbacks.whole.executed import Executed
 from callbacks.whole.graph import Backend, make_program
 from callbacks.whole.pending import Pending, change_buffers, pending_of, run
 from callbacks.whole.program import Program, Step, Unused
@@ -28,6 +29,7 @@ from callbacks.whole.proof import (
 )
 from callbacks.whole.reasons import tell_of_compiling, told
 from callbacks.whole.stock import Stock
+from callbacks.whole.watch import Watch
 
 #: Steps of each program that are compared: momentum begins in the first, and is used in the second.
 N_PROVEN = 2
@@ -44,6 +46,14 @@ UNLIKE = (
 )
 #: Batches in a row with hooks on the model, from which on they are not those of a look now and then.
 N_HOOKED = 3
+
+
+#: Steps that may keep something for later ones, each as the ordinary step.
+N_FIRST = 2
+
+
+class Unsettled(Unfit):
+    """A step that may become a program later."""
 
 
 class Maker:
@@ -67,14 +77,15 @@ class Maker:
         """A fit begins."""
         self.rest()
         self.seconds = 0.0
-        self._n_settings = self._n_hooked = self._n_failed = 0
-        self._was_told = False
+        self._n_settings = self._n_hooked = self._n_failed = self._n_changed = 0
+        self._was_told, self._change = False, ""
         for stock in self._stocks.values():
             stock.age()
 
     def rest(self) -> None:
         """A fit is over: hold nothing of the learner, and only programs that may be wanted again."""
         self._binding: Binding | None = None
+        self._executed = Executed()
         self._stocks = {
             signature: stock
             for signature, stock in self._stocks.items()
@@ -118,12 +129,20 @@ class Maker:
             return pending_of(binding, program, run(binding, program, leaves))
         if program is None and not self._admits(learn, leaves, kinds):
             return None
-        return self._prove(learn, binding, key, leaves)
+        try:
+            return self._prove(learn, binding, key, leaves)
+        except Unsettled as change:
+            self._change = str(change)
+            return None
+        except Unfit as reason:
+            if self._change and self._change != str(reason):
+                raise Unfit(f"{self._change}, and {reason}") from reason
+            raise
 
     def _bind(self, learn: Any) -> Binding:
         if self._binding is not None and self._binding.is_current(learn):
             return self._binding
-        new = Binding(learn, self.has_update)
+        new = Binding(learn, self.has_update, self._executed)
         signature = new.sign()
         stock = self._stocks.get(signature)
         if stock is None or not stock.is_alive:
@@ -135,7 +154,7 @@ class Maker:
                     f"{what} has changed {N_SETTINGS} times, and each value needs a program of its own"
                 )
         if stock.unused:
-            new = Binding(learn, self.has_update, stock.unused)
+            new = Binding(learn, self.has_update, self._executed, stock.unused)
         new.stock, self._binding = stock, new
         return new
 
@@ -171,12 +190,17 @@ class Maker:
     def _prove(self, learn: Any, binding: Binding, key: Any, leaves: list[Any]) -> Pending | None:
         """One of a program's first steps, with the ordinary one beside it; makes the program if need be."""
         binding.gather()
-        before = draws.take()
+        before, n_known = draws.take(), len(self._executed.codes)
         reference = self._reference(learn, binding, before)
         if reference is None:
             return None
+        if len(self._executed.codes) > n_known:  # there is more to watch
+            self._binding, self._n_settings = None, 0
+            binding = self._bind(learn)
+            binding.gather()
         binding, program, outs = self._run_first(learn, binding, key, leaves, before)
         after = draws.take()
+        self._executed.check()
         judge = Judge(f"in batch {learn.batch_idx} of epoch {learn.epoch}")
         try:
             compare_step(judge, program, binding.sources, outs, reference)
@@ -195,8 +219,11 @@ class Maker:
 
     def _reference(self, learn: Any, binding: Binding, before: Any) -> Reference | None:
         """The ordinary step on copies, from random numbers as they were before; None where it fails once."""
+        model, loss_func = learn.model, learn.loss_func
+        guess = Executed.guessed(model, loss_func)
+        watch = Watch(model.modules(), loss_func, guess, passes_over=True)
         try:
-            reference = ordinary_step(learn, binding.sources)
+            reference = ordinary_step(learn, binding.sources, within=self._executed.recording())
             check_draws(before, draws.take())
         except Unfit:
             raise
@@ -205,10 +232,11 @@ class Maker:
             if self._n_failed > 1:
                 raise Unfit(f"the ordinary step on copies of the model fails ({told(error)})") from error
             return None
-        else:
-            return reference
         finally:
             draws.put(before)
+            left = watch.put_back()
+        self._check_left(left)
+        return reference
 
     def _run_first(
         self, learn: Any, binding: Binding, key: Any, leaves: list[Any], before: Any
@@ -265,6 +293,16 @@ class Maker:
             return False
         return True
 
+    def _check_left(self, left: str) -> None:
+        """Refuse a step that has changed what is neither parameter nor buffer, not only at its first time.
+
+        What a first step keeps for later ones, the ordinary step keeps, and the next one finds it there.
+        """
+        if left:
+            self._n_changed += 1
+            kind = Unfit if self._n_changed > N_FIRST else Unsettled
+            raise kind(f"the forward pass or the loss changes {left}, which is neither parameter nor buffer")
+
     def _make(self, learn: Any, binding: Binding, leaves: list[Any]) -> tuple[Binding, Program]:
         """A program; where parameters have no part in the loss, it is made without them."""
         spec = pytree.tree_structure((learn.inputs, learn.targets))
@@ -277,14 +315,13 @@ class Maker:
                 raise Unfit(f"whether {unused} has a part in the loss hangs on the batch") from unused
             stock = binding.stock
             stock.unused = frozenset(unused.names)
-            self._binding = binding = Binding(learn, self.has_update, stock.unused)
+            self._binding = binding = Binding(learn, self.has_update, self._executed, stock.unused)
             binding.stock = stock
             binding.gather()
             return self._make(learn, binding, leaves)
         finally:
             left = binding.watch.put_back()
-        if left:
-            raise Unfit(f"the forward pass or the loss changes {left}, which is neither parameter nor buffer")
+        self._check_left(left)
         self.seconds += program.seconds
         return binding, program
 

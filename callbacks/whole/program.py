@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks.device import map_tensors
 from callbacks.gradient import GradientClip
@@ -116,6 +117,18 @@ def compute_loss(loss_func: Callable[..., Any] | None, preds: Any, targets: Any)
     return loss_func(preds, *targets) if type(targets) is tuple else loss_func(preds, targets)
 
 
+class Numbers(TorchDispatchMode):
+    """Notes whether a number is read from a tensor, as by `item()` or `if`."""
+
+    are_read = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what was asked."""
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.are_read = True
+        return func(*args, **(kwargs or {}))
+
+
 class Step:
     """The step as a function of a flat list of tensors; calling it fills what only a run can tell."""
 
@@ -167,8 +180,11 @@ class Step:
             buffers[:] = reader.taken_from(buffers)
             return output
 
-        with torch.enable_grad():
-            return sources.forward(model, sources.loss_func, inputs, targets)
+        with torch.enable_grad(), Numbers() as numbers:
+            found = sources.forward(model, sources.loss_func, inputs, targets)
+        if numbers.are_read:  # where it is one of the batch or the model's, tracing has failed
+            raise Unfit("model or loss read a number from a tensor that they hold: compute with the tensor")
+        return found
 
     def _update(
         self, params: list[Tensor], grads: list[Tensor], kept: list[Tensor], numbers: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -55,7 +55,11 @@ class Reference:
 
 
 def ordinary_step(
-    learn: Any, sources: Sources, scale: float = 1.0, shaken: torch.Generator | None = None
+    learn: Any,
+    sources: Sources,
+    scale: float = 1.0,
+    shaken: torch.Generator | None = None,
+    within: AbstractContextManager[Any] | None = None,
 ) -> Reference:
     """Do forward, loss, backward, and what else is in the program, on copies of model, loss and optimizer.
 
@@ -64,6 +68,7 @@ def ordinary_step(
         sources: what the program is made of.
         scale: weights are multiplied by it before.
         shaken: from which random numbers are drawn, by which each weight is moved by a few roundings.
+        within: a context for forward, loss and backward.
 
     Raises:
         Unfit: they cannot be copied; or the loss hangs on parameters of which the program holds that it does
@@ -86,7 +91,7 @@ def ordinary_step(
                 signs = torch.empty(each.shape, dtype=torch.float64).uniform_(-1, 1, generator=shaken).sign()
                 each.mul_((1 + SHAKE * torch.finfo(each.dtype).eps * signs).to(each))
     inputs, targets = map_tensors((learn.inputs, learn.targets), torch.clone)
-    with torch.enable_grad(), unmixed(sources.device), unreached(sources):
+    with torch.enable_grad(), unmixed(sources.device), unreached(sources), within or nullcontext():
         preds, loss = sources.forward(model, loss_func, inputs, targets)
         loss.backward()
     for name, each in model.named_parameters():
@@ -185,8 +190,7 @@ class Judge:
         raise Different(
             f"WholeStep: {self.where} {what}. The program does not do what the ordinary step does; "
             "nothing was changed by it. Either the step reads what WholeStep cannot see, and that changed "
-            "since, as a file, the environment, a NumPy array, an iterator, a table of more than 64 entries; "
-            "hold that as a buffer or an attribute of the model. Or the compiler is at fault: "
+            "since, as a file; hold that as a buffer or an attribute of the model. Or the compiler is wrong: "
             "WholeStep('aot_eager') makes no code, and to leave WholeStep out is right in any case."
         )
 

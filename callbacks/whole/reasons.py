@@ -11,8 +11,8 @@ from torch import Tensor
 
 from callbacks.parts.output import print_line
 from callbacks.progress import Progress
+from callbacks.whole.executed import is_foreign
 from callbacks.whole.proof import kind_of
-from callbacks.whole.watch import is_foreign
 
 #: What errors of torch's tracer and compiler say, and what that means for who wrote the model.
 BRANCHES = (

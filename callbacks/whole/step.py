@@ -58,11 +58,12 @@ class WholeStep(Callback):
     why: a forward pass that branches on values, keeps something on the model, or draws random numbers of
     Python or NumPy; a loss that reads weights of the model by itself; a parameter that is none of the
     model's; hooks on the optimizer's step; no C++ compiler.
-    Looked at before each step are attributes, entries of lists, dicts and objects that layers or the loss
-    hold (of up to 64 entries, else their number), and the closures, global variables, and settings of classes
-    and modules that `forward`, what it calls of the model, and the loss name. What they read in another way,
-    as the content of a file or of a NumPy array, is read once, when the program is made. Weights that are
-    written to by `.data` between forward and step are not seen to have changed.
+    Before each step it compares all that the step can read with what it was when the program was made:
+    attributes, slots, and entries of containers of up to 4096, at any depth, of the model, the loss function
+    and modules that they reach in whatever way, and the closures, defaults, global variables and class
+    attributes that the functions name which the first steps have called. Where they can read what cannot be
+    compared (a NumPy array, an iterator, the environment, a clock, a cached function), the ordinary step is
+    taken. Weights that are written to by `.data` between forward and step are not seen to have changed.
 
     On a GPU the program is a CUDA graph. That has never run on one.
 

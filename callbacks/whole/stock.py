@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from callbacks.whole.program import Program
-from callbacks.whole.watch import is_value
+from callbacks.whole.values import is_atom
 
 
 @dataclass
@@ -40,8 +40,8 @@ class Stock:
 
 
 def is_plain(value: Any) -> bool:
-    """Does it hold nothing but values?"""
-    return all(map(is_value, pytree.tree_leaves(value)))
+    """Does it hold nothing but what never changes?"""
+    return all(map(is_atom, pytree.tree_leaves(value)))
 
 
 def held(value: Any) -> Callable[[], Any]:

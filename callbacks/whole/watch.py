@@ -1,20 +1,31 @@
-"""What the modules of a step hold: to see whether it has changed, and to put it back."""
+"""What a step can read beside its batch: to see whether it has changed, and to restore it."""
 
 from __future__ import annotations
 
-import dis
-import inspect
-import sys
-from argparse import Namespace
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from functools import partial
 from operator import is_
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from callbacks.lean.proof import Unfit
+from callbacks.whole.executed import Executed, globals_of, is_foreign
+from callbacks.whole.values import function_of, is_atom
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS = tuple(f"_global{name}" for name in HOOKS)
@@ -26,62 +37,84 @@ EVERY = frozenset(vars(nn.Module())) - {"training"}
 #: Lists of the weights that `nn.LSTM` and its kin keep for themselves, renewed where the weights are others.
 CACHES = ("_flat_weights", "_flat_weight_refs")
 
-#: Lists, dicts and objects with more entries than this are looked at by their length alone.
-N_ENTRIES = 64
-#: How deep to look into lists, dicts and objects that are held by others.
-DEPTH = 4
-#: Whose code and objects hold no setting of the user's.
-FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
-#: Objects of Python's that are used as tables of settings.
-TABLES = (SimpleNamespace, Namespace)
+#: Comparing an entry takes some 40 nanoseconds at each step. With more than this the ordinary step is taken.
+N_ENTRIES = 4096
+CONTAINERS = (list, tuple, dict, set, frozenset, deque, MappingProxyType)
+#: Types written in C whose instances hold nothing but attributes and entries.
+KNOWN = {*CONTAINERS, object, int, float, complex, str, bytes, OrderedDict, defaultdict, SimpleNamespace}
+KNOWN |= {BaseException, Exception, partial}
+MISSING = object()  #: stands in a slot that has no value
 
 
 class Watch:
-    """What a step may read: attributes, entries of lists and dicts, global variables; has any changed?
+    """What a step may read: attributes, entries of containers, global variables; has any changed?
 
-    Looked at is what modules hold, what lists, dicts and plain objects hold that they hold, the attributes of
-    their classes, and the global variables, closures and defaults that `forward`, the loss function and the
-    functions they name read.
+    Looked at is what modules and the loss function hold, at any depth, and the global variables, closures and
+    defaults of the functions that steps have called. Attributes whose name stands in no code that was called
+    are not looked into.
 
     Args:
         modules: those that a step runs.
         loss_func: the loss function.
+        executed: the code that steps have run so far.
+        passes_over: whether what cannot be compared is left out.
+
+    Raises:
+        Unfit: something that the step can read cannot be compared: names it.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], loss_func: Any):
+    def __init__(
+        self, modules: Iterable[nn.Module], loss_func: Any, executed: Executed, *, passes_over: bool = False
+    ):
+        self._passes_over = passes_over
         # holders of values; for each what gives a value by its key, the keys, and the values
         self._held: list[tuple[Any, Callable[[Any], Any], list[Any], list[Any]]] = []
         self._sized: list[Any] = []  # what modules hold, and tables
+        self._sets: list[tuple[Any, frozenset[Any]]] = []
+        self._dicts: list[tuple[Any, Any]] = []  # objects with the dicts of their attributes
         self._caches: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._titles: dict[int, str] = {}  # of modules, by their dicts
-        self._seen: set[int] = set()
-        for module in modules:
-            self._add_module(module)
-        if not isinstance(loss_func, nn.Module):
-            self._look(loss_func, DEPTH)
+        self._seen: dict[int, Any] = {}
+        self._executed = executed
+        self.modules: list[nn.Module] = []  #: all that a step can reach
+        self._left = [*((each, "the model") for each in modules), (loss_func, "the loss function")]
+        for function in executed.functions:
+            self._add_function(function)
+        for module in executed.imported:
+            self._left.append((module, "an import"))
+        while self._left:
+            self._look(*self._left.pop())
         self._sizes = list(map(len, self._sized))
 
     def is_same(self) -> bool:
         """Has everything the value that it had?"""
         try:
-            return list(map(len, self._sized)) == self._sizes and all(
-                all(map(is_, map(get, keys), values)) for _, get, keys, values in self._held
+            return (
+                list(map(len, self._sized)) == self._sizes
+                and all(all(map(is_, map(get, keys), values)) for _, get, keys, values in self._held)
+                and all(own == kept for own, kept in self._sets)
+                and all(vars(each) is own for each, own in self._dicts)
             )
         except (IndexError, AttributeError, ValueError):  # it is gone
             return False
 
     def put_back(self) -> str:
-        """Put back what has changed, where it can be; gives one of it, in words, or nothing."""
+        """Restore what has changed, where it can be; gives one of it, in words, or nothing."""
         found = ""
         for holder, size in zip(self._sized, self._sizes, strict=True):
             for key in added(holder, size):
                 found = self.told(key, holder)
-                del holder[key]
+                (dict if isinstance(holder, dict) else type(holder)).__delitem__(holder, key)
         for holder, get, keys, values in self._held:
             for key, value in zip(keys, values, strict=True):
                 if get(key) is not value:
                     found = self.told(key, holder)
                     put(holder, key, value)
+        for own, kept in self._sets:
+            if own != kept:
+                found = "the members of a set"
+                own.intersection_update(kept)
+                own.update(kept)
         for own, kept in self._caches:
             own.update(kept)
         return found
@@ -99,169 +132,214 @@ class Watch:
         """Each as key, value and holder."""
         for holder, _, keys, values in self._held:
             yield from ((key, value, holder) for key, value in zip(keys, values, strict=True))
+        yield from (("its members", kept, own) for own, kept in self._sets)
 
-    def _add_module(self, module: nn.Module) -> None:
-        own = vars(module)
-        keys = [key for key in own if key not in EVERY and key not in CACHES]
-        self._add_dict(own, keys)
-        held = [own[name] for name in HELD]
-        for each in held:
-            self._add_dict(each, each)
-        self._sized += [own, *held]
-        self._titles |= dict.fromkeys(map(id, (own, *held)), type(module).__name__)
-        self._caches.append((own, {key: own[key] for key in CACHES if key in own}))
-        for key in keys:
-            self._look(own[key], DEPTH)
-        self._add_class(type(module), "forward")
-
-    def _add_dict(self, holder: dict[Any, Any], keys: Iterable[Any]) -> None:
-        keys = list(keys)
-        self._add(holder, holder.get, keys, [holder[key] for key in keys])
-
-    def _add(self, holder: Any, get: Callable[[Any], Any], keys: list[Any], values: list[Any]) -> None:
-        if keys:
-            self._held.append((holder, get, keys, values))
-
-    def _add_class(self, kind: type, *methods: str) -> None:
-        """Settings that a class of the user's has for all, these methods, and those that they name."""
-        names = reached(kind, methods)
-        for each in kind.__mro__:
-            if is_foreign(each.__module__):
-                continue
-            own = vars(each)
-            codes = {key: code_of(own.get(key)) for key in names}
-            kept = [key for key, code in codes.items() if code is not None and id(code) not in self._seen]
-            if self._is_new(each):
-                kept += [key for key, value in own.items() if is_setting(value) and not key.startswith("__")]
-            self._add(each, own.get, kept, [own[key] for key in kept])
-            for key in kept:
-                self._look(code_of(own[key]) or own[key], DEPTH - 1)
-
-    def _look(self, value: Any, depth: int) -> None:
-        """What is within a value that another one holds."""
-        if isinstance(value, type):  # a table of settings, or a function of autograd's
-            self._add_class(value, "forward", "backward", "__call__")
-            return
-        if depth < 0 or is_value(value) or not self._is_new(value):
-            return
-        if isinstance(value, (Tensor, nn.Module, ModuleType)):
-            return
-        if isinstance(value, (list, tuple, set, frozenset, dict, deque)):
-            self._look_into(value, depth)
-        elif isinstance(value, FunctionType):
-            self._look_at_code(value, depth)
-        elif isinstance(value, MethodType):
-            self._look(value.__self__, depth)
-            self._look(value.__func__, depth)
-        elif isinstance(value, partial):
-            for part in (value.func, value.args, value.keywords):
-                self._look(part, depth)
-        elif hasattr(value, "__dict__") and (
-            isinstance(value, TABLES) or not is_foreign(type(value).__module__)
-        ):
-            self._look_into(vars(value), depth)
-            self._add_class(type(value), "__call__")
-
-    def _look_into(self, holder: Any, depth: int) -> None:
-        """The entries of a list, tuple or dict; of what is large, and of sets, the number."""
-        self._sized.append(holder)
-        if len(holder) > N_ENTRIES or isinstance(holder, (set, frozenset)):
-            return
-        if isinstance(holder, dict):
-            self._add_dict(holder, list(holder))
-        elif isinstance(holder, (list, deque)):
-            self._add(holder, holder.__getitem__, list(range(len(holder))), list(holder))
-        for each in list(holder.values()) if isinstance(holder, dict) else holder:
-            self._look(each, depth - 1)
-
-    def _look_at_code(self, function: FunctionType, depth: int) -> None:
-        """The settings that a function reads beside its arguments."""
-        if is_foreign(function.__module__ or ""):
-            return
-        known = function.__globals__
-        filled = [cell for cell in function.__closure__ or () if has_contents(cell)]
-        for cell in filled:
-            self._add(cell, partial(getattr, cell), ["cell_contents"], [cell.cell_contents])
-        within = self._add_named(known, globals_of(function.__code__), names_of(function.__code__))
-        within += [cell.cell_contents for cell in filled]
-        for each in [*within, *(function.__defaults__ or ()), function.__kwdefaults__]:
-            self._look(each, depth - 1)
-
-    def _add_named(self, known: dict[str, Any], names: list[str], within: list[str]) -> list[Any]:
-        """Of what code names, the settings among global variables, and all that is there; so in modules."""
-        there = {name: known[name] for name in names if name in known}
-        self._add_dict(known, [name for name, value in there.items() if is_setting(value)])
-        found = list(there.values())
-        for each in there.values():
-            if within and isinstance(each, ModuleType) and not is_foreign(each.__name__):
-                found += self._add_named(vars(each), within, [])
-        return found
+    def _is_read(self, key: Any) -> bool:
+        """Does code that was called have this name?"""
+        return self._executed.reads_all or key in self._executed.names
 
     def _is_new(self, value: Any) -> bool:
         if id(value) in self._seen:
             return False
-        self._seen.add(id(value))
+        self._seen[id(value)] = value  # kept, so that no other object takes its id
         return True
+
+    def _add(self, holder: Any, get: Callable[[Any], Any], keys: Iterable[Any], where: str = "") -> None:
+        """Watch entries, and look into them; of attributes, those of `where`, into those that can be read."""
+        keys = list(keys)
+        values = [get(key) for key in keys]
+        if keys:
+            self._held.append((holder, get, keys, values))
+        for key, value in zip(keys, values, strict=True):
+            if not where or self._is_read(key):
+                self._left.append((value, f"{key!r} of {where}" if where else f"{key!r}"))
+
+    def _look(self, value: Any, where: str) -> None:
+        """Watch what is within a value that another one holds."""
+        if is_atom(value) or not self._is_new(value):
+            return
+        if isinstance(value, type):
+            self._add_class(value)
+        elif isinstance(value, Tensor):
+            self._add(vars(value), vars(value).get, [*vars(value)], where)
+        elif isinstance(value, nn.Module):
+            self._add_module(value)
+        elif isinstance(value, ModuleType):
+            if not is_foreign(value.__name__):
+                self._add(vars(value), vars(value).get, filter(self._is_read, vars(value)))
+        elif isinstance(value, FunctionType):
+            self._add_attributes(value, where)
+        elif isinstance(value, (MethodType, BuiltinFunctionType)):
+            self._left += [(value.__self__, where), (getattr(value, "__func__", None), where)]
+        elif isinstance(value, ContextVar):
+            self._add(value, partial(context_of, value), ["value"])
+        elif not type(value).__module__.startswith("logging"):
+            self._add_object(value, where)
+
+    def _refuse(self, reason: str) -> None:
+        if not self._passes_over:
+            raise Unfit(reason)
+
+    def _add_module(self, module: nn.Module) -> None:
+        own, kind = vars(module), type(module).__name__
+        self.modules.append(module)
+        if isinstance(module, torch.jit.ScriptModule):  # refused by the binding
+            return
+        self._sized.append(own)
+        self._titles[id(own)] = kind
+        self._add(own, own.get, [key for key in own if key not in EVERY and key not in CACHES], kind)
+        for name in HELD:
+            held = own[name]
+            self._sized.append(held)
+            self._titles[id(held)] = kind
+            self._add(held, held.get, held)
+        self._caches.append((own, {key: own[key] for key in CACHES if key in own}))
+        self._add_slots(module, kind)
+        self._add_class(type(module))
+
+    def _add_object(self, value: Any, where: str) -> None:
+        kind = type(value)
+        if not is_transparent(kind):
+            self._refuse(unwatchable(value, where))
+            return
+        if isinstance(value, CONTAINERS):
+            self._add_entries(value, where)
+        if isinstance(value, partial):
+            self._left += [(value.func, where), (value.args, where), (value.keywords, where)]
+        self._add_attributes(value, where)
+        self._add_slots(value, kind.__name__)
+        self._add_class(kind)
+
+    def _add_entries(self, holder: Any, where: str) -> None:
+        if len(holder) > N_ENTRIES:
+            self._refuse(
+                f"{where} has {len(holder)} entries, and more than {N_ENTRIES} take too long to compare "
+                "before each step: make it a tensor in a buffer"
+            )
+            return
+        if isinstance(holder, (dict, MappingProxyType)):
+            self._sized.append(holder)
+            get = partial(dict.get, holder) if isinstance(holder, dict) else holder.get
+            self._add(holder, get, list(holder))
+        elif isinstance(holder, (list, deque)):
+            self._sized.append(holder)
+            self._add(holder, holder.__getitem__, range(len(holder)))
+        else:
+            self._left += [(each, where) for each in holder]
+            if isinstance(holder, set):
+                self._sets.append((holder, frozenset(holder)))
+
+    def _add_attributes(self, value: Any, where: str) -> None:
+        own = getattr(value, "__dict__", None)
+        if type(own) is dict:
+            if not isinstance(value, FunctionType):
+                self._dicts.append((value, own))
+                where = type(value).__name__
+            self._sized.append(own)
+            self._add(own, own.get, [*own], where)
+
+    def _add_slots(self, value: Any, where: str) -> None:
+        slots = {
+            key: each
+            for kind in type(value).__mro__
+            for key, each in vars(kind).items()
+            if isinstance(each, MemberDescriptorType) and kind not in KNOWN
+        }
+        if slots:
+            self._add(value, partial(slot_of, value, slots), slots, where)
+
+    def _add_class(self, kind: type) -> None:
+        """What classes of the user have for all their instances, and that code names."""
+        kinds = [each for each in kind.__mro__ if not is_foreign(each.__module__)]
+        keys = dict.fromkeys(
+            key for each in kinds for key, value in vars(each).items() if self._is_read_of_class(key, value)
+        )
+        for each in kinds:
+            self._add(each, partial(entry_of, each), keys)
+            self._left.append((type(each), each.__name__))
+
+    def _is_read_of_class(self, key: str, value: Any) -> bool:
+        if getattr(function_of(value), "__code__", None) in self._executed.codes:
+            return True
+        return self._is_read(key) and not key.startswith(("__", "_abc_"))
+
+    def _add_function(self, function: FunctionType) -> None:
+        """What a function reads beside its arguments."""
+        self._add(function, partial(getattr, function), ["__code__", "__defaults__", "__kwdefaults__"])
+        for cell in function.__closure__ or ():
+            self._add(cell, partial(contents_of, cell), ["cell_contents"])
+        known = function.__globals__
+        self._add(known, known.get, [name for name in globals_of(function.__code__) if name in known])
+        self._left.append((function, function.__name__))
+
+
+def slot_of(value: Any, slots: dict[str, Any], key: str) -> Any:
+    """What stands in a slot of an object."""
+    try:
+        return slots[key].__get__(value)
+    except AttributeError:
+        return MISSING
+
+
+def entry_of(kind: type, key: str) -> Any:
+    """What a class itself has by a name; None for nothing."""
+    return vars(kind).get(key)
+
+
+def contents_of(cell: CellType, key: str) -> Any:
+    """The value of a variable of a closure."""
+    try:
+        return getattr(cell, key)
+    except ValueError:
+        return MISSING
+
+
+def context_of(variable: ContextVar[Any], key: str) -> Any:
+    """The value of a context variable."""
+    return variable.get(MISSING)
+
+
+def is_transparent(kind: type) -> bool:
+    """Do entries and attributes hold all that instances of a class hold?"""
+    for each in kind.__mro__:
+        if each in KNOWN:
+            continue
+        is_static = not each.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE: not made by the word `class`
+        own = vars(each)
+        has_c_methods = any(isinstance(value, MethodDescriptorType) for value in own.values())
+        counts_otherwise = issubclass(each, CONTAINERS) and not {"__len__", "__iter__"}.isdisjoint(own)
+        is_made_by_c = isinstance(own.get("__new__"), BuiltinFunctionType)
+        if is_static or has_c_methods or counts_otherwise or is_made_by_c:
+            return False
+    return True
+
+
+def unwatchable(value: Any, where: str) -> str:
+    """Why a value cannot be watched, and what to do."""
+    kind = type(value)
+    is_array = kind.__name__ == "ndarray"
+    fix = "make it a buffer, with register_buffer" if is_array else "keep it out of forward and loss"
+    if kind is torch.Generator:
+        return f"forward pass or loss draw from a generator of their own ({where}), as no program does"
+    return f"the step can read {where}, a {kind.__module__}.{kind.__name__}, which changes unseen: {fix}"
 
 
 def put(holder: Any, key: Any, value: Any) -> None:
     """Give an entry, a setting of a class or a variable of a closure this value."""
-    if isinstance(holder, (dict, list, deque)):
+    if isinstance(holder, dict):
+        dict.__setitem__(holder, key, value)  # past what a subclass does there
+    elif isinstance(holder, (list, deque)):
         holder[key] = value
-    else:
+    elif isinstance(holder, ContextVar):
+        holder.set(value)
+    elif isinstance(holder, MappingProxyType):
+        return  # what it shows stands elsewhere
+    elif value is MISSING:
+        delattr(holder, key)
+    elif isinstance(holder, (type, CellType, FunctionType)):
         setattr(holder, key, value)
-
-
-def is_foreign(module: str) -> bool:
-    """Is it code of torch, or of Python?"""
-    return (module or "").partition(".")[0] in FOREIGN
-
-
-def code_of(value: Any) -> FunctionType | None:
-    """The function within a method, property or decorated one; None for what is none."""
-    value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-    value = inspect.unwrap(value) if callable(value) else value
-    return value if isinstance(value, FunctionType) else None
-
-
-def globals_of(code: CodeType) -> list[str]:
-    """Which global variables code reads; an attribute of the same name is none."""
-    names = [
-        each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    ]
-    within = [globals_of(each) for each in code.co_consts if isinstance(each, CodeType)]
-    return list(dict.fromkeys([*names, *(name for names in within for name in names)]))
-
-
-def names_of(code: CodeType) -> list[str]:
-    """Which names code has, that of functions and comprehensions in it included."""
-    within = [names_of(each) for each in code.co_consts if isinstance(each, CodeType)]
-    return list(dict.fromkeys([*code.co_names, *(name for names in within for name in names)]))
-
-
-def reached(kind: type, methods: Iterable[str]) -> list[str]:
-    """These methods of a class, and all that they name."""
-    found, left = [], list(methods)
-    while left:
-        name = left.pop()
-        function = None if name in found else code_of(inspect.getattr_static(kind, name, None))
-        if function is not None and not is_foreign(function.__module__ or ""):
-            found.append(name)
-            left += names_of(function.__code__)
-    return found
-
-
-def is_setting(value: Any) -> bool:
-    """May a step read it as a number, a tensor or a table of such?"""
-    return is_value(value) or isinstance(value, (Tensor, list, dict))
-
-
-def has_contents(cell: Any) -> bool:
-    """Has the variable of a closure a value?"""
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
+    else:
+        object.__setattr__(holder, key, value)  # also where a dataclass is frozen
 
 
 def added(holder: Any, size: int) -> list[Any]:
@@ -271,27 +349,18 @@ def added(holder: Any, size: int) -> list[Any]:
     return list(range(len(holder) - 1, size - 1, -1)) if isinstance(holder, (list, deque)) else []
 
 
-def hooks_of(model: nn.Module, loss_func: Any) -> list[tuple[str, Any]]:
-    """The dicts in which hooks are registered, each with what it belongs to."""
-    found = [
-        (f"the module {name!r}" if name else "the model", vars(module)[kind])
-        for name, module in model.named_modules()
-        for kind in HOOKS
-    ]
+def hooks_of(modules: Iterable[nn.Module], names: dict[nn.Module, str]) -> list[tuple[str, Any]]:
+    """The dicts in which hooks are registered, each with what it belongs to.
+
+    Args:
+        modules: those that a step runs.
+        names: of those of the model.
+    """
+    found: list[tuple[str, Any]] = []
+    for module in modules:
+        name = names.get(module)
+        own = "the model" if name == "" else f"the module {name!r}"
+        where = "a module beside the model" if name is None else own
+        found += [(where, vars(module)[kind]) for kind in HOOKS]
     everywhere = vars(nn.modules.module)
-    found += [("all modules", hooks) for name, hooks in everywhere.items() if name in GLOBAL_HOOKS]
-    if isinstance(loss_func, nn.Module):
-        found += [("the loss function", vars(each)[kind]) for each in loss_func.modules() for kind in HOOKS]
-    return found
-
-
-def modules_of(model: nn.Module, loss_func: Any) -> list[nn.Module]:
-    """The modules that a step runs."""
-    return [*model.modules(), *(loss_func.modules() if isinstance(loss_func, nn.Module) else ())]
-
-
-def is_value(value: Any) -> bool:
-    """Is it told by its value, not by which object it is?"""
-    if isinstance(value, tuple):
-        return all(map(is_value, value))
-    return isinstance(value, (int, float, str, bool, type(None), torch.dtype, torch.device))
+    return found + [("all modules", hooks) for name, hooks in everywhere.items() if name in GLOBAL_HOOKS]

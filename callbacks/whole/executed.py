@@ -1,0 +1,219 @@
+"""Which Python code a step runs: what that code can read is what a program has to watch."""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from types import CellType, CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from callbacks.lean.proof import Unfit
+from callbacks.whole.values import function_of
+
+#: Whose code and modules hold no setting of the user's.
+FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
+#: Parts of the standard library whose answers depend on their arguments alone.
+PURE = frozenset(
+    [
+        *("_abc", "_collections", "_collections_abc", "_frozen_importlib", "_functools", "_operator"),
+        *(
+            "_weakrefset",
+            "abc",
+            "bisect",
+            "builtins",
+            "cmath",
+            "collections",
+            "contextlib",
+            "copy",
+            "copyreg",
+        ),
+        *("dataclasses", "decimal", "enum", "fractions", "functools", "heapq", "importlib", "inspect"),
+        *("itertools", "logging", "math", "numbers", "operator", "re", "reprlib", "statistics", "string"),
+        *("textwrap", "types", "typing", "warnings"),
+    ]
+)
+IMPURE = frozenset(sys.stdlib_module_names) - PURE
+#: Packages whose code is no user's: those above, and the two of this project.
+OWN = FOREIGN | {"callbacks", "learner"}
+#: Built-in functions that read from outside.
+READERS = ("open", "input")
+ARRAYS = ("numpy", "tolist", "__array__")  #: methods of tensors that give their values to others than torch
+#: Names of functions that read attributes by a name that is computed.
+DYNAMIC = frozenset(
+    [
+        "getattr",
+        "vars",
+        "__dict__",
+        "asdict",
+        "astuple",
+        "attrgetter",
+        "eval",
+        "exec",
+        "globals",
+        "locals",
+        "dir",
+    ]
+)
+COMPILED = "compile_wrapper"  #: the function by which torch runs what it has compiled
+CALLED = ("forward", "backward", "__call__")  #: methods that are called without their name
+GETTERS = ("__getattr__", "__getattribute__")
+
+
+class Executed:
+    """The code that steps have run so far, found by running them under a profiler.
+
+    Attributes:
+        functions: functions of the user, and of libraries other than torch, that were called.
+        names: all names that the code has, of torch's too: an attribute with another name was not read.
+        reads_all: whether attributes are read by names that are computed, so that each may have been read.
+    """
+
+    def __init__(self) -> None:
+        self.functions: list[FunctionType] = []
+        self.names: set[str] = set()
+        self.codes: set[CodeType] = set()
+        self.imported: list[ModuleType] = []
+        self.reads_all = False
+        self._outside = ""  # the first call that reads from outside
+
+    @classmethod
+    def guessed(cls, model: Any, loss_func: Any) -> Executed:
+        """The functions that names in the code of a model and its loss lead to, before any was called."""
+        found = cls()
+        kinds = {type(each): None for each in (*model.modules(), loss_func)}
+        left: list[Any] = [loss_func, *(getattr(kind, name, None) for kind in kinds for name in CALLED)]
+        while left:
+            value = left.pop()
+            if isinstance(value, type) and not is_foreign(value.__module__):
+                left += [vars(value).get(name) for name in CALLED]
+            function = function_of(value.func if isinstance(value, partial) else value)
+            if function is None or function.__code__ in found.codes or is_foreign(function.__module__):
+                continue
+            found.functions.append(function)
+            found.codes.add(function.__code__)
+            names = names_of(function.__code__)
+            found.names |= names
+            left += [function.__globals__.get(name) for name in globals_of(function.__code__)]
+            left += [vars(kind).get(name) for each in kinds for kind in each.__mro__ for name in names]
+            left += [each.cell_contents for each in function.__closure__ or () if has_contents(each)]
+        return found
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Take down what is called within.
+
+        Raises:
+            Unfit: a profiler runs already; or a part is compiled.
+        """
+        if sys.getprofile() is not None:
+            raise Unfit("a profiler of Python runs, and WholeStep needs its place in the first steps")
+        found: dict[CodeType, bool] = {}  # whether it is the user's
+
+        def profile(frame: FrameType, event: str, called: Any) -> None:
+            if event == "call":
+                code = frame.f_code
+                top = top_of(frame)
+                if code not in found:
+                    found[code] = top not in OWN
+                if code.co_name == COMPILED and frame.f_globals.get("__name__") == "torch._dynamo.eval_frame":
+                    raise Unfit("a part is compiled by torch.compile: leave that out, as the whole step is")
+                if top in IMPURE and is_users(frame.f_back):
+                    self._outside = self._outside or f"{top}.{code.co_name}"
+            elif event == "c_call" and is_users(frame):
+                self._outside = self._outside or impure(called)
+
+        sys.setprofile(profile)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+        self._add({code: is_own for code, is_own in found.items() if code not in self.codes})
+
+    def check(self) -> None:
+        """Refuse code that was called and reads what a program, which could be made, has read once.
+
+        Raises:
+            Unfit: names it.
+        """
+        if self._outside:
+            raise Unfit(f"forward pass or loss call {self._outside}, whose answer a program would not renew")
+
+    def _add(self, found: dict[CodeType, bool]) -> None:
+        self.codes |= found.keys()
+        own = [code for code, is_own in found.items() if is_own]
+        for code in found:
+            self.names |= names_of(code)
+        for code in own:
+            self.reads_all |= code.co_name in GETTERS or not DYNAMIC.isdisjoint(names_of(code))
+            self.imported += imported_by(code)
+        if own:
+            owners = [each for each in gc.get_referrers(*own) if isinstance(each, FunctionType)]
+            order = {code: place for place, code in enumerate(own)}
+            self.functions += sorted(owners, key=lambda each: order.get(each.__code__, 0))
+
+
+def top_of(frame: FrameType) -> str:
+    """The package whose code a frame runs."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def is_users(frame: FrameType | None) -> bool:
+    """Does it run code of the user, or of a library other than torch?"""
+    return frame is not None and top_of(frame) not in OWN
+
+
+def impure(called: Any) -> str:
+    """The name of a function written in C that reads from outside; empty for any other."""
+    if isinstance(getattr(called, "__self__", None), ContextVar):  # which is watched
+        return ""
+    owner = getattr(called, "__module__", None) or type(getattr(called, "__self__", None)).__module__
+    name = getattr(called, "__name__", "")
+    if name in ARRAYS and isinstance(called.__self__, Tensor):
+        return f"Tensor.{name}"
+    reads = owner.partition(".")[0] in IMPURE or (owner == "builtins" and name in READERS)
+    return f"{owner}.{name}" if reads else ""
+
+
+def is_foreign(module: str) -> bool:
+    """Is it code of torch, or of Python?"""
+    return (module or "").partition(".")[0] in FOREIGN
+
+
+def has_contents(cell: CellType) -> bool:
+    """Has the variable of a closure a value?"""
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def globals_of(code: CodeType) -> list[str]:
+    """Which global variables code reads; an attribute of the same name is none."""
+    names = [
+        each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    ]
+    within = [globals_of(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return list(dict.fromkeys([*names, *(name for names in within for name in names)]))
+
+
+def names_of(code: CodeType) -> set[str]:
+    """Which names code has, also as text for `getattr`; those of functions within included."""
+    found = {*code.co_names, *(each for each in code.co_consts if isinstance(each, str))}
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            found |= names_of(each)
+    return found
+
+
+def imported_by(code: CodeType) -> list[ModuleType]:
+    """The modules of the user that code imports as it runs."""
+    names = [each.argval for each in dis.get_instructions(code) if each.opname == "IMPORT_NAME"]
+    found = [sys.modules.get(name) for name in names if not is_foreign(name)]
+    return [each for each in found if each is not None]

@@ -1,0 +1,440 @@
+"""A compiled step trains on the values of now, wherever forward and loss read them, or falls back."""
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import contextvars
+import os
+import sys
+import time
+import warnings
+import weakref
+from collections import deque, namedtuple
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import Callback, GradientClip, GradientNorms, WholeStep, ZeroGrad, on
+from learner import Data, Learner
+
+X = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+BATCHES = list(zip(X.split(4), X.sum(1, keepdim=True).split(4), strict=True))
+
+
+def fit(doer, setting, *others, n_epochs=3):
+    """A fit in which `setting` becomes 0.5 in the middle; gives the weights."""
+    make_model, loss_func, change = setting()
+    torch.manual_seed(0)
+    act = on("before_batch", name="act")(
+        lambda learn: (learn.epoch, learn.batch_idx) == (1, 2) and change(learn)
+    )
+    learn = Learner(
+        make_model(), Data(BATCHES), loss_func, partial(torch.optim.SGD, lr=0.1), [doer, act, *others], defaults=()
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learn.fit(n_epochs)
+    return learn
+
+
+def is_as_ordinary(setting):
+    """Fit with and without a program; gives whether the program was used throughout."""
+    ordinary, whole = fit(ZeroGrad(), setting), fit(WholeStep("eager"), setting)
+    torch.testing.assert_close(whole.model.state_dict(), ordinary.model.state_dict(), rtol=1e-9, atol=1e-12)
+    return whole.callbacks[WholeStep].fallback is None
+
+
+class Net(nn.Module):
+    """Scales its output by whatever reads a setting."""
+
+    def __init__(self, read, **held):
+        super().__init__()
+        self.layer = nn.Linear(2, 1).double()
+        vars(self).update(held)
+        self.read = read
+
+    def forward(self, x):
+        return self.layer(x) * self.read(self)
+
+
+def of_model(read, change, **held):
+    return partial(Net, read, **held), F.mse_loss, lambda learn: change(learn.model)
+
+
+class Slotted:
+    __slots__ = ("scale",)
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+
+class Derived(Slotted):
+    """Its setting stands in a slot of the parent."""
+
+    __slots__ = ("other",)
+
+
+@dataclass(slots=True)
+class Config:
+    scale: float = 1.0
+    inner: object = field(default_factory=Derived)
+
+
+class Late(Slotted):
+    """Gives its setting by a property, from a global variable."""
+
+    __slots__ = ()
+
+    @property
+    def now(self):
+        return FACTOR
+
+
+class Named(type):
+    scale = 1.0
+
+
+class Shared(metaclass=Named):
+    pass
+
+
+class ByDescriptor:
+    """A descriptor that reads its owner's private table."""
+
+    def __get__(self, owner, kind):
+        return owner.__dict__["_table"][0]
+
+
+class Described:
+    scale = ByDescriptor()
+
+    def __init__(self):
+        self._table = [1.0]
+
+
+class Dynamic:
+    def __init__(self):
+        self.values = {"scale": 1.0}
+
+    def __getattr__(self, name):
+        return vars(self)["values"][name]
+
+
+FACTOR = 1.0
+TABLE = {"scale": 1.0}
+Pair = namedtuple("Pair", "scale other")
+ELSEWHERE = ModuleType("elsewhere_of_a_user")
+ELSEWHERE.inner = SimpleNamespace(scale=1.0)
+CONTEXT = contextvars.ContextVar("scale", default=1.0)
+
+
+def deep(n=9):
+    found = SimpleNamespace(scale=1.0)
+    for _ in range(n):
+        found = SimpleNamespace(inner=found)
+    return found
+
+
+def deepest(found):
+    while hasattr(found, "inner"):
+        found = found.inner
+    return found
+
+
+def change_globals(value):
+    globals()["FACTOR"] = value
+
+
+SETTINGS = {
+    "a slot": lambda: of_model(lambda m: m.c.scale, lambda m: setattr(m.c, "scale", 0.5), c=Slotted()),
+    "a slot of the parent": lambda: of_model(lambda m: m.c.scale, lambda m: setattr(m.c, "scale", 0.5), c=Derived()),
+    "a slot that is filled late": lambda: of_model(
+        lambda m: getattr(m.c, "other", 1.0), lambda m: setattr(m.c, "other", 0.5), c=Derived()
+    ),
+    "a slot in a slot": lambda: of_model(
+        lambda m: m.c.inner.scale, lambda m: setattr(m.c.inner, "scale", 0.5), c=Config()
+    ),
+    "deep nesting": lambda: of_model(
+        lambda m: deepest(m.c).scale, lambda m: setattr(deepest(m.c), "scale", 0.5), c=deep()
+    ),
+    "a property over a global": lambda: of_model(lambda m: m.c.now, lambda m: change_globals(0.5), c=Late()),
+    "a dict of 500": lambda: of_model(
+        lambda m: m.c[400], lambda m: m.c.update({400: 0.5}), c=dict.fromkeys(range(500), 1.0)
+    ),
+    "a list of 500": lambda: of_model(lambda m: m.c[400], lambda m: m.c.__setitem__(400, 0.5), c=[1.0] * 500),
+    "a dict in a list in an object": lambda: of_model(
+        lambda m: m.c.rows[0]["x"], lambda m: m.c.rows[0].update(x=0.5), c=SimpleNamespace(rows=[{"x": 1.0}])
+    ),
+    "a deque that turns": lambda: of_model(lambda m: m.c[0], lambda m: m.c.rotate(), c=deque([1.0, 0.5])),
+    "a set": lambda: of_model(lambda m: max(m.c), lambda m: (m.c.clear(), m.c.add(0.5)), c={1.0}),
+    "a named tuple": lambda: of_model(lambda m: m.c.scale, lambda m: setattr(m, "c", Pair(0.5, 0)), c=Pair(1.0, 0)),
+    "a class beside the model": lambda: of_model(lambda m: m.c.scale, lambda m: setattr(Named, "scale", 0.5), c=Shared),
+    "a descriptor": lambda: of_model(lambda m: m.c.scale, lambda m: m.c._table.__setitem__(0, 0.5), c=Described()),
+    "attributes by __getattr__": lambda: of_model(
+        lambda m: m.c.scale, lambda m: m.c.values.update(scale=0.5), c=Dynamic()
+    ),
+    "vars of an object": lambda: of_model(
+        lambda m: sum(vars(m.c).values()), lambda m: setattr(m.c, "scale", 0.5), c=SimpleNamespace(scale=1.0)
+    ),
+    "all attributes replaced": lambda: of_model(
+        lambda m: m.c.scale, lambda m: setattr(m.c, "__dict__", {"scale": 0.5}), c=Plain()
+    ),
+    "an attribute of a function": lambda: of_model(lambda m: m.c.scale, lambda m: setattr(m.c, "scale", 0.5), c=note()),
+    "an attribute of a weight": lambda: of_model(
+        lambda m: m.c.scale, lambda m: setattr(m.c, "scale", 0.5), c=tagged()
+    ),
+    "a module beside the model": lambda: of_model(
+        lambda m: m.c[0].p, lambda m: setattr(m.c[0], "p", 0.5), c=[nn.Dropout(1.0)]
+    ),
+    "an attribute of another module": lambda: of_model(
+        lambda m: ELSEWHERE.inner.scale, lambda m: setattr(ELSEWHERE.inner, "scale", 0.5)
+    ),
+    "a module that is imported within": lambda: of_model(imported, lambda m: setattr(ELSEWHERE.inner, "scale", 0.5)),
+    "a table among the globals": lambda: of_model(lambda m: TABLE["scale"], lambda m: TABLE.update(scale=0.5)),
+    "a context variable": lambda: of_model(lambda m: CONTEXT.get(), lambda m: CONTEXT.set(0.5)),
+    "a default that is mutable": lambda: of_model(by_default, lambda m: by_default.__defaults__[0].__setitem__(0, 0.5)),
+    "defaults that are replaced": lambda: of_model(by_default, lambda m: setattr(by_default, "__defaults__", ([0.5],))),
+}  # fmt: skip
+
+
+class Plain:
+    def __init__(self):
+        self.scale = 1.0
+
+
+def note():
+    def function():
+        return None
+
+    function.scale = 1.0
+    return function
+
+
+def tagged():
+    weight = torch.ones(1)
+    weight.scale = 1.0
+    return weight
+
+
+def imported(model):
+    import elsewhere_of_a_user as where
+
+    return where.inner.scale
+
+
+def by_default(model, scales=[1.0]):  # noqa: B006
+    return scales[0]
+
+
+@pytest.fixture(autouse=True)
+def as_ever(monkeypatch):
+    monkeypatch.setitem(sys.modules, "elsewhere_of_a_user", ELSEWHERE)
+    reset()
+    yield
+    reset()
+
+
+def reset():
+    change_globals(1.0)
+    TABLE["scale"] = ELSEWHERE.inner.scale = Named.scale = 1.0
+    by_default.__defaults__ = ([1.0],)
+    os.environ["SCALE_OF_A_TEST"] = "1"
+    CONTEXT.set(1.0)
+
+
+def fresh(make):
+    def setting():
+        reset()
+        return make()
+
+    return setting
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_that_changes_is_seen_wherever_it_stands(name):
+    is_as_ordinary(fresh(SETTINGS[name]))
+
+
+class Critic(nn.Module):
+    """A frozen module that the loss is computed by; alpha fades it in."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer, self.alpha = nn.Linear(1, 1).double().requires_grad_(False), 0.0
+
+    def forward(self, preds, targets):
+        off = preds - targets
+        return (off - self.alpha * self.layer(off)).square().mean()
+
+
+CRITIC = Critic()
+
+
+class Held:
+    def __init__(self, critic):
+        self.critic = critic
+
+    def loss(self, preds, targets):
+        return self.critic(preds, targets)
+
+
+def around(critic, *, passed=()):
+    def loss_func(preds, targets, critic=critic):
+        return critic(preds, targets)
+
+    return loss_func
+
+
+def closed(critic):
+    return lambda preds, targets: critic(preds, targets)
+
+
+def counted(critic):
+    n_calls = 0
+
+    def loss_func(preds, targets):
+        nonlocal n_calls
+        n_calls += 1
+        return critic(preds, targets) * (1 + n_calls % 2)
+
+    return loss_func
+
+
+REACHED = {
+    "a closure": closed,
+    "a default": around,
+    "a partial": lambda critic: partial(lambda critic, preds, targets: critic(preds, targets), critic),
+    "a bound method": lambda critic: critic.forward,
+    "a method of an object": lambda critic: Held(critic).loss,
+    "an object in a list": lambda critic: (lambda table: lambda p, t: table[0].loss(p, t))([Held(critic)]),
+    "functions that call functions": lambda critic: (lambda one: lambda p, t: one(p, t))(closed(critic)),
+    "a slot": lambda critic: (lambda own: lambda p, t: own.scale(p, t))(Slotted(critic)),
+    "the module itself": lambda critic: critic,
+}
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_a_module_that_the_loss_reaches_is_watched(name):
+    def setting():
+        critic = Critic()
+        return partial(nn.Linear, 2, 1, dtype=torch.float64), REACHED[name](critic), lambda _: setattr(critic, "alpha", 0.5)  # fmt: skip
+
+    assert is_as_ordinary(setting)
+
+
+def test_a_module_among_the_globals_is_watched():
+    def setting():
+        CRITIC.alpha = 0.0
+        return Model, lambda preds, targets: CRITIC(preds, targets), lambda _: setattr(CRITIC, "alpha", 0.5)
+
+    assert is_as_ordinary(setting)
+
+
+Model = partial(nn.Linear, 2, 1, dtype=torch.float64)
+
+
+def test_the_mode_and_the_weights_of_a_module_beside_the_model_are_those_of_now():
+    def setting():
+        critic = nn.Sequential(
+            nn.Linear(1, 1).double().requires_grad_(False), nn.BatchNorm1d(1).double().eval()
+        )
+        critic.requires_grad_(False)
+
+        def change(learn):
+            with torch.no_grad():
+                critic[0].weight.fill_(2.0)
+
+        return Model, lambda preds, targets: critic(preds - targets).square().mean(), change
+
+    assert is_as_ordinary(setting)
+
+
+def test_a_closure_that_counts_its_calls_counts_each_step_once():
+    assert not is_as_ordinary(lambda: (Model, counted(Critic()), lambda _: None))
+
+
+@lru_cache
+def cached():
+    return FACTOR
+
+
+UNWATCHED = {
+    "a number read from a tensor": lambda: of_model(
+        lambda m: m.c[0].item(), lambda m: m.c[0].fill_(0.5), c=[torch.tensor(1.0)]
+    ),
+    "numbers of a tensor as a list": lambda: of_model(
+        lambda m: m.c[0].tolist()[0], lambda m: m.c[0].fill_(0.5), c=[torch.ones(1)]
+    ),
+    "a clock": lambda: of_model(lambda m: 1.0 + 0.0 * time.time(), lambda m: None),
+    "the environment": lambda: of_model(
+        lambda m: float(os.environ["SCALE_OF_A_TEST"]), lambda m: os.environ.update(SCALE_OF_A_TEST="0.5")
+    ),
+    "a weak reference": lambda: of_model(
+        lambda m: m.c().scale,
+        lambda m: setattr(m.kept, "scale", 0.5),
+        **dict(zip(("c", "kept"), weak(), strict=True)),
+    ),
+    "an array": lambda: of_model(lambda m: float(m.c[0]), lambda m: m.c.fill(0.5), c=np.ones(1)),
+    "an array in an object": lambda: of_model(
+        lambda m: float(m.c.scale[0]), lambda m: m.c.scale.fill(0.5), c=Slotted(np.ones(1))
+    ),
+    "a cached function": lambda: of_model(
+        lambda m: cached(), lambda m: (cached.cache_clear(), change_globals(0.5)), c=cached.cache_clear()
+    ),
+    "an iterator": lambda: of_model(lambda m: next(m.c), lambda m: None, c=iter([1.0, 0.5] * 50)),
+    "a list that is too long to compare": lambda: of_model(
+        lambda m: m.c[9000], lambda m: m.c.__setitem__(9000, 0.5), c=[1.0] * 10_000
+    ),
+}
+
+
+def weak():
+    kept = Plain()
+    return weakref.ref(kept), kept
+
+
+@pytest.mark.parametrize("name", UNWATCHED)
+def test_what_cannot_be_watched_is_a_reason_to_fall_back(name):
+    assert not is_as_ordinary(fresh(UNWATCHED[name]))
+
+
+def test_a_large_table_that_the_step_does_not_read_is_no_reason_to_fall_back():
+    vocabulary = {str(n): n for n in range(10_000)}
+    assert is_as_ordinary(
+        lambda: of_model(lambda m: 1.0, lambda m: None, vocabulary=vocabulary, lock=weak()[0])
+    )
+
+
+def test_an_ordinary_loss_in_a_function_gets_a_program():
+    criterion = nn.SmoothL1Loss()
+    assert is_as_ordinary(
+        lambda: (Model, lambda p, t: criterion(p, t) + 0.1 * F.l1_loss(p, t), lambda _: None)
+    )
+
+
+class Double(Callback):
+    """Changes gradients in place, after the clip."""
+
+    def before_step(self, learn):
+        for each in learn.model.parameters():
+            each.grad.mul_(2)
+
+
+def test_a_clip_by_value_goes_together_with_a_reader_of_gradients():
+    def setting():
+        return Model, F.mse_loss, lambda _: None
+
+    ends = []
+    for doer in (ZeroGrad(), WholeStep("eager")):
+        learn = fit(doer, setting, GradientClip(max_value=0.01), GradientNorms())
+        ends.append((learn.model.weight, learn.history.names and list(learn.history)[-1]["gradient_norm"]))
+    torch.testing.assert_close(ends[0], ends[1])
+    with pytest.raises(ValueError, match=r"Double.* has changed gradients"):
+        fit(WholeStep("eager"), setting, GradientClip(max_value=0.01), Double())
