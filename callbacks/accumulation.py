@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, CancelStep, LearnerProtocol, Order
+from callbacks.parts.loss_weight import LossWeight, Weight
 from callbacks.registry import describe, unwrapped
-
-Weight = Callable[[LearnerProtocol], float | Tensor]
 
 
 class GradientAccumulation(Callback):
     """Update the weights once for several batches, as if they were one large batch.
 
-    The gradient of an update is the mean over all items of its window: each batch's loss is weighted by its
-    number of items, or by `weight`, and the sum of gradients is divided by the sum of weights. So n small
-    batches give the weights of one large batch to rounding, uneven ones too. (Batch norm still sees small
-    batches.) Clipping, gradient norms, schedules and everything else that hears `before_step` or `after_step`
-    hears one update a window; `learn.global_step` counts those.
+    The gradient of an update is that of all batches of its window joined: each batch's loss is weighted by
+    what it divides by, as in `Metrics` (torch's own losses are known; others count by number of items, or by
+    `weight`), and the sum of gradients is divided by the sum of weights. Gradients of a loss with
+    `reduction="sum"` are added and not divided. So n small batches give the weights of one large batch to
+    rounding, uneven ones too. (Batch norm still sees small batches.) A batch in which `cross_entropy` has no
+    target to count adds nothing. Clipping, gradient norms, schedules and everything else that listens to
+    `before_step` or `after_step` is called once for each window; `learn.global_step` counts windows.
 
     A window ends with its pass: the last one may be smaller, and is divided by what it really had. Where the
     data does not tell its length, or the pass is cancelled or stopped, that update comes in `after_train`,
@@ -36,8 +37,8 @@ class GradientAccumulation(Callback):
             for, as `lambda learn: (learn.targets != PAD).sum()` where the loss is a mean over tokens.
 
     Raises:
-        ValueError: both sizes, or none, or one that is not a whole number above 0; at the fit's begin: a
-            second one, a doer of `step` that computes gradients itself, or a loss that is a sum.
+        ValueError: both sizes, or none, or one that is not a whole number above 0; when the fit starts: a
+            second one, or another callback's `step` that computes gradients itself.
     """
 
     order = Order.PREPARE  # before those that unscale or clip: they hear whole windows only
@@ -54,13 +55,8 @@ class GradientAccumulation(Callback):
         super().__init__(name=name)
         self.n_batches, self.n_samples = n_batches, n_samples
         check_sizes(n_batches, n_samples)
-        if weight is not None and not callable(weight):
-            raise ValueError(
-                f"GradientAccumulation(weight={weight!r}): pass a function of the learner, as "
-                "lambda learn: (learn.targets != 0).sum()."
-            )
-        self.weight = weight
-        self._loss_func: Any = None  # that was looked at
+        self.weight, self._weight = weight, LossWeight(weight, owner="GradientAccumulation")
+        self._is_sum = False
         self._begin()
 
     def _begin(self) -> None:
@@ -78,37 +74,41 @@ class GradientAccumulation(Callback):
             if isinstance(other, GradientAccumulation) and other is not self:
                 raise ValueError(f"{self!r} and {other!r} both let gradients add up: leave one of them out.")
         check_doer(self, learn)
-        self._check_loss(learn)
-
-    def _check_loss(self, learn: LearnerProtocol) -> None:
-        self._loss_func = learn.loss_func
-        if getattr(learn.loss_func, "reduction", None) == "sum":
-            raise ValueError(
-                f"{describe(self)} averages over the items of several batches, but the loss function "
-                f"{learn.loss_func} is a sum over them: make it with reduction='mean'."
-            )
 
     def before_train(self, learn: LearnerProtocol) -> None:
         is_divided = self.window.get("is_divided", False)
         if self.window["n_batches"]:  # a cancel has left them
             learn.optimizer.zero_grad()
+            learn.n_waiting = 0
         self._begin()
         self.window["is_divided"] = is_divided
+        self._weight.look(learn)
+        self._is_sum = self._weight.adds_up(learn)
 
     def before_backward(self, learn: LearnerProtocol) -> None:
         if self._is_void(learn.batch_idx - 1):
             self._begin()
-        if learn.loss_func is not self._loss_func:
-            self._check_loss(learn)
-        weight = self._weigh(learn)
+        self._see_reduction(learn)
+        weight = 1 if self._is_sum else self._weigh(learn)
         if not self.window["n_batches"]:
             if self.window.get("is_divided"):
                 self._put_aside(learn)
             # weights are counted in it, so that even batches are scaled by 1 and not at all near an overflow
-            self.window["unit"] = learn.n_items
+            self.window["unit"] = (weight if isinstance(weight, (int, float)) else n_targets(learn)) or 1
         self._share = weight / self.window["unit"]
         if isinstance(self._share, Tensor) or self._share != 1:
-            learn.loss_grad = learn.loss_grad * self._share
+            learn.loss_grad = scaled(learn.loss_grad, self._share)
+
+    def _see_reduction(self, learn: LearnerProtocol) -> None:
+        """Are losses added up? It must not change within a window."""
+        is_sum = self._weight.adds_up(learn)
+        if is_sum != self._is_sum and self.window["n_batches"]:
+            raise ValueError(
+                f"{describe(self)}: learn.loss_func was changed to a {'sum' if is_sum else 'mean'} before "
+                f"batch {learn.batch_idx} of epoch {learn.epoch}, where gradients of a "
+                f"{'mean' if is_sum else 'sum'} wait for their update: change it when a window has ended."
+            )
+        self._is_sum = is_sum
 
     def before_step(self, learn: LearnerProtocol) -> None:
         window = self.window
@@ -120,9 +120,12 @@ class GradientAccumulation(Callback):
             if not self._is_full(learn):
                 raise CancelStep
         parameters, left = parameters_of(learn), window.get("left")
+        weight = 1 if self._is_sum else window["weight"]
+        # where no target counts gradients are 0, and are to stay so
+        weight = torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight or 1
         for parameter in parameters:
             if parameter.grad is not None:
-                parameter.grad.div_(window["weight"])
+                parameter.grad.div_(weight)
         for parameter, grad in zip(parameters, left or (), strict=False):
             if grad is not None:
                 parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
@@ -160,14 +163,14 @@ class GradientAccumulation(Callback):
         if self.window["n_batches"] and not learn.error:
             learn.optimizer.zero_grad()
         self._begin()
-        self._loss_func = None
 
     def _weigh(self, learn: LearnerProtocol) -> float | Tensor:
         """The weight of the batch under way."""
-        weight = learn.n_items if self.weight is None else self.weight(learn)
+        weight = self._weight.of(learn)
         if isinstance(weight, Tensor):
-            return weight.detach()
-        if not weight > 0:
+            weight = weight.detach()
+            return weight.item() if weight.is_cpu else weight  # no wait on a CPU: the number is there
+        if self.weight is not None and not weight > 0:
             raise ValueError(
                 f"GradientAccumulation(weight=...) gave {weight!r} for batch {learn.batch_idx}: a weight is "
                 "a number above 0, as the tokens of a batch."
@@ -185,6 +188,21 @@ class GradientAccumulation(Callback):
     def _is_void(self, last: int) -> bool:
         """Was a batch after those of the window cancelled? The loop has dropped all gradients then."""
         return bool(self.window["n_batches"]) and self.window["last"] != last
+
+
+def n_targets(learn: LearnerProtocol) -> int:
+    """Numbers among the targets of the batch under way, or items where targets are not one tensor."""
+    return learn.targets.numel() if isinstance(learn.targets, Tensor) else learn.n_items
+
+
+def scaled(loss: Tensor, share: float | Tensor) -> Tensor:
+    """A loss times its share; at 0 it is 0, and so are its gradients: the mean of no target is NaN."""
+    is_nothing = share == 0
+    if not isinstance(is_nothing, Tensor):
+        if not is_nothing:
+            return loss * share
+        is_nothing = torch.ones((), dtype=torch.bool, device=loss.device)
+    return torch.where(is_nothing, 0, loss * share)
 
 
 def parameters_of(learn: LearnerProtocol) -> list[Tensor]:

@@ -116,7 +116,8 @@ class LearnerProtocol(Protocol):
     batch_idx: int  #: index of the batch in this pass, from 0
     n_batches: int | None  #: batches in this pass, None where the data cannot tell
     global_step: int  #: weight updates so far, over all fits
-    n_samples: int  #: training items seen so far, over all fits
+    n_samples: int  #: training items that contributed to an update so far, over all fits
+    n_waiting: int  #: training items whose gradients wait for an update; assign 0 where you drop them
     # what was found
     results: dict[str, Any]  #: this epoch's numbers by name, written in MEASURE
     history: History
@@ -161,7 +162,12 @@ class LearnerProtocol(Protocol):
 
     @property
     def n_items(self) -> int:
-        """Number of items in this batch: the first dimension of its first tensor."""
+        """Number of items in this batch: what `Data(n_items=...)` gives, else the length of the targets."""
+        ...
+
+    @property
+    def loss_is_overridden(self) -> bool:
+        """Does a callback or a subclass compute the loss in its own way, not by `loss_func`?"""
         ...
 
     @property

@@ -3,52 +3,35 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import math
-from array import array
-from collections import Counter
 from collections.abc import Mapping
-from functools import partial
-from operator import mul
-from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, Literal, SupportsFloat
 
 import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order, snake_case
 from callbacks.device import map_tensors
+from callbacks.measures.as_metrics import Metric, direction_of, named_metrics
 from callbacks.measures.metric_states import described, put_state, state_of
-from callbacks.parts.scalars import Scalars
+from callbacks.parts.loss_weight import LossWeight, Weight
+from callbacks.parts.means import Mean
+from callbacks.parts.reductions import reduction_of
 from callbacks.parts.warning import warn
-
-# What functions call the targets, where they take them first.
-TARGETS_FIRST = ("y_true", "target", "targets", "label", "labels")
-
-
-@runtime_checkable
-class Metric(Protocol):
-    """What can be measured over a pass; torchmetrics' objects are such, and so may be yours.
-
-    `higher_is_better` (True, False or None) tells plug-ins that compare which way is better.
-    """
-
-    def reset(self) -> Any:
-        """Forget all that was seen."""
-
-    def update(self, preds: Any, targets: Any) -> Any:
-        """See one batch."""
-
-    def compute(self) -> Any:
-        """The value over all batches seen: a number, a tensor, or a dict of them by name."""
 
 
 class Metrics(Callback):
     """Measure the mean loss of each pass and any metrics, and write them to `learn.results`.
 
     The names are `train_loss` and `valid_loss`, a metric's own in snake case after its pass, as in
-    `valid_rmse`, and `lr`, the first parameter group's rate at the end of the training pass. Losses and
-    functions are averaged by number of items, so a smaller last batch counts for less. Numbers stay on the
-    device until the pass ends.
+    `valid_rmse`, and `lr`, the first parameter group's rate at the end of the training pass. Numbers stay on
+    the device until the pass ends.
+
+    A mean loss is the loss of all batches joined, however they are split: a batch counts by what its loss
+    divides by. For torch's own losses, as functions, modules or `functools.partial`, that is known: the
+    elements of `mse_loss`; the targets of `cross_entropy` that are not ignored, or the sum of their class
+    weights; a batch without any does not count. A loss with `reduction="sum"` is added up. Of a Hugging Face
+    model's own loss it is the labels that are not -100. Any other loss counts by number of items, or by
+    `weight`. The same holds for functions among the metrics.
 
     Args:
         metrics: `Metric`s, torchmetrics' objects, or functions of `(preds, targets)` that give a batch's
@@ -56,30 +39,36 @@ class Metrics(Callback):
             its place, so that counts stay exact. Where the model's output has `.logits`, as Hugging Face's,
             those are the preds.
         on: the passes in which metrics are measured; losses are measured in both always.
+        weight: how much a batch counts, as a function of the learner that gives a number or a tensor of one
+            (which is not waited for): `lambda learn: (learn.targets != PAD).sum()` for a loss of your own
+            that is a mean over tokens. It holds for the loss, and for all functions but torch's losses.
 
     Raises:
-        TypeError: something is no metric.
-        ValueError: two metrics have one name.
+        TypeError: something is not a metric.
+        ValueError: two metrics have one name, or `weight` is not a function.
     """
 
     order = Order.MEASURE
     state = ("under_way",)
 
     def __init__(
-        self, *metrics: Any, on: Literal["valid", "train", "both"] = "valid", name: str | None = None
+        self,
+        *metrics: Any,
+        on: Literal["valid", "train", "both"] = "valid",
+        weight: Weight | None = None,
+        name: str | None = None,
     ):
         super().__init__(name=name)
         if on not in ("valid", "train", "both"):
             raise ValueError(f"Metrics(on={on!r}): there are 'valid', 'train' and 'both'.")
-        self.metrics, self.on = metrics, on
+        self.metrics, self.on, self.weight = metrics, on, weight
         by_name = named_metrics(metrics)
         self._results: dict[str, Any] = {}  # those of the validation under way
         self._around: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of those around it
+        on_valid = copy.deepcopy(by_name) if on == "both" else by_name if on == "valid" else {}
         self._passes = {
-            "train": Measured("train", by_name if on != "valid" else {}),
-            "valid": Measured(
-                "valid", copy.deepcopy(by_name) if on == "both" else by_name if on == "valid" else {}
-            ),
+            "train": Measured("train", by_name if on != "valid" else {}, weight),
+            "valid": Measured("valid", on_valid, weight),
         }
 
     @property
@@ -140,23 +129,25 @@ class Metrics(Callback):
         self._come_back(learn)
         if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
             return  # stopped in the middle: numbers of a part would be taken for the whole
-        if learn.n_batches == 0 and not self._passes["valid"].n_items:
+        if learn.n_batches == 0 and not self._passes["valid"].loss.n_batches:
             warn("the validation data gave no batch, so nothing was measured on it.")
         if self._passes["valid"].is_open:
             learn.results |= self._passes["valid"].compute()
 
 
 class Measured:
-    """The loss and the metrics of one pass; functions are averaged as the loss is."""
+    """The loss and the metrics of one pass."""
 
-    def __init__(self, prefix: str, metrics: dict[str, Any]):
+    def __init__(self, prefix: str, metrics: dict[str, Any], weight: Weight | None = None):
         self.prefix, self.metrics = prefix, metrics
         self.objects = [metric for metric in metrics.values() if isinstance(metric, Metric)]
         self.movable = [metric for metric in metrics.values() if hasattr(metric, "to")]
         self.functions = {name: each for name, each in metrics.items() if not isinstance(each, Metric)}
-        self.n_items = array("d")
-        self.losses = Scalars()
-        self.values = {name: Scalars() for name in self.functions}
+        self.reductions = {name: reduction_of(each) for name, each in self.functions.items()}
+        self.weight = LossWeight(weight)
+        self.loss = Mean()
+        self.means = {name: Mean() for name in self.functions}
+        self.adds_up = False  # the loss, in this pass
         self.told = [described(name, metric) for name, metric in metrics.items()]
         self.is_open = False  # between `reset` and `compute`
         self.device = torch.device("cpu")
@@ -172,10 +163,10 @@ class Measured:
     def reset(self, learn: LearnerProtocol) -> None:
         """Begin a pass, on the model's device."""
         self.is_open = True
-        self.n_items = array("d")
-        self.losses.clear()
-        for scalars in self.values.values():
-            scalars.clear()
+        self.weight.look(learn)
+        self.loss.clear()
+        for mean in self.means.values():
+            mean.clear()
         if self.objects or self.movable:  # to find the device takes longer than all else here
             self.device = learn.device
         for metric in self.movable:
@@ -185,8 +176,8 @@ class Measured:
 
     def update(self, learn: LearnerProtocol) -> None:
         """See the batch under way."""
-        self.losses.append(learn.loss_value)
-        self.n_items.append(learn.n_items)
+        self.loss.add(learn.loss_value, self.weight.of(learn))
+        self.adds_up = self.weight.adds_up(learn)
         if self.metrics:
             preds, targets = detached(learn.preds), learn.targets
             for metric in self.objects:
@@ -194,20 +185,28 @@ class Measured:
             for name, function in self.functions.items():
                 value = function(preds, targets)
                 check_value(name, value)
-                self.values[name].append(value)
+                self.means[name].add(value, self._weigh(name, learn, preds, targets))
+
+    def _weigh(self, name: str, learn: LearnerProtocol, preds: Any, targets: Any) -> float | Tensor:
+        """How much the batch counts in a function's mean."""
+        weigh = self.reductions[name].weigh
+        found = None if weigh is None else weigh(preds, targets)
+        if found is not None:
+            return found
+        return learn.n_items if self.weight.given is None else self.weight.given(learn)
 
     def compute(self) -> dict[str, Any]:
-        """The pass's numbers by name; waits for the device, once a metric."""
+        """The pass's numbers by name; waits for the device, once for each metric."""
         self.is_open = False
-        if not self.n_items:
+        if not self.loss.n_batches:
             return {}
-        loss = weighted_mean(self.losses.read(), self.n_items)
+        loss = self.loss.compute(adds_up=self.adds_up)
         if not self.metrics:
             return {f"{self.prefix}_loss": loss}
         found: dict[str, Any] = {"loss": loss}
         for name, metric in self.metrics.items():
-            if name in self.values:
-                found[name] = weighted_mean(self.values[name].read(), self.n_items)
+            if name in self.means:
+                found[name] = self.means[name].compute(adds_up=self.reductions[name].adds_up)
                 continue
             value = metric.compute()
             parts = value if isinstance(value, Mapping) else {name: value}
@@ -218,9 +217,9 @@ class Measured:
         """What was added up so far, as plain data; waits for the device."""
         return {
             "metrics": self.told,
-            "n_items": self.n_items[:],
-            "losses": self.losses.read()[:],
-            "values": {name: scalars.read()[:] for name, scalars in self.values.items()},
+            "adds_up": self.adds_up,
+            "loss": self.loss.state_dict(),
+            "means": {name: mean.state_dict() for name, mean in self.means.items()},
             "objects": [state_of(metric) for metric in self.objects],
         }
 
@@ -234,106 +233,14 @@ class Measured:
             then, now = (", ".join(each) or "none" for each in (state["metrics"], self.told))
             raise ValueError(
                 f"Metrics: the {self.prefix} pass under way was measured by other metrics (then, now):\n"
-                f"  {then}\n  {now}\nGo on with those of then, and change them where an epoch has ended."
+                f"  {then}\n  {now}\nContinue with those of then, and change them where an epoch has ended."
             )
-        self.n_items, self.losses = state["n_items"][:], Scalars(state["losses"][:])
-        self.values = {name: Scalars(values[:]) for name, values in state["values"].items()}
+        self.adds_up = state["adds_up"]
+        self.loss.load_state_dict(state["loss"])
+        for name, mean in self.means.items():
+            mean.load_state_dict(state["means"][name])
         for metric, each in zip(self.objects, state["objects"], strict=True):
             put_state(metric, each, self.device)
-
-
-def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:
-    """Each metric under its name in snake case; classes without arguments become instances."""
-    made = [as_metric(metric) for metric in metrics]
-    names = [metric_name(metric) for metric in made]
-    if "loss" in names:
-        raise ValueError("a metric is called 'loss', as the loss itself: give it another name.")
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise ValueError(
-                f"{count} metrics are called {name!r}: give one a `name` attribute of its own, as in "
-                f"metric.name = 'my_{name}'."
-            )
-    return dict(zip(names, made, strict=True))
-
-
-def as_metric(metric: Any) -> Any:
-    """The metric that was meant: an object, or a function.
-
-    Raises:
-        TypeError: it has no `reset`, `update` and `compute`, and is no function; or a class needs arguments.
-    """
-    if isinstance(metric, type) and isinstance(metric, Metric):
-        try:
-            inspect.signature(metric).bind()
-        except TypeError as error:
-            raise TypeError(
-                f"the metric {metric.__name__} needs arguments ({error}): pass {metric.__name__}(...)."
-            ) from None
-        return metric()
-    if isinstance(metric, Metric):
-        return metric
-    if isinstance(exact := getattr(metric, "metric", None), type):  # of which it is one batch's form
-        return exact()
-    if callable(metric) and not isinstance(metric, type):
-        check_order(metric)
-        return metric
-    hint = " Give metrics one by one, not in a list." if isinstance(metric, (list, tuple)) else ""
-    if isinstance(metric, str):
-        hint = (
-            f" Names are for recipes; here it is the thing itself, as from callbacks import {named(metric)}."
-        )
-    elif isinstance(metric, type) and issubclass(metric, torch.nn.Module):
-        hint = f" Pass an instance, {metric.__name__}()."
-    raise TypeError(
-        f"{metric!r} is no metric: pass a function of (preds, targets), or an object with reset, update and "
-        f"compute.{hint}"
-    )
-
-
-def named(word: str) -> str:
-    """Our name of the metric that is meant by a word, or an example."""
-    import callbacks
-
-    ours = [
-        name
-        for name in callbacks.__all__
-        if name == "accuracy" or hasattr(getattr(callbacks, name), "compute")
-    ]
-    return next((name for name in ours if name.lower() == word.lower()), "accuracy")
-
-
-def check_order(function: Any) -> None:
-    """Refuse a function that takes targets first, as scikit-learn's do: many measure otherwise then."""
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # a builtin that does not tell
-        return
-    if names[:1] and names[0] in TARGETS_FIRST:
-        title = getattr(function, "__name__", "metric")
-        raise ValueError(
-            f"the metric {title} takes {names[0]!r} first, but is called with (preds, targets): turn them "
-            f"round, as in def my_{title}(preds, targets): return {title}(targets, preds)."
-        )
-
-
-def metric_name(metric: Any) -> str:
-    """The name it gives itself, or its function's or class's, in snake case."""
-    function = metric.func if isinstance(metric, partial) else metric
-    name = getattr(metric, "name", None) or getattr(function, "__name__", type(function).__name__)
-    if not isinstance(name, str) or not name.isidentifier():
-        raise TypeError(
-            f"the metric {metric!r} has no name to record it under: write it as a function with def, or give "
-            "it one, as in metric.name = 'my_metric'."
-        )
-    return snake_case(name)
-
-
-def direction_of(metric: Any) -> Direction | None:
-    """Which way is better, where the metric tells."""
-    function = metric.func if isinstance(metric, partial) else metric
-    higher: bool | None = getattr(function, "higher_is_better", None)
-    return None if higher is None else ("max" if higher else "min")
 
 
 def check_value(name: str, value: Any) -> None:
@@ -354,17 +261,6 @@ def detached(preds: Any) -> Any:
     return map_tensors(
         getattr(preds, "logits", preds), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
     )
-
-
-def weighted_mean(values: array[float], weights: array[float]) -> float:
-    """Mean of values that count by their weights; NaN where nothing weighs anything."""
-    total = sum(weights)
-    if not total:
-        return math.nan
-    if all(weights):
-        return sum(map(mul, values, weights)) / total
-    # the mean of an empty batch is NaN, and would stay so times 0
-    return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight) / total
 
 
 def as_number(value: Any) -> Any:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import re
 import time
-from array import array
 from typing import Any
 
 from callbacks.budgets import n_batches_of
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.history import show
-from callbacks.metrics import weighted_mean
 from callbacks.parts.bar import Bar, can_show_a_bar
 from callbacks.parts.every import Every
+from callbacks.parts.loss_weight import LossWeight
+from callbacks.parts.means import Mean
 from callbacks.parts.output import Output, print_line
-from callbacks.parts.scalars import Scalars
 
 REFRESH = 0.1  # seconds: ten times a second is as often as anyone can read
 N_LINES = 20  # lines that are printed however quick the epochs are; after them at most one in LINE_GAP
@@ -162,7 +161,7 @@ def duration(seconds: float) -> str:
 class LogRMSE(Callback):
     """Print the square root of the training loss, with all its digits: `RMSE: 74.96194346966999`.
 
-    Of a step it is the loss before the update; of an epoch, the mean of the training pass by number of items.
+    Of a step it is the loss before the update; of an epoch, the mean loss of the pass, as in `Metrics`.
     It is the root of the mean squared error only where the loss is a mean squared error, as
     `torch.nn.functional.mse_loss`; for other losses use the metric `RMSE`.
 
@@ -177,38 +176,36 @@ class LogRMSE(Callback):
     def __init__(self, every: str | Every = "1 step", *, name: str | None = None):
         super().__init__(name=name)
         self.every = Every(every)
-        self._losses, self._n_items = Scalars(), array("d")
+        self._losses, self._weight = Mean(), LossWeight()
 
     @property
-    def under_way(self) -> tuple[array[float], array[float]]:
-        """Losses and numbers of items of the pass under way, where a line is printed an epoch."""
-        return self._losses.read()[:], self._n_items[:]
+    def under_way(self) -> dict[str, Any]:
+        """Losses and weights of the batches of the pass under way, where a line is printed an epoch."""
+        return self._losses.state_dict()
 
     @under_way.setter
-    def under_way(self, kept: tuple[array[float], array[float]]) -> None:
-        self._losses, self._n_items = Scalars(kept[0][:]), kept[1][:]
+    def under_way(self, kept: dict[str, Any]) -> None:
+        self._losses.load_state_dict(kept)
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.every.start(learn)
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._losses.clear()
-        self._n_items = array("d")
+        self._weight.look(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         if learn.training and self.every.unit == "epoch":
-            self._losses.append(learn.loss)
-            self._n_items.append(learn.n_items)
+            self._losses.add(learn.loss, self._weight.of(learn))
         elif self.every.after_batch(learn):
             print_root(float(learn.loss))  # a wait that is meant: the line shows this step
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        if self.every.after_epoch(learn) and self._n_items:
-            print_root(weighted_mean(self._losses.read(), self._n_items))
+        if self.every.after_epoch(learn) and self._losses.n_batches:
+            print_root(self._losses.compute(adds_up=self._weight.adds_up(learn)))
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._losses.clear()
-        self._n_items = array("d")
 
 
 def print_root(loss: float) -> None:

@@ -239,7 +239,7 @@ class When(Callback):
             return True
         number, unit = self._every
         n_more = 1 if unit == "step" else learn.n_items
-        before = done(learn, unit)
+        before = learn.global_step if unit == "step" else learn.n_samples + learn.n_waiting
         return learn.training and (before + n_more) // number > before // number
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from callbacks.device import map_tensors, tensors_in
 from learner.batching import TensorLoader
 from learner.cost_runs import untouched
-from learner.inference import n_items_of
+from learner.items import in_batch
 from learner.loaders import n_batches_of
 from learner.tensors import describe
 
@@ -36,7 +36,7 @@ class Stock:
     """
 
     def __init__(self, learn: Any, make: Callable[[int], Any] | None):
-        self.split = learn.data.split
+        self.data = learn.data
         self.make = make
         self.n_items = 0  # of the loader's batches
         self._items: list[Any] = []
@@ -55,7 +55,7 @@ class Stock:
         if not batches:
             raise ValueError("find_batch_size: the training data gave no batch, so none can be tried.")
         batch = max(batches, key=self._bytes_an_item)
-        self.n_items = n_items_of(*self.split(batch))
+        self.n_items = in_batch(self.data, batch)
         if has_rows(batch, self.n_items):
             return lambda size: with_rows(batch, self.n_items, size)
         if is_collating(loader):
@@ -67,7 +67,7 @@ class Stock:
         )
 
     def _bytes_an_item(self, batch: Any) -> float:
-        return sum(each.nbytes for each in tensors_in(batch)) / max(n_items_of(*self.split(batch)), 1)
+        return sum(each.nbytes for each in tensors_in(batch)) / max(in_batch(self.data, batch), 1)
 
     def _collated(self, loader: Any, size: int) -> Any:
         n_there = len(loader.dataset)

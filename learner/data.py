@@ -44,10 +44,17 @@ class Data:
             with.
         split: for other batches, a function that gives `(inputs, targets)` of one: inputs as a tuple of the
             model's arguments, a mapping of its keywords, or its one argument.
+        n_items: a function that gives the number of items of a batch, a whole number, as
+            `lambda batch: batch.num_graphs`. It decides `learn.n_items`: what means that are taken by items
+            count by, and `n_samples` and intervals of samples. Without, it is the length of the targets, or
+            of the inputs where there are no targets: a tensor's first dimension (the second where only that
+            one agrees with the others), the length of a list, the sequences of a `PackedSequence`.
 
     Raises:
         TypeError, ValueError: an argument cannot be used; the message says what to pass.
     """
+
+    count_items: Callable[[Any], int] | None = None
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class Data:
         *,
         targets: str | Sequence[str] | None = None,
         split: Callable[[Any], tuple[Any, Any]] | None = None,
+        n_items: Callable[[Any], int] | None = None,
     ):
         check_batches("Data(train=...)", train)
         if valid is not None:
@@ -69,7 +77,13 @@ class Data:
             raise TypeError(
                 f"Data(split={split!r}): pass a function that gives (inputs, targets) of a batch."
             )
+        if n_items is not None and not callable(n_items):
+            raise TypeError(
+                f"Data(n_items={n_items!r}): pass a function that gives the number of items of a batch, as "
+                "lambda batch: len(batch[0])."
+            )
         self.train, self.valid, self.n_inputs = train, valid, n_inputs
+        self.count_items = n_items
         self.target_keys = check_keys(targets)
         self.custom_split = split
         self._usual_length = 0 if split or self.target_keys else n_inputs + 1
@@ -222,6 +236,7 @@ class Data:
         n_inputs: int = 1,
         targets: str | Sequence[str] | None = None,
         split: Callable[[Any], tuple[Any, Any]] | None = None,
+        n_items: Callable[[Any], int] | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
         **loader_options: Any,
@@ -238,6 +253,7 @@ class Data:
             n_inputs: as for `Data`.
             targets: as for `Data`.
             split: as for `Data`.
+            n_items: as for `Data`.
             shuffle: new order each epoch, drawn from torch's random state.
             drop_last: leave out a last training batch that is smaller.
             loader_options: further arguments of `DataLoader` for both, as `num_workers` or `collate_fn`.
@@ -259,7 +275,7 @@ class Data:
         train, valid = (seeded(dataset, loader_options) for dataset in (train, valid))
         first = DataLoader(train, batch_size, shuffle=shuffle, drop_last=drop_last, **loader_options)
         second = None if valid is None else DataLoader(valid, 2 * batch_size, **loader_options)
-        return cls(first, second, n_inputs, targets=targets, split=split)
+        return cls(first, second, n_inputs, targets=targets, split=split, n_items=n_items)
 
     def __repr__(self) -> str:
         return f"Data({describe_loader(self.train)}, valid={describe_loader(self.valid)})"

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
 
-from callbacks.device import map_tensors, tensors_in
+from callbacks.device import map_tensors
 from learner.data import Data, InputsOnly
 from learner.joining import JoinError, join
 from learner.loaders import check_batches
@@ -143,14 +142,3 @@ def kept(output: Any, keep: Keep) -> Any:
         f"get_preds(keep={keep!r}): the model's output is {describe(output)}, which has no {keep!r}. "
         + (f"It has: {names}." if names else "Pass a function of it, as keep=lambda output: output[0].")
     )
-
-
-def n_items_of(inputs: Any, targets: Any) -> int:
-    """Number of items in a batch of any kind: the first dimension of its first tensor, or 1."""
-    for item in inputs.values() if isinstance(inputs, Mapping) else inputs or ():
-        if isinstance(item, PackedSequence):  # its data has a row for each moment of each item
-            return int(item.batch_sizes[0])
-    for tensor in (*tensors_in(inputs), *tensors_in(targets)):
-        if tensor.ndim:
-            return len(tensor)
-    return 1

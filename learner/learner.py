@@ -160,6 +160,11 @@ class Learner(Tuning):
         """Names that will stand in `results`, each with the direction in which it is better, where known."""
         return {name: better for plugin in self.callbacks for name, better in plugin.measures.items()}
 
+    @property
+    def loss_is_overridden(self) -> bool:
+        """Does a callback or a subclass compute the loss in its own way, not by `loss_func`?"""
+        return not preflight.does_itself(self, "compute_loss")
+
     # Plug-ins
 
     @property

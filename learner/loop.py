@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
 from callbacks.history import History
-from learner import again, errors, inference, interrupt, positions, snapshots
+from learner import again, errors, interrupt, items, positions, snapshots
 from learner.checks import preflight
 from learner.data import Data
 from learner.loaders import n_batches_of
@@ -50,7 +50,7 @@ class Loop:
     training = False
     epoch = n_epochs = batch_idx = 0
     n_batches: int | None = None
-    global_step = n_samples = 0
+    global_step = n_samples = n_waiting = 0
     results: dict[str, Any]
     history: History
     stop_reason: str | None = None
@@ -78,7 +78,7 @@ class Loop:
         self.fitting = True
         try:
             preflight.check_before_fit(self)
-            self._do["zero_grad"](self)  # what a cancelled fit has left
+            self._drop_gradients()  # what a cancelled fit has left
             self._epochs()
             self.n_fits += not self.interrupted
         except BaseException as error:
@@ -184,7 +184,7 @@ class Loop:
                 self._update()
         except CancelBatch:
             if self.training:
-                self._do["zero_grad"](self)
+                self._drop_gradients()
             return
         if self.interrupted:
             interrupt.end_batch(self)  # only here: a checkpoint of this batch must know
@@ -202,10 +202,10 @@ class Loop:
         try:
             self._do["backward"](self)
             self._on["after_backward"](self)
-            self.n_samples += self.n_items
+            self.n_waiting += self.n_items
             self.update()
         except (CancelTrain, CancelEpoch):  # its gradients are not to add to those of the next pass
-            self._do["zero_grad"](self)
+            self._drop_gradients()
             raise
 
     def update(self) -> None:
@@ -214,10 +214,16 @@ class Loop:
             self._on["before_step"](self)
             self._do["step"](self)
         except CancelStep:
+            self.n_waiting *= items.have_gradients(self.optimizer)  # else they were dropped
             return
         self.global_step += 1
+        self.n_samples, self.n_waiting = self.n_samples + self.n_waiting, 0
         self._on["after_step"](self)
         self._do["zero_grad"](self)
+
+    def _drop_gradients(self) -> None:
+        self._do["zero_grad"](self)
+        self.n_waiting = 0
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -314,14 +320,7 @@ class Loop:
             self._value = loss.item() if isinstance(loss, Tensor) and loss.is_cpu else self.loss
         return self._value
 
-    @property
-    def n_items(self) -> int:
-        """Number of items in this batch: the first dimension of its first tensor."""
-        inputs = self.inputs
-        first = inputs[0] if type(inputs) is tuple else inputs
-        if type(first) is Tensor and first.ndim:
-            return first.shape[0]
-        return inference.n_items_of(inputs, self.targets)
+    n_items = property(items.of_batch, doc="Number of items in this batch; see `Data(n_items=...)`.")
 
     @property
     def failed_between_batches(self) -> bool:

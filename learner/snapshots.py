@@ -34,7 +34,7 @@ from learner.identity import is_of_loader, loaders_with_state, objects_of, token
 from learner.loss_state import check_loss, loss_state, put_loss
 from learner.tensors import counted
 
-CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "training")
+CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "n_waiting", "training")
 
 
 def take(learn: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from callbacks.contract import LearnerProtocol
 from callbacks.device import tensors_in
 from callbacks.parts.draws import undrawn
 from callbacks.parts.last_good import first_bad, is_finite, tensors_of
+from callbacks.parts.loss_weight import LossWeight
 
 
 def cause_of(learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> str:
@@ -65,6 +66,10 @@ def after_the_model(learn: LearnerProtocol) -> str:
             f"the loss function gave {learn.loss.item():.6g}, so it is what a plug-in has made of "
             "learn.loss_grad that is not finite"
         )
+    weight = LossWeight()
+    weight.look(learn)
+    if not weight.of(learn):
+        return "no target of the batch counts for the loss (all are ignored), and the mean of nothing is NaN"
     return "inputs, targets, weights and predictions are finite, so the loss function overflows"
 
 

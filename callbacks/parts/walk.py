@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.parts.loss_weight import LossWeight
 
 
 class Walk(Callback):
@@ -20,12 +21,13 @@ class Walk(Callback):
         self._parameters, self._points = parameters, points
         self._found: list[Tensor] = []
         self._losses: list[Tensor] = []
-        self._n_items = 0
+        self._weights: list[float | Tensor] = []
+        self._weight = LossWeight()
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         if learn.batch_idx:
             return
-        self._losses, self._n_items = [], 0
+        self._losses, self._weights = [], []
         sizes = [each.numel() for each in self._parameters]
         parts = next(self._points).split(sizes)
         with torch.no_grad():
@@ -33,11 +35,17 @@ class Walk(Callback):
                 parameter.copy_(part.reshape(parameter.shape))
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        self._losses.append(learn.loss.double() * learn.n_items)
-        self._n_items += learn.n_items
+        self._losses.append(learn.loss.double())
+        self._weights.append(self._weight.of(learn))
 
     def after_validate(self, learn: LearnerProtocol) -> None:
-        self._found.append(torch.stack(self._losses).sum() / self._n_items)
+        losses = torch.stack(self._losses)
+        if self._weight.adds_up(learn):
+            self._found.append(losses.sum())
+            return
+        weights = torch.stack([torch.as_tensor(each, device=losses.device) for each in self._weights])
+        counted = torch.where(weights == 0, 0, losses * weights)  # the mean of no target is NaN
+        self._found.append(counted.sum() / weights.sum())
 
     def losses(self) -> Tensor:
         """The mean loss of each point, in main memory."""

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from learner.checks.faults import LearnerWarning
 from learner.data import Data
+from learner.items import both_have_time_first, counted, lengths_of
 from learner.loaders import n_batches_of
 from learner.tensors import describe
 
@@ -111,3 +112,21 @@ def sizes_of(loader: Any) -> dict[str, Any]:
         for name in ("n_items", "batch_size", "drop_last")
         if hasattr(loader, name)
     }
+
+
+def item_faults(learn: Any) -> Iterator[Exception]:
+    """Inputs, targets and predictions that disagree on the number of items.
+
+    Many right batches have inputs of another length than their targets: nodes of some graphs, a bag of
+    pictures, both halves of pairs. The predictions then have the length of the targets.
+    """
+    n_items, in_inputs = counted(learn.inputs, learn.targets)
+    if in_inputs is None or learn.data.count_items is not None:
+        return
+    if n_items in lengths_of(learn.preds)[0] and not both_have_time_first(learn.inputs, learn.targets):
+        return
+    yield LearnerWarning(
+        f"a batch has {in_inputs} items by its inputs and {n_items} by its targets "
+        f"({describe(learn.batch)}); it is counted as {n_items}, in means and in learn.n_samples. If that is "
+        "right, or another number is, give it: Data(..., n_items=lambda batch: ...)."
+    )

@@ -18,6 +18,7 @@ from callbacks.history import show
 from callbacks.optimizers import title_of as optimizer_title
 from callbacks.parts.modules import loss_parameters, modules_beside
 from learner import errors
+from learner.checks.data import item_faults
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
 from learner.checks.preflight import does_itself, trained_by
@@ -79,6 +80,7 @@ def loss_of(learn: Any, report: Report, batch: Any) -> bool:
     report.facts["batch"] = "; ".join(f"{name} {shapes(part)}" for name, part in parts)
     if does_itself(learn, "compute_loss") and not report.take(pred_faults(learn)):
         return False
+    report.take(item_faults(learn))
     compute_loss(learn)
     if not report.take(loss_faults(learn)):
         return False

@@ -24,7 +24,7 @@ from callbacks.parts.shares import parameters_of
 from callbacks.registry import REMEDIES
 from callbacks.when import unwrapped
 from learner.arguments import is_optimizer, rate_faults
-from learner.checks.data import data_faults, no_batch
+from learner.checks.data import data_faults, item_faults, no_batch
 from learner.checks.faults import LearnerWarning, listed, tell
 from learner.checks.loss import loss_faults, pred_faults
 from learner.tensors import counted
@@ -64,9 +64,12 @@ class Preflight(Callback):
         tell(training_faults(learn))
         report_loss(learn)
 
-    def after_pred(self, learn: LearnerProtocol) -> None:
+    def after_pred(self, learn: Any) -> None:
         if learn.training and does_itself(learn, "compute_loss"):
             tell(pred_faults(learn))
+        if learn.training and id(learn.data) not in learn.told:
+            tell(item_faults(learn))
+            learn.told.add(id(learn.data))
 
     def after_loss(self, learn: LearnerProtocol) -> None:
         if learn.training:

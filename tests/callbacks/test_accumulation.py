@@ -268,17 +268,19 @@ def test_a_wrong_setting_is_told(make, words):
         make()
 
 
-@pytest.mark.parametrize(
-    ("plugins", "options", "words"),
-    [
-        ((GradientAccumulation(4, name="other"),), {}, "leave one of them out"),
-        ((), {"loss_func": nn.MSELoss(reduction="sum")}, "reduction='mean'"),
-    ],
-)
-def test_what_cannot_go_together_is_told_before_the_fit(plugins, options, words):
-    learn = learner_of(batches(4), GradientAccumulation(2), *plugins, **options)
-    with pytest.raises(ValueError, match=words):
+def test_a_second_one_is_refused_before_the_fit():
+    learn = learner_of(batches(4), GradientAccumulation(2), GradientAccumulation(4, name="other"))
+    with pytest.raises(ValueError, match="leave one of them out"):
         learn.fit(1)
+
+
+def test_gradients_of_a_sum_are_added_and_not_divided():
+    loss_func = nn.MSELoss(reduction="sum")
+    one = learner_of(batches(4, 3, 5, 1), GradientAccumulation(2), loss_func=loss_func, lr=1e-3)
+    other = learner_of(batches(7, 6), loss_func=loss_func, lr=1e-3)
+    one.fit(3)
+    other.fit(3)
+    assert are_close(one, other)
 
 
 def test_a_weight_that_is_not_above_zero_is_told():

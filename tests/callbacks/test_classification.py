@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassPrecision, 
 from torchmetrics.text import Perplexity as TheirPerplexity
 
 from callbacks import F1, Perplexity, Precision, Recall, TopKAccuracy, accuracy
-from callbacks.metrics import named_metrics
+from callbacks.measures.as_metrics import named_metrics
 
 COUNTS = {
     Precision: (sk.precision_score, MulticlassPrecision),

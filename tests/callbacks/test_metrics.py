@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import MAE, MSE, R2, RMSE, Callback, LearnerWarning, Metrics, Recorder, ZeroGrad, accuracy
-from callbacks.metrics import as_metric, named_metrics
+from callbacks.measures.as_metrics import as_metric, named_metrics
 from learner import Data, Learner
 
 DEFAULTS = (ZeroGrad, Recorder)

@@ -199,8 +199,8 @@ def test_a_precision_that_is_changed_to_fp16_gets_its_scale():
 
 
 def test_a_loss_that_becomes_a_sum_is_told_of():
-    become = at("before_batch", 1, 0, lambda learn: setattr(learn, "loss_func", nn.MSELoss(reduction="sum")))
-    with pytest.raises(ValueError, match="is a sum over them"):
+    become = at("before_batch", 1, 1, lambda learn: setattr(learn, "loss_func", nn.MSELoss(reduction="sum")))
+    with pytest.raises(ValueError, match="was changed to a sum"):
         learner_of(line(), GradientAccumulation(2), become).fit(2)
 
 

@@ -33,8 +33,8 @@ from callbacks import (
     ZeroGrad,
     accuracy,
 )
+from callbacks.measures.as_metrics import direction_of, metric_name
 from callbacks.measures.classification import Accuracy
-from callbacks.metrics import direction_of, metric_name
 from learner import Data, Learner
 from learner.recipes.names import table
 from learner.recipes.recipe import load_recipe

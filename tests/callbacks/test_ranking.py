@@ -15,7 +15,7 @@ from torchmetrics.classification import BinaryAUROC
 from torchmetrics.retrieval import RetrievalMRR, RetrievalNormalizedDCG
 
 from callbacks import AUROC, NDCG, MeanReciprocalRank
-from callbacks.metrics import named_metrics
+from callbacks.measures.as_metrics import named_metrics
 
 N_ITEMS = 6
 

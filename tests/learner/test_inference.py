@@ -15,7 +15,8 @@ from torch.utils.data import TensorDataset
 
 from callbacks import Callback, ZeroGrad
 from learner import Data, Learner, TensorLoader
-from learner.inference import n_items_of, to_cpu
+from learner.inference import to_cpu
+from learner.items import n_items_of
 
 Heads = namedtuple("Heads", "mean spread")
 
@@ -186,7 +187,7 @@ def test_outputs_come_to_the_cpu_whatever_they_are():
     ("inputs", "targets", "n_items"),
     [
         ((torch.rand(5, 3),), None, 5),
-        ({"scale": torch.tensor(2.0), "x": [torch.rand(4, 3)]}, None, 4),
+        ({"scale": torch.tensor(2.0), "x": [torch.rand(4, 3), torch.rand(2, 3)]}, None, 2),
         (UserDict(x=torch.rand(4, 3)), None, 4),
         (("text",), torch.rand(3), 3),
         ((pack_sequence([torch.ones(3, 2), torch.ones(1, 2)]),), torch.rand(2), 2),

@@ -1,0 +1,126 @@
+"""What was given as metrics: objects, functions, classes; their names and directions."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from callbacks.contract import Direction, snake_case
+
+# What functions call the targets, where they take them first.
+TARGETS_FIRST = ("y_true", "target", "targets", "label", "labels")
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """What can be measured over a pass; torchmetrics' objects are such, and so may be yours.
+
+    `higher_is_better` (True, False or None) tells plug-ins that compare which way is better.
+    """
+
+    def reset(self) -> Any:
+        """Forget all that was seen."""
+
+    def update(self, preds: Any, targets: Any) -> Any:
+        """See one batch."""
+
+    def compute(self) -> Any:
+        """The value over all batches seen: a number, a tensor, or a dict of them by name."""
+
+
+def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:
+    """Each metric under its name in snake case; classes without arguments become instances."""
+    made = [as_metric(metric) for metric in metrics]
+    names = [metric_name(metric) for metric in made]
+    if "loss" in names:
+        raise ValueError("a metric is called 'loss', as the loss itself: give it another name.")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(
+                f"{count} metrics are called {name!r}: give one a `name` attribute of its own, as in "
+                f"metric.name = 'my_{name}'."
+            )
+    return dict(zip(names, made, strict=True))
+
+
+def as_metric(metric: Any) -> Any:
+    """The metric that was meant: an object, or a function.
+
+    Raises:
+        TypeError: it has no `reset`, `update` and `compute`, and is no function; or a class needs arguments.
+    """
+    if isinstance(metric, type) and isinstance(metric, Metric):
+        try:
+            inspect.signature(metric).bind()
+        except TypeError as error:
+            raise TypeError(
+                f"the metric {metric.__name__} needs arguments ({error}): pass {metric.__name__}(...)."
+            ) from None
+        return metric()
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(exact := getattr(metric, "metric", None), type):  # of which it is one batch's form
+        return exact()
+    if callable(metric) and not isinstance(metric, type):
+        check_order(metric)
+        return metric
+    hint = " Give metrics one by one, not in a list." if isinstance(metric, (list, tuple)) else ""
+    if isinstance(metric, str):
+        hint = (
+            f" Names are for recipes; here it is the thing itself, as from callbacks import {named(metric)}."
+        )
+    elif isinstance(metric, type) and issubclass(metric, torch.nn.Module):
+        hint = f" Pass an instance, {metric.__name__}()."
+    raise TypeError(
+        f"{metric!r} is no metric: pass a function of (preds, targets), or an object with reset, update and "
+        f"compute.{hint}"
+    )
+
+
+def named(word: str) -> str:
+    """Our name of the metric that is meant by a word, or an example."""
+    import callbacks
+
+    ours = [
+        name
+        for name in callbacks.__all__
+        if name == "accuracy" or hasattr(getattr(callbacks, name), "compute")
+    ]
+    return next((name for name in ours if name.lower() == word.lower()), "accuracy")
+
+
+def check_order(function: Any) -> None:
+    """Refuse a function that takes targets first, as scikit-learn's do: many measure otherwise then."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return
+    if names[:1] and names[0] in TARGETS_FIRST:
+        title = getattr(function, "__name__", "metric")
+        raise ValueError(
+            f"the metric {title} takes {names[0]!r} first, but is called with (preds, targets): turn them "
+            f"round, as in def my_{title}(preds, targets): return {title}(targets, preds)."
+        )
+
+
+def metric_name(metric: Any) -> str:
+    """The name it gives itself, or its function's or class's, in snake case."""
+    function = metric.func if isinstance(metric, partial) else metric
+    name = getattr(metric, "name", None) or getattr(function, "__name__", type(function).__name__)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise TypeError(
+            f"the metric {metric!r} has no name to record it under: write it as a function with def, or give "
+            "it one, as in metric.name = 'my_metric'."
+        )
+    return snake_case(name)
+
+
+def direction_of(metric: Any) -> Direction | None:
+    """Which way is better, where the metric tells."""
+    function = metric.func if isinstance(metric, partial) else metric
+    higher: bool | None = getattr(function, "higher_is_better", None)
+    return None if higher is None else ("max" if higher else "min")

@@ -1,0 +1,235 @@
+"""How the values that a function gives for batches make its value for all of them together.
+
+torch's losses do not all average over the items of a batch: most divide by the number of elements,
+`cross_entropy` by the number (or the class weights) of the targets that are not ignored, and
+`reduction="sum"` does not divide at all. Here stands what each divides by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import _reduction
+from torch.nn import functional as F
+
+Count = int | Tensor | None
+Get = Callable[[str, Any], Any]  # a setting of a loss by its name, and its default
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How a function reduces.
+
+    Attributes:
+        weigh: what the mean of a batch divides by, as a function of what the loss was called with; it gives
+            None where it does not know. None in its place: nothing is known, so items count.
+        adds_up: the function sums, so that the value for several batches is the sum of theirs.
+    """
+
+    weigh: Callable[..., Count] | None = None
+    adds_up: bool = False
+
+
+def reduction_of(function: Any) -> Reduction:
+    """How a loss reduces: one of torch's, as a function, a `partial` or a module, or any that names a sum.
+
+    A loss of one's own is believed where its attribute or argument `reduction` is `"sum"`.
+    """
+    base, get = unwrapped(function)
+    known = name_of(base)
+    reduction = declared(get)
+    if reduction == "sum":
+        return Reduction(adds_up=True)
+    if known is None or reduction not in ("mean", "batchmean"):
+        return Reduction()
+    weigh = n_rows if reduction == "batchmean" else WEIGHERS[known]
+    return Reduction(partial(weigh, get))
+
+
+def unwrapped(function: Any) -> tuple[Any, Get]:
+    """The loss within partials and compiled modules, and its settings.
+
+    A `partial` that gives arguments by position changes what the others mean: nothing is known of it.
+    """
+    keywords: dict[str, Any] = {}
+    while function is not (inner := within(function)):
+        keywords = {**getattr(function, "keywords", {}), **keywords}
+        function = inner
+    if not keywords:
+        return function, lambda name, default: getattr(function, name, default)
+    return None if isinstance(function, nn.Module) else function, keywords.get
+
+
+def within(function: Any) -> Any:
+    """What a `partial` or `torch.compile` has wrapped, once; else the function itself."""
+    if isinstance(function, partial):
+        return None if function.args else function.func
+    for name in ("_orig_mod", "_torchdynamo_orig_callable"):
+        function = getattr(function, name, function)
+    return function
+
+
+def name_of(function: Any) -> str | None:
+    """Which of torch's losses it is, by the name of the function in `torch.nn.functional`."""
+    if isinstance(function, nn.Module):
+        for kind, name in MODULES.items():
+            if isinstance(function, kind):
+                return name if type(function).forward is kind.forward else None
+        return None
+    name = getattr(function, "__name__", None)
+    return name if name in WEIGHERS and getattr(F, name, None) is function else None
+
+
+def declared(get: Get) -> Any:
+    """The reduction that a loss names, also in torch's old words; `"mean"` where it names none."""
+    size_average, reduce = get("size_average", None), get("reduce", None)
+    if isinstance(size_average, bool) or isinstance(reduce, bool):
+        return _reduction.legacy_get_string(size_average, reduce, emit_warning=False)
+    return get("reduction", "mean")
+
+
+# What each divides by. The arguments: a loss's settings, then what it is called with.
+
+
+def n_elements(get: Get, preds: Any, targets: Any, *more: Any) -> Count:
+    """Elements that are compared, as of `mse_loss`."""
+    if more or not isinstance(preds, Tensor) or not isinstance(targets, Tensor):
+        return None
+    return preds.numel() if preds.shape == targets.shape else n_together(preds, targets)
+
+
+def n_weighted(get: Get, preds: Any, targets: Any, *more: Any) -> Count:
+    """Sum of the elements' weights where there are such: `mse_loss` and `l1_loss` divide by it."""
+    weight = get("weight", None)
+    return n_elements(get, preds, targets, *more) if weight is None else weight.sum()
+
+
+def n_of_all(get: Get, *tensors: Any) -> Count:
+    """Elements of all arguments together."""
+    return n_together(*tensors) if all(isinstance(each, Tensor) for each in tensors) else None
+
+
+def n_of_normal(get: Get, preds: Any, targets: Any, var: Any = None, *more: Any) -> Count:
+    """Elements, of `gaussian_nll_loss`, whose variance never adds any."""
+    return None if more else n_elements(get, preds, targets)
+
+
+def n_of_vectors(get: Get, *vectors: Any) -> Count:
+    """Vectors that are compared, along the last dimension."""
+    if not all(isinstance(each, Tensor) and each.ndim for each in vectors):
+        return None
+    return torch.broadcast_shapes(*(each.shape for each in vectors))[:-1].numel()
+
+
+def n_of_pairs(get: Get, first: Any, second: Any, signs: Any = None, *more: Any) -> Count:
+    """Pairs of vectors, of `cosine_embedding_loss`: as many as signs."""
+    return signs.numel() if isinstance(signs, Tensor) and not more else None
+
+
+def n_rows(get: Get, preds: Any, *more: Any) -> Count:
+    """Rows of the first dimension, by which `batchmean` divides."""
+    return preds.shape[0] if isinstance(preds, Tensor) and preds.ndim else None
+
+
+def n_of_margins(get: Get, preds: Any, *more: Any) -> Count:
+    """Items of scores of shape (items, classes) or (classes,)."""
+    if not isinstance(preds, Tensor) or not preds.ndim:
+        return None
+    return preds.shape[:-1].numel()
+
+
+def n_of_sequences(
+    get: Get, preds: Any, targets: Any, input_lengths: Any = None, target_lengths: Any = None, *more: Any
+) -> Count:
+    """Sequences, of `ctc_loss`, which divides each sequence's loss by its own length first."""
+    if more or target_lengths is None:
+        return None
+    return target_lengths.numel() if isinstance(target_lengths, Tensor) else len(target_lengths)
+
+
+def n_of_classes(get: Get, preds: Any, targets: Any, *more: Any) -> Count:
+    """Targets that are not ignored, or the sum of their classes' weights, of `cross_entropy` and `nll_loss`.
+
+    Of targets that are probabilities none is ignored, and their weights are not divided by.
+    """
+    if more or not isinstance(targets, Tensor):
+        return None
+    if targets.is_floating_point():
+        if not isinstance(preds, Tensor):
+            return None
+        return 1 if preds.ndim == 1 else preds.numel() // max(preds.shape[1], 1)
+    ignored, weight = get("ignore_index", -100), get("weight", None)
+    if weight is not None:
+        return weight_of(targets.detach().long(), ignored, weight.detach())
+    n_all = targets.numel()
+    if ignored is None or not n_all or (ignored < 0 and targets.is_cpu and targets.min().item() >= 0):
+        return n_all  # one look is half as long as to count, and on a CPU it waits for nothing
+    return (targets != ignored).sum()
+
+
+def weight_of(targets: Tensor, ignored: int | None, weight: Tensor) -> Tensor:
+    """The weights of the classes of all targets that are not ignored, added up."""
+    if ignored is None:
+        return weight[targets].sum()
+    left_out = targets == ignored
+    return weight[targets.masked_fill(left_out, 0)].masked_fill(left_out, 0).sum()
+
+
+def n_together(*tensors: Tensor) -> int:
+    """Elements of tensors that are broadcast."""
+    return torch.broadcast_shapes(*(each.shape for each in tensors)).numel()
+
+
+WEIGHERS: dict[str, Callable[..., Count]] = {
+    "mse_loss": n_weighted,
+    "l1_loss": n_weighted,
+    "smooth_l1_loss": n_elements,
+    "huber_loss": n_elements,
+    "binary_cross_entropy": n_elements,
+    "binary_cross_entropy_with_logits": n_elements,
+    "poisson_nll_loss": n_elements,
+    "soft_margin_loss": n_elements,
+    "hinge_embedding_loss": n_elements,
+    "kl_div": n_elements,
+    "gaussian_nll_loss": n_of_normal,
+    "margin_ranking_loss": n_of_all,
+    "cosine_embedding_loss": n_of_pairs,
+    "triplet_margin_loss": n_of_vectors,
+    "multilabel_margin_loss": n_of_margins,
+    "multilabel_soft_margin_loss": n_of_margins,
+    "multi_margin_loss": n_of_margins,
+    "ctc_loss": n_of_sequences,
+    "cross_entropy": n_of_classes,
+    "nll_loss": n_of_classes,
+}
+
+MODULES: dict[type[nn.Module], str] = {
+    nn.MSELoss: "mse_loss",
+    nn.L1Loss: "l1_loss",
+    nn.SmoothL1Loss: "smooth_l1_loss",
+    nn.HuberLoss: "huber_loss",
+    nn.BCELoss: "binary_cross_entropy",
+    nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
+    nn.PoissonNLLLoss: "poisson_nll_loss",
+    nn.SoftMarginLoss: "soft_margin_loss",
+    nn.HingeEmbeddingLoss: "hinge_embedding_loss",
+    nn.KLDivLoss: "kl_div",
+    nn.GaussianNLLLoss: "gaussian_nll_loss",
+    nn.MarginRankingLoss: "margin_ranking_loss",
+    nn.CosineEmbeddingLoss: "cosine_embedding_loss",
+    nn.TripletMarginLoss: "triplet_margin_loss",
+    nn.MultiLabelMarginLoss: "multilabel_margin_loss",
+    nn.MultiLabelSoftMarginLoss: "multilabel_soft_margin_loss",
+    nn.MultiMarginLoss: "multi_margin_loss",
+    nn.CTCLoss: "ctc_loss",
+    nn.CrossEntropyLoss: "cross_entropy",
+    nn.NLLLoss: "nll_loss",
+}
+# from torch 2.13 on; its targets are those of `cross_entropy`
+if hasattr(nn, "LinearCrossEntropyLoss"):
+    MODULES[nn.LinearCrossEntropyLoss] = "cross_entropy"
