@@ -182,6 +182,7 @@ def test_what_cannot_be_joined_is_refused_after_the_first_batch_and_returned_per
     assert [len(each) for each in targets] == [2, 1]
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 @pytest.mark.parametrize(
     ("output", "words"),
     [
