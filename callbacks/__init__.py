@@ -46,6 +46,7 @@ from callbacks.noise import StochasticDepth, WeightNoise
 from callbacks.numbers import StopOnNaN, StopOnNaNGradient
 from callbacks.optimizers import Optimizers
 from callbacks.param_scheduler import ParamScheduler
+from callbacks.parts.best import Best
 from callbacks.parts.every import Every
 from callbacks.parts.hooks import Hooks
 from callbacks.plateau import ReduceLROnPlateau
@@ -60,7 +61,7 @@ from callbacks.registry import Callbacks
 from callbacks.scalar_loggers import JSONLines, ScalarLogger, TensorBoard
 from callbacks.schedule import TorchScheduler
 from callbacks.snapshots import PlotSnapshots
-from callbacks.stopping import Best, EarlyStopping
+from callbacks.stopping import EarlyStopping
 from callbacks.surface import LossSurface
 from callbacks.swa import SWA
 from callbacks.timer import Timer

@@ -6,12 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
-from callbacks.parts.checkpoint_folder import checkpoints_in, keep_as_best, leftovers, remove, surplus
+from callbacks.parts.best import Best
+from callbacks.parts.checkpoint_folder import (
+    checkpoints_in,
+    keep_as_best,
+    leftovers,
+    other_bests,
+    remove,
+    surplus,
+)
 from callbacks.parts.every import Every
 from callbacks.parts.folder_lock import FolderLock
+from callbacks.parts.measured_weights import MeasuredWeights, in_place
 from callbacks.parts.settings import as_path
 from callbacks.parts.warning import warn
-from callbacks.stopping import Best
 
 
 class Checkpoint(Callback):
@@ -30,7 +38,9 @@ class Checkpoint(Callback):
         folder: where the files are, as `"runs/first"`; it is made. Of a recipe's run it is below the run's.
         every: how often, as in `"1 epoch"`, `"200 steps"` or `"10 minutes"`.
         keep: so many of the newest files stay, at least 1; None for all.
-        best: the name of a result, as `"valid_loss"`, of whose best epoch a file is kept.
+        best: the name of a result, as `"valid_loss"`, of whose best epoch a file is kept. It has the weights
+            that `EarlyStopping` restores; where those are of before the epoch's update, the name has their
+            step, and the file is for `learn.load`: a run resumes from the others.
         mode: `"min"` or `"max"` for `best`; by default the way that the loss or metric tells.
 
     Attributes:
@@ -46,7 +56,7 @@ class Checkpoint(Callback):
     """
 
     order = Order.SAVE
-    state = ("best", "best_epoch")
+    state = ("best", "best_epoch", "pass_start")
     MAX_FAILURES = 2  # in a row
 
     def __init__(
@@ -67,6 +77,7 @@ class Checkpoint(Callback):
             )
         self.every, self.keep, self.monitor = Every(every), keep, best
         self._best = None if best is None else Best(best, owner="Checkpoint", mode=mode)
+        self._measured = MeasuredWeights(best or "")
         self._folder: Path | None = None
         self._lock: FolderLock | None = None
         self._unlocked: Exception | None = None  # why a fit that resumes has no lock
@@ -98,8 +109,18 @@ class Checkpoint(Callback):
         if self._best is not None:
             self._best.epoch = epoch
 
+    @property
+    def pass_start(self) -> dict[str, Any] | None:
+        """Of the epoch under way: the global step at its beginning, and the weights, where they may count."""
+        return self._measured.start
+
+    @pass_start.setter
+    def pass_start(self, start: dict[str, Any] | None) -> None:
+        self._measured.start = start
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._reset()
+        self._measured.begin_fit()
         self._folder = self._folder or self.folder.absolute()  # should the fit change the working directory
         if not self._has_lock(learn):
             return
@@ -133,6 +154,13 @@ class Checkpoint(Callback):
             raise self._unlocked
         self._in_epoch = True
 
+    def before_train(self, learn: LearnerProtocol) -> None:
+        if self._best is not None:
+            self._measured.before_train(learn)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._measured.after_train(learn)
+
     def after_batch(self, learn: LearnerProtocol) -> None:
         if was_interrupted(learn) or learn.error is not None or self.every.after_batch(learn):
             self._save(learn, "batch")
@@ -141,10 +169,13 @@ class Checkpoint(Callback):
         self._in_epoch = False
         if was_interrupted(learn):
             return  # in the middle of a pass, where it was saved
-        is_better = self._best is not None and self._best.update(learn)
+        is_better = bool(self._best is not None and self._best.update(learn))
+        before_update = self._measured.release()
         is_last = bool(learn.stop_reason) or learn.epoch + 1 == learn.n_epochs
         if is_last or is_better or learn.error is not None or self.every.after_epoch(learn):
-            self._save(learn, "epoch", is_last=is_last, is_best=bool(is_better))
+            self._save(learn, "epoch", is_last=is_last, is_best=is_better and not before_update)
+        if is_better and before_update:
+            self._save_measured(learn, before_update, is_last)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self._in_epoch and not was_interrupted(learn):  # CancelFit ended it
@@ -173,6 +204,18 @@ class Checkpoint(Callback):
             return
         self._n_failures = 0
         self._remove([*former, *surplus(self._folder, self.keep)])
+
+    def _save_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
+        """Save the weights that were measured, before the update, as the best, to be loaded."""
+        assert self._folder is not None
+        path = self._folder / f"best-{start['step']:09}.pt"
+        try:
+            with in_place(learn, start["weights"]):
+                learn.save(path)
+        except OSError as error:
+            self._fail(error, path, is_last)
+            return
+        self._remove(other_bests(path))
 
     def _remove(self, paths: list[Path]) -> None:
         """Remove files of ours; what cannot be removed does no harm but takes room."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
+from callbacks.parts.best import Best
 from callbacks.parts.hyperparameters import Kept, check_alone, get, put
 from callbacks.parts.settings import is_number
-from callbacks.stopping import Best
 
 
 class ReduceLROnPlateau(Callback):

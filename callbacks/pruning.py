@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.stopping import check_measured
+from callbacks.parts.best import check_measured
 
 
 class OptunaPruning(Callback):

@@ -18,12 +18,12 @@ from torch.optim.lr_scheduler import (
 from callbacks.accumulation import GradientAccumulation
 from callbacks.budgets import n_train_batches
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.parts.best import check_measured
 from callbacks.parts.every import Every
 from callbacks.parts.hyperparameters import Kept, check_alone, get, settings_of
 from callbacks.parts.warning import warn
 from callbacks.parts.windows import planned, windows_of
 from callbacks.registry import unwrapped
-from callbacks.stopping import check_measured
 
 
 class Still(torch.optim.Optimizer):

@@ -2,115 +2,36 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from difflib import get_close_matches
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order
-from callbacks.parts.modules import loss_tensors
-from callbacks.parts.named import named_tensors
-from callbacks.parts.plain_attributes import is_storable, plain_state, put_plain
+from callbacks.parts.best import Best
+from callbacks.parts.measured_weights import MeasuredWeights, copy_weights, put_weights
+from callbacks.parts.output import print_line
 from callbacks.parts.settings import is_number
-from callbacks.parts.warning import warn
-
-
-class Best:
-    """The best value that one result has had, for plug-ins that compare epochs: each holds one.
-
-    Args:
-        monitor: the result's name, as `"valid_loss"`.
-        owner: the plug-in's class, for messages.
-        mode: which way is better; by default the way that the loss or metric tells.
-        min_delta: a value is better only by more than this, in the result's own unit, at least 0.
-
-    Attributes:
-        value: the best value; None before there is one. NaN and infinity are never better.
-        epoch: when that was, from 0 in each fit; None before.
-
-    Raises:
-        ValueError, TypeError: a setting cannot be used.
-    """
-
-    def __init__(self, monitor: str, *, owner: str, mode: Direction | None = None, min_delta: float = 0.0):
-        if not isinstance(monitor, str):
-            raise TypeError(f"{owner}(monitor={monitor!r}): pass a result's name, as 'valid_loss'.")
-        if mode not in (None, "min", "max"):
-            raise ValueError(
-                f"{owner}(mode={mode!r}): there are 'min' and 'max', and None to ask the metric."
-            )
-        if not is_number(min_delta) or min_delta < 0:
-            raise ValueError(f"{owner}(min_delta={min_delta!r}): write a finite number of at least 0.")
-        self.monitor, self.owner, self.min_delta = monitor, owner, min_delta
-        self.mode: Direction | None = mode
-        self.direction: Direction | None = mode
-        self.value: float | None = None
-        self.epoch: int | None = None
-
-    def begin(self, learn: LearnerProtocol) -> None:
-        """Check that the result will be measured, and forget what was best; call it in `before_fit`.
-
-        Raises:
-            ValueError: nothing of that name is measured, or which way is better is not known.
-        """
-        self.value = self.epoch = None
-        check_measured(self.monitor, learn, self.owner)
-        known = learn.measured[self.monitor]
-        self.direction = self.mode or known
-        if self.direction is None:
-            raise ValueError(
-                f"{self.owner}(monitor={self.monitor!r}): which way is better is not known of that. Write "
-                f"{self.owner}(..., mode='min') or mode='max', or give the metric the attribute "
-                f"higher_is_better."
-            )
-        if known not in (None, self.direction):
-            warn(
-                f"{self.owner}(mode={self.mode!r}): the better way of {self.monitor} is {known!r}. "
-                f"Leave mode out to go by that."
-            )
-
-    def update(self, learn: LearnerProtocol) -> bool | None:
-        """Look at this epoch's result: is it the best so far? None where the epoch has no such result."""
-        if self.monitor not in learn.results:
-            return None
-        value = learn.results[self.monitor]
-        if not isinstance(value, (int, float)):
-            raise ValueError(
-                f"{self.owner}(monitor={self.monitor!r}): the result is {value!r}, but only a number can be "
-                f"compared."
-            )
-        if not self.is_better(value):
-            return False
-        self.value, self.epoch = value, learn.epoch
-        return True
-
-    def is_better(self, value: float) -> bool:
-        """Is this value better than the best one, by more than `min_delta`?"""
-        if not math.isfinite(value):
-            return False
-        if self.value is None:
-            return True
-        gain = self.value - value if self.direction == "min" else value - self.value
-        return gain > self.min_delta
+from callbacks.progress import Progress
 
 
 class EarlyStopping(Callback):
-    """Stop when a result has not been better for some epochs in a row, and put the best weights back.
+    """Stop when a result has not been better for some epochs in a row, and restore the best weights.
 
-    Weights and buffers of the best epoch, also of a loss that is a module, are put back when the fit ends,
+    Weights and buffers of the best epoch, also of a loss that is a module, are restored when the fit ends,
     whether it was stopped or came to its end (as Keras does), but not after an error or Ctrl-C. The optimizer
-    stays as it is. Each fit begins anew: what was best in the one before is not compared with. An epoch
-    without the result does not count.
+    stays as it is. Each fit starts without a best value. An epoch without the result does not count.
+
+    The best weights are those that were measured. For a result of validation they are those at the epoch's
+    end. A result of the training pass, as `"train_loss"`, is measured before each update: where the epoch has
+    one update, as with one batch, the weights before it are restored. Where it has several, the result is a
+    mean over the weights on the way, and those at the end of the epoch are restored.
 
     Args:
         monitor: the result's name, as `"valid_loss"`, `"valid_accuracy"` or `"train_loss"`.
         patience: so many epochs in a row without a better value end the fit.
         min_delta: a value is better only by more than this, in the result's own unit.
         mode: `"min"` or `"max"`; by default the way that the loss or metric tells.
-        restore_best: put the best weights back; a copy of them is kept in main memory.
+        restore_best: restore the best weights; a copy of them is kept in main memory.
         stopping_threshold: stop as soon as the value is this or better; that epoch's weights are the best.
         divergence_threshold: stop as soon as the value is this, worse, or NaN.
 
@@ -125,7 +46,7 @@ class EarlyStopping(Callback):
     """
 
     order = Order.DECIDE
-    state = ("best", "best_epoch", "wait", "best_weights", "best_beside")
+    state = ("best", "best_epoch", "wait", "best_weights", "best_beside", "best_moment", "pass_start")
 
     def __init__(
         self,
@@ -151,7 +72,10 @@ class EarlyStopping(Callback):
         self.divergence_threshold = check_threshold("divergence_threshold", divergence_threshold)
         self.wait = 0
         self.best_weights: dict[str, Tensor] | None = None
-        self.best_beside: dict[str, Any] | None = None  # of the loss, and tensors in plain attributes
+        self.best_beside: dict[str, Tensor] | None = None  # of the loss, and tensors in plain attributes
+        self._measured = MeasuredWeights(monitor)
+        self.best_moment = ""  # of the best epoch: when the weights were its, in words
+        self._is_said = False  # does the reason of the stop say what is restored?
 
     @property
     def best(self) -> float | None:
@@ -171,11 +95,29 @@ class EarlyStopping(Callback):
     def best_epoch(self, epoch: int | None) -> None:
         self._best.epoch = epoch
 
+    @property
+    def pass_start(self) -> dict[str, Any] | None:
+        """Of the epoch under way: the global step at its beginning, and the weights, where they may count."""
+        return self._measured.start
+
+    @pass_start.setter
+    def pass_start(self, start: dict[str, Any] | None) -> None:
+        self._measured.start = start
+
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._best.monitor = self.monitor  # it may have been changed
+        self._best.monitor = self._measured.monitor = self.monitor  # it may have been changed
         self._best.begin(learn)
         self._check_thresholds()
+        self._measured.begin_fit()
         self.wait, self.best_weights, self.best_beside = 0, None, None
+        self.best_moment, self._is_said = "", False
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        if self.restore_best:
+            self._measured.before_train(learn)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._measured.after_train(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         better = self._best.update(learn)
@@ -186,19 +128,31 @@ class EarlyStopping(Callback):
             self.best, self.best_epoch, better = value, learn.epoch, True
         self.wait = 0 if better else self.wait + 1
         if better and self.restore_best:
-            self.best_weights = copy_tensors(named_tensors(learn.model))
-            self.best_beside = copy_beside(learn)
+            before_update = self._measured.release()
+            self.best_weights, self.best_beside = (
+                before_update["weights"] if before_update else copy_weights(learn)
+            )
+            self.best_moment = self._measured.moment
+        self._measured.release()
         reason = self._reason(value)
         if reason and learn.epoch + 1 < learn.n_epochs:
             learn.stop(reason)
+            self._is_said = learn.stop_reason == reason and "restored" in reason
 
     def after_fit(self, learn: LearnerProtocol) -> None:
-        if self.best_weights is not None:
-            put_tensors(named_tensors(learn.model), self.best_weights)
-            put_beside(learn, self.best_beside or {})
+        if self.best_weights is None or learn.interrupted is not None:
+            return
+        put_weights(learn, (self.best_weights, self.best_beside or {}))
+        is_last = self.best_epoch == learn.epoch and "before" not in self.best_moment
+        if Progress in learn.callbacks and not (is_last or self._is_said):
+            print_line(
+                f"the weights of epoch {self.best_epoch}{self.best_moment} are restored, the best by "
+                f"{self.monitor}: {self.best:.6g}"
+            )
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self.best_weights = self.best_beside = None  # as large as the model; the numbers stay to be looked at
+        self._measured.begin_fit()
 
     def _check_thresholds(self) -> None:
         """Refuse a good value that is no better than a bad one."""
@@ -231,7 +185,7 @@ class EarlyStopping(Callback):
         if self.best is None:
             return f"{self.monitor} has not been a finite number for {epochs(self.wait)}"
         margin = f" by more than {self._best.min_delta:g}" if self._best.min_delta else ""
-        weights = ", whose weights are put back" if self.restore_best else ""
+        weights = f", whose weights{self.best_moment} are restored" if self.restore_best else ""
         return (
             f"{self.monitor} has not been better{margin} for {epochs(self.wait)}, now "
             f"{value:.6g}; the best was {self.best:.6g} in epoch "
@@ -244,59 +198,6 @@ def check_threshold(argument: str, value: float | None) -> float | None:
     if value is not None and not is_number(value):
         raise ValueError(f"EarlyStopping({argument}={value!r}): write a finite number, or leave it out.")
     return value
-
-
-def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
-    """Refuse a name of which no result will come.
-
-    Raises:
-        ValueError: tells what is measured, and which name was probably meant.
-    """
-    names = list(learn.measured)
-    if monitor in names:
-        return
-    argument = "best" if owner == "Checkpoint" else "monitor"
-    place = f"{owner}({argument}={monitor!r})"
-    if not names:
-        raise ValueError(f"{place}: nothing is measured. Add the plug-in that does: callbacks=[Metrics()].")
-    if learn.data.valid is None and monitor.startswith("valid_"):
-        other = f"train_{monitor.removeprefix('valid_')}"
-        found = other if other in names else "train_loss"
-        raise ValueError(
-            f"{place}: there is no validation data. Give some, with Data(train, valid), or go by the "
-            f"training data with {argument}={found!r}."
-        )
-    close = get_close_matches(monitor, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(
-        f"{place}: nothing of that name is measured.{hint} There are: {', '.join(names)}. Pass one of them, "
-        f"or add the metric with Learner(metrics=[...])."
-    )
-
-
-def copy_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of weights and buffers in main memory, where they take nothing from the device."""
-    return {name: each.detach().to("cpu", copy=True) for name, each in tensors.items()}
-
-
-def put_tensors(tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> None:
-    """Copy back into the tensors what `copy_tensors` gave."""
-    with torch.no_grad():
-        for name, copied in copies.items():
-            tensors[name].copy_(copied)
-
-
-def copy_beside(learn: LearnerProtocol) -> dict[str, Any]:
-    """Copies of the loss's tensors, and of the tensors that modules keep in plain attributes."""
-    plain = {key: value for key, value in plain_state(learn.model).items() if is_storable(value)}
-    return {"loss": copy_tensors(loss_tensors(learn)), "plain": copy.deepcopy(plain)}
-
-
-def put_beside(learn: LearnerProtocol, copies: dict[str, Any]) -> None:
-    """Put back what `copy_beside` gave."""
-    if copies:
-        put_tensors(loss_tensors(learn), copies["loss"])
-        put_plain(learn.model, {**plain_state(learn.model), **copies["plain"]})
 
 
 def epochs(number: int) -> str:

@@ -199,6 +199,11 @@ def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
         )
 
 
+def has_position(path: Path) -> bool:
+    """Can a run resume from this file? Not where it holds the weights before an update, to be loaded."""
+    return checkpoint.load(path)["fit"]["position"] is not None
+
+
 def newest_whole(folders: list[Path]) -> Path | None:
     """The newest checkpoint that is not damaged; each damaged one is told of.
 
@@ -209,6 +214,8 @@ def newest_whole(folders: list[Path]) -> Path | None:
     paths = [path for folder in folders for path in checkpoints_in(folder)]
     for path in sorted(paths, key=step_of, reverse=True):
         fault = files.is_whole(path)
+        if fault is None and path.name.startswith("best") and not has_position(path):
+            continue
         if fault is None:
             for words in faults:
                 warn(f"{words} Going on from {path.name}.")

@@ -44,8 +44,12 @@ def keep_as_best(path: Path) -> list[Path]:
     except OSError:  # a file system without links
         shutil.copyfile(path, temporary)
     temporary.replace(target)
-    found = checkpoints_in(path.parent)
-    return [each for each in found if each.name.startswith("best") and each != target]
+    return other_bests(target)
+
+
+def other_bests(path: Path) -> list[Path]:
+    """The files of the best epoch beside this one."""
+    return [each for each in checkpoints_in(path.parent) if each.name.startswith("best") and each != path]
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from callbacks import Callback, CancelFit, LearnerWarning, Metrics, Order, Recorder, ZeroGrad
-from callbacks.stopping import Best, EarlyStopping
+from callbacks.parts.best import Best
+from callbacks.stopping import EarlyStopping
 from learner.learner import Learner
 
 BATCH = (torch.ones(4, 1), torch.ones(4, 1))
@@ -117,7 +118,7 @@ def test_the_reason_tells_numbers_and_epochs():
     _, learn = epochs_run([5, 0.125, 2, 3.5, 9], patience=2)
     assert learn.stop_reason == (
         "valid_loss has not been better for 2 epochs, now 3.5; the best was 0.125 in epoch 1, "
-        "whose weights are put back"
+        "whose weights are restored"
     )
 
 
