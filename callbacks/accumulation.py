@@ -183,7 +183,7 @@ class GradientAccumulation(Callback):
             return True
         if self.n_samples is not None and self.window["n_samples"] >= self.n_samples:
             return True
-        return learn.batch_idx + 1 == learn.n_batches
+        return learn.is_last_batch
 
     def _is_void(self, last: int) -> bool:
         """Was a batch after those of the window cancelled? The loop has dropped all gradients then."""

@@ -58,6 +58,13 @@ class StopAfter(Callback):
         self._started = time.monotonic()
         self.begun = {"step": learn.global_step, "sample": learn.n_samples}
 
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        if not learn.training or learn.n_batches is not None or self.unit in SECONDS:
+            return
+        if self._is_used_up(learn):  # with the last batch that the loader's length tells; this is one more
+            learn.batch_idx -= 1  # the last one that was done
+            raise CancelTrain
+
     def after_batch(self, learn: LearnerProtocol) -> None:
         is_last = learn.batch_idx + 1 == learn.n_batches
         if learn.training and self._is_used_up(learn) and (self.unit in SECONDS or not is_last):

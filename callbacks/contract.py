@@ -161,6 +161,11 @@ class LearnerProtocol(Protocol):
         ...
 
     @property
+    def is_last_batch(self) -> bool:
+        """Is it certain that no batch follows in this pass? False too where a loader's length is unproven."""
+        ...
+
+    @property
     def n_items(self) -> int:
         """Number of items in this batch: what `Data(n_items=...)` gives, else the length of the targets."""
         ...

@@ -27,8 +27,10 @@ class ParamScheduler(Callback):
 
     Progress is 0 at the first batch of the fit and 1 at its last, and goes by batches. Under a budget of
     steps, samples or epochs (`StopAfter`) it is 1 where the budget ends. In a `When` it is 0 where `start`
-    opens the window and 1 where `until` closes it, after which the last value stays. At the end of a fit the
-    optimizer's settings are restored; each fit starts a new schedule, and a resumed one continues its own.
+    opens the window and 1 where `until` closes it, after which the last value stays. Where a loader gives
+    another number of batches than its length says, progress follows what it gave, from the batch on at which
+    that shows. At the end of a fit the optimizer's settings are restored; each fit starts a new schedule, and
+    a resumed one continues its own.
 
     Args:
         schedules: for the name of a hyperparameter a function of progress, as those in
@@ -61,7 +63,7 @@ class ParamScheduler(Callback):
             raise ValueError(f"ParamScheduler(n_batches={n_batches!r}): write a whole number of at least 1.")
         self.relative, self.n_batches = relative, n_batches
         self._kept: hyperparameters.Kept | None = None
-        self._told = False
+        self._told = self._is_sized = False
         self.begun: Clock | None = None  # the clock where the schedule began
         self._span: Span | None = None
 
@@ -71,10 +73,15 @@ class ParamScheduler(Callback):
         self._kept, self._told = hyperparameters.Kept(learn.optimizer, *self.schedules), False
         self.begun = self._span = None
 
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._is_sized = learn.n_batches is not None
+
     def before_batch(self, learn: LearnerProtocol) -> None:
         if not learn.training:
             return
         n_batches = self.n_batches or learn.n_batches
+        if n_batches is None and self._is_sized:  # the loader gives more than it said: this one at least
+            n_batches = learn.batch_idx + 1
         if n_batches is None:
             raise ValueError(
                 "ParamScheduler: the loader does not know how many batches an epoch has. Pass "

@@ -73,10 +73,21 @@ class Progress(Callback):
             self._draw(learn, learn.batch_idx + 1)
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._n_passed += learn.batch_idx + 1
+        self._end_pass(learn)
 
     def after_validate(self, learn: LearnerProtocol) -> None:
-        self._n_passed += learn.batch_idx + 1
+        self._end_pass(learn)
+
+    def _end_pass(self, learn: LearnerProtocol) -> None:
+        """Count its batches; where a whole pass had more or fewer than its loader said, expect so many."""
+        n_done, (n_train, n_valid) = learn.batch_idx + 1, self._lengths
+        self._n_passed += n_done
+        known = n_train if learn.training else n_valid
+        if known in (None, n_done) or learn.n_batches != n_done:
+            return
+        self._lengths = (n_done, n_valid) if learn.training else (n_train, n_done)
+        if self._bar is not None:
+            self._bar.total = self._total(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         now = time.monotonic()

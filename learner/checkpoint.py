@@ -14,8 +14,8 @@ from callbacks.parts import hyperparameters
 from callbacks.parts.modules import loss_tensors, modules_beside
 from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
-from learner import files, optimizer_modes, positions, snapshots, unkept
-from learner.fingerprint import differences, fingerprint
+from learner import files, optimizer_modes, passes, positions, snapshots, unkept
+from learner.fingerprint import differences, fingerprint, plain_or_none
 from learner.plain import from_plain, to_plain
 
 At = Literal["batch", "epoch", "end"]
@@ -55,6 +55,8 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
             "groups": learn.groups_begun,
             "stop_reason": None if learn.interrupted else learn.stop_reason,
             "position": None if at is None else position_of(learn, at),
+            "batch_size": plain_or_none(batch_size_before(learn, at)),
+            "passes": passes.to_keep(learn, in_pass=at == "batch"),
             "mark": learn._mark if at == "batch" else None,
             "now": positions.now(loader_under_way(learn)) | {"random": None} if at == "batch" else None,
         },
@@ -72,6 +74,11 @@ def put_gradients(module: torch.nn.Module, gradients: dict[str, torch.Tensor]) -
     for name, parameter in module.named_parameters():
         gradient = gradients.get(name)
         parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+
+
+def batch_size_before(learn: Any, at: At | None) -> Any:
+    """The batch size that the callbacks of the next epoch to begin find."""
+    return learn._known.size_before if at == "batch" else getattr(learn.data.train, "batch_size", None)
 
 
 def state_of(learn: Any) -> dict[str, Any]:

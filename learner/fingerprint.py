@@ -18,6 +18,7 @@ from callbacks.optimizers import title_of
 from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
 from learner.batching import TensorLoader
+from learner.generators import takers
 from learner.loaders import n_batches_of
 from learner.stored import Stored
 from learner.tensors import Column
@@ -37,6 +38,7 @@ SOFT = ("torch", "python", "numpy", "plainlearner", "device", "n_workers")
 
 def fingerprint(learn: Any) -> dict[str, Any]:
     """Names, shapes and dtypes; optimizer; data; plug-ins with state; versions. Plain data."""
+    data = {part: data_of(learn, part) for part in ("train", "valid")}
     return {
         "model": {
             name: [list(tensor.shape), str(tensor.dtype)]
@@ -48,7 +50,8 @@ def fingerprint(learn: Any) -> dict[str, Any]:
             for plugin in learn.callbacks
             if declares_state(plugin) and was_given(learn, plugin)
         },
-        "data": {"train": loader_of(learn.data.train), "valid": loader_of(learn.data.valid)},
+        "data": {part: begun for part, (begun, _) in data.items()},
+        "loaders": {part: now for part, (_, now) in data.items()},
         "versions": versions(learn),
     }
 
@@ -71,6 +74,21 @@ def optimizer_of(learn: Any) -> dict[str, Any]:
         "class": title_of(learn.optimizer),
         "groups": [[names.get(id(each), "?") for each in group["params"]] for group in groups],
     }
+
+
+def data_of(learn: Any, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a loader was when the fit began, and what it is now.
+
+    The first is what a new process is to begin with: during a fit a callback may put another loader in its
+    place, and `set_epoch` may change its length. What else changes a loader in place cannot be repeated, so
+    that counts as it is now.
+    """
+    loader = getattr(learn.data, part)
+    now = loader_of(loader)
+    given, begun = learn._known.begun.get(part, (loader, now))
+    if now == begun or loader is not given or isinstance(loader, TensorLoader):
+        return begun, now
+    return (begun if any(takers(loader)) else now), now
 
 
 def loader_of(loader: Any) -> dict[str, Any]:

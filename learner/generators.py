@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import random
 import sys
 import types
@@ -34,7 +35,7 @@ def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> 
     for path, state in states.items():
         if path in found and kind_of(found[path]) == state["kind"]:
             put(found[path], state["state"])
-        else:
+        elif state["kind"] != "epoch":  # which is set in each pass
             lost.append(path)
     if lost:
         warn(
@@ -114,6 +115,25 @@ def put(part: Any, state: Any) -> None:
         part.bit_generator.state = state
     else:
         part.set_state(state)
+
+
+def takers(root: Any) -> Iterator[Any]:
+    """What takes the number of the epoch, the outermost first."""
+    for _, part in walk(root):
+        method = getattr(type(part), "set_epoch", None)
+        if callable(method) and takes_one(part.set_epoch):
+            yield part
+
+
+def takes_one(method: Any) -> bool:
+    """Can it be called with one argument?"""
+    try:
+        inspect.signature(method).bind(0)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        pass
+    return True
 
 
 def walk(root: Any) -> Iterator[tuple[str, Any]]:

@@ -31,8 +31,10 @@ from learner.explain import explain
 from learner.groups import Splitter
 from learner.interrupt import interruptible
 from learner.keywords import suggest_keywords
+from learner.leaks import checked
 from learner.loop import Loop
 from learner.other_words import tells_other_words
+from learner.passes import Known
 from learner.place import Place
 from learner.resumption import Resume
 from learner.subclass import check_subclass
@@ -98,7 +100,7 @@ class Learner(Tuning):
         self._optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
         self._make_optimizer()
         self.history, self.results, self.told = History(), {}, set()
-        self._at, self._begun = Place(), []
+        self._at, self._begun, self._known = Place(), [], Known()
         self._set_callbacks(
             with_defaults(callbacks, tuple(as_list(metrics, "metrics")), defaults, type(self), Loop)
         )
@@ -304,7 +306,7 @@ class Learner(Tuning):
         loader = inference.loader_or_valid(self.data, loader)
         with optimizer_modes.in_eval_mode(self), self._aside(), torch.no_grad(), snapshots.undrawn(loader):
             self._begin_pass(loader, training=False, span="predict")
-            return inference.collect(self, self.data.batches(loader), keep, returns)
+            return inference.collect(self, checked(iter(self.data.batches(loader))), keep, returns)
 
     def snapshot(self) -> dict[str, Any]:
         """Copy weights, buffers, optimizer, plug-in state, random state, clock and history."""

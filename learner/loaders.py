@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -77,6 +77,18 @@ def check_dataset(name: str, dataset: Any) -> None:
 def is_function(loader: Any) -> bool:
     """Something to call for batches, rather than batches."""
     return callable(loader) and not hasattr(loader, "__iter__")
+
+
+def is_one_shot(loader: Any) -> bool:
+    """Can it be gone through only once?
+
+    An iterator that gives itself in `__iter__` and does nothing else there is such. One whose `__iter__`
+    begins anew (as loaders of other libraries do) is not.
+    """
+    if not hasattr(loader, "__next__") or not hasattr(loader, "__iter__"):
+        return False
+    code = getattr(type(loader).__iter__, "__code__", None)
+    return code is None or code.co_code == Iterator.__iter__.__code__.co_code
 
 
 def describe_loader(loader: Any) -> str:

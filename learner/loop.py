@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
 from callbacks.history import History
-from learner import again, errors, interrupt, items, positions, snapshots
+from learner import again, errors, interrupt, items, passes, snapshots
 from learner.checks import preflight
 from learner.data import Data
-from learner.loaders import n_batches_of
 from learner.pass_modes import Modes, enter_mode, modes_of, set_modes
 from learner.place import Place, Span
 
 # What a pass over data changes, and a pass beside a fit puts back.
 PASS_STATE = (
     *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value"),
-    *("training", "batch_idx", "n_batches", "results", "stop_reason", "_mark", "_resume"),
+    *("training", "batch_idx", "n_batches", "length_is_certain", "results", "stop_reason"),
+    *("_mark", "_resume"),
     "_at",
 )
 
@@ -50,6 +50,7 @@ class Loop:
     training = False
     epoch = n_epochs = batch_idx = 0
     n_batches: int | None = None
+    length_is_certain = True
     global_step = n_samples = n_waiting = 0
     results: dict[str, Any]
     history: History
@@ -58,6 +59,8 @@ class Loop:
     fitting = abortable = False  # abortable: whether a second Ctrl-C may raise here
     interrupted: str | None = None
     n_fits = 0  # that have come to their end
+    n_epochs_before = 0  # of the fits before this one
+    _known: passes.Known  # of the data, from the passes over it
     told: set[int | str]  # loaders and attributes of whose limits the user knows
     groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
     hidden_begun: dict[str, Any] | None = None  # marks of what no checkpoint keeps, when the fit began
@@ -145,7 +148,7 @@ class Loop:
     def _begin_pass(self, loader: Any, training: bool, span: Span | None = None) -> None:
         self._at = Place(span or ("train" if training else "validate"))
         self.training, self.batch, self.batch_idx = training, None, 0
-        self.n_batches = n_batches_of(loader)
+        self.n_batches, self.length_is_certain = passes.length_of(self, loader)
         enter_mode(self, training=training)
 
     def _batches(self, loader: Any) -> None:
@@ -153,13 +156,9 @@ class Loop:
             return
         n_seen = n_done = 0
         try:
-            if self._resume:
-                n_seen, batches = self._resume.go_on(self, loader)
-                if self.stop_reason:  # it was stopped in the batch after which it was saved
-                    return
-            else:
-                self._mark = positions.mark(loader) if self.marks_passes else None
-                batches = self.data.batches(loader)
+            n_seen, batches = passes.begin(self, loader)
+            if self.stop_reason:  # it was stopped in the batch after which it was saved
+                return
             n_done = n_seen
             for n_seen, self.batch in enumerate(batches, start=n_seen + 1):
                 self.batch_idx = n_seen - 1
@@ -321,6 +320,11 @@ class Loop:
         return self._value
 
     n_items = property(items.of_batch, doc="Number of items in this batch; see `Data(n_items=...)`.")
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Is it certain that no batch follows in this pass?"""
+        return self.batch_idx + 1 == self.n_batches and self.length_is_certain
 
     @property
     def failed_between_batches(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.parts import draws
-from learner import generators, workers
+from learner import generators, streams, workers
 from learner.batching import TensorLoader
 from learner.loaders import is_function
 from learner.seeded import Seeded
@@ -189,7 +189,8 @@ def can_skip(loader: Any) -> bool:
         return False
     # Persistent workers that have begun drew in the epochs before too: nobody can do that again.
     begun = workers.base_seed_of(loader) is not None
-    return not loader.num_workers or isinstance(loader.dataset, Seeded) or begun
+    alone = not loader.num_workers or isinstance(loader.dataset, Seeded) or begun
+    return alone and not streams.holds_iterators(loader.dataset)
 
 
 # Ways to go on

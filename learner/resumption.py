@@ -13,8 +13,10 @@ from callbacks.parts.output import print_line
 from callbacks.parts.warning import warn
 from callbacks.schedule import TorchScheduler
 from callbacks.when import unwrapped
-from learner import checkpoint, files, positions
-from learner.fingerprint import check_allow, differences, fingerprint
+from learner import checkpoint, files, passes, positions
+from learner.batching import TensorLoader
+from learner.fingerprint import SOFT, check_allow, data_differences, differences, fingerprint, loader_of
+from learner.generators import takers
 from learner.unkept import hidden_tensors
 
 Resume = Literal["auto", "must", "never"]
@@ -34,6 +36,7 @@ class Resumption:
         self.position = self.fit["position"]
         self.is_of_a_later_fit = False  # this one had ended when it was saved
         self.may_lose_callbacks = False
+        self.allow: tuple[str, ...] = ()
 
     @property
     def in_validation(self) -> bool:
@@ -64,11 +67,45 @@ class Resumption:
         """
         self._put_back(learn)
         self._check_states(learn)
+        size = self.fit.get("batch_size")
+        if size is not None and "batch_size" not in self.allow and isinstance(learn.data.train, TensorLoader):
+            learn.data.train.batch_size = size  # of which a callback may make the next one
         if self.position["phase"] is None:
             learn._resume = None
         if self.position["ended"]:
             learn.stop_reason = self.fit["stop_reason"] or "the fit was cancelled"
         return self.position["epoch"]
+
+    @property
+    def loaders(self) -> dict[str, Any]:
+        """What the loaders told of themselves when it was saved."""
+        return self.contents["fingerprint"].get("loaders", {})
+
+    def check_loader(self, learn: Any) -> None:
+        """Refuse to train on other data than then, where a callback had put other data in its place.
+
+        Raises:
+            ValueError: in the middle of a pass, the loader is another than that of the pass; else, the loader
+                is that of the fit's begin, and was another in the epoch before.
+        """
+        learn._known.point, then = None, self.loaders.get("train")
+        loader = learn.data.train
+        is_given = loader is learn._known.begun.get("train", (loader,))[0]
+        is_in_pass = self.position["phase"] == "train"
+        if then is None or not (is_in_pass or (is_given and not any(takers(loader)))):
+            return
+        found = {"train": then, "valid": {}}, {"train": loader_of(loader), "valid": {}}
+        may_differ = (*self.allow, *SOFT)
+        if not is_in_pass and isinstance(loader, TensorLoader):  # whose size was what it was; see begin
+            may_differ = (*may_differ, "batch_size", "n_batches")
+        words = [f"  {name}: {words}" for name, words in data_differences(*found) if name not in may_differ]
+        if words:
+            lines = "\n".join(words)
+            raise ValueError(
+                f"{self.path} was saved with other training data than epoch {learn.epoch} now has (then, "
+                f"now):\n{lines}\nA callback that changes the data is to make it in each before_epoch, of "
+                "learn.epoch alone: a resumed run begins in the middle."
+            )
 
     def rewind(self, loader: Any) -> None:
         """Draw as before the pass under way, to which the loop comes back after a validation."""
@@ -86,7 +123,7 @@ class Resumption:
         self._put_back(learn)
         learn._mark = self.fit["mark"]
         learn.stop_reason = self.fit["stop_reason"]
-        give = lambda: learn.data.batches(loader)  # noqa: E731
+        give = lambda: passes.batches_of(learn, loader)  # noqa: E731
         now = {**self.fit["now"], "random": self.contents["random"]}
         return n_done, positions.go_on(loader, give, self.fit["mark"], now, n_done)
 
@@ -122,10 +159,12 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
         CheckpointError: all files are damaged.
     """
     check_resume(resume)
+    learn._known.point = None
     learn.given = {plugin.name for plugin in learn.callbacks}
     if Checkpoint in learn.callbacks and learn.optimizer is not None:
         learn.groups_begun = checkpoint.settings_of(learn.optimizer)
         learn.hidden_begun = hidden_tensors(learn.model)
+        begin_data(learn)
     if resume == "never":
         return None
     if Checkpoint not in learn.callbacks:
@@ -154,12 +193,22 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
             f"fit {learn.n_fits} of this run is done: {found.name} is of fit {point.fit['index']}, after it"
         )
     current, allow = fingerprint(learn), check_allow(allow)
+    point.allow = allow
     point.adapt(differences(point.contents["fingerprint"], current, found, allow=allow), current, allow)
     if not point.is_of_a_later_fit:
         check_n_epochs(learn, point, n_epochs)
+    passes.catch_up(learn, point.fit.get("passes", {}))
     checkpoint.put_back(learn, point.contents, begun=True)
-    learn.groups_begun = point.fit["groups"]
+    learn._known.point, learn.groups_begun = point, point.fit["groups"]
     return point
+
+
+def begin_data(learn: Any) -> None:
+    """Note with which loaders a fit begins; those that a callback put there in the last fit do not count."""
+    for part in ("train", "valid"):
+        loader = getattr(learn.data, part)
+        if part not in learn._known.begun or loader is not learn._known.ended.get(part):
+            learn._known.begun[part] = loader, loader_of(loader)
 
 
 def check_resume(resume: Any) -> None:

@@ -34,7 +34,10 @@ from learner.identity import is_of_loader, loaders_with_state, objects_of, token
 from learner.loss_state import check_loss, loss_state, put_loss
 from learner.tensors import counted
 
-CLOCK = ("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "n_waiting", "training")
+CLOCK = (
+    *("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "n_waiting", "training"),
+    "n_epochs_before",
+)
 
 
 def take(learn: Any) -> dict[str, Any]:
@@ -165,7 +168,8 @@ def sandbox(learn: Any) -> Iterator[None]:
     modes = [(each, each.training) for module in modules for each in module.modules()]
     marks = unkept.hidden_tensors(learn.model)
     drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
-    ending, plugins = (learn.stop_reason, learn.error, learn.n_fits), tuple(learn.callbacks)
+    ending, plugins = (learn.stop_reason, learn.error, learn.n_fits, learn._known), tuple(learn.callbacks)
+    learn._known = type(learn._known)()  # what a few batches tell of a loader is not kept
     parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
     for parameter, _ in gradients:
         parameter.grad = None
@@ -180,7 +184,7 @@ def sandbox(learn: Any) -> Iterator[None]:
         unkept.report(learn, unkept.changed(learn.model, marks))
         for part, states in drawn:
             positions.set_generator_states(part, states)
-        learn.stop_reason, learn.error, learn.n_fits = ending
+        learn.stop_reason, learn.error, learn.n_fits, learn._known = ending
         for parameter, gradient in gradients:
             parameter.grad = gradient
         for module, mode in modes:

@@ -43,6 +43,15 @@ class Bar:
             there = [name for name in ("stdout", "stderr") if is_usable(getattr(sys, name))]
             self._streams = [BesideBar(name, self._bar) for name in there]
 
+    @property
+    def total(self) -> int | None:
+        """When it is full, in batches."""
+        return self._bar.total
+
+    @total.setter
+    def total(self, total: int | None) -> None:
+        self._bar.total = total
+
     def draw(self, n: int, title: str, note: str) -> None:
         """Draw it at so many batches, unless someone has begun a line and not ended it yet."""
         if all(stream.at_line_start for stream in self._streams):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from learner.checks.faults import LearnerWarning
 from learner.data import Data
 from learner.items import both_have_time_first, counted, lengths_of
-from learner.loaders import n_batches_of
+from learner.loaders import is_one_shot, n_batches_of
 from learner.tensors import describe
 
 TITLES = {"train": "training", "valid": "validation"}
@@ -56,18 +56,6 @@ def is_shuffled(loader: Any) -> bool:
     return getattr(loader, "shuffle", False) is True or isinstance(
         getattr(loader, "sampler", None), RandomSampler
     )
-
-
-def is_one_shot(loader: Any) -> bool:
-    """Can it be gone through only once?
-
-    An iterator that gives itself in `__iter__` and does nothing else there is such. One whose `__iter__`
-    begins anew (as loaders of other libraries do) is not.
-    """
-    if not hasattr(loader, "__next__") or not hasattr(loader, "__iter__"):
-        return False
-    code = getattr(type(loader).__iter__, "__code__", None)
-    return code is None or code.co_code == Iterator.__iter__.__code__.co_code
 
 
 def one_shot(name: str, loader: Any, n_epochs: int) -> Exception:

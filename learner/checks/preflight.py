@@ -23,10 +23,13 @@ from callbacks.parts.places import Places
 from callbacks.parts.shares import parameters_of
 from callbacks.registry import REMEDIES
 from callbacks.when import unwrapped
+from learner import passes
 from learner.arguments import is_optimizer, rate_faults
 from learner.checks.data import data_faults, item_faults, no_batch
 from learner.checks.faults import LearnerWarning, listed, tell
 from learner.checks.loss import loss_faults, pred_faults
+from learner.checks.pass_watch import PassWatch
+from learner.loaders import n_batches_of
 from learner.tensors import counted
 
 if TYPE_CHECKING:
@@ -102,6 +105,7 @@ class EpochWatch(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._n_batches: int | None = None
+        self._loader: Any = None
         self._places: Places | None = None
         self._loss: nn.Module | None = None
 
@@ -113,19 +117,20 @@ class EpochWatch(Callback):
             tell(replacement_faults(learn))
         self._places, self._loss = Places(learn.model), loss
 
-    def after_train(self, learn: LearnerProtocol) -> None:
-        n_batches = learn.n_batches
-        if self._n_batches is None:
-            self._n_batches = n_batches
+    def after_train(self, learn: Any) -> None:
+        n_batches, loader = learn.n_batches, learn.data.train
+        if loader is not self._loader or self._n_batches is None:  # epochs may have loaders of their own
+            self._loader, self._n_batches = loader, n_batches
         elif n_batches is not None and n_batches < self._n_batches:
-            tell([fewer_batches(learn, n_batches, self._n_batches)])
+            if n_batches != n_batches_of(loader) and not passes.is_reported(learn):
+                tell([fewer_batches(learn, n_batches, self._n_batches)])
             self._n_batches = n_batches  # told once
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         tell(state_faults(learn.callbacks))
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._places = self._loss = None
+        self._places = self._loss = self._loader = None
 
 
 def state_faults(plugins: Iterable[Callback]) -> Iterator[Exception]:
@@ -143,7 +148,7 @@ def state_faults(plugins: Iterable[Callback]) -> Iterator[Exception]:
 
 def preflight() -> tuple[Callback, ...]:
     """What the learner adds to every fit: instances, as the registry takes 50 microseconds to make them."""
-    return Preflight(), EpochWatch()
+    return Preflight(), EpochWatch(), PassWatch()
 
 
 # Before the fit

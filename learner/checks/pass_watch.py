@@ -1,0 +1,68 @@
+"""In each fit: give the data the number of the epoch, and report a length that is not true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from learner.checks.faults import tell
+from learner.epoch_numbers import number_of_epoch, out_of_reach, set_epoch
+
+
+class PassWatch(Callback):
+    """Give the data the number of the epoch, and report a length that is not true; part of every fit."""
+
+    order = Order.PREPARE
+    reads_gradients = False
+
+    def __init__(self) -> None:
+        super().__init__(name="pass_watch")
+        self._has_begun = self._is_checked = False
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._has_begun = self._is_checked = False
+
+    def before_epoch(self, learn: Any) -> None:
+        self._has_begun, learn._known.told_epoch = True, {}
+        learn._known.size_before = getattr(learn.data.train, "batch_size", None)
+        set_epoch(learn.data.train, number_of_epoch(learn), learn._known.told_epoch, is_late=False)
+
+    def before_train(self, learn: Any) -> None:
+        if learn._known.point is not None:
+            learn._known.point.check_loader(learn)
+        set_epoch(
+            learn.data.train, number_of_epoch(learn), learn._known.told_epoch
+        )  # where a loader came since
+        if not self._is_checked:
+            self._is_checked = True
+            tell(out_of_reach_faults(learn.data.train))
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._report(learn, learn.data.train)
+
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        self._report(learn, learn.data.valid)
+
+    def cleanup_fit(self, learn: Any) -> None:
+        learn._known.told_epoch = learn._known.point = None
+        learn._known.ended = {"train": learn.data.train, "valid": learn.data.valid}
+        if self._has_begun or learn.resumed:
+            learn.n_epochs_before += learn.epoch + (learn.error is None)
+        self._has_begun = False
+
+    def _report(self, learn: Any, loader: Any) -> None:
+        source = learn._known.sources.get(learn.training)
+        if source is not None and source.loader is loader:
+            tell(source.report(learn.training, learn.epoch))
+
+
+def out_of_reach_faults(loader: Any) -> Iterator[Exception]:
+    """Persistent workers would train each epoch in the order of the first."""
+    for part in out_of_reach(loader)[:1]:
+        title = type(part).__name__
+        yield LearnerWarning(
+            f"{title}.set_epoch has no effect: persistent workers hold copies of the data set, made before "
+            "the first epoch. Leave persistent_workers=True out, or keep the epoch in shared memory, as "
+            "torch.zeros((), dtype=torch.long).share_memory_()."
+        )

@@ -1,0 +1,48 @@
+"""Give samplers and data sets the number of the epoch: what has `set_epoch` shuffles by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from learner import positions
+from learner.generators import takers
+
+
+def number_of_epoch(learn: Any) -> int:
+    """Epochs of this learner before this one, over all its fits."""
+    return learn.n_epochs_before + learn.epoch
+
+
+def set_epoch(root: Any, number: int, told: dict[int, Any], *, is_late: bool = True) -> None:
+    """Call `set_epoch(number)` of a loader and of whatever it holds that has one: samplers, data sets.
+
+    Args:
+        root: the loader.
+        number: of the epoch.
+        told: those that have been called in this epoch, by id: they are not called again, and new ones join.
+        is_late: the epoch has begun, so what comes with a number was given it by the user, and keeps it.
+    """
+    if positions.is_sequence(root) and not hasattr(root, "set_epoch"):
+        return
+    for part in [part for part in takers(root) if id(part) not in told]:
+        told[id(part)] = part
+        if not (is_late and getattr(part, "epoch", 0)):
+            part.set_epoch(number)
+
+
+def out_of_reach(loader: Any) -> list[Any]:
+    """Data sets with `set_epoch` of which persistent workers hold copies that it does not reach."""
+    if not getattr(loader, "num_workers", 0) or not getattr(loader, "persistent_workers", False):
+        return []
+    return [part for part in takers(getattr(loader, "dataset", None)) if not shares_memory(part)]
+
+
+def shares_memory(part: Any) -> bool:
+    """Does it keep something that worker processes see, as Hugging Face's data sets keep their epoch?"""
+    values = list(getattr(part, "__dict__", {}).values())
+    return any(
+        value.is_shared() if isinstance(value, Tensor) else type(value).__module__.startswith("multiproc")
+        for value in values
+    )

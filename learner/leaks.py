@@ -1,0 +1,78 @@
+"""Tell a `StopIteration` of the user's code from the end of a loader.
+
+In a loop both look alike, so a `next()` that runs dry in a data set would end every epoch early. Generators
+are safe: there Python makes a RuntimeError of it (PEP 479).
+"""
+
+from __future__ import annotations
+
+import itertools
+import traceback
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from torch._utils import ExceptionWrapper
+from torch.utils.data._utils.fetch import _IterableDatasetFetcher, _MapDatasetFetcher
+
+MAP, ITERABLE = _MapDatasetFetcher.fetch.__code__, _IterableDatasetFetcher.fetch.__code__
+FROM_WORKER = ExceptionWrapper.reraise.__code__
+CALLERS = (map, filter, itertools.starmap, itertools.takewhile, itertools.dropwhile, itertools.accumulate)
+
+
+def checked(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of an iterator, whose `__iter__` is not called: it may begin again.
+
+    Raises:
+        RuntimeError: code of the data set raised `StopIteration`, which would end the pass without a word.
+    """
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration as end:
+            error = leak(end, batches)
+            if error is not None:
+                raise error from end
+            return
+        yield batch
+
+
+def leak(end: StopIteration, batches: Any) -> RuntimeError | None:
+    """The error to raise where a pass was ended by the user's code; None where the loader is at its end.
+
+    Args:
+        end: as it came out of `next(batches)`.
+        batches: the iterator.
+    """
+    calls = list(traceback.walk_tb(end.__traceback__))[1:]  # without the frame that called next
+    frames = [frame for frame, _ in calls]
+    if not frames or not is_leak(frames, batches):
+        return None
+    frame, line = calls[-1]
+    where = f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}, line {line})"
+    if frame.f_code is FROM_WORKER:
+        where = f"a worker process of the loader:\n{str(end.value or end).strip()}\n"
+    return RuntimeError(
+        f"StopIteration was raised by {where}{items(frames)}; it would have ended the epoch there. Where "
+        "next(iterator) may run dry, give it a default, next(iterator, None), or begin the iterator again."
+    )
+
+
+def is_leak(frames: list[FrameType], batches: Any) -> bool:
+    """Does the way to the error lead through code in which a loader never ends?"""
+    if type(batches) in CALLERS and frames[0].f_code.co_name not in ("__next__", "next"):
+        return True  # it is the function that was given to map or filter
+    for frame, inner in zip(frames, [*frames[1:], None], strict=True):
+        if frame.f_code is MAP or frame.f_code is FROM_WORKER:
+            return True
+        if frame.f_code is ITERABLE and inner is not None and frame.f_locals["self"].auto_collation:
+            return True  # in collate_fn: the fetcher has caught those of the data set itself
+    return False
+
+
+def items(frames: list[FrameType]) -> str:
+    """Which items of a data set were being fetched, where the loader's frames tell."""
+    for frame in frames:
+        if frame.f_code in (MAP, ITERABLE):
+            return f", while fetching the items {frame.f_locals['possibly_batched_index']} of the data set"
+    return ""

@@ -1,0 +1,267 @@
+"""`set_epoch` is called once in each training pass on whatever has it, and the number counts over fits."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    TensorDataset,
+)
+
+from callbacks import Callback, Checkpoint, LearnerWarning
+from learner import Data
+
+X = torch.arange(8.0).view(8, 1)
+ROWS = TensorDataset(X, X)
+
+
+class Told:
+    """Keeps the numbers it was given."""
+
+    def __init__(self):
+        self.numbers = []
+
+    def set_epoch(self, epoch):
+        self.numbers.append(epoch)
+
+
+class Order(Told, Sampler):
+    def __iter__(self):
+        return iter(range(8))
+
+    def __len__(self):
+        return 8
+
+
+class Batches(Order):
+    def __iter__(self):
+        return iter([[0, 1], [2, 3]])
+
+    def __len__(self):
+        return 2
+
+
+class Rows(Told, Dataset):
+    def __getitem__(self, index):
+        return X[index], X[index]
+
+    def __len__(self):
+        return 8
+
+
+class Stream(Told, IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, X, strict=True))
+
+
+class Loader(Told):
+    def __iter__(self):
+        return iter([(X, X)])
+
+
+class Around:
+    """A loader around another, as wrappers for devices are."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+PLACES = {
+    "a sampler": lambda told: DataLoader(ROWS, 2, sampler=told),
+    "a sampler of a batch sampler": lambda told: DataLoader(
+        ROWS, batch_sampler=BatchSampler(told, 2, drop_last=False)
+    ),
+    "a loader around a loader": lambda told: Around(DataLoader(ROWS, 2, sampler=told)),
+    "a loader that a function gives": lambda told: lambda: DataLoader(ROWS, 2, sampler=told),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_sampler_is_told_the_epoch_wherever_it_is(place, make_learner):
+    told = Order()
+    make_learner(data=Data(PLACES[place](told))).fit(3)
+    assert told.numbers == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("make", "loader_over"),
+    [
+        (Batches, lambda told: DataLoader(ROWS, batch_sampler=told)),
+        (Rows, lambda told: DataLoader(told, 4)),
+        (Rows, lambda told: DataLoader(Subset(told, range(4)), 4)),
+        (Rows, lambda told: DataLoader(ConcatDataset([ROWS, told]), 4)),
+        (Stream, lambda told: DataLoader(told, 4)),
+        (Loader, lambda told: told),
+    ],
+    ids=["batch sampler", "data set", "in a subset", "in a concatenation", "iterable data set", "loader"],
+)
+def test_whatever_has_set_epoch_is_told_the_epoch(make, loader_over, make_learner):
+    told = make()
+    make_learner(data=Data(loader_over(told))).fit(2)
+    assert told.numbers == [0, 1]
+
+
+def test_a_distributed_sampler_shuffles_each_epoch_as_in_a_loop_by_hand(make_learner):
+    seen: list[list[int]] = []
+
+    class Seen(Callback):
+        def before_train(self, learn):
+            seen.append([])
+
+        def before_batch(self, learn):
+            seen[-1] += learn.inputs[0][:, 0].int().tolist()
+
+    loader = DataLoader(ROWS, 2, sampler=DistributedSampler(ROWS, num_replicas=1, rank=0, seed=1))
+    make_learner(data=Data(loader), lr=1e-4, callbacks=[Seen]).fit(2)
+    expected = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        expected.append([int(item) for batch in loader for item in batch[0][:, 0]])
+    assert seen == expected
+
+
+def test_the_number_counts_over_fits(make_learner):
+    told = Order()
+    learn = make_learner(data=Data(DataLoader(ROWS, 2, sampler=told)))
+    learn.fit(2)
+    learn.fit(1)
+    assert told.numbers == [0, 1, 2]
+
+
+def test_a_callback_that_sets_the_epoch_itself_has_the_last_word(make_learner):
+    told = Order()
+
+    class Own(Callback):
+        def before_epoch(self, learn):
+            told.set_epoch(10 + learn.epoch)
+
+    make_learner(data=Data(DataLoader(ROWS, 2, sampler=told)), callbacks=[Own]).fit(2)
+    assert told.numbers == [0, 10, 1, 11]
+
+
+def test_a_loader_that_is_put_there_before_an_epoch_is_told_its_number(make_learner):
+    told = Order()
+
+    class Put(Callback):
+        def before_epoch(self, learn):
+            if learn.epoch == 1:
+                learn.data.train = DataLoader(ROWS, 2, sampler=told)
+
+    make_learner(callbacks=[Put]).fit(3)
+    assert told.numbers == [1, 2]
+
+
+def test_a_loader_that_comes_with_a_number_keeps_it(make_learner):
+    seen = []
+
+    class Put(Callback):
+        def before_epoch(self, learn):
+            sampler = DistributedSampler(ROWS, num_replicas=1, rank=0)
+            sampler.set_epoch(7 + learn.epoch)
+            learn.data.train = DataLoader(ROWS, 2, sampler=sampler)
+
+        def after_train(self, learn):
+            seen.append(learn.data.train.sampler.epoch)
+
+    make_learner(callbacks=[Put], lr=1e-4).fit(2)
+    assert seen == [7, 8]
+
+
+def test_validation_is_not_told_the_epoch(make_learner):
+    told = Rows()
+    make_learner(data=Data(DataLoader(ROWS, 2), DataLoader(told, 2))).fit(2)
+    assert told.numbers == []
+
+
+def test_a_sandbox_puts_the_epoch_back(make_learner):
+    sampler = DistributedSampler(ROWS, num_replicas=1, rank=0)
+    learn = make_learner(data=Data(DataLoader(ROWS, 2, sampler=sampler)))
+    learn.fit(3)
+    with learn.sandbox():
+        learn.fit(2)
+        assert sampler.epoch == 4
+    assert sampler.epoch == 2
+    learn.fit(1)
+    assert sampler.epoch == 3
+
+
+@pytest.mark.parametrize("n_steps", [3, 4, 5, 8])
+def test_a_resumed_run_is_told_the_epoch_in_which_it_was_cut(n_steps, make_learner, tmp_path):
+    seen: list[int] = []
+
+    class Seen(Callback):
+        def before_batch(self, learn):
+            seen.append(int(learn.inputs[0][0]))
+
+    class Cut(Callback):
+        def after_step(self, learn):
+            if learn.global_step == n_steps:
+                raise RuntimeError("cut")
+
+    def make(*callbacks):
+        seen.clear()
+        sampler = DistributedSampler(ROWS, num_replicas=1, rank=0)
+        data = Data(DataLoader(ROWS, 2, sampler=sampler))
+        return make_learner(data=data, lr=1e-4, callbacks=[Seen, *callbacks])
+
+    make().fit(3)
+    whole = list(seen)
+    saving = partial(Checkpoint, tmp_path / "run", every="1 step")
+    with pytest.raises(RuntimeError, match="cut"):
+        make(saving()).fit(3, callbacks=[Cut])
+    make(saving()).fit(3, resume="must")
+    assert seen == whole[n_steps - 1 :]
+
+
+class Counted:
+    """An object whose `set_epoch` means something else."""
+
+    def set_epoch(self):
+        raise AssertionError("called")
+
+
+def test_a_set_epoch_that_takes_no_number_is_left_alone(make_learner):
+    loader = DataLoader(ROWS, 2)
+    loader.dataset.counted = Counted()
+    make_learner(data=Data(loader), lr=1e-4).fit(1)
+    del ROWS.counted
+
+
+class Pointed(Rows):
+    """Keeps its epoch where worker processes see it."""
+
+    def __init__(self):
+        super().__init__()
+        self.at = torch.zeros((), dtype=torch.long).share_memory_()
+
+
+@pytest.mark.parametrize(("make", "is_warned"), [(Rows, True), (Pointed, False)])
+def test_a_data_set_whose_copies_in_workers_miss_the_epoch_is_reported(make, is_warned, make_learner):
+    loader = DataLoader(make(), 4, num_workers=1, persistent_workers=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LearnerWarning)
+        make_learner(data=Data(loader), lr=1e-4).fit(2)
+    said = [str(each.message) for each in caught if "set_epoch has no effect" in str(each.message)]
+    assert len(said) == is_warned
+
+
+def test_loaders_of_torch_without_set_epoch_train_without_a_word(make_learner):
+    data = Data(DataLoader(ROWS, 2, sampler=RandomSampler(ROWS)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_learner(data=data, lr=1e-4).fit(2)
