@@ -109,13 +109,29 @@ def examine(optimizer: Any) -> Kernel | None:
 
 def check_own_methods(optimizer: Any) -> None:
     """Refuse an optimizer whose `step` or `zero_grad` was replaced, but by a scheduler that counts steps."""
+    check_own_step(optimizer)
+    if "zero_grad" in vars(optimizer):
+        raise Unfit("its zero_grad was replaced by another")
+
+
+def check_own_step(optimizer: Any) -> None:
+    """Refuse an optimizer whose `step` was replaced, but by a scheduler that counts steps."""
     own = vars(optimizer).get("step")
     if own is not None and not (
         hasattr(own, "_wrapped_by_lr_sched") and getattr(own, "__wrapped__", None) is type(optimizer).step
     ):
         raise Unfit("its step was replaced by another")
-    if "zero_grad" in vars(optimizer):
-        raise Unfit("its zero_grad was replaced by another")
+
+
+def check_joined(optimizer: Any) -> None:
+    """Refuse several optimizers whose members cannot be stepped one by one, as their common step does more.
+
+    Raises:
+        Unfit: hooks are registered on it, or it was replaced.
+    """
+    check_own_step(optimizer)
+    if any(find_hooks(optimizer)):
+        raise Unfit(f"hooks are registered on the step of {type(optimizer).__name__}")
 
 
 def check_group(group: dict[str, Any]) -> None:

@@ -9,15 +9,9 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.lean.kernels import Kernel, update
-from callbacks.lean.proof import Unfit, examine, find_engine, find_hooks, find_step, gather, prove
-from callbacks.parts.warning import warn
-
-#: Updates of a fit that are done twice and compared: momentum begins in the first, and is used in the second.
-N_PROVEN = 2
-
-#: Not public, and a third of the public one's time, whose object it spares.
-set_grad_enabled: Callable[[bool], Any] = getattr(torch._C, "_set_grad_enabled", torch.set_grad_enabled)
+from callbacks.lean.one import LeanOptimizer, tell
+from callbacks.lean.proof import Unfit, check_joined, find_engine
+from callbacks.optimizers import members_of
 
 
 class LeanStep(Callback):
@@ -44,6 +38,8 @@ class LeanStep(Callback):
     its step or a step of its own, is capturable or differentiable, has settings that are tensors, or sparse
     or complex parameters or gradients, the ordinary call is made for the rest of the fit, and a warning says
     why.
+
+    Of several optimizers (`Optimizers`) each member is stepped in its own way.
 
     It takes the place of `ZeroGrad`. Labels such as `Optimizer.step#SGD.step` are missing in a profile.
 
@@ -89,77 +85,40 @@ class LeanStep(Callback):
 
     def step(self, learn: LearnerProtocol) -> None:
         optimizer = learn.optimizer
-        if self._reason is None:
-            try:
-                if self._has_changed(optimizer):
-                    self._examine(optimizer)
-                work = gather(optimizer.param_groups, for_kernel=self._kernel is not None)
-            except Unfit as reason:
-                self._fall_back(reason)
-            else:
-                self._step(optimizer, work)
-                return
-        optimizer.step()
+        if optimizer is not self._optimizer or self._is_joined:
+            self._follow(optimizer)
+        for one in self._each:
+            one.step()
+            if one.reason is not None:
+                self._reason = one.reason
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
         if learn.optimizer is not self._optimizer:  # not one that was examined
             learn.optimizer.zero_grad()
             return
-        for group in learn.optimizer.param_groups:
-            for each in group["params"]:
-                each.grad = None
+        for one in self._each:
+            one.zero_grad()
 
-    def _step(self, optimizer: Any, work: Any) -> None:
-        if self._own_step is not None:  # a scheduler's of torch, which marks here that a step was taken
-            optimizer._opt_called = True
-        before = torch.is_grad_enabled()
-        set_grad_enabled(False)
+    def _follow(self, optimizer: Any) -> None:
+        """Take up another optimizer, or the members that several have now, each with a step of its own."""
+        members = members_of(optimizer)
+        if optimizer is not self._optimizer or [one.optimizer for one in self._each] != [*members]:
+            self._each = [LeanOptimizer(each) for each in members]
+            self._optimizer, self._is_joined = optimizer, members != (optimizer,)
+        if not self._is_joined:
+            return
         try:
-            if self._kernel is None:
-                self._bare_step(optimizer)
-            elif not self._n_unproven:
-                update(self._kernel, optimizer.state, work)
-            else:
-                self._n_unproven -= 1
-                prove(self._kernel, optimizer, work)
-        except Unfit as reason:  # the ordinary step has been taken
-            self._fall_back(reason)
-        finally:
-            set_grad_enabled(before)
-
-    def _has_changed(self, optimizer: Any) -> bool:
-        """Is it another optimizer than the one that was examined, or has it other groups, step or hooks?"""
-        return (
-            optimizer is not self._optimizer
-            or len(optimizer.param_groups) != self._n_groups
-            or vars(optimizer).get("step") is not self._own_step
-            or "zero_grad" in vars(optimizer)
-            or any(self._hooks)
-        )
-
-    def _examine(self, optimizer: Any) -> None:
-        self._optimizer = None
-        self._kernel = examine(optimizer)
-        self._hooks, self._bare_step = find_hooks(optimizer), find_step(optimizer)
-        self._own_step, self._n_groups = vars(optimizer).get("step"), len(optimizer.param_groups)
-        self._optimizer, self._n_unproven = optimizer, N_PROVEN
-
-    def _fall_back(self, reason: Unfit) -> None:
-        self._reason, self._optimizer = str(reason), None
-        tell("step", "optimizer.step()", reason)
+            check_joined(optimizer)
+        except Unfit as reason:  # its own step is the ordinary one for the rest of the fit
+            self._each, self._is_joined = [LeanOptimizer(optimizer)], False
+            self._each[0].fall_back(reason)
+        else:
+            if "step" in vars(optimizer):  # a scheduler's of torch, which marks here that a step was taken
+                optimizer._opt_called = True
 
     def _forget(self) -> None:
         self._engine: Callable[..., Any] | None = None
         self._ones: Tensor | None = None
         self._optimizer: Any = None
-        self._kernel: Kernel | None = None
-        self._bare_step: Callable[[Any], Any] = len
-        self._hooks: tuple[Any, ...] = ()
-        self._own_step: Any = None
-        self._n_groups = self._n_unproven = 0
-
-
-def tell(operation: str, call: str, reason: Unfit) -> None:
-    """Warn that an ordinary call is made, and why."""
-    words = f"LeanStep: {operation} is done by the ordinary {call}, since {reason}."
-    warn(words)
+        self._each: list[LeanOptimizer] = []
+        self._is_joined = False  # is it one of several members?

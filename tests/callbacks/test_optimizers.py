@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from functools import partial
 
 import pytest
@@ -406,6 +407,35 @@ def test_the_fast_steps_end_with_the_same_bits(fast):
     learn = learner_of(fast())
     learn.fit(3)
     assert same(learn.model, by_hand(3))
+
+
+def test_a_lean_step_steps_each_member_in_its_own_way():
+    given = [(partial(SGD, lr=0.1, momentum=0.9), is_matrix), partial(Adam, lr=0.01)]
+    schedule = partial(TorchScheduler, partial(lr_scheduler.StepLR, step_size=1))
+    plain, lean = learner_of(schedule(), optimizer=given), learner_of(schedule(), LeanStep(), optimizer=given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lean.fit(3)
+    plain.fit(3)
+    assert same(plain.model, lean.model)
+    assert lean.callbacks[LeanStep].fallback is None
+
+
+def test_a_lean_step_calls_the_ordinary_step_of_a_member_that_it_does_not_know():
+    learn = learner_of(LeanStep())
+    with pytest.warns(LearnerWarning, match="the optimizer is Muon"):
+        learn.fit(2)
+    assert same(learn.model, by_hand(2))
+
+
+@pytest.mark.parametrize("is_one", [True, False])
+def test_a_lean_step_calls_the_hooks_on_the_step_of_several(is_one):
+    calls, rule = [], [] if is_one else [(partial(SGD, lr=0.2), is_matrix)]
+    learn = learner_of(LeanStep(), optimizer=[*rule, partial(SGD, lr=0.1)])
+    learn.optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    with pytest.warns(LearnerWarning, match="hooks are registered on the step of Optimizers"):
+        learn.fit(1)
+    assert len(calls) == 4
 
 
 def test_check_finds_nothing_wrong(capsys):
