@@ -46,7 +46,9 @@ class Optimizers(torch.optim.Optimizer):
             raise ValueError("Optimizers(): pass at least one optimizer or factory.")
         made = {n: part.given for n, part in enumerate(parts) if part.is_ready}
         check_distinct(made.values())
-        super().__setstate__({"_parts": parts, "_made": made, "is_made": len(made) == len(parts)})
+        super().__setstate__(
+            {"_parts": parts, "_made": made, "is_made": len(made) == len(parts), "_places": []}
+        )
 
     def __call__(self, parameters: Iterable[Any], *, frozen: Iterable[Named] = ()) -> Optimizers:
         """Make the optimizers of these parameters.
@@ -67,7 +69,7 @@ class Optimizers(torch.optim.Optimizer):
         }
         made = {n: each for n, each in made.items() if each is not None}
         check_distinct(made.values())
-        new.__setstate__({"_parts": self._parts, "_made": made, "is_made": True})
+        new.__setstate__({"_parts": self._parts, "_made": made, "is_made": True, "_places": []})
         return new
 
     def flat(self) -> tuple[Any, ...]:
@@ -92,8 +94,16 @@ class Optimizers(torch.optim.Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The parameter groups of all members: a new list of the members' own dicts."""
-        return [group for member in self.members for group in member.param_groups]
+        """The parameter groups of all members: a new list of the members' own dicts.
+
+        A group that is added to a member comes last, so the positions of the others do not change.
+        """
+        groups = {at: member.param_groups for at, member in self._made.items() if self.members}
+        places = [(at, n) for at in sorted(groups) for n in range(len(groups[at]))]
+        if len(places) != len(self._places):
+            self._places = [*(each for each in self._places if each in places), *places]
+            self._places = list(dict.fromkeys(self._places))
+        return [groups[at][n] for at, n in self._places]
 
     @property
     def state(self) -> Any:  # type: ignore[override]
@@ -172,7 +182,7 @@ class Optimizers(torch.optim.Optimizer):
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_parts": self._parts, "_made": self._made, "is_made": self.is_made}
+        return {name: vars(self)[name] for name in ("_parts", "_made", "_places", "is_made")}
 
     def __repr__(self) -> str:
         shown = [str(part) for n, part in enumerate(self._parts) if not self.is_made or n in self._made]

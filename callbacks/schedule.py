@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import (
 from callbacks.accumulation import GradientAccumulation
 from callbacks.budgets import n_train_batches
 from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.optimizers import Optimizers
 from callbacks.parts.best import check_measured
 from callbacks.parts.every import Every
 from callbacks.parts.hyperparameters import Kept, check_alone, get, settings_of
@@ -131,7 +132,10 @@ class TorchScheduler(Callback):
     def _make(self, kept: Kept) -> Any:
         """Make the scheduler, and note what it sets, which is restored after the fit."""
         with kept.noting():
-            return self.scheduler(kept.optimizer)
+            made = self.scheduler(kept.optimizer)
+        if isinstance(kept.optimizer, Optimizers):  # a member may be stepped alone, which torch does not see
+            kept.optimizer._opt_called = True  # type: ignore[attr-defined]
+        return made
 
     def before_train(self, learn: LearnerProtocol) -> None:
         if self._is_waiting:  # its window has opened

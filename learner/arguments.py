@@ -182,6 +182,20 @@ def is_optimizer(item: Any) -> bool:
     return item.is_made if isinstance(item, Optimizers) else not missing_of(item)
 
 
+def check_assigned(optimizer: Any) -> None:
+    """The learner's optimizer, which somebody may have assigned.
+
+    Raises:
+        TypeError: it is not an optimizer.
+    """
+    if optimizer is not None and not is_optimizer(optimizer):
+        raise TypeError(
+            f"learn.optimizer is {optimizer!r} ({type(optimizer).__name__}){lacking(optimizer)}: assign an "
+            "optimizer, as torch.optim.SGD(learn.model.parameters(), lr=0.1), or several as one, "
+            "Optimizers(a, b)."
+        )
+
+
 def check_n_epochs(n_epochs: Any) -> None:
     """A whole number, 0 or more.
 

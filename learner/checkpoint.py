@@ -181,7 +181,7 @@ def put_file(learn: Any, path: str | Path, only: Literal["model"] | None) -> Non
 
 def settings_of(optimizer: Any) -> list[dict[str, Any]]:
     """A copy of the settings of each parameter group."""
-    return [hyperparameters.settings_of(group) for group in optimizer.param_groups]
+    return [copy.deepcopy(hyperparameters.settings_of(group)) for group in optimizer.param_groups]
 
 
 def put_settings(optimizer: Any, settings: list[dict[str, Any]]) -> None:

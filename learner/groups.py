@@ -175,11 +175,12 @@ def rates_of(optimizer: Any, rate: float | slice, n_groups: int) -> list[float]:
     members = members_of(optimizer)
     rates = spread(rate, max(n_groups, n_groups_of(optimizer)))
     own = [max(float(group.get("lr", 1.0)) for group in one.param_groups) for one in members]
-    return [
-        rates[group_of(group, position)] * (size / max(own) if max(own) else 1.0)
+    found = {
+        id(group): rates[group_of(group, position)] * (size / max(own) if max(own) else 1.0)
         for one, size in zip(members, own, strict=True)
         for position, group in enumerate(one.param_groups)
-    ]
+    }
+    return [found[id(group)] for group in optimizer.param_groups]
 
 
 def spread(rate: float | slice, n_groups: int) -> list[float]:

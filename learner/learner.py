@@ -18,6 +18,7 @@ from callbacks.registry import Callbacks, as_plugins, unwrapped
 from learner import checkpoint, cost, groups, inference, optimizer_modes, resumption, snapshots
 from learner.arguments import (
     as_optimizer,
+    check_assigned,
     check_groups_with,
     check_loss_func,
     check_model,
@@ -131,6 +132,7 @@ class Learner(Tuning):
             KeyboardInterrupt: Ctrl-C was pressed; the batch was finished and everything cleaned up first.
         """
         check_n_epochs(n_epochs)
+        check_assigned(self.optimizer)
         if self.fitting:
             raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
         given = as_plugins(as_list(callbacks, "callbacks"), "callbacks")
@@ -388,6 +390,7 @@ class Learner(Tuning):
 
     def check(self) -> preflight.Report:
         """Examine model, data, loss, optimizer and plug-ins on one batch, in a sandbox; print the result."""
+        check_assigned(self.optimizer)
         return preflight.check(self)
 
     def cost(self, n_steps: int = 50) -> cost.StepCost:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from callbacks import Callback, Every, Metrics
 from callbacks.annealers import Annealer
+from callbacks.optimizers import Optimizers, title_of
 from learner.composition import DEFAULT_CALLBACKS
 from learner.learner import Learner
 from learner.recipes.file import dump
@@ -106,12 +107,23 @@ class Writer:
         if optimizer is None:
             self.faults.append("optimizer: there is none. Give the Learner one.")
             return None
+        if isinstance(optimizer, Optimizers):
+            self.faults.append(
+                f"optimizer: there are several, {title_of(optimizer)}, which a recipe cannot say. Write a "
+                "function of the parameters that returns Optimizers(...) into a Python file, and name it, "
+                'as `optimizer: "models.py:make"`.'
+            )
+            return None
         if len(optimizer.param_groups) > 1 and not has_groups:
             self.faults.append(
                 "optimizer: it has several parameter groups, which a recipe cannot say: use a splitter."
             )
         signature = signature_of("optimizer", type(optimizer))
-        settings = {name: value for name, value in optimizer.defaults.items() if name in signature.parameters}
+        settings = {
+            name: value
+            for name, value in getattr(optimizer, "defaults", {}).items()
+            if name in signature.parameters
+        }
         return self._written("optimizer", type(optimizer), signature, settings)
 
     def metrics(self, learn: Learner) -> tuple[Any, ...]:

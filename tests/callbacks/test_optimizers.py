@@ -409,6 +409,72 @@ def test_the_fast_steps_end_with_the_same_bits(fast):
     assert same(learn.model, by_hand(3))
 
 
+def test_a_group_that_is_added_leaves_the_others_and_their_schedules_in_place():
+    class Add(Callback):
+        def before_epoch(self, learn):
+            if learn.epoch == 1:
+                new = nn.Parameter(torch.ones(1, 1))
+                learn.optimizer.members[0].add_param_group({"params": [new], "lr": 0.5})
+
+    learn = learner_of(ParamScheduler({"lr": cos(1.0, 0.5)}, relative=True), Add)
+    groups = learn.optimizer.param_groups
+    learn.fit(2)
+    assert [id(each) for each in learn.optimizer.param_groups[:2]] == [id(each) for each in groups]
+    assert [group["lr"] for group in learn.optimizer.param_groups[:2]] == [0.02, 0.01]
+    rates = [group["lr"] for group in learn.optimizer.param_groups]
+    learn.remove_callbacks(ParamScheduler, Add)
+    learn.fit_one_cycle(1, 0.1)
+    assert [group["lr"] for group in learn.optimizer.param_groups] == rates
+
+
+def test_the_parameters_of_a_loss_have_names_too():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, preds, targets):
+            return F.mse_loss(preds * self.scale, targets)
+
+    names = []
+    given = [
+        (partial(SGD, lr=0.1), lambda name, p: names.append(name) or name.startswith("loss_func")),
+        adamw,
+    ]
+    learn = Learner(net(), Data(line_batches(2)), Scaled(), given, defaults=QUIET)
+    assert "loss_func.scale" in names
+    assert learn.optimizer.members[0].param_groups[0]["params"] == [learn.loss_func.scale]
+
+
+@pytest.mark.parametrize("other", [[SGD], partial(SGD, lr=0.1), SGD, Optimizers((muon, is_matrix), adamw)])
+def test_what_is_assigned_must_be_an_optimizer(other):
+    learn = learner_of()
+    learn.optimizer = other
+    for act in (lambda: learn.fit(1), learn.check):
+        with pytest.raises(TypeError, match=r"learn\.optimizer is .*assign an optimizer"):
+            act()
+
+
+def test_another_optimizer_may_take_the_place_in_mid_fit():
+    class Replace(Callback):
+        def before_epoch(self, learn):
+            if learn.epoch == 1:
+                learn.optimizer = Optimizers((muon, is_matrix), adamw)(learn.model.named_parameters())
+
+    learn = learner_of(Replace, LRMonitor(), optimizer=partial(SGD, lr=0.1))
+    learn.fit(2)
+    assert learn.results["lr_1"] == 0.01
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scheduler_does_not_miss_the_step_of_a_member():
+    class First(Callback):
+        def step(self, learn):
+            learn.optimizer.members[0].step()
+
+    learner_of(First, TorchScheduler(partial(lr_scheduler.StepLR, step_size=1))).fit(2)
+
+
 def test_a_lean_step_steps_each_member_in_its_own_way():
     given = [(partial(SGD, lr=0.1, momentum=0.9), is_matrix), partial(Adam, lr=0.01)]
     schedule = partial(TorchScheduler, partial(lr_scheduler.StepLR, step_size=1))
