@@ -15,7 +15,8 @@ import torch
 
 from callbacks.contract import Callback
 from callbacks.optimizers import title_of
-from callbacks.parts.named import named_tensors
+from callbacks.parts.lazy import NONE, empties_in
+from callbacks.parts.module_state import tensors_of
 from callbacks.parts.warning import warn
 from learner.batching import TensorLoader
 from learner.generators import takers
@@ -41,8 +42,8 @@ def fingerprint(learn: Any) -> dict[str, Any]:
     data = {part: data_of(learn, part) for part in ("train", "valid")}
     return {
         "model": {
-            name: [list(tensor.shape), str(tensor.dtype)]
-            for name, tensor in named_tensors(learn.model).items()
+            **{name: [list(each.shape), str(each.dtype)] for name, each in tensors_of(learn.model).items()},
+            **{name: [None, reason] for name, reason in empties_in(learn.model).items()},
         },
         "optimizer": optimizer_of(learn),
         "callbacks": {
@@ -203,13 +204,14 @@ def check_allow(allow: Iterable[str]) -> tuple[str, ...]:
 def model_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Tensors that are missing, new, or of another shape or dtype."""
     kinds = {
-        "missing from the file": [name for name in now if name not in then],
+        "missing from the file": [name for name in now if name not in then and now[name][0] is not None],
         "only in the file": [name for name in then if name not in now],
     }
     for words, names in kinds.items():
         if names:
             yield "model", f"{listed(names)} {words}"
-    changed = [name for name in now if name in then and list(then[name]) != list(now[name])]
+    both = [name for name in now if name in then and now[name][0] is not None and then[name][1] != NONE]
+    changed = [name for name in both if list(then[name]) != list(now[name])]
     if changed:
         shown = [f"{name} {describe(then[name])}, {describe(now[name])}" for name in changed]
         yield "model", listed(shown)
@@ -218,6 +220,8 @@ def model_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tup
 def describe(tensor: list[Any]) -> str:
     """`(3, 4) float32`."""
     shape, dtype = tensor
+    if shape is None:
+        return "has no shape yet"
     return f"{tuple(shape)} {dtype.removeprefix('torch.')}"
 
 

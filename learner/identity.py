@@ -42,6 +42,7 @@ def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
 
 def objects_of(learn: Any) -> Iterator[tuple[str, Any]]:
     """The loss and the loaders, whose state belongs to no other object."""
+    yield "model", learn.model
     yield LOSS, loss_module(learn.loss_func)
     yield from loaders_with_state(learn.data)
 

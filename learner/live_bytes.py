@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks.device import tensors_in
@@ -67,7 +68,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _see(self, tensor: Tensor, *, is_new: bool) -> None:
         """Count a tensor's storage if nothing has shown it before, or if it has grown."""
-        if tensor.layout is not torch.strided:
+        if tensor.layout is not torch.strided or is_lazy(tensor):
             return
         storage = tensor.untyped_storage()
         if storage.device.type == "meta":  # of what torch.compile tries out; it has no bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from callbacks.parts.lazy import shape_faults
 from callbacks.parts.module_state import put_state, state_of
 from callbacks.parts.modules import LOSS, loss_module
 from callbacks.parts.named import named_tensors
@@ -49,6 +50,9 @@ def put_loss(learn: Any, snapshot: dict[str, Any]) -> None:
 
 def loss_faults(learn: Any, state: dict[str, Any]) -> list[str]:
     """The names of the tensors in which the loss differs from that of a state."""
-    now = loss_state(learn) or {"tensors": {}}
-    shapes = [{name: tuple(each.shape) for name, each in of["tensors"].items()} for of in (state, now)]
-    return [name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)]
+    module = loss_module(learn.loss_func)
+    shapes = {name: tuple(each.shape) for name, each in state["tensors"].items()}
+    if module is None or loss_state(learn) is None:
+        return list(shapes)
+    without = named_tensors(learn.model).values()
+    return list(shape_faults(module, shapes, state["empty"], without))

@@ -13,6 +13,8 @@ from torch import Tensor
 from callbacks.optimizers import check_kinds, is_made, members_of, set_mode
 from callbacks.parts import draws
 from callbacks.parts.declared import put_values, values_of
+from callbacks.parts.lazy import empties_in, lazy_states, shape_faults
+from callbacks.parts.lazy import put_tensors as put_named
 from callbacks.parts.mixed_loss import MixedLoss
 from callbacks.parts.module_state import (
     extra_states,
@@ -21,7 +23,6 @@ from callbacks.parts.module_state import (
     put_frozen,
     tensors_of,
 )
-from callbacks.parts.module_state import put_tensors as put_named
 from callbacks.parts.modules import LOSS, loss_module, modules_beside
 from callbacks.parts.named import named_tensors
 from callbacks.parts.plain_attributes import plain_state, put_plain
@@ -30,7 +31,7 @@ from learner import optimizer_modes, positions, unkept
 from learner.batching import TensorLoader
 from learner.fingerprint import loader_of
 from learner.generators import kind_of
-from learner.identity import is_of_loader, loaders_with_state, objects_of, token_of
+from learner.identity import is_of_loader, is_same, loaders_with_state, objects_of, token_of
 from learner.loss_state import check_loss, loss_state, put_loss
 from learner.tensors import counted
 
@@ -51,6 +52,9 @@ def take(learn: Any) -> dict[str, Any]:
         **state,
         "training_weights": training_weights,
         "optimizer_kind": title_of(learn.optimizer),
+        "lazy": [
+            each for module in (learn.model, *modules_beside(learn).values()) for each in lazy_states(module)
+        ],
         "objects": {name: token_of(each) for name, each in objects_of(learn)},
         "data": {name: loader_of(loader) for name, loader in loaders_with_state(learn.data)},
     }
@@ -60,6 +64,7 @@ def contents_of(learn: Any) -> dict[str, Any]:
     """Weights, buffers, loss, optimizer, plug-in, random and loaders' state, clock and history: no copy."""
     return {
         "model": tensors_of(learn.model),
+        "empty": empties_in(learn.model),
         "extra": extra_states(learn.model),
         "frozen": frozen_in(learn.model),
         "plain": plain_state(learn.model),
@@ -87,6 +92,8 @@ def put_back(learn: Any, snapshot: dict[str, Any], *, before_fit: bool = False) 
     # what users wrote comes first: it may refuse
     put_plugins(learn, snapshot["callbacks"], before_fit=before_fit)
     put_values(learn, learn.state, copy.deepcopy(snapshot.get("learner", {})))
+    for each in snapshot.get("lazy", ()):
+        each.put_back()
     set_mode(learn.optimizer, training=False)  # the mode of what a snapshot holds
     put_tensors(learn.model, snapshot)
     put_loss(learn, snapshot)
@@ -124,7 +131,7 @@ def put_plugins(learn: Any, states: dict[str, Any], *, before_fit: bool = False)
 
 def put_tensors(model: torch.nn.Module, snapshot: dict[str, Any]) -> None:
     """Put weights and buffers back, what modules keep beside them, and what was frozen."""
-    put_named(model, snapshot["model"])
+    put_named(model, snapshot["model"], snapshot.get("empty"))
     put_extra(model, snapshot["extra"])
     put_frozen(model, snapshot["frozen"])
     if "plain" in snapshot:  # not in a file from before these were kept
@@ -195,16 +202,34 @@ def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
     """Refuse a snapshot of another model, before anything is changed."""
     if not isinstance(snapshot, dict) or "model" not in snapshot:
         raise ValueError(f"restore was given {type(snapshot).__name__}: pass what learn.snapshot() gave.")
-    now = {name: tuple(tensor.shape) for name, tensor in named_tensors(learn.model).items()}
     then = {name: tuple(tensor.shape) for name, tensor in snapshot["model"].items()}
-    if now != then:
-        names = [name for name in now | then if now.get(name) != then.get(name)]
+    faults = shape_faults(learn.model, then, snapshot.get("empty", {}))
+    if faults and is_same(learn.model, snapshot.get("objects", {}).get("model")):
+        faults = can_be_had_again(learn.model, faults, snapshot)
+    if faults:
+        name = next(iter(faults))
+        then_shape, now_shape = faults[name]
         raise ValueError(
-            f"the snapshot is of another model: {counted(len(names), 'tensor differs', 'tensors differ')}, "
-            f"as {names[0]!r} (shape {then.get(names[0])} then, {now.get(names[0])} now)."
+            f"the snapshot is of another model: {counted(len(faults), 'tensor differs', 'tensors differ')}, "
+            f"as {name!r} (shape {then_shape} then, {now_shape} now)."
         )
     check_loss(learn, snapshot.get(LOSS))
     check_optimizer(learn.optimizer, snapshot)
+
+
+def can_be_had_again(
+    model: torch.nn.Module, faults: dict[str, tuple[Any, Any]], snapshot: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """The faults, without those that a snapshot of this very model knows to undo.
+
+    Those are lazy modules that had no values, and buffers that the forward pass replaced by others.
+    """
+    waiting = {id(tensor) for each in snapshot["lazy"] for tensor, _, _ in each.tensors}
+    waiting |= {id(each) for each in model.buffers()}
+    named = named_tensors(model)
+    return {
+        name: each for name, each in faults.items() if name not in named or id(named[name]) not in waiting
+    }
 
 
 def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:

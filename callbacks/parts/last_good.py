@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from callbacks.contract import LearnerProtocol
 from callbacks.optimizers import members_of
@@ -119,6 +120,8 @@ class KeptBuffers:
         if not has_buffers(model):
             self._buffers = {}
             return
+        if any(map(is_lazy, model.buffers())):
+            return  # they have no values before the first batch
         found = {name: each for name, each in model.named_buffers() if not each.is_inference()}
         self._buffers = found
         holders = [module._buffers for module in model.modules() if module._buffers]

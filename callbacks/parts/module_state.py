@@ -6,10 +6,10 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from callbacks.parts.lazy import empties_in, put_tensors, shape_faults
 from callbacks.parts.named import named_tensors
 from callbacks.parts.plain_attributes import plain_state, put_plain
 
@@ -25,6 +25,7 @@ def state_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Any
     """
     return {
         "tensors": tensors_of(module, without),
+        "empty": empties_in(module),
         "extra": extra_states(module),
         "frozen": frozen_in(module),
         "plain": plain_state(module, without),
@@ -37,15 +38,13 @@ def put_state(module: nn.Module, state: dict[str, Any], without: Iterable[Tensor
     Raises:
         ValueError: it is of a module with other tensors; nothing has been changed then.
     """
-    found = named_tensors(module)
-    for name, tensor in state["tensors"].items():
-        there = tuple(found[name].shape) if name in found else "no such tensor"
-        if there != tuple(tensor.shape):
-            raise ValueError(
-                f"the state of a {type(module).__name__} does not fit: {name!r} has shape "
-                f"{tuple(tensor.shape)} in the state, and there is {there} in the module."
-            )
-    put_tensors(module, state["tensors"])
+    shapes = {name: tuple(each.shape) for name, each in state["tensors"].items()}
+    for name, (then, now) in shape_faults(module, shapes, state["empty"], without).items():
+        raise ValueError(
+            f"the state of a {type(module).__name__} does not fit: {name!r} has shape {then} in the state, "
+            f"and {now} in the module."
+        )
+    put_tensors(module, state["tensors"], state["empty"])
     put_extra(module, state["extra"])
     put_frozen(module, state["frozen"])
     put_plain(module, state["plain"], without)
@@ -56,14 +55,6 @@ def tensors_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, T
     taken = set(map(id, without))
     found = named_tensors(module).items()
     return {name: each.detach() for name, each in found if id(each) not in taken and not is_lazy(each)}
-
-
-@torch.no_grad()
-def put_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy values into the tensors of these names."""
-    for name, tensor in named_tensors(module).items():
-        if name in tensors:
-            tensor.copy_(tensors[name])
 
 
 def extra_states(module: nn.Module) -> dict[str, Any]:
@@ -93,4 +84,4 @@ def put_frozen(module: nn.Module, names: Iterable[str]) -> None:
     """Freeze the parameters of these names, and no others."""
     frozen = set(names)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+        parameter.requires_grad = name not in frozen  # a lazy one has no `requires_grad_`

@@ -1,0 +1,196 @@
+"""Lazy modules, and buffers without a value, train, save, resume and come back as others do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from callbacks import EMA, Callback, Checkpoint, EarlyStopping
+from learner import Data, Learner
+
+ADAM = partial(torch.optim.Adam, lr=0.01)
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.ReLU(), nn.Linear(4, 1))
+
+
+def pictures() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 3, 4)),
+        nn.LazyConv2d(2, 2),
+        nn.LazyInstanceNorm2d(affine=True),
+        nn.Flatten(),
+        nn.LazyLinear(1),
+    )
+
+
+class Sum(nn.Module):
+    """A sum over all batches, kept in a buffer that is None before the first, of the batch's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 1)
+        self.register_buffer("sum", None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out = self.layer(inputs)
+        if self.training:
+            self.sum = out.detach() + (0 if self.sum is None else self.sum.mean())
+        return out
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"linear": linear, "pictures": pictures, "a buffer": Sum}
+
+
+class Cut(Callback):
+    def after_step(self, learn: Any) -> None:
+        if learn.global_step == 5:
+            raise SystemExit
+
+
+def make(model: Callable[[], nn.Module], *callbacks: Any, ready: bool = False) -> Learner:
+    torch.manual_seed(0)
+    made = model()
+    inputs = torch.randn(22, 12, generator=torch.Generator().manual_seed(0))
+    data = Data.from_tensors(
+        inputs, inputs.sum(1, keepdim=True), 8, valid=(inputs[:4], inputs[:4, :1]), seed=0
+    )
+    return Learner(made, data, F.mse_loss, ADAM(made.parameters()) if ready else ADAM, callbacks)
+
+
+def same(one: Learner, other: Learner) -> bool:
+    states = [each.model.state_dict() for each in (one, other)]
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(states[0][key], states[1][key]) for key in states[0]
+    )
+
+
+@pytest.mark.parametrize("ready", [False, True])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_run_that_was_killed_ends_with_the_same_bits(model: Any, ready: bool, tmp_path: Path) -> None:
+    whole = make(model, ready=ready)
+    whole.fit(3)
+    with pytest.raises(SystemExit):
+        make(model, Checkpoint(tmp_path, "2 steps"), Cut(), ready=ready).fit(3)
+    resumed = make(model, Checkpoint(tmp_path, "2 steps"), ready=ready)
+    resumed.fit(3, resume="must")
+    assert same(resumed, whole)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_sandbox_before_the_first_batch_leaves_no_trace(model: Any) -> None:
+    learn, twin = make(model), make(model)
+    with learn.sandbox():
+        learn.fit(1)
+    for each in (learn, twin):
+        torch.manual_seed(1)  # from which the first batch's shapes are filled
+        each.fit(2)
+    assert same(learn, twin)
+
+
+@pytest.mark.parametrize("look", [lambda learn: learn.lr_find(n_steps=10), lambda learn: learn.check()])
+def test_a_look_at_a_lazy_model_leaves_it_lazy(look: Any, capsys: Any) -> None:
+    learn, twin = make(linear), make(linear)
+    look(learn)
+    assert type(learn.model[0]) is nn.LazyLinear
+    for each in (learn, twin):
+        torch.manual_seed(1)
+        each.fit(1)
+    assert same(learn, twin)
+    assert type(learn.model[0]) is nn.Linear
+    assert learn.model[0].in_features == 12
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_snapshot_from_before_the_first_batch_can_be_restored_more_than_once(model: Any) -> None:
+    learn = make(model)
+    start, twin = learn.snapshot(), make(model)
+    twin.fit(2)
+    for _ in range(2):
+        learn.restore(start)
+        learn.fit(2)
+        assert same(learn, twin)
+
+
+@pytest.mark.parametrize("only", [None, "model"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_file_gives_an_untrained_model_its_shapes(model: Any, only: Any, tmp_path: Path) -> None:
+    learn = make(model)
+    learn.fit(1)
+    other = make(model)
+    other.load(learn.save(tmp_path / "file.pt"), only=only)
+    assert same(other, learn)
+    inputs = torch.ones(2, 12)
+    assert torch.equal(other.predict(inputs), learn.predict(inputs))
+
+
+def test_a_file_from_before_the_first_batch_fits_a_lazy_model_and_no_trained_one(tmp_path: Path) -> None:
+    learn = make(linear)
+    path = learn.save(tmp_path / "file.pt")
+    make(linear).load(path)
+    learn.fit(1)
+    with pytest.raises(ValueError, match=r"0\.weight has no shape yet, \(4, 12\) float32"):
+        learn.load(path)
+
+
+def test_a_lazy_model_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+    learn = make(linear)
+    learn.fit(1)
+    other = make(lambda: nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.ReLU(), nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match=r"3\.weight \(1, 4\) float32, \(2, 4\) float32"):
+        other.load(learn.save(tmp_path / "file.pt"))
+    assert type(other.model[0]) is nn.LazyLinear
+
+
+def test_averages_and_best_weights_begin_with_the_first_batch(tmp_path: Path) -> None:
+    whole = make(linear, EMA(0.5), EarlyStopping(patience=9))
+    whole.fit(3)
+    with pytest.raises(SystemExit):
+        make(linear, EMA(0.5), EarlyStopping(patience=9), Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+    resumed = make(linear, EMA(0.5), EarlyStopping(patience=9), Checkpoint(tmp_path, "2 steps"))
+    resumed.fit(3, resume="must")
+    assert same(resumed, whole)
+
+
+def test_a_lazy_loss_and_a_lazy_network_of_a_callback_resume(tmp_path: Path) -> None:
+    class Distance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.LazyLinear(1)
+
+        def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
+            return F.mse_loss(self.scale(preds), targets)
+
+    class Critic(Callback):
+        state = ("critic",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.critic = nn.LazyLinear(1)
+
+        def after_pred(self, learn: Any) -> None:
+            learn.preds = learn.preds + self.critic(learn.inputs[0]).detach()
+
+    def build(*callbacks: Any) -> Learner:
+        learn = make(linear, Critic(), *callbacks)
+        return Learner(learn.model, learn.data, Distance(), ADAM, [Critic(), *callbacks])
+
+    def weights(learn: Learner) -> list[Tensor]:
+        critic: Any = learn.callbacks.critic
+        return [*learn.model.parameters(), *learn.loss_func.parameters(), critic.critic.weight]
+
+    whole = build()
+    whole.fit(3)
+    with pytest.raises(SystemExit):
+        build(Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+    resumed = build(Checkpoint(tmp_path, "2 steps"))
+    resumed.fit(3, resume="must")
+    assert all(map(torch.equal, weights(resumed), weights(whole)))
