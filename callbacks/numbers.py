@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from callbacks.contract import Callback, CancelBatch, LearnerProtocol, Order
 from callbacks.parts.culprit import cause_of, rate_of
-from callbacks.parts.last_good import KeptBuffers, LastGood, all_finite, is_finite
+from callbacks.parts.finite import all_finite, first_bad, is_finite
+from callbacks.parts.last_good import KeptBuffers, LastGood
 from callbacks.parts.modules import loss_module, loss_parameters, trained_parameters
 from callbacks.parts.norms import total_norm
 from callbacks.parts.plain_attributes import plain_state, put_plain
@@ -139,13 +140,15 @@ class StopOnNaN(Callback):
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        *values, is_good = read([*(loss for loss, _, _ in pending), all_finite(trained_parameters(learn))])
+        trained = [each for each in trained_parameters(learn) if each.requires_grad]
+        *values, is_good = read([*(loss for loss, _, _ in pending), all_finite(trained)])
         for value, (_, batch_idx, rate) in zip(values, pending, strict=True):
             if not math.isfinite(value):
                 self._end(learn, place_of(value, batch_idx, learn.epoch, rate, self._last_good))
             self._last_good = value
         if not is_good:
-            first = next(name for name, each in named_parameters(learn) if not is_finite(each))
+            found = dict(named_parameters(learn))
+            first = first_bad(found, found)
             self._end(
                 learn,
                 f"the weights hold NaN or infinity, first in {first!r}, after batch {pending[-1][1]} of "

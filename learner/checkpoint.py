@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from callbacks.parts import hyperparameters
+from callbacks.parts.finite import n_bad, suspects
 from callbacks.parts.modules import loss_tensors, modules_beside
 from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
 from learner import files, optimizer_modes, passes, positions, snapshots, unkept
+from learner.checks.preflight import EpochWatch
 from learner.fingerprint import differences, fingerprint, plain_or_none
 from learner.plain import from_plain, to_plain
 
@@ -119,22 +120,17 @@ def tell_limits(learn: Any) -> None:
 
 
 def check_finite(learn: Any, path: Path) -> None:
-    """Refuse weights that nobody can go on from; one wait for the device.
+    """Refuse trained weights, and statistics as those of batch norm, that no run can resume from.
 
-    Buffers may be infinite, as the masks of transformers are, but not NaN.
+    What held NaN or infinity as the fit began is meant, as is what is not trained.
     """
     found = {**named_tensors(learn.model), **loss_tensors(learn)}
-    floats = {name: each for name, each in found.items() if each.is_floating_point() and not is_lazy(each)}
-    weights = {name: each for name, each in floats.items() if isinstance(each, torch.nn.Parameter)}
-    sums = [each.detach().sum(dtype=torch.float64) for each in weights.values()]
-    if not sums or torch.isfinite(torch.stack([each.cpu() for each in sums])).all():
-        bad = [name for name, each in floats.items() if name not in weights and each.isnan().any()]
-    else:
-        bad = [name for name, each in weights.items() if not torch.isfinite(each).all()]
+    meant = next((each.n_bad for each in learn.callbacks if isinstance(each, EpochWatch)), {})
+    bad = [name for name in suspects(found) if n_bad(name, found[name], found[name]) > meant.get(name, 0)]
     if bad:
         raise FloatingPointError(
             f"{path.name} was not written: {bad[0]!r} holds NaN or infinity"
-            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and a run cannot go on from that. The "
+            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and no run can resume from that. The "
             "checkpoints before it are as they were. Lower the learning rate or clip the gradients."
         )
 

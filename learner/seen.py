@@ -8,7 +8,7 @@ from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.device import tensors_in
-from callbacks.parts.last_good import is_finite
+from callbacks.parts.finite import is_finite
 
 
 class Notes(Callback):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from callbacks.contract import LearnerProtocol
 from callbacks.device import tensors_in
 from callbacks.parts.draws import undrawn
-from callbacks.parts.last_good import first_bad, is_finite, tensors_of
+from callbacks.parts.finite import first_bad, is_finite
+from callbacks.parts.last_good import tensors_of
 from callbacks.parts.loss_weight import LossWeight
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.contract import LearnerProtocol
 from callbacks.optimizers import members_of
+from callbacks.parts.finite import first_bad
 from callbacks.parts.modules import loss_tensors, trained_parameters
 from callbacks.parts.named import named_tensors
 from callbacks.parts.places import is_unchanged
@@ -161,31 +162,6 @@ def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
     if sources:  # torch refuses empty lists
         with torch.no_grad():
             torch._foreach_copy_(targets, sources)  # type: ignore[reportPrivateImportUsage]
-
-
-def all_finite(weights: Iterable[Tensor]) -> Tensor:
-    """Are all weights finite? On the first one's device; nothing waits.
-
-    Buffers are not asked: they may be infinite, as the masks of transformers are.
-    """
-    flags = [each.detach().isfinite().all() for each in weights if each.is_floating_point()]
-    return torch.stack([flag.to(flags[0].device) for flag in flags]).all() if flags else torch.tensor(True)
-
-
-def first_bad(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:
-    """The name of the first weight that is not finite, or buffer that is NaN; None if all are good. Waits."""
-    for name, tensor in tensors.items():
-        is_weight = isinstance(found.get(name), nn.Parameter)
-        if not is_finite(tensor) and (is_weight or tensor.isnan().any()):
-            return name  # of buffers only NaN counts, as masks are infinite
-    return None
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Are all its numbers finite? Waits for the device."""
-    if tensor.layout is torch.sparse_coo:
-        tensor = tensor._values()
-    return bool(torch.isfinite(tensor).all())
 
 
 def empty(optimizer: Any) -> bool:

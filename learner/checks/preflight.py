@@ -18,6 +18,8 @@ from callbacks.closures import SAM
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.lean.step import LeanStep
 from callbacks.optimizers import needs_closure, title_of
+from callbacks.parts.finite import n_bad, suspects
+from callbacks.parts.last_good import tensors_of
 from callbacks.parts.modules import declared, loss_module, loss_parameters
 from callbacks.parts.places import Places
 from callbacks.parts.shares import parameters_of
@@ -101,9 +103,16 @@ class Preflight(Callback):
 class EpochWatch(Callback):
     """Warn when the data runs dry, or parameters are replaced, from epoch to epoch."""
 
-    order = Order.SAVE
+    order = Order.SAVE  # called last, when `Checkpoint` has said that it saves
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_bad: dict[str, int] = {}  #: how many numbers were NaN or infinite as the fit began, by name
 
     def before_fit(self, learn: LearnerProtocol) -> None:
+        found = tensors_of(learn) if learn.marks_passes else {}
+        counts = {name: n_bad(name, found[name], found[name]) for name in suspects(found)}
+        self.n_bad = {name: count for name, count in counts.items() if count}
         self._n_batches: int | None = None
         self._loader: Any = None
         self._places: Places | None = None

@@ -1,0 +1,73 @@
+"""Where NaN and infinity are an error, and where they are meant.
+
+They are an error in parameters that are trained, and NaN in statistics as those of batch norm. Elsewhere they
+may be meant: -inf in a mask, NaN for "not yet" in a memory bank, a frozen placeholder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+def all_finite(weights: Iterable[Tensor]) -> Tensor:
+    """Are all weights finite? On the first one's device; nothing waits."""
+    flags = [each.detach().isfinite().all() for each in weights if each.is_floating_point()]
+    return torch.stack([flag.to(flags[0].device) for flag in flags]).all() if flags else torch.tensor(True)
+
+
+def first_bad(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor in which NaN or infinity is an error; None where there is none. Waits.
+
+    Args:
+        found: parameters and buffers by name, which say what each is.
+        tensors: the numbers to look at, by the same names.
+    """
+    for name, tensor in tensors.items():
+        if n_bad(name, found.get(name, tensor), tensor):
+            return name
+    return None
+
+
+def suspects(found: dict[str, Tensor]) -> list[str]:
+    """Names of tensors whose numbers may be an error: of parameters those that do not sum up. One wait."""
+    trained = {
+        name: each.detach()
+        for name, each in found.items()
+        if isinstance(each, nn.Parameter) and each.requires_grad and not is_lazy(each)
+        if each.is_floating_point() and each.layout is torch.strided
+    }
+    sums = [each.sum(dtype=torch.float64) for each in trained.values()]
+    are_good = not sums or bool(torch.stack([each.cpu() for each in sums]).isfinite().all())
+    return [name for name in found if is_statistic(name) or not (are_good and name in trained)]
+
+
+def n_bad(name: str, kind: Tensor, tensor: Tensor) -> int:
+    """How many numbers are an error. Waits for the device.
+
+    Args:
+        name: of the parameter or buffer; a buffer named `running_...` holds statistics.
+        kind: the parameter or buffer itself.
+        tensor: its numbers, or a copy of them.
+    """
+    if is_lazy(kind) or not (tensor.is_floating_point() or tensor.is_complex()):
+        return 0
+    numbers = tensor._values() if tensor.layout is torch.sparse_coo else tensor
+    if isinstance(kind, nn.Parameter):
+        return int((~numbers.isfinite()).sum()) if kind.requires_grad else 0
+    return int(numbers.isnan().sum()) if is_statistic(name) else 0
+
+
+def is_statistic(name: str) -> bool:
+    """Is it a buffer in which NaN is never meant, as torch names those of its norms?"""
+    return name.rpartition(".")[2].startswith("running_")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Are all its numbers finite? Waits for the device."""
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor._values()
+    return bool(torch.isfinite(tensor).all())
