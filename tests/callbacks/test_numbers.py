@@ -142,7 +142,7 @@ def test_on_a_device_nothing_waits_until_the_pass_ends_and_the_first_bad_batch_i
     Elsewhere.waits = 0
     count = CountWaits()
     learn = make([1.0, 2.0, math.nan, 1.0], loss_func=elsewhere, plugins=[count])
-    last_good = r"last good loss [0-9.]+\)\. On a device this is found later: the weights are put back"
+    last_good = r"last good loss [0-9.]+\)\. On a device this is found later: the weights are restored"
     with pytest.raises(
         FloatingPointError, match=rf"the loss is nan in batch 2 of epoch 0 \(lr 0\.1, {last_good}"
     ):
@@ -298,7 +298,7 @@ def test_on_a_device_weights_and_statistics_are_put_back_as_the_pass_found_them(
     before = tensors_of(learn)
     values[bad_at] = math.nan
     learn.data = normed(values).data
-    where = "put back as they were before batch 0 of epoch 0, and the optimizer's state is empty"
+    where = "restored as they were before batch 0 of epoch 0, and the optimizer's state is empty"
     with pytest.raises(FloatingPointError, match=rf"the loss is nan in batch {bad_at} of epoch 0 .*{where}"):
         learn.fit(1)
     assert all(map(torch.equal, before, tensors_of(learn)))
@@ -383,7 +383,7 @@ def test_on_a_device_a_bad_gradient_is_found_later_and_the_weights_are_put_back(
     learn = normed([1.0, 2.0, 3.0], [StopOnNaNGradient(), Spoil()])
     before = {name: each.detach().clone() for name, each in learn.model.named_parameters()}
     with pytest.raises(
-        FloatingPointError, match=r"gradients are NaN or infinite in batch 1 .* put back as they"
+        FloatingPointError, match=r"gradients are NaN or infinite in batch 1 .* restored as they"
     ):
         learn.fit(1)
     assert all(torch.equal(before[name], each) for name, each in learn.model.named_parameters())
