@@ -38,6 +38,7 @@ from callbacks.measures.classification import TopKAccuracy, accuracy
 from callbacks.measures.perplexity import Perplexity
 from callbacks.measures.ranking import AUROC, NDCG, MeanReciprocalRank
 from callbacks.measures.scores import MAE, MSE, R2, RMSE, ExplainedVariance, PearsonCorr
+from callbacks.measures.whole_pass import whole_pass
 from callbacks.metrics import Metric, Metrics
 from callbacks.mixing import CutMix, LabelMix, MixUp
 from callbacks.modes import BatchNormFreeze, MCDropout
@@ -163,6 +164,7 @@ __all__ = [
     "ZeroGrad",
     "accuracy",
     "on",
+    "whole_pass",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take it that every name is there

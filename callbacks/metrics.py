@@ -12,6 +12,7 @@ from torch import Tensor
 from callbacks.contract import Callback, Direction, LearnerProtocol, Order, snake_case
 from callbacks.device import map_tensors
 from callbacks.measures.as_metrics import Metric, direction_of, named_metrics
+from callbacks.measures.linearity import Trial
 from callbacks.measures.metric_states import described, put_state, state_of
 from callbacks.parts.loss_weight import LossWeight, Weight
 from callbacks.parts.means import Mean
@@ -148,6 +149,7 @@ class Measured:
         self.loss = Mean()
         self.means = {name: Mean() for name in self.functions}
         self.adds_up = False  # the loss, in this pass
+        self.trial = Trial({name: each for name, each in self.functions.items() if not self.knows(name)})
         self.told = [described(name, metric) for name, metric in metrics.items()]
         self.is_open = False  # between `reset` and `compute`
         self.device = torch.device("cpu")
@@ -167,6 +169,7 @@ class Measured:
         self.loss.clear()
         for mean in self.means.values():
             mean.clear()
+        self.trial.clear()
         if self.objects or self.movable:  # to find the device takes longer than all else here
             self.device = learn.device
         for metric in self.movable:
@@ -182,10 +185,22 @@ class Measured:
             preds, targets = detached(learn.preds), learn.targets
             for metric in self.objects:
                 metric.update(preds, targets)
-            for name, function in self.functions.items():
-                value = function(preds, targets)
-                check_value(name, value)
-                self.means[name].add(value, self._weigh(name, learn, preds, targets))
+            self._call(learn, preds, targets)
+
+    def _call(self, learn: LearnerProtocol, preds: Any, targets: Any) -> None:
+        """Call the functions on a batch."""
+        found = {}
+        for name, function in self.functions.items():
+            value = function(preds, targets)
+            check_value(name, value)
+            found[name] = value, self._weigh(name, learn, preds, targets)
+            self.means[name].add(*found[name])
+        if self.trial.is_on:
+            self.trial.see(preds, targets, found)
+
+    def knows(self, name: str) -> bool:
+        """Is a function one of torch's losses, or a sum, so that it is known how it reduces?"""
+        return self.reductions[name].weigh is not None or self.reductions[name].adds_up
 
     def _weigh(self, name: str, learn: LearnerProtocol, preds: Any, targets: Any) -> float | Tensor:
         """How much the batch counts in a function's mean."""
@@ -203,6 +218,7 @@ class Measured:
         loss = self.loss.compute(adds_up=self.adds_up)
         if not self.metrics:
             return {f"{self.prefix}_loss": loss}
+        self.trial.report()
         found: dict[str, Any] = {"loss": loss}
         for name, metric in self.metrics.items():
             if name in self.means:

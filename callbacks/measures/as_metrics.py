@@ -102,8 +102,9 @@ def check_order(function: Any) -> None:
     if names[:1] and names[0] in TARGETS_FIRST:
         title = getattr(function, "__name__", "metric")
         raise ValueError(
-            f"the metric {title} takes {names[0]!r} first, but is called with (preds, targets): turn them "
-            f"round, as in def my_{title}(preds, targets): return {title}(targets, preds)."
+            f"the metric {title} takes {names[0]!r} first, but is called with (preds, targets). To call it "
+            f"once on a whole pass, pass whole_pass({title}), with from callbacks import whole_pass; for the "
+            f"mean of its values for batches, def my_{title}(preds, targets): return {title}(targets, preds)."
         )
 
 

@@ -1,0 +1,180 @@
+"""Call a function once, on the predictions and targets of a whole pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.device import map_tensors
+from callbacks.measures.as_metrics import TARGETS_FIRST, metric_name
+from callbacks.measures.joined import joined, kept
+
+# Is more better, by the last word of scikit-learn's names?
+BETTER = {"score": True, "auc": True, "corrcoef": True, "error": False, "loss": False, "deviance": False}
+
+
+def whole_pass(
+    function: Callable[..., Any],
+    *,
+    targets_first: bool | None = None,
+    higher_is_better: bool | None = None,
+    name: str | None = None,
+) -> WholePass:
+    """A metric that calls a function once on the joined predictions and targets of a pass.
+
+    For what is not a mean over items, as scikit-learn's F1, R2, ROC AUC, a median, or the root of a mean:
+    `metrics=[whole_pass(f1_score)]`. The function gets tensors on the CPU, all batches joined along their
+    first dimension. scikit-learn's own functions get NumPy arrays and, where they compare classes, the class
+    with the highest score of predictions of shape (items, classes).
+
+    All predictions and targets of a pass are kept until it ends, on the device that they are on: that takes
+    their memory, for 10 000 items of 1000 scores 40 MB. `F1`, `AUROC`, `R2` and the other metrics of
+    `callbacks` need none.
+
+    Args:
+        function: takes `(preds, targets)` and gives a number, an array or tensor, or a dict of such by name.
+        targets_first: the function takes `(targets, preds)`; by default told by the name of its first
+            argument, as scikit-learn's `y_true`.
+        higher_is_better: for those that compare epochs; by default the function's own attribute, or what
+            scikit-learn's names say: a score is to be high, an error or loss low.
+        name: of the result; by default the function's.
+
+    Raises:
+        TypeError: it is not a function, or has no name.
+        ValueError: when the pass ends: batches that cannot be joined.
+    """
+    return WholePass(function, targets_first=targets_first, higher_is_better=higher_is_better, name=name)
+
+
+class WholePass:
+    """What `whole_pass` makes."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        targets_first: bool | None = None,
+        higher_is_better: bool | None = None,
+        name: str | None = None,
+    ):
+        if not callable(function) or isinstance(function, type) or hasattr(function, "compute"):
+            raise TypeError(
+                f"whole_pass({function!r}): pass a function of (preds, targets). An object with reset, "
+                "update and compute measures a whole pass as it is."
+            )
+        self.function, self.name = function, name or metric_name(function)
+        self.targets_first = takes_targets_first(function) if targets_first is None else targets_first
+        self.higher_is_better = direction(function) if higher_is_better is None else higher_is_better
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the pass before."""
+        self.preds: list[Any] = []
+        self.targets: list[Any] = []
+        self._value: Any = math.nan  # of the pass that has ended
+
+    def update(self, preds: Any, targets: Any) -> None:
+        """Keep a copy of a batch."""
+        self.preds.append(kept(preds))
+        self.targets.append(kept(targets))
+
+    def compute(self) -> Any:
+        """Call the function; the batches are not kept any longer."""
+        if not self.preds:
+            return self._value
+        preds, targets = joined(self.preds), joined(self.targets)
+        self.reset()
+        if is_sklearns(self.function):
+            preds, targets = as_arrays(self.function, preds, targets)
+        try:
+            found = self.function(targets, preds) if self.targets_first else self.function(preds, targets)
+        except Exception as error:
+            error.add_note(
+                f"in the metric whole_pass({self.name}), on {told(preds)} as predictions and {told(targets)} "
+                f"as targets. To change them first, write def my_{self.name}(preds, targets): ... and pass "
+                f"whole_pass(my_{self.name})."
+            )
+            raise
+        self._value = map_numbers(found)
+        return self._value
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far."""
+        return {"preds": list(self.preds), "targets": list(self.targets)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.preds, self.targets = list(state["preds"]), list(state["targets"])
+
+    def __repr__(self) -> str:
+        return f"whole_pass({self.name})"
+
+
+def base_of(function: Any) -> Any:
+    """The function within partials."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def is_sklearns(function: Any) -> bool:
+    """Is it one of scikit-learn's own?"""
+    return str(getattr(base_of(function), "__module__", "")).startswith("sklearn.")
+
+
+def takes_targets_first(function: Any) -> bool:
+    """Does its first argument have a name that means targets?"""
+    try:
+        return next(iter(signature(function).parameters), None) in TARGETS_FIRST
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return False
+
+
+def direction(function: Any) -> bool | None:
+    """Is more better? By the function's attribute, or the endings of scikit-learn's names."""
+    base = base_of(function)
+    own = getattr(base, "higher_is_better", None)
+    if own is not None or not is_sklearns(base):
+        return own
+    endings = {"score": True, "auc": True, "corrcoef": True, "error": False, "loss": False, "deviance": False}
+    return endings.get(base.__name__.rsplit("_", 1)[-1])
+    return BETTER.get(base.__name__.rsplit("_", 1)[-1])
+
+
+def as_arrays(function: Any, preds: Any, targets: Any) -> tuple[Any, Any]:
+    """What scikit-learn takes: arrays, and classes where classes are compared."""
+    compares_classes = "y_pred" in signature(function).parameters and base_of(function).__module__.endswith(
+        "_classification"
+    )
+    are_scores = isinstance(preds, Tensor) and preds.is_floating_point() and preds.ndim == 2
+    if compares_classes and are_scores and isinstance(targets, Tensor) and targets.ndim == 1:
+        preds = preds.argmax(1) if preds.shape[1] > 1 else preds
+    return map_tensors(preds, as_array), map_tensors(targets, as_array)
+
+
+def as_array(leaf: Any) -> Any:
+    """A tensor as an array; half precision as float32, which NumPy and scikit-learn can use."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return (leaf.float() if leaf.dtype in (torch.bfloat16, torch.float16) else leaf).numpy()
+
+
+def map_numbers(value: Any) -> Any:
+    """Plain numbers, and lists and dicts of them."""
+    if isinstance(value, dict):
+        return {key: map_numbers(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [map_numbers(each) for each in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def told(part: Any) -> str:
+    """What something is, for messages."""
+    shape = getattr(part, "shape", None)
+    return f"a {type(part).__name__}" if shape is None else f"{part.dtype} of shape {tuple(shape)}"
