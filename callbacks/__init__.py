@@ -170,11 +170,12 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would take it that every name is there
 
     def __getattr__(name: str) -> Any:
-        """Told of a name that is not there: say what it is called here, also where it is imported."""
+        """For a name that is missing: say what it is called here, also where it is imported."""
+        import sys
         from importlib.util import find_spec
 
         from callbacks import annealers
-        from callbacks.other_words import PLUGIN_WORDS, meant_instead
+        from callbacks.other_words import PLUGIN_WORDS, meant_instead, missing
 
         if name.startswith("_") or find_spec(f"callbacks.{name}"):  # a module, yet to be imported
             meant = None
@@ -182,7 +183,4 @@ if not TYPE_CHECKING:  # a type checker would take it that every name is there
             meant = f"from callbacks.annealers import {name}"
         else:
             meant = meant_instead(name, __all__, PLUGIN_WORDS)
-        if meant is None:
-            raise AttributeError(f"module 'callbacks' has no attribute {name!r}")
-        # no AttributeError: `from callbacks import ...` would hide its message
-        raise ImportError(f"there is no callbacks.{name}. Here it is: {meant}.", name="callbacks")
+        raise missing("callbacks", name, meant, sys._getframe(1))

@@ -86,7 +86,7 @@ class Checkpoint(Callback):
 
     def _reset(self) -> None:
         self._n_failures = 0
-        self._in_epoch = self._has_told = False
+        self._in_epoch = self._has_told = self._is_saved = False
         self._unlocked = None
 
     @property
@@ -163,12 +163,13 @@ class Checkpoint(Callback):
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         if was_interrupted(learn) or learn.error is not None or self.every.after_batch(learn):
+            self._is_saved = was_interrupted(learn)
             self._save(learn, "batch")
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         self._in_epoch = False
-        if was_interrupted(learn):
-            return  # in the middle of a pass, where it was saved
+        if self._is_saved:
+            return  # interrupted in the middle of a pass
         is_better = bool(self._best is not None and self._best.update(learn))
         before_update = self._measured.release()
         is_last = bool(learn.stop_reason) or learn.epoch + 1 == learn.n_epochs

@@ -247,6 +247,7 @@ class Callback:
             first epoch.
         needs: classes of plug-ins without which this one cannot work.
         surrounds: operations that are done within the context that `surround` gives, whoever does them.
+        reads_gradients: may its hooks read gradients? False lets a compiled step (`WholeStep`) keep none.
         wrapped: the callback that this one holds and passes its events to, as `When` does; it is found by
             its own class then.
     """
@@ -257,6 +258,7 @@ class Callback:
     measures: Mapping[str, Direction | None] = {}
     needs: tuple[type[Callback], ...] = ()
     surrounds: tuple[str, ...] = ()
+    reads_gradients: bool = True
     wrapped: Callback | None = None
 
     def __init__(self, *, name: str | None = None):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import partialmethod
+from functools import partial, partialmethod
 from numbers import Number
 from pathlib import PurePath
+from types import CodeType
 from typing import Any
 
 from callbacks.parts.every import Every
@@ -80,31 +81,88 @@ def check_class(cls: type, base: type, events: tuple[str, ...], operations: tupl
                 check_not_hidden(cls, owner, base, name)
             elif is_method(member) and not name.startswith("_") and not hasattr(base, name):
                 check_name(name, cls.__name__, known)
+        check_spelling(cls, owner, base, operations)
     check_attributes(cls, base, operations)
 
 
 def check_attributes(cls: Any, base: Any, operations: tuple[str, ...]) -> None:
     """Refuse what is declared in another form than the contract's."""
-    phases = type(base.order)
-    faults = {
-        "order": (isinstance(cls.order, phases), "a phase, as order = Order.MEASURE"),
-        "name": (isinstance(cls.name, str), "a string"),
-        "state": (is_tuple_of(str, cls.state), "a tuple of attributes' names, as state = ('best', 'wait')"),
-        "measures": (is_measures(cls.measures), "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
-        "needs": (is_tuple_of(type, cls.needs), "a tuple of plug-in classes, as needs = (Recorder,)"),
-        "surrounds": (
-            is_tuple_of(str, cls.surrounds) and set(cls.surrounds) <= set(operations),
-            f"a tuple of operations, of {', '.join(operations)}",
-        ),
-    }
-    for attribute, (right, form) in faults.items():
+    for attribute, (is_right, form) in forms_of(base, operations).items():
         value = inspect.getattr_static(cls, attribute)
-        if not right and not hasattr(type(value), "__get__"):  # a property tells its value only later
+        if not is_right(getattr(cls, attribute)) and not hasattr(type(value), "__get__"):  # as of a property
             raise TypeError(f"{cls.__name__}.{attribute} = {value!r}: write it as {form}.")
         if inspect.isroutine(value):
             raise TypeError(f"{cls.__name__}.{attribute} is a method, but it is to be {form}.")
     if isinstance(cls.state, (tuple, list)) and cls.load_state_dict is base.load_state_dict:
         check_assignable(cls)
+
+
+def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable[[Any], bool], str]]:
+    """The attributes of the contract, each with a test of its value, and its form in words."""
+    phases = type(base.order)
+    are_operations = f"a tuple of operations, of {', '.join(operations)}"
+
+    def is_operations(value: Any) -> bool:
+        return is_tuple_of(str, value) and set(value) <= set(operations)
+
+    return {
+        "order": (lambda value: isinstance(value, phases), "a phase, as order = Order.MEASURE"),
+        "name": (lambda value: isinstance(value, str), "a string"),
+        "state": (partial(is_tuple_of, str), "a tuple of attributes' names, as state = ('best', 'wait')"),
+        "measures": (is_measures, "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
+        "needs": (partial(is_tuple_of, type), "a tuple of callback classes, as needs = (Recorder,)"),
+        "surrounds": (is_operations, are_operations),
+        "reads_gradients": (lambda value: isinstance(value, bool), "True or False"),
+    }
+
+
+def check_spelling(cls: type, owner: type, base: Any, operations: tuple[str, ...]) -> None:
+    """Refuse an attribute that is probably a misspelt one of the contract, and would have no effect.
+
+    It is like one in its name, has its form, and no method of the class uses it: an attribute of the user's
+    own is used, or is empty in a base class.
+    """
+    forms = forms_of(base, operations)
+    for name, value in vars(owner).items():
+        if name.startswith("_") or is_method(value) or hasattr(type(value), "__get__"):
+            continue
+        if inspect.isroutine(getattr(base, name, None)) and not callable(value):
+            raise TypeError(
+                f"{cls.__name__}.{name} = {value!r}: {name} is a method of the contract. Did you mean "
+                f"{meant_attribute(name, forms) or 'another name'}?"
+            )
+        meant = meant_attribute(name, forms)
+        if meant is None or hasattr(base, name) or name in names_used_by(cls):
+            continue
+        if forms[meant][0](value) and (value or isinstance(value, bool)):
+            raise TypeError(
+                f"{cls.__name__}.{name} has no effect, as the contract has no such attribute. Did you mean "
+                f"{meant}? If it is an attribute of your own, call it _{name}."
+            )
+
+
+def meant_attribute(name: str, forms: Iterable[str]) -> str | None:
+    """The attribute of the contract that a name is like."""
+    return next(iter(get_close_matches(name.lower(), forms, n=1, cutoff=CLOSE)), None)
+
+
+def names_used_by(cls: type) -> set[str]:
+    """The names, and the strings as `getattr` takes them, in the methods of a class and its bases."""
+    members = [member for each in cls.__mro__ if each is not object for member in vars(each).values()]
+    found: set[str] = set()
+    codes: list[Any] = [code for member in members for code in codes_of(member)]
+    while codes:
+        code = codes.pop()
+        found |= {*code.co_names, *(each for each in code.co_consts if isinstance(each, str))}
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+    return found
+
+
+def codes_of(member: Any) -> list[CodeType]:
+    """The code of a method or a property."""
+    parts = (member.fget, member.fset) if isinstance(member, property) else (member,)
+    functions = [inspect.unwrap(getattr(part, "__func__", part)) for part in parts if part is not None]
+    return [function.__code__ for function in functions if inspect.isfunction(function)]
 
 
 def check_assignable(cls: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Iterable, Mapping
+from types import FrameType
 
 SCALARS = "ScalarLogger and one line"
 
@@ -85,3 +87,24 @@ def meant_instead(name: str, ours: Iterable[str], words: Mapping[str, str]) -> s
     bare = name.lower().replace("_", "")
     tried = (name.lower(), bare, bare.removesuffix("callback"), bare.removesuffix("exception"))
     return next((by_lower[word] for word in tried if word in by_lower), None)
+
+
+def missing(module: str, name: str, meant: str | None, asking: FrameType) -> ImportError | AttributeError:
+    """The error for a name that a module lacks.
+
+    Args:
+        module: its name.
+        name: what was asked for.
+        meant: what it is called here; None where nothing can be said for sure.
+        asking: the frame that asks.
+
+    Returns:
+        An AttributeError, so that `hasattr` is False; an ImportError where a `from ... import` asks, as it
+        hides the message of an AttributeError.
+    """
+    if meant is None:
+        return AttributeError(f"module {module!r} has no attribute {name!r}")
+    message = f"there is no {module}.{name}. Here it is: {meant}."
+    if dis.opname[asking.f_code.co_code[asking.f_lasti]] == "IMPORT_FROM":
+        return ImportError(message, name=module)
+    return AttributeError(message, name=name)

@@ -94,6 +94,9 @@ class Callbacks:
             )
         return self._by_name[name]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Callbacks, (self._plugins,)  # the hooks of a copy are those of its own callbacks
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_by_name":  # asked by copy and pickle before there is anything
             raise AttributeError(name)

@@ -30,11 +30,10 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would take it that every name is there
 
     def __getattr__(name: str) -> Any:
-        """Told of a name that is not there: say where it is, or what it is called here."""
+        """For a name that is missing: say where it is, or what it is called here."""
+        import sys
+
+        from callbacks.other_words import missing
         from learner.other_words import meant_of_package
 
-        meant = meant_of_package(name, __all__)
-        if meant is None:
-            raise AttributeError(f"module 'learner' has no attribute {name!r}")
-        # no AttributeError: `from learner import ...` would hide its message
-        raise ImportError(f"there is no learner.{name}. Here it is: {meant}.", name="learner")
+        raise missing("learner", name, meant_of_package(name, __all__), sys._getframe(1))

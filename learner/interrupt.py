@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from callbacks.checkpoint import Checkpoint
 from callbacks.parts.output import print_line
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -99,3 +100,18 @@ def end_batch(learn: Any) -> None:
     learn.stop(learn.interrupted)
     hint = "; again to abort at once" if learn.interrupted.endswith(SIGNALS[signal.SIGINT]) else ""
     print_line(f"\n{learn.interrupted}: ending after this batch{hint}", "stderr")
+
+
+def end_span(learn: Any) -> None:
+    """Stop a fit that was interrupted, where a cancel has ended an epoch or a pass."""
+    if learn.interrupted and not learn.stop_reason:
+        end_batch(learn)
+
+
+def end_cancelled_batch(learn: Any) -> None:
+    """Stop a fit that was interrupted, and save the run: no `after_batch` is fired for this batch."""
+    if learn.interrupted and not learn.stop_reason:
+        end_batch(learn)
+        for callback in learn.callbacks:
+            if isinstance(callback, Checkpoint):
+                callback.after_batch(learn)

@@ -41,6 +41,13 @@ from learner.resumption import Resume
 from learner.subclass import check_subclass
 from learner.tuning import Tuning
 
+#: What a copy of a learner has of its own, or not at all: callables of its own callbacks, and no batch, whose
+#: tensors may belong to a graph.
+NOT_COPIED = (
+    *("_on", "_do", "_at", "_begun", "_resume", "_mark", "told", "error", "fitting", "interrupted"),
+    *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value"),
+)
+
 Plugin = Callback | type[Callback]
 
 
@@ -197,10 +204,7 @@ class Learner(Tuning):
         """
         gone = found_in(self._callbacks, callbacks)
         self._set_callbacks(self._callbacks.without(*gone))
-        for plugin in reversed(gone):
-            if any(plugin is each for each in self._begun):
-                self._begun = [each for each in self._begun if each is not plugin]
-                plugin.cleanup_fit(self)
+        self._finish(gone)
 
     @contextmanager
     def added(self, *callbacks: Plugin) -> Iterator[Learner]:
@@ -245,6 +249,13 @@ class Learner(Tuning):
         """Let a callback that is added in mid-fit begin."""
         self._begun.append(plugin)
         plugin.before_fit(self)
+
+    def _finish(self, callbacks: Iterable[Callback]) -> None:
+        """Let callbacks that are removed clean up, where a fit has begun for them."""
+        for callback in reversed(tuple(callbacks)):
+            if any(callback is each for each in self._begun):
+                self._begun = [each for each in self._begun if each is not callback]
+                callback.cleanup_fit(self)
 
     def _set_callbacks(self, callbacks: Iterable[Plugin]) -> None:
         """Work out who listens to what and who does what, once: the loop then looks nothing up by class."""
@@ -380,6 +391,20 @@ class Learner(Tuning):
     def explain(self) -> None:
         """Print the composed loop: for each event and operation who is called, in which order, why there."""
         print(explain(self))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: not what is derived of the callbacks, nor the last batch."""
+        if self.fitting:
+            raise RuntimeError(
+                "a learner cannot be copied or pickled in the middle of a fit: do it before or after, or keep "
+                "what it holds now with learn.snapshot() or learn.save(path)."
+            )
+        return {name: value for name, value in vars(self).items() if name not in NOT_COPIED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, told=set())
+        self._at, self._begun = Place(), []
+        self._set_callbacks(self._callbacks)
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if hasattr(type(self), name) or name in vars(self)]

@@ -115,7 +115,7 @@ class Loop:
             if self.data.valid is not None and not self.stop_reason:
                 self._validate(self.data.valid)
         except CancelEpoch:
-            pass
+            interrupt.end_span(self)
         self._at = Place()
         self._on["after_epoch"](self)
 
@@ -126,6 +126,8 @@ class Loop:
             self._batches(self.data.train)
         except CancelTrain:
             self._at = Place("train")
+            if self.data.valid is None:
+                interrupt.end_span(self)
         self._on["after_train"](self)
 
     @torch.no_grad()
@@ -141,6 +143,7 @@ class Loop:
                     self._batches(loader)
             except CancelValidate:
                 self._at = Place("validate")
+                interrupt.end_span(self)
             self._on["after_validate"](self)
         finally:  # also where the epoch is cancelled
             set_modes(modes)  # each module's own: a frozen layer stays in evaluation mode
@@ -184,6 +187,7 @@ class Loop:
         except CancelBatch:
             if self.training:
                 self._drop_gradients()
+            interrupt.end_cancelled_batch(self)
             return
         if self.interrupted:
             interrupt.end_batch(self)  # only here: a checkpoint of this batch must know

@@ -183,9 +183,7 @@ def sandbox(learn: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        learn.remove_callbacks(
-            *(plugin for plugin in learn.callbacks if not any(plugin is kept for kept in plugins))
-        )
+        put_callbacks(learn, plugins)
         vars(learn).update(parts)  # of which the block may have put others in their place
         put_back(learn, snapshot)
         unkept.report(learn, unkept.changed(learn.model, marks))
@@ -196,6 +194,20 @@ def sandbox(learn: Any) -> Iterator[None]:
             parameter.grad = gradient
         for module, mode in modes:
             module.training = mode
+
+
+def put_callbacks(learn: Any, callbacks: tuple[Any, ...]) -> None:
+    """Have these callbacks and no others, each in its place; in mid-fit those that come back begin again."""
+    before = tuple(learn.callbacks)
+    if list(map(id, before)) == list(map(id, callbacks)):
+        return
+    learn._set_callbacks(callbacks)
+    learn._finish(each for each in before if each not in learn.callbacks)
+    if learn.fitting:
+        there = set(map(id, before))
+        for callback in callbacks:
+            if id(callback) not in there:
+                learn._begin(callback)
 
 
 def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:

@@ -11,7 +11,9 @@ from callbacks.history import History
 from callbacks.param_scheduler import ParamScheduler
 from callbacks.parts import hyperparameters
 from callbacks.parts.settings import is_number
+from callbacks.registry import as_plugins
 from learner import batch_size, groups, schedule_plot
+from learner.composition import as_list
 from learner.keywords import suggest_keywords, suggest_keywords_beside
 from learner.loop import Loop
 from learner.lr_find import LRSearch, search
@@ -168,7 +170,7 @@ class Tuning(Loop):
         check_above(1, "fine_tune", lr_mult=lr_mult)
         groups.checked_rate(base_lr)
         self.freeze()
-        shared = {"callbacks": callbacks, **settings}
+        shared = {"callbacks": as_plugins(as_list(callbacks, "callbacks"), "callbacks"), **settings}
         self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=0.99, **shared)
         self.unfreeze()
         rates = slice(base_lr / 2 / lr_mult, base_lr / 2)

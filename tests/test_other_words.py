@@ -179,3 +179,10 @@ def test_each_attribute_that_a_page_translates_is_told_of_when_it_is_asked_for(p
         if not hasattr(learn, name):
             with pytest.raises(AttributeError, match=r"Did you mean|learn\.callbacks"):
                 getattr(learn, name)
+
+
+def test_asking_a_module_whether_it_has_another_frameworks_name_is_answered_with_no():
+    assert not hasattr(callbacks, "LRFinder")
+    assert getattr(learner, "Trainer", None) is None
+    with pytest.raises(AttributeError, match=r"there is no callbacks\.LRFinder. Here it is: learn\.lr_find"):
+        callbacks.LRFinder  # noqa: B018

@@ -270,7 +270,7 @@ def first_of(plugins: Iterable[Callback], kind: type) -> Any:
 def looks_at_gradients(plugin: Callback) -> bool:
     """May this plug-in read or change gradients?"""
     own = unwrapped(plugin)
-    blind = isinstance(own, BLIND) or getattr(own, "reads_gradients", True) is False
+    blind = isinstance(own, BLIND) or not own.reads_gradients
     return not blind and any(listens(plugin, event) for event in OF_GRADIENTS)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import title_of
 
-from callbacks import EVENTS, OPERATIONS, Callback, Order, Recorder, on
+from callbacks import EVENTS, OPERATIONS, Callback, Callbacks, Order, Recorder, on
 
 # Names that people give to methods of their own.
 HELPERS = """
@@ -268,7 +268,7 @@ def test_a_mixins_misspelt_hook_is_found():
         ("state", {"best": 1}, "tuple of attributes' names"),
         ("needs", Recorder, r"Mine\.needs = .*needs = \(Recorder,\)"),
         ("surrounds", ("forwrad",), r"Mine\.surrounds = \('forwrad',\): write it as a tuple of operations"),
-        ("needs", ("Recorder",), "tuple of plug-in classes"),
+        ("needs", ("Recorder",), "tuple of callback classes"),
         ("order", 60, r"Mine\.order = 60: write it as a phase, as order = Order\.MEASURE"),
         ("order", "MEASURE", "a phase"),
         ("measures", ("valid_score",), "a dict to 'min', 'max' or None"),
@@ -378,3 +378,55 @@ def test_on_refuses_what_cannot_take_the_learner(function):
 def test_every_event_and_operation_can_be_defined_and_none_is_like_another():
     for name in EVENTS + OPERATIONS:
         define(name, lambda self, learn: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("oder", Order.SAVE, "order"),
+        ("ORDER", Order.SAVE, "order"),
+        ("measure", {"score": "max"}, "measures"),
+        ("state_", ("n",), "state"),
+        ("need", (Callback,), "needs"),
+        ("surround", ("forward",), "surrounds"),
+        ("surounds", ["forward"], "surrounds"),
+        ("read_gradients", False, "reads_gradients"),
+    ],
+)
+def test_a_misspelt_attribute_of_the_contract_is_refused(name, value, meant):
+    with pytest.raises(TypeError, match=rf"Mine\.{name} .*Did you mean {meant}\?"):
+        type("Mine", (Callback,), {name: value})
+    mixin = type("Mixin", (), {name: value})
+    with pytest.raises(TypeError, match=rf"Mine\.{name}"):
+        type("Mine", (mixin, Callback), {})
+
+
+def test_attributes_of_ones_own_that_look_like_the_contracts_are_not_refused():
+    class Mine(Callback):
+        states = ("idle", "busy")
+        names = ("a", "b")
+        orders = 3
+        stats = ("mean", "std")
+        _oder = Order.SAVE
+        need = ()
+
+        def after_batch(self, learn):
+            return list(self.states)
+
+    class ByName(Callback):
+        states = ("idle", "busy")
+
+        def after_batch(self, learn):
+            return getattr(self, "states")  # noqa: B009 - by name, on purpose
+
+    class Sub(Mine):
+        """Its base uses them."""
+
+        states = ("done",)
+
+    assert Callbacks([Mine(), ByName(), Sub()])
+
+
+def test_reads_gradients_is_true_or_false():
+    with pytest.raises(TypeError, match="reads_gradients = 0: write it as True or False"):
+        type("Mine", (Callback,), {"reads_gradients": 0})

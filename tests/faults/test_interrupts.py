@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny import notes
 
-from callbacks import Callback, Checkpoint, Compile, on
+from callbacks import Callback, CancelBatch, CancelEpoch, CancelTrain, Checkpoint, Compile, on
 from learner import Data, interrupt
 
 ROOT = Path(__file__).parents[2]
@@ -354,3 +354,30 @@ def test_stopping_in_the_middle_closes_the_loaders_iterator(make_learner):
 
     make_learner(data=Data(batches), callbacks=[enough]).fit(1)
     assert closed == [True]
+
+
+@pytest.mark.parametrize("valid", [True, False])
+@pytest.mark.parametrize("kind", [CancelBatch, CancelEpoch, CancelTrain])
+def test_ctrl_c_ends_and_saves_a_fit_all_of_whose_batches_are_cancelled(make_learner, tmp_path, kind, valid):
+    class Cancel(Callback):
+        def after_backward(self, learn):
+            if learn.epoch:
+                raise kind
+
+    def make(folder: str):
+        return make_learner(valid=valid, callbacks=[Cancel(), Checkpoint(tmp_path / folder, "9 epochs")])
+
+    @on("before_backward")
+    def press_once(learn):
+        if learn.epoch == 1 and learn.batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        make("cut").fit(4, callbacks=[press_once])
+    learn, whole = make("cut"), make("whole")
+    learn.fit(4, resume="must")
+    whole.fit(4)
+    assert torch.equal(learn.model.weight, whole.model.weight)
+    assert list(learn.history["epoch"]) == [0, 1, 2, 3]
+    if valid and kind is not CancelEpoch:
+        assert learn.history["valid_loss"] == whole.history["valid_loss"]

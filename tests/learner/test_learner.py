@@ -518,3 +518,56 @@ def test_the_loss_is_no_number_where_reading_it_would_wait(make_learner):
     assert learn.loss_value is learn.loss
     assert learn.loss_value.is_meta
     assert not learn.loss_value.requires_grad
+
+
+class Logged(Callback):
+    """Counts batches, and notes its beginnings and ends."""
+
+    state = ("n",)
+
+    def __init__(self, name="logged"):
+        super().__init__(name=name)
+        self.n, self.seen = 0, []
+
+    def before_fit(self, learn):
+        self.n = 0
+        self.seen.append("begin")
+
+    def after_batch(self, learn):
+        self.n += 1
+
+    def cleanup_fit(self, learn):
+        self.seen.append("end")
+
+
+def test_a_callback_that_is_removed_or_replaced_in_a_sandbox_comes_back_to_its_place(make_learner):
+    first, second = Logged("first"), Logged("second")
+    learn = make_learner(callbacks=[first, second])
+    learn.fit(1)
+    before, n = list(learn.callbacks), first.n
+    with learn.sandbox():
+        learn.remove_callbacks(first)
+        learn.add_callbacks(Logged("first"))
+        learn.fit(1)
+    assert all(one is other for one, other in zip(learn.callbacks, before, strict=True))
+    assert (first.n, second.n) == (n, n)
+    learn.fit(1)
+    assert first.seen == ["begin", "end"] * 2
+
+
+def test_a_callback_that_is_removed_in_a_sandbox_in_mid_fit_begins_again_with_its_state(make_learner):
+    logged = Logged()
+
+    class Aside(Callback):
+        order = Order.SAVE
+
+        def after_batch(self, learn):
+            if learn.global_step == 2 and learn.training:
+                with learn.sandbox():
+                    learn.remove_callbacks(logged)
+                    learn.add_callbacks(other := Logged("other"))
+                assert (logged.n, other.seen) == (2, ["begin", "end"])
+
+    make_learner(callbacks=[logged, Aside()]).fit(1)
+    assert logged.seen == ["begin", "end"] * 2
+    assert logged.n == 5

@@ -369,3 +369,17 @@ def test_a_scheduler_of_the_rate_beside_one_cycle_is_refused_for_the_rate():
 def test_the_marks_of_layer_groups_are_no_hyperparameters():
     with pytest.raises(ValueError, match="SGD has no 'layer_group'"):
         make(callbacks=[ParamScheduler({"layer_group": constant(0.1)})]).fit(1)
+
+
+def test_fine_tuning_has_the_callbacks_of_an_iterator_in_both_parts():
+    heard = []
+
+    @on("before_fit")
+    def hear(learn):
+        heard.append(learn.n_epochs)
+
+    model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
+    data = torch.rand(4, 1), torch.rand(4, 1)
+    learn = Learner(model, data, nn.functional.mse_loss, torch.optim.SGD, splitter=list, defaults=(ZeroGrad,))
+    learn.fine_tune(2, callbacks=iter([hear]))
+    assert heard == [1, 2]
