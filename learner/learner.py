@@ -396,8 +396,8 @@ class Learner(Tuning):
         """What a copy or a pickle holds: not what is derived of the callbacks, nor the last batch."""
         if self.fitting:
             raise RuntimeError(
-                "a learner cannot be copied or pickled in the middle of a fit: do it before or after, or keep "
-                "what it holds now with learn.snapshot() or learn.save(path)."
+                "a learner cannot be copied or pickled in the middle of a fit: do it before or after, or "
+                "keep what it holds now with learn.snapshot() or learn.save(path)."
             )
         return {name: value for name, value in vars(self).items() if name not in NOT_COPIED}
 

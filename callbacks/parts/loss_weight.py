@@ -40,6 +40,9 @@ class LossWeight:
         self._reduction: Reduction | None = None  # None: to be found out from a batch's output
         self._model: Callable[[], Any] = lambda: None  # the one whose own loss was looked at
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LossWeight, (self.given,)  # a copy looks at the loss of its own learner
+
     def look(self, learn: LearnerProtocol) -> None:
         """Find out how the loss reduces; call it when a pass starts."""
         self._loss_func = learn.loss_func
