@@ -17,6 +17,7 @@ from callbacks.measures.metric_states import described, put_state, state_of
 from callbacks.parts.loss_weight import LossWeight, Weight
 from callbacks.parts.means import Mean
 from callbacks.parts.reductions import reduction_of
+from callbacks.parts.results import as_number
 from callbacks.parts.warning import warn
 
 
@@ -277,10 +278,3 @@ def detached(preds: Any) -> Any:
     return map_tensors(
         getattr(preds, "logits", preds), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
     )
-
-
-def as_number(value: Any) -> Any:
-    """A number, or nested lists of them, off the device."""
-    if isinstance(value, Tensor):
-        return value.item() if value.numel() == 1 else value.tolist()
-    return map_tensors(value, as_number)

@@ -14,6 +14,7 @@ from torch import nn
 from callbacks.contract import Callback, Direction
 from callbacks.history import History
 from callbacks.metrics import Metrics
+from callbacks.parts.results import Results
 from callbacks.registry import Callbacks, as_plugins, unwrapped
 from learner import checkpoint, cost, groups, inference, optimizer_modes, resumption, snapshots
 from learner.arguments import (
@@ -157,6 +158,15 @@ class Learner(Tuning):
         self.optimizer = as_optimizer(self._optimizer_given, groups.to_optimize(self), named)
 
     @property
+    def results(self) -> dict[str, Any]:
+        """What was measured in this epoch, by name: plain numbers, whatever is written."""
+        return self._results
+
+    @results.setter
+    def results(self, results: dict[str, Any]) -> None:
+        self._results = results if isinstance(results, Results) else Results(results)
+
+    @property
     def metrics(self) -> tuple[Any, ...]:
         """The metrics that are measured, as they were given."""
         return tuple(
@@ -275,7 +285,7 @@ class Learner(Tuning):
         loader = inference.loader_or_valid(self.data, loader)
         with optimizer_modes.in_eval_mode(self), self._aside():
             self._validate(loader)
-            return self.results
+            return dict(self.results)
 
     def predict(self, inputs: Any) -> Any:
         """The model's output for a batch of inputs, in evaluation mode.

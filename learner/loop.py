@@ -20,7 +20,7 @@ from learner.place import Place, Span
 # What a pass over data changes, and a pass beside a fit puts back.
 PASS_STATE = (
     *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value"),
-    *("training", "batch_idx", "n_batches", "length_is_certain", "results", "stop_reason"),
+    *("training", "batch_idx", "n_batches", "length_is_certain", "_results", "stop_reason"),
     *("_mark", "_resume"),
     "_at",
 )

@@ -1,0 +1,101 @@
+"""What was measured, as plain numbers, whoever wrote it and in whatever kind."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, ValuesView
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Results(dict[str, Any]):
+    """A dict whose values are plain numbers, strings, and lists of them.
+
+    A tensor becomes a number where it has one element, else nested lists; so does what NumPy gives. Nothing
+    that is kept holds a graph. A tensor on another device than the CPU is copied there, without a wait, and
+    becomes a number when it is first read.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.update(*args, **kwargs)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        is_elsewhere = isinstance(value, Tensor) and not value.is_cpu
+        super().__setitem__(name, value.detach().clone() if is_elsewhere else as_number(value))
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if isinstance(value, Tensor):
+            value = as_number(value)  # the one wait
+            super().__setitem__(name, value)
+        return value
+
+    def __iter__(self) -> Iterator[str]:  # so that dict(results) and {**results} read by __getitem__
+        return super().__iter__()
+
+    def __ior__(self, other: Any) -> Results:  # type: ignore[override]
+        self.update(other)
+        return self
+
+    def __or__(self, other: Any) -> Results:  # type: ignore[override]
+        return Results({**self, **other})
+
+    def __eq__(self, other: object) -> bool:
+        return dict(self) == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Write several."""
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """What is there, or what is written now."""
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """What is there, or the default."""
+        return self[name] if name in self else default  # noqa: SIM401
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """What is there, which is taken out."""
+        if name not in self:
+            return super().pop(name, *default)
+        value = self[name]
+        del self[name]
+        return value
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        """Names with their numbers."""
+        return dict(self).items()  # type: ignore[return-value]
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        """The numbers."""
+        return dict(self).values()  # type: ignore[return-value]
+
+    def copy(self) -> Results:
+        """Another one with the same numbers."""
+        return Results(self)
+
+
+def as_number(value: Any) -> Any:
+    """A plain number, or nested lists of them, off the device; what is of another kind as it is."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        dense = value if value.layout is torch.strided else value.to_dense()
+        return dense.item() if dense.numel() == 1 else dense.tolist()
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.item() if value.size == 1 else value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(as_number, value))
+    if type(value) is dict:
+        return {key: as_number(each) for key, each in value.items()}
+    return value
