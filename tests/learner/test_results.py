@@ -25,7 +25,7 @@ class Writes(Callback):
     """Writes a value in some event, by some way of writing."""
 
     order = Order.MEASURE
-    measures = {"aux": "min"}
+    measures = {"aux": "min"}  # noqa: RUF012
 
     def __init__(self, make, write=lambda results, value: results.update(aux=value)):
         super().__init__()
