@@ -11,10 +11,11 @@ import torch
 
 from callbacks.parts import hyperparameters
 from callbacks.parts.finite import n_bad, suspects
+from callbacks.parts.lazy import empties_in
 from callbacks.parts.modules import loss_tensors, modules_beside
 from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
-from learner import files, optimizer_modes, passes, positions, snapshots, unkept
+from learner import files, optimizer_modes, passes, positions, snapshots, unkept, weights_file, wrapped_names
 from learner.checks.preflight import EpochWatch
 from learner.fingerprint import differences, fingerprint, plain_or_none
 from learner.plain import from_plain, to_plain
@@ -160,11 +161,20 @@ def fingerprint_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
         raise files.CheckpointError(f"{path}: its fingerprint cannot be read: {error}") from None
 
 
+def fitted(learn: Any, contents: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The contents with the names of the model's tensors, which may be, or have been, wrapped."""
+    now = [*named_tensors(learn.model), *empties_in(learn.model)]
+    return wrapped_names.renamed(contents, learn.model, now, path)
+
+
 def put_file(learn: Any, path: str | Path, only: Literal["model"] | None) -> None:
     """Put back what a file holds, or its weights and buffers alone."""
     if only not in (None, "model"):
         raise ValueError(f"load(only={only!r}): there is 'model', and None for all.")
-    contents = load(path)
+    if files.is_plain(path):
+        weights_file.put_weights(learn.model, Path(path).absolute())
+        return
+    contents = fitted(learn, load(path), Path(path))
     if only is None:
         differences(
             contents["fingerprint"], fingerprint(learn), Path(path), parts=("model", "optimizer", "callbacks")

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import shutil
+import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,37 @@ def read(path: str | Path) -> dict[str, Any]:
     if type(format_there) is not int or format_there != FORMAT:
         raise CheckpointError(f"{path}: it is whole, but holds no checkpoint of format {FORMAT}. {ANOTHER}")
     return contents
+
+
+def is_plain(path: str | Path) -> bool:
+    """Is it a file of plain `torch.save`: a whole zip archive without our seal?"""
+    try:
+        with open_file(Path(path).absolute()) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - TRAILER_SIZE))
+            if told_by(file.read()) != (0, 0, 0):
+                return False
+            archive.find_directory(file, size)
+    except (OSError, ValueError, struct.error):
+        return False
+    return True
+
+
+def read_plain(path: str | Path) -> Any:
+    """Read a file of plain `torch.save` onto the CPU, once it is known to hold tensors and plain data only.
+
+    Raises:
+        CheckpointError: it is not whole, or holds something else.
+    """
+    path = Path(path).absolute()
+    try:
+        with open_file(path) as file:
+            return payload.load(file, os.fstat(file.fileno()).st_size, is_ours=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: {error} Of the files of plain torch.save those of a state dict are read, as of "
+            "torch.save(model.state_dict(), path)."
+        ) from None
 
 
 ANOTHER = "Take another checkpoint."

@@ -386,7 +386,11 @@ class Learner(Tuning):
         return replay.write(self, path, begin)
 
     def load(self, path: str | Path, *, only: Literal["model"] | None = None) -> None:
-        """Put back what `save` or a `Checkpoint` has written.
+        """Put back what `save` or a `Checkpoint` has written, or the weights of a file of plain `torch.save`.
+
+        Of the latter a state dict is read, alone or under `"model"` or `"state_dict"`; nothing else in it is.
+        Names with `_orig_mod.` or `module.`, of a model that is or was wrapped, are matched with those
+        without, with a note.
 
         Args:
             path: the file.

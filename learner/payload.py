@@ -11,8 +11,8 @@ import io
 import pickle
 import pickletools
 import textwrap
-from dataclasses import dataclass
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,14 +35,20 @@ ITEM_SIZES = {  # bytes of an item, by the names that torch gives its storages i
 }
 
 
-def load(file: io.BufferedReader, length: int) -> Any:
+def load(file: io.BufferedReader, length: int, *, is_ours: bool = True) -> Any:
     """Load the payload, the first bytes of a file, onto the CPU.
+
+    Args:
+        file: opened to read bytes.
+        length: of the payload.
+        is_ours: did `files.write` make it? A state dict of torch's is an `OrderedDict` with an attribute, and
+            may hold parameters.
 
     Raises:
         ValueError: it holds something that is no plain data, or sizes that are not true.
     """
     records = directory(file, length)
-    check_pickle(records)
+    check_pickle(records, is_ours=is_ours)
     file.seek(0)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
@@ -55,17 +61,17 @@ def load(file: io.BufferedReader, length: int) -> Any:
         raise ValueError(f"torch cannot read it ({said}). Take another checkpoint.") from None
 
 
-def check_pickle(records: dict[str, Record]) -> None:
+def check_pickle(records: dict[str, Record], *, is_ours: bool = True) -> None:
     """Go through the pickle with stand-ins for the few names it may hold, which make nothing."""
     content = records["data.pkl"].read()
-    check_opcodes(content)
+    check_opcodes(content, OPCODES if is_ours else OPCODES | {"BUILD"})
     try:
-        StandIns(content, records).load()
+        (StandIns if is_ours else StandInsOfTorch)(content, records).load()
     except (pickle.UnpicklingError, TypeError, IndexError, KeyError, AttributeError, EOFError) as error:
         raise ValueError(f"its data make no sense ({error}). {NOT_RUN}") from None
 
 
-def check_opcodes(content: bytes) -> None:
+def check_opcodes(content: bytes, allowed: frozenset[str]) -> None:
     """Refuse a pickle that does other things than one of plain data."""
     steps = pickletools.genops(content)
     while True:
@@ -76,7 +82,7 @@ def check_opcodes(content: bytes) -> None:
         except ValueError as error:
             raise ValueError(f"its data make no sense ({error}). {NOT_RUN}") from None
         # a pickle numbers what it remembers; a number larger than its place reserves memory for nothing
-        if opcode.name not in OPCODES or (opcode.name == "LONG_BINPUT" and int(argument or 0) > (at or 0)):
+        if opcode.name not in allowed or (opcode.name == "LONG_BINPUT" and int(argument or 0) > (at or 0)):
             raise ValueError(f"its data use {opcode.name}. {NOT_RUN}")
 
 
@@ -108,15 +114,24 @@ class StandIns(pickle.Unpickler):
         return Storage(record.size, kind.item_size)
 
 
-@dataclass(frozen=True, slots=True)
-class StorageKind:
+class StandInsOfTorch(StandIns):
+    """The same for a state dict: also for `OrderedDict`s with items, and parameters."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict  # BUILD sets attributes of it, and can of no other stand-in
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return Parameter()
+        return super().find_class(module, name)
+
+
+class StorageKind(NamedTuple):  # of which BUILD can set nothing, as it can of a dataclass
     """Stands for a class of storages."""
 
     item_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(NamedTuple):
     """Stands for the bytes of a tensor."""
 
     n_bytes: int
@@ -130,6 +145,16 @@ class NoHooks:
 
     def __call__(self) -> None:
         return None
+
+
+class Parameter:
+    """Stands for the function that makes a parameter of a tensor."""
+
+    __slots__ = ()
+
+    def __call__(self, tensor: Any, requires_grad: Any, hooks: Any) -> None:
+        if tensor is not None or type(requires_grad) is not bool:
+            raise ValueError(f"its data make a parameter of what is none. {NOT_RUN}")
 
 
 class Rebuild:

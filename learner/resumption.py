@@ -179,7 +179,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
             raise ValueError(f"fit(resume='must'): there is no checkpoint in {shown}.")
         print_line(f"nothing to go on from in {shown}: a new run begins")
         return None
-    point = Resumption(checkpoint.load(found), found)
+    point = Resumption(checkpoint.fitted(learn, checkpoint.load(found), found), found)
     if point.position is None:
         raise files.CheckpointError(f"{found} was written by learn.save, by hand: use learn.load for it.")
     if point.fit["index"] < learn.n_fits:  # another fit after the one that the file knows
