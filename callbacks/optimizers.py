@@ -269,14 +269,16 @@ def check_distinct(members: Iterable[Any]) -> None:
     """
     holders: dict[int, Any] = {}
     for member in members:
-        for parameter in parameters_of(member):
-            other = holders.setdefault(id(parameter), member)
-            if other is not member:
+        own = parameters_of(member)
+        for parameter in own:
+            other = holders.get(id(parameter))
+            if other is not None:
                 raise ValueError(
                     f"Optimizers: {type(other).__name__} and {type(member).__name__} both hold a parameter "
                     f"of shape {tuple(parameter.shape)}, so each step would move it twice: give it to one of "
                     "them."
                 )
+        holders |= dict.fromkeys(map(id, own), member)
 
 
 def check_kinds(optimizer: Optimizers, state: Any) -> None:

@@ -1,7 +1,8 @@
 """A GAN: two networks and two optimizers (Goodfellow et al. 2014, algorithm 1), on digits of 8 x 8 pixels.
 
-The learner trains the generator. What is special stands in one operation, `forward`, and in one plug-in,
-which owns the critic and its optimizer, and declares both as its state: a run that is cut goes on exactly.
+The learner trains the generator. What is special stands in one operation, `forward`, and in one callback,
+which owns the critic and its optimizer. It declares both as its state, so both are placed and saved, and a run
+that is killed resumes with the same bits.
 
 Prints how far the mean pictures, made and real, are apart, before and after.
 """
@@ -30,21 +31,11 @@ class GAN(Learner):
 class Critic(Callback):
     """Trains a critic on real and made pictures, before each step of the generator."""
 
-    order, state = Order.TRANSFORM, ("weights", "moments")
+    order, state = Order.TRANSFORM, ("network", "optimizer")
 
     def __init__(self, network):
         super().__init__()
         self.network, self.optimizer = network, adam(network.parameters())
-
-    weights = property(
-        lambda self: self.network.state_dict(), lambda self, x: self.network.load_state_dict(x)
-    )
-    moments = property(
-        lambda self: self.optimizer.state_dict(), lambda self, x: self.optimizer.load_state_dict(x)
-    )
-
-    def before_fit(self, learn):
-        self.network.to(learn.device)
 
     def after_pred(self, learn):
         if learn.training:

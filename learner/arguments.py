@@ -119,7 +119,7 @@ def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Para
     ):
         raise TypeError(
             f"optimizer is {factory!r} ({type(factory).__name__}){lacking(factory)}: pass "
-            "partial(torch.optim.SGD, lr=0.1), or an optimizer."
+            "partial(torch.optim.SGD, lr=0.1), an optimizer, or a list of several."
         )
     if not parameters:  # all are frozen, which is told with counts before a fit; to predict needs none
         return None

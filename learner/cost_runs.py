@@ -22,6 +22,7 @@ from learner.composition import overrides
 from learner.interrupt import interruptible
 from learner.loop import Loop
 from learner.meter import BLOCK, Conductor, Meter, Reads, Watch
+from learner.optimizer_modes import switching
 
 N_WARM = 5  # steps before those that count: the first ones find kernels and fill caches
 
@@ -93,7 +94,8 @@ def fit(learn: Any, watch: Watch, meter: Meter | None = None, n_epochs: int = Co
     if meter is not None:
         watch.after_step = meter.end_step
     quiet = contextlib.redirect_stdout(io.StringIO())
-    with quiet, interruptible(learn), learn.added(Preflight(), Conductor(watch, meter, n_epochs)):
+    added = learn.added(Preflight(), Conductor(watch, meter, n_epochs))
+    with quiet, interruptible(learn), switching(learn), added:
         learn._fit(watch.n_steps + n_epochs)
     return watch
 

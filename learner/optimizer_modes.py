@@ -56,15 +56,25 @@ class TrainMode(Callback):
 @contextmanager
 def switching(learn: Any) -> Iterator[None]:
     """Switch the modes of the optimizer in a fit; nothing is added where it has none."""
-    if not has_modes(learn.optimizer):
-        yield
-        return
-    own = EvalMode(), TrainMode()
-    learn._set_callbacks((own[0], *learn.callbacks, own[1]))  # the first of its phase, and the last
+    if has_modes(learn.optimizer):
+        add_modes(learn)
     try:
         yield
     finally:
-        learn.remove_callbacks(*own)
+        if EvalMode in learn.callbacks:
+            learn.remove_callbacks(EvalMode, TrainMode)
+
+
+def add_modes(learn: Any) -> None:
+    """Add the callbacks: the first one of its phase, and the last one."""
+    learn._set_callbacks((EvalMode(), *learn.callbacks, TrainMode()))
+
+
+def follow(learn: Any) -> None:
+    """Before a training pass: an optimizer with modes may have taken the place of one without."""
+    if has_modes(learn.optimizer) and EvalMode not in learn.callbacks:
+        add_modes(learn)
+        learn.callbacks[TrainMode].before_train(learn)
 
 
 def is_in_training_mode(learn: Any) -> bool:

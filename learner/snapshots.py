@@ -178,6 +178,7 @@ def sandbox(learn: Any) -> Iterator[None]:
     ending, plugins = (learn.stop_reason, learn.error, learn.n_fits, learn._known), tuple(learn.callbacks)
     learn._known = type(learn._known)()  # what a few batches tell of a loader is not kept
     parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
+    groups = [(each, len(each.param_groups)) for each in members_of(learn.optimizer)]
     for parameter, _ in gradients:
         parameter.grad = None
     try:
@@ -185,6 +186,8 @@ def sandbox(learn: Any) -> Iterator[None]:
     finally:
         put_callbacks(learn, plugins)
         vars(learn).update(parts)  # of which the block may have put others in their place
+        for member, n_groups in groups:
+            del member.param_groups[n_groups:]
         put_back(learn, snapshot)
         unkept.report(learn, unkept.changed(learn.model, marks))
         for part, states in drawn:

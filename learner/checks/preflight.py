@@ -25,7 +25,7 @@ from callbacks.parts.places import Places
 from callbacks.parts.shares import parameters_of
 from callbacks.registry import REMEDIES
 from callbacks.when import unwrapped
-from learner import passes
+from learner import optimizer_modes, passes
 from learner.arguments import is_optimizer, rate_faults
 from learner.checks.data import data_faults, item_faults, no_batch
 from learner.checks.faults import LearnerWarning, listed, tell
@@ -119,6 +119,7 @@ class EpochWatch(Callback):
         self._loss: nn.Module | None = None
 
     def before_train(self, learn: LearnerProtocol) -> None:
+        optimizer_modes.follow(learn)
         loss = loss_module(learn.loss_func)
         if self._places is not None and self._places.are_of(learn.model) and loss is self._loss:
             return

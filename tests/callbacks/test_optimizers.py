@@ -271,6 +271,12 @@ def test_a_parameter_in_two_members_is_refused():
         Optimizers(SGD(model[2].parameters(), lr=0.1), Adam(model.parameters()))
 
 
+def test_the_same_optimizer_twice_is_refused():
+    one = SGD(net().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="SGD and SGD both hold"):
+        Optimizers(one, one)
+
+
 def test_a_rule_that_matches_nothing_is_left_out_with_a_warning():
     with pytest.warns(LearnerWarning, match="SGD is left out, since its rule matches no parameter"):
         learn = learner_of(optimizer=[(partial(SGD, lr=0.1), lambda name, p: p.ndim == 4), adamw])
@@ -525,6 +531,17 @@ def test_a_snapshot_and_a_sandbox_restore_all_members():
     learn.restore(kept)
     learn.fit(1)
     assert all(torch.equal(after[name], each) for name, each in learn.model.state_dict().items())
+
+
+@pytest.mark.parametrize("given", [None, partial(SGD, lr=0.1)], ids=["several", "one"])
+def test_a_sandbox_removes_a_group_that_is_added_in_it(given):
+    learn = learner_of(optimizer=given)
+    n_groups = len(learn.optimizer.param_groups)
+    with learn.sandbox():
+        member = learn.optimizer.members[1] if given is None else learn.optimizer
+        member.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    assert len(learn.optimizer.param_groups) == n_groups
+    learn.fit(1)
 
 
 def test_a_group_that_is_added_to_a_member_in_mid_fit_is_trained_and_saved(tmp_path):

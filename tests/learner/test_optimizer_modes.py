@@ -295,6 +295,27 @@ def test_swa_averages_the_weights_to_be_used_at_the_end_of_each_epoch():
     assert all(map(torch.allclose, mean, weights(learn)))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [(partial(SGD, lr=0.1), ScheduleFreeSGD), (ScheduleFreeSGD, partial(SGD, lr=0.1))]
+)
+def test_an_optimizer_with_modes_may_take_the_place_of_another_in_mid_fit(one, other):
+    class Replace(Callback):
+        def before_epoch(self, learn):
+            if learn.epoch == 1:
+                learn.optimizer = other(learn.model.parameters())
+
+    learn = learner_of(Replace, optimizer=one)
+    before = len(learn.callbacks)
+    learn.fit(3)
+    assert not learn.optimizer.param_groups[0].get("is_training", False)
+    assert len(learn.callbacks) == before
+    learn.fit(1)
+
+
+def test_what_a_step_costs_is_measured_in_training_mode(capsys):
+    assert learner_of().cost(20).n_steps == 20
+
+
 def test_an_optimizer_without_modes_has_no_further_callbacks():
     seen = []
 
