@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from callbacks.parts.shares import Named, Part, as_part, missing_of, parameters_of, shares_of, warn_of_empty
+from callbacks.parts.joined_state import JoinedState
+from callbacks.parts.shares import Named, Part, as_part, check_distinct, missing_of, shares_of, warn_of_empty
 
 
 class Optimizers(torch.optim.Optimizer):
@@ -38,6 +38,11 @@ class Optimizers(torch.optim.Optimizer):
         ValueError: there is no argument; two members hold the same parameter; a factory that is not the last
             has no rule; when it is made: two rules match a parameter, or none does.
     """
+
+    is_made: bool  #: has it members? Else it is a factory of them
+    _parts: tuple[Part, ...]
+    _made: dict[int, Any]  # the member of each part that has parameters
+    _places: list[tuple[int, int]]  # of each parameter group: its member's part, and its position there
 
     def __init__(self, *given: Any):
         flat = [each for one in given for each in (one.flat() if isinstance(one, Optimizers) else (one,))]
@@ -83,13 +88,9 @@ class Optimizers(torch.optim.Optimizer):
         """The optimizers, in the order in which they were given.
 
         Raises:
-            RuntimeError: there are none yet, only factories.
+            AttributeError: there are none yet, only factories.
         """
-        if not self.is_made:
-            raise RuntimeError(
-                f"{self!r} holds factories and no parameters yet: pass it to a Learner, or call it with "
-                "model.named_parameters()."
-            )
+        check_made(self)
         return tuple(self._made[position] for position in sorted(self._made))
 
     @property
@@ -98,11 +99,12 @@ class Optimizers(torch.optim.Optimizer):
 
         A group that is added to a member comes last, so the positions of the others do not change.
         """
-        groups = {at: member.param_groups for at, member in self._made.items() if self.members}
-        places = [(at, n) for at in sorted(groups) for n in range(len(groups[at]))]
+        check_made(self)
+        groups = {at: self._made[at].param_groups for at in sorted(self._made)}
+        places = [(at, n) for at, found in groups.items() for n in range(len(found))]
         if len(places) != len(self._places):
-            self._places = [*(each for each in self._places if each in places), *places]
-            self._places = list(dict.fromkeys(self._places))
+            kept = [each for each in self._places if each in places]
+            self._places = list(dict.fromkeys([*kept, *places]))
         return [groups[at][n] for at, n in self._places]
 
     @property
@@ -189,44 +191,17 @@ class Optimizers(torch.optim.Optimizer):
         return f"Optimizers({', '.join(shown)})"
 
 
-class JoinedState(MutableMapping[Tensor, Any]):
-    """The state of several optimizers as one mapping; what is assigned goes to the one with the parameter.
+def check_made(optimizer: Optimizers) -> None:
+    """Refuse to be used as an optimizer before there are parameters.
 
-    Args:
-        members: the optimizers; those without a `state` are left out.
+    Raises:
+        AttributeError: it is a factory.
     """
-
-    def __init__(self, members: Iterable[Any]):
-        self._members = [each for each in members if isinstance(getattr(each, "state", None), MutableMapping)]
-
-    def _of(self, parameter: Tensor) -> MutableMapping[Tensor, Any]:
-        for member in self._members:
-            if parameter in member.state or any(parameter is each for each in parameters_of(member)):
-                return member.state
-        raise KeyError(parameter)
-
-    def __getitem__(self, parameter: Tensor) -> Any:
-        return self._of(parameter)[parameter]
-
-    def __setitem__(self, parameter: Tensor, value: Any) -> None:
-        self._of(parameter)[parameter] = value
-
-    def __delitem__(self, parameter: Tensor) -> None:
-        del self._of(parameter)[parameter]
-
-    def __contains__(self, parameter: object) -> bool:
-        return any(parameter in member.state for member in self._members)
-
-    def get(self, parameter: Tensor, default: Any = None) -> Any:
-        """The state of a parameter, or the default; nothing is made."""
-        found = (member.state[parameter] for member in self._members if parameter in member.state)
-        return next(found, default)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (parameter for member in self._members for parameter in member.state)
-
-    def __len__(self) -> int:
-        return sum(len(member.state) for member in self._members)
+    if not optimizer.is_made:
+        raise AttributeError(
+            f"{optimizer!r} holds factories and no parameters yet: pass it to a Learner, or call it with "
+            "model.named_parameters()."
+        )
 
 
 def is_made(item: Any) -> bool:
@@ -259,26 +234,6 @@ def made_of(part: Part, share: list[dict[str, Any]]) -> Any:
         lacks = ", no ".join(missing_of(made))
         raise TypeError(f"Optimizers: {part} made {made!r}, which is not an optimizer: it has no {lacks}.")
     return made
-
-
-def check_distinct(members: Iterable[Any]) -> None:
-    """Refuse a parameter that two optimizers hold, as both would move it.
-
-    Raises:
-        ValueError: names both.
-    """
-    holders: dict[int, Any] = {}
-    for member in members:
-        own = parameters_of(member)
-        for parameter in own:
-            other = holders.get(id(parameter))
-            if other is not None:
-                raise ValueError(
-                    f"Optimizers: {type(other).__name__} and {type(member).__name__} both hold a parameter "
-                    f"of shape {tuple(parameter.shape)}, so each step would move it twice: give it to one of "
-                    "them."
-                )
-        holders |= dict.fromkeys(map(id, own), member)
 
 
 def check_kinds(optimizer: Optimizers, state: Any) -> None:

@@ -160,7 +160,9 @@ def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):
         kept, loaded = state["state"].get(number), optimizer.state.get(parameter)
-        for key, value in kept.items() if isinstance(kept, dict) and isinstance(loaded, dict) else ():
+        if not isinstance(kept, dict) or not isinstance(loaded, dict):
+            continue
+        for key, value in kept.items():
             now = loaded.get(key)
             if isinstance(value, Tensor) and isinstance(now, Tensor) and value.dtype != now.dtype:
                 loaded[key] = value.to(now.device, copy=True)

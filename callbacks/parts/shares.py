@@ -161,3 +161,23 @@ def warn_of_empty(parts: Sequence[Part], shares: list[list[dict[str, Any]]], fro
         if not (share or part.is_ready or position in waiting):
             why = "no parameter is left for it" if part.rule is None else "its rule matches no parameter"
             warn(f"Optimizers: {part} is left out, since {why}.")
+
+
+def check_distinct(members: Iterable[Any]) -> None:
+    """Refuse a parameter that two optimizers hold, as both would move it.
+
+    Raises:
+        ValueError: names both.
+    """
+    holders: dict[int, Any] = {}
+    for member in members:
+        own = parameters_of(member)
+        for parameter in own:
+            other = holders.get(id(parameter))
+            if other is not None:
+                raise ValueError(
+                    f"Optimizers: {type(other).__name__} and {type(member).__name__} both hold a parameter "
+                    f"of shape {tuple(parameter.shape)}, so each step would move it twice: give it to one of "
+                    "them."
+                )
+        holders |= dict.fromkeys(map(id, own), member)

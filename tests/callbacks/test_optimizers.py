@@ -284,7 +284,7 @@ def test_a_rule_that_matches_nothing_is_left_out_with_a_warning():
 
 
 def test_factories_that_have_no_parameters_yet_say_so():
-    with pytest.raises(RuntimeError, match="pass it to a Learner"):
+    with pytest.raises(AttributeError, match="pass it to a Learner"):
         Optimizers((muon, is_matrix), adamw).step()
 
 
