@@ -33,13 +33,14 @@ class Metrics(Callback):
     elements of `mse_loss`; the targets of `cross_entropy` that are not ignored, or the sum of their class
     weights; a batch without any does not count. A loss with `reduction="sum"` is added up. Of a Hugging Face
     model's own loss it is the labels that are not -100. Any other loss counts by number of items, or by
-    `weight`. The same holds for functions among the metrics.
+    `weight`. The same holds for functions among the metrics. Where the loss function returns None in
+    validation, as for a model that has losses in training mode only, no loss is measured there.
 
     Args:
         metrics: `Metric`s, torchmetrics' objects, or functions of `(preds, targets)` that give a batch's
             mean; a function's attribute `metric`, as `accuracy` has one, is the class that is measured in
             its place, so that counts stay exact. Where the model's output has `.logits`, as Hugging Face's,
-            those are the preds.
+            those are the preds. A function that takes several targets gets them one by one, as a loss does.
         on: the passes in which metrics are measured; losses are measured in both always.
         weight: how much a batch counts, as a function of the learner that gives a number or a tensor of one
             (which is not waited for): `lambda learn: (learn.targets != PAD).sum()` for a loss of your own
@@ -131,10 +132,13 @@ class Metrics(Callback):
         self._come_back(learn)
         if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
             return  # stopped in the middle: numbers of a part would be taken for the whole
-        if learn.n_batches == 0 and not self._passes["valid"].loss.n_batches:
+        if learn.n_batches == 0 and not self._passes["valid"].n_batches:
             warn("the validation data gave no batch, so nothing was measured on it.")
-        if self._passes["valid"].is_open:
-            learn.results |= self._passes["valid"].compute()
+        valid = self._passes["valid"]
+        if valid.is_open:
+            learn.results |= valid.compute()
+        if valid.n_batches and not valid.loss.n_batches:  # the loss function returned None
+            self.measures = {name: each for name, each in self.measures.items() if name != "valid_loss"}
 
 
 class Measured:
@@ -147,7 +151,7 @@ class Measured:
         self.functions = {name: each for name, each in metrics.items() if not isinstance(each, Metric)}
         self.reductions = {name: reduction_of(each) for name, each in self.functions.items()}
         self.weight = LossWeight(weight)
-        self.loss = Mean()
+        self.loss, self.n_batches = Mean(), 0
         self.means = {name: Mean() for name in self.functions}
         self.adds_up = False  # the loss, in this pass
         self.trial = Trial({name: each for name, each in self.functions.items() if not self.knows(name)})
@@ -168,6 +172,7 @@ class Measured:
         self.is_open = True
         self.weight.look(learn)
         self.loss.clear()
+        self.n_batches = 0
         for mean in self.means.values():
             mean.clear()
         self.trial.clear()
@@ -180,8 +185,11 @@ class Measured:
 
     def update(self, learn: LearnerProtocol) -> None:
         """See the batch under way."""
-        self.loss.add(learn.loss_value, self.weight.of(learn))
-        self.adds_up = self.weight.adds_up(learn)
+        self.n_batches += 1
+        loss = learn.loss_value
+        if loss is not None:  # in validation a loss function may return None
+            self.loss.add(loss, self.weight.of(learn))
+            self.adds_up = self.weight.adds_up(learn)
         if self.metrics:
             preds, targets = detached(learn.preds), learn.targets
             for metric in self.objects:
@@ -214,13 +222,12 @@ class Measured:
     def compute(self) -> dict[str, Any]:
         """The pass's numbers by name; waits for the device, once for each metric."""
         self.is_open = False
-        if not self.loss.n_batches:
+        if not self.n_batches:
             return {}
-        loss = self.loss.compute(adds_up=self.adds_up)
-        if not self.metrics:
-            return {f"{self.prefix}_loss": loss}
+        found: dict[str, Any] = {}
+        if self.loss.n_batches:
+            found["loss"] = self.loss.compute(adds_up=self.adds_up)
         self.trial.report()
-        found: dict[str, Any] = {"loss": loss}
         for name, metric in self.metrics.items():
             if name in self.means:
                 found[name] = self.means[name].compute(adds_up=self.reductions[name].adds_up)
@@ -234,6 +241,7 @@ class Measured:
         """What was added up so far, as plain data; waits for the device."""
         return {
             "metrics": self.told,
+            "n_batches": self.n_batches,
             "adds_up": self.adds_up,
             "loss": self.loss.state_dict(),
             "means": {name: mean.state_dict() for name, mean in self.means.items()},
@@ -252,7 +260,7 @@ class Measured:
                 f"Metrics: the {self.prefix} pass under way was measured by other metrics (then, now):\n"
                 f"  {then}\n  {now}\nContinue with those of then, and change them where an epoch has ended."
             )
-        self.adds_up = state["adds_up"]
+        self.n_batches, self.adds_up = state["n_batches"], state["adds_up"]
         self.loss.load_state_dict(state["loss"])
         for name, mean in self.means.items():
             mean.load_state_dict(state["means"][name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -67,7 +67,7 @@ def as_metric(metric: Any) -> Any:
         return exact()
     if callable(metric) and not isinstance(metric, type):
         check_order(metric)
-        return metric
+        return spread(metric) if n_required(metric) > 2 else metric
     hint = " Give metrics one by one, not in a list." if isinstance(metric, (list, tuple)) else ""
     if isinstance(metric, str):
         hint = (
@@ -79,6 +79,26 @@ def as_metric(metric: Any) -> Any:
         f"{metric!r} is no metric: pass a function of (preds, targets), or an object with reset, update and "
         f"compute.{hint}"
     )
+
+
+def n_required(function: Any) -> int:
+    """How many arguments in a row a function cannot do without."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return 2
+    in_a_row = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in in_a_row and each.default is each.empty for each in parameters)
+
+
+def spread(function: Any) -> Any:
+    """A metric of (preds, targets), of a function that takes several targets one by one, as a loss does."""
+
+    @wraps(function)
+    def measure(preds: Any, targets: Any) -> Any:
+        return function(preds, *targets) if isinstance(targets, tuple) else function(preds, targets)
+
+    return measure
 
 
 def named(word: str) -> str:

@@ -65,8 +65,13 @@ class Best:
             )
 
     def update(self, learn: LearnerProtocol) -> bool | None:
-        """Look at this epoch's result: is it the best so far? None where the epoch has no such result."""
+        """Look at this epoch's result: is it the best so far? None where the epoch has no such result.
+
+        Raises:
+            ValueError: the result is not a number, or it has turned out that no epoch will have it.
+        """
         if self.monitor not in learn.results:
+            check_measured(self.monitor, learn, self.owner)  # a loss may turn out not to be there
             return None
         value = learn.results[self.monitor]
         if not isinstance(value, (int, float)):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learner.checks.cures import item_note, loss_cures, metric_note, norm_note
 from learner.checks.loss import (
     CLASSES,
     broadcast,
@@ -24,11 +25,16 @@ from learner.tensors import counted, describe
 
 
 def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str | None:
-    """What the model or the loss was given, and what to change; None for errors elsewhere."""
+    """What the model, the loss or a metric was given, and what to change; None for errors elsewhere."""
+    found = norm_note(error, learn) or metric_note(frames, learn)
+    if found is not None:
+        return found
     if "compute_loss" in learn._at.operations and learn.loss_func is not None:
         return loss_note(error, learn)
     if "backward" in learn._at.operations:
         return " ".join(dtype_cures(learn)) or None
+    if "forward" in learn._at.operations and (note := item_note(learn)):
+        return note
     last = frames[-1]
     if last.f_code.co_name == "_forward_unimplemented" and last.f_locals.get("self") is learn.model:
         return forward_note(learn.model)
@@ -44,6 +50,9 @@ def loss_note(error: BaseException, learn: Any) -> str:
     given = f"in the loss, {title}, given preds, {describe(preds)}, and targets, {describe(targets)}"
     if type(targets) is tuple:
         given += f", which it is given as {counted(len(targets), 'argument', 'arguments')} after preds"
+    cures = list(loss_cures(learn))
+    if cures:
+        return f"{given}. {' '.join(cures)}"
     if not isinstance(targets, Tensor):
         return (
             f"{given}. The batch was {describe(learn.batch)}: it should be (inputs, targets); with several "

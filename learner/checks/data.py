@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
+from callbacks.device import tensors_in
 from learner.checks.faults import LearnerWarning
 from learner.data import Data
 from learner.items import both_have_time_first, counted, lengths_of
@@ -100,6 +101,21 @@ def sizes_of(loader: Any) -> dict[str, Any]:
         for name in ("n_items", "batch_size", "drop_last")
         if hasattr(loader, name)
     }
+
+
+def n_left_over(loader: Any) -> int | None:
+    """Items of a last batch that is smaller than the others; None where there is none, or none known of."""
+    if isinstance(loader, (list, tuple)) and loader:
+        first = next(tensors_in(loader[-1]), None)
+        return len(first) if first is not None and first.ndim and not first.is_nested else None
+    sizes = sizes_of(loader)
+    sampler = getattr(loader, "sampler", None)
+    n_items = sizes.get("n_items", sizes.get("len(dataset)"))
+    if isinstance(loader, DataLoader):
+        n_items = n_batches_of(sampler)  # a sampler may choose some of the items
+    if n_items is None or not sizes.get("batch_size") or sizes.get("drop_last"):
+        return None
+    return n_items % sizes["batch_size"] or None
 
 
 def item_faults(learn: Any) -> Iterator[Exception]:

@@ -15,7 +15,9 @@ from callbacks.device import map_tensors
 from callbacks.history import show
 from callbacks.parts import draws
 from learner.arguments import rate_faults
+from learner.checks.cures import ONE_VALUE, drop_cure, why_one_is_left
 from learner.checks.curvature import largest_curvature, largest_stable_rate, twice_differentiable
+from learner.checks.data import n_left_over
 from learner.checks.exams import compute_loss, drop_gradients, gradient
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import tensors_in
@@ -200,9 +202,31 @@ def step_faults(losses: list[float]) -> Iterator[Exception]:
 
 
 # In this order: the steps change the weights.
+def batch_of_one(learn: Any, report: Report, batch: Any) -> None:
+    """Whether a last batch of one item can be trained on: batch norm may have no statistics then."""
+    if n_left_over(learn.data.train) != 1 or not any(isinstance(m, _NormBase) for m in learn.model.modules()):
+        return
+    learn.batch = batch
+    learn._run_model()
+    n_items = learn.n_items
+
+    def first(item: Any) -> Any:
+        return item[:1] if isinstance(item, Tensor) and item.ndim and len(item) == n_items else item
+
+    learn.inputs = map_tensors(learn.inputs, first)
+    try:
+        learn._do["forward"](learn)
+    except ValueError as error:
+        if ONE_VALUE not in str(error):
+            raise
+        loader = learn.data.train
+        report.warn(f"{why_one_is_left(loader)}, on which batch norm will fail: {drop_cure(loader)}")
+
+
 AFTER_LOSS: dict[str, Callable[[Any, Any, Any], None]] = {
     "gradient": gradient,
     "items": items,
     "stable step": stable_step,
     "one batch": steps,
+    "batch of one": batch_of_one,
 }
