@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+N_SHOWN = 100  # faults; more are one fault made many times
 WIDTH = 96  # columns of a line that are shown; longer ones are cut around the caret
 
 
@@ -30,9 +31,9 @@ class Place:
 
     def shown(self) -> str:
         """The line with a caret below the column."""
-        text, column = readable(self.text), self.column - 1
+        text, column = self.text, self.column - 1
         start = max(0, column - WIDTH // 2) if len(text) > WIDTH else 0
-        piece = text[start : start + WIDTH]
+        piece = readable(text[start : start + WIDTH])  # not the whole line, which may have many faults
         before = "... " if start else ""
         after = " ..." if start + WIDTH < len(text) else ""
         return f"    {before}{piece}{after}\n    {' ' * (len(before) + column - start)}^"
@@ -66,7 +67,10 @@ class RecipeError(ValueError):
             dict.fromkeys(faults),
             key=lambda fault: (fault.place.file, fault.place.line, fault.place.column),
         )
-        super().__init__("\n\n".join(map(str, self.faults)))
+        shown = [str(fault) for fault in self.faults[:N_SHOWN]]
+        if len(self.faults) > N_SHOWN:
+            shown.append(f"... and {len(self.faults) - N_SHOWN} more")
+        super().__init__("\n\n".join(shown))
 
 
 class Mistake(ValueError):

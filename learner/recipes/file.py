@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +82,27 @@ def read_recipe(path: Path, shown: str | None = None) -> Node:
         RecipeError: the file is no recipe; the faults say where and why.
         OSError: it cannot be read.
     """
-    return parse(decode(path.read_bytes(), shown or str(path)), shown or str(path))
+    with path.open("rb") as file:
+        n_bytes = os.fstat(file.fileno()).st_size  # 0 of what is no ordinary file
+        content = file.read(MAX_BYTES + 1)
+    return parse(decode(content, shown or str(path), n_bytes), shown or str(path))
 
 
-def decode(content: bytes, file: str) -> str:
-    """The text of a file in UTF-8; a mark at its beginning, as some editors write it, is left out."""
+def decode(content: bytes, file: str, n_bytes: int = 0) -> str:
+    """The text of a file in UTF-8; a mark at its beginning, as some editors write it, is left out.
+
+    Args:
+        content: of the file; of one that is too large, its beginning.
+        file: as messages show it.
+        n_bytes: how many bytes the file has, where `content` is not all.
+
+    Raises:
+        RecipeError: it is too large, or is no text.
+    """
     if len(content) > MAX_BYTES:
         place = Place(file, 1, 1, content[:80].decode("utf-8", "replace").split("\n")[0])
-        message = f"this file has {len(content):,} bytes; a recipe has at most {MAX_BYTES:,}"
+        n_bytes = max(n_bytes, len(content))
+        message = f"this file has {n_bytes:,} bytes or more; a recipe has at most {MAX_BYTES:,}"
         raise RecipeError([Fault(place, message, "Is it the right file? Keep data in files of their own.")])
     try:
         text = content.decode("utf-8-sig")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ntpath
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import PureWindowsPath
 from typing import Any
 
 from torch import nn
@@ -12,10 +14,15 @@ from callbacks import Callback
 from learner.recipes.faults import Fault, Place
 from learner.recipes.file import Node
 from learner.recipes.names import Names, signature_of, table
+from learner.recipes.overrides import FILE as COMMAND_LINE
 from learner.recipes.signatures import Signature
 from learner.recipes.user_code import NameFault, describe_error, mend
 
 USE_WORDS = ("name", "type", "class", "cls", "target", "_target_", "class_path", "kind", "function")
+
+
+PLACES = ("path", "folder")  # the arguments of callbacks that say where files are written
+PLACE_HINT = "Write a relative path without `..`; another place is given on the command line, as {path}=PATH."
 
 
 @dataclass
@@ -171,6 +178,9 @@ class PartReader:
                 usual = f"; the default is {default!r}" if isinstance(default, (str, int, float)) else ""
                 hint = f"Write {wanted}{number_hint(node.value)}{usual}."
                 self.fault(node.place, f"{path}.{name}: {part.name} cannot take {shown(node.plain())}", hint)
+            if part.kind == "callback" and name in PLACES and leaves(node):
+                message = f"{path}.{name}: {shown(node.value)} is not below the run's folder"
+                self.fault(node.place, message, PLACE_HINT.format(path=f"{path}.{name}"))
             part.arguments[name] = signature.convert(name, value)
         missing = [name for name in signature.required if name not in given]
         if missing:
@@ -203,6 +213,14 @@ class PartReader:
         place = values[word].key_place if word else node.place
         hint = f"Write `use:` in place of `{word}:`." if word else f"Add `use:` and a name{examples(kind)}."
         self.fault(place, f"{path} does not say what it is: it has no `use`", hint)
+
+
+def leaves(node: Node) -> bool:
+    """Is it a path out of the folder of a run, by the rules of any system, and not of the command line?"""
+    if not isinstance(node.value, str) or node.place.file == COMMAND_LINE:
+        return False
+    windows = PureWindowsPath(node.value)
+    return bool(windows.anchor) or ntpath.normpath(node.value).split("\\")[0] == ".."
 
 
 def holds_part(value: Any) -> bool:

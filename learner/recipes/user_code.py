@@ -10,13 +10,14 @@ import re
 import sys
 import traceback
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from learner.recipes.beside import Beside
 from learner.recipes.faults import closest, did_you_mean
 
 BESIDE = 'Put the code into a Python file beside the recipe, as `use: "models.py:Net"`.'
@@ -43,6 +44,7 @@ class UserCode:
     def __init__(self, folder: Path, allow: Iterable[str] = ()):
         self.folder, self.allow = folder.resolve(), tuple(allow)
         self.files: dict[Path, ModuleType] = {}
+        self.beside = Beside(self.folder)
 
     def find(self, name: str) -> Any:
         """What `file.py:Name` or `package.module:Name` stands for.
@@ -104,6 +106,7 @@ class UserCode:
         module.__file__ = str(path)
         before = sys.modules.get(module.__name__)
         sys.modules[module.__name__] = module
+        self.beside.add(path)
         try:
             with self.importable():
                 exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
@@ -123,26 +126,16 @@ class UserCode:
         there = sys.modules.get(name)
         if there is not None and Path(getattr(there, "__file__", None) or "").resolve() == path:
             return name
-        with self.importable():
-            try:
-                spec = importlib.util.find_spec(name) if there is None else there.__spec__
-            except (ImportError, ValueError):
-                spec = None
+        try:
+            spec = importlib.util.find_spec(name) if there is None else there.__spec__
+        except (ImportError, ValueError):
+            spec = None
         free = there is None and (spec is None or Path(spec.origin or "").resolve() == path)
         return name if free else f"{name}_{zlib.crc32(str(path).encode()):x}"
 
-    @contextmanager
-    def importable(self) -> Iterator[None]:
-        """Let the recipe's files import each other, within the block; installed packages go before them."""
-        folder = str(self.folder)
-        if folder in sys.path:
-            yield
-            return
-        sys.path.append(folder)
-        try:
-            yield
-        finally:
-            sys.path.remove(folder)
+    def importable(self) -> AbstractContextManager[None]:
+        """Let the files that were named import those beside them, within the block."""
+        return self.beside.open()
 
     def _from_package(self, module_name: str, attribute: str) -> Any:
         package = module_name.partition(".")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -447,3 +448,99 @@ def test_the_page_on_recipes_shows_the_recipe_of_the_article_whole():
     root = Path(__file__).parents[2]
     page = (root / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert (root / "examples" / "article.yaml").read_text(encoding="utf-8") in page
+
+
+CALLBACKS = "callbacks:\n  Progress: null\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  Checkpoint: {folder: ../../x}",
+        "  Checkpoint: {folder: /x}",
+        "  Checkpoint: {folder: a/../../x}",
+        "  BlackBox: {folder: ..}",
+        "  CSVLogger: {path: ../x.csv}",
+        "  JSONLines: {path: '..\\x.jsonl'}",
+        "  PlotSnapshots: {n: 2, path: 'C:\\x.png'}",
+        "  When: {plugin: {use: Checkpoint, folder: ../x}, until: 1 epoch}",
+    ],
+)
+def test_a_recipe_writes_nothing_outside_of_the_runs_folder(line, write):
+    said = faults_of(write((CALLBACKS, f"{CALLBACKS}{line}\n")))
+    assert re.search(r"recipe.yaml:8:\d+: callbacks.*(folder|path): .* is not below the run's folder", said)
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "a/b", "a/../b", "..b"])
+def test_a_recipe_writes_where_it_likes_below_the_runs_folder(folder, write):
+    path = write((CALLBACKS, f"{CALLBACKS}  Checkpoint: {{folder: {folder}}}\n"))
+    assert str(load_recipe(path).build().callbacks.checkpoint.folder) == folder
+
+
+def test_the_user_may_send_files_elsewhere_on_the_command_line(write, tmp_path):
+    path = write((CALLBACKS, f"{CALLBACKS}  Checkpoint: {{folder: checkpoints}}\n"))
+    recipe = load_recipe(path, [f"callbacks.Checkpoint.folder={tmp_path}/elsewhere"])
+    assert recipe.build().callbacks.checkpoint.folder == tmp_path / "elsewhere"
+
+
+STRANGER = """\
+def try_to():
+    try:
+        import stray
+    except ImportError:
+        return None
+    return stray
+"""
+OWN = """
+import importlib
+import neighbour_package.inner
+
+
+class Late(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+
+    def forward(self, x):
+        import neighbour_late
+        importlib.import_module("neighbour_by_name")
+        import library_of_others
+        library_of_others.try_to()
+        return super().forward(x)
+"""
+NEIGHBOURS = ("neighbour_package", "neighbour_package.inner", "neighbour_late", "neighbour_by_name")
+
+
+def test_only_the_files_of_a_recipe_import_what_lies_beside_it(write, tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "library_of_others.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(str(elsewhere))
+    path = write(('"models.py:Net", n_hidden: 4', '"models.py:Late"'))
+    (path.parent / "models.py").write_text(MODELS + OWN)
+    (path.parent / "neighbour_package").mkdir()
+    for name in (
+        "neighbour_package/__init__",
+        "neighbour_package/inner",
+        "neighbour_late",
+        "neighbour_by_name",
+    ):
+        (path.parent / f"{name}.py").write_text("")
+    (path.parent / "stray.py").write_text("raise SystemExit('a file that nobody named was run')")
+    recipe = load_recipe(path)
+    learn = recipe.build()
+    with recipe.importable():
+        learn.fit(1)
+    found = [name for name in (*NEIGHBOURS, "library_of_others") if sys.modules.pop(name, None)]
+    assert found == [*NEIGHBOURS, "library_of_others"]
+    assert "stray" not in sys.modules
+
+
+def test_a_recipe_that_names_no_file_puts_none_within_reach(write):
+    path = write(
+        ('"models.py:line", n: 6', "diabetes"),
+        ('"models.py:Net", n_hidden: 4', "LazyLinear, out_features: 1"),
+    )
+    (path.parent / "stray.py").write_text("raise SystemExit('a file that nobody named was run')")
+    before = list(sys.path), list(sys.meta_path)
+    with load_recipe(path).importable(), pytest.raises(ImportError):
+        import stray  # noqa: F401
+    assert before == (list(sys.path), list(sys.meta_path))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.recipes.faults import RecipeError
-from learner.recipes.file import decode, dump, parse
+from learner.recipes.file import decode, dump, parse, read_recipe
 
 
 def plain(text: str):
@@ -140,3 +140,19 @@ def test_no_text_makes_anything_but_a_tree_or_faults(text):
 def test_no_bytes_make_anything_but_text_or_faults(content):
     with suppress(RecipeError):
         assert decode(content, "recipe.yaml").encode() in (content, content.removeprefix(b"\xef\xbb\xbf"))
+
+
+@pytest.mark.parametrize("text", ["a: 1\n" * 3000, "{" + "a: 1, " * 3000 + "}"], ids=["lines", "one line"])
+def test_of_a_key_thousands_of_times_each_is_a_fault_and_some_are_shown(text):
+    with pytest.raises(RecipeError, match="second time") as caught:
+        plain(text)
+    assert len(caught.value.faults) == 2999
+    assert str(caught.value).endswith("... and 2899 more")
+
+
+def test_a_file_too_large_for_a_recipe_is_not_read(tmp_path):
+    path = tmp_path / "data.yaml"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a terabyte, of which the disk holds nothing
+    with pytest.raises(RecipeError, match="this file has 1,099,511,627,776 bytes or more"):
+        read_recipe(path)
