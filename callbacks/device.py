@@ -158,7 +158,7 @@ def place_optimizer(optimizer: Any) -> None:
 def is_elsewhere(optimizer: Any) -> bool:
     """Is a tensor of an optimizer's state on another device than its parameter?"""
     state = getattr(optimizer, "state", None)
-    if isinstance(state, Mapping):
+    if isinstance(state, Mapping) and all(isinstance(each, Tensor) for each in state):
         return any(
             isinstance(value, Tensor) and value.ndim and value.device != parameter.device
             for parameter, values in state.items()

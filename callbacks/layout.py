@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,10 +52,13 @@ def lay_out(tensors: list[Tensor], optimizer: Any, layout: torch.memory_format) 
         tensor.data = tensor.data.contiguous(memory_format=layout)
         if tensor.grad is not None:
             tensor.grad = tensor.grad.contiguous(memory_format=layout)
-        state = getattr(optimizer, "state", {}).get(tensor, {})
-        for key, value in state.items():
+        state = getattr(optimizer, "state", None)
+        kept = state.get(tensor) if isinstance(state, Mapping) else None
+        if not isinstance(kept, dict):
+            continue
+        for key, value in kept.items():
             if isinstance(value, Tensor) and value.ndim == 4:
-                state[key] = value.contiguous(memory_format=layout)
+                kept[key] = value.contiguous(memory_format=layout)
 
 
 def channels_last(leaf: Any) -> Any:

@@ -144,7 +144,11 @@ class Finder(Callback):
         self._ratios: list[float] = []
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        rates = [float(group["lr"]) for group in learn.optimizer.param_groups]
+        groups = learn.optimizer.param_groups
+        if not all("lr" in group for group in groups):
+            title = type(learn.optimizer).__name__
+            raise ValueError(f"lr_find: {title} has a parameter group without 'lr', so no rate can be tried.")
+        rates = [float(group["lr"]) for group in groups]
         self._ratios = [rate / max(rates) if max(rates) else 1.0 for rate in rates]
 
     def before_batch(self, learn: LearnerProtocol) -> None:

@@ -165,8 +165,9 @@ def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
 
 
 def empty(optimizer: Any) -> bool:
-    """Empty the state of an optimizer, whose settings stay; False where it has none that is known."""
-    if not isinstance(getattr(optimizer, "state", None), MutableMapping):
+    """Empty the state of an optimizer, whose settings stay; False where it keeps none by parameter."""
+    state = getattr(optimizer, "state", None)
+    if not isinstance(state, MutableMapping) or not all(isinstance(each, Tensor) for each in state):
         return False
     if not isinstance(optimizer, torch.optim.Adagrad):
         optimizer.state.clear()

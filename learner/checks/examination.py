@@ -23,7 +23,8 @@ from callbacks.registry import listens
 from learner import errors
 from learner.checks import exams, trials
 from learner.checks.data import is_one_shot
-from learner.checks.preflight import all_zero, faults_before_fit, training_faults
+from learner.checks.optimizers import all_zero
+from learner.checks.preflight import faults_before_fit, training_faults
 from learner.loaders import n_batches_of
 from learner.tensors import counted
 

@@ -21,7 +21,8 @@ from learner import errors
 from learner.checks.data import item_faults
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
-from learner.checks.preflight import does_itself, trained_by
+from learner.checks.optimizers import trained_by
+from learner.checks.preflight import does_itself
 from learner.loaders import describe_loader
 from learner.tensors import counted
 

@@ -11,25 +11,22 @@ from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
-from callbacks.closures import SAM
+from callbacks.checkpoint import Checkpoint
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.lean.step import LeanStep
-from callbacks.optimizers import needs_closure, title_of
 from callbacks.parts.finite import n_bad, suspects
 from callbacks.parts.last_good import tensors_of
-from callbacks.parts.modules import declared, loss_module, loss_parameters
+from callbacks.parts.modules import loss_module, loss_parameters
 from callbacks.parts.places import Places
-from callbacks.parts.shares import parameters_of
 from callbacks.registry import REMEDIES
-from callbacks.when import unwrapped
 from learner import optimizer_modes, passes
 from learner.arguments import is_optimizer, rate_faults
 from learner.checks.data import data_faults, item_faults, no_batch
 from learner.checks.faults import LearnerWarning, listed, tell
 from learner.checks.loss import loss_faults, pred_faults
+from learner.checks.optimizers import all_zero, closure_faults, owner_faults, trained_by, unsaved_faults
 from learner.checks.pass_watch import PassWatch
 from learner.loaders import n_batches_of
 from learner.tensors import counted
@@ -174,19 +171,7 @@ def faults_before_fit(learn: Any, n_epochs: int) -> Iterator[Exception]:
         yield no_optimizer(learn.model)
     else:
         yield from rate_faults(learn.optimizer)
-        yield from closure_faults(learn)
-
-
-def closure_faults(learn: Any) -> Iterator[Exception]:
-    """The optimizer's step needs a closure, and nothing gives it one."""
-    doer = learn.callbacks.doers.get("step")
-    instead = f", instead of {type(doer).__name__}" if isinstance(doer, (LeanStep, SAM)) else ""
-    if (instead or does_itself(learn, "step")) and needs_closure(learn.optimizer):
-        yield TypeError(
-            f"the step of {title_of(learn.optimizer)} needs a closure that computes the loss again, and "
-            "nothing passes one: add the callback that does, Learner(..., callbacks=[ClosureStep()])"
-            f"{instead}."
-        )
+        yield from closure_faults(learn, does_itself(learn, "step"))
 
 
 def mode_faults() -> Iterator[Exception]:
@@ -229,6 +214,8 @@ def training_faults(learn: Any) -> Iterator[Exception]:
         )
     if trainable and does_itself(learn, "step"):
         yield from owner_faults(trainable, held, trained_by(learn))
+    if Checkpoint in learn.callbacks:
+        yield from unsaved_faults(learn)
 
 
 def report_loss(learn: Any) -> None:
@@ -241,43 +228,6 @@ def report_loss(learn: Any) -> None:
     names = [name for name, each in trained.items() if id(each) in held]
     if names:
         print(f"the loss {type(module).__name__} is trained with the model: {listed(names)}")
-
-
-def trained_by(learn: Any) -> list[Tensor]:
-    """The parameters in the learner's optimizer, and in those that callbacks and a subclass of it hold."""
-    own = {name: value for name, value in vars(learn).items() if name != "_optimizer_given"}
-    holders = [own, *(vars(unwrapped(each)) for each in learn.callbacks), dict(declared(learn))]
-    optimizers = {id(each): each for holder in holders for each in optimizers_in(holder.values())}
-    return [parameter for each in optimizers.values() for parameter in parameters_of(each)]
-
-
-def optimizers_in(values: Iterable[Any]) -> Iterator[Any]:
-    """The optimizers among values, and in lists, tuples and dicts of them."""
-    for value in values:
-        if type(value) in (list, tuple, dict):
-            yield from filter(is_optimizer, value.values() if isinstance(value, dict) else value)
-        elif is_optimizer(value):
-            yield value
-
-
-def owner_faults(
-    trainable: dict[str, nn.Parameter], held: list[Tensor], trained: list[Tensor]
-) -> Iterator[Exception]:
-    """No optimizer holds the parameters of model and loss, or only some of them."""
-    theirs = set(map(id, trained))
-    missing = [name for name, parameter in trainable.items() if id(parameter) not in theirs]
-    n_held = len(trainable) - len(missing)
-    if not n_held:
-        yield ValueError(
-            f"0 of {len(trainable)} trainable tensors are in the optimizer, which holds {len(held)} others: "
-            "it was made for another model, or before layers were replaced. Pass a factory, as "
-            "partial(torch.optim.SGD, lr=0.1), or make the optimizer of this model's parameters()."
-        )
-    elif missing:
-        yield LearnerWarning(
-            f"{n_held} of {len(trainable)} trainable tensors are in the optimizer; it does not train "
-            f"{listed(missing)}. Freeze them with requires_grad_(False), or give them to the optimizer."
-        )
 
 
 def all_frozen(parameters: list[nn.Parameter]) -> Exception:
@@ -325,9 +275,3 @@ def does_itself(learn: Any, operation: str) -> bool:
 
     doer = unwrap(learn._do[operation])  # as it is without what surrounds it
     return doer is getattr(Loop, operation) or getattr(getattr(doer, "__self__", None), "is_as_loop", False)
-
-
-def all_zero(optimizer: torch.optim.Optimizer) -> bool:
-    """Are all learning rates 0?"""
-    rates: Iterable[Any] = (group.get("lr", 1.0) for group in optimizer.param_groups)
-    return all(isinstance(rate, (int, float, Tensor)) and not rate for rate in rates)

@@ -250,6 +250,41 @@ def test_a_snapshot_of_another_optimizer_is_refused():
         other.restore(kept)
 
 
+class Plain:
+    """A rate of its own under another name, and a state that is not by parameter."""
+
+    def __init__(self, parameters):
+        self.param_groups = [{"params": list(parameters), "step_size": 0.1}]
+        self.state = {"n_steps": 0, "names": {"last": torch.ones(2)}}
+
+    @torch.no_grad()
+    def step(self):
+        self.state["n_steps"] += 1
+        for each in self.param_groups[0]["params"]:
+            each.add_(each.grad, alpha=-0.1)
+
+    def zero_grad(self):
+        for each in self.param_groups[0]["params"]:
+            each.grad = None
+
+    def state_dict(self):
+        return dict(self.state)
+
+    def load_state_dict(self, state):
+        self.state = dict(state)
+
+
+def test_an_optimizer_without_a_rate_and_with_a_state_of_its_own_form_trains(tmp_path, capsys):
+    callbacks = LRMonitor(), ChannelsLast(), GradientClip(1.0), Checkpoint(tmp_path)
+    learn = learner_of(*callbacks, optimizer=Plain)
+    assert learn.check().ok
+    learn.fit(2)
+    learn.restore(learn.snapshot())
+    assert learn.optimizer.state["n_steps"] == 8
+    with pytest.raises(ValueError, match="lr_find: Plain has a parameter group without 'lr'"):
+        learn.lr_find()
+
+
 # Optimizers of callbacks
 
 
@@ -293,6 +328,50 @@ def test_weights_that_an_optimizer_of_a_subclass_trains_are_not_reported_as_untr
     learn = Two(model, Data(line_batches(2)), F.mse_loss, SGD(first, lr=0.1), defaults=QUIET)
     learn.second = SGD(second, lr=0.1)
     assert not learn.check().warnings
+
+
+class Second(Callback):
+    """Steps an optimizer of its own."""
+
+    def __init__(self, parameters):
+        super().__init__()
+        self.optimizer = AdamW(parameters, lr=0.01)
+
+    def after_step(self, learn):
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class SavedSecond(Second):
+    """And saves it."""
+
+    state = ("optimizer",)
+
+
+def two(kind, *callbacks):
+    learn = learner_of(optimizer=None)
+    first, second = halves(learn.model)
+    return learner_of(kind(second), *callbacks, optimizer=SGD(first, lr=0.1), model=learn.model)
+
+
+def test_an_optimizer_that_a_callback_does_not_save_is_reported_where_the_run_is_saved(tmp_path):
+    with pytest.warns(UserWarning, match=r"write state = \('optimizer',\) in the class Second"):
+        two(Second, Checkpoint(tmp_path / "one")).fit(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        two(Second).fit(1)
+        two(SavedSecond, Checkpoint(tmp_path / "two")).fit(1)
+        two(SavedSecond, Checkpoint(tmp_path / "three"), LeanStep()).fit(2)
+
+
+def test_an_optimizer_that_a_callback_saves_resumes_with_the_same_bits(tmp_path):
+    whole = two(SavedSecond, Checkpoint(tmp_path / "whole", every="1 step"))
+    whole.fit(3)
+    with pytest.raises(ZeroDivisionError):
+        two(SavedSecond, Checkpoint(tmp_path / "cut", every="1 step"), Cut(9)).fit(3)
+    resumed = two(SavedSecond, Checkpoint(tmp_path / "cut", every="1 step"))
+    resumed.fit(3, resume="must")
+    assert same(weights(resumed), weights(whole))
 
 
 def test_weights_that_no_optimizer_trains_are_still_reported():
