@@ -15,13 +15,16 @@ from callbacks.optimizers import set_mode
 from callbacks.parts import draws
 from callbacks.parts.culprit import watched
 from callbacks.parts.module_state import extra_states, frozen_in, tensors_of
+from callbacks.parts.modules import LOSS
+from callbacks.parts.plain_attributes import is_storable, plain_state
 from learner import errors, files, snapshots
 from learner.loop import PASS_STATE
+from learner.loss_state import loss_state, put_loss
 from learner.pass_modes import modes_of
 from learner.plain import from_plain, to_plain
 from learner.seen import Notes
 
-PIECES = ("batch", "inputs", "targets", "model", "extra", "frozen", "optimizer", "callbacks")
+PIECES = ("batch", "inputs", "targets", "model", "extra", "frozen", "plain", LOSS, "optimizer", "callbacks")
 KIND = "step"  # of file; a checkpoint has none
 
 
@@ -60,6 +63,8 @@ def pieces_of(learn: Any, left_out: list[str]) -> dict[str, Any]:
         "model": tensors_of(learn.model),
         "extra": extra_states(learn.model),
         "frozen": frozen_in(learn.model),
+        "plain": {key: each for key, each in plain_state(learn.model).items() if is_storable(each)},
+        LOSS: loss_state(learn),
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
         "callbacks": states,
     }
@@ -221,6 +226,8 @@ def begin(learn: Any, kept: dict[str, Any]) -> None:
     snapshots.put_plugins(learn, states)
     set_mode(learn.optimizer, training=True)
     snapshots.put_tensors(learn.model, kept)
+    if kept.get(LOSS) is not None:
+        put_loss(learn, kept)
     if kept["optimizer"] is not None and learn.optimizer is not None:
         snapshots.put_optimizer(learn.optimizer, kept["optimizer"])
     put_clock(learn, kept)

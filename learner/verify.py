@@ -26,7 +26,9 @@ from torch import Tensor
 from callbacks import Callback, Checkpoint, DeviceStats, Order, Throughput
 from callbacks.device import tensors_in
 from callbacks.parts import draws
-from callbacks.parts.named import named_tensors
+from callbacks.parts.declared import values_of
+from callbacks.parts.last_good import tensors_of
+from callbacks.parts.plain_attributes import is_storable, plain_state
 from learner.plain import to_plain
 from learner.tensors import counted
 
@@ -307,6 +309,11 @@ class Watch(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def plain_of(model: Any) -> dict[str, Any]:
+    """The tensors in plain attributes, by name: in which order they were set is no difference."""
+    return dict(sorted((key, each) for key, each in plain_state(model).items() if is_storable(each)))
+
+
 def append(path: Path, line: str) -> None:
     """Add a line that outlives the process."""
     with path.open("a", encoding="utf-8") as file:
@@ -319,7 +326,7 @@ def end_of(learn: Any, watch: Watch) -> dict[str, Any]:
     history = {**learn.history.state_dict(), "rows": rows}
     states = {each.name: each.state_dict() for each in learn.callbacks if not isinstance(each, Checkpoint)}
     return {
-        "weights": digest(named_tensors(learn.model)),
+        "weights": digest([tensors_of(learn), plain_of(learn.model), values_of(learn, learn.state)]),
         "optimizer": digest(learn.optimizer.state_dict() if learn.optimizer is not None else None),
         "history": digest(history),
         "plug-ins": digest(states),

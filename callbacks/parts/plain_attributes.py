@@ -84,8 +84,8 @@ def places(module: nn.Module) -> list[tuple[str, nn.Module, str]]:
     return [
         (f"{path}.{name}" if path else name, owner, name)
         for path, owner in module.named_modules()
-        for name in vars(owner).keys() - OF_MODULES
-        if isinstance(name, str)
+        for name in vars(owner)
+        if name not in OF_MODULES
     ]
 
 

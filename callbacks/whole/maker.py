@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from callbacks.lean.proof import Unfit
 from callbacks.parts import draws
+from callbacks.parts.modules import loss_tensors
 from callbacks.parts.warning import warn
 from callbacks.whole.binding import Binding
 from callbacks.whole.executed import Executed
@@ -306,6 +308,7 @@ class Maker:
     def _make(self, learn: Any, binding: Binding, leaves: list[Any]) -> tuple[Binding, Program]:
         """A program; where parameters have no part in the loss, it is made without them."""
         spec = pytree.tree_structure((learn.inputs, learn.targets))
+        of_loss = [(each, each.clone(), each._version) for each in loss_tensors(learn).values()]
         try:
             program = make_program(
                 Step(binding.sources, spec, leaves), binding.flat(leaves), self.backend, N_PROVEN
@@ -321,9 +324,18 @@ class Maker:
             return self._make(learn, binding, leaves)
         finally:
             left = binding.watch.put_back()
+            put_back_changed(of_loss)
         self._check_left(left)
         self.seconds += program.seconds
         return binding, program
+
+
+@torch.no_grad()
+def put_back_changed(kept: list[tuple[Tensor, Tensor, int]]) -> None:
+    """Undo what was written to tensors since they were copied: making a program runs the loss."""
+    for tensor, copied, version in kept:
+        if tensor._version != version:
+            tensor.copy_(copied)
 
 
 def key_of(inputs: Any, targets: Any) -> tuple[Any, list[Any]]:

@@ -24,7 +24,7 @@ from callbacks import (
     StopOnNaN,
     WholeStep,
 )
-from learner import Data, Learner
+from learner import Data, Learner, files
 
 INPUTS = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
 TARGETS = INPUTS.sum(1, keepdim=True)
@@ -168,6 +168,19 @@ def test_an_optimizer_that_a_factory_makes_trains_the_loss_and_says_so(fast: Any
     assert capsys.readouterr().out.count("the loss Weighted is trained with the model: loss_func.s") == 1
 
 
+def test_a_loss_that_changes_its_buffers_falls_back_from_a_program_with_the_same_numbers() -> None:
+    def build(*callbacks: Any) -> Learner:
+        learn = make(Running, *callbacks)
+        learn.loss_func.drop.p = 0.0
+        return learn
+
+    learn, twin = build(WholeStep(backend="eager")), build()
+    with pytest.warns(LearnerWarning, match="the ordinary step is taken"):
+        learn.fit(1)
+    twin.fit(1)
+    assert same(values(learn), values(twin))
+
+
 def test_the_gradients_of_the_loss_are_clipped_with_those_of_the_model() -> None:
     learn = make(Weighted, GradientClip(0.1))
     learn.data = in_order()
@@ -297,14 +310,18 @@ def test_a_snapshot_of_another_loss_with_parameters_is_refused() -> None:
         learn.restore(start)
 
 
-def test_a_file_from_before_losses_were_kept_still_loads(tmp_path: Path) -> None:
-    learn = make(nn.MSELoss)
-    learn.fit(1)
-    snapshot = learn.snapshot()
-    for name in ("loss_func", "learner", "objects"):
-        del snapshot[name]
-    snapshot["fingerprint"] = {"data": snapshot.pop("data")}
-    learn.restore(snapshot)
+def test_a_file_from_before_losses_and_attributes_were_kept_still_resumes(tmp_path: Path) -> None:
+    whole = make(nn.MSELoss)
+    whole.fit(2)
+    make(nn.MSELoss, Checkpoint(tmp_path)).fit(1)
+    [path] = tmp_path.glob("*.pt")
+    contents = torch.load(path, weights_only=True)
+    for name in ("loss_func", "learner", "plain", "empty", "gradients_beside"):
+        del contents[name]
+    files.write(path, contents)
+    resumed = make(nn.MSELoss, Checkpoint(tmp_path))
+    resumed.fit(2, resume="must")
+    assert same(values(resumed), values(whole))
 
 
 def test_a_loss_within_mixup_is_in_the_file(tmp_path: Path) -> None:
