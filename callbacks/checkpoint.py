@@ -132,6 +132,7 @@ class Checkpoint(Callback):
             )
         self._remove(leftovers(self._folder))
         self._is_ours = learn.marks_passes = True
+        self._step_begun = learn.global_step
         self.every.start(learn)
         if self._best is not None:
             value, epoch = self._best.value, self._best.epoch
@@ -170,7 +171,8 @@ class Checkpoint(Callback):
         self._in_epoch = False
         if self._is_saved:
             return  # interrupted in the middle of a pass
-        is_better = bool(self._best is not None and self._best.update(learn))
+        is_trained = learn.global_step > self._step_begun or not learn.results.get("skipped_updates")
+        is_better = bool(self._best is not None and is_trained and self._best.update(learn))
         before_update = self._measured.release()
         is_last = bool(learn.stop_reason) or learn.epoch + 1 == learn.n_epochs
         if is_last or is_better or learn.error is not None or self.every.after_epoch(learn):

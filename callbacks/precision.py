@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
 
 from callbacks.closures import check_alone
-from callbacks.contract import Callback, CancelStep, LearnerProtocol, Order
+from callbacks.contract import Callback, CancelStep, Direction, LearnerProtocol, Order
 from callbacks.device import map_tensors
+from callbacks.parts.finite import is_finite
+from callbacks.parts.warning import warn
 
+#: Updates in a row that are left out before it is an error. Each halves the scale: torch's first one, 2**16,
+#: is 2**-16 then, far below the 1 at which gradients have the range of float16 without any scale.
+N_SKIPPED = 32
+NO_SCALE_HELPS = (
+    "Look for a square root, logarithm or division at 0 in the model or the loss, and add a small number; "
+    "fit with StopOnNaNGradient instead of MixedPrecision to find the batch."
+)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -29,7 +38,11 @@ class MixedPrecision(Callback):
     gradients that have added up. Where one has overflowed the update is left out: gradients are dropped,
     `after_step` does not fire, `learn.global_step` does not count it, and the scale is halved. To know
     that, each update with `"fp16"` waits for the device, as `GradScaler.step` does; `"bf16"` never waits and
-    needs no scale. The scale is saved, and goes on from fit to fit.
+    needs no scale. The scale is saved, and is kept from fit to fit.
+
+    A result of a training pass with `"fp16"`: `skipped_updates`, how many were left out. At first some
+    are, as the scale comes down. A warning reports a fit that has made no update at all; `Checkpoint` keeps
+    no best file of it.
 
     Args:
         precision: `"bf16"`, or `"fp16"` for devices without it.
@@ -38,12 +51,13 @@ class MixedPrecision(Callback):
 
     Raises:
         ValueError: another word or number; at the fit's begin: a second one, or a device without bf16.
+        FloatingPointError: in `before_step`, 32 updates in a row were left out, so no scale helps.
 
     Source: Micikevicius et al. 2018, arXiv:1710.03740, sections 3.1 and 3.2; `torch.amp`.
     """
 
     order = Order.TRANSFORM  # in before_step: after GradientAccumulation, before those that clip
-    state = ("scaler",)
+    state = ("scaler", "n_skipped")
     surrounds = ("forward", "compute_loss", "backward")
 
     def __init__(
@@ -63,6 +77,12 @@ class MixedPrecision(Callback):
                 "numbers above 0."
             )
         self.precision, self.init_scale, self.growth_interval = precision, init_scale, growth_interval
+        self.measures: Mapping[str, Direction | None] = (
+            {"skipped_updates": None} if precision == "fp16" else {}
+        )
+        self.n_skipped = 0  #: updates of this pass that were left out
+        self._n_in_a_row = 0
+        self._step_begun = 0
         self._scaler: torch.amp.GradScaler | None = None
         self._is_unscaled = False  # are there gradients without the scale, of an update that is left out?
         self._kept: dict[str, Any] | None = None
@@ -93,8 +113,12 @@ class MixedPrecision(Callback):
         if kind == "cuda" and self.precision == "bf16" and not torch.cuda.is_bf16_supported():
             raise ValueError("MixedPrecision('bf16'): this device has no bf16; use MixedPrecision('fp16').")
         self._is_unscaled = False
+        self._n_in_a_row, self._step_begun = 0, learn.global_step
         if self.scales_gradients:
             self._begin_scale(learn)
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self.n_skipped = 0
 
     def _begin_scale(self, learn: LearnerProtocol) -> None:
         doer = learn.callbacks.doers.get("step")
@@ -135,9 +159,35 @@ class MixedPrecision(Callback):
         self._scaler.update()
         self._scale = self._scaler.get_scale()  # waits for the device, as the scaler's own step would
         if self._scale < before:  # an overflow: only that lowers it
-            learn.optimizer.zero_grad()
-            raise CancelStep
-        self._is_unscaled = True
+            self._leave_out(learn)
+        self._is_unscaled, self._n_in_a_row = True, 0
+
+    def _leave_out(self, learn: LearnerProtocol) -> NoReturn:
+        """Take no step with gradients that have overflowed, and end the fit where no scale helps."""
+        self.n_skipped += 1
+        self._n_in_a_row += 1
+        if self._n_in_a_row >= N_SKIPPED:
+            bad = [name for name, each in learn.model.named_parameters() if not has_good_gradient(each)]
+            raise FloatingPointError(
+                f"MixedPrecision('fp16'): the last {N_SKIPPED} updates were left out, as gradients are NaN "
+                f"or infinite, first in {', '.join(map(repr, bad[:3])) or 'the loss'}. The scale is down to "
+                f"{self._scale:g}, so it is not the range of float16. {NO_SCALE_HELPS}"
+            )
+        learn.optimizer.zero_grad()
+        raise CancelStep
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        if self._scaler is not None:
+            learn.results["skipped_updates"] = self.n_skipped
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        if self._n_in_a_row and learn.global_step == self._step_begun:
+            warn(
+                f"MixedPrecision('fp16'): all {self._n_in_a_row} updates of this fit were left out, as "
+                "gradients were NaN or infinite, so nothing was trained. Where the fit is that short, the "
+                "scale was still on its way down: train longer, or begin lower, with MixedPrecision('fp16', "
+                f"init_scale={self._scale:g}). {NO_SCALE_HELPS}"
+            )
 
     def after_step(self, learn: LearnerProtocol) -> None:
         self._is_unscaled = False
@@ -156,6 +206,11 @@ class MixedPrecision(Callback):
         self._is_unscaled = False
         if self._scaler is not None:
             self._kept, self._scaler, self._scale = self._scaler.state_dict(), None, None
+
+
+def has_good_gradient(parameter: Tensor) -> bool:
+    """Is its gradient finite, or is there none? Waits for the device."""
+    return parameter.grad is None or is_finite(parameter.grad)
 
 
 def as_float(leaf: Any) -> Any:

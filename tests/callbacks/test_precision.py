@@ -18,6 +18,7 @@ from callbacks import (
     Checkpoint,
     GradientAccumulation,
     GradientClip,
+    LearnerWarning,
     Metrics,
     MixedPrecision,
     Recorder,
@@ -88,11 +89,11 @@ def test_the_weights_are_those_of_a_loop_by_hand_with_the_same_bits(precision, m
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_updates_that_overflow_are_left_out_and_not_counted(n):
-    plugin = MixedPrecision("fp16", init_scale=2.0**20, growth_interval=2)
+    plugin = MixedPrecision("fp16", init_scale=2.0**18, growth_interval=2)
     norms = GradientClip(0.5)
     learn = learner_of(norms, plugin, GradientAccumulation(n))
     learn.fit(3)
-    model, n_steps, scaler = by_hand("fp16", 3, init_scale=2.0**20, growth=2, max_norm=0.5, n=n)
+    model, n_steps, scaler = by_hand("fp16", 3, init_scale=2.0**18, growth=2, max_norm=0.5, n=n)
     assert n_steps < 12 // n
     assert same(learn.model, model)
     assert learn.global_step == n_steps
@@ -103,8 +104,8 @@ def test_updates_that_overflow_are_left_out_and_not_counted(n):
 @pytest.mark.parametrize("cut", [1, 3, 4, 6, 7])
 def test_the_scale_is_saved(tmp_path, cut):
     def make(folder):
-        plugin = MixedPrecision("fp16", init_scale=2.0**20, growth_interval=2)
-        return learner_of(plugin, Checkpoint(tmp_path / folder, "1 sample"), GradientAccumulation(2))
+        plugin = MixedPrecision("fp16", init_scale=2.0**18, growth_interval=2)
+        return learner_of(plugin, Checkpoint(tmp_path / folder, "1e-9 seconds"), GradientAccumulation(2))
 
     whole = make("whole")
     whole.fit(3)
@@ -114,6 +115,46 @@ def test_the_scale_is_saved(tmp_path, cut):
     learn.fit(3, resume="must")
     assert same(learn.model, whole.model)
     assert learn.callbacks.mixed_precision.scaler == whole.callbacks.mixed_precision.scaler
+
+
+def nan_gradient(preds, targets):
+    return F.mse_loss(preds.float(), targets) + (preds.float() * 0).abs().sqrt().sum()  # sqrt at 0
+
+
+def test_a_fit_in_which_every_update_overflows_says_so_and_leaves_no_best_file(tmp_path):
+    learn = learner_of(
+        MixedPrecision("fp16"), Checkpoint(tmp_path / "run", best="train_loss"), loss_func=nan_gradient
+    )
+    with pytest.warns(LearnerWarning, match=r"all 12 updates of this fit were left out.*nothing was trained"):
+        learn.fit(3)
+    assert [row["skipped_updates"] for row in learn.history] == [4, 4, 4]
+    assert not list((tmp_path / "run").glob("best*"))
+    assert learn.callbacks[Checkpoint].best is None
+
+
+def test_a_gradient_that_overflows_at_every_scale_is_an_error_with_its_parameter():
+    learn = learner_of(MixedPrecision("fp16"), loss_func=nan_gradient)
+    with pytest.raises(FloatingPointError, match=r"last 32 updates were left out.*'0\.weight'.*square root"):
+        learn.fit(20)
+    assert learn.global_step == 0
+
+
+def test_a_scale_that_comes_down_and_then_trains_is_no_fault(tmp_path):
+    learn = learner_of(
+        MixedPrecision("fp16", init_scale=2.0**30), Checkpoint(tmp_path / "run", best="train_loss")
+    )
+    learn.fit(8)
+    skipped = [row["skipped_updates"] for row in learn.history]
+    assert skipped[0] == 4
+    assert skipped[-1] == 0
+    assert sum(skipped) + learn.global_step == 32
+    assert list((tmp_path / "run").glob("best*"))
+
+
+def test_bf16_skips_nothing_and_has_no_such_result():
+    learn = learner_of(MixedPrecision("bf16"))
+    learn.fit(1)
+    assert "skipped_updates" not in learn.history.names
 
 
 def test_autocast_is_around_forward_and_loss_only():
