@@ -108,6 +108,7 @@ class LearnerProtocol(Protocol):
     inputs: Any  #: the model's arguments: a tuple (by position) or a mapping (by keyword)
     targets: Any  #: one target as it is, several as a tuple, None where there is none
     preds: Any  #: the model's output
+    loss_is_overridden: bool  #: does a callback or a subclass compute the loss in its own way?
     loss_grad: Any  #: scalar tensor that is differentiated; scale this one, not `loss`
     # the one clock
     training: bool  #: True in the training pass, False in validation and prediction
@@ -168,11 +169,6 @@ class LearnerProtocol(Protocol):
     @property
     def n_items(self) -> int:
         """Number of items in this batch: what `Data(n_items=...)` gives, else the length of the targets."""
-        ...
-
-    @property
-    def loss_is_overridden(self) -> bool:
-        """Does a callback or a subclass compute the loss in its own way, not by `loss_func`?"""
         ...
 
     @property

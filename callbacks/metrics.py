@@ -171,6 +171,7 @@ class Measured:
         """Begin a pass, on the model's device."""
         self.is_open = True
         self.weight.look(learn)
+        self.adds_up = self.weight.adds_up(learn)
         self.loss.clear()
         self.n_batches = 0
         for mean in self.means.values():
@@ -189,7 +190,6 @@ class Measured:
         loss = learn.loss_value
         if loss is not None:  # in validation a loss function may return None
             self.loss.add(loss, self.weight.of(learn))
-            self.adds_up = self.weight.adds_up(learn)
         if self.metrics:
             preds, targets = detached(learn.preds), learn.targets
             for metric in self.objects:

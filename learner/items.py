@@ -33,10 +33,11 @@ def of_batch(learn: Any) -> int:
         return checked(count(learn.batch), count)
     if type(targets) is Tensor and type(inputs) is tuple and inputs:
         first = inputs[0]
-        if type(first) is Tensor and first.dim() and targets.dim():
-            n_items = first.size(0)
-            if n_items == targets.size(0):
+        try:  # costs nothing, and to ask for dimensions first would double the time
+            if type(first) is Tensor and (n_items := first.shape[0]) == targets.shape[0]:
                 return n_items
+        except (IndexError, RuntimeError):  # a number, or a nested tensor
+            pass
     return n_items_of(inputs, targets)
 
 

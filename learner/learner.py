@@ -181,11 +181,6 @@ class Learner(Tuning):
         """Names that will stand in `results`, each with the direction in which it is better, where known."""
         return {name: better for plugin in self.callbacks for name, better in plugin.measures.items()}
 
-    @property
-    def loss_is_overridden(self) -> bool:
-        """Does a callback or a subclass compute the loss in its own way, not by `loss_func`?"""
-        return not preflight.does_itself(self, "compute_loss")
-
     # Plug-ins
 
     @property
@@ -272,6 +267,7 @@ class Learner(Tuning):
         self._callbacks = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)
         self._on = listeners_of(self._callbacks)
         self._do = doers_of(self._callbacks, type(self), Loop)
+        self.loss_is_overridden = not preflight.does_itself(self, "compute_loss")
 
     # Without training
 

@@ -37,6 +37,7 @@ class LossWeight:
             )
         self.given = given
         self._loss_func: Any = self  # the one that was looked at; at first none
+        self._seen: tuple[Any, bool] = (None, False)  # what else decides
         self._reduction: Reduction | None = None  # None: to be found out from a batch's output
         self._model: Callable[[], Any] = lambda: None  # the one whose own loss was looked at
 
@@ -45,7 +46,11 @@ class LossWeight:
 
     def look(self, learn: LearnerProtocol) -> None:
         """Find out how the loss reduces; call it when a pass starts."""
-        self._loss_func = learn.loss_func
+        loss_func = learn.loss_func
+        seen = (getattr(loss_func, "reduction", None), learn.loss_is_overridden)
+        if loss_func is self._loss_func and loss_func is not None and seen == self._seen:
+            return
+        self._loss_func, self._seen = loss_func, seen
         if self.given is not None or learn.loss_is_overridden:
             self._reduction = Reduction()
         elif self._loss_func is not None:

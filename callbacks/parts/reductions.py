@@ -48,6 +48,8 @@ def reduction_of(function: Any) -> Reduction:
     if known is None or reduction not in ("mean", "batchmean"):
         return Reduction()
     weigh = n_rows if reduction == "batchmean" else WEIGHERS[known]
+    if weigh is n_weighted and get("weight", None) is None:
+        weigh = n_elements
     return Reduction(partial(weigh, get))
 
 
@@ -60,9 +62,15 @@ def unwrapped(function: Any) -> tuple[Any, Get]:
     while function is not (inner := within(function)):
         keywords = {**getattr(function, "keywords", {}), **keywords}
         function = inner
-    if not keywords:
-        return function, lambda name, default: getattr(function, name, default)
-    return None if isinstance(function, nn.Module) else function, keywords.get
+    if isinstance(function, nn.Module):
+        return None if keywords else function, partial(setting, function)
+    return function, {"reduction": getattr(function, "reduction", "mean"), **keywords}.get
+
+
+def setting(module: nn.Module, name: str, default: Any) -> Any:
+    """An attribute or buffer of a loss as it is now: it may be moved to a device. Quicker than `getattr`."""
+    held = module.__dict__
+    return held[name] if name in held else module._buffers.get(name, getattr(type(module), name, default))
 
 
 def within(function: Any) -> Any:
@@ -71,7 +79,9 @@ def within(function: Any) -> Any:
         return None if function.args else function.func
     for name in ("_orig_mod", "_torchdynamo_orig_callable"):
         function = getattr(function, name, function)
-    return function
+    # the compiler puts torch's own functions into one of its own first
+    is_compilers = getattr(function, "__globals__", {}).get("__name__") == "torch._dynamo.external_utils"
+    return getattr(function, "__wrapped__", function) if is_compilers else function
 
 
 def name_of(function: Any) -> str | None:
@@ -104,9 +114,8 @@ def n_elements(get: Get, preds: Any, targets: Any, *more: Any) -> Count:
 
 
 def n_weighted(get: Get, preds: Any, targets: Any, *more: Any) -> Count:
-    """Sum of the elements' weights where there are such: `mse_loss` and `l1_loss` divide by it."""
-    weight = get("weight", None)
-    return n_elements(get, preds, targets, *more) if weight is None else weight.sum()
+    """Sum of the elements' weights, by which `mse_loss` and `l1_loss` divide where they are given."""
+    return None if more else get("weight", None).sum()
 
 
 def n_of_all(get: Get, *tensors: Any) -> Count:

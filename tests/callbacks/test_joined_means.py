@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import Callback, GradientAccumulation, LogRMSE, Metrics, Recorder, StopOnNaN, ZeroGrad, on
+from callbacks.parts.reductions import reduction_of
 from learner import Data, Learner
 
 pytestmark = [
@@ -195,6 +196,13 @@ def test_a_batch_without_any_target_is_named_as_what_ends_the_fit():
     learn = learner_of("cross entropy, ignored", [3, 9], StopOnNaN())
     with pytest.raises(FloatingPointError, match="no target of the batch counts"):
         learn.fit(1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when its compiler is imported
+@pytest.mark.parametrize("loss_func", [F.cross_entropy, nn.CrossEntropyLoss()])
+def test_a_compiled_loss_is_known_as_well(loss_func):
+    counted = reduction_of(torch.compile(loss_func)).weigh(X, PARTLY)
+    assert counted == (PARTLY != -100).sum()
 
 
 def tokens_of(preds, targets):
