@@ -15,10 +15,22 @@ from callbacks.parts.lazy import empties_in
 from callbacks.parts.modules import loss_tensors, modules_beside
 from callbacks.parts.named import named_tensors
 from callbacks.parts.warning import warn
-from learner import files, optimizer_modes, passes, positions, snapshots, unkept, weights_file, wrapped_names
+from learner import (
+    files,
+    optimizer_modes,
+    passes,
+    positions,
+    skeleton,
+    snapshots,
+    unkept,
+    weights_file,
+    wrapped_names,
+)
 from learner.checks.preflight import EpochWatch
+from learner.contents import check_contents
 from learner.fingerprint import differences, fingerprint, plain_or_none
 from learner.plain import from_plain, to_plain
+from learner.undo import Undo, unchanged_on_error
 
 At = Literal["batch", "epoch", "end"]
 
@@ -37,7 +49,8 @@ def save(learn: Any, path: str | Path, at: At | None = None) -> Path:
         tell_limits(learn)
     with optimizer_modes.in_eval_mode(learn) as training_weights:
         contents = {**contents_of(learn, at), "training_weights": training_weights}
-        files.write(path, to_plain(unkept.without_unkept(learn, contents), ""))
+        plain = to_plain(unkept.without_unkept(learn, contents), "")
+        files.write(path, {**plain, "kinds": skeleton.sums_of(plain)})
     return path
 
 
@@ -150,7 +163,27 @@ def load(path: str | Path) -> dict[str, Any]:
             f"{path} lacks {', '.join(map(repr, missing))}, so a run cannot go on from it: take another "
             "checkpoint. It may have been written by other code."
         )
-    return {**from_plain(contents), "fingerprint": fingerprint_in(contents, path)}
+    check_kinds(contents, path)
+    try:
+        contents = {**from_plain(contents), "fingerprint": fingerprint_in(contents, path)}
+    except ValueError as error:
+        raise files.CheckpointError(f"{path}: {error} {files.ANOTHER}") from error
+    check_contents(contents, path)
+    return contents
+
+
+def check_kinds(contents: dict[str, Any], path: Path) -> None:
+    """Refuse what other code has changed; a file of an earlier version has no sums of the kinds."""
+    try:
+        places = skeleton.altered(contents, contents.get("kinds", "{}"))
+    except (TypeError, ValueError) as error:
+        raise files.CheckpointError(f"{path}: the sums of its kinds cannot be read: {error}") from None
+    if places:
+        more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+        raise files.CheckpointError(
+            f"{path}: {places[0]}{more} is not of the kind or shape that was written: other code has altered "
+            f"the file. Nothing was changed. {files.ANOTHER}"
+        )
 
 
 def fingerprint_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -179,10 +212,12 @@ def put_file(learn: Any, path: str | Path, only: Literal["model"] | None) -> Non
         differences(
             contents["fingerprint"], fingerprint(learn), Path(path), parts=("model", "optimizer", "callbacks")
         )
-        put_back(learn, contents)
+        with unchanged_on_error(Undo(learn), path):
+            put_back(learn, contents)
     else:
         differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=("model",))
-        snapshots.put_tensors(learn.model, contents)
+        with unchanged_on_error(Undo(learn), path):
+            snapshots.put_tensors(learn.model, contents)
 
 
 def settings_of(optimizer: Any) -> list[dict[str, Any]]:

@@ -393,7 +393,8 @@ class Learner(Tuning):
             only: `"model"` for weights and buffers alone, whatever the optimizer and plug-ins are.
 
         Raises:
-            CheckpointError: the file is damaged, of another kind, or not there.
+            CheckpointError: the file is damaged, of another kind, or not there, or something in it cannot be
+                loaded; nothing has been changed then.
             ValueError: it is of another model, optimizer or composition; nothing has been changed then.
         """
         checkpoint.put_file(self, path, only)

@@ -17,6 +17,7 @@ from learner import checkpoint, files, passes, positions
 from learner.batching import TensorLoader
 from learner.fingerprint import SOFT, check_allow, data_differences, differences, fingerprint, loader_of
 from learner.generators import takers
+from learner.undo import Undo, unchanged_on_error
 from learner.unkept import hidden_tensors
 
 Resume = Literal["auto", "must", "never"]
@@ -36,6 +37,7 @@ class Resumption:
         self.position = self.fit["position"]
         self.is_of_a_later_fit = False  # this one had ended when it was saved
         self.may_lose_callbacks = False
+        self.undo: Undo | None = None
         self.allow: tuple[str, ...] = ()
 
     @property
@@ -65,7 +67,10 @@ class Resumption:
         Returns:
             The first epoch to do.
         """
-        self._put_back(learn)
+        if self.undo is not None:
+            with unchanged_on_error(self.undo, self.path):
+                self._put_back(learn)
+        self.undo = None  # which holds the weights as they were
         self._check_states(learn)
         size = self.fit.get("batch_size")
         if size is not None and "batch_size" not in self.allow and isinstance(learn.data.train, TensorLoader):
@@ -198,7 +203,9 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     if not point.is_of_a_later_fit:
         check_n_epochs(learn, point, n_epochs)
     passes.catch_up(learn, point.fit.get("passes", {}))
-    checkpoint.put_back(learn, point.contents, begun=True)
+    point.undo = Undo(learn)
+    with unchanged_on_error(point.undo, found):
+        checkpoint.put_back(learn, point.contents, begun=True)
     learn._known.point, learn.groups_begun = point, point.fit["groups"]
     return point
 

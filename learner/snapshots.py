@@ -41,11 +41,14 @@ CLOCK = (
 )
 
 
-def take(learn: Any) -> dict[str, Any]:
-    """A copy of `contents_of`."""
+def take(learn: Any, *, on_cpu: bool = False) -> dict[str, Any]:
+    """A copy of `contents_of`; with `on_cpu` the model's tensors are copied to main memory."""
     with optimizer_modes.in_eval_mode(learn) as training_weights:
         state = contents_of(learn)
-        model = {name: tensor.clone() for name, tensor in state.pop("model").items()}
+        model = {
+            name: tensor.to("cpu" if on_cpu else tensor.device, copy=True)
+            for name, tensor in state.pop("model").items()
+        }
         state = copy.deepcopy(state)
     return {
         "model": model,

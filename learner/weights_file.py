@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.parts.lazy import lazy_states, put_tensors
 from callbacks.parts.module_state import EXTRA, put_extra, state_of
+from callbacks.parts.output import print_line
 from learner import files, wrapped_names
 from learner.checks.faults import listed
 
@@ -33,7 +34,7 @@ def put_weights(model: nn.Module, path: Path) -> None:
     state = {names[name]: each for name, each in state.items()}
     check_fits(own, state, path)
     load(model, state)
-    print(f"{path.name}: the weights were loaded; it holds nothing else that a learner loads")
+    print_line(f"{path.name}: the weights were loaded; it holds nothing else that a learner loads")
     wrapped_names.note(path, names)
 
 

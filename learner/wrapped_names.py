@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from callbacks.parts.output import print_line
+
 Strip = Callable[[str], str]
 
 COMPILED, PARALLEL = "_orig_mod.", "module."
@@ -56,7 +58,7 @@ def note(path: Any, names: dict[str, str]) -> None:
         return
     both = "\n".join(f"{one}\n{other}" for one, other in changed)
     segments = [each for each in (COMPILED, PARALLEL) if each in both]
-    print(
+    print_line(
         f"{path.name}: names were matched without {' and '.join(map(repr, segments))}, as "
         f"{changed[0][0]!r} with {changed[0][1]!r}"
     )

@@ -19,6 +19,7 @@ from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.parts.finite import n_bad, suspects
 from callbacks.parts.last_good import tensors_of
 from callbacks.parts.modules import loss_module, loss_parameters
+from callbacks.parts.output import print_line
 from callbacks.parts.places import Places
 from callbacks.registry import REMEDIES
 from learner import optimizer_modes, passes
@@ -227,7 +228,7 @@ def report_loss(learn: Any) -> None:
     held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
     names = [name for name, each in trained.items() if id(each) in held]
     if names:
-        print(f"the loss {type(module).__name__} is trained with the model: {listed(names)}")
+        print_line(f"the loss {type(module).__name__} is trained with the model: {listed(names)}")
 
 
 def all_frozen(parameters: list[nn.Parameter]) -> Exception:

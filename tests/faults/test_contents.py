@@ -1,0 +1,149 @@
+"""Sealed files whose contents are of the wrong kind: refused with the place, and nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks import EMA, Checkpoint, EarlyStopping, LogRMSE
+from callbacks.parts import draws
+from learner import CheckpointError, files
+
+VALUES = {
+    "None": None,
+    "text": "abc",
+    "list": [1],
+    "number": 7,
+    "shape": torch.zeros(2, 5),
+    "dict": {"x": {"y": None}},
+}
+PLACES = [
+    *("model", "extra", "frozen", "optimizer", "callbacks", "loaders", "generators", "random", "clock"),
+    *("history", "results", "gradients", "fit", "fingerprint", "kinds", "plain", "learner"),
+    *("model.0.weight", "optimizer.state", "optimizer.state.0", "optimizer.state.0.exp_avg"),
+    *("optimizer.param_groups", "optimizer.param_groups.0", "optimizer.param_groups.0.lr"),
+    *("callbacks.ema", "callbacks.ema.averages", "callbacks.early_stopping.best", "callbacks.log_rmse"),
+    *("random.torch", "random.python", "clock.epoch", "history.rows", "history.steps.lr"),
+    *("fit.position", "fit.position.phase", "fit.mark", "fit.mark.random", "fit.now"),
+]
+
+
+@pytest.fixture
+def make(make_learner):
+    def make(folder: Path):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+        callbacks = [
+            Checkpoint(folder, "1 step", keep=None),
+            EMA(0.9),
+            EarlyStopping("valid_loss", patience=9),
+            LogRMSE("1 epoch"),
+        ]
+        optimizer = partial(torch.optim.Adam, lr=0.01)
+        return make_learner(model=model, optimizer=optimizer, callbacks=callbacks)
+
+    return make
+
+
+@pytest.fixture
+def contents(make, tmp_path) -> dict:
+    """What a checkpoint in the middle of the second epoch holds."""
+    make(tmp_path / "first").fit(2)
+    return files.read(tmp_path / "first" / "step-000000005.pt")
+
+
+def replaced(contents: dict, place: str, value: object) -> dict:
+    """A copy of the contents with another value in a place."""
+    changed = copy.deepcopy(contents)
+    *way, last = [int(key) if key.isdecimal() else key for key in place.split(".")]
+    if way[:1] == ["model"]:
+        way, last = ["model"], place.removeprefix("model.")
+    node = changed
+    for key in way:
+        node = node[key]
+    node[last] = copy.deepcopy(value)
+    return changed
+
+
+def state_of(learn) -> str:
+    """All that loading may change, to compare."""
+    found = [
+        dict(learn.model.state_dict()),
+        learn.optimizer.state_dict(),
+        {plugin.name: plugin.state_dict() for plugin in learn.callbacks},
+        draws.take(),
+        learn.history.state_dict(),
+        (learn.epoch, learn.global_step, learn.n_samples, learn.results, learn.n_fits),
+        [(each.grad, each.requires_grad) for each in learn.model.parameters()],
+    ]
+    return repr(found)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_entry_of_another_kind_is_refused_and_nothing_is_changed(make, contents, tmp_path, place):
+    path = tmp_path / "run" / "step-000000005.pt"
+    path.parent.mkdir()
+    n_refused = 0
+    for kind, value in VALUES.items():
+        files.write(path, replaced(contents, place, value), durable=False)
+        for load in (lambda learn: learn.load(path), lambda learn: learn.fit(3, resume="must")):
+            learn = make(path.parent)
+            before = state_of(learn)
+            try:
+                load(learn)
+            except CheckpointError as error:
+                refused = str(error)
+            else:
+                break  # None stands for what is missing, or the number is of the right kind
+            assert path.name in refused, kind
+            assert state_of(learn) == before, kind
+            n_refused += 1
+    assert n_refused >= 2 * (len(VALUES) - 2)
+
+
+def test_the_place_is_named(make, contents, tmp_path):
+    path = tmp_path / "step-000000005.pt"
+    for place, value, words in [
+        ("optimizer.state.0.exp_avg", torch.zeros(3), "optimizer.state is not of the kind"),
+        ("callbacks.early_stopping.best", "low", "callbacks.early_stopping is not of the kind"),
+        ("model.0.weight", torch.zeros(5, 5), "model.0.weight is not of the kind"),
+    ]:
+        files.write(path, replaced(contents, place, value))
+        with pytest.raises(CheckpointError, match=rf"step-000000005\.pt: {words}"):
+            make(tmp_path / "new").load(path)
+
+
+def test_a_file_of_an_earlier_version_is_checked_by_kinds_that_every_version_has(make, contents, tmp_path):
+    path = tmp_path / "step-000000005.pt"
+    del contents["kinds"]
+    files.write(path, contents)
+    make(tmp_path / "new").load(path)
+    wrong = {"epoch": "two", "global_step": 5, "model": nn.Linear(1, 1).weight.detach()}
+    files.write(path, replaced(contents, "clock", {**contents["clock"], **wrong}))
+    with pytest.raises(CheckpointError, match=r"clock\.epoch is 'two', where a whole number is needed"):
+        make(tmp_path / "new").load(path)
+    told = json.loads(contents["fingerprint"])
+    files.write(path, replaced(contents, "fingerprint", json.dumps({**told, "optimizer": "Adam"})))
+    with pytest.raises(CheckpointError, match=r"fingerprint\.optimizer is 'Adam', where a dict is needed"):
+        make(tmp_path / "new").load(path)
+
+
+def test_a_callback_that_takes_no_state_leaves_the_weights_as_they_were(make, contents, tmp_path):
+    learn = make(tmp_path / "new")
+    learn.fit(1)
+    before = state_of(learn)
+
+    def refuse(state):
+        raise LookupError("not mine")
+
+    learn.callbacks.ema.load_state_dict = refuse
+    files.write(tmp_path / "step-000000005.pt", contents)
+    with pytest.raises(CheckpointError, match="LookupError: not mine"):
+        learn.load(tmp_path / "step-000000005.pt")
+    assert state_of(learn) == before
