@@ -94,6 +94,10 @@ class ParamScheduler(Callback):
     def _progress(self, learn: LearnerProtocol, n_batches: int) -> tuple[float, int]:
         """How much of the schedule is done at this batch, and how many steps it has."""
         self._span = self._span or Span(self, learn)
+        if self._span.is_whole_fit:
+            n_steps = learn.n_epochs * n_batches
+            step = learn.epoch * n_batches + min(learn.batch_idx, n_batches - 1)
+            return step / max(n_steps - 1, 1), n_steps
         if self.begun is None:
             self.begun = clock(learn, n_batches)
             if not self._span.starts_late:

@@ -28,8 +28,8 @@ class JoinError(ValueError):
 class Ops(NamedTuple):
     """How a kind of array is joined."""
 
-    stack: Callable[[Sequence[Any]], Any]
-    concatenate: Callable[[Sequence[Any], int], Any]
+    stack: Callable[[list[Any]], Any]
+    concatenate: Callable[[list[Any], int], Any]
     unbind: Callable[[Any, int], Sequence[Any]]
 
 
@@ -158,7 +158,7 @@ def join_tensors(parts: Sequence[Tensor], sizes: Sequence[int], place: str) -> A
 def join_arrays(parts: Sequence[Any], sizes: Sequence[int], place: str, ops: Ops = ARRAYS) -> Any:
     """Single numbers as a row with one per batch, others along the dimension of the items."""
     if not any(part.ndim for part in parts):
-        return ops.stack(parts)
+        return ops.stack(list(parts))
     parts = unsqueezed(parts, sizes)
     if len({part.ndim for part in parts}) > 1:
         raise refused_shapes(parts, place)

@@ -52,7 +52,8 @@ def plan_of(plugin: Any, learn: Any, n_epochs: int, name: str) -> Planned | None
     Raises:
         ValueError: they cannot be foreseen.
     """
-    schedule, adds = unwrapped(plugin), adds_up(learn)
+    schedule: Any = unwrapped(plugin)
+    adds = adds_up(learn)
     if isinstance(schedule, TorchScheduler) and schedule.every.unit == "step" and adds:
         raise ValueError(
             f"plot_schedule: {describe(schedule)} goes by updates, of which GradientAccumulation makes fewer "

@@ -263,6 +263,8 @@ def describe(item: Any, depth: int = 1) -> str:
     """What something is, as messages tell it: type, length, keys, shapes, to some depth."""
     if isinstance(item, Stored):
         return repr(item)
+    if isinstance(item, Tensor) and item.is_nested:
+        return f"a nested tensor of {item.size(0)} items and {item.dtype}"
     if isinstance(item, Tensor):
         return f"a tensor of shape {tuple(item.shape)} and {item.dtype}"
     if is_array(item):

@@ -38,6 +38,7 @@ class Span:
         self.starts_late = any(each.start for each in windows)
         untils = [parse_interval(each.until) for each in windows if each.until]
         self.ends: list[Point] = untils or [(learn.n_epochs, "epoch"), *budget_ends(learn)]
+        self.is_whole_fit = not windows and len(self.ends) == 1
 
     def progress(self, learn: LearnerProtocol, begun: Clock, n_batches: int) -> tuple[float, int]:
         """How much of it is done: 0 at its first batch, 1 at its last; and how many steps it has.

@@ -121,8 +121,8 @@ def first_column(loader: Any) -> Any:
     tensors = getattr(loader, "tensors", None) or getattr(getattr(loader, "dataset", None), "tensors", None)
     if tensors is None and isinstance(loader, list) and loader and isinstance(loader[0], (tuple, list)):
         tensors = loader[0]
-    first = tensors[0] if tensors else None
-    return first if hasattr(first, "ndim") and first.ndim else None
+    first: Any = tensors[0] if tensors else None
+    return first if getattr(first, "ndim", 0) else None
 
 
 def loss_cures(learn: Any) -> Iterator[str]:
