@@ -244,6 +244,8 @@ class Callback:
         needs: classes of plug-ins without which this one cannot work.
         surrounds: operations that are done within the context that `surround` gives, whoever does them.
         reads_gradients: may its hooks read gradients? False lets a compiled step (`WholeStep`) keep none.
+        distributed: does it take care that several processes train together? A fit that is one of several is
+            refused where no callback does.
         wrapped: the callback that this one holds and passes its events to, as `When` does; it is found by
             its own class then.
     """
@@ -255,6 +257,7 @@ class Callback:
     needs: tuple[type[Callback], ...] = ()
     surrounds: tuple[str, ...] = ()
     reads_gradients: bool = True
+    distributed: bool = False
     wrapped: Callback | None = None
 
     def __init__(self, *, name: str | None = None):

@@ -113,6 +113,7 @@ def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable
         "needs": (partial(is_tuple_of, type), "a tuple of callback classes, as needs = (Recorder,)"),
         "surrounds": (is_operations, are_operations),
         "reads_gradients": (lambda value: isinstance(value, bool), "True or False"),
+        "distributed": (lambda value: isinstance(value, bool), "True or False"),
     }
 
 

@@ -13,6 +13,7 @@ from learner.data import Data  # noqa: E402
 from learner.files import CheckpointError  # noqa: E402
 from learner.learner import Learner  # noqa: E402
 from learner.seeded import Seeded  # noqa: E402
+from learner.seeds import seed_everything  # noqa: E402
 from learner.verify import verify_resume  # noqa: E402
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Seeded",
     "TensorLoader",
     "keep_memory",
+    "seed_everything",
     "verify_resume",
 ]
 

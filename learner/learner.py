@@ -27,6 +27,7 @@ from learner.arguments import (
     check_state,
 )
 from learner.checks import preflight
+from learner.checks.processes import check_processes
 from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, found_in, listeners_of, with_defaults
 from learner.data import as_data
 from learner.explain import explain
@@ -137,6 +138,7 @@ class Learner(Tuning):
             The history, continuous over several fits.
 
         Raises:
+            RuntimeError: this is one of several processes, and no callback distributes the fit.
             KeyboardInterrupt: Ctrl-C was pressed; the batch was finished and everything cleaned up first.
         """
         check_n_epochs(n_epochs)
@@ -144,6 +146,7 @@ class Learner(Tuning):
         if self.fitting:
             raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
         given = as_plugins(as_list(callbacks, "callbacks"), "callbacks")
+        check_processes(self, given)
         modes = optimizer_modes.switching(self)
         with interruptible(self), modes, self.added(*preflight.preflight(), *given):
             point = resumption.find(self, n_epochs, resume, allow)

@@ -30,8 +30,7 @@ PACKAGE_WORDS = {
     "digits": "from learner.datasets import digits",
     "learner_to_recipe": "from learner.recipes.writer import learner_to_recipe",
     "load_recipe": "from learner.recipes.recipe import load_recipe",
-    "seed_everything": "torch.manual_seed(1), and Data.from_tensors(..., seed=1)",
-    "set_seed": "torch.manual_seed(1), and Data.from_tensors(..., seed=1)",
+    "set_seed": "seed_everything",
 }
 
 #: Attributes that one would look for on a Learner.

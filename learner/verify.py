@@ -89,9 +89,9 @@ class Maker:
     seed: int
 
     def __call__(self) -> tuple[Any, AbstractContextManager[Any]]:
-        from learner.recipes.recipe import set_seed
+        from learner.seeds import seed_everything
 
-        set_seed(self.seed)
+        seed_everything(self.seed)
         return self.make_learner(), nullcontext()
 
 

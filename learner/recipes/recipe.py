@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +19,7 @@ from learner.recipes.overrides import apply_overrides
 from learner.recipes.parts import Part, shown
 from learner.recipes.sections import UNASKED_NAMES, Sections
 from learner.recipes.user_code import describe_error, is_within, mend
+from learner.seeds import seed_everything
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Iterable[str] = ()) -> Recipe:
@@ -89,7 +88,7 @@ class Recipe:
             splitter = self._built(sections.parts["splitter"], faults)
             stop_at(faults)
             if sections.seed is not None:
-                set_seed(sections.seed)
+                seed_everything(sections.seed)
             data = self._built(sections.parts["data"], faults)
             stop_at(faults)
             model = self._built(sections.parts["model"], faults)
@@ -207,12 +206,3 @@ def plugin_in(trace: TracebackType | None) -> Callback | None:
             return owner
         trace = trace.tb_next
     return None
-
-
-def set_seed(seed: int) -> None:
-    """Seed torch on all devices, Python, and NumPy where it is there."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    numpy = sys.modules.get("numpy")  # torch imports it where it is installed
-    if numpy is not None:
-        numpy.random.seed(seed)

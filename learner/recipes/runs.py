@@ -13,6 +13,7 @@ import torch
 
 from callbacks import BlackBox, Checkpoint
 from callbacks.parts.checkpoint_folder import checkpoints_in
+from learner.checks.processes import check_processes
 from learner.fingerprint import own_version
 from learner.learner import Learner
 from learner.recipes.faults import Mistake, RecipeError
@@ -35,6 +36,7 @@ def run(recipe: Recipe, runs: Path | None = Path("runs")) -> Learner:
         Exception: what went wrong in training.
     """
     learn = recipe.build()
+    check_alone(learn)
     folder = None if runs is None else new_folder(runs.absolute(), recipe.path.stem[:MAX_NAME])
     if folder is not None:
         keep_recipe(recipe, folder)
@@ -90,6 +92,7 @@ def train(
     allow: Iterable[str] = (),
 ) -> Learner:
     """Fit, and keep what there is to keep, whatever ends it."""
+    check_alone(learn)
     boxes = [] if folder is None or has_box(recipe, learn) else [BlackBox(folder / "blackbox")]
     if folder is not None:
         send_files_to(folder, learn)
@@ -106,10 +109,24 @@ def train(
     finally:
         if folder is not None:
             keep_results(learn, folder)
-            print(f"kept {shown_path(folder)}: {', '.join(sorted(each.name for each in folder.iterdir()))}")
+            names = ", ".join(sorted(each.name for each in folder.iterdir()))
+            hint = "" if saved_in(folder) else "; no weights: add Checkpoint to the recipe's callbacks"
+            print(f"kept {shown_path(folder)}: {names}{hint}")
             if not ended and saved_in(folder):
                 print(f"to go on: learner resume {shlex.quote(str(shown_path(folder)))}")
     return learn
+
+
+def check_alone(learn: Learner) -> None:
+    """Refuse a run that is one of several processes, before it has a folder.
+
+    Raises:
+        Mistake: says how many there are.
+    """
+    try:
+        check_processes(learn, [])
+    except RuntimeError as error:
+        raise Mistake(str(error)) from error
 
 
 def has_box(recipe: Recipe, learn: Learner) -> bool:

@@ -57,8 +57,8 @@ def history_of(folder: str) -> list[dict[str, str]]:
 def test_the_article_prints_its_ten_digits_and_where_it_kept_the_picture(capsys):
     assert main(["run", str(EXAMPLES / "article.yaml")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    kept = "kept runs/article-1: models.py, plot_snapshots.png, recipe.yaml"
-    assert lines == [*(f"RMSE: {rmse}" for rmse in RMSES), kept]
+    kept = "kept runs/article-1: models.py, plot_snapshots.png, recipe.yaml; no weights: add Checkpoint to "
+    assert lines == [*(f"RMSE: {rmse}" for rmse in RMSES), f"{kept}the recipe's callbacks"]
     assert Path("runs/article-1/plot_snapshots.png").read_bytes().startswith(b"\x89PNG")
 
 

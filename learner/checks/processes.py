@@ -1,0 +1,61 @@
+"""Refuse a fit that is one of several processes and does not know it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from torch import nn
+
+REMEDY = (
+    "Start it as one process, without torchrun. Where the processes are meant to train apart, or you "
+    "synchronize them yourself, add a callback whose class says `distributed = True`."
+)
+
+
+def check_processes(learn: Any, given: list[Any]) -> None:
+    """Refuse a fit of several processes of which each would train on all data, and keep a run of its own.
+
+    Args:
+        learn: the learner.
+        given: the callbacks for this fit.
+
+    Raises:
+        RuntimeError: says how many processes there are, or which wrapper the model has.
+    """
+    if any(callback.distributed for callback in (*learn.callbacks, *given)):
+        return
+    processes = n_processes()
+    if processes > 1:
+        raise RuntimeError(
+            f"this fit is one of {processes} processes, and no callback distributes it: each would train on "
+            f"all data and keep a run of its own. {REMEDY}"
+        )
+    wrapper = wrapper_of(learn.model)
+    if wrapper is not None:
+        raise RuntimeError(
+            f"the model is wrapped in {wrapper}, and no callback distributes the fit: pass the model as it "
+            f"was. {REMEDY}"
+        )
+
+
+def n_processes() -> int:
+    """How many processes train together, as torchrun's variables say, or torch's process group."""
+    distributed = sys.modules.get("torch.distributed")  # nobody has started a group where it is not imported
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    size = os.environ.get("WORLD_SIZE", "")
+    has_rank = "RANK" in os.environ or "LOCAL_RANK" in os.environ
+    return int(size) if has_rank and size.isdecimal() else 1
+
+
+def wrapper_of(model: nn.Module) -> str | None:
+    """The wrapper by which a model trains in several processes, where it has one."""
+    kinds = [nn.parallel.DistributedDataParallel]
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # a model that it wraps has imported it
+    names = ("FullyShardedDataParallel", "FSDPModule")
+    kinds += [getattr(fsdp, name) for name in names if hasattr(fsdp, name)]
+    found = (each for each in model.modules() if isinstance(each, tuple(kinds)))
+    wrapped = next(found, None)
+    return next((kind.__name__ for kind in kinds if isinstance(wrapped, kind)), None)

@@ -1,0 +1,39 @@
+"""Seed the random generators that everything draws from."""
+
+from __future__ import annotations
+
+import random
+import sys
+from numbers import Integral
+
+import torch
+
+MAX_SEED = 2**32 - 1  # what NumPy takes
+
+
+def seed_everything(seed: int) -> int:
+    """Seed Python's, NumPy's and torch's global random generators, those of all devices included.
+
+    Workers of a `DataLoader` draw their seeds from torch's generator, so they follow. Generators of your own
+    (`torch.Generator`, `numpy.random.default_rng`) do not, nor does the order of `Data.from_tensors(...,
+    seed=...)`, which depends on its own seed. Kernels of a GPU may still sum in another order each time: that
+    is what `torch.use_deterministic_algorithms(True)` is for.
+
+    Args:
+        seed: a whole number from 0 to 2**32 - 1.
+
+    Returns:
+        The seed.
+
+    Raises:
+        ValueError: it is not such a number.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed_everything({seed!r}): pass a whole number from 0 to {MAX_SEED}.")
+    seed = int(seed)  # also of NumPy's kind
+    random.seed(seed)
+    torch.manual_seed(seed)
+    numpy = sys.modules.get("numpy")  # torch imports it where it is installed
+    if numpy is not None:
+        numpy.random.seed(seed)
+    return seed
