@@ -55,9 +55,14 @@ class GradientAccumulation(Callback):
         super().__init__(name=name)
         self.n_batches, self.n_samples = n_batches, n_samples
         check_sizes(n_batches, n_samples)
-        self.weight, self._weight = weight, LossWeight(weight, owner="GradientAccumulation")
+        self._weight = LossWeight(weight, owner="GradientAccumulation")
         self._is_sum = False
         self._begin()
+
+    @property
+    def weight(self) -> Weight | None:
+        """The user's own function of the learner, or None."""
+        return self._weight.given
 
     def _begin(self) -> None:
         """An empty window: batches and items so far, sum of weights, unit of weights, last batch.

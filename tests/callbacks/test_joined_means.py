@@ -225,6 +225,27 @@ def test_a_weight_that_is_not_a_function_is_refused():
         Metrics(weight=3)
 
 
+class OwnSum(nn.Module):
+    reduction = "sum"
+
+    def forward(self, preds, targets):
+        return (preds - targets).abs().pow(1.5).sum()
+
+
+def own_sum(preds, targets, reduction="mean"):
+    losses = (preds - targets).abs().pow(1.5)
+    return losses.sum() if reduction == "sum" else losses.mean()
+
+
+@pytest.mark.parametrize("loss_func", [OwnSum(), partial(own_sum, reduction="sum")])
+def test_a_loss_of_ones_own_that_names_a_sum_is_added_up(loss_func):
+    batches = batches_of(X, [5, 4, 3])
+    model = nn.Linear(4, 4).double()
+    found = Learner(model, Data(batches), loss_func).validate(batches)["valid_loss"]
+    with torch.no_grad():
+        assert found == pytest.approx(loss_func(model(X), X).item())
+
+
 class OwnLoss(nn.MSELoss):
     def forward(self, preds, targets):
         return (preds - targets).square().sum(1).mean()
