@@ -40,6 +40,8 @@ from callbacks import (
 from callbacks.annealers import cos
 from learner import Data, Learner
 from learner.groups import by_children
+from learner.recipes.recipe import load_recipe
+from learner.recipes.writer import learner_to_recipe
 
 QUIET = (ZeroGrad, Metrics, Recorder)
 muon, adamw = partial(Muon, lr=0.02), partial(AdamW, lr=0.01)
@@ -593,3 +595,38 @@ def test_a_run_that_is_interrupted_in_the_middle_of_an_epoch_resumes_with_the_sa
     resumed = learner_of(Checkpoint(tmp_path), optimizer=mixed)
     resumed.fit(3, resume="must")
     assert same(resumed.model, whole.model)
+
+
+# Recipes
+
+MODELS = """
+from functools import partial
+from torch import nn
+from torch.optim import SGD, AdamW
+from callbacks import Optimizers
+
+def both(parameters, lr=0.1):
+    weights = partial(SGD, lr=lr), lambda name, p: name.endswith("weight")
+    return Optimizers(weights, partial(AdamW, lr=lr / 10))
+"""
+RECIPE = """
+recipe: two optimizers
+data: digits
+model: [{use: Linear, in_features: 64, out_features: 10}]
+loss: cross_entropy
+optimizer: {use: "models.py:both", lr: 0.2}
+fit: {epochs: 1}
+"""
+
+
+def test_a_recipe_names_a_function_that_returns_several(tmp_path):
+    (tmp_path / "models.py").write_text(MODELS)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    learn = load_recipe(tmp_path / "recipe.yaml").build()
+    assert [type(each) for each in learn.optimizer.members] == [SGD, AdamW]
+    assert [group["lr"] for group in learn.optimizer.param_groups] == [0.2, 0.02]
+
+
+def test_several_optimizers_cannot_be_written_as_a_recipe_and_the_message_says_what_to_write():
+    with pytest.raises(ValueError, match=r"there are several, Muon \+ AdamW, .*models\.py:make"):
+        learner_to_recipe(learner_of(), 1, data="article")

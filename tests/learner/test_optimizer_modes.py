@@ -21,12 +21,14 @@ from callbacks import (
     CancelEpoch,
     Checkpoint,
     EarlyStopping,
+    LeanStep,
     Metrics,
     Order,
     ParamScheduler,
     Recorder,
     TorchScheduler,
     ValidateEvery,
+    WholeStep,
     ZeroGrad,
 )
 from callbacks.annealers import cos
@@ -310,6 +312,15 @@ def test_an_optimizer_with_modes_may_take_the_place_of_another_in_mid_fit(one, o
     assert not learn.optimizer.param_groups[0].get("is_training", False)
     assert len(learn.callbacks) == before
     learn.fit(1)
+
+
+@pytest.mark.filterwarnings("ignore::callbacks.LearnerWarning")
+@pytest.mark.parametrize("fast", [LeanStep, partial(WholeStep, "eager")])
+def test_the_fast_steps_train_as_the_ordinary_one(fast):
+    ordinary, quick = learner_of(), learner_of(fast())
+    ordinary.fit(2)
+    quick.fit(2)
+    assert all(map(torch.allclose, weights(ordinary), weights(quick)))
 
 
 def test_what_a_step_costs_is_measured_in_training_mode(capsys):
