@@ -57,11 +57,11 @@ def as_batch(inputs: Any, data: Data) -> InputsOnly:
     return InputsOnly(tensors)
 
 
-def to_cpu(output: Any) -> Any:
-    """Every tensor of an output on the CPU, without its graph."""
+def to_cpu(output: Any, *, copy: bool = False) -> Any:
+    """Every tensor of an output on the CPU, without its graph; a copy also where it is there already."""
 
     def move(leaf: Any) -> Any:
-        return leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf.to("cpu")
+        return leaf.detach().to("cpu", copy=copy) if isinstance(leaf, Tensor) else leaf.to("cpu")
 
     return map_tensors(output, move)
 
@@ -71,8 +71,9 @@ def collect(learn: Any, batches: Iterable[Any], keep: Keep, returns: Returns) ->
     preds, targets, sizes = [], [], []
     for learn.batch_idx, learn.batch in enumerate(batches):
         learn._run_model()
-        preds.append(to_cpu(kept(learn.preds, keep)))
-        targets.append(to_cpu(learn.targets))
+        # copies, as a model or a loader may write its next batch to the same memory
+        preds.append(to_cpu(kept(learn.preds, keep), copy=True))
+        targets.append(to_cpu(learn.targets, copy=True))
         sizes.append(learn.n_items)
         if len(sizes) == 1 and returns == "joined":
             join_both(preds, targets, sizes)  # refuses what cannot be joined before the pass goes on

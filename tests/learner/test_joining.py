@@ -155,6 +155,22 @@ def test_an_output_of_several_parts_keeps_its_kind(wrap, kind):
     assert kind is not Named or preds.names == ["0", "1", "2", "3"]
 
 
+def test_a_model_and_a_loader_may_use_the_same_memory_for_each_batch():
+    memory = torch.zeros(2, 1)
+
+    def batches():
+        for n in range(3):
+            memory.fill_(n)
+            yield memory, memory
+
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    learn = Learner(Model(lambda x: memory), Data(batches, batches), lambda p, t: p, sgd)
+    for returns in ("joined", "batches"):
+        for found in learn.get_preds(batches, returns=returns):
+            rows = found if returns == "joined" else torch.cat(found)
+            assert rows[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
 def test_a_part_of_the_output_is_kept_by_name_or_by_a_function():
     def output(x):
         return {"logits": x.expand(-1, 3), "cache": object()}
