@@ -16,7 +16,6 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from callbacks.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
-from callbacks.device import map_tensors
 from callbacks.optimizers import set_mode
 from callbacks.parts.named import named_tensors
 from callbacks.registry import listens
@@ -145,27 +144,54 @@ def examine_batch(learn: Any, report: Report) -> None:
 
     if not attempt(learn, report, "the first batch", take_batch):
         return
-    for plugin in learn.callbacks:
-        attempt(learn, report, "before_fit", lambda plugin=plugin: learn._begin(plugin))
-    learn._begin_pass(learn.data.train, training=True)
-    goes_on = attempt(learn, report, "the batch", lambda: exams.loss_of(learn, report, batch))
-    report.take(exams.number_faults(learn))
-    if not goes_on:
+    if not begin(learn, report):
+        return
+    if not attempt(learn, report, "the batch", lambda: exams.loss_of(learn, report, exams.copied(batch))):
+        attempt(learn, report, "numbers", lambda: report.take(exams.number_faults(learn)), is_extra=True)
         return
     for name, exam in trials.AFTER_LOSS.items():
-        attempt(learn, report, name, lambda exam=exam: exam(learn, report, batch))
+        is_extra = name not in trials.ORDINARY
+        attempt(
+            learn, report, name, lambda exam=exam: exam(learn, report, exams.copied(batch)), is_extra=is_extra
+        )
     if learn.data.valid is not None and not is_one_shot(learn.data.valid):
         attempt(learn, report, "validation", lambda: exams.validation(learn, report, first_batch))
 
 
-def attempt(learn: Any, report: Report, name: str, exam: Callable[[], Any]) -> bool:
-    """Do one examination; what it raises is told in the report. False where those after it cannot be done."""
+def begin(learn: Any, report: Report) -> bool:
+    """Fire the events that come before the first batch, in which callbacks create what they need."""
+    for plugin in learn.callbacks:
+        attempt(learn, report, "before_fit", lambda plugin=plugin: learn._begin(plugin))
+    for event in ("before_epoch", "before_train"):
+        if event == "before_train":
+            learn._begin_pass(learn.data.train, training=True)
+        if not attempt(learn, report, event, lambda event=event: learn._on[event](learn)):
+            return False
+    return True
+
+
+def attempt(
+    learn: Any, report: Report, name: str, exam: Callable[[], Any], *, is_extra: bool = False
+) -> bool:
+    """Do one examination; what it raises is said in the report. False where those after it cannot be done.
+
+    Args:
+        learn: the learner.
+        report: what is added to.
+        name: of the examination.
+        exam: what to do.
+        is_extra: does it do more than a fit does? Then what it raises is no error of the learner.
+    """
     try:
         return exam() is not False
     except Cancel as cancel:
-        report.facts[name] = f"not examined: a plug-in raised {type(cancel).__name__}"
+        report.facts[name] = f"not examined: a callback raised {type(cancel).__name__}"
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a learner is what the report is for
-        report.errors.append(exams.shown_error(error, learn))
+        if is_extra:
+            said = textwrap.shorten(next(iter(str(error).splitlines()), ""), 2 * WIDTH)
+            report.facts[name] = f"not examined: {type(error).__name__}: {said}"
+        else:
+            report.errors.append(exams.shown_error(error, learn))
     return False
 
 
@@ -174,8 +200,7 @@ def first_batch(data: Any, loader: Any) -> Any:
     if isinstance(loader, DataLoader) and loader.persistent_workers:
         loader = copy.copy(loader)
         loader._iterator = None
-    batch = next(iter(data.batches(loader)), None)
-    return map_tensors(batch, lambda item: item.clone() if isinstance(item, torch.Tensor) else item)
+    return exams.copied(next(iter(data.batches(loader)), None))
 
 
 # Without a trace

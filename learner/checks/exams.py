@@ -81,16 +81,24 @@ def loss_of(learn: Any, report: Report, batch: Any) -> bool:
     report.facts["batch"] = "; ".join(f"{name} {shapes(part)}" for name, part in parts)
     if does_itself(learn, "compute_loss") and not report.take(pred_faults(learn)):
         return False
-    report.take(item_faults(learn))
+    with_faults(report, item_faults, learn)
     compute_loss(learn)
     if not report.take(loss_faults(learn)):
         return False
     value = float(learn.loss)
     report.facts["loss"] = f"{title_of(learn.loss_func)} gives {show(value)}"
-    report.take(class_loss_faults(learn, value))
+    with_faults(report, class_loss_faults, learn, value)
     if not math.isfinite(value):
         report.take([ValueError(f"the loss of the first batch is {value}.")])
     return math.isfinite(value)
+
+
+def with_faults(report: Report, find: Callable[..., Iterator[Exception]], *args: Any) -> None:
+    """Add what a look finds that a fit does not take; where it cannot look, there is nothing to add."""
+    try:
+        report.take(find(*args))
+    except Exception as error:  # noqa: BLE001 - batches may be of any kind, and training goes well without it
+        report.facts[find.__name__.replace("_", " ")] = f"not examined: {type(error).__name__}"
 
 
 def compute_loss(learn: Any) -> None:
@@ -133,20 +141,41 @@ def bad_numbers(item: Any) -> tuple[int, int]:
     """How many numbers of a tensor are not finite, and how many there are."""
     if not isinstance(item, Tensor) or item.is_meta:
         return 0, 0
-    return int((~torch.isfinite(item)).sum()), item.numel()
+    return int((~torch.isfinite(numbers_of(item))).sum()), item.numel()
+
+
+def numbers_of(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor, of a sparse one those that are there."""
+    tensor = tensor.detach()
+    if tensor.layout is torch.sparse_coo:
+        return tensor.coalesce().values()
+    return tensor if tensor.layout in (torch.strided, torch.jagged) else tensor.values()
+
+
+def backward(learn: Any, report: Report, batch: Any) -> None:
+    """Compute the gradients of the loss that is there."""
+    learn._on["before_backward"](learn)
+    learn._do["backward"](learn)
+    learn._on["after_backward"](learn)
 
 
 def gradient(learn: Any, report: Report, batch: Any) -> None:
     """Which trainable tensors the gradient reaches."""
-    learn._on["before_backward"](learn)
-    learn._do["backward"](learn)
-    learn._on["after_backward"](learn)
+    try:
+        look_at_gradients(learn, report)
+    finally:
+        drop_gradients(learn)
+
+
+def look_at_gradients(learn: Any, report: Report) -> None:
+    """Which there are, which are 0, and which are not finite."""
     found = [*learn.model.named_parameters(), *loss_parameters(learn).items()]
     named = [(name, each) for name, each in found if each.requires_grad]
     missed = [name for name, each in named if each.grad is None]
-    dead = [name for name, each in named if each.grad is not None and not each.grad.any()]
-    spoilt = [name for name, each in named if each.grad is not None and not torch.isfinite(each.grad).all()]
-    total = sum(float(each.grad.square().sum()) for _, each in named if each.grad is not None)
+    grads = {name: numbers_of(each.grad) for name, each in named if each.grad is not None}
+    dead = [name for name, grad in grads.items() if not grad.any()]
+    spoilt = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
+    total = sum(float(grad.abs().square().sum()) for grad in grads.values())
     said = (
         f"reaches {len(named) - len(missed)} of {len(named)} trainable tensors, norm {show(math.sqrt(total))}"
     )
@@ -158,7 +187,6 @@ def gradient(learn: Any, report: Report, batch: Any) -> None:
             f"no gradient reaches {listed(missed)}: the loss does not depend on them. Use them in "
             "forward, look for a .detach(), or freeze them."
         )
-    drop_gradients(learn)
 
 
 def drop_gradients(learn: Any) -> None:
@@ -181,6 +209,11 @@ def validation(learn: Any, report: Report, first_batch: Callable[[Any, Any], Any
 
 
 # Small ones
+
+
+def copied(batch: Any) -> Any:
+    """A copy of a batch, as a loss or a model may change it in place."""
+    return map_tensors(batch, lambda item: item.clone() if isinstance(item, Tensor) else item)
 
 
 def shapes(part: Any) -> str:

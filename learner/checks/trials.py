@@ -18,7 +18,7 @@ from learner.arguments import rate_faults
 from learner.checks.cures import ONE_VALUE, drop_cure, why_one_is_left
 from learner.checks.curvature import largest_curvature, largest_stable_rate, twice_differentiable
 from learner.checks.data import n_left_over
-from learner.checks.exams import compute_loss, drop_gradients, gradient
+from learner.checks.exams import backward, compute_loss, copied, drop_gradients, gradient
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import tensors_in
 from learner.checks.preflight import does_itself
@@ -74,13 +74,15 @@ def items(learn: Any, report: Report, batch: Any) -> None:
     learn.model.eval()
     states = draws.take()
     outputs = []
-    with torch.no_grad():
+    try:
         for each in (inputs, map_tensors(inputs, lambda item: with_first_changed(item, n_items))):
             draws.put(states)
             learn.inputs = each
-            learn._do["forward"](learn)
-            outputs.append([item for item in tensors_in(learn.preds) if item.ndim and len(item) == n_items])
-    learn.model.train()
+            learn._do["forward"](learn)  # with gradients, as forward may compute some
+            found = [item.detach() for item in tensors_in(learn.preds)]
+            outputs.append([item for item in found if item.ndim and len(item) == n_items])
+    finally:
+        learn.model.train()
     if n_items < 2 or not outputs[0]:
         why = "the batch has one item" if n_items < 2 else "the outputs have not one row an item"
         report.facts["items"] = f"not examined: {why}"
@@ -103,7 +105,10 @@ def mixed(model: nn.Module, n_changed: int) -> Exception:
     cause += "without batch_first=True"
     if names:
         cause = f"{listed(names)} takes its statistics from the batch (track_running_stats=False)"
-    return LearnerWarning(f"changing one item of a batch changes the outputs of {n_changed} others: {cause}.")
+    return LearnerWarning(
+        f"changing one item of a batch changes the outputs of {n_changed} others: {cause}. "
+        "Where dimension 0 is time or the nodes of a graph, this is right."
+    )
 
 
 def with_first_changed(item: Any, n_items: int) -> Any:
@@ -155,7 +160,8 @@ def losses_of_steps(learn: Any, batch: Any) -> list[float]:
     end, losses, states = time.monotonic() + SECONDS, [], draws.take()
     while len(losses) <= N_STEPS and (time.monotonic() < end or len(losses) < 2):
         draws.put(states)  # the same dropout at every step, so that the loss falls without noise
-        learn.batch, learn.batch_idx = batch, len(losses)  # where gradients add up, windows fill by it
+        # a copy, as it may be changed in place; where gradients add up, windows fill by the index
+        learn.batch, learn.batch_idx = copied(batch), len(losses)
         learn._run_model()
         compute_loss(learn)
         losses.append(float(learn.loss))
@@ -223,7 +229,10 @@ def batch_of_one(learn: Any, report: Report, batch: Any) -> None:
         report.warn(f"{why_one_is_left(loader)}, on which batch norm will fail: {drop_cure(loader)}")
 
 
+#: What a fit does as well, so that what it raises is an error of the learner.
+ORDINARY = ("backward", "one batch")
 AFTER_LOSS: dict[str, Callable[[Any, Any, Any], None]] = {
+    "backward": backward,
     "gradient": gradient,
     "items": items,
     "stable step": stable_step,
