@@ -57,7 +57,7 @@ def state_in(contents: Any, path: Path) -> State:
 
 def items_of(contents: dict[Any, Any]) -> State:
     """A plain dict of what a file gave, whose attributes may be anything."""
-    kind = collections.OrderedDict if isinstance(contents, collections.OrderedDict) else dict
+    kind: Any = collections.OrderedDict if isinstance(contents, collections.OrderedDict) else dict
     return dict(list(kind.items(contents)))
 
 

@@ -117,6 +117,7 @@ class LazyState:
         """Take the values from it, and let it wait for its first batch again."""
         module: Any = self.module
         module.__class__ = self.kind
+        tensor: Any
         for tensor, kind, dtype in self.tensors:
             tensor.grad = None
             tensor.data = torch.empty(0, dtype=dtype, device=tensor.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -142,12 +142,17 @@ CONTAINERS = (tuple, list, dict, OrderedDict, deque)
 
 def items_of(value: Any) -> list[Any]:
     """The items of a short container; of anything else none."""
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_record(value):
         return [getattr(value, each.name, None) for each in fields(value)]
     is_container = type(value) in CONTAINERS or (isinstance(value, tuple) and hasattr(value, "_fields"))
     if not is_container or len(value) > LONGEST:
         return []
     return list(value.values() if isinstance(value, dict) else value)
+
+
+def is_record(value: Any) -> bool:
+    """Is it an instance of a dataclass?"""
+    return hasattr(type(value), "__dataclass_fields__")
 
 
 def mapped(value: Any, function: Callable[[Tensor], Tensor], depth: int = 0) -> Any:
@@ -156,7 +161,7 @@ def mapped(value: Any, function: Callable[[Tensor], Tensor], depth: int = 0) -> 
         return function(value)
     items = items_of(value) if depth < DEEPEST else []
     news = [mapped(each, function, depth + 1) for each in items]
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_record(value):
         made = copy.copy(value)
         for field, new in zip(fields(value), news, strict=True):
             object.__setattr__(made, field.name, new)  # past the `__setattr__` of a frozen one

@@ -29,6 +29,7 @@ from learner.checks.faults import LearnerWarning, listed, tell
 from learner.checks.loss import loss_faults, pred_faults
 from learner.checks.optimizers import all_zero, closure_faults, owner_faults, trained_by, unsaved_faults
 from learner.checks.pass_watch import PassWatch
+from learner.checks.reached import Mark, marks_of, unkept_faults
 from learner.loaders import n_batches_of
 from learner.tensors import counted
 
@@ -62,10 +63,14 @@ class Preflight(Callback):
     order = Order.SAVE  # heard last: what the other plug-ins leave is what counts
     reads_gradients = False
     was_idle = False  # were all rates 0 when the fit was called?
+    marks: list[Mark] = []  # noqa: RUF012 - of modules that nobody keeps; replaced, never changed
 
     def before_train(self, learn: Any) -> None:
         tell(training_faults(learn))
         report_loss(learn)
+        reached = f"what loss {id(learn.loss_func)} reaches"
+        self.marks = [] if reached in learn.told else marks_of(learn)
+        learn.told.add(reached)
 
     def after_pred(self, learn: Any) -> None:
         if learn.training and does_itself(learn, "compute_loss"):
@@ -92,6 +97,8 @@ class Preflight(Callback):
     def after_batch(self, learn: Any) -> None:
         if learn.training:
             learn.remove_callbacks(self)
+            if self.marks:
+                tell(unkept_faults(self.marks, set(map(id, trained_by(learn)))))
 
     def after_train(self, learn: LearnerProtocol) -> None:
         if learn.n_batches == 0:
