@@ -122,9 +122,9 @@ class Progress(Callback):
         """Draw the bar with so many batches of this pass done."""
         width = len(str(learn.n_epochs))
         title = f"epoch {learn.epoch:{width}}/{learn.n_epochs} {'train' if learn.training else 'valid'}"
-        has_loss = n_done and learn.loss is not None  # in validation there may be none
+        value = learn.loss if n_done else None  # in validation there may be none
         # a wait that is meant: the loss is read when it is drawn, ten times a second at most
-        loss = f"loss {float(learn.loss):<9.4g}" if has_loss else ""  # of one width: the bar stays still
+        loss = "" if value is None else f"loss {float(value):<9.4g}"  # of one width: the bar stays still
         with self._output:
             if self._bar is None:
                 self._bar = Bar(self._total(learn), begun=self._fit_begun)

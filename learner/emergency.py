@@ -22,13 +22,9 @@ def save_before_failing(learn: Any, event: str, hooks: tuple[Hook, ...], error: 
         hooks: that of the one that failed, and those after it.
         error: what it raised; errors of the others become notes.
     """
-    failed, *others = hooks
-    if (
-        isinstance(error, Exception)
-        and not isinstance(error, Cancel)
-        and is_whole(learn, event, failed.__self__)
-    ):
-        finish(learn, event, others, error)
+    failed: Any = hooks[0].__self__
+    if isinstance(error, Exception) and not isinstance(error, Cancel) and is_whole(learn, event, failed):
+        finish(learn, event, hooks[1:], error)
 
 
 def is_whole(learn: Any, event: str, failed: Callback) -> bool:
@@ -37,7 +33,7 @@ def is_whole(learn: Any, event: str, failed: Callback) -> bool:
     return learn.fitting and is_end and failed.order >= Order.MEASURE and not failed.state_dict()
 
 
-def finish(learn: Any, event: str, hooks: list[Hook], error: Exception) -> None:
+def finish(learn: Any, event: str, hooks: tuple[Hook, ...], error: Exception) -> None:
     """Call the other hooks, if one of them saves the run."""
     if any(isinstance(hook.__self__, Checkpoint) for hook in hooks):
         learn.error = error
@@ -46,4 +42,5 @@ def finish(learn: Any, event: str, hooks: list[Hook], error: Exception) -> None:
                 hook(learn)
             except Exception as another:  # noqa: BLE001 - noted on the error that is raised
                 words = f"{type(another).__name__}: {another}"
-                error.add_note(f"then, in callback {describe(hook.__self__)}.{event}: {words}")
+                owner: Any = hook.__self__
+                error.add_note(f"then, in callback {describe(owner)}.{event}: {words}")
