@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from callbacks import Callback, Cancel
 from callbacks.registry import describe
+from learner import begun
 from learner.checks.advice import batch_note
 from learner.layers import describe_layer
 from learner.other_words import slip_note
@@ -77,7 +77,7 @@ def clean_up(learn: Any) -> None:
     failed: BaseException | None = learn.error
     has_begun = bool(learn._begun)
     first: BaseException | None = None
-    for plugin in begun_last_first(learn):
+    for plugin in begun.last_first(learn):
         caught = cleanup_error(plugin, learn)
         if caught is None:
             continue
@@ -109,15 +109,6 @@ def cleanup_error(callback: Callback, learn: Any) -> BaseException | None:
         return error
     learn.abortable = False
     return None
-
-
-def begun_last_first(learn: Any) -> Iterator[Callback]:
-    """The callbacks that are to clean up, each once, also where one of them adds or removes others."""
-    while learn._begun:
-        order = {id(each): number for number, each in enumerate(learn.callbacks)}
-        last = max(learn._begun, key=lambda each: order.get(id(each), -1))
-        learn._begun = [each for each in learn._begun if each is not last]
-        yield last
 
 
 def clock_note(learn: Any) -> str:

@@ -16,7 +16,7 @@ from callbacks.history import History
 from callbacks.metrics import Metrics
 from callbacks.parts.results import Results
 from callbacks.registry import Callbacks, as_plugins, unwrapped
-from learner import checkpoint, cost, groups, inference, optimizer_modes, resumption, snapshots
+from learner import begun, checkpoint, cost, groups, inference, optimizer_modes, resumption, snapshots
 from learner.arguments import (
     as_optimizer,
     check_assigned,
@@ -198,7 +198,7 @@ class Learner(Tuning):
         if self.fitting:
             for plugin in self._callbacks:
                 if plugin not in before:
-                    self._begin(plugin)
+                    begun.begin(self, plugin)
 
     def remove_callbacks(self, *callbacks: Plugin | str) -> None:
         """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once.
@@ -212,7 +212,7 @@ class Learner(Tuning):
         """
         gone = found_in(self._callbacks, callbacks)
         self._set_callbacks(self._callbacks.without(*gone))
-        self._finish(gone)
+        begun.finish(self, gone)
 
     @contextmanager
     def added(self, *callbacks: Plugin) -> Iterator[Learner]:
@@ -250,20 +250,8 @@ class Learner(Tuning):
             self._set_callbacks((*old, *there.values()))
             if self.fitting:
                 for plugin, state in zip(gone, states, strict=True):
-                    self._begin(plugin)
+                    begun.begin(self, plugin)
                     plugin.load_state_dict(state)
-
-    def _begin(self, plugin: Callback) -> None:
-        """Let a callback that is added in mid-fit begin."""
-        self._begun.append(plugin)
-        plugin.before_fit(self)
-
-    def _finish(self, callbacks: Iterable[Callback]) -> None:
-        """Let callbacks that are removed clean up, where a fit has begun for them."""
-        for callback in reversed(tuple(callbacks)):
-            if any(callback is each for each in self._begun):
-                self._begun = [each for each in self._begun if each is not callback]
-                callback.cleanup_fit(self)
 
     def _set_callbacks(self, callbacks: Iterable[Plugin]) -> None:
         """Work out who listens to what and who does what, once: the loop then looks nothing up by class."""

@@ -27,7 +27,7 @@ from callbacks.parts.modules import LOSS, loss_module, modules_beside
 from callbacks.parts.named import named_tensors
 from callbacks.parts.plain_attributes import plain_state, put_plain
 from callbacks.registry import listens
-from learner import optimizer_modes, positions, unkept
+from learner import begun, optimizer_modes, positions, unkept
 from learner.batching import TensorLoader
 from learner.fingerprint import loader_of
 from learner.generators import kind_of
@@ -210,12 +210,12 @@ def put_callbacks(learn: Any, callbacks: tuple[Any, ...]) -> None:
     if list(map(id, before)) == list(map(id, callbacks)):
         return
     learn._set_callbacks(callbacks)
-    learn._finish(each for each in before if each not in learn.callbacks)
+    begun.finish(learn, [each for each in before if each not in learn.callbacks])
     if learn.fitting:
         there = set(map(id, before))
         for callback in callbacks:
             if id(callback) not in there:
-                learn._begin(callback)
+                begun.begin(learn, callback)
 
 
 def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:

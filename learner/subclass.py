@@ -84,14 +84,16 @@ def is_method(member: Any) -> bool:
 
 
 def is_code(member: Any) -> bool:
-    """A method, or something that computes an attribute."""
+    """A method, or something that computes an attribute, and cannot be assigned."""
+    if isinstance(member, property):
+        return member.fset is None
     return is_method(member) or hasattr(type(member), "__get__")
 
 
 def assigned_by(member: Any) -> Iterator[str]:
     """The attributes of its first argument that a method assigns."""
-    function = inspect.unwrap(member.fget if isinstance(member, property) else member)
-    code = getattr(function, "__code__", None)
+    function: Any = member.fget if isinstance(member, property) else member
+    code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None or not code.co_argcount:
         return
     before: Any = None

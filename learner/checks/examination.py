@@ -19,7 +19,7 @@ from callbacks.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Ord
 from callbacks.optimizers import set_mode
 from callbacks.parts.named import named_tensors
 from callbacks.registry import listens
-from learner import errors
+from learner import begun
 from learner.checks import exams, trials
 from learner.checks.data import is_one_shot
 from learner.checks.optimizers import all_zero
@@ -161,7 +161,7 @@ def examine_batch(learn: Any, report: Report) -> None:
 def begin(learn: Any, report: Report) -> bool:
     """Fire the events that come before the first batch, in which callbacks create what they need."""
     for plugin in learn.callbacks:
-        attempt(learn, report, "before_fit", lambda plugin=plugin: learn._begin(plugin))
+        attempt(learn, report, "before_fit", lambda plugin=plugin: begun.begin(learn, plugin))
     for event in ("before_epoch", "before_train"):
         if event == "before_train":
             learn._begin_pass(learn.data.train, training=True)
@@ -239,7 +239,7 @@ def without_trace(learn: Any, report: Report) -> Iterator[None]:
         try:
             yield
         finally:
-            for plugin in errors.begun_last_first(learn):
+            for plugin in begun.last_first(learn):
                 attempt(learn, report, "cleanup_fit", lambda plugin=plugin: plugin.cleanup_fit(learn))
             vars(learn).update(kept)
             learn._set_callbacks(plugins)
