@@ -21,6 +21,7 @@ from callbacks import (
     Checkpoint,
     GradientAccumulation,
     LearnerWarning,
+    MixedPrecision,
     StopOnNaN,
     When,
     on,
@@ -210,6 +211,14 @@ def test_gradients_that_were_dropped_with_their_update_do_not_count():
             raise CancelStep
 
     assert fitted(lambda x: x, BATCHES, callbacks=[leave_out]).n_samples == 6
+
+
+def test_updates_that_overflow_do_not_count():
+    halves = MixedPrecision("fp16", init_scale=2.0**40)
+    learn = Learner(nn.Linear(3, 3), Data(BATCHES), F.mse_loss, SGD, [halves])
+    with pytest.warns(LearnerWarning):
+        learn.fit(1)
+    assert learn.n_samples == learn.global_step == 0
 
 
 def test_a_batch_that_is_left_out_for_its_nan_does_not_count():
