@@ -1,8 +1,12 @@
-"""Every example of the pages, this folder's README among them, runs in a folder of its own."""
+"""Every example of the pages, this folder's README among them, runs in a folder of its own.
+
+Ctrl-C is as in a terminal: a shell lets jobs in the background ignore it, and their child processes too.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,9 @@ from typing import Any
 import pytest
 from pytest_markdown_docs._runners import DefaultRunner, register_runner  # no public name
 from pytest_markdown_docs.definitions import FenceTestDefinition
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

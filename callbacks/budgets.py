@@ -160,8 +160,9 @@ class ShortEpoch(Callback):
     def _begin(self, learn: LearnerProtocol, which: Pass) -> None:
         if self._is_fitting and self.on in (which, "both"):
             limit = n_batches_of_share(self.size, learn.n_batches, which)
+            self._limit = limit  # also above the length, which may not be true
             if learn.n_batches is None or limit < learn.n_batches:
-                self._limit = learn.n_batches = limit
+                learn.n_batches = limit
 
 
 def n_batches_of_share(size: float, n_batches: int | None, which: str) -> int:

@@ -53,8 +53,14 @@ class Source(streams.Passes):
         self.claim, self.given, self.is_reported = kept["claim"], kept["given"], kept["is_reported"]
         return n_fetched
 
-    def report(self, training: bool, epoch: int) -> Iterator[Exception]:
-        """A length that is not true, once."""
+    def report(self, training: bool, epoch: int, told: set[Any]) -> Iterator[Exception]:
+        """A length that is not true, once.
+
+        Args:
+            training: is it the training data?
+            epoch: of the pass.
+            told: what the user knows, also from a sandbox; this joins.
+        """
         n_given, claim = self.n_fetched, self.claim
         if claim is None or self.is_reported or n_given == claim or (n_given < claim and not self.is_whole):
             self._was_right = self._was_right or n_given == claim
@@ -62,6 +68,9 @@ class Source(streams.Passes):
         if training and self._was_right and n_given < claim:
             return  # it is used up: EpochWatch says that
         self.is_reported = True
+        if f"length {id(self.loader)}" in told:
+            return
+        told.add(f"length {id(self.loader)}")
         more = "" if self.is_whole else "at least "
         yield LearnerWarning(
             f"the {TITLES[training]} data says that it has {counted(claim, 'batch', 'batches')}, and "
@@ -170,15 +179,15 @@ def begin(learn: Any, loader: Any) -> tuple[int, Any]:
         How many of its batches are done, and the others.
     """
     if learn._resume:
-        n_done, batches = learn._resume.go_on(learn, loader)
+        n_done, rest = learn._resume.go_on(learn, loader)
     else:
         learn._mark = positions.mark(loader) if learn.marks_passes else None
-        n_done, batches = 0, batches_of(learn, loader)
+        n_done, rest = 0, iter(batches_of(learn, loader))
     if is_exact(loader):
-        return n_done, batches
+        return n_done, rest
     source = source_of(learn, loader, learn.training)
     source.begin(n_done)
-    return n_done, watched(learn, source, iter(batches))
+    return n_done, watched(learn, source, rest)  # whose own `__iter__` might begin the pass again
 
 
 def batches_of(learn: Any, loader: Any) -> Any:

@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from learner import workers
 from learner.generators import PASSED_OVER, kind_of, walk
 from learner.loaders import is_one_shot
 
 SCALARS = (bool, int, float, str, type(None))
-CONTAINERS = (list, deque, set, dict)
+MOST = 100_000  # numbers of an array that are looked at; more are data
 
 
 class Passes:
@@ -152,28 +155,47 @@ def is_open(part: Any) -> bool:
 
 
 def values_of(part: Any) -> Iterator[tuple[str, Any]]:
-    """The plain values that something holds."""
+    """What something holds, as plain values."""
     if isinstance(part, types.FunctionType):
         yield from values_around(part)
         return
-    kept = getattr(part, "__dict__", None)
+    kept = getattr(part, "__dict__", {})
     if type(kept) is not dict or type(part).__module__.partition(".")[0] == "torch":
         return
-    for name, value in kept.items():
+    slots = [name for kind in type(part).__mro__ for name in vars(kind).get("__slots__", ())]
+    for name, value in [*kept.items(), *((name, getattr(part, name, None)) for name in slots)]:
         if name in PASSED_OVER or (name == "epoch" and hasattr(type(part), "set_epoch")):
             continue  # which is set in each pass
-        if isinstance(value, SCALARS):
-            yield name, value
-        elif type(value) in CONTAINERS:
-            yield name, len(value)
+        plain = plain_of(value)
+        if plain is not None:
+            yield name, plain
+
+
+def plain_of(value: Any) -> Any:
+    """A value that is compared; of containers and arrays, what stands for their order; None for all else."""
+    if isinstance(value, SCALARS):
+        return value
+    if type(value) is dict:
+        return len(value), *((key, each) for key, each in value.items() if isinstance(each, SCALARS))
+    if type(value) in (list, deque):
+        return len(value), hash(tuple(each if isinstance(each, SCALARS) else id(each) for each in value))
+    if type(value) is set:
+        return len(value)
+    if isinstance(value, Tensor):
+        small = type(value) in (Tensor, nn.Parameter) and value.is_cpu and value.numel() <= MOST
+        return str(value.tolist()) if small and value.layout is torch.strided else None
+    if type(value).__module__ == "numpy" and getattr(value, "size", MOST + 1) <= MOST:
+        return str(value.tolist())
+    return None
 
 
 def values_around(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """The plain values and iterators that a function reads from outside."""
     variables = inspect.getclosurevars(function)
     for name, value in {**variables.nonlocals, **variables.globals}.items():
-        if isinstance(value, SCALARS) or is_open(value):
-            yield name, value
+        plain = value if is_open(value) else plain_of(value)
+        if plain is not None:
+            yield name, plain
 
 
 def goes_on(first: dict[str, Any], second: dict[str, Any]) -> bool:
@@ -181,6 +203,5 @@ def goes_on(first: dict[str, Any], second: dict[str, Any]) -> bool:
     if first.keys() != second.keys():
         return True
     return any(
-        value != second[name] if isinstance(value, SCALARS) else value is second[name]
-        for name, value in first.items()
+        value is second[name] if is_open(value) else value != second[name] for name, value in first.items()
     )

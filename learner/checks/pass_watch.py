@@ -54,7 +54,7 @@ class PassWatch(Callback):
     def _report(self, learn: Any, loader: Any) -> None:
         source = learn._known.sources.get(learn.training)
         if source is not None and source.loader is loader:
-            tell(source.report(learn.training, learn.epoch))
+            tell(source.report(learn.training, learn.epoch, learn.told))
 
 
 def out_of_reach_faults(loader: Any) -> Iterator[Exception]:

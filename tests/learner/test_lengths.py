@@ -132,6 +132,22 @@ def test_a_budget_that_ends_with_the_length_is_not_exceeded(make_learner):
     assert learn.stop_reason == "the budget of 3 steps is used up"
 
 
+@pytest.mark.filterwarnings("ignore:the training data says:callbacks.LearnerWarning")
+def test_a_short_epoch_is_as_short_whatever_the_length_says(make_learner):
+    learn = make_learner(data=Data(Claims(3, line_batches(6))), callbacks=[ShortEpoch(5)])
+    learn.fit(2)
+    assert learn.global_step == 10
+
+
+def test_a_length_that_a_sandbox_has_reported_is_not_reported_again(make_learner):
+    learn = make_learner(data=Data(Claims(3, line_batches(6))))
+    with pytest.warns(LearnerWarning, match="and gave 6"), learn.sandbox():
+        learn.fit(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learn.fit(1)
+
+
 def test_progress_counts_the_true_batches(make_learner, monkeypatch):
     totals = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import random
 import warnings
@@ -60,6 +61,38 @@ class Offset:
         for _ in range(2):
             self.at += 1
             yield BATCHES[self.at - 1]
+
+
+class Rotating:
+    """Turns a deque, in a slot."""
+
+    __slots__ = ("batches",)
+
+    def __init__(self):
+        self.batches = collections.deque(BATCHES)
+
+    def __iter__(self):
+        for _ in range(3):
+            self.batches.rotate(-1)
+            yield self.batches[-1]
+
+
+class Itself:
+    """Its own iterator, with a place in an array."""
+
+    def __init__(self):
+        self.at = torch.zeros((), dtype=torch.long)
+
+    def __iter__(self):
+        self.left = 2
+        return self
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        self.at += 1
+        return BATCHES[self.at - 1]
 
 
 class Epochs:
@@ -135,6 +168,8 @@ STREAMS = {
     "an iterator that is held": Part,
     "one that is opened in the first pass": Lazy,
     "a counter": Offset,
+    "a deque": Rotating,
+    "its own iterator": Itself,
     "an order by pass": Epochs,
     "a sampler with an order by pass": lambda: DataLoader(ROWS, 4, sampler=OwnOrder()),
     "an iterable data set": lambda: DataLoader(Open(), 4),
