@@ -186,7 +186,7 @@ def begin(learn: Any, loader: Any) -> tuple[int, Any]:
     if is_exact(loader):
         return n_done, rest
     source = source_of(learn, loader, learn.training)
-    source.begin(n_done)
+    source.begin(n_done, is_wanted=learn.marks_passes)
     return n_done, watched(learn, source, rest)  # whose own `__iter__` might begin the pass again
 
 

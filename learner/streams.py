@@ -46,10 +46,12 @@ class Passes:
         self.continues: bool | None = None
         self.is_unknown = True  # is there something to look at after the next batch?
         self._has_begun = False
+        self._before: dict[str, Any] | None = None  # the loader's state before this pass
         self._seen: dict[str, Any] | None = None  # the loader's state after the first batch of a pass
 
-    def begin(self, n_done: int) -> None:
-        """Begin a pass of which so many batches are done."""
+    def begin(self, n_done: int, *, is_wanted: bool = False) -> None:
+        """Begin a pass of which so many batches are done; is it of interest what changes in it?"""
+        self._before = state_of(self.loader) if is_wanted and self.continues is None else None
         self.earlier = self.so_far()
         self.n_fetched, self.is_whole, self._has_begun = n_done, False, True
         self.is_unknown = self.continues is None
@@ -57,6 +59,9 @@ class Passes:
     def end(self) -> None:
         """The loader is at the end of its pass."""
         self.is_whole, self.given = True, self.n_fetched
+        if self._before is not None and is_unchanged(self._before, state_of(self.loader)):
+            self.continues = False
+        self._before = None
 
     def so_far(self, *, with_this: bool = True) -> list[list[Any]]:
         """All passes, the one under way included where it has begun, with those alike in one."""
@@ -196,6 +201,11 @@ def values_around(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         plain = value if is_open(value) else plain_of(value)
         if plain is not None:
             yield name, plain
+
+
+def is_unchanged(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Has a pass left everything as it was?"""
+    return before == after and not any(map(is_open, after.values()))
 
 
 def goes_on(first: dict[str, Any], second: dict[str, Any]) -> bool:
