@@ -11,6 +11,13 @@ import torch
 from callbacks.parts.joined_state import JoinedState
 from callbacks.parts.shares import Named, Part, as_part, check_distinct, missing_of, shares_of, warn_of_empty
 
+OF_TORCH = (
+    "_optimizer_",
+    "_zero_grad",
+    "_opt_called",
+    "step",
+)  # attributes that torch sets and does not copy
+
 
 class Optimizers(torch.optim.Optimizer):
     """Several optimizers as one: over one model or several, ready, or made by rules.
@@ -68,13 +75,13 @@ class Optimizers(torch.optim.Optimizer):
         """
         shares = shares_of(self._parts, parameters)
         warn_of_empty(self._parts, shares, frozen)
-        new = Optimizers.__new__(Optimizers)
+        new = type(self).__new__(type(self))
         made = {
             n: made_of(part, share) for n, (part, share) in enumerate(zip(self._parts, shares, strict=True))
         }
         made = {n: each for n, each in made.items() if each is not None}
         check_distinct(made.values())
-        new.__setstate__({"_parts": self._parts, "_made": made, "is_made": True, "_places": []})
+        new.__setstate__({**self.__getstate__(), "_made": made, "is_made": True, "_places": []})
         return new
 
     def flat(self) -> tuple[Any, ...]:
@@ -184,11 +191,16 @@ class Optimizers(torch.optim.Optimizer):
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in ("_parts", "_made", "_places", "is_made")}
+        return {name: value for name, value in vars(self).items() if not is_torchs(name)}
 
     def __repr__(self) -> str:
         shown = [str(part) for n, part in enumerate(self._parts) if not self.is_made or n in self._made]
         return f"Optimizers({', '.join(shown)})"
+
+
+def is_torchs(name: str) -> bool:
+    """Is an attribute one that torch sets on an optimizer, and does not copy?"""
+    return name.startswith(HOOKS) or name in SET_BY_TORCH
 
 
 def check_made(optimizer: Optimizers) -> None:

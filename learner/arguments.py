@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.optimizers import Optimizers, title_of
-from callbacks.parts.shares import missing_of
+from callbacks.parts.shares import EXAMPLE, missing_of
 
 
 def check_model(model: Any) -> nn.Module:
@@ -132,6 +132,8 @@ def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Para
             f"while optimizer={factory!r} made an optimizer of the model's "
             f"{len(parameters)} {'parameter groups' if type(parameters[0]) is dict else 'trainable tensors'}"
         )
+        if "Muon only supports 2D" in str(error):
+            error.add_note(f"Give the other parameters to another optimizer: optimizer={EXAMPLE}.")
         for fault in rates_on_the_way(error):
             raise fault from error
         raise

@@ -11,7 +11,7 @@ import pytest
 import torch
 from resumed import Cut, Interrupt
 from schedule_free import ScheduleFreeSGD
-from tiny import line_batches
+from tiny import line_batches, notes
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Muon, SparseAdam, lr_scheduler
@@ -227,6 +227,26 @@ def test_a_copy_has_the_same_future(clone):
     other.step()
     for one, two in zip(learn.optimizer.param_groups, other.param_groups, strict=True):
         assert all(map(torch.equal, one["params"], two["params"]))
+
+
+def test_a_subclass_stays_one_and_keeps_its_attributes():
+    class Counting(Optimizers):
+        n_steps = 0
+
+        def step(self, closure=None):
+            self.n_steps += 1
+            return super().step(closure)
+
+    learn = learner_of(optimizer=Counting((muon, is_matrix), adamw))
+    learn.fit(1)
+    assert learn.optimizer.n_steps == 4
+    assert copy.deepcopy(learn.optimizer).n_steps == 4
+
+
+def test_muon_for_all_parameters_is_refused_with_the_line_that_splits_them():
+    with pytest.raises(ValueError, match="Muon only supports 2D") as caught:
+        learner_of(optimizer=muon)
+    assert "partial(AdamW" in notes(caught.value)
 
 
 def test_hooks_of_the_step_and_of_the_state_dict_are_called():
