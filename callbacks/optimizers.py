@@ -11,12 +11,8 @@ import torch
 from callbacks.parts.joined_state import JoinedState
 from callbacks.parts.shares import Named, Part, as_part, check_distinct, missing_of, shares_of, warn_of_empty
 
-OF_TORCH = (
-    "_optimizer_",
-    "_zero_grad",
-    "_opt_called",
-    "step",
-)  # attributes that torch sets and does not copy
+HOOKS = "_optimizer_"  # how the names begin under which torch keeps hooks
+SET_BY_TORCH = ("step", "_opt_called", "_zero_grad_profile_name")  # by its schedulers, and for profiles
 
 
 class Optimizers(torch.optim.Optimizer):
