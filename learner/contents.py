@@ -20,7 +20,13 @@ NUMBER, WORD, FLAG, NOTHING, TENSOR = of(int), of(str), of(bool), of(type(None))
 DRAWN = mapping(fields({"kind": WORD, "state": anything}))  # from the generators of a loader or a module
 ROW, ANYTHINGS = of(tuple, list), mapping(anything)
 RANDOM = fields({"torch": TENSOR, "python": ROW}, {"numpy": ROW, "cuda": items(TENSOR)})
-MODULE = {"tensors": mapping(TENSOR), "extra": ANYTHINGS, "frozen": items(WORD), "plain": ANYTHINGS}
+MODULE = {
+    "tensors": mapping(TENSOR),
+    "empty": mapping(WORD),
+    "extra": ANYTHINGS,
+    "frozen": items(WORD),
+    "plain": ANYTHINGS,
+}
 
 FIT = fields(
     {
@@ -71,6 +77,7 @@ CONTENTS = fields(
         "fingerprint": FINGERPRINT,
     },
     {
+        "empty": mapping(WORD),
         "plain": ANYTHINGS,
         "learner": ANYTHINGS,
         LOSS: optional(fields({**MODULE, "parameters": items(WORD)})),

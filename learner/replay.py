@@ -23,6 +23,7 @@ from learner.loss_state import loss_state, put_loss
 from learner.pass_modes import modes_of
 from learner.plain import from_plain, to_plain
 from learner.seen import Notes
+from learner.snapshot_fits import check_fits
 
 PIECES = ("batch", "inputs", "targets", "model", "extra", "frozen", "plain", LOSS, "optimizer", "callbacks")
 KIND = "step"  # of file; a checkpoint has none
@@ -145,7 +146,7 @@ def replay(learn: Any, path: str | Path) -> None:
         Exception: what came up in the step.
     """
     kept = read(path)
-    snapshots.check_fits(learn, kept)
+    check_fits(learn, kept)
     if "batch" in lost_pieces(kept) and lost_pieces(kept) & {"inputs", "targets"}:
         raise ValueError(
             f"{path}: the step cannot be run again, as a file cannot hold its batch: {kept['left_out'][0]}. "

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.optimizers import check_kinds, is_made, members_of, set_mode
+from callbacks.optimizers import is_made, members_of, set_mode
 from callbacks.parts import draws
 from callbacks.parts.declared import put_values, values_of
-from callbacks.parts.lazy import empties_in, lazy_states, shape_faults
+from callbacks.parts.lazy import empties_in, lazy_states
 from callbacks.parts.lazy import put_tensors as put_named
 from callbacks.parts.mixed_loss import MixedLoss
 from callbacks.parts.module_state import (
@@ -24,16 +24,15 @@ from callbacks.parts.module_state import (
     tensors_of,
 )
 from callbacks.parts.modules import LOSS, loss_module, modules_beside
-from callbacks.parts.named import named_tensors
 from callbacks.parts.plain_attributes import plain_state, put_plain
 from callbacks.registry import listens
 from learner import begun, optimizer_modes, positions, unkept
 from learner.batching import TensorLoader
 from learner.fingerprint import loader_of
 from learner.generators import kind_of
-from learner.identity import is_of_loader, is_same, loaders_with_state, objects_of, token_of
-from learner.loss_state import check_loss, loss_state, put_loss
-from learner.tensors import counted
+from learner.identity import is_of_loader, loaders_with_state, objects_of, token_of
+from learner.loss_state import loss_state, put_loss
+from learner.snapshot_fits import check_fits, is_torchs, title_of
 
 CLOCK = (
     *("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "n_waiting", "training"),
@@ -150,13 +149,6 @@ def put_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
             put_dtypes(member, own)
 
 
-def is_torchs(state: Any) -> bool:
-    """Has the state of an optimizer the form of `torch.optim.Optimizer.state_dict`?"""
-    if not isinstance(state, dict) or not {"state", "param_groups"} <= set(state):
-        return False
-    return isinstance(state["state"], dict) and all("params" in group for group in state["param_groups"])
-
-
 def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Give the tensors of an optimizer's state the dtypes that they have in `state`."""
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
@@ -216,84 +208,6 @@ def put_callbacks(learn: Any, callbacks: tuple[Any, ...]) -> None:
         for callback in callbacks:
             if id(callback) not in there:
                 begun.begin(learn, callback)
-
-
-def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
-    """Refuse a snapshot of another model, before anything is changed."""
-    if not isinstance(snapshot, dict) or "model" not in snapshot:
-        raise ValueError(f"restore was given {type(snapshot).__name__}: pass what learn.snapshot() gave.")
-    then = {name: tuple(tensor.shape) for name, tensor in snapshot["model"].items()}
-    faults = shape_faults(learn.model, then, snapshot.get("empty", {}))
-    if faults and is_same(learn.model, snapshot.get("objects", {}).get("model")):
-        faults = can_be_had_again(learn.model, faults, snapshot)
-    if faults:
-        name = next(iter(faults))
-        then_shape, now_shape = faults[name]
-        raise ValueError(
-            f"the snapshot is of another model: {counted(len(faults), 'tensor differs', 'tensors differ')}, "
-            f"as {name!r} (shape {then_shape} then, {now_shape} now)."
-        )
-    check_loss(learn, snapshot.get(LOSS))
-    check_optimizer(learn.optimizer, snapshot)
-
-
-def can_be_had_again(
-    model: torch.nn.Module, faults: dict[str, tuple[Any, Any]], snapshot: dict[str, Any]
-) -> dict[str, tuple[Any, Any]]:
-    """The faults, without those that a snapshot of this very model knows to undo.
-
-    Those are lazy modules that had no values, and buffers that the forward pass replaced by others.
-    """
-    waiting = {id(tensor) for each in snapshot["lazy"] for tensor, _, _ in each.tensors}
-    waiting |= {id(each) for each in model.buffers()}
-    named = named_tensors(model)
-    return {
-        name: each for name, each in faults.items() if name not in named or id(named[name]) not in waiting
-    }
-
-
-def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
-    """Refuse the state of another kind of optimizer, or of other groups, before anything is changed."""
-    state = snapshot["optimizer"]
-    if optimizer is None or state is None:
-        return
-    kind, then = title_of(optimizer), snapshot.get("optimizer_kind")
-    if then not in (None, kind):
-        raise ValueError(
-            f"the snapshot is of another optimizer: {then} then, {kind} now. Put one of that kind back "
-            "first, learn.optimizer = ..., or take a new snapshot."
-        )
-    if is_made(optimizer):
-        check_kinds(optimizer, state)
-    sizes, own = sizes_in(state), sizes_in(optimizer.state_dict())
-    if sizes != own:
-        raise ValueError(
-            f"the snapshot is of an optimizer with other parameter groups: of {sizes} tensors then, of {own} "
-            "now. Restore it before groups are added, or take a new one after."
-        )
-
-
-def sizes_in(state: Any) -> list[int]:
-    """How many parameters each group has in a state dict of torch's form, or of several; none in others."""
-    if not is_torchs(state):
-        return (
-            [size for each in state.get("members", ()) for size in sizes_in(each)]
-            if is_several(state)
-            else []
-        )
-    return [len(group["params"]) for group in state["param_groups"]]
-
-
-def is_several(state: Any) -> bool:
-    """Is it the state of `Optimizers`?"""
-    return isinstance(state, dict) and {"members", "kinds"} <= set(state)
-
-
-def title_of(optimizer: Any) -> str | None:
-    """Which optimizer it is."""
-    if optimizer is None:
-        return None
-    return " + ".join(f"{type(each).__module__}.{type(each).__qualname__}" for each in members_of(optimizer))
 
 
 USUAL = ("builtins", "collections")  # where the kinds of a module's other attributes come from
