@@ -178,16 +178,18 @@ def begin(learn: Any, loader: Any) -> tuple[int, Any]:
     Returns:
         How many of its batches are done, and the others.
     """
+    source = None if is_exact(loader) else source_of(learn, loader, learn.training)
     if learn._resume:
         n_done, rest = learn._resume.go_on(learn, loader)
+        if source is not None:
+            source.begin(n_done)
     else:
+        if source is not None:
+            source.begin(0, is_wanted=learn.marks_passes)
         learn._mark = positions.mark(loader) if learn.marks_passes else None
         n_done, rest = 0, iter(batches_of(learn, loader))
-    if is_exact(loader):
-        return n_done, rest
-    source = source_of(learn, loader, learn.training)
-    source.begin(n_done, is_wanted=learn.marks_passes)
-    return n_done, watched(learn, source, rest)  # whose own `__iter__` might begin the pass again
+    # not iterated a second time: an iterator's own `__iter__` may begin the pass again
+    return n_done, rest if source is None else watched(learn, source, rest)
 
 
 def batches_of(learn: Any, loader: Any) -> Any:
