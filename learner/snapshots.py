@@ -71,7 +71,7 @@ def contents_of(learn: Any) -> dict[str, Any]:
         "frozen": frozen_in(learn.model),
         "plain": plain_state(learn.model),
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
-        "callbacks": {plugin.name: plugin.state_dict() for plugin in learn.callbacks},
+        "callbacks": states_of_callbacks(learn),
         "learner": values_of(learn, learn.state),
         LOSS: loss_state(learn),
         "loaders": {name: loader.state_dict() for name, loader in loaders_with_state(learn.data)},
@@ -80,6 +80,18 @@ def contents_of(learn: Any) -> dict[str, Any]:
         "history": learn.history.state_dict(),
         "results": dict(learn.results),
     }
+
+
+def states_of_callbacks(learn: Any) -> dict[str, Any]:
+    """Each callback's state; before its first fit one may have none, as its `before_fit` creates it."""
+    found = {}
+    for callback in learn.callbacks:
+        try:
+            found[callback.name] = callback.state_dict()
+        except (AttributeError, TypeError):
+            if learn.fitting or learn.history or not listens(callback, "before_fit"):
+                raise
+    return found
 
 
 def put_back(learn: Any, snapshot: dict[str, Any], *, before_fit: bool = False) -> None:

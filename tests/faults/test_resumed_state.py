@@ -179,3 +179,11 @@ def test_state_that_could_not_be_loaded_is_refused_when_the_class_is_defined():
             @property
             def n(self):
                 return 1
+
+
+def test_a_callback_whose_state_before_fit_creates_can_be_sandboxed_before_its_first_fit(make_learner):
+    learn = make_learner(callbacks=[OwnStateDict()])
+    with learn.sandbox():
+        learn.fit(1)
+    learn.fit(1)
+    assert learn.callbacks[OwnStateDict].n == 12
