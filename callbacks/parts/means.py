@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacks.parts.scalars import Scalars
+from callbacks.parts.scalars import Scalars, read_both
 
 
 class Mean:
@@ -30,8 +30,8 @@ class Mean:
 
     def compute(self, *, adds_up: bool = False) -> float:
         """The weighted mean, NaN where nothing weighs anything; or the sum."""
-        values = self.values.read()
-        return sum(values) if adds_up else weighted_mean(values, self.weights.read())
+        values, weights = read_both(self.values, self.weights)
+        return sum(values) if adds_up else weighted_mean(values, weights)
 
     def clear(self) -> None:
         """Forget all batches."""
@@ -41,7 +41,8 @@ class Mean:
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far, as plain data; waits for the device."""
-        return {"values": self.values.read()[:], "weights": self.weights.read()[:]}
+        values, weights = read_both(self.values, self.weights)
+        return {"values": values[:], "weights": weights[:]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""

@@ -64,3 +64,18 @@ class Scalars:
         if self._pending:
             self._joined.append(torch.stack([value.detach().reshape(()) for value in self._pending]))
             self._pending.clear()
+
+
+def read_both(one: Scalars, other: Scalars) -> tuple[array[float], array[float]]:
+    """All numbers of two series, in one transfer where both are on a device."""
+    one._join()
+    other._join()
+    parts = [*one._joined, *other._joined]
+    if one._joined and other._joined and len({part.device for part in parts}) == 1:
+        found = torch.cat(parts).tolist()
+        n_first = sum(map(len, one._joined))
+        one.values.extend(found[:n_first])
+        other.values.extend(found[n_first:])
+        one._joined.clear()
+        other._joined.clear()
+    return one.read(), other.read()
