@@ -1,0 +1,65 @@
+"""Compress digits with a variational autoencoder, as `vae` in pytorch/examples does.
+
+Source: Kingma and Welling 2014, arXiv:1312.6114, appendix B.
+"""
+
+from functools import partial
+
+import torch
+from torch import nn, optim
+from torch.nn import functional as F
+
+from callbacks import Metrics, Recorder, ZeroGrad
+from learner import Data, Learner
+
+N_EPOCHS, CUT_AT = 2, 5
+
+
+class VAE(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.mean, self.log_variance = nn.Linear(36, 16), nn.Linear(16, 4), nn.Linear(16, 4)
+        self.fc3, self.fc4 = nn.Linear(4, 16), nn.Linear(16, 36)
+
+    def forward(self, pictures):
+        hidden = F.relu(self.fc1(pictures))
+        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+        spread = torch.exp(0.5 * log_variance)
+        code = mean + torch.randn_like(spread) * spread
+        return torch.sigmoid(self.fc4(F.relu(self.fc3(code)))), mean, log_variance
+
+
+def vae_loss(outputs, pictures):
+    """Reconstruction and Kullback-Leibler divergence, summed over pixels and pictures."""
+    reconstruction, mean, log_variance = outputs
+    binary = F.binary_cross_entropy(reconstruction, pictures, reduction="sum")
+    divergence = -0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
+    return binary + divergence
+
+
+def parts():
+    """The model and its batches of pictures, without labels; seeded."""
+    torch.manual_seed(1)
+    pictures = torch.rand(44, 36).round()
+    return VAE(), list(pictures.split(12))
+
+
+def by_hand():
+    model, batches = parts()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(N_EPOCHS):
+        model.train()
+        for pictures in batches:
+            optimizer.zero_grad()
+            loss = vae_loss(model(pictures), pictures)
+            loss.backward()
+            optimizer.step()
+    return model.state_dict()
+
+
+def make_learner(*callbacks):
+    model, batches = parts()
+    data = Data(batches, split=lambda pictures: (pictures, pictures))
+    return Learner(
+        model, data, vae_loss, partial(optim.Adam, lr=1e-3), callbacks, defaults=(ZeroGrad, Metrics, Recorder)
+    )
