@@ -17,6 +17,7 @@ from callbacks import Callback, Checkpoint, LearnerWarning, Order
 from learner import Learner
 
 HERE = Path(__file__).parent
+GALLERY = HERE.parent.parent / "docs" / "gallery"
 
 #: Every file of a subfolder is a port, found by its name as `pictures.mnist`.
 NAMES = sorted(f"{path.parent.name}.{path.stem}" for path in HERE.glob("*/*.py"))

@@ -51,3 +51,10 @@ def test_a_port_with_a_fast_step_trains_the_same_or_is_refused_by_name(port, fas
     assert trained.keys() == by_hand.keys()
     for name, tensor in by_hand.items():
         torch.testing.assert_close(trained[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("name", harness.NAMES)
+def test_a_port_has_its_page_in_the_gallery(name):
+    page = f"{name.replace('.', '/')}.md"
+    assert (harness.GALLERY / page).is_file()
+    assert page in (harness.GALLERY / "index.md").read_text(encoding="utf-8")
