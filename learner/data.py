@@ -86,7 +86,7 @@ class Data:
         self.count_items = n_items
         self.target_keys = check_keys(targets)
         self.custom_split = split
-        self._usual_length = 0 if split or self.target_keys else n_inputs + 1
+        self._usual_length = -1 if split or self.target_keys else n_inputs + 1  # -1: never usual
 
     def batches(self, loader: Batches) -> Iterable[Any]:
         """What to iterate over: the loader, or what it gives when it is a function.

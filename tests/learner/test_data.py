@@ -141,6 +141,20 @@ def test_every_kind_of_batch_trains_validates_and_predicts(kind):
     assert preds.shape == targets.shape == (4, 1)
 
 
+def test_a_split_function_is_given_an_empty_batch_too(make_learner):
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value = nn.Parameter(torch.zeros(()))
+
+        def forward(self):
+            return self.value
+
+    data = Data([(), ()], split=lambda batch: ((), torch.ones(())))
+    learn = make_learner(model=Constant(), data=data)
+    learn.fit(1)
+    assert learn.global_step == 2
+
 def test_hugging_face_batches_go_to_the_model_whole_and_its_own_loss_is_taken():
     class Output(collections.OrderedDict):
         loss = property(lambda self: self["loss"])
