@@ -84,7 +84,7 @@ def by_hand():
 
 def make_learner(*callbacks):
     model, train, valid = parts()
-    anneal = ReduceLROnPlateau("valid_loss", patience=0, factor=0.25, threshold=0)
+    anneal = ReduceLROnPlateau("valid_loss", patience=0, factor=0.25)
     return Learner(
         model,
         Data(train, valid, n_items=lambda batch: len(batch[1])),
