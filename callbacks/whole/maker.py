@@ -30,6 +30,7 @@ from callbacks.whole.proof import (
     slacks_of,
 )
 from callbacks.whole.reasons import tell_of_compiling, told
+from callbacks.whole.refusals import check_read_in_time
 from callbacks.whole.stock import Stock
 from callbacks.whole.watch import Watch
 
@@ -249,6 +250,7 @@ class Maker:
             if program is None:
                 tell_of_compiling(learn, self.backend, leaves)
                 binding, program = self._make(learn, binding, leaves)
+            check_read_in_time(learn, program.constants)
             binding.stock.programs[key] = program
             draws.put(before)
             return binding, program, run(binding, program, leaves, changes_buffers=False)

@@ -24,7 +24,13 @@ class Pending:
     norm: Tensor | None
     grads: list[Tensor]
     stamp: tuple[int, list[float]]  #: of the binding, when this was computed
+    constants: list[Tensor]  #: what the program has read beside the model
+    n_written: int  #: how often these had been written to, when it read them
     version: int = 0
+
+    def has_read_in_time(self) -> bool:
+        """Is what the program has read beside the model as it was?"""
+        return self.n_written == n_writes_of(self.constants)
 
     @property
     def has_update(self) -> bool:
@@ -137,7 +143,15 @@ def pending_of(binding: Binding, program: Program, outs: Any) -> Pending:
     grads = list(outs[grads_at : grads_at + n_grads])
     loss = outs[at].requires_grad_()  # as the one that it stands for; nobody differentiates it
     norm = outs[at + 1] if has_clip else None
-    return Pending(binding, list(outs[:at]), loss, preds, norm, grads, binding.stamp())
+    n_written = n_writes_of(program.constants)
+    return Pending(
+        binding, list(outs[:at]), loss, preds, norm, grads, binding.stamp(), program.constants, n_written
+    )
+
+
+def n_writes_of(tensors: list[Tensor]) -> int:
+    """How often tensors have been written to in place."""
+    return sum([each._version for each in tensors])
 
 
 def take(pending: Pending) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor, nn
+
 from callbacks.accumulation import GradientAccumulation
 from callbacks.contract import Callback
 from callbacks.gradient import GradientClip
 from callbacks.layout import Compile
+from callbacks.lean.proof import Unfit
 from callbacks.mixing import CutMix, LabelMix, MixUp
 from callbacks.noise import WeightNoise
 from callbacks.precision import MixedPrecision
@@ -68,6 +71,27 @@ def faults(plugin: Callback) -> Iterator[str]:
     around = [each for each in INNER if each in own.surrounds and not isinstance(own, SURROUNDERS)]
     if around:
         yield f"{describe(own)} surrounds {around[0]!r}, which is a part of the program now: {cure}"
+
+
+def check_read_in_time(learn: Any, constants: list[Tensor]) -> None:
+    """Refuse a loss that reads a module of a callback which may train it between forward pass and loss.
+
+    Args:
+        learn: the learner.
+        constants: the tensors that the program reads beside the learner's model.
+
+    Raises:
+        Unfit: names the callback and its module.
+    """
+    read = {each.data_ptr() for each in constants if each.numel() and not each.is_meta}
+    for each in learn.callbacks:
+        own = unwrapped(each)
+        for name, module in vars(own).items() if read and listens(own, "after_pred") else ():
+            if isinstance(module, nn.Module) and any(part.data_ptr() in read for part in module.parameters()):
+                raise Unfit(
+                    f"the loss reads {describe(own)}.{name}, which {describe(own)} may change in after_pred, "
+                    "after the program has run"
+                )
 
 
 def listeners(learn: Any, *events: str) -> str:

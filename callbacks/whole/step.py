@@ -192,6 +192,8 @@ class WholeStep(Callback):
             return
         if learn.preds is not pending.preds and not leaves_are(learn.preds, pending.preds):
             raise changed(learn, "the predictions", ("after_pred",))
+        if not pending.has_read_in_time():
+            raise changed(learn, "a tensor that the loss reads", ("after_pred",))
         learn.loss_grad = pending.loss
 
     def backward(self, learn: Any) -> None:

@@ -201,8 +201,9 @@ def validation(learn: Any, report: Report, first_batch: Callable[[Any, Any], Any
     batch = first_batch(learn.data, learn.data.valid)
     if batch is None:
         return
-    learn.batch = batch
     with torch.no_grad():
+        learn._on["before_validate"](learn)  # where a model that keeps its hidden state is reset
+        learn.batch = batch
         learn._run_model()
         if does_itself(learn, "compute_loss"):
             report.take(type(fault)(f"in validation, {fault}") for fault in pred_faults(learn))

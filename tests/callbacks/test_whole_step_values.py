@@ -438,3 +438,47 @@ def test_a_clip_by_value_goes_together_with_a_reader_of_gradients():
     torch.testing.assert_close(ends[0], ends[1])
     with pytest.raises(ValueError, match=r"Double.* has changed gradients"):
         fit(WholeStep("eager"), setting, GradientClip(max_value=0.01), Double())
+
+
+class Judge(Callback):
+    """Owns a layer that the loss reads, and moves its weights between the forward pass and the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1).double().requires_grad_(False)
+
+    def loss(self, preds, targets):
+        return self.layer(preds - targets).square().mean()
+
+    def after_pred(self, learn):
+        if learn.training:
+            self.layer.weight.mul_(0.9)
+
+
+def judged(doer):
+    torch.manual_seed(0)
+    judge = Judge()
+    learn = Learner(
+        nn.Linear(2, 1).double(), Data(BATCHES), judge.loss, partial(torch.optim.SGD, lr=0.1), [doer, judge], defaults=()
+    )  # fmt: skip
+    learn.fit(2)
+    return learn
+
+
+def test_a_module_that_a_callback_trains_before_the_loss_reads_it_takes_the_ordinary_step():
+    with pytest.warns(
+        UserWarning, match=r"the loss reads Judge\.layer, which Judge may change in after_pred"
+    ):
+        whole = judged(WholeStep("eager"))
+    assert torch.equal(whole.model.weight, judged(ZeroGrad()).model.weight)
+
+
+def test_a_tensor_that_the_loss_reads_and_that_changes_before_it_is_an_error():
+    scale = torch.ones((), dtype=torch.float64)
+    act = on("after_pred", name="act")(lambda learn: scale.mul_(0.9))
+    learn = Learner(
+        nn.Linear(2, 1).double(), Data(BATCHES), lambda p, t: scale * F.mse_loss(p, t),
+        partial(torch.optim.SGD, lr=0.1), [WholeStep("eager"), act], defaults=(),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="has changed a tensor that the loss reads"):
+        learn.fit(1)

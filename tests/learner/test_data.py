@@ -155,6 +155,7 @@ def test_a_split_function_is_given_an_empty_batch_too(make_learner):
     learn.fit(1)
     assert learn.global_step == 2
 
+
 def test_hugging_face_batches_go_to_the_model_whole_and_its_own_loss_is_taken():
     class Output(collections.OrderedDict):
         loss = property(lambda self: self["loss"])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import Callback, GradientAccumulation, Order, on
+from callbacks import Callback, GradientAccumulation, Order, RNNReset, on
 from learner import Data, Learner
 from learner.learner import DEFAULT_CALLBACKS
 
@@ -331,3 +331,21 @@ def test_steps_on_one_batch_update_the_weights_also_where_gradients_add_up(n_bat
     said = f"{n_updates} updates in all, take its loss from 5619.2930 to" if n_updates else "no update"
     assert said in report.facts["one batch"]
     assert not any("leave its loss" in each for each in report.warnings)
+
+
+def test_a_model_that_keeps_its_hidden_state_is_reset_before_its_validation_is_examined(make_learner, capsys):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.hidden = nn.RNNCell(1, 1), None
+
+        def reset(self):
+            self.hidden = None
+
+        def forward(self, inputs):
+            hidden = self.cell(inputs, self.hidden)
+            self.hidden = hidden.detach()
+            return hidden
+
+    train, valid = [(torch.rand(4, 1), torch.rand(4, 1))], [(torch.rand(2, 1), torch.rand(2, 1))]
+    assert make_learner(model=Recurrent(), data=Data(train, valid), callbacks=[RNNReset()]).check().ok
