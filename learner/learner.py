@@ -161,7 +161,7 @@ class Learner(Tuning):
         self.optimizer = as_optimizer(self._optimizer_given, groups.to_optimize(self), named)
 
     @property
-    def results(self) -> dict[str, Any]:
+    def results(self) -> dict[str, Any]:  # type: ignore[reportIncompatibleVariableOverride]
         """What was measured in this epoch, by name: plain numbers, whatever is written."""
         return self._results
 

@@ -13,7 +13,7 @@ from callbacks.activations import ActivationStats
 from callbacks.contract import Callback
 from callbacks.ema import EMA
 from callbacks.gradient import GradientClip
-from callbacks.lean.proof import Unfit, check_group, check_own_methods, find_hooks
+from callbacks.lean.proof import find_hooks
 from callbacks.precision import MixedPrecision
 from callbacks.registry import listens
 from callbacks.surface import LossSurface
@@ -22,6 +22,14 @@ from callbacks.updates import WeightUpdates
 from callbacks.when import unwrapped
 from callbacks.whole.executed import Executed
 from callbacks.whole.program import Sources
+from callbacks.whole.refusals import (
+    HEARD_BY,
+    check_clipped,
+    check_kept,
+    check_modules,
+    check_optimizer,
+    check_parameters,
+)
 from callbacks.whole.stock import Stock
 from callbacks.whole.updates import Run, kept_of, numbers_of, runs_of
 from callbacks.whole.values import is_value
@@ -32,8 +40,6 @@ from callbacks.whole.watch import Watch, hooks_of
 BLIND = (ActivationStats, EMA, GradientClip, LossSurface, MixedPrecision, Timer, WeightUpdates)
 #: What a parameter is trained by.
 FLAGS = attrgetter("requires_grad", "dtype")
-#: Who hears of its gradient: None, or a dict that stays, empty, where a hook was removed.
-HEARD_BY = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 OF_GRADIENTS = ("after_backward", "before_step", "after_step")
 
 
@@ -274,75 +280,6 @@ def looks_at_gradients(plugin: Callback) -> bool:
     return not blind and any(listens(plugin, event) for event in OF_GRADIENTS)
 
 
-def check_optimizer(optimizer: Any) -> None:
-    """Refuse an optimizer whose step is more than its update.
-
-    Raises:
-        Unfit: says what.
-    """
-    check_own_methods(optimizer)
-    if any(find_hooks(optimizer)):
-        raise Unfit(f"hooks are registered on the step of {type(optimizer).__name__}")
-    for group in optimizer.param_groups:
-        check_group(group)
-
-
-def check_parameters(params: list[Any], names: dict[Any, str]) -> None:
-    """Refuse parameters that are no plain ones of the model.
-
-    Raises:
-        Unfit: says which.
-    """
-    if not params:
-        raise Unfit("the optimizer holds no parameter that is trained")
-    if any(each not in names for each in params):
-        raise Unfit("the optimizer holds parameters that are not the model's")
-    for each in params:
-        if not each.is_floating_point():
-            raise Unfit(f"the parameter {names[each]!r} is no tensor of floats")
-        if any(HEARD_BY(each)):
-            raise Unfit(f"a hook is registered on the parameter {names[each]!r}")
-
-
-def check_modules(modules: Iterable[Any]) -> None:
-    """Refuse modules of TorchScript, which are code already.
-
-    Raises:
-        Unfit: says which.
-    """
-    for each in modules:
-        if isinstance(each, torch.jit.ScriptModule):
-            name = getattr(each, "original_name", type(each).__name__)
-            raise Unfit(f"the {name} of the model or loss is made by torch.jit, whose code cannot be traced")
-
-
 def state_of(optimizer: Any) -> Any:
     """What an optimizer keeps by parameter; nothing of one that keeps it in a way of its own."""
     return getattr(optimizer, "state", {})
-
-
-def check_kept(runs: Iterable[Run], state: Any) -> None:
-    """Refuse state of another type than the weights, in which torch would round at other places.
-
-    Raises:
-        Unfit: tells both.
-    """
-    for run in runs:
-        for param in run.params:
-            for name in run.names:
-                kept = state.get(param, {}).get(name)
-                if kept is not None and kept.dtype is not param.dtype:
-                    raise Unfit(
-                        f"the optimizer keeps {name!r} as {kept.dtype}, and weights are {param.dtype}"
-                    )
-
-
-def check_clipped(sources: Sources) -> None:
-    """Refuse a clip by a norm that counts parameters which the optimizer does not hold.
-
-    Raises:
-        Unfit: names one.
-    """
-    other = [name for name, each in sources.frozen.items() if each.requires_grad and each.grad is not None]
-    if sources.clip is not None and other:
-        raise Unfit(f"the norm of GradientClip counts {other[0]!r}, which the optimizer does not hold")

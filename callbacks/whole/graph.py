@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -36,7 +36,7 @@ def make_program(step: Step, flat: list[Tensor], backend: Backend, n_proven: int
         flat = [each.detach() for each in flat]
         traced: Any = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat)
         settle_draws(traced)
-        constants = lift_constants(traced)
+        constants = lift_constants(traced, sources.params.values())
         check_constants(constants, sources.params)
         changed = drop_unchanged(traced, list(sources.buffers), at_buffers)
         with torch.no_grad():
@@ -110,13 +110,14 @@ def compiled(traced: Any, flat: list[Tensor], backend: Backend) -> Callable[...,
     return make(traced, flat)
 
 
-def lift_constants(traced: Any) -> list[Tensor]:
+def lift_constants(traced: Any, params: Iterable[Tensor]) -> list[Tensor]:
     """Make each tensor that the graph holds an input of its own, so that its value is read at each step.
 
     Raises:
-        Unfit: one is changed by the step.
+        Unfit: one is changed by the step, or has a gradient.
     """
     found: list[Tensor] = []
+    known = set(map(id, params))  # which are refused by name
     last = [node for node in traced.graph.nodes if node.op == "placeholder"][-1]
     for node in list(traced.graph.nodes):
         value = getattr(traced, node.target, None) if node.op == "get_attr" else None
@@ -128,6 +129,8 @@ def lift_constants(traced: Any) -> list[Tensor]:
                     "the forward pass changes a tensor that is neither parameter nor buffer of the model "
                     "(make it a buffer, with register_buffer), or the loss changes a tensor of its own"
                 )
+        if value.requires_grad and value.is_leaf and id(value) not in known:
+            raise Unfit("the loss has a gradient by a tensor that is not the model's, which others may train")
         with traced.graph.inserting_after(last):
             last = traced.graph.placeholder(f"constant_{len(found)}")
         last.meta = dict(node.meta)

@@ -17,6 +17,7 @@ from callbacks.parts.warning import warn
 from callbacks.whole.binding import Binding
 from callbacks.whole.executed import Executed
 from callbacks.whole.graph import Backend, make_program
+from callbacks.whole.kinds import check_draws, key_of
 from callbacks.whole.pending import Pending, change_buffers, pending_of, run
 from callbacks.whole.program import Program, Step, Unused
 from callbacks.whole.proof import (
@@ -338,35 +339,3 @@ def put_back_changed(kept: list[tuple[Tensor, Tensor, int]]) -> None:
     for tensor, copied, version in kept:
         if tensor._version != version:
             tensor.copy_(copied)
-
-
-def key_of(inputs: Any, targets: Any) -> tuple[Any, list[Any]]:
-    """What a program is made for, and the leaves of the batch."""
-    if type(inputs) is tuple and type(targets) is Tensor:
-        leaves, spec = [*inputs, targets], None
-        if all(type(each) is Tensor for each in leaves):
-            return tuple([(each.shape, each.dtype, each.stride()) for each in leaves]), leaves
-    leaves, spec = pytree.tree_flatten((inputs, targets))
-    kinds = [
-        (each.shape, each.dtype, each.stride()) if isinstance(each, Tensor) else check_plain(each)
-        for each in leaves
-    ]
-    return (spec, *kinds), leaves
-
-
-def check_plain(leaf: Any) -> tuple[type, Any]:
-    """What is no tensor is a part of the program, if it is told by its value."""
-    if not isinstance(leaf, (int, float, str, bool, bytes, type(None))):
-        raise Unfit(f"the batch holds a {type(leaf).__name__}")
-    return type(leaf), leaf
-
-
-def check_draws(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Refuse random numbers that a program would draw once.
-
-    Raises:
-        Unfit: the forward pass or the loss draws from Python's or NumPy's.
-    """
-    for name in ("python", "numpy"):
-        if name in before and name in after and draws.differ(name, before[name], after[name]):
-            raise Unfit(f"the forward pass or the loss draws random numbers of {name}")

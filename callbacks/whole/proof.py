@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -91,9 +90,11 @@ def ordinary_step(
                 signs = torch.empty(each.shape, dtype=torch.float64).uniform_(-1, 1, generator=shaken).sign()
                 each.mul_((1 + SHAKE * torch.finfo(each.dtype).eps * signs).to(each))
     inputs, targets = map_tensors((learn.inputs, learn.targets), torch.clone)
-    with torch.enable_grad(), unmixed(sources.device), unreached(sources), within or nullcontext():
+    with torch.enable_grad(), unmixed(sources.device), within or nullcontext():
         preds, loss = sources.forward(model, loss_func, inputs, targets)
-        loss.backward()
+        check_reached(loss, sources)
+        # no gradients for what the loss reaches beside the copies, as a network that another optimizer trains
+        loss.backward(inputs=[each for each in model.parameters() if each.requires_grad])
     for name, each in model.named_parameters():
         if each.grad is not None and each.grad.layout is not torch.strided:
             raise Unfit(f"the gradient of {name!r} is sparse")
@@ -113,9 +114,8 @@ def ordinary_step(
     return Reference(preds, loss.detach(), norm, grads, raw, params, kept, dict(model.named_buffers()))
 
 
-@contextmanager
-def unreached(sources: Sources) -> Iterator[None]:
-    """Refuse a step on copies that reaches the parameters themselves; their gradients stay as they are.
+def check_reached(loss: Any, sources: Sources) -> None:
+    """Refuse a loss on copies that is computed from the parameters themselves.
 
     A loss function may hold the model in a closure, which no copy of it has another of. In a program, too,
     what it reads of the model would not be the weights.
@@ -123,18 +123,17 @@ def unreached(sources: Sources) -> Iterator[None]:
     Raises:
         Unfit: names a parameter.
     """
-    named = {**sources.params, **sources.frozen}
-    kept = [(each, each.grad) for each in named.values()]
-    for each, _ in kept:
-        each.grad = None
-    try:
-        yield
-        reached = [name for name, each in named.items() if each.grad is not None]
-    finally:
-        for each, grad in kept:
-            each.grad = grad
-    if reached:
-        raise Unfit(reads_by_itself(reached[0]))
+    names = {id(each): name for name, each in {**sources.params, **sources.frozen}.items()}
+    left, seen = [loss.grad_fn], set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        left += [each for each, _ in node.next_functions]
+        name = names.get(id(getattr(node, "variable", None)))
+        if name is not None:
+            raise Unfit(reads_by_itself(name))
 
 
 def gradients(named: dict[str, Tensor]) -> dict[str, Tensor | None]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from callbacks.accumulation import GradientAccumulation
 from callbacks.contract import Callback
 from callbacks.gradient import GradientClip
 from callbacks.layout import Compile
-from callbacks.lean.proof import Unfit
+from callbacks.lean.proof import Unfit, check_group, check_own_methods, find_hooks
 from callbacks.mixing import CutMix, LabelMix, MixUp
 from callbacks.noise import WeightNoise
 from callbacks.precision import MixedPrecision
@@ -19,7 +21,8 @@ from callbacks.profile import Profile
 from callbacks.recurrent import RNNRegularizer
 from callbacks.registry import describe, listens
 from callbacks.when import When, unwrapped
-from callbacks.whole.updates import RULES
+from callbacks.whole.program import Sources
+from callbacks.whole.updates import RULES, Run
 
 #: Classes whose work would be silenced, each with what it does and what to do instead.
 REFUSED: dict[type[Callback], str] = {
@@ -32,6 +35,8 @@ REFUSED: dict[type[Callback], str] = {
 #: With these the update is left to the optimizer: gradients of several batches add up, or are computed at
 #: other weights than those that change.
 OWN_UPDATE = (GradientAccumulation, WeightNoise)
+#: Who hears of its gradient: None, or a dict that stays, empty, where a hook was removed.
+HEARD_BY = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 INNER = ("forward", "compute_loss", "backward")
 SURROUNDERS = (MixedPrecision, Profile)
 
@@ -108,3 +113,72 @@ def changed(learn: Any, what: str, events: tuple[str, ...]) -> Exception:
         "leave that plug-in out, or WholeStep, or write WholeStep(update='ordinary'), with which gradients "
         "may be changed and the loss may be scaled."
     )
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse an optimizer whose step is more than its update.
+
+    Raises:
+        Unfit: says what.
+    """
+    check_own_methods(optimizer)
+    if any(find_hooks(optimizer)):
+        raise Unfit(f"hooks are registered on the step of {type(optimizer).__name__}")
+    for group in optimizer.param_groups:
+        check_group(group)
+
+
+def check_parameters(params: list[Any], names: dict[Any, str]) -> None:
+    """Refuse parameters that are no plain ones of the model.
+
+    Raises:
+        Unfit: says which.
+    """
+    if not params:
+        raise Unfit("the optimizer holds no parameter that is trained")
+    if any(each not in names for each in params):
+        raise Unfit("the optimizer holds parameters that are not the model's")
+    for each in params:
+        if not each.is_floating_point():
+            raise Unfit(f"the parameter {names[each]!r} is no tensor of floats")
+        if any(HEARD_BY(each)):
+            raise Unfit(f"a hook is registered on the parameter {names[each]!r}")
+
+
+def check_modules(modules: Iterable[Any]) -> None:
+    """Refuse modules of TorchScript, which are code already.
+
+    Raises:
+        Unfit: says which.
+    """
+    for each in modules:
+        if isinstance(each, torch.jit.ScriptModule):
+            name = getattr(each, "original_name", type(each).__name__)
+            raise Unfit(f"the {name} of the model or loss is made by torch.jit, whose code cannot be traced")
+
+
+def check_kept(runs: Iterable[Run], state: Any) -> None:
+    """Refuse state of another type than the weights, in which torch would round at other places.
+
+    Raises:
+        Unfit: tells both.
+    """
+    for run in runs:
+        for param in run.params:
+            for name in run.names:
+                kept = state.get(param, {}).get(name)
+                if kept is not None and kept.dtype is not param.dtype:
+                    raise Unfit(
+                        f"the optimizer keeps {name!r} as {kept.dtype}, and weights are {param.dtype}"
+                    )
+
+
+def check_clipped(sources: Sources) -> None:
+    """Refuse a clip by a norm that counts parameters which the optimizer does not hold.
+
+    Raises:
+        Unfit: names one.
+    """
+    other = [name for name, each in sources.frozen.items() if each.requires_grad and each.grad is not None]
+    if sources.clip is not None and other:
+        raise Unfit(f"the norm of GradientClip counts {other[0]!r}, which the optimizer does not hold")

@@ -1,20 +1,26 @@
-"""Values that hold nothing that may change."""
+"""Which values hold nothing that may change, and how to read what others hold."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections import namedtuple
+from collections import OrderedDict, defaultdict, deque, namedtuple
+from contextvars import ContextVar
 from datetime import date, time, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import PurePath
 from types import (
+    BuiltinFunctionType,
+    CellType,
     CodeType,
     FunctionType,
     GenericAlias,
     GetSetDescriptorType,
+    MappingProxyType,
     MemberDescriptorType,
     MethodDescriptorType,
+    SimpleNamespace,
     UnionType,
     WrapperDescriptorType,
 )
@@ -32,6 +38,11 @@ ATOMS = (
     *(GenericAlias, UnionType, staticmethod, classmethod),
     *(FIELD, GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType),
 )
+CONTAINERS = (list, tuple, dict, set, frozenset, deque, MappingProxyType)
+#: Types written in C whose instances hold nothing but attributes and entries.
+KNOWN = {*CONTAINERS, object, int, float, complex, str, bytes, OrderedDict, defaultdict, SimpleNamespace}
+KNOWN |= {BaseException, Exception, partial}
+MISSING = object()  #: stands in a slot that has no value
 
 
 def is_value(value: Any) -> bool:
@@ -54,3 +65,54 @@ def function_of(value: Any) -> FunctionType | None:
     value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     value = inspect.unwrap(value) if callable(value) else value
     return value if isinstance(value, FunctionType) else None
+
+
+def slot_of(value: Any, slots: dict[str, Any], key: str) -> Any:
+    """What stands in a slot of an object."""
+    try:
+        return slots[key].__get__(value)
+    except AttributeError:
+        return MISSING
+
+
+def entry_of(kind: type, key: str) -> Any:
+    """What a class itself has by a name; None for nothing."""
+    return vars(kind).get(key)
+
+
+def contents_of(cell: CellType, key: str) -> Any:
+    """The value of a variable of a closure."""
+    try:
+        return getattr(cell, key)
+    except ValueError:
+        return MISSING
+
+
+def context_of(variable: ContextVar[Any], key: str) -> Any:
+    """The value of a context variable."""
+    return variable.get(MISSING)
+
+
+def is_transparent(kind: type) -> bool:
+    """Do entries and attributes hold all that instances of a class hold?"""
+    for each in kind.__mro__:
+        if each in KNOWN:
+            continue
+        is_static = not each.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE: not made by the word `class`
+        own = vars(each)
+        has_c_methods = any(isinstance(value, MethodDescriptorType) for value in own.values())
+        counts_otherwise = issubclass(each, CONTAINERS) and not {"__len__", "__iter__"}.isdisjoint(own)
+        is_made_by_c = isinstance(own.get("__new__"), BuiltinFunctionType)
+        if is_static or has_c_methods or counts_otherwise or is_made_by_c:
+            return False
+    return True
+
+
+def unwatchable(value: Any, where: str) -> str:
+    """Why a value cannot be watched, and what to do."""
+    kind = type(value)
+    is_array = kind.__name__ == "ndarray"
+    fix = "make it a buffer, with register_buffer" if is_array else "keep it out of forward and loss"
+    if kind is torch.Generator:
+        return f"forward pass or loss draw from a generator of their own ({where}), as no program does"
+    return f"the step can read {where}, a {kind.__module__}.{kind.__name__}, which changes unseen: {fix}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from functools import partial
@@ -13,10 +13,8 @@ from types import (
     FunctionType,
     MappingProxyType,
     MemberDescriptorType,
-    MethodDescriptorType,
     MethodType,
     ModuleType,
-    SimpleNamespace,
 )
 from typing import Any
 
@@ -25,7 +23,19 @@ from torch import Tensor, nn
 
 from callbacks.lean.proof import Unfit
 from callbacks.whole.executed import Executed, globals_of, is_foreign
-from callbacks.whole.values import function_of, is_atom
+from callbacks.whole.values import (
+    CONTAINERS,
+    KNOWN,
+    MISSING,
+    contents_of,
+    context_of,
+    entry_of,
+    function_of,
+    is_atom,
+    is_transparent,
+    slot_of,
+    unwatchable,
+)
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS = tuple(f"_global{name}" for name in HOOKS)
@@ -39,11 +49,6 @@ CACHES = ("_flat_weights", "_flat_weight_refs")
 
 #: Comparing an entry takes some 40 nanoseconds at each step. With more than this the ordinary step is taken.
 N_ENTRIES = 4096
-CONTAINERS = (list, tuple, dict, set, frozenset, deque, MappingProxyType)
-#: Types written in C whose instances hold nothing but attributes and entries.
-KNOWN = {*CONTAINERS, object, int, float, complex, str, bytes, OrderedDict, defaultdict, SimpleNamespace}
-KNOWN |= {BaseException, Exception, partial}
-MISSING = object()  #: stands in a slot that has no value
 
 
 class Watch:
@@ -271,57 +276,6 @@ class Watch:
         known = function.__globals__
         self._add(known, known.get, [name for name in globals_of(function.__code__) if name in known])
         self._left.append((function, function.__name__))
-
-
-def slot_of(value: Any, slots: dict[str, Any], key: str) -> Any:
-    """What stands in a slot of an object."""
-    try:
-        return slots[key].__get__(value)
-    except AttributeError:
-        return MISSING
-
-
-def entry_of(kind: type, key: str) -> Any:
-    """What a class itself has by a name; None for nothing."""
-    return vars(kind).get(key)
-
-
-def contents_of(cell: CellType, key: str) -> Any:
-    """The value of a variable of a closure."""
-    try:
-        return getattr(cell, key)
-    except ValueError:
-        return MISSING
-
-
-def context_of(variable: ContextVar[Any], key: str) -> Any:
-    """The value of a context variable."""
-    return variable.get(MISSING)
-
-
-def is_transparent(kind: type) -> bool:
-    """Do entries and attributes hold all that instances of a class hold?"""
-    for each in kind.__mro__:
-        if each in KNOWN:
-            continue
-        is_static = not each.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE: not made by the word `class`
-        own = vars(each)
-        has_c_methods = any(isinstance(value, MethodDescriptorType) for value in own.values())
-        counts_otherwise = issubclass(each, CONTAINERS) and not {"__len__", "__iter__"}.isdisjoint(own)
-        is_made_by_c = isinstance(own.get("__new__"), BuiltinFunctionType)
-        if is_static or has_c_methods or counts_otherwise or is_made_by_c:
-            return False
-    return True
-
-
-def unwatchable(value: Any, where: str) -> str:
-    """Why a value cannot be watched, and what to do."""
-    kind = type(value)
-    is_array = kind.__name__ == "ndarray"
-    fix = "make it a buffer, with register_buffer" if is_array else "keep it out of forward and loss"
-    if kind is torch.Generator:
-        return f"forward pass or loss draw from a generator of their own ({where}), as no program does"
-    return f"the step can read {where}, a {kind.__module__}.{kind.__name__}, which changes unseen: {fix}"
 
 
 def put(holder: Any, key: Any, value: Any) -> None:

@@ -482,3 +482,73 @@ def test_a_tensor_that_the_loss_reads_and_that_changes_before_it_is_an_error():
     )  # fmt: skip
     with pytest.raises(ValueError, match="has changed a tensor that the loss reads"):
         learn.fit(1)
+
+
+class TrainsCritic(Callback):
+    """Trains the module of the loss with the gradients that the step leaves there."""
+
+    def __init__(self, critic):
+        super().__init__()
+        self.critic = critic
+
+    def before_fit(self, learn):
+        self.optimizer = torch.optim.SGD(self.critic.parameters(), lr=0.1)
+
+    def after_step(self, learn):
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("reach", ["a closure", "an object in a list", "a partial"])
+def test_a_module_of_the_loss_that_another_optimizer_trains_gets_its_gradients(reach):
+    ends = []
+    for doer in (ZeroGrad(), WholeStep("eager")):
+        critic = Critic().requires_grad_(True)
+        critic.alpha = 0.5
+        setting = Model, REACHED[reach](critic), lambda _: None
+        fit(doer, lambda setting=setting: setting, TrainsCritic(critic))
+        ends.append(critic.state_dict())
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-9, atol=1e-12)
+
+
+def test_a_loss_that_reads_the_learner_trains_as_the_ordinary_step():
+    ends = []
+    for doer in (ZeroGrad(), WholeStep("eager")):
+        held = []
+        setting = Model, lambda p, t, held=held: F.mse_loss(p, t) * (1 + held[0].epoch), lambda _: None
+        keep = on("before_fit", name="keep")(lambda learn, held=held: held.append(learn))
+        ends.append(fit(doer, lambda setting=setting: setting, keep).model.state_dict())
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-9, atol=1e-12)
+
+
+LOSSES = {"main": F.mse_loss}
+
+
+def test_functions_and_layers_that_are_replaced_in_a_table_are_those_of_now():
+    def setting():
+        LOSSES["main"] = F.mse_loss
+        layers = [nn.Linear(1, 1).double().requires_grad_(False), nn.Identity()]
+
+        def change(learn):
+            LOSSES["main"] = F.l1_loss
+            layers[0] = layers[1]
+
+        torch.manual_seed(3)
+        return Model, lambda p, t: LOSSES["main"](layers[0](p), t), change
+
+    is_as_ordinary(setting)
+
+
+def test_the_default_dtype_is_that_of_now():
+    def setting():
+        torch.set_default_dtype(torch.float32)
+        return (
+            Model,
+            lambda p, t: F.mse_loss(p * torch.full((1,), 1 / 3), t),
+            lambda _: torch.set_default_dtype(torch.float64),
+        )
+
+    try:
+        is_as_ordinary(setting)
+    finally:
+        torch.set_default_dtype(torch.float32)
