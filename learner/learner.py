@@ -109,7 +109,8 @@ class Learner(Tuning):
         self.splitter, self.decay_norms = splitter, decay_norms
         self._optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
         self._make_optimizer()
-        self.history, self.results, self.told = History(), {}, set()
+        self.history, self.told = History(), set()
+        self.results = {}  # type: ignore[reportIncompatibleVariableOverride]
         self._at, self._begun, self._known = Place(), [], Known()
         self._set_callbacks(
             with_defaults(callbacks, tuple(as_list(metrics, "metrics")), defaults, type(self), Loop)
@@ -161,7 +162,7 @@ class Learner(Tuning):
         self.optimizer = as_optimizer(self._optimizer_given, groups.to_optimize(self), named)
 
     @property
-    def results(self) -> dict[str, Any]:  # type: ignore[reportIncompatibleVariableOverride]
+    def results(self) -> dict[str, Any]:
         """What was measured in this epoch, by name: plain numbers, whatever is written."""
         return self._results
 

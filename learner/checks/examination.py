@@ -165,9 +165,16 @@ def begin(learn: Any, report: Report) -> bool:
     for event in ("before_epoch", "before_train"):
         if event == "before_train":
             learn._begin_pass(learn.data.train, training=True)
-        if not attempt(learn, report, event, lambda event=event: learn._on[event](learn)):
+        if not attempt(learn, report, event, lambda event=event: fire(learn, event)):
             return False
     return True
+
+
+def fire(learn: Any, event: str) -> None:
+    """Let callbacks act, but one that runs the whole step at once: here operations run one by one."""
+    for plugin in learn.callbacks:
+        if listens(plugin, event) and not getattr(plugin, "is_as_loop", False):
+            getattr(plugin, event)(learn)
 
 
 def attempt(
