@@ -23,13 +23,14 @@ class LeanOptimizer:
 
     Args:
         optimizer: which one.
+        on_fallback: is called with the reason, before the first ordinary step, which may raise.
 
     Attributes:
         reason: why the ordinary step is taken; None where it is not.
     """
 
-    def __init__(self, optimizer: Any):
-        self.optimizer = optimizer
+    def __init__(self, optimizer: Any, on_fallback: Callable[[str], None]):
+        self.optimizer, self._on_fallback = optimizer, on_fallback
         self.reason: str | None = None
         self._is_examined = False
         self._kernel: Kernel | None = None
@@ -99,6 +100,7 @@ class LeanOptimizer:
     def fall_back(self, reason: Unfit) -> None:
         """Take the ordinary step from now on."""
         self.reason = str(reason)
+        self._on_fallback(self.reason)
         tell("step", "optimizer.step()", reason)
 
 

@@ -89,8 +89,6 @@ class LeanStep(Callback):
             self._follow(optimizer)
         for one in self._each:
             one.step()
-            if one.reason is not None:
-                self._reason = one.reason
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
         if learn.optimizer is not self._optimizer:  # not one that was examined
@@ -103,18 +101,21 @@ class LeanStep(Callback):
         """Take up another optimizer, or the members that several have now, each with a step of its own."""
         members = members_of(optimizer)
         if optimizer is not self._optimizer or [one.optimizer for one in self._each] != [*members]:
-            self._each = [LeanOptimizer(each) for each in members]
+            self._each = [LeanOptimizer(each, self._keep_reason) for each in members]
             self._optimizer, self._is_joined = optimizer, members != (optimizer,)
         if not self._is_joined:
             return
         try:
             check_joined(optimizer)
         except Unfit as reason:  # its own step is the ordinary one for the rest of the fit
-            self._each, self._is_joined = [LeanOptimizer(optimizer)], False
+            self._each, self._is_joined = [LeanOptimizer(optimizer, self._keep_reason)], False
             self._each[0].fall_back(reason)
         else:
             if "step" in vars(optimizer):  # a scheduler's of torch, which marks here that a step was taken
                 optimizer._opt_called = True
+
+    def _keep_reason(self, reason: str) -> None:
+        self._reason = reason
 
     def _forget(self) -> None:
         self._engine: Callable[..., Any] | None = None
