@@ -180,11 +180,17 @@ def map_inputs(owner: str, learn: LearnerProtocol, function: Callable[[Tensor], 
     """Mix each input; the batch itself stays as it is.
 
     Raises:
-        TypeError: one is no tensor of floating-point numbers with a row an item.
+        TypeError: one is not a tensor of floating-point numbers with one row per item.
     """
 
     def mixed(name: Any, item: Any) -> Tensor:
-        if not is_rows(item, learn.n_items) or not item.is_floating_point():
+        is_float = isinstance(item, Tensor) and item.is_floating_point()
+        if is_float and not is_rows(item, learn.n_items):
+            raise TypeError(
+                f"{owner}: the input {name!r} is {told(item)} and the targets are {told(learn.targets)}, but "
+                f"the batch has {learn.n_items} items: each needs one row per item to be mixed."
+            )
+        if not is_float:
             raise TypeError(
                 f"{owner}: the input {name!r} is {told(item)}, which cannot be mixed: give the model "
                 "tensors of floats with a row an item, as images.float(). Words can be mixed only once they "
