@@ -13,19 +13,19 @@ from callbacks.parts.settings import is_number
 class ReduceLROnPlateau(Callback):
     """Multiply every group's learning rate by a factor when a result has not been better for some epochs.
 
-    Each fit begins anew, and ends with the rates as they were before it. It is
-    `torch.optim.lr_scheduler.ReduceLROnPlateau` with a `patience` of one more (here it is the number of
-    epochs without a better value, as in `EarlyStopping`), and `threshold_mode="abs"`.
+    Each fit starts again with no best value, and restores the rates that were set before it. The settings
+    mean what they mean in `torch.optim.lr_scheduler.ReduceLROnPlateau`; `min_delta` is its `threshold` with
+    `threshold_mode="abs"`. fastai, Keras and `EarlyStopping` count `patience` differently: their 3 is 2 here.
 
     Args:
         monitor: the result's name, as `"valid_loss"`.
         factor: within (0, 1).
-        patience: so many epochs in a row without a better value lower the rate; 0 is torch's 0, the first
-            such epoch, and so is 1.
+        patience: epochs in a row without a better value that are allowed; the next one lowers the rate. 0
+            lowers it at the first such epoch, 1 at the second.
         min_delta: a value is better only by more than this, in the result's own unit.
         cooldown: epochs after a lowering in which none is counted, at least 0.
         min_lr: no group's rate goes below this.
-        mode: `"min"` or `"max"`; by default the way that the loss or metric tells.
+        mode: `"min"` or `"max"`; by default the direction that the loss or metric declares.
 
     Attributes:
         best: the best value of this fit, or the last; None before there is one.
@@ -34,8 +34,8 @@ class ReduceLROnPlateau(Callback):
         n_reduced: how often the rate was lowered in this fit.
 
     Raises:
-        ValueError: a setting cannot be used; at the fit's begin: nothing of the monitor's name is measured,
-            or another plug-in changes the rate too.
+        ValueError: a setting cannot be used; when a fit starts: nothing of the monitor's name is measured,
+            or another callback changes the rate too.
     """
 
     order = Order.DECIDE
@@ -93,7 +93,7 @@ class ReduceLROnPlateau(Callback):
         self.wait = 0 if better else self.wait + 1
         if self.rest:
             self.rest, self.wait = self.rest - 1, 0
-        if self.wait >= max(self.patience, 1):
+        if self.wait > self.patience:
             if self._kept is not None:
                 self._kept = self._kept.of(learn.optimizer)  # another one may have taken its place
             self._reduce(learn.optimizer.param_groups)

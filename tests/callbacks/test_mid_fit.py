@@ -328,7 +328,7 @@ def test_another_optimizer_is_scheduled_relative_to_its_own_rate_and_gets_it_bac
     "plugin",
     [
         lambda: ParamScheduler({"lr": lambda progress: 0.5}),
-        lambda: ReduceLROnPlateau("train_loss", patience=1, min_delta=10.0),
+        lambda: ReduceLROnPlateau("train_loss", patience=0, min_delta=10.0),
         lambda: SWA(0, lr=0.5),
     ],
 )

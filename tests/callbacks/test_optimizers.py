@@ -324,7 +324,7 @@ def test_factories_that_have_no_parameters_yet_say_so():
                 every="1 step",
             )
         ],
-        lambda: [ReduceLROnPlateau("train_loss", patience=1, min_delta=10.0)],
+        lambda: [ReduceLROnPlateau("train_loss", patience=0, min_delta=10.0)],
         lambda: [GradientAccumulation(2), GradientClip(0.1)],
         lambda: [SAM()],
         lambda: [EMA()],

@@ -50,7 +50,7 @@ def test_the_rates_are_torchs(make_learner, patience, cooldown, seed):
     settings = {"factor": 0.5, "cooldown": cooldown, "min_lr": 1e-4}
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
     theirs = lr_scheduler.ReduceLROnPlateau(
-        optimizer, patience=max(patience - 1, 0), threshold=0.05, threshold_mode="abs", eps=0, **settings
+        optimizer, patience=patience, threshold=0.05, threshold_mode="abs", eps=0, **settings
     )
     expected = []
     for value in values:
@@ -61,6 +61,27 @@ def test_the_rates_are_torchs(make_learner, patience, cooldown, seed):
     assert rates_of(learn) == pytest.approx(expected)
     assert ours.n_reduced > 0
     assert learn.optimizer.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(("patience", "epoch"), [(0, 1), (1, 2), (3, 4)])
+def test_patience_is_the_number_of_bad_epochs_that_are_allowed(make_learner, patience, epoch):
+    learn = make_learner(callbacks=[Given([1.0] * 6), ReduceLROnPlateau("given", patience=patience)])
+    rates = rates_of(learn)
+    assert rates[epoch - 1] == 0.1
+    assert rates[epoch] == pytest.approx(0.01)
+
+
+def test_the_defaults_are_torchs(make_learner):
+    values = [1.0] * 30
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    theirs, expected = lr_scheduler.ReduceLROnPlateau(optimizer), []
+    for value in values:
+        theirs.step(value)
+        expected.append(optimizer.param_groups[0]["lr"])
+    assert expected[-1] < 0.01
+    assert rates_of(make_learner(callbacks=[Given(values), ReduceLROnPlateau("given")])) == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +130,7 @@ def test_the_rates_of_all_groups_are_torchs_down_to_the_lowest(make_learner, mod
         expected.append([group["lr"] for group in optimizer.param_groups])
     given = Given(values)
     given.measures = {"given": None}
-    learn = make_learner(callbacks=[given, ReduceLROnPlateau("given", patience=2, **settings)])
+    learn = make_learner(callbacks=[given, ReduceLROnPlateau("given", patience=1, **settings)])
     learn.optimizer = groups(learn.model)
 
     @on("after_epoch", order=Order.SAVE)
@@ -126,7 +147,7 @@ def test_a_fit_that_is_cut_goes_on_with_the_same_rates(make_learner, tmp_path, c
     values = [random.Random(3).random() for _ in range(8)]
 
     def make(folder):
-        ours = ReduceLROnPlateau("given", patience=1, cooldown=1, factor=0.5)
+        ours = ReduceLROnPlateau("given", patience=0, cooldown=1, factor=0.5)
         return make_learner(callbacks=[Given(values), ours, Checkpoint(tmp_path / folder, "1 step")])
 
     @on("before_step")
