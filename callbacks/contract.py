@@ -345,7 +345,10 @@ class Callback:
         put_values(self, self.state, state)
 
     def objects(self) -> dict[str, Any]:
-        """The modules, optimizers and schedulers that are named in `state`, by name."""
+        """The modules, optimizers and schedulers that are named in `state`, by name.
+
+        A property with a setter stands for plain data, and is not read.
+        """
         return objects_of(self, self.state)
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ class DevicePlacement(Callback):
             raise TypeError(f"DevicePlacement(prefetch={prefetch!r}): write True or False.")
         self.device, self.prefetch = find_device(device), prefetch
         self._placed: nn.Module | None = None
+        self._owned: Owned | None = None  # what was placed for this fit
         self._lane: Prefetch | None = None
         self._is_fitting = False
         self._is_quick = False  # is there nothing to do for plain tensors on the CPU?
@@ -70,7 +72,9 @@ class DevicePlacement(Callback):
             )
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._place_model(learn)  # a loss may have come in another's place
+        # a loss, or what a callback declares, may have come in another's place
+        if self._owned is None or not self._owned.are_of(learn):
+            self._place_model(learn)
 
     def before_validate(self, learn: LearnerProtocol) -> None:
         self._open_lane()
@@ -99,6 +103,7 @@ class DevicePlacement(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._placed, self._lane, self._is_fitting = None, None, False
+        self._owned = None
 
     def _open_lane(self) -> None:
         if self.prefetch and self._lane is None:
@@ -109,12 +114,25 @@ class DevicePlacement(Callback):
         for module in (learn.model, *modules_beside(learn).values()):
             if any(tensor.device != self.device for tensor in tensors_of(module)):
                 module.to(self.device)
-        place_optimizer(learn.optimizer)
-        for _, each in declared(learn):
-            if isinstance(each, torch.optim.Optimizer):
+        there = Owned(learn)
+        for each in there.things:
+            if each is learn.optimizer or isinstance(each, torch.optim.Optimizer):
                 place_optimizer(each)
-        self._placed = learn.model if self._is_fitting else None
+        self._placed, self._owned = (learn.model, there) if self._is_fitting else (None, None)
         self._is_quick = self._lane is None and self.device.type == "cpu"
+
+
+class Owned:
+    """What is placed in a fit: model, loss, optimizer, and what is declared beside them."""
+
+    def __init__(self, learn: LearnerProtocol):
+        self.things = [learn.model, learn.loss_func, learn.optimizer]
+        self.things += [each for _, each in declared(learn)]
+
+    def are_of(self, learn: LearnerProtocol) -> bool:
+        """Has the learner the same things still?"""
+        now = Owned(learn).things
+        return len(now) == len(self.things) and all(map(is_, now, self.things))
 
 
 def find_device(device: str | torch.device) -> torch.device:

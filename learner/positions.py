@@ -17,6 +17,7 @@ from learner.tensors import counted, describe
 
 WORKERS = "<workers>"  # beside the generators' paths, none of which has such a name
 WHOLE = (list, tuple, range)  # kinds whose iterators draw nothing
+ITERATED = tuple(kind.__iter__ for kind in WHOLE)
 
 
 def mark(loader: Any) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> 
 
 def is_sequence(loader: Any) -> bool:
     """A list, tuple or range, or a class of such that iterates as they do."""
-    return isinstance(loader, WHOLE) and any(type(loader).__iter__ is kind.__iter__ for kind in WHOLE)
+    return isinstance(loader, WHOLE) and type(loader).__iter__ in ITERATED
 
 
 def steers_itself(loader: Any) -> bool:

@@ -77,9 +77,15 @@ def put_into(there: Any, marked: dict[str, Any], place: str) -> None:
 
 
 def objects_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The objects with a state of their own among these attributes, and in lists of such, by name."""
+    """The objects with a state of their own among these attributes, and in lists of such, by name.
+
+    A property that can be assigned is not read: it makes plain data, and may wait for a device to do so.
+    """
     found = {}
     for name in names:
+        held = getattr(type(owner), name, None)
+        if isinstance(held, property) and held.fset is not None:
+            continue
         value = getattr(owner, name, None)
         if is_stateful(value):
             found[name] = value

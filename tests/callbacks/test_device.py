@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from callbacks import DevicePlacement, Metrics, ZeroGrad
+from callbacks import Callback, DevicePlacement, Metrics, ZeroGrad
 from callbacks.device import find_device, map_tensors, place_optimizer, tensors_in, to_device
 from learner import Data, Learner
 
@@ -326,3 +326,24 @@ def test_nests_reach_cuda_and_come_back_whole(kind):
     assert all(tensor.device.type == "cuda" for tensor in tensors_in(there))
     back = to_device(there, CPU)
     assert all(tensor.device == CPU and bool((tensor >= 1).all()) for tensor in tensors_in(back))
+
+
+def test_a_state_that_is_computed_is_not_read_to_place_a_model():
+    class Counting(Callback):
+        state = ("total",)
+        n_read = 0
+
+        @property
+        def total(self) -> float:
+            self.n_read += 1
+            return 0.0
+
+        @total.setter
+        def total(self, total: float) -> None:
+            pass
+
+    counting = Counting()
+    learn = make(valid=[(torch.ones(2, 2), torch.ones(2, 1))])
+    learn.add_callbacks(counting)
+    learn.fit(2)
+    assert counting.n_read == 0
