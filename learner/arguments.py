@@ -198,6 +198,19 @@ def check_assigned(optimizer: Any) -> None:
         )
 
 
+def check_fit(learn: Any, n_epochs: Any) -> None:
+    """Can a fit of so many epochs begin?
+
+    Raises:
+        TypeError, ValueError: the number or the optimizer cannot be used.
+        RuntimeError: a fit is under way.
+    """
+    check_n_epochs(n_epochs)
+    check_assigned(learn.optimizer)
+    if learn.fitting:
+        raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
+
+
 def check_n_epochs(n_epochs: Any) -> None:
     """A whole number, 0 or more.
 

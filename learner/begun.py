@@ -1,11 +1,59 @@
-"""For which callbacks a fit has begun: each of them cleans up once."""
+"""Add and remove callbacks, also in mid-fit: each one for which the fit has begun cleans up once."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from callbacks.contract import Callback
+
+
+def add(learn: Any, callbacks: Iterable[Callback]) -> None:
+    """Add callbacks; in mid-fit the fit begins for them."""
+    before = learn.callbacks
+    learn._set_callbacks((*before, *callbacks))
+    if learn.fitting:
+        for callback in learn.callbacks:
+            if callback not in before:
+                begin(learn, callback)
+
+
+def remove(learn: Any, gone: list[Callback]) -> None:
+    """Remove callbacks; in mid-fit they clean up."""
+    learn._set_callbacks(learn.callbacks.without(*gone))
+    finish(learn, gone)
+
+
+@contextmanager
+def added(learn: Any, callbacks: Iterable[Any]) -> Iterator[Any]:
+    """Add callbacks within the block."""
+    before = learn.callbacks
+    learn.add_callbacks(*callbacks)
+    new = [callback for callback in learn.callbacks if callback not in before]
+    try:
+        yield learn
+    finally:
+        learn.remove_callbacks(*(callback for callback in new if callback in learn.callbacks))
+
+
+@contextmanager
+def without(learn: Any, gone: list[Callback]) -> Iterator[Any]:
+    """Remove callbacks within the block; then they return to their places, with their state."""
+    before = tuple(learn.callbacks)
+    states = [copy.deepcopy(callback.state_dict()) for callback in gone]
+    learn.remove_callbacks(*gone)
+    try:
+        yield learn
+    finally:
+        there = {id(callback): callback for callback in (*gone, *learn.callbacks)}
+        old = [there.pop(id(callback)) for callback in before if id(callback) in there]
+        learn._set_callbacks((*old, *there.values()))
+        if learn.fitting:
+            for callback, state in zip(gone, states, strict=True):
+                begin(learn, callback)
+                callback.load_state_dict(state)
 
 
 def begin(learn: Any, callback: Callback) -> None:

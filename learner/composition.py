@@ -26,13 +26,14 @@ Doer = Callable[[Any], Any]
 
 def with_defaults(
     given: Iterable[Callback | type[Callback]],
-    metrics: tuple[Any, ...],
+    metrics: Iterable[Any],
     defaults: Iterable[Callback | type[Callback]],
     learner_class: type,
     base: type,
 ) -> list[Callback]:
     """The defaults, then what was given. A default gives way to one of its class or a doer of its work."""
     plugins = as_plugins(as_list(given, "callbacks"), "callbacks")
+    metrics = as_list(metrics, "metrics")
     unasked = as_plugins(as_list(defaults, "defaults"), "defaults")
     if metrics:
         if any(of_class(plugin, Metrics) for plugin in plugins):
@@ -91,6 +92,20 @@ def found_in(callbacks: Callbacks, wanted: Iterable[Callback | type[Callback] | 
             raise KeyError(f"no plug-in is {title}. There are: {names}.")
         found |= set(map(id, meant))
     return [plugin for plugin in callbacks if id(plugin) in found]
+
+
+def metrics_of(callbacks: Callbacks) -> tuple[Any, ...]:
+    """The metrics that callbacks measure, as they were given."""
+    found = [each for each in map(unwrapped, callbacks) if isinstance(each, Metrics)]
+    return tuple(metric for each in found for metric in each.metrics)
+
+
+def connected(
+    callbacks: Iterable[Any], learner_class: type, base: type
+) -> tuple[Callbacks, dict[str, Doer], dict[str, Doer]]:
+    """Callbacks, who listens to each event, and who does each operation: the loop looks nothing up."""
+    callbacks = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)
+    return callbacks, listeners_of(callbacks), doers_of(callbacks, learner_class, base)
 
 
 def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str, Doer]:

@@ -15,6 +15,7 @@ from learner import begun
 from learner.checks.advice import batch_note
 from learner.layers import describe_layer
 from learner.other_words import slip_note
+from learner.pass_modes import Modes, set_modes
 from learner.tensors import describe as describe_batch
 
 GRACE = 1.0  # seconds; the system tells of a child's death in milliseconds, and a sleep ends with that
@@ -63,6 +64,15 @@ def stray(cancel: Cancel, owner: str) -> RuntimeError:
     title = type(cancel).__name__
     span = LEVELS.get(title, "its span")
     return RuntimeError(f"{title} was raised by {owner}, where it ends nothing: raise it in {span}.")
+
+
+def end(learn: Any, modes: Modes) -> None:
+    """Restore the modules' modes and let every callback clean up; until then the fit has not ended."""
+    set_modes(modes)
+    try:
+        clean_up(learn)
+    finally:
+        learn.fitting = False
 
 
 def clean_up(learn: Any) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from callbacks.optimizers import Optimizers, members_of
 from callbacks.parts.modules import loss_module, loss_parameters
+from learner.arguments import as_optimizer
 from learner.checks.faults import listed
 from learner.tensors import counted
 
@@ -109,6 +110,11 @@ def check_groups(groups: Groups) -> None:
                 f"splitter: group {number} has no parameters that are not in a group before it. Leave it "
                 "out, or give each layer to one group."
             )
+
+
+def make_optimizer(learn: Any) -> Any:
+    """The optimizer of a learner, made of its parameters where a factory was given."""
+    return as_optimizer(learn._optimizer_given, to_optimize(learn), named_parameters(learn))
 
 
 def to_optimize(learn: Any) -> list[Any]:
@@ -258,7 +264,7 @@ SPLIT_FIRST = f", or pass Learner(splitter={EXAMPLE}) to have more"
 def hold_all(learn: Any) -> None:
     """Give the optimizer what it does not hold yet and is to be trained: it was frozen when it was made."""
     if learn.optimizer is None:
-        learn._make_optimizer()
+        learn.optimizer = make_optimizer(learn)
         return
     held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
     for settings in settings_of(with_loss(learn.layer_groups, learn), learn):

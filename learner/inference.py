@@ -5,16 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from callbacks.device import map_tensors
+from learner import optimizer_modes, snapshots
 from learner.data import Data, InputsOnly
 from learner.joining import JoinError, join
+from learner.leaks import checked
 from learner.loaders import check_batches
 from learner.tensors import as_tensors, describe, is_array
 
 Keep = str | Callable[[Any], Any] | None
 Returns = Literal["joined", "batches"]
+
+
+def validate(learn: Any, loader: Any) -> dict[str, Any]:
+    """Do what `Learner.validate` says."""
+    loader = loader_or_valid(learn.data, loader)
+    with optimizer_modes.in_eval_mode(learn), learn._aside():
+        learn._validate(loader)
+        return dict(learn.results)
+
+
+def predict(learn: Any, inputs: Any) -> Any:
+    """Do what `Learner.predict` says."""
+    with optimizer_modes.in_eval_mode(learn), learn._aside(), torch.no_grad(), snapshots.undrawn():
+        learn.batch = as_batch(inputs, learn.data)
+        learn._run_model()
+        return to_cpu(learn.preds)
+
+
+def get_preds(learn: Any, loader: Any, keep: Keep, returns: Returns) -> tuple[Any, Any]:
+    """Do what `Learner.get_preds` says."""
+    check_request(keep, returns)
+    loader = loader_or_valid(learn.data, loader)
+    with optimizer_modes.in_eval_mode(learn), learn._aside(), torch.no_grad(), snapshots.undrawn(loader):
+        learn._begin_pass(loader, training=False, span="predict")
+        return collect(learn, checked(iter(learn.data.batches(loader))), keep, returns)
 
 
 def loader_or_valid(data: Data, loader: Any) -> Any:
@@ -67,7 +95,7 @@ def to_cpu(output: Any, *, copy: bool = False) -> Any:
 
 
 def collect(learn: Any, batches: Iterable[Any], keep: Keep, returns: Returns) -> tuple[Any, Any]:
-    """Run the model on each batch and join the outputs, and the targets; do what `Learner.get_preds` says."""
+    """Run the model on each batch and join the outputs, and the targets."""
     preds, targets, sizes = [], [], []
     for learn.batch_idx, learn.batch in enumerate(batches):
         learn._run_model()

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from callbacks.contract import Callback, Direction
 from callbacks.history import History
-from callbacks.metrics import Metrics
-from callbacks.parts.results import Results
-from callbacks.registry import Callbacks, as_plugins, unwrapped
-from learner import begun, checkpoint, cost, groups, inference, optimizer_modes, resumption, snapshots
-from learner.arguments import (
-    as_optimizer,
-    check_assigned,
-    check_groups_with,
-    check_loss_func,
-    check_model,
-    check_n_epochs,
-    check_state,
-)
+from callbacks.registry import Callbacks, as_plugins
+from learner import begun, checkpoint, copies, cost, groups, inference, optimizer_modes, resumption, snapshots
+from learner.arguments import check_assigned, check_fit, check_groups_with, check_loss_func, check_model
 from learner.checks import preflight
 from learner.checks.processes import check_processes
-from learner.composition import DEFAULT_CALLBACKS, as_list, doers_of, found_in, listeners_of, with_defaults
+from learner.composition import DEFAULT_CALLBACKS, as_list, connected, found_in, metrics_of, with_defaults
 from learner.data import as_data
 from learner.explain import explain
 from learner.groups import Splitter
 from learner.interrupt import interruptible
 from learner.keywords import suggest_keywords
-from learner.leaks import checked
 from learner.loop import Loop
 from learner.other_words import tells_other_words
 from learner.passes import Known
@@ -42,13 +29,6 @@ from learner.place import Place
 from learner.resumption import Resume
 from learner.subclass import check_subclass
 from learner.tuning import Tuning
-
-#: What a copy of a learner has of its own, or not at all: callables of its own callbacks, and no batch, whose
-#: tensors may belong to a graph.
-NOT_COPIED = (
-    *("_on", "_do", "_at", "_begun", "_resume", "_mark", "told", "error", "fitting", "interrupted"),
-    *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value"),
-)
 
 Plugin = Callback | type[Callback]
 
@@ -83,7 +63,6 @@ class Learner(Tuning):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        check_state(cls, Learner)
         check_subclass(cls, Learner)
 
     _callbacks: Callbacks
@@ -108,13 +87,10 @@ class Learner(Tuning):
         self.loss_func = check_loss_func(loss_func)
         self.splitter, self.decay_norms = splitter, decay_norms
         self._optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
-        self._make_optimizer()
-        self.history, self.told = History(), set()
-        self.results = {}  # type: ignore[reportIncompatibleVariableOverride]
+        self.optimizer = groups.make_optimizer(self)
+        self.history, self.told, self.results = History(), set(), {}
         self._at, self._begun, self._known = Place(), [], Known()
-        self._set_callbacks(
-            with_defaults(callbacks, tuple(as_list(metrics, "metrics")), defaults, type(self), Loop)
-        )
+        self._set_callbacks(with_defaults(callbacks, metrics, defaults, type(self), Loop))
 
     @suggest_keywords
     def fit(
@@ -142,10 +118,7 @@ class Learner(Tuning):
             RuntimeError: this is one of several processes, and no callback distributes the fit.
             KeyboardInterrupt: Ctrl-C was pressed; the batch was finished and everything cleaned up first.
         """
-        check_n_epochs(n_epochs)
-        check_assigned(self.optimizer)
-        if self.fitting:
-            raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
+        check_fit(self, n_epochs)
         given = as_plugins(as_list(callbacks, "callbacks"), "callbacks")
         check_processes(self, given)
         modes = optimizer_modes.switching(self)
@@ -157,28 +130,10 @@ class Learner(Tuning):
                 self._fit(n_epochs, point)
         return self.history
 
-    def _make_optimizer(self) -> None:
-        named = groups.named_parameters(self)
-        self.optimizer = as_optimizer(self._optimizer_given, groups.to_optimize(self), named)
-
-    @property
-    def results(self) -> dict[str, Any]:
-        """What was measured in this epoch, by name: plain numbers, whatever is written."""
-        return self._results
-
-    @results.setter
-    def results(self, results: dict[str, Any]) -> None:
-        self._results = results if isinstance(results, Results) else Results(results)
-
     @property
     def metrics(self) -> tuple[Any, ...]:
         """The metrics that are measured, as they were given."""
-        return tuple(
-            metric
-            for plugin in map(unwrapped, self.callbacks)
-            if isinstance(plugin, Metrics)
-            for metric in plugin.metrics
-        )
+        return metrics_of(self.callbacks)
 
     @property
     def measured(self) -> dict[str, Direction | None]:
@@ -194,12 +149,7 @@ class Learner(Tuning):
 
     def add_callbacks(self, *callbacks: Plugin) -> None:
         """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
-        before = self._callbacks
-        self._set_callbacks((*before, *as_plugins(callbacks, "callbacks")))
-        if self.fitting:
-            for plugin in self._callbacks:
-                if plugin not in before:
-                    begun.begin(self, plugin)
+        begun.add(self, as_plugins(callbacks, "callbacks"))
 
     def remove_callbacks(self, *callbacks: Plugin | str) -> None:
         """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once.
@@ -211,23 +161,13 @@ class Learner(Tuning):
             KeyError: there is none of that name or class.
             ValueError: a plug-in that stays needs one that would go.
         """
-        gone = found_in(self._callbacks, callbacks)
-        self._set_callbacks(self._callbacks.without(*gone))
-        begun.finish(self, gone)
+        begun.remove(self, found_in(self._callbacks, callbacks))
 
-    @contextmanager
-    def added(self, *callbacks: Plugin) -> Iterator[Learner]:
+    def added(self, *callbacks: Plugin) -> AbstractContextManager[Learner]:
         """Have these plug-ins as well, within the block; `callbacks` are instances or classes."""
-        before = self._callbacks
-        self.add_callbacks(*callbacks)
-        new = [plugin for plugin in self._callbacks if plugin not in before]
-        try:
-            yield self
-        finally:
-            self.remove_callbacks(*(plugin for plugin in new if plugin in self._callbacks))
+        return begun.added(self, callbacks)
 
-    @contextmanager
-    def without(self, *callbacks: Plugin | str) -> Iterator[Learner]:
+    def without(self, *callbacks: Plugin | str) -> AbstractContextManager[Learner]:
         """Do without these plug-ins within the block; they come back to their places, with their state.
 
         In the middle of a fit they hear `cleanup_fit` when they go, and `before_fit` when they come back.
@@ -239,26 +179,11 @@ class Learner(Tuning):
             KeyError: there is none of that name or class.
             ValueError: a plug-in that stays needs one that would go.
         """
-        before = tuple(self._callbacks)
-        gone = found_in(self._callbacks, callbacks)
-        states = [copy.deepcopy(plugin.state_dict()) for plugin in gone]
-        self.remove_callbacks(*gone)
-        try:
-            yield self
-        finally:
-            there = {id(plugin): plugin for plugin in (*gone, *self._callbacks)}
-            old = [there.pop(id(plugin)) for plugin in before if id(plugin) in there]
-            self._set_callbacks((*old, *there.values()))
-            if self.fitting:
-                for plugin, state in zip(gone, states, strict=True):
-                    begun.begin(self, plugin)
-                    plugin.load_state_dict(state)
+        return begun.without(self, found_in(self._callbacks, callbacks))
 
     def _set_callbacks(self, callbacks: Iterable[Plugin]) -> None:
         """Work out who listens to what and who does what, once: the loop then looks nothing up by class."""
-        self._callbacks = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)
-        self._on = listeners_of(self._callbacks)
-        self._do = doers_of(self._callbacks, type(self), Loop)
+        self._callbacks, self._on, self._do = connected(callbacks, type(self), Loop)
         self.loss_is_overridden = not preflight.does_itself(self, "compute_loss")
 
     # Without training
@@ -270,10 +195,7 @@ class Learner(Tuning):
         Returns:
             The numbers by name, as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
         """
-        loader = inference.loader_or_valid(self.data, loader)
-        with optimizer_modes.in_eval_mode(self), self._aside():
-            self._validate(loader)
-            return dict(self.results)
+        return inference.validate(self, loader)
 
     def predict(self, inputs: Any) -> Any:
         """The model's output for a batch of inputs, in evaluation mode.
@@ -285,18 +207,11 @@ class Learner(Tuning):
         Returns:
             What the model gives, on the CPU, without gradients.
         """
-        with optimizer_modes.in_eval_mode(self), self._aside(), torch.no_grad(), snapshots.undrawn():
-            self.batch = inference.as_batch(inputs, self.data)
-            self._run_model()
-            return inference.to_cpu(self.preds)
+        return inference.predict(self, inputs)
 
     @suggest_keywords
     def get_preds(
-        self,
-        loader: Any = None,
-        *,
-        keep: str | Callable[[Any], Any] | None = None,
-        returns: Literal["joined", "batches"] = "joined",
+        self, loader: Any = None, *, keep: inference.Keep = None, returns: inference.Returns = "joined"
     ) -> tuple[Any, Any]:
         """Predictions and targets over a loader, on the CPU, each joined over the batches.
 
@@ -313,11 +228,7 @@ class Learner(Tuning):
         Raises:
             ValueError: no batch, no part of that name, or an output that cannot be joined.
         """
-        inference.check_request(keep, returns)
-        loader = inference.loader_or_valid(self.data, loader)
-        with optimizer_modes.in_eval_mode(self), self._aside(), torch.no_grad(), snapshots.undrawn(loader):
-            self._begin_pass(loader, training=False, span="predict")
-            return inference.collect(self, checked(iter(self.data.batches(loader))), keep, returns)
+        return inference.get_preds(self, loader, keep, returns)
 
     def snapshot(self) -> dict[str, Any]:
         """Copy weights, buffers, optimizer, plug-in state, random state, clock and history."""
@@ -331,11 +242,9 @@ class Learner(Tuning):
         """
         snapshots.put_back(self, snapshot)
 
-    @contextmanager
-    def sandbox(self) -> Iterator[Learner]:
+    def sandbox(self) -> AbstractContextManager[Learner]:
         """Leave no trace: everything that a snapshot holds, gradients too, is put back at the block's end."""
-        with snapshots.sandbox(self):
-            yield self
+        return snapshots.sandbox(self)
 
     def save(self, path: str | Path, *, at: checkpoint.At | None = None) -> Path:
         """Write all that decides the future into one file: what a snapshot holds, and more.
@@ -396,18 +305,10 @@ class Learner(Tuning):
         print(explain(self))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: not what is derived of the callbacks, nor the last batch."""
-        if self.fitting:
-            raise RuntimeError(
-                "a learner cannot be copied or pickled in the middle of a fit: do it before or after, or "
-                "keep what it holds now with learn.snapshot() or learn.save(path)."
-            )
-        return {name: value for name, value in vars(self).items() if name not in NOT_COPIED}
+        return copies.state_of(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, told=set())
-        self._at, self._begun = Place(), []
-        self._set_callbacks(self._callbacks)
+        copies.put_state(self, state)
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if hasattr(type(self), name) or name in vars(self)]

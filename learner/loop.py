@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
 from callbacks.history import History
+from callbacks.parts.results import Results, results_of, set_results
 from learner import again, errors, interrupt, items, passes, snapshots
 from learner.checks import preflight
 from learner.data import Data
-from learner.pass_modes import Modes, enter_mode, modes_of, set_modes
+from learner.pass_modes import enter_mode, modes_of, set_modes
 from learner.place import Place, Span
 
 # What a pass over data changes, and a pass beside a fit puts back.
 PASS_STATE = (
     *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value"),
     *("training", "batch_idx", "n_batches", "length_is_certain", "_results", "stop_reason"),
-    *("_mark", "_resume"),
-    "_at",
+    *("_mark", "_resume", "_at"),
 )
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class Loop:
     n_batches: int | None = None
     length_is_certain = True
     global_step = n_samples = n_waiting = 0
-    results: dict[str, Any]
+    results = property(results_of, set_results)
+    _results: Results
     history: History
     stop_reason: str | None = None
     error: BaseException | None = None
     fitting = abortable = False  # abortable: whether a second Ctrl-C may raise here
     interrupted: str | None = None
-    n_fits = 0  # that have come to their end
-    n_epochs_before = 0  # of the fits before this one
+    n_fits = n_epochs_before = 0  # fits that have come to their end, and their epochs
     _known: passes.Known  # of the data, from the passes over it
     told: set[int | str]  # loaders and attributes of whose limits the user knows
     groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
@@ -91,7 +91,7 @@ class Loop:
             raise self.error from error
         finally:
             self.abortable = False
-            self._end(modes)
+            errors.end(self, modes)
 
     def _epochs(self) -> None:
         try:
@@ -249,14 +249,6 @@ class Loop:
             vars(self).update(kept)
             self.stop_reason = self.stop_reason or stopped
             set_modes(modes)
-
-    def _end(self, modes: Modes) -> None:
-        """Restore the modules' modes and let every callback clean up; until then the fit has not ended."""
-        set_modes(modes)
-        try:
-            errors.clean_up(self)
-        finally:
-            self.fitting = False
 
     # The operations: a subclass or one plug-in may take them over. Only plug-ins do `place` and `zero_grad`.
 

@@ -212,7 +212,7 @@ def step_again(learn: Any, kept: dict[str, Any]) -> None:
             raise
         raise learn.error from error
     finally:
-        learn._end(modes)
+        errors.end(learn, modes)
         vars(learn).update(pass_state)
 
 

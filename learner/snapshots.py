@@ -176,7 +176,7 @@ def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def sandbox(learn: Any) -> Iterator[None]:
+def sandbox(learn: Any) -> Iterator[Any]:
     """Put back, at the end, all that a snapshot holds, gradients, modes, plug-ins and how the fit ended."""
     snapshot = take(learn)
     modules = [learn.model, *modules_beside(learn).values()]
@@ -191,7 +191,7 @@ def sandbox(learn: Any) -> Iterator[None]:
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        yield
+        yield learn
     finally:
         put_callbacks(learn, plugins)
         vars(learn).update(parts)  # of which the block may have put others in their place

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from learner.arguments import check_state
+
 OPERATIONS = "forward, compute_loss, backward or step"
 
 #: What to override in place of a private method.
@@ -22,7 +24,7 @@ INSTEAD = {
 }
 
 
-def check_subclass(cls: type, base: type) -> None:
+def check_subclass(cls: Any, base: type) -> None:
     """Refuse a class when it is defined: its loop would run other code than its author means.
 
     Args:
@@ -31,8 +33,9 @@ def check_subclass(cls: type, base: type) -> None:
 
     Raises:
         TypeError: it, or a mixin, defines or assigns a private name of the loop, or defines a method where
-            the loop keeps a value.
+            the loop keeps a value; or its `state` is not of names, or names what every learner keeps.
     """
+    check_state(cls, base)
     private, values = private_names(base), value_names(base)
     for owner in cls.__mro__:
         if owner in base.__mro__:

@@ -86,6 +86,16 @@ class Results(dict[str, Any]):
         return Results(self)
 
 
+def results_of(learn: Any) -> Results:
+    """What was measured in this epoch, by name: plain numbers, whatever is written."""
+    return learn._results
+
+
+def set_results(learn: Any, results: dict[str, Any]) -> None:
+    """Keep what is assigned as `Results`."""
+    learn._results = results if isinstance(results, Results) else Results(results)
+
+
 def as_number(value: Any) -> Any:
     """A plain number, or nested lists of them, off the device; what is of another kind as it is."""
     if isinstance(value, Tensor):
