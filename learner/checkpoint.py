@@ -62,6 +62,7 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
         "generators": {
             name: positions.generator_states(each) for name, each in snapshots.parts_with_generators(learn)
         },
+        "moved": learn._moved.names(learn),
         "gradients": gradients_in(learn.model),
         "gradients_beside": {place: gradients_in(each) for place, each in modules_beside(learn).items()},
         "fit": {
@@ -165,7 +166,7 @@ def load(path: str | Path) -> dict[str, Any]:
         )
     check_kinds(contents, path)
     try:
-        contents = {**from_plain(contents), "fingerprint": fingerprint_in(contents, path)}
+        contents = {"moved": [], **from_plain(contents), "fingerprint": fingerprint_in(contents, path)}
     except ValueError as error:
         raise files.CheckpointError(f"{path}: {error} {files.ANOTHER}") from error
     check_contents(contents, path)
@@ -218,6 +219,7 @@ def put_file(learn: Any, path: str | Path, only: Literal["model"] | None) -> Non
         differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=("model",))
         with unchanged_on_error(Undo(learn), path):
             snapshots.put_tensors(learn.model, contents)
+            learn._moved.known.update(each for each in contents["moved"] if each.startswith("model."))
 
 
 def settings_of(optimizer: Any) -> list[dict[str, Any]]:
@@ -242,6 +244,7 @@ def put_back(learn: Any, contents: dict[str, Any], *, begun: bool = False) -> No
         begun: with the optimizer's settings as they were when that fit began, as `before_fit` is to see.
     """
     snapshots.put_back(learn, contents, before_fit=begun)
+    learn._moved.known.update(contents["moved"])
     if begun and contents["optimizer"] is not None and contents["fit"]["groups"] is not None:
         put_settings(learn.optimizer, contents["fit"]["groups"])
     for name, part in snapshots.parts_with_generators(learn):

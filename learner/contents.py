@@ -64,7 +64,7 @@ CONTENTS = fields(
         "model": mapping(TENSOR),
         "extra": ANYTHINGS,
         "frozen": items(WORD),
-        "optimizer": optional(of(dict)),
+        "optimizer": anything,
         "callbacks": ANYTHINGS,
         "loaders": ANYTHINGS,
         "generators": mapping(DRAWN),
@@ -79,6 +79,7 @@ CONTENTS = fields(
     {
         "empty": mapping(WORD),
         "plain": ANYTHINGS,
+        "moved": items(WORD),
         "learner": ANYTHINGS,
         LOSS: optional(fields({**MODULE, "parameters": items(WORD)})),
         "gradients_beside": mapping(mapping(TENSOR)),

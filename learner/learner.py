@@ -23,6 +23,7 @@ from learner.groups import Splitter
 from learner.interrupt import interruptible
 from learner.keywords import suggest_keywords
 from learner.loop import Loop
+from learner.moved_numbers import MovedNumbers
 from learner.other_words import tells_other_words
 from learner.passes import Known
 from learner.place import Place
@@ -89,7 +90,7 @@ class Learner(Tuning):
         self._optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
         self.optimizer = groups.make_optimizer(self)
         self.history, self.told, self.results = History(), set(), {}
-        self._at, self._begun, self._known = Place(), [], Known()
+        self._at, self._begun, self._known, self._moved = Place(), [], Known(), MovedNumbers()
         self._set_callbacks(with_defaults(callbacks, metrics, defaults, type(self), Loop))
 
     @suggest_keywords

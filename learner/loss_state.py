@@ -9,6 +9,7 @@ from callbacks.parts.module_state import put_state, state_of
 from callbacks.parts.modules import LOSS, loss_module
 from callbacks.parts.named import named_tensors
 from learner.identity import is_same
+from learner.moved_numbers import moved_in
 from learner.tensors import counted
 
 
@@ -45,7 +46,7 @@ def put_loss(learn: Any, snapshot: dict[str, Any]) -> None:
     if state is None or module is None or loss_faults(learn, state):
         return
     if "objects" not in snapshot or state["parameters"] or is_same(module, snapshot["objects"][LOSS]):
-        put_state(module, state, named_tensors(learn.model).values())
+        put_state(module, state, named_tensors(learn.model).values(), moved_in(snapshot, LOSS))
 
 
 def loss_faults(learn: Any, state: dict[str, Any]) -> list[str]:

@@ -166,6 +166,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     check_resume(resume)
     learn._known.point = None
     learn.given = {plugin.name for plugin in learn.callbacks}
+    learn._moved.begin(learn)
     if Checkpoint in learn.callbacks and learn.optimizer is not None:
         learn.groups_begun = checkpoint.settings_of(learn.optimizer)
         learn.hidden_begun = hidden_tensors(learn.model)

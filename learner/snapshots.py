@@ -25,13 +25,14 @@ from callbacks.parts.module_state import (
 )
 from callbacks.parts.modules import LOSS, loss_module, modules_beside
 from callbacks.parts.plain_attributes import plain_state, put_plain
-from callbacks.registry import listens
+from callbacks.registry import listens, unwrapped
 from learner import begun, optimizer_modes, positions, unkept
 from learner.batching import TensorLoader
 from learner.fingerprint import loader_of
 from learner.generators import kind_of
 from learner.identity import is_of_loader, loaders_with_state, objects_of, token_of
 from learner.loss_state import loss_state, put_loss
+from learner.moved_numbers import moved_in
 from learner.snapshot_fits import check_fits, is_torchs, title_of
 
 CLOCK = (
@@ -57,6 +58,8 @@ def take(learn: Any, *, on_cpu: bool = False) -> dict[str, Any]:
         "lazy": [
             each for module in (learn.model, *modules_beside(learn).values()) for each in lazy_states(module)
         ],
+        "missing": {owner.name: missing_in(unwrapped(owner)) for owner in learn.callbacks},
+        "missing_in_learner": missing_in(learn),
         "objects": {name: token_of(each) for name, each in objects_of(learn)},
         "data": {name: loader_of(loader) for name, loader in loaders_with_state(learn.data)},
     }
@@ -117,11 +120,26 @@ def put_back(learn: Any, snapshot: dict[str, Any], *, before_fit: bool = False) 
     for name, loader in loaders_with_state(learn.data):
         if name in snapshot["loaders"] and is_of_loader(name, loader, snapshot):
             loader.load_state_dict(copy.deepcopy(snapshot["loaders"][name]))
+    if not learn.fitting:
+        remove_new(learn, snapshot)
     for name, value in snapshot["clock"].items():
         setattr(learn, name, value)
     learn.history.load_state_dict(snapshot["history"])
     learn.results = dict(snapshot["results"])
     draws.put(snapshot["random"])
+
+
+def missing_in(owner: Any) -> list[str]:
+    """The attributes that are declared in `state` and do not exist yet, as `before_fit` creates them."""
+    return [name for name in owner.state if not hasattr(owner, name)]
+
+
+def remove_new(learn: Any, snapshot: dict[str, Any]) -> None:
+    """Remove the declared attributes that did not exist then, so that they are created again."""
+    owners = [(unwrapped(each), snapshot.get("missing", {}).get(each.name, ())) for each in learn.callbacks]
+    for owner, names in [*owners, (learn, snapshot.get("missing_in_learner", ()))]:
+        for name in names:
+            vars(owner).pop(name, None)
 
 
 def put_plugins(learn: Any, states: dict[str, Any], *, before_fit: bool = False) -> None:
@@ -149,7 +167,7 @@ def put_tensors(model: torch.nn.Module, snapshot: dict[str, Any]) -> None:
     put_extra(model, snapshot["extra"])
     put_frozen(model, snapshot["frozen"])
     if "plain" in snapshot:  # not in a file from before these were kept
-        put_plain(model, snapshot["plain"])
+        put_plain(model, snapshot["plain"], numbers=moved_in(snapshot, "model"))
 
 
 def put_optimizer(optimizer: Any, state: dict[str, Any]) -> None:

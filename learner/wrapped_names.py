@@ -97,6 +97,10 @@ def renamed(contents: dict[str, Any], model: nn.Module, now: Iterable[str], path
             key: {of_module(name): each for name, each in contents.get(key, {}).items()}
             for key in ("extra", "plain")
         },
+        "moved": [
+            f"model.{of_module(name[6:])}" if name.startswith("model.") else name
+            for name in contents["moved"]
+        ],
         "generators": {
             f"model.{of_module(name[6:] + '.x')[:-2]}" if name.startswith("model.") else name: each
             for name, each in contents["generators"].items()

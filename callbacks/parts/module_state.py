@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,8 +32,19 @@ def state_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Any
     }
 
 
-def put_state(module: nn.Module, state: dict[str, Any], without: Iterable[Tensor] = ()) -> None:
+def put_state(
+    module: nn.Module,
+    state: dict[str, Any],
+    without: Iterable[Tensor] = (),
+    numbers: Collection[str] | None = None,
+) -> None:
     """Put what `state_of` gave into the module, in place; the state stays usable.
+
+    Args:
+        module: of the same kind.
+        state: from `state_of`.
+        without: as there.
+        numbers: as of `put_plain`.
 
     Raises:
         ValueError: it is of a module with other tensors; nothing has been changed then.
@@ -47,7 +58,7 @@ def put_state(module: nn.Module, state: dict[str, Any], without: Iterable[Tensor
     put_tensors(module, state["tensors"], state["empty"])
     put_extra(module, state["extra"])
     put_frozen(module, state["frozen"])
-    put_plain(module, state["plain"], without)
+    put_plain(module, state["plain"], without, numbers)
 
 
 def tensors_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -48,11 +48,23 @@ def plain_state(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, 
     }
 
 
-def put_plain(module: nn.Module, state: dict[str, Any], without: Iterable[Tensor] = ()) -> None:
+def put_plain(
+    module: nn.Module,
+    state: dict[str, Any],
+    without: Iterable[Tensor] = (),
+    numbers: Collection[str] | None = None,
+) -> None:
     """Have the attributes as `plain_state` found them; the state stays usable.
 
     A tensor that is trained, as one that an optimizer holds, is changed in place; another is replaced, on the
-    model's device. An attribute that came since, with tensors in it, goes.
+    model's device. An attribute that came since, with tensors or a number in it, goes.
+
+    Args:
+        module: whose attributes they are.
+        state: from `plain_state`.
+        without: as there.
+        numbers: the keys of the numbers, flags and Nones to restore; the others are settings, and stay as
+            they are. None: all.
     """
     device = next((each.device for each in module.parameters()), None)
     now, modules = plain_state(module, without), dict(module.named_modules())
@@ -62,7 +74,12 @@ def put_plain(module: nn.Module, state: dict[str, Any], without: Iterable[Tensor
         if path not in modules or type(state.get(key)) is str:
             continue
         owner = vars(modules[path])
-        if holds_tensors(state.get(key)):
+        if is_number(state.get(key)) and is_number(owner.get(name)):
+            if numbers is None and key not in state:
+                owner.pop(name)
+            elif numbers is None or key in numbers:
+                owner[name] = state.get(key)
+        elif holds_tensors(state.get(key)):
             owner[name] = renewed(state[key], owner.get(name), device, seen)
         elif holds_tensors(now.get(key)) and key in state:
             owner[name] = mapped(state[key], torch.clone)  # None, a number, an empty container
@@ -111,6 +128,11 @@ def renewed(then: Any, there: Any, device: Any, seen: dict[int, Tensor]) -> Any:
 def is_quiet(value: Any) -> bool:
     """None, a number or an empty container."""
     return type(value) in QUIET or (type(value) in CONTAINERS and not value)
+
+
+def is_number(value: Any) -> bool:
+    """A number, a flag or None."""
+    return type(value) in QUIET
 
 
 def is_storable(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,40 @@ def test_what_is_declared_is_as_before_after_a_sandbox_and_is_the_same_object(ki
         assert not same(state(learn), before)
     assert same(state(learn), before)
     assert owner.critic is critic
+
+
+class Teacher(Callback):
+    """A copy of the model, made where there is none yet, that follows it slowly."""
+
+    state = ("teacher",)
+
+    def before_fit(self, learn: Any) -> None:
+        if not hasattr(self, "teacher"):
+            self.teacher = copy.deepcopy(learn.model)
+
+    def after_step(self, learn: Any) -> None:
+        with torch.no_grad():
+            for own, other in zip(self.teacher.parameters(), learn.model.parameters(), strict=True):
+                own.lerp_(other, 0.5)
+
+
+@pytest.mark.parametrize("trial", [Learner.check, Learner.lr_find, lambda learn: in_sandbox(learn)])
+@pytest.mark.parametrize("kind", [Teacher, lambda: When(Teacher(), every="2 steps")])
+def test_what_a_first_fit_in_a_sandbox_creates_is_created_again(trial: Any, kind: Any) -> None:
+    def fitted(trial: Any) -> Any:
+        torch.manual_seed(0)
+        data = Data.from_tensors(INPUTS, INPUTS.sum(1, keepdim=True), 6, seed=0)
+        learn = Learner(nn.Linear(3, 1), data, F.mse_loss, SGD, [kind()])
+        trial(learn)
+        learn.fit(1)
+        return learn.callbacks[Teacher].teacher.weight
+
+    assert torch.equal(fitted(trial), fitted(lambda learn: None))
+
+
+def in_sandbox(learn: Learner) -> None:
+    with learn.sandbox():
+        learn.fit(1)
 
 
 def test_gradients_and_modes_of_a_declared_module_come_back_after_a_sandbox() -> None:

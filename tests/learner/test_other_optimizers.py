@@ -130,8 +130,19 @@ class Progressive(SGD):
         return super().step(closure)
 
 
-KINDS = [Both, Lookahead, Noisy, partial(Progressive, lr=0.1)]
-NAMES = ["Both", "Lookahead", "Noisy", "Progressive"]
+class Listed(Both):
+    """Gives its state as a list."""
+
+    def state_dict(self):
+        return [one.state_dict() for one in self.each]
+
+    def load_state_dict(self, state):
+        for one, its in zip(self.each, state, strict=True):
+            one.load_state_dict(its)
+
+
+KINDS = [Both, Lookahead, Noisy, partial(Progressive, lr=0.1), Listed]
+NAMES = ["Both", "Lookahead", "Noisy", "Progressive", "Listed"]
 
 
 def learner_of(*callbacks, optimizer=Both, model=None, **options) -> Learner:
