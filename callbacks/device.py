@@ -214,41 +214,51 @@ def gives_fresh(learn: LearnerProtocol) -> bool:
     return isinstance(loader, DataLoader) and loader.pin_memory
 
 
-def map_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
+def map_tensors(
+    batch: Any, function: Callable[[Any], Any], leaves: Callable[[Any], bool] | None = None
+) -> Any:
     """Call `function` on every leaf of a nested batch; the nest keeps its types and is copied, not changed.
 
     A leaf is a tensor, or an object that has a `.to` of its own, as torch's `PackedSequence`. What is neither
     leaf nor nest stays as it is.
+
+    Args:
+        batch: a nest, or a leaf.
+        function: what to do with each leaf.
+        leaves: which objects other than tensors are leaves; `is_leaf` by default.
     """
+    leaves = leaves or is_leaf
     if isinstance(batch, Tensor):
         return function(batch)
     if type(batch) in (tuple, list):
-        return type(batch)([map_tensors(item, function) for item in batch])
+        return type(batch)([map_tensors(item, function, leaves) for item in batch])
     if type(batch) is dict:
-        return {key: map_tensors(item, function) for key, item in batch.items()}
-    if is_leaf(batch):
+        return {key: map_tensors(item, function, leaves) for key, item in batch.items()}
+    if leaves(batch):
         return function(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
-        return type(batch)(*(map_tensors(item, function) for item in batch))
+        return type(batch)(*(map_tensors(item, function, leaves) for item in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)([map_tensors(item, function) for item in batch])
+        return type(batch)([map_tensors(item, function, leaves) for item in batch])
     if isinstance(batch, Mapping):
-        return map_mapping(batch, function)
+        return map_mapping(batch, function, leaves)
     if is_dataclass(batch) and not isinstance(batch, type):
         new = copy.copy(batch)  # not made anew: fields may be missing in its constructor
         for field in fields(batch):  # past the `__setattr__` of a frozen one
-            object.__setattr__(new, field.name, map_tensors(getattr(batch, field.name), function))
+            object.__setattr__(new, field.name, map_tensors(getattr(batch, field.name), function, leaves))
         return new
     return batch
 
 
-def map_mapping(batch: Mapping[Any, Any], function: Callable[[Any], Any]) -> Mapping[Any, Any]:
-    """`map_tensors` for a mapping that is no plain dict; what else it has, as a default factory, is kept."""
+def map_mapping(
+    batch: Mapping[Any, Any], function: Callable[[Any], Any], leaves: Callable[[Any], bool]
+) -> Mapping[Any, Any]:
+    """`map_tensors` for a mapping other than a dict; what else it has, as a default factory, is kept."""
     if not isinstance(batch, MutableMapping):
-        return type(batch)({key: map_tensors(item, function) for key, item in batch.items()})  # type: ignore[call-arg]
+        return type(batch)({key: map_tensors(item, function, leaves) for key, item in batch.items()})  # type: ignore[call-arg]
     new = copy.copy(batch)
     for key, item in batch.items():
-        new[key] = map_tensors(item, function)
+        new[key] = map_tensors(item, function, leaves)
     return new
 
 

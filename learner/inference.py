@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.device import map_tensors
+from callbacks.device import is_leaf, map_tensors
 from learner import optimizer_modes, snapshots
 from learner.data import Data, InputsOnly
 from learner.joining import JoinError, join
@@ -85,13 +86,20 @@ def as_batch(inputs: Any, data: Data) -> InputsOnly:
     return InputsOnly(tensors)
 
 
-def to_cpu(output: Any, *, copy: bool = False) -> Any:
-    """Every tensor of an output on the CPU, without its graph; a copy also where it is there already."""
+def to_cpu(output: Any) -> Any:
+    """Every tensor of an output on the CPU, without its graph."""
+    return map_tensors(output, lambda leaf: (leaf.detach() if isinstance(leaf, Tensor) else leaf).to("cpu"))
 
-    def move(leaf: Any) -> Any:
-        return leaf.detach().to("cpu", copy=copy) if isinstance(leaf, Tensor) else leaf.to("cpu")
 
-    return map_tensors(output, move)
+def copied(output: Any) -> Any:
+    """Every tensor and array of an output on the CPU as a copy, without its graph."""
+
+    def copy_of(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return leaf.copy()
+        return leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf.to("cpu")
+
+    return map_tensors(output, copy_of, lambda item: isinstance(item, np.ndarray) or is_leaf(item))
 
 
 def collect(learn: Any, batches: Iterable[Any], keep: Keep, returns: Returns) -> tuple[Any, Any]:
@@ -100,8 +108,8 @@ def collect(learn: Any, batches: Iterable[Any], keep: Keep, returns: Returns) ->
     for learn.batch_idx, learn.batch in enumerate(batches):
         learn._run_model()
         # copies, as a model or a loader may write its next batch to the same memory
-        preds.append(to_cpu(kept(learn.preds, keep), copy=True))
-        targets.append(to_cpu(learn.targets, copy=True))
+        preds.append(copied(kept(learn.preds, keep)))
+        targets.append(copied(learn.targets))
         sizes.append(learn.n_items)
         if len(sizes) == 1 and returns == "joined":
             join_both(preds, targets, sizes)  # refuses what cannot be joined before the pass goes on
@@ -127,9 +135,11 @@ def join_both(preds: list[Any], targets: list[Any], sizes: list[int]) -> tuple[A
 
 def name_of_a_part(output: Any) -> str:
     """What `keep` may be, for an output of this kind."""
+    if type(output) in (tuple, list):
+        return "lambda output: output[0]"
     names = [name for name, item in parts_of(output).items() if isinstance(item, Tensor)]
     meant = "logits" if "logits" in names else next(iter(names), None)
-    return "function" if meant is None else repr(meant)
+    return "lambda output: ..." if meant is None else repr(meant)
 
 
 def parts_of(output: Any) -> dict[Any, Any]:

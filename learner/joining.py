@@ -115,16 +115,22 @@ def are_outputs(parts: Sequence[Any], sizes: Sequence[int]) -> bool:
     first, lengths = parts[0], list(map(len, parts))
     if hasattr(first, "_fields") or hasattr(first, "n_fields"):
         return True
-    holds_tensors = any(True for part in parts for _ in arrays_in(part))
+    arrays = [each for part in parts for each in arrays_in(part)]
     if lengths == list(sizes):
-        if len(set(sizes)) > 1 or not holds_tensors:
+        if len(set(sizes)) > 1 or not arrays:
             return False
-        if isinstance(first, tuple):  # an output with its state, unless each is a mapping
-            return not all(isinstance(item, Mapping) for part in parts for item in part) or batched(parts)
+        if isinstance(first, tuple) and not all(isinstance(item, Mapping) for part in parts for item in part):
+            return starts_batched(arrays, sizes[0])  # an output with its state
         return batched(parts)
     if len(set(lengths)) > 1:
         return False
-    return holds_tensors or isinstance(first, tuple)
+    return bool(arrays) or isinstance(first, tuple)
+
+
+def starts_batched(arrays: Sequence[Any], n_items: int) -> bool:
+    """Does the first of these that is not a single number count the items in one of its first dimensions?"""
+    first = next((each for each in arrays if each.ndim), None)
+    return first is not None and n_items in first.shape[:2]
 
 
 def batched(parts: Sequence[Any]) -> bool:
@@ -172,8 +178,13 @@ def join_arrays(parts: Sequence[Any], sizes: Sequence[int], place: str, ops: Ops
 
 
 def unsqueezed(parts: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
-    """With the first dimension that `squeeze()` in the model takes from a batch of one item."""
+    """With the first dimension that `squeeze()` in the model takes from a batch of one item.
+
+    Where every batch has one item, it was taken from all if no dimension counts the items.
+    """
     n_dims = max(part.ndim for part in parts)
+    if len(parts) > 1 and set(sizes) == {1} and {part.ndim for part in parts} == {n_dims}:
+        n_dims += items_dimension(parts, sizes) is None
     return [
         part[None] if n == 1 and part.ndim == n_dims - 1 else part
         for part, n in zip(parts, sizes, strict=True)

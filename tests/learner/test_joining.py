@@ -87,6 +87,33 @@ def test_a_last_batch_of_one_whose_first_dimension_was_squeezed_away_is_one_item
     assert preds.shape == ((sum(sizes), width) if width > 1 else (sum(sizes),))
 
 
+def test_items_squeezed_out_of_batches_of_one_stay_apart():
+    def steps(x):
+        return x.expand(1, 2 + int(x))
+
+    preds, targets = joined(lambda x: steps(x).squeeze(), (1, 1, 1), steps)
+    assert [each.tolist() for each in preds] == [each.tolist() for each in targets]
+    assert [each.tolist() for each in preds] == [[0, 0], [1, 1, 1], [2, 2, 2, 2]]
+    preds, _ = joined(lambda x: x.expand(1, 3).squeeze(0), (1, 1))
+    assert preds.tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert joined(lambda x: x.expand(5, 1, 3), (1, 1))[0].shape == (5, 2, 3)  # time first
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (5, 5, 2)])
+def test_a_tuple_with_a_tensor_for_each_item_is_joined_end_to_end(sizes):
+    preds, _ = joined(lambda x: tuple(x.expand(-1, 3)), sizes)
+    assert [each.tolist() for each in preds] == [[n, n, n] for n in range(sum(sizes))]
+    preds, _ = joined(lambda x: x[:, 0].unbind(), sizes)
+    assert [each.item() for each in preds] == list(range(sum(sizes)))
+
+
+def test_a_tuple_of_as_many_outputs_as_items_is_several_outputs_beside_a_shared_tensor():
+    loss, preds, shared = joined(lambda x: (x.sum(), x, torch.zeros(7, 4)), (3, 3))[0]
+    assert loss.tolist() == [3, 12]
+    assert preds[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert shared.shape == (14, 4)
+
+
 def test_items_of_several_shapes_become_a_list_of_items():
     preds, targets = joined(
         lambda x: x.new_zeros(len(x), len(x)), (3, 1), lambda x: np.zeros((len(x), len(x)))
@@ -171,6 +198,20 @@ def test_a_model_and_a_loader_may_use_the_same_memory_for_each_batch():
             assert rows[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_loader_may_use_the_same_array_and_list_for_each_batch():
+    memory, names = np.zeros((2, 1)), [""] * 2
+
+    def batches():
+        for n in range(3):
+            memory[:], names[:] = n, [str(n)] * 2
+            yield torch.zeros(2, 1), {"x": memory, "names": names}
+
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    _, found = Learner(Model(lambda x: x), Data(batches, batches), lambda p, t: p, sgd).get_preds(batches)
+    assert found["x"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert found["names"] == ["0", "0", "1", "1", "2", "2"]
+
+
 def test_a_part_of_the_output_is_kept_by_name_or_by_a_function():
     def output(x):
         return {"logits": x.expand(-1, 3), "cache": object()}
@@ -179,6 +220,8 @@ def test_a_part_of_the_output_is_kept_by_name_or_by_a_function():
     assert joined(output, (2, 1), keep=lambda out: out["logits"].argmax(1))[0].tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match=r"preds\['cache'\] is .*object.*returns='batches'.*keep='logits'"):
         joined(output, (2, 1))
+    with pytest.raises(ValueError, match=r"keep=lambda output: output\[0\]\)"):
+        joined(lambda x: (x, object()), (2, 1))
     with pytest.raises(ValueError, match=r"keep='logit'.*has no 'logit'\. It has: 'logits', 'cache'"):
         joined(output, (2, 1), keep="logit")
 
