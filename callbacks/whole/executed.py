@@ -129,11 +129,12 @@ class Executed:
             elif event == "c_call" and is_users(frame):
                 self._outside = self._outside or impure(called)
 
-        sys.setprofile(profile)
-        try:
-            yield
-        finally:
-            sys.setprofile(None)
+        with uncollected():
+            sys.setprofile(profile)
+            try:
+                yield
+            finally:
+                sys.setprofile(None)
         self._add({code: is_own for code, is_own in found.items() if code not in self.codes})
 
     def check(self) -> None:
@@ -157,6 +158,18 @@ class Executed:
             owners = [each for each in gc.get_referrers(*own) if isinstance(each, FunctionType)]
             order = {code: place for place, code in enumerate(own)}
             self.functions += sorted(owners, key=lambda each: order.get(each.__code__, 0))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Put garbage collection off: what it calls, as `gc.callbacks`, would pass for code of the step."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def top_of(frame: FrameType) -> str:

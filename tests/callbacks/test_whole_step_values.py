@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import os
 import sys
 import time
@@ -403,6 +404,29 @@ def weak():
 @pytest.mark.parametrize("name", UNWATCHED)
 def test_what_cannot_be_watched_is_a_reason_to_fall_back(name):
     assert not is_as_ordinary(fresh(UNWATCHED[name]))
+
+
+N_COLLECTED = 0
+
+
+def count_collections(phase, info):
+    global N_COLLECTED
+    N_COLLECTED += 1
+
+
+def test_what_garbage_collection_calls_is_no_code_of_the_step():
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(count_collections)
+    gc.set_threshold(1)  # collect all the time
+    try:
+        assert is_as_ordinary(
+            lambda: (partial(nn.Linear, 2, 1, dtype=torch.double), F.mse_loss, lambda learn: None)
+        )
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(count_collections)
+    assert gc.isenabled()
+    assert N_COLLECTED
 
 
 def test_a_large_table_that_the_step_does_not_read_is_no_reason_to_fall_back():
