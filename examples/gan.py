@@ -1,8 +1,8 @@
 """A GAN: two networks and two optimizers (Goodfellow et al. 2014, algorithm 1), on digits of 8 x 8 pixels.
 
-The learner trains the generator. What is special stands in one operation, `forward`, and in one callback,
-which owns the critic and its optimizer. It declares both as its state, so both are placed and saved, and a
-run that is killed resumes with the same bits.
+The learner trains the generator. One operation, `forward`, is overridden, and one callback owns the critic
+and its optimizer. It declares both as its state, so both are placed and saved, and a killed run resumes with
+the same bits.
 
 Prints how far the mean pictures, made and real, are apart, before and after.
 """
