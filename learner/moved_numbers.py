@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 from callbacks.parts.modules import LOSS, loss_module
-from callbacks.parts.plain_attributes import attributes, is_number
+from callbacks.parts.plain_attributes import attributes, is_value, mark_of
 
 
 class MovedNumbers:
@@ -34,14 +34,14 @@ class MovedNumbers:
 
 
 def numbers_in(learn: Any) -> dict[str, str]:
-    """The numbers, flags and Nones of model and loss by name, each as text."""
+    """Marks of the numbers, flags and Nones of model and loss, and of short containers of such, by name."""
     modules = {"model": learn.model, LOSS: loss_module(learn.loss_func)}
     return {
-        f"{place}.{key}": repr(value)
+        f"{place}.{key}": mark_of(value)
         for place, module in modules.items()
         if module is not None
         for key, value in attributes(module)
-        if is_number(value)
+        if is_value(value)
     }
 
 

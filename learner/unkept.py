@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from torch import nn
@@ -12,6 +14,8 @@ from callbacks.parts.warning import warn
 from learner.checks.faults import listed
 
 Marks = dict[str, Any]
+
+MOST = 1_000  # items of a long container that are looked at
 
 
 def without_unkept(learn: Any, contents: dict[str, Any]) -> dict[str, Any]:
@@ -44,11 +48,20 @@ def hidden_tensors(module: nn.Module) -> Marks:
     for key, owner, name in places(module):
         value = vars(owner)[name]
         if isinstance(value, (list, tuple, dict)) and len(value) > LONGEST:
-            found[key] = len(value)
+            found[key] = [len(value), *marks_in(islice(parts_of(value), MOST))]
         elif hasattr(value, "__dict__") and not is_passed_over(value):
-            tensors = [each for part in vars(value).values() for each in tensors_in(part)]
-            found[key] = [(id(each), each._version) for each in tensors]
+            found[key] = marks_in(vars(value).values())
     return found
+
+
+def marks_in(parts: Iterable[Any]) -> list[tuple[int, int]]:
+    """Of each tensor in these which one it is, and how often it was written to."""
+    return [(id(each), each._version) for part in parts for each in tensors_in(part)]
+
+
+def parts_of(value: Any) -> Iterable[Any]:
+    """The items of a container."""
+    return value.values() if isinstance(value, dict) else value
 
 
 def is_passed_over(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import fields
@@ -16,6 +17,7 @@ from callbacks.parts.named import named_tensors
 
 OF_MODULES = frozenset(vars(nn.Module()))  # what torch keeps in every module
 LONGEST = 100  # longer containers hold data
+LARGEST = 10_000  # elements of a NumPy array; larger ones are data
 DEEPEST = 4
 NOT_KEPT = "not kept"  # stands in a file for what a file cannot hold: the attribute stays as it is
 QUIET = (type(None), bool, int, float)
@@ -24,7 +26,7 @@ QUIET = (type(None), bool, int, float)
 def plain_state(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, Any]:
     """The attributes that hold tensors, by module and name, detached and not copied.
 
-    An attribute that holds None, a number or an empty container is there as well: before the first batch a
+    An attribute that holds None, numbers or an empty container is there as well: before the first batch a
     hidden state may be that. What shares memory with a parameter or buffer is left out, as it follows it.
 
     Args:
@@ -44,7 +46,7 @@ def plain_state(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, 
     return {
         key: mapped(value, detached) if key in own else value
         for key, value in found.items()
-        if key in own or is_quiet(value)
+        if key in own or is_value(value)
     }
 
 
@@ -74,11 +76,11 @@ def put_plain(
         if path not in modules or type(state.get(key)) is str:
             continue
         owner = vars(modules[path])
-        if is_number(state.get(key)) and is_number(owner.get(name)):
-            if numbers is None and key not in state:
-                owner.pop(name)
-            elif numbers is None or key in numbers:
-                owner[name] = state.get(key)
+        if is_value(state.get(key)) and is_value(owner.get(name)):
+            if key in state and (numbers is None or key in numbers):
+                put_value(owner, name, state[key])
+            elif key not in state and numbers is None and type(owner[name]) in QUIET:
+                del owner[name]
         elif holds_tensors(state.get(key)):
             owner[name] = renewed(state[key], owner.get(name), device, seen)
         elif holds_tensors(now.get(key)) and key in state:
@@ -125,14 +127,41 @@ def renewed(then: Any, there: Any, device: Any, seen: dict[int, Tensor]) -> Any:
     return mapped(then, copied)
 
 
-def is_quiet(value: Any) -> bool:
-    """None, a number or an empty container."""
-    return type(value) in QUIET or (type(value) in CONTAINERS and not value)
+def put_value(owner: dict[str, Any], name: str, value: Any) -> None:
+    """Have a value of numbers; one that is equal stays the same object."""
+    if name not in owner or mark_of(owner[name]) != mark_of(value):
+        owner[name] = copy.deepcopy(value)
 
 
-def is_number(value: Any) -> bool:
-    """A number, a flag or None."""
-    return type(value) in QUIET
+def is_value(value: Any, depth: int = 0) -> bool:
+    """None, a flag, a number, a NumPy array of numbers that is not large, or a short container of such."""
+    if is_numpy(value):
+        return value.dtype.kind in "biufc" and value.size <= LARGEST
+    if type(value) not in CONTAINERS:
+        return type(value) in QUIET
+    items = value.values() if isinstance(value, dict) else value
+    is_short = depth < DEEPEST and len(value) <= LONGEST
+    return is_short and has_plain_keys(value) and all(is_value(each, depth + 1) for each in items)
+
+
+def is_numpy(value: Any) -> bool:
+    """Is it an array or a number of NumPy?"""
+    return type(value).__module__ == "numpy" and hasattr(value, "tobytes") and hasattr(value, "dtype")
+
+
+def has_plain_keys(value: Any) -> bool:
+    """Can a file hold its keys, where it is a dict?"""
+    return not isinstance(value, dict) or all(type(key) in (*QUIET, str) for key in value)
+
+
+def mark_of(value: Any) -> str:
+    """A text that is another where the value is."""
+    if is_numpy(value):
+        return f"{value.dtype.str} {value.shape} {zlib.crc32(value.tobytes())}"
+    if type(value) not in CONTAINERS:
+        return repr(value)
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    return f"{type(value).__name__} {[(key, mark_of(each)) for key, each in pairs]}"
 
 
 def is_storable(value: Any) -> bool:
@@ -140,8 +169,9 @@ def is_storable(value: Any) -> bool:
     if isinstance(value, Tensor):
         return type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided
     if type(value) in CONTAINERS:
-        return all(map(is_storable, value.values() if isinstance(value, dict) else value))
-    return type(value) in (*QUIET, str)
+        items = value.values() if isinstance(value, dict) else value
+        return has_plain_keys(value) and all(map(is_storable, items))
+    return type(value) is str or is_value(value)
 
 
 def holds_tensors(value: Any) -> bool:

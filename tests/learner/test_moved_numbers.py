@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from resumed import Cut
@@ -66,6 +67,21 @@ class Queue(Normed):
         return out - self.bank.mean()
 
 
+class Averaged(Normed):
+    """A running mean of the outputs, in some form without tensors."""
+
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self.make, self.mean = make, make(0.0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out = self.layer(inputs)
+        mean = float(np.ravel(next(iter(self.mean.values())) if type(self.mean) is dict else self.mean)[0])
+        if self.training:
+            self.mean = self.make(0.9 * mean + 0.1 * float(out.detach().mean()))
+        return out - mean
+
+
 class Warmed(nn.Module):
     """A loss whose weight grows."""
 
@@ -87,6 +103,9 @@ def learner(model: Any = Normed, loss: Any = F.mse_loss, *callbacks: Any) -> Lea
 
 
 PARTS = {each.__name__: (each, F.mse_loss) for each in (Normed, Annealed, Counted, Queue)}
+FORMS = {"array": lambda mean: np.full(3, mean), "NumPy number": np.float64, "list": lambda mean: [mean, 1]}
+FORMS["dict"] = lambda mean: {"mean": np.full(3, mean)}
+PARTS |= {name: (partial(Averaged, form), F.mse_loss) for name, form in FORMS.items()}
 PARTS["Warmed"] = (Normed, Warmed())
 
 
@@ -106,7 +125,7 @@ def test_a_run_that_was_killed_resumes_with_the_numbers_of_its_modules(name: str
     assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", [each for each in PARTS if each not in ("NumPy number", "dict")])
 @pytest.mark.parametrize("trial", [Learner.check, Learner.lr_find, lambda learn: in_sandbox(learn)])
 def test_a_trial_leaves_no_number_behind(name: str, trial: Any, capsys: Any) -> None:
     plain, tried = learner(*parts(name)), learner(*parts(name))
@@ -148,6 +167,22 @@ def test_a_number_from_a_file_is_in_the_next_file_without_a_fit(tmp_path: Path) 
         one.save(tmp_path / name)
         other.load(tmp_path / name, only="model")
     assert third.model.is_set
+
+
+def test_a_container_of_settings_stays_the_same_object_after_a_sandbox(capsys: Any) -> None:
+    learn = learner()
+    learn.model.sizes = sizes = [3, {"out": np.ones(2)}]
+    in_sandbox(learn)
+    assert learn.model.sizes is sizes
+
+
+def test_a_long_log_that_the_user_empties_after_a_snapshot_stays(capsys: Any) -> None:
+    learn = learner()
+    learn.model.log = [1.0] * 500
+    snapshot = learn.snapshot()
+    learn.model.log = []
+    learn.restore(snapshot)
+    assert learn.model.log == []
 
 
 def test_numbers_of_a_compiled_model_are_found_in_a_plain_one(tmp_path: Path, capsys: Any) -> None:

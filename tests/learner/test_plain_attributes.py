@@ -236,21 +236,32 @@ class Stats:
 
 
 class Holder(nn.Module):
-    def __init__(self, is_changed: bool):
+    """Holds tensors in an object or a long list; the one at a place is replaced where that is wanted."""
+
+    def __init__(self, stats: Any, change: Callable[[Any], None] | None):
         super().__init__()
-        self.layer, self.stats, self.is_changed = nn.Linear(3, 1), Stats(), is_changed
+        self.layer, self.stats, self.change = nn.Linear(3, 1), stats, change
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if self.is_changed:
-            self.stats.mean = self.stats.mean + 1
+        if self.change is not None:
+            self.change(self.stats)
         return self.layer(inputs)
 
 
+HELD: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
+    "an object": (Stats, lambda stats: setattr(stats, "mean", stats.mean + 1)),
+    "a long list": (lambda: [torch.zeros(1)] * 150, lambda stats: stats.__setitem__(7, torch.ones(1))),
+    "a long dict": (lambda: {n: torch.zeros(n) for n in range(150)}, lambda stats: stats[7].add_(1)),
+}
+
+
+@pytest.mark.parametrize("held", HELD)
 @pytest.mark.parametrize("is_changed", [True, False])
-def test_an_object_is_reported_where_its_tensors_change_and_only_there(
-    is_changed: bool, tmp_path: Path, recwarn: Any
+def test_what_no_file_holds_is_reported_where_its_tensors_change_and_only_there(
+    held: str, is_changed: bool, tmp_path: Path, recwarn: Any
 ) -> None:
-    learn = make(partial(Holder, is_changed), Checkpoint(tmp_path))
+    stats, change = HELD[held]
+    learn = make(lambda: Holder(stats(), change if is_changed else None), Checkpoint(tmp_path))
     learn.fit(2)
     with learn.sandbox():
         learn.fit(1)
