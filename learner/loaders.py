@@ -85,7 +85,7 @@ def is_one_shot(loader: Any) -> bool:
     An iterator that gives itself in `__iter__` and does nothing else there is such. One whose `__iter__`
     begins anew (as loaders of other libraries do) is not.
     """
-    if not hasattr(loader, "__next__") or not hasattr(loader, "__iter__"):
+    if isinstance(loader, type) or not hasattr(loader, "__next__") or not hasattr(loader, "__iter__"):
         return False
     code = getattr(type(loader).__iter__, "__code__", None)
     return code is None or code.co_code == Iterator.__iter__.__code__.co_code

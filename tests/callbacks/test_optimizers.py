@@ -634,13 +634,13 @@ recipe: two optimizers
 data: digits
 model: [{use: Linear, in_features: 64, out_features: 10}]
 loss: cross_entropy
-optimizer: {use: "models.py:both", lr: 0.2}
+optimizer: {use: "two_optimizers.py:both", lr: 0.2}
 fit: {epochs: 1}
 """
 
 
 def test_a_recipe_names_a_function_that_returns_several(tmp_path):
-    (tmp_path / "models.py").write_text(MODELS)
+    (tmp_path / "two_optimizers.py").write_text(MODELS)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     learn = load_recipe(tmp_path / "recipe.yaml").build()
     assert [type(each) for each in learn.optimizer.members] == [SGD, AdamW]

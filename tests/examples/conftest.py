@@ -24,6 +24,8 @@ def load(
     """Import an example by its file's name; what it imports from beside it is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(examples)
+    for path in examples.glob("*.py"):  # a test before may have imported another file of that name
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
     before = set(sys.modules)
 
     def load_example(name: str) -> ModuleType:

@@ -7,6 +7,7 @@ import itertools
 import random
 import warnings
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -371,3 +372,11 @@ def test_the_first_save_of_a_stream_says_nothing_more_than_of_a_list(make_learne
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_learner(data=Data(BATCHES), callbacks=[Checkpoint(tmp_path / "run")]).fit(2)
+
+
+def test_a_function_that_reads_a_class_of_iterators_is_no_stream(make_learner, tmp_path):
+    def batches():
+        yield from pairwise(torch.rand(4, 2, 1).unbind())
+
+    learn = make_learner(data=Data(batches), callbacks=[Checkpoint(tmp_path / "run")])
+    assert len(learn.fit(2)) == 2
