@@ -58,7 +58,7 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
     """What a file holds, by piece; nothing is copied."""
     return {
         "format": files.FORMAT,
-        **state_of(learn),
+        **snapshots.contents_of(learn),
         "generators": {
             name: positions.generator_states(each) for name, each in snapshots.parts_with_generators(learn)
         },
@@ -95,17 +95,6 @@ def put_gradients(module: torch.nn.Module, gradients: dict[str, torch.Tensor]) -
 def batch_size_before(learn: Any, at: At | None) -> Any:
     """The batch size that the callbacks of the next epoch to begin find."""
     return learn._known.size_before if at == "batch" else getattr(learn.data.train, "batch_size", None)
-
-
-def state_of(learn: Any) -> dict[str, Any]:
-    """What a snapshot holds; an error in a plug-in's `state_dict` names it."""
-    for plugin in learn.callbacks:
-        try:
-            plugin.state_dict()
-        except Exception as error:
-            error.add_note(f"in {type(plugin).__name__}.state_dict, of the plug-in {plugin.name!r}")
-            raise
-    return snapshots.contents_of(learn)
 
 
 def position_of(learn: Any, at: At) -> dict[str, Any]:

@@ -91,9 +91,12 @@ def states_of_callbacks(learn: Any) -> dict[str, Any]:
     for callback in learn.callbacks:
         try:
             found[callback.name] = callback.state_dict()
-        except (AttributeError, TypeError):
-            if learn.fitting or learn.history or not listens(callback, "before_fit"):
-                raise
+        except Exception as error:
+            may_wait = isinstance(error, (AttributeError, TypeError)) and listens(callback, "before_fit")
+            if may_wait and not learn.fitting and not learn.history:
+                continue
+            error.add_note(f"in {type(callback).__name__}.state_dict, of the callback {callback.name!r}")
+            raise
     return found
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from callbacks.parts.modules import modules_beside
+
 REMEDY = (
     "Start it as one process, without torchrun. Where the processes are meant to train apart, or you "
     "synchronize them yourself, add a callback whose class says `distributed = True`."
@@ -32,22 +34,22 @@ def check_processes(learn: Any, given: list[Any]) -> None:
             f"this fit is one of {processes} processes, and no callback distributes it: each would train on "
             f"all data and keep a run of its own. {REMEDY}"
         )
-    wrapper = wrapper_of(learn.model)
-    if wrapper is not None:
-        raise RuntimeError(
-            f"the model is wrapped in {wrapper}, and no callback distributes the fit: pass the model as it "
-            f"was. {REMEDY}"
-        )
+    for place, module in {"model": learn.model, **modules_beside(learn)}.items():
+        wrapper = wrapper_of(module)
+        if wrapper is not None:
+            raise RuntimeError(
+                f"the {place} is wrapped in {wrapper}, and no callback distributes the fit: pass the module "
+                f"without the wrapper. {REMEDY}"
+            )
 
 
 def n_processes() -> int:
-    """How many processes train together, as torchrun's variables say, or torch's process group."""
+    """How many processes train together, as `WORLD_SIZE` says, or torch's process group."""
     distributed = sys.modules.get("torch.distributed")  # nobody has started a group where it is not imported
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
-    size = os.environ.get("WORLD_SIZE", "")
-    has_rank = "RANK" in os.environ or "LOCAL_RANK" in os.environ
-    return int(size) if has_rank and size.isdecimal() else 1
+    size = os.environ.get("WORLD_SIZE", "").strip()
+    return int(size) if size.isdecimal() else 1
 
 
 def wrapper_of(model: nn.Module) -> str | None:

@@ -77,11 +77,18 @@ def test_a_callback_that_says_it_takes_care_of_it_lets_the_fit_run(make_learner,
     assert learn.global_step == 3
 
 
+@pytest.mark.parametrize("others", [{}, {"RANK": "1"}, {"LOCAL_RANK": "1"}])
+def test_a_world_of_several_is_refused_whichever_rank_is_given(make_learner, monkeypatch, others):
+    for name, value in {"WORLD_SIZE": "8", **others}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError, match="one of 8 processes"):
+        make_learner().fit(1)
+
+
 @pytest.mark.parametrize(
     "variables",
     [
         {"WORLD_SIZE": "1", "RANK": "0"},
-        {"WORLD_SIZE": "8"},
         {"WORLD_SIZE": "many", "RANK": "0"},
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "1"},
         {"OMP_NUM_THREADS": "4", "LOCAL_RANK": "3"},
@@ -108,6 +115,21 @@ def test_other_variables_and_a_world_of_one_are_left_alone(make_learner, monkeyp
 def test_a_wrapped_model_of_which_nobody_knows_is_refused(make_learner, group, wrap, name):
     learn = make_learner(model=wrap(nn.Linear(1, 1)))
     with pytest.raises(RuntimeError, match=f"wrapped in {name}, and no callback distributes the fit"):
+        learn.fit(1)
+
+
+def test_a_wrapped_loss_is_refused_as_a_wrapped_model_is(make_learner, group):
+    class Learned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, preds, targets):
+            return (self.scale * (preds - targets)).square().mean()
+
+    learn = make_learner()
+    learn.loss_func = nn.parallel.DistributedDataParallel(Learned())
+    with pytest.raises(RuntimeError, match="the loss_func is wrapped in DistributedDataParallel"):
         learn.fit(1)
 
 

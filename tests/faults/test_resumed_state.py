@@ -187,3 +187,11 @@ def test_a_callback_whose_state_before_fit_creates_can_be_sandboxed_before_its_f
         learn.fit(1)
     learn.fit(1)
     assert learn.callbacks[OwnStateDict].n == 12
+
+
+def test_a_callback_whose_state_before_fit_creates_can_be_saved_before_its_first_fit(make_learner, tmp_path):
+    path = make_learner(callbacks=[OwnStateDict()]).save(tmp_path / "new.pt")
+    learn = make_learner(callbacks=[OwnStateDict()])
+    learn.load(path)
+    learn.fit(1)
+    assert learn.callbacks[OwnStateDict].n == 12
