@@ -43,7 +43,8 @@ class ParamScheduler(Callback):
     Raises:
         TypeError, ValueError: a schedule is no function; at the fit's begin: the optimizer has no such
             hyperparameter or another number of groups, a value is not finite, or another plug-in changes the
-            same hyperparameter; at its first batch: the number of batches is not known.
+            same hyperparameter; at its first batch: the number of batches is not known, and no window or
+            budget in steps or samples ends the schedule.
     """
 
     order = Order.DECIDE
@@ -82,24 +83,26 @@ class ParamScheduler(Callback):
         n_batches = self.n_batches or learn.n_batches
         if n_batches is None and self._is_sized:  # the loader gives more than it said: this one at least
             n_batches = learn.batch_idx + 1
-        if n_batches is None:
+        self._span = self._span or Span(self, learn)
+        if n_batches is None and not self._span.counted:
             raise ValueError(
                 "ParamScheduler: the loader does not know how many batches an epoch has. Pass "
-                "ParamScheduler(..., n_batches=...), or give the loader a length."
+                "ParamScheduler(..., n_batches=...), give the loader a length, or end the fit after a number "
+                "of steps, with StopAfter('1000 steps')."
             )
         if self._kept is not None:
             self._kept = self._kept.of(learn.optimizer)  # another one may have taken its place
         self._put(learn.optimizer.param_groups, *self._progress(learn, n_batches))
 
-    def _progress(self, learn: LearnerProtocol, n_batches: int) -> tuple[float, int]:
+    def _progress(self, learn: LearnerProtocol, n_batches: int | None) -> tuple[float, int]:
         """How much of the schedule is done at this batch, and how many steps it has."""
-        self._span = self._span or Span(self, learn)
-        if self._span.is_whole_fit:
+        assert self._span is not None
+        if self._span.is_whole_fit and n_batches is not None:
             n_steps = learn.n_epochs * n_batches
             step = learn.epoch * n_batches + min(learn.batch_idx, n_batches - 1)
             return step / max(n_steps - 1, 1), n_steps
         if self.begun is None:
-            self.begun = clock(learn, n_batches)
+            self.begun = clock(learn, n_batches or 1)
             if not self._span.starts_late:
                 self.begun["epoch"] = 0
         return self._span.progress(learn, self.begun, n_batches)

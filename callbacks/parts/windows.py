@@ -39,17 +39,19 @@ class Span:
         untils = [parse_interval(each.until) for each in windows if each.until]
         self.ends: list[Point] = untils or [(learn.n_epochs, "epoch"), *budget_ends(learn)]
         self.is_whole_fit = not windows and len(self.ends) == 1
+        self.counted = [end for end in self.ends if end[1] != "epoch"]  # known without the length of an epoch
 
-    def progress(self, learn: LearnerProtocol, begun: Clock, n_batches: int) -> tuple[float, int]:
+    def progress(self, learn: LearnerProtocol, begun: Clock, n_batches: int | None) -> tuple[float, int]:
         """How much of it is done: 0 at its first batch, 1 at its last; and how many steps it has.
 
         Args:
             learn: the learner, at a training batch.
             begun: `clock` at the span's first batch.
-            n_batches: of an epoch.
+            n_batches: of an epoch; None where that is not known, and only `counted` ends are looked at.
         """
-        now = clock(learn, n_batches)
-        return max(share_done(learn, end, now, begun, n_batches) for end in self.ends)
+        now = clock(learn, n_batches or 1)
+        ends = self.counted if n_batches is None else self.ends
+        return max(share_done(learn, end, now, begun, n_batches or 1) for end in ends)
 
 
 def share_done(

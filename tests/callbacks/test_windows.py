@@ -75,6 +75,28 @@ def test_a_schedule_under_a_budget_ends_with_it(make_learner, budget, n_steps):
     assert rates(make_learner, fall(), StopAfter(budget)) == pytest.approx(steps(n_steps))
 
 
+@pytest.mark.parametrize(
+    ("callbacks", "expected"),
+    [
+        (lambda: [fall(), StopAfter("5 steps")], steps(5)),
+        (lambda: [fall(), StopAfter("28 samples")], steps(7)),
+        (lambda: [When(fall(), start="2 steps", until="6 steps")], [RATE, RATE, *steps(4), *[0] * 6]),
+        (lambda: [When(fall(), start="1 epoch"), StopAfter("8 steps")], [*[RATE] * 3, *steps(5)]),
+    ],
+)
+def test_a_schedule_that_ends_by_steps_or_samples_needs_no_length(make_learner, callbacks, expected):
+    batches = make_learner().data.train
+
+    def stream():
+        yield from batches
+
+    learn = make_learner(lr=RATE, callbacks=callbacks())
+    learn.data.train = stream
+    found = []
+    learn.fit(4, [on("after_step")(lambda learn: found.append(learn.optimizer.param_groups[0]["lr"]))])
+    assert found == pytest.approx(expected)
+
+
 def test_a_window_that_opens_under_a_budget_ends_with_the_budget(make_learner):
     found = rates(make_learner, StopAfter("8 steps"), When(fall(), start="1 epoch"))
     assert found == pytest.approx([*[RATE] * 3, *steps(5)])
