@@ -23,8 +23,8 @@ class EarlyStopping(Callback):
 
     The best weights are those that were measured. For a result of validation they are those at the epoch's
     end. A result of the training pass, as `"train_loss"`, is measured before each update: where the epoch has
-    one update, as with one batch, the weights before it are restored. Where it has several, the result is a
-    mean over the weights on the way, and those at the end of the epoch are restored.
+    one update, as with one batch, the weights before it are restored. Where it has several, or batches after
+    the update, the result is a mean over several weights, and those at the end of the epoch are restored.
 
     Args:
         monitor: the result's name, as `"valid_loss"`, `"valid_accuracy"` or `"train_loss"`.

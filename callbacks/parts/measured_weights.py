@@ -24,9 +24,10 @@ class MeasuredWeights:
     """Finds the weights with which a result of this epoch was measured; each callback holds its own.
 
     A result that is there when the training pass ends was measured in that pass. Where the pass made one
-    update, as with one batch in an epoch, every batch was measured with the weights before that update: a
-    copy of them is made when the pass begins. Where it made several, the result is a mean over the weights on
-    the way, and those at the epoch's end are taken: those at its beginning have seen nothing of the epoch.
+    update, after its last batch, every batch was measured with the weights before that update: a copy of them
+    is made when the pass begins. Where it made several, or batches followed the update, the result is a mean
+    over the weights on the way, and those at the epoch's end are taken: those at its beginning have seen
+    nothing of the epoch.
 
     Args:
         monitor: the result's name.
@@ -54,7 +55,7 @@ class MeasuredWeights:
             return
         n_updates, is_of_pass = learn.global_step - self.start["step"], self.monitor in learn.results
         self._has_many_updates = n_updates > 1
-        if n_updates != 1 or not is_of_pass:
+        if n_updates != 1 or learn.n_waiting or not is_of_pass:
             self.start = None
         is_before = self.start is not None and self.start["weights"] is not None
         self.moment = " before its update" if is_before else " at its end" if is_of_pass else ""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from callbacks import (
     EMA,
     Callback,
+    CancelStep,
     Checkpoint,
     EarlyStopping,
     GradientAccumulation,
@@ -103,6 +104,23 @@ def test_gradients_that_add_up_to_one_update_were_measured_before_it():
     learn = make(stop, weights, GradientAccumulation(3), n_batches=3)
     learn.fit(6)
     assert are_equal(learn.model, weights.before[stop.best_epoch])
+
+
+def test_where_batches_follow_the_one_update_the_weights_at_the_end_are_restored():
+    class FirstBatchOnly(Callback):
+        order = Order.GRADIENT
+
+        def before_step(self, learn):
+            if learn.batch_idx:
+                raise CancelStep
+
+    weights = Weights()
+    stopping = EarlyStopping("train_loss", patience=9)
+    learn = make(FirstBatchOnly(), stopping, weights, n_batches=3)
+    learn.fit(9)
+    assert stopping.best_epoch < 8
+    assert are_equal(learn.model, weights.after[stopping.best_epoch])
+    assert stopping.best_moment == " at its end"
 
 
 def test_with_several_updates_the_weights_at_the_end_of_the_best_epoch_are_restored():
