@@ -21,6 +21,7 @@ from learner.checks.data import n_left_over
 from learner.checks.exams import backward, compute_loss, copied, drop_gradients, gradient
 from learner.checks.faults import LearnerWarning, listed
 from learner.checks.loss import tensors_in
+from learner.checks.optimizers import closure_faults
 from learner.checks.preflight import does_itself
 from learner.tensors import counted
 
@@ -130,8 +131,8 @@ def n_rows_apart(first: Tensor, second: Tensor) -> int:
 
 def steps(learn: Any, report: Report, batch: Any) -> None:
     """Whether some steps on the one batch lower its loss, and move what they should and nothing else."""
-    if list(rate_faults(learn.optimizer)):
-        return
+    if list(rate_faults(learn.optimizer)) or list(closure_faults(learn, does_itself(learn, "step"))):
+        return  # it is reported already
     frozen = [
         (name, each, each.clone()) for name, each in learn.model.named_parameters() if not each.requires_grad
     ]

@@ -412,7 +412,8 @@ def test_a_step_that_needs_a_closure_is_refused_with_the_line_that_fixes_it(opti
     with pytest.raises(TypeError, match=r"needs a closure .*callbacks=\[ClosureStep\(\)\]"):
         learn.fit(1)
     assert same(before, weights(learn))
-    assert any("ClosureStep()" in each for each in learn.check().errors)
+    (error,) = learn.check().errors
+    assert "ClosureStep()" in error
 
 
 def test_a_step_with_its_closure_or_with_an_optional_one_is_not_refused():
