@@ -163,12 +163,15 @@ def read_plain(path: str | Path) -> Any:
             return payload.load(file, os.fstat(file.fileno()).st_size, is_ours=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: {error} Of the files of plain torch.save those of a state dict are read, as of "
-            "torch.save(model.state_dict(), path)."
+            f"{path}: {error} A file of plain torch.save may hold tensors, numbers and text only, as that of "
+            "torch.save(model.state_dict(), path). If you trust this file, load it by hand: "
+            "model.load_state_dict(...) of what is in torch.load(path, weights_only=False)."
         ) from None
 
 
 ANOTHER = "Take another checkpoint."
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # torch's magic number, pickled
+REWRITE = "write it again, torch.save(torch.load(path, weights_only=True), path), and load that."
 
 
 def is_whole(path: str | Path) -> str | None:
@@ -235,6 +238,10 @@ def without_trailer(start: bytes, size: int) -> str:
             f"its end is missing or altered: it was cut short at {size} bytes when it was written or copied, "
             f"or is a file that plain torch.save wrote. {ANOTHER}"
         )
+    if start.startswith(LEGACY):
+        return f"it is in torch's format from before version 1.6: {REWRITE}"
+    if start[8:9] == b"{":  # after the length of its header
+        return "it looks like a safetensors file: model.load_state_dict(safetensors.torch.load_file(path))."
     return f"it is not a checkpoint of ours (starts with {start.decode('latin1')!r}). {ANOTHER}"
 
 

@@ -45,13 +45,15 @@ def state_in(contents: Any, path: Path) -> State:
     found = items_of(contents) if isinstance(contents, dict) else {}
     if {"format", "fingerprint"} <= found.keys():
         raise files.CheckpointError(f"{path}: it is a checkpoint whose end is missing. {files.ANOTHER}")
-    within = [key for key in WRAPPERS if is_state(found.get(key))]
+    states = [key for key in found if is_state(found[key])]
+    within = [key for key in WRAPPERS if key in states] or states
     if len(within) == 1:
         return items_of(found[within[0]])
     what = f"a dict with {listed([repr(key) for key in found])}" if found else f"a {type(contents).__name__}"
     raise files.CheckpointError(
-        f"{path} holds {what}, and no state dict alone or under one of {', '.join(map(repr, WRAPPERS))}. "
-        "Save the weights with torch.save(model.state_dict(), path)."
+        f"{path} holds {what}: {'several state dicts' if states else 'no state dict'}, and one is needed, "
+        f"alone or under a key, of which {', '.join(map(repr, WRAPPERS))} come first. Save the weights with "
+        "torch.save(model.state_dict(), path)."
     )
 
 

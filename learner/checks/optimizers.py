@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from callbacks.parts.shares import parameters_of
 from callbacks.when import unwrapped
 from learner.arguments import is_optimizer
 from learner.checks.faults import LearnerWarning, listed
+from learner.checks.reached import variables_of
+
+N_LEVELS = 3  # the function that `on` makes, the user's, and one that it calls
 
 
 def closure_faults(learn: Any, is_as_loop: bool) -> Iterator[Exception]:
@@ -56,8 +60,12 @@ def owner_faults(
 
 
 def unsaved_faults(learn: Any) -> Iterator[Exception]:
-    """A callback holds an optimizer, and saves nothing."""
+    """A callback holds an optimizer, and saves nothing; or one is only a variable that its functions use."""
     own = set(map(id, (learn.optimizer, *members_of(learn.optimizer))))
+    holders = [vars(unwrapped(each)) for each in learn.callbacks]
+    held_elsewhere = {
+        id(each) for holder in [*holders, dict(declared(learn))] for each in optimizers_in(holder.values())
+    }
     for callback in learn.callbacks:
         held = [
             name
@@ -70,13 +78,33 @@ def unsaved_faults(learn: Any) -> Iterator[Exception]:
                 f"{title}.{held[0]} is an optimizer whose state no checkpoint keeps, so a resumed run "
                 f"ends with other bits: write state = ({held[0]!r},) in the class {title}."
             )
+        for each in optimizers_in(used_by(callback)):
+            if id(each) not in own | held_elsewhere:
+                yield LearnerWarning(
+                    f"the callback {callback.name!r} uses {title_of(each)}, an optimizer whose state no "
+                    "checkpoint keeps, so a resumed run ends with other bits: make it an attribute of a "
+                    "Callback class, and name it in the `state` of the class."
+                )
+
+
+def used_by(callback: Any) -> list[Any]:
+    """The variables around the functions of a callback of the user's, as those of `on`, and around theirs."""
+    kind = type(unwrapped(callback))
+    found = [] if kind.__module__.startswith("callbacks.") else list(vars(kind).values())
+    seen: dict[int, Any] = {}
+    for _ in range(N_LEVELS):
+        functions = [each for each in found if isinstance(each, FunctionType) and id(each) not in seen]
+        seen |= {id(each): each for each in found}
+        found = [each for function in functions for each in variables_of(function)]
+    return list((seen | {id(each): each for each in found}).values())
 
 
 def trained_by(learn: Any) -> list[Tensor]:
     """The parameters in the learner's optimizer, and in those that callbacks and a subclass of it hold."""
     own = {name: value for name, value in vars(learn).items() if name != "_optimizer_given"}
     holders = [own, *(vars(unwrapped(each)) for each in learn.callbacks), dict(declared(learn))]
-    optimizers = {id(each): each for holder in holders for each in optimizers_in(holder.values())}
+    values = [*(each.values() for each in holders), *map(used_by, learn.callbacks)]
+    optimizers = {id(each): each for some in values for each in optimizers_in(some)}
     return [parameter for each in optimizers.values() for parameter in parameters_of(each)]
 
 

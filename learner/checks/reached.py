@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from callbacks.parts.modules import loss_module, modules_beside
 from callbacks.parts.named import named_tensors
@@ -99,5 +100,5 @@ def variables_of(function: types.FunctionType) -> list[Any]:
         except ValueError:  # not filled yet
             continue
     named = [function.__globals__.get(name) for name in function.__code__.co_names]
-    kinds = (nn.Module, types.FunctionType, functools.partial)
+    kinds = (nn.Module, Optimizer, types.FunctionType, functools.partial)
     return [*found, *(each for each in named if isinstance(each, kinds))]

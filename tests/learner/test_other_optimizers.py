@@ -33,6 +33,7 @@ from callbacks import (
     TorchScheduler,
     WholeStep,
     ZeroGrad,
+    on,
 )
 from callbacks.annealers import cos
 from learner import Data, Learner
@@ -339,6 +340,36 @@ def test_weights_that_an_optimizer_of_a_subclass_trains_are_not_reported_as_untr
     learn = Two(model, Data(line_batches(2)), F.mse_loss, SGD(first, lr=0.1), defaults=QUIET)
     learn.second = SGD(second, lr=0.1)
     assert not learn.check().warnings
+
+
+def with_function(parameters, *callbacks, through_helper=False, model=None, first=()):
+    second = AdamW(parameters, lr=0.01)
+
+    def helper():
+        second.step()
+        second.zero_grad()
+
+    @on("after_step")
+    def step_second(learn):
+        helper() if through_helper else (second.step(), second.zero_grad())
+
+    return learner_of(step_second, *callbacks, optimizer=SGD(first, lr=0.1), model=model)
+
+
+@pytest.mark.parametrize("through_helper", [False, True])
+def test_an_optimizer_that_a_function_of_on_steps_trains_and_is_reported_where_the_run_is_saved(
+    through_helper, tmp_path
+):
+    model = learner_of(optimizer=None).model
+    first, second = halves(model)
+    options = {"through_helper": through_helper, "model": model, "first": first}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_function(second, **options).fit(1)
+    with pytest.warns(
+        UserWarning, match="'step_second' uses AdamW, an optimizer whose state no checkpoint keeps"
+    ):
+        with_function(second, Checkpoint(tmp_path), **options).fit(1)
 
 
 class Second(Callback):

@@ -195,16 +195,37 @@ class Evil:
     ("contents", "words"),
     [
         ({"weight": Evil()}, r"names (posix|nt)\.system"),
-        (nn.Linear(3, 1), r"Of the files of plain torch\.save those of a state dict are read"),
+        (nn.Linear(3, 1), r"may hold tensors, numbers and text only.*load it by hand"),
         ({"epoch": 3}, r"holds a dict with 'epoch'"),
         ({"model": {"a": torch.ones(1)}, "state_dict": {"a": torch.ones(1)}}, r"holds a dict with"),
         (torch.ones(3), r"holds a Tensor"),
+        ({"net": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, r"several state dicts"),
     ],
 )
 def test_other_files_are_refused_with_what_they_hold(contents: Any, words: str, tmp_path: Path) -> None:
     torch.save(contents, tmp_path / "weights.pt")
     with pytest.raises(CheckpointError, match=words):
         make(plain()).load(tmp_path / "weights.pt")
+
+
+def test_a_state_dict_under_any_one_key_is_loaded(tmp_path: Path, capsys: Any) -> None:
+    learn, other = trained(), make(plain())
+    torch.save({"net": learn.model.state_dict(), "accuracy": 0.9, "epoch": 3}, tmp_path / "weights.pt")
+    other.load(tmp_path / "weights.pt")
+    assert same(other, learn)
+
+
+def test_a_file_in_the_old_format_of_torch_or_of_safetensors_is_refused_with_how_to_load_it(
+    tmp_path: Path,
+) -> None:
+    state = plain().state_dict()
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    header = b'{"0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
+    (tmp_path / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=r"before version 1\.6: write it again, torch\.save"):
+        make(plain()).load(tmp_path / "old.pt")
+    with pytest.raises(CheckpointError, match=r"safetensors\.torch\.load_file"):
+        make(plain()).load(tmp_path / "weights.safetensors")
 
 
 PIECE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x03tQ"
