@@ -31,8 +31,9 @@ class Checkpoint(Callback):
     `best-<global step>.pt`, is kept beside them. Each is written to a temporary file beside it, flushed to
     disk, and renamed, so that a run that is killed while it writes still has the one before.
 
-    A full disk ends no training: it is told, and tried again at the next interval. After two failures in a
-    row, or where it was the last save, the error is raised.
+    A full disk does not end the training: it is a warning, and the next interval tries again. After two
+    failures in a row, or at the last save, the error is raised; where a signal or another error ends the
+    fit, a save that fails stays a warning.
 
     Args:
         folder: where the files are, as `"runs/first"`; it is made. Of a recipe's run it is below the run's.
@@ -203,7 +204,7 @@ class Checkpoint(Callback):
             learn.save(path, at=at)
             former = keep_as_best(path) if is_best else []
         except OSError as error:
-            self._fail(error, path, is_last)
+            self._fail(learn, error, path, is_last)
             return
         self._n_failures = 0
         self._remove([*former, *surplus(self._folder, self.keep)])
@@ -216,7 +217,7 @@ class Checkpoint(Callback):
             with in_place(learn, start["weights"]):
                 learn.save(path)
         except OSError as error:
-            self._fail(error, path, is_last)
+            self._fail(learn, error, path, is_last)
             return
         self._remove(other_bests(path))
 
@@ -230,20 +231,21 @@ class Checkpoint(Callback):
                 "and take room on the disk, so remove them by hand."
             )
 
-    def _fail(self, error: OSError, path: Path, is_last: bool) -> None:
-        """Tell of a save that failed; raise it where there will be no other, or too many have."""
+    def _fail(self, learn: LearnerProtocol, error: OSError, path: Path, is_last: bool) -> None:
+        """Warn of a save that failed; raise where no other follows, or too many have failed.
+
+        A fit that a signal or another error ends keeps that ending.
+        """
         self._n_failures += 1
-        if is_last or self._n_failures >= self.MAX_FAILURES:
-            error.add_note(
-                f"{path} was not written ({self._n_failures} in a row). The checkpoints before it are whole, "
-                "and the weights are in memory: learn.save('elsewhere.pt') keeps them."
-            )
+        rest = "The checkpoints before it are whole"
+        in_memory = "the weights are in memory: learn.save('elsewhere.pt') keeps them."
+        is_ending = was_interrupted(learn) or learn.error is not None
+        if not is_ending and (is_last or self._n_failures >= self.MAX_FAILURES):
+            error.add_note(f"{path} was not written ({self._n_failures} in a row). {rest}, and {in_memory}")
             raise error
+        then = f"the fit ends here, and {in_memory}" if is_ending else "the next interval tries again."
         notes = " ".join(getattr(error, "__notes__", ()))
-        warn(
-            f"{path} was not written: {error}. {notes} Training goes on, the checkpoints before it are "
-            "whole, and the next interval tries again."
-        )
+        warn(f"{path} was not written: {error}. {notes} {rest}, {then}")
 
 
 def was_interrupted(learn: LearnerProtocol) -> bool:

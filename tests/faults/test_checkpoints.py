@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_case_21_a_disk_that_stays_full_ends_it_with_what_is_there_intact(tmp_pa
     write_fails(monkeypatch, lambda path: path.name > "step-000000002.pt")
     learn = make(tmp_path, data=in_memory)
     with (
-        pytest.warns(LearnerWarning, match="Training goes on"),
+        pytest.warns(LearnerWarning, match="the next interval tries again"),
         pytest.raises(OSError, match="No space") as caught,
     ):
         learn.fit(1)
@@ -101,6 +102,36 @@ def test_case_29_a_disk_that_is_full_at_the_last_save_leaves_the_weights_to_be_s
         learn.fit(1)
     assert "learn.save('elsewhere.pt')" in "".join(caught.value.__notes__)
     learn.save(tmp_path / "elsewhere.pt")
+
+
+def fail(learn):
+    raise ConnectionError("the data server does not answer")
+
+
+@pytest.mark.parametrize(
+    ("event", "ends", "kind"),
+    [
+        ("after_loss", lambda learn: os.kill(os.getpid(), signal.SIGTERM), SystemExit),
+        ("after_loss", lambda learn: os.kill(os.getpid(), signal.SIGINT), KeyboardInterrupt),
+        ("after_batch", fail, ConnectionError),
+    ],
+    ids=["SIGTERM", "Ctrl-C", "error"],
+)
+@pytest.mark.parametrize("full_from", [1, 2])
+def test_a_fit_ends_as_it_would_have_where_its_last_save_fails(
+    tmp_path, monkeypatch, event, ends, kind, full_from
+):
+    ending = on(event, name="ending")(lambda learn: learn.batch_idx == 1 and ends(learn))
+    write_fails(monkeypatch, lambda path: f"step-{full_from:09}.pt" <= path.name < "step-9")
+    learn = make(tmp_path, data=in_memory)
+    with warnings.catch_warnings(record=True, action="always") as caught, pytest.raises(kind) as ended:
+        learn.fit(1, callbacks=[ending])
+    words = [str(each.message) for each in caught if "was not written" in str(each.message)]
+    assert len(words) == 3 - full_from
+    assert "the fit ends here" in words[-1]
+    assert "next interval" not in words[-1]
+    if kind is SystemExit:
+        assert ended.value.code == 143
 
 
 FILE_SIZE_LIMIT = """
