@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from callbacks import Callback, ParamScheduler, Progress
+from callbacks.parts.output import print_line, reported
 from callbacks.registry import describe
 from callbacks.when import unwrapped
 from learner import machine
@@ -25,6 +26,7 @@ from learner.recipes.faults import Mistake, RecipeError, closest
 from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.runs import go_on, run, run_or_go_on
 
+TRAINING = (["run"], ["resume"])  # whose exit code says how the training ended, also without an output
 VERBS = ("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "ls", "init", "doctor")
 
 EXAMPLES = """\
@@ -45,18 +47,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = dispatch(make_parser(), list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-        return code
+        code = dispatch(make_parser(), words)
     except SystemExit as ending:  # argparse's, or a SIGTERM's in a fit
-        return ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
+        code = ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        print_line("interrupted", "stderr")
+        code = 130
+    has_output = flush_output()
+    return code if has_output or words[:1] in TRAINING else code or 1
+
+
+def flush_output(text: str = "") -> bool:
+    """Print a text, flush standard output, and return whether that works.
+
+    What follows a failure goes nowhere: Python flushes again as it exits.
+    """
+    try:
+        if sys.stdout is not None:
+            print(text, end="", flush=True)
+        return True
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        has_left = isinstance(error, BrokenPipeError)  # the reader of our output, as `head` does
+        if not has_left and "stdout" not in reported:
+            print_line(f"learner: standard output failed ({error})", "stderr")
+        return False
 
 
 def dispatch(parser: Parser, arguments: list[str]) -> int:
@@ -82,9 +99,8 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
     except Exception as error:
         if known.function is do_replay:
             raise  # whole, so that `python -m pdb` stops where it came up
-        if isinstance(error, BrokenPipeError):
-            print(flush=True)  # raises it again where it is our output that has no reader
-        traceback.print_exc()
+        if not isinstance(error, OSError) or flush_output("\n"):  # else it is our output that fails
+            traceback.print_exc()
         return 1
 
 
@@ -262,7 +278,7 @@ def do_replay(known: argparse.Namespace) -> int:
 def tell_stop(learn: Learner) -> int:
     """Say why a run was stopped, where no plug-in has."""
     if learn.stop_reason and Progress not in learn.callbacks:
-        print(f"stopped: {learn.stop_reason}")
+        print_line(f"stopped: {learn.stop_reason}")
     return 0
 
 

@@ -13,6 +13,8 @@ import torch
 
 from callbacks import BlackBox, Checkpoint
 from callbacks.parts.checkpoint_folder import checkpoints_in
+from callbacks.parts.output import print_line
+from callbacks.parts.warning import warn
 from learner.checks.processes import check_processes
 from learner.fingerprint import own_version
 from learner.learner import Learner
@@ -57,7 +59,7 @@ def run_or_go_on(recipe: Recipe, runs: Path, differ: Iterable[str] = ()) -> Lear
     check_saves(recipe)
     folder = next((each for each in runs_of(recipe, runs) if saved_in(each)), None)
     if folder is None:
-        print(f"no run of {recipe.path.name} with a checkpoint in {shown_path(runs)}: a new one begins")
+        print_line(f"no run of {recipe.path.name} with a checkpoint in {shown_path(runs)}: a new one begins")
         return run(recipe, runs)
     if body_of(folder / "recipe.yaml") != recipe.resolved():
         raise Mistake(
@@ -108,13 +110,25 @@ def train(
         raise recipe.error_at(error) from error
     finally:
         if folder is not None:
-            keep_results(learn, folder)
-            names = ", ".join(sorted(each.name for each in folder.iterdir()))
-            hint = "" if saved_in(folder) else "; no weights: add Checkpoint to the recipe's callbacks"
-            print(f"kept {shown_path(folder)}: {names}{hint}")
-            if not ended and saved_in(folder):
-                print(f"to go on: learner resume {shlex.quote(str(shown_path(folder)))}")
+            keep_and_report(learn, folder, ended=ended)
     return learn
+
+
+def keep_and_report(learn: Learner, folder: Path, *, ended: bool) -> None:
+    """Keep the results, and print what the folder holds; what ends a fit that has not ended well stays."""
+    try:
+        keep_results(learn, folder)
+    except OSError as error:
+        if ended:
+            raise
+        warn(
+            f"{folder}: the history and the figures were not kept: {error}. The checkpoints are as they were."
+        )
+    names = ", ".join(sorted(each.name for each in folder.iterdir()))
+    hint = "" if saved_in(folder) else "; no weights: add Checkpoint to the recipe's callbacks"
+    print_line(f"kept {shown_path(folder)}: {names}{hint}")
+    if not ended and saved_in(folder):
+        print_line(f"to resume: learner resume {shlex.quote(str(shown_path(folder)))}")
 
 
 def check_alone(learn: Learner) -> None:

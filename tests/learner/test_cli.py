@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from callbacks import EarlyStopping, History, LearnerWarning
 from learner import machine
 from learner.cli import main
 from learner.recipes import names
 from learner.recipes.recipe import load_recipe
+from learner.recipes.runs import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -294,8 +297,6 @@ def start(*words: str, **options) -> subprocess.Popen[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_case_50_a_signal_ends_the_run_with_its_code_and_keeps_the_history(first, name, code):
-    import signal
-
     process = start("run", str(first), "fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
     assert process.stdout is not None
     for _ in range(3):
@@ -308,16 +309,69 @@ def test_case_50_a_signal_ends_the_run_with_its_code_and_keeps_the_history(first
     assert Path("runs/recipe-1/history.csv").exists()
 
 
-def test_the_reader_of_a_pipe_may_leave(first):
-    process = start("ls", "models")
+def without_reader(*words: str, send: signal.Signals | None = None) -> tuple[int, str]:
+    """The exit code and standard error of a command whose output nobody reads."""
+    process = start(*words)
     assert process.stdout is not None
-    process.stdout.close()
     assert process.stderr is not None
+    if send is not None:
+        process.stdout.readline()
+    process.stdout.close()
+    if send is not None:
+        process.send_signal(send)
     shown = process.stderr.read()
-    process.wait(timeout=60)
     process.stderr.close()
+    return process.wait(timeout=60), shown
+
+
+def test_the_reader_of_a_pipe_may_leave(first):
+    code, shown = without_reader("ls", "models")
+    assert code == 1
     assert "Traceback" not in shown
     assert "Exception" not in shown
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("send", "code"),
+    [(None, 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    ids=["end", "Ctrl-C", "SIGTERM"],
+)
+def test_a_run_whose_output_nobody_reads_ends_with_the_code_of_the_training(first, send, code):
+    many = () if send is None else ("fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
+    ended, shown = without_reader("run", str(first), *many, send=send)
+    assert ended == code, shown
+    assert "Traceback" not in shown
+    assert Path("runs/recipe-1/history.csv").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(("words", "code"), [(["run", "RECIPE"], 0), (["ls"], 1), (["show", "RECIPE"], 1)])
+def test_an_output_on_a_full_disk_is_one_line(first, words, code):
+    command = [sys.executable, "-m", "learner", *(str(first) if each == "RECIPE" else each for each in words)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+    assert done.returncode == code
+    assert done.stderr.count("No space left") == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, ValueError])
+def test_results_that_cannot_be_kept_do_not_hide_what_ended_the_training(first, monkeypatch, ending):
+    def full(history, path):
+        raise OSError(28, "No space left on device")
+
+    def end(learn):
+        raise ending("mine")
+
+    monkeypatch.setattr(History, "to_csv", full)
+    monkeypatch.setattr(EarlyStopping, "cleanup_fit", lambda self, learn: end(learn))
+    with pytest.warns(LearnerWarning, match="were not kept"), pytest.raises(ending, match="mine"):
+        run(load_recipe(str(first)))
 
 
 SAVING = ("callbacks.Checkpoint.folder=saved", "callbacks.Checkpoint.every=7 steps")
@@ -405,15 +459,13 @@ def test_what_cannot_be_gone_on_with_is_refused_and_the_run_left_as_it_was(first
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_case_51_a_run_that_was_interrupted_says_how_to_go_on(first):
-    import signal
-
     process = start("run", str(first), *SAVING, "fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert "to go on: learner resume runs/recipe-1" in out
+    assert "to resume: learner resume runs/recipe-1" in out
 
 
 def test_a_step_with_an_error_is_kept_and_run_again(first, capsys):
