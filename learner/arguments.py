@@ -48,10 +48,10 @@ def check_loss_func(loss_func: Any) -> Any:
 
 
 def check_state(cls: Any, base: Any) -> None:
-    """The attributes that a subclass of the learner declares in `state`, when it is defined.
+    """Check the attributes that a subclass of the learner declares in `state`, when it is defined.
 
     Raises:
-        TypeError: it is not a tuple of names, or names what every learner keeps.
+        TypeError: it is not a tuple of names, or it names an attribute that every learner saves.
     """
     state = cls.state
     if not isinstance(state, (tuple, list)) or not all(isinstance(name, str) for name in state):
@@ -71,16 +71,16 @@ KEPT = ("callbacks", "_callbacks", "_optimizer_given")  # what a learner sets wi
 
 
 def as_optimizer(optimizer: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
-    """The optimizer given, or what the factory makes of the parameters; None where none was given.
+    """Return the given optimizer, or the one that the factory makes; None if none was given.
 
     Args:
         optimizer: an optimizer, or what makes one.
-        parameters: to be optimized: tensors, or groups of them as optimizers take them.
-        named: all parameters by their names, which the rules of `Optimizers` get.
+        parameters: tensors to be optimized, or groups of them as optimizers take them.
+        named: all parameters by name, for the rules of `Optimizers`.
 
     Raises:
-        TypeError: it is no optimizer and makes none.
-        TypeError, ValueError: the learning rate is none.
+        TypeError: it is not an optimizer and does not make one.
+        TypeError, ValueError: the learning rate is not valid.
     """
     if optimizer is None:
         return None
@@ -91,10 +91,10 @@ def as_optimizer(optimizer: Any, parameters: list[Any], named: dict[str, nn.Para
 
 
 def check_groups_with(optimizer: Any, splitter: Any, decay_norms: bool) -> Any:
-    """The optimizer, a list of several as one; it must be a factory where its groups are to be made here.
+    """Return the optimizer, a list of several as one; it must be a factory if the groups are made here.
 
     Raises:
-        TypeError: it is ready; or a list holds something else than optimizers and factories.
+        TypeError: it is already made; or a list holds something other than optimizers and factories.
         ValueError: a list is empty, or its optimizers do not go together.
     """
     if isinstance(optimizer, (list, tuple)):
@@ -146,7 +146,7 @@ def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Para
 
 
 def lacking(item: Any) -> str:
-    """What an optimizer lacks, as the end of a sentence; nothing of what is no optimizer at all."""
+    """What an optimizer lacks, as the end of a sentence; empty if it does not resemble an optimizer."""
     is_close = hasattr(item, "param_groups") or hasattr(item, "step")
     return (
         f", as it has no {', no '.join(missing_of(item))}" if is_close and not isinstance(item, type) else ""
@@ -154,7 +154,7 @@ def lacking(item: Any) -> str:
 
 
 def make_several(factory: Optimizers, parameters: list[Any], named: dict[str, nn.Parameter]) -> Optimizers:
-    """What `Optimizers` make of parameters, by rules that get their names."""
+    """Make `Optimizers` of parameters, with rules that receive their names."""
     names = {id(each): name for name, each in named.items()}
     frozen = [(name, each) for name, each in named.items() if not each.requires_grad]
     return factory(with_names(parameters, names), frozen=frozen)
@@ -180,12 +180,12 @@ def rates_on_the_way(error: BaseException) -> Iterator[Exception]:
 
 
 def is_optimizer(item: Any) -> bool:
-    """Something like a `torch.optim.Optimizer`: it has groups, steps, and gives and takes its state."""
+    """Something like a `torch.optim.Optimizer`: it has groups, steps, saves and loads its state."""
     return item.is_made if isinstance(item, Optimizers) else not missing_of(item)
 
 
 def check_assigned(optimizer: Any) -> None:
-    """The learner's optimizer, which somebody may have assigned.
+    """Return the learner's optimizer, which may have been assigned by the user.
 
     Raises:
         TypeError: it is not an optimizer.

@@ -57,13 +57,13 @@ def without(learn: Any, gone: list[Callback]) -> Iterator[Any]:
 
 
 def begin(learn: Any, callback: Callback) -> None:
-    """Let a callback that is added in mid-fit begin."""
+    """Start the fit for a callback that is added in mid-fit."""
     learn._begun.append(callback)
     callback.before_fit(learn)
 
 
 def finish(learn: Any, callbacks: Iterable[Callback]) -> None:
-    """Let callbacks that are removed clean up, where a fit has begun for them."""
+    """Let removed callbacks clean up, if the fit has started for them."""
     for callback in reversed(tuple(callbacks)):
         if any(callback is each for each in learn._begun):
             learn._begun = [each for each in learn._begun if each is not callback]

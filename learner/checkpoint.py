@@ -86,7 +86,7 @@ def gradients_in(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def put_gradients(module: torch.nn.Module, gradients: dict[str, torch.Tensor]) -> None:
-    """Have these gradients and no others."""
+    """Set exactly these gradients."""
     for name, parameter in module.named_parameters():
         gradient = gradients.get(name)
         parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
@@ -163,7 +163,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def check_kinds(contents: dict[str, Any], path: Path) -> None:
-    """Refuse what other code has changed; a file of an earlier version has no sums of the kinds."""
+    """Refuse a file that other code has changed; files of earlier versions have no checksums of types."""
     try:
         places = skeleton.altered(contents, contents.get("kinds", "{}"))
     except (TypeError, ValueError) as error:
@@ -171,8 +171,8 @@ def check_kinds(contents: dict[str, Any], path: Path) -> None:
     if places:
         more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
         raise files.CheckpointError(
-            f"{path}: {places[0]}{more} is not of the kind or shape that was written: other code has altered "
-            f"the file. Nothing was changed. {files.ANOTHER}"
+            f"{path}: {places[0]}{more} does not have the type or shape that was written: other code has "
+            f"changed the file. Nothing was changed. {files.ANOTHER}"
         )
 
 
@@ -185,7 +185,7 @@ def fingerprint_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def fitted(learn: Any, contents: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The contents with the names of the model's tensors, which may be, or have been, wrapped."""
+    """The contents with the model's current tensor names: the model may be, or may have been, wrapped."""
     now = [*named_tensors(learn.model), *empties_in(learn.model)]
     return wrapped_names.renamed(contents, learn.model, now, path)
 
@@ -217,7 +217,7 @@ def settings_of(optimizer: Any) -> list[dict[str, Any]]:
 
 
 def put_settings(optimizer: Any, settings: list[dict[str, Any]]) -> None:
-    """Give each parameter group the settings that `settings_of` gave; others are removed."""
+    """Set in each parameter group the settings that `settings_of` returned; remove others."""
     for group, kept in zip(optimizer.param_groups, copy.deepcopy(settings), strict=False):
         for name in set(group) - set(kept) - {"params"}:
             del group[name]

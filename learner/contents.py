@@ -88,27 +88,27 @@ CONTENTS = fields(
 
 
 def check_contents(contents: dict[str, Any], path: Path) -> None:
-    """Refuse contents of the wrong kind.
+    """Refuse contents of the wrong type.
 
     Args:
         contents: all pieces, the fingerprint taken apart.
         path: the file, for the message.
 
     Raises:
-        CheckpointError: the first faults, each with its place.
+        CheckpointError: the first errors, each with its place.
     """
     faults = list(islice(CONTENTS(contents, ""), N_SHOWN))
     faults = faults or list(islice(deeper_faults(contents), N_SHOWN))
     if faults:
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise files.CheckpointError(
-            f"{path}: it is whole, but was written or altered by other code. Nothing was changed.\n{lines}\n"
+            f"{path}: it is complete, but other code wrote or changed it. Nothing was loaded.\n{lines}\n"
             f"{files.ANOTHER}"
         )
 
 
 def deeper_faults(contents: dict[str, Any]) -> Iterator[str]:
-    """What does not agree within contents whose kinds are right."""
+    """Errors in contents whose types are right but which do not fit together."""
     yield from strange("clock", contents["clock"], snapshots.CLOCK)
     yield from strange("loaders", contents["loaders"], ("train", "valid"))
     position = contents["fit"]["position"]
@@ -117,14 +117,14 @@ def deeper_faults(contents: dict[str, Any]) -> Iterator[str]:
 
 
 def strange(place: str, value: Mapping[str, Any], known: tuple[str, ...]) -> Iterator[str]:
-    """Keys that nothing of ours has written."""
+    """Keys that this project does not write."""
     for key in value:
         if key not in known:
             yield f"{place} has {key!r}, and may have {', '.join(known)}"
 
 
 def position_faults(position: dict[str, Any], fit: dict[str, Any]) -> Iterator[str]:
-    """A position that is in no pass, or in one of which nothing is known."""
+    """A position outside a pass, or in a pass about which nothing is saved."""
     phase = position["phase"]
     if phase not in (None, "train", "validate"):
         yield f"fit.position.phase is {phase!r}, where 'train', 'validate' or None is needed"

@@ -44,11 +44,11 @@ class Data:
             with.
         split: for other batches, a function that gives `(inputs, targets)` of one: inputs as a tuple of the
             model's arguments, a mapping of its keywords, or its one argument.
-        n_items: a function that gives the number of items of a batch, a whole number, as
-            `lambda batch: batch.num_graphs`. It decides `learn.n_items`: what means that are taken by items
-            count by, and `n_samples` and intervals of samples. Without, it is the length of the targets, or
-            of the inputs where there are no targets: a tensor's first dimension (the second where only that
-            one agrees with the others), the length of a list, the sequences of a `PackedSequence`.
+        n_items: a function that returns the number of items in a batch, a whole number, as
+            `lambda batch: batch.num_graphs`. It sets `learn.n_items`, which means over items
+            count by, as do `n_samples` and intervals of samples. By default it is the length of the targets,
+            or of the inputs where there are no targets: a tensor's first dimension (the second where only
+            that one agrees with the others), the length of a list, the sequences of a `PackedSequence`.
 
     Raises:
         TypeError, ValueError: an argument cannot be used; the message says what to pass.
@@ -79,7 +79,7 @@ class Data:
             )
         if n_items is not None and not callable(n_items):
             raise TypeError(
-                f"Data(n_items={n_items!r}): pass a function that gives the number of items of a batch, as "
+                f"Data(n_items={n_items!r}): pass a function that returns the number of items in a batch, as "
                 "lambda batch: len(batch[0])."
             )
         self.train, self.valid, self.n_inputs = train, valid, n_inputs
@@ -243,8 +243,9 @@ class Data:
     ) -> Data:
         """A shuffled `DataLoader` over one data set and a plain one over another.
 
-        With `num_workers`, a map-style data set is wrapped in `Seeded`, so that a resumed run need not fetch
-        again what was seen; not with `persistent_workers=True`, where each epoch would be drawn alike.
+        With `num_workers`, a map-style data set is wrapped in `Seeded`, so a resumed run does not need to
+        fetch earlier batches again; not with `persistent_workers=True`, which would draw the same in each
+        epoch.
 
         Args:
             train: data set, map-style or iterable; an iterable one is never shuffled here.

@@ -1,4 +1,4 @@
-"""Save a run that an error in a callback ends, where its state is whole."""
+"""Save a run that an error in a callback ends, if its state is complete."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from callbacks.registry import Hook, describe
 
 
 def save_before_failing(learn: Any, event: str, hooks: tuple[Hook, ...], error: BaseException) -> None:
-    """Let the callbacks after the one that failed hear the end of a batch or an epoch, `Checkpoint` the last.
+    """Fire the end of a batch or an epoch for the callbacks after the one that failed, `Checkpoint` last.
 
-    Only where the state is sure to be whole: the one that failed keeps no state of its own, and comes in a
-    phase in which nothing that is trained is changed. A validation batch is left out, as it may be of a
+    Only if the state is certainly complete: the one that failed declares no state, and runs in a
+    phase that does not change trained values. A validation batch is left out, as it may belong to a
     validation in the middle of a training batch.
 
     Args:
@@ -28,7 +28,7 @@ def save_before_failing(learn: Any, event: str, hooks: tuple[Hook, ...], error: 
 
 
 def is_whole(learn: Any, event: str, failed: Callback) -> bool:
-    """Whether the state is whole, though a callback has failed in this event."""
+    """Is the state complete, although a callback has failed in this event?"""
     is_end = event == "after_epoch" or (event == "after_batch" and learn.training)
     return learn.fitting and is_end and failed.order >= Order.MEASURE and not failed.state_dict()
 

@@ -1,4 +1,4 @@
-"""Give samplers and data sets the number of the epoch: what has `set_epoch` shuffles by it."""
+"""Pass the epoch number to samplers and data sets, which shuffle by it in `set_epoch`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def set_epoch(root: Any, number: int, told: dict[int, Any], *, is_late: bool = T
     Args:
         root: the loader.
         number: of the epoch.
-        told: those that have been called in this epoch, by id: they are not called again, and new ones join.
-        is_late: the epoch has begun, so what comes with a number was given it by the user, and keeps it.
+        told: the objects called in this epoch, by id: they are not called again, and new ones are added.
+        is_late: the epoch has started, so an object with a number got it from the user, and keeps it.
     """
     if positions.is_sequence(root) and not hasattr(root, "set_epoch"):
         return
@@ -33,14 +33,14 @@ def set_epoch(root: Any, number: int, told: dict[int, Any], *, is_late: bool = T
 
 
 def out_of_reach(loader: Any) -> list[Any]:
-    """Data sets with `set_epoch` of which persistent workers hold copies that it does not reach."""
+    """Data sets whose `set_epoch` does not reach the copies in persistent workers."""
     if not getattr(loader, "num_workers", 0) or not getattr(loader, "persistent_workers", False):
         return []
     return [part for part in takers(getattr(loader, "dataset", None)) if not shares_memory(part)]
 
 
 def shares_memory(part: Any) -> bool:
-    """Does it keep something that worker processes see, as Hugging Face's data sets keep their epoch?"""
+    """Does it hold shared memory that worker processes see, like the epoch of Hugging Face's data sets?"""
     values = list(getattr(part, "__dict__", {}).values())
     return any(
         value.is_shared() if isinstance(value, Tensor) else type(value).__module__.startswith("multiproc")

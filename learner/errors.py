@@ -76,12 +76,12 @@ def end(learn: Any, modes: Modes) -> None:
 
 
 def clean_up(learn: Any) -> None:
-    """Call `cleanup_fit` where the fit has begun, last first, whatever the others raise.
+    """Call `cleanup_fit` of the callbacks that have started, last first, whatever the others raise.
 
     The gradients of a fit that failed are dropped.
 
     Raises:
-        BaseException: the first error of a `cleanup_fit`, where no other error is on its way; else it is
+        BaseException: the first error of a `cleanup_fit`, if no other error is propagating; otherwise it is
             added as a note.
     """
     failed: BaseException | None = learn.error
@@ -107,7 +107,7 @@ def clean_up(learn: Any) -> None:
 
 
 def cleanup_error(callback: Callback, learn: Any) -> BaseException | None:
-    """Call a `cleanup_fit`, and return what it raises, whatever that is: the others must be called too.
+    """Call a `cleanup_fit` and return whatever it raises: the others must be called too.
 
     A second Ctrl-C may abort the `cleanup_fit`, and nothing around it.
     """

@@ -152,10 +152,10 @@ def is_plain(path: str | Path) -> bool:
 
 
 def read_plain(path: str | Path) -> Any:
-    """Read a file of plain `torch.save` onto the CPU, once it is known to hold tensors and plain data only.
+    """Read a file of plain `torch.save` onto the CPU, if it holds only tensors and plain data.
 
     Raises:
-        CheckpointError: it is not whole, or holds something else.
+        CheckpointError: it is incomplete, or holds something else.
     """
     path = Path(path).absolute()
     try:
@@ -163,9 +163,9 @@ def read_plain(path: str | Path) -> Any:
             return payload.load(file, os.fstat(file.fileno()).st_size, is_ours=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: {error} A file of plain torch.save may hold tensors, numbers and text only, as that of "
+            f"{path}: {error} A file of plain torch.save may hold tensors, numbers and text only, as from "
             "torch.save(model.state_dict(), path). If you trust this file, load it by hand: "
-            "model.load_state_dict(...) of what is in torch.load(path, weights_only=False)."
+            "pass the weights in torch.load(path, weights_only=False) to model.load_state_dict(...)."
         ) from None
 
 

@@ -63,7 +63,7 @@ def declares_state(plugin: Callback) -> bool:
 
 
 def was_given(learn: Any, plugin: Callback) -> bool:
-    """Was it there when the fit was called? One that is added later is not there yet when it is resumed."""
+    """Did it exist when the fit was called? One that is added later does not exist yet when it is resumed."""
     return not learn.fitting or learn.given is None or plugin.name in learn.given
 
 
@@ -78,9 +78,9 @@ def optimizer_of(learn: Any) -> dict[str, Any]:
 
 
 def data_of(learn: Any, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a loader was when the fit began, and what it is now.
+    """The fingerprint of a loader when the fit started, and the one it has now.
 
-    The first is what a new process is to begin with: during a fit a callback may put another loader in its
+    A new process should start with the first: during a fit a callback may put another loader in its
     place, and `set_epoch` may change its length. What else changes a loader in place cannot be repeated, so
     that counts as it is now.
     """

@@ -118,7 +118,7 @@ def make_optimizer(learn: Any) -> Any:
 
 
 def to_optimize(learn: Any) -> list[Any]:
-    """What an optimizer is made of: the trainable tensors, or, where groups are asked for, all in groups.
+    """The tensors for an optimizer: the trainable ones, or, if groups are requested, all in groups.
 
     The trainable tensors of a loss that is a module are among them: in the last group where there are groups.
     """
@@ -129,7 +129,7 @@ def to_optimize(learn: Any) -> list[Any]:
 
 
 def with_loss(groups: Groups, learn: Any) -> Groups:
-    """The groups, with what is to be trained of the loss in the last one."""
+    """The groups; the last one also has the trainable tensors of the loss."""
     *earlier, last = groups
     return [*earlier, [*last, *(each for each in loss_parameters(learn).values() if each.requires_grad)]]
 
@@ -173,8 +173,8 @@ def rates_of(optimizer: Any, rate: float | slice, n_groups: int) -> list[float]:
     """One rate for each of an optimizer's groups.
 
     Args:
-        optimizer: of several in `Optimizers`, that with the largest rate gets `rate`; the others get it times
-            their ratio to that one, as their rates are in different units.
+        optimizer: in `Optimizers`, the member with the largest rate gets `rate`; the others get it times
+            their ratio to that member, as their rates are in different units.
         rate: as of `spread`.
         n_groups: of the model, at least.
     """

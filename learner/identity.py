@@ -1,4 +1,4 @@
-"""To which loader or loss a state belongs: to the same object, which a token tells, or to equal data."""
+"""The loader or loss to which a state belongs: the same object, found by a token, or equal data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _numbers = count(1)
 
 
 def token_of(thing: Any) -> int | None:
-    """The object's token, the same at each call; None of what cannot have one, as a list."""
+    """The object's token, the same at each call; None if it cannot have one, like a list."""
     try:
         if thing not in _tokens:
             _tokens[thing] = next(_numbers)
@@ -31,7 +31,7 @@ def is_same(thing: Any, token: int | None) -> bool:
 
 
 def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
-    """The loaders that can tell where they are and go there."""
+    """The loaders that can save and restore their position."""
     both = [("train", data.train), ("valid", data.valid)]
     return [
         (name, loader)
@@ -41,7 +41,7 @@ def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
 
 
 def objects_of(learn: Any) -> Iterator[tuple[str, Any]]:
-    """The loss and the loaders, whose state belongs to no other object."""
+    """The loss and the loaders, whose state must not go to another object."""
     yield "model", learn.model
     yield LOSS, loss_module(learn.loss_func)
     yield from loaders_with_state(learn.data)
@@ -61,5 +61,5 @@ def is_of_loader(name: str, loader: Any, snapshot: dict[str, Any]) -> bool:
 
 
 def hard(found: dict[str, Any] | None) -> dict[str, Any]:
-    """What a loader tells of its data, without that which may differ."""
+    """The fingerprint of a loader's data, without the parts that may differ."""
     return {name: value for name, value in (found or {}).items() if name not in SOFT}

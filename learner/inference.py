@@ -127,14 +127,14 @@ def join_both(preds: list[Any], targets: list[Any], sizes: list[int]) -> tuple[A
     try:
         return join(preds, sizes, "preds"), join(targets, sizes, "targets")
     except JoinError as error:
-        cure = "Take what each batch gave, with get_preds(returns='batches')"
+        cure = "To get a list with one entry per batch, call get_preds(returns='batches')"
         if str(error).startswith("preds"):
             cure += f", or keep a part of the output, with get_preds(keep={name_of_a_part(preds[0])})"
         raise ValueError(f"get_preds: {error}. {cure}.") from error
 
 
 def name_of_a_part(output: Any) -> str:
-    """What `keep` may be, for an output of this kind."""
+    """The values that `keep` may have for this output."""
     if type(output) in (tuple, list):
         return "lambda output: output[0]"
     names = [name for name, item in parts_of(output).items() if isinstance(item, Tensor)]
@@ -143,7 +143,7 @@ def name_of_a_part(output: Any) -> str:
 
 
 def parts_of(output: Any) -> dict[Any, Any]:
-    """The parts of an output by name, where it has any."""
+    """The parts of an output by name, if it has any."""
     if isinstance(output, Mapping):
         return dict(output)
     if hasattr(output, "_fields"):
@@ -163,7 +163,7 @@ def check_request(keep: Any, returns: Any) -> None:
 
 
 def kept(output: Any, keep: Keep) -> Any:
-    """The part of an output that was asked for.
+    """The part of an output that was requested.
 
     Raises:
         ValueError: it has no part of that name.

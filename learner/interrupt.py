@@ -28,7 +28,7 @@ def interruptible(learn: Any) -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: Ctrl-C came.
-        SystemExit: SIGTERM came, whatever came before it; the exit code is 143.
+        SystemExit: SIGTERM came, even after other signals; the exit code is 143.
     """
     if not learn.fitting:
         learn.interrupted, learn.abortable = None, True
@@ -44,7 +44,7 @@ def interruptible(learn: Any) -> Iterator[None]:
 
 
 class Received:
-    """The signals that have come in a fit. The handler keeps them and does nothing else.
+    """The signals received during a fit. The handler stores them and does nothing else.
 
     It prints nothing: a print may fail or block, and the run would be lost.
     """

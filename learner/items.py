@@ -1,7 +1,7 @@
 """How many items a batch has.
 
-Nobody knows it for sure: the first dimension may be that of a mask or of time. So inputs and targets are
-asked, and where they disagree the targets decide: the loss compares with them.
+It is never certain: the first dimension may belong to a mask or be time. So inputs and targets are
+compared, and if they disagree the targets decide: the loss compares with them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Lengths = tuple[list[int], list[int]]  # what is likely the number of items, and
 
 
 def of_batch(learn: Any) -> int:
-    """Number of items in the batch under way: what `Data(n_items=...)` gives, else by inputs and targets.
+    """Number of items in the current batch: from `Data(n_items=...)`, otherwise from inputs and targets.
 
     Raises:
         TypeError: the function gave something that is not a whole number.
@@ -66,10 +66,10 @@ def n_items_of(inputs: Any, targets: Any) -> int:
 
 
 def counted(inputs: Any, targets: Any) -> tuple[int, int | None]:
-    """Number of items in a batch, and the number in the inputs where that is another.
+    """Number of items in a batch, and the number in the inputs if it differs.
 
     Args:
-        inputs: what the model gets: a tuple of its arguments, a mapping of its keywords, or one argument.
+        inputs: the model's arguments: a tuple, a mapping of keywords, or one argument.
         targets: what it is compared with, of any kind, or None.
     """
     (theirs, theirs_too), (ours, ours_too) = lengths_of(targets), lengths_of(inputs)
@@ -96,7 +96,7 @@ def both_have_time_first(inputs: Any, targets: Any) -> bool:
 
 
 def lengths_of(columns: Any) -> Lengths:
-    """The lengths in inputs or targets: likely ones in their order, and those that may be meant."""
+    """The lengths in inputs or targets: the likely ones in order, and other possible ones."""
     if isinstance(columns, Mapping):
         return together(columns.values())
     if type(columns) is tuple and not all(isinstance(each, (Mapping, str)) for each in columns):
@@ -126,7 +126,7 @@ def lengths_of_column(column: Any) -> Lengths:
 
 
 def lengths_of_tensor(tensor: Tensor) -> Lengths:
-    """Its first dimension; or the second, where time comes first, or several that the model flattens."""
+    """Its first dimension; or the second if time comes first, or several that the model flattens."""
     if not tensor.ndim or tensor.is_nested:
         return ([tensor.size(0)] if tensor.ndim else []), []
     shape = tensor.shape
@@ -142,7 +142,7 @@ def lengths_of_sequence(items: Sequence[Any]) -> Lengths:
 
 
 def lengths_of_object(thing: Any) -> Lengths:
-    """What a graph or another object that holds tensors has: the number it tells, or its tensors' lengths."""
+    """The length of a graph or another object with tensors: its own number, or its tensors' lengths."""
     for name in NAMES:
         number = getattr(thing, name, None)
         if isinstance(number, int):

@@ -1,4 +1,4 @@
-"""Join what the batches of a pass gave: predictions, and targets."""
+"""Join the predictions and targets of the batches of a pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 
 
 class JoinError(ValueError):
-    """What the batches gave cannot be joined."""
+    """Outputs of the batches cannot be joined."""
 
 
 class Ops(NamedTuple):
@@ -38,15 +38,15 @@ ARRAYS = Ops(np.stack, np.concatenate, lambda array, axis: list(np.moveaxis(arra
 
 
 def join(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
-    """What the batches gave as one: tensors along the dimension of the items, nests part by part.
+    """Join the outputs of batches: tensors along the item dimension, nested ones part by part.
 
     Args:
-        parts: what each batch gave, on the CPU.
+        parts: the output of each batch, on the CPU.
         sizes: the number of items in each batch.
-        place: what it is, as `"preds['logits']"`, for messages.
+        place: the name in messages, as `"preds['logits']"`.
 
     Raises:
-        JoinError: it cannot be joined; the message says what is in the way.
+        JoinError: it cannot be joined; the message says why.
     """
     first = parts[0]
     if all(part is None for part in parts):
@@ -84,7 +84,7 @@ def join_mappings(parts: Sequence[Mapping[Any, Any]], sizes: Sequence[int], plac
 
 def join_dataclasses(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
     """Field by field, as a data class of the same kind."""
-    new = copy.copy(parts[0])  # not made anew: fields may be missing in its constructor
+    new = copy.copy(parts[0])  # not constructed again: fields may be missing in its constructor
     for field in fields(new):
         values = [getattr(part, field.name) for part in parts]
         # past the `__setattr__` of a frozen one
@@ -208,14 +208,14 @@ def items_dimension(parts: Sequence[Any], sizes: Sequence[int]) -> int | None:
 
 
 def refused_shapes(parts: Sequence[Any], place: str) -> JoinError:
-    """Shapes that nothing makes one."""
+    """The error for shapes that cannot be joined."""
     shapes = list(dict.fromkeys(str(tuple(part.shape)) for part in parts))
     more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
     return JoinError(f"{place} has the shapes {', '.join(shapes[:3])}{more} in the batches")
 
 
 def in_one_dtype(parts: Sequence[Tensor], place: str) -> Sequence[Tensor]:
-    """In the narrowest dtype that holds the numbers of all."""
+    """Convert tensors to the narrowest dtype that holds all their numbers."""
     dtypes = list(dict.fromkeys(part.dtype for part in parts))
     if len(dtypes) == 1:
         return parts
@@ -232,7 +232,7 @@ def in_one_dtype(parts: Sequence[Tensor], place: str) -> Sequence[Tensor]:
 
 
 def join_nested(parts: Sequence[Tensor]) -> Any:
-    """Nested tensors as one nested tensor, or as a list of items where that cannot be."""
+    """Nested tensors as one nested tensor, or as a list of items if that is not possible."""
     items = [item for part in parts for item in part.unbind()]
     is_jagged = any(part.layout is torch.jagged for part in parts)
     if len({item.ndim for item in items}) > 1 or (is_jagged and len({item.shape[1:] for item in items}) > 1):
@@ -263,7 +263,7 @@ def sequences_of(packed: PackedSequence) -> list[Tensor]:
 
 
 def check_packed(packed: PackedSequence, place: str) -> None:
-    """Refuse what is no packed sequence: torch would read past the end of its memory."""
+    """Refuse an invalid packed sequence: torch would read past the end of its memory."""
     sizes, order = packed.batch_sizes, packed.unsorted_indices
     is_whole = (
         isinstance(sizes, Tensor)
@@ -284,7 +284,7 @@ def check_packed(packed: PackedSequence, place: str) -> None:
 
 
 def one_per_batch(parts: Sequence[Any], _sizes: Sequence[int], _place: str) -> list[Any]:
-    """A list of what each batch gave."""
+    """A list of each batch's output."""
     return list(parts)
 
 

@@ -1,4 +1,4 @@
-"""Which kinds of values a checkpoint holds, looked at before any of them is used."""
+"""Check the types of the values in a checkpoint before any of them is used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-#: The faults of a value, each with the place of what is wrong, as `fit.position`.
+#: The errors in a value, each with its place, as `fit.position`.
 Check = Callable[[Any, str], Iterator[str]]
 
 WORDS = {
@@ -21,7 +21,7 @@ WORDS = {
 
 
 def of(*kinds: type) -> Check:
-    """A value of one of these kinds; True and False are no numbers."""
+    """A value of one of these types; True and False do not count as numbers."""
 
     def check(value: Any, place: str) -> Iterator[str]:
         if type(value) not in kinds:
@@ -32,7 +32,7 @@ def of(*kinds: type) -> Check:
 
 
 def anything(value: Any, place: str) -> Iterator[str]:
-    """Any value: what users declare as state has the kind that they give it."""
+    """Any value: state that users declare may have any type."""
     return iter(())
 
 

@@ -1,4 +1,4 @@
-"""Tell a `StopIteration` of the user's code from the end of a loader.
+"""Distinguish a `StopIteration` in the user's code from the end of a loader.
 
 In a loop both look alike, so a `next()` that runs dry in a data set would end every epoch early. Generators
 are safe: there Python makes a RuntimeError of it (PEP 479).
@@ -21,10 +21,10 @@ CALLERS = (map, filter, itertools.starmap, itertools.takewhile, itertools.dropwh
 
 
 def checked(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches of an iterator, whose `__iter__` is not called: it may begin again.
+    """Yield the batches of an iterator without calling its `__iter__`, which may start again.
 
     Raises:
-        RuntimeError: code of the data set raised `StopIteration`, which would end the pass without a word.
+        RuntimeError: code of the data set raised `StopIteration`, which would silently end the pass.
     """
     while True:
         try:
@@ -38,7 +38,7 @@ def checked(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def leak(end: StopIteration, batches: Any) -> RuntimeError | None:
-    """The error to raise where a pass was ended by the user's code; None where the loader is at its end.
+    """The error to raise if the user's code ended a pass; None if the loader is at its end.
 
     Args:
         end: as it came out of `next(batches)`.
@@ -54,12 +54,12 @@ def leak(end: StopIteration, batches: Any) -> RuntimeError | None:
         where = f"a worker process of the loader:\n{str(end.value or end).strip()}\n"
     return RuntimeError(
         f"StopIteration was raised by {where}{items(frames)}; it would have ended the epoch there. Where "
-        "next(iterator) may run dry, give it a default, next(iterator, None), or begin the iterator again."
+        "next(iterator) may be exhausted, pass a default, next(iterator, None), or create the iterator again."
     )
 
 
 def is_leak(frames: list[FrameType], batches: Any) -> bool:
-    """Does the way to the error lead through code in which a loader never ends?"""
+    """Does the traceback lead through code in which a loader never ends?"""
     if type(batches) in CALLERS and frames[0].f_code.co_name not in ("__next__", "next"):
         return True  # it is the function that was given to map or filter
     for frame, inner in zip(frames, [*frames[1:], None], strict=True):
@@ -71,7 +71,7 @@ def is_leak(frames: list[FrameType], batches: Any) -> bool:
 
 
 def items(frames: list[FrameType]) -> str:
-    """Which items of a data set were being fetched, where the loader's frames tell."""
+    """The items of a data set that were being fetched, if the loader's frames show them."""
     for frame in frames:
         if frame.f_code in (MAP, ITERABLE):
             return f", while fetching the items {frame.f_locals['possibly_batched_index']} of the data set"

@@ -224,10 +224,10 @@ class Learner(Tuning):
             loader: batches; by default the validation data.
             keep: the name of the part of the model's output to keep, as `"logits"`, or a function of the
                 output. The rest, as a cache, is dropped after each batch.
-            returns: `"joined"`, or `"batches"` for a list of what each batch gave.
+            returns: `"joined"`, or `"batches"` for a list with one entry per batch.
 
         Raises:
-            ValueError: no batch, no part of that name, or an output that cannot be joined.
+            ValueError: there is no batch, no part of that name, or an output cannot be joined.
         """
         return inference.get_preds(self, loader, keep, returns)
 
@@ -284,9 +284,9 @@ class Learner(Tuning):
         return replay.write(self, path, begin)
 
     def load(self, path: str | Path, *, only: Literal["model"] | None = None) -> None:
-        """Put back what `save` or a `Checkpoint` has written, or the weights of a file of plain `torch.save`.
+        """Load what `save` or a `Checkpoint` has written, or weights that plain `torch.save` wrote.
 
-        Of the latter a state dict is read, alone or under `"model"` or `"state_dict"`; nothing else in it is.
+        From the latter only a state dict is read, alone or under `"model"` or `"state_dict"`.
         Names with `_orig_mod.` or `module.`, of a model that is or was wrapped, are matched with those
         without, with a note.
 

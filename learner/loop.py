@@ -63,7 +63,7 @@ class Loop:
     _known: passes.Known  # of the data, from the passes over it
     told: set[int | str]  # loaders and attributes of whose limits the user knows
     groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
-    hidden_begun: dict[str, Any] | None = None  # marks of what no checkpoint keeps, when the fit began
+    hidden_begun: dict[str, Any] | None = None  # marks of tensors that no checkpoint keeps
     given: set[str] | None = None  # names of the callbacks that were there when the fit was called
     resumed = marks_passes = False
     _mark: dict[str, Any] | None = None  # what the pass under way draws from, taken at its beginning
@@ -71,7 +71,7 @@ class Loop:
     _on: dict[str, Callable[[Any], Any]]  # all who listen to an event, as one callable
     _do: dict[str, Callable[[Any], Any]]  # who does an operation
     _at: Place  # where the loop is
-    _begun: list[Any]  # callbacks whose part in the fit has begun, and which are to clean up
+    _begun: list[Any]  # callbacks whose part in the fit has started, and which must clean up
 
     def _fit(self, n_epochs: int, resume: Resumption | None = None) -> None:
         self.n_epochs, self.epoch, self.stop_reason, self.error = n_epochs, 0, None, None

@@ -1,4 +1,4 @@
-"""The state of a loss that is a module: what is kept, whether it fits, and how it is put back."""
+"""The state of a loss that is a module: what is saved, whether it fits, and how it is restored."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def check_loss(learn: Any, state: dict[str, Any] | None) -> None:
     if faults:
         raise ValueError(
             f"the snapshot is of another loss: {counted(len(faults), 'tensor differs', 'tensors differ')}, "
-            f"as {LOSS}.{faults[0]}. Assign the loss of that time first, learn.loss_func = ..., or take a "
+            f"as {LOSS}.{faults[0]}. Assign that loss first, learn.loss_func = ..., or take a "
             "new snapshot."
         )
 
 
 def put_loss(learn: Any, snapshot: dict[str, Any]) -> None:
-    """Put the state of a loss back. Of another one that has no parameters, the buffers stay as they are."""
+    """Restore the state of a loss. The buffers of another loss without parameters stay unchanged."""
     state, module = snapshot.get(LOSS), loss_module(learn.loss_func)
     if state is None or module is None or loss_faults(learn, state):
         return

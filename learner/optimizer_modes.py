@@ -1,4 +1,4 @@
-"""Optimizers with a training and an evaluation mode, as schedule-free ones: which mode they are in, and when.
+"""Switch optimizers that have a training and an evaluation mode, like schedule-free ones.
 
 In training mode the weights are those at which gradients are computed, in evaluation mode those to be used
 (Defazio et al. 2024, arXiv:2405.15682). A training pass runs in training mode; validation, prediction, what
@@ -71,14 +71,14 @@ def add_modes(learn: Any) -> None:
 
 
 def follow(learn: Any) -> None:
-    """Before a training pass: an optimizer with modes may have taken the place of one without."""
+    """Before a training pass: an optimizer with modes may have replaced one without."""
     if has_modes(learn.optimizer) and EvalMode not in learn.callbacks:
         add_modes(learn)
         learn.callbacks[TrainMode].before_train(learn)
 
 
 def is_in_training_mode(learn: Any) -> bool:
-    """Is a training pass under way whose optimizer has modes?"""
+    """Is a training pass running whose optimizer has modes?"""
     return (
         has_modes(learn.optimizer) and EvalMode in learn.callbacks and learn.callbacks[EvalMode].is_training
     )
@@ -86,7 +86,7 @@ def is_in_training_mode(learn: Any) -> bool:
 
 @contextmanager
 def in_eval_mode(learn: Any) -> Iterator[list[Tensor] | None]:
-    """Have the weights to be used within the block; afterwards training continues with the same bits.
+    """Use the evaluation weights within the block; afterwards training continues with the same bits.
 
     Yields:
         A copy of the weights of the training mode, in the optimizer's order; None outside of a training pass,

@@ -19,7 +19,7 @@ def modes_of(learn: Any) -> Modes:
 
 
 def set_modes(modes: Modes) -> None:
-    """Put back what `modes_of` gave."""
+    """Restore what `modes_of` returned."""
     for module, mode in modes:
         module.training = mode
 

@@ -1,4 +1,4 @@
-"""What the loop asks of a loader at each pass: its length and its batches; and what the passes show of it."""
+"""The length and the batches of a loader in each pass, and what is known of it after earlier passes."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Source(streams.Passes):
         return n_fetched
 
     def report(self, training: bool, epoch: int, told: set[Any]) -> Iterator[Exception]:
-        """A length that is not true, once.
+        """Report a wrong length, once.
 
         Args:
             training: is it the training data?
             epoch: of the pass.
-            told: what the user knows, also from a sandbox; this joins.
+            told: what was already reported, also in a sandbox; this is added.
         """
         n_given, claim = self.n_fetched, self.claim
         if claim is None or self.is_reported or n_given == claim or (n_given < claim and not self.is_whole):
@@ -117,7 +117,7 @@ def to_keep(learn: Any, *, in_pass: bool) -> dict[str, Any]:
 
 
 def catch_up(learn: Any, kept: dict[str, Any]) -> None:
-    """Lead loaders that were made again to where those of a checkpoint were.
+    """Advance new loaders to the position of those in a checkpoint.
 
     Warns:
         LearnerWarning: a loader has given more than it had then, and the next batch depends on that.
@@ -136,8 +136,8 @@ def catch_up(learn: Any, kept: dict[str, Any]) -> None:
                 [
                     LearnerWarning(
                         f"the {name} data, {describe_loader(loader)}, continues from epoch to epoch, and "
-                        "has given more than when the checkpoint was saved: it cannot be led back, so the "
-                        "batches will be others. Make the data again, or start the script again."
+                        "has yielded more than when the checkpoint was saved: it cannot be rewound, so the "
+                        "batches will differ. Create the data again, or start the script again."
                     )
                 ]
             )
@@ -201,7 +201,7 @@ def batches_of(learn: Any, loader: Any) -> Any:
 
 
 def watched(learn: Any, source: Source, batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches, counted."""
+    """Yield the batches and count them."""
     n_expected = source.claim if source.given is None else source.given
     n_fetched = source.n_fetched
     for batch in checked(batches):
@@ -216,7 +216,7 @@ def watched(learn: Any, source: Source, batches: Iterator[Any]) -> Iterator[Any]
 
 
 def is_exact(loader: Any) -> bool:
-    """Batches in memory: their number is known, and no code of a user's runs between them."""
+    """Are the batches in memory? Then their number is known, and no user code runs between them."""
     return isinstance(loader, positions.TensorLoader) or positions.is_sequence(loader)
 
 

@@ -1,4 +1,4 @@
-"""Where the loop is, as state that it keeps: errors get their notes from it, checkpoints what to save."""
+"""The position of the loop, kept as state: for the notes of errors, and for what a checkpoint saves."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Span = Literal["train", "validate", "predict"]
 
 
 class Place:
-    """The pass under way, and what an error has come through on its way out of it.
+    """The current pass, and the hooks and operations that an error has passed through.
 
-    A step that goes well writes nothing here: an error is seen in an `except`, which costs nothing before.
+    A step without an error writes nothing here: only an `except` does, which costs nothing until then.
 
     Attributes:
         span: the pass under way; None between passes.

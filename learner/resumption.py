@@ -87,7 +87,7 @@ class Resumption:
         return self.contents["fingerprint"].get("loaders", {})
 
     def check_loader(self, learn: Any) -> None:
-        """Refuse to train on other data than then, where a callback had put other data in its place.
+        """Refuse to train on different data, if a callback had replaced the data.
 
         Raises:
             ValueError: in the middle of a pass, the loader is another than that of the pass; else, the loader
@@ -108,8 +108,8 @@ class Resumption:
             lines = "\n".join(words)
             raise ValueError(
                 f"{self.path} was saved with other training data than epoch {learn.epoch} now has (then, "
-                f"now):\n{lines}\nA callback that changes the data is to make it in each before_epoch, of "
-                "learn.epoch alone: a resumed run begins in the middle."
+                f"now):\n{lines}\nA callback that changes the data must create it in each before_epoch, from "
+                "learn.epoch alone: a resumed run starts in the middle."
             )
 
     def rewind(self, loader: Any) -> None:
@@ -257,7 +257,7 @@ def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
 
 
 def has_position(path: Path) -> bool:
-    """Can a run resume from this file? Not where it holds the weights before an update, to be loaded."""
+    """Can a run resume from this file? Not if it holds the weights before an update, for `learn.load`."""
     return checkpoint.load(path)["fit"]["position"] is not None
 
 

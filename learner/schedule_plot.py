@@ -47,7 +47,7 @@ def may_change(plugin: Any) -> list[str]:
 
 
 def plan_of(plugin: Any, learn: Any, n_epochs: int, name: str) -> Planned | None:
-    """When a schedule of this hyperparameter runs, and its values by group; None where it has none of it.
+    """When a schedule of this hyperparameter runs, and its values by group; None if it does not change it.
 
     Raises:
         ValueError: they cannot be foreseen.

@@ -1,4 +1,4 @@
-"""Seed the random generators that everything draws from."""
+"""Seed the global random generators."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def seed_everything(seed: int) -> int:
         The seed.
 
     Raises:
-        ValueError: it is not such a number.
+        ValueError: `seed` is not such a number.
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed_everything({seed!r}): pass a whole number from 0 to {MAX_SEED}.")

@@ -1,4 +1,4 @@
-"""The kinds of all values in a checkpoint, summed up, so that one that other code has changed is noticed."""
+"""Checksums of the types of all values in a checkpoint, to detect changes by other code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a snapshot is of the learner that it is given to: told before anything is changed."""
+"""Check that a snapshot belongs to a learner, before anything is changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from learner.tensors import counted
 def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
     """Refuse a snapshot of another model, before anything is changed."""
     if not isinstance(snapshot, dict) or "model" not in snapshot:
-        raise ValueError(f"restore was given {type(snapshot).__name__}: pass what learn.snapshot() gave.")
+        raise ValueError(f"restore got {type(snapshot).__name__}: pass what learn.snapshot() returned.")
     then = {name: tuple(tensor.shape) for name, tensor in snapshot["model"].items()}
     faults = shape_faults(learn.model, then, snapshot.get("empty", {}))
     if faults and is_same(learn.model, snapshot.get("objects", {}).get("model")):
@@ -57,8 +57,8 @@ def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
     kind, then = title_of(optimizer), snapshot.get("optimizer_kind")
     if then not in (None, kind):
         raise ValueError(
-            f"the snapshot is of another optimizer: {then} then, {kind} now. Put one of that kind back "
-            "first, learn.optimizer = ..., or take a new snapshot."
+            f"the snapshot is of another optimizer: {then} then, {kind} now. Assign one of that "
+            "kind first, learn.optimizer = ..., or take a new snapshot."
         )
     if is_made(optimizer):
         check_kinds(optimizer, state)
@@ -71,7 +71,7 @@ def check_optimizer(optimizer: Any, snapshot: dict[str, Any]) -> None:
 
 
 def title_of(optimizer: Any) -> str | None:
-    """Which optimizer it is."""
+    """The class name of an optimizer, or of its members."""
     if optimizer is None:
         return None
     return " + ".join(f"{type(each).__module__}.{type(each).__qualname__}" for each in members_of(optimizer))

@@ -146,7 +146,7 @@ def remove_new(learn: Any, snapshot: dict[str, Any]) -> None:
 
 
 def put_plugins(learn: Any, states: dict[str, Any], *, before_fit: bool = False) -> None:
-    """Give the callbacks their states; where one refuses, all keep those that they had."""
+    """Load the callbacks' states; if one refuses, all keep their own."""
     kept: list[tuple[Any, Any]] = []
     for plugin in learn.callbacks:
         if plugin.name not in states:
@@ -230,7 +230,7 @@ def sandbox(learn: Any) -> Iterator[Any]:
 
 
 def put_callbacks(learn: Any, callbacks: tuple[Any, ...]) -> None:
-    """Have these callbacks and no others, each in its place; in mid-fit those that come back begin again."""
+    """Restore exactly these callbacks, each in its place; in mid-fit, restored ones start again."""
     before = tuple(learn.callbacks)
     if list(map(id, before)) == list(map(id, callbacks)):
         return

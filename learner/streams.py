@@ -1,8 +1,8 @@
-"""Data that continues over epochs: see it, and lead data that was made again to where it was.
+"""Detect data that continues over epochs, and advance new data to where the old data was.
 
 A loader may hold an open iterator, or count what it has given, so that the next epoch begins where the last
 one ended. In another process it would begin with its first batch. What was fetched in all passes is counted,
-and where something continues, it is fetched again and thrown away.
+and data that continues is fetched again and discarded.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Passes:
         self._seen: dict[str, Any] | None = None  # the loader's state after the first batch of a pass
 
     def begin(self, n_done: int, *, is_wanted: bool = False) -> None:
-        """Begin a pass of which so many batches are done; is it of interest what changes in it?"""
+        """Start a pass with some batches done; say whether its changes are to be watched."""
         self._before = state_of(self.loader) if is_wanted and self.continues is None else None
         self.earlier = self.so_far()
         self.n_fetched, self.is_whole, self._has_begun = n_done, False, True
@@ -91,14 +91,14 @@ class Passes:
         return {"passes": found, "continues": self.continues}
 
     def catch_up(self, kept: dict[str, Any], batches: Any) -> int | None:
-        """Fetch again what was fetched in the passes before a checkpoint, and throw it away.
+        """Fetch again what was fetched in the passes before a checkpoint, and discard it.
 
         Args:
             kept: what `to_keep` gave.
             batches: a function that gives what the loop would go through.
 
         Returns:
-            How many batches were fetched; None where this loader has given more than it had then.
+            How many batches were fetched; None if this loader has already yielded more than that.
         """
         self.continues = kept["continues"]
         if self.continues is False:
@@ -148,7 +148,7 @@ def state_of(loader: Any) -> dict[str, Any]:
 
 
 def holds_iterators(dataset: Any) -> bool:
-    """Does a data set give what comes next, whatever the index?"""
+    """Does a data set return the next item, whatever the index?"""
     return any(is_open(part) for _, part in walk(dataset))
 
 

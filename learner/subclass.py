@@ -1,4 +1,4 @@
-"""Refuse a subclass of the learner that takes over a private name of the loop by accident."""
+"""Refuse a subclass of the learner that reuses a private name of the loop by accident."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wait until the disk has a file, where the file system can."""
+"""Wait until a file is on the disk, if the file system can."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from callbacks.parts.warning import warn
 
-#: What fsync gives where a file system has no such thing, as some network disks, of files or of folders.
+#: The errors of fsync on file systems that do not support it, such as some network disks.
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EROFS)
 
 #: Folders whose file system cannot sync, as was reported.
@@ -16,7 +16,7 @@ unsynced: set[Path] = set()
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename last, where the system can."""
+    """Make a rename durable, if the system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -28,7 +28,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(descriptor: int, folder: Path) -> None:
-    """Wait until the disk has a file of a folder; where the file system cannot, warn once."""
+    """Wait until a file of a folder is on the disk; if the file system cannot, warn once."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -37,6 +37,6 @@ def sync(descriptor: int, folder: Path) -> None:
         if folder not in unsynced:
             unsynced.add(folder)
             warn(
-                f"{folder}: the file system cannot wait until its disk has a file ({error}). Checkpoints are "
-                "written all the same, but a power cut may cost the newest ones."
+                f"{folder}: the file system does not support fsync ({error}). Checkpoints are "
+                "still written, but a power failure may lose the newest ones."
             )

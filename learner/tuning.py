@@ -30,9 +30,9 @@ class Tuning(Loop):
     """Training by a schedule, a layer group at a time, at a rate that was found.
 
     Rates are one number for all; or, by layer group, `slice(lo, hi)` from the first to the last, or
-    `slice(hi)`, a tenth of it for all but the last; None for those that the optimizer has. Of several
-    optimizers (`Optimizers`), the one with the largest rate gets the rate that is given; the others keep
-    their ratios to it.
+    `slice(hi)`, a tenth of it for all but the last; None for those that the optimizer has. With several
+    optimizers (`Optimizers`), the one with the largest rate gets this rate; the others keep their ratios to
+    it.
     """
 
     splitter: groups.Splitter | None

@@ -1,4 +1,4 @@
-"""Leave a learner as it was where a checkpoint cannot be loaded."""
+"""Leave a learner unchanged if a checkpoint cannot be loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from learner import files, positions, snapshots
 
 
 class Undo:
-    """All that loading a checkpoint changes, as it was; weights are kept in main memory.
+    """A copy of everything that loading a checkpoint changes; weights are kept in main memory.
 
     Args:
         learn: the learner.
@@ -27,7 +27,7 @@ class Undo:
         self.drawn = [(part, positions.generator_states(part)) for _, part in parts]
 
     def restore(self) -> None:
-        """Have all as it was; the callbacks as far as they take their own state."""
+        """Restore everything; callbacks only if they accept their own state."""
         try:
             snapshots.put_back(self.learn, self.snapshot)
         except Exception:  # noqa: BLE001 - a callback that takes no state: the error under way says so
@@ -40,10 +40,10 @@ class Undo:
 
 @contextmanager
 def unchanged_on_error(undo: Undo, path: str | Path) -> Iterator[None]:
-    """Restore a learner where the contents of a file cannot be loaded into it.
+    """Restore a learner if the contents of a file cannot be loaded into it.
 
     Raises:
-        CheckpointError: something in the file cannot be loaded; from the error that says what.
+        CheckpointError: something in the file cannot be loaded; raised from the original error.
     """
     try:
         yield

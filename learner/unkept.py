@@ -1,4 +1,4 @@
-"""Tensors of the model that a checkpoint cannot keep: say so at the first save."""
+"""Report tensors of the model that a checkpoint cannot keep, at the first save."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def parts_of(value: Any) -> Iterable[Any]:
 
 
 def is_passed_over(value: Any) -> bool:
-    """Is it a thing whose tensors are not the model's state: of torch, a module, a class or a function?"""
+    """Are its tensors not the model's state, as of torch's objects, modules, classes and functions?"""
     is_torchs = type(value).__module__.startswith("torch")
     return isinstance(value, (nn.Module, type)) or callable(value) or is_torchs
 
 
 def changed(module: nn.Module, before: Marks | None) -> list[str]:
-    """The keys of what was marked and is another now."""
+    """The keys of what was marked and has changed."""
     if not before:
         return []
     now = hidden_tensors(module)

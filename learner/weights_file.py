@@ -26,7 +26,7 @@ def put_weights(model: nn.Module, path: Path) -> None:
 
     Raises:
         CheckpointError: the file holds no state dict, or more than tensors and plain data.
-        ValueError: it is of another model; nothing has been changed then.
+        ValueError: it belongs to another model; then nothing has been changed.
     """
     state = state_in(files.read_plain(path), path)
     own = model.state_dict(keep_vars=True)
@@ -34,7 +34,7 @@ def put_weights(model: nn.Module, path: Path) -> None:
     state = {names[name]: each for name, each in state.items()}
     check_fits(own, state, path)
     load(model, state)
-    print_line(f"{path.name}: the weights were loaded; it holds nothing else that a learner loads")
+    print_line(f"{path.name}: only the weights were loaded; the file holds nothing else for a learner")
     wrapped_names.note(path, names)
 
 
@@ -64,7 +64,7 @@ def items_of(contents: dict[Any, Any]) -> State:
 
 
 def is_state(contents: Any) -> bool:
-    """Are these tensors by name?"""
+    """Does it map names to tensors?"""
     if not isinstance(contents, dict) or not contents:
         return False
     return all(
@@ -90,8 +90,8 @@ def check_fits(own: State, state: State, path: Path) -> None:
     faults = [f"{listed(names)} {words}" for words, names in kinds.items() if names]
     if faults:
         raise ValueError(
-            f"{path} is of another model; nothing was loaded: {'; '.join(faults)}. Load it into the model "
-            "that it is of, or load parts of it by hand, with model.load_state_dict(..., strict=False)."
+            f"{path} belongs to another model; nothing was loaded: {'; '.join(faults)}. Load it into that "
+            "model, or load parts of it by hand, with model.load_state_dict(..., strict=False)."
         )
 
 

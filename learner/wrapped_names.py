@@ -1,4 +1,4 @@
-"""Match the names in a file with a model's where one of both is wrapped.
+"""Match the names in a file with a model's if one of them is wrapped.
 
 `torch.compile` puts `_orig_mod.` into the names of what it wraps, also in the middle, and `DataParallel` and
 `DistributedDataParallel` put `module.` there.
@@ -31,7 +31,7 @@ def without(name: str, segment: str) -> str:
 
 
 def way_to_match(names: Iterable[str], others: Iterable[str]) -> Strip:
-    """The function of a name after which most names are in both; of equal ones that which changes least."""
+    """The renaming with which most names match; among equal ones, the one that changes least."""
     first, second = set(names), set(others)
 
     def n_common(way: Strip) -> int:
@@ -44,7 +44,7 @@ def way_to_match(names: Iterable[str], others: Iterable[str]) -> Strip:
 
 
 def matched(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """For each of `others` its name among `names`; one that has none keeps its own."""
+    """For each of `others` its name among `names`; without a match it keeps its own."""
     names, others = list(names), list(others)
     way = way_to_match(names, others)
     known = {way(name): name for name in names}
@@ -65,7 +65,7 @@ def note(path: Any, names: dict[str, str]) -> None:
 
 
 def renamed(contents: dict[str, Any], model: nn.Module, now: Iterable[str], path: Any) -> dict[str, Any]:
-    """The contents of a checkpoint, with the names that the model has now where it was wrapped, or is.
+    """The contents of a checkpoint with the model's current names, if it was or is wrapped.
 
     Args:
         contents: of the file.

@@ -25,7 +25,7 @@ from learner.tensors import counted, describe
 
 
 def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str | None:
-    """What the model, the loss or a metric was given, and what to change; None for errors elsewhere."""
+    """What the model, the loss or a metric received, and what to change; None for errors elsewhere."""
     found = norm_note(error, learn) or metric_note(frames, learn)
     if found is not None:
         return found

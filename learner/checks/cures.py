@@ -15,7 +15,7 @@ from learner.checks.data import n_left_over, sizes_of
 from learner.data import InputsOnly
 from learner.tensors import describe
 
-#: What torch says where batch norm is given one value per channel.
+#: What torch says if batch norm gets one value per channel.
 ONE_VALUE = "Expected more than 1 value per channel when training"
 
 
@@ -51,7 +51,7 @@ def drop_cure(loader: Any) -> str:
 
 
 def metric_note(frames: list[FrameType], learn: Any) -> str | None:
-    """How to let a metric of one output and one target measure where there are several."""
+    """How to use a metric of one output and one target if there are several."""
     preds, targets = learn.preds, learn.targets
     preds = getattr(preds, "logits", preds)
     found = failed_metric(frames, learn)
@@ -73,7 +73,7 @@ def metric_note(frames: list[FrameType], learn: Any) -> str | None:
 
 
 def part_of(item: Any) -> str:
-    """How a first part is reached: `[0]`, `['boxes']`; nothing for a tensor."""
+    """How to select the first part: `[0]`, `['boxes']`; empty for a tensor."""
     if isinstance(item, (tuple, list)):
         return "[0]"
     if hasattr(item, "keys"):
@@ -82,7 +82,7 @@ def part_of(item: Any) -> str:
 
 
 def failed_metric(frames: list[FrameType], learn: Any) -> Any:
-    """The metric in which an error was raised, as it was given; None where it was not in one."""
+    """The metric that raised an error, as it was passed; None if no metric did."""
     if not any(isinstance(frame.f_locals.get("self"), Metrics) for frame in frames):
         return None
     given = [inspect.unwrap(each) if callable(each) else each for each in learn.metrics]
@@ -97,7 +97,7 @@ def failed_metric(frames: list[FrameType], learn: Any) -> Any:
 
 
 def item_note(learn: Any) -> str | None:
-    """That `predict` takes a batch, where it may have been given one item."""
+    """Say that `predict` takes a batch, if it probably got one item."""
     if learn._at.span != "predict" or not isinstance(learn.batch, InputsOnly):
         return None
     inputs = learn.batch.inputs
@@ -150,7 +150,7 @@ def loss_cures(learn: Any) -> Iterator[str]:
 
 
 def takes(function: Any, n: int) -> bool:
-    """Can it be called with so many arguments in a row? Also where it does not say."""
+    """Can it be called with so many positional arguments? True if its signature is unknown."""
     try:
         inspect.signature(function).bind(*[None] * n)
     except TypeError:

@@ -104,7 +104,7 @@ def sizes_of(loader: Any) -> dict[str, Any]:
 
 
 def n_left_over(loader: Any) -> int | None:
-    """Items of a last batch that is smaller than the others; None where there is none, or none known of."""
+    """Number of items in a smaller last batch; None if there is no such batch or it is unknown."""
     if isinstance(loader, (list, tuple)) and loader:
         first = next(tensors_in(loader[-1]), None)
         return len(first) if first is not None and first.ndim and not first.is_nested else None
@@ -119,7 +119,7 @@ def n_left_over(loader: Any) -> int | None:
 
 
 def item_faults(learn: Any) -> Iterator[Exception]:
-    """Inputs, targets and predictions that disagree on the number of items.
+    """Report inputs, targets and predictions that disagree on the number of items.
 
     Many right batches have inputs of another length than their targets: nodes of some graphs, a bag of
     pictures, both halves of pairs. The predictions then have the length of the targets.
@@ -131,6 +131,6 @@ def item_faults(learn: Any) -> Iterator[Exception]:
         return
     yield LearnerWarning(
         f"a batch has {in_inputs} items by its inputs and {n_items} by its targets "
-        f"({describe(learn.batch)}); it is counted as {n_items}, in means and in learn.n_samples. If that is "
-        "right, or another number is, give it: Data(..., n_items=lambda batch: ...)."
+        f"({describe(learn.batch)}); it counts as {n_items}, in means and in learn.n_samples. If that is "
+        "right, or another number is, pass it: Data(..., n_items=lambda batch: ...)."
     )

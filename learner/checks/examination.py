@@ -180,14 +180,14 @@ def fire(learn: Any, event: str) -> None:
 def attempt(
     learn: Any, report: Report, name: str, exam: Callable[[], Any], *, is_extra: bool = False
 ) -> bool:
-    """Do one examination; what it raises is said in the report. False where those after it cannot be done.
+    """Run one examination and report what it raises; False if those after it cannot run.
 
     Args:
         learn: the learner.
-        report: what is added to.
+        report: the report to extend.
         name: of the examination.
-        exam: what to do.
-        is_extra: does it do more than a fit does? Then what it raises is no error of the learner.
+        exam: the function to run.
+        is_extra: does it do more than a fit does? Then what it raises is not an error of the learner.
     """
     try:
         return exam() is not False

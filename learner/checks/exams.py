@@ -94,7 +94,7 @@ def loss_of(learn: Any, report: Report, batch: Any) -> bool:
 
 
 def with_faults(report: Report, find: Callable[..., Iterator[Exception]], *args: Any) -> None:
-    """Add what a look finds that a fit does not take; where it cannot look, there is nothing to add."""
+    """Add the findings of a check that a fit does not make; add nothing if it cannot run."""
     try:
         report.take(find(*args))
     except Exception as error:  # noqa: BLE001 - batches may be of any kind, and training goes well without it
@@ -160,7 +160,7 @@ def backward(learn: Any, report: Report, batch: Any) -> None:
 
 
 def gradient(learn: Any, report: Report, batch: Any) -> None:
-    """Which trainable tensors the gradient reaches."""
+    """List the trainable tensors that the gradient reaches."""
     try:
         look_at_gradients(learn, report)
     finally:

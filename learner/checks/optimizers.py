@@ -1,4 +1,4 @@
-"""What is wrong with the optimizers of a learner and its callbacks, told before the first weight changes."""
+"""Errors in the optimizers of a learner and its callbacks, reported before the first weight changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ N_LEVELS = 3  # the function that `on` makes, the user's, and one that it calls
 
 
 def closure_faults(learn: Any, is_as_loop: bool) -> Iterator[Exception]:
-    """The optimizer's step needs a closure, and nothing gives it one.
+    """Report that the optimizer's step needs a closure and nothing passes one.
 
     Args:
         learn: the learner.
@@ -42,7 +42,7 @@ def closure_faults(learn: Any, is_as_loop: bool) -> Iterator[Exception]:
 def owner_faults(
     trainable: dict[str, nn.Parameter], held: list[Tensor], trained: list[Tensor]
 ) -> Iterator[Exception]:
-    """No optimizer holds the parameters of model and loss, or only some of them."""
+    """Report that optimizers hold none or only some of the parameters of model and loss."""
     theirs = set(map(id, trained))
     missing = [name for name, parameter in trainable.items() if id(parameter) not in theirs]
     n_held = len(trainable) - len(missing)
@@ -55,12 +55,12 @@ def owner_faults(
     elif missing:
         yield LearnerWarning(
             f"{n_held} of {len(trainable)} trainable tensors are in the optimizer; it does not train "
-            f"{listed(missing)}. Freeze them with requires_grad_(False), or give them to the optimizer."
+            f"{listed(missing)}. Freeze them with requires_grad_(False), or pass them to the optimizer."
         )
 
 
 def unsaved_faults(learn: Any) -> Iterator[Exception]:
-    """A callback holds an optimizer, and saves nothing; or one is only a variable that its functions use."""
+    """Report an optimizer that a callback holds, or that only its functions use, and that is not saved."""
     own = set(map(id, (learn.optimizer, *members_of(learn.optimizer))))
     holders = [vars(unwrapped(each)) for each in learn.callbacks]
     held_elsewhere = {

@@ -1,4 +1,4 @@
-"""In each fit: give the data the number of the epoch, and report a length that is not true."""
+"""In each fit: pass the epoch number to the data, and report a wrong length."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from learner.epoch_numbers import number_of_epoch, out_of_reach, set_epoch
 
 
 class PassWatch(Callback):
-    """Give the data the number of the epoch, and report a length that is not true; part of every fit."""
+    """Pass the epoch number to the data, and report a wrong length; part of every fit."""
 
     order = Order.PREPARE
     reads_gradients = False
@@ -58,7 +58,7 @@ class PassWatch(Callback):
 
 
 def out_of_reach_faults(loader: Any) -> Iterator[Exception]:
-    """Persistent workers would train each epoch in the order of the first."""
+    """Warn that persistent workers would train each epoch in the order of the first."""
     for part in out_of_reach(loader)[:1]:
         title = type(part).__name__
         yield LearnerWarning(

@@ -227,7 +227,7 @@ def training_faults(learn: Any) -> Iterator[Exception]:
 
 
 def report_loss(learn: Any) -> None:
-    """Say once that a factory's optimizer has the parameters of the loss as well, which nobody gave it."""
+    """Print once that a factory's optimizer also trains the parameters of the loss."""
     module, trained = loss_module(learn.loss_func), loss_parameters(learn)
     if not trained or is_optimizer(learn._optimizer_given) or id(module) in learn.told:
         return

@@ -1,4 +1,4 @@
-"""Refuse a fit that is one of several processes and does not know it."""
+"""Refuse a fit in one of several processes if no callback handles this."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 from callbacks.parts.modules import modules_beside
 
 REMEDY = (
-    "Start it as one process, without torchrun. Where the processes are meant to train apart, or you "
+    "Start it as one process, without torchrun. If the processes should train independently, or you "
     "synchronize them yourself, add a callback whose class says `distributed = True`."
 )
 
 
 def check_processes(learn: Any, given: list[Any]) -> None:
-    """Refuse a fit of several processes of which each would train on all data, and keep a run of its own.
+    """Refuse a fit in several processes if each would train on all data and keep its own run.
 
     Args:
         learn: the learner.

@@ -1,4 +1,4 @@
-"""Let the Python files of a recipe import those that lie beside them, and nobody else.
+"""Let only the Python files of a recipe import files beside them.
 
 With the recipe's folder on `sys.path`, a library that tries `import triton` would run a file of that name.
 """
@@ -19,7 +19,7 @@ IMPORTERS = (importlib.__file__, "<frozen ")  # code that imports for others
 
 
 class Beside(MetaPathFinder):
-    """Finds modules in a folder for the code of files in it that were named, and of those they import.
+    """Finds modules in a folder for named files in it and for the files that they import.
 
     Args:
         folder: without symbolic links.
@@ -36,7 +36,7 @@ class Beside(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None, /
     ) -> ModuleSpec | None:
-        """A module of the folder, where a file that may asks for it; what is in a package, others find."""
+        """A module of the folder, if a permitted file imports it; modules in packages are found by others."""
         if path is not None or not self._is_own(importer()):
             return None
         spec = PathFinder.find_spec(fullname, [str(self.folder)], target)

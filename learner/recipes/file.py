@@ -89,7 +89,7 @@ def read_recipe(path: Path, shown: str | None = None) -> Node:
 
 
 def decode(content: bytes, file: str, n_bytes: int = 0) -> str:
-    """The text of a file in UTF-8; a mark at its beginning, as some editors write it, is left out.
+    """The text of a file in UTF-8, without the byte order mark that some editors write.
 
     Args:
         content: of the file; of one that is too large, its beginning.
@@ -97,7 +97,7 @@ def decode(content: bytes, file: str, n_bytes: int = 0) -> str:
         n_bytes: how many bytes the file has, where `content` is not all.
 
     Raises:
-        RecipeError: it is too large, or is no text.
+        RecipeError: it is too large, or is not text.
     """
     if len(content) > MAX_BYTES:
         place = Place(file, 1, 1, content[:80].decode("utf-8", "replace").split("\n")[0])

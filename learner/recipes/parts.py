@@ -216,7 +216,7 @@ class PartReader:
 
 
 def leaves(node: Node) -> bool:
-    """Is it a path out of the folder of a run, by the rules of any system, and not of the command line?"""
+    """Does a path leave the folder of a run, by the rules of any system, and is not from the command line?"""
     if not isinstance(node.value, str) or node.place.file == COMMAND_LINE:
         return False
     windows = PureWindowsPath(node.value)

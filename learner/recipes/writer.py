@@ -109,7 +109,7 @@ class Writer:
             return None
         if isinstance(optimizer, Optimizers):
             self.faults.append(
-                f"optimizer: there are several, {title_of(optimizer)}, which a recipe cannot say. Write a "
+                f"optimizer: a recipe cannot express several optimizers, {title_of(optimizer)}. Write a "
                 "function of the parameters that returns Optimizers(...) into a Python file, and name it, "
                 'as `optimizer: "models.py:make"`.'
             )

@@ -110,9 +110,9 @@ def test_an_entry_of_another_kind_is_refused_and_nothing_is_changed(make, conten
 def test_the_place_is_named(make, contents, tmp_path):
     path = tmp_path / "step-000000005.pt"
     for place, value, words in [
-        ("optimizer.state.0.exp_avg", torch.zeros(3), "optimizer.state is not of the kind"),
-        ("callbacks.early_stopping.best", "low", "callbacks.early_stopping is not of the kind"),
-        ("model.0.weight", torch.zeros(5, 5), "model.0.weight is not of the kind"),
+        ("optimizer.state.0.exp_avg", torch.zeros(3), "optimizer.state does not have the type"),
+        ("callbacks.early_stopping.best", "low", "callbacks.early_stopping does not have the type"),
+        ("model.0.weight", torch.zeros(5, 5), "model.0.weight does not have the type"),
     ]:
         files.write(path, replaced(contents, place, value))
         with pytest.raises(CheckpointError, match=rf"step-000000005\.pt: {words}"):

@@ -218,7 +218,7 @@ def test_a_disk_that_cannot_sync_is_used_with_one_warning(make_learner, tmp_path
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fails)
-    with pytest.warns(LearnerWarning, match="a power cut may cost the newest") as caught:
+    with pytest.warns(LearnerWarning, match="a power failure may lose the newest") as caught:
         make_learner(callbacks=[Checkpoint(tmp_path)]).fit(2)
     assert len(caught) == 1
     assert [files.is_whole(path) for path in tmp_path.glob("*.pt")] == [None, None]

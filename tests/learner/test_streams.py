@@ -265,7 +265,7 @@ def test_a_stream_that_is_further_than_the_checkpoint_is_reported(make_learner, 
     learn = make_learner(data=Data(Part()), callbacks=[Checkpoint(tmp_path / "run")])
     with pytest.raises(RuntimeError, match="cut"):
         learn.fit(4, callbacks=[Cut(5)])
-    with pytest.warns(LearnerWarning, match="has given more than when the checkpoint was saved"):
+    with pytest.warns(LearnerWarning, match="has yielded more than when the checkpoint was saved"):
         learn.fit(4, resume="must")
 
 
