@@ -214,7 +214,8 @@ class Measured:
     def _weigh(self, name: str, learn: LearnerProtocol, preds: Any, targets: Any) -> float | Tensor:
         """How much the batch counts in a function's mean."""
         weigh = self.reductions[name].weigh
-        found = None if weigh is None else weigh(preds, targets)
+        apart = targets if type(targets) is tuple else (targets,)
+        found = None if weigh is None else weigh(preds, *apart)
         if found is not None:
             return found
         return learn.n_items if self.weight.given is None else self.weight.given(learn)

@@ -82,9 +82,13 @@ def as_metric(metric: Any) -> Any:
 
 
 def n_required(function: Any) -> int:
-    """How many arguments in a row a function cannot do without."""
+    """How many arguments in a row a function, or the `forward` of a module, cannot do without."""
+    inner, args, keywords = function, (), {}
+    if isinstance(function, partial):
+        inner, args, keywords = function.func, function.args, function.keywords
+    called = inner.forward if isinstance(inner, torch.nn.Module) else inner
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(partial(called, *args, **keywords)).parameters.values()
     except (TypeError, ValueError):  # a builtin that does not tell
         return 2
     in_a_row = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -94,10 +98,11 @@ def n_required(function: Any) -> int:
 def spread(function: Any) -> Any:
     """A metric of (preds, targets), of a function that takes several targets one by one, as a loss does."""
 
-    @wraps(function)
+    @wraps(function, updated=() if isinstance(function, torch.nn.Module) else ("__dict__",))
     def measure(preds: Any, targets: Any) -> Any:
         return function(preds, *targets) if isinstance(targets, tuple) else function(preds, targets)
 
+    measure.one_by_one = function  # type: ignore[attr-defined]
     return measure
 
 
@@ -130,6 +135,7 @@ def check_order(function: Any) -> None:
 
 def metric_name(metric: Any) -> str:
     """The name it gives itself, or its function's or class's, in snake case."""
+    metric = getattr(metric, "one_by_one", metric)
     function = metric.func if isinstance(metric, partial) else metric
     name = getattr(metric, "name", None) or getattr(function, "__name__", type(function).__name__)
     if not isinstance(name, str) or not name.isidentifier():
@@ -142,6 +148,7 @@ def metric_name(metric: Any) -> str:
 
 def direction_of(metric: Any) -> Direction | None:
     """Which way is better, where the metric tells."""
+    metric = getattr(metric, "one_by_one", metric)
     function = metric.func if isinstance(metric, partial) else metric
     higher: bool | None = getattr(function, "higher_is_better", None)
     return None if higher is None else ("max" if higher else "min")

@@ -14,6 +14,7 @@ from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from callbacks.device import tensors_in
@@ -151,8 +152,10 @@ def plain(function: Any) -> Any:
     """The function that does the work, of partials, methods, modules and callable objects."""
     while isinstance(function, partial):
         function = function.func
+    function = getattr(function, "one_by_one", function)
     if isinstance(function, nn.Module):
-        return type(function).forward
+        is_scripted = isinstance(function, torch.jit.ScriptModule)  # its code is no longer Python's
+        return function if is_scripted else type(function).forward
     if inspect.ismethod(function):
         return function.__func__
     if not inspect.isroutine(function) and not isinstance(function, Tensor):

@@ -54,6 +54,8 @@ def declared(learn: LearnerProtocol) -> Iterator[tuple[str, Any]]:
     for name, each in objects_of(learn, learn.state).items():
         yield f"learner.{name}", each
     for callback in learn.callbacks:
+        if not callback.state:  # most have none, and each training pass asks
+            continue
         for name, each in callback.objects().items():
             yield f"callbacks.{callback.name}.{name}", each
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -69,19 +70,27 @@ def unwrapped(function: Any) -> tuple[Any, Get]:
 
 def setting(module: nn.Module, name: str, default: Any) -> Any:
     """An attribute or buffer of a loss as it is now: it may be moved to a device. Quicker than `getattr`."""
-    held = module.__dict__
-    return held[name] if name in held else module._buffers.get(name, getattr(type(module), name, default))
+    for held in (module.__dict__, module._buffers):
+        if name in held:
+            return held[name]
+    return getattr(module, name, default)  # of a class, or of a scripted module
 
 
 def within(function: Any) -> Any:
-    """What a `partial` or `torch.compile` has wrapped, once; else the function itself."""
+    """What a `partial`, `torch.compile` or a call has wrapped, once; else the function itself."""
     if isinstance(function, partial):
         return None if function.args else function.func
-    for name in ("_orig_mod", "_torchdynamo_orig_callable"):
+    if isinstance(function, MethodType) and function.__name__ in CALLS:  # as `nn.MSELoss().forward`
+        return function.__self__
+    for name in ("_orig_mod", "_torchdynamo_orig_callable", "one_by_one"):
         function = getattr(function, name, function)
     # the compiler puts torch's own functions into one of its own first
     is_compilers = getattr(function, "__globals__", {}).get("__name__") == "torch._dynamo.external_utils"
     return getattr(function, "__wrapped__", function) if is_compilers else function
+
+
+#: Methods of a module that compute what the module does; `__call__` has the second name.
+CALLS = ("forward", nn.Module.__call__.__name__)
 
 
 def name_of(function: Any) -> str | None:
@@ -173,18 +182,17 @@ def n_of_classes(get: Get, preds: Any, targets: Any, *more: Any) -> Count:
             return None
         return 1 if preds.ndim == 1 else preds.numel() // max(preds.shape[1], 1)
     ignored, weight = get("ignore_index", -100), get("weight", None)
+    ignored = -100 if ignored is None else ignored  # as `LinearCrossEntropyLoss` has it
     if weight is not None:
         return weight_of(targets.detach().long(), ignored, weight.detach())
     n_all = targets.numel()
-    if ignored is None or not n_all or (ignored < 0 and targets.is_cpu and targets.min().item() >= 0):
+    if not n_all or (ignored < 0 and targets.is_cpu and targets.min().item() >= 0):
         return n_all  # one look is half as long as to count, and on a CPU it waits for nothing
     return (targets != ignored).sum()
 
 
-def weight_of(targets: Tensor, ignored: int | None, weight: Tensor) -> Tensor:
+def weight_of(targets: Tensor, ignored: int, weight: Tensor) -> Tensor:
     """The weights of the classes of all targets that are not ignored, added up."""
-    if ignored is None:
-        return weight[targets].sum()
     left_out = targets == ignored
     return weight[targets.masked_fill(left_out, 0)].masked_fill(left_out, 0).sum()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,6 +49,11 @@ PARTLY, PIXELS_PARTLY, FROM_ZERO = partly(CLASSES), partly(PIXELS), partly(CLASS
 SHARES = drawn(N, 4).softmax(1)
 SIGNS = YES[:, 0] * 2 - 1
 W = torch.tensor([1.0, 9.0, 2.0, 0.5]).double()
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # torch would rather compile
+    SCRIPTED = torch.jit.script(nn.MSELoss(reduction="sum"))
 
 
 class Pixels(nn.Module):
@@ -103,6 +109,9 @@ CASES = {
     "margin ranking": (linear, (X, YES * 2 - 1), nn.MarginRankingLoss()),
     "cosine": (linear, (X, SIGNS), nn.CosineEmbeddingLoss()),
     "triplet": (linear, (X, X.flip(0)), nn.TripletMarginLoss()),
+    "triplet sum": (linear, (X, X.flip(0)), partial(F.triplet_margin_loss, reduction="sum")),
+    "bound method": (linear, PARTLY, nn.CrossEntropyLoss(weight=W).forward),
+    "scripted": (linear, X, SCRIPTED),
     "own": (linear, X, lambda preds, targets: (preds - targets).square().mean()),
 }
 PARTS = st.lists(st.integers(1, 5), min_size=1, max_size=5).map(lambda parts: split_by(parts, N))
@@ -166,7 +175,11 @@ def test_gradients_that_add_up_are_those_of_the_joined_data(name, sizes):
 
 
 @pytest.mark.parametrize(
-    "name", ["mse", "mse sum", "cross entropy, all", "cross entropy sum", "kl, batch mean"]
+    "name",
+    [
+        *("mse", "mse sum", "cross entropy, all", "cross entropy sum", "kl, batch mean", "scripted"),
+        *("bound method", "gaussian", "cosine", "triplet sum"),
+    ],
 )
 @pytest.mark.parametrize("sizes", [[12], [5, 4, 3], [1] * 12])
 def test_a_loss_among_the_metrics_is_averaged_in_its_own_way(name, sizes):
@@ -174,8 +187,23 @@ def test_a_loss_among_the_metrics_is_averaged_in_its_own_way(name, sizes):
     batches = batches_of(targets, sizes)
     metric = partial(loss_func)
     metric.name = "measured"
-    learn = Learner(make().double(), Data(batches), lambda preds, targets: preds.mean(), metrics=[metric])
+    learn = Learner(make().double(), Data(batches), lambda preds, *targets: preds.mean(), metrics=[metric])
     assert learn.validate(batches)["valid_measured"] == pytest.approx(joined(name, learn), rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", [nn.GaussianNLLLoss(), partial(F.gaussian_nll_loss, full=False)])
+def test_a_module_or_partial_of_several_targets_measures_under_its_own_name(loss):
+    make, targets, _ = CASES["gaussian"]
+    learn = Learner(make().double(), Data(batches_of(targets, [5, 7])), CASES["gaussian"][2], metrics=[loss])
+    assert learn.validate(learn.data.train)["valid_gaussian_nll_loss"] == pytest.approx(
+        joined("gaussian", learn)
+    )
+
+
+@pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyLoss"), reason="torch has it from 2.13 on")
+def test_a_linear_cross_entropy_leaves_out_what_it_ignores():
+    loss = nn.LinearCrossEntropyLoss(4, 4).double()
+    assert reduction_of(loss).weigh(X, PARTLY) == (PARTLY != -100).sum()
 
 
 def test_a_batch_without_any_target_counts_for_nothing():
