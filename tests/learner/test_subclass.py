@@ -70,6 +70,32 @@ def test_a_method_in_place_of_a_value_of_the_loop_is_refused(name):
         type("Mine", (Learner,), {name: lambda self: None})
 
 
+@pytest.mark.parametrize("name", ["callbacks", "metrics", "device", "n_items"])
+def test_a_method_or_value_in_place_of_a_property_is_refused_and_another_property_is_not(name):
+    with pytest.raises(TypeError, match=rf"Mine\.{name} is a method, but learn\.{name} is a value that the"):
+        type("Mine", (Learner,), {name: lambda self: None})
+    with pytest.raises(TypeError, match=rf"Mine\.{name} is \[3\], but learn\.{name} is a value that the"):
+        type("Mine", (Learner,), {name: [3]})
+    type("Mine", (Learner,), {name: property(lambda self: None)})
+
+
+def test_a_private_attribute_that_is_added_to_or_assigned_within_a_function_is_refused():
+    with pytest.raises(TypeError, match=r"step assigns self\._value"):
+
+        class Counts(Learner):
+            def step(self):
+                self._value += 1
+
+    with pytest.raises(TypeError, match=r"step assigns self\._mark"):
+
+        class Later(Learner):
+            def step(self):
+                def mark():
+                    self._mark = 1
+
+                mark()
+
+
 def test_what_a_subclass_may_do_is_not_refused_and_trains():
     class Helper:
         _loss = 1
