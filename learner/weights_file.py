@@ -92,7 +92,20 @@ def check_fits(own: State, state: State, path: Path) -> None:
         raise ValueError(
             f"{path} belongs to another model; nothing was loaded: {'; '.join(faults)}. Load it into that "
             "model, or load parts of it by hand, with model.load_state_dict(..., strict=False)."
+            f"{prefix_hint(own, state)}"
         )
+
+
+def prefix_hint(own: State, state: State) -> str:
+    """How to load a file whose names all have a prefix, as those that Lightning writes."""
+    name, other = next(iter(own), ""), next(iter(state), "")
+    prefix = other.removesuffix(name)
+    if not name or not prefix or prefix == other or {prefix + each for each in own} - state.keys():
+        return ""
+    return (
+        f" In the file the names begin with {prefix!r}: "
+        f"model.load_state_dict({{name.removeprefix({prefix!r}): each for name, each in state.items()}})."
+    )
 
 
 def fits(own: Any, given: Any) -> bool:

@@ -165,6 +165,18 @@ def test_weights_that_fit_in_part_are_refused_by_name_and_none_is_loaded(
     assert all(map(torch.equal, values(other), before))
 
 
+def test_a_file_whose_names_have_a_prefix_says_how_to_take_it_off(tmp_path: Path) -> None:
+    learn = make(plain())
+    state = {f"model.{name}": each for name, each in plain().state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "lightning.ckpt")
+    with pytest.raises(ValueError, match=r"begin with 'model\.'.*removeprefix\('model\.'\)"):
+        learn.load(tmp_path / "lightning.ckpt")
+    torch.save({f"model.{name}": torch.zeros(1) for name in "ab"}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="another model") as error:
+        learn.load(tmp_path / "other.pt")
+    assert "removeprefix" not in str(error.value)
+
+
 def test_one_name_of_a_tied_weight_is_enough(tmp_path: Path) -> None:
     def tied() -> nn.Module:
         model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 1))
