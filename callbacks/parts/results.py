@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, ValuesView
+import math
+from collections import deque
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -12,9 +16,10 @@ from torch import Tensor
 class Results(dict[str, Any]):
     """A dict whose values are plain numbers, strings, and lists of them.
 
-    A tensor becomes a number where it has one element, else nested lists; so does what NumPy gives. Nothing
-    that is kept holds a graph. A tensor on another device than the CPU is copied there, without a wait, and
-    becomes a number when it is first read.
+    A tensor becomes a number where it has one element, else nested lists; so does what NumPy gives. Mappings
+    become dicts, named tuples tuples, and decimals and fractions floats. Nothing that is kept holds a graph.
+    A tensor on another device than the CPU is copied there, without a wait, and becomes a number when it is
+    first read.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -99,13 +104,25 @@ def set_results(learn: Any, results: dict[str, Any]) -> None:
 def as_number(value: Any) -> Any:
     """A plain number, or nested lists of them, off the device; what is of another kind as it is."""
     if isinstance(value, Tensor):
-        value = value.detach()
-        dense = value if value.layout is torch.strided else value.to_dense()
-        return dense.item() if dense.numel() == 1 else dense.tolist()
+        return numbers_of(value.detach())
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        return value.item() if value.size == 1 else value.tolist()
-    if type(value) in (list, tuple):
-        return type(value)(map(as_number, value))
-    if type(value) is dict:
+        return as_number(value.item() if value.size == 1 else value.tolist())
+    if isinstance(value, (Decimal, Fraction)):
+        return float(value)
+    if isinstance(value, (tuple, list, deque)):
+        return (tuple if isinstance(value, tuple) else list)(map(as_number, value))
+    if isinstance(value, Mapping):
         return {key: as_number(each) for key, each in value.items()}
     return value
+
+
+def numbers_of(tensor: Tensor) -> Any:
+    """The numbers of a tensor; NaN on the meta device, which has none."""
+    if tensor.is_nested:
+        return [numbers_of(each) for each in tensor.unbind()]
+    if tensor.is_meta:
+        tensor = torch.full(tensor.shape, math.nan, device="cpu")
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    return dense.item() if dense.numel() == 1 else dense.tolist()

@@ -24,11 +24,13 @@ from callbacks.whole.executed import Executed
 from callbacks.whole.program import Sources
 from callbacks.whole.refusals import (
     HEARD_BY,
+    check_autocast,
     check_clipped,
     check_kept,
     check_modules,
     check_optimizer,
     check_parameters,
+    check_writers,
 )
 from callbacks.whole.stock import Stock
 from callbacks.whole.updates import Run, kept_of, numbers_of, runs_of
@@ -41,6 +43,8 @@ BLIND = (ActivationStats, EMA, GradientClip, LossSurface, MixedPrecision, Timer,
 #: What a parameter is trained by.
 FLAGS = attrgetter("requires_grad", "dtype")
 OF_GRADIENTS = ("after_backward", "before_step", "after_step")
+#: Where the program has run already, and the step is not yet taken.
+IN_BATCH = ("after_pred", "after_loss", "before_backward", "after_backward", "before_step")
 
 
 class Binding:
@@ -68,10 +72,12 @@ class Binding:
         names = {each: name for name, each in learn.model.named_parameters()}
         self.params = [each for each in trained_of(learn.optimizer) if names.get(each, "") not in unused]
         check_parameters(self.params, names)
+        check_writers(learn, IN_BATCH if has_update else IN_BATCH[:3])
         if has_update:
             check_optimizer(learn.optimizer)
         self.sources = sources_of(learn, names, self.params, has_update)
         self.sources.unused = frozenset(unused)
+        check_autocast(self.sources)
         check_clipped(self.sources)
         check_kept(self.sources.runs, state_of(learn.optimizer))
         self.runs = self.sources.runs
@@ -187,7 +193,8 @@ class Binding:
     def differs_from(self, other: Binding) -> str:
         """What has another value than there, in words."""
         for (key, value, holder), (_, before, _) in zip(self.watch, other.watch, strict=False):
-            if value is not before and not isinstance(value, Tensor):
+            is_same = value == before if is_value(value) and is_value(before) else value is before
+            if not is_same and not isinstance(value, Tensor):
                 return self.watch.told(key, holder)
         return "a setting of the model or the optimizer"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -43,7 +43,7 @@ IMPURE = frozenset(sys.stdlib_module_names) - PURE
 #: Packages whose code is no user's: those above, and the two of this project.
 OWN = FOREIGN | {"callbacks", "learner"}
 #: Built-in functions that read from outside.
-READERS = ("open", "input")
+READERS = ("open", "input", "__import__")
 ARRAYS = ("numpy", "tolist", "__array__")  #: methods of tensors that give their values to others than torch
 #: Names of functions that read attributes by a name that is computed.
 DYNAMIC = frozenset(
@@ -72,12 +72,14 @@ class Executed:
     Attributes:
         functions: functions of the user, and of libraries other than torch, that were called.
         names: all names that the code has, of torch's too: an attribute with another name was not read.
+        own_names: those of the user's code.
         reads_all: whether attributes are read by names that are computed, so that each may have been read.
     """
 
     def __init__(self) -> None:
         self.functions: list[FunctionType] = []
         self.names: set[str] = set()
+        self.own_names: set[str] = set()
         self.codes: set[CodeType] = set()
         self.imported: list[ModuleType] = []
         self.reads_all = False
@@ -86,9 +88,20 @@ class Executed:
     @classmethod
     def guessed(cls, model: Any, loss_func: Any) -> Executed:
         """The functions that names in the code of a model and its loss lead to, before any was called."""
+        kinds = [*{type(each): None for each in (*model.modules(), loss_func)}]
+        return cls.reached(
+            [loss_func, *(getattr(kind, name, None) for kind in kinds for name in CALLED)], kinds
+        )
+
+    @classmethod
+    def reached(cls, left: list[Any], kinds: Sequence[type]) -> Executed:
+        """The functions that names in code lead to.
+
+        Args:
+            left: functions, bound methods and others, to start from.
+            kinds: classes whose methods the names may mean.
+        """
         found = cls()
-        kinds = {type(each): None for each in (*model.modules(), loss_func)}
-        left: list[Any] = [loss_func, *(getattr(kind, name, None) for kind in kinds for name in CALLED)]
         while left:
             value = left.pop()
             if isinstance(value, type) and not is_foreign(value.__module__):
@@ -114,17 +127,18 @@ class Executed:
         """
         if sys.getprofile() is not None:
             raise Unfit("a profiler of Python runs, and WholeStep needs its place in the first steps")
-        found: dict[CodeType, bool] = {}  # whether it is the user's
+        found: dict[CodeType, str | None] = {}  # of the user's code its package
 
         def profile(frame: FrameType, event: str, called: Any) -> None:
             if event == "call":
                 code = frame.f_code
                 top = top_of(frame)
                 if code not in found:
-                    found[code] = top not in OWN
+                    package = frame.f_globals.get("__package__") or ""
+                    found[code] = None if top in OWN else package
                 if code.co_name == COMPILED and frame.f_globals.get("__name__") == "torch._dynamo.eval_frame":
                     raise Unfit("a part is compiled by torch.compile: leave that out, as the whole step is")
-                if top in IMPURE and is_users(frame.f_back):
+                if (top in IMPURE or code.co_name == "import_module") and is_users(frame.f_back):
                     self._outside = self._outside or f"{top}.{code.co_name}"
             elif event == "c_call" and is_users(frame):
                 self._outside = self._outside or impure(called)
@@ -135,7 +149,7 @@ class Executed:
                 yield
             finally:
                 sys.setprofile(None)
-        self._add({code: is_own for code, is_own in found.items() if code not in self.codes})
+        self._add({code: package for code, package in found.items() if code not in self.codes})
 
     def check(self) -> None:
         """Refuse code that was called and reads what a program, which could be made, has read once.
@@ -146,14 +160,18 @@ class Executed:
         if self._outside:
             raise Unfit(f"forward pass or loss call {self._outside}, whose answer a program would not renew")
 
-    def _add(self, found: dict[CodeType, bool]) -> None:
+    def _add(self, found: dict[CodeType, str | None]) -> None:
         self.codes |= found.keys()
-        own = [code for code, is_own in found.items() if is_own]
+        own = {code: package for code, package in found.items() if package is not None}
         for code in found:
             self.names |= names_of(code)
-        for code in own:
-            self.reads_all |= code.co_name in GETTERS or not DYNAMIC.isdisjoint(names_of(code))
-            self.imported += imported_by(code)
+        for code, package in own.items():
+            names = names_of(code)
+            self.own_names |= names
+            self.reads_all |= code.co_name in GETTERS or not DYNAMIC.isdisjoint(names)
+            self.imported += imported_by(code, package)
+            if {"sys", "modules"} <= names:
+                self._outside = self._outside or "sys.modules"
         if own:
             owners = [each for each in gc.get_referrers(*own) if isinstance(each, FunctionType)]
             order = {code: place for place, code in enumerate(own)}
@@ -225,8 +243,21 @@ def names_of(code: CodeType) -> set[str]:
     return found
 
 
-def imported_by(code: CodeType) -> list[ModuleType]:
-    """The modules of the user that code imports as it runs."""
+def imported_by(code: CodeType, package: str) -> list[ModuleType]:
+    """The modules of the user that code imports as it runs; also by a name relative to its package."""
     names = [each.argval for each in dis.get_instructions(code) if each.opname == "IMPORT_NAME"]
-    found = [sys.modules.get(name) for name in names if not is_foreign(name)]
+    parts = package.split(".") if package else []
+    bases = ["", *(".".join(parts[:n]) for n in range(len(parts), 0, -1))]
+    paths = dict.fromkeys(f"{base}.{name}".strip(".") for name in names for base in bases)
+    found = [sys.modules.get(path) for path in paths if not is_foreign(path)]
     return [each for each in found if each is not None]
+
+
+def reads_data(code: CodeType) -> bool:
+    """Does code read an attribute `data` of something other than the learner?"""
+    before = ""
+    for each in dis.get_instructions(code):
+        if each.opname in ("LOAD_ATTR", "STORE_ATTR") and each.argval == "data" and before != "learn":
+            return True
+        before = each.argval
+    return any(reads_data(each) for each in code.co_consts if isinstance(each, CodeType))

@@ -21,6 +21,7 @@ from callbacks.profile import Profile
 from callbacks.recurrent import RNNRegularizer
 from callbacks.registry import describe, listens
 from callbacks.when import When, unwrapped
+from callbacks.whole.executed import OWN, Executed, reads_data
 from callbacks.whole.program import Sources
 from callbacks.whole.updates import RULES, Run
 
@@ -97,6 +98,40 @@ def check_read_in_time(learn: Any, constants: list[Tensor]) -> None:
                     f"the loss reads {describe(own)}.{name}, which {describe(own)} may change in after_pred, "
                     "after the program has run"
                 )
+
+
+def check_writers(learn: Any, events: Iterable[str]) -> None:
+    """Refuse callbacks that reach for `.data` of tensors: torch does not count what is written there.
+
+    Args:
+        learn: the learner.
+        events: between the program and the update.
+
+    Raises:
+        Unfit: names the callback and the event.
+    """
+    for each in learn.callbacks:
+        own = unwrapped(each)
+        for event in events:
+            if not listens(each, event):
+                continue
+            for function in Executed.reached([getattr(own, event)], [type(own)]).functions:
+                if function.__module__.partition(".")[0] not in OWN and reads_data(function.__code__):
+                    raise Unfit(
+                        f"{describe(own)} uses `.data` of tensors in {event}, after the program has run, and "
+                        "writes there are not seen: use `with torch.no_grad():` and the tensor itself"
+                    )
+
+
+def check_autocast(sources: Sources) -> None:
+    """Refuse an autocast around the fit, which a program would not have.
+
+    Raises:
+        Unfit: says what to do instead.
+    """
+    kind = sources.device.type
+    if sources.precision is None and kind != "meta" and torch.is_autocast_enabled(kind):
+        raise Unfit("the fit runs within torch.autocast: use MixedPrecision('bf16') instead")
 
 
 def listeners(learn: Any, *events: str) -> str:

@@ -9,14 +9,11 @@ import torch
 from callbacks.contract import Callback, LearnerProtocol, Order
 from callbacks.lean.proof import Unfit
 from callbacks.parts.warning import warn
-from callbacks.whole.binding import OF_GRADIENTS
+from callbacks.whole.binding import IN_BATCH, OF_GRADIENTS
 from callbacks.whole.graph import OWN, Backend, check_known
 from callbacks.whole.maker import Maker
 from callbacks.whole.pending import Pending, leaves_are, take
 from callbacks.whole.refusals import changed, check_together, leaves_update, listeners
-
-#: Where the program has run already, and the step is not yet taken.
-IN_BATCH = ("after_pred", "after_loss", "before_backward", *OF_GRADIENTS)
 
 
 class WholeStep(Callback):
@@ -63,7 +60,8 @@ class WholeStep(Callback):
     and modules that they reach in whatever way, and the closures, defaults, global variables and class
     attributes that the functions name which the first steps have called. Where they can read what cannot be
     compared (a NumPy array, an iterator, the environment, a clock, a cached function), the ordinary step is
-    taken. Weights that are written to by `.data` between forward and step are not seen to have changed.
+    taken. So it is where a callback uses `.data` of tensors between the forward pass and the step, as torch
+    does not count what is written there, and within an autocast other than that of `MixedPrecision`.
 
     On a GPU the program is a CUDA graph. That has never run on one.
 

@@ -42,6 +42,7 @@ CONTAINERS = (list, tuple, dict, set, frozenset, deque, MappingProxyType)
 #: Types written in C whose instances hold nothing but attributes and entries.
 KNOWN = {*CONTAINERS, object, int, float, complex, str, bytes, OrderedDict, defaultdict, SimpleNamespace}
 KNOWN |= {BaseException, Exception, partial}
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 MISSING = object()  #: stands in a slot that has no value
 
 
@@ -116,3 +117,25 @@ def unwatchable(value: Any, where: str) -> str:
     if kind is torch.Generator:
         return f"forward pass or loss draw from a generator of their own ({where}), as no program does"
     return f"the step can read {where}, a {kind.__module__}.{kind.__name__}, which changes unseen: {fix}"
+
+
+def memory_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Where the numbers of a tensor are, and of which kind; `.data` and `set_` may give it others."""
+    is_plain = type(tensor) in PLAIN and tensor.layout is torch.strided
+    return (tensor.data_ptr() if is_plain else 0, tensor.shape, tensor.dtype, tensor.requires_grad)
+
+
+def torch_settings() -> tuple[Any, ...]:
+    """The global settings of torch that a step can depend on."""
+    return (
+        torch.get_default_dtype(),
+        id(getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)),
+        torch.are_deterministic_algorithms_enabled(),
+        *(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")),
+        *(torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")),
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.enabled,
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+    )

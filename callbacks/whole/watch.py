@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.lean.proof import Unfit
-from callbacks.whole.executed import Executed, globals_of, is_foreign
+from callbacks.whole.executed import Executed, globals_of, is_foreign, names_of
 from callbacks.whole.values import (
     CONTAINERS,
     KNOWN,
@@ -33,7 +33,9 @@ from callbacks.whole.values import (
     function_of,
     is_atom,
     is_transparent,
+    memory_of,
     slot_of,
+    torch_settings,
     unwatchable,
 )
 
@@ -78,11 +80,15 @@ class Watch:
         self._sets: list[tuple[Any, frozenset[Any]]] = []
         self._dicts: list[tuple[Any, Any]] = []  # objects with the dicts of their attributes
         self._caches: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._instances: list[Any] = []  # whose class may be replaced
+        self._tensors: list[Tensor] = []  # but for those of the model, which each step takes as they are
         self._titles: dict[int, str] = {}  # of modules, by their dicts
         self._seen: dict[int, Any] = {}
         self._executed = executed
         self.modules: list[nn.Module] = []  #: all that a step can reach
-        self._left = [*((each, "the model") for each in modules), (loss_func, "the loss function")]
+        parts = list(modules)
+        self._of_model = {id(each) for part in parts for each in tensors_of(part)}
+        self._left = [*((each, "the model") for each in parts), (loss_func, "the loss function")]
         for function in executed.functions:
             self._add_function(function)
         for module in executed.imported:
@@ -90,6 +96,9 @@ class Watch:
         while self._left:
             self._look(*self._left.pop())
         self._sizes = list(map(len, self._sized))
+        self._kinds = list(map(type, self._instances))
+        self._memory = list(map(memory_of, self._tensors))
+        self._torch = torch_settings()
 
     def is_same(self) -> bool:
         """Has everything the value that it had?"""
@@ -99,6 +108,9 @@ class Watch:
                 and all(all(map(is_, map(get, keys), values)) for _, get, keys, values in self._held)
                 and all(own == kept for own, kept in self._sets)
                 and all(vars(each) is own for each, own in self._dicts)
+                and list(map(type, self._instances)) == self._kinds
+                and list(map(memory_of, self._tensors)) == self._memory
+                and torch_settings() == self._torch
             )
         except (IndexError, AttributeError, ValueError):  # it is gone
             return False
@@ -128,6 +140,8 @@ class Watch:
         """In words what stands there."""
         if isinstance(holder, CellType):
             return "a variable of a closure"
+        if holder is torch or isinstance(holder, Tensor):
+            return f"{key} of {'torch' if holder is torch else 'a tensor beside the model'}"
         title = (
             f"the class {holder.__name__}" if isinstance(holder, type) else "a list, a dict or the globals"
         )
@@ -138,6 +152,13 @@ class Watch:
         for holder, _, keys, values in self._held:
             yield from ((key, value, holder) for key, value in zip(keys, values, strict=True))
         yield from (("its members", kept, own) for own, kept in self._sets)
+        yield from (
+            ("its class", kind, each) for each, kind in zip(self._instances, self._kinds, strict=True)
+        )
+        yield from (
+            ("the memory", kept, each) for each, kept in zip(self._tensors, self._memory, strict=True)
+        )
+        yield "a global setting", self._torch, torch
 
     def _is_read(self, key: Any) -> bool:
         """Does code that was called have this name?"""
@@ -166,12 +187,13 @@ class Watch:
         if isinstance(value, type):
             self._add_class(value)
         elif isinstance(value, Tensor):
+            if id(value) not in self._of_model:
+                self._tensors.append(value)
             self._add(vars(value), vars(value).get, [*vars(value)], where)
         elif isinstance(value, nn.Module):
             self._add_module(value)
         elif isinstance(value, ModuleType):
-            if not is_foreign(value.__name__):
-                self._add(vars(value), vars(value).get, filter(self._is_read, vars(value)))
+            self._add_globals(value)
         elif isinstance(value, FunctionType):
             self._add_attributes(value, where)
         elif isinstance(value, (MethodType, BuiltinFunctionType)):
@@ -181,6 +203,14 @@ class Watch:
         elif not type(value).__module__.startswith("logging"):
             self._add_object(value, where)
 
+    def _add_globals(self, module: ModuleType) -> None:
+        """What code names of an imported module; what torch's functions hold is not looked into."""
+        own = vars(module)
+        if not is_foreign(module.__name__):
+            self._add(own, own.get, filter(self._is_read, own))
+        elif keys := [key for key in own if key in self._executed.own_names]:
+            self._held.append((own, own.get, keys, [own[key] for key in keys]))
+
     def _refuse(self, reason: str) -> None:
         if not self._passes_over:
             raise Unfit(reason)
@@ -188,6 +218,7 @@ class Watch:
     def _add_module(self, module: nn.Module) -> None:
         own, kind = vars(module), type(module).__name__
         self.modules.append(module)
+        self._instances.append(module)
         if isinstance(module, torch.jit.ScriptModule):  # refused by the binding
             return
         self._sized.append(own)
@@ -207,6 +238,7 @@ class Watch:
         if not is_transparent(kind):
             self._refuse(unwatchable(value, where))
             return
+        self._instances.append(value)
         if isinstance(value, CONTAINERS):
             self._add_entries(value, where)
         if isinstance(value, partial):
@@ -274,8 +306,17 @@ class Watch:
         for cell in function.__closure__ or ():
             self._add(cell, partial(contents_of, cell), ["cell_contents"])
         known = function.__globals__
-        self._add(known, known.get, [name for name in globals_of(function.__code__) if name in known])
+        names = globals_of(function.__code__)
+        if "globals" in names:
+            names += sorted(names_of(function.__code__).difference(names))
+        self._add(known, known.get, [name for name in names if name in known])
         self._left.append((function, function.__name__))
+
+
+def tensors_of(module: nn.Module) -> list[Any]:
+    """Its own parameters and buffers."""
+    own = vars(module)
+    return [*own["_parameters"].values(), *own["_buffers"].values()]
 
 
 def put(holder: Any, key: Any, value: Any) -> None:

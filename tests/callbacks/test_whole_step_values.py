@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+import importlib
 import os
 import sys
 import time
@@ -200,8 +201,61 @@ SETTINGS = {
     "a table among the globals": lambda: of_model(lambda m: TABLE["scale"], lambda m: TABLE.update(scale=0.5)),
     "a context variable": lambda: of_model(lambda m: CONTEXT.get(), lambda m: CONTEXT.set(0.5)),
     "a default that is mutable": lambda: of_model(by_default, lambda m: by_default.__defaults__[0].__setitem__(0, 0.5)),
+    "globals()": lambda: of_model(lambda m: globals()["FACTOR"], lambda m: change_globals(0.5)),
+    "the memory of a tensor": lambda: of_model(
+        lambda m: m.c, lambda m: setattr(m.c, "data", torch.full((1,), 0.5)), c=torch.ones(1)
+    ),
+    "the size of a tensor": lambda: of_model(
+        lambda m: 1.0 / len(m.c), lambda m: m.c.set_(torch.ones(2)), c=torch.ones(1)
+    ),
+    "the class of an object": lambda: of_model(
+        lambda m: m.c.give(), lambda m: setattr(m.c, "__class__", GivesHalf), c=GivesOne()
+    ),
+    "a function of torch that is replaced": lambda: of_model(
+        lambda m: torch.square(torch.ones(1)), lambda m: setattr(torch, "square", lambda x: 0.5 * x)
+    ),
+    "a relative import": lambda: of_model(PACKAGE.name, lambda m: setattr(PACKAGE.settings, "scale", 0.5)),
+    "a relative import of a module": lambda: of_model(
+        PACKAGE.module, lambda m: setattr(PACKAGE.settings, "scale", 0.5)
+    ),
+    "a setting of torch": lambda: of_model(
+        lambda m: 0.5 if torch.are_deterministic_algorithms_enabled() else 1.0,
+        lambda m: torch.use_deterministic_algorithms(True),
+    ),
     "defaults that are replaced": lambda: of_model(by_default, lambda m: setattr(by_default, "__defaults__", ([0.5],))),
 }  # fmt: skip
+
+
+class GivesOne:
+    def give(self):
+        return 1.0
+
+
+class GivesHalf:
+    def give(self):
+        return 0.5
+
+
+def package():
+    """A package of a user with settings, and two functions that import them by a relative name."""
+    found = ModuleType("package_of_a_user")
+    found.settings = ModuleType("package_of_a_user.settings")
+    found.settings.scale = 1.0
+    found.__package__, found.__path__ = found.__name__, []
+    code = """
+def name(m):
+    from .settings import scale
+    return scale
+def module(m):
+    from . import settings
+    return settings.scale
+"""
+    exec(code, vars(found))
+    return found
+
+
+PACKAGE = package()
+SQUARE = torch.square
 
 
 class Plain:
@@ -236,6 +290,8 @@ def by_default(model, scales=[1.0]):  # noqa: B006
 @pytest.fixture(autouse=True)
 def as_ever(monkeypatch):
     monkeypatch.setitem(sys.modules, "elsewhere_of_a_user", ELSEWHERE)
+    for each in (PACKAGE, PACKAGE.settings):
+        monkeypatch.setitem(sys.modules, each.__name__, each)
     reset()
     yield
     reset()
@@ -247,6 +303,8 @@ def reset():
     by_default.__defaults__ = ([1.0],)
     os.environ["SCALE_OF_A_TEST"] = "1"
     CONTEXT.set(1.0)
+    PACKAGE.settings.scale, torch.square = 1.0, SQUARE
+    torch.use_deterministic_algorithms(False)
 
 
 def fresh(make):
@@ -372,6 +430,14 @@ UNWATCHED = {
     ),
     "numbers of a tensor as a list": lambda: of_model(
         lambda m: m.c[0].tolist()[0], lambda m: m.c[0].fill_(0.5), c=[torch.ones(1)]
+    ),
+    "a module by its name": lambda: of_model(
+        lambda m: importlib.import_module("elsewhere_of_a_user").inner.scale,
+        lambda m: setattr(ELSEWHERE.inner, "scale", 0.5),
+    ),
+    "the table of modules": lambda: of_model(
+        lambda m: sys.modules["elsewhere_of_a_user"].inner.scale,
+        lambda m: setattr(ELSEWHERE.inner, "scale", 0.5),
     ),
     "a clock": lambda: of_model(lambda m: 1.0 + 0.0 * time.time(), lambda m: None),
     "the environment": lambda: of_model(
@@ -576,3 +642,54 @@ def test_the_default_dtype_is_that_of_now():
         is_as_ordinary(setting)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def shrink(module):
+    for each in module.parameters():
+        each.data.mul_(0.9)
+
+
+class Shrinks(Callback):
+    """Weight decay by hand, as in old code, through a helper."""
+
+    def before_step(self, learn):
+        if learn.epoch == 1:
+            shrink(learn.model)
+
+
+@on("after_backward", name="halves")
+def halves(learn):
+    for each in learn.model.parameters():
+        each.grad.data = each.grad * 0.5
+
+
+@on("after_loss", name="doubles")
+def doubles(learn):
+    if learn.epoch == 1:
+        learn.model.weight.data.mul_(2.0)
+
+
+@pytest.mark.parametrize("callback", [Shrinks(), halves, doubles], ids=["a helper", "a gradient", "a weight"])
+def test_a_callback_that_writes_by_data_within_the_step_takes_the_ordinary_step(callback):
+    setting = Model, F.mse_loss, lambda _: None
+    ends = [fit(doer, lambda: setting, callback) for doer in (ZeroGrad(), WholeStep("eager"))]
+    torch.testing.assert_close(ends[1].model.state_dict(), ends[0].model.state_dict(), rtol=1e-9, atol=1e-12)
+    assert ".data" in ends[1].callbacks[WholeStep].fallback
+
+
+@on("after_loss", name="looks")
+def looks(learn):
+    assert learn.data.train is not None
+
+
+def test_a_callback_that_reads_the_data_of_the_learner_is_no_reason_to_fall_back():
+    whole = fit(WholeStep("eager"), lambda: (Model, F.mse_loss, lambda _: None), looks)
+    assert whole.callbacks[WholeStep].fallback is None
+
+
+def test_an_autocast_around_the_fit_takes_the_ordinary_step():
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = fit(
+            WholeStep("eager"), lambda: (lambda: nn.Linear(2, 1).double(), F.mse_loss, lambda _: None)
+        )
+    assert "MixedPrecision" in whole.callbacks[WholeStep].fallback

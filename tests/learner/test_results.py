@@ -6,7 +6,11 @@ import copy
 import csv
 import json
 import weakref
+from collections import OrderedDict
+from decimal import Decimal
 from functools import partial
+from math import nan as NAN
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -54,17 +58,23 @@ VALUES = {
     "a number of NumPy": (lambda total: np.float32(2.5), 2.5),
     "an array of NumPy": (lambda total: np.ones((1,)), 1.0),
     "a list of tensors": (lambda total: [total, {"x": total}], [2.5, {"x": 2.5}]),
+    "an ordered dict": (lambda total: OrderedDict(x=total), {"x": 2.5}),
+    "a dict that shows another": (lambda total: MappingProxyType({"x": [total]}), {"x": [2.5]}),
+    "a named tuple": (lambda total: torch.max(total.reshape(1, 1), 0), (2.5, 0)),
+    "a nested tensor": (lambda total: torch.nested.nested_tensor([total.reshape(1)] * 2), [2.5, 2.5]),
+    "no numbers": (lambda total: torch.ones(2, device="meta"), [NAN, NAN]),
+    "a decimal": (lambda total: Decimal("2.5"), 2.5),
     "a number": (lambda total: 2.5, 2.5),
     "a text": (lambda total: "good", "good"),
 }
-PLAIN = {float, int, bool, str, list}
+PLAIN = {float, int, bool, str, list, tuple, dict}
 
 
 @pytest.mark.parametrize("name", VALUES)
 def test_results_are_plain_numbers_in_the_history_and_in_files(name, tmp_path):
     make, wanted = VALUES[name]
     learn = fit(Writes(make), CSVLogger(tmp_path / "a.csv"), JSONLines(tmp_path / "a.json"))
-    assert [row["aux"] for row in learn.history] == [wanted] * 2
+    assert [str(row["aux"]) for row in learn.history] == [str(wanted)] * 2  # NaN does not equal itself
     assert {type(row["aux"]) for row in learn.history} <= PLAIN
     with (tmp_path / "a.csv").open() as file:
         assert [row["aux"] for row in csv.DictReader(file)] == [str(wanted)] * 2
