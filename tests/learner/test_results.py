@@ -61,7 +61,10 @@ VALUES = {
     "an ordered dict": (lambda total: OrderedDict(x=total), {"x": 2.5}),
     "a dict that shows another": (lambda total: MappingProxyType({"x": [total]}), {"x": [2.5]}),
     "a named tuple": (lambda total: torch.max(total.reshape(1, 1), 0), (2.5, 0)),
-    "a nested tensor": (lambda total: torch.nested.nested_tensor([total.reshape(1)] * 2), [2.5, 2.5]),
+    "a nested tensor": (
+        lambda total: torch.nested.nested_tensor([total.reshape(1)] * 2, layout=torch.jagged),
+        [2.5, 2.5],
+    ),
     "no numbers": (lambda total: torch.ones(2, device="meta"), [NAN, NAN]),
     "a decimal": (lambda total: Decimal("2.5"), 2.5),
     "a number": (lambda total: 2.5, 2.5),
