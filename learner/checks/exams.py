@@ -17,6 +17,7 @@ from callbacks.device import map_tensors
 from callbacks.history import show
 from callbacks.optimizers import title_of as optimizer_title
 from callbacks.parts.modules import loss_parameters, modules_beside
+from callbacks.when import unwrapped
 from learner import errors
 from learner.checks.data import item_faults
 from learner.checks.faults import LearnerWarning, listed
@@ -180,12 +181,16 @@ def look_at_gradients(learn: Any, report: Report) -> None:
         f"reaches {len(named) - len(missed)} of {len(named)} trainable tensors, norm {show(math.sqrt(total))}"
     )
     report.facts["gradient"] = said + (f"; it is 0 in {listed(dead)}" if dead else "")
-    if spoilt:
+    if spoilt and any(getattr(unwrapped(each), "scales_gradients", False) for each in learn.callbacks):
+        # the first scales of float16 are meant to overflow, and such updates are left out
+        report.facts["gradient"] += f"; it overflows at the first scale in {listed(spoilt)}"
+    elif spoilt:
         report.take([ValueError(f"the gradient is NaN or infinite in {listed(spoilt)}.")])
     if missed:
         report.warn(
-            f"no gradient reaches {listed(missed)}: the loss does not depend on them. Use them in "
-            "forward, look for a .detach(), or freeze them."
+            f"no gradient reaches {listed(missed)}: the loss of the first batch does not depend on them. Use "
+            "them in forward, look for a .detach(), or freeze them. Where the batch decides which layers are "
+            "used, as in a mixture of experts, this is right."
         )
 
 

@@ -148,7 +148,10 @@ def steps(learn: Any, report: Report, batch: Any) -> None:
     )
     report.take(step_faults(losses))
     if stirred := changed(frozen):
-        report.warn(f"{listed(stirred)} are frozen, but a step moves them.")
+        report.warn(
+            f"{listed(stirred)} are frozen (requires_grad=False), but a step changes them. Where forward or "
+            "a callback writes to them on purpose, as in a moving average, this is right."
+        )
     if stale := changed(buffers):
         report.warn(
             f"the frozen layers' {listed(stale)} still follow the data: put these layers into "

@@ -195,10 +195,11 @@ def test_state_that_is_created_before_the_first_batch_is_there(event, capsys):
         ([ClosureStep], partial(torch.optim.LBFGS, lr=0.1, max_iter=2)),
         ([Critic], SGD),
         ([MixedPrecision("bf16")], SGD),
+        ([MixedPrecision("fp16")], SGD),
     ],
 )
 def test_callbacks_that_take_part_in_the_step_have_no_error(callbacks, optimizer, capsys):
-    learner_of("what it has seen", callbacks, optimizer).fit(1)
+    learner_of("what it has seen", callbacks, optimizer).fit(8)
     assert learner_of("what it has seen", callbacks, optimizer).check().ok
 
 
@@ -219,3 +220,36 @@ def test_what_fails_in_training_is_still_an_error(capsys):
         "sizes": Learner(nn.Linear(3, 1), Data([(X, Y)]), mse, SGD),
     }
     assert [name for name, learn in wrong.items() if learn.check().ok] == []
+
+
+class Experts(nn.Module):
+    """The first number of a batch decides which expert is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 1) for _ in range(2))
+
+    def forward(self, x):
+        return self.experts[int(x[0, 0] > 0)](x)
+
+
+class Codebook(nn.Module):
+    """A frozen weight that follows the inputs by a moving average."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.code = nn.Linear(4, 1), nn.Parameter(torch.zeros(4), requires_grad=False)
+
+    def forward(self, x):
+        if self.training:
+            with torch.no_grad():
+                self.code.lerp_(x.mean(0), 0.1)
+        return self.layer(x + self.code)
+
+
+@pytest.mark.parametrize("model", [Experts, Codebook])
+def test_a_warning_says_when_what_it_names_is_right(model, capsys):
+    report = Learner(model(), Data([(X, Y), (-X, Y)]), mse, SGD).check()
+    assert report.ok
+    (warning,) = report.warnings
+    assert warning.endswith("this is right.")
