@@ -90,7 +90,7 @@ def unsaved_faults(learn: Any) -> Iterator[Exception]:
 def used_by(callback: Any) -> list[Any]:
     """The variables around the functions of a callback of the user's, as those of `on`, and around theirs."""
     kind = type(unwrapped(callback))
-    found = [] if kind.__module__.startswith("callbacks.") else list(vars(kind).values())
+    found = [] if str(kind.__module__).startswith("callbacks.") else list(vars(kind).values())
     seen: dict[int, Any] = {}
     for _ in range(N_LEVELS):
         functions = [each for each in found if isinstance(each, FunctionType) and id(each) not in seen]

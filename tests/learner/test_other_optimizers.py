@@ -372,6 +372,12 @@ def test_an_optimizer_that_a_function_of_on_steps_trains_and_is_reported_where_t
         with_function(second, Checkpoint(tmp_path), **options).fit(1)
 
 
+def test_a_builtin_function_is_a_callback_that_is_looked_at_for_optimizers():
+    seen = []
+    learner_of(on("after_batch")(seen.append), optimizer=partial(SGD, lr=0.1)).fit(1)
+    assert len(seen) == 6
+
+
 class Second(Callback):
     """Steps an optimizer of its own."""
 
