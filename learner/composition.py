@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -154,7 +154,8 @@ def overrides(learner_class: type, base: type, operation: str) -> bool:
 def listeners_of(callbacks: Callbacks) -> dict[str, Doer]:
     """All who listen to an event, as one function of the learner."""
     found = {event: in_turn(event, hooks) for event, hooks in callbacks.hooks.items()}
-    return {**found, "before_fit": begins(callbacks, callbacks.hooks["before_fit"])}
+    begin = begins(callbacks, callbacks.hooks["before_fit"])
+    return {**found, "before_fit": begin, "after_fit": ends(callbacks.hooks, found["after_fit"])}
 
 
 def in_turn(event: str, hooks: tuple[Hook, ...]) -> Doer:
@@ -189,3 +190,15 @@ def begins(callbacks: Callbacks, hooks: tuple[Hook, ...]) -> Doer:
                 found.get(id(plugin), nobody)(learn)
 
     return _begin
+
+
+def ends(hooks: Mapping[str, tuple[Hook, ...]], fire: Doer) -> Doer:
+    """A function that ends a fit, without the callbacks whose `before_fit` was not reached."""
+    with_before = {id(hook.__self__) for hook in hooks["before_fit"]}
+
+    def _end(learn: Any) -> None:
+        missed = with_before - set(map(id, learn._begun))
+        rest = tuple(hook for hook in hooks["after_fit"] if id(hook.__self__) not in missed)
+        (in_turn("after_fit", rest) if missed else fire)(learn)
+
+    return _end

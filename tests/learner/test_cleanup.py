@@ -217,3 +217,31 @@ def test_a_failed_validation_does_not_change_how_dropout_predicts(make_learner):
         learn.validate([(torch.ones(2, 7), torch.ones(2, 1))])
     learn.predict(torch.ones(2, 1))
     assert learn.callbacks.mc_dropout.spread.shape == (2, 1)
+
+
+def test_a_callback_that_an_early_cancel_keeps_from_beginning_is_not_asked_to_end(make_learner):
+    class Early(Callback):
+        order = Order.PREPARE
+
+        def before_fit(self, learn):
+            raise CancelFit
+
+    class Counts(Callback):
+        def before_fit(self, learn):
+            self.n = 0
+
+        def after_fit(self, learn):
+            self.n += 1
+
+    class OnlyEnds(Callback):
+        ended = 0
+
+        def after_fit(self, learn):
+            self.ended += 1
+
+    learn = make_learner(callbacks=[Counts(), OnlyEnds()])
+    learn.fit(1, callbacks=[Early()])
+    assert learn.callbacks[OnlyEnds].ended == 1
+    learn.fit(1)
+    assert learn.callbacks[OnlyEnds].ended == 2
+    assert learn.callbacks[Counts].n == 1
