@@ -31,8 +31,8 @@ class GradientAccumulation(Callback):
     `learn.snapshot()` holds no gradients: restore one at the end of a window.
 
     Args:
-        n_batches: so many batches to an update.
-        n_samples: as many batches as it takes to have so many items. Either this or `n_batches`.
+        n_batches: batches per update.
+        n_samples: items per update, rounded up to whole batches. Either this or `n_batches`.
         weight: the weight of the batch under way, a number above 0 or a tensor of one, which is not waited
             for, as `lambda learn: (learn.targets != PAD).sum()` where the loss is a mean over tokens.
 
@@ -61,7 +61,7 @@ class GradientAccumulation(Callback):
 
     @property
     def weight(self) -> Weight | None:
-        """The user's own function of the learner, or None."""
+        """The user's function of the learner, or None."""
         return self._weight.given
 
     def _begin(self) -> None:

@@ -112,7 +112,7 @@ class Checkpoint(Callback):
 
     @property
     def pass_start(self) -> dict[str, Any] | None:
-        """Of the epoch under way: the global step at its beginning, and the weights, where they may count."""
+        """The global step at the start of the current epoch, and the weights, if they may be needed."""
         return self._measured.start
 
     @pass_start.setter
@@ -222,13 +222,13 @@ class Checkpoint(Callback):
         self._remove(other_bests(path))
 
     def _remove(self, paths: list[Path]) -> None:
-        """Remove files of ours; what cannot be removed does no harm but takes room."""
+        """Remove old checkpoint files; a file that cannot be removed only takes up disk space."""
         error = remove(paths)
         if error is not None and not self._has_told:
             self._has_told = True
             warn(
-                f"an old checkpoint cannot be removed ({error}). Training continues; such files stay "
-                "and take room on the disk, so remove them by hand."
+                f"an old checkpoint cannot be removed ({error}). Training continues; remove such "
+                "files by hand, as they take up disk space."
             )
 
     def _fail(self, learn: LearnerProtocol, error: OSError, path: Path, is_last: bool) -> None:

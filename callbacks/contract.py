@@ -108,7 +108,7 @@ class LearnerProtocol(Protocol):
     inputs: Any  #: the model's arguments: a tuple (by position) or a mapping (by keyword)
     targets: Any  #: one target as it is, several as a tuple, None where there is none
     preds: Any  #: the model's output
-    loss_is_overridden: bool  #: does a callback or a subclass compute the loss in its own way?
+    loss_is_overridden: bool  #: does a callback or a subclass override the computation of the loss?
     loss_grad: Any  #: scalar tensor that is differentiated; scale this one, not `loss`
     # the one clock
     training: bool  #: True in the training pass, False in validation and prediction
@@ -235,16 +235,16 @@ class Callback:
     Attributes:
         order: the phase in which this plug-in is heard.
         name: how it is reached, `learn.callbacks.<name>`; by default the class's name in snake case.
-        state: names of the attributes that snapshots and checkpoints keep, e.g. `("best", "wait")`. Of a
-            module, an optimizer, a scheduler, or a list or dict of such, their state is kept, and put into
-            the object that is there. Modules are placed on the device with the model.
+        state: names of the attributes that snapshots and checkpoints keep, e.g. `("best", "wait")`. Modules,
+            optimizers, schedulers, and lists or dicts of them keep their own state, which is loaded into the
+            existing object. Modules are placed on the device with the model.
         measures: names that this plug-in writes to `learn.results`, each with its better direction
             ("min", "max", or None where there is none), so that a monitor of one can be checked before the
             first epoch.
         needs: classes of plug-ins without which this one cannot work.
         surrounds: operations that are done within the context that `surround` gives, whoever does them.
         reads_gradients: may its hooks read gradients? False lets a compiled step (`WholeStep`) keep none.
-        distributed: does it take care that several processes train together? A fit that is one of several is
+        distributed: does it synchronize several processes that train together? A fit in one of several is
             refused where no callback does.
         wrapped: the callback that this one holds and passes its events to, as `When` does; it is found by
             its own class then.
@@ -332,12 +332,12 @@ class Callback:
     def state_dict(self) -> dict[str, Any]:
         """The attributes named in `state` that exist by now, by name; not copied.
 
-        Of a module, an optimizer, a scheduler, or a list or dict of such it is their own state.
+        For a module, an optimizer, a scheduler, or a list or dict of them it is their own state.
         """
         return values_of(self, self.state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave; that of a module or optimizer goes into the one that is there.
+        """Load what `state_dict` returned; that of a module or optimizer into the existing object.
 
         Raises:
             ValueError: `state` holds a name that the callback does not declare.

@@ -174,7 +174,7 @@ def place_optimizer(optimizer: Any) -> None:
 
 
 def is_elsewhere(optimizer: Any) -> bool:
-    """Is a tensor of an optimizer's state on another device than its parameter?"""
+    """Is a tensor of an optimizer's state on a different device from its parameter?"""
     state = getattr(optimizer, "state", None)
     if isinstance(state, Mapping) and all(isinstance(each, Tensor) for each in state):
         return any(

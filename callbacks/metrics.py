@@ -133,7 +133,7 @@ class Metrics(Callback):
         if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
             return  # stopped in the middle: numbers of a part would be taken for the whole
         if learn.n_batches == 0 and not self._passes["valid"].n_batches:
-            warn("the validation data gave no batch, so nothing was measured on it.")
+            warn("the validation data yielded no batch, so nothing was measured on it.")
         valid = self._passes["valid"]
         if valid.is_open:
             learn.results |= valid.compute()

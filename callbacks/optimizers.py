@@ -23,21 +23,21 @@ class Optimizers(torch.optim.Optimizer):
 
     `Learner(optimizer=[...])` is the same as `Learner(optimizer=Optimizers(...))`. With factories it is a
     factory itself: the learner, or a call with `model.named_parameters()`, makes the optimizer. Each
-    parameter goes to the one optimizer whose rule is true for it, or else to the last one, where that has no
+    parameter goes to the one optimizer whose rule is true for it, or else to the last one, if that has no
     rule. An optimizer that gets no parameter is left out, with a warning; it is made when it gets one, as by
     `learn.unfreeze()`.
 
     It is a `torch.optim.Optimizer`. Its `param_groups` are those of its members, one after the other, and the
     same dicts; `step`, `zero_grad` and the state dict are those of all members. A member may also be stepped
     alone, as `learn.optimizer.members[0].step()`; that does not touch the others. A closure is given to each
-    member in turn, so each steps on the loss at the weights that those before it have left.
+    member in turn, so each computes the loss at the weights that the members before it have updated.
 
     Args:
         given: optimizers, factories, and pairs of a factory and a rule. A rule takes `(name, parameter)` and
             returns whether the parameter belongs to this factory. Only the last one may be without a rule.
 
     Raises:
-        TypeError: an argument is none of these.
+        TypeError: an argument is something else.
         ValueError: there is no argument; two members hold the same parameter; a factory that is not the last
             has no rule; when it is made: two rules match a parameter, or none does.
     """
@@ -81,7 +81,7 @@ class Optimizers(torch.optim.Optimizer):
         return new
 
     def flat(self) -> tuple[Any, ...]:
-        """What it can be made of again: its members, or the factories and rules."""
+        """The arguments to create it again: its members, or the factories and rules."""
         if self.is_made:
             return self.members
         return tuple(part.given if part.rule is None else (part.given, part.rule) for part in self._parts)
@@ -173,10 +173,10 @@ class Optimizers(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what `state_dict` gave.
+        """Load what `state_dict` returned.
 
         Raises:
-            ValueError: it is of other optimizers, or of another order; nothing has been changed then.
+            ValueError: it belongs to other optimizers or another order; then nothing has been changed.
         """
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
@@ -230,7 +230,7 @@ def title_of(optimizer: Any) -> str:
 
 
 def made_of(part: Part, share: list[dict[str, Any]]) -> Any:
-    """What a factory makes of its groups; a ready optimizer as it is; None where there is nothing.
+    """The optimizer that a factory makes of its groups, or the ready one; None if there are no parameters.
 
     Raises:
         TypeError: the factory makes no optimizer.
@@ -255,8 +255,8 @@ def check_kinds(optimizer: Optimizers, state: Any) -> None:
     if then != own:
         shown = "one optimizer" if then is None else " + ".join(then)
         raise ValueError(
-            f"the state is of {shown}, and these are {' + '.join(own)}: load it into the same optimizers in "
-            "the same order."
+            f"the state belongs to {shown}, and these are {' + '.join(own)}: load it into the same optimizers "
+            "in the same order."
         )
 
 

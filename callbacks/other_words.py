@@ -95,8 +95,8 @@ def missing(module: str, name: str, meant: str | None, asking: FrameType) -> Imp
     Args:
         module: its name.
         name: what was asked for.
-        meant: what it is called here; None where nothing can be said for sure.
-        asking: the frame that asks.
+        meant: its name here; None if it is not known for certain.
+        asking: the frame that uses the name.
 
     Returns:
         An AttributeError, so that `hasattr` is False; an ImportError where a `from ... import` asks, as it

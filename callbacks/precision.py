@@ -163,7 +163,7 @@ class MixedPrecision(Callback):
         self._is_unscaled, self._n_in_a_row = True, 0
 
     def _leave_out(self, learn: LearnerProtocol) -> NoReturn:
-        """Take no step with gradients that have overflowed, and end the fit where no scale helps."""
+        """Skip the step if gradients have overflowed, and end the fit if no scale helps."""
         self.n_skipped += 1
         self._n_in_a_row += 1
         if self._n_in_a_row >= N_SKIPPED:
@@ -184,8 +184,8 @@ class MixedPrecision(Callback):
         if self._n_in_a_row and learn.global_step == self._step_begun:
             warn(
                 f"MixedPrecision('fp16'): all {self._n_in_a_row} updates of this fit were left out, as "
-                "gradients were NaN or infinite, so nothing was trained. Where the fit is that short, the "
-                "scale was still on its way down: train longer, or begin lower, with MixedPrecision('fp16', "
+                "gradients were NaN or infinite, so nothing was trained. In so short a fit the "
+                "scale was still falling: train longer, or start lower, with MixedPrecision('fp16', "
                 f"init_scale={self._scale:g}). {NO_SCALE_HELPS}"
             )
 

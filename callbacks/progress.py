@@ -79,7 +79,7 @@ class Progress(Callback):
         self._end_pass(learn)
 
     def _end_pass(self, learn: LearnerProtocol) -> None:
-        """Count its batches; where a whole pass had more or fewer than its loader said, expect so many."""
+        """Count its batches; if a whole pass had more or fewer than its loader said, expect that many."""
         n_done, (n_train, n_valid) = learn.batch_idx + 1, self._lengths
         self._n_passed += n_done
         known = n_train if learn.training else n_valid
@@ -192,7 +192,7 @@ class LogRMSE(Callback):
 
     @property
     def under_way(self) -> dict[str, Any]:
-        """Losses and weights of the batches of the pass under way, where a line is printed an epoch."""
+        """Losses and weights of the current pass's batches, if a line is printed per epoch."""
         return self._losses.state_dict()
 
     @under_way.setter

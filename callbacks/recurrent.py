@@ -18,9 +18,9 @@ Hidden = list[tuple[dict[str, Any], str, Any]]  # who holds it, under which name
 class RNNReset(Callback):
     """Call the model's `reset()` at the begin of each training and validation pass.
 
-    That is for models that keep their hidden state from batch to batch, detached from the graph. Where the
-    model has no such method, all its parts that have one are called. A validation in mid-epoch puts the
-    hidden state of the training pass back. Hidden state in buffers and in plain attributes is a part of
+    That is for models that keep their hidden state from batch to batch, detached from the graph. If the
+    model has no such method, it is called on all its parts that have one. A validation in mid-epoch restores
+    the hidden state of the training pass. Hidden state in buffers and in plain attributes is a part of
     snapshots and checkpoints. `learn.predict` resets nothing.
 
     Raises:

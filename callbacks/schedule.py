@@ -111,7 +111,7 @@ class TorchScheduler(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         if not isinstance(learn.optimizer, torch.optim.Optimizer):
             raise TypeError(
-                "TorchScheduler: the schedulers of torch take only a torch.optim.Optimizer, and this is "
+                "TorchScheduler: torch's schedulers accept only a torch.optim.Optimizer, and this is "
                 f"{type(learn.optimizer).__name__}: use ParamScheduler; or, where it holds several "
                 "optimizers, pass those, Learner(optimizer=[a, b])."
             )

@@ -97,7 +97,7 @@ class EarlyStopping(Callback):
 
     @property
     def pass_start(self) -> dict[str, Any] | None:
-        """Of the epoch under way: the global step at its beginning, and the weights, where they may count."""
+        """The global step at the start of the current epoch, and the weights, if they may be needed."""
         return self._measured.start
 
     @pass_start.setter

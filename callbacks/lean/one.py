@@ -11,7 +11,7 @@ from callbacks.lean.kernels import Kernel, update
 from callbacks.lean.proof import Unfit, examine, find_hooks, find_step, gather, prove
 from callbacks.parts.warning import warn
 
-#: Updates of a fit that are done twice and compared: momentum begins in the first, and is used in the second.
+#: Updates of a fit that are computed twice and compared: the first starts the momentum, the second uses it.
 N_PROVEN = 2
 
 #: Not public, and a third of the public one's time, whose object it spares.
@@ -106,4 +106,4 @@ class LeanOptimizer:
 
 def tell(operation: str, call: str, reason: Unfit) -> None:
     """Warn that an ordinary call is made, and why."""
-    warn(f"LeanStep: {operation} is done by the ordinary {call}, since {reason}.")
+    warn(f"LeanStep: {operation} uses the ordinary {call}, since {reason}.")

@@ -1,4 +1,4 @@
-"""What was given as metrics: objects, functions, classes; their names and directions."""
+"""Metrics as objects, functions or classes: their names and directions."""
 
 from __future__ import annotations
 
@@ -76,27 +76,27 @@ def as_metric(metric: Any) -> Any:
     elif isinstance(metric, type) and issubclass(metric, torch.nn.Module):
         hint = f" Pass an instance, {metric.__name__}()."
     raise TypeError(
-        f"{metric!r} is no metric: pass a function of (preds, targets), or an object with reset, update and "
-        f"compute.{hint}"
+        f"{metric!r} is not a metric: pass a function of (preds, targets), or an object with reset, update "
+        f"and compute.{hint}"
     )
 
 
 def n_required(function: Any) -> int:
-    """How many arguments in a row a function, or the `forward` of a module, cannot do without."""
+    """How many positional arguments a function, or the `forward` of a module, requires."""
     inner, args, keywords = function, (), {}
     if isinstance(function, partial):
         inner, args, keywords = function.func, function.args, function.keywords
     called = inner.forward if isinstance(inner, torch.nn.Module) else inner
     try:
         parameters = inspect.signature(partial(called, *args, **keywords)).parameters.values()
-    except (TypeError, ValueError):  # a builtin that does not tell
+    except (TypeError, ValueError):  # a builtin without a signature
         return 2
     in_a_row = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(each.kind in in_a_row and each.default is each.empty for each in parameters)
 
 
 def spread(function: Any) -> Any:
-    """A metric of (preds, targets), of a function that takes several targets one by one, as a loss does."""
+    """Make a metric of (preds, targets) from a function with several targets, as a loss takes them."""
 
     @wraps(function, updated=() if isinstance(function, torch.nn.Module) else ("__dict__",))
     def measure(preds: Any, targets: Any) -> Any:
@@ -107,7 +107,7 @@ def spread(function: Any) -> Any:
 
 
 def named(word: str) -> str:
-    """Our name of the metric that is meant by a word, or an example."""
+    """The name of the metric that a word means, or an example."""
     import callbacks
 
     ours = [
@@ -122,7 +122,7 @@ def check_order(function: Any) -> None:
     """Refuse a function that takes targets first, as scikit-learn's do: many measure otherwise then."""
     try:
         names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # a builtin that does not tell
+    except (TypeError, ValueError):  # a builtin without a signature
         return
     if names[:1] and names[0] in TARGETS_FIRST:
         title = getattr(function, "__name__", "metric")
@@ -147,7 +147,7 @@ def metric_name(metric: Any) -> str:
 
 
 def direction_of(metric: Any) -> Direction | None:
-    """Which way is better, where the metric tells."""
+    """Which direction is better, if the metric declares it."""
     metric = getattr(metric, "one_by_one", metric)
     function = metric.func if isinstance(metric, partial) else metric
     higher: bool | None = getattr(function, "higher_is_better", None)

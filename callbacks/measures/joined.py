@@ -12,7 +12,7 @@ from callbacks.device import map_tensors
 
 
 def kept(part: Any) -> Any:
-    """A copy of predictions or targets, where they are: a later batch may use the same memory."""
+    """A copy of predictions or targets, on their device: a later batch may use the same memory."""
     return map_tensors(part, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
 
 

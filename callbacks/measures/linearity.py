@@ -1,7 +1,7 @@
 """Find functions among the metrics that are not means over items, so that the mean of batches is not theirs.
 
-A function is suspected by the names that it uses, and then tried: on the first batches of a pass together it
-gives the mean of what it gave for each, or it does not. Only both together are warned of.
+The names that a function uses make it suspect. Then it is tried: does its value on the first batches together
+equal the mean of its values for each? There is a warning only if both signs are present.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ROUNDING = 1e-3
 
 
 class Trial:
-    """Try the functions that are suspected, once, on the first batches of a pass.
+    """Try the suspect functions, once, on the first batches of a pass.
 
     Args:
         functions: those that are averaged, by name.
@@ -57,7 +57,7 @@ class Trial:
         self.clear()
 
     def clear(self) -> None:
-        """Begin a pass."""
+        """Start a pass."""
         self._batches: list[tuple[Any, Any]] = []
         self._values: dict[str, list[tuple[Any, Any]]] = {name: [] for name in self.functions}
         self._n_numbers = 0
@@ -65,7 +65,7 @@ class Trial:
 
     @property
     def is_on(self) -> bool:
-        """Is the next batch wanted?"""
+        """Is the next batch needed?"""
         return not self._is_full
 
     def see(self, preds: Any, targets: Any, found: dict[str, tuple[Any, Any]]) -> None:
@@ -79,7 +79,7 @@ class Trial:
             self._is_full = len(self._batches) == N_BATCHES
 
     def report(self) -> None:
-        """Warn of those that are not means over items; call it when a pass ends."""
+        """Warn about functions that are not means over items; call it when a pass ends."""
         if len(self._batches) > 1:
             for name, function in self.functions.items():
                 self._try(name, function)
@@ -111,7 +111,7 @@ def mean_of(values: list[tuple[Any, Any]]) -> float:
 
 
 def is_same(one: float, other: float) -> bool:
-    """Are they alike to rounding, or both no number?"""
+    """Are they equal up to rounding, or both NaN?"""
     if math.isnan(one) or math.isnan(other):
         return math.isnan(one) and math.isnan(other)
     return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=1e-6)

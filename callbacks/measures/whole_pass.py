@@ -38,9 +38,10 @@ def whole_pass(
     `callbacks` need none.
 
     Args:
-        function: takes `(preds, targets)` and gives a number, an array or tensor, or a dict of such by name.
-        targets_first: the function takes `(targets, preds)`; by default told by the name of its first
-            argument, as scikit-learn's `y_true`.
+        function: takes `(preds, targets)` and returns a number, an array or tensor, or a dict of them by
+            name.
+        targets_first: the function takes `(targets, preds)`; by default this follows from the name of its
+            first argument, as scikit-learn's `y_true`.
         higher_is_better: for those that compare epochs; by default the function's own attribute, or what
             scikit-learn's names say: a score is to be high, an error or loss low.
         name: of the result; by default the function's.
@@ -109,7 +110,7 @@ class WholePass:
         return {"preds": list(self.preds), "targets": list(self.targets)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self.preds, self.targets = list(state["preds"]), list(state["targets"])
 
     def __repr__(self) -> str:
@@ -132,7 +133,7 @@ def takes_targets_first(function: Any) -> bool:
     """Does its first argument have a name that means targets?"""
     try:
         return next(iter(signature(function).parameters), None) in TARGETS_FIRST
-    except (TypeError, ValueError):  # a builtin that does not tell
+    except (TypeError, ValueError):  # a builtin without a signature
         return False
 
 

@@ -165,12 +165,12 @@ def can_show_a_bar() -> bool:
 
 
 def is_usable(stream: Any) -> bool:
-    """Whether a stream is there and open; under pythonw and in daemons there is none."""
+    """Whether a stream exists and is open; under pythonw and in daemons it is None."""
     return stream is not None and not getattr(stream, "closed", False)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a stream is there and shown in a terminal."""
+    """Whether a stream exists and is a terminal."""
     return is_usable(stream) and stream.isatty()
 
 

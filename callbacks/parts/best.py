@@ -54,7 +54,7 @@ class Best:
         self.direction = self.mode or known
         if self.direction is None:
             raise ValueError(
-                f"{self.owner}(monitor={self.monitor!r}): which way is better is not known of that. Write "
+                f"{self.owner}(monitor={self.monitor!r}): its better direction is not known. Write "
                 f"{self.owner}(..., mode='min') or mode='max', or give the metric the attribute "
                 f"higher_is_better."
             )

@@ -31,7 +31,7 @@ def surplus(folder: Path, keep: int | None) -> list[Path]:
 
 
 def keep_as_best(path: Path) -> list[Path]:
-    """Have a checkpoint under the name of the best as well.
+    """Keep a checkpoint under the name of the best one too.
 
     Returns:
         The best ones before it.
@@ -53,7 +53,7 @@ def other_bests(path: Path) -> list[Path]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What a killed process has left half written; to be asked while the folder is locked."""
+    """Files that a killed process left half written; call it while the folder is locked."""
     return [path for path in folder.glob("*.tmp") if LEFTOVER.fullmatch(path.name)]
 
 

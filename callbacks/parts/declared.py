@@ -20,15 +20,15 @@ def values_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def put_values(owner: Any, names: Iterable[str], values: dict[str, Any]) -> None:
-    """Give an owner back what `values_of` found.
+    """Restore in an owner what `values_of` found.
 
     Raises:
-        ValueError: there is a name that is not among `names`, or an object of another kind is there.
+        ValueError: a name is not among `names`, or the existing object has another type.
     """
     unknown = sorted(set(values) - set(names))
     if unknown:
         title = type(owner).__name__
-        raise ValueError(f"{title} declares state {tuple(names)}, but is given {unknown} as well.")
+        raise ValueError(f"{title} declares state {tuple(names)}, but also received {unknown}.")
     for name, value in values.items():
         if not is_marked(value):
             setattr(owner, name, value)
@@ -47,7 +47,7 @@ def value_of(value: Any) -> Any:
 
 
 def put_into(there: Any, marked: dict[str, Any], place: str) -> None:
-    """Load a marked state into the object that is there.
+    """Load a marked state into the existing object.
 
     Raises:
         ValueError: it is an object without a state, or a container of other items.
@@ -102,7 +102,7 @@ def is_stateful(value: Any) -> bool:
 
 
 def items_of(value: Any) -> list[tuple[Any, Any]]:
-    """Keys and items of a short list, tuple or dict; of anything else none."""
+    """Keys and items of a short list, tuple or dict; empty for anything else."""
     if type(value) in (list, tuple, dict) and len(value) > LONGEST:
         return []
     if type(value) in (list, tuple):

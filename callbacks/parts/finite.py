@@ -1,4 +1,4 @@
-"""Where NaN and infinity are an error, and where they are meant.
+"""Where NaN and infinity are errors, and where they are intended.
 
 They are an error in parameters that are trained, and NaN in statistics as those of batch norm. Elsewhere they
 may be meant: -inf in a mask, NaN for "not yet" in a memory bank, a frozen placeholder.
@@ -33,7 +33,7 @@ def first_bad(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | Non
 
 
 def suspects(found: dict[str, Tensor]) -> list[str]:
-    """Names of tensors whose numbers may be an error: of parameters those that do not sum up. One wait."""
+    """Names of tensors whose numbers may be an error: parameters if their sum is not finite. One wait."""
     trained = {
         name: each.detach()
         for name, each in found.items()
@@ -62,7 +62,7 @@ def n_bad(name: str, kind: Tensor, tensor: Tensor) -> int:
 
 
 def is_statistic(name: str) -> bool:
-    """Is it a buffer in which NaN is never meant, as torch names those of its norms?"""
+    """Is it a buffer in which NaN is never intended, by torch's names for its norm layers?"""
     return name.rpartition(".")[2].startswith("running_")
 
 

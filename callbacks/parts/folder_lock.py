@@ -59,7 +59,7 @@ class FolderLock:
             held[self.folder] = self
 
     def _lock(self) -> None:
-        """Lock the file; again, where a network disk may have lost the lock, does no harm."""
+        """Lock the file; locking again is harmless, and needed if a network disk has lost the lock."""
         try:
             lock(self.file)
         except OSError as error:
@@ -77,7 +77,7 @@ class FolderLock:
             )
 
     def sign(self) -> None:
-        """Write who has the lock."""
+        """Write the owner of the lock into the file."""
         host = os.uname().nodename if hasattr(os, "uname") else "this machine"
         os.ftruncate(self.file, 0)
         os.lseek(self.file, 0, os.SEEK_SET)
@@ -101,7 +101,7 @@ class FolderLock:
             self.release()
             raise RuntimeError(
                 f"{self.folder} was replaced while this run trained, and holds another run now. Nothing was "
-                "written there. The weights are in memory: learn.save('elsewhere.pt') keeps them."
+                "written there. The weights are still in memory: save them with learn.save('elsewhere.pt')."
             )
         self.sign()
         if token != self.token:  # else it was moved away and copied back
@@ -143,7 +143,7 @@ def open_lock_file(folder: Path) -> int:
 
 
 def read_lines(file: int) -> tuple[str, str]:
-    """Who has signed a lock file, and with which token; empty where nobody has."""
+    """The owner and the token in a lock file; empty strings if there are none."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
         lines = os.read(file, 1000).decode(errors="replace").splitlines()
@@ -178,7 +178,7 @@ def lock(file: int) -> None:
 
 @cache
 def watch_forks() -> None:
-    """Have forked children give up their copies of the locks, which else would last as long as they do."""
+    """Make forked children close their copies of the locks, which otherwise last as long as they do."""
     os.register_at_fork(after_in_child=give_up)
 
 

@@ -34,7 +34,7 @@ def shape_faults(
     empties: dict[str, str],
     without: Iterable[Tensor] = (),
 ) -> dict[str, tuple[Any, Any]]:
-    """The names at which a state does not fit a module, each with both shapes, then and now.
+    """The names for which a state does not fit a module, each with the saved and the current shape.
 
     A tensor without values takes any shape, and a buffer may become None again. A parameter of a lazy module
     does not lose its shape again.
@@ -55,7 +55,7 @@ def shape_faults(
 
 @torch.no_grad()
 def put_tensors(module: nn.Module, tensors: dict[str, Tensor], empties: dict[str, str] | None = None) -> None:
-    """Copy values into the tensors of these names; give those a shape that have none.
+    """Copy values into the tensors of these names; give a shape to those without one.
 
     A buffer of another shape, or None, is replaced.
     """
@@ -78,7 +78,7 @@ def put_tensors(module: nn.Module, tensors: dict[str, Tensor], empties: dict[str
 
 
 def note_shape(module: nn.Module, shape: torch.Size) -> None:
-    """Set the sizes that a lazy module of torch's finds out at its first batch, where it misses some."""
+    """Set the sizes that one of torch's lazy modules infers at its first batch, if some are missing."""
     own: Any = module
     if vars(own).get("num_features") == 0:
         own.num_features = shape[0]
@@ -99,7 +99,7 @@ def put_buffer(module: nn.Module, name: str, tensor: Tensor | None) -> None:
 
 
 class LazyState:
-    """A lazy module as it was before its first batch, to be had again after it.
+    """A lazy module's state before its first batch, to be restored later.
 
     Args:
         module: it, without values yet.
@@ -114,7 +114,7 @@ class LazyState:
         self.settings = {name: each for name, each in vars(module).items() if type(each) is int}
 
     def put_back(self) -> None:
-        """Take the values from it, and let it wait for its first batch again."""
+        """Remove its values, and let it wait for its first batch again."""
         module: Any = self.module
         module.__class__ = self.kind
         tensor: Any

@@ -1,4 +1,4 @@
-"""How much a batch counts in the mean loss, for all who join batches: `Metrics`, `GradientAccumulation`."""
+"""How much a batch counts in a mean loss, for `Metrics`, `GradientAccumulation` and others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LossWeight:
     """The weight of the batch under way: what the loss function divides by, else its number of items.
 
     Args:
-        given: the user's own function of the learner; it comes before all that is found here.
+        given: the user's function of the learner; it takes precedence.
         owner: the callback's class, for messages.
 
     Raises:

@@ -23,7 +23,7 @@ class Mean:
         self.n_batches = 0
 
     def add(self, value: Tensor | float, weight: Tensor | float) -> None:
-        """See a batch."""
+        """Add a batch."""
         self.n_batches += 1
         self.values.append(value)
         self.weights.append(weight)
@@ -45,7 +45,7 @@ class Mean:
         return {"values": values[:], "weights": weights[:]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self.values, self.weights = Scalars(state["values"][:]), Scalars(state["weights"][:])
         self.n_batches = len(self.values.values)
 

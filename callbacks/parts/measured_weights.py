@@ -44,7 +44,7 @@ class MeasuredWeights:
         self._has_many_updates = False  # has the last pass?
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        """Copy the weights, where they may be needed."""
+        """Copy the weights, if they may be needed."""
         is_needed = not (self._has_many_updates or self.monitor.startswith("valid_"))
         is_possible = is_needed and not any(map(is_lazy, learn.model.parameters()))
         self.start = {"step": learn.global_step, "weights": copy_weights(learn) if is_possible else None}
@@ -71,7 +71,7 @@ class MeasuredWeights:
 
 @contextmanager
 def in_place(learn: LearnerProtocol, weights: Weights) -> Iterator[None]:
-    """Have these weights in the model within the block."""
+    """Put these weights into the model within the block."""
     now = copy_weights(learn)
     put_weights(learn, weights)
     try:

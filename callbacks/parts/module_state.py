@@ -1,4 +1,4 @@
-"""Everything that a module keeps, as a state that can be copied, saved and put into it again."""
+"""Everything that a module keeps, as a state that can be copied, saved and restored."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def put_state(
         numbers: as of `put_plain`.
 
     Raises:
-        ValueError: it is of a module with other tensors; nothing has been changed then.
+        ValueError: it belongs to a module with other tensors; then nothing has been changed.
     """
     shapes = {name: tuple(each.shape) for name, each in state["tensors"].items()}
     for name, (then, now) in shape_faults(module, shapes, state["empty"], without).items():
@@ -69,7 +69,7 @@ def tensors_of(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, T
 
 
 def extra_states(module: nn.Module) -> dict[str, Any]:
-    """What modules keep beside tensors, by the keys that torch gives it."""
+    """What modules keep besides tensors, by torch's keys."""
     empty = nn.Module.get_extra_state
     return {
         f"{name}.{EXTRA}" if name else EXTRA: each.get_extra_state()

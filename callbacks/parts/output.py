@@ -13,7 +13,7 @@ reported: dict[str, Any] = {}
 
 
 def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout", *, flush: bool = False) -> None:
-    """Print a line that training does not depend on.
+    """Print a line, whose failure must not end the training.
 
     Characters that the stream cannot encode are written as escapes. Where the stream fails, the first time
     is a warning, and the lines are lost.
@@ -41,7 +41,7 @@ def write_line(target: Any, text: str, flush: bool) -> None:
 
 
 class Output:
-    """Where a reporting callback writes to, as a context: its first failure is a warning, then it is quiet.
+    """A context for a reporting callback's output: its first failure is a warning, later ones are silent.
 
     Args:
         owner: who writes, and where to, for the warning.

@@ -1,4 +1,4 @@
-"""Tensors that modules keep in plain attributes, as a recurrent model its hidden state."""
+"""Tensors that modules keep in plain attributes, like the hidden state of a recurrent model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def put_plain(
     without: Iterable[Tensor] = (),
     numbers: Collection[str] | None = None,
 ) -> None:
-    """Have the attributes as `plain_state` found them; the state stays usable.
+    """Restore the attributes as `plain_state` found them; the state stays usable.
 
     A tensor that is trained, as one that an optimizer holds, is changed in place; another is replaced, on the
     model's device. An attribute that came since, with tensors or a number in it, goes.

@@ -1,8 +1,8 @@
-"""How the values that a function gives for batches make its value for all of them together.
+"""How to combine a function's values for batches into its value for all of them together.
 
 torch's losses do not all average over the items of a batch: most divide by the number of elements,
 `cross_entropy` by the number (or the class weights) of the targets that are not ignored, and
-`reduction="sum"` does not divide at all. Here stands what each divides by.
+`reduction="sum"` does not divide at all. This file lists what each divides by.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reduction:
 def reduction_of(function: Any) -> Reduction:
     """How a loss reduces: one of torch's, as a function, a `partial` or a module, or any that names a sum.
 
-    A loss of one's own is believed where its attribute or argument `reduction` is `"sum"`.
+    A user's loss is trusted if its attribute or argument `reduction` is `"sum"`.
     """
     base, get = unwrapped(function)
     known = name_of(base)

@@ -1,4 +1,4 @@
-"""What was measured, as plain numbers, whoever wrote it and in whatever kind."""
+"""Results as plain numbers, whoever wrote them and in whatever type."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ class Results(dict[str, Any]):
             self[name] = value
 
     def setdefault(self, name: str, default: Any = None) -> Any:
-        """What is there, or what is written now."""
+        """Return the value, or write the default."""
         if name not in self:
             self[name] = default
         return self[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """What is there, or the default."""
+        """Return the value, or the default."""
         return self[name] if name in self else default  # noqa: SIM401
 
     def pop(self, name: str, *default: Any) -> Any:
-        """What is there, which is taken out."""
+        """Remove the value and return it."""
         if name not in self:
             return super().pop(name, *default)
         value = self[name]

@@ -1,4 +1,4 @@
-"""Which optimizer gets which parameters: by rules, each parameter once."""
+"""Share parameters among optimizers by rules, each parameter once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Part:
 
 
 def missing_of(item: Any) -> list[str]:
-    """What an object lacks to be an optimizer: those of `NEEDED` that it does not have."""
+    """The names in `NEEDED` that an object lacks to be an optimizer."""
     return list(NEEDED) if isinstance(item, type) else [name for name in NEEDED if not hasattr(item, name)]
 
 
@@ -140,7 +140,7 @@ def matches(part: Part, name: str, parameter: Tensor) -> bool:
 
 
 def fault_words(faults: dict[str, list[str]]) -> str:
-    """What is wrong with the rules."""
+    """The error for rules that do not assign each parameter to one optimizer."""
     words = []
     for who, names in faults.items():
         more = f" and {len(names) - N_SHOWN} more" if len(names) > N_SHOWN else ""
@@ -164,7 +164,7 @@ def warn_of_empty(parts: Sequence[Part], shares: list[list[dict[str, Any]]], fro
 
 
 def check_distinct(members: Iterable[Any]) -> None:
-    """Refuse a parameter that two optimizers hold, as both would move it.
+    """Refuse a parameter that two optimizers hold, as both would update it.
 
     Raises:
         ValueError: names both.

@@ -14,7 +14,7 @@ UNUSABLE = ("closed file", "detached", "uninitialized")  # as the ValueErrors of
 
 
 def warn(message: str | LearnerWarning) -> None:
-    """Warn with a `LearnerWarning` that points to the user's line, the first one outside of our packages."""
+    """Warn with a `LearnerWarning` that points to the user's line, the first one outside these packages."""
     frame: FrameType | None = sys._getframe(1)
     level = 2
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in PASSED_OVER:

@@ -1,4 +1,4 @@
-"""Where a schedule begins and ends: the fit, its budgets, and the windows of `When`."""
+"""Where a schedule starts and ends: the fit, its budgets, and the windows of `When`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Span:
 def share_done(
     learn: LearnerProtocol, end: Point, now: Clock, begun: Clock, n_batches: int
 ) -> tuple[float, int]:
-    """How much is done of the way from `begun` to one end, and how many steps that way has."""
+    """Progress from `begun` to one end, and the number of steps between them."""
     number, unit = end
     length = (number * n_batches if unit == "epoch" else number) - begun[unit]
     last = learn.n_items if unit == "sample" else 1  # the last batch begins one before the end

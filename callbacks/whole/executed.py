@@ -1,4 +1,4 @@
-"""Which Python code a step runs: what that code can read is what a program has to watch."""
+"""Find the Python code that a step runs: a program must watch what this code can read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from callbacks.lean.proof import Unfit
 from callbacks.whole.values import function_of
 
-#: Whose code and modules hold no setting of the user's.
+#: Packages whose code and modules hold no settings of the user.
 FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
 #: Parts of the standard library whose answers depend on their arguments alone.
 PURE = frozenset(
@@ -40,7 +40,7 @@ PURE = frozenset(
     ]
 )
 IMPURE = frozenset(sys.stdlib_module_names) - PURE
-#: Packages whose code is no user's: those above, and the two of this project.
+#: Packages without user code: those above, and the two of this project.
 OWN = FOREIGN | {"callbacks", "learner"}
 #: Built-in functions that read from outside.
 READERS = ("open", "input", "__import__")
@@ -120,13 +120,13 @@ class Executed:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Take down what is called within.
+        """Record what is called in the block.
 
         Raises:
             Unfit: a profiler runs already; or a part is compiled.
         """
         if sys.getprofile() is not None:
-            raise Unfit("a profiler of Python runs, and WholeStep needs its place in the first steps")
+            raise Unfit("a Python profiler is active, and WholeStep needs that hook in the first steps")
         found: dict[CodeType, str | None] = {}  # of the user's code its package
 
         def profile(frame: FrameType, event: str, called: Any) -> None:
@@ -137,7 +137,9 @@ class Executed:
                     package = frame.f_globals.get("__package__") or ""
                     found[code] = None if top in OWN else package
                 if code.co_name == COMPILED and frame.f_globals.get("__name__") == "torch._dynamo.eval_frame":
-                    raise Unfit("a part is compiled by torch.compile: leave that out, as the whole step is")
+                    raise Unfit(
+                        "a part is compiled by torch.compile: leave that out, as WholeStep compiles all"
+                    )
                 if (top in IMPURE or code.co_name == "import_module") and is_users(frame.f_back):
                     self._outside = self._outside or f"{top}.{code.co_name}"
             elif event == "c_call" and is_users(frame):
@@ -218,7 +220,7 @@ def is_foreign(module: str) -> bool:
 
 
 def has_contents(cell: CellType) -> bool:
-    """Has the variable of a closure a value?"""
+    """Does the variable of a closure have a value?"""
     try:
         return cell.cell_contents is not cell
     except ValueError:

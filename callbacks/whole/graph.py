@@ -130,7 +130,7 @@ def lift_constants(traced: Any, params: Iterable[Tensor]) -> list[Tensor]:
                     "(make it a buffer, with register_buffer), or the loss changes a tensor of its own"
                 )
         if value.requires_grad and value.is_leaf and id(value) not in known:
-            raise Unfit("the loss has a gradient by a tensor that is not the model's, which others may train")
+            raise Unfit("the loss has a gradient for a tensor outside the model, which other code may train")
         with traced.graph.inserting_after(last):
             last = traced.graph.placeholder(f"constant_{len(found)}")
         last.meta = dict(node.meta)

@@ -26,7 +26,7 @@ def key_of(inputs: Any, targets: Any) -> tuple[Any, list[Any]]:
 
 
 def check_plain(leaf: Any) -> tuple[type, Any]:
-    """What is no tensor is a part of the program, if it is told by its value."""
+    """A value that is not a tensor is a part of the program, if it is compared by value."""
     if not isinstance(leaf, (int, float, str, bool, bytes, type(None))):
         raise Unfit(f"the batch holds a {type(leaf).__name__}")
     return type(leaf), leaf

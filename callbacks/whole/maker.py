@@ -52,7 +52,7 @@ UNLIKE = (
 N_HOOKED = 3
 
 
-#: Steps that may keep something for later ones, each as the ordinary step.
+#: The number of steps that may store something for later ones; each is an ordinary step.
 N_FIRST = 2
 
 

@@ -24,12 +24,12 @@ class Pending:
     norm: Tensor | None
     grads: list[Tensor]
     stamp: tuple[int, list[float]]  #: of the binding, when this was computed
-    constants: list[Tensor]  #: what the program has read beside the model
+    constants: list[Tensor]  #: what the program has read besides the model
     n_written: int  #: how often these had been written to, when it read them
     version: int = 0
 
     def has_read_in_time(self) -> bool:
-        """Is what the program has read beside the model as it was?"""
+        """Is everything that the program has read besides the model unchanged?"""
         return self.n_written == n_writes_of(self.constants)
 
     @property

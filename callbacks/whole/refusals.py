@@ -80,7 +80,7 @@ def faults(plugin: Callback) -> Iterator[str]:
 
 
 def check_read_in_time(learn: Any, constants: list[Tensor]) -> None:
-    """Refuse a loss that reads a module of a callback which may train it between forward pass and loss.
+    """Refuse a loss that reads a callback's module that may be trained between forward pass and loss.
 
     Args:
         learn: the learner.
@@ -181,7 +181,7 @@ def check_parameters(params: list[Any], names: dict[Any, str]) -> None:
 
 
 def check_modules(modules: Iterable[Any]) -> None:
-    """Refuse modules of TorchScript, which are code already.
+    """Refuse TorchScript modules, which are already compiled.
 
     Raises:
         Unfit: says which.

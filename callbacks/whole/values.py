@@ -1,4 +1,4 @@
-"""Which values hold nothing that may change, and how to read what others hold."""
+"""Find values that cannot change, and read what others hold."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def is_atom(value: Any) -> bool:
 
 
 def function_of(value: Any) -> FunctionType | None:
-    """The function within a method, property or decorated one; None for what is none."""
+    """The function in a method, property or decorated function; None for anything else."""
     value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     value = inspect.unwrap(value) if callable(value) else value
     return value if isinstance(value, FunctionType) else None
@@ -115,7 +115,7 @@ def unwatchable(value: Any, where: str) -> str:
     is_array = kind.__name__ == "ndarray"
     fix = "make it a buffer, with register_buffer" if is_array else "keep it out of forward and loss"
     if kind is torch.Generator:
-        return f"forward pass or loss draw from a generator of their own ({where}), as no program does"
+        return f"forward pass or loss draw from their own generator ({where}), which a program cannot do"
     return f"the step can read {where}, a {kind.__module__}.{kind.__name__}, which changes unseen: {fix}"
 
 

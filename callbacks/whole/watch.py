@@ -1,4 +1,4 @@
-"""What a step can read beside its batch: to see whether it has changed, and to restore it."""
+"""Watch what a step can read besides its batch: has it changed? Restore it."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Watch:
             return False
 
     def put_back(self) -> str:
-        """Restore what has changed, where it can be; gives one of it, in words, or nothing."""
+        """Restore what has changed, where possible; return the description of one change, or an empty one."""
         found = ""
         for holder, size in zip(self._sized, self._sizes, strict=True):
             for key in added(holder, size):
@@ -161,7 +161,7 @@ class Watch:
         yield "a global setting", self._torch, torch
 
     def _is_read(self, key: Any) -> bool:
-        """Does code that was called have this name?"""
+        """Does code that was called use this name?"""
         return self._executed.reads_all or key in self._executed.names
 
     def _is_new(self, value: Any) -> bool:
@@ -181,7 +181,7 @@ class Watch:
                 self._left.append((value, f"{key!r} of {where}" if where else f"{key!r}"))
 
     def _look(self, value: Any, where: str) -> None:
-        """Watch what is within a value that another one holds."""
+        """Watch the contents of a value that another one holds."""
         if is_atom(value) or not self._is_new(value):
             return
         if isinstance(value, type):
@@ -286,7 +286,7 @@ class Watch:
             self._add(value, partial(slot_of, value, slots), slots, where)
 
     def _add_class(self, kind: type) -> None:
-        """What classes of the user have for all their instances, and that code names."""
+        """The class attributes of user classes that code names."""
         kinds = [each for each in kind.__mro__ if not is_foreign(each.__module__)]
         keys = dict.fromkeys(
             key for each in kinds for key, value in vars(each).items() if self._is_read_of_class(key, value)

@@ -336,11 +336,11 @@ def test_accuracy_of_scores_with_the_classes_last_says_what_to_write():
     [
         (lambda preds, targets: 0, "has no name"),
         (partial(lambda preds, targets, k: 0, k=1), "has no name"),
-        ("accuracy", "is no metric: pass a function"),
+        ("accuracy", "is not a metric: pass a function"),
         ("rmse", "as from callbacks import RMSE"),
-        (None, "is no metric"),
+        (None, "is not a metric"),
         ([RMSE()], "one by one, not in a list"),
-        (nn.L1Loss, r"is no metric: .* Pass an instance, L1Loss\(\)"),
+        (nn.L1Loss, r"is not a metric: .* Pass an instance, L1Loss\(\)"),
         (torchmetrics.ClasswiseWrapper, r"needs arguments .*pass ClasswiseWrapper\(\.\.\.\)"),
     ],
     ids=[
@@ -491,7 +491,7 @@ def test_a_validation_of_unknown_length_that_gives_nothing_is_told_and_writes_no
         [Metrics(RMSE())],
         defaults=DEFAULTS,
     )
-    with pytest.warns(LearnerWarning, match="validation data gave no batch"):
+    with pytest.warns(LearnerWarning, match="validation data yielded no batch"):
         assert learn.validate() == {}
 
 
