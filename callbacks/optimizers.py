@@ -255,8 +255,8 @@ def check_kinds(optimizer: Optimizers, state: Any) -> None:
     if then != own:
         shown = "one optimizer" if then is None else " + ".join(then)
         raise ValueError(
-            f"the state belongs to {shown}, and these are {' + '.join(own)}: load it into the same optimizers "
-            "in the same order."
+            f"the state belongs to {shown}, and these are {' + '.join(own)}: load it into the same "
+            "optimizers in the same order."
         )
 
 
