@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.contract import Callback, CancelBatch, LearnerProtocol, Order
 from callbacks.parts.culprit import cause_of, rate_of
-from callbacks.parts.finite import all_finite, first_bad, is_finite
+from callbacks.parts.finite import count_bad, first_bad, is_finite
 from callbacks.parts.last_good import KeptBuffers, LastGood
 from callbacks.parts.modules import loss_module, loss_parameters, trained_parameters
 from callbacks.parts.norms import total_norm
@@ -61,6 +61,7 @@ class StopOnNaN(Callback):
         self._last_good = math.nan
         self._n_skipped = 0
         self._pending: list[tuple[Tensor, int, Any]] = []  # loss, batch, rate
+        self._n_bad: Any = None  # how many numbers of the weights were NaN or infinite as the fit began
         self._loss: nn.Module | None = None
         self._plain: dict[str, Any] | None = None  # the model's plain attributes before the batch
         self._good.clear()
@@ -124,6 +125,8 @@ class StopOnNaN(Callback):
             self._look(learn)
         if not self._pending:
             self._good.keep(learn, self._buffers.copies)
+        if self._n_bad is None:
+            self._n_bad = count_bad(trained_by(learn))
         self._pending.append((loss.detach(), learn.batch_idx, rate_of(learn)))
 
     def after_train(self, learn: LearnerProtocol) -> None:
@@ -140,13 +143,13 @@ class StopOnNaN(Callback):
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        trained = [each for each in trained_parameters(learn) if each.requires_grad]
-        *values, is_good = read([*(loss for loss, _, _ in pending), all_finite(trained)])
+        counts = [self._n_bad, count_bad(trained_by(learn))]
+        *values, n_before, n_now = read([*(loss for loss, _, _ in pending), *counts])
         for value, (_, batch_idx, rate) in zip(values, pending, strict=True):
             if not math.isfinite(value):
                 self._end(learn, place_of(value, batch_idx, learn.epoch, rate, self._last_good))
             self._last_good = value
-        if not is_good:
+        if n_now > n_before:  # those that were there as the fit began are meant, as in padding
             found = dict(named_parameters(learn))
             first = first_bad(found, found)
             self._end(
@@ -253,6 +256,11 @@ GRADIENT_REMEDY = (
 def named_parameters(learn: LearnerProtocol) -> list[tuple[str, Tensor]]:
     """The parameters of model and loss with their names."""
     return [*learn.model.named_parameters(), *loss_parameters(learn).items()]
+
+
+def trained_by(learn: LearnerProtocol) -> list[Tensor]:
+    """The parameters that the optimizer changes."""
+    return [each for each in trained_parameters(learn) if each.requires_grad]
 
 
 def is_free_to_read(number: Tensor) -> bool:

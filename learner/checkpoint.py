@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from callbacks.parts import hyperparameters
-from callbacks.parts.finite import n_bad, suspects
+from callbacks.parts.finite import n_bad, nan_buffers, suspects
 from callbacks.parts.lazy import empties_in
 from callbacks.parts.modules import loss_tensors, modules_beside
 from callbacks.parts.named import named_tensors
@@ -126,16 +126,25 @@ def tell_limits(learn: Any) -> None:
 def check_finite(learn: Any, path: Path) -> None:
     """Refuse trained weights, and statistics as those of batch norm, that no run can resume from.
 
-    What held NaN or infinity as the fit began is meant, as is what is not trained.
+    What held NaN or infinity as the fit began is meant, as is what is not trained. Warn of any other buffer
+    that has come to hold NaN since.
     """
     found = {**named_tensors(learn.model), **loss_tensors(learn)}
-    meant = next((each.n_bad for each in learn.callbacks if isinstance(each, EpochWatch)), {})
+    watch = next((each for each in learn.callbacks if isinstance(each, EpochWatch)), EpochWatch())
+    meant = watch.n_bad
     bad = [name for name in suspects(found) if n_bad(name, found[name], found[name]) > meant.get(name, 0)]
     if bad:
         raise FloatingPointError(
             f"{path.name} was not written: {bad[0]!r} holds NaN or infinity"
             f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and no run can resume from that. The "
             "checkpoints before it are as they were. Lower the learning rate or clip the gradients."
+        )
+    if watch.nan_buffers is not None and (new := sorted(nan_buffers(found) - watch.nan_buffers)):
+        watch.nan_buffers.update(new)
+        warn(
+            f"{path.name} holds NaN in {', '.join(map(repr, new[:3]))}{', ...' if len(new) > 3 else ''}, "
+            "where there was none as the fit began. Where that is not meant, look at what writes to it, and "
+            "resume from a checkpoint before."
         )
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 
-def all_finite(weights: Iterable[Tensor]) -> Tensor:
-    """Are all weights finite? On the first one's device; nothing waits."""
-    flags = [each.detach().isfinite().all() for each in weights if each.is_floating_point()]
-    return torch.stack([flag.to(flags[0].device) for flag in flags]).all() if flags else torch.tensor(True)
+def count_bad(weights: Iterable[Tensor]) -> Tensor:
+    """How many numbers of all weights are NaN or infinite. On the first one's device; nothing waits."""
+    counts = [(~each.detach().isfinite()).sum() for each in weights if each.is_floating_point()]
+    return torch.stack([count.to(counts[0].device) for count in counts]).sum() if counts else torch.tensor(0)
 
 
 def first_bad(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:
@@ -43,6 +43,21 @@ def suspects(found: dict[str, Tensor]) -> list[str]:
     sums = [each.sum(dtype=torch.float64) for each in trained.values()]
     are_good = not sums or bool(torch.stack([each.cpu() for each in sums]).isfinite().all())
     return [name for name in found if is_statistic(name) or not (are_good and name in trained)]
+
+
+def nan_buffers(found: dict[str, Tensor]) -> set[str]:
+    """Names of buffers that hold NaN, but for statistics, in which that is an error. One wait."""
+    buffers = {
+        name: each
+        for name, each in found.items()
+        if not isinstance(each, nn.Parameter) and not is_statistic(name) and not is_lazy(each)
+        if each.is_floating_point() and each.layout is torch.strided and not each.is_meta
+    }
+    if not buffers:
+        return set()
+    flags = [each.isnan().any() for each in buffers.values()]
+    are_bad = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()
+    return {name for name, is_bad in zip(buffers, are_bad, strict=True) if is_bad}
 
 
 def n_bad(name: str, kind: Tensor, tensor: Tensor) -> int:

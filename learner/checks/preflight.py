@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.checkpoint import Checkpoint
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.parts.finite import n_bad, suspects
+from callbacks.parts.finite import n_bad, nan_buffers, suspects
 from callbacks.parts.last_good import tensors_of
 from callbacks.parts.modules import loss_module, loss_parameters
 from callbacks.parts.output import print_line
@@ -113,11 +113,14 @@ class EpochWatch(Callback):
     def __init__(self) -> None:
         super().__init__()
         self.n_bad: dict[str, int] = {}  #: how many numbers were NaN or infinite as the fit began, by name
+        #: Names of buffers that held NaN then, or were reported since; None before the first fit.
+        self.nan_buffers: set[str] | None = None
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        found = tensors_of(learn) if learn.marks_passes else {}
+        found = tensors_of(learn)
         counts = {name: n_bad(name, found[name], found[name]) for name in suspects(found)}
         self.n_bad = {name: count for name, count in counts.items() if count}
+        self.nan_buffers = nan_buffers(found)
         self._n_batches: int | None = None
         self._loader: Any = None
         self._places: Places | None = None

@@ -408,3 +408,32 @@ def test_buffers_are_found_in_modules_that_have_a_length_or_refuse_one():
     assert last_good.has_buffers(nn.Sequential(Counted()))
     compiled = torch.compile(nn.Linear(1, 1), backend="eager")  # len() of it raises
     assert not last_good.has_buffers(nn.ModuleDict({"a": compiled}))
+
+
+class Padded(nn.Module):
+    """Holds NaN in a trained weight where nothing is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, math.nan]))
+
+    def forward(self, inputs):
+        return inputs * self.weight[:1]
+
+
+def test_on_a_device_nan_that_weights_held_from_the_start_is_meant(on_device):
+    batches = [(torch.ones(2, 1), torch.zeros(2, 1))] * 2
+    learn = Learner(Padded(), Data(batches), mse, SLOW, [StopOnNaN(wait_every=1024)], defaults=(ZeroGrad,))
+    learn.fit(2)
+    assert learn.global_step == 4
+    with torch.no_grad():
+        learn.model.weight[0] = 1.0
+
+    class Spoil(Callback):
+        def after_step(self, learn):
+            if learn.batch_idx == 1:
+                learn.model.weight.data.fill_(math.nan)
+
+    learn.add_callbacks(Spoil())
+    with pytest.raises(FloatingPointError, match="weights hold NaN"):
+        learn.fit(1)

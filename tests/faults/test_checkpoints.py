@@ -294,6 +294,36 @@ def test_a_buffer_may_be_infinite_as_masks_are(tmp_path):
     learn.save(tmp_path / "mine.pt")
 
 
+@on("after_step")
+def spoil_bank(learn):
+    if learn.global_step == 2:
+        learn.model.bank.fill_(float("nan"))
+
+
+def test_a_buffer_that_comes_to_hold_nan_is_reported_once(tmp_path):
+    learn = make(tmp_path, data=in_memory, plugins=(spoil_bank,))
+    learn.model.register_buffer("bank", torch.zeros(2))
+    with pytest.warns(LearnerWarning, match=r"step-000000002.pt holds NaN in 'bank'") as caught:
+        learn.fit(1)
+    assert sum("'bank'" in str(each.message) for each in caught) == 1
+
+
+def test_a_buffer_that_held_nan_as_the_fit_began_is_not_reported(tmp_path, recwarn):
+    learn = make(tmp_path / "run", data=in_memory, plugins=(spoil_bank,))
+    learn.model.register_buffer("bank", torch.full((2,), torch.nan))
+    learn.save(tmp_path / "before.pt")
+    learn.fit(1)
+    learn.save(tmp_path / "after.pt")
+    assert not [each for each in recwarn if "holds NaN" in str(each.message)]
+
+
+def test_a_trained_weight_that_held_nan_as_a_fit_without_checkpoints_began_is_written(tmp_path):
+    learn = make(data=in_memory)
+    learn.model.pad = nn.Parameter(torch.tensor([1.0, torch.nan]))
+    learn.fit(1)
+    learn.save(tmp_path / "mine.pt")
+
+
 def test_case_28_the_best_is_kept_beside_the_last_ones(tmp_path):
     values = [5.0, 1.0, 3.0, 4.0, 5.0]
 
