@@ -205,7 +205,7 @@ def run_child(trial: Trial, folder: Path, moment: int | None) -> None:
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        context.set_forkserver_preload(["learner.verify"])
+        context.set_forkserver_preload(["learner.verify", "torch._dynamo"])  # every optimizer imports the second
     usual = multiprocessing.get_start_method()
     child = context.Process(target=train, args=(trial, folder, moment, usual))
     child.start()
