@@ -205,7 +205,8 @@ def run_child(trial: Trial, folder: Path, moment: int | None) -> None:
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        context.set_forkserver_preload(["learner.verify", "torch._dynamo"])  # every optimizer imports the second
+        # Every optimizer imports the compiler: imported here, it is there in all child processes.
+        context.set_forkserver_preload(["learner.verify", "torch._dynamo"])
     usual = multiprocessing.get_start_method()
     child = context.Process(target=train, args=(trial, folder, moment, usual))
     child.start()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
 import pickle
 import random
 import resource
 import signal
 import struct
-import subprocess
 import sys
 import time
 import zipfile
@@ -39,23 +41,23 @@ def names_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def script(folder: Path, code: str, **options: Any) -> subprocess.Popen[str]:
-    """A program that starts with learner's files at hand."""
-    start = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport torch\nfrom learner import files\n"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", start + code], cwd=folder, **pipes, **options)
+def start(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
+    """A program in a process of its own, which has imported all it needs."""
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
 # Writers that die, and disks that are full ----------------------------------------------------------------
 
-WRITING = """
-torch.set_num_threads(1)
-n = 0
-while True:
-    n += 1
-    files.write("one.ckpt", {"n": n, "weights": torch.full((2_000_000,), float(n))})
-    print(n, flush=True)
-"""
+
+def write_on(path: Path, said: Path) -> None:
+    """Write a file again and again, and say after each how many there were."""
+    torch.set_num_threads(1)
+    for n in itertools.count(1):
+        files.write(path, {"n": n, "weights": torch.full((2_000_000,), float(n))})
+        with said.open("a") as file:
+            file.write(f"{n}\n")
 
 
 def wait_for(path: Path, size: int) -> None:
@@ -71,36 +73,42 @@ def wait_for(path: Path, size: int) -> None:
 
 
 def test_case_16_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
+    folder, said = tmp_path / "files", tmp_path / "said"
+    folder.mkdir()
     moments = random.Random(0)
     n_left_over = 0
     for _ in range(4):
-        writer = script(tmp_path, WRITING)
-        assert writer.stdout is not None
-        said = int(writer.stdout.readline())
-        wait_for(tmp_path / "one.ckpt.tmp", moments.randrange(1, 8_000_000))
-        writer.send_signal(signal.SIGKILL)
-        said = max([said, *map(int, writer.communicate()[0].split())])
-        contents = files.read(tmp_path / "one.ckpt")
-        assert contents["n"] in (said, said + 1), "the newest whole file is the last that was told, or one on"
+        said.unlink(missing_ok=True)
+        writer = start(write_on, folder / "one.ckpt", said)
+        wait_for(said, 1)
+        wait_for(folder / "one.ckpt.tmp", moments.randrange(1, 8_000_000))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join(30)
+        last = int(said.read_text().split()[-1])
+        contents = files.read(folder / "one.ckpt")
+        assert contents["n"] in (last, last + 1), "the newest whole file is the last that was told, or one on"
         assert contents["weights"].eq(contents["n"]).all()
-        n_left_over += "one.ckpt.tmp" in names_in(tmp_path)
-        assert set(names_in(tmp_path)) <= {"one.ckpt", "one.ckpt.tmp"}
+        n_left_over += "one.ckpt.tmp" in names_in(folder)
+        assert set(names_in(folder)) <= {"one.ckpt", "one.ckpt.tmp"}
     assert n_left_over, "no writer was killed within a write: the test has tried nothing"
 
 
-def test_case_48_a_writer_interrupted_at_any_moment_leaves_a_whole_file_and_nothing_else(tmp_path):
+def test_case_48_a_writer_interrupted_at_any_moment_leaves_a_whole_file_and_nothing_else(tmp_path, capfd):
+    folder, said = tmp_path / "files", tmp_path / "said"
+    folder.mkdir()
     moments = random.Random(0)
     for _ in range(3):
-        writer = script(tmp_path, WRITING)
-        assert writer.stdout is not None
-        writer.stdout.readline()
+        said.unlink(missing_ok=True)
+        writer = start(write_on, folder / "one.ckpt", said)
+        wait_for(said, 1)
         time.sleep(moments.uniform(0, 0.15))
-        writer.send_signal(signal.SIGINT)
-        told = writer.communicate(timeout=30)[1]
+        os.kill(writer.pid, signal.SIGINT)
+        writer.join(30)
+        told = capfd.readouterr().err
         assert told.rstrip().endswith("KeyboardInterrupt"), told
-        contents = files.read(tmp_path / "one.ckpt")
+        contents = files.read(folder / "one.ckpt")
         assert contents["weights"].eq(contents["n"]).all()
-        assert names_in(tmp_path) == ["one.ckpt"]
+        assert names_in(folder) == ["one.ckpt"]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
@@ -121,16 +129,17 @@ def test_case_48_an_interrupt_that_torch_hides_is_raised_all_the_same(path, stop
     assert names_in(path.parent) == [path.name]
 
 
-def limited() -> None:
-    """Let no file grow beyond 300 kB."""
+def write_limited(path: Path, n_numbers: int) -> None:
+    """Write a file where none may grow beyond 300 kB."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+    files.write(path, {"weights": torch.zeros(n_numbers)})
 
 
 @pytest.mark.parametrize("n_numbers", [80_000, 1_000_000])
-def test_case_21_a_file_that_finds_no_space_leaves_the_one_before(path, n_numbers):
+def test_case_21_a_file_that_finds_no_space_leaves_the_one_before(path, n_numbers, capfd):
     before = path.read_bytes()
-    code = f"files.write('one.ckpt', {{'weights': torch.zeros({n_numbers})}})"
-    _, told = script(path.parent, code, preexec_fn=limited).communicate(timeout=60)
+    start(write_limited, path, n_numbers).join(60)
+    told = capfd.readouterr().err
     assert "OSError: [Errno 27] File too large" in told
     assert f"checkpoint {path} was written: it needs about {4 * n_numbers:,} bytes," in told
     assert "are free" in told
@@ -172,8 +181,8 @@ def test_a_target_that_is_a_folder_is_refused_and_left(path):
 def test_case_33_no_flipped_bit_is_accepted(path, tmp_path):
     content, altered = path.read_bytes(), tmp_path / "altered.ckpt"
     n_bits = 8 * len(content)
-    spread = [n * n_bits // 400 for n in range(400)]
-    ends = [*range(0, 8 * 64, 3), *range(n_bits - 8 * (files.TRAILER_SIZE + 100), n_bits)]
+    spread = [n * n_bits // 200 for n in range(200)]
+    ends = [*range(0, 8 * 64, 3), *range(n_bits - 8 * (files.TRAILER_SIZE + 100), n_bits, 3)]
     for bit in [*spread, *ends]:
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8

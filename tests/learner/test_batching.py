@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import mmap
+import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -70,25 +69,25 @@ def test_a_map_is_split_as_memory_is_without_a_copy(mapped):
     assert torch.equal(found, found.sort().values)  # read as it stands on the disk
 
 
-HUGE = """
-import os, sys, numpy as np, torch
-from learner import Data
-def private():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
-path, order, n_items = sys.argv[1], sys.argv[2], int(sys.argv[3])
-array = np.memmap(path, "float32", "r", shape=(n_items, int(sys.argv[4])))
-before = private()
-data = Data.from_tensors(array, torch.zeros(n_items), 16, seed=0, order=order, valid=0.01)
-most, n_read = 0, 0
-for n, (inputs, _) in enumerate(data.train):
-    n_read += len(inputs)
-    if n % 50 == 0:
-        most = max(most, private() - before)
-    if n == int(sys.argv[5]):
-        break
-print(most, n_read)
-"""
+def private() -> int:
+    """Bytes of this process, but for pages of files."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+
+def go_through(told, path, order, n_items, n_floats, last):
+    """Tell how much memory an epoch over a map took at most, and how many items it gave."""
+    array = np.memmap(path, "float32", "r", shape=(n_items, n_floats))
+    before = private()
+    data = Data.from_tensors(array, torch.zeros(n_items), 16, seed=0, order=order, valid=0.01)
+    most, n_read = 0, 0
+    for n, (inputs, _) in enumerate(data.train):
+        n_read += len(inputs)
+        if n % 50 == 0:
+            most = max(most, private() - before)
+        if n == last:
+            break
+    told.send((most, n_read))
 
 
 def private_memory(tmp_path, order, n_items, n_floats, last=10**9):
@@ -99,9 +98,11 @@ def private_memory(tmp_path, order, n_items, n_floats, last=10**9):
             file.truncate(n_items * n_floats * 4)
         except OSError:
             pytest.skip("no sparse files of this size here")
-    command = [sys.executable, "-c", HUGE, str(path), order, *map(str, (n_items, n_floats, last))]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    return [int(word) for word in found.stdout.split()]
+    context = multiprocessing.get_context("fork")
+    told, telling = context.Pipe(duplex=False)
+    context.Process(target=go_through, args=(telling, path, order, n_items, n_floats, last)).start()
+    telling.close()
+    return told.recv()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by /proc")

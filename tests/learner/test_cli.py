@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from learner.recipes.recipe import load_recipe
 from learner.recipes.runs import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SAVING = ("callbacks.Checkpoint.folder=saved", "callbacks.Checkpoint.every=7 steps")
 
 RMSES = (
     "74.96194346966999",
@@ -296,8 +298,10 @@ def start(*words: str, **options) -> subprocess.Popen[str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_case_50_a_signal_ends_the_run_with_its_code_and_keeps_the_history(first, name, code):
-    process = start("run", str(first), "fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
+def test_case_50_and_51_a_signal_ends_the_run_with_its_code_and_the_command_that_resumes_it(
+    first, name, code
+):
+    process = start("run", str(first), *SAVING, "fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
     assert process.stdout is not None
     for _ in range(3):
         process.stdout.readline()
@@ -306,6 +310,7 @@ def test_case_50_a_signal_ends_the_run_with_its_code_and_keeps_the_history(first
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert "kept runs/recipe-1" in out
+    assert "to resume: learner resume runs/recipe-1" in out
     assert Path("runs/recipe-1/history.csv").exists()
 
 
@@ -374,9 +379,6 @@ def test_results_that_cannot_be_kept_do_not_hide_what_ended_the_training(first, 
         run(load_recipe(str(first)))
 
 
-SAVING = ("callbacks.Checkpoint.folder=saved", "callbacks.Checkpoint.every=7 steps")
-
-
 def without_seconds(folder: str) -> list[dict[str, str]]:
     return [{name: row[name] for name in row if name != "seconds"} for row in history_of(folder)]
 
@@ -387,9 +389,11 @@ def test_a_run_that_was_killed_goes_on_in_its_folder_with_the_same_numbers(first
     models = first.with_name("models.py")
     with models.open("a", encoding="utf-8") as file:
         file.write(KILLER)
-    process = start("run", str(first), *SAVING, "callbacks.Kill={use: 'models.py:Kill'}")
-    process.communicate(timeout=100)
-    assert process.returncode == -9
+    words = ["run", str(first), *SAVING, "callbacks.Kill={use: 'models.py:Kill'}"]
+    process = multiprocessing.get_context("fork").Process(target=main, args=(words,))
+    process.start()
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL
     (Path("runs/recipe-1/recipe.yaml")).write_text(
         "".join(
             line
@@ -455,17 +459,6 @@ def test_what_cannot_be_gone_on_with_is_refused_and_the_run_left_as_it_was(first
     assert main(words) == 2
     assert hint in capsys.readouterr().err
     assert {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == kept
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_case_51_a_run_that_was_interrupted_says_how_to_go_on(first):
-    process = start("run", str(first), *SAVING, "fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert "to resume: learner resume runs/recipe-1" in out
 
 
 def test_a_step_with_an_error_is_kept_and_run_again(first, capsys):
