@@ -64,9 +64,10 @@ def flush_output(text: str = "") -> bool:
 
     What follows a failure goes nowhere: Python flushes again as it exits.
     """
+    if sys.stdout is None:
+        return True
     try:
-        if sys.stdout is not None:
-            print(text, end="", flush=True)
+        print(text, end="", flush=True)
         return True
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
