@@ -317,13 +317,6 @@ def test_a_buffer_that_held_nan_as_the_fit_began_is_not_reported(tmp_path, recwa
     assert not [each for each in recwarn if "holds NaN" in str(each.message)]
 
 
-def test_a_trained_weight_that_held_nan_as_a_fit_without_checkpoints_began_is_written(tmp_path):
-    learn = make(data=in_memory)
-    learn.model.pad = nn.Parameter(torch.tensor([1.0, torch.nan]))
-    learn.fit(1)
-    learn.save(tmp_path / "mine.pt")
-
-
 def test_case_28_the_best_is_kept_beside_the_last_ones(tmp_path):
     values = [5.0, 1.0, 3.0, 4.0, 5.0]
 
