@@ -13,6 +13,7 @@ from callbacks.closures import check_alone
 from callbacks.contract import Callback, CancelStep, Direction, LearnerProtocol, Order
 from callbacks.device import map_tensors
 from callbacks.parts.finite import is_finite
+from callbacks.parts.modules import trained_parameters
 from callbacks.parts.warning import warn
 
 #: Updates in a row that are left out before it is an error. Each halves the scale: torch's first one, 2**16,
@@ -112,6 +113,8 @@ class MixedPrecision(Callback):
         kind = learn.device.type
         if kind == "cuda" and self.precision == "bf16" and not torch.cuda.is_bf16_supported():
             raise ValueError("MixedPrecision('bf16'): this device has no bf16; use MixedPrecision('fp16').")
+        if self.scales_gradients:
+            check_weights(learn)
         self._is_unscaled = False
         self._n_in_a_row, self._step_begun = 0, learn.global_step
         if self.scales_gradients:
@@ -216,3 +219,16 @@ def has_good_gradient(parameter: Tensor) -> bool:
 def as_float(leaf: Any) -> Any:
     """A tensor in half precision as float32; others as they are."""
     return leaf.float() if isinstance(leaf, Tensor) and leaf.dtype in DTYPES.values() else leaf
+
+
+def check_weights(learn: LearnerProtocol) -> None:
+    """Refuse weights that are float16 themselves, whose gradients no scaler can unscale.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    if any(each.requires_grad and each.dtype is torch.float16 for each in trained_parameters(learn)):
+        raise ValueError(
+            "MixedPrecision('fp16'): weights of the model are float16 already, and their gradients cannot be "
+            "unscaled. Keep the weights in float32 (leave model.half() out): autocast computes in float16."
+        )

@@ -108,7 +108,8 @@ def mixed(model: nn.Module, n_changed: int) -> Exception:
         cause = f"{listed(names)} takes its statistics from the batch (track_running_stats=False)"
     return LearnerWarning(
         f"changing one item of a batch changes the outputs of {n_changed} others: {cause}. "
-        "Where dimension 0 is time or the nodes of a graph, this is right."
+        "Where dimension 0 is time or the nodes of a graph, or items are compared with each other "
+        "(contrastive learning), this is right."
     )
 
 

@@ -255,3 +255,11 @@ def test_two_of_them_are_refused():
 def test_now_and_then_is_refused():
     with pytest.raises(ValueError, match="must be done each"):
         When(MixedPrecision(), start="1 step")
+
+
+def test_weights_that_are_half_already_are_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"leave model\.half\(\) out"):
+        learner_of(MixedPrecision("fp16"), model=net().half()).fit(1)
+    learn = learner_of(MixedPrecision("bf16"), model=net().bfloat16())
+    learn.fit(1)
+    assert learn.global_step == 4
