@@ -139,8 +139,9 @@ def check_finite(learn: Any, path: Path) -> None:
             f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and no run can resume from that. The "
             "checkpoints before it are as they were. Lower the learning rate or clip the gradients."
         )
-    if watch.nan_buffers is not None and (new := sorted(nan_buffers(found) - watch.nan_buffers)):
-        watch.nan_buffers.update(new)
+    new = sorted(nan_buffers(found) & watch.good) if watch.good else []
+    if new:
+        watch.good.difference_update(new)
         warn(
             f"{path.name} holds NaN in {', '.join(map(repr, new[:3]))}{', ...' if len(new) > 3 else ''}, "
             "where there was none as the fit began. Where that is not meant, look at what writes to it, and "

@@ -113,14 +113,14 @@ class EpochWatch(Callback):
     def __init__(self) -> None:
         super().__init__()
         self.n_bad: dict[str, int] = {}  #: how many numbers were NaN or infinite as the fit began, by name
-        #: Names of buffers that held NaN then, or were reported since; None where it was not looked.
-        self.nan_buffers: set[str] | None = None
+        #: Names of what held no NaN then and has not been reported since; empty if nothing is saved.
+        self.good: set[str] = set()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         found = tensors_of(learn) if learn.marks_passes else {}
         counts = {name: n_bad(name, found[name], found[name]) for name in suspects(found)}
         self.n_bad = {name: count for name, count in counts.items() if count}
-        self.nan_buffers = nan_buffers(found) if learn.marks_passes else None
+        self.good = set(found) - nan_buffers(found)
         self._n_batches: int | None = None
         self._loader: Any = None
         self._places: Places | None = None

@@ -367,5 +367,5 @@ def test_torch_saves_what_a_plug_in_declares(tmp_path):
     other = Keeps()
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(other.best, keeps.best)
-    with pytest.raises(ValueError, match=r"Keeps declares state \('best',\), but is given \['wait'\]"):
+    with pytest.raises(ValueError, match=r"Keeps declares state \('best',\), but also received \['wait'\]"):
         other.load_state_dict({"wait": 1})
