@@ -72,8 +72,8 @@ class DevicePlacement(Callback):
             )
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        # a loss, or what a callback declares, may have come in another's place
-        if self._owned is None or not self._owned.are_of(learn):
+        # a loss, or what a callback declares, may have been replaced; what is new is on the CPU
+        if self._owned is None or (self.device.type != "cpu" and not self._owned.are_of(learn)):
             self._place_model(learn)
 
     def before_validate(self, learn: LearnerProtocol) -> None:

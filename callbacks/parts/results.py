@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from decimal import Decimal
 from fractions import Fraction
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
+
+PLAIN = frozenset({float, int, bool, str, type(None)})
 
 
 class Results(dict[str, Any]):
@@ -27,6 +30,9 @@ class Results(dict[str, Any]):
         self.update(*args, **kwargs)
 
     def __setitem__(self, name: str, value: Any) -> None:
+        if type(value) in PLAIN:  # most are
+            super().__setitem__(name, value)
+            return
         is_elsewhere = isinstance(value, Tensor) and not value.is_cpu
         super().__setitem__(name, value.detach().clone() if is_elsewhere else as_number(value))
 
@@ -91,9 +97,8 @@ class Results(dict[str, Any]):
         return Results(self)
 
 
-def results_of(learn: Any) -> Results:
-    """What was measured in this epoch, by name: plain numbers, whatever is written."""
-    return learn._results
+#: What was measured in this epoch, by name: plain numbers, whatever is written. Without a Python call.
+results_of: Callable[[Any], Results] = attrgetter("_results")
 
 
 def set_results(learn: Any, results: dict[str, Any]) -> None:
