@@ -176,7 +176,8 @@ class Measured:
         self.n_batches = 0
         for mean in self.means.values():
             mean.clear()
-        self.trial.clear()
+        if self.trial.functions:
+            self.trial.clear()
         if self.objects or self.movable:  # to find the device takes longer than all else here
             self.device = learn.device
         for metric in self.movable:

@@ -24,12 +24,17 @@ def set_epoch(root: Any, number: int, told: dict[int, Any], *, is_late: bool = T
         told: the objects called in this epoch, by id: they are not called again, and new ones are added.
         is_late: the epoch has started, so an object with a number got it from the user, and keeps it.
     """
-    if positions.is_sequence(root) and not hasattr(root, "set_epoch"):
+    if takes_no_number(root):
         return
     for part in [part for part in takers(root) if id(part) not in told]:
         told[id(part)] = part
         if not (is_late and getattr(part, "epoch", 0)):
             part.set_epoch(number)
+
+
+def takes_no_number(loader: Any) -> bool:
+    """Is it a list of batches, without a `set_epoch` of its own?"""
+    return positions.is_sequence(loader) and not hasattr(loader, "set_epoch")
 
 
 def out_of_reach(loader: Any) -> list[Any]:

@@ -80,6 +80,8 @@ class Trial:
 
     def report(self) -> None:
         """Warn about functions that are not means over items; call it when a pass ends."""
+        if not self.functions:
+            return
         if len(self._batches) > 1:
             for name, function in self.functions.items():
                 self._try(name, function)

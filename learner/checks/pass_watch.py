@@ -7,7 +7,7 @@ from typing import Any
 
 from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from learner.checks.faults import tell
-from learner.epoch_numbers import number_of_epoch, out_of_reach, set_epoch
+from learner.epoch_numbers import number_of_epoch, out_of_reach, set_epoch, takes_no_number
 
 
 class PassWatch(Callback):
@@ -19,21 +19,25 @@ class PassWatch(Callback):
     def __init__(self) -> None:
         super().__init__(name="pass_watch")
         self._has_begun = self._is_checked = False
+        self._plain: Any = None  # the training loader where it takes no number, which is asked once
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._has_begun = self._is_checked = False
+        self._plain = None
 
     def before_epoch(self, learn: Any) -> None:
         self._has_begun, learn._known.told_epoch = True, {}
-        learn._known.size_before = getattr(learn.data.train, "batch_size", None)
-        set_epoch(learn.data.train, number_of_epoch(learn), learn._known.told_epoch, is_late=False)
+        loader = learn.data.train
+        learn._known.size_before = getattr(loader, "batch_size", None)
+        if loader is not self._plain:
+            self._plain = loader if takes_no_number(loader) else None
+            set_epoch(loader, number_of_epoch(learn), learn._known.told_epoch, is_late=False)
 
     def before_train(self, learn: Any) -> None:
         if learn._known.point is not None:
             learn._known.point.check_loader(learn)
-        set_epoch(
-            learn.data.train, number_of_epoch(learn), learn._known.told_epoch
-        )  # where a loader came since
+        if learn.data.train is not self._plain:  # a loader may have come since
+            set_epoch(learn.data.train, number_of_epoch(learn), learn._known.told_epoch)
         if not self._is_checked:
             self._is_checked = True
             tell(out_of_reach_faults(learn.data.train))
