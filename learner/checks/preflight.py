@@ -214,16 +214,18 @@ def training_faults(learn: Any) -> Iterator[Exception]:
     if not trainable:
         yield all_frozen([parameter for _, parameter in named])
     held = [parameter for group in learn.optimizer.param_groups for parameter in group["params"]]
-    if len(set(map(id, held))) < len(held):
+    own = set(map(id, held))
+    if len(own) < len(held):
         yield ValueError(
-            f"the optimizer holds {counted(len(held) - len(set(map(id, held))), 'parameter', 'parameters')} "
+            f"the optimizer holds {counted(len(held) - len(own), 'parameter', 'parameters')} "
             "twice, so each step would move it twice: give it each once, as model.parameters() does."
         )
     if any(not is_lazy(parameter) and parameter.is_inference() for parameter in trainable.values()):
         yield ValueError(
             "the model was made under torch.inference_mode(), so it cannot be trained: make it outside."
         )
-    if trainable and does_itself(learn, "step"):
+    holds_all = all(id(parameter) in own for parameter in trainable.values())
+    if not holds_all and does_itself(learn, "step"):  # else no other optimizer is looked for: that takes long
         yield from owner_faults(trainable, held, trained_by(learn))
     if Checkpoint in learn.callbacks:
         yield from unsaved_faults(learn)
