@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from learner import pass_modes
 from learner.place import Place
 
 #: Not copied: functions of the original's callbacks, where a fit is, and the last batch, whose tensors may
@@ -25,11 +26,14 @@ def state_of(learn: Any) -> dict[str, Any]:
             "a learner cannot be copied or pickled in the middle of a fit: do it before or after, or "
             "keep what it holds now with learn.snapshot() or learn.save(path)."
         )
-    return {name: value for name, value in vars(learn).items() if name not in LEFT_OUT}
+    kept = {name: value for name, value in vars(learn).items() if name not in LEFT_OUT}
+    return {**kept, "left_in_evaluation_mode": pass_modes.names_left(learn.model)}
 
 
 def put_state(learn: Any, state: dict[str, Any]) -> None:
     """Give a copy its attributes, and connect it to its own callbacks."""
+    names = state.pop("left_in_evaluation_mode")
     vars(learn).update(state, told=set())
+    pass_modes.remember_left(learn.model, names)
     learn._at, learn._begun = Place(), []
     learn._set_callbacks(learn.callbacks)

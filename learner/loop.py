@@ -15,7 +15,13 @@ from callbacks.parts.results import Results, results_of, set_results
 from learner import again, errors, interrupt, items, passes, snapshots
 from learner.checks import preflight
 from learner.data import Data
-from learner.pass_modes import enter_mode, modes_of, set_modes
+from learner.pass_modes import (
+    enter_mode,
+    leave_in_evaluation_mode,
+    modes_of,
+    resume_training_modes,
+    set_modes,
+)
 from learner.place import Place, Span
 
 # What a pass over data changes, and a pass beside a fit puts back.
@@ -77,6 +83,7 @@ class Loop:
         self.n_epochs, self.epoch, self.stop_reason, self.error = n_epochs, 0, None, None
         self._resume, self.resumed = resume, resume is not None
         self._at, self._begun = Place(), []
+        was_left = resume_training_modes(self.model)
         modes = modes_of(self)
         self.fitting = True
         try:
@@ -92,6 +99,8 @@ class Loop:
         finally:
             self.abortable = False
             errors.end(self, modes)
+            if was_left or not (self.error or self.interrupted):
+                leave_in_evaluation_mode(self.model)
 
     def _epochs(self) -> None:
         try:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 from torch import nn
 
 from callbacks.parts.modules import loss_module
 
 Modes = list[tuple[nn.Module, bool]]
+
+# Modules that train, and that a fit has left in evaluation mode, by identity. They are known beyond their
+# learner: a part of a trained model may become a part of another learner's model.
+_left: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 
 
 def modes_of(learn: Any) -> Modes:
@@ -35,3 +40,36 @@ def enter_mode(learn: Any, *, training: bool) -> None:
     loss = None if training else loss_module(learn.loss_func)
     if loss is not None:
         loss.eval()
+
+
+def leave_in_evaluation_mode(model: nn.Module) -> None:
+    """Put a trained model into evaluation mode, and remember which modules train in the next fit."""
+    for module in model.modules():
+        if module.training:
+            module.training = False
+            _left[id(module)] = module
+
+
+def resume_training_modes(model: nn.Module) -> bool:
+    """Restore the modes of training that the last fit left, unless `model.train()` was called since.
+
+    Returns:
+        Whether they were restored.
+    """
+    is_set_by_user = model.training and id(model) in _left
+    found = [module for module in model.modules() if _left.pop(id(module), None) is not None]
+    for module in () if is_set_by_user else found:
+        module.training = True
+    return bool(found) and not is_set_by_user
+
+
+def names_left(model: nn.Module) -> list[str]:
+    """Names of the modules that the last fit left in evaluation mode, for a copy of the model."""
+    return [name for name, module in model.named_modules() if id(module) in _left]
+
+
+def remember_left(model: nn.Module, names: list[str]) -> None:
+    """Note in a copy of a model what `names_left` returned."""
+    for name in names:
+        module = model.get_submodule(name)
+        _left[id(module)] = module

@@ -61,13 +61,16 @@ def describe_learner(learn: Any, report: Report) -> None:
 
 
 def mode_faults(learn: Any) -> Iterator[Exception]:
-    """Layers that were put into evaluation mode by hand, which the loop undoes after its first validation."""
-    modules = list(learn.model.named_modules())
-    resting = [name for name, module in modules if not module.training and not list(module.children())]
-    if learn.model.training and resting and learn.data.valid is not None:
+    """Layers in evaluation mode whose parameters train, as those of a pretrained part that was loaded so."""
+    resting = [
+        name
+        for name, module in learn.model.named_modules()
+        if not module.training and any(each.requires_grad for each in module.parameters(recurse=False))
+    ]
+    if learn.model.training and resting:
         yield LearnerWarning(
-            f"{listed(resting)} are in evaluation mode, but from the second epoch on the whole model is put "
-            "into training mode: put them into evaluation mode in the before_train of a plug-in."
+            f"{listed(resting)} train in evaluation mode: their dropout is off, and their batch norm does "
+            "not update its statistics. If this is not intended, call learn.model.train() before the fit."
         )
 
 

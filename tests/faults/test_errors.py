@@ -286,7 +286,7 @@ def test_whatever_ends_a_fit_wherever_the_next_one_trains_its_full_number_of_ste
     steps, rows = learn.global_step, len(learn.history)
     learn.fit(2)
     assert (learn.global_step, len(learn.history)) == (steps + 6, rows + 2)
-    assert learn.model.training
+    assert not learn.model.training  # as the end of every fit leaves it
     assert not learn.fitting
     assert learn.error is None
 
