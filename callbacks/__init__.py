@@ -27,11 +27,11 @@ from callbacks.contract import (
 )
 from callbacks.device import DevicePlacement
 from callbacks.ema import EMA
+from callbacks.fast.lean_step import LeanStep
 from callbacks.flow import GradientFlow
 from callbacks.gradient import GradientClip, ZeroGrad
 from callbacks.history import History
 from callbacks.layout import ChannelsLast, Compile
-from callbacks.lean.step import LeanStep
 from callbacks.loggers import CSVLogger
 from callbacks.measures.class_counts import F1, Precision, Recall
 from callbacks.measures.classification import TopKAccuracy, accuracy

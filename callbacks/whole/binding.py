@@ -12,8 +12,8 @@ from torch import Tensor
 from callbacks.activations import ActivationStats
 from callbacks.contract import Callback
 from callbacks.ema import EMA
+from callbacks.fast.lean_proof import find_hooks
 from callbacks.gradient import GradientClip
-from callbacks.lean.proof import find_hooks
 from callbacks.precision import MixedPrecision
 from callbacks.registry import listens
 from callbacks.surface import LossSurface

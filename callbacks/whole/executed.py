@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacks.lean.proof import Unfit
+from callbacks.fast.lean_proof import Unfit
 from callbacks.whole.values import function_of
 
 #: Packages whose code and modules hold no settings of the user.

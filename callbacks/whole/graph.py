@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.lean.proof import Unfit
+from callbacks.fast.lean_proof import Unfit
 from callbacks.whole.program import Program, Step, reads_by_itself, unmixed
 
 Backend = str | Callable[..., Any]

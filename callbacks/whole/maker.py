@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from callbacks.lean.proof import Unfit
+from callbacks.fast.lean_proof import Unfit
 from callbacks.parts import draws
 from callbacks.parts.modules import loss_tensors
 from callbacks.parts.warning import warn

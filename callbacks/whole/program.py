@@ -19,8 +19,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks.device import map_tensors
+from callbacks.fast.lean_proof import Unfit
 from callbacks.gradient import GradientClip
-from callbacks.lean.proof import Unfit
 from callbacks.precision import DTYPES, MixedPrecision, as_float
 from callbacks.whole.updates import Run, split
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from callbacks.accumulation import GradientAccumulation
 from callbacks.contract import Callback
+from callbacks.fast.lean_proof import Unfit, check_group, check_own_methods, find_hooks
 from callbacks.gradient import GradientClip
 from callbacks.layout import Compile
-from callbacks.lean.proof import Unfit, check_group, check_own_methods, find_hooks
 from callbacks.mixing import CutMix, LabelMix, MixUp
 from callbacks.noise import WeightNoise
 from callbacks.precision import MixedPrecision

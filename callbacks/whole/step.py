@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.lean.proof import Unfit
+from callbacks.fast.lean_proof import Unfit
 from callbacks.parts.warning import warn
 from callbacks.whole.binding import IN_BATCH, OF_GRADIENTS
 from callbacks.whole.graph import OWN, Backend, check_known

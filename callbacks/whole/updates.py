@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from callbacks.lean.kernels import begun
+from callbacks.fast.lean_kernels import begun
 
 Group = dict[str, Any]
 Numbers = list[Any]  #: floats of the host, or scalar tensors of the program

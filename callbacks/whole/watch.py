@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.lean.proof import Unfit
+from callbacks.fast.lean_proof import Unfit
 from callbacks.whole.executed import Executed, globals_of, is_foreign, names_of
 from callbacks.whole.values import (
     CONTAINERS,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.closures import SAM
-from callbacks.lean.step import LeanStep
+from callbacks.fast.lean_step import LeanStep
 from callbacks.optimizers import members_of, needs_closure, title_of
 from callbacks.parts.modules import declared
 from callbacks.parts.shares import parameters_of

@@ -36,7 +36,8 @@ from callbacks import (
     on,
 )
 from callbacks.annealers import cos
-from callbacks.lean import kernels, proof
+from callbacks.fast import lean_kernels as kernels
+from callbacks.fast import lean_proof as proof
 from learner import Data, Learner
 
 N_EPOCHS, N_BATCHES = 3, 4

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.lean.one import LeanOptimizer, tell
-from callbacks.lean.proof import Unfit, check_joined, find_engine
+from callbacks.fast.lean_optimizer import LeanOptimizer, tell
+from callbacks.fast.lean_proof import Unfit, check_joined, find_engine
 from callbacks.optimizers import members_of
 
 

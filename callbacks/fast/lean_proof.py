@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.lean.kernels import Kernel, Work, adam, sgd, update
+from callbacks.fast.lean_kernels import Kernel, Work, adam, sgd, update
 from callbacks.parts.norms import PRECISE
 
 KERNELS: dict[type, Kernel] = {torch.optim.SGD: sgd, torch.optim.Adam: adam, torch.optim.AdamW: adam}
