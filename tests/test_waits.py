@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_every_plugin import MAKERS, PLUGINS, READERS, learner_with, model_for
+from test_every_callback import MAKERS, PLUGINS, READERS, learner_with, model_for
 from tiny import line_batches
 from torch import nn
 from waits import Waits, count_waits

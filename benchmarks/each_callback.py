@@ -1,4 +1,4 @@
-"""What each plug-in costs a training step: `python benchmarks/plugins.py [name ...] [--pairs N] [--json]`.
+"""What each callback costs per step: `python benchmarks/each_callback.py [name ...] [--pairs N] [--json]`.
 
 A small network (64-128-10 with batch norm, dropout and a recurrent layer, batches of 64 pictures) is trained
 with and without each plug-in, in turn, an epoch of 25 steps at a time, in this one process, on one thread.
@@ -36,7 +36,7 @@ from callbacks import Callback, Metrics, Recorder, ZeroGrad
 from learner import Data, Learner
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-contract_tests = importlib.import_module("test_every_plugin")
+contract_tests = importlib.import_module("test_every_callback")
 MAKERS, PLUGINS = contract_tests.MAKERS, contract_tests.PLUGINS
 
 N_STEPS = 25
