@@ -221,7 +221,7 @@ def test_the_table_of_other_names_has_every_plugin():
 
 def test_the_tables_tell_of_every_plugin_of_other_libraries():
     tables = section("catalogue.md", "What others call it") + section(
-        "catalogue.md", "What has no plug-in of its own"
+        "catalogue.md", "What has no callback of its own"
     )
     told = set(re.findall(r"`(\w+)", tables))
     lines = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8").splitlines()
