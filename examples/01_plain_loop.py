@@ -1,6 +1,6 @@
-"""Gradient descent by hand: the ten lines that the Learner replaces.
+"""Gradient descent in plain PyTorch: the ten lines that the Learner replaces.
 
-A speed was measured at 20 moments, with noise; a quadratic, a * time**2 + b * time + c, is fitted to it.
+The data are 20 noisy measurements of a speed. The loop fits a quadratic, a * time**2 + b * time + c, in
 Arthur Samuel's four steps: initialize the parameters, compute the loss, step against the gradient, stop.
 
 Prints ten lines: the root of the mean squared error before each step, from 74.96 down to 18.04.
@@ -16,11 +16,11 @@ N_STEPS = 10
 
 
 def main() -> tuple[list[float], Tensor]:
-    """Train; give the RMSE before each step, and the last parameters."""
+    """Train; return the RMSE before each step, and the last parameters."""
     torch.manual_seed(2021)
     time = torch.arange(0, 20).float()
     speed = torch.rand(20) * 5 + 0.8 * (time - 7.5) ** 2 + 1
-    torch.randn(3)  # the article shows one draw and throws it away
+    torch.randn(3)  # the article prints one draw and discards it
     params = torch.randn(3).requires_grad_()  # initialize
 
     rmses = []

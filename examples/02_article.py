@@ -1,10 +1,10 @@
-"""The article with the Learner: the loop of 01_plain_loop.py as a composition of three plug-ins.
+"""The article with a Learner: the loop of 01_plain_loop.py with three callbacks.
 
-`defaults=()` leaves out the plug-ins that are otherwise there unasked, so all that happens is written here.
-Six steps are drawn; then the first parameters are put back, and ten steps are printed.
+`defaults=()` leaves out the default callbacks, so this file shows everything that happens. It draws six
+steps, restores the initial parameters, and prints ten steps.
 
-Prints ten lines, "RMSE: 74.96194346966999" to "RMSE: 18.037850320630035": to the last digit those of
-01_plain_loop.py, and the parameters end with the same bits. Draws article.png.
+Prints ten lines, "RMSE: 74.96194346966999" to "RMSE: 18.037850320630035". They equal those of
+01_plain_loop.py to the last digit, and the parameters end with the same bits. Draws article.png.
 """
 
 from functools import partial
@@ -19,15 +19,15 @@ from learner import Learner
 
 
 def main(picture: str | Path = "article.png") -> Learner:
-    """Draw six steps, train ten; give the learner."""
+    """Draw six steps, train ten; return the learner."""
     torch.manual_seed(2021)
     time = torch.arange(0, 20).float()
     speed = torch.rand(20) * 5 + 0.8 * (time - 7.5) ** 2 + 1
-    torch.randn(3)  # the article shows one draw and throws it away
+    torch.randn(3)  # the article prints one draw and discards it
 
     learn = Learner(
         Quadratic(),
-        (time, speed),  # two tensors: one batch of all, so an epoch is a step
+        (time, speed),  # two tensors are one batch, so an epoch is one step
         F.mse_loss,
         partial(torch.optim.SGD, lr=1e-5),
         callbacks=[ZeroGrad()],

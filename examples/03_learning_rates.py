@@ -1,11 +1,13 @@
 """Three learning rates on the article's data: too low, good, and a little too high.
 
-A step multiplies what is left to go, in each direction of the parameters, by 1 - lr * curvature. With a low
-rate that is nearly 1: slow. Beyond lr = 2 / curvature it is below -1: each step jumps over the valley and
-lands higher on the other side, so training bounces and diverges. The steepest direction sets the limit.
+In each direction of the parameters, a step multiplies the distance to the minimum by 1 - lr * curvature.
+With a low rate this factor is nearly 1, so training is slow. If lr is larger than 2 / curvature, the
+factor is below -1: each step jumps over the minimum and lands higher on the other side, so training
+bounces and diverges. The direction with the largest curvature sets the limit.
 
-Prints what learn.check() says of the highest rate: the limit is 3.54e-05. Then the RMSE before the first and
-the last of 20 steps with each rate. Draws learning_rates.png: RMSE and parameter a before each step.
+Prints the report of learn.check() for the highest rate, which shows the limit, 3.54e-05. Then, for each
+rate, the RMSE before the first and the last of 20 steps. Draws learning_rates.png: RMSE and parameter a
+before each step.
 """
 
 from functools import partial
@@ -26,7 +28,7 @@ N_STEPS = 20
 
 
 def main(picture: str | Path = "learning_rates.png") -> dict[float, Tensor]:
-    """Train with each rate; give the RMSE before each step by rate."""
+    """Train with each rate; return the RMSE before each step, by rate."""
     make_learner(max(RATES)).check()
     figure = Figure(figsize=(10, 4), layout="constrained")
     errors, parameters = figure.subplots(1, 2)
@@ -59,7 +61,7 @@ def train(lr: float) -> tuple[Tensor, Tensor]:
 
 
 def make_learner(lr: float, **options) -> Learner:
-    """A learner of the article's data, with the same first parameters each time."""
+    """A learner on the article's data, with the same initial parameters each time."""
     torch.manual_seed(2021)
     data = article()
     return Learner(Quadratic(), data, F.mse_loss, partial(torch.optim.SGD, lr=lr), **options)

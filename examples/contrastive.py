@@ -1,9 +1,11 @@
-"""A contrastive model: two views of a picture, told from all others (SimCLR, Chen et al. 2020, equation 1).
+"""A contrastive model (SimCLR, Chen et al. 2020, equation 1): find the other view of the same image.
 
-What is special stands in one operation, `forward`, which makes the views. No label is used in training.
+The only special part is the operation `forward`, which makes two views of each image. Training uses no
+labels.
 
-Prints the share of held-out digits whose nearest neighbour in the training data is of their class, by the 32
-numbers that the network makes of a picture, untrained and trained (by all 64 pixels it is 0.98).
+Prints the share of held-out digits whose nearest neighbour in the training data has the same class.
+Neighbours are found with the network's 32 outputs, before and after training. (With all 64 pixels the
+share is 0.98.)
 """
 
 from functools import partial
@@ -17,7 +19,7 @@ from learner.datasets import digits
 
 
 class SimCLR(Learner):
-    """Learns to find, for each view, the other one of the same picture."""
+    """Learns to find, for each view, the other view of the same image."""
 
     def forward(self):
         (pictures,) = self.inputs
@@ -26,7 +28,7 @@ class SimCLR(Learner):
 
 
 def view(pictures):
-    """Moved by up to a pixel, brighter or darker, with noise: what does not change a digit."""
+    """Images moved by up to a pixel, brighter or darker, with noise: changes that keep the digit."""
     steps = torch.randint(-1, 2, (len(pictures), 2)).tolist()
     moved = torch.stack([picture.roll(step, (1, 2)) for picture, step in zip(pictures, steps, strict=True)])
     light = 0.6 + 0.8 * torch.rand(len(pictures), 1, 1, 1, device=pictures.device)
@@ -34,14 +36,14 @@ def view(pictures):
 
 
 def info_nce(preds, targets, temperature=0.2):
-    """Cross-entropy of finding each view's other view among all."""
+    """Cross-entropy of finding the other view of each view, among all."""
     units = F.normalize(preds, dim=1)
     scores = (units @ units.T / temperature).fill_diagonal_(-torch.inf)
     return F.cross_entropy(scores, torch.arange(len(preds), device=preds.device).roll(len(preds) // 2))
 
 
 def make_learner(**options):
-    """A learner with a fresh network, the same each time."""
+    """A learner with a new network, the same each time."""
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Flatten())
     model = nn.Sequential(body, nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 32))
@@ -51,7 +53,7 @@ def make_learner(**options):
 
 @torch.no_grad()
 def neighbour_accuracy(learn):
-    """Of held-out pictures, how many have the class of the nearest one that was trained on."""
+    """The share of held-out images that have the class of their nearest neighbour in the training data."""
     known, asked = (loader.tensors for loader in (learn.data.train, learn.data.valid))
     codes = [
         F.normalize(learn.model(pictures.to(learn.device)), dim=1).cpu() for pictures, _ in (known, asked)
@@ -61,11 +63,11 @@ def neighbour_accuracy(learn):
 
 
 def main(n_epochs=30):
-    """Train, and give the accuracy before and after."""
+    """Train; return the accuracy before and after."""
     learn = make_learner()
     before = neighbour_accuracy(learn)
     learn.fit(n_epochs)
-    print(f"nearest neighbours of one class: {before:.3f} before, {neighbour_accuracy(learn):.3f} after")
+    print(f"nearest neighbours of the same class: {before:.3f} before, {neighbour_accuracy(learn):.3f} after")
     return before, neighbour_accuracy(learn)
 
 

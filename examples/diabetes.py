@@ -1,10 +1,12 @@
-"""A regression on real measurements: how diabetes went on in 442 patients, from ten numbers of each.
+"""A regression on real measurements: the progression of diabetes in 442 patients, from ten numbers for each.
 
-A small network and scikit-learn's linear regression see the same four fifths, and are compared on the fifth
-that was held out. Numbers are standardised: an RMSE of 1 is about that of guessing the mean.
+A small network and scikit-learn's linear regression train on the same four fifths of the data and are
+compared on the other fifth. All numbers are standardised: always predicting the mean gives an RMSE of
+about 1.
 
-Prints RMSE, MAE and R2 of both. The network is no better than a straight line (R2 0.46 against 0.48): with so
-few patients, and most causes not among the ten numbers, a line is hard to beat. Always draw one first.
+Prints RMSE, MAE and R2 of both. The network is slightly worse than the linear regression (R2 0.46 against
+0.48): there are few patients, and ten numbers explain only a part of the progression. Always try a linear
+model first.
 """
 
 from functools import partial
@@ -22,7 +24,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def main() -> dict[str, dict[str, float]]:
-    """Train both; give their numbers by name."""
+    """Train both; return their scores by name."""
     learn = make_learner()
     learn.fit(40)
     scores = {"network": learn.validate(), "line": score_of_line()}
@@ -32,7 +34,7 @@ def main() -> dict[str, dict[str, float]]:
 
 
 def make_learner(**options) -> Learner:
-    """A learner with a fresh network, the same one each time."""
+    """A learner with a new network, the same one each time."""
     torch.manual_seed(0)
     train, valid = load_parts()
     return Learner(
@@ -46,7 +48,7 @@ def make_learner(**options) -> Learner:
 
 
 def make_network(n_hidden: int = 64, dropout: float = 0.3) -> nn.Module:
-    """Ten numbers to one, through two hidden layers of that width."""
+    """Ten inputs, two hidden layers of `n_hidden` units, one output."""
     return nn.Sequential(
         *(nn.Linear(10, n_hidden), nn.ReLU(), nn.Dropout(dropout)),
         *(nn.Linear(n_hidden, n_hidden), nn.ReLU(), nn.Dropout(dropout)),
@@ -55,7 +57,7 @@ def make_network(n_hidden: int = 64, dropout: float = 0.3) -> nn.Module:
 
 
 def score_of_line() -> dict[str, float]:
-    """Linear regression on the same training part, measured on the same rest."""
+    """The scores of a linear regression on the same training and validation data."""
     train, (inputs, targets) = load_parts()
     preds = LinearRegression().fit(*train).predict(inputs)
     return {
@@ -66,12 +68,12 @@ def score_of_line() -> dict[str, float]:
 
 
 def load_parts() -> tuple[Pair, Pair]:
-    """Inputs, shape (items, 10), and targets, shape (items, 1): to train on, and to validate on."""
+    """Training and validation data: inputs, shape (items, 10), and targets, shape (items, 1)."""
     inputs, targets = (torch.tensor(part).float() for part in load_diabetes(return_X_y=True))
     table = torch.cat([inputs, targets.unsqueeze(1)], dim=1)
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
     valid, train = table[order[:88]], table[order[88:]]
-    mean, spread = train.mean(0), train.std(0)  # of the training part: the rest is not to be known beforehand
+    mean, spread = train.mean(0), train.std(0)  # of the training data only: validation data must stay unseen
     train, valid = (train - mean) / spread, (valid - mean) / spread
     return (train[:, :10], train[:, 10:]), (valid[:, :10], valid[:, 10:])
 

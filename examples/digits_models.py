@@ -1,4 +1,4 @@
-"""Two models for images of 8 x 8 pixels in ten classes: for digits.py and digits.yaml."""
+"""Two models for images of 8 x 8 pixels in ten classes, used by digits.py and digits.yaml."""
 
 from torch import Tensor, nn
 
@@ -7,8 +7,8 @@ class MLP(nn.Module):
     """Two linear layers with a ReLU and dropout between them.
 
     Args:
-        n_hidden: width of the layer between.
-        dropout: share of it that is dropped in training.
+        n_hidden: width of the hidden layer.
+        dropout: share of its units that are dropped in training.
     """
 
     def __init__(self, n_hidden: int = 128, dropout: float = 0.2):
@@ -27,11 +27,11 @@ class MLP(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Two convolutions with batch norm, a pooling by two, and a linear layer.
+    """Two convolutions with batch norm, max pooling by two, and a linear layer.
 
     Args:
-        n_channels: of the first convolution; the second has twice as many.
-        dropout: share of the features that is dropped in training.
+        n_channels: channels of the first convolution; the second has twice as many.
+        dropout: share of the features that are dropped in training.
     """
 
     def __init__(self, n_channels: int = 16, dropout: float = 0.2):

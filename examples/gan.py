@@ -1,10 +1,10 @@
 """A GAN: two networks and two optimizers (Goodfellow et al. 2014, algorithm 1), on digits of 8 x 8 pixels.
 
-The learner trains the generator. One operation, `forward`, is overridden, and one callback owns the critic
-and its optimizer. It declares both as its state, so both are placed and saved, and a killed run resumes with
-the same bits.
+The learner trains the generator. A subclass overrides one operation, `forward`, and a callback owns the
+critic and its optimizer. The callback declares both as its state, so both are placed on the device and
+saved, and a killed run resumes with the same bits.
 
-Prints how far the mean pictures, made and real, are apart, before and after.
+Prints the distance between the mean generated image and the mean real image, before and after training.
 """
 
 from functools import partial
@@ -22,14 +22,14 @@ adam = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.9))
 
 
 class GAN(Learner):
-    """Makes as many pictures of noise as there are real ones."""
+    """Generates as many images from noise as the batch has items."""
 
     def forward(self):
         self.preds = self.model(torch.randn(self.n_items, 16, device=self.device))
 
 
 class Critic(Callback):
-    """Trains a critic on real and made pictures, before each step of the generator."""
+    """Trains a critic on real and generated images, before each step of the generator."""
 
     order, state = Order.TRANSFORM, ("network", "optimizer")
 
@@ -40,17 +40,17 @@ class Critic(Callback):
     def after_pred(self, learn):
         if learn.training:
             real, made = self.network(learn.targets), self.network(learn.preds.detach())
-            self.optimizer.zero_grad()  # of what the generator's loss has left here, too
+            self.optimizer.zero_grad()  # also clears what the generator's loss has left here
             (judge(real, torch.full_like(real, 0.9)) + judge(made, torch.zeros_like(made))).backward()
             self.optimizer.step()
 
     def loss(self, made, real):
-        """The generator's: how well the critic knows what is made."""
+        """The loss of the generator: how well the critic recognizes generated images."""
         return judge(score := self.network(made), torch.ones_like(score))
 
 
 def make_learner(*callbacks, **options):
-    """A learner with fresh networks, the same each time."""
+    """A learner with new networks, the same each time."""
     torch.manual_seed(0)
     pictures = torch.tensor(load_digits(return_X_y=True)[0], dtype=torch.float32) / 16
     generator = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.Sigmoid())
@@ -60,17 +60,17 @@ def make_learner(*callbacks, **options):
 
 
 def distance(learn):
-    """Root of the mean squared difference of the mean pictures."""
+    """Root of the mean squared difference between the mean images."""
     made, real = learn.get_preds(learn.data.train)
     return F.mse_loss(made.mean(0), real.mean(0)).sqrt().item()
 
 
 def main(n_epochs=40):
-    """Train, and give the distance before and after."""
+    """Train; return the distance before and after."""
     learn = make_learner()
     before = distance(learn)
     learn.fit(n_epochs)
-    print(f"mean pictures apart by {before:.3f} before, {distance(learn):.3f} after")
+    print(f"distance of the mean images: {before:.3f} before, {distance(learn):.3f} after")
     return before, distance(learn)
 
 

@@ -1,9 +1,9 @@
-"""A Hugging Face model as it is: a small GPT-2 with random weights learns a rhyme, character by character.
+"""A Hugging Face model, unchanged: a small GPT-2 with random weights learns a rhyme, character by character.
 
-Its batches are dicts, and it computes its loss itself, so there is no loss function. Needs `pip install
-transformers`; nothing is fetched from anywhere.
+Its batches are dicts, and it computes its own loss, so the learner needs no loss function. Requires `pip
+install transformers`; it downloads nothing.
 
-Prints the loss of each epoch, in nats a character, and then a few lines of the model's own.
+Prints the loss of each epoch, in nats per character, and then a few lines that the model writes.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ LENGTH = 64
 
 
 def batches():
-    """The rhyme from a place drawn anew, in rows of some characters, as the model wants them."""
+    """The rhyme from a random start, in rows of `LENGTH` characters and batches of eight rows."""
     codes = torch.tensor([CHARACTERS.index(character) for character in TEXT])
     start = int(torch.randint(LENGTH, ()))
     rows = codes[start : start + (len(codes) - start) // LENGTH * LENGTH].reshape(-1, LENGTH)
@@ -29,7 +29,7 @@ def batches():
 
 
 def make_learner(**options):
-    """A learner with a fresh model, the same each time."""
+    """A learner with a new model, the same each time."""
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=len(CHARACTERS), n_positions=LENGTH, n_embd=64, n_layer=2, n_head=4,
@@ -41,7 +41,7 @@ def make_learner(**options):
 
 @torch.no_grad()
 def write(learn, text, n_characters):
-    """Go on with a text, by the likeliest character each time."""
+    """Continue a text with the most likely character each time."""
     model = learn.model.eval()
     for _ in range(n_characters):
         codes = torch.tensor([[CHARACTERS.index(character) for character in text[-LENGTH:]]])
@@ -50,7 +50,7 @@ def write(learn, text, n_characters):
 
 
 def main(n_epochs=100):
-    """Train, write a sample, and give the learner."""
+    """Train, print a sample, and return the learner."""
     learn = make_learner()
     learn.fit(n_epochs)
     print(write(learn, "This is the ", 150))

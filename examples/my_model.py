@@ -1,10 +1,10 @@
-"""Your own model, data and plug-in in one file: a small network tells two spirals apart.
+"""Your own model, data and callback in one file: a small network classifies the points of two spirals.
 
-Nothing here knows of the Learner but the plug-in and the ten lines of `main`. The same file serves a recipe:
-my_recipe.yaml names `spirals`, `SpiralNet` and `GradientNorm`.
+The model and the data know nothing of the Learner. The file also works in a recipe: my_recipe.yaml names
+`spirals`, `SpiralNet` and `GradientNorm`.
 
-Prints each epoch's losses, accuracy and largest gradient, then the accuracy on the 200 points that were held
-out: 0.98. Draws spirals.png: how the border between the two grew.
+Prints the losses, accuracy and largest gradient of each epoch, then the accuracy on the 200 validation
+points: 0.98. Draws spirals.png, which shows the decision boundary at six steps.
 """
 
 import math
@@ -19,7 +19,7 @@ from learner import Data, Learner
 
 
 class SpiralNet(nn.Module):
-    """A point in the plane to scores of two classes, with a shortcut around the middle layer.
+    """Maps a point in the plane to the scores of two classes, with a shortcut around the middle layer.
 
     Args:
         n_hidden: width of the hidden layers.
@@ -38,7 +38,7 @@ class SpiralNet(nn.Module):
 
 
 class GradientNorm(Callback):
-    """Measure the largest gradient of each epoch, over all weights together, as `grad_norm`."""
+    """Measures the largest gradient norm of each epoch, over all weights together, as `grad_norm`."""
 
     measures = {"grad_norm": None}
 
@@ -54,12 +54,12 @@ class GradientNorm(Callback):
 
 
 def spirals(n_points: int = 1000, noise: float = 0.03, seed: int = 0) -> Data:
-    """Points of two spirals that turn around each other, in batches of 50; a fifth is held out.
+    """Points of two interleaved spirals, in batches of 50; a fifth is held out for validation.
 
     Args:
-        n_points: of both together.
+        n_points: number of points in both spirals together.
         noise: standard deviation of the points around their spiral; the spirals have a radius of 1.
-        seed: of the points, the split, and the order.
+        seed: for the points, the split, and the order.
     """
     generator = torch.Generator().manual_seed(seed)
     classes = torch.arange(n_points) % 2
@@ -71,7 +71,7 @@ def spirals(n_points: int = 1000, noise: float = 0.03, seed: int = 0) -> Data:
 
 
 def draw_border(ax, learn) -> None:
-    """A panel: which class the model gives each place, and the batch's points."""
+    """Draw a panel: the predicted class at each place, and the points of the batch."""
     side = torch.linspace(-1.2, 1.2, 100)
     places = torch.cartesian_prod(side, side)
     shares = learn.predict(places).softmax(1)[:, 1].reshape(100, 100).T.numpy()
@@ -81,7 +81,7 @@ def draw_border(ax, learn) -> None:
 
 
 def main(picture: str | Path = "spirals.png") -> Learner:
-    """Train; give the learner."""
+    """Train; return the learner."""
     learn = make_learner(
         callbacks=[GradientNorm(), PlotSnapshots(n=6, every="5 epochs", draw=draw_border, path=picture)]
     )
@@ -91,7 +91,7 @@ def main(picture: str | Path = "spirals.png") -> Learner:
 
 
 def make_learner(**options) -> Learner:
-    """A learner with a fresh model, the same one each time."""
+    """A learner with a new model, the same one each time."""
     torch.manual_seed(0)
     optimizer = partial(torch.optim.Adam, lr=3e-3)
     return Learner(SpiralNet(), spirals(), nn.CrossEntropyLoss(), optimizer, metrics=[accuracy], **options)

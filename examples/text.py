@@ -1,10 +1,10 @@
-"""A model of text: a small GRU learns a nursery rhyme, character by character.
+"""A text model: a small GRU learns a nursery rhyme, character by character.
 
-Shows batches that are dicts: the model takes `text` by keyword, `following` is the target. The rhyme
-(text.txt, written for this example) is learned by heart, so there is no validation.
+Batches are dicts: the model receives `text` by keyword, and `following` is the target. The model memorizes
+the rhyme (text.txt, written for this example), so there is no validation.
 
-Prints the loss of each epoch, in nats a character (guessing blindly costs ln(31) = 3.4), and then a few
-lines of the model's own.
+Prints the loss of each epoch, in nats per character (a uniform guess has ln(31) = 3.4), and then a few
+lines that the model writes.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ CHARACTERS = sorted(set(TEXT))
 
 
 def main() -> Learner:
-    """Train, write a sample, and give the learner."""
+    """Train, print a sample, and return the learner."""
     learn = make_learner()
     learn.fit(8)
     print(write(learn, "This is the ", n_characters=300))
@@ -29,7 +29,7 @@ def main() -> Learner:
 
 
 def make_learner(**options) -> Learner:
-    """A learner with a fresh model, the same one each time."""
+    """A learner with a new model, the same one each time."""
     torch.manual_seed(2021)
     return Learner(
         CharacterModel(len(CHARACTERS)),
@@ -41,11 +41,11 @@ def make_learner(**options) -> Learner:
 
 
 class CharacterModel(nn.Module):
-    """Scores for each character's successor, from all characters before it.
+    """Scores the next character at each position, from all characters before it.
 
     Args:
         n_characters: size of the alphabet.
-        n_hidden: size of the memory.
+        n_hidden: size of the GRU's hidden state.
     """
 
     def __init__(self, n_characters: int, n_hidden: int = 128):
@@ -55,21 +55,21 @@ class CharacterModel(nn.Module):
         self.scores = nn.Linear(n_hidden, n_characters)
 
     def forward(self, text: Tensor) -> Tensor:
-        """Numbers of characters, shape (items, positions), to scores (items, n_characters, positions)."""
+        """Character codes, shape (items, positions), to scores, shape (items, n_characters, positions)."""
         remembered, _ = self.memory(self.embedding(text))
         return self.scores(remembered).transpose(1, 2)
 
 
 def batches(n_batches: int = 20, batch_size: int = 32, length: int = 64) -> Iterator[dict[str, Tensor]]:
-    """An epoch: passages that begin anywhere, each with the same passage one character on."""
-    passages = encode(TEXT).unfold(0, length + 1, 1)  # one from each place, shape (places, length + 1)
+    """An epoch of passages from random places, each with the same passage shifted by one character."""
+    passages = encode(TEXT).unfold(0, length + 1, 1)  # one per start, shape (starts, length + 1)
     for _ in range(n_batches):
         chosen = passages[torch.randint(len(passages), (batch_size,))]
         yield {"text": chosen[:, :-1], "following": chosen[:, 1:]}
 
 
 def write(learn: Learner, text: str, n_characters: int) -> str:
-    """Continue a text: each next character is drawn by the model's scores, doubled to make slips rare."""
+    """Continue a text: sample each next character from the scores, doubled to make mistakes rare."""
     for _ in range(n_characters):
         scores = learn.predict({"text": encode(text[-64:])[None]})[0, :, -1]
         text += CHARACTERS[int(torch.multinomial((2 * scores).softmax(0), 1))]
@@ -77,7 +77,7 @@ def write(learn: Learner, text: str, n_characters: int) -> str:
 
 
 def encode(text: str) -> Tensor:
-    """Each character's number, shape (characters,)."""
+    """The code of each character, shape (characters,)."""
     return torch.tensor([CHARACTERS.index(character) for character in text])
 
 
