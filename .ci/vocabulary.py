@@ -20,8 +20,11 @@ ROOT = Path(__file__).parent.parent
 #: Paths that use the right words throughout. Add a path when it is clean; when all are, this is ["."].
 DONE = [
     ".ci",
+    ".github",
     "README.md",
+    "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/index.md",
     "docs/extending.md",
     "docs/optimizers.md",
