@@ -1,6 +1,6 @@
-"""Every example of the pages, this folder's README among them, runs in a folder of its own.
+"""Every example of the docs and the README runs in its own folder.
 
-Ctrl-C is as in a terminal: a shell lets jobs in the background ignore it, and their child processes too.
+Ctrl-C works as in a terminal, also where a shell makes background jobs and their child processes ignore it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def own_folder(request, monkeypatch):
 
 
 @register_runner(default=True)
-class GoingOn(DefaultRunner):
-    """Lets a `continuation` go on where the example before it ended, in its names and in its folder.
+class ContinuingRunner(DefaultRunner):
+    """Runs a `continuation` with the names and the folder of the example before it.
 
-    The plugin itself runs all examples before it once more: of n examples that is n * n / 2 runs.
+    The pytest plugin itself runs all earlier examples again, which is n * n / 2 runs for n examples.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class GoingOn(DefaultRunner):
         self.folder = self.page = Path()
 
     def runtest(self, test: FenceTestDefinition, args: dict[str, Any], *, asyncio_runner: Any = None) -> None:
-        """Run what has not run yet; after a failure the next example begins anew."""
+        """Run what has not run yet; after a failure the next example starts again."""
         here, done, self.done = Path.cwd(), self.done, ""
         if done and test.source_path == self.page and test.source.startswith(done):
             os.chdir(self.folder)
@@ -49,6 +49,6 @@ class GoingOn(DefaultRunner):
         try:
             super().runtest(replace(test, source=rest), self.names, asyncio_runner=asyncio_runner)
         except BaseException:
-            os.chdir(here)  # after a TypeError the plugin calls once more
+            os.chdir(here)  # after a TypeError the pytest plugin calls again
             raise
         self.done = test.source

@@ -21,13 +21,22 @@ ROOT = Path(__file__).parent.parent
 DONE = [
     ".ci",
     ".github",
-    "README.md",
+    "CITATION.cff",
     "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
+    "README.md",
     "SECURITY.md",
-    "docs/index.md",
+    "conftest.py",
+    "docs/conf.py",
     "docs/extending.md",
+    "docs/index.md",
     "docs/optimizers.md",
+    "docs/outputs.py",
+    "docs/pictures.py",
+    "examples",
+    "pyproject.toml",
+    "tests/examples",
+    "tests/test_docs.py",
     "tests/test_vocabulary.py",
 ]
 
@@ -117,7 +126,9 @@ def files(paths: Sequence[str]) -> list[Path]:
 
 def is_ours(path: Path) -> bool:
     """Is this a file that people write?"""
-    return not {"_build", "__pycache__", ".git", ".venv", "dist", "runs"} & set(path.parts)
+    folders = path.relative_to(ROOT).parts[:-1] if path.is_relative_to(ROOT) else ()
+    hidden = {each for each in folders if each.startswith(".")} - {".ci", ".github"}
+    return not hidden and not {"_build", "__pycache__", "dist", "runs"} & set(folders)
 
 
 def main(paths: Sequence[str]) -> int:

@@ -52,14 +52,14 @@ def mark_name(found):
     return f"``{found[1]}``" + ("\\ " if found[2] else "")
 
 
-def put_back_plain(app, what, name, obj, options, lines):
-    """Undo that napoleon takes what stands before the first colon of an attribute's text for its type."""
+def restore_plain(app, what, name, obj, options, lines):
+    """Restore an attribute's text: napoleon reads the part before the first colon as its type."""
     if what in PLAIN:
         lines[:] = plain_docstrings.pop(name)
 
 
 def mark_code(app, what, name, obj, options, lines):
-    """Show what a docstring indents after a blank line as Python, not as a quotation."""
+    """Show indented text after a blank line as Python, not as a quotation."""
     in_section = False
     for i, line in enumerate(list(lines)):
         if line.startswith((":", "..")):
@@ -71,5 +71,5 @@ def mark_code(app, what, name, obj, options, lines):
 
 def setup(app):
     app.connect("autodoc-process-docstring", mark_names, priority=100)
-    app.connect("autodoc-process-docstring", put_back_plain, priority=800)
+    app.connect("autodoc-process-docstring", restore_plain, priority=800)
     app.connect("autodoc-process-docstring", mark_code, priority=900)

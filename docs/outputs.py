@@ -2,11 +2,11 @@
 
     python docs/outputs.py docs/loop.md
 
-A fence marked `output` stands right under the Python that prints it. The tests run every page and compare;
-this script writes the fences anew after a change. What ends a fence marked `raises` counts as its output.
-Three dots in an output stand for anything; the time at the end of an epoch's line and white space do not
-count, so long messages may be broken into lines. Decimal numbers may differ by a thousandth, as they do from
-one processor to another.
+A fence marked `output` follows the Python that prints it. The tests run every page and compare; after a
+change, this script updates the fences. The error that ends a fence marked `raises` counts as its output.
+Three dots in an output match anything. The time at the end of an epoch's line and white space are ignored,
+so long messages may be broken into lines. Decimal numbers may differ by a thousandth, as they do between
+processors.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Fence:
 
 @dataclass
 class Example:
-    """A piece of Python, the output that stands under it (None where there is none), and what it printed."""
+    """A piece of Python, the output that the page shows for it (or None), and what it printed."""
 
     code: Fence
     shown: Fence | None
@@ -64,7 +64,7 @@ class Example:
 
 
 def main(pages: list[str]) -> None:
-    """Write the outputs of these pages anew, where they disagree."""
+    """Update the outputs of these pages where they disagree."""
     for page in (Path(page).resolve() for page in pages):
         lines = page.read_text(encoding="utf-8").split("\n")
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
@@ -77,7 +77,7 @@ def main(pages: list[str]) -> None:
 
 
 def examples_of(page: Path) -> list[Example]:
-    """Every piece of Python of a page, run from top to bottom; `continuation` goes on in the same module.
+    """Every piece of Python of a page, run from top to bottom; `continuation` continues in the same module.
 
     Raises:
         Exception: what a piece raises that is not marked `raises`, with a note that names page and line.
@@ -119,7 +119,7 @@ def run(fence: Fence, names: dict[str, Any], page: Path) -> str:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Are they the same, but for white space and what three dots stand for?"""
+    """Are they the same, apart from white space and three dots?"""
     return doctest.OutputChecker().check_output(shown, printed, LOOSE)
 
 
@@ -129,7 +129,7 @@ def numbers_in(text: str) -> list[float]:
 
 
 def are_close(first: list[float], second: list[float]) -> bool:
-    """Do numbers differ by no more than from one processor to another?"""
+    """Do the numbers differ by no more than they do between processors?"""
     close = partial(math.isclose, rel_tol=1e-3)
     return len(first) == len(second) and all(map(close, first, second))
 

@@ -1,6 +1,6 @@
-"""Make the pictures of the article's page: `python docs/pictures.py`.
+"""Draw the figures of the docs: `python docs/pictures.py`.
 
-Each is drawn by the library itself, with fixed seeds, and written to `docs/pictures/`.
+The library draws each figure, with fixed seeds, and writes it to `docs/pictures/`.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def make_learner(rate: float, *callbacks: Any) -> Learner:
     """The article's learner; one step takes the whole series."""
     data, params = article()
     optimizer = partial(torch.optim.SGD, lr=rate)
-    plugins = [ZeroGrad, Metrics, Recorder, *callbacks]
-    return Learner(Quadratic(params), data, nn.functional.mse_loss, optimizer, plugins, defaults=())
+    composed = [ZeroGrad, Metrics, Recorder, *callbacks]
+    return Learner(Quadratic(params), data, nn.functional.mse_loss, optimizer, composed, defaults=())
 
 
 def new_figure() -> tuple[Figure, Any]:

@@ -24,12 +24,12 @@ from learner.recipes.names import table as names_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
-PLUGINS = {
+CALLBACKS = {
     name: value
     for name, value in vars(callbacks).items()
     if name in callbacks.__all__ and inspect.isclass(value) and issubclass(value, Callback)
 }
-del PLUGINS["Callback"]
+del CALLBACKS["Callback"]
 
 
 def load_outputs() -> types.ModuleType:
@@ -134,7 +134,7 @@ def test_the_recipe_of_the_article_is_the_one_of_the_examples():
 
 
 def test_the_table_of_events_is_the_contract():
-    rows = {names_in(event)[0]: told for event, told in table(section("loop.md", "Events"))}
+    rows = {names_in(event)[0]: text for event, text in table(section("loop.md", "Events"))}
     assert rows == {event: first_line(getattr(Callback, event)) for event in EVENTS}
     assert list(rows) == list(first_fired())
 
@@ -154,33 +154,33 @@ def test_the_listing_is_the_one_that_explain_prints():
 
 
 def test_the_table_of_operations_is_the_contract():
-    rows = {names_in(name)[0]: (doer, told) for name, doer, told in table(section("loop.md", "Operations"))}
+    rows = {names_in(name)[0]: (owner, text) for name, owner, text in table(section("loop.md", "Operations"))}
     assert list(rows) == list(OPERATIONS)
-    doers = {
-        operation: plugin
-        for plugin in DEFAULT_CALLBACKS
+    defaults = {
+        operation: callback
+        for callback in DEFAULT_CALLBACKS
         for operation in OPERATIONS
-        if hasattr(plugin, operation)
+        if hasattr(callback, operation)
     }
-    for operation, (doer, told) in rows.items():
-        if operation in doers:
-            assert names_in(doer) == [doers[operation].__name__]
+    for operation, (owner, text) in rows.items():
+        if operation in defaults:
+            assert names_in(owner) == [defaults[operation].__name__]
         else:
-            assert names_in(doer) == ["Learner"]
-            assert told == first_line(getattr(Learner, operation))
+            assert names_in(owner) == ["Learner"]
+            assert text == first_line(getattr(Learner, operation))
 
 
-def test_the_table_of_endings_names_every_cancel_as_its_docstring_tells_it():
-    rows = {names_in(what)[0]: told for what, told in table(section("loop.md", "Endings")) if names_in(what)}
+def test_the_table_of_endings_names_every_cancel_with_its_docstring():
+    rows = {names_in(what)[0]: text for what, text in table(section("loop.md", "Endings")) if names_in(what)}
     cancels = {f"raise {cls.__name__}": first_line(cls) for cls in Cancel.__subclasses__()}
-    assert {what: told for what, told in rows.items() if what.startswith("raise ")} == cancels
+    assert {what: text for what, text in rows.items() if what.startswith("raise ")} == cancels
     assert 'learn.stop("why")' in rows
 
 
 def test_the_table_of_phases_is_the_contract():
-    told = re.findall(r"^ {4}([A-Z]+) = \d  #: (.+)$", inspect.getsource(Order), re.MULTILINE)
-    assert [(names_in(phase)[0], what) for phase, what in table(section("loop.md", "Phases"))] == told
-    assert [name for name, _ in told] == [phase.name for phase in Order]
+    documented = re.findall(r"^ {4}([A-Z]+) = \d  #: (.+)$", inspect.getsource(Order), re.MULTILINE)
+    assert [(names_in(phase)[0], what) for phase, what in table(section("loop.md", "Phases"))] == documented
+    assert [name for name, _ in documented] == [phase.name for phase in Order]
 
 
 def test_the_table_of_what_a_hook_sees_is_the_protocol():
@@ -193,45 +193,45 @@ def test_the_table_of_what_a_hook_sees_is_the_protocol():
 # The catalogue and the reference --------------------------------------------------------------------------
 
 
-def test_the_catalogue_has_every_plugin_with_its_phase():
+def test_the_catalogue_has_every_callback_with_its_phase():
     rows = {names_in(row[0])[0]: row[1:3] for row in table(text_of("catalogue.md"))}
-    phases = {name: f"`{Order(plugin.order).name}`" for name, plugin in PLUGINS.items()}
+    phases = {name: f"`{Order(callback.order).name}`" for name, callback in CALLBACKS.items()}
     assert {name: phase for name, (phase, _) in rows.items()} == phases, "docs/catalogue.md is out of date"
 
 
 def test_the_catalogue_marks_the_defaults():
     rows = table(text_of("catalogue.md"))
     marked = [names_in(row[0])[0] for row in rows if row[2]]
-    assert marked == [plugin.__name__ for plugin in DEFAULT_CALLBACKS]
+    assert marked == [callback.__name__ for callback in DEFAULT_CALLBACKS]
 
 
-@pytest.mark.parametrize("name", PLUGINS)
-def test_the_catalogue_has_an_example_of_every_plugin(name):
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_the_catalogue_has_an_example_of_every_callback(name):
     fences = outputs.fences_of(section("catalogue.md", name))
     assert any(fence.words[0] == "python" and name in fence.text for fence in fences) or name in DEFAULT_NAMES
 
 
-DEFAULT_NAMES = [plugin.__name__ for plugin in DEFAULT_CALLBACKS]  # their examples need not name them
+DEFAULT_NAMES = [callback.__name__ for callback in DEFAULT_CALLBACKS]  # their examples need not name them
 
 
-def test_the_table_of_other_names_has_every_plugin():
+def test_the_table_of_other_names_has_every_callback():
     named = [names_in(row[0])[0] for row in table(section("catalogue.md", "What others call it"))]
-    assert [name for name in named if name != "on"] == [name for name in catalogued() if name in PLUGINS]
+    assert [name for name in named if name != "on"] == [name for name in catalogued() if name in CALLBACKS]
 
 
-def test_the_tables_tell_of_every_plugin_of_other_libraries():
+def test_the_tables_name_every_callback_of_other_libraries():
     tables = section("catalogue.md", "What others call it") + section(
         "catalogue.md", "What has no callback of its own"
     )
-    told = set(re.findall(r"`(\w+)", tables))
+    named = set(re.findall(r"`(\w+)", tables))
     lines = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8").splitlines()
     peers = dict(line.split(": ") for line in lines if not line.startswith("#"))
-    missing = {peer: sorted(set(names.split()) - told) for peer, names in peers.items()}
+    missing = {peer: sorted(set(names.split()) - named) for peer, names in peers.items()}
     assert not any(missing.values()), f"docs/catalogue.md does not say what these are here: {missing}"
 
 
 def catalogued() -> list[str]:
-    """The plug-ins in the order of the catalogue."""
+    """The callbacks in the order of the catalogue."""
     return [names_in(row[0])[0] for row in table(text_of("catalogue.md"))]
 
 
@@ -251,10 +251,10 @@ def test_the_reference_has_every_public_name(package):
     )
 
 
-def test_the_reference_tells_the_defaults():
-    told = re.search(r"DEFAULT_CALLBACKS\n\n(.*?)\n\n|\Z", text_of("api.md"), re.DOTALL)
-    assert told is not None
-    assert re.findall(r"``(\w+)``", told.group(1)) == DEFAULT_NAMES
+def test_the_reference_lists_the_defaults():
+    found = re.search(r"DEFAULT_CALLBACKS\n\n(.*?)\n\n|\Z", text_of("api.md"), re.DOTALL)
+    assert found is not None
+    assert re.findall(r"``(\w+)``", found.group(1)) == DEFAULT_NAMES
 
 
 @pytest.mark.parametrize(
@@ -266,12 +266,12 @@ def test_every_public_name_has_a_docstring(package, name):
         assert (value.__doc__ or "").strip(), f"{package.__name__}.{name} has no docstring"
         for attribute, member in vars(value).items():
             own = inspect.isfunction(member) or isinstance(member, (property, classmethod))
-            if own and not attribute.startswith("_") and not is_told_elsewhere(value, attribute):
+            if own and not attribute.startswith("_") and not is_documented_elsewhere(value, attribute):
                 assert inspect.getdoc(getattr(value, attribute)), f"{name}.{attribute} has no docstring"
 
 
-def is_told_elsewhere(cls: type, attribute: str) -> bool:
-    """Is this a method whose meaning the contract tells: a hook, an operation, or a metric's three?"""
+def is_documented_elsewhere(cls: type, attribute: str) -> bool:
+    """Is this a method whose meaning the contract documents: a hook, an operation, or a metric's three?"""
     hooks = {*EVENTS, *OPERATIONS} if issubclass(cls, Callback) else set()
     return attribute in hooks | {"reset", "update", "compute"}
 
@@ -298,7 +298,7 @@ def table_rows(page: str) -> list[list[str]]:
     return [row for part in re.split(r"^## ", text_of(page), flags=re.MULTILINE)[1:] for row in table(part)]
 
 
-def test_lightnings_events_are_met_with_the_word_that_its_page_tells():
+def test_lightnings_events_have_the_name_that_its_page_shows():
     for theirs, ours in table(section("coming_from_lightning.md", "Events")):
         for name in names_in(theirs):
             if name in OTHER_WORDS:

@@ -64,7 +64,7 @@ def test_a_low_rate_is_slow_a_good_one_converges_and_a_high_one_diverges(load, t
     assert (tmp_path / "rates.png").exists()
 
 
-def test_the_limit_that_check_tells_parts_training_that_shrinks_from_training_that_grows(load):
+def test_below_the_limit_that_check_prints_the_loss_falls_and_above_it_grows(load):
     rates = load("03_learning_rates")
     report = rates.make_learner(1e-5).check()
     limit = largest_stable_rate()

@@ -23,14 +23,14 @@ def test_on_diabetes_the_network_is_as_good_as_a_straight_line_and_no_better(loa
     assert abs(network["valid_mae"] - line["valid_mae"]) < 0.03
 
 
-def test_the_users_own_model_parts_the_spirals_and_its_own_plugin_measures(load, tmp_path):
+def test_the_users_own_model_classifies_the_spirals_and_its_callback_measures(load, tmp_path):
     learn = load("my_model").main(tmp_path / "spirals.png")
     assert learn.history[-1]["valid_accuracy"] >= 0.97
     assert all(0 < norm < 10 for norm in learn.history["grad_norm"])
     assert (tmp_path / "spirals.png").exists()
 
 
-def test_the_norm_that_the_users_plugin_measures_is_that_of_the_largest_gradient(load):
+def test_the_norm_that_the_users_callback_measures_is_that_of_the_largest_gradient(load):
     example = load("my_model")
     learn = example.make_learner(callbacks=[example.GradientNorm()])
     model = example.SpiralNet()
@@ -51,17 +51,17 @@ def test_the_gan_makes_pictures_like_the_real_ones(load):
     assert after < 0.6 * before
 
 
-def test_the_gan_goes_on_with_the_same_bits_critic_and_all(load, tmp_path):
+def test_the_gan_and_its_critic_resume_with_the_same_bits(load, tmp_path):
     example = load("gan")
     whole = example.make_learner(Checkpoint(tmp_path / "whole", "10 steps"), defaults=QUIET)
     whole.fit(2)
-    cut = example.make_learner(
-        Checkpoint(tmp_path / "cut", "10 steps"), StopAfter("25 steps"), defaults=QUIET
+    interrupted = example.make_learner(
+        Checkpoint(tmp_path / "resumed", "10 steps"), StopAfter("25 steps"), defaults=QUIET
     )
-    cut.fit(2)
-    (tmp_path / "cut" / "step-000000025.pt").unlink()
+    interrupted.fit(2)
+    (tmp_path / "resumed" / "step-000000025.pt").unlink()
     again = example.make_learner(
-        Checkpoint(tmp_path / "cut", "10 steps"), StopAfter("99 steps"), defaults=QUIET
+        Checkpoint(tmp_path / "resumed", "10 steps"), StopAfter("99 steps"), defaults=QUIET
     )
     again.fit(2, resume="must")
     assert again.global_step == whole.global_step
