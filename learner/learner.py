@@ -62,7 +62,7 @@ class Learner(Tuning):
     #: They may be modules, optimizers and schedulers.
     state: tuple[str, ...] = ()
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_subclass(cls, Learner)
 
