@@ -4,6 +4,8 @@ Read this file first. An *event* is a moment: any number of plug-ins may listen 
 that exactly one party does. `registry.py` puts plug-ins in order; `learner/loop.py` fires the events.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 import re
