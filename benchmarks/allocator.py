@@ -1,15 +1,15 @@
-"""What the C allocator, and other switches, make of a small conv net's step on a CPU, beside the plain loop.
+"""How the C allocator and other switches change a small conv net's step on a CPU, compared with a plain loop.
 
 Run: python benchmarks/allocator.py [rounds]
 
-A conv net with batches of 128 pictures, 28 x 28, SGD, one thread. Each setting of each round runs in a
-process of its own, as what glibc gives back depends on where things lie in its heap. The settings of a round
-take turns. Told are medians over rounds: milliseconds of the processor in a step (its own work and the
-system's for it, so that other processes on the machine disturb less), of which the system's, page faults a
-step, resident memory at the peak; and the ratio to the plain loop of the same round, with the lowest and the
-highest: the noise. The table is printed after each round.
+The work is a conv net with batches of 128 images, 28 x 28, SGD, on one thread. Each setting of each round
+runs in its own process, because what glibc frees depends on where blocks are in its heap. The settings of
+a round take turns. The table shows medians over rounds: processor milliseconds per step (user and system
+time, which other processes disturb less), the share of the system, page faults per step, peak resident
+memory, and the ratio to the plain loop of the same round with its lowest and highest value, which show the
+noise. It is printed after each round.
 
-jemalloc and tcmalloc are measured where their library is found.
+jemalloc and tcmalloc are measured if their library is found.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def pictures() -> TensorDataset:
 
 
 class Gauge(Callback):
-    """Notes what the processor did, from the first step that counts to the last."""
+    """Measures processor use from the first step that counts to the last."""
 
     def __init__(self):
         super().__init__()
@@ -68,13 +68,13 @@ class Gauge(Callback):
     def after_batch(self, learn: Any) -> None:
         self.n += 1
         if self.n == N_WARM:
-            self.begin = resource.getrusage(resource.RUSAGE_SELF)
+            self.start = resource.getrusage(resource.RUSAGE_SELF)
 
-    def told(self) -> list[float]:
+    def figures(self) -> list[float]:
         now, n = resource.getrusage(resource.RUSAGE_SELF), self.n - N_WARM
-        system = (now.ru_stime - self.begin.ru_stime) / n
-        seconds = system + (now.ru_utime - self.begin.ru_utime) / n
-        return [seconds, system, (now.ru_minflt - self.begin.ru_minflt) / n, now.ru_maxrss / 1e3]
+        system = (now.ru_stime - self.start.ru_stime) / n
+        seconds = system + (now.ru_utime - self.start.ru_utime) / n
+        return [seconds, system, (now.ru_minflt - self.start.ru_minflt) / n, now.ru_maxrss / 1e3]
 
 
 def plain(gauge: Gauge, make: Any = SGD, layout: Any = torch.contiguous_format, sliced: bool = False) -> None:
@@ -92,9 +92,9 @@ def plain(gauge: Gauge, make: Any = SGD, layout: Any = torch.contiguous_format, 
         gauge.after_batch(None)
 
 
-def ours(gauge: Gauge, *plugins: Callback) -> None:
+def ours(gauge: Gauge, *callbacks: Callback) -> None:
     data = Data.from_tensors(*pictures().tensors, BATCH_SIZE, valid=None, seed=0)
-    learn = Learner(net(), data, F.cross_entropy, SGD, [gauge, *plugins], defaults=())
+    learn = Learner(net(), data, F.cross_entropy, SGD, [gauge, *callbacks], defaults=())
     with contextlib.redirect_stdout(io.StringIO()):
         learn.fit(1)
 
@@ -102,7 +102,7 @@ def ours(gauge: Gauge, *plugins: Callback) -> None:
 def kept(run: Callable[[Gauge], None]) -> Callable[[Gauge], None]:
     def run_kept(gauge: Gauge) -> None:
         if not keep_memory():
-            raise SystemExit("keep_memory() does nothing here: there is no glibc")
+            raise SystemExit("keep_memory() has no effect here: there is no glibc")
         run(gauge)
 
     return run_kept
@@ -151,13 +151,14 @@ def run_alone(name: str) -> list[float]:
 
 
 def report(rounds: dict[str, list[list[float]]]) -> None:
-    head = f"{'ms of the processor a step':<42}{'ms':>8}{'ratio':>8}{'from':>7}{'to':>7}"
-    print(f"{head}{'system':>8}{'faults':>8}{'MB':>6}")
+    head = f"{'processor ms per step':<42}{'ms':>8}{'ratio':>8}{'from':>7}{'to':>7}"
+    print(f"{head}{'system':>8}{'page faults':>13}{'MB':>6}")
     for name, found in rounds.items():
         ratios = [one[0] / other[0] for one, other in zip(found, rounds["plain loop"], strict=True)]
-        seconds, system, faults, megabytes = (median(column) for column in zip(*found, strict=True))
+        seconds, system, page_faults, megabytes = (median(column) for column in zip(*found, strict=True))
         spread = f"{median(ratios):>8.3f}{min(ratios):>7.2f}{max(ratios):>7.2f}"
-        print(f"{name:<42}{seconds * 1e3:>8.2f}{spread}{system * 1e3:>8.2f}{faults:>8.0f}{megabytes:>6.0f}")
+        shares = f"{system * 1e3:>8.2f}{page_faults:>13.0f}{megabytes:>6.0f}"
+        print(f"{name:<42}{seconds * 1e3:>8.2f}{spread}{shares}")
 
 
 def main(n_rounds: int) -> None:
@@ -175,6 +176,6 @@ if __name__ == "__main__":
         torch.set_num_threads(1)
         gauge = Gauge()
         SETTINGS[sys.argv[2]][1](gauge)
-        print(json.dumps(gauge.told()))
+        print(json.dumps(gauge.figures()))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)

@@ -1,8 +1,8 @@
-"""The article's fit and picture as a plain script: what `learner run examples/article.yaml` is compared with.
+"""The article's fit and figure as a plain script, to compare with `learner run examples/article.yaml`.
 
 Run: python benchmarks/article_plain.py
 
-It does the same steps with the same optimizer, prints the same ten lines and writes the same picture, bit
+It takes the same steps with the same optimizer, prints the same ten lines and writes the same figure, bit
 for bit.
 """
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 torch.manual_seed(2021)
 time = torch.arange(20).float()
 speed = torch.rand(20) * 5 + 0.8 * (time - 7.5) ** 2 + 1
-torch.randn(3)  # the article shows one draw and throws it away
+torch.randn(3)  # the article prints one draw and discards it
 params = torch.nn.Parameter(torch.randn(3))
 optimizer = torch.optim.SGD([params], lr=1e-5)
 figure = Figure(layout="constrained", figsize=(12, 3))

@@ -1,14 +1,14 @@
-"""What an epoch over tensors in memory costs by `TensorLoader`, and by `DataLoader(TensorDataset(...))`.
+"""What an epoch over tensors in memory costs with `TensorLoader` and with `DataLoader(TensorDataset(...))`.
 
 Run: python benchmarks/data.py [rounds]
 
-60,000 items of 784 float32 and a class number, in shuffled batches of 64, on one thread and without a model.
-Every round goes through each loader once; a ratio is the median over rounds of two times of one round. The
-same items are also read from a memory-mapped file of 188 MB: as the system keeps it in memory, and "cold",
-after it was asked to forget the file's pages (where it can be asked).
+60,000 items of 784 float32 and a class number, in shuffled batches of 64, on one thread, without a model.
+Every round goes through each loader once. A ratio compares two times of one round; the table shows its
+median over rounds. The same items are also read from a memory-mapped file of 188 MB: from the page cache,
+and "cold", after asking the system to drop the file's pages (where that is possible).
 
-Then the same with training: the MLP of `lean.py`, 6,400 pictures an epoch, SGD, beside a loop by hand over a
-DataLoader.
+Then the same with training: the MLP of `lean.py`, 6,400 images per epoch, SGD, compared with a plain loop
+over a DataLoader.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from callbacks import ZeroGrad
 from learner import Data
 
 N_ROWS, N_FEATURES = 60_000, 784
-LIMIT = 0.25  #: at most this part of DataLoader's time
+LIMIT = 0.25  #: at most this share of DataLoader's time
 
 
 def seconds(loader: Iterable[Any]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     n_items = sum(len(targets) for _, targets in loader)
     assert n_items == N_ROWS
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main(rounds: int) -> None:
@@ -60,19 +60,19 @@ def main(rounds: int) -> None:
             taken.append({name: seconds(loader) for name, loader in kept.items()})
             for order in ("items", "blocks"):
                 forget(cold)
-                array = np.load(cold, mmap_mode="r")  # anew: pages that are mapped are not forgotten
+                array = np.load(cold, mmap_mode="r")  # open again: mapped pages are not dropped
                 taken[-1][f"cold, {order}"] = seconds(batched(array, targets, order=order))
     for name in taken[0]:
         ratio = statistics.median(each[name] / each["DataLoader"] for each in taken)
         limit = f" (at most {LIMIT})" if name == "TensorLoader" else ""
         took = statistics.median(each[name] for each in taken) * 1e3
-        print(f"{name:<16}{took:>8.0f} ms an epoch{ratio:>8.3f} of DataLoader's{limit}")
+        print(f"{name:<16}{took:>8.0f} ms per epoch{ratio:>8.3f} of DataLoader's{limit}")
     print(f"medians of {rounds} rounds")
     training(rounds)
 
 
 def training(rounds: int) -> None:
-    """A step of the MLP by where its batches come from."""
+    """A step of the MLP with batches from different loaders."""
     inputs, targets = pictures(N_ITEMS)
 
     def ours(data: Data) -> Any:
@@ -92,7 +92,7 @@ def training(rounds: int) -> None:
 
 
 def written(path: Path, inputs: torch.Tensor) -> Path:
-    """A file of the inputs, on the disk: pages that are not yet there cannot be forgotten."""
+    """A file of the inputs, flushed to disk, because only written pages can be dropped."""
     np.save(path, inputs.numpy())
     with path.open("rb") as file:
         os.fsync(file.fileno())

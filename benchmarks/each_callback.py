@@ -1,11 +1,10 @@
 """What each callback costs per step: `python benchmarks/each_callback.py [name ...] [--pairs N] [--json]`.
 
-A small network (64-128-10 with batch norm, dropout and a recurrent layer, batches of 64 pictures) is trained
-with and without each plug-in, in turn, an epoch of 25 steps at a time, in this one process, on one thread.
-`us a step` is what the median step takes more; `us a fit` what all else of such a fit and its validation
-does: beginning, end, what is done at an interval. Both are medians over the pairs of epochs. The same
-training twice (`nothing`) shows the noise. Each plug-in is made as the tests make it, where it needs
-arguments.
+A small network (64-128-10 with batch norm, dropout and a recurrent layer, batches of 64 images) trains
+with and without each callback in turn, one epoch of 25 steps at a time, in one process, on one thread. `us
+per step` is the extra time of the median step. `us per fit` is the extra time of the rest of such a fit
+with its validation: start, end, and work at intervals. Both are medians over the pairs of epochs. The same
+training twice (`nothing`) shows the noise. Callbacks that need arguments get those of the tests.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from learner import Data, Learner
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 contract_tests = importlib.import_module("test_every_callback")
-MAKERS, PLUGINS = contract_tests.MAKERS, contract_tests.PLUGINS
+MAKERS, CALLBACKS = contract_tests.MAKERS, contract_tests.CALLBACKS
 
 N_STEPS = 25
 
-#: Those that the tests give less room than a measurement needs.
+#: Callbacks whose arguments in the tests are too small for a measurement.
 ROOMY: dict[str, Callable[[Path], Callback]] = {
     "CutMix": lambda _: callbacks.CutMix(),
     "ShortEpoch": lambda _: callbacks.ShortEpoch(N_STEPS - 1),
@@ -58,7 +57,7 @@ ROOMY: dict[str, Callable[[Path], Callback]] = {
 
 
 class Net(nn.Module):
-    """Has a layer of each kind that some plug-in looks for."""
+    """Has a layer of each kind that some callback looks for."""
 
     def __init__(self):
         super().__init__()
@@ -71,21 +70,21 @@ class Net(nn.Module):
         return self.last(self.rnn(hidden[:, None])[0][:, 0])
 
     def reset(self) -> None:
-        """Forget the hidden state, of which there is none."""
+        """For `RNNReset`; there is no hidden state to reset."""
 
 
-def make_learner(plugin: Callback | None) -> Learner:
-    """A learner with fresh weights, and the plug-in or none."""
+def make_learner(callback: Callback | None) -> Learner:
+    """A learner with new weights, and the callback if there is one."""
     torch.manual_seed(0)
     batches = [(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)))] * N_STEPS
     data = Data(Timed(batches), [(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)))])
-    defaults = [each for each in (ZeroGrad, Metrics, Recorder) if not isinstance(plugin, each)]
+    defaults = [each for each in (ZeroGrad, Metrics, Recorder) if not isinstance(callback, each)]
     optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
-    return Learner(Net(), data, F.cross_entropy, optimizer, [plugin] if plugin else [], defaults=defaults)
+    return Learner(Net(), data, F.cross_entropy, optimizer, [callback] if callback else [], defaults=defaults)
 
 
 class Timed:
-    """Batches that note when each was asked for."""
+    """Batches, with the time of each request."""
 
     def __init__(self, batches: list[Any]):
         self.batches = batches
@@ -101,19 +100,19 @@ class Timed:
 
 
 def fit(learn: Learner) -> tuple[float, float]:
-    """The median step of one epoch, and the fit less so many of them, in microseconds."""
+    """The median step of one epoch, and the fit without its steps, in microseconds."""
     assert isinstance(learn.data.train, Timed)
     learn.data.train.times.clear()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     learn.fit(1)
-    whole = time.perf_counter() - begun
+    whole = time.perf_counter() - start
     step = median(after - before for before, after in pairwise(learn.data.train.times))
     return step * 1e6, (whole - N_STEPS * step) * 1e6
 
 
 def measure(name: str, n_pairs: int) -> dict[str, Any]:
-    """What a plug-in adds to a step and to a fit, by pair of epochs, and the step without it."""
-    make = ROOMY.get(name) or MAKERS.get(name) or (lambda _: PLUGINS[name]())
+    """What a callback adds to a step and to a fit, per pair of epochs, and the step without it."""
+    make = ROOMY.get(name) or MAKERS.get(name) or (lambda _: CALLBACKS[name]())
     pairs = []
     gc.collect()
     with (
@@ -131,34 +130,34 @@ def measure(name: str, n_pairs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, and print the table, the dearest last."""
+    """Measure, and print the table, the most expensive last."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", choices=[*PLUGINS, "nothing", []], metavar="name")
+    parser.add_argument("names", nargs="*", choices=[*CALLBACKS, "nothing", []], metavar="name")
     parser.add_argument("--pairs", type=int, default=40, metavar="N")
     parser.add_argument("--json", action="store_true", help="print the figures of all pairs")
     known = parser.parse_args()
     torch.set_num_threads(1)
     found = []
-    for name in known.names or ["nothing", *PLUGINS]:
+    for name in known.names or ["nothing", *CALLBACKS]:
         try:
             found.append(measure(name, known.pairs))
-        except Exception as error:  # noqa: BLE001 - one that cannot run here does not spoil the table
+        except Exception as error:  # noqa: BLE001 - one that cannot run here must not end the table
             print(f"{name}: not measured: {type(error).__name__}: {error}", file=sys.stderr)
     found.sort(key=lambda each: each["step"])
     if known.json:
-        print(json.dumps({"torch": torch.__version__, "plugins": found}))
+        print(json.dumps({"torch": torch.__version__, "callbacks": found}))
         return
     plain = median(each["plain"] for each in found)
     print(f"torch {torch.__version__}, 1 thread, {known.pairs} pairs of {N_STEPS} steps of {plain:.0f} us")
-    print(f"{'plug-in':<24}{'us a step':>10}{'share':>8}{'middle half':>18}{'us a fit':>10}")
+    print(f"{'callback':<24}{'us per step':>12}{'share':>8}{'middle half':>18}{'us per fit':>12}")
     for each in found:
         steps = sorted(pair["step"] for pair in each["pairs"])
         spread = f"{steps[len(steps) // 4]:.0f}, {steps[-1 - len(steps) // 4]:.0f}"
         print(
-            f"{each['name']:<24}{each['step']:>10.1f}{each['step'] / each['plain']:>8.1%}{spread:>18}"
-            f"{each['fit']:>10.0f}"
+            f"{each['name']:<24}{each['step']:>12.1f}{each['step'] / each['plain']:>8.1%}{spread:>18}"
+            f"{each['fit']:>12.0f}"
         )
 
 

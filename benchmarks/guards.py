@@ -1,7 +1,8 @@
-"""What the plug-ins that guard the numbers cost a step, in microseconds: `python benchmarks/guards.py`.
+"""What the callbacks that check for NaN cost per step, in microseconds: `python benchmarks/guards.py`.
 
-Their hooks are called by themselves, and the quickest of many short rounds counts, as other programs on the
-machine only add. The device's path is driven on the CPU: its figures say what the host does.
+The script calls their hooks directly and takes the quickest of many short rounds, because other programs
+on the machine only add time. The code for a device runs on the CPU here, so its figures show the host's
+work.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from learner import Data, Learner
 N_CALLS, N_ROUNDS = 256, 40
 
 
-def microseconds(plugin: Callback, hooks: tuple[str, ...], layers: list[nn.Module]) -> float:
-    """Time of a step's hooks, in the middle of a pass."""
+def microseconds(callback: Callback, hooks: tuple[str, ...], layers: list[nn.Module]) -> float:
+    """Time of the hooks of one step, within a pass."""
     batch = torch.rand(8, 16), torch.rand(8, 1)
     optimizer = partial(torch.optim.SGD, lr=1e-6)
     model, loss_func = nn.Sequential(*layers), nn.functional.mse_loss
     learn = Learner(model, Data([batch]), loss_func, optimizer, defaults=(ZeroGrad,))
     learn.fit(1)
-    learn.add_callbacks(plugin)
+    learn.add_callbacks(callback)
     learn.training = True
     learn.loss_grad = nn.functional.mse_loss(learn.model(batch[0]), batch[1])
     learn.loss_grad.backward()
-    plugin.before_fit(learn)
-    plugin.before_train(learn)
-    called = [getattr(plugin, hook) for hook in hooks]
+    callback.before_fit(learn)
+    callback.before_train(learn)
+    called = [getattr(callback, hook) for hook in hooks]
 
     def step() -> None:
         for hook in called:
@@ -46,12 +47,12 @@ def microseconds(plugin: Callback, hooks: tuple[str, ...], layers: list[nn.Modul
 
 
 def on_a_device(number: torch.Tensor) -> bool:
-    """Nothing is free to read."""
+    """No number can be read without waiting."""
     return False
 
 
 def main() -> None:
-    """Print a row for each plug-in and model."""
+    """Print a row for each callback and model."""
     loss, gradient, box = (
         ("before_batch", "before_backward"),
         ("before_step",),

@@ -1,13 +1,13 @@
-"""What `LeanStep` saves: the time of a step beside that of a hand-written loop, with the same final weights.
+"""What `LeanStep` saves: the time per step compared with a plain loop, with the same final weights.
 
 Run: python benchmarks/lean.py [rounds]
 
-Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
-over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
-The plain loop does forward, loss, backward, step and zero_grad. The final weights of all compositions of a
-work are compared with the plain loop's, bit by bit, after the last round. Updates alone are the calls of
-`optimizer.step()` beside those of `LeanStep.step`. The last table tells what is left of the article's step:
-the operations without a loop.
+Every round runs every composition once, in turn, in one process, on one thread. A ratio compares with the
+plain loop of the same round, so other work on the machine affects both; the table shows medians over
+rounds. The plain loop does forward, loss, backward, step and zero_grad. After the last round, the final
+weights of all compositions of a work are compared with the plain loop's, bit by bit. "Update alone"
+compares calls of `optimizer.step()` with calls of `LeanStep.step`. The last table shows what is left of
+the article's step: the operations without a loop.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ADAM = partial(torch.optim.Adam, lr=1e-3)
 
 
 def loader(seed: int = 0) -> Any:
-    """The same batches in the same order for whoever goes through it for the n-th time."""
+    """A loader whose n-th epoch has the same batches in the same order as that of any other."""
     generator = torch.Generator().manual_seed(seed)
     return DataLoader(TensorDataset(*pictures(N_ITEMS)), BATCH_SIZE, shuffle=True, generator=generator)
 
@@ -59,8 +59,8 @@ def plain(model: nn.Module, data: Iterable[Any], loss_func: Any, make: Any) -> R
     return run
 
 
-def learner(model: nn.Module, data: Any, loss_func: Any, make: Any, doer: Any) -> Run:
-    learn = Learner(model, data, loss_func, make, [doer], defaults=())
+def learner(model: nn.Module, data: Any, loss_func: Any, make: Any, callback: Any) -> Run:
+    learn = Learner(model, data, loss_func, make, [callback], defaults=())
 
     def run() -> nn.Module:
         learn.fit(1)
@@ -99,17 +99,17 @@ def tensors() -> Data:
 
 
 def updates(make: Any) -> dict[str, Run]:
-    """The MLP's update alone, with the gradients of one batch all the time."""
+    """The MLP's update alone, always with the gradients of one batch."""
 
-    def updating(plugin: LeanStep | None) -> Run:
-        learn: Any = Learner(mlp(), tensors(), F.cross_entropy, make, [plugin or ZeroGrad()], defaults=())
+    def updating(lean: LeanStep | None) -> Run:
+        learn: Any = Learner(mlp(), tensors(), F.cross_entropy, make, [lean or ZeroGrad()], defaults=())
         inputs, targets = next(iter(learn.data.train))
         F.cross_entropy(learn.model(inputs), targets).backward()
 
         def run() -> nn.Module:
-            if plugin is not None:
-                plugin.before_fit(learn)
-            step = learn.optimizer.step if plugin is None else partial(plugin.step, learn)
+            if lean is not None:
+                lean.before_fit(learn)
+            step = learn.optimizer.step if lean is None else partial(lean.step, learn)
             for _ in range(N_STEPS):
                 step()
             return learn.model
@@ -120,14 +120,14 @@ def updates(make: Any) -> dict[str, Run]:
 
 
 def measure(works: dict[str, Run], rounds: int) -> tuple[dict[str, list[float]], dict[str, nn.Module]]:
-    """Seconds of each work in each round, the first of which is not counted; the models at the end."""
+    """Seconds of each work in each round except the first; the models at the end."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     models: dict[str, nn.Module] = {}
     for _ in range(rounds + 1):
         for name, run in works.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             models[name] = run()
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(time.perf_counter() - start)
     return {name: values[1:] for name, values in seconds.items()}, models
 
 
@@ -138,30 +138,30 @@ def report(title: str, works: dict[str, Run], rounds: int, n_steps: int) -> None
     for name, values in seconds.items():
         ratio = statistics.median(one / other for one, other in zip(values, plain_seconds, strict=True))
         same = all(map(torch.equal, models[name].parameters(), first.parameters()))
-        told = "same bits" if same else "other bits"
-        print(f"{name:<52}{statistics.median(values) / n_steps * 1e6:>9.1f}{ratio:>8.3f}  {told}")
+        weights = "same bits" if same else "other bits"
+        print(f"{name:<52}{statistics.median(values) / n_steps * 1e6:>9.1f}{ratio:>8.3f}  {weights}")
 
 
 def parts() -> dict[str, Run]:
-    """The article's step, cut off after forward, backward, and all three operations, with the lean calls."""
-    points, plugin = batches(N_STEPS), LeanStep()
+    """The article's step with the lean calls, up to forward, up to backward, and complete."""
+    points, lean = batches(N_STEPS), LeanStep()
 
     def until(last: int) -> Run:
         learn: Any = Learner(
-            Quadratic(), Data(points), F.mse_loss, partial(SGD, lr=RATE), [plugin], defaults=()
+            Quadratic(), Data(points), F.mse_loss, partial(SGD, lr=RATE), [lean], defaults=()
         )
         model = learn.model
 
         def run() -> nn.Module:
-            plugin.before_fit(learn)
+            lean.before_fit(learn)
             for inputs, targets in points:
                 learn.loss_grad = F.mse_loss(model(inputs), targets)
                 if last > 0:
-                    plugin.backward(learn)
+                    lean.backward(learn)
                 if last > 1:
-                    plugin.step(learn)
+                    lean.step(learn)
                 if last > 0:
-                    plugin.zero_grad(learn) if last > 1 else setattr(model.params, "grad", None)
+                    lean.zero_grad(learn) if last > 1 else setattr(model.params, "grad", None)
             return model
 
         return run

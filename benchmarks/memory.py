@@ -1,14 +1,15 @@
-"""What a fit of a million steps holds, and what one of a larger model does beside a loop by hand.
+"""The memory of a fit of a million steps, and of a fit of a larger model compared with a plain loop.
 
 Run: python benchmarks/memory.py [steps], or python benchmarks/memory.py larger
 
-The first: peak and growth of memory, and the time of a step at both ends. One model of one weight, batches of
-one item, one epoch, the defaults without Progress. The record of a step is two numbers of eight bytes in the
-history, and two more while the epoch lasts.
+The first part shows peak and growth of memory, and the time per step at every tenth of the fit. The model
+has one weight, the batches one item; there is one epoch, with the defaults except Progress. The record of
+a step is two numbers of eight bytes in the history, and two more during the epoch.
 
-The second: an encoder of 8 million parameters, four steps and a validation of two batches, each composition
-in a process of its own. Told are the bytes of all tensors at their peak, counted as each is made and freed,
-and, in another process that counts nothing, the resident memory at its peak beyond that after importing all.
+The second part trains an encoder of 8 million parameters for four steps with a validation of two batches,
+each composition in its own process. It prints the peak bytes of all tensors, counted when each is created
+and freed. In another process, which counts nothing, it prints the peak resident memory minus that after
+the imports.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from learner.live_bytes import LiveBytes
 
 
 class Gauge(Callback):
-    """Note resident memory and time at every tenth of the fit."""
+    """Records resident memory and time at every tenth of the fit."""
 
     def __init__(self, n_steps: int):
         self.interval = n_steps // 10
@@ -66,7 +67,7 @@ class Gauge(Callback):
 
 
 def resident() -> float:
-    """Memory of this process in megabytes; on Linux now, elsewhere the peak so far."""
+    """Memory of this process in megabytes; on Linux the current value, elsewhere the peak so far."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * resource.getpagesize() / 1e6
@@ -91,7 +92,7 @@ def main(n_steps: int) -> None:
     for (_, _, before), (step, megabytes, now) in itertools.pairwise(gauge.rows):
         print(f"{step:>9}{megabytes:>11.1f}{(now - before) / gauge.interval * 1e6:>9.1f}")
     growth = gauge.rows[-1][1] - gauge.rows[0][1]
-    print(f"growth over {n_steps} steps: {growth:.1f} MB, {growth * 1e6 / n_steps:.1f} bytes a step")
+    print(f"growth over {n_steps} steps: {growth:.1f} MB, {growth * 1e6 / n_steps:.1f} bytes per step")
     record = sum(len(values) * values.itemsize for values in learn.history.steps.values())
     print(f"the history's arrays: {record / 1e6:.1f} MB")
 
@@ -100,7 +101,7 @@ N_WORDS, WIDTH, LENGTH, BATCH_SIZE = 4096, 384, 32, 16
 
 
 class Encoder(nn.Module):
-    """Four layers over embedded words, and a word for each place."""
+    """Four layers over embedded words, and scores of a word for each position."""
 
     def __init__(self):
         super().__init__()
@@ -121,7 +122,7 @@ def texts(n: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
         yield words, words.flatten()
 
 
-def by_hand() -> None:
+def plain_loop() -> None:
     model = Encoder()
     optimizer = torch.optim.AdamW(model.parameters())
     for inputs, targets in texts():
@@ -148,7 +149,7 @@ def checkpointed() -> None:
 
 
 LARGER: dict[str, Callable[[], None]] = {
-    "loop by hand": by_hand,
+    "plain loop": plain_loop,
     "ZeroGrad only": lambda: by_learner(ZeroGrad(), defaults=()),
     "defaults": by_learner,
     "defaults, a metric of both passes": lambda: by_learner(Metrics(accuracy, on="both")),
@@ -159,7 +160,7 @@ LARGER: dict[str, Callable[[], None]] = {
 
 
 def measure(name: str, count: bool) -> float:
-    """Megabytes at the peak: of tensors, or resident."""
+    """Peak megabytes: of tensors, or resident."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -172,7 +173,7 @@ def measure(name: str, count: bool) -> float:
 
 
 def larger() -> None:
-    print(f"{'megabytes at the peak':<40}{'tensors':>9}{'ratio':>8}{'resident':>10}{'ratio':>8}")
+    print(f"{'peak megabytes':<40}{'tensors':>9}{'ratio':>8}{'resident':>10}{'ratio':>8}")
     first: list[float] = []
     for name in LARGER:
         found = []

@@ -1,16 +1,18 @@
-"""What the loop costs beside a hand-written one, on the article's problem: microseconds a step.
+"""What the loop costs compared with a plain loop, on the article's problem: microseconds per step.
 
 Run: python benchmarks/overhead.py [pairs]
 
-The plain loop does forward, loss, backward, step and zero_grad; it records nothing. The one that records
-refuses NaN, keeps the loss and rate of each step and, of each epoch, the mean loss and one metric by number
-of items, as our defaults do. Ours and the plain loop take turns within one fit, a hundred steps at a time, in
-one process, on one thread: an epoch (or a hundred epochs of one batch) of ours, then as many steps of the
-plain loop, so that both meet the same noise. The figures are medians over the pairs; those of the plain loop
-beside itself show what noise is left. A fit's beginning and end are not in them: the last table has these.
+The plain loop does forward, loss, backward, step and zero_grad, and records nothing. The recording loop
+also raises an error at NaN, records the loss and rate of each step and, for each epoch, the mean loss and
+one metric by number of items, like our defaults. Ours and the plain loop take turns within one fit, a
+hundred steps at a time, in one process, on one thread: one epoch (or a hundred epochs of one batch) of
+ours, then as many steps of the plain loop, so that both see the same noise. The figures are medians over
+the pairs. The plain loop compared with itself shows the remaining noise. The figures do not include the
+start and end of a fit; the last table shows these.
 
-The second table leaves torch out: the operations do nothing, so what is timed is the loop and its plug-ins
-alone, with the best of the rounds. It is steadier, and kinder: nothing else empties the processor's caches.
+The second table leaves torch out: the operations do nothing, so the times are those of the loop and its
+callbacks alone, for the best round. It varies less, and its times are lower, because nothing else evicts
+the processor's caches.
 """
 
 from __future__ import annotations
@@ -38,15 +40,15 @@ TURN = 100  # steps
 RATE = 1e-5
 
 
-class EpochListener(Callback):
-    """Listens, but to no batch event."""
+class EpochCallback(Callback):
+    """Runs before each epoch and does nothing."""
 
     def before_epoch(self, learn):
         pass
 
 
-class BatchListener(Callback):
-    """Listens to each batch."""
+class BatchCallback(Callback):
+    """Runs after each batch and does nothing."""
 
     def after_batch(self, learn):
         pass
@@ -77,14 +79,14 @@ def mae(preds: Tensor, targets: Tensor) -> Tensor:
 
 
 def recording_loop(n_epochs: int, n_steps: int) -> Callable[[], None]:
-    """The plain loop of one who wants to see the loss, the rate and a metric, and to stop at NaN."""
+    """A plain loop that records the loss, the rate and a metric, and stops at NaN."""
     model, data = Quadratic(), batches(n_steps)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
 
     def _run() -> None:
         losses, rates, rows = [], [], []
         for epoch in range(n_epochs):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             total_loss, total_error, n_items = 0.0, 0.0, 0
             for inputs, targets in data:
                 preds = model(inputs)
@@ -102,7 +104,7 @@ def recording_loop(n_epochs: int, n_steps: int) -> Callable[[], None]:
                 total_error += mae(preds.detach(), targets).item() * n
                 n_items += n
             row = {"epoch": epoch, "train_loss": total_loss / n_items, "train_mae": total_error / n_items}
-            rows.append({**row, "seconds": time.perf_counter() - begun})
+            rows.append({**row, "seconds": time.perf_counter() - start})
             print(*row.values())
 
     return _run
@@ -114,13 +116,13 @@ def learner(n_steps: int, callbacks: Iterable[Callback | type[Callback]] = (), *
 
 
 class Turns(Callback):
-    """After each hundred steps, let the plain loop have its turn, and time both."""
+    """Runs the plain loop after each hundred steps, and times both."""
 
     order = Order.SAVE
 
     def __init__(self, plain: Callable[[], None], n_epochs: int):
         super().__init__(name="turns")
-        self.plain, self.n_epochs = plain, n_epochs  # of ours in a turn
+        self.plain, self.n_epochs = plain, n_epochs  # epochs of ours per turn
         self.ours: list[float] = []
         self.theirs: list[float] = []
 
@@ -128,18 +130,18 @@ class Turns(Callback):
         if (learn.epoch + 1) % self.n_epochs:
             return
         ended = time.perf_counter()
-        if learn.epoch + 1 > self.n_epochs:  # the first turn begins with the fit
-            self.ours.append(ended - self.begun)
+        if learn.epoch + 1 > self.n_epochs:  # the first turn includes the start of the fit
+            self.ours.append(ended - self.start)
         self.plain()
-        self.begun = time.perf_counter()
+        self.start = time.perf_counter()
         if self.ours:
-            self.theirs.append(self.begun - ended)
+            self.theirs.append(self.start - ended)
 
 
 def in_turns(
     plain: Callable[[], None], n_epochs: int, pairs: int, callbacks: Iterable[Callback] = (), **options
 ) -> Turns:
-    """Fit a learner in turn with a plain loop; both do `TURN` steps in `n_epochs` epochs."""
+    """Fit a learner in turn with a plain loop; both take `TURN` steps in `n_epochs` epochs."""
     turns = Turns(plain, n_epochs)
     learn = learner(TURN // n_epochs, [*callbacks, turns], **options)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -148,7 +150,7 @@ def in_turns(
 
 
 class Idle(Learner):
-    """Does nothing where a learner would compute."""
+    """A learner whose operations do nothing."""
 
     ready = (torch.ones((), requires_grad=True) * 1, torch.ones(20, 1))
 
@@ -166,7 +168,7 @@ class Idle(Learner):
 
 
 class IdleZeroGrad(Callback):
-    """Zeroes nothing."""
+    """Implements `zero_grad` and does nothing."""
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
         pass
@@ -184,27 +186,27 @@ def idle(n_epochs: int, n_steps: int, *callbacks: Callback, defaults=()) -> Call
     return lambda: learn.fit(n_epochs)
 
 
-def hundred(listener: type[Callback]) -> list[Callback]:
-    return [listener(name=f"listener_{number}") for number in range(100)]
+def hundred(make: type[Callback]) -> list[Callback]:
+    return [make(name=f"empty_{number}") for number in range(100)]
 
 
 def main(pairs: int) -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, 1 thread, medians of {pairs} pairs of {TURN} steps")
-    print(f"{'us a step':<52}{'ours':>9}{'plain':>9}{'more':>9}{'ratio':>9}")
+    print(f"{'us per step':<52}{'ours':>9}{'plain':>9}{'more':>9}{'ratio':>9}")
     none = {"defaults": ()}
     for n_epochs in (1, TURN):
         print(f"an epoch of {TURN} batches" if n_epochs == 1 else "\nepochs of one batch")
         plain, recording = (make(n_epochs, TURN // n_epochs) for make in (plain_loop, recording_loop))
         beside = partial(in_turns, plain, n_epochs, pairs)
-        show_noise("plain loop beside itself", plain, pairs)
+        show_noise("plain loop and itself", plain, pairs)
         show("ZeroGrad only", beside([ZeroGrad()], **none))
-        show("and 100 plug-ins that hear each epoch", beside([ZeroGrad(), *hundred(EpochListener)], **none))
-        show("and 100 plug-ins that hear each batch", beside([ZeroGrad(), *hundred(BatchListener)], **none))
+        show("and 100 callbacks that run each epoch", beside([ZeroGrad(), *hundred(EpochCallback)], **none))
+        show("and 100 callbacks that run each batch", beside([ZeroGrad(), *hundred(BatchCallback)], **none))
         show("defaults", beside())
-        show_noise("plain loop that records beside itself", recording, pairs)
+        show_noise("recording loop and itself", recording, pairs)
         ours = in_turns(recording, n_epochs, pairs, [Metrics(mae, on="train")])
-        show("defaults and a metric beside one that records", ours)
+        show("defaults and a metric, and the recording loop", ours)
     report_alone()
 
 
@@ -218,29 +220,29 @@ def show(name: str, turns: Turns) -> None:
 
 
 def show_noise(name: str, plain: Callable[[], None], pairs: int) -> None:
-    """Print a row of a loop beside itself."""
+    """Print a row that compares a loop with itself."""
     turns = Turns(plain, 1)
     with contextlib.redirect_stdout(io.StringIO()):
         for times in [turns.ours, turns.theirs] * pairs:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             plain()
-            times.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - start)
     show(name, turns)
 
 
 def report_alone(rounds: int = 7) -> None:
-    """Print what the loop and its plug-ins cost without torch, and what a fit costs beside its steps."""
+    """Print what the loop and its callbacks cost without torch, and what a fit of one step costs."""
     defaults = [each for each in DEFAULT_CALLBACKS if each.__name__ != "Progress"]
     works = {
         "ZeroGrad only": idle(1, N_STEPS),
-        "and 100 plug-ins that hear each batch": idle(1, N_STEPS, *hundred(BatchListener)),
+        "and 100 callbacks that run each batch": idle(1, N_STEPS, *hundred(BatchCallback)),
         "defaults without Progress": idle(1, N_STEPS, defaults=defaults),
         "ZeroGrad only, epochs of one batch": idle(N_STEPS, 1),
         "defaults without Progress, epochs of one batch": idle(N_STEPS, 1, defaults=defaults),
     }
-    print(f"\n{'the loop and its plug-ins alone':<52}{'us a step':>9}")
+    print(f"\n{'the loop and its callbacks alone':<52}{'us per step':>12}")
     for name, run in works.items():
-        print(f"{name:<52}{best(run, rounds) / N_STEPS * 1e6:>9.1f}")
+        print(f"{name:<52}{best(run, rounds) / N_STEPS * 1e6:>12.1f}")
     print(f"\n{'a fit of one step':<52}{'us':>9}")
     for name, defaults in (("ZeroGrad only", ()), ("defaults", DEFAULT_CALLBACKS)):
         learn = learner(1, [ZeroGrad()], defaults=defaults)
@@ -251,10 +253,10 @@ def best(run: Callable[[], object], rounds: int) -> float:
     """Seconds of the quickest round."""
     seconds = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             run()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return min(seconds)
 
 

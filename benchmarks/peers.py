@@ -1,15 +1,15 @@
-"""The time of a training step in this library and in others, beside that of a hand-written loop.
+"""The time per training step in this library and in others, compared with a plain loop.
 
 Run: python benchmarks/peers.py [rounds] [--growth] [--only ours fastai] [--minutes 30] [--raw file.json]
 
-For whichever of the others are installed, each in a process of its own (the files in `benchmarks/beside`,
-which show how each is set up), with one thread. A round goes through all works and all processes; a process
-times, in turn, the plain loop, a variant, the plain loop, the next variant, the plain loop. The ratio is a
-variant's time beside the mean of the two plain loops around it, in the same process; the table has the
-medians over rounds. The first round is not counted; after `--minutes` no other is begun.
-`defaults / off`: as users get it / everything optional switched off. The model that comes out is compared
-with the plain loop's: `~` behind a ratio says that the final loss is the same but the sums of the weights
-have other bits, `*` that the loss differs by more than 1e-5 of itself.
+Each framework that is installed runs in its own process, on one thread (the files in `benchmarks/beside`
+show how each is set up). A round goes through all works and all processes. A process times, in turn, the
+plain loop, a variant, the plain loop, the next variant, the plain loop. A ratio is a variant's time
+divided by the mean of the two plain loops around it, in the same process; the table shows medians over
+rounds. The first round is not counted, and after `--minutes` no new round starts. `defaults / off` means
+the framework's defaults / everything optional switched off. The final model is compared with the plain
+loop's: `~` after a ratio means that the final loss is the same but the sums of the weights have other
+bits, `*` that the loss differs by more than a relative 1e-5.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torch
 FOLDER = Path(__file__).parent / "beside"
 PEERS = ("ours", *sorted(path.stem.removeprefix("with_") for path in FOLDER.glob("with_*.py")))
 PLAIN = "plain loop"
-#: Work to peer to variant to the answers of the rounds; for PLAIN, two or more a round.
+#: Work to peer to variant to the answers of the rounds; PLAIN has two or more per round.
 Answers = dict[str, dict[str, dict[str, list[dict[str, Any]]]]]
 
 
@@ -40,7 +40,7 @@ class Worker:
     """A process that trains with one framework.
 
     Attributes:
-        hello: what it said of itself: `version` and `variants`, or why it is `missing`.
+        hello: its first answer: `version` and `variants`, or why it is `missing`.
     """
 
     def __init__(self, name: str):
@@ -78,8 +78,8 @@ def measure(
     number, last = 0, time.monotonic() + known.minutes * 60
     while number <= known.rounds and (number < 2 or time.monotonic() < last):
         for work, worker in itertools.product(works, workers):
-            told = one_round(worker, table, work, known)
-            for variant, these in told.items() if number else ():  # the first is for warming up
+            found = one_round(worker, table, work, known)
+            for variant, these in found.items() if number else ():  # the first round warms up
                 answers[work][worker.name].setdefault(variant, []).extend(these)
         print(f"round {number} of {known.rounds}", file=sys.stderr)
         number += 1
@@ -90,20 +90,20 @@ def one_round(
     worker: Worker, table: str, work: str, known: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
     """The plain loop before, between and after the variants."""
-    told = {PLAIN: [worker.ask(table, work, PLAIN, known.scale)]}
+    found = {PLAIN: [worker.ask(table, work, PLAIN, known.scale)]}
     for variant in known.variants or worker.hello["variants"]:
         answer = worker.ask(table, work, variant, known.scale)
-        told[PLAIN].append(worker.ask(table, work, PLAIN, known.scale))
+        found[PLAIN].append(worker.ask(table, work, PLAIN, known.scale))
         if "error" not in answer:
             answer["ratio"] = answer["seconds"] / statistics.mean(
-                each["seconds"] for each in told[PLAIN][-2:]
+                each["seconds"] for each in found[PLAIN][-2:]
             )
-        told[variant] = [answer]
-    return told
+        found[variant] = [answer]
+    return found
 
 
 def cell(variants: dict[str, list[dict[str, Any]]], variant: str) -> str:
-    """The median of the ratios, and a mark where another model came out."""
+    """The median of the ratios, and a mark if the final model differs."""
     answers = variants.get(variant, [])
     errors = [each["error"] for each in answers if "error" in each]
     if errors or not answers:
@@ -118,7 +118,7 @@ def mark(answer: dict[str, Any], plain: dict[str, Any]) -> str:
     return "" if answer["weights"] == plain["weights"] else "~"
 
 
-def told_seconds(answers: list[dict[str, Any]]) -> str:
+def shown_seconds(answers: list[dict[str, Any]]) -> str:
     micro = statistics.median(each["seconds"] for each in answers) * 1e6
     return f"{micro:.0f} us" if micro < 1000 else f"{micro / 1000:.2f} ms"
 
@@ -128,7 +128,7 @@ def report(answers: Answers, workers: list[Worker], known: argparse.Namespace) -
     print(f"\n| work | plain loop | {' | '.join(names)} |")
     print("|---" * (len(names) + 2) + "|")
     for work, peers in answers.items():
-        plain = told_seconds([each for name in names for each in peers[name][PLAIN]])
+        plain = shown_seconds([each for name in names for each in peers[name][PLAIN]])
         cells = (f"{cell(peers[name], 'defaults')} / {cell(peers[name], 'off')}" for name in names)
         print(f"| {work} | 1 ({plain}) | {' | '.join(cells)} |")
     for worker in workers:
@@ -137,7 +137,9 @@ def report(answers: Answers, workers: list[Worker], known: argparse.Namespace) -
             report_more(answers, worker.name, more)
     for peers in answers.values():
         for name, variants in peers.items():
-            for error in {each["error"] for told in variants.values() for each in told if each.get("error")}:
+            for error in {
+                each["error"] for group in variants.values() for each in group if each.get("error")
+            }:
                 print(f"\n{name} failed:\n{error}", file=sys.stderr)
 
 
@@ -149,18 +151,18 @@ def report_more(answers: Answers, name: str, variants: list[str]) -> None:
 
 
 def report_memory(answers: Answers, workers: list[Worker]) -> None:
-    print("\n| | version | MB, imported | MB, at most |\n|---|---|---|---|")
+    print("\n| | version | MB, imported | MB, peak |\n|---|---|---|---|")
     for worker in workers:
         held = [peers[worker.name] for peers in answers.values()]
         most = max(
-            each.get("megabytes", 0) for variants in held for told in variants.values() for each in told
+            each.get("megabytes", 0) for variants in held for group in variants.values() for each in group
         )
         version, imported = worker.hello["version"], worker.hello["megabytes"]
         print(f"| {worker.name} | {version} | {imported:.0f} | {most:.0f} |")
 
 
 def processor() -> str:
-    """The name of the processor, where the system tells it."""
+    """The name of the processor, if the system provides it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -173,15 +175,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rounds", nargs="?", type=int, default=9)
-    parser.add_argument("--growth", action="store_true", help="works that grow in one thing each")
+    parser.add_argument("--growth", action="store_true", help="works in which one quantity grows")
     parser.add_argument(
         "--only", nargs="+", choices=PEERS, default=PEERS, metavar="PEER", help=", ".join(PEERS)
     )
     parser.add_argument("--variants", nargs="+", help="by default all")
     parser.add_argument("--works", nargs="+", type=int, default=None, help="numbers of rows, from 1")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual number of steps")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round after so long")
-    parser.add_argument("--raw", type=Path, help="a file for all that was measured")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no new round after this time")
+    parser.add_argument("--raw", type=Path, help="a file for all measurements")
     known = parser.parse_args()
     sys.path.insert(0, str(FOLDER))
     from works import TABLES  # pyright: ignore[reportMissingImports]  # of that folder

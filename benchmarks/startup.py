@@ -1,12 +1,12 @@
-"""What starting costs: seconds of whole processes, in turn.
+"""What starting costs: seconds of whole processes that run in turn.
 
 Run: python benchmarks/startup.py [rounds]
 
-First `learner run examples/article.yaml`, from process start to exit, beside a plain script that does the
-same steps and draws the same picture; pictures and printed numbers are compared before. Then what
-`import learner` adds to `import torch`, and what other frameworks add, where they are installed. The ratios
-are medians over rounds of the time beside that of the round's first process. Processor time is what the
-process used itself; other work on the machine touches it less than the time on the clock.
+First `learner run examples/article.yaml`, from process start to exit, compared with a plain script that
+takes the same steps and draws the same figure; figures and printed numbers are compared first. Then what
+`import learner` adds to `import torch`, and what other installed frameworks add. A ratio compares with the
+first process of the round; the table shows medians over rounds. Other work on the machine affects
+processor time less than clock time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Seconds = tuple[float, float]
 
 
 def imports() -> dict[str, list[str]]:
-    """The program that imports torch alone, then those that import a framework besides."""
+    """The program that imports only torch, then those that also import a framework."""
     found = {"learner": "learner", **{each: name for each, name in OTHERS.items() if find_spec(each)}}
     programs = {"import torch": [PYTHON, "-c", "import torch"]}
     for name in found.values():
@@ -57,7 +57,7 @@ def article() -> dict[str, list[str]]:
 
 
 def check_article() -> None:
-    """Both print the same ten numbers and write the same picture."""
+    """Check that both print the same ten numbers and write the same figure."""
     with tempfile.TemporaryDirectory() as folder:
         printed = [seconds(program, folder)[2].splitlines()[:10] for program in article().values()]
         pictures = sorted(Path(folder).rglob("*.png"))
@@ -66,15 +66,15 @@ def check_article() -> None:
 
 
 def seconds(program: list[str], folder: str) -> tuple[float, float, str]:
-    """By the clock, by the processor, and what was printed."""
+    """Clock time, processor time, and the output."""
     environment = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
     environment["KERAS_BACKEND"] = "torch"
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as a user has it: compiled once
-    used, begun = used_by_children(), time.perf_counter()
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as for a user
+    used, start = used_by_children(), time.perf_counter()
     done = subprocess.run(
         program, check=True, env=environment, cwd=folder, capture_output=True, encoding="utf-8"
     )
-    return time.perf_counter() - begun, used_by_children() - used, done.stdout
+    return time.perf_counter() - start, used_by_children() - used, done.stdout
 
 
 def used_by_children() -> float:
@@ -85,7 +85,7 @@ def used_by_children() -> float:
 def measure(programs: dict[str, list[str]], rounds: int) -> None:
     taken: dict[str, list[Seconds]] = {name: [] for name in programs}
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(rounds + 1):  # the first is for bytecode and the file cache
+        for _ in range(rounds + 1):  # the first round fills the bytecode and file caches
             for name, program in programs.items():
                 taken[name].append(seconds(program, folder)[:2])
     taken = {name: values[1:] for name, values in taken.items()}
@@ -93,13 +93,13 @@ def measure(programs: dict[str, list[str]], rounds: int) -> None:
     print(f"\n{'':<42}{'clock':>9}{'ratio':>7}{'processor':>12}{'ratio':>7}{'added':>9}")
     for name, values in taken.items():
         pairs = list(zip(values, first, strict=True))
-        told = f"{name:<42}"
+        line = f"{name:<42}"
         for kind, width in ((0, 9), (1, 12)):
             middle = statistics.median(each[kind] for each in values) * 1e3
             ratio = statistics.median(one[kind] / other[kind] for one, other in pairs)
-            told += f"{f'{middle:.0f} ms':>{width}}{ratio:>7.3f}"
+            line += f"{f'{middle:.0f} ms':>{width}}{ratio:>7.3f}"
         added = statistics.median(one[1] - other[1] for one, other in pairs) * 1e3
-        print(f"{told}{f'{added:.0f} ms':>9}")
+        print(f"{line}{f'{added:.0f} ms':>9}")
 
 
 def main(rounds: int) -> None:

@@ -1,4 +1,4 @@
-"""The benchmarks that compare us with others run, and compare the same work. Their times are not tested."""
+"""The benchmarks that compare frameworks run, and compare the same work. Their times are not tested."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def load(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def told() -> str:
-    """What one tiny round of the table prints, for us and for one that may be missing."""
+def table() -> str:
+    """The output of one tiny round, for us and for a framework that may be missing."""
     command = [sys.executable, str(FOLDER / "peers.py"), "1", "--scale", "0.02", "--only", "ours", "fastai"]
     environment = {**os.environ, "PYTHONPATH": str(HOME)}
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=110)
@@ -34,15 +34,15 @@ def told() -> str:
     return done.stdout
 
 
-def test_the_table_has_a_row_for_each_work_and_says_what_is_not_installed(told):
-    rows = [line for line in told.splitlines() if line.startswith("| ") and "| 1 (" in line]
+def test_the_table_has_a_row_for_each_work_and_says_what_is_not_installed(table):
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "| 1 (" in line]
     assert len(rows) == 5
     missing = importlib.util.find_spec("fastai") is None
-    assert ("fastai is not installed: ModuleNotFoundError" in told) == missing
+    assert ("fastai is not installed: ModuleNotFoundError" in table) == missing
 
 
-def test_our_loop_comes_out_with_the_weights_of_the_plain_one(told):
-    ours = [line.split("|")[3] for line in told.splitlines() if "| 1 (" in line]
+def test_our_loop_ends_with_the_weights_of_the_plain_loop(table):
+    ours = [line.split("|")[3] for line in table.splitlines() if "| 1 (" in line]
     assert [cell for cell in ours if "*" in cell or "~" in cell or "fails" in cell] == []
 
 

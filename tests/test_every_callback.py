@@ -59,7 +59,7 @@ MAKERS: dict[str, Maker] = {
 #: tests/test_waits.py counts how often.
 READERS = {"LogRMSE", "PlotSnapshots", "Progress", "ValidateEvery"}
 
-PLUGINS = {
+CALLBACKS = {
     name: thing
     for name in callbacks.__all__
     if isinstance(thing := getattr(callbacks, name), type)
@@ -68,9 +68,9 @@ PLUGINS = {
 }
 
 
-@pytest.fixture(params=sorted(PLUGINS))
+@pytest.fixture(params=sorted(CALLBACKS))
 def make_plugin(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Callback]:
-    return lambda: MAKERS.get(request.param, lambda folder: PLUGINS[request.param]())(tmp_path)
+    return lambda: MAKERS.get(request.param, lambda folder: CALLBACKS[request.param]())(tmp_path)
 
 
 class Rich(nn.Linear):
@@ -102,7 +102,7 @@ def learner_with(plugin: Callback, **options) -> Any:
 
 
 def test_every_default_is_public():
-    assert {each.__name__ for each in DEFAULT_CALLBACKS} <= set(PLUGINS)
+    assert {each.__name__ for each in DEFAULT_CALLBACKS} <= set(CALLBACKS)
 
 
 def test_two_fits_in_a_row_train_both_times(make_plugin):
@@ -165,7 +165,7 @@ def test_validate_and_predict_work_without_a_fit(make_plugin):
 
 def test_the_declared_state_survives_a_snapshot(make_plugin):
     learn = learner_with(make_plugin())
-    plugin = next(each for each in learn.callbacks if type(each).__name__ in PLUGINS)
+    plugin = next(each for each in learn.callbacks if type(each).__name__ in CALLBACKS)
     learn.fit(1)
     then, snapshot = copy.deepcopy(plugin.state_dict()), learn.snapshot()
     learn.fit(2)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_every_callback import MAKERS, PLUGINS, READERS, learner_with, model_for
+from test_every_callback import CALLBACKS, MAKERS, READERS, learner_with, model_for
 from tiny import line_batches
 from torch import nn
 from waits import Waits, count_waits
@@ -57,7 +57,7 @@ WAITING: dict[str, tuple[Maker, int]] = {
 
 def make(name: str, folder: Path) -> Callback:
     maker = LIVELY.get(name) or VARIANTS.get(name) or MAKERS.get(name)
-    return maker(folder) if maker else PLUGINS[name]()
+    return maker(folder) if maker else CALLBACKS[name]()
 
 
 def count(plugin: Callback, n_batches: int = N_BATCHES, n_valid: int = N_BATCHES) -> Waits:
@@ -74,12 +74,12 @@ def count(plugin: Callback, n_batches: int = N_BATCHES, n_valid: int = N_BATCHES
     return waits
 
 
-@pytest.mark.parametrize("name", [*sorted(set(PLUGINS) - READERS), *VARIANTS])
+@pytest.mark.parametrize("name", [*sorted(set(CALLBACKS) - READERS), *VARIANTS])
 def test_no_batch_event_waits_for_the_device(name, tmp_path):
     assert count(make(name, tmp_path)).in_batches == []
 
 
-@pytest.mark.parametrize("name", [*sorted(set(PLUGINS) - READERS - {"Checkpoint"}), *VARIANTS])
+@pytest.mark.parametrize("name", [*sorted(set(CALLBACKS) - READERS - {"Checkpoint"}), *VARIANTS])
 def test_a_longer_pass_waits_no_more_often(name, tmp_path):
     short, long = (count(make(name, tmp_path / str(n)), n, n) for n in (3, 11))
     assert long.found == short.found

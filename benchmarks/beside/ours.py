@@ -1,4 +1,4 @@
-"""Ours: the defaults, `ZeroGrad` only, and `LeanStep`; and a plain loop that records, for those that do."""
+"""Ours: the defaults, `ZeroGrad` only, and `LeanStep`; and a plain loop that records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learner import Data, Learner
 PACKAGE = ""
 
 
-class Listener(Callback):
+class EmptyCallback(Callback):
     """Called after each batch."""
 
     def after_batch(self, learn: Any) -> None:
@@ -22,14 +22,16 @@ class Listener(Callback):
 
 
 def mean_error(preds: Tensor, targets: Tensor) -> Tensor:
-    """The metric that is recorded: the mean error, or the share of wrong classes."""
+    """The recorded metric: the mean error, or the share of wrong classes."""
     wrong = preds - targets if preds.ndim == 1 else preds.argmax(1) != targets
     return wrong.abs().mean() if preds.ndim == 1 else wrong.float().mean()
 
 
-def fit(work: Work, plugins: list[Any], **options: Any) -> nn.Module:
-    plugins = [*plugins, *(Listener(name=f"listener_{number}") for number in range(work.n_listeners))]
-    learn = Learner(work.make_model(), Data(work.data()), work.loss_func, work.optimizer, plugins, **options)
+def fit(work: Work, callbacks: list[Any], **options: Any) -> nn.Module:
+    callbacks = [*callbacks, *(EmptyCallback(name=f"empty_{number}") for number in range(work.n_callbacks))]
+    learn = Learner(
+        work.make_model(), Data(work.data()), work.loss_func, work.optimizer, callbacks, **options
+    )
     learn.fit(work.n_epochs)
     return learn.model
 

@@ -1,5 +1,8 @@
 # pyright: basic, reportMissingImports=false
-"""Accelerate: the plain loop with all prepared, and with the model alone prepared. It has no plug-ins."""
+"""Accelerate: the plain loop with everything prepared, and with only the model prepared.
+
+It has no callbacks.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ PACKAGE = "accelerate"
 
 
 def loop(work: Work, accelerator: Accelerator, model: nn.Module, optimizer: Any, data: Any) -> nn.Module:
-    if work.n_listeners:
-        raise NotImplementedError("Accelerate has no plug-ins")
+    if work.n_callbacks:
+        raise NotImplementedError("Accelerate has no callbacks")
     for _ in range(work.n_epochs):
         for inputs, targets in data:
             loss = work.loss_func(model(inputs), targets)

@@ -1,7 +1,7 @@
 # pyright: basic, reportMissingImports=false
-"""fastai: as `Learner` comes, and without its recorder, progress bar and casting.
+"""fastai: the default `Learner`, and one without recorder, progress bar and casting.
 
-It has no optimizer of PyTorch's own by default; `OptimWrapper` gives it the same as everyone's.
+Its own optimizers are not PyTorch's; `OptimWrapper` makes it use the same one as the other frameworks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from works import Work
 PACKAGE = "fastai"
 
 
-class Listener(Callback):
+class EmptyCallback(Callback):
     """Called after each batch."""
 
     def after_batch(self):
@@ -36,7 +36,7 @@ def fit(work: Work, without: list[type[Callback]]) -> nn.Module:
         lr=work.rate,
     )
     learn.remove_cbs([each for each in learn.cbs if type(each) in without])
-    learn.add_cbs([Listener() for _ in range(work.n_listeners)])
+    learn.add_cbs([EmptyCallback() for _ in range(work.n_callbacks)])
     learn.fit(work.n_epochs)
     return learn.model
 

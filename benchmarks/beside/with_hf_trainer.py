@@ -1,8 +1,8 @@
 # pyright: basic, reportMissingImports=false
-"""Hugging Face's Trainer: as it comes, and without logs, checkpoints and progress bar.
+"""Hugging Face's Trainer: with its defaults, and without logs, checkpoints and progress bar.
 
-So that it does the same steps, in both: the work's optimizer, a constant rate, the work's order of items, and
-no clipping of gradients, which is on as it comes and would cost more.
+Both use the work's optimizer, a constant rate and the work's order of items, so that they take the same
+steps. Gradient clipping, a default that costs more time, is off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from works import Work
 PACKAGE = "transformers"
 
 
-class Listener(TrainerCallback):
+class EmptyCallback(TrainerCallback):
     """Called after each batch."""
 
     def on_step_end(self, *arguments: Any, **keywords: Any) -> None:
@@ -25,7 +25,7 @@ class Listener(TrainerCallback):
 
 
 class WithLoss(nn.Module):
-    """The work's model in the form that the Trainer wants: it computes its own loss."""
+    """The work's model in the form that the Trainer expects: it computes its own loss."""
 
     def __init__(self, work: Work):
         super().__init__()
@@ -58,7 +58,7 @@ def fit(work: Work, **options: Any) -> nn.Module:
         ),
         train_dataset=getattr(data, "dataset", data),
         optimizers=(optimizer, get_constant_schedule(optimizer)),
-        callbacks=[Listener() for _ in range(work.n_listeners)],
+        callbacks=[EmptyCallback() for _ in range(work.n_callbacks)],
     )
     trainer.train()
     return model.model

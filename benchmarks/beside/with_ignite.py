@@ -17,7 +17,7 @@ def listen(engine: Engine) -> None:
 
 
 def run(work: Work, trainer: Engine) -> None:
-    for _ in range(work.n_listeners):
+    for _ in range(work.n_callbacks):
         trainer.add_event_handler(Events.ITERATION_COMPLETED, listen)
     trainer.run(work.data(), max_epochs=work.n_epochs)
 

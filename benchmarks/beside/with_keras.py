@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false
-"""Keras on PyTorch: `fit` as it comes, and with `verbose=0` and no scaling of the loss.
+"""Keras on PyTorch: `fit` with its defaults, and with `verbose=0` and without loss scaling.
 
 The model is the work's own, in a `TorchModuleWrapper`; loss and optimizer are Keras's.
 """
@@ -19,7 +19,7 @@ from works import Work
 PACKAGE = "keras"
 
 
-class Listener(keras.callbacks.Callback):
+class EmptyCallback(keras.callbacks.Callback):
     """Called after each batch."""
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -46,13 +46,15 @@ def fit(work: Work, auto_scale_loss: bool = True, **options: Any) -> nn.Module:
         of_classes if work.loss_func.__name__ == "cross_entropy" else "mse",
         auto_scale_loss=auto_scale_loss,
     )
-    listeners = [Listener() for _ in range(work.n_listeners)]
+    empty_callbacks = [EmptyCallback() for _ in range(work.n_callbacks)]
     if work.batch_size:
-        model.fit(data, epochs=work.n_epochs, callbacks=listeners, **options)
-    else:  # a list is no data set to Keras, a generator is; it must not end between epochs
+        model.fit(data, epochs=work.n_epochs, callbacks=empty_callbacks, **options)
+    else:  # Keras accepts a generator, not a list; it must not end between epochs
         endless = (batch for _ in range(work.n_epochs) for batch in data)
         n_steps = len(data)
-        model.fit(endless, epochs=work.n_epochs, steps_per_epoch=n_steps, callbacks=listeners, **options)
+        model.fit(
+            endless, epochs=work.n_epochs, steps_per_epoch=n_steps, callbacks=empty_callbacks, **options
+        )
     return torch_model
 
 

@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false
-"""Lightning: `Trainer()` as it comes, and without logger, checkpoints, progress bar and summary."""
+"""Lightning: `Trainer()` with its defaults, and without logger, checkpoints, progress bar and summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from works import Work
 PACKAGE = "lightning"
 
 
-class Listener(Callback):
+class EmptyCallback(Callback):
     """Called after each batch."""
 
     def on_train_batch_end(self, *arguments: Any) -> None:
@@ -36,8 +36,10 @@ class Module(LightningModule):
 
 def fit(work: Work, **options: Any) -> nn.Module:
     module = Module(work)
-    listeners: list[Callback] = [Listener() for _ in range(work.n_listeners)]
-    trainer = Trainer(max_epochs=work.n_epochs, accelerator="cpu", devices=1, callbacks=listeners, **options)
+    empty_callbacks: list[Callback] = [EmptyCallback() for _ in range(work.n_callbacks)]
+    trainer = Trainer(
+        max_epochs=work.n_epochs, accelerator="cpu", devices=1, callbacks=empty_callbacks, **options
+    )
     trainer.fit(module, work.data())
     return module.model
 

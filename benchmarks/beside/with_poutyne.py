@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false
-"""poutyne: `fit_generator` as it comes, and without its progress bar."""
+"""poutyne: `fit_generator` with its defaults, and without its progress bar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from works import Work
 PACKAGE = "poutyne"
 
 
-class Listener(Callback):
+class EmptyCallback(Callback):
     """Called after each batch."""
 
     def on_train_batch_end(self, batch_number: int, logs: dict[str, Any]) -> None:
@@ -22,8 +22,8 @@ class Listener(Callback):
 def fit(work: Work, **options: Any) -> nn.Module:
     network = work.make_model()
     model = Model(network, work.optimizer(network.parameters()), work.loss_func)
-    listeners = [Listener() for _ in range(work.n_listeners)]
-    model.fit_generator(work.data(), epochs=work.n_epochs, callbacks=listeners, **options)
+    empty_callbacks = [EmptyCallback() for _ in range(work.n_callbacks)]
+    model.fit_generator(work.data(), epochs=work.n_epochs, callbacks=empty_callbacks, **options)
     return network
 
 

@@ -15,7 +15,7 @@ PACKAGE = "skorch"
 LOSSES = {"mse_loss": nn.MSELoss, "cross_entropy": nn.CrossEntropyLoss}
 
 
-class Listener(Callback):
+class EmptyCallback(Callback):
     """Called after each batch."""
 
     def on_batch_end(self, net: Any, **keywords: Any) -> None:
@@ -45,20 +45,20 @@ def net(work: Work, **options: Any) -> nn.Module:
     return net.module_
 
 
-def listeners(work: Work) -> list[tuple[str, Callback]]:
-    return [(f"listener_{number}", Listener()) for number in range(work.n_listeners)]
+def empty_callbacks(work: Work) -> list[tuple[str, Callback]]:
+    return [(f"empty_{number}", EmptyCallback()) for number in range(work.n_callbacks)]
 
 
 def defaults(work: Work) -> nn.Module:
-    return net(work, callbacks=listeners(work))
+    return net(work, callbacks=empty_callbacks(work))
 
 
 def off(work: Work) -> nn.Module:
-    """All of skorch's own plug-ins off; with listeners, each of them by name."""
-    if not work.n_listeners:
+    """All of skorch's own callbacks off; if there are others, each of skorch's by name."""
+    if not work.n_callbacks:
         return net(work, callbacks="disable")
     own = ("epoch_timer", "train_loss", "valid_loss", "print_log")
-    return net(work, callbacks=listeners(work), **{f"callbacks__{name}": None for name in own})
+    return net(work, callbacks=empty_callbacks(work), **{f"callbacks__{name}": None for name in own})
 
 
 VARIANTS = {"defaults": defaults, "off": off}

@@ -1,8 +1,8 @@
 """A process that trains with one framework, on request: `python benchmarks/beside/worker.py with_fastai`.
 
-First it says on one line what it is: `{"version": ..., "variants": [...]}` or `{"missing": ...}`. Then a line
-`[table, work, variant, scale]` on standard input is answered by a line with seconds a step, steps and final
-loss. What the framework prints goes to nowhere: nobody looks at a terminal.
+Its first line describes it: `{"version": ..., "variants": [...]}` or `{"missing": ...}`. Then it answers
+each line `[table, work, variant, scale]` on standard input with a line that contains seconds per step,
+steps and final loss. The framework's own output is discarded.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ def main(module_name: str) -> None:
     os.dup2(nowhere, 2)
     warnings.simplefilter("ignore")
 
-    def answer(**told: Any) -> None:
-        print(json.dumps(told), file=answers)
+    def answer(**values: Any) -> None:
+        print(json.dumps(values), file=answers)
 
     import torch
 
     torch.set_num_threads(1)
-    os.chdir(tempfile.mkdtemp(prefix="beside_"))  # for what a framework writes unasked
+    os.chdir(tempfile.mkdtemp(prefix="beside_"))  # for files that a framework writes by itself
     try:
         peer = importlib.import_module(module_name)
-    except Exception as error:  # noqa: BLE001  # an installed one may fail in ways of its own
+    except Exception as error:  # noqa: BLE001  # an installed framework may fail in any way
         answer(missing=f"{type(error).__name__}: {error}".splitlines()[0])
         return
     answer(version=version(peer.PACKAGE), variants=list(peer.VARIANTS), megabytes=peak())
     for line in sys.stdin:
         try:
             answer(**train(peer.VARIANTS, *json.loads(line)))
-        except NotImplementedError:  # a framework without such a thing
+        except NotImplementedError:  # the framework has no such feature
             answer(error="")
-        except Exception:  # noqa: BLE001  # told to who asked; the other rows go on
+        except Exception:  # noqa: BLE001  # reported to the caller; the other rows continue
             answer(error=traceback.format_exc())
 
 
@@ -69,7 +69,7 @@ def version(package: str) -> str:
 
 
 def peak() -> float:
-    """The most memory this process has held, in megabytes: told in kB, on a Mac in bytes."""
+    """The peak memory of this process in megabytes; the system reports kB, macOS bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 

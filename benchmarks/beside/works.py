@@ -1,9 +1,9 @@
-"""The works that are timed, the plain loop that all are compared with, and how a step is timed.
+"""The works that are timed, the plain loop that they are compared with, and how a step is timed.
 
-A step is timed by the data: each batch that is asked for is noted, whoever asks. The time of a step is the
-stretch from one note to the last, divided by the steps in it; the first tenth of the steps is left out. What
-a framework does once, before the first step and after the last, is thus not counted; what it does at each
-step, at each epoch, or now and then, is.
+The data time the steps: they note the time of each request for a batch. The time per step is the time from
+an early note to the last one, divided by the number of steps between them; the first tenth of the steps is
+left out. So the time counts what a framework does per step, per epoch and at intervals, but not what it
+does once before the first step and after the last.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def pictures(n_items: int) -> tuple[Tensor, Tensor]:
 
 
 class Items(Dataset[Any]):
-    """Inputs and targets, one item each; as a mapping where a framework wants that."""
+    """Pairs of one input and one target; mappings for a framework that requires them."""
 
     def __init__(self, inputs: Tensor, targets: Tensor, *, keyed: bool = False):
         self.inputs, self.targets, self.keyed = inputs, targets, keyed
@@ -81,10 +81,10 @@ class Items(Dataset[Any]):
 
 
 class NotedSampler(BatchSampler):
-    """Shuffled batches of indices; a note for each.
+    """Shuffled batches of indices, with a note for each.
 
-    The order is the same in each epoch, so that a framework that looks at the first batch beforehand, or
-    leaves an epoch without asking for more than the last, still trains as the plain loop does.
+    The order is the same in each epoch, so that a framework that reads the first batch in advance, or ends an
+    epoch without requesting a batch after the last, still trains like the plain loop.
     """
 
     def __init__(self, items: Items, batch_size: int, notes: list[float]):
@@ -100,7 +100,7 @@ class NotedSampler(BatchSampler):
 
 
 class NotedList:
-    """The same batch so many times; a note for each."""
+    """The same batch `n_batches` times, with a note for each."""
 
     def __init__(self, batch: Any, n_batches: int, notes: list[float]):
         self.batch, self.n_batches, self.notes = batch, n_batches, notes
@@ -119,10 +119,10 @@ class Work:
     """A model, data, and how long to train.
 
     Attributes:
-        batch_size: of a `DataLoader` over the items; 0 for all items as each batch, from a list.
-        n_batches: of an epoch.
-        n_listeners: plug-ins that do nothing, called after each training batch.
-        notes: when each batch was asked for, in seconds; new for each run.
+        batch_size: items per batch of a `DataLoader`; 0 for a list of batches that contain all items.
+        n_batches: batches per epoch.
+        n_callbacks: number of callbacks that do nothing and run after each training batch.
+        notes: when each batch was requested, in seconds; new for each run.
     """
 
     make_model: Callable[[], nn.Module]
@@ -132,7 +132,7 @@ class Work:
     n_epochs: int
     n_batches: int
     batch_size: int = 0
-    n_listeners: int = 0
+    n_callbacks: int = 0
     notes: list[float] = field(default_factory=list)
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -147,7 +147,7 @@ class Work:
         return NotedList(batch, self.n_batches, self.notes)
 
     def final_loss(self, model: nn.Module) -> float:
-        """Of the first items, up to a thousand."""
+        """The loss on the first items, up to a thousand."""
         inputs, targets = (each[:1000] for each in self.items)
         with torch.no_grad():
             return self.loss_func(model.eval()(inputs), targets).item()
@@ -162,7 +162,7 @@ def table(scale: float = 1.0) -> dict[str, Work]:
     n_mlp, n_conv = some(60), some(10)
     images = partial(Work, loss_func=F.cross_entropy, rate=0.01, n_epochs=2)
     return {
-        "the article's fit, one batch an epoch": Work(*QUADRATIC, n_epochs=some(200), n_batches=1),
+        "the article's fit, one batch per epoch": Work(*QUADRATIC, n_epochs=some(200), n_batches=1),
         "the same steps in one epoch": Work(*QUADRATIC, n_epochs=1, n_batches=some(500)),
         "MLP 784-128-10, batch 64, `DataLoader`": images(
             mlp, pictures(64 * n_mlp), n_batches=n_mlp, batch_size=64
@@ -170,8 +170,8 @@ def table(scale: float = 1.0) -> dict[str, Work]:
         "small conv net, batch 128, `DataLoader`": images(
             conv_net, pictures(128 * n_conv), n_batches=n_conv, batch_size=128
         ),
-        "the article's fit in one epoch, 100 plug-ins": Work(
-            *QUADRATIC, n_epochs=1, n_batches=some(500), n_listeners=100
+        "the article's fit in one epoch, 100 callbacks": Work(
+            *QUADRATIC, n_epochs=1, n_batches=some(500), n_callbacks=100
         ),
     }
 
@@ -182,7 +182,7 @@ def growth(scale: float = 1.0) -> dict[str, Work]:
     article = Work(*QUADRATIC, n_epochs=1, n_batches=some(500))
     batch = (torch.ones(20, 8), torch.ones(20, 8))
     return {
-        **{f"{n} plug-ins": replace(article, n_listeners=n) for n in (0, 10, 100)},
+        **{f"{n} callbacks": replace(article, n_callbacks=n) for n in (0, 10, 100)},
         **{f"{some(n)} steps": replace(article, n_batches=some(n)) for n in (300, 3000, 30000)},
         **{
             f"{some(n)} epochs of 5 steps": replace(article, n_epochs=some(n), n_batches=5)
@@ -211,7 +211,7 @@ def steps(usual: int, scale: float) -> int:
 
 
 def plain(work: Work) -> nn.Module:
-    """Forward, loss, backward, step, zero_grad; nothing is recorded, nobody listens."""
+    """Forward, loss, backward, step, zero_grad; nothing is recorded and no callback runs."""
     model = work.make_model()
     optimizer, data, loss_func = work.optimizer(model.parameters()), work.data(), work.loss_func
     for _ in range(work.n_epochs):
@@ -224,6 +224,6 @@ def plain(work: Work) -> nn.Module:
 
 
 def step_seconds(notes: list[float]) -> float:
-    """Mean time of a step, the first tenth left out."""
+    """Mean time per step, without the first tenth of the steps."""
     first = len(notes) // 10
     return (notes[-1] - notes[first]) / (len(notes) - 1 - first)
