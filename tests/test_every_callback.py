@@ -1,4 +1,4 @@
-"""What holds for every plug-in, found by introspection: none can be added without being held to it."""
+"""What every callback must do. Introspection finds the callbacks, so none can be left out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from learner.composition import DEFAULT_CALLBACKS
 
 Maker = Callable[[Path], Callback]
 
-#: How to make those that need arguments, or of which a run should not write into the working folder.
+#: How to make callbacks that need arguments, or that would write into the working folder.
 MAKERS: dict[str, Maker] = {
     "ActivationCheckpointing": lambda folder: callbacks.ActivationCheckpointing("model"),
     "Compile": lambda folder: callbacks.Compile("eager"),
@@ -39,9 +39,7 @@ MAKERS: dict[str, Maker] = {
     "JSONLines": lambda folder: callbacks.JSONLines(folder / "log.jsonl", append=True),
     "ScalarLogger": lambda folder: callbacks.ScalarLogger(lambda values, step: None),
     "TensorBoard": lambda folder: callbacks.TensorBoard(folder / "board"),
-    "CutMix": lambda folder: callbacks.When(
-        callbacks.CutMix(), start="99 epochs"
-    ),  # its data are no pictures
+    "CutMix": lambda folder: callbacks.When(callbacks.CutMix(), start="99 epochs"),  # it needs images
     "OptunaPruning": lambda folder: callbacks.OptunaPruning(FixedTrial({}), "train_loss"),
     "ShortEpoch": lambda folder: callbacks.ShortEpoch(2),
     "StopAfter": lambda folder: callbacks.StopAfter("5 steps"),
@@ -55,8 +53,8 @@ MAKERS: dict[str, Maker] = {
     "StopOnNaN": lambda folder: callbacks.StopOnNaN(),
     "TorchScheduler": lambda folder: callbacks.TorchScheduler(partial(ExponentialLR, gamma=0.9)),
 }
-#: Those that are asked to read numbers in a batch: they wait for the device, at their interval, on purpose.
-#: tests/test_waits.py counts how often.
+#: Callbacks whose purpose is to read numbers in a batch, so they wait for the device at their interval.
+#: tests/test_waits.py counts the waits.
 READERS = {"LogRMSE", "PlotSnapshots", "Progress", "ValidateEvery"}
 
 CALLBACKS = {
@@ -69,56 +67,56 @@ CALLBACKS = {
 
 
 @pytest.fixture(params=sorted(CALLBACKS))
-def make_plugin(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Callback]:
+def make_callback(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Callback]:
     return lambda: MAKERS.get(request.param, lambda folder: CALLBACKS[request.param]())(tmp_path)
 
 
 class Rich(nn.Linear):
-    """A line with what some plug-ins need of a model: hidden state, a recurrent layer, dropout."""
+    """A linear layer with what some callbacks need: hidden state, a recurrent layer, dropout."""
 
     def __init__(self, **options):
         super().__init__(1, 1, **options)
         self.rnn, self.dropout = nn.RNN(1, 1, batch_first=True, **options), nn.Dropout(0.5)
 
     def reset(self):
-        """Forget the hidden state, of which there is none."""
+        """For `RNNReset`; there is no hidden state to reset."""
 
     def forward(self, input):  # noqa: A002 - as torch calls it
         return super().forward(self.dropout(self.rnn(input[:, None])[0])[:, 0])
 
 
-def model_for(plugin: Callback, **options) -> nn.Linear:
-    needs_more = type(plugin).__name__ in ("MCDropout", "RNNRegularizer", "RNNReset")
+def model_for(callback: Callback, **options) -> nn.Linear:
+    needs_more = type(callback).__name__ in ("MCDropout", "RNNRegularizer", "RNNReset")
     return Rich(**options) if needs_more else nn.Linear(1, 1, **options)
 
 
-def learner_with(plugin: Callback, **options) -> Any:
+def learner_with(callback: Callback, **options) -> Any:
     torch.manual_seed(0)
-    defaults = [each for each in (ZeroGrad, Metrics, Recorder) if not isinstance(plugin, each)]
-    model = options.pop("model", None) or model_for(plugin)
+    defaults = [each for each in (ZeroGrad, Metrics, Recorder) if not isinstance(callback, each)]
+    model = options.pop("model", None) or model_for(callback)
     data = options.pop("data", None) or Data(line_batches(2), line_batches(1))
     optimizer = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-    return Learner(model, data, F.mse_loss, optimizer, [plugin], defaults=defaults, **options)
+    return Learner(model, data, F.mse_loss, optimizer, [callback], defaults=defaults, **options)
 
 
 def test_every_default_is_public():
     assert {each.__name__ for each in DEFAULT_CALLBACKS} <= set(CALLBACKS)
 
 
-def test_two_fits_in_a_row_train_both_times(make_plugin):
-    learn = learner_with(make_plugin())
+def test_two_fits_in_a_row_train_both_times(make_callback):
+    learn = learner_with(make_callback())
     learn.fit(2)
     learn.fit(2)
     assert learn.global_step == 8
 
 
-def test_an_exception_in_the_middle_leaves_the_learner_as_it_was(make_plugin):
+def test_an_exception_in_the_middle_leaves_the_learner_as_it_was(make_callback):
     @on("before_step")
     def fail(learn):
         if learn.global_step == 3:
             raise ZeroDivisionError
 
-    learn = learner_with(make_plugin())
+    learn = learner_with(make_callback())
     learn.fit(1)
     before = traces_of(learn)
     with pytest.raises(ZeroDivisionError):
@@ -128,7 +126,7 @@ def test_an_exception_in_the_middle_leaves_the_learner_as_it_was(make_plugin):
 
 
 def traces_of(learn: Learner) -> dict[str, object]:
-    """What a plug-in could have changed and not put back."""
+    """What a callback could have changed and not restored."""
     modules = list(learn.model.modules())
     return {
         "attributes": sorted(vars(learn)),
@@ -138,8 +136,8 @@ def traces_of(learn: Learner) -> dict[str, object]:
         "groups": [
             {k: v for k, v in group.items() if k != "params"} for group in learn.optimizer.param_groups
         ],
-        "doers": {name: getattr(doer, "__qualname__", doer) for name, doer in learn._do.items()},
-        "plug-ins": [plugin.name for plugin in learn.callbacks],
+        "operations": {name: getattr(method, "__qualname__", method) for name, method in learn._do.items()},
+        "callbacks": [callback.name for callback in learn.callbacks],
         "hooks": [len(module._forward_hooks) + len(module._backward_hooks) for module in modules],
         "modes": [module.training for module in modules],
         "trainable": [parameter.requires_grad for parameter in learn.model.parameters()],
@@ -148,57 +146,57 @@ def traces_of(learn: Learner) -> dict[str, object]:
     }
 
 
-def test_cleanup_bears_running_twice_and_without_a_fit(make_plugin):
-    plugin = make_plugin()
-    learn = learner_with(plugin)
-    plugin.cleanup_fit(learn)
+def test_cleanup_is_idempotent_and_works_without_a_fit(make_callback):
+    callback = make_callback()
+    learn = learner_with(callback)
+    callback.cleanup_fit(learn)
     learn.fit(1)
-    plugin.cleanup_fit(learn)
-    plugin.cleanup_fit(learn)
+    callback.cleanup_fit(learn)
+    callback.cleanup_fit(learn)
 
 
-def test_validate_and_predict_work_without_a_fit(make_plugin):
-    learn = learner_with(make_plugin())
+def test_validate_and_predict_work_without_a_fit(make_callback):
+    learn = learner_with(make_callback())
     learn.validate()
     assert learn.predict(torch.rand(3, 1)).shape == (3, 1)
 
 
-def test_the_declared_state_survives_a_snapshot(make_plugin):
-    learn = learner_with(make_plugin())
-    plugin = next(each for each in learn.callbacks if type(each).__name__ in CALLBACKS)
+def test_the_declared_state_survives_a_snapshot(make_callback):
+    learn = learner_with(make_callback())
+    callback = next(each for each in learn.callbacks if type(each).__name__ in CALLBACKS)
     learn.fit(1)
-    then, snapshot = copy.deepcopy(plugin.state_dict()), learn.snapshot()
+    then, snapshot = copy.deepcopy(callback.state_dict()), learn.snapshot()
     learn.fit(2)
     learn.restore(snapshot)
-    assert set(plugin.state_dict()) <= set(plugin.state)
-    assert str(plugin.state_dict()) == str(then)
+    assert set(callback.state_dict()) <= set(callback.state)
+    assert str(callback.state_dict()) == str(then)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 4, 5, 7])
-def test_a_fit_that_is_cut_and_gone_on_with_ends_with_the_same_state(make_plugin, tmp_path, cut):
-    """`cut` counts batches, of training and validation."""
+@pytest.mark.parametrize("n_batches", [1, 2, 4, 5, 7])
+def test_a_resumed_fit_ends_with_the_same_state(make_callback, tmp_path, n_batches):
+    """The fit is interrupted after `n_batches` batches of training and validation."""
 
-    class Cut(Callback):
+    class Interrupt(Callback):
         order, n = callbacks.Order.SAVE, 0
 
         def after_batch(self, learn):
             self.n += 1
-            if self.n == cut:
+            if self.n == n_batches:
                 raise ZeroDivisionError
 
     def make(folder: str) -> Any:
-        learn = learner_with(make_plugin())
+        learn = learner_with(make_callback())
         if callbacks.Checkpoint not in learn.callbacks:
             learn.add_callbacks(callbacks.Checkpoint(tmp_path / folder, "1 step"))
         return learn
 
     whole = make("whole")
     whole.fit(3)
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)  # of the plug-in Checkpoint itself
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)  # written if the callback is Checkpoint itself
     (tmp_path / "log.csv").unlink(missing_ok=True)
     with pytest.raises(ZeroDivisionError):
-        make("cut").fit(3, callbacks=[Cut()])
-    learn = make("cut")
+        make("resumed").fit(3, callbacks=[Interrupt()])
+    learn = make("resumed")
     learn.fit(3, resume="auto")
     for one, other in zip(learn.callbacks, whole.callbacks, strict=True):
         assert str(one.state_dict()) == str(other.state_dict())
@@ -211,10 +209,10 @@ def test_a_fit_that_is_cut_and_gone_on_with_ends_with_the_same_state(make_plugin
         assert [line.partition(",")[0] for line in lines] == ["epoch", "0", "1", "2"]
 
 
-def test_no_plug_in_keeps_the_learner(make_plugin):
-    """The learner is freed by counting references alone: nothing that it holds holds it."""
-    plugin = make_plugin()
-    learn = learner_with(plugin)
+def test_no_callback_keeps_the_learner(make_callback):
+    """Reference counting alone frees the learner: nothing that it refers to refers back."""
+    callback = make_callback()
+    learn = learner_with(callback)
     learn.fit(1)
     learn.validate()
     gc.collect()
@@ -227,13 +225,13 @@ def test_no_plug_in_keeps_the_learner(make_plugin):
         gc.enable()
 
 
-def test_every_plug_in_says_in_a_docstring_what_it_does(make_plugin):
-    told = type(make_plugin()).__doc__
-    assert told
-    assert told.strip().splitlines()[0].endswith((".", ":"))
+def test_every_callback_has_a_docstring(make_callback):
+    docstring = type(make_callback()).__doc__
+    assert docstring
+    assert docstring.strip().splitlines()[0].endswith((".", ":"))
 
 
-def test_every_plug_in_can_be_copied_and_shown(make_plugin):
-    plugin = make_plugin()
-    assert repr(copy.deepcopy(plugin)).startswith(type(plugin).__name__)
-    assert Callbacks([plugin])
+def test_every_callback_can_be_copied_and_shown(make_callback):
+    callback = make_callback()
+    assert repr(copy.deepcopy(callback)).startswith(type(callback).__name__)
+    assert Callbacks([callback])

@@ -1,4 +1,4 @@
-"""How often each plug-in waits for the device, counted in whole fits: not in a batch, but those that must."""
+"""How often each callback waits for the device in a fit: never in a batch, except where it must."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from learner import Data
 
 Maker = Callable[[Path], Callback]
 
-#: Those that the other tests make in a way in which they do little or end early.
+#: Callbacks whose arguments in the other tests make them do little or end early.
 LIVELY: dict[str, Maker] = {
     "CutMix": lambda folder: callbacks.CutMix(),
     "ShortEpoch": lambda folder: callbacks.ShortEpoch(99),
     "StopAfter": lambda folder: callbacks.StopAfter("999 steps"),
     "SWA": lambda folder: callbacks.SWA(0.0),
 }
-#: Other settings that are to wait no more than the default.
+#: Other settings that must not wait more often than the default.
 VARIANTS: dict[str, Maker] = {
     "GradientAccumulation(2)": lambda folder: callbacks.GradientAccumulation(2),
     "GradientAccumulation(n_samples=8)": lambda folder: callbacks.GradientAccumulation(n_samples=8),
@@ -36,7 +36,7 @@ VARIANTS: dict[str, Maker] = {
     "SAM(adaptive=True)": lambda folder: callbacks.SAM(adaptive=True),
     "EMA(buffers='average')": lambda folder: callbacks.EMA(buffers="average"),
 }
-#: Those that must wait: how they are made, and how often they wait in N_BATCHES of training and a validation.
+#: Callbacks that must wait: how to make them, and their waits in N_BATCHES of training and a validation.
 N_BATCHES = 9
 WAITING: dict[str, tuple[Maker, int]] = {
     "LogRMSE": (lambda folder: callbacks.LogRMSE("3 steps"), 3),
@@ -60,17 +60,21 @@ def make(name: str, folder: Path) -> Callback:
     return maker(folder) if maker else CALLBACKS[name]()
 
 
-def count(plugin: Callback, n_batches: int = N_BATCHES, n_valid: int = N_BATCHES) -> Waits:
-    """Of one epoch with so many batches of training and validation."""
-    model, train, valid = model_for(plugin, device="meta"), line_batches(n_batches), line_batches(n_valid)
-    if isinstance(plugin, callbacks.CutMix):
+def count(callback: Callback, n_batches: int = N_BATCHES, n_valid: int = N_BATCHES) -> Waits:
+    """The waits of one epoch with `n_batches` training batches and `n_valid` validation batches."""
+    model, train, valid = model_for(callback, device="meta"), line_batches(n_batches), line_batches(n_valid)
+    if isinstance(callback, callbacks.CutMix):
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1, device="meta"))
         train, valid = ([(torch.rand(4, 1, 4, 4), each) for _, each in part] for part in (train, valid))
-    learn, waits = learner_with(plugin, model=model, data=Data(train, valid)), Waits()
-    refused = isinstance(plugin, callbacks.Checkpoint)  # by its save at the end: there are no values
+    learn, waits = learner_with(callback, model=model, data=Data(train, valid)), Waits()
+    refused = isinstance(
+        callback, callbacks.Checkpoint
+    )  # its save at the end fails, because there are no values
     with pytest.raises(TypeError, match="without values") if refused else nullcontext():
         count_waits(learn, waits)
-    assert learn.n_samples == n_batches * 4, "the fit has not trained on everything, so proves nothing"
+    assert learn.n_samples == n_batches * 4, (
+        "the fit has not trained on all items, so the count proves nothing"
+    )
     return waits
 
 
@@ -102,7 +106,7 @@ def test_the_bar_waits_only_where_it_is_drawn(monkeypatch, capsys):
         assert len(count(callbacks.Progress()).in_batches) == n_waits
 
 
-def test_of_all_that_reads_numbers_it_is_told_how_often():
+def test_the_waits_of_every_callback_that_reads_numbers_are_known():
     assert set(WAITING) | {"Progress"} >= READERS
 
 
@@ -147,7 +151,7 @@ def test_a_wait_is_counted(wait):
         lambda loss: loss.reshape(1)[0:1],
     ],
 )
-def test_work_on_the_device_is_no_wait(work):
+def test_work_on_the_device_does_not_wait(work):
     @on("after_batch")
     def working(learn: Any):
         work(learn.loss)
