@@ -31,7 +31,12 @@ def look_into(wheel: Path) -> None:
     folders = {name.split("/")[0] for name in names}
     packages = {folder for folder in folders if not folder.endswith(".dist-info")}
     assert packages == {"callbacks", "learner"}, f"the wheel holds {sorted(folders)}"
-    for needed in ("callbacks/py.typed", "learner/py.typed", "learner/cli.py", "callbacks/contract.py"):
+    for needed in (
+        "callbacks/py.typed",
+        "learner/py.typed",
+        "learner/cli/commands.py",
+        "callbacks/contract.py",
+    ):
         assert needed in names, f"the wheel lacks {needed}"
     source = {str(path.relative_to(ROOT)) for each in packages for path in (ROOT / each).rglob("*.py")}
     assert source <= set(names), f"the wheel lacks {sorted(source - set(names))}"

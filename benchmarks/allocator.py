@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import Callback, ChannelsLast, LeanStep, ZeroGrad
 from learner import Data, Learner
-from learner.allocator import keep_memory
+from learner.tools.allocator import keep_memory
 
 N_WARM, N_BATCHES, BATCH_SIZE = 10, 40, 128
 THRESHOLDS = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**30)}

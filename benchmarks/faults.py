@@ -47,7 +47,8 @@ from callbacks import (
     ZeroGrad,
     on,
 )
-from learner import CheckpointError, Data, Learner, files, verify_resume
+from learner import CheckpointError, Data, Learner, verify_resume
+from learner.files import checkpoint_file
 
 QUIET = (ZeroGrad, Metrics, Recorder)
 
@@ -244,7 +245,7 @@ def train_large_one_more(folder: str, temporary: str) -> None:
 
 def large_newest(folder: Path) -> int | None:
     """The step of the newest whole file."""
-    whole = [path for path in sorted(folder.glob("step-*.pt")) if files.is_whole(path) is None]
+    whole = [path for path in sorted(folder.glob("step-*.pt")) if checkpoint_file.is_whole(path) is None]
     return int(whole[-1].stem.removeprefix("step-")) if whole else None
 
 
@@ -350,7 +351,7 @@ def seal(path: Path) -> None:
     import zlib
 
     content = path.read_bytes()
-    path.write_bytes(content + files.trailer(len(content), zlib.crc32(content)))
+    path.write_bytes(content + checkpoint_file.trailer(len(content), zlib.crc32(content)))
 
 
 def train_on_a_full_disk(folder: str) -> None:
@@ -397,7 +398,7 @@ def size(n_kills: int, n_rounds: int) -> bool:
             for title, found in ratios.items():
                 durable = title == "flushed"
                 theirs = timed(lambda: save_plainly(state, one, durable))  # noqa: B023
-                ours = timed(lambda: files.write(other, state, durable=durable))  # noqa: B023
+                ours = timed(lambda: checkpoint_file.write(other, state, durable=durable))  # noqa: B023
                 found.append(ours / theirs)
     for title, found in ratios.items():
         shown = ", ".join(f"{ratio:.2f}" for ratio in sorted(found))

@@ -15,8 +15,9 @@ from unittest import mock
 import torch
 from torch import nn
 
-from callbacks import Callback, StopOnNaN, StopOnNaNGradient, ZeroGrad, numbers
-from callbacks.blackbox import BlackBox
+from callbacks import Callback, StopOnNaN, StopOnNaNGradient, ZeroGrad
+from callbacks.guard import stop_on_nan
+from callbacks.guard.blackbox import BlackBox
 from learner import Data, Learner
 
 N_CALLS, N_ROUNDS = 256, 40
@@ -70,7 +71,7 @@ def main() -> None:
     for title, layers in models.items():
         print(title)
         for name, make, hooks, is_elsewhere in rows:
-            patched = mock.patch.object(numbers, "is_free_to_read", on_a_device)
+            patched = mock.patch.object(stop_on_nan, "is_free_to_read", on_a_device)
             with patched if is_elsewhere else nullcontext():
                 print(f"  {name:28}{microseconds(make(), hooks, layers):8.1f}")
 

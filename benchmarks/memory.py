@@ -44,8 +44,8 @@ from callbacks import (
     accuracy,
 )
 from learner import Data, Learner
-from learner.composition import DEFAULT_CALLBACKS
-from learner.live_bytes import LiveBytes
+from learner.engine.composition import DEFAULT_CALLBACKS
+from learner.tools.live_bytes import LiveBytes
 
 
 class Gauge(Callback):

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from callbacks import Callback, LearnerProtocol, Metrics, Order, ZeroGrad
 from learner import Data, Learner
-from learner.composition import DEFAULT_CALLBACKS
+from learner.engine.composition import DEFAULT_CALLBACKS
 
 N_STEPS = 1000
 TURN = 100  # steps

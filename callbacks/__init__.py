@@ -2,13 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from callbacks.accumulation import GradientAccumulation
-from callbacks.activations import ActivationStats
-from callbacks.blackbox import BlackBox
-from callbacks.budgets import OverfitBatch, ShortEpoch, StopAfter, ValidateEvery
-from callbacks.checkpoint import Checkpoint
-from callbacks.closures import SAM, ClosureStep
-from callbacks.contract import (
+from callbacks.core.contract import (
     EVENTS,
     OPERATIONS,
     Callback,
@@ -25,49 +19,55 @@ from callbacks.contract import (
     Order,
     on,
 )
-from callbacks.device import DevicePlacement
-from callbacks.ema import EMA
+from callbacks.core.every import Every
+from callbacks.core.history import History
+from callbacks.core.registry import Callbacks
+from callbacks.core.when import When
 from callbacks.fast.lean_step import LeanStep
-from callbacks.flow import GradientFlow
-from callbacks.gradient import GradientClip, ZeroGrad
-from callbacks.history import History
-from callbacks.layout import ChannelsLast, Compile
-from callbacks.loggers import CSVLogger
+from callbacks.guard.blackbox import BlackBox
+from callbacks.guard.pruning import OptunaPruning
+from callbacks.guard.stop_on_nan import StopOnNaN, StopOnNaNGradient
+from callbacks.guard.stopping import EarlyStopping
+from callbacks.inspect.activations import ActivationStats
+from callbacks.inspect.flow import GradientFlow
+from callbacks.inspect.prediction_plots import PlotSnapshots
+from callbacks.inspect.surface import LossSurface
+from callbacks.inspect.weight_updates import WeightUpdates
 from callbacks.measures.class_counts import F1, Precision, Recall
 from callbacks.measures.classification import TopKAccuracy, accuracy
 from callbacks.measures.perplexity import Perplexity
 from callbacks.measures.ranking import AUROC, NDCG, MeanReciprocalRank
 from callbacks.measures.scores import MAE, MSE, R2, RMSE, ExplainedVariance, PearsonCorr
 from callbacks.measures.whole_pass import whole_pass
-from callbacks.metrics import Metric, Metrics
-from callbacks.mixing import CutMix, LabelMix, MixUp
-from callbacks.modes import BatchNormFreeze, MCDropout
-from callbacks.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
-from callbacks.noise import StochasticDepth, WeightNoise
-from callbacks.numbers import StopOnNaN, StopOnNaNGradient
-from callbacks.optimizers import Optimizers
-from callbacks.param_scheduler import ParamScheduler
-from callbacks.parts.best import Best
-from callbacks.parts.every import Every
-from callbacks.parts.hooks import Hooks
-from callbacks.plateau import ReduceLROnPlateau
-from callbacks.precision import MixedPrecision
-from callbacks.profile import Profile
-from callbacks.progress import LogRMSE, Progress
-from callbacks.pruning import OptunaPruning
-from callbacks.recompute import ActivationCheckpointing
-from callbacks.recorder import Recorder
-from callbacks.recurrent import RNNRegularizer, RNNReset
-from callbacks.registry import Callbacks
-from callbacks.scalar_loggers import JSONLines, ScalarLogger, TensorBoard
-from callbacks.schedule import TorchScheduler
-from callbacks.snapshots import PlotSnapshots
-from callbacks.stopping import EarlyStopping
-from callbacks.surface import LossSurface
-from callbacks.swa import SWA
-from callbacks.timer import Timer
-from callbacks.updates import WeightUpdates
-from callbacks.when import When
+from callbacks.optim.optimizers import Optimizers
+from callbacks.place.device import DevicePlacement
+from callbacks.place.hooks import Hooks
+from callbacks.place.layout import ChannelsLast, Compile
+from callbacks.place.recompute import ActivationCheckpointing
+from callbacks.record.loggers import CSVLogger
+from callbacks.record.metrics import Metric, Metrics
+from callbacks.record.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
+from callbacks.record.profile import Profile
+from callbacks.record.progress import LogRMSE, Progress
+from callbacks.record.recorder import Recorder
+from callbacks.record.scalar_loggers import JSONLines, ScalarLogger, TensorBoard
+from callbacks.record.timer import Timer
+from callbacks.results.best import Best
+from callbacks.save.checkpoint import Checkpoint
+from callbacks.schedule.budgets import OverfitBatch, ShortEpoch, StopAfter, ValidateEvery
+from callbacks.schedule.param_scheduler import ParamScheduler
+from callbacks.schedule.plateau import ReduceLROnPlateau
+from callbacks.schedule.torch_scheduler import TorchScheduler
+from callbacks.step.accumulation import GradientAccumulation
+from callbacks.step.closures import SAM, ClosureStep
+from callbacks.step.ema import EMA
+from callbacks.step.gradient import GradientClip, ZeroGrad
+from callbacks.step.mixing import CutMix, LabelMix, MixUp
+from callbacks.step.modes import BatchNormFreeze, MCDropout
+from callbacks.step.noise import StochasticDepth, WeightNoise
+from callbacks.step.precision import MixedPrecision
+from callbacks.step.recurrent import RNNRegularizer, RNNReset
+from callbacks.step.swa import SWA
 from callbacks.whole import WholeStep
 
 __all__ = [
@@ -174,8 +174,8 @@ if not TYPE_CHECKING:  # a type checker would take it that every name is there
         import sys
         from importlib.util import find_spec
 
-        from callbacks import annealers
-        from callbacks.other_words import PLUGIN_WORDS, meant_instead, missing
+        from callbacks.core.foreign_names import PLUGIN_WORDS, meant_instead, missing
+        from callbacks.schedule import annealers
 
         if name.startswith("_") or find_spec(f"callbacks.{name}"):  # a module, yet to be imported
             meant = None

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from callbacks import Metrics, PlotSnapshots, Recorder, ZeroGrad
 from learner import Learner
-from learner.datasets import digits
+from learner.data.datasets import digits
 
 FOLDER = Path(__file__).parent / "pictures"
 DPI = 100

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from callbacks import Recorder, ZeroGrad, on
 from learner import Learner
-from learner.datasets import article
+from learner.data.datasets import article
 
 RATES = {1e-7: "too low: slow", 1e-5: "good", 3.7e-5: "too high: bounces and diverges"}
 N_STEPS = 20

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from learner import Learner
-from learner.datasets import digits
+from learner.data.datasets import digits
 
 
 class SimCLR(Learner):

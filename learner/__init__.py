@@ -6,15 +6,15 @@ from learner.sibling import check_sibling
 
 check_sibling()
 
-from learner.allocator import keep_memory  # noqa: E402
-from learner.batching import Blocks, TensorLoader  # noqa: E402
-from learner.composition import DEFAULT_CALLBACKS  # noqa: E402
-from learner.data import Data  # noqa: E402
-from learner.files import CheckpointError  # noqa: E402
+from learner.data.batching import Blocks, TensorLoader  # noqa: E402
+from learner.data.data import Data  # noqa: E402
+from learner.data.seeded import Seeded  # noqa: E402
+from learner.data.seeds import seed_everything  # noqa: E402
+from learner.engine.composition import DEFAULT_CALLBACKS  # noqa: E402
+from learner.files.checkpoint_file import CheckpointError  # noqa: E402
 from learner.learner import Learner  # noqa: E402
-from learner.seeded import Seeded  # noqa: E402
-from learner.seeds import seed_everything  # noqa: E402
-from learner.verify import verify_resume  # noqa: E402
+from learner.recipes.verify import verify_resume  # noqa: E402
+from learner.tools.allocator import keep_memory  # noqa: E402
 
 __all__ = [
     "DEFAULT_CALLBACKS",
@@ -35,7 +35,7 @@ if not TYPE_CHECKING:  # a type checker would take it that every name is there
         """For a name that is missing: say where it is, or what it is called here."""
         import sys
 
-        from callbacks.other_words import missing
-        from learner.other_words import meant_of_package
+        from callbacks.core.foreign_names import missing
+        from learner.messages.foreign_attributes import meant_of_package
 
         raise missing("learner", name, meant_of_package(name, __all__), sys._getframe(1))

@@ -9,27 +9,44 @@ from typing import Any, Literal
 
 from torch import nn
 
-from callbacks.contract import Callback, Direction
-from callbacks.history import History
-from callbacks.registry import Callbacks, as_plugins
-from learner import begun, checkpoint, copies, cost, groups, inference, optimizer_modes, resumption, snapshots
-from learner.arguments import check_assigned, check_fit, check_groups_with, check_loss_func, check_model
+from callbacks.core.contract import Callback, Direction
+from callbacks.core.history import History
+from callbacks.core.registry import Callbacks, as_plugins
 from learner.checks import preflight
 from learner.checks.processes import check_processes
-from learner.composition import DEFAULT_CALLBACKS, as_list, connected, found_in, metrics_of, with_defaults
-from learner.data import as_data
-from learner.explain import explain
-from learner.groups import Splitter
-from learner.interrupt import interruptible
-from learner.keywords import suggest_keywords
+from learner.data.data import as_data
+from learner.engine import groups
+from learner.engine.composition import (
+    DEFAULT_CALLBACKS,
+    as_list,
+    connected,
+    found_in,
+    metrics_of,
+    with_defaults,
+)
+from learner.engine.explain import explain
+from learner.engine.groups import Splitter
+from learner.engine.interrupt import interruptible
+from learner.engine.subclass import check_subclass
+from learner.inference import predictions
 from learner.loop import Loop
-from learner.moved_numbers import MovedNumbers
-from learner.other_words import tells_other_words
-from learner.passes import Known
-from learner.place import Place
-from learner.resumption import Resume
-from learner.subclass import check_subclass
-from learner.tuning import Tuning
+from learner.messages.arguments import (
+    check_assigned,
+    check_fit,
+    check_groups_with,
+    check_loss_func,
+    check_model,
+)
+from learner.messages.foreign_attributes import tells_other_words
+from learner.messages.keywords import suggest_keywords
+from learner.passes.passes import Known
+from learner.resume import resumption, saving
+from learner.resume.resumption import Resume
+from learner.state import begun, copies, optimizer_modes, snapshots
+from learner.state.moved_numbers import MovedNumbers
+from learner.state.position import Place
+from learner.tools import cost
+from learner.tools.tuning import Tuning
 
 Plugin = Callback | type[Callback]
 
@@ -196,7 +213,7 @@ class Learner(Tuning):
         Returns:
             The numbers by name, as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
         """
-        return inference.validate(self, loader)
+        return predictions.validate(self, loader)
 
     def predict(self, inputs: Any) -> Any:
         """The model's output for a batch of inputs, in evaluation mode.
@@ -208,11 +225,11 @@ class Learner(Tuning):
         Returns:
             What the model gives, on the CPU, without gradients.
         """
-        return inference.predict(self, inputs)
+        return predictions.predict(self, inputs)
 
     @suggest_keywords
     def get_preds(
-        self, loader: Any = None, *, keep: inference.Keep = None, returns: inference.Returns = "joined"
+        self, loader: Any = None, *, keep: predictions.Keep = None, returns: predictions.Returns = "joined"
     ) -> tuple[Any, Any]:
         """Predictions and targets over a loader, on the CPU, each joined over the batches.
 
@@ -229,7 +246,7 @@ class Learner(Tuning):
         Raises:
             ValueError: there is no batch, no part of that name, or an output cannot be joined.
         """
-        return inference.get_preds(self, loader, keep, returns)
+        return predictions.get_preds(self, loader, keep, returns)
 
     def snapshot(self) -> dict[str, Any]:
         """Copy weights, buffers, optimizer, plug-in state, random state, clock and history."""
@@ -247,7 +264,7 @@ class Learner(Tuning):
         """Leave no trace: everything that a snapshot holds, gradients too, is put back at the block's end."""
         return snapshots.sandbox(self)
 
-    def save(self, path: str | Path, *, at: checkpoint.At | None = None) -> Path:
+    def save(self, path: str | Path, *, at: saving.At | None = None) -> Path:
         """Write all that decides the future into one file: what a snapshot holds, and more.
 
         Args:
@@ -264,7 +281,7 @@ class Learner(Tuning):
             TypeError: a plug-in's state holds something that cannot be kept; the message names its place.
             OSError: the file cannot be written.
         """
-        return checkpoint.save(self, path, at)
+        return saving.save(self, path, at)
 
     def save_step(self, path: str | Path, begin: dict[str, Any]) -> Path:
         """Write the training step in which an error came up; `BlackBox` does, and `learner replay` reads it.
@@ -279,7 +296,7 @@ class Learner(Tuning):
         Raises:
             OSError: the file cannot be written.
         """
-        from learner import replay  # which imports the loop
+        from learner.tools import replay  # which imports the loop
 
         return replay.write(self, path, begin)
 
@@ -299,7 +316,7 @@ class Learner(Tuning):
                 loaded; nothing has been changed then.
             ValueError: it is of another model, optimizer or composition; nothing has been changed then.
         """
-        checkpoint.put_file(self, path, only)
+        saving.put_file(self, path, only)
 
     def explain(self) -> None:
         """Print the composed loop: for each event and operation who is called, in which order, why there."""

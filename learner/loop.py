@@ -9,20 +9,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.contract import CancelBatch, CancelEpoch, CancelFit, CancelStep, CancelTrain, CancelValidate
-from callbacks.history import History
-from callbacks.parts.results import Results, results_of, set_results
-from learner import again, errors, interrupt, items, passes, snapshots
+from callbacks.core.contract import (
+    CancelBatch,
+    CancelEpoch,
+    CancelFit,
+    CancelStep,
+    CancelTrain,
+    CancelValidate,
+)
+from callbacks.core.history import History
+from callbacks.results.numbers import Results, results_of, set_results
 from learner.checks import preflight
-from learner.data import Data
-from learner.pass_modes import (
+from learner.data import items
+from learner.data.data import Data
+from learner.engine import again, errors, interrupt
+from learner.passes import passes
+from learner.state import snapshots
+from learner.state.pass_modes import (
     enter_mode,
     leave_in_evaluation_mode,
     modes_of,
     resume_training_modes,
     set_modes,
 )
-from learner.place import Place, Span
+from learner.state.position import Place, Span
 
 # What a pass over data changes, and a pass beside a fit puts back.
 PASS_STATE = (
@@ -32,7 +42,7 @@ PASS_STATE = (
 )
 
 if TYPE_CHECKING:
-    from learner.resumption import Resumption
+    from learner.resume.resumption import Resumption
 
 
 class Loop:

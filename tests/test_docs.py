@@ -16,10 +16,10 @@ import pytest
 import callbacks
 import learner
 from callbacks import EVENTS, OPERATIONS, Callback, Cancel, Order
-from callbacks.definition import OTHER_WORDS
+from callbacks.core.definition import OTHER_WORDS
 from learner import DEFAULT_CALLBACKS, Learner
-from learner.cli import main
-from learner.explain import LOOP
+from learner.cli.commands import main
+from learner.engine.explain import LOOP
 from learner.recipes.names import table as names_of
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -20,7 +20,7 @@ from callbacks import (
     on,
 )
 from learner import Data, Learner
-from learner.live_bytes import LiveBytes
+from learner.tools.live_bytes import LiveBytes
 
 BLOCK = 64
 QUIET = (ZeroGrad, Metrics, Recorder)

@@ -21,9 +21,9 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 import callbacks
 from callbacks import Callback, Callbacks, Metrics, Recorder, ZeroGrad, on
-from callbacks.annealers import cos
+from callbacks.schedule.annealers import cos
 from learner import Data, Learner
-from learner.composition import DEFAULT_CALLBACKS
+from learner.engine.composition import DEFAULT_CALLBACKS
 
 Maker = Callable[[Path], Callback]
 

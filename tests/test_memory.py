@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from callbacks import Checkpoint, GradientClip, LeanStep, Metrics, ZeroGrad, accuracy
 from learner import Data, Learner
-from learner.live_bytes import LiveBytes
+from learner.tools.live_bytes import LiveBytes
 
 WITHIN = 1.01  # times the loop by hand
 

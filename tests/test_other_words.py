@@ -12,9 +12,9 @@ import torch
 import callbacks
 import learner
 from callbacks import Callback
-from callbacks.other_words import PLUGIN_WORDS
+from callbacks.core.foreign_names import PLUGIN_WORDS
 from learner import Learner
-from learner.other_words import LEARNER_WORDS, PACKAGE_WORDS
+from learner.messages.foreign_attributes import LEARNER_WORDS, PACKAGE_WORDS
 from tests.test_docs import names_in, section, table
 
 

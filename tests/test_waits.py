@@ -16,7 +16,8 @@ from torch import nn
 from waits import Waits, count_waits
 
 import callbacks
-from callbacks import Callback, on, progress
+from callbacks import Callback, on
+from callbacks.record import progress
 from learner import Data
 
 Maker = Callable[[Path], Callback]

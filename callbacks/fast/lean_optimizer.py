@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from callbacks.core.warning import warn
 from callbacks.fast.lean_kernels import Kernel, update
 from callbacks.fast.lean_proof import Unfit, examine, find_hooks, find_step, gather, prove
-from callbacks.parts.warning import warn
 
 #: Updates of a fit that are computed twice and compared: the first starts the momentum, the second uses it.
 N_PROVEN = 2

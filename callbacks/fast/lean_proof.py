@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from callbacks.fast.lean_kernels import Kernel, Work, adam, sgd, update
-from callbacks.parts.norms import PRECISE
+from callbacks.model.norms import PRECISE
 
 KERNELS: dict[type, Kernel] = {torch.optim.SGD: sgd, torch.optim.Adam: adam, torch.optim.AdamW: adam}
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.fast.lean_optimizer import LeanOptimizer, tell
 from callbacks.fast.lean_proof import Unfit, check_joined, find_engine
-from callbacks.optimizers import members_of
+from callbacks.optim.optimizers import members_of
 
 
 class LeanStep(Callback):

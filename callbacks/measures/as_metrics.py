@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from callbacks.contract import Direction, snake_case
+from callbacks.core.contract import Direction, snake_case
 
 # What functions call the targets, where they take them first.
 TARGETS_FIRST = ("y_true", "target", "targets", "label", "labels")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.device import map_tensors
+from callbacks.place.device import map_tensors
 
 
 def kept(part: Any) -> Any:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.device import tensors_in
+from callbacks.core.draws import undrawn
+from callbacks.core.warning import warn
 from callbacks.measures.joined import joined, kept
-from callbacks.parts.draws import undrawn
-from callbacks.parts.warning import warn
+from callbacks.place.device import tensors_in
 
 #: Parts of names that mean what is not a mean over items.
 WORDS = {

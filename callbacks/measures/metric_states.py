@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from callbacks.device import map_tensors
+from callbacks.place.device import map_tensors
 
 
 def described(name: str, metric: Any) -> str:

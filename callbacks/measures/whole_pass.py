@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.device import map_tensors
 from callbacks.measures.as_metrics import TARGETS_FIRST, metric_name
 from callbacks.measures.joined import joined, kept
+from callbacks.place.device import map_tensors
 
 # Is more better, by the last word of scikit-learn's names?
 BETTER = {"score": True, "auc": True, "corrcoef": True, "error": False, "loss": False, "deviance": False}

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.activations import ActivationStats
-from callbacks.contract import Callback
-from callbacks.ema import EMA
+from callbacks.core.contract import Callback
+from callbacks.core.registry import listens
+from callbacks.core.when import unwrapped
 from callbacks.fast.lean_proof import find_hooks
-from callbacks.gradient import GradientClip
-from callbacks.precision import MixedPrecision
-from callbacks.registry import listens
-from callbacks.surface import LossSurface
-from callbacks.timer import Timer
-from callbacks.updates import WeightUpdates
-from callbacks.when import unwrapped
+from callbacks.inspect.activations import ActivationStats
+from callbacks.inspect.surface import LossSurface
+from callbacks.inspect.weight_updates import WeightUpdates
+from callbacks.record.timer import Timer
+from callbacks.step.ema import EMA
+from callbacks.step.gradient import GradientClip
+from callbacks.step.precision import MixedPrecision
 from callbacks.whole.executed import Executed
 from callbacks.whole.program import Sources
 from callbacks.whole.refusals import (

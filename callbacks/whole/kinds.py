@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from callbacks.core import draws
 from callbacks.fast.lean_proof import Unfit
-from callbacks.parts import draws
 
 
 def key_of(inputs: Any, targets: Any) -> tuple[Any, list[Any]]:

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from callbacks.core import draws
+from callbacks.core.modules import loss_tensors
+from callbacks.core.warning import warn
 from callbacks.fast.lean_proof import Unfit
-from callbacks.parts import draws
-from callbacks.parts.modules import loss_tensors
-from callbacks.parts.warning import warn
 from callbacks.whole.binding import Binding
 from callbacks.whole.executed import Executed
 from callbacks.whole.graph import Backend, make_program

@@ -18,10 +18,10 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from callbacks.device import map_tensors
 from callbacks.fast.lean_proof import Unfit
-from callbacks.gradient import GradientClip
-from callbacks.precision import DTYPES, MixedPrecision, as_float
+from callbacks.place.device import map_tensors
+from callbacks.step.gradient import GradientClip
+from callbacks.step.precision import DTYPES, MixedPrecision, as_float
 from callbacks.whole.updates import Run, split
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from callbacks.device import map_tensors
+from callbacks.core import draws
 from callbacks.fast.lean_proof import Unfit, find_step
-from callbacks.parts import draws
+from callbacks.place.device import map_tensors
 from callbacks.whole.program import Program, Sources, reads_by_itself, unmixed
 from callbacks.whole.updates import split
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacks.parts.output import print_line
-from callbacks.progress import Progress
+from callbacks.core.output import print_line
+from callbacks.record.progress import Progress
 from callbacks.whole.executed import is_foreign
 from callbacks.whole.proof import kind_of
 

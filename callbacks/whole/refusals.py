@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.accumulation import GradientAccumulation
-from callbacks.contract import Callback
+from callbacks.core.contract import Callback
+from callbacks.core.registry import describe, listens
+from callbacks.core.when import When, unwrapped
 from callbacks.fast.lean_proof import Unfit, check_group, check_own_methods, find_hooks
-from callbacks.gradient import GradientClip
-from callbacks.layout import Compile
-from callbacks.mixing import CutMix, LabelMix, MixUp
-from callbacks.noise import WeightNoise
-from callbacks.precision import MixedPrecision
-from callbacks.profile import Profile
-from callbacks.recurrent import RNNRegularizer
-from callbacks.registry import describe, listens
-from callbacks.when import When, unwrapped
+from callbacks.place.layout import Compile
+from callbacks.record.profile import Profile
+from callbacks.step.accumulation import GradientAccumulation
+from callbacks.step.gradient import GradientClip
+from callbacks.step.mixing import CutMix, LabelMix, MixUp
+from callbacks.step.noise import WeightNoise
+from callbacks.step.precision import MixedPrecision
+from callbacks.step.recurrent import RNNRegularizer
 from callbacks.whole.executed import OWN, Executed, reads_data
 from callbacks.whole.program import Sources
 from callbacks.whole.updates import RULES, Run

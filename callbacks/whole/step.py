@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import torch
 
-from callbacks.contract import Callback, LearnerProtocol, Order
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.warning import warn
 from callbacks.fast.lean_proof import Unfit
-from callbacks.parts.warning import warn
 from callbacks.whole.binding import IN_BATCH, OF_GRADIENTS
 from callbacks.whole.graph import OWN, Backend, check_known
 from callbacks.whole.maker import Maker

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from learner.checks.cures import item_note, loss_cures, metric_note, norm_note
-from learner.checks.loss import (
+from learner.checks.loss_checks import (
     CLASSES,
     broadcast,
     classes_last_cure,
@@ -21,7 +21,7 @@ from learner.checks.loss import (
     title_of,
     torch_loss,
 )
-from learner.tensors import counted, describe
+from learner.data.tensors import counted, describe
 
 
 def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str | None:

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from callbacks.measures.as_metrics import Metric
-from callbacks.metrics import Metrics
-from learner.checks.data import n_left_over, sizes_of
-from learner.data import InputsOnly
-from learner.tensors import describe
+from callbacks.record.metrics import Metrics
+from learner.checks.data_checks import n_left_over, sizes_of
+from learner.data.data import InputsOnly
+from learner.data.tensors import describe
 
 #: What torch says if batch norm gets one value per channel.
 ONE_VALUE = "Expected more than 1 value per channel when training"

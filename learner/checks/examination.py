@@ -15,17 +15,17 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
-from callbacks.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
-from callbacks.optimizers import set_mode
-from callbacks.parts.named import named_tensors
-from callbacks.registry import listens
-from learner import begun
+from callbacks.core.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
+from callbacks.core.registry import listens
+from callbacks.model.named import named_tensors
+from callbacks.optim.optimizers import set_mode
 from learner.checks import exams, trials
-from learner.checks.data import is_one_shot
-from learner.checks.optimizers import all_zero
+from learner.checks.data_checks import is_one_shot
+from learner.checks.optimizer_checks import all_zero
 from learner.checks.preflight import faults_before_fit, training_faults
-from learner.loaders import n_batches_of
-from learner.tensors import counted
+from learner.data.loaders import n_batches_of
+from learner.data.tensors import counted
+from learner.state import begun
 
 BATCH_EVENTS = (
     "before_batch",

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from callbacks.device import map_tensors
-from callbacks.history import show
-from callbacks.optimizers import title_of as optimizer_title
-from callbacks.parts.modules import loss_parameters, modules_beside
-from callbacks.when import unwrapped
-from learner import errors
-from learner.checks.data import item_faults
-from learner.checks.faults import LearnerWarning, listed
-from learner.checks.loss import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
-from learner.checks.optimizers import trained_by
+from callbacks.core.history import show
+from callbacks.core.modules import loss_parameters, modules_beside
+from callbacks.core.when import unwrapped
+from callbacks.optim.optimizers import title_of as optimizer_title
+from callbacks.place.device import map_tensors
+from learner.checks.data_checks import item_faults
+from learner.checks.loss_checks import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
+from learner.checks.optimizer_checks import trained_by
 from learner.checks.preflight import does_itself
-from learner.loaders import describe_loader
-from learner.tensors import counted
+from learner.data.loaders import describe_loader
+from learner.data.tensors import counted
+from learner.engine import errors
+from learner.messages.problems import LearnerWarning, listed
 
 if TYPE_CHECKING:
     from learner.checks.examination import Report

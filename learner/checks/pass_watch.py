@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from callbacks.contract import Callback, LearnerProtocol, LearnerWarning, Order
-from learner.checks.faults import tell
-from learner.epoch_numbers import number_of_epoch, out_of_reach, set_epoch, takes_no_number
+from callbacks.core.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from learner.messages.problems import tell
+from learner.passes.epoch_numbers import number_of_epoch, out_of_reach, set_epoch, takes_no_number
 
 
 class PassWatch(Callback):

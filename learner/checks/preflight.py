@@ -14,24 +14,25 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from callbacks.checkpoint import Checkpoint
-from callbacks.contract import Callback, LearnerProtocol, Order
-from callbacks.parts.finite import n_bad, nan_buffers, suspects
-from callbacks.parts.last_good import tensors_of
-from callbacks.parts.modules import loss_module, loss_parameters
-from callbacks.parts.output import print_line
-from callbacks.parts.places import Places
-from callbacks.registry import REMEDIES
-from learner import optimizer_modes, passes
-from learner.arguments import is_optimizer, rate_faults
-from learner.checks.data import data_faults, item_faults, no_batch
-from learner.checks.faults import LearnerWarning, listed, tell
-from learner.checks.loss import loss_faults, pred_faults
-from learner.checks.optimizers import all_zero, closure_faults, owner_faults, trained_by, unsaved_faults
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.modules import loss_module, loss_parameters
+from callbacks.core.output import print_line
+from callbacks.core.registry import REMEDIES
+from callbacks.guard.last_good import tensors_of
+from callbacks.model.finite import n_bad, nan_buffers, suspects
+from callbacks.model.places import Places
+from callbacks.save.checkpoint import Checkpoint
+from learner.checks.data_checks import data_faults, item_faults, no_batch
+from learner.checks.loss_checks import loss_faults, pred_faults
+from learner.checks.optimizer_checks import all_zero, closure_faults, owner_faults, trained_by, unsaved_faults
 from learner.checks.pass_watch import PassWatch
 from learner.checks.reached import Mark, marks_of, unkept_faults
-from learner.loaders import n_batches_of
-from learner.tensors import counted
+from learner.data.loaders import n_batches_of
+from learner.data.tensors import counted
+from learner.messages.arguments import is_optimizer, rate_faults
+from learner.messages.problems import LearnerWarning, listed, tell
+from learner.passes import passes
+from learner.state import optimizer_modes
 
 if TYPE_CHECKING:
     from learner.checks.examination import Report

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from callbacks.parts import draws
-from callbacks.parts.modules import loss_module
+from callbacks.core import draws
+from callbacks.core.modules import loss_module
 
 Shape = tuple[int, ...]
 

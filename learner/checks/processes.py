@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from callbacks.parts.modules import modules_beside
+from callbacks.core.modules import modules_beside
 
 REMEDY = (
     "Start it as one process, without torchrun. If the processes should train independently, or you "

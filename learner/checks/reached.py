@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from callbacks.parts.modules import loss_module, modules_beside
-from callbacks.parts.named import named_tensors
-from learner.checks.faults import LearnerWarning, listed
+from callbacks.core.modules import loss_module, modules_beside
+from callbacks.model.named import named_tensors
+from learner.messages.problems import LearnerWarning, listed
 
 LONGEST, DEEPEST = 20, 4
 Mark = tuple[nn.Module, dict[str, tuple[int, int]]]

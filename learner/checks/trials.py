@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from callbacks.device import map_tensors
-from callbacks.history import show
-from callbacks.parts import draws
-from learner.arguments import rate_faults
+from callbacks.core import draws
+from callbacks.core.history import show
+from callbacks.place.device import map_tensors
 from learner.checks.cures import ONE_VALUE, drop_cure, why_one_is_left
 from learner.checks.curvature import largest_curvature, largest_stable_rate, twice_differentiable
-from learner.checks.data import n_left_over
+from learner.checks.data_checks import n_left_over
 from learner.checks.exams import backward, compute_loss, copied, drop_gradients, gradient
-from learner.checks.faults import LearnerWarning, listed
-from learner.checks.loss import tensors_in
-from learner.checks.optimizers import closure_faults
+from learner.checks.loss_checks import tensors_in
+from learner.checks.optimizer_checks import closure_faults
 from learner.checks.preflight import does_itself
-from learner.tensors import counted
+from learner.data.tensors import counted
+from learner.messages.arguments import rate_faults
+from learner.messages.problems import LearnerWarning, listed
 
 if TYPE_CHECKING:
     from learner.checks.examination import Report

@@ -6,7 +6,6 @@ import inspect
 import shutil
 import textwrap
 
-from learner.recipes.faults import Mistake, closest
 from learner.recipes.names import (
     KINDS,
     first_line,
@@ -16,6 +15,7 @@ from learner.recipes.names import (
     signature_of,
     table,
 )
+from learner.recipes.recipe_errors import Mistake, closest
 from learner.recipes.user_code import NameFault
 
 MAX_SHOWN = 30  # names of a kind in the overview

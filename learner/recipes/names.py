@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 import callbacks
-from callbacks import Callback, annealers
-from callbacks.other_words import PLUGIN_WORDS
-from learner import datasets, groups
-from learner.data import Data
-from learner.recipes.faults import closest, did_you_mean
+from callbacks import Callback
+from callbacks.core.foreign_names import PLUGIN_WORDS
+from callbacks.schedule import annealers
+from learner.data import datasets
+from learner.data.data import Data
+from learner.engine import groups
+from learner.recipes.recipe_errors import closest, did_you_mean
 from learner.recipes.signatures import Signature
 from learner.recipes.user_code import NameFault, UserCode, full_name
 

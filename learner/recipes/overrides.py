@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from learner.recipes.faults import Fault, Place, RecipeError
-from learner.recipes.file import Node, parse
+from learner.recipes.recipe_errors import Fault, Place, RecipeError
+from learner.recipes.yaml_tree import Node, parse
 
 FILE = "command line"
 

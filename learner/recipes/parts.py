@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 
 from callbacks import Callback
-from learner.recipes.faults import Fault, Place
-from learner.recipes.file import Node
 from learner.recipes.names import Names, signature_of, table
 from learner.recipes.overrides import FILE as COMMAND_LINE
+from learner.recipes.recipe_errors import Fault, Place
 from learner.recipes.signatures import Signature
 from learner.recipes.user_code import NameFault, describe_error, mend
+from learner.recipes.yaml_tree import Node
 
 USE_WORDS = ("name", "type", "class", "cls", "target", "_target_", "class_path", "kind", "function")
 

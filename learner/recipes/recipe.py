@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from callbacks import Callback
+from learner.data.seeds import seed_everything
 from learner.learner import Learner
-from learner.recipes.faults import Fault, RecipeError
-from learner.recipes.file import Node, dump, read_recipe
 from learner.recipes.names import Names
 from learner.recipes.overrides import apply_overrides
 from learner.recipes.parts import Part, shown
+from learner.recipes.recipe_errors import Fault, RecipeError
 from learner.recipes.sections import UNASKED_NAMES, Sections
 from learner.recipes.user_code import describe_error, is_within, mend
-from learner.seeds import seed_everything
+from learner.recipes.yaml_tree import Node, dump, read_recipe
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Iterable[str] = ()) -> Recipe:

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from callbacks import BlackBox, Checkpoint
-from callbacks.parts.checkpoint_folder import checkpoints_in
-from callbacks.parts.output import print_line
-from callbacks.parts.warning import warn
+from callbacks.core.output import print_line
+from callbacks.core.warning import warn
+from callbacks.save.checkpoint_folder import checkpoints_in
 from learner.checks.processes import check_processes
-from learner.fingerprint import own_version
 from learner.learner import Learner
-from learner.recipes.faults import Mistake, RecipeError
 from learner.recipes.recipe import Recipe, is_refusal
-from learner.resumption import Resume
+from learner.recipes.recipe_errors import Mistake, RecipeError
+from learner.resume.resumption import Resume
+from learner.state.fingerprint import own_version
 
 MAX_NAME = 100  # letters of a recipe's name in its folder's, so that no path grows too long
 

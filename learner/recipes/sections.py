@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks import DevicePlacement
-from learner.composition import DEFAULT_CALLBACKS
-from learner.recipes.faults import RecipeError, closest
-from learner.recipes.file import Node
+from learner.engine.composition import DEFAULT_CALLBACKS
 from learner.recipes.names import Names, known, table
 from learner.recipes.parts import Part, PartReader, shown
+from learner.recipes.recipe_errors import RecipeError, closest
+from learner.recipes.yaml_tree import Node
 
 KEYS = {
     "recipe": "one line for people",

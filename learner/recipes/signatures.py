@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union
 
-from learner.recipes.faults import closest
+from learner.recipes.recipe_errors import closest
 
 # Words of other frameworks, and common long forms.
 OTHER_WORDS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learner.recipes.faults import Mistake
+from learner.recipes.recipe_errors import Mistake
 
 RECIPE, MODELS = "recipe.yaml", "models.py"
 

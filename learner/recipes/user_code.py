@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from learner.recipes.beside import Beside
-from learner.recipes.faults import closest, did_you_mean
+from learner.recipes.recipe_errors import closest, did_you_mean
 
 BESIDE = 'Put the code into a Python file beside the recipe, as `use: "models.py:Net"`.'
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from callbacks import Callback, Every, Metrics
-from callbacks.annealers import Annealer
-from callbacks.optimizers import Optimizers, title_of
-from learner.composition import DEFAULT_CALLBACKS
+from callbacks.optim.optimizers import Optimizers, title_of
+from callbacks.schedule.annealers import Annealer
+from learner.engine.composition import DEFAULT_CALLBACKS
 from learner.learner import Learner
-from learner.recipes.file import dump
 from learner.recipes.names import signature_of, table
 from learner.recipes.signatures import Signature
+from learner.recipes.yaml_tree import dump
 
 UNTOLD = (
     "device",

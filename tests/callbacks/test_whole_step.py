@@ -55,7 +55,7 @@ from callbacks import (
     ZeroGrad,
     on,
 )
-from callbacks.annealers import cos
+from callbacks.schedule.annealers import cos
 from learner import Data, Learner
 
 N_EPOCHS, N_BATCHES = 3, 4

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learner.cli import main
+from learner.cli.commands import main
 from learner.recipes.recipe import load_recipe
 from learner.recipes.runs import run
 

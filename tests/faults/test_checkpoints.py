@@ -19,7 +19,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks import Callback, Checkpoint, LearnerWarning, Order, on
-from learner import CheckpointError, Data, Learner, files, interrupt
+from learner import CheckpointError, Data, Learner
+from learner.engine import interrupt
+from learner.files import checkpoint_file
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -31,7 +33,7 @@ def names(folder: Path) -> list[str]:
 
 def write_fails(monkeypatch, when):
     """Let the disk be full whenever `when(path)` says so."""
-    write = files.write
+    write = checkpoint_file.write
 
     def full(path, contents, **options):
         if when(path):
@@ -40,20 +42,20 @@ def write_fails(monkeypatch, when):
             raise error
         write(path, contents, **options)
 
-    monkeypatch.setattr(files, "write", full)
+    monkeypatch.setattr(checkpoint_file, "write", full)
 
 
 # B: writing
 
 
 def test_case_18_the_newest_stay_and_the_older_go_only_after(tmp_path, monkeypatch):
-    write, there = files.write, []
+    write, there = checkpoint_file.write, []
 
     def look(path, contents, **options):
         write(path, contents, **options)
         there.append(len(names(tmp_path)))
 
-    monkeypatch.setattr(files, "write", look)
+    monkeypatch.setattr(checkpoint_file, "write", look)
     make(tmp_path, data=in_memory, keep=1).fit(2)
     assert names(tmp_path) == ["step-000000010.pt"]
     assert there[1:9] == [2] * 8
@@ -390,9 +392,9 @@ def test_case_31_to_34_a_damaged_file_is_told_and_the_one_before_taken(run, dama
 
 def test_case_35_a_missing_piece_is_named(run):
     for path in run.glob("*.pt"):
-        contents = files.read(path)
+        contents = checkpoint_file.read(path)
         del contents["optimizer"]
-        files.write(path, contents)
+        checkpoint_file.write(path, contents)
     with pytest.raises(CheckpointError, match="lacks 'optimizer'"):
         go_on(run)
 
@@ -499,9 +501,9 @@ def test_case_40_fewer_epochs_than_done_are_refused(tmp_path):
 
 def test_case_42_a_newer_format_is_refused_with_both_versions(run, monkeypatch):
     path = run / "step-000000005.pt"
-    contents = files.read(path)
-    monkeypatch.setattr(files, "FORMAT", 2)
-    files.write(path, {**contents, "format": 2})
+    contents = checkpoint_file.read(path)
+    monkeypatch.setattr(checkpoint_file, "FORMAT", 2)
+    checkpoint_file.write(path, {**contents, "format": 2})
     monkeypatch.undo()
     with pytest.raises((CheckpointError, LearnerWarning), match="2"):
         make(data=in_memory).load(path)
@@ -580,7 +582,7 @@ def test_case_47_and_51_a_signal_saves_in_mid_epoch_and_the_run_goes_on_exactly(
     if number == signal.SIGTERM:
         assert caught.value.code == 143
     assert names(tmp_path), "nothing was saved"
-    assert files.read(tmp_path / names(tmp_path)[-1])["clock"]["global_step"] == learn.global_step
+    assert checkpoint_file.read(tmp_path / names(tmp_path)[-1])["clock"]["global_step"] == learn.global_step
     again = make(tmp_path, data=data, every="1 epoch")
     again.fit(4, resume="must")
     found = outcome(again)
@@ -590,7 +592,7 @@ def test_case_47_and_51_a_signal_saves_in_mid_epoch_and_the_run_goes_on_exactly(
 
 
 def test_case_48_a_second_ctrl_c_in_the_save_leaves_the_one_before(tmp_path, monkeypatch):
-    write = files.fill
+    write = checkpoint_file.fill
 
     def interrupted(file, contents):
         write(file, contents)
@@ -598,7 +600,7 @@ def test_case_48_a_second_ctrl_c_in_the_save_leaves_the_one_before(tmp_path, mon
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(files, "fill", interrupted)
+    monkeypatch.setattr(checkpoint_file, "fill", interrupted)
     monkeypatch.setattr(interrupt, "SAME", 0.0)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, data=in_memory).fit(1)

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from callbacks import EMA, Checkpoint, EarlyStopping, LogRMSE
-from callbacks.parts import draws
-from learner import CheckpointError, files
+from callbacks.core import draws
+from learner import CheckpointError
+from learner.files import checkpoint_file
 
 VALUES = {
     "None": None,
@@ -55,7 +56,7 @@ def make(make_learner):
 def contents(make, tmp_path) -> dict:
     """What a checkpoint in the middle of the second epoch holds."""
     make(tmp_path / "first").fit(2)
-    return files.read(tmp_path / "first" / "step-000000005.pt")
+    return checkpoint_file.read(tmp_path / "first" / "step-000000005.pt")
 
 
 def replaced(contents: dict, place: str, value: object) -> dict:
@@ -91,7 +92,7 @@ def test_an_entry_of_another_kind_is_refused_and_nothing_is_changed(make, conten
     path.parent.mkdir()
     n_refused = 0
     for kind, value in VALUES.items():
-        files.write(path, replaced(contents, place, value), durable=False)
+        checkpoint_file.write(path, replaced(contents, place, value), durable=False)
         for load in (lambda learn: learn.load(path), lambda learn: learn.fit(3, resume="must")):
             learn = make(path.parent)
             before = state_of(learn)
@@ -114,7 +115,7 @@ def test_the_place_is_named(make, contents, tmp_path):
         ("callbacks.early_stopping.best", "low", "callbacks.early_stopping does not have the type"),
         ("model.0.weight", torch.zeros(5, 5), "model.0.weight does not have the type"),
     ]:
-        files.write(path, replaced(contents, place, value))
+        checkpoint_file.write(path, replaced(contents, place, value))
         with pytest.raises(CheckpointError, match=rf"step-000000005\.pt: {words}"):
             make(tmp_path / "new").load(path)
 
@@ -122,14 +123,14 @@ def test_the_place_is_named(make, contents, tmp_path):
 def test_a_file_of_an_earlier_version_is_checked_by_kinds_that_every_version_has(make, contents, tmp_path):
     path = tmp_path / "step-000000005.pt"
     del contents["kinds"]
-    files.write(path, contents)
+    checkpoint_file.write(path, contents)
     make(tmp_path / "new").load(path)
     wrong = {"epoch": "two", "global_step": 5, "model": nn.Linear(1, 1).weight.detach()}
-    files.write(path, replaced(contents, "clock", {**contents["clock"], **wrong}))
+    checkpoint_file.write(path, replaced(contents, "clock", {**contents["clock"], **wrong}))
     with pytest.raises(CheckpointError, match=r"clock\.epoch is 'two', where a whole number is needed"):
         make(tmp_path / "new").load(path)
     told = json.loads(contents["fingerprint"])
-    files.write(path, replaced(contents, "fingerprint", json.dumps({**told, "optimizer": "Adam"})))
+    checkpoint_file.write(path, replaced(contents, "fingerprint", json.dumps({**told, "optimizer": "Adam"})))
     with pytest.raises(CheckpointError, match=r"fingerprint\.optimizer is 'Adam', where a dict is needed"):
         make(tmp_path / "new").load(path)
 
@@ -143,7 +144,7 @@ def test_a_callback_that_takes_no_state_leaves_the_weights_as_they_were(make, co
         raise LookupError("not mine")
 
     learn.callbacks.ema.load_state_dict = refuse
-    files.write(tmp_path / "step-000000005.pt", contents)
+    checkpoint_file.write(tmp_path / "step-000000005.pt", contents)
     with pytest.raises(CheckpointError, match="LookupError: not mine"):
         learn.load(tmp_path / "step-000000005.pt")
     assert state_of(learn) == before

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 
-from learner import files
+from learner.files import checkpoint_file
 
 ROOT = Path(__file__).parents[2]
 CANARY = "canary"
@@ -32,7 +32,9 @@ def path(tmp_path: Path) -> Path:
     """A whole checkpoint of a few kilobytes."""
     path = tmp_path / "one.ckpt"
     torch.manual_seed(0)
-    files.write(path, {"model": {"weight": torch.rand(20, 30)}, "clock": {"epoch": 1, "names": ["a", "b"]}})
+    checkpoint_file.write(
+        path, {"model": {"weight": torch.rand(20, 30)}, "clock": {"epoch": 1, "names": ["a", "b"]}}
+    )
     return path
 
 
@@ -55,7 +57,7 @@ def write_on(path: Path, said: Path) -> None:
     """Write a file again and again, and say after each how many there were."""
     torch.set_num_threads(1)
     for n in itertools.count(1):
-        files.write(path, {"n": n, "weights": torch.full((2_000_000,), float(n))})
+        checkpoint_file.write(path, {"n": n, "weights": torch.full((2_000_000,), float(n))})
         with said.open("a") as file:
             file.write(f"{n}\n")
 
@@ -85,7 +87,7 @@ def test_case_16_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         os.kill(writer.pid, signal.SIGKILL)
         writer.join(30)
         last = int(said.read_text().split()[-1])
-        contents = files.read(folder / "one.ckpt")
+        contents = checkpoint_file.read(folder / "one.ckpt")
         assert contents["n"] in (last, last + 1), "the newest whole file is the last that was told, or one on"
         assert contents["weights"].eq(contents["n"]).all()
         n_left_over += "one.ckpt.tmp" in names_in(folder)
@@ -106,14 +108,14 @@ def test_case_48_a_writer_interrupted_at_any_moment_leaves_a_whole_file_and_noth
         writer.join(30)
         told = capfd.readouterr().err
         assert told.rstrip().endswith("KeyboardInterrupt"), told
-        contents = files.read(folder / "one.ckpt")
+        contents = checkpoint_file.read(folder / "one.ckpt")
         assert contents["weights"].eq(contents["n"]).all()
         assert names_in(folder) == ["one.ckpt"]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
 def test_case_48_an_interrupt_that_torch_hides_is_raised_all_the_same(path, stop, monkeypatch):
-    write, waiting = files.Counted.write, [stop]
+    write, waiting = checkpoint_file.Counted.write, [stop]
 
     def interrupted(self, data):
         if waiting and len(data) > 10_000:
@@ -121,9 +123,9 @@ def test_case_48_an_interrupt_that_torch_hides_is_raised_all_the_same(path, stop
         return write(self, data)
 
     before = path.read_bytes()
-    monkeypatch.setattr(files.Counted, "write", interrupted)
+    monkeypatch.setattr(checkpoint_file.Counted, "write", interrupted)
     with pytest.raises(type(stop)) as caught:
-        files.write(path, {"weights": torch.zeros(100_000)})
+        checkpoint_file.write(path, {"weights": torch.zeros(100_000)})
     assert caught.value is stop
     assert path.read_bytes() == before
     assert names_in(path.parent) == [path.name]
@@ -132,7 +134,7 @@ def test_case_48_an_interrupt_that_torch_hides_is_raised_all_the_same(path, stop
 def write_limited(path: Path, n_numbers: int) -> None:
     """Write a file where none may grow beyond 300 kB."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-    files.write(path, {"weights": torch.zeros(n_numbers)})
+    checkpoint_file.write(path, {"weights": torch.zeros(n_numbers)})
 
 
 @pytest.mark.parametrize("n_numbers", [80_000, 1_000_000])
@@ -152,26 +154,26 @@ def test_case_21_a_full_disk_is_told_with_what_is_needed_and_what_is_free(path, 
     def full(file: Any, contents: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "fill", full)
+    monkeypatch.setattr(checkpoint_file, "fill", full)
     with pytest.raises(OSError, match="No space left") as caught:
-        files.write(path, {"weights": torch.zeros(1000)})
+        checkpoint_file.write(path, {"weights": torch.zeros(1000)})
     assert "it needs about 4,000 bytes," in caught.value.__notes__[0]
-    assert files.is_whole(path) is None
+    assert checkpoint_file.is_whole(path) is None
 
 
 @pytest.mark.parametrize("folder", ["one.ckpt", "/proc", "gone"])
 def test_case_22_where_no_file_can_be_made_the_error_names_it(path, folder):
     target = path.parent / folder / "two.ckpt"
     with pytest.raises(OSError, match=r"two\.ckpt") as caught:
-        files.write(target, {"n": 1})
+        checkpoint_file.write(target, {"n": 1})
     assert f"{target}" in caught.value.__notes__[0]
-    assert files.is_whole(path) is None
+    assert checkpoint_file.is_whole(path) is None
 
 
 def test_a_target_that_is_a_folder_is_refused_and_left(path):
     (path.parent / "two").mkdir()
     with pytest.raises(IsADirectoryError):
-        files.write(path.parent / "two", {"n": 1})
+        checkpoint_file.write(path.parent / "two", {"n": 1})
     assert names_in(path.parent) == ["one.ckpt", "two"]
 
 
@@ -182,28 +184,28 @@ def test_case_33_no_flipped_bit_is_accepted(path, tmp_path):
     content, altered = path.read_bytes(), tmp_path / "altered.ckpt"
     n_bits = 8 * len(content)
     spread = [n * n_bits // 200 for n in range(200)]
-    ends = [*range(0, 8 * 64, 3), *range(n_bits - 8 * (files.TRAILER_SIZE + 100), n_bits, 3)]
+    ends = [*range(0, 8 * 64, 3), *range(n_bits - 8 * (checkpoint_file.TRAILER_SIZE + 100), n_bits, 3)]
     for bit in [*spread, *ends]:
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         altered.write_bytes(flipped)
-        assert files.is_whole(altered), f"bit {bit % 8} of byte {bit // 8} of {len(content)}"
-        with pytest.raises(files.CheckpointError):
-            files.read(altered)
+        assert checkpoint_file.is_whole(altered), f"bit {bit % 8} of byte {bit // 8} of {len(content)}"
+        with pytest.raises(checkpoint_file.CheckpointError):
+            checkpoint_file.read(altered)
 
 
 def test_case_32_no_file_that_was_cut_short_is_accepted(path, tmp_path):
     content, cut = path.read_bytes(), tmp_path / "cut.ckpt"
     for size in [*(n * len(content) // 100 for n in range(100)), *range(len(content) - 100, len(content))]:
         cut.write_bytes(content[:size])
-        assert files.is_whole(cut), f"cut at {size} of {len(content)}"
-        with pytest.raises(files.CheckpointError):
-            files.read(cut)
+        assert checkpoint_file.is_whole(cut), f"cut at {size} of {len(content)}"
+        with pytest.raises(checkpoint_file.CheckpointError):
+            checkpoint_file.read(cut)
 
 
 def test_case_32_no_file_with_something_after_its_end_is_accepted(path):
     path.write_bytes(path.read_bytes() + b"\n")
-    assert files.is_whole(path)
+    assert checkpoint_file.is_whole(path)
 
 
 def test_case_36_of_bad_files_each_fault_is_told(path):
@@ -213,7 +215,8 @@ def test_case_36_of_bad_files_each_fault_is_told(path):
     (path.parent / "altered.ckpt").write_bytes(content[:700] + b"\0" + content[701:])
     (path.parent / "page.ckpt").write_bytes(b"<html>")
     faults = {
-        other: files.is_whole(path.parent / f"{other}.ckpt") for other in ("empty", "cut", "altered", "page")
+        other: checkpoint_file.is_whole(path.parent / f"{other}.ckpt")
+        for other in ("empty", "cut", "altered", "page")
     }
     words = {"empty": "empty", "cut": "cut short", "altered": "checksum", "page": "not a checkpoint of ours"}
     assert {name: words[name] in str(fault) for name, fault in faults.items()} == dict.fromkeys(words, True)
@@ -271,15 +274,15 @@ def calls() -> dict[str, Any]:
 
 def seal(path: Path, payload: bytes) -> Path:
     """Make a payload a file that is whole: whoever means harm knows how to sum."""
-    path.write_bytes(payload + files.trailer(len(payload), zlib.crc32(payload)))
+    path.write_bytes(payload + checkpoint_file.trailer(len(payload), zlib.crc32(payload)))
     return path
 
 
 def refused(path: Path) -> str:
     """What reading a whole but hostile file says."""
-    assert files.is_whole(path) is None
-    with pytest.raises(files.CheckpointError) as caught:
-        files.read(path)
+    assert checkpoint_file.is_whole(path) is None
+    with pytest.raises(checkpoint_file.CheckpointError) as caught:
+        checkpoint_file.read(path)
     message = str(caught.value)
     assert "weights_only" not in message
     assert caught.value.__suppress_context__
@@ -332,8 +335,8 @@ def test_case_96_the_canary_sings_where_a_file_is_not_refused(tmp_path, monkeypa
 
 def test_case_97_strings_that_name_code_are_strings(tmp_path):
     texts = {"_target_": "os.system", "cls": "torch.nn.Linear", "call": "eval('1')", "os.system": "x"}
-    files.write(tmp_path / "one", {"texts": texts})
-    assert files.read(tmp_path / "one")["texts"] == texts
+    checkpoint_file.write(tmp_path / "one", {"texts": texts})
+    assert checkpoint_file.read(tmp_path / "one")["texts"] == texts
 
 
 # Hostile pickles, by opcodes
@@ -416,7 +419,7 @@ def archive(
 
 def test_the_archive_that_hostile_ones_are_made_of_is_read(tmp_path):
     path = seal(tmp_path / "one", archive(rebuilt("2 2", "2 1")))
-    assert files.read(path)["model"].tolist() == [[0, 0], [0, 0]]
+    assert checkpoint_file.read(path)["model"].tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("name", PICKLES)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from callbacks import Checkpoint, LearnerWarning, on
-from callbacks.parts.folder_lock import FolderLock
-from learner import files
+from callbacks.save.folder_lock import FolderLock
+from learner.files import checkpoint_file
 
 
 def names(folder: Path) -> list[str]:
@@ -221,7 +221,7 @@ def test_a_disk_that_cannot_sync_is_used_with_one_warning(make_learner, tmp_path
     with pytest.warns(LearnerWarning, match="a power failure may lose the newest") as caught:
         make_learner(callbacks=[Checkpoint(tmp_path)]).fit(2)
     assert len(caught) == 1
-    assert [files.is_whole(path) for path in tmp_path.glob("*.pt")] == [None, None]
+    assert [checkpoint_file.is_whole(path) for path in tmp_path.glob("*.pt")] == [None, None]
 
 
 def test_a_disk_that_fails_to_sync_has_not_saved(make_learner, tmp_path, monkeypatch):
@@ -238,7 +238,7 @@ def read_only(monkeypatch) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "write_bytes", fails)
-    monkeypatch.setattr(files, "write", fails)
+    monkeypatch.setattr(checkpoint_file, "write", fails)
 
 
 def test_a_finished_run_in_a_folder_that_is_read_only_is_reported_as_finished(

@@ -18,7 +18,8 @@ import torch
 from tiny import notes
 
 from callbacks import Callback, CancelBatch, CancelEpoch, CancelTrain, Checkpoint, Compile, on
-from learner import Data, interrupt
+from learner import Data
+from learner.engine import interrupt
 
 ROOT = Path(__file__).parents[2]
 

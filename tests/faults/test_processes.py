@@ -11,8 +11,8 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from callbacks import Callback, Checkpoint
-from learner.recipes.faults import Mistake
 from learner.recipes.recipe import load_recipe
+from learner.recipes.recipe_errors import Mistake
 from learner.recipes.runs import run
 
 RECIPE = """\

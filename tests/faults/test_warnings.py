@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from callbacks import Checkpoint, LearnerWarning, Order, ParamScheduler, ScalarLogger, TorchScheduler, on
-from callbacks.annealers import lin
+from callbacks.schedule.annealers import lin
 
 
 def line_of_next() -> int:

@@ -35,9 +35,9 @@ from callbacks import (
     ZeroGrad,
     on,
 )
-from callbacks.annealers import cos
 from callbacks.fast import lean_kernels as kernels
 from callbacks.fast import lean_proof as proof
+from callbacks.schedule.annealers import cos
 from learner import Data, Learner
 
 N_EPOCHS, N_BATCHES = 3, 4

@@ -1,0 +1,1 @@
+"""The contract of a callback, and what every callback can use."""

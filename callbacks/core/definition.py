@@ -1,0 +1,284 @@
+"""Find what is wrong with a plug-in's class when it is defined: misspelt events, wrong signatures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from functools import partial, partialmethod
+from numbers import Number
+from pathlib import PurePath
+from types import CodeType
+from typing import Any
+
+from callbacks.core.every import Every
+
+# Hooks of other frameworks, where their moment has a name of its own here.
+OTHER_WORDS = {
+    "on_fit_start": "before_fit",
+    "on_train_start": "before_fit",
+    "on_train_begin": "before_fit",
+    "on_fit_end": "after_fit",
+    "on_train_end": "after_fit",
+    "on_epoch_begin": "before_epoch",
+    "on_epoch_start": "before_epoch",
+    "on_train_epoch_start": "before_epoch",
+    "on_train_epoch_end": "after_epoch",
+    "on_epoch_end": "after_epoch",
+    "on_batch_begin": "before_batch",
+    "on_batch_start": "before_batch",
+    "on_train_batch_begin": "before_batch",
+    "on_train_batch_start": "before_batch",
+    "on_step_begin": "before_batch",
+    "on_batch_end": "after_batch",
+    "on_train_batch_end": "after_batch",
+    "on_step_end": "after_batch",
+    "on_before_backward": "before_backward",
+    "on_after_backward": "after_backward",
+    "on_backward_end": "after_backward",
+    "on_grad_computed": "after_backward",
+    "on_before_optimizer_step": "before_step",
+    "on_pre_optimizer_step": "before_step",
+    "on_optimizer_step": "after_step",
+    "on_before_zero_grad": "zero_grad",
+    "on_validation_start": "before_validate",
+    "on_validation_end": "after_validate",
+    "on_validation_epoch_start": "before_validate",
+    "on_validation_epoch_end": "after_validate",
+    "on_validation_batch_start": "before_batch",
+    "on_validation_batch_end": "after_batch",
+    "on_test_begin": "before_validate",
+    "on_test_end": "after_validate",
+    "on_evaluate": "after_validate",
+    "on_exception": "cleanup_fit",
+    "teardown": "cleanup_fit",
+    "cleanup_epoch": "after_epoch",
+    "cleanup_batch": "after_batch",
+    "before_valid": "before_validate",
+    "after_valid": "after_validate",
+    "after_predict": "after_pred",
+    "get_loss": "compute_loss",
+}
+# Measured on the events and operations: one letter missing, doubled or swapped scores 0.86 and more, while
+# helpers such as `cleanup_files` or `best_so_far` score under 0.84. Short words are not compared: `steps` and
+# `placed` would be as close to `step` and `place` as a slip of the finger.
+CLOSE = 0.85
+SHORT = 6
+
+
+def check_class(cls: type, base: type, events: tuple[str, ...], operations: tuple[str, ...]) -> None:
+    """Refuse a plug-in class of which a hook would never be called, or could not be.
+
+    Raises:
+        TypeError: names the class, the method or attribute, and what was probably meant.
+    """
+    known = events + operations
+    mixins = [each for each in cls.__mro__ if not issubclass(each, base) and not issubclass(base, each)]
+    for owner in (cls, *mixins):  # its other bases were checked when they were defined
+        for name, member in vars(owner).items():
+            if name in known:
+                check_hook(bound(member, cls), name, owner=cls.__name__)
+                check_not_hidden(cls, owner, base, name)
+            elif is_method(member) and not name.startswith("_") and not hasattr(base, name):
+                check_name(name, cls.__name__, known)
+        check_spelling(cls, owner, base, operations)
+    check_attributes(cls, base, operations)
+
+
+def check_attributes(cls: Any, base: Any, operations: tuple[str, ...]) -> None:
+    """Refuse what is declared in another form than the contract's."""
+    for attribute, (is_right, form) in forms_of(base, operations).items():
+        value = inspect.getattr_static(cls, attribute)
+        if not is_right(getattr(cls, attribute)) and not hasattr(type(value), "__get__"):  # as of a property
+            raise TypeError(f"{cls.__name__}.{attribute} = {value!r}: write it as {form}.")
+        if inspect.isroutine(value):
+            raise TypeError(f"{cls.__name__}.{attribute} is a method, but it is to be {form}.")
+    if isinstance(cls.state, (tuple, list)) and cls.load_state_dict is base.load_state_dict:
+        check_assignable(cls)
+
+
+def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable[[Any], bool], str]]:
+    """The attributes of the contract, each with a test of its value, and its form in words."""
+    phases = type(base.order)
+    are_operations = f"a tuple of operations, of {', '.join(operations)}"
+
+    def is_operations(value: Any) -> bool:
+        return is_tuple_of(str, value) and set(value) <= set(operations)
+
+    return {
+        "order": (lambda value: isinstance(value, phases), "a phase, as order = Order.MEASURE"),
+        "name": (lambda value: isinstance(value, str), "a string"),
+        "state": (partial(is_tuple_of, str), "a tuple of attributes' names, as state = ('best', 'wait')"),
+        "measures": (is_measures, "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
+        "needs": (partial(is_tuple_of, type), "a tuple of callback classes, as needs = (Recorder,)"),
+        "surrounds": (is_operations, are_operations),
+        "reads_gradients": (lambda value: isinstance(value, bool), "True or False"),
+        "distributed": (lambda value: isinstance(value, bool), "True or False"),
+    }
+
+
+def check_spelling(cls: type, owner: type, base: Any, operations: tuple[str, ...]) -> None:
+    """Refuse an attribute that is probably a misspelt one of the contract, and would have no effect.
+
+    It is like one in its name, has its form, and no method of the class uses it: an attribute of the user's
+    own is used, or is empty in a base class.
+    """
+    forms = forms_of(base, operations)
+    for name, value in vars(owner).items():
+        if name.startswith("_") or is_method(value) or hasattr(type(value), "__get__"):
+            continue
+        if inspect.isroutine(getattr(base, name, None)) and not callable(value):
+            raise TypeError(
+                f"{cls.__name__}.{name} = {value!r}: {name} is a method of the contract. Did you mean "
+                f"{meant_attribute(name, forms) or 'another name'}?"
+            )
+        meant = meant_attribute(name, forms)
+        if meant is None or hasattr(base, name) or name in names_used_by(cls):
+            continue
+        if forms[meant][0](value) and (value or isinstance(value, bool)):
+            raise TypeError(
+                f"{cls.__name__}.{name} has no effect, as the contract has no such attribute. Did you mean "
+                f"{meant}? If it is an attribute of your own, call it _{name}."
+            )
+
+
+def meant_attribute(name: str, forms: Iterable[str]) -> str | None:
+    """The attribute of the contract that a name is like."""
+    return next(iter(get_close_matches(name.lower(), forms, n=1, cutoff=CLOSE)), None)
+
+
+def names_used_by(cls: type) -> set[str]:
+    """The names, and the strings as `getattr` takes them, in the methods of a class and its bases."""
+    members = [member for each in cls.__mro__ if each is not object for member in vars(each).values()]
+    found: set[str] = set()
+    codes: list[Any] = [code for member in members for code in codes_of(member)]
+    while codes:
+        code = codes.pop()
+        found |= {*code.co_names, *(each for each in code.co_consts if isinstance(each, str))}
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+    return found
+
+
+def codes_of(member: Any) -> list[CodeType]:
+    """The code of a method or a property."""
+    parts = (member.fget, member.fset) if isinstance(member, property) else (member,)
+    functions = [inspect.unwrap(getattr(part, "__func__", part)) for part in parts if part is not None]
+    return [function.__code__ for function in functions if inspect.isfunction(function)]
+
+
+def check_assignable(cls: Any) -> None:
+    """Refuse state that could be saved, but not loaded."""
+    for name in cls.state:
+        member = inspect.getattr_static(cls, name, None)
+        if isinstance(member, property) and member.fset is None:
+            raise TypeError(
+                f"{cls.__name__}.state names {name!r}, a property without a setter, so it could be saved but "
+                f"not loaded: add @{name}.setter, or name the attributes that it is computed from."
+            )
+
+
+def is_tuple_of(kind: type, value: Any) -> bool:
+    """A tuple or list of such items only."""
+    return isinstance(value, (tuple, list)) and all(isinstance(item, kind) for item in value)
+
+
+def is_measures(value: Any) -> bool:
+    """Names with directions."""
+    return isinstance(value, Mapping) and all(better in ("min", "max", None) for better in value.values())
+
+
+def is_method(member: Any) -> bool:
+    """Something that a class calls, not a class within it or a property."""
+    return isinstance(member, (staticmethod, classmethod)) or (
+        callable(member) and not isinstance(member, type)
+    )
+
+
+def bound(member: Any, cls: type) -> Any:
+    """A class's attribute as an instance would give it, without making an instance."""
+    if inspect.isroutine(member) or isinstance(member, partialmethod):
+        return member.__get__(object(), cls)  # type: ignore[union-attr]
+    return member
+
+
+def check_hook(hook: Any, name: str, *, owner: str) -> None:
+    """Refuse a hook that cannot be called with the learner and nothing else, or that would not run.
+
+    Args:
+        hook: as it will be called: a bound method, or a function of the learner.
+        name: the event or operation.
+        owner: the class, or `on`.
+    """
+    line = f"def {name}(learn)" if owner == "on" else f"def {name}(self, learn)"
+    if not callable(hook) or isinstance(hook, type):
+        raise TypeError(
+            f"{owner}.{name} is {hook!r}, but {name} is a moment of the loop: write {line}, or give the "
+            "attribute another name."
+        )
+    tests = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(test(part) for test in tests for part in (hook, type(hook).__call__)):
+        raise TypeError(
+            f"{owner}.{name} is async or has a yield in it, so its body would never run. "
+            f"Write it as a plain {line}."
+        )
+    function = getattr(hook, "__func__", hook)  # of a method as it was written, with `self`
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a builtin that does not tell its signature
+        return
+    try:
+        signature.bind(*[None] * (1 if function is hook else 2))
+    except TypeError as error:
+        own = "" if owner == "on" else f" If it is a helper of your own, call it _{name}."
+        raise TypeError(
+            f"{owner}.{name}{signature} cannot be called with the learner and nothing else ({error}): "
+            f"write {line}. The learner has everything else: learn.batch, learn.loss, learn.epoch.{own}"
+        ) from None
+
+
+def check_not_hidden(cls: type, owner: type, base: type, name: str) -> None:
+    """Refuse a mixin whose hook is hidden by the empty one of the contract."""
+    if owner is not cls and hasattr(base, name) and getattr(cls, name) is getattr(base, name):
+        raise TypeError(
+            f"{owner.__name__}.{name} would never be called, since {base.__name__} stands before "
+            f"{owner.__name__}: write class {cls.__name__}({owner.__name__}, {base.__name__})."
+        )
+
+
+def check_name(name: str, owner: str, known: tuple[str, ...]) -> None:
+    """Refuse a public method that looks like an event or operation, but is none."""
+    long = [word for word in known if len(word) >= SHORT]
+    close = get_close_matches(name.lower(), long, n=1, cutoff=CLOSE)
+    looks = name.startswith(("before_", "after_")) or (
+        name.startswith("on_") and name.endswith(("_start", "_begin", "_end"))
+    )
+    if not (close or looks or name in OTHER_WORDS):
+        return
+    raise TypeError(
+        f"{owner}.{name} would never be called: there is no event of that name. "
+        f"Did you mean {meant_by(name, known)}? If it is a helper of your own, call it _{name}. "
+        f"The events are: {', '.join(known)}."
+    )
+
+
+def check_event(name: Any, known: tuple[str, ...]) -> None:
+    """Refuse a word that is no event or operation."""
+    if callable(name):
+        raise TypeError('on needs the event: write @on("after_batch") above the function.')
+    if name not in known:
+        raise TypeError(
+            f"on({name!r}): there is no such event. Did you mean {meant_by(str(name), known)!r}? "
+            f"The events are: {', '.join(known)}."
+        )
+
+
+def meant_by(name: str, known: tuple[str, ...]) -> str:
+    """The event or operation that was probably meant."""
+    return OTHER_WORDS.get(name) or get_close_matches(name.lower(), known, n=1, cutoff=0)[0]
+
+
+def is_plain(value: Any) -> bool:
+    """Is this a setting that reads well in one line?"""
+    if isinstance(value, (tuple, list)):
+        return len(value) <= 4 and all(is_plain(item) for item in value)
+    return value is None or isinstance(value, (str, Number, PurePath, Every))

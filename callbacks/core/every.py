@@ -1,0 +1,121 @@
+"""Now and then: `every="10 steps"`, `"2 epochs"`, `"30 seconds"`."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from callbacks.core.contract import LearnerProtocol
+
+SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+UNITS = ("step", "epoch", "sample", *SECONDS)
+
+
+class Every:
+    """Says when something that happens now and then is due.
+
+    Start it in `before_fit`, then ask it once in each `after_batch` and `after_epoch`:
+
+        def before_fit(self, learn):
+            self.every.start(learn)
+
+        def after_batch(self, learn):
+            if self.every.after_batch(learn):
+                ...
+
+        def after_epoch(self, learn):
+            if self.every.after_epoch(learn):
+                ...
+
+    It has no state to keep: steps and samples are told by the learner's clock, so that a fit that goes on
+    from a snapshot finds the same steps due. Of batches whose gradients only add up none is due in steps.
+
+    Args:
+        interval: a number and a unit, as in `"1 step"`, `"200 steps"`, `"2 epochs"`, `"1e6 samples"`, `"10
+            minutes"`. Steps are weight updates, samples are training items; both are counted over all
+            fits, so that `"100 steps"` is step 100, 200, ... Epochs are counted within a fit, times from the
+            last time it was due.
+
+    Raises:
+        ValueError: no such unit, or a number that is not positive (and whole, for steps, epochs and samples).
+    """
+
+    def __init__(self, interval: str | Every):
+        self.interval = str(interval)
+        self.number, self.unit = parse_interval(interval)
+        self._last: float | None = None  # intervals passed when last asked; of times: when it was last due
+
+    def start(self, learn: LearnerProtocol) -> None:
+        """Begin to count from here; call it in `before_fit`."""
+        self._last = time.monotonic() if self.unit in SECONDS else self._passed(learn)
+
+    def after_batch(self, learn: LearnerProtocol) -> bool:
+        """Is it due after this batch? Never in validation, nor where the unit is epochs."""
+        if not learn.training or self.unit == "epoch":
+            return False
+        if self.unit in SECONDS:
+            return self._is_time()
+        passed = self._passed(learn)
+        if self._last is None or passed < self._last:  # it was never started, or the clock was put back
+            self._last = self._passed_before(learn)
+        due, self._last = passed > self._last, passed
+        return due
+
+    def after_epoch(self, learn: LearnerProtocol) -> bool:
+        """Is it due after this epoch? Never where the unit is another one."""
+        return self.unit == "epoch" and (learn.epoch + 1) % int(self.number) == 0
+
+    def _is_time(self) -> bool:
+        now = time.monotonic()
+        if self._last is None:
+            self._last = now
+        due = now - self._last >= self.number * SECONDS[self.unit]
+        self._last = now if due else self._last
+        return due
+
+    def _passed(self, learn: LearnerProtocol) -> float:
+        """Whole intervals that have passed."""
+        return (learn.global_step if self.unit == "step" else learn.n_samples) // self.number
+
+    def _passed_before(self, learn: LearnerProtocol) -> float:
+        """Whole intervals that had passed before this batch."""
+        count = learn.global_step - 1 if self.unit == "step" else learn.n_samples - learn.n_items
+        return max(count, 0) // self.number
+
+    def __str__(self) -> str:
+        return self.interval
+
+    def __repr__(self) -> str:
+        return f"Every({self.interval!r})"
+
+
+def parse_interval(interval: Any, place: str | None = None) -> tuple[float, str]:
+    """`"10 steps"` to (10.0, "step").
+
+    Args:
+        interval: a number and a unit.
+        place: what the message names; by default the argument `every`.
+
+    Raises:
+        ValueError: no such unit, or a number that is not positive (and whole, for steps, epochs and samples).
+    """
+    match = re.fullmatch(r"\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z]+?)s?\s*", str(interval), re.IGNORECASE)
+    number, unit = (as_float(match.group(1)), match.group(2).lower()) if match else (0.0, "")
+    whole = unit in SECONDS or number.is_integer()
+    if unit not in UNITS or not 0 < number < math.inf or not whole:
+        raise ValueError(
+            f"{place or f'every={interval!r}'}: write a positive number and a "
+            f"unit, as in '10 steps', '2 epochs' or '30 seconds'. The units are: {', '.join(UNITS)}."
+        )
+    return number, unit
+
+
+def as_float(text: str) -> float:
+    """A number from its digits; 0 where there are two points."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,298 @@
+"""What was measured, as data: a row an epoch, a number a step."""
+
+from __future__ import annotations
+
+import csv
+import html
+import math
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any
+
+from fastcore.foundation import L
+
+from callbacks.core.scalars import Scalars
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from callbacks.core.contract import Direction
+
+N_SHOWN = 15  # rows at each end of a long history, so that it fits a screen
+
+
+class History:
+    """What was measured, as data: continuous over several fits.
+
+    `history[-1]["valid_loss"]` is a number of the last epoch, `history["valid_loss"]` a whole column,
+    `history.steps["train_loss"]` the loss of each training step as an array of floats. Its length is the
+    number of epochs.
+
+    Attributes:
+        rows: a dict for each epoch, with `epoch` (from 0, over all fits), the results by name, and `seconds`.
+        stops: `(epoch, reason)` for each fit that was stopped before its end.
+        validations: a dict for each validation that `ValidateEvery` asked for or saw at an epoch's end, with
+            `step`, `epoch` and the results by name.
+        directions: `"min"` or `"max"`, which way a column is better, by its name, where its metric tells.
+    """
+
+    def __init__(self):
+        self.rows: list[dict[str, Any]] = []
+        self.stops: list[tuple[int, str]] = []
+        self.validations: list[dict[str, Any]] = []
+        self.directions: dict[str, Direction] = {}
+        self._losses, self._rates = Scalars(), Scalars()
+
+    @property
+    def steps(self) -> dict[str, array[float]]:
+        """`train_loss` and `lr` of each training step; reads what is still on the device."""
+        return {"train_loss": self._losses.read(), "lr": self._rates.read()}
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, in the order in which they first appeared."""
+        return list({name: None for row in self.rows for name in row})
+
+    def add_step(self, loss: Any, rate: Any) -> None:
+        """Add a training step's loss and learning rate."""
+        self._losses.append(loss)
+        self._rates.append(rate)
+
+    def add_epoch(self, results: dict[str, Any], seconds: float) -> None:
+        """Add an epoch's row."""
+        self.rows.append({"epoch": len(self.rows), **results, "seconds": seconds})
+
+    def add_validation(self, step: int, results: dict[str, Any]) -> None:
+        """Add what was measured after so many steps, in the epoch whose row is not there yet."""
+        self.validations.append({"step": step, "epoch": len(self.rows), **results})
+
+    def read(self) -> None:
+        """Bring from the device what is still there."""
+        self._losses.read()
+        self._rates.read()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        """A row by its number, rows by a slice, or a column by its name (None where a row lacks it).
+
+        Raises:
+            KeyError: no column has that name.
+        """
+        if not isinstance(key, str):
+            return self.rows[key]
+        if key not in self.names:
+            raise KeyError(
+                f"the history has no column {key!r}. There are: {', '.join(self.names) or 'none yet'}."
+            )
+        return L(row.get(key) for row in self.rows)
+
+    def best(self, name: str, mode: Direction | None = None) -> dict[str, Any]:
+        """The row in which a number was best; NaN is never best.
+
+        Args:
+            name: a column.
+            mode: `"min"` or `"max"`; by default what the metric says, as `EarlyStopping` has it; needed for
+                names that say nothing.
+
+        Raises:
+            KeyError: no column has that name.
+            ValueError: the direction is not known, or no row has a number there.
+        """
+        mode = mode or self._direction(name)
+        if mode not in ("min", "max"):
+            raise ValueError(f"best({name!r}): say which way is better, with mode='min' or mode='max'.")
+        rows = [row for row, value in zip(self.rows, self[name], strict=True) if is_comparable(value)]
+        if not rows:
+            raise ValueError(f"best({name!r}): no epoch has a number there.")
+        return (min if mode == "min" else max)(rows, key=lambda row: row[name])
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the rows as comma-separated values with a header; floats keep all their digits.
+
+        Returns:
+            The file's path.
+        """
+        path = Path(path)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return path
+
+    def plot(self, names: str | Iterable[str] | None = None, *, ax: Axes | None = None) -> Axes:
+        """Draw columns over epochs, on a figure of its own or on `ax`.
+
+        The y axis is logarithmic where all is above 0 and the largest is more than ten times the
+        smallest. A dashed line stands where a fit was stopped.
+
+        Args:
+            names: a column or several; by default all losses, or, where no epoch has one, the loss of each
+                training step.
+            ax: where to draw; by default a new figure of 6 x 4 inches.
+
+        Returns:
+            The axes; `.figure.savefig(path)` keeps the picture.
+
+        Raises:
+            KeyError: no column has that name.
+            TypeError: a column holds something else than numbers.
+            ValueError: there is nothing to draw yet.
+        """
+        unit, series = self._series([names] if isinstance(names, str) else names)
+        if not any(series.values()):
+            raise ValueError("the history has nothing to draw yet: fit first.")
+        from callbacks.core.drawing import new_axes
+
+        ax = ax or new_axes(6, 4)
+        for name, values in series.items():
+            ax.plot(range(len(values)), values, label=name, marker="." if len(values) < 50 else "")
+        for epoch, _ in self.stops if unit == "epoch" else ():
+            ax.axvline(epoch, color="grey", linestyle="--", linewidth=1)
+        finish(ax, unit, [value for each in series.values() for value in each])
+        return ax
+
+    def _series(self, names: Iterable[str] | None) -> tuple[str, dict[str, list[float]]]:
+        """What to draw: the unit of x, and values by label."""
+        names = [name for name in self.names if name.endswith("loss")] if names is None else list(names)
+        if not names:
+            return "step", {"train_loss of each step": list(self.steps["train_loss"])}
+        return "epoch", {name: [as_point(name, value) for value in self[name]] for name in names}
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all, as plain data."""
+        steps = {name: values[:] for name, values in self.steps.items()}
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "stops": list(self.stops),
+            "validations": [dict(row) for row in self.validations],
+            "directions": dict(self.directions),
+            "steps": steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave; it stays usable."""
+        self.rows = [dict(row) for row in state["rows"]]
+        self.stops = list(state["stops"])
+        self.validations = [dict(row) for row in state.get("validations", ())]  # older files have none
+        self.directions = dict(state.get("directions", self.directions))
+        self._losses, self._rates = Scalars(state["steps"]["train_loss"][:]), Scalars(state["steps"]["lr"][:])
+
+    def _table(self, rows: list[dict[str, Any]]) -> list[list[str]]:
+        return [[show(row.get(name)) for name in self.names] for row in rows]
+
+    def _ends(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The rows that are shown: all, or the first and the last of a long history."""
+        if len(self) <= 2 * N_SHOWN + 1:
+            return self.rows, []
+        return self.rows[:N_SHOWN], self.rows[-N_SHOWN:]
+
+    def _notes(self) -> list[str]:
+        return [f"stopped in epoch {epoch}: {reason}" for epoch, reason in self.stops]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "History: no epochs yet"
+        first, last = (self._table(rows) for rows in self._ends())
+        columns = [
+            [self.names[number], *column] for number, column in enumerate(zip(*first, *last, strict=True))
+        ]
+        blocks = []
+        for block in folded(columns, get_terminal_size().columns):
+            widths = [max(map(len, column)) for column in block]
+            lines = ["  ".join(map(str.rjust, line, widths)) for line in zip(*block, strict=True)]
+            if last:
+                lines.insert(1 + len(first), "...".rjust(widths[0]))
+            blocks.append("\n".join(lines))
+        return "\n".join(["\n\n".join(blocks), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return "<p>History: no epochs yet</p>"
+        first, last = (self._html_rows(rows) for rows in self._ends())
+        gap = [f'<tr><td colspan="{len(self.names)}">&hellip;</td></tr>'] if last else []
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
+        body = "\n".join([f"<tr>{head}</tr>", *first, *gap, *last])
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
+        return f"<table>\n{body}\n</table>{notes}"
+
+    def _html_rows(self, rows: list[dict[str, Any]]) -> list[str]:
+        """Rows of a table, the best number of each loss and metric in bold."""
+        best = {name: self._best_number(name) for name in self.names}
+        lines = []
+        for row in rows:
+            cells = []
+            for name in self.names:
+                cell = html.escape(show(row.get(name)))
+                is_best = best[name] is not None and row.get(name) == best[name]
+                cells.append(f"<td><b>{cell}</b></td>" if is_best else f"<td>{cell}</td>")
+            lines.append(f"<tr>{''.join(cells)}</tr>")
+        return lines
+
+    def _direction(self, name: str) -> Direction | None:
+        return self.directions.get(name) or guess_direction(name)
+
+    def _best_number(self, name: str) -> float | None:
+        direction = self._direction(name)
+        numbers = [value for value in self[name] if is_comparable(value)]
+        if direction is None or not numbers:
+            return None
+        return min(numbers) if direction == "min" else max(numbers)
+
+
+def folded(columns: list[list[str]], width: int) -> list[list[list[str]]]:
+    """Columns of a table in blocks that fit a screen, each with the first column."""
+    first, blocks = columns[0], [[columns[0]]]
+    for column in columns[1:]:
+        used = sum(max(map(len, each)) + 2 for each in (*blocks[-1], column)) - 2
+        if used > width and len(blocks[-1]) > 1:
+            blocks.append([first])
+        blocks[-1].append(column)
+    return blocks
+
+
+def finish(ax: Axes, unit: str, values: list[float]) -> None:
+    """Label the axes, count in whole epochs, and make small values readable beside large ones."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel(unit)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) > 10 * min(finite):
+        ax.set_yscale("log")
+    ax.legend()
+
+
+def as_point(name: str, value: Any) -> float:
+    """A number to draw; NaN, which leaves a gap, where an epoch has none."""
+    if value is None:
+        return math.nan
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"plot({name!r}): it holds {value!r}, but only numbers can be drawn.")
+    return value
+
+
+def show(value: Any) -> str:
+    """A number as it is shown in tables: four decimals, or four digits of very small and large ones."""
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def is_comparable(value: Any) -> bool:
+    """A number that can be compared: not None, not NaN, not a list."""
+    return isinstance(value, (int, float)) and not math.isnan(value)
+
+
+def guess_direction(name: str) -> Direction | None:
+    """Which way is better for a column of which nobody has told, by the commonest names."""
+    ending = name.removeprefix("train_").removeprefix("valid_")
+    if ending in ("loss", "mse", "rmse", "mae"):
+        return "min"
+    return "max" if ending in ("accuracy", "r2") else None

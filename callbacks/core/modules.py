@@ -1,0 +1,84 @@
+"""The modules of a learner beside its model: the loss, and those that are declared in `state`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from callbacks.model.declared import objects_of
+from callbacks.model.named import named_tensors
+
+if TYPE_CHECKING:
+    from callbacks.core.contract import LearnerProtocol
+
+LOSS = "loss_func"  # the name of the loss among the modules, and what its parameters' names begin with
+
+
+def loss_module(loss_func: Any) -> nn.Module | None:
+    """The module that is the loss, also within a `partial` or behind one of its methods; None for a function.
+
+    A module that a function reaches by a closure or a global is not looked for: it may be another network,
+    with an optimizer of its own. Who wants it kept declares it in `state`.
+    """
+    while not isinstance(loss_func, nn.Module):
+        if isinstance(loss_func, partial):
+            loss_func = loss_func.func
+        elif isinstance(loss_func, MethodType):
+            loss_func = loss_func.__self__
+        else:
+            return None
+    return loss_func
+
+
+def modules_beside(learn: LearnerProtocol) -> dict[str, nn.Module]:
+    """The loss and the declared modules by their place, without those that are parts of the model."""
+    found: dict[str, nn.Module] = {}
+    module = loss_module(learn.loss_func)
+    if module is not None:
+        found[LOSS] = module
+    for place, each in declared(learn):
+        if isinstance(each, nn.Module):
+            found[place] = each
+    if not found:
+        return found
+    parts = set(map(id, learn.model.modules()))
+    return {place: each for place, each in found.items() if id(each) not in parts}
+
+
+def declared(learn: LearnerProtocol) -> Iterator[tuple[str, Any]]:
+    """What callbacks and a subclass of the learner declare in `state` that has a state of its own."""
+    for name, each in objects_of(learn, learn.state).items():
+        yield f"learner.{name}", each
+    for callback in learn.callbacks:
+        if not callback.state:  # most have none, and each training pass asks
+            continue
+        for name, each in callback.objects().items():
+            yield f"callbacks.{callback.name}.{name}", each
+
+
+def loss_tensors(learn: LearnerProtocol) -> dict[str, Tensor]:
+    """Parameters and buffers of the loss by name, `loss_func` first; without those that the model holds."""
+    module = loss_module(learn.loss_func)
+    found = {} if module is None else named_tensors(module)
+    if not found:
+        return found
+    taken = set(map(id, named_tensors(learn.model).values()))
+    return {f"{LOSS}.{name}": each for name, each in found.items() if id(each) not in taken}
+
+
+def loss_parameters(learn: LearnerProtocol) -> dict[str, nn.Parameter]:
+    """The parameters among `loss_tensors`."""
+    return {name: each for name, each in loss_tensors(learn).items() if isinstance(each, nn.Parameter)}
+
+
+def trained_parameters(learn: LearnerProtocol) -> list[Any]:
+    """The parameters of the model, and those of the loss that the optimizer holds."""
+    own = loss_parameters(learn).values()
+    if not own:
+        return list(learn.model.parameters())
+    held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
+    return [*learn.model.parameters(), *(each for each in own if id(each) in held)]

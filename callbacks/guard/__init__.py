@@ -1,0 +1,1 @@
+"""Callbacks that end a fit, or keep what went wrong."""

@@ -1,0 +1,125 @@
+"""Find out what went bad first in a batch whose loss is NaN or infinite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.core.contract import LearnerProtocol
+from callbacks.core.draws import undrawn
+from callbacks.guard.last_good import tensors_of
+from callbacks.model.finite import first_bad, is_finite
+from callbacks.place.device import tensors_in
+from callbacks.results.loss_weight import LossWeight
+
+
+def cause_of(learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> str:
+    """What went bad first in the batch under way: inputs, targets, weights, a layer's output, or the loss.
+
+    The layer is found by running the forward pass once more. Random state and predictions are put back; the
+    caller puts back buffers.
+
+    Args:
+        learn: the learner.
+        buffers: the model's buffers as they were before the forward pass, by name.
+    """
+    try:
+        return in_words(learn, buffers)
+    except Exception as error:  # noqa: BLE001 - told, so that it does not hide the error under way
+        return f"what went bad first could not be found out ({type(error).__name__}: {error})"
+
+
+def in_words(learn: LearnerProtocol, buffers: dict[str, Tensor] | None) -> str:
+    """`cause_of`, which may fail on data of a strange kind."""
+    if not learn.n_items:
+        return "the batch is empty, and the mean of nothing is NaN"
+    for name, part in (("inputs", learn.inputs), ("targets", learn.targets)):
+        for tensor in tensors_in(part):
+            if not is_finite(tensor):
+                return f"the {name} hold NaN or infinity{rows_of(tensor, learn.n_items)}"
+    found = tensors_of(learn)
+    first = first_bad(found, {**found, **(buffers or {})})
+    if first is not None:
+        return f"the weights hold NaN or infinity, first in {first!r}"
+    if all(map(is_finite, tensors_in(learn.preds))):
+        return after_the_model(learn)
+    return first_bad_layer(learn)
+
+
+def rows_of(tensor: Tensor, n_items: int) -> str:
+    """In which items of the batch a tensor is bad, as ` in items 0, 3 of the batch of 8`."""
+    if not tensor.ndim or tensor.shape[0] != n_items or tensor.layout is not torch.strided:
+        return ""
+    rows = (~torch.isfinite(tensor)).reshape(n_items, -1).any(1).nonzero().flatten().tolist()
+    shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+    return f" in {'item' if len(rows) == 1 else 'items'} {shown} of the batch of {n_items}"
+
+
+def after_the_model(learn: LearnerProtocol) -> str:
+    """The model's output is good, so it is the loss function, or what a plug-in has added to its value."""
+    if isinstance(learn.loss, Tensor) and is_finite(learn.loss):
+        return (
+            f"the loss function gave {learn.loss.item():.6g}, so it is what a plug-in has made of "
+            "learn.loss_grad that is not finite"
+        )
+    weight = LossWeight()
+    weight.look(learn)
+    if not weight.of(learn):
+        return "no target of the batch counts for the loss (all are ignored), and the mean of nothing is NaN"
+    return "inputs, targets, weights and predictions are finite, so the loss function overflows"
+
+
+def first_bad_layer(learn: LearnerProtocol) -> str:
+    """Run the forward pass once more, and name the first layer that makes something bad of something good."""
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, output: Any) -> None:
+        if not found and not all(map(is_finite, tensors_in(output))):
+            where = f"the layer {name!r}" if name else "the model itself"
+            found.append(f"{where} ({type(module).__name__})")
+
+    preds = learn.preds
+    try:
+        with torch.no_grad(), undrawn(), watched(learn.model, look):
+            forward(learn)
+    finally:
+        learn.preds = preds
+    if not found:
+        return (
+            "inputs, targets and weights are finite, and the model's output was not; when it is run once "
+            "more it is, so that hangs on a random draw, as dropout's"
+        )
+    return f"inputs, targets and weights are finite; the first output that is not is that of {found[0]}"
+
+
+@contextmanager
+def watched(model: nn.Module, look: Any) -> Iterator[None]:
+    """Call `look(name, module, output)` after each layer's forward pass, inner layers before outer ones."""
+    handles = [
+        module.register_forward_hook(lambda module, _, output, name=name: look(name, module, output))
+        for name, module in model.named_modules()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def forward(learn: Any) -> None:
+    """Do the operation as the loop does it: by a plug-in, or by the learner itself."""
+    doer = learn.callbacks.doers.get("forward")
+    if doer is None:
+        learn.forward()
+    else:
+        doer.forward(learn)
+
+
+def rate_of(learn: LearnerProtocol) -> Any:
+    """The rate of the first group: a number, or a tensor where the optimizer has one."""
+    return learn.optimizer.param_groups[0].get("lr", math.nan) if learn.optimizer is not None else math.nan

@@ -1,0 +1,179 @@
+"""Put weights and buffers back as they were before they went bad."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from callbacks.core.contract import LearnerProtocol
+from callbacks.core.modules import loss_tensors, trained_parameters
+from callbacks.model.finite import first_bad
+from callbacks.model.named import named_tensors
+from callbacks.model.places import is_unchanged
+from callbacks.optim.optimizers import members_of
+
+
+class LastGood:
+    """A copy of weights and buffers, on their device, of when the numbers were good, made without a wait."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the copy."""
+        self._copies: dict[str, Tensor] = {}
+        self._model: nn.Module | None = None  # whose they are
+        self._where = ""
+
+    @torch.no_grad()
+    def keep(self, learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> None:
+        """Copy them as they are now; those of `buffers` as they were before the forward pass."""
+        if learn.model is not self._model:
+            self.clear()
+            self._model = learn.model
+        for name, tensor in {**tensors_of(learn), **(buffers or {})}.items():
+            kept = self._copies.get(name)
+            if kept is None or is_other(kept, tensor):
+                self._copies[name] = tensor.detach().clone()
+            else:
+                kept.copy_(tensor)
+        self._where = f"before batch {learn.batch_idx} of epoch {learn.epoch}"
+
+    @torch.no_grad()
+    def put_back(self, learn: LearnerProtocol) -> str:
+        """Put the copy back, empty the optimizer's state, drop the gradients, and say so in words.
+
+        The state of an optimizer goes bad with its weights. A copy of it would take twice the room of the
+        weights', for Adam; empty it is as that of a new optimizer, and its settings stay.
+        """
+        if learn.model is not self._model:
+            return "another model has taken the learner's place since, and it stays as it is"
+        first = first_bad(tensors_of(learn), self._copies)
+        if first is not None:
+            return f"{first!r} was bad {self._where} already, so there are no good weights to put back"
+        for name, tensor in tensors_of(learn).items():
+            if name in self._copies and self._copies[name].shape == tensor.shape:
+                tensor.copy_(self._copies[name])
+        kept = [type(each).__name__ for each in members_of(learn.optimizer) if not empty(each)]
+        for parameter in trained_parameters(learn):
+            parameter.grad = None
+        state = f"but {' and '.join(kept)} cannot be emptied, as it has no `state`" if kept else EMPTIED
+        return f"the weights are restored as they were {self._where}, {state}"
+
+
+EMPTIED = "and the optimizer's state is empty"
+
+
+def tensors_of(learn: LearnerProtocol) -> dict[str, Tensor]:
+    """Weights and buffers of model and loss by name."""
+    return {**named_tensors(learn.model), **loss_tensors(learn)}
+
+
+def is_other(one: Tensor, other: Tensor) -> bool:
+    """Are they of another shape, kind or place?"""
+    return one.shape != other.shape or one.device != other.device or one.dtype != other.dtype
+
+
+class KeptBuffers:
+    """A copy of the buffers that the forward pass changes, as batch norm's statistics.
+
+    Which those are is told by torch's count of the writes to each, so masks are copied once. Batch norm's
+    writes are not counted, so buffers of one dimension are copied always. A buffer may also be replaced, as
+    by `self.mean = 0.9 * self.mean + x.mean(0)`; then the one from before comes back.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the copies."""
+        self._buffers: dict[str, Tensor] | None = None
+        self.copies: dict[str, Tensor] = {}  #: by name
+        self._versions: dict[str, int] = {}  # of those that have never been seen to change
+        self._changing: tuple[list[Tensor], list[Tensor]] = ([], [])  # the others, and their copies
+        self._model: nn.Module | None = None
+        self._holders: list[tuple[dict[str, Any], list[Any]]] = []  # where buffers stand, and which do
+
+    def keep(self, model: nn.Module) -> None:
+        """Copy those that have changed since the last time, and those that may have."""
+        if model is not self._model or (self._holders and not all(map(is_unchanged, self._holders))):
+            self.clear()
+        if self._buffers is None:
+            self._begin(model)
+        elif self._buffers:
+            self._notice_changes()
+            copy_all(*self._changing)
+
+    def put_back(self) -> None:
+        """Put back those that have changed since, and those that may have."""
+        if self._buffers:
+            for holder, buffers in self._holders:
+                holder.update(zip(holder, buffers, strict=False))
+            self._notice_changes()
+            copy_all(*reversed(self._changing))
+
+    def _begin(self, model: nn.Module) -> None:
+        self._model = model
+        if not has_buffers(model):
+            self._buffers = {}
+            return
+        if any(map(is_lazy, model.buffers())):
+            return  # they have no values before the first batch
+        found = {name: each for name, each in model.named_buffers() if not each.is_inference()}
+        self._buffers = found
+        holders = [module._buffers for module in model.modules() if module._buffers]
+        self._holders = [(holder, list(holder.values())) for holder in holders]
+        self.copies = {name: each.clone() for name, each in found.items()}
+        self._versions = {name: each._version for name, each in found.items()}
+        for name, each in found.items():
+            if each.ndim == 1:
+                self._add(name)
+
+    def _notice_changes(self) -> None:
+        assert self._buffers is not None
+        for name in [
+            name for name, version in self._versions.items() if self._buffers[name]._version != version
+        ]:
+            self._add(name)
+
+    def _add(self, name: str) -> None:
+        assert self._buffers is not None
+        del self._versions[name]
+        self._changing[0].append(self._buffers[name])
+        self._changing[1].append(self.copies[name])
+
+
+def has_buffers(model: nn.Module) -> bool:
+    """Has any module buffers? Ten times as quick as to name them, for the many models that have none."""
+    found = [model]
+    for module in found:  # grows meanwhile
+        if module._buffers:
+            return True
+        found += (each for each in module._modules.values() if each is not None)
+    return False
+
+
+def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
+    """Copy many tensors at once."""
+    if sources:  # torch refuses empty lists
+        with torch.no_grad():
+            torch._foreach_copy_(targets, sources)  # type: ignore[reportPrivateImportUsage]
+
+
+def empty(optimizer: Any) -> bool:
+    """Empty the state of an optimizer, whose settings stay; False where it keeps none by parameter."""
+    state = getattr(optimizer, "state", None)
+    if not isinstance(state, MutableMapping) or not all(isinstance(each, Tensor) for each in state):
+        return False
+    if not isinstance(optimizer, torch.optim.Adagrad):
+        optimizer.state.clear()
+        return True
+    for group in optimizer.param_groups:  # the one of torch's that fills its state when it is made
+        for parameter in group["params"]:
+            optimizer.state[parameter]["sum"].fill_(group["initial_accumulator_value"])
+            optimizer.state[parameter]["step"].zero_()
+    return True

@@ -1,0 +1,103 @@
+"""Let Optuna end a trial of which nothing good will come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.results.best import check_measured
+
+
+class OptunaPruning(Callback):
+    """Report a result to an Optuna trial each epoch, and end the fit where Optuna's pruner says so.
+
+    The fit is stopped as by `learn.stop`, so the epoch is logged and saved; then `fit` raises
+    `optuna.TrialPruned`, which belongs to the objective's caller: `study.optimize` takes it, and marks the
+    trial as pruned.
+
+    Epochs are reported as steps 0, 1, ... over all fits that have this plug-in. Make one for each trial.
+
+    Args:
+        trial: what `study.optimize` gives the objective, or `study.ask()`.
+        monitor: the result's name, as `"valid_loss"`. An epoch without it reports nothing.
+
+    Attributes:
+        n_epochs: epochs so far, over all fits.
+        verdict: why the trial is pruned, in words; None while it is not.
+
+    Raises:
+        ImportError: the package `optuna` is missing.
+        TypeError: `trial` is no trial.
+        ValueError: before the first epoch: nothing of that name is measured, the study's direction is not the
+            result's, or it has several objectives, which Optuna does not prune.
+        optuna.TrialPruned: at the end of the fit, the trial is pruned.
+    """
+
+    order = Order.DECIDE
+    state = ("n_epochs", "verdict")
+
+    def __init__(self, trial: Any, monitor: str = "valid_loss", *, name: str | None = None):
+        super().__init__(name=name)
+        check_optuna()
+        if not (callable(getattr(trial, "report", None)) and callable(getattr(trial, "should_prune", None))):
+            raise TypeError(
+                f"OptunaPruning(trial={trial!r}): pass the trial that study.optimize gives the objective."
+            )
+        self.trial, self.monitor = trial, monitor
+        self.n_epochs = 0
+        self.verdict: str | None = None
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self.verdict = None
+        check_measured(self.monitor, learn, "OptunaPruning")
+        check_study(getattr(self.trial, "study", None), self.monitor, learn.measured[self.monitor])
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        step = self.n_epochs
+        self.n_epochs += 1
+        if self.monitor not in learn.results:
+            return
+        value = learn.results[self.monitor]
+        if not isinstance(value, (int, float)):
+            raise ValueError(
+                f"OptunaPruning(monitor={self.monitor!r}): the result is {value!r}, not a number."
+            )
+        self.trial.report(value, step)
+        if self.trial.should_prune():
+            self.verdict = f"Optuna prunes the trial: {self.monitor} is {value:g} after {step + 1} epochs"
+            learn.stop(self.verdict)
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        if self.verdict is not None:
+            from optuna import TrialPruned
+
+            raise TrialPruned(self.verdict)
+
+
+def check_optuna() -> None:
+    """Is the package there?"""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            'OptunaPruning needs a package that is missing: pip install "plainlearner[optuna]".'
+        ) from error
+
+
+def check_study(study: Any, monitor: str, direction: str | None) -> None:
+    """Refuse a study that goes the other way, or several ways."""
+    if study is None:  # a FixedTrial belongs to none
+        return
+    if len(study.directions) > 1:
+        raise ValueError(
+            f"OptunaPruning: the study {study.study_name!r} has {len(study.directions)} objectives, and "
+            "Optuna prunes only where there is one. Leave OptunaPruning out."
+        )
+    wanted = {"MINIMIZE": "min", "MAXIMIZE": "max"}.get(study.direction.name)
+    if direction is not None and wanted is not None and wanted != direction:
+        better = {"min": "minimize", "max": "maximize"}[direction]
+        raise ValueError(
+            f"OptunaPruning(monitor={monitor!r}): its better way is {direction!r}, but the study is to "
+            f"{study.direction.name.lower()}. Make it with create_study(direction={better!r}), or monitor "
+            "what it optimizes."
+        )

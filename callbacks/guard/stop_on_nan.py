@@ -1,0 +1,293 @@
+"""Guard the numbers: a loss or a gradient that is NaN or infinite ends the fit."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.core.contract import Callback, CancelBatch, LearnerProtocol, Order
+from callbacks.core.modules import loss_module, loss_parameters, trained_parameters
+from callbacks.core.settings import check_count
+from callbacks.core.warning import warn
+from callbacks.guard.culprit import cause_of, rate_of
+from callbacks.guard.last_good import KeptBuffers, LastGood
+from callbacks.model.finite import count_bad, first_bad, is_finite
+from callbacks.model.norms import total_norm
+from callbacks.model.plain_attributes import plain_state, put_plain
+
+WAIT_EVERY = 1024  # steps; a wait of 20 us each 1024 steps is not to be seen, and a tensor a step is little
+
+
+class StopOnNaN(Callback):
+    """End the fit with an error when the training loss is NaN or infinite.
+
+    On a CPU that is before the gradients are computed: weights and buffers stay as they were before the
+    batch. On another device nothing waits at each step. The losses stay there, and are looked at together
+    when a pass ends, and each `wait_every` steps. By then the weights have gone bad, so a copy of weights and
+    buffers is kept on the device, made when a pass begins and renewed when the losses were found good; it is
+    put back before the error is raised, and the optimizer's state is emptied. Clock and history stay.
+
+    The loss is looked at as it was before plug-ins scale it for its gradient, so the overflow of a gradient
+    scaler is no error.
+
+    Args:
+        skip: so many bad batches in a row are left out with a warning before it is an error. Gradients that
+            have added up over several batches are dropped with them.
+        wait_every: on a device, so many steps at most between two looks. With 1 each step waits, and ends as
+            on a CPU: to find out what went bad first.
+
+    Raises:
+        FloatingPointError: in `before_backward`, `after_train`, `after_epoch` or `after_fit`, with the batch,
+            the learning rate and the last good loss; where each step is looked at, also which of inputs,
+            targets, weights and layers went bad first.
+        ValueError: `skip` on a device, where each batch must be looked at, with a `wait_every` above 1.
+    """
+
+    order = Order.TRANSFORM  # before those of GRADIENT, which may scale the loss
+    name = "stop_on_nan"
+
+    def __init__(self, *, skip: int = 0, wait_every: int = WAIT_EVERY, name: str | None = None):
+        super().__init__(name=name)
+        self.skip = check_count("StopOnNaN", "skip", skip, 0)
+        self.wait_every = check_count("StopOnNaN", "wait_every", wait_every, 1)
+        self._good, self._buffers, self._of_loss = LastGood(), KeptBuffers(), KeptBuffers()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._last_good = math.nan
+        self._n_skipped = 0
+        self._pending: list[tuple[Tensor, int, Any]] = []  # loss, batch, rate
+        self._n_bad: Any = None  # how many numbers of the weights were NaN or infinite as the fit began
+        self._loss: nn.Module | None = None
+        self._plain: dict[str, Any] | None = None  # the model's plain attributes before the batch
+        self._good.clear()
+        self._buffers.clear()
+        self._of_loss.clear()
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._begin()
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._buffers.clear()  # others may have been put in their place
+        self._of_loss.clear()
+        self._loss = loss_module(learn.loss_func)
+        self._good.clear()
+
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        # else there is a copy already
+        if learn.training and (not self._pending or len(self._pending) == self.wait_every):
+            self._buffers.keep(learn.model)
+            if self._loss is not None:
+                self._of_loss.keep(self._loss)
+            if self.skip:
+                self._plain = copy.deepcopy(plain_state(learn.model))
+
+    def before_backward(self, learn: LearnerProtocol) -> None:
+        loss = learn.loss_grad
+        if self.wait_every > 1 and not is_free_to_read(loss):
+            self._put_off(learn, loss)
+            return
+        value = loss.item()  # no wait on a CPU: the number is there
+        if value - value == 0:  # quicker than math.isfinite, and bears complex numbers
+            self._last_good = value
+            self._n_skipped = 0
+        else:
+            self._meet(learn, value)
+
+    def _meet(self, learn: LearnerProtocol, value: float) -> None:
+        """A bad loss that is seen in time: leave the batch out, or end the fit."""
+        place = place_of(value, learn.batch_idx, learn.epoch, rate_of(learn), self._last_good)
+        message = f"{place}: {cause_of(learn, self._buffers.copies)}"
+        self._buffers.put_back()
+        self._of_loss.put_back()
+        self._n_skipped += 1
+        if self._plain is not None:
+            put_plain(learn.model, self._plain)
+        if self._n_skipped <= self.skip:
+            warn(f"{message}. The batch is left out ({self._n_skipped} of at most {self.skip} in a row).")
+            raise CancelBatch
+        in_a_row = f", the {ordinal(self._n_skipped)} in a row" if self.skip else ""
+        raise FloatingPointError(f"{message}{in_a_row}. {REMEDY}")
+
+    def _put_off(self, learn: LearnerProtocol, loss: Tensor) -> None:
+        """Keep a loss on its device, to be looked at later."""
+        if self.skip:
+            raise ValueError(
+                f"StopOnNaN(skip={self.skip}) on {loss.device}: to leave a batch out, its loss must be read "
+                "before the update. Pass wait_every=1 as well, which waits for the device at each step, or "
+                "leave skip out."
+            )
+        if len(self._pending) >= self.wait_every:
+            self._look(learn)
+        if not self._pending:
+            self._good.keep(learn, self._buffers.copies)
+        if self._n_bad is None:
+            self._n_bad = count_bad(trained_by(learn))
+        self._pending.append((loss.detach(), learn.batch_idx, rate_of(learn)))
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._look(learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._look(learn)  # of a pass that a cancel has ended
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        self._look(learn)
+
+    def _look(self, learn: LearnerProtocol) -> None:
+        """Read the losses that were put off, and whether the weights are finite: one wait."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        counts = [self._n_bad, count_bad(trained_by(learn))]
+        *values, n_before, n_now = read([*(loss for loss, _, _ in pending), *counts])
+        for value, (_, batch_idx, rate) in zip(values, pending, strict=True):
+            if not math.isfinite(value):
+                self._end(learn, place_of(value, batch_idx, learn.epoch, rate, self._last_good))
+            self._last_good = value
+        if n_now > n_before:  # those that were there as the fit began are meant, as in padding
+            found = dict(named_parameters(learn))
+            first = first_bad(found, found)
+            self._end(
+                learn,
+                f"the weights hold NaN or infinity, first in {first!r}, after batch {pending[-1][1]} of "
+                f"epoch {learn.epoch}, though the losses of the last {len(pending)} are finite (last "
+                f"good loss {self._last_good:.6g}), so a gradient was not",
+            )
+
+    def _end(self, learn: LearnerProtocol, what: str) -> NoReturn:
+        """End the fit with an error, the weights put back."""
+        done = self._good.put_back(learn)
+        raise FloatingPointError(f"{what}. On a device this is found later: {done}. {REMEDY} {LOOK_CLOSER}")
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._begin()
+
+
+class StopOnNaNGradient(Callback):
+    """End the fit with an error when a gradient is NaN or infinite though the loss is finite.
+
+    On a CPU that is before the update, so the weights stay as they were. On another device nothing waits: as
+    with `StopOnNaN` the norms are looked at together, and weights that have gone bad are put back. Not among
+    the defaults, as the norm of all gradients costs some microseconds a step.
+
+    Leave it out where a gradient scaler is used: an overflow of its gradients is no fault, the scaler leaves
+    that update out and lowers its scale.
+
+    Args:
+        wait_every: on a device, so many steps at most between two looks. With 1 each step waits.
+
+    Raises:
+        FloatingPointError: in `before_step`, `after_train`, `after_epoch` or `after_fit`, with the batch and
+            the first bad parameters.
+    """
+
+    order = Order.MEASURE  # after those that change the gradient
+    name = "stop_on_nan_gradient"
+
+    def __init__(self, *, wait_every: int = WAIT_EVERY, name: str | None = None):
+        super().__init__(name=name)
+        self.wait_every = check_count("StopOnNaNGradient", "wait_every", wait_every, 1)
+        self._good = LastGood()
+        self._pending: list[tuple[Tensor, int]] = []
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self.cleanup_fit(learn)
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        gradients = [each.grad for each in trained_parameters(learn) if each.grad is not None]
+        norm = total_norm(gradients)
+        if self.wait_every > 1 and not is_free_to_read(norm):
+            if len(self._pending) >= self.wait_every:
+                self._look(learn)
+            if not self._pending:
+                self._good.keep(learn)
+            self._pending.append((norm, learn.batch_idx))
+        elif not math.isfinite(norm.item()):  # no wait on a CPU: the number is there
+            bad = [
+                name
+                for name, each in named_parameters(learn)
+                if each.grad is not None and not is_finite(each.grad)
+            ]
+            cause = f"first in {', '.join(map(repr, bad[:3]))}" if bad else "in their norm, by overflow"
+            raise FloatingPointError(
+                f"{gradients_in_words(learn, learn.batch_idx)}, {cause}. {GRADIENT_REMEDY}"
+            )
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._look(learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._look(learn)
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        self._look(learn)
+
+    def _look(self, learn: LearnerProtocol) -> None:
+        """Read the norms that were put off: one wait."""
+        pending, self._pending = self._pending, []
+        for norm, (_, batch_idx) in zip(read([norm for norm, _ in pending]), pending, strict=True):
+            if not math.isfinite(norm):
+                done = self._good.put_back(learn)
+                raise FloatingPointError(
+                    f"{gradients_in_words(learn, batch_idx)}. On a device this is found later: {done}. "
+                    f"{GRADIENT_REMEDY}"
+                )
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._good.clear()
+        self._pending = []
+
+
+REMEDY = (
+    "Clean the data, lower the learning rate, or clip the gradients. To leave a few such batches out, pass "
+    "StopOnNaN(skip=3). To train on all the same, give the learner defaults=(...) without StopOnNaN."
+)
+LOOK_CLOSER = "To find out what goes bad first, run it again with StopOnNaN(wait_every=1)."
+GRADIENT_REMEDY = (
+    "Look for a square root, logarithm or division at 0 in the model or the loss, and add a small number."
+)
+
+
+def named_parameters(learn: LearnerProtocol) -> list[tuple[str, Tensor]]:
+    """The parameters of model and loss with their names."""
+    return [*learn.model.named_parameters(), *loss_parameters(learn).items()]
+
+
+def trained_by(learn: LearnerProtocol) -> list[Tensor]:
+    """The parameters that the optimizer changes."""
+    return [each for each in trained_parameters(learn) if each.requires_grad]
+
+
+def is_free_to_read(number: Tensor) -> bool:
+    """Can it be read without a wait for a device?"""
+    return number.is_cpu
+
+
+def read(numbers: list[Tensor]) -> list[float]:
+    """Numbers of one device, in one transfer."""
+    if not numbers:
+        return []
+    device = numbers[0].device
+    return torch.stack([each.detach().reshape(()).to(device) for each in numbers]).tolist()
+
+
+def place_of(value: float, batch_idx: int, epoch: int, rate: Any, last_good: float) -> str:
+    """Which loss it was, and how things stood."""
+    before = "it is the first of this fit" if math.isnan(last_good) else f"last good loss {last_good:.6g}"
+    return f"the loss is {value} in batch {batch_idx} of epoch {epoch} (lr {float(rate):g}, {before})"
+
+
+def gradients_in_words(learn: LearnerProtocol, batch_idx: int) -> str:
+    """Which gradients they were."""
+    return f"gradients are NaN or infinite in batch {batch_idx} of epoch {learn.epoch}"
+
+
+def ordinal(number: int) -> str:
+    """`2nd` of 2."""
+    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

@@ -1,0 +1,159 @@
+"""How gradients come through the layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.core.contract import Callback, LearnerProtocol
+from callbacks.core.drawing import draw_lines, new_axes
+from callbacks.inspect.rows import Rows, put_recorded, recorded_of, stacked
+from callbacks.model.named import as_patterns, find_parameters
+from callbacks.model.places import Places
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class GradientFlow(Callback):
+    """Record each parameter's gradient at each step: norm, mean and largest absolute value.
+
+    The gradients are those with which the step is taken, so after clipping. They stay on the device and are
+    read once a pass. Where the first layers' are much smaller than the last layers', gradients vanish on
+    their way; where they grow from step to step, they explode.
+
+    Args:
+        parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all.
+        every: which steps are recorded, as `"10 steps"`.
+
+    Attributes:
+        parameter_names: what was recorded, in the order in which the model has them.
+        steps: the recorded steps, of this fit or the last.
+        norms: root of the sum of squares, shape (steps, parameters), float32. NaN where there was none.
+        means, maxima: mean and largest absolute value, of the same shape.
+
+    Raises:
+        ValueError: a setting cannot be used; or, before the first batch, the model has no such parameter.
+    """
+
+    state = ("parameter_names", "recorded")
+    recorded = property(recorded_of, put_recorded)
+
+    def __init__(
+        self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
+    ):
+        super().__init__(name=name)
+        as_patterns("GradientFlow", "parameters", parameters)  # refuses what is none
+        self.parameters, self.every = parameters, every
+        self.parameter_names: list[str] = []
+        self._rows = Rows("GradientFlow", every)
+        self._found: list[nn.Parameter | None] = []
+        self._places: Places | None = None
+        self._row: Tensor | None = None
+
+    @property
+    def steps(self) -> list[int]:
+        """The recorded steps."""
+        return self._rows.steps
+
+    @property
+    def norms(self) -> Tensor:
+        """Norm of each gradient at each step."""
+        return self._table()[..., 0]
+
+    @property
+    def means(self) -> Tensor:
+        """Mean absolute value of each gradient at each step."""
+        return self._table()[..., 1]
+
+    @property
+    def maxima(self) -> Tensor:
+        """Largest absolute value of each gradient at each step."""
+        return self._table()[..., 2]
+
+    def _table(self) -> Tensor:
+        return self._rows.read().reshape(len(self.steps), len(self.parameter_names), 3)
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._rows = Rows("GradientFlow", self.every)
+        self.parameter_names = []
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._find(learn.model)
+
+    def _find(self, model: nn.Module) -> None:
+        """Look up the parameters; those that a pass began with may be replaced in it."""
+        patterns = as_patterns("GradientFlow", "parameters", self.parameters)
+        found = find_parameters(model, patterns, "GradientFlow")
+        self.parameter_names = self.parameter_names or list(found)
+        self._found = [found.get(name) for name in self.parameter_names]
+        self._places = Places(model)
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        self._row = None
+        if self._rows.is_coming(learn):
+            if self._places is None or not self._places.are_of(learn.model):
+                self._find(learn.model)
+            self._row = stacked(sizes_of(each, learn) for each in self._found)
+
+    def after_step(self, learn: LearnerProtocol) -> None:
+        if self._row is not None:
+            self._rows.add(learn, self._row)
+            self._row = None
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._rows.read()  # the pass's one wait
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._found, self._row, self._places = [], None, None
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw a bar for each parameter, from first to last: how large its gradient was.
+
+        The dark bar reaches from the 10th to the 90th percentile over the steps of the mean absolute value,
+        the white line is its median, and the light bar reaches up to the largest value of all.
+
+        Raises:
+            ValueError: nothing was recorded.
+        """
+        self._rows.check("GradientFlow")
+        ax = ax or new_axes(max(5.0, 0.35 * len(self.parameter_names) + 2), 4)
+        shares = torch.tensor([0.1, 0.5, 0.9])
+        low, middle, high = self.means.nanquantile(shares, dim=0).numpy()
+        top = self.maxima.nan_to_num(0).amax(0).numpy()
+        x = range(len(self.parameter_names))
+        ax.bar(x, top - low, bottom=low, color="#c6dbef", label="largest value")
+        ax.bar(x, high - low, bottom=low, color="#2171b5", label="mean, 80 % of the steps")
+        ax.hlines(middle, [n - 0.4 for n in x], [n + 0.4 for n in x], colors="white")
+        ax.set_yscale("log")
+        ax.set_xticks(x, self.parameter_names, rotation=90, fontsize="small")
+        ax.set_ylabel("absolute value of the gradient")
+        ax.legend(fontsize="small")
+        return ax
+
+    def plot_steps(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the norms over steps, a line for each parameter.
+
+        Raises:
+            ValueError: nothing was recorded.
+        """
+        self._rows.check("GradientFlow")
+        ax = ax or new_axes(7, 4)
+        draw_lines(ax, self.steps, self.norms, self.parameter_names)
+        ax.set_yscale("log")
+        ax.set_ylabel("norm of the gradient")
+        return ax
+
+
+def sizes_of(parameter: nn.Parameter | None, learn: LearnerProtocol) -> Tensor:
+    """Norm, mean and largest absolute value of a parameter's gradient, shape (3,), float32."""
+    if parameter is None or parameter.grad is None or not parameter.numel():
+        return torch.full((3,), math.nan, device=learn.device)
+    gradient = parameter.grad.coalesce().values() if parameter.grad.is_sparse else parameter.grad
+    sizes = gradient.detach().abs().float()
+    largest = sizes.amax() if sizes.numel() else sizes.sum()
+    return torch.stack([torch.linalg.vector_norm(sizes), sizes.sum() / parameter.numel(), largest])

@@ -1,0 +1,202 @@
+"""Pictures of what the model predicts, as training goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.drawing import png_of
+from callbacks.core.every import Every
+from callbacks.core.output import Output
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Draw = Callable[["Axes", LearnerProtocol], Any]
+
+PANEL = (2.0, 3.0)  # inches: six panels side by side are the article's 12 x 3
+N_COLUMNS = 6
+MAX_POINTS = 2000  # of a panel: more cannot be told apart on two inches, and make files large
+
+
+class PlotSnapshots(Callback):
+    """Draw the predictions over the data at the first steps of a fit: one figure, a panel for each.
+
+    A panel shows what its step saw: the batch, and the predictions before the update (in red). Each has the
+    step and the RMSE of these predictions as its title. The figure is made without a window; it is
+    complete when the fit ends, also by a stop or an error, and then has only the panels that were reached.
+    Each fit begins a new one. Nothing is shown unasked: in a notebook, `learn.callbacks.plot_snapshots` at
+    the end of a cell shows the picture; elsewhere use `path`.
+
+    Args:
+        n: number of panels; six stand in a row.
+        every: how often a panel is drawn until there are `n`, as in `"1 step"`, `"50 steps"`; for
+            epochs, it is the last training batch of each. The device is waited for at these steps only.
+        path: where the picture is written when the fit ends, as `"snapshots.png"`; folders are made, an
+            older picture is written over.
+        draw: `draw(ax, learn)` draws a panel from `learn.inputs`, `learn.targets` and `learn.preds`; needed
+            where inputs, targets and predictions are not each one number an item. The title is set before.
+        ylim: lowest and highest y of every panel; by default as the panels need, the same
+            for all unless `draw` is given.
+
+    Attributes:
+        figure: the picture of the last fit, a `matplotlib.figure.Figure`; None before the first panel.
+
+    Raises:
+        ValueError: at the first training batch, before its update: `draw` is needed and was not given.
+    """
+
+    order = Order.REPORT
+
+    def __init__(
+        self,
+        n: int = 6,
+        *,
+        every: str | Every = "1 step",
+        path: str | Path | None = None,
+        draw: Draw | None = None,
+        ylim: Sequence[float] | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        check_settings(n, draw, ylim)
+        self.n, self.every, self.draw, self.ylim = n, Every(every), draw, ylim
+        self.path = None if path is None else Path(path)
+        self.figure: Figure | None = None
+        self._axes: list[Axes] = []
+        self._path: Path | None = None
+        self._checked = False
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self.every.start(learn)
+        self.figure, self._axes, self._checked = None, [], self.draw is not None
+        if self.path is not None:
+            self._path = self.path.absolute()  # where it is now, should the fit change the working directory
+            check_path(self._path)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def after_loss(self, learn: LearnerProtocol) -> None:
+        if learn.training and not self._checked:
+            points_of(learn)
+            self._checked = True
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if len(self._axes) < self.n and self.every.after_batch(learn):
+            self._add_panel(learn)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        if len(self._axes) < self.n and self.every.after_epoch(learn) and learn.preds is not None:
+            self._add_panel(learn)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self._path is not None and self.figure is not None:
+            with Output(f"PlotSnapshots(path={str(self._path)!r})"):
+                self.figure.savefig(self._path, dpi=150)
+        self._path = None
+
+    def _add_panel(self, learn: LearnerProtocol) -> None:
+        from matplotlib.figure import Figure
+
+        figure = self.figure = self.figure or Figure(layout="constrained")
+        shared = self.draw is None or self.ylim is not None
+        ax = figure.add_subplot(sharey=self._axes[0] if shared and self._axes else None)
+        self._axes.append(ax)
+        arrange(figure, self._axes, shared)
+        if self.draw is None:
+            draw_points(ax, learn)
+        else:
+            ax.set_title(f"step {learn.global_step}, loss {float(learn.loss):.4g}", fontsize="medium")
+            self.draw(ax, learn)
+        if self.ylim is not None:
+            ax.set_ylim(*self.ylim)
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self.figure is None else png_of(self.figure)
+
+
+def arrange(figure: Figure, axes: list[Axes], shared: bool) -> None:
+    """Put panels into rows of at most six; the figure as large as they need; a shared y stands once a row."""
+    from matplotlib.gridspec import GridSpec
+
+    n_columns = min(len(axes), N_COLUMNS)
+    n_rows = math.ceil(len(axes) / N_COLUMNS)
+    figure.set_size_inches(PANEL[0] * n_columns, PANEL[1] * n_rows)
+    grid = GridSpec(n_rows, n_columns, figure=figure)
+    for position, ax in enumerate(axes):
+        ax.set_subplotspec(grid[divmod(position, n_columns)])
+        ax.tick_params(labelleft=not shared or position % n_columns == 0)
+
+
+def draw_points(ax: Axes, learn: LearnerProtocol) -> None:
+    """Draw targets and, in red, predictions over inputs; step and RMSE are the title."""
+    inputs, targets, preds = points_of(learn)
+    rmse = (preds - targets).square().mean().sqrt().item()
+    chosen = slice(None, None, math.ceil(len(inputs) / MAX_POINTS))
+    ax.scatter(inputs[chosen].numpy(), targets[chosen].numpy(), s=16)
+    ax.scatter(inputs[chosen].numpy(), preds[chosen].numpy(), s=16, color="red")
+    ax.set_title(f"step {learn.global_step}\nRMSE {rmse:.4g}", fontsize="medium")
+
+
+def points_of(learn: LearnerProtocol) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, targets and predictions, each of shape (items,), in float64 on the CPU.
+
+    Raises:
+        ValueError: they are not each one number an item.
+    """
+    inputs = learn.inputs if isinstance(learn.inputs, tuple) else tuple(learn.inputs.values())
+    parts = (inputs[0] if len(inputs) == 1 else inputs, learn.targets, learn.preds)
+    points = [
+        part.detach().cpu().to(torch.float64).reshape(-1)  # a wait that is meant, at few steps
+        for part in parts
+        if isinstance(part, Tensor) and part.numel() == learn.n_items
+    ]
+    if len(points) < len(parts):
+        names = ("inputs", "targets", "preds")
+        found = ", ".join(f"{name} {shape_of(part)}" for name, part in zip(names, parts, strict=True))
+        raise ValueError(
+            f"PlotSnapshots draws inputs, targets and predictions of one number an item, shape (items,) or "
+            f"(items, 1), but found {found}. Pass a function of your own that draws one panel: "
+            "PlotSnapshots(draw=draw), with def draw(ax, learn), which uses learn.inputs, learn.targets "
+            "and learn.preds."
+        )
+    return points[0], points[1], points[2]
+
+
+def shape_of(part: Any) -> str:
+    """The shape of a tensor, the type of anything else."""
+    return f"of shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"of type {type(part).__name__}"
+
+
+def check_settings(n: int, draw: Any, ylim: Any) -> None:
+    """Refuse settings with which nothing could be drawn."""
+    if type(n) is not int or n < 1:
+        raise ValueError(f"PlotSnapshots(n={n!r}): write a whole number of panels, 1 or more.")
+    if draw is not None and not callable(draw):
+        raise TypeError(f"PlotSnapshots(draw={draw!r}): pass a function, def draw(ax, learn).")
+    if ylim is not None and not is_range(ylim):
+        raise ValueError(f"PlotSnapshots(ylim={ylim!r}): pass the lowest and the highest y, as (-100, 100).")
+
+
+def check_path(path: Path) -> None:
+    """Refuse, before training, a path to which no picture can be written."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.is_dir() or path.suffix.removeprefix(".").lower() not in kinds:
+        raise ValueError(
+            f"PlotSnapshots(path={str(path)!r}): write a file's name with one of these endings: "
+            f"{', '.join(sorted(kinds))}."
+        )
+
+
+def is_range(pair: Any) -> bool:
+    """Two numbers, the first the lower one?"""
+    both = isinstance(pair, (tuple, list)) and len(pair) == 2
+    return both and all(isinstance(each, (int, float)) for each in pair) and pair[0] < pair[1]

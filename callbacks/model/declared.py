@@ -1,0 +1,115 @@
+"""The values of the attributes that a class declares in `state`: plain ones, modules, optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from callbacks.model.module_state import put_state, state_of
+
+KIND = "state of"  # the key that marks the state of an object, or of a container of such
+ITEMS = "items"
+LONGEST = 100  # longer containers hold numbers, not modules
+
+
+def values_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The attributes that exist by now, by name; of an object with a state of its own that state. No copy."""
+    return {name: value_of(getattr(owner, name)) for name in names if hasattr(owner, name)}
+
+
+def put_values(owner: Any, names: Iterable[str], values: dict[str, Any]) -> None:
+    """Restore in an owner what `values_of` found.
+
+    Raises:
+        ValueError: a name is not among `names`, or the existing object has another type.
+    """
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        title = type(owner).__name__
+        raise ValueError(f"{title} declares state {tuple(names)}, but also received {unknown}.")
+    for name, value in values.items():
+        if not is_marked(value):
+            setattr(owner, name, value)
+        elif getattr(owner, name, None) is not None:  # else before_fit makes it, and it is loaded after that
+            put_into(getattr(owner, name), value, f"{type(owner).__name__}.{name}")
+
+
+def value_of(value: Any) -> Any:
+    """The value itself, or the marked state of a module, an optimizer, or a container of such."""
+    if is_stateful(value):
+        state = state_of(value) if isinstance(value, nn.Module) else value.state_dict()
+        return {KIND: f"{type(value).__module__}.{type(value).__qualname__}", "state": state}
+    if any(is_stateful(each) for _, each in items_of(value)):
+        return {KIND: ITEMS, "state": {key: value_of(each) for key, each in items_of(value)}}
+    return value
+
+
+def put_into(there: Any, marked: dict[str, Any], place: str) -> None:
+    """Load a marked state into the existing object.
+
+    Raises:
+        ValueError: it is an object without a state, or a container of other items.
+    """
+    kind, state = marked[KIND], marked["state"]
+    if kind == ITEMS:
+        items = dict(items_of(there))
+        if items.keys() != state.keys():
+            raise ValueError(f"{place} has items {list(items)}, but its saved state has {list(state)}.")
+        for key, value in state.items():
+            if is_marked(value):
+                put_into(items[key], value, f"{place}[{key!r}]")
+            elif not isinstance(there, tuple):
+                there[key] = value
+        return
+    if not is_stateful(there):
+        raise ValueError(
+            f"{place} is {there!r}, but its saved state is of a {kind}: make such an object in __init__ or "
+            "before_fit."
+        )
+    load = there.load_state_dict if not isinstance(there, nn.Module) else lambda kept: put_state(there, kept)
+    try:
+        load(state)
+    except Exception as error:
+        error.add_note(f"while the saved state of a {kind} was loaded into {place}")
+        raise
+
+
+def objects_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The objects with a state of their own among these attributes, and in lists of such, by name.
+
+    A property that can be assigned is not read: it makes plain data, and may wait for a device to do so.
+    """
+    found = {}
+    for name in names:
+        held = getattr(type(owner), name, None)
+        if isinstance(held, property) and held.fset is not None:
+            continue
+        value = getattr(owner, name, None)
+        if is_stateful(value):
+            found[name] = value
+        else:
+            found |= {f"{name}.{key}": each for key, each in items_of(value) if is_stateful(each)}
+    return found
+
+
+def is_stateful(value: Any) -> bool:
+    """Does it keep a state of its own, as a module, an optimizer and a scheduler do?"""
+    if isinstance(value, type):
+        return False
+    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+
+
+def items_of(value: Any) -> list[tuple[Any, Any]]:
+    """Keys and items of a short list, tuple or dict; empty for anything else."""
+    if type(value) in (list, tuple, dict) and len(value) > LONGEST:
+        return []
+    if type(value) in (list, tuple):
+        return list(enumerate(value))
+    return list(value.items()) if type(value) is dict else []
+
+
+def is_marked(value: Any) -> bool:
+    """Is it a state as `value_of` marks it?"""
+    return type(value) is dict and value.keys() == {KIND, "state"}

@@ -1,0 +1,1 @@
+"""Several optimizers as one, and hyperparameters by the names that people use."""

@@ -1,0 +1,167 @@
+"""An optimizer's hyperparameters: by the names that people use, put back after a fit, changed by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.core.contract import Callback, LearnerProtocol
+from callbacks.core.every import parse_interval
+from callbacks.core.when import When, unwrapped
+
+Settings = dict[str, Any]
+ADDED = {"step", "_opt_called", "_wrapped_by_lr_sched"}  # what a scheduler of torch sets on an optimizer
+
+
+class Kept:
+    """Settings of an optimizer as they are now, to be restored; a tensor of a rate stays the same tensor.
+
+    Some optimizers keep their progress among their settings, as schedule-free ones do: that is left alone.
+
+    Args:
+        optimizer: whose.
+        names: of the hyperparameters that will be changed.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *names: str):
+        self.optimizer = optimizer
+        self.changed = {*names, "betas"} if "momentum" in names else set(names)
+        self.earlier: Kept | None = None  # of the optimizer whose place this one has taken in mid-fit
+        self.groups = [settings_of(group) for group in optimizer.param_groups]
+        self.tensors = [
+            {name: value for name, value in group.items() if isinstance(value, Tensor)}
+            for group in optimizer.param_groups
+        ]
+        self.attributes = set(getattr(optimizer, "__dict__", ()))
+
+    def of(self, optimizer: torch.optim.Optimizer) -> Kept:
+        """Itself; or, where another optimizer has taken the place of its own, what that one has now.
+
+        `put_back` gives both their settings.
+        """
+        if optimizer is self.optimizer:
+            return self
+        new = Kept(optimizer, *self.changed)
+        new.earlier = self
+        return new
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note which settings the block changes or adds."""
+        before = [dict(group) for group in self.optimizer.param_groups]
+        yield
+        for group, old in zip(self.optimizer.param_groups, before, strict=False):
+            self.changed |= {
+                name for name, value in group.items() if name not in old or old[name] is not value
+            }
+
+    def put_back(self) -> None:
+        """Restore what was changed in every group, and remove what a scheduler has set on the optimizer."""
+        groups = self.optimizer.param_groups
+        for group, settings, tensors in zip(groups, self.groups, self.tensors, strict=False):
+            for name in self.changed & set(group):
+                if name in tensors:  # graphs that were captured with it look there
+                    group[name] = tensors[name].copy_(settings[name])
+                elif name in settings:
+                    group[name] = settings[name]
+                else:
+                    del group[name]
+        for name in ADDED & (set(getattr(self.optimizer, "__dict__", ())) - self.attributes):
+            delattr(self.optimizer, name)
+        if self.earlier is not None:
+            self.earlier.put_back()
+
+
+def settings_of(group: Settings) -> Settings:
+    """A parameter group's settings; a rate that is a tensor is copied."""
+    return {
+        name: value.clone() if isinstance(value, Tensor) else value
+        for name, value in group.items()
+        if name != "params"
+    }
+
+
+def names_of(group: Settings) -> list[str]:
+    """The hyperparameters of a group; `momentum` of Adam and its kin is the first of the betas."""
+    numbers = [name for name, value in group.items() if is_scalar(value) and name != "layer_group"]
+    return [*numbers, "momentum"] if "betas" in group and "momentum" not in numbers else numbers
+
+
+def is_scalar(value: Any) -> bool:
+    """A number, or a tensor of one."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def get(group: Settings, name: str) -> Any:
+    """The value of a hyperparameter."""
+    return group["betas"][0] if name == "momentum" and "momentum" not in group else group[name]
+
+
+def put(group: Settings, name: str, value: float) -> None:
+    """Change a hyperparameter; a tensor keeps its place, for graphs that were captured with it."""
+    if name == "momentum" and "momentum" not in group:
+        group["betas"] = (value, *group["betas"][1:])
+    elif isinstance(group[name], Tensor):
+        group[name].fill_(value)
+    else:
+        group[name] = value
+
+
+def has_momentum(optimizer: torch.optim.Optimizer) -> bool:
+    """Does each group have a momentum, or betas, that is in use?"""
+    return all("momentum" in names_of(group) and get(group, "momentum") for group in optimizer.param_groups)
+
+
+def schedules_of(plugin: Callback) -> list[str]:
+    """The names of the hyperparameters that a plug-in changes as a fit goes on."""
+    return sorted(getattr(unwrapped(plugin), "schedules", ()))
+
+
+def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
+    """Refuse two plug-ins that would write over each other's values; each has the names in `schedules`.
+
+    One that a `When` ends before the other begins is let through: where a `When` says so, or the plug-in
+    itself in `schedules_from`, as "5 epochs". What it can do instead it says in `without_schedule`.
+
+    Raises:
+        ValueError: tells both.
+    """
+    holder = next((each for each in learn.callbacks if unwrapped(each) is plugin), plugin)
+    for other in learn.callbacks:
+        both = [name for name in schedules_of(other) if name in schedules_of(plugin)]
+        if other is not holder and both and not follows(other, holder) and not follows(holder, other):
+            cures = {getattr(unwrapped(each), "without_schedule", "") for each in (holder, other)} - {""}
+            cure = ", ".join(["take one of them out", *sorted(cures)])
+            raise ValueError(
+                f"{titled(plugin)} and {titled(unwrapped(other))} both change {' and '.join(both)}, and "
+                f"the later one would win: {cure}, make one schedule of both with annealers.combine, or let "
+                "one follow the other: When(..., until='5 epochs'), When(..., start='5 epochs')."
+            )
+
+
+def titled(plugin: Callback) -> str:
+    """Class and name of a plug-in."""
+    return f"{type(plugin).__name__} {plugin.name!r}"
+
+
+def follows(later: Callback, earlier: Callback) -> bool:
+    """Does one begin where a `When` has ended the other?"""
+    if not isinstance(earlier, When) or not earlier.until:
+        return False
+    until, unit = parse_interval(earlier.until)
+    starts = [parse_interval(each) for each in starts_of(later)]
+    # steps and epochs cannot be compared: the user has said so
+    return any(start_unit != unit or start >= until for start, start_unit in starts)
+
+
+def starts_of(plugin: Callback) -> list[str]:
+    """What it waits for before it changes values: by its own `schedules_from`, and by a `When`."""
+    own = getattr(unwrapped(plugin), "schedules_from", None)
+    given = plugin.start if isinstance(plugin, When) else None
+    return [each for each in (own, given) if each]

@@ -1,1 +1,0 @@
-"""What plug-ins hold and share: no plug-in stands here."""

@@ -1,0 +1,147 @@
+"""How the model runs, for speed alone: the layout of its tensors, and compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.modules import loss_tensors
+from callbacks.core.warning import warn
+from callbacks.place.device import map_tensors, tensors_of
+
+
+class ChannelsLast(Callback):
+    """Keep pictures and convolution weights with their channels last in memory, which is faster on most GPUs.
+
+    Weights, buffers, optimizer state and inputs of four dimensions, shape (n, channels, height, width), keep
+    shape and values; only their strides change (`torch.channels_last`). Results differ from those without it
+    by rounding. After the fit weights, buffers and optimizer state are contiguous again, those that were.
+
+    A model without such weights stays as it is.
+
+    Source: the tutorial "Channels Last Memory Format in PyTorch".
+    """
+
+    order = Order.PREPARE
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__(name=name)
+        self._changed: list[Tensor] = []
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        tensors = (*tensors_of(learn.model), *loss_tensors(learn).values())
+        found = [each for each in tensors if each.ndim == 4]
+        self._changed = [each for each in found if not each.is_contiguous(memory_format=torch.channels_last)]
+        lay_out(self._changed, learn.optimizer, torch.channels_last)
+
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        learn.inputs = map_tensors(learn.inputs, channels_last)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        changed, self._changed = self._changed, []
+        lay_out(changed, learn.optimizer, torch.contiguous_format)
+
+
+def lay_out(tensors: list[Tensor], optimizer: Any, layout: torch.memory_format) -> None:
+    """Change the strides of tensors, their gradients and what the optimizer keeps of them."""
+    for tensor in tensors:
+        tensor.data = tensor.data.contiguous(memory_format=layout)
+        if tensor.grad is not None:
+            tensor.grad = tensor.grad.contiguous(memory_format=layout)
+        state = getattr(optimizer, "state", None)
+        kept = state.get(tensor) if isinstance(state, Mapping) else None
+        if not isinstance(kept, dict):
+            continue
+        for key, value in kept.items():
+            if isinstance(value, Tensor) and value.ndim == 4:
+                kept[key] = value.contiguous(memory_format=layout)
+
+
+def channels_last(leaf: Any) -> Any:
+    """A tensor of four dimensions with its channels last in memory; others as they are."""
+    if isinstance(leaf, Tensor) and leaf.ndim == 4:
+        return leaf.contiguous(memory_format=torch.channels_last)
+    return leaf
+
+
+class Compile(Callback):
+    """Compile the model's forward pass with `torch.compile` for the length of a fit.
+
+    The model stays the object that it is, so the names in its state dict, its class and checkpoints do not
+    change, and after the fit it runs as before. The first batches take long, as code is made for them. Where
+    the forward pass cannot be compiled, a warning says why, and the fit goes on without. Random numbers and
+    rounding may differ from those of the model as it is.
+
+    Args:
+        backend: as `torch.compile` takes it.
+        mode: as `torch.compile` takes it, as `"reduce-overhead"`.
+        fullgraph: is the model to be one graph? Where it cannot, it is not compiled at all.
+        dynamic: expect shapes to change; None to find out.
+
+    Raises:
+        ValueError: at the fit's begin: the model is compiled already.
+
+    Source: Ansel et al. 2024, doi:10.1145/3620665.3640366; `torch.nn.Module.compile`.
+    """
+
+    order = Order.PREPARE
+
+    def __init__(
+        self,
+        backend: str = "inductor",
+        *,
+        mode: str | None = None,
+        fullgraph: bool = False,
+        dynamic: bool | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.backend, self.mode, self.fullgraph, self.dynamic = backend, mode, fullgraph, dynamic
+        if backend not in torch.compiler.list_backends(exclude_tags=()):
+            names = ", ".join(torch.compiler.list_backends(exclude_tags=()))
+            raise ValueError(f"Compile({backend!r}): there is no such backend. There are: {names}.")
+        self._model: nn.Module | None = None
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        from torch._dynamo.eval_frame import OptimizedModule  # takes a second to import; no public name
+        from torch._dynamo.exc import TorchDynamoException
+
+        model = learn.model
+        if isinstance(model, OptimizedModule) or model._compiled_call_impl is not None:
+            raise ValueError(
+                "Compile: the model is compiled already, by torch.compile(model) or model.compile(): leave "
+                "Compile out, or give the learner the model as it was."
+            )
+        compiled = torch.compile(
+            model._call_impl,
+            backend=self.backend,
+            mode=self.mode,
+            fullgraph=self.fullgraph,
+            dynamic=self.dynamic,
+        )
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return compiled(*args, **kwargs)
+            except TorchDynamoException as error:
+                tell_fallback(error)
+                model._compiled_call_impl = None
+                return model._call_impl(*args, **kwargs)
+
+        self._model, model._compiled_call_impl = model, call  # where model.compile() puts it, too
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self._model is not None:
+            self._model._compiled_call_impl = None
+        self._model = None
+
+
+def tell_fallback(error: Exception) -> None:
+    """Warn that the model runs as it is, and why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = f"{type(error).__name__}: {' '.join(lines[:2])}"
+    warn(f"Compile: the model cannot be compiled, so the fit goes on without. {reason}")

@@ -1,0 +1,1 @@
+"""Callbacks that measure, keep and show results."""

@@ -1,0 +1,136 @@
+"""Measure how training runs: rates, speed, memory."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from array import array
+from collections.abc import Mapping
+
+import torch
+
+from callbacks.core.contract import Callback, Direction, LearnerProtocol
+from callbacks.core.modules import trained_parameters
+from callbacks.core.scalars import Scalars, mean_and_largest
+from callbacks.model.norms import total_norm
+
+
+class LRMonitor(Callback):
+    """Measure rate, momentum and weight decay of every parameter group at the end of each training pass.
+
+    The names are `lr_0`, `momentum_0` and `weight_decay_0` for the first group, and so on; the momentum of
+    Adam and its kin is the first of their betas. `lr` alone, of the first group, is measured by `Metrics`.
+    """
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self.measures = dict.fromkeys(settings_of(learn))
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        learn.results |= settings_of(learn)
+
+
+def settings_of(learn: LearnerProtocol) -> dict[str, float]:
+    """The settings of each group by name."""
+    found = {}
+    for n, group in enumerate(learn.optimizer.param_groups):
+        momentum = group["betas"][0] if "betas" in group else group.get("momentum")
+        settings = {"lr": group.get("lr"), "momentum": momentum, "weight_decay": group.get("weight_decay")}
+        found |= {f"{name}_{n}": float(value) for name, value in settings.items() if value is not None}
+    return found
+
+
+class GradientNorms(Callback):
+    """Measure the norm of all gradients together at each update, as they are when the step is taken.
+
+    They are those of the model, and of a loss that is trained.
+
+    Results of a training pass: `grad_norm`, the mean over its updates, and `grad_norm_max`. The norm is the
+    root of the sum of all squares. Nothing waits for the device before the pass ends.
+    """
+
+    measures: Mapping[str, Direction | None] = {"grad_norm": None, "grad_norm_max": None}
+    state = ("norms",)
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__(name=name)
+        self._norms = Scalars()
+
+    @property
+    def norms(self) -> array[float]:
+        """The norms of the pass under way, or the last; waits for the device."""
+        return self._norms.read()[:]
+
+    @norms.setter
+    def norms(self, norms: array[float]) -> None:
+        self._norms = Scalars(norms[:])
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._norms.clear()
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        gradients = [each.grad for each in trained_parameters(learn) if each.grad is not None]
+        self._norms.append(total_norm(gradients))
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        norms = self._norms.read()
+        if norms:
+            learn.results["grad_norm"], learn.results["grad_norm_max"] = mean_and_largest(norms)
+
+
+class Throughput(Callback):
+    """Measure the speed of each training pass, and how much of it was spent waiting for data.
+
+    Results: `samples_per_second`, and `data_wait`, the share in [0, 1] of the pass between the end of one
+    batch and the beginning of the next. They are times of the host: a device that works in the background is
+    not waited for. A high `data_wait` says that the loader is too slow: give it more workers, or use
+    `Data.from_tensors`. Of a pass that goes on from a checkpoint it is the rest that counts.
+    """
+
+    measures: Mapping[str, Direction | None] = {"samples_per_second": "max", "data_wait": "min"}
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._begun = self._ended = time.perf_counter()
+        self._waited, self._n_samples = 0.0, learn.n_samples
+
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        if learn.training:
+            self._waited += time.perf_counter() - self._ended
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if learn.training:
+            self._ended = time.perf_counter()
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        seconds = max(time.perf_counter() - self._begun, 1e-9)
+        learn.results["samples_per_second"] = (learn.n_samples - self._n_samples) / seconds
+        learn.results["data_wait"] = self._waited / seconds
+
+
+class DeviceStats(Callback):
+    """Measure the most memory that was used up to the end of each epoch, in units of 2**20 bytes.
+
+    Results: `memory_mib`, of this process in main memory, and on an accelerator `device_memory_mib`, what
+    torch had allocated there at most since the fit began.
+    """
+
+    measures: Mapping[str, Direction | None] = {"memory_mib": "min", "device_memory_mib": "min"}
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        if learn.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(learn.device)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        learn.results["memory_mib"] = peak_memory()
+        if learn.device.type == "cuda":
+            learn.results["device_memory_mib"] = torch.cuda.max_memory_allocated(learn.device) / 2**20
+
+
+def peak_memory() -> float:
+    """The most main memory that this process has used; NaN where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,195 @@
+"""Profile some steps of a fit with torch.profiler."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from callbacks.core.contract import OPERATIONS, Callback, LearnerProtocol, Order
+from callbacks.core.output import Output, print_line
+from callbacks.core.registry import unwrapped
+from callbacks.core.settings import as_path, check_count
+from callbacks.core.warning import warn
+
+if TYPE_CHECKING:
+    from torch.profiler import profile
+
+
+class Profile(Callback):
+    """Record some training steps of a fit with `torch.profiler`, and write them as a trace file.
+
+    The file, `steps-3-7.json` for the third to the seventh batch of the fit, can be looked at in a browser
+    with https://ui.perfetto.dev, or in Chrome at chrome://tracing. The operations of the loop, as `forward`
+    and `backward`, are in it by name; between two of the profiler's steps lies the wait for the next batch.
+    A table of the functions that take longest is printed. Recording slows the steps down, and ends with
+    them. A fit that ends early, also in an error, writes the steps that were recorded whole by then.
+
+    A step here is one training batch. A fit that goes on from a checkpoint counts anew.
+
+    Args:
+        folder: where the file is written; it is made.
+        n_steps: how many steps are recorded.
+        wait: so many steps go by before.
+        warm_up: then so many are recorded and thrown away, as the profiler's first ones are slow.
+        top: how many functions the table has, those with most time of their own first; 0 prints none.
+        shapes: record the shapes of tensors too.
+        memory: record what memory is taken and given back too.
+
+    Attributes:
+        path: the trace file, once it is written; until then None.
+        table: the table, of at most 79 columns; until then empty.
+
+    Raises:
+        TypeError, ValueError: a setting cannot be used.
+        RuntimeError: in `before_fit`, another profiler is running.
+    """
+
+    order = Order.SAVE  # heard last: a recorded step has all plug-ins in it
+    surrounds = OPERATIONS
+
+    def __init__(
+        self,
+        folder: str | Path = "profile",
+        *,
+        n_steps: int = 5,
+        wait: int = 1,
+        warm_up: int = 2,
+        top: int = 10,
+        shapes: bool = False,
+        memory: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.folder = as_path("Profile", "folder", folder, "a folder's name, as 'profile'")
+        self.n_steps = check_count("Profile", "n_steps", n_steps, 1)
+        self.wait = check_count("Profile", "wait", wait, 0)
+        self.warm_up = check_count("Profile", "warm_up", warm_up, 0)
+        self.top = check_count("Profile", "top", top, 0)
+        self.shapes, self.memory = shapes, memory
+        self.path: Path | None = None
+        self.table = ""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._profiler: profile | None = None
+        self._folder: Path | None = None
+        self._n_done = 0  # training batches of this fit
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._stop()
+        self.path, self.table = None, ""
+        check_alone(self, learn)
+        self._folder = self.folder.absolute()  # should the fit change the working directory
+        if self._folder.exists() and not self._folder.is_dir():
+            raise NotADirectoryError(f"Profile(folder={str(self.folder)!r}): that is a file; name a folder.")
+        profiler = make_profiler(self)
+        profiler.start()
+        self._profiler = profiler
+
+    def surround(self, learn: LearnerProtocol, operation: str) -> AbstractContextManager[Any]:
+        return nullcontext() if self._profiler is None else torch.profiler.record_function(operation)
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if self._profiler is None or not learn.training:
+            return
+        self._n_done += 1
+        if self._n_done == self.wait + self.warm_up + self.n_steps:
+            self._finish()
+        else:
+            self._profiler.step()
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        if self._profiler is None or learn.resumed:  # the rest of a fit may be short
+            return
+        if self._n_done <= self.wait + self.warm_up:
+            warn(
+                f"Profile recorded nothing: the fit ended after {self._n_done} training batches, and "
+                f"recording begins after {self.wait + self.warm_up}. Lower wait or "
+                "warm_up, or train for longer."
+            )
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self._profiler is not None and self._n_done > self.wait + self.warm_up:
+            self._finish()
+        self._stop()
+
+    def _finish(self) -> None:
+        """End the recording, write the file, print the table."""
+        profiler, folder, n_done = self._profiler, self._folder, self._n_done
+        assert profiler is not None
+        assert folder is not None
+        self._stop()
+        path = folder / f"steps-{self.wait + self.warm_up + 1}-{n_done}.json"
+        with Output(f"Profile: the trace {path}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(path))
+            self.path = path
+        self.table = table_of(profiler, self.top or 10)
+        if self.top:
+            print_line(self.table)
+
+    def _stop(self) -> None:
+        profiler = self._profiler
+        self._reset()
+        if profiler is not None:
+            profiler.stop()
+
+
+def make_profiler(plugin: Profile) -> profile:
+    """A profiler by the plug-in's settings, for the CPU and, where there is one, the accelerator."""
+    from torch import profiler
+
+    action = profiler.ProfilerAction
+    begin = plugin.wait + plugin.warm_up
+
+    def schedule(n_done: int) -> profiler.ProfilerAction:  # torch's own warns where warm_up is 0
+        if not plugin.wait <= n_done < begin + plugin.n_steps:
+            return action.NONE
+        return action.WARMUP if n_done < begin else action.RECORD
+
+    return profiler.profile(
+        schedule=schedule,
+        record_shapes=plugin.shapes,
+        profile_memory=plugin.memory,
+        acc_events=True,
+    )
+
+
+def table_of(profiler: profile, top: int) -> str:
+    """The functions that take most time of their own; on an accelerator, of its time.
+
+    Of the profiler's own marks, as those of a step, there are none.
+    """
+    events = [each for each in profiler.key_averages() if not each.key.startswith("ProfilerStep")]
+    on_device = any(each.self_device_time_total for each in events)
+
+    def own_time(event: Any) -> float:
+        return event.self_device_time_total if on_device else event.self_cpu_time_total
+
+    total = sum(map(own_time, events)) or 1.0
+    lines = [
+        f"{'own time on ' + ('the device' if on_device else 'the CPU'):43}{'calls':>8}{'ms':>12}{'share':>8}"
+    ]
+    for event in sorted(events, key=own_time, reverse=True)[:top]:
+        spent = own_time(event)
+        lines.append(f"{event.key:42.42} {event.count:8}{spent / 1000:12.3f}{spent / total:8.0%}")
+    return "\n".join(lines)
+
+
+def check_alone(plugin: Profile, learn: LearnerProtocol) -> None:
+    """Refuse a second profiler: torch has one at a time."""
+    found = map(unwrapped, learn.callbacks)
+    others = [each.name for each in found if isinstance(each, Profile) and each is not plugin]
+    if others:
+        raise RuntimeError(
+            f"two plug-ins profile, {plugin.name!r} and {others[0]!r}, and torch has one profiler at a time: "
+            "leave one of them out."
+        )
+    if torch.autograd._profiler_enabled():  # pyright: ignore[reportPrivateImportUsage]
+        raise RuntimeError(
+            "Profile: another profiler is running already, and torch has one at a time: fit outside of its "
+            "block, or leave Profile out."
+        )

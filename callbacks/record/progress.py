@@ -1,0 +1,225 @@
+"""Show how the fit goes on."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import Any
+
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.every import Every
+from callbacks.core.history import show
+from callbacks.core.output import Output, print_line
+from callbacks.record.bar import Bar, can_show_a_bar
+from callbacks.results.loss_weight import LossWeight
+from callbacks.results.means import Mean
+from callbacks.schedule.budgets import n_batches_of
+
+REFRESH = 0.1  # seconds: ten times a second is as often as anyone can read
+N_LINES = 20  # lines that are printed however quick the epochs are; after them at most one in LINE_GAP
+LINE_GAP = 1.0  # seconds
+NEVER = math.inf
+#: A setting of the optimizer, as Metrics and LRMonitor name it.
+SETTING = re.compile(r"lr|(lr|momentum|weight_decay)_\d+")
+
+
+class Progress(Callback):
+    """Print a line an epoch and, in a terminal or notebook, draw a bar for the whole fit.
+
+    A line has the epoch, counted from 0 in each fit, its results (losses and metrics first; all but the
+    optimizer's settings, which the history has) and its time; it goes to standard output. After the first
+    twenty, lines come at most once a second, so that quick epochs do not flood a log; the last epoch always
+    has its line, and a stop its reason.
+
+    The bar counts training and validation batches. It goes to standard error, is drawn at most ten times a
+    second, and is gone when the fit ends. What others print in a terminal appears above it. Where standard
+    error is no terminal there is none. Output that fails, as on a full disk, ends no training.
+    """
+
+    order = Order.REPORT
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__(name=name)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._bar: Bar | None = None
+        self._output = Output("Progress: the bar on sys.stderr")
+        self._next_draw = NEVER
+        self._lengths: tuple[int | None, int | None] = None, None
+        self._n_passed = 0  # batches of the passes that have ended, where the lengths are not known
+        self._fit_begun = self._epoch_begun = 0.0
+        self._next_line, self._n_lines = 0.0, 0
+        self._left_out: tuple[int, dict[str, Any], float] | None = None  # the last epoch, if it has no line
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self.cleanup_fit(learn)
+        self._fit_begun = self._epoch_begun = time.monotonic()
+        self._lengths = length_of(learn.data.train), length_of(learn.data.valid)
+        self._next_draw = 0.0 if can_show_a_bar() else NEVER
+
+    def before_epoch(self, learn: LearnerProtocol) -> None:
+        self._epoch_begun = time.monotonic()
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._draw_if_due(learn)
+
+    def before_validate(self, learn: LearnerProtocol) -> None:
+        self._draw_if_due(learn)
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if time.monotonic() >= self._next_draw:
+            self._draw(learn, learn.batch_idx + 1)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._end_pass(learn)
+
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        self._end_pass(learn)
+
+    def _end_pass(self, learn: LearnerProtocol) -> None:
+        """Count its batches; if a whole pass had more or fewer than its loader said, expect that many."""
+        n_done, (n_train, n_valid) = learn.batch_idx + 1, self._lengths
+        self._n_passed += n_done
+        known = n_train if learn.training else n_valid
+        if known in (None, n_done) or learn.n_batches != n_done:
+            return
+        self._lengths = (n_done, n_valid) if learn.training else (n_train, n_done)
+        if self._bar is not None:
+            self._bar.total = self._total(learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        now = time.monotonic()
+        self._left_out = learn.epoch, learn.results, now - self._epoch_begun
+        if now >= self._next_line or self._n_lines < N_LINES:
+            self._print_line(learn)
+            self._next_line = now + LINE_GAP
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        self._print_line(learn)
+        if learn.stop_reason:
+            print_line(f"stopped in epoch {learn.epoch}: {learn.stop_reason}")
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._print_line(learn)
+        if self._bar is not None:
+            with self._output:
+                self._bar.close()
+        self._reset()
+
+    def _print_line(self, learn: LearnerProtocol) -> None:
+        if self._left_out is not None:
+            print_line(epoch_line(*self._left_out, n_epochs=learn.n_epochs))
+            self._left_out = None
+            self._n_lines += 1
+
+    def _draw_if_due(self, learn: LearnerProtocol) -> None:
+        if time.monotonic() >= self._next_draw:
+            self._draw(learn, 0)
+
+    def _draw(self, learn: LearnerProtocol, n_done: int) -> None:
+        """Draw the bar with so many batches of this pass done."""
+        width = len(str(learn.n_epochs))
+        title = f"epoch {learn.epoch:{width}}/{learn.n_epochs} {'train' if learn.training else 'valid'}"
+        value = learn.loss if n_done else None  # in validation there may be none
+        # a wait that is meant: the loss is read when it is drawn, ten times a second at most
+        loss = "" if value is None else f"loss {float(value):<9.4g}"  # of one width: the bar stays still
+        with self._output:
+            if self._bar is None:
+                self._bar = Bar(self._total(learn), begun=self._fit_begun)
+            self._bar.draw(self._n_before(learn) + n_done, title, loss)
+        self._next_draw = NEVER if self._output.has_failed else time.monotonic() + REFRESH
+
+    def _total(self, learn: LearnerProtocol) -> int | None:
+        n_train, n_valid = self._lengths
+        return None if n_train is None or n_valid is None else learn.n_epochs * (n_train + n_valid)
+
+    def _n_before(self, learn: LearnerProtocol) -> int:
+        """Batches of this fit before the pass under way; right also where a pass was cut short."""
+        n_train, n_valid = self._lengths
+        if n_train is None or n_valid is None:
+            return self._n_passed
+        return learn.epoch * (n_train + n_valid) + (0 if learn.training else n_train)
+
+
+def length_of(loader: Any) -> int | None:
+    """Number of batches: 0 without a loader, None where it cannot tell."""
+    return 0 if loader is None else n_batches_of(loader)
+
+
+def epoch_line(epoch: int, results: dict[str, Any], seconds: float, *, n_epochs: int) -> str:
+    """An epoch's numbers in one line."""
+    width = len(str(max(n_epochs - 1, 0)))
+    numbers = [name for name, value in results.items() if isinstance(value, (int, float))]
+    names = sorted((name for name in numbers if not SETTING.fullmatch(name)), key=is_aside)
+    shown = [f"{name} {show(results[name])}" for name in names]
+    return "  ".join([f"epoch {epoch:{width}}", *shown, duration(seconds)])
+
+
+def is_aside(name: str) -> bool:
+    """Is it no loss or metric of a pass, so that it stands behind those?"""
+    return not name.startswith(("train_", "valid_")) or name.endswith("_seconds")
+
+
+def duration(seconds: float) -> str:
+    """`0.3s`, `1:23`, `2:01:23`."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, whole = divmod(int(seconds), 60)
+    return f"{minutes}:{whole:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{whole:02}"
+
+
+class LogRMSE(Callback):
+    """Print the square root of the training loss, with all its digits: `RMSE: 74.96194346966999`.
+
+    Of a step it is the loss before the update; of an epoch, the mean loss of the pass, as in `Metrics`.
+    It is the root of the mean squared error only where the loss is a mean squared error, as
+    `torch.nn.functional.mse_loss`; for other losses use the metric `RMSE`.
+
+    Args:
+        every: how often, as in `"1 step"`, `"2 epochs"` or `"10 seconds"`. The device is waited for whenever
+            a line is printed, so choose it well above one step where speed matters.
+    """
+
+    order = Order.REPORT
+    state = ("under_way",)
+
+    def __init__(self, every: str | Every = "1 step", *, name: str | None = None):
+        super().__init__(name=name)
+        self.every = Every(every)
+        self._losses, self._weight = Mean(), LossWeight()
+
+    @property
+    def under_way(self) -> dict[str, Any]:
+        """Losses and weights of the current pass's batches, if a line is printed per epoch."""
+        return self._losses.state_dict()
+
+    @under_way.setter
+    def under_way(self, kept: dict[str, Any]) -> None:
+        self._losses.load_state_dict(kept)
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self.every.start(learn)
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._losses.clear()
+        self._weight.look(learn)
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if learn.training and self.every.unit == "epoch":
+            self._losses.add(learn.loss, self._weight.of(learn))
+        elif self.every.after_batch(learn):
+            print_root(float(learn.loss))  # a wait that is meant: the line shows this step
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        if self.every.after_epoch(learn) and self._losses.n_batches:
+            print_root(self._losses.compute(adds_up=self._weight.adds_up(learn)))
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._losses.clear()
+
+
+def print_root(loss: float) -> None:
+    """Print a loss's root; NaN where it has none."""
+    print_line(f"RMSE: {math.sqrt(loss) if loss >= 0 else math.nan}")

@@ -1,0 +1,237 @@
+"""Hand what was measured on to loggers, at an interval: any function, a file of JSON lines, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.every import Every
+from callbacks.core.output import Output
+from callbacks.core.settings import as_path
+
+Write = Callable[[dict[str, float], int], Any]
+
+
+class Numbers:
+    """What there is to log and when, for plug-ins that log: each holds one.
+
+    Args:
+        every: as for `Every`. The numbers of an epoch are logged at its end; where the unit is another, the
+            loss and the rates of a step as well, and reading the loss waits for the device.
+    """
+
+    def __init__(self, every: str | Every):
+        self.every = Every(every)
+
+    def start(self, learn: LearnerProtocol) -> None:
+        """Begin to count; call it in `before_fit`."""
+        self.every.start(learn)
+
+    def after_batch(self, learn: LearnerProtocol) -> dict[str, float] | None:
+        """The step's numbers, where they are due."""
+        if not self.every.after_batch(learn):
+            return None
+        groups = enumerate(learn.optimizer.param_groups)
+        rates = {f"lr_{n}" if n else "lr": group.get("lr") for n, group in groups}
+        found = {"loss": float(learn.loss), **rates}  # a wait that is meant, at the interval
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    def after_epoch(self, learn: LearnerProtocol) -> dict[str, float] | None:
+        """The epoch's numbers, where they are due; what is no number is left out."""
+        if self.every.unit == "epoch" and not self.every.after_epoch(learn):
+            return None
+        numbers = {name: value for name, value in learn.results.items() if isinstance(value, (int, float))}
+        return {"epoch": learn.epoch, **numbers}
+
+
+class ScalarLogger(Callback):
+    """Hand numbers on to any function of `(values, step)`, so to any logger.
+
+        ScalarLogger(lambda values, step: wandb.log(values, step=step))
+        ScalarLogger(lambda values, step: mlflow.log_metrics(values, step=step))
+        ScalarLogger(lambda values, step: experiment.log_metrics(values, step=step))  # Comet
+        ScalarLogger(lambda values, step: trackio.log(values, step=step))
+
+    A run that goes on from a checkpoint logs the steps again that are done again. An `OSError` of `write`, as
+    of a network or a full disk, ends no training: there is one warning, and no more calls in this fit.
+
+    Args:
+        write: gets numbers by name, and the global step.
+        every: how often; the default is the end of each epoch. With `"50 steps"` it is the loss before the
+            update and the rates of each 50th step as well; that waits for the device.
+
+    Raises:
+        TypeError: `write` cannot be called.
+        ValueError: `every` is no such interval.
+    """
+
+    order = Order.REPORT
+
+    def __init__(self, write: Write, every: str | Every = "1 epoch", *, name: str | None = None):
+        super().__init__(name=name)
+        if not callable(write):
+            raise TypeError(f"ScalarLogger({write!r}): pass a function of (values, step), as print.")
+        self.write, self._numbers = write, Numbers(every)
+        self._output = Output("ScalarLogger")
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._numbers.start(learn)
+        self._output = Output(f"ScalarLogger({getattr(self.write, '__name__', type(self.write).__name__)})")
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        self._add(self._numbers.after_batch(learn), learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._add(self._numbers.after_epoch(learn), learn)
+
+    def _add(self, values: dict[str, float] | None, learn: LearnerProtocol) -> None:
+        if values is not None and not self._output.has_failed:
+            with self._output:
+                self.write(values, learn.global_step)
+
+
+class JSONLines(Callback):
+    """Write a line of JSON for each interval: `{"step": 40, "epoch": 0, "train_loss": 0.31, ...}`.
+
+    A line is on disk when the next batch begins. What is not finite is `null`, as JSON has no NaN. A run that
+    goes on from a checkpoint goes on in its file, without the lines of steps that are done again; a second
+    fit of the same learner too.
+
+    Args:
+        path: the file, as `"runs/log.jsonl"`; folders are made.
+        every: as for `ScalarLogger`.
+        append: add lines to a file that is there already. By default such a file is not touched.
+
+    Raises:
+        FileExistsError: before the first epoch, the file is there and `append` is not set.
+        OSError: before the first epoch, the file cannot be written.
+    """
+
+    order = Order.REPORT
+
+    def __init__(
+        self,
+        path: str | Path,
+        every: str | Every = "1 epoch",
+        *,
+        append: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.path = as_path("JSONLines", "path", path, "a file's name, as 'log.jsonl'")
+        self.append, self._numbers = append, Numbers(every)
+        self._output = Output("JSONLines")
+        self._path: Path | None = None  # the file that this plug-in has begun
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        path = self._path or self.path.absolute()
+        if not (self._path or self.append or learn.resumed) and path.is_file() and path.stat().st_size:
+            raise FileExistsError(
+                f"JSONLines(path={str(self.path)!r}): the file is there already and is not written over. Add "
+                "lines to it with append=True, or pass another path."
+            )
+        self._output = Output(f"JSONLines(path={str(self.path)!r})")
+        with self._output if learn.resumed else nullcontext():  # a finished run may lie in a read-only folder
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a", encoding="utf-8").close()
+            if learn.resumed:
+                drop_lines_after(path, learn.global_step)
+        self._path = path
+        self._numbers.start(learn)
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        self._add(self._numbers.after_batch(learn), learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._add(self._numbers.after_epoch(learn), learn)
+
+    def _add(self, values: dict[str, float] | None, learn: LearnerProtocol) -> None:
+        if values is None or self._path is None or self._output.has_failed:
+            return
+        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"step": learn.global_step, "epoch": learn.epoch, **shown}, allow_nan=False)
+        with self._output, self._path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+
+class TensorBoard(Callback):
+    """Write numbers to event files of TensorBoard; `tensorboard --logdir FOLDER` shows them.
+
+    A run that goes on from a checkpoint hides what it had logged of the steps that are done again.
+
+    Args:
+        folder: where the event files are written.
+        every: as for `ScalarLogger`.
+
+    Raises:
+        ImportError: the package `tensorboard` is missing.
+    """
+
+    order = Order.REPORT
+
+    def __init__(self, folder: str | Path, every: str | Every = "1 epoch", *, name: str | None = None):
+        super().__init__(name=name)
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                'TensorBoard needs a package that is missing: pip install "plainlearner[tensorboard]".'
+            ) from error
+        self.folder = as_path("TensorBoard", "folder", folder, "a folder's name, as 'runs'")
+        self._numbers = Numbers(every)
+        self._writer: Any = None
+        self._output = Output("TensorBoard")
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.cleanup_fit(learn)
+        purged = learn.global_step + 1 if learn.resumed else None
+        self._output = Output(f"TensorBoard(folder={str(self.folder)!r})")
+        with self._output if learn.resumed else nullcontext():
+            self._writer = SummaryWriter(str(self.folder.absolute()), purge_step=purged)
+        self._numbers.start(learn)
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        self._add(self._numbers.after_batch(learn), learn.global_step)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._add(self._numbers.after_epoch(learn), learn.global_step)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with self._output:
+                writer.close()
+
+    def _add(self, values: dict[str, float] | None, step: int) -> None:
+        if values is None or self._writer is None or self._output.has_failed:
+            return
+        with self._output:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Drop the last lines, of steps that are about to be done again, and half a line of a killed run."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    n_lines = len(lines)
+    while lines and step_of(lines[-1]) > step:
+        lines.pop()
+    if len(lines) < n_lines:
+        temporary = path.with_name(f"{path.name}.new")
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(path)
+
+
+def step_of(line: str) -> float:
+    """A line's step; infinity for what is no whole line of ours."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,122 @@
+"""The best value of a result so far, for callbacks that compare epochs."""
+
+from __future__ import annotations
+
+import math
+from difflib import get_close_matches
+
+from callbacks.core.contract import Direction, LearnerProtocol
+from callbacks.core.settings import is_number
+from callbacks.core.warning import warn
+
+
+class Best:
+    """The best value that one result has had, for plug-ins that compare epochs: each holds one.
+
+    Args:
+        monitor: the result's name, as `"valid_loss"`.
+        owner: the plug-in's class, for messages.
+        mode: which way is better; by default the way that the loss or metric tells.
+        min_delta: a value is better only by more than this, in the result's own unit, at least 0.
+
+    Attributes:
+        value: the best value; None before there is one. NaN and infinity are never better.
+        epoch: when that was, from 0 in each fit; None before.
+
+    Raises:
+        ValueError, TypeError: a setting cannot be used.
+    """
+
+    def __init__(self, monitor: str, *, owner: str, mode: Direction | None = None, min_delta: float = 0.0):
+        if not isinstance(monitor, str):
+            raise TypeError(f"{owner}(monitor={monitor!r}): pass a result's name, as 'valid_loss'.")
+        if mode not in (None, "min", "max"):
+            raise ValueError(
+                f"{owner}(mode={mode!r}): there are 'min' and 'max', and None to ask the metric."
+            )
+        if not is_number(min_delta) or min_delta < 0:
+            raise ValueError(f"{owner}(min_delta={min_delta!r}): write a finite number of at least 0.")
+        self.monitor, self.owner, self.min_delta = monitor, owner, min_delta
+        self.mode: Direction | None = mode
+        self.direction: Direction | None = mode
+        self.value: float | None = None
+        self.epoch: int | None = None
+
+    def begin(self, learn: LearnerProtocol) -> None:
+        """Check that the result will be measured, and forget what was best; call it in `before_fit`.
+
+        Raises:
+            ValueError: nothing of that name is measured, or which way is better is not known.
+        """
+        self.value = self.epoch = None
+        check_measured(self.monitor, learn, self.owner)
+        known = learn.measured[self.monitor]
+        self.direction = self.mode or known
+        if self.direction is None:
+            raise ValueError(
+                f"{self.owner}(monitor={self.monitor!r}): its better direction is not known. Write "
+                f"{self.owner}(..., mode='min') or mode='max', or give the metric the attribute "
+                f"higher_is_better."
+            )
+        if known not in (None, self.direction):
+            warn(
+                f"{self.owner}(mode={self.mode!r}): the better way of {self.monitor} is {known!r}. "
+                f"Leave mode out to go by that."
+            )
+
+    def update(self, learn: LearnerProtocol) -> bool | None:
+        """Look at this epoch's result: is it the best so far? None where the epoch has no such result.
+
+        Raises:
+            ValueError: the result is not a number, or it has turned out that no epoch will have it.
+        """
+        if self.monitor not in learn.results:
+            check_measured(self.monitor, learn, self.owner)  # a loss may turn out not to be there
+            return None
+        value = learn.results[self.monitor]
+        if not isinstance(value, (int, float)):
+            raise ValueError(
+                f"{self.owner}(monitor={self.monitor!r}): the result is {value!r}, but only a number can be "
+                f"compared."
+            )
+        if not self.is_better(value):
+            return False
+        self.value, self.epoch = value, learn.epoch
+        return True
+
+    def is_better(self, value: float) -> bool:
+        """Is this value better than the best one, by more than `min_delta`?"""
+        if not math.isfinite(value):
+            return False
+        if self.value is None:
+            return True
+        gain = self.value - value if self.direction == "min" else value - self.value
+        return gain > self.min_delta
+
+
+def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
+    """Refuse a name of which no result will come.
+
+    Raises:
+        ValueError: tells what is measured, and which name was probably meant.
+    """
+    names = list(learn.measured)
+    if monitor in names:
+        return
+    argument = "best" if owner == "Checkpoint" else "monitor"
+    place = f"{owner}({argument}={monitor!r})"
+    if not names:
+        raise ValueError(f"{place}: nothing is measured. Add the plug-in that does: callbacks=[Metrics()].")
+    if learn.data.valid is None and monitor.startswith("valid_"):
+        other = f"train_{monitor.removeprefix('valid_')}"
+        found = other if other in names else "train_loss"
+        raise ValueError(
+            f"{place}: there is no validation data. Give some, with Data(train, valid), or go by the "
+            f"training data with {argument}={found!r}."
+        )
+    close = get_close_matches(monitor, names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"{place}: nothing of that name is measured.{hint} There are: {', '.join(names)}. Pass one of them, "
+        f"or add the metric with Learner(metrics=[...])."
+    )

@@ -1,0 +1,61 @@
+"""Means over a pass, from the values of its batches."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from operator import mul
+from typing import Any
+
+from torch import Tensor
+
+from callbacks.core.scalars import Scalars, read_both
+
+
+class Mean:
+    """The value of a function over a pass, from its values for batches and their weights.
+
+    Nothing waits for the device before `compute`.
+    """
+
+    def __init__(self) -> None:
+        self.values, self.weights = Scalars(), Scalars()
+        self.n_batches = 0
+
+    def add(self, value: Tensor | float, weight: Tensor | float) -> None:
+        """Add a batch."""
+        self.n_batches += 1
+        self.values.append(value)
+        self.weights.append(weight)
+
+    def compute(self, *, adds_up: bool = False) -> float:
+        """The weighted mean, NaN where nothing weighs anything; or the sum."""
+        values, weights = read_both(self.values, self.weights)
+        return sum(values) if adds_up else weighted_mean(values, weights)
+
+    def clear(self) -> None:
+        """Forget all batches."""
+        self.n_batches = 0
+        self.values.clear()
+        self.weights.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far, as plain data; waits for the device."""
+        values, weights = read_both(self.values, self.weights)
+        return {"values": values[:], "weights": weights[:]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what `state_dict` returned."""
+        self.values, self.weights = Scalars(state["values"][:]), Scalars(state["weights"][:])
+        self.n_batches = len(self.values.values)
+
+
+def weighted_mean(values: array[float], weights: array[float]) -> float:
+    """Mean of values that count by their weights; NaN where nothing weighs anything."""
+    total = sum(weights)
+    if not total:
+        return math.nan
+    if all(weights):
+        return sum(map(mul, values, weights)) / total
+    # the mean of an empty batch is NaN, and would stay so times 0
+    return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight) / total

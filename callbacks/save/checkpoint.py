@@ -1,0 +1,253 @@
+"""Save the run as it goes, so that nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
+from callbacks.core.every import Every
+from callbacks.core.settings import as_path
+from callbacks.core.warning import warn
+from callbacks.results.best import Best
+from callbacks.results.measured_weights import MeasuredWeights, in_place
+from callbacks.save.checkpoint_folder import (
+    checkpoints_in,
+    keep_as_best,
+    leftovers,
+    other_bests,
+    remove,
+    surplus,
+)
+from callbacks.save.folder_lock import FolderLock
+
+
+class Checkpoint(Callback):
+    """Save all that decides the future of a run, so that `fit(resume="auto")` goes on with the same bits.
+
+    A file `step-<global step>.pt` is written at each interval, at the end of the fit, and when Ctrl-C,
+    SIGTERM, a loader's failure, or an error of a callback without state in `after_batch` of training or in
+    `after_epoch` ends it; the newest `keep` stay. One of the best epoch,
+    `best-<global step>.pt`, is kept beside them. Each is written to a temporary file beside it, flushed to
+    disk, and renamed, so that a run that is killed while it writes still has the one before.
+
+    A full disk does not end the training: it is a warning, and the next interval tries again. After two
+    failures in a row, or at the last save, the error is raised; where a signal or another error ends the
+    fit, a save that fails stays a warning.
+
+    Args:
+        folder: where the files are, as `"runs/first"`; it is made. Of a recipe's run it is below the run's.
+        every: how often, as in `"1 epoch"`, `"200 steps"` or `"10 minutes"`.
+        keep: so many of the newest files stay, at least 1; None for all.
+        best: the name of a result, as `"valid_loss"`, of whose best epoch a file is kept. It has the weights
+            that `EarlyStopping` restores; where those are of before the epoch's update, the name has their
+            step, and the file is for `learn.load`: a run resumes from the others.
+        mode: `"min"` or `"max"` for `best`; by default the way that the loss or metric tells.
+
+    Attributes:
+        best: the best value so far; None before there is one. NaN is never better.
+        best_epoch: when that was, from 0 in each fit.
+
+    Raises:
+        FileExistsError: before the first step, the folder holds a run, and `fit` was not told to resume.
+        RuntimeError: before the first step, or before a save of a run whose folder was replaced, another
+            process saves to the folder.
+        OSError: before the first step, the folder cannot be written to; or the disk stayed full.
+        ValueError, TypeError: a setting cannot be used, or a plug-in's state cannot be kept.
+    """
+
+    order = Order.SAVE
+    state = ("best", "best_epoch", "pass_start")
+    MAX_FAILURES = 2  # in a row
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every: str | Every = "1 epoch",
+        keep: int | None = 3,
+        best: str | None = None,
+        *,
+        mode: Direction | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.folder = as_path("Checkpoint", "folder", folder, "a folder's name, as 'runs/first'")
+        if keep is not None and (type(keep) is not int or keep < 1):
+            raise ValueError(
+                f"Checkpoint(keep={keep!r}): write how many files stay, 1 or more, or None for all."
+            )
+        self.every, self.keep, self.monitor = Every(every), keep, best
+        self._best = None if best is None else Best(best, owner="Checkpoint", mode=mode)
+        self._measured = MeasuredWeights(best or "")
+        self._folder: Path | None = None
+        self._lock: FolderLock | None = None
+        self._unlocked: Exception | None = None  # why a fit that resumes has no lock
+        self._is_ours = False  # has this plug-in begun the run in the folder?
+        self._reset()
+
+    def _reset(self) -> None:
+        self._n_failures = 0
+        self._in_epoch = self._has_told = self._is_saved = False
+        self._unlocked = None
+
+    @property
+    def best(self) -> float | None:
+        """The best value so far."""
+        return self._best and self._best.value
+
+    @best.setter
+    def best(self, value: float | None) -> None:
+        if self._best is not None:
+            self._best.value = value
+
+    @property
+    def best_epoch(self) -> int | None:
+        """When that was, from 0 in each fit."""
+        return self._best and self._best.epoch
+
+    @best_epoch.setter
+    def best_epoch(self, epoch: int | None) -> None:
+        if self._best is not None:
+            self._best.epoch = epoch
+
+    @property
+    def pass_start(self) -> dict[str, Any] | None:
+        """The global step at the start of the current epoch, and the weights, if they may be needed."""
+        return self._measured.start
+
+    @pass_start.setter
+    def pass_start(self, start: dict[str, Any] | None) -> None:
+        self._measured.start = start
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._reset()
+        self._measured.begin_fit()
+        self._folder = self._folder or self.folder.absolute()  # should the fit change the working directory
+        if not self._has_lock(learn):
+            return
+        if not (learn.resumed or self._is_ours) and checkpoints_in(self._folder):
+            raise FileExistsError(
+                f"{self.folder} holds a run already ({checkpoints_in(self._folder)[0].name}), which is not "
+                "written over. To go on with it: fit(..., resume='auto'). To begin another: pass another "
+                "folder to Checkpoint, or delete this one."
+            )
+        self._remove(leftovers(self._folder))
+        self._is_ours = learn.marks_passes = True
+        self._step_begun = learn.global_step
+        self.every.start(learn)
+        if self._best is not None:
+            value, epoch = self._best.value, self._best.epoch
+            self._best.begin(learn)
+            self._best.value, self._best.epoch = value, epoch  # the best of all fits
+
+    def _has_lock(self, learn: LearnerProtocol) -> bool:
+        """Lock the folder; of a run that resumes an error comes later, as a finished one needs no lock."""
+        assert self._folder is not None
+        try:
+            self._lock = self._lock or FolderLock(self._folder)
+        except (OSError, RuntimeError) as error:
+            if not learn.resumed:
+                raise
+            self._unlocked = error
+        return self._lock is not None
+
+    def before_epoch(self, learn: LearnerProtocol) -> None:
+        if self._unlocked is not None:
+            raise self._unlocked
+        self._in_epoch = True
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        if self._best is not None:
+            self._measured.before_train(learn)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._measured.after_train(learn)
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if was_interrupted(learn) or learn.error is not None or self.every.after_batch(learn):
+            self._is_saved = was_interrupted(learn)
+            self._save(learn, "batch")
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._in_epoch = False
+        if self._is_saved:
+            return  # interrupted in the middle of a pass
+        is_trained = learn.global_step > self._step_begun or not learn.results.get("skipped_updates")
+        is_better = bool(self._best is not None and is_trained and self._best.update(learn))
+        before_update = self._measured.release()
+        is_last = bool(learn.stop_reason) or learn.epoch + 1 == learn.n_epochs
+        if is_last or is_better or learn.error is not None or self.every.after_epoch(learn):
+            self._save(learn, "epoch", is_last=is_last, is_best=is_better and not before_update)
+        if is_better and before_update:
+            self._save_measured(learn, before_update, is_last)
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        if self._in_epoch and not was_interrupted(learn):  # CancelFit ended it
+            self._save(learn, "end", is_last=True)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        try:
+            if self._lock is not None and learn.error is not None and learn.failed_between_batches:
+                self._save(learn, "batch")
+        finally:
+            if self._lock is not None and self._folder is not None:
+                self._lock.release()
+                learn.marks_passes = False
+            self._lock = self._folder = None
+
+    def _save(self, learn: LearnerProtocol, at: Any, *, is_last: bool = False, is_best: bool = False) -> None:
+        assert self._folder is not None
+        assert self._lock is not None
+        path = self._folder / f"step-{learn.global_step:09}.pt"
+        try:
+            self._lock.renew()
+            learn.save(path, at=at)
+            former = keep_as_best(path) if is_best else []
+        except OSError as error:
+            self._fail(learn, error, path, is_last)
+            return
+        self._n_failures = 0
+        self._remove([*former, *surplus(self._folder, self.keep)])
+
+    def _save_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
+        """Save the weights that were measured, before the update, as the best, to be loaded."""
+        assert self._folder is not None
+        path = self._folder / f"best-{start['step']:09}.pt"
+        try:
+            with in_place(learn, start["weights"]):
+                learn.save(path)
+        except OSError as error:
+            self._fail(learn, error, path, is_last)
+            return
+        self._remove(other_bests(path))
+
+    def _remove(self, paths: list[Path]) -> None:
+        """Remove old checkpoint files; a file that cannot be removed only takes up disk space."""
+        error = remove(paths)
+        if error is not None and not self._has_told:
+            self._has_told = True
+            warn(
+                f"an old checkpoint cannot be removed ({error}). Training continues; remove such "
+                "files by hand, as they take up disk space."
+            )
+
+    def _fail(self, learn: LearnerProtocol, error: OSError, path: Path, is_last: bool) -> None:
+        """Warn of a save that failed; raise where no other follows, or too many have failed.
+
+        A fit that a signal or another error ends keeps that ending.
+        """
+        self._n_failures += 1
+        rest = "The checkpoints before it are whole"
+        in_memory = "the weights are in memory: learn.save('elsewhere.pt') keeps them."
+        is_ending = was_interrupted(learn) or learn.error is not None
+        if not is_ending and (is_last or self._n_failures >= self.MAX_FAILURES):
+            error.add_note(f"{path} was not written ({self._n_failures} in a row). {rest}, and {in_memory}")
+            raise error
+        then = f"the fit ends here, and {in_memory}" if is_ending else "the next interval tries again."
+        notes = " ".join(getattr(error, "__notes__", ()))
+        warn(f"{path} was not written: {error}. {notes} {rest}, {then}")
+
+
+def was_interrupted(learn: LearnerProtocol) -> bool:
+    """Does the fit end because Ctrl-C or SIGTERM asked for it?"""
+    return learn.interrupted is not None and learn.stop_reason == learn.interrupted

@@ -1,0 +1,1 @@
+"""Callbacks that change hyperparameters during training, and the length of a fit."""

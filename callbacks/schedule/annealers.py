@@ -1,0 +1,259 @@
+"""Values that change as training goes on: functions of progress, for `ParamScheduler`.
+
+    lin(0.1, 0.0)(0.25)                  # 0.075
+    one_cycle(0.004, 0.1, 1e-6)(0.25)    # 0.1, the peak
+
+Progress is 0 at the first batch of a fit and 1 at its last. Any function of it can stand beside these.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
+from typing import Literal
+
+__all__ = [
+    "combine",
+    "constant",
+    "cos",
+    "exp",
+    "flat_cos",
+    "lin",
+    "one_cycle",
+    "poly",
+    "sgdr",
+    "warmup_cosine",
+    "wsd",
+]
+
+
+@dataclass(frozen=True)
+class Annealer:
+    """A value as a function of progress; two of the same name and arguments are equal.
+
+    Attributes:
+        name: of the function that made it.
+        arguments: that function's.
+    """
+
+    name: str
+    arguments: tuple[object, ...]
+    value: Callable[[float, int | None], float] = field(compare=False)
+
+    def __call__(self, progress: float, n_steps: int | None = None) -> float:
+        """The value at a point.
+
+        Args:
+            progress: from 0 at the beginning to 1 at the end; what lies outside is taken for the nearest.
+            n_steps: of how many steps the whole is; then phases end as `combine` says.
+        """
+        return self.value(min(max(progress, 0.0), 1.0), n_steps)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(map(repr, self.arguments))})"
+
+
+# From one value to another
+
+
+def constant(value: float) -> Annealer:
+    """The same all the time."""
+    return Annealer("constant", (checked("constant", value),), partial(_lin, value, value))
+
+
+def lin(start: float, end: float) -> Annealer:
+    """In a straight line."""
+    checked("lin", start, end)
+    return Annealer("lin", (start, end), partial(_lin, start, end))
+
+
+def cos(start: float, end: float) -> Annealer:
+    """Along half a cosine: slowly, quickly, slowly. Loshchilov and Hutter 2017, "SGDR", equation 5."""
+    checked("cos", start, end)
+    return Annealer("cos", (start, end), partial(_cos, start, end))
+
+
+def exp(start: float, end: float) -> Annealer:
+    """By the same factor at each step; both values are above 0, or both below."""
+    checked("exp", start, end)
+    if start * end <= 0:
+        raise ValueError(f"exp({start!r}, {end!r}): no factor leads from one to the other; take lin or cos.")
+    return Annealer("exp", (start, end), partial(_exp, start, end))
+
+
+def poly(start: float, end: float, power: float) -> Annealer:
+    """By a power of progress: late for a power above 1, early for one below; the power is above 0."""
+    checked("poly", start, end, power)
+    if power <= 0:
+        raise ValueError(f"poly(power={power!r}): write a number above 0.")
+    return Annealer("poly", (start, end, power), partial(_poly, start, end, power))
+
+
+def _lin(start: float, end: float, progress: float, n_steps: int | None) -> float:
+    return start + (end - start) * progress
+
+
+def _cos(start: float, end: float, progress: float, n_steps: int | None) -> float:
+    return end + (start - end) / 2.0 * (math.cos(math.pi * progress) + 1)
+
+
+def _exp(start: float, end: float, progress: float, n_steps: int | None) -> float:
+    return start * (end / start) ** progress
+
+
+def _poly(start: float, end: float, power: float, progress: float, n_steps: int | None) -> float:
+    return start + (end - start) * progress**power
+
+
+# In phases
+
+
+def combine(shares: Sequence[float], parts: Sequence[Callable[[float], float]]) -> Annealer:
+    """One after the other.
+
+    Told of `n_steps`, as `ParamScheduler` does, a phase whose shares so far add up to s ends at step
+    `s * n_steps - 1`, counted from 0, as in torch's `OneCycleLR`: its last step has its end's value, where
+    `s * n_steps` is a whole number. Without, it ends at progress s.
+
+    Args:
+        shares: of the whole, one for each part; they add up to 1. A part whose share is 0 is left out.
+        parts: functions of progress; each goes from 0 to 1 in its share.
+
+    Raises:
+        TypeError: a part cannot be called, or a share is no number.
+        ValueError: shares and parts do not fit.
+    """
+    shares, parts = tuple(shares), tuple(parts)
+    for part in parts:
+        if not callable(part):
+            raise TypeError(f"combine: {part!r} is no function of progress, as lin(0.1, 0.0) is.")
+    if len(shares) != len(parts) or not parts:
+        raise ValueError(f"combine: {len(shares)} shares for {len(parts)} parts. Give each part its share.")
+    checked("combine", *shares)
+    if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise ValueError(f"combine(shares={list(shares)}): they add up to {sum(shares):g}, not to 1.")
+    kept = [(share, part) for share, part in zip(shares, parts, strict=True) if share > 0]
+    ends = (*list(accumulate(share for share, _ in kept))[:-1], 1.0)
+    value = partial(_combine, ends, tuple(part for _, part in kept))
+    return Annealer("combine", (shares, parts), value)
+
+
+def _combine(
+    ends: tuple[float, ...], parts: tuple[Callable[[float], float], ...], progress: float, n_steps: int | None
+) -> float:
+    if n_steps is not None and n_steps > 1:  # the last of the steps up to an end is at the end
+        ends = (*((end * n_steps - 1) / (n_steps - 1) for end in ends[:-1]), 1.0)
+    at = min(bisect_left(ends, progress), len(ends) - 1)
+    start = max(ends[at - 1], 0.0) if at else 0.0
+    return parts[at]((progress - start) / (ends[at] - start) if ends[at] > start else 1.0)
+
+
+def one_cycle(
+    start: float, peak: float, end: float, pct_start: float = 0.25, anneal: Literal["cos", "linear"] = "cos"
+) -> Annealer:
+    """Up to a peak along a cosine, and down again: the 1cycle policy of a rate; of a momentum down and up.
+
+    Smith and Topin 2018, "Super-convergence". Over whole steps it is `torch.optim.lr_scheduler.OneCycleLR`
+    with `start = max_lr / div_factor`, `peak = max_lr`, `end = start / final_div_factor`.
+
+    Args:
+        start: the value at the beginning.
+        peak: at the peak.
+        end: at the end.
+        pct_start: where the peak is, within (0, 1).
+        anneal: along half a cosine, or in a line, as torch's `anneal_strategy`.
+    """
+    share = checked_share("one_cycle", "pct_start", pct_start)
+    if anneal not in ("cos", "linear"):
+        raise ValueError(f"one_cycle(anneal={anneal!r}): there are 'cos' and 'linear'.")
+    way = cos if anneal == "cos" else lin
+    whole = combine((share, 1 - share), (way(start, peak), way(peak, end)))
+    return named("one_cycle", whole, start, peak, end, share, *(() if anneal == "cos" else (anneal,)))
+
+
+def flat_cos(value: float, end: float = 0.0, pct_start: float = 0.75) -> Annealer:
+    """The same up to `pct_start`, then along a cosine to the end."""
+    share = checked_share("flat_cos", "pct_start", pct_start, may_be_0=True)
+    return named(
+        "flat_cos", combine((share, 1 - share), (constant(value), cos(value, end))), value, end, share
+    )
+
+
+def warmup_cosine(peak: float, warmup: float = 0.1, start: float = 0.0, end: float = 0.0) -> Annealer:
+    """In a line up to the peak over a share `warmup`, then along a cosine to the end."""
+    share = checked_share("warmup_cosine", "warmup", warmup, may_be_0=True)
+    whole = combine((share, 1 - share), (lin(start, peak), cos(peak, end)))
+    return named("warmup_cosine", whole, peak, share, start, end)
+
+
+def wsd(
+    peak: float, warmup: float = 0.1, decay: float = 0.1, start: float = 0.0, end: float = 0.0
+) -> Annealer:
+    """Warm-up, stable, decay: up in a line, the same for long, down in a line over the last share.
+
+    Hu et al. 2024, "MiniCPM", equation 1; the decay in a line is of Haegele et al. 2024.
+    """
+    up = checked_share("wsd", "warmup", warmup, may_be_0=True)
+    down = checked_share("wsd", "decay", decay, may_be_0=True)
+    if up + down > 1 + 1e-9:
+        raise ValueError(
+            f"wsd(warmup={warmup!r}, decay={decay!r}): together they are more than the whole, 1."
+        )
+    whole = combine((up, max(0.0, 1 - up - down), down), (lin(start, peak), constant(peak), lin(peak, end)))
+    return named("wsd", whole, peak, up, down, start, end)
+
+
+def sgdr(value: float, end: float = 0.0, n_cycles: int = 3, mult: float = 2.0) -> Annealer:
+    """Down along a cosine, and from the top again, each cycle `mult` times as long as the one before.
+
+    Loshchilov and Hutter 2017, "SGDR: Stochastic gradient descent with warm restarts". Over whole steps it is
+    `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`: each cycle begins at `value`, and the next one
+    begins where `end` would be.
+    """
+    checked("sgdr", value, end, mult)
+    if type(n_cycles) is not int or n_cycles < 1 or mult <= 0:
+        raise ValueError(
+            f"sgdr(n_cycles={n_cycles!r}, mult={mult!r}): write 1 cycle or more, and a mult above 0."
+        )
+    lengths = [mult**cycle for cycle in range(n_cycles)]
+    ends = tuple(length / sum(lengths) for length in accumulate(lengths))
+    return Annealer("sgdr", (value, end, n_cycles, mult), partial(_sgdr, value, end, ends))
+
+
+def _sgdr(value: float, end: float, ends: tuple[float, ...], progress: float, n_steps: int | None) -> float:
+    if n_steps is not None:
+        progress *= (n_steps - 1) / n_steps
+    at = next((number for number, limit in enumerate(ends) if progress < limit - 1e-9), len(ends) - 1)
+    start = ends[at - 1] if at else 0.0
+    return _cos(value, end, (progress - start) / (ends[at] - start), n_steps)
+
+
+# Checks
+
+
+def named(name: str, annealer: Annealer, *arguments: object) -> Annealer:
+    """The same under another name."""
+    return Annealer(name, arguments, annealer.value)
+
+
+def checked(name: str, *values: float) -> float:
+    """The first of some values, all of them finite numbers."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name}: {value!r} is no number.")
+        if not math.isfinite(value):
+            raise ValueError(f"{name}: {value!r} is not finite.")
+    return values[0]
+
+
+def checked_share(name: str, argument: str, share: float, *, may_be_0: bool = False) -> float:
+    """A share of the whole."""
+    checked(name, share)
+    if not 0 < share < 1 and not (may_be_0 and share == 0):
+        words = "between 0 and 1, or 0" if may_be_0 else "between 0 and 1"
+        raise ValueError(f"{name}({argument}={share!r}): write a share of the whole {words}, as 0.25.")
+    return share

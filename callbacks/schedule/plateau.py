@@ -1,0 +1,110 @@
+"""Lower the rate when training no longer helps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
+from callbacks.core.settings import is_number
+from callbacks.optim.hyperparameters import Kept, check_alone, get, put
+from callbacks.results.best import Best
+
+
+class ReduceLROnPlateau(Callback):
+    """Multiply every group's learning rate by a factor when a result has not been better for some epochs.
+
+    Each fit starts again with no best value, and restores the rates that were set before it. The settings
+    mean what they mean in `torch.optim.lr_scheduler.ReduceLROnPlateau`; `min_delta` is its `threshold` with
+    `threshold_mode="abs"`. fastai, Keras and `EarlyStopping` count `patience` differently: their 3 is 2 here.
+
+    Args:
+        monitor: the result's name, as `"valid_loss"`.
+        factor: within (0, 1).
+        patience: epochs in a row without a better value that are allowed; the next one lowers the rate. 0
+            lowers it at the first such epoch, 1 at the second.
+        min_delta: a value is better only by more than this, in the result's own unit.
+        cooldown: epochs after a lowering in which none is counted, at least 0.
+        min_lr: no group's rate goes below this.
+        mode: `"min"` or `"max"`; by default the direction that the loss or metric declares.
+
+    Attributes:
+        best: the best value of this fit, or the last; None before there is one.
+        wait: epochs since then, or since the last lowering.
+        rest: epochs of the cooldown that are left.
+        n_reduced: how often the rate was lowered in this fit.
+
+    Raises:
+        ValueError: a setting cannot be used; when a fit starts: nothing of the monitor's name is measured,
+            or another callback changes the rate too.
+    """
+
+    order = Order.DECIDE
+    state = ("best", "wait", "rest", "n_reduced")
+    schedules = ("lr",)
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        mode: Direction | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if not isinstance(factor, float) or not 0 < factor < 1:
+            raise ValueError(f"ReduceLROnPlateau(factor={factor!r}): write a number between 0 and 1, as 0.1.")
+        for word, value in (("patience", patience), ("cooldown", cooldown)):
+            if type(value) is not int or value < 0:
+                raise ValueError(
+                    f"ReduceLROnPlateau({word}={value!r}): write a whole number of epochs, at least 0."
+                )
+        if not is_number(min_lr) or min_lr < 0:
+            raise ValueError(f"ReduceLROnPlateau(min_lr={min_lr!r}): write a finite rate of at least 0.")
+        self._best = Best(monitor, owner="ReduceLROnPlateau", mode=mode, min_delta=min_delta)
+        self.monitor, self.factor, self.patience = monitor, factor, patience
+        self.cooldown, self.min_lr = cooldown, min_lr
+        self.wait = self.rest = self.n_reduced = 0
+        self._kept: Kept | None = None
+
+    @property
+    def best(self) -> float | None:
+        """The best value of this fit, or the last."""
+        return self._best.value
+
+    @best.setter
+    def best(self, value: float | None) -> None:
+        self._best.value = value
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        check_alone(self, learn)
+        self._best.monitor = self.monitor  # it may have been changed
+        self._best.begin(learn)
+        self.wait = self.rest = self.n_reduced = 0
+        self._kept = Kept(learn.optimizer, "lr")
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        better = self._best.update(learn)
+        if better is None:
+            return
+        self.wait = 0 if better else self.wait + 1
+        if self.rest:
+            self.rest, self.wait = self.rest - 1, 0
+        if self.wait > self.patience:
+            if self._kept is not None:
+                self._kept = self._kept.of(learn.optimizer)  # another one may have taken its place
+            self._reduce(learn.optimizer.param_groups)
+
+    def _reduce(self, groups: list[dict[str, Any]]) -> None:
+        self.wait, self.rest = 0, self.cooldown
+        self.n_reduced += 1
+        for group in groups:
+            put(group, "lr", max(float(get(group, "lr")) * self.factor, self.min_lr))
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self._kept is not None:
+            self._kept.put_back()
+        self._kept = None

@@ -1,0 +1,110 @@
+"""Where a schedule starts and ends: the fit, its budgets, and the windows of `When`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from callbacks.core.contract import Callback, LearnerProtocol
+from callbacks.core.every import parse_interval
+from callbacks.core.registry import unwrapped
+from callbacks.core.when import When
+from callbacks.schedule.budgets import budget_ends
+
+Clock = dict[str, int]
+Point = tuple[float, str]  # a number, and its unit
+
+
+class Plan(NamedTuple):
+    """A schedule in a fit to come, in training batches."""
+
+    begin: int
+    end: int
+    end_of_fit: int
+
+
+class Span:
+    """The part of a fit over which a schedule runs; made at its first training batch.
+
+    It ends where `until` says; without that at the fit's end, or at that of a budget of steps, samples or
+    epochs, whichever comes first.
+
+    Args:
+        callback: whose span it is.
+        learn: the learner.
+    """
+
+    def __init__(self, callback: Callback, learn: LearnerProtocol):
+        windows = windows_of(callback, learn)
+        self.starts_late = any(each.start for each in windows)
+        untils = [parse_interval(each.until) for each in windows if each.until]
+        self.ends: list[Point] = untils or [(learn.n_epochs, "epoch"), *budget_ends(learn)]
+        self.is_whole_fit = not windows and len(self.ends) == 1
+        self.counted = [end for end in self.ends if end[1] != "epoch"]  # known without the length of an epoch
+
+    def progress(self, learn: LearnerProtocol, begun: Clock, n_batches: int | None) -> tuple[float, int]:
+        """How much of it is done: 0 at its first batch, 1 at its last; and how many steps it has.
+
+        Args:
+            learn: the learner, at a training batch.
+            begun: `clock` at the span's first batch.
+            n_batches: of an epoch; None where that is not known, and only `counted` ends are looked at.
+        """
+        now = clock(learn, n_batches or 1)
+        ends = self.counted if n_batches is None else self.ends
+        return max(share_done(learn, end, now, begun, n_batches or 1) for end in ends)
+
+
+def share_done(
+    learn: LearnerProtocol, end: Point, now: Clock, begun: Clock, n_batches: int
+) -> tuple[float, int]:
+    """Progress from `begun` to one end, and the number of steps between them."""
+    number, unit = end
+    length = (number * n_batches if unit == "epoch" else number) - begun[unit]
+    last = learn.n_items if unit == "sample" else 1  # the last batch begins one before the end
+    share = (now[unit] - begun[unit]) / max(length - last, 1)
+    return min(share, 1.0), max(round(length / max(last, 1)), 1)
+
+
+def clock(learn: LearnerProtocol, n_batches: int) -> Clock:
+    """Where the fit is, by unit; epochs are counted in batches."""
+    batch = learn.epoch * n_batches + min(learn.batch_idx, n_batches - 1)
+    return {"epoch": batch, "step": learn.global_step, "sample": learn.n_samples}
+
+
+def windows_of(callback: Callback, learn: LearnerProtocol) -> list[When]:
+    """Each `When` that holds this callback, the outermost first."""
+    held = next((each for each in learn.callbacks if unwrapped(each) is callback), callback)
+    found = []
+    while isinstance(held, When):
+        found.append(held)
+        held = held.plugin
+    return found
+
+
+def planned(
+    callback: Callback, learn: LearnerProtocol, n_epochs: int, n_batches: int, *, one_step_each: bool
+) -> Plan | None:
+    """Between which batches of a fit to come a schedule runs; None where that cannot be foreseen.
+
+    Args:
+        callback: the schedule.
+        learn: the learner, before the fit.
+        n_epochs: epochs of the fit.
+        n_batches: training batches of an epoch.
+        one_step_each: is each batch one update?
+    """
+    windows = windows_of(callback, learn)
+    begun = {"step": learn.global_step, "sample": learn.n_samples}
+    known = {"epoch": n_batches} | ({"step": 1} if one_step_each else {})
+    starts = [parse_interval(each.start) for each in windows if each.start]
+    untils = [parse_interval(each.until) for each in windows if each.until]
+    budgets = budget_ends(learn, begun)
+    if any(unit not in known for _, unit in (*starts, *untils, *budgets)) or any(w.every for w in windows):
+        return None
+
+    def batches(points: list[Point]) -> list[int]:
+        return [max(0, round((number - begun.get(unit, 0)) * known[unit])) for number, unit in points]
+
+    first = max(batches(starts), default=0)
+    end_of_fit = min([n_epochs * n_batches, *batches(budgets)])
+    return Plan(first, max(first, min(batches(untils) or [end_of_fit])), end_of_fit)

@@ -1,0 +1,1 @@
+"""Callbacks that change how an update is made."""

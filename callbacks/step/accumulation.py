@@ -1,0 +1,243 @@
+"""Let gradients of several batches add up to one update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.core.contract import Callback, CancelStep, LearnerProtocol, Order
+from callbacks.core.registry import describe, unwrapped
+from callbacks.results.loss_weight import LossWeight, Weight
+
+
+class GradientAccumulation(Callback):
+    """Update the weights once for several batches, as if they were one large batch.
+
+    The gradient of an update is that of all batches of its window joined: each batch's loss is weighted by
+    what it divides by, as in `Metrics` (torch's own losses are known; others count by number of items, or by
+    `weight`), and the sum of gradients is divided by the sum of weights. Gradients of a loss with
+    `reduction="sum"` are added and not divided. So n small batches give the weights of one large batch to
+    rounding, uneven ones too. (Batch norm still sees small batches.) A batch in which `cross_entropy` has no
+    target to count adds nothing. Clipping, gradient norms, schedules and everything else that listens to
+    `before_step` or `after_step` is called once for each window; `learn.global_step` counts windows.
+
+    A window ends with its pass: the last one may be smaller, and is divided by what it really had. Where the
+    data does not tell its length, or the pass is cancelled or stopped, that update comes in `after_train`,
+    before results are measured; not where Ctrl-C or SIGTERM ends the fit, which goes on from a checkpoint. A
+    batch that is cancelled drops the gradients of its whole window, as the loop does. Nothing is carried into
+    the next pass or fit. A checkpoint holds the window under way, sums of gradients included;
+    `learn.snapshot()` holds no gradients: restore one at the end of a window.
+
+    Args:
+        n_batches: batches per update.
+        n_samples: items per update, rounded up to whole batches. Either this or `n_batches`.
+        weight: the weight of the batch under way, a number above 0 or a tensor of one, which is not waited
+            for, as `lambda learn: (learn.targets != PAD).sum()` where the loss is a mean over tokens.
+
+    Raises:
+        ValueError: both sizes, or none, or one that is not a whole number above 0; when the fit starts: a
+            second one, or another callback's `step` that computes gradients itself.
+    """
+
+    order = Order.PREPARE  # before those that unscale or clip: they hear whole windows only
+    state = ("window",)
+
+    def __init__(
+        self,
+        n_batches: int | None = None,
+        *,
+        n_samples: int | None = None,
+        weight: Weight | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.n_batches, self.n_samples = n_batches, n_samples
+        check_sizes(n_batches, n_samples)
+        self._weight = LossWeight(weight, owner="GradientAccumulation")
+        self._is_sum = False
+        self._begin()
+
+    @property
+    def weight(self) -> Weight | None:
+        """The user's function of the learner, or None."""
+        return self._weight.given
+
+    def _begin(self) -> None:
+        """An empty window: batches and items so far, sum of weights, unit of weights, last batch.
+
+        And of an update that another plug-in has left out with `CancelStep`: are its gradients, which are
+        divided already, still there, or which are they?
+        """
+        self.window: dict[str, Any] = {"n_batches": 0, "n_samples": 0, "weight": 0.0, "unit": 1, "last": -1}
+        self.window |= {"is_divided": False, "left": None}
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._begin()
+        for other in map(unwrapped, learn.callbacks):
+            if isinstance(other, GradientAccumulation) and other is not self:
+                raise ValueError(f"{self!r} and {other!r} both let gradients add up: leave one of them out.")
+        check_doer(self, learn)
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        is_divided = self.window.get("is_divided", False)
+        if self.window["n_batches"]:  # a cancel has left them
+            learn.optimizer.zero_grad()
+            learn.n_waiting = 0
+        self._begin()
+        self.window["is_divided"] = is_divided
+        self._weight.look(learn)
+        self._is_sum = self._weight.adds_up(learn)
+
+    def before_backward(self, learn: LearnerProtocol) -> None:
+        if self._is_void(learn.batch_idx - 1):
+            self._begin()
+        self._see_reduction(learn)
+        weight = 1 if self._is_sum else self._weigh(learn)
+        if not self.window["n_batches"]:
+            if self.window.get("is_divided"):
+                self._put_aside(learn)
+            # weights are counted in it, so that even batches are scaled by 1 and not at all near an overflow
+            self.window["unit"] = (weight if isinstance(weight, (int, float)) else n_targets(learn)) or 1
+        self._share = weight / self.window["unit"]
+        if isinstance(self._share, Tensor) or self._share != 1:
+            learn.loss_grad = scaled(learn.loss_grad, self._share)
+
+    def _see_reduction(self, learn: LearnerProtocol) -> None:
+        """Are losses added up? It must not change within a window."""
+        is_sum = self._weight.adds_up(learn)
+        if is_sum != self._is_sum and self.window["n_batches"]:
+            raise ValueError(
+                f"{describe(self)}: learn.loss_func was changed to a {'sum' if is_sum else 'mean'} before "
+                f"batch {learn.batch_idx} of epoch {learn.epoch}, where gradients of a "
+                f"{'mean' if is_sum else 'sum'} wait for their update: change it when a window has ended."
+            )
+        self._is_sum = is_sum
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        window = self.window
+        if learn.batch_idx != window["last"]:  # else it is the update at the pass's end
+            window["n_batches"] += 1
+            window["n_samples"] += learn.n_items
+            window["weight"] = window["weight"] + self._share
+            window["last"] = learn.batch_idx
+            if not self._is_full(learn):
+                raise CancelStep
+        parameters, left = parameters_of(learn), window.get("left")
+        weight = 1 if self._is_sum else window["weight"]
+        # where no target counts gradients are 0, and are to stay so
+        weight = torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight or 1
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(weight)
+        for parameter, grad in zip(parameters, left or (), strict=False):
+            if grad is not None:
+                parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+        self._begin()
+        self.window["is_divided"] = True
+
+    def after_step(self, learn: LearnerProtocol) -> None:
+        self.window["is_divided"] = False
+
+    def _put_aside(self, learn: LearnerProtocol) -> None:
+        """Let gradients of an update that was left out not be divided again: they add to the next one's."""
+        self.window["is_divided"] = False
+        parameters = parameters_of(learn)
+        left = [each.grad for each in parameters]
+        if all(each is None for each in left):
+            return
+        scaler = next((each for each in learn.callbacks if getattr(each, "scales_gradients", False)), None)
+        if scaler is not None:
+            raise ValueError(
+                f"{describe(self)}: the update before batch {learn.batch_idx} of epoch {learn.epoch} was "
+                f"left out by CancelStep, and {describe(scaler)} has taken the scale out of its gradients: "
+                "drop them with learn.optimizer.zero_grad() before CancelStep, or use MixedPrecision('bf16')."
+            )
+        self.window["left"] = left
+        for each in parameters:
+            each.grad = None
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        if self._is_void(learn.batch_idx) or learn.interrupted:
+            self._begin()
+        elif self.window["n_batches"]:
+            learn.update()
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self.window["n_batches"] and not learn.error:
+            learn.optimizer.zero_grad()
+        self._begin()
+
+    def _weigh(self, learn: LearnerProtocol) -> float | Tensor:
+        """The weight of the batch under way."""
+        weight = self._weight.of(learn)
+        if isinstance(weight, Tensor):
+            weight = weight.detach()
+            return weight.item() if weight.is_cpu else weight  # no wait on a CPU: the number is there
+        if self.weight is not None and not weight > 0:
+            raise ValueError(
+                f"GradientAccumulation(weight=...) gave {weight!r} for batch {learn.batch_idx}: a weight is "
+                "a number above 0, as the tokens of a batch."
+            )
+        return weight
+
+    def _is_full(self, learn: LearnerProtocol) -> bool:
+        """Is this the window's last batch?"""
+        if self.n_batches is not None and self.window["n_batches"] >= self.n_batches:
+            return True
+        if self.n_samples is not None and self.window["n_samples"] >= self.n_samples:
+            return True
+        return learn.is_last_batch
+
+    def _is_void(self, last: int) -> bool:
+        """Was a batch after those of the window cancelled? The loop has dropped all gradients then."""
+        return bool(self.window["n_batches"]) and self.window["last"] != last
+
+
+def n_targets(learn: LearnerProtocol) -> int:
+    """Numbers among the targets of the batch under way, or items where targets are not one tensor."""
+    return learn.targets.numel() if isinstance(learn.targets, Tensor) else learn.n_items
+
+
+def scaled(loss: Tensor, share: float | Tensor) -> Tensor:
+    """A loss times its share; at 0 it is 0, and so are its gradients: the mean of no target is NaN."""
+    is_nothing = share == 0
+    if not isinstance(is_nothing, Tensor):
+        if not is_nothing:
+            return loss * share
+        is_nothing = torch.ones((), dtype=torch.bool, device=loss.device)
+    return torch.where(is_nothing, 0, loss * share)
+
+
+def parameters_of(learn: LearnerProtocol) -> list[Tensor]:
+    """The model's parameters, and those that the optimizer alone holds, as of a loss that is trained too."""
+    held = (each for group in learn.optimizer.param_groups for each in group["params"])
+    return list(dict.fromkeys([*learn.model.parameters(), *held]))
+
+
+def check_doer(plugin: Callback, learn: LearnerProtocol) -> None:
+    """Refuse a doer of `step` that computes gradients of the last batch alone.
+
+    Raises:
+        ValueError: names both.
+    """
+    doer = learn.callbacks.doers.get("step")
+    if getattr(doer, "computes_gradients", False) and doer is not None:
+        raise ValueError(
+            f"{describe(plugin)} lets gradients of several batches add up, but {describe(doer)} computes "
+            "those of the last batch anew in each step: leave one of them out, and use larger batches."
+        )
+
+
+def check_sizes(n_batches: int | None, n_samples: int | None) -> None:
+    """Exactly one of both, a whole number above 0."""
+    shown = f"GradientAccumulation(n_batches={n_batches!r}, n_samples={n_samples!r})"
+    if (n_batches is None) == (n_samples is None):
+        raise ValueError(
+            f"{shown}: give one of the two, as GradientAccumulation(4) for four batches to an update, or "
+            "GradientAccumulation(n_samples=256)."
+        )
+    size = n_samples if n_batches is None else n_batches
+    if type(size) is not int or size < 1:
+        raise ValueError(f"{shown}: write a whole number above 0.")

@@ -1,0 +1,191 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+from torch import Tensor
+
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.settings import is_number
+from callbacks.step.averages import Averages, check_alone, named_weights, put_weights, take_off_noise
+
+
+class EMA(Callback):
+    """Average the weights exponentially over the updates, and validate, save and end with the average.
+
+    After each update, `average = d * average + (1 - d) * weight`. The average begins with the weights that
+    the fit begins with. Each fit begins a new one.
+
+    The averages are the model's weights from the end of a training pass to the beginning of the next, so
+    that validation, `EarlyStopping`, and what `Checkpoint` saves at the end of an epoch all have them; and
+    in each validation in mid-epoch. The trained weights come back before training goes on. A checkpoint
+    holds both.
+
+    Averages are kept in float32 (float64 for weights of that), on the model's device: one copy of the
+    weights, and in validation another. Weights that are integers are left alone. Where another model takes
+    the place of the learner's in mid-fit, averages begin anew, and the old one has its trained weights; a
+    parameter that is replaced goes on with the average of that name.
+
+    Args:
+        decay: `d`, in [0, 1): how much of the average stays at each update. 0.999 averages over some 1000
+            updates.
+        warmup: at update t, from 0, `d` is at most `(1 + t) / (10 + t)`, so that the first weights are soon
+            forgotten.
+        buffers: `"copy"`: the model's buffers, as the statistics of batch norm, stay its own, which are
+            averages already; `"average"`: those of floating point are averaged as the weights are.
+        at_end: what the model has after the fit: the `"averages"`, or the `"weights"` that were trained;
+            these come back after an error in any case.
+
+    Attributes:
+        averages: the averages by the weights' names; None before a fit, and when the model has them.
+        weights: the trained weights by name while the model has the averages in a fit; else None.
+        n_updates: updates averaged.
+
+    Raises:
+        ValueError: a setting cannot be used; or, at the fit's begin, another plug-in averages too.
+
+    Source: Polyak and Juditsky 1992, SIAM J. Control Optim. 30(4), for averaging; warm-up and names as
+        `tf.train.ExponentialMovingAverage(num_updates=)`.
+    """
+
+    order = Order.PREPARE  # before others look at the weights
+    state = ("averages", "weights", "n_updates")
+
+    def __init__(
+        self,
+        decay: float = 0.999,
+        *,
+        warmup: bool = True,
+        buffers: Literal["copy", "average"] = "copy",
+        at_end: Literal["averages", "weights"] = "averages",
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        check_settings(decay, warmup, buffers, at_end)
+        self.decay, self.warmup, self.buffers, self.at_end = decay, warmup, buffers, at_end
+        self._averages = Averages(with_buffers=buffers == "average")
+        self.weights: dict[str, Tensor] | None = None
+        self.n_updates = 0
+        self._is_fitting = self._is_for_validation = False
+        self._held: dict[str, Tensor] | None = None  # the weights themselves, while they are the averages
+
+    @property
+    def averages(self) -> dict[str, Tensor] | None:
+        """The averages by the weights' names."""
+        return self._averages.tensors
+
+    @averages.setter
+    def averages(self, averages: dict[str, Tensor] | None) -> None:
+        self._averages.tensors = averages
+
+    def averaged(self, learn: LearnerProtocol) -> AbstractContextManager[None]:
+        """Have the averages as the model's weights within a `with` block, in a fit or after one.
+
+        Raises:
+            ValueError: there are no averages.
+        """
+        if self.averages is None:
+            raise ValueError(
+                "there are no averages to put into the model: a fit ends with them there, unless it is "
+                "EMA(at_end='weights')."
+            )
+        return self._averages.there(learn.model)
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        check_alone(self, learn)
+        self._averages.with_buffers = self.buffers == "average"
+        self._averages.forget_model()
+        self.averages = self.weights = self._held = None
+        self.n_updates = 0
+        self._is_fitting, self._is_for_validation = True, False
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._take_out(learn)
+        self._follow(learn)
+        self._averages.match(learn.model)
+
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        if not learn.training:
+            return
+        if self.weights is not None:  # a validation in mid-epoch was left by an error
+            self._take_out(learn)
+        self._follow(learn)
+
+    def after_step(self, learn: LearnerProtocol) -> None:
+        self._follow(learn)
+        self._averages.update(learn.model, 1 - self._decay())
+        self.n_updates += 1
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._put_in(learn)
+
+    def before_validate(self, learn: LearnerProtocol) -> None:
+        if self.weights is None and self._put_in(learn):
+            self._is_for_validation = True
+
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        if self._is_for_validation:
+            self._take_out(learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._put_in(learn)  # where the training pass was left without an end
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        if self.at_end == "weights":
+            self._take_out(learn)
+        elif self._is_fitting:
+            self._put_in(learn)
+            self.averages = self.weights = None
+        self._is_fitting = False
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self._is_fitting:
+            self._take_out(learn)
+        self._is_fitting = self._is_for_validation = False
+        self._averages.forget_model()
+
+    def _follow(self, learn: LearnerProtocol) -> None:
+        """Begin anew where another model has taken the place of that which is averaged."""
+        if self._averages.are_of_another(learn.model):
+            self._take_out(learn)
+            self._averages.forget_model()
+            self.averages, self.n_updates = None, 0
+
+    def _decay(self) -> float:
+        """The decay of the update that was just made."""
+        if not self.warmup:
+            return self.decay
+        return min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
+
+    def _put_in(self, learn: LearnerProtocol) -> bool:
+        """Make the averages the model's weights, where it has its own; were they put there?"""
+        if not self._is_fitting or self.weights is not None or self.averages is None:
+            return False
+        self._follow(learn)
+        take_off_noise(learn)
+        self.weights = self._averages.copy_weights(learn.model)
+        self._held = named_weights(learn.model, with_buffers=self._averages.with_buffers)
+        self._averages.put(learn.model)
+        return True
+
+    def _take_out(self, learn: LearnerProtocol) -> None:
+        """Give the model its own weights back, where it has the averages."""
+        self._is_for_validation = False
+        if self.weights is not None:
+            places = self._averages.places
+            put_weights(learn.model if places is None else places.model, self.weights, self._held)
+            self.weights = self._held = None
+
+
+def check_settings(decay: Any, warmup: Any, buffers: Any, at_end: Any) -> None:
+    """Refuse what cannot be used."""
+    if not is_number(decay) or not 0 <= decay < 1:
+        raise ValueError(f"EMA(decay={decay!r}): write a number from 0 to below 1, as 0.999.")
+    if not isinstance(warmup, bool):
+        raise ValueError(f"EMA(warmup={warmup!r}): write True or False.")
+    if buffers not in ("copy", "average"):
+        raise ValueError(f"EMA(buffers={buffers!r}): there are 'copy' and 'average'.")
+    if at_end not in ("averages", "weights"):
+        raise ValueError(f"EMA(at_end={at_end!r}): there are 'averages' and 'weights'.")

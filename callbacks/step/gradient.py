@@ -1,0 +1,164 @@
+"""Plug-ins that act on gradients."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn.utils import clip_grad_value_
+from torch.optim import Optimizer
+
+from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
+from callbacks.core.modules import trained_parameters
+from callbacks.core.registry import unwrapped
+from callbacks.core.scalars import Scalars, mean_and_largest
+from callbacks.model.norms import clip_by_norm, total_norm
+
+
+class ZeroGrad(Callback):
+    """Do the operation `zero_grad`: drop the gradients after each update.
+
+    Without it, or another doer, gradients would add up from step to step; a fit is refused then.
+
+    An optimizer with a `zero_grad` of its own is called. That of `torch.optim.Optimizer` sets each gradient
+    to None; this is done here, without the label for profilers, which takes longer than all else in it.
+    """
+
+    order = Order.GRADIENT
+
+    def zero_grad(self, learn: LearnerProtocol) -> None:
+        optimizer = learn.optimizer
+        own = getattr(type(optimizer), "zero_grad", None) is not TORCHS_ZERO_GRAD
+        if own or "zero_grad" in vars(optimizer):
+            optimizer.zero_grad()
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+TORCHS_ZERO_GRAD = Optimizer.zero_grad
+
+
+class GradientClip(Callback):
+    """Clip gradients before each update: all together by their norm, or each number by its size.
+
+    By norm, gradients whose norm is above `max_norm` are multiplied by `max_norm / (norm + 1e-6)`, so their
+    direction stays. By value, each number of them is cut to [-max_value, max_value]. They are those of the
+    model, and of a loss that is trained. Gradients that have added up (`GradientAccumulation`) are clipped as
+    a whole, those of a gradient scaler at their true size.
+
+    Results of a training pass: `unclipped_norm`, the mean over its updates of the norm before clipping,
+    `unclipped_norm_max`, and, by norm, `clipped`, the share in [0, 1] of updates that were clipped. Nothing
+    waits for the device before the pass ends. `GradientNorms` measures the norm after clipping.
+
+    A norm that is NaN or infinite, clipped by norm, makes gradients NaN, as torch does it; it stands in
+    the results, and `StopOnNaNGradient` ends the fit before such an update.
+
+    Args:
+        max_norm: the largest norm, 0 or more; with infinity it is measured only.
+        max_value: the largest size of a number, 0 or more. Either this or `max_norm`.
+        norm_type: the p of the norm, above 0; infinity is the largest number.
+
+    Raises:
+        ValueError: both bounds, none, or one that is negative; at the fit's begin: a second one.
+
+    Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; `torch.nn.utils.clip_grad_norm_`.
+    """
+
+    order = Order.GRADIENT
+    state = ("norms", "bounds")
+
+    def __init__(
+        self,
+        max_norm: float | None = None,
+        *,
+        max_value: float | None = None,
+        norm_type: float = 2.0,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if (max_norm is None) == (max_value is None):
+            raise ValueError(
+                f"GradientClip(max_norm={max_norm!r}, max_value={max_value!r}): give one of the two, as "
+                "GradientClip(1.0) for the norm of all gradients, or GradientClip(max_value=0.5) for each "
+                "number of them."
+            )
+        self.max_norm = check_size("max_norm", max_norm)
+        self.max_value = check_size("max_value", max_value)
+        self.norm_type = check_size("norm_type", norm_type) or 0.0
+        if self.norm_type == 0:
+            raise ValueError("GradientClip(norm_type=0): write a number above 0, as 2.0 or float('inf').")
+        self.measures: Mapping[str, Direction | None] = {"unclipped_norm": None, "unclipped_norm_max": None}
+        if max_norm is not None:
+            self.measures["clipped"] = None
+        self._norms = Scalars()
+        self.bounds = array("d")  #: `max_norm` at each update of the pass, as it may change
+        self.handed: Tensor | None = None  # the norm, where the doer of the whole step has clipped already
+
+    @property
+    def norms(self) -> array[float]:
+        """The norms before clipping of the pass under way, or the last; waits for the device."""
+        return self._norms.read()[:]
+
+    @norms.setter
+    def norms(self, norms: array[float]) -> None:
+        self._norms = Scalars(norms[:])
+        self.bounds = array("d", [math.inf if self.max_norm is None else self.max_norm] * len(norms))
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        held = [each for each in learn.callbacks if isinstance(unwrapped(each), GradientClip)]
+        others = [each for each in map(unwrapped, held) if each is not self]
+        if others and not all(each.wrapped for each in held):  # windows may follow one another
+            raise ValueError(
+                f"{self!r} and {others[0]!r} both clip the gradients, and both measure 'unclipped_norm': "
+                "leave one of them out."
+            )
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._norms.clear()
+        self.bounds = array("d")
+        self.handed = None
+
+    def before_step(self, learn: LearnerProtocol) -> None:
+        norm, self.handed = self.handed, None
+        self.bounds.append(math.inf if self.max_norm is None else self.max_norm)
+        self._norms.append(self.clip(learn) if norm is None else norm)
+
+    def clip(self, learn: LearnerProtocol) -> Tensor:
+        """Clip the gradients that are there; a doer of `step` that makes new ones calls it for those.
+
+        Returns:
+            Their norm before, a scalar on their device.
+        """
+        return self.clip_gradients([each for each in trained_parameters(learn) if each.grad is not None])
+
+    def clip_gradients(self, parameters: list[Any]) -> Tensor:
+        """Clip the gradients of these parameters, each of which has one; gives their norm before."""
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        if self.max_norm is not None:
+            return clip_by_norm(gradients, self.max_norm, self.norm_type)
+        norm = total_norm(gradients, self.norm_type)
+        if self.max_value is not None:
+            clip_grad_value_(parameters, self.max_value)
+        return norm
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        norms = self._norms.read()
+        if norms:
+            learn.results["unclipped_norm"], learn.results["unclipped_norm_max"] = mean_and_largest(norms)
+            if self.max_norm is not None:
+                n_clipped = sum(norm > bound for norm, bound in zip(norms, self.bounds, strict=False))
+                learn.results["clipped"] = n_clipped / len(norms)
+
+
+def check_size(argument: str, size: float | None) -> float | None:
+    """Refuse what is no number, or negative."""
+    if size is None:
+        return None
+    if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= 0:
+        raise ValueError(f"GradientClip({argument}={size!r}): write a number, 0 or more.")
+    return size

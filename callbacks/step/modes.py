@@ -1,0 +1,189 @@
+"""Layers in another mode than the rest of the model: batch norm that stays frozen, dropout that stays on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.guard.culprit import forward
+
+
+class BatchNormFreeze(Callback):
+    """Keep layers of batch norm in evaluation mode while training, so that their statistics stay as they are.
+
+    A pretrained model of which only the last layers are trained would otherwise change in all others, as
+    statistics are no parameters and know of no `requires_grad`. Which layers are frozen is looked up at each
+    training pass, so one that is unfrozen between epochs trains from then on. The modes are put back after
+    the fit.
+
+    Args:
+        layers: `"frozen"`: those whose weight and bias do not require a gradient; `"all"`: every one.
+
+    Raises:
+        ValueError: `layers` is neither.
+    """
+
+    order = Order.PREPARE
+
+    def __init__(self, layers: Literal["frozen", "all"] = "frozen", *, name: str | None = None):
+        super().__init__(name=name)
+        if layers not in ("frozen", "all"):
+            raise ValueError(f"BatchNormFreeze({layers!r}): there are 'frozen' and 'all'.")
+        self.layers = layers
+        self._held: list[nn.Module] = []
+        self._has_looked = False  # else this was added in the middle of a pass
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._look(learn)
+
+    def _look(self, learn: LearnerProtocol) -> None:
+        self._let_go(learn)
+        self._has_looked = True
+        self._held = [layer for layer in self._found(learn.model) if layer.training]
+        self._hold()
+
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        if learn.training:
+            if not self._has_looked:
+                self._look(learn)
+            self._hold()  # the loop, or a plug-in, may have put the whole model into training mode
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._let_go(learn)
+        self._has_looked = False
+
+    def _found(self, model: nn.Module) -> list[nn.Module]:
+        norms: list[nn.Module] = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+        return norms if self.layers == "all" else [layer for layer in norms if is_frozen(layer)]
+
+    def _hold(self) -> None:
+        for layer in self._held:
+            layer.training = False
+
+    def _let_go(self, learn: LearnerProtocol) -> None:
+        for layer in self._held:
+            layer.training = learn.model.training
+        self._held = []
+
+
+def is_frozen(layer: nn.Module) -> bool:
+    """Has it parameters, and does none of them require a gradient?"""
+    parameters = list(layer.parameters(recurse=False))
+    return bool(parameters) and not any(each.requires_grad for each in parameters)
+
+
+class MCDropout(Callback):
+    """Predict with dropout on, many times over: the mean of the predictions, and how far they spread.
+
+        mean, spread = MCDropout(50).predict(learn, inputs)
+
+    As a plug-in of the learner it makes `learn.predict` and `learn.get_preds` give the mean, and keeps the
+    standard deviation in `spread`. Fits and `learn.validate` are as without it. Layers of dropout alone are
+    in training mode; dropout that other layers do within, as `nn.LSTM(dropout=)`, stays off. As every
+    prediction, it draws from no random state for good: the same inputs give the same numbers.
+
+    Args:
+        n: passes for each batch, at least 2.
+        activation: a function of the model's output that gives the tensor to be averaged, as
+            `partial(torch.softmax, dim=1)` for probabilities of classes.
+
+    Attributes:
+        spread: the standard deviation over the passes (with n - 1), on the CPU, of the shape of what was
+            predicted last; None before.
+
+    Raises:
+        ValueError: a setting cannot be used; or, in a prediction, the model has no layer of dropout.
+        TypeError: what is to be averaged is no tensor of floats.
+
+    Source: Gal and Ghahramani 2016, arXiv:1506.02142, section 4: the mean is their equation 6.
+    """
+
+    order = Order.PREPARE
+
+    def __init__(
+        self, n: int = 20, *, activation: Callable[[Any], Tensor] | None = None, name: str | None = None
+    ):
+        super().__init__(name=name)
+        if type(n) is not int or n < 2:
+            raise ValueError(f"MCDropout({n!r}): write a whole number of passes, 2 or more.")
+        if activation is not None and not callable(activation):
+            raise TypeError(f"MCDropout(activation={activation!r}): pass a function of the model's output.")
+        self.n, self.activation = n, activation
+        self._spreads: list[Tensor] = []
+        self._validated: dict[str, Any] | None = (
+            None  # results of the pass that is validated: a call has its own
+        )
+
+    @property
+    def spread(self) -> Tensor | None:
+        """The standard deviation of what was predicted last."""
+        return torch.cat(self._spreads) if self._spreads else None
+
+    def predict(self, learn: LearnerProtocol, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the predictions for a batch of inputs.
+
+        Args:
+            learn: a learner, of which this need not be a plug-in.
+            inputs: as for `learn.predict`.
+        """
+        is_there = self in learn.callbacks
+        if not is_there:
+            learn.add_callbacks(self)
+        try:
+            mean = learn.predict(inputs)
+        finally:
+            if not is_there:
+                learn.remove_callbacks(self)
+        return mean, self._spreads[0]
+
+    def before_validate(self, learn: LearnerProtocol) -> None:
+        self._validated = learn.results
+
+    def after_pred(self, learn: LearnerProtocol) -> None:
+        if learn.training or learn.results is self._validated:
+            return
+        if learn.batch_idx == 0:
+            self._spreads = []
+        found = torch.stack(self._passes(learn))
+        learn.preds = found.mean(0)
+        self._spreads.append(found.std(0).cpu())
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._validated = None
+
+    def _passes(self, learn: Any) -> list[Tensor]:
+        """What is to be averaged, of each pass."""
+        layers = [layer for layer in learn.model.modules() if isinstance(layer, _DropoutNd)]
+        if not layers:
+            raise ValueError(
+                "MCDropout: the model has no layer of dropout, so all passes would be alike: add nn.Dropout "
+                "where the model is made, and train with it."
+            )
+        modes, found = [layer.training for layer in layers], []
+        try:
+            for layer in layers:
+                layer.training = True
+            for _ in range(self.n):
+                forward(learn)
+                found.append(self._output(learn.preds))
+        finally:
+            for layer, mode in zip(layers, modes, strict=True):
+                layer.training = mode
+        return found
+
+    def _output(self, preds: Any) -> Tensor:
+        """The tensor that is averaged."""
+        output = preds if self.activation is None else self.activation(preds)
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            raise TypeError(
+                f"MCDropout: the output is a {type(output).__name__}, but only a tensor of floats can be "
+                "averaged: pass activation=, a function that gives one, as lambda output: "
+                "output.logits.softmax(1)."
+            )
+        return output

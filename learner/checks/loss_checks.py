@@ -1,0 +1,260 @@
+"""What is wrong between predictions, targets and loss, seen before and after the loss is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from learner.checks.probe import compares_each_with_each
+from learner.data.tensors import describe
+from learner.messages.problems import LearnerWarning
+
+Shape = tuple[int, ...]
+
+# torch's losses that compare preds with targets element by element, and those that choose among classes
+ELEMENTWISE: dict[Any, Callable[..., Any]] = {
+    nn.MSELoss: F.mse_loss,
+    nn.L1Loss: F.l1_loss,
+    nn.SmoothL1Loss: F.smooth_l1_loss,
+    nn.HuberLoss: F.huber_loss,
+    nn.BCELoss: F.binary_cross_entropy,
+    nn.BCEWithLogitsLoss: F.binary_cross_entropy_with_logits,
+    nn.PoissonNLLLoss: F.poisson_nll_loss,
+    nn.KLDivLoss: F.kl_div,
+    nn.SoftMarginLoss: F.soft_margin_loss,
+}
+CLASSES: dict[Any, Callable[..., Any]] = {nn.CrossEntropyLoss: F.cross_entropy, nn.NLLLoss: F.nll_loss}
+MODULES = ELEMENTWISE | CLASSES
+# whole numbers are their nature (counts, signs), or torch turns them into floats; the others fail on them
+TAKES_WHOLE = (F.poisson_nll_loss, F.soft_margin_loss)
+PROMOTES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss)
+
+
+def torch_loss(loss_func: Any) -> Callable[..., Any] | None:
+    """Which of torch's losses it is, as the function of `torch.nn.functional`; None for any other."""
+    while isinstance(loss_func, partial):
+        loss_func = loss_func.func
+    if loss_func in MODULES.values():
+        return loss_func
+    for module, function in MODULES.items():
+        if isinstance(loss_func, module) and type(loss_func).forward is module.forward:
+            return function
+    return None
+
+
+# Before the loss is computed
+
+
+def pred_faults(learn: Any) -> Iterator[Exception]:
+    """What the loss function could not make sense of, or would make wrong sense of in silence."""
+    preds, targets, loss_func = learn.preds, learn.targets, learn.loss_func
+    if loss_func is None:
+        if not hasattr(preds, "loss"):
+            yield TypeError(
+                f"loss_func is None, and the model's output ({describe(preds)}) has no .loss of its own: "
+                "pass Learner(..., loss_func=torch.nn.functional.mse_loss), or the loss that fits."
+            )
+        return
+    known = torch_loss(loss_func)
+    if known is not None and not isinstance(targets, Tensor):
+        yield wrong_batch(learn, known)
+    if not isinstance(preds, Tensor) or not isinstance(targets, Tensor):
+        return
+    if preds.is_nested or targets.is_nested:  # some have no shape
+        return
+    if known is None:
+        if is_suspicious(preds, targets) and compares_each_with_each(loss_func, preds, targets):
+            yield wrong_shapes(preds, targets, title_of(loss_func))
+    elif known in CLASSES.values():
+        yield from class_faults(preds, targets, known, learn.n_items)
+    else:
+        yield from element_faults(preds, targets, known)
+
+
+def element_faults(preds: Tensor, targets: Tensor, known: Callable[..., Any]) -> Iterator[Exception]:
+    """For a loss that compares elements: shapes that differ but broadcast, targets that are no floats."""
+    title = known.__name__
+    if preds.shape != targets.shape and broadcast(preds, targets) and max(preds.numel(), targets.numel()) > 1:
+        yield wrong_shapes(preds, targets, title)
+    if targets.is_floating_point() or targets.is_complex() or known in TAKES_WHOLE:
+        return
+    message = f"the targets are {short(targets.dtype)}, but {title} compares floats: write targets.float()."
+    if known in PROMOTES and targets.dtype != torch.bool:
+        yield LearnerWarning(message + " If they are classes, the loss is cross_entropy.")
+    else:
+        yield TypeError(message)
+
+
+def class_faults(
+    preds: Tensor, targets: Tensor, known: Callable[..., Any], n_items: int
+) -> Iterator[Exception]:
+    """Targets that are no classes, or preds that are no scores of classes."""
+    title, shape = known.__name__, tuple(preds.shape)
+    probabilities = known is F.cross_entropy and targets.is_floating_point() and targets.shape == preds.shape
+    if preds.ndim > 1 and shape[1] == 1:
+        yield ValueError(
+            f"preds have shape {shape}, so there is one class and {title} is 0 always: give the model one "
+            "output a class, or use binary_cross_entropy_with_logits (two classes) or mse_loss (numbers)."
+        )
+    elif probabilities and preds.ndim == 1 and len(preds) == n_items > 1:
+        yield ValueError(
+            f"preds have shape {shape}, one number an item, which {title} takes for the classes of a single "
+            "item: give the model one output a class, or use binary_cross_entropy_with_logits or mse_loss."
+        )
+    elif not probabilities and targets.dtype not in (torch.int64, torch.uint8):
+        yield TypeError(
+            f"the targets are {short(targets.dtype)} of shape {tuple(targets.shape)}, but {title} takes the "
+            "number of each item's class: write targets.long()."
+        )
+    elif not probabilities and has_classes_last(preds, targets):
+        yield ValueError(classes_last_cure(preds, targets, title))
+    elif not probabilities and preds.ndim > 1 and tuple(targets.shape) == (shape[0], 1, *shape[2:]):
+        yield ValueError(
+            f"the targets have shape {tuple(targets.shape)}, but {title} takes one class an item, shape "
+            f"{(shape[0], *shape[2:])}: write targets.squeeze(1)."
+        )
+
+
+def has_classes_last(preds: Tensor, targets: Tensor) -> bool:
+    """Are these a language model's scores, (items, positions, classes), which no loss of torch's takes so?"""
+    shape = tuple(preds.shape)
+    return preds.ndim > 2 and shape[:-1] == tuple(targets.shape) != (shape[0], *shape[2:])
+
+
+def classes_last_cure(preds: Tensor, targets: Tensor, title: str) -> str:
+    """What to write for such scores."""
+    return (
+        f"preds have shape {tuple(preds.shape)} and targets {tuple(targets.shape)}, so the classes stand "
+        f"last, but {title} takes them in dimension 1. Pass a loss_func that joins items and positions, as "
+        f"`lambda preds, targets: {title}(preds.flatten(0, -2), targets.flatten())`; of our metrics, "
+        "Perplexity takes class_dim=-1."
+    )
+
+
+def wrong_batch(learn: Any, known: Callable[..., Any]) -> Exception:
+    """A batch that was not split into one target."""
+    n_targets = len(learn.targets) if isinstance(learn.targets, tuple) else 0
+    found = "no targets" if learn.targets is None else f"as targets {describe(learn.targets)}"
+    more = f", or Data(..., n_inputs={learn.data.n_inputs + n_targets - 1}) if the model takes more of it"
+    return TypeError(
+        f"{known.__name__} takes preds and one tensor of targets, but a batch is {describe(learn.batch)}, "
+        f"which gives {found}: make batches (inputs, targets), or pass Data(..., split=function), which "
+        f"gives (inputs, targets) of a batch{more if n_targets > 1 else ''}."
+    )
+
+
+def is_suspicious(preds: Tensor, targets: Tensor) -> bool:
+    """As many elements in another shape, of which broadcasting would make more."""
+    if preds.shape == targets.shape or preds.numel() != targets.numel():
+        return False
+    together = broadcast(preds, targets)
+    return together is not None and prod(together) > preds.numel()
+
+
+def broadcast(preds: Tensor, targets: Tensor) -> Shape | None:
+    """The shape that both have when combined, or None where they cannot be."""
+    try:
+        return tuple(torch.broadcast_shapes(preds.shape, targets.shape))
+    except RuntimeError:
+        return None
+
+
+def wrong_shapes(preds: Tensor, targets: Tensor, title: str) -> Exception:
+    """Shapes that would be combined in a way that nobody wants."""
+    first, second = tuple(preds.shape), tuple(targets.shape)
+    together = broadcast(preds, targets)
+    return ValueError(
+        f"preds have shape {first} and targets {second}: {title} would compare them as {together}, each "
+        f"with others than its own, and train on that without an error. {cure_of(first, second)}"
+    )
+
+
+def cure_of(preds: Shape, targets: Shape) -> str:
+    """The line that makes two shapes one."""
+    if preds == (*targets, 1):
+        return "Write `targets.unsqueeze(-1)` in the data, or `preds.squeeze(-1)` at the end of the model."
+    if targets == (*preds, 1):
+        return "Write `targets.squeeze(-1)` in the data, or `preds.unsqueeze(-1)` at the end of the model."
+    if prod(preds) == prod(targets):
+        return f"Write `targets.reshape{preds}` in the data, or `preds.reshape{targets}` in the model."
+    return "Give the model as many outputs an item as there are targets an item."
+
+
+# After the loss is computed
+
+
+def loss_faults(learn: Any) -> Iterator[Exception]:
+    """A loss that cannot be differentiated: no tensor, not one number, or without a gradient."""
+    loss, title = learn.loss_grad, title_of(learn.loss_func)
+    if loss is None:
+        yield TypeError(f"the loss is None: {title} gives nothing back. Does it end with `return`?")
+    elif isinstance(loss, (int, float)) or (not isinstance(loss, Tensor) and hasattr(loss, "dtype")):
+        yield TypeError(
+            f"the loss is {loss!r} ({type(loss).__name__}), which has no gradient: give the tensor itself, "
+            "without .item(), float() or .numpy()."
+        )
+    elif not isinstance(loss, Tensor):
+        yield TypeError(f"the loss is {describe(loss)}: {title} should give one scalar tensor.")
+    elif loss.numel() != 1:
+        yield ValueError(
+            f"the loss has shape {tuple(loss.shape)}, but one number is needed: reduce it, as in "
+            "loss.mean(), or pass reduction='mean'."
+        )
+    elif loss.is_complex():
+        yield TypeError(f"the loss is {short(loss.dtype)}: reduce it to a real number, as in loss.abs().")
+    elif not loss.requires_grad:
+        yield no_gradient(learn, title)
+
+
+def no_gradient(learn: Any, title: str) -> Exception:
+    """Say on which side of the loss function the graph was cut."""
+    parameters = list(learn.model.parameters())
+    n_trainable = sum(parameter.requires_grad for parameter in parameters)
+    if not n_trainable:
+        cause = "all parameters are frozen: call requires_grad_(True) on the layers to train."
+    elif any(item.requires_grad for item in tensors_in(learn.preds)):
+        cause = (
+            f"the predictions have one, so {title} cuts it off: look there for .detach(), .item(), .data, "
+            "argmax, rounding, comparisons, NumPy, torch.tensor(...) or no_grad."
+        )
+    else:
+        cause = (
+            "the predictions have none either, so the model cuts it off: look in its forward for "
+            ".detach(), .data, argmax, NumPy, torch.tensor(...) or no_grad."
+        )
+    return ValueError(
+        f"the loss has no gradient ({n_trainable} of {len(parameters)} of the model's tensors require one): "
+        f"{cause}"
+    )
+
+
+# Small ones
+
+
+def tensors_in(preds: Any) -> list[Tensor]:
+    """The tensors of an output, whatever it is."""
+    if isinstance(preds, Tensor):
+        return [preds]
+    items = list(preds.values()) if hasattr(preds, "values") else preds
+    return [item for item in items if isinstance(item, Tensor)] if isinstance(items, (tuple, list)) else []
+
+
+def title_of(loss_func: Any) -> str:
+    """How messages name a loss function."""
+    while isinstance(loss_func, partial):
+        loss_func = loss_func.func
+    if loss_func is None:
+        return "the model"
+    name = getattr(loss_func, "__name__", type(loss_func).__name__)
+    return "the loss function" if name == "<lambda>" else name
+
+
+def short(dtype: torch.dtype) -> str:
+    """`float32` of `torch.float32`."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,123 @@
+"""Errors in the optimizers of a learner and its callbacks, reported before the first weight changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.core.modules import declared
+from callbacks.core.when import unwrapped
+from callbacks.fast.lean_step import LeanStep
+from callbacks.optim.optimizers import members_of, needs_closure, title_of
+from callbacks.optim.shares import parameters_of
+from callbacks.step.closures import SAM
+from learner.checks.reached import variables_of
+from learner.messages.arguments import is_optimizer
+from learner.messages.problems import LearnerWarning, listed
+
+N_LEVELS = 3  # the function that `on` makes, the user's, and one that it calls
+
+
+def closure_faults(learn: Any, is_as_loop: bool) -> Iterator[Exception]:
+    """Report that the optimizer's step needs a closure and nothing passes one.
+
+    Args:
+        learn: the learner.
+        is_as_loop: is `step` implemented as in the loop, without a closure?
+    """
+    doer = learn.callbacks.doers.get("step")
+    instead = f", instead of {type(doer).__name__}" if isinstance(doer, (LeanStep, SAM)) else ""
+    if (instead or is_as_loop) and needs_closure(learn.optimizer):
+        yield TypeError(
+            f"the step of {title_of(learn.optimizer)} needs a closure that computes the loss again, and "
+            "nothing passes one: add the callback that does, Learner(..., callbacks=[ClosureStep()])"
+            f"{instead}."
+        )
+
+
+def owner_faults(
+    trainable: dict[str, nn.Parameter], held: list[Tensor], trained: list[Tensor]
+) -> Iterator[Exception]:
+    """Report that optimizers hold none or only some of the parameters of model and loss."""
+    theirs = set(map(id, trained))
+    missing = [name for name, parameter in trainable.items() if id(parameter) not in theirs]
+    n_held = len(trainable) - len(missing)
+    if not n_held:
+        yield ValueError(
+            f"0 of {len(trainable)} trainable tensors are in the optimizer, which holds {len(held)} others: "
+            "it was made for another model, or before layers were replaced. Pass a factory, as "
+            "partial(torch.optim.SGD, lr=0.1), or make the optimizer of this model's parameters()."
+        )
+    elif missing:
+        yield LearnerWarning(
+            f"{n_held} of {len(trainable)} trainable tensors are in the optimizer; it does not train "
+            f"{listed(missing)}. Freeze them with requires_grad_(False), or pass them to the optimizer."
+        )
+
+
+def unsaved_faults(learn: Any) -> Iterator[Exception]:
+    """Report an optimizer that a callback holds, or that only its functions use, and that is not saved."""
+    own = set(map(id, (learn.optimizer, *members_of(learn.optimizer))))
+    holders = [vars(unwrapped(each)) for each in learn.callbacks]
+    held_elsewhere = {
+        id(each) for holder in [*holders, dict(declared(learn))] for each in optimizers_in(holder.values())
+    }
+    for callback in learn.callbacks:
+        held = [
+            name
+            for name, value in vars(unwrapped(callback)).items()
+            if any(id(each) not in own for each in optimizers_in([value]))
+        ]
+        if held and not callback.state_dict():
+            title = type(unwrapped(callback)).__name__
+            yield LearnerWarning(
+                f"{title}.{held[0]} is an optimizer whose state no checkpoint keeps, so a resumed run "
+                f"ends with other bits: write state = ({held[0]!r},) in the class {title}."
+            )
+        for each in optimizers_in(used_by(callback)):
+            if id(each) not in own | held_elsewhere:
+                yield LearnerWarning(
+                    f"the callback {callback.name!r} uses {title_of(each)}, an optimizer whose state no "
+                    "checkpoint keeps, so a resumed run ends with other bits: make it an attribute of a "
+                    "Callback class, and name it in the `state` of the class."
+                )
+
+
+def used_by(callback: Any) -> list[Any]:
+    """The variables around the functions of a callback of the user's, as those of `on`, and around theirs."""
+    kind = type(unwrapped(callback))
+    found = [] if str(kind.__module__).startswith("callbacks.") else list(vars(kind).values())
+    seen: dict[int, Any] = {}
+    for _ in range(N_LEVELS):
+        functions = [each for each in found if isinstance(each, FunctionType) and id(each) not in seen]
+        seen |= {id(each): each for each in found}
+        found = [each for function in functions for each in variables_of(function)]
+    return list((seen | {id(each): each for each in found}).values())
+
+
+def trained_by(learn: Any) -> list[Tensor]:
+    """The parameters in the learner's optimizer, and in those that callbacks and a subclass of it hold."""
+    own = {name: value for name, value in vars(learn).items() if name != "_optimizer_given"}
+    holders = [own, *(vars(unwrapped(each)) for each in learn.callbacks), dict(declared(learn))]
+    values = [*(each.values() for each in holders), *map(used_by, learn.callbacks)]
+    optimizers = {id(each): each for some in values for each in optimizers_in(some)}
+    return [parameter for each in optimizers.values() for parameter in parameters_of(each)]
+
+
+def optimizers_in(values: Iterable[Any]) -> Iterator[Any]:
+    """The optimizers among values, and in lists, tuples and dicts of them."""
+    for value in values:
+        if type(value) in (list, tuple, dict):
+            yield from filter(is_optimizer, value.values() if isinstance(value, dict) else value)
+        elif is_optimizer(value):
+            yield value
+
+
+def all_zero(optimizer: torch.optim.Optimizer) -> bool:
+    """Are all learning rates 0?"""
+    rates: Iterable[Any] = (group.get("lr", 1.0) for group in optimizer.param_groups)
+    return all(isinstance(rate, (int, float, Tensor)) and not rate for rate in rates)

@@ -1,0 +1,299 @@
+"""Batches of tensors and arrays, by indexing them whole, in an order that hangs on seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from learner.data.stored import Stored
+from learner.data.tensors import Column, as_columns, check_batch_size, check_seed, describe, is_whole
+
+BLOCK_BYTES = 1 << 20  # what a disk reads nearly as quickly as one long piece
+SPARSE = 4  # where so many more items lie between those of a block, they are read one by one
+
+Batch = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A shuffled order for data on a disk: items that stand together are read together.
+
+    The file is cut into blocks of neighbouring items and the blocks are shuffled. So many blocks at a time, a
+    window, are read into memory, each in one piece, and their items are shuffled; batches are cut from that.
+    Each item comes once an epoch, and anywhere in it. But items of one block come within one window of each
+    other, in every epoch, and a batch holds items of `window` places of the file only: where neighbours are
+    alike, as in a file sorted by class, what a batch holds varies about as if it had `window` items rather
+    than its own number. Shuffle such a file once when it is written, or take smaller blocks and more of them.
+
+    Args:
+        size: items a block; by default as many as make 1 MiB.
+        window: blocks that are read together; all their items are in memory, `size * window`.
+
+    Raises:
+        ValueError: not whole numbers of 1 or more.
+    """
+
+    size: int | None = None
+    window: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("size", "window"):
+            value = getattr(self, name)
+            if not (is_whole(value) and value >= 1) and not (name == "size" and value is None):
+                raise ValueError(f"Blocks({name}={value!r}): write a whole number, 1 or more.")
+
+
+Order = Literal["items", "blocks"] | Blocks
+
+
+class TensorLoader:
+    """Batches of tensors or arrays of one length, by indexing them whole.
+
+    The order of epoch e depends on the seed and e alone. `state_dict` tells where it is, `load_state_dict`
+    goes there. Of memory-mapped and of read-only NumPy arrays a batch is copied at a time, never the whole.
+
+    Args:
+        tensors: each of shape (items, ...), on any device; several in a row, or by name in a mapping, which
+            makes each batch a dict. Arrays in memory become tensors.
+        batch_size: items a batch; the last may have fewer.
+        shuffle: new order each epoch.
+        drop_last: leave out a last batch that is smaller.
+        seed: of the order; by default drawn from torch's random state.
+        order: what is shuffled: `"items"`, or for data on a disk `"blocks"` of neighbours, as `Blocks` tells.
+        rows: numbers of the items to take, ascending; by default all.
+
+    Raises:
+        TypeError, ValueError: something is no tensor or array, or the numbers or the order do not fit.
+        OSError: when a pass begins or a batch is read, a mapped file is shorter than it was.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Any] | Mapping[str, Any],
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int | None = None,
+        order: Order = "items",
+        rows: Tensor | None = None,
+    ):
+        found = as_columns(tensors)
+        self.tensors, self.keys, self.rows = found.tensors, found.keys, rows
+        self.devices = {column.device for column in self.tensors}
+        self.n_items = len(self.tensors[0]) if rows is None else len(rows)
+        self.batch_size = check_batch_size(batch_size)
+        for name, value in (("shuffle", shuffle), ("drop_last", drop_last)):
+            if value not in (True, False):  # "no" would be a yes
+                raise TypeError(f"{name}={value!r}: write True or False.")
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.blocks = check_order(order, shuffle, self.tensors)
+        self.seed = check_seed(seed) if shuffle else 0
+        self.seed_was_given = shuffle and seed is not None
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.n_items // self.batch_size if self.drop_last else -(-self.n_items // self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.from_batch(0)
+
+    def from_batch(self, first: int) -> Iterator[Any]:
+        """The batches of an epoch from one on, counted from 0; those before it are not touched."""
+        for column in self.tensors:
+            if isinstance(column, Stored):
+                column.check()
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        if self.blocks is not None:
+            batches = self._by_blocks(self.blocks, epoch, first)
+        else:
+            batches = self._by_items(self.order(epoch), first)
+        if self.keys is None:
+            yield from batches
+        else:
+            for batch in batches:
+                yield dict(zip(self.keys, batch, strict=True))
+
+    def order(self, epoch: int) -> Tensor | None:
+        """The items' numbers in the order of an epoch, or None where they come as they stand."""
+        if not self.shuffle:
+            return self.rows
+        if self.blocks is not None:
+            windows = Windows(self.blocks, self.n_items, self.draws_of(epoch))
+            order = torch.cat([windows.numbers(n)[windows.order(n)] for n in range(len(windows))])
+        else:
+            order = torch.randperm(self.n_items, generator=self.draws_of(epoch))
+        return order if self.rows is None else self.rows[order]
+
+    def draws_of(self, epoch: int) -> torch.Generator:
+        """One of its own for each epoch, so that an epoch's order can be had without the ones before it."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+
+    def _by_items(self, order: Tensor | None, first: int) -> Iterator[Batch]:
+        size = self.batch_size
+        starts = range(first * size, len(self) * size, size)
+        if order is None:
+            for start in starts:
+                yield tuple([column[start : start + size] for column in self.tensors])
+            return
+        orders = {device: order.to(device) for device in self.devices}  # once an epoch
+        sources = [(column, orders[column.device]) for column in self.tensors]
+        for start in starts:
+            end = start + size
+            yield tuple([column.index_select(0, order[start:end]) for column, order in sources])
+
+    def _by_blocks(self, blocks: Blocks, epoch: int, first: int) -> Iterator[Batch]:
+        """Batches cut from one window after the other; one may begin in a window and end in another."""
+        windows = Windows(blocks, self.n_items, self.draws_of(epoch))
+        window, at = windows.find(first * self.batch_size)
+        buffers = self._buffers(min(windows.size * windows.window, self.n_items))
+        parts: list[Batch] = []
+        n_there = 0
+        for number in range(window, len(windows)):
+            sources, n_items = self._read(windows, number, buffers)
+            while at < n_items:
+                n_taken = min(self.batch_size - n_there, n_items - at)
+                parts.append(
+                    tuple([source.index_select(0, rows[at : at + n_taken]) for source, rows in sources])
+                )
+                n_there, at = n_there + n_taken, at + n_taken
+                if n_there == self.batch_size:
+                    yield joined(parts)
+                    parts, n_there = [], 0
+            at = 0
+        if parts and not self.drop_last:
+            yield joined(parts)
+
+    def _read(
+        self, windows: Windows, number: int, buffers: list[Tensor]
+    ) -> tuple[list[tuple[Tensor, Tensor]], int]:
+        """Of each column something to take items from, and their numbers there in the window's order."""
+        numbers, order = windows.numbers(number), windows.order(number)
+        rows = (numbers if self.rows is None else self.rows[numbers])[order]
+        there = {device: rows.to(device) for device in self.devices}  # once a window
+        spans = windows.spans(number)
+        sources: list[tuple[Tensor, Tensor]] = []
+        for column, buffer in zip(self.tensors, buffers, strict=True):
+            if isinstance(column, Stored):
+                self._read_spans(column, spans, buffer)
+                sources.append((buffer, order))
+            else:
+                sources.append((column, there[column.device]))
+        return sources, len(numbers)
+
+    def _buffers(self, n_items: int) -> list[Tensor]:
+        """Room for a window's items of what is stored, for a whole pass: to make it anew takes longer than to
+        fill it."""
+        return [
+            torch.empty((n_items, *column.shape[1:]), dtype=column.dtype)
+            if isinstance(column, Stored)
+            else torch.empty(0)
+            for column in self.tensors
+        ]
+
+    def _read_spans(self, column: Stored, spans: list[tuple[int, int]], buffer: Tensor) -> None:
+        at = 0
+        for start, stop in spans:
+            part = buffer[at : at + stop - start]
+            if self.rows is None:
+                column.read_into(part, start)
+            else:
+                part.copy_(self._read_rows(column, self.rows[start:stop]))
+            at += stop - start
+
+    def _read_rows(self, column: Stored, rows: Tensor) -> Tensor:
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first >= SPARSE * len(rows):
+            return column.index_select(0, rows)
+        return column[first : last + 1].index_select(0, rows - first)
+
+    def state_dict(self) -> dict[str, int]:
+        """Seed, and how many epochs were begun."""
+        return {"seed": self.seed, "epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to where `state_dict` was."""
+        self.seed, self.epoch = state["seed"], state["epoch"]
+
+    def __repr__(self) -> str:
+        held = self.tensors if self.keys is None else dict(zip(self.keys, self.tensors, strict=True))
+        return f"TensorLoader({describe(held)}, batch_size={self.batch_size}, shuffle={self.shuffle})"
+
+
+class Windows:
+    """An epoch's blocks, shuffled and taken some at a time.
+
+    Args:
+        blocks: how many items and blocks at a time.
+        n_items: in all.
+        generator: of this epoch; what it gives decides everything.
+    """
+
+    def __init__(self, blocks: Blocks, n_items: int, generator: torch.Generator):
+        assert blocks.size is not None  # `check_order` has settled it
+        self.size, self.window, self.n_items = blocks.size, blocks.window, n_items
+        self.shuffled = torch.randperm(-(-n_items // self.size), generator=generator)
+        self.seeds = torch.randint(2**62, (len(self),), generator=generator)
+
+    def __len__(self) -> int:
+        return -(-len(self.shuffled) // self.window)
+
+    def spans(self, number: int) -> list[tuple[int, int]]:
+        """The first and the last number, and one, of each block of a window, ascending as on the disk."""
+        found = sorted(self.shuffled[number * self.window : (number + 1) * self.window].tolist())
+        return [(block * self.size, min((block + 1) * self.size, self.n_items)) for block in found]
+
+    def numbers(self, number: int) -> Tensor:
+        """The items of a window, block by block."""
+        return torch.cat([torch.arange(*span) for span in self.spans(number)])
+
+    def order(self, number: int) -> Tensor:
+        """The order in which the items of a window come."""
+        generator = torch.Generator().manual_seed(int(self.seeds[number]))
+        return torch.randperm(self.n_of(number), generator=generator)
+
+    def n_of(self, number: int) -> int:
+        """How many items a window has: the last block of the file may be smaller."""
+        return sum(stop - start for start, stop in self.spans(number))
+
+    def find(self, item: int) -> tuple[int, int]:
+        """The window in which the item of this place in the order comes, and its place there."""
+        for number in range(len(self)):
+            n_items = self.n_of(number)
+            if item < n_items:
+                return number, item
+            item -= n_items
+        return len(self), 0
+
+
+def joined(parts: list[Batch]) -> Batch:
+    """The parts of a batch as one."""
+    return parts[0] if len(parts) == 1 else tuple([torch.cat(each) for each in zip(*parts, strict=True)])
+
+
+def check_order(order: Order, shuffle: bool, columns: Sequence[Column]) -> Blocks | None:
+    """The blocks that were meant, with their size; None where items are shuffled one by one.
+
+    Raises:
+        ValueError: there is no such order, or nothing is shuffled.
+    """
+    if order == "items":
+        return None
+    if order != "blocks" and not isinstance(order, Blocks):
+        raise ValueError(
+            f"order={order!r}: there are 'items', 'blocks' and Blocks(size, window), as in "
+            "order=Blocks(256, window=32)."
+        )
+    if not shuffle:
+        raise ValueError(
+            f"order={order!r} is a shuffled order, but shuffle=False: leave one of them out. Without "
+            "shuffling items are read as they stand, which suits a disk too."
+        )
+    blocks = Blocks() if order == "blocks" else order
+    stored = [column for column in columns if isinstance(column, Stored)] or columns
+    n_bytes = sum(column.shape[1:].numel() * column.dtype.itemsize for column in stored)
+    return Blocks(blocks.size or max(1, BLOCK_BYTES // max(1, n_bytes)), blocks.window)

@@ -1,0 +1,194 @@
+"""Find the random generators that belong to something, tell their states and put them back."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import random
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.core.warning import warn
+
+DEEPEST = 6  # steps from the root, as dataset.dataset.transform.transforms.0.rng of a loader
+LONGEST = 100  # longer lists and dicts hold data, not parts
+MOST = 1000  # objects looked at in all, which takes about 4 ms
+# Workers and their queues, and what torch keeps in every module, of which only other modules are looked into.
+PASSED_OVER = frozenset({"_iterator", "multiprocessing_context", *vars(nn.Module())} - {"_modules"})
+LEAVES = (type, types.ModuleType, Tensor, str, bytes, int, float, complex, torch.dtype, torch.device)
+
+
+def generator_states(root: Any) -> dict[str, dict[str, Any]]:
+    """The states of `generators_in`, as plain data."""
+    return {path: {"kind": kind_of(part), "state": get(part)} for path, part in generators_in(root).items()}
+
+
+def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put back what `generator_states` gave, into generators of the same paths; warn of those not found."""
+    found = generators_in(root) if states else {}
+    lost = []
+    for path, state in states.items():
+        if path in found and kind_of(found[path]) == state["kind"]:
+            put(found[path], state["state"])
+        elif state["kind"] != "epoch":  # which is set in each pass
+            lost.append(path)
+    if lost:
+        warn(
+            f"a {type(root).__name__} had random generators at {', '.join(map(repr, lost))}, which are not "
+            "there now, so what it draws will differ. Make them where the object is made, in its __init__."
+        )
+
+
+def generators_in(root: Any) -> dict[str, Any]:
+    """The generators that something holds, by the path of names that leads to them.
+
+    Looked into are attributes, lists, tuples and dicts, the arguments of `functools.partial`, the object of a
+    method, and of a function the variables around it and the global generators that it names. Not looked
+    into are slots, containers of more than 100 entries, and what is more than six steps away.
+
+    Args:
+        root: a loader, data set, sampler, function or module; of a module, not the modules in it.
+
+    Returns:
+        Generators of torch, NumPy and Python, and what has `set_epoch` and a number as `epoch`; each once.
+    """
+    return {path: part for path, part in walk(root) if kind_of(part) is not None}
+
+
+def seed_generators(root: Any, seed: int) -> None:
+    """Seed each generator of `generators_in`, the same way each time; an `epoch` stays as it is."""
+    numpy = sys.modules.get("numpy")
+    for number, part in enumerate(generators_in(root).values()):
+        kind, own = kind_of(part), (seed + number) % 2**63
+        if kind == "torch":
+            part.manual_seed(own)
+        elif kind == "python":
+            part.seed(own)
+        elif kind == "numpy":
+            part.bit_generator.state = type(part.bit_generator)(own).state
+        elif kind == "numpy legacy" and numpy is not None:
+            part.set_state(numpy.random.RandomState(numpy.random.MT19937(own)).get_state())
+
+
+def kind_of(part: Any) -> str | None:
+    """Which kind of generator it is, or None."""
+    if isinstance(part, torch.Generator):
+        return "torch"
+    if isinstance(part, random.Random):
+        return None if isinstance(part, random.SystemRandom) else "python"  # the machine's own has no state
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(part, numpy.random.Generator):
+        return "numpy"
+    if numpy is not None and isinstance(part, numpy.random.RandomState):
+        return "numpy legacy"
+    kept = getattr(part, "__dict__", None)
+    if type(kept) is dict and type(kept.get("epoch")) is int and hasattr(type(part), "set_epoch"):
+        return "epoch"
+    return None
+
+
+def get(part: Any) -> Any:
+    """The state of a generator."""
+    kind = kind_of(part)
+    if kind == "torch":
+        return part.get_state()
+    if kind == "python":
+        return part.getstate()
+    if kind == "epoch":
+        return part.epoch
+    return part.bit_generator.state if kind == "numpy" else part.get_state(legacy=False)
+
+
+def put(part: Any, state: Any) -> None:
+    """Put the state of a generator back."""
+    kind = kind_of(part)
+    if kind == "python":
+        part.setstate(state)
+    elif kind == "epoch":
+        part.set_epoch(state)
+    elif kind == "numpy":
+        part.bit_generator.state = state
+    else:
+        part.set_state(state)
+
+
+def takers(root: Any) -> Iterator[Any]:
+    """What takes the number of the epoch, the outermost first."""
+    for _, part in walk(root):
+        method = getattr(type(part), "set_epoch", None)
+        if callable(method) and takes_one(part.set_epoch):
+            yield part
+
+
+def takes_one(method: Any) -> bool:
+    """Can it be called with one argument?"""
+    try:
+        inspect.signature(method).bind(0)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        pass
+    return True
+
+
+def walk(root: Any) -> Iterator[tuple[str, Any]]:
+    """The root and what it holds, nearest first, each once, with its path."""
+    seen: dict[int, Any] = {id(root): root}  # kept, so that no other object gets its id
+    level = [("", root)]
+    for depth in range(DEEPEST + 1):
+        yield from level
+        level = list(below(level, seen)) if depth < DEEPEST else []
+
+
+def below(level: list[tuple[str, Any]], seen: dict[int, Any]) -> Iterator[tuple[str, Any]]:
+    """What some objects hold and is not yet among those seen, until there are too many."""
+    is_root = len(seen) == 1
+    for path, holder in level:
+        for name, part in parts_of(holder, is_root=is_root):
+            if part is None or isinstance(part, LEAVES) or id(part) in seen:
+                continue
+            if len(seen) >= MOST:
+                return
+            seen[id(part)] = part
+            yield f"{path}.{name}" if path else name, part
+
+
+def parts_of(holder: Any, *, is_root: bool = False) -> list[tuple[str, Any]]:
+    """What something holds, by name."""
+    if isinstance(holder, (list, tuple)):
+        return [(str(n), part) for n, part in enumerate(holder)] if len(holder) <= LONGEST else []
+    if type(holder) is dict:  # other mappings may compute what they give
+        return [(str(key), part) for key, part in holder.items()] if len(holder) <= LONGEST else []
+    if isinstance(holder, functools.partial):
+        args = [(str(n), part) for n, part in enumerate(holder.args)]
+        return [*args, *holder.keywords.items(), ("func", holder.func)]
+    if isinstance(holder, types.MethodType):
+        return [("self", holder.__self__)]
+    if isinstance(holder, types.FunctionType):
+        return variables_of(holder)
+    kept = getattr(holder, "__dict__", None)
+    if kind_of(holder) not in (None, "epoch") or type(kept) is not dict or len(kept) > LONGEST:
+        return []
+    skipped = PASSED_OVER | {"_modules"} if is_root else PASSED_OVER
+    return [(str(name), part) for name, part in kept.items() if name not in skipped]
+
+
+def variables_of(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """The variables around a function, and the global generators that it names."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    around = [(name, cell.cell_contents) for name, cell in cells if is_filled(cell)]
+    named = [(name, function.__globals__.get(name)) for name in function.__code__.co_names]
+    return [*around, *((name, part) for name, part in named if kind_of(part) not in (None, "epoch"))]
+
+
+def is_filled(cell: types.CellType) -> bool:
+    """Has the variable a value yet?"""
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False

@@ -1,0 +1,159 @@
+"""How many items a batch has.
+
+It is never certain: the first dimension may belong to a mask or be time. So inputs and targets are
+compared, and if they disagree the targets decide: the loss compares with them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from learner.data.data import InputsOnly
+
+# What graph libraries and tensor dicts call their number of items.
+NAMES = ("num_graphs", "batch_size")
+
+Lengths = tuple[list[int], list[int]]  # what is likely the number of items, and what else may be
+
+
+def of_batch(learn: Any) -> int:
+    """Number of items in the current batch: from `Data(n_items=...)`, otherwise from inputs and targets.
+
+    Raises:
+        TypeError: the function gave something that is not a whole number.
+    """
+    count, inputs, targets = learn.data.count_items, learn.inputs, learn.targets
+    if count is not None and not isinstance(learn.batch, InputsOnly):
+        return checked(count(learn.batch), count)
+    if type(targets) is Tensor and type(inputs) is tuple and inputs:
+        first = inputs[0]
+        try:  # costs nothing, and to ask for dimensions first would double the time
+            if type(first) is Tensor and (n_items := first.shape[0]) == targets.shape[0]:
+                return n_items
+        except (IndexError, RuntimeError):  # a number, or a nested tensor
+            pass
+    return n_items_of(inputs, targets)
+
+
+def in_batch(data: Any, batch: Any) -> int:
+    """Number of items in a batch of this data."""
+    count = data.count_items
+    return n_items_of(*data.split(batch)) if count is None else checked(count(batch), count)
+
+
+def checked(number: Any, count: Any) -> int:
+    """The whole number that a user's function gave; a tensor is waited for."""
+    is_one = isinstance(number, Tensor) and number.numel() == 1 and not number.is_floating_point()
+    number = number.item() if is_one else number
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 0:
+        name = getattr(count, "__name__", count)
+        raise TypeError(
+            f"Data(n_items={name}) gave {number!r} for a batch: return its number of items, as "
+            "lambda batch: len(batch[0])."
+        )
+    return int(number)
+
+
+def n_items_of(inputs: Any, targets: Any) -> int:
+    """Number of items in a batch of any kind; 1 where nothing in it has a length."""
+    return counted(inputs, targets)[0]
+
+
+def counted(inputs: Any, targets: Any) -> tuple[int, int | None]:
+    """Number of items in a batch, and the number in the inputs if it differs.
+
+    Args:
+        inputs: the model's arguments: a tuple, a mapping of keywords, or one argument.
+        targets: what it is compared with, of any kind, or None.
+    """
+    (theirs, theirs_too), (ours, ours_too) = lengths_of(targets), lengths_of(inputs)
+    if not theirs:
+        return (Counter(ours).most_common(1)[0][0] if ours else 1), None
+    for some, others in ((theirs, ours), (theirs, ours_too), (theirs_too, ours)):
+        for number in some:
+            if number in others:
+                return number, None
+    return theirs[0], ours[0] if ours else None
+
+
+def both_have_time_first(inputs: Any, targets: Any) -> bool:
+    """Are they sequences of different lengths, as many of each: alike in their second dimension alone?"""
+    first = inputs[0] if type(inputs) is tuple and inputs else inputs
+    if (
+        not (isinstance(first, Tensor) and isinstance(targets, Tensor))
+        or first.is_nested
+        or targets.is_nested
+    ):
+        return False
+    are_sequences = min(first.ndim, targets.ndim) >= (3 if targets.is_floating_point() else 2)
+    return are_sequences and first.shape[0] != targets.shape[0] and first.shape[1] == targets.shape[1] > 1
+
+
+def lengths_of(columns: Any) -> Lengths:
+    """The lengths in inputs or targets: the likely ones in order, and other possible ones."""
+    if isinstance(columns, Mapping):
+        return together(columns.values())
+    if type(columns) is tuple and not all(isinstance(each, (Mapping, str)) for each in columns):
+        return together(columns)
+    return lengths_of_column(columns)
+
+
+def together(columns: Iterable[Any]) -> Lengths:
+    """The lengths of several arguments or targets."""
+    found = [lengths_of_column(each) for each in columns]
+    return [n for likely, _ in found for n in likely], [n for _, others in found for n in others]
+
+
+def lengths_of_column(column: Any) -> Lengths:
+    """The lengths of one argument or target."""
+    if isinstance(column, Tensor):
+        return lengths_of_tensor(column)
+    if isinstance(column, PackedSequence):  # its data has a row for each moment of each item
+        return [int(column.batch_sizes[0])], [len(column.data)]
+    if isinstance(column, Mapping):
+        return together(column.values())
+    if isinstance(column, (tuple, list)):
+        return lengths_of_sequence(column)
+    if isinstance(column, np.ndarray):
+        return list(column.shape[:1]), list(column.shape[1:2])
+    return lengths_of_object(column)
+
+
+def lengths_of_tensor(tensor: Tensor) -> Lengths:
+    """Its first dimension; or the second if time comes first, or several that the model flattens."""
+    if not tensor.ndim or tensor.is_nested:
+        return ([tensor.size(0)] if tensor.ndim else []), []
+    shape = tensor.shape
+    return [shape[0]], [*shape[1:2], *(shape[:n].numel() for n in range(2, len(shape) + 1))]
+
+
+def lengths_of_sequence(items: Sequence[Any]) -> Lengths:
+    """How many there are, as of pictures of different sizes; or, of columns, the length of each."""
+    if not items or not all(isinstance(each, Tensor) and each.ndim for each in items):
+        return [len(items)], []
+    lengths = {each.size(0) for each in items}
+    return [len(items)], list(lengths) if len(lengths) == 1 else []
+
+
+def lengths_of_object(thing: Any) -> Lengths:
+    """The length of a graph or another object with tensors: its own number, or its tensors' lengths."""
+    for name in NAMES:
+        number = getattr(thing, name, None)
+        if isinstance(number, int):
+            return [number], []
+        if isinstance(number, tuple) and number:  # a torch.Size
+            return [int(number[0])], []
+    held = getattr(thing, "__dict__", {})
+    return together(each for each in held.values() if isinstance(each, Tensor))
+
+
+def have_gradients(optimizer: Any) -> bool:
+    """Does any parameter of an optimizer have a gradient?"""
+    groups = () if optimizer is None else optimizer.param_groups
+    return any(parameter.grad is not None for group in groups for parameter in group["params"])

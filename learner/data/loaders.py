@@ -1,0 +1,99 @@
+"""What may be given as batches, and what it tells of itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from callbacks.schedule.budgets import n_batches_of
+from learner.data.batching import TensorLoader
+from learner.data.tensors import counted, describe, is_array
+
+Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+
+
+def check_batches(title: str, batches: Any) -> None:
+    """Refuse what can give no batches, or would give something else.
+
+    Args:
+        title: how the message names it, as "Data(train=...)".
+        batches: what was given.
+
+    Raises:
+        TypeError: it is not of `Batches`; the message says how to make such of it.
+    """
+    is_data = title.lower().startswith("data")
+    form = "pass an iterable of batches, as a DataLoader or a list, or a function that gives one"
+    problem = f"{title} is {describe(batches)}"
+    if isinstance(batches, type):
+        raise TypeError(f"{problem}: pass an instance of it.")
+    if is_array(batches) or (isinstance(batches, tuple) and batches and all(map(is_array, batches))):
+        making, one = ("TensorLoader((inputs, targets), 64)", "[(inputs, targets)]")
+        if is_data:
+            making, one = ("Data.from_tensors(inputs, targets, valid=...)", f"Data({one})")
+        raise TypeError(
+            f"{problem}, which is no batches yet: batch it with {making}; as one batch of all it is {one}."
+        )
+    if not is_data and hasattr(batches, "train") and hasattr(batches, "valid"):
+        raise TypeError(f"{problem}: pass one of its two loaders, as learn.data.train or learn.data.valid.")
+    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+        raise TypeError(f"{problem}, a data set: batch it with Data.from_datasets(dataset, ...).")
+    if isinstance(batches, (str, bytes, Mapping)) or not (hasattr(batches, "__iter__") or callable(batches)):
+        raise TypeError(f"{problem}: {form}.")
+    if is_function(batches):
+        try:
+            inspect.signature(batches).bind()  # type: ignore[arg-type]
+        except TypeError as error:
+            raise TypeError(
+                f"{problem} that needs arguments ({error}): pass one without, as lambda: make_batches(...)."
+            ) from None
+        except ValueError:  # a builtin that does not tell its signature
+            pass
+
+
+def check_dataset(name: str, dataset: Any) -> None:
+    """Refuse what `DataLoader` could not draw items from."""
+    if isinstance(dataset, (DataLoader, TensorLoader)):
+        raise TypeError(
+            f"from_datasets({name}=...) is {describe(dataset)}, which gives batches already: pass "
+            f"Data({name}=...) with it."
+        )
+    drawable = hasattr(dataset, "__getitem__") or isinstance(dataset, IterableDataset)
+    if name == "valid" and isinstance(dataset, float):
+        raise TypeError(
+            f"from_datasets(valid={dataset}): a share is held out beforehand, as in `train, valid = "
+            f"torch.utils.data.random_split(dataset, [{1 - dataset:g}, {dataset:g}])`."
+        )
+    if isinstance(dataset, (type, str, Mapping)) or not drawable:
+        raise TypeError(
+            f"from_datasets({name}=...) is {describe(dataset)}: pass a data set, with __getitem__ and "
+            "__len__, or an IterableDataset."
+        )
+
+
+def is_function(loader: Any) -> bool:
+    """Something to call for batches, rather than batches."""
+    return callable(loader) and not hasattr(loader, "__iter__")
+
+
+def is_one_shot(loader: Any) -> bool:
+    """Can it be gone through only once?
+
+    An iterator that gives itself in `__iter__` and does nothing else there is such. One whose `__iter__`
+    begins anew (as loaders of other libraries do) is not.
+    """
+    if isinstance(loader, type) or not hasattr(loader, "__next__") or not hasattr(loader, "__iter__"):
+        return False
+    code = getattr(type(loader).__iter__, "__code__", None)
+    return code is None or code.co_code == Iterator.__iter__.__code__.co_code
+
+
+def describe_loader(loader: Any) -> str:
+    """A loader in a few words."""
+    n_batches = n_batches_of(loader)
+    if loader is None or n_batches is None:
+        return describe(loader)
+    return f"{counted(n_batches, 'batch', 'batches')} of a {type(loader).__name__}"

@@ -1,0 +1,1 @@
+"""What the loop stands on: operations and their owners, errors, interrupts, layer groups."""

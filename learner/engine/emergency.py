@@ -1,0 +1,46 @@
+"""Save a run that an error in a callback ends, if its state is complete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from callbacks.core.contract import Callback, Cancel, Order
+from callbacks.core.registry import Hook, describe
+from callbacks.save.checkpoint import Checkpoint
+
+
+def save_before_failing(learn: Any, event: str, hooks: tuple[Hook, ...], error: BaseException) -> None:
+    """Fire the end of a batch or an epoch for the callbacks after the one that failed, `Checkpoint` last.
+
+    Only if the state is certainly complete: the one that failed declares no state, and runs in a
+    phase that does not change trained values. A validation batch is left out, as it may belong to a
+    validation in the middle of a training batch.
+
+    Args:
+        learn: the learner; its `error` is set, so that `Checkpoint` saves whether it is due or not.
+        event: the event.
+        hooks: that of the one that failed, and those after it.
+        error: what it raised; errors of the others become notes.
+    """
+    failed: Any = hooks[0].__self__
+    if isinstance(error, Exception) and not isinstance(error, Cancel) and is_whole(learn, event, failed):
+        finish(learn, event, hooks[1:], error)
+
+
+def is_whole(learn: Any, event: str, failed: Callback) -> bool:
+    """Is the state complete, although a callback has failed in this event?"""
+    is_end = event == "after_epoch" or (event == "after_batch" and learn.training)
+    return learn.fitting and is_end and failed.order >= Order.MEASURE and not failed.state_dict()
+
+
+def finish(learn: Any, event: str, hooks: tuple[Hook, ...], error: Exception) -> None:
+    """Call the other hooks, if one of them saves the run."""
+    if any(isinstance(hook.__self__, Checkpoint) for hook in hooks):
+        learn.error = error
+        for hook in hooks:
+            try:
+                hook(learn)
+            except Exception as another:  # noqa: BLE001 - noted on the error that is raised
+                words = f"{type(another).__name__}: {another}"
+                owner: Any = hook.__self__
+                error.add_note(f"then, in callback {describe(owner)}.{event}: {words}")

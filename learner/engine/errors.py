@@ -1,0 +1,180 @@
+"""Say where an error happened, without changing it: by notes (PEP 678)."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from types import FrameType
+from typing import Any
+
+import torch
+
+from callbacks import Callback, Cancel
+from callbacks.core.registry import describe
+from learner.checks.advice import batch_note
+from learner.data.tensors import describe as describe_batch
+from learner.messages.foreign_attributes import slip_note
+from learner.messages.layers import describe_layer
+from learner.state import begun
+from learner.state.pass_modes import Modes, set_modes
+
+GRACE = 1.0  # seconds; the system tells of a child's death in milliseconds, and a sleep ends with that
+
+LEVELS = {
+    "CancelFit": "a fit",
+    "CancelEpoch": "an epoch",
+    "CancelTrain": "a training pass",
+    "CancelValidate": "a validation pass",
+    "CancelBatch": "a batch, before after_batch",
+    "CancelStep": "before_step",
+}
+
+
+def with_place(error: BaseException, learn: Any) -> BaseException:
+    """The error with notes: plug-in and event, epoch and batch, failing layer or sample.
+
+    Returns:
+        The same error; or, for a cancel that was raised where nothing of its kind is under way, an error that
+        says so.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    hook = learn._at.hook
+    if isinstance(error, Cancel):
+        hook = error.raised_by and f"{describe(error.raised_by[0])}.{error.raised_by[1]}"
+        error = stray(error, hook or "the code")
+    notes = [
+        hook and f"in callback {hook}",
+        slip_note(error, learn),
+        describe_layer(frames, learn.model),
+        batch_note(error, frames, learn),
+        sample_note(frames, learn),
+        memory_note(error, learn),
+        worker_note(error, frames),
+    ]
+    for note in [*notes, clock_note(learn)]:
+        if note and note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        traceback.clear_frames(error.__traceback__)  # they hold the activations for which there was no memory
+    return error
+
+
+def stray(cancel: Cancel, owner: str) -> RuntimeError:
+    """A cancel that ends nothing where it was raised."""
+    title = type(cancel).__name__
+    span = LEVELS.get(title, "its span")
+    return RuntimeError(f"{title} was raised by {owner}, where it ends nothing: raise it in {span}.")
+
+
+def end(learn: Any, modes: Modes) -> None:
+    """Restore the modules' modes and let every callback clean up; until then the fit has not ended."""
+    set_modes(modes)
+    try:
+        clean_up(learn)
+    finally:
+        learn.fitting = False
+
+
+def clean_up(learn: Any) -> None:
+    """Call `cleanup_fit` of the callbacks that have started, last first, whatever the others raise.
+
+    The gradients of a fit that failed are dropped.
+
+    Raises:
+        BaseException: the first error of a `cleanup_fit`, if no other error is propagating; otherwise it is
+            added as a note.
+    """
+    failed: BaseException | None = learn.error
+    has_begun = bool(learn._begun)
+    first: BaseException | None = None
+    for plugin in begun.last_first(learn):
+        caught = cleanup_error(plugin, learn)
+        if caught is None:
+            continue
+        hook = f"{describe(plugin)}.cleanup_fit"
+        error = stray(caught, hook) if isinstance(caught, Cancel) else caught
+        shown = f"in callback {hook}: {type(error).__name__}: {error}"
+        if failed is not None or first is not None:
+            (failed or first).add_note(f"then, {shown}")  # type: ignore[union-attr]
+        else:
+            error.add_note(shown)
+            first = error
+    if failed is not None and has_begun:
+        learn.model.zero_grad()
+    if first is not None:
+        learn.error = first
+        raise first
+
+
+def cleanup_error(callback: Callback, learn: Any) -> BaseException | None:
+    """Call a `cleanup_fit` and return whatever it raises: the others must be called too.
+
+    A second Ctrl-C may abort the `cleanup_fit`, and nothing around it.
+    """
+    try:
+        learn.abortable = True
+        callback.cleanup_fit(learn)
+    except BaseException as error:  # noqa: BLE001 - it is raised or noted once all have been called
+        learn.abortable = False
+        return error
+    learn.abortable = False
+    return None
+
+
+def clock_note(learn: Any) -> str:
+    """Which epoch and batch it was."""
+    at, total = learn._at, "?" if learn.n_batches is None else learn.n_batches
+    parts = [f"at epoch {learn.epoch}/{learn.n_epochs}"]
+    if at.in_batch or (at.span == "predict" and (at.hook or at.operations)):
+        parts.append(f"batch {learn.batch_idx}/{total}")
+    elif at.fetching is not None:
+        parts.append(f"fetching batch {at.fetching}/{total}")
+    if at.span is not None:
+        parts.append(at.span)
+    return ", ".join([*parts, f"global step {learn.global_step}"])
+
+
+def sample_note(frames: list[FrameType], learn: Any) -> str | None:
+    """Which items of a map-style data set were being fetched, where the loader's frames tell."""
+    for frame in reversed(frames):
+        indices = frame.f_locals.get("possibly_batched_index")
+        if indices is not None and module_of(frame).startswith("torch.utils.data."):
+            return f"while fetching the items {indices} of the data set"
+    return None
+
+
+def module_of(frame: FrameType) -> str:
+    """The module whose code it runs."""
+    return str(frame.f_globals.get("__name__"))
+
+
+def worker_note(error: BaseException, frames: list[FrameType]) -> str | None:
+    """A loader's worker that was killed from outside."""
+    words = str(error) if isinstance(error, RuntimeError) else ""
+    if isinstance(error, (EOFError, OSError)) and any(
+        module_of(frame) == "torch.utils.data.dataloader" for frame in frames
+    ):
+        words = death_of_a_worker()  # it died while it handed a batch on
+    if not words.startswith("DataLoader worker"):
+        return None
+    shown = "" if words == str(error) else f" ({words})"
+    return (
+        f"a loader worker died, perhaps out of memory{shown}: use fewer workers, or a smaller batch_size. "
+        'Where workers are spawned, a script must train below `if __name__ == "__main__":`.'
+    )
+
+
+def death_of_a_worker() -> str:
+    """What torch says of it: it raises that whenever the system tells of the death, so best here and now."""
+    try:
+        time.sleep(GRACE)
+    except RuntimeError as death:
+        return str(death)
+    return ""
+
+
+def memory_note(error: BaseException, learn: Any) -> str | None:
+    """The batch for which there was no memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"the batch was {describe_batch(learn.batch)}: try a smaller batch_size"
+    return None

@@ -1,0 +1,286 @@
+"""Which parameters are trained, and at what rate: layer groups, freezing, and rates that differ by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from callbacks.core.modules import loss_module, loss_parameters
+from callbacks.optim.optimizers import Optimizers, members_of
+from learner.data.tensors import counted
+from learner.messages.arguments import as_optimizer
+from learner.messages.problems import listed
+
+Splitter = Callable[[nn.Module], Iterable[Any]]
+Groups = list[list[nn.Parameter]]
+
+LAYER_GROUP = "layer_group"  # the key of an optimizer's group that tells whose parameters it has
+EARLIER = 10  # a rate given as slice(hi) is hi for the last group and hi / 10 for those before (fastai)
+NORMS: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._NormBase,  # batch and instance norm, of all dimensions
+    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+)
+
+
+def layer_groups(model: nn.Module, splitter: Splitter | None) -> Groups:
+    """A model's parameters by group, from the input to the output.
+
+    Args:
+        model: the model.
+        splitter: gives, for a model, the groups: each a module, a parameter, or several of both. What is in
+            two of them, as a tied weight, belongs to the first. None: one group of all.
+
+    Raises:
+        TypeError: the splitter cannot be called, or gives something else.
+        ValueError: it forgets parameters that are to be trained, or a group has none.
+    """
+    if splitter is None:
+        return [list(model.parameters())]
+    if not callable(splitter):
+        raise TypeError(f"splitter={splitter!r}: pass a function of the model, as {EXAMPLE}.")
+    names = {id(each): name for name, each in model.named_parameters()}
+    taken: set[int] = set()
+    groups: Groups = []
+    for number, given in enumerate(splitter(model)):
+        found = {id(each): each for each in parameters_in(given, number)}
+        strangers = [each for key, each in found.items() if key not in names]
+        if strangers:
+            raise ValueError(
+                f"splitter: group {number} has a parameter of shape {tuple(strangers[0].shape)} that is not "
+                f"the model's. Split the model that it is given, as {EXAMPLE}."
+            )
+        groups.append([each for key, each in found.items() if key not in taken])
+        taken |= set(found)
+    check_groups(groups)
+    forgotten = [
+        name for name, each in model.named_parameters() if each.requires_grad and id(each) not in taken
+    ]
+    if forgotten:
+        raise ValueError(
+            f"splitter: its {counted(len(groups), 'group lacks', 'groups lack')} {listed(forgotten)}, which "
+            "would not be trained. Put them into a group, or freeze them with requires_grad_(False)."
+        )
+    return groups
+
+
+EXAMPLE = "lambda model: [model.body, model.head]"
+
+
+def by_children(model: nn.Module) -> list[nn.Module]:
+    """A splitter: each direct child of the model that has parameters is a layer group."""
+    return [child for child in model.children() if any(True for _ in child.parameters())]
+
+
+def body_and_head(model: nn.Module) -> list[list[nn.Module]]:
+    """A splitter: the last direct child that has parameters is the head, all before it the body."""
+    *body, head = by_children(model)
+    return [body, [head]]
+
+
+def parameters_in(given: Any, number: int) -> Iterator[nn.Parameter]:
+    """The parameters of a module, of a parameter, or of several of both."""
+    if isinstance(given, nn.Parameter):
+        yield given
+    elif isinstance(given, nn.Module):
+        yield from given.parameters()
+    elif isinstance(given, Iterable) and not isinstance(given, (str, dict, torch.Tensor)):
+        for each in given:
+            yield from parameters_in(each, number)
+    else:
+        raise TypeError(
+            f"splitter: group {number} has {given!r} ({type(given).__name__}): give modules or parameters, "
+            f"as {EXAMPLE}."
+        )
+
+
+def check_groups(groups: Groups) -> None:
+    """Refuse groups that are none.
+
+    Raises:
+        ValueError: there is no group, or one has no parameters of its own.
+    """
+    if not groups:
+        raise ValueError(f"splitter: it gives no group. Give at least one, as {EXAMPLE}.")
+    for number, group in enumerate(groups):
+        if not group:
+            raise ValueError(
+                f"splitter: group {number} has no parameters that are not in a group before it. Leave it "
+                "out, or give each layer to one group."
+            )
+
+
+def make_optimizer(learn: Any) -> Any:
+    """The optimizer of a learner, made of its parameters where a factory was given."""
+    return as_optimizer(learn._optimizer_given, to_optimize(learn), named_parameters(learn))
+
+
+def to_optimize(learn: Any) -> list[Any]:
+    """The tensors for an optimizer: the trainable ones, or, if groups are requested, all in groups.
+
+    The trainable tensors of a loss that is a module are among them: in the last group where there are groups.
+    """
+    if learn.splitter is not None:
+        return settings_of(with_loss(layer_groups(learn.model, learn.splitter), learn), learn)
+    groups = with_loss([[each for each in learn.model.parameters() if each.requires_grad]], learn)
+    return groups[0] if learn.decay_norms else settings_of(groups, learn)
+
+
+def with_loss(groups: Groups, learn: Any) -> Groups:
+    """The groups; the last one also has the trainable tensors of the loss."""
+    *earlier, last = groups
+    return [*earlier, [*last, *(each for each in loss_parameters(learn).values() if each.requires_grad)]]
+
+
+def settings_of(groups: Groups, learn: Any) -> list[dict[str, Any]]:
+    """The groups as an optimizer takes them, those without weight decay by themselves."""
+    loss = loss_module(learn.loss_func)
+    modules = [] if learn.decay_norms else [learn.model] if loss is None else [learn.model, loss]
+    spared = set[int]().union(*map(undecayed, modules))
+    made = []
+    for number, group in enumerate(groups):
+        decayed = [each for each in group if id(each) not in spared]
+        others = [each for each in group if id(each) in spared]
+        if decayed:
+            made.append({"params": decayed, LAYER_GROUP: number})
+        if others:
+            made.append({"params": others, LAYER_GROUP: number, "weight_decay": 0.0})
+    return made
+
+
+def undecayed(model: nn.Module) -> set[int]:
+    """The ids of all biases, and of the weights of norms: decay only pulls them from where they should be."""
+    found = {
+        id(each) for module in model.modules() if isinstance(module, NORMS) for each in module.parameters()
+    }
+    return found | {id(each) for name, each in model.named_parameters() if "bias" in name.rpartition(".")[2]}
+
+
+def group_of(settings: dict[str, Any], position: int) -> int:
+    """The layer group of an optimizer's group: its own place where nobody has said it."""
+    return settings.get(LAYER_GROUP, position)
+
+
+def n_groups_of(optimizer: Any) -> int:
+    """How many layer groups an optimizer has; several share them."""
+    members = members_of(optimizer)
+    return 1 + max(group_of(each, n) for one in members for n, each in enumerate(one.param_groups))
+
+
+def rates_of(optimizer: Any, rate: float | slice, n_groups: int) -> list[float]:
+    """One rate for each of an optimizer's groups.
+
+    Args:
+        optimizer: in `Optimizers`, the member with the largest rate gets `rate`; the others get it times
+            their ratio to that member, as their rates are in different units.
+        rate: as of `spread`.
+        n_groups: of the model, at least.
+    """
+    members = members_of(optimizer)
+    rates = spread(rate, max(n_groups, n_groups_of(optimizer)))
+    own = [max(float(group.get("lr", 1.0)) for group in one.param_groups) for one in members]
+    found = {
+        id(group): rates[group_of(group, position)] * (size / max(own) if max(own) else 1.0)
+        for one, size in zip(members, own, strict=True)
+        for position, group in enumerate(one.param_groups)
+    }
+    return [found[id(group)] for group in optimizer.param_groups]
+
+
+def spread(rate: float | slice, n_groups: int) -> list[float]:
+    """One rate a layer group.
+
+    Args:
+        rate: the same for all; or `slice(lo, hi)`: from `lo` for the first to `hi` for the last, each the
+            same factor larger than the one before; or `slice(hi)`: `hi` for the last and a tenth for the
+            others. Howard and Ruder 2018, "Universal language model fine-tuning", section 3.2.
+        n_groups: how many.
+
+    Raises:
+        TypeError, ValueError: it is no rate.
+    """
+    if not isinstance(rate, slice):
+        return [checked_rate(rate)] * n_groups
+    high = checked_rate(rate.stop)
+    if rate.step is not None:
+        raise ValueError(f"{rate!r}: write slice(lo, hi), or slice(hi).")
+    if rate.start is None:
+        return [high / EARLIER] * (n_groups - 1) + [high]
+    low = checked_rate(rate.start)
+    if n_groups == 1:
+        return [high]
+    return [low * (high / low) ** (number / (n_groups - 1)) for number in range(n_groups)]
+
+
+def checked_rate(rate: Any) -> float:
+    """A rate above 0."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+        raise TypeError(
+            f"lr={rate!r}: write a number, as 1e-3, or slice(1e-5, 1e-3) for rates by layer group."
+        )
+    if not 0 < rate < float("inf"):
+        raise ValueError(f"lr={rate!r}: write a finite number above 0.")
+    return float(rate)
+
+
+# Freezing
+
+
+def freeze_to(learn: Any, n: int, train_norms: bool) -> None:
+    """Train the layer groups from `n` on, and none before.
+
+    Raises:
+        TypeError, ValueError: there is no such group; nothing has been changed then.
+    """
+    groups: Groups = learn.layer_groups
+    if type(n) is not int:
+        raise TypeError(f"freeze_to({n!r}): write the number of the first layer group to train, as -1.")
+    if not -len(groups) <= n < len(groups):
+        raise ValueError(
+            f"freeze_to({n}): of {counted(len(groups), 'layer group', 'layer groups')} none would train. "
+            f"Write {-len(groups)} to {len(groups) - 1}{'' if len(groups) > 1 else SPLIT_FIRST}."
+        )
+    first = n % len(groups)
+    norms = {
+        id(each)
+        for module in learn.model.modules()
+        if isinstance(module, NORMS)
+        for each in module.parameters()
+    }
+    for number, group in enumerate(groups):
+        for parameter in group:
+            trains = number >= first or (train_norms and id(parameter) in norms)
+            parameter.requires_grad_(trains and parameter.is_floating_point())
+            if not trains:
+                parameter.grad = None  # a gradient that is left would go on moving it
+    hold_all(learn)
+
+
+SPLIT_FIRST = f", or pass Learner(splitter={EXAMPLE}) to have more"
+
+
+def hold_all(learn: Any) -> None:
+    """Give the optimizer what it does not hold yet and is to be trained: it was frozen when it was made."""
+    if learn.optimizer is None:
+        learn.optimizer = make_optimizer(learn)
+        return
+    held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
+    for settings in settings_of(with_loss(learn.layer_groups, learn), learn):
+        new = [each for each in settings["params"] if each.requires_grad and id(each) not in held]
+        if new:
+            learn.optimizer.add_param_group({**settings, "params": named(new, learn)})
+
+
+def named(parameters: list[nn.Parameter], learn: Any) -> list[Any]:
+    """Parameters as they are, or with their names for the rules of `Optimizers`."""
+    if not isinstance(learn.optimizer, Optimizers):
+        return parameters
+    names = {id(each): name for name, each in named_parameters(learn).items()}
+    return [(names.get(id(each), ""), each) for each in parameters]
+
+
+def named_parameters(learn: Any) -> dict[str, nn.Parameter]:
+    """The parameters of model and loss by name."""
+    return {**dict(learn.model.named_parameters()), **loss_parameters(learn)}

@@ -1,0 +1,117 @@
+"""Ctrl-C and SIGTERM: the fit ends after the batch; a second Ctrl-C, a second later or more, aborts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from callbacks.core.output import print_line
+from callbacks.save.checkpoint import Checkpoint
+
+SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+#: Seconds within which a further Ctrl-C counts as the same: a terminal and a supervisor may both send one.
+SAME = 1.0
+
+
+@contextmanager
+def interruptible(learn: Any) -> Iterator[None]:
+    """Handle the two signals during a fit, then restore the handlers and end as the signal asks for.
+
+    Only in the main thread, and only where the handler is Python's or the system's own: a handler of the
+    user's stays, and so does one that ignores the signal.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came.
+        SystemExit: SIGTERM came, even after other signals; the exit code is 143.
+    """
+    if not learn.fitting:
+        learn.interrupted, learn.abortable = None, True
+    received = Received(learn)
+    try:
+        if threading.current_thread() is threading.main_thread() and not learn.fitting:
+            received.install()
+        yield
+    finally:
+        received.uninstall()
+    if received.numbers:
+        raise_for(received.numbers)
+
+
+class Received:
+    """The signals received during a fit. The handler stores them and does nothing else.
+
+    It prints nothing: a print may fail or block, and the run would be lost.
+    """
+
+    def __init__(self, learn: Any):
+        self.learn = learn
+        self.process = os.getpid()
+        self.replaced: dict[signal.Signals, Any] = {}
+        self.numbers: list[int] = []
+        self.pressed: float | None = None  # when Ctrl-C came first
+
+    def install(self) -> None:
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            if handler in (signal.default_int_handler, signal.SIG_DFL):
+                self.replaced[number] = handler
+                signal.signal(number, self.handle)
+
+    def uninstall(self) -> None:
+        """Restore the handlers; that of Ctrl-C last, as from then on it may raise anywhere."""
+        self.learn.abortable = False
+        for number, handler in reversed(self.replaced.items()):
+            signal.signal(number, handler)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:  # a loader's worker, forked during the fit: the parent ends it
+            return
+        self.numbers.append(number)
+        name = SIGNALS[signal.Signals(number)]
+        self.learn.interrupted = self.learn.interrupted or f"interrupted by {name}"
+        if number != signal.SIGINT:
+            return
+        now = time.monotonic()
+        self.pressed = now if self.pressed is None else self.pressed
+        if now - self.pressed >= SAME and self.learn.abortable:
+            raise KeyboardInterrupt("Ctrl-C a second time")
+
+
+def raise_for(numbers: list[int]) -> None:
+    """End as the sender of the signals expects.
+
+    Raises:
+        KeyboardInterrupt: it was Ctrl-C.
+        SystemExit: it was SIGTERM; the exit code is 143.
+    """
+    if signal.SIGTERM in numbers:
+        raise SystemExit(128 + signal.SIGTERM)
+    raise KeyboardInterrupt
+
+
+def end_batch(learn: Any) -> None:
+    """Stop the fit after this batch, and say so."""
+    learn.stop(learn.interrupted)
+    hint = "; again to abort at once" if learn.interrupted.endswith(SIGNALS[signal.SIGINT]) else ""
+    print_line(f"\n{learn.interrupted}: ending after this batch{hint}", "stderr")
+
+
+def end_span(learn: Any) -> None:
+    """Stop a fit that was interrupted, where a cancel has ended an epoch or a pass."""
+    if learn.interrupted and not learn.stop_reason:
+        end_batch(learn)
+
+
+def end_cancelled_batch(learn: Any) -> None:
+    """Stop a fit that was interrupted, and save the run: no `after_batch` is fired for this batch."""
+    if learn.interrupted and not learn.stop_reason:
+        end_batch(learn)
+        for callback in learn.callbacks:
+            if isinstance(callback, Checkpoint):
+                callback.after_batch(learn)

@@ -1,0 +1,312 @@
+"""Write a checkpoint file so that it is whole or not there, and read one so that a bad file does no harm."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import io
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from torch import Tensor
+
+from learner.files import archive, payload
+from learner.files.plain import SCALARS
+from learner.files.sync import sync, sync_folder
+
+FORMAT = 1  # what a reader must know; counted up when an older one could not read a file
+MAGIC = b"plainlearner checkpoint"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class CheckpointError(ValueError):
+    """A file cannot be used as a checkpoint; the message says which, why, and what to do."""
+
+
+def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -> None:
+    """Write a checkpoint beside its place, and rename it when it is whole.
+
+    Args:
+        path: its place; what is there is replaced at once or not at all.
+        contents: plain data, as `to_plain` gives them. `"format"` is added.
+        durable: wait until the disk has it. Without, a power cut can cost the new file and the old one.
+
+    Raises:
+        TypeError: contents are not plain. Nothing is written.
+        OSError: it cannot be written. What was at `path` is still there.
+    """
+    contents = {"format": FORMAT, **contents}
+    n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(contents))
+    path = Path(path).absolute()
+    part = path.with_name(path.name + ".tmp")
+    try:
+        with part.open("wb") as file:
+            fill(file, contents)
+            if durable:
+                sync(file.fileno(), path.parent)
+        part.replace(path)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.add_note(space_note(error, path, n_bytes))
+        remove(part)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def fill(file: IO[bytes], contents: Any) -> None:
+    """Write the payload and the trailer that seals it, and flush both."""
+    counted = Counted(file)
+    try:
+        torch.save(contents, cast(IO[bytes], counted), pickle_protocol=2)
+    except RuntimeError as error:
+        if (interrupt := interrupt_in(error)) is not None:
+            raise interrupt from None
+        raise
+    if counted.error is not None:
+        raise counted.error
+    file.flush()
+    with Path(file.name).open("rb") as written:
+        file.write(trailer(counted.length, archive.sum_of(written, counted.length)))
+    file.flush()
+
+
+def interrupt_in(error: BaseException) -> BaseException | None:
+    """The Ctrl-C, or the like, that torch's own error hides where it came up between two writes."""
+    hidden = error.__context__
+    while hidden is not None and isinstance(hidden, Exception):
+        hidden = hidden.__context__
+    return hidden
+
+
+class Counted:
+    """What torch.save writes to: counts what passes.
+
+    An error is kept until torch is done: torch writes on when it is interrupted, and would hide the first.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.length = file, 0
+        self.error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except BaseException as error:  # noqa: BLE001 - raised again in `fill`
+                self.error = error
+        self.length += size
+        return size
+
+    def flush(self) -> None:
+        pass  # `fill` does it, where an error is no harm
+
+
+def trailer(length: int, crc: int, version: int = FORMAT) -> bytes:
+    """The last line of a file, of one length in every version, sealed by a sum of its own."""
+    line = b"\n%s %04d %020d %08x" % (MAGIC, version, length, crc)
+    return b"%s %08x\n" % (line, zlib.crc32(line))
+
+
+TRAILER_SIZE = len(trailer(0, 0))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, once it is known to be whole and to hold plain data only.
+
+    Raises:
+        CheckpointError: it is not there, not ours, not whole, or made to do harm.
+    """
+    path = Path(path).absolute()
+    try:
+        with open_file(path) as file:
+            length = check_whole(file)
+            contents = payload.load(file, length)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    format_there = contents.get("format") if type(contents) is dict else None
+    if type(format_there) is not int or format_there != FORMAT:
+        raise CheckpointError(f"{path}: it is whole, but holds no checkpoint of format {FORMAT}. {ANOTHER}")
+    return contents
+
+
+def is_plain(path: str | Path) -> bool:
+    """Is it a file of plain `torch.save`: a whole zip archive without our seal?"""
+    try:
+        with open_file(Path(path).absolute()) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - TRAILER_SIZE))
+            if told_by(file.read()) != (0, 0, 0):
+                return False
+            archive.find_directory(file, size)
+    except (OSError, ValueError, struct.error):
+        return False
+    return True
+
+
+def read_plain(path: str | Path) -> Any:
+    """Read a file of plain `torch.save` onto the CPU, if it holds only tensors and plain data.
+
+    Raises:
+        CheckpointError: it is incomplete, or holds something else.
+    """
+    path = Path(path).absolute()
+    try:
+        with open_file(path) as file:
+            return payload.load(file, os.fstat(file.fileno()).st_size, is_ours=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: {error} A file of plain torch.save may hold tensors, numbers and text only, as from "
+            "torch.save(model.state_dict(), path). If you trust this file, load it by hand: "
+            "pass the weights in torch.load(path, weights_only=False) to model.load_state_dict(...)."
+        ) from None
+
+
+ANOTHER = "Take another checkpoint."
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # torch's magic number, pickled
+REWRITE = "write it again, torch.save(torch.load(path, weights_only=True), path), and load that."
+
+
+def is_whole(path: str | Path) -> str | None:
+    """None if a file is a whole checkpoint, else its fault in words. Nothing is unpacked."""
+    try:
+        with open_file(Path(path).absolute()) as file:
+            check_whole(file)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a file that is one."""
+    if path.is_dir():
+        there = names_in(path)
+        raise ValueError(f"it is a folder. Pass a file{' in it: ' + there if there else ''}.")
+    if not path.is_file():
+        raise ValueError(f"there is no such file. {nearest(path)}")
+    return path.open("rb")
+
+
+def check_whole(file: io.BufferedReader) -> int:
+    """Compare trailer, length and sum with what they should be.
+
+    Returns:
+        The length of the payload, in bytes.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise ValueError(f"it is empty (0 bytes). {ANOTHER}")
+    start = file.read(16)
+    file.seek(max(0, size - TRAILER_SIZE))
+    last = file.read()
+    version, length, crc = told_by(last)
+    if last != trailer(length, crc, version):
+        raise ValueError(without_trailer(start, size))
+    if version > FORMAT:
+        raise ValueError(
+            f"it is of format {version}, and this plainlearner reads up to {FORMAT}: take a newer one."
+        )
+    if size - TRAILER_SIZE != length:
+        raise ValueError(f"{size} bytes are there, {length + TRAILER_SIZE} were written. {ANOTHER}")
+    if archive.sum_between(file, 0, length) != crc:
+        raise ValueError(
+            f"its {size} bytes are not those that were written (the checksum differs). {ANOTHER}"
+        )
+    return length
+
+
+def told_by(last: bytes) -> tuple[int, int, int]:
+    """Version, length and sum in a trailer; zeros in what is none."""
+    try:
+        version, length, crc = last.split()[-4:-1]
+        return int(version), int(length), int(crc, 16)
+    except ValueError:
+        return 0, 0, 0
+
+
+def without_trailer(start: bytes, size: int) -> str:
+    """What to say of a file that does not end as ours do."""
+    if start.startswith(b"PK\x03\x04"):
+        return (
+            f"its end is missing or altered: it was cut short at {size} bytes when it was written or copied, "
+            f"or is a file that plain torch.save wrote. {ANOTHER}"
+        )
+    if start.startswith(LEGACY):
+        return f"it is in torch's format from before version 1.6: {REWRITE}"
+    if start[8:9] == b"{":  # after the length of its header
+        return "it looks like a safetensors file: model.load_state_dict(safetensors.torch.load_file(path))."
+    return f"it is not a checkpoint of ours (starts with {start.decode('latin1')!r}). {ANOTHER}"
+
+
+def tensors_of(contents: Any) -> Iterator[Tensor]:
+    """All tensors in plain data, each storage once.
+
+    Raises:
+        TypeError: something is not plain.
+    """
+    seen: set[int] = set()
+    left = [contents]
+    while left:
+        value = left.pop()
+        kind = type(value)
+        if kind in SCALARS or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if kind is Tensor:
+            if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                raise TypeError(
+                    f"a tensor of shape {tuple(value.shape)} shares numbers: call to_plain first."
+                )
+            yield value
+        elif kind is dict:
+            left += [*value, *value.values()]
+        elif kind in (list, tuple):
+            left += value
+        else:
+            raise TypeError(
+                f"a file holds plain data only, and was given a {kind.__name__}: call to_plain first."
+            )
+
+
+def space_note(error: OSError, path: Path, n_bytes: int) -> str:
+    """What was to be written, where, and for no space how much there was."""
+    if error.errno not in NO_SPACE:
+        return f"while the checkpoint {path} was written; what was there before is as it was."
+    try:
+        free = f"{shutil.disk_usage(path.parent).free:,} are free"
+    except OSError:
+        free = "how many are free cannot be told"
+    return (
+        f"while the checkpoint {path} was written: it needs about {n_bytes:,} bytes, {free} (a quota or a "
+        "limit on file size may allow less). What was there before is as it was."
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove a file of ours, if that is possible."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return  # the error that led here is the one to tell
+
+
+def nearest(path: Path) -> str:
+    """Which names beside a missing file are like its own."""
+    if not path.parent.is_dir():
+        return f"The folder {path.parent} is not there either."
+    names = sorted(entry.name for entry in path.parent.iterdir())
+    close = difflib.get_close_matches(path.name, names, 3, 0.4) or names[:3]
+    return f"Beside it are: {', '.join(close)}." if close else "Its folder is empty."
+
+
+def names_in(folder: Path) -> str:
+    """A few files in a folder, the last ones first."""
+    names = sorted((entry.name for entry in folder.iterdir() if entry.is_file()), reverse=True)
+    return ", ".join(names[:3])

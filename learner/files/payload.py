@@ -1,0 +1,181 @@
+"""Look through what a checkpoint file holds before any of it is made, then let torch load it.
+
+`weights_only=True` runs no code, but makes whatever sizes a file names, and calls whatever a program has
+told torch to be safe. So the zip directory and the pickle are read through first, and may hold nothing but
+what `files.write` makes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import textwrap
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import torch
+
+from learner.files.archive import NOT_RUN, Record, directory
+from learner.files.plain import DTYPES
+
+OPCODES = frozenset(
+    """
+    PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE
+    GLOBAL REDUCE BINPERSID EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS EMPTY_TUPLE
+    TUPLE TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT BINGET LONG_BINGET
+    """.split()  # noqa: SIM905 - a list of thirty quoted words reads worse
+)
+ITEM_SIZES = {  # bytes of an item, by the names that torch gives its storages in a file
+    **dict.fromkeys(["UntypedStorage", "BoolStorage", "ByteStorage", "CharStorage"], 1),
+    **dict.fromkeys(["ShortStorage", "HalfStorage", "BFloat16Storage"], 2),
+    **dict.fromkeys(["IntStorage", "FloatStorage"], 4),
+    **dict.fromkeys(["LongStorage", "DoubleStorage", "ComplexFloatStorage"], 8),
+    "ComplexDoubleStorage": 16,
+}
+
+
+def load(file: io.BufferedReader, length: int, *, is_ours: bool = True) -> Any:
+    """Load the payload, the first bytes of a file, onto the CPU.
+
+    Args:
+        file: opened to read bytes.
+        length: of the payload.
+        is_ours: did `files.write` make it? A state dict of torch's is an `OrderedDict` with an attribute, and
+            may hold parameters.
+
+    Raises:
+        ValueError: it holds something that is no plain data, or sizes that are not true.
+    """
+    records = directory(file, length)
+    check_pickle(records, is_ours=is_ours)
+    file.seek(0)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+    except pickle.UnpicklingError:  # its words tell how to switch the safety off
+        raise ValueError(f"torch finds more than tensors and plain values in it. {NOT_RUN}") from None
+    except (RuntimeError, ValueError) as error:
+        if "allocate" in str(error):  # a file that is larger than the memory is no bad file
+            raise
+        said = textwrap.shorten(str(error), 160)
+        raise ValueError(f"torch cannot read it ({said}). Take another checkpoint.") from None
+
+
+def check_pickle(records: dict[str, Record], *, is_ours: bool = True) -> None:
+    """Go through the pickle with stand-ins for the few names it may hold, which make nothing."""
+    content = records["data.pkl"].read()
+    check_opcodes(content, OPCODES if is_ours else OPCODES | {"BUILD"})
+    try:
+        (StandIns if is_ours else StandInsOfTorch)(content, records).load()
+    except (pickle.UnpicklingError, TypeError, IndexError, KeyError, AttributeError, EOFError) as error:
+        raise ValueError(f"its data make no sense ({error}). {NOT_RUN}") from None
+
+
+def check_opcodes(content: bytes, allowed: frozenset[str]) -> None:
+    """Refuse a pickle that does other things than one of plain data."""
+    steps = pickletools.genops(content)
+    while True:
+        try:
+            opcode, argument, at = next(steps)
+        except StopIteration:
+            return
+        except ValueError as error:
+            raise ValueError(f"its data make no sense ({error}). {NOT_RUN}") from None
+        # a pickle numbers what it remembers; a number larger than its place reserves memory for nothing
+        if opcode.name not in allowed or (opcode.name == "LONG_BINPUT" and int(argument or 0) > (at or 0)):
+            raise ValueError(f"its data use {opcode.name}. {NOT_RUN}")
+
+
+class StandIns(pickle.Unpickler):
+    """An unpickler that makes no tensor, and knows no name of the file's but those that torch.save writes."""
+
+    def __init__(self, content: bytes, records: dict[str, Record]):
+        super().__init__(io.BytesIO(content))
+        self.records = records
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor_v3"):
+            return Rebuild()
+        if (module, name) == ("collections", "OrderedDict"):
+            return NoHooks()
+        if module in ("torch", "torch.storage") and name in ITEM_SIZES:
+            return StorageKind(ITEM_SIZES[name])
+        if module == "torch" and f"torch.{name}" in DTYPES:
+            return DTYPES[f"torch.{name}"]
+        raise ValueError(f"it names {module}.{name}. {NOT_RUN}")
+
+    def persistent_load(self, pid: Any, /) -> Storage:
+        word, kind, key, _, n_items = pid
+        record = self.records.get(f"data/{key}")
+        if word != "storage" or not isinstance(kind, StorageKind) or record is None or not whole(n_items):
+            raise ValueError(f"its data name a piece {key!r} that is not there. {NOT_RUN}")
+        if n_items * kind.item_size != record.size:
+            raise ValueError(f"its data give piece {key!r} another size than it has. {NOT_RUN}")
+        return Storage(record.size, kind.item_size)
+
+
+class StandInsOfTorch(StandIns):
+    """The same for a state dict: also for `OrderedDict`s with items, and parameters."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict  # BUILD sets attributes of it, and can of no other stand-in
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return Parameter()
+        return super().find_class(module, name)
+
+
+class StorageKind(NamedTuple):  # of which BUILD can set nothing, as it can of a dataclass
+    """Stands for a class of storages."""
+
+    item_size: int
+
+
+class Storage(NamedTuple):
+    """Stands for the bytes of a tensor."""
+
+    n_bytes: int
+    item_size: int
+
+
+class NoHooks:
+    """Stands for the OrderedDict of a tensor's hooks, of which a file has none."""
+
+    __slots__ = ()
+
+    def __call__(self) -> None:
+        return None
+
+
+class Parameter:
+    """Stands for the function that makes a parameter of a tensor."""
+
+    __slots__ = ()
+
+    def __call__(self, tensor: Any, requires_grad: Any, hooks: Any) -> None:
+        if tensor is not None or type(requires_grad) is not bool:
+            raise ValueError(f"its data make a parameter of what is none. {NOT_RUN}")
+
+
+class Rebuild:
+    """Stands for the function that makes a tensor: looks whether it lies within its storage."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> None:
+        dtypes = [value for value in more if isinstance(value, torch.dtype)]
+        item_size = dtypes[0].itemsize if dtypes else getattr(storage, "item_size", 1)
+        fits = isinstance(storage, Storage) and type(shape) is type(strides) is tuple
+        if not fits or len(shape) != len(strides) or not all(map(whole, (offset, *shape, *strides))):
+            raise ValueError(f"its data make a tensor of what is none. {NOT_RUN}")
+        n_items, last = 1, offset
+        for length, stride in zip(shape, strides, strict=True):
+            n_items, last = n_items * length, last + (length - 1) * stride
+        n_there = storage.n_bytes // item_size
+        if n_items > n_there or (n_items and last >= n_there):
+            raise ValueError(f"its data make a tensor of shape {shape} out of {n_there} numbers. {NOT_RUN}")
+
+
+def whole(value: Any) -> bool:
+    """Is this a whole number that a size can be?"""
+    return type(value) is int and value >= 0

@@ -1,0 +1,1 @@
+"""Predictions, and how those of the batches are joined."""

@@ -1,0 +1,243 @@
+"""What a learner is given, checked: each complaint names the argument, what it was, and what to pass."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.optim.optimizers import Optimizers, title_of
+from callbacks.optim.shares import EXAMPLE, missing_of
+
+
+def check_model(model: Any) -> nn.Module:
+    """A model, not its class.
+
+    Raises:
+        TypeError: it is no `nn.Module`.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, type):
+        raise TypeError(f"model is the class {model.__name__}: pass an instance, {model.__name__}(...).")
+    raise TypeError(
+        f"model is {model!r} ({type(model).__name__}): pass an nn.Module, as torch.nn.Linear(3, 1)."
+    )
+
+
+def check_loss_func(loss_func: Any) -> Any:
+    """Something that can be called with preds and targets, or None.
+
+    Raises:
+        TypeError: it cannot be called, or is a class.
+    """
+    if isinstance(loss_func, type):
+        raise TypeError(
+            f"loss_func is the class {loss_func.__name__}: pass an instance, {loss_func.__name__}()."
+        )
+    if loss_func is not None and not callable(loss_func):
+        raise TypeError(
+            f"loss_func is {loss_func!r} ({type(loss_func).__name__}): pass a function of (preds, targets), "
+            "as torch.nn.functional.mse_loss."
+        )
+    return loss_func
+
+
+def check_state(cls: Any, base: Any) -> None:
+    """Check the attributes that a subclass of the learner declares in `state`, when it is defined.
+
+    Raises:
+        TypeError: it is not a tuple of names, or it names an attribute that every learner saves.
+    """
+    state = cls.state
+    if not isinstance(state, (tuple, list)) or not all(isinstance(name, str) for name in state):
+        raise TypeError(
+            f"{cls.__name__}.state = {state!r}: write a tuple of attributes' names, as state = ('critic',)."
+        )
+    declared = {name for each in base.__mro__ for name in vars(each).get("__annotations__", ())}
+    kept = [name for name in state if hasattr(base, name) or name in declared or name in KEPT]
+    if kept:
+        raise TypeError(
+            f"{cls.__name__}.state names {kept[0]!r}, which belongs to every learner: name the attributes "
+            f"that {cls.__name__} adds."
+        )
+
+
+KEPT = ("callbacks", "_callbacks", "_optimizer_given")  # what a learner sets without an annotation
+
+
+def as_optimizer(optimizer: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
+    """Return the given optimizer, or the one that the factory makes; None if none was given.
+
+    Args:
+        optimizer: an optimizer, or what makes one.
+        parameters: tensors to be optimized, or groups of them as optimizers take them.
+        named: all parameters by name, for the rules of `Optimizers`.
+
+    Raises:
+        TypeError: it is not an optimizer and does not make one.
+        TypeError, ValueError: the learning rate is not valid.
+    """
+    if optimizer is None:
+        return None
+    made = optimizer if is_optimizer(optimizer) else make_optimizer(optimizer, parameters, named)
+    for fault in [] if made is None else rate_faults(made):
+        raise fault
+    return made
+
+
+def check_groups_with(optimizer: Any, splitter: Any, decay_norms: bool) -> Any:
+    """Return the optimizer, a list of several as one; it must be a factory if the groups are made here.
+
+    Raises:
+        TypeError: it is already made; or a list holds something other than optimizers and factories.
+        ValueError: a list is empty, or its optimizers do not go together.
+    """
+    if isinstance(optimizer, (list, tuple)):
+        optimizer = Optimizers(*optimizer)
+    if is_optimizer(optimizer) and (splitter is not None or not decay_norms):
+        word = "decay_norms=False" if splitter is None else "splitter"
+        raise TypeError(
+            f"{word}: the optimizer is ready and has its groups. Pass what makes one, as "
+            f"partial(torch.optim.{title_of(optimizer).split()[0]}, lr=...), or make the groups yourself."
+        )
+    return optimizer
+
+
+def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
+    """What a factory makes of parameters; None where there are none.
+
+    Raises:
+        TypeError: it cannot be called, or makes no optimizer.
+    """
+    if not callable(factory) or (
+        not isinstance(factory, (type, Optimizers)) and hasattr(factory, "param_groups")
+    ):
+        raise TypeError(
+            f"optimizer is {factory!r} ({type(factory).__name__}){lacking(factory)}: pass "
+            "partial(torch.optim.SGD, lr=0.1), an optimizer, or a list of several."
+        )
+    if not parameters:  # all are frozen, which is told with counts before a fit; to predict needs none
+        return None
+    try:
+        made = factory if isinstance(factory, Optimizers) else factory(parameters)
+        if isinstance(made, Optimizers) and not made.is_made:
+            made = make_several(made, parameters, named)
+    except Exception as error:
+        error.add_note(
+            f"while optimizer={factory!r} made an optimizer of the model's "
+            f"{len(parameters)} {'parameter groups' if type(parameters[0]) is dict else 'trainable tensors'}"
+        )
+        if "Muon only supports 2D" in str(error):
+            error.add_note(f"Give the other parameters to another optimizer: optimizer={EXAMPLE}.")
+        for fault in rates_on_the_way(error):
+            raise fault from error
+        raise
+    if not is_optimizer(made):
+        raise TypeError(
+            f"optimizer={factory!r} made {made!r} of the parameters, which is not an optimizer"
+            f"{lacking(made)}."
+        )
+    return made
+
+
+def lacking(item: Any) -> str:
+    """What an optimizer lacks, as the end of a sentence; empty if it does not resemble an optimizer."""
+    is_close = hasattr(item, "param_groups") or hasattr(item, "step")
+    return (
+        f", as it has no {', no '.join(missing_of(item))}" if is_close and not isinstance(item, type) else ""
+    )
+
+
+def make_several(factory: Optimizers, parameters: list[Any], named: dict[str, nn.Parameter]) -> Optimizers:
+    """Make `Optimizers` of parameters, with rules that receive their names."""
+    names = {id(each): name for name, each in named.items()}
+    frozen = [(name, each) for name, each in named.items() if not each.requires_grad]
+    return factory(with_names(parameters, names), frozen=frozen)
+
+
+def with_names(parameters: list[Any], names: dict[int, str]) -> list[Any]:
+    """Parameters, or groups of them, each parameter as a pair of its name and itself."""
+    return [
+        {**each, "params": with_names(each["params"], names)}
+        if isinstance(each, dict)
+        else (names.get(id(each), ""), each)
+        for each in parameters
+    ]
+
+
+def rates_on_the_way(error: BaseException) -> Iterator[Exception]:
+    """What is wrong with the rate that an optimizer of torch's was being made with."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        given = frame.f_locals
+        if "lr" in given and isinstance(given.get("self"), torch.optim.Optimizer):
+            yield from rate_fault(given["lr"])
+            return
+
+
+def is_optimizer(item: Any) -> bool:
+    """Something like a `torch.optim.Optimizer`: it has groups, steps, saves and loads its state."""
+    return item.is_made if isinstance(item, Optimizers) else not missing_of(item)
+
+
+def check_assigned(optimizer: Any) -> None:
+    """Return the learner's optimizer, which may have been assigned by the user.
+
+    Raises:
+        TypeError: it is not an optimizer.
+    """
+    if optimizer is not None and not is_optimizer(optimizer):
+        raise TypeError(
+            f"learn.optimizer is {optimizer!r} ({type(optimizer).__name__}){lacking(optimizer)}: assign an "
+            "optimizer, as torch.optim.SGD(learn.model.parameters(), lr=0.1), or several as one, "
+            "Optimizers(a, b)."
+        )
+
+
+def check_fit(learn: Any, n_epochs: Any) -> None:
+    """Can a fit of so many epochs begin?
+
+    Raises:
+        TypeError, ValueError: the number or the optimizer cannot be used.
+        RuntimeError: a fit is under way.
+    """
+    check_n_epochs(n_epochs)
+    check_assigned(learn.optimizer)
+    if learn.fitting:
+        raise RuntimeError("this learner is in the middle of a fit: let it end, or make another learner.")
+
+
+def check_n_epochs(n_epochs: Any) -> None:
+    """A whole number, 0 or more.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if type(n_epochs) is not int:
+        raise TypeError(
+            f"fit(n_epochs={n_epochs!r}): write a whole number of epochs, as fit(10); this is "
+            f"{type(n_epochs).__name__}."
+        )
+    if n_epochs < 0:
+        raise ValueError(f"fit(n_epochs={n_epochs}): write 0 or more epochs.")
+
+
+def rate_faults(optimizer: torch.optim.Optimizer) -> Iterator[Exception]:
+    """What is wrong with the learning rates; 0 is legal, and warned of before the first step."""
+    for number, group in enumerate(optimizer.param_groups):
+        yield from rate_fault(group.get("lr", 1.0), f" in parameter group {number}" if number else "")
+
+
+def rate_fault(rate: Any, place: str = "") -> Iterator[Exception]:
+    """A learning rate that is no number, or not finite, or negative. torch allows a tensor of one float."""
+    is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+    is_number = is_number or (isinstance(rate, Tensor) and rate.numel() == 1 and rate.is_floating_point())
+    message = f"lr must be a finite number > 0, got {rate!r} ({type(rate).__name__}){place}."
+    if not is_number:
+        yield TypeError(f"{message} Write it as a number, as in lr=1e-3.")
+    elif not math.isfinite(rate) or rate < 0:
+        yield ValueError(message)

@@ -1,0 +1,1 @@
+"""Passes over data: length, position, and the epoch number."""

@@ -1,0 +1,137 @@
+"""What a checkpoint must hold so that a run can resume from it, checked before anything is changed."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from callbacks.core.modules import LOSS
+from learner.files import checkpoint_file
+from learner.files.value_types import anything, fields, items, mapping, of, optional
+from learner.state import snapshots
+
+N_SHOWN = 3  # faults in a message
+
+NUMBER, WORD, FLAG, NOTHING, TENSOR = of(int), of(str), of(bool), of(type(None)), of(Tensor)
+DRAWN = mapping(fields({"kind": WORD, "state": anything}))  # from the generators of a loader or a module
+ROW, ANYTHINGS = of(tuple, list), mapping(anything)
+RANDOM = fields({"torch": TENSOR, "python": ROW}, {"numpy": ROW, "cuda": items(TENSOR)})
+MODULE = {
+    "tensors": mapping(TENSOR),
+    "empty": mapping(WORD),
+    "extra": ANYTHINGS,
+    "frozen": items(WORD),
+    "plain": ANYTHINGS,
+}
+
+FIT = fields(
+    {
+        "index": NUMBER,
+        "n_epochs": NUMBER,
+        "groups": optional(items(of(dict))),
+        "stop_reason": optional(WORD),
+        "position": optional(
+            fields({"epoch": NUMBER, "phase": optional(WORD), "n_done": NUMBER, "ended": FLAG})
+        ),
+        "mark": optional(fields({"random": RANDOM, "generators": DRAWN})),
+        "now": optional(fields({"random": NOTHING, "generators": DRAWN})),
+    }
+)
+HISTORY = fields(
+    {
+        "rows": items(ANYTHINGS),
+        "stops": items(of(tuple, list)),
+        "steps": fields({"train_loss": of(array), "lr": of(array)}),
+    },
+    {"validations": items(ANYTHINGS), "directions": mapping(optional(WORD))},
+)
+FINGERPRINT = fields(
+    {
+        "model": mapping(items(anything)),
+        "optimizer": fields({"class": WORD, "groups": items(items(WORD))}),
+        "callbacks": mapping(WORD),
+        "data": fields({"train": ANYTHINGS, "valid": ANYTHINGS}),
+        "versions": ANYTHINGS,
+    }
+)
+COUNTS = dict.fromkeys(("epoch", "n_epochs", "batch_idx", "global_step", "n_samples"), NUMBER)
+CONTENTS = fields(
+    {
+        "model": mapping(TENSOR),
+        "extra": ANYTHINGS,
+        "frozen": items(WORD),
+        "optimizer": anything,
+        "callbacks": ANYTHINGS,
+        "loaders": ANYTHINGS,
+        "generators": mapping(DRAWN),
+        "random": RANDOM,
+        "clock": fields({**COUNTS, "n_batches": optional(NUMBER), "training": FLAG}),
+        "history": HISTORY,
+        "results": ANYTHINGS,
+        "gradients": mapping(TENSOR),
+        "fit": FIT,
+        "fingerprint": FINGERPRINT,
+    },
+    {
+        "empty": mapping(WORD),
+        "plain": ANYTHINGS,
+        "moved": items(WORD),
+        "learner": ANYTHINGS,
+        LOSS: optional(fields({**MODULE, "parameters": items(WORD)})),
+        "gradients_beside": mapping(mapping(TENSOR)),
+    },
+)
+
+
+def check_contents(contents: dict[str, Any], path: Path) -> None:
+    """Refuse contents of the wrong type.
+
+    Args:
+        contents: all pieces, the fingerprint taken apart.
+        path: the file, for the message.
+
+    Raises:
+        CheckpointError: the first errors, each with its place.
+    """
+    faults = list(islice(CONTENTS(contents, ""), N_SHOWN))
+    faults = faults or list(islice(deeper_faults(contents), N_SHOWN))
+    if faults:
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise checkpoint_file.CheckpointError(
+            f"{path}: it is complete, but other code wrote or changed it. Nothing was loaded.\n{lines}\n"
+            f"{checkpoint_file.ANOTHER}"
+        )
+
+
+def deeper_faults(contents: dict[str, Any]) -> Iterator[str]:
+    """Errors in contents whose types are right but which do not fit together."""
+    yield from strange("clock", contents["clock"], snapshots.CLOCK)
+    yield from strange("loaders", contents["loaders"], ("train", "valid"))
+    position = contents["fit"]["position"]
+    if position is not None:
+        yield from position_faults(position, contents["fit"])
+
+
+def strange(place: str, value: Mapping[str, Any], known: tuple[str, ...]) -> Iterator[str]:
+    """Keys that this project does not write."""
+    for key in value:
+        if key not in known:
+            yield f"{place} has {key!r}, and may have {', '.join(known)}"
+
+
+def position_faults(position: dict[str, Any], fit: dict[str, Any]) -> Iterator[str]:
+    """A position outside a pass, or in a pass about which nothing is saved."""
+    phase = position["phase"]
+    if phase not in (None, "train", "validate"):
+        yield f"fit.position.phase is {phase!r}, where 'train', 'validate' or None is needed"
+    for name in ("epoch", "n_done"):
+        if position[name] < 0:
+            yield f"fit.position.{name} is {position[name]}, where 0 or more is needed"
+    for name in ("mark", "now"):
+        if phase is not None and fit[name] is None:
+            yield f"fit.{name} is None, where a state is needed, as fit.position.phase is {phase!r}"

@@ -1,0 +1,134 @@
+"""Load the weights of a file that plain `torch.save` wrote: a state dict, alone or within a dict."""
+
+from __future__ import annotations
+
+import collections
+import copy
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from callbacks.core.output import print_line
+from callbacks.model.lazy import lazy_states, put_tensors
+from callbacks.model.module_state import EXTRA, put_extra, state_of
+from learner.files import checkpoint_file
+from learner.messages.problems import listed
+from learner.resume import wrapped_names
+
+State = dict[str, Any]
+
+WRAPPERS = ("model", "state_dict", "model_state_dict", "weights")  # keys under which others save weights
+
+
+def put_weights(model: nn.Module, path: Path) -> None:
+    """Load a state dict into a model as `load_state_dict` does, all of it or nothing.
+
+    Raises:
+        CheckpointError: the file holds no state dict, or more than tensors and plain data.
+        ValueError: it belongs to another model; then nothing has been changed.
+    """
+    state = state_in(checkpoint_file.read_plain(path), path)
+    own = model.state_dict(keep_vars=True)
+    names = wrapped_names.matched(own, state)
+    state = {names[name]: each for name, each in state.items()}
+    check_fits(own, state, path)
+    load(model, state)
+    print_line(f"{path.name}: only the weights were loaded; the file holds nothing else for a learner")
+    wrapped_names.note(path, names)
+
+
+def state_in(contents: Any, path: Path) -> State:
+    """The state dict in a file."""
+    if is_state(contents):
+        return items_of(contents)
+    found = items_of(contents) if isinstance(contents, dict) else {}
+    if {"format", "fingerprint"} <= found.keys():
+        raise checkpoint_file.CheckpointError(
+            f"{path}: it is a checkpoint whose end is missing. {checkpoint_file.ANOTHER}"
+        )
+    states = [key for key in found if is_state(found[key])]
+    within = [key for key in WRAPPERS if key in states] or states
+    if len(within) == 1:
+        return items_of(found[within[0]])
+    what = f"a dict with {listed([repr(key) for key in found])}" if found else f"a {type(contents).__name__}"
+    raise checkpoint_file.CheckpointError(
+        f"{path} holds {what}: {'several state dicts' if states else 'no state dict'}, and one is needed, "
+        f"alone or under a key, of which {', '.join(map(repr, WRAPPERS))} come first. Save the weights with "
+        "torch.save(model.state_dict(), path)."
+    )
+
+
+def items_of(contents: dict[Any, Any]) -> State:
+    """A plain dict of what a file gave, whose attributes may be anything."""
+    kind: Any = collections.OrderedDict if isinstance(contents, collections.OrderedDict) else dict
+    return dict(list(kind.items(contents)))
+
+
+def is_state(contents: Any) -> bool:
+    """Does it map names to tensors?"""
+    if not isinstance(contents, dict) or not contents:
+        return False
+    return all(
+        type(name) is str and (isinstance(each, Tensor) or name.endswith(EXTRA))
+        for name, each in items_of(contents).items()
+    )
+
+
+def check_fits(own: State, state: State, path: Path) -> None:
+    """Refuse the state of another model, before anything is changed."""
+    there = {id(own[name]) for name in state.keys() & own.keys()}
+    # of a tied weight one name is enough; torch makes up the count of a batch norm from before 0.4.1
+    missing = [
+        name
+        for name in own
+        if name not in state and id(own[name]) not in there and not name.endswith("num_batches_tracked")
+    ]
+    kinds = {
+        "missing in the file": missing,
+        "only in the file": [name for name in state if name not in own],
+        "of another shape": [name for name in state if name in own and not fits(own[name], state[name])],
+    }
+    faults = [f"{listed(names)} {words}" for words, names in kinds.items() if names]
+    if faults:
+        raise ValueError(
+            f"{path} belongs to another model; nothing was loaded: {'; '.join(faults)}. Load it into that "
+            "model, or load parts of it by hand, with model.load_state_dict(..., strict=False)."
+            f"{prefix_hint(own, state)}"
+        )
+
+
+def prefix_hint(own: State, state: State) -> str:
+    """How to load a file whose names all have a prefix, as those that Lightning writes."""
+    name, other = next(iter(own), ""), next(iter(state), "")
+    prefix = other.removesuffix(name)
+    if not name or not prefix or prefix == other or {prefix + each for each in own} - state.keys():
+        return ""
+    return (
+        f" In the file the names begin with {prefix!r}: "
+        f"model.load_state_dict({{name.removeprefix({prefix!r}): each for name, each in state.items()}})."
+    )
+
+
+def fits(own: Any, given: Any) -> bool:
+    """Can the values be copied? A lazy tensor takes any shape."""
+    if not isinstance(own, Tensor) or not isinstance(given, Tensor):
+        return isinstance(own, Tensor) == isinstance(given, Tensor)
+    return is_lazy(own) or own.shape == given.shape
+
+
+def load(model: nn.Module, state: State) -> None:
+    """Let torch load it; where that raises after all, the model is as before."""
+    before, lazy = copy.deepcopy(state_of(model)), lazy_states(model)
+    own = model.state_dict(keep_vars=True)
+    by_tensor = {id(own[name]): state[name] for name in state}
+    tied = {name: by_tensor[id(each)] for name, each in own.items() if id(each) in by_tensor}
+    try:
+        model.load_state_dict({**tied, **state})
+    except Exception:
+        for each in lazy:
+            each.put_back()
+        put_tensors(model, before["tensors"], before["empty"])
+        put_extra(model, before["extra"])
+        raise

@@ -1,0 +1,1 @@
+"""What decides the future of a learner: snapshots, modes, the position of the loop."""

@@ -1,0 +1,79 @@
+"""Add and remove callbacks, also in mid-fit: each one for which the fit has begun cleans up once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from callbacks.core.contract import Callback
+
+
+def add(learn: Any, callbacks: Iterable[Callback]) -> None:
+    """Add callbacks; in mid-fit the fit begins for them."""
+    before = learn.callbacks
+    learn._set_callbacks((*before, *callbacks))
+    if learn.fitting:
+        for callback in learn.callbacks:
+            if callback not in before:
+                begin(learn, callback)
+
+
+def remove(learn: Any, gone: list[Callback]) -> None:
+    """Remove callbacks; in mid-fit they clean up."""
+    learn._set_callbacks(learn.callbacks.without(*gone))
+    finish(learn, gone)
+
+
+@contextmanager
+def added(learn: Any, callbacks: Iterable[Any]) -> Iterator[Any]:
+    """Add callbacks within the block."""
+    before = learn.callbacks
+    learn.add_callbacks(*callbacks)
+    new = [callback for callback in learn.callbacks if callback not in before]
+    try:
+        yield learn
+    finally:
+        learn.remove_callbacks(*(callback for callback in new if callback in learn.callbacks))
+
+
+@contextmanager
+def without(learn: Any, gone: list[Callback]) -> Iterator[Any]:
+    """Remove callbacks within the block; then they return to their places, with their state."""
+    before = tuple(learn.callbacks)
+    states = [copy.deepcopy(callback.state_dict()) for callback in gone]
+    learn.remove_callbacks(*gone)
+    try:
+        yield learn
+    finally:
+        there = {id(callback): callback for callback in (*gone, *learn.callbacks)}
+        old = [there.pop(id(callback)) for callback in before if id(callback) in there]
+        learn._set_callbacks((*old, *there.values()))
+        if learn.fitting:
+            for callback, state in zip(gone, states, strict=True):
+                begin(learn, callback)
+                callback.load_state_dict(state)
+
+
+def begin(learn: Any, callback: Callback) -> None:
+    """Start the fit for a callback that is added in mid-fit."""
+    learn._begun.append(callback)
+    callback.before_fit(learn)
+
+
+def finish(learn: Any, callbacks: Iterable[Callback]) -> None:
+    """Let removed callbacks clean up, if the fit has started for them."""
+    for callback in reversed(tuple(callbacks)):
+        if any(callback is each for each in learn._begun):
+            learn._begun = [each for each in learn._begun if each is not callback]
+            callback.cleanup_fit(learn)
+
+
+def last_first(learn: Any) -> Iterator[Callback]:
+    """The callbacks that are to clean up, each once, also where one of them adds or removes others."""
+    while learn._begun:
+        order = {id(each): number for number, each in enumerate(learn.callbacks)}
+        last = max(learn._begun, key=lambda each: order.get(id(each), -1))
+        learn._begun = [each for each in learn._begun if each is not last]
+        yield last

@@ -1,0 +1,266 @@
+"""What a run must have in common with the checkpoint from which it goes on."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from callbacks.core.contract import Callback
+from callbacks.core.warning import warn
+from callbacks.model.lazy import NONE, empties_in
+from callbacks.model.module_state import tensors_of
+from callbacks.optim.optimizers import title_of
+from learner.data.batching import TensorLoader
+from learner.data.generators import takers
+from learner.data.loaders import n_batches_of
+from learner.data.stored import Stored
+from learner.data.tensors import Column
+
+N_SHOWN = 10  # of the names that differ
+N_SAMPLED = 4096  # values of a tensor that are looked at, so that large data costs nothing
+N_READ = 64  # items of a file, each of which is a read of its own
+
+#: What may differ, where the user allows it by name.
+CHOICES = (
+    *("optimizer", "callbacks", "n_items", "batch_size", "n_batches", "drop_last", "sampler", "seed"),
+    *("content", "loader", "order"),
+)
+# What may differ, with a warning: the bits can be others then.
+SOFT = ("torch", "python", "numpy", "plainlearner", "device", "n_workers")
+
+
+def fingerprint(learn: Any) -> dict[str, Any]:
+    """Names, shapes and dtypes; optimizer; data; plug-ins with state; versions. Plain data."""
+    data = {part: data_of(learn, part) for part in ("train", "valid")}
+    return {
+        "model": {
+            **{name: [list(each.shape), str(each.dtype)] for name, each in tensors_of(learn.model).items()},
+            **{name: [None, reason] for name, reason in empties_in(learn.model).items()},
+        },
+        "optimizer": optimizer_of(learn),
+        "callbacks": {
+            plugin.name: type(plugin).__name__
+            for plugin in learn.callbacks
+            if declares_state(plugin) and was_given(learn, plugin)
+        },
+        "data": {part: begun for part, (begun, _) in data.items()},
+        "loaders": {part: now for part, (_, now) in data.items()},
+        "versions": versions(learn),
+    }
+
+
+def declares_state(plugin: Callback) -> bool:
+    """Does a callback save anything? It may create it as late as in `before_fit`."""
+    return bool(plugin.state) or type(plugin).state_dict is not Callback.state_dict
+
+
+def was_given(learn: Any, plugin: Callback) -> bool:
+    """Did it exist when the fit was called? One that is added later does not exist yet when it is resumed."""
+    return not learn.fitting or learn.given is None or plugin.name in learn.given
+
+
+def optimizer_of(learn: Any) -> dict[str, Any]:
+    """The class, and the names of each group's parameters."""
+    names = {id(each): name for name, each in learn.model.named_parameters()}
+    groups = [] if learn.optimizer is None else learn.optimizer.param_groups
+    return {
+        "class": title_of(learn.optimizer),
+        "groups": [[names.get(id(each), "?") for each in group["params"]] for group in groups],
+    }
+
+
+def data_of(learn: Any, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fingerprint of a loader when the fit started, and the one it has now.
+
+    A new process should start with the first: during a fit a callback may put another loader in its
+    place, and `set_epoch` may change its length. What else changes a loader in place cannot be repeated, so
+    that counts as it is now.
+    """
+    loader = getattr(learn.data, part)
+    now = loader_of(loader)
+    given, begun = learn._known.begun.get(part, (loader, now))
+    if now == begun or loader is not given or isinstance(loader, TensorLoader):
+        return begun, now
+    return (begun if any(takers(loader)) else now), now
+
+
+def loader_of(loader: Any) -> dict[str, Any]:
+    """What a loader tells of itself."""
+    found = {"loader": type(loader).__name__, "n_batches": n_batches_of(loader)}
+    for name in ("batch_size", "drop_last"):
+        found[name] = plain_or_none(getattr(loader, name, None))
+    if isinstance(loader, TensorLoader):
+        rows = () if loader.rows is None else (loader.rows,)
+        found |= {"n_items": loader.n_items, "content": content_of((*loader.tensors, *rows))}
+        found["order"] = None if loader.blocks is None else str(loader.blocks)
+        found["seed"] = loader.seed if loader.seed_was_given else None
+    elif loader is not None:
+        found["n_items"] = n_batches_of(getattr(loader, "dataset", None))
+        found["sampler"] = type(getattr(loader, "sampler", None)).__name__
+        found["n_workers"] = plain_or_none(getattr(loader, "num_workers", None))
+    return found
+
+
+def content_of(tensors: Iterable[Column]) -> int:
+    """A checksum of some values of each tensor: other data, or another split, has another."""
+    found = 0
+    for tensor in tensors:
+        if isinstance(tensor, Stored):
+            tensor = tensor.sample(N_READ)
+        step = max(1, len(tensor) // N_SAMPLED)
+        rows = tensor[::step][:N_SAMPLED].flatten(1) if tensor.ndim > 1 else tensor[::step][:N_SAMPLED]
+        sample = (rows[:, :4] if rows.ndim > 1 else rows).contiguous().cpu()
+        found = zlib.crc32(sample.view(torch.uint8).numpy().tobytes(), found)
+    return found
+
+
+def plain_or_none(value: Any) -> Any:
+    """A number as it is."""
+    return value if isinstance(value, (bool, int)) else None
+
+
+def versions(learn: Any) -> dict[str, Any]:
+    """With what it was computed."""
+    device = learn.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    numpy = sys.modules.get("numpy")
+    return {
+        "plainlearner": own_version(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "numpy": None if numpy is None else str(numpy.__version__),
+        "device": f"{device.type} ({name})",
+    }
+
+
+@cache
+def own_version() -> str:
+    """The version that is installed."""
+    try:
+        return version("plainlearner")
+    except PackageNotFoundError:  # run from its sources
+        return "(not installed)"
+
+
+def differences(
+    then: dict[str, Any],
+    now: dict[str, Any],
+    path: Path,
+    *,
+    parts: Iterable[str] = ("model", "optimizer", "callbacks", "data"),
+    allow: Iterable[str] = (),
+) -> set[str]:
+    """Compare two fingerprints.
+
+    Returns:
+        The names of those that differ, as is allowed.
+
+    Raises:
+        ValueError: they differ in what is not allowed to; every difference is told, with both values.
+    """
+    allow = check_allow(allow)
+    compare = {
+        "model": model_differences,
+        "optimizer": optimizer_differences,
+        "callbacks": plugin_differences,
+        "data": data_differences,
+    }
+    found = [each for part in parts for each in compare[part](then[part], now[part])]
+    faults = [f"{name}: {words}" for name, words in found if name not in (*allow, *SOFT)]
+    if faults:
+        names = sorted({name for name, _ in found if name in CHOICES and name not in allow})
+        cure = "Go on with what the run was begun with, or begin another in another folder."
+        if names:
+            cure += f" To go on all the same: allow=({', '.join(map(repr, names))},)."
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise ValueError(f"{path} is of another run (then, now):\n{lines}\n{cure}")
+    soft = [f"{name} {words}" for name, words in (*found, *version_differences(then, now)) if name in SOFT]
+    allowed = [f"{name}: {words}" for name, words in found if name in allow]
+    if soft or allowed:
+        warn(
+            f"going on from {path.name} with {'; '.join([*allowed, *soft])}: the run may not end with the "
+            "bits that it would have had."
+        )
+    return {name for name, _ in found if name in allow}
+
+
+def check_allow(allow: Iterable[str]) -> tuple[str, ...]:
+    """The names of what may differ."""
+    names = (allow,) if isinstance(allow, str) else tuple(allow)
+    for name in names:
+        if name not in CHOICES:
+            raise ValueError(f"allow={name!r}: there is no such difference. There are: {', '.join(CHOICES)}.")
+    return names
+
+
+def model_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Tensors that are missing, new, or of another shape or dtype."""
+    kinds = {
+        "missing from the file": [name for name in now if name not in then and now[name][0] is not None],
+        "only in the file": [name for name in then if name not in now],
+    }
+    for words, names in kinds.items():
+        if names:
+            yield "model", f"{listed(names)} {words}"
+    both = [name for name in now if name in then and now[name][0] is not None and then[name][1] != NONE]
+    changed = [name for name in both if list(then[name]) != list(now[name])]
+    if changed:
+        shown = [f"{name} {describe(then[name])}, {describe(now[name])}" for name in changed]
+        yield "model", listed(shown)
+
+
+def describe(tensor: list[Any]) -> str:
+    """`(3, 4) float32`."""
+    shape, dtype = tensor
+    if shape is None:
+        return "has no shape yet"
+    return f"{tuple(shape)} {dtype.removeprefix('torch.')}"
+
+
+def listed(names: list[str]) -> str:
+    """The first names, and how many there are."""
+    more = f" and {len(names) - N_SHOWN} more" if len(names) > N_SHOWN else ""
+    return f"{', '.join(names[:N_SHOWN])}{more}"
+
+
+def optimizer_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Another class, or other parameters in its groups."""
+    if then["class"] != now["class"]:
+        yield "optimizer", f"{then['class']}, {now['class']}"
+    elif then["groups"] != now["groups"]:
+        sizes = [" + ".join(str(len(group)) for group in each["groups"]) for each in (then, now)]
+        order = " in another order" if sizes[0] == sizes[1] else ""
+        yield "optimizer", f"groups of {sizes[0]} parameters, {sizes[1]}{order}"
+
+
+def plugin_differences(then: dict[str, str], now: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Plug-ins with state that are gone, new or of another class."""
+    for name in {**then, **now}:
+        if then.get(name) != now.get(name):
+            yield "callbacks", f"{name}: {then.get(name, 'not there')}, {now.get(name, 'not there')}"
+
+
+def data_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the loaders tell."""
+    for part in ("train", "valid"):
+        first, second = then[part], now[part]
+        for name in {**first, **second}:
+            if first.get(name) != second.get(name):
+                hint = " (other values, or another random split: give a seed)" if name == "content" else ""
+                yield name, f"{first.get(name)}, {second.get(name)} ({part}){hint}"
+
+
+def version_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Other software or hardware."""
+    for name in {**then["versions"], **now["versions"]}:
+        first, second = then["versions"].get(name), now["versions"].get(name)
+        if first != second:
+            yield name, f"{first}, now {second}"

@@ -1,0 +1,121 @@
+"""Switch optimizers that have a training and an evaluation mode, like schedule-free ones.
+
+In training mode the weights are those at which gradients are computed, in evaluation mode those to be used
+(Defazio et al. 2024, arXiv:2405.15682). A training pass runs in training mode; validation, prediction, what
+is saved and the end of a fit are in evaluation mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.optim.optimizers import has_modes, members_of, set_mode
+from callbacks.optim.shares import parameters_of
+
+
+class EvalMode(Callback):
+    """Puts the optimizer into evaluation mode after a training pass, before others look at the weights."""
+
+    order = Order.PREPARE
+    is_training = False  # is the optimizer in training mode?
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._end(learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._end(learn)  # CancelEpoch has left the pass
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        self._end(learn)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._end(learn)
+
+    def _end(self, learn: LearnerProtocol) -> None:
+        set_mode(learn.optimizer, training=False)
+        self.is_training = False
+
+
+class TrainMode(Callback):
+    """Puts the optimizer into training mode before a training pass, after others have set the weights."""
+
+    order = Order.SAVE
+    needs = (EvalMode,)
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        set_mode(learn.optimizer, training=True)
+        learn.callbacks[EvalMode].is_training = True
+
+
+@contextmanager
+def switching(learn: Any) -> Iterator[None]:
+    """Switch the modes of the optimizer in a fit; nothing is added where it has none."""
+    if has_modes(learn.optimizer):
+        add_modes(learn)
+    try:
+        yield
+    finally:
+        if EvalMode in learn.callbacks:
+            learn.remove_callbacks(EvalMode, TrainMode)
+
+
+def add_modes(learn: Any) -> None:
+    """Add the callbacks: the first one of its phase, and the last one."""
+    learn._set_callbacks((EvalMode(), *learn.callbacks, TrainMode()))
+
+
+def follow(learn: Any) -> None:
+    """Before a training pass: an optimizer with modes may have replaced one without."""
+    if has_modes(learn.optimizer) and EvalMode not in learn.callbacks:
+        add_modes(learn)
+        learn.callbacks[TrainMode].before_train(learn)
+
+
+def is_in_training_mode(learn: Any) -> bool:
+    """Is a training pass running whose optimizer has modes?"""
+    return (
+        has_modes(learn.optimizer) and EvalMode in learn.callbacks and learn.callbacks[EvalMode].is_training
+    )
+
+
+@contextmanager
+def in_eval_mode(learn: Any) -> Iterator[list[Tensor] | None]:
+    """Use the evaluation weights within the block; afterwards training continues with the same bits.
+
+    Yields:
+        A copy of the weights of the training mode, in the optimizer's order; None outside of a training pass,
+        where the mode is the right one.
+    """
+    if not is_in_training_mode(learn):
+        yield None
+        return
+    optimizer, mode = learn.optimizer, learn.callbacks[EvalMode]
+    kept = [each.detach().clone() for each in weights_with_modes(optimizer)]
+    set_mode(optimizer, training=False)
+    mode.is_training = False
+    try:
+        yield kept
+    finally:
+        mode.is_training = True
+        put_training_weights(learn, optimizer, kept)
+
+
+def put_training_weights(learn: Any, optimizer: Any, weights: list[Tensor] | None) -> None:
+    """Go into training mode where a training pass is under way; with these weights, as rounding differs."""
+    if not is_in_training_mode(learn):
+        return
+    set_mode(optimizer, training=True)
+    with torch.no_grad():
+        for parameter, weight in zip(weights_with_modes(optimizer), weights or (), strict=False):
+            parameter.copy_(weight)
+
+
+def weights_with_modes(optimizer: Any) -> list[Tensor]:
+    """The parameters of those optimizers that have modes."""
+    return [each for member in members_of(optimizer) if has_modes(member) for each in parameters_of(member)]

@@ -1,0 +1,75 @@
+"""Training and evaluation mode of the model and the loss in a pass, and each module's own mode around it."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakValueDictionary
+
+from torch import nn
+
+from callbacks.core.modules import loss_module
+
+Modes = list[tuple[nn.Module, bool]]
+
+# Modules that train, and that a fit has left in evaluation mode, by identity. They are known beyond their
+# learner: a part of a trained model may become a part of another learner's model.
+_left: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+
+
+def modes_of(learn: Any) -> Modes:
+    """Each module of the model and of the loss, and whether it is in training mode."""
+    loss = loss_module(learn.loss_func)
+    found = [(module, module.training) for module in learn.model.modules()]
+    return found if loss is None else [*found, *((module, module.training) for module in loss.modules())]
+
+
+def set_modes(modes: Modes) -> None:
+    """Restore what `modes_of` returned."""
+    for module, mode in modes:
+        module.training = mode
+
+
+def enter_mode(learn: Any, *, training: bool) -> None:
+    """Put the model into the mode of a pass, and a loss that is a module into evaluation mode for validation.
+
+    In training the parts of a loss have the modes that they were given: a network that compares features
+    stays in evaluation mode.
+    """
+    if learn.model.training is not training:
+        learn.model.train(training)
+    loss = None if training else loss_module(learn.loss_func)
+    if loss is not None:
+        loss.eval()
+
+
+def leave_in_evaluation_mode(model: nn.Module) -> None:
+    """Put a trained model into evaluation mode, and remember which modules train in the next fit."""
+    for module in model.modules():
+        if module.training:
+            module.training = False
+            _left[id(module)] = module
+
+
+def resume_training_modes(model: nn.Module) -> bool:
+    """Restore the modes of training that the last fit left, unless `model.train()` was called since.
+
+    Returns:
+        Whether they were restored.
+    """
+    is_set_by_user = model.training and id(model) in _left
+    found = [module for module in model.modules() if _left.pop(id(module), None) is not None]
+    for module in () if is_set_by_user else found:
+        module.training = True
+    return bool(found) and not is_set_by_user
+
+
+def names_left(model: nn.Module) -> list[str]:
+    """Names of the modules that the last fit left in evaluation mode, for a copy of the model."""
+    return [name for name, module in model.named_modules() if id(module) in _left]
+
+
+def remember_left(model: nn.Module, names: list[str]) -> None:
+    """Note in a copy of a model what `names_left` returned."""
+    for name in names:
+        module = model.get_submodule(name)
+        _left[id(module)] = module

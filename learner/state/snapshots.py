@@ -1,0 +1,268 @@
+"""Copy everything that decides the future of a learner, and put it back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.core import draws
+from callbacks.core.modules import LOSS, loss_module, modules_beside
+from callbacks.core.registry import listens, unwrapped
+from callbacks.model.declared import put_values, values_of
+from callbacks.model.lazy import empties_in, lazy_states
+from callbacks.model.lazy import put_tensors as put_named
+from callbacks.model.module_state import extra_states, frozen_in, put_extra, put_frozen, tensors_of
+from callbacks.model.plain_attributes import plain_state, put_plain
+from callbacks.optim.optimizers import is_made, members_of, set_mode
+from callbacks.step.mixed_loss import MixedLoss
+from learner.data.batching import TensorLoader
+from learner.data.generators import kind_of
+from learner.passes import positions
+from learner.state import begun, optimizer_modes, unkept
+from learner.state.fingerprint import loader_of
+from learner.state.identity import is_of_loader, loaders_with_state, objects_of, token_of
+from learner.state.loss_state import loss_state, put_loss
+from learner.state.moved_numbers import moved_in
+from learner.state.snapshot_fits import check_fits, is_torchs, title_of
+
+CLOCK = (
+    *("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "n_waiting", "training"),
+    "n_epochs_before",
+)
+
+
+def take(learn: Any, *, on_cpu: bool = False) -> dict[str, Any]:
+    """A copy of `contents_of`; with `on_cpu` the model's tensors are copied to main memory."""
+    with optimizer_modes.in_eval_mode(learn) as training_weights:
+        state = contents_of(learn)
+        model = {
+            name: tensor.to("cpu" if on_cpu else tensor.device, copy=True)
+            for name, tensor in state.pop("model").items()
+        }
+        state = copy.deepcopy(state)
+    return {
+        "model": model,
+        **state,
+        "training_weights": training_weights,
+        "optimizer_kind": title_of(learn.optimizer),
+        "lazy": [
+            each for module in (learn.model, *modules_beside(learn).values()) for each in lazy_states(module)
+        ],
+        "missing": {owner.name: missing_in(unwrapped(owner)) for owner in learn.callbacks},
+        "missing_in_learner": missing_in(learn),
+        "objects": {name: token_of(each) for name, each in objects_of(learn)},
+        "data": {name: loader_of(loader) for name, loader in loaders_with_state(learn.data)},
+    }
+
+
+def contents_of(learn: Any) -> dict[str, Any]:
+    """Weights, buffers, loss, optimizer, plug-in, random and loaders' state, clock and history: no copy."""
+    return {
+        "model": tensors_of(learn.model),
+        "empty": empties_in(learn.model),
+        "extra": extra_states(learn.model),
+        "frozen": frozen_in(learn.model),
+        "plain": plain_state(learn.model),
+        "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
+        "callbacks": states_of_callbacks(learn),
+        "learner": values_of(learn, learn.state),
+        LOSS: loss_state(learn),
+        "loaders": {name: loader.state_dict() for name, loader in loaders_with_state(learn.data)},
+        "random": draws.take(),
+        "clock": {name: getattr(learn, name) for name in CLOCK},
+        "history": learn.history.state_dict(),
+        "results": dict(learn.results),
+    }
+
+
+def states_of_callbacks(learn: Any) -> dict[str, Any]:
+    """Each callback's state; before its first fit one may have none, as its `before_fit` creates it."""
+    found = {}
+    for callback in learn.callbacks:
+        try:
+            found[callback.name] = callback.state_dict()
+        except Exception as error:
+            may_wait = isinstance(error, (AttributeError, TypeError)) and listens(callback, "before_fit")
+            if may_wait and not learn.fitting and not learn.history:
+                continue
+            error.add_note(f"in {type(callback).__name__}.state_dict, of the callback {callback.name!r}")
+            raise
+    return found
+
+
+def put_back(learn: Any, snapshot: dict[str, Any], *, before_fit: bool = False) -> None:
+    """Restore a snapshot, after a check that it fits; the snapshot stays usable.
+
+    Args:
+        learn: the learner.
+        snapshot: what `take` returned.
+        before_fit: callbacks may yet create what their state is loaded into, and are given it once more then.
+    """
+    check_fits(learn, snapshot)
+    # what users wrote comes first: it may refuse
+    put_plugins(learn, snapshot["callbacks"], before_fit=before_fit)
+    put_values(learn, learn.state, copy.deepcopy(snapshot.get("learner", {})))
+    for each in snapshot.get("lazy", ()):
+        each.put_back()
+    set_mode(learn.optimizer, training=False)  # the mode of what a snapshot holds
+    put_tensors(learn.model, snapshot)
+    put_loss(learn, snapshot)
+    if learn.optimizer is not None and snapshot["optimizer"] is not None:
+        put_optimizer(learn.optimizer, snapshot["optimizer"])
+    optimizer_modes.put_training_weights(learn, learn.optimizer, snapshot.get("training_weights"))
+    for name, loader in loaders_with_state(learn.data):
+        if name in snapshot["loaders"] and is_of_loader(name, loader, snapshot):
+            loader.load_state_dict(copy.deepcopy(snapshot["loaders"][name]))
+    if not learn.fitting:
+        remove_new(learn, snapshot)
+    for name, value in snapshot["clock"].items():
+        setattr(learn, name, value)
+    learn.history.load_state_dict(snapshot["history"])
+    learn.results = dict(snapshot["results"])
+    draws.put(snapshot["random"])
+
+
+def missing_in(owner: Any) -> list[str]:
+    """The attributes that are declared in `state` and do not exist yet, as `before_fit` creates them."""
+    return [name for name in owner.state if not hasattr(owner, name)]
+
+
+def remove_new(learn: Any, snapshot: dict[str, Any]) -> None:
+    """Remove the declared attributes that did not exist then, so that they are created again."""
+    owners = [(unwrapped(each), snapshot.get("missing", {}).get(each.name, ())) for each in learn.callbacks]
+    for owner, names in [*owners, (learn, snapshot.get("missing_in_learner", ()))]:
+        for name in names:
+            vars(owner).pop(name, None)
+
+
+def put_plugins(learn: Any, states: dict[str, Any], *, before_fit: bool = False) -> None:
+    """Load the callbacks' states; if one refuses, all keep their own."""
+    kept: list[tuple[Any, Any]] = []
+    for plugin in learn.callbacks:
+        if plugin.name not in states:
+            continue
+        try:
+            kept.append((plugin, copy.deepcopy(plugin.state_dict())))
+            plugin.load_state_dict(copy.deepcopy(states[plugin.name]))
+        except Exception as error:
+            may_wait = before_fit and listens(plugin, "before_fit")
+            if may_wait and isinstance(error, (AttributeError, TypeError)):
+                continue  # its before_fit may create what the state is loaded into
+            for each, state in kept:
+                each.load_state_dict(state)
+            error.add_note(f"in the callback {plugin.name!r}, which was given the state it had saved")
+            raise
+
+
+def put_tensors(model: torch.nn.Module, snapshot: dict[str, Any]) -> None:
+    """Put weights and buffers back, what modules keep beside them, and what was frozen."""
+    put_named(model, snapshot["model"], snapshot.get("empty"))
+    put_extra(model, snapshot["extra"])
+    put_frozen(model, snapshot["frozen"])
+    if "plain" in snapshot:  # not in a file from before these were kept
+        put_plain(model, snapshot["plain"], numbers=moved_in(snapshot, "model"))
+
+
+def put_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
+    """Load an optimizer's state with the dtypes that it had, which torch casts to the parameters'."""
+    optimizer.load_state_dict(copy.deepcopy(state))
+    states = state["members"] if is_made(optimizer) else [state]
+    for member, own in zip(members_of(optimizer), states, strict=True):
+        if isinstance(member, torch.optim.Optimizer) and is_torchs(own):
+            put_dtypes(member, own)
+
+
+def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give the tensors of an optimizer's state the dtypes that they have in `state`."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        kept, loaded = state["state"].get(number), optimizer.state.get(parameter)
+        if not isinstance(kept, dict) or not isinstance(loaded, dict):
+            continue
+        for key, value in kept.items():
+            now = loaded.get(key)
+            if isinstance(value, Tensor) and isinstance(now, Tensor) and value.dtype != now.dtype:
+                loaded[key] = value.to(now.device, copy=True)
+
+
+@contextmanager
+def sandbox(learn: Any) -> Iterator[Any]:
+    """Put back, at the end, all that a snapshot holds, gradients, modes, plug-ins and how the fit ended."""
+    snapshot = take(learn)
+    modules = [learn.model, *modules_beside(learn).values()]
+    gradients = [(each, each.grad) for module in modules for each in module.parameters()]
+    modes = [(each, each.training) for module in modules for each in module.modules()]
+    marks = unkept.hidden_tensors(learn.model)
+    drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
+    ending, plugins = (learn.stop_reason, learn.error, learn.n_fits, learn._known), tuple(learn.callbacks)
+    learn._known = type(learn._known)()  # what a few batches tell of a loader is not kept
+    parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
+    groups = [(each, len(each.param_groups)) for each in members_of(learn.optimizer)]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        yield learn
+    finally:
+        put_callbacks(learn, plugins)
+        vars(learn).update(parts)  # of which the block may have put others in their place
+        for member, n_groups in groups:
+            del member.param_groups[n_groups:]
+        put_back(learn, snapshot)
+        unkept.report(learn, unkept.changed(learn.model, marks))
+        for part, states in drawn:
+            positions.set_generator_states(part, states)
+        learn.stop_reason, learn.error, learn.n_fits, learn._known = ending
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for module, mode in modes:
+            module.training = mode
+
+
+def put_callbacks(learn: Any, callbacks: tuple[Any, ...]) -> None:
+    """Restore exactly these callbacks, each in its place; in mid-fit, restored ones start again."""
+    before = tuple(learn.callbacks)
+    if list(map(id, before)) == list(map(id, callbacks)):
+        return
+    learn._set_callbacks(callbacks)
+    begun.finish(learn, [each for each in before if each not in learn.callbacks])
+    if learn.fitting:
+        there = set(map(id, before))
+        for callback in callbacks:
+            if id(callback) not in there:
+                begun.begin(learn, callback)
+
+
+USUAL = ("builtins", "collections")  # where the kinds of a module's other attributes come from
+
+
+def parts_with_generators(learn: Any) -> Iterator[tuple[str, Any]]:
+    """What may hold random generators of its own."""
+    yield "train", learn.data.train
+    yield "valid", learn.data.valid
+    for place, root in {"model": learn.model, **modules_beside(learn)}.items():
+        for name, module in root.named_modules():
+            if any(kind_of(part) for part in vars(module).values() if type(part).__module__ not in USUAL):
+                yield f"{place}.{name}", module
+    loss_func = learn.loss_func
+    while isinstance(loss_func, MixedLoss):
+        loss_func = loss_func.func
+    if loss_func is not None and loss_module(loss_func) is None:
+        yield LOSS, loss_func
+
+
+@contextmanager
+def undrawn(loader: Any = None) -> Iterator[None]:
+    """Put back, at the end, what training draws from: the random generators, and the loader's next order."""
+    order = loader.state_dict() if isinstance(loader, TensorLoader) else None
+    try:
+        with draws.undrawn():
+            yield
+    finally:
+        if order is not None:
+            loader.load_state_dict(order)

@@ -1,0 +1,78 @@
+"""Report tensors of the model that a checkpoint cannot keep, at the first save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from torch import nn
+
+from callbacks.core.modules import LOSS
+from callbacks.core.warning import warn
+from callbacks.model.plain_attributes import LONGEST, NOT_KEPT, is_storable, places, tensors_in
+from learner.messages.problems import listed
+
+Marks = dict[str, Any]
+
+MOST = 1_000  # items of a long container that are looked at
+
+
+def without_unkept(learn: Any, contents: dict[str, Any]) -> dict[str, Any]:
+    """The contents of a file, with a word in place of the attributes of a kind that a file does not hold."""
+    parts = {"model": contents, LOSS: contents[LOSS] or {"plain": {}}}
+    lost: list[str] = []
+    for title, state in parts.items():
+        faults = [key for key, value in state["plain"].items() if not is_storable(value)]
+        lost += [f"{title}.{key}" for key in faults]
+        state["plain"] |= dict.fromkeys(faults, NOT_KEPT)
+    report(learn, [*lost, *changed(learn.model, learn.hidden_begun)])
+    return contents
+
+
+def report(learn: Any, names: list[str]) -> None:
+    """Warn of each of these once."""
+    new = [name for name in names if name not in learn.told]
+    learn.told.update(new)
+    if new:
+        warn(
+            f"the tensors in {listed(new)} change, and are not kept by snapshots and checkpoints, so that "
+            "numbers may differ after them: register a buffer, or keep them in an attribute of the module "
+            f"that is a tensor, or a tuple, list or dict of at most {LONGEST} tensors."
+        )
+
+
+def hidden_tensors(module: nn.Module) -> Marks:
+    """Marks, which change as they do, of the tensors in objects and long containers that modules hold."""
+    found: Marks = {}
+    for key, owner, name in places(module):
+        value = vars(owner)[name]
+        if isinstance(value, (list, tuple, dict)) and len(value) > LONGEST:
+            found[key] = [len(value), *marks_in(islice(parts_of(value), MOST))]
+        elif hasattr(value, "__dict__") and not is_passed_over(value):
+            found[key] = marks_in(vars(value).values())
+    return found
+
+
+def marks_in(parts: Iterable[Any]) -> list[tuple[int, int]]:
+    """Of each tensor in these which one it is, and how often it was written to."""
+    return [(id(each), each._version) for part in parts for each in tensors_in(part)]
+
+
+def parts_of(value: Any) -> Iterable[Any]:
+    """The items of a container."""
+    return value.values() if isinstance(value, dict) else value
+
+
+def is_passed_over(value: Any) -> bool:
+    """Are its tensors not the model's state, as of torch's objects, modules, classes and functions?"""
+    is_torchs = type(value).__module__.startswith("torch")
+    return isinstance(value, (nn.Module, type)) or callable(value) or is_torchs
+
+
+def changed(module: nn.Module, before: Marks | None) -> list[str]:
+    """The keys of what was marked and has changed."""
+    if not before:
+        return []
+    now = hidden_tensors(module)
+    return [f"model.{key}" for key, mark in before.items() if now.get(key, mark) != mark]

@@ -1,0 +1,1 @@
+"""What works on a whole learner: searches for a rate and a batch size, cost, replay."""

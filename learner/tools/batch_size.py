@@ -1,0 +1,219 @@
+"""The search for a batch size: the largest that fits into memory, the quickest, and the curve between."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from callbacks.core.settings import is_number
+from learner.data.tensors import counted
+from learner.tools.batch_stock import Stock, n_items_of_loader
+from learner.tools.batch_trials import Room, SizeTrial, Trials, as_bytes, shown_bytes
+from learner.tools.cost import WIDTH, shown_time
+
+FINENESS = 16  # the largest size is found to a sixteenth of it
+CLOSE = 0.97  # a rate of items this near to the highest counts as quick as it: timings differ by as much
+UNKNOWN = 65536  # sizes are tried up to here where nobody knows how many items there are
+
+
+@dataclass(frozen=True, repr=False)
+class BatchSizes:
+    """What a search for a batch size has found; `print` shows a table.
+
+    Attributes:
+        trials: what was tried, from the smallest size to the largest.
+        room: so many bytes may be held; None where nobody knows.
+        margin: the share of `room` that `suggested` leaves free.
+        held: bytes of weights, buffers and optimizer state, which every size needs.
+        ended: why the search went no higher.
+        device: where the model was.
+    """
+
+    trials: list[SizeTrial]
+    room: int | None
+    margin: float
+    held: int
+    ended: str
+    device: str
+
+    @property
+    def fitting(self) -> list[SizeTrial]:
+        """The trials that fitted."""
+        return [trial for trial in self.trials if trial.fits]
+
+    @property
+    def largest(self) -> int:
+        """The largest size that was tried and fitted."""
+        return self.fitting[-1].size
+
+    @property
+    def suggested(self) -> int:
+        """The largest size that leaves the margin free, by the curve; from 16 on a multiple of eight.
+
+        The smallest size that was tried and fitted, where even that leaves less.
+        """
+        fitting = self.fitting
+        failed = any(trial.out_of_memory for trial in self.trials)
+        most = fitting[-1].peak if self.room is None or failed else self.room
+        target = (1 - self.margin) * most
+        below = [trial for trial in fitting if trial.peak <= target]
+        if not below:
+            return fitting[0].size
+        low = below[-1]
+        above = [trial for trial in fitting if trial.size > low.size]
+        if not above:
+            return low.size
+        share = (target - low.peak) / (above[0].peak - low.peak)
+        size = low.size + int(share * (above[0].size - low.size))
+        return max(size - size % 8, low.size) if size >= 16 else size
+
+    @property
+    def quickest(self) -> int:
+        """The size of those up to `suggested` that trains most items a second; of near ones the smallest."""
+        there = [trial for trial in self.fitting if trial.size <= self.suggested]
+        most = max(trial.items_per_second for trial in there)
+        return next(trial.size for trial in there if trial.items_per_second >= CLOSE * most)
+
+    def __str__(self) -> str:
+        rows = [(f"batch size on {self.device}", "peak memory", "a step", "items a second")]
+        for trial in self.trials:
+            if trial.fits:
+                rate = f"{trial.items_per_second:,.0f}"
+                rows.append((f"{trial.size:,}", shown_bytes(trial.peak), shown_time(trial.seconds), rate))
+            else:
+                rows.append((f"{trial.size:,}", "does not fit", "", ""))
+        lines = ["{:>22}{:>18}{:>14}{:>18}".format(*row).rstrip() for row in rows]
+        return "\n".join([*lines, *self._notes()])
+
+    def _notes(self) -> list[str]:
+        room = "an unknown room" if self.room is None else shown_bytes(self.room)
+        notes = [
+            f"Largest that fits: {self.largest:,} ({self.ended}).",
+            f"Suggested, with {self.margin:.0%} of {room} left free: {self.suggested:,}. "
+            f"Quickest per item: {self.quickest:,}.",
+            f"Of the memory, {shown_bytes(self.held)} are weights, buffers and optimizer state.",
+        ]
+        failed = [trial for trial in self.trials if not trial.fits]
+        notes += [f"{trial.size:,}: {trial.why_not}" for trial in failed[:1]]
+        return [line for note in notes for line in textwrap.wrap(note, WIDTH)]
+
+    def __repr__(self) -> str:
+        return (
+            f"BatchSizes(suggested={self.suggested}, largest={self.largest}, quickest={self.quickest}; "
+            f"{len(self.trials)} sizes tried)"
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Those of `learn.find_batch_size`, checked."""
+
+    limit: str | int | None
+    margin: float
+    start: int
+    up_to: int | None
+    n_steps: int
+    max_seconds: float | None
+    make_batch: Callable[[int], Any] | None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            as_bytes(self.limit)
+        if not is_number(self.margin) or not 0 <= self.margin < 1:
+            raise ValueError(f"find_batch_size(margin={self.margin!r}): write a share from 0 to below 1.")
+        for name in ("start", "n_steps", *(() if self.up_to is None else ("up_to",))):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"find_batch_size({name}={value!r}): write a whole number of at least 1.")
+        if self.up_to is not None and self.up_to < self.start:
+            raise ValueError(
+                f"find_batch_size(start={self.start}, up_to={self.up_to}): begin with no more than it goes "
+                "up to."
+            )
+        if self.max_seconds is not None and (not is_number(self.max_seconds) or self.max_seconds <= 0):
+            raise ValueError(
+                f"find_batch_size(max_seconds={self.max_seconds!r}): write seconds above 0, or None to go on."
+            )
+        if self.make_batch is not None and not callable(self.make_batch):
+            raise TypeError(
+                f"find_batch_size(make_batch={self.make_batch!r}): pass a function that gives a batch of so "
+                "many items, as lambda n: (inputs[:n], targets[:n])."
+            )
+
+
+def find(learn: Any, settings: Settings) -> BatchSizes:
+    """Try sizes, each in a sandbox.
+
+    Raises:
+        TypeError: no optimizer, a plug-in that cannot be copied, or a batch of which no other can be made.
+        RuntimeError: a fit is under way, or not even one item fits.
+    """
+    if learn.fitting:
+        raise RuntimeError("this learner is in the middle of a fit: let it end, then search.")
+    if learn.optimizer is None:
+        raise TypeError(
+            "find_batch_size: there is no optimizer to train with: pass Learner(..., optimizer=...)."
+        )
+    stock = Stock(learn, settings.make_batch)
+    trials = Trials(learn, stock, settings.limit, settings.n_steps)
+    n_items = n_items_of_loader(learn.data.train, stock.n_items) or UNKNOWN
+    up_to = settings.up_to or n_items
+    search = Search(trials, min(settings.start, up_to), up_to, settings.max_seconds)
+    ended = search.run()
+    if not search.largest:
+        refuse(trials.tried[-1], trials.room)
+    tried = sorted(trials.tried, key=lambda trial: trial.size)
+    return BatchSizes(tried, trials.room.bytes, settings.margin, trials.held, ended, str(trials.device))
+
+
+class Search:
+    """Doubles a size until one does not fit, then halves what is between.
+
+    Args:
+        trials: tries a size.
+        start: the first size.
+        up_to: the last.
+        max_seconds: the search goes no higher after so long.
+    """
+
+    def __init__(self, trials: Trials, start: int, up_to: int, max_seconds: float | None):
+        self.trials, self.start, self.up_to, self.max_seconds = trials, start, up_to, max_seconds or math.inf
+        self.largest = 0  # that fits
+        self.too_large: int | None = None
+
+    def run(self) -> str:
+        """Try until it is found; gives the reason for which it went no higher."""
+        begun = time.perf_counter()
+        while (size := self._next()) is not None:
+            if self.largest and time.perf_counter() - begun > self.max_seconds:
+                return f"the search was to end after {self.max_seconds:g} s"
+            if self.trials.attempt(size).fits:
+                self.largest = size
+            else:
+                self.too_large = size
+        return "it was to go no higher" if self.too_large is None else f"{self.too_large:,} does not"
+
+    def _next(self) -> int | None:
+        low, high = self.largest, self.too_large
+        if high is None:
+            return None if low == self.up_to else min(2 * low or self.start, self.up_to)
+        if not low:
+            return high // 2 or None
+        return None if high - low <= max(1, low // FINENESS) else (low + high) // 2
+
+
+def refuse(trial: SizeTrial, room: Room) -> None:
+    """Tell that one item does not fit, and what helps."""
+    limit = f" into {shown_bytes(room.bytes)} ({room.origin})" if room.bytes is not None else ""
+    raise RuntimeError(
+        f"find_batch_size: not even a batch of {counted(trial.size, 'item', 'items')} fits{limit}: "
+        f"{trial.why_not} What helps: compute activations anew instead of keeping them "
+        "(ActivationCheckpointing), compute in half precision (MixedPrecision('bf16')), an optimizer that "
+        "keeps less (SGD, or one in eight bits), shorter items, a "
+        "smaller model. GradientAccumulation makes up for small batches, but one item has to fit. "
+        "docs/large_models.md shows each."
+    )

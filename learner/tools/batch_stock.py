@@ -1,0 +1,123 @@
+"""Batches of any size, made of what the loader gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from callbacks.place.device import map_tensors, tensors_in
+from learner.data.batching import TensorLoader
+from learner.data.items import in_batch
+from learner.data.loaders import n_batches_of
+from learner.data.tensors import describe
+from learner.tools.cost_runs import untouched
+
+N_SEEN = 8  # batches from which the one with most bytes an item is taken: padded text differs
+
+
+class Stock:
+    """Gives batches of any size: rows of a real batch, again and again; or of the data set, by its collate.
+
+    A real batch is taken where each of its tensors has a row for each item: of the first eight the one with
+    most bytes an item. Else, of a `DataLoader` over a map-style data set, the first items are collated.
+
+    Args:
+        learn: the learner.
+        make: makes a batch of so many items, in place of all this.
+
+    Raises:
+        TypeError: no batch of another size can be made.
+        ValueError: the loader gives no batch.
+    """
+
+    def __init__(self, learn: Any, make: Callable[[int], Any] | None):
+        self.data = learn.data
+        self.make = make
+        self.n_items = 0  # of the loader's batches
+        self._items: list[Any] = []
+        if make is None:
+            self.make = self._find(learn)
+
+    def __call__(self, size: int) -> Any:
+        """A new batch of so many items."""
+        assert self.make is not None
+        return self.make(size)
+
+    def _find(self, learn: Any) -> Callable[[int], Any]:
+        loader = learn.data.train
+        with untouched(learn), learn.sandbox():  # which puts back where the loader is, and all random states
+            batches = list(islice(iter(learn.data.batches(loader)), N_SEEN))
+        if not batches:
+            raise ValueError("find_batch_size: the training data gave no batch, so none can be tried.")
+        batch = max(batches, key=self._bytes_an_item)
+        self.n_items = in_batch(self.data, batch)
+        if has_rows(batch, self.n_items):
+            return lambda size: with_rows(batch, self.n_items, size)
+        if is_collating(loader):
+            return lambda size: self._collated(loader, size)
+        raise TypeError(
+            f"find_batch_size: a batch is {describe(batch)}, of which no larger or smaller one can be made, "
+            f"since not each of its tensors has a row for each of the {self.n_items} items. Pass a function "
+            "that makes one: find_batch_size(make_batch=lambda n: ...)."
+        )
+
+    def _bytes_an_item(self, batch: Any) -> float:
+        return sum(each.nbytes for each in tensors_in(batch)) / max(in_batch(self.data, batch), 1)
+
+    def _collated(self, loader: Any, size: int) -> Any:
+        n_there = len(loader.dataset)
+        self._items += [loader.dataset[n % n_there] for n in range(len(self._items), size)]
+        return loader.collate_fn(self._items[:size])
+
+
+def has_rows(batch: Any, n_items: int) -> bool:
+    """Has each tensor of a batch a row for each item, and is there nothing else?"""
+    found: list[bool] = []
+    map_tensors(batch, lambda leaf: found.append(is_of_rows(leaf, n_items)))
+    return bool(found) and all(found) and not has_lists(batch)
+
+
+def is_of_rows(leaf: Any, n_items: int) -> bool:
+    """Is it a tensor with a row for each item?"""
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == n_items
+
+
+def has_lists(batch: Any) -> bool:
+    """Does it hold a list of what is no tensor, as of strings, of which there may be one for each item?"""
+    parts = batch.values() if hasattr(batch, "values") else batch if isinstance(batch, (list, tuple)) else ()
+    return any(
+        isinstance(part, (list, tuple)) and not all(isinstance(each, Tensor) for each in part)
+        for part in parts
+        if not isinstance(part, Tensor)
+    )
+
+
+def with_rows(batch: Any, n_items: int, size: int) -> Any:
+    """A batch of another size: the rows of this one, from the first on, again and again."""
+    rows = torch.arange(size) % n_items
+    return map_tensors(batch, lambda leaf: leaf.index_select(0, rows.to(leaf.device)))
+
+
+def is_collating(loader: Any) -> bool:
+    """Does it collate items that can be had by number?"""
+    return (
+        isinstance(loader, DataLoader)
+        and loader.batch_sampler is not None
+        and not isinstance(loader.dataset, IterableDataset)
+        and hasattr(loader.dataset, "__len__")
+    )
+
+
+def n_items_of_loader(loader: Any, n_items_of_batch: int) -> int | None:
+    """How many items a pass has, where that can be told; of other loaders as many as full batches have."""
+    if isinstance(loader, TensorLoader):
+        return loader.n_items
+    if is_collating(loader):
+        return len(loader.dataset)
+    n_batches = n_batches_of(loader)
+    return n_batches * n_items_of_batch or None if n_batches else None

@@ -1,0 +1,231 @@
+"""What a training step costs: by operation, by plug-in, for data, and against a bare loop."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from callbacks.core.contract import OPERATIONS
+from learner.data.batching import TensorLoader
+from learner.data.stored import Stored
+from learner.tools.cost_runs import Runs, run_bare, run_plain, run_reads, run_timed, why_no_bare_loop, why_not
+from learner.tools.meter import BLOCK, Meter
+
+N_ROUNDS = 2  # the loops take turns, so that what else the machine does meets all of them
+TOO_LONG = 0.2  # share of a step that is waited for data
+WIDTH = 79  # of the table
+
+
+@dataclass(frozen=True)
+class PluginCost:
+    """What a plug-in costs in seconds: all its batch events in a step, and its other events in an epoch."""
+
+    step: float
+    epoch: float
+
+
+@dataclass(frozen=True, repr=False)
+class StepCost:
+    """What a training step, that is one batch, costs; `print` shows a table. All times are in seconds.
+
+    Attributes:
+        step: a whole step, without clocks inside it.
+        data_wait: of it, the time in which the loop waited for the loader; the mean, as workers deliver in
+            bursts. The first batch of a pass is not in it where a pass has more.
+        first_batch: the wait for the first batch of a pass.
+        operations: the time of each operation. On an accelerator that is the host's, which runs ahead.
+        plugins: the time of each plug-in by its name; what it does as an operation is told there.
+        bare: a step of a loop by hand over the same batches, with the same model, loss and optimizer, without
+            the data wait; None where there can be none.
+        why_not_bare: the reason then.
+        device_waits: how often in a step an operation or plug-in reads a number from the device and so waits
+            for it; none on a CPU.
+        not_measured: plug-ins that were left out, each with the reason.
+        n_steps: how many steps the figures are of.
+        device: where the model was.
+        remedy: what to do where more than a fifth of a step is waited for data, else None.
+    """
+
+    step: float
+    data_wait: float
+    first_batch: float
+    operations: dict[str, float]
+    plugins: dict[str, PluginCost]
+    bare: float | None
+    why_not_bare: str | None
+    device_waits: dict[str, float]
+    not_measured: dict[str, str]
+    n_steps: int
+    device: str
+    remedy: str | None
+
+    @property
+    def over_bare(self) -> float | None:
+        """How many times the bare loop's step ours is, both without the data wait; None without one."""
+        return (self.step - self.data_wait) / self.bare if self.bare else None
+
+    @property
+    def loop(self) -> float:
+        """What is left of a step: the loop itself."""
+        parts = [self.data_wait, *self.operations.values(), *(each.step for each in self.plugins.values())]
+        return max(self.step - sum(parts), 0.0)
+
+    def __repr__(self) -> str:
+        title = f"a training step on {self.device}"
+        head = f"{title:30.30}{'time':>12}{'share':>8}{'an epoch':>13}{'waits':>8}"
+        body = [line for title, rows in self._rows() for line in (title, *rows) if rows and line]
+        return "\n".join([head, *body, *self._notes()])
+
+    def _rows(self) -> list[tuple[str, list[str]]]:
+        operations = [self._row(name, seconds) for name, seconds in self.operations.items()]
+        plugins = [
+            self._row(f"  {name}", each.step, each.epoch)
+            for name, each in self.plugins.items()
+            if each.step or each.epoch
+        ]
+        ends = [self._row("the loop itself", self.loop), self._row("in all", self.step)]
+        return [
+            ("", [self._row("data wait", self.data_wait), *operations]),
+            ("plug-ins", plugins),
+            ("", ends),
+        ]
+
+    def _row(self, title: str, seconds: float, epoch: float | None = None) -> str:
+        share = f"{seconds / self.step:.0%}" if self.step else ""
+        n_waits = self.device_waits.get(title.strip(), 0.0)
+        shown = [shown_time(seconds), share, "" if epoch is None else shown_time(epoch)]
+        return "{:30.30}{:>12}{:>8}{:>13}{:>8}".format(
+            title, *shown, f"{n_waits:.3g}" if n_waits else ""
+        ).rstrip()
+
+    def _notes(self) -> list[str]:
+        notes = [
+            f"Medians of {self.n_steps} steps. The first batch of a pass: {shown_time(self.first_batch)}."
+        ]
+        if self.bare:
+            notes.append(
+                f"A bare loop's step: {shown_time(self.bare)}. Ours, without the data wait: "
+                f"{self.over_bare:.2f} times that."
+            )
+        else:
+            notes.append(f"No bare loop to compare with: {self.why_not_bare}.")
+        if self.device_waits:
+            notes.append("Waits: so often a step a number is read from the device, which is waited for.")
+        notes += [f"Not measured: {name}, {reason}." for name, reason in self.not_measured.items()]
+        notes += [self.remedy] if self.remedy else []
+        return [line for note in notes for line in textwrap.wrap(note, WIDTH)]
+
+
+def shown_time(seconds: float) -> str:
+    """Seconds in a unit that suits them."""
+    for unit, factor in (("us", 1e6), ("ms", 1e3)):
+        if abs(seconds) * factor < 1000:
+            return f"{seconds * factor:.1f} {unit}"
+    return f"{seconds:.2f} s"
+
+
+def measure(learn: Any, n_steps: int) -> StepCost:
+    """Measure what a step costs, in sandboxes.
+
+    Raises:
+        ValueError: `n_steps` cannot be used.
+        TypeError: there is no optimizer, or a plug-in that shapes the steps cannot be copied.
+        RuntimeError: a fit is under way, or no step came to its end.
+    """
+    check(learn, n_steps)
+    left_out = {plugin.name: reason for plugin in learn.callbacks if (reason := why_not(plugin))}
+    plain, timed, bare = Runs(), Runs(), Runs()
+    why_not_bare = None
+    for _ in range(N_ROUNDS):
+        plain.add(run_plain(learn, n_steps // N_ROUNDS, left_out))
+        meter, watch = run_timed(learn, n_steps // N_ROUNDS, left_out)
+        timed.add(watch, meter)
+        if why_not_bare is None:
+            why_not_bare = why_no_bare_loop(learn) or run_bare(learn, n_steps // N_ROUNDS, bare)
+    reads = Meter() if plain.device.type == "cpu" else run_reads(learn, left_out, plain.device)
+    if not plain.works:
+        raise RuntimeError(
+            "cost(): no training step came to its end, so nothing can be told: a plug-in cancels each "
+            "of them. Look with learn.explain()."
+        )
+    return as_cost(learn, (plain, timed, bare), reads, left_out, why_not_bare)
+
+
+def typical(values: list[float]) -> float:
+    """The median of the means of blocks: what comes now and then counts, a disturbed step does not."""
+    if not values:
+        return 0.0
+    blocks = [values[at : at + BLOCK] for at in range(0, len(values), BLOCK)]
+    whole = [block for block in blocks if len(block) == BLOCK] or blocks
+    return median(mean(block) for block in whole)
+
+
+def as_cost(learn: Any, runs: Any, reads: Meter, left_out: dict[str, str], reason: str | None) -> StepCost:
+    """The figures of the runs."""
+    plain, timed, bare = runs
+    keys = list(dict.fromkeys(key for step in timed.steps for key in step))
+    step = {key: max(typical([each.get(key, 0.0) for each in timed.steps]), 0.0) for key in keys}
+    names = [plugin.name for plugin in learn.callbacks if plugin.name not in left_out]
+    epoch = {
+        name: max(median([each.get(("plugin", name), 0.0) for each in timed.epochs] or [0.0]), 0.0)
+        for name in names
+    }
+    counted = reads.reads[1:] or reads.reads
+    waits = {key[1]: mean(each.get(key, 0.0) for each in counted) for each in counted for key in each}
+    wait = mean(plain.waits)
+    whole = typical(plain.works) + wait
+    return StepCost(
+        step=whole,
+        data_wait=wait,
+        first_batch=median(plain.firsts),
+        operations={name: step[("operation", name)] for name in OPERATIONS if ("operation", name) in step},
+        plugins={name: PluginCost(step.get(("plugin", name), 0.0), epoch[name]) for name in names},
+        bare=typical(bare.works) if bare.works and reason is None else None,
+        why_not_bare=reason,
+        device_waits=waits,
+        not_measured=left_out,
+        n_steps=len(plain.works),
+        device=str(plain.device),
+        remedy=remedy_for(learn.data.train, wait / whole) if wait > TOO_LONG * whole else None,
+    )
+
+
+def remedy_for(loader: Any, share: float) -> str:
+    """What to do about a loop that waits for its data."""
+    told = f"The loop waits for data {share:.0%} of a step: "
+    memory = (
+        "where the data is tensors in memory, or arrays that np.load(path, mmap_mode='r') maps from a file, "
+        "use Data.from_tensors(inputs, targets)"
+    )
+    if isinstance(loader, TensorLoader) and not loader.blocks and any_mapped(loader):
+        return told + "items are read one by one from a file; read neighbours together, by order='blocks'."
+    if isinstance(loader, TensorLoader):
+        return (
+            told + "the work of a batch is small; use larger batches, as Data.from_tensors(batch_size=...)."
+        )
+    if isinstance(loader, DataLoader):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        workers = f"it has num_workers={loader.num_workers}, this machine {cores} cores"
+        return f"{told}give the DataLoader more workers ({workers}); or, {memory}."
+    return f"{told}let a DataLoader(..., num_workers=2) prepare batches ahead; or, {memory}."
+
+
+def any_mapped(loader: TensorLoader) -> bool:
+    """Is something read from a file, in a shuffled order?"""
+    stored = [column.file for column in loader.tensors if isinstance(column, Stored)]
+    return loader.shuffle and any(file is not None for file in stored)
+
+
+def check(learn: Any, n_steps: Any) -> None:
+    """Refuse what cannot be measured."""
+    if type(n_steps) is not int or n_steps < 2 * BLOCK:
+        raise ValueError(f"cost(n_steps={n_steps!r}): write a whole number of at least {2 * BLOCK}.")
+    if learn.fitting:
+        raise RuntimeError("this learner is in the middle of a fit: let it end, then measure.")
+    if learn.optimizer is None:
+        raise TypeError("cost(): there is no optimizer to train with: pass Learner(..., optimizer=...).")

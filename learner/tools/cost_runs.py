@@ -1,0 +1,213 @@
+"""The short fits, and the loop by hand, by which `learn.cost()` measures; none leaves a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from callbacks import Callback, LearnerWarning, LogRMSE, OptunaPruning, Order, Progress, Recorder
+from callbacks.core.contract import OPERATIONS
+from callbacks.core.when import unwrapped
+from callbacks.guard.blackbox import BlackBox
+from callbacks.optim.optimizers import needs_closure, set_mode, title_of
+from callbacks.place.device import to_device
+from learner.checks.preflight import Preflight
+from learner.engine.composition import overrides
+from learner.engine.interrupt import interruptible
+from learner.loop import Loop
+from learner.state.optimizer_modes import switching
+from learner.tools.meter import BLOCK, Conductor, Meter, Reads, Watch
+
+N_WARM = 5  # steps before those that count: the first ones find kernels and fill caches
+
+
+class Runs:
+    """The steps of several runs, without the first ones of each."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.works: list[float] = []
+        self.firsts: list[float] = []
+        self.steps: list[dict[Any, float]] = []
+        self.epochs: list[dict[Any, float]] = []
+        self.device = torch.device("cpu")
+
+    def add(self, watch: Watch, meter: Meter | None = None) -> None:
+        """Take what a run has measured."""
+        first = N_WARM if len(watch.works) > N_WARM else 0
+        begins = {step for step in watch.firsts if step < len(watch.waits)}
+        later = [wait for step, wait in enumerate(watch.waits) if step >= first and step not in begins]
+        self.waits += later or watch.waits[first:]
+        self.firsts += [watch.waits[step] for step in sorted(begins)]
+        self.works += watch.works[first:]
+        self.device = watch.device or self.device
+        if meter is not None:
+            self.steps += meter.steps[first:]
+            self.epochs += meter.epochs
+
+
+def run_plain(learn: Any, n_steps: int, left_out: dict[str, str]) -> Watch:
+    """A fit as users have it."""
+    with alone(learn, left_out):
+        return fit(learn, Watch(learn, n_steps + N_WARM))
+
+
+def run_timed(learn: Any, n_steps: int, left_out: dict[str, str]) -> tuple[Meter, Watch]:
+    """A fit with clocks around all that the loop calls."""
+    with alone(learn, left_out):
+        meter = Meter()
+        compose_with(learn, meter)
+        return meter, fit(learn, Watch(learn, n_steps + N_WARM), meter)
+
+
+def run_reads(learn: Any, left_out: dict[str, str], device: torch.device) -> Meter:
+    """A few steps in which reads of numbers are counted; that is slow, so nothing is timed."""
+    with alone(learn, left_out):
+        meter = Meter()
+        compose_with(learn, meter)
+        with Reads(meter, device):
+            fit(learn, Watch(learn, BLOCK + 1), meter)
+    return meter
+
+
+def compose_with(learn: Any, meter: Meter) -> None:
+    """Let every composition of the learner have clocks, also those in mid-fit."""
+
+    def set_callbacks(callbacks: Any) -> None:
+        type(learn)._set_callbacks(learn, callbacks)
+        meter.compose(learn)
+
+    learn._set_callbacks = set_callbacks
+    meter.compose(learn)
+
+
+def fit(learn: Any, watch: Watch, meter: Meter | None = None, n_epochs: int = Conductor.N_EPOCHS) -> Watch:
+    """Train until enough was measured, and at least so many epochs."""
+    learn.data = copy.copy(learn.data)
+    learn.data.batches = watch.batches
+    if meter is not None:
+        watch.after_step = meter.end_step
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    added = learn.added(Preflight(), Conductor(watch, meter, n_epochs))
+    with quiet, interruptible(learn), switching(learn), added:
+        learn._fit(watch.n_steps + n_epochs)
+    return watch
+
+
+def run_bare(learn: Any, n_steps: int, found: Runs) -> str | None:
+    """The loop by hand; gives the reason where it cannot go on."""
+    watch = Watch(learn, n_steps + N_WARM)
+    with alone(learn, None):
+        watch.device = learn.device
+        learn.model.train()
+        train = by_hand(learn)
+        try:
+            while watch.n_left > 0:
+                n_before = watch.n_left
+                for batch in watch.train(learn.data.train):
+                    train(batch)
+                if watch.n_left == n_before:
+                    return "a pass over the data gave no batch"
+        except Exception as error:  # noqa: BLE001 - told in the result: ours trained, so a plug-in is needed
+            return f"it fails without the plug-ins, with {type(error).__name__}: {str(error)[:200]}"
+    found.add(watch)
+    return None
+
+
+def by_hand(learn: Any) -> Any:
+    """A step as it is written by hand; what a subclass of the learner does in its own way, it does."""
+    model, loss_func, optimizer, device = learn.model, learn.loss_func, learn.optimizer, learn.device
+    split = learn.data.split
+    set_mode(optimizer, training=True)
+
+    def step(batch: Any) -> None:
+        inputs, targets = split(to_device(batch, device))
+        preds = model(*inputs) if type(inputs) is tuple else model(**inputs)
+        loss = loss_func(preds, *targets) if type(targets) is tuple else loss_func(preds, targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def own_step(batch: Any) -> None:
+        learn.batch = to_device(batch, device)
+        learn.inputs, learn.targets = split(learn.batch)
+        for operation in ("forward", "compute_loss", "backward", "step"):
+            getattr(type(learn), operation)(learn)
+        optimizer.zero_grad()
+
+    is_own = loss_func is None or any(overrides(type(learn), Loop, each) for each in OPERATIONS)
+    return own_step if is_own else step
+
+
+def why_no_bare_loop(learn: Any) -> str | None:
+    """Why the optimizer cannot be used in a loop by hand, if it cannot."""
+    return f"{title_of(learn.optimizer)} needs a closure" if needs_closure(learn.optimizer) else None
+
+
+# Without a trace
+
+
+@contextlib.contextmanager
+def alone(learn: Any, left_out: dict[str, str] | None, whose: str = "learn.cost()") -> Iterator[None]:
+    """A sandbox with copies of the plug-ins, or with none; all attributes of the learner are put back too."""
+    with untouched(learn), learn.sandbox(), untouched(learn), warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearnerWarning)  # they speak of a fit; this is none
+        learn.told = set(learn.told)
+        learn._set_callbacks([] if left_out is None else copies(learn, left_out, whose))
+        learn.stop = lambda reason: Loop.stop(learn, reason) if learn.interrupted else None
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"while {whose} trained for some steps, which it takes back")
+            raise
+
+
+@contextlib.contextmanager
+def untouched(learn: Any) -> Iterator[None]:
+    """Put the learner's attributes back: a sandbox closes with the plug-ins that it was opened with."""
+    kept = dict(vars(learn))
+    try:
+        yield
+    finally:
+        vars(learn).clear()
+        vars(learn).update(kept)
+
+
+def copies(learn: Any, left_out: dict[str, str], whose: str) -> list[Callback]:
+    """Copies of the plug-ins that are measured; they hold the same model, optimizer and data."""
+    parts = [learn, learn.optimizer, learn.loss_func, learn.data, learn.data.train, learn.data.valid]
+    parts += [*learn.model.modules(), *learn.model.parameters(), *learn.model.buffers()]
+    memo = {id(part): part for part in parts}
+    found = []
+    for plugin in learn.callbacks:
+        if plugin.name in left_out:
+            continue
+        try:
+            found.append(copy.deepcopy(plugin, memo))
+        except Exception as error:
+            raise TypeError(
+                f"{whose}: the plug-in {plugin.name!r} cannot be copied ({error}), so it cannot run without "
+                f"a trace. Measure without it: with learn.without({plugin.name!r}): print({whose})."
+            ) from error
+    return found
+
+
+QUIET = (Recorder, Progress, LogRMSE)  # of those that report, the ones that write no file and send nothing
+
+
+def why_not(plugin: Callback) -> str | None:
+    """Why a plug-in is left out, if it is: a file, or what is sent, cannot be taken back."""
+    inner = unwrapped(plugin)
+    if isinstance(inner, BlackBox):
+        return "as it writes a file after an error"
+    if isinstance(inner, OptunaPruning):
+        return "as it reports to a trial"
+    if inner.order in (Order.REPORT, Order.SAVE) and type(inner) not in QUIET:
+        return f"of phase {inner.order.name}, as it may write files or send numbers"
+    return None

@@ -1,0 +1,213 @@
+"""The search for a learning rate: train at a growing one, and look at what the loss does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from callbacks import EMA, SWA, BlackBox, Callback, CancelValidate, LearnerProtocol, Order
+from callbacks.core.when import unwrapped
+from callbacks.guard.stop_on_nan import StopOnNaN
+from callbacks.optim import hyperparameters
+from callbacks.schedule.annealers import exp
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BETA = 0.98  # of the running mean of the losses, as in fastai
+N_FEWEST = 10  # steps from which a rate can be told
+SUGGESTIONS = ("valley", "slide", "minimum", "steep")
+
+
+@dataclass(frozen=True, repr=False)
+class LRSearch:
+    """What a search has found: losses at growing rates, and what they suggest.
+
+    Attributes:
+        rates: of the steps, each the same factor larger than the one before.
+        losses: smoothed: the running mean of the losses, debiased.
+        raw: the losses as they were.
+    """
+
+    rates: list[float]
+    losses: list[float]
+    raw: list[float]
+
+    @property
+    def valley(self) -> float:
+        """Two thirds down the longest descent; a rate to begin with. The method of fastai's default."""
+        rates, losses = self._middle()
+        first, last = longest_descent(losses)
+        return rates[first + (last - first) // 2 + (last - first) // 6]
+
+    @property
+    def slide(self) -> float:
+        """The largest rate before the loss changes suddenly, seen from the end."""
+        rates, losses = self._middle()
+        slopes = slopes_of(rates, losses)
+        spread = max(abs(slope) for slope in slopes) or 1.0
+        gap = max(1, len(slopes) // 7)
+        right = len(slopes) - 1
+        while right - gap > 0 and abs(slopes[right] - slopes[right - gap]) > 0.05 * spread:
+            right -= 1
+        return rates[max(right - gap, 0)]
+
+    @property
+    def minimum(self) -> float:
+        """A tenth of the rate at the lowest loss. Smith 2017; fastai's `minimum`."""
+        rates, losses = self._middle()
+        return rates[losses.index(min(losses))] / 10
+
+    @property
+    def steep(self) -> float:
+        """The rate at which the loss falls most steeply over the logarithm of the rate."""
+        rates, losses = self._middle()
+        slopes = slopes_of(rates, losses)
+        return rates[slopes.index(min(slopes))]
+
+    def _middle(self) -> tuple[list[float], list[float]]:
+        """Without the first tenth, in which the running mean has not settled, and the last few steps."""
+        first, last = len(self.rates) // 10, len(self.rates) - (5 if len(self.rates) > 4 * N_FEWEST else 0)
+        return self.rates[first:last], self.losses[first:last]
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the smoothed loss over the rate, with the suggestions.
+
+        Args:
+            ax: where to draw; by default a new figure of 6 x 4 inches.
+
+        Returns:
+            The axes; `.figure.savefig(path)` keeps the picture.
+        """
+        from callbacks.core.drawing import new_axes
+
+        ax = ax or new_axes(6, 4)
+        ax.plot(self.rates, self.raw, color="lightgrey", linewidth=1, label="loss")
+        ax.plot(self.rates, self.losses, label="smoothed")
+        for name in SUGGESTIONS:
+            rate = getattr(self, name)
+            at = min(range(len(self.rates)), key=lambda step: abs(math.log(self.rates[step] / rate)))
+            ax.plot(rate, self.losses[at], "o", label=f"{name} {rate:.2g}")
+        low, high = min(*self.raw, *self.losses), max(self.losses)
+        ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        ax.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) or None)
+        ax.legend()
+        return ax
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name}={getattr(self, name):.2g}" for name in SUGGESTIONS)
+        return f"LRSearch({found}; {len(self.rates)} steps up to {self.rates[-1]:.2g})"
+
+
+def search(learn: Any, start: float, end: float, n_steps: int, stop_factor: float | None) -> LRSearch:
+    """Train for some steps at a growing rate, in a sandbox.
+
+    Raises:
+        TypeError, ValueError: a setting cannot be used.
+        RuntimeError: too few losses are finite to tell a rate.
+    """
+    finder = Finder(start, end, n_steps, stop_factor)
+    with learn.sandbox(), learn.without(*bystanders(learn)), learn.added(finder):
+        learn.fit(n_steps)
+    if len(finder.raw) < min(N_FEWEST, n_steps):
+        raise RuntimeError(
+            f"lr_find: only the first {len(finder.raw)} of {n_steps} steps had a usable loss, so nothing can "
+            f"be told. Begin with a lower rate than start={start:g}, raise stop_factor, or look with "
+            "learn.check()."
+        )
+    return LRSearch(finder.rates[: len(finder.raw)], finder.smoothed, finder.raw)
+
+
+def bystanders(learn: Any) -> list[Callback]:
+    """The plug-ins that measure, report, decide, save or average; those that shape a training step stay."""
+    return [
+        each
+        for each in learn.callbacks
+        if each.order >= Order.MEASURE or isinstance(unwrapped(each), (StopOnNaN, BlackBox, EMA, SWA))
+    ]
+
+
+class Finder(Callback):
+    """Raises the rate at each batch, and keeps the losses."""
+
+    order = Order.DECIDE
+
+    def __init__(self, start: float, end: float, n_steps: int, stop_factor: float | None):
+        super().__init__()
+        check_settings(start, end, n_steps, stop_factor)
+        self.rates = [exp(start, end)(step / (n_steps - 1)) for step in range(n_steps)]
+        self.stop_factor = math.inf if stop_factor is None else stop_factor
+        self.raw: list[float] = []
+        self.smoothed: list[float] = []
+        self._mean = 0.0
+        self._ratios: list[float] = []
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        groups = learn.optimizer.param_groups
+        if not all("lr" in group for group in groups):
+            title = type(learn.optimizer).__name__
+            raise ValueError(f"lr_find: {title} has a parameter group without 'lr', so no rate can be tried.")
+        rates = [float(group["lr"]) for group in groups]
+        self._ratios = [rate / max(rates) if max(rates) else 1.0 for rate in rates]
+
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        for group, ratio in zip(learn.optimizer.param_groups, self._ratios, strict=True):
+            hyperparameters.put(group, "lr", self.rates[len(self.raw)] * ratio)
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        loss = float(learn.loss)  # waits for the device: the next step depends on it
+        if not math.isfinite(loss):
+            learn.stop("the loss is not finite")
+            return
+        self._mean = BETA * self._mean + (1 - BETA) * loss
+        self.raw.append(loss)
+        self.smoothed.append(self._mean / (1 - BETA ** len(self.raw)))
+        if len(self.raw) == len(self.rates):
+            learn.stop("the highest rate is reached")
+        elif len(self.raw) > N_FEWEST and self.smoothed[-1] > self.stop_factor * min(self.smoothed) > 0:
+            learn.stop("the loss has grown")
+
+    def before_validate(self, learn: LearnerProtocol) -> None:
+        raise CancelValidate
+
+
+def check_settings(start: Any, end: Any, n_steps: Any, stop_factor: Any) -> None:
+    """Refuse settings by which nothing can be found."""
+    for name, value in (
+        ("start", start),
+        ("end", end),
+        ("stop_factor", 2.0 if stop_factor is None else stop_factor),
+    ):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"lr_find({name}={value!r}): write a number.")
+    if not 0 < start < end < math.inf:
+        raise ValueError(
+            f"lr_find(start={start!r}, end={end!r}): write two rates above 0, the lower one first."
+        )
+    if type(n_steps) is not int or n_steps < N_FEWEST:
+        raise ValueError(f"lr_find(n_steps={n_steps!r}): write a whole number of at least {N_FEWEST}.")
+    if stop_factor is not None and not stop_factor > 1:
+        raise ValueError(f"lr_find(stop_factor={stop_factor!r}): write a number above 1, or None to go on.")
+
+
+def slopes_of(rates: list[float], losses: list[float]) -> list[float]:
+    """The slope of the losses over the logarithm of the rates, at each inner step from both neighbours."""
+    logs = [math.log(rate) for rate in rates]
+    last = len(rates) - 1
+    pairs = [(max(step - 1, 0), min(step + 1, last)) for step in range(len(rates))]
+    return [(losses[right] - losses[left]) / (logs[right] - logs[left]) for left, right in pairs]
+
+
+def longest_descent(losses: list[float]) -> tuple[int, int]:
+    """First and last step of the longest subsequence in which each loss is below the one before.
+
+    By dynamic programming over all pairs, n * n / 2 comparisons.
+    """
+    lengths, starts = [1] * len(losses), list(range(len(losses)))
+    for step, loss in enumerate(losses):
+        for before in range(step):
+            if losses[before] > loss and lengths[before] >= lengths[step]:
+                lengths[step], starts[step] = lengths[before] + 1, starts[before]
+    last = lengths.index(max(lengths))
+    return starts[last], last

@@ -1,0 +1,257 @@
+"""Time what a fit does: its data, and each hook and operation without those within it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from statistics import median
+from time import perf_counter
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from callbacks import Callback, Order
+from callbacks.core.contract import OPERATIONS
+from callbacks.core.registry import Callbacks
+from callbacks.core.when import IN_BATCH
+from learner.checks.preflight import Preflight
+from learner.engine.composition import begins, doer_of, in_turn, nobody, within
+from learner.loop import Loop
+from learner.state.position import guarded
+
+BLOCK = 10  # steps; what comes now and then, and batches that workers deliver in bursts, even out within
+Doer = Callable[[Any], Any]
+
+
+class Watch:
+    """Gives the batches of a training pass, and keeps how long each was waited for and worked on.
+
+    A pass ends early where enough steps are there; a validation pass is cut to two batches. On an accelerator
+    the last step of each block and pass waits until all its work is done.
+
+    Args:
+        learn: the learner.
+        n_steps: how many are enough.
+    """
+
+    def __init__(self, learn: Any, n_steps: int):
+        self.learn, self.give, self.n_steps = learn, learn.data.batches, n_steps
+        self.waits: list[float] = []  # seconds, of each step
+        self.works: list[float] = []
+        self.firsts: list[int] = []  # which steps were the first of a pass
+        self.after_step: Callable[[], None] = lambda: None
+        self.device: torch.device | None = None
+
+    @property
+    def n_left(self) -> int:
+        """Steps that are still wanted."""
+        return self.n_steps - len(self.works)
+
+    def batches(self, loader: Any) -> Iterator[Any]:
+        """Takes the place of `Data.batches`."""
+        return self.train(loader) if self.learn.training else first_two(self.give(loader))
+
+    def train(self, loader: Any) -> Iterator[Any]:
+        """The batches of a training pass."""
+        self.firsts.append(len(self.works))
+        end = len(self.works) + max(self.n_left, 1)
+        asked = perf_counter()
+        for batch in self.give(loader):
+            got = perf_counter()
+            yield batch
+            n_done = len(self.works) + 1
+            if n_done == end or n_done % BLOCK == 0:
+                settle(self.device)
+            done = perf_counter()
+            self.waits.append(got - asked)
+            self.works.append(done - got)
+            self.after_step()
+            if n_done == end:
+                return
+            asked = perf_counter()
+
+
+def first_two(batches: Iterable[Any]) -> Iterator[Any]:
+    """Two batches at most."""
+    for n, batch in enumerate(batches):
+        yield batch
+        if n:
+            return
+
+
+def settle(device: torch.device | None) -> None:
+    """Wait until an accelerator has done all that it was given: a wait that is meant, to time it."""
+    if device is not None and device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
+
+
+class Conductor(Callback):
+    """Ends the fit when enough was measured; it is heard last and not timed."""
+
+    order = Order.SAVE
+    N_EPOCHS = 3  # at least, for what comes once an epoch
+
+    def __init__(self, watch: Watch, meter: Meter | None = None, fewest: int = N_EPOCHS):
+        super().__init__(name="cost_conductor")
+        self.watch, self.meter, self.fewest, self.n_epochs = watch, meter, fewest, 0
+
+    def before_train(self, learn: Any) -> None:
+        self.watch.device = learn.device  # by now the model is where it belongs
+
+    def after_epoch(self, learn: Any) -> None:
+        self.n_epochs += 1
+        if self.meter is not None:
+            self.meter.end_epoch()
+        if self.watch.n_left <= 0 and self.n_epochs >= self.fewest:
+            learn.stop_reason = "enough was measured"
+
+
+class Meter:
+    """Times hooks and operations, each without those within it; for use in a sandbox.
+
+    Keys are `("operation", name)` and `("plugin", name)`. Batch events count in training only; what a plug-in
+    does aside, as to validate in mid-epoch, is its own time.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[dict[tuple[str, str], float]] = []
+        self.epochs: list[dict[tuple[str, str], float]] = []
+        self.reads: list[dict[tuple[str, str], float]] = []
+        self._step, self._epoch, self._read = new_sums(), new_sums(), new_sums()
+        # under way, outermost first; None for what comes once an epoch
+        self._open: list[tuple[str, str] | None] = []
+        self._inside: list[float] = []  # seconds of those within each
+        self._empty = 0.0  # what a clock around nothing tells
+        self._empty = self._calibrate()
+
+    def _calibrate(self) -> float:
+        nothing = self._timed(("", ""), nobody, self._step)
+        found = []
+        for _ in range(200):
+            nothing(_ALWAYS_TRAINING)
+            found.append(self._step.pop(("", "")))
+        return median(found)
+
+    def compose(self, learn: Any) -> None:
+        """Put clocks around all that the learner's loop calls."""
+        hooks = {event: self._timed_hooks(event, found) for event, found in learn.callbacks.hooks.items()}
+        learn._on = {event: in_turn(event, found) for event, found in hooks.items()}
+        learn._on["before_fit"] = begins(learn.callbacks, hooks["before_fit"])
+        doers = learn.callbacks.doers
+        learn._do = {each: guarded(each, self._doer(learn, each), doers.get(each)) for each in OPERATIONS}
+
+    def _timed_hooks(self, event: str, hooks: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self._hook(event, hook) for hook in hooks)
+
+    def _hook(self, event: str, hook: Any) -> Any:
+        plugin = hook.__self__
+        if isinstance(plugin, (Conductor, Preflight)):
+            return hook
+        timed = self._timed(("plugin", plugin.name), hook, self._step if event in IN_BATCH else self._epoch)
+        return MethodType(lambda _plugin, learn: timed(learn), plugin)  # as errors name it
+
+    def _doer(self, learn: Any, operation: str) -> Doer:
+        callbacks: Callbacks = learn.callbacks
+        do = doer_of(callbacks, operation, type(learn), Loop)
+        if do is not nobody:
+            do = self._timed(("operation", operation), do, self._step)
+        for around in reversed(tuple(callbacks)):
+            if operation in around.surrounds:
+                do = self._timed(("plugin", around.name), within(around, operation, do), self._step)
+        return do
+
+    def _timed(self, key: tuple[str, str], do: Doer, sums: dict[tuple[str, str], float]) -> Doer:
+        open_, inside = self._open, self._inside
+        of_steps = sums is self._step
+
+        def _timed(learn: Any) -> Any:
+            if not learn.training and (of_steps or open_):
+                return do(learn)
+            open_.append(key if of_steps else None)
+            inside.append(0.0)
+            begun = perf_counter()
+            try:
+                return do(learn)
+            finally:
+                took = perf_counter() - begun
+                open_.pop()
+                sums[key] += took - inside.pop() - self._empty
+                if inside:
+                    inside[-1] += took
+
+        return _timed
+
+    def end_step(self) -> None:
+        """A training batch has ended."""
+        self.steps.append(dict(self._step))
+        self.reads.append(dict(self._read))
+        self._step.clear()
+        self._read.clear()
+
+    def end_epoch(self) -> None:
+        """An epoch has ended."""
+        self.epochs.append(dict(self._epoch))
+        self._epoch.clear()
+
+    def count_read(self) -> None:
+        """A number was read from a device by what is under way."""
+        key = self.under_way
+        if key is not None:
+            self._read[key] += 1
+
+    @property
+    def under_way(self) -> tuple[str, str] | None:
+        """The innermost part of a step that is under way."""
+        return self._open[-1] if self._open else None
+
+
+def new_sums() -> dict[tuple[str, str], float]:
+    """Sums by key, from 0."""
+    return defaultdict(float)
+
+
+class _Training:
+    """What a clock asks of the learner."""
+
+    training = True
+
+
+_ALWAYS_TRAINING = _Training()
+TO_CPU = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+READS = (
+    torch.ops.aten._local_scalar_dense.default,  # .item(), float(), bool(), print
+    torch.ops.aten.equal.default,
+    torch.ops.aten.nonzero.default,
+)
+
+
+class Reads(TorchDispatchMode):
+    """Counts reads of numbers from a device: one that works ahead is waited for then.
+
+    On a CPU nothing is waited for, and plug-ins read there where they would not on an accelerator.
+    """
+
+    def __init__(self, meter: Meter, device: torch.device):
+        super().__init__()
+        self.meter, self.device = meter, device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if (func in READS and args[0].device.type == self.device.type) or (
+            func in TO_CPU and fetches(args, kwargs)
+        ):
+            self.meter.count_read()
+        return func(*args, **kwargs)
+
+
+def fetches(args: Any, kwargs: Any) -> bool:
+    """Is a tensor copied from an accelerator to the CPU, by a copy that is waited for?"""
+    tensors = [each for each in args if isinstance(each, Tensor)]
+    source = tensors[-1] if tensors else None
+    target = kwargs.get("device") or (tensors[0].device if len(tensors) > 1 else None)
+    if source is None or target is None or kwargs.get("non_blocking"):
+        return False
+    return torch.device(target).type == "cpu" and source.device.type not in ("cpu", "meta")

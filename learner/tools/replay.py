@@ -1,0 +1,275 @@
+"""Keep the step in which an error came up, and run that one step again, to see what went wrong."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from callbacks.core import draws
+from callbacks.core.contract import Callback, Order
+from callbacks.core.modules import LOSS
+from callbacks.guard.blackbox import FILE, BlackBox
+from callbacks.guard.culprit import watched
+from callbacks.model.module_state import extra_states, frozen_in, tensors_of
+from callbacks.model.plain_attributes import is_storable, plain_state
+from callbacks.optim.optimizers import set_mode
+from learner.engine import errors
+from learner.files import checkpoint_file
+from learner.files.plain import from_plain, to_plain
+from learner.loop import PASS_STATE
+from learner.state import snapshots
+from learner.state.loss_state import loss_state, put_loss
+from learner.state.pass_modes import modes_of
+from learner.state.snapshot_fits import check_fits
+from learner.tools.seen import Notes
+
+PIECES = ("batch", "inputs", "targets", "model", "extra", "frozen", "plain", LOSS, "optimizer", "callbacks")
+KIND = "step"  # of file; a checkpoint has none
+
+
+# Keep a step
+
+
+def write(learn: Any, path: str | Path, begin: dict[str, Any]) -> Path:
+    """Do what `Learner.save_step` tells.
+
+    What cannot be kept, as objects in a batch, is left out, and named in the file.
+    """
+    path = Path(path).absolute()
+    left_out: list[str] = []
+    state = {**pieces_of(learn, left_out), "inputs": begin["inputs"], "targets": begin["targets"]}
+    contents: dict[str, Any] = {name: as_far_as_it_goes(state[name], name, left_out) for name in PIECES}
+    contents["kind"] = KIND
+    contents["random"] = to_plain(begin["random"], "random")
+    contents["clock"] = {name: getattr(learn, name) for name in snapshots.CLOCK}
+    contents["error"] = {"type": type(learn.error).__name__, "message": str(learn.error)}
+    contents["is_updated"] = learn.global_step != begin["global_step"] or fails_in_step(learn)
+    contents["left_out"] = left_out
+    checkpoint_file.write(path, contents)
+    return path
+
+
+def pieces_of(learn: Any, left_out: list[str]) -> dict[str, Any]:
+    """What decides the step, as it is now; nothing is copied."""
+    states = {}
+    for plugin in learn.callbacks:
+        try:
+            states[plugin.name] = plugin.state_dict()
+        except Exception as error:  # noqa: BLE001 - told in the file
+            left_out.append(f"callbacks.{plugin.name}: {type(error).__name__}: {error}")
+    return {
+        "batch": learn.batch,
+        "model": tensors_of(learn.model),
+        "extra": extra_states(learn.model),
+        "frozen": frozen_in(learn.model),
+        "plain": {key: each for key, each in plain_state(learn.model).items() if is_storable(each)},
+        LOSS: loss_state(learn),
+        "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
+        "callbacks": states,
+    }
+
+
+def as_far_as_it_goes(value: Any, where: str, left_out: list[str]) -> Any:
+    """Plain data, with None for what a file cannot hold; a mapping becomes a dict."""
+    try:
+        return to_plain(value, where)
+    except TypeError as error:
+        if isinstance(value, Mapping) and all(type(key) is str for key in value):
+            return {key: as_far_as_it_goes(item, f"{where}.{key}", left_out) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            found = [as_far_as_it_goes(item, f"{where}[{i}]", left_out) for i, item in enumerate(value)]
+            return found if type(value) is list else tuple(found)
+        left_out.append(str(error).partition(". ")[0])
+        return None
+
+
+def fails_in_step(learn: Any) -> bool:
+    """Was the error raised in the update itself, so that some of the weights may have changed?"""
+    frames = (frame for frame, _ in traceback.walk_tb(learn.error.__traceback__))
+    return "step" in learn._at.operations or any(
+        frame.f_locals.get("self") is learn.optimizer for frame in frames
+    )
+
+
+# Run it again
+
+
+def replay_run(folder: Path) -> int:
+    """Run the kept step of a recipe's run again: what `learner replay RUN` does.
+
+    Args:
+        folder: of the run, with its `recipe.yaml`, and `blackbox.pt` in it or in a folder below.
+
+    Returns:
+        The exit code 0, when no error came up.
+
+    Raises:
+        Mistake: there is no such file, or no recipe.
+        Exception: what came up in the step, with its place in the code.
+    """
+    from learner.recipes.recipe import load_recipe
+    from learner.recipes.recipe_errors import Mistake  # recipes import the learner, which imports this file
+
+    path = next(iter(sorted(folder.rglob(FILE))), None)
+    if path is None:
+        raise Mistake(
+            f"{folder} holds no {FILE}: the plug-in BlackBox writes one when an error comes up in a step. "
+            "Name the folder of such a run."
+        )
+    if not (folder / "recipe.yaml").is_file():
+        raise Mistake(
+            f"{folder} holds no recipe.yaml, so what is to run is not known: in Python, make the learner and "
+            f"call replay(learn, {str(path)!r}) of learner.replay."
+        )
+    recipe = load_recipe(folder / "recipe.yaml")
+    learn = recipe.build()
+    with recipe.importable():
+        replay(learn, path)
+    return 0
+
+
+def replay(learn: Any, path: str | Path) -> None:
+    """Run a kept step again in a sandbox, print what each layer gave, and raise the error that comes up.
+
+    The learner's plug-ins take part, but those that report or save. `python -m pdb` stops at the line that
+    raises.
+
+    Args:
+        learn: a learner of the same model and plug-ins.
+        path: what `BlackBox` has written.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+        ValueError: it is of another model, or the batch was one that a file cannot hold.
+        Exception: what came up in the step.
+    """
+    kept = read(path)
+    check_fits(learn, kept)
+    if "batch" in lost_pieces(kept) and lost_pieces(kept) & {"inputs", "targets"}:
+        raise ValueError(
+            f"{path}: the step cannot be run again, as a file cannot hold its batch: {kept['left_out'][0]}. "
+            "Let Data(split=...) give tensors, or tuples and dicts of them, as inputs and targets."
+        )
+    print(head_of(kept))
+    notes = Notes()
+    try:
+        with snapshots.sandbox(learn), composed(learn, notes), watched(learn.model, notes.take_layer):
+            step_again(learn, kept)
+    finally:
+        print(notes)
+    print("The step went through without an error this time.")
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The kept step."""
+    contents = checkpoint_file.read(path)
+    if contents.get("kind") != KIND:
+        raise checkpoint_file.CheckpointError(
+            f"{path} holds no step: pass the {FILE} that BlackBox has written."
+        )
+    return from_plain(contents)
+
+
+@contextmanager
+def composed(learn: Any, notes: Notes) -> Iterator[None]:
+    """Leave out the plug-ins that report, save, or keep steps, but for those that others need."""
+    before = list(learn.callbacks)
+    there = [plugin for plugin in before if plugin.order not in (Order.REPORT, Order.SAVE)]
+    needed = tuple(kind for plugin in there for kind in plugin.needs)
+    learn._set_callbacks(
+        [
+            *(each for each in before if (each in there or isinstance(each, needed)) and not is_box(each)),
+            notes,
+        ]
+    )
+    try:
+        yield
+    finally:
+        learn._set_callbacks(before)
+
+
+def lost_pieces(kept: dict[str, Any]) -> set[str]:
+    """The pieces of which something was left out."""
+    return {re.split(r"\W", place, maxsplit=1)[0] for place in kept["left_out"]}
+
+
+def is_box(plugin: Callback) -> bool:
+    """Would it write a file of the replay?"""
+    return isinstance(plugin, BlackBox)
+
+
+def step_again(learn: Any, kept: dict[str, Any]) -> None:
+    """The step as a fit runs it, with what comes before it and after it."""
+    modes, pass_state = modes_of(learn), {name: getattr(learn, name) for name in PASS_STATE}
+    learn.fitting, learn.error, learn.stop_reason, learn._begun = True, None, None, []
+    try:
+        begin(learn, kept)
+        with given_batch(learn, kept):
+            learn._batch()
+    except BaseException as error:
+        learn.error = errors.with_place(error, learn)
+        if learn.error is error:
+            raise
+        raise learn.error from error
+    finally:
+        errors.end(learn, modes)
+        vars(learn).update(pass_state)
+
+
+def begin(learn: Any, kept: dict[str, Any]) -> None:
+    """Everything as it was when the step began."""
+    put_clock(learn, kept)
+    learn._on["before_fit"](learn)
+    learn._on["before_epoch"](learn)
+    learn._begin_pass(learn.data.train, training=True)
+    learn._on["before_train"](learn)
+    states = {name: state for name, state in kept["callbacks"].items() if state is not None}
+    snapshots.put_plugins(learn, states)
+    set_mode(learn.optimizer, training=True)
+    snapshots.put_tensors(learn.model, kept)
+    if kept.get(LOSS) is not None:
+        put_loss(learn, kept)
+    if kept["optimizer"] is not None and learn.optimizer is not None:
+        snapshots.put_optimizer(learn.optimizer, kept["optimizer"])
+    put_clock(learn, kept)
+    draws.put(kept["random"])
+
+
+def put_clock(learn: Any, kept: dict[str, Any]) -> None:
+    """The clock as it was."""
+    for name, value in kept["clock"].items():
+        setattr(learn, name, value)
+
+
+@contextmanager
+def given_batch(learn: Any, kept: dict[str, Any]) -> Iterator[None]:
+    """Have the kept batch; where a file could not hold it, the inputs and targets that were made of it."""
+    learn.batch, own = kept["batch"], dict(vars(learn.data))
+    if "batch" in lost_pieces(kept):
+        vars(learn.data)["split"] = lambda _batch: (kept["inputs"], kept["targets"])
+    try:
+        yield
+    finally:
+        vars(learn.data).clear()
+        vars(learn.data).update(own)
+
+
+def head_of(kept: dict[str, Any]) -> str:
+    """Which step it is, how it ended, and what the file could not keep."""
+    clock, error = kept["clock"], kept["error"]
+    message = error["message"].partition("\n")[0]
+    place = f"batch {clock['batch_idx']} of epoch {clock['epoch']}, global step {clock['global_step']}"
+    lines = [
+        f"{place}, which ended in",
+        f"{error['type']}: {message}",
+    ]
+    if kept["is_updated"]:
+        lines.append(
+            "It came up in the update or after it: the weights are not those of the step's beginning."
+        )
+    lines += [f"not kept: {each}" for each in kept["left_out"]]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,107 @@
+"""What a hyperparameter will be over a fit, drawn before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from callbacks.core.registry import describe, unwrapped
+from callbacks.optim.hyperparameters import get
+from callbacks.schedule.budgets import n_train_batches
+from callbacks.schedule.param_scheduler import ParamScheduler
+from callbacks.schedule.torch_scheduler import TorchScheduler, adds_up
+from callbacks.schedule.windows import Plan, planned
+from learner.messages.arguments import check_n_epochs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: When a schedule runs, and its values for each parameter group by batch.
+Planned = tuple[Plan, list[list[float]]]
+
+
+def values_of(learn: Any, n_epochs: int, name: str) -> list[list[float]]:
+    """For each parameter group the values by batch.
+
+    Raises:
+        ValueError: no plug-in schedules it, or its values cannot be foreseen.
+    """
+    check_n_epochs(n_epochs)
+    plans = [plan_of(each, learn, n_epochs, name) for each in learn.callbacks if name in may_change(each)]
+    there = [plan for plan in plans if plan is not None]
+    if not there:
+        names = sorted({each for plugin in learn.callbacks for each in may_change(plugin)})
+        scheduled = f" Scheduled are: {', '.join(names)}." if names else ""
+        raise ValueError(
+            f"plot_schedule: no plug-in schedules {name!r}.{scheduled} Add one, as "
+            f"ParamScheduler({{{name!r}: ...}}) or TorchScheduler(...), or pass it as callbacks=[...]."
+        )
+    return joined(learn, name, there)
+
+
+def may_change(plugin: Any) -> list[str]:
+    """What a scheduler may change; of one of torch's it is known once it is made."""
+    plugin = unwrapped(plugin)
+    if isinstance(plugin, TorchScheduler):
+        return ["lr", "momentum"]
+    return list(plugin.schedules) if isinstance(plugin, ParamScheduler) else []
+
+
+def plan_of(plugin: Any, learn: Any, n_epochs: int, name: str) -> Planned | None:
+    """When a schedule of this hyperparameter runs, and its values by group; None if it does not change it.
+
+    Raises:
+        ValueError: they cannot be foreseen.
+    """
+    schedule: Any = unwrapped(plugin)
+    adds = adds_up(learn)
+    if isinstance(schedule, TorchScheduler) and schedule.every.unit == "step" and adds:
+        raise ValueError(
+            f"plot_schedule: {describe(schedule)} goes by updates, of which GradientAccumulation makes fewer "
+            "than there are batches, so its values cannot be foreseen. Plot it without GradientAccumulation."
+        )
+    n_batches = getattr(schedule, "n_batches", None) or n_train_batches(learn)
+    if n_batches is None:
+        raise ValueError(
+            "plot_schedule: the loader does not know how many batches an epoch has. Give it a length, or "
+            "pass ParamScheduler(..., n_batches=...)."
+        )
+    plan = planned(schedule, learn, n_epochs, n_batches, one_step_each=not adds)
+    if plan is None or (plan.begin and isinstance(schedule, TorchScheduler)):
+        raise ValueError(
+            f"plot_schedule: when {plugin!r} runs cannot be foreseen in batches, because of its window or of "
+            "a budget. Write both in epochs or steps, or plot it without."
+        )
+    if isinstance(schedule, TorchScheduler):
+        series = schedule.values(learn.optimizer, n_epochs, n_batches)
+    else:
+        series = schedule.values(learn.optimizer, 1, plan.end - plan.begin)
+    return (plan, series[name]) if series.get(name) else None
+
+
+def joined(learn: Any, name: str, plans: list[Planned]) -> list[list[float]]:
+    """The values of each group over the fit; before and after a schedule they stay as they are."""
+    length = plans[0][0].end_of_fit
+    found = []
+    for number, group in enumerate(learn.optimizer.param_groups):
+        values = [float(get(group, name))] * length
+        for plan, series in sorted(plans, key=lambda each: each[0].begin):
+            part = series[number][: min(plan.end, length) - plan.begin]
+            if part:
+                values[plan.begin :] = part + part[-1:] * (length - plan.begin - len(part))
+        found.append(values)
+    return found
+
+
+def plot(learn: Any, n_epochs: int, name: str, ax: Axes | None) -> Axes:
+    """Draw the values of all groups over the epochs."""
+    series = values_of(learn, n_epochs, name)
+    from callbacks.core.drawing import new_axes
+
+    ax = ax or new_axes(6, 4)
+    for number, values in enumerate(series):
+        epochs = [n_epochs * step / len(values) for step in range(len(values))]
+        ax.plot(epochs, values, label=f"group {number}")
+    ax.set(xlabel="epoch", ylabel=name)
+    if len(series) > 1:
+        ax.legend()
+    return ax

@@ -1,0 +1,438 @@
+"""StopOnNaN: in time, in words, and at no cost to be told of."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks import (
+    Callback,
+    CancelBatch,
+    CancelEpoch,
+    LearnerWarning,
+    Order,
+    StopOnNaN,
+    StopOnNaNGradient,
+    ZeroGrad,
+)
+from callbacks.guard import last_good, stop_on_nan
+from learner import Data, Learner
+
+
+class Elsewhere(torch.Tensor):
+    """A loss that says it is on an accelerator, and counts how often it is waited for."""
+
+    waits = 0
+    is_cpu = False
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        cls.waits += function in (torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__bool__)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def mse(preds, targets):
+    return (preds - targets).square().mean()
+
+
+def make(values, loss_func=mse, plugins=(), lr=0.1, dtype=torch.float32):
+    """A learner of one batch for each value, which is the inputs' value."""
+    torch.manual_seed(0)
+    batches = [(torch.full((2, 1), value, dtype=dtype), torch.ones(2, 1, dtype=dtype)) for value in values]
+    optimizer = partial(torch.optim.SGD, lr=lr)
+    model = nn.Linear(1, 1, dtype=dtype)
+    return Learner(model, Data(batches), loss_func, optimizer, [StopOnNaN(), *plugins], defaults=(ZeroGrad,))
+
+
+class KeepWeights(Callback):
+    """The weights before each batch's gradients."""
+
+    def before_fit(self, learn):
+        self.seen = []
+
+    def before_batch(self, learn):
+        self.seen.append([parameter.detach().clone() for parameter in learn.model.parameters()])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_the_weights_stay_bit_for_bit_as_they_were_before_the_bad_batch(bad):
+    keep = KeepWeights()
+    learn = make([1.0, 2.0, bad, 1.0], plugins=[keep])
+    with pytest.raises(FloatingPointError, match="in batch 2 of epoch 0"):
+        learn.fit(3)
+    assert len(keep.seen) == 3
+    assert all(torch.equal(*pair) for pair in zip(keep.seen[-1], learn.model.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in learn.model.parameters())
+
+
+def test_the_message_tells_epoch_batch_rate_and_the_last_good_loss():
+    learn = make([1.0, math.nan], lr=0.25)
+    first = mse(learn.model(torch.ones(2, 1)), torch.ones(2, 1)).item()
+    words = (
+        rf"the loss is nan in batch 1 of epoch 0 \(lr 0\.25, last good loss {first:.6g}\): the inputs hold"
+    )
+    with pytest.raises(FloatingPointError, match=words):
+        learn.fit(1)
+
+
+def test_the_first_loss_of_a_fit_has_no_good_one_before_it():
+    learn = make([1.0])
+    learn.fit(2)
+    learn.data = Data([(torch.full((2, 1), math.nan), torch.ones(2, 1))])
+    with pytest.raises(FloatingPointError, match="it is the first of this fit"):
+        learn.fit(1)
+
+
+def test_a_fit_after_the_error_trains_on_from_the_weights_that_were_kept():
+    learn = make([1.0, math.nan])
+    with pytest.raises(FloatingPointError):
+        learn.fit(1)
+    learn.data = Data([(torch.ones(2, 1), torch.ones(2, 1))])
+    step = learn.global_step
+    learn.fit(2)
+    assert learn.global_step == step + 2
+    assert learn.error is None
+
+
+def test_a_loss_of_float64_is_good_where_float32_would_overflow():
+    learn = make([1e25], dtype=torch.float64, lr=1e-9)
+    learn.fit(1)
+    assert learn.loss.dtype == torch.float64
+    assert learn.loss > 1e40
+
+
+def test_a_penalty_that_is_bad_is_found_although_the_loss_is_good():
+    class Penalty(Callback):
+        def after_loss(self, learn):
+            learn.loss_grad = learn.loss_grad + math.inf
+
+    with pytest.raises(
+        FloatingPointError, match=r"the loss is inf in batch 0.*the loss function gave 0\.22.*a plug-in"
+    ):
+        make([1.0], plugins=[Penalty()]).fit(1)
+
+
+def test_an_empty_batch_is_named_as_the_cause():
+    learn = make([1.0])
+    learn.data = Data([(torch.ones(0, 1), torch.ones(0, 1))])
+    with pytest.raises(FloatingPointError, match="the batch is empty, and the mean of nothing is NaN"):
+        learn.fit(1)
+
+
+def test_a_bad_loss_in_validation_does_not_end_the_fit():
+    learn = make([1.0])
+    learn.data = Data(learn.data.train, [(torch.full((2, 1), math.nan), torch.ones(2, 1))])
+    learn.fit(1)
+    assert learn.global_step == 1
+
+
+def test_on_a_device_nothing_waits_until_the_pass_ends_and_the_first_bad_batch_is_named():
+    def elsewhere(preds, targets):
+        return mse(preds, targets).as_subclass(Elsewhere)
+
+    class CountWaits(Callback):
+        def after_batch(self, learn):
+            self.waits = Elsewhere.waits
+
+    Elsewhere.waits = 0
+    count = CountWaits()
+    learn = make([1.0, 2.0, math.nan, 1.0], loss_func=elsewhere, plugins=[count])
+    last_good = r"last good loss [0-9.]+\)\. On a device this is found later: the weights are restored"
+    with pytest.raises(
+        FloatingPointError, match=rf"the loss is nan in batch 2 of epoch 0 \(lr 0\.1, {last_good}"
+    ):
+        learn.fit(1)
+    assert count.waits == 0
+    assert Elsewhere.waits == 1
+
+
+def test_on_a_device_good_losses_pass_epoch_after_epoch():
+    learn = make([1.0, 2.0], loss_func=lambda *both: mse(*both).as_subclass(Elsewhere), lr=0.01)
+    learn.fit(2)
+    learn.fit(1)
+    assert learn.global_step == 6
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Have the plug-ins treat the CPU as a device that is waited for."""
+    monkeypatch.setattr(stop_on_nan, "is_free_to_read", lambda number: False)
+
+
+def tensors_of(learn):
+    return [each.detach().clone() for each in (*learn.model.parameters(), *learn.model.buffers())]
+
+
+SLOW = partial(torch.optim.SGD, lr=0.1)
+
+
+def normed(values, plugins=(), optimizer=SLOW):
+    """A learner whose model has statistics of its own, which a bad batch spoils in the forward pass."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+    batches = [(torch.tensor([[value], [1.0], [2.0]]), torch.ones(3, 1)) for value in values]
+    return Learner(model, Data(batches), mse, optimizer, plugins, defaults=(ZeroGrad,))
+
+
+def test_the_statistics_of_batch_norm_stay_as_they_were_before_the_bad_batch():
+    class KeepAll(Callback):
+        def before_batch(self, learn):
+            self.seen = tensors_of(learn)
+
+    keep = KeepAll()
+    learn = normed([1.0, 3.0, math.nan], [StopOnNaN(), keep])
+    with pytest.raises(
+        FloatingPointError, match=r"the inputs hold NaN or infinity in item 0 of the batch of 3"
+    ):
+        learn.fit(1)
+    assert all(map(torch.equal, keep.seen, tensors_of(learn)))
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (0, r"the first output that is not is that of the layer '0\.inner' \(Bad\)"),
+        (1, r"the first output that is not is that of the layer '1\.inner' \(Bad\)"),
+    ],
+)
+def test_the_first_layer_whose_output_is_bad_is_named(index, words):
+    class Bad(nn.Module):
+        def forward(self, inputs):
+            return inputs / 0
+
+    class Outer(nn.Module):
+        def __init__(self, is_bad):
+            super().__init__()
+            self.linear, self.inner = nn.Linear(1, 1), Bad() if is_bad else nn.Identity()
+
+        def forward(self, inputs):
+            return self.inner(self.linear(inputs))
+
+    learn = make([1.0])
+    learn.model = nn.Sequential(Outer(index == 0), Outer(index == 1), nn.Linear(1, 1))
+    learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
+    with pytest.raises(FloatingPointError, match=words):
+        learn.fit(1)
+    assert not any(module._forward_hooks for module in learn.model.modules())
+
+
+def test_looking_for_the_bad_layer_leaves_the_random_state_alone():
+    """With a batch left out, the run goes on as one that was given everything but that batch."""
+
+    class Overflow(nn.Module):
+        def forward(self, inputs):
+            return inputs * math.inf if inputs.max() > 1e3 else inputs
+
+    def fitted(plugin):
+        learn = normed([1.0, 3.0, 1e6, 2.0], [plugin])
+        learn.model.insert(0, Overflow())
+        learn.fit(1)
+        return learn
+
+    class DropThird(Callback):
+        def after_loss(self, learn):  # the forward pass has drawn, as that of the bad batch has
+            if learn.batch_idx == 2:
+                raise CancelBatch
+
+    with pytest.warns(LearnerWarning, match=r"that of the layer '0' \(Overflow\)"):
+        skipped = fitted(StopOnNaN(skip=1))
+    other = fitted(DropThird())
+    for one, two in zip(skipped.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_bad_batches_are_left_out_up_to_the_cap_and_counted_anew_after_a_good_one():
+    bad = math.nan
+    learn = make([1.0, bad, bad, 1.0, bad, bad, 1.0])
+    learn.callbacks[StopOnNaN].skip = 2
+    with pytest.warns(LearnerWarning) as told:
+        learn.fit(1)
+    assert learn.global_step == 3
+    assert [str(each.message)[-44:] for each in told] == [
+        f"The batch is left out ({n} of at most 2 in a row)."[-44:] for n in (1, 2, 1, 2)
+    ]
+    assert all(parameter.isfinite().all() for parameter in learn.model.parameters())
+
+
+def test_one_bad_batch_more_than_the_cap_is_the_error():
+    learn = make([1.0, math.nan, math.nan, 1.0])
+    learn.callbacks[StopOnNaN].skip = 1
+    with (
+        pytest.warns(LearnerWarning, match="1 of at most 1 in a row"),
+        pytest.raises(FloatingPointError, match=r"in batch 2 of epoch 0.*, the 2nd in a row"),
+    ):
+        learn.fit(1)
+    assert learn.global_step == 1
+
+
+@pytest.mark.parametrize("setting", [{"skip": -1}, {"skip": True}, {"skip": 1.5}, {"wait_every": 0}])
+def test_a_setting_that_is_no_count_is_refused(setting):
+    with pytest.raises(ValueError, match="write a whole number"):
+        StopOnNaN(**setting)
+
+
+def test_leaving_batches_out_is_refused_where_their_loss_is_not_read_in_time(on_device):
+    learn = normed([1.0], [StopOnNaN(skip=1)])
+    with pytest.raises(ValueError, match=r"Pass wait_every=1 as well"):
+        learn.fit(1)
+
+
+def test_on_a_device_that_is_waited_for_at_each_step_all_is_as_on_a_cpu(on_device):
+    learn = normed([1.0, math.nan, 2.0], [StopOnNaN(skip=1, wait_every=1)])
+    with pytest.warns(LearnerWarning, match=r"batch 1 .* the inputs hold NaN"):
+        learn.fit(1)
+    assert learn.global_step == 2
+    assert all(tensor.isfinite().all() for tensor in tensors_of(learn))
+
+
+@pytest.mark.parametrize("bad_at", [0, 1, 4])
+def test_on_a_device_weights_and_statistics_are_put_back_as_the_pass_found_them(on_device, bad_at):
+    values = [1.0, 2.0, 3.0, 1.0, 2.0]
+    learn = normed(values, [StopOnNaN()], partial(torch.optim.Adam, lr=0.01))
+    learn.fit(2)
+    before = tensors_of(learn)
+    values[bad_at] = math.nan
+    learn.data = normed(values).data
+    where = "restored as they were before batch 0 of epoch 0, and the optimizer's state is empty"
+    with pytest.raises(FloatingPointError, match=rf"the loss is nan in batch {bad_at} of epoch 0 .*{where}"):
+        learn.fit(1)
+    assert all(map(torch.equal, before, tensors_of(learn)))
+    assert not learn.optimizer.state
+    learn.data = normed([1.0, 2.0]).data
+    learn.fit(2)
+    assert all(tensor.isfinite().all() for tensor in tensors_of(learn))
+
+
+def test_on_a_device_the_losses_are_read_after_so_many_steps_and_the_copy_is_renewed(on_device):
+    class KeepFourth(Callback):
+        def before_batch(self, learn):
+            if learn.batch_idx == 4:
+                self.seen = tensors_of(learn)
+
+    keep = KeepFourth()
+    learn = normed([1.0, 2.0, 3.0, 1.0, 2.0, math.nan, 1.0, 2.0, 3.0], [StopOnNaN(wait_every=4), keep])
+    with pytest.raises(FloatingPointError, match=r"in batch 5 .* as they were before batch 4 of epoch 0"):
+        learn.fit(1)
+    assert learn.batch_idx == 8
+    assert all(map(torch.equal, keep.seen, tensors_of(learn)))
+
+
+def test_on_a_device_losses_of_a_pass_that_a_cancel_ends_are_read_before_the_next_begins(on_device):
+    class Leave(Callback):
+        order = Order.SAVE
+
+        def after_batch(self, learn):
+            if learn.batch_idx == 1:
+                raise CancelEpoch
+
+    learn = normed([1.0, math.nan, 1.0], [StopOnNaN(), Leave()])
+    with pytest.raises(FloatingPointError, match="in batch 1 of epoch 0"):
+        learn.fit(2)
+
+
+def test_on_a_device_weights_that_are_bad_though_all_losses_are_good_end_the_fit(on_device):
+    class Spoil(Callback):
+        def after_step(self, learn):
+            if learn.batch_idx == 1:
+                with torch.no_grad():
+                    learn.model[0].bias.fill_(math.nan)
+
+    learn = normed([1.0, 2.0], [StopOnNaN(), Spoil()])
+    before = tensors_of(learn)
+    with pytest.raises(FloatingPointError, match=r"first in '0\.bias', after batch 1 of epoch 0"):
+        learn.fit(1)
+    assert all(map(torch.equal, before, tensors_of(learn)))
+
+
+def test_on_a_device_weights_that_were_bad_from_the_beginning_are_told(on_device):
+    learn = normed([1.0, 2.0], [StopOnNaN()])
+    with torch.no_grad():
+        learn.model[0].bias.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=r"'0\.bias' was bad before batch 0 of epoch 0 already"):
+        learn.fit(1)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adagrad, torch.optim.Adam, torch.optim.NAdam])
+def test_an_emptied_optimizer_steps_as_a_new_one(optimizer):
+    def step(parameter, using):
+        parameter.grad = torch.tensor([3.0])
+        using.step()
+
+    used, new = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
+    emptied = optimizer([used], lr=0.1)
+    step(used, emptied)
+    last_good.empty(emptied)
+    with torch.no_grad():
+        used.fill_(1.0)
+    step(used, emptied)
+    step(new, optimizer([new], lr=0.1))
+    assert torch.equal(used, new)
+
+
+def test_on_a_device_a_bad_gradient_is_found_later_and_the_weights_are_put_back(on_device):
+    class Spoil(Callback):
+        def after_backward(self, learn):
+            if learn.batch_idx == 1:
+                learn.model[0].bias.grad.fill_(math.inf)
+
+    learn = normed([1.0, 2.0, 3.0], [StopOnNaNGradient(), Spoil()])
+    before = {name: each.detach().clone() for name, each in learn.model.named_parameters()}
+    with pytest.raises(
+        FloatingPointError, match=r"gradients are NaN or infinite in batch 1 .* restored as they"
+    ):
+        learn.fit(1)
+    assert all(torch.equal(before[name], each) for name, each in learn.model.named_parameters())
+    assert learn.model[1].running_mean.isfinite().all()
+
+
+class Counted(nn.Module):
+    """Says that it has no entries, as an empty list of layers, and has buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def __len__(self):
+        return 0
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def test_buffers_are_found_in_modules_that_have_a_length_or_refuse_one():
+    assert last_good.has_buffers(nn.Sequential(Counted()))
+    compiled = torch.compile(nn.Linear(1, 1), backend="eager")  # len() of it raises
+    assert not last_good.has_buffers(nn.ModuleDict({"a": compiled}))
+
+
+class Padded(nn.Module):
+    """Holds NaN in a trained weight where nothing is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, math.nan]))
+
+    def forward(self, inputs):
+        return inputs * self.weight[:1]
+
+
+def test_on_a_device_nan_that_weights_held_from_the_start_is_meant(on_device):
+    batches = [(torch.ones(2, 1), torch.zeros(2, 1))] * 2
+    learn = Learner(Padded(), Data(batches), mse, SLOW, [StopOnNaN(wait_every=1024)], defaults=(ZeroGrad,))
+    learn.fit(2)
+    assert learn.global_step == 4
+    with torch.no_grad():
+        learn.model.weight[0] = 1.0
+
+    class Spoil(Callback):
+        def after_step(self, learn):
+            if learn.batch_idx == 1:
+                learn.model.weight.data.fill_(math.nan)
+
+    learn.add_callbacks(Spoil())
+    with pytest.raises(FloatingPointError, match="weights hold NaN"):
+        learn.fit(1)

@@ -1,0 +1,321 @@
+"""One plug-in for each hyperparameter, a schedule as long as the fit, and settings that are put back."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    OneCycleLR,
+    PolynomialLR,
+    StepLR,
+)
+
+from callbacks import (
+    SWA,
+    GradientAccumulation,
+    LearnerWarning,
+    ParamScheduler,
+    ReduceLROnPlateau,
+    ShortEpoch,
+    TorchScheduler,
+    When,
+    on,
+)
+from callbacks.schedule.annealers import combine, constant, cos, lin, one_cycle, sgdr, warmup_cosine, wsd
+from learner.recipes.recipe import load_recipe
+from learner.recipes.writer import learner_to_recipe
+
+STEP_LR = partial(StepLR, step_size=2)
+
+
+def one_cycle_of(total_steps: int, every: str = "1 step") -> TorchScheduler:
+    return TorchScheduler(partial(OneCycleLR, max_lr=0.1, total_steps=total_steps), every=every)
+
+
+@pytest.fixture
+def with_momentum(make_learner):
+    """A learner whose optimizer has a momentum."""
+
+    def make(*callbacks, **options):
+        learn = make_learner(callbacks=callbacks, **options)
+        learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1, momentum=0.9)
+        return learn
+
+    return make
+
+
+MAKE = {
+    "ParamScheduler": lambda: ParamScheduler({"lr": lin(1.0, 0.0)}),
+    "another ParamScheduler": lambda: ParamScheduler({"lr": lin(1.0, 0.0)}, name="another"),
+    "TorchScheduler": lambda: TorchScheduler(STEP_LR),
+    "ReduceLROnPlateau": ReduceLROnPlateau,
+    "SWA": lambda: SWA(lr=0.1),
+    "When": lambda: When(ParamScheduler({"lr": lin(1.0, 0.0)}, name="held"), every="2 steps"),
+    "another When": lambda: When(TorchScheduler(STEP_LR, name="held_too"), every="2 epochs"),
+    "OneCycleLR": lambda: one_cycle_of(12, "1 step"),
+}
+PAIRS = [
+    (one, other)
+    for one in MAKE
+    for other in MAKE
+    if one != other and {one, other} != {"TorchScheduler", "OneCycleLR"}  # of one name
+]
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_two_plug_ins_that_change_the_rate_are_refused_by_name(with_momentum, one, other):
+    learn = with_momentum(MAKE[one](), MAKE[other]())
+    with pytest.raises(ValueError, match="both change lr") as caught:
+        learn.fit(4)
+    assert learn.global_step == 0
+    assert learn.optimizer.param_groups[0]["lr"] == 0.1
+    assert "take one of them out" in str(caught.value)
+    assert ("leave lr out" in str(caught.value)) == ("SWA" in (one, other))
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_scheduler_that_cycles_momentum_and_another_of_momentum_are_refused(with_momentum, is_first):
+    both = [one_cycle_of(12), ParamScheduler({"momentum": lin(0.9, 0.8)})]
+    with pytest.raises(ValueError, match="both change momentum"):
+        with_momentum(*(both if is_first else both[::-1])).fit(4)
+
+
+def test_a_scheduler_that_leaves_momentum_alone_goes_with_one_of_momentum(with_momentum):
+    with_momentum(TorchScheduler(STEP_LR), ParamScheduler({"momentum": lin(0.9, 0.8)})).fit(1)
+
+
+def test_one_schedule_may_follow_another(with_momentum):
+    rates = []
+    learn = with_momentum(
+        When(ParamScheduler({"lr": lin(1.0, 0.0)}, name="first"), until="1 epoch"),
+        When(ParamScheduler({"lr": constant(0.5)}, name="second"), start="1 epoch"),
+    )
+    learn.fit(2, [on("after_step")(lambda learn: rates.append(learn.optimizer.param_groups[0]["lr"]))])
+    assert rates == pytest.approx([1, 0.5, 0, 0.5, 0.5, 0.5])
+
+
+def test_two_that_overlap_are_refused_all_the_same(with_momentum):
+    learn = with_momentum(
+        When(ParamScheduler({"lr": lin(1.0, 0.0)}, name="first"), until="3 epochs"),
+        When(ParamScheduler({"lr": constant(0.5)}, name="second"), start="1 epoch"),
+    )
+    with pytest.raises(ValueError, match="both change lr"):
+        learn.fit(4)
+
+
+# As long as the fit
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "words"),
+    [
+        (lambda: one_cycle_of(5), "total_steps=5, and it will be stepped 6 times"),
+        (lambda: TorchScheduler(partial(CosineAnnealingLR, T_max=3), every="1 step"), "T_max=3"),
+        (lambda: TorchScheduler(partial(PolynomialLR, total_iters=2), every="1 step"), "total_iters=2"),
+    ],
+)
+def test_a_schedule_shorter_than_the_fit_is_told_at_its_begin(with_momentum, scheduler, words):
+    with pytest.raises(LearnerWarning, match=f"shorter than the fit: {words}"):
+        with_momentum(scheduler()).fit(2)
+
+
+@pytest.mark.parametrize(
+    "plugins",
+    [(one_cycle_of(2, "4 samples"),), (one_cycle_of(2), GradientAccumulation(2))],
+    ids=["samples", "sums"],
+)
+def test_where_its_length_is_seen_in_the_fit_only_torchs_error_tells_the_cure(with_momentum, plugins):
+    with pytest.raises(
+        ValueError, match=r"shorter than the fit, which has 4 epochs.*Write a larger total_steps"
+    ):
+        with_momentum(*plugins).fit(4)
+
+
+def test_one_cycle_by_epochs_that_is_too_short_is_refused_before_the_first_step(with_momentum):
+    learn = with_momentum(one_cycle_of(2, "1 epoch"))
+    with pytest.raises(ValueError, match="Write total_steps=3, or train for 2 epochs"):
+        learn.fit(3)
+    assert learn.global_step == 0
+
+
+@pytest.mark.parametrize("total", [7, 40])
+def test_a_schedule_longer_than_the_fit_is_told_after_it(with_momentum, total):
+    if total == 7:  # torch has a value for the step after the last
+        with_momentum(one_cycle_of(total)).fit(2)
+    else:
+        with pytest.warns(LearnerWarning, match="longer than the fit: total_steps=40, and it was"):
+            with_momentum(one_cycle_of(total)).fit(2)
+
+
+def test_a_fit_that_was_stopped_is_told_nothing(with_momentum):
+    stop = on("after_batch")(lambda learn: learn.stop("enough"))
+    with_momentum(one_cycle_of(40)).fit(2, [stop])
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda: one_cycle_of(6),
+        lambda: one_cycle_of(2, "1 epoch"),
+        lambda: TorchScheduler(partial(CosineAnnealingLR, T_max=6), every="1 step"),
+        lambda: TorchScheduler(partial(CosineAnnealingLR, T_max=5), every="1 step"),
+        lambda: TorchScheduler(partial(ExponentialLR, gamma=0.9)),
+    ],
+)
+def test_a_schedule_of_the_fits_length_is_told_nothing(with_momentum, scheduler):
+    with_momentum(scheduler()).fit(2)
+
+
+def test_short_epochs_make_a_short_fit(with_momentum):
+    with_momentum(ShortEpoch(2), one_cycle_of(4)).fit(2)
+
+
+def test_where_gradients_add_up_a_schedule_goes_by_updates(with_momentum):
+    learn = with_momentum(GradientAccumulation(3), one_cycle_of(2))
+    learn.fit(2)
+    assert learn.global_step == 2
+    with pytest.raises(ValueError, match="goes by updates"):
+        learn.plot_schedule(2)
+
+
+def test_where_gradients_add_up_a_param_scheduler_still_ends_with_the_fit(with_momentum):
+    seen = []
+    learn = with_momentum(GradientAccumulation(3), ParamScheduler({"lr": lin(0.0, 1.0)}))
+    learn.fit(2, [on("after_step")(lambda learn: seen.append(learn.optimizer.param_groups[0]["lr"]))])
+    assert seen == pytest.approx([0.4, 1.0])
+
+
+# Put back
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda: ParamScheduler({"lr": lin(0.3, 0.1)}),
+        lambda: one_cycle_of(3),
+        lambda: ReduceLROnPlateau(patience=0, min_delta=1e9),
+    ],
+)
+def test_a_rate_that_is_a_tensor_is_the_same_tensor_after_the_fit(with_momentum, scheduler):
+    learn = with_momentum(scheduler())
+    rate = learn.optimizer.param_groups[0]["lr"] = torch.tensor(0.05)
+    learn.fit(1)
+    assert learn.optimizer.param_groups[0]["lr"] is rate
+    assert rate == torch.tensor(0.05)
+
+
+# Plans
+
+
+def test_the_plan_of_one_cycle_of_torch_has_the_momentum_too(with_momentum):
+    learn = with_momentum(one_cycle_of(6))
+    planned = list(learn.plot_schedule(2, "momentum").get_lines()[0].get_ydata())
+    seen = []
+    learn.fit(2, [on("after_step")(lambda learn: seen.append(learn.optimizer.param_groups[0]["momentum"]))])
+    assert planned == pytest.approx(seen)
+
+
+def test_the_plan_of_short_epochs_is_short(with_momentum):
+    learn = with_momentum(ShortEpoch(2), ParamScheduler({"lr": lin(1.0, 0.0)}))
+    assert list(learn.plot_schedule(2).get_lines()[0].get_ydata()) == pytest.approx([1, 2 / 3, 1 / 3, 0])
+
+
+def test_the_plan_has_each_window_and_what_is_between(with_momentum):
+    learn = with_momentum(
+        When(ParamScheduler({"lr": lin(1.0, 0.5)}, name="first"), until="1 epoch"),
+        When(ParamScheduler({"lr": lin(0.3, 0.0)}, name="second"), start="4 steps", until="7 steps"),
+    )
+    planned = list(learn.plot_schedule(3).get_lines()[0].get_ydata())
+    assert planned == pytest.approx([1, 0.75, 0.5, 0.5, 0.3, 0.15, 0, 0, 0])
+
+
+@pytest.mark.parametrize("window", [{"start": "4 samples"}, {"every": "2 epochs"}])
+def test_a_window_that_cannot_be_counted_in_batches_has_no_plan(with_momentum, window):
+    learn = with_momentum(When(ParamScheduler({"lr": lin(1.0, 0.0)}), **window))
+    with pytest.raises(ValueError, match="cannot be foreseen in batches"):
+        learn.plot_schedule(2)
+
+
+def test_a_name_that_nothing_schedules_is_met_with_those_that_are(with_momentum):
+    learn = with_momentum(ParamScheduler({"lr": lin(1.0, 0.0)}))
+    with pytest.raises(ValueError, match="Scheduled are: lr"):
+        learn.plot_schedule(2, "learning_rate")
+
+
+# Annealers and the schedules of users
+
+
+def test_phases_that_have_no_share_are_left_out():
+    assert warmup_cosine(1.0, warmup=0.0)(0.5) == pytest.approx(0.5)
+    assert wsd(1.0, warmup=0.0, decay=0.5)(0.0) == 1
+    assert wsd(1.0, warmup=0.9, decay=0.1)(0.9) == pytest.approx(1)  # 1 - 0.9 - 0.1 is below 0
+    assert combine([0.0, 1.0], [lin(5.0, 6.0), lin(0.0, 1.0)])(0.0) == 0
+
+
+def test_a_part_that_is_no_function_is_refused():
+    with pytest.raises(TypeError, match=r"0\.3 is no function of progress"):
+        combine([1.0], [0.3])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "error", "words"),
+    [
+        (one_cycle, TypeError, "one_cycle itself: call it"),
+        (lambda progress: float("nan") if progress == 0.6 else 0.1, ValueError, "gives nan at progress 0.6"),
+        (lambda progress: torch.tensor(0.1), ValueError, "finite number"),
+        (lambda progress: True, ValueError, "finite number"),
+    ],
+)
+def test_what_gives_no_number_is_refused(with_momentum, schedule, error, words):
+    with pytest.raises(error, match=words):
+        with_momentum(ParamScheduler({"lr": schedule})).fit(2)
+
+
+WORDS = [("wd", "weight_decay"), ("mom", "momentum"), ("momentun", "momentum")]
+
+
+@pytest.mark.parametrize(("name", "meant"), WORDS)
+def test_words_of_other_frameworks_are_met_with_ours(with_momentum, name, meant):
+    with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+        with_momentum(ParamScheduler({name: lin(1.0, 0.0)})).fit(1)
+
+
+HEAD = (
+    "data: diabetes\nmodel: {use: Linear, in_features: 10, out_features: 1}\nloss: mse\n"
+    "optimizer: {use: SGD, lr: 0.1, momentum: 0.9}\nfit: {epochs: 2}\ncallbacks:\n  ParamScheduler:\n    "
+    "schedules:\n"
+)
+RECIPES = {
+    "one_cycle": "      lr: {use: one_cycle, start: 0.01, peak: 0.1, end: 0.0, pct_start: 0.3}\n",
+    "combine": "      lr: {use: combine, shares: [0.5, 0.5], parts: [{use: lin, start: 0.0, end: 0.1},"
+    " {use: wsd, peak: 0.1, decay: 0.3}]}\n",
+    "a list": "      lr: [{use: sgdr, value: 0.1, n_cycles: 2}]\n",
+    "one's own": "      lr: {use: 'shapes.py:half'}\n",
+}
+
+
+@pytest.mark.parametrize("lines", RECIPES.values(), ids=RECIPES)
+def test_schedules_of_a_recipe_are_written_as_one_again(tmp_path, lines):
+    (tmp_path / "shapes.py").write_text("def half(progress):\n    return 0.1 * (1 - progress)\n")
+    (tmp_path / "recipe.yaml").write_text(HEAD + lines)
+    learn = load_recipe(tmp_path / "recipe.yaml").build()
+    text = learner_to_recipe(learn, 2, data="diabetes", folder=tmp_path)
+    (tmp_path / "again.yaml").write_text(text)
+    again = load_recipe(tmp_path / "again.yaml").build()
+    plans = [each.callbacks[ParamScheduler].values(each.optimizer, 2, 5) for each in (learn, again)]
+    assert plans[0] == plans[1]
+
+
+def test_a_scheduler_of_torch_is_written_as_a_recipe(with_momentum):
+    text = learner_to_recipe(with_momentum(TorchScheduler(STEP_LR)), 1, data="diabetes")
+    assert "scheduler: {use: StepLR, step_size: 2}" in text
+
+
+def test_every_annealer_can_be_written(with_momentum):
+    for annealer in (cos(0.1, 0.0), sgdr(0.1), warmup_cosine(0.1), wsd(0.1), constant(0.1)):
+        learn = with_momentum(ParamScheduler({"lr": annealer}))
+        assert f"use: {annealer.name}" in learner_to_recipe(learn, 1, data="diabetes")

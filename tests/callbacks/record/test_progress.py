@@ -1,0 +1,376 @@
+"""Progress: a line an epoch, and a bar where someone looks."""
+
+import io
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+from tqdm import tqdm
+
+from callbacks import Callback, CancelTrain, Metrics, Progress, Recorder, ZeroGrad
+from callbacks.record import progress as module
+from callbacks.record.progress import duration, epoch_line
+from learner.data.data import Data
+from learner.learner import Learner
+
+BATCH = (torch.ones(4, 1), torch.ones(4, 1))
+LINE = re.compile(r"epoch +\d+(  \w+ [-+.\de]+)*  \d+\.\ds")
+
+
+def make(*callbacks, train=(BATCH, BATCH), valid=(BATCH,), defaults=(Metrics, Recorder, Progress)):
+    sgd = partial(torch.optim.SGD, lr=1e-3)
+    data = Data(train, valid)
+    return Learner(nn.Linear(1, 1), data, mse_loss, sgd, [ZeroGrad(), *callbacks], defaults=defaults)
+
+
+class Screen(io.StringIO):
+    """A terminal that keeps all that is written."""
+
+    def isatty(self):
+        return True
+
+    def bars(self):
+        return [
+            each
+            for each in re.split(r"[\r\n]", self.getvalue())
+            if each.startswith("epoch") and "batch" in each
+        ]
+
+    def lines(self):
+        """What stands on the screen at the end."""
+        return [line.split("\r")[-1] for line in self.getvalue().split("\n")]
+
+
+class At(Callback):
+    """Does something in the middle of a fit."""
+
+    def __init__(self, action, n_steps=3, name=None):
+        super().__init__(name=name)
+        self.action, self.n_steps = action, n_steps
+
+    def after_batch(self, learn):
+        if learn.training and learn.global_step == self.n_steps:
+            self.action(learn)
+
+
+def fail(learn):
+    raise RuntimeError("broken")
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Fits on a screen of its own, with a bar that is drawn at every chance."""
+    monkeypatch.setattr(module, "REFRESH", 0.0)
+    return Terminal()
+
+
+class Terminal:
+    """Runs fits with both streams on one screen."""
+
+    def fit(self, learn, n_epochs):
+        self.screen = Screen()
+        with redirect_stdout(self.screen), redirect_stderr(self.screen):
+            learn.fit(n_epochs)
+        return self.screen
+
+
+def test_without_a_terminal_there_is_a_line_an_epoch_and_nothing_else(capfd):
+    make().fit(3)
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    assert err == ""
+    assert "\r" not in out
+    assert [line[:8] for line in lines] == ["epoch 0 ", "epoch 1 ", "epoch 2 "]
+    assert all(LINE.fullmatch(line) for line in lines)
+
+
+def test_a_line_has_the_results_and_not_the_rate(capfd):
+    learn = make()
+    learn.fit(1)
+    row = learn.history[0]
+    expected = f"epoch 0  train_loss {row['train_loss']:.4f}  valid_loss {row['valid_loss']:.4f}  0.0s\n"
+    assert capfd.readouterr().out == expected
+
+
+def test_results_that_are_no_number_are_left_to_the_history():
+    assert (
+        epoch_line(3, {"a": 0.5, "per_class": [0.1, 0.2], "n": 7}, 75, n_epochs=100)
+        == "epoch  3  a 0.5000  n 7  1:15"
+    )
+
+
+def test_losses_and_metrics_stand_first_and_settings_are_left_to_the_history():
+    results = {
+        "clipped": 0.5,
+        "train_seconds": 1.0,
+        "train_loss": 2.0,
+        "lr": 0.1,
+        "lr_0": 0.1,
+        "momentum_10": 0.9,
+    }
+    results |= {"weight_decay_1": 0.0, "valid_loss": 3.0, "valid_f1": 4.0}
+    line = epoch_line(0, results, 1, n_epochs=1)
+    first, aside = line.split("  clipped")
+    assert first == "epoch 0  train_loss 2.0000  valid_loss 3.0000  valid_f1 4.0000"
+    assert aside == " 0.5000  train_seconds 1.0000  1.0s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.04, "0.0s"), (59.94, "59.9s"), (60, "1:00"), (3599, "59:59"), (7283, "2:01:23")]
+)
+def test_times_are_short(seconds, shown):
+    assert duration(seconds) == shown
+
+
+def test_of_hundreds_of_quick_epochs_only_the_first_and_the_last_have_a_line(capfd):
+    make(train=[BATCH], valid=None).fit(500)
+    numbers = [int(line.split()[1]) for line in capfd.readouterr().out.splitlines()]
+    assert numbers[:20] == list(range(20))
+    assert numbers[-1] == 499
+    assert len(numbers) < 60  # one a second after the first twenty
+
+
+def test_the_line_of_the_epoch_before_an_error_is_not_lost(capfd):
+    learn = make(At(fail, 61), train=[BATCH])
+    with pytest.raises(RuntimeError, match="broken"):
+        learn.fit(100)
+    assert capfd.readouterr().out.splitlines()[-1].startswith("epoch 59 ")
+
+
+def test_a_stop_tells_its_reason_on_a_line_of_its_own(capfd):
+    make(At(lambda learn: learn.stop("good enough"))).fit(9)
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[-1] == "stopped in epoch 1: good enough"
+    assert lines[-2].startswith("epoch 1 ")
+
+
+def test_a_second_fit_prints_its_own_lines(capfd):
+    learn = make()
+    learn.fit(2)
+    learn.fit(1)
+    assert [line[:7] for line in capfd.readouterr().out.splitlines()] == ["epoch 0", "epoch 1", "epoch 0"]
+
+
+def test_validation_and_prediction_outside_of_a_fit_print_nothing(capfd):
+    learn = make()
+    learn.validate()
+    learn.predict(BATCH[0])
+    learn.get_preds()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_works_alone_and_without_validation(capfd):
+    make(valid=None, defaults=(Progress,)).fit(1)
+    assert re.fullmatch(r"epoch 0  \d\.\ds\n", capfd.readouterr().out)
+
+
+def test_in_a_terminal_the_bar_counts_training_and_validation_batches(terminal):
+    screen = terminal.fit(make(), 2)
+    shown = [re.search(r"epoch (.*?) \|.* (\d+)% ", bar).groups() for bar in screen.bars()]
+    expected = [
+        *[("0/2 train", percent) for percent in ("0", "17", "33")],
+        *[("0/2 valid", percent) for percent in ("33", "50")],
+        *[("1/2 train", percent) for percent in ("50", "67", "83")],
+        *[("1/2 valid", percent) for percent in ("83", "100")],
+    ]
+    assert shown == expected
+
+
+def test_the_bar_shows_the_loss_of_its_batch(terminal):
+    losses = []
+
+    class Keep(Callback):
+        def after_batch(self, learn):
+            losses.append(learn.loss.item())
+
+    screen = terminal.fit(make(Keep()), 1)
+    shown = [match.group(1) for bar in screen.bars() if (match := re.search(r"loss (\S+) *$", bar))]
+    assert shown == [f"{loss:.4g}" for loss in losses]
+
+
+def test_where_the_terminal_does_not_tell_its_width_the_bar_fits_eighty_columns(terminal):
+    assert {len(bar) for bar in terminal.fit(make(), 20).bars()} == {79}
+
+
+def test_a_bar_over_data_of_unknown_length_counts_what_has_passed(terminal):
+    screen = terminal.fit(make(train=lambda: iter([BATCH, BATCH]), valid=lambda: iter([BATCH])), 2)
+    counts = [int(re.search(r"(\d+) batches", bar).group(1)) for bar in screen.bars()]
+    assert counts == [0, 1, 2, 2, 3, 3, 4, 5, 5, 6]
+
+
+def test_a_bar_over_data_that_refuses_to_tell_its_length_counts_what_has_passed(terminal):
+    class Untold:
+        def __iter__(self):
+            return iter([BATCH, BATCH])
+
+        def __len__(self):
+            raise NotImplementedError
+
+    assert "batches" in terminal.fit(make(train=Untold(), valid=None), 2).bars()[-1]
+
+
+def test_a_pass_that_is_cut_short_does_not_shift_the_bar(terminal):
+    def cut(learn):
+        raise CancelTrain
+
+    screen = terminal.fit(make(At(cut, n_steps=1)), 2)
+    assert [re.search(r"(\d+)% ", bar).group(1) for bar in screen.bars()] == [
+        *("0", "33", "50"),
+        *("50", "67", "83", "83", "100"),
+    ]
+
+
+def test_validation_in_the_middle_of_a_fit_does_not_shift_the_bar(terminal):
+    screen = terminal.fit(make(At(lambda learn: learn.validate(), n_steps=1)), 1)
+    assert [re.search(r"(\d+)% ", bar).group(1) for bar in screen.bars()][-3:] == ["67", "67", "100"]
+
+
+def test_the_bar_is_gone_when_the_fit_ends_and_the_lines_stay(terminal):
+    lines = terminal.fit(make(), 2).lines()
+    assert [bool(LINE.fullmatch(line)) for line in lines] == [True, True, False]
+    assert lines[-1].strip() == ""
+
+
+def test_what_others_print_stands_on_a_line_of_its_own(terminal):
+    def speak(learn):
+        print("a word")
+        print("from", end=" ")
+        print("a plug-in")
+        print("and an error", file=sys.stderr)
+
+    lines = terminal.fit(make(At(speak)), 2).lines()
+    assert "a word" in lines
+    assert "from a plug-in" in lines
+    assert "and an error" in lines
+
+
+def test_a_line_that_is_not_ended_yet_is_not_drawn_over(terminal):
+    def begin(learn):
+        print("waiting ", end="")
+
+    def end(learn):
+        print("is over")
+
+    lines = terminal.fit(make(At(begin, n_steps=1), At(end, n_steps=4, name="end")), 2).lines()
+    assert any(line.startswith("waiting epoch 0") for line in lines), "an epoch's line is not held back"
+    lines = terminal.fit(make(At(begin, n_steps=3), At(end, n_steps=4, name="end")), 2).lines()
+    assert "waiting is over" in lines
+
+
+@pytest.mark.parametrize("action", [fail, lambda learn: learn.stop("enough"), lambda learn: None])
+def test_however_the_fit_ends_the_streams_are_put_back_and_the_bar_is_closed(terminal, action):
+    learn = make(At(action))
+    with redirect_stdout(Screen()) as out, redirect_stderr(Screen()) as err:
+        with suppress(RuntimeError):
+            learn.fit(2)
+        assert (sys.stdout, sys.stderr) == (out, err)
+    assert learn.callbacks.progress._bar is None
+    assert err.bars()
+    assert err.lines()[-1].strip() == ""
+
+
+def test_a_stream_that_someone_else_has_put_there_in_the_fit_stays(terminal):
+    other = io.StringIO()
+
+    def replace(learn):
+        sys.stdout = other
+
+    with redirect_stdout(Screen()), redirect_stderr(Screen()):
+        make(At(replace)).fit(2)
+        assert sys.stdout is other
+
+
+def test_cleanup_without_a_fit_and_twice_does_no_harm(capfd):
+    plugin = Progress()
+    learn = make(plugin, defaults=())
+    plugin.cleanup_fit(learn)
+    plugin.cleanup_fit(learn)
+    assert capfd.readouterr() == ("", "")
+
+
+class Outputs:
+    """Stands for `IPython.display`: keeps each output with all that it has shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def display(self, data, *, raw, display_id):
+        assert raw
+        assert display_id
+        lines = [data["text/plain"]]
+        self.shown.append(lines)
+        return SimpleNamespace(update=lambda data, raw: lines.append(data["text/plain"]))
+
+
+def test_a_notebook_without_widgets_gets_a_bar_that_is_replaced_and_ends_empty(monkeypatch):
+    outputs = Outputs()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=outputs))
+    monkeypatch.setitem(sys.modules, "IPython.display", outputs)
+    monkeypatch.setattr(module, "REFRESH", 0.0)
+    monkeypatch.setattr(module, "can_show_a_bar", lambda: True)
+    monkeypatch.setattr("callbacks.record.bar.in_notebook", lambda: True)
+    monkeypatch.setattr(
+        "callbacks.record.bar.tqdm_class", lambda: type("Text", (tqdm,), {"monitor_interval": 0})
+    )
+    monkeypatch.setattr(Screen, "isatty", lambda self: False)
+    with redirect_stdout(Screen()) as out, redirect_stderr(Screen()) as err:
+        make().fit(2)
+        assert sys.stdout is out
+    assert err.getvalue() == ""
+    assert [bool(LINE.fullmatch(line)) for line in out.getvalue().splitlines()] == [True, True]
+    (lines,) = outputs.shown
+    assert lines[0].startswith("epoch 0/2 train |")
+    assert any("valid" in line and "batch/s" in line for line in lines)
+    assert not any("\r" in line for line in lines)
+    assert lines[-1] == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
+def test_in_a_real_terminal_the_last_lines_are_the_epochs_and_no_warning_is_given():
+    code = """
+import time, torch
+from functools import partial
+from callbacks import Callback
+from learner.learner import Learner
+class Slow(Callback):
+    def after_batch(self, learn):
+        time.sleep(0.06)
+x = torch.ones(4, 1)
+sgd = partial(torch.optim.SGD, lr=0.1)
+data = ([(x, x)] * 4, [(x, x)])
+Learner(torch.nn.Linear(1, 1), data, torch.nn.functional.mse_loss, sgd, [Slow]).fit(2)
+"""
+    import os
+    import pty
+
+    parent, child = pty.openpty()
+    # an older torch leaves a temporary folder to the end of the process
+    options = ["-W", "error", "-W", "ignore::ResourceWarning"]
+    command = [sys.executable, *options, "-c", code]
+    process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, close_fds=True)
+    os.close(child)
+    written = b""
+    while chunk := read_or_end(parent):
+        written += chunk
+    os.close(parent)
+    assert process.wait() == 0, written.decode()
+    text = written.decode().replace("\r\n", "\n")
+    assert "epoch 0/2 train |" in text
+    screen = [line.split("\r")[-1] for line in text.split("\n")]
+    assert [line[:8] for line in screen] == ["epoch 0 ", "epoch 1 ", ""]
+
+
+def read_or_end(descriptor):
+    import os
+
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # Linux's way to say that the other side has closed
+        return b""

@@ -1,0 +1,104 @@
+"""Schedulers of torch as a plug-in."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from callbacks import Order, on
+from callbacks.schedule.torch_scheduler import TorchScheduler
+from learner.recipes.recipe import load_recipe
+
+
+def rates_by_hand(make, n_steps: int, every: int) -> list[float]:
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    scheduler, rates = make(optimizer), []
+    for step in range(n_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if (step + 1) % every == 0:
+            scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("make", "interval", "every"),
+    [
+        (partial(StepLR, step_size=2), "1 epoch", 3),
+        (partial(ExponentialLR, gamma=0.5), "2 epochs", 6),
+        (partial(OneCycleLR, max_lr=0.3, total_steps=12), "1 step", 1),
+    ],
+)
+def test_the_rates_are_those_of_the_scheduler_by_hand(make_learner, make, interval, every):
+    learn = make_learner(callbacks=[TorchScheduler(make, every=interval)])
+    learn.fit(4)
+    assert list(learn.history.steps["lr"]) == rates_by_hand(make, 12, every)
+
+
+def test_a_plateau_lowers_the_rate(make_learner):
+    plateau = partial(ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs")
+    learn = make_learner(callbacks=[TorchScheduler(plateau)])
+    learn.fit(3)
+    assert [row["lr"] for row in learn.history] == pytest.approx([0.1, 0.1, 0.01])
+
+
+def test_a_plateau_of_nothing_that_is_measured_is_refused(make_learner):
+    learn = make_learner(callbacks=[TorchScheduler(ReduceLROnPlateau, monitor="valid_los")])
+    with pytest.raises(ValueError, match="valid_loss"):
+        learn.fit(1)
+
+
+def test_the_optimizer_is_left_as_it_was(make_learner):
+    learn = make_learner(
+        callbacks=[TorchScheduler(partial(OneCycleLR, max_lr=0.3, total_steps=6), every="1 step")]
+    )
+    names, groups = set(vars(learn.optimizer)), [set(group) for group in learn.optimizer.param_groups]
+    learn.fit(2)
+    assert learn.optimizer.param_groups[0]["lr"] == 0.1
+    assert set(vars(learn.optimizer)) == names
+    assert [set(group) for group in learn.optimizer.param_groups] == groups
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(ExponentialLR, gamma=0.5),
+        partial(LinearLR, start_factor=0.25),
+    ],  # which changes the rate when made
+    ids=["ExponentialLR", "LinearLR"],
+)
+def test_a_snapshot_in_the_middle_takes_the_schedule_up_where_it_was(make_learner, make):
+    kept = []
+
+    @on("after_epoch", order=Order.SAVE)
+    def keep(learn):
+        if learn.epoch == 1 and not kept:
+            kept.append(learn.snapshot())
+
+    learn = make_learner(callbacks=[keep, TorchScheduler(make)])
+    learn.fit(4)
+    wanted = list(learn.history.steps["lr"])[6:]
+    learn.restore(kept[0])
+    learn.fit(2)
+    assert list(learn.history.steps["lr"])[6:] == wanted
+
+
+@pytest.mark.parametrize("wrong", [None, 3, lambda optimizer: "no scheduler"])
+def test_what_makes_no_scheduler_is_refused(make_learner, wrong):
+    with pytest.raises(TypeError, match="TorchScheduler"):
+        make_learner(callbacks=[TorchScheduler(wrong)]).fit(1)
+
+
+def test_a_recipe_names_a_scheduler(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(
+        "data: diabetes\nmodel: {use: Linear, in_features: 10, out_features: 1}\nloss: mse\n"
+        "optimizer: {use: SGD, lr: 0.1}\nfit: {epochs: 3}\n"
+        "callbacks: {TorchScheduler: {scheduler: {use: ExponentialLR, gamma: 0.5}}}\n"
+    )
+    learn = load_recipe(tmp_path / "recipe.yaml").build()
+    learn.fit(3)
+    assert [row["lr"] for row in learn.history] == [0.1, 0.05, 0.025]

@@ -1,0 +1,357 @@
+"""`learn.check()`: what it finds on one batch, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from examined import checksum, learner_of
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks import Callback, GradientAccumulation, Order, RNNReset, on
+from learner import Data, Learner
+from learner.learner import DEFAULT_CALLBACKS
+
+
+class Quadratic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.params = nn.Parameter(torch.randn(3))
+
+    def forward(self, t: Tensor) -> Tensor:
+        a, b, c = self.params
+        return a * t**2 + b * t + c
+
+
+def article(lr: float = 1e-5) -> Learner:
+    torch.manual_seed(2021)
+    time = torch.arange(0, 20).float()
+    speed = torch.rand(20) * 5 + 0.8 * (time - 7.5) ** 2 + 1
+    torch.randn(3)
+    return Learner(Quadratic(), (time, speed), F.mse_loss, partial(torch.optim.SGD, lr=lr))
+
+
+def test_the_article_is_well_and_its_largest_stable_step_is_told(capsys):
+    report = article().check()
+    assert report.ok
+    assert not report.warnings
+    assert report.facts["stable step"].startswith("lr up to 3.54e-05; lr is 0.28 times that")
+    assert report.facts["one batch"] == "20 steps on it take its loss from 5619.2930 to 325.3086"
+    assert report.facts["gradient"].startswith("reaches 1 of 1 trainable tensors")
+    assert report.facts["items"].startswith("do not mix")
+    printed = capsys.readouterr().out
+    assert printed == f"{report}\n"
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_the_article_s_rate_that_diverges_is_warned_of(capsys):
+    report = article(lr=1e-4).check()
+    assert report.ok
+    assert any(
+        "lr 0.0001 is above the largest stable step of this batch, 3.54e-05" in said
+        for said in report.warnings
+    )
+    assert any("lower lr" in said and "on one batch" in said for said in report.warnings)
+
+
+def test_a_report_in_a_notebook_is_one_line_below_what_was_printed(capsys):
+    assert repr(article().check()) == "<Report ok: 0 errors, 0 warnings>"
+
+
+# Without a trace
+
+
+class Counts(Callback):
+    """Has state, changes the batch, and would leave files if it were asked to."""
+
+    order = Order.TRANSFORM
+    state = ("n_seen",)
+
+    def __init__(self):
+        self.n_seen = 0
+
+    def before_batch(self, learn):
+        self.n_seen += 1
+        learn.inputs[0].add_(0.0)
+        random.random(), np.random.rand(), torch.rand(1)
+
+
+class Learned(nn.Module):
+    """A loss that counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n_calls", torch.zeros(()))
+
+    def forward(self, preds, targets):
+        self.n_calls += 1
+        return F.mse_loss(preds, targets)
+
+
+def tensor_data() -> Data:
+    return Data.from_tensors(torch.randn(40, 3), torch.randn(40, 1), 8)
+
+
+def loader_data() -> Data:
+    items = TensorDataset(torch.randn(20, 3), torch.randn(20, 1))
+    generator = torch.Generator().manual_seed(3)
+    return Data(DataLoader(items, 8, shuffle=True, generator=generator), DataLoader(items, 8, shuffle=False))
+
+
+def deep_model() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 1))
+    model[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:training and validation use the same data")
+@pytest.mark.parametrize("make_data", [tensor_data, loader_data])
+@pytest.mark.parametrize("n_epochs", [0, 1], ids=["fresh", "trained"])
+@pytest.mark.parametrize("make_optimizer", [torch.optim.Adam, partial(torch.optim.SGD, lr=0.1, momentum=0.9)])
+def test_check_leaves_no_trace(make_data, n_epochs, make_optimizer, capsys):
+    learn = learner_of(
+        deep_model(), make_data(), Learned(), make_optimizer, defaults=DEFAULT_CALLBACKS, callbacks=[Counts()]
+    )
+    learn.fit(n_epochs)
+    learn.model[-1].weight.grad = torch.ones(1, 8)
+    learn.model[2].eval()
+    before = checksum(learn)
+    report = learn.check()
+    assert checksum(learn) == before
+    assert report.ok, report.errors
+    learn.fit(1)
+
+
+def test_a_fit_after_check_ends_with_the_same_bits_as_one_without(capsys):
+    models = []
+    for checks in (True, False):
+        torch.manual_seed(0)
+        learn = learner_of(deep_model(), tensor_data(), defaults=DEFAULT_CALLBACKS)
+        if checks:
+            learn.check()
+        learn.fit(2)
+        models.append(learn.model)
+    for one, other in zip(*(model.state_dict().values() for model in models), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_dropout_does_not_hide_that_the_steps_lower_the_loss(capsys):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        report = learner_of(deep_model(), tensor_data()).check()
+        assert not any("raise its loss" in said for said in report.warnings)
+
+
+def test_a_plug_in_that_changes_the_batch_in_place_does_not_change_the_data(capsys):
+    @on("before_batch")
+    def add(learn):
+        learn.inputs[0].add_(1.0)
+
+    batch = (torch.zeros(8, 3), torch.ones(8, 1))
+    learner_of(data=Data([batch], [batch]), callbacks=[add]).check()
+    assert not batch[0].any()
+
+
+def test_check_asks_no_plug_in_that_reports_decides_or_saves(capsys):
+    heard = []
+
+    class Reports(Callback):
+        order = Order.REPORT
+
+        def before_fit(self, learn):
+            heard.append("before_fit")
+
+        def before_batch(self, learn):
+            heard.append("before_batch")
+
+    learner_of(callbacks=[Reports]).check()
+    assert not heard
+
+
+def test_check_in_the_middle_of_a_fit_is_refused():
+    @on("after_batch")
+    def check(learn):
+        learn.check()
+
+    with pytest.raises(RuntimeError, match="in the middle of a fit"):
+        learner_of(callbacks=[check]).fit(1)
+
+
+# What it finds
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.used(inputs)
+
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(inputs).softmax(0)
+
+
+def test_parameters_that_no_gradient_reaches_are_named(capsys):
+    report = learner_of(Unused()).check()
+    assert "no gradient reaches spare.weight, spare.bias" in report.warnings[0]
+    assert report.facts["gradient"].startswith("reaches 2 of 4 trainable tensors")
+
+
+def test_items_that_mix_are_found(capsys):
+    report = learner_of(Mixing()).check()
+    assert "changing one item of a batch changes the outputs of 7 others" in report.warnings[0]
+
+
+def test_an_rnn_that_takes_time_for_items_is_found(capsys):
+    class Rnn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.last = nn.RNN(3, 4), nn.Linear(4, 1)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.last(self.rnn(inputs)[0]).mean(1)
+
+    report = learner_of(Rnn(), Data([(torch.randn(8, 5, 3), torch.randn(8, 1))])).check()
+    assert any("batch_first=True" in said for said in report.warnings)
+
+
+def test_batch_norm_mixes_in_training_only_and_that_is_no_fault(capsys):
+    report = learner_of(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))).check()
+    assert report.facts["items"].startswith("do not mix")
+    report = learner_of(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, 1))).check()
+    assert any("0 takes its statistics from the batch" in said for said in report.warnings)
+
+
+def test_frozen_layers_that_follow_the_data_are_found(capsys):
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    report = learner_of(model).check()
+    assert "0.running_mean, 0.running_var still follow the data" in report.warnings[0]
+
+
+def test_layers_that_train_in_evaluation_mode_are_reported(capsys):
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    model[1].eval()
+    report = learner_of(model, tensor_data()).check()
+    assert "1 train in evaluation mode" in report.warnings[0]
+
+
+def test_frozen_layers_in_evaluation_mode_are_no_problem(capsys):
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    model[1].eval().requires_grad_(requires_grad=False)
+    assert not any("evaluation mode" in each for each in learner_of(model, tensor_data()).check().warnings)
+
+
+def test_numbers_that_are_not_finite_are_counted_in_data_and_weights(capsys):
+    inputs = torch.randn(8, 3)
+    inputs[2, 1] = torch.nan
+    report = learner_of(data=Data([(inputs, torch.randn(8, 1))])).check()
+    assert "1 of 24 numbers in the inputs are NaN or infinite" in " ".join(report.errors)
+    model = nn.Linear(3, 1)
+    nn.init.constant_(model.bias, torch.inf)
+    assert "1 of 4 numbers in the weights" in " ".join(learner_of(model).check().errors)
+
+
+def test_a_first_loss_far_above_a_guess_is_told(capsys):
+    inputs, targets = torch.randn(64, 3) * 100, torch.randint(0, 4, (64,))
+    report = learner_of(nn.Linear(3, 4), Data([(inputs, targets)]), F.cross_entropy).check()
+    assert any("guessing among 4 classes costs ln(4) = 1.3863" in said for said in report.warnings)
+    report = learner_of(nn.Linear(3, 4), Data([(inputs / 100, targets)]), F.cross_entropy).check()
+    assert not report.warnings
+
+
+def test_a_validation_batch_of_another_shape_is_found(capsys):
+    data = Data([(torch.randn(8, 3), torch.randn(8, 1))], [(torch.randn(8, 3), torch.randn(8))])
+    report = learner_of(data=data).check()
+    assert report.errors[0].startswith("in validation, preds have shape (8, 1) and targets (8,)")
+
+
+def test_a_model_without_a_second_derivative_has_no_known_step(capsys):
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, inputs):
+            return inputs * 2
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, slope):
+            return slope * 2
+
+    class Doubled(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+            return Once.apply(super().forward(input))
+
+    report = learner_of(Doubled(3, 1)).check()
+    assert report.facts["stable step"].startswith("not known")
+    assert report.ok
+
+
+def test_batches_that_can_be_gone_through_once_are_left_whole(capsys):
+    batches = iter([(torch.randn(8, 3), torch.randn(8, 1))] * 2)
+    learn = learner_of(data=Data(batches))
+    report = learn.check()
+    assert "gone through only once" in report.warnings[0]
+    learn.fit(1)
+    assert learn.global_step == 2
+
+
+def test_mappings_tuples_and_models_with_their_own_loss_are_examined(capsys):
+    class Output(dict):
+        @property
+        def loss(self):
+            return self["loss"]
+
+    class OwnLoss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(3, 2)
+
+        def forward(self, inputs, labels):
+            scores = self.last(inputs)
+            return Output(loss=F.cross_entropy(scores, labels), scores=scores)
+
+    batch = {"inputs": torch.randn(8, 3), "labels": torch.randint(0, 2, (8,))}
+    report = learner_of(OwnLoss(), Data([batch]), None).check()
+    assert report.ok, report.errors
+    assert report.facts["items"].startswith("do not mix")
+
+
+@pytest.mark.parametrize(("n_batches", "n_updates"), [(4, 5), (30, 0)])
+def test_steps_on_one_batch_update_the_weights_also_where_gradients_add_up(n_batches, n_updates):
+    learn = article()
+    learn.data = Data([learn.data.train[0]] * 40)
+    learn.add_callbacks(GradientAccumulation(n_batches))
+    report = learn.check()
+    said = f"{n_updates} updates in all, take its loss from 5619.2930 to" if n_updates else "no update"
+    assert said in report.facts["one batch"]
+    assert not any("leave its loss" in each for each in report.warnings)
+
+
+def test_a_model_that_keeps_its_hidden_state_is_reset_before_its_validation_is_examined(make_learner, capsys):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.hidden = nn.RNNCell(1, 1), None
+
+        def reset(self):
+            self.hidden = None
+
+        def forward(self, inputs):
+            hidden = self.cell(inputs, self.hidden)
+            self.hidden = hidden.detach()
+            return hidden
+
+    train, valid = [(torch.rand(4, 1), torch.rand(4, 1))], [(torch.rand(2, 1), torch.rand(2, 1))]
+    assert make_learner(model=Recurrent(), data=Data(train, valid), callbacks=[RNNReset()]).check().ok

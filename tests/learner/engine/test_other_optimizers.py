@@ -1,0 +1,468 @@
+"""Optimizers that are not torch's own, and those that callbacks hold."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from resumed import Cut
+from tiny import line_batches
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import LBFGS, SGD, AdamW, lr_scheduler
+
+from callbacks import (
+    SAM,
+    Callback,
+    ChannelsLast,
+    Checkpoint,
+    ClosureStep,
+    DevicePlacement,
+    GradientAccumulation,
+    GradientClip,
+    LeanStep,
+    LRMonitor,
+    Metrics,
+    MixedPrecision,
+    ParamScheduler,
+    Recorder,
+    StopOnNaN,
+    TorchScheduler,
+    WholeStep,
+    ZeroGrad,
+    on,
+)
+from callbacks.schedule.annealers import cos
+from learner import Data, Learner
+
+QUIET = (ZeroGrad, Metrics, Recorder, DevicePlacement, StopOnNaN)
+
+
+class Both:
+    """Two optimizers as one, with a state dict of its own form."""
+
+    def __init__(self, parameters):
+        parameters = list(parameters)
+        self.each = [
+            SGD([p for p in parameters if p.ndim == 2], lr=0.01, momentum=0.9),
+            AdamW([p for p in parameters if p.ndim != 2], lr=0.01),
+        ]
+
+    @property
+    def param_groups(self):
+        return [group for one in self.each for group in one.param_groups]
+
+    def step(self):
+        for one in self.each:
+            one.step()
+
+    def zero_grad(self):
+        for one in self.each:
+            one.zero_grad()
+
+    def state_dict(self):
+        return {"each": [one.state_dict() for one in self.each]}
+
+    def load_state_dict(self, state):
+        for one, its in zip(self.each, state["each"], strict=True):
+            one.load_state_dict(its)
+
+
+class Lookahead:
+    """Slow weights that follow the fast ones (Zhang et al. 2019). The state dict has more keys."""
+
+    def __init__(self, parameters):
+        self.inner = SGD(parameters, lr=0.05, momentum=0.9)
+        self.n_steps = 0
+        self.slow = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+
+    param_groups = property(lambda self: self.inner.param_groups)
+    state = property(lambda self: self.inner.state)
+    zero_grad = property(lambda self: self.inner.zero_grad)
+
+    @torch.no_grad()
+    def step(self):
+        self.inner.step()
+        self.n_steps += 1
+        if self.n_steps % 3 == 0:
+            fast = [p for group in self.param_groups for p in group["params"]]
+            for slow, each in zip(self.slow, fast, strict=True):
+                each.copy_(slow.lerp_(each, 0.5))
+
+    def state_dict(self):
+        return {**self.inner.state_dict(), "slow": list(self.slow), "n_steps": self.n_steps}
+
+    def load_state_dict(self, state):
+        self.inner.load_state_dict({name: state[name] for name in ("state", "param_groups")})
+        self.slow, self.n_steps = [each.clone() for each in state["slow"]], state["n_steps"]
+
+
+class Noisy(SGD):
+    """Draws noise from a generator of its own, which its state dict keeps beside torch's keys."""
+
+    def __init__(self, params, lr=0.05):
+        super().__init__(params, lr)
+        self.generator = torch.Generator().manual_seed(3)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for each in group["params"]:
+                each.grad += 0.1 * torch.randn(each.shape, generator=self.generator)
+        return super().step(closure)
+
+    def state_dict(self):
+        return {**super().state_dict(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        super().load_state_dict({name: state[name] for name in ("state", "param_groups")})
+        self.generator.set_state(state["generator"])
+
+
+class Progressive(SGD):
+    """Keeps how far it is among the settings of its groups, as Prodigy does."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["n_steps"] = group.get("n_steps", 0) + 1
+        return super().step(closure)
+
+
+class Listed(Both):
+    """Gives its state as a list."""
+
+    def state_dict(self):
+        return [one.state_dict() for one in self.each]
+
+    def load_state_dict(self, state):
+        for one, its in zip(self.each, state, strict=True):
+            one.load_state_dict(its)
+
+
+KINDS = [Both, Lookahead, Noisy, partial(Progressive, lr=0.1), Listed]
+NAMES = ["Both", "Lookahead", "Noisy", "Progressive", "Listed"]
+
+
+def learner_of(*callbacks, optimizer=Both, model=None, **options) -> Learner:
+    torch.manual_seed(0)
+    model = model or nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+    data = Data(line_batches(4), line_batches(2))
+    return Learner(model, data, F.mse_loss, optimizer, callbacks, defaults=QUIET, **options)
+
+
+def weights(learn) -> list[torch.Tensor]:
+    return [each.detach().clone() for each in learn.model.parameters()]
+
+
+def same(one, other) -> bool:
+    return all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("optimizer", KINDS, ids=NAMES)
+def test_a_run_that_is_killed_resumes_with_the_same_bits(optimizer, tmp_path):
+    schedule = partial(ParamScheduler, {"lr": cos(0.05, 0.01)})
+    whole = learner_of(schedule(), Checkpoint(tmp_path / "whole", every="1 step"), optimizer=optimizer)
+    whole.fit(3)
+    cut = learner_of(schedule(), Checkpoint(tmp_path / "cut", every="1 step"), Cut(9), optimizer=optimizer)
+    with pytest.raises(ZeroDivisionError):
+        cut.fit(3)
+    resumed = learner_of(schedule(), Checkpoint(tmp_path / "cut", every="1 step"), optimizer=optimizer)
+    resumed.fit(3, resume="must")
+    assert same(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("optimizer", KINDS, ids=NAMES)
+def test_what_runs_in_a_sandbox_leaves_no_trace(optimizer, capsys):
+    learn, other = learner_of(optimizer=optimizer), learner_of(optimizer=optimizer)
+    learn.fit(1)
+    learn.lr_find(n_steps=15)
+    assert learn.check().ok
+    kept = learn.snapshot()
+    learn.fit(1)
+    learn.restore(kept)
+    learn.fit(1)
+    other.fit(1)
+    other.fit(1)
+    assert same(weights(learn), weights(other))
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        lambda: SAM(),
+        lambda: GradientAccumulation(2),
+        lambda: GradientClip(0.1),
+        lambda: MixedPrecision("fp16"),
+        lambda: LRMonitor(),
+        lambda: ChannelsLast(),
+        lambda: LeanStep(),
+        lambda: WholeStep("eager"),
+    ],
+    ids=lambda make: type(make()).__name__,
+)
+@pytest.mark.filterwarnings("ignore::callbacks.LearnerWarning")
+def test_callbacks_train_with_an_optimizer_that_is_not_torchs(callback):
+    learn = learner_of(callback())
+    before = weights(learn)
+    learn.fit(2)
+    assert not any(map(torch.equal, before, weights(learn)))
+
+
+def test_progress_among_the_settings_survives_the_end_of_a_schedule():
+    for callback in (
+        ParamScheduler({"lr": cos(0.1, 0.01)}),
+        TorchScheduler(partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=4), every="1 step"),
+    ):
+        learn = learner_of(callback, optimizer=partial(Progressive, lr=0.1, momentum=0.9))
+        before = set(learn.optimizer.param_groups[0])
+        learn.fit(1)
+        group = learn.optimizer.param_groups[0]
+        assert (group["n_steps"], group["lr"], group["momentum"]) == (4, 0.1, 0.9)
+        assert set(group) == before | {"n_steps"}
+
+
+def test_a_setting_that_a_scheduler_of_the_users_changes_is_restored():
+    class Decay(lr_scheduler.LRScheduler):
+        def get_lr(self):
+            for group in self.optimizer.param_groups:
+                group["weight_decay"] = group["weight_decay"] + 0.1
+            return [group["lr"] for group in self.optimizer.param_groups]
+
+    learn = learner_of(TorchScheduler(Decay), optimizer=partial(SGD, lr=0.1, weight_decay=0.5))
+    learn.fit(3)
+    assert learn.optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["load_state_dict", "state_dict", "zero_grad"])
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_what_an_optimizer_lacks_is_said_when_the_learner_is_made(name, is_ready):
+    class Part(Both):
+        def __getattribute__(self, wanted):
+            if wanted == name:
+                raise AttributeError(wanted)
+            return super().__getattribute__(wanted)
+
+    model = nn.Linear(1, 1)
+    with pytest.raises(TypeError, match=f"it has no {name}"):
+        learner_of(optimizer=Part(model.parameters()) if is_ready else Part, model=model)
+
+
+def test_a_scheduler_of_torch_names_what_takes_its_place():
+    with pytest.raises(TypeError, match="this is Both: use ParamScheduler"):
+        learner_of(TorchScheduler(partial(lr_scheduler.StepLR, step_size=1))).fit(1)
+
+
+def test_a_snapshot_of_another_optimizer_is_refused():
+    one, other = learner_of(), learner_of(optimizer=Lookahead)
+    kept = one.snapshot()
+    with pytest.raises(ValueError, match="another optimizer"):
+        other.restore(kept)
+
+
+class Plain:
+    """A rate of its own under another name, and a state that is not by parameter."""
+
+    def __init__(self, parameters):
+        self.param_groups = [{"params": list(parameters), "step_size": 0.1}]
+        self.state = {"n_steps": 0, "names": {"last": torch.ones(2)}}
+
+    @torch.no_grad()
+    def step(self):
+        self.state["n_steps"] += 1
+        for each in self.param_groups[0]["params"]:
+            each.add_(each.grad, alpha=-0.1)
+
+    def zero_grad(self):
+        for each in self.param_groups[0]["params"]:
+            each.grad = None
+
+    def state_dict(self):
+        return dict(self.state)
+
+    def load_state_dict(self, state):
+        self.state = dict(state)
+
+
+def test_an_optimizer_without_a_rate_and_with_a_state_of_its_own_form_trains(tmp_path, capsys):
+    callbacks = LRMonitor(), ChannelsLast(), GradientClip(1.0), Checkpoint(tmp_path)
+    learn = learner_of(*callbacks, optimizer=Plain)
+    assert learn.check().ok
+    learn.fit(2)
+    learn.restore(learn.snapshot())
+    assert learn.optimizer.state["n_steps"] == 8
+    with pytest.raises(ValueError, match="lr_find: Plain has a parameter group without 'lr'"):
+        learn.lr_find()
+
+
+# Optimizers of callbacks
+
+
+def halves(model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    found = list(model.parameters())
+    return [each for each in found if each.ndim == 2], [each for each in found if each.ndim != 2]
+
+
+@pytest.mark.parametrize(
+    "hold", [lambda one: one, lambda one: [one], lambda one: {"second": one}], ids=["itself", "list", "dict"]
+)
+def test_weights_that_a_callbacks_optimizer_trains_are_not_reported_as_untrained(hold, capsys):
+    learn = learner_of(optimizer=None)
+    first, second = halves(learn.model)
+
+    class Second(Callback):
+        def __init__(self):
+            super().__init__()
+            self.one = AdamW(second, lr=0.01)
+            self.held = hold(self.one)
+            del self.one
+
+    learn = learner_of(Second, optimizer=SGD(first, lr=0.1), model=learn.model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learn.fit(1)
+    report = learn.check()
+    assert not report.warnings
+    assert report.facts["optimizer"].endswith("holds 4 of 4 trainable tensors")
+
+
+def test_weights_that_an_optimizer_of_a_subclass_trains_are_not_reported_as_untrained():
+    class Two(Learner):
+        def step(self):
+            self.optimizer.step()
+            self.second.step()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 1))
+    first, second = halves(model)
+    learn = Two(model, Data(line_batches(2)), F.mse_loss, SGD(first, lr=0.1), defaults=QUIET)
+    learn.second = SGD(second, lr=0.1)
+    assert not learn.check().warnings
+
+
+def with_function(parameters, *callbacks, through_helper=False, model=None, first=()):
+    second = AdamW(parameters, lr=0.01)
+
+    def helper():
+        second.step()
+        second.zero_grad()
+
+    @on("after_step")
+    def step_second(learn):
+        helper() if through_helper else (second.step(), second.zero_grad())
+
+    return learner_of(step_second, *callbacks, optimizer=SGD(first, lr=0.1), model=model)
+
+
+@pytest.mark.parametrize("through_helper", [False, True])
+def test_an_optimizer_that_a_function_of_on_steps_trains_and_is_reported_where_the_run_is_saved(
+    through_helper, tmp_path
+):
+    model = learner_of(optimizer=None).model
+    first, second = halves(model)
+    options = {"through_helper": through_helper, "model": model, "first": first}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_function(second, **options).fit(1)
+    with pytest.warns(
+        UserWarning, match="'step_second' uses AdamW, an optimizer whose state no checkpoint keeps"
+    ):
+        with_function(second, Checkpoint(tmp_path), **options).fit(1)
+
+
+def test_a_builtin_function_is_a_callback_that_is_looked_at_for_optimizers():
+    seen = []
+    learner_of(on("after_batch")(seen.append), optimizer=partial(SGD, lr=0.1)).fit(1)
+    assert len(seen) == 6
+
+
+class Second(Callback):
+    """Steps an optimizer of its own."""
+
+    def __init__(self, parameters):
+        super().__init__()
+        self.optimizer = AdamW(parameters, lr=0.01)
+
+    def after_step(self, learn):
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class SavedSecond(Second):
+    """And saves it."""
+
+    state = ("optimizer",)
+
+
+def two(kind, *callbacks):
+    learn = learner_of(optimizer=None)
+    first, second = halves(learn.model)
+    return learner_of(kind(second), *callbacks, optimizer=SGD(first, lr=0.1), model=learn.model)
+
+
+def test_an_optimizer_that_a_callback_does_not_save_is_reported_where_the_run_is_saved(tmp_path):
+    with pytest.warns(UserWarning, match=r"write state = \('optimizer',\) in the class Second"):
+        two(Second, Checkpoint(tmp_path / "one")).fit(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        two(Second).fit(1)
+        two(SavedSecond, Checkpoint(tmp_path / "two")).fit(1)
+        two(SavedSecond, Checkpoint(tmp_path / "three"), LeanStep()).fit(2)
+
+
+def test_an_optimizer_that_a_callback_saves_resumes_with_the_same_bits(tmp_path):
+    whole = two(SavedSecond, Checkpoint(tmp_path / "whole", every="1 step"))
+    whole.fit(3)
+    with pytest.raises(ZeroDivisionError):
+        two(SavedSecond, Checkpoint(tmp_path / "cut", every="1 step"), Cut(9)).fit(3)
+    resumed = two(SavedSecond, Checkpoint(tmp_path / "cut", every="1 step"))
+    resumed.fit(3, resume="must")
+    assert same(weights(resumed), weights(whole))
+
+
+def test_weights_that_no_optimizer_trains_are_still_reported():
+    learn = learner_of(optimizer=None)
+    learn = learner_of(optimizer=SGD(halves(learn.model)[0], lr=0.1), model=learn.model)
+    with pytest.warns(UserWarning, match="it does not train 0.bias, 2.bias"):
+        learn.fit(1)
+
+
+# Steps that need a closure
+
+
+class Probing(SGD):
+    """Needs a closure too, under another name."""
+
+    def step(self, evaluate):
+        loss = evaluate()
+        super().step()
+        return loss
+
+
+@pytest.mark.parametrize("optimizer", [LBFGS, partial(Probing, lr=0.1)])
+@pytest.mark.parametrize("callbacks", [[], [LeanStep], [SAM]], ids=["none", "LeanStep", "SAM"])
+def test_a_step_that_needs_a_closure_is_refused_with_the_line_that_fixes_it(optimizer, callbacks):
+    learn = learner_of(*callbacks, optimizer=optimizer)
+    before = weights(learn)
+    with pytest.raises(TypeError, match=r"needs a closure .*callbacks=\[ClosureStep\(\)\]"):
+        learn.fit(1)
+    assert same(before, weights(learn))
+    (error,) = learn.check().errors
+    assert "ClosureStep()" in error
+
+
+def test_a_step_with_its_closure_or_with_an_optional_one_is_not_refused():
+    class Own(Callback):
+        def step(self, learn):
+            learn.optimizer.step(lambda: learn.loss_grad)
+
+    class Optional(SGD):
+        def step(self, closure=None, *, scale=1.0):
+            return super().step(closure)
+
+    learner_of(ClosureStep, optimizer=LBFGS).fit(1)
+    learner_of(Own, optimizer=partial(Probing, lr=0.1)).fit(1)
+    learner_of(optimizer=partial(Optional, lr=0.1)).fit(1)
+    copy.deepcopy(learner_of(optimizer=Both).optimizer).step()

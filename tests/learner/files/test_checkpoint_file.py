@@ -1,0 +1,306 @@
+"""Checkpoint files: whole or not there, and every fault of one told in its own words."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from learner.files import checkpoint_file
+
+
+@pytest.fixture
+def contents() -> dict[str, object]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "model": {"weight": torch.rand(40, 30, generator=generator), "bias": torch.zeros(30)},
+        "clock": {"epoch": 3, "names": ["a", None, True, (1, 2.5)]},
+    }
+
+
+@pytest.fixture
+def path(tmp_path: Path, contents: dict[str, object]) -> Path:
+    """A whole checkpoint."""
+    path = tmp_path / "step 100.ckpt"
+    checkpoint_file.write(path, contents)
+    return path
+
+
+def same(one: object, other: object) -> bool:
+    """Are these plain data equal, tensors by their values?"""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype is other.dtype and torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    return type(one) is type(other) and one == other
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+# Writing --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path, contents, durable):
+    path = tmp_path / "one.ckpt"
+    checkpoint_file.write(path, contents, durable=durable)
+    assert same(checkpoint_file.read(path), {"format": 1, **contents})
+    assert checkpoint_file.is_whole(path) is None
+    assert names_in(tmp_path) == ["one.ckpt"]
+
+
+def test_a_checkpoint_is_a_file_that_torch_loads(path, contents):
+    assert same(torch.load(path, weights_only=True), {"format": 1, **contents})
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(
+            torch.float64,
+            torch.float32,
+            torch.float16,
+            torch.bfloat16,
+            torch.float8_e4m3fn,
+            torch.float8_e5m2,
+        ),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+        *(torch.uint16, torch.uint32, torch.uint64, torch.complex64, torch.complex128),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (4, 3)], ids=str)
+def test_tensors_of_every_kind_come_back(tmp_path, dtype, shape):
+    tensor = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
+    checkpoint_file.write(
+        tmp_path / "one", {"tensor": tensor, "turned": tensor.mT if len(shape) == 2 else tensor}
+    )
+    read = checkpoint_file.read(tmp_path / "one")
+    assert read["tensor"].dtype is dtype
+    assert read["tensor"].shape == shape
+    assert read["tensor"].reshape(-1).tolist() == tensor.reshape(-1).tolist()
+    assert read["turned"].stride() == (tensor.mT if len(shape) == 2 else tensor).stride()
+
+
+def test_tied_tensors_stay_tied_and_are_kept_once(tmp_path):
+    weight = torch.rand(1000)
+    checkpoint_file.write(tmp_path / "one", {"a": weight, "b": weight})
+    read = checkpoint_file.read(tmp_path / "one")
+    assert read["a"].data_ptr() == read["b"].data_ptr()
+    assert (tmp_path / "one").stat().st_size < 6000
+
+
+def test_a_relative_path_is_taken_from_the_folder_of_the_moment(tmp_path, monkeypatch, contents):
+    monkeypatch.chdir(tmp_path)
+    checkpoint_file.write("one.ckpt", contents)
+    assert checkpoint_file.is_whole(tmp_path / "one.ckpt") is None
+    assert same(checkpoint_file.read("one.ckpt")["clock"], contents["clock"])
+
+
+def test_case_104_names_with_spaces_and_signs_are_written_and_read(tmp_path, contents):
+    path = tmp_path / "ein Ördner, ünïcode 模型" / "[step] 1*?.ckpt"
+    path.parent.mkdir()
+    checkpoint_file.write(path, contents)
+    assert checkpoint_file.is_whole(path) is None
+
+
+def test_a_left_over_of_a_dead_writer_is_written_over(tmp_path, contents):
+    (tmp_path / "one.tmp").write_bytes(b"x" * 1_000_000)
+    checkpoint_file.write(tmp_path / "one", contents)
+    assert checkpoint_file.is_whole(tmp_path / "one") is None
+    assert not (tmp_path / "one.tmp").exists()
+
+
+def test_what_is_not_plain_is_refused_before_a_file_is_touched(path, contents):
+    before = path.read_bytes()
+    with pytest.raises(TypeError, match="plain data only, and was given a set: call to_plain first"):
+        checkpoint_file.write(path, {"model": {"names": [{1}]}})
+    with pytest.raises(TypeError, match="shares"):
+        checkpoint_file.write(path, {"model": torch.zeros(1).expand(1000)})
+    assert path.read_bytes() == before
+    assert names_in(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), MemoryError(), OSError(5, "Input/output error")])
+@pytest.mark.parametrize("at", [0, 1, 7, 20])
+def test_an_error_at_any_write_leaves_the_file_as_it_was(path, contents, monkeypatch, stop, at):
+    before = path.read_bytes()
+    writes = iter(range(1000))
+
+    class Failing:
+        """A file that fails at one write."""
+
+        def __init__(self, file):
+            self.file, self.name, self.flush = file, file.name, file.flush
+
+        def write(self, data):
+            if next(writes) == at:
+                raise stop
+            return self.file.write(data)
+
+    fill = checkpoint_file.fill
+    monkeypatch.setattr(checkpoint_file, "fill", lambda file, contents: fill(Failing(file), contents))
+    with pytest.raises(type(stop)) as caught:
+        checkpoint_file.write(path, {**contents, "more": 1})
+    assert caught.value is stop
+    assert path.read_bytes() == before
+    assert names_in(path.parent) == [path.name]
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path, contents):
+    with pytest.raises(FileNotFoundError) as caught:
+        checkpoint_file.write(tmp_path / "missing" / "one.ckpt", contents)
+    assert f"{tmp_path}/missing/one.ckpt" in caught.value.__notes__[0]
+
+
+def test_case_19_the_file_is_flushed_renamed_and_the_folder_flushed_in_this_order(
+    tmp_path, contents, monkeypatch
+):
+    done = []
+    fsync, rename = os.fsync, Path.replace
+
+    def told_fsync(descriptor):
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def told_rename(part, target):
+        done.append("rename")
+        return rename(part, target)
+
+    monkeypatch.setattr(os, "fsync", told_fsync)
+    monkeypatch.setattr(Path, "replace", told_rename)
+    checkpoint_file.write(tmp_path / "one", contents)
+    assert done == ["file", "rename", "folder"]
+    done.clear()
+    checkpoint_file.write(tmp_path / "one", contents, durable=False)
+    assert done == ["rename"]
+
+
+def test_case_17_nothing_is_written_where_temporary_files_lie(tmp_path, contents, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    before = elsewhere.stat().st_mtime_ns
+    checkpoint_file.write(tmp_path / "one", contents)
+    checkpoint_file.read(tmp_path / "one")
+    assert elsewhere.stat().st_mtime_ns == before, "an entry was made there"
+
+
+def test_sums_are_those_of_zlib_whether_torch_sums_up_or_not(tmp_path, contents):
+    contents["large"] = torch.rand(1_000_000)
+    usual = torch.serialization.get_crc32_options()
+    for sums in (True, False):
+        torch.serialization.set_crc32_options(sums)
+        try:
+            checkpoint_file.write(tmp_path / "one", contents)
+        finally:
+            torch.serialization.set_crc32_options(usual)
+        content = (tmp_path / "one").read_bytes()
+        payload = content[: -checkpoint_file.TRAILER_SIZE]
+        assert content == payload + checkpoint_file.trailer(len(payload), zlib.crc32(payload))
+        assert same(checkpoint_file.read(tmp_path / "one"), {"format": 1, **contents})
+
+
+# Reading --------------------------------------------------------------------------------------------------
+
+
+def fault_of(path: Path) -> str:
+    """What reading a file says; the quick look must say the same."""
+    with pytest.raises(checkpoint_file.CheckpointError) as caught:
+        checkpoint_file.read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path.absolute()}: ")
+    assert message.endswith(str(checkpoint_file.is_whole(path)))
+    assert "weights_only" not in message
+    return message
+
+
+def test_case_45_a_folder_is_told_with_the_files_in_it(path):
+    assert "it is a folder. Pass a file in it: step 100.ckpt" in fault_of(path.parent)
+
+
+def test_case_45_a_missing_file_is_told_with_its_absolute_path_and_the_nearest_names(path, monkeypatch):
+    (path.parent / "notes.txt").write_text("x")
+    monkeypatch.chdir(path.parent)
+    assert "there is no such file. Beside it are: step 100.ckpt." in fault_of(Path("step 10.ckpt"))
+    assert "The folder" in fault_of(path.parent / "not" / "there")
+
+
+def test_case_31_an_empty_file_is_told(path):
+    path.write_bytes(b"")
+    assert "it is empty (0 bytes). Take another checkpoint." in fault_of(path)
+
+
+@pytest.mark.parametrize("start", [b"<html><body>Not found</body>", b"\x80\x02}q\x00.", b"{", b"\x93NUMPY"])
+def test_case_34_another_format_is_told_by_how_it_starts(path, start):
+    path.write_bytes(start + b"\n" * 500)
+    assert f"it is not a checkpoint of ours (starts with '{start.decode('latin1')[:1]}" in (
+        fault_of(path).replace("'\\x80", "'\x80").replace("'\\x93", "'\x93")
+    )
+
+
+def test_case_34_a_file_of_plain_torch_save_is_told(path):
+    torch.save({"weight": torch.ones(3)}, path)
+    assert "is a file that plain torch.save wrote" in fault_of(path)
+
+
+def test_case_42_a_file_of_a_newer_format_is_told_with_both_versions(path):
+    content = path.read_bytes()[: -checkpoint_file.TRAILER_SIZE]
+    path.write_bytes(content + checkpoint_file.trailer(len(content), zlib.crc32(content), version=7))
+    assert "it is of format 7, and this plainlearner reads up to 1" in fault_of(path)
+
+
+def test_case_32_a_file_that_lacks_a_piece_is_told_with_both_sizes(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + content[300:])
+    assert f"{len(content) - 100} bytes are there, {len(content)} were written" in fault_of(path)
+
+
+def test_case_32_a_file_cut_in_half_is_told_with_its_size(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert f"it was cut short at {len(content) // 2} bytes" in fault_of(path)
+
+
+def test_case_33_an_altered_byte_is_told(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "the checksum differs" in fault_of(path)
+
+
+@pytest.mark.parametrize("other", [{"format": 2}, {"format": True}, {"format": "1"}, {}, [1]])
+def test_case_42_a_whole_file_of_other_contents_is_told(path, other):
+    with path.open("wb") as file:
+        checkpoint_file.fill(file, other)
+    with pytest.raises(checkpoint_file.CheckpointError, match="holds no checkpoint of format 1"):
+        checkpoint_file.read(path)
+
+
+def test_a_file_that_may_not_be_read_is_told(path, monkeypatch):
+    def refuse(self, *arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "Permission denied" in fault_of(path)
+
+
+def test_tensors_are_read_onto_the_cpu(path):
+    assert checkpoint_file.read(path)["model"]["weight"].device.type == "cpu"
+
+
+def test_reading_does_not_depend_on_what_torch_was_told_elsewhere(path, monkeypatch):
+    from torch.utils.serialization import config
+
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with config.patch("load.mmap", True):
+        assert checkpoint_file.read(path)["clock"]["epoch"] == 3

@@ -1,0 +1,301 @@
+"""A pass that is cut goes on with the same bits, in a loader made anew, whatever kind of loader it is."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pytest
+import torch
+from cut_passes import (
+    BATCH_SIZE,
+    CUTS,
+    FEW,
+    N_ITEMS,
+    REPLAYED,
+    SKIPPED,
+    WHOLE,
+    WORKERS,
+    Noisy,
+    Plain,
+    Stream,
+    assert_goes_on,
+    assert_same,
+    give,
+    loader_over,
+    rest_of_one,
+    same,
+    scramble,
+    train_on,
+    whole_run,
+)
+
+from callbacks import LearnerWarning
+from learner import TensorLoader
+from learner.data.seeded import Seeded
+from learner.files.plain import from_plain, to_plain
+from learner.passes import positions
+
+# What StatefulDataLoader 0.11 calls is deprecated in torch.
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+
+
+@pytest.mark.parametrize("kind", SKIPPED)
+def test_a_loader_without_workers_goes_on_with_the_same_bits(kind):
+    assert_goes_on(SKIPPED[kind], CUTS)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_batches_in_memory_go_on_with_the_same_bits(kind):
+    assert_goes_on(WHOLE[kind], CUTS)
+
+
+@pytest.mark.parametrize("kind", REPLAYED)
+def test_what_is_drawn_again_goes_on_with_the_same_bits(kind):
+    assert_goes_on(REPLAYED[kind], FEW)
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_workers_that_leave_out_what_was_seen_go_on_with_the_same_bits(kind):
+    assert_goes_on(WORKERS[kind], FEW)
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "single items", "a batch sampler", "generators everywhere"])
+def test_items_that_were_seen_are_not_fetched(kind):
+    loader, rest = rest_of_one(SKIPPED[kind])
+    assert loader.dataset.fetched.sum() == 0
+    n_left = sum(batch.numel() // 6 for batch in rest)
+    assert loader.dataset.fetched.sum() == n_left > 0
+
+
+@pytest.mark.parametrize("kind", ["seeded", "seeded, persistent", "no noise, persistent"])
+def test_workers_do_not_fetch_items_that_were_seen(kind):
+    loader, rest = rest_of_one(WORKERS[kind])
+    items = sorted(int(row[0]) for batch in rest for row in batch)
+    assert loader.dataset.fetched.nonzero().flatten().tolist() == items
+    assert loader.dataset.fetched.sum() == len(items) == N_ITEMS - 15
+
+
+def test_taking_a_mark_changes_nothing():
+    def run(take):
+        scramble(0)
+        loader, seen = SKIPPED["generators everywhere"](), []
+        for _ in range(2):
+            take(loader)
+            train_on(loader, seen, lambda: take(loader))
+        return [seen]
+
+    assert_same(run(positions.now), run(lambda loader: None))
+
+
+def test_all_random_states_are_as_they_were_before_the_first_fetch():
+    _, saved = whole_run(SKIPPED["generators everywhere"])
+    loader, now = SKIPPED["generators everywhere"](), from_plain(saved[1, 12][1])
+    scramble(99)
+    positions.go_on(loader, lambda: loader, from_plain(saved[1, 12][0]), now, 12)
+    found = to_plain(positions.mark(loader), "")
+    assert same(found, saved[1, 12][1])
+
+
+def test_the_loader_keeps_its_own_sampler():
+    _, saved = whole_run(SKIPPED["shuffled"])
+    loader = SKIPPED["shuffled"]()
+    kept = loader.batch_sampler
+    positions.go_on(loader, lambda: loader, *map(from_plain, saved[0, 7]), 7)
+    assert loader.batch_sampler is kept
+
+
+def test_a_pass_that_was_not_begun_begins():
+    scramble(0)
+    loader = loader_over(shuffle=True)
+    mark = positions.mark(loader)
+    expected = train_on(loader, [])
+    scramble(99)
+    loader = loader_over(shuffle=True)
+    assert_same([train_on(positions.go_on(loader, lambda: loader, mark, mark, 0), [])], [expected])
+
+
+def test_persistent_workers_begin_an_epoch_as_those_that_were_there():
+    """A checkpoint between two epochs has no mark: what it keeps of the loader is enough."""
+    make = WORKERS["seeded, persistent"]
+    epochs, saved = whole_run(make)
+    scramble(99)
+    loader = make()
+    generators, torchs = from_plain(saved[0])
+    positions.set_generator_states(loader, generators)
+    torch.set_rng_state(torchs)
+    seen = [train_on(loader, []) for _ in range(2)]
+    assert_same([[batch[:2] for batch in epoch] for epoch in seen], [[b[:2] for b in e] for e in epochs[1:]])
+
+
+def test_the_tensors_order_goes_on_with_the_epochs():
+    make = WHOLE["tensors"]
+    _, saved = whole_run(make)
+    loader = make()
+    list(positions.go_on(loader, lambda: loader, *map(from_plain, saved[1, 12]), 12))
+    assert loader.epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("longer", "shorter"),
+    [
+        (loader_over, lambda: loader_over(range(9))),
+        (
+            lambda: loader_over(Seeded(Noisy()), num_workers=1),
+            lambda: loader_over(Seeded(range(9)), num_workers=1),
+        ),
+        (WHOLE["tensors"], lambda: TensorLoader([torch.arange(9)], 3, shuffle=True, seed=2)),
+        (WHOLE["a list"], lambda: [1, 2, 3]),
+        (lambda: iter_of(14), lambda: iter_of(3)),
+    ],
+)
+def test_a_loader_that_gives_fewer_batches_than_were_done_is_refused(longer, shorter):
+    _, saved = whole_run(longer)
+    loader = shorter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearnerWarning)  # the data set's own generator has gone, too
+        with pytest.raises(ValueError, match=r"cut after 7 batches, but .* now gives 3"):
+            positions.go_on(loader, lambda: give(loader), *map(from_plain, saved[0, 7]), 7)
+
+
+def iter_of(n):
+    return lambda: iter([torch.tensor([item]) for item in range(n)])
+
+
+def test_another_process_goes_on_with_the_same_bits(tmp_path):
+    epochs, saved = whole_run(SKIPPED["generators everywhere"])
+    torch.save(saved[1, 12], tmp_path / "saved.pt")
+    script = """
+        import torch, cut_passes
+        saved = torch.load("saved.pt", weights_only=True)
+        seen = cut_passes.resumed(cut_passes.SKIPPED["generators everywhere"], *saved, 1, 12)
+        torch.save(seen, "seen.pt")
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    subprocess.run(command, check=True, timeout=100, cwd=tmp_path, env=environment)
+    assert_same(torch.load(tmp_path / "seen.pt"), [epochs[1][12:], epochs[2]])
+
+
+# Loaders that steer themselves
+
+
+class Counting:
+    """Batches that can tell where they are."""
+
+    def __init__(self):
+        self.n, self.rng = 0, random.Random(1)
+
+    def state_dict(self):
+        return {"n": self.n, "rng": self.rng.getstate()}
+
+    def load_state_dict(self, state):
+        self.n = state["n"]
+        self.rng.setstate(state["rng"])
+
+    def __iter__(self):
+        while self.n < 14:
+            self.n += 1
+            yield torch.tensor([self.n, self.rng.random(), torch.rand(()).item()])
+        self.n = 0
+
+
+def test_a_loader_that_tells_where_it_is_goes_there():
+    assert_goes_on(Counting, CUTS)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_stateful_loader_goes_on_with_the_same_bits_also_where_the_data_set_draws(shuffle):
+    nodes = pytest.importorskip("torchdata.stateful_dataloader")
+    assert_goes_on(lambda: nodes.StatefulDataLoader(Noisy(), BATCH_SIZE, shuffle=shuffle), CUTS)
+
+
+def test_a_stateful_loader_does_not_fetch_items_that_were_seen():
+    nodes = pytest.importorskip("torchdata.stateful_dataloader")
+    loader, rest = rest_of_one(lambda: nodes.StatefulDataLoader(Noisy(), BATCH_SIZE, shuffle=True))
+    assert loader.dataset.fetched.sum() == 0
+    list(rest)
+    assert loader.dataset.fetched.sum() == N_ITEMS - 15
+
+
+@pytest.mark.parametrize("dataset", [Plain, lambda: Seeded(Noisy())])
+def test_a_stateful_loader_with_workers_goes_on_where_the_data_set_draws_nothing(dataset):
+    nodes = pytest.importorskip("torchdata.stateful_dataloader")
+    assert_goes_on(lambda: nodes.StatefulDataLoader(dataset(), BATCH_SIZE, shuffle=True, num_workers=2), FEW)
+
+
+@pytest.mark.parametrize("workers", [{}, {"num_workers": 1}, {"num_workers": 1, "persistent_workers": True}])
+def test_a_stateful_loader_that_was_at_the_end_of_a_pass_begins_the_next(workers):
+    nodes = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def train(loader, n_epochs):
+        for _ in range(n_epochs):
+            positions.mark(loader)
+            yield train_on(loader, [])
+
+    def make():
+        return nodes.StatefulDataLoader(Plain(), BATCH_SIZE, shuffle=True, **workers)
+
+    scramble(0)
+    loader = make()
+    list(train(loader, 2))
+    saved = positions.now(loader)
+    expected = list(train(loader, 2))
+    scramble(99)
+    loader = make()
+    loader.load_state_dict(saved["loader"])
+    positions.put(loader, saved)
+    assert_same(list(train(loader, 2)), expected)
+
+
+# What cannot be promised
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *SKIPPED.values(),
+        *WHOLE.values(),
+        *(make for kind, make in WORKERS.items() if kind != "no noise, persistent"),
+        REPLAYED["workers"],
+        REPLAYED["workers over a stream"],
+        Counting,
+    ],
+)
+def test_nothing_is_said_of_what_goes_on_with_the_same_bits(make):
+    assert positions.limits(make()) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            WORKERS["no noise, persistent"],
+            r"persistent workers .* wrap the data set, Seeded\(dataset\), or leave",
+        ),
+        (lambda: loader_over(Stream(), num_workers=1, persistent_workers=True), "before: leave persistent"),
+        (
+            lambda: loader_over(Seeded(Noisy()), num_workers=2, in_order=False),
+            "in_order=False .* leave it out",
+        ),
+        (REPLAYED["a stream with a generator"], r"DataLoader over a Steady are drawn again .* state_dict"),
+        (REPLAYED["a function"], "the function batches are drawn again"),
+        (REPLAYED["an __iter__ of its own"], "DataLoader over a Plain are drawn again"),
+    ],
+)
+def test_what_cannot_be_promised_is_said_with_what_would_help(make, words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert re.search(words, positions.limits(make()))
+
+
+def test_of_a_stateful_loader_with_workers_it_is_said_that_their_states_are_not_kept():
+    nodes = pytest.importorskip("torchdata.stateful_dataloader")
+    assert positions.limits(nodes.StatefulDataLoader(Noisy(), 3)) is None
+    assert "Seeded" in positions.limits(nodes.StatefulDataLoader(Noisy(), 3, num_workers=2))
+    assert positions.limits(nodes.StatefulDataLoader(Seeded(Noisy()), 3, num_workers=2)) is None

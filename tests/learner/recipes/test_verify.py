@@ -1,0 +1,91 @@
+"""`verify_resume` finds what goes on with the same bits, and what does not."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from resumed import in_memory, make, shuffled
+
+from callbacks import Callback
+from learner import Learner, verify_resume
+from learner.recipes.recipe import load_recipe
+from learner.recipes.verify import digest, verify_recipe
+
+
+class Hidden(Callback):
+    """Changes the loss by a number that it does not declare."""
+
+    n = 0
+
+    def before_backward(self, learn):
+        self.n += 1
+        learn.loss_grad = learn.loss_grad * (1 + self.n)
+
+
+def sound() -> Learner:
+    return make(data=in_memory)
+
+
+def unsound() -> Learner:
+    return make(data=in_memory, plugins=(Hidden(),))
+
+
+def broken() -> Learner:
+    raise RuntimeError("no such file")
+
+
+def test_a_sound_training_ends_with_the_same_bits_wherever_it_is_cut():
+    report = verify_resume(sound, 2, n_kills=3, every="2 steps")
+    assert report.ok
+    assert len(report.rows) == 4
+    assert all(row.n_redone <= 2 * max(1, len(row.cuts)) for row in report.rows)
+    assert "4 of 4 runs of 10 steps ended with the same bits" in str(report)
+    assert all(len(line) <= 100 for line in str(report).splitlines())
+
+
+def test_a_plug_in_that_hides_its_state_is_found():
+    report = verify_resume(unsound, 2, n_kills=3, every="2 steps")
+    assert not report.ok
+    assert any({"weights", "history"} <= set(row.differing) for row in report.rows)
+    assert report.rows[0].ok  # cut at the first moment, it begins anew
+
+
+def test_a_training_that_fails_is_told_with_its_error():
+    with pytest.raises(RuntimeError, match=r"(?s)the training failed \(exit code 1\).*no such file"):
+        verify_resume(broken, 1)
+
+
+def test_what_cannot_be_handed_to_another_process_is_refused():
+    with pytest.raises(ValueError, match="at the top of a module"):
+        verify_resume(lambda: sound(), 1)
+
+
+@pytest.mark.parametrize("n_kills", [1, 0, True, "10"])
+def test_a_wrong_number_of_kills_is_refused(n_kills):
+    with pytest.raises(ValueError, match="n_kills="):
+        verify_resume(sound, 1, n_kills=n_kills)
+
+
+def test_a_recipe_is_verified(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "seed: 1\ndata: {use: article}\nmodel: {use: Linear, in_features: 20, out_features: 20}\nloss: mse\n"
+        "optimizer: {use: SGD, lr: 1e-5}\nfit: {epochs: 3}\n"
+    )
+    assert verify_recipe(load_recipe(tmp_path / "recipe.yaml"), n_kills=2).ok
+
+
+def test_a_digest_tells_bits_apart():
+    assert digest([0.0]) != digest([-0.0])
+    assert digest({"a": torch.tensor([1.0])}) != digest({"a": torch.tensor([1.0 + 2**-23])})
+    assert digest([[1], [2]]) != digest([[1, 2], []])
+
+
+def with_workers() -> Learner:
+    return make(data=partial(shuffled, num_workers=2))
+
+
+def test_a_loader_with_workers_is_verified_and_its_workers_see_a_child_killed():
+    """They are forked from it, not from a server that outlives it: `usual` is this process's way."""
+    assert verify_resume(with_workers, 1, n_kills=2, every="2 steps").ok

@@ -1,0 +1,438 @@
+"""A loss that is a module belongs to the learner as the model does."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from callbacks import (
+    Callback,
+    Checkpoint,
+    DevicePlacement,
+    EarlyStopping,
+    GradientClip,
+    LeanStep,
+    LearnerWarning,
+    MixUp,
+    StopOnNaN,
+    WholeStep,
+)
+from learner import Data, Learner
+from learner.files import checkpoint_file
+
+INPUTS = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+TARGETS = INPUTS.sum(1, keepdim=True)
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+
+
+class Weighted(nn.Module):
+    """The squared error with a variance that is trained, as of Kendall et al. 2018."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.zeros(1))
+
+    def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(preds, targets) * torch.exp(-self.s[0]) + self.s[0]
+
+
+class Running(nn.Module):
+    """A loss that is scaled by a running mean, which it keeps in a buffer, with dropout of its own."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones(1))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
+        error = self.drop((preds - targets) ** 2).mean()
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * error.detach())
+        return error / self.mean[0]
+
+
+class Centres(nn.Module):
+    """The distance to a centre, by a method that is not `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centre = nn.Parameter(torch.ones(1, 1))
+
+    def distance(self, preds: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(preds - self.centre, targets)
+
+
+class Cut(Callback):
+    def after_step(self, learn: Any) -> None:
+        if learn.global_step == 5:
+            raise SystemExit
+
+
+LOSSES = {
+    "a module": Weighted,
+    "in a partial": lambda: partial(Weighted()),
+    "a method of one": lambda: Centres().distance,
+    "with buffers": Running,
+}
+
+
+def make(loss: Any, *callbacks: Any, optimizer: Any = SGD, **options: Any) -> Learner:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    return Learner(
+        model,
+        Data.from_tensors(INPUTS, TARGETS, 8, seed=0),
+        loss() if isinstance(loss, type) else loss,
+        optimizer,
+        callbacks,
+        **options,
+    )
+
+
+def module_of(learn: Learner) -> nn.Module:
+    found: Any = learn.loss_func
+    found = getattr(found, "func", found)
+    return getattr(found, "__self__", found)
+
+
+def values(learn: Learner) -> list[Tensor]:
+    return [each.clone() for part in (learn.model, module_of(learn)) for each in part.state_dict().values()]
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_run_that_was_killed_ends_with_the_same_bits_of_the_loss(loss: Any, tmp_path: Path) -> None:
+    whole = make(loss())
+    whole.fit(3)
+    with pytest.raises(SystemExit):
+        make(loss(), Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+    resumed = make(loss(), Checkpoint(tmp_path, "2 steps"))
+    resumed.fit(3, resume="must")
+    assert same(values(resumed), values(whole))
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_sandbox_and_a_snapshot_leave_the_loss_as_it_was(loss: Any) -> None:
+    learn = make(loss())
+    learn.fit(1)
+    before, snapshot = values(learn), learn.snapshot()
+    with learn.sandbox():
+        learn.fit(1)
+        assert not same(values(learn), before)
+    assert same(values(learn), before)
+    learn.fit(1)
+    learn.restore(snapshot)
+    assert same(values(learn), before)
+
+
+def by_hand(loss: nn.Module, n_epochs: int, max_norm: float | None = None) -> list[Tensor]:
+    """The same training as a hand-written loop, on the batches that the learner sees."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    parameters = [*model.parameters(), *loss.parameters()]
+    optimizer = SGD(parameters)
+    for _ in range(n_epochs):
+        for inputs, targets in zip(INPUTS.split(8), TARGETS.split(8), strict=True):
+            optimizer.zero_grad()
+            loss(model(inputs), targets).backward()
+            if max_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, max_norm)
+            optimizer.step()
+    return [*model.state_dict().values(), *loss.state_dict().values()]
+
+
+def in_order() -> Data:
+    return Data(list(zip(INPUTS.split(8), TARGETS.split(8), strict=True)))
+
+
+@pytest.mark.parametrize("fast", [(), (LeanStep,), (partial(WholeStep, backend="eager"),)])
+def test_an_optimizer_that_a_factory_makes_trains_the_loss_and_says_so(fast: Any, capsys: Any) -> None:
+    learn = make(Weighted, *(each() for each in fast))
+    learn.data = in_order()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearnerWarning)  # WholeStep says that it falls back
+        learn.fit(1)
+        learn.fit(1)
+    assert same(values(learn), by_hand(Weighted(), 2))
+    assert capsys.readouterr().out.count("the loss Weighted is trained with the model: loss_func.s") == 1
+
+
+def test_a_loss_that_changes_its_buffers_falls_back_from_a_program_with_the_same_numbers() -> None:
+    def build(*callbacks: Any) -> Learner:
+        learn = make(Running, *callbacks)
+        learn.loss_func.drop.p = 0.0
+        return learn
+
+    learn, twin = build(WholeStep(backend="eager")), build()
+    with pytest.warns(LearnerWarning, match="the ordinary step is taken"):
+        learn.fit(1)
+    twin.fit(1)
+    assert same(values(learn), values(twin))
+
+
+def test_the_gradients_of_the_loss_are_clipped_with_those_of_the_model() -> None:
+    learn = make(Weighted, GradientClip(0.1))
+    learn.data = in_order()
+    learn.fit(2)
+    assert same(values(learn), by_hand(Weighted(), 2, max_norm=0.1))
+
+
+def test_a_ready_optimizer_without_the_parameters_of_the_loss_is_reported() -> None:
+    learn = make(Weighted)
+    learn.optimizer = SGD(learn.model.parameters())
+    with pytest.warns(LearnerWarning, match=r"2 of 3 trainable tensors .* loss_func\.s"):
+        learn.fit(1)
+
+
+def test_a_loss_that_comes_between_epochs_and_is_not_trained_is_reported() -> None:
+    class Swap(Callback):
+        def after_epoch(self, learn: Any) -> None:
+            learn.loss_func = Weighted()
+
+    with pytest.warns(LearnerWarning, match=r"loss_func\.s came or were replaced"):
+        make(F.mse_loss, Swap()).fit(2)
+
+
+def test_a_loss_that_is_a_part_of_the_model_is_trained_and_saved_once(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.loss = nn.Linear(3, 1), Weighted()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.layer(inputs)
+
+    model = Both()
+    learn = Learner(model, Data.from_tensors(INPUTS, TARGETS, 8, seed=0), model.loss, SGD)
+    assert len(learn.optimizer.param_groups[0]["params"]) == 3
+    contents = torch.load(learn.save(tmp_path / "file.pt"), weights_only=True)
+    assert contents["loss_func"] is None
+    assert "loss.s" in contents["model"]
+
+
+def test_a_loss_that_holds_the_model_has_only_its_own_tensors_beside(tmp_path: Path) -> None:
+    class Penalized(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model, self.weight = model, nn.Parameter(torch.zeros(()))
+
+        def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
+            return F.mse_loss(preds, targets) + self.weight * self.model.weight.square().sum()  # type: ignore
+
+    model = nn.Linear(3, 1)
+    learn = Learner(model, Data.from_tensors(INPUTS, TARGETS, 8, seed=0), Penalized(model), SGD)
+    learn.fit(1)
+    contents = torch.load(learn.save(tmp_path / "file.pt"), weights_only=True)
+    assert list(contents["loss_func"]["tensors"]) == ["weight"]
+    assert len(learn.optimizer.param_groups[0]["params"]) == 3
+
+
+def test_the_best_weights_come_back_with_the_loss_of_that_epoch() -> None:
+    seen: list[tuple[float, float]] = []
+
+    class Look(Callback):
+        def after_epoch(self, learn: Any) -> None:
+            seen.append((learn.results["valid_loss"], learn.loss_func.s.item()))
+
+    learn = make(Weighted, Look(), EarlyStopping(patience=2), optimizer=partial(torch.optim.SGD, lr=0.4))
+    learn.data = Data.from_tensors(INPUTS, TARGETS, 8, valid=0.5, seed=0)
+    learn.fit(6)
+    assert seen.index(min(seen)) != len(seen) - 1
+    assert learn.loss_func.s.item() == min(seen)[1]
+
+
+def test_a_loss_is_in_evaluation_mode_in_validation_and_keeps_its_own_mode_in_training() -> None:
+    modes: list[tuple[bool, bool, bool]] = []
+
+    class Features(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen = nn.Dropout().eval()
+
+        def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
+            modes.append((preds.requires_grad, self.training, self.frozen.training))
+            return F.mse_loss(preds, targets)
+
+    learn = make(Features)
+    learn.data = Data.from_tensors(INPUTS, TARGETS, 12, valid=0.5, seed=0)
+    learn.fit(2)
+    assert set(modes) == {(True, True, False), (False, False, False)}
+    assert learn.loss_func.training
+    assert not learn.loss_func.frozen.training
+
+
+def test_a_bad_batch_that_is_left_out_leaves_the_buffers_of_the_loss_as_they_were() -> None:
+    learn, twin = make(Running, StopOnNaN(skip=1)), make(Running)
+    batches = list(in_order().train)
+    bad = (batches[0][0], batches[0][1] * torch.nan)
+    learn.data, twin.data = Data([*batches, bad, bad[:1] + batches[0][1:]]), Data([*batches, batches[0]])
+    for each in (learn, twin):
+        each.loss_func.drop.p = 0.0
+    with pytest.warns(LearnerWarning, match="left out"):
+        learn.fit(1)
+    twin.fit(1)
+    assert torch.equal(learn.loss_func.mean, twin.loss_func.mean)
+
+
+def test_the_loss_is_placed_with_the_model() -> None:
+    learn = make(Weighted, DevicePlacement("meta"), defaults=())
+    learn.loss_func.register_buffer("weights", torch.ones(2))
+    learn.callbacks[DevicePlacement].before_fit(learn)
+    assert {each.device.type for each in learn.loss_func.state_dict().values()} == {"meta"}
+
+
+def test_weights_of_classes_of_another_loss_are_not_written_over_by_a_snapshot() -> None:
+    torch.manual_seed(0)
+    data = Data.from_tensors(INPUTS, torch.arange(24) % 2, 8, seed=0)
+    learn = Learner(nn.Linear(3, 2), data, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0])), SGD)
+    start = learn.snapshot()
+    learn.loss_func = nn.CrossEntropyLoss(weight=torch.tensor([5.0, 1.0]))
+    learn.restore(start)
+    assert learn.loss_func.weight.tolist() == [5.0, 1.0]
+
+
+def test_a_snapshot_of_another_loss_with_parameters_is_refused() -> None:
+    learn = make(Weighted)
+    start = learn.snapshot()
+    learn.loss_func = Centres().distance
+    with pytest.raises(ValueError, match=r"another loss: 2 tensors differ, as loss_func\.s"):
+        learn.restore(start)
+
+
+def test_a_file_from_before_losses_and_attributes_were_kept_still_resumes(tmp_path: Path) -> None:
+    whole = make(nn.MSELoss)
+    whole.fit(2)
+    make(nn.MSELoss, Checkpoint(tmp_path)).fit(1)
+    [path] = tmp_path.glob("*.pt")
+    contents = torch.load(path, weights_only=True)
+    for name in ("loss_func", "learner", "plain", "empty", "gradients_beside"):
+        del contents[name]
+    checkpoint_file.write(path, contents)
+    resumed = make(nn.MSELoss, Checkpoint(tmp_path))
+    resumed.fit(2, resume="must")
+    assert same(values(resumed), values(whole))
+
+
+def test_a_loss_within_mixup_is_in_the_file(tmp_path: Path) -> None:
+    whole = make(Weighted, MixUp(seed=0))
+    whole.fit(3)
+    with pytest.raises(SystemExit):
+        make(Weighted, MixUp(seed=0), Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+    resumed = make(Weighted, MixUp(seed=0), Checkpoint(tmp_path, "2 steps"))
+    resumed.fit(3, resume="must")
+    assert same(values(resumed), values(whole))
+
+
+CRITIC = nn.Linear(1, 1)
+
+
+def by_closure() -> Any:
+    loss = Weighted()
+    return lambda preds, targets: loss(preds, targets)
+
+
+def by_global() -> Any:
+    return lambda preds, targets: F.mse_loss(CRITIC(preds), targets)
+
+
+def by_attribute() -> Any:
+    class Loss:
+        def __init__(self) -> None:
+            self.parts = {"running": Running()}
+
+        def __call__(self, preds: Tensor, targets: Tensor) -> Tensor:
+            return self.parts["running"](preds, targets)
+
+    return Loss()
+
+
+def by_argument() -> Any:
+    def loss(preds: Tensor, targets: Tensor, critic: nn.Module) -> Tensor:
+        return F.mse_loss(critic(preds), targets)
+
+    return partial(loss, critic=nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("loss", [by_closure, by_global, by_attribute, by_argument])
+def test_a_module_that_only_a_function_reaches_is_reported_once(loss: Any) -> None:
+    learn = make(loss())
+    with pytest.warns(LearnerWarning, match="the loss reaches a") as caught:
+        learn.fit(2)
+    assert len([each for each in caught if "the loss reaches" in str(each.message)]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        learn.fit(1)
+
+
+class Own(Learner):
+    state = ("critic",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.critic = nn.Linear(1, 1)
+        super().__init__(*args, **options)
+
+    def compute_loss(self) -> None:
+        self.loss_grad = F.mse_loss(self.critic(self.preds), self.targets)
+
+
+def frozen() -> Any:
+    teacher = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)).eval().requires_grad_(False)
+    return lambda preds, targets: F.mse_loss(teacher(preds), targets)
+
+
+def constant() -> Any:
+    loss = nn.CrossEntropyLoss(weight=torch.ones(1))
+    return lambda preds, targets: loss(preds, targets * 0) + preds.square().mean()
+
+
+def the_model() -> Any:
+    model = nn.Linear(3, 1)
+    return model, lambda preds, targets: F.mse_loss(preds, targets) + model.weight.square().sum()
+
+
+def test_a_module_that_does_not_change_or_is_kept_is_not_reported(recwarn: Any) -> None:
+    for loss in (frozen(), constant()):
+        make(loss).fit(1)
+    model, loss = the_model()
+    Learner(model, Data.from_tensors(INPUTS, TARGETS, 8, seed=0), loss, SGD).fit(1)
+    Own(nn.Linear(3, 1), Data.from_tensors(INPUTS, TARGETS, 8, seed=0), F.mse_loss, SGD).fit(1)
+    assert not [each for each in recwarn if "the loss reaches" in str(each.message)]
+
+
+def test_with_a_splitter_the_loss_is_in_the_last_group_and_is_frozen_with_none() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    data = Data.from_tensors(INPUTS, TARGETS, 8, seed=0)
+    learn = Learner(model, data, Weighted(), SGD, splitter=lambda model: [model[0], model[1]])
+    assert [len(group["params"]) for group in learn.optimizer.param_groups] == [2, 3]
+    learn.freeze()
+    learn.fit(1)
+    assert learn.loss_func.s.item() != 0
+
+
+def test_a_head_in_the_loss_is_trained_on_a_frozen_model() -> None:
+    learn = make(Weighted, optimizer=None)
+    learn.model.requires_grad_(False)
+    learn = Learner(learn.model, learn.data, learn.loss_func, SGD)
+    learn.fit(1)
+    assert learn.loss_func.s.item() != 0
+
+
+def test_check_reports_a_loss_that_is_trained_as_nothing_wrong() -> None:
+    report = make(Weighted).check()
+    assert not report.warnings
+    assert not report.errors
+    assert "3 of 3" in report.facts["optimizer"]
+    assert "3 of 3" in report.facts["gradient"]

@@ -1,0 +1,367 @@
+"""The search for a batch size: against the allocator's own count, and without a trace."""
+
+from __future__ import annotations
+
+import gc
+import random
+import weakref
+from functools import partial
+
+import numpy
+import pytest
+import torch
+from accounting import peak_by_profiler
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from callbacks import EMA, Checkpoint, EarlyStopping, GradientAccumulation, LeanStep, MixedPrecision, ZeroGrad
+from callbacks.place.device import map_tensors
+from learner import Data, Learner
+from learner.tools.batch_size import BatchSizes
+from learner.tools.batch_trials import SizeTrial, as_bytes, available_memory, is_out_of_memory
+
+N_ITEMS = 600
+
+
+class Refuses(nn.Linear):
+    """Has no memory for batches above a size."""
+
+    def __init__(self, largest: int, error: Exception):
+        super().__init__(8, 1)
+        self.largest, self.error = largest, error
+
+    def forward(self, input):  # noqa: A002
+        if len(input) > self.largest:
+            raise self.error
+        return super().forward(input)
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Dropout(0.5), nn.Linear(64, 64), nn.Linear(64, 1))
+
+
+def tensors(n: int = N_ITEMS):
+    inputs = torch.rand(n, 8, generator=torch.Generator().manual_seed(0))
+    return inputs, inputs.sum(1, keepdim=True)
+
+
+def make(model=None, *callbacks, data=None, optimizer=torch.optim.AdamW, **options) -> Learner:
+    torch.manual_seed(0)
+    data = data or Data.from_tensors(*tensors(), batch_size=32, valid=(tensors(20)), seed=0)
+    return Learner(model or wide(), data, F.mse_loss, optimizer, callbacks, **options)
+
+
+def out_of_memory(n_bytes: int = 2**60) -> RuntimeError:
+    """The error of the CPU's own allocator."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(n_bytes, dtype=torch.uint8)
+    return caught.value
+
+
+@pytest.mark.parametrize("largest", [1, 2, 3, 37, 100, 599, 600])
+def test_it_finds_the_largest_that_fits_to_a_sixteenth(largest):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    found = make(Refuses(largest, error)).find_batch_size(n_steps=1)
+    assert largest - max(1, largest // 16) <= found.largest <= largest
+    sizes = [trial.size for trial in found.trials]
+    assert sizes == sorted(set(sizes))
+    assert {trial.size for trial in found.trials if not trial.fits} == {n for n in sizes if n > largest}
+    assert found.suggested <= largest
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=str,
+)
+def test_each_kind_of_too_little_memory_is_known(error):
+    found = make(Refuses(20, error)).find_batch_size(n_steps=1)
+    assert found.largest == 20
+    assert type(error).__name__ in str(found)
+
+
+def test_the_error_of_the_cpu_s_allocator_is_known():
+    assert is_out_of_memory(out_of_memory())
+
+    class Greedy(nn.Linear):
+        def forward(self, input):  # noqa: A002
+            torch.empty(1 if len(input) < 20 else 2**60, dtype=torch.uint8)
+            return super().forward(input)
+
+    found = make(Greedy(8, 1)).find_batch_size(n_steps=1)
+    assert found.largest == 19
+    assert "can't allocate memory" in str(found) or "not enough memory" in str(found)
+
+
+def test_the_curve_is_what_the_allocator_tells_of_a_loop_by_hand():
+    found = make(defaults=(ZeroGrad,)).find_batch_size(start=100, up_to=400, n_steps=1)
+    model = wide()
+    optimizer = torch.optim.AdamW(model.parameters())
+    held = sum(each.nbytes for each in model.parameters())
+    inputs, targets = tensors()
+
+    def train(size: int) -> None:
+        for _ in range(2):
+            batch = inputs[:size].clone(), targets[:size].clone()
+            preds = model(batch[0])
+            F.mse_loss(preds, batch[1]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    train(1)
+    held += sum(each.nbytes for state in optimizer.state.values() for each in state.values())
+    assert [trial.size for trial in found.trials] == [100, 200, 400]
+    for trial in found.trials:
+        assert trial.peak == pytest.approx(held + peak_by_profiler(partial(train, trial.size)), rel=0.02)
+
+
+def test_a_limit_is_kept_and_foretold():
+    free = make().find_batch_size(n_steps=1)
+    limit = free.trials[-2].peak
+    found = make().find_batch_size(limit=limit, n_steps=1)
+    assert found.room == limit
+    assert found.trials[-1].why_not is not None
+    assert all(trial.peak <= limit for trial in found.trials)
+    assert found.largest >= 0.9 * free.trials[-2].size
+    assert any("not tried" in (trial.why_not or "") for trial in found.trials)
+
+
+def test_beyond_the_limit_nothing_is_made():
+    made = []
+
+    class Makes(nn.Linear):
+        def forward(self, input):  # noqa: A002
+            made.append(torch.zeros(len(input), 10_000))
+            found = super().forward(input) + made.pop().sum()
+            return found + torch.zeros(len(input), 10_000).sum()
+
+    found = make(Makes(8, 1)).find_batch_size(limit="1 MB", n_steps=1)
+    assert 20 <= found.largest <= 25  # 40,000 bytes an item
+
+
+def test_the_suggestion_lies_on_the_curve():
+    trials = [SizeTrial(size, 1000 + 10 * size, 0.1 + size / 1000) for size in (2, 4, 100, 200)]
+    found = BatchSizes(trials, 3000, 0.2, 1000, "", "cpu")
+    assert found.suggested == 136  # 2400 = 1000 + 10 * 140, and a multiple of eight
+    assert found.quickest == 100
+    assert BatchSizes(trials, None, 0.0, 0, "", "cpu").suggested == 200
+    assert BatchSizes(trials, 1000, 0.9, 0, "", "cpu").suggested == 2
+    failed = [*trials, SizeTrial(300, why_not="no memory", out_of_memory=True)]
+    assert BatchSizes(failed, 10**9, 0.2, 0, "", "cpu").suggested == 136  # of 2400, not of what was said
+
+
+def test_the_smallest_of_nearly_equal_rates_is_the_quickest():
+    trials = [SizeTrial(size, size, seconds) for size, seconds in ((2, 1.0), (4, 1.01), (8, 2.0), (16, 3.98))]
+    assert BatchSizes(trials, 100, 0.0, 0, "", "cpu").quickest == 4
+
+
+def traces(learn: Learner) -> str:
+    """All that a search could leave."""
+    snapshot = learn.snapshot()
+    found = {
+        "snapshot": {**snapshot, "random": repr(snapshot["random"])},
+        "order": learn.data.train.generator.get_state(),
+        "random": (torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()),
+        "gradients": [each.grad for each in learn.model.parameters()],
+        "modes": [each.training for each in learn.model.modules()],
+        "attributes": sorted(vars(learn)),
+        "plug-ins": [id(plugin) for plugin in learn.callbacks],
+        "own": (learn.stop_reason, learn.error, learn.n_fits, dict(learn.results)),
+    }
+    return repr(map_tensors(found, lambda leaf: (tuple(leaf.shape), leaf.numpy(force=True).tobytes())))
+
+
+def loaders() -> Data:
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(TensorDataset(*tensors(64)), 8, shuffle=True, generator=generator)
+    return Data(loader, DataLoader(TensorDataset(*tensors(16)), 8))
+
+
+def test_it_leaves_no_trace(tmp_path, capsys):
+    learn = make(None, EMA(0.9), Checkpoint(tmp_path / "run"), EarlyStopping(patience=1), data=loaders())
+    learn.fit(1)
+    capsys.readouterr()
+    before, files = traces(learn), sorted(tmp_path.rglob("*"))
+    learn.find_batch_size(n_steps=1, limit="1 MB")
+    assert traces(learn) == before
+    assert sorted(tmp_path.rglob("*")) == files
+    assert capsys.readouterr().out == ""
+
+
+def test_training_afterwards_has_the_bits_of_training_without():
+    plain = make(data=loaders())
+    plain.fit(2)
+    searched = make(data=loaders())
+    searched.find_batch_size(n_steps=1)
+    searched.fit(2)
+    for one, other in zip(plain.model.parameters(), searched.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert plain.history["valid_loss"] == searched.history["valid_loss"]
+
+
+def test_also_where_memory_ran_out():
+    learn = make(Refuses(20, out_of_memory()), data=loaders())
+    before = traces(learn)
+    learn.find_batch_size(n_steps=1)
+    assert traces(learn) == before
+
+
+def test_a_size_that_did_not_fit_holds_no_memory():
+    seen = []
+
+    class Keeps(Refuses):
+        def forward(self, input):  # noqa: A002
+            seen.append(weakref.ref(input))
+            return super().forward(input)
+
+    make(Keeps(20, torch.OutOfMemoryError("out of memory"))).find_batch_size(n_steps=1)
+    gc.collect()
+    assert not any(each() is not None for each in seen)
+
+
+def test_not_even_one_item():
+    with pytest.raises(RuntimeError, match=r"not even a batch of 1 item fits into 1\.00 kB.*ActivationCheck"):
+        make().find_batch_size(limit=1000)
+    with pytest.raises(RuntimeError, match=r"not even a batch of 1 item fits.*out of memory.*bf16"):
+        make(Refuses(0, torch.OutOfMemoryError("out of memory"))).find_batch_size()
+
+
+def test_another_error_is_the_user_s_and_says_at_which_size():
+    learn = make(Refuses(5, RuntimeError("the shapes do not fit")))
+    before = [each.clone() for each in learn.model.parameters()]
+    with pytest.raises(RuntimeError, match="the shapes do not fit") as caught:
+        learn.find_batch_size()
+    assert "at a batch size of 8" in caught.value.__notes__
+    assert any("learn.find_batch_size()" in note for note in caught.value.__notes__)
+    assert all(torch.equal(one, other) for one, other in zip(learn.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "plugin", [GradientAccumulation(4), LeanStep(), MixedPrecision("bf16"), EMA(0.9)], ids=lambda p: p.name
+)
+def test_it_searches_with(plugin):
+    assert make(None, plugin).find_batch_size(n_steps=1).largest == N_ITEMS
+
+
+def test_time_ends_the_search():
+    found = make().find_batch_size(max_seconds=1e-9, n_steps=1)
+    assert [trial.size for trial in found.trials] == [2]
+    assert "was to end after" in str(found)
+
+
+# Batches of any size
+
+
+def sizes_seen(learn: Learner, **options) -> set[int]:
+    seen = set()
+    learn.model.register_forward_pre_hook(lambda module, args: seen.add(len(args[0])))
+    learn.find_batch_size(n_steps=1, up_to=16, **options)
+    return seen
+
+
+def collate_nested(items):
+    return {"x": torch.stack([x for x, _ in items]), "parts": [y for _, y in items]}
+
+
+def test_a_mapping_with_keys():
+    batches = [{"input": x, "y": y} for x, y in [tensors(8)]]
+    learn = make(nn.Linear(8, 1), data=Data(batches, targets="y"))
+    learn.model.forward = lambda input: nn.Linear.forward(learn.model, input)  # noqa: A006
+    found = learn.find_batch_size(n_steps=1, up_to=16)
+    assert [trial.size for trial in found.trials] == [2, 4, 8, 16]
+
+
+def test_items_of_a_data_set_are_collated_where_rows_will_not_do():
+    loader = DataLoader(TensorDataset(*tensors(20)), 8, collate_fn=collate_nested)
+    data = Data(loader, split=lambda batch: (batch["x"], torch.stack(batch["parts"])))
+    assert sizes_seen(make(data=data)) == {2, 4, 8, 16}
+
+
+def test_a_stream_of_batches():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from zip(*tensors(12), strict=True)
+
+    assert sizes_seen(make(data=Data(DataLoader(Stream(), 4)))) == {2, 4, 8, 16}
+
+
+def test_a_function_of_batches_and_one_s_own_maker():
+    data = Data(lambda: iter([{"graph": object()}]), split=lambda batch: batch["pair"])
+    learn = make(data=data)
+    make_batch = lambda n: {"pair": tuple(each[:n] for each in tensors())}  # noqa: E731
+    assert sizes_seen(learn, make_batch=make_batch) == {2, 4, 8, 16}
+
+
+def test_the_longest_of_the_first_batches_is_taken():
+    batches = [(torch.rand(4, 8), torch.zeros(4, length)) for length in (2, 50, 3)]
+    lengths = set()
+
+    def loss_func(preds, targets):
+        lengths.add(targets.shape[1])
+        return preds.mean()
+
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    learn = Learner(nn.Linear(8, 1), Data(batches), loss_func, optimizer)
+    learn.find_batch_size(n_steps=1, up_to=4)
+    assert lengths == {50}
+
+
+def test_a_batch_of_which_no_other_can_be_made_is_told():
+    graph = (torch.rand(4, 8), torch.zeros(2, 17, dtype=torch.long))  # nodes, and edges between them
+    with pytest.raises(TypeError, match=r"no larger or smaller one can be made.*make_batch=lambda n"):
+        make(data=Data([graph])).find_batch_size()
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("4 GB", 4 * 10**9), ("4GiB", 2**32), ("1.5 mb", 1_500_000), (1234, 1234), ("1234", 1234), ("8k", 8000)],
+)
+def test_bytes_in_words(text, number):
+    assert as_bytes(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "GB", "4 XB", "-4 GB", "0", 0, -1, "four"])
+def test_bytes_that_are_none(text):
+    with pytest.raises(ValueError, match="write bytes as a whole number above 0, or as in '4 GB'"):
+        make().find_batch_size(limit=text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 1.5}, "write bytes"),
+        ({"limit": True}, "write bytes"),
+        ({"margin": 1}, "a share from 0 to below 1"),
+        ({"margin": -0.1}, "a share from 0"),
+        ({"start": 0}, "whole number of at least 1"),
+        ({"up_to": 2.0}, "whole number of at least 1"),
+        ({"start": 8, "up_to": 4}, "begin with no more"),
+        ({"n_steps": True}, "whole number of at least 1"),
+        ({"max_seconds": 0}, "seconds above 0, or None"),
+        ({"make_batch": 3}, "pass a function"),
+    ],
+)
+def test_settings_that_cannot_be_used(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make().find_batch_size(**options)
+
+
+def test_what_cannot_be_searched():
+    with pytest.raises(TypeError, match="no optimizer to train with"):
+        make(optimizer=None).find_batch_size()
+    with pytest.raises(ValueError, match="gave no batch"):
+        make(data=Data(lambda: iter(()))).find_batch_size()
+
+
+def test_the_machine_s_memory_is_known_here():
+    found = available_memory()
+    assert found is None or found > 10**7

@@ -1,0 +1,351 @@
+"""What a step costs: found where it was put, and measured without a trace."""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+import zlib
+from functools import partial
+from statistics import fmean
+
+import numpy
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks import (
+    EMA,
+    ActivationStats,
+    Callback,
+    Checkpoint,
+    ClosureStep,
+    CSVLogger,
+    EarlyStopping,
+    GradientAccumulation,
+    LeanStep,
+    LogRMSE,
+    MixedPrecision,
+    Order,
+    OverfitBatch,
+    ShortEpoch,
+    StopAfter,
+    TorchScheduler,
+    ValidateEvery,
+    When,
+)
+from learner import Data, Learner, TensorLoader
+from learner.tools.cost import remedy_for
+from learner.tools.cost_runs import run_reads
+from learner.tools.meter import Meter, Reads
+
+NAP = 0.002  # seconds
+NAPS: list[float] = []  # how long they took: on a busy machine, longer
+
+
+def nap(seconds: float = NAP) -> None:
+    begun = time.perf_counter()
+    time.sleep(seconds)
+    NAPS.append((time.perf_counter() - begun) * NAP / seconds)
+
+
+def is_nap(seconds: float, n: float = 1) -> bool:
+    """Is it the time of so many naps, as they were?"""
+    return n * NAP <= seconds * 1.01 <= 2 * n * max(fmean(NAPS), 1.2 * NAP)
+
+
+@pytest.fixture(autouse=True)
+def no_naps():
+    NAPS.clear()
+
+
+class Sleeper(Callback):
+    n_called = 0
+
+    def after_batch(self, learn):
+        self.n_called += 1
+        if learn.training:
+            nap()
+
+    def after_epoch(self, learn):
+        nap(3 * NAP)
+
+
+class Sleepy(TensorDataset):
+    def __getitem__(self, index):
+        nap(NAP / 8)  # of eight items a batch
+        return super().__getitem__(index)
+
+
+ADAM = partial(torch.optim.Adam, lr=0.01)
+
+
+def make(*callbacks, data_set=TensorDataset, optimizer=ADAM, **options):
+    torch.manual_seed(0)
+    inputs = torch.rand(40, 3)
+    items = data_set(inputs, inputs.sum(1, keepdim=True))
+    generator = torch.Generator().manual_seed(1)
+    held_out = TensorDataset(torch.rand(20, 3), torch.rand(20, 1))
+    data = Data(DataLoader(items, 8, shuffle=True, generator=generator), DataLoader(held_out, 8))
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.1), nn.Linear(4, 1))
+    return Learner(model, options.pop("data", data), F.mse_loss, optimizer, callbacks, **options)
+
+
+def traces(learn: Learner) -> list:
+    """All that measuring could leave."""
+    attributes = {
+        key: id(value) for key, value in vars(learn).items() if key not in ("_on", "_do", "results")
+    }
+    return [
+        [each.detach().clone() for each in (*learn.model.parameters(), *learn.model.buffers())],
+        copy.deepcopy(learn.optimizer.state_dict()),
+        [torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()],
+        learn.data.train.generator.get_state(),
+        {key: value for key, value in attributes.items() if key != "_callbacks"},
+        [learn.global_step, learn.n_samples, learn.n_fits, learn.epoch, len(learn.history)],
+        [module.training for module in learn.model.modules()],
+        [len(module._forward_hooks) for module in learn.model.modules()],
+        [id(plugin) for plugin in learn.callbacks],
+        [
+            {
+                key: id(value)
+                for key, value in vars(plugin).items()
+                if not plugin.state or (key[0] != "_" and key not in plugin.state)
+            }
+            for plugin in learn.callbacks
+        ],
+        {plugin.name: zlib.crc32(str(plugin.state_dict()).encode()) for plugin in learn.callbacks},
+        [each.grad for each in learn.model.parameters()],
+        dict(learn.results),
+    ]
+
+
+def test_a_plug_in_that_sleeps_is_found():
+    cost = make(Sleeper()).cost(20)
+    assert is_nap(cost.plugins["sleeper"].step)
+    assert is_nap(cost.plugins["sleeper"].epoch, 3)
+    assert cost.step > NAP
+    assert cost.bare is not None
+    assert cost.over_bare == pytest.approx((cost.step - cost.data_wait) / cost.bare)
+    assert cost.remedy is None
+
+
+def test_a_loader_that_sleeps_is_found_with_the_remedy():
+    cost = make(data_set=Sleepy).cost(20)
+    assert is_nap(cost.data_wait)
+    assert cost.data_wait / cost.step > 0.2
+    assert "num_workers=0" in str(cost.remedy)
+    assert "Data.from_tensors" in str(cost.remedy)
+
+
+def test_a_map_that_is_read_item_by_item_is_told_to_be_read_in_blocks(tmp_path):
+    numpy.save(tmp_path / "items.npy", numpy.ones((64, 4), "float32"))
+    array = numpy.load(tmp_path / "items.npy", mmap_mode="r")
+    assert "order='blocks'" in remedy_for(TensorLoader((array,), 8, shuffle=True), 0.5)
+    for loader in (TensorLoader((array,), 8), TensorLoader((array,), 8, shuffle=True, order="blocks")):
+        assert "larger batches" in remedy_for(loader, 0.5)
+
+
+def test_an_operation_that_sleeps_is_found():
+    class Slow(Learner):
+        def forward(self):
+            nap()
+            super().forward()
+
+    plain = make()
+    cost = Slow(plain.model, plain.data, F.mse_loss, plain.optimizer).cost(20)
+    assert is_nap(cost.operations["forward"])
+    assert cost.bare is not None
+    assert cost.bare > NAP  # the bare loop does the work of the learner's class
+
+
+def test_what_surrounds_an_operation_counts_for_its_plug_in():
+    class Around(Callback):
+        surrounds = ("forward",)
+
+        def surround(self, learn, operation):
+            nap()
+            return super().surround(learn, operation)
+
+    cost = make(Around()).cost(20)
+    assert is_nap(cost.plugins["around"].step)
+    assert cost.operations["forward"] < cost.plugins["around"].step
+
+
+def test_what_is_within_counts_once():
+    class Slow(Learner):
+        def forward(self):
+            nap()
+            super().forward()
+
+    class Around(Callback):
+        surrounds = ("forward",)
+
+    plain = make()
+    cost = Slow(plain.model, plain.data, F.mse_loss, plain.optimizer, [Around()]).cost(20)
+    assert cost.plugins["around"].step < NAP / 2 < cost.operations["forward"]
+
+
+def test_a_plug_in_that_works_now_and_then_counts_by_its_share():
+    cost = make(When(Sleeper(), every="5 steps")).cost(40)
+    assert is_nap(cost.plugins["sleeper"].step, 1 / 5)
+
+
+def test_the_parts_are_those_that_there_are():
+    cost = make().cost(20)
+    assert list(cost.operations) == ["place", "forward", "compute_loss", "backward", "step", "zero_grad"]
+    assert set(cost.plugins) == {
+        *("zero_grad", "device_placement", "stop_on_nan", "metrics", "recorder", "progress")
+    }
+    assert all(seconds > 0 for seconds in cost.operations.values())
+    assert cost.device_waits == {}
+    assert cost.device == "cpu"
+    assert cost.n_steps >= 20
+
+
+def test_no_trace_is_left(tmp_path, capsys):
+    learn = make(
+        Sleeper(),
+        LogRMSE(),
+        EMA(0.9),
+        ActivationStats(),
+        Checkpoint(tmp_path / "run"),
+        CSVLogger(tmp_path / "log.csv"),
+        EarlyStopping(patience=1),
+    )
+    learn.fit(1)
+    capsys.readouterr()
+    before, files = traces(learn), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    cost = learn.cost(20)
+    torch.testing.assert_close(traces(learn), before, rtol=0, atol=0)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
+    assert capsys.readouterr().out == ""
+    assert list(cost.not_measured) == ["csv_logger", "checkpoint"]
+    assert "early_stopping" in cost.plugins
+
+
+def test_training_after_measuring_has_the_bits_of_training_without():
+    plain = make(EMA(0.9))
+    plain.fit(2)
+    measured = make(EMA(0.9))
+    measured.cost(20)
+    measured.fit(2)
+    for one, other in zip(plain.model.parameters(), measured.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert plain.history["valid_loss"] == measured.history["valid_loss"]
+
+
+def test_an_error_leaves_no_trace_and_says_where_it_was():
+    class Fails(Callback):
+        def after_backward(self, learn):
+            raise ZeroDivisionError
+
+    learn = make(Fails())
+    before = traces(learn)
+    with pytest.raises(ZeroDivisionError) as caught:
+        learn.cost(20)
+    torch.testing.assert_close(traces(learn), before, rtol=0, atol=0)
+    notes = " ".join(caught.value.__notes__)
+    assert "in callback Fails.after_backward" in notes
+    assert "learn.cost()" in notes
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        GradientAccumulation(3),
+        LeanStep(),
+        MixedPrecision("bf16"),
+        ShortEpoch(1),
+        OverfitBatch(),
+        StopAfter("3 steps"),
+        ValidateEvery("2 steps"),
+        TorchScheduler(partial(torch.optim.lr_scheduler.StepLR, step_size=1)),
+    ],
+    ids=lambda plugin: plugin.name,
+)
+def test_it_measures_with(plugin):
+    cost = make(plugin).cost(20)
+    assert cost.step > 0
+    assert cost.n_steps >= 20
+
+
+def test_an_optimizer_that_needs_a_closure_has_no_bare_loop():
+    cost = make(ClosureStep(), optimizer=partial(torch.optim.LBFGS, max_iter=2)).cost(20)
+    assert cost.bare is None
+    assert cost.over_bare is None
+    assert "No bare loop to compare with: LBFGS needs a closure." in str(cost)
+
+
+def test_one_batch_an_epoch():
+    inputs = torch.rand(20, 3)
+    cost = make(data=Data([(inputs, inputs.sum(1, keepdim=True))])).cost(20)
+    assert 0 < cost.data_wait < cost.step
+
+
+def test_the_table_is_narrow_and_tells_all():
+    table = str(make(Sleeper(), data_set=Sleepy).cost(20))
+    assert max(map(len, table.splitlines())) <= 80
+    for part in ("data wait", "forward", "  sleeper", "the loop itself", "A bare loop's step", "num_workers"):
+        assert part in table
+
+
+def test_reads_of_a_device_are_counted_for_what_reads():
+    class Reader(Callback):
+        def after_loss(self, learn):
+            learn.loss.item()
+            float(learn.preds.detach().sum())
+
+    learn, meter = make(Reader(), defaults=()), Meter()
+    meter.compose(learn)
+    learn.training = True
+    with Reads(meter, torch.device("cpu")):
+        for event in ("place", "forward", "compute_loss"):
+            learn.batch = learn.inputs = torch.rand(8, 3)
+            learn.targets = torch.rand(8, 1)
+            learn._do[event](learn)
+        learn._loss = learn.loss_grad
+        learn._on["after_loss"](learn)
+    meter.end_step()
+    assert meter.reads == [{("plugin", "reader"): 2}]
+
+
+def test_a_run_that_counts_reads():
+    class Reader(Callback):
+        def after_batch(self, learn):
+            learn.loss.item()
+
+        def after_epoch(self, learn):
+            learn.loss.item()
+
+    found = run_reads(make(Reader()), {}, torch.device("cpu"))
+    assert [step.get(("plugin", "reader")) for step in found.reads] == [1] * len(found.reads)
+
+
+@pytest.mark.parametrize("n_steps", [0, 19, 30.0, True, "50"])
+def test_a_number_of_steps_that_is_none(n_steps):
+    with pytest.raises(ValueError, match="whole number of at least 20"):
+        make().cost(n_steps)
+
+
+def test_what_cannot_be_measured():
+    class Locked(Callback):
+        def __init__(self):
+            super().__init__()
+            self.pipe = (each for each in ())
+
+    with pytest.raises(TypeError, match=r"cannot be copied.*learn.without\('locked'\)"):
+        make(Locked()).cost(20)
+
+    class Inside(Callback):
+        order = Order.MEASURE
+
+        def after_batch(self, learn):
+            learn.cost(20)
+
+    with pytest.raises(RuntimeError, match="in the middle of a fit"):
+        make(Inside()).fit(1)
+    with pytest.raises(TypeError, match="no optimizer"):
+        Learner(nn.Linear(1, 1), Data([torch.rand(2, 1)]), F.mse_loss).cost()
