@@ -24,6 +24,7 @@ from learner.checks.preflight import does_itself
 from learner.data.tensors import counted
 from learner.messages.arguments import rate_faults
 from learner.messages.problems import LearnerWarning, listed
+from learner.state.pass_modes import modes_of, set_modes
 
 if TYPE_CHECKING:
     from learner.checks.examination import Report
@@ -72,6 +73,7 @@ def items(learn: Any, report: Report, batch: Any) -> None:
     learn.batch = batch
     learn._run_model()
     n_items, inputs = learn.n_items, learn.inputs
+    modes = modes_of(learn)
     learn.model.eval()
     states = draws.take()
     outputs = []
@@ -83,7 +85,7 @@ def items(learn: Any, report: Report, batch: Any) -> None:
             found = [item.detach() for item in tensors_in(learn.preds)]
             outputs.append([item for item in found if item.ndim and len(item) == n_items])
     finally:
-        learn.model.train()
+        set_modes(modes)
     if n_items < 2 or not outputs[0]:
         why = "the batch has one item" if n_items < 2 else "the outputs have not one row an item"
         report.facts["items"] = f"not examined: {why}"
@@ -155,8 +157,8 @@ def steps(learn: Any, report: Report, batch: Any) -> None:
         )
     if stale := changed(buffers):
         report.warn(
-            f"the frozen layers' {listed(stale)} still follow the data: put these layers into "
-            "evaluation mode in before_train to keep them."
+            f"the frozen layers' {listed(stale)} still follow the data: use the "
+            "callback BatchNormFreeze, or put them into evaluation mode before the fit, to keep them."
         )
 
 
