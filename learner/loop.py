@@ -290,7 +290,7 @@ class Loop:
             self.loss_grad = self.loss_func(self.preds, self.targets)
 
     def backward(self) -> None:
-        """Compute the gradients of `loss_grad`; they add to those that are there."""
+        """Compute the gradients of `loss_grad`; they are added to the existing ones."""
         self.loss_grad.backward()
 
     def step(self) -> None:

@@ -1,7 +1,8 @@
-"""The contract between the loop and its plug-ins: events, operations, endings, phases.
+"""The contract between the loop and its callbacks: events, operations, phases, and how a fit ends.
 
-Read this file first. An *event* is a moment: any number of plug-ins may listen to it. An *operation* is work
-that exactly one party does. `registry.py` puts plug-ins in order; `learner/loop.py` fires the events.
+Read this file first. An *event* is a moment in the loop, and any number of callbacks may listen to it. An
+*operation* is work that exactly one part does. `registry.py` orders the callbacks; `learner/loop.py` calls
+them.
 """
 
 # pyright: strict
@@ -52,23 +53,23 @@ Direction = Literal["min", "max"]
 
 
 class Order(IntEnum):
-    """The phase in which a plug-in hears an event; within a phase, the order in which plug-ins were given."""
+    """The phase of a callback. Events call callbacks phase by phase, each in the order they were passed."""
 
-    PREPARE = 1  #: put things where they belong: place on the device, wrap the model
+    PREPARE = 1  #: set up: place on the device, wrap the model
     TRANSFORM = 2  #: change the batch
     GRADIENT = 3  #: change the gradient
     MEASURE = 4  #: compute numbers; `learn.results` is written here
-    REPORT = 5  #: show and keep numbers; `learn.results` is read from here on
-    DECIDE = 6  #: stop, or change course
-    SAVE = 7  #: write to disk what all others have made final
+    REPORT = 5  #: show and store numbers; `learn.results` is complete from here on
+    DECIDE = 6  #: stop, or change settings such as the learning rate
+    SAVE = 7  #: write to disk, after all other callbacks
 
 
 class LearnerWarning(UserWarning):
-    """What this project warns with: something that is allowed and probably not meant."""
+    """The warning of this project: something is allowed, but probably not intended."""
 
 
 class Cancel(Exception):
-    """Base of the exceptions with which a callback ends a span of the loop; raise one of the six below."""
+    """Base of the exceptions that end a part of the loop; raise one of the six below."""
 
     raised_by: tuple[Callback, str] | None = None  #: the callback and its hook, set by the loop
 
@@ -78,11 +79,11 @@ class CancelFit(Cancel):
 
 
 class CancelEpoch(Cancel):
-    """End this epoch now; `after_epoch` still fires, and the next epoch begins."""
+    """End this epoch now; `after_epoch` still fires, and the next epoch starts."""
 
 
 class CancelTrain(Cancel):
-    """End this training pass now; `after_train` still fires, and validation begins."""
+    """End this training pass now; `after_train` still fires, and validation starts."""
 
 
 class CancelValidate(Cancel):
@@ -90,136 +91,136 @@ class CancelValidate(Cancel):
 
 
 class CancelBatch(Cancel):
-    """Void this batch: it did not happen, `after_batch` does not fire, and gradients it made are zeroed."""
+    """Discard this batch: it does not count, `after_batch` does not fire, and its gradients are cleared."""
 
 
 class CancelStep(Cancel):
-    """Void this update: no step, no `after_step`, no zeroing. Gradients add up; `after_batch` still fires."""
+    """Skip this update: no step, no `after_step`. Gradients stay and add up; `after_batch` still fires."""
 
 
 class LearnerProtocol(Protocol):
-    """What a hook may read and assign on the learner that it is passed; everything else is the loop's own."""
+    """What a hook may read and assign on the learner; everything else is internal to the loop."""
 
     # what is trained, and with what
     model: nn.Module
     data: Any
     loss_func: Callable[..., Any] | None
     optimizer: torch.optim.Optimizer
-    # the batch under way: assign to change what the loop does with it
-    batch: Any  #: as the data gave it, after `place`
+    # the current batch: assign to change what the loop does with it
+    batch: Any  #: as the data returned it, after `place`
     inputs: Any  #: the model's arguments: a tuple (by position) or a mapping (by keyword)
-    targets: Any  #: one target as it is, several as a tuple, None where there is none
+    targets: Any  #: a single target, or a tuple of several, or None
     preds: Any  #: the model's output
-    loss_is_overridden: bool  #: does a callback or a subclass override the computation of the loss?
-    loss_grad: Any  #: scalar tensor that is differentiated; scale this one, not `loss`
-    # the one clock
+    loss_is_overridden: bool  #: does a callback or a subclass override `compute_loss`?
+    loss_grad: Any  #: the scalar tensor that is differentiated; scale this one, not `loss`
+    # the clock
     training: bool  #: True in the training pass, False in validation and prediction
     epoch: int  #: index of the epoch in this fit, from 0
     n_epochs: int  #: epochs that this fit was asked for
     batch_idx: int  #: index of the batch in this pass, from 0
-    n_batches: int | None  #: batches in this pass, None where the data cannot tell
+    n_batches: int | None  #: batches in this pass, None if the data have no length
     global_step: int  #: weight updates so far, over all fits
     n_samples: int  #: training items that contributed to an update so far, over all fits
-    n_waiting: int  #: training items whose gradients wait for an update; assign 0 where you drop them
-    # what was found
+    n_waiting: int  #: training items whose gradients wait for an update; assign 0 if you clear them
+    # results
     results: dict[str, Any]  #: this epoch's numbers by name, written in MEASURE
     history: History
-    stop_reason: str | None  #: why `stop` was called, in words; None while nobody has
-    interrupted: str | None  #: which signal asks for an end, in words; after this batch it is `stop_reason`
-    error: BaseException | None  #: what ended the fit, where it ended in an error
+    stop_reason: str | None  #: why `stop` was called; None if it was not
+    interrupted: str | None  #: the signal that asks the fit to end; `stop_reason` after this batch
+    error: BaseException | None  #: the error that ended the fit
     # files
-    state: tuple[str, ...]  #: attributes that a subclass of the learner declares, to be kept
-    resumed: bool  #: does this fit go on from a checkpoint? Known from `before_fit` on
-    #: assign True in `before_fit` to save in mid-pass: what a pass draws from is then kept
+    state: tuple[str, ...]  #: attributes to save, declared by a subclass of the learner
+    resumed: bool  #: does this fit resume from a checkpoint? Known from `before_fit` on
+    #: assign True in `before_fit` to save within a pass: the loop then records what a pass draws from
     marks_passes: bool
 
     @property
     def callbacks(self) -> Callbacks:
-        """The plug-ins in the order in which they are heard."""
+        """The callbacks in the order in which they run."""
         ...
 
     @property
     def metrics(self) -> tuple[Any, ...]:
-        """The metrics that are measured, as they were given."""
+        """The metrics, as they were passed."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the model's first parameter is."""
+        """The device of the model's first parameter."""
         ...
 
     @property
     def loss(self) -> Any:
-        """The loss as the loss function gave it, detached: to report; `loss_grad` changes training."""
+        """The detached value of the loss function, for reporting; to change training, assign `loss_grad`."""
         ...
 
     @property
     def loss_value(self) -> Any:
-        """`loss` as a number where that waits for nothing, on a CPU; elsewhere as it is."""
+        """`loss` as a number if reading it does not wait for a device (on a CPU), otherwise the tensor."""
         ...
 
     @property
     def failed_between_batches(self) -> bool:
-        """Did the fit's error come up while a batch was fetched, so that the one before it is whole?"""
+        """Was the fit's error raised while a batch was fetched, so that the batch before it is complete?"""
         ...
 
     @property
     def is_last_batch(self) -> bool:
-        """Is it certain that no batch follows in this pass? False too where a loader's length is unproven."""
+        """Is it certain that no batch follows in this pass? False if only the loader's own `len` says so."""
         ...
 
     @property
     def n_items(self) -> int:
-        """Number of items in this batch: what `Data(n_items=...)` gives, else the length of the targets."""
+        """Items in this batch: what `Data(n_items=...)` returns, otherwise the length of the targets."""
         ...
 
     @property
     def measured(self) -> dict[str, Direction | None]:
-        """Names that will stand in `results`, each with the direction in which it is better, where known."""
+        """The names that `results` will contain, each with the direction in which it is better, if known."""
         ...
 
     def stop(self, reason: str) -> None:
-        """End politely: this span tells all its listeners, nothing new is begun, outer spans close."""
+        """End the fit after the current batch or epoch; the enclosing spans fire their `after_` events."""
         ...
 
     def update(self) -> None:
-        """Update the weights with the gradients that are there, with all events of a step."""
+        """Update the weights with the current gradients, with all events of a step."""
         ...
 
     def again(self) -> Tensor:
-        """Compute the gradients of this batch anew, at the weights as they are; gives the loss."""
+        """Compute the gradients of this batch again, with the current weights; returns the loss."""
         ...
 
     def add_callbacks(self, *callbacks: Callback) -> None:
-        """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
+        """Add callbacks; during a fit, their `before_fit` is called at once."""
         ...
 
     def remove_callbacks(self, *callbacks: Callback | type[Callback] | str) -> None:
-        """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once."""
+        """Remove callbacks; during a fit, their `cleanup_fit` is called at once."""
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """Copy weights, buffers, optimizer, plug-in state, random state, clock and history."""
+        """Copy weights, buffers, optimizer, state of the callbacks, random state, clock and history."""
         ...
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Put a snapshot back; it stays usable."""
+        """Restore a snapshot; it stays usable."""
         ...
 
     def save(self, path: str | Path, *, at: Literal["batch", "epoch", "end"] | None = None) -> Path:
-        """Write all that a checkpoint holds; `at` says where the fit is, to go on from there."""
+        """Write a checkpoint; `at` says where the fit is, to resume from there."""
         ...
 
     def save_step(self, path: str | Path, begin: dict[str, Any]) -> Path:
-        """Write the training step in which an error came up, from `cleanup_fit`."""
+        """Write the training step in which an error was raised, from `cleanup_fit`."""
         ...
 
     def sandbox(self) -> AbstractContextManager[Any]:
-        """Leave no trace: everything that a snapshot holds is put back at the block's end."""
+        """Leave no trace: restore everything that a snapshot holds at the end of the block."""
         ...
 
     def validate(self, loader: Any = None) -> dict[str, Any]:
-        """Measure on a loader, by default the validation data, without touching weights, clock or results."""
+        """Measure on a loader, by default the validation data, without changing weights, clock or results."""
         ...
 
     def predict(self, inputs: Any) -> Tensor | Any:
@@ -228,28 +229,28 @@ class LearnerProtocol(Protocol):
 
 
 class Callback:
-    """A plug-in: define a method named after an event to listen to it, or after an operation to do it.
+    """A callback: a method named after an event listens to it, one named after an operation overrides it.
 
-    Hooks take the learner and nothing else: `def after_batch(self, learn): ...`. The learner is passed,
-    never kept. What a callback changes on the learner it restores in `cleanup_fit`. A misspelt event, a hook
-    with other arguments or an `async` one is refused when the class is defined.
+    A hook takes the learner and nothing else: `def after_batch(self, learn): ...`. Do not store the learner.
+    Restore in `cleanup_fit` what the callback changes on the learner. A misspelt event, a hook with other
+    arguments and an `async` hook raise an error when the class is defined.
 
     Attributes:
-        order: the phase in which this plug-in is heard.
-        name: how it is reached, `learn.callbacks.<name>`; by default the class's name in snake case.
-        state: names of the attributes that snapshots and checkpoints keep, e.g. `("best", "wait")`. Modules,
-            optimizers, schedulers, and lists or dicts of them keep their own state, which is loaded into the
-            existing object. Modules are placed on the device with the model.
-        measures: names that this plug-in writes to `learn.results`, each with its better direction
-            ("min", "max", or None where there is none), so that a monitor of one can be checked before the
-            first epoch.
-        needs: classes of plug-ins without which this one cannot work.
-        surrounds: operations that are done within the context that `surround` gives, whoever does them.
-        reads_gradients: may its hooks read gradients? False lets a compiled step (`WholeStep`) keep none.
-        distributed: does it synchronize several processes that train together? A fit in one of several is
-            refused where no callback does.
-        wrapped: the callback that this one holds and passes its events to, as `When` does; it is found by
-            its own class then.
+        order: the phase in which this callback runs.
+        name: its name in `learn.callbacks.<name>`; by default the class name in snake case.
+        state: names of the attributes that snapshots and checkpoints save, e.g. `("best", "wait")`. Of
+            modules, optimizers, schedulers, and lists or dicts of them, the state dict is saved and loaded
+            into the existing object. Modules are placed on the device with the model.
+        measures: names that this callback writes to `learn.results`, each with the direction in which it is
+            better ("min", "max" or None), so that a monitor of it can be checked before the first epoch.
+        needs: classes of callbacks that this one requires.
+        surrounds: operations that run inside the context that `surround` returns.
+        reads_gradients: may its hooks read gradients? If False, a compiled step (`WholeStep`) need not keep
+            them.
+        distributed: does it synchronize several processes that train together? If no callback does, a fit in
+            one of several processes raises an error.
+        wrapped: the callback that this one holds and passes its events to, as `When` does; it is then found
+            by its own class.
     """
 
     order: ClassVar[Order] | Order = Order.MEASURE
@@ -273,16 +274,16 @@ class Callback:
         check_class(cls, Callback, EVENTS, OPERATIONS)
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        """Before anything of a fit: check what was given, begin state."""
+        """Before everything else in a fit: check the arguments, create state."""
 
     def before_epoch(self, learn: LearnerProtocol) -> None:
-        """Before an epoch's training pass; `learn.results` is new and empty."""
+        """Before the training pass of an epoch; `learn.results` is empty."""
 
     def before_train(self, learn: LearnerProtocol) -> None:
         """Before the first training batch of an epoch; the model is in training mode."""
 
     def before_batch(self, learn: LearnerProtocol) -> None:
-        """Before the model sees a batch; it is placed and split: change `learn.inputs`, `learn.targets`."""
+        """Before the forward pass; the batch is placed and split: change `learn.inputs`, `learn.targets`."""
 
     def after_pred(self, learn: LearnerProtocol) -> None:
         """After the forward pass: read or change `learn.preds`."""
@@ -297,59 +298,59 @@ class Callback:
         """After gradients are computed: read or change `parameter.grad`."""
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        """Before the update: clip gradients, set rates, or raise `CancelStep` to let gradients add up."""
+        """Before the update: clip gradients, set rates, or raise `CancelStep` to accumulate gradients."""
 
     def after_step(self, learn: LearnerProtocol) -> None:
-        """After the update, with the gradients still there; `learn.global_step` counts it already."""
+        """After the update; gradients still exist, and `learn.global_step` includes this update."""
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        """After a batch, in training and validation (`learn.training` tells): count, show, stop."""
+        """After a batch of training (`learn.training` is True) or validation: count, show, stop."""
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        """After the last training batch: write the training pass's numbers to `learn.results`."""
+        """After the last training batch: write the numbers of the training pass to `learn.results`."""
 
     def before_validate(self, learn: LearnerProtocol) -> None:
         """Before the first validation batch; the model is in evaluation mode, gradients are off."""
 
     def after_validate(self, learn: LearnerProtocol) -> None:
-        """After the last validation batch: write its numbers to `learn.results`."""
+        """After the last validation batch: write the numbers of the pass to `learn.results`."""
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        """After an epoch: `learn.results` is complete: log it, decide, save."""
+        """After an epoch; `learn.results` is complete: log it, decide, save."""
 
     def after_fit(self, learn: LearnerProtocol) -> None:
-        """After the last epoch, also after a stop or cancel, but not after an error."""
+        """After the last epoch, a stop or a cancel, but not after an error."""
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        """After a fit that began for this callback, whatever happened, last first: close and restore."""
+        """After every fit that reached this callback's `before_fit`, in reverse order: close and restore."""
 
     def surround(self, learn: LearnerProtocol, operation: str) -> AbstractContextManager[Any]:
-        """The context in which an operation that is named in `surrounds` is done, as `torch.autocast`."""
+        """The context in which an operation named in `surrounds` runs, such as `torch.autocast`."""
         return nullcontext()
 
     def listens_to(self, event: str) -> bool:
-        """Does this plug-in define a method for this event?"""
+        """Does this callback define a method for this event?"""
         return getattr(type(self), event) is not getattr(Callback, event)
 
     def state_dict(self) -> dict[str, Any]:
-        """The attributes named in `state` that exist by now, by name; not copied.
+        """The attributes named in `state` that exist now, by name; not copied.
 
-        For a module, an optimizer, a scheduler, or a list or dict of them it is their own state.
+        For a module, an optimizer, a scheduler, or a list or dict of them, their state dict.
         """
         return values_of(self, self.state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` returned; that of a module or optimizer into the existing object.
+        """Load what `state_dict` returned; the state of a module or optimizer goes into the existing object.
 
         Raises:
-            ValueError: `state` holds a name that the callback does not declare.
+            ValueError: `state` contains a name that the callback does not declare.
         """
         put_values(self, self.state, state)
 
     def objects(self) -> dict[str, Any]:
-        """The modules, optimizers and schedulers that are named in `state`, by name.
+        """The modules, optimizers and schedulers named in `state`, by name.
 
-        A property with a setter stands for plain data, and is not read.
+        A property with a setter is plain data and is not read.
         """
         return objects_of(self, self.state)
 
@@ -362,7 +363,7 @@ class Callback:
 def on(
     event: str, *, order: Order = Order.MEASURE, name: str | None = None
 ) -> Callable[[Callable[..., Any]], Callback]:
-    """Make a plug-in of a function that takes the learner.
+    """Make a callback from a function that takes the learner.
 
     >>> @on("after_epoch")
     ... def show_rate(learn):
@@ -371,15 +372,15 @@ def on(
     'show_rate'
 
     Args:
-        event: the event to listen to, or the operation to do.
-        order: the phase in which it is heard.
-        name: how it is reached; by default the function's name.
+        event: the event to listen to, or the operation to override.
+        order: the phase of the callback.
+        name: the name of the callback; by default the function's name.
 
     Raises:
-        TypeError: there is no such event, or the function does not take exactly the learner.
+        TypeError: the event does not exist, or the function does not take exactly the learner.
     """
 
-    def plug_in(function: Callable[..., Any]) -> Callback:
+    def make_callback(function: Callable[..., Any]) -> Callback:
         def hook(self: Callback, learn: LearnerProtocol) -> Any:
             return function(learn)
 
@@ -395,7 +396,7 @@ def on(
         return type(title, (Callback,), body)()
 
     check_event(event, EVENTS + OPERATIONS)
-    return plug_in
+    return make_callback
 
 
 def snake_case(name: str) -> str:
