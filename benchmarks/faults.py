@@ -1,9 +1,9 @@
 """What a run survives, and what saving costs: `python benchmarks/faults.py [part ...]`.
 
-Every part prints what it found; the exit code is 1 where something that must hold did not. The parts are
-`kills` (SIGKILL anywhere in eight trainings), `writes` (SIGKILL inside the write of 200 MB), `damage`
-(flipped bits and truncations), `disk` (a full one), `payloads` (files made to do harm), `size` (saving 200 MB
-against torch.save), and `interval` (a checkpoint every 50 steps of about a millisecond).
+Every part prints its results; the exit code is 1 if a requirement is not met. The parts are `kills`
+(SIGKILL anywhere in eight trainings), `writes` (SIGKILL during a write of 200 MB), `damage` (flipped bits
+and truncations), `disk` (a full disk), `payloads` (malicious files), `size` (saving 200 MB compared with
+torch.save), and `interval` (a checkpoint every 50 steps of about a millisecond).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ QUIET = (ZeroGrad, Metrics, Recorder)
 
 
 class Augmented(Dataset):
-    """Items with noise that is drawn anew each time, from torch, NumPy and Python."""
+    """Items with noise that is drawn again each time, from torch, NumPy and Python."""
 
     def __init__(self, n_items: int = 48):
         self.inputs = torch.rand(n_items, 4, generator=torch.Generator().manual_seed(0))
@@ -71,7 +71,7 @@ class Augmented(Dataset):
 
 
 class Accumulate(Callback):
-    """Let the gradients of two batches add up."""
+    """Accumulates the gradients of two batches."""
 
     order = Order.GRADIENT
 
@@ -81,18 +81,18 @@ class Accumulate(Callback):
 
 
 class ValidateInTheMiddle(Callback):
-    """Validate after each third batch."""
+    """Validates after each third batch."""
 
     def after_batch(self, learn: Any) -> None:
         if learn.training and learn.batch_idx % 3 == 0:
             learn.validate()
 
 
-def learner_of(data: Data, *plugins: Callback, momentum: float = 0.0) -> Learner:
+def learner_of(data: Data, *callbacks: Callback, momentum: float = 0.0) -> Learner:
     """A dropout model with batch norm."""
     model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 1))
     optimizer = partial(torch.optim.SGD, lr=0.02, momentum=momentum)
-    return Learner(model, data, F.mse_loss, optimizer, plugins, defaults=QUIET)
+    return Learner(model, data, F.mse_loss, optimizer, callbacks, defaults=QUIET)
 
 
 def plain_items(**options: Any) -> Data:
@@ -158,7 +158,7 @@ EVERY = 3  # steps
 
 def kills(n_kills: int, n_rounds: int) -> bool:
     """SIGKILL at many moments of each training."""
-    print(f"SIGKILL at {n_kills} moments, a checkpoint every {EVERY} steps, and three cuts in a row:")
+    print(f"SIGKILL at {n_kills} moments, a checkpoint every {EVERY} steps, and three kills in a row:")
     good = True
     for make in TRAININGS:
         report = verify_resume(make, 4, n_kills=n_kills, every=f"{EVERY} steps")
@@ -167,7 +167,7 @@ def kills(n_kills: int, n_rounds: int) -> bool:
         n_equal = sum(row.ok for row in report.rows)
         title = make.__name__.replace("_", " ")
         print(
-            f"  {title:26} {n_equal:3} of {len(report.rows)} equal; at most {most} steps done again",
+            f"  {title:26} {n_equal:3} of {len(report.rows)} equal; at most {most} steps repeated",
             flush=True,
         )
     return good
@@ -179,7 +179,7 @@ LARGE = 50_000_000  # float32 numbers: 200 MB
 
 
 def large_learner(folder: Path, n_numbers: int = LARGE) -> Learner:
-    """A model of which nothing but its size counts; saved after each step."""
+    """A large model, saved after each step."""
 
     class Large(nn.Module):
         def __init__(self):
@@ -202,7 +202,7 @@ def train_large(folder: str, temporary: str) -> None:
 
 
 def writes(n_kills: int, n_rounds: int) -> bool:
-    """SIGKILL at 20 random times inside the write of 200 MB."""
+    """SIGKILL at 20 random times during a write of 200 MB."""
     good, generator = 0, random.Random(0)
     with tempfile.TemporaryDirectory() as where, tempfile.TemporaryDirectory() as temporary:
         folder = Path(where) / "run"
@@ -218,21 +218,23 @@ def writes(n_kills: int, n_rounds: int) -> bool:
             good += found is not None and found >= steps[-1]
             steps.append(found or 0)
         left = [path for path in Path(temporary).rglob("*") if path.is_file()]  # torch makes an empty folder
-        print(f"SIGKILL inside the write of 200 MB: {good} of 20 left a newest whole file, steps {steps[1:]}")
-        print(f"  files left in the folder for temporary ones: {len(left)}")
+        print(
+            f"SIGKILL during a write of 200 MB: {good} of 20 left a complete newest file, steps {steps[1:]}"
+        )
+        print(f"  files left in the temporary folder: {len(left)}")
         done = start("train_large_one_more", str(folder), temporary)
-        print(f"  the last one goes on by itself: {done.wait(120) == 0}")
+        print(f"  the last one resumes by itself: {done.wait(120) == 0}")
     return good == 20 and not left and done.returncode == 0
 
 
 def is_writing_another(folder: Path, before: set[str]) -> bool:
-    """Has it written a file since it began, and does it write the next?"""
+    """Has the process written a file, and is it writing the next?"""
     new = {path.name for path in folder.glob("step-*.pt")} - before
     return bool(new) and any(folder.glob("step-*.tmp"))
 
 
 def train_large_one_more(folder: str, temporary: str) -> None:
-    """In a child: go on, for one step more."""
+    """In a child: resume, for one more step."""
     warnings.simplefilter("ignore")
 
     @on("after_batch")
@@ -244,7 +246,7 @@ def train_large_one_more(folder: str, temporary: str) -> None:
 
 
 def large_newest(folder: Path) -> int | None:
-    """The step of the newest whole file."""
+    """The step of the newest complete file."""
     whole = [path for path in sorted(folder.glob("step-*.pt")) if checkpoint_file.is_whole(path) is None]
     return int(whole[-1].stem.removeprefix("step-")) if whole else None
 
@@ -261,7 +263,7 @@ def start(function: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def wait_for(there: Callable[[], Any], child: subprocess.Popen[bytes]) -> None:
-    """Wait until something is there, or the child has ended."""
+    """Wait until `there()` is true, or the child has ended."""
     while not there() and child.poll() is None:
         time.sleep(0.005)
 
@@ -279,7 +281,7 @@ def small_checkpoint() -> Iterator[Path]:
 
 
 def is_accepted(path: Path) -> bool:
-    """Does a file load?"""
+    """Does the file load?"""
     try:
         in_memory().load(path)
     except CheckpointError:
@@ -301,7 +303,7 @@ def damage(n_kills: int, n_rounds: int) -> bool:
         for length in range(0, len(content), len(content) // 100 + 1):
             path.write_bytes(content[:length])
             n_cuts += is_accepted(path)
-    print(f"accepted of 400 files with one flipped bit: {n_flips}, of 100 that were cut: {n_cuts}")
+    print(f"accepted of 400 files with one flipped bit: {n_flips}, of 100 truncated files: {n_cuts}")
     return n_flips == n_cuts == 0
 
 
@@ -316,7 +318,7 @@ class Harm:
 
 
 def payloads(n_kills: int, n_rounds: int) -> bool:
-    """Files that would make another one, were they allowed to."""
+    """Files that create another file if their code runs."""
     with tempfile.TemporaryDirectory() as folder:
         canary, path = Path(folder) / "canary", Path(folder) / "harm.pt"
         code = f"open({str(canary)!r}, 'w').close()"
@@ -340,14 +342,12 @@ def payloads(n_kills: int, n_rounds: int) -> bool:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
             bomb.writestr("archive/data.pkl", bytes(100_000_000))
         n_accepted += is_accepted(path)
-        print(
-            f"accepted of {3 * len(harms) + 1} files made to do harm: {n_accepted}; canary: {canary.exists()}"
-        )
+        print(f"accepted of {3 * len(harms) + 1} malicious files: {n_accepted}; canary: {canary.exists()}")
         return not n_accepted and not canary.exists()
 
 
 def seal(path: Path) -> None:
-    """Give a file the checksum of a whole checkpoint."""
+    """Add the checksum of a complete checkpoint to a file."""
     import zlib
 
     content = path.read_bytes()
@@ -355,7 +355,7 @@ def seal(path: Path) -> None:
 
 
 def train_on_a_full_disk(folder: str) -> None:
-    """In a child: files may not grow beyond some bytes, from the seventh step on."""
+    """In a child: limit the size of files, from the seventh step on."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     @on("after_step")
@@ -369,7 +369,7 @@ def train_on_a_full_disk(folder: str) -> None:
 
 
 def disk(n_kills: int, n_rounds: int) -> bool:
-    """A disk that is full from some step on: what is there is whole, and the run goes on from it."""
+    """A disk that is full from some step on: the existing files are complete, and the run resumes."""
     with tempfile.TemporaryDirectory() as where:
         folder = Path(where) / "run"
         child = start("train_on_a_full_disk", str(folder))
@@ -381,7 +381,7 @@ def disk(n_kills: int, n_rounds: int) -> bool:
         whole.fit(2)
     steps = list(learn.history.steps["train_loss"]), list(whole.history.steps["train_loss"])
     good = found[-1] == "step-000000006.pt" and child.returncode == 1 and len(steps[0]) == len(steps[1])
-    print(f"a full disk from step 7 on: exit code {child.returncode}, newest {found[-1]}, it goes on: {good}")
+    print(f"a full disk from step 7 on: exit code {child.returncode}, newest {found[-1]}, it resumes: {good}")
     return good
 
 
@@ -389,7 +389,7 @@ def disk(n_kills: int, n_rounds: int) -> bool:
 
 
 def size(n_kills: int, n_rounds: int) -> bool:
-    """Saving 200 MB against torch.save of the same, both flushed to disk, and both not."""
+    """Saving 200 MB compared with torch.save, both flushed to disk, and both not."""
     ratios: dict[str, list[float]] = {"flushed": [], "not flushed": []}
     with tempfile.TemporaryDirectory() as folder:
         state = {f"layer{n}": torch.randn(LARGE // 100) for n in range(100)}
@@ -407,7 +407,7 @@ def size(n_kills: int, n_rounds: int) -> bool:
 
 
 def save_plainly(state: dict[str, Tensor], path: Path, durable: bool) -> None:
-    """What a loop by hand does."""
+    """Save as a plain loop does."""
     with path.open("wb") as file:
         torch.save(state, file)
         if durable:
@@ -416,14 +416,14 @@ def save_plainly(state: dict[str, Tensor], path: Path, durable: bool) -> None:
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds."""
-    begun = time.perf_counter()
+    """The seconds that a call takes."""
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def interval(n_kills: int, n_rounds: int) -> bool:
-    """What a checkpoint every 50 steps adds: steps with a save against those without, of the same fit."""
+    """What a checkpoint every 50 steps adds: steps with a save compared with those without, in one fit."""
     shares, saves, steps = [], [], []
     for _ in range(n_rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -433,7 +433,7 @@ def interval(n_kills: int, n_rounds: int) -> bool:
         shares.append(100 * (saving - plain) / (50 * plain))
     print(
         f"a checkpoint every 50 steps of {median(steps):.2f} ms: {median(shares):.1f} % more time, "
-        f"{median(saves):.1f} ms a save (rounds: {', '.join(f'{share:.1f}' for share in sorted(shares))} %)"
+        f"{median(saves):.1f} ms per save (rounds: {', '.join(f'{share:.1f}' for share in sorted(shares))} %)"
     )
     return median(shares) < 5
 
@@ -442,7 +442,7 @@ N_STEPS = 1000
 
 
 class Clock(Callback):
-    """Keeps when each step began."""
+    """Records when each step starts."""
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.times: list[float] = []
@@ -452,7 +452,7 @@ class Clock(Callback):
 
 
 def seconds_of_steps(folder: Path) -> tuple[float, float]:
-    """A small network's median step without a save, and with one."""
+    """The median step of a small network without a save, and with one."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     data = Data([(torch.randn(64, 256), torch.randint(10, (64,)))] * N_STEPS)
@@ -469,19 +469,19 @@ PARTS = {each.__name__: each for each in (kills, writes, damage, disk, payloads,
 
 
 def main() -> int:
-    """Run the parts that were asked for."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="which; by default all")
-    parser.add_argument("--kills", type=int, default=40, metavar="N", help="a training (40)")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of what is timed (7)")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="by default all")
+    parser.add_argument("--kills", type=int, default=40, metavar="N", help="kills per training (40)")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds of each timing (7)")
     known = parser.parse_args()
     torch.set_num_threads(1)
     print(f"PyTorch {torch.__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores")
     results = {part: PARTS[part](known.kills, known.rounds) for part in known.parts or PARTS}
     failed = [part for part, good in results.items() if not good]
-    print(f"what did not hold: {', '.join(failed) or 'nothing'}")
+    print(f"failed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0
 
 
