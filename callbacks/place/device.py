@@ -126,7 +126,7 @@ class Owned:
     """What is placed in a fit: model, loss, optimizer, and what is declared beside them."""
 
     def __init__(self, learn: LearnerProtocol):
-        self.things = [learn.model, learn.loss_func, learn.optimizer]
+        self.things: list[Any] = [learn.model, learn.loss_func, learn.optimizer]
         self.things += [each for _, each in declared(learn)]
 
     def are_of(self, learn: LearnerProtocol) -> bool:

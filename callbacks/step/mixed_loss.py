@@ -20,7 +20,7 @@ ONE_AT_A_TIME = (
 )
 
 
-class MixedLoss(partial):
+class MixedLoss(partial[Any]):
     """A loss function that, while `shift` is not 0, mixes in the loss against the targets so many places on.
 
     It is a `partial`, so that those who look which loss it is find the one within.

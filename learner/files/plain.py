@@ -16,7 +16,7 @@ KIND = "plain kind"  # the key that marks a tagged dict; a dict of the user's th
 SCALARS = frozenset({type(None), bool, int, float, str})
 DEEPEST = 100  # levels; real states have fewer than ten, and pickle and Python give up near 1000
 HUGE = 1 << 2000  # torch's `weights_only` reads whole numbers of at most 255 bytes
-FACTORIES = {"None": None, "int": int, "float": float, "list": list, "dict": dict, "set": set}
+FACTORIES: dict[str, Any] = {"None": None, "int": int, "float": float, "list": list, "dict": dict, "set": set}
 DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 CURE = (
     "Keep numbers, strings, tensors and containers of them in `state`, or give the plug-in a `state_dict` of "

@@ -10,7 +10,7 @@ from torch import Tensor
 #: The errors in a value, each with its place, as `fit.position`.
 Check = Callable[[Any, str], Iterator[str]]
 
-WORDS = {
+WORDS: dict[type, str] = {
     type(None): "None",
     Tensor: "a tensor",
     str: "a string",

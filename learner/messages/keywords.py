@@ -62,7 +62,7 @@ RATE_HINT = (
 )
 
 # What other frameworks call the same thing.
-OTHER_KEYWORDS = {
+OTHER_KEYWORDS: dict[str, tuple[str, ...]] = {
     "dls": ("data",),
     "dataloaders": ("data",),
     "loss_fn": ("loss_func",),

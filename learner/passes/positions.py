@@ -18,7 +18,7 @@ from learner.passes import streams
 
 WORKERS = "<workers>"  # beside the generators' paths, none of which has such a name
 WHOLE = (list, tuple, range)  # kinds whose iterators draw nothing
-ITERATED = tuple(kind.__iter__ for kind in WHOLE)
+ITERATED: tuple[Any, ...] = tuple(kind.__iter__ for kind in WHOLE)
 
 
 def mark(loader: Any) -> dict[str, Any]:

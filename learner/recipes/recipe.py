@@ -171,7 +171,7 @@ class Recipe:
 
 
 # Words of errors that tell which key of the recipe they are about, tried in this order.
-SPEAKS_OF = {
+SPEAKS_OF: dict[str, tuple[str, ...]] = {
     "splitter": ("splitter",),
     "decay_norms": ("decay_norms",),
     "callbacks": ("zeroes the gradients", "plug-in"),

@@ -160,7 +160,7 @@ def words_for(hint: Any) -> list[str]:
     return found or ["something that is built with `use:`"]
 
 
-WORDS = {
+WORDS: dict[type, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",

@@ -24,7 +24,9 @@ class Undo:
         self.learn = learn
         self.snapshot = snapshots.take(learn, on_cpu=True)
         modules = [learn.model, *modules_beside(learn).values()]
-        self.gradients = [(each, each.grad) for module in modules for each in module.parameters()]
+        self.gradients: list[tuple[Any, Any]] = [
+            (each, each.grad) for module in modules for each in module.parameters()
+        ]
         parts = snapshots.parts_with_generators(learn)
         self.drawn = [(part, positions.generator_states(part)) for _, part in parts]
 
