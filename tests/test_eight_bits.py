@@ -1,4 +1,4 @@
-"""An optimizer of one's own that keeps its state in eight bits: nothing stands in its way."""
+"""A custom optimizer that stores its state in eight bits works with everything."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUIET = (ZeroGrad, Metrics, Recorder)
 
 
 class Momentum8bit(torch.optim.Optimizer):
-    """SGD whose momentum is kept as whole numbers of eight bits, in blocks of 64 with a scale each.
+    """SGD with momentum in eight-bit integers, in blocks of 64 with one scale per block.
 
     After Dettmers et al. 2022, arXiv:2110.02861, with even steps.
     """
@@ -69,11 +69,11 @@ def batches() -> list[tuple[Tensor, Tensor]]:
     return [(each, each.sum(1, keepdim=True)) for each in inputs]
 
 
-def make(*plugins, optimizer=Momentum8bit) -> Learner:
-    return Learner(net(), Data(batches()), F.mse_loss, optimizer, plugins, defaults=QUIET)
+def make(*callbacks, optimizer=Momentum8bit) -> Learner:
+    return Learner(net(), Data(batches()), F.mse_loss, optimizer, callbacks, defaults=QUIET)
 
 
-def by_hand(n_epochs: int) -> nn.Module:
+def plain_loop(n_epochs: int) -> nn.Module:
     model = net()
     optimizer = Momentum8bit(model.parameters())
     for _ in range(n_epochs):
@@ -89,35 +89,35 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
         assert torch.equal(mine, theirs)
 
 
-def test_a_fit_is_that_of_a_loop_by_hand():
+def test_a_fit_equals_a_plain_loop():
     learn = make()
     learn.fit(3)
-    assert_same(learn.model, by_hand(3))
+    assert_same(learn.model, plain_loop(3))
     kinds = {each.dtype for state in learn.optimizer.state.values() for each in state.values()}
     assert kinds == {torch.int8, torch.float32}
 
 
-def cut_after(n_steps: int):
+def fail_after(n_steps: int):
     @on("after_step")
-    def cut(learn):
+    def fail(learn):
         if learn.global_step > n_steps:
             raise ZeroDivisionError
 
-    return cut
+    return fail
 
 
-@pytest.mark.parametrize("cut", [2, 4, 7])
-def test_a_fit_that_is_cut_and_gone_on_with_has_the_same_bits(tmp_path, cut):
-    """The state comes back from the file with its eight bits, which torch itself makes float32."""
+@pytest.mark.parametrize("n_steps", [2, 4, 7])
+def test_a_resumed_fit_has_the_same_bits(tmp_path, n_steps):
+    """The state is read from the file in eight bits; torch itself would convert it to float32."""
     with pytest.raises(ZeroDivisionError):
-        make(Checkpoint(tmp_path / "run", "1 step"), cut_after(cut)).fit(3)
+        make(Checkpoint(tmp_path / "run", "1 step"), fail_after(n_steps)).fit(3)
     learn = make(Checkpoint(tmp_path / "run", "1 step"))
     learn.fit(3, resume="must")
-    assert_same(learn.model, by_hand(3))
+    assert_same(learn.model, plain_loop(3))
     assert {state["codes"].dtype for state in learn.optimizer.state.values()} == {torch.int8}
 
 
-def test_a_snapshot_and_a_sandbox_put_it_back():
+def test_a_snapshot_and_a_sandbox_restore_it():
     learn = make()
     learn.fit(1)
     snapshot = learn.snapshot()
@@ -126,14 +126,14 @@ def test_a_snapshot_and_a_sandbox_put_it_back():
     learn.lr_find(n_steps=10)
     learn.find_batch_size(n_steps=1)
     learn.fit(2)
-    assert_same(learn.model, by_hand(3))
+    assert_same(learn.model, plain_loop(3))
 
 
 def test_lean_step_takes_its_ordinary_step_and_says_why():
     learn = make(LeanStep())
     with pytest.warns(LearnerWarning, match="Momentum8bit"):
         learn.fit(3)
-    assert_same(learn.model, by_hand(3))
+    assert_same(learn.model, plain_loop(3))
 
 
 def test_its_state_takes_little_memory():
@@ -149,7 +149,7 @@ def test_its_state_takes_little_memory():
     assert held(Momentum8bit) < 0.3 * full
 
 
-def test_gradients_add_up_as_for_any_other():
+def test_gradients_accumulate_as_for_any_other_optimizer():
     learn = make(GradientAccumulation(2))
     learn.fit(2)
     assert learn.global_step == 4

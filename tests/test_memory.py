@@ -1,4 +1,4 @@
-"""No more memory than a loop by hand: nothing of a batch is kept, and no copy made, that it does not make."""
+"""A fit takes no more memory than a plain loop: it keeps no more of a batch and makes no more copies."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from callbacks import Checkpoint, GradientClip, LeanStep, Metrics, ZeroGrad, acc
 from learner import Data, Learner
 from learner.tools.live_bytes import LiveBytes
 
-WITHIN = 1.01  # times the loop by hand
+WITHIN = 1.01  # times the plain loop
 
-Work = tuple[Callable[[], nn.Module], int, int, int]  # model, items a batch, features, classes
+Work = tuple[Callable[[], nn.Module], int, int, int]  # model, items per batch, features, classes
 
 
 def deep() -> nn.Module:
@@ -31,7 +31,7 @@ def layers(*sizes: int) -> nn.Module:
     return nn.Sequential(*(part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.GELU())))
 
 
-#: In each another part fills the memory.
+#: A different part fills the memory in each.
 WORKS: dict[str, Work] = {
     "predictions": (partial(layers, 64, 32, 512), 256, 64, 512),
     "activations": (deep, 256, 64, 8),
@@ -55,7 +55,7 @@ def batches(work: Work, n: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
         yield inputs, torch.randint(n_classes, (n_items,), generator=generator)
 
 
-def by_hand(work: Work, *, validate: bool, clip: bool) -> int:
+def plain_loop(work: Work, *, validate: bool, clip: bool) -> int:
     """The peak of two epochs."""
     model = work[0]()
     optimizer = torch.optim.Adam(model.parameters())
@@ -89,18 +89,18 @@ def by_learner(work: Work, *, validate: bool, n: int = 4, **options) -> int:
 @pytest.mark.parametrize("validate", [False, True], ids=["", "with validation"])
 @pytest.mark.parametrize("options", COMPOSITIONS.values(), ids=COMPOSITIONS)
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
-def test_the_peak_is_that_of_a_loop_by_hand(work, options, validate, tmp_path):
+def test_the_peak_is_that_of_a_plain_loop(work, options, validate, tmp_path):
     made = options(tmp_path)
     clip = any(isinstance(each, GradientClip) for each in made.get("callbacks", ()))
-    peak = by_hand(work, validate=validate, clip=clip)
+    peak = plain_loop(work, validate=validate, clip=clip)
     assert by_learner(work, validate=validate, **made) <= WITHIN * peak
 
 
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
-def test_the_peak_of_lean_steps_is_it_too_but_for_the_copies_of_its_proof(work):
+def test_the_peak_with_lean_steps_is_the_same_except_for_the_copies_of_its_proof(work):
     weights = sum(each.nbytes for each in work[0]().parameters())
     copies = 6 * max(2**20, weights // 256)  # weights, gradients, two of the state, and to compare them
-    peak = by_hand(work, validate=False, clip=False)
+    peak = plain_loop(work, validate=False, clip=False)
     learned = by_learner(work, validate=False, callbacks=[LeanStep()])
     assert learned <= WITHIN * peak + min(copies, 6 * weights)
 
@@ -112,18 +112,18 @@ def test_more_steps_hold_no_more():
 
 
 def test_a_kept_copy_would_be_seen():
-    """The measure itself: a plug-in that keeps predictions is caught."""
+    """A test of the measure itself: it detects a metric that keeps predictions."""
     kept = []
     keep = lambda preds, targets: (kept.append(preds), preds.new_zeros(()))[1]  # noqa: E731
     keep.name = "keep"  # type: ignore[attr-defined]
     work = WORKS["predictions"]
-    peak = by_hand(work, validate=True, clip=False)
+    peak = plain_loop(work, validate=True, clip=False)
     assert by_learner(work, validate=True, metrics=[keep]) > 1.1 * peak
 
 
 @pytest.mark.filterwarnings("ignore:a run that is cut:callbacks.LearnerWarning")
 def test_saving_makes_no_copy(tmp_path):
-    """Neither as tensors nor as bytes of Python's."""
+    """Neither as tensors nor as Python bytes."""
     work = WORKS["weights"]
     learn = Learner(work[0](), Data(lambda: batches(work)), F.cross_entropy, torch.optim.Adam)
     learn.fit(1)

@@ -1,4 +1,4 @@
-"""Names of other frameworks, and slips of the finger, are answered with ours."""
+"""For a name of another framework, and for a typing error, the message gives ours."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make() -> Learner:
         ("learner", "digits", "from learner.datasets import digits"),
     ],
 )
-def test_importing_another_frameworks_name_tells_ours(module, name, meant):
+def test_importing_another_frameworks_name_gives_ours(module, name, meant):
     with pytest.raises(
         ImportError, match=rf"there is no {module}\.{name}\. Here it is: {re.escape(meant)}\."
     ):
@@ -77,27 +77,27 @@ def test_modules_of_the_packages_are_still_imported_by_from():
         ("early_stopping", "the plug-in EarlyStopping()"),
     ],
 )
-def test_an_attribute_that_a_learner_lacks_is_told_by_our_name(name, meant):
+def test_a_missing_attribute_of_a_learner_is_an_error_with_our_name(name, meant):
     with pytest.raises(AttributeError, match=rf"Learner has no '{name}'. Did you mean {re.escape(meant)}"):
         getattr(make(), name)
 
 
-def test_a_plug_in_is_told_where_it_is():
+def test_the_error_says_where_a_callback_is():
     with pytest.raises(AttributeError, match=r"Did you mean learn\.callbacks\.progress"):
         make().progress  # noqa: B018
 
 
 @pytest.mark.parametrize(
-    ("slip", "meant"), [("validat", "did you mean learn.validate?"), ("probe", "learn.callbacks.probe")]
+    ("typed", "meant"), [("validat", "did you mean learn.validate?"), ("probe", "learn.callbacks.probe")]
 )
-def test_a_slip_in_a_hook_is_told_what_was_probably_meant(slip, meant):
+def test_a_typing_error_in_a_hook_gets_a_suggestion(typed, meant):
     class Probe(Callback):
         def after_batch(self, learn):
-            getattr(learn, slip)
+            getattr(learn, typed)
 
     learn = make()
     learn.add_callbacks(Probe())
-    with pytest.raises(AttributeError, match=f"no attribute '{slip}'") as caught:
+    with pytest.raises(AttributeError, match=f"no attribute '{typed}'") as caught:
         learn.fit(1)
     assert any(meant in note for note in caught.value.__notes__)
 
@@ -115,7 +115,7 @@ def test_other_words_are_neither_completed_nor_in_the_way():
     assert not hasattr(Learner, "dls")
 
 
-def test_reading_what_is_there_is_left_to_python():
+def test_python_reads_the_existing_attributes():
     assert not hasattr(Learner, "__getattr__")  # CPython 3.11 would look up each attribute the slow way
 
 
@@ -140,7 +140,7 @@ def test_a_learner_is_still_copied():
 
 
 @pytest.mark.parametrize("word", sorted(PLUGIN_WORDS) + sorted(PACKAGE_WORDS))
-def test_what_is_told_instead_is_there(word):
+def test_every_suggested_name_exists(word):
     for meant in re.split(r", or | or |, ", {**PACKAGE_WORDS, **PLUGIN_WORDS}[word]):
         first = re.match(r"(from [\w.]+ import )?[\w.]+", meant)
         assert first, meant
@@ -157,7 +157,7 @@ def test_what_is_told_instead_is_there(word):
 
 
 @pytest.mark.parametrize("word", sorted(LEARNER_WORDS))
-def test_what_is_told_instead_of_an_attribute_is_there(word):
+def test_every_suggested_attribute_exists(word):
     learn = make()
     assert not hasattr(learn, word)
     for meant in re.split(r", or | or |, ", LEARNER_WORDS[word]):
@@ -168,7 +168,7 @@ def test_what_is_told_instead_of_an_attribute_is_there(word):
 
 
 @pytest.mark.parametrize("page", ["coming_from_fastai.md", "coming_from_lightning.md"])
-def test_each_attribute_that_a_page_translates_is_told_of_when_it_is_asked_for(page):
+def test_reading_each_attribute_that_a_page_translates_gives_our_name(page):
     learn = make()
     headings = ["The learner", "In a hook"] if "fastai" in page else ["In a hook"]
     rows = [row for heading in headings for row in table(section(page, heading))]
@@ -181,7 +181,7 @@ def test_each_attribute_that_a_page_translates_is_told_of_when_it_is_asked_for(p
                 getattr(learn, name)
 
 
-def test_asking_a_module_whether_it_has_another_frameworks_name_is_answered_with_no():
+def test_a_module_does_not_have_another_frameworks_name():
     assert not hasattr(callbacks, "LRFinder")
     assert getattr(learner, "Trainer", None) is None
     with pytest.raises(AttributeError, match=r"there is no callbacks\.LRFinder. Here it is: learn\.lr_find"):
