@@ -1,6 +1,7 @@
-"""The ground floor: the contract of a plug-in, and the plug-ins. It imports no `learner`."""
+"""The ground floor: the contract of a callback, and the callbacks. It imports nothing of `learner`."""
 
-from typing import TYPE_CHECKING, Any
+import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from callbacks.core.contract import (
     EVENTS,
@@ -20,6 +21,7 @@ from callbacks.core.contract import (
     on,
 )
 from callbacks.core.every import Every
+from callbacks.core.foreign_names import missing_callback as _missing_callback
 from callbacks.core.history import History
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import When
@@ -54,6 +56,7 @@ from callbacks.record.scalar_loggers import JSONLines, ScalarLogger, TensorBoard
 from callbacks.record.timer import Timer
 from callbacks.results.best import Best
 from callbacks.save.checkpoint import Checkpoint
+from callbacks.schedule import annealers as _annealers
 from callbacks.schedule.budgets import OverfitBatch, ShortEpoch, StopAfter, ValidateEvery
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.plateau import ReduceLROnPlateau
@@ -167,20 +170,8 @@ __all__ = [
     "whole_pass",
 ]
 
-if not TYPE_CHECKING:  # a type checker would take it that every name is there
+if not _TYPE_CHECKING:  # a type checker would assume that every name exists
 
-    def __getattr__(name: str) -> Any:
-        """For a name that is missing: say what it is called here, also where it is imported."""
-        import sys
-        from importlib.util import find_spec
-
-        from callbacks.core.foreign_names import PLUGIN_WORDS, meant_instead, missing
-        from callbacks.schedule import annealers
-
-        if name.startswith("_") or find_spec(f"callbacks.{name}"):  # a module, yet to be imported
-            meant = None
-        elif name in annealers.__all__:
-            meant = f"from callbacks.annealers import {name}"
-        else:
-            meant = meant_instead(name, __all__, PLUGIN_WORDS)
-        raise missing("callbacks", name, meant, sys._getframe(1))
+    def __getattr__(name: str) -> object:
+        """Raise an error for a missing name, with its name here if another framework has it."""
+        raise _missing_callback(name, __all__, _annealers.__all__, _sys._getframe(1))

@@ -112,8 +112,7 @@ def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable
         "measures": (is_measures, "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
         "needs": (partial(is_tuple_of, type), "a tuple of callback classes, as needs = (Recorder,)"),
         "surrounds": (is_operations, are_operations),
-        "reads_gradients": (lambda value: isinstance(value, bool), "True or False"),
-        "distributed": (lambda value: isinstance(value, bool), "True or False"),
+        **{name: (is_switch, "True or False") for name, value in vars(base).items() if is_switch(value)},
     }
 
 
@@ -180,6 +179,11 @@ def check_assignable(cls: Any) -> None:
 def is_tuple_of(kind: type, value: Any) -> bool:
     """A tuple or list of such items only."""
     return isinstance(value, (tuple, list)) and all(isinstance(item, kind) for item in value)
+
+
+def is_switch(value: Any) -> bool:
+    """True or False."""
+    return isinstance(value, bool)
 
 
 def is_measures(value: Any) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from callbacks.core.contract import LearnerProtocol
+from callbacks.core.protocol import LearnerProtocol
 
 SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 UNITS = ("step", "epoch", "sample", *SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from types import FrameType
 
 SCALARS = "ScalarLogger and one line"
@@ -87,6 +88,26 @@ def meant_instead(name: str, ours: Iterable[str], words: Mapping[str, str]) -> s
     bare = name.lower().replace("_", "")
     tried = (name.lower(), bare, bare.removesuffix("callback"), bare.removesuffix("exception"))
     return next((by_lower[word] for word in tried if word in by_lower), None)
+
+
+def missing_callback(
+    name: str, ours: Iterable[str], annealers: Iterable[str], frame: FrameType
+) -> ImportError | AttributeError:
+    """The error for a name that `callbacks` lacks; see `missing`.
+
+    Args:
+        name: what was asked for.
+        ours: the names of `callbacks`.
+        annealers: the names of `callbacks.annealers`.
+        frame: the frame that uses the name.
+    """
+    if name.startswith("_") or find_spec(f"callbacks.{name}"):  # a module that is not imported yet
+        meant = None
+    elif name in annealers:
+        meant = f"from callbacks.annealers import {name}"
+    else:
+        meant = meant_instead(name, ours, PLUGIN_WORDS)
+    return missing("callbacks", name, meant, frame)
 
 
 def missing(module: str, name: str, meant: str | None, asking: FrameType) -> ImportError | AttributeError:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastcore.foundation import L
 
+from callbacks.core.direction import Direction, guess_direction
+from callbacks.core.drawing import new_axes
 from callbacks.core.scalars import Scalars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from callbacks.core.contract import Direction
 
 N_SHOWN = 15  # rows at each end of a long history, so that it fits a screen
 
@@ -148,8 +148,6 @@ class History:
         unit, series = self._series([names] if isinstance(names, str) else names)
         if not any(series.values()):
             raise ValueError("the history has nothing to draw yet: fit first.")
-        from callbacks.core.drawing import new_axes
-
         ax = ax or new_axes(6, 4)
         for name, values in series.items():
             ax.plot(range(len(values)), values, label=name, marker="." if len(values) < 50 else "")
@@ -288,11 +286,3 @@ def show(value: Any) -> str:
 def is_comparable(value: Any) -> bool:
     """A number that can be compared: not None, not NaN, not a list."""
     return isinstance(value, (int, float)) and not math.isnan(value)
-
-
-def guess_direction(name: str) -> Direction | None:
-    """Which way is better for a column of which nobody has told, by the commonest names."""
-    ending = name.removeprefix("train_").removeprefix("valid_")
-    if ending in ("loss", "mse", "rmse", "mae"):
-        return "min"
-    return "max" if ending in ("accuracy", "r2") else None

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
+from callbacks.core.protocol import LearnerProtocol
 from callbacks.model.declared import objects_of
 from callbacks.model.named import named_tensors
-
-if TYPE_CHECKING:
-    from callbacks.core.contract import LearnerProtocol
 
 LOSS = "loss_func"  # the name of the loss among the modules, and what its parameters' names begin with
 

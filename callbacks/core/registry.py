@@ -195,6 +195,15 @@ def hook_of(plugin: Callback, event: str) -> Hook:
     return MethodType(lambda _plugin, learn: hook(learn), plugin)
 
 
+def run_forward(learn: Any) -> None:
+    """Run the operation `forward`, by the callback that overrides it or by the learner."""
+    override = learn.callbacks.doers.get("forward")
+    if override is None:
+        learn.forward()
+    else:
+        override.forward(learn)
+
+
 def describe(plugin: Callback) -> str:
     """How messages name a plug-in: its class, and its name where that tells more."""
     title = type(plugin).__name__

@@ -9,7 +9,6 @@ from callbacks.core.contract import EVENTS, OPERATIONS, Callback, Direction, Lea
 from callbacks.core.every import SECONDS, parse_interval
 from callbacks.core.registry import as_plugin, check_attributes, describe, does
 from callbacks.core.registry import unwrapped as unwrapped  # is imported from here too
-from callbacks.save.checkpoint import Checkpoint
 
 ALWAYS = ("before_fit", "after_fit", "cleanup_fit")
 SPANS = {
@@ -266,8 +265,9 @@ def check_plugin(plugin: Any) -> Callback:
             f"When({describe(found)}): it does the operation {operations[0]!r}, which must be done each "
             "time. Add it as it is; only plug-ins that listen to events can hear less."
         )
-    if isinstance(found, Checkpoint):
-        raise ValueError("When(Checkpoint): a run is saved from begin to end. Pass Checkpoint(every=...).")
+    if found.saves_checkpoints:
+        title = describe(found)
+        raise ValueError(f"When({title}): a run is saved from start to end. Pass {title}(every=...).")
     return found
 
 

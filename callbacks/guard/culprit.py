@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from callbacks.core.contract import LearnerProtocol
 from callbacks.core.draws import undrawn
+from callbacks.core.registry import run_forward
 from callbacks.guard.last_good import tensors_of
 from callbacks.model.finite import first_bad, is_finite
 from callbacks.place.device import tensors_in
@@ -86,7 +87,7 @@ def first_bad_layer(learn: LearnerProtocol) -> str:
     preds = learn.preds
     try:
         with torch.no_grad(), undrawn(), watched(learn.model, look):
-            forward(learn)
+            run_forward(learn)
     finally:
         learn.preds = preds
     if not found:
@@ -109,15 +110,6 @@ def watched(model: nn.Module, look: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def forward(learn: Any) -> None:
-    """Do the operation as the loop does it: by a plug-in, or by the learner itself."""
-    doer = learn.callbacks.doers.get("forward")
-    if doer is None:
-        learn.forward()
-    else:
-        doer.forward(learn)
 
 
 def rate_of(learn: LearnerProtocol) -> Any:

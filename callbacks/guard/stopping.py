@@ -9,7 +9,6 @@ from torch import Tensor
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.output import print_line
 from callbacks.core.settings import is_number
-from callbacks.record.progress import Progress
 from callbacks.results.best import Best
 from callbacks.results.measured_weights import MeasuredWeights, copy_weights, put_weights
 
@@ -78,6 +77,11 @@ class EarlyStopping(Callback):
         self._is_said = False  # does the reason of the stop say what is restored?
 
     @property
+    def restores_weights(self) -> bool:  # type: ignore[override]
+        """Are the weights of the best epoch restored when the fit ends?"""
+        return self.restore_best
+
+    @property
     def best(self) -> float | None:
         """The best value of this fit, or the last."""
         return self._best.value
@@ -144,7 +148,8 @@ class EarlyStopping(Callback):
             return
         put_weights(learn, (self.best_weights, self.best_beside or {}))
         is_last = self.best_epoch == learn.epoch and "before" not in self.best_moment
-        if Progress in learn.callbacks and not (is_last or self._is_said):
+        is_shown = any(each.shows_progress for each in learn.callbacks)
+        if is_shown and not (is_last or self._is_said):
             print_line(
                 f"the weights of epoch {self.best_epoch}{self.best_moment} are restored, the best by "
                 f"{self.monitor}: {self.best:.6g}"

@@ -10,9 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from callbacks.core.contract import Direction, snake_case
+from callbacks.measures import class_counts, classification, perplexity, ranking, scores
 
 # What functions call the targets, where they take them first.
 TARGETS_FIRST = ("y_true", "target", "targets", "label", "labels")
+
+
+METRICS = (class_counts, classification, perplexity, ranking, scores)  # modules of metrics
 
 
 @runtime_checkable
@@ -108,14 +112,8 @@ def spread(function: Any) -> Any:
 
 def named(word: str) -> str:
     """The name of the metric that a word means, or an example."""
-    import callbacks
-
-    ours = [
-        name
-        for name in callbacks.__all__
-        if name == "accuracy" or hasattr(getattr(callbacks, name), "compute")
-    ]
-    return next((name for name in ours if name.lower() == word.lower()), "accuracy")
+    found = {name for module in METRICS for name, each in vars(module).items() if hasattr(each, "compute")}
+    return next((name for name in found if name.lower() == word.lower()), "accuracy")
 
 
 def check_order(function: Any) -> None:

@@ -38,6 +38,7 @@ class Progress(Callback):
     """
 
     order = Order.REPORT
+    shows_progress = True
 
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)

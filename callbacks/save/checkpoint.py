@@ -58,6 +58,7 @@ class Checkpoint(Callback):
 
     order = Order.SAVE
     state = ("best", "best_epoch", "pass_start")
+    saves_checkpoints = True
     MAX_FAILURES = 2  # in a row
 
     def __init__(

@@ -147,7 +147,7 @@ class GradientAccumulation(Callback):
         left = [each.grad for each in parameters]
         if all(each is None for each in left):
             return
-        scaler = next((each for each in learn.callbacks if getattr(each, "scales_gradients", False)), None)
+        scaler = next((each for each in learn.callbacks if each.scales_gradients), None)
         if scaler is not None:
             raise ValueError(
                 f"{describe(self)}: the update before batch {learn.batch_idx} of epoch {learn.epoch} was "

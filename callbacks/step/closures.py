@@ -73,7 +73,7 @@ def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
     for other in learn.callbacks:
         if isinstance(unwrapped(other), GradientAccumulation):
             check_doer(other, learn)
-        if getattr(other, "scales_gradients", False):
+        if other.scales_gradients:
             raise ValueError(
                 f"{describe(plugin)} computes gradients again in the step, after {describe(other)} has "
                 "unscaled them: use MixedPrecision('bf16'), which needs no scale, or leave one of them out."

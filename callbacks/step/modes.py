@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
-from callbacks.guard.culprit import forward
+from callbacks.core.registry import run_forward
 
 
 class BatchNormFreeze(Callback):
@@ -170,7 +170,7 @@ class MCDropout(Callback):
             for layer in layers:
                 layer.training = True
             for _ in range(self.n):
-                forward(learn)
+                run_forward(learn)
                 found.append(self._output(learn.preds))
         finally:
             for layer, mode in zip(layers, modes, strict=True):

@@ -90,7 +90,7 @@ class MixedPrecision(Callback):
         self._scale: float | None = None
 
     @property
-    def scales_gradients(self) -> bool:
+    def scales_gradients(self) -> bool:  # type: ignore[override]
         """Is there a scale?"""
         return self.precision == "fp16"
 

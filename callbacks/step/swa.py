@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.registry import describe
 from callbacks.core.settings import is_number
 from callbacks.core.warning import warn
 from callbacks.core.when import unwrapped
-from callbacks.guard.stopping import EarlyStopping
 from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
 from callbacks.step.averages import Averages, check_alone, put_weights, take_off_noise
@@ -208,12 +208,12 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
 
 
 def check_others(learn: LearnerProtocol) -> None:
-    """Refuse plug-ins whose work this one would undo."""
+    """Raise an error for a callback that replaces the averaged weights when the fit ends."""
     for each in map(unwrapped, learn.callbacks):
-        if isinstance(each, EarlyStopping) and each.restore_best:
+        if each.restores_weights:
             raise ValueError(
-                "SWA ends the fit with averaged weights, and EarlyStopping with those of its best epoch: "
-                "write EarlyStopping(..., restore_best=False), or leave one of them out."
+                f"SWA ends the fit with averaged weights, and {describe(each)} restores those of its best "
+                f"epoch: write {type(each).__name__}(..., restore_best=False), or leave one of them out."
             )
 
 

@@ -89,7 +89,7 @@ class WholeStep(Callback):
 
     order = Order.GRADIENT
     state = ("kinds",)
-    is_as_loop = True  # what the loop does, done in another way: the first batch is looked at as ever
+    matches_loop = True  # what the loop does, done in another way: the first batch is looked at as ever
 
     def __init__(
         self,

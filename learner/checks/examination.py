@@ -173,7 +173,7 @@ def begin(learn: Any, report: Report) -> bool:
 def fire(learn: Any, event: str) -> None:
     """Let callbacks act, but one that runs the whole step at once: here operations run one by one."""
     for plugin in learn.callbacks:
-        if listens(plugin, event) and not getattr(plugin, "is_as_loop", False):
+        if listens(plugin, event) and not plugin.matches_loop:
             getattr(plugin, event)(learn)
 
 

@@ -184,7 +184,7 @@ def look_at_gradients(learn: Any, report: Report) -> None:
         f"reaches {len(named) - len(missed)} of {len(named)} trainable tensors, norm {show(math.sqrt(total))}"
     )
     report.facts["gradient"] = said + (f"; it is 0 in {listed(dead)}" if dead else "")
-    if spoilt and any(getattr(unwrapped(each), "scales_gradients", False) for each in learn.callbacks):
+    if spoilt and any(unwrapped(each).scales_gradients for each in learn.callbacks):
         # the first scales of float16 are meant to overflow, and such updates are left out
         report.facts["gradient"] += f"; it overflows at the first scale in {listed(spoilt)}"
     elif spoilt:

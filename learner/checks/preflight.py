@@ -288,4 +288,4 @@ def does_itself(learn: Any, operation: str) -> bool:
     from learner.loop import Loop  # which imports this file
 
     doer = unwrap(learn._do[operation])  # as it is without what surrounds it
-    return doer is getattr(Loop, operation) or getattr(getattr(doer, "__self__", None), "is_as_loop", False)
+    return doer is getattr(Loop, operation) or getattr(getattr(doer, "__self__", None), "matches_loop", False)

@@ -6,7 +6,6 @@ from typing import Any
 
 from callbacks.core.contract import Callback, Cancel, Order
 from callbacks.core.registry import Hook, describe
-from callbacks.save.checkpoint import Checkpoint
 
 
 def save_before_failing(learn: Any, event: str, hooks: tuple[Hook, ...], error: BaseException) -> None:
@@ -35,12 +34,12 @@ def is_whole(learn: Any, event: str, failed: Callback) -> bool:
 
 def finish(learn: Any, event: str, hooks: tuple[Hook, ...], error: Exception) -> None:
     """Call the other hooks, if one of them saves the run."""
-    if any(isinstance(hook.__self__, Checkpoint) for hook in hooks):
+    owners: list[Any] = [hook.__self__ for hook in hooks]
+    if any(owner.saves_checkpoints for owner in owners):
         learn.error = error
-        for hook in hooks:
+        for hook, owner in zip(hooks, owners, strict=True):
             try:
                 hook(learn)
             except Exception as another:  # noqa: BLE001 - noted on the error that is raised
                 words = f"{type(another).__name__}: {another}"
-                owner: Any = hook.__self__
                 error.add_note(f"then, in callback {describe(owner)}.{event}: {words}")

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 from callbacks.core.output import print_line
-from callbacks.save.checkpoint import Checkpoint
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 #: Seconds within which a further Ctrl-C counts as the same: a terminal and a supervisor may both send one.
@@ -113,5 +112,5 @@ def end_cancelled_batch(learn: Any) -> None:
     if learn.interrupted and not learn.stop_reason:
         end_batch(learn)
         for callback in learn.callbacks:
-            if isinstance(callback, Checkpoint):
+            if callback.saves_checkpoints:
                 callback.after_batch(learn)

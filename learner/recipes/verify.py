@@ -325,7 +325,7 @@ def end_of(learn: Any, watch: Watch) -> dict[str, Any]:
     """Checksums of all that two runs must have in common at their ends."""
     rows = [{name: row[name] for name in row if name not in OF_THE_MACHINE} for row in learn.history]
     history = {**learn.history.state_dict(), "rows": rows}
-    states = {each.name: each.state_dict() for each in learn.callbacks if not isinstance(each, Checkpoint)}
+    states = {each.name: each.state_dict() for each in learn.callbacks if not each.saves_checkpoints}
     return {
         "weights": digest([tensors_of(learn), plain_of(learn.model), values_of(learn, learn.state)]),
         "optimizer": digest(learn.optimizer.state_dict() if learn.optimizer is not None else None),

@@ -180,10 +180,18 @@ def test_a_window_that_cannot_be_used_is_refused(settings, message):
 def test_doers_savers_and_what_is_no_plug_in_are_refused():
     with pytest.raises(ValueError, match="operation 'zero_grad', which must be done each time"):
         When(ZeroGrad, start="1 step")
-    with pytest.raises(ValueError, match="saved from begin to end"):
+    with pytest.raises(ValueError, match="saved from start to end"):
         When(Checkpoint("run"), start="1 step")
     with pytest.raises(TypeError, match=r"When\(plugin\) is 3"):
         When(3, start="1 step")  # type: ignore[arg-type]
+
+
+def test_a_callback_that_declares_that_it_saves_is_refused():
+    class Uploads(Callback):
+        saves_checkpoints = True
+
+    with pytest.raises(ValueError, match=r"When\(Uploads\): a run is saved from start to end"):
+        When(Uploads, start="1 step")
 
 
 # Without --------------------------------------------------------------------------------------------------
