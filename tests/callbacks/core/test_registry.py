@@ -109,12 +109,32 @@ def test_the_composition_is_no_list_and_cannot_be_assigned_to():
     assert isinstance(callbacks.probe, Probe)
 
 
-@pytest.mark.parametrize("key", ["probe", 0, slice(1), None])
-def test_what_is_no_class_is_told_how_to_be_reached(key):
-    with pytest.raises(
-        TypeError, match=r"pass a class, as in .*by name it is learn\.callbacks\.(early_stopping|probe)\."
-    ):
+@pytest.mark.parametrize(
+    ("key", "name"), [("probe", "probe"), (0, "early_stopping"), (slice(1), "early_stopping")]
+)
+def test_a_key_that_is_not_a_class_is_refused_with_the_way_by_name(key, name):
+    with pytest.raises(TypeError, match=rf"pass a class, as in .*by name it is learn\.callbacks\.{name}\."):
         Callbacks([Probe()])[key]
+
+
+def test_a_class_that_an_empty_composition_lacks_is_refused():
+    with pytest.raises(KeyError, match=r"no plug-in is of the class ZeroGrad\. There are: none\."):
+        Callbacks()[ZeroGrad]
+
+
+def test_a_composition_that_is_not_filled_yet_has_no_attributes():
+    with pytest.raises(AttributeError, match="_by_name"):  # a debugger asks for them
+        Callbacks.__new__(Callbacks).probe  # noqa: B018
+
+
+def test_without_a_callback_its_hooks_and_its_operation_are_gone():
+    callbacks = Callbacks([Probe(), ZeroGrad(), Recorder()])
+    left = callbacks.without(callbacks.probe, callbacks.zero_grad)
+    assert list(left) == [callbacks.recorder]
+    assert left.doers == {}
+    assert [hook.__self__.name for hook in left.hooks["after_epoch"]] == ["recorder"]
+    assert "probe" not in left
+    assert len(callbacks) == 3
 
 
 def test_iteration_goes_by_phase_and_then_as_given():
@@ -172,7 +192,7 @@ def test_a_class_that_needs_arguments_is_refused():
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        ("ZeroGrad", r"callbacks\[0\] is 'ZeroGrad' \(str\), which is no plug-in"),
+        ("ZeroGrad", r"callbacks\[0\] is 'ZeroGrad' \(str\), which is no plug-in.* subclass of Callback\.$"),
         (None, r"is None \(NoneType\), which is no plug-in"),
         (lambda learn: None, r'write @on\("after_batch"\) above it'),
         ([Probe()], "one by one, not a list within a list"),
