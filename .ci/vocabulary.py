@@ -38,6 +38,8 @@ DONE = [
     "benchmarks/peers.py",
     "benchmarks/startup.py",
     "callbacks/core/contract.py",
+    "callbacks/core/held.py",
+    "callbacks/inspect",
     "conftest.py",
     "docs/coming_from_fastai.md",
     "docs/coming_from_lightning.md",

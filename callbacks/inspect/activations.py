@@ -1,4 +1,4 @@
-"""What the layers give, as training goes on: means, spreads, dead units, and a picture of all of it."""
+"""Statistics of layer outputs during training: means, standard deviations, dead units, histograms."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.drawing import draw_histograms, draw_lines, new_axes, new_figure
+from callbacks.core.held import Held
 from callbacks.core.settings import check_count, is_number
 from callbacks.core.warning import warn
-from callbacks.inspect.rows import Rows, put_recorded, recorded_of, stacked
-from callbacks.model.named import as_patterns, find_layers
-from callbacks.model.places import Places
+from callbacks.inspect.recording import Recording, stacked
+from callbacks.model.named import find_layers
 from callbacks.place.device import tensors_in
 from callbacks.place.hooks import Hooks
 
@@ -27,37 +27,38 @@ if TYPE_CHECKING:
 
 
 class ActivationStats(Callback):
-    """Record what layers give: mean, standard deviation, share near zero, and a histogram at each step.
+    """Record the outputs of layers: mean, standard deviation, share near zero, and a histogram at each step.
 
-    `plot_histograms` draws fastai's colour picture, `plot_dead` the share near zero, `plot_layers` means and
-    deviations. Only training is looked at, and a layer's last call of a step. What is measured stays on the
-    device and is read once a pass. Hooks are on the layers only while a recorded batch is in the model. A
-    model that `torch.compile` has compiled runs as it is written in these steps, since its layers are not
-    to be seen otherwise.
+    `plot_histograms` draws fastai's colour picture, `plot_near_zero` the share near zero, `plot_layers` means
+    and standard deviations. Only training steps are recorded, and only a layer's last call in a step. Numbers
+    stay on the device and are read once per pass. Layers have hooks only while a recorded batch is in the
+    model. A compiled model (`torch.compile`) runs eagerly in recorded steps, since hooks need that.
 
     Args:
-        layers: names of modules, with `*` for any letters, or of classes, as `"ReLU"`; by default all that
-            have parameters and no modules within.
-        every: which steps are recorded, as `"10 steps"`.
+        layers: names of modules, with `*` for any letters, or of classes, as `"ReLU"`; by default all layers
+            with parameters and without submodules.
+        every: which steps are recorded, as in `"10 steps"`.
         n_bins: bins of the histogram of absolute values.
-        highest: its upper edge; what lies beyond is counted in the top bin.
+        highest: the histogram's upper edge; larger values count in the top bin.
         near_zero: an item counts as near zero where its absolute value is at most this.
 
     Attributes:
-        layer_names: what was recorded, in the order in which the model has them.
-        steps: the recorded steps, of this fit or the last.
-        means, stds, near_zeros: shape (steps, layers), float32; the deviation is that of the items given
-            (divided by n). NaN where a layer was not called.
+        layer_names: the recorded layers, in the order in which the model has them.
+        steps: the recorded steps of this fit, or of the last one.
+        means, stds, near_zeros: shape (steps, layers), float32; the standard deviation divides by n. NaN
+            where a layer was not called.
         histograms: shares of the items, shape (steps, layers, bins). NaN items are in no bin.
 
     Raises:
-        ValueError: a setting cannot be used; or, before the first batch, the model has no such layer.
+        ValueError: a setting is invalid; or, before the first batch, the model has no such layer.
 
     Source: fastai, `callback.hook.ActivationStats` and its `color_dim`.
     """
 
     state = ("layer_names", "recorded")
-    recorded = property(recorded_of, put_recorded)
+    layer_names = Held[list[str]]("_recording", "names", "The recorded layers.")
+    recorded = Held[dict[str, Any]]("_recording", "recorded", "All that was recorded, as plain data.")
+    steps = Held[list[int]]("_recording", "steps", "The recorded steps.")
 
     def __init__(
         self,
@@ -71,23 +72,14 @@ class ActivationStats(Callback):
     ):
         super().__init__(name=name)
         check_settings(n_bins, highest, near_zero)
-        as_patterns("ActivationStats", "layers", layers)  # refuses what is none
         self.layers, self.every = layers, every
         self.n_bins, self.highest, self.near_zero = n_bins, highest, near_zero
-        self.layer_names: list[str] = []
-        self._rows = Rows("ActivationStats", every)
-        self._modules: dict[nn.Module, int] = {}
-        self._places: Places | None = None
-        self._seen: dict[int, Tensor] = {}
-        self._looking = ExitStack()  # what is there while a recorded batch is in the model
+        self._recording = Recording("ActivationStats", "layers", layers, every, find_layers)
+        self._seen: dict[nn.Module, Tensor] = {}
+        self._looking = ExitStack()  # hooks, while a recorded batch is in the model
         self._n_missed = 0
 
     # What was recorded
-
-    @property
-    def steps(self) -> list[int]:
-        """The recorded steps."""
-        return self._rows.steps
 
     @property
     def means(self) -> Tensor:
@@ -110,64 +102,55 @@ class ActivationStats(Callback):
         return self._table()[..., 3:]
 
     def _table(self) -> Tensor:
-        return self._rows.read().reshape(len(self.steps), len(self.layer_names), 3 + self.n_bins)
+        return self._recording.table(3 + self.n_bins)
 
     # Record
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._rows = Rows("ActivationStats", self.every)
-        self.layer_names, self._n_missed = [], 0
+        self._recording.begin(self.layers, self.every)
+        self._n_missed = 0
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._find(learn.model)
-
-    def _find(self, model: nn.Module) -> None:
-        """Look up the layers; those that a pass began with may be replaced in it."""
-        patterns = as_patterns("ActivationStats", "layers", self.layers)
-        found = find_layers(model, patterns, "ActivationStats")
-        self.layer_names = self.layer_names or list(found)
-        self._modules = {found[name]: n for n, name in enumerate(self.layer_names) if name in found}
-        self._places = Places(model)
+        self._recording.look_up(learn.model)
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         self._drop()
-        if self._rows.is_coming(learn):
-            if self._places is None or not self._places.are_of(learn.model):
-                self._find(learn.model)
-            self._looking.enter_context(Hooks(self._modules, self._see))
-            if "torch._dynamo" in sys.modules:  # else nothing is compiled
+        if self._recording.is_coming(learn):
+            layers = [each for each in self._recording.parts if each is not None]
+            self._looking.enter_context(Hooks(layers, self._see))
+            if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled
                 self._looking.enter_context(torch.compiler.set_stance("force_eager"))
 
     def after_pred(self, learn: LearnerProtocol) -> None:
         self._looking.close()
 
     def after_step(self, learn: LearnerProtocol) -> None:
-        if not self._rows.is_due(learn):
+        if not self._recording.is_due(learn):
             return
         if not self._seen:
             self._n_missed += 1
             return
         missing = torch.full_like(next(iter(self._seen.values())), math.nan)
-        self._rows.add(learn, stacked(self._seen.get(n, missing) for n in range(len(self.layer_names))))
+        self._recording.add(learn, stacked(self._seen.get(each, missing) for each in self._recording.parts))
         self._seen = {}
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._rows.read()  # the pass's one wait
+        self._recording.read()  # the pass's one wait
         if self._n_missed and not self.steps:
             warn_of_nothing(self.layer_names)
             self._n_missed = 0
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._drop()
-        self._modules, self._places = {}, None
+        self._recording.end()
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
         tensor = next(tensors_in(output), None)
         if tensor is not None and tensor.numel():
-            self._seen[self._modules[module]] = self._summary(tensor.detach())
+            self._seen[module] = self._summary(tensor.detach())
 
     def _summary(self, tensor: Tensor) -> Tensor:
-        """Mean, deviation, share near zero and histogram in a row, shape (3 + bins,)."""
+        """Mean, standard deviation, share near zero and histogram, shape (3 + bins,)."""
         items = (tensor.abs() if tensor.is_complex() else tensor).float()
         sizes = items.abs()
         std, mean = torch.std_mean(items, correction=0)
@@ -176,31 +159,31 @@ class ActivationStats(Callback):
         return torch.cat([torch.stack([mean, std, near_zero]), shares])
 
     def _drop(self) -> None:
-        """Remove the hooks, and forget a step that was not made."""
+        """Remove the hooks, and drop what a batch without a step has left."""
         self._looking.close()
         self._seen = {}
 
     # Draw
 
     def plot_histograms(self) -> Figure:
-        """Draw a picture of each layer: steps to the right, absolute value upwards, brightness as the share.
+        """Draw a picture of each layer: steps on x, absolute values on y, brightness for the share.
 
-        In good health it is a broad band that does not collapse. Dark, with a bright line at the bottom: the
-        layer is dead.
+        A healthy layer shows a broad band that does not collapse. A dark picture with a bright line at the
+        bottom means that the layer is dead.
 
         Raises:
             ValueError: nothing was recorded.
         """
-        self._rows.check("ActivationStats")
+        self._recording.check()
         return draw_histograms(self.steps, self.histograms, self.layer_names, self.highest)
 
     def plot_near_zero(self, *, ax: Axes | None = None) -> Axes:
-        """Draw the share of items near zero, of dead units so, over steps; a line for each layer.
+        """Draw the share of items near zero over steps, which shows dead units; a line for each layer.
 
         Raises:
             ValueError: nothing was recorded.
         """
-        self._rows.check("ActivationStats")
+        self._recording.check()
         ax = ax or new_axes(7, 4)
         draw_lines(ax, self.steps, self.near_zeros, self.layer_names)
         ax.set_ylim(-0.02, 1.02)
@@ -213,7 +196,7 @@ class ActivationStats(Callback):
         Raises:
             ValueError: nothing was recorded.
         """
-        self._rows.check("ActivationStats")
+        self._recording.check()
         figure = new_figure(11, 4)
         axes = figure.subplots(1, 2)
         both = {"mean": self.means, "standard deviation": self.stds}
@@ -225,12 +208,12 @@ class ActivationStats(Callback):
 
 
 def histogram(sizes: Tensor, n_bins: int, highest: float) -> Tensor:
-    """How many items lie in each of so many bins from 0 to `highest`; what is beyond is in the top bin.
+    """Count the items in each of `n_bins` bins from 0 to `highest`; larger items count in the top bin.
 
     Args:
         sizes: not negative, any shape, float32; NaN is not counted.
-        n_bins: of one width.
-        highest: the upper edge of the last.
+        n_bins: number of bins of equal width.
+        highest: the upper edge of the last bin.
 
     Returns:
         Counts, shape (n_bins,), float32.
@@ -244,16 +227,16 @@ def histogram(sizes: Tensor, n_bins: int, highest: float) -> Tensor:
 
 
 def warn_of_nothing(layers: list[str]) -> None:
-    """Say why a pass has recorded nothing."""
+    """Warn that a pass has recorded nothing, with the reason."""
     warn(
         f"ActivationStats recorded nothing, as none of the layers {', '.join(layers[:5])} was called as a "
-        "module, so layer(x). Where code calls layer.forward(x) or uses the weights alone, no hook hears of "
-        "it: name layers that are called."
+        "module, layer(x). layer.forward(x), or code that only uses the weights, calls no hook: pass layers "
+        "that the model calls, with ActivationStats(layers=[...])."
     )
 
 
 def check_settings(n_bins: Any, highest: Any, near_zero: Any) -> None:
-    """Refuse what cannot be used."""
+    """Refuse invalid settings."""
     check_count("ActivationStats", "n_bins", n_bins, 2)
     for key, value, least in (("highest", highest, "above 0"), ("near_zero", near_zero, "0 or more")):
         if not is_number(value) or value < 0 or (value == 0 and key == "highest"):

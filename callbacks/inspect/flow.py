@@ -1,19 +1,19 @@
-"""How gradients come through the layers."""
+"""How large gradients are, from the first layer to the last."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.drawing import draw_lines, new_axes
-from callbacks.inspect.rows import Rows, put_recorded, recorded_of, stacked
-from callbacks.model.named import as_patterns, find_parameters
-from callbacks.model.places import Places
+from callbacks.core.held import Held
+from callbacks.inspect.recording import Recording, stacked
+from callbacks.model.named import find_parameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,43 +22,36 @@ if TYPE_CHECKING:
 class GradientFlow(Callback):
     """Record each parameter's gradient at each step: norm, mean and largest absolute value.
 
-    The gradients are those with which the step is taken, so after clipping. They stay on the device and are
-    read once a pass. Where the first layers' are much smaller than the last layers', gradients vanish on
-    their way; where they grow from step to step, they explode.
+    The gradients are those that the optimizer uses, so after clipping. They stay on the device and are read
+    once per pass. If those of the first layers are much smaller than those of the last layers, gradients
+    vanish on their way back; if they grow from step to step, they explode.
 
     Args:
         parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all.
-        every: which steps are recorded, as `"10 steps"`.
+        every: which steps are recorded, as in `"10 steps"`.
 
     Attributes:
         parameter_names: what was recorded, in the order in which the model has them.
-        steps: the recorded steps, of this fit or the last.
-        norms: root of the sum of squares, shape (steps, parameters), float32. NaN where there was none.
+        steps: the recorded steps of this fit, or of the last one.
+        norms: root of the sum of squares, shape (steps, parameters), float32. NaN without a gradient.
         means, maxima: mean and largest absolute value, of the same shape.
 
     Raises:
-        ValueError: a setting cannot be used; or, before the first batch, the model has no such parameter.
+        ValueError: a setting is invalid; or, before the first batch, the model has no such parameter.
     """
 
     state = ("parameter_names", "recorded")
-    recorded = property(recorded_of, put_recorded)
+    parameter_names = Held[list[str]]("_recording", "names", "The recorded parameters.")
+    recorded = Held[dict[str, Any]]("_recording", "recorded", "All that was recorded, as plain data.")
+    steps = Held[list[int]]("_recording", "steps", "The recorded steps.")
 
     def __init__(
         self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
     ):
         super().__init__(name=name)
-        as_patterns("GradientFlow", "parameters", parameters)  # refuses what is none
         self.parameters, self.every = parameters, every
-        self.parameter_names: list[str] = []
-        self._rows = Rows("GradientFlow", every)
-        self._found: list[nn.Parameter | None] = []
-        self._places: Places | None = None
+        self._recording = Recording("GradientFlow", "parameters", parameters, every, find_parameters)
         self._row: Tensor | None = None
-
-    @property
-    def steps(self) -> list[int]:
-        """The recorded steps."""
-        return self._rows.steps
 
     @property
     def norms(self) -> Tensor:
@@ -76,51 +69,40 @@ class GradientFlow(Callback):
         return self._table()[..., 2]
 
     def _table(self) -> Tensor:
-        return self._rows.read().reshape(len(self.steps), len(self.parameter_names), 3)
+        return self._recording.table(3)
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._rows = Rows("GradientFlow", self.every)
-        self.parameter_names = []
+        self._recording.begin(self.parameters, self.every)
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._find(learn.model)
-
-    def _find(self, model: nn.Module) -> None:
-        """Look up the parameters; those that a pass began with may be replaced in it."""
-        patterns = as_patterns("GradientFlow", "parameters", self.parameters)
-        found = find_parameters(model, patterns, "GradientFlow")
-        self.parameter_names = self.parameter_names or list(found)
-        self._found = [found.get(name) for name in self.parameter_names]
-        self._places = Places(model)
+        self._recording.look_up(learn.model)
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        self._row = None
-        if self._rows.is_coming(learn):
-            if self._places is None or not self._places.are_of(learn.model):
-                self._find(learn.model)
-            self._row = stacked(sizes_of(each, learn) for each in self._found)
+        is_coming = self._recording.is_coming(learn)
+        self._row = stacked(sizes_of(each, learn) for each in self._recording.parts) if is_coming else None
 
     def after_step(self, learn: LearnerProtocol) -> None:
         if self._row is not None:
-            self._rows.add(learn, self._row)
+            self._recording.add(learn, self._row)
             self._row = None
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._rows.read()  # the pass's one wait
+        self._recording.read()  # the pass's one wait
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._found, self._row, self._places = [], None, None
+        self._recording.end()
+        self._row = None
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """Draw a bar for each parameter, from first to last: how large its gradient was.
+        """Draw a bar for each parameter, from first to last, that shows how large its gradient was.
 
-        The dark bar reaches from the 10th to the 90th percentile over the steps of the mean absolute value,
-        the white line is its median, and the light bar reaches up to the largest value of all.
+        The dark bar goes from the 10th to the 90th percentile, over the steps, of the mean absolute value.
+        The white line is the median. The light bar goes up to the largest absolute value.
 
         Raises:
             ValueError: nothing was recorded.
         """
-        self._rows.check("GradientFlow")
+        self._recording.check()
         ax = ax or new_axes(max(5.0, 0.35 * len(self.parameter_names) + 2), 4)
         shares = torch.tensor([0.1, 0.5, 0.9])
         low, middle, high = self.means.nanquantile(shares, dim=0).numpy()
@@ -141,7 +123,7 @@ class GradientFlow(Callback):
         Raises:
             ValueError: nothing was recorded.
         """
-        self._rows.check("GradientFlow")
+        self._recording.check()
         ax = ax or new_axes(7, 4)
         draw_lines(ax, self.steps, self.norms, self.parameter_names)
         ax.set_yscale("log")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 N_LEVELS = 20
-WIDE = 20  # a loss that is so many times larger at its highest than at its lowest is drawn in powers
+WIDE = 20  # from this ratio of the highest loss to the lowest on, the scale is logarithmic
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Surface:
         loss: shape (n, n), float64; `loss[k, j]` is at `y[k]` and `x[j]`.
         path: shape (points, 2).
         steps: the steps of these points.
-        labels: what the directions are.
+        labels: the directions' names.
     """
 
     x: Tensor
@@ -46,7 +46,7 @@ class Surface:
         ax = ax or new_axes(6, 4.5)
         finite = self.loss[self.loss.isfinite()]
         if not finite.numel():
-            raise ValueError("the loss is nowhere finite on this grid: choose a smaller margin.")
+            raise ValueError("the loss is not finite anywhere on this grid: choose a smaller margin.")
         low, high = finite.min().item(), finite.max().item()
         is_wide = 0 < WIDE * low < high
         ends = math.log10(low) if is_wide else low, math.log10(high) if is_wide else high
@@ -70,16 +70,15 @@ class Surface:
 
 @dataclass(frozen=True)
 class Plane:
-    """Two directions at a point, and a path as it is seen from there.
+    """Two directions at a point, and the path projected onto their plane.
 
     Attributes:
         origin: shape (items,).
         directions: shape (2, items).
-        path: shape (points, 2), as multiples of the directions, counted from `zero`.
-        zero: what the origin has as coordinates.
-        labels: what the directions are.
-        least: the map reaches at least so far from the origin.
-        x, y: the grid.
+        path: shape (points, 2): coordinates along the directions, counted from `zero`.
+        zero: the origin's coordinates.
+        labels: the directions' names.
+        least: the map extends at least so far from the origin.
     """
 
     origin: Tensor
@@ -88,45 +87,33 @@ class Plane:
     zero: Tensor
     labels: tuple[str, str]
     least: float = 0.0
-    x: Tensor | None = None
-    y: Tensor | None = None
 
-    def around(self, n: int, margin: float) -> Plane:
-        """With a grid of n by n around the path."""
+    def grid(self, n: int, margin: float) -> list[Tensor]:
+        """The coordinates x and y of a grid of n by n points around the path, shape (n,) each."""
         grids = []
         for zero, places in zip(self.zero.tolist(), self.path.T, strict=True):
-            low, high = (
-                min(places.min().item(), zero - self.least),
-                max(places.max().item(), zero + self.least),
-            )
+            low = min(places.min().item(), zero - self.least)
+            high = max(places.max().item(), zero + self.least)
             width = (high - low) or 1.0
             grids.append(torch.linspace(low - margin * width, high + margin * width, n, dtype=torch.float64))
-        return replace(self, x=grids[0], y=grids[1])
+        return grids
 
-    def points(self, device: torch.device) -> Iterator[Tensor]:
+    def points(self, x: Tensor, y: Tensor, device: torch.device) -> Iterator[Tensor]:
         """The points of the grid, row by row, shape (items,) each."""
-        assert self.x is not None
-        assert self.y is not None
         origin, (first, second) = self.origin.to(device), self.directions.to(device)
-        for y in (self.y - self.zero[1]).tolist():
-            for x in (self.x - self.zero[0]).tolist():
-                yield origin + x * first + y * second
-
-    def surface(self, loss: Tensor, steps: Sequence[int]) -> Surface:
-        """With the losses of its points."""
-        assert self.x is not None
-        assert self.y is not None
-        return Surface(self.x, self.y, loss, self.path, list(steps), self.labels)
+        for up in (y - self.zero[1]).tolist():
+            for right in (x - self.zero[0]).tolist():
+                yield origin + right * first + up * second
 
 
 def plane_of_items(path: Tensor, places: Sequence[int], labels: Sequence[str]) -> Plane:
-    """The plane of two items; their own values are the coordinates.
+    """The plane of two items; the coordinates are the items' own values.
 
     Raises:
-        ValueError: they are the same.
+        ValueError: both items are the same.
     """
     if places[0] == places[1]:
-        raise ValueError(f"LossSurface(along={tuple(labels)!r}): these are the same: name two parameters.")
+        raise ValueError(f"LossSurface(along={tuple(labels)!r}): these are the same: write two parameters.")
     directions = torch.zeros(2, path.shape[1], dtype=path.dtype)
     directions[0, places[0]] = directions[1, places[1]] = 1
     seen = path[:, list(places)]
@@ -137,19 +124,19 @@ def principal_plane(path: Tensor) -> Plane:
     """The plane through the last point along the two directions in which the path's points vary most.
 
     Raises:
-        ValueError: they vary in fewer than two.
+        ValueError: they vary in fewer than two directions.
     """
     centred = path - path.mean(0)
     _, sizes, rows = torch.linalg.svd(centred, full_matrices=False)
     n_directions = int((sizes > 1e-7 * sizes.max()).sum()) if len(sizes) else 0
     if n_directions < 2:
         raise ValueError(
-            "LossSurface(along='principal'): the path does not leave a line, so it has no plane. Record more "
-            "steps, or name two parameters, as along=('weight[0]', 'bias[0]')."
+            "LossSurface(along='principal'): all points of the path are on one line, so there is no plane. "
+            "Record more steps, or choose two parameters, as along=('weight[0]', 'bias[0]')."
         )
     directions = rows[:2]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    directions = directions * largest.sign()  # of both signs the one that all machines agree on
+    directions = directions * largest.sign()  # the same sign on all machines
     shares = (sizes.square() / sizes.square().sum()).tolist()
     labels = [f"principal direction {k + 1} ({100 * shares[k]:.3g} % of the variance)" for k in range(2)]
     seen = (path - path[-1]) @ directions.T
@@ -159,7 +146,7 @@ def principal_plane(path: Tensor) -> Plane:
 def random_plane(path: Tensor, shapes: Sequence[torch.Size], seed: int) -> Plane:
     """The plane through the last point along two random directions, normalised filter by filter.
 
-    Source: Li et al. 2018, arXiv:1712.09913, section 4. Biases and norms are left as they are, as in the
+    Source: Li et al. 2018, arXiv:1712.09913, section 4. Biases and norms keep their values, as in the
         authors' code.
 
     Raises:
@@ -173,15 +160,15 @@ def random_plane(path: Tensor, shapes: Sequence[torch.Size], seed: int) -> Plane
     ]
     directions = torch.cat(parts, 1)
     if not directions.any():
-        raise ValueError("LossSurface(along='random'): no parameter has filters, so two dimensions or more.")
+        raise ValueError("LossSurface(along='random'): no parameter has filters (two dimensions or more).")
     seen = torch.linalg.lstsq(directions.T, (path - path[-1]).T).solution.T
     labels = ("random direction 1, filter-wise normalised", "random direction 2, filter-wise normalised")
     return Plane(path[-1], directions, seen, torch.zeros(2, dtype=path.dtype), labels, least=1.0)
 
 
 def normalised(drawn: Tensor, weight: Tensor) -> Tensor:
-    """Random directions of shape (2, *weight.shape), each filter as long as the weight's."""
-    if weight.ndim < 2:  # shape (2, items), as below
+    """Random directions, shape (2, items), each filter as long as the weight's."""
+    if weight.ndim < 2:
         return torch.zeros(2, weight.numel(), dtype=drawn.dtype)
     drawn, filters = drawn.flatten(2), weight.flatten(1)
     return (drawn / drawn.norm(dim=2, keepdim=True) * filters.norm(dim=1, keepdim=True)).flatten(1)

@@ -1,4 +1,4 @@
-"""Pictures of what the model predicts, as training goes on."""
+"""Pictures of the predictions during training."""
 
 from __future__ import annotations
 
@@ -23,34 +23,33 @@ Draw = Callable[["Axes", LearnerProtocol], Any]
 
 PANEL = (2.0, 3.0)  # inches: six panels side by side are the article's 12 x 3
 N_COLUMNS = 6
-MAX_POINTS = 2000  # of a panel: more cannot be told apart on two inches, and make files large
+MAX_POINTS = 2000  # per panel: more cannot be told apart on two inches, and make files large
 
 
 class PlotSnapshots(Callback):
     """Draw the predictions over the data at the first steps of a fit: one figure, a panel for each.
 
-    A panel shows what its step saw: the batch, and the predictions before the update (in red). Each has the
-    step and the RMSE of these predictions as its title. The figure is made without a window; it is
-    complete when the fit ends, also by a stop or an error, and then has only the panels that were reached.
-    Each fit begins a new one. Nothing is shown unasked: in a notebook, `learn.callbacks.plot_snapshots` at
-    the end of a cell shows the picture; elsewhere use `path`.
+    A panel shows the batch of its step and, in red, the predictions before the update. Its title is the step
+    and the RMSE of these predictions. The figure opens no window. It is complete when the fit ends; after an
+    early stop or an error it has the panels drawn so far. Each fit draws a new figure. In a notebook, end a
+    cell with `learn.callbacks.plot_snapshots` to see it; elsewhere pass `path`.
 
     Args:
         n: number of panels; six stand in a row.
-        every: how often a panel is drawn until there are `n`, as in `"1 step"`, `"50 steps"`; for
-            epochs, it is the last training batch of each. The device is waited for at these steps only.
-        path: where the picture is written when the fit ends, as `"snapshots.png"`; folders are made, an
-            older picture is written over.
+        every: how often a panel is drawn, until there are `n`, as in `"1 step"` or `"50 steps"`; with epochs,
+            the last training batch of each. Only these steps wait for the device.
+        path: where the picture is written when the fit ends, as `"snapshots.png"`; missing folders are
+            created, an older picture is overwritten.
         draw: `draw(ax, learn)` draws a panel from `learn.inputs`, `learn.targets` and `learn.preds`; needed
-            where inputs, targets and predictions are not each one number an item. The title is set before.
-        ylim: lowest and highest y of every panel; by default as the panels need, the same
-            for all unless `draw` is given.
+            unless inputs, targets and predictions are each one number per item. The title is set before.
+        ylim: lowest and highest y of every panel; by default chosen to fit, and the same for all panels
+            unless `draw` is given.
 
     Attributes:
         figure: the picture of the last fit, a `matplotlib.figure.Figure`; None before the first panel.
 
     Raises:
-        ValueError: at the first training batch, before its update: `draw` is needed and was not given.
+        ValueError: at the first training batch, before its update: `draw` is needed and missing.
     """
 
     order = Order.REPORT
@@ -78,7 +77,7 @@ class PlotSnapshots(Callback):
         self.every.start(learn)
         self.figure, self._axes, self._checked = None, [], self.draw is not None
         if self.path is not None:
-            self._path = self.path.absolute()  # where it is now, should the fit change the working directory
+            self._path = self.path.absolute()  # where it is now, the fit may change the working directory
             check_path(self._path)
             self._path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -122,7 +121,7 @@ class PlotSnapshots(Callback):
 
 
 def arrange(figure: Figure, axes: list[Axes], shared: bool) -> None:
-    """Put panels into rows of at most six; the figure as large as they need; a shared y stands once a row."""
+    """Arrange panels in rows of at most six, resize the figure, and label a shared y once per row."""
     from matplotlib.gridspec import GridSpec
 
     n_columns = min(len(axes), N_COLUMNS)
@@ -135,7 +134,7 @@ def arrange(figure: Figure, axes: list[Axes], shared: bool) -> None:
 
 
 def draw_points(ax: Axes, learn: LearnerProtocol) -> None:
-    """Draw targets and, in red, predictions over inputs; step and RMSE are the title."""
+    """Draw targets and, in red, predictions over inputs; the title is step and RMSE."""
     inputs, targets, preds = points_of(learn)
     rmse = (preds - targets).square().mean().sqrt().item()
     chosen = slice(None, None, math.ceil(len(inputs) / MAX_POINTS))
@@ -148,12 +147,12 @@ def points_of(learn: LearnerProtocol) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, targets and predictions, each of shape (items,), in float64 on the CPU.
 
     Raises:
-        ValueError: they are not each one number an item.
+        ValueError: one of them is not one number per item.
     """
     inputs = learn.inputs if isinstance(learn.inputs, tuple) else tuple(learn.inputs.values())
     parts = (inputs[0] if len(inputs) == 1 else inputs, learn.targets, learn.preds)
     points = [
-        part.detach().cpu().to(torch.float64).reshape(-1)  # a wait that is meant, at few steps
+        part.detach().cpu().to(torch.float64).reshape(-1)  # an intended wait, at few steps
         for part in parts
         if isinstance(part, Tensor) and part.numel() == learn.n_items
     ]
@@ -161,8 +160,8 @@ def points_of(learn: LearnerProtocol) -> tuple[Tensor, Tensor, Tensor]:
         names = ("inputs", "targets", "preds")
         found = ", ".join(f"{name} {shape_of(part)}" for name, part in zip(names, parts, strict=True))
         raise ValueError(
-            f"PlotSnapshots draws inputs, targets and predictions of one number an item, shape (items,) or "
-            f"(items, 1), but found {found}. Pass a function of your own that draws one panel: "
+            f"PlotSnapshots draws inputs, targets and predictions of one number per item, shape (items,) or "
+            f"(items, 1), but found {found}. Pass your own function that draws one panel: "
             "PlotSnapshots(draw=draw), with def draw(ax, learn), which uses learn.inputs, learn.targets "
             "and learn.preds."
         )
@@ -175,7 +174,7 @@ def shape_of(part: Any) -> str:
 
 
 def check_settings(n: int, draw: Any, ylim: Any) -> None:
-    """Refuse settings with which nothing could be drawn."""
+    """Refuse invalid settings."""
     if type(n) is not int or n < 1:
         raise ValueError(f"PlotSnapshots(n={n!r}): write a whole number of panels, 1 or more.")
     if draw is not None and not callable(draw):
@@ -185,7 +184,7 @@ def check_settings(n: int, draw: Any, ylim: Any) -> None:
 
 
 def check_path(path: Path) -> None:
-    """Refuse, before training, a path to which no picture can be written."""
+    """Refuse, before training, a path that no picture can be written to."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     kinds = FigureCanvasBase.get_supported_filetypes()
@@ -197,6 +196,6 @@ def check_path(path: Path) -> None:
 
 
 def is_range(pair: Any) -> bool:
-    """Two numbers, the first the lower one?"""
-    both = isinstance(pair, (tuple, list)) and len(pair) == 2
-    return both and all(isinstance(each, (int, float)) for each in pair) and pair[0] < pair[1]
+    """Are these two numbers, the lower one first?"""
+    are_two = isinstance(pair, (tuple, list)) and len(pair) == 2
+    return are_two and all(isinstance(each, (int, float)) for each in pair) and pair[0] < pair[1]

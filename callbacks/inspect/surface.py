@@ -1,4 +1,4 @@
-"""The path of the parameters on the loss surface: what training has walked over, drawn from above."""
+"""The path of the parameters over the loss surface, drawn as a map."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from fastcore.meta import delegates
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
-from callbacks.core.settings import is_number
+from callbacks.core.held import Held
+from callbacks.core.settings import check_count, is_number
 from callbacks.inspect.planes import Plane, Surface, plane_of_items, principal_plane, random_plane
-from callbacks.inspect.rows import Rows, put_recorded, recorded_of
-from callbacks.inspect.walk import Walk, flat, offset
-from callbacks.model.named import as_patterns, find_parameters
+from callbacks.inspect.recording import Recording
+from callbacks.inspect.walk import Walk
+from callbacks.model.named import find_parameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,96 +27,71 @@ Along = str | tuple[str, str]
 class LossSurface(Callback):
     """Record where the parameters are, and draw their path over the loss around it.
 
-    `plot(learn)` after the fit, or in it, draws the loss as a map and the path on it. A map has two
+    `plot(learn)`, during the fit or after it, draws the loss as a map with the path on it. A map has two
     directions: two parameters of your choice, the two principal directions of the path, or two random ones.
-    The points are the one before the first step and each recorded step. They stay on the device and are
-    read once a pass. Each is a copy of all parameters that are trained: of a large model record few points,
-    by `every`, or only some parameters.
+    The recorded points are the one before the first step and the one after each recorded step. They stay on
+    the device and are read once per pass. Each point is a copy of all trained parameters: with a large model
+    record few points, by `every`, or only some parameters.
 
     Args:
         parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all that
-            require a gradient when the fit begins.
-        every: which steps are recorded, as `"10 steps"`.
+            require a gradient when the fit starts.
+        every: which steps are recorded, as in `"10 steps"`.
 
     Attributes:
-        parameter_names: what was recorded, in the order in which the model has them.
-        steps: the recorded steps, of this fit or the last; the first is the one before any step.
+        parameter_names: the recorded parameters, in the order in which the model has them.
+        steps: the recorded steps of this fit, or of the last one; the first is the one before any step.
         path: shape (points, items of all these parameters).
 
     Raises:
-        ValueError: a setting cannot be used; or, before the first batch, the model has no such parameter.
+        ValueError: a setting is invalid; or, before the first batch, the model has no such parameter.
 
     Source: Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", arXiv:1712.09913: section 4 for
         random directions, section 7.2 for principal ones.
     """
 
     state = ("parameter_names", "recorded")
-    recorded = property(recorded_of, put_recorded)
+    parameter_names = Held[list[str]]("_recording", "names", "The recorded parameters.")
+    recorded = Held[dict[str, Any]]("_recording", "recorded", "All that was recorded, as plain data.")
+    steps = Held[list[int]]("_recording", "steps", "The recorded steps.")
 
     def __init__(
         self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
     ):
         super().__init__(name=name)
-        self._patterns = as_patterns("LossSurface", "parameters", parameters)
         self.parameters, self.every = parameters, every
-        self.parameter_names: list[str] = []
-        self._rows = Rows("LossSurface", every)
-        self._found: list[nn.Parameter] = []
-
-    @property
-    def steps(self) -> list[int]:
-        """The recorded steps."""
-        return self._rows.steps
+        self._recording = Recording(
+            "LossSurface", "parameters", parameters, every, find_parameters, names_of_trained
+        )
 
     @property
     def path(self) -> Tensor:
         """The recorded points, shape (points, items)."""
-        return self._rows.read()
+        return self._recording.read()
 
     # Record
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._rows.clear()
-        self.parameter_names = []
+        self._recording.begin(self.parameters, self.every)
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        found = find_parameters(learn.model, self._patterns, "LossSurface")
-        trained = [name for name, each in found.items() if each.requires_grad or self._patterns]
-        self.parameter_names = self.parameter_names or trained
-        self._found = [found[name] for name in self.parameter_names]
+        self._recording.look_up(learn.model)
 
     def before_batch(self, learn: LearnerProtocol) -> None:
-        if learn.training and not self._rows.steps:
-            self._rows.add(learn, flat(self._found))
+        if learn.training and not self.steps:
+            self._recording.add(learn, flat(self._recording.parts))
 
     def after_step(self, learn: LearnerProtocol) -> None:
-        if self._rows.is_due(learn):
-            self._rows.add(learn, flat(self._found))
+        if self._recording.is_due(learn):
+            self._recording.add(learn, flat(self._recording.parts))
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._rows.read()  # the pass's one wait
+        self._recording.read()  # the pass's one wait
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._found = []
+        self._recording.end()
 
-    # Look at it
-
-    def plot(
-        self,
-        learn: LearnerProtocol,
-        along: Along = "principal",
-        *,
-        n: int = 25,
-        margin: float = 0.3,
-        loader: Any = None,
-        seed: int = 0,
-        ax: Axes | None = None,
-    ) -> Axes:
-        """Draw the loss around the path as a map, and the path on it, from the ring to the star.
-
-        Arguments and errors are those of `evaluate`; `ax` is where to draw.
-        """
-        return self.evaluate(learn, along, n=n, margin=margin, loader=loader, seed=seed).plot(ax=ax)
+    # Show
 
     def evaluate(
         self,
@@ -125,11 +103,11 @@ class LossSurface(Callback):
         loader: Any = None,
         seed: int = 0,
     ) -> Surface:
-        """Compute the loss on a grid around the path, in evaluation mode, without a trace on the learner.
+        """Compute the loss on a grid around the path, in evaluation mode; the learner stays as it is.
 
-        The plane goes through the last point of the path, from which all other parameters keep their
-        values. The path is seen as it falls onto this plane, so but for the last point the loss of the map is
-        not the one that training had there, unless the model has two parameters only.
+        The plane contains the last point of the path; all parameters outside the plane keep the values that
+        they have there. The other points are projected onto the plane, so the map's loss at them is not the
+        one that training had, unless the model has two parameters only.
 
         Args:
             learn: the learner that was fitted.
@@ -137,27 +115,41 @@ class LossSurface(Callback):
                 component analysis. `"random"`: two random directions with filter-wise normalisation: each
                 filter's part is as long as the filter, and that of biases and norms is 0. Or two parameters,
                 as `("0.weight[2, 1]", "0.bias[0]")`.
-            n: points of the grid in each direction, so n * n passes over the loader.
+            n: points of the grid in each direction: the loss takes n * n passes over the loader.
             margin: how much wider the map is than the path, at each side, as a share of its width.
-            loader: what the loss is computed on, a few batches best; by default the training data.
-            seed: of the random directions.
+            loader: the data for the loss, best a few batches; by default the training data.
+            seed: seed of the random directions.
 
         Returns:
             The grid, its losses, and the path on it.
 
         Raises:
-            ValueError: nothing was recorded, a setting cannot be used, the model has no such parameter, or
-                the path does not leave a line.
+            ValueError: nothing was recorded, a setting is invalid, the model has no such parameter, or all
+                points of the path are on one line.
         """
-        self._check(n, margin)
-        plane = self._plane(learn, along, seed).around(n, margin)
-        parameters = self._parameters(learn)
-        walk = Walk(parameters, plane.points(parameters[0].device))
+        self._recording.check()
+        check_count("LossSurface", "n", n, 2)
+        if not is_number(margin) or margin < 0:
+            raise ValueError(f"LossSurface(margin={margin!r}): write a share, 0 or more.")
+        plane, parameters = self._plane(learn, along, seed), self._parameters(learn)
+        x, y = plane.grid(n, margin)
+        walk = Walk(parameters, plane.points(x, y, parameters[0].device))
         with learn.sandbox():
             learn.add_callbacks(walk)
             for _ in range(n * n):
                 learn.validate(learn.data.train if loader is None else loader)
-        return plane.surface(walk.losses().reshape(n, n), self.steps)
+        losses = torch.tensor(walk.losses, dtype=torch.float64).reshape(n, n)
+        return Surface(x, y, losses, plane.path, list(self.steps), plane.labels)
+
+    @delegates(evaluate)
+    def plot(  # with the arguments of `evaluate`
+        self, learn: LearnerProtocol, along: Along = "principal", *, ax: Axes | None = None, **kwargs: Any
+    ) -> Axes:
+        """Draw the loss around the path as a map, and the path on it, from the ring to the star.
+
+        The other arguments and the errors are those of `evaluate`; `ax` is where to draw.
+        """
+        return self.evaluate(learn, along, **kwargs).plot(ax=ax)
 
     def _plane(self, learn: LearnerProtocol, along: Any, seed: int) -> Plane:
         path = self.path.double()
@@ -172,25 +164,25 @@ class LossSurface(Callback):
             return random_plane(path, [each.shape for each in self._parameters(learn)], seed)
         if not isinstance(along, (tuple, list)) or len(along) != 2:
             raise ValueError(
-                f"LossSurface(along={along!r}): there are 'principal', 'random', and two parameters, as "
+                f"LossSurface(along={along!r}): write 'principal', 'random', or two parameters, as "
                 f"('{self.parameter_names[0]}[0]', '{self.parameter_names[-1]}[0]')."
             )
         return plane_of_items(path, [self._place(learn, item) for item in along], list(along))
 
     def _place(self, learn: LearnerProtocol, item: str) -> int:
-        """Where an item as `weight[2, 1]` stands in a point.
+        """The position in a point of an item, as `weight[2, 1]`.
 
         Raises:
-            ValueError: there is none.
+            ValueError: no such parameter was recorded.
         """
         match = re.fullmatch(r"([^\[\]]+?)\s*(?:\[([\d\s,]+)\])?", str(item))
         name, numbers = (match[1], match[2] or "") if match else (str(item), "")
         index = tuple(int(number) for number in re.findall(r"\d+", numbers))
-        begin = 0
+        start = 0
         for each, parameter in zip(self.parameter_names, self._parameters(learn), strict=True):
             if each == name:
-                return begin + offset(item, parameter.shape, index)
-            begin += parameter.numel()
+                return start + offset(item, parameter.shape, index)
+            start += parameter.numel()
         names = ", ".join(self.parameter_names)
         raise ValueError(f"LossSurface(along={item!r}): no such parameter was recorded. There are: {names}.")
 
@@ -201,9 +193,32 @@ class LossSurface(Callback):
             raise ValueError("LossSurface: the model has other parameters than those that were recorded.")
         return parameters
 
-    def _check(self, n: Any, margin: Any) -> None:
-        self._rows.check("LossSurface")
-        if type(n) is not int or n < 2:
-            raise ValueError(f"LossSurface(n={n!r}): write a whole number of points, 2 or more.")
-        if not is_number(margin) or margin < 0:
-            raise ValueError(f"LossSurface(margin={margin!r}): write a share, 0 or more.")
+
+def names_of_trained(found: dict[str, nn.Parameter]) -> list[str]:
+    """The names of the parameters that require a gradient."""
+    return [name for name, each in found.items() if each.requires_grad]
+
+
+def flat(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """A copy of all items of some parameters, shape (items,)."""
+    device = parameters[0].device
+    return torch.cat([each.detach().flatten().to(device, non_blocking=True) for each in parameters])
+
+
+def offset(item: str, shape: torch.Size, index: tuple[int, ...]) -> int:
+    """The position of an index among the flattened items.
+
+    Raises:
+        ValueError: the index is outside the shape, or has another number of dimensions.
+    """
+    if shape.numel() == 1 and not index:
+        return 0
+    if len(index) != len(shape) or any(k >= size for k, size in zip(index, shape, strict=True)):
+        raise ValueError(
+            f"LossSurface(along={item!r}): that parameter has the shape {tuple(shape)}: write an index for "
+            "each dimension, from 0, as 'weight[2, 1]'."
+        )
+    position = 0
+    for k, size in zip(index, shape, strict=True):
+        position = position * size + k
+    return position

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.drawing import draw_lines, new_axes
-from callbacks.inspect.rows import Rows, put_recorded, recorded_of, stacked
-from callbacks.model.named import as_patterns, find_parameters
-from callbacks.model.places import Places
+from callbacks.core.held import Held
+from callbacks.inspect.recording import Recording, stacked
+from callbacks.model.named import find_parameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,91 +22,71 @@ GOOD_RATIO = -3  # Karpathy: updates of about a thousandth of the weights
 
 
 class WeightUpdates(Callback):
-    """Record by how much of itself each weight moves: log10 of the update's deviation over the weight's.
+    """Record how far each update moves each weight: log10 of std(update) over std(weight).
 
-    About -3 is healthy: an update of a thousandth of the weights. Much less, and the rate may be too low;
-    much more, and it may be too high. The update is all that the step does, decay and momentum too. Of the
-    weights there is a copy from before to after each recorded step. Nothing is read before the pass ends.
+    About -3 is healthy: an update of a thousandth of the weights. If it is much lower, the rate may be too
+    low; if it is much higher, the rate may be too high. The update is all that the step does, with weight
+    decay and momentum. A recorded step holds a copy of the weights. Nothing is read before the pass ends.
 
     Args:
         parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all of two or
-            more dimensions (no biases and norms), or all, where there is none.
-        every: which steps are recorded, as `"10 steps"`.
+            more dimensions (no biases and norms), or all if there is no such parameter.
+        every: which steps are recorded, as in `"10 steps"`.
 
     Attributes:
         parameter_names: what was recorded, in the order in which the model has them.
-        steps: the recorded steps, of this fit or the last.
+        steps: the recorded steps of this fit, or of the last one.
         ratios: log10 of std(update) over std(weight before it), shape (steps, parameters), float32.
-            -inf where a weight did not move, inf where all its items were the same, NaN where it has but one
-            item.
+            -inf where a weight did not move, inf where all its items were equal, NaN where it has one item.
 
     Raises:
-        ValueError: a setting cannot be used; or, before the first batch, the model has no such parameter.
+        ValueError: a setting is invalid; or, before the first batch, the model has no such parameter.
 
     Source: Karpathy, "Neural Networks: Zero to Hero", makemore part 3, 2022.
     """
 
     state = ("parameter_names", "recorded")
-    recorded = property(recorded_of, put_recorded)
+    parameter_names = Held[list[str]]("_recording", "names", "The recorded parameters.")
+    recorded = Held[dict[str, Any]]("_recording", "recorded", "All that was recorded, as plain data.")
+    steps = Held[list[int]]("_recording", "steps", "The recorded steps.")
 
     def __init__(
         self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
     ):
         super().__init__(name=name)
-        as_patterns("WeightUpdates", "parameters", parameters)  # refuses what is none
         self.parameters, self.every = parameters, every
-        self.parameter_names: list[str] = []
-        self._rows = Rows("WeightUpdates", every)
-        self._found: list[nn.Parameter] = []
-        self._places: Places | None = None
+        self._recording = Recording(
+            "WeightUpdates", "parameters", parameters, every, find_parameters, matrices_first
+        )
         self._before: list[Tensor] = []
 
     @property
-    def steps(self) -> list[int]:
-        """The recorded steps."""
-        return self._rows.steps
-
-    @property
     def ratios(self) -> Tensor:
-        """log10 of the update's deviation over the weight's, of each parameter at each step."""
-        return self._rows.read().reshape(len(self.steps), len(self.parameter_names))
+        """log10 of std(update) over std(weight), of each parameter at each step."""
+        return self._recording.table()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._rows = Rows("WeightUpdates", self.every)
-        self.parameter_names = []
+        self._recording.begin(self.parameters, self.every)
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._find(learn.model)
-
-    def _find(self, model: nn.Module) -> None:
-        """Look up the parameters; those that a pass began with may be replaced in it."""
-        patterns = as_patterns("WeightUpdates", "parameters", self.parameters)
-        found = find_parameters(model, patterns, "WeightUpdates")
-        if not self.parameter_names:
-            large = [name for name, each in found.items() if each.ndim > 1]
-            self.parameter_names = large if large and patterns is None else list(found)
-        missing = nn.Parameter(torch.empty(0))  # of a model that has changed: NaN from here on
-        self._found = [found.get(name, missing) for name in self.parameter_names]
-        self._places = Places(model)
+        self._recording.look_up(learn.model)
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        self._before = []
-        if self._rows.is_coming(learn):
-            if self._places is None or not self._places.are_of(learn.model):
-                self._find(learn.model)
-            self._before = [each.detach().clone() for each in self._found]
+        is_coming = self._recording.is_coming(learn)
+        self._before = [copy_of(each) for each in self._recording.parts] if is_coming else []
 
     def after_step(self, learn: LearnerProtocol) -> None:
         if self._before:
-            pairs = zip(self._before, self._found, strict=True)
-            self._rows.add(learn, stacked(log_ratio(before, after.detach()) for before, after in pairs))
+            pairs = zip(self._before, self._recording.parts, strict=True)
+            self._recording.add(learn, stacked(log_ratio(before, after) for before, after in pairs))
             self._before = []
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._rows.read()  # the pass's one wait
+        self._recording.read()  # the pass's one wait
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._found, self._before, self._places = [], [], None
+        self._recording.end()
+        self._before = []
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Draw the ratios over steps, a line for each parameter, and a dashed one at -3.
@@ -114,7 +94,7 @@ class WeightUpdates(Callback):
         Raises:
             ValueError: nothing was recorded.
         """
-        self._rows.check("WeightUpdates")
+        self._recording.check()
         ax = ax or new_axes(7, 4)
         finite = self.ratios.masked_fill(self.ratios.isinf(), math.nan)
         draw_lines(ax, self.steps, finite, self.parameter_names)
@@ -123,10 +103,20 @@ class WeightUpdates(Callback):
         return ax
 
 
+def matrices_first(found: dict[str, nn.Parameter]) -> list[str]:
+    """The names of parameters of two or more dimensions; all names if there is no such parameter."""
+    return [name for name, each in found.items() if each.ndim > 1] or list(found)
+
+
+def copy_of(parameter: nn.Parameter | None) -> Tensor:
+    """A copy of a parameter; an empty tensor where the model no longer has it."""
+    return torch.empty(0) if parameter is None else parameter.detach().clone()
+
+
 def log_ratio(before: Tensor, after: Tensor) -> Tensor:
-    """log10 of the deviation of `after - before` over that of `before`, a scalar, float32."""
+    """log10 of std(after - before) over std(before), a scalar, float32; NaN if `before` is empty."""
     if not before.numel():
         return torch.tensor(math.nan, device=before.device)
     before, after = (torch.view_as_real(each) if each.is_complex() else each for each in (before, after))
-    update = after.float() - before.float()
+    update = after.detach().float() - before.float()
     return torch.log10(update.std(correction=0) / before.float().std(correction=0))

@@ -168,7 +168,7 @@ def test_only_named_parameters_are_recorded_and_frozen_ones_are_not(make_learner
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"along": "sideways"}, r"'principal', 'random', and two parameters, as \('params\[0\]'"),
+        ({"along": "sideways"}, r"'principal', 'random', or two parameters, as \('params\[0\]'"),
         ({"along": ("params[0]", "params[0]")}, "these are the same"),
         ({"along": ("params[3]", "params[0]")}, r"shape \(3,\): write an index"),
         ({"along": ("params", "params[0]")}, r"shape \(3,\): write an index"),
@@ -188,7 +188,7 @@ def test_too_short_a_path_and_numbers_that_are_not_finite_are_told():
     with pytest.raises(ValueError, match="has recorded nothing yet"):
         LossSurface().evaluate(None)
     learn, surface = fitted(1)
-    with pytest.raises(ValueError, match="does not leave a line"):
+    with pytest.raises(ValueError, match="on one line"):
         surface.evaluate(learn)
     surface.path[1, 0] = float("nan")
     with pytest.raises(ValueError, match="at step 1 parameters are NaN"):

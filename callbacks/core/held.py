@@ -1,0 +1,32 @@
+"""Attributes that a callback shows and one of its parts holds."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, overload
+
+T = TypeVar("T")
+
+
+class Held(Generic[T]):
+    """An attribute that is read from a part of the object, and set there.
+
+        best = Held[float | None]("_best", "value", "The best value so far.")   # is self._best.value
+
+    Args:
+        part: the attribute that holds the part.
+        name: the part's own attribute.
+        doc: the docstring.
+    """
+
+    def __init__(self, part: str, name: str, doc: str):
+        self.part, self.name, self.__doc__ = part, name, doc
+
+    @overload
+    def __get__(self, owner: None, kind: Any = None) -> Held[T]: ...
+    @overload
+    def __get__(self, owner: object, kind: Any = None) -> T: ...
+    def __get__(self, owner: object | None, kind: Any = None) -> Held[T] | T:
+        return self if owner is None else getattr(getattr(owner, self.part), self.name)
+
+    def __set__(self, owner: object, value: T) -> None:
+        setattr(getattr(owner, self.part), self.name, value)

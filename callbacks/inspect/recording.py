@@ -1,0 +1,143 @@
+"""Tables that grow by one row at each recorded step, without a wait for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.core.contract import LearnerProtocol
+from callbacks.core.every import parse_interval
+from callbacks.model.named import as_patterns
+from callbacks.model.places import Places
+
+Find = Callable[[nn.Module, Any, str], dict[str, Any]]
+
+
+class Recording:
+    """What a callback records of some parts of the model: one row of numbers for each recorded step.
+
+    Rows stay on the device until `read` copies all of them to main memory at once.
+
+    Args:
+        owner: the callback's class, for messages.
+        argument: the argument that names the parts.
+        wanted: the names or patterns that the user passed there.
+        every: `"10 steps"`: record step 10, 20, ..., counted over all fits.
+        find: `find_layers` or `find_parameters`.
+        choose: the names that are recorded where the user passed none; by default all that `find` returns.
+
+    Attributes:
+        names: the recorded parts, in the order in which the model has them.
+        parts: the parts themselves, during a fit; None for one that the model no longer has.
+        steps: the recorded steps.
+
+    Raises:
+        ValueError: `every` is not a whole number of steps.
+        TypeError: `wanted` are not names.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        argument: str,
+        wanted: Any,
+        every: Any,
+        find: Find,
+        choose: Callable[[dict[str, Any]], list[str]] = list,
+    ):
+        self.owner, self.argument, self.find, self.choose = owner, argument, find, choose
+        self.begin(wanted, every)
+
+    def begin(self, wanted: Any, every: Any) -> None:
+        """Check the settings and forget what was recorded; call it in `before_fit`."""
+        self.wanted, self.n = as_patterns(self.owner, self.argument, wanted), steps_in(self.owner, every)
+        self.names: list[str] = []
+        self.recorded = {"steps": []}
+        self.end()
+
+    def end(self) -> None:
+        """Drop the model's parts; call it in `cleanup_fit`."""
+        self.parts: list[Any] = []
+        self._places: Places | None = None
+
+    def look_up(self, model: nn.Module) -> None:
+        """Find the parts; call it in `before_train`."""
+        found = self.find(model, self.wanted, self.owner)
+        self.names = self.names or (self.choose(found) if self.wanted is None else list(found))
+        self.parts = [found.get(name) for name in self.names]
+        self._places = Places(model)
+
+    def is_coming(self, learn: LearnerProtocol) -> bool:
+        """Will the step of the current batch be recorded? If so, `parts` are those that the model has now."""
+        if not learn.training or (learn.global_step + 1) % self.n:
+            return False
+        if self._places is None or not self._places.are_of(learn.model):
+            self.look_up(learn.model)
+        return True
+
+    def is_due(self, learn: LearnerProtocol) -> bool:
+        """Is the last step one to record? For `after_step`."""
+        return learn.global_step % self.n == 0
+
+    def add(self, learn: LearnerProtocol, row: Tensor) -> None:
+        """Record a row for the last step, without a wait."""
+        self.steps.append(learn.global_step)
+        self._pending.append(row.detach())
+
+    def read(self) -> Tensor:
+        """All rows in main memory, shape (steps, ...); waits for the device if rows are still there."""
+        if self._pending:
+            self._read.append(torch.stack(self._pending).cpu())
+            self._pending.clear()
+        if len(self._read) > 1:
+            self._read = [torch.cat(self._read)]
+        return self._read[0] if self._read else torch.empty(0)
+
+    def table(self, *width: int) -> Tensor:
+        """All rows, shape (steps, names, *width)."""
+        return self.read().reshape(len(self.steps), len(self.names), *width)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Steps and rows as plain data; waits for the device."""
+        return {"steps": list(self.steps), "rows": self.read()}
+
+    @recorded.setter
+    def recorded(self, recorded: dict[str, Any]) -> None:
+        self.steps = list(recorded["steps"])
+        self._read = [recorded["rows"].clone()] if self.steps else []
+        self._pending: list[Tensor] = []
+
+    def check(self) -> None:
+        """Refuse to draw an empty table.
+
+        Raises:
+            ValueError: nothing was recorded.
+        """
+        if not self.steps:
+            steps = f"{self.n} step{'' if self.n == 1 else 's'}"
+            raise ValueError(f"{self.owner} has recorded nothing yet: fit for {steps} or more.")
+
+
+def steps_in(owner: str, every: Any) -> int:
+    """`"10 steps"` to 10.
+
+    Raises:
+        ValueError: another unit, or no interval.
+    """
+    try:
+        number, unit = parse_interval(every)
+    except ValueError:
+        number, unit = 0.0, ""
+    if unit != "step":
+        raise ValueError(f"{owner}(every={every!r}): write a whole number of steps, as '10 steps'.")
+    return int(number)
+
+
+def stacked(tensors: Iterable[Tensor]) -> Tensor:
+    """Tensors of one shape as one, on the device of the first: a model may be spread over several."""
+    first, *others = tensors
+    return torch.stack([first, *(each.to(first.device, non_blocking=True) for each in others)])
