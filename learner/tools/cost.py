@@ -1,9 +1,10 @@
-"""What a training step costs: by operation, by plug-in, for data, and against a bare loop."""
+"""What a training step costs: per operation, per callback, for data, and compared with a plain loop."""
 
 from __future__ import annotations
 
 import os
 import textwrap
+import warnings
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
@@ -16,14 +17,14 @@ from learner.data.stored import Stored
 from learner.tools.cost_runs import Runs, run_bare, run_plain, run_reads, run_timed, why_no_bare_loop, why_not
 from learner.tools.meter import BLOCK, Meter
 
-N_ROUNDS = 2  # the loops take turns, so that what else the machine does meets all of them
-TOO_LONG = 0.2  # share of a step that is waited for data
+N_ROUNDS = 2  # the loops take turns, so that other work on the machine affects all of them
+TOO_LONG = 0.2  # share of a step spent waiting for data
 WIDTH = 79  # of the table
 
 
 @dataclass(frozen=True)
-class PluginCost:
-    """What a plug-in costs in seconds: all its batch events in a step, and its other events in an epoch."""
+class CallbackCost:
+    """The seconds of a callback: its batch events per step, and its other events per epoch."""
 
     step: float
     epoch: float
@@ -31,31 +32,31 @@ class PluginCost:
 
 @dataclass(frozen=True, repr=False)
 class StepCost:
-    """What a training step, that is one batch, costs; `print` shows a table. All times are in seconds.
+    """What a training step (one batch) costs; `print` shows a table. All times are in seconds.
 
     Attributes:
         step: a whole step, without clocks inside it.
-        data_wait: of it, the time in which the loop waited for the loader; the mean, as workers deliver in
-            bursts. The first batch of a pass is not in it where a pass has more.
+        data_wait: the part of the step in which the loop waited for the loader; a mean, because workers
+            deliver in bursts. It does not include the first batch of a pass, unless a pass has only one.
         first_batch: the wait for the first batch of a pass.
-        operations: the time of each operation. On an accelerator that is the host's, which runs ahead.
-        plugins: the time of each plug-in by its name; what it does as an operation is told there.
-        bare: a step of a loop by hand over the same batches, with the same model, loss and optimizer, without
-            the data wait; None where there can be none.
-        why_not_bare: the reason then.
-        device_waits: how often in a step an operation or plug-in reads a number from the device and so waits
-            for it; none on a CPU.
-        not_measured: plug-ins that were left out, each with the reason.
-        n_steps: how many steps the figures are of.
-        device: where the model was.
-        remedy: what to do where more than a fifth of a step is waited for data, else None.
+        operations: the time of each operation. On an accelerator this is the host's time, which runs ahead.
+        callbacks: the time of each callback by its name, without operations that it implements.
+        bare: a step of a plain loop over the same batches, with the same model, loss and optimizer, without
+            the data wait; None if there is no such loop.
+        why_not_bare: the reason why there is no such loop.
+        device_waits: how often per step an operation or callback reads a number from the device and so waits
+            for it; empty on a CPU.
+        not_measured: callbacks that were left out, each with the reason.
+        n_steps: the number of measured steps.
+        device: the device of the model.
+        remedy: what to do if the loop waits for data in more than a fifth of a step, otherwise None.
     """
 
     step: float
     data_wait: float
     first_batch: float
     operations: dict[str, float]
-    plugins: dict[str, PluginCost]
+    callbacks: dict[str, CallbackCost]
     bare: float | None
     why_not_bare: str | None
     device_waits: dict[str, float]
@@ -65,14 +66,25 @@ class StepCost:
     remedy: str | None
 
     @property
+    def plugins(self) -> dict[str, CallbackCost]:  # vocabulary: quoted
+        """The old name of `callbacks`."""
+        warnings.warn(
+            "StepCost.plugins is called StepCost.callbacks now; "  # vocabulary: quoted
+            "the old name disappears in 0.3.0.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.callbacks
+
+    @property
     def over_bare(self) -> float | None:
-        """How many times the bare loop's step ours is, both without the data wait; None without one."""
+        """Our step relative to the plain loop's, both without the data wait; None without a plain loop."""
         return (self.step - self.data_wait) / self.bare if self.bare else None
 
     @property
     def loop(self) -> float:
-        """What is left of a step: the loop itself."""
-        parts = [self.data_wait, *self.operations.values(), *(each.step for each in self.plugins.values())]
+        """The rest of a step: the loop itself."""
+        parts = [self.data_wait, *self.operations.values(), *(each.step for each in self.callbacks.values())]
         return max(self.step - sum(parts), 0.0)
 
     def __repr__(self) -> str:
@@ -83,15 +95,15 @@ class StepCost:
 
     def _rows(self) -> list[tuple[str, list[str]]]:
         operations = [self._row(name, seconds) for name, seconds in self.operations.items()]
-        plugins = [
+        callbacks = [
             self._row(f"  {name}", each.step, each.epoch)
-            for name, each in self.plugins.items()
+            for name, each in self.callbacks.items()
             if each.step or each.epoch
         ]
         ends = [self._row("the loop itself", self.loop), self._row("in all", self.step)]
         return [
             ("", [self._row("data wait", self.data_wait), *operations]),
-            ("plug-ins", plugins),
+            ("callbacks", callbacks),
             ("", ends),
         ]
 
@@ -115,14 +127,16 @@ class StepCost:
         else:
             notes.append(f"No bare loop to compare with: {self.why_not_bare}.")
         if self.device_waits:
-            notes.append("Waits: so often a step a number is read from the device, which is waited for.")
+            notes.append(
+                "Waits: how often per step a number is read from the device, which the host waits for."
+            )
         notes += [f"Not measured: {name}, {reason}." for name, reason in self.not_measured.items()]
         notes += [self.remedy] if self.remedy else []
         return [line for note in notes for line in textwrap.wrap(note, WIDTH)]
 
 
 def shown_time(seconds: float) -> str:
-    """Seconds in a unit that suits them."""
+    """A time in a suitable unit."""
     for unit, factor in (("us", 1e6), ("ms", 1e3)):
         if abs(seconds) * factor < 1000:
             return f"{seconds * factor:.1f} {unit}"
@@ -134,11 +148,11 @@ def measure(learn: Any, n_steps: int) -> StepCost:
 
     Raises:
         ValueError: `n_steps` cannot be used.
-        TypeError: there is no optimizer, or a plug-in that shapes the steps cannot be copied.
-        RuntimeError: a fit is under way, or no step came to its end.
+        TypeError: there is no optimizer, or a callback cannot be copied.
+        RuntimeError: a fit is running, or no step was completed.
     """
     check(learn, n_steps)
-    left_out = {plugin.name: reason for plugin in learn.callbacks if (reason := why_not(plugin))}
+    left_out = {each.name: reason for each in learn.callbacks if (reason := why_not(each))}
     plain, timed, bare = Runs(), Runs(), Runs()
     why_not_bare = None
     for _ in range(N_ROUNDS):
@@ -150,14 +164,14 @@ def measure(learn: Any, n_steps: int) -> StepCost:
     reads = Meter() if plain.device.type == "cpu" else run_reads(learn, left_out, plain.device)
     if not plain.works:
         raise RuntimeError(
-            "cost(): no training step came to its end, so nothing can be told: a plug-in cancels each "
-            "of them. Look with learn.explain()."
+            "cost(): no training step was completed, because a callback cancels each of them. "
+            "learn.explain() prints which callbacks run."
         )
     return as_cost(learn, (plain, timed, bare), reads, left_out, why_not_bare)
 
 
 def typical(values: list[float]) -> float:
-    """The median of the means of blocks: what comes now and then counts, a disturbed step does not."""
+    """The median of block means: includes what happens at intervals, but not single disturbed steps."""
     if not values:
         return 0.0
     blocks = [values[at : at + BLOCK] for at in range(0, len(values), BLOCK)]
@@ -170,9 +184,9 @@ def as_cost(learn: Any, runs: Any, reads: Meter, left_out: dict[str, str], reaso
     plain, timed, bare = runs
     keys = list(dict.fromkeys(key for step in timed.steps for key in step))
     step = {key: max(typical([each.get(key, 0.0) for each in timed.steps]), 0.0) for key in keys}
-    names = [plugin.name for plugin in learn.callbacks if plugin.name not in left_out]
+    names = [each.name for each in learn.callbacks if each.name not in left_out]
     epoch = {
-        name: max(median([each.get(("plugin", name), 0.0) for each in timed.epochs] or [0.0]), 0.0)
+        name: max(median([each.get(("callback", name), 0.0) for each in timed.epochs] or [0.0]), 0.0)
         for name in names
     }
     counted = reads.reads[1:] or reads.reads
@@ -184,7 +198,7 @@ def as_cost(learn: Any, runs: Any, reads: Meter, left_out: dict[str, str], reaso
         data_wait=wait,
         first_batch=median(plain.firsts),
         operations={name: step[("operation", name)] for name in OPERATIONS if ("operation", name) in step},
-        plugins={name: PluginCost(step.get(("plugin", name), 0.0), epoch[name]) for name in names},
+        callbacks={name: CallbackCost(step.get(("callback", name), 0.0), epoch[name]) for name in names},
         bare=typical(bare.works) if bare.works and reason is None else None,
         why_not_bare=reason,
         device_waits=waits,
@@ -196,23 +210,23 @@ def as_cost(learn: Any, runs: Any, reads: Meter, left_out: dict[str, str], reaso
 
 
 def remedy_for(loader: Any, share: float) -> str:
-    """What to do about a loop that waits for its data."""
-    told = f"The loop waits for data {share:.0%} of a step: "
+    """How to reduce the time that the loop waits for its data."""
+    wait = f"The loop waits for data {share:.0%} of a step: "
     memory = (
         "where the data is tensors in memory, or arrays that np.load(path, mmap_mode='r') maps from a file, "
         "use Data.from_tensors(inputs, targets)"
     )
     if isinstance(loader, TensorLoader) and not loader.blocks and any_mapped(loader):
-        return told + "items are read one by one from a file; read neighbours together, by order='blocks'."
+        return wait + "items are read one by one from a file; read neighbours together, by order='blocks'."
     if isinstance(loader, TensorLoader):
         return (
-            told + "the work of a batch is small; use larger batches, as Data.from_tensors(batch_size=...)."
+            wait + "the work of a batch is small; use larger batches, as Data.from_tensors(batch_size=...)."
         )
     if isinstance(loader, DataLoader):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         workers = f"it has num_workers={loader.num_workers}, this machine {cores} cores"
-        return f"{told}give the DataLoader more workers ({workers}); or, {memory}."
-    return f"{told}let a DataLoader(..., num_workers=2) prepare batches ahead; or, {memory}."
+        return f"{wait}give the DataLoader more workers ({workers}); or, {memory}."
+    return f"{wait}let a DataLoader(..., num_workers=2) prepare batches ahead; or, {memory}."
 
 
 def any_mapped(loader: TensorLoader) -> bool:
@@ -222,10 +236,10 @@ def any_mapped(loader: TensorLoader) -> bool:
 
 
 def check(learn: Any, n_steps: Any) -> None:
-    """Refuse what cannot be measured."""
+    """Raise an error for what cannot be measured."""
     if type(n_steps) is not int or n_steps < 2 * BLOCK:
-        raise ValueError(f"cost(n_steps={n_steps!r}): write a whole number of at least {2 * BLOCK}.")
+        raise ValueError(f"cost(n_steps={n_steps!r}): pass a whole number of at least {2 * BLOCK}.")
     if learn.fitting:
-        raise RuntimeError("this learner is in the middle of a fit: let it end, then measure.")
+        raise RuntimeError("this learner is in the middle of a fit: wait for its end, then measure.")
     if learn.optimizer is None:
         raise TypeError("cost(): there is no optimizer to train with: pass Learner(..., optimizer=...).")

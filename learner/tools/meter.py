@@ -112,8 +112,8 @@ class Conductor(Callback):
 class Meter:
     """Times hooks and operations, each without those within it; for use in a sandbox.
 
-    Keys are `("operation", name)` and `("plugin", name)`. Batch events count in training only; what a plug-in
-    does aside, as to validate in mid-epoch, is its own time.
+    Keys are `("operation", name)` and `("callback", name)`. Batch events count in training only. If a
+    callback does more, such as a validation within an epoch, that is its own time.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class Meter:
         plugin = hook.__self__
         if isinstance(plugin, (Conductor, Preflight)):
             return hook
-        timed = self._timed(("plugin", plugin.name), hook, self._step if event in IN_BATCH else self._epoch)
+        timed = self._timed(("callback", plugin.name), hook, self._step if event in IN_BATCH else self._epoch)
         return MethodType(lambda _plugin, learn: timed(learn), plugin)  # as errors name it
 
     def _doer(self, learn: Any, operation: str) -> Doer:
@@ -160,7 +160,7 @@ class Meter:
             do = self._timed(("operation", operation), do, self._step)
         for around in reversed(tuple(callbacks)):
             if operation in around.surrounds:
-                do = self._timed(("plugin", around.name), within(around, operation, do), self._step)
+                do = self._timed(("callback", around.name), within(around, operation, do), self._step)
         return do
 
     def _timed(self, key: tuple[str, str], do: Doer, sums: dict[tuple[str, str], float]) -> Doer:

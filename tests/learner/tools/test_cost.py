@@ -122,14 +122,20 @@ def traces(learn: Learner) -> list:
     ]
 
 
-def test_a_plug_in_that_sleeps_is_found():
+def test_a_callback_that_sleeps_is_found():
     cost = make(Sleeper()).cost(20)
-    assert is_nap(cost.plugins["sleeper"].step)
-    assert is_nap(cost.plugins["sleeper"].epoch, 3)
+    assert is_nap(cost.callbacks["sleeper"].step)
+    assert is_nap(cost.callbacks["sleeper"].epoch, 3)
     assert cost.step > NAP
     assert cost.bare is not None
     assert cost.over_bare == pytest.approx((cost.step - cost.data_wait) / cost.bare)
     assert cost.remedy is None
+
+
+def test_the_old_name_of_the_callbacks_still_works_and_warns():
+    cost = make(Sleeper()).cost(20)
+    with pytest.warns(DeprecationWarning, match=r"StepCost\.callbacks now"):
+        assert cost.plugins is cost.callbacks  # vocabulary: quoted
 
 
 def test_a_loader_that_sleeps_is_found_with_the_remedy():
@@ -161,7 +167,7 @@ def test_an_operation_that_sleeps_is_found():
     assert cost.bare > NAP  # the bare loop does the work of the learner's class
 
 
-def test_what_surrounds_an_operation_counts_for_its_plug_in():
+def test_what_surrounds_an_operation_counts_for_its_callback():
     class Around(Callback):
         surrounds = ("forward",)
 
@@ -170,8 +176,8 @@ def test_what_surrounds_an_operation_counts_for_its_plug_in():
             return super().surround(learn, operation)
 
     cost = make(Around()).cost(20)
-    assert is_nap(cost.plugins["around"].step)
-    assert cost.operations["forward"] < cost.plugins["around"].step
+    assert is_nap(cost.callbacks["around"].step)
+    assert cost.operations["forward"] < cost.callbacks["around"].step
 
 
 def test_what_is_within_counts_once():
@@ -185,18 +191,18 @@ def test_what_is_within_counts_once():
 
     plain = make()
     cost = Slow(plain.model, plain.data, F.mse_loss, plain.optimizer, [Around()]).cost(20)
-    assert cost.plugins["around"].step < NAP / 2 < cost.operations["forward"]
+    assert cost.callbacks["around"].step < NAP / 2 < cost.operations["forward"]
 
 
-def test_a_plug_in_that_works_now_and_then_counts_by_its_share():
+def test_a_callback_that_works_at_intervals_counts_by_its_share():
     cost = make(When(Sleeper(), every="5 steps")).cost(40)
-    assert is_nap(cost.plugins["sleeper"].step, 1 / 5)
+    assert is_nap(cost.callbacks["sleeper"].step, 1 / 5)
 
 
 def test_the_parts_are_those_that_there_are():
     cost = make().cost(20)
     assert list(cost.operations) == ["place", "forward", "compute_loss", "backward", "step", "zero_grad"]
-    assert set(cost.plugins) == {
+    assert set(cost.callbacks) == {
         *("zero_grad", "device_placement", "stop_on_nan", "metrics", "recorder", "progress")
     }
     assert all(seconds > 0 for seconds in cost.operations.values())
@@ -223,7 +229,7 @@ def test_no_trace_is_left(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
     assert capsys.readouterr().out == ""
     assert list(cost.not_measured) == ["csv_logger", "checkpoint"]
-    assert "early_stopping" in cost.plugins
+    assert "early_stopping" in cost.callbacks
 
 
 def test_training_after_measuring_has_the_bits_of_training_without():
@@ -309,7 +315,7 @@ def test_reads_of_a_device_are_counted_for_what_reads():
         learn._loss = learn.loss_grad
         learn._on["after_loss"](learn)
     meter.end_step()
-    assert meter.reads == [{("plugin", "reader"): 2}]
+    assert meter.reads == [{("callback", "reader"): 2}]
 
 
 def test_a_run_that_counts_reads():
@@ -321,7 +327,7 @@ def test_a_run_that_counts_reads():
             learn.loss.item()
 
     found = run_reads(make(Reader()), {}, torch.device("cpu"))
-    assert [step.get(("plugin", "reader")) for step in found.reads] == [1] * len(found.reads)
+    assert [step.get(("callback", "reader")) for step in found.reads] == [1] * len(found.reads)
 
 
 @pytest.mark.parametrize("n_steps", [0, 19, 30.0, True, "50"])
