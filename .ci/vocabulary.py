@@ -38,7 +38,7 @@ DONE = [
     "benchmarks/peers.py",
     "benchmarks/startup.py",
     "callbacks/core/contract.py",
-    "callbacks/core/held.py",
+    "callbacks/model/held.py",
     "callbacks/inspect",
     "conftest.py",
     "docs/api.md",

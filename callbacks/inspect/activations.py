@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.drawing import draw_histograms, draw_lines, new_axes, new_figure
-from callbacks.core.held import Held
 from callbacks.core.settings import check_count, is_number
 from callbacks.core.warning import warn
 from callbacks.inspect.recording import Recording, stacked
+from callbacks.model.held import Held
 from callbacks.model.named import find_layers
 from callbacks.place.device import tensors_in
 from callbacks.place.hooks import Hooks

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.drawing import draw_lines, new_axes
-from callbacks.core.held import Held
 from callbacks.inspect.recording import Recording, stacked
+from callbacks.model.held import Held
 from callbacks.model.named import find_parameters
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
-from callbacks.core.held import Held
 from callbacks.core.settings import check_count, is_number
 from callbacks.inspect.planes import Plane, Surface, plane_of_items, principal_plane, random_plane
 from callbacks.inspect.recording import Recording
 from callbacks.inspect.walk import Walk
+from callbacks.model.held import Held
 from callbacks.model.named import find_parameters
 
 if TYPE_CHECKING:

@@ -405,7 +405,7 @@ def test_one_after_the_other_they_go_and_at_one_time_they_do_not():
     learn.fit(2)
     assert len(seen) == 6
     assert all(seen)
-    with pytest.raises(ValueError, match="another plug-in mixes in epoch 0"):
+    with pytest.raises(ValueError, match="another callback mixes in epoch 0"):
         learner_of(When(MixUp(), every="1 step"), When(CutMix(), every="2 steps")).fit(1)
 
 
