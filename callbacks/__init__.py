@@ -26,6 +26,7 @@ from callbacks.core.history import History
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import When
 from callbacks.fast.lean_step import LeanStep
+from callbacks.fast.whole_step import WholeStep
 from callbacks.guard.blackbox import BlackBox
 from callbacks.guard.pruning import OptunaPruning
 from callbacks.guard.stop_on_nan import StopOnNaN, StopOnNaNGradient
@@ -71,7 +72,6 @@ from callbacks.step.noise import StochasticDepth, WeightNoise
 from callbacks.step.precision import MixedPrecision
 from callbacks.step.recurrent import RNNRegularizer, RNNReset
 from callbacks.step.swa import SWA
-from callbacks.whole import WholeStep
 
 __all__ = [
     "AUROC",

@@ -106,6 +106,8 @@ class Callback:
             better ("min", "max" or None), so that a monitor of it can be checked before the first epoch.
         needs: classes of callbacks that this one requires.
         surrounds: operations that run inside the context that `surround` returns.
+        yields: operations that it leaves to another callback, or to a subclass of the learner, that
+            overrides them.
         reads_gradients: may its hooks read gradients? If False, a compiled step (`WholeStep`) need not keep
             them.
         scales_gradients: are gradients scaled between `backward` and `step`, as `MixedPrecision` scales them?
@@ -126,6 +128,7 @@ class Callback:
     measures: Mapping[str, Direction | None] = {}
     needs: tuple[type[Callback], ...] = ()
     surrounds: tuple[str, ...] = ()
+    yields: tuple[str, ...] = ()
     reads_gradients: bool = True
     scales_gradients: bool = False
     restores_weights: bool = False

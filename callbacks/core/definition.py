@@ -112,6 +112,7 @@ def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable
         "measures": (is_measures, "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
         "needs": (partial(is_tuple_of, type), "a tuple of callback classes, as needs = (Recorder,)"),
         "surrounds": (is_operations, are_operations),
+        "yields": (is_operations, are_operations),
         **{name: (is_switch, "True or False") for name, value in vars(base).items() if is_switch(value)},
     }
 

@@ -54,6 +54,7 @@ class Callbacks:
         self.doers = {}
         for operation in OPERATIONS:
             doers = [plugin for plugin, names in defined if operation in names]
+            doers = [each for each in doers if operation not in each.yields] or doers
             if len(doers) > 1:
                 raise ValueError(
                     f"two plug-ins do {operation!r}: {describe(doers[0])} and {describe(doers[1])}. One "

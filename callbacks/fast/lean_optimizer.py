@@ -1,4 +1,4 @@
-"""The step of one optimizer, for `LeanStep`."""
+"""The step of an optimizer without the wrappers of torch, or of each of several."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from callbacks.core.warning import warn
 from callbacks.fast.lean_kernels import Kernel, update
-from callbacks.fast.lean_proof import Unfit, examine, find_hooks, find_step, gather, prove
+from callbacks.fast.lean_proof import Unfit, check_joined, examine, find_hooks, find_step, gather, prove
+from callbacks.optim.optimizers import members_of
 
 #: Updates of a fit that are computed twice and compared: the first starts the momentum, the second uses it.
 N_PROVEN = 2
@@ -18,12 +18,58 @@ N_PROVEN = 2
 set_grad_enabled: Callable[[bool], Any] = getattr(torch._C, "_set_grad_enabled", torch.set_grad_enabled)
 
 
+class LeanUpdate:
+    """Steps an optimizer without its wrappers; of several (`Optimizers`), each member in its own way.
+
+    Args:
+        on_fallback: is called with the reason before the first ordinary step, and may raise.
+    """
+
+    def __init__(self, on_fallback: Callable[[str], None]):
+        self._on_fallback = on_fallback
+        self._optimizer: Any = None
+        self._each: list[LeanOptimizer] = []
+        self._is_joined = False  # is it one of several members?
+
+    def step(self, optimizer: Any) -> None:
+        """Update the weights."""
+        if optimizer is not self._optimizer or self._is_joined:
+            self._follow(optimizer)
+        for one in self._each:
+            one.step()
+
+    def zero_grad(self, optimizer: Any) -> None:
+        """Drop the gradients."""
+        if optimizer is not self._optimizer:  # not one that was examined
+            optimizer.zero_grad()
+            return
+        for one in self._each:
+            one.zero_grad()
+
+    def _follow(self, optimizer: Any) -> None:
+        """Take up another optimizer, or the members that several have now."""
+        members = members_of(optimizer)
+        if optimizer is not self._optimizer or [one.optimizer for one in self._each] != [*members]:
+            self._each = [LeanOptimizer(each, self._on_fallback) for each in members]
+            self._optimizer, self._is_joined = optimizer, members != (optimizer,)
+        if not self._is_joined:
+            return
+        try:
+            check_joined(optimizer)
+        except Unfit as reason:  # its own step is the ordinary one for the rest of the fit
+            self._each, self._is_joined = [LeanOptimizer(optimizer, self._on_fallback)], False
+            self._each[0].fall_back(reason)
+        else:
+            if "step" in vars(optimizer):  # a scheduler of torch marks here that a step was taken
+                optimizer._opt_called = True
+
+
 class LeanOptimizer:
     """Steps an optimizer without its wrappers, or with them for the rest of the fit where that is not sure.
 
     Args:
         optimizer: which one.
-        on_fallback: is called with the reason, before the first ordinary step, which may raise.
+        on_fallback: is called with the reason before the first ordinary step, and may raise.
 
     Attributes:
         reason: why the ordinary step is taken; None where it is not.
@@ -101,9 +147,3 @@ class LeanOptimizer:
         """Take the ordinary step from now on."""
         self.reason = str(reason)
         self._on_fallback(self.reason)
-        tell("step", "optimizer.step()", reason)
-
-
-def tell(operation: str, call: str, reason: Unfit) -> None:
-    """Warn that an ordinary call is made, and why."""
-    warn(f"LeanStep: {operation} uses the ordinary {call}, since {reason}.")

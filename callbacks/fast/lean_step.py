@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
-from callbacks.fast.lean_optimizer import LeanOptimizer, tell
-from callbacks.fast.lean_proof import Unfit, check_joined, find_engine
-from callbacks.optim.optimizers import members_of
+from callbacks.core.warning import warn
+from callbacks.fast.lean_optimizer import LeanUpdate
+from callbacks.fast.lean_proof import Unfit, find_engine
 
 
 class LeanStep(Callback):
@@ -68,7 +68,7 @@ class LeanStep(Callback):
         try:
             self._engine = find_engine()
         except Unfit as reason:
-            tell("backward", "loss.backward()", reason)
+            warn_of("backward", "loss.backward()", reason)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._forget()
@@ -84,42 +84,21 @@ class LeanStep(Callback):
         engine((loss,), (ones,), False, False, (), True, True)
 
     def step(self, learn: LearnerProtocol) -> None:
-        optimizer = learn.optimizer
-        if optimizer is not self._optimizer or self._is_joined:
-            self._follow(optimizer)
-        for one in self._each:
-            one.step()
+        self._update.step(learn.optimizer)
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
-        if learn.optimizer is not self._optimizer:  # not one that was examined
-            learn.optimizer.zero_grad()
-            return
-        for one in self._each:
-            one.zero_grad()
+        self._update.zero_grad(learn.optimizer)
 
-    def _follow(self, optimizer: Any) -> None:
-        """Take up another optimizer, or the members that several have now, each with a step of its own."""
-        members = members_of(optimizer)
-        if optimizer is not self._optimizer or [one.optimizer for one in self._each] != [*members]:
-            self._each = [LeanOptimizer(each, self._keep_reason) for each in members]
-            self._optimizer, self._is_joined = optimizer, members != (optimizer,)
-        if not self._is_joined:
-            return
-        try:
-            check_joined(optimizer)
-        except Unfit as reason:  # its own step is the ordinary one for the rest of the fit
-            self._each, self._is_joined = [LeanOptimizer(optimizer, self._keep_reason)], False
-            self._each[0].fall_back(reason)
-        else:
-            if "step" in vars(optimizer):  # a scheduler's of torch, which marks here that a step was taken
-                optimizer._opt_called = True
-
-    def _keep_reason(self, reason: str) -> None:
+    def _fall_back(self, reason: str) -> None:
         self._reason = reason
+        warn_of("step", "optimizer.step()", reason)
 
     def _forget(self) -> None:
         self._engine: Callable[..., Any] | None = None
         self._ones: Tensor | None = None
-        self._optimizer: Any = None
-        self._each: list[LeanOptimizer] = []
-        self._is_joined = False  # is it one of several members?
+        self._update = LeanUpdate(self._fall_back)
+
+
+def warn_of(operation: str, call: str, reason: object) -> None:
+    """Warn that an ordinary call is made, and why."""
+    warn(f"LeanStep: {operation} uses the ordinary {call}, since {reason}.")

@@ -124,9 +124,10 @@ def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str,
 def doer_of(callbacks: Callbacks, operation: str, learner_class: type, base: type) -> Doer:
     """Who does an operation, without those who surround it; raises as `doers_of`."""
     plugin = callbacks.doers.get(operation)
-    if plugin is None:
+    is_overridden = overrides(learner_class, base, operation)
+    if plugin is None or (is_overridden and operation in plugin.yields):
         return getattr(learner_class, operation, nobody)
-    if overrides(learner_class, base, operation):
+    if is_overridden:
         raise ValueError(
             f"two do {operation!r}: {learner_class.__name__}.{operation} and the plug-in "
             f"{describe(plugin)}. One operation has one "

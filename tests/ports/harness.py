@@ -86,11 +86,12 @@ def train_killed_and_resumed(port: Port, folder: Path) -> dict[str, Tensor]:
 
 
 def train_with_fallback(port: Port, fast: Any) -> dict[str, Tensor]:
-    """Train with a fast step; its warning that it falls back, where it does, is expected."""
+    """Train with a fast step, which may warn that it falls back, or that shapes change all the time."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trained = train(port, fast)
     unexpected = [each for each in caught if not issubclass(each.category, LearnerWarning)]
     assert not unexpected, [str(each.message) for each in unexpected]
-    assert bool(caught) == bool(fast.fallback), [str(each.message) for each in caught]
+    messages = [str(each.message) for each in caught if "Pad batches" not in str(each.message)]
+    assert bool(messages) == bool(fast.fallback), messages
     return trained

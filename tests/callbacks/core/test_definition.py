@@ -430,3 +430,19 @@ def test_attributes_of_ones_own_that_look_like_the_contracts_are_not_refused():
 def test_reads_gradients_is_true_or_false():
     with pytest.raises(TypeError, match="reads_gradients = 0: write it as True or False"):
         type("Mine", (Callback,), {"reads_gradients": 0})
+
+
+def test_an_operation_that_a_callback_yields_is_left_to_another_one(make_learner):
+    class Yielding(Callback):
+        yields = ("forward",)
+
+        def forward(self, learn):
+            raise AssertionError("it is left to the other callback")
+
+    class Doubled(Callback):
+        def forward(self, learn):
+            learn.preds = 2 * learn.model(*learn.inputs)
+
+    learn = make_learner(callbacks=[Yielding, Doubled])
+    learn.fit(1)
+    assert type(learn.callbacks.doers["forward"]) is Doubled

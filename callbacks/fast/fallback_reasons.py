@@ -1,0 +1,74 @@
+"""Why a step cannot be compiled: the place in the user's code, what that means, and how to fix it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import is_dataclass
+from pathlib import Path
+
+BRANCHES = (
+    "the value of a tensor decides what is computed, or how large something is, and a program has one way: "
+    "torch.where computes both, and torch.distributions look at no values with validate_args=False"
+)
+FOLDER = "the compiler cannot write its files: set TORCHINDUCTOR_CACHE_DIR to a folder where it can"
+OPAQUE = (
+    "the model returns or keeps an object with tensors that torch cannot take apart: return tensors, tuples, "
+    "dicts or named tuples; of a dataclass call torch.export.register_dataclass(...) once"
+)
+#: What errors of torch's compiler contain, and what that means for the author of the model.
+MEANINGS = {
+    "Data-dependent": BRANCHES,
+    "data-dependent": BRANCHES,
+    "consumed returned tensor's grad_fn": OPAQUE,
+    "context_fn": "ActivationCheckpointing computes layers again, as no program does: leave one out",
+    "Random.random": "it draws random numbers of Python: draw them with torch",
+    "lru_cache": "a function with a cache is called, which a program ignores",
+    "sparse Tensor": "a gradient or another tensor is sparse",
+    "mkldnn_rnn": "torch cannot compile its LSTM here: set torch.backends.mkldnn.enabled = False",
+    "InvalidCxxCompiler": "install a C++ compiler, as g++ or clang, or name it in the variable CXX",
+    **dict.fromkeys(("PermissionError", "Read-only file system", "No space left"), FOLDER),
+}
+PLACE = re.compile(r'File "([^"]+)", line (\d+), in \S+\n\s*(.+)')
+EFFECTS = re.compile(r"potential sources you can double check: \[(.*)\]")
+NOT_USERS = (str(Path(__file__).parents[1]), "/torch/")  #: folders whose lines are not the user's
+
+
+def explain(error: Exception) -> str:
+    """An error of the compiler in one line: its meaning where it is known, the user's line, the message."""
+    text = f"{type(error).__name__}: {error}"
+    effects = EFFECTS.search(text)
+    if effects:
+        return changes(effects[1])
+    meaning = next((each for key, each in MEANINGS.items() if key in text), "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    message = " ".join(lines[:2])[: 100 if meaning else 400]
+    return "; ".join(filter(None, [meaning, place_in(text), message]))
+
+
+def changes(sources: str) -> str:
+    """What the step changes, from Dynamo's names: `L['model'].table` is `model.table`."""
+    named = re.sub(r"\"|[LG]\['(\w+)'\]", lambda found: found[1] or "", sources) or "an object"
+    if named.endswith("._buffers"):
+        return f"the forward pass assigns a buffer ({named}): write to it in place, as with buffer.copy_(...)"
+    what = named if "." in named else f"an attribute of {named}"
+    return f"the forward pass or the loss changes {what}, which is neither parameter nor buffer"
+
+
+def place_in(text: str) -> str:
+    """The last line of the user's code that an error names; empty for none."""
+    places = [each for each in PLACE.findall(text) if not any(part in each[0] for part in NOT_USERS)]
+    if not places:
+        return ""
+    path, line, code = places[-1]
+    return f"{Path(path).name}:{line} `{code.strip()}`"
+
+
+def unknown(leaf: object) -> str:
+    """Why an output cannot be taken apart, and what to do."""
+    kind = type(leaf)
+    text = f"the model's output holds an object of {kind.__name__}, which may hold tensors"
+    if kind.__name__.endswith("Cache"):
+        return f"{text}: models of Hugging Face return none with model.config.use_cache = False"
+    if is_dataclass(kind):
+        return f"{text}: call torch.export.register_dataclass({kind.__name__}) once, and it is taken apart"
+    return f"{text}: return a tensor, a tuple, a dict, a named tuple or a dataclass"

@@ -1,0 +1,225 @@
+"""Forward, loss and gradients as one program of `torch.compile`, whose guards and code are called directly.
+
+A guard is torch's check, in C++, of one thing that the program has read: an attribute, an entry of a list, a
+global variable, the shape of a tensor. Checking all guards of a small model takes some microseconds; the
+call path of `torch.compile` takes several times as long.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from types import FunctionType
+from typing import Any
+from unittest import mock
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from callbacks.fast.fallback_reasons import explain
+from callbacks.fast.lean_proof import Unfit
+from callbacks.place.device import map_tensors
+from callbacks.step.precision import as_float
+
+Backend = str | Callable[..., Any]
+OWN_BACKENDS = ("inductor", "aot_eager", "eager")  #: names that are there in any case
+N_PROVEN = 2  #: steps of each program that are compared with the ordinary step
+
+#: How Dynamo is to trace; none of these matters after the tracing. It is to read `torch.autograd.grad`, to
+#: guard hooks of modules, and to refuse code that changes Python objects, which cannot be proven by running
+#: it twice.
+TRACING = {
+    "trace_autograd_ops": True,
+    "allow_rnn": True,
+    "skip_nnmodule_hook_guards": False,
+    "side_effect_replay_policy": "error",
+    "record_runtime_overhead": False,  # a label for profilers at each call
+}
+
+
+def step(
+    model: Any, loss_func: Any, params: list[Tensor], inputs: Any, targets: Any, mixed: str
+) -> tuple[Any, Tensor, list[Tensor | None]]:
+    """Predictions, loss and gradients of a batch, computed as the loop computes them.
+
+    Args:
+        model: is called as the loop calls it.
+        loss_func: the same; None where the model's output has a loss.
+        params: those with `requires_grad` get a gradient, or None where they have no part in the loss.
+        inputs: of the model.
+        targets: of the loss.
+        mixed: the type of device whose autocast `MixedPrecision` has switched on; empty for none.
+    """
+    with torch.enable_grad():
+        if type(inputs) is tuple:
+            preds = model(*inputs)
+        else:
+            preds = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+        if mixed:
+            preds = map_tensors(preds, as_float)
+        if loss_func is None:
+            loss = preds.loss
+        else:
+            loss = loss_func(preds, *targets) if type(targets) is tuple else loss_func(preds, targets)
+        trained = [each for each in params if each.requires_grad]
+        if mixed:  # the backward pass is outside of autocast
+            with torch.autocast(mixed, enabled=False):
+                grads = torch.autograd.grad(loss, trained, allow_unused=True)
+        else:
+            grads = torch.autograd.grad(loss, trained, allow_unused=True)
+    preds = preds.detach() if isinstance(preds, Tensor) else tree_map_only(Tensor, Tensor.detach, preds)
+    # in the memory layout of the parameter, as `backward` leaves them
+    return preds, loss.detach(), [
+        each if each is None or each.stride() == param.stride() else torch.empty_like(param).copy_(each)
+        for each, param in zip(grads, trained, strict=True)
+    ]  # fmt: skip
+
+
+class Program:
+    """The step for one kind of batch and one value of each setting that it reads.
+
+    Its function has a code object of its own, with which `torch.compile` keeps the program and drops it.
+
+    Args:
+        backend: what compiles the graph.
+
+    Attributes:
+        kind: the shapes of its batches, as text.
+        trained: the parameters that it computes gradients of.
+        n_unproven: steps that are still to be compared with the ordinary step.
+        copies: do two of its results share memory, so that gradients must be copied?
+        is_made: was it compiled? Not where `torch.compiler.set_stance` asks for the ordinary calls.
+        seconds: how long it took to compile.
+    """
+
+    def __init__(self, backend: Backend):
+        self.backend, self.kind = backend, ""
+        self.function = FunctionType(step.__code__.replace(), dict(globals()), step.__name__)
+        self._compiled = torch.compile(self.function, fullgraph=True, dynamic=False, backend=self._compile)
+        self.trained: list[Tensor] | None = None
+        self.n_unproven, self.copies, self.is_made, self.seconds = N_PROVEN, False, False, 0.0
+        self.missing: list[Tensor] = []  #: with `requires_grad`, but not among the parameters that it gets
+        self.kept: list[tuple[Tensor, Tensor]] = []  #: what it may change, each with a copy from before
+        self._read: list[Any] = []
+        self._given: dict[str, Any] = {}
+        self._entry: Any = None
+        self._guards: Any = None
+        self._check: Callable[[dict[str, Any]], bool] = bool
+        self.call: Callable[..., Any] = len
+
+    def fits(self, here: dict[str, Any]) -> bool:
+        """Is everything that it has read as it was?"""
+        return self._check(here) and self._entry.guard_manager is self._guards
+
+    def run_first(self, here: dict[str, Any]) -> Any:
+        """Compile it, and run it for the first time.
+
+        Raises:
+            Unfit: it cannot be compiled; nothing was run then.
+        """
+        self._given, begun = here, time.perf_counter()
+        try:
+            with tracing():
+                outs = self._compiled(*here.values())
+        except Exception as error:
+            if self.missing:
+                return None
+            raise Unfit(explain(error)) from error
+        finally:
+            self._given = {}
+        self.seconds = time.perf_counter() - begun
+        if self.is_made:
+            self._find_guards()
+        return outs
+
+    def _find_guards(self) -> None:
+        """Find the guards and the code that `torch.compile` has made; neither is public."""
+        try:
+            eval_frame: Any = import_module("torch._dynamo.eval_frame")
+            (self._entry,) = eval_frame._debug_get_cache_entry_list(self.function.__code__)
+            self._guards = self._entry.guard_manager
+            self._check = self._guards.root.check
+            self.call = FunctionType(self._entry.code, self.function.__globals__)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise Unfit(f"the guards of torch {torch.__version__} cannot be called ({error})") from error
+
+    def _compile(self, graph: Any, inputs: list[Any]) -> Any:
+        """The backend that torch calls, before anything is run."""
+        tensors = [each for each in inputs if isinstance(each, Tensor)]
+        given = set(map(id, self._given["params"]))
+        self.missing = [each for each in tensors if each.requires_grad and id(each) not in given]
+        if self.missing:
+            raise Unfit("there are more tensors to compute gradients of")
+        self._read = [ref(each) for each in tensors if not each.requires_grad]
+        self.keep(())
+        self.is_made = True
+        return compiled(self.backend, graph, inputs)
+
+    def keep(self, others: Iterator[Tensor] | tuple[Tensor, ...]) -> None:
+        """Copy what it may change, and others."""
+        found = {id(each): each for each in (*self.read, *others)}
+        self.kept = [(each, each.detach().clone()) for each in found.values()]
+
+    @property
+    def read(self) -> list[Tensor]:
+        """The tensors that it reads but does not train."""
+        return [found for each in self._read if (found := each()) is not None]
+
+    def failed_guard(self, here: dict[str, Any]) -> str:
+        """The first guard that fails, as text."""
+        found = getattr(self._guards.root.check_verbose(here), "verbose_code_parts", None) or [""]
+        return str(found[0]).partition("#")[0].strip()
+
+
+@contextmanager
+def tracing() -> Iterator[None]:
+    """The settings with which Dynamo traces, for the time of a block.
+
+    Raises:
+        Unfit: this version of torch has not all of them.
+    """
+    dynamo: Any = import_module("torch._dynamo")
+    utils: Any = import_module("torch._dynamo.utils")
+    missing = [each for each in TRACING if not hasattr(dynamo.config, each)]
+    if missing:
+        raise Unfit(f"torch {torch.__version__} has no setting torch._dynamo.config.{missing[0]}")
+    with ExitStack() as stack:
+        stack.enter_context(dynamo.config.patch(TRACING))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # compilers warn of their own insides
+        if hasattr(utils, "warn_once"):  # what Dynamo warns of instead of an error, as of cached functions
+            stack.enter_context(mock.patch.object(utils, "warn_once", refuse))
+        yield
+
+
+def refuse(message: str, *_: Any, **__: Any) -> None:
+    """Make a warning of Dynamo an error."""
+    raise RuntimeError(message)
+
+
+def compiled(backend: Backend, graph: Any, inputs: list[Any]) -> Any:
+    """The graph as code."""
+    if not isinstance(backend, str):
+        return backend(graph, inputs)
+    registry: Any = import_module("torch._dynamo")
+    make = registry.lookup_backend(backend)
+    if backend != "inductor":
+        return make(graph, inputs)
+    # random numbers are those of the ordinary step
+    return make(graph, inputs, config_patches={"fallback_random": True})
+
+
+def check_known(backend: str) -> None:
+    """Refuse a name that no backend has; takes seconds, as torch imports its compiler to know.
+
+    Raises:
+        ValueError: lists the names.
+    """
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ValueError(f"WholeStep({backend!r}): there is no such backend. There are: {', '.join(known)}.")

@@ -1,0 +1,262 @@
+"""Finds the program of a batch among those that there are, or makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from callbacks.core.modules import loss_module
+from callbacks.core.output import print_line
+from callbacks.core.warning import warn
+from callbacks.fast.guarded_program import N_PROVEN, Backend, Program
+from callbacks.fast.lean_optimizer import set_grad_enabled
+from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.program_proof import Proof, kind_of
+from callbacks.fast.refused_callbacks import check_owned
+from callbacks.fast.unguarded import Unguarded
+
+N_SETTINGS = 8  #: programs of one kind of batch in a fit; more is a setting that changes all the time
+N_TRIES = 3  #: batches in a row without a program, for a reason that may go by
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@dataclass(slots=True)
+class Pending:
+    """A step whose gradients are computed and not yet handed over."""
+
+    program: Program
+    here: dict[str, Any]  #: what it was computed from
+    preds: Any
+    loss: Tensor
+    grads: list[Tensor | None]  #: of `program.trained`
+
+
+class Programs:
+    """The programs of a `WholeStep`.
+
+    They outlive a fit, as compiling takes seconds: those that a fit has used are there in the next one, where
+    they are compared with the ordinary step again.
+
+    Args:
+        backend: what compiles a graph.
+        n_kinds: so many kinds of batches get a program.
+    """
+
+    def __init__(self, backend: Backend, n_kinds: int):
+        self.backend, self.n_kinds = backend, n_kinds
+        self.unguarded = Unguarded()
+        self._all: list[Program] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a fit: drop what the last one has not used, and compare the others again."""
+        self._all = [each for each in self._all if each.n_unproven < N_PROVEN]
+        for each in self._all:
+            each.n_unproven = N_PROVEN
+        self._n_made: dict[str, int] = {}  # by kind
+        self._n_failed = 0
+        self._cannot_hook = self._was_reported = False
+        self.seconds = 0.0
+        self.rest()
+
+    def rest(self) -> None:
+        """End a fit: hold nothing of the learner."""
+        self.here: dict[str, Any] = {"model": None, "loss_func": None}
+        self._extra: list[Tensor] = []  # parameters beside model and loss
+        for each in self._all:
+            each.trained = None
+
+    def clear(self) -> None:
+        """Drop all programs."""
+        self._all = []
+        self.rest()
+
+    def run(self, learn: Any, mixed: str, kinds: list[str]) -> Pending | None:
+        """The step of this batch; None where the ordinary one is to be taken.
+
+        Args:
+            learn: the learner, with a batch.
+            mixed: the type of device whose autocast `MixedPrecision` has switched on; empty for none.
+            kinds: those that have a program, as text; a new one is added.
+
+        Raises:
+            Unfit: the ordinary step is to be taken from now on.
+            RuntimeError: the program gives other numbers than the ordinary step.
+        """
+        here = self.here
+        if learn.model is not here["model"] or learn.loss_func is not here["loss_func"]:
+            here = self._take_up(learn)
+        here["inputs"], here["targets"], here["mixed"] = learn.inputs, learn.targets, mixed
+        self.unguarded.check_hooks(here["params"], learn.model)
+        if not self.unguarded.is_same():
+            self._all, self.unguarded = [], Unguarded()
+        before = torch.is_grad_enabled()
+        set_grad_enabled(False)
+        try:
+            for program in self._all:
+                if program.fits(here):
+                    break
+            else:
+                return self._make(learn, kinds)
+            if program.n_unproven:
+                return self._prove(learn, program, kinds)
+            outs = program.call(*here.values())
+        finally:
+            set_grad_enabled(before)
+        self._n_failed = 0
+        return self._pending(program, outs)
+
+    def _pending(self, program: Program, outs: Any) -> Pending:
+        preds, loss, grads = outs
+        if program.trained is None:
+            program.trained = [each for each in self.here["params"] if each.requires_grad]
+        if program.copies:
+            grads = [each if each is None else each.clone() for each in grads]
+        preds = as_leaf(preds) if type(preds) is Tensor else pytree.tree_map_only(Tensor, as_leaf, preds)
+        return Pending(program, self.here, preds, loss.requires_grad_(), grads)
+
+    def _take_up(self, learn: Any) -> dict[str, Any]:
+        """Take up the parameters that there are now, of the model, the loss and what they reach."""
+        module = loss_module(learn.loss_func)
+        found = [*learn.model.parameters(), *(module.parameters() if module else ()), *self._extra]
+        params = list({id(each): each for each in found}.values())
+        self.here = {
+            "model": learn.model,
+            "loss_func": learn.loss_func,
+            "params": params,
+            "inputs": learn.inputs,
+            "targets": learn.targets,
+            "mixed": self.here.get("mixed", ""),
+        }
+        for each in self._all:
+            each.trained = None
+        return self.here
+
+    def _make(self, learn: Any, kinds: list[str]) -> Pending | None:
+        """Make a program, and take its first step."""
+        if any(map(is_lazy, learn.model.parameters())):
+            return None  # the first batch makes them
+        self._take_up(learn)
+        hooked = is_hooked(learn.model)
+        if hooked and self._cannot_hook:
+            return self._fail(Unfit(f"hooks are registered on {hooked}, which a program cannot call"))
+        kind = kind_of_batch(learn)
+        if not self._admits(learn, kind, kinds):
+            return None
+        if self._n_failed >= N_TRIES:
+            raise Unfit("torch.compile is switched off")
+        if self._n_made.get(kind, 0) >= N_SETTINGS:
+            what = f"`{self._all[-1].failed_guard(self.here)}`" if self._all else "a method of a class"
+            raise Unfit(f"{what} has changed {N_SETTINGS} times, and each value needs a program of its own")
+        report_compiling(learn, self.backend, kind)
+        program = Program(self.backend)
+        try:
+            pending = self._prove(learn, program, kinds, is_new=True)
+        except Unfit as reason:
+            self._cannot_hook = self._cannot_hook or bool(hooked)
+            if hooked or is_passing(reason):
+                return self._fail(reason)
+            raise
+        if pending is None:
+            self._extra += check_missing(program.missing, self.here)
+            return self._make(learn, kinds)
+        if not program.is_made:
+            self._n_failed += 1
+            return pending
+        self._n_failed = 0
+        self._n_made[kind] = self._n_made.get(kind, 0) + 1
+        self.seconds += program.seconds
+        self._all.append(program)
+        return pending
+
+    def _prove(
+        self, learn: Any, program: Program, kinds: list[str], *, is_new: bool = False
+    ) -> Pending | None:
+        """One of a program's first steps, with the ordinary one beside it."""
+        kind = kind_of_batch(learn)
+        if kind not in kinds and not is_new and not self._admits(learn, kind, kinds):
+            return None
+        names: dict[Any, str] = {}
+        for module in filter(None, (loss_module(learn.loss_func), learn.model)):
+            names |= {each: name for name, each in (*module.named_parameters(), *module.named_buffers())}
+        program.trained = [each for each in self.here["params"] if each.requires_grad]
+        proof = Proof(program, self.here, names, self.unguarded)
+        where = f"in batch {learn.batch_idx} of epoch {learn.epoch}"
+        outs = proof.run(
+            where, lambda: check_owned(learn, program), is_new=is_new, others=tuple(learn.model.buffers())
+        )
+        return None if outs is None else self._pending(program, outs)
+
+    def _fail(self, reason: Unfit) -> None:
+        """Take an ordinary step now, and from the third in a row on always."""
+        self._n_failed += 1
+        if self._n_failed >= N_TRIES:
+            raise reason
+
+    def _admits(self, learn: Any, kind: str, kinds: list[str]) -> bool:
+        """Is this kind of batch to have a program?"""
+        if kind in kinds:
+            return True
+        if len(kinds) < self.n_kinds:
+            kinds.append(kind)
+            return True
+        if not self._was_reported:
+            self._was_reported = True
+            warn(
+                f"WholeStep: batch {learn.batch_idx} of epoch {learn.epoch} is {kind}, and {self.n_kinds} "
+                f"other kinds have a program already ({'; '.join(kinds)}): it takes the ordinary step, as "
+                "will others that are new. Pad batches to a few lengths, drop the last one, or allow more, "
+                "with WholeStep(n_programs=...)."
+            )
+        return False
+
+
+def as_leaf(tensor: Tensor) -> Tensor:
+    """The tensor without its graph, so that a term of the loss that is computed from it is noticed."""
+    found = tensor.detach()
+    return found.requires_grad_() if found.is_floating_point() else found
+
+
+def is_passing(reason: Unfit) -> bool:
+    """May the reason go by? What the first steps keep for later ones, these find there."""
+    return "changes" in str(reason)
+
+
+def is_hooked(model: Any) -> str:
+    """A module with hooks, in words; empty for none."""
+    for name, each in model.named_modules():
+        if any(getattr(each, hooks, None) for hooks in HOOKS):
+            return f"the module {name!r}" if name else "the model"
+    return ""
+
+
+def check_missing(missing: list[Tensor], here: dict[str, Any]) -> list[Tensor]:
+    """The parameters beside those of model and loss that the loss reaches.
+
+    Raises:
+        Unfit: they are none whose gradients `backward` would leave there.
+    """
+    batch = set(map(id, pytree.tree_leaves((here["inputs"], here["targets"]))))
+    if any(id(each) in batch for each in missing):
+        raise Unfit("the batch holds tensors that require gradients")
+    if not all(each.is_leaf for each in missing):
+        raise Unfit("the step goes on with the graph of an earlier computation")
+    return missing
+
+
+def kind_of_batch(learn: Any) -> str:
+    """Types and shapes of the tensors of a batch."""
+    leaves = pytree.tree_leaves((learn.inputs, learn.targets))
+    return ", ".join(kind_of(each) for each in leaves if isinstance(each, Tensor))
+
+
+def report_compiling(learn: Any, backend: Backend, kind: str) -> None:
+    """Print a line before a compiler takes its time, where `Progress` shows how the fit goes on."""
+    is_slow = isinstance(backend, str) and backend != "eager"
+    if is_slow and any(each.shows_progress for each in learn.callbacks):
+        print_line(f"WholeStep compiles for {kind}: seconds to minutes", flush=True)

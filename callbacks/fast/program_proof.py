@@ -1,0 +1,237 @@
+"""A comparison of what a program computes with what the same step computes without a compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from callbacks.core import draws
+from callbacks.fast.fallback_reasons import unknown
+from callbacks.fast.guarded_program import Program
+from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.unguarded import Unguarded
+
+#: How far a program's numbers may be from the ordinary ones, as a share of the largest of a tensor: sums are
+#: added up in another order. Half precision is rounded at other places.
+SHARES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
+#: A gradient may be off by so much of the largest of all, too: one that should be 0 is rounding alone.
+FLOOR = 0.05
+#: Weights are moved by so many roundings of their type, so often; a program may be off by so many times what
+#: the ordinary step's numbers change then.
+ROUNDINGS, N_MOVED, TIMES = 8, 4, 10
+#: Of a step that nothing can be compared with.
+UNLIKE = (
+    "the ordinary step itself gives other numbers each time it is run with the same weights and random "
+    "state: forward pass or loss draw from a generator of their own, read a clock, or count their calls"
+)
+
+Found = dict[str, Tensor]  #: what a step computes, by the names that messages use
+
+
+class Proof:
+    """Runs the first steps of a program, and the ordinary step beside each.
+
+    Args:
+        program: which one.
+        here: its arguments by name.
+        names: those of the parameters.
+        unguarded: what is to be watched beside the guards.
+    """
+
+    def __init__(self, program: Program, here: dict[str, Any], names: dict[Any, str], unguarded: Unguarded):
+        self.program, self.here, self.names, self.unguarded = program, here, names, unguarded
+        self.before = draws.take()
+
+    def run(
+        self, where: str, check: Callable[[], None], *, is_new: bool, others: tuple[Tensor, ...] = ()
+    ) -> Any:
+        """What the program computes, after a comparison; None where it must be made with more parameters.
+
+        Args:
+            where: which batch, for messages.
+            check: is called before anything is kept, and may raise.
+            is_new: is it still to be compiled?
+            others: tensors that it may change, beside those of which it knows.
+
+        Raises:
+            Unfit: the step cannot be a program; the ordinary step is to be taken.
+            RuntimeError: the program gives other numbers than the ordinary step.
+        """
+        program = self.program
+        try:
+            if is_new:
+                outs = program.run_first(self.here)
+                if outs is None or not program.is_made:  # then this was the ordinary step itself
+                    return outs
+            else:
+                program.keep(others)
+                outs = program.call(*self.here.values())
+            after, changed = draws.take(), changed_of(program.kept)
+            self._compare(self._named(outs), where)
+            check()
+        except Exception:
+            self._undo()
+            raise
+        for tensor, value in changed.values():
+            tensor.copy_(value)
+        draws.put(after)
+        program.copies = program.copies or shares_memory(outs, self.here)
+        program.n_unproven -= 1
+        program.kept = []
+        return outs
+
+    def _undo(self) -> None:
+        """Restore what the program, or the step beside it, has changed."""
+        for tensor, copied in self.program.kept:
+            tensor.copy_(copied)
+        draws.put(self.before)
+
+    def _ordinary(self, call: Callable[..., Any]) -> Found:
+        self._undo()
+        return self._named(call(*self.here.values()))
+
+    def _named(self, outs: Any) -> Found:
+        """Copies of all that a step has computed, by name.
+
+        Raises:
+            Unfit: the model's output holds an object that may hold tensors.
+        """
+        preds, loss, grads = outs
+        found = {"the loss": loss}
+        for number, each in enumerate(pytree.tree_leaves(preds)):
+            if isinstance(each, Tensor):
+                found[f"tensor {number} of the model's output"] = each
+            elif not isinstance(each, (int, float, str, bool, type(None))):
+                raise Unfit(unknown(each))
+        for number, (param, each) in enumerate(zip(self.program.trained or (), grads, strict=True)):
+            if each is not None:
+                found[f"the gradient of {self.names.get(param, number)!r}"] = each
+        for number, (tensor, value) in changed_of(self.program.kept).items():
+            found[f"the buffer {self.names.get(tensor, number)!r}"] = value
+        return {name: each.detach().clone() for name, each in found.items()}
+
+    def _compare(self, found: Found, where: str) -> None:
+        function = self.program.function
+        wanted = self._ordinary(lambda *args: self.unguarded.record(function, *args))
+        check_draws(self.before, draws.take())
+        coarse = torch.bfloat16 if self.here["mixed"] else None
+        problem = difference(found, wanted, coarse, {})
+        if not problem:
+            return
+        if difference(self._ordinary(function), wanted, coarse, {}):
+            raise Unfit(UNLIKE)
+        problem = difference(found, wanted, coarse, self._slacks(wanted))
+        if problem:
+            raise RuntimeError(
+                f"WholeStep: {where} {problem}. The program does not do what the ordinary step does; "
+                "nothing was changed by it. Either the step reads what WholeStep cannot see, as a file: hold "
+                "that as a buffer or an attribute of the model. Or the compiler is wrong: "
+                "WholeStep('aot_eager') makes no code, and to leave WholeStep out is right in any case."
+            )
+
+    def _slacks(self, wanted: Found) -> dict[str, float]:
+        """How far each number may be off where the ordinary step depends on the rounding of numbers.
+
+        Among some hundred thousand activations a few are 0 but for rounding, and pass a ReLU in one step and
+        not in the other; in a deep network rounding may grow.
+        """
+        draw, found = torch.Generator().manual_seed(0), dict.fromkeys(wanted, 0.0)
+        weights = [(each, each.detach().clone()) for each in self.program.trained or ()]
+        try:
+            for _ in range(N_MOVED):
+                for each, still in weights:
+                    size = torch.empty(each.shape, dtype=torch.float64).uniform_(-1, 1, generator=draw).sign()
+                    each.copy_(still * (1 + ROUNDINGS * torch.finfo(each.dtype).eps * size).to(still))
+                moved = self._ordinary(self.program.function)
+                for name in wanted.keys() & moved.keys():
+                    gap = (moved[name].double() - wanted[name].double()).abs().nan_to_num(0.0, posinf=0.0)
+                    found[name] = max(found[name], TIMES * gap.max().item() if gap.numel() else 0.0)
+        finally:
+            for each, still in weights:
+                each.copy_(still)
+        return found
+
+
+def changed_of(kept: list[tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Those tensors that are no more what they were, each with a copy of what it is, by their place."""
+    return {
+        number: (each, each.detach().clone())
+        for number, (each, before) in enumerate(kept)
+        if not torch.equal(each, before)
+    }
+
+
+def check_draws(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Refuse random numbers that a program would draw once.
+
+    Raises:
+        Unfit: the forward pass or the loss draws from Python's or NumPy's.
+    """
+    for name in ("python", "numpy"):
+        if name in before and name in after and draws.differ(name, before[name], after[name]):
+            raise Unfit(f"the forward pass or the loss draws random numbers of {name}")
+
+
+def difference(found: Found, wanted: Found, coarse: Any, slacks: dict[str, float]) -> str:
+    """The first tensor that is further off than rounding explains, in words; empty where none is."""
+    if found.keys() != wanted.keys():
+        name = sorted(found.keys() ^ wanted.keys())[0]
+        return f"{name} is there in one of the program and the ordinary step alone"
+    sizes = [largest(each) for name, each in wanted.items() if name.startswith("the gradient")]
+    floor = FLOOR * max(sizes, default=0.0)
+    for name, right in wanted.items():
+        slack = slacks.get(name, 0.0)
+        if name.startswith("the gradient"):
+            slack += SHARES.get(coarse or right.dtype, 0.0) * floor
+        text = compare(found[name], right, slack, coarse)
+        if text:
+            return f"{name} is {text}"
+    return ""
+
+
+def compare(found: Tensor, wanted: Tensor, slack: float, coarse: Any) -> str:
+    """How one tensor is off; NaN equals NaN."""
+    if found.shape != wanted.shape or found.dtype is not wanted.dtype:
+        return f"{kind_of(found)}, not {kind_of(wanted)}"
+    if found.is_meta or not found.numel():  # on the meta device there are no numbers
+        return ""
+    bad = torch.isnan(found) != torch.isnan(wanted)
+    gap = (found.double() - wanted.double()).abs().nan_to_num(0.0, posinf=float("inf"))
+    gap = torch.where(found == wanted, 0.0, gap)  # infinities, too
+    allowed = SHARES.get(coarse or wanted.dtype, 0.0) * largest(wanted) + slack
+    bad |= gap > allowed
+    if not bad.any():  # waits for the device, in the first steps of a program
+        return ""
+    worst = int(gap.flatten().argmax())
+    pair = found.flatten()[worst].item(), wanted.flatten()[worst].item()
+    return f"off in {int(bad.sum())} of {bad.numel()} numbers, as {pair[0]:.6g}, not {pair[1]:.6g}"
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest size of a finite number in it; 0 where there is none."""
+    if not tensor.numel() or tensor.is_meta:
+        return 0.0
+    return torch.where(tensor.isfinite(), tensor, 0.0).double().abs().max().item()
+
+
+def shares_memory(outs: Any, here: dict[str, Any]) -> bool:
+    """Does a gradient lie where another tensor does?"""
+    preds, loss, grads = outs
+    others = pytree.tree_leaves((preds, loss, here["params"], here["inputs"], here["targets"]))
+    seen = {place_of(each) for each in others if isinstance(each, Tensor)}
+    places = [place_of(each) for each in grads if each is not None and each.numel()]
+    return len(set(places)) < len(places) or not seen.isdisjoint(places)
+
+
+def place_of(tensor: Tensor) -> int:
+    """Where its memory begins."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+
+
+def kind_of(tensor: Tensor) -> str:
+    """Type and shape in a word, as `float32[3, 4]`."""
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

@@ -1,0 +1,163 @@
+"""Callbacks that cannot be used beside `WholeStep`, by name and with the fix."""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import nn
+
+from callbacks.core.contract import Callback
+from callbacks.core.registry import describe, listens
+from callbacks.core.when import unwrapped
+from callbacks.fast.lean_proof import Unfit
+from callbacks.guard.stop_on_nan import StopOnNaN
+from callbacks.place.layout import Compile
+from callbacks.record.profile import Profile
+from callbacks.step.mixing import CutMix, LabelMix, MixUp
+from callbacks.step.precision import MixedPrecision
+from callbacks.step.recurrent import RNNRegularizer
+
+#: Classes whose work would be silenced, each with what it does and what to do instead.
+REFUSED: dict[type[Callback], str] = {
+    MixUp: "changes the loss function from batch to batch",
+    CutMix: "changes the loss function from batch to batch",
+    LabelMix: "changes the loss function from batch to batch",
+    RNNRegularizer: "adds to the loss after it is computed: add it in loss_func",
+    Compile: "compiles the forward pass, which is compiled with the rest already",
+}
+#: They listen between the forward pass and the gradients, and change nothing there.
+HARMLESS = (MixedPrecision, StopOnNaN)
+AFTER_PRED = ("after_pred",)
+BEFORE_GRADIENTS = ("after_pred", "after_loss", "before_backward")
+INNER = ("forward", "compute_loss", "backward")
+SURROUNDERS = (MixedPrecision, Profile)
+
+
+def check_together(owner: Callback, learn: Any) -> None:
+    """Refuse callbacks whose work a program would silence.
+
+    Raises:
+        ValueError: names all of them, each with the fix.
+    """
+    found = [problem for one in learn.callbacks for problem in problems(unwrapped(one))]
+    if found:
+        raise ValueError(" ".join(f"{describe(owner)}: {each}" for each in found))
+
+
+def problems(callback: Callback) -> Iterator[str]:
+    """What would be silenced of one callback."""
+    fix = "leave one of them out."
+    for kind, why in REFUSED.items():
+        if isinstance(callback, kind):
+            yield f"{describe(callback)} {why}{', or' if ':' in why else ':'} {fix}"
+            return
+    if isinstance(callback, MixedPrecision) and callback.scales_gradients:
+        yield (  # the program computes gradients of the loss without a scale, where small ones are lost
+            f"{describe(callback)} scales the loss before gradients are computed: use "
+            f"MixedPrecision('bf16'), or {fix}"
+        )
+    around = [each for each in INNER if each in callback.surrounds and not isinstance(callback, SURROUNDERS)]
+    if around:
+        yield f"{describe(callback)} surrounds {around[0]!r}, which is a part of the program: {fix}"
+
+
+def listeners(learn: Any, *events: str) -> str:
+    """Who listens to these events, for a message about one of them that did too much."""
+    return " or ".join(map(describe, meddlers(learn, events))) or "somebody"
+
+
+def changed(learn: Any, what: str, events: tuple[str, ...]) -> Exception:
+    """A callback has changed what the program has used already."""
+    return ValueError(
+        f"WholeStep: {listeners(learn, *events)} has changed {what} in batch {learn.batch_idx} of epoch "
+        f"{learn.epoch}, but forward, loss and gradients are one program, which has run already: leave that "
+        "callback out, or WholeStep. Gradients may be changed, and the loss may be scaled."
+    )
+
+
+def meddlers(learn: Any, events: tuple[str, ...]) -> list[Callback]:
+    """Callbacks that listen to one of these events, and may change there what a step depends on."""
+    return [
+        each
+        for each in learn.callbacks
+        if type(each) not in HARMLESS and not type(each).__module__.startswith("learner.")
+        and any(listens(each, event) for event in events)
+    ]  # fmt: skip
+
+
+def check_overridden(owner: Callback, learn: Any) -> None:
+    """Refuse a step of which another callback, or a subclass of the learner, computes a part in its own way.
+
+    Raises:
+        Unfit: names the class and the method.
+    """
+    for name in INNER:
+        other = learn.callbacks.doers.get(name)
+        if other is not owner and other is not None:
+            raise Unfit(f"{describe(other)} overrides {name}")
+        owners = [each for each in type(learn).__mro__ if name in vars(each)]
+        if len(owners) > 1:
+            raise Unfit(f"{owners[0].__name__} overrides {name}")
+
+
+def check_writers(learn: Any) -> None:
+    """Refuse callbacks that use `.data` of tensors between the forward pass and the gradients.
+
+    Torch does not count what is written there, so a weight that has changed cannot be noticed.
+
+    Raises:
+        Unfit: names the callback and the event.
+    """
+    for each in meddlers(learn, BEFORE_GRADIENTS):
+        for event in BEFORE_GRADIENTS:
+            if listens(each, event) and any(map(reads_data, codes_from(getattr(unwrapped(each), event)))):
+                raise Unfit(
+                    f"{describe(each)} uses `.data` of tensors in {event}, after the program has run, and "
+                    "writes there are not seen: use `with torch.no_grad():` and the tensor itself"
+                )
+
+
+def codes_from(function: Any, depth: int = 3) -> Iterator[CodeType]:
+    """The code of a function, and of those that it names among its globals and closure."""
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType):
+        return
+    yield function.__code__
+    cells = [each.cell_contents for each in function.__closure__ or ()]
+    named = [function.__globals__.get(name) for name in function.__code__.co_names]
+    for each in (*cells, *named) if depth else ():
+        if isinstance(each, FunctionType) and not each.__module__.startswith("torch"):
+            yield from codes_from(each, depth - 1)
+
+
+def reads_data(code: CodeType) -> bool:
+    """Does code read an attribute `data` of something other than the learner?"""
+    before = ""
+    for each in dis.get_instructions(code):
+        if each.opname in ("LOAD_ATTR", "STORE_ATTR") and each.argval == "data" and before != "learn":
+            return True
+        before = each.argval
+    return any(reads_data(each) for each in code.co_consts if isinstance(each, CodeType))
+
+
+def check_owned(learn: Any, program: Any) -> None:
+    """Refuse a loss that reads a callback's module which may be trained between forward pass and loss.
+
+    Args:
+        learn: the learner.
+        program: of the step, with the tensors that it reads.
+
+    Raises:
+        Unfit: names the callback and its module.
+    """
+    known = set(map(id, [*program.read, *(program.trained or ())])) - set(map(id, learn.model.parameters()))
+    for each in map(unwrapped, meddlers(learn, AFTER_PRED)):
+        for name, module in vars(each).items():
+            if isinstance(module, nn.Module) and any(id(part) in known for part in module.parameters()):
+                raise Unfit(
+                    f"the loss reads {describe(each)}.{name}, which {describe(each)} may change in "
+                    "after_pred, after the program has run"
+                )

@@ -1,0 +1,127 @@
+"""What a step reads and torch's guards do not see: methods of classes, hooks of parameters."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from operator import attrgetter, is_
+from types import FrameType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as of_all
+
+from callbacks.fast.lean_proof import Unfit
+
+#: The hooks of a parameter: None, or a dict that stays, empty, where a hook was removed.
+HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
+#: Hooks of all modules, by name in `torch.nn.modules.module`.
+GLOBAL_HOOKS = ("backward_pre", "backward", "forward_pre", "forward")
+COMPILING = ("is_compiling", "is_dynamo_compiling", "is_exporting")
+#: Packages whose classes nobody changes in a fit, but for `forward` of torch's.
+FOREIGN = {"torch", "callbacks", *sys.stdlib_module_names}
+METHODS = (FunctionType, property, classmethod, staticmethod)
+
+
+class Unguarded:
+    """Watches the methods of the classes that a step uses, and hooks of which no guard knows."""
+
+    def __init__(self) -> None:
+        self._classes: dict[type, tuple[int, list[str]]] = {}
+        self._values: list[Any] = []
+        self._codes: list[Any] = []
+        self._hooks = [getattr(of_all, f"_global_{each}_hooks", {}) for each in GLOBAL_HOOKS]
+
+    def is_same(self) -> bool:
+        """Has each class the methods that it had?"""
+        for kind, (size, _) in self._classes.items():
+            if len(vars(kind)) != size:
+                return False
+        values = self._now()
+        return all(map(is_, values, self._values)) and codes_of(values) == self._codes
+
+    def _now(self) -> list[Any]:
+        return [vars(kind).get(name) for kind, (_, names) in self._classes.items() for name in names]
+
+    def check_hooks(self, params: list[Tensor], model: nn.Module) -> None:
+        """Refuse hooks that a program would not call.
+
+        Raises:
+            Unfit: says where they are.
+        """
+        if any(self._hooks):
+            raise Unfit("hooks are registered on all modules")
+        if any(map(any, map(HOOKS, params))):
+            hooked = {id(each) for each in params if any(HOOKS(each))}
+            name = next(
+                (name for name, each in model.named_parameters() if id(each) in hooked), "of the loss"
+            )
+            raise Unfit(f"a hook is registered on the parameter {name!r}")
+
+    def record(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call a function, and watch the classes whose methods it calls from now on.
+
+        Raises:
+            Unfit: the user's code asks whether it is being compiled, which is true in a program alone.
+        """
+        found: set[type] = set()
+        asked: list[str] = []
+        compiler: Any = torch.compiler
+        known = {getattr(compiler, each).__code__ for each in COMPILING if hasattr(compiler, each)}
+
+        def note(frame: FrameType, event: str, arg: Any) -> None:
+            code = frame.f_code
+            if event != "call":
+                return
+            if code in known and frame.f_back is not None and is_of_user(frame.f_back):
+                asked.append(f"{frame.f_back.f_code.co_name} calls torch.compiler.{code.co_name}()")
+            elif code.co_argcount and package_of(frame) not in FOREIGN:
+                first = frame.f_locals.get(code.co_varnames[0])
+                found.update((first if isinstance(first, type) else type(first)).__mro__)
+
+        if sys.getprofile() is not None:
+            raise Unfit("a profiler of Python is running, which leaves no room for a look at what is called")
+        sys.setprofile(note)
+        try:
+            result = call(*args)
+        finally:
+            sys.setprofile(None)
+        if asked:
+            raise Unfit(f"{asked[0]}, whose answer is another one in a program")
+        for module in args[0].modules():
+            metaclasses = [type(each).__mro__ for each in vars(module).values() if isinstance(each, type)]
+            found.update(type(module).__mro__, *metaclasses)
+        self.watch(found)
+        return result
+
+    def watch(self, classes: Iterable[type]) -> None:
+        """Watch the methods of these classes; of those of torch `forward` alone."""
+        for each in classes:
+            own, package = vars(each), each.__module__.partition(".")[0]
+            if each in self._classes or each is nn.Module or (package in FOREIGN and package != "torch"):
+                continue
+            if package == "torch":
+                names = ["forward"] if issubclass(each, nn.Module) and "forward" in own else []
+            else:  # a metaclass is not guarded at all
+                kinds = object if issubclass(each, type) else METHODS
+                names = [name for name, value in own.items() if isinstance(value, kinds)]
+            if names:
+                self._classes[each] = len(own), names
+        self._values = self._now()
+        self._codes = codes_of(self._values)
+
+
+def codes_of(values: list[Any]) -> list[Any]:
+    """The code of each function; of others nothing."""
+    return [each.__code__ for each in values if type(each) is FunctionType]
+
+
+def package_of(frame: FrameType) -> str:
+    """The package whose code a frame runs."""
+    return frame.f_globals.get("__name__", "").partition(".")[0]
+
+
+def is_of_user(frame: FrameType) -> bool:
+    """Does it run code of the user's own, not of an installed package?"""
+    return package_of(frame) not in FOREIGN and "site-packages" not in frame.f_code.co_filename

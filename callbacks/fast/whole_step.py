@@ -1,0 +1,326 @@
+"""Forward, loss and gradients as one compiled program, and the update without torch's wrappers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.warning import warn
+from callbacks.core.when import unwrapped
+from callbacks.fast.guarded_program import OWN_BACKENDS, Backend, check_known
+from callbacks.fast.lean_optimizer import LeanUpdate
+from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.program_choice import Pending, Programs
+from callbacks.fast.refused_callbacks import (
+    AFTER_PRED,
+    BEFORE_GRADIENTS,
+    INNER,
+    changed,
+    check_overridden,
+    check_together,
+    check_writers,
+    meddlers,
+)
+from callbacks.step.precision import MixedPrecision
+
+
+class WholeStep(Callback):
+    """Compute forward, loss and gradients of a training step as one compiled program.
+
+    `torch.compile` makes one program of the three, which takes seconds to minutes; each step then saves some
+    time, and `docs/speed.md` says from how many steps on that pays. The program runs in place of the forward
+    pass; loss and gradients are there when their events come. Gradients are ordinary ones, so callbacks may
+    read, clip, scale or replace them, add up those of several batches (`GradientAccumulation`), cancel the
+    batch or the update, scale the loss, or add a term that depends on weights to it. The update is that of
+    `LeanStep`: the learner's own optimizer, of any class, with its own state and rates. Buffers (batch norm),
+    dropout with torch's random numbers and `MixedPrecision("bf16")` are part of the program. Validation and
+    prediction run as without it.
+
+    A program is made for one kind of batch (types and shapes), and for the values of all that forward and
+    loss read: attributes, containers, closures, global variables, hooks, settings of torch. Before each step
+    torch's own guards compare these, and what guards do not see is compared here: methods of the classes,
+    hooks of parameters, hooks of all modules. A new value gets a program of its own, and so does a smaller
+    last batch; from the fifth kind on the ordinary step is taken, with a warning.
+
+    The first two steps of each program are computed by the ordinary step as well, and compared: a fault of
+    the compiler is an error that names the tensor. These steps hold copies of all tensors that the step reads
+    and does not train. Numbers are the program's from the first step on: those of the ordinary step but for
+    rounding, and the same bits each time. Programs that a fit has used are kept for the next one, and
+    compared again.
+
+    Where a step cannot be a program, the ordinary step is taken for the rest of the fit, and a warning says
+    why, with the line: a forward pass that branches on values, or keeps something on the model; random
+    numbers of Python or NumPy; sparse gradients; hooks on parameters; a setting that changes all the time;
+    code that asks whether it is compiled; a callback, or a subclass of the learner, that overrides `forward`,
+    `compute_loss` or `backward`; several processes; no C++ compiler.
+
+    Callbacks whose work would be silenced are refused by name. One that changes predictions, targets, or
+    something else that the loss reads, after the forward pass, ends the fit with an error that names it.
+
+    Args:
+        backend: what compiles: `"inductor"`, `"aot_eager"`, `"eager"`, another name that `torch.compile`
+            knows, or a function of graph module and inputs that returns a function.
+        update: has no effect any more; both values leave the update to the optimizer.
+        n_programs: so many kinds of batches get a program, 1 or more.
+
+    Attributes:
+        kinds: the kinds of batches that have a program, as text.
+
+    Warns:
+        LearnerWarning: the ordinary step is taken; once a fit.
+
+    Raises:
+        ValueError: a setting is not allowed; when it is put together with another callback that implements
+            `step` or `zero_grad`; when a fit starts: a callback whose work would be silenced, as `MixUp` or
+            `MixedPrecision("fp16")`; in it: a callback has changed what was used already.
+        RuntimeError: the program gives other numbers than the ordinary step.
+    """
+
+    order = Order.GRADIENT
+    state = ("kinds",)
+    yields = INNER
+    matches_loop = True  # what the loop does, done in another way: the first batch is examined as usual
+
+    def __init__(
+        self,
+        backend: Backend = "inductor",
+        *,
+        update: Literal["compiled", "ordinary"] = "compiled",
+        n_programs: int = 4,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if not (callable(backend) or (isinstance(backend, str) and backend)):
+            raise ValueError(
+                f"WholeStep({backend!r}): pass the name of a backend, as 'inductor', or a function of a "
+                "graph module and its inputs."
+            )
+        if isinstance(backend, str) and backend not in OWN_BACKENDS:
+            check_known(backend)
+        if type(n_programs) is not int or n_programs < 1:
+            raise ValueError(f"WholeStep(n_programs={n_programs!r}): write a whole number of at least 1.")
+        if update not in ("compiled", "ordinary"):
+            raise ValueError(f"WholeStep(update={update!r}): write 'compiled' or 'ordinary'.")
+        self.backend, self.update, self.n_programs = backend, update, n_programs
+        self.kinds: list[str] = []
+        self._programs = Programs(backend, n_programs)
+        self._reason: str | None = None
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the programs, which cannot be copied."""
+        learners = {"_pending": None, "_callbacks": None, "_update": None}
+        return {**vars(self), **learners, "_programs": Programs(self.backend, self.n_programs)}
+
+    def _forget(self) -> None:
+        self._pending: Pending | None = None
+        self._is_on = False  # in a training pass, not where `learn.check()` tries the operations one by one
+        self._callbacks: Any = None
+        self._mixed = ""
+        self._stamp: Any = None
+        self._late: str | None = None  # a reason that is still to be reported
+        self._update: LeanUpdate | None = None
+        self._is_watched = self._is_read_late = False
+
+    @property
+    def fallback(self) -> str | None:
+        """Why the ordinary step is taken, in this fit or the last; None where it is not."""
+        return self._reason
+
+    @property
+    def compile_seconds(self) -> float:
+        """How long the programs of this fit, or the last, took to make; 0 for those of an earlier one."""
+        return self._programs.seconds
+
+    @property
+    def compiles_update(self) -> bool:
+        """Is the update a part of the programs? It is not, any more: `LeanStep`'s calls are as quick."""
+        return False
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._forget()
+        self._reason, self.kinds = None, []
+        if (self._programs.backend, self._programs.n_kinds) != (self.backend, self.n_programs):
+            self._programs = Programs(self.backend, self.n_programs)
+        self._programs.begin()
+        self._look(learn)
+
+    def _look(self, learn: Any) -> None:
+        """Look at the callbacks that there are, at the start of a fit and where they change in it."""
+        check_together(self, learn)
+        self._callbacks = learn.callbacks
+        self._is_read_late = bool(meddlers(learn, AFTER_PRED))
+        self._is_watched = bool(meddlers(learn, BEFORE_GRADIENTS))
+        precise = any(isinstance(unwrapped(each), MixedPrecision) for each in learn.callbacks)
+        kind = learn.device.type
+        self._mixed = ("cpu" if kind == "meta" else kind) if precise else ""
+        try:
+            check_overridden(self, learn)
+            check_writers(learn)
+        except Unfit as reason:
+            self._fall_back(reason)
+            self._report()
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._pending = None  # of a pass that ended in the middle
+        self._is_on = True
+        if learn.callbacks is not self._callbacks:
+            self._look(learn)
+
+    def forward(self, learn: Any) -> None:
+        # without gradients somebody looks at the model, in the middle of a batch
+        if not learn.training or not torch.is_grad_enabled():
+            learn.forward()
+            return
+        self._pending = None
+        if learn.callbacks is not self._callbacks:
+            self._look(learn)
+        if self._is_on and self._reason is None:
+            try:
+                self._pending = self._programs.run(learn, self._mixed, self.kinds)
+            except Unfit as reason:
+                self._fall_back(reason)
+        if self._pending is None:
+            learn.forward()
+            return
+        learn.preds = self._pending.preds
+        if self._is_read_late:
+            self._stamp = stamp_of(self._pending)
+
+    def _fall_back(self, reason: Unfit) -> None:
+        """Take the ordinary step from now on."""
+        if self._reason is None:
+            self._reason = self._late = str(reason)
+            self.kinds = []
+            self._programs.clear()
+
+    def compute_loss(self, learn: Any) -> None:
+        pending = self._pending
+        if pending is None or not learn.training:
+            learn.compute_loss()
+            return
+        if self._is_read_late:
+            check_read(learn, pending, self._stamp)
+        learn.loss_grad = pending.loss
+
+    def backward(self, learn: Any) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None:
+            self._report()
+            learn.backward()
+            return
+        if self._is_watched:
+            check_gradients(learn, pending, self._programs)
+        slope: Any = None
+        if learn.loss_grad is not pending.loss:
+            slope = slope_of(learn, pending)
+        add_gradients(pending, slope)
+
+    def step(self, learn: Any) -> None:
+        if self._reason is None:
+            if self._update is None:
+                self._update = LeanUpdate(len)  # called with a reason, of which nobody needs to know
+            self._update.step(learn.optimizer)
+        else:
+            learn.step()
+
+    def zero_grad(self, learn: LearnerProtocol) -> None:
+        self._pending = None
+        if self._update is None or self._reason is not None:
+            learn.optimizer.zero_grad()
+        else:
+            self._update.zero_grad(learn.optimizer)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._forget()
+        self._programs.rest()
+
+    def _report(self) -> None:
+        """Warn of a fall-back, after the ordinary step has shown that the user's code works."""
+        if self._late is not None:
+            reason, self._late = self._late, None
+            warn(f"WholeStep: the ordinary step is taken, since {reason}.")
+
+
+def stamp_of(pending: Pending) -> Any:
+    """How often the tensors that a loss reads have been written to."""
+    leaves = [pending.preds, pending.here["targets"], pending.program.read]
+    return [each._version for each in pytree.tree_leaves(leaves) if isinstance(each, Tensor)]
+
+
+def check_read(learn: Any, pending: Pending, stamp: Any) -> None:
+    """Refuse a change of what the loss reads, between the forward pass and the loss.
+
+    Raises:
+        ValueError: names the callbacks that may have done it.
+    """
+    if learn.preds is not pending.preds and not leaves_are(learn.preds, pending.preds):
+        raise changed(learn, "the predictions", AFTER_PRED)
+    here = pending.here
+    if learn.targets is not here["targets"] or learn.loss_func is not here["loss_func"]:
+        raise changed(learn, "targets or loss function", AFTER_PRED)
+    with torch.no_grad():
+        is_same = not pending.program.is_made or pending.program.fits(here)
+        is_same = is_same and stamp_of(pending) == stamp
+    if not is_same:
+        raise changed(learn, "something that the loss reads", AFTER_PRED)
+
+
+def check_gradients(learn: Any, pending: Pending, programs: Programs) -> None:
+    """Refuse a change of what gradients depend on, before they are computed.
+
+    Raises:
+        ValueError: names the callbacks that may have done it.
+    """
+    params = pending.here["params"]
+    try:
+        programs.unguarded.check_hooks(params, learn.model)
+    except Unfit:
+        raise changed(learn, "which parameters are trained, or their hooks", BEFORE_GRADIENTS) from None
+    trained = [each for each in params if each.requires_grad]
+    if len(trained) != len(pending.program.trained or ()):
+        raise changed(learn, "which parameters are trained, or their hooks", BEFORE_GRADIENTS)
+    for each in (pending.loss, *pytree.tree_leaves(pending.preds)):
+        if isinstance(each, Tensor) and each._backward_hooks:
+            raise changed(learn, "the hooks of loss or predictions", BEFORE_GRADIENTS)
+
+
+def slope_of(learn: Any, pending: Pending) -> Tensor | None:
+    """The derivative of a loss that callbacks have changed by that of the program; None where it is 0.
+
+    Gradients of terms that depend on weights alone are added to those that are there.
+
+    Raises:
+        ValueError: it depends on predictions, too, whose gradients the program cannot add.
+    """
+    learn.loss_grad.backward()
+    leaves = [each for each in pytree.tree_leaves(pending.preds) if isinstance(each, Tensor)]
+    if any(each.grad is not None for each in leaves):
+        raise changed(learn, "the loss by more than a scale", BEFORE_GRADIENTS[1:])
+    return pending.loss.grad
+
+
+def add_gradients(pending: Pending, slope: Tensor | None) -> None:
+    """Add gradients to those that are there, as `backward` does."""
+    for param, grad in zip(pending.program.trained or (), pending.grads, strict=True):
+        if grad is None:
+            continue
+        if slope is not None:
+            grad = grad * slope
+        if param.grad is None:
+            param.grad = grad
+        else:
+            with torch.no_grad():
+                param.grad.add_(grad)
+
+
+def leaves_are(one: Any, other: Any) -> bool:
+    """Are they nests of the very same tensors? A callback may have copied the nest."""
+    pairs = [pytree.tree_leaves(each) for each in (one, other)]
+    return len(pairs[0]) == len(pairs[1]) and all(
+        a is b or (not isinstance(a, Tensor) and a == b) for a, b in zip(*pairs, strict=True)
+    )

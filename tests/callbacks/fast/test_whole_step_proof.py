@@ -1,0 +1,164 @@
+"""The comparison of the first steps with the ordinary step, and Inductor itself."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from whole_steps import (
+    MOMENTUM,
+    N_BATCHES,
+    N_EPOCHS,
+    assert_close,
+    doubles,
+    fitted,
+    learner_of,
+    net,
+)
+
+from callbacks import (
+    GradientAccumulation,
+    GradientClip,
+    WholeStep,
+    ZeroGrad,
+)
+
+
+def of_aten(make):
+    """A backend that `make`s code of a graph of simple operations, forward and backward in one."""
+
+    def backend(graph, inputs):
+        from torch._dynamo.backends.common import aot_autograd
+
+        return aot_autograd(fw_compiler=make)(graph, inputs)
+
+    return backend
+
+
+def broken(change):
+    """A backend that makes a program with a fault."""
+
+    def make(graph, inputs):
+        change(graph.graph)
+        graph.recompile()
+        return graph
+
+    return of_aten(make)
+
+
+class Gated(nn.Module):
+    """Rounding decides which of all units pass, as it does of a few among very many ReLUs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head = nn.Linear(1, 64).double(), nn.Linear(64, 1).double()
+
+    def forward(self, x):
+        found = self.layer(x)
+        rounding = (0.7 * found + 0.1 * found) - 0.8 * found
+        return self.head(torch.where(rounding > 0, found, 0.0))
+
+
+def rounding_otherwise(fault=0.0):
+    """A backend whose programs round otherwise, and whose first gradient is too large by this share."""
+
+    def make(graph, inputs):
+        draws = torch.Generator().manual_seed(0)
+
+        def call(*flat):
+            signs = [torch.randn(each.shape, generator=draws, dtype=each.dtype).sign() for each in flat]
+            eps = torch.finfo(torch.float64).eps
+            outs = list(graph(*(each * (1 + eps * sign) for each, sign in zip(flat, signs, strict=True))))
+            outs[2] = (1 + fault) * outs[2]  # after predictions and loss
+            return outs
+
+        return call
+
+    return of_aten(make)
+
+
+def test_a_step_that_depends_on_rounding_is_no_fault_of_the_program():
+    learn = learner_of(doer=WholeStep(rounding_otherwise()), model=Gated())
+    for number in range(2):
+        learn.fit(1)
+        assert learn.callbacks[WholeStep].fallback is None
+        assert (learn.callbacks[WholeStep].compile_seconds == 0) == (number == 1)  # the program is kept
+    assert learn.global_step == 2 * N_BATCHES
+
+
+@pytest.mark.parametrize("fault", [0.01, -0.001])
+def test_a_fault_is_seen_beside_other_rounding(fault):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 64), nn.ReLU(), nn.Linear(64, 1)).double()
+    learner_of(doer=WholeStep(rounding_otherwise()), model=model).fit(1)
+    with pytest.raises(RuntimeError, match=r"the gradient of '0\.weight' is off in"):
+        learner_of(doer=WholeStep(rounding_otherwise(fault)), model=model).fit(1)
+
+
+def without_slope(graph):
+    """The derivative of tanh is lost."""
+    (slope,) = (node for node in graph.nodes if node.target is torch.ops.aten.tanh_backward.default)
+    slope.replace_all_uses_with(slope.args[0])
+
+
+def without_write(graph):
+    """As in torch 2.13, where an in-place write to an input is lost: the count of batches stays."""
+    counted = [node for node in graph.nodes if node.target is torch.ops.aten.add.Tensor and node.args[1] == 1]
+    counted[0].replace_all_uses_with(counted[0].args[0])
+
+
+@pytest.mark.parametrize(
+    ("fault", "tensor"),
+    [(without_slope, "the gradient of '0.weight'"), (without_write, "num_batches_tracked")],
+)
+def test_a_wrong_program_is_an_error_that_names_the_tensor(fault, tensor):
+    learn = learner_of(doer=WholeStep(broken(fault)))
+    before = copy.deepcopy(learn.model.state_dict())
+    with pytest.raises(RuntimeError, match=tensor):
+        learn.fit(1)
+    assert_close(learn.model.state_dict(), before)
+
+
+COMPILES = [
+    pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler"),
+    pytest.mark.timeout(300),  # the first compile of a process took 30 s on a busy machine
+]
+
+
+def compiles(test):
+    for mark in COMPILES:
+        test = mark(test)
+    return test
+
+
+@compiles
+def test_inductor_makes_a_program_that_ends_as_a_loop_by_hand():
+    clip = GradientClip(0.5)
+    learn = fitted(learner_of(clip, doer=WholeStep()))
+    model, optimizer = net(), None
+    torch.manual_seed(1)
+    optimizer = MOMENTUM(model.parameters())
+    for inputs, targets in N_EPOCHS * doubles():
+        F.mse_loss(model(inputs), targets).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert_close(learn.model.state_dict(), model.state_dict())
+    assert_close(learn.optimizer.state_dict(), optimizer.state_dict())
+    assert learn.callbacks[WholeStep].compile_seconds > 0
+
+
+@compiles
+def test_inductors_programs_are_kept_for_the_next_fit():
+    ordinary = learner_of(GradientAccumulation(2), doer=ZeroGrad())
+    ordinary.fit(2)
+    learn = learner_of(GradientAccumulation(2), doer=WholeStep())
+    assert fitted(learn, 1).callbacks[WholeStep].compile_seconds > 0
+    assert fitted(learn, 1).callbacks[WholeStep].compile_seconds == 0
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())

@@ -1,0 +1,393 @@
+"""What changes in the middle of a fit: a compiled step uses the values of now, or falls back."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import ModuleType
+
+import pytest
+import torch
+import whole_steps
+from tiny import title_of
+from torch import nn
+from torch.nn import functional as F
+from whole_steps import (
+    ADAM,
+    MOMENTUM,
+    N_EPOCHS,
+    Conf,
+    Settled,
+    as_ordinary_with,
+    assert_as_ordinary,
+    assert_close,
+    assert_falls_back,
+    learner_of,
+    net,
+    once,
+)
+
+from callbacks import (
+    EMA,
+    ActivationStats,
+    CancelBatch,
+    GradientAccumulation,
+    GradientClip,
+    LearnerWarning,
+    MixedPrecision,
+    WeightNoise,
+    When,
+    WholeStep,
+    ZeroGrad,
+    on,
+)
+
+
+def test_an_attribute_that_changes_gets_another_program():
+    def swap(learn):
+        learn.model[2].p = 0.0 if learn.epoch == 1 else 0.5
+
+    learn = assert_as_ordinary(lambda: on("before_batch", name="swap")(swap))
+    assert len(learn.callbacks[WholeStep].kinds) == 1
+
+
+def test_a_tensor_of_the_loss_is_read_at_each_step():
+    def loss_func():
+        return Weighted()
+
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.ones(1, dtype=torch.float64)
+
+        def forward(self, preds, targets):
+            return (self.weight * (preds - targets) ** 2).mean()
+
+    def change(learn):
+        learn.loss_func.weight.mul_(0.5)
+
+    models = []
+    for doer in (ZeroGrad(), WholeStep("eager")):
+        learn = learner_of(on("before_train", name="change")(change), doer=doer, loss_func=loss_func())
+        learn.fit(N_EPOCHS)
+        models.append(learn.model)
+    assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.mask = nn.Linear(1, 1).double(), torch.tensor(1.0)
+
+    def forward(self, x):
+        return self.layer(x) * self.mask
+
+
+def swap_mask(learn):
+    if learn.batch_idx == 3:
+        learn.model.mask = torch.tensor(-2.0 - learn.epoch)
+
+
+def reload_optimizer(learn):
+    if learn.batch_idx == 3:
+        learn.optimizer.load_state_dict(learn.optimizer.state_dict())
+        learn.optimizer.param_groups[0]["lr"] = 0.3
+
+
+def tighten_clip(learn):
+    if learn.batch_idx == 3:
+        learn.callbacks.gradient_clip.max_norm = 1e-3
+
+
+@pytest.mark.parametrize("change", [swap_mask, reload_optimizer, tighten_clip])
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+def test_what_a_callback_replaces_in_mid_fit_is_taken_up(change, make):
+    assert_as_ordinary(
+        lambda: GradientClip(0.5),
+        lambda: on("before_batch", name="change")(change),
+        model=Masked,
+        optimizer=make,
+    )
+
+
+class Weighted:
+    """A loss that is an object with a setting."""
+
+    def __init__(self):
+        self.weight = 1.0
+
+    def __call__(self, preds, targets):
+        return self.weight * F.mse_loss(preds, targets)
+
+
+def enclosed():
+    weight = 1.0
+
+    def loss_func(preds, targets):
+        return weight * F.mse_loss(preds, targets)
+
+    def change():
+        nonlocal weight
+        weight = 0.5
+
+    loss_func.change = change
+    return loss_func
+
+
+def weighted(preds, targets, weight=1.0):
+    return weight * F.mse_loss(preds, targets)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda learn: setattr(learn.model, "shift", 0.5),  # until now an attribute of the class
+        lambda learn: setattr(learn.model, "late", 0.5),
+        lambda learn: learn.model.scales.__setitem__(0, 0.5),
+        lambda learn: learn.model.tables["x"].update(y=0.5),
+        lambda learn: setattr(learn.model.conf, "scale", 0.5),
+        lambda learn: learn.model.tensors.__setitem__(0, torch.tensor(0.5)),
+        lambda learn: setattr(learn.model, "buffer", torch.tensor(0.5)),
+        lambda learn: setattr(whole_steps, "SCALE", 0.5),
+        lambda learn: setattr(learn.model.layer, "forward", lambda x: x.sum(1, keepdim=True)),
+    ],
+)
+def test_settings_are_read_wherever_they_stand(change):
+    as_ordinary_with(change)
+
+
+def test_a_setting_of_a_class_is_read(monkeypatch):
+    monkeypatch.setattr(Settled, "shift", 0.0)  # put back in the end
+
+    def change(learn):
+        Settled.shift = 0.5
+
+    def reset():
+        Settled.shift = 0.0
+        return F.mse_loss
+
+    as_ordinary_with(change, make_loss=reset)
+
+
+class Table:
+    """Settings of a whole training, as many keep them."""
+
+    scale = 1.0
+
+
+class Reversed(torch.autograd.Function):
+    """Its gradient is scaled by a setting of its class."""
+
+    slope = 1.0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0] * Reversed.slope
+
+
+settings = ModuleType("settings_of_a_user")
+
+
+class Tabled(Settled):
+    """Reads settings in a method that `forward` calls."""
+
+    def forward(self, x):
+        return self.mix(super().forward(x)) * self.late_scale
+
+    @property
+    def late_scale(self):
+        return settings.late
+
+    def mix(self, x):
+        return Reversed.apply(x) * Table.scale * self.shared(settings)
+
+    @staticmethod
+    def shared(where):
+        return settings.scale()
+
+
+def shared_scale():
+    return whole_steps.SCALE
+
+
+@pytest.mark.parametrize(
+    ("holder", "name"), [(Table, "scale"), (Reversed, "slope"), (settings, "late"), (whole_steps, "SCALE")]
+)
+def test_settings_of_classes_and_modules_that_the_code_names_are_read(holder, name, monkeypatch):
+    monkeypatch.setattr(settings, "late", 1.0, raising=False)
+    monkeypatch.setattr(settings, "scale", shared_scale, raising=False)
+
+    def to(value):
+        monkeypatch.setattr(holder, name, value)
+
+    def as_ever():
+        to(1.0)
+        return F.mse_loss
+
+    as_ordinary_with(lambda learn: to(0.5), make_loss=as_ever, make_model=Tabled)
+
+
+data = Conf()  # as a script may call its data, and `forward` an attribute
+
+
+class Detaching(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.data)
+
+
+def test_an_attribute_is_no_global_variable_of_the_same_name(monkeypatch):
+    n_compiled = []
+
+    def backend(graph, inputs):
+        n_compiled.append(1)
+        return graph
+
+    count = on("before_batch", name="count")(lambda learn: setattr(data, "scale", learn.global_step))
+    monkeypatch.setattr(data, "scale", 1.0)  # put back in the end
+    learner_of(count, doer=WholeStep(backend), model=Detaching(1, 1).double()).fit(N_EPOCHS)
+    assert len(n_compiled) == 1
+
+
+@pytest.mark.parametrize(
+    ("make_loss", "change"),
+    [
+        (Weighted, lambda learn: setattr(learn.loss_func, "weight", 0.5)),
+        (lambda: Weighted().__call__, lambda learn: setattr(learn.loss_func.__self__, "weight", 0.5)),
+        (enclosed, lambda learn: learn.loss_func.change()),
+        (lambda: partial(weighted, weight=1.0), lambda learn: learn.loss_func.keywords.update(weight=0.5)),
+    ],
+)
+def test_settings_of_a_loss_that_is_no_module_are_read(make_loss, change):
+    as_ordinary_with(change, make_loss=make_loss)
+
+
+def drop_grad(param):
+    param.grad.zero_()
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda learn: learn.model.layer.weight.register_hook(lambda grad: 0 * grad),
+        lambda learn: learn.model.layer.weight.register_post_accumulate_grad_hook(drop_grad),
+        lambda learn: learn.optimizer.register_step_post_hook(lambda *_: learn.model.layer.bias.data.zero_()),
+    ],
+)
+def test_hooks_that_come_in_mid_fit_are_called(register, make):
+    as_ordinary_with(register, optimizer=make)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WeightNoise(0.1, seed=0),
+        lambda: When(GradientClip(0.01), start="1 step"),
+        lambda: GradientClip(0.01),
+        lambda: GradientAccumulation(2),
+        lambda: EMA(0.5),
+        lambda: MixedPrecision("bf16"),
+    ],
+)
+def test_callbacks_may_be_added_in_mid_fit(make):
+    as_ordinary_with(lambda learn: learn.add_callbacks(make()), optimizer=MOMENTUM)
+
+
+def test_the_norm_of_a_batch_that_is_cancelled_is_not_that_of_the_next():
+    def cancel(learn):
+        raise CancelBatch
+
+    def hook(learn):
+        if learn.training and (learn.epoch, learn.batch_idx) == (1, 2):
+            learn.hook = learn.model.register_forward_hook(lambda *_: None)
+
+    def unhook(learn):
+        if learn.training and (learn.epoch, learn.batch_idx) == (1, 2):
+            learn.hook.remove()
+
+    assert_as_ordinary(
+        lambda: GradientClip(1e-3),
+        once(cancel, "after_backward"),
+        lambda: on("before_batch", name="hook")(hook),
+        lambda: on("after_batch", name="unhook")(unhook),
+    )
+
+
+@pytest.mark.parametrize("held_by", ["closure", "module", "object"])
+def test_a_loss_that_reads_weights_by_itself_trains_them(held_by):
+    class Penalty(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, preds, targets):
+            return F.mse_loss(preds, targets) + 0.1 * self.model[4].weight.square().sum()
+
+    class Holder:
+        def __init__(self, model):
+            self.model = model
+
+        def __call__(self, preds, targets):
+            return Penalty(self.model)(preds, targets)
+
+    def fitted_with(doer):
+        model = net()
+        loss_func = {
+            "closure": lambda preds, targets: Penalty(model)(preds, targets),
+            "module": Penalty(model),
+            "object": Holder(model),
+        }[held_by]
+        learn = learner_of(doer=doer, model=model, loss_func=loss_func)
+        learn.fit(N_EPOCHS)
+        return learn
+
+    ordinary, learn = fitted_with(ZeroGrad()), fitted_with(WholeStep("eager"))
+    assert learn.callbacks[WholeStep].fallback is None
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
+
+
+def test_hooks_of_layers_are_a_part_of_the_program_where_they_change_nothing_beside_it():
+    def doubled():
+        model = net()
+        model[0].register_forward_hook(lambda module, inputs, output: output * 2)
+        return model
+
+    assert_as_ordinary(model=doubled)
+
+
+def test_hooks_of_layers_that_keep_something_fall_back():
+    seen = []
+    model = net()
+    model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.detach().sum()))
+    assert_falls_back("hooks are registered on the module '0'", model=model)
+    assert len(seen) == 2 * N_EPOCHS * 4  # once a step, in both fits
+
+
+def test_a_hook_on_a_parameter_falls_back():
+    learn = learner_of()
+    learn.model[0].weight.register_hook(lambda grad: grad * 2)
+    with pytest.warns(LearnerWarning, match="a hook is registered on the parameter '0.weight'"):
+        learn.fit(1)
+
+
+def test_a_hook_that_comes_in_mid_fit_where_one_was_removed_before_is_seen():
+    model = net()
+    model[0].weight.register_hook(lambda grad: grad).remove()  # an empty dict of hooks stays
+
+    def register(learn):
+        if learn.global_step == 6:
+            learn.model[0].weight.register_hook(lambda grad: grad * 2)
+
+    learn = learner_of(on("after_batch", name="register")(register), model=model)
+    with pytest.warns(LearnerWarning, match="a hook is registered on the parameter '0.weight'"):
+        learn.fit(N_EPOCHS)
+
+
+def test_hooks_of_a_look_now_and_then_see_the_ordinary_step():
+    learn = assert_as_ordinary(lambda: ActivationStats(every="3 steps"))
+    assert len(learn.callbacks[ActivationStats].steps) == 4
