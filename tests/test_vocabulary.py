@@ -68,6 +68,8 @@ def test_a_word_that_the_project_does_not_use_is_found(text, word):
         "the pytest plugin runs each example",
         "items that cannot be told apart",
         "if path is None: path = folder",
+        "n = file.tell()",
+        "NaN if there are none",
         "There is no validation pass.",
         "The file is no longer than 300 lines.",
         "The line is cut off, the name is cut short.",

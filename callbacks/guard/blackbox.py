@@ -32,7 +32,7 @@ class BlackBox(Callback):
 
     def __init__(self, folder: str | Path = "blackbox", *, name: str | None = None):
         super().__init__(name=name)
-        self.folder = as_path("BlackBox", "folder", folder, "a folder's name, as 'blackbox'")
+        self.folder = as_path("BlackBox", "folder", folder, "the name of a folder, such as 'blackbox'")
         self._begin_fit()
 
     def _begin_fit(self) -> None:

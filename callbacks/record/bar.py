@@ -1,4 +1,4 @@
-"""A progress bar that leaves room for what others print."""
+"""A progress bar that makes room for other output."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from callbacks.core.warning import is_output_error
 class Bar:
     """A bar that tqdm draws: on standard error in a terminal, below the cell in a notebook.
 
-    In a notebook it is an output of its own, which is replaced and not written on, so that a notebook that is
-    run and kept holds no trail of bars. In a terminal, what is written to standard output or error wipes it
-    first, and it comes again with the next `draw`. `close` takes it away and puts everything back.
+    In a notebook the bar is an output of its own that is replaced, so that a saved notebook contains no trail
+    of bars. In a terminal, writing to standard output or error clears the bar first, and the next `draw`
+    shows it again. `close` removes it and restores the streams.
 
     Args:
-        total: when it is full, in batches; None where that is not known.
-        begun: when the clock that it shows began, as of `time.monotonic()`.
+        total: the number of batches of a full bar; None if it is unknown.
+        begun: when the displayed clock started, as `time.monotonic()`.
     """
 
     def __init__(self, total: int | None, *, begun: float):
@@ -33,9 +33,9 @@ class Bar:
             unit="batch",
             leave=False,
             file=ReplacedOutput() if in_notebook() and not self._is_widget else sys.stderr,
-            dynamic_ncols=self._is_widget,  # as wide as the cell; of text, `draw` sets the width
-            nrows=20,  # tqdm hides bars that it thinks below the screen; a pseudo-terminal may tell no height
-            delay=1e-9,  # any delay keeps it from being drawn at once
+            dynamic_ncols=self._is_widget,  # as wide as the cell; for text, `draw` sets the width
+            nrows=20,  # tqdm hides bars below the screen, and some pseudo-terminals have no height
+            delay=1e-9,  # with any delay it is not drawn at once
         )
         self._bar.start_t -= time.monotonic() - begun
         self._streams = []
@@ -45,7 +45,7 @@ class Bar:
 
     @property
     def total(self) -> int | None:
-        """When it is full, in batches."""
+        """The number of batches of a full bar."""
         return self._bar.total
 
     @total.setter
@@ -53,7 +53,7 @@ class Bar:
         self._bar.total = total
 
     def draw(self, n: int, title: str, note: str) -> None:
-        """Draw it at so many batches, unless someone has begun a line and not ended it yet."""
+        """Draw the bar at `n` batches, unless other output has not ended its line yet."""
         if all(stream.at_line_start for stream in self._streams):
             self._bar.n = n
             if not self._is_widget:
@@ -63,14 +63,14 @@ class Bar:
             self._bar.refresh()
 
     def close(self) -> None:
-        """Wipe it, and put standard output and error back."""
+        """Remove the bar, and restore standard output and error."""
         for stream in self._streams:
-            stream.put_back()
+            stream.restore()
         self._bar.close()
 
 
 class ReplacedOutput(io.TextIOBase):
-    """A line of a notebook's output: what is written takes the place of what was there."""
+    """A line of a notebook's output: new text replaces the old."""
 
     encoding = "utf-8"
 
@@ -79,7 +79,7 @@ class ReplacedOutput(io.TextIOBase):
         self._line = ""
 
     def write(self, text: str) -> int:
-        """Show the text, less the returns with which tqdm goes to the line's beginning."""
+        """Show the text without tqdm's carriage returns."""
         line = text.replace("\r", "").rstrip()
         if text.strip("\r") and line != self._line:
             self._line = line
@@ -96,11 +96,11 @@ class ReplacedOutput(io.TextIOBase):
 
 
 class BesideBar:
-    """Standard output or error beside a bar: what is written there wipes the bar first.
+    """Standard output or error beside a bar: a write clears the bar first.
 
     Args:
-        name: `"stdout"` or `"stderr"`; `sys` has this object there until `put_back`.
-        bar: tqdm's, which is drawn on the stream itself.
+        name: `"stdout"` or `"stderr"`; this object replaces the stream in `sys` until `restore`.
+        bar: the tqdm bar, which is drawn on the stream itself.
     """
 
     def __init__(self, name: str, bar: Any):
@@ -110,7 +110,7 @@ class BesideBar:
         setattr(sys, name, self)
 
     def write(self, text: str) -> int:
-        """Write to the stream, on a line of its own where the bar is on the same screen."""
+        """Write to the stream, on a separate line if the bar is on the same screen."""
         if self._shown_together and text:
             if self.at_line_start:
                 self._clear()
@@ -118,15 +118,15 @@ class BesideBar:
         return self._stream.write(text)
 
     def _clear(self) -> None:
-        """Wipe the bar; where it cannot be, the next `draw` reports that."""
+        """Clear the bar; if that fails, the next `draw` reports it."""
         try:
             self._bar.clear()
         except (OSError, ValueError) as error:
             if not is_output_error(error):
                 raise
 
-    def put_back(self) -> None:
-        """Put the stream itself back, unless someone else has put another one there since."""
+    def restore(self) -> None:
+        """Restore the stream, unless other code has replaced it since."""
         if getattr(sys, self._name) is self:
             setattr(sys, self._name, self._stream)
 
@@ -135,32 +135,32 @@ class BesideBar:
 
 
 def tqdm_class() -> Any:
-    """The bar for where we are, without tqdm's thread that watches bars: we draw often enough."""
+    """The tqdm class for this environment, without the thread that watches bars: we draw often enough."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without ipywidgets a notebook gets a bar of text, which is no fault
+        warnings.simplefilter("ignore")  # without ipywidgets a notebook gets a text bar, which is fine
         from tqdm.auto import tqdm
 
     return type("UnwatchedBar", (tqdm,), {"monitor_interval": 0})
 
 
 def layout(known: bool) -> str:
-    """What the bar shows; without a total there is nothing to fill."""
+    """The format of the bar; without a total there is nothing to fill."""
     if known:
         return "{desc} |{bar}| {percentage:3.0f}% {elapsed}<{remaining}, {rate_fmt}{postfix}"
     return "{desc} {n_fmt} batches {elapsed}, {rate_fmt}{postfix}"
 
 
 def n_columns(terminal: Any) -> int:
-    """How wide a line may be: one column less than the terminal, so that the cursor stays on the line."""
+    """The width of a line: one column less than the terminal, so that the cursor stays on the line."""
     try:
         width = os.get_terminal_size(terminal.fileno()).columns
-    except (OSError, ValueError):  # it has no file descriptor, is closed, or does not say
+    except (OSError, ValueError):  # it has no file descriptor, is closed, or has no size
         width = 0
     return (width or 80) - 1
 
 
 def can_show_a_bar() -> bool:
-    """Is standard error a terminal, or this a notebook?"""
+    """Is standard error a terminal, or is this a notebook?"""
     return is_terminal(sys.stderr) or in_notebook()
 
 
@@ -175,6 +175,6 @@ def is_terminal(stream: Any) -> bool:
 
 
 def in_notebook() -> bool:
-    """Is this a notebook's kernel? IPython is not imported to find out."""
+    """Is this the kernel of a notebook? IPython is not imported for this."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None and "IPKernelApp" in shell.config

@@ -1,4 +1,4 @@
-"""Write what was measured to files, as it comes."""
+"""Write the results of each epoch to a CSV file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from callbacks.record.recorder import Recorder
 class CSVLogger(Callback):
     """Write a line of comma-separated values at the end of each epoch: its number, its results, its seconds.
 
-    A line is on disk before the next epoch begins. Numbers keep all their digits. A result that is not there
-    from the first epoch on gets a column when it comes: the file is written anew then, with nothing lost.
-    Epochs are numbered as in the history, from 0 over all fits. A second fit goes on in the
-    file of the first. Where a line cannot be written, as on a full disk, there is one warning, and training
-    continues without.
+    A line is on disk before the next epoch starts. Numbers keep all their digits. A result that appears later
+    than the first epoch gets a new column; the file is then rewritten, and nothing is lost. Epochs are
+    numbered as in the history, from 0 over all fits. A second fit continues the file of the first. If a line
+    cannot be written, as on a full disk, there is one warning, and training continues without the file.
 
     Args:
-        path: the file, as `"runs/log.csv"`; folders are made.
-        append: add lines to a file that is there already. By default such a file is not touched.
+        path: the file, such as `"runs/log.csv"`; folders are created.
+        append: add lines to an existing file. By default an existing file is an error.
 
     Raises:
-        FileExistsError: before the first epoch, the file is there and `append` is not set.
+        FileExistsError: before the first epoch, the file exists and `append` is not set.
         ValueError: before the first epoch, the file to append to has no header with `epoch` in it.
         OSError: before the first epoch, the file cannot be written.
     """
@@ -37,8 +36,11 @@ class CSVLogger(Callback):
 
     def __init__(self, path: str | Path, *, append: bool = False, name: str | None = None):
         super().__init__(name=name)
-        self.path, self.append = as_path("CSVLogger", "path", path, "a file's name, as 'log.csv'"), append
-        self._path: Path | None = None  # the file that this plug-in has begun
+        self.path, self.append = (
+            as_path("CSVLogger", "path", path, "the name of a file, such as 'log.csv'"),
+            append,
+        )
+        self._path: Path | None = None  # the file that this callback has started
         self._names: list[str] = []
         self._output = Output("CSVLogger")
         self._epoch, self._begun = 0, 0.0
@@ -46,12 +48,12 @@ class CSVLogger(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._path = self._path or (self.path.absolute() if learn.resumed else self._new_file())
         self._output = Output(f"CSVLogger(path={str(self.path)!r})")
-        with self._output if learn.resumed else nullcontext():  # a finished run may lie in a read-only folder
+        with self._output if learn.resumed else nullcontext():  # a finished run may be in a read-only folder
             self._open(self._path, learn)
-        self.before_epoch(learn)  # which is not called where the callback is added in the middle of an epoch
+        self.before_epoch(learn)  # which is not called if the callback is added within an epoch
 
     def _open(self, path: Path, learn: LearnerProtocol) -> None:
-        """Make the file ready for the first row."""
+        """Prepare the file for the first row."""
         try:
             open_to_append(path).close()
         except OSError as error:
@@ -83,19 +85,19 @@ class CSVLogger(Callback):
             add_columns(path, self._names)
         with open_to_append(path) as file:
             writer = csv.DictWriter(file, self._names, lineterminator="\n")
-            if file.tell() == 0:  # someone has deleted the file
+            if file.tell() == 0:  # the file was deleted
                 writer.writeheader()
             writer.writerow(row)
 
     def _new_file(self) -> Path:
-        path = self.path.absolute()  # where it is now, should the fit change the working directory
+        path = self.path.absolute()  # now, because the fit may change the working directory
         if not path.is_file() or path.stat().st_size == 0:
             return path
         place = f"CSVLogger(path={str(self.path)!r})"
         if not self.append:
             raise FileExistsError(
-                f"{place}: the file is there already and is not written over. Add lines to it with "
-                f"append=True, or pass another path."
+                f"{place}: the file exists already and is not overwritten. Add lines to it with append=True, "
+                "or pass another path."
             )
         names = read_header(path)
         if "epoch" not in names:
@@ -107,13 +109,13 @@ class CSVLogger(Callback):
 
 
 def open_to_append(path: Path) -> TextIO:
-    """The file, open at its end; it and its folder are made where need be."""
+    """Open the file at its end; create the file and its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("a", newline="", encoding="utf-8")
 
 
 def end_last_line(path: Path) -> None:
-    """Add the line's end where a run was killed while it wrote."""
+    """End the last line, if a run was killed while it wrote it."""
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
         with path.open("ab") as file:
@@ -121,7 +123,7 @@ def end_last_line(path: Path) -> None:
 
 
 def drop_rows_from(path: Path, epoch: int) -> None:
-    """Drop the last rows, of epochs that are about to be done again, as a run that goes on does."""
+    """Remove the last rows, of epochs that a resumed run repeats."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     n_rows = len(rows)
@@ -129,29 +131,29 @@ def drop_rows_from(path: Path, epoch: int) -> None:
     while column is not None and len(rows) > 1 and not is_before(rows[-1][column : column + 1], epoch):
         rows.pop()
     if len(rows) < n_rows:
-        write_anew(path, rows)
+        rewrite(path, rows)
 
 
 def is_before(cells: list[str], epoch: int) -> bool:
-    """Is it the number of an earlier epoch? Half a row, of a run that was killed, is none."""
+    """Is it the number of an earlier epoch? Half a row, from a killed run, is not."""
     return any(cell.isdecimal() and int(cell) < epoch for cell in cells)
 
 
 def read_header(path: Path) -> list[str]:
-    """The names in a file's first line; none where it is empty."""
+    """The names in the first line of a file; an empty list if the file is empty."""
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         return next(csv.reader(file), [])
 
 
 def add_columns(path: Path, names: list[str]) -> None:
-    """Write a file anew with more columns, empty in the rows that are there; the old one stays till then."""
+    """Rewrite a file with more columns, which are empty in the existing rows."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
-    write_anew(path, [names, *([*row, *[""] * (len(names) - len(row))] for row in rows)])
+    rewrite(path, [names, *([*row, *[""] * (len(names) - len(row))] for row in rows)])
 
 
-def write_anew(path: Path, rows: list[list[str]]) -> None:
-    """Put other rows in a file's place; the old one stays till then."""
+def rewrite(path: Path, rows: list[list[str]]) -> None:
+    """Replace a file with other rows in one step; the old file exists until then."""
     temporary = path.with_name(f"{path.name}.new")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)

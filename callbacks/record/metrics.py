@@ -1,4 +1,4 @@
-"""Measure: the losses of each pass, and metrics."""
+"""Measure the loss and the metrics of each pass."""
 
 from __future__ import annotations
 
@@ -24,27 +24,29 @@ from callbacks.results.reductions import reduction_of
 class Metrics(Callback):
     """Measure the mean loss of each pass and any metrics, and write them to `learn.results`.
 
-    The names are `train_loss` and `valid_loss`, a metric's own in snake case after its pass, as in
-    `valid_rmse`, and `lr`, the first parameter group's rate at the end of the training pass. Numbers stay on
-    the device until the pass ends.
+    The names are `train_loss` and `valid_loss`; the name of a metric in snake case after its pass, such as
+    `valid_rmse`; and `lr`, the rate of the first parameter group at the end of the training pass. Numbers
+    stay on the device until the end of the pass.
 
-    A mean loss is the loss of all batches joined, however they are split: a batch counts by what its loss
-    divides by. For torch's own losses, as functions, modules or `functools.partial`, that is known: the
-    elements of `mse_loss`; the targets of `cross_entropy` that are not ignored, or the sum of their class
-    weights; a batch without any does not count. A loss with `reduction="sum"` is added up. Of a Hugging Face
-    model's own loss it is the labels that are not -100. Any other loss counts by number of items, or by
-    `weight`. The same holds for functions among the metrics. Where the loss function returns None in
-    validation, as for a model that has losses in training mode only, no loss is measured there.
+    A mean loss does not depend on how the data are split into batches: a batch counts by the number that its
+    loss divides by. This number is known for torch's own losses, as functions, modules or
+    `functools.partial`: the elements of `mse_loss`; the targets of `cross_entropy` that are not ignored, or
+    the sum of their class weights. A batch where it is 0 does not count. Losses with `reduction="sum"` are
+    added up. The own loss of a Hugging Face model counts by the labels that are not -100, any other loss by
+    number of items, or by `weight`. The same holds for functions among the metrics. If the loss function
+    returns None in validation, as for a model that has losses in training mode only, no loss is measured
+    there.
 
     Args:
-        metrics: `Metric`s, torchmetrics' objects, or functions of `(preds, targets)` that give a batch's
-            mean; a function's attribute `metric`, as `accuracy` has one, is the class that is measured in
-            its place, so that counts stay exact. Where the model's output has `.logits`, as Hugging Face's,
-            those are the preds. A function that takes several targets gets them one by one, as a loss does.
-        on: the passes in which metrics are measured; losses are measured in both always.
-        weight: how much a batch counts, as a function of the learner that gives a number or a tensor of one
-            (which is not waited for): `lambda learn: (learn.targets != PAD).sum()` for a loss of your own
-            that is a mean over tokens. It holds for the loss, and for all functions but torch's losses.
+        metrics: `Metric`s, torchmetrics objects, or functions of `(preds, targets)` that return the mean of a
+            batch. If a function has an attribute `metric`, as `accuracy` has, that class is measured instead,
+            so that counts stay exact. If the model's output has `.logits`, as in Hugging Face models, these
+            are the preds. A function that takes several targets receives them one by one, like a loss.
+        on: the passes in which metrics are measured; losses are always measured in both.
+        weight: how much a batch counts: a function of the learner that returns a number, or a tensor with one
+            number (which is not waited for), such as `lambda learn: (learn.targets != PAD).sum()` for your
+            own loss that is a mean over tokens. It applies to the loss, and to all functions except torch's
+            losses.
 
     Raises:
         TypeError: something is not a metric.
@@ -63,11 +65,11 @@ class Metrics(Callback):
     ):
         super().__init__(name=name)
         if on not in ("valid", "train", "both"):
-            raise ValueError(f"Metrics(on={on!r}): there are 'valid', 'train' and 'both'.")
+            raise ValueError(f"Metrics(on={on!r}): pass 'valid', 'train' or 'both'.")
         self.metrics, self.on, self.weight = metrics, on, weight
         by_name = named_metrics(metrics)
-        self._results: dict[str, Any] = {}  # those of the validation under way
-        self._around: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of those around it
+        self._results: dict[str, Any] = {}  # of the current validation
+        self._around: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of the validations around it
         on_valid = copy.deepcopy(by_name) if on == "both" else by_name if on == "valid" else {}
         self._passes = {
             "train": Measured("train", by_name if on != "valid" else {}, weight),
@@ -76,7 +78,7 @@ class Metrics(Callback):
 
     @property
     def under_way(self) -> dict[str, Any]:
-        """What the passes that have begun and not ended have added up, by pass, as plain data."""
+        """The sums of the current passes, by pass, as plain data."""
         return {name: each.state_dict() for name, each in self._passes.items() if each.is_open}
 
     @under_way.setter
@@ -101,20 +103,20 @@ class Metrics(Callback):
 
     def before_validate(self, learn: LearnerProtocol) -> None:
         valid = self._passes["valid"]
-        if valid.is_open:  # somebody validates within a validation, or one was left in the middle
+        if valid.is_open:  # a validation within a validation, or one that did not end
             self._around.append((self._results, valid.state_dict()))
         self._results = learn.results
         valid.reset(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         if not learn.training:
-            self._come_back(learn)
+            self._return_to_outer(learn)
         measured = self._passes["train" if learn.training else "valid"]
-        if measured.is_open:  # else this was added in the middle of the pass
+        if measured.is_open:  # otherwise this callback was added within the pass
             measured.update(learn)
 
-    def _come_back(self, learn: LearnerProtocol) -> None:
-        """Go on with the validation around one that has ended; which it is its results tell."""
+    def _return_to_outer(self, learn: LearnerProtocol) -> None:
+        """Continue the validation around one that has ended, which its results identify."""
         while self._around and learn.results is not self._results:
             self._results, state = self._around.pop()
             if learn.results is self._results:
@@ -129,9 +131,9 @@ class Metrics(Callback):
             learn.results["lr"] = float(rate)
 
     def after_validate(self, learn: LearnerProtocol) -> None:
-        self._come_back(learn)
+        self._return_to_outer(learn)
         if learn.stop_reason and learn.batch_idx + 1 != learn.n_batches:
-            return  # stopped in the middle: numbers of a part would be taken for the whole
+            return  # stopped within the pass: numbers of a part would look like those of the whole
         if learn.n_batches == 0 and not self._passes["valid"].n_batches:
             warn("the validation data yielded no batch, so nothing was measured on it.")
         valid = self._passes["valid"]
@@ -153,14 +155,14 @@ class Measured:
         self.weight = LossWeight(weight)
         self.loss, self.n_batches = Mean(), 0
         self.means = {name: Mean() for name in self.functions}
-        self.adds_up = False  # the loss, in this pass
+        self.adds_up = False  # does the loss add up in this pass?
         self.trial = Trial({name: each for name, each in self.functions.items() if not self.knows(name)})
-        self.told = [described(name, metric) for name, metric in metrics.items()]
+        self.descriptions = [described(name, metric) for name, metric in metrics.items()]
         self.is_open = False  # between `reset` and `compute`
         self.device = torch.device("cpu")
 
     def names(self) -> dict[str, Direction | None]:
-        """The results' names, each with its better direction."""
+        """The names of the results, each with the direction in which it is better."""
         found: dict[str, Direction | None] = {"loss": "min"}
         for name, metric in self.metrics.items():
             parts = metric.items() if hasattr(metric, "items") else [(name, metric)]  # of a MetricCollection
@@ -168,7 +170,7 @@ class Measured:
         return {f"{self.prefix}_{name}": better for name, better in found.items()}
 
     def reset(self, learn: LearnerProtocol) -> None:
-        """Begin a pass, on the model's device."""
+        """Start a pass, on the model's device."""
         self.is_open = True
         self.weight.look(learn)
         self.adds_up = self.weight.adds_up(learn)
@@ -178,7 +180,7 @@ class Measured:
             mean.clear()
         if self.trial.functions:
             self.trial.clear()
-        if self.objects or self.movable:  # to find the device takes longer than all else here
+        if self.objects or self.movable:  # finding the device takes longer than everything else here
             self.device = learn.device
         for metric in self.movable:
             metric.to(self.device)
@@ -186,7 +188,7 @@ class Measured:
             metric.reset()
 
     def update(self, learn: LearnerProtocol) -> None:
-        """See the batch under way."""
+        """Add the current batch."""
         self.n_batches += 1
         loss = learn.loss_value
         if loss is not None:  # in validation a loss function may return None
@@ -209,11 +211,11 @@ class Measured:
             self.trial.see(preds, targets, found)
 
     def knows(self, name: str) -> bool:
-        """Is a function one of torch's losses, or a sum, so that it is known how it reduces?"""
+        """Is the function one of torch's losses or a sum, so that its reduction is known?"""
         return self.reductions[name].weigh is not None or self.reductions[name].adds_up
 
     def _weigh(self, name: str, learn: LearnerProtocol, preds: Any, targets: Any) -> float | Tensor:
-        """How much the batch counts in a function's mean."""
+        """How much the batch counts in the mean of a function."""
         weigh = self.reductions[name].weigh
         apart = targets if type(targets) is tuple else (targets,)
         found = None if weigh is None else weigh(preds, *apart)
@@ -222,7 +224,7 @@ class Measured:
         return learn.n_items if self.weight.given is None else self.weight.given(learn)
 
     def compute(self) -> dict[str, Any]:
-        """The pass's numbers by name; waits for the device, once for each metric."""
+        """The numbers of the pass by name; waits for the device, once per metric."""
         self.is_open = False
         if not self.n_batches:
             return {}
@@ -240,9 +242,9 @@ class Measured:
         return {f"{self.prefix}_{name}": value for name, value in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was added up so far, as plain data; waits for the device."""
+        """The sums so far, as plain data; waits for the device."""
         return {
-            "metrics": self.told,
+            "metrics": self.descriptions,
             "n_batches": self.n_batches,
             "adds_up": self.adds_up,
             "loss": self.loss.state_dict(),
@@ -251,16 +253,16 @@ class Measured:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave.
+        """Load what `state_dict` returned.
 
         Raises:
-            ValueError: it is of other metrics.
+            ValueError: it belongs to other metrics.
         """
-        if state["metrics"] != self.told:
-            then, now = (", ".join(each) or "none" for each in (state["metrics"], self.told))
+        if state["metrics"] != self.descriptions:
+            then, now = (", ".join(each) or "none" for each in (state["metrics"], self.descriptions))
             raise ValueError(
-                f"Metrics: the {self.prefix} pass under way was measured by other metrics (then, now):\n"
-                f"  {then}\n  {now}\nContinue with those of then, and change them where an epoch has ended."
+                f"Metrics: this {self.prefix} pass was measured by other metrics before (then, now):\n"
+                f"  {then}\n  {now}\nContinue with the former metrics; change them after the end of an epoch."
             )
         self.n_batches, self.adds_up = state["n_batches"], state["adds_up"]
         self.loss.load_state_dict(state["loss"])
@@ -271,18 +273,18 @@ class Measured:
 
 
 def check_value(name: str, value: Any) -> None:
-    """Refuse what cannot be averaged."""
+    """Raise an error for a value that cannot be averaged."""
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(
-            f"the metric {name} gave a tensor of shape {tuple(value.shape)} for a batch: give one number, as "
-            "with .mean()."
+            f"the metric {name} returned a tensor of shape {tuple(value.shape)} for a batch: return one "
+            "number, for example with .mean()."
         )
     if not isinstance(value, (Tensor, SupportsFloat)):
-        raise TypeError(f"the metric {name} gave {value!r} for a batch: return one number.")
+        raise TypeError(f"the metric {name} returned {value!r} for a batch: return one number.")
 
 
 def detached(preds: Any) -> Any:
-    """A model's output, or its `.logits`, without its graph, which a metric that keeps it would hold."""
+    """A model's output, or its `.logits`, without the graph, so that a metric cannot keep the graph."""
     if type(preds) is Tensor:
         return preds.detach()
     return map_tensors(

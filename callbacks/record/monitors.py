@@ -1,4 +1,4 @@
-"""Measure how training runs: rates, speed, memory."""
+"""Measure rates, gradients, speed and memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from callbacks.model.norms import total_norm
 
 
 class LRMonitor(Callback):
-    """Measure rate, momentum and weight decay of every parameter group at the end of each training pass.
+    """Measure learning rate, momentum and weight decay of every parameter group after each training pass.
 
-    The names are `lr_0`, `momentum_0` and `weight_decay_0` for the first group, and so on; the momentum of
-    Adam and its kin is the first of their betas. `lr` alone, of the first group, is measured by `Metrics`.
+    The names are `lr_0`, `momentum_0` and `weight_decay_0` for the first group, and so on. The momentum of
+    Adam and similar optimizers is their first beta. `Metrics` measures `lr`, the rate of the first group.
     """
 
     def before_fit(self, learn: LearnerProtocol) -> None:
@@ -41,12 +41,12 @@ def settings_of(learn: LearnerProtocol) -> dict[str, float]:
 
 
 class GradientNorms(Callback):
-    """Measure the norm of all gradients together at each update, as they are when the step is taken.
+    """Measure the norm of all gradients together at each update, as the optimizer uses them.
 
-    They are those of the model, and of a loss that is trained.
+    These are the gradients of the model and of trained parameters of the loss.
 
     Results of a training pass: `grad_norm`, the mean over its updates, and `grad_norm_max`. The norm is the
-    root of the sum of all squares. Nothing waits for the device before the pass ends.
+    root of the sum of all squares. Nothing waits for the device before the end of the pass.
     """
 
     measures: Mapping[str, Direction | None] = {"grad_norm": None, "grad_norm_max": None}
@@ -58,7 +58,7 @@ class GradientNorms(Callback):
 
     @property
     def norms(self) -> array[float]:
-        """The norms of the pass under way, or the last; waits for the device."""
+        """The norms of the current or last pass; waits for the device."""
         return self._norms.read()[:]
 
     @norms.setter
@@ -79,12 +79,12 @@ class GradientNorms(Callback):
 
 
 class Throughput(Callback):
-    """Measure the speed of each training pass, and how much of it was spent waiting for data.
+    """Measure the speed of each training pass, and the share of time that it waited for data.
 
     Results: `samples_per_second`, and `data_wait`, the share in [0, 1] of the pass between the end of one
-    batch and the beginning of the next. They are times of the host: a device that works in the background is
-    not waited for. A high `data_wait` says that the loader is too slow: give it more workers, or use
-    `Data.from_tensors`. Of a pass that goes on from a checkpoint it is the rest that counts.
+    batch and the start of the next. The times are those of the host, without waiting for a device. If
+    `data_wait` is high, the loader is too slow: use more workers, or `Data.from_tensors`. In a resumed pass,
+    only the rest of the pass counts.
     """
 
     measures: Mapping[str, Direction | None] = {"samples_per_second": "max", "data_wait": "min"}
@@ -108,10 +108,10 @@ class Throughput(Callback):
 
 
 class DeviceStats(Callback):
-    """Measure the most memory that was used up to the end of each epoch, in units of 2**20 bytes.
+    """Measure the peak memory up to the end of each epoch, in units of 2**20 bytes.
 
-    Results: `memory_mib`, of this process in main memory, and on an accelerator `device_memory_mib`, what
-    torch had allocated there at most since the fit began.
+    Results: `memory_mib`, the main memory of this process, and on a CUDA device `device_memory_mib`, the peak
+    that torch has allocated there since the start of the fit.
     """
 
     measures: Mapping[str, Direction | None] = {"memory_mib": "min", "device_memory_mib": "min"}
@@ -127,7 +127,7 @@ class DeviceStats(Callback):
 
 
 def peak_memory() -> float:
-    """The most main memory that this process has used; NaN where the system does not tell."""
+    """The peak main memory of this process; NaN if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

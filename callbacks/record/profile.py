@@ -21,33 +21,34 @@ if TYPE_CHECKING:
 class Profile(Callback):
     """Record some training steps of a fit with `torch.profiler`, and write them as a trace file.
 
-    The file, `steps-3-7.json` for the third to the seventh batch of the fit, can be looked at in a browser
-    with https://ui.perfetto.dev, or in Chrome at chrome://tracing. The operations of the loop, as `forward`
-    and `backward`, are in it by name; between two of the profiler's steps lies the wait for the next batch.
-    A table of the functions that take longest is printed. Recording slows the steps down, and ends with
-    them. A fit that ends early, also in an error, writes the steps that were recorded whole by then.
+    Open the file, `steps-3-7.json` for the third to the seventh batch of the fit, in a browser with
+    https://ui.perfetto.dev, or in Chrome at chrome://tracing. It contains the operations of the loop, such as
+    `forward` and `backward`, by name; the wait for the next batch lies between two of the profiler's steps. A
+    table of the slowest functions is printed. Recording slows these steps down, but no others. If a fit ends
+    early, also with an error, the steps that were recorded completely are written.
 
-    A step here is one training batch. A fit that goes on from a checkpoint counts anew.
+    A step here is one training batch. A resumed fit starts counting at 0.
 
     Args:
-        folder: where the file is written; it is made.
-        n_steps: how many steps are recorded.
-        wait: so many steps go by before.
-        warm_up: then so many are recorded and thrown away, as the profiler's first ones are slow.
-        top: how many functions the table has, those with most time of their own first; 0 prints none.
-        shapes: record the shapes of tensors too.
-        memory: record what memory is taken and given back too.
+        folder: where the file is written; the folder is created.
+        n_steps: the number of recorded steps.
+        wait: the number of steps before recording.
+        warm_up: the number of steps after that which are recorded and discarded, because the profiler's first
+            steps are slow.
+        top: the number of functions in the table, those with the most time of their own first; 0 prints none.
+        shapes: also record the shapes of tensors.
+        memory: also record the allocation of memory.
 
     Attributes:
-        path: the trace file, once it is written; until then None.
-        table: the table, of at most 79 columns; until then empty.
+        path: the trace file; None until it is written.
+        table: the table, of at most 79 columns; empty until then.
 
     Raises:
         TypeError, ValueError: a setting cannot be used.
         RuntimeError: in `before_fit`, another profiler is running.
     """
 
-    order = Order.SAVE  # heard last: a recorded step has all plug-ins in it
+    order = Order.SAVE  # runs last, so that a recorded step contains all callbacks
     surrounds = OPERATIONS
 
     def __init__(
@@ -63,7 +64,7 @@ class Profile(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        self.folder = as_path("Profile", "folder", folder, "a folder's name, as 'profile'")
+        self.folder = as_path("Profile", "folder", folder, "the name of a folder, such as 'profile'")
         self.n_steps = check_count("Profile", "n_steps", n_steps, 1)
         self.wait = check_count("Profile", "wait", wait, 0)
         self.warm_up = check_count("Profile", "warm_up", warm_up, 0)
@@ -82,9 +83,9 @@ class Profile(Callback):
         self._stop()
         self.path, self.table = None, ""
         check_alone(self, learn)
-        self._folder = self.folder.absolute()  # should the fit change the working directory
+        self._folder = self.folder.absolute()  # now, because the fit may change the working directory
         if self._folder.exists() and not self._folder.is_dir():
-            raise NotADirectoryError(f"Profile(folder={str(self.folder)!r}): that is a file; name a folder.")
+            raise NotADirectoryError(f"Profile(folder={str(self.folder)!r}): this is a file; pass a folder.")
         profiler = make_profiler(self)
         profiler.start()
         self._profiler = profiler
@@ -102,13 +103,13 @@ class Profile(Callback):
             self._profiler.step()
 
     def after_fit(self, learn: LearnerProtocol) -> None:
-        if self._profiler is None or learn.resumed:  # the rest of a fit may be short
+        if self._profiler is None or learn.resumed:  # the rest of a resumed fit may be short
             return
         if self._n_done <= self.wait + self.warm_up:
             warn(
                 f"Profile recorded nothing: the fit ended after {self._n_done} training batches, and "
-                f"recording begins after {self.wait + self.warm_up}. Lower wait or "
-                "warm_up, or train for longer."
+                f"recording starts after {self.wait + self.warm_up}. Lower wait or "
+                "warm_up, or train longer."
             )
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
@@ -138,30 +139,30 @@ class Profile(Callback):
             profiler.stop()
 
 
-def make_profiler(plugin: Profile) -> profile:
-    """A profiler by the plug-in's settings, for the CPU and, where there is one, the accelerator."""
+def make_profiler(settings: Profile) -> profile:
+    """A profiler with the callback's settings, for the CPU and the accelerator if there is one."""
     from torch import profiler
 
     action = profiler.ProfilerAction
-    begin = plugin.wait + plugin.warm_up
+    first = settings.wait + settings.warm_up
 
-    def schedule(n_done: int) -> profiler.ProfilerAction:  # torch's own warns where warm_up is 0
-        if not plugin.wait <= n_done < begin + plugin.n_steps:
+    def schedule(n_done: int) -> profiler.ProfilerAction:  # torch's own warns if warm_up is 0
+        if not settings.wait <= n_done < first + settings.n_steps:
             return action.NONE
-        return action.WARMUP if n_done < begin else action.RECORD
+        return action.WARMUP if n_done < first else action.RECORD
 
     return profiler.profile(
         schedule=schedule,
-        record_shapes=plugin.shapes,
-        profile_memory=plugin.memory,
+        record_shapes=settings.shapes,
+        profile_memory=settings.memory,
         acc_events=True,
     )
 
 
 def table_of(profiler: profile, top: int) -> str:
-    """The functions that take most time of their own; on an accelerator, of its time.
+    """The functions with the most time of their own; on an accelerator, its time.
 
-    Of the profiler's own marks, as those of a step, there are none.
+    The profiler's own marks, such as those of a step, are left out.
     """
     events = [each for each in profiler.key_averages() if not each.key.startswith("ProfilerStep")]
     on_device = any(each.self_device_time_total for each in events)
@@ -179,17 +180,17 @@ def table_of(profiler: profile, top: int) -> str:
     return "\n".join(lines)
 
 
-def check_alone(plugin: Profile, learn: LearnerProtocol) -> None:
-    """Refuse a second profiler: torch has one at a time."""
+def check_alone(callback: Profile, learn: LearnerProtocol) -> None:
+    """Raise an error for a second profiler: torch has one at a time."""
     found = map(unwrapped, learn.callbacks)
-    others = [each.name for each in found if isinstance(each, Profile) and each is not plugin]
+    others = [each.name for each in found if isinstance(each, Profile) and each is not callback]
     if others:
         raise RuntimeError(
-            f"two plug-ins profile, {plugin.name!r} and {others[0]!r}, and torch has one profiler at a time: "
-            "leave one of them out."
+            f"two callbacks profile, {callback.name!r} and {others[0]!r}, and torch has one profiler at a "
+            "time: leave one of them out."
         )
     if torch.autograd._profiler_enabled():  # pyright: ignore[reportPrivateImportUsage]
         raise RuntimeError(
-            "Profile: another profiler is running already, and torch has one at a time: fit outside of its "
-            "block, or leave Profile out."
+            "Profile: another profiler is running, and torch has one at a time: fit outside of its block, or "
+            "leave Profile out."
         )

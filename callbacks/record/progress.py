@@ -1,4 +1,4 @@
-"""Show how the fit goes on."""
+"""Show the progress of a fit."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from callbacks.results.loss_weight import LossWeight
 from callbacks.results.means import Mean
 from callbacks.schedule.budgets import n_batches_of
 
-REFRESH = 0.1  # seconds: ten times a second is as often as anyone can read
-N_LINES = 20  # lines that are printed however quick the epochs are; after them at most one in LINE_GAP
+REFRESH = 0.1  # seconds: nobody can read faster than ten times per second
+N_LINES = 20  # lines that are always printed; after them at most one per LINE_GAP
 LINE_GAP = 1.0  # seconds
 NEVER = math.inf
-#: A setting of the optimizer, as Metrics and LRMonitor name it.
+#: A setting of the optimizer, as named by Metrics and LRMonitor.
 SETTING = re.compile(r"lr|(lr|momentum|weight_decay)_\d+")
 
 
 class Progress(Callback):
-    """Print a line an epoch and, in a terminal or notebook, draw a bar for the whole fit.
+    """Print a line per epoch and, in a terminal or notebook, draw a bar for the whole fit.
 
-    A line has the epoch, counted from 0 in each fit, its results (losses and metrics first; all but the
-    optimizer's settings, which the history has) and its time; it goes to standard output. After the first
-    twenty, lines come at most once a second, so that quick epochs do not flood a log; the last epoch always
-    has its line, and a stop its reason.
+    A line shows the epoch, counted from 0 in each fit, its results (losses and metrics first, without the
+    optimizer's settings, which are in the history) and its time. It goes to standard output. After the first
+    twenty lines there is at most one per second, so that short epochs do not flood a log. The last epoch
+    always has a line, and so has the reason for a stop.
 
-    The bar counts training and validation batches. It goes to standard error, is drawn at most ten times a
-    second, and is gone when the fit ends. What others print in a terminal appears above it. Where standard
-    error is no terminal there is none. Output that fails, as on a full disk, ends no training.
+    The bar counts training and validation batches. It goes to standard error, is drawn at most ten times per
+    second, and disappears when the fit ends. Other output in a terminal appears above it. There is no bar if
+    standard error is not a terminal. If output fails, as on a full disk, training continues.
     """
 
     order = Order.REPORT
@@ -49,10 +49,12 @@ class Progress(Callback):
         self._output = Output("Progress: the bar on sys.stderr")
         self._next_draw = NEVER
         self._lengths: tuple[int | None, int | None] = None, None
-        self._n_passed = 0  # batches of the passes that have ended, where the lengths are not known
+        self._n_passed = 0  # batches of the completed passes, if the lengths are unknown
         self._fit_begun = self._epoch_begun = 0.0
         self._next_line, self._n_lines = 0.0, 0
-        self._left_out: tuple[int, dict[str, Any], float] | None = None  # the last epoch, if it has no line
+        self._left_out: tuple[int, dict[str, Any], float] | None = (
+            None  # the last epoch, if its line is not printed yet
+        )
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.cleanup_fit(learn)
@@ -80,7 +82,7 @@ class Progress(Callback):
         self._end_pass(learn)
 
     def _end_pass(self, learn: LearnerProtocol) -> None:
-        """Count its batches; if a whole pass had more or fewer than its loader said, expect that many."""
+        """Count the batches of the pass; from now on expect that many if the loader's `len` was wrong."""
         n_done, (n_train, n_valid) = learn.batch_idx + 1, self._lengths
         self._n_passed += n_done
         known = n_train if learn.training else n_valid
@@ -120,12 +122,14 @@ class Progress(Callback):
             self._draw(learn, 0)
 
     def _draw(self, learn: LearnerProtocol, n_done: int) -> None:
-        """Draw the bar with so many batches of this pass done."""
+        """Draw the bar after `n_done` batches of this pass."""
         width = len(str(learn.n_epochs))
         title = f"epoch {learn.epoch:{width}}/{learn.n_epochs} {'train' if learn.training else 'valid'}"
         value = learn.loss if n_done else None  # in validation there may be none
-        # a wait that is meant: the loss is read when it is drawn, ten times a second at most
-        loss = "" if value is None else f"loss {float(value):<9.4g}"  # of one width: the bar stays still
+        # an intended wait: the loss is read when it is drawn, at most ten times per second
+        loss = (
+            "" if value is None else f"loss {float(value):<9.4g}"
+        )  # of constant width, so that the bar does not move
         with self._output:
             if self._bar is None:
                 self._bar = Bar(self._total(learn), begun=self._fit_begun)
@@ -137,7 +141,7 @@ class Progress(Callback):
         return None if n_train is None or n_valid is None else learn.n_epochs * (n_train + n_valid)
 
     def _n_before(self, learn: LearnerProtocol) -> int:
-        """Batches of this fit before the pass under way; right also where a pass was cut short."""
+        """Batches of this fit before the current pass; also correct if a pass was ended early."""
         n_train, n_valid = self._lengths
         if n_train is None or n_valid is None:
             return self._n_passed
@@ -145,12 +149,12 @@ class Progress(Callback):
 
 
 def length_of(loader: Any) -> int | None:
-    """Number of batches: 0 without a loader, None where it cannot tell."""
+    """Number of batches: 0 without a loader, None if it has no length."""
     return 0 if loader is None else n_batches_of(loader)
 
 
 def epoch_line(epoch: int, results: dict[str, Any], seconds: float, *, n_epochs: int) -> str:
-    """An epoch's numbers in one line."""
+    """The numbers of an epoch in one line."""
     width = len(str(max(n_epochs - 1, 0)))
     numbers = [name for name, value in results.items() if isinstance(value, (int, float))]
     names = sorted((name for name in numbers if not SETTING.fullmatch(name)), key=is_aside)
@@ -159,7 +163,7 @@ def epoch_line(epoch: int, results: dict[str, Any], seconds: float, *, n_epochs:
 
 
 def is_aside(name: str) -> bool:
-    """Is it no loss or metric of a pass, so that it stands behind those?"""
+    """Is it neither a loss nor a metric of a pass, so that it comes after those?"""
     return not name.startswith(("train_", "valid_")) or name.endswith("_seconds")
 
 
@@ -174,13 +178,13 @@ def duration(seconds: float) -> str:
 class LogRMSE(Callback):
     """Print the square root of the training loss, with all its digits: `RMSE: 74.96194346966999`.
 
-    Of a step it is the loss before the update; of an epoch, the mean loss of the pass, as in `Metrics`.
-    It is the root of the mean squared error only where the loss is a mean squared error, as
+    For a step this is the loss before the update; for an epoch, the mean loss of the pass, as in `Metrics`.
+    It is the root of the mean squared error only if the loss is a mean squared error, such as
     `torch.nn.functional.mse_loss`; for other losses use the metric `RMSE`.
 
     Args:
-        every: how often, as in `"1 step"`, `"2 epochs"` or `"10 seconds"`. The device is waited for whenever
-            a line is printed, so choose it well above one step where speed matters.
+        every: the interval, such as `"1 step"`, `"2 epochs"` or `"10 seconds"`. Each line waits for the
+            device, so choose an interval of many steps if speed matters.
     """
 
     order = Order.REPORT
@@ -211,7 +215,7 @@ class LogRMSE(Callback):
         if learn.training and self.every.unit == "epoch":
             self._losses.add(learn.loss, self._weight.of(learn))
         elif self.every.after_batch(learn):
-            print_root(float(learn.loss))  # a wait that is meant: the line shows this step
+            print_root(float(learn.loss))  # an intended wait: the line shows this step
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         if self.every.after_epoch(learn) and self._losses.n_batches:
@@ -222,5 +226,5 @@ class LogRMSE(Callback):
 
 
 def print_root(loss: float) -> None:
-    """Print a loss's root; NaN where it has none."""
+    """Print the root of a loss; NaN if the loss is negative."""
     print_line(f"RMSE: {math.sqrt(loss) if loss >= 0 else math.nan}")

@@ -1,4 +1,4 @@
-"""Keep what was measured in the history."""
+"""Record the results in the history."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from callbacks.record.timer import Stopwatch
 
 
 class Recorder(Callback):
-    """Keep `learn.results` as a row of `learn.history` each epoch, and loss and rate of each training step.
+    """Record `learn.results` as a row of `learn.history` per epoch, and loss and rate of each training step.
 
-    The loss of a step is the one before its update. Nothing waits for the device in a batch.
+    The loss of a step is the loss before its update. Nothing waits for the device in a batch.
     """
 
     order = Order.REPORT
@@ -22,12 +22,14 @@ class Recorder(Callback):
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)
         self._watch = Stopwatch()
-        self._kept: tuple[dict[str, Any], set[str]] | None = None  # an epoch's results, and their names then
-        self._has_told = False
+        self._kept: tuple[dict[str, Any], set[str]] | None = (
+            None  # the results of an epoch, and their names at its end
+        )
+        self._has_warned = False
 
     @property
     def seconds(self) -> float:
-        """How long the epoch under way has taken; 0 where there is none."""
+        """The seconds of the current epoch so far; 0 between epochs."""
         return self._watch.elapsed
 
     @seconds.setter
@@ -35,11 +37,11 @@ class Recorder(Callback):
         self._watch.elapsed = seconds
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._watch.start()  # an epoch may be cancelled before this plug-in hears of it
+        self._watch.start()  # an epoch may be cancelled before `before_epoch` of this callback
         learn.history.directions.update({name: better for name, better in learn.measured.items() if better})
 
     def before_epoch(self, learn: LearnerProtocol) -> None:
-        self._tell_what_came_late()
+        self._warn_of_late_results()
         self._watch.start()
 
     def after_batch(self, learn: LearnerProtocol) -> None:
@@ -51,24 +53,24 @@ class Recorder(Callback):
         self._kept = learn.results, set(learn.results)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
-        self._tell_what_came_late()
+        self._warn_of_late_results()
         if learn.stop_reason:
             learn.history.stops.append((len(learn.history) - 1, learn.stop_reason))
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._watch.stop()
-        self._kept, self._has_told = None, False
+        self._kept, self._has_warned = None, False
         learn.history.read()
 
-    def _tell_what_came_late(self) -> None:
-        """Warn of results that were written after the epoch's row was: no history, line or log has them."""
+    def _warn_of_late_results(self) -> None:
+        """Warn of results that were written after the epoch's row: no history, line or log has them."""
         results, names = self._kept or ({}, set())
         late = [name for name in results if name not in names]
         self._kept = None
-        if late and not self._has_told:
-            self._has_told = True
+        if late and not self._has_warned:
+            self._has_warned = True
             warn(
-                f"learn.results[{late[0]!r}] was written in after_epoch when the history had its row "
-                "already, so it is neither kept nor shown. Measure before others report: order = "
-                "Order.MEASURE in the plug-in."
+                f"learn.results[{late[0]!r}] was written in after_epoch after the history had its row, "
+                "so it is neither recorded nor shown. Measure before other callbacks report: order = "
+                "Order.MEASURE in the callback."
             )

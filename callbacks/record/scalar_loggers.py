@@ -1,4 +1,4 @@
-"""Hand what was measured on to loggers, at an interval: any function, a file of JSON lines, TensorBoard."""
+"""Pass numbers to loggers at an interval: any function, a file of JSON lines, TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ Write = Callable[[dict[str, float], int], Any]
 
 
 class Numbers:
-    """What there is to log and when, for plug-ins that log: each holds one.
+    """What to log and when; each logging callback holds one.
 
     Args:
-        every: as for `Every`. The numbers of an epoch are logged at its end; where the unit is another, the
-            loss and the rates of a step as well, and reading the loss waits for the device.
+        every: as for `Every`. The numbers of an epoch are logged at its end. With another unit, the loss and
+            rates of a step are logged too; reading the loss waits for the device.
     """
 
     def __init__(self, every: str | Every):
         self.every = Every(every)
 
     def start(self, learn: LearnerProtocol) -> None:
-        """Begin to count; call it in `before_fit`."""
+        """Start counting; call this in `before_fit`."""
         self.every.start(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> dict[str, float] | None:
-        """The step's numbers, where they are due."""
+        """The numbers of the step, if they are due."""
         if not self.every.after_batch(learn):
             return None
         groups = enumerate(learn.optimizer.param_groups)
         rates = {f"lr_{n}" if n else "lr": group.get("lr") for n, group in groups}
-        found = {"loss": float(learn.loss), **rates}  # a wait that is meant, at the interval
+        found = {"loss": float(learn.loss), **rates}  # an intended wait, at the interval
         return {name: float(value) for name, value in found.items() if value is not None}
 
     def after_epoch(self, learn: LearnerProtocol) -> dict[str, float] | None:
-        """The epoch's numbers, where they are due; what is no number is left out."""
+        """The numbers of the epoch, if they are due; other results are left out."""
         if self.every.unit == "epoch" and not self.every.after_epoch(learn):
             return None
         numbers = {name: value for name, value in learn.results.items() if isinstance(value, (int, float))}
@@ -50,24 +50,24 @@ class Numbers:
 
 
 class ScalarLogger(Callback):
-    """Hand numbers on to any function of `(values, step)`, so to any logger.
+    """Pass numbers to any function of `(values, step)`, and so to any logger.
 
         ScalarLogger(lambda values, step: wandb.log(values, step=step))
         ScalarLogger(lambda values, step: mlflow.log_metrics(values, step=step))
         ScalarLogger(lambda values, step: experiment.log_metrics(values, step=step))  # Comet
         ScalarLogger(lambda values, step: trackio.log(values, step=step))
 
-    A run that goes on from a checkpoint logs the steps again that are done again. An `OSError` of `write`, as
-    of a network or a full disk, ends no training: there is one warning, and no more calls in this fit.
+    A resumed run logs the steps that it repeats a second time. If `write` raises an `OSError`, as of a
+    network or a full disk, training continues: there is one warning, and no more calls in this fit.
 
     Args:
-        write: gets numbers by name, and the global step.
-        every: how often; the default is the end of each epoch. With `"50 steps"` it is the loss before the
-            update and the rates of each 50th step as well; that waits for the device.
+        write: receives the numbers by name, and the global step.
+        every: the interval; the default is the end of each epoch. `"50 steps"` also logs the loss before the
+            update and the rates of each 50th step, which waits for the device.
 
     Raises:
         TypeError: `write` cannot be called.
-        ValueError: `every` is no such interval.
+        ValueError: `every` is not an interval.
     """
 
     order = Order.REPORT
@@ -75,7 +75,7 @@ class ScalarLogger(Callback):
     def __init__(self, write: Write, every: str | Every = "1 epoch", *, name: str | None = None):
         super().__init__(name=name)
         if not callable(write):
-            raise TypeError(f"ScalarLogger({write!r}): pass a function of (values, step), as print.")
+            raise TypeError(f"ScalarLogger({write!r}): pass a function of (values, step), such as print.")
         self.write, self._numbers = write, Numbers(every)
         self._output = Output("ScalarLogger")
 
@@ -98,17 +98,17 @@ class ScalarLogger(Callback):
 class JSONLines(Callback):
     """Write a line of JSON for each interval: `{"step": 40, "epoch": 0, "train_loss": 0.31, ...}`.
 
-    A line is on disk when the next batch begins. What is not finite is `null`, as JSON has no NaN. A run that
-    goes on from a checkpoint goes on in its file, without the lines of steps that are done again; a second
-    fit of the same learner too.
+    A line is on disk when the next batch starts. Numbers that are not finite are `null`, because JSON has no
+    NaN. A resumed run continues its file, without the lines of steps that it repeats. A second fit of the
+    same learner continues the file too.
 
     Args:
-        path: the file, as `"runs/log.jsonl"`; folders are made.
+        path: the file, such as `"runs/log.jsonl"`; folders are created.
         every: as for `ScalarLogger`.
-        append: add lines to a file that is there already. By default such a file is not touched.
+        append: add lines to an existing file. By default an existing file is an error.
 
     Raises:
-        FileExistsError: before the first epoch, the file is there and `append` is not set.
+        FileExistsError: before the first epoch, the file exists and `append` is not set.
         OSError: before the first epoch, the file cannot be written.
     """
 
@@ -123,20 +123,20 @@ class JSONLines(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        self.path = as_path("JSONLines", "path", path, "a file's name, as 'log.jsonl'")
+        self.path = as_path("JSONLines", "path", path, "the name of a file, such as 'log.jsonl'")
         self.append, self._numbers = append, Numbers(every)
         self._output = Output("JSONLines")
-        self._path: Path | None = None  # the file that this plug-in has begun
+        self._path: Path | None = None  # the file that this callback has started
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         path = self._path or self.path.absolute()
         if not (self._path or self.append or learn.resumed) and path.is_file() and path.stat().st_size:
             raise FileExistsError(
-                f"JSONLines(path={str(self.path)!r}): the file is there already and is not written over. Add "
+                f"JSONLines(path={str(self.path)!r}): the file exists already and is not overwritten. Add "
                 "lines to it with append=True, or pass another path."
             )
         self._output = Output(f"JSONLines(path={str(self.path)!r})")
-        with self._output if learn.resumed else nullcontext():  # a finished run may lie in a read-only folder
+        with self._output if learn.resumed else nullcontext():  # a finished run may be in a read-only folder
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("a", encoding="utf-8").close()
             if learn.resumed:
@@ -160,9 +160,9 @@ class JSONLines(Callback):
 
 
 class TensorBoard(Callback):
-    """Write numbers to event files of TensorBoard; `tensorboard --logdir FOLDER` shows them.
+    """Write numbers to TensorBoard event files; `tensorboard --logdir FOLDER` shows them.
 
-    A run that goes on from a checkpoint hides what it had logged of the steps that are done again.
+    A resumed run hides what was logged of the steps that it repeats.
 
     Args:
         folder: where the event files are written.
@@ -182,7 +182,7 @@ class TensorBoard(Callback):
             raise ImportError(
                 'TensorBoard needs a package that is missing: pip install "plainlearner[tensorboard]".'
             ) from error
-        self.folder = as_path("TensorBoard", "folder", folder, "a folder's name, as 'runs'")
+        self.folder = as_path("TensorBoard", "folder", folder, "the name of a folder, such as 'runs'")
         self._numbers = Numbers(every)
         self._writer: Any = None
         self._output = Output("TensorBoard")
@@ -218,7 +218,7 @@ class TensorBoard(Callback):
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Drop the last lines, of steps that are about to be done again, and half a line of a killed run."""
+    """Remove the last lines, of steps that a resumed run repeats, and half a line of a killed run."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     n_lines = len(lines)
     while lines and step_of(lines[-1]) > step:
@@ -230,7 +230,7 @@ def drop_lines_after(path: Path, step: int) -> None:
 
 
 def step_of(line: str) -> float:
-    """A line's step; infinity for what is no whole line of ours."""
+    """The step of a line; infinity if it is not a complete line of ours."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""How long epochs, passes and steps take, and how long it will go on."""
+"""Measure how long epochs, passes and steps take, and estimate the time left."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import torch
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol
 
-MAX_STEPS = 10_000  # of a pass: their median says it, and each holds an event of the device
+MAX_STEPS = 10_000  # per pass: enough for a median, and each holds a device event
 
 
 class Timer(Callback):
-    """Measure the seconds of each epoch, pass and step, and those that are left.
+    """Measure the seconds of each epoch, pass and step, and estimate the seconds left.
 
     Results:
 
-    - `epoch_seconds`: from the epoch's begin until plug-ins begin to report it; without what those do.
-    - `train_seconds`, `valid_seconds`: of its passes. An accelerator is waited for at their end, so that all
-      of its work is in. What is validated in mid-epoch is a part of the training pass too.
-    - `step_seconds`: median of the times from update to update, data and all. The first update of a fit is
-      left out: memory is allocated then, kernels are chosen or compiled, workers started. On a CUDA device
-      its own clock is read. Of more than 10 000 updates a pass the first ones count. NaN where none is left.
-    - `seconds_left`: epochs to do times how long the last took: from end to end where two have ended, and
-      without the first update where only one has.
+    - `epoch_seconds`: from the start of the epoch until callbacks report it.
+    - `train_seconds`, `valid_seconds`: of the passes. They wait for an accelerator at the end of the pass, so
+      that all of its work is included. Validations within an epoch are part of the training pass.
+    - `step_seconds`: the median time from update to update, including data. The first update of a fit does
+      not count, because memory is allocated, kernels are compiled and workers start. A CUDA device uses its
+      own clock. At most the first 10 000 updates of a pass count. NaN if there are none.
+    - `seconds_left`: the remaining epochs times the duration of the last one. This is measured from end to
+      end if two epochs have ended, otherwise without the first update.
 
-    Of an epoch that goes on from a checkpoint the time before the cut counts too, but for `step_seconds`.
+    In a resumed epoch, the time before the interruption counts too, except for `step_seconds`.
     """
 
     measures: Mapping[str, Direction | None] = {
@@ -46,11 +46,11 @@ class Timer(Callback):
         self._watches = {name: Stopwatch() for name in ("epoch", "train", "valid")}
         self._steps = Laps("cpu")
         self._epoch_ended: float | None = None
-        self._first: float | None = None  # how long the fit's first update took
+        self._first: float | None = None  # seconds of the first update of the fit
 
     @property
     def elapsed(self) -> dict[str, float]:
-        """Seconds of the epoch and the passes under way; 0 where there is none."""
+        """Seconds of the current epoch and passes so far; 0 outside of them."""
         return {name: watch.elapsed for name, watch in self._watches.items()}
 
     @elapsed.setter
@@ -72,7 +72,7 @@ class Timer(Callback):
 
     def after_step(self, learn: LearnerProtocol) -> None:
         if self._first is None:
-            self._first = self._watches["train"].elapsed  # of the host; a device may still be at it
+            self._first = self._watches["train"].elapsed  # of the host; a device may still be working
         self._steps.mark()
 
     def after_train(self, learn: LearnerProtocol) -> None:
@@ -101,7 +101,7 @@ class Timer(Callback):
 
 
 class Stopwatch:
-    """Seconds since it was started; 0 while it is not on."""
+    """Seconds since it was started; 0 while it is stopped."""
 
     def __init__(self) -> None:
         self._begun: float | None = None
@@ -116,17 +116,17 @@ class Stopwatch:
         self._begun = time.perf_counter() - seconds if seconds else None
 
     def start(self) -> None:
-        """Begin at 0."""
+        """Start at 0."""
         self._begun = time.perf_counter()
 
     def stop(self) -> float:
-        """Seconds until now; then it is off."""
+        """Return the seconds so far, and stop."""
         elapsed, self._begun = self.elapsed, None
         return elapsed
 
 
 class Laps:
-    """Times between moments, on the device's own clock where it has one, without waiting for it."""
+    """Times between marks, on the device's own clock if it has one, without waiting for it."""
 
     def __init__(self, device_type: str):
         self._device_type = device_type
@@ -134,7 +134,7 @@ class Laps:
         self._events: list[torch.Event] = []
 
     def mark(self) -> None:
-        """Note the moment."""
+        """Record the current time."""
         if self._device_type == "cuda" and len(self._events) <= MAX_STEPS:
             event = torch.Event(self._device_type, enable_timing=True)
             event.record()
@@ -143,15 +143,15 @@ class Laps:
             self._moments.append(time.perf_counter())
 
     def median(self) -> float:
-        """Median of the seconds between neighbours, NaN where there are none; waits for the device."""
+        """Median of the seconds between marks, NaN if there are none; waits for the device."""
         if self._events:
-            self._events[-1].synchronize()  # a wait that is meant, at the end of a pass
+            self._events[-1].synchronize()  # an intended wait, at the end of a pass
         laps = [first.elapsed_time(second) / 1000 for first, second in pairwise(self._events)]
         laps += [second - first for first, second in pairwise(self._moments)]
         return statistics.median(laps) if laps else math.nan
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until an accelerator has done all that it was given: at the end of a pass, where it is meant."""
+    """Wait until an accelerator has done all its work: an intended wait, at the end of a pass."""
     if device.type not in ("cpu", "meta"):
         torch.accelerator.synchronize(device)

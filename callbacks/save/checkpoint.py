@@ -72,7 +72,7 @@ class Checkpoint(Callback):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        self.folder = as_path("Checkpoint", "folder", folder, "a folder's name, as 'runs/first'")
+        self.folder = as_path("Checkpoint", "folder", folder, "the name of a folder, such as 'runs/first'")
         if keep is not None and (type(keep) is not int or keep < 1):
             raise ValueError(
                 f"Checkpoint(keep={keep!r}): write how many files stay, 1 or more, or None for all."

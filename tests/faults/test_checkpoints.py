@@ -691,8 +691,8 @@ def test_case_104_a_relative_folder_is_where_the_fit_began(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"folder": 3}, "pass a folder's name"),
-        ({"folder": ""}, "pass a folder's name"),
+        ({"folder": 3}, "pass the name of a folder"),
+        ({"folder": ""}, "pass the name of a folder"),
         ({"folder": "a", "keep": 0}, "how many files stay"),
         ({"folder": "a", "keep": True}, "how many files stay"),
         ({"folder": "a", "every": "often"}, "write a positive number"),

@@ -194,7 +194,7 @@ def test_a_result_that_is_written_after_the_row_is_warned_of_once(order, is_late
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         learn.fit(2)
-    words = "learn.results['mine'] was written in after_epoch when the history had its row already"
+    words = "learn.results['mine'] was written in after_epoch after the history had its row"
     assert [str(each.message).startswith(words) for each in told] == [True] * is_late
     assert ("mine" in learn.history.names) is not is_late
 

@@ -169,5 +169,5 @@ def test_a_box_does_not_change_the_run(folder, tmp_path):
 
 @pytest.mark.parametrize("given", [None, "", 3])
 def test_a_folder_that_is_no_name_is_refused(given):
-    with pytest.raises(TypeError, match="pass a folder's name"):
+    with pytest.raises(TypeError, match="pass the name of a folder"):
         BlackBox(given)

@@ -226,9 +226,7 @@ def test_on_train_the_object_that_was_given_is_the_one_that_measures():
 
 
 def test_a_word_for_on_that_there_is_not_is_refused():
-    with pytest.raises(
-        ValueError, match=r"Metrics\(on='validation'\): there are 'valid', 'train' and 'both'"
-    ):
+    with pytest.raises(ValueError, match=r"Metrics\(on='validation'\): pass 'valid', 'train' or 'both'"):
         Metrics(on="validation")
 
 
@@ -397,9 +395,9 @@ def test_a_lambda_with_a_name_is_a_metric():
 @pytest.mark.parametrize(
     ("value", "error", "words"),
     [
-        (torch.zeros(5), ValueError, r"the metric bad gave a tensor of shape \(5,\).*mean"),
-        (None, TypeError, "the metric bad gave None for a batch: return one number"),
-        ("good", TypeError, "gave 'good'"),
+        (torch.zeros(5), ValueError, r"the metric bad returned a tensor of shape \(5,\).*mean"),
+        (None, TypeError, "the metric bad returned None for a batch: return one number"),
+        ("good", TypeError, "returned 'good'"),
     ],
 )
 def test_a_function_that_gives_no_number_is_named(value, error, words):

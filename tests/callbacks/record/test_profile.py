@@ -109,7 +109,7 @@ def test_a_profiler_of_the_users_own_is_told_of(tmp_path):
         pytest.raises(RuntimeError, match="another profiler is running"),
     ):
         learn.fit(1)
-    with pytest.raises(RuntimeError, match="two plug-ins profile"):
+    with pytest.raises(RuntimeError, match="two callbacks profile"):
         make(Profile(tmp_path), Profile(tmp_path, name="other")).fit(1)
     assert not torch.autograd._profiler_enabled()
 
@@ -125,8 +125,8 @@ def test_settings_that_cannot_be_used(settings):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(TypeError, match="folder's name"):
+    with pytest.raises(TypeError, match="the name of a folder"):
         Profile(3)  # type: ignore[arg-type]
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="name a folder"):
+    with pytest.raises(NotADirectoryError, match="pass a folder"):
         make(Profile(tmp_path / "file")).fit(1)

@@ -130,7 +130,7 @@ def test_tensorboard_hides_the_steps_that_are_done_again(make_learner, tmp_path)
 
 
 def test_case_101_without_the_package_the_error_has_the_command(monkeypatch, tmp_path):
-    with pytest.raises(TypeError, match=r"TensorBoard\(folder=None\): pass a folder's name"):
+    with pytest.raises(TypeError, match=r"TensorBoard\(folder=None\): pass the name of a folder"):
         TensorBoard(None)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ImportError, match=r'pip install "plainlearner\[tensorboard\]"'):
@@ -142,8 +142,8 @@ def test_case_101_without_the_package_the_error_has_the_command(monkeypatch, tmp
     [
         (lambda: ScalarLogger("wandb"), "pass a function"),
         (lambda: ScalarLogger(print, "sometimes"), "write a positive number"),
-        (lambda: JSONLines(""), "pass a file's name"),
-        (lambda: JSONLines(3), "pass a file's name"),
+        (lambda: JSONLines(""), "pass the name of a file"),
+        (lambda: JSONLines(3), "pass the name of a file"),
     ],
 )
 def test_wrong_settings_are_refused(make, words):
