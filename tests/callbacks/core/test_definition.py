@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -233,6 +234,19 @@ def test_a_mixins_hook_is_heard(make_learner):
     assert learn.callbacks.mixed.heard
 
 
+def test_a_mixins_operation_is_called(make_learner):
+    class Mixin:
+        def step(self, learn):
+            self.was_called = True
+
+    class Mixed(Mixin, Callback):
+        pass
+
+    learn = make_learner(callbacks=[Mixed()])
+    learn.fit(1)
+    assert learn.callbacks.mixed.was_called
+
+
 def test_a_mixin_hidden_behind_the_contract_is_refused_with_the_line_to_write():
     class Mixin:
         def after_epoch(self, learn):
@@ -290,6 +304,46 @@ def test_a_property_may_tell_an_attribute_later():
             return ("best",)
 
     Mine.state  # noqa: B018
+
+
+def test_state_may_name_a_property_without_a_setter_if_the_class_loads_it_itself():
+    class Mine(Callback):
+        state = ("total",)
+        parts = (1, 2)
+
+        @property
+        def total(self):
+            return sum(self.parts)
+
+        def load_state_dict(self, state):
+            self.parts = (state["total"],)
+
+    one, other = Mine(), Mine()
+    other.parts = (5,)
+    one.load_state_dict(other.state_dict())
+    assert one.total == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (3, "n=3"),
+        (None, "n=None"),
+        ("x", "n='x'"),
+        (Path("x"), f"n={Path('x')!r}"),
+        ((1, 2, 3, 4), "n=(1, 2, 3, 4)"),
+        ([1, ("a", None)], "n=[1, ('a', None)]"),
+        ((1, 2, 3, 4, 5), ""),
+        ((1, torch.ones(2)), ""),
+        (torch.ones(2), ""),
+        ({"a": 1}, ""),
+    ],
+)
+def test_repr_shows_the_settings_that_fit_in_a_line(value, shown):
+    callback = Callback()
+    callback.n = value
+    callback._private = 1
+    assert repr(callback) == f"Callback({shown})"
 
 
 # on(...)
@@ -424,7 +478,20 @@ def test_attributes_of_ones_own_that_look_like_the_contracts_are_not_refused():
 
         states = ("done",)
 
-    assert Callbacks([Mine(), ByName(), Sub()])
+    class InProperty(Callback):
+        states = ("idle", "busy")
+
+        @property
+        def n_states(self):
+            return len(self.states)
+
+    class InLambda(Callback):
+        states = ("idle", "busy")
+
+        def after_batch(self, learn):
+            return lambda: self.states
+
+    assert Callbacks([Mine(), ByName(), Sub(), InProperty(), InLambda()])
 
 
 def test_reads_gradients_is_true_or_false():
