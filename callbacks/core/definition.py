@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import partial, partialmethod
+from functools import partial
 from numbers import Number
 from pathlib import PurePath
 from types import CodeType
@@ -201,9 +201,8 @@ def is_method(member: Any) -> bool:
 
 def bound(member: Any, cls: type) -> Any:
     """A class's attribute as an instance would give it, without making an instance."""
-    if inspect.isroutine(member) or isinstance(member, partialmethod):
-        return member.__get__(object(), cls)  # type: ignore[union-attr]
-    return member
+    is_bound = inspect.isroutine(member) and hasattr(member, "__get__")  # a builtin is not
+    return member.__get__(object(), cls) if is_bound else member
 
 
 def check_hook(hook: Any, name: str, *, owner: str) -> None:

@@ -21,7 +21,7 @@ HELPERS = """
     batch before after begin end finish is_better improve compare accumulate mean average smooth
     gradient_norm grad_norm zero zeros zero_out loss losses state_of to_dict as_dict from_dict
     create_file path folder figure table rows columns name_of get set put add remove find count
-    total make
+    total make warm_start week_end
 """.split()  # noqa: SIM905
 
 MISSPELT = {
@@ -93,6 +93,8 @@ def test_attributes_and_classes_within_are_no_misspelt_events():
         class BeforeAfter:
             pass
 
+    define("after_bacth", type("Inner", (), {}))
+
 
 def takes_default(self, learn, verbose=False):
     pass
@@ -124,7 +126,8 @@ RIGHT = {
     "decorated": torch.no_grad()(lambda self, learn: None),
     "wrapped": functools.wraps(takes_default)(lambda *args, **kwargs: None),
     "cached": functools.lru_cache(lambda self, learn: None),
-    "builtin": staticmethod(print),
+    "builtin": print,
+    "static builtin": staticmethod(print),
 }
 
 
@@ -214,6 +217,15 @@ def test_a_subclass_may_override_a_hook_and_call_it(make_learner):
     assert learn.callbacks.sub.heard == ("base", "sub")
 
 
+def test_a_subclass_may_switch_a_hook_off(make_learner):
+    class Quiet(Base):
+        after_epoch = Callback.after_epoch
+
+    learn = make_learner(callbacks=[Quiet()])
+    learn.fit(1)
+    assert learn.callbacks.quiet.heard == ()
+
+
 def test_a_subclass_has_a_name_of_its_own():
     class VeryOwn(Base):
         pass
@@ -282,6 +294,7 @@ def test_a_mixins_misspelt_hook_is_found():
         ("state", {"best": 1}, "tuple of attributes' names"),
         ("needs", Recorder, r"Mine\.needs = .*needs = \(Recorder,\)"),
         ("surrounds", ("forwrad",), r"Mine\.surrounds = \('forwrad',\): write it as a tuple of operations"),
+        ("surrounds", 3, r"Mine\.surrounds = 3: write it as a tuple of operations"),
         ("needs", ("Recorder",), "tuple of callback classes"),
         ("order", 60, r"Mine\.order = 60: write it as a phase, as order = Order\.MEASURE"),
         ("order", "MEASURE", "a phase"),
@@ -461,7 +474,7 @@ def test_attributes_of_ones_own_that_look_like_the_contracts_are_not_refused():
         names = ("a", "b")
         orders = 3
         stats = ("mean", "std")
-        _oder = Order.SAVE
+        _order = Order.SAVE
         need = ()
 
         def after_batch(self, learn):
