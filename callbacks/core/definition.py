@@ -201,8 +201,8 @@ def is_method(member: Any) -> bool:
 
 def bound(member: Any, cls: type) -> Any:
     """A class's attribute as an instance would give it, without making an instance."""
-    is_bound = inspect.isroutine(member) and hasattr(member, "__get__")  # a builtin is not
-    return member.__get__(object(), cls) if is_bound else member
+    bind: Any = getattr(member, "__get__", None)  # a builtin has none
+    return bind(object(), cls) if inspect.isroutine(member) and bind else member
 
 
 def check_hook(hook: Any, name: str, *, owner: str) -> None:
