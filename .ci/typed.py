@@ -9,7 +9,7 @@ import sys
 #: The lowest share of public names with a known type, and the most names with an unknown one.
 #: The other names have a type that pyright infers, but that another type checker may infer differently.
 #: Raise a share and lower a number whenever you can.
-LIMITS = {"callbacks": (0.80, 13), "learner": (0.86, 30)}
+LIMITS = {"callbacks": (0.80, 0), "learner": (0.86, 30)}
 
 
 def main() -> int:

@@ -33,7 +33,7 @@ N_PROVEN = 2  #: steps of each program that are compared with the ordinary step
 #: How Dynamo is to trace; none of these matters after the tracing. It is to read `torch.autograd.grad`, to
 #: guard hooks of modules, and to refuse code that changes Python objects, which cannot be proven by running
 #: it twice.
-TRACING = {
+TRACING: dict[str, bool | str] = {
     "trace_autograd_ops": True,
     "allow_rnn": True,
     "skip_nnmodule_hook_guards": False,
