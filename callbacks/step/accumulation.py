@@ -1,4 +1,4 @@
-"""Let gradients of several batches add up to one update."""
+"""Accumulate the gradients of several batches into one update."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ class GradientAccumulation(Callback):
     The gradient of an update is that of all batches of its window joined: each batch's loss is weighted by
     what it divides by, as in `Metrics` (torch's own losses are known; others count by number of items, or by
     `weight`), and the sum of gradients is divided by the sum of weights. Gradients of a loss with
-    `reduction="sum"` are added and not divided. So n small batches give the weights of one large batch to
-    rounding, uneven ones too. (Batch norm still sees small batches.) A batch in which `cross_entropy` has no
-    target to count adds nothing. Clipping, gradient norms, schedules and everything else that listens to
-    `before_step` or `after_step` is called once for each window; `learn.global_step` counts windows.
+    `reduction="sum"` are added and not divided. So n small batches, also of different sizes, give the weights
+    of one large batch up to rounding. (Batch norm still sees small batches.) A batch in which `cross_entropy`
+    counts no target adds nothing. `before_step` and `after_step` fire once per window, so clipping, gradient
+    norms and schedules see whole windows; `learn.global_step` counts windows.
 
-    A window ends with its pass: the last one may be smaller, and is divided by what it really had. Where the
-    data does not tell its length, or the pass is cancelled or stopped, that update comes in `after_train`,
-    before results are measured; not where Ctrl-C or SIGTERM ends the fit, which goes on from a checkpoint. A
-    batch that is cancelled drops the gradients of its whole window, as the loop does. Nothing is carried into
-    the next pass or fit. A checkpoint holds the window under way, sums of gradients included;
+    A window ends with its pass: the last one may be smaller, and is divided by its own sum of weights. If the
+    data has no known length, or the pass is cancelled or stopped, the last update runs in `after_train`,
+    before results are measured; not if Ctrl-C or SIGTERM ends the fit, since a resumed fit continues the
+    window. A cancelled batch drops the gradients of its whole window, as the loop does. Nothing is carried
+    into the next pass or fit. A checkpoint holds the current window with its sums of gradients;
     `learn.snapshot()` holds no gradients: restore one at the end of a window.
 
     Args:
         n_batches: batches per update.
         n_samples: items per update, rounded up to whole batches. Either this or `n_batches`.
-        weight: the weight of the batch under way, a number above 0 or a tensor of one, which is not waited
-            for, as `lambda learn: (learn.targets != PAD).sum()` where the loss is a mean over tokens.
+        weight: the weight of the current batch, a number above 0 or a tensor of one, which is not waited for,
+            as `lambda learn: (learn.targets != PAD).sum()` for a loss that is a mean over tokens.
 
     Raises:
-        ValueError: both sizes, or none, or one that is not a whole number above 0; when the fit starts: a
-            second one, or another callback's `step` that computes gradients itself.
+        ValueError: both sizes, neither, or one that is not a whole number above 0; when the fit starts: a
+            second `GradientAccumulation`, or another callback's `step` that computes gradients itself.
     """
 
-    order = Order.PREPARE  # before those that unscale or clip: they hear whole windows only
+    order = Order.PREPARE  # before callbacks that unscale or clip: they see whole windows only
     state = ("window",)
 
     def __init__(
@@ -65,10 +65,10 @@ class GradientAccumulation(Callback):
         return self._weight.given
 
     def _begin(self) -> None:
-        """An empty window: batches and items so far, sum of weights, unit of weights, last batch.
+        """Start a window: batches and items so far, sum of weights, unit of weights, last batch.
 
-        And of an update that another plug-in has left out with `CancelStep`: are its gradients, which are
-        divided already, still there, or which are they?
+        After another callback has skipped the update with `CancelStep`: `is_divided` tells that its
+        gradients, which are divided already, still exist; `left` are those gradients.
         """
         self.window: dict[str, Any] = {"n_batches": 0, "n_samples": 0, "weight": 0.0, "unit": 1, "last": -1}
         self.window |= {"is_divided": False, "left": None}
@@ -77,8 +77,8 @@ class GradientAccumulation(Callback):
         self._begin()
         for other in map(unwrapped, learn.callbacks):
             if isinstance(other, GradientAccumulation) and other is not self:
-                raise ValueError(f"{self!r} and {other!r} both let gradients add up: leave one of them out.")
-        check_doer(self, learn)
+                raise ValueError(f"{self!r} and {other!r} both accumulate gradients: leave one of them out.")
+        check_step(self, learn)
 
     def before_train(self, learn: LearnerProtocol) -> None:
         is_divided = self.window.get("is_divided", False)
@@ -98,14 +98,14 @@ class GradientAccumulation(Callback):
         if not self.window["n_batches"]:
             if self.window.get("is_divided"):
                 self._put_aside(learn)
-            # weights are counted in it, so that even batches are scaled by 1 and not at all near an overflow
+            # the unit of weights: batches of equal size are scaled by 1, and nothing comes near an overflow
             self.window["unit"] = (weight if isinstance(weight, (int, float)) else n_targets(learn)) or 1
         self._share = weight / self.window["unit"]
         if isinstance(self._share, Tensor) or self._share != 1:
             learn.loss_grad = scaled(learn.loss_grad, self._share)
 
     def _see_reduction(self, learn: LearnerProtocol) -> None:
-        """Are losses added up? It must not change within a window."""
+        """Look up whether the loss is a sum; it must not change within a window."""
         is_sum = self._weight.adds_up(learn)
         if is_sum != self._is_sum and self.window["n_batches"]:
             raise ValueError(
@@ -117,7 +117,7 @@ class GradientAccumulation(Callback):
 
     def before_step(self, learn: LearnerProtocol) -> None:
         window = self.window
-        if learn.batch_idx != window["last"]:  # else it is the update at the pass's end
+        if learn.batch_idx != window["last"]:  # otherwise it is the update at the pass's end
             window["n_batches"] += 1
             window["n_samples"] += learn.n_items
             window["weight"] = window["weight"] + self._share
@@ -126,7 +126,7 @@ class GradientAccumulation(Callback):
                 raise CancelStep
         parameters, left = parameters_of(learn), window.get("left")
         weight = 1 if self._is_sum else window["weight"]
-        # where no target counts gradients are 0, and are to stay so
+        # if no target counts, gradients are 0 and must stay 0
         weight = torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight or 1
         for parameter in parameters:
             if parameter.grad is not None:
@@ -141,7 +141,7 @@ class GradientAccumulation(Callback):
         self.window["is_divided"] = False
 
     def _put_aside(self, learn: LearnerProtocol) -> None:
-        """Let gradients of an update that was left out not be divided again: they add to the next one's."""
+        """Keep the gradients of a skipped update aside, since they are divided already, for the next update."""
         self.window["is_divided"] = False
         parameters = parameters_of(learn)
         left = [each.grad for each in parameters]
@@ -151,7 +151,7 @@ class GradientAccumulation(Callback):
         if scaler is not None:
             raise ValueError(
                 f"{describe(self)}: the update before batch {learn.batch_idx} of epoch {learn.epoch} was "
-                f"left out by CancelStep, and {describe(scaler)} has taken the scale out of its gradients: "
+                f"skipped by CancelStep, and {describe(scaler)} has already unscaled its gradients: "
                 "drop them with learn.optimizer.zero_grad() before CancelStep, or use MixedPrecision('bf16')."
             )
         self.window["left"] = left
@@ -170,15 +170,15 @@ class GradientAccumulation(Callback):
         self._begin()
 
     def _weigh(self, learn: LearnerProtocol) -> float | Tensor:
-        """The weight of the batch under way."""
+        """The weight of the current batch."""
         weight = self._weight.of(learn)
         if isinstance(weight, Tensor):
             weight = weight.detach()
-            return weight.item() if weight.is_cpu else weight  # no wait on a CPU: the number is there
+            return weight.item() if weight.is_cpu else weight  # no wait on a CPU
         if self.weight is not None and not weight > 0:
             raise ValueError(
-                f"GradientAccumulation(weight=...) gave {weight!r} for batch {learn.batch_idx}: a weight is "
-                "a number above 0, as the tokens of a batch."
+                f"GradientAccumulation(weight=...) returned {weight!r} for batch {learn.batch_idx}: return a "
+                "number above 0, as the number of tokens."
             )
         return weight
 
@@ -191,17 +191,17 @@ class GradientAccumulation(Callback):
         return learn.is_last_batch
 
     def _is_void(self, last: int) -> bool:
-        """Was a batch after those of the window cancelled? The loop has dropped all gradients then."""
+        """Was a batch after the window's last one cancelled? If so, the loop has dropped all gradients."""
         return bool(self.window["n_batches"]) and self.window["last"] != last
 
 
 def n_targets(learn: LearnerProtocol) -> int:
-    """Numbers among the targets of the batch under way, or items where targets are not one tensor."""
+    """How many numbers the current targets have, or items if the targets are not one tensor."""
     return learn.targets.numel() if isinstance(learn.targets, Tensor) else learn.n_items
 
 
 def scaled(loss: Tensor, share: float | Tensor) -> Tensor:
-    """A loss times its share; at 0 it is 0, and so are its gradients: the mean of no target is NaN."""
+    """A loss times its share; exactly 0 for a share of 0, since the mean of no target is NaN."""
     is_nothing = share == 0
     if not isinstance(is_nothing, Tensor):
         if not is_nothing:
@@ -211,31 +211,31 @@ def scaled(loss: Tensor, share: float | Tensor) -> Tensor:
 
 
 def parameters_of(learn: LearnerProtocol) -> list[Tensor]:
-    """The model's parameters, and those that the optimizer alone holds, as of a loss that is trained too."""
+    """The model's parameters, and those that only the optimizer holds, as of a loss that is trained."""
     held = (each for group in learn.optimizer.param_groups for each in group["params"])
     return list(dict.fromkeys([*learn.model.parameters(), *held]))
 
 
-def check_doer(plugin: Callback, learn: LearnerProtocol) -> None:
-    """Refuse a doer of `step` that computes gradients of the last batch alone.
+def check_step(callback: Callback, learn: LearnerProtocol) -> None:
+    """Refuse a callback whose `step` computes gradients of the last batch alone.
 
     Raises:
-        ValueError: names both.
+        ValueError: the message names both callbacks.
     """
-    doer = learn.callbacks.doers.get("step")
-    if getattr(doer, "computes_gradients", False) and doer is not None:
+    other = learn.callbacks.doers.get("step")
+    if other is not None and getattr(other, "computes_gradients", False):
         raise ValueError(
-            f"{describe(plugin)} lets gradients of several batches add up, but {describe(doer)} computes "
-            "those of the last batch anew in each step: leave one of them out, and use larger batches."
+            f"{describe(callback)} accumulates gradients of several batches, but {describe(other)} computes "
+            "those of the last batch again in each step: leave one of them out, and use larger batches."
         )
 
 
 def check_sizes(n_batches: int | None, n_samples: int | None) -> None:
-    """Exactly one of both, a whole number above 0."""
+    """Refuse sizes other than one whole number above 0."""
     shown = f"GradientAccumulation(n_batches={n_batches!r}, n_samples={n_samples!r})"
     if (n_batches is None) == (n_samples is None):
         raise ValueError(
-            f"{shown}: give one of the two, as GradientAccumulation(4) for four batches to an update, or "
+            f"{shown}: pass one of the two, as GradientAccumulation(4) for four batches per update, or "
             "GradientAccumulation(n_samples=256)."
         )
     size = n_samples if n_batches is None else n_batches

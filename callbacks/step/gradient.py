@@ -1,4 +1,4 @@
-"""Plug-ins that act on gradients."""
+"""Callbacks that act on gradients."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from callbacks.model.norms import clip_by_norm, total_norm
 
 
 class ZeroGrad(Callback):
-    """Do the operation `zero_grad`: drop the gradients after each update.
+    """Implement the operation `zero_grad`: drop the gradients after each update.
 
-    Without it, or another doer, gradients would add up from step to step; a fit is refused then.
+    Without it, or another callback that implements it, gradients would accumulate; such a fit is refused.
 
-    An optimizer with a `zero_grad` of its own is called. That of `torch.optim.Optimizer` sets each gradient
-    to None; this is done here, without the label for profilers, which takes longer than all else in it.
+    An optimizer that overrides `zero_grad` is called. `torch.optim.Optimizer.zero_grad` sets each gradient to
+    None; the same happens here without its label for profilers, which takes most of its time.
     """
 
     order = Order.GRADIENT
@@ -46,25 +46,25 @@ TORCHS_ZERO_GRAD = Optimizer.zero_grad
 class GradientClip(Callback):
     """Clip gradients before each update: all together by their norm, or each number by its size.
 
-    By norm, gradients whose norm is above `max_norm` are multiplied by `max_norm / (norm + 1e-6)`, so their
-    direction stays. By value, each number of them is cut to [-max_value, max_value]. They are those of the
-    model, and of a loss that is trained. Gradients that have added up (`GradientAccumulation`) are clipped as
+    By norm: gradients whose norm is above `max_norm` are multiplied by `max_norm / (norm + 1e-6)`, so their
+    direction stays. By value: each number is limited to [-max_value, max_value]. This holds for the gradients
+    of the model and of a loss that is trained. Accumulated gradients (`GradientAccumulation`) are clipped as
     a whole, those of a gradient scaler at their true size.
 
     Results of a training pass: `unclipped_norm`, the mean over its updates of the norm before clipping,
     `unclipped_norm_max`, and, by norm, `clipped`, the share in [0, 1] of updates that were clipped. Nothing
     waits for the device before the pass ends. `GradientNorms` measures the norm after clipping.
 
-    A norm that is NaN or infinite, clipped by norm, makes gradients NaN, as torch does it; it stands in
-    the results, and `StopOnNaNGradient` ends the fit before such an update.
+    Clipping by a norm that is NaN or infinite makes gradients NaN, as in torch; the results show that norm,
+    and `StopOnNaNGradient` ends the fit before such an update.
 
     Args:
-        max_norm: the largest norm, 0 or more; with infinity it is measured only.
-        max_value: the largest size of a number, 0 or more. Either this or `max_norm`.
-        norm_type: the p of the norm, above 0; infinity is the largest number.
+        max_norm: the largest norm, 0 or more; infinity only measures it.
+        max_value: the largest absolute value, 0 or more. Either this or `max_norm`.
+        norm_type: the p of the norm, above 0; infinity is the largest absolute value.
 
     Raises:
-        ValueError: both bounds, none, or one that is negative; at the fit's begin: a second one.
+        ValueError: both bounds, neither, or a negative one; when the fit starts: a second `GradientClip`.
 
     Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; `torch.nn.utils.clip_grad_norm_`.
     """
@@ -96,12 +96,12 @@ class GradientClip(Callback):
         if max_norm is not None:
             self.measures["clipped"] = None
         self._norms = Scalars()
-        self.bounds = array("d")  #: `max_norm` at each update of the pass, as it may change
-        self.handed: Tensor | None = None  # the norm, where the doer of the whole step has clipped already
+        self.bounds = array("d")  #: `max_norm` at each update of the pass, since it may change
+        self.handed: Tensor | None = None  # the norm, if the whole step is one operation and has clipped
 
     @property
     def norms(self) -> array[float]:
-        """The norms before clipping of the pass under way, or the last; waits for the device."""
+        """The norms before clipping of this pass, or of the last one; waits for the device."""
         return self._norms.read()[:]
 
     @norms.setter
@@ -129,15 +129,15 @@ class GradientClip(Callback):
         self._norms.append(self.clip(learn) if norm is None else norm)
 
     def clip(self, learn: LearnerProtocol) -> Tensor:
-        """Clip the gradients that are there; a doer of `step` that makes new ones calls it for those.
+        """Clip the gradients; a callback that computes new ones in `step` calls this for them.
 
         Returns:
-            Their norm before, a scalar on their device.
+            Their norm before clipping, a scalar on their device.
         """
         return self.clip_gradients([each for each in trained_parameters(learn) if each.grad is not None])
 
     def clip_gradients(self, parameters: list[Any]) -> Tensor:
-        """Clip the gradients of these parameters, each of which has one; gives their norm before."""
+        """Clip the gradients of these parameters; returns their norm before clipping."""
         gradients = [each.grad for each in parameters if each.grad is not None]
         if self.max_norm is not None:
             return clip_by_norm(gradients, self.max_norm, self.norm_type)
@@ -156,7 +156,7 @@ class GradientClip(Callback):
 
 
 def check_size(argument: str, size: float | None) -> float | None:
-    """Refuse what is no number, or negative."""
+    """A number of at least 0, or None."""
     if size is None:
         return None
     if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= 0:

@@ -1,4 +1,4 @@
-"""Plug-ins for recurrent models: hidden state that begins anew, and penalties on activations."""
+"""Callbacks for recurrent models: reset the hidden state, and penalise activations."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from callbacks.core.settings import is_number
 from callbacks.place.device import map_tensors, tensors_in
 from callbacks.place.hooks import Hooks
 
-Hidden = list[tuple[dict[str, Any], str, Any]]  # who holds it, under which name, a copy
+Hidden = list[tuple[dict[str, Any], str, Any]]  # the dict that holds it, its name there, a copy
 
 
 class RNNReset(Callback):
-    """Call the model's `reset()` at the begin of each training and validation pass.
+    """Call the model's `reset()` at the start of each training and validation pass.
 
-    That is for models that keep their hidden state from batch to batch, detached from the graph. If the
-    model has no such method, it is called on all its parts that have one. A validation in mid-epoch restores
-    the hidden state of the training pass. Hidden state in buffers and in plain attributes is a part of
-    snapshots and checkpoints. `learn.predict` resets nothing.
+    This is for models that keep their hidden state from batch to batch, detached from the graph. If the model
+    has no such method, it is called on all submodules that have one. After a validation in mid-epoch the
+    training pass continues with its own hidden state. Hidden state in buffers and in plain attributes is part
+    of snapshots and checkpoints. `learn.predict` resets nothing.
 
     Raises:
-        ValueError: at the fit's begin, nothing can be reset.
+        ValueError: when the fit starts, nothing has a `reset()`.
     """
 
     order = Order.PREPARE
 
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)
-        self._is_training = False  # is a training pass under way?
+        self._is_training = False  # is this a training pass?
         self._hidden: Hidden = []
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._is_training, self._hidden = False, []
         if not resettable(learn.model):
             raise ValueError(
-                f"RNNReset: {type(learn.model).__name__} has no reset(), nor has a part of it. Write one "
-                "that forgets the hidden state, or leave RNNReset out."
+                f"RNNReset: neither {type(learn.model).__name__} nor a submodule has a reset(). Write one "
+                "that clears the hidden state, or leave RNNReset out."
             )
 
     def before_train(self, learn: LearnerProtocol) -> None:
@@ -67,20 +67,20 @@ class RNNReset(Callback):
 
 
 def resettable(model: nn.Module) -> list[nn.Module]:
-    """The model, or those of its parts, that have a method `reset`."""
+    """The model if it has a method `reset`, otherwise its submodules that have one."""
     if callable(getattr(model, "reset", None)):
         return [model]
     return [module for module in model.modules() if callable(getattr(module, "reset", None))]
 
 
 def reset(model: nn.Module) -> None:
-    """Forget the hidden state."""
+    """Clear the hidden state."""
     for module in resettable(model):
         module.reset()  # type: ignore[operator]
 
 
 def hidden_of(modules: Iterable[nn.Module]) -> Hidden:
-    """Copies of the tensors that modules keep and that are no parameters: buffers and plain attributes."""
+    """Copies of the tensors of modules that are not parameters: buffers and plain attributes."""
     parts = {id(part): part for module in modules for part in module.modules()}
     found: Hidden = []
     for part in parts.values():
@@ -95,23 +95,23 @@ def hidden_of(modules: Iterable[nn.Module]) -> Hidden:
 
 
 class RNNRegularizer(Callback):
-    """Add AR and TAR to the loss: keep a recurrent layer's activations small, and slow.
+    """Add AR and TAR to the loss: keep a recurrent layer's activations small, and slowly changing.
 
-    `alpha * mean(h_dropped ** 2) + beta * mean((h[t + 1] - h[t]) ** 2)`, where `h` is what the layer gives
-    over time. It is added to `learn.loss_grad` in training; the loss that is reported stays without it.
+    `alpha * mean(h_dropped ** 2) + beta * mean((h[t + 1] - h[t]) ** 2)`, where `h` is the layer's output over
+    time. It is added to `learn.loss_grad` in training; the reported loss does not include it.
 
     Args:
         alpha: weight of the activation regularisation, at least 0.
         beta: weight of the temporal activation regularisation, at least 0.
         rnn: the layer's name, as in `model.named_modules()`; by default the last `nn.RNN`, `nn.LSTM` or
             `nn.GRU`. Its output, or the first part of it, has the shape (items, steps, ...), or (steps,
-            items, ...) of a layer with `batch_first=False`.
-        dropout: the name of the layer of dropout after it, whose output is `h_dropped`; by default `h` is.
+            items, ...) for a layer with `batch_first=False`.
+        dropout: the name of the dropout layer after it, whose output is `h_dropped`; by default that is `h`.
 
     Raises:
-        ValueError: a setting cannot be used; at the begin of training, there is no such layer; at the first
-            batch, it has not run.
-        TypeError: at the first batch, what it gave is no tensor over time.
+        ValueError: a setting is invalid; when training starts, the layer does not exist; at the first batch,
+            it was not called.
+        TypeError: at the first batch, its output is not a tensor over time.
 
     Source: Merity et al. 2017, arXiv:1708.02182, section 4.6, with means in place of L2 norms as in the
         authors' code.
@@ -134,7 +134,7 @@ class RNNRegularizer(Callback):
                 raise ValueError(f"RNNRegularizer({argument}={value!r}): write a number of at least 0.")
         self.alpha, self.beta, self.rnn, self.dropout = alpha, beta, rnn, dropout
         self._hooks: list[Hooks] = []
-        self._raw: tuple[Tensor, int] | None = None  # what the layer gave, and which dimension is time
+        self._raw: tuple[Tensor, int] | None = None  # the layer's output, and its time dimension
         self._dropped: Tensor | None = None
 
     def before_fit(self, learn: LearnerProtocol) -> None:
@@ -152,7 +152,7 @@ class RNNRegularizer(Callback):
             return
         if self._raw is None or (self.dropout is not None and self._dropped is None):
             raise ValueError(
-                "RNNRegularizer: the layer did not run in this batch: name one that the model calls, as "
+                "RNNRegularizer: the layer was not called in this batch: pass one that the model calls, as "
                 "rnn=..., and let the model call it as a module, layer(x)."
             )
         (raw, time), dropped = self._raw, self._dropped
@@ -170,12 +170,12 @@ class RNNRegularizer(Callback):
         self._forget()
 
     def _layers(self, model: nn.Module) -> tuple[nn.Module, nn.Module | None]:
-        """The layer, and that of dropout if one was named."""
+        """The recurrent layer, and the dropout layer if one was named."""
         found = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         if self.rnn is None and not found:
             raise ValueError(
-                "RNNRegularizer: the model has no nn.RNN, nn.LSTM or nn.GRU: name the layer whose output is "
-                "to be kept small, as rnn='encoder'."
+                "RNNRegularizer: the model has no nn.RNN, nn.LSTM or nn.GRU: name the layer whose output "
+                "to keep small, as rnn='encoder'."
             )
         rnn = found[-1] if self.rnn is None else layer_of(model, "rnn", self.rnn)
         return rnn, None if self.dropout is None else layer_of(model, "dropout", self.dropout)
@@ -186,8 +186,8 @@ class RNNRegularizer(Callback):
         output = output[0] if isinstance(output, (tuple, list)) else output
         if not isinstance(output, Tensor) or output.ndim < 3:
             raise TypeError(
-                f"RNNRegularizer: the layer gave a {type(output).__name__}, but a tensor of shape (items, "
-                "steps, ...) is needed: pad sequences rather than pack them, or name another layer."
+                f"RNNRegularizer: the layer returned a {type(output).__name__}, but a tensor of shape "
+                "(items, steps, ...) is needed: pad sequences instead of packing them, or name another layer."
             )
         self._raw = output, 1 if getattr(module, "batch_first", True) else 0
 
@@ -202,9 +202,9 @@ class RNNRegularizer(Callback):
 
 
 def layer_of(model: nn.Module, argument: str, name: str) -> nn.Module:
-    """The part of that name."""
+    """The submodule of that name."""
     parts = dict(model.named_modules())
     if name not in parts:
         names = ", ".join(each for each in parts if each)
-        raise ValueError(f"RNNRegularizer({argument}={name!r}): there is no such layer. There are: {names}.")
+        raise ValueError(f"RNNRegularizer({argument}={name!r}): no such layer. There are: {names}.")
     return parts[name]

@@ -255,8 +255,8 @@ def test_an_interrupted_fit_does_not_step_what_a_checkpoint_goes_on_with(tmp_pat
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: GradientAccumulation(), "give one of the two"),
-        (lambda: GradientAccumulation(2, n_samples=8), "give one of the two"),
+        (lambda: GradientAccumulation(), "pass one of the two"),
+        (lambda: GradientAccumulation(2, n_samples=8), "pass one of the two"),
         (lambda: GradientAccumulation(0), "write a whole number above 0"),
         (lambda: GradientAccumulation(n_samples=2.5), "write a whole number above 0"),
         (lambda: GradientAccumulation(True), "write a whole number above 0"),
@@ -285,5 +285,5 @@ def test_gradients_of_a_sum_are_added_and_not_divided():
 
 def test_a_weight_that_is_not_above_zero_is_told():
     learn = learner_of(batches(4), GradientAccumulation(2, weight=lambda learn: 0))
-    with pytest.raises(ValueError, match="gave 0 for batch 0"):
+    with pytest.raises(ValueError, match="returned 0 for batch 0"):
         learn.fit(1)
