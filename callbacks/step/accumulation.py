@@ -67,7 +67,7 @@ class GradientAccumulation(Callback):
     def _begin(self) -> None:
         """Start a window: batches and items so far, sum of weights, unit of weights, last batch.
 
-        After another callback has skipped the update with `CancelStep`: `is_divided` tells that its
+        After another callback has skipped the update with `CancelStep`: `is_divided` is true if its
         gradients, which are divided already, still exist; `left` are those gradients.
         """
         self.window: dict[str, Any] = {"n_batches": 0, "n_samples": 0, "weight": 0.0, "unit": 1, "last": -1}
@@ -141,7 +141,7 @@ class GradientAccumulation(Callback):
         self.window["is_divided"] = False
 
     def _put_aside(self, learn: LearnerProtocol) -> None:
-        """Keep the gradients of a skipped update aside, since they are divided already, for the next update."""
+        """Keep the gradients of a skipped update for the next one: they are divided already."""
         self.window["is_divided"] = False
         parameters = parameters_of(learn)
         left = [each.grad for each in parameters]

@@ -1,4 +1,4 @@
-"""Averages of a model's weights, for plug-ins that make such: each holds one."""
+"""Averages of a model's weights: `EMA` and `SWA` each hold one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Averages:
 
     Attributes:
         tensors: the averages by the weights' names, on the weights' devices; None before there are any.
-            Assign them to go on from others.
-        places: of which model they are, and what stood where; None where that is not known.
+            Assign them to continue from others.
+        places: the averaged model and its tensors when they were looked up; None before that.
     """
 
     def __init__(self, *, with_buffers: bool = False):
@@ -45,7 +45,7 @@ class Averages:
         self._tensors, self._lists = tensors, None
 
     def match(self, model: nn.Module) -> None:
-        """Look up the model's weights anew; what has no average yet begins with its value."""
+        """Look up the model's weights; a weight without an average starts with its own value."""
         found = named_weights(model, with_buffers=self.with_buffers)
         if any(is_lazy(each) for each in found.values()):
             return  # they have no values before the first batch
@@ -56,7 +56,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, model: nn.Module, share: float) -> None:
-        """Move each average towards its weight, by this share of what is between them."""
+        """Move each average towards its weight, by this share of their difference."""
         averages, weights = self._matched(model)
         if not averages:
             return
@@ -66,19 +66,19 @@ class Averages:
 
     @torch.no_grad()
     def put(self, model: nn.Module) -> None:
-        """Make the averages the model's weights."""
+        """Copy the averages into the model's weights."""
         averages, weights = self._matched(model)
         if averages:
             torch._foreach_copy_(weights, averages)  # type: ignore[reportPrivateImportUsage]
 
     def copy_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """A copy of the weights of which there are averages, by name."""
+        """A copy of the weights that are averaged, by name."""
         weights = named_weights(model, with_buffers=self.with_buffers)
         return {name: weight.detach().clone() for name, weight in weights.items()}
 
     @contextmanager
     def there(self, model: nn.Module) -> Iterator[None]:
-        """Have the averages as the model's weights within the block."""
+        """Use the averages as the model's weights within the block."""
         kept = self.copy_weights(model)
         self.put(model)
         try:
@@ -87,11 +87,11 @@ class Averages:
             put_weights(model, kept)
 
     def forget_model(self) -> None:
-        """Hold no weight of the model any longer."""
+        """Release the model's weights."""
         self._lists = self.places = None
 
     def are_of_another(self, model: nn.Module) -> bool:
-        """Has this model taken the place of that which was averaged?"""
+        """Was the averaged model replaced by this one?"""
         return self.places is not None and self.places.model is not model
 
     def _matched(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -111,7 +111,7 @@ def named_weights(model: nn.Module, *, with_buffers: bool) -> dict[str, Tensor]:
 
 
 def begun(average: Tensor | None, weight: Tensor) -> Tensor:
-    """The average where the weight is, or one that begins with the weight."""
+    """The average on the weight's device, or a new one that starts with the weight."""
     if average is not None and average.shape == weight.shape:
         return average.to(weight.device)
     dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -120,12 +120,12 @@ def begun(average: Tensor | None, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def put_weights(model: nn.Module, weights: dict[str, Tensor], then: dict[str, Tensor] | None = None) -> None:
-    """Put back what `copy_weights` gave.
+    """Restore what `copy_weights` returned.
 
     Args:
-        model: whose they are.
-        weights: by name.
-        then: the tensors themselves that were copied: what has come in the place of one stays as it is.
+        model: the model.
+        weights: the copies by name.
+        then: the tensors that were copied; a tensor that has replaced one of them stays as it is.
     """
     for name, tensor in named_tensors(model).items():
         if name in weights and (then is None or then.get(name, tensor) is tensor):
@@ -133,36 +133,36 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], then: dict[str, Te
 
 
 def take_off_noise(learn: LearnerProtocol) -> None:
-    """Have the weights without the noise of a batch that a cancel has left in the middle.
+    """Remove the noise that a cancelled batch has left on the weights.
 
-    `WeightNoise` would take it off only after those that average, whose phase comes first.
+    `WeightNoise` itself would remove it only after the averages are updated, whose phase comes first.
     """
     for each in map(unwrapped, learn.callbacks):
         if isinstance(each, WeightNoise):
             each.take_off()
 
 
-def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
-    """Refuse a second plug-in that averages the weights, and a `When` that would keep this one from hearing.
+def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
+    """Refuse a second callback that averages the weights, and a `When` that skips epochs of this one.
 
     Raises:
-        ValueError: names both.
+        ValueError: the message names both callbacks.
     """
     for each in learn.callbacks:
         other = unwrapped(each)
-        if other is plugin and isinstance(each, When):
-            check_when(each, type(plugin).__name__)
-        elif other is not plugin and isinstance(vars(other).get("_averages"), Averages):
+        if other is callback and isinstance(each, When):
+            check_when(each, type(callback).__name__)
+        elif other is not callback and isinstance(vars(other).get("_averages"), Averages):
             raise ValueError(
-                f"{describe(plugin)} and {describe(other)} both average the weights, and a model can have "
+                f"{describe(callback)} and {describe(other)} both average the weights, and a model can have "
                 "one average at a time: leave one of them out."
             )
 
 
 def check_when(when: When, title: str) -> None:
-    """Refuse epochs that are left out: averages would stay in the model where they should be taken out."""
+    """Refuse windows that skip epochs: the averages would stay in the model when they should be removed."""
     if when.until is not None or (when.every or "").rstrip("s ").endswith("epoch"):
         raise ValueError(
-            f"{when!r}: {title} must hear each epoch to its fit's end, to take the averages out of the model "
-            f"again. Use start= alone, as When({title}(), start='5 epochs')."
+            f"{when!r}: {title} must run in each epoch until the fit ends, to remove the averages from the "
+            f"model again. Use start= alone, as When({title}(), start='5 epochs')."
         )

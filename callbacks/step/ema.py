@@ -9,42 +9,43 @@ from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.settings import is_number
+from callbacks.model.held import Held
 from callbacks.step.averages import Averages, check_alone, named_weights, put_weights, take_off_noise
 
 
 class EMA(Callback):
     """Average the weights exponentially over the updates, and validate, save and end with the average.
 
-    After each update, `average = d * average + (1 - d) * weight`. The average begins with the weights that
-    the fit begins with. Each fit begins a new one.
+    After each update, `average = d * average + (1 - d) * weight`. The average starts with the weights at the
+    start of the fit. Each fit starts a new average.
 
-    The averages are the model's weights from the end of a training pass to the beginning of the next, so
-    that validation, `EarlyStopping`, and what `Checkpoint` saves at the end of an epoch all have them; and
-    in each validation in mid-epoch. The trained weights come back before training goes on. A checkpoint
+    The averages are the model's weights from the end of a training pass to the start of the next one, and in
+    each validation in mid-epoch. So validation, `EarlyStopping`, and the file that `Checkpoint` saves at the
+    end of an epoch all use them. The trained weights are restored before training continues. A checkpoint
     holds both.
 
-    Averages are kept in float32 (float64 for weights of that), on the model's device: one copy of the
-    weights, and in validation another. Weights that are integers are left alone. Where another model takes
-    the place of the learner's in mid-fit, averages begin anew, and the old one has its trained weights; a
-    parameter that is replaced goes on with the average of that name.
+    Averages are kept in float32 (float64 for float64 weights), on the model's device: one copy of the
+    weights, and in validation a second one. Integer weights are not averaged. If the learner's model is
+    replaced during a fit, a new average starts, and the old model gets its trained weights back; a replaced
+    parameter continues with the average of its name.
 
     Args:
-        decay: `d`, in [0, 1): how much of the average stays at each update. 0.999 averages over some 1000
+        decay: `d`, in [0, 1): how much of the average stays at each update. 0.999 averages over about 1000
             updates.
-        warmup: at update t, from 0, `d` is at most `(1 + t) / (10 + t)`, so that the first weights are soon
-            forgotten.
-        buffers: `"copy"`: the model's buffers, as the statistics of batch norm, stay its own, which are
-            averages already; `"average"`: those of floating point are averaged as the weights are.
-        at_end: what the model has after the fit: the `"averages"`, or the `"weights"` that were trained;
-            these come back after an error in any case.
+        warmup: at update t, from 0, limit `d` to `(1 + t) / (10 + t)`, so that the first weights soon lose
+            their influence.
+        buffers: `"copy"`: the model keeps its own buffers, as the statistics of batch norm, which are
+            averages already; `"average"`: floating-point buffers are averaged like the weights.
+        at_end: the model's weights after the fit: the `"averages"`, or the trained `"weights"`; after an
+            error always the trained weights.
 
     Attributes:
         averages: the averages by the weights' names; None before a fit, and when the model has them.
-        weights: the trained weights by name while the model has the averages in a fit; else None.
-        n_updates: updates averaged.
+        weights: the trained weights by name while the model has the averages in a fit; otherwise None.
+        n_updates: number of averaged updates.
 
     Raises:
-        ValueError: a setting cannot be used; or, at the fit's begin, another plug-in averages too.
+        ValueError: a setting is invalid; or, when the fit starts, another callback averages too.
 
     Source: Polyak and Juditsky 1992, SIAM J. Control Optim. 30(4), for averaging; warm-up and names as
         `tf.train.ExponentialMovingAverage(num_updates=)`.
@@ -52,6 +53,7 @@ class EMA(Callback):
 
     order = Order.PREPARE  # before others look at the weights
     state = ("averages", "weights", "n_updates")
+    averages = Held[dict[str, Tensor] | None]("_averages", "tensors", "The averages by the weights' names.")
 
     def __init__(
         self,
@@ -69,26 +71,17 @@ class EMA(Callback):
         self.weights: dict[str, Tensor] | None = None
         self.n_updates = 0
         self._is_fitting = self._is_for_validation = False
-        self._held: dict[str, Tensor] | None = None  # the weights themselves, while they are the averages
-
-    @property
-    def averages(self) -> dict[str, Tensor] | None:
-        """The averages by the weights' names."""
-        return self._averages.tensors
-
-    @averages.setter
-    def averages(self, averages: dict[str, Tensor] | None) -> None:
-        self._averages.tensors = averages
+        self._held: dict[str, Tensor] | None = None  # the model's tensors, while they contain the averages
 
     def averaged(self, learn: LearnerProtocol) -> AbstractContextManager[None]:
-        """Have the averages as the model's weights within a `with` block, in a fit or after one.
+        """Use the averages as the model's weights within a `with` block, in a fit or after one.
 
         Raises:
             ValueError: there are no averages.
         """
         if self.averages is None:
             raise ValueError(
-                "there are no averages to put into the model: a fit ends with them there, unless it is "
+                "there are no averages: the model has them already after a fit, unless you use "
                 "EMA(at_end='weights')."
             )
         return self._averages.there(learn.model)
@@ -109,7 +102,7 @@ class EMA(Callback):
     def before_batch(self, learn: LearnerProtocol) -> None:
         if not learn.training:
             return
-        if self.weights is not None:  # a validation in mid-epoch was left by an error
+        if self.weights is not None:  # an error has ended a validation in mid-epoch
             self._take_out(learn)
         self._follow(learn)
 
@@ -130,7 +123,7 @@ class EMA(Callback):
             self._take_out(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._put_in(learn)  # where the training pass was left without an end
+        self._put_in(learn)  # if the training pass was cancelled without `after_train`
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self.at_end == "weights":
@@ -147,20 +140,20 @@ class EMA(Callback):
         self._averages.forget_model()
 
     def _follow(self, learn: LearnerProtocol) -> None:
-        """Begin anew where another model has taken the place of that which is averaged."""
+        """Start a new average if the averaged model was replaced."""
         if self._averages.are_of_another(learn.model):
             self._take_out(learn)
             self._averages.forget_model()
             self.averages, self.n_updates = None, 0
 
     def _decay(self) -> float:
-        """The decay of the update that was just made."""
+        """The decay of the last update."""
         if not self.warmup:
             return self.decay
         return min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
 
     def _put_in(self, learn: LearnerProtocol) -> bool:
-        """Make the averages the model's weights, where it has its own; were they put there?"""
+        """Copy the averages into the model if it has its own weights; returns whether that happened."""
         if not self._is_fitting or self.weights is not None or self.averages is None:
             return False
         self._follow(learn)
@@ -171,7 +164,7 @@ class EMA(Callback):
         return True
 
     def _take_out(self, learn: LearnerProtocol) -> None:
-        """Give the model its own weights back, where it has the averages."""
+        """Restore the model's own weights if it has the averages."""
         self._is_for_validation = False
         if self.weights is not None:
             places = self._averages.places
@@ -180,12 +173,12 @@ class EMA(Callback):
 
 
 def check_settings(decay: Any, warmup: Any, buffers: Any, at_end: Any) -> None:
-    """Refuse what cannot be used."""
+    """Refuse invalid settings."""
     if not is_number(decay) or not 0 <= decay < 1:
         raise ValueError(f"EMA(decay={decay!r}): write a number from 0 to below 1, as 0.999.")
     if not isinstance(warmup, bool):
         raise ValueError(f"EMA(warmup={warmup!r}): write True or False.")
     if buffers not in ("copy", "average"):
-        raise ValueError(f"EMA(buffers={buffers!r}): there are 'copy' and 'average'.")
+        raise ValueError(f"EMA(buffers={buffers!r}): write 'copy' or 'average'.")
     if at_end not in ("averages", "weights"):
-        raise ValueError(f"EMA(at_end={at_end!r}): there are 'averages' and 'weights'.")
+        raise ValueError(f"EMA(at_end={at_end!r}): write 'averages' or 'weights'.")

@@ -1,4 +1,4 @@
-"""Layers in another mode than the rest of the model: batch norm that stays frozen, dropout that stays on."""
+"""Layers whose mode differs from the model's: frozen batch norm in training, dropout in prediction."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from callbacks.core.registry import run_forward
 class BatchNormFreeze(Callback):
     """Keep layers of batch norm in evaluation mode while training, so that their statistics stay as they are.
 
-    A pretrained model of which only the last layers are trained would otherwise change in all others, as
-    statistics are no parameters and know of no `requires_grad`. Which layers are frozen is looked up at each
-    training pass, so one that is unfrozen between epochs trains from then on. The modes are put back after
-    the fit.
+    If only the last layers of a pretrained model are trained, its other layers would change too, since
+    statistics are not parameters and ignore `requires_grad`. The layers are looked up at each training pass,
+    so a layer that is unfrozen between epochs trains from then on. The modes are restored after the fit.
 
     Args:
-        layers: `"frozen"`: those whose weight and bias do not require a gradient; `"all"`: every one.
+        layers: `"frozen"`: layers whose weight and bias do not require a gradient; `"all"`: every layer.
 
     Raises:
         ValueError: `layers` is neither.
@@ -34,10 +33,10 @@ class BatchNormFreeze(Callback):
     def __init__(self, layers: Literal["frozen", "all"] = "frozen", *, name: str | None = None):
         super().__init__(name=name)
         if layers not in ("frozen", "all"):
-            raise ValueError(f"BatchNormFreeze({layers!r}): there are 'frozen' and 'all'.")
+            raise ValueError(f"BatchNormFreeze({layers!r}): write 'frozen' or 'all'.")
         self.layers = layers
         self._held: list[nn.Module] = []
-        self._has_looked = False  # else this was added in the middle of a pass
+        self._has_looked = False  # still False if this was added in the middle of a pass
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._look(learn)
@@ -52,7 +51,7 @@ class BatchNormFreeze(Callback):
         if learn.training:
             if not self._has_looked:
                 self._look(learn)
-            self._hold()  # the loop, or a plug-in, may have put the whole model into training mode
+            self._hold()  # the loop or a callback may have put the whole model into training mode
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._let_go(learn)
@@ -73,33 +72,33 @@ class BatchNormFreeze(Callback):
 
 
 def is_frozen(layer: nn.Module) -> bool:
-    """Has it parameters, and does none of them require a gradient?"""
+    """Does it have parameters, and does none of them require a gradient?"""
     parameters = list(layer.parameters(recurse=False))
     return bool(parameters) and not any(each.requires_grad for each in parameters)
 
 
 class MCDropout(Callback):
-    """Predict with dropout on, many times over: the mean of the predictions, and how far they spread.
+    """Predict several times with dropout on: the mean of the predictions, and their spread.
 
         mean, spread = MCDropout(50).predict(learn, inputs)
 
-    As a plug-in of the learner it makes `learn.predict` and `learn.get_preds` give the mean, and keeps the
-    standard deviation in `spread`. Fits and `learn.validate` are as without it. Layers of dropout alone are
-    in training mode; dropout that other layers do within, as `nn.LSTM(dropout=)`, stays off. As every
-    prediction, it draws from no random state for good: the same inputs give the same numbers.
+    As a callback of the learner it makes `learn.predict` and `learn.get_preds` return the mean, and keeps the
+    standard deviation in `spread`. It does not change fits and `learn.validate`. Only dropout layers are in
+    training mode; dropout inside other layers, as `nn.LSTM(dropout=)`, stays off. Like every prediction, it
+    restores the random state: the same inputs give the same numbers.
 
     Args:
         n: passes for each batch, at least 2.
-        activation: a function of the model's output that gives the tensor to be averaged, as
-            `partial(torch.softmax, dim=1)` for probabilities of classes.
+        activation: a function of the model's output that returns the tensor to average, as
+            `partial(torch.softmax, dim=1)` for class probabilities.
 
     Attributes:
-        spread: the standard deviation over the passes (with n - 1), on the CPU, of the shape of what was
-            predicted last; None before.
+        spread: the standard deviation over the passes (with n - 1), on the CPU, in the shape of the last
+            predictions; None before.
 
     Raises:
-        ValueError: a setting cannot be used; or, in a prediction, the model has no layer of dropout.
-        TypeError: what is to be averaged is no tensor of floats.
+        ValueError: a setting is invalid; or, in a prediction, the model has no dropout layer.
+        TypeError: the output to average is not a tensor of floats.
 
     Source: Gal and Ghahramani 2016, arXiv:1506.02142, section 4: the mean is their equation 6.
     """
@@ -116,20 +115,18 @@ class MCDropout(Callback):
             raise TypeError(f"MCDropout(activation={activation!r}): pass a function of the model's output.")
         self.n, self.activation = n, activation
         self._spreads: list[Tensor] = []
-        self._validated: dict[str, Any] | None = (
-            None  # results of the pass that is validated: a call has its own
-        )
+        self._validated: dict[str, Any] | None = None  # results of the validation; a prediction has its own
 
     @property
     def spread(self) -> Tensor | None:
-        """The standard deviation of what was predicted last."""
+        """The standard deviation of the last predictions."""
         return torch.cat(self._spreads) if self._spreads else None
 
     def predict(self, learn: LearnerProtocol, inputs: Any) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the predictions for a batch of inputs.
 
         Args:
-            learn: a learner, of which this need not be a plug-in.
+            learn: a learner; this need not be one of its callbacks.
             inputs: as for `learn.predict`.
         """
         is_there = self in learn.callbacks
@@ -158,12 +155,12 @@ class MCDropout(Callback):
         self._validated = None
 
     def _passes(self, learn: Any) -> list[Tensor]:
-        """What is to be averaged, of each pass."""
+        """The tensors to average, one per pass."""
         layers = [layer for layer in learn.model.modules() if isinstance(layer, _DropoutNd)]
         if not layers:
             raise ValueError(
-                "MCDropout: the model has no layer of dropout, so all passes would be alike: add nn.Dropout "
-                "where the model is made, and train with it."
+                "MCDropout: the model has no dropout layer, so all passes would be equal: add nn.Dropout to "
+                "the model, and train with it."
             )
         modes, found = [layer.training for layer in layers], []
         try:
@@ -178,12 +175,12 @@ class MCDropout(Callback):
         return found
 
     def _output(self, preds: Any) -> Tensor:
-        """The tensor that is averaged."""
+        """The tensor to average."""
         output = preds if self.activation is None else self.activation(preds)
         if not isinstance(output, Tensor) or not output.is_floating_point():
             raise TypeError(
                 f"MCDropout: the output is a {type(output).__name__}, but only a tensor of floats can be "
-                "averaged: pass activation=, a function that gives one, as lambda output: "
+                "averaged: pass activation=, a function that returns one, as lambda output: "
                 "output.logits.softmax(1)."
             )
         return output

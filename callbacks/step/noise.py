@@ -1,4 +1,4 @@
-"""Regularise by noise: on the weights, and on the depth of a model."""
+"""Regularisation by noise on the weights, and by dropping branches of a model."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from callbacks.core.draws import OwnDraws, PythonState
 from callbacks.core.registry import describe
 from callbacks.core.settings import is_number
 from callbacks.core.when import When, unwrapped
+from callbacks.model.held import Held
 
 
 class WeightNoise(Callback):
     """Add Gaussian noise to the weights while a training batch goes forward and backward.
 
-    Each weight that is trained gets noise of its own, drawn anew for each batch; before the update the
-    weights are as they were, to the bit. Gradients are thus those at the noisy weights. Validation has no
-    noise; a prediction in the middle of a batch takes it off for the rest of it. A copy of the weights is
-    kept while they are noisy.
+    Each trained weight gets its own noise, which is drawn for each batch; before the update the weights are
+    restored bit for bit. So the gradients are those at the noisy weights. Validation has no noise; a
+    prediction in the middle of a batch removes the noise for the rest of that batch. While the weights are
+    noisy, a copy of them is kept.
 
     Args:
         std: the noise's standard deviation, above 0, in the unit of the weights.
-        seed: of its own random numbers; None to draw one from torch's random state. They go on from fit to
-            fit.
+        seed: seed of its own random numbers, which continue from fit to fit; None draws one from torch's
+            random state.
 
     Raises:
-        ValueError: a setting cannot be used; or, at the fit's begin, another one adds noise too.
+        ValueError: a setting is invalid; or, when the fit starts, another `WeightNoise` adds noise too.
 
     Source: Graves 2011, Practical Variational Inference for Neural Networks, NeurIPS 24; as used by Graves
         et al. 2013, arXiv:1303.5778, section 3.
@@ -35,6 +36,7 @@ class WeightNoise(Callback):
 
     order = Order.TRANSFORM
     state = ("draws", "clean")
+    draws = Held[PythonState | None]("_draws", "state", "The state of its random numbers.")
 
     def __init__(self, std: float = 0.01, *, seed: int | None = None, name: str | None = None):
         super().__init__(name=name)
@@ -42,29 +44,20 @@ class WeightNoise(Callback):
             raise ValueError(f"WeightNoise(std={std!r}): write a number above 0, as 0.01.")
         self.std = std
         self._draws = OwnDraws("WeightNoise", seed)
-        self._kept: list[tuple[nn.Parameter, Tensor]] = []  # what has noise, as it is without
-        # with its noise and without, while there is a validation in the middle of a batch
+        self._kept: list[tuple[nn.Parameter, Tensor]] = []  # noisy weights, each with its clean copy
+        # during a validation in the middle of a batch: weights, with noise and without
         self._noisy: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        self._weights: list[nn.Parameter] = []  # that had noise last
-        self._clean: list[Tensor] | None = None  # of a snapshot that was taken of noisy weights
-
-    @property
-    def draws(self) -> PythonState | None:
-        """The state of its random numbers."""
-        return self._draws.state
-
-    @draws.setter
-    def draws(self, state: PythonState | None) -> None:
-        self._draws.state = state
+        self._weights: list[nn.Parameter] = []  # the last ones that had noise
+        self._clean: list[Tensor] | None = None  # from a snapshot of noisy weights
 
     @property
     def clean(self) -> list[Tensor] | None:
-        """The weights without noise, while they have it in the middle of a batch; else None."""
+        """The weights without noise, while the model's are noisy in the middle of a batch; otherwise None."""
         return [value for _, value in self._kept] or None
 
     @clean.setter
     def clean(self, clean: list[Tensor] | None) -> None:
-        self._kept = [] if clean is None else self._kept  # those of a snapshot are about to come
+        self._kept = [] if clean is None else self._kept  # the snapshot's weights are restored after this
         self._clean = clean
 
     def before_fit(self, learn: LearnerProtocol) -> None:
@@ -74,7 +67,7 @@ class WeightNoise(Callback):
     def before_batch(self, learn: LearnerProtocol) -> None:
         if self._clean is not None:
             self._weights = self._weights or trained_of(learn)
-        self.take_off()  # of a batch that was left in the middle
+        self.take_off()  # of a cancelled batch
         if not learn.training:
             return
         weights = trained_of(learn)
@@ -91,7 +84,7 @@ class WeightNoise(Callback):
 
     @torch.no_grad()
     def after_validate(self, learn: LearnerProtocol) -> None:
-        if self._noisy:  # in the middle of a batch, which goes on with its noise
+        if self._noisy:  # in the middle of a batch, which continues with its noise
             self._kept = [(weight, value) for weight, _, value in self._noisy]
             for weight, noisy, _ in self._noisy:
                 weight.copy_(noisy)
@@ -112,7 +105,7 @@ class WeightNoise(Callback):
 
     @torch.no_grad()
     def take_off(self) -> None:
-        """Give the weights back as they were; where they have no noise, do nothing."""
+        """Restore the weights without noise; does nothing if they have none."""
         if self._clean is not None and len(self._clean) == len(self._weights):
             self._kept = list(zip(self._weights, self._clean, strict=True))
         self._clean = None
@@ -125,7 +118,7 @@ class WeightNoise(Callback):
     def _put_on(self, weights: list[nn.Parameter]) -> None:
         """Draw noise on each weight's device, and add it."""
         generators: dict[torch.device, torch.Generator | None] = {}
-        seed = self._draws.source.getrandbits(63)  # one a batch, so that no state of a device is to be kept
+        seed = self._draws.source.getrandbits(63)  # one per batch, so no state of a device must be kept
         for weight in weights:
             if weight.device not in generators:
                 generators[weight.device] = generator_on(weight.device, seed)
@@ -138,44 +131,44 @@ def trained_of(learn: LearnerProtocol) -> list[nn.Parameter]:
     return [each for each in learn.model.parameters() if each.requires_grad and not is_lazy(each)]
 
 
-def check_alone(plugin: WeightNoise, learn: LearnerProtocol) -> None:
-    """Refuse two at a time: the second would take the first one's noisy weights for those to give back.
+def check_alone(callback: WeightNoise, learn: LearnerProtocol) -> None:
+    """Refuse two at a time: the second would restore the noisy weights of the first.
 
     Raises:
-        ValueError: names both.
+        ValueError: the message names both callbacks.
     """
     found = [each for each in learn.callbacks if isinstance(unwrapped(each), WeightNoise)]
     if len(found) > 1 and not all(isinstance(each, When) for each in found):
-        other = next(each for each in map(unwrapped, found) if each is not plugin)
+        other = next(each for each in map(unwrapped, found) if each is not callback)
         raise ValueError(
-            f"{describe(plugin)} and {describe(other)} both add noise to the weights: leave one out (their "
-            "variances would add up), or give each its time, as When(WeightNoise(0.1), until='5 epochs') and "
+            f"{describe(callback)} and {describe(other)} both add noise to the weights: leave one out (their "
+            "variances add up), or let them take turns, as When(WeightNoise(0.1), until='5 epochs') and "
             "When(WeightNoise(0.01), start='5 epochs')."
         )
 
 
 def generator_on(device: torch.device, seed: int) -> torch.Generator | None:
-    """A generator of that device; None where it has none, as "meta"."""
+    """A generator of that device; None for "meta", which has none."""
     return None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
 
 
 class StochasticDepth(nn.Module):
-    """Drop a whole branch for some items of a batch, at random: a layer for models with shortcuts.
+    """Drop a whole branch at random for some items of a batch: a layer for models with shortcuts.
 
         x = x + self.drop(self.branch(x))
 
     In training each item's row is set to 0 with probability `p`, and the others are divided by `1 - p`, so
-    that the mean stays; in evaluation nothing is done. It draws from torch's random state, as `nn.Dropout`
-    does.
+    the mean stays the same; in evaluation the input is returned. It draws from torch's random state, as
+    `nn.Dropout` does.
 
     Args:
-        p: probability with which an item does without the branch, in [0, 1].
+        p: probability that an item's branch is dropped, in [0, 1].
 
     Raises:
-        ValueError: `p` is no such number.
+        ValueError: `p` is not a number in [0, 1].
 
-    Source: Huang et al. 2016, arXiv:1603.09382, equation 5, with the scale in training in place of testing,
-        and per item of a batch.
+    Source: Huang et al. 2016, arXiv:1603.09382, equation 5, but scaled in training instead of testing, and
+        drawn for each item of a batch.
     """
 
     def __init__(self, p: float):
@@ -186,14 +179,14 @@ class StochasticDepth(nn.Module):
 
     @staticmethod
     def rates(n: int, last: float = 0.5) -> list[float]:
-        """The probabilities of `n` branches in a row, from `last / n` in the first up to `last`.
+        """The probabilities of `n` successive branches, from `last / n` in the first up to `last`.
 
         Source: Huang et al. 2016, equation 4.
         """
         return [last * (index + 1) / n for index in range(n)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop rows of `x`, shape (items, ...); shape and dtype stay."""
+        """Drop rows of `x`, shape (items, ...); returns the same shape and dtype."""
         if not self.training or self.p == 0:
             return x
         shape = (len(x), *(1 for _ in x.shape[1:]))
@@ -201,5 +194,5 @@ class StochasticDepth(nn.Module):
         return x * kept if self.p == 1 else x * kept.div_(1 - self.p)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The arguments in `repr`."""
         return f"p={self.p}"

@@ -1,4 +1,4 @@
-"""Compute in half precision where that is safe."""
+"""Half precision where it is safe."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from callbacks.model.finite import is_finite
 from callbacks.place.device import map_tensors
 from callbacks.step.closures import check_alone
 
-#: Updates in a row that are left out before it is an error. Each halves the scale: torch's first one, 2**16,
-#: is 2**-16 then, far below the 1 at which gradients have the range of float16 without any scale.
+#: After so many skipped updates in a row an error is raised. Each halves the scale: torch's first one, 2**16,
+#: is 2**-16 by then, far below 1, where gradients have the range of float16 without any scale.
 N_SKIPPED = 32
 NO_SCALE_HELPS = (
     "Look for a square root, logarithm or division at 0 in the model or the loss, and add a small number; "
@@ -29,35 +29,35 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class MixedPrecision(Callback):
     """Compute forward and loss in half precision where that is safe (`torch.autocast`); weights stay float32.
 
-    Autocast surrounds the operations `forward` and `compute_loss`, in training, validation and prediction,
-    whoever does them, and nothing else: it is left when one raises or cancels, and no other plug-in, backward
-    pass or loader is in it. Predictions in half precision are float32 from `after_pred` on.
+    Autocast surrounds the operations `forward` and `compute_loss` in training, validation and prediction,
+    also if they are overridden, and nothing else: no other callback, backward pass or loader runs in it.
+    Predictions in half precision are float32 from `after_pred` on.
 
     With `"fp16"` small gradients would become 0, so the loss is multiplied by a scale for the backward pass
-    alone (`torch.amp.GradScaler`): `learn.loss_grad` is the true one in all events. Gradients have the scale
-    from `after_backward` until `before_step`, where it is taken out before `GRADIENT` plug-ins clip, once for
-    gradients that have added up. Where one has overflowed the update is left out: gradients are dropped,
-    `after_step` does not fire, `learn.global_step` does not count it, and the scale is halved. To know
-    that, each update with `"fp16"` waits for the device, as `GradScaler.step` does; `"bf16"` never waits and
-    needs no scale. The scale is saved, and is kept from fit to fit.
+    alone (`torch.amp.GradScaler`): all events see `learn.loss_grad` without it. Gradients are scaled from
+    `after_backward` until `before_step`, where they are unscaled before `GRADIENT` callbacks clip them, once
+    for accumulated gradients. If one has overflowed, the update is skipped: gradients are dropped,
+    `after_step` does not fire, `learn.global_step` does not count it, and the scale is halved. To know this,
+    each update with `"fp16"` waits for the device, as `GradScaler.step` does; `"bf16"` never waits and needs
+    no scale. The scale is saved, and is kept from fit to fit.
 
-    A result of a training pass with `"fp16"`: `skipped_updates`, how many were left out. At first some
-    are, as the scale comes down. A warning reports a fit that has made no update at all; `Checkpoint` keeps
-    no best file of it.
+    A result of a training pass with `"fp16"` is `skipped_updates`, the number of skipped updates. Some are
+    normal at first, while the scale falls. A warning reports a fit without any update; `Checkpoint` keeps no
+    best file of it.
 
     Args:
         precision: `"bf16"`, or `"fp16"` for devices without it.
-        init_scale: of `"fp16"`: the first scale, above 0.
-        growth_interval: of `"fp16"`: so many updates without an overflow double the scale.
+        init_scale: for `"fp16"`: the first scale, above 0.
+        growth_interval: for `"fp16"`: the scale doubles after so many updates without an overflow.
 
     Raises:
-        ValueError: another word or number; at the fit's begin: a second one, or a device without bf16.
-        FloatingPointError: in `before_step`, 32 updates in a row were left out, so no scale helps.
+        ValueError: a setting is invalid; when the fit starts: a second one, or a device without bf16.
+        FloatingPointError: in `before_step`, 32 updates in a row were skipped, so no scale helps.
 
     Source: Micikevicius et al. 2018, arXiv:1710.03740, sections 3.1 and 3.2; `torch.amp`.
     """
 
-    order = Order.TRANSFORM  # in before_step: after GradientAccumulation, before those that clip
+    order = Order.TRANSFORM  # in before_step: after GradientAccumulation, before callbacks that clip
     state = ("scaler", "n_skipped")
     surrounds = ("forward", "compute_loss", "backward")
 
@@ -71,7 +71,7 @@ class MixedPrecision(Callback):
     ):
         super().__init__(name=name)
         if precision not in DTYPES:
-            raise ValueError(f"MixedPrecision({precision!r}): there are 'bf16' and 'fp16'.")
+            raise ValueError(f"MixedPrecision({precision!r}): write 'bf16' or 'fp16'.")
         if not init_scale > 0 or growth_interval < 1:
             raise ValueError(
                 f"MixedPrecision(init_scale={init_scale!r}, growth_interval={growth_interval!r}): write "
@@ -104,7 +104,7 @@ class MixedPrecision(Callback):
         self._kept, self._scale = state, None
         if self._scaler is not None and state:
             self._scaler.load_state_dict(state)
-            self._scaler.set_growth_interval(self.growth_interval)  # the plug-in's own: it may have another
+            self._scaler.set_growth_interval(self.growth_interval)  # the saved one may differ
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         others = [each for each in learn.callbacks if isinstance(each, MixedPrecision) and each is not self]
@@ -124,9 +124,9 @@ class MixedPrecision(Callback):
         self.n_skipped = 0
 
     def _begin_scale(self, learn: LearnerProtocol) -> None:
-        doer = learn.callbacks.doers.get("step")
-        if getattr(doer, "computes_gradients", False) and doer is not None:
-            check_alone(doer, learn)
+        other = learn.callbacks.doers.get("step")
+        if other is not None and getattr(other, "computes_gradients", False):
+            check_alone(other, learn)
         state, kind = self.scaler, learn.device.type
         self._scaler = torch.amp.GradScaler(
             kind, init_scale=self.init_scale, growth_interval=self.growth_interval
@@ -160,7 +160,7 @@ class MixedPrecision(Callback):
         before = self._scaler.get_scale() if self._scale is None else self._scale
         self._scaler.unscale_(learn.optimizer)
         self._scaler.update()
-        self._scale = self._scaler.get_scale()  # waits for the device, as the scaler's own step would
+        self._scale = self._scaler.get_scale()  # waits for the device, as the scaler's own step does
         if self._scale < before:  # an overflow: only that lowers it
             self._leave_out(learn)
         self._is_unscaled, self._n_in_a_row = True, 0
@@ -172,7 +172,7 @@ class MixedPrecision(Callback):
         if self._n_in_a_row >= N_SKIPPED:
             bad = [name for name, each in learn.model.named_parameters() if not has_good_gradient(each)]
             raise FloatingPointError(
-                f"MixedPrecision('fp16'): the last {N_SKIPPED} updates were left out, as gradients are NaN "
+                f"MixedPrecision('fp16'): the last {N_SKIPPED} updates were skipped, as gradients are NaN "
                 f"or infinite, first in {', '.join(map(repr, bad[:3])) or 'the loss'}. The scale is down to "
                 f"{self._scale:g}, so it is not the range of float16. {NO_SCALE_HELPS}"
             )
@@ -186,9 +186,9 @@ class MixedPrecision(Callback):
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self._n_in_a_row and learn.global_step == self._step_begun:
             warn(
-                f"MixedPrecision('fp16'): all {self._n_in_a_row} updates of this fit were left out, as "
-                "gradients were NaN or infinite, so nothing was trained. In so short a fit the "
-                "scale was still falling: train longer, or start lower, with MixedPrecision('fp16', "
+                f"MixedPrecision('fp16'): all {self._n_in_a_row} updates of this fit were skipped, as "
+                "gradients were NaN or infinite, so nothing was trained. In such a short fit the scale was "
+                "still falling: train longer, or start lower, with MixedPrecision('fp16', "
                 f"init_scale={self._scale:g}). {NO_SCALE_HELPS}"
             )
 
@@ -197,7 +197,7 @@ class MixedPrecision(Callback):
 
     @torch.no_grad()
     def _scale_again(self, learn: LearnerProtocol) -> None:
-        """Scale gradients of an update that another has left out, so that those of this batch add to them."""
+        """Scale the gradients of an update that another callback has skipped, to accumulate this batch's."""
         if self._is_unscaled and self._scale is not None:
             for group in learn.optimizer.param_groups:
                 for each in group["params"]:
@@ -212,20 +212,20 @@ class MixedPrecision(Callback):
 
 
 def has_good_gradient(parameter: Tensor) -> bool:
-    """Is its gradient finite, or is there none? Waits for the device."""
+    """Is its gradient finite or missing? Waits for the device."""
     return parameter.grad is None or is_finite(parameter.grad)
 
 
 def as_float(leaf: Any) -> Any:
-    """A tensor in half precision as float32; others as they are."""
+    """A tensor in half precision as float32; others unchanged."""
     return leaf.float() if isinstance(leaf, Tensor) and leaf.dtype in DTYPES.values() else leaf
 
 
 def check_weights(learn: LearnerProtocol) -> None:
-    """Refuse weights that are float16 themselves, whose gradients no scaler can unscale.
+    """Refuse float16 weights, since no scaler can unscale their gradients.
 
     Raises:
-        ValueError: says what to do.
+        ValueError: a trained weight is float16.
     """
     if any(each.requires_grad and each.dtype is torch.float16 for each in trained_parameters(learn)):
         raise ValueError(

@@ -16,6 +16,7 @@ from callbacks.core.registry import describe
 from callbacks.core.settings import is_number
 from callbacks.core.warning import warn
 from callbacks.core.when import unwrapped
+from callbacks.model.held import Held
 from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
 from callbacks.step.averages import Averages, check_alone, put_weights, take_off_noise
@@ -23,41 +24,42 @@ from callbacks.step.modes import BatchNormFreeze, is_frozen
 
 
 class SWA(Callback):
-    """Average the weights once an epoch over the last part of a fit, and end with the average.
+    """Average the weights after each epoch of the last part of a fit, and end with the average.
 
-    The averages are those of the weights at the end of each training pass from `start` on, each of equal
-    weight. They become the model's when the fit ends, and the statistics of batch norm are then measured
-    anew in one pass over the training data, without gradients, in which all else is in evaluation mode.
-    That pass draws from no generator of torch, Python or NumPy, nor from a `DataLoader`'s own, for good;
-    generators that a data set holds it does use. Layers of batch norm that are frozen, or that
-    `BatchNormFreeze` holds, keep their statistics.
+    From `start` on, the weights at the end of each training pass are averaged, each with equal weight. When
+    the fit ends, the average becomes the model's weights, and the statistics of batch norm are measured again
+    in one pass over the training data, without gradients and with all other layers in evaluation mode. That
+    pass restores the generators of torch, Python and NumPy and those of a `DataLoader`, but not generators
+    that a data set holds. Batch-norm layers that are frozen, or that `BatchNormFreeze` holds, keep their
+    statistics.
 
-    Until then, training, validation and checkpoints have the trained weights; measure the average with
-    `learn.validate()` after the fit, and keep it with `learn.save(path)`. After Ctrl-C the model keeps the
-    trained weights, and so it does after an error. Where another model takes the place of the learner's in
-    mid-fit, averaging begins anew.
+    Until then, training, validation and checkpoints use the trained weights; measure the average with
+    `learn.validate()` after the fit, and keep it with `learn.save(path)`. After Ctrl-C or an error the model
+    keeps the trained weights. If the learner's model is replaced during a fit, a new average starts.
 
     Args:
         start: the first epoch that is averaged: a share of the fit in [0, 1) as a float, rounded down, or
             its index from 0.
-        lr: the rate of all groups from that epoch on; None leaves the rates alone.
-        anneal_epochs: go to `lr` over so many epochs; 0 for at once.
-        anneal: how: along half a cosine, or in a line.
+        lr: the rate of all groups from that epoch on; None leaves the rates unchanged.
+        anneal_epochs: change the rate to `lr` over this many epochs; 0 changes it at once.
+        anneal: along half a cosine, or linearly.
 
     Attributes:
-        averages: the averages by the weights' names, in float32 at least, while a fit goes on; else None.
-        n_averaged: epochs averaged.
-        rates: the groups' rates when averaging began, or when they came, if `lr` was given; else None.
+        averages: the averages by the weights' names, in float32 at least, during a fit; otherwise None.
+        n_averaged: number of averaged epochs.
+        rates: if `lr` was passed, the groups' rates when averaging started, or when a group was added;
+            otherwise None.
 
     Raises:
-        ValueError: a setting cannot be used; or, at the fit's begin, the fit is too short, another plug-in
-            averages or changes the rate too, or `EarlyStopping` would put other weights back.
+        ValueError: a setting is invalid; or, when the fit starts, the fit is too short, another callback
+            averages or changes the rate too, or `EarlyStopping` would restore other weights.
 
     Source: Izmailov et al. 2018, arXiv:1803.05407, algorithm 1.
     """
 
     order = Order.PREPARE
     state = ("averages", "n_averaged", "rates")
+    averages = Held[dict[str, Tensor] | None]("_averages", "tensors", "The averages by the weights' names.")
     without_schedule = "leave lr out of SWA"
 
     def __init__(
@@ -81,22 +83,13 @@ class SWA(Callback):
 
     @property
     def schedules(self) -> tuple[str, ...]:
-        """The hyperparameters that it changes, which no other plug-in may."""
+        """The hyperparameters that it changes; no other callback may change them."""
         return () if self.lr is None else ("lr",)
 
     @property
     def schedules_from(self) -> str | None:
-        """From when on it changes them; None for the fit's begin."""
+        """When it starts to change them; None for the start of the fit."""
         return f"{self._first_epoch} epochs" if self._first_epoch else None
-
-    @property
-    def averages(self) -> dict[str, Tensor] | None:
-        """The averages by the weights' names."""
-        return self._averages.tensors
-
-    @averages.setter
-    def averages(self, averages: dict[str, Tensor] | None) -> None:
-        self._averages.tensors = averages
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         check_alone(self, learn)
@@ -104,7 +97,7 @@ class SWA(Callback):
         if type(self.start) is int and self.start >= learn.n_epochs:
             raise ValueError(
                 f"SWA(start={self.start}): the fit has {learn.n_epochs} epochs, counted from 0, so none "
-                "would be averaged. Begin earlier, or with a share, as SWA(0.75)."
+                "would be averaged. Start earlier, or pass a share, as SWA(0.75)."
             )
         self._first_epoch = self._first(learn)
         self._averages.forget_model()
@@ -129,7 +122,7 @@ class SWA(Callback):
         take_off_noise(learn)
         if self._averages.are_of_another(learn.model):
             self.averages, self.n_averaged = None, 0
-        self._averages.match(learn.model)  # the first time this copies the weights
+        self._averages.match(learn.model)  # copies the weights the first time
         if self.n_averaged:
             self._averages.update(learn.model, 1 / (self.n_averaged + 1))
         self.n_averaged += 1
@@ -144,12 +137,12 @@ class SWA(Callback):
             return
         if self.averages is None:
             warn(
-                f"SWA: the fit ended before epoch {self._first(learn)}, in which averaging was to begin, so "
-                "the model keeps its trained weights."
+                f"SWA: the fit ended before epoch {self._first(learn)}, where averaging starts, so the model "
+                "keeps its trained weights."
             )
             return
         take_off_noise(learn)
-        with put_back_on_error(learn.model):
+        with restored_on_error(learn.model):
             self._averages.put(learn.model)
             self._refresh(learn)
         self.averages = None
@@ -192,17 +185,17 @@ class SWA(Callback):
 
 
 def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None:
-    """Refuse what cannot be used."""
+    """Refuse invalid settings."""
     if not (type(start) is float and 0 <= start < 1) and not (type(start) is int and start >= 0):
         raise ValueError(
             f"SWA(start={start!r}): write a share of the fit from 0 to below 1, as 0.75, or an epoch, as 10."
         )
     if lr is not None and (not is_number(lr) or lr <= 0):
-        raise ValueError(f"SWA(lr={lr!r}): write a rate above 0, or None to leave the rates alone.")
+        raise ValueError(f"SWA(lr={lr!r}): write a rate above 0, or None to leave the rates unchanged.")
     if type(anneal_epochs) is not int or anneal_epochs < 0:
         raise ValueError(f"SWA(anneal_epochs={anneal_epochs!r}): write a whole number of epochs, 0 or more.")
     if anneal not in ("cos", "linear"):
-        raise ValueError(f"SWA(anneal={anneal!r}): there are 'cos' and 'linear'.")
+        raise ValueError(f"SWA(anneal={anneal!r}): write 'cos' or 'linear'.")
     if anneal_epochs and lr is None:
         raise ValueError(f"SWA(anneal_epochs={anneal_epochs}): to which rate? Give lr too, as lr=0.01.")
 
@@ -227,8 +220,8 @@ def norms_of(model: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def put_back_on_error(model: nn.Module) -> Iterator[None]:
-    """Put all weights and buffers back where the block fails."""
+def restored_on_error(model: nn.Module) -> Iterator[None]:
+    """Restore all weights and buffers if the block raises an error."""
     kept = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
     try:
         yield
@@ -239,7 +232,7 @@ def put_back_on_error(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def loader_undrawn(loader: Any) -> Iterator[None]:
-    """Put a `DataLoader`'s own generators back at the block's end."""
+    """Restore a `DataLoader`'s own generators at the end of the block."""
     parts = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
     found = [getattr(part, "generator", None) for part in parts]
     states = [(each, each.get_state()) for each in found if isinstance(each, torch.Generator)]

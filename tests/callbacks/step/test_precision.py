@@ -125,7 +125,7 @@ def test_a_fit_in_which_every_update_overflows_says_so_and_leaves_no_best_file(t
     learn = learner_of(
         MixedPrecision("fp16"), Checkpoint(tmp_path / "run", best="train_loss"), loss_func=nan_gradient
     )
-    with pytest.warns(LearnerWarning, match=r"all 12 updates of this fit were left out.*nothing was trained"):
+    with pytest.warns(LearnerWarning, match=r"all 12 updates of this fit were skipped.*nothing was trained"):
         learn.fit(3)
     assert [row["skipped_updates"] for row in learn.history] == [4, 4, 4]
     assert not list((tmp_path / "run").glob("best*"))
@@ -134,7 +134,7 @@ def test_a_fit_in_which_every_update_overflows_says_so_and_leaves_no_best_file(t
 
 def test_a_gradient_that_overflows_at_every_scale_is_an_error_with_its_parameter():
     learn = learner_of(MixedPrecision("fp16"), loss_func=nan_gradient)
-    with pytest.raises(FloatingPointError, match=r"last 32 updates were left out.*'0\.weight'.*square root"):
+    with pytest.raises(FloatingPointError, match=r"last 32 updates were skipped.*'0\.weight'.*square root"):
         learn.fit(20)
     assert learn.global_step == 0
 

@@ -212,7 +212,7 @@ def test_a_layer_that_is_not_there_or_does_not_run_is_told():
     model.add_module("idle", nn.LSTM(1, 1))
     with pytest.raises(ValueError, match="was not called in this batch"):
         learner_of(RNNRegularizer(), model=model).fit(1)
-    with pytest.raises(TypeError, match="pad sequences rather than pack"):
+    with pytest.raises(TypeError, match="pad sequences instead of packing"):
         learner_of(
             RNNRegularizer(rnn="0"),
             model=nn.Sequential(nn.Flatten(), nn.Linear(10, 5), nn.Unflatten(1, (5, 1))),
