@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, Direction
 from callbacks.core.history import History
@@ -15,11 +15,10 @@ from callbacks.core.registry import Callbacks, as_plugins
 from learner.checks import preflight
 from learner.checks.processes import check_processes
 from learner.data.data import as_data
-from learner.engine import groups
+from learner.engine import again, groups
 from learner.engine.composition import (
     DEFAULT_CALLBACKS,
     as_list,
-    connected,
     found_in,
     metrics_of,
     with_defaults,
@@ -29,7 +28,7 @@ from learner.engine.groups import Splitter
 from learner.engine.interrupt import interruptible
 from learner.engine.subclass import check_subclass
 from learner.inference import predictions
-from learner.loop import Loop
+from learner.loop import OPERATIONS, Loop, backward, compute_loss, forward, step
 from learner.messages.arguments import (
     check_assigned,
     check_fit,
@@ -39,12 +38,9 @@ from learner.messages.arguments import (
 )
 from learner.messages.foreign_attributes import tells_other_words
 from learner.messages.keywords import suggest_keywords
-from learner.passes.passes import Known
 from learner.resume import resumption, saving
 from learner.resume.resumption import Resume
 from learner.state import begun, copies, optimizer_modes, snapshots
-from learner.state.moved_numbers import MovedNumbers
-from learner.state.position import Place
 from learner.tools import cost
 from learner.tools.tuning import Tuning
 
@@ -83,8 +79,7 @@ class Learner(Tuning):
         super().__init_subclass__(**kwargs)
         check_subclass(cls, Learner)
 
-    _callbacks: Callbacks
-    _optimizer_given: Any
+    optimizer_given: Any  #: the optimizer or the factory that was passed
 
     @suggest_keywords
     def __init__(
@@ -104,11 +99,11 @@ class Learner(Tuning):
         self.data = as_data(data)
         self.loss_func = check_loss_func(loss_func)
         self.splitter, self.decay_norms = splitter, decay_norms
-        self._optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
+        self.optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
         self.optimizer = groups.make_optimizer(self)
-        self.history, self.told, self.results = History(), set(), {}
-        self._at, self._begun, self._known, self._moved = Place(), [], Known(), MovedNumbers()
-        self._set_callbacks(with_defaults(callbacks, metrics, defaults, type(self), Loop))
+        self.history, self.reported, self.results = History(), set(), {}
+        self.loop = Loop()
+        self.loop.connect(self, with_defaults(callbacks, metrics, defaults, type(self), OPERATIONS))
 
     @suggest_keywords
     def fit(
@@ -145,7 +140,7 @@ class Learner(Tuning):
             if point is not None and point.is_of_a_later_fit:
                 self.n_fits += 1
             else:
-                self._fit(n_epochs, point)
+                self.loop.fit(self, n_epochs, point)
         return self.history
 
     @property
@@ -163,7 +158,7 @@ class Learner(Tuning):
     @property
     def callbacks(self) -> Callbacks:
         """The plug-ins in the order in which they are heard."""
-        return self._callbacks
+        return self.loop.callbacks
 
     def add_callbacks(self, *callbacks: Plugin) -> None:
         """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
@@ -179,7 +174,7 @@ class Learner(Tuning):
             KeyError: there is none of that name or class.
             ValueError: a plug-in that stays needs one that would go.
         """
-        begun.remove(self, found_in(self._callbacks, callbacks))
+        begun.remove(self, found_in(self.callbacks, callbacks))
 
     def added(self, *callbacks: Plugin) -> AbstractContextManager[Learner]:
         """Have these plug-ins as well, within the block; `callbacks` are instances or classes."""
@@ -197,12 +192,34 @@ class Learner(Tuning):
             KeyError: there is none of that name or class.
             ValueError: a plug-in that stays needs one that would go.
         """
-        return begun.without(self, found_in(self._callbacks, callbacks))
+        return begun.without(self, found_in(self.callbacks, callbacks))
 
-    def _set_callbacks(self, callbacks: Iterable[Plugin]) -> None:
-        """Work out who listens to what and who does what, once: the loop then looks nothing up by class."""
-        self._callbacks, self._on, self._do = connected(callbacks, type(self), Loop)
-        self.loss_is_overridden = not preflight.does_itself(self, "compute_loss")
+    # The operations: a subclass or one callback may override them
+
+    forward = forward
+    compute_loss = compute_loss
+    backward = backward
+    step = step
+
+    # What hooks may ask
+
+    def stop(self, reason: str) -> None:
+        """End politely: hooks of this span are still called, nothing new starts, outer spans close.
+
+        Args:
+            reason: why, in words; kept as `stop_reason`. The first one counts.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise TypeError(f"stop({reason!r}): say why in words, as in learn.stop('loss below 0.1').")
+        self.stop_reason = self.stop_reason or reason
+
+    def update(self) -> None:
+        """Update the weights with the present gradients, with all events of a step."""
+        self.loop.update(self)
+
+    def again(self) -> Tensor:
+        """Compute the gradients of this batch again, at the present weights, and return the loss."""
+        return again.again(self)
 
     # Without training
 

@@ -1,13 +1,12 @@
-"""The loop. Read it downwards: fit, epoch, train and validate, batch, update; then the operations."""
+"""The loop. Read it downwards: fit, epochs, epoch, train and validate, batch, update; then the operations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from inspect import unwrap
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from callbacks.core.contract import (
     CancelBatch,
@@ -17,336 +16,249 @@ from callbacks.core.contract import (
     CancelTrain,
     CancelValidate,
 )
-from callbacks.core.history import History
-from callbacks.results.numbers import Results, results_of, set_results
-from learner.checks import preflight
-from learner.data import items
-from learner.data.data import Data
-from learner.engine import again, errors, interrupt
-from learner.passes import passes
+from callbacks.core.registry import Callbacks
+from learner.data.items import have_gradients
+from learner.engine import composition, fits, interrupt
+from learner.passes.passes import Known
 from learner.state import snapshots
-from learner.state.pass_modes import (
-    enter_mode,
-    leave_in_evaluation_mode,
-    modes_of,
-    resume_training_modes,
-    set_modes,
-)
+from learner.state.moved_numbers import MovedNumbers
+from learner.state.pass_modes import enter_mode, modes_of, set_modes
 from learner.state.position import Place, Span
-
-# What a pass over data changes, and a pass beside a fit puts back.
-PASS_STATE = (
-    *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value"),
-    *("training", "batch_idx", "n_batches", "length_is_certain", "_results", "stop_reason"),
-    *("_mark", "_resume", "_at"),
-)
-
-if TYPE_CHECKING:
-    from learner.resume.resumption import Resumption
+from learner.state.protocol import Start
 
 
 class Loop:
-    """Says where it is, and lets plug-ins do the rest; `Learner` is what users make.
+    """Runs the fits of a learner, and knows where they are. The learner is passed, and never stored.
 
-    What hooks may read and assign is told in `callbacks.LearnerProtocol`.
+    Attributes:
+        callbacks: in the order in which they are called.
+        on: for each event, one function of the learner that calls all hooks.
+        do: for each operation, the function of the learner that runs it.
+        place: the pass under way, and what an error has passed through.
+        begun: the callbacks for which the fit has begun, and which must clean up.
+        start: where the fit resumes; None once it has.
+        known: what the passes have shown of the data.
+        moved: the plain numbers of model and loss that training changes.
     """
 
-    model: nn.Module
-    data: Data
-    loss_func: Callable[..., Any] | None
-    optimizer: torch.optim.Optimizer
-    batch: Any = None
-    inputs: Any = None
-    targets: Any = None
-    preds: Any = None
-    loss_grad: Any = None
-    _loss: Any = None  # what compute_loss gave
-    _detached: Any = None  # the same without its graph, once somebody asks
-    _value: Any = None  # the same as a number, once somebody asks
-    training = False
-    epoch = n_epochs = batch_idx = 0
-    n_batches: int | None = None
-    length_is_certain = True
-    global_step = n_samples = n_waiting = 0
-    results = property(results_of, set_results)
-    _results: Results
-    history: History
-    stop_reason: str | None = None
-    error: BaseException | None = None
-    fitting = abortable = False  # abortable: whether a second Ctrl-C may raise here
-    interrupted: str | None = None
-    n_fits = n_epochs_before = 0  # fits that have come to their end, and their epochs
-    _known: passes.Known  # of the data, from the passes over it
-    told: set[int | str]  # loaders and attributes of whose limits the user knows
-    groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
-    hidden_begun: dict[str, Any] | None = None  # marks of tensors that no checkpoint keeps
-    given: set[str] | None = None  # names of the callbacks that were there when the fit was called
-    resumed = marks_passes = False
-    _mark: dict[str, Any] | None = None  # what the pass under way draws from, taken at its beginning
-    _resume: Resumption | None = None  # where a checkpoint was, until the fit has gone on there
-    _on: dict[str, Callable[[Any], Any]]  # all who listen to an event, as one callable
-    _do: dict[str, Callable[[Any], Any]]  # who does an operation
-    _at: Place  # where the loop is
-    _begun: list[Any]  # callbacks whose part in the fit has started, and which must clean up
+    callbacks: Callbacks
+    on: dict[str, Callable[[Any], Any]]
+    do: dict[str, Callable[[Any], Any]]
 
-    def _fit(self, n_epochs: int, resume: Resumption | None = None) -> None:
-        self.n_epochs, self.epoch, self.stop_reason, self.error = n_epochs, 0, None, None
-        self._resume, self.resumed = resume, resume is not None
-        self._at, self._begun = Place(), []
-        was_left = resume_training_modes(self.model)
-        modes = modes_of(self)
-        self.fitting = True
-        try:
-            preflight.check_before_fit(self)
-            self._drop_gradients()  # what a cancelled fit has left
-            self._epochs()
-            self.n_fits += not self.interrupted
-        except BaseException as error:
-            self.error = errors.with_place(error, self)
-            if self.error is error:
-                raise
-            raise self.error from error
-        finally:
-            self.abortable = False
-            errors.end(self, modes)
-            if was_left or not (self.error or self.interrupted):
-                leave_in_evaluation_mode(self.model)
+    def __init__(self) -> None:
+        self.place, self.begun = Place(), list[Any]()
+        self.start: Start | None = None
+        self.known, self.moved = Known(), MovedNumbers()
 
-    def _epochs(self) -> None:
+    def connect(self, learn: Any, callbacks: Iterable[Any]) -> None:
+        """Work out once what each event and operation calls: the loop then looks nothing up by class."""
+        self.callbacks, self.on, self.do = composition.connected(callbacks, type(learn), OPERATIONS)
+        learn.loss_is_overridden = not self.runs_default("compute_loss")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy holds: neither functions of the original's callbacks, nor where a fit was."""
+        return {"callbacks": self.callbacks, "known": self.known, "moved": self.moved}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()
+        vars(self).update(state)
+
+    def runs_default(self, operation: str) -> bool:
+        """Does an operation run as defined below, or in a callback that computes the same?"""
+        function = unwrap(self.do[operation])  # as it is without what surrounds it
+        is_default = function is OPERATIONS.get(operation)
+        return is_default or getattr(getattr(function, "__self__", None), "matches_loop", False)
+
+    def fit(self, learn: Any, n_epochs: int, start: Start | None = None) -> None:
+        """Train; `start` is where to resume."""
+        learn.n_epochs, learn.epoch, learn.stop_reason, learn.error = n_epochs, 0, None, None
+        self.start, learn.resumed = start, start is not None
+        self.place, self.begun = Place(), []
+        with fits.under_way(learn):
+            self.drop_gradients(learn)  # those that a cancelled fit has left
+            self.run_epochs(learn)
+            learn.n_fits += not learn.interrupted
+
+    def run_epochs(self, learn: Any) -> None:
         try:
-            self._on["before_fit"](self)
-            first = self._resume.begin(self) if self._resume else 0
-            for self.epoch in range(first, first if self.stop_reason else self.n_epochs):
-                self._epoch()
-                if self.stop_reason:
+            self.on["before_fit"](learn)
+            first = self.start.begin(learn) if self.start else 0
+            for learn.epoch in range(first, first if learn.stop_reason else learn.n_epochs):
+                self.run_epoch(learn)
+                if learn.stop_reason:
                     break
         except CancelFit:
             pass
-        self._at = Place()
-        self._on["after_fit"](self)
+        self.place = Place()
+        self.on["after_fit"](learn)
 
-    def _epoch(self) -> None:
-        self.results = {}
+    def run_epoch(self, learn: Any) -> None:
+        learn.results = {}
         try:
-            self._on["before_epoch"](self)
-            if not (self.stop_reason or (self._resume and self._resume.in_validation)):
-                self._train()
-            if self.data.valid is not None and not self.stop_reason:
-                self._validate(self.data.valid)
+            self.on["before_epoch"](learn)
+            if not (learn.stop_reason or (self.start and self.start.in_validation)):
+                self.train(learn)
+            if learn.data.valid is not None and not learn.stop_reason:
+                self.validate(learn, learn.data.valid)
         except CancelEpoch:
-            interrupt.end_span(self)
-        self._at = Place()
-        self._on["after_epoch"](self)
+            interrupt.end_span(learn)
+        self.place = Place()
+        self.on["after_epoch"](learn)
 
-    def _train(self) -> None:
-        self._begin_pass(self.data.train, training=True)
+    def train(self, learn: Any) -> None:
+        self.begin_pass(learn, learn.data.train, training=True)
         try:
-            self._on["before_train"](self)
-            self._batches(self.data.train)
+            self.on["before_train"](learn)
+            self.run_batches(learn, learn.data.train)
         except CancelTrain:
-            self._at = Place("train")
-            if self.data.valid is None:
-                interrupt.end_span(self)
-        self._on["after_train"](self)
+            self.place = Place("train")
+            if learn.data.valid is None:
+                interrupt.end_span(learn)
+        self.on["after_train"](learn)
 
     @torch.no_grad()
-    def _validate(self, loader: Any) -> None:
-        modes = modes_of(self)
-        self._begin_pass(loader, training=False)
+    def validate(self, learn: Any, loader: Any) -> None:
+        """A pass in evaluation mode, without updates."""
+        modes = modes_of(learn)
+        self.begin_pass(learn, loader, training=False)
         try:
             try:
-                self._on["before_validate"](self)
-                if self._resume:
-                    self._resume.rewind(loader)
-                with snapshots.undrawn(loader):  # validating must not change what training draws
-                    self._batches(loader)
+                self.on["before_validate"](learn)
+                if self.start:
+                    self.start.rewind(loader)
+                with snapshots.undrawn(loader):  # validation must not change what training draws
+                    self.run_batches(learn, loader)
             except CancelValidate:
-                self._at = Place("validate")
-                interrupt.end_span(self)
-            self._on["after_validate"](self)
+                self.place = Place("validate")
+                interrupt.end_span(learn)
+            self.on["after_validate"](learn)
         finally:  # also where the epoch is cancelled
             set_modes(modes)  # each module's own: a frozen layer stays in evaluation mode
 
-    def _begin_pass(self, loader: Any, training: bool, span: Span | None = None) -> None:
-        self._at = Place(span or ("train" if training else "validate"))
-        self.training, self.batch, self.batch_idx = training, None, 0
-        self.n_batches, self.length_is_certain = passes.length_of(self, loader)
-        enter_mode(self, training=training)
+    def begin_pass(self, learn: Any, loader: Any, training: bool, span: Span | None = None) -> None:
+        """Set the clock and the modes for a pass; `span` is what errors call it."""
+        self.place = Place(span or ("train" if training else "validate"))
+        learn.training, learn.batch, learn.batch_idx = training, None, 0
+        learn.n_batches, learn.length_is_certain = self.known.length_of(loader, training)
+        enter_mode(learn, training=training)
 
-    def _batches(self, loader: Any) -> None:
-        if self.stop_reason:
+    def run_batches(self, learn: Any, loader: Any) -> None:
+        if learn.stop_reason:
             return
         n_seen = n_done = 0
         try:
-            n_seen, batches = passes.begin(self, loader)
-            if self.stop_reason:  # it was stopped in the batch after which it was saved
+            n_seen, batches = self.known.begin(learn, loader, self.start)
+            if learn.stop_reason:  # it was stopped in the batch after which it was saved
                 return
             n_done = n_seen
-            for n_seen, self.batch in enumerate(batches, start=n_seen + 1):
-                self.batch_idx = n_seen - 1
-                self._batch()
-                if self.stop_reason:
+            for n_seen, learn.batch in enumerate(batches, start=n_seen + 1):
+                learn.batch_idx = n_seen - 1
+                self.run_batch(learn)
+                if learn.stop_reason:
                     return
                 n_done = n_seen
         except BaseException:
-            self._at.came_through_batches(n_seen, n_done)
+            self.place.came_through_batches(n_seen, n_done)
             raise
-        self.n_batches = n_seen  # gone through to the end, the data has told
+        learn.n_batches = n_seen  # after a whole pass the number is certain
 
-    def _batch(self) -> None:
-        if self.model.training is not self.training:  # a plug-in left it so
-            self.model.train(self.training)
+    def run_batch(self, learn: Any) -> None:
+        if learn.model.training is not learn.training:  # a callback left it so
+            learn.model.train(learn.training)
         try:
-            self._run_model()
-            self._do["compute_loss"](self)
-            self._loss, self._detached, self._value = self.loss_grad, None, None
-            self._on["after_loss"](self)
-            if self.training:
-                self._update()
+            self.run_model(learn)
+            self.compute_loss(learn)
+            if learn.training:
+                self.run_backward(learn)
         except CancelBatch:
-            if self.training:
-                self._drop_gradients()
-            interrupt.end_cancelled_batch(self)
+            if learn.training:
+                self.drop_gradients(learn)
+            interrupt.end_cancelled_batch(learn)
             return
-        if self.interrupted:
-            interrupt.end_batch(self)  # only here: a checkpoint of this batch must know
-        self._on["after_batch"](self)
+        if learn.interrupted:
+            interrupt.end_batch(learn)  # only here: a checkpoint of this batch must know
+        self.on["after_batch"](learn)
 
-    def _run_model(self) -> None:
-        self._do["place"](self)
-        self.inputs, self.targets = self.data.split(self.batch)
-        self._on["before_batch"](self)
-        self._do["forward"](self)
-        self._on["after_pred"](self)
+    def run_model(self, learn: Any) -> None:
+        """Place and split the batch, and compute the predictions."""
+        self.do["place"](learn)
+        learn.inputs, learn.targets = learn.data.split(learn.batch)
+        self.on["before_batch"](learn)
+        self.do["forward"](learn)
+        self.on["after_pred"](learn)
 
-    def _update(self) -> None:
-        self._on["before_backward"](self)
+    def compute_loss(self, learn: Any) -> None:
+        self.do["compute_loss"](learn)
+        self.note_loss(learn)
+        self.on["after_loss"](learn)
+
+    def note_loss(self, learn: Any) -> None:
+        """Keep what `compute_loss` returned as the loss to report."""
+        learn._loss, learn._detached, learn._value = learn.loss_grad, None, None
+
+    def run_backward(self, learn: Any) -> None:
+        """Compute the gradients of the loss, and update."""
+        self.on["before_backward"](learn)
         try:
-            self._do["backward"](self)
-            self._on["after_backward"](self)
-            self.n_waiting += self.n_items
-            self.update()
-        except (CancelTrain, CancelEpoch):  # its gradients are not to add to those of the next pass
-            self._drop_gradients()
+            self.do["backward"](learn)
+            self.on["after_backward"](learn)
+            learn.n_waiting += learn.n_items
+            learn.update()
+        except (CancelTrain, CancelEpoch):  # its gradients must not add to those of the next pass
+            self.drop_gradients(learn)
             raise
 
-    def update(self) -> None:
-        """Update the weights with the gradients that are there, with all events of a step."""
+    def update(self, learn: Any) -> None:
+        """Update the weights with the present gradients, with all events of a step."""
         try:
-            self._on["before_step"](self)
-            self._do["step"](self)
+            self.on["before_step"](learn)
+            self.do["step"](learn)
         except CancelStep:
-            self.n_waiting *= items.have_gradients(self.optimizer)  # else they were dropped
+            learn.n_waiting *= have_gradients(learn.optimizer)  # otherwise they were dropped
             return
-        self.global_step += 1
-        self.n_samples, self.n_waiting = self.n_samples + self.n_waiting, 0
-        self._on["after_step"](self)
-        self._do["zero_grad"](self)
+        learn.global_step += 1
+        learn.n_samples, learn.n_waiting = learn.n_samples + learn.n_waiting, 0
+        self.on["after_step"](learn)
+        self.do["zero_grad"](learn)
 
-    def _drop_gradients(self) -> None:
-        self._do["zero_grad"](self)
-        self.n_waiting = 0
+    def drop_gradients(self, learn: Any) -> None:
+        """Zero the gradients without an update."""
+        self.do["zero_grad"](learn)
+        learn.n_waiting = 0
 
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Do something in evaluation mode beside the fit, or without one; the loop's state is put back."""
-        kept = {name: getattr(self, name) for name in PASS_STATE}
-        modes = modes_of(self)
-        self.results, self.stop_reason, self._resume = {}, None, None
-        self._begin_pass((), training=False, span="predict")
-        try:
-            yield
-        except BaseException as error:
-            placed = errors.with_place(error, self)
-            if not self.fitting:  # else a plug-in may catch it, and the fit end well
-                self.error = placed
-            if placed is error:
-                raise
-            raise placed from error
-        finally:
-            stopped = self.stop_reason if self.fitting else None
-            vars(self).update(kept)
-            self.stop_reason = self.stop_reason or stopped
-            set_modes(modes)
 
-    # The operations: a subclass or one plug-in may take them over. Only plug-ins do `place` and `zero_grad`.
+# The operations, methods of every learner. A subclass or one callback may override them; only callbacks
+# implement `place` and `zero_grad`.
 
-    def forward(self) -> None:
-        """Set `preds`: the model's output for `inputs`."""
-        if type(self.inputs) is tuple:
-            self.preds = self.model(*self.inputs)
-        elif isinstance(self.inputs, Mapping):
-            self.preds = self.model(**self.inputs)
-        else:  # a plug-in has assigned the one argument as it is
-            self.preds = self.model(self.inputs)
 
-    def compute_loss(self) -> None:
-        """Set `loss_grad`: the loss of `preds` against `targets`, or the output's own `.loss`."""
-        if self.loss_func is None:
-            self.loss_grad = self.preds.loss
-        elif type(self.targets) is tuple:
-            self.loss_grad = self.loss_func(self.preds, *self.targets)
-        else:
-            self.loss_grad = self.loss_func(self.preds, self.targets)
+def forward(learn: Any) -> None:
+    """Set `preds`: the model's output for `inputs`."""
+    if type(learn.inputs) is tuple:
+        learn.preds = learn.model(*learn.inputs)
+    elif isinstance(learn.inputs, Mapping):
+        learn.preds = learn.model(**learn.inputs)
+    else:  # a callback has assigned the one argument as it is
+        learn.preds = learn.model(learn.inputs)
 
-    def backward(self) -> None:
-        """Compute the gradients of `loss_grad`; they are added to the existing ones."""
-        self.loss_grad.backward()
 
-    def step(self) -> None:
-        """Update the weights."""
-        self.optimizer.step()
+def compute_loss(learn: Any) -> None:
+    """Set `loss_grad`: the loss of `preds` against `targets`, or the output's own `.loss`."""
+    if learn.loss_func is None:
+        learn.loss_grad = learn.preds.loss
+    elif type(learn.targets) is tuple:
+        learn.loss_grad = learn.loss_func(learn.preds, *learn.targets)
+    else:
+        learn.loss_grad = learn.loss_func(learn.preds, learn.targets)
 
-    # What hooks may ask
 
-    def stop(self, reason: str) -> None:
-        """End politely: this span tells all its listeners, nothing new is begun, outer spans close.
+def backward(learn: Any) -> None:
+    """Compute the gradients of `loss_grad`; they add to the present ones."""
+    learn.loss_grad.backward()
 
-        Args:
-            reason: why, in words; kept as `stop_reason`. The first one counts.
-        """
-        if not isinstance(reason, str) or not reason:
-            raise TypeError(f"stop({reason!r}): say why in words, as in learn.stop('loss below 0.1').")
-        self.stop_reason = self.stop_reason or reason
 
-    def again(self) -> Tensor:
-        """Compute the gradients of this batch anew, at the weights as they are; gives the loss."""
-        return again.again(self)
+def step(learn: Any) -> None:
+    """Update the weights."""
+    learn.optimizer.step()
 
-    @property
-    def loss(self) -> Any:
-        """The loss as the loss function gave it, detached: the one to report."""
-        if self._detached is None and self._loss is not None:
-            self._detached = self._loss.detach() if isinstance(self._loss, Tensor) else self._loss
-        return self._detached
 
-    @loss.setter
-    def loss(self, value: Any) -> None:
-        raise AttributeError(
-            "learn.loss is what the loss function gave; to change training, assign learn.loss_grad instead."
-        )
-
-    @property
-    def loss_value(self) -> Any:
-        """`loss` as a number where that waits for nothing, on a CPU; elsewhere as it is."""
-        if self._value is None:
-            loss = self._loss
-            self._value = loss.item() if isinstance(loss, Tensor) and loss.is_cpu else self.loss
-        return self._value
-
-    n_items = property(items.of_batch, doc="Number of items in this batch; see `Data(n_items=...)`.")
-
-    @property
-    def is_last_batch(self) -> bool:
-        """Is it certain that no batch follows in this pass?"""
-        return self.batch_idx + 1 == self.n_batches and self.length_is_certain
-
-    @property
-    def failed_between_batches(self) -> bool:
-        """Did the fit's error come up while a batch was fetched, so that the one before it is whole?"""
-        return self.error is not None and self.batch is not None and self._at.fetching is not None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model's first parameter is."""
-        return next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
+OPERATIONS = {each.__name__: each for each in (forward, compute_loss, backward, step)}

@@ -136,7 +136,9 @@ def traces_of(learn: Learner) -> dict[str, object]:
         "groups": [
             {k: v for k, v in group.items() if k != "params"} for group in learn.optimizer.param_groups
         ],
-        "operations": {name: getattr(method, "__qualname__", method) for name, method in learn._do.items()},
+        "operations": {
+            name: getattr(method, "__qualname__", method) for name, method in learn.loop.do.items()
+        },
         "callbacks": [callback.name for callback in learn.callbacks],
         "hooks": [len(module._forward_hooks) + len(module._backward_hooks) for module in modules],
         "modes": [module.training for module in modules],

@@ -101,9 +101,9 @@ class Results(dict[str, Any]):
 results_of: Callable[[Any], Results] = attrgetter("_results")
 
 
-def set_results(learn: Any, results: dict[str, Any]) -> None:
-    """Keep what is assigned as `Results`."""
-    learn._results = results if isinstance(results, Results) else Results(results)
+def as_results(results: dict[str, Any]) -> Results:
+    """The same object if it is one of `Results`, otherwise a copy."""
+    return results if isinstance(results, Results) else Results(results)
 
 
 def as_number(value: Any) -> Any:

@@ -29,11 +29,11 @@ def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str
     found = norm_note(error, learn) or metric_note(frames, learn)
     if found is not None:
         return found
-    if "compute_loss" in learn._at.operations and learn.loss_func is not None:
+    if "compute_loss" in learn.loop.place.operations and learn.loss_func is not None:
         return loss_note(error, learn)
-    if "backward" in learn._at.operations:
+    if "backward" in learn.loop.place.operations:
         return " ".join(dtype_cures(learn)) or None
-    if "forward" in learn._at.operations and (note := item_note(learn)):
+    if "forward" in learn.loop.place.operations and (note := item_note(learn)):
         return note
     last = frames[-1]
     if last.f_code.co_name == "_forward_unimplemented" and last.f_locals.get("self") is learn.model:

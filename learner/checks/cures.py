@@ -98,7 +98,7 @@ def failed_metric(frames: list[FrameType], learn: Any) -> Any:
 
 def item_note(learn: Any) -> str | None:
     """Say that `predict` takes a batch, if it probably got one item."""
-    if learn._at.span != "predict" or not isinstance(learn.batch, InputsOnly):
+    if learn.loop.place.span != "predict" or not isinstance(learn.batch, InputsOnly):
         return None
     inputs = learn.batch.inputs
     if not isinstance(inputs, tuple) or len(inputs) != 1 or not isinstance(inputs[0], Tensor):

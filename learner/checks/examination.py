@@ -26,6 +26,7 @@ from learner.checks.preflight import faults_before_fit, training_faults
 from learner.data.loaders import n_batches_of
 from learner.data.tensors import counted
 from learner.state import begun
+from learner.state.attributes import kept_of, put_back
 
 BATCH_EVENTS = (
     "before_batch",
@@ -164,7 +165,7 @@ def begin(learn: Any, report: Report) -> bool:
         attempt(learn, report, "before_fit", lambda plugin=plugin: begun.begin(learn, plugin))
     for event in ("before_epoch", "before_train"):
         if event == "before_train":
-            learn._begin_pass(learn.data.train, training=True)
+            learn.loop.begin_pass(learn, learn.data.train, training=True)
         if not attempt(learn, report, event, lambda event=event: fire(learn, event)):
             return False
     return True
@@ -231,15 +232,13 @@ def recorded(report: Report) -> Iterator[None]:
 @contextmanager
 def without_trace(learn: Any, report: Report) -> Iterator[None]:
     """A sandbox with the plug-ins that take part in a batch; it also puts back what a sandbox does not."""
-    from learner.loop import PASS_STATE  # which imports this package's checks
-
-    kept = {name: getattr(learn, name) for name in (*PASS_STATE, "optimizer", "fitting", "_begun")}
+    kept, optimizer, fitting, all_begun = kept_of(learn), learn.optimizer, learn.fitting, learn.loop.begun
     plugins = tuple(learn.callbacks)
     states = [(generator, generator.get_state()) for generator in generators_of(learn.data)]
     with learn.sandbox(), on_its_device(learn.model), loss_kept(learn.loss_func):
-        learn._set_callbacks(filter(takes_part, plugins))
+        learn.loop.connect(learn, filter(takes_part, plugins))
         learn.fitting, learn.epoch, learn.n_epochs = True, 0, max(1, learn.n_epochs)
-        learn._begun = []
+        learn.loop.begun = []
         if learn.optimizer is None:  # plug-ins may rely on one
             learn.optimizer = torch.optim.SGD([*learn.model.parameters(), torch.zeros(1)], lr=0.0)
         set_mode(learn.optimizer, training=True)
@@ -248,8 +247,9 @@ def without_trace(learn: Any, report: Report) -> Iterator[None]:
         finally:
             for plugin in begun.last_first(learn):
                 attempt(learn, report, "cleanup_fit", lambda plugin=plugin: plugin.cleanup_fit(learn))
-            vars(learn).update(kept)
-            learn._set_callbacks(plugins)
+            put_back(learn, kept)
+            learn.optimizer, learn.fitting, learn.loop.begun = optimizer, fitting, all_begun
+            learn.loop.connect(learn, plugins)
             for generator, state in states:
                 generator.set_state(state)
 

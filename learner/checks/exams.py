@@ -80,7 +80,7 @@ def mode_faults(learn: Any) -> Iterator[Exception]:
 def loss_of(learn: Any, report: Report, batch: Any) -> bool:
     """Compute the loss of the batch, with everything that the first batch of a fit is examined for."""
     learn.batch = batch
-    learn._run_model()
+    learn.loop.run_model(learn)
     parts = [("inputs", learn.inputs), ("targets", learn.targets), ("preds", learn.preds)]
     report.facts["batch"] = "; ".join(f"{name} {shapes(part)}" for name, part in parts)
     if does_itself(learn, "compute_loss") and not report.take(pred_faults(learn)):
@@ -107,9 +107,7 @@ def with_faults(report: Report, find: Callable[..., Iterator[Exception]], *args:
 
 def compute_loss(learn: Any) -> None:
     """The operation and its event, as the loop does them."""
-    learn._do["compute_loss"](learn)
-    learn._loss, learn._detached, learn._value = learn.loss_grad, None, None
-    learn._on["after_loss"](learn)
+    learn.loop.compute_loss(learn)
 
 
 def class_loss_faults(learn: Any, value: float) -> Iterator[Exception]:
@@ -158,9 +156,9 @@ def numbers_of(tensor: Tensor) -> Tensor:
 
 def backward(learn: Any, report: Report, batch: Any) -> None:
     """Compute the gradients of the loss that is there."""
-    learn._on["before_backward"](learn)
-    learn._do["backward"](learn)
-    learn._on["after_backward"](learn)
+    learn.loop.on["before_backward"](learn)
+    learn.loop.do["backward"](learn)
+    learn.loop.on["after_backward"](learn)
 
 
 def gradient(learn: Any, report: Report, batch: Any) -> None:
@@ -205,14 +203,14 @@ def drop_gradients(learn: Any) -> None:
 
 def validation(learn: Any, report: Report, first_batch: Callable[[Any, Any], Any]) -> None:
     """Whether a validation batch fits the loss as a training batch does."""
-    learn._begin_pass(learn.data.valid, training=False)
+    learn.loop.begin_pass(learn, learn.data.valid, training=False)
     batch = first_batch(learn.data, learn.data.valid)
     if batch is None:
         return
     with torch.no_grad():
-        learn._on["before_validate"](learn)  # where a model that keeps its hidden state is reset
+        learn.loop.on["before_validate"](learn)  # where a model that keeps its hidden state is reset
         learn.batch = batch
-        learn._run_model()
+        learn.loop.run_model(learn)
         if does_itself(learn, "compute_loss"):
             report.take(type(fault)(f"in validation, {fault}") for fault in pred_faults(learn))
 

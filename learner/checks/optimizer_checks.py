@@ -101,7 +101,7 @@ def used_by(callback: Any) -> list[Any]:
 
 def trained_by(learn: Any) -> list[Tensor]:
     """The parameters in the learner's optimizer, and in those that callbacks and a subclass of it hold."""
-    own = {name: value for name, value in vars(learn).items() if name != "_optimizer_given"}
+    own = {name: value for name, value in vars(learn).items() if name != "optimizer_given"}
     holders = [own, *(vars(unwrapped(each)) for each in learn.callbacks), dict(declared(learn))]
     values = [*(each.values() for each in holders), *map(used_by, learn.callbacks)]
     optimizers = {id(each): each for some in values for each in optimizers_in(some)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from callbacks.core.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from learner.messages.problems import tell
-from learner.passes.epoch_numbers import number_of_epoch, out_of_reach, set_epoch, takes_no_number
+from learner.passes.epoch_numbers import out_of_reach, set_epoch, takes_no_number
 
 
 class PassWatch(Callback):
@@ -26,18 +26,20 @@ class PassWatch(Callback):
         self._plain = None
 
     def before_epoch(self, learn: Any) -> None:
-        self._has_begun, learn._known.told_epoch = True, {}
+        self._has_begun, known = True, learn.loop.known
+        known.number, known.numbered = learn.n_epochs_before + learn.epoch, {}
         loader = learn.data.train
-        learn._known.size_before = getattr(loader, "batch_size", None)
+        known.size_before = getattr(loader, "batch_size", None)
         if loader is not self._plain:
             self._plain = loader if takes_no_number(loader) else None
-            set_epoch(loader, number_of_epoch(learn), learn._known.told_epoch, is_late=False)
+            set_epoch(loader, known.number, known.numbered, is_late=False)
 
     def before_train(self, learn: Any) -> None:
-        if learn._known.point is not None:
-            learn._known.point.check_loader(learn)
+        known = learn.loop.known
+        if known.point is not None:
+            known.point.check_loader(learn)
         if learn.data.train is not self._plain:  # a loader may have come since
-            set_epoch(learn.data.train, number_of_epoch(learn), learn._known.told_epoch)
+            set_epoch(learn.data.train, known.number, known.numbered)
         if not self._is_checked:
             self._is_checked = True
             tell(out_of_reach_faults(learn.data.train))
@@ -49,16 +51,17 @@ class PassWatch(Callback):
         self._report(learn, learn.data.valid)
 
     def cleanup_fit(self, learn: Any) -> None:
-        learn._known.told_epoch = learn._known.point = None
-        learn._known.ended = {"train": learn.data.train, "valid": learn.data.valid}
+        known = learn.loop.known
+        known.numbered = known.point = None
+        known.ended = {"train": learn.data.train, "valid": learn.data.valid}
         if self._has_begun or learn.resumed:
             learn.n_epochs_before += learn.epoch + (learn.error is None)
         self._has_begun = False
 
     def _report(self, learn: Any, loader: Any) -> None:
-        source = learn._known.sources.get(learn.training)
+        source = learn.loop.known.sources.get(learn.training)
         if source is not None and source.loader is loader:
-            tell(source.report(learn.training, learn.epoch, learn.told))
+            tell(source.report(learn.training, learn.epoch, learn.reported))
 
 
 def out_of_reach_faults(loader: Any) -> Iterator[Exception]:

@@ -7,7 +7,6 @@ what cannot go well. `learn.check()` looks closer; it stands in `examination.py`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +30,6 @@ from learner.data.loaders import n_batches_of
 from learner.data.tensors import counted
 from learner.messages.arguments import is_optimizer, rate_faults
 from learner.messages.problems import LearnerWarning, listed, tell
-from learner.passes import passes
 from learner.state import optimizer_modes
 
 if TYPE_CHECKING:
@@ -70,15 +68,15 @@ class Preflight(Callback):
         tell(training_faults(learn))
         report_loss(learn)
         reached = f"what loss {id(learn.loss_func)} reaches"
-        self.marks = [] if reached in learn.told else marks_of(learn)
-        learn.told.add(reached)
+        self.marks = [] if reached in learn.reported else marks_of(learn)
+        learn.reported.add(reached)
 
     def after_pred(self, learn: Any) -> None:
         if learn.training and does_itself(learn, "compute_loss"):
             tell(pred_faults(learn))
-        if learn.training and id(learn.data) not in learn.told:
+        if learn.training and id(learn.data) not in learn.reported:
             tell(item_faults(learn))
-            learn.told.add(id(learn.data))
+            learn.reported.add(id(learn.data))
 
     def after_loss(self, learn: LearnerProtocol) -> None:
         if learn.training:
@@ -141,7 +139,7 @@ class EpochWatch(Callback):
         if loader is not self._loader or self._n_batches is None:  # epochs may have loaders of their own
             self._loader, self._n_batches = loader, n_batches
         elif n_batches is not None and n_batches < self._n_batches:
-            if n_batches != n_batches_of(loader) and not passes.is_reported(learn):
+            if n_batches != n_batches_of(loader) and not learn.loop.known.has_wrong_length():
                 tell([fewer_batches(learn, n_batches, self._n_batches)])
             self._n_batches = n_batches  # told once
 
@@ -235,9 +233,9 @@ def training_faults(learn: Any) -> Iterator[Exception]:
 def report_loss(learn: Any) -> None:
     """Print once that a factory's optimizer also trains the parameters of the loss."""
     module, trained = loss_module(learn.loss_func), loss_parameters(learn)
-    if not trained or is_optimizer(learn._optimizer_given) or id(module) in learn.told:
+    if not trained or is_optimizer(learn.optimizer_given) or id(module) in learn.reported:
         return
-    learn.told.add(id(module))
+    learn.reported.add(id(module))
     held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
     names = [name for name, each in trained.items() if id(each) in held]
     if names:
@@ -285,7 +283,4 @@ def fewer_batches(learn: Any, n_batches: int, n_first: int) -> Exception:
 
 def does_itself(learn: Any, operation: str) -> bool:
     """Is this operation done in the loop's way: by no subclass, and no plug-in but one that does the same?"""
-    from learner.loop import Loop  # which imports this file
-
-    doer = unwrap(learn._do[operation])  # as it is without what surrounds it
-    return doer is getattr(Loop, operation) or getattr(getattr(doer, "__self__", None), "matches_loop", False)
+    return learn.loop.runs_default(operation)

@@ -43,11 +43,11 @@ def stable_step(learn: Any, report: Report, batch: Any) -> None:
         return
     learn.batch = batch
     with twice_differentiable():
-        learn._run_model()
-        compute_loss(learn)
+        learn.loop.run_model(learn)
+        learn.loop.do["compute_loss"](learn)  # without what callbacks add to it
     trainable = [each for each in learn.model.parameters() if each.requires_grad]
     try:
-        curvature = largest_curvature(learn._loss, trainable, seconds=SECONDS)
+        curvature = largest_curvature(learn.loss_grad, trainable, seconds=SECONDS)
     except RuntimeError as error:
         report.facts["stable step"] = f"not known: {str(error).splitlines()[0]}"
         return
@@ -71,7 +71,7 @@ def stable_step(learn: Any, report: Report, batch: Any) -> None:
 def items(learn: Any, report: Report, batch: Any) -> None:
     """Whether a change of one item changes the outputs of others, in evaluation mode."""
     learn.batch = batch
-    learn._run_model()
+    learn.loop.run_model(learn)
     n_items, inputs = learn.n_items, learn.inputs
     modes = modes_of(learn)
     learn.model.eval()
@@ -81,7 +81,7 @@ def items(learn: Any, report: Report, batch: Any) -> None:
         for each in (inputs, map_tensors(inputs, lambda item: with_first_changed(item, n_items))):
             draws.put(states)
             learn.inputs = each
-            learn._do["forward"](learn)  # with gradients, as forward may compute some
+            learn.loop.do["forward"](learn)  # with gradients, as forward may compute some
             found = [item.detach() for item in tensors_in(learn.preds)]
             outputs.append([item for item in found if item.ndim and len(item) == n_items])
     finally:
@@ -169,12 +169,12 @@ def losses_of_steps(learn: Any, batch: Any) -> list[float]:
         draws.put(states)  # the same dropout at every step, so that the loss falls without noise
         # a copy, as it may be changed in place; where gradients add up, windows fill by the index
         learn.batch, learn.batch_idx = copied(batch), len(losses)
-        learn._run_model()
+        learn.loop.run_model(learn)
         compute_loss(learn)
         losses.append(float(learn.loss))
         if not math.isfinite(losses[-1]):
             break
-        learn._update()
+        learn.loop.run_backward(learn)
         if not learn.callbacks.doers.get("zero_grad"):
             drop_gradients(learn)
     return losses
@@ -220,7 +220,7 @@ def batch_of_one(learn: Any, report: Report, batch: Any) -> None:
     if n_left_over(learn.data.train) != 1 or not any(isinstance(m, _NormBase) for m in learn.model.modules()):
         return
     learn.batch = batch
-    learn._run_model()
+    learn.loop.run_model(learn)
     n_items = learn.n_items
 
     def first(item: Any) -> Any:
@@ -228,7 +228,7 @@ def batch_of_one(learn: Any, report: Report, batch: Any) -> None:
 
     learn.inputs = map_tensors(learn.inputs, first)
     try:
-        learn._do["forward"](learn)
+        learn.loop.do["forward"](learn)
     except ValueError as error:
         if ONE_VALUE not in str(error):
             raise

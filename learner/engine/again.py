@@ -22,13 +22,13 @@ def again(learn: Any) -> Any:
     kept = {name: getattr(learn, name) for name in KEPT}
     learn.optimizer.zero_grad()
     try:
-        learn._do["forward"](learn)
+        learn.loop.do["forward"](learn)
         tell(learn, "after_pred")
-        learn._do["compute_loss"](learn)
-        learn._loss, learn._detached, learn._value = learn.loss_grad, None, None
+        learn.loop.do["compute_loss"](learn)
+        learn.loop.note_loss(learn)
         tell(learn, "after_loss")
         tell(learn, "before_backward")
-        learn._do["backward"](learn)
+        learn.loop.do["backward"](learn)
         tell(learn, "after_backward")
         return learn.loss_grad.detach()
     finally:

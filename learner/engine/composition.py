@@ -16,12 +16,13 @@ from callbacks.record.recorder import Recorder
 from callbacks.step.gradient import ZeroGrad
 from learner.engine.emergency import save_before_failing
 from learner.messages.keywords import RATE_HINT
-from learner.state.position import guarded, nobody
+from learner.state.position import nobody
 
 #: The plug-ins of every learner that is not told otherwise.
 DEFAULT_CALLBACKS = (ZeroGrad, DevicePlacement, StopOnNaN, Metrics, Recorder, Progress)
 
 Doer = Callable[[Any], Any]
+Operations = Mapping[str, Doer]
 
 
 def with_defaults(
@@ -29,7 +30,7 @@ def with_defaults(
     metrics: Iterable[Any],
     defaults: Iterable[Callback | type[Callback]],
     learner_class: type,
-    base: type,
+    operations: Operations,
 ) -> list[Callback]:
     """The defaults, then what was given. A default gives way to one of its class or a doer of its work."""
     plugins = as_plugins(as_list(given, "callbacks"), "callbacks")
@@ -49,7 +50,7 @@ def with_defaults(
         return (
             taken
             or any(isinstance(unwrapped(plugin), type(default)) for plugin in plugins)
-            or any(overrides(learner_class, base, each) for each in done)
+            or any(overrides(learner_class, operations, each) for each in done)
         )
 
     return [*(default for default in unasked if not gives_way(default)), *plugins]
@@ -101,30 +102,30 @@ def metrics_of(callbacks: Callbacks) -> tuple[Any, ...]:
 
 
 def connected(
-    callbacks: Iterable[Any], learner_class: type, base: type
+    callbacks: Iterable[Any], learner_class: type, defaults: Operations
 ) -> tuple[Callbacks, dict[str, Doer], dict[str, Doer]]:
     """Callbacks, who listens to each event, and who does each operation: the loop looks nothing up."""
     callbacks = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)
-    return callbacks, listeners_of(callbacks), doers_of(callbacks, learner_class, base)
+    return callbacks, listeners_of(callbacks), doers_of(callbacks, learner_class, defaults)
 
 
-def doers_of(callbacks: Callbacks, learner_class: type, base: type) -> dict[str, Doer]:
+def doers_of(callbacks: Callbacks, learner_class: type, defaults: Operations) -> dict[str, Doer]:
     """Who does each operation, as a function of the learner: a plug-in, or the learner itself.
 
     Raises:
         ValueError: a plug-in and a subclass of the learner both do one.
     """
-    doers = {each: doer_of(callbacks, each, learner_class, base) for each in OPERATIONS}
+    doers = {each: doer_of(callbacks, each, learner_class, defaults) for each in OPERATIONS}
     for around in reversed(tuple(callbacks)):  # the first one heard is the outermost
         for operation in around.surrounds:
             doers[operation] = within(around, operation, doers[operation])
     return {each: guarded(each, do, callbacks.doers.get(each)) for each, do in doers.items()}
 
 
-def doer_of(callbacks: Callbacks, operation: str, learner_class: type, base: type) -> Doer:
+def doer_of(callbacks: Callbacks, operation: str, learner_class: type, defaults: Operations) -> Doer:
     """Who does an operation, without those who surround it; raises as `doers_of`."""
     plugin = callbacks.doers.get(operation)
-    is_overridden = overrides(learner_class, base, operation)
+    is_overridden = overrides(learner_class, defaults, operation)
     if plugin is None or (is_overridden and operation in plugin.yields):
         return getattr(learner_class, operation, nobody)
     if is_overridden:
@@ -147,9 +148,27 @@ def within(plugin: Callback, operation: str, do: Doer) -> Doer:
     return _surrounded
 
 
-def overrides(learner_class: type, base: type, operation: str) -> bool:
+def overrides(learner_class: type, defaults: Operations, operation: str) -> bool:
     """Does a subclass of the learner do this operation in its own way?"""
-    return getattr(learner_class, operation, None) is not getattr(base, operation, None)
+    return getattr(learner_class, operation, None) is not defaults.get(operation)
+
+
+def guarded(operation: str, do: Doer, plugin: Callback | None) -> Doer:
+    """An operation that reports its errors to the place; `plugin` is the callback that implements it."""
+    if do is nobody:
+        return do
+
+    @wraps(do)
+    def _guarded(learn: Any) -> None:
+        try:
+            do(learn)
+        except BaseException as error:
+            learn.loop.place.came_through_operation(error, operation)
+            if plugin is not None:
+                learn.loop.place.came_through_hook(error, plugin, operation)
+            raise
+
+    return _guarded
 
 
 def listeners_of(callbacks: Callbacks) -> dict[str, Doer]:
@@ -170,7 +189,7 @@ def in_turn(event: str, hooks: tuple[Hook, ...]) -> Doer:
             for hook in hooks:
                 hook(learn)
         except BaseException as error:
-            learn._at.came_through_hook(error, hook.__self__, event)
+            learn.loop.place.came_through_hook(error, hook.__self__, event)
             save_before_failing(learn, event, hooks[hooks.index(hook) :], error)
             raise
 
@@ -187,7 +206,7 @@ def begins(callbacks: Callbacks, hooks: tuple[Hook, ...]) -> Doer:
     def _begin(learn: Any) -> None:
         for plugin in callbacks:
             if plugin in learn.callbacks:
-                learn._begun.append(plugin)
+                learn.loop.begun.append(plugin)
                 found.get(id(plugin), nobody)(learn)
 
     return _begin
@@ -198,7 +217,7 @@ def ends(hooks: Mapping[str, tuple[Hook, ...]], fire: Doer) -> Doer:
     with_before = {id(hook.__self__) for hook in hooks["before_fit"]}
 
     def _end(learn: Any) -> None:
-        missed = with_before - set(map(id, learn._begun))
+        missed = with_before - set(map(id, learn.loop.begun))
         rest = tuple(hook for hook in hooks["after_fit"] if id(hook.__self__) not in missed)
         (in_turn("after_fit", rest) if missed else fire)(learn)
 

@@ -38,7 +38,7 @@ def with_place(error: BaseException, learn: Any) -> BaseException:
         says so.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    hook = learn._at.hook
+    hook = learn.loop.place.hook
     if isinstance(error, Cancel):
         hook = error.raised_by and f"{describe(error.raised_by[0])}.{error.raised_by[1]}"
         error = stray(error, hook or "the code")
@@ -85,7 +85,7 @@ def clean_up(learn: Any) -> None:
             added as a note.
     """
     failed: BaseException | None = learn.error
-    has_begun = bool(learn._begun)
+    has_begun = bool(learn.loop.begun)
     first: BaseException | None = None
     for plugin in begun.last_first(learn):
         caught = cleanup_error(plugin, learn)
@@ -123,7 +123,7 @@ def cleanup_error(callback: Callback, learn: Any) -> BaseException | None:
 
 def clock_note(learn: Any) -> str:
     """Which epoch and batch it was."""
-    at, total = learn._at, "?" if learn.n_batches is None else learn.n_batches
+    at, total = learn.loop.place, "?" if learn.n_batches is None else learn.n_batches
     parts = [f"at epoch {learn.epoch}/{learn.n_epochs}"]
     if at.in_batch or (at.span == "predict" and (at.hook or at.operations)):
         parts.append(f"batch {learn.batch_idx}/{total}")

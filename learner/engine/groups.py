@@ -114,7 +114,7 @@ def check_groups(groups: Groups) -> None:
 
 def make_optimizer(learn: Any) -> Any:
     """The optimizer of a learner, made of its parameters where a factory was given."""
-    return as_optimizer(learn._optimizer_given, to_optimize(learn), named_parameters(learn))
+    return as_optimizer(learn.optimizer_given, to_optimize(learn), named_parameters(learn))
 
 
 def to_optimize(learn: Any) -> list[Any]:

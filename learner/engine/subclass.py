@@ -14,17 +14,8 @@ OPERATIONS = "forward, compute_loss, backward or step"
 
 COMPUTES = "computes"
 
-#: What to override in place of a private method.
-INSTEAD = {
-    "_batch": f"one of the operations, {OPERATIONS}",
-    "_epoch": "fit",
-    "_epochs": "fit",
-    "_fit": "fit",
-    "_run_model": "forward",
-    "_train": "fit",
-    "_update": "the operation step, or backward",
-    "_validate": "validate",
-}
+#: Public names that no subclass may use: a learner holds its parts there.
+RESERVED = {"loop", "optimizer_given"}
 
 
 def check_subclass(cls: Any, base: type) -> None:
@@ -53,8 +44,8 @@ def check_member(place: str, name: str, member: Any, private: set[str], values: 
     if name in private:
         raise TypeError(
             f"{place} has the name of a private part of the learner, which would use it. To change "
-            f"what it does, override {INSTEAD.get(name, f'an operation, {OPERATIONS}')}, or write a "
-            f"callback; a helper of your own needs another name, as my{name}."
+            f"what it does, override an operation, {OPERATIONS}, or write a "
+            f"callback; a helper of your own needs another name, as my_{name.lstrip('_')}."
         )
     if name in values and (is_method(member) or (values[name] == COMPUTES and not is_code(member))):
         raise TypeError(
@@ -66,13 +57,14 @@ def check_member(place: str, name: str, member: Any, private: set[str], values: 
         if assigned in private:
             raise TypeError(
                 f"{place} assigns self.{assigned}, a private part of the learner: give the attribute "
-                f"another name, as self.my{assigned}."
+                f"another name, as self.my_{assigned.lstrip('_')}."
             )
 
 
 def private_names(base: type) -> set[str]:
-    """The private names that the learner's own classes define or declare."""
-    return {name for name in own_names(base) if name.startswith("_") and not name.startswith("__")}
+    """The private names that the learner's own classes define or declare, and the reserved ones."""
+    names = {name for name in own_names(base) if name.startswith("_") and not name.startswith("__")}
+    return names | RESERVED
 
 
 def value_names(base: Any) -> dict[str, str]:

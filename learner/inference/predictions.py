@@ -14,6 +14,7 @@ from learner.data.data import Data, InputsOnly
 from learner.data.leaks import checked
 from learner.data.loaders import check_batches
 from learner.data.tensors import as_tensors, describe, is_array
+from learner.engine import fits
 from learner.inference.joining import JoinError, join
 from learner.state import optimizer_modes, snapshots
 
@@ -24,16 +25,16 @@ Returns = Literal["joined", "batches"]
 def validate(learn: Any, loader: Any) -> dict[str, Any]:
     """Do what `Learner.validate` says."""
     loader = loader_or_valid(learn.data, loader)
-    with optimizer_modes.in_eval_mode(learn), learn._aside():
-        learn._validate(loader)
+    with optimizer_modes.in_eval_mode(learn), fits.aside(learn):
+        learn.loop.validate(learn, loader)
         return dict(learn.results)
 
 
 def predict(learn: Any, inputs: Any) -> Any:
     """Do what `Learner.predict` says."""
-    with optimizer_modes.in_eval_mode(learn), learn._aside(), torch.no_grad(), snapshots.undrawn():
+    with optimizer_modes.in_eval_mode(learn), fits.aside(learn), torch.no_grad(), snapshots.undrawn():
         learn.batch = as_batch(inputs, learn.data)
-        learn._run_model()
+        learn.loop.run_model(learn)
         return to_cpu(learn.preds)
 
 
@@ -41,8 +42,8 @@ def get_preds(learn: Any, loader: Any, keep: Keep, returns: Returns) -> tuple[An
     """Do what `Learner.get_preds` says."""
     check_request(keep, returns)
     loader = loader_or_valid(learn.data, loader)
-    with optimizer_modes.in_eval_mode(learn), learn._aside(), torch.no_grad(), snapshots.undrawn(loader):
-        learn._begin_pass(loader, training=False, span="predict")
+    with optimizer_modes.in_eval_mode(learn), fits.aside(learn), torch.no_grad(), snapshots.undrawn(loader):
+        learn.loop.begin_pass(learn, loader, training=False, span="predict")
         return collect(learn, checked(iter(learn.data.batches(loader))), keep, returns)
 
 
@@ -106,7 +107,7 @@ def collect(learn: Any, batches: Iterable[Any], keep: Keep, returns: Returns) ->
     """Run the model on each batch and join the outputs, and the targets."""
     preds, targets, sizes = [], [], []
     for learn.batch_idx, learn.batch in enumerate(batches):
-        learn._run_model()
+        learn.loop.run_model(learn)
         # copies, as a model or a loader may write its next batch to the same memory
         preds.append(copied(kept(learn.preds, keep)))
         targets.append(copied(learn.targets))

@@ -10,11 +10,6 @@ from learner.data.generators import takers
 from learner.passes import positions
 
 
-def number_of_epoch(learn: Any) -> int:
-    """Epochs of this learner before this one, over all its fits."""
-    return learn.n_epochs_before + learn.epoch
-
-
 def set_epoch(root: Any, number: int, told: dict[int, Any], *, is_late: bool = True) -> None:
     """Call `set_epoch(number)` of a loader and of whatever it holds that has one: samplers, data sets.
 

@@ -8,14 +8,15 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader
 
-from callbacks.core.contract import LearnerWarning
+from callbacks.core.contract import LearnerProtocol, LearnerWarning
 from callbacks.core.output import print_line
+from learner.data.data import Data
 from learner.data.leaks import checked
 from learner.data.loaders import describe_loader, is_function, n_batches_of
 from learner.data.tensors import counted
 from learner.messages.problems import tell
 from learner.passes import positions, streams
-from learner.passes.epoch_numbers import number_of_epoch, set_epoch
+from learner.passes.epoch_numbers import set_epoch
 
 TITLES = {True: "training", False: "validation"}
 
@@ -86,127 +87,127 @@ class Known:
 
     Attributes:
         sources: of the loader of training (True) and of validation (False), what its passes gave.
-        begun: by name, the loaders with which the fit began, and what they told of themselves.
+        begun: by name, the loaders with which the fit began, and their fingerprints then.
         ended: by name, the loaders with which the last fit ended.
-        told_epoch: what has been given the number of this epoch, by id; None outside of an epoch.
+        number: of the epoch under way, over all fits; data sets shuffle by it.
+        numbered: what has been given the number of this epoch, by id; None outside of an epoch.
         size_before: the batch size of training before the callbacks of this epoch.
         point: the checkpoint from which this fit continues, until its data is checked.
+        mark: what the pass under way draws from, taken at its start, for checkpoints.
     """
 
     sources: dict[bool, Source] = field(default_factory=dict)
     begun: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     ended: dict[str, Any] = field(default_factory=dict)
-    told_epoch: dict[int, Any] | None = None
+    number: int = 0
+    numbered: dict[int, Any] | None = None
     size_before: Any = None
     point: Any = None
+    mark: dict[str, Any] | None = None
+
+    def begin(self, learn: LearnerProtocol, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
+        """Begin a pass, or resume the one in which a checkpoint was saved.
+
+        Returns:
+            How many of its batches are done, and the other ones.
+        """
+        source = None if is_exact(loader) else self.source_of(loader, learn.training)
+        if start:
+            n_done, rest = start.batches(learn, loader)
+            if source is not None:
+                source.begin(n_done)
+        else:
+            if source is not None:
+                source.begin(0, is_wanted=learn.marks_passes)
+            self.mark = positions.mark(loader) if learn.marks_passes else None
+            n_done, rest = 0, iter(self.batches_of(learn, loader))
+        # not iterated a second time: an iterator's own `__iter__` may begin the pass again
+        return n_done, rest if source is None else watched(learn, source, rest)
+
+    def batches_of(self, learn: LearnerProtocol, loader: Any) -> Any:
+        """What to iterate over; a loader that a function returned gets the number of the epoch too."""
+        batches = learn.data.batches(loader)
+        if learn.training and is_function(loader) and self.numbered is not None:
+            set_epoch(batches, self.number, self.numbered)
+        return batches
+
+    def length_of(self, loader: Any, training: bool) -> tuple[int | None, bool]:
+        """How many batches a pass has, and is that certain?
+
+        A loader whose length was wrong has as many as it gave last, until it claims another length.
+        """
+        n_batches = n_batches_of(loader)
+        if n_batches is None or is_exact(loader):
+            return n_batches, True
+        source = self.source_of(loader, training)
+        if source.claim != n_batches:
+            source.claim, source.given = n_batches, None
+        if source.given is None:
+            return n_batches, has_exact_length(loader)
+        return source.given, source.given == n_batches
+
+    def source_of(self, loader: Any, training: bool) -> Source:
+        """What is known of the loader of a pass; a new loader starts with nothing known."""
+        source = self.sources.get(training)
+        if source is None or source.loader is not loader:
+            source = self.sources[training] = Source(loader)
+        return source
+
+    def has_wrong_length(self) -> bool:
+        """Was the user warned that the length of the training data is wrong?"""
+        return True in self.sources and self.sources[True].is_reported
+
+    def to_keep(self, *, without: bool | None) -> dict[str, Any]:
+        """What a checkpoint holds of the loaders with which the fit began, as far as they need it.
+
+        Args:
+            without: leave out the last pass in training (True) or validation (False): it is under way, and
+                resumed in another way.
+        """
+        found = {}
+        for training, source in self.sources.items():
+            part = "train" if training else "valid"
+            if source.loader is self.begun.get(part, (None,))[0]:
+                found[part] = source.to_keep(with_this=training is not without)
+        return found
+
+    def catch_up(self, data: Data, kept: dict[str, Any]) -> None:
+        """Advance new loaders to the position of those in a checkpoint.
+
+        Warns:
+            LearnerWarning: a loader has given more than it had then, and the next batch depends on that.
+        """
+        for part, state in kept.items():
+            loader = getattr(data, part)
+            if loader is None or is_exact(loader):
+                continue
+            source = self.source_of(loader, part == "train")
+            n_fetched = source.catch_up(state, lambda loader=loader: data.batches(loader))
+            name = TITLES[part == "train"]
+            if n_fetched:
+                print_line(
+                    f"the {name} data may continue over epochs: {n_fetched} batches were fetched again"
+                )
+            elif n_fetched is None and source.continues:
+                tell([cannot_be_rewound(name, loader)])
 
 
-def to_keep(learn: Any, *, in_pass: bool) -> dict[str, Any]:
-    """What a checkpoint holds of the loaders with which the fit began, as far as they need it.
-
-    Args:
-        learn: the learner.
-        in_pass: is the last pass under way? It is continued in another way.
-    """
-    found = {}
-    for training, source in learn._known.sources.items():
-        part = "train" if training else "valid"
-        if source.loader is learn._known.begun.get(part, (None,))[0]:
-            found[part] = source.to_keep(with_this=not in_pass or training is not learn.training)
-    return found
+def cannot_be_rewound(name: str, loader: Any) -> Exception:
+    """The warning for data that has passed the position of a checkpoint."""
+    return LearnerWarning(
+        f"the {name} data, {describe_loader(loader)}, continues from epoch to epoch, and "
+        "has yielded more than when the checkpoint was saved: it cannot be rewound, so the "
+        "batches will differ. Create the data again, or start the script again."
+    )
 
 
-def catch_up(learn: Any, kept: dict[str, Any]) -> None:
-    """Advance new loaders to the position of those in a checkpoint.
-
-    Warns:
-        LearnerWarning: a loader has given more than it had then, and the next batch depends on that.
-    """
-    for part, state in kept.items():
-        loader = getattr(learn.data, part)
-        if loader is None or is_exact(loader):
-            continue
-        source = source_of(learn, loader, part == "train")
-        n_fetched = source.catch_up(state, lambda loader=loader: learn.data.batches(loader))
-        name = TITLES[part == "train"]
-        if n_fetched:
-            print_line(f"the {name} data may continue over epochs: {n_fetched} batches were fetched again")
-        elif n_fetched is None and source.continues:
-            tell(
-                [
-                    LearnerWarning(
-                        f"the {name} data, {describe_loader(loader)}, continues from epoch to epoch, and "
-                        "has yielded more than when the checkpoint was saved: it cannot be rewound, so the "
-                        "batches will differ. Create the data again, or start the script again."
-                    )
-                ]
-            )
-
-
-def source_of(learn: Any, loader: Any, training: bool) -> Source:
-    """What is known of the loader of a pass; another loader in its place begins with nothing known."""
-    source = learn._known.sources.get(training)
-    if source is None or source.loader is not loader:
-        source = learn._known.sources[training] = Source(loader)
-    return source
-
-
-def is_reported(learn: Any) -> bool:
-    """Is it known to the user that the length of the training data is not true?"""
-    return True in learn._known.sources and learn._known.sources[True].is_reported
-
-
-def length_of(learn: Any, loader: Any) -> tuple[int | None, bool]:
-    """How many batches a pass has, and is that certain?
-
-    A loader whose length was wrong has as many as it gave last, until it claims another length.
-    """
-    n_batches = n_batches_of(loader)
-    if n_batches is None or is_exact(loader):
-        return n_batches, True
-    source = source_of(learn, loader, learn.training)
-    if source.claim != n_batches:
-        source.claim, source.given = n_batches, None
-    if source.given is None:
-        return n_batches, has_exact_length(loader)
-    return source.given, source.given == n_batches
-
-
-def begin(learn: Any, loader: Any) -> tuple[int, Any]:
-    """Begin a pass, or continue the one that a checkpoint was saved in.
-
-    Returns:
-        How many of its batches are done, and the others.
-    """
-    source = None if is_exact(loader) else source_of(learn, loader, learn.training)
-    if learn._resume:
-        n_done, rest = learn._resume.go_on(learn, loader)
-        if source is not None:
-            source.begin(n_done)
-    else:
-        if source is not None:
-            source.begin(0, is_wanted=learn.marks_passes)
-        learn._mark = positions.mark(loader) if learn.marks_passes else None
-        n_done, rest = 0, iter(batches_of(learn, loader))
-    # not iterated a second time: an iterator's own `__iter__` may begin the pass again
-    return n_done, rest if source is None else watched(learn, source, rest)
-
-
-def batches_of(learn: Any, loader: Any) -> Any:
-    """What to iterate over; a loader that a function gave gets the number of the epoch too."""
-    batches = learn.data.batches(loader)
-    if learn.training and is_function(loader) and learn._known.told_epoch is not None:
-        set_epoch(batches, number_of_epoch(learn), learn._known.told_epoch)
-    return batches
-
-
-def watched(learn: Any, source: Source, batches: Iterator[Any]) -> Iterator[Any]:
+def watched(learn: LearnerProtocol, source: Source, batches: Iterator[Any]) -> Iterator[Any]:
     """Yield the batches and count them."""
     n_expected = source.claim if source.given is None else source.given
     n_fetched = source.n_fetched
     for batch in checked(batches):
         if n_expected is not None and n_fetched >= n_expected == learn.n_batches:
-            learn.n_batches = None  # it has more than it said, nobody knows how many
+            learn.n_batches = None  # it has more than it claimed, nobody knows how many
         n_fetched += 1
         source.n_fetched = n_fetched
         if source.is_unknown:

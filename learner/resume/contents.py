@@ -13,7 +13,7 @@ from torch import Tensor
 from callbacks.core.modules import LOSS
 from learner.files import checkpoint_file
 from learner.files.value_types import anything, fields, items, mapping, of, optional
-from learner.state import snapshots
+from learner.state.attributes import CLOCK
 
 N_SHOWN = 3  # faults in a message
 
@@ -110,7 +110,7 @@ def check_contents(contents: dict[str, Any], path: Path) -> None:
 
 def deeper_faults(contents: dict[str, Any]) -> Iterator[str]:
     """Errors in contents whose types are right but which do not fit together."""
-    yield from strange("clock", contents["clock"], snapshots.CLOCK)
+    yield from strange("clock", contents["clock"], CLOCK)
     yield from strange("loaders", contents["loaders"], ("train", "valid"))
     position = contents["fit"]["position"]
     if position is not None:

@@ -16,7 +16,7 @@ from callbacks.schedule.torch_scheduler import TorchScheduler
 from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.files import checkpoint_file
-from learner.passes import passes, positions
+from learner.passes import positions
 from learner.resume import saving
 from learner.resume.undo import Undo, unchanged_on_error
 from learner.state.fingerprint import SOFT, check_allow, data_differences, differences, fingerprint, loader_of
@@ -78,7 +78,7 @@ class Resumption:
         if size is not None and "batch_size" not in self.allow and isinstance(learn.data.train, TensorLoader):
             learn.data.train.batch_size = size  # of which a callback may make the next one
         if self.position["phase"] is None:
-            learn._resume = None
+            learn.loop.start = None
         if self.position["ended"]:
             learn.stop_reason = self.fit["stop_reason"] or "the fit was cancelled"
         return self.position["epoch"]
@@ -95,9 +95,9 @@ class Resumption:
             ValueError: in the middle of a pass, the loader is another than that of the pass; else, the loader
                 is that of the fit's begin, and was another in the epoch before.
         """
-        learn._known.point, then = None, self.loaders.get("train")
+        learn.loop.known.point, then = None, self.loaders.get("train")
         loader = learn.data.train
-        is_given = loader is learn._known.begun.get("train", (loader,))[0]
+        is_given = loader is learn.loop.known.begun.get("train", (loader,))[0]
         is_in_pass = self.position["phase"] == "train"
         if then is None or not (is_in_pass or (is_given and not any(takers(loader)))):
             return
@@ -120,17 +120,17 @@ class Resumption:
         if "loader" in self.fit["mark"]:
             loader.load_state_dict(self.fit["mark"]["loader"])
 
-    def go_on(self, learn: Any, loader: Any) -> tuple[int, Iterator[Any]]:
+    def batches(self, learn: Any, loader: Any) -> tuple[int, Iterator[Any]]:
         """Put everything back as it was after a batch of the pass that is about to go on.
 
         Returns:
             How many batches of the pass are done, and the others.
         """
-        learn._resume, n_done = None, self.position["n_done"]
+        learn.loop.start, n_done = None, self.position["n_done"]
         self._put_back(learn)
-        learn._mark = self.fit["mark"]
+        learn.loop.known.mark = self.fit["mark"]
         learn.stop_reason = self.fit["stop_reason"]
-        give = lambda: passes.batches_of(learn, loader)  # noqa: E731
+        give = lambda: learn.loop.known.batches_of(learn, loader)  # noqa: E731
         now = {**self.fit["now"], "random": self.contents["random"]}
         return n_done, positions.go_on(loader, give, self.fit["mark"], now, n_done)
 
@@ -166,9 +166,9 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
         CheckpointError: all files are damaged.
     """
     check_resume(resume)
-    learn._known.point = None
+    learn.loop.known.point = None
     learn.given = {plugin.name for plugin in learn.callbacks}
-    learn._moved.begin(learn)
+    learn.loop.moved.begin(learn)
     if Checkpoint in learn.callbacks and learn.optimizer is not None:
         learn.groups_begun = saving.settings_of(learn.optimizer)
         learn.hidden_begun = hidden_tensors(learn.model)
@@ -207,11 +207,11 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     point.adapt(differences(point.contents["fingerprint"], current, found, allow=allow), current, allow)
     if not point.is_of_a_later_fit:
         check_n_epochs(learn, point, n_epochs)
-    passes.catch_up(learn, point.fit.get("passes", {}))
+    learn.loop.known.catch_up(learn.data, point.fit.get("passes", {}))
     point.undo = Undo(learn)
     with unchanged_on_error(point.undo, found):
         saving.put_back(learn, point.contents, begun=True)
-    learn._known.point, learn.groups_begun = point, point.fit["groups"]
+    learn.loop.known.point, learn.groups_begun = point, point.fit["groups"]
     return point
 
 
@@ -219,8 +219,8 @@ def begin_data(learn: Any) -> None:
     """Note with which loaders a fit begins; those that a callback put there in the last fit do not count."""
     for part in ("train", "valid"):
         loader = getattr(learn.data, part)
-        if part not in learn._known.begun or loader is not learn._known.ended.get(part):
-            learn._known.begun[part] = loader, loader_of(loader)
+        if part not in learn.loop.known.begun or loader is not learn.loop.known.ended.get(part):
+            learn.loop.known.begun[part] = loader, loader_of(loader)
 
 
 def check_resume(resume: Any) -> None:

@@ -18,7 +18,7 @@ from callbacks.optim import hyperparameters
 from learner.checks.preflight import EpochWatch
 from learner.files import checkpoint_file, skeleton
 from learner.files.plain import from_plain, to_plain
-from learner.passes import passes, positions
+from learner.passes import positions
 from learner.resume import weights_file, wrapped_names
 from learner.resume.contents import check_contents
 from learner.resume.undo import Undo, unchanged_on_error
@@ -55,7 +55,7 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
         "generators": {
             name: positions.generator_states(each) for name, each in snapshots.parts_with_generators(learn)
         },
-        "moved": learn._moved.names(learn),
+        "moved": learn.loop.moved.names(learn),
         "gradients": gradients_in(learn.model),
         "gradients_beside": {place: gradients_in(each) for place, each in modules_beside(learn).items()},
         "fit": {
@@ -65,8 +65,8 @@ def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
             "stop_reason": None if learn.interrupted else learn.stop_reason,
             "position": None if at is None else position_of(learn, at),
             "batch_size": plain_or_none(batch_size_before(learn, at)),
-            "passes": passes.to_keep(learn, in_pass=at == "batch"),
-            "mark": learn._mark if at == "batch" else None,
+            "passes": learn.loop.known.to_keep(without=learn.training if at == "batch" else None),
+            "mark": learn.loop.known.mark if at == "batch" else None,
             "now": positions.now(loader_under_way(learn)) | {"random": None} if at == "batch" else None,
         },
         "fingerprint": json.dumps(fingerprint(learn)),  # one string: pickled ten times as fast as its parts
@@ -87,7 +87,7 @@ def put_gradients(module: torch.nn.Module, gradients: dict[str, torch.Tensor]) -
 
 def batch_size_before(learn: Any, at: At | None) -> Any:
     """The batch size that the callbacks of the next epoch to begin find."""
-    return learn._known.size_before if at == "batch" else getattr(learn.data.train, "batch_size", None)
+    return learn.loop.known.size_before if at == "batch" else getattr(learn.data.train, "batch_size", None)
 
 
 def position_of(learn: Any, at: At) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def tell_limits(learn: Any) -> None:
     """Say once, at the first save, where a run that is cut in the middle of a pass may lose its bits."""
     for name, loader in (("train", learn.data.train), ("valid", learn.data.valid)):
         limit = None if loader is None else positions.limits(loader)
-        if limit is not None and id(loader) not in learn.told:
-            learn.told.add(id(loader))
+        if limit is not None and id(loader) not in learn.reported:
+            learn.reported.add(id(loader))
             warn(
                 f"a run that is cut in the middle of a pass may not go on bit for bit; of the {name} data: "
                 f"{limit}"
@@ -213,7 +213,7 @@ def put_file(learn: Any, path: str | Path, only: Literal["model"] | None) -> Non
         differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=("model",))
         with unchanged_on_error(Undo(learn), path):
             snapshots.put_tensors(learn.model, contents)
-            learn._moved.known.update(each for each in contents["moved"] if each.startswith("model."))
+            learn.loop.moved.known.update(each for each in contents["moved"] if each.startswith("model."))
 
 
 def settings_of(optimizer: Any) -> list[dict[str, Any]]:
@@ -238,7 +238,7 @@ def put_back(learn: Any, contents: dict[str, Any], *, begun: bool = False) -> No
         begun: with the optimizer's settings as they were when that fit began, as `before_fit` is to see.
     """
     snapshots.put_back(learn, contents, before_fit=begun)
-    learn._moved.known.update(contents["moved"])
+    learn.loop.moved.known.update(contents["moved"])
     if begun and contents["optimizer"] is not None and contents["fit"]["groups"] is not None:
         put_settings(learn.optimizer, contents["fit"]["groups"])
     for name, part in snapshots.parts_with_generators(learn):

@@ -13,7 +13,7 @@ from callbacks.core.contract import Callback
 def add(learn: Any, callbacks: Iterable[Callback]) -> None:
     """Add callbacks; in mid-fit the fit begins for them."""
     before = learn.callbacks
-    learn._set_callbacks((*before, *callbacks))
+    learn.loop.connect(learn, (*before, *callbacks))
     if learn.fitting:
         for callback in learn.callbacks:
             if callback not in before:
@@ -22,7 +22,7 @@ def add(learn: Any, callbacks: Iterable[Callback]) -> None:
 
 def remove(learn: Any, gone: list[Callback]) -> None:
     """Remove callbacks; in mid-fit they clean up."""
-    learn._set_callbacks(learn.callbacks.without(*gone))
+    learn.loop.connect(learn, learn.callbacks.without(*gone))
     finish(learn, gone)
 
 
@@ -49,7 +49,7 @@ def without(learn: Any, gone: list[Callback]) -> Iterator[Any]:
     finally:
         there = {id(callback): callback for callback in (*gone, *learn.callbacks)}
         old = [there.pop(id(callback)) for callback in before if id(callback) in there]
-        learn._set_callbacks((*old, *there.values()))
+        learn.loop.connect(learn, (*old, *there.values()))
         if learn.fitting:
             for callback, state in zip(gone, states, strict=True):
                 begin(learn, callback)
@@ -58,22 +58,22 @@ def without(learn: Any, gone: list[Callback]) -> Iterator[Any]:
 
 def begin(learn: Any, callback: Callback) -> None:
     """Start the fit for a callback that is added in mid-fit."""
-    learn._begun.append(callback)
+    learn.loop.begun.append(callback)
     callback.before_fit(learn)
 
 
 def finish(learn: Any, callbacks: Iterable[Callback]) -> None:
     """Let removed callbacks clean up, if the fit has started for them."""
     for callback in reversed(tuple(callbacks)):
-        if any(callback is each for each in learn._begun):
-            learn._begun = [each for each in learn._begun if each is not callback]
+        if any(callback is each for each in learn.loop.begun):
+            learn.loop.begun = [each for each in learn.loop.begun if each is not callback]
             callback.cleanup_fit(learn)
 
 
 def last_first(learn: Any) -> Iterator[Callback]:
     """The callbacks that are to clean up, each once, also where one of them adds or removes others."""
-    while learn._begun:
+    while learn.loop.begun:
         order = {id(each): number for number, each in enumerate(learn.callbacks)}
-        last = max(learn._begun, key=lambda each: order.get(id(each), -1))
-        learn._begun = [each for each in learn._begun if each is not last]
+        last = max(learn.loop.begun, key=lambda each: order.get(id(each), -1))
+        learn.loop.begun = [each for each in learn.loop.begun if each is not last]
         yield last

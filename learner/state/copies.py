@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from learner.state import pass_modes
-from learner.state.position import Place
+from learner.state.attributes import BATCH_STATE
 
-#: Not copied: functions of the original's callbacks, where a fit is, and the last batch, whose tensors may
-#: belong to a graph.
-LEFT_OUT = (
-    *("_on", "_do", "_at", "_begun", "_resume", "_mark", "told", "error", "fitting", "interrupted"),
-    *("batch", "inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value"),
-)
+#: Not copied: how a fit ended, and the last batch, whose tensors may belong to a graph.
+LEFT_OUT = ("reported", "error", "fitting", "interrupted", *BATCH_STATE)
 
 
 def state_of(learn: Any) -> dict[str, Any]:
@@ -33,7 +29,6 @@ def state_of(learn: Any) -> dict[str, Any]:
 def put_state(learn: Any, state: dict[str, Any]) -> None:
     """Give a copy its attributes, and connect it to its own callbacks."""
     names = state.pop("left_in_evaluation_mode")
-    vars(learn).update(state, told=set())
+    vars(learn).update(state, reported=set())
     pass_modes.remember_left(learn.model, names)
-    learn._at, learn._begun = Place(), []
-    learn._set_callbacks(learn.callbacks)
+    learn.loop.connect(learn, learn.callbacks)

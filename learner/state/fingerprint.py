@@ -86,7 +86,7 @@ def data_of(learn: Any, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     loader = getattr(learn.data, part)
     now = loader_of(loader)
-    given, begun = learn._known.begun.get(part, (loader, now))
+    given, begun = learn.loop.known.begun.get(part, (loader, now))
     if now == begun or loader is not given or isinstance(loader, TensorLoader):
         return begun, now
     return (begun if any(takers(loader)) else now), now

@@ -67,7 +67,7 @@ def switching(learn: Any) -> Iterator[None]:
 
 def add_modes(learn: Any) -> None:
     """Add the callbacks: the first one of its phase, and the last one."""
-    learn._set_callbacks((EvalMode(), *learn.callbacks, TrainMode()))
+    learn.loop.connect(learn, (EvalMode(), *learn.callbacks, TrainMode()))
 
 
 def follow(learn: Any) -> None:

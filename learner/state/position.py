@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from functools import wraps
 from typing import Any, Literal
 
 from callbacks.core.contract import Callback, Cancel
@@ -62,21 +61,3 @@ class Place:
     def _begin(self, error: BaseException) -> None:
         if self._error != id(error):  # the one before was caught by a hook
             self._error, self.hook, self.operations = id(error), None, []
-
-
-def guarded(operation: str, do: Callable[[Any], Any], plugin: Callback | None) -> Callable[[Any], Any]:
-    """An operation that reports its errors to the place; `plugin` is the callback that implements it."""
-    if do is nobody:
-        return do
-
-    @wraps(do)
-    def _guarded(learn: Any) -> None:
-        try:
-            do(learn)
-        except BaseException as error:
-            learn._at.came_through_operation(error, operation)
-            if plugin is not None:
-                learn._at.came_through_hook(error, plugin, operation)
-            raise
-
-    return _guarded

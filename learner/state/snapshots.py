@@ -24,16 +24,12 @@ from learner.data.batching import TensorLoader
 from learner.data.generators import kind_of
 from learner.passes import positions
 from learner.state import begun, optimizer_modes, unkept
+from learner.state.attributes import CLOCK
 from learner.state.fingerprint import loader_of
 from learner.state.identity import is_of_loader, loaders_with_state, objects_of, token_of
 from learner.state.loss_state import loss_state, put_loss
 from learner.state.moved_numbers import moved_in
 from learner.state.snapshot_fits import check_fits, is_torchs, title_of
-
-CLOCK = (
-    *("epoch", "n_epochs", "batch_idx", "n_batches", "global_step", "n_samples", "n_waiting", "training"),
-    "n_epochs_before",
-)
 
 
 def take(learn: Any, *, on_cpu: bool = False) -> dict[str, Any]:
@@ -200,8 +196,8 @@ def sandbox(learn: Any) -> Iterator[Any]:
     modes = [(each, each.training) for module in modules for each in module.modules()]
     marks = unkept.hidden_tensors(learn.model)
     drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
-    ending, plugins = (learn.stop_reason, learn.error, learn.n_fits, learn._known), tuple(learn.callbacks)
-    learn._known = type(learn._known)()  # what a few batches tell of a loader is not kept
+    ending, plugins = (learn.stop_reason, learn.error, learn.n_fits, learn.loop.known), tuple(learn.callbacks)
+    learn.loop.known = type(learn.loop.known)()  # what a few batches tell of a loader is not kept
     parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
     groups = [(each, len(each.param_groups)) for each in members_of(learn.optimizer)]
     for parameter, _ in gradients:
@@ -217,7 +213,7 @@ def sandbox(learn: Any) -> Iterator[Any]:
         unkept.report(learn, unkept.changed(learn.model, marks))
         for part, states in drawn:
             positions.set_generator_states(part, states)
-        learn.stop_reason, learn.error, learn.n_fits, learn._known = ending
+        learn.stop_reason, learn.error, learn.n_fits, learn.loop.known = ending
         for parameter, gradient in gradients:
             parameter.grad = gradient
         for module, mode in modes:
@@ -229,7 +225,7 @@ def put_callbacks(learn: Any, callbacks: tuple[Any, ...]) -> None:
     before = tuple(learn.callbacks)
     if list(map(id, before)) == list(map(id, callbacks)):
         return
-    learn._set_callbacks(callbacks)
+    learn.loop.connect(learn, callbacks)
     begun.finish(learn, [each for each in before if each not in learn.callbacks])
     if learn.fitting:
         there = set(map(id, before))

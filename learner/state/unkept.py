@@ -32,8 +32,8 @@ def without_unkept(learn: Any, contents: dict[str, Any]) -> dict[str, Any]:
 
 def report(learn: Any, names: list[str]) -> None:
     """Warn of each of these once."""
-    new = [name for name in names if name not in learn.told]
-    learn.told.update(new)
+    new = [name for name in names if name not in learn.reported]
+    learn.reported.update(new)
     if new:
         warn(
             f"the tensors in {listed(new)} change, and are not kept by snapshots and checkpoints, so that "

@@ -20,7 +20,7 @@ from callbacks.place.device import to_device
 from learner.checks.preflight import Preflight
 from learner.engine.composition import overrides
 from learner.engine.interrupt import interruptible
-from learner.loop import Loop
+from learner.loop import OPERATIONS as DEFAULTS
 from learner.state.optimizer_modes import switching
 from learner.tools.meter import BLOCK, Conductor, Meter, Reads, Watch
 
@@ -79,11 +79,11 @@ def run_reads(learn: Any, left_out: dict[str, str], device: torch.device) -> Met
 def compose_with(learn: Any, meter: Meter) -> None:
     """Let every composition of the learner have clocks, also those in mid-fit."""
 
-    def set_callbacks(callbacks: Any) -> None:
-        type(learn)._set_callbacks(learn, callbacks)
+    def connect(learn: Any, callbacks: Any) -> None:
+        type(learn.loop).connect(learn.loop, learn, callbacks)
         meter.compose(learn)
 
-    learn._set_callbacks = set_callbacks
+    learn.loop.connect = connect
     meter.compose(learn)
 
 
@@ -96,7 +96,7 @@ def fit(learn: Any, watch: Watch, meter: Meter | None = None, n_epochs: int = Co
     quiet = contextlib.redirect_stdout(io.StringIO())
     added = learn.added(Preflight(), Conductor(watch, meter, n_epochs))
     with quiet, interruptible(learn), switching(learn), added:
-        learn._fit(watch.n_steps + n_epochs)
+        learn.loop.fit(learn, watch.n_steps + n_epochs)
     return watch
 
 
@@ -141,7 +141,7 @@ def by_hand(learn: Any) -> Any:
             getattr(type(learn), operation)(learn)
         optimizer.zero_grad()
 
-    is_own = loss_func is None or any(overrides(type(learn), Loop, each) for each in OPERATIONS)
+    is_own = loss_func is None or any(overrides(type(learn), DEFAULTS, each) for each in OPERATIONS)
     return own_step if is_own else step
 
 
@@ -158,9 +158,10 @@ def alone(learn: Any, left_out: dict[str, str] | None, whose: str = "learn.cost(
     """A sandbox with copies of the plug-ins, or with none; all attributes of the learner are put back too."""
     with untouched(learn), learn.sandbox(), untouched(learn), warnings.catch_warnings():
         warnings.simplefilter("ignore", LearnerWarning)  # they speak of a fit; this is none
-        learn.told = set(learn.told)
-        learn._set_callbacks([] if left_out is None else copies(learn, left_out, whose))
-        learn.stop = lambda reason: Loop.stop(learn, reason) if learn.interrupted else None
+        learn.reported = set(learn.reported)
+        learn.loop = copy.copy(learn.loop)
+        learn.loop.connect(learn, [] if left_out is None else copies(learn, left_out, whose))
+        learn.stop = lambda reason: type(learn).stop(learn, reason) if learn.interrupted else None
         try:
             yield
         except Exception as error:

@@ -18,9 +18,8 @@ from callbacks.core.contract import OPERATIONS
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import IN_BATCH
 from learner.checks.preflight import Preflight
-from learner.engine.composition import begins, doer_of, in_turn, nobody, within
-from learner.loop import Loop
-from learner.state.position import guarded
+from learner.engine.composition import begins, doer_of, guarded, in_turn, nobody, within
+from learner.loop import OPERATIONS as DEFAULTS
 
 BLOCK = 10  # steps; what comes now and then, and batches that workers deliver in bursts, even out within
 Doer = Callable[[Any], Any]
@@ -138,10 +137,10 @@ class Meter:
     def compose(self, learn: Any) -> None:
         """Put clocks around all that the learner's loop calls."""
         hooks = {event: self._timed_hooks(event, found) for event, found in learn.callbacks.hooks.items()}
-        learn._on = {event: in_turn(event, found) for event, found in hooks.items()}
-        learn._on["before_fit"] = begins(learn.callbacks, hooks["before_fit"])
+        learn.loop.on = {event: in_turn(event, found) for event, found in hooks.items()}
+        learn.loop.on["before_fit"] = begins(learn.callbacks, hooks["before_fit"])
         doers = learn.callbacks.doers
-        learn._do = {each: guarded(each, self._doer(learn, each), doers.get(each)) for each in OPERATIONS}
+        learn.loop.do = {each: guarded(each, self._doer(learn, each), doers.get(each)) for each in OPERATIONS}
 
     def _timed_hooks(self, event: str, hooks: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(self._hook(event, hook) for hook in hooks)
@@ -155,7 +154,7 @@ class Meter:
 
     def _doer(self, learn: Any, operation: str) -> Doer:
         callbacks: Callbacks = learn.callbacks
-        do = doer_of(callbacks, operation, type(learn), Loop)
+        do = doer_of(callbacks, operation, type(learn), DEFAULTS)
         if do is not nobody:
             do = self._timed(("operation", operation), do, self._step)
         for around in reversed(tuple(callbacks)):

@@ -20,8 +20,8 @@ from callbacks.optim.optimizers import set_mode
 from learner.engine import errors
 from learner.files import checkpoint_file
 from learner.files.plain import from_plain, to_plain
-from learner.loop import PASS_STATE
 from learner.state import snapshots
+from learner.state.attributes import CLOCK, kept_of, put_back
 from learner.state.loss_state import loss_state, put_loss
 from learner.state.pass_modes import modes_of
 from learner.state.snapshot_fits import check_fits
@@ -45,7 +45,7 @@ def write(learn: Any, path: str | Path, begin: dict[str, Any]) -> Path:
     contents: dict[str, Any] = {name: as_far_as_it_goes(state[name], name, left_out) for name in PIECES}
     contents["kind"] = KIND
     contents["random"] = to_plain(begin["random"], "random")
-    contents["clock"] = {name: getattr(learn, name) for name in snapshots.CLOCK}
+    contents["clock"] = {name: getattr(learn, name) for name in CLOCK}
     contents["error"] = {"type": type(learn.error).__name__, "message": str(learn.error)}
     contents["is_updated"] = learn.global_step != begin["global_step"] or fails_in_step(learn)
     contents["left_out"] = left_out
@@ -90,7 +90,7 @@ def as_far_as_it_goes(value: Any, where: str, left_out: list[str]) -> Any:
 def fails_in_step(learn: Any) -> bool:
     """Was the error raised in the update itself, so that some of the weights may have changed?"""
     frames = (frame for frame, _ in traceback.walk_tb(learn.error.__traceback__))
-    return "step" in learn._at.operations or any(
+    return "step" in learn.loop.place.operations or any(
         frame.f_locals.get("self") is learn.optimizer for frame in frames
     )
 
@@ -180,16 +180,17 @@ def composed(learn: Any, notes: Notes) -> Iterator[None]:
     before = list(learn.callbacks)
     there = [plugin for plugin in before if plugin.order not in (Order.REPORT, Order.SAVE)]
     needed = tuple(kind for plugin in there for kind in plugin.needs)
-    learn._set_callbacks(
+    learn.loop.connect(
+        learn,
         [
             *(each for each in before if (each in there or isinstance(each, needed)) and not is_box(each)),
             notes,
-        ]
+        ],
     )
     try:
         yield
     finally:
-        learn._set_callbacks(before)
+        learn.loop.connect(learn, before)
 
 
 def lost_pieces(kept: dict[str, Any]) -> set[str]:
@@ -204,12 +205,12 @@ def is_box(plugin: Callback) -> bool:
 
 def step_again(learn: Any, kept: dict[str, Any]) -> None:
     """The step as a fit runs it, with what comes before it and after it."""
-    modes, pass_state = modes_of(learn), {name: getattr(learn, name) for name in PASS_STATE}
-    learn.fitting, learn.error, learn.stop_reason, learn._begun = True, None, None, []
+    modes, kept_state = modes_of(learn), kept_of(learn)
+    learn.fitting, learn.error, learn.stop_reason, learn.loop.begun = True, None, None, []
     try:
         begin(learn, kept)
         with given_batch(learn, kept):
-            learn._batch()
+            learn.loop.run_batch(learn)
     except BaseException as error:
         learn.error = errors.with_place(error, learn)
         if learn.error is error:
@@ -217,16 +218,16 @@ def step_again(learn: Any, kept: dict[str, Any]) -> None:
         raise learn.error from error
     finally:
         errors.end(learn, modes)
-        vars(learn).update(pass_state)
+        put_back(learn, kept_state)
 
 
 def begin(learn: Any, kept: dict[str, Any]) -> None:
     """Everything as it was when the step began."""
     put_clock(learn, kept)
-    learn._on["before_fit"](learn)
-    learn._on["before_epoch"](learn)
-    learn._begin_pass(learn.data.train, training=True)
-    learn._on["before_train"](learn)
+    learn.loop.on["before_fit"](learn)
+    learn.loop.on["before_epoch"](learn)
+    learn.loop.begin_pass(learn, learn.data.train, training=True)
+    learn.loop.on["before_train"](learn)
     states = {name: state for name, state in kept["callbacks"].items() if state is not None}
     snapshots.put_plugins(learn, states)
     set_mode(learn.optimizer, training=True)

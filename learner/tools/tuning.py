@@ -14,8 +14,8 @@ from callbacks.schedule.annealers import flat_cos, one_cycle, sgdr
 from callbacks.schedule.param_scheduler import ParamScheduler
 from learner.engine import groups
 from learner.engine.composition import as_list
-from learner.loop import Loop
 from learner.messages.keywords import suggest_keywords, suggest_keywords_beside
+from learner.state.attributes import FitState
 from learner.tools import batch_size, schedule_plot
 from learner.tools.lr_find import LRSearch, search
 
@@ -27,7 +27,7 @@ Rate = float | slice
 Momentums = tuple[float, float, float]
 
 
-class Tuning(Loop):
+class Tuning(FitState):
     """Training by a schedule, a layer group at a time, at a rate that was found.
 
     Rates are one number for all; or, by layer group, `slice(lo, hi)` from the first to the last, or

@@ -113,15 +113,15 @@ def count_waits(learn: Learner, waits: Waits) -> None:
     if DevicePlacement not in learn.callbacks:
         learn.add_callbacks(DevicePlacement("meta"))
     learn.callbacks[DevicePlacement].device = torch.device("meta")
-    one_batch = learn._batch
+    one_batch = learn.loop.run_batch
 
-    def batch() -> None:
+    def batch(learn: Learner) -> None:
         outside, waits.in_batch = waits.in_batch, True
         try:
-            one_batch()
+            one_batch(learn)
         finally:
             waits.in_batch = outside
 
-    learn._batch = batch  # type: ignore[method-assign]
+    learn.loop.run_batch = batch  # type: ignore[method-assign]
     with waits.counted():
         learn.fit(1)

@@ -274,8 +274,8 @@ def test_a_second_pass_over_the_batch_within_a_step_has_the_mixed_loss():
 def test_nothing_waits_for_the_device(kind):
     """On the meta device every read of a number is an error."""
     learn = learner_of(kind(), DevicePlacement("meta"), model=model_of().to("meta"))
-    learn._begin_pass(learn.data.train, training=True)
-    learn._batches(learn.data.train)
+    learn.loop.begin_pass(learn, learn.data.train, training=True)
+    learn.loop.run_batches(learn, learn.data.train)
     assert learn.global_step == 3
     assert learn.loss.is_meta
 

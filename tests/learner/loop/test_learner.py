@@ -514,7 +514,8 @@ def test_the_loss_as_a_number_is_that_of_the_batch_under_way(make_learner):
 
 def test_the_loss_is_no_number_where_reading_it_would_wait(make_learner):
     learn = make_learner()
-    learn._loss = torch.ones((), device="meta", requires_grad=True) * 2
+    learn.loss_grad = torch.ones((), device="meta", requires_grad=True) * 2
+    learn.loop.note_loss(learn)
     assert learn.loss_value is learn.loss
     assert learn.loss_value.is_meta
     assert not learn.loss_value.requires_grad

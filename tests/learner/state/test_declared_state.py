@@ -203,7 +203,7 @@ def test_the_state_of_another_network_is_refused_with_its_place() -> None:
     assert "Critic.critic" in "".join(caught.value.__notes__)
 
 
-@pytest.mark.parametrize("wrong", ["critic", ("model",), (1,), ("_do",)])
+@pytest.mark.parametrize("wrong", ["critic", ("model",), (1,), ("loop",)])
 def test_a_state_that_is_no_tuple_of_own_names_is_refused_when_the_class_is_defined(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"Mine\.state"):
         type("Mine", (Learner,), {"state": wrong})

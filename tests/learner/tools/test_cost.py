@@ -95,15 +95,12 @@ def make(*callbacks, data_set=TensorDataset, optimizer=ADAM, **options):
 
 def traces(learn: Learner) -> list:
     """All that measuring could leave."""
-    attributes = {
-        key: id(value) for key, value in vars(learn).items() if key not in ("_on", "_do", "results")
-    }
     return [
         [each.detach().clone() for each in (*learn.model.parameters(), *learn.model.buffers())],
         copy.deepcopy(learn.optimizer.state_dict()),
         [torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()],
         learn.data.train.generator.get_state(),
-        {key: value for key, value in attributes.items() if key != "_callbacks"},
+        {key: id(value) for key, value in vars(learn).items() if key != "_results"},
         [learn.global_step, learn.n_samples, learn.n_fits, learn.epoch, len(learn.history)],
         [module.training for module in learn.model.modules()],
         [len(module._forward_hooks) for module in learn.model.modules()],
@@ -311,9 +308,9 @@ def test_reads_of_a_device_are_counted_for_what_reads():
         for event in ("place", "forward", "compute_loss"):
             learn.batch = learn.inputs = torch.rand(8, 3)
             learn.targets = torch.rand(8, 1)
-            learn._do[event](learn)
-        learn._loss = learn.loss_grad
-        learn._on["after_loss"](learn)
+            learn.loop.do[event](learn)
+        learn.loop.note_loss(learn)
+        learn.loop.on["after_loss"](learn)
     meter.end_step()
     assert meter.reads == [{("callback", "reader"): 2}]
 

@@ -1,0 +1,59 @@
+"""What surrounds a fit, and a pass beside it: checks, the place of an error, clean-up, the modules' modes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from learner.checks.preflight import check_before_fit
+from learner.engine import errors
+from learner.state.attributes import kept_of, put_back
+from learner.state.pass_modes import leave_in_evaluation_mode, modes_of, resume_training_modes, set_modes
+from learner.state.protocol import FullLearner
+
+
+@contextmanager
+def under_way(learn: FullLearner) -> Iterator[None]:
+    """Check a fit before anything of it; at its end let every callback clean up, whatever happened.
+
+    Raises:
+        BaseException: what ended the fit, with notes about the place; it is `learn.error`.
+    """
+    was_left = resume_training_modes(learn.model)
+    modes = modes_of(learn)
+    learn.fitting = True
+    try:
+        check_before_fit(learn)
+        yield
+    except BaseException as error:
+        learn.error = errors.with_place(error, learn)
+        if learn.error is error:
+            raise
+        raise learn.error from error
+    finally:
+        learn.abortable = False
+        errors.end(learn, modes)
+        if was_left or not (learn.error or learn.interrupted):
+            leave_in_evaluation_mode(learn.model)
+
+
+@contextmanager
+def aside(learn: FullLearner) -> Iterator[None]:
+    """Run batches in evaluation mode beside the fit, or without one; then restore the state of the loop."""
+    modes, kept = modes_of(learn), kept_of(learn)
+    learn.results, learn.stop_reason, learn.loop.start = {}, None, None
+    learn.loop.begin_pass(learn, (), training=False, span="predict")
+    try:
+        yield
+    except BaseException as error:
+        placed = errors.with_place(error, learn)
+        if not learn.fitting:  # otherwise a callback may catch it, and the fit end well
+            learn.error = placed
+        if placed is error:
+            raise
+        raise placed from error
+    finally:
+        stopped = learn.stop_reason if learn.fitting else None
+        put_back(learn, kept)
+        learn.stop_reason = learn.stop_reason or stopped
+        set_modes(modes)

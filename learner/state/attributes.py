@@ -1,0 +1,152 @@
+"""The attributes of a learner that the loop sets, declared once: of the batch, the pass, the clock, the fit.
+
+What else must know them (snapshots, copies, passes beside a fit) takes their names from these classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import get_annotations
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.core.history import History
+from callbacks.results.numbers import Results, as_results, results_of
+from learner.data import items
+from learner.data.data import Data
+
+if TYPE_CHECKING:
+    from learner.state.protocol import FullLearner, LoopProtocol
+
+
+class BatchState:
+    """What a batch leaves on a learner: no copy of the learner gets it, as it may belong to a graph."""
+
+    batch: Any = None
+    inputs: Any = None
+    targets: Any = None
+    preds: Any = None
+    loss_grad: Any = None
+    _loss: Any = None  # what compute_loss returned
+    _detached: Any = None  # the same without its graph, once it was read
+    _value: Any = None  # the same as a number, once it was read
+
+
+class PassClock:
+    """The part of the clock that each pass starts again."""
+
+    training: bool = False
+    batch_idx: int = 0
+    n_batches: int | None = None
+
+
+class Clock(PassClock):
+    """The one clock; snapshots and checkpoints hold it."""
+
+    epoch: int = 0
+    n_epochs: int = 0
+    global_step: int = 0
+    n_samples: int = 0
+    n_waiting: int = 0
+    n_epochs_before: int = 0  # of the fits before this one
+
+
+class PassState(BatchState, PassClock):
+    """What a pass over data changes, and a pass beside a fit restores."""
+
+    length_is_certain: bool = True
+    stop_reason: str | None = None
+    _results: Results
+
+
+class FitState(PassState, Clock):
+    """All attributes that the loop sets, and what hooks ask about them."""
+
+    model: nn.Module
+    data: Data
+    loss_func: Callable[..., Any] | None
+    optimizer: torch.optim.Optimizer
+    history: History
+    loop: LoopProtocol
+    error: BaseException | None = None
+    fitting: bool = False
+    abortable: bool = False  # may a second Ctrl-C raise here?
+    interrupted: str | None = None
+    n_fits: int = 0  # that have come to their end
+    resumed: bool = False
+    marks_passes: bool = False
+    loss_is_overridden: bool = False
+    reported: set[int | str]  # loaders and attributes about whose limits the user was warned
+    groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
+    hidden_begun: dict[str, Any] | None = None  # marks of tensors that no checkpoint keeps
+    given: set[str] | None = None  # names of the callbacks that were there when `fit` was called
+
+    @property
+    def loss(self) -> Any:
+        """The loss as the loss function returned it, detached: the one to report."""
+        if self._detached is None and self._loss is not None:
+            self._detached = self._loss.detach() if isinstance(self._loss, Tensor) else self._loss
+        return self._detached
+
+    @loss.setter
+    def loss(self, value: Any) -> None:
+        raise AttributeError(
+            "learn.loss is what the loss function returned; to change training, assign learn.loss_grad "
+            "instead."
+        )
+
+    @property
+    def loss_value(self) -> Any:
+        """`loss` as a number where reading it waits for nothing, on a CPU; elsewhere as it is."""
+        if self._value is None:
+            loss = self._loss
+            self._value = loss.item() if isinstance(loss, Tensor) and loss.is_cpu else self.loss
+        return self._value
+
+    n_items = property(items.of_batch, doc="Number of items in this batch; see `Data(n_items=...)`.")
+
+    def _set_results(self, results: dict[str, Any]) -> None:
+        self._results = as_results(results)
+
+    results = property(results_of, _set_results)
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Is it certain that no batch follows in this pass?"""
+        return self.batch_idx + 1 == self.n_batches and self.length_is_certain
+
+    @property
+    def failed_between_batches(self) -> bool:
+        """Was the fit's error raised while a batch was fetched, so that the batch before it is complete?"""
+        return self.error is not None and self.batch is not None and self.loop.place.fetching is not None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's first parameter."""
+        return next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
+
+
+def names_of(kind: type) -> tuple[str, ...]:
+    """The names that one of these classes declares, those of its bases first."""
+    return tuple(name for each in reversed(kind.__mro__) for name in get_annotations(each))
+
+
+BATCH_STATE, CLOCK, PASS_STATE = names_of(BatchState), names_of(Clock), names_of(PassState)
+
+
+Kept = tuple[dict[str, Any], tuple[Any, ...]]
+
+
+def kept_of(learn: FullLearner) -> Kept:
+    """The attributes of the pass under way, and where the loop is."""
+    loop = learn.loop
+    return {name: getattr(learn, name) for name in PASS_STATE}, (loop.place, loop.start, loop.known.mark)
+
+
+def put_back(learn: FullLearner, kept: Kept) -> None:
+    """Restore what `kept_of` returned."""
+    names, (place, start, mark) = kept
+    vars(learn).update(names)
+    learn.loop.place, learn.loop.start, learn.loop.known.mark = place, start, mark

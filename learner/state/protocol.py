@@ -1,0 +1,105 @@
+"""What the upper floor reads and assigns on a learner, beside what hooks may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from callbacks.core.contract import Callback, LearnerProtocol
+from callbacks.core.registry import Callbacks
+from learner.passes.passes import Known
+from learner.state.moved_numbers import MovedNumbers
+from learner.state.position import Place, Span
+
+#: A function of the learner: all hooks of an event, or an operation.
+Call = Callable[[Any], Any]
+
+
+class Start(Protocol):
+    """Where a fit resumes."""
+
+    @property
+    def in_validation(self) -> bool:
+        """Is the training pass of its first epoch over?"""
+        ...
+
+    def begin(self, learn: Any) -> int:
+        """Restore the learner, after all `before_fit`, and return the first epoch."""
+        ...
+
+    def rewind(self, loader: Any) -> None:
+        """Restore the random state before the pass under way, after which a validation pass came."""
+        ...
+
+    def batches(self, learn: Any, loader: Any) -> tuple[int, Iterator[Any]]:
+        """How many batches of the pass under way are done, and the other ones."""
+        ...
+
+
+class LoopProtocol(Protocol):
+    """The loop of a learner; `Loop` documents the attributes and methods."""
+
+    callbacks: Callbacks
+    on: dict[str, Call]
+    do: dict[str, Call]
+    place: Place
+    begun: list[Callback]
+    start: Start | None
+    known: Known
+    moved: MovedNumbers
+
+    def connect(self, learn: Any, callbacks: Iterable[Any]) -> None: ...
+
+    def runs_default(self, operation: str) -> bool: ...
+
+    def fit(self, learn: Any, n_epochs: int, start: Start | None = None) -> None: ...
+
+    def validate(self, learn: Any, loader: Any) -> None: ...
+
+    def begin_pass(self, learn: Any, loader: Any, training: bool, span: Span | None = None) -> None: ...
+
+    def run_batch(self, learn: Any) -> None: ...
+
+    def run_model(self, learn: Any) -> None: ...
+
+    def compute_loss(self, learn: Any) -> None: ...
+
+    def note_loss(self, learn: Any) -> None: ...
+
+    def run_backward(self, learn: Any) -> None: ...
+
+    def update(self, learn: Any) -> None: ...
+
+
+class FullLearner(LearnerProtocol, Protocol):
+    """A learner as the upper floor sees it."""
+
+    fitting: bool
+    abortable: bool
+    n_fits: int
+    n_epochs_before: int
+    length_is_certain: bool
+    reported: set[int | str]
+    groups_begun: list[dict[str, Any]] | None
+    hidden_begun: dict[str, Any] | None
+    given: set[str] | None
+    splitter: Callable[..., Any] | None
+    decay_norms: bool
+
+    @property
+    def loop(self) -> LoopProtocol:
+        """The loop that runs the fits of this learner."""
+        ...
+
+    @property
+    def optimizer_given(self) -> Any:
+        """The optimizer or the factory that was passed to the learner."""
+        ...
+
+    def added(self, *callbacks: Any) -> Any:
+        """Add callbacks within the block."""
+        ...
+
+    def without(self, *callbacks: Any) -> Any:
+        """Remove callbacks within the block."""
+        ...
