@@ -23,27 +23,27 @@ from callbacks.place.prefetch import Prefetch, lane_to
 
 
 class DevicePlacement(Callback):
-    """Do the operation `place`: move the model to a device once, and each batch as it comes.
+    """Implement the operation `place`: move the model to a device once, and each batch when it is fetched.
 
     Batches may be tensors in tuples, lists, mappings, named tuples, dataclasses, objects with a
-    `.to(device)`, and nests of these; what is no tensor stays as it is. Copies from pinned memory do not
-    block. A loss that is a module, and the modules that callbacks declare in `state`, are moved with the
-    model, and the optimizers' state follows. All of them stay on the device after the fit.
+    `.to(device)`, and nested combinations of these; other objects stay the same. Copies from pinned memory do
+    not block. A loss that is a module, and the modules that callbacks declare in `state`, are moved with the
+    model, and the state of the optimizers follows. All of them stay on the device after the fit.
 
-    With `prefetch`, a batch is copied to pinned memory and from there to a CUDA device on a stream of its
-    own, while the device computes the batch before; at most three batches are on the device. Nothing is
-    fetched earlier than without, so every way of ending an epoch is the same, and so are the numbers. It
-    gains nothing where each step waits for the device: a plug-in that reads a number in each batch,
-    `MixedPrecision("fp16")`.
+    With `prefetch`, a batch is copied to pinned memory, and from there to a CUDA device on a separate stream
+    while the device computes the previous batch; at most three batches are on the device. Nothing is fetched
+    earlier than without `prefetch`, so every way of ending an epoch is the same, and so are the numbers. It
+    does not help if each step waits for the device, as with a callback that reads a number in each batch or
+    with `MixedPrecision("fp16")`.
 
     Args:
-        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, a `torch.device`, or `"auto"`, which takes an
-            accelerator where there is one.
-        prefetch: send batches on a stream of their own; on a CPU it changes nothing.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, a `torch.device`, or `"auto"`, which uses an
+            accelerator if there is one.
+        prefetch: copy batches on a separate stream; on a CPU it changes nothing.
 
     Raises:
-        ValueError: there is no such device on this machine; in a fit with `prefetch`, a `DataLoader` of
-            `pin_memory=True` fills the memory of one batch with another.
+        ValueError: this machine does not have the device; in a fit with `prefetch`, a `DataLoader` with
+            `pin_memory=True` overwrites the memory of one batch with another.
     """
 
     order = Order.PREPARE
@@ -59,20 +59,17 @@ class DevicePlacement(Callback):
         self._owned: Owned | None = None  # what was placed for this fit
         self._lane: Prefetch | None = None
         self._is_fitting = False
-        self._is_quick = False  # is there nothing to do for plain tensors on the CPU?
+        self._is_quick = False  # is there nothing to do for tensors on the CPU?
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._is_fitting = True
         self._open_lane()
         self._place_model(learn)
         if self.prefetch and self._lane is None and self.device.type not in ("cpu", "meta"):
-            warn(
-                f"DevicePlacement(prefetch=True): on {self.device.type} batches are placed as without it; it "
-                "is for CUDA."
-            )
+            warn(f"DevicePlacement(prefetch=True) has no effect on {self.device.type}; it is for CUDA.")
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        # a loss, or what a callback declares, may have been replaced; what is new is on the CPU
+        # the loss, or what a callback declares, may have been replaced by something on the CPU
         if self._owned is None or (self.device.type != "cpu" and not self._owned.are_of(learn)):
             self._place_model(learn)
 
@@ -85,7 +82,7 @@ class DevicePlacement(Callback):
             self._lane = None
 
     def place(self, learn: LearnerProtocol) -> None:
-        # without a fit, once for each call: the model may have been moved since the one before
+        # outside of a fit, once per call: the model may have been moved since the last call
         if learn.model is not self._placed and (self._is_fitting or learn.batch_idx == 0):
             self._place_model(learn)
         batch = learn.batch
@@ -123,23 +120,23 @@ class DevicePlacement(Callback):
 
 
 class Owned:
-    """What is placed in a fit: model, loss, optimizer, and what is declared beside them."""
+    """What is placed in a fit: model, loss, optimizer, and what callbacks and the learner declare."""
 
     def __init__(self, learn: LearnerProtocol):
         self.things: list[Any] = [learn.model, learn.loss_func, learn.optimizer]
         self.things += [each for _, each in declared(learn)]
 
     def are_of(self, learn: LearnerProtocol) -> bool:
-        """Has the learner the same things still?"""
+        """Does the learner still have the same things?"""
         now = Owned(learn).things
         return len(now) == len(self.things) and all(map(is_, now, self.things))
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device that was meant, checked to be there; with its index, as tensors tell theirs.
+    """The named device, with its index, as in `tensor.device`.
 
     Raises:
-        ValueError: not a device's name, or no such device on this machine.
+        ValueError: the name is not a device, or this machine does not have it.
     """
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device == "auto":
@@ -155,7 +152,7 @@ def find_device(device: str | torch.device) -> torch.device:
     if there is None or found.type != there.type:
         raise ValueError(
             f"DevicePlacement({device!r}): this machine has {there.type if there else 'only a cpu'}. "
-            "Write 'auto' to take what is there."
+            "Write 'auto' to use what the machine has."
         )
     index = torch.accelerator.current_device_index() if found.index is None else found.index
     if index >= torch.accelerator.device_count():
@@ -167,7 +164,7 @@ def find_device(device: str | torch.device) -> torch.device:
 
 
 def place_optimizer(optimizer: Any) -> None:
-    """Move the state of an optimizer, or of each of several, to where its parameters are, where it is not."""
+    """Move the state of an optimizer, or of each of several, to the device of its parameters."""
     for member in members_of(optimizer):
         if is_elsewhere(member):  # numbers such as `step` may stay on the CPU: load_state_dict knows which
             member.load_state_dict(member.state_dict())
@@ -188,9 +185,10 @@ def is_elsewhere(optimizer: Any) -> bool:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Every tensor of a nested batch on the device; the nest keeps its types, what is there is not copied.
+    """Every tensor of a nested batch on the device; containers keep their types, and nothing is copied twice.
 
-    Copies to an accelerator do not block; copies to the CPU do, or they would be read before they are whole.
+    Copies to an accelerator do not block. Copies to the CPU do, so that nobody reads them before they are
+    complete.
     """
     if type(batch) is tuple:
         for item in batch:
@@ -202,14 +200,14 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def move_leaf(leaf: Any, device: torch.device) -> Any:
-    """A leaf of a nested batch on the device; what is there is not copied."""
+    """A leaf of a nested batch on the device; it is not copied if it is there already."""
     if isinstance(leaf, Tensor):
         return leaf if leaf.device == device else leaf.to(device, non_blocking=device.type != "cpu")
     return leaf.to(device)
 
 
 def gives_fresh(learn: LearnerProtocol) -> bool:
-    """Does the data under way give pinned tensors of a `DataLoader`, whose thread makes them anew?"""
+    """Do the batches come from a `DataLoader` whose thread pins new tensors each time?"""
     loader = learn.data.train if learn.training else learn.data.valid
     return isinstance(loader, DataLoader) and loader.pin_memory
 
@@ -217,15 +215,15 @@ def gives_fresh(learn: LearnerProtocol) -> bool:
 def map_tensors(
     batch: Any, function: Callable[[Any], Any], leaves: Callable[[Any], bool] | None = None
 ) -> Any:
-    """Call `function` on every leaf of a nested batch; the nest keeps its types and is copied, not changed.
+    """Call `function` on every leaf of a nested batch; containers are copied and keep their types.
 
-    A leaf is a tensor, or an object that has a `.to` of its own, as torch's `PackedSequence`. What is neither
-    leaf nor nest stays as it is.
+    A leaf is a tensor, or an object with its own `.to`, such as torch's `PackedSequence`. Other objects stay
+    the same.
 
     Args:
-        batch: a nest, or a leaf.
-        function: what to do with each leaf.
-        leaves: which objects other than tensors are leaves; `is_leaf` by default.
+        batch: a nested batch, or a leaf.
+        function: called with each leaf.
+        leaves: is an object that is not a tensor a leaf? `is_leaf` by default.
     """
     leaves = leaves or is_leaf
     if isinstance(batch, Tensor):
@@ -243,8 +241,8 @@ def map_tensors(
     if isinstance(batch, Mapping):
         return map_mapping(batch, function, leaves)
     if is_dataclass(batch) and not isinstance(batch, type):
-        new = copy.copy(batch)  # not made anew: fields may be missing in its constructor
-        for field in fields(batch):  # past the `__setattr__` of a frozen one
+        new = copy.copy(batch)  # a copy, because its constructor may lack fields
+        for field in fields(batch):  # a frozen dataclass refuses `setattr`
             object.__setattr__(new, field.name, map_tensors(getattr(batch, field.name), function, leaves))
         return new
     return batch
@@ -253,7 +251,7 @@ def map_tensors(
 def map_mapping(
     batch: Mapping[Any, Any], function: Callable[[Any], Any], leaves: Callable[[Any], bool]
 ) -> Mapping[Any, Any]:
-    """`map_tensors` for a mapping other than a dict; what else it has, as a default factory, is kept."""
+    """`map_tensors` for a mapping other than a dict; its attributes, such as a default factory, are kept."""
     if not isinstance(batch, MutableMapping):
         return type(batch)({key: map_tensors(item, function, leaves) for key, item in batch.items()})  # type: ignore[call-arg]
     new = copy.copy(batch)
@@ -263,7 +261,7 @@ def map_mapping(
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """The tensors of a nested batch, one after the other; objects other than nests are not looked into."""
+    """The tensors of a nested batch, one after the other; other objects are skipped."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
@@ -278,10 +276,10 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def is_leaf(item: Any) -> bool:
-    """A tensor, or an object that moves itself.
+    """Is it a tensor, or an object that can move itself?
 
-    Hugging Face's batches do too, but in place, which would leave every batch of a list on the device: they
-    are `UserDict`s and are treated as mappings.
+    Hugging Face's batches move in place, which would leave every batch of a list on the device. They are
+    `UserDict`s and are treated as mappings.
     """
     return callable(getattr(item, "to", None)) and not isinstance(item, (UserDict, type))
 

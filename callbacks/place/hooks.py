@@ -1,4 +1,4 @@
-"""See what modules give, and what gradients come back to them: hooks that remove themselves."""
+"""Hooks that see the outputs of modules, or their gradients, and remove themselves."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ See = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
 class Hooks:
-    """Call a function each time that one of some modules runs, or that a gradient comes back to it.
+    """Call a function each time one of some modules runs, or receives a gradient.
 
         with Hooks(model.encoder, lambda module, inputs, output: shapes.append(output.shape)):
             model(inputs)
 
-    The hooks are there at once. They go at the end of the `with` block, by `remove()`, or when the object is
-    no longer held. What the function returns is passed over, so it changes nothing by mistake.
+    The hooks are active at once. They are removed at the end of the `with` block, by `remove()`, or when the
+    object is freed. The return value of the function is ignored, so it changes nothing by mistake.
 
-    A model that `torch.compile` has compiled before calls no hooks that were put on later.
+    If `torch.compile` has compiled a model before, hooks that are added later are not called.
 
     Args:
-        modules: one module or several; of each its own output, not that of its parts.
-        function: `function(module, inputs, output)`. `inputs` is a tuple, of keyword arguments their values.
-            With `of="backward"` the third is the gradient of what `backward` was called on, with respect to
-            the module's output and of its shape; where there are several outputs, it is called for each.
+        modules: one module or several.
+        function: `function(module, inputs, output)`. `inputs` is a tuple that includes the values of keyword
+            arguments. With `of="backward"` the third argument is the gradient with respect to the module's
+            output, with its shape; if there are several outputs, the function is called for each.
         of: `"forward"` or `"backward"`.
 
     Raises:
-        TypeError: `modules` are none, or `function` cannot be called.
-        ValueError: no such `of`.
+        TypeError: `modules` are not modules, or `function` cannot be called.
+        ValueError: `of` has another value.
     """
 
     def __init__(
@@ -49,8 +49,10 @@ class Hooks:
         self._handles = [module.register_forward_hook(hook, with_kwargs=True) for module in found]
 
     def remove(self) -> None:
-        """Take the hooks away; bears being called twice."""
-        handles: list[RemovableHandle] = vars(self).pop("_handles", [])  # not there where it was refused
+        """Remove the hooks; idempotent."""
+        handles: list[RemovableHandle] = vars(self).pop(
+            "_handles", []
+        )  # missing if the constructor raised an error
         for handle in handles:
             handle.remove()
 
@@ -65,7 +67,7 @@ class Hooks:
 
 
 def forward_hook(function: See) -> Callable[..., None]:
-    """A hook of torch's that calls the function."""
+    """A torch hook that calls the function."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         function(module, (*args, *kwargs.values()), output)
@@ -74,9 +76,10 @@ def forward_hook(function: See) -> Callable[..., None]:
 
 
 def backward_hook(function: See) -> Callable[..., None]:
-    """A forward hook that has the output tell its gradient.
+    """A forward hook that registers a hook for the gradient of the output.
 
-    torch's own backward hooks of modules refuse outputs that are changed in place, as by an inplace ReLU.
+    torch's backward hooks of modules do not work with outputs that are changed in place, as by an inplace
+    ReLU.
     """
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -93,11 +96,11 @@ def backward_hook(function: See) -> Callable[..., None]:
 
 
 def check(modules: list[Any], function: Any, of: Any) -> None:
-    """Refuse what cannot be hooked."""
+    """Raise an error for what cannot be hooked."""
     for module in modules:
         if not isinstance(module, nn.Module):
-            raise TypeError(f"Hooks: {module!r} is no module: pass modules, as model.layers.")
+            raise TypeError(f"Hooks: {module!r} is not a module: pass modules, such as model.layers.")
     if not callable(function):
         raise TypeError(f"Hooks(function={function!r}): pass a function of (module, inputs, output).")
     if of not in ("forward", "backward"):
-        raise ValueError(f"Hooks(of={of!r}): there are 'forward' and 'backward'.")
+        raise ValueError(f"Hooks(of={of!r}): pass 'forward' or 'backward'.")

@@ -1,4 +1,4 @@
-"""How the model runs, for speed alone: the layout of its tensors, and compiled code."""
+"""Make the model faster: the memory layout of its tensors, and compiled code."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from callbacks.place.device import map_tensors, tensors_of
 
 
 class ChannelsLast(Callback):
-    """Keep pictures and convolution weights with their channels last in memory, which is faster on most GPUs.
+    """Store images and convolution weights with the channels last in memory, which is faster on most GPUs.
 
-    Weights, buffers, optimizer state and inputs of four dimensions, shape (n, channels, height, width), keep
-    shape and values; only their strides change (`torch.channels_last`). Results differ from those without it
-    by rounding. After the fit weights, buffers and optimizer state are contiguous again, those that were.
+    Weights, buffers, optimizer state and inputs with four dimensions, shape (n, channels, height, width),
+    keep shape and values; only their strides change (`torch.channels_last`). Results differ by rounding.
+    After the fit, weights, buffers and optimizer state have their previous layout.
 
-    A model without such weights stays as it is.
+    A model without such weights does not change.
 
     Source: the tutorial "Channels Last Memory Format in PyTorch".
     """
@@ -47,7 +47,7 @@ class ChannelsLast(Callback):
 
 
 def lay_out(tensors: list[Tensor], optimizer: Any, layout: torch.memory_format) -> None:
-    """Change the strides of tensors, their gradients and what the optimizer keeps of them."""
+    """Change the strides of tensors, their gradients and their optimizer state."""
     for tensor in tensors:
         tensor.data = tensor.data.contiguous(memory_format=layout)
         if tensor.grad is not None:
@@ -62,28 +62,28 @@ def lay_out(tensors: list[Tensor], optimizer: Any, layout: torch.memory_format) 
 
 
 def channels_last(leaf: Any) -> Any:
-    """A tensor of four dimensions with its channels last in memory; others as they are."""
+    """A tensor with four dimensions in channels-last layout; other leaves unchanged."""
     if isinstance(leaf, Tensor) and leaf.ndim == 4:
         return leaf.contiguous(memory_format=torch.channels_last)
     return leaf
 
 
 class Compile(Callback):
-    """Compile the model's forward pass with `torch.compile` for the length of a fit.
+    """Compile the model's forward pass with `torch.compile` for the duration of a fit.
 
-    The model stays the object that it is, so the names in its state dict, its class and checkpoints do not
-    change, and after the fit it runs as before. The first batches take long, as code is made for them. Where
-    the forward pass cannot be compiled, a warning says why, and the fit goes on without. Random numbers and
-    rounding may differ from those of the model as it is.
+    The model stays the same object, so its class, the names in its state dict and checkpoints do not change,
+    and after the fit it runs as before. The first batches take long, because code is generated. If the
+    forward pass cannot be compiled, the fit continues without, and a warning gives the reason. Random numbers
+    and rounding may differ from those of the model without compiling.
 
     Args:
-        backend: as `torch.compile` takes it.
-        mode: as `torch.compile` takes it, as `"reduce-overhead"`.
-        fullgraph: is the model to be one graph? Where it cannot, it is not compiled at all.
-        dynamic: expect shapes to change; None to find out.
+        backend: as for `torch.compile`.
+        mode: as for `torch.compile`, for example `"reduce-overhead"`.
+        fullgraph: must the model be one graph? If it cannot be, it is not compiled at all.
+        dynamic: expect shapes to change; None to detect it.
 
     Raises:
-        ValueError: at the fit's begin: the model is compiled already.
+        ValueError: at the start of the fit, the model is compiled already.
 
     Source: Ansel et al. 2024, doi:10.1145/3620665.3640366; `torch.nn.Module.compile`.
     """
@@ -103,7 +103,7 @@ class Compile(Callback):
         self.backend, self.mode, self.fullgraph, self.dynamic = backend, mode, fullgraph, dynamic
         if backend not in torch.compiler.list_backends(exclude_tags=()):
             names = ", ".join(torch.compiler.list_backends(exclude_tags=()))
-            raise ValueError(f"Compile({backend!r}): there is no such backend. There are: {names}.")
+            raise ValueError(f"Compile({backend!r}): this backend does not exist. Available: {names}.")
         self._model: nn.Module | None = None
 
     def before_fit(self, learn: LearnerProtocol) -> None:
@@ -114,7 +114,7 @@ class Compile(Callback):
         if isinstance(model, OptimizedModule) or model._compiled_call_impl is not None:
             raise ValueError(
                 "Compile: the model is compiled already, by torch.compile(model) or model.compile(): leave "
-                "Compile out, or give the learner the model as it was."
+                "Compile out, or pass the original model to the learner."
             )
         compiled = torch.compile(
             model._call_impl,
@@ -128,11 +128,11 @@ class Compile(Callback):
             try:
                 return compiled(*args, **kwargs)
             except TorchDynamoException as error:
-                tell_fallback(error)
+                warn_of_fallback(error)
                 model._compiled_call_impl = None
                 return model._call_impl(*args, **kwargs)
 
-        self._model, model._compiled_call_impl = model, call  # where model.compile() puts it, too
+        self._model, model._compiled_call_impl = model, call  # the attribute that model.compile() sets, too
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._model is not None:
@@ -140,8 +140,8 @@ class Compile(Callback):
         self._model = None
 
 
-def tell_fallback(error: Exception) -> None:
-    """Warn that the model runs as it is, and why."""
+def warn_of_fallback(error: Exception) -> None:
+    """Warn that the model runs without compiling, and why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = f"{type(error).__name__}: {' '.join(lines[:2])}"
-    warn(f"Compile: the model cannot be compiled, so the fit goes on without. {reason}")
+    warn(f"Compile: the model cannot be compiled, so the fit continues without. {reason}")

@@ -1,4 +1,4 @@
-"""Send batches to an accelerator on a stream of their own, while it computes the batch before."""
+"""Copy batches to an accelerator on a separate stream, while it computes the previous batch."""
 
 from __future__ import annotations
 
@@ -10,65 +10,65 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-AHEAD = 2  # batches on the device beside the one that was sent last: one that is computed, one that waits
+AHEAD = 2  # batches on the device before the last one: one is computed, one waits
 
 
 class Event(Protocol):
-    """A mark in what the device was asked to do."""
+    """A mark in the queue of the device."""
 
     def synchronize(self) -> None:
-        """Wait until the device is there."""
+        """Wait until the device has reached it."""
         ...
 
 
 class Lane(Protocol):
-    """A way to a device beside that of its computations: `CudaLane`, or an imitation in tests."""
+    """A stream to a device beside its computations: `CudaLane`, or an imitation in tests."""
 
     def takes(self, tensor: Tensor) -> bool:
-        """Is it to go this way?"""
+        """Does this tensor use the lane?"""
         ...
 
     def is_pinned(self, tensor: Tensor) -> bool:
-        """Is it in memory that the device reads by itself?"""
+        """Is it in memory that the device can read directly?"""
         ...
 
     def pin(self, tensor: Tensor) -> Tensor:
-        """A copy in such memory, whole when this returns."""
+        """A copy in such memory, complete when this returns."""
         ...
 
     def send(self, tensor: Tensor) -> Tensor:
-        """A tensor on the device, into which a pinned one is being copied from now on."""
+        """A tensor on the device, with a copy of the pinned tensor under way."""
         ...
 
     def hand_over(self, tensors: Sequence[Tensor]) -> None:
-        """Let computations wait for what was sent, and own it; the host waits for nothing."""
+        """Make computations wait for these tensors and own them; the host does not wait."""
         ...
 
     def reached(self) -> Event:
-        """A mark behind all computations that were asked for so far."""
+        """A mark after all computations that were queued so far."""
         ...
 
 
 @dataclass
 class Sent:
-    """A batch that may still be on its way."""
+    """A batch that may still be copied."""
 
-    begin: Event  #: where computations were when it was sent
-    #: pinned tensors of the loader's, by address: kept, so that no other gets this memory; and their versions
+    begin: Event  #: the mark of the computations when the copy started
+    #: pinned tensors of the loader by address, kept so that nothing else gets their memory; and their
+    #: versions
     sources: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
 
 
 class Prefetch:
-    """Places batches by a lane.
+    """Places batches through a lane.
 
-    The loop asks the device for a batch's computations and does not wait for them, so it fetches the next
-    batch while they are under way; this one is copied at once, and not behind them. The order in which
-    batches are fetched is that of the loop, and no batch is fetched that is not asked for: stopping, cancels,
-    errors and resuming are what they are without. So that batches do not pile up on the device, the host
-    waits where it is more than two batches ahead of it.
+    The loop queues the computations of a batch and does not wait for them. It fetches the next batch while
+    they run, and this batch is copied at once, not after them. Batches are fetched in the order of the loop,
+    and none is fetched in advance, so stopping, cancels, errors and resuming are the same as without. To
+    limit the number of batches on the device, the host waits if it is more than two batches ahead.
 
     Args:
-        lane: the way to the device.
+        lane: the stream to the device.
     """
 
     def __init__(self, lane: Lane):
@@ -81,16 +81,16 @@ class Prefetch:
         """The batch on the device.
 
         Args:
-            batch: a nest of tensors, as `DevicePlacement` takes it.
-            fresh: does the loader give pinned tensors that it does not fill again? Others are copied first.
+            batch: nested tensors, as for `DevicePlacement`.
+            fresh: does the loader return pinned tensors that it does not reuse? Others are copied first.
             move: `map_tensors`.
-            last: what to do with a leaf that does not go by the lane.
+            last: called with a leaf that does not use the lane.
 
         Raises:
-            ValueError: the loader fills pinned memory again while it is on its way.
+            ValueError: the loader overwrites pinned memory while it is copied.
         """
         if len(self._sent) == AHEAD:
-            self._sent[0].begin.synchronize()  # meant: it takes time only where the host is far ahead
+            self._sent[0].begin.synchronize()  # an intended wait: it takes time only if the host is far ahead
         sent = Sent(self.lane.reached())
         made: list[Tensor] = []
 
@@ -106,7 +106,7 @@ class Prefetch:
         return placed
 
     def _source(self, tensor: Tensor, fresh: bool, sent: Sent) -> Tensor:
-        """The tensor to copy from: nobody writes into it until it has been copied."""
+        """The tensor to copy from; nobody writes to it until it has been copied."""
         if not (fresh and self.lane.is_pinned(tensor)):
             return self.lane.pin(tensor)
         address = tensor.untyped_storage().data_ptr()
@@ -114,24 +114,24 @@ class Prefetch:
             kept, version = other.sources.get(address, (None, 0))
             if kept is not None and kept._version != version:
                 raise ValueError(TORN)
-            if kept is not None:  # the same items again, as far as can be told
+            if kept is not None:  # the same items again, apparently
                 return self.lane.pin(tensor)
         sent.sources[address] = (tensor, tensor._version)
         return tensor
 
 
 TORN = (
-    "DevicePlacement(prefetch=True): the DataLoader has filled the pinned memory of one batch with another "
-    "while the first was on its way to the device, so what was computed may be of both. Let collate_fn "
-    "return new tensors, as buffer.clone(), or leave pin_memory=True out: other memory is copied first."
+    "DevicePlacement(prefetch=True): the DataLoader has overwritten the pinned memory of one batch with "
+    "another while the first was copied to the device, so the results may mix both. Let collate_fn return "
+    "new tensors, such as buffer.clone(), or leave pin_memory=True out: other memory is copied first."
 )
 
 
 class CudaLane:
-    """A stream of CUDA's beside the current one.
+    """A CUDA stream beside the current one.
 
     Args:
-        device: with its index.
+        device: a CUDA device with its index.
     """
 
     def __init__(self, device: torch.device):
@@ -146,7 +146,7 @@ class CudaLane:
         return tensor.is_pinned()
 
     def pin(self, tensor: Tensor) -> Tensor:
-        # torch keeps pinned memory and gives it out again, after the copies from it are done
+        # torch caches pinned memory and reuses it after the copies from it are done
         return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
 
     def send(self, tensor: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class CudaLane:
     def hand_over(self, tensors: Sequence[Tensor]) -> None:
         compute = torch.cuda.current_stream(self.device)
         compute.wait_stream(self.stream)
-        for tensor in tensors:  # else their memory would be the lane's again while it is computed with
+        for tensor in tensors:  # otherwise the lane could reuse their memory while they are used
             tensor.record_stream(compute)
 
     def reached(self) -> Event:
@@ -166,5 +166,5 @@ class CudaLane:
 
 
 def lane_to(device: torch.device) -> Lane | None:
-    """The lane to a device; None where there is none, and batches are placed as without."""
+    """The lane to a device; None if the device has none."""
     return CudaLane(device) if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""Compute activations anew in the backward pass, instead of keeping them."""
+"""Recompute activations in the backward pass instead of storing them."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from torch.utils.checkpoint import checkpoint
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.model.named import as_patterns, find_layers
 
-# They write to their running statistics without counting up the tensors' versions (PyTorch 2.13).
+# They change their running statistics without incrementing the version of the tensors (PyTorch 2.13).
 NORMS = nn.modules.batchnorm._NormBase
 
 
 class ActivationCheckpointing(Callback):
-    """Keep the inputs of chosen layers only, and compute what is within them anew in the backward pass.
+    """Store only the inputs of chosen layers, and recompute their activations in the backward pass.
 
-    A model takes less memory then and about a third more time. Choose its blocks, as `"layers.*"` of an
-    encoder: what is kept is one input a block, and the inside of one block at a time. Gradients, weights and
-    buffers have the same bits as without, with dropout and batch norm too: random state is put back for the
-    second time, and buffers are as they were at the first. Names in the state dict stay as they are.
-    Validation is as before.
+    The model then takes less memory, and about a third more time. Choose its blocks, such as `"layers.*"` of
+    an encoder: one input per block is stored, and the activations of one block at a time. Gradients, weights
+    and buffers have the same bits as without, also with dropout and batch norm: the second computation starts
+    with the random state and the buffers of the first. Names in the state dict do not change, and neither
+    does validation.
 
-    A hook on a module *within* a chosen layer is called twice in a training step. A layer that keeps a state
-    from call to call, in other attributes than buffers, computes something else the second time; torch raises
-    an error where the shapes show it. (Hugging Face's models have a switch of their own:
+    A hook on a module *within* a chosen layer is called twice per training step. If a layer keeps state from
+    call to call in attributes other than buffers, the second computation differs; torch raises an error if
+    shapes differ. (Hugging Face models have their own switch:
     `model.gradient_checkpointing_enable({"use_reentrant": False})`, from transformers 5 on
-    `model.activation_checkpointing_enable()`; use one of the two.)
+    `model.activation_checkpointing_enable()`. Use one of the two.)
 
     Args:
-        layers: names of modules, with `*` for any letters, or of classes, as `"TransformerEncoderLayer"`. Of
-            modules within each other the outermost is taken.
+        layers: names of modules, with `*` for any characters, or of classes, such as
+            `"TransformerEncoderLayer"`. If one module contains another, the outer one is chosen.
 
     Raises:
-        TypeError, ValueError: `layers` are no names; at the fit's begin: the model has no such layer, or
-            another plug-in has chosen it already.
+        TypeError, ValueError: `layers` are not names; at the start of the fit, the model does not have the
+            layer, or another callback has chosen it already.
 
-    Source: Chen et al. 2016, arXiv:1604.06174; `torch.utils.checkpoint`, the variant that is not reentrant.
+    Source: Chen et al. 2016, arXiv:1604.06174; the variant of `torch.utils.checkpoint` that is not reentrant.
     """
 
     order = Order.PREPARE
@@ -50,8 +50,8 @@ class ActivationCheckpointing(Callback):
         super().__init__(name=name)
         if layers is None:
             raise TypeError(
-                "ActivationCheckpointing(None): name the layers, as 'layers.*', or their class, as "
-                "'TransformerEncoderLayer'. print(model) shows both."
+                "ActivationCheckpointing(None): pass the names of layers, such as 'layers.*', or their "
+                "class, such as 'TransformerEncoderLayer'. print(model) shows both."
             )
         self.layers = layers
         self._patterns = as_patterns("ActivationCheckpointing", "layers", layers)
@@ -80,23 +80,23 @@ class ActivationCheckpointing(Callback):
 
 
 def outermost(found: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Those that are not within another one; one under two names once."""
+    """The modules that are not inside another one; a module with two names appears once."""
     inner = {part for each in found.values() for part in each.modules() if part is not each}
     by_module = {each: name for name, each in reversed(found.items()) if each not in inner}
     return {name: each for each, name in reversed(by_module.items())}
 
 
 class Recomputed:
-    """Takes the place of a module's `forward`; an object, so that a copy of the model gets a copy.
+    """Replaces the `forward` of a module; an object, so that a copy of the model gets a copy.
 
     Args:
         module: the module.
-        own: what it had for `forward` beside its class's.
+        own: the `forward` that was set on the module itself, if any.
     """
 
     def __init__(self, module: nn.Module, own: Callable[..., Any] | None):
         self.module, self.own = module, own
-        self.__wrapped__ = own or MethodType(type(module).forward, module)  # whose signature is told
+        self.__wrapped__ = own or MethodType(type(module).forward, module)  # provides the signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -112,18 +112,18 @@ class Recomputed:
 
 
 class Buffers:
-    """Lets the second computation begin with the buffers of the first, and leave them as they are.
+    """Makes the second computation start with the buffers of the first, and restores them afterwards.
 
-    Batch norm would else count each batch twice, and a spectral norm go on by one step.
+    Otherwise batch norm would count each batch twice, and a spectral norm would take another step.
     """
 
     def __init__(self, module: nn.Module):
         self.module = module
-        self.begun: list[tuple[nn.Module, str, Tensor]] = []
+        self.at_start: list[tuple[nn.Module, str, Tensor]] = []
 
     @contextlib.contextmanager
     def first(self) -> Iterator[None]:
-        """The first computation: keep copies of what it changes."""
+        """The first computation: copy the buffers that it changes."""
         there = [
             (part, name, each, each._version, each.clone())
             for part in self.module.modules()
@@ -131,7 +131,7 @@ class Buffers:
             if each is not None
         ]
         yield
-        self.begun = [
+        self.at_start = [
             (part, name, copy)
             for part, name, each, version, copy in there
             if part._buffers.get(name) is not each or each._version != version or isinstance(part, NORMS)
@@ -139,10 +139,10 @@ class Buffers:
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
-        """The second: on copies, as what the first has kept for the backward pass must not change."""
-        now = [(part, name, part._buffers[name]) for part, name, _ in self.begun]
-        for part, name, begun in self.begun:
-            part._buffers[name] = begun.clone()
+        """The second computation: use copies, because the backward pass needs the tensors of the first."""
+        now = [(part, name, part._buffers[name]) for part, name, _ in self.at_start]
+        for part, name, tensor in self.at_start:
+            part._buffers[name] = tensor.clone()
         try:
             yield
         finally:

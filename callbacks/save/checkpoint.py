@@ -1,4 +1,4 @@
-"""Save the run as it goes, so that nothing is lost."""
+"""Save a run while it trains, so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -23,37 +23,39 @@ from callbacks.save.folder_lock import FolderLock
 
 
 class Checkpoint(Callback):
-    """Save all that decides the future of a run, so that `fit(resume="auto")` goes on with the same bits.
+    """Save everything that determines the future of a run, so that `fit(resume="auto")` has the same bits.
 
-    A file `step-<global step>.pt` is written at each interval, at the end of the fit, and when Ctrl-C,
-    SIGTERM, a loader's failure, or an error of a callback without state in `after_batch` of training or in
-    `after_epoch` ends it; the newest `keep` stay. One of the best epoch,
-    `best-<global step>.pt`, is kept beside them. Each is written to a temporary file beside it, flushed to
-    disk, and renamed, so that a run that is killed while it writes still has the one before.
+    A file `step-<global step>.pt` is written at each interval and at the end of the fit. It is also written
+    when the fit is ended by Ctrl-C, SIGTERM, a failing loader, or an error of a callback without state in
+    `after_batch` of training or in `after_epoch`. The newest `keep` files stay, and beside them one file of
+    the best epoch, `best-<global step>.pt`. Each file is written to a temporary file, flushed to disk and
+    renamed, so that a run that is killed during a write still has the previous file.
 
-    A full disk does not end the training: it is a warning, and the next interval tries again. After two
-    failures in a row, or at the last save, the error is raised; where a signal or another error ends the
-    fit, a save that fails stays a warning.
+    A full disk does not end the training: there is a warning, and the next interval tries again. After two
+    failures in a row, or at the last save, the error is raised. If a signal or another error ends the fit, a
+    failed save stays a warning.
 
     Args:
-        folder: where the files are, as `"runs/first"`; it is made. Of a recipe's run it is below the run's.
-        every: how often, as in `"1 epoch"`, `"200 steps"` or `"10 minutes"`.
-        keep: so many of the newest files stay, at least 1; None for all.
-        best: the name of a result, as `"valid_loss"`, of whose best epoch a file is kept. It has the weights
-            that `EarlyStopping` restores; where those are of before the epoch's update, the name has their
-            step, and the file is for `learn.load`: a run resumes from the others.
-        mode: `"min"` or `"max"` for `best`; by default the way that the loss or metric tells.
+        folder: where the files are, such as `"runs/first"`; it is created. In a recipe it is relative to the
+            folder of the run.
+        every: the interval, such as `"1 epoch"`, `"200 steps"` or `"10 minutes"`.
+        keep: the number of newest files that stay, at least 1; None for all.
+        best: the name of a result, such as `"valid_loss"`; a file of its best epoch is kept. It has the
+            weights that `EarlyStopping` restores. If these are the weights before the update of the epoch,
+            the name has their step, and the file is for `learn.load`; a run resumes from the other files.
+        mode: `"min"` or `"max"` for `best`; by default the direction that the loss or metric declares.
 
     Attributes:
-        best: the best value so far; None before there is one. NaN is never better.
-        best_epoch: when that was, from 0 in each fit.
+        best: the best value so far; None at first. NaN is never better.
+        best_epoch: the epoch of the best value, from 0 in each fit.
 
     Raises:
-        FileExistsError: before the first step, the folder holds a run, and `fit` was not told to resume.
-        RuntimeError: before the first step, or before a save of a run whose folder was replaced, another
-            process saves to the folder.
+        FileExistsError: before the first step, the folder contains a run, and `fit` was called without
+            `resume`.
+        RuntimeError: another process saves to the folder; before the first step, or before a save if the
+            folder was replaced.
         OSError: before the first step, the folder cannot be written to; or the disk stayed full.
-        ValueError, TypeError: a setting cannot be used, or a plug-in's state cannot be kept.
+        ValueError, TypeError: a setting cannot be used, or the state of a callback cannot be saved.
     """
 
     order = Order.SAVE
@@ -75,20 +77,20 @@ class Checkpoint(Callback):
         self.folder = as_path("Checkpoint", "folder", folder, "the name of a folder, such as 'runs/first'")
         if keep is not None and (type(keep) is not int or keep < 1):
             raise ValueError(
-                f"Checkpoint(keep={keep!r}): write how many files stay, 1 or more, or None for all."
+                f"Checkpoint(keep={keep!r}): pass the number of files that stay, 1 or more, or None for all."
             )
         self.every, self.keep, self.monitor = Every(every), keep, best
         self._best = None if best is None else Best(best, owner="Checkpoint", mode=mode)
         self._measured = MeasuredWeights(best or "")
         self._folder: Path | None = None
         self._lock: FolderLock | None = None
-        self._unlocked: Exception | None = None  # why a fit that resumes has no lock
-        self._is_ours = False  # has this plug-in begun the run in the folder?
+        self._unlocked: Exception | None = None  # why a resumed fit has no lock
+        self._is_ours = False  # has this callback started the run in the folder?
         self._reset()
 
     def _reset(self) -> None:
         self._n_failures = 0
-        self._in_epoch = self._has_told = self._is_saved = False
+        self._in_epoch = self._has_warned = self._is_saved = False
         self._unlocked = None
 
     @property
@@ -103,7 +105,7 @@ class Checkpoint(Callback):
 
     @property
     def best_epoch(self) -> int | None:
-        """When that was, from 0 in each fit."""
+        """The epoch of the best value, from 0 in each fit."""
         return self._best and self._best.epoch
 
     @best_epoch.setter
@@ -123,13 +125,15 @@ class Checkpoint(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._reset()
         self._measured.begin_fit()
-        self._folder = self._folder or self.folder.absolute()  # should the fit change the working directory
+        self._folder = (
+            self._folder or self.folder.absolute()
+        )  # now, because the fit may change the working directory
         if not self._has_lock(learn):
             return
         if not (learn.resumed or self._is_ours) and checkpoints_in(self._folder):
             raise FileExistsError(
-                f"{self.folder} holds a run already ({checkpoints_in(self._folder)[0].name}), which is not "
-                "written over. To go on with it: fit(..., resume='auto'). To begin another: pass another "
+                f"{self.folder} contains a run already ({checkpoints_in(self._folder)[0].name}), which is "
+                "not overwritten. To resume it: fit(..., resume='auto'). To start another run: pass another "
                 "folder to Checkpoint, or delete this one."
             )
         self._remove(leftovers(self._folder))
@@ -142,7 +146,7 @@ class Checkpoint(Callback):
             self._best.value, self._best.epoch = value, epoch  # the best of all fits
 
     def _has_lock(self, learn: LearnerProtocol) -> bool:
-        """Lock the folder; of a run that resumes an error comes later, as a finished one needs no lock."""
+        """Lock the folder; a resumed fit raises the error later, because a finished run needs no lock."""
         assert self._folder is not None
         try:
             self._lock = self._lock or FolderLock(self._folder)
@@ -172,7 +176,7 @@ class Checkpoint(Callback):
     def after_epoch(self, learn: LearnerProtocol) -> None:
         self._in_epoch = False
         if self._is_saved:
-            return  # interrupted in the middle of a pass
+            return  # interrupted within a pass
         is_trained = learn.global_step > self._step_begun or not learn.results.get("skipped_updates")
         is_better = bool(self._best is not None and is_trained and self._best.update(learn))
         before_update = self._measured.release()
@@ -183,7 +187,7 @@ class Checkpoint(Callback):
             self._save_measured(learn, before_update, is_last)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
-        if self._in_epoch and not was_interrupted(learn):  # CancelFit ended it
+        if self._in_epoch and not was_interrupted(learn):  # CancelFit ended the fit
             self._save(learn, "end", is_last=True)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
@@ -211,7 +215,7 @@ class Checkpoint(Callback):
         self._remove([*former, *surplus(self._folder, self.keep)])
 
     def _save_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
-        """Save the weights that were measured, before the update, as the best, to be loaded."""
+        """Save the weights that were measured, before the update, as the best."""
         assert self._folder is not None
         path = self._folder / f"best-{start['step']:09}.pt"
         try:
@@ -225,20 +229,20 @@ class Checkpoint(Callback):
     def _remove(self, paths: list[Path]) -> None:
         """Remove old checkpoint files; a file that cannot be removed only takes up disk space."""
         error = remove(paths)
-        if error is not None and not self._has_told:
-            self._has_told = True
+        if error is not None and not self._has_warned:
+            self._has_warned = True
             warn(
                 f"an old checkpoint cannot be removed ({error}). Training continues; remove such "
                 "files by hand, as they take up disk space."
             )
 
     def _fail(self, learn: LearnerProtocol, error: OSError, path: Path, is_last: bool) -> None:
-        """Warn of a save that failed; raise where no other follows, or too many have failed.
+        """Warn of a failed save; raise the error if no other save follows, or too many have failed.
 
-        A fit that a signal or another error ends keeps that ending.
+        If a signal or another error ends the fit, that ending stays.
         """
         self._n_failures += 1
-        rest = "The checkpoints before it are whole"
+        rest = "The checkpoints before it are complete"
         in_memory = "the weights are in memory: learn.save('elsewhere.pt') keeps them."
         is_ending = was_interrupted(learn) or learn.error is not None
         if not is_ending and (is_last or self._n_failures >= self.MAX_FAILURES):

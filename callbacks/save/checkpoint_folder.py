@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: which files are there, and which stay."""
+"""The folder of checkpoints: which files exist, and which stay."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ LEFTOVER = re.compile(r"(step|best)-\d{9,}\.pt\.tmp")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the newest first: by step, not by the time of the file."""
+    """The checkpoints of a folder, newest first; by step, not by file time."""
     found = [each for each in folder.glob("*.pt") if FILE.fullmatch(each.name)]
     return sorted(found, key=lambda path: (step_of(path), path.name), reverse=True)
 
 
 def step_of(path: Path) -> int:
-    """The global step in a checkpoint's name."""
+    """The global step in the name of a checkpoint."""
     match = FILE.fullmatch(path.name)
     return int(match.group(2)) if match else -1
 
 
 def surplus(folder: Path, keep: int | None) -> list[Path]:
-    """All but the newest checkpoints; the best ones stay."""
+    """All except the newest checkpoints and the best ones."""
     steps = [each for each in checkpoints_in(folder) if each.name.startswith("step")]
     return steps[keep:] if keep is not None else []
 
 
 def keep_as_best(path: Path) -> list[Path]:
-    """Keep a checkpoint under the name of the best one too.
+    """Also keep a checkpoint under the name of the best one.
 
     Returns:
-        The best ones before it.
+        The former best files.
     """
     target = path.with_name(path.name.replace("step", "best"))
     temporary = target.with_name(f"{target.name}.tmp")
@@ -48,12 +48,12 @@ def keep_as_best(path: Path) -> list[Path]:
 
 
 def other_bests(path: Path) -> list[Path]:
-    """The files of the best epoch beside this one."""
+    """The other files of a best epoch in the folder."""
     return [each for each in checkpoints_in(path.parent) if each.name.startswith("best") and each != path]
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Files that a killed process left half written; call it while the folder is locked."""
+    """Files that a killed process left incomplete; call this while the folder is locked."""
     return [path for path in folder.glob("*.tmp") if LEFTOVER.fullmatch(path.name)]
 
 
@@ -61,7 +61,7 @@ def remove(paths: Iterable[Path]) -> OSError | None:
     """Remove files.
 
     Returns:
-        The first error, where one cannot be removed; the others are.
+        The first error, if a file cannot be removed; the other files are removed.
     """
     first: OSError | None = None
     for path in paths:

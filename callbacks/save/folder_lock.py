@@ -1,4 +1,4 @@
-"""Who may write to a run's folder: one learner at a time."""
+"""A lock on the folder of a run, so that one learner at a time writes to it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
-TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # EDEADLK: of Windows
+TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # EDEADLK: on Windows
 
-#: The locks of this process by folder, so that the message can say which process it is.
+#: The locks of this process by folder, so that the message can name the process.
 held: dict[Path, FolderLock] = {}
 
 
 class FolderLock:
-    """A folder, made if need be and locked against other processes until `release`.
+    """A folder that is created if needed and locked against other processes until `release`.
 
-    The lock belongs to the open file, so it stays when other code opens and closes the lock file, as a copy
-    of the folder does. A forked loader's worker gives it up at once: it may outlive a killed run by seconds.
+    The lock belongs to the open file, so it stays when other code opens and closes the lock file, for example
+    to copy the folder. A forked worker of a loader releases it at once, because it may outlive a killed run
+    by seconds.
 
     Args:
         folder: an absolute path.
 
     Raises:
-        RuntimeError: another process, or another learner of this one, saves to the folder.
+        RuntimeError: another process, or another learner of this process, saves to the folder.
         OSError: the folder cannot be written to.
     """
 
@@ -51,7 +52,7 @@ class FolderLock:
     def _take(self) -> None:
         if self.folder in held:
             raise RuntimeError(
-                f"{self.folder}: another learner of this process saves to it. Give each its own folder."
+                f"{self.folder}: another learner of this process saves to it. Use a separate folder for each."
             )
         self.file = open_lock_file(self.folder)
         self._lock()
@@ -73,7 +74,7 @@ class FolderLock:
             self.has_locks = False
             warn(
                 f"{self.folder}: the file system has no locks ({error}), so a second run in this folder "
-                "would not be noticed. Give each run a folder of its own."
+                "would not be noticed. Use a separate folder for each run."
             )
 
     def sign(self) -> None:
@@ -84,11 +85,11 @@ class FolderLock:
         os.write(self.file, f"process {os.getpid()} on {host}\n{self.token}\n".encode())
 
     def renew(self) -> None:
-        """Make sure that the folder is the one that was locked; lock it again where it was replaced.
+        """Check that the folder is the one that was locked; lock it again if it was replaced.
 
         Raises:
             RuntimeError: another run has the folder now.
-            OSError: the folder cannot be made, or not be written to.
+            OSError: the folder cannot be created or written to.
         """
         if is_at(self.file, self.folder / LOCK):
             if self.has_locks and fcntl is not None:
@@ -100,36 +101,36 @@ class FolderLock:
         if token not in ("", self.token) and checkpoints_in(self.folder):
             self.release()
             raise RuntimeError(
-                f"{self.folder} was replaced while this run trained, and holds another run now. Nothing was "
-                "written there. The weights are still in memory: save them with learn.save('elsewhere.pt')."
+                f"{self.folder} was replaced while this run trained, and contains another run now. Nothing "
+                "was written there. The weights are still in memory: learn.save('elsewhere.pt') saves them."
             )
         self.sign()
-        if token != self.token:  # else it was moved away and copied back
+        if token != self.token:  # otherwise it was moved away and copied back
             warn(
-                f"{self.folder} was deleted or replaced while this run trained. It is made and locked again, "
-                "and training continues; the checkpoints that were in it may be lost."
+                f"{self.folder} was deleted or replaced while this run trained. It is created and locked "
+                "again, and training continues; the checkpoints that were in it may be lost."
             )
 
     def release(self) -> None:
-        """Unlock the folder for others. The file stays, as another process may be about to lock it."""
+        """Unlock the folder. The file stays, because another process may be about to lock it."""
         if held.get(self.folder) is self:
             del held[self.folder]
             if fcntl is not None:
-                fcntl.flock(self.file, fcntl.LOCK_UN)  # a child that was just forked may have the file open
+                fcntl.flock(self.file, fcntl.LOCK_UN)  # a new child process may have the file open
         self.close()
 
     def close(self) -> None:
-        """Close the file; a copy of it that another process has stays locked."""
+        """Close the file; a copy in another process stays locked."""
         if self.file >= 0:
             os.close(self.file)
             self.file = -1
 
 
 def open_lock_file(folder: Path) -> int:
-    """The file that is locked, open, in a folder that was made and can be written to.
+    """Open the lock file in a folder that exists and can be written to.
 
     Raises:
-        OSError: it cannot.
+        OSError: it cannot be opened.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,13 +148,13 @@ def read_lines(file: int) -> tuple[str, str]:
     try:
         os.lseek(file, 0, os.SEEK_SET)
         lines = os.read(file, 1000).decode(errors="replace").splitlines()
-    except OSError:  # Windows lets nobody read what is locked
+    except OSError:  # on Windows nobody can read a locked file
         lines = []
     return (*lines, "", "")[0], (*lines, "", "")[1]
 
 
 def is_at(file: int, path: Path) -> bool:
-    """Whether an open file is the one at a path."""
+    """Is an open file the one at this path?"""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except OSError:
@@ -161,10 +162,10 @@ def is_at(file: int, path: Path) -> bool:
 
 
 def lock(file: int) -> None:
-    """Lock an open file against all others that open it.
+    """Lock an open file against other processes.
 
     Raises:
-        OSError: another process holds it, or the file system has no locks.
+        OSError: another process holds the lock, or the file system has no locks.
     """
     if fcntl is None:
         import msvcrt  # Windows
@@ -178,12 +179,12 @@ def lock(file: int) -> None:
 
 @cache
 def watch_forks() -> None:
-    """Make forked children close their copies of the locks, which otherwise last as long as they do."""
+    """Make forked children close their copies of the locks, which would otherwise last as long as they do."""
     os.register_at_fork(after_in_child=give_up)
 
 
 def give_up() -> None:
-    """Close this process's files of all locks; the parent's stay locked."""
+    """Close the lock files of this process; those of the parent stay locked."""
     for each in held.values():
         each.close()
     held.clear()

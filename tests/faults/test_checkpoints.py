@@ -24,7 +24,7 @@ from learner.engine import interrupt
 from learner.files import checkpoint_file
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+SETTINGS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}", "OMP_NUM_THREADS": "1"}
 
 
 def names(folder: Path) -> list[str]:
@@ -693,8 +693,8 @@ def test_case_104_a_relative_folder_is_where_the_fit_began(tmp_path, monkeypatch
     [
         ({"folder": 3}, "pass the name of a folder"),
         ({"folder": ""}, "pass the name of a folder"),
-        ({"folder": "a", "keep": 0}, "how many files stay"),
-        ({"folder": "a", "keep": True}, "how many files stay"),
+        ({"folder": "a", "keep": 0}, "the number of files that stay"),
+        ({"folder": "a", "keep": True}, "the number of files that stay"),
         ({"folder": "a", "every": "often"}, "write a positive number"),
         ({"folder": "a", "best": 3}, "pass a result's name"),
         ({"folder": "a", "best": "valid_loss", "mode": "up"}, "there are 'min' and 'max'"),

@@ -142,7 +142,7 @@ def test_a_folder_in_which_another_run_was_started_is_not_written_to(make_learne
     folder = tmp_path / "run"
     act = at_step(4, lambda: in_another_process(lambda: other_run(folder)))
     learn = make_learner(callbacks=[Checkpoint(folder), act])
-    with pytest.raises(RuntimeError, match=r"run was replaced .*holds another run now.*elsewhere\.pt"):
+    with pytest.raises(RuntimeError, match=r"run was replaced .*contains another run now.*elsewhere\.pt"):
         learn.fit(3)
     assert names(folder) == ["step-000000001.pt"]
 

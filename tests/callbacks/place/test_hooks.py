@@ -84,7 +84,7 @@ def test_hooks_go_with_the_object_and_twice_is_no_error():
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [((3, print), "int"), (([3], print), "3 is no module"), ((nn.ReLU(), 3), "pass a function")],
+    [((3, print), "int"), (([3], print), "3 is not a module"), ((nn.ReLU(), 3), "pass a function")],
 )
 def test_what_cannot_be_hooked_is_refused(arguments, told):
     with pytest.raises(TypeError, match=told):
@@ -92,7 +92,7 @@ def test_what_cannot_be_hooked_is_refused(arguments, told):
 
 
 def test_a_side_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="'forward' and 'backward'"):
+    with pytest.raises(ValueError, match="'forward' or 'backward'"):
         Hooks(nn.ReLU(), print, of="sideways")
 
 

@@ -101,7 +101,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why():
             return self.layers(inputs)
 
     learn = learner_of(Compile("eager", fullgraph=True), model=Net())
-    with pytest.warns(LearnerWarning, match="cannot be compiled, so the fit goes on without. Unsupported"):
+    with pytest.warns(LearnerWarning, match="cannot be compiled, so the fit continues without. Unsupported"):
         learn.fit(2)
     assert same(learn.model.layers, by_hand(net(), torch.contiguous_format))
 
@@ -127,5 +127,5 @@ def test_a_model_that_is_compiled_already_is_refused():
 
 
 def test_a_backend_that_is_not_there_is_told():
-    with pytest.raises(ValueError, match=r"no such backend. There are: .*inductor"):
+    with pytest.raises(ValueError, match=r"this backend does not exist. Available: .*inductor"):
         Compile("fast")

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tests.callbacks.test_device import NESTS
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -32,6 +31,7 @@ from callbacks.place.device import map_tensors, tensors_in
 from callbacks.place.prefetch import AHEAD, CudaLane, Prefetch
 from learner import Data, Learner
 from learner.learner import DEFAULT_CALLBACKS
+from tests.callbacks.place.test_device import NESTS
 
 N, SIZE = 41, 4
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -284,7 +284,7 @@ def pinning(collate, items):
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")
-def test_pinned_memory_that_is_filled_again_is_told_with_the_cure(monkeypatch):
+def test_overwritten_pinned_memory_is_an_error_with_a_hint(monkeypatch):
     inputs, targets = torch.zeros(SIZE, 3), torch.zeros(SIZE, 1)
 
     def collate(rows):
@@ -295,7 +295,7 @@ def test_pinned_memory_that_is_filled_again_is_told_with_the_cure(monkeypatch):
     imitated(monkeypatch, pinned=(inputs, targets))
     learn = make(train=pinning(collate, (torch.rand(8, 3), torch.rand(8, 1))))
     with pytest.raises(
-        ValueError, match=r"filled the pinned memory .*buffer\.clone\(\), or leave pin_memory"
+        ValueError, match=r"overwritten the pinned memory .*buffer\.clone\(\), or leave pin_memory"
     ):
         learn.fit(1)
     assert learn.callbacks[DevicePlacement]._lane is None
@@ -370,7 +370,7 @@ def test_where_there_is_no_lane_it_is_said(monkeypatch):
     plugin = learn.callbacks[DevicePlacement]
     plugin.device = torch.device("mps", 0)
     monkeypatch.setattr(plugin, "_place_model", lambda learn: None)
-    with pytest.warns(LearnerWarning, match="on mps batches are placed as without it; it is for CUDA"):
+    with pytest.warns(LearnerWarning, match="has no effect on mps; it is for CUDA"):
         plugin.before_fit(learn)
 
 
