@@ -283,7 +283,39 @@ def test_a_mixins_misspelt_hook_is_found():
             pass
 
 
+def test_a_mixin_is_notified_of_subclasses():
+    seen = []
+
+    class Registers:
+        def __init_subclass__(cls, **kwargs):
+            super().__init_subclass__(**kwargs)
+            seen.append(cls)
+
+    class Mine(Callback, Registers):
+        pass
+
+    assert seen == [Mine]
+
+
 # Declared attributes
+
+
+def test_phases_run_in_the_documented_order():
+    names = ["PREPARE", "TRANSFORM", "GRADIENT", "MEASURE", "REPORT", "DECIDE", "SAVE"]
+    assert [phase.name for phase in sorted(Order)] == names
+
+
+def test_a_callback_reads_gradients_and_has_no_other_capability_by_default():
+    plain = define("after_epoch", lambda self, learn: None)
+    switches = {name: value for name, value in vars(Callback).items() if isinstance(value, bool)}
+    assert [name for name in switches if getattr(plain, name)] == ["reads_gradients"]
+
+
+def test_an_operation_is_surrounded_by_nothing_by_default(make_learner):
+    class Surrounds(Callback):
+        surrounds = ("forward",)
+
+    make_learner(callbacks=[Surrounds()]).fit(1)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +391,23 @@ def test_repr_shows_the_settings_that_fit_in_a_line(value, shown):
     assert repr(callback) == f"Callback({shown})"
 
 
+def test_repr_shows_settings_without_state():
+    class Mine(Callback):
+        state = ("best",)
+
+    mine = Mine()
+    mine.n, mine.best, mine.mode = 3, 0.5, "min"
+    assert repr(mine) == "Mine(n=3, mode='min')"
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [("EarlyStopping", "early_stopping"), ("LogRMSE", "log_rmse"), ("R2", "r2"), ("RMSEPlot", "rmse_plot")],
+)
+def test_the_name_of_a_callback_is_that_of_its_class_in_snake_case(title, name):
+    assert type(title, (Callback,), {}).name == name
+
+
 # on(...)
 
 
@@ -376,6 +425,11 @@ def test_a_function_becomes_a_plug_in_of_its_name(make_learner):
     assert learn.callbacks.keep_epoch is keep_epoch
     assert keep_epoch.order is Order.REPORT
     assert keep_epoch.__doc__ == "Keep it."
+    assert type(keep_epoch).__module__ == __name__
+
+
+def test_the_name_of_a_function_as_a_callback_is_kept_as_given():
+    assert on("after_epoch", name="MyRate")(lambda learn: None).name == "MyRate"
 
 
 class Keeper:
