@@ -101,7 +101,7 @@ class Learner(Tuning):
         self.splitter, self.decay_norms = splitter, decay_norms
         self.optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
         self.optimizer = groups.make_optimizer(self)
-        self.history, self.reported, self.results = History(), set(), {}
+        self.history, self.reported, self.results = History(), set(), dict[str, Any]()
         self.loop = Loop()
         self.loop.connect(self, with_defaults(callbacks, metrics, defaults, type(self), OPERATIONS))
 

@@ -1,5 +1,7 @@
 """What the upper floor reads and assigns on a learner, beside what hooks may."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
