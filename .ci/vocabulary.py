@@ -67,6 +67,7 @@ DONE = [
     "docs/predictions.md",
     "docs/rates.md",
     "examples",
+    "learner/data",
     "pyproject.toml",
     "tests/examples",
     "tests/test_benchmarks.py",

@@ -252,7 +252,7 @@ def compute_loss(learn: Any) -> None:
 
 
 def backward(learn: Any) -> None:
-    """Compute the gradients of `loss_grad`; they add to the present ones."""
+    """Compute the gradients of `loss_grad`; they are added to the existing ones."""
     learn.loss_grad.backward()
 
 

@@ -1,4 +1,4 @@
-"""Batches of tensors and arrays, by indexing them whole, in an order that hangs on seed and epoch alone."""
+"""Batches of tensors and arrays by indexing, in an order that depends on seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch import Tensor
 from learner.data.stored import Stored
 from learner.data.tensors import Column, as_columns, check_batch_size, check_seed, describe, is_whole
 
-BLOCK_BYTES = 1 << 20  # what a disk reads nearly as quickly as one long piece
-SPARSE = 4  # where so many more items lie between those of a block, they are read one by one
+BLOCK_BYTES = 1 << 20  # a disk reads this nearly as fast as one long piece
+SPARSE = 4  # if so many more items lie between those of a block, they are read one by one
 
 Batch = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A shuffled order for data on a disk: items that stand together are read together.
+    """A shuffled order for data on a disk that reads neighbouring items together.
 
-    The file is cut into blocks of neighbouring items and the blocks are shuffled. So many blocks at a time, a
-    window, are read into memory, each in one piece, and their items are shuffled; batches are cut from that.
-    Each item comes once an epoch, and anywhere in it. But items of one block come within one window of each
-    other, in every epoch, and a batch holds items of `window` places of the file only: where neighbours are
-    alike, as in a file sorted by class, what a batch holds varies about as if it had `window` items rather
-    than its own number. Shuffle such a file once when it is written, or take smaller blocks and more of them.
+    The file is divided into blocks of neighbouring items, and the blocks are shuffled. A window of `window`
+    blocks at a time is read into memory, each block in one piece; the items of a window are shuffled and
+    divided into batches. Each item comes once per epoch, at any position. But items of one block are always
+    within one window, and a batch has items of only `window` places of the file. If neighbours are similar,
+    as in a file sorted by class, the content of a batch varies about as much as if it had `window` items.
+    Shuffle such a file when you write it, or use more and smaller blocks.
 
     Args:
-        size: items a block; by default as many as make 1 MiB.
-        window: blocks that are read together; all their items are in memory, `size * window`.
+        size: items per block; by default as many as fit into 1 MiB.
+        window: blocks that are read together; all their items, `size * window`, are in memory.
 
     Raises:
-        ValueError: not whole numbers of 1 or more.
+        ValueError: a value is not a whole number of 1 or more.
     """
 
     size: int | None = None
@@ -44,31 +44,32 @@ class Blocks:
         for name in ("size", "window"):
             value = getattr(self, name)
             if not (is_whole(value) and value >= 1) and not (name == "size" and value is None):
-                raise ValueError(f"Blocks({name}={value!r}): write a whole number, 1 or more.")
+                raise ValueError(f"Blocks({name}={value!r}): pass a whole number, 1 or more.")
 
 
 Order = Literal["items", "blocks"] | Blocks
 
 
 class TensorLoader:
-    """Batches of tensors or arrays of one length, by indexing them whole.
+    """Batches of tensors or arrays of one length, by indexing.
 
-    The order of epoch e depends on the seed and e alone. `state_dict` tells where it is, `load_state_dict`
-    goes there. Of memory-mapped and of read-only NumPy arrays a batch is copied at a time, never the whole.
+    The order of epoch e depends on the seed and e alone. `state_dict` returns the position, and
+    `load_state_dict` continues there. Memory-mapped and read-only NumPy arrays are copied batch by batch,
+    never as a whole.
 
     Args:
-        tensors: each of shape (items, ...), on any device; several in a row, or by name in a mapping, which
-            makes each batch a dict. Arrays in memory become tensors.
-        batch_size: items a batch; the last may have fewer.
-        shuffle: new order each epoch.
-        drop_last: leave out a last batch that is smaller.
-        seed: of the order; by default drawn from torch's random state.
-        order: what is shuffled: `"items"`, or for data on a disk `"blocks"` of neighbours, as `Blocks` tells.
-        rows: numbers of the items to take, ascending; by default all.
+        tensors: tensors of shape (items, ...) on any device, in a sequence, or in a mapping by name, which
+            makes each batch a dict. Arrays in memory are converted to tensors.
+        batch_size: items per batch; the last may have fewer.
+        shuffle: use a new order each epoch.
+        drop_last: leave out a smaller last batch.
+        seed: for the order; by default drawn from torch's random state.
+        order: what is shuffled: `"items"`, or for data on a disk `"blocks"` of neighbours (see `Blocks`).
+        rows: the numbers of the items to use, ascending; by default all.
 
     Raises:
-        TypeError, ValueError: something is no tensor or array, or the numbers or the order do not fit.
-        OSError: when a pass begins or a batch is read, a mapped file is shorter than it was.
+        TypeError, ValueError: something is not a tensor or array, or the numbers or the order do not fit.
+        OSError: at the start of a pass or when a batch is read, a mapped file is shorter than before.
     """
 
     def __init__(
@@ -88,8 +89,8 @@ class TensorLoader:
         self.n_items = len(self.tensors[0]) if rows is None else len(rows)
         self.batch_size = check_batch_size(batch_size)
         for name, value in (("shuffle", shuffle), ("drop_last", drop_last)):
-            if value not in (True, False):  # "no" would be a yes
-                raise TypeError(f"{name}={value!r}: write True or False.")
+            if value not in (True, False):  # "no" would count as True
+                raise TypeError(f"{name}={value!r}: pass True or False.")
         self.shuffle, self.drop_last = shuffle, drop_last
         self.blocks = check_order(order, shuffle, self.tensors)
         self.seed = check_seed(seed) if shuffle else 0
@@ -103,7 +104,7 @@ class TensorLoader:
         return self.from_batch(0)
 
     def from_batch(self, first: int) -> Iterator[Any]:
-        """The batches of an epoch from one on, counted from 0; those before it are not touched."""
+        """The batches of an epoch from batch `first` on, counted from 0; earlier ones are not read."""
         for column in self.tensors:
             if isinstance(column, Stored):
                 column.check()
@@ -119,7 +120,7 @@ class TensorLoader:
                 yield dict(zip(self.keys, batch, strict=True))
 
     def order(self, epoch: int) -> Tensor | None:
-        """The items' numbers in the order of an epoch, or None where they come as they stand."""
+        """The numbers of the items in the order of an epoch; None for their own order."""
         if not self.shuffle:
             return self.rows
         if self.blocks is not None:
@@ -130,7 +131,7 @@ class TensorLoader:
         return order if self.rows is None else self.rows[order]
 
     def draws_of(self, epoch: int) -> torch.Generator:
-        """One of its own for each epoch, so that an epoch's order can be had without the ones before it."""
+        """A generator for each epoch, so that its order does not need those of earlier epochs."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
 
     def _by_items(self, order: Tensor | None, first: int) -> Iterator[Batch]:
@@ -140,14 +141,14 @@ class TensorLoader:
             for start in starts:
                 yield tuple([column[start : start + size] for column in self.tensors])
             return
-        orders = {device: order.to(device) for device in self.devices}  # once an epoch
+        orders = {device: order.to(device) for device in self.devices}  # once per epoch
         sources = [(column, orders[column.device]) for column in self.tensors]
         for start in starts:
             end = start + size
             yield tuple([column.index_select(0, order[start:end]) for column, order in sources])
 
     def _by_blocks(self, blocks: Blocks, epoch: int, first: int) -> Iterator[Batch]:
-        """Batches cut from one window after the other; one may begin in a window and end in another."""
+        """Batches from one window after the other; a batch may span two windows."""
         windows = Windows(blocks, self.n_items, self.draws_of(epoch))
         window, at = windows.find(first * self.batch_size)
         buffers = self._buffers(min(windows.size * windows.window, self.n_items))
@@ -171,10 +172,10 @@ class TensorLoader:
     def _read(
         self, windows: Windows, number: int, buffers: list[Tensor]
     ) -> tuple[list[tuple[Tensor, Tensor]], int]:
-        """Of each column something to take items from, and their numbers there in the window's order."""
+        """For each column a tensor that contains the items, and their numbers in the order of the window."""
         numbers, order = windows.numbers(number), windows.order(number)
         rows = (numbers if self.rows is None else self.rows[numbers])[order]
-        there = {device: rows.to(device) for device in self.devices}  # once a window
+        there = {device: rows.to(device) for device in self.devices}  # once per window
         spans = windows.spans(number)
         sources: list[tuple[Tensor, Tensor]] = []
         for column, buffer in zip(self.tensors, buffers, strict=True):
@@ -186,8 +187,7 @@ class TensorLoader:
         return sources, len(numbers)
 
     def _buffers(self, n_items: int) -> list[Tensor]:
-        """Room for a window's items of what is stored, for a whole pass: to make it anew takes longer than to
-        fill it."""
+        """Buffers for the stored items of a window; allocated once per pass, as that takes long."""
         return [
             torch.empty((n_items, *column.shape[1:]), dtype=column.dtype)
             if isinstance(column, Stored)

@@ -1,4 +1,4 @@
-"""Data: what gives batches for training and validation, and how a batch is split into inputs and targets."""
+"""Training and validation batches, and how a batch is split into inputs and targets."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class Data:
     """Training and validation batches.
 
     Args:
-        train: an iterable of batches that can be gone through again each epoch (a `DataLoader`, a list,
-            ...), or a function that gives such, as a generator function.
-        valid: the same for validation, or None for training without.
-        n_inputs: of a tuple or list, so many first items are the model's arguments; the rest are targets.
-        targets: of a mapping, the keys of the targets; they are taken out of what the model gets. Without,
-            the model gets the whole mapping, and `labels`, where there are such, are what metrics compare
-            with.
-        split: for other batches, a function that gives `(inputs, targets)` of one: inputs as a tuple of the
-            model's arguments, a mapping of its keywords, or its one argument.
-        n_items: a function that returns the number of items in a batch, a whole number, as
-            `lambda batch: batch.num_graphs`. It sets `learn.n_items`, which means over items
-            count by, as do `n_samples` and intervals of samples. By default it is the length of the targets,
-            or of the inputs where there are no targets: a tensor's first dimension (the second where only
-            that one agrees with the others), the length of a list, the sequences of a `PackedSequence`.
+        train: an iterable of batches that can be iterated again each epoch (a `DataLoader`, a list, ...), or
+            a function that returns one, such as a generator function.
+        valid: the same for validation, or None for training without validation.
+        n_inputs: how many of the first items of a tuple or list are the model's arguments; the others are
+            targets.
+        targets: the keys of the targets in a mapping; the model receives the other keys. By default the model
+            receives the whole mapping, and metrics compare with `labels` if it has them.
+        split: for other batches, a function that returns `(inputs, targets)` of a batch. Inputs are a tuple
+            of the model's arguments, a mapping of its keywords, or a single argument.
+        n_items: a function that returns the number of items in a batch, a whole number, such as
+            `lambda batch: batch.num_graphs`. It sets `learn.n_items`, which means over items, `n_samples` and
+            intervals of samples use. The default is the length of the targets, or of the inputs if there are
+            no targets: the first dimension of a tensor (or the second if only that agrees with the others),
+            the length of a list, the sequences of a `PackedSequence`.
 
     Raises:
         TypeError, ValueError: an argument cannot be used; the message says what to pass.
@@ -71,27 +71,27 @@ class Data:
             check_batches("Data(valid=...)", valid)
         if not is_whole(n_inputs) or n_inputs < 1:
             raise ValueError(
-                f"Data(n_inputs={n_inputs!r}): write how many items of a batch the model takes, 1 or more."
+                f"Data(n_inputs={n_inputs!r}): pass how many items of a batch the model takes, 1 or more."
             )
         if split is not None and (not callable(split) or isinstance(split, type)):
             raise TypeError(
-                f"Data(split={split!r}): pass a function that gives (inputs, targets) of a batch."
+                f"Data(split={split!r}): pass a function that returns (inputs, targets) of a batch."
             )
         if n_items is not None and not callable(n_items):
             raise TypeError(
-                f"Data(n_items={n_items!r}): pass a function that returns the number of items in a batch, as "
-                "lambda batch: len(batch[0])."
+                f"Data(n_items={n_items!r}): pass a function that returns the number of items in a batch, "
+                "such as lambda batch: len(batch[0])."
             )
         self.train, self.valid, self.n_inputs = train, valid, n_inputs
         self.count_items = n_items
         self.target_keys = check_keys(targets)
         self.custom_split = split
-        self._usual_length = -1 if split or self.target_keys else n_inputs + 1  # -1: never usual
+        self._usual_length = -1 if split or self.target_keys else n_inputs + 1  # -1: no usual length
 
     def batches(self, loader: Batches) -> Iterable[Any]:
-        """What to iterate over: the loader, or what it gives when it is a function.
+        """What to iterate over: the loader, or what it returns if it is a function.
 
-        A `DataLoader` over a `TensorDataset` gives the same batches in a quicker way.
+        A `DataLoader` over a `TensorDataset` is read in a faster way, with the same batches.
         """
         if not is_function(loader):
             return at_once(loader)
@@ -99,19 +99,19 @@ class Data:
         if not hasattr(found, "__iter__"):
             name = getattr(loader, "__name__", loader)
             raise TypeError(
-                f"the function {name} was given as data, but gave {describe(found)}: let it yield batches, "
-                "or return a list or loader of them."
+                f"the function {name} was passed as data, but returned {describe(found)}: let it yield "
+                "batches, or return a list or loader of them."
             )
         return found
 
     def split(self, batch: Any) -> tuple[Any, Any]:
-        """A batch as what the model gets and what it is compared with.
+        """Split a batch into the model's inputs and the targets.
 
         Returns:
-            Inputs, a tuple or a mapping, and targets: one as it is, several as a tuple, or None.
+            Inputs, a tuple or a mapping, and targets: a single target, a tuple of several, or None.
 
         Raises:
-            TypeError, ValueError: a batch of another kind; the message says how to split it.
+            TypeError, ValueError: the batch is of another kind; the message says how to split it.
         """
         if type(batch) is tuple and len(batch) == self._usual_length:
             return batch[:-1], batch[-1]
@@ -127,8 +127,8 @@ class Data:
             return self._split_row((batch,))
         raise TypeError(
             f"a batch is {describe(batch)}, but should be a tuple (inputs..., targets), a mapping that the "
-            "model takes by keyword, or a tensor. For other batches write a function that gives (inputs, "
-            "targets) of one, and pass it as Data(..., split=function)."
+            "model takes by keyword, or a tensor. For other batches write a function that returns (inputs, "
+            "targets) of a batch, and pass it as Data(..., split=function)."
         )
 
     def _split_row(self, batch: Sequence[Any]) -> tuple[Any, Any]:
@@ -169,7 +169,7 @@ class Data:
         if not isinstance(found, (tuple, list)) or len(found) != 2:
             name = getattr(self.custom_split, "__name__", self.custom_split)
             raise TypeError(
-                f"Data(split={name}) gave {describe(found)} for {describe(batch)}: return a pair, "
+                f"Data(split={name}) returned {describe(found)} for {describe(batch)}: return a pair, "
                 "(inputs, targets)."
             )
         inputs, targets = found
@@ -189,30 +189,31 @@ class Data:
         seed: int | None = None,
         order: Order = "items",
     ) -> Data:
-        """Batches of tensors or arrays, taken by index a batch at a time: far quicker than item by item.
+        """Batches of tensors or arrays, indexed a batch at a time, which is much faster than item by item.
 
         Arrays that NumPy has mapped from a file (`np.load(path, mmap_mode="r")`, `np.memmap`) may be larger
-        than memory: a batch is read at a time, and the file's length is checked before each. Of read-only
-        arrays, too, batches are copied and not the whole. Tensors on an accelerator are batched there: no
-        batch is copied from the host.
+        than memory: one batch at a time is read, and the length of the file is checked before each. Read-only
+        arrays are copied batch by batch, too. Tensors on an accelerator are batched there; no batch is copied
+        from the host.
 
         Args:
-            inputs: a tensor or NumPy array of shape (items, ...), a tuple of such for a model of several
-                inputs, or a mapping of such, which the model takes by keyword. float64 arrays become torch's
-                default dtype, uint16 and uint32 the next wider type with a sign; byte order does not matter.
-            targets: a tensor or array of shape (items, ...), a tuple of such, or None. With a mapping of
-                inputs also a mapping, or the keys of those that are targets.
-            batch_size: items a batch; validation takes twice as many.
-            valid: share of the items to hold out (drawn by `seed`), their number, a pair `(inputs, targets)`
-                to validate on (a mapping, where keys are the targets), or None for no validation.
-            shuffle: new order each epoch, the same for the same seed.
-            drop_last: leave out a last batch that is smaller.
-            seed: of order and split; by default drawn from torch's random state.
+            inputs: a tensor or NumPy array of shape (items, ...); a tuple of them for a model with several
+                inputs; or a mapping of them, which the model takes by keyword. float64 arrays are converted
+                to torch's default dtype, uint16 and uint32 to the next wider signed type; byte order does not
+                matter.
+            targets: a tensor or array of shape (items, ...), a tuple of them, or None. With a mapping of
+                inputs also a mapping, or the keys of the inputs that are targets.
+            batch_size: items per batch; validation uses twice as many.
+            valid: the share of the items to hold out (drawn with `seed`), their number, a pair
+                `(inputs, targets)` to validate on (a mapping if targets are keys), or None for no validation.
+            shuffle: use a new order each epoch, the same for the same seed.
+            drop_last: leave out a smaller last batch.
+            seed: for order and split; by default drawn from torch's random state.
             order: what is shuffled: `"items"`, or for data on a disk `"blocks"` of neighbours, which are read
-                in one piece and shuffled among those of 64 blocks; `learner.Blocks` tells how random that is.
+                in one piece and shuffled among those of 64 blocks; see `learner.Blocks`.
 
         Raises:
-            TypeError, ValueError: tensors of different lengths, an impossible split or batch size.
+            TypeError, ValueError: tensors have different lengths, or the split or batch size is impossible.
             OSError: in training, a mapped file has become shorter than its map.
         """
         found = as_columns(inputs, targets)
@@ -241,26 +242,26 @@ class Data:
         drop_last: bool = False,
         **loader_options: Any,
     ) -> Data:
-        """A shuffled `DataLoader` over one data set and a plain one over another.
+        """A shuffled `DataLoader` over one data set, and one in order over another.
 
         With `num_workers`, a map-style data set is wrapped in `Seeded`, so a resumed run does not need to
-        fetch earlier batches again; not with `persistent_workers=True`, which would draw the same in each
-        epoch.
+        fetch earlier batches again. It is not wrapped with `persistent_workers=True`, because it would draw
+        the same numbers in each epoch.
 
         Args:
-            train: data set, map-style or iterable; an iterable one is never shuffled here.
-            valid: another, or None for training without validation.
-            batch_size: items a batch; validation takes twice as many.
+            train: a map-style or iterable data set; an iterable one is never shuffled here.
+            valid: another data set, or None for training without validation.
+            batch_size: items per batch; validation uses twice as many.
             n_inputs: as for `Data`.
             targets: as for `Data`.
             split: as for `Data`.
             n_items: as for `Data`.
-            shuffle: new order each epoch, drawn from torch's random state.
-            drop_last: leave out a last training batch that is smaller.
-            loader_options: further arguments of `DataLoader` for both, as `num_workers` or `collate_fn`.
+            shuffle: use a new order each epoch, drawn from torch's random state.
+            drop_last: leave out a smaller last training batch.
+            loader_options: other arguments of `DataLoader` for both, such as `num_workers` or `collate_fn`.
 
         Raises:
-            TypeError, ValueError: something is no data set, or an option would not fit both.
+            TypeError, ValueError: something is not a data set, or an option would not fit both.
         """
         check_dataset("train", train)
         if valid is not None:
@@ -269,8 +270,8 @@ class Data:
         for option in ("sampler", "batch_sampler"):
             if option in loader_options:
                 raise ValueError(
-                    f"from_datasets({option}=...) would be of both data sets: make the two loaders yourself "
-                    "and pass Data(DataLoader(...), DataLoader(...))."
+                    f"from_datasets({option}=...) would apply to both data sets: create the two loaders "
+                    "yourself and pass Data(DataLoader(...), DataLoader(...))."
                 )
         shuffle = shuffle and not isinstance(train, IterableDataset)
         train, valid = (seeded(dataset, loader_options) for dataset in (train, valid))
@@ -284,16 +285,16 @@ class Data:
 
 @dataclass
 class InputsOnly:
-    """A batch to predict: what the model gets as it is, a tuple or a mapping, past any split."""
+    """A batch to predict: the model's inputs, a tuple or a mapping, which are not split."""
 
     inputs: Any
 
 
 def as_data(data: Any) -> Data:
-    """The data that was meant: a `Data`, a pair of loaders, or a pair of tensors, which is one batch of all.
+    """A `Data` from a `Data`, a pair of loaders, or a pair of tensors, which is a single batch.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: it is something else.
     """
     if isinstance(data, Data):
         return data
@@ -314,7 +315,7 @@ def as_data(data: Any) -> Data:
 
 
 def seeded(dataset: Any, options: Mapping[str, Any]) -> Any:
-    """The data set, for workers that begin anew each epoch so that their draws can be had again."""
+    """The data set, wrapped in `Seeded` if workers start again each epoch, so that draws can be repeated."""
     if not options.get("num_workers") or options.get("persistent_workers"):
         return dataset
     return dataset if dataset is None or isinstance(dataset, (IterableDataset, Seeded)) else Seeded(dataset)
@@ -324,5 +325,7 @@ def check_keys(targets: Any) -> tuple[Any, ...]:
     """The keys of the targets as a tuple."""
     keys = (targets,) if isinstance(targets, str) else () if targets is None else targets
     if not isinstance(keys, (tuple, list)) or not all(isinstance(key, str) and key for key in keys):
-        raise TypeError(f"Data(targets={targets!r}): write the keys of the targets, as 'y' or ('y', 'z').")
+        raise TypeError(
+            f"Data(targets={targets!r}): pass the keys of the targets, such as 'y' or ('y', 'z')."
+        )
     return tuple(keys)

@@ -1,4 +1,4 @@
-"""Find the random generators that belong to something, tell their states and put them back."""
+"""Find the random generators that an object holds, and save and restore their states."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def generator_states(root: Any) -> dict[str, dict[str, Any]]:
 
 
 def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put back what `generator_states` gave, into generators of the same paths; warn of those not found."""
+    """Restore what `generator_states` returned to generators of the same paths; warn of missing ones."""
     found = generators_in(root) if states else {}
     lost = []
     for path, state in states.items():

@@ -1,4 +1,4 @@
-"""What may be given as batches, and what it tells of itself."""
+"""What can be passed as batches, and its description."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 
 def check_batches(title: str, batches: Any) -> None:
-    """Refuse what can give no batches, or would give something else.
+    """Raise an error for something that does not return batches.
 
     Args:
-        title: how the message names it, as "Data(train=...)".
-        batches: what was given.
+        title: its name in the message, such as "Data(train=...)".
+        batches: what was passed.
 
     Raises:
-        TypeError: it is not of `Batches`; the message says how to make such of it.
+        TypeError: it is not `Batches`; the message says how to create them.
     """
     is_data = title.lower().startswith("data")
-    form = "pass an iterable of batches, as a DataLoader or a list, or a function that gives one"
+    form = "pass an iterable of batches, such as a DataLoader or a list, or a function that returns one"
     problem = f"{title} is {describe(batches)}"
     if isinstance(batches, type):
         raise TypeError(f"{problem}: pass an instance of it.")
@@ -35,10 +35,12 @@ def check_batches(title: str, batches: Any) -> None:
         if is_data:
             making, one = ("Data.from_tensors(inputs, targets, valid=...)", f"Data({one})")
         raise TypeError(
-            f"{problem}, which is no batches yet: batch it with {making}; as one batch of all it is {one}."
+            f"{problem}, which is not in batches yet: batch it with {making}; as a single batch it is {one}."
         )
     if not is_data and hasattr(batches, "train") and hasattr(batches, "valid"):
-        raise TypeError(f"{problem}: pass one of its two loaders, as learn.data.train or learn.data.valid.")
+        raise TypeError(
+            f"{problem}: pass one of its two loaders, such as learn.data.train or learn.data.valid."
+        )
     if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
         raise TypeError(f"{problem}, a data set: batch it with Data.from_datasets(dataset, ...).")
     if isinstance(batches, (str, bytes, Mapping)) or not (hasattr(batches, "__iter__") or callable(batches)):
@@ -50,15 +52,15 @@ def check_batches(title: str, batches: Any) -> None:
             raise TypeError(
                 f"{problem} that needs arguments ({error}): pass one without, as lambda: make_batches(...)."
             ) from None
-        except ValueError:  # a builtin that does not tell its signature
+        except ValueError:  # a builtin without a signature
             pass
 
 
 def check_dataset(name: str, dataset: Any) -> None:
-    """Refuse what `DataLoader` could not draw items from."""
+    """Raise an error for what `DataLoader` cannot draw items from."""
     if isinstance(dataset, (DataLoader, TensorLoader)):
         raise TypeError(
-            f"from_datasets({name}=...) is {describe(dataset)}, which gives batches already: pass "
+            f"from_datasets({name}=...) is {describe(dataset)}, which returns batches already: pass "
             f"Data({name}=...) with it."
         )
     drawable = hasattr(dataset, "__getitem__") or isinstance(dataset, IterableDataset)
@@ -75,15 +77,15 @@ def check_dataset(name: str, dataset: Any) -> None:
 
 
 def is_function(loader: Any) -> bool:
-    """Something to call for batches, rather than batches."""
+    """Is it a function that returns batches, not batches?"""
     return callable(loader) and not hasattr(loader, "__iter__")
 
 
 def is_one_shot(loader: Any) -> bool:
-    """Can it be gone through only once?
+    """Can it be iterated only once?
 
-    An iterator that gives itself in `__iter__` and does nothing else there is such. One whose `__iter__`
-    begins anew (as loaders of other libraries do) is not.
+    This is true for an iterator that only returns itself in `__iter__`. It is false if `__iter__` starts
+    again, as in loaders of other libraries.
     """
     if isinstance(loader, type) or not hasattr(loader, "__next__") or not hasattr(loader, "__iter__"):
         return False
@@ -92,7 +94,7 @@ def is_one_shot(loader: Any) -> bool:
 
 
 def describe_loader(loader: Any) -> str:
-    """A loader in a few words."""
+    """A short description of a loader."""
     n_batches = n_batches_of(loader)
     if loader is None or n_batches is None:
         return describe(loader)

@@ -1,4 +1,4 @@
-"""Arrays of which batches are copied, never the whole: those on disk, and those that cannot be written."""
+"""Arrays on disk and read-only arrays, which are copied batch by batch, never as a whole."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Stored:
             raise OSError(
                 f"the file under {self!r} has {self.file.map.size():,} bytes, but its memory map needs "
                 f"{self.file.n_bytes:,}: it was cut short after it was opened, and to read on would kill the "
-                "process (SIGBUS). Write the file anew, open it again, and go on from a checkpoint."
+                "process (SIGBUS). Write the file again, open it, and resume from a checkpoint."
             )
 
     def _as_tensor(self, copied: Any) -> Tensor:

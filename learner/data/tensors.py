@@ -29,7 +29,7 @@ def as_tensors(inputs: Any, targets: Any = None) -> tuple[tuple[Tensor, ...], in
     """Inputs and targets as tensors in a row, and how many of them are inputs; what is stored is read whole.
 
     Raises:
-        TypeError, ValueError: something is no tensor or array, has no items, or another number of items.
+        TypeError, ValueError: something is not a tensor or array, has no items, or another number of items.
     """
     found = as_columns(inputs, targets)
     whole = [column if isinstance(column, Tensor) else column[:] for column in found.tensors]
@@ -45,7 +45,7 @@ def as_columns(inputs: Any, targets: Any = None) -> Columns:
             that are targets; or None.
 
     Raises:
-        TypeError, ValueError: something is no tensor or array, has no items, or another number of items.
+        TypeError, ValueError: something is not a tensor or array, has no items, or another number of items.
     """
     if isinstance(inputs, Mapping):
         return check_lengths(named_columns(inputs, targets), inputs)
@@ -79,7 +79,7 @@ def named_columns(inputs: Mapping[str, Any], targets: Any) -> Columns:
         target_keys = tuple(added)
     for key in target_keys:
         if (key in inputs) is (key in added):
-            problem = "is a name of both" if key in added else "is no key of the inputs"
+            problem = "is a name of both" if key in added else "is not a key of the inputs"
             raise ValueError(
                 f"targets: {key!r} {problem}, {describe(inputs)}: write from_tensors({{'x': ..., 'y': ...}}, "
                 "'y'), or give the targets other names in a mapping of their own."
@@ -120,9 +120,9 @@ def as_column(item: Any, name: str) -> Column:
         tensor = from_array(item, name)
     else:
         raise TypeError(
-            f"{name} is {describe(item)}, which is no tensor or array: pass a tensor of shape (items, ...), "
-            f"as torch.tensor({name.split('[')[0]}); a list or tuple holds several such tensors, and a data "
-            "set goes to Data.from_datasets."
+            f"{name} is {describe(item)}, which is not a tensor or array: pass a tensor of shape (items, "
+            f"...), as torch.tensor({name.split('[')[0]}); a list or tuple holds several such tensors, and a "
+            "data set goes to Data.from_datasets."
         )
     if tensor.ndim == 0:
         raise ValueError(
@@ -135,13 +135,13 @@ def check_dense(item: Tensor, name: str) -> None:
     """Refuse a tensor that holds no number for each place.
 
     Raises:
-        ValueError: it is sparse or nested; tells the cure.
+        ValueError: it is sparse or nested; the message has a hint.
     """
     if item.layout is not torch.strided or item.is_nested:
         kind = "nested" if item.is_nested else "sparse"
-        cure = "torch.nested.to_padded_tensor({}, 0.0)" if item.is_nested else "{}.to_dense()"
+        dense = "torch.nested.to_padded_tensor({}, 0.0)" if item.is_nested else "{}.to_dense()"
         raise ValueError(
-            f"{name} is a {kind} tensor, of which no batch can be taken by index: pass {cure.format(name)}."
+            f"{name} is a {kind} tensor, which cannot be indexed in batches: pass {dense.format(name)}."
         )
 
 
@@ -149,7 +149,7 @@ def check_unmasked(item: Any, name: str) -> None:
     """Refuse an array with numbers that NumPy has masked.
 
     Raises:
-        ValueError: tells how many, and the cure.
+        ValueError: the message has the number and a hint.
     """
     is_maskable = any(each.__name__ == "MaskedArray" for each in type(item).__mro__)
     n_masked = int(item.mask.sum()) if is_maskable else 0
@@ -179,7 +179,7 @@ def from_array(item: Any, name: str) -> Column:
 
 
 def in_words(item: Any, name: str, make: Callable[[], Made]) -> Made:
-    """What `make` gives; where torch has no such type, an error that names the item and the cure."""
+    """What `make` returns; if torch does not have the type, an error that names the item, with a hint."""
     try:
         return make()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -260,7 +260,7 @@ def counted(number: int, one: str, many: str) -> str:
 
 
 def describe(item: Any, depth: int = 1) -> str:
-    """What something is, as messages tell it: type, length, keys, shapes, to some depth."""
+    """A description for messages: type, length, keys and shapes, to some depth."""
     if isinstance(item, Stored):
         return repr(item)
     if isinstance(item, Tensor) and item.is_nested:

@@ -49,11 +49,11 @@ def in_place_of_sampler(loader: DataLoader[Any], indices: Any) -> Iterator[None]
 
 
 class Skipping:
-    """A sampler that leaves out what it gives first, until it is told that this is done.
+    """A sampler that skips its first indices, until `finish` is called.
 
     Args:
-        sampler: gives indices, or lists of such.
-        n_done: so many are left out.
+        sampler: yields indices, or lists of them.
+        n_done: the number of skipped ones.
     """
 
     def __init__(self, sampler: Any, n_done: int):
@@ -99,7 +99,7 @@ class Rest:
 
 
 # Persistent workers draw one base seed for all epochs. An epoch that is the first of another process must
-# neither draw it anew, which would shift all later draws, nor give `Seeded` data sets another.
+# neither draw it again, which would shift all later draws, nor give `Seeded` data sets another.
 
 
 def base_seed_of(loader: Any) -> int | None:

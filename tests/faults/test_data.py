@@ -468,7 +468,7 @@ def test_tensors_in_place_of_a_loader_are_told_how_to_be_one(loader):
 def test_the_whole_data_in_place_of_a_loader_is_told_of_its_two_loaders():
     learn = learner_of(Data([(torch.ones(4, 1), torch.ones(4, 1))]))
     with pytest.raises(
-        TypeError, match=r"pass one of its two loaders, as learn.data.train or learn.data.valid"
+        TypeError, match=r"pass one of its two loaders, such as learn.data.train or learn.data.valid"
     ):
         learn.get_preds(learn.data)
 

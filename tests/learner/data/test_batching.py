@@ -298,7 +298,7 @@ BAD = {
         ValueError,
         r"inputs has 2 numbers that are masked.*inputs\.filled\(0\)",
     ),
-    "text by name": (lambda: {"a": "words"}, TypeError, r"inputs\['a'\] is 'words', which is no tensor"),
+    "text by name": (lambda: {"a": "words"}, TypeError, r"inputs\['a'\] is 'words', which is not a tensor"),
 }
 
 
@@ -317,7 +317,7 @@ def test_an_array_that_could_be_masked_and_is_not_is_taken():
 
 @pytest.mark.parametrize("name", ["shuffle", "drop_last"])
 def test_a_switch_is_true_or_false(name):
-    with pytest.raises(TypeError, match=f"{name}='no': write True or False"):
+    with pytest.raises(TypeError, match=f"{name}='no': pass True or False"):
         Data.from_tensors(torch.ones(3), valid=None, **{name: "no"})
 
 
@@ -372,7 +372,7 @@ def test_targets_may_be_named_too_or_be_keys_of_the_inputs(mapped):
 
 A = torch.ones(4)
 BAD_NAMES = {
-    "a key that is not there": (lambda: Data.from_tensors({"x": A}, "y"), ValueError, "'y' is no key"),
+    "a key that is not there": (lambda: Data.from_tensors({"x": A}, "y"), ValueError, "'y' is not a key"),
     "a name of both": (lambda: Data.from_tensors({"x": A}, {"x": A}), ValueError, "'x' is a name of both"),
     "the usual name": (lambda: Data.from_tensors({"targets": A}, A), ValueError, "'targets' is a name of"),
     "targets alone": (lambda: Data.from_tensors(A, {"y": A}), TypeError, "give both by name"),
@@ -470,7 +470,7 @@ def test_blocks_are_of_a_mebibyte_where_nothing_is_said(mapped):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Blocks(0), r"Blocks\(size=0\): write a whole number"),
+        (lambda: Blocks(0), r"Blocks\(size=0\): pass a whole number"),
         (lambda: Blocks(2.5), "size=2.5"),
         (lambda: Blocks(4, window=0), "window=0"),
         (lambda: Blocks(4, window=None), "window=None"),

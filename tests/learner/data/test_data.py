@@ -464,11 +464,11 @@ BAD = {
         TypeError,
         r"needs arguments \(.*'n'\).*lambda: make",
     ),
-    "n_inputs": (lambda: Data([], n_inputs=0), ValueError, r"Data\(n_inputs=0\): write how many items"),
+    "n_inputs": (lambda: Data([], n_inputs=0), ValueError, r"Data\(n_inputs=0\): pass how many items"),
     "n_inputs True": (lambda: Data([], n_inputs=True), ValueError, "n_inputs=True"),
     "split": (lambda: Data([], split="x"), TypeError, r"Data\(split='x'\): pass a function"),
     "data": (lambda: as_data(3), TypeError, r"data is 3: pass Data\(train, valid\)"),
-    "keys": (lambda: Data([], targets=3), TypeError, r"Data\(targets=3\): write the keys"),
+    "keys": (lambda: Data([], targets=3), TypeError, r"Data\(targets=3\): pass the keys"),
     "empty key": (lambda: Data([], targets=""), TypeError, r"Data\(targets=''\)"),
     "data set alone": (lambda: as_data(Items()), TypeError, r"a Items, a data set: .*from_datasets"),
     "tensor alone": (lambda: as_data(T), TypeError, r"data is a tensor of shape .*from_tensors"),
@@ -493,7 +493,7 @@ BAD = {
     "a list of numbers": (
         lambda: Data.from_tensors([1.0, 2.0]),
         TypeError,
-        r"inputs\[0\] is 1\.0, which is no tensor or array.*torch\.tensor",
+        r"inputs\[0\] is 1\.0, which is not a tensor or array.*torch\.tensor",
     ),
     "targets of words": (
         lambda: Data.from_tensors(T, np.array(["a", "b", "c", "d"])),
@@ -535,7 +535,7 @@ BAD = {
     "loader as data set": (
         lambda: Data.from_datasets(DataLoader(Items(), 4)),
         TypeError,
-        "a DataLoader, which gives batches already",
+        "a DataLoader, which returns batches already",
     ),
     "no data set": (
         lambda: Data.from_datasets(3),
@@ -546,7 +546,7 @@ BAD = {
     "sampler": (
         lambda: Data.from_datasets(Items(), sampler=range(3)),
         ValueError,
-        r"sampler=\.\.\.\) would be of both data sets",
+        r"sampler=\.\.\.\) would apply to both data sets",
     ),
 }
 
@@ -584,7 +584,7 @@ BAD_BATCHES = {
         (T, T),
         {"split": lambda batch: batch[0]},
         TypeError,
-        r"Data\(split=<lambda>\) gave a tensor .*return a pair, \(inputs, targets\)",
+        r"Data\(split=<lambda>\) returned a tensor .*return a pair, \(inputs, targets\)",
     ),
 }
 
@@ -601,7 +601,7 @@ def test_a_function_that_gives_no_batches_is_told():
         []  # noqa: B018
 
     with pytest.raises(
-        TypeError, match="the function forgot_to_return was given as data, but gave None: let it yield"
+        TypeError, match="the function forgot_to_return was passed as data, but returned None: let it yield"
     ):
         fit(Data(forgot_to_return))
 

@@ -85,7 +85,7 @@ def test_inputs_reach_the_model_past_any_split_and_without_the_targets_keys():
     [
         (3, TypeError, r"predict was given 3: pass a tensor of shape \(items, \.\.\.\)"),
         (None, TypeError, "predict was given None"),
-        ([1.0, 2.0], TypeError, r"inputs\[0\] is 1\.0, which is no tensor"),
+        ([1.0, 2.0], TypeError, r"inputs\[0\] is 1\.0, which is not a tensor"),
         (
             (torch.rand(5, 3), torch.rand(5, 1)),
             ValueError,
