@@ -10,8 +10,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, Direction
+from callbacks.core.given import as_callbacks
 from callbacks.core.history import History
-from callbacks.core.registry import Callbacks, as_plugins
+from callbacks.core.registry import Callbacks
 from learner.checks import preflight
 from learner.checks.processes import check_processes
 from learner.data.data import as_data
@@ -132,7 +133,7 @@ class Learner(Tuning):
             KeyboardInterrupt: Ctrl-C was pressed; the batch was finished and everything cleaned up first.
         """
         check_fit(self, n_epochs)
-        given = as_plugins(as_list(callbacks, "callbacks"), "callbacks")
+        given = as_callbacks(as_list(callbacks, "callbacks"), "callbacks")
         check_processes(self, given)
         modes = optimizer_modes.switching(self)
         with interruptible(self), modes, self.added(*preflight.preflight(), *given):
@@ -162,7 +163,7 @@ class Learner(Tuning):
 
     def add_callbacks(self, *callbacks: Plugin) -> None:
         """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
-        begun.add(self, as_plugins(callbacks, "callbacks"))
+        begun.add(self, as_callbacks(callbacks, "callbacks"))
 
     def remove_callbacks(self, *callbacks: Plugin | str) -> None:
         """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once.

@@ -118,8 +118,6 @@ class Callback:
         matches_loop: do the operations that it overrides compute what those of the loop compute?
         distributed: does it synchronize several processes that train together? If no callback does, a fit in
             one of several processes raises an error.
-        wrapped: the callback that this one holds and passes its events to, as `When` does; it is then found
-            by its own class.
     """
 
     order: ClassVar[Order] | Order = Order.MEASURE
@@ -136,7 +134,7 @@ class Callback:
     shows_progress: bool = False
     matches_loop: bool = False
     distributed: bool = False
-    wrapped: Callback | None = None
+    _called_when: Any = None  # the `When` it was passed in, which decides when it is called
 
     def __init__(self, *, name: str | None = None):
         if name is not None:

@@ -1,269 +1,265 @@
-"""Let a plug-in hear only from, until, or now and then."""
+"""Windows: call a callback only from, until, or every so often."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import Any
 
-from callbacks.core.contract import EVENTS, OPERATIONS, Callback, Direction, LearnerProtocol
+from callbacks.core.contract import EVENTS, Callback, LearnerProtocol
 from callbacks.core.every import SECONDS, parse_interval
-from callbacks.core.registry import as_plugin, check_attributes, describe, does
-from callbacks.core.registry import unwrapped as unwrapped  # is imported from here too
+from callbacks.core.given import as_callback, check_attributes, describe, overridden_by
 
+STARTS = {"before_epoch": "epoch", "before_train": "train", "before_validate": "validate"}
+ENDS = {"after_epoch": "epoch", "after_train": "train", "after_validate": "validate"}
+CLOCK = {"step": "global_step", "sample": "n_samples", "epoch": "epoch"}
 ALWAYS = ("before_fit", "after_fit", "cleanup_fit")
-SPANS = {
-    "before_epoch": "epoch",
-    "after_epoch": "epoch",
-    "before_train": "train",
-    "after_train": "train",
-    "before_validate": "validate",
-    "after_validate": "validate",
-}
-IN_BATCH = tuple(event for event in EVENTS if event not in (*ALWAYS, *SPANS))
+IN_BATCH = tuple(event for event in EVENTS if event not in (*ALWAYS, *STARTS, *ENDS))
+
+#: The function of a bound method: it takes the callback and the learner.
+Hook = Callable[[Any, LearnerProtocol], Any]
+
+
+class Interval:
+    """An attribute of `When` such as `"10 steps"`, which is checked when it is assigned."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, when: When | None, owner: type) -> Any:
+        return self if when is None else when.words[self.name]
+
+    def __set__(self, when: When, words: str | None) -> None:
+        when.points[self.name] = None if words is None else parsed(self.name, words)
+        when.words[self.name] = words
 
 
 class When(Callback):
-    """Let any plug-in hear only from some moment on, until another, or now and then.
+    """Call any callback only from some moment on, until another, or every so often.
 
         When(GradientNorms(), every="10 steps")
         When(EarlyStopping(), start="5 epochs")
         When(MixUp(), until="90 epochs")
 
-    Name, phase, results and needs are those of the plug-in itself. It always hears `before_fit`, `after_fit`
-    and `cleanup_fit`. What it hears the beginning of it hears to its end: an epoch, a pass or a batch is
-    looked at when it begins. Where `start` falls into the middle of a training pass, the plug-in is told
-    `before_epoch` and `before_train` then. A schedule starts where its window opens: see `ParamScheduler`.
-    The callback is found by its own class, as `learn.callbacks[EarlyStopping]`; by name it is the `When`.
+    The learner has the callback itself, with its name, phase, results and needs; its window decides whether
+    the loop calls it. `before_fit`, `after_fit` and `cleanup_fit` are always called. The window is checked
+    where an epoch, a pass or a batch starts; if it is open there, the end is called too. If `start` is
+    reached within a training pass, `before_epoch` and `before_train` are called then. A schedule starts where
+    its window opens: see `ParamScheduler`. `learn.callbacks[EarlyStopping]` is the callback, and
+    `learn.callbacks[When]` its window.
 
     Steps and samples are those of the clock, over all fits; epochs are counted within a fit.
 
     Args:
-        plugin: any plug-in that listens to events, or its class.
-        every: `"10 steps"`, `"1000 samples"`: hear the training batches that make step 10, 20, ..., those of
-            a validation never, and what comes once a pass or epoch always. `"2 epochs"`: hear the second,
-            fourth, ... epoch, whole.
-        start: hear nothing before so many `steps`, `samples` or `epochs` are done.
-        until: hear nothing once so many are done.
+        callback: any callback that listens to events, or its class.
+        every: with `"10 steps"` or `"1000 samples"`, call it for the training batches that complete step 10,
+            20, ..., never for a batch of validation, and always for the starts and ends of passes and epochs.
+            With `"2 epochs"`, call it in the second, fourth, ... epoch.
+        start: do not call it before so many `steps`, `samples` or `epochs` are done.
+        until: do not call it once so many are done.
 
     Attributes:
-        plugin: the plug-in itself.
+        callback: the callback.
 
     Raises:
-        TypeError: `plugin` is none.
-        ValueError: it does an operation, as `ZeroGrad`, which must be done each time, or saves the run;
-            `every`, `start` and `until` are all missing, a unit cannot be used, or nothing is left to hear.
+        TypeError: `callback` is not a callback.
+        ValueError: it overrides an operation, as `ZeroGrad` does, which must run each time, or it saves the
+            run; `every`, `start` and `until` are all missing, a unit cannot be used, or the window is empty.
     """
 
-    state = ("inner", "heard")
+    state = ("inner", "spans")
+    every, start, until = Interval(), Interval(), Interval()
 
     def __init__(
         self,
-        plugin: Callback | type[Callback],
+        callback: Callback | type[Callback] | None = None,
         *,
         every: str | None = None,
         start: str | None = None,
         until: str | None = None,
         name: str | None = None,
+        plugin: Callback | type[Callback] | None = None,  # the former name of `callback`
     ):
-        self.plugin = self.wrapped = check_plugin(plugin)
-        self._words: dict[str, str | None] = {}  # `every`, `start` and `until` as they were given
-        super().__init__(name=name or self.plugin.name)
+        if plugin is not None:
+            warnings.warn("When(plugin=...): write callback=....", DeprecationWarning, stacklevel=2)
+        held = check_callback(callback if plugin is None else plugin)
+        self.inner_window = held if isinstance(held, When) else None
+        self.callback = self.inner_window.callback if self.inner_window else held
+        if name is not None:
+            self.callback.name = name
+        super().__init__(name=self.callback.name)
+        self.order = self.callback.order
+        self.words: dict[str, str | None] = {}  # `every`, `start` and `until` as they were passed
+        self.points: dict[str, tuple[int, str] | None] = {}  # their numbers and units
         self.every, self.start, self.until = every, start, until
         check_window(self)
-        self.order, self.needs = self.plugin.order, self.plugin.needs
         self._reset()
 
     def _reset(self) -> None:
-        self.heard: list[str] = []  # spans under way whose beginning the plug-in has been told
-        self._in_batch = {True: False, False: False}  # is the batch heard, of training and beside it?
-
-    @property
-    def every(self) -> str | None:
-        """Which batches or epochs are heard."""
-        return self._words["every"]
-
-    @every.setter
-    def every(self, every: str | None) -> None:
-        self._every = self._parsed("every", every)
-
-    @property
-    def start(self) -> str | None:
-        """When it begins to be heard."""
-        return self._words["start"]
-
-    @start.setter
-    def start(self, start: str | None) -> None:
-        self._start = self._parsed("start", start)
-
-    @property
-    def until(self) -> str | None:
-        """When it is heard no more."""
-        return self._words["until"]
-
-    @until.setter
-    def until(self, until: str | None) -> None:
-        self._until = self._parsed("until", until)
-
-    def _parsed(self, argument: str, words: str | None) -> tuple[int, str] | None:
-        """Keep an argument as it was given, and give its number and unit."""
-        found = None if words is None else parsed(argument, words)
-        self._words[argument] = words
-        return found
-
-    @property
-    def measures(self) -> Mapping[str, Direction | None]:  # type: ignore[override]
-        """What the plug-in writes to `learn.results`."""
-        return self.plugin.measures
+        self.spans: list[str] = []  # that have started for the callback: "epoch", "train", "validate"
+        self._calls = {True: False, False: False}  # is it called in this batch, of training or otherwise?
 
     @property
     def inner(self) -> dict[str, Any]:
-        """The plug-in's own state."""
-        return self.plugin.state_dict()
+        """The state of the callback, or of the window within this one."""
+        return (self.inner_window or self.callback).state_dict()
 
     @inner.setter
     def inner(self, state: dict[str, Any]) -> None:
-        self.plugin.load_state_dict(state)
-
-    def objects(self) -> dict[str, Any]:
-        """What the callback declares."""
-        return self.plugin.objects()
+        (self.inner_window or self.callback).load_state_dict(state)
 
     def listens_to(self, event: str) -> bool:
-        """What the plug-in listens to, and the spans by which its batches are looked at."""
-        return event in (*SPANS, "before_fit", "before_batch") or self.plugin.listens_to(event)
+        """Does the callback listen to this event, or does the window need it?"""
+        return event in (*STARTS, *ENDS, "before_fit", "before_batch") or self.callback.listens_to(event)
 
-    # The fit as a whole
+    def hook(self, event: str) -> Hook:
+        """What the loop calls for an event instead of the callback's own hook."""
+        own = self._own(event)
+        if event == "before_fit":
+            return lambda _callback, learn: (self._reset(), own(learn))
+        if event == "before_batch":
+            return self._batch_start(own)
+        if event in STARTS:
+            return self._start_of(STARTS[event], own)
+        if event in ENDS:
+            return self._end_of(ENDS[event], own)
+        return self._in_batch(own) if event not in ALWAYS else lambda _callback, learn: own(learn)
 
-    def before_fit(self, learn: LearnerProtocol) -> None:
-        self._reset()
-        self.plugin.before_fit(learn)
+    def _own(self, event: str) -> Callable[[LearnerProtocol], Any]:
+        """The callback's hook, or that of the window within this one."""
+        if self.inner_window is None:
+            return getattr(self.callback, event)
+        return MethodType(self.inner_window.hook(event), self.callback)
 
-    def after_fit(self, learn: LearnerProtocol) -> None:
-        self.plugin.after_fit(learn)
+    def _start_of(self, span: str, own: Callable[[LearnerProtocol], Any]) -> Hook:
+        def _start(_callback: Callback, learn: LearnerProtocol) -> None:
+            if span in self.spans or self._is_open(learn):  # a resumed fit has it among its spans already
+                self._enter(span)
+                own(learn)
 
-    def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._reset()
-        self.plugin.cleanup_fit(learn)
+        return _start
 
-    # Epochs and passes
+    def _enter(self, span: str) -> None:
+        if span not in self.spans:
+            self.spans.append(span)
 
-    def before_epoch(self, learn: LearnerProtocol) -> None:
-        self._begin(learn, "before_epoch")
+    def _end_of(self, span: str, own: Callable[[LearnerProtocol], Any]) -> Hook:
+        def _end(_callback: Callback, learn: LearnerProtocol) -> None:
+            if span in self.spans:
+                self.spans.remove(span)
+                own(learn)
 
-    def before_train(self, learn: LearnerProtocol) -> None:
-        self._begin(learn, "before_train")
+        return _end
 
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._end(learn, "after_train")
+    def _batch_start(self, own: Callable[[LearnerProtocol], Any]) -> Hook:
+        starts = {"epoch": self._own("before_epoch"), "train": self._own("before_train")}
 
-    def before_validate(self, learn: LearnerProtocol) -> None:
-        self._begin(learn, "before_validate")
+        def _start(_callback: Callback, learn: LearnerProtocol) -> None:
+            self._calls[learn.training] = self._is_open(learn) and self._is_due(learn)
+            if not self._calls[learn.training]:
+                return
+            if learn.training and "train" not in self.spans:  # the window has opened within the pass
+                for span in [each for each in starts if each not in self.spans]:
+                    self._enter(span)
+                    starts[span](learn)
+            own(learn)
 
-    def after_validate(self, learn: LearnerProtocol) -> None:
-        self._end(learn, "after_validate")
+        return _start
 
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._end(learn, "after_epoch")
+    def _in_batch(self, own: Callable[[LearnerProtocol], Any]) -> Hook:
+        def _call(_callback: Callback, learn: LearnerProtocol) -> None:
+            if self._calls[learn.training]:
+                own(learn)
 
-    def _begin(self, learn: LearnerProtocol, event: str) -> None:
-        span = SPANS[event]
-        if span in self.heard or self._is_open(learn):  # heard already where a fit goes on from a checkpoint
-            self._tell(learn, event)
+        return _call
 
-    def _tell(self, learn: LearnerProtocol, event: str) -> None:
-        if SPANS[event] not in self.heard:
-            self.heard.append(SPANS[event])
-        getattr(self.plugin, event)(learn)
-
-    def _end(self, learn: LearnerProtocol, event: str) -> None:
-        if SPANS[event] in self.heard:
-            self.heard.remove(SPANS[event])
-            getattr(self.plugin, event)(learn)
-
-    # Batches
-
-    def before_batch(self, learn: LearnerProtocol) -> None:
-        self._in_batch[learn.training] = self._is_open(learn) and self._is_due(learn)
-        if not self._in_batch[learn.training]:
-            return
-        if learn.training and "train" not in self.heard:  # the window has opened in the middle
-            if "epoch" not in self.heard:
-                self._tell(learn, "before_epoch")
-            self._tell(learn, "before_train")
-        self.plugin.before_batch(learn)
-
-    def after_pred(self, learn: LearnerProtocol) -> None:
-        if self._in_batch[learn.training]:
-            self.plugin.after_pred(learn)
-
-    def after_loss(self, learn: LearnerProtocol) -> None:
-        if self._in_batch[learn.training]:
-            self.plugin.after_loss(learn)
-
-    def before_backward(self, learn: LearnerProtocol) -> None:
-        if self._in_batch[learn.training]:
-            self.plugin.before_backward(learn)
-
-    def after_backward(self, learn: LearnerProtocol) -> None:
-        if self._in_batch[learn.training]:
-            self.plugin.after_backward(learn)
-
-    def before_step(self, learn: LearnerProtocol) -> None:
-        if self._in_batch[learn.training]:
-            self.plugin.before_step(learn)
-
-    def after_step(self, learn: LearnerProtocol) -> None:
-        if self._in_batch[learn.training]:
-            self.plugin.after_step(learn)
-
-    def after_batch(self, learn: LearnerProtocol) -> None:
-        if self._in_batch[learn.training]:
-            self.plugin.after_batch(learn)
-
-    # When
+    def is_calling(self, learn: LearnerProtocol) -> bool:
+        """Is the callback called in the current batch?"""
+        return self._calls[learn.training] and (not self.inner_window or self.inner_window.is_calling(learn))
 
     def _is_open(self, learn: LearnerProtocol) -> bool:
-        """Is it between `start` and `until`, and in an epoch that is heard?"""
-        if self._start is not None and done(learn, self._start[1]) < self._start[0]:
+        """Is it between `start` and `until`, and in an epoch of `every`?"""
+        start, until, every = self.points["start"], self.points["until"], self.points["every"]
+        if start is not None and getattr(learn, CLOCK[start[1]]) < start[0]:
             return False
-        if self._until is not None and done(learn, self._until[1]) >= self._until[0]:
+        if until is not None and getattr(learn, CLOCK[until[1]]) >= until[0]:
             return False
-        if self._every is None or self._every[1] != "epoch":
-            return True
-        return (learn.epoch + 1) % self._every[0] == 0
+        return every is None or every[1] != "epoch" or (learn.epoch + 1) % every[0] == 0
 
     def _is_due(self, learn: LearnerProtocol) -> bool:
-        """Does this batch make one of the steps, or have one of the samples, that are heard?"""
-        if self._every is None or self._every[1] == "epoch":
+        """Does this batch complete one of the steps, or contain one of the samples, of `every`?"""
+        every = self.points["every"]
+        if every is None or every[1] == "epoch":
             return True
-        number, unit = self._every
+        number, unit = every
         n_more = 1 if unit == "step" else learn.n_items
         before = learn.global_step if unit == "step" else learn.n_samples + learn.n_waiting
         return learn.training and (before + n_more) // number > before // number
 
+    @property
+    def window(self) -> str:
+        """The window in words: `start='5 epochs'`."""
+        return ", ".join(f"{key}={words!r}" for key, words in self.words.items() if words)
+
     def __repr__(self) -> str:
-        shown = [f"{key}={getattr(self, key)!r}" for key in ("every", "start", "until") if getattr(self, key)]
-        return f"When({', '.join([repr(self.plugin), *shown])})"
+        return f"When({self.inner_window or self.callback!r}, {self.window})"
 
 
-def done(learn: LearnerProtocol, unit: str) -> int:
-    """So many are done."""
-    return {"step": learn.global_step, "sample": learn.n_samples, "epoch": learn.epoch}[unit]
+def windows_of(callback: Callback) -> list[When]:
+    """The windows of a callback, the outermost first; empty if it is always called."""
+    window, found = callback._called_when, []
+    while window is not None:
+        found.append(window)
+        window = window.inner_window
+    return found
 
 
-def check_plugin(plugin: Any) -> Callback:
-    """The plug-in that was meant, one that can hear less and do its work all the same.
+def window_of(callback: Callback) -> When | None:
+    """The outermost window of a callback; None if it is always called."""
+    return callback._called_when
+
+
+def set_window(callback: Callback) -> Callback:
+    """The callback itself; one that is passed in a `When` keeps that as its window."""
+    if not isinstance(callback, When):
+        return callback
+    callback.callback._called_when = callback
+    return callback.callback
+
+
+def passed(callbacks: Iterable[Callback], present: Iterable[Callback] = ()) -> list[Callback]:
+    """The callbacks that a user passes, each with the window that it is passed in, or without one.
+
+    Args:
+        callbacks: instances; a `When` stands for its callback.
+        present: callbacks that the learner has already, which keep their windows.
+    """
+    kept = set(map(id, present))
+    for callback in callbacks:
+        if id(callback) not in kept:
+            callback._called_when = None  # of an earlier learner or fit
+    return [set_window(callback) for callback in callbacks]
+
+
+def saved_part(callback: Callback) -> Callback:
+    """What is saved of a callback: itself, or its window, whose state includes that of the callback."""
+    return window_of(callback) or callback
+
+
+def check_callback(given: Any) -> Callback:
+    """The callback that was meant, if it may be called less often.
 
     Raises:
-        TypeError, ValueError: it is none, or cannot.
+        TypeError, ValueError: it is not a callback, or must always be called.
     """
-    found = as_plugin(plugin, "When(plugin)")
+    found = as_callback(given, "When(callback)")
     check_attributes([found])
-    operations = [each for each in OPERATIONS if does(found, each) or each in found.surrounds]
+    operations = [*overridden_by(found), *found.surrounds]
     if operations:
         raise ValueError(
-            f"When({describe(found)}): it does the operation {operations[0]!r}, which must be done each "
-            "time. Add it as it is; only plug-ins that listen to events can hear less."
+            f"When({describe(found)}): it implements the operation {operations[0]!r}, which must run each "
+            "time. Add it without When, which is for callbacks that listen to events only."
         )
     if found.saves_checkpoints:
         title = describe(found)
@@ -275,7 +271,7 @@ def parsed(argument: str, interval: str) -> tuple[int, str]:
     """`"10 steps"` to `(10, "step")`.
 
     Raises:
-        ValueError: no number and unit, or a unit of time, by which no run goes on with the same bits.
+        ValueError: not a number and a unit, or a unit of time, with which no run resumes with the same bits.
     """
     try:
         number, unit = parse_interval(interval)
@@ -283,21 +279,21 @@ def parsed(argument: str, interval: str) -> tuple[int, str]:
         number, unit = 0.0, ""
     if not unit or unit in SECONDS:
         raise ValueError(
-            f"When({argument}={interval!r}): write a whole number of steps, samples or epochs, as "
+            f"When({argument}={interval!r}): write a whole number of steps, samples or epochs, such as "
             "'100 steps'."
         )
     return int(number), unit
 
 
 def check_window(when: When) -> None:
-    """Refuse a When that changes nothing, or lets nothing through."""
-    if when.every is None and when.start is None and when.until is None:
+    """Raise an error for a window that is always open, or never."""
+    if not when.window:
         raise ValueError(
-            f"When({describe(when.plugin)}) without every, start and until changes nothing: add the plug-in "
-            "as it is, or say when, as start='2 epochs'."
+            f"When({describe(when.callback)}) without every, start and until changes nothing: add the "
+            "callback without When, or say when to call it, as in start='2 epochs'."
         )
-    start, until = when._start, when._until
+    start, until = when.points["start"], when.points["until"]
     if start is not None and until is not None and start[1] == until[1] and start[0] >= until[0]:
         raise ValueError(
-            f"When(start={when.start!r}, until={when.until!r}): nothing is left to hear. Let until be later."
+            f"When(start={when.start!r}, until={when.until!r}): the window is empty. Set a later until."
         )

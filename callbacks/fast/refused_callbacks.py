@@ -11,7 +11,6 @@ from torch import nn
 
 from callbacks.core.contract import Callback
 from callbacks.core.registry import describe, listens
-from callbacks.core.when import unwrapped
 from callbacks.fast.lean_proof import Unfit
 from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.place.layout import Compile
@@ -42,7 +41,7 @@ def check_together(owner: Callback, learn: Any) -> None:
     Raises:
         ValueError: names all of them, each with the fix.
     """
-    found = [problem for one in learn.callbacks for problem in problems(unwrapped(one))]
+    found = [problem for one in learn.callbacks for problem in problems(one)]
     if found:
         raise ValueError(" ".join(f"{describe(owner)}: {each}" for each in found))
 
@@ -95,7 +94,7 @@ def check_overridden(owner: Callback, learn: Any) -> None:
         Unfit: names the class and the method.
     """
     for name in INNER:
-        other = learn.callbacks.doers.get(name)
+        other = learn.callbacks.overrides.get(name)
         if other is not owner and other is not None:
             raise Unfit(f"{describe(other)} overrides {name}")
         owners = [each for each in type(learn).__mro__ if name in vars(each)]
@@ -113,7 +112,7 @@ def check_writers(learn: Any) -> None:
     """
     for each in meddlers(learn, BEFORE_GRADIENTS):
         for event in BEFORE_GRADIENTS:
-            if listens(each, event) and any(map(reads_data, codes_from(getattr(unwrapped(each), event)))):
+            if listens(each, event) and any(map(reads_data, codes_from(getattr(each, event)))):
                 raise Unfit(
                     f"{describe(each)} uses `.data` of tensors in {event}, after the program has run, and "
                     "writes there are not seen: use `with torch.no_grad():` and the tensor itself"
@@ -154,7 +153,7 @@ def check_owned(learn: Any, program: Any) -> None:
         Unfit: names the callback and its module.
     """
     known = set(map(id, [*program.read, *(program.trained or ())])) - set(map(id, learn.model.parameters()))
-    for each in map(unwrapped, meddlers(learn, AFTER_PRED)):
+    for each in meddlers(learn, AFTER_PRED):
         for name, module in vars(each).items():
             if isinstance(module, nn.Module) and any(id(part) in known for part in module.parameters()):
                 raise Unfit(

@@ -10,7 +10,6 @@ from torch.utils import _pytree as pytree
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.warning import warn
-from callbacks.core.when import unwrapped
 from callbacks.fast.guarded_program import OWN_BACKENDS, Backend, check_known
 from callbacks.fast.lean_optimizer import LeanUpdate
 from callbacks.fast.lean_proof import Unfit
@@ -155,7 +154,7 @@ class WholeStep(Callback):
         self._callbacks = learn.callbacks
         self._is_read_late = bool(meddlers(learn, AFTER_PRED))
         self._is_watched = bool(meddlers(learn, BEFORE_GRADIENTS))
-        precise = any(isinstance(unwrapped(each), MixedPrecision) for each in learn.callbacks)
+        precise = any(isinstance(each, MixedPrecision) for each in learn.callbacks)
         kind = learn.device.type
         self._mixed = ("cpu" if kind == "meta" else kind) if precise else ""
         try:

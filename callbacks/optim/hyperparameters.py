@@ -11,7 +11,7 @@ from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.every import parse_interval
-from callbacks.core.when import When, unwrapped
+from callbacks.core.when import window_of
 
 Settings = dict[str, Any]
 ADDED = {"step", "_opt_called", "_wrapped_by_lr_sched"}  # what a scheduler of torch sets on an optimizer
@@ -120,7 +120,7 @@ def has_momentum(optimizer: torch.optim.Optimizer) -> bool:
 
 def schedules_of(plugin: Callback) -> list[str]:
     """The names of the hyperparameters that a plug-in changes as a fit goes on."""
-    return sorted(getattr(unwrapped(plugin), "schedules", ()))
+    return sorted(getattr(plugin, "schedules", ()))
 
 
 def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
@@ -132,14 +132,13 @@ def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
     Raises:
         ValueError: tells both.
     """
-    holder = next((each for each in learn.callbacks if unwrapped(each) is plugin), plugin)
     for other in learn.callbacks:
         both = [name for name in schedules_of(other) if name in schedules_of(plugin)]
-        if other is not holder and both and not follows(other, holder) and not follows(holder, other):
-            cures = {getattr(unwrapped(each), "without_schedule", "") for each in (holder, other)} - {""}
+        if other is not plugin and both and not follows(other, plugin) and not follows(plugin, other):
+            cures = {getattr(each, "without_schedule", "") for each in (plugin, other)} - {""}
             cure = ", ".join(["take one of them out", *sorted(cures)])
             raise ValueError(
-                f"{titled(plugin)} and {titled(unwrapped(other))} both change {' and '.join(both)}, and "
+                f"{titled(plugin)} and {titled(other)} both change {' and '.join(both)}, and "
                 f"the later one would win: {cure}, make one schedule of both with annealers.combine, or let "
                 "one follow the other: When(..., until='5 epochs'), When(..., start='5 epochs')."
             )
@@ -152,9 +151,10 @@ def titled(plugin: Callback) -> str:
 
 def follows(later: Callback, earlier: Callback) -> bool:
     """Does one begin where a `When` has ended the other?"""
-    if not isinstance(earlier, When) or not earlier.until:
+    window = window_of(earlier)
+    if window is None or not window.until:
         return False
-    until, unit = parse_interval(earlier.until)
+    until, unit = parse_interval(window.until)
     starts = [parse_interval(each) for each in starts_of(later)]
     # steps and epochs cannot be compared: the user has said so
     return any(start_unit != unit or start >= until for start, start_unit in starts)
@@ -162,6 +162,5 @@ def follows(later: Callback, earlier: Callback) -> bool:
 
 def starts_of(plugin: Callback) -> list[str]:
     """What it waits for before it changes values: by its own `schedules_from`, and by a `When`."""
-    own = getattr(unwrapped(plugin), "schedules_from", None)
-    given = plugin.start if isinstance(plugin, When) else None
-    return [each for each in (own, given) if each]
+    own, window = getattr(plugin, "schedules_from", None), window_of(plugin)
+    return [each for each in (own, window and window.start) if each]

@@ -10,7 +10,6 @@ import torch
 
 from callbacks.core.contract import OPERATIONS, Callback, LearnerProtocol, Order
 from callbacks.core.output import Output, print_line
-from callbacks.core.registry import unwrapped
 from callbacks.core.settings import as_path, check_count
 from callbacks.core.warning import warn
 
@@ -182,8 +181,7 @@ def table_of(profiler: profile, top: int) -> str:
 
 def check_alone(callback: Profile, learn: LearnerProtocol) -> None:
     """Raise an error for a second profiler: torch has one at a time."""
-    found = map(unwrapped, learn.callbacks)
-    others = [each.name for each in found if isinstance(each, Profile) and each is not callback]
+    others = [each.name for each in learn.callbacks if isinstance(each, Profile) and each is not callback]
     if others:
         raise RuntimeError(
             f"two callbacks profile, {callback.name!r} and {others[0]!r}, and torch has one profiler at a "

@@ -10,6 +10,7 @@ import torch
 
 from callbacks.core.contract import Callback, CancelTrain, CancelValidate, LearnerProtocol, Order
 from callbacks.core.every import SECONDS, Every, parse_interval
+from callbacks.core.when import window_of
 from callbacks.place.device import map_tensors
 
 Pass = Literal["train", "valid"]
@@ -94,7 +95,7 @@ def budget_ends(learn: LearnerProtocol, begun: dict[str, int] | None = None) -> 
     """
     found = []
     for each in learn.callbacks:
-        if isinstance(each, StopAfter) and each.unit not in SECONDS:
+        if isinstance(each, StopAfter) and each.unit not in SECONDS and window_of(each) is None:
             found.append(((begun or each.begun).get(each.unit, 0) + each.number, each.unit))
     return found
 

@@ -17,13 +17,13 @@ from torch.optim.lr_scheduler import (
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
-from callbacks.core.registry import unwrapped
 from callbacks.core.warning import warn
+from callbacks.core.when import windows_of
 from callbacks.optim.hyperparameters import Kept, check_alone, get, settings_of
 from callbacks.optim.optimizers import Optimizers
 from callbacks.results.best import check_measured
 from callbacks.schedule.budgets import n_train_batches
-from callbacks.schedule.windows import planned, windows_of
+from callbacks.schedule.windows import planned
 from callbacks.step.accumulation import GradientAccumulation
 
 
@@ -117,7 +117,7 @@ class TorchScheduler(Callback):
             )
         self._kept = Kept(learn.optimizer, "lr", "momentum")
         # torch's schedulers change the rate when they are made: in a window not before it opens
-        self._is_waiting = any(each.start for each in windows_of(self, learn))
+        self._is_waiting = any(each.start for each in windows_of(self))
         self._made = self.scheduler(Still(learn.optimizer)) if self._is_waiting else self._make(self._kept)
         if not isinstance(self._made, LRScheduler):
             raise TypeError(f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is no scheduler.")
@@ -244,7 +244,7 @@ def length_of(made: Any) -> tuple[str, int] | None:
 
 def adds_up(learn: LearnerProtocol) -> bool:
     """Do gradients of several batches add up to one update?"""
-    return any(isinstance(unwrapped(each), GradientAccumulation) for each in learn.callbacks)
+    return any(isinstance(each, GradientAccumulation) for each in learn.callbacks)
 
 
 def check_length(plugin: TorchScheduler, made: Any, learn: LearnerProtocol) -> None:

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.every import parse_interval
-from callbacks.core.registry import unwrapped
-from callbacks.core.when import When
+from callbacks.core.when import windows_of
 from callbacks.schedule.budgets import budget_ends
 
 Clock = dict[str, int]
@@ -34,7 +33,7 @@ class Span:
     """
 
     def __init__(self, callback: Callback, learn: LearnerProtocol):
-        windows = windows_of(callback, learn)
+        windows = windows_of(callback)
         self.starts_late = any(each.start for each in windows)
         untils = [parse_interval(each.until) for each in windows if each.until]
         self.ends: list[Point] = untils or [(learn.n_epochs, "epoch"), *budget_ends(learn)]
@@ -71,16 +70,6 @@ def clock(learn: LearnerProtocol, n_batches: int) -> Clock:
     return {"epoch": batch, "step": learn.global_step, "sample": learn.n_samples}
 
 
-def windows_of(callback: Callback, learn: LearnerProtocol) -> list[When]:
-    """Each `When` that holds this callback, the outermost first."""
-    held = next((each for each in learn.callbacks if unwrapped(each) is callback), callback)
-    found = []
-    while isinstance(held, When):
-        found.append(held)
-        held = held.plugin
-    return found
-
-
 def planned(
     callback: Callback, learn: LearnerProtocol, n_epochs: int, n_batches: int, *, one_step_each: bool
 ) -> Plan | None:
@@ -93,7 +82,7 @@ def planned(
         n_batches: training batches of an epoch.
         one_step_each: is each batch one update?
     """
-    windows = windows_of(callback, learn)
+    windows = windows_of(callback)
     begun = {"step": learn.global_step, "sample": learn.n_samples}
     known = {"epoch": n_batches} | ({"step": 1} if one_step_each else {})
     starts = [parse_interval(each.start) for each in windows if each.start]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from callbacks.core.contract import Callback, CancelStep, LearnerProtocol, Order
-from callbacks.core.registry import describe, unwrapped
+from callbacks.core.registry import describe
 from callbacks.results.loss_weight import LossWeight, Weight
 
 
@@ -75,7 +75,7 @@ class GradientAccumulation(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._begin()
-        for other in map(unwrapped, learn.callbacks):
+        for other in learn.callbacks:
             if isinstance(other, GradientAccumulation) and other is not self:
                 raise ValueError(f"{self!r} and {other!r} both accumulate gradients: leave one of them out.")
         check_step(self, learn)
@@ -222,7 +222,7 @@ def check_step(callback: Callback, learn: LearnerProtocol) -> None:
     Raises:
         ValueError: the message names both callbacks.
     """
-    other = learn.callbacks.doers.get("step")
+    other = learn.callbacks.overrides.get("step")
     if other is not None and getattr(other, "computes_gradients", False):
         raise ValueError(
             f"{describe(callback)} accumulates gradients of several batches, but {describe(other)} computes "

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.registry import describe
-from callbacks.core.when import When, unwrapped
+from callbacks.core.when import When, window_of
 from callbacks.model.named import named_tensors
 from callbacks.model.places import Places
 from callbacks.step.noise import WeightNoise
@@ -137,7 +137,7 @@ def take_off_noise(learn: LearnerProtocol) -> None:
 
     `WeightNoise` itself would remove it only after the averages are updated, whose phase comes first.
     """
-    for each in map(unwrapped, learn.callbacks):
+    for each in learn.callbacks:
         if isinstance(each, WeightNoise):
             each.take_off()
 
@@ -148,11 +148,11 @@ def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
     Raises:
         ValueError: the message names both callbacks.
     """
-    for each in learn.callbacks:
-        other = unwrapped(each)
-        if other is callback and isinstance(each, When):
-            check_when(each, type(callback).__name__)
-        elif other is not callback and isinstance(vars(other).get("_averages"), Averages):
+    window = window_of(callback)
+    if window is not None:
+        check_when(window, type(callback).__name__)
+    for other in learn.callbacks:
+        if other is not callback and isinstance(vars(other).get("_averages"), Averages):
             raise ValueError(
                 f"{describe(callback)} and {describe(other)} both average the weights, and a model can have "
                 "one average at a time: leave one of them out."

@@ -13,7 +13,7 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import trained_parameters
 from callbacks.core.registry import describe
 from callbacks.core.settings import is_number
-from callbacks.core.when import unwrapped
+from callbacks.core.when import window_of
 from callbacks.model.norms import total_norm
 from callbacks.step.accumulation import GradientAccumulation, check_step
 from callbacks.step.gradient import GradientClip
@@ -61,7 +61,8 @@ class ComputesAgain(Callback):
                 for statistic, before in kept:
                     statistic.copy_(before)
         for each in learn.callbacks:
-            if isinstance(each, GradientClip):
+            window = window_of(each)
+            if isinstance(each, GradientClip) and (window is None or window.is_calling(learn)):
                 each.clip(learn)
         return loss
 
@@ -158,7 +159,7 @@ def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
     Also refuse `GradientAccumulation`, which may have been added before this callback.
     """
     for other in learn.callbacks:
-        if isinstance(unwrapped(other), GradientAccumulation):
+        if isinstance(other, GradientAccumulation):
             check_step(other, learn)
         if other.scales_gradients:
             raise ValueError(

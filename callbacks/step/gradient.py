@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.modules import trained_parameters
-from callbacks.core.registry import unwrapped
 from callbacks.core.scalars import Scalars, mean_and_largest
+from callbacks.core.when import window_of
 from callbacks.model.norms import clip_by_norm, total_norm
 
 
@@ -110,9 +110,9 @@ class GradientClip(Callback):
         self.bounds = array("d", [math.inf if self.max_norm is None else self.max_norm] * len(norms))
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        held = [each for each in learn.callbacks if isinstance(unwrapped(each), GradientClip)]
-        others = [each for each in map(unwrapped, held) if each is not self]
-        if others and not all(each.wrapped for each in held):  # windows may follow one another
+        clips = [each for each in learn.callbacks if isinstance(each, GradientClip)]
+        others = [each for each in clips if each is not self]
+        if others and not all(map(window_of, clips)):  # windows may follow one another
             raise ValueError(
                 f"{self!r} and {others[0]!r} both clip the gradients, and both measure 'unclipped_norm': "
                 "leave one of them out."

@@ -12,7 +12,7 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.draws import OwnDraws, PythonState
 from callbacks.core.registry import describe
 from callbacks.core.settings import is_number
-from callbacks.core.when import When, unwrapped
+from callbacks.core.when import window_of
 from callbacks.model.held import Held
 
 ONE_AT_A_TIME = (
@@ -73,10 +73,9 @@ class Mixer(Callback):
                 f"{self._title}: loss_func is None, so the model computes its loss itself, and that "
                 "cannot be mixed. Pass Learner(..., loss_func=...) a function of (preds, targets)."
             )
-        held = {id(unwrapped(each)): isinstance(each, When) for each in learn.callbacks}
-        for each in map(unwrapped, learn.callbacks):
+        for each in learn.callbacks:
             is_another = each is not self and isinstance(each, Mixer)
-            if is_another and not (held[id(each)] and held[id(self)]):
+            if is_another and not (window_of(each) and window_of(self)):
                 raise ValueError(f"{describe(self)} and {describe(each)} both mix the batch. {ONE_AT_A_TIME}")
         _ = self._draws.source
 

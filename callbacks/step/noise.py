@@ -10,7 +10,7 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.draws import OwnDraws, PythonState
 from callbacks.core.registry import describe
 from callbacks.core.settings import is_number
-from callbacks.core.when import When, unwrapped
+from callbacks.core.when import window_of
 from callbacks.model.held import Held
 
 
@@ -137,9 +137,9 @@ def check_alone(callback: WeightNoise, learn: LearnerProtocol) -> None:
     Raises:
         ValueError: the message names both callbacks.
     """
-    found = [each for each in learn.callbacks if isinstance(unwrapped(each), WeightNoise)]
-    if len(found) > 1 and not all(isinstance(each, When) for each in found):
-        other = next(each for each in map(unwrapped, found) if each is not callback)
+    found = [each for each in learn.callbacks if isinstance(each, WeightNoise)]
+    if len(found) > 1 and not all(map(window_of, found)):
+        other = next(each for each in found if each is not callback)
         raise ValueError(
             f"{describe(callback)} and {describe(other)} both add noise to the weights: leave one out (their "
             "variances add up), or let them take turns, as When(WeightNoise(0.1), until='5 epochs') and "

@@ -124,7 +124,7 @@ class MixedPrecision(Callback):
         self.n_skipped = 0
 
     def _begin_scale(self, learn: LearnerProtocol) -> None:
-        other = learn.callbacks.doers.get("step")
+        other = learn.callbacks.overrides.get("step")
         if other is not None and getattr(other, "computes_gradients", False):
             check_alone(other, learn)
         state, kind = self.scaler, learn.device.type

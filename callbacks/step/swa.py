@@ -15,7 +15,6 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.registry import describe
 from callbacks.core.settings import is_number
 from callbacks.core.warning import warn
-from callbacks.core.when import unwrapped
 from callbacks.model.held import Held
 from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
@@ -167,7 +166,7 @@ class SWA(Callback):
     def _refresh(self, learn: LearnerProtocol) -> None:
         """Measure the statistics of batch norm over the training data."""
         layers = norms_of(learn.model)
-        held = (each for each in map(unwrapped, learn.callbacks) if isinstance(each, BatchNormFreeze))
+        held = (each for each in learn.callbacks if isinstance(each, BatchNormFreeze))
         if not layers or any(each.layers == "all" for each in held):
             return
         momenta = [layer.momentum for layer in layers]
@@ -202,7 +201,7 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
 
 def check_others(learn: LearnerProtocol) -> None:
     """Raise an error for a callback that replaces the averaged weights when the fit ends."""
-    for each in map(unwrapped, learn.callbacks):
+    for each in learn.callbacks:
         if each.restores_weights:
             raise ValueError(
                 f"SWA ends the fit with averaged weights, and {describe(each)} restores those of its best "

@@ -173,9 +173,9 @@ def begin(learn: Any, report: Report) -> bool:
 
 def fire(learn: Any, event: str) -> None:
     """Let callbacks act, but one that runs the whole step at once: here operations run one by one."""
-    for plugin in learn.callbacks:
-        if listens(plugin, event) and not plugin.matches_loop:
-            getattr(plugin, event)(learn)
+    for hook in learn.callbacks.hooks[event]:
+        if not hook.__self__.matches_loop:
+            hook(learn)
 
 
 def attempt(

@@ -15,7 +15,6 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.core.history import show
 from callbacks.core.modules import loss_parameters, modules_beside
-from callbacks.core.when import unwrapped
 from callbacks.optim.optimizers import title_of as optimizer_title
 from callbacks.place.device import map_tensors
 from learner.checks.data_checks import item_faults
@@ -182,7 +181,7 @@ def look_at_gradients(learn: Any, report: Report) -> None:
         f"reaches {len(named) - len(missed)} of {len(named)} trainable tensors, norm {show(math.sqrt(total))}"
     )
     report.facts["gradient"] = said + (f"; it is 0 in {listed(dead)}" if dead else "")
-    if spoilt and any(unwrapped(each).scales_gradients for each in learn.callbacks):
+    if spoilt and any(each.scales_gradients for each in learn.callbacks):
         # the first scales of float16 are meant to overflow, and such updates are left out
         report.facts["gradient"] += f"; it overflows at the first scale in {listed(spoilt)}"
     elif spoilt:

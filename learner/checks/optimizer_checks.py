@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.modules import declared
-from callbacks.core.when import unwrapped
 from callbacks.fast.lean_step import LeanStep
 from callbacks.optim.optimizers import members_of, needs_closure, title_of
 from callbacks.optim.shares import parameters_of
@@ -29,7 +28,7 @@ def closure_faults(learn: Any, is_as_loop: bool) -> Iterator[Exception]:
         learn: the learner.
         is_as_loop: is `step` implemented as in the loop, without a closure?
     """
-    doer = learn.callbacks.doers.get("step")
+    doer = learn.callbacks.overrides.get("step")
     instead = f", instead of {type(doer).__name__}" if isinstance(doer, (LeanStep, SAM)) else ""
     if (instead or is_as_loop) and needs_closure(learn.optimizer):
         yield TypeError(
@@ -62,18 +61,18 @@ def owner_faults(
 def unsaved_faults(learn: Any) -> Iterator[Exception]:
     """Report an optimizer that a callback holds, or that only its functions use, and that is not saved."""
     own = set(map(id, (learn.optimizer, *members_of(learn.optimizer))))
-    holders = [vars(unwrapped(each)) for each in learn.callbacks]
+    holders = [vars(each) for each in learn.callbacks]
     held_elsewhere = {
         id(each) for holder in [*holders, dict(declared(learn))] for each in optimizers_in(holder.values())
     }
     for callback in learn.callbacks:
         held = [
             name
-            for name, value in vars(unwrapped(callback)).items()
+            for name, value in vars(callback).items()
             if any(id(each) not in own for each in optimizers_in([value]))
         ]
         if held and not callback.state_dict():
-            title = type(unwrapped(callback)).__name__
+            title = type(callback).__name__
             yield LearnerWarning(
                 f"{title}.{held[0]} is an optimizer whose state no checkpoint keeps, so a resumed run "
                 f"ends with other bits: write state = ({held[0]!r},) in the class {title}."
@@ -89,7 +88,7 @@ def unsaved_faults(learn: Any) -> Iterator[Exception]:
 
 def used_by(callback: Any) -> list[Any]:
     """The variables around the functions of a callback of the user's, as those of `on`, and around theirs."""
-    kind = type(unwrapped(callback))
+    kind = type(callback)
     found = [] if str(kind.__module__).startswith("callbacks.") else list(vars(kind).values())
     seen: dict[int, Any] = {}
     for _ in range(N_LEVELS):
@@ -102,7 +101,7 @@ def used_by(callback: Any) -> list[Any]:
 def trained_by(learn: Any) -> list[Tensor]:
     """The parameters in the learner's optimizer, and in those that callbacks and a subclass of it hold."""
     own = {name: value for name, value in vars(learn).items() if name != "optimizer_given"}
-    holders = [own, *(vars(unwrapped(each)) for each in learn.callbacks), dict(declared(learn))]
+    holders = [own, *(vars(each) for each in learn.callbacks), dict(declared(learn))]
     values = [*(each.values() for each in holders), *map(used_by, learn.callbacks)]
     optimizers = {id(each): each for some in values for each in optimizers_in(some)}
     return [parameter for each in optimizers.values() for parameter in parameters_of(each)]

@@ -174,7 +174,7 @@ def preflight() -> tuple[Callback, ...]:
 def faults_before_fit(learn: Any, n_epochs: int) -> Iterator[Exception]:
     """What can be seen without a batch, and would spoil the first thing that a fit does."""
     yield from mode_faults()
-    if "zero_grad" not in learn.callbacks.doers and not hasattr(type(learn), "zero_grad"):
+    if "zero_grad" not in learn.callbacks.overrides and not hasattr(type(learn), "zero_grad"):
         yield ValueError(f"this fit cannot start: {REMEDIES['zero_grad']}")
     yield from data_faults(learn.data, n_epochs)
     if learn.optimizer is None:

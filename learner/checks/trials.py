@@ -175,7 +175,7 @@ def losses_of_steps(learn: Any, batch: Any) -> list[float]:
         if not math.isfinite(losses[-1]):
             break
         learn.loop.run_backward(learn)
-        if not learn.callbacks.doers.get("zero_grad"):
+        if not learn.callbacks.overrides.get("zero_grad"):
             drop_gradients(learn)
     return losses
 

@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 from callbacks import Callback, ParamScheduler, Progress
 from callbacks.core.output import print_line, reported
 from callbacks.core.registry import describe
-from callbacks.core.when import unwrapped
 from learner.cli import machine
 from learner.learner import Learner
 from learner.recipes import listing, starter
@@ -313,7 +312,7 @@ def do_lr_find(known: argparse.Namespace) -> int:
         raise Mistake(str(error)) from error
     for name in SUGGESTIONS:
         print(f"{name:<10}{getattr(found, name):.2g}")
-    scheduler = next((each for each in learn.callbacks if sets_rate(unwrapped(each))), None)
+    scheduler = next((each for each in learn.callbacks if sets_rate(each)), None)
     if scheduler is None:
         print(f"To take the first: learner run {shlex.quote(known.recipe)} optimizer.lr={found.valley:.2g}")
     else:

@@ -7,7 +7,9 @@ from functools import wraps
 from typing import Any
 
 from callbacks.core.contract import OPERATIONS, Callback
-from callbacks.core.registry import Callbacks, Hook, as_plugins, describe, of_class, unwrapped
+from callbacks.core.given import as_callbacks
+from callbacks.core.registry import Callbacks, Hook, describe, is_meant, of_class
+from callbacks.core.when import passed
 from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.place.device import DevicePlacement
 from callbacks.record.metrics import Metrics
@@ -33,9 +35,9 @@ def with_defaults(
     operations: Operations,
 ) -> list[Callback]:
     """The defaults, then what was given. A default gives way to one of its class or a doer of its work."""
-    plugins = as_plugins(as_list(given, "callbacks"), "callbacks")
+    plugins = passed(as_callbacks(as_list(given, "callbacks"), "callbacks"))
     metrics = as_list(metrics, "metrics")
-    unasked = as_plugins(as_list(defaults, "defaults"), "defaults")
+    unasked = as_callbacks(as_list(defaults, "defaults"), "defaults")
     if metrics:
         if any(of_class(plugin, Metrics) for plugin in plugins):
             raise ValueError(
@@ -49,7 +51,7 @@ def with_defaults(
         taken = any(hasattr(type(plugin), operation) for plugin in plugins for operation in done)
         return (
             taken
-            or any(isinstance(unwrapped(plugin), type(default)) for plugin in plugins)
+            or any(isinstance(plugin, type(default)) for plugin in plugins)
             or any(overrides(learner_class, operations, each) for each in done)
         )
 
@@ -83,21 +85,19 @@ def found_in(callbacks: Callbacks, wanted: Iterable[Callback | type[Callback] | 
         meant = [
             plugin
             for plugin in callbacks
-            if each is plugin
-            or each is unwrapped(plugin)
-            or (isinstance(each, type) and of_class(plugin, each))
+            if is_meant(plugin, each) or (isinstance(each, type) and of_class(plugin, each))
         ]
         if not meant:
             title = each.__name__ if isinstance(each, type) else repr(each)
             names = ", ".join(plugin.name for plugin in callbacks) or "none"
-            raise KeyError(f"no plug-in is {title}. There are: {names}.")
+            raise KeyError(f"no callback is {title}. There are: {names}.")
         found |= set(map(id, meant))
     return [plugin for plugin in callbacks if id(plugin) in found]
 
 
 def metrics_of(callbacks: Callbacks) -> tuple[Any, ...]:
     """The metrics that callbacks measure, as they were given."""
-    found = [each for each in map(unwrapped, callbacks) if isinstance(each, Metrics)]
+    found = [each for each in callbacks if isinstance(each, Metrics)]
     return tuple(metric for each in found for metric in each.metrics)
 
 
@@ -119,12 +119,12 @@ def doers_of(callbacks: Callbacks, learner_class: type, defaults: Operations) ->
     for around in reversed(tuple(callbacks)):  # the first one heard is the outermost
         for operation in around.surrounds:
             doers[operation] = within(around, operation, doers[operation])
-    return {each: guarded(each, do, callbacks.doers.get(each)) for each, do in doers.items()}
+    return {each: guarded(each, do, callbacks.overrides.get(each)) for each, do in doers.items()}
 
 
 def doer_of(callbacks: Callbacks, operation: str, learner_class: type, defaults: Operations) -> Doer:
     """Who does an operation, without those who surround it; raises as `doers_of`."""
-    plugin = callbacks.doers.get(operation)
+    plugin = callbacks.overrides.get(operation)
     is_overridden = overrides(learner_class, defaults, operation)
     if plugin is None or (is_overridden and operation in plugin.yields):
         return getattr(learner_class, operation, nobody)

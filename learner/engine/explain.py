@@ -8,6 +8,7 @@ from typing import Any
 
 from callbacks import Callback
 from callbacks.core.registry import describe, listens
+from callbacks.core.when import window_of
 
 # The loop as it is nested in `loop.py`: an event or an [operation]. A test compares it with a real fit.
 LOOP = """\
@@ -73,8 +74,8 @@ def beside(left: str, right: str) -> list[str]:
 
 def doer_of(learn: Any, operation: str) -> str:
     """Who does an operation, and within what."""
-    if operation in learn.callbacks.doers:
-        doer = with_phase(learn.callbacks.doers[operation])
+    if operation in learn.callbacks.overrides:
+        doer = with_phase(learn.callbacks.overrides[operation])
     else:
         doer = type(learn).__name__ if hasattr(type(learn), operation) else "nobody"
     around = [describe(plugin) for plugin in learn.callbacks if operation in plugin.surrounds]
@@ -82,5 +83,6 @@ def doer_of(learn: Any, operation: str) -> str:
 
 
 def with_phase(plugin: Callback) -> str:
-    """A plug-in and the phase that puts it there."""
-    return f"{describe(plugin)} ({plugin.order.name})"
+    """A callback with the phase that puts it there, and its window."""
+    window = window_of(plugin)
+    return f"{describe(plugin)} ({plugin.order.name}{f', {window.window}' if window else ''})"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks import Callback, Every, Metrics
+from callbacks.core.when import window_of
 from callbacks.optim.optimizers import Optimizers, title_of
 from callbacks.schedule.annealers import Annealer
 from learner.engine.composition import DEFAULT_CALLBACKS
@@ -128,15 +129,18 @@ class Writer:
 
     def metrics(self, learn: Learner) -> tuple[Any, ...]:
         """The metrics, unless their plug-in has settings of its own and is written with them."""
-        plugin = next((each for each in learn.callbacks if isinstance(each, Metrics)), None)
+        plugin = next(
+            (each for each in learn.callbacks if isinstance(each, Metrics) and not window_of(each)), None
+        )
         return plugin.metrics if plugin is not None and plugin.on == "valid" else ()
 
     def callbacks(self, learn: Learner) -> dict[str, Any]:
         """The plug-ins that are not there unasked, and `null` for those that were taken out."""
         found: dict[str, Any] = {}
         for plugin in learn.callbacks:
-            written = self.part("callback", plugin, given={"metrics"} if self.metrics(learn) else set())
-            title = type(plugin).__name__
+            part = window_of(plugin) or plugin
+            written = self.part("callback", part, given={"metrics"} if self.metrics(learn) else set())
+            title = type(part).__name__
             if written == title and type(plugin) in DEFAULT_CALLBACKS:
                 continue
             arguments = (

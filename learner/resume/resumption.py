@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
-from callbacks.core.when import unwrapped
 from callbacks.save.checkpoint import Checkpoint
 from callbacks.save.checkpoint_folder import checkpoints_in, step_of
 from callbacks.schedule.param_scheduler import ParamScheduler
@@ -252,7 +251,7 @@ def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
     else:
         print_line(f"going on from {point.path.name}, {point}")
     if n_epochs != point.fit["n_epochs"] and any(
-        isinstance(unwrapped(each), (TorchScheduler, ParamScheduler)) for each in learn.callbacks
+        isinstance(each, (TorchScheduler, ParamScheduler)) for each in learn.callbacks
     ):
         warn(
             f"the run was planned for {point.fit['n_epochs']} epochs and is now to have {n_epochs}: a "

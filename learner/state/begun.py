@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from callbacks.core.contract import Callback
+from callbacks.core.registry import hook_of
+from callbacks.core.when import passed, saved_part
 
 
 def add(learn: Any, callbacks: Iterable[Callback]) -> None:
     """Add callbacks; in mid-fit the fit begins for them."""
     before = learn.callbacks
-    learn.loop.connect(learn, (*before, *callbacks))
+    learn.loop.connect(learn, (*before, *passed(callbacks, before)))
     if learn.fitting:
         for callback in learn.callbacks:
             if callback not in before:
@@ -42,7 +44,7 @@ def added(learn: Any, callbacks: Iterable[Any]) -> Iterator[Any]:
 def without(learn: Any, gone: list[Callback]) -> Iterator[Any]:
     """Remove callbacks within the block; then they return to their places, with their state."""
     before = tuple(learn.callbacks)
-    states = [copy.deepcopy(callback.state_dict()) for callback in gone]
+    states = [copy.deepcopy(saved_part(callback).state_dict()) for callback in gone]
     learn.remove_callbacks(*gone)
     try:
         yield learn
@@ -53,13 +55,13 @@ def without(learn: Any, gone: list[Callback]) -> Iterator[Any]:
         if learn.fitting:
             for callback, state in zip(gone, states, strict=True):
                 begin(learn, callback)
-                callback.load_state_dict(state)
+                saved_part(callback).load_state_dict(state)
 
 
 def begin(learn: Any, callback: Callback) -> None:
     """Start the fit for a callback that is added in mid-fit."""
     learn.loop.begun.append(callback)
-    callback.before_fit(learn)
+    hook_of(callback, "before_fit")(learn)  # of its window too
 
 
 def finish(learn: Any, callbacks: Iterable[Callback]) -> None:

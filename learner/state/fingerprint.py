@@ -15,6 +15,7 @@ import torch
 
 from callbacks.core.contract import Callback
 from callbacks.core.warning import warn
+from callbacks.core.when import saved_part
 from callbacks.model.lazy import NONE, empties_in
 from callbacks.model.module_state import tensors_of
 from callbacks.optim.optimizers import title_of
@@ -49,7 +50,7 @@ def fingerprint(learn: Any) -> dict[str, Any]:
         "callbacks": {
             plugin.name: type(plugin).__name__
             for plugin in learn.callbacks
-            if declares_state(plugin) and was_given(learn, plugin)
+            if declares_state(saved_part(plugin)) and was_given(learn, plugin)
         },
         "data": {part: begun for part, (begun, _) in data.items()},
         "loaders": {part: now for part, (_, now) in data.items()},

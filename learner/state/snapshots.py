@@ -12,7 +12,8 @@ from torch import Tensor
 
 from callbacks.core import draws
 from callbacks.core.modules import LOSS, loss_module, modules_beside
-from callbacks.core.registry import listens, unwrapped
+from callbacks.core.registry import listens
+from callbacks.core.when import saved_part
 from callbacks.model.declared import put_values, values_of
 from callbacks.model.lazy import empties_in, lazy_states
 from callbacks.model.lazy import put_tensors as put_named
@@ -49,7 +50,7 @@ def take(learn: Any, *, on_cpu: bool = False) -> dict[str, Any]:
         "lazy": [
             each for module in (learn.model, *modules_beside(learn).values()) for each in lazy_states(module)
         ],
-        "missing": {owner.name: missing_in(unwrapped(owner)) for owner in learn.callbacks},
+        "missing": {owner.name: missing_in(owner) for owner in learn.callbacks},
         "missing_in_learner": missing_in(learn),
         "objects": {name: token_of(each) for name, each in objects_of(learn)},
         "data": {name: loader_of(loader) for name, loader in loaders_with_state(learn.data)},
@@ -81,7 +82,7 @@ def states_of_callbacks(learn: Any) -> dict[str, Any]:
     found = {}
     for callback in learn.callbacks:
         try:
-            found[callback.name] = callback.state_dict()
+            found[callback.name] = saved_part(callback).state_dict()
         except Exception as error:
             may_wait = isinstance(error, (AttributeError, TypeError)) and listens(callback, "before_fit")
             if may_wait and not learn.fitting and not learn.history:
@@ -130,7 +131,7 @@ def missing_in(owner: Any) -> list[str]:
 
 def remove_new(learn: Any, snapshot: dict[str, Any]) -> None:
     """Remove the declared attributes that did not exist then, so that they are created again."""
-    owners = [(unwrapped(each), snapshot.get("missing", {}).get(each.name, ())) for each in learn.callbacks]
+    owners = [(each, snapshot.get("missing", {}).get(each.name, ())) for each in learn.callbacks]
     for owner, names in [*owners, (learn, snapshot.get("missing_in_learner", ()))]:
         for name in names:
             vars(owner).pop(name, None)
@@ -143,8 +144,9 @@ def put_plugins(learn: Any, states: dict[str, Any], *, before_fit: bool = False)
         if plugin.name not in states:
             continue
         try:
-            kept.append((plugin, copy.deepcopy(plugin.state_dict())))
-            plugin.load_state_dict(copy.deepcopy(states[plugin.name]))
+            part = saved_part(plugin)
+            kept.append((part, copy.deepcopy(part.state_dict())))
+            part.load_state_dict(copy.deepcopy(states[plugin.name]))
         except Exception as error:
             may_wait = before_fit and listens(plugin, "before_fit")
             if may_wait and isinstance(error, (AttributeError, TypeError)):

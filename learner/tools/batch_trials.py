@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from callbacks import DevicePlacement
-from callbacks.core.when import unwrapped
 from callbacks.place.device import tensors_in, tensors_of
 from learner.tools.cost_runs import alone, fit, why_not
 from learner.tools.live_bytes import LiveBytes, OverLimit
@@ -183,9 +182,8 @@ def held_by(learn: Any) -> list[Tensor]:
 def device_of(learn: Any) -> torch.device:
     """Where the model will be in a fit."""
     for plugin in learn.callbacks:
-        inner = unwrapped(plugin)
-        if isinstance(inner, DevicePlacement):
-            return inner.device
+        if isinstance(plugin, DevicePlacement):
+            return plugin.device
     return learn.device
 
 

@@ -13,7 +13,6 @@ import torch
 
 from callbacks import Callback, LearnerWarning, LogRMSE, OptunaPruning, Order, Progress, Recorder
 from callbacks.core.contract import OPERATIONS
-from callbacks.core.when import unwrapped
 from callbacks.guard.blackbox import BlackBox
 from callbacks.optim.optimizers import needs_closure, set_mode, title_of
 from callbacks.place.device import to_device
@@ -204,11 +203,10 @@ QUIET = (Recorder, Progress, LogRMSE)  # of those that report, the ones that wri
 
 def why_not(plugin: Callback) -> str | None:
     """Why a plug-in is left out, if it is: a file, or what is sent, cannot be taken back."""
-    inner = unwrapped(plugin)
-    if isinstance(inner, BlackBox):
+    if isinstance(plugin, BlackBox):
         return "as it writes a file after an error"
-    if isinstance(inner, OptunaPruning):
+    if isinstance(plugin, OptunaPruning):
         return "as it reports to a trial"
-    if inner.order in (Order.REPORT, Order.SAVE) and type(inner) not in QUIET:
-        return f"of phase {inner.order.name}, as it may write files or send numbers"
+    if plugin.order in (Order.REPORT, Order.SAVE) and type(plugin) not in QUIET:
+        return f"of phase {plugin.order.name}, as it may write files or send numbers"
     return None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from callbacks import EMA, SWA, BlackBox, Callback, CancelValidate, LearnerProtocol, Order
-from callbacks.core.when import unwrapped
 from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.optim import hyperparameters
 from callbacks.schedule.annealers import exp
@@ -124,7 +123,7 @@ def bystanders(learn: Any) -> list[Callback]:
     return [
         each
         for each in learn.callbacks
-        if each.order >= Order.MEASURE or isinstance(unwrapped(each), (StopOnNaN, BlackBox, EMA, SWA))
+        if each.order >= Order.MEASURE or isinstance(each, (StopOnNaN, BlackBox, EMA, SWA))
     ]
 
 

@@ -139,7 +139,7 @@ class Meter:
         hooks = {event: self._timed_hooks(event, found) for event, found in learn.callbacks.hooks.items()}
         learn.loop.on = {event: in_turn(event, found) for event, found in hooks.items()}
         learn.loop.on["before_fit"] = begins(learn.callbacks, hooks["before_fit"])
-        doers = learn.callbacks.doers
+        doers = learn.callbacks.overrides
         learn.loop.do = {each: guarded(each, self._doer(learn, each), doers.get(each)) for each in OPERATIONS}
 
     def _timed_hooks(self, event: str, hooks: tuple[Any, ...]) -> tuple[Any, ...]:

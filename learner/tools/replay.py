@@ -12,6 +12,7 @@ from typing import Any
 from callbacks.core import draws
 from callbacks.core.contract import Callback, Order
 from callbacks.core.modules import LOSS
+from callbacks.core.when import saved_part
 from callbacks.guard.blackbox import FILE, BlackBox
 from callbacks.guard.culprit import watched
 from callbacks.model.module_state import extra_states, frozen_in, tensors_of
@@ -58,7 +59,7 @@ def pieces_of(learn: Any, left_out: list[str]) -> dict[str, Any]:
     states = {}
     for plugin in learn.callbacks:
         try:
-            states[plugin.name] = plugin.state_dict()
+            states[plugin.name] = saved_part(plugin).state_dict()
         except Exception as error:  # noqa: BLE001 - told in the file
             left_out.append(f"callbacks.{plugin.name}: {type(error).__name__}: {error}")
     return {

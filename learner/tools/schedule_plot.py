@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from callbacks.core.registry import describe, unwrapped
+from callbacks.core.registry import describe
 from callbacks.optim.hyperparameters import get
 from callbacks.schedule.budgets import n_train_batches
 from callbacks.schedule.param_scheduler import ParamScheduler
@@ -40,7 +40,6 @@ def values_of(learn: Any, n_epochs: int, name: str) -> list[list[float]]:
 
 def may_change(plugin: Any) -> list[str]:
     """What a scheduler may change; of one of torch's it is known once it is made."""
-    plugin = unwrapped(plugin)
     if isinstance(plugin, TorchScheduler):
         return ["lr", "momentum"]
     return list(plugin.schedules) if isinstance(plugin, ParamScheduler) else []
@@ -52,7 +51,7 @@ def plan_of(plugin: Any, learn: Any, n_epochs: int, name: str) -> Planned | None
     Raises:
         ValueError: they cannot be foreseen.
     """
-    schedule: Any = unwrapped(plugin)
+    schedule: Any = plugin
     adds = adds_up(learn)
     if isinstance(schedule, TorchScheduler) and schedule.every.unit == "step" and adds:
         raise ValueError(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from callbacks.core.given import as_callbacks
 from callbacks.core.history import History
-from callbacks.core.registry import as_plugins
 from callbacks.core.settings import is_number
 from callbacks.optim import hyperparameters
 from callbacks.schedule.annealers import flat_cos, one_cycle, sgdr
@@ -171,7 +171,7 @@ class Tuning(FitState):
         check_above(1, "fine_tune", lr_mult=lr_mult)
         groups.checked_rate(base_lr)
         self.freeze()
-        shared = {"callbacks": as_plugins(as_list(callbacks, "callbacks"), "callbacks"), **settings}
+        shared = {"callbacks": as_callbacks(as_list(callbacks, "callbacks"), "callbacks"), **settings}
         self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=0.99, **shared)
         self.unfreeze()
         rates = slice(base_lr / 2 / lr_mult, base_lr / 2)

@@ -70,7 +70,7 @@ def test_case_65_a_class_is_taken_for_its_instance_where_it_needs_nothing(make_l
 @pytest.mark.parametrize("item", ["ZeroGrad", None, 3, print, object()], ids=title_of)
 def test_case_66_what_is_no_plug_in_is_refused_with_its_place_and_type(item, make_learner):
     with pytest.raises(
-        TypeError, match=rf"callbacks\[1\] is .*\({type(item).__name__}\), which is no plug-in"
+        TypeError, match=rf"callbacks\[1\] is .*\({type(item).__name__}\), which is not a callback"
     ):
         make_learner(callbacks=[Recorder(), item])
 
@@ -82,7 +82,7 @@ def test_what_is_no_plug_in_is_told_with_the_argument_that_it_was_given_as(make_
     for give in (lambda: learn.fit(1, callbacks=[3]), lambda: learn.add_callbacks(3)):
         with pytest.raises(TypeError, match=r"^callbacks\[0\] is 3"):
             give()
-    with pytest.raises(TypeError, match=r"^When\(plugin\) is 3"):
+    with pytest.raises(TypeError, match=r"^When\(callback\) is 3"):
         When(3, start="1 step")
 
 
@@ -104,7 +104,7 @@ def test_case_67_the_same_instance_twice_is_refused(make_learner):
 
 def test_case_67_two_of_a_kind_need_two_names(make_learner):
     one, other = Probe("after_fit", id), Probe("after_fit", id)
-    with pytest.raises(ValueError, match=r"two plug-ins are called 'probe'.*name='my_probe'"):
+    with pytest.raises(ValueError, match=r"two callbacks are called 'probe'.*name='my_probe'"):
         make_learner(callbacks=[one, other])
     other.name = "other"
     make_learner(callbacks=[one, other]).fit(1)
@@ -193,9 +193,9 @@ def test_plug_ins_are_removed_by_class_or_name_and_one_that_is_not_there_is_told
     learn.remove_callbacks(Recorder, "mine")
     assert Recorder not in learn.callbacks
     assert "mine" not in learn.callbacks
-    with pytest.raises(KeyError, match="no plug-in is Recorder"):
+    with pytest.raises(KeyError, match="no callback is Recorder"):
         learn.remove_callbacks(Recorder)
-    with pytest.raises(KeyError, match="no plug-in is called 'mine'"):
+    with pytest.raises(KeyError, match="no callback is called 'mine'"):
         learn.remove_callbacks("mine")
 
 
@@ -255,7 +255,7 @@ def test_case_75_a_plug_ins_name_never_touches_the_learner(name, make_learner):
 
 
 def test_case_75_a_name_that_hides_behind_the_list_of_plug_ins_is_told(make_learner):
-    with pytest.warns(UserWarning, match="a plug-in called 'hooks' cannot be reached"):
+    with pytest.warns(UserWarning, match="a callback called 'hooks' cannot be reached"):
         make_learner(callbacks=[Probe("after_fit", id, name="hooks")])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

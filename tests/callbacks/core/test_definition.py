@@ -579,4 +579,4 @@ def test_an_operation_that_a_callback_yields_is_left_to_another_one(make_learner
 
     learn = make_learner(callbacks=[Yielding, Doubled])
     learn.fit(1)
-    assert type(learn.callbacks.doers["forward"]) is Doubled
+    assert type(learn.callbacks.overrides["forward"]) is Doubled

@@ -168,9 +168,9 @@ def test_a_scaled_gradient_adds_to_that_of_an_update_that_was_left_out():
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        (lambda: GradientAccumulation(2), SAM, "computes those of the last batch anew"),
+        (lambda: GradientAccumulation(2), SAM, "computes those of the last batch again"),
         (SAM, lambda: MixedPrecision("fp16"), "computes gradients again"),
-        (SAM, lambda: GradientAccumulation(2), "computes those of the last batch anew"),
+        (SAM, lambda: GradientAccumulation(2), "computes those of the last batch again"),
     ],
 )
 def test_what_cannot_be_together_is_told_in_mid_fit_too(first, second, words):

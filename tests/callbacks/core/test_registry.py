@@ -78,10 +78,10 @@ def test_in_knows_instances_classes_and_names():
 def test_a_name_that_there_is_not_is_refused_with_a_suggestion():
     callbacks = Callbacks([Probe(), Recorder()])
     with pytest.raises(
-        AttributeError, match=r"no plug-in is called 'recorde'\. Did you mean 'recorder'\? There are"
+        AttributeError, match=r"no callback is called 'recorde'\. Did you mean 'recorder'\? There are"
     ):
         callbacks.recorde  # noqa: B018
-    with pytest.raises(KeyError, match="no plug-in is called 'xyz'. There are: probe, recorder"):  # noqa: RUF043
+    with pytest.raises(KeyError, match="no callback is called 'xyz'. There are: probe, recorder"):  # noqa: RUF043
         callbacks.named("xyz")
     assert not hasattr(callbacks, "xyz")
 
@@ -89,18 +89,18 @@ def test_a_name_that_there_is_not_is_refused_with_a_suggestion():
 def test_a_class_of_which_there_is_none_or_several_is_refused_with_the_names():
     callbacks = Callbacks([Probe(), Probe(name="second"), Recorder()])
     with pytest.raises(
-        KeyError, match=r"2 plug-ins are of the class Probe\. Reach one by its name: probe, second"
+        KeyError, match=r"2 callbacks are of the class Probe\. Use the name of one: probe, second"
     ):
         callbacks[Probe]
     with pytest.raises(
-        KeyError, match=r"no plug-in is of the class ZeroGrad\. There are: probe, second, recorder"
+        KeyError, match=r"no callback is of the class ZeroGrad\. There are: probe, second, recorder"
     ):
         callbacks[ZeroGrad]
 
 
 def test_the_composition_is_no_list_and_cannot_be_assigned_to():
     callbacks = Callbacks([Probe()])
-    with pytest.raises(AttributeError, match=r"no plug-in is called 'append'.*learn\.add_callbacks"):
+    with pytest.raises(AttributeError, match=r"no callback is called 'append'.*learn\.add_callbacks"):
         callbacks.append(Recorder())
     with pytest.raises(
         AttributeError, match=r"learn\.callbacks\.probe cannot be assigned.*learn\.add_callbacks"
@@ -118,7 +118,7 @@ def test_a_key_that_is_not_a_class_is_refused_with_the_way_by_name(key, name):
 
 
 def test_a_class_that_an_empty_composition_lacks_is_refused():
-    with pytest.raises(KeyError, match=r"no plug-in is of the class ZeroGrad\. There are: none\."):
+    with pytest.raises(KeyError, match=r"no callback is of the class ZeroGrad\. There are: none\."):
         Callbacks()[ZeroGrad]
 
 
@@ -131,7 +131,7 @@ def test_without_a_callback_its_hooks_and_its_operation_are_gone():
     callbacks = Callbacks([Probe(), ZeroGrad(), Recorder()])
     left = callbacks.without(callbacks.probe, callbacks.zero_grad)
     assert list(left) == [callbacks.recorder]
-    assert left.doers == {}
+    assert left.overrides == {}
     assert [hook.__self__.name for hook in left.hooks["after_epoch"]] == ["recorder"]
     assert "probe" not in left
     assert len(callbacks) == 3
@@ -192,11 +192,14 @@ def test_a_class_that_needs_arguments_is_refused():
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        ("ZeroGrad", r"callbacks\[0\] is 'ZeroGrad' \(str\), which is no plug-in.* subclass of Callback\.$"),
-        (None, r"is None \(NoneType\), which is no plug-in"),
+        (
+            "ZeroGrad",
+            r"callbacks\[0\] is 'ZeroGrad' \(str\), which is not a callback.* subclass of Callback\.$",
+        ),
+        (None, r"is None \(NoneType\), which is not a callback"),
         (lambda learn: None, r'write @on\("after_batch"\) above it'),
         ([Probe()], "one by one, not a list within a list"),
-        (dict, r"\(type\), which is no plug-in: pass an instance of a subclass of Callback\.$"),
+        (dict, r"\(type\), which is not a callback: pass an instance of a subclass of Callback\.$"),
     ],
     ids=["str", "None", "function", "list", "other class"],
 )
@@ -213,7 +216,7 @@ def test_the_same_instance_twice_is_refused():
 
 def test_two_of_one_name_are_refused_and_two_names_of_one_class_taken():
     with pytest.raises(
-        ValueError, match=r"two plug-ins are called 'probe': Probe\(tag='a'\) and .*name='my_probe'"
+        ValueError, match=r"two callbacks are called 'probe': Probe\(tag='a'\) and .*name='my_probe'"
     ):
         Callbacks([Probe("a"), Probe("b")])
     callbacks = Callbacks([Probe("a"), Probe("b", name="my_probe")])
@@ -221,13 +224,15 @@ def test_two_of_one_name_are_refused_and_two_names_of_one_class_taken():
 
 
 def test_two_doers_of_one_operation_are_refused():
-    with pytest.raises(ValueError, match=r"two plug-ins do 'zero_grad': ZeroGrad and OwnZeroGrad.*leave one"):
+    with pytest.raises(
+        ValueError, match=r"two callbacks implement 'zero_grad': ZeroGrad and OwnZeroGrad.*leave one"
+    ):
         Callbacks([ZeroGrad(), OwnZeroGrad()])
 
 
 def test_doers_are_known():
     callbacks = Callbacks([Steps(), ZeroGrad()])
-    assert callbacks.doers == {"step": callbacks.steps, "zero_grad": callbacks.zero_grad}
+    assert callbacks.overrides == {"step": callbacks.steps, "zero_grad": callbacks.zero_grad}
 
 
 def test_an_attribute_of_an_operations_name_is_no_doer(make_learner):

@@ -8,9 +8,11 @@ from tiny import line_batches
 
 from callbacks import (
     EVENTS,
+    SAM,
     Callback,
     Checkpoint,
     EarlyStopping,
+    GradientClip,
     Order,
     Progress,
     Recorder,
@@ -135,7 +137,7 @@ def test_a_fit_that_is_cut_hears_the_same(make_learner, tmp_path, cut, window):
     ]
     assert hears.epochs("after_train") == whole.epochs("after_train")
     assert hears.epochs("after_epoch") == whole.epochs("after_epoch")
-    assert learn.callbacks.hears.heard == []
+    assert learn.callbacks[When].spans == []
 
 
 def test_it_has_name_phase_results_and_state_of_the_plug_in(make_learner):
@@ -155,6 +157,50 @@ def test_a_default_gives_way_to_its_own_kind(make_learner):
     assert len(learn.history) == 2
 
 
+def test_a_callback_that_is_passed_again_without_when_has_no_window(make_learner):
+    hears = Hears()
+    learn = make_learner()
+    learn.fit(2, callbacks=[When(hears, start="1 epoch")])
+    learn.fit(2, callbacks=[hears])
+    assert hears.epochs("after_epoch") == [1, 0, 1]
+
+
+def test_a_callback_keeps_its_window_when_others_are_added_and_removed(make_learner):
+    hears = Hears()
+    learn = make_learner(callbacks=[When(hears, start="1 epoch"), ShortEpoch(1)])
+    learn.remove_callbacks(ShortEpoch)
+    with learn.without(hears), learn.sandbox():
+        pass
+    learn.fit(2, callbacks=[ShortEpoch(1)])
+    assert hears.epochs("after_epoch") == [1]
+
+
+def test_a_callback_in_a_window_is_the_one_that_its_name_finds(make_learner, capsys):
+    hears = Hears()
+    learn = make_learner(callbacks=[When(hears, start="1 epoch", name="later")])
+    assert learn.callbacks.later is hears
+    assert [each for each in learn.callbacks if each is hears]
+    learn.explain()
+    assert "Hears ('later') (MEASURE, start='1 epoch')" in capsys.readouterr().out
+
+
+def test_the_gradients_that_sam_computes_again_are_clipped_only_while_the_window_is_open(make_learner):
+    class Watched(GradientClip):
+        def clip(self, learn):
+            steps.append(learn.global_step)
+            return super().clip(learn)
+
+    steps: list[int] = []
+    make_learner(callbacks=[SAM(), When(Watched(1.0), start="2 steps", until="4 steps")]).fit(2)
+    assert steps == [2, 2, 3, 3]
+
+
+def test_the_former_name_of_its_argument_works_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="callback="):
+        when = When(plugin=EarlyStopping(), start="1 epoch")
+    assert isinstance(when.callback, EarlyStopping)
+
+
 def test_nobody_is_called_for_events_that_the_plug_in_does_not_define():
     when = When(EarlyStopping(), every="1 epoch")
     assert not when.listens_to("after_step")
@@ -169,7 +215,7 @@ def test_nobody_is_called_for_events_that_the_plug_in_does_not_define():
         ({"start": "10 seconds"}, r"start='10 seconds'\): write a whole number"),
         ({"until": "1.5 steps"}, "write a whole number"),
         ({"until": 5}, "write a whole number"),
-        ({"start": "5 steps", "until": "5 steps"}, "nothing is left to hear"),
+        ({"start": "5 steps", "until": "5 steps"}, "the window is empty"),
     ],
 )
 def test_a_window_that_cannot_be_used_is_refused(settings, message):
@@ -178,11 +224,11 @@ def test_a_window_that_cannot_be_used_is_refused(settings, message):
 
 
 def test_doers_savers_and_what_is_no_plug_in_are_refused():
-    with pytest.raises(ValueError, match="operation 'zero_grad', which must be done each time"):
+    with pytest.raises(ValueError, match="operation 'zero_grad', which must run each time"):
         When(ZeroGrad, start="1 step")
     with pytest.raises(ValueError, match="saved from start to end"):
         When(Checkpoint("run"), start="1 step")
-    with pytest.raises(TypeError, match=r"When\(plugin\) is 3"):
+    with pytest.raises(TypeError, match=r"When\(callback\) is 3"):
         When(3, start="1 step")  # type: ignore[arg-type]
 
 
@@ -256,7 +302,7 @@ def test_what_is_not_there_is_told(make_learner):
     with pytest.raises(KeyError, match="Did you mean 'recorder'"), learn.without("recorders"):
         pass
     with (
-        pytest.raises(KeyError, match="no plug-in is Progress"),
+        pytest.raises(KeyError, match="no callback is Progress"),
         learn.without(Progress),
     ):
         pass

@@ -496,7 +496,7 @@ def test_gradients_that_are_nan_are_equal_in_the_proof():
 
 @pytest.mark.parametrize("other", [ZeroGrad, ClosureStep])
 def test_a_second_doer_is_refused(other):
-    with pytest.raises(ValueError, match="two plug-ins do"):
+    with pytest.raises(ValueError, match="two callbacks implement"):
         learner_of(LeanStep(), other())
 
 

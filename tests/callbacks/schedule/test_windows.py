@@ -216,5 +216,5 @@ def test_metrics_in_a_window_are_metrics_of_the_learner(make_learner):
     ],
 )
 def test_rivals_are_refused_also_where_one_is_in_a_window(make_learner, two):
-    with pytest.raises(ValueError, match=r"both (change|clip|let)"):
+    with pytest.raises(ValueError, match=r"both (change|clip|accumulate)"):
         make_learner(callbacks=two()).fit(1)

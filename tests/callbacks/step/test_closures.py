@@ -196,7 +196,7 @@ def test_gradients_that_add_up_are_refused_with_both(plugin):
 
 
 def test_two_doers_of_step_are_refused():
-    with pytest.raises(ValueError, match="two plug-ins do 'step': SAM and ClosureStep"):
+    with pytest.raises(ValueError, match="two callbacks implement 'step': SAM and ClosureStep"):
         learner_of(SAM(), ClosureStep())
 
 

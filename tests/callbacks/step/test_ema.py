@@ -324,7 +324,7 @@ def test_two_averages_are_refused_with_both_names(make_learner):
     learn = make_learner(callbacks=[EMA(), EMA(0.9, name="slow")])
     with pytest.raises(ValueError, match=r"EMA and EMA \('slow'\)"):
         learn.fit(1)
-    with pytest.raises(ValueError, match="two plug-ins are called 'ema'"):
+    with pytest.raises(ValueError, match="two callbacks are called 'ema'"):
         make_learner(callbacks=[EMA(), EMA()])
 
 
@@ -341,10 +341,10 @@ def test_it_can_begin_late_and_now_and_then(make_learner):
         ]
     )
     learn.fit(2)
-    assert learn.callbacks.ema.plugin.n_updates == 2
+    assert learn.callbacks.ema.n_updates == 2
     learn = make_learner(callbacks=[When(EMA(0.5), every="3 steps")])
     learn.fit(2)
-    assert learn.callbacks.ema.plugin.n_updates == 2
+    assert learn.callbacks.ema.n_updates == 2
 
 
 @pytest.mark.parametrize(

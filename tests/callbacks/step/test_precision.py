@@ -253,7 +253,7 @@ def test_two_of_them_are_refused():
 
 
 def test_now_and_then_is_refused():
-    with pytest.raises(ValueError, match="must be done each"):
+    with pytest.raises(ValueError, match="must run each"):
         When(MixedPrecision(), start="1 step")
 
 

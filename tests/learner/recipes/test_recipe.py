@@ -466,7 +466,7 @@ CALLBACKS = "callbacks:\n  Progress: null\n"
         "  CSVLogger: {path: ../x.csv}",
         "  JSONLines: {path: '..\\x.jsonl'}",
         "  PlotSnapshots: {n: 2, path: 'C:\\x.png'}",
-        "  When: {plugin: {use: Checkpoint, folder: ../x}, until: 1 epoch}",
+        "  When: {callback: {use: Checkpoint, folder: ../x}, until: 1 epoch}",
     ],
 )
 def test_a_recipe_writes_nothing_outside_of_the_runs_folder(line, write):

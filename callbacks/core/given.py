@@ -1,0 +1,77 @@
+"""Callbacks as users pass them: an instance or a class, and what an instance must not have assigned."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from callbacks.core.contract import EVENTS, OPERATIONS, Callback, Order
+
+
+def as_callbacks(given: Iterable[Any], argument: str) -> list[Callback]:
+    """The callbacks that the items of an argument mean; raises as `as_callback`."""
+    return [as_callback(item, f"{argument}[{position}]") for position, item in enumerate(given)]
+
+
+def as_callback(item: Any, place: str) -> Callback:
+    """The callback that was meant: an instance as it is, a class that needs no arguments as an instance.
+
+    Raises:
+        TypeError: it is not a callback, or its class needs arguments; the message names it `place`.
+    """
+    if isinstance(item, Callback):
+        return item
+    if isinstance(item, type) and issubclass(item, Callback):
+        return instance_of(item, place)
+    hint = ""
+    if isinstance(item, (list, tuple)):
+        hint = " Pass callbacks one by one, not a list within a list: write *callbacks."
+    elif callable(item) and not isinstance(item, type):
+        hint = ' To make a callback from a function, write @on("after_batch") above it.'
+    raise TypeError(
+        f"{place} is {item!r} ({type(item).__name__}), which is not a callback: pass an instance "
+        f"of a subclass of Callback.{hint}"
+    )
+
+
+def instance_of(cls: type[Callback], place: str) -> Callback:
+    """An instance of a class that needs no arguments."""
+    try:
+        inspect.signature(cls).bind()
+    except TypeError as error:
+        title = cls.__name__
+        raise TypeError(
+            f"{place} is the class {title}, which needs arguments ({error}): pass {title}(...)."
+        ) from None
+    return cls()
+
+
+def check_attributes(callbacks: list[Callback]) -> None:
+    """Raise an error for what an instance has assigned and the loop would ignore: hooks, phases, names."""
+    for callback in callbacks:
+        hooks = sorted(vars(callback).keys() & EVENTS, key=EVENTS.index)
+        if hooks:
+            raise TypeError(
+                f"{describe(callback)} sets self.{hooks[0]}, which would never be called: hooks are found on "
+                f"the class. Write def {hooks[0]}(self, learn), or @on({hooks[0]!r}) above a function."
+            )
+        if not isinstance(callback.order, Order):
+            phases = ", ".join(phase.name for phase in Order)
+            raise TypeError(
+                f"{describe(callback)}.order is {callback.order!r}: choose a phase, such as Order.MEASURE. "
+                f"The phases are: {phases}."
+            )
+        if not isinstance(callback.name, str):
+            raise TypeError(f"{type(callback).__name__}.name is {callback.name!r}: write it as a string.")
+
+
+def overridden_by(callback: Callback) -> list[str]:
+    """The operations that this callback overrides; an attribute such as `self.step = 0` does not."""
+    return [operation for operation in OPERATIONS if hasattr(type(callback), operation)]
+
+
+def describe(callback: Callback) -> str:
+    """How messages name a callback: its class, and its name if that is another one."""
+    title = type(callback).__name__
+    return title if callback.name == type(callback).name else f"{title} ({callback.name!r})"
