@@ -52,6 +52,8 @@ DONE = [
     "callbacks/step/modes.py",
     "callbacks/step/noise.py",
     "callbacks/step/recurrent.py",
+    "callbacks/schedule/annealers.py",
+    "callbacks/schedule/budgets.py",
     "conftest.py",
     "docs/api.md",
     "docs/coming_from_fastai.md",

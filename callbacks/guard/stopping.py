@@ -9,6 +9,7 @@ from torch import Tensor
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.output import print_line
 from callbacks.core.settings import is_number
+from callbacks.model.held import Held
 from callbacks.results.best import Best
 from callbacks.results.measured_weights import MeasuredWeights, copy_weights, put_weights
 
@@ -46,6 +47,9 @@ class EarlyStopping(Callback):
 
     order = Order.DECIDE
     state = ("best", "best_epoch", "wait", "best_weights", "best_beside", "best_moment", "pass_start")
+    best = Held[float | None]("_best", "value", "The best value of this fit, or of the last one.")
+    best_epoch = Held[int | None]("_best", "epoch", "The epoch of the best value, from 0 in each fit.")
+    pass_start = Held[dict[str, Any] | None]("_measured", "start", "Step and weights at the epoch's start.")
 
     def __init__(
         self,
@@ -80,33 +84,6 @@ class EarlyStopping(Callback):
     def restores_weights(self) -> bool:  # type: ignore[override]
         """Are the weights of the best epoch restored when the fit ends?"""
         return self.restore_best
-
-    @property
-    def best(self) -> float | None:
-        """The best value of this fit, or the last."""
-        return self._best.value
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        self._best.value = value
-
-    @property
-    def best_epoch(self) -> int | None:
-        """When that was, from 0 in each fit."""
-        return self._best.epoch
-
-    @best_epoch.setter
-    def best_epoch(self, epoch: int | None) -> None:
-        self._best.epoch = epoch
-
-    @property
-    def pass_start(self) -> dict[str, Any] | None:
-        """The global step at the start of the current epoch, and the weights, if they may be needed."""
-        return self._measured.start
-
-    @pass_start.setter
-    def pass_start(self, start: dict[str, Any] | None) -> None:
-        self._measured.start = start
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._best.monitor = self._measured.monitor = self.monitor  # it may have been changed

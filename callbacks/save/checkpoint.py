@@ -9,6 +9,7 @@ from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.every import Every
 from callbacks.core.settings import as_path
 from callbacks.core.warning import warn
+from callbacks.model.held import Held
 from callbacks.results.best import Best
 from callbacks.results.measured_weights import MeasuredWeights, in_place
 from callbacks.save.checkpoint_folder import (
@@ -60,6 +61,9 @@ class Checkpoint(Callback):
 
     order = Order.SAVE
     state = ("best", "best_epoch", "pass_start")
+    best = Held[float | None]("_best", "value", "The best value so far.")
+    best_epoch = Held[int | None]("_best", "epoch", "The epoch of the best value, from 0 in each fit.")
+    pass_start = Held[dict[str, Any] | None]("_measured", "start", "Step and weights at the epoch's start.")
     saves_checkpoints = True
     MAX_FAILURES = 2  # in a row
 
@@ -80,7 +84,7 @@ class Checkpoint(Callback):
                 f"Checkpoint(keep={keep!r}): pass the number of files that stay, 1 or more, or None for all."
             )
         self.every, self.keep, self.monitor = Every(every), keep, best
-        self._best = None if best is None else Best(best, owner="Checkpoint", mode=mode)
+        self._best = Best("" if best is None else best, owner="Checkpoint", mode=mode)
         self._measured = MeasuredWeights(best or "")
         self._folder: Path | None = None
         self._lock: FolderLock | None = None
@@ -92,35 +96,6 @@ class Checkpoint(Callback):
         self._n_failures = 0
         self._in_epoch = self._has_warned = self._is_saved = False
         self._unlocked = None
-
-    @property
-    def best(self) -> float | None:
-        """The best value so far."""
-        return self._best and self._best.value
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        if self._best is not None:
-            self._best.value = value
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The epoch of the best value, from 0 in each fit."""
-        return self._best and self._best.epoch
-
-    @best_epoch.setter
-    def best_epoch(self, epoch: int | None) -> None:
-        if self._best is not None:
-            self._best.epoch = epoch
-
-    @property
-    def pass_start(self) -> dict[str, Any] | None:
-        """The global step at the start of the current epoch, and the weights, if they may be needed."""
-        return self._measured.start
-
-    @pass_start.setter
-    def pass_start(self, start: dict[str, Any] | None) -> None:
-        self._measured.start = start
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._reset()
@@ -140,7 +115,7 @@ class Checkpoint(Callback):
         self._is_ours = learn.marks_passes = True
         self._step_begun = learn.global_step
         self.every.start(learn)
-        if self._best is not None:
+        if self.monitor is not None:
             value, epoch = self._best.value, self._best.epoch
             self._best.begin(learn)
             self._best.value, self._best.epoch = value, epoch  # the best of all fits
@@ -162,7 +137,7 @@ class Checkpoint(Callback):
         self._in_epoch = True
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        if self._best is not None:
+        if self.monitor is not None:
             self._measured.before_train(learn)
 
     def after_train(self, learn: LearnerProtocol) -> None:
@@ -178,7 +153,7 @@ class Checkpoint(Callback):
         if self._is_saved:
             return  # interrupted within a pass
         is_trained = learn.global_step > self._step_begun or not learn.results.get("skipped_updates")
-        is_better = bool(self._best is not None and is_trained and self._best.update(learn))
+        is_better = self.monitor is not None and is_trained and bool(self._best.update(learn))
         before_update = self._measured.release()
         is_last = bool(learn.stop_reason) or learn.epoch + 1 == learn.n_epochs
         if is_last or is_better or learn.error is not None or self.every.after_epoch(learn):

@@ -1,9 +1,9 @@
-"""Values that change as training goes on: functions of progress, for `ParamScheduler`.
+"""Values that change during training: functions of progress, for `ParamScheduler`.
 
     lin(0.1, 0.0)(0.25)                  # 0.075
     one_cycle(0.004, 0.1, 1e-6)(0.25)    # 0.1, the peak
 
-Progress is 0 at the first batch of a fit and 1 at its last. Any function of it can stand beside these.
+Progress is 0 at the first batch of a fit and 1 at its last. You can use any function of it beside these.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Annealer:
-    """A value as a function of progress; two of the same name and arguments are equal.
+    """A value as a function of progress; two with the same name and arguments are equal.
 
     Attributes:
-        name: of the function that made it.
-        arguments: that function's.
+        name: the name of the function that made it.
+        arguments: the arguments of that function.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Annealer:
         """The value at a point.
 
         Args:
-            progress: from 0 at the beginning to 1 at the end; what lies outside is taken for the nearest.
-            n_steps: of how many steps the whole is; then phases end as `combine` says.
+            progress: from 0 at the start to 1 at the end; clipped to that range.
+            n_steps: how many steps the whole has; phases then end as described in `combine`.
         """
         return self.value(min(max(progress, 0.0), 1.0), n_steps)
 
@@ -61,32 +61,32 @@ class Annealer:
 
 
 def constant(value: float) -> Annealer:
-    """The same all the time."""
+    """A constant value."""
     return Annealer("constant", (checked("constant", value),), partial(_lin, value, value))
 
 
 def lin(start: float, end: float) -> Annealer:
-    """In a straight line."""
+    """Linear from `start` to `end`."""
     checked("lin", start, end)
     return Annealer("lin", (start, end), partial(_lin, start, end))
 
 
 def cos(start: float, end: float) -> Annealer:
-    """Along half a cosine: slowly, quickly, slowly. Loshchilov and Hutter 2017, "SGDR", equation 5."""
+    """Half a cosine from `start` to `end`. Loshchilov and Hutter 2017, "SGDR", equation 5."""
     checked("cos", start, end)
     return Annealer("cos", (start, end), partial(_cos, start, end))
 
 
 def exp(start: float, end: float) -> Annealer:
-    """By the same factor at each step; both values are above 0, or both below."""
+    """Exponential: the same factor at each step; both values are above 0, or both below."""
     checked("exp", start, end)
     if start * end <= 0:
-        raise ValueError(f"exp({start!r}, {end!r}): no factor leads from one to the other; take lin or cos.")
+        raise ValueError(f"exp({start!r}, {end!r}): no factor leads from one to the other; use lin or cos.")
     return Annealer("exp", (start, end), partial(_exp, start, end))
 
 
 def poly(start: float, end: float, power: float) -> Annealer:
-    """By a power of progress: late for a power above 1, early for one below; the power is above 0."""
+    """By a power of progress, above 0; a power above 1 changes late, one below 1 early."""
     checked("poly", start, end, power)
     if power <= 0:
         raise ValueError(f"poly(power={power!r}): write a number above 0.")
@@ -113,24 +113,24 @@ def _poly(start: float, end: float, power: float, progress: float, n_steps: int 
 
 
 def combine(shares: Sequence[float], parts: Sequence[Callable[[float], float]]) -> Annealer:
-    """One after the other.
+    """Several functions, one after the other.
 
-    Told of `n_steps`, as `ParamScheduler` does, a phase whose shares so far add up to s ends at step
-    `s * n_steps - 1`, counted from 0, as in torch's `OneCycleLR`: its last step has its end's value, where
-    `s * n_steps` is a whole number. Without, it ends at progress s.
+    Let s be the sum of the shares up to the end of a phase. With `n_steps`, which `ParamScheduler` passes,
+    the phase ends at step `s * n_steps - 1`, counted from 0, as in torch's `OneCycleLR`: if `s * n_steps` is
+    a whole number, its last step has its end value. Without `n_steps`, it ends at progress s.
 
     Args:
-        shares: of the whole, one for each part; they add up to 1. A part whose share is 0 is left out.
-        parts: functions of progress; each goes from 0 to 1 in its share.
+        shares: the share of each part in the whole; they sum to 1. A part whose share is 0 is left out.
+        parts: functions of progress; each runs from 0 to 1 in its share.
 
     Raises:
-        TypeError: a part cannot be called, or a share is no number.
-        ValueError: shares and parts do not fit.
+        TypeError: a part is not callable, or a share is not a number.
+        ValueError: the numbers of shares and parts differ, or the shares do not sum to 1.
     """
     shares, parts = tuple(shares), tuple(parts)
     for part in parts:
         if not callable(part):
-            raise TypeError(f"combine: {part!r} is no function of progress, as lin(0.1, 0.0) is.")
+            raise TypeError(f"combine: {part!r} is not a function of progress, as lin(0.1, 0.0) is.")
     if len(shares) != len(parts) or not parts:
         raise ValueError(f"combine: {len(shares)} shares for {len(parts)} parts. Give each part its share.")
     checked("combine", *shares)
@@ -145,7 +145,7 @@ def combine(shares: Sequence[float], parts: Sequence[Callable[[float], float]]) 
 def _combine(
     ends: tuple[float, ...], parts: tuple[Callable[[float], float], ...], progress: float, n_steps: int | None
 ) -> float:
-    if n_steps is not None and n_steps > 1:  # the last of the steps up to an end is at the end
+    if n_steps is not None and n_steps > 1:  # the last step of a phase has the phase's end value
         ends = (*((end * n_steps - 1) / (n_steps - 1) for end in ends[:-1]), 1.0)
     at = min(bisect_left(ends, progress), len(ends) - 1)
     start = max(ends[at - 1], 0.0) if at else 0.0
@@ -155,28 +155,28 @@ def _combine(
 def one_cycle(
     start: float, peak: float, end: float, pct_start: float = 0.25, anneal: Literal["cos", "linear"] = "cos"
 ) -> Annealer:
-    """Up to a peak along a cosine, and down again: the 1cycle policy of a rate; of a momentum down and up.
+    """The 1cycle policy: up to a peak along a cosine, and down again; for a momentum down and up.
 
     Smith and Topin 2018, "Super-convergence". Over whole steps it is `torch.optim.lr_scheduler.OneCycleLR`
     with `start = max_lr / div_factor`, `peak = max_lr`, `end = start / final_div_factor`.
 
     Args:
-        start: the value at the beginning.
-        peak: at the peak.
-        end: at the end.
-        pct_start: where the peak is, within (0, 1).
-        anneal: along half a cosine, or in a line, as torch's `anneal_strategy`.
+        start: the value at the start.
+        peak: the value at the peak.
+        end: the value at the end.
+        pct_start: the position of the peak, in (0, 1).
+        anneal: along half a cosine, or linearly, as torch's `anneal_strategy`.
     """
     share = checked_share("one_cycle", "pct_start", pct_start)
     if anneal not in ("cos", "linear"):
-        raise ValueError(f"one_cycle(anneal={anneal!r}): there are 'cos' and 'linear'.")
+        raise ValueError(f"one_cycle(anneal={anneal!r}): write 'cos' or 'linear'.")
     way = cos if anneal == "cos" else lin
     whole = combine((share, 1 - share), (way(start, peak), way(peak, end)))
     return named("one_cycle", whole, start, peak, end, share, *(() if anneal == "cos" else (anneal,)))
 
 
 def flat_cos(value: float, end: float = 0.0, pct_start: float = 0.75) -> Annealer:
-    """The same up to `pct_start`, then along a cosine to the end."""
+    """Constant up to `pct_start`, then along a cosine to `end`."""
     share = checked_share("flat_cos", "pct_start", pct_start, may_be_0=True)
     return named(
         "flat_cos", combine((share, 1 - share), (constant(value), cos(value, end))), value, end, share
@@ -184,7 +184,7 @@ def flat_cos(value: float, end: float = 0.0, pct_start: float = 0.75) -> Anneale
 
 
 def warmup_cosine(peak: float, warmup: float = 0.1, start: float = 0.0, end: float = 0.0) -> Annealer:
-    """In a line up to the peak over a share `warmup`, then along a cosine to the end."""
+    """Linear up to the peak over a share `warmup`, then along a cosine to `end`."""
     share = checked_share("warmup_cosine", "warmup", warmup, may_be_0=True)
     whole = combine((share, 1 - share), (lin(start, peak), cos(peak, end)))
     return named("warmup_cosine", whole, peak, share, start, end)
@@ -193,9 +193,9 @@ def warmup_cosine(peak: float, warmup: float = 0.1, start: float = 0.0, end: flo
 def wsd(
     peak: float, warmup: float = 0.1, decay: float = 0.1, start: float = 0.0, end: float = 0.0
 ) -> Annealer:
-    """Warm-up, stable, decay: up in a line, the same for long, down in a line over the last share.
+    """Warm-up, stable, decay: linear up, constant, linear down over the last share.
 
-    Hu et al. 2024, "MiniCPM", equation 1; the decay in a line is of Haegele et al. 2024.
+    Hu et al. 2024, "MiniCPM", equation 1; the linear decay as in Haegele et al. 2024.
     """
     up = checked_share("wsd", "warmup", warmup, may_be_0=True)
     down = checked_share("wsd", "decay", decay, may_be_0=True)
@@ -208,11 +208,11 @@ def wsd(
 
 
 def sgdr(value: float, end: float = 0.0, n_cycles: int = 3, mult: float = 2.0) -> Annealer:
-    """Down along a cosine, and from the top again, each cycle `mult` times as long as the one before.
+    """Down along a cosine with restarts, each cycle `mult` times as long as the one before.
 
     Loshchilov and Hutter 2017, "SGDR: Stochastic gradient descent with warm restarts". Over whole steps it is
-    `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`: each cycle begins at `value`, and the next one
-    begins where `end` would be.
+    `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`: each cycle starts at `value`, and the next one
+    starts at the step where `end` would be reached.
     """
     checked("sgdr", value, end, mult)
     if type(n_cycles) is not int or n_cycles < 1 or mult <= 0:
@@ -236,22 +236,22 @@ def _sgdr(value: float, end: float, ends: tuple[float, ...], progress: float, n_
 
 
 def named(name: str, annealer: Annealer, *arguments: object) -> Annealer:
-    """The same under another name."""
+    """The same annealer under another name."""
     return Annealer(name, arguments, annealer.value)
 
 
 def checked(name: str, *values: float) -> float:
-    """The first of some values, all of them finite numbers."""
+    """The first of the values; all must be finite numbers."""
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name}: {value!r} is no number.")
+            raise TypeError(f"{name}: {value!r} is not a number.")
         if not math.isfinite(value):
             raise ValueError(f"{name}: {value!r} is not finite.")
     return values[0]
 
 
 def checked_share(name: str, argument: str, share: float, *, may_be_0: bool = False) -> float:
-    """A share of the whole."""
+    """A share in (0, 1), or in [0, 1) on request."""
     checked(name, share)
     if not 0 < share < 1 and not (may_be_0 and share == 0):
         words = "between 0 and 1, or 0" if may_be_0 else "between 0 and 1"

@@ -19,20 +19,21 @@ Pass = Literal["train", "valid"]
 class StopAfter(Callback):
     """Stop the fit when it has used up a budget of time, steps, samples or epochs.
 
-    The batch that uses it up is finished. Where steps or samples end together with a training pass, the
-    epoch's validation still follows; a budget of time ends at once. Each fit has the whole budget; one that
-    goes on from a checkpoint has what was left of it, its time before counted.
+    The batch that uses up the budget is finished. If a budget of steps or samples ends together with a
+    training pass, the epoch's validation still runs; a budget of time ends the fit at once. Each fit has the
+    whole budget; a resumed fit has the rest of it, including the time before the interruption.
 
     Args:
         budget: a number and a unit, as `"2 hours"`, `"1000 steps"`, `"1e6 samples"`, `"3 epochs"`. Steps are
             weight updates, samples are training items.
 
     Attributes:
-        begun: steps and samples of the clock when the fit began.
-        seconds: how long the fit has taken; 0 where none is under way.
+        begun: `global_step` and `n_samples` when the fit started.
+        seconds: how long the fit has taken; 0 outside a fit.
 
     Raises:
-        ValueError: no such unit, or a number that is not positive (and whole, where things are counted).
+        ValueError: the unit is unknown, or the number is not positive (and whole, for steps, samples,
+        epochs).
     """
 
     order = Order.DECIDE
@@ -47,7 +48,7 @@ class StopAfter(Callback):
 
     @property
     def seconds(self) -> float:
-        """How long the fit under way has taken; 0 where there is none."""
+        """How long this fit has taken; 0 outside a fit."""
         return 0.0 if self._started is None else time.monotonic() - self._started
 
     @seconds.setter
@@ -62,8 +63,8 @@ class StopAfter(Callback):
     def before_batch(self, learn: LearnerProtocol) -> None:
         if not learn.training or learn.n_batches is not None or self.unit in SECONDS:
             return
-        if self._is_used_up(learn):  # with the last batch that the loader's length tells; this is one more
-            learn.batch_idx -= 1  # the last one that was done
+        if self._is_used_up(learn):  # this batch is one more than the loader's length
+            learn.batch_idx -= 1  # the last finished one
             raise CancelTrain
 
     def after_batch(self, learn: LearnerProtocol) -> None:
@@ -87,11 +88,11 @@ class StopAfter(Callback):
 
 
 def budget_ends(learn: LearnerProtocol, begun: dict[str, int] | None = None) -> list[tuple[float, str]]:
-    """Where the budgets of a fit end: steps and samples of the clock, epochs of the fit; times are not known.
+    """Where the budgets of a fit end, in steps, samples or epochs; budgets of time are left out.
 
     Args:
         learn: the learner.
-        begun: the clock at the fit's begin; by default as each budget has it, in a fit.
+        begun: steps and samples when the fit starts; by default what each budget has recorded in a fit.
     """
     found = []
     for each in learn.callbacks:
@@ -101,22 +102,22 @@ def budget_ends(learn: LearnerProtocol, begun: dict[str, int] | None = None) -> 
 
 
 class ShortEpoch(Callback):
-    """End each pass of a fit after its first batches, to try out a composition quickly.
+    """End each pass of a fit after its first batches, to try a composition quickly.
 
-    `learn.n_batches` tells the shorter length. The batch after the last one is fetched and thrown away.
-    `validate` and `predict` outside of a fit see all of their data.
+    `learn.n_batches` is the shorter length. The batch after the last one is fetched and discarded.
+    `validate` and `predict` outside a fit use all their data.
 
     Args:
         size: a share of the pass as a float in (0, 1), rounded up to whole batches, or a whole number of
             batches of at least 1.
-        on: the passes that are cut.
+        on: the passes that are shortened.
 
     Raises:
-        ValueError: a setting cannot be used; or, at the pass's begin, a share of data whose length is not
-            known.
+        ValueError: a setting is invalid; or, when the pass starts, `size` is a share and the length of the
+            data is not known.
     """
 
-    order = Order.PREPARE  # before others hear of a batch that does not count
+    order = Order.PREPARE  # before others see a batch that does not count
 
     def __init__(
         self, size: float, *, on: Literal["train", "valid", "both"] = "both", name: str | None = None
@@ -129,10 +130,10 @@ class ShortEpoch(Callback):
                 "as 1. For whole epochs leave ShortEpoch out."
             )
         if on not in ("train", "valid", "both"):
-            raise ValueError(f"ShortEpoch(on={on!r}): there are 'train', 'valid' and 'both'.")
+            raise ValueError(f"ShortEpoch(on={on!r}): write 'train', 'valid' or 'both'.")
         self.size, self.on = size, on
         self._is_fitting = False
-        self._limit: int | None = None  # of the pass under way
+        self._limit: int | None = None  # of this pass
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._is_fitting, self._limit = True, None
@@ -146,7 +147,7 @@ class ShortEpoch(Callback):
     def before_batch(self, learn: LearnerProtocol) -> None:
         if self._limit is None or learn.batch_idx < self._limit:
             return
-        learn.batch_idx = self._limit - 1  # the last one that was done
+        learn.batch_idx = self._limit - 1  # the last finished one
         raise CancelTrain if learn.training else CancelValidate
 
     def after_train(self, learn: LearnerProtocol) -> None:
@@ -161,29 +162,29 @@ class ShortEpoch(Callback):
     def _begin(self, learn: LearnerProtocol, which: Pass) -> None:
         if self._is_fitting and self.on in (which, "both"):
             limit = n_batches_of_share(self.size, learn.n_batches, which)
-            self._limit = limit  # also above the length, which may not be true
+            self._limit = limit  # also if it is above the loader's length, which may be wrong
             if learn.n_batches is None or limit < learn.n_batches:
                 learn.n_batches = limit
 
 
 def n_batches_of_share(size: float, n_batches: int | None, which: str) -> int:
-    """So many batches: the number itself, or a share rounded up.
+    """The number of batches: the number itself, or a share rounded up.
 
     Raises:
-        ValueError: a share of nobody knows how many.
+        ValueError: `size` is a share, and the length is not known.
     """
     if isinstance(size, int):
         return size
     if n_batches is None:
         raise ValueError(
-            f"ShortEpoch({size!r}): the {which} data does not tell how many batches it has, so there is no "
-            "share of it. Write a number of batches, as ShortEpoch(100)."
+            f"ShortEpoch({size!r}): the {which} data has no known length, so a share of it cannot be "
+            "computed. Write a number of batches, as ShortEpoch(100)."
         )
     return max(1, math.ceil(size * n_batches - 1e-9))  # 0.1 * 30 is 3.0000000000000004
 
 
 def n_batches_of(loader: Any) -> int | None:
-    """Number of batches, where the loader can tell."""
+    """Number of batches; None if the loader has no length."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):  # a generator function; a DataLoader over an iterable data set
@@ -191,25 +192,25 @@ def n_batches_of(loader: Any) -> int | None:
 
 
 def n_train_batches(learn: LearnerProtocol) -> int | None:
-    """Batches of a training pass of a fit, where the data can tell; fewer under `ShortEpoch`."""
+    """Batches of a training pass, fewer with `ShortEpoch`; None if the length is not known."""
     n_batches = n_batches_of(learn.data.train)
-    for plugin in learn.callbacks:
-        if isinstance(plugin, ShortEpoch) and plugin.on in ("train", "both"):
-            limit = n_batches_of_share(plugin.size, n_batches, "train")
+    for each in learn.callbacks:
+        if isinstance(each, ShortEpoch) and each.on in ("train", "both"):
+            limit = n_batches_of_share(each.size, n_batches, "train")
             n_batches = limit if n_batches is None else min(limit, n_batches)
     return n_batches
 
 
 class OverfitBatch(Callback):
-    """Train on the first batch again and again, to see whether the model can learn it by heart.
+    """Train on the first batch again and again, to see whether the model can memorise it.
 
-    An epoch has as many steps as it would have; validation sees its own data. A loss that does not go to its
-    smallest value says that something is wrong: the model, the loss, the targets, or the rate. What plug-ins
-    of `TRANSFORM` draw at random is drawn anew each time. The batch is the first one of each fit, and is
-    kept twice on its device.
+    An epoch has its usual number of steps; validation uses its own data. If the loss does not reach its
+    smallest value, something is wrong with the model, the loss, the targets, or the rate. Callbacks of
+    `TRANSFORM` draw new random numbers each time. The batch is the first one of each fit, and its device
+    holds it twice.
 
     Attributes:
-        first: inputs and targets that are trained on; None outside of a fit.
+        first: inputs and targets of that batch; None outside a fit.
     """
 
     order = Order.PREPARE
@@ -234,24 +235,24 @@ class OverfitBatch(Callback):
 
 
 def copy_of(nest: Any, device: torch.device) -> Any:
-    """A copy of tensors on the model's device, so that what others change in place is no change of these."""
+    """A copy of tensors on the model's device, so that changes in place do not reach the original."""
     return map_tensors(nest, lambda leaf: leaf.to(device, copy=True))
 
 
 class ValidateEvery(Callback):
-    """Validate in mid-epoch as well, every so many steps, and record what was measured.
+    """Validate during epochs too, at an interval, and record the results.
 
-    `learn.history.validations` has a row for each, with `step`, `epoch` and the results by name, those of
-    the validation that ends each epoch among them; a table of the epochs stays as it is. Training goes on as
-    if there had been none: random states, the data's order, modes and results are put back.
-    A step that ends an epoch is validated once. A validation that Ctrl-C or SIGTERM ends is not recorded.
-    Plug-ins that act on an epoch's results, as `EarlyStopping`, act at its end.
+    `learn.history.validations` has a row for each validation, with `step`, `epoch` and the results by name,
+    also for the validation that ends each epoch; the rows of the epochs do not change. Training continues as
+    if there had been no validation: random states, the data's order, modes and results are restored. A step
+    that ends an epoch is validated once. A validation that Ctrl-C or SIGTERM ends is not recorded. Callbacks
+    that use an epoch's results, as `EarlyStopping`, run at its end.
 
     Args:
         every: how often, as `"200 steps"`, `"1e5 samples"` or `"10 minutes"`.
 
     Raises:
-        ValueError: the unit is epochs, which are validated anyway; or, at the fit's begin, there is no
+        ValueError: the unit is epochs, which are validated anyway; or, when the fit starts, there is no
             validation data.
     """
 
@@ -269,17 +270,17 @@ class ValidateEvery(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         if learn.data.valid is None:
             raise ValueError(
-                f"ValidateEvery({str(self.every)!r}): there is no validation data. Give some, with "
+                f"ValidateEvery({str(self.every)!r}): there is no validation data. Pass some, with "
                 "Data(train, valid)."
             )
         self.every.start(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        ends_epoch = learn.batch_idx + 1 == learn.n_batches  # which validates at once
+        ends_epoch = learn.batch_idx + 1 == learn.n_batches  # its own validation follows
         if not self.every.after_batch(learn) or ends_epoch or learn.interrupted:
             return
         results = learn.validate()
-        if not learn.interrupted:  # else it has seen a part of the data only
+        if not learn.interrupted:  # otherwise it has seen only part of the data
             learn.history.add_validation(learn.global_step, results)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:

@@ -1,4 +1,4 @@
-"""Change hyperparameters by functions of progress."""
+"""Schedule hyperparameters as functions of progress."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ class ParamScheduler(Callback):
         ParamScheduler({"lr": one_cycle(0.004, 0.1, 1e-6), "momentum": one_cycle(0.95, 0.85, 0.95)})
         ParamScheduler({"lr": flat_cos(1.0)}, relative=True)
 
-    Progress is 0 at the first batch of the fit and 1 at its last, and goes by batches. Under a budget of
-    steps, samples or epochs (`StopAfter`) it is 1 where the budget ends. In a `When` it is 0 where `start`
-    opens the window and 1 where `until` closes it, after which the last value stays. Where a loader gives
-    another number of batches than its length says, progress follows what it gave, from the batch on at which
-    that shows. At the end of a fit the optimizer's settings are restored; each fit starts a new schedule, and
-    a resumed one continues its own.
+    Progress is 0 at the first batch of the fit and 1 at its last, counted in batches. With a budget of steps,
+    samples or epochs (`StopAfter`) it is 1 where the budget ends. In a `When` it is 0 where `start` opens the
+    window and 1 where `until` closes it; the last value stays after that. If a loader yields another number
+    of batches than its length, progress follows the real number as soon as that is known. At the end of a fit
+    the optimizer's settings are restored; each fit starts a new schedule, and a resumed one continues its
+    own.
 
     Args:
         schedules: for the name of a hyperparameter a function of progress, as those in
             `callbacks.annealers`, or a list of them, one for each parameter group. The name is a key of the
-            optimizer's groups: `"lr"`, `"weight_decay"`; `"momentum"` is the first beta of Adam's kin.
-        relative: take the values times what each group had when the fit began, so that groups keep their
-            ratios; of an optimizer that takes the place of another in mid-fit, what it had then.
-        n_batches: of an epoch, where the loader does not know it.
+            optimizer's groups: `"lr"`, `"weight_decay"`; `"momentum"` is the first beta of Adam and its
+            variants.
+        relative: multiply the values by what each group had when the fit started, so that groups keep their
+            ratios; if the optimizer is replaced during a fit, by what the new one has then.
+        n_batches: batches of an epoch, if the loader has no length.
 
     Raises:
-        TypeError, ValueError: a schedule is no function; at the fit's begin: the optimizer has no such
-            hyperparameter or another number of groups, a value is not finite, or another plug-in changes the
+        TypeError, ValueError: a schedule is not a function; when the fit starts: the optimizer has no such
+            hyperparameter or another number of groups, a value is not finite, or another callback changes the
             same hyperparameter; at its first batch: the number of batches is not known, and no window or
             budget in steps or samples ends the schedule.
     """
@@ -64,14 +65,14 @@ class ParamScheduler(Callback):
             raise ValueError(f"ParamScheduler(n_batches={n_batches!r}): write a whole number of at least 1.")
         self.relative, self.n_batches = relative, n_batches
         self._kept: hyperparameters.Kept | None = None
-        self._told = self._is_sized = False
-        self.begun: Clock | None = None  # the clock where the schedule began
+        self._has_warned = self._is_sized = False
+        self.begun: Clock | None = None  # the clock when the schedule started
         self._span: Span | None = None
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         hyperparameters.check_alone(self, learn)
         check_optimizer(self, learn.optimizer)
-        self._kept, self._told = hyperparameters.Kept(learn.optimizer, *self.schedules), False
+        self._kept, self._has_warned = hyperparameters.Kept(learn.optimizer, *self.schedules), False
         self.begun = self._span = None
 
     def before_train(self, learn: LearnerProtocol) -> None:
@@ -81,21 +82,21 @@ class ParamScheduler(Callback):
         if not learn.training:
             return
         n_batches = self.n_batches or learn.n_batches
-        if n_batches is None and self._is_sized:  # the loader gives more than it said: this one at least
+        if n_batches is None and self._is_sized:  # the loader yields more than its length
             n_batches = learn.batch_idx + 1
         self._span = self._span or Span(self, learn)
         if n_batches is None and not self._span.counted:
             raise ValueError(
-                "ParamScheduler: the loader does not know how many batches an epoch has. Pass "
-                "ParamScheduler(..., n_batches=...), give the loader a length, or end the fit after a number "
-                "of steps, with StopAfter('1000 steps')."
+                "ParamScheduler: the loader has no length, so the batches of an epoch are not known. Pass "
+                "ParamScheduler(..., n_batches=...), use a loader with a length, or end the fit after "
+                "some steps, with StopAfter('1000 steps')."
             )
         if self._kept is not None:
-            self._kept = self._kept.of(learn.optimizer)  # another one may have taken its place
+            self._kept = self._kept.of(learn.optimizer)  # it may have been replaced
         self._put(learn.optimizer.param_groups, *self._progress(learn, n_batches))
 
     def _progress(self, learn: LearnerProtocol, n_batches: int | None) -> tuple[float, int]:
-        """How much of the schedule is done at this batch, and how many steps it has."""
+        """The progress at this batch, and the number of steps of the schedule."""
         assert self._span is not None
         if self._span.is_whole_fit and n_batches is not None:
             n_steps = learn.n_epochs * n_batches
@@ -109,8 +110,8 @@ class ParamScheduler(Callback):
 
     def after_train(self, learn: LearnerProtocol) -> None:
         n_done = learn.batch_idx + 1
-        if self.n_batches not in (None, n_done) and not (learn.stop_reason or self._told):
-            self._told = True
+        if self.n_batches not in (None, n_done) and not (learn.stop_reason or self._has_warned):
+            self._has_warned = True
             words = "shorter" if n_done > self.n_batches else "longer"
             warn(
                 f"ParamScheduler(n_batches={self.n_batches}): epoch {learn.epoch} had {n_done} training "
@@ -123,7 +124,7 @@ class ParamScheduler(Callback):
         self._kept = self._span = None
 
     def values(self, optimizer: Any, n_epochs: int, n_batches: int) -> dict[str, list[list[float]]]:
-        """What would be set over a fit: for each name and parameter group the values by batch."""
+        """The values that a fit would set: for each name and parameter group, one per batch."""
         n_steps = n_epochs * n_batches
         found: dict[str, list[list[float]]] = {}
         for name, given in self.schedules.items():
@@ -150,7 +151,7 @@ class ParamScheduler(Callback):
                     hyperparameters.put(group, name, value)
 
     def _base(self, group: dict[str, Any], position: int, name: str) -> float:
-        """What a relative value is a multiple of; of a group that came during the fit, what it has."""
+        """The factor of relative values: the group's value at the start of the fit, or when it was added."""
         if not self.relative:
             return 1.0
         kept = [] if self._kept is None else self._kept.groups
@@ -158,30 +159,29 @@ class ParamScheduler(Callback):
 
 
 def value_at(function: Value, progress: float, n_steps: int) -> float:
-    """The value of a schedule; ours are told the number of steps.
+    """The value of a schedule; an `Annealer` gets the number of steps too.
 
     Raises:
-        ValueError: it is no finite number.
+        ValueError: it is not a finite number.
     """
     value = function(progress, n_steps) if isinstance(function, Annealer) else function(progress)
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(
-            f"ParamScheduler: {function!r} gives {value!r} at progress {progress!r}. It must be a finite "
-            "number."
+            f"ParamScheduler: {function!r} gives {value!r} at progress {progress!r}: return a finite number."
         )
     return float(value)
 
 
 def of_group(given: Value | Sequence[Value], position: int) -> Value:
-    """The schedule of a parameter group; of one that came during the fit, that of the last."""
+    """The schedule of a parameter group; a group that was added during the fit has the last one's."""
     return given[min(position, len(given) - 1)] if isinstance(given, Sequence) else given
 
 
 def check_schedules(schedules: Any) -> dict[str, Any]:
-    """Functions by name.
+    """The schedules by name.
 
     Raises:
-        TypeError: something else was given.
+        TypeError: a schedule is not a function or a list of functions.
     """
     if not isinstance(schedules, Mapping) or not schedules:
         raise TypeError(
@@ -198,10 +198,10 @@ def check_schedules(schedules: Any) -> dict[str, Any]:
 
 
 def check_optimizer(scheduler: ParamScheduler, optimizer: Any) -> None:
-    """Refuse schedules that the optimizer cannot follow.
+    """Refuse schedules that do not fit the optimizer.
 
     Raises:
-        ValueError: it lacks a hyperparameter, has another number of groups, or would get no number.
+        ValueError: it lacks a hyperparameter, has another number of groups, or a value is not finite.
     """
     groups = optimizer.param_groups
     for name, given in scheduler.schedules.items():
@@ -218,14 +218,14 @@ def check_optimizer(scheduler: ParamScheduler, optimizer: Any) -> None:
         if isinstance(given, Sequence) and len(given) != len(groups):
             raise ValueError(
                 f"ParamScheduler: {name!r} has {len(given)} schedules, and the optimizer has {len(groups)} "
-                "parameter groups. Give each group one, or pass one function for all."
+                "parameter groups. Pass one for each group, or one function for all."
             )
         for function in given if isinstance(given, Sequence) else [given]:
             check_values(name, function)
 
 
 def check_values(name: str, function: Value) -> None:
-    """Refuse what gives no finite number, or a rate below 0, at some points on the way."""
+    """Refuse functions that return a rate below 0, or no finite number, at some points on the way."""
     if isinstance(function, type) or function in ANNEALERS:
         title = getattr(function, "__name__", "")
         raise TypeError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_count, is_number
+from callbacks.model.held import Held
 from callbacks.optim.hyperparameters import Kept, check_alone, get, put
 from callbacks.results.best import Best
 
@@ -13,34 +14,35 @@ from callbacks.results.best import Best
 class ReduceLROnPlateau(Callback):
     """Multiply every group's learning rate by a factor when a result has not been better for some epochs.
 
-    Each fit starts again with no best value, and restores the rates that were set before it. The settings
-    mean what they mean in `torch.optim.lr_scheduler.ReduceLROnPlateau`; `min_delta` is its `threshold` with
+    Each fit starts without a best value, and restores the rates when it ends. The settings mean what they
+    mean in `torch.optim.lr_scheduler.ReduceLROnPlateau`; `min_delta` is its `threshold` with
     `threshold_mode="abs"`. fastai, Keras and `EarlyStopping` count `patience` differently: their 3 is 2 here.
 
     Args:
         monitor: the result's name, as `"valid_loss"`.
         factor: within (0, 1).
-        patience: epochs in a row without a better value that are allowed; the next one lowers the rate. 0
+        patience: how many epochs in a row may pass without a better value; the next one lowers the rate. 0
             lowers it at the first such epoch, 1 at the second.
         min_delta: a value is better only by more than this, in the result's own unit.
-        cooldown: epochs after a lowering in which none is counted, at least 0.
+        cooldown: epochs after a reduction that do not count, at least 0.
         min_lr: no group's rate goes below this.
         mode: `"min"` or `"max"`; by default the direction that the loss or metric declares.
 
     Attributes:
-        best: the best value of this fit, or the last; None before there is one.
-        wait: epochs since then, or since the last lowering.
-        rest: epochs of the cooldown that are left.
-        n_reduced: how often the rate was lowered in this fit.
+        best: the best value of this fit, or of the last one; None before there is one.
+        wait: epochs since then, or since the last reduction.
+        rest: remaining epochs of the cooldown.
+        n_reduced: how often the rate was reduced in this fit.
 
     Raises:
-        ValueError: a setting cannot be used; when a fit starts: nothing of the monitor's name is measured,
-            or another callback changes the rate too.
+        ValueError: a setting is invalid; when a fit starts: no result has the monitor's name, or another
+            callback changes the rate too.
     """
 
     order = Order.DECIDE
     state = ("best", "wait", "rest", "n_reduced")
     schedules = ("lr",)
+    best = Held[float | None]("_best", "value", "The best value of this fit, or of the last one.")
 
     def __init__(
         self,
@@ -57,27 +59,14 @@ class ReduceLROnPlateau(Callback):
         super().__init__(name=name)
         if not isinstance(factor, float) or not 0 < factor < 1:
             raise ValueError(f"ReduceLROnPlateau(factor={factor!r}): write a number between 0 and 1, as 0.1.")
-        for word, value in (("patience", patience), ("cooldown", cooldown)):
-            if type(value) is not int or value < 0:
-                raise ValueError(
-                    f"ReduceLROnPlateau({word}={value!r}): write a whole number of epochs, at least 0."
-                )
+        self.patience = check_count("ReduceLROnPlateau", "patience", patience, 0)
+        self.cooldown = check_count("ReduceLROnPlateau", "cooldown", cooldown, 0)
         if not is_number(min_lr) or min_lr < 0:
             raise ValueError(f"ReduceLROnPlateau(min_lr={min_lr!r}): write a finite rate of at least 0.")
         self._best = Best(monitor, owner="ReduceLROnPlateau", mode=mode, min_delta=min_delta)
-        self.monitor, self.factor, self.patience = monitor, factor, patience
-        self.cooldown, self.min_lr = cooldown, min_lr
+        self.monitor, self.factor, self.min_lr = monitor, factor, min_lr
         self.wait = self.rest = self.n_reduced = 0
         self._kept: Kept | None = None
-
-    @property
-    def best(self) -> float | None:
-        """The best value of this fit, or the last."""
-        return self._best.value
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        self._best.value = value
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         check_alone(self, learn)
@@ -95,7 +84,7 @@ class ReduceLROnPlateau(Callback):
             self.rest, self.wait = self.rest - 1, 0
         if self.wait > self.patience:
             if self._kept is not None:
-                self._kept = self._kept.of(learn.optimizer)  # another one may have taken its place
+                self._kept = self._kept.of(learn.optimizer)  # it may have been replaced
             self._reduce(learn.optimizer.param_groups)
 
     def _reduce(self, groups: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Change the learning rate as training goes on."""
+"""Schedule the learning rate with torch's own schedulers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from callbacks.step.accumulation import GradientAccumulation
 
 
 class Still(torch.optim.Optimizer):
-    """Has the settings of another optimizer, and moves nothing."""
+    """An optimizer with the settings of another one, which updates nothing."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         groups = [{**settings_of(group), "params": [torch.zeros(1)]} for group in optimizer.param_groups]
@@ -41,26 +41,26 @@ class Still(torch.optim.Optimizer):
 class TorchScheduler(Callback):
     """Step a scheduler of `torch.optim.lr_scheduler`.
 
-    Each fit starts a new schedule, and ends with the optimizer's settings as they were before it. In a `When`
-    the schedule starts where the window opens, and its last rate stays where the window closes.
+    Each fit starts a new schedule, and restores the optimizer's settings when it ends. In a `When` the
+    schedule starts when the window opens, and its last rate stays when the window closes.
 
         TorchScheduler(partial(StepLR, step_size=3))
         TorchScheduler(partial(OneCycleLR, max_lr=0.1, total_steps=500), every="1 step")
 
     Args:
-        scheduler: makes a scheduler of an optimizer.
-        every: how often it is stepped; `"1 step"` for those that count batches.
-        monitor: the result that `ReduceLROnPlateau` looks at, as `"valid_loss"`; of no use to others.
+        scheduler: a function that makes a scheduler from an optimizer.
+        every: how often it is stepped; `"1 step"` for schedulers that count batches.
+        monitor: the result that `ReduceLROnPlateau` uses, as `"valid_loss"`; other schedulers ignore it.
 
     Raises:
-        TypeError: `scheduler` cannot be called, or makes something else.
-        ValueError: at the fit's begin: nothing of the monitor's name is measured, or another plug-in changes
-            the rate (or a momentum that this one cycles) too; in it: a `OneCycleLR` is at its end, or
-            another optimizer takes the place of that which is scheduled.
+        TypeError: `scheduler` is not callable, or does not return a scheduler.
+        ValueError: when the fit starts: no result has the monitor's name, or another callback changes the
+            rate (or a momentum that this one cycles) too; during the fit: a `OneCycleLR` is at its end, or
+            the scheduled optimizer was replaced.
 
     Warns:
-        LearnerWarning: a `OneCycleLR`, `CosineAnnealingLR` or `PolynomialLR` is shorter than the fit, at its
-            begin, or longer, at its end.
+        LearnerWarning: a `OneCycleLR`, `CosineAnnealingLR` or `PolynomialLR` is shorter than the fit, when
+            the fit starts, or longer, when it ends.
     """
 
     order = Order.DECIDE
@@ -77,23 +77,23 @@ class TorchScheduler(Callback):
         super().__init__(name=name)
         if not callable(scheduler):
             raise TypeError(
-                f"TorchScheduler({scheduler!r}): pass what makes a scheduler of an optimizer, as "
+                f"TorchScheduler({scheduler!r}): pass a function of an optimizer that makes a scheduler, as "
                 f"partial(torch.optim.lr_scheduler.StepLR, step_size=3)."
             )
         self.scheduler, self.every, self.monitor = scheduler, Every(every), monitor
         self._made: Any = None
-        self._is_waiting = False  # for its window to open?
+        self._is_waiting = False  # until its window opens
         self._position: dict[str, Any] | None = None
         self._kept: Kept | None = None
 
     @property
     def schedules(self) -> tuple[str, ...]:
-        """The hyperparameters that it changes, which no other plug-in may; all are known in a fit."""
+        """The hyperparameters that it changes; no other callback may change them."""
         return names_of(self._made)
 
     @property
     def position(self) -> dict[str, Any] | None:
-        """Where the schedule is, as plain data; None outside of a fit."""
+        """The state of the schedule as plain data; None outside a fit."""
         return None if self._made is None or self._is_waiting else self._made.state_dict()
 
     @position.setter
@@ -120,7 +120,9 @@ class TorchScheduler(Callback):
         self._is_waiting = any(each.start for each in windows_of(self))
         self._made = self.scheduler(Still(learn.optimizer)) if self._is_waiting else self._make(self._kept)
         if not isinstance(self._made, LRScheduler):
-            raise TypeError(f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is no scheduler.")
+            raise TypeError(
+                f"TorchScheduler({self.scheduler!r}) made {self._made!r}, which is not a scheduler."
+            )
         if isinstance(self._made, ReduceLROnPlateau):
             check_measured(self.monitor, learn, "TorchScheduler")
         check_alone(self, learn)
@@ -130,7 +132,7 @@ class TorchScheduler(Callback):
         self.every.start(learn)
 
     def _make(self, kept: Kept) -> Any:
-        """Make the scheduler, and note what it sets, which is restored after the fit."""
+        """Make the scheduler, and note the settings that it changes, which are restored after the fit."""
         with kept.noting():
             made = self.scheduler(kept.optimizer)
         if isinstance(kept.optimizer, Optimizers):  # a member may be stepped alone, which torch does not see
@@ -152,12 +154,12 @@ class TorchScheduler(Callback):
             self._step(learn)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
-        told = length_of(self._made)
+        length = length_of(self._made)
         if self._is_waiting:
             return
-        if told is not None and self._made.last_epoch < told[1] - 1 and learn.stop_reason is None:
+        if length is not None and self._made.last_epoch < length[1] - 1 and learn.stop_reason is None:
             warn(
-                f"TorchScheduler: the schedule is longer than the fit: {told[0]}={told[1]}, and it was "
+                f"TorchScheduler: the schedule is longer than the fit: {length[0]}={length[1]}, and it was "
                 f"stepped {self._made.last_epoch} times, every {self.every}."
             )
 
@@ -168,15 +170,15 @@ class TorchScheduler(Callback):
         self._is_waiting = False
 
     def values(self, optimizer: Any, n_epochs: int, n_batches: int) -> dict[str, list[list[float]]]:
-        """What would be set over a fit: by name, for each parameter group the values by batch.
+        """The values that a fit would set: for each name and parameter group, one per batch.
 
         Raises:
-            ValueError: it depends on results, samples or time.
+            ValueError: they depend on results, samples or time.
         """
         still = Still(optimizer)
         made = self.scheduler(still)
         if isinstance(made, ReduceLROnPlateau) or self.every.unit not in ("step", "epoch"):
-            raise ValueError(f"TorchScheduler({self.scheduler!r}): its rates cannot be foreseen.")
+            raise ValueError(f"TorchScheduler({self.scheduler!r}): its rates are not known in advance.")
         found: dict[str, list[list[float]]] = {
             name: [[] for _ in still.param_groups] for name in names_of(made)
         }
@@ -204,26 +206,26 @@ class TorchScheduler(Callback):
             raise ValueError(
                 f"TorchScheduler: the schedule is shorter than the fit, which has {learn.n_epochs} epochs, "
                 f"with a step every {self.every}. (torch: {error}.) Write a larger total_steps, or end the "
-                "fit before, as with StopAfter('500 steps')."
+                "fit earlier, as with StopAfter('500 steps')."
             ) from error
 
     def _check_optimizer(self, learn: LearnerProtocol) -> None:
-        """Refuse to schedule an optimizer that is no longer used."""
+        """Raise an error if the scheduled optimizer was replaced."""
         if self._made is None or self._is_waiting:
             return
         if self._made.optimizer is not learn.optimizer:
             raise ValueError(
                 f"TorchScheduler: learn.optimizer was replaced by another {type(learn.optimizer).__name__} "
-                f"in epoch {learn.epoch}, and a scheduler of torch belongs to the optimizer that it was made "
-                "for. Replace it between two fits; or use ParamScheduler, which goes over to the new "
-                "one, with relative=True in shares of its own rate."
+                f"in epoch {learn.epoch}, but a scheduler of torch belongs to the optimizer that it was made "
+                "for. Replace it between two fits; or use ParamScheduler, which continues with the new one; "
+                "with relative=True, relative to its own rate."
             )
 
     def _go_to_position(self) -> None:
-        """Take up a schedule where a snapshot left it."""
+        """Continue a schedule from a snapshot."""
         if self._position is not None:
             self._made.load_state_dict(self._position)
-            # updates were made before the snapshot: else torch would warn of a rate changed before the first
+            # updates were made before the snapshot; without this torch warns that none was
             self._made.optimizer._opt_called = True
             for group, rate in zip(self._made.optimizer.param_groups, self._made.get_last_lr(), strict=True):
                 group["lr"] = rate
@@ -231,47 +233,49 @@ class TorchScheduler(Callback):
 
 
 def names_of(made: Any) -> tuple[str, ...]:
-    """The hyperparameters that a scheduler of torch changes; before it is made, the rate at least."""
+    """The hyperparameters that a scheduler of torch changes; before it is made, only the rate is known."""
     return ("lr", "momentum") if getattr(made, "cycle_momentum", False) else ("lr",)
 
 
 def length_of(made: Any) -> tuple[str, int] | None:
-    """How long a schedule is that was made for the whole of a fit: the argument that tells, and its value."""
+    """The argument with the length of a schedule that is made for a whole fit, and its value."""
     names = {OneCycleLR: "total_steps", CosineAnnealingLR: "T_max", PolynomialLR: "total_iters"}
     name = names.get(type(made))
     return None if name is None else (name, int(getattr(made, name)))
 
 
 def adds_up(learn: LearnerProtocol) -> bool:
-    """Do gradients of several batches add up to one update?"""
+    """Does an update accumulate gradients of several batches?"""
     return any(isinstance(each, GradientAccumulation) for each in learn.callbacks)
 
 
-def check_length(plugin: TorchScheduler, made: Any, learn: LearnerProtocol) -> None:
-    """Tell of a schedule that is shorter than the fit; one that is longer is told of after it.
+def check_length(scheduler: TorchScheduler, made: Any, learn: LearnerProtocol) -> None:
+    """Warn of a schedule that is shorter than the fit; `after_fit` warns of a longer one.
 
     Raises:
-        ValueError: torch would end the fit with an error, in the epoch where the schedule ends.
+        ValueError: torch would raise an error in the epoch where the schedule ends.
     """
-    told, every = length_of(made), plugin.every
+    found, every = length_of(made), scheduler.every
     n_batches = n_train_batches(learn)
-    if told is None or every.unit not in ("epoch", "step"):
+    if found is None or every.unit not in ("epoch", "step"):
         return
+    name, given = found
     is_by_epoch, is_known = every.unit == "epoch", n_batches is not None and not adds_up(learn)
-    if not (is_by_epoch or is_known):  # then nobody knows how many updates there will be
+    if not (is_by_epoch or is_known):  # the number of updates is not known
         return
-    plan = planned(plugin, learn, learn.n_epochs, n_batches or 1, one_step_each=is_known)
+    plan = planned(scheduler, learn, learn.n_epochs, n_batches or 1, one_step_each=is_known)
     if plan is None:
         return
     length = (min(plan.end, plan.end_of_fit) - plan.begin) // ((n_batches or 1) if is_by_epoch else 1)
     n_steps = length // int(every.number)
-    if told[1] >= n_steps - (not isinstance(made, OneCycleLR)):  # the last step needs no other after it
+    if given >= n_steps - (not isinstance(made, OneCycleLR)):  # after the last step no other follows
         return
     words = (
-        f"TorchScheduler: the schedule is shorter than the fit: {told[0]}={told[1]}, and it will be stepped "
-        f"{n_steps} times, every {every}. Write {told[0]}={n_steps}"
+        f"TorchScheduler: the schedule is shorter than the fit: {name}={given}, and it will be stepped "
+        f"{n_steps} times, every {every}. Write {name}={n_steps}"
     )
     if isinstance(made, OneCycleLR) and every.unit == "epoch":
-        raise ValueError(f"{words}, or train for {told[1] * int(every.number)} epochs.")
-    cure = ", unless gradients add up over several batches." if every.unit == "step" else "."
-    warn(words + cure)
+        raise ValueError(f"{words}, or train for {given * int(every.number)} epochs.")
+    warn(
+        words + (", unless gradients are accumulated over several batches." if every.unit == "step" else ".")
+    )

@@ -14,7 +14,7 @@ Point = tuple[float, str]  # a number, and its unit
 
 
 class Plan(NamedTuple):
-    """A schedule in a fit to come, in training batches."""
+    """Where a schedule starts and ends in a future fit, in training batches."""
 
     begin: int
     end: int
@@ -22,13 +22,13 @@ class Plan(NamedTuple):
 
 
 class Span:
-    """The part of a fit over which a schedule runs; made at its first training batch.
+    """The part of a fit in which a schedule runs; made at its first training batch.
 
-    It ends where `until` says; without that at the fit's end, or at that of a budget of steps, samples or
-    epochs, whichever comes first.
+    It ends at `until`; without that at the fit's end, or where a budget of steps, samples or epochs ends,
+    whichever comes first.
 
     Args:
-        callback: whose span it is.
+        callback: the schedule.
         learn: the learner.
     """
 
@@ -41,12 +41,12 @@ class Span:
         self.counted = [end for end in self.ends if end[1] != "epoch"]  # known without the length of an epoch
 
     def progress(self, learn: LearnerProtocol, begun: Clock, n_batches: int | None) -> tuple[float, int]:
-        """How much of it is done: 0 at its first batch, 1 at its last; and how many steps it has.
+        """Progress, 0 at the first batch and 1 at the last, and the number of steps of the span.
 
         Args:
             learn: the learner, at a training batch.
             begun: `clock` at the span's first batch.
-            n_batches: of an epoch; None where that is not known, and only `counted` ends are looked at.
+            n_batches: batches of an epoch; None if that is not known, and only `counted` ends are used.
         """
         now = clock(learn, n_batches or 1)
         ends = self.counted if n_batches is None else self.ends
@@ -59,13 +59,13 @@ def share_done(
     """Progress from `begun` to one end, and the number of steps between them."""
     number, unit = end
     length = (number * n_batches if unit == "epoch" else number) - begun[unit]
-    last = learn.n_items if unit == "sample" else 1  # the last batch begins one before the end
+    last = learn.n_items if unit == "sample" else 1  # the last batch starts one before the end
     share = (now[unit] - begun[unit]) / max(length - last, 1)
     return min(share, 1.0), max(round(length / max(last, 1)), 1)
 
 
 def clock(learn: LearnerProtocol, n_batches: int) -> Clock:
-    """Where the fit is, by unit; epochs are counted in batches."""
+    """The position in the fit, by unit; epochs are counted in batches."""
     batch = learn.epoch * n_batches + min(learn.batch_idx, n_batches - 1)
     return {"epoch": batch, "step": learn.global_step, "sample": learn.n_samples}
 
@@ -73,7 +73,7 @@ def clock(learn: LearnerProtocol, n_batches: int) -> Clock:
 def planned(
     callback: Callback, learn: LearnerProtocol, n_epochs: int, n_batches: int, *, one_step_each: bool
 ) -> Plan | None:
-    """Between which batches of a fit to come a schedule runs; None where that cannot be foreseen.
+    """Between which batches of a future fit a schedule runs; None if that is not known in advance.
 
     Args:
         callback: the schedule.

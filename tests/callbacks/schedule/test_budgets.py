@@ -170,7 +170,7 @@ def test_what_is_no_length_is_refused(size):
 
 
 def test_an_unknown_pass_is_refused():
-    with pytest.raises(ValueError, match="'train', 'valid' and 'both'"):
+    with pytest.raises(ValueError, match="'train', 'valid' or 'both'"):
         ShortEpoch(1, on="validation")  # type: ignore[arg-type]
 
 

@@ -89,8 +89,8 @@ def test_the_defaults_are_torchs(make_learner):
     [
         ({"factor": 1.0}, "between 0 and 1"),
         ({"factor": 0}, "between 0 and 1"),
-        ({"patience": -1}, "at least 0"),
-        ({"cooldown": -1}, "at least 0"),
+        ({"patience": -1}, "0 or more"),
+        ({"cooldown": -1}, "0 or more"),
         ({"min_lr": -1}, "at least 0"),
         ({"mode": "up"}, "'min' and 'max'"),
     ],
