@@ -108,8 +108,13 @@ class Callback:
         surrounds: operations that run inside the context that `surround` returns.
         yields: operations that it leaves to another callback, or to a subclass of the learner, that
             overrides them.
+        sets_hyperparameters: names of the optimizer's settings that it changes, such as `("lr",)`; two
+            callbacks that change the same one raise an error, unless one starts where the other ends.
+        sets_from: when it starts to change them, such as `"5 epochs"`; None for the start of the fit.
         reads_gradients: may its hooks read gradients? If False, a compiled step (`WholeStep`) need not keep
             them.
+        accumulates_gradients: does one update follow several batches, as with `GradientAccumulation`?
+        averages_weights: does it average the weights, as `EMA` does? A model can have one average at a time.
         scales_gradients: are gradients scaled between `backward` and `step`, as `MixedPrecision` scales them?
         restores_weights: does it replace the trained weights by others when the fit ends?
         saves_checkpoints: does it write the checkpoints from which a fit resumes?
@@ -127,7 +132,11 @@ class Callback:
     needs: tuple[type[Callback], ...] = ()
     surrounds: tuple[str, ...] = ()
     yields: tuple[str, ...] = ()
+    sets_hyperparameters: tuple[str, ...] = ()
+    sets_from: str | None = None
     reads_gradients: bool = True
+    accumulates_gradients: bool = False
+    averages_weights: bool = False
     scales_gradients: bool = False
     restores_weights: bool = False
     saves_checkpoints: bool = False

@@ -111,6 +111,8 @@ def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable
         "state": (partial(is_tuple_of, str), "a tuple of attributes' names, as state = ('best', 'wait')"),
         "measures": (is_measures, "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
         "needs": (partial(is_tuple_of, type), "a tuple of callback classes, as needs = (Recorder,)"),
+        "sets_hyperparameters": (partial(is_tuple_of, str), "a tuple of names, as ('lr', 'momentum')"),
+        "sets_from": (lambda value: isinstance(value, (str, type(None))), "None or a string: '5 epochs'"),
         "surrounds": (is_operations, are_operations),
         "yields": (is_operations, are_operations),
         **{name: (is_switch, "True or False") for name, value in vars(base).items() if is_switch(value)},

@@ -53,7 +53,7 @@ def problems(callback: Callback) -> Iterator[str]:
         if isinstance(callback, kind):
             yield f"{describe(callback)} {why}{', or' if ':' in why else ':'} {fix}"
             return
-    if isinstance(callback, MixedPrecision) and callback.scales_gradients:
+    if callback.scales_gradients:
         yield (  # the program computes gradients of the loss without a scale, where small ones are lost
             f"{describe(callback)} scales the loss before gradients are computed: use "
             f"MixedPrecision('bf16'), or {fix}"

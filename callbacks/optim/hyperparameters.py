@@ -118,49 +118,43 @@ def has_momentum(optimizer: torch.optim.Optimizer) -> bool:
     return all("momentum" in names_of(group) and get(group, "momentum") for group in optimizer.param_groups)
 
 
-def schedules_of(plugin: Callback) -> list[str]:
-    """The names of the hyperparameters that a plug-in changes as a fit goes on."""
-    return sorted(getattr(plugin, "schedules", ()))
+def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
+    """Raise an error if another callback sets the same hyperparameters, unless one follows the other.
 
-
-def check_alone(plugin: Callback, learn: LearnerProtocol) -> None:
-    """Refuse two plug-ins that would write over each other's values; each has the names in `schedules`.
-
-    One that a `When` ends before the other begins is let through: where a `When` says so, or the plug-in
-    itself in `schedules_from`, as "5 epochs". What it can do instead it says in `without_schedule`.
+    That is so if one starts, by its window or its `sets_from`, where the window of the other ends.
 
     Raises:
-        ValueError: tells both.
+        ValueError: names both.
     """
     for other in learn.callbacks:
-        both = [name for name in schedules_of(other) if name in schedules_of(plugin)]
-        if other is not plugin and both and not follows(other, plugin) and not follows(plugin, other):
-            cures = {getattr(each, "without_schedule", "") for each in (plugin, other)} - {""}
-            cure = ", ".join(["take one of them out", *sorted(cures)])
+        both = sorted({*callback.sets_hyperparameters} & {*other.sets_hyperparameters})
+        if other is not callback and both and not follows(other, callback) and not follows(callback, other):
+            optional = [type(each).__name__ for each in (callback, other) if each.averages_weights]
+            hint = ", ".join(["leave one of them out", *(f"leave lr out of {title}" for title in optional)])
             raise ValueError(
-                f"{titled(plugin)} and {titled(other)} both change {' and '.join(both)}, and "
-                f"the later one would win: {cure}, make one schedule of both with annealers.combine, or let "
+                f"{titled(callback)} and {titled(other)} both change {' and '.join(both)}, and "
+                f"the later one would win: {hint}, make one schedule of both with annealers.combine, or let "
                 "one follow the other: When(..., until='5 epochs'), When(..., start='5 epochs')."
             )
 
 
-def titled(plugin: Callback) -> str:
-    """Class and name of a plug-in."""
-    return f"{type(plugin).__name__} {plugin.name!r}"
+def titled(callback: Callback) -> str:
+    """Class and name of a callback."""
+    return f"{type(callback).__name__} {callback.name!r}"
 
 
 def follows(later: Callback, earlier: Callback) -> bool:
-    """Does one begin where a `When` has ended the other?"""
+    """Does one start where the window of the other ends?"""
     window = window_of(earlier)
     if window is None or not window.until:
         return False
     until, unit = parse_interval(window.until)
     starts = [parse_interval(each) for each in starts_of(later)]
-    # steps and epochs cannot be compared: the user has said so
+    # steps and epochs cannot be compared: the user is trusted
     return any(start_unit != unit or start >= until for start, start_unit in starts)
 
 
-def starts_of(plugin: Callback) -> list[str]:
-    """What it waits for before it changes values: by its own `schedules_from`, and by a `When`."""
-    own, window = getattr(plugin, "schedules_from", None), window_of(plugin)
-    return [each for each in (own, window and window.start) if each]
+def starts_of(callback: Callback) -> list[str]:
+    """When it starts to change values: by its own `sets_from`, and by its window."""
+    window = window_of(callback)
+    return [each for each in (callback.sets_from, window and window.start) if each]

@@ -69,6 +69,11 @@ class ParamScheduler(Callback):
         self.begun: Clock | None = None  # the clock when the schedule started
         self._span: Span | None = None
 
+    @property
+    def sets_hyperparameters(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The hyperparameters that have a schedule."""
+        return tuple(self.schedules)
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         hyperparameters.check_alone(self, learn)
         check_optimizer(self, learn.optimizer)

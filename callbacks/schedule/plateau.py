@@ -41,7 +41,7 @@ class ReduceLROnPlateau(Callback):
 
     order = Order.DECIDE
     state = ("best", "wait", "rest", "n_reduced")
-    schedules = ("lr",)
+    sets_hyperparameters = ("lr",)
     best = Held[float | None]("_best", "value", "The best value of this fit, or of the last one.")
 
     def __init__(

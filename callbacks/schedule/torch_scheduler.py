@@ -24,7 +24,6 @@ from callbacks.optim.optimizers import Optimizers
 from callbacks.results.best import check_measured
 from callbacks.schedule.budgets import n_train_batches
 from callbacks.schedule.windows import planned
-from callbacks.step.accumulation import GradientAccumulation
 
 
 class Still(torch.optim.Optimizer):
@@ -87,7 +86,7 @@ class TorchScheduler(Callback):
         self._kept: Kept | None = None
 
     @property
-    def schedules(self) -> tuple[str, ...]:
+    def sets_hyperparameters(self) -> tuple[str, ...]:  # type: ignore[override]
         """The hyperparameters that it changes; no other callback may change them."""
         return names_of(self._made)
 
@@ -246,7 +245,7 @@ def length_of(made: Any) -> tuple[str, int] | None:
 
 def adds_up(learn: LearnerProtocol) -> bool:
     """Does an update accumulate gradients of several batches?"""
-    return any(isinstance(each, GradientAccumulation) for each in learn.callbacks)
+    return any(each.accumulates_gradients for each in learn.callbacks)
 
 
 def check_length(scheduler: TorchScheduler, made: Any, learn: LearnerProtocol) -> None:

@@ -43,6 +43,7 @@ class GradientAccumulation(Callback):
 
     order = Order.PREPARE  # before callbacks that unscale or clip: they see whole windows only
     state = ("window",)
+    accumulates_gradients = True
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class GradientAccumulation(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._begin()
         for other in learn.callbacks:
-            if isinstance(other, GradientAccumulation) and other is not self:
+            if other.accumulates_gradients and other is not self:
                 raise ValueError(f"{self!r} and {other!r} both accumulate gradients: leave one of them out.")
         check_step(self, learn)
 

@@ -152,7 +152,7 @@ def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
     if window is not None:
         check_when(window, type(callback).__name__)
     for other in learn.callbacks:
-        if other is not callback and isinstance(vars(other).get("_averages"), Averages):
+        if other is not callback and other.averages_weights:
             raise ValueError(
                 f"{describe(callback)} and {describe(other)} both average the weights, and a model can have "
                 "one average at a time: leave one of them out."

@@ -15,7 +15,7 @@ from callbacks.core.registry import describe
 from callbacks.core.settings import is_number
 from callbacks.core.when import window_of
 from callbacks.model.norms import total_norm
-from callbacks.step.accumulation import GradientAccumulation, check_step
+from callbacks.step.accumulation import check_step
 from callbacks.step.gradient import GradientClip
 
 
@@ -159,7 +159,7 @@ def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
     Also refuse `GradientAccumulation`, which may have been added before this callback.
     """
     for other in learn.callbacks:
-        if isinstance(other, GradientAccumulation):
+        if other.accumulates_gradients:
             check_step(other, learn)
         if other.scales_gradients:
             raise ValueError(

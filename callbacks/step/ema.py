@@ -53,6 +53,7 @@ class EMA(Callback):
 
     order = Order.PREPARE  # before others look at the weights
     state = ("averages", "weights", "n_updates")
+    averages_weights = True
     averages = Held[dict[str, Tensor] | None]("_averages", "tensors", "The averages by the weights' names.")
 
     def __init__(

@@ -97,7 +97,6 @@ class GradientClip(Callback):
             self.measures["clipped"] = None
         self._norms = Scalars()
         self.bounds = array("d")  #: `max_norm` at each update of the pass, since it may change
-        self.handed: Tensor | None = None  # the norm, if the whole step is one operation and has clipped
 
     @property
     def norms(self) -> array[float]:
@@ -121,12 +120,10 @@ class GradientClip(Callback):
     def before_train(self, learn: LearnerProtocol) -> None:
         self._norms.clear()
         self.bounds = array("d")
-        self.handed = None
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        norm, self.handed = self.handed, None
         self.bounds.append(math.inf if self.max_norm is None else self.max_norm)
-        self._norms.append(self.clip(learn) if norm is None else norm)
+        self._norms.append(self.clip(learn))
 
     def clip(self, learn: LearnerProtocol) -> Tensor:
         """Clip the gradients; a callback that computes new ones in `step` calls this for them.

@@ -59,7 +59,7 @@ class SWA(Callback):
     order = Order.PREPARE
     state = ("averages", "n_averaged", "rates")
     averages = Held[dict[str, Tensor] | None]("_averages", "tensors", "The averages by the weights' names.")
-    without_schedule = "leave lr out of SWA"
+    averages_weights = True
 
     def __init__(
         self,
@@ -81,12 +81,12 @@ class SWA(Callback):
         self._is_refreshing = False
 
     @property
-    def schedules(self) -> tuple[str, ...]:
+    def sets_hyperparameters(self) -> tuple[str, ...]:  # type: ignore[override]
         """The hyperparameters that it changes; no other callback may change them."""
         return () if self.lr is None else ("lr",)
 
     @property
-    def schedules_from(self) -> str | None:
+    def sets_from(self) -> str | None:  # type: ignore[override]
         """When it starts to change them; None for the start of the fit."""
         return f"{self._first_epoch} epochs" if self._first_epoch else None
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from callbacks import EMA, SWA, BlackBox, Callback, CancelValidate, LearnerProtocol, Order
+from callbacks import BlackBox, Callback, CancelValidate, LearnerProtocol, Order
 from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.optim import hyperparameters
 from callbacks.schedule.annealers import exp
@@ -123,7 +123,7 @@ def bystanders(learn: Any) -> list[Callback]:
     return [
         each
         for each in learn.callbacks
-        if each.order >= Order.MEASURE or isinstance(each, (StopOnNaN, BlackBox, EMA, SWA))
+        if each.order >= Order.MEASURE or each.averages_weights or isinstance(each, (StopOnNaN, BlackBox))
     ]
 
 

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import (
 
 from callbacks import (
     SWA,
+    Callback,
     GradientAccumulation,
     LearnerWarning,
     ParamScheduler,
@@ -73,7 +74,7 @@ def test_two_plug_ins_that_change_the_rate_are_refused_by_name(with_momentum, on
         learn.fit(4)
     assert learn.global_step == 0
     assert learn.optimizer.param_groups[0]["lr"] == 0.1
-    assert "take one of them out" in str(caught.value)
+    assert "leave one of them out" in str(caught.value)
     assert ("leave lr out" in str(caught.value)) == ("SWA" in (one, other))
 
 
@@ -319,3 +320,23 @@ def test_every_annealer_can_be_written(with_momentum):
     for annealer in (cos(0.1, 0.0), sgdr(0.1), warmup_cosine(0.1), wsd(0.1), constant(0.1)):
         learn = with_momentum(ParamScheduler({"lr": annealer}))
         assert f"use: {annealer.name}" in learner_to_recipe(learn, 1, data="diabetes")
+
+
+def test_a_callback_of_the_users_that_declares_what_it_sets_is_refused_beside_a_schedule(with_momentum):
+    class Halve(Callback):
+        sets_hyperparameters = ("lr",)
+
+    with pytest.raises(
+        ValueError, match=r"ParamScheduler 'param_scheduler' and Halve 'halve' both change lr"
+    ):
+        with_momentum(ParamScheduler({"lr": lin(1.0, 0.0)}), Halve()).fit(1)
+    later = type("Later", (Halve,), {"sets_from": "1 epoch"})
+    with_momentum(When(ParamScheduler({"lr": lin(1.0, 0.0)}), until="1 epoch"), later()).fit(1)
+
+
+def test_a_callback_of_the_users_that_accumulates_gradients_is_refused_beside_another(with_momentum):
+    class Accumulates(Callback):
+        accumulates_gradients = True
+
+    with pytest.raises(ValueError, match="both accumulate gradients"):
+        with_momentum(GradientAccumulation(2), Accumulates()).fit(1)
