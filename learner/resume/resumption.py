@@ -184,7 +184,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     if found is None:
         if resume == "must":
             raise ValueError(f"fit(resume='must'): there is no checkpoint in {shown}.")
-        print_line(f"nothing to go on from in {shown}: a new run begins")
+        print_line(f"no run to resume in {shown}: a new run starts")
         return None
     point = Resumption(saving.fitted(learn, saving.load(found), found), found)
     if point.position is None:
@@ -249,7 +249,7 @@ def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
     elif n_epochs == done:
         print_line(f"already finished (epoch {done} of {n_epochs}): {point.path.name}")
     else:
-        print_line(f"going on from {point.path.name}, {point}")
+        print_line(f"resuming from {point.path.name}, {point}")
     if n_epochs != point.fit["n_epochs"] and any(
         isinstance(each, (TorchScheduler, ParamScheduler)) for each in learn.callbacks
     ):
@@ -278,7 +278,7 @@ def newest_whole(folders: list[Path]) -> Path | None:
             continue
         if fault is None:
             for words in faults:
-                warn(f"{words} Going on from {path.name}.")
+                warn(f"{words} Resuming from {path.name}.")
             return path
         faults.append(f"{path.name}: {fault}")
     if faults:

@@ -187,7 +187,7 @@ def differences(
     allowed = [f"{name}: {words}" for name, words in found if name in allow]
     if soft or allowed:
         warn(
-            f"going on from {path.name} with {'; '.join([*allowed, *soft])}: the run may not end with the "
+            f"resuming from {path.name} with {'; '.join([*allowed, *soft])}: the run may not end with the "
             "bits that it would have had."
         )
     return {name for name, _ in found if name in allow}

@@ -381,7 +381,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_case_31_to_34_a_damaged_file_is_told_and_the_one_before_taken(run, damage):
     DAMAGES[damage](run / "step-000000005.pt")
-    with pytest.warns(LearnerWarning, match=r"Going on from step-000000004.pt"):
+    with pytest.warns(LearnerWarning, match=r"Resuming from step-000000004.pt"):
         learn = go_on(run)
     assert learn.global_step == 5
     found = outcome(learn)

@@ -119,7 +119,7 @@ def test_case_06_a_run_that_stopped_early_is_finished_with_the_best_weights(tmp_
 
 def test_case_07_without_a_checkpoint_a_run_begins_and_says_so(tmp_path, capsys):
     make(tmp_path / "new").fit(1, resume="auto")
-    assert f"nothing to go on from in {tmp_path / 'new'}: a new run begins" in capsys.readouterr().out
+    assert f"no run to resume in {tmp_path / 'new'}: a new run starts" in capsys.readouterr().out
 
 
 def test_case_07_must_refuses_to_begin(tmp_path):

@@ -402,7 +402,7 @@ def test_a_run_that_was_killed_goes_on_in_its_folder_with_the_same_numbers(first
         )
     )
     assert main([str(first) if word == "RECIPE" else word for word in again]) == 0
-    assert "going on from step-0000000" in capsys.readouterr().out
+    assert "resuming from step-0000000" in capsys.readouterr().out
     assert without_seconds("runs/recipe-1") == without_seconds("whole/recipe-1")
     assert not Path("runs/recipe-2").exists()
 
