@@ -13,24 +13,24 @@ from callbacks.core.settings import is_number
 from learner.data.tensors import counted
 from learner.tools.batch_stock import Stock, n_items_of_loader
 from learner.tools.batch_trials import Room, SizeTrial, Trials, as_bytes, shown_bytes
-from learner.tools.cost import WIDTH, shown_time
+from learner.tools.cost import WIDTH, check_trainable, shown_time
 
-FINENESS = 16  # the largest size is found to a sixteenth of it
-CLOSE = 0.97  # a rate of items this near to the highest counts as quick as it: timings differ by as much
-UNKNOWN = 65536  # sizes are tried up to here where nobody knows how many items there are
+FINENESS = 16  # the largest size is found to within a sixteenth
+CLOSE = 0.97  # items per second this close to the highest count as equal: timings vary by as much
+UNKNOWN = 65536  # the last size to try if the number of items is not known
 
 
 @dataclass(frozen=True, repr=False)
 class BatchSizes:
-    """What a search for a batch size has found; `print` shows a table.
+    """The result of a search for a batch size; `print` shows a table.
 
     Attributes:
-        trials: what was tried, from the smallest size to the largest.
-        room: so many bytes may be held; None where nobody knows.
+        trials: the sizes that were tried, from the smallest to the largest.
+        room: how many bytes training may use; None if that is not known.
         margin: the share of `room` that `suggested` leaves free.
         held: bytes of weights, buffers and optimizer state, which every size needs.
-        ended: why the search went no higher.
-        device: where the model was.
+        ended: why the search ended.
+        device: the model's device.
     """
 
     trials: list[SizeTrial]
@@ -42,19 +42,19 @@ class BatchSizes:
 
     @property
     def fitting(self) -> list[SizeTrial]:
-        """The trials that fitted."""
+        """The trials that fit."""
         return [trial for trial in self.trials if trial.fits]
 
     @property
     def largest(self) -> int:
-        """The largest size that was tried and fitted."""
+        """The largest size that was tried and fits."""
         return self.fitting[-1].size
 
     @property
     def suggested(self) -> int:
-        """The largest size that leaves the margin free, by the curve; from 16 on a multiple of eight.
+        """The largest size that leaves the margin free, by interpolation; from 16 on a multiple of eight.
 
-        The smallest size that was tried and fitted, where even that leaves less.
+        If no size does, the smallest one that was tried and fits.
         """
         fitting = self.fitting
         failed = any(trial.out_of_memory for trial in self.trials)
@@ -73,7 +73,7 @@ class BatchSizes:
 
     @property
     def quickest(self) -> int:
-        """The size of those up to `suggested` that trains most items a second; of near ones the smallest."""
+        """The smallest size up to `suggested` that trains (almost) the most items per second."""
         there = [trial for trial in self.fitting if trial.size <= self.suggested]
         most = max(trial.items_per_second for trial in there)
         return next(trial.size for trial in there if trial.items_per_second >= CLOSE * most)
@@ -90,12 +90,12 @@ class BatchSizes:
         return "\n".join([*lines, *self._notes()])
 
     def _notes(self) -> list[str]:
-        room = "an unknown room" if self.room is None else shown_bytes(self.room)
+        room = "an unknown limit" if self.room is None else shown_bytes(self.room)
         notes = [
             f"Largest that fits: {self.largest:,} ({self.ended}).",
             f"Suggested, with {self.margin:.0%} of {room} left free: {self.suggested:,}. "
             f"Quickest per item: {self.quickest:,}.",
-            f"Of the memory, {shown_bytes(self.held)} are weights, buffers and optimizer state.",
+            f"{shown_bytes(self.held)} of the memory are weights, buffers and optimizer state.",
         ]
         failed = [trial for trial in self.trials if not trial.fits]
         notes += [f"{trial.size:,}: {trial.why_not}" for trial in failed[:1]]
@@ -110,7 +110,7 @@ class BatchSizes:
 
 @dataclass(frozen=True)
 class Settings:
-    """Those of `learn.find_batch_size`, checked."""
+    """The checked arguments of `learn.find_batch_size`."""
 
     limit: str | int | None
     margin: float
@@ -131,17 +131,16 @@ class Settings:
                 raise ValueError(f"find_batch_size({name}={value!r}): write a whole number of at least 1.")
         if self.up_to is not None and self.up_to < self.start:
             raise ValueError(
-                f"find_batch_size(start={self.start}, up_to={self.up_to}): begin with no more than it goes "
-                "up to."
+                f"find_batch_size(start={self.start}, up_to={self.up_to}): write a start of at most up_to."
             )
         if self.max_seconds is not None and (not is_number(self.max_seconds) or self.max_seconds <= 0):
             raise ValueError(
-                f"find_batch_size(max_seconds={self.max_seconds!r}): write seconds above 0, or None to go on."
+                f"find_batch_size(max_seconds={self.max_seconds!r}): write seconds above 0, or None."
             )
         if self.make_batch is not None and not callable(self.make_batch):
             raise TypeError(
-                f"find_batch_size(make_batch={self.make_batch!r}): pass a function that gives a batch of so "
-                "many items, as lambda n: (inputs[:n], targets[:n])."
+                f"find_batch_size(make_batch={self.make_batch!r}): pass a function that returns a batch of n "
+                "items, as lambda n: (inputs[:n], targets[:n])."
             )
 
 
@@ -149,15 +148,10 @@ def find(learn: Any, settings: Settings) -> BatchSizes:
     """Try sizes, each in a sandbox.
 
     Raises:
-        TypeError: no optimizer, a plug-in that cannot be copied, or a batch of which no other can be made.
-        RuntimeError: a fit is under way, or not even one item fits.
+        TypeError: no optimizer, a callback that cannot be copied, or a batch that cannot be resized.
+        RuntimeError: called during a fit, or not even one item fits.
     """
-    if learn.fitting:
-        raise RuntimeError("this learner is in the middle of a fit: let it end, then search.")
-    if learn.optimizer is None:
-        raise TypeError(
-            "find_batch_size: there is no optimizer to train with: pass Learner(..., optimizer=...)."
-        )
+    check_trainable(learn, "find_batch_size")
     stock = Stock(learn, settings.make_batch)
     trials = Trials(learn, stock, settings.limit, settings.n_steps)
     n_items = n_items_of_loader(learn.data.train, stock.n_items) or UNKNOWN
@@ -171,13 +165,13 @@ def find(learn: Any, settings: Settings) -> BatchSizes:
 
 
 class Search:
-    """Doubles a size until one does not fit, then halves what is between.
+    """Doubles the size until one does not fit, then bisects.
 
     Args:
         trials: tries a size.
         start: the first size.
-        up_to: the last.
-        max_seconds: the search goes no higher after so long.
+        up_to: the largest size to try.
+        max_seconds: the search ends after this time.
     """
 
     def __init__(self, trials: Trials, start: int, up_to: int, max_seconds: float | None):
@@ -186,16 +180,16 @@ class Search:
         self.too_large: int | None = None
 
     def run(self) -> str:
-        """Try until it is found; gives the reason for which it went no higher."""
+        """Search; returns why it ended."""
         begun = time.perf_counter()
         while (size := self._next()) is not None:
             if self.largest and time.perf_counter() - begun > self.max_seconds:
-                return f"the search was to end after {self.max_seconds:g} s"
+                return f"max_seconds={self.max_seconds:g} have passed"
             if self.trials.attempt(size).fits:
                 self.largest = size
             else:
                 self.too_large = size
-        return "it was to go no higher" if self.too_large is None else f"{self.too_large:,} does not"
+        return "the largest size to try" if self.too_large is None else f"{self.too_large:,} does not"
 
     def _next(self) -> int | None:
         low, high = self.largest, self.too_large
@@ -207,13 +201,12 @@ class Search:
 
 
 def refuse(trial: SizeTrial, room: Room) -> None:
-    """Tell that one item does not fit, and what helps."""
+    """Raise the error that not even the smallest batch fits, with hints."""
     limit = f" into {shown_bytes(room.bytes)} ({room.origin})" if room.bytes is not None else ""
     raise RuntimeError(
         f"find_batch_size: not even a batch of {counted(trial.size, 'item', 'items')} fits{limit}: "
-        f"{trial.why_not} What helps: compute activations anew instead of keeping them "
-        "(ActivationCheckpointing), compute in half precision (MixedPrecision('bf16')), an optimizer that "
-        "keeps less (SGD, or one in eight bits), shorter items, a "
-        "smaller model. GradientAccumulation makes up for small batches, but one item has to fit. "
-        "docs/large_models.md shows each."
+        f"{trial.why_not} What helps: recompute activations instead of keeping them "
+        "(ActivationCheckpointing), half precision (MixedPrecision('bf16')), an optimizer with less state "
+        "(SGD, or one in eight bits), shorter items, a smaller model. GradientAccumulation replaces large "
+        "batches, but one item has to fit. docs/large_models.md shows each."
     )

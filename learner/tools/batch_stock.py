@@ -1,4 +1,4 @@
-"""Batches of any size, made of what the loader gives."""
+"""Batches of any size, made from the loader's data."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from learner.data.loaders import n_batches_of
 from learner.data.tensors import describe
 from learner.tools.cost_runs import untouched
 
-N_SEEN = 8  # batches from which the one with most bytes an item is taken: padded text differs
+N_SEEN = 8  # the batch with most bytes per item among these is used: padded text differs in length
 
 
 class Stock:
-    """Gives batches of any size: rows of a real batch, again and again; or of the data set, by its collate.
+    """Makes batches of any size: repeated rows of a real batch, or collated items of the data set.
 
-    A real batch is taken where each of its tensors has a row for each item: of the first eight the one with
-    most bytes an item. Else, of a `DataLoader` over a map-style data set, the first items are collated.
+    If each tensor of a batch has one row per item, rows of a real batch are repeated: of the first eight
+    batches the one with most bytes per item. Otherwise, with a `DataLoader` over a map-style data set, its
+    first items are collated.
 
     Args:
         learn: the learner.
-        make: makes a batch of so many items, in place of all this.
+        make: a function that makes a batch of n items, instead of all this.
 
     Raises:
-        TypeError: no batch of another size can be made.
-        ValueError: the loader gives no batch.
+        TypeError: a batch of another size cannot be made.
+        ValueError: the loader yields no batch.
     """
 
     def __init__(self, learn: Any, make: Callable[[int], Any] | None):
@@ -44,29 +45,29 @@ class Stock:
             self.make = self._find(learn)
 
     def __call__(self, size: int) -> Any:
-        """A new batch of so many items."""
+        """A new batch of `size` items."""
         assert self.make is not None
         return self.make(size)
 
     def _find(self, learn: Any) -> Callable[[int], Any]:
         loader = learn.data.train
-        with untouched(learn), learn.sandbox():  # which puts back where the loader is, and all random states
+        with untouched(learn), learn.sandbox():  # restores the loader's position and all random states
             batches = list(islice(iter(learn.data.batches(loader)), N_SEEN))
         if not batches:
-            raise ValueError("find_batch_size: the training data gave no batch, so none can be tried.")
-        batch = max(batches, key=self._bytes_an_item)
+            raise ValueError("find_batch_size: the training data yields no batch: pass data that does.")
+        batch = max(batches, key=self._bytes_per_item)
         self.n_items = in_batch(self.data, batch)
         if has_rows(batch, self.n_items):
             return lambda size: with_rows(batch, self.n_items, size)
         if is_collating(loader):
             return lambda size: self._collated(loader, size)
         raise TypeError(
-            f"find_batch_size: a batch is {describe(batch)}, of which no larger or smaller one can be made, "
-            f"since not each of its tensors has a row for each of the {self.n_items} items. Pass a function "
-            "that makes one: find_batch_size(make_batch=lambda n: ...)."
+            f"find_batch_size: a batch is {describe(batch)}, which cannot be resized, since not every tensor "
+            f"in it has one row for each of the {self.n_items} items. Pass a function that makes a batch: "
+            "find_batch_size(make_batch=lambda n: ...)."
         )
 
-    def _bytes_an_item(self, batch: Any) -> float:
+    def _bytes_per_item(self, batch: Any) -> float:
         return sum(each.nbytes for each in tensors_in(batch)) / max(in_batch(self.data, batch), 1)
 
     def _collated(self, loader: Any, size: int) -> Any:
@@ -76,19 +77,19 @@ class Stock:
 
 
 def has_rows(batch: Any, n_items: int) -> bool:
-    """Has each tensor of a batch a row for each item, and is there nothing else?"""
+    """Does a batch consist of tensors with one row per item?"""
     found: list[bool] = []
     map_tensors(batch, lambda leaf: found.append(is_of_rows(leaf, n_items)))
     return bool(found) and all(found) and not has_lists(batch)
 
 
 def is_of_rows(leaf: Any, n_items: int) -> bool:
-    """Is it a tensor with a row for each item?"""
+    """Is it a tensor with one row per item?"""
     return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == n_items
 
 
 def has_lists(batch: Any) -> bool:
-    """Does it hold a list of what is no tensor, as of strings, of which there may be one for each item?"""
+    """Does it contain a list of other things than tensors, such as one string per item?"""
     parts = batch.values() if hasattr(batch, "values") else batch if isinstance(batch, (list, tuple)) else ()
     return any(
         isinstance(part, (list, tuple)) and not all(isinstance(each, Tensor) for each in part)
@@ -98,13 +99,13 @@ def has_lists(batch: Any) -> bool:
 
 
 def with_rows(batch: Any, n_items: int, size: int) -> Any:
-    """A batch of another size: the rows of this one, from the first on, again and again."""
+    """A batch of another size: the rows of this one, repeated."""
     rows = torch.arange(size) % n_items
     return map_tensors(batch, lambda leaf: leaf.index_select(0, rows.to(leaf.device)))
 
 
 def is_collating(loader: Any) -> bool:
-    """Does it collate items that can be had by number?"""
+    """Is it a `DataLoader` that collates items of a map-style data set?"""
     return (
         isinstance(loader, DataLoader)
         and loader.batch_sampler is not None
@@ -114,7 +115,7 @@ def is_collating(loader: Any) -> bool:
 
 
 def n_items_of_loader(loader: Any, n_items_of_batch: int) -> int | None:
-    """How many items a pass has, where that can be told; of other loaders as many as full batches have."""
+    """How many items a pass has, at most; None if the loader has no length."""
     if isinstance(loader, TensorLoader):
         return loader.n_items
     if is_collating(loader):

@@ -1,4 +1,4 @@
-"""Train for a few steps at a batch size: the memory it takes, the time of a step, or that it does not fit."""
+"""Train for a few steps at one batch size, to measure memory and time, or to find that it does not fit."""
 
 from __future__ import annotations
 
@@ -20,22 +20,12 @@ from learner.tools.cost_runs import alone, fit, why_not
 from learner.tools.live_bytes import LiveBytes, OverLimit
 from learner.tools.meter import Watch
 
-N_GUARDED = 2  # steps whose memory is measured: from the second on the optimizer has its state
-NATIVE = ("cuda", "xpu")  # devices whose allocator keeps its own count
-UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
-SIGNS = (  # of having too little memory, in messages of RuntimeError
-    "out of memory",  # of accelerators
-    "can't allocate memory",  # of the CPU's allocator
+N_GUARDED = 2  # steps whose memory is measured: in the second one the optimizer has its state
+NATIVE = ("cuda", "xpu")  # devices whose allocator counts bytes itself
+POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+SIGNS = (  # parts of messages of a RuntimeError that mean too little memory
+    "out of memory",  # accelerators
+    "can't allocate memory",  # the CPU's allocator
     "not enough memory",  # the same on Windows
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
@@ -43,15 +33,15 @@ SIGNS = (  # of having too little memory, in messages of RuntimeError
 
 @dataclass(frozen=True)
 class SizeTrial:
-    """What a few training steps at a batch size have shown.
+    """The result of a few training steps at one batch size.
 
     Attributes:
-        size: items a batch.
-        peak: bytes that were held at most: weights, optimizer state, the batch and all that is made of it,
-            but not the data set; 0 where it did not fit.
-        seconds: of a step, the median, without fetching the batch; 0 where it did not fit.
-        why_not: why it did not fit; None where it did.
-        out_of_memory: was it the device, or the machine, that had no more memory?
+        size: items per batch.
+        peak: most bytes in use: weights, optimizer state, the batch and all tensors computed from it, without
+            the data set; 0 if it did not fit.
+        seconds: median time of a step, without fetching the batch; 0 if it did not fit.
+        why_not: why it did not fit; None if it did.
+        out_of_memory: did the device or the machine run out of memory?
     """
 
     size: int
@@ -62,51 +52,51 @@ class SizeTrial:
 
     @property
     def fits(self) -> bool:
-        """Was there memory enough?"""
+        """Was there enough memory?"""
         return self.why_not is None
 
     @property
     def items_per_second(self) -> float:
-        """Items that are trained in a second; 0 where it did not fit."""
+        """Items per second; 0 if it did not fit."""
         return self.size / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
 class Room:
-    """How many bytes training may hold, and who says so; None where nobody knows."""
+    """How many bytes training may use, None if that is not known, and where the limit comes from."""
 
     bytes: int | None
     origin: str
 
 
 class Trials:
-    """Tries sizes, each in sandboxes of its own.
+    """Tries sizes, each in its own sandbox.
 
     Args:
         learn: the learner.
-        make_batch: gives a batch of so many items.
-        limit: bytes that training may hold, as the user said.
-        n_steps: steps that are timed.
+        make_batch: returns a batch of a given size.
+        limit: bytes that training may use, as the user passed it.
+        n_steps: number of timed steps.
     """
 
     def __init__(self, learn: Any, make_batch: Callable[[int], Any], limit: str | int | None, n_steps: int):
         self.learn, self.make_batch, self.n_steps = learn, make_batch, n_steps
-        self.left_out = {plugin.name: reason for plugin in learn.callbacks if (reason := why_not(plugin))}
+        self.left_out = {each.name: reason for each in learn.callbacks if (reason := why_not(each))}
         self.device = device_of(learn)
-        with alone(learn, self.left_out, "learn.find_batch_size()"):  # its copies take room too
+        with alone(learn, self.left_out, "learn.find_batch_size()"):  # its copies need memory too
             self.room = room_of(self.device, limit, sum(each.nbytes for each in held_by(learn)))
         self.is_guarded = limit is not None or self.device.type not in NATIVE
         self.tried: list[SizeTrial] = []
         self.held = 0
 
     def attempt(self, size: int) -> SizeTrial:
-        """Try a size, unless the ones before it foretell that it cannot fit."""
-        trial = self._foretell(size) or self._try(size)
+        """Try a size, unless the sizes tried before show that it cannot fit."""
+        trial = self._predict(size) or self._try(size)
         self.tried.append(trial)
         return trial
 
-    def _foretell(self, size: int) -> SizeTrial | None:
-        """Where the line through the two largest sizes leads beyond the room, nothing is risked."""
+    def _predict(self, size: int) -> SizeTrial | None:
+        """A trial that does not fit, if the line through the two largest sizes exceeds the limit."""
         done = sorted((trial for trial in self.tried if trial.fits), key=lambda trial: trial.size)[-2:]
         if not self.is_guarded or self.room.bytes is None or len(done) < 2 or size < done[1].size:
             return None
@@ -114,7 +104,7 @@ class Trials:
         peak = high.peak + (high.peak - low.peak) / (high.size - low.size) * (size - high.size)
         if peak <= self.room.bytes:
             return None
-        words = f"it would hold about {shown_bytes(peak)}, of {shown_bytes(self.room.bytes)}; not tried."
+        words = f"it would need about {shown_bytes(peak)} of {shown_bytes(self.room.bytes)}; not tried."
         return SizeTrial(size, why_not=words)
 
     def _try(self, size: int) -> SizeTrial:
@@ -134,11 +124,11 @@ class Trials:
         except Exception as error:
             error.add_note(f"at a batch size of {size}")
             raise
-        free()  # only here: the error held the frames in which there was too little memory
+        free()  # only here: the error has held the frames whose tensors did not fit
         return SizeTrial(size, why_not=words, out_of_memory=out_of_memory)
 
     def _measure(self, size: int) -> int:
-        """The most bytes that are held in a few steps."""
+        """Most bytes in use during a few steps."""
         with alone(self.learn, self.left_out, "learn.find_batch_size()"):
             held = held_by(self.learn)
             if self.device.type in NATIVE:
@@ -151,7 +141,7 @@ class Trials:
             return peak
 
     def _measure_natively(self, size: int, held: int) -> int:
-        """By the count that the device's allocator keeps. Not run on such a device yet."""
+        """Most bytes in use, by the count of the device's allocator. Not yet run on such a device."""
         free()
         torch.accelerator.reset_peak_memory_stats(self.device)
         before = torch.accelerator.memory_allocated(self.device)
@@ -159,7 +149,7 @@ class Trials:
         return torch.accelerator.max_memory_allocated(self.device) - before + held
 
     def _time(self, size: int) -> float:
-        """Seconds of a step, without anything that counts memory."""
+        """Seconds per step, without counting memory."""
         with alone(self.learn, self.left_out, "learn.find_batch_size()"):
             watch = fit(self.learn, self._watch(size, self.n_steps + 1), n_epochs=1)
         return median(watch.works[1:] or watch.works)
@@ -173,34 +163,31 @@ class Trials:
 
 
 def held_by(learn: Any) -> list[Tensor]:
-    """Weights, buffers, gradients, and what optimizer and plug-ins keep."""
-    state, kept = learn.optimizer.state_dict(), [plugin.state_dict() for plugin in learn.callbacks]
+    """Weights, buffers, gradients, and the state of optimizer and callbacks."""
+    state, kept = learn.optimizer.state_dict(), [each.state_dict() for each in learn.callbacks]
     gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
     return [*tensors_of(learn.model), *gradients, *tensors_in(state), *tensors_in(kept)]
 
 
 def device_of(learn: Any) -> torch.device:
-    """Where the model will be in a fit."""
-    for plugin in learn.callbacks:
-        if isinstance(plugin, DevicePlacement):
-            return plugin.device
-    return learn.device
+    """The model's device in a fit."""
+    return next((each.device for each in learn.callbacks if isinstance(each, DevicePlacement)), learn.device)
 
 
 def room_of(device: torch.device, limit: str | int | None, held: int) -> Room:
-    """What training may hold: as the user said, or what is free, with what it holds already."""
+    """How much training may use: the user's limit, or the free memory and what it already uses."""
     if limit is not None:
-        return Room(as_bytes(limit), "the limit that you gave")
+        return Room(as_bytes(limit), "your limit")
     if device.type in NATIVE:
         free_bytes, _ = torch.accelerator.get_memory_info(device)
         reserved = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
-        return Room(free_bytes + reserved + held, f"what is free on {device}")
+        return Room(free_bytes + reserved + held, f"the free memory of {device}")
     available = available_memory()
-    return Room(None if available is None else available + held, "what this machine has left")
+    return Room(None if available is None else available + held, "the free memory of this machine")
 
 
 def available_memory() -> int | None:
-    """Bytes of the machine's memory that can be had, a container's limit minded; None if nobody tells."""
+    """Bytes of the machine's free memory, within a container's limit; None if the system does not show it."""
     found = []
     try:
         found.append(int(re.findall(r"MemAvailable:\s+(\d+)", read("/proc/meminfo"))[0]) * 1024)
@@ -226,47 +213,48 @@ def read(path: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Was there too little memory, on whatever device?"""
+    """Does the error mean too little memory, on any device?"""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
 def free() -> None:
-    """Give back what nobody holds."""
+    """Free what is no longer used."""
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
 
 
 def over(peak: int, room: Room) -> str:
-    """Words for more than may be."""
-    return f"it came to hold {shown_bytes(peak)}, of {shown_bytes(room.bytes or 0)}."
+    """The message about a size that needs too much."""
+    return f"it needs {shown_bytes(peak)} of {shown_bytes(room.bytes or 0)}."
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of its message."""
+    """The first line of its message."""
     return (str(error).strip() or "no memory").splitlines()[0][:200].rstrip(".")
 
 
 def as_bytes(limit: Any) -> int:
-    """Bytes, as a whole number or in words, as `"4 GB"` (4e9) or `"4 GiB"` (4 * 2**30).
+    """Bytes, from a whole number or a string, as `"4 GB"` (4e9) or `"4 GiB"` (4 * 2**30).
 
     Raises:
-        TypeError, ValueError: it is neither, or none.
+        TypeError, ValueError: it is neither, or below one byte.
     """
     words = "write bytes as a whole number above 0, or as in '4 GB', '500 MB', '3.5 GiB'."
     if isinstance(limit, bool) or not isinstance(limit, (str, int)):
         raise TypeError(f"find_batch_size(limit={limit!r}): {words}")
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(limit), re.IGNORECASE)
-    unit = UNITS.get(found.group(2).lower()) if found else None
-    if found is None or unit is None or float(found.group(1)) * unit < 1:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", str(limit), re.IGNORECASE)
+    number, prefix, binary = found.groups("") if found else ("0", "", "")
+    n_bytes = int(float(number) * (1024 if binary else 1000) ** POWERS[prefix.lower()])
+    if n_bytes < 1:
         raise ValueError(f"find_batch_size(limit={limit!r}): {words}")
-    return int(float(found.group(1)) * unit)
+    return n_bytes
 
 
 def shown_bytes(number: float) -> str:
-    """Bytes in a unit that suits them, of powers of ten."""
+    """Bytes in a suitable unit, with powers of ten."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= size:
             return f"{number / size:,.2f} {unit}"

@@ -239,7 +239,12 @@ def check(learn: Any, n_steps: Any) -> None:
     """Raise an error for what cannot be measured."""
     if type(n_steps) is not int or n_steps < 2 * BLOCK:
         raise ValueError(f"cost(n_steps={n_steps!r}): pass a whole number of at least {2 * BLOCK}.")
+    check_trainable(learn, "cost")
+
+
+def check_trainable(learn: Any, method: str) -> None:
+    """Raise an error for a learner that cannot train for a few steps now."""
     if learn.fitting:
-        raise RuntimeError("this learner is in the middle of a fit: wait for its end, then measure.")
+        raise RuntimeError(f"{method}() was called during a fit: wait for its end.")
     if learn.optimizer is None:
-        raise TypeError("cost(): there is no optimizer to train with: pass Learner(..., optimizer=...).")
+        raise TypeError(f"{method}(): there is no optimizer to train with: pass Learner(..., optimizer=...).")

@@ -1,4 +1,4 @@
-"""The short fits, and the loop by hand, by which `learn.cost()` measures; none leaves a trace."""
+"""The short fits and the hand-written loop that `learn.cost()` measures; they leave the learner as it was."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from learner.loop import OPERATIONS as DEFAULTS
 from learner.state.optimizer_modes import switching
 from learner.tools.meter import BLOCK, Conductor, Meter, Reads, Watch
 
-N_WARM = 5  # steps before those that count: the first ones find kernels and fill caches
+N_WARM = 5  # steps that do not count: the first ones select kernels and fill caches
 
 
 class Runs:
-    """The steps of several runs, without the first ones of each."""
+    """The steps of several runs, without the first steps of each."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -38,7 +38,7 @@ class Runs:
         self.device = torch.device("cpu")
 
     def add(self, watch: Watch, meter: Meter | None = None) -> None:
-        """Take what a run has measured."""
+        """Add the measurements of a run."""
         first = N_WARM if len(watch.works) > N_WARM else 0
         begins = {step for step in watch.firsts if step < len(watch.waits)}
         later = [wait for step, wait in enumerate(watch.waits) if step >= first and step not in begins]
@@ -52,13 +52,13 @@ class Runs:
 
 
 def run_plain(learn: Any, n_steps: int, left_out: dict[str, str]) -> Watch:
-    """A fit as users have it."""
+    """A fit without clocks inside."""
     with alone(learn, left_out):
         return fit(learn, Watch(learn, n_steps + N_WARM))
 
 
 def run_timed(learn: Any, n_steps: int, left_out: dict[str, str]) -> tuple[Meter, Watch]:
-    """A fit with clocks around all that the loop calls."""
+    """A fit with a clock around each call of the loop."""
     with alone(learn, left_out):
         meter = Meter()
         compose_with(learn, meter)
@@ -66,7 +66,7 @@ def run_timed(learn: Any, n_steps: int, left_out: dict[str, str]) -> tuple[Meter
 
 
 def run_reads(learn: Any, left_out: dict[str, str], device: torch.device) -> Meter:
-    """A few steps in which reads of numbers are counted; that is slow, so nothing is timed."""
+    """A few steps that count reads of numbers; counting is slow, so nothing is timed."""
     with alone(learn, left_out):
         meter = Meter()
         compose_with(learn, meter)
@@ -100,7 +100,7 @@ def fit(learn: Any, watch: Watch, meter: Meter | None = None, n_epochs: int = Co
 
 
 def run_bare(learn: Any, n_steps: int, found: Runs) -> str | None:
-    """The loop by hand; gives the reason where it cannot go on."""
+    """The hand-written loop; returns the reason if it cannot run."""
     watch = Watch(learn, n_steps + N_WARM)
     with alone(learn, None):
         watch.device = learn.device
@@ -112,15 +112,15 @@ def run_bare(learn: Any, n_steps: int, found: Runs) -> str | None:
                 for batch in watch.train(learn.data.train):
                     train(batch)
                 if watch.n_left == n_before:
-                    return "a pass over the data gave no batch"
-        except Exception as error:  # noqa: BLE001 - told in the result: ours trained, so a plug-in is needed
-            return f"it fails without the plug-ins, with {type(error).__name__}: {str(error)[:200]}"
+                    return "a pass over the data yielded no batch"
+        except Exception as error:  # noqa: BLE001 - shown in the result: the fit works, so a callback is needed
+            return f"it fails without the callbacks, with {type(error).__name__}: {str(error)[:200]}"
     found.add(watch)
     return None
 
 
 def by_hand(learn: Any) -> Any:
-    """A step as it is written by hand; what a subclass of the learner does in its own way, it does."""
+    """A hand-written step; operations that a subclass of the learner overrides are called."""
     model, loss_func, optimizer, device = learn.model, learn.loss_func, learn.optimizer, learn.device
     split = learn.data.split
     set_mode(optimizer, training=True)
@@ -154,9 +154,9 @@ def why_no_bare_loop(learn: Any) -> str | None:
 
 @contextlib.contextmanager
 def alone(learn: Any, left_out: dict[str, str] | None, whose: str = "learn.cost()") -> Iterator[None]:
-    """A sandbox with copies of the plug-ins, or with none; all attributes of the learner are put back too."""
+    """A sandbox with copies of the callbacks, or without any; restores all attributes of the learner too."""
     with untouched(learn), learn.sandbox(), untouched(learn), warnings.catch_warnings():
-        warnings.simplefilter("ignore", LearnerWarning)  # they speak of a fit; this is none
+        warnings.simplefilter("ignore", LearnerWarning)  # warnings about fits do not apply
         learn.reported = set(learn.reported)
         learn.loop = copy.copy(learn.loop)
         learn.loop.connect(learn, [] if left_out is None else copies(learn, left_out, whose))
@@ -164,13 +164,13 @@ def alone(learn: Any, left_out: dict[str, str] | None, whose: str = "learn.cost(
         try:
             yield
         except Exception as error:
-            error.add_note(f"while {whose} trained for some steps, which it takes back")
+            error.add_note(f"while {whose} trained for some steps, which it undoes")
             raise
 
 
 @contextlib.contextmanager
 def untouched(learn: Any) -> Iterator[None]:
-    """Put the learner's attributes back: a sandbox closes with the plug-ins that it was opened with."""
+    """Restore the learner's attributes: a sandbox closes with the callbacks that it was opened with."""
     kept = dict(vars(learn))
     try:
         yield
@@ -180,33 +180,33 @@ def untouched(learn: Any) -> Iterator[None]:
 
 
 def copies(learn: Any, left_out: dict[str, str], whose: str) -> list[Callback]:
-    """Copies of the plug-ins that are measured; they hold the same model, optimizer and data."""
+    """Copies of the measured callbacks, which share model, optimizer and data with the originals."""
     parts = [learn, learn.optimizer, learn.loss_func, learn.data, learn.data.train, learn.data.valid]
     parts += [*learn.model.modules(), *learn.model.parameters(), *learn.model.buffers()]
     memo = {id(part): part for part in parts}
     found = []
-    for plugin in learn.callbacks:
-        if plugin.name in left_out:
+    for each in learn.callbacks:
+        if each.name in left_out:
             continue
         try:
-            found.append(copy.deepcopy(plugin, memo))
+            found.append(copy.deepcopy(each, memo))
         except Exception as error:
             raise TypeError(
-                f"{whose}: the plug-in {plugin.name!r} cannot be copied ({error}), so it cannot run without "
-                f"a trace. Measure without it: with learn.without({plugin.name!r}): print({whose})."
+                f"{whose}: the callback {each.name!r} cannot be copied ({error}), so it would change in the "
+                f"trial. Measure without it: with learn.without({each.name!r}): print({whose})."
             ) from error
     return found
 
 
-QUIET = (Recorder, Progress, LogRMSE)  # of those that report, the ones that write no file and send nothing
+QUIET = (Recorder, Progress, LogRMSE)  # they report, but write no file and send nothing
 
 
-def why_not(plugin: Callback) -> str | None:
-    """Why a plug-in is left out, if it is: a file, or what is sent, cannot be taken back."""
-    if isinstance(plugin, BlackBox):
+def why_not(callback: Callback) -> str | None:
+    """Why a callback is left out, or None: written files and sent numbers cannot be undone."""
+    if isinstance(callback, BlackBox):
         return "as it writes a file after an error"
-    if isinstance(plugin, OptunaPruning):
+    if isinstance(callback, OptunaPruning):
         return "as it reports to a trial"
-    if plugin.order in (Order.REPORT, Order.SAVE) and type(plugin) not in QUIET:
-        return f"of phase {plugin.order.name}, as it may write files or send numbers"
+    if callback.order in (Order.REPORT, Order.SAVE) and type(callback) not in QUIET:
+        return f"of phase {callback.order.name}, as it may write files or send numbers"
     return None

@@ -15,10 +15,10 @@ from callbacks.place.device import tensors_in
 
 
 class OverLimit(MemoryError):
-    """The tensors hold more bytes than they may.
+    """Tensors use more bytes than the limit.
 
     Attributes:
-        held: how many.
+        held: the number of bytes.
     """
 
     def __init__(self, message: str, held: int):
@@ -27,29 +27,29 @@ class OverLimit(MemoryError):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Count the bytes of all tensors that are made within the block, on any device, until each is freed.
+    """Count the bytes of all tensors that are created within the block, on any device, until each is freed.
 
-    What was there before does not count, but for `held`. Views and shared memory count once. What a kernel
-    takes for itself, as a convolution for its columns, is not seen, nor what compiled code makes within; nor
-    is memory that an allocator keeps.
+    Tensors from before the block do not count, except `held`. Views and shared memory count once. Not
+    counted: buffers that a kernel allocates for itself, as a convolution does, tensors inside compiled code,
+    and memory that an allocator keeps.
 
     Args:
-        held: tensors that are there already and count, as a model's weights.
-        limit: so many bytes may be held; None for any.
+        held: existing tensors that count too, as a model's weights.
+        limit: most bytes that tensors may use; None for no limit.
 
     Attributes:
-        now: bytes that are held.
-        peak: the most that were held since the beginning.
+        now: bytes in use.
+        peak: most bytes in use so far.
 
     Raises:
-        OverLimit: an operation has made more than `limit`; its result is freed again.
+        OverLimit: an operation has exceeded `limit`; its result is freed again.
     """
 
     def __init__(self, held: Iterable[Tensor] = (), *, limit: float | None = None):
         super().__init__()
         self.limit = limit
         self.now = self.peak = 0
-        self._sizes: dict[int, int] = {}  # of each storage, by where it is
+        self._sizes: dict[int, int] = {}  # bytes of each storage, by its address
         self._watches: dict[int, weakref.ref[Any]] = {}
         for tensor in held:
             self._see(tensor, is_new=True)
@@ -62,18 +62,18 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tensors_in(found):
             self._see(tensor, is_new=True)
         if self.limit is not None and self.now > self.limit:
-            words = f"{func} made the tensors hold {self.now:,} bytes, of {self.limit:,.0f}."
+            words = f"after {func} tensors use {self.now:,} bytes of {self.limit:,.0f}."
             raise OverLimit(words, self.now)
         return found
 
     def _see(self, tensor: Tensor, *, is_new: bool) -> None:
-        """Count a tensor's storage if nothing has shown it before, or if it has grown."""
+        """Count a tensor's storage if it is new or has grown."""
         if tensor.layout is not torch.strided or is_lazy(tensor):
             return
         storage = tensor.untyped_storage()
-        if storage.device.type == "meta":  # of what torch.compile tries out; it has no bytes
+        if storage.device.type == "meta":  # of torch.compile's tracing; it has no bytes
             return
-        key = storage._cdata  # not id(): another may have it once this one is gone
+        key = storage._cdata  # not id(), which a later object may have again
         if key not in self._watches:
             self._sizes[key] = 0
             self._watches[key] = weakref.ref(storage, lambda _, key=key: self._forget(key))

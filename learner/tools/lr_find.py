@@ -1,10 +1,12 @@
-"""The search for a learning rate: train at a growing one, and look at what the loss does."""
+"""The search for a learning rate: train at a growing rate, and see how the loss changes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from callbacks import BlackBox, Callback, CancelValidate, LearnerProtocol, Order
 from callbacks.guard.stop_on_nan import StopOnNaN
@@ -15,18 +17,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BETA = 0.98  # of the running mean of the losses, as in fastai
-N_FEWEST = 10  # steps from which a rate can be told
+N_FEWEST = 10  # steps that a suggestion needs
 SUGGESTIONS = ("valley", "slide", "minimum", "steep")
 
 
 @dataclass(frozen=True, repr=False)
 class LRSearch:
-    """What a search has found: losses at growing rates, and what they suggest.
+    """The result of a search: losses at growing rates, and the rates that they suggest.
 
     Attributes:
-        rates: of the steps, each the same factor larger than the one before.
-        losses: smoothed: the running mean of the losses, debiased.
-        raw: the losses as they were.
+        rates: one per step, each larger than the one before by the same factor.
+        losses: the running mean of the losses, debiased.
+        raw: the losses themselves.
     """
 
     rates: list[float]
@@ -35,14 +37,14 @@ class LRSearch:
 
     @property
     def valley(self) -> float:
-        """Two thirds down the longest descent; a rate to begin with. The method of fastai's default."""
+        """Two thirds down the longest descent; a rate to start with. The method of fastai's default."""
         rates, losses = self._middle()
         first, last = longest_descent(losses)
         return rates[first + (last - first) // 2 + (last - first) // 6]
 
     @property
     def slide(self) -> float:
-        """The largest rate before the loss changes suddenly, seen from the end."""
+        """The largest rate before the last sudden change of the loss."""
         rates, losses = self._middle()
         slopes = slopes_of(rates, losses)
         spread = max(abs(slope) for slope in slopes) or 1.0
@@ -66,7 +68,7 @@ class LRSearch:
         return rates[slopes.index(min(slopes))]
 
     def _middle(self) -> tuple[list[float], list[float]]:
-        """Without the first tenth, in which the running mean has not settled, and the last few steps."""
+        """Rates and losses without the first tenth, where the mean is not stable yet, and the last steps."""
         first, last = len(self.rates) // 10, len(self.rates) - (5 if len(self.rates) > 4 * N_FEWEST else 0)
         return self.rates[first:last], self.losses[first:last]
 
@@ -103,23 +105,23 @@ def search(learn: Any, start: float, end: float, n_steps: int, stop_factor: floa
     """Train for some steps at a growing rate, in a sandbox.
 
     Raises:
-        TypeError, ValueError: a setting cannot be used.
-        RuntimeError: too few losses are finite to tell a rate.
+        TypeError, ValueError: a setting is invalid.
+        RuntimeError: too few losses are finite to suggest a rate.
     """
     finder = Finder(start, end, n_steps, stop_factor)
     with learn.sandbox(), learn.without(*bystanders(learn)), learn.added(finder):
         learn.fit(n_steps)
     if len(finder.raw) < min(N_FEWEST, n_steps):
         raise RuntimeError(
-            f"lr_find: only the first {len(finder.raw)} of {n_steps} steps had a usable loss, so nothing can "
-            f"be told. Begin with a lower rate than start={start:g}, raise stop_factor, or look with "
+            f"lr_find: only the first {len(finder.raw)} of {n_steps} steps had a usable loss, too few to "
+            f"suggest a rate. Start with a lower rate than start={start:g}, raise stop_factor, or run "
             "learn.check()."
         )
     return LRSearch(finder.rates[: len(finder.raw)], finder.smoothed, finder.raw)
 
 
 def bystanders(learn: Any) -> list[Callback]:
-    """The plug-ins that measure, report, decide, save or average; those that shape a training step stay."""
+    """The callbacks that measure, report, decide, save or average; those that change a training step stay."""
     return [
         each
         for each in learn.callbacks
@@ -128,7 +130,7 @@ def bystanders(learn: Any) -> list[Callback]:
 
 
 class Finder(Callback):
-    """Raises the rate at each batch, and keeps the losses."""
+    """Raises the rate at each batch and records the losses."""
 
     order = Order.DECIDE
 
@@ -146,7 +148,9 @@ class Finder(Callback):
         groups = learn.optimizer.param_groups
         if not all("lr" in group for group in groups):
             title = type(learn.optimizer).__name__
-            raise ValueError(f"lr_find: {title} has a parameter group without 'lr', so no rate can be tried.")
+            raise ValueError(
+                f"lr_find: {title} has a parameter group without 'lr', so it has no rate to change."
+            )
         rates = [float(group["lr"]) for group in groups]
         self._ratios = [rate / max(rates) if max(rates) else 1.0 for rate in rates]
 
@@ -155,7 +159,7 @@ class Finder(Callback):
             hyperparameters.put(group, "lr", self.rates[len(self.raw)] * ratio)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        loss = float(learn.loss)  # waits for the device: the next step depends on it
+        loss = float(learn.loss)  # an intended wait: the next step depends on it
         if not math.isfinite(loss):
             learn.stop("the loss is not finite")
             return
@@ -172,7 +176,7 @@ class Finder(Callback):
 
 
 def check_settings(start: Any, end: Any, n_steps: Any, stop_factor: Any) -> None:
-    """Refuse settings by which nothing can be found."""
+    """Refuse invalid settings."""
     for name, value in (
         ("start", start),
         ("end", end),
@@ -187,22 +191,17 @@ def check_settings(start: Any, end: Any, n_steps: Any, stop_factor: Any) -> None
     if type(n_steps) is not int or n_steps < N_FEWEST:
         raise ValueError(f"lr_find(n_steps={n_steps!r}): write a whole number of at least {N_FEWEST}.")
     if stop_factor is not None and not stop_factor > 1:
-        raise ValueError(f"lr_find(stop_factor={stop_factor!r}): write a number above 1, or None to go on.")
+        raise ValueError(f"lr_find(stop_factor={stop_factor!r}): write a number above 1, or None.")
 
 
 def slopes_of(rates: list[float], losses: list[float]) -> list[float]:
-    """The slope of the losses over the logarithm of the rates, at each inner step from both neighbours."""
-    logs = [math.log(rate) for rate in rates]
-    last = len(rates) - 1
-    pairs = [(max(step - 1, 0), min(step + 1, last)) for step in range(len(rates))]
-    return [(losses[right] - losses[left]) / (logs[right] - logs[left]) for left, right in pairs]
+    """The slope of the losses over the logarithm of the rates."""
+    logs = torch.tensor(rates, dtype=torch.float64).log()
+    return torch.gradient(torch.tensor(losses, dtype=torch.float64), spacing=(logs,))[0].tolist()
 
 
 def longest_descent(losses: list[float]) -> tuple[int, int]:
-    """First and last step of the longest subsequence in which each loss is below the one before.
-
-    By dynamic programming over all pairs, n * n / 2 comparisons.
-    """
+    """First and last step of the longest subsequence of falling losses, by dynamic programming."""
     lengths, starts = [1] * len(losses), list(range(len(losses)))
     for step, loss in enumerate(losses):
         for before in range(step):

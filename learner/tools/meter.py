@@ -1,4 +1,4 @@
-"""Time what a fit does: its data, and each hook and operation without those within it."""
+"""Time a fit: its data, and each hook and operation without those called inside it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from learner.checks.preflight import Preflight
 from learner.engine.composition import begins, doer_of, guarded, in_turn, nobody, within
 from learner.loop import OPERATIONS as DEFAULTS
 
-BLOCK = 10  # steps; what comes now and then, and batches that workers deliver in bursts, even out within
-Doer = Callable[[Any], Any]
+BLOCK = 10  # steps; rare events, and batches that workers deliver in bursts, average out within a block
+Call = Callable[[Any], Any]
 
 
 class Watch:
-    """Gives the batches of a training pass, and keeps how long each was waited for and worked on.
+    """Yields the batches of a training pass, and records the waiting time and the work time of each.
 
-    A pass ends early where enough steps are there; a validation pass is cut to two batches. On an accelerator
-    the last step of each block and pass waits until all its work is done.
+    A pass ends early after enough steps; a validation pass has two batches. On an accelerator the last step
+    of each block and pass waits until the device has finished.
 
     Args:
         learn: the learner.
-        n_steps: how many are enough.
+        n_steps: how many steps are enough.
     """
 
     def __init__(self, learn: Any, n_steps: int):
@@ -46,11 +46,11 @@ class Watch:
 
     @property
     def n_left(self) -> int:
-        """Steps that are still wanted."""
+        """Steps that are still needed."""
         return self.n_steps - len(self.works)
 
     def batches(self, loader: Any) -> Iterator[Any]:
-        """Takes the place of `Data.batches`."""
+        """Replaces `Data.batches`."""
         return self.train(loader) if self.learn.training else first_two(self.give(loader))
 
     def train(self, loader: Any) -> Iterator[Any]:
@@ -82,23 +82,23 @@ def first_two(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def settle(device: torch.device | None) -> None:
-    """Wait until an accelerator has done all that it was given: a wait that is meant, to time it."""
+    """Wait until an accelerator has finished its work: an intended wait, to time it."""
     if device is not None and device.type not in ("cpu", "meta"):
         torch.accelerator.synchronize(device)
 
 
 class Conductor(Callback):
-    """Ends the fit when enough was measured; it is heard last and not timed."""
+    """Ends the fit after enough steps; it runs last and is not timed."""
 
     order = Order.SAVE
-    N_EPOCHS = 3  # at least, for what comes once an epoch
+    N_EPOCHS = 3  # at least, to measure what runs once per epoch
 
     def __init__(self, watch: Watch, meter: Meter | None = None, fewest: int = N_EPOCHS):
         super().__init__(name="cost_conductor")
         self.watch, self.meter, self.fewest, self.n_epochs = watch, meter, fewest, 0
 
     def before_train(self, learn: Any) -> None:
-        self.watch.device = learn.device  # by now the model is where it belongs
+        self.watch.device = learn.device  # the model is on its device by now
 
     def after_epoch(self, learn: Any) -> None:
         self.n_epochs += 1
@@ -109,7 +109,7 @@ class Conductor(Callback):
 
 
 class Meter:
-    """Times hooks and operations, each without those within it; for use in a sandbox.
+    """Times hooks and operations, each without those called inside it; for use in a sandbox.
 
     Keys are `("operation", name)` and `("callback", name)`. Batch events count in training only. If a
     callback does more, such as a validation within an epoch, that is its own time.
@@ -120,10 +120,10 @@ class Meter:
         self.epochs: list[dict[tuple[str, str], float]] = []
         self.reads: list[dict[tuple[str, str], float]] = []
         self._step, self._epoch, self._read = new_sums(), new_sums(), new_sums()
-        # under way, outermost first; None for what comes once an epoch
+        # the running calls, outermost first; None for a call once per epoch
         self._open: list[tuple[str, str] | None] = []
-        self._inside: list[float] = []  # seconds of those within each
-        self._empty = 0.0  # what a clock around nothing tells
+        self._inside: list[float] = []  # seconds of the calls inside each of them
+        self._empty = 0.0  # what a clock around an empty call measures
         self._empty = self._calibrate()
 
     def _calibrate(self) -> float:
@@ -135,24 +135,26 @@ class Meter:
         return median(found)
 
     def compose(self, learn: Any) -> None:
-        """Put clocks around all that the learner's loop calls."""
+        """Put a clock around each call of the learner's loop."""
         hooks = {event: self._timed_hooks(event, found) for event, found in learn.callbacks.hooks.items()}
         learn.loop.on = {event: in_turn(event, found) for event, found in hooks.items()}
         learn.loop.on["before_fit"] = begins(learn.callbacks, hooks["before_fit"])
-        doers = learn.callbacks.overrides
-        learn.loop.do = {each: guarded(each, self._doer(learn, each), doers.get(each)) for each in OPERATIONS}
+        owners = learn.callbacks.overrides
+        learn.loop.do = {
+            each: guarded(each, self._call(learn, each), owners.get(each)) for each in OPERATIONS
+        }
 
     def _timed_hooks(self, event: str, hooks: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(self._hook(event, hook) for hook in hooks)
 
     def _hook(self, event: str, hook: Any) -> Any:
-        plugin = hook.__self__
-        if isinstance(plugin, (Conductor, Preflight)):
+        owner = hook.__self__
+        if isinstance(owner, (Conductor, Preflight)):
             return hook
-        timed = self._timed(("callback", plugin.name), hook, self._step if event in IN_BATCH else self._epoch)
-        return MethodType(lambda _plugin, learn: timed(learn), plugin)  # as errors name it
+        timed = self._timed(("callback", owner.name), hook, self._step if event in IN_BATCH else self._epoch)
+        return MethodType(lambda _owner, learn: timed(learn), owner)  # so that errors name it
 
-    def _doer(self, learn: Any, operation: str) -> Doer:
+    def _call(self, learn: Any, operation: str) -> Call:
         callbacks: Callbacks = learn.callbacks
         do = doer_of(callbacks, operation, type(learn), DEFAULTS)
         if do is not nobody:
@@ -162,7 +164,7 @@ class Meter:
                 do = self._timed(("callback", around.name), within(around, operation, do), self._step)
         return do
 
-    def _timed(self, key: tuple[str, str], do: Doer, sums: dict[tuple[str, str], float]) -> Doer:
+    def _timed(self, key: tuple[str, str], do: Call, sums: dict[tuple[str, str], float]) -> Call:
         open_, inside = self._open, self._inside
         of_steps = sums is self._step
 
@@ -196,15 +198,9 @@ class Meter:
         self._epoch.clear()
 
     def count_read(self) -> None:
-        """A number was read from a device by what is under way."""
-        key = self.under_way
-        if key is not None:
-            self._read[key] += 1
-
-    @property
-    def under_way(self) -> tuple[str, str] | None:
-        """The innermost part of a step that is under way."""
-        return self._open[-1] if self._open else None
+        """Count a read from a device for the innermost running call."""
+        if self._open and self._open[-1] is not None:
+            self._read[self._open[-1]] += 1
 
 
 def new_sums() -> dict[tuple[str, str], float]:
@@ -213,7 +209,7 @@ def new_sums() -> dict[tuple[str, str], float]:
 
 
 class _Training:
-    """What a clock asks of the learner."""
+    """What a clock reads from the learner."""
 
     training = True
 
@@ -228,9 +224,9 @@ READS = (
 
 
 class Reads(TorchDispatchMode):
-    """Counts reads of numbers from a device: one that works ahead is waited for then.
+    """Counts reads of numbers from a device: each one waits for it.
 
-    On a CPU nothing is waited for, and plug-ins read there where they would not on an accelerator.
+    Nothing waits on a CPU, and callbacks read numbers there that they do not read on an accelerator.
     """
 
     def __init__(self, meter: Meter, device: torch.device):
@@ -247,7 +243,7 @@ class Reads(TorchDispatchMode):
 
 
 def fetches(args: Any, kwargs: Any) -> bool:
-    """Is a tensor copied from an accelerator to the CPU, by a copy that is waited for?"""
+    """Is a tensor copied from an accelerator to the CPU, by a copy that waits?"""
     tensors = [each for each in args if isinstance(each, Tensor)]
     source = tensors[-1] if tensors else None
     target = kwargs.get("device") or (tensors[0].device if len(tensors) > 1 else None)

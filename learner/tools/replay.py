@@ -1,4 +1,4 @@
-"""Keep the step in which an error came up, and run that one step again, to see what went wrong."""
+"""Save the step that raised an error, and run that one step again to find the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.core import draws
-from callbacks.core.contract import Callback, Order
+from callbacks.core.contract import Order
 from callbacks.core.modules import LOSS
 from callbacks.core.when import saved_part
 from callbacks.guard.blackbox import FILE, BlackBox
@@ -29,16 +29,16 @@ from learner.state.snapshot_fits import check_fits
 from learner.tools.seen import Notes
 
 PIECES = ("batch", "inputs", "targets", "model", "extra", "frozen", "plain", LOSS, "optimizer", "callbacks")
-KIND = "step"  # of file; a checkpoint has none
+KIND = "step"  # the kind of the file; a checkpoint has no kind
 
 
-# Keep a step
+# Save a step
 
 
 def write(learn: Any, path: str | Path, begin: dict[str, Any]) -> Path:
-    """Do what `Learner.save_step` tells.
+    """Implement `Learner.save_step`.
 
-    What cannot be kept, as objects in a batch, is left out, and named in the file.
+    What a file cannot hold, such as objects in a batch, is left out and listed in the file.
     """
     path = Path(path).absolute()
     left_out: list[str] = []
@@ -55,13 +55,13 @@ def write(learn: Any, path: str | Path, begin: dict[str, Any]) -> Path:
 
 
 def pieces_of(learn: Any, left_out: list[str]) -> dict[str, Any]:
-    """What decides the step, as it is now; nothing is copied."""
+    """The state that determines the step, not copied."""
     states = {}
-    for plugin in learn.callbacks:
+    for each in learn.callbacks:
         try:
-            states[plugin.name] = saved_part(plugin).state_dict()
-        except Exception as error:  # noqa: BLE001 - told in the file
-            left_out.append(f"callbacks.{plugin.name}: {type(error).__name__}: {error}")
+            states[each.name] = saved_part(each).state_dict()
+        except Exception as error:  # noqa: BLE001 - listed in the file
+            left_out.append(f"callbacks.{each.name}: {type(error).__name__}: {error}")
     return {
         "batch": learn.batch,
         "model": tensors_of(learn.model),
@@ -75,7 +75,7 @@ def pieces_of(learn: Any, left_out: list[str]) -> dict[str, Any]:
 
 
 def as_far_as_it_goes(value: Any, where: str, left_out: list[str]) -> Any:
-    """Plain data, with None for what a file cannot hold; a mapping becomes a dict."""
+    """The value as plain data, with None for what a file cannot hold; a mapping becomes a dict."""
     try:
         return to_plain(value, where)
     except TypeError as error:
@@ -89,7 +89,7 @@ def as_far_as_it_goes(value: Any, where: str, left_out: list[str]) -> Any:
 
 
 def fails_in_step(learn: Any) -> bool:
-    """Was the error raised in the update itself, so that some of the weights may have changed?"""
+    """Was the error raised in the update itself, which may have changed some weights?"""
     frames = (frame for frame, _ in traceback.walk_tb(learn.error.__traceback__))
     return "step" in learn.loop.place.operations or any(
         frame.f_locals.get("self") is learn.optimizer for frame in frames
@@ -100,17 +100,17 @@ def fails_in_step(learn: Any) -> bool:
 
 
 def replay_run(folder: Path) -> int:
-    """Run the kept step of a recipe's run again: what `learner replay RUN` does.
+    """Run the saved step of a recipe's run again: implements `learner replay RUN`.
 
     Args:
-        folder: of the run, with its `recipe.yaml`, and `blackbox.pt` in it or in a folder below.
+        folder: the run's folder, with its `recipe.yaml`, and with `blackbox.pt` in it or in a subfolder.
 
     Returns:
-        The exit code 0, when no error came up.
+        The exit code 0, if the step raises no error.
 
     Raises:
-        Mistake: there is no such file, or no recipe.
-        Exception: what came up in the step, with its place in the code.
+        Mistake: the file or the recipe is missing.
+        Exception: the error of the step, with its place in the code.
     """
     from learner.recipes.recipe import load_recipe
     from learner.recipes.recipe_errors import Mistake  # recipes import the learner, which imports this file
@@ -118,13 +118,13 @@ def replay_run(folder: Path) -> int:
     path = next(iter(sorted(folder.rglob(FILE))), None)
     if path is None:
         raise Mistake(
-            f"{folder} holds no {FILE}: the plug-in BlackBox writes one when an error comes up in a step. "
-            "Name the folder of such a run."
+            f"{folder} contains no {FILE}: the callback BlackBox writes one when a step raises an error. "
+            "Pass the folder of such a run."
         )
     if not (folder / "recipe.yaml").is_file():
         raise Mistake(
-            f"{folder} holds no recipe.yaml, so what is to run is not known: in Python, make the learner and "
-            f"call replay(learn, {str(path)!r}) of learner.replay."
+            f"{folder} contains no recipe.yaml, so the learner is not known: create it in Python, and call "
+            f"replay(learn, {str(path)!r}) of learner.replay."
         )
     recipe = load_recipe(folder / "recipe.yaml")
     learn = recipe.build()
@@ -134,26 +134,27 @@ def replay_run(folder: Path) -> int:
 
 
 def replay(learn: Any, path: str | Path) -> None:
-    """Run a kept step again in a sandbox, print what each layer gave, and raise the error that comes up.
+    """Run a saved step again in a sandbox, print the output of each layer, and raise the step's error.
 
-    The learner's plug-ins take part, but those that report or save. `python -m pdb` stops at the line that
+    The learner's callbacks run, except those that report or save. `python -m pdb` stops at the line that
     raises.
 
     Args:
-        learn: a learner of the same model and plug-ins.
-        path: what `BlackBox` has written.
+        learn: a learner with the same model and callbacks.
+        path: the file that `BlackBox` has written.
 
     Raises:
         CheckpointError: the file cannot be used.
-        ValueError: it is of another model, or the batch was one that a file cannot hold.
-        Exception: what came up in the step.
+        ValueError: the file belongs to another model, or could not hold the batch.
+        Exception: the error of the step.
     """
     kept = read(path)
     check_fits(learn, kept)
     if "batch" in lost_pieces(kept) and lost_pieces(kept) & {"inputs", "targets"}:
         raise ValueError(
-            f"{path}: the step cannot be run again, as a file cannot hold its batch: {kept['left_out'][0]}. "
-            "Let Data(split=...) give tensors, or tuples and dicts of them, as inputs and targets."
+            f"{path}: the step cannot run again, since the file could not hold its batch: "
+            f"{kept['left_out'][0]}. Let Data(split=...) return tensors, or tuples and "
+            "dicts of them, as inputs and targets."
         )
     print(head_of(kept))
     notes = Notes()
@@ -166,28 +167,23 @@ def replay(learn: Any, path: str | Path) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The kept step."""
+    """The saved step."""
     contents = checkpoint_file.read(path)
     if contents.get("kind") != KIND:
         raise checkpoint_file.CheckpointError(
-            f"{path} holds no step: pass the {FILE} that BlackBox has written."
+            f"{path} does not contain a step: pass the {FILE} that BlackBox has written."
         )
     return from_plain(contents)
 
 
 @contextmanager
 def composed(learn: Any, notes: Notes) -> Iterator[None]:
-    """Leave out the plug-ins that report, save, or keep steps, but for those that others need."""
+    """Leave out the callbacks that report, save, or save steps, unless others need them."""
     before = list(learn.callbacks)
-    there = [plugin for plugin in before if plugin.order not in (Order.REPORT, Order.SAVE)]
-    needed = tuple(kind for plugin in there for kind in plugin.needs)
-    learn.loop.connect(
-        learn,
-        [
-            *(each for each in before if (each in there or isinstance(each, needed)) and not is_box(each)),
-            notes,
-        ],
-    )
+    there = [each for each in before if each.order not in (Order.REPORT, Order.SAVE)]
+    needed = tuple(kind for each in there for kind in each.needs)
+    kept = [each for each in before if each in there or isinstance(each, needed)]
+    learn.loop.connect(learn, [*(each for each in kept if not isinstance(each, BlackBox)), notes])
     try:
         yield
     finally:
@@ -195,17 +191,12 @@ def composed(learn: Any, notes: Notes) -> Iterator[None]:
 
 
 def lost_pieces(kept: dict[str, Any]) -> set[str]:
-    """The pieces of which something was left out."""
+    """The pieces that are not complete."""
     return {re.split(r"\W", place, maxsplit=1)[0] for place in kept["left_out"]}
 
 
-def is_box(plugin: Callback) -> bool:
-    """Would it write a file of the replay?"""
-    return isinstance(plugin, BlackBox)
-
-
 def step_again(learn: Any, kept: dict[str, Any]) -> None:
-    """The step as a fit runs it, with what comes before it and after it."""
+    """The step as a fit runs it, with the events before and after it."""
     modes, kept_state = modes_of(learn), kept_of(learn)
     learn.fitting, learn.error, learn.stop_reason, learn.loop.begun = True, None, None, []
     try:
@@ -223,7 +214,7 @@ def step_again(learn: Any, kept: dict[str, Any]) -> None:
 
 
 def begin(learn: Any, kept: dict[str, Any]) -> None:
-    """Everything as it was when the step began."""
+    """Restore everything to the state at the start of the step."""
     put_clock(learn, kept)
     learn.loop.on["before_fit"](learn)
     learn.loop.on["before_epoch"](learn)
@@ -242,14 +233,14 @@ def begin(learn: Any, kept: dict[str, Any]) -> None:
 
 
 def put_clock(learn: Any, kept: dict[str, Any]) -> None:
-    """The clock as it was."""
+    """Restore the clock."""
     for name, value in kept["clock"].items():
         setattr(learn, name, value)
 
 
 @contextmanager
 def given_batch(learn: Any, kept: dict[str, Any]) -> Iterator[None]:
-    """Have the kept batch; where a file could not hold it, the inputs and targets that were made of it."""
+    """Use the saved batch; if the file could not hold it, the inputs and targets made from it."""
     learn.batch, own = kept["batch"], dict(vars(learn.data))
     if "batch" in lost_pieces(kept):
         vars(learn.data)["split"] = lambda _batch: (kept["inputs"], kept["targets"])
@@ -261,7 +252,7 @@ def given_batch(learn: Any, kept: dict[str, Any]) -> Iterator[None]:
 
 
 def head_of(kept: dict[str, Any]) -> str:
-    """Which step it is, how it ended, and what the file could not keep."""
+    """Which step it is, how it ended, and what the file does not contain."""
     clock, error = kept["clock"], kept["error"]
     message = error["message"].partition("\n")[0]
     place = f"batch {clock['batch_idx']} of epoch {clock['epoch']}, global step {clock['global_step']}"
@@ -271,7 +262,7 @@ def head_of(kept: dict[str, Any]) -> str:
     ]
     if kept["is_updated"]:
         lines.append(
-            "It came up in the update or after it: the weights are not those of the step's beginning."
+            "The error was raised in the update or after it: the weights are not those of the step's start."
         )
-    lines += [f"not kept: {each}" for each in kept["left_out"]]
+    lines += [f"not saved: {each}" for each in kept["left_out"]]
     return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""What a hyperparameter will be over a fit, drawn before it."""
+"""The values of a hyperparameter during a fit, drawn before it."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ Planned = tuple[Plan, list[list[float]]]
 
 
 def values_of(learn: Any, n_epochs: int, name: str) -> list[list[float]]:
-    """For each parameter group the values by batch.
+    """The values of each parameter group, one per batch.
 
     Raises:
-        ValueError: no plug-in schedules it, or its values cannot be foreseen.
+        ValueError: no callback schedules it, or its values are not known in advance.
     """
     check_n_epochs(n_epochs)
     plans = [plan_of(each, learn, n_epochs, name) for each in learn.callbacks if name in may_change(each)]
     there = [plan for plan in plans if plan is not None]
     if not there:
-        names = sorted({each for plugin in learn.callbacks for each in may_change(plugin)})
+        names = sorted({name for each in learn.callbacks for name in may_change(each)})
         scheduled = f" Scheduled are: {', '.join(names)}." if names else ""
         raise ValueError(
-            f"plot_schedule: no plug-in schedules {name!r}.{scheduled} Add one, as "
+            f"plot_schedule: no callback schedules {name!r}.{scheduled} Add one, as "
             f"ParamScheduler({{{name!r}: ...}}) or TorchScheduler(...), or pass it as callbacks=[...]."
         )
     return joined(learn, name, there)
 
 
-def may_change(plugin: Any) -> list[str]:
-    """What a scheduler may change; of one of torch's it is known once it is made."""
-    if isinstance(plugin, TorchScheduler):
+def may_change(callback: Any) -> list[str]:
+    """What a scheduler may change; what one of torch's really changes is known once it is made."""
+    if isinstance(callback, TorchScheduler):
         return ["lr", "momentum"]
-    return list(plugin.schedules) if isinstance(plugin, ParamScheduler) else []
+    return list(callback.schedules) if isinstance(callback, ParamScheduler) else []
 
 
-def plan_of(plugin: Any, learn: Any, n_epochs: int, name: str) -> Planned | None:
+def plan_of(schedule: Any, learn: Any, n_epochs: int, name: str) -> Planned | None:
     """When a schedule of this hyperparameter runs, and its values by group; None if it does not change it.
 
     Raises:
-        ValueError: they cannot be foreseen.
+        ValueError: they are not known in advance.
     """
-    schedule: Any = plugin
     adds = adds_up(learn)
     if isinstance(schedule, TorchScheduler) and schedule.every.unit == "step" and adds:
         raise ValueError(
-            f"plot_schedule: {describe(schedule)} goes by updates, of which GradientAccumulation makes fewer "
-            "than there are batches, so its values cannot be foreseen. Plot it without GradientAccumulation."
+            f"plot_schedule: {describe(schedule)} counts updates, which are fewer than batches with "
+            "GradientAccumulation, so its values are not known in advance. Plot it without "
+            "GradientAccumulation."
         )
     n_batches = getattr(schedule, "n_batches", None) or n_train_batches(learn)
     if n_batches is None:
         raise ValueError(
-            "plot_schedule: the loader does not know how many batches an epoch has. Give it a length, or "
-            "pass ParamScheduler(..., n_batches=...)."
+            "plot_schedule: the loader has no length, so the batches of an epoch are not known. Use a "
+            "loader with a length, or ParamScheduler(..., n_batches=...)."
         )
     plan = planned(schedule, learn, n_epochs, n_batches, one_step_each=not adds)
     if plan is None or (plan.begin and isinstance(schedule, TorchScheduler)):
         raise ValueError(
-            f"plot_schedule: when {plugin!r} runs cannot be foreseen in batches, because of its window or of "
-            "a budget. Write both in epochs or steps, or plot it without."
+            f"plot_schedule: when {schedule!r} runs is not known in advance, because of its window or a "
+            "budget. Write both in epochs or steps, or plot it without them."
         )
     if isinstance(schedule, TorchScheduler):
         series = schedule.values(learn.optimizer, n_epochs, n_batches)
@@ -78,7 +78,7 @@ def plan_of(plugin: Any, learn: Any, n_epochs: int, name: str) -> Planned | None
 
 
 def joined(learn: Any, name: str, plans: list[Planned]) -> list[list[float]]:
-    """The values of each group over the fit; before and after a schedule they stay as they are."""
+    """The values of each group over the fit; constant before and after a schedule."""
     length = plans[0][0].end_of_fit
     found = []
     for number, group in enumerate(learn.optimizer.param_groups):

@@ -1,4 +1,4 @@
-"""What is seen when a kept step is run again: the numbers of the batch, of each layer, and the gradients."""
+"""Numbers of a replayed step: those of the batch, of each layer, and of the gradients."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from callbacks.place.device import tensors_in
 
 
 class Notes(Callback):
-    """What is seen in a replay: of the batch, each layer's output, the loss, and the gradients."""
+    """Records numbers of the batch, of each layer's output, of the loss, and of the gradients."""
 
-    order = Order.PREPARE  # before those that end the step
+    order = Order.PREPARE  # before callbacks that end the step
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Notes(Callback):
         self.is_forward_done = True
 
     def take_layer(self, name: str, module: Any, output: Any) -> None:
-        if not self.is_forward_done:  # StopOnNaN runs the model once more
+        if not self.is_forward_done:  # StopOnNaN runs the model again
             self.take(f"{name or 'model'} ({type(module).__name__})", output)
 
     def take(self, name: str, value: Any) -> None:
@@ -44,7 +44,7 @@ class Notes(Callback):
     def after_backward(self, learn: LearnerProtocol) -> None:
         gradients = [(name, each.grad) for name, each in learn.model.named_parameters()]
         bad = [name for name, grad in gradients if grad is not None and not is_finite(grad)]
-        shown = ", ".join(map(repr, bad[::-1][:3]))  # backward: the last layer's come first
+        shown = ", ".join(map(repr, bad[::-1][:3]))  # in the backward pass the last layer's are first
         self.gradients = (
             f"gradients not finite, the first ones in {shown}" if bad else "all gradients are finite"
         )
@@ -62,7 +62,7 @@ class Notes(Callback):
 
 
 def numbers_of(tensor: Tensor) -> tuple[str, str, str, str]:
-    """Shape, least and greatest finite number, and the share of those that are not finite."""
+    """Shape, smallest and largest finite number, and the share of numbers that are not finite."""
     flat = tensor._values() if tensor.is_sparse else tensor
     good = flat[flat.isfinite()]
     n_bad = flat.numel() - good.numel()

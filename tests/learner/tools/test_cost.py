@@ -348,7 +348,7 @@ def test_what_cannot_be_measured():
         def after_batch(self, learn):
             learn.cost(20)
 
-    with pytest.raises(RuntimeError, match="in the middle of a fit"):
+    with pytest.raises(RuntimeError, match="called during a fit"):
         make(Inside()).fit(1)
     with pytest.raises(TypeError, match="no optimizer"):
         Learner(nn.Linear(1, 1), Data([torch.rand(2, 1)]), F.mse_loss).cost()

@@ -83,7 +83,7 @@ def test_a_graph_holds_its_tensors_until_it_is_gone():
 def test_an_operation_beyond_the_limit_is_refused_and_its_result_freed():
     with LiveBytes(limit=500) as gauge:
         kept = torch.ones(100)
-        with pytest.raises(OverLimit, match="hold 800 bytes, of 500") as caught:
+        with pytest.raises(OverLimit, match="use 800 bytes of 500") as caught:
             kept + 1
         assert caught.value.held == 800
         del caught

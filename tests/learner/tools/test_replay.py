@@ -139,7 +139,7 @@ def test_an_error_after_the_update_is_told_as_such(tmp_path, capsys):
     _, path = failed(tmp_path, [fail])
     with pytest.raises(ZeroDivisionError):
         replay(boxed(tmp_path / "other", plugins=[fail]), path)
-    assert "the weights are not those of the step's beginning" in capsys.readouterr().out
+    assert "the weights are not those of the step's start" in capsys.readouterr().out
 
 
 def objects_as_batch(learn):
@@ -165,7 +165,7 @@ def test_a_batch_that_no_file_holds_is_replayed_by_its_inputs_and_targets(tmp_pa
         replay(learn, tmp_path / FILE)
     assert torch.equal(other.seen[0][3], watch.seen[-1][3])
     assert learn.data.split is split
-    assert "not kept: batch is of type" in capsys.readouterr().out
+    assert "not saved: batch is of type" in capsys.readouterr().out
 
 
 def test_a_step_of_which_inputs_are_lost_too_cannot_be_run_again(tmp_path):
@@ -190,7 +190,7 @@ def test_a_step_of_which_inputs_are_lost_too_cannot_be_run_again(tmp_path):
     learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
     with pytest.raises(ZeroDivisionError):
         learn.fit(3)
-    with pytest.raises(ValueError, match="a file cannot hold its batch: batch"):
+    with pytest.raises(ValueError, match="the file could not hold its batch: batch"):
         replay(learn, tmp_path / FILE)
 
 
@@ -199,15 +199,15 @@ def test_a_file_of_another_model_or_kind_is_refused(tmp_path):
     other = boxed(tmp_path / "other", dropout=True)
     with pytest.raises(ValueError, match="the snapshot is of another model"):
         replay(other, path)
-    with pytest.raises(CheckpointError, match="holds no step"):
+    with pytest.raises(CheckpointError, match="does not contain a step"):
         replay(learn, learn.save(tmp_path / "checkpoint.pt"))
 
 
 def test_a_folder_without_a_step_or_a_recipe_is_told(tmp_path):
-    with pytest.raises(Mistake, match=r"holds no blackbox\.pt"):
+    with pytest.raises(Mistake, match=r"contains no blackbox\.pt"):
         replay_run(tmp_path)
     failed(tmp_path / "below", [FailAt()])
-    with pytest.raises(Mistake, match=r"holds no recipe\.yaml"):
+    with pytest.raises(Mistake, match=r"contains no recipe\.yaml"):
         replay_run(tmp_path)
 
 

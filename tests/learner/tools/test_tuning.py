@@ -344,9 +344,9 @@ def test_the_plan_is_what_a_fit_does(scheduler):
 
 def test_a_plan_that_there_is_not():
     learn = make(callbacks=[TorchScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau)])
-    with pytest.raises(ValueError, match="cannot be foreseen"):
+    with pytest.raises(ValueError, match="not known in advance"):
         learn.plot_schedule(1)
-    with pytest.raises(ValueError, match="no plug-in schedules 'weight_decay'"):
+    with pytest.raises(ValueError, match="no callback schedules 'weight_decay'"):
         learn.plot_schedule(1, "weight_decay")
 
 
