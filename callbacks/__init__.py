@@ -21,8 +21,8 @@ from callbacks.core.contract import (
     on,
 )
 from callbacks.core.every import Every
-from callbacks.core.foreign_names import missing_callback as _missing_callback
 from callbacks.core.history import History
+from callbacks.core.missing_names import missing_callback as _missing_callback
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import When
 from callbacks.fast.lean_step import LeanStep

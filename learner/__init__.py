@@ -32,10 +32,10 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would take it that every name is there
 
     def __getattr__(name: str) -> Any:
-        """For a name that is missing: say where it is, or what it is called here."""
+        """Raise an error for a missing name, with its place or its name here if they are known."""
         import sys
 
-        from callbacks.core.foreign_names import missing
-        from learner.messages.foreign_attributes import meant_of_package
+        from callbacks.core.missing_names import missing
+        from learner.messages.missing_attributes import meant_of_package
 
         raise missing("learner", name, meant_of_package(name, __all__), sys._getframe(1))

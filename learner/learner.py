@@ -37,8 +37,8 @@ from learner.messages.arguments import (
     check_loss_func,
     check_model,
 )
-from learner.messages.foreign_attributes import tells_other_words
 from learner.messages.keywords import suggest_keywords
+from learner.messages.missing_attributes import with_hints
 from learner.resume import resumption, saving
 from learner.resume.resumption import Resume
 from learner.state import begun, copies, optimizer_modes, snapshots
@@ -48,7 +48,7 @@ from learner.tools.tuning import Tuning
 Plugin = Callback | type[Callback]
 
 
-@tells_other_words
+@with_hints
 class Learner(Tuning):
     """Owns a model, data, a loss and an optimizer, and runs one loop in which plug-ins do everything else.
 

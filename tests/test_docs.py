@@ -16,7 +16,7 @@ import pytest
 import callbacks
 import learner
 from callbacks import EVENTS, OPERATIONS, Callback, Cancel, Order
-from callbacks.core.definition import OTHER_WORDS
+from callbacks.core.foreign_names import EVENT_WORDS
 from learner import DEFAULT_CALLBACKS, Learner
 from learner.cli.commands import main
 from learner.engine.explain import LOOP
@@ -301,5 +301,5 @@ def table_rows(page: str) -> list[list[str]]:
 def test_lightnings_events_have_the_name_that_its_page_shows():
     for theirs, ours in table(section("coming_from_lightning.md", "Events")):
         for name in names_in(theirs):
-            if name in OTHER_WORDS:
-                assert OTHER_WORDS[name] == names_in(ours)[0], name
+            if name in EVENT_WORDS:
+                assert EVENT_WORDS[name] == names_in(ours)[0], name

@@ -12,9 +12,8 @@ import torch
 import callbacks
 import learner
 from callbacks import Callback
-from callbacks.core.foreign_names import PLUGIN_WORDS
+from callbacks.core.foreign_names import CALLBACK_WORDS, LEARNER_WORDS, PACKAGE_WORDS
 from learner import Learner
-from learner.messages.foreign_attributes import LEARNER_WORDS, PACKAGE_WORDS
 from tests.test_docs import names_in, section, table
 
 
@@ -74,7 +73,7 @@ def test_modules_of_the_packages_are_still_imported_by_from():
         ("add_cb", "add_callbacks"),
         ("fit_onecycle", "fit_one_cycle"),
         ("lr_finder", "lr_find"),
-        ("early_stopping", "the plug-in EarlyStopping()"),
+        ("early_stopping", "the callback EarlyStopping()"),
     ],
 )
 def test_a_missing_attribute_of_a_learner_is_an_error_with_our_name(name, meant):
@@ -139,9 +138,9 @@ def test_a_learner_is_still_copied():
     assert len(learn.history) == 0
 
 
-@pytest.mark.parametrize("word", sorted(PLUGIN_WORDS) + sorted(PACKAGE_WORDS))
+@pytest.mark.parametrize("word", sorted(CALLBACK_WORDS) + sorted(PACKAGE_WORDS))
 def test_every_suggested_name_exists(word):
-    for meant in re.split(r", or | or |, ", {**PACKAGE_WORDS, **PLUGIN_WORDS}[word]):
+    for meant in re.split(r", or | or |, ", {**PACKAGE_WORDS, **CALLBACK_WORDS}[word]):
         first = re.match(r"(from [\w.]+ import )?[\w.]+", meant)
         assert first, meant
         found = first.group()
@@ -161,7 +160,7 @@ def test_every_suggested_attribute_exists(word):
     learn = make()
     assert not hasattr(learn, word)
     for meant in re.split(r", or | or |, ", LEARNER_WORDS[word]):
-        if plugin := re.match(r"the plug-in (\w+)", meant):
+        if plugin := re.match(r"the callback (\w+)", meant):
             assert plugin.group(1) in callbacks.__all__
         elif "learn" not in meant and not meant.startswith(("as ", "in ", "and ")):
             assert hasattr(learn, re.match(r"\w+", meant).group())

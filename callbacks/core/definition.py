@@ -12,53 +12,8 @@ from types import CodeType
 from typing import Any
 
 from callbacks.core.every import Every
+from callbacks.core.foreign_names import EVENT_WORDS
 
-# Hooks of other frameworks, where their moment has a name of its own here.
-OTHER_WORDS = {
-    "on_fit_start": "before_fit",
-    "on_train_start": "before_fit",
-    "on_train_begin": "before_fit",
-    "on_fit_end": "after_fit",
-    "on_train_end": "after_fit",
-    "on_epoch_begin": "before_epoch",
-    "on_epoch_start": "before_epoch",
-    "on_train_epoch_start": "before_epoch",
-    "on_train_epoch_end": "after_epoch",
-    "on_epoch_end": "after_epoch",
-    "on_batch_begin": "before_batch",
-    "on_batch_start": "before_batch",
-    "on_train_batch_begin": "before_batch",
-    "on_train_batch_start": "before_batch",
-    "on_step_begin": "before_batch",
-    "on_batch_end": "after_batch",
-    "on_train_batch_end": "after_batch",
-    "on_step_end": "after_batch",
-    "on_before_backward": "before_backward",
-    "on_after_backward": "after_backward",
-    "on_backward_end": "after_backward",
-    "on_grad_computed": "after_backward",
-    "on_before_optimizer_step": "before_step",
-    "on_pre_optimizer_step": "before_step",
-    "on_optimizer_step": "after_step",
-    "on_before_zero_grad": "zero_grad",
-    "on_validation_start": "before_validate",
-    "on_validation_end": "after_validate",
-    "on_validation_epoch_start": "before_validate",
-    "on_validation_epoch_end": "after_validate",
-    "on_validation_batch_start": "before_batch",
-    "on_validation_batch_end": "after_batch",
-    "on_test_begin": "before_validate",
-    "on_test_end": "after_validate",
-    "on_evaluate": "after_validate",
-    "on_exception": "cleanup_fit",
-    "teardown": "cleanup_fit",
-    "cleanup_epoch": "after_epoch",
-    "cleanup_batch": "after_batch",
-    "before_valid": "before_validate",
-    "after_valid": "after_validate",
-    "after_predict": "after_pred",
-    "get_loss": "compute_loss",
-}
 # Measured on the events and operations: one letter missing, doubled or swapped scores 0.86 and more, while
 # helpers such as `cleanup_files` or `best_so_far` score under 0.84. Short words are not compared: `steps` and
 # `placed` would be as close to `step` and `place` as a slip of the finger.
@@ -258,7 +213,7 @@ def check_name(name: str, owner: str, known: tuple[str, ...]) -> None:
     looks = name.startswith(("before_", "after_")) or (
         name.startswith("on_") and name.endswith(("_start", "_begin", "_end"))
     )
-    if not (close or looks or name in OTHER_WORDS):
+    if not (close or looks or name in EVENT_WORDS):
         return
     raise TypeError(
         f"{owner}.{name} would never be called: there is no event of that name. "
@@ -280,7 +235,7 @@ def check_event(name: Any, known: tuple[str, ...]) -> None:
 
 def meant_by(name: str, known: tuple[str, ...]) -> str:
     """The event or operation that was probably meant."""
-    return OTHER_WORDS.get(name) or get_close_matches(name.lower(), known, n=1, cutoff=0)[0]
+    return EVENT_WORDS.get(name) or get_close_matches(name.lower(), known, n=1, cutoff=0)[0]
 
 
 def is_plain(value: Any) -> bool:

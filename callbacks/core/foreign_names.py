@@ -1,16 +1,61 @@
-"""What other frameworks call what is here, for whoever asks for it by their name."""
+"""What other frameworks call what is here: one table for both floors, by the kind of name.
+
+`missing_names.py` and `learner/messages` make hints from it.
+"""
 
 from __future__ import annotations
 
-import dis
-from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
-from types import FrameType
-
 SCALARS = "ScalarLogger and one line"
 
-#: Names that users of fastai, Lightning, Keras, torchmetrics and others would import, and what to take here.
-PLUGIN_WORDS = {
+#: Hooks, with the event or operation at that moment.
+EVENT_WORDS = {
+    "on_fit_start": "before_fit",
+    "on_train_start": "before_fit",
+    "on_train_begin": "before_fit",
+    "on_fit_end": "after_fit",
+    "on_train_end": "after_fit",
+    "on_epoch_begin": "before_epoch",
+    "on_epoch_start": "before_epoch",
+    "on_train_epoch_start": "before_epoch",
+    "on_train_epoch_end": "after_epoch",
+    "on_epoch_end": "after_epoch",
+    "on_batch_begin": "before_batch",
+    "on_batch_start": "before_batch",
+    "on_train_batch_begin": "before_batch",
+    "on_train_batch_start": "before_batch",
+    "on_step_begin": "before_batch",
+    "on_batch_end": "after_batch",
+    "on_train_batch_end": "after_batch",
+    "on_step_end": "after_batch",
+    "on_before_backward": "before_backward",
+    "on_after_backward": "after_backward",
+    "on_backward_end": "after_backward",
+    "on_grad_computed": "after_backward",
+    "on_before_optimizer_step": "before_step",
+    "on_pre_optimizer_step": "before_step",
+    "on_optimizer_step": "after_step",
+    "on_before_zero_grad": "zero_grad",
+    "on_validation_start": "before_validate",
+    "on_validation_end": "after_validate",
+    "on_validation_epoch_start": "before_validate",
+    "on_validation_epoch_end": "after_validate",
+    "on_validation_batch_start": "before_batch",
+    "on_validation_batch_end": "after_batch",
+    "on_test_begin": "before_validate",
+    "on_test_end": "after_validate",
+    "on_evaluate": "after_validate",
+    "on_exception": "cleanup_fit",
+    "teardown": "cleanup_fit",
+    "cleanup_epoch": "after_epoch",
+    "cleanup_batch": "after_batch",
+    "before_valid": "before_validate",
+    "after_valid": "after_validate",
+    "after_predict": "after_pred",
+    "get_loss": "compute_loss",
+}
+
+#: What users of fastai, Lightning, Keras, torchmetrics and others would import from `callbacks`.
+CALLBACK_WORDS = {
     "Accuracy": "accuracy",
     "AUC": "AUROC",
     "BackboneFinetuning": "learn.fine_tune(...)",
@@ -75,57 +120,154 @@ PLUGIN_WORDS = {
     "top_k_accuracy": "TopKAccuracy(k)",
 }
 
+#: What they would import from `learner`.
+PACKAGE_WORDS = {
+    "DataBlock": "Data",
+    "DataLoaders": "Data",
+    "ImageDataLoaders": "Data",
+    "LightningDataModule": "Data",
+    "LightningModule": "a plain nn.Module, passed to Learner",
+    "Recipe": "from learner.recipes.recipe import load_recipe",
+    "TabularDataLoaders": "Data",
+    "Trainer": "Learner",
+    "article": "from learner.datasets import article",
+    "body_and_head": "from learner.groups import body_and_head",
+    "by_children": "from learner.groups import by_children",
+    "diabetes": "from learner.datasets import diabetes",
+    "digits": "from learner.datasets import digits",
+    "learner_to_recipe": "from learner.recipes.writer import learner_to_recipe",
+    "load_recipe": "from learner.recipes.recipe import load_recipe",
+    "set_seed": "seed_everything",
+}
 
-def meant_instead(name: str, ours: Iterable[str], words: Mapping[str, str]) -> str | None:
-    """What to take in place of a name that is not there; None where nothing can be told for sure.
+#: Attributes of a learner.
+LEARNER_WORDS = {
+    "add_callback": "add_callbacks",
+    "add_cb": "add_callbacks",
+    "add_cbs": "add_callbacks",
+    "added_cbs": "added",
+    "callback_metrics": "results, or history",
+    "cbs": "callbacks",
+    "compile": "the callback Compile()",
+    "cpu": "the callback DevicePlacement('cpu')",
+    "cuda": "the callback DevicePlacement('cuda')",
+    "current_epoch": "epoch",
+    "dataloaders": "data",
+    "dl": "data.train or data.valid",
+    "dls": "data",
+    "eval": "validate() or model.eval()",
+    "evaluate": "validate",
+    "export": "save(path), or torch.export of copy.deepcopy(learn.model).eval()",
+    "fit_onecycle": "fit_one_cycle",
+    "iter": "batch_idx",
+    "load_state_dict": "restore(snapshot) or load(path)",
+    "log": "results['name'] = value, in a callback",
+    "logged_metrics": "results, or history",
+    "losses": "history.steps['train_loss']",
+    "loss_fn": "loss_func",
+    "lr": "optimizer.param_groups[0]['lr']",
+    "lr_finder": "lr_find",
+    "lrs": "history.steps['lr']",
+    "max_epochs": "n_epochs",
+    "n_epoch": "n_epochs",
+    "n_iter": "n_batches",
+    "no_bar": "without(Progress), as `with learn.without(Progress):`",
+    "num_training_batches": "n_batches",
+    "opt": "optimizer",
+    "opt_func": "optimizer",
+    "optimizers": "optimizer",
+    "parameters": "model.parameters()",
+    "pl_module": "model",
+    "plot_loss": "history.plot()",
+    "plot_lr_find": "lr_find().plot()",
+    "pred": "preds",
+    "recorder": "history",
+    "remove_callback": "remove_callbacks",
+    "remove_cb": "remove_callbacks",
+    "remove_cbs": "remove_callbacks",
+    "save_checkpoint": "save(path), or the callback Checkpoint",
+    "should_stop": "stop('why')",
+    "show_results": "get_preds(), and a drawing of your own",
+    "show_training_loop": "explain",
+    "state_dict": "snapshot() or save(path)",
+    "summary": "check()",
+    "test": "validate(loader)",
+    "to": "the callback DevicePlacement('cuda')",
+    "to_bf16": "the callback MixedPrecision('bf16')",
+    "to_channelslast": "the callback ChannelsLast()",
+    "to_onnx": "torch.onnx.export of copy.deepcopy(learn.model).eval()",
+    "to_torchscript": "torch.export of copy.deepcopy(learn.model).eval()",
+    "to_fp16": "the callback MixedPrecision('fp16')",
+    "train": "fit(n_epochs)",
+    "train_dataloader": "data.train",
+    "train_iter": "global_step",
+    "val_dataloaders": "data.valid",
+    "xb": "inputs",
+    "yb": "targets",
+}
 
-    That is another framework's word, one of ours in other capitals, or one of ours with an ending of
-    fastai's, as `EarlyStoppingCallback` and `CancelFitException` have it.
-    """
-    if name in words:
-        return words[name]
-    by_lower = {each.lower(): each for each in ours}
-    bare = name.lower().replace("_", "")
-    tried = (name.lower(), bare, bare.removesuffix("callback"), bare.removesuffix("exception"))
-    return next((by_lower[word] for word in tried if word in by_lower), None)
+#: Arguments, with those that may be meant; the first one that the function has is suggested.
+ARGUMENT_WORDS: dict[str, tuple[str, ...]] = {
+    "dls": ("data",),
+    "dataloaders": ("data",),
+    "loss_fn": ("loss_func",),
+    "criterion": ("loss_func",),
+    "loss": ("loss_func",),
+    "opt_func": ("optimizer",),
+    "opt": ("optimizer",),
+    "cbs": ("callbacks",),
+    "epochs": ("n_epochs",),
+    "n_epoch": ("n_epochs",),
+    "max_epochs": ("n_epochs",),
+    "num_epochs": ("n_epochs",),
+    "lr": ("lr_max", "base_lr"),
+    "max_lr": ("lr_max", "lr", "end"),
+    "lr_max": ("lr", "base_lr"),
+    "learning_rate": ("lr_max", "lr", "base_lr"),
+    "rate": ("lr",),
+    "wd": ("weight_decay",),
+    "decay": ("weight_decay",),
+    "mom": ("momentum",),
+    "metric": ("monitor",),
+    "final_div": ("div_final",),
+    "div_factor": ("div",),
+    "final_div_factor": ("div_final",),
+    "start_lr": ("start",),
+    "end_lr": ("end",),
+    "num_it": ("n_steps",),
+    "num_training": ("n_steps",),
+    "min_lr": ("start",),
+    "dl": ("loader",),
+    "dataloader": ("loader",),
+    "bs": ("batch_size",),
+    "batchsize": ("batch_size",),
+    "validation": ("valid",),
+    "valid_pct": ("valid",),
+    "val": ("valid",),
+    "validation_split": ("valid",),
+    "train_ds": ("train",),
+    "valid_ds": ("valid",),
+}
 
-
-def missing_callback(
-    name: str, ours: Iterable[str], annealers: Iterable[str], frame: FrameType
-) -> ImportError | AttributeError:
-    """The error for a name that `callbacks` lacks; see `missing`.
-
-    Args:
-        name: what was asked for.
-        ours: the names of `callbacks`.
-        annealers: the names of `callbacks.annealers`.
-        frame: the frame that uses the name.
-    """
-    if name.startswith("_") or find_spec(f"callbacks.{name}"):  # a module that is not imported yet
-        meant = None
-    elif name in annealers:
-        meant = f"from callbacks.annealers import {name}"
-    else:
-        meant = meant_instead(name, ours, PLUGIN_WORDS)
-    return missing("callbacks", name, meant, frame)
-
-
-def missing(module: str, name: str, meant: str | None, asking: FrameType) -> ImportError | AttributeError:
-    """The error for a name that a module lacks.
-
-    Args:
-        module: its name.
-        name: what was asked for.
-        meant: its name here; None if it is not known for certain.
-        asking: the frame that uses the name.
-
-    Returns:
-        An AttributeError, so that `hasattr` is False; an ImportError where a `from ... import` asks, as it
-        hides the message of an AttributeError.
-    """
-    if meant is None:
-        return AttributeError(f"module {module!r} has no attribute {name!r}")
-    message = f"there is no {module}.{name}. Here it is: {meant}."
-    if dis.opname[asking.f_code.co_code[asking.f_lasti]] == "IMPORT_FROM":
-        return ImportError(message, name=module)
-    return AttributeError(message, name=name)
+#: Keys of a recipe.
+RECIPE_WORDS = {
+    "name": "recipe",
+    "title": "recipe",
+    "description": "recipe",
+    "random_seed": "seed",
+    "dataset": "data",
+    "dls": "data",
+    "net": "model",
+    "network": "model",
+    "loss_func": "loss",
+    "criterion": "loss",
+    "optim": "optimizer",
+    "opt": "optimizer",
+    "wd_bn_bias": "decay_norms",
+    "param_groups": "splitter",
+    "cbs": "callbacks",
+    "plugins": "callbacks",
+    "training": "fit",
+    "train": "fit",
+    "trainer": "fit",
+}

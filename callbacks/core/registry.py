@@ -19,7 +19,7 @@ Hook = MethodType  # a bound method, whose `__self__` is the callback
 T = TypeVar("T")
 
 REMEDIES = {
-    "zero_grad": "no callback sets the gradients to zero, so they would add up from step to step. "
+    "zero_grad": "no callback zeroes the gradients, so they would add up from step to step. "
     "Add the one that does: Learner(..., callbacks=[ZeroGrad()]).",
 }
 

@@ -13,8 +13,8 @@ from callbacks import Callback, Cancel
 from callbacks.core.registry import describe
 from learner.checks.advice import batch_note
 from learner.data.tensors import describe as describe_batch
-from learner.messages.foreign_attributes import slip_note
 from learner.messages.layers import describe_layer
+from learner.messages.missing_attributes import slip_note
 from learner.state import begun
 from learner.state.pass_modes import Modes, set_modes
 

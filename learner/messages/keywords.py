@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+from callbacks.core.foreign_names import ARGUMENT_WORDS
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -45,7 +47,7 @@ def hint_for(name: str, own: list[str], title: str) -> str:
     """What to write in place of a keyword that is none, as a part of a message; empty where unknown."""
     if (title, name) in CURES:
         return f" {CURES[title, name]}"
-    meant = [other for other in OTHER_KEYWORDS.get(name, ()) if other in own]
+    meant = [other for other in ARGUMENT_WORDS.get(name, ()) if other in own]
     if not meant and name in RATE_KEYWORDS:
         return f" {RATE_HINT}"
     if name in DECAY_KEYWORDS:
@@ -60,42 +62,6 @@ RATE_HINT = (
     "The rate is the optimizer's, as in optimizer=partial(torch.optim.Adam, lr=1e-3), or that of a schedule, "
     "as in learn.fit_one_cycle(5, 1e-3)."
 )
-
-# What other frameworks call the same thing.
-OTHER_KEYWORDS: dict[str, tuple[str, ...]] = {
-    "dls": ("data",),
-    "dataloaders": ("data",),
-    "loss_fn": ("loss_func",),
-    "criterion": ("loss_func",),
-    "loss": ("loss_func",),
-    "opt_func": ("optimizer",),
-    "opt": ("optimizer",),
-    "cbs": ("callbacks",),
-    "epochs": ("n_epochs",),
-    "n_epoch": ("n_epochs",),
-    "max_epochs": ("n_epochs",),
-    "num_epochs": ("n_epochs",),
-    "lr": ("lr_max", "base_lr"),
-    "max_lr": ("lr_max", "lr", "end"),
-    "lr_max": ("lr", "base_lr"),
-    "learning_rate": ("lr_max", "lr", "base_lr"),
-    "final_div": ("div_final",),
-    "div_factor": ("div",),
-    "final_div_factor": ("div_final",),
-    "start_lr": ("start",),
-    "end_lr": ("end",),
-    "num_it": ("n_steps",),
-    "num_training": ("n_steps",),
-    "min_lr": ("start",),
-    "dl": ("loader",),
-    "dataloader": ("loader",),
-    "bs": ("batch_size",),
-    "valid_pct": ("valid",),
-    "val": ("valid",),
-    "validation_split": ("valid",),
-    "train_ds": ("train",),
-    "valid_ds": ("valid",),
-}
 
 # What has no argument of its own, by the function's name and the keyword.
 DEVICE = "A device is the plug-in's: callbacks=[DevicePlacement('cuda')]."

@@ -16,7 +16,7 @@ from torch import nn
 
 import callbacks
 from callbacks import Callback
-from callbacks.core.foreign_names import PLUGIN_WORDS
+from callbacks.core.foreign_names import CALLBACK_WORDS
 from callbacks.schedule import annealers
 from learner.data import datasets
 from learner.data.data import Data
@@ -251,7 +251,7 @@ def suggest(kind: str, name: str) -> str:
     if name.endswith(")") and name.partition("(")[0] in table(kind):
         return f"Write a mapping, as {{use: {name.partition('(')[0]}, ...}}, its arguments as further keys."
     ours = set(known(kind))
-    instead = PLUGIN_WORDS.get(name) if kind in ("callback", "metric") else None
+    instead = CALLBACK_WORDS.get(name) if kind in ("callback", "metric") else None
     if instead and (meant := [word for word in re.findall(r"\w+", instead) if word in ours]):
         return f"Here it is {' or '.join(meant)}. `learner ls {meant[0]}` tells about it."
     own = f'Your own is written as `use: "models.py:{tail if tail.isidentifier() else "Name"}"`.'

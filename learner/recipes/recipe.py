@@ -174,7 +174,7 @@ class Recipe:
 SPEAKS_OF: dict[str, tuple[str, ...]] = {
     "splitter": ("splitter",),
     "decay_norms": ("decay_norms",),
-    "callbacks": ("zeroes the gradients", "plug-in"),
+    "callbacks": ("zeroes the gradients", "two callbacks", "plug-in"),
     "optimizer": ("lr must", "optimizer"),
     "loss": ("loss",),
     "model": ("preds", "model", "parameter"),

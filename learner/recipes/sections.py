@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks import DevicePlacement
+from callbacks.core.foreign_names import RECIPE_WORDS
 from learner.engine.composition import DEFAULT_CALLBACKS
 from learner.recipes.names import Names, known, table
 from learner.recipes.parts import Part, PartReader, shown
@@ -29,27 +30,6 @@ KEYS = {
 REQUIRED = ("data", "model", "optimizer", "fit")
 MAX_SEED = 2**32 - 1  # NumPy's
 
-OTHER_KEYS = {
-    "name": "recipe",
-    "title": "recipe",
-    "description": "recipe",
-    "random_seed": "seed",
-    "dataset": "data",
-    "dls": "data",
-    "net": "model",
-    "network": "model",
-    "loss_func": "loss",
-    "criterion": "loss",
-    "optim": "optimizer",
-    "opt": "optimizer",
-    "wd_bn_bias": "decay_norms",
-    "param_groups": "splitter",
-    "cbs": "callbacks",
-    "plugins": "callbacks",
-    "training": "fit",
-    "train": "fit",
-    "trainer": "fit",
-}
 INNER_KEYS = {
     "epochs": "fit: {epochs: 10}",
     "n_epochs": "fit: {epochs: 10}",
@@ -259,5 +239,5 @@ def key_meant(key: str) -> str | None:
     word = key.partition(":")[0]
     if word in KEYS:
         return word
-    close = str(closest(word, [*KEYS, *OTHER_KEYS]))
-    return OTHER_KEYS.get(close, close if close in KEYS else None)
+    close = str(closest(word, [*KEYS, *RECIPE_WORDS]))
+    return RECIPE_WORDS.get(close, close if close in KEYS else None)

@@ -9,21 +9,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union
 
+from callbacks.core.foreign_names import ARGUMENT_WORDS
 from learner.recipes.recipe_errors import closest
-
-# Words of other frameworks, and common long forms.
-OTHER_WORDS = {
-    "learning_rate": "lr",
-    "rate": "lr",
-    "wd": "weight_decay",
-    "decay": "weight_decay",
-    "mom": "momentum",
-    "bs": "batch_size",
-    "batchsize": "batch_size",
-    "validation": "valid",
-    "metric": "monitor",
-    "epochs": "n_epochs",
-}
 
 HIDDEN = ("size_average", "reduce")  # of torch's losses: deprecated
 
@@ -68,7 +55,11 @@ class Signature:
             return None
         if not self.parameters:
             return "It takes no arguments."
-        words = {word: meant for word, meant in OTHER_WORDS.items() if meant in self.parameters}
+        words = {
+            word: next(each for each in meant if each in self.parameters)
+            for word, meant in ARGUMENT_WORDS.items()
+            if self.parameters.keys() & meant
+        }
         close = closest(name, [*self.parameters, *words])
         hint = f"Did you mean {words.get(close, close)}? " if close else ""
         return f"{hint}It takes: {', '.join(self.parameters)}."

@@ -92,7 +92,7 @@ WRONG = {
     "92 nan": (lambda: spoilt(nan_rate), "lr must be"),
     "92 text": (lambda: spoilt(text_rate), "lr must be"),
     "95 no optimizer": (lambda: learner_of(optimizer=None), "optimizer is None"),
-    "no zero_grad": (lambda: learner_of(defaults=()), "nobody zeroes the gradients"),
+    "no zero_grad": (lambda: learner_of(defaults=()), "no callback zeroes the gradients"),
     "broken plug-in": (lambda: learner_of(callbacks=[breaks]), "broken plug-in; in callback"),
     "broken start": (lambda: learner_of(callbacks=[breaks_before]), None),
     "broken end": (lambda: learner_of(callbacks=[breaks_after]), None),

@@ -156,7 +156,7 @@ PLANTED = [
     ("unknown_device", "1:9", "no such device", "learner ls DevicePlacement", []),
     ("device_twice", "1:1", "told twice", "Leave one of them out", []),
     ("monitor_of_nothing", "6:3", "monitor='vald_loss'", "There are: lr, train_loss", []),
-    ("nobody_zeroes", "6:1", "nobody zeroes the gradients", "Add the plug-in that does", []),
+    ("nobody_zeroes", "6:1", "no callback zeroes the gradients", "Add the one that does", []),
     ("model_that_raises", "2:8", "models.py, line", "Mend the file", []),
     ("model_that_is_none", "2:1", "model is None", "pass an nn.Module", []),
     ("override_without_value", "1:1", "it has no =", "key.path=value", ["optimizer.lr"]),

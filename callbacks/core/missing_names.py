@@ -1,0 +1,65 @@
+"""Errors for names that a package lacks: they contain the name that was probably meant."""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from types import FrameType
+
+from callbacks.core.foreign_names import CALLBACK_WORDS
+
+
+def meant_instead(name: str, ours: Iterable[str], words: Mapping[str, str]) -> str | None:
+    """The name here for a name that is missing; None if it is not known for certain.
+
+    It is known for the words of another framework, for ours in other capitals, and for ours with an ending
+    of fastai, as in `EarlyStoppingCallback` and `CancelFitException`.
+    """
+    if name in words:
+        return words[name]
+    by_lower = {each.lower(): each for each in ours}
+    bare = name.lower().replace("_", "")
+    tried = (name.lower(), bare, bare.removesuffix("callback"), bare.removesuffix("exception"))
+    return next((by_lower[word] for word in tried if word in by_lower), None)
+
+
+def missing_callback(
+    name: str, ours: Iterable[str], annealers: Iterable[str], frame: FrameType
+) -> ImportError | AttributeError:
+    """The error for a name that `callbacks` lacks; see `missing`.
+
+    Args:
+        name: what was asked for.
+        ours: the names of `callbacks`.
+        annealers: the names of `callbacks.annealers`.
+        frame: the frame that uses the name.
+    """
+    if name.startswith("_") or find_spec(f"callbacks.{name}"):  # a module that is not imported yet
+        meant = None
+    elif name in annealers:
+        meant = f"from callbacks.annealers import {name}"
+    else:
+        meant = meant_instead(name, ours, CALLBACK_WORDS)
+    return missing("callbacks", name, meant, frame)
+
+
+def missing(module: str, name: str, meant: str | None, asking: FrameType) -> ImportError | AttributeError:
+    """The error for a name that a module lacks.
+
+    Args:
+        module: its name.
+        name: what was asked for.
+        meant: its name here; None if it is not known for certain.
+        asking: the frame that uses the name.
+
+    Returns:
+        An AttributeError, so that `hasattr` is False; an ImportError where a `from ... import` asks, as it
+        hides the message of an AttributeError.
+    """
+    if meant is None:
+        return AttributeError(f"module {module!r} has no attribute {name!r}")
+    message = f"there is no {module}.{name}. Here it is: {meant}."
+    if dis.opname[asking.f_code.co_code[asking.f_lasti]] == "IMPORT_FROM":
+        return ImportError(message, name=module)
+    return AttributeError(message, name=name)
