@@ -4,6 +4,8 @@ import re
 import sys
 from pathlib import Path
 
+from sphinx.ext.autodoc import preserve_defaults
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 project = "plainlearner"
@@ -31,6 +33,17 @@ autodoc_preserve_defaults = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
+
+read_defaults = preserve_defaults.update_defvalue
+
+
+def read_own_defaults(app, obj, bound_method):
+    """Read the defaults of a function from its source, except where fastcore's `delegates` has added some."""
+    if not hasattr(obj, "__delwrap__"):
+        read_defaults(app, obj, bound_method)
+
+
+preserve_defaults.update_defvalue = read_own_defaults
 
 PLAIN = ("attribute", "data", "property")
 plain_docstrings = {}
