@@ -68,6 +68,7 @@ class Programs:
         """End a fit: hold nothing of the learner."""
         self.here: dict[str, Any] = {"model": None, "loss_func": None}
         self._extra: list[Tensor] = []  # parameters beside model and loss
+        self.unguarded.rest()
         for each in self._all:
             each.trained = None
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from operator import attrgetter, is_
-from types import FrameType, FunctionType
+from types import FrameType, FunctionType, ModuleType, NoneType
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ GLOBAL_HOOKS = ("backward_pre", "backward", "forward_pre", "forward")
 COMPILING = ("is_compiling", "is_dynamo_compiling", "is_exporting")
 #: Packages whose classes nobody changes in a fit, but for `forward` of torch's.
 FOREIGN = {"torch", "callbacks", *sys.stdlib_module_names}
+#: So many objects are looked at, not counting these.
+N_HELD = 20_000
+NOT_HELD = (Tensor, ModuleType, str, bytes, int, float, complex, NoneType)
 METHODS = (FunctionType, property, classmethod, staticmethod)
 
 
@@ -31,6 +36,7 @@ class Unguarded:
         self._classes: dict[type, tuple[int, list[str]]] = {}
         self._values: list[Any] = []
         self._codes: list[Any] = []
+        self._ordered: list[tuple[Any, list[Any]]] = []  # whose order no guard sees, each with its keys
         self._hooks = [getattr(of_all, f"_global_{each}_hooks", {}) for each in GLOBAL_HOOKS]
 
     def is_same(self) -> bool:
@@ -39,7 +45,15 @@ class Unguarded:
             if len(vars(kind)) != size:
                 return False
         values = self._now()
-        return all(map(is_, values, self._values)) and codes_of(values) == self._codes
+        return (
+            all(map(is_, values, self._values))
+            and codes_of(values) == self._codes
+            and all(list(each) == keys for each, keys in self._ordered)
+        )
+
+    def rest(self) -> None:
+        """Hold nothing of the learner."""
+        self._ordered = []
 
     def _now(self) -> list[Any]:
         return [vars(kind).get(name) for kind, (_, names) in self._classes.items() for name in names]
@@ -89,9 +103,10 @@ class Unguarded:
             sys.setprofile(None)
         if asked:
             raise Unfit(f"{asked[0]}, whose answer is another one in a program")
-        for module in args[0].modules():
-            metaclasses = [type(each).__mro__ for each in vars(module).values() if isinstance(each, type)]
-            found.update(type(module).__mro__, *metaclasses)
+        for each in held_by(args[:2]):
+            found.update(type(each).__mro__)
+            if isinstance(each, OrderedDict) and each:
+                self._ordered.append((each, list(each)))
         self.watch(found)
         return result
 
@@ -99,17 +114,31 @@ class Unguarded:
         """Watch the methods of these classes; of those of torch `forward` alone."""
         for each in classes:
             own, package = vars(each), each.__module__.partition(".")[0]
-            if each in self._classes or each is nn.Module or (package in FOREIGN and package != "torch"):
+            if each in self._classes or (package in FOREIGN and not issubclass(each, nn.Module)):
                 continue
             if package == "torch":
-                names = ["forward"] if issubclass(each, nn.Module) and "forward" in own else []
+                names = [name for name in ("forward", "__call__", "__getattr__") if name in own]
             else:  # a metaclass is not guarded at all
                 kinds = object if issubclass(each, type) else METHODS
                 names = [name for name, value in own.items() if isinstance(value, kinds)]
-            if names:
-                self._classes[each] = len(own), names
+            self._classes[each] = len(own), names
         self._values = self._now()
         self._codes = codes_of(self._values)
+
+
+def held_by(roots: Iterable[Any]) -> list[Any]:
+    """All objects that models and losses hold, at any depth; not what functions name among their globals."""
+    left, found = deque(roots), {}
+    while left and len(found) < N_HELD:
+        each = left.popleft()
+        if id(each) in found or isinstance(each, NOT_HELD):
+            continue
+        found[id(each)] = each
+        if isinstance(each, FunctionType):
+            left += [each.__defaults__, each.__kwdefaults__, *(each.__closure__ or ())]
+        elif not isinstance(each, type):
+            left += gc.get_referents(each)
+    return list(found.values())
 
 
 def codes_of(values: list[Any]) -> list[Any]:

@@ -214,10 +214,12 @@ class WholeStep(Callback):
             return
         if self._is_watched:
             check_gradients(learn, pending, self._programs)
-        slope: Any = None
-        if learn.loss_grad is not pending.loss:
-            slope = slope_of(learn, pending)
-        add_gradients(pending, slope)
+        if learn.loss_grad is pending.loss:
+            add_gradients(pending, None)
+            return
+        slope = slope_of(learn, pending)
+        if slope is not None:
+            add_gradients(pending, slope)
 
     def step(self, learn: Any) -> None:
         if self._reason is None:
@@ -284,8 +286,8 @@ def check_gradients(learn: Any, pending: Pending, programs: Programs) -> None:
     if len(trained) != len(pending.program.trained or ()):
         raise changed(learn, "which parameters are trained, or their hooks", BEFORE_GRADIENTS)
     for each in (pending.loss, *pytree.tree_leaves(pending.preds)):
-        if isinstance(each, Tensor) and each._backward_hooks:
-            raise changed(learn, "the hooks of loss or predictions", BEFORE_GRADIENTS)
+        if isinstance(each, Tensor) and (each._backward_hooks or each.grad is not None or each.retains_grad):
+            raise changed(learn, "the hooks or gradients of loss or predictions", BEFORE_GRADIENTS)
 
 
 def slope_of(learn: Any, pending: Pending) -> Tensor | None:

@@ -164,6 +164,10 @@ def scale_loss(learn):
     learn.loss_grad = (learn.loss_grad - 0.1).abs()  # flooding
 
 
+def replace_loss(learn):
+    learn.loss_grad = learn.model[0].weight.pow(2).sum()
+
+
 def penalize_weights(learn):
     learn.loss_grad = learn.loss_grad + learn.model[0].weight.pow(2).sum()
 
@@ -174,6 +178,7 @@ def penalize_weights(learn):
         ("after_loss", scale_loss),
         ("before_backward", scale_loss),
         ("before_backward", penalize_weights),
+        ("before_backward", replace_loss),
         ("after_backward", change_gradients),
         ("before_step", replace_gradients),
     ],

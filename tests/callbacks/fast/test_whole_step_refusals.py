@@ -56,6 +56,10 @@ def change_loss_func(learn):
     learn.loss_func = F.l1_loss
 
 
+def differentiate(learn):
+    learn.loss_grad.backward(retain_graph=True)
+
+
 def hook_preds(learn):
     learn.preds.register_hook(lambda grad: 0 * grad)
 
@@ -144,7 +148,8 @@ def test_settings_that_cannot_be_are_refused(options):
         ("after_pred", change_targets, "targets or loss function"),
         ("after_pred", write_to_targets, "something that the loss reads"),
         ("after_pred", change_loss_func, "targets or loss function"),
-        ("after_loss", hook_preds, "the hooks of loss or predictions"),
+        ("after_loss", hook_preds, "the hooks or gradients of loss or predictions"),
+        ("after_loss", differentiate, "the hooks or gradients of loss or predictions"),
     ],
 )
 def test_a_callback_that_changes_what_was_used_already_is_named(event, function, words):

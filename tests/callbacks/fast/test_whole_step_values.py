@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections import deque, namedtuple
+from collections import OrderedDict, deque, namedtuple
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import ModuleType, SimpleNamespace
@@ -714,3 +714,112 @@ def test_an_autocast_around_the_fit_is_a_part_of_the_program():
         whole, ordinary = (fit(doer, setting, data=batches) for doer in (WholeStep("eager"), ZeroGrad()))
     assert whole.callbacks[WholeStep].fallback is None
     torch.testing.assert_close(whole.model.state_dict(), ordinary.model.state_dict())
+
+
+class Given:
+    """Gives a setting in all ways in which a class can."""
+
+    scale = 1.0
+
+    def method(self):
+        return 1.0
+
+    @property
+    def computed(self):
+        return 1.0
+
+    @classmethod
+    def of_class(cls):
+        return 1.0
+
+    @staticmethod
+    def static():
+        return 1.0
+
+
+class Inheriting(Given):
+    pass
+
+
+def half(*_):
+    return 0.5
+
+
+REPLACED = {
+    "a method": (lambda m: m.c.method(), "method", half),
+    "a property": (lambda m: m.c.computed, "computed", property(half)),
+    "a class method": (lambda m: m.c.of_class(), "of_class", classmethod(half)),
+    "a static method": (lambda m: m.c.static(), "static", staticmethod(half)),
+    "an attribute": (lambda m: m.c.scale, "scale", 0.5),
+}
+
+
+@pytest.mark.parametrize("owner", [Given, Inheriting], ids=["the class", "a class that inherits it"])
+@pytest.mark.parametrize("name", REPLACED)
+def test_what_is_replaced_on_a_class_is_that_of_now(name, owner, monkeypatch):
+    read, attribute, value = REPLACED[name]
+
+    def setting():
+        monkeypatch.undo()
+        return of_model(
+            read, lambda m: monkeypatch.setattr(owner, attribute, value, raising=False), c=Inheriting()
+        )
+
+    assert is_as_ordinary(setting)
+
+
+def test_the_code_of_a_method_and_the_order_of_an_ordered_dict_are_those_of_now(monkeypatch):
+    def setting():
+        monkeypatch.undo()
+        first = OrderedDict(a=1.0, b=0.5)
+
+        def change(m):
+            monkeypatch.setattr(Given.method, "__code__", half.__code__)
+            m.c.move_to_end("a")
+
+        return of_model(lambda m: next(iter(m.c.values())) * m.given.method(), change, c=first, given=Given())
+
+    assert is_as_ordinary(setting)
+
+
+@pytest.mark.parametrize("register", ["forward_pre_hook", "forward_hook", "full_backward_hook"])
+def test_hooks_on_all_modules_fall_back(register):
+    handles = []
+
+    def hook(module, *args):
+        return (
+            0.5 * args[1]
+            if register == "forward_hook"
+            else tuple(None if each is None else 0.5 * each for each in args[0])
+        )
+
+    def setting():
+        while handles:
+            handles.pop().remove()
+        add = getattr(nn.modules.module, f"register_module_{register}")
+        return of_model(lambda m: 1.0, lambda m: handles.append(add(hook)))
+
+    try:
+        assert not is_as_ordinary(setting)
+    finally:
+        while handles:
+            handles.pop().remove()
+
+
+def compiled_otherwise(model):
+    return 0.5 if torch.compiler.is_compiling() else 1.0
+
+
+def drawn(model):
+    return 1.0 + 0.0 * torch.from_numpy(np.random.randn(1))
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [(compiled_otherwise, "is_compiling"), (drawn, "random numbers of numpy")],
+)
+def test_numbers_of_numpy_and_questions_about_the_compiler_fall_back(read, reason):
+    whole = fit(WholeStep("eager"), lambda: of_model(read, lambda m: None))
+    ordinary = fit(ZeroGrad(), lambda: of_model(read, lambda m: None))
+    assert reason in whole.callbacks[WholeStep].fallback
+    torch.testing.assert_close(whole.model.state_dict(), ordinary.model.state_dict(), rtol=1e-9, atol=1e-12)
