@@ -54,6 +54,7 @@ DONE = [
     "callbacks/step/modes.py",
     "callbacks/step/noise.py",
     "callbacks/step/recurrent.py",
+    "callbacks/measures",
     "conftest.py",
     "docs/api.md",
     "docs/article.md",

@@ -1,4 +1,4 @@
-"""Metrics as objects, functions or classes: their names and directions."""
+"""Metrics as objects, functions or classes, with their names and directions."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ METRICS = (class_counts, classification, perplexity, ranking, scores)  # modules
 
 @runtime_checkable
 class Metric(Protocol):
-    """What can be measured over a pass; torchmetrics' objects are such, and so may be yours.
+    """What can be measured over a pass: torchmetrics' objects, and your own.
 
-    `higher_is_better` (True, False or None) tells plug-ins that compare which way is better.
+    Callbacks that compare epochs read `higher_is_better` (True, False or None).
     """
 
     def reset(self) -> Any:
-        """Forget all that was seen."""
+        """Start a pass."""
 
     def update(self, preds: Any, targets: Any) -> Any:
-        """See one batch."""
+        """Add one batch."""
 
     def compute(self) -> Any:
-        """The value over all batches seen: a number, a tensor, or a dict of them by name."""
+        """The value over all batches so far: a number, a tensor, or a dict of them by name."""
 
 
 def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:
@@ -52,10 +52,11 @@ def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def as_metric(metric: Any) -> Any:
-    """The metric that was meant: an object, or a function.
+    """The metric as an object or a function.
 
     Raises:
-        TypeError: it has no `reset`, `update` and `compute`, and is no function; or a class needs arguments.
+        TypeError: it has no `reset`, `update` and `compute`, and is not a function; or a class needs
+            arguments.
     """
     if isinstance(metric, type) and isinstance(metric, Metric):
         try:
@@ -67,7 +68,7 @@ def as_metric(metric: Any) -> Any:
         return metric()
     if isinstance(metric, Metric):
         return metric
-    if isinstance(exact := getattr(metric, "metric", None), type):  # of which it is one batch's form
+    if isinstance(exact := getattr(metric, "metric", None), type):  # a function with an exact form for a pass
         return exact()
     if callable(metric) and not isinstance(metric, type):
         check_order(metric)

@@ -14,7 +14,7 @@ AVERAGES = ("binary", "macro", "micro", None)
 
 
 class ClassCounts:
-    """What `Precision`, `Recall` and `F1` count of each class: right answers, answers, and targets."""
+    """Counts right answers, answers, and targets of each class, for `Precision`, `Recall` and `F1`."""
 
     higher_is_better = True
 
@@ -26,7 +26,7 @@ class ClassCounts:
     ):
         if average not in AVERAGES:
             raise ValueError(
-                f"{type(self).__name__}(average={average!r}): there are 'binary', 'macro', 'micro' and None."
+                f"{type(self).__name__}(average={average!r}): write 'binary', 'macro', 'micro' or None."
             )
         self.average, self.ignore_index = average, ignore_index
         self.reset()
@@ -66,7 +66,7 @@ class ClassCounts:
         return self.share(*counts)
 
     def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
-        """The value of each class, from how many right answers, answers and targets it has."""
+        """The value of each class, from its numbers of right answers, answers and targets."""
         raise NotImplementedError
 
     def _check(self, n_classes: int, is_yes_or_no: bool) -> None:
@@ -90,25 +90,24 @@ class ClassCounts:
 
 
 class Precision(ClassCounts):
-    """Share of the answers that are right: of those that were called a class, how many are of it.
+    """Share of the answers that are right: how many items that were assigned to a class belong to it.
 
     Preds are scores of shape (items, classes, ...) for class numbers of shape (items, ...). With "binary"
-    they may also have the targets' own shape: logits of which above 0 is yes (so not probabilities), or
-    whole numbers 0 and 1, against 0 and 1; of several labels an item, all answers are counted together.
+    they may also have the targets' own shape: logits, where above 0 means yes (not probabilities), or the
+    whole numbers 0 and 1, against 0 and 1; with several labels per item, all answers are counted together.
 
     Args:
-        average: "binary" tells of class 1 alone, where there are two; "macro" is the plain mean of the
-            classes, less those that are neither among the targets nor among the answers; "micro" counts all
-            classes together, which is `accuracy`; None gives a list with a number for each class.
-        ignore_index: targets of this number do not count.
+        average: "binary" is the value of class 1 of two; "macro" is the plain mean over the classes, without
+            those that occur neither in the targets nor in the answers; "micro" counts all classes together,
+            which is `accuracy`; None returns a list with a number for each class.
+        ignore_index: targets with this number do not count.
 
-    A share of nothing is 0, as in scikit-learn: the precision of a class that is never answered, the recall
-    of one that is no target, and the F1 of either, so also what a list tells of an absent class. NaN where no
-    target counts.
+    As in scikit-learn, the value is 0 if the denominator is 0: the precision of a class that is never
+    answered, the recall of a class that is never a target, and the F1 of both. NaN if no target counts.
 
     Raises:
-        ValueError: no such average, shapes that do not fit it, or (when the pass ends) targets beyond the
-            classes.
+        ValueError: the average is unknown, shapes do not fit it, or (when the pass ends) targets are outside
+            the classes.
     """
 
     def share(self, right: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
@@ -117,7 +116,7 @@ class Precision(ClassCounts):
 
 
 class Recall(ClassCounts):
-    """Share of the targets that are found: of those that are of a class, how many were called so.
+    """Share of the targets that are found: how many items of a class were assigned to it.
 
     Averages, shapes, absent classes and errors are those of `Precision`.
     """
@@ -153,6 +152,6 @@ def yes_or_no(
 
 
 def count(classes: Tensor, counted: Tensor, n_classes: int) -> Tensor:
-    """How many of each class count; `bincount` would wait for the device to tell the highest."""
+    """How many of each class count; `bincount` would wait for the device to find the largest."""
     zeros = torch.zeros(n_classes, dtype=torch.int64, device=classes.device)
     return zeros.scatter_add(0, classes.flatten(), counted.flatten().long())

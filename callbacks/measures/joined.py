@@ -1,4 +1,4 @@
-"""Predictions and targets of several batches, kept and joined, for what is measured on all of them."""
+"""Keep and join predictions and targets of several batches, for metrics of a whole pass."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from callbacks.place.device import map_tensors
 
 
 def kept(part: Any) -> Any:
-    """A copy of predictions or targets, on their device: a later batch may use the same memory."""
+    """A copy of predictions or targets on their device, since a later batch may use the same memory."""
     return map_tensors(part, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Parts of batches as one, on the CPU: tensors by their first dimension, lists in a row, nests by part.
+    """Join parts of batches on the CPU: tensors along their first dimension, lists in a row, nests by part.
 
     Raises:
-        ValueError: tensors whose other dimensions differ.
+        ValueError: other dimensions of the tensors differ.
     """
     first = parts[0]
     if isinstance(first, Tensor):
@@ -35,7 +35,7 @@ def joined(parts: Sequence[Any]) -> Any:
 
 
 def joined_tensors(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors in a row; single numbers as a row of them."""
+    """Join tensors along their first dimension; stack single numbers."""
     shapes = {tuple(part.shape[1:]) for part in parts}
     if len(shapes) > 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What metrics have added up, kept and put back; and by which metrics it was."""
+"""The states of metrics, to save and restore them, and descriptions of the metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from callbacks.place.device import map_tensors
 
 
 def described(name: str, metric: Any) -> str:
-    """A metric's name, with its class and plain settings: others would go on with numbers of another kind."""
+    """A metric's name, class and plain settings, to recognise a state that belongs to another metric."""
     if hasattr(metric, "items"):  # a MetricCollection
         return ", ".join(described(str(key), each) for key, each in metric.items())
     if isinstance(metric, partial):
@@ -30,7 +30,7 @@ def described(name: str, metric: Any) -> str:
 
 
 def state_of(metric: Any) -> dict[str, Any]:
-    """What a metric has added up: of torchmetrics' all states, of others their attributes or `state_dict`."""
+    """The state of a metric: all states of torchmetrics, `state_dict` or the attributes of others."""
     if isinstance(metric, Mapping) or hasattr(metric, "items"):  # a MetricCollection
         return {name: state_of(each) for name, each in metric.items()}
     if hasattr(metric, "metric_state"):  # its state_dict leaves states out that are not persistent
@@ -39,7 +39,7 @@ def state_of(metric: Any) -> dict[str, Any]:
 
 
 def put_state(metric: Any, state: dict[str, Any], device: torch.device) -> None:
-    """Give a metric back what `state_of` gave, on a device."""
+    """Restore what `state_of` returned, on a device."""
     if isinstance(metric, Mapping) or hasattr(metric, "items"):
         for name, each in metric.items():
             put_state(each, state[name], device)

@@ -1,4 +1,4 @@
-"""Our own metrics of order: does what matters stand before the rest?"""
+"""Metrics of order: do relevant items come before the others?"""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from callbacks.measures.scores import widest
 class AUROC:
     """Area under the ROC curve of yes or no: how often an item of 1 has a higher score than one of 0.
 
-    Exact, also with ties, which count half. It keeps all scores of a pass, some 5 bytes an item. Preds are
-    any scores of the targets' own shape, as logits or probabilities, or (items, 2) for both classes, of which
-    the difference counts; targets are 0 and 1. NaN where either is absent, or a score is NaN.
+    Exact, also with ties, which count half. It keeps all scores of a pass, about 5 bytes per item. Preds are
+    any scores of the targets' own shape, as logits or probabilities, or (items, 2) for both classes, whose
+    difference counts; targets are 0 and 1. NaN if either is absent, or a score is NaN.
 
     Raises:
-        ValueError: shapes that do not fit, or (when the pass ends) targets other than 0 and 1.
+        ValueError: shapes do not fit, or (when the pass ends) targets are not 0 or 1.
 
     Source: Mann & Whitney 1947; Hanley & McNeil 1982.
     """
@@ -50,7 +50,7 @@ class AUROC:
     def compute(self) -> float:
         n_foreign = int(self.n_foreign)
         if n_foreign:
-            raise ValueError(f"AUROC: {n_foreign} targets of the pass are neither 0 nor 1. Make them so.")
+            raise ValueError(f"AUROC: {n_foreign} targets of the pass are neither 0 nor 1. Use these two.")
         if not self.scores:
             return math.nan
         scores, targets = torch.cat(self.scores), torch.cat(self.targets)
@@ -59,13 +59,13 @@ class AUROC:
         n_pairs = len(positives) * len(negatives)
         if not n_pairs or scores.isnan().any():
             return math.nan
-        # below, and below or tied: their sum counts a tie half as much, in whole numbers
+        # below, and below or tied: the sum counts a win twice and a tie once, in whole numbers
         wins = sum(torch.searchsorted(negatives, positives, right=right).sum() for right in (False, True))
         return int(wins) / (2 * n_pairs)
 
 
 class RowMean:
-    """What `MeanReciprocalRank` and `NDCG` add up: a value a row, and how many targets are of no use."""
+    """A mean over rows, for `MeanReciprocalRank` and `NDCG`, with the number of invalid targets."""
 
     higher_is_better = True
 
@@ -78,28 +78,27 @@ class RowMean:
         self.n_foreign: Any = 0
 
     def add(self, values: Tensor, n_foreign: Tensor) -> None:
-        """See the rows of a batch."""
+        """Add the rows of a batch."""
         self.total = self.total + values.sum()
         self.n_rows += len(values)
         self.n_foreign = self.n_foreign + n_foreign
 
     def mean(self, title: str) -> Any:
-        """Over all rows; raises as `refuse_foreign`."""
+        """The mean over all rows; raises the error of `refuse_foreign`."""
         refuse_foreign(title, int(self.n_foreign))
         return self.total / self.n_rows if self.n_rows else math.nan
 
 
 class MeanReciprocalRank(RowMean):
-    """Mean over rows of 1 / rank of the first relevant item; a row with nothing relevant counts as 0.
+    """Mean over rows of 1 / rank of the first relevant item; a row without relevant items counts as 0.
 
-    Preds are scores of shape (rows, items); targets the number of the one relevant item of each row, shape
-    (rows,), or relevances of the preds' own shape, of which above 0 is relevant. Where scores tie, items that
-    are not relevant stand first, so a model that scores all alike gains nothing; NaN stands last. NaN where
-    there was no row.
+    Preds are scores of shape (rows, items); targets are the number of the one relevant item of each row,
+    shape (rows,), or relevances of the preds' own shape, where above 0 means relevant. Among equal scores,
+    items that are not relevant come first, so a model that gives all items one score gains nothing; NaN comes
+    last. NaN if there was no row.
 
     Raises:
-        ValueError: shapes that do not fit, or (when the pass ends) relevances below 0 or items that there are
-            not.
+        ValueError: shapes do not fit, or (when the pass ends) relevances are below 0 or items do not exist.
     """
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
@@ -114,19 +113,19 @@ class MeanReciprocalRank(RowMean):
 
 
 class NDCG(RowMean):
-    """Normalized discounted cumulative gain, the mean over rows; a row with nothing relevant counts as 0.
+    """Normalized discounted cumulative gain, the mean over rows; a row without relevant items counts as 0.
 
-    The gain of an item is its relevance, discounted by log2(1 + rank), over that of the best order. Where
-    scores tie, each order of them counts alike; NaN stands last. Preds are scores of shape (rows, items);
-    targets relevances of that shape, from 0, or the number of the one relevant item of each row. It is
-    called `ndcg_at_10` for `k=10`. NaN where there was no row.
+    The gain of an item is its relevance, discounted by log2(1 + rank); the sum is divided by that of the best
+    order. Tied scores get the mean over their orders; NaN comes last. Preds are scores of shape (rows,
+    items); targets are relevances of that shape, 0 or more, or the number of the one relevant item of each
+    row. The result is called `ndcg_at_10` for `k=10`. NaN if there was no row.
 
     Args:
         k: only the first `k` places count; None for all.
 
     Raises:
-        ValueError: `k` is no whole number from 1, shapes that do not fit, or (when the pass ends) relevances
-            below 0 or items that there are not.
+        ValueError: `k` is not a whole number from 1, shapes do not fit, or (when the pass ends) relevances
+            are below 0 or items do not exist.
 
     Source: Järvelin & Kekäläinen 2002; ties as McSherry & Najork 2008, section 2.6.
     """
@@ -141,7 +140,7 @@ class NDCG(RowMean):
         scores, relevances, n_foreign = rankings(self.name, preds, targets)
         discounts = self._discounts(scores.shape[1])
         summed = torch.cat((torch.zeros(1, dtype=torch.float64), discounts.cumsum(0)))
-        # made on the CPU, where a running sum has one order; not blocking, since nothing here waits
+        # computed on the CPU, where a running sum has one order; not blocking, so nothing waits
         discounts, summed = (each.to(relevances, non_blocking=True) for each in (discounts, summed))
         ordered = (-scores).sort(1).values
         above = torch.searchsorted(ordered, -scores)
@@ -159,7 +158,7 @@ class NDCG(RowMean):
 
 
 def rankings(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores without NaN, relevances, both (rows, items), and how many targets are of no use.
+    """Scores without NaN, relevances, both (rows, items), and the number of invalid targets.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -182,13 +181,13 @@ def rankings(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
 
 def refuse_foreign(title: str, n_foreign: int) -> None:
-    """Tell of targets that no order could put first.
+    """Raise an error for invalid targets.
 
     Raises:
-        ValueError: there was one.
+        ValueError: there is at least one.
     """
     if n_foreign:
         raise ValueError(
             f"{title}: {n_foreign} targets of the pass are relevances below 0 or NaN, or numbers of items "
-            "that there are not. Give relevances from 0, and numbers below the number of a row's scores."
+            "that do not exist. Pass relevances of 0 or more, and numbers below the number of a row's scores."
         )

@@ -1,4 +1,4 @@
-"""Our own metrics of numbers: how far off, and how much is explained."""
+"""Metrics of numbers: errors, explained variance, correlation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class SquaredErrors:
-    """What `MSE`, `RMSE` and `R2` add up: sums over items, for each output, in float64 where there is one."""
+    """Sums over items for `MSE`, `RMSE` and `R2`, for each output, in float64 if the device has it."""
 
     higher_is_better = False
 
@@ -19,7 +19,7 @@ class SquaredErrors:
 
     def reset(self) -> None:
         self.n_items = 0
-        # the first item: less that, small variances are not rounded away, and targets of one value are zeros
+        # the first item is subtracted: small variances are not rounded away, and equal targets become 0
         self.shift: Any = 0.0
         self.squares: Any = 0.0
         self.sums: Any = 0.0
@@ -38,7 +38,7 @@ class SquaredErrors:
 class MSE(SquaredErrors):
     """Mean of the squared errors over all items and outputs; preds and targets of one shape.
 
-    NaN where there was no item, as of the others here.
+    NaN if there was no item, as for the other metrics here.
     """
 
     def compute(self) -> Any:
@@ -53,9 +53,9 @@ class RMSE(MSE):
 
 
 class R2(SquaredErrors):
-    """Coefficient of determination, 1 - residual / total sum of squares; of several outputs the plain mean.
+    """Coefficient of determination, 1 - residual / total sum of squares; for several outputs the plain mean.
 
-    Of targets that do not vary it is 1 where all are hit, else 0, as in scikit-learn.
+    For constant targets it is 1 if all predictions are exact, otherwise 0, as in scikit-learn.
 
     Raises:
         ValueError: fewer than two items were seen.
@@ -92,7 +92,7 @@ class MAE:
 
 
 class JointSpread:
-    """What `ExplainedVariance` and `PearsonCorr` add up of two quantities: sums for each output."""
+    """Sums over items of two quantities and their products, for `ExplainedVariance` and `PearsonCorr`."""
 
     higher_is_better = True
 
@@ -106,7 +106,7 @@ class JointSpread:
         self.sums: Any = 0.0
 
     def add(self, first: Tensor, second: Tensor) -> None:
-        """See both quantities of a batch."""
+        """Add both quantities of a batch."""
         if self.n_items == 0 and len(first):
             self.first_shift, self.second_shift = first[0].clone(), second[0].clone()
         self.n_items += len(first)
@@ -125,11 +125,11 @@ class JointSpread:
 
 
 class ExplainedVariance(JointSpread):
-    """1 - variance of the errors / variance of the targets; of several outputs the plain mean.
+    """1 - variance of the errors / variance of the targets; for several outputs the plain mean.
 
-    It is `R2` where the errors' mean is 0: an error that is the same for all items costs nothing. Of targets
-    that do not vary it is 1 where the errors do not either, else 0, as in scikit-learn; NaN of fewer than two
-    items. Shapes (items, ...), one for both.
+    It equals `R2` if the mean of the errors is 0; an error that is equal for all items does not count. For
+    constant targets it is 1 if the errors are constant too, otherwise 0, as in scikit-learn. NaN for fewer
+    than two items. Both have the same shape (items, ...).
     """
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
@@ -144,9 +144,9 @@ class ExplainedVariance(JointSpread):
 
 
 class PearsonCorr(JointSpread):
-    """Pearson's correlation of preds and targets, in [-1, 1]; of several outputs the plain mean.
+    """Pearson's correlation of preds and targets, in [-1, 1]; for several outputs the plain mean.
 
-    NaN where preds or targets do not vary, or of fewer than two items. Shapes (items, ...), one for both.
+    NaN if preds or targets are constant, or for fewer than two items. Both have the same shape (items, ...).
     """
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
@@ -160,16 +160,16 @@ class PearsonCorr(JointSpread):
 
 
 def explained(residual: Tensor, total: Tensor) -> Tensor:
-    """1 - residual / total; where the total is 0: 1 if the residual is so too, else 0. NaN stays NaN."""
+    """1 - residual / total; if the total is 0: 1 if the residual is 0 too, otherwise 0. NaN stays NaN."""
     return torch.where(total <= 0, (residual == 0).to(total.dtype), 1 - residual / total)
 
 
 def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64 (float32 on mps, which has no other), refused where their shapes differ."""
+    """Both in float64 (float32 on mps); raises an error if their shapes differ."""
     if preds.shape != targets.shape:
         raise ValueError(
             f"{title}: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)} "
-            "would be compared each with each. Give both one shape: return preds.squeeze(-1) from the model, "
+            "would be broadcast. Give both the same shape: return preds.squeeze(-1) from the model, "
             "or use targets.unsqueeze(-1)."
         )
     dtype = widest(preds)
@@ -177,5 +177,5 @@ def same_shape(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 
 
 def widest(tensor: Tensor) -> torch.dtype:
-    """What sums are kept in on a tensor's device."""
+    """The dtype of sums on a tensor's device."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64

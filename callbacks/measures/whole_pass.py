@@ -15,7 +15,7 @@ from callbacks.measures.as_metrics import TARGETS_FIRST, metric_name
 from callbacks.measures.joined import joined, kept
 from callbacks.place.device import map_tensors
 
-# Is more better, by the last word of scikit-learn's names?
+# Is higher better, by the last word of scikit-learn's names?
 BETTER = {"score": True, "auc": True, "corrcoef": True, "error": False, "loss": False, "deviance": False}
 
 
@@ -28,33 +28,32 @@ def whole_pass(
 ) -> WholePass:
     """A metric that calls a function once on the joined predictions and targets of a pass.
 
-    For what is not a mean over items, as scikit-learn's F1, R2, ROC AUC, a median, or the root of a mean:
-    `metrics=[whole_pass(f1_score)]`. The function gets tensors on the CPU, all batches joined along their
-    first dimension. scikit-learn's own functions get NumPy arrays and, where they compare classes, the class
-    with the highest score of predictions of shape (items, classes).
+    Use it for functions that are not a mean over items, as scikit-learn's F1, R2, ROC AUC, a median, or the
+    root of a mean: `metrics=[whole_pass(f1_score)]`. The function gets tensors on the CPU, all batches joined
+    along their first dimension. scikit-learn's own functions get NumPy arrays; those that compare classes get
+    the class with the highest score for predictions of shape (items, classes).
 
-    All predictions and targets of a pass are kept until it ends, on the device that they are on: that takes
-    their memory, for 10 000 items of 1000 scores 40 MB. `F1`, `AUROC`, `R2` and the other metrics of
-    `callbacks` need none.
+    All predictions and targets of a pass are kept on their device until it ends. That takes memory: 40 MB for
+    10 000 items of 1000 scores. `F1`, `R2` and most other metrics of `callbacks` need almost none.
 
     Args:
         function: takes `(preds, targets)` and returns a number, an array or tensor, or a dict of them by
             name.
         targets_first: the function takes `(targets, preds)`; by default this follows from the name of its
             first argument, as scikit-learn's `y_true`.
-        higher_is_better: for those that compare epochs; by default the function's own attribute, or what
-            scikit-learn's names say: a score is to be high, an error or loss low.
-        name: of the result; by default the function's.
+        higher_is_better: for callbacks that compare epochs; by default the function's own attribute, or the
+            convention of scikit-learn's names: a score is better if high, an error or loss if low.
+        name: the name of the result; by default the function's name.
 
     Raises:
         TypeError: it is not a function, or has no name.
-        ValueError: when the pass ends: batches that cannot be joined.
+        ValueError: when the pass ends: the batches cannot be joined.
     """
     return WholePass(function, targets_first=targets_first, higher_is_better=higher_is_better, name=name)
 
 
 class WholePass:
-    """What `whole_pass` makes."""
+    """The metric that `whole_pass` makes."""
 
     def __init__(
         self,
@@ -75,10 +74,10 @@ class WholePass:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the pass before."""
+        """Start a pass."""
         self.preds: list[Any] = []
         self.targets: list[Any] = []
-        self._value: Any = math.nan  # of the pass that has ended
+        self._value: Any = math.nan  # of the last pass
 
     def update(self, preds: Any, targets: Any) -> None:
         """Keep a copy of a batch."""
@@ -86,7 +85,7 @@ class WholePass:
         self.targets.append(kept(targets))
 
     def compute(self) -> Any:
-        """Call the function; the batches are not kept any longer."""
+        """Call the function, and drop the batches."""
         if not self.preds:
             return self._value
         preds, targets = joined(self.preds), joined(self.targets)
@@ -97,16 +96,16 @@ class WholePass:
             found = self.function(targets, preds) if self.targets_first else self.function(preds, targets)
         except Exception as error:
             error.add_note(
-                f"in the metric whole_pass({self.name}), on {told(preds)} as predictions and {told(targets)} "
-                f"as targets. To change them first, write def my_{self.name}(preds, targets): ... and pass "
-                f"whole_pass(my_{self.name})."
+                f"in the metric whole_pass({self.name}), with {shown(preds)} as predictions and "
+                f"{shown(targets)} as targets. To change them first, write def "
+                f"my_{self.name}(preds, targets): ... and pass whole_pass(my_{self.name})."
             )
             raise
         self._value = map_numbers(found)
         return self._value
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far."""
+        """The batches so far."""
         return {"preds": list(self.preds), "targets": list(self.targets)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -125,12 +124,12 @@ def base_of(function: Any) -> Any:
 
 
 def is_sklearns(function: Any) -> bool:
-    """Is it one of scikit-learn's own?"""
+    """Is it a function of scikit-learn?"""
     return str(getattr(base_of(function), "__module__", "")).startswith("sklearn.")
 
 
 def takes_targets_first(function: Any) -> bool:
-    """Does its first argument have a name that means targets?"""
+    """Is its first argument named like targets?"""
     try:
         return next(iter(signature(function).parameters), None) in TARGETS_FIRST
     except (TypeError, ValueError):  # a builtin without a signature
@@ -138,18 +137,16 @@ def takes_targets_first(function: Any) -> bool:
 
 
 def direction(function: Any) -> bool | None:
-    """Is more better? By the function's attribute, or the endings of scikit-learn's names."""
+    """Is higher better? By the function's attribute, or the last word of scikit-learn's names."""
     base = base_of(function)
     own = getattr(base, "higher_is_better", None)
     if own is not None or not is_sklearns(base):
         return own
-    endings = {"score": True, "auc": True, "corrcoef": True, "error": False, "loss": False, "deviance": False}
-    return endings.get(base.__name__.rsplit("_", 1)[-1])
     return BETTER.get(base.__name__.rsplit("_", 1)[-1])
 
 
 def as_arrays(function: Any, preds: Any, targets: Any) -> tuple[Any, Any]:
-    """What scikit-learn takes: arrays, and classes where classes are compared."""
+    """The arguments for scikit-learn: arrays, and classes for functions that compare classes."""
     compares_classes = "y_pred" in signature(function).parameters and base_of(function).__module__.endswith(
         "_classification"
     )
@@ -160,7 +157,7 @@ def as_arrays(function: Any, preds: Any, targets: Any) -> tuple[Any, Any]:
 
 
 def as_array(leaf: Any) -> Any:
-    """A tensor as an array; half precision as float32, which NumPy and scikit-learn can use."""
+    """A tensor as an array; half precision as float32, since NumPy has no bfloat16."""
     if not isinstance(leaf, Tensor):
         return leaf
     return (leaf.float() if leaf.dtype in (torch.bfloat16, torch.float16) else leaf).numpy()
@@ -175,7 +172,7 @@ def map_numbers(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def told(part: Any) -> str:
-    """What something is, for messages."""
+def shown(part: Any) -> str:
+    """What a message calls predictions or targets."""
     shape = getattr(part, "shape", None)
     return f"a {type(part).__name__}" if shape is None else f"{part.dtype} of shape {tuple(shape)}"

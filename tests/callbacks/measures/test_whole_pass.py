@@ -136,7 +136,7 @@ def test_several_numbers_become_lists_and_names():
 def test_an_error_says_what_the_function_was_given():
     with pytest.raises(ValueError, match="different number of output") as error:
         measured(whole_pass(r2_score))
-    assert "whole_pass(r2_score), on float32 of shape (20, 2)" in "\n".join(error.value.__notes__)
+    assert "whole_pass(r2_score), with float32 of shape (20, 2)" in "\n".join(error.value.__notes__)
 
 
 def test_batches_that_cannot_be_joined_are_told():
