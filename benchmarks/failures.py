@@ -1,4 +1,4 @@
-"""What a run survives, and what saving costs: `python benchmarks/faults.py [part ...]`.
+"""What a run survives, and what saving costs: `python benchmarks/failures.py [part ...]`.
 
 Every part prints its results; the exit code is 1 if a requirement is not met. The parts are `kills`
 (SIGKILL anywhere in eight trainings), `writes` (SIGKILL during a write of 200 MB), `damage` (flipped bits
@@ -253,7 +253,7 @@ def large_newest(folder: Path) -> int | None:
 
 def start(function: str, *arguments: str) -> subprocess.Popen[bytes]:
     """Call a function of this file in another process."""
-    code = f"import sys, faults; faults.{function}(*sys.argv[1:])"
+    code = f"import sys, failures; failures.{function}(*sys.argv[1:])"
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
