@@ -1,6 +1,6 @@
-"""Let only the Python files of a recipe import files beside them.
+"""Let the Python files of a recipe, and no other code, import files in the recipe's folder.
 
-With the recipe's folder on `sys.path`, a library that tries `import triton` would run a file of that name.
+If the folder were on `sys.path`, a library that tries `import triton` would run a `triton.py` in it.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-IMPORTERS = (importlib.__file__, "<frozen ")  # code that imports for others
+IMPORTERS = (importlib.__file__, "<frozen ")  # code that runs imports for its callers
 
 
 class Beside(MetaPathFinder):
-    """Finds modules in a folder for named files in it and for the files that they import.
+    """Finds modules in a folder, for the files added to it and for the files that those import.
 
     Args:
-        folder: without symbolic links.
+        folder: a resolved path.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._own: set[str] = set()  # files, and the folders of packages, whose imports may be found here
+        self._own: set[str] = set()  # files, and package folders, that may import from here
 
     def add(self, file: Path) -> None:
-        """Let a file import its neighbours."""
+        """Let a file import from the folder."""
         self._own.add(str(file))
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None, /
     ) -> ModuleSpec | None:
-        """A module of the folder, if a permitted file imports it; modules in packages are found by others."""
+        """Find a module of the folder, if a permitted file imports it; Python itself finds submodules."""
         if path is not None or not self._is_own(importer()):
             return None
         spec = PathFinder.find_spec(fullname, [str(self.folder)], target)
@@ -51,7 +51,7 @@ class Beside(MetaPathFinder):
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Take part in imports within the block; installed packages go before the folder."""
+        """Find modules within the block; installed packages take precedence over the folder."""
         if not self._own or self in sys.meta_path or str(self.folder) in sys.path:
             yield
             return
@@ -66,7 +66,7 @@ class Beside(MetaPathFinder):
 
 
 class ForWorkers(str):
-    """No folder here; in a worker process that is spawned the recipe's, as it imports what it unpickles."""
+    """A path that does not exist, but unpickles as the folder, so that spawned workers import from it."""
 
     __slots__ = ("folder",)
 
@@ -80,7 +80,7 @@ class ForWorkers(str):
 
 
 def importer() -> str:
-    """The file whose code imports."""
+    """The file whose code runs the import."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename.startswith(IMPORTERS):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""What the names in a recipe stand for: tables by kind, installed plug-in packages, and a user's own code."""
+"""Resolve the names in a recipe: from our tables, from installed packages, and from the user's own code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from learner.data.data import Data
 from learner.engine import groups
 from learner.recipes.recipe_errors import closest, did_you_mean
 from learner.recipes.signatures import Signature
-from learner.recipes.user_code import NameFault, UserCode, full_name
+from learner.recipes.user_code import UnusableName, UserCode, full_name
 
 SHORT_LOSSES = {
     "mse": "mse_loss",
@@ -42,10 +42,10 @@ class Kind:
     """One kind of component.
 
     Attributes:
-        plural: the table's name, for people and for entry points (`plainlearner.<plural>`).
-        wanted: what a component of this kind is, for messages.
-        accepts: is this class or function one?
-        n_given: leading arguments that the loop gives, not the recipe.
+        plural: the table's name, in lists and in entry points (`plainlearner.<plural>`).
+        wanted: describes a component of this kind, for messages.
+        accepts: tests whether a class or function is one.
+        n_given: number of leading arguments that the loop passes, not the recipe.
     """
 
     plural: str
@@ -55,17 +55,17 @@ class Kind:
 
 
 def is_subclass(base: type) -> Callable[[Any], bool]:
-    """A test for classes below `base`."""
+    """A test for proper subclasses of `base`."""
     return lambda item: isinstance(item, type) and issubclass(item, base) and item is not base
 
 
 def is_function(item: Any) -> bool:
-    """Something to call that is no class."""
+    """Is it callable, but neither a class, a module nor a callback?"""
     return callable(item) and not isinstance(item, type) and not isinstance(item, (nn.Module, Callback))
 
 
 def is_metric(item: Any) -> bool:
-    """A class with `reset`, `update` and `compute`, or a function."""
+    """Is it a class with `reset`, `update` and `compute`, or a function?"""
     methods = all(hasattr(item, name) for name in ("reset", "update", "compute"))
     return (isinstance(item, type) and methods) or is_function(item)
 
@@ -76,12 +76,12 @@ is_optimizer = is_subclass(torch.optim.Optimizer)
 KINDS = {
     "model": Kind(
         "models",
-        "a subclass of nn.Module, or a function that makes a model",
+        "a subclass of nn.Module, or a function that returns a model",
         lambda item: is_module(item) or is_function(item),
     ),
     "data": Kind(
         "data",
-        "a function or class that gives data",
+        "a function that returns data, or a subclass of Data",
         lambda item: is_function(item) or is_subclass(Data)(item),
     ),
     "loss": Kind(
@@ -92,12 +92,12 @@ KINDS = {
     ),
     "optimizer": Kind(
         "optimizers",
-        "a subclass of torch.optim.Optimizer, or a function of parameters that makes one",
+        "a subclass of torch.optim.Optimizer, or a function of parameters that returns one",
         lambda item: is_optimizer(item) or is_function(item),
         1,
     ),
-    "annealer": Kind("annealers", "a function that makes a function of progress", is_function),
-    "splitter": Kind("splitters", "a function of the model that gives its layer groups", is_function, 1),
+    "annealer": Kind("annealers", "a function that returns a function of progress", is_function),
+    "splitter": Kind("splitters", "a function of the model that returns its layer groups", is_function, 1),
     "scheduler": Kind(
         "schedulers", "a subclass of LRScheduler", is_subclass(torch.optim.lr_scheduler.LRScheduler), 1
     ),
@@ -113,62 +113,64 @@ KINDS = {
 
 
 class Names:
-    """Finds what a recipe's names stand for.
+    """Resolves the names in a recipe.
 
     Args:
-        folder: the recipe's folder, in and below which Python files may be named.
-        allow: packages from which `package.module:Name` may come.
+        folder: the recipe's folder. Python files must be in or below it.
+        allow: packages from which `package.module:Name` may be imported.
     """
 
     def __init__(self, folder: Path, allow: Iterable[str] = ()):
         self.code = UserCode(folder, allow)
 
     def find(self, kind: str, name: str) -> Any:
-        """The class or function of that kind and name.
+        """The class or function with this kind and name.
 
         Raises:
-            NameFault: there is none, or it is of another kind; the message says what is wanted.
+            UnusableName: the name is unknown, or belongs to another kind.
         """
         if ":" in name:
             found = self.code.find(name)
         elif name in table(kind):
             found = table(kind)[name]
-        elif name in plug_in_packages(kind):
-            found = load_entry_point(plug_in_packages(kind)[name])
+        elif name in installed(kind):
+            found = load_entry_point(installed(kind)[name])
         else:
-            raise NameFault(f"there is no {kind} called {name!r}", suggest(kind, name))
+            raise UnusableName(f"there is no {kind} called {name!r}", suggest(kind, name))
         if not KINDS[kind].accepts(found):
-            raise NameFault(
-                f"{name} is no {kind}: it is {describe(found)}", f"Needed is {KINDS[kind].wanted}."
+            raise UnusableName(
+                f"{name} is not a valid {kind}: it is {describe(found)}",
+                f"A {kind} must be {KINDS[kind].wanted}.",
             )
         return found
 
     def find_any(self, name: str) -> tuple[str, Any]:
-        """Kind and thing of a name in any table; a user's own is of the first kind that it suits.
+        """The kind and the object of a name in any table; user code gets the first kind that accepts it.
 
         Raises:
-            NameFault: nothing has that name.
+            UnusableName: the name is unknown.
         """
         if ":" in name:
             found = self.code.find(name)
             return next((kind for kind in FROM_NARROW if KINDS[kind].accepts(found)), "data"), found
         for kind in FROM_NARROW:
-            if name in table(kind) or name in plug_in_packages(kind):
+            if name in table(kind) or name in installed(kind):
                 return kind, self.find(kind, name)
         names = [each for kind in KINDS for each in known(kind)]
         close = closest(name, names)
-        raise NameFault(
+        raise UnusableName(
             f"nothing is called {name!r}",
-            f"Did you mean {close}?" if close else "`learner ls` lists the names that there are.",
+            f"Did you mean {close}?" if close else "`learner ls` lists all names.",
         )
 
 
+# The narrow kinds come first: a model or data can be any function.
 FROM_NARROW = ("callback", "optimizer", "scheduler", "annealer", "metric", "loss", "model", "data")
 
 
 @cache
 def table(kind: str) -> dict[str, Any]:
-    """Our own names of a kind."""
+    """The built-in names of a kind."""
     if kind == "loss":
         return losses()
     if kind == "model":
@@ -193,7 +195,7 @@ def table(kind: str) -> dict[str, Any]:
 
 
 def losses() -> dict[str, Any]:
-    """Losses: short names and functions of torch.nn.functional, classes of torch.nn."""
+    """Short names, functions of torch.nn.functional, and classes of torch.nn."""
     functional = nn.functional
     short = {name: getattr(functional, full) for name, full in SHORT_LOSSES.items()}
     functions = {
@@ -208,61 +210,61 @@ def losses() -> dict[str, Any]:
 
 
 def public(module: Any) -> list[tuple[str, Any]]:
-    """A module's names that are meant for others, in alphabetical order."""
+    """The public names of a module, in alphabetical order."""
     return sorted((name, item) for name, item in vars(module).items() if not name.startswith("_"))
 
 
-def plug_in_packages(kind: str) -> dict[str, EntryPoint]:
-    """Names that installed packages offer, by their entry points; nothing is imported."""
+def installed(kind: str) -> dict[str, EntryPoint]:
+    """Names that installed packages provide by entry points; nothing is imported."""
     found = entry_points(group=f"plainlearner.{KINDS[kind].plural}")
     return {each.name: each for each in found if each.name not in table(kind)}
 
 
 def load_entry_point(entry: EntryPoint) -> Any:
-    """What an installed package offers under a name.
+    """Load what an installed package provides under a name.
 
     Raises:
-        NameFault: the package is broken.
+        UnusableName: the package cannot be imported.
     """
     try:
         return entry.load()
     except Exception as error:
         package = entry.dist.name if entry.dist else entry.value
-        raise NameFault(
-            f"the installed package {package} offers {entry.name}, and cannot be imported: "
+        raise UnusableName(
+            f"the installed package {package} provides {entry.name}, but cannot be imported: "
             f"{type(error).__name__}: {error}",
-            f"Mend or remove it: pip install --upgrade {package}, or pip uninstall {package}.",
+            f"Fix or remove it: pip install --upgrade {package}, or pip uninstall {package}.",
         ) from error
 
 
 def known(kind: str) -> list[str]:
-    """All names of a kind, without loading any."""
-    return [*table(kind), *plug_in_packages(kind)]
+    """All names of a kind; nothing is loaded."""
+    return [*table(kind), *installed(kind)]
 
 
 def suggest(kind: str, name: str) -> str:
-    """What to write instead of an unknown name."""
+    """Suggest what to write instead of an unknown name."""
     others = [other for other in KINDS if other != kind and name in known(other)]
     if others:
-        return f"{name} is a name for: {', '.join(KINDS[other].plural for other in others)}."
+        return f"{name} is in: {', '.join(KINDS[other].plural for other in others)}."
     tail = name.rpartition(".")[2]
     if "." in name and tail in table(kind):
         return f"Write {tail}, without its package."
     if name.endswith(")") and name.partition("(")[0] in table(kind):
-        return f"Write a mapping, as {{use: {name.partition('(')[0]}, ...}}, its arguments as further keys."
+        return f"Write a mapping with its arguments as keys: {{use: {name.partition('(')[0]}, ...}}."
     ours = set(known(kind))
     instead = CALLBACK_WORDS.get(name) if kind in ("callback", "metric") else None
     if instead and (meant := [word for word in re.findall(r"\w+", instead) if word in ours]):
-        return f"Here it is {' or '.join(meant)}. `learner ls {meant[0]}` tells about it."
-    own = f'Your own is written as `use: "models.py:{tail if tail.isidentifier() else "Name"}"`.'
+        return f"Its name here is {' or '.join(meant)}; see `learner ls {meant[0]}`."
+    own = f'Write your own code as `use: "models.py:{tail if tail.isidentifier() else "Name"}"`.'
     if "." in name:
         package, _, attribute = name.rpartition(".")
-        own = f'{own[:-1]}, one of a package as `use: "{package}:{attribute}"`, with `--allow`.'
+        own = f'{own[:-1]}, a package as `use: "{package}:{attribute}"` with `--allow`.'
     return f"{did_you_mean(name, known(kind))} {own}"
 
 
 def describe(found: Any) -> str:
-    """What a class or function is, for messages."""
+    """Describe a class or function, for messages."""
     if not isinstance(found, type):
         return f"the function {full_name(found)}" if inspect.isroutine(found) else f"a {type(found).__name__}"
     bases = [
@@ -273,7 +275,9 @@ def describe(found: Any) -> str:
 
 def signature_of(kind: str, target: Any) -> Signature:
     """The arguments that a recipe can give to a class or function of this kind."""
-    makes_it = kind in ("loss", "metric") and isinstance(target, type)  # then the loop calls the instance
+    makes_it = kind in ("loss", "metric") and isinstance(
+        target, type
+    )  # the loop calls the instance, not the class
     return Signature(target, 0 if makes_it else KINDS[kind].n_given)
 
 

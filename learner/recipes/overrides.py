@@ -1,51 +1,57 @@
-"""`key.path=value` on the command line, applied to a recipe's tree."""
+"""Apply `key.path=value` from the command line to a recipe's tree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from learner.recipes.recipe_errors import Fault, Place, RecipeError
+from learner.recipes.recipe_errors import Place, Problem, RecipeError
 from learner.recipes.yaml_tree import Node, parse
 
-FILE = "command line"
+COMMAND_LINE = "command line"
 
 
 def apply_overrides(tree: Node, overrides: Iterable[str]) -> None:
-    """Put each value where its path leads, making what is missing on the way; the last of one path wins.
+    """Set each value at its path, creating missing mappings. If a path occurs twice, the last one wins.
 
     Raises:
-        RecipeError: an override has no `=`, no path, a value that is no YAML, or leads through a plain value.
+        RecipeError: an override has no `=`, no path or no valid YAML, or its path contains a plain value.
     """
-    faults: list[Fault] = []
+    problems: list[Problem] = []
     for number, text in enumerate(overrides, 1):
         try:
             apply(tree, text, number)
         except RecipeError as error:
-            faults += error.faults
-    if faults:
-        raise RecipeError(faults)
+            problems += error.problems
+    if problems:
+        raise RecipeError(problems)
 
 
 def apply(tree: Node, text: str, number: int) -> None:
-    """Apply one override; `number` counts them from 1, and stands as its line in messages."""
+    """Apply one override; messages show `number`, counted from 1, as its line."""
     path, equals, value = text.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        message = f"{text!r} is no override" + ("" if equals else ": it has no =")
+        message = f"{text!r} is not an override" + ("" if equals else ": it has no =")
         raise RecipeError(
-            [Fault(Place(FILE, number, 1, text), message, "Write key.path=value, as optimizer.lr=0.1.")]
+            [
+                Problem(
+                    Place(COMMAND_LINE, number, 1, text),
+                    message,
+                    "Write key.path=value, as optimizer.lr=0.1.",
+                )
+            ]
         )
-    padding = " " * (len(path) + 1)  # so that columns are those of the override
-    new = parse(padding + value, FILE, shown=text, line=number)
+    padding = " " * (len(path) + 1)  # keeps the columns of the override
+    new = parse(padding + value, COMMAND_LINE, shown=text, line=number)
     node, column = tree, 1
     for key in keys[:-1]:
-        node = step_into(node, key, Place(FILE, number, column, text))
+        node = step_into(node, key, Place(COMMAND_LINE, number, column, text))
         column += len(key) + 1
-    put(node, keys[-1], Node(new.value, new.place, Place(FILE, number, column, text)))
+    put(node, keys[-1], Node(new.value, new.place, Place(COMMAND_LINE, number, column, text)))
 
 
 def step_into(node: Node, key: str, place: Place) -> Node:
-    """The node below a key; made where it is missing or empty."""
+    """The node below a key; created if it is missing or empty."""
     open_up(node, place)
     if isinstance(node.value, list):
         return node.value[index_of(node, key, place)]
@@ -66,19 +72,25 @@ def put(node: Node, key: str, new: Node) -> None:
 
 
 def open_up(node: Node, place: Place) -> None:
-    """Make `optimizer: SGD` the `optimizer: {use: SGD}` that it stands for, so that it can take arguments."""
+    """Expand `optimizer: SGD` to `optimizer: {use: SGD}`, so that it can take arguments."""
     if isinstance(node.value, str):
         node.value = {"use": Node(node.value, node.place, node.key_place)}
     if not isinstance(node.value, (dict, list)):
-        message = f"the recipe has the value {node.value!r} here, which has nothing below it"
-        hint = f"It stands in {node.place}. Shorten the path, as in {place.text[: place.column - 2]}=value."
-        raise RecipeError([Fault(place, message, hint)])
+        message = f"the recipe has the plain value {node.value!r} here"
+        hint = f"It is at {node.place}. Shorten the path to {place.text[: place.column - 2]}=value."
+        raise RecipeError([Problem(place, message, hint)])
 
 
 def index_of(node: Node, key: str, place: Place) -> int:
-    """The number of a list's item, from 0."""
+    """The index of a list's item."""
     if key.isdecimal() and int(key) < len(node.value):
         return int(key)
     raise RecipeError(
-        [Fault(place, f"the recipe has a list of {len(node.value)} here", "Write an item's number, from 0.")]
+        [
+            Problem(
+                place,
+                f"the recipe has a list of {len(node.value)} here",
+                "Write the number of an item, from 0.",
+            )
+        ]
     )

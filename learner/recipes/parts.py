@@ -1,4 +1,4 @@
-"""The parts that a recipe names with `use:`: checked first, built later."""
+"""The parts that a recipe names with `use:`. They are checked first and built later."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from torch import nn
 
 from callbacks import Callback
 from learner.recipes.names import Names, signature_of, table
-from learner.recipes.overrides import FILE as COMMAND_LINE
-from learner.recipes.recipe_errors import Fault, Place
+from learner.recipes.overrides import COMMAND_LINE
+from learner.recipes.recipe_errors import Place, Problem
 from learner.recipes.signatures import Signature
-from learner.recipes.user_code import NameFault, describe_error, mend
+from learner.recipes.user_code import UnusableName, describe_error, fix_hint
 from learner.recipes.yaml_tree import Node
 
 USE_WORDS = ("name", "type", "class", "cls", "target", "_target_", "class_path", "kind", "function")
 
 
-PLACES = ("path", "folder")  # the arguments of callbacks that say where files are written
-PLACE_HINT = "Write a relative path without `..`; another place is given on the command line, as {path}=PATH."
+PLACES = ("path", "folder")  # arguments of callbacks: where to write files
+PLACE_HINT = "Write a relative path without `..`. To write elsewhere, use the command line: {path}=PATH."
 
 
 @dataclass
 class Part:
-    """A component of a recipe: what it is, and its arguments.
+    """A component of a recipe and its arguments.
 
     Attributes:
         kind: a key of `KINDS`.
-        name: as the recipe has it.
-        target: the class or function of that name.
-        arguments: by name; parts, and lists with parts, are not built yet.
-        node: where it stands.
-        items: of a model that is a list of layers, these.
-        starred: the argument whose list is given item by item.
+        name: its name in the recipe.
+        target: the class or function with that name.
+        arguments: by name; parts inside them are not built yet.
+        node: its node in the recipe's tree.
+        items: the layers, if it is a model written as a list of layers.
+        starred: the argument whose list is passed as `*args`.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Part:
     starred: str | None = None
 
     def build(self) -> Any:
-        """The component: an instance, or for optimizers, schedulers and functions a factory with arguments.
+        """Build the component: an instance, or a factory for optimizers, schedulers and functions.
 
         Raises:
             Exception: whatever its constructor raises.
@@ -66,25 +66,24 @@ class Part:
             return partial(self.target, **arguments) if arguments else self.target
         return self.target(*items, **arguments)
 
-    def explain(self, error: Exception, names: Names) -> Fault:
-        """An error of its constructor as a fault, at the argument that the words name where they name one."""
+    def explain(self, error: Exception, names: Names) -> Problem:
+        """Convert an error of its constructor, placed at the argument that the message mentions, if any."""
         place = self.node.place
-        words = str(error)
+        message = str(error)
         if isinstance(self.node.value, dict):
             for name, node in self.node.value.items():
-                if f"{name}=" in words or f"{name} " in words or (name == "lr" and "learning rate" in words):
+                is_rate = name == "lr" and "learning rate" in message
+                if is_rate or f"{name}=" in message or f"{name} " in message:
                     place = node.place
         shown = describe_error(error, names.code.folder)
-        own_words = isinstance(error, (ValueError, TypeError)) and "\n" not in shown
-        message = words if own_words else shown
-        remedy = (
-            f"`learner ls {self.name}` tells about its arguments." if self.name in table(self.kind) else ""
-        )
-        return Fault(place, f"{self.name} cannot be built: {message}", remedy if own_words else mend(error))
+        is_own = isinstance(error, (ValueError, TypeError)) and "\n" not in shown
+        listed = f"`learner ls {self.name}` shows its arguments." if self.name in table(self.kind) else ""
+        message = f"{self.name} cannot be built: {message if is_own else shown}"
+        return Problem(place, message, listed if is_own else fix_hint(error))
 
 
 def built(value: Any) -> Any:
-    """An argument with the parts in it built."""
+    """Build the parts inside an argument."""
     if isinstance(value, Part):
         return value.build()
     if isinstance(value, list):
@@ -95,101 +94,105 @@ def built(value: Any) -> Any:
 
 
 class PartReader:
-    """Reads parts from a recipe's tree and collects what is wrong with them.
+    """Reads parts from a recipe's tree and collects their problems.
 
     Args:
-        names: finds what names stand for.
+        names: resolves names.
     """
 
     def __init__(self, names: Names):
-        self.names, self.faults = names, list[Fault]()
+        self.names, self.problems = names, list[Problem]()
 
-    def fault(self, place: Place, message: str, hint: str = "") -> None:
-        """Note a fault."""
-        self.faults.append(Fault(place, message, hint))
+    def problem(self, place: Place, message: str, hint: str = "") -> None:
+        """Add a problem."""
+        self.problems.append(Problem(place, message, hint))
 
     def part(self, kind: str | None, node: Node, path: str, default_name: str | None = None) -> Part | None:
-        """The part of a node: `use:` and arguments, a bare name, or for models a list of layers.
+        """Read the part in a node: `use:` and arguments, a bare name, or a list of layers for models.
 
         Args:
-            kind: a key of `KINDS`, or None for whichever the name is of.
-            node: where it stands.
-            path: its keys with dots, for messages.
-            default_name: the name where there is no `use:`, from the node's key.
+            kind: a key of `KINDS`; None accepts any kind.
+            node: the node.
+            path: its keys, joined by dots, for messages.
+            default_name: the name if there is no `use:`, from the node's key.
 
         Returns:
-            The part, or None where it has faults, which are noted.
+            The part; None if it has problems, which are added to `problems`.
         """
         if kind == "model" and isinstance(node.value, list) and node.value:
-            layers = [self.part("model", item, f"{path}.{number}") for number, item in enumerate(node.value)]
-            items = [layer for layer in layers if layer is not None]
-            return (
-                Part("model", "Sequential", nn.Sequential, node, items=items)
-                if len(items) == len(layers)
-                else None
-            )
+            return self._sequential(node, path)
         if isinstance(node.value, str) and default_name is None:
             return self._found(kind, node.value, node.place, node, {})
         values = {} if node.value is None and default_name else node.value
+        use = values.get("use") if isinstance(values, dict) else None
         if not isinstance(values, dict):
             self._no_part(kind, node, path, default_name)
-            return None
-        use = values.get("use")
-        if use is None and default_name is None:
+        elif use is None and default_name is None:
             self._without_use(kind, node, path, values)
-            return None
-        if use is not None and not isinstance(use.value, str):
-            self.fault(use.place, f"{path}.use is {shown(use.value)}", f"Write a name{examples(kind)}.")
-            return None
-        name, place = (str(use.value), use.place) if use else (str(default_name), node.key_place)
-        given = {key: value for key, value in values.items() if key != "use"}
-        return self._found(kind, name, place, node, given, path)
+        elif use is not None and not isinstance(use.value, str):
+            self.problem(use.place, f"{path}.use is {shown(use.value)}", f"Write a name{examples(kind)}.")
+        else:
+            name, place = (str(use.value), use.place) if use else (str(default_name), node.key_place)
+            given = {key: value for key, value in values.items() if key != "use"}
+            return self._found(kind, name, place, node, given, path)
+        return None
+
+    def _sequential(self, node: Node, path: str) -> Part | None:
+        layers = [self.part("model", item, f"{path}.{number}") for number, item in enumerate(node.value)]
+        items = [layer for layer in layers if layer is not None]
+        is_whole = len(items) == len(layers)
+        return Part("model", "Sequential", nn.Sequential, node, items=items) if is_whole else None
 
     def _found(
         self, kind: str | None, name: str, place: Place, node: Node, given: dict[str, Node], path: str = ""
     ) -> Part | None:
         try:
             kind, target = self.names.find_any(name) if kind is None else (kind, self.names.find(kind, name))
-        except NameFault as fault:
-            self.fault(place, fault.message, fault.hint)
+        except UnusableName as problem:
+            self.problem(place, problem.message, problem.hint)
             return None
         part = Part(kind, name, target, node)
-        before = len(self.faults)
+        before = len(self.problems)
         if isinstance(target, Callback):
             for key, value in given.items():
-                self.fault(value.key_place, f"{path}.{key}: {name} is made already and takes no arguments")
+                self.problem(value.key_place, f"{path}.{key}: {name} is an instance and takes no arguments")
         else:
             self._read_arguments(part, given, path or kind, place)
-        return part if len(self.faults) == before else None
+        return part if len(self.problems) == before else None
 
     def _read_arguments(self, part: Part, given: dict[str, Node], path: str, place: Place) -> None:
-        """Check arguments against the signature, and keep them."""
+        """Check arguments against the signature, and store them in the part."""
         signature = signature_of(part.kind, part.target)
         part.starred = signature.starred
         for name, node in given.items():
-            remedy = signature.unknown(name)
-            if remedy is not None:
-                self.fault(node.key_place, f"{path}.{name}: {part.name} takes no such argument", remedy)
+            hint = signature.unknown(name)
+            if hint is not None:
+                self.problem(node.key_place, f"{path}.{name}: {part.name} has no such argument", hint)
                 continue
             value = self._argument(node, f"{path}.{name}")
-            wanted = None if holds_part(value) else signature.wrong_value(name, value)
-            if wanted is not None:
-                default = signature.parameters[name].default
-                usual = f"; the default is {default!r}" if isinstance(default, (str, int, float)) else ""
-                hint = f"Write {wanted}{number_hint(node.value)}{usual}."
-                self.fault(node.place, f"{path}.{name}: {part.name} cannot take {shown(node.plain())}", hint)
-            if part.kind == "callback" and name in PLACES and leaves(node):
-                message = f"{path}.{name}: {shown(node.value)} is not below the run's folder"
-                self.fault(node.place, message, PLACE_HINT.format(path=f"{path}.{name}"))
+            self._check_value(part, signature, name, value, node, f"{path}.{name}")
             part.arguments[name] = signature.convert(name, value)
         missing = [name for name in signature.required if name not in given]
         if missing:
             where = path.rpartition(".")[2]
             hint = f"Add `{missing[0]}:` below `{where}`. It takes: {', '.join(signature.parameters)}."
-            self.fault(place, f"{path}: {part.name} needs {' and '.join(missing)}", hint)
+            self.problem(place, f"{path}: {part.name} needs {' and '.join(missing)}", hint)
+
+    def _check_value(
+        self, part: Part, signature: Signature, name: str, value: Any, node: Node, path: str
+    ) -> None:
+        wanted = None if holds_part(value) else signature.wrong_value(name, value)
+        if wanted is not None:
+            default = signature.parameters[name].default
+            usual = f"; the default is {default!r}" if isinstance(default, (str, int, float)) else ""
+            hint = f"Write {wanted}{number_hint(node.value)}{usual}."
+            self.problem(node.place, f"{path}: {part.name} cannot take {shown(node.plain())}", hint)
+        if part.kind == "callback" and name in PLACES and leaves(node):
+            message = f"{path}: {shown(node.value)} is not below the run's folder"
+            self.problem(node.place, message, PLACE_HINT.format(path=path))
 
     def _argument(self, node: Node, path: str) -> Any:
-        """An argument's value; a mapping with `use` is a part of its own."""
+        """Read an argument's value; a mapping with `use` is a part."""
         if isinstance(node.value, dict) and "use" in node.value:
             return self.part(None, node, path)
         if isinstance(node.value, dict):
@@ -205,18 +208,22 @@ class PartReader:
             hint = f"Write its arguments as a mapping, `{default_name}: {{argument: value}}`"
             callback = table("callback").get(default_name)
             first = next(iter(Signature(callback).parameters), None) if callback else None
-            hint += f", as {{{first}: {node.value}}}; none are {{}}." if first else "; none are {}."
-        self.fault(node.place, f"{path} is {shown(node.plain())}, which names nothing to build", hint)
+            hint += (
+                f", as {{{first}: {node.value}}}; without arguments write {{}}."
+                if first
+                else "; without arguments write {}."
+            )
+        self.problem(node.place, f"{path} is {shown(node.plain())}, which does not name a part", hint)
 
     def _without_use(self, kind: str | None, node: Node, path: str, values: dict[str, Node]) -> None:
         word = next((word for word in USE_WORDS if word in values), None)
         place = values[word].key_place if word else node.place
-        hint = f"Write `use:` in place of `{word}:`." if word else f"Add `use:` and a name{examples(kind)}."
-        self.fault(place, f"{path} does not say what it is: it has no `use`", hint)
+        hint = f"Write `use:` instead of `{word}:`." if word else f"Add `use:` and a name{examples(kind)}."
+        self.problem(place, f"{path} has no `use`, so it does not name a part", hint)
 
 
 def leaves(node: Node) -> bool:
-    """Does a path leave the folder of a run, by the rules of any system, and is not from the command line?"""
+    """Does a path from the recipe's file leave the run's folder, by the rules of any operating system?"""
     if not isinstance(node.value, str) or node.place.file == COMMAND_LINE:
         return False
     windows = PureWindowsPath(node.value)
@@ -224,14 +231,14 @@ def leaves(node: Node) -> bool:
 
 
 def holds_part(value: Any) -> bool:
-    """Is it a part, or does it hold one?"""
+    """Is it a part, or does it contain one?"""
     if isinstance(value, (list, tuple)):
         return any(map(holds_part, value))
     return isinstance(value, Part) or (isinstance(value, dict) and any(map(holds_part, value.values())))
 
 
 def examples(kind: str | None) -> str:
-    """Two names of a kind, for hints."""
+    """An example of a kind, for hints."""
     known = {
         "model": '"models.py:Net"',
         "data": "digits",
@@ -243,7 +250,7 @@ def examples(kind: str | None) -> str:
 
 
 def number_hint(value: Any) -> str:
-    """What is wrong with a number in quotes."""
+    """A hint for a number in quotes."""
     if isinstance(value, str):
         try:
             float(value)
@@ -254,7 +261,7 @@ def number_hint(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A plain value as messages show it."""
+    """Describe a plain value, for messages."""
     words = {None: "empty", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return words[value]

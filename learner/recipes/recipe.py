@@ -1,4 +1,4 @@
-"""A recipe: everything in it is checked before anything is built; then it gives a Learner."""
+"""A recipe. All of it is checked before anything is built; then it builds a Learner."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from learner.learner import Learner
 from learner.recipes.names import Names
 from learner.recipes.overrides import apply_overrides
 from learner.recipes.parts import Part, shown
-from learner.recipes.recipe_errors import Fault, RecipeError
-from learner.recipes.sections import UNASKED_NAMES, Sections
-from learner.recipes.user_code import describe_error, is_within, mend
+from learner.recipes.recipe_errors import Problem, RecipeError
+from learner.recipes.sections import ADDED_NAMES, Sections
+from learner.recipes.user_code import describe_error, fix_hint, is_within
 from learner.recipes.yaml_tree import Node, dump, read_recipe
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Iterable[str] = ()) -> Recipe:
-    """Read a recipe and check all of it; nothing is built, but the Python files that it names are run.
+    """Read a recipe and check all of it, without building it; the Python files that it names are run.
 
     Args:
         path: the YAML file.
@@ -31,15 +31,15 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Itera
         allow: packages from which `package.module:Name` may be imported.
 
     Raises:
-        RecipeError: it has faults; each says where, what, and how to mend it.
+        RecipeError: the recipe has problems; each one names its place and how to fix it.
         OSError: the file cannot be read.
     """
     absolute = Path(path).resolve()
     tree = read_recipe(absolute, str(path))
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"{shown(tree.plain())}, not a mapping"
-        hint = "Write `key: value` lines; `learner init` makes a recipe to begin with."
-        raise RecipeError([Fault(tree.place, f"this recipe is {what}", hint)])
+        hint = "Write `key: value` lines; `learner init` writes a recipe to start from."
+        raise RecipeError([Problem(tree.place, f"this recipe is {what}", hint)])
     overrides, allow = tuple(overrides), tuple(allow)
     apply_overrides(tree, overrides)
     recipe = Recipe(absolute, tree, Names(absolute.parent, allow))
@@ -48,18 +48,18 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Itera
 
 
 class Recipe:
-    """A recipe that was read and checked; `build()` makes its Learner.
+    """A recipe that was read and checked; `build()` returns its Learner.
 
     Args:
         path: its file, absolute.
-        tree: what it holds.
-        names: finds what its names stand for.
+        tree: its content.
+        names: resolves the names in it.
 
     Raises:
-        RecipeError: it has faults.
+        RecipeError: the recipe has problems.
     """
 
-    overrides: tuple[str, ...] = ()  # with which it was read
+    overrides: tuple[str, ...] = ()  # it was read with them
     allow: tuple[str, ...] = ()
 
     def __init__(self, path: Path, tree: Node, names: Names):
@@ -68,32 +68,29 @@ class Recipe:
 
     @property
     def n_epochs(self) -> int:
-        """How many epochs it trains."""
+        """Number of epochs to train."""
         return self.sections.n_epochs
 
     def build(self) -> Learner:
-        """A Learner of the parts: plug-ins, metrics, loss; then, after the seed is set, data, then model.
+        """Build the Learner.
+
+        Callbacks, metrics and loss are built first; then the seed is set; then data and model are built.
 
         Raises:
-            RecipeError: a constructor refused its arguments, or the parts do not fit together.
+            RecipeError: a constructor rejects its arguments, or the parts do not fit together.
         """
-        sections = self.sections
         with self.importable():
-            faults: list[Fault] = []
-            self._try_optimizer(faults)
-            callbacks = [self._callback(key, part, faults) for key, part in sections.callbacks.items()]
-            defaults = [self._built(part, faults) for part in sections.defaults]
-            metrics = [self._built(part, faults) for part in sections.metrics]
-            loss_func = self._built(sections.parts["loss"], faults)
-            splitter = self._built(sections.parts["splitter"], faults)
-            stop_at(faults)
+            problems: list[Problem] = []
+            self._try_optimizer(problems)
+            sections = self.sections
+            callbacks = [self._callback(key, part, problems) for key, part in sections.callbacks.items()]
+            defaults = [self._built(part, problems) for part in sections.defaults]
+            metrics = [self._built(part, problems) for part in sections.metrics]
+            loss_func, splitter = self._parts(problems, "loss", "splitter")
             if sections.seed is not None:
                 seed_everything(sections.seed)
-            data = self._built(sections.parts["data"], faults)
-            stop_at(faults)
-            model = self._built(sections.parts["model"], faults)
-            stop_at(faults)
-            optimizer = self._built(sections.parts["optimizer"], faults)
+            (data,) = self._parts(problems, "data")
+            model, optimizer = self._parts(problems, "model", "optimizer")
             try:
                 return Learner(
                     *(model, data, loss_func, optimizer, callbacks, metrics),
@@ -104,77 +101,83 @@ class Recipe:
             except Exception as error:
                 raise self.error_at(error) from error
 
+    def _parts(self, problems: list[Problem], *keys: str) -> list[Any]:
+        """Build the parts of some keys; raise if there are problems by then."""
+        built = [self._built(self.sections.parts[key], problems) for key in keys]
+        raise_if_any(problems)
+        return built
+
     def importable(self) -> AbstractContextManager[None]:
-        """Let the recipe's Python files import each other, within the block."""
+        """A context in which the recipe's Python files can import each other."""
         return self.names.code.importable()
 
     def resolved(self) -> str:
-        """The recipe with its overrides as YAML; plug-ins that are off, and no defaults, are left out."""
+        """The recipe with its overrides applied, as YAML. Callbacks that an override removed are left out."""
         plain = self.tree.plain()
         for name, node in self.sections.callback_nodes.items():
             if node.value is None and not node.written:
                 plain["callbacks"][name] = {}
-            elif node.value is None and name not in UNASKED_NAMES:
+            elif node.value is None and name not in ADDED_NAMES:
                 del plain["callbacks"][name]
         return dump(plain)
 
     def error_at(self, error: BaseException) -> RecipeError:
-        """An error of the whole composition as a fault, at the plug-in or key of which it speaks."""
+        """Convert an error of the composed Learner, placed at the callback or key that it is about."""
         frames = describe_error(error, self.names.code.folder)
         is_own = isinstance(error, (ValueError, TypeError)) and "\n" not in frames
         place = self._node_of(error).key_place
-        message, hint = (str(error), "") if is_own else (frames, mend(error))
-        return RecipeError([Fault(place, message, hint)])
+        message, hint = (str(error), "") if is_own else (frames, fix_hint(error))
+        return RecipeError([Problem(place, message, hint)])
 
     def _node_of(self, error: BaseException) -> Node:
-        """Where the plug-in stands in whose hook an error was raised, or the key of which its words speak."""
+        """The node of the callback whose hook raised the error, or of the key that the message mentions."""
         nodes = self.sections.callback_nodes
-        plugin = plugin_in(error.__traceback__)
+        callback = callback_in(error.__traceback__)
         for key, node in nodes.items():
-            if plugin is not None and key in (plugin.name, type(plugin).__name__):
+            if callback is not None and key in (callback.name, type(callback).__name__):
                 return node
-        words = str(error)
+        message = str(error)
         for key, part in self.sections.callbacks.items():
-            if key in words or part.name.rpartition(":")[2] in words:
+            if key in message or part.name.rpartition(":")[2] in message:
                 return nodes.get(key, part.node)
-        for key, hints in SPEAKS_OF.items():
-            if key in self.tree.value and any(hint in words for hint in hints):
+        for key, found in WORDS_OF_KEYS.items():
+            if key in self.tree.value and any(word in message for word in found):
                 return self.tree.value[key]
         return self.tree
 
-    def _built(self, part: Part | None, faults: list[Fault]) -> Any:
-        """The part, built; None where there is none or it cannot be, which is noted."""
+    def _built(self, part: Part | None, problems: list[Problem]) -> Any:
+        """Build the part. None if it is None or cannot be built; the latter adds a problem."""
         if part is None:
             return None
         try:
             return part.build()
-        except Exception as error:  # noqa: BLE001 - told with its place in the recipe
-            faults.append(part.explain(error, self.names))
+        except Exception as error:  # noqa: BLE001 - reported with its place in the recipe
+            problems.append(part.explain(error, self.names))
             return None
 
-    def _callback(self, key: str, part: Part, faults: list[Fault]) -> Any:
-        """A plug-in; one with a key of its own is reached by that name."""
-        plugin = self._built(part, faults)
-        if plugin is not None and key not in (part.name, type(plugin).__name__, "device"):
-            plugin.name = key
-        return plugin
+    def _callback(self, key: str, part: Part, problems: list[Problem]) -> Any:
+        """Build a callback. If its key is not its class name, the key becomes its `name`."""
+        callback = self._built(part, problems)
+        if callback is not None and key not in (part.name, type(callback).__name__, "device"):
+            callback.name = key
+        return callback
 
-    def _try_optimizer(self, faults: list[Fault]) -> None:
-        """Make the optimizer of a parameter that nobody needs, so that its arguments are checked early."""
+    def _try_optimizer(self, problems: list[Problem]) -> None:
+        """Build the optimizer for a dummy parameter, so that its arguments are checked early."""
         part = self.sections.parts["optimizer"]
         if part is None or not isinstance(part.target, type):
             return
         try:
             part.build()([torch.nn.Parameter(torch.zeros(2, 2))])
-        except Exception as error:  # noqa: BLE001 - told with its place in the recipe
-            faults.append(part.explain(error, self.names))
+        except Exception as error:  # noqa: BLE001 - reported with its place in the recipe
+            problems.append(part.explain(error, self.names))
 
 
-# Words of errors that tell which key of the recipe they are about, tried in this order.
-SPEAKS_OF: dict[str, tuple[str, ...]] = {
+# Words in error messages that show which key of the recipe they are about, tried in this order.
+WORDS_OF_KEYS: dict[str, tuple[str, ...]] = {
     "splitter": ("splitter",),
     "decay_norms": ("decay_norms",),
-    "callbacks": ("zeroes the gradients", "two callbacks", "plug-in"),
+    "callbacks": ("gradients to zero", "zeroes the gradients", "two callbacks"),
     "optimizer": ("lr must", "optimizer"),
     "loss": ("loss",),
     "model": ("preds", "model", "parameter"),
@@ -182,14 +185,14 @@ SPEAKS_OF: dict[str, tuple[str, ...]] = {
 }
 
 
-def stop_at(faults: list[Fault]) -> None:
-    """Raise them, where there are any."""
-    if faults:
-        raise RecipeError(faults)
+def raise_if_any(problems: list[Problem]) -> None:
+    """Raise the problems, if there are any."""
+    if problems:
+        raise RecipeError(problems)
 
 
 def is_refusal(error: BaseException, learn: Learner) -> bool:
-    """Did the Learner or a plug-in of ours refuse to train, before the first step was done?"""
+    """Did the Learner or one of our callbacks refuse to train before the first step?"""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -198,8 +201,8 @@ def is_refusal(error: BaseException, learn: Learner) -> bool:
     return is_ours and learn.global_step == 0 and isinstance(error, (ValueError, TypeError))
 
 
-def plugin_in(trace: TracebackType | None) -> Callback | None:
-    """The plug-in in whose method an error came up."""
+def callback_in(trace: TracebackType | None) -> Callback | None:
+    """The callback whose method raised the error, if one did."""
     while trace is not None:
         owner = trace.tb_frame.f_locals.get("self")
         if isinstance(owner, Callback):

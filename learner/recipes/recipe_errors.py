@@ -1,14 +1,16 @@
-"""What is wrong with a recipe: each fault has file, line, column, the line itself and a suggestion."""
+"""Problems of a recipe: each has file, line, column, the line itself and a suggestion."""
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-N_SHOWN = 100  # faults; more are one fault made many times
-WIDTH = 96  # columns of a line that are shown; longer ones are cut around the caret
+N_SHOWN = 100  # problems; more than that is one problem repeated
+WIDTH = 96  # columns that are shown of a line; a longer one is shortened around the caret
+LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as PyYAML defines it
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Place:
     """A spot in a recipe, or in an override of the command line.
 
     Attributes:
-        file: the recipe's path as it was given, or `command line`.
+        file: the recipe's path as the user wrote it, or `command line`.
         line, column: from 1.
         text: the whole line.
     """
@@ -33,15 +35,21 @@ class Place:
         """The line with a caret below the column."""
         text, column = self.text, self.column - 1
         start = max(0, column - WIDTH // 2) if len(text) > WIDTH else 0
-        piece = readable(text[start : start + WIDTH])  # not the whole line, which may have many faults
+        piece = readable(text[start : start + WIDTH])  # the whole line may be long
         before = "... " if start else ""
         after = " ..." if start + WIDTH < len(text) else ""
         return f"    {before}{piece}{after}\n    {' ' * (len(before) + column - start)}^"
 
 
+def place_at(text: str, position: int, file: str) -> Place:
+    """The place of a character of a text, given its index."""
+    before = LINE_BREAK.split(text[:position])
+    return Place(file, len(before), len(before[-1]) + 1, LINE_BREAK.split(text)[len(before) - 1])
+
+
 @dataclass(frozen=True)
-class Fault:
-    """One mistake: what it is, where it stands, how to mend it."""
+class Problem:
+    """One problem: its place, a message, and how to fix it."""
 
     place: Place
     message: str
@@ -60,25 +68,25 @@ class Fault:
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be used; `faults` holds all that was found, in the order of the lines."""
+    """A recipe that cannot be used; `problems` has all problems in the order of their lines."""
 
-    def __init__(self, faults: Iterable[Fault]):
-        self.faults = sorted(
-            dict.fromkeys(faults),
-            key=lambda fault: (fault.place.file, fault.place.line, fault.place.column),
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = sorted(
+            dict.fromkeys(problems),
+            key=lambda problem: (problem.place.file, problem.place.line, problem.place.column),
         )
-        shown = [str(fault) for fault in self.faults[:N_SHOWN]]
-        if len(self.faults) > N_SHOWN:
-            shown.append(f"... and {len(self.faults) - N_SHOWN} more")
+        shown = [str(problem) for problem in self.problems[:N_SHOWN]]
+        if len(self.problems) > N_SHOWN:
+            shown.append(f"... and {len(self.problems) - N_SHOWN} more")
         super().__init__("\n\n".join(shown))
 
 
 class Mistake(ValueError):
-    """A mistake on the command line that has no place in a recipe."""
+    """A mistake of the user that has no place in a recipe."""
 
 
 def readable(text: str) -> str:
-    """The text with tabs and what a terminal would obey replaced, each by one character."""
+    """The text with tabs and control characters replaced, each by one character."""
     return "".join(
         letter
         if letter.isprintable() or letter == "\n"
@@ -90,7 +98,7 @@ def readable(text: str) -> str:
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant, whatever its capitals."""
+    """The most similar name, ignoring case; None if none is similar."""
     by_lower: dict[str, str] = {}
     for each in names:
         by_lower.setdefault(each.lower(), each)
@@ -98,8 +106,8 @@ def closest(name: str, names: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
-def did_you_mean(name: str, names: Iterable[str], *, all_of: str = "There are") -> str:
-    """A suggestion where one name is close, and the names that there are."""
+def did_you_mean(name: str, names: Iterable[str], *, all_of: str = "Available") -> str:
+    """A suggestion if a name is similar, and the list of names."""
     names = list(names)
     close = closest(name, names)
     shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")

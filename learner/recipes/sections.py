@@ -1,4 +1,4 @@
-"""The keys of a recipe: what each may hold, checked."""
+"""The keys of a recipe, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from callbacks import DevicePlacement
 from callbacks.core.foreign_names import RECIPE_WORDS
 from learner.engine.composition import DEFAULT_CALLBACKS
 from learner.recipes.names import Names, known, table
+from learner.recipes.overrides import COMMAND_LINE
 from learner.recipes.parts import Part, PartReader, shown
 from learner.recipes.recipe_errors import RecipeError, closest
 from learner.recipes.yaml_tree import Node
 
 KEYS = {
-    "recipe": "one line for people",
-    "seed": "a whole number, set before anything is drawn",
-    "data": 'what gives the batches, as digits or {use: "data.py:make_data", n: 100}',
+    "recipe": "one line that describes the recipe",
+    "seed": "an integer; it is set before anything is drawn",
+    "data": 'the data, as digits or {use: "data.py:make_data", n: 100}',
     "model": 'the model, as {use: "models.py:Net", hidden: 50}, or a list of layers',
-    "loss": "the loss, as mse; left out where the model's output has its own",
+    "loss": "the loss, as mse; omit it if the model's output has its own",
     "optimizer": "the optimizer, as {use: SGD, lr: 0.1}",
-    "splitter": 'the layer groups of the model, a function of it, as "models.py:split"',
-    "decay_norms": "whether weight decay pulls at biases and norms too: true or false",
-    "callbacks": "the plug-ins, a mapping, as EarlyStopping: {patience: 3}",
+    "splitter": 'a function that returns the layer groups of the model, as "models.py:split"',
+    "decay_norms": "whether weight decay applies to biases and norms too: true or false",
+    "callbacks": "the callbacks, a mapping, as EarlyStopping: {patience: 3}",
     "metrics": "a list, as [accuracy]",
     "fit": "{epochs: 10}",
     "device": "auto, cpu, cuda, cuda:1 or mps",
-    "defaults": "the plug-ins that are there unasked, a list; [] for none",
+    "defaults": "a list of callbacks to use instead of the default callbacks; [] for none",
 }
 REQUIRED = ("data", "model", "optimizer", "fit")
 MAX_SEED = 2**32 - 1  # NumPy's
@@ -41,27 +42,27 @@ INNER_KEYS = {
 
 
 DEFAULT_NAMES = tuple(default.__name__ for default in DEFAULT_CALLBACKS)
-UNASKED_NAMES = (*DEFAULT_NAMES, "BlackBox")  # there without being written, the last in runs that are kept
+ADDED_NAMES = (*DEFAULT_NAMES, "BlackBox")  # not written in the recipe; BlackBox only in runs with a folder
 
 
 class Sections:
-    """What a recipe's keys hold, all checked.
+    """The values of a recipe's keys, all checked.
 
     Args:
         tree: the recipe, a mapping.
-        names: finds what names stand for.
+        names: resolves names.
 
     Attributes:
-        seed: set before data and model are built, or None.
-        parts: `data`, `model`, `loss`, `optimizer` and `splitter`; None where left out.
-        decay_norms: whether weight decay pulls at biases and norms too.
+        seed: is set before data and model are built, or None.
+        parts: `data`, `model`, `loss`, `optimizer` and `splitter`; None if missing.
+        decay_norms: whether weight decay applies to biases and norms.
         metrics: in their order.
-        callbacks: by their keys.
-        defaults: the plug-ins that are there unasked.
-        n_epochs: how long to train.
+        callbacks: by key.
+        defaults: the default callbacks.
+        n_epochs: number of epochs to train.
 
     Raises:
-        RecipeError: there are faults; all are told.
+        RecipeError: there are problems; it has all of them.
     """
 
     def __init__(self, tree: Node, names: Names):
@@ -74,53 +75,53 @@ class Sections:
         self.callbacks = self._callbacks()
         self.defaults = self._defaults()
         self.n_epochs = self._epochs()
-        if self.reader.faults:
-            raise RecipeError(self.reader.faults)
+        if self.reader.problems:
+            raise RecipeError(self.reader.problems)
 
     def value(self, key: str) -> Node | None:
-        """What a key holds; None where it is left out or empty."""
+        """The node of a key; None if it is missing or empty."""
         node = self.tree.value.get(key)
         return None if node is None or node.value is None else node
 
     @property
     def callback_nodes(self) -> dict[str, Node]:
-        """Where each plug-in stands, by its key."""
+        """The node of each callback, by key."""
         node = self.value("callbacks")
         return node.value if node is not None and isinstance(node.value, dict) else {}
 
     @property
-    def switched_off(self) -> set[str]:
-        """Plug-ins that are told to be `null`."""
+    def removed(self) -> set[str]:
+        """Callbacks set to `null`."""
         return {name for name, node in self.callback_nodes.items() if node.value is None and node.written}
 
     def _check_keys(self) -> None:
         meant = set()
         for key, node in self.tree.value.items():
             if key not in KEYS:
-                self.reader.fault(node.key_place, f"a recipe has no key {key!r}", hint_for_key(key))
+                self.reader.problem(node.key_place, f"a recipe has no key {key!r}", hint_for_key(key))
                 meant.add(key_meant(key))
         for key in REQUIRED:
             if self.value(key) is None and key not in meant:
                 there = self.tree.value.get(key)
                 place = there.key_place if there else self.tree.place
-                self.reader.fault(place, f"the recipe has no {key}", f"Write `{key}:`, {KEYS[key]}.")
+                self.reader.problem(place, f"the recipe has no {key}", f"Write `{key}:`, {KEYS[key]}.")
         title = self.value("recipe")
         if title is not None and isinstance(title.value, (dict, list)):
-            self.reader.fault(title.place, f"recipe is {shown(title.plain())}", "Write one line for people.")
+            self.reader.problem(title.place, f"recipe is {shown(title.plain())}", "Write a one-line title.")
 
     def _whole_number(self, path: str, node: Node | None, high: int) -> int | None:
         if node is None:
             return None
         if type(node.value) is not int or not 0 <= node.value <= high:
             hint = f"Write a whole number from 0 to {high}."
-            self.reader.fault(node.place, f"{path} is {shown(node.plain())}", hint)
+            self.reader.problem(node.place, f"{path} is {shown(node.plain())}", hint)
             return None
         return node.value
 
     def _switch(self, key: str, default: bool) -> bool:
         node = self.value(key)
         if node is not None and not isinstance(node.value, bool):
-            self.reader.fault(node.place, f"{key} is {shown(node.plain())}", "Write true or false.")
+            self.reader.problem(node.place, f"{key} is {shown(node.plain())}", "Write true or false.")
         return default if node is None else bool(node.value)
 
     def _part(self, key: str) -> Part | None:
@@ -134,7 +135,7 @@ class Sections:
         if not isinstance(node.value, list):
             alone = isinstance(node.value, str) and ":" not in node.value
             hint = f"Write a list, as [{node.value if alone else known(kind)[-1]}]."
-            self.reader.fault(node.place, f"{key} is {shown(node.plain())}", hint)
+            self.reader.problem(node.place, f"{key} is {shown(node.plain())}", hint)
             return []
         parts = [self.reader.part(kind, item, f"{key}.{number}") for number, item in enumerate(node.value)]
         return [part for part in parts if part is not None]
@@ -145,38 +146,38 @@ class Sections:
             items = node.value if isinstance(node.value, list) else [node]
             names = [item.value for item in items if isinstance(item.value, str)] or ["ZeroGrad"]
             hint = f"Write a mapping, as {{{', '.join(f'{name}: {{}}' for name in names)}}}."
-            self.reader.fault(node.place, f"callbacks is {shown(node.plain())}", hint)
+            self.reader.problem(node.place, f"callbacks is {shown(node.plain())}", hint)
         found = {}
         for name, each in self.callback_nodes.items():
-            if name in self.switched_off:
-                self._check_off(name, each)
+            if name in self.removed:
+                self._check_removed(name, each)
                 continue
             part = self.reader.part("callback", each, f"callbacks.{name}", name)
             if part is not None:
                 found[name] = part
         return found | self._device()
 
-    def _check_off(self, name: str, node: Node) -> None:
-        """`LogRMSE: null` switches it off; refused where there is nothing of that name to switch off."""
-        in_file = node.place.file != "command line"
-        if name in UNASKED_NAMES or node.replaced or (in_file and name in known("callback")):
+    def _check_removed(self, name: str, node: Node) -> None:
+        """`LogRMSE: null` removes it; this is an error if the recipe has no callback of that name."""
+        in_file = node.place.file != COMMAND_LINE
+        if name in ADDED_NAMES or node.replaced or (in_file and name in known("callback")):
             return
-        there = [*(key for key in self.callback_nodes if key not in self.switched_off), *UNASKED_NAMES]
+        there = [*(key for key in self.callback_nodes if key not in self.removed), *ADDED_NAMES]
         close = closest(name, there)
         hint = f"Did you mean {close}? " if close else ""
-        message = f"callbacks.{name}: the recipe has no plug-in of that name to switch off"
-        self.reader.fault(node.key_place, message, f"{hint}There are: {', '.join(dict.fromkeys(there))}.")
+        message = f"callbacks.{name}: the recipe has no callback of that name to remove"
+        self.reader.problem(node.key_place, message, f"{hint}It has: {', '.join(dict.fromkeys(there))}.")
 
     def _device(self) -> dict[str, Part]:
-        """The plug-in that `device:` stands for."""
+        """The callback for `device:`."""
         node = self.value("device")
         if node is None:
             return {}
         if not isinstance(node.value, str):
-            self.reader.fault(node.place, f"device is {shown(node.plain())}", f"Write {KEYS['device']}.")
+            self.reader.problem(node.place, f"device is {shown(node.plain())}", f"Write {KEYS['device']}.")
         if "DevicePlacement" in self.callback_nodes:
-            message = "the device is told twice: here, and as the plug-in DevicePlacement"
-            self.reader.fault(node.key_place, message, "Leave one of them out.")
+            message = "the device is set twice: here and by the callback DevicePlacement"
+            self.reader.problem(node.key_place, message, "Remove one of them.")
         arguments: dict[str, Any] = {"device": node.value}
         return {"device": Part("callback", "DevicePlacement", DevicePlacement, node, arguments)}
 
@@ -185,51 +186,53 @@ class Sections:
         if chosen is None:
             ours = zip(DEFAULT_NAMES, DEFAULT_CALLBACKS, strict=True)
             chosen = [Part("callback", name, each, self.tree) for name, each in ours]
-        return [part for part in chosen if part.name not in self.switched_off]
+        return [part for part in chosen if part.name not in self.removed]
 
     def _epochs(self) -> int:
         node = self.value("fit")
         if node is None:
             return 0
         if not isinstance(node.value, dict):
-            self.reader.fault(node.place, f"fit is {shown(node.plain())}", f"Write {KEYS['fit']}.")
+            self.reader.problem(node.place, f"fit is {shown(node.plain())}", f"Write {KEYS['fit']}.")
             return 0
         for key, each in node.value.items():
             if key != "epochs":
                 hint = FIT_KEYS.get(key, f"Write {KEYS['fit']}.") + (SPACE_HINT if ":" in key else "")
-                self.reader.fault(each.key_place, f"fit.{key}: there is no such key", hint)
+                self.reader.problem(each.key_place, f"fit has no key {key!r}", hint)
         if "epochs" not in node.value:
-            self.reader.fault(node.key_place, "fit does not say how many epochs", f"Write {KEYS['fit']}.")
+            self.reader.problem(node.key_place, "fit has no `epochs`", f"Write {KEYS['fit']}.")
         elif node.value["epochs"].value is None:
-            self.reader.fault(node.value["epochs"].key_place, "fit.epochs is empty", f"Write {KEYS['fit']}.")
+            self.reader.problem(
+                node.value["epochs"].key_place, "fit.epochs is empty", f"Write {KEYS['fit']}."
+            )
             return 0
         return self._whole_number("fit.epochs", node.value.get("epochs"), 10**9) or 0
 
 
 SCHEDULE_HINT = (
-    "A schedule is a plug-in, below callbacks: ParamScheduler: {schedules: {lr: {use: one_cycle, start: "
-    "0.001, peak: 0.01, end: 0.0}}}."
+    "A schedule is a callback, so write it below callbacks: ParamScheduler: {schedules: {lr: {use: "
+    "one_cycle, start: 0.001, peak: 0.01, end: 0.0}}}."
 )
-FIT_KEYS = {  # what one would write below fit, and where it is
-    "lr": "The rate is the optimizer's, as optimizer: {use: SGD, lr: 0.1}.",
+FIT_KEYS = {  # often written below fit, and where it belongs
+    "lr": "The learning rate belongs to the optimizer: optimizer: {use: SGD, lr: 0.1}.",
     "lr_max": SCHEDULE_HINT,
     "one_cycle": SCHEDULE_HINT,
     "schedule": SCHEDULE_HINT,
     "scheduler": SCHEDULE_HINT,
-    "callbacks": "callbacks is a key of its own, beside fit.",
-    "resume": "A run is gone on with by the command: learner run recipe.yaml --resume.",
+    "callbacks": "callbacks is a key of the recipe, beside fit.",
+    "resume": "To resume a run, use the command: learner run recipe.yaml --resume.",
 }
-SPACE_HINT = " After the colon of a key comes a space."
+SPACE_HINT = " Write a space after the colon of a key."
 
 
 def hint_for_key(key: str) -> str:
-    """What to write instead of an unknown key."""
+    """Suggest what to write instead of an unknown key."""
     if ":" in key:
         return SPACE_HINT.strip()
     if key in INNER_KEYS:
         return f"It belongs below another key: {INNER_KEYS[key]}."
     if key in table("callback"):
-        return "It is a plug-in: indent it below `callbacks:`."
+        return "It is a callback, so write it below `callbacks:`."
     meant = key_meant(key)
     return (f"Did you mean {meant}? " if meant else "") + f"The keys are: {', '.join(KEYS)}."
 

@@ -1,4 +1,4 @@
-"""Do these arguments fit that class or function? Told before it is called."""
+"""Check arguments against the signature of a class or function, before it is called."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Signature:
 
     Args:
         target: the class or function.
-        n_given: leading arguments that the loop gives.
+        n_given: number of leading arguments that the loop passes.
 
     Attributes:
-        starred: of `Metrics(*metrics)`, "metrics", which a recipe gives as a list.
+        starred: the name in `*name`, as "metrics" in `Metrics(*metrics)`; a recipe writes a list.
     """
 
     def __init__(self, target: Callable[..., Any], n_given: int = 0):
         try:
             parameters = list(inspect.signature(target).parameters.values())
-        except (TypeError, ValueError):  # written in C, without a signature: all is left to the call
+        except (TypeError, ValueError):  # written in C, without a signature; the call checks
             parameters = [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]
         stars = [each.name for each in parameters if each.kind is each.VAR_POSITIONAL]
         self.starred = stars[0] if stars and not n_given else None
@@ -50,7 +50,7 @@ class Signature:
         return [name for name in needed if name != self.starred]
 
     def unknown(self, name: str) -> str | None:
-        """What to write instead of an argument that there is not; None where there is."""
+        """A hint for an argument that does not exist; None if it does."""
         if name in self.parameters or self.takes_any:
             return None
         if not self.parameters:
@@ -65,7 +65,7 @@ class Signature:
         return f"{hint}It takes: {', '.join(self.parameters)}."
 
     def wrong_value(self, name: str, value: Any) -> str | None:
-        """What kind of value the argument takes, where this plain one is of another; None where it fits."""
+        """Describe what the argument takes, if this plain value does not fit; None if it fits."""
         parameter = self.parameters.get(name)
         if parameter is None or (value == parameter.default and type(value) is type(parameter.default)):
             return None
@@ -79,14 +79,14 @@ class Signature:
         return None if fits(value, hint) else " or ".join(dict.fromkeys(words_for(hint)))
 
     def convert(self, name: str, value: Any) -> Any:
-        """A list as a tuple where the argument asks for one; anything else as it is."""
+        """Convert a list to a tuple if the annotation asks for one; return anything else unchanged."""
         options = members(self.types.get(name, Any))
         origins = [typing.get_origin(option) or option for option in options]
         return tuple(value) if isinstance(value, list) and tuple in origins and list not in origins else value
 
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """The types of arguments by name, where they can be worked out."""
+    """The types of arguments by name, as far as they can be resolved."""
     function: Any = target.__init__ if isinstance(target, type) else target
     function = inspect.unwrap(function)
     found = {}
@@ -107,7 +107,7 @@ def members(hint: Any) -> list[Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """May a plain value stand for an argument of this type? Where a type says nothing about it: yes."""
+    """Can a plain value be passed for this type? True if the type does not decide it."""
     return any(fits_one(value, option) for option in members(hint))
 
 
@@ -138,7 +138,7 @@ def fits_one(value: Any, option: Any) -> bool:
 
 
 def words_for(hint: Any) -> list[str]:
-    """What a type takes, in words."""
+    """Describe in words what a type accepts."""
     found = []
     for option in members(hint):
         base = typing.get_origin(option) or option
@@ -148,7 +148,7 @@ def words_for(hint: Any) -> list[str]:
             found.append(WORDS[base])
         elif isinstance(base, type) and issubclass(base, (list, tuple, Sequence)):
             found.append("a list, as [1, 2]")
-    return found or ["something that is built with `use:`"]
+    return found or ["a part with `use:`"]
 
 
 WORDS: dict[type, str] = {
@@ -162,7 +162,7 @@ WORDS: dict[type, str] = {
 
 
 def wrong_for_default(value: Any, default: Any) -> str | None:
-    """What an argument without a type takes, by its default, where this value is certainly something else."""
+    """Describe what an argument without annotation takes, if its default shows that this value is wrong."""
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
     if isinstance(default, (int, float)) and isinstance(value, (str, bool)):

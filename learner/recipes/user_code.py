@@ -1,4 +1,4 @@
-"""Names of a user's own code: `file.py:Name` beside a recipe, `package.module:Name` where allowed."""
+"""Names in the user's own code: `file.py:Name` beside a recipe, `package.module:Name` if allowed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from typing import Any
 from learner.recipes.beside import Beside
 from learner.recipes.recipe_errors import closest, did_you_mean
 
-BESIDE = 'Put the code into a Python file beside the recipe, as `use: "models.py:Net"`.'
+BESIDE = 'Put the code in a Python file beside the recipe, as `use: "models.py:Net"`.'
 
 
-class NameFault(ValueError):
-    """A name that cannot be used: why, and how to mend it."""
+class UnusableName(ValueError):
+    """A name that cannot be used: why, and how to fix it."""
 
     def __init__(self, message: str, hint: str = ""):
         super().__init__(message)
@@ -32,13 +32,13 @@ class NameFault(ValueError):
 
 
 class UserCode:
-    """The Python files beside a recipe, and the packages that its user allows.
+    """The Python files beside a recipe, and the packages that the user allows.
 
-    A file is run once, when the first name in it is looked up; no other code is.
+    A file is run once, when the first name in it is looked up. No other code is run.
 
     Args:
         folder: the recipe's folder.
-        allow: packages or modules from which names may come.
+        allow: packages or modules from which names may be imported.
     """
 
     def __init__(self, folder: Path, allow: Iterable[str] = ()):
@@ -47,16 +47,14 @@ class UserCode:
         self.beside = Beside(self.folder)
 
     def find(self, name: str) -> Any:
-        """What `file.py:Name` or `package.module:Name` stands for.
+        """Resolve `file.py:Name` or `package.module:Name`.
 
         Raises:
-            NameFault: there is no such thing, it may not be used, or its file has a mistake.
+            UnusableName: it does not exist, is not allowed, or its file raises an error.
         """
         module_name, _, attribute = name.partition(":")
         if not attribute.isidentifier():
-            raise NameFault(
-                f"{name!r} names nothing: a name follows the colon", 'As in `use: "models.py:Net"`.'
-            )
+            raise UnusableName(f"{name!r} has no valid name after the colon", 'Write `use: "models.py:Net"`.')
         if module_name.endswith(".py"):
             return self._from_file(module_name, attribute)
         return self._from_package(module_name, attribute)
@@ -68,14 +66,14 @@ class UserCode:
         module = self.files[path]
         found = self._attribute(module, file, attribute)
         if not self._is_own(found, module):
-            raise NameFault(
-                f"{attribute} in {file} is not that file's own: it is {full_name(found)}",
-                f"Define a class or function in {file}, or use the other by its own name.",
+            raise UnusableName(
+                f"{attribute} is not defined in {file}: it is {full_name(found)}",
+                f"Define a class or function in {file}, or use the name of the imported one.",
             )
         return found
 
     def _is_own(self, found: Any, module: ModuleType) -> bool:
-        """Is it made in this file, or in another one of the recipe's folder?"""
+        """Is it defined in this file, or in another one of the recipe's folder?"""
         if isinstance(found, ModuleType):
             return False
         if not (isinstance(found, type) or inspect.isroutine(found)) or found.__module__ == module.__name__:
@@ -87,21 +85,21 @@ class UserCode:
         """The file's real path, in or below the recipe's folder."""
         path = (self.folder / file).resolve()
         if "\\" in file:
-            raise NameFault(
-                f"{file!r} has a backslash", f"Write {file.replace(chr(92), '/')!r}, on Windows too."
+            raise UnusableName(
+                f"{file!r} has a backslash", f"Write {file.replace(chr(92), '/')!r}, also on Windows."
             )
         if Path(file).is_absolute() or ".." in Path(file).parts or not path.is_relative_to(self.folder):
-            raise NameFault(f"{file!r} is not in or below the recipe's folder", BESIDE)
+            raise UnusableName(f"{file!r} is not in or below the recipe's folder", BESIDE)
         if not path.is_file():
             beside = [
                 str(each.relative_to(self.folder).as_posix()) for each in sorted(self.folder.glob("*.py"))
             ]
             hint = did_you_mean(file, beside, all_of="Python files beside the recipe")
-            raise NameFault(f"there is no file {file!r} beside the recipe", hint)
+            raise UnusableName(f"there is no file {file!r} beside the recipe", hint)
         return path
 
     def _run(self, path: Path, file: str) -> ModuleType:
-        """Run a file as a module of its own name, under which others and worker processes import it."""
+        """Run a file as a module of the file's name, so that other files and workers can import it."""
         module = ModuleType(self._module_name(path))
         module.__file__ = str(path)
         before = sys.modules.get(module.__name__)
@@ -115,13 +113,13 @@ class UserCode:
                 del sys.modules[module.__name__]
             else:
                 sys.modules[module.__name__] = before
-            raise NameFault(
-                f"{file} cannot be run: {describe_error(error, self.folder)}", mend(error)
+            raise UnusableName(
+                f"{file} cannot be run: {describe_error(error, self.folder)}", fix_hint(error)
             ) from error
         return module
 
     def _module_name(self, path: Path) -> str:
-        """The file's own name, or another one where that is taken by another module."""
+        """The file's own name, or a longer one if another module has that name."""
         name = re.sub(r"\W", "_", path.stem)
         there = sys.modules.get(name)
         if there is not None and Path(getattr(there, "__file__", None) or "").resolve() == path:
@@ -134,44 +132,44 @@ class UserCode:
         return name if free else f"{name}_{zlib.crc32(str(path).encode()):x}"
 
     def importable(self) -> AbstractContextManager[None]:
-        """Let the files that were named import those beside them, within the block."""
+        """A context in which the named files can import the files beside them."""
         return self.beside.open()
 
     def _from_package(self, module_name: str, attribute: str) -> Any:
         package = module_name.partition(".")[0]
         if not all(part.isidentifier() for part in module_name.split(".")):
-            raise NameFault(f"{module_name!r} is neither a Python file nor a module", BESIDE)
+            raise UnusableName(f"{module_name!r} is neither a Python file nor a module", BESIDE)
         if not any(is_within(module_name, each) for each in self.allow):
-            raise NameFault(
-                f"{module_name}:{attribute} is in a package, and a recipe may not import packages by itself",
+            raise UnusableName(
+                f"{module_name}:{attribute} is in a package, which a recipe may not import by itself",
                 f"If you trust this recipe with it, add `--allow {package}`. {BESIDE}",
             )
         try:
             module = importlib.import_module(module_name)
         except Exception as error:
             described = describe_error(error, self.folder)
-            raise NameFault(f"{module_name} cannot be imported: {described}", mend(error)) from error
+            raise UnusableName(f"{module_name} cannot be imported: {described}", fix_hint(error)) from error
         found = self._attribute(module, module_name, attribute)
         home = str(getattr(found, "__module__", ""))
         if isinstance(found, ModuleType) or not any(is_within(home, each) for each in self.allow):
-            raise NameFault(
-                f"{attribute} in {module_name} is not of an allowed package: it is {full_name(found)}",
-                f"Allowed are: {', '.join(self.allow)}.",
+            raise UnusableName(
+                f"{attribute} in {module_name} is not from an allowed package: it is {full_name(found)}",
+                f"Allowed packages: {', '.join(self.allow)}.",
             )
         return found
 
     def _attribute(self, module: ModuleType, shown: str, attribute: str) -> Any:
         if attribute.startswith("__"):
-            raise NameFault(f"{attribute} is a name of Python's own", "Name a class or a function.")
+            raise UnusableName(f"{attribute} is a special name of Python", "Name a class or a function.")
         if not hasattr(module, attribute):
             names = [name for name, value in vars(module).items() if own_name(module, name, value)]
-            raise NameFault(
+            raise UnusableName(
                 f"{shown} has no {attribute}", did_you_mean(attribute, names, all_of=f"{shown} has")
             )
         return getattr(module, attribute)
 
     def sources(self) -> list[Path]:
-        """The Python files of the recipe's folder that were run, also those that they import."""
+        """The Python files in the recipe's folder that were run, including those that were imported."""
         if not self.files:
             return []
         files = {
@@ -188,17 +186,17 @@ class UserCode:
 
 
 def is_python_file(file: str) -> bool:
-    """Is it a path of Python source? Some modules claim one that is not."""
+    """Is it the path of a Python source file? Some modules have a false `__file__`."""
     return file.endswith(".py") and Path(file).is_absolute() and Path(file).is_file()
 
 
 def is_inside(folder: Path, inside: dict[str, bool], file: str) -> bool:
-    """Can the file lie in the folder? Of two thousand modules, resolving each path takes 0.15 s.
+    """Can the file be in the folder? A quick test: resolving the paths of 2000 modules takes 0.15 s.
 
     Args:
-        folder: without symbolic links.
-        inside: keeps which folders of files are in it.
-        file: any path; if it is a symbolic link itself, it may lie anywhere.
+        folder: a resolved path.
+        inside: caches the result per parent folder.
+        file: any path; for a symbolic link the result is True.
     """
     parent = file.rpartition(os.sep)[0]
     if parent not in inside:
@@ -207,17 +205,17 @@ def is_inside(folder: Path, inside: dict[str, bool], file: str) -> bool:
 
 
 def is_within(module: str, package: str) -> bool:
-    """Is it the package itself, or in it?"""
+    """Is the module the package itself, or in it?"""
     return module == package or module.startswith(f"{package}.")
 
 
 def own_name(module: ModuleType, name: str, value: Any) -> bool:
-    """Is it a class or function that the module defines, for others to use?"""
+    """Is it a public class or function that the module defines?"""
     return not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
 
 
 def full_name(found: Any) -> str:
-    """Module and name of a class or function, as messages tell it."""
+    """Module and name of a class or function, for messages."""
     if isinstance(found, ModuleType):
         return f"the module {found.__name__}"
     title = getattr(found, "__qualname__", type(found).__qualname__)
@@ -225,7 +223,7 @@ def full_name(found: Any) -> str:
 
 
 def describe_error(error: BaseException, folder: Path) -> str:
-    """An error of a user's file: its line there, its type and its words."""
+    """Describe an error in a user's file: the line, the type and the message."""
     if isinstance(error, SyntaxError) and error.filename:
         name, line = error.filename, error.lineno
         source = (error.text or "").strip()
@@ -241,9 +239,9 @@ def describe_error(error: BaseException, folder: Path) -> str:
     return f"{shown}, line {line}: {type(error).__name__}: {words}\n    {shown}:{line}:  {source}"
 
 
-def mend(error: BaseException) -> str:
-    """What to do about an error of a user's file."""
+def fix_hint(error: BaseException) -> str:
+    """Suggest how to fix an error in a user's file."""
     if isinstance(error, ModuleNotFoundError):
         near = closest(str(error.name), sys.modules)
-        return f"Install {error.name}, or mend the import." + (f" Did you mean {near}?" if near else "")
-    return "Mend the file; `--traceback` shows the whole error."
+        return f"Install {error.name}, or fix the import." + (f" Did you mean {near}?" if near else "")
+    return "Fix the file; `--traceback` shows the whole error."

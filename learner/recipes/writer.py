@@ -1,4 +1,4 @@
-"""A Learner built in Python, written as a recipe where its parts have names."""
+"""Write a Learner that was built in Python as a recipe."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ from learner.recipes.names import signature_of, table
 from learner.recipes.signatures import Signature
 from learner.recipes.yaml_tree import dump
 
-UNTOLD = (
-    "device",
-    "dtype",
-)  # torch's layers do not keep them; they say where weights are made, not what they do
+NOT_KEPT = ("device", "dtype")  # torch's layers do not store them; they only affect where weights are created
 
 
 def learner_to_recipe(
@@ -40,62 +37,61 @@ def learner_to_recipe(
 ) -> str:
     """Write a recipe that builds a Learner like this one.
 
-    A part is found by its identity in the tables that recipes use, or in a Python file in or below `folder`;
-    its arguments are read off the attributes of their names. Weights are not part of a recipe.
+    Each part is looked up by identity in the tables that recipes use, then in the Python files in or below
+    `folder`. Arguments are read from the attributes with their names. A recipe does not contain weights.
 
     Args:
         learn: the Learner.
-        n_epochs: how long the recipe trains.
-        data: what the recipe says for data, which has no name in Python: `"digits"`, or
+        n_epochs: number of epochs in the recipe.
+        data: what to write for data, which has no name in Python: `"digits"`, or
             `{"use": "data.py:make_data", "n": 100}`.
-        model: the same for the model, where its class does not keep its arguments as attributes.
+        model: the same for the model; needed if its class does not store its arguments as attributes.
         seed: the recipe's seed.
-        title: the recipe's line for people.
-        folder: where the recipe will stand.
+        title: the recipe's title.
+        folder: the folder of the recipe.
 
     Returns:
         YAML; write it to a file in `folder`.
 
     Raises:
-        ValueError: parts that have no name, or whose arguments cannot be told; all are named.
+        ValueError: some parts have no name, or unknown arguments; the message lists all of them.
     """
     writer = Writer(Path(folder).resolve())
-    has_groups = learn.splitter is not None or not learn.decay_norms
-    optimizer = writer.optimizer(learn.optimizer, has_groups)
     recipe = {
         "recipe": title,
         "seed": seed,
-        "data": data if isinstance(data, str) else dict(data),
-        "model": writer.model(learn.model)
-        if model is None
-        else model
-        if isinstance(model, str)
-        else dict(model),
+        "data": as_written(data),
+        "model": writer.model(learn.model) if model is None else as_written(model),
         "loss": None if learn.loss_func is None else writer.part("loss", learn.loss_func),
-        "optimizer": optimizer,
+        "optimizer": writer.optimizer(learn),
         "splitter": None if learn.splitter is None else writer.part("splitter", learn.splitter),
         "decay_norms": None if learn.decay_norms else False,
         "callbacks": writer.callbacks(learn) or None,
         "metrics": [writer.part("metric", each) for each in writer.metrics(learn)] or None,
         "fit": {"epochs": n_epochs},
     }
-    if writer.faults:
-        raise ValueError("this Learner cannot be written as a recipe:\n  " + "\n  ".join(writer.faults))
+    if writer.problems:
+        raise ValueError("this Learner cannot be written as a recipe:\n  " + "\n  ".join(writer.problems))
     return dump({key: value for key, value in recipe.items() if value is not None})
 
 
+def as_written(part: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    """A part that the caller wrote, in types that YAML has."""
+    return part if isinstance(part, str) else dict(part)
+
+
 class Writer:
-    """Finds names and arguments of parts, and collects what has none.
+    """Finds the names and arguments of parts, and collects problems.
 
     Args:
         folder: the recipe's folder, absolute.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.faults = folder, list[str]()
+        self.folder, self.problems = folder, list[str]()
 
     def model(self, model: nn.Module) -> Any:
-        """The model: a name, a name with arguments, or of `nn.Sequential` a list of layers."""
+        """The model: a name, a name with arguments, or a list of layers for `nn.Sequential`."""
         if type(model) is nn.Sequential:
             return [
                 self.part("model", layer) if type(layer) is not nn.Sequential else self.model(layer)
@@ -103,21 +99,23 @@ class Writer:
             ]
         return self.part("model", model)
 
-    def optimizer(self, optimizer: torch.optim.Optimizer | None, has_groups: bool) -> Any:
-        """The optimizer by its class and the settings that are not the class's own."""
+    def optimizer(self, learn: Learner) -> Any:
+        """The optimizer: its class, and the settings that differ from the defaults."""
+        optimizer = learn.optimizer
+        has_groups = learn.splitter is not None or not learn.decay_norms
         if optimizer is None:
-            self.faults.append("optimizer: there is none. Give the Learner one.")
+            self.problems.append("optimizer: the Learner has none. Pass one to it.")
             return None
         if isinstance(optimizer, Optimizers):
-            self.faults.append(
-                f"optimizer: a recipe cannot express several optimizers, {title_of(optimizer)}. Write a "
-                "function of the parameters that returns Optimizers(...) into a Python file, and name it, "
-                'as `optimizer: "models.py:make"`.'
+            self.problems.append(
+                f"optimizer: a recipe cannot contain several optimizers ({title_of(optimizer)}). Write a "
+                "function of the parameters that returns Optimizers(...) in a Python file, and use its name: "
+                '`optimizer: "models.py:make"`.'
             )
             return None
         if len(optimizer.param_groups) > 1 and not has_groups:
-            self.faults.append(
-                "optimizer: it has several parameter groups, which a recipe cannot say: use a splitter."
+            self.problems.append(
+                "optimizer: a recipe cannot contain its parameter groups; pass splitter= to the Learner."
             )
         signature = signature_of("optimizer", type(optimizer))
         settings = {
@@ -128,59 +126,60 @@ class Writer:
         return self._written("optimizer", type(optimizer), signature, settings)
 
     def metrics(self, learn: Learner) -> tuple[Any, ...]:
-        """The metrics, unless their plug-in has settings of its own and is written with them."""
-        plugin = next(
-            (each for each in learn.callbacks if isinstance(each, Metrics) and not window_of(each)), None
-        )
-        return plugin.metrics if plugin is not None and plugin.on == "valid" else ()
+        """The metrics; empty if the callback `Metrics` has settings, since it is then written with them."""
+        found = (each for each in learn.callbacks if isinstance(each, Metrics) and not window_of(each))
+        callback = next(found, None)
+        return callback.metrics if callback is not None and callback.on == "valid" else ()
 
     def callbacks(self, learn: Learner) -> dict[str, Any]:
-        """The plug-ins that are not there unasked, and `null` for those that were taken out."""
+        """The callbacks other than the unchanged defaults, and `null` for each removed default."""
         found: dict[str, Any] = {}
-        for plugin in learn.callbacks:
-            part = window_of(plugin) or plugin
-            written = self.part("callback", part, given={"metrics"} if self.metrics(learn) else set())
-            title = type(part).__name__
-            if written == title and type(plugin) in DEFAULT_CALLBACKS:
+        for callback in learn.callbacks:
+            item = window_of(callback) or callback
+            written = self.part("callback", item, given={"metrics"} if self.metrics(learn) else set())
+            title = type(item).__name__
+            if written == title and type(callback) in DEFAULT_CALLBACKS:
                 continue
-            arguments = (
-                {}
-                if isinstance(written, str)
-                else {key: value for key, value in written.items() if key != "use"}
-            )
-            use = written if isinstance(written, str) else str(written.get("use"))
-            own_name = plugin.name != type(plugin).name
-            named = {"use": use, **arguments} if own_name or ":" in use else arguments
-            found[plugin.name if own_name else title] = named
-        there = {type(plugin) for plugin in learn.callbacks}
+            part = as_argument(written)
+            has_own_name = callback.name != type(callback).name
+            if not has_own_name and ":" not in part["use"]:
+                del part["use"]
+            found[callback.name if has_own_name else title] = part
+        there = {type(callback) for callback in learn.callbacks}
         return found | {each.__name__: None for each in DEFAULT_CALLBACKS if each not in there}
 
     def part(self, kind: str, item: Any, given: set[str] | None = None) -> Any:
-        """A part: its name where it has its default arguments, else `{use: name, argument: value}`."""
+        """A part: its name if all arguments are defaults, else `{use: name, argument: value}`."""
         if isinstance(item, partial):
             target, settings = item.func, dict(item.keywords)
             return self._written(kind, target, signature_of(kind, target), settings)
         if isinstance(item, Annealer):
             make = table("annealer")[item.name]
             signature = signature_of("annealer", make)
-            return self._written(
-                "annealer", make, signature, dict(zip(signature.parameters, item.arguments, strict=False))
-            )
+            settings = dict(zip(signature.parameters, item.arguments, strict=False))
+            return self._written("annealer", make, signature, settings)
         if isinstance(item, type) or inspect.isroutine(item):
             return self._name(kind, item)
         signature = signature_of(kind, type(item))
+        settings = self._settings(kind, item, signature, given or set())
+        return self._written(kind, type(item), signature, settings)
+
+    def _settings(self, kind: str, item: Any, signature: Signature, given: set[str]) -> dict[str, Any]:
+        """The arguments of an instance, read from its attributes, without those in `given`."""
         settings = {}
         for name, parameter in signature.parameters.items():
-            if name in (given or ()) or (name == "name" and isinstance(item, Callback)):
+            if name in given or (name == "name" and isinstance(item, Callback)):
                 continue
             holder = holder_of(name, item)
             if holder is not None:
                 settings[name] = as_switch(getattr(holder, name), parameter.default)
-            elif name not in UNTOLD:
-                title = f"{kind} {type(item).__name__}"
-                cure = CURE.get(kind, "")
-                self.faults.append(f"{title}: it does not keep its argument {name!r} as an attribute.{cure}")
-        return self._written(kind, type(item), signature, settings)
+            elif name not in NOT_KEPT:
+                hint = ' Pass model={"use": ..., argument: value}.' if kind == "model" else ""
+                message = (
+                    f"{kind} {type(item).__name__}: its argument {name!r} is not stored as an attribute."
+                )
+                self.problems.append(message + hint)
+        return settings
 
     def _written(self, kind: str, target: Any, signature: Signature, settings: dict[str, Any]) -> Any:
         name = self._name(kind, target)
@@ -193,7 +192,7 @@ class Writer:
         return {"use": name, **arguments} if arguments else name
 
     def _name(self, kind: str, target: Any) -> str:
-        """The name under which recipes find this class or function."""
+        """The name of a class or function in recipes."""
         for name, each in table(kind).items():
             if each is target:
                 return name
@@ -202,12 +201,12 @@ class Writer:
         path = Path(file).resolve() if file else None
         if path is not None and path.is_relative_to(self.folder) and title.isidentifier():
             return f"{path.relative_to(self.folder).as_posix()}:{title}"
-        cure = f"Put it into a Python file in {self.folder}."
-        self.faults.append(f"{kind} {title}: it has no name that a recipe could use. {cure}")
+        hint = f"Put it in a Python file in {self.folder}."
+        self.problems.append(f"{kind} {title}: a recipe has no name for it. {hint}")
         return title
 
     def _plain(self, value: Any, where: str) -> Any:
-        """The value as YAML can say it."""
+        """The value in types that YAML has."""
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, (Every, Path, torch.device)):
@@ -221,33 +220,33 @@ class Writer:
         if isinstance(value, partial) or inspect.isfunction(value):  # a scheduler, or the user's own schedule
             function = value.func if isinstance(value, partial) else value
             kind = "scheduler" if function in table("scheduler").values() else "annealer"
-            written = self.part(kind, value)
-            return {"use": written} if isinstance(written, str) else written
+            return as_argument(self.part(kind, value))
         for kind in ("metric", "loss"):
             if any(each is value or each is type(value) for each in table(kind).values()):
-                written = self.part(kind, value)
-                return {"use": written} if isinstance(written, str) else written
-        self.faults.append(f"{where} is {value!r}, which YAML cannot say.")
+                return as_argument(self.part(kind, value))
+        self.problems.append(f"{where} is {value!r}, which YAML cannot express.")
         return None
 
 
-CURE = {"model": ' Pass model={"use": ..., argument: value}.'}
+def as_argument(written: str | dict[str, Any]) -> dict[str, Any]:
+    """A written part inside another, where a bare name would be text."""
+    return {"use": written} if isinstance(written, str) else written
 
 
 def holder_of(name: str, item: Any) -> Any:
-    """What has an attribute of this name: the item, or a thing of ours that it holds, as `Best`."""
+    """The object with this attribute: the item, or one of our objects that it holds, as `Best`."""
     held = [each for each in vars(item).values() if type(each).__module__.startswith("callbacks.")]
     return next((each for each in (item, *held) if hasattr(each, name)), None)
 
 
 def as_switch(value: Any, default: Any) -> Any:
-    """Of arguments such as `bias=True`, whose attribute is the tensor or None: the bool."""
+    """The bool of an argument such as `bias=True`, whose attribute is a tensor or None."""
     is_switch = isinstance(default, bool) and (value is None or isinstance(value, Tensor))
     return value is not None if is_switch else value
 
 
 def same(value: Any, default: Any) -> bool:
-    """Is it the default, also where the constructor made another type of it?"""
+    """Is it the default, even if the constructor converted it to another type?"""
     if isinstance(value, (Every, Path, torch.device)):
         return str(value) == str(default) or (isinstance(value, torch.device) and default == "auto")
     plain = (bool, int, float, str, tuple, list, type(None))

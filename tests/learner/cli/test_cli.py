@@ -101,7 +101,7 @@ def test_a_run_can_be_kept_elsewhere_or_not_at_all(first):
     assert not Path("runs").exists()
 
 
-def test_plugins_that_write_files_write_into_the_runs_folder(first):
+def test_callbacks_that_write_files_write_into_the_runs_folder(first):
     assert main(["run", str(first), "fit.epochs=1", "callbacks.CSVLogger.path=log.csv"]) == 0
     assert Path("runs/recipe-1/log.csv").exists()
     assert not Path("log.csv").exists()
@@ -147,11 +147,11 @@ def test_show_prints_the_resolved_recipe_and_the_composed_loop(first, capsys):
 
 def test_check_trains_nothing_and_keeps_nothing(first, capsys):
     assert main(["check", str(first)]) == 0
-    assert "no faults" in capsys.readouterr().out
+    assert "no problems" in capsys.readouterr().out
     assert not Path("runs").exists()
 
 
-def test_check_points_at_the_key_that_its_doctor_complains_of(first, capsys):
+def test_check_reports_an_error_at_its_key_in_the_recipe(first, capsys):
     assert main(["check", str(first), "loss=cross_entropy"]) == 2
     shown = capsys.readouterr().err
     assert "command line:1:1: preds have shape (32, 1)" in shown
@@ -179,7 +179,7 @@ def test_ls_has_a_line_for_each_name_that_fits_the_screen(plural, capsys):
     assert max(map(len, lines)) <= 80
 
 
-def test_ls_tells_about_one_name(capsys):
+def test_ls_shows_one_name_in_detail(capsys):
     assert main(["ls", "EarlyStopping"]) == 0
     shown = capsys.readouterr().out
     assert "patience: " in shown
@@ -197,7 +197,7 @@ def test_lr_find_prints_suggestions_draws_them_and_trains_nothing(first, capsys)
     assert "n_steps=3" in capsys.readouterr().err
 
 
-def test_lr_find_tells_where_a_schedule_sets_the_rate(first, capsys):
+def test_lr_find_reports_that_a_schedule_sets_the_rate(first, capsys):
     schedule = "callbacks.ParamScheduler.schedules.lr={use: cos, start: 0.1, end: 0.0}"
     assert main(["lr-find", str(first), schedule, "--steps", "20"]) == 0
     shown = capsys.readouterr().out
@@ -215,13 +215,13 @@ def test_the_help_reads_well_at_80_columns(verb, capsys):
     assert "usage: learner" in shown
 
 
-def test_doctor_tells_versions_and_devices(capsys):
+def test_doctor_shows_versions_and_devices(capsys):
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("torch", "python", "cpu", "callbacks     ours", "scikit-learn"))
 
 
-def test_case_101_doctor_names_a_broken_package_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_case_101_doctor_names_a_broken_package_and_continues(tmp_path, monkeypatch, capsys):
     (tmp_path / "brittle.py").write_text("raise OSError('libbrittle.so: cannot open')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(machine.OPTIONAL, "brittle", "brittle")
@@ -229,7 +229,7 @@ def test_case_101_doctor_names_a_broken_package_and_goes_on(tmp_path, monkeypatc
     assert "BROKEN: OSError: libbrittle.so: cannot open; pip install" in capsys.readouterr().out
 
 
-def test_case_101_a_broken_plugin_package_is_named_where_it_is_used(first, tmp_path, monkeypatch, capsys):
+def test_case_101_a_broken_package_is_reported_where_a_recipe_uses_it(first, tmp_path, monkeypatch, capsys):
     (tmp_path / "brittle-1.0.dist-info").mkdir()
     (tmp_path / "brittle-1.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: brittle\nVersion: 1.0\n"
@@ -239,12 +239,12 @@ def test_case_101_a_broken_plugin_package_is_named_where_it_is_used(first, tmp_p
     (tmp_path / "brittle.py").write_text("import no_such_package\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["run", str(first), "callbacks.Brittle={}"]) == 2
-    assert "the installed package brittle offers Brittle, and cannot be imported" in capsys.readouterr().err
+    assert "the installed package brittle provides Brittle, but cannot be imported" in capsys.readouterr().err
     assert main(["ls", "callbacks"]) == 0
     assert "BROKEN" in capsys.readouterr().out
 
 
-def test_an_installed_plugin_package_is_reached_by_name(first, tmp_path, monkeypatch):
+def test_a_recipe_can_name_what_an_installed_package_provides(first, tmp_path, monkeypatch):
     (tmp_path / "solid-1.0.dist-info").mkdir()
     (tmp_path / "solid-1.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: solid\nVersion: 1.0\n"
@@ -265,23 +265,23 @@ def test_an_installed_plugin_package_is_reached_by_name(first, tmp_path, monkeyp
         (["run", "frist/recipe.yaml"], "Did you mean first/recipe.yaml?"),
         (["run", "first"], "first/recipe.yaml"),
         (["run"], "required: recipe"),
-        (["run", "optimizer.lr=3"], "The recipe comes first"),
+        (["run", "optimizer.lr=3"], "Write the recipe first"),
         (["run", "first/recipe.yaml", "--sped"], "unrecognized arguments: --sped"),
         (["run", "first/recipe.yaml", "--runs", "first/recipe.yaml"], "--keep-nothing"),
         (["ls", "calbacks"], "Did you mean callbacks?"),
         (["ls", "first/recipe.yaml"], "The kinds are"),
-        (["init", "first/recipe.yaml"], "Name another folder"),
+        (["init", "first/recipe.yaml"], "Choose another folder"),
         ([], "learner init first"),
     ],
 )
-def test_a_mistake_on_the_command_line_gets_exit_code_2_and_a_cure(first, words, hint, capsys):
+def test_a_mistake_on_the_command_line_gets_exit_code_2_and_a_hint(first, words, hint, capsys):
     assert main(words) == 2
     shown = capsys.readouterr().err
     assert hint in shown
     assert "Traceback" not in shown
 
 
-def test_traceback_shows_where_a_fault_came_up(first, capsys):
+def test_traceback_shows_where_a_problem_was_found(first, capsys):
     first.with_name("models.py").write_text("def broken(:\n")
     assert main(["run", str(first), "--traceback"]) == 2
     assert "SyntaxError" in capsys.readouterr().err
@@ -329,7 +329,7 @@ def without_reader(*words: str, send: signal.Signals | None = None) -> tuple[int
     return process.wait(timeout=60), shown
 
 
-def test_the_reader_of_a_pipe_may_leave(first):
+def test_the_reader_of_a_pipe_may_close_it(first):
     code, shown = without_reader("ls", "models")
     assert code == 1
     assert "Traceback" not in shown
@@ -352,7 +352,7 @@ def test_a_run_whose_output_nobody_reads_ends_with_the_code_of_the_training(firs
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize(("words", "code"), [(["run", "RECIPE"], 0), (["ls"], 1), (["show", "RECIPE"], 1)])
-def test_an_output_on_a_full_disk_is_one_line(first, words, code):
+def test_output_to_a_full_disk_is_reported_in_one_line(first, words, code):
     command = [sys.executable, "-m", "learner", *(str(first) if each == "RECIPE" else each for each in words)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with Path("/dev/full").open("w") as full:
@@ -366,7 +366,7 @@ def test_an_output_on_a_full_disk_is_one_line(first, words, code):
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, ValueError])
-def test_results_that_cannot_be_kept_do_not_hide_what_ended_the_training(first, monkeypatch, ending):
+def test_results_that_cannot_be_written_do_not_hide_the_error_of_the_training(first, monkeypatch, ending):
     def full(history, path):
         raise OSError(28, "No space left on device")
 
@@ -375,7 +375,7 @@ def test_results_that_cannot_be_kept_do_not_hide_what_ended_the_training(first, 
 
     monkeypatch.setattr(History, "to_csv", full)
     monkeypatch.setattr(EarlyStopping, "cleanup_fit", lambda self, learn: end(learn))
-    with pytest.warns(LearnerWarning, match="were not kept"), pytest.raises(ending, match="mine"):
+    with pytest.warns(LearnerWarning, match="could not be written"), pytest.raises(ending, match="mine"):
         run(load_recipe(str(first)))
 
 
@@ -384,7 +384,7 @@ def without_seconds(folder: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("again", [["resume", "runs/recipe-1"], ["run", "RECIPE", *SAVING, "--resume"]])
-def test_a_run_that_was_killed_goes_on_in_its_folder_with_the_same_numbers(first, again, capsys):
+def test_a_killed_run_resumes_in_its_folder_with_the_same_numbers(first, again, capsys):
     assert main(["run", str(first), *SAVING, "--runs", "whole"]) == 0
     models = first.with_name("models.py")
     with models.open("a", encoding="utf-8") as file:
@@ -418,13 +418,13 @@ class Kill(Callback):
 """
 
 
-def test_resume_without_a_run_begins_one_and_says_so(first, capsys):
+def test_resume_without_a_run_starts_one_and_prints_it(first, capsys):
     assert main(["run", str(first), *SAVING, "--resume", "fit.epochs=1"]) == 0
-    assert "no run of recipe.yaml with a checkpoint in runs: a new one begins" in capsys.readouterr().out
+    assert "no run of recipe.yaml with a checkpoint in runs: starting a new one" in capsys.readouterr().out
     assert Path("runs/recipe-1/saved").is_dir()
 
 
-def test_a_finished_run_is_made_longer(first, capsys):
+def test_a_finished_run_can_be_extended(first, capsys):
     assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
     assert main(["resume", "runs/recipe-1", "fit.epochs=2"]) == 0
     assert len(history_of("runs/recipe-1")) == 2
@@ -437,19 +437,22 @@ def test_a_finished_run_is_made_longer(first, capsys):
     ("words", "hint"),
     [
         (["run", "first/recipe.yaml", "--resume"], "Checkpoint: {folder: checkpoints, every: 1 epoch}"),
-        (["run", "first/recipe.yaml", *SAVING, "--resume", "--keep-nothing"], "Leave one out"),
+        (["run", "first/recipe.yaml", *SAVING, "--resume", "--keep-nothing"], "Omit one"),
         (["resume", "runs/recip-1"], "Did you mean runs/recipe-1?"),
-        (["resume", "first/recipe.yaml"], "goes on with `learner run first/recipe.yaml --resume`."),
+        (
+            ["resume", "first/recipe.yaml"],
+            "To resume the newest run of a recipe: `learner run first/recipe.yaml --resume`.",
+        ),
         (["resume", "runs/recipe-1", "fit.epochs=1"], "ask for at least 2"),
         (["resume", "runs/recipe-1", "data.n_points=300"], "n_items: "),
         (["resume", "runs/recipe-1", "--differ", "batchsize"], "there is no such difference"),
-        (["run", "first/recipe.yaml", *SAVING, "--resume", "optimizer.lr=0.5"], "a run of another recipe"),
+        (["run", "first/recipe.yaml", *SAVING, "--resume", "optimizer.lr=0.5"], "has changed since the run"),
         (["resume", "runs/recipe-2"], "has no checkpoint"),
         (["verify-resume", "first/recipe.yaml", "--kills", "1"], "n_kills=1"),
         (["replay", "runs/recipe-1"], "blackbox.pt"),
     ],
 )
-def test_what_cannot_be_gone_on_with_is_refused_and_the_run_left_as_it_was(first, words, hint, capsys):
+def test_a_run_that_cannot_be_resumed_is_refused_and_left_unchanged(first, words, hint, capsys):
     assert main(["run", str(first), *SAVING, "fit.epochs=2"]) == 0
     assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
     for path in Path("runs/recipe-2/saved").glob("*.pt"):
@@ -461,7 +464,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_the_run_left_as_it_was(first
     assert {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == kept
 
 
-def test_a_step_with_an_error_is_kept_and_run_again(first, capsys):
+def test_a_step_with_an_error_is_kept_and_can_be_replayed(first, capsys):
     models = first.with_name("models.py")
     with models.open("a", encoding="utf-8") as file:
         file.write(SPOILER)

@@ -1,6 +1,6 @@
-"""Each planted mistake gets exit code 2, its place, the line, what is wrong and how to mend it; no traceback.
+"""Each planted mistake gets exit code 2, its place, the line, what is wrong and how to fix it; no traceback.
 
-The recipes stand in planted_mistakes/. To add one, put a file there and a row here: the file's name, line and
+The recipes are in planted_mistakes/. To add one, put a file there and a row here: the file's name, line and
 column, words of the complaint, words of the suggestion, further words of the command line.
 """
 
@@ -30,27 +30,33 @@ PLANTED = [
     ("misspelt_key", "4:1", "no key 'optimzer'", "Did you mean optimizer?", []),
     ("other_frameworks_key", "3:1", "no key 'criterion'", "Did you mean loss?", []),
     ("key_of_another_level", "1:1", "no key 'lr'", "optimizer: {use: SGD, lr: 0.1}", []),
-    ("plugin_at_the_top", "5:1", "no key 'ZeroGrad'", "indent it below `callbacks:`", []),
+    ("callback_at_the_top", "5:1", "no key 'ZeroGrad'", "write it below `callbacks:`", []),
     ("missing_model", "1:1", "has no model", "Write `model:`", []),
     ("empty_data", "1:1", "has no data", "Write `data:`", []),
     (
         "duplicate_key",
         "5:1",
-        "'optimizer' stands here a second time; the first is in line 4",
-        "Leave one of them out",
+        "'optimizer'; the first is in line 4",
+        "Remove one of them",
         [],
     ),
-    ("duplicate_argument", "4:33", "'lr' stands here a second time", "Leave one of them out", []),
+    ("duplicate_argument", "4:33", "duplicate key 'lr'", "Remove one of them", []),
     ("tab", "6:1", "a tab that cannot start", "Indent with spaces", []),
-    ("deeper_indentation", "7:11", "mapping values are not allowed", "indented as its neighbours", []),
+    (
+        "deeper_indentation",
+        "7:11",
+        "mapping values are not allowed",
+        "Indent the line like",
+        [],
+    ),
     ("shallower_indentation", "7:3", "<block end>", "the same indentation", []),
     ("missing_colon", "3:1", "could not find expected ':'", "a colon and a space", []),
-    ("missing_space", "7:7", "fit.epochs:1", "After the colon of a key comes a space", []),
+    ("missing_space", "7:7", "fit has no key 'epochs:1'", "Write a space after the colon", []),
     ("missing_bracket", "5:10", "expected ',' or '}'", "close the { with a }", []),
-    ("open_quote", "8:1", "unexpected end of stream", "never closed", []),
-    ("alias_bomb", "1:4", "no anchors and aliases", "Write the value out", []),
-    ("merge_key", "2:9", "no merge keys", "Write the keys out", []),
-    ("python_tag", "1:7", "no tags", "Leave the ! and its word out", []),
+    ("open_quote", "8:1", "unexpected end of stream", "not closed", []),
+    ("alias_bomb", "1:4", "cannot have anchors and aliases", "Write the value in full", []),
+    ("merge_key", "2:9", "cannot have merge keys", "Write the keys in full", []),
+    ("python_tag", "1:7", "cannot have tags", "Remove the ! and the word", []),
     ("huge_nesting", "1:26", "more than 20 levels", "Python file", []),
     ("two_documents", "8:1", "another document", "one document", []),
     ("empty_file", "1:1", "this recipe is empty", "learner init", []),
@@ -69,37 +75,37 @@ PLANTED = [
         [],
     ),
     ("unknown_loss", "3:7", "no loss called 'cross_entrpy'", "Did you mean cross_entropy?", []),
-    ("unknown_plugin", "6:3", "no callback called 'LogRmsee'", "Did you mean LogRMSE?", []),
+    ("unknown_callback", "6:3", "no callback called 'LogRmsee'", "Did you mean LogRMSE?", []),
     ("unknown_metric", "8:11", "no metric called 'RSME'", "Did you mean RMSE?", []),
-    ("optimizer_as_plugin", "6:3", "no callback called 'SGD'", "a name for: optimizers", []),
-    ("use_misnamed", "4:13", "has no `use`", "Write `use:` in place of `name:`", []),
+    ("optimizer_as_callback", "6:3", "no callback called 'SGD'", "is in: optimizers", []),
+    ("use_misnamed", "4:13", "has no `use`", "Write `use:` instead of `name:`", []),
     ("no_use", "2:8", "has no `use`", "Add `use:` and a name", []),
     ("number_for_name", "3:7", "loss is the number 3", "Write a name, as mse", []),
     ("missing_file", "2:14", "no file 'model.py'", "Did you mean models.py?", []),
     ("missing_class", "2:14", "models.py has no Lime", "Did you mean Line?", []),
-    ("class_of_another_kind", "6:14", "models.py:Line is no callback", "a subclass of Callback", []),
+    ("class_of_another_kind", "6:14", "models.py:Line is not a valid callback", "a subclass of Callback", []),
     ("file_outside", "2:14", "not in or below the recipe's folder", "beside the recipe", []),
     ("absolute_file", "2:14", "not in or below the recipe's folder", "beside the recipe", []),
     ("backslash", "2:14", "has a backslash", "'sub/models.py'", []),
-    ("file_with_syntax_error", "2:14", "broken.py, line 2: SyntaxError", "Mend the file", []),
+    ("file_with_syntax_error", "2:14", "broken.py, line 2: SyntaxError", "Fix the file", []),
     ("file_that_raises", "2:14", "raises.py, line 1: ModuleNotFoundError", "Install no_such_package", []),
-    ("no_name_in_file", "2:14", "names nothing", "models.py:Net", []),
+    ("no_name_in_file", "2:14", "has no valid name", "models.py:Net", []),
     (
         "imported_function",
         "1:13",
-        "not that file's own: it is posix.system",
+        "not defined in models.py: it is posix.system",
         "Define a class or function",
         [],
     ),
-    ("dunder_name", "1:13", "a name of Python's own", "Name a class", []),
+    ("dunder_name", "1:13", "a special name of Python", "Name a class", []),
     ("os_system", "1:13", "no data called 'os.system'", 'use: "models.py:system"', []),
-    ("builtins_eval", "1:13", "may not import packages", "--allow builtins", []),
-    ("subprocess_popen", "2:14", "may not import packages", "--allow subprocess", []),
+    ("builtins_eval", "1:13", "a recipe may not import", "--allow builtins", []),
+    ("subprocess_popen", "2:14", "a recipe may not import", "--allow subprocess", []),
     (
         "allowed_but_not_its_own",
         "1:13",
-        "not of an allowed package: it is posix.system",
-        "Allowed are: os",
+        "not from an allowed package: it is posix.system",
+        "Allowed packages: os",
         ["--allow", "os"],
     ),
     (
@@ -112,14 +118,14 @@ PLANTED = [
     (
         "allowed_of_another_kind",
         "2:14",
-        "subprocess:Popen is no model",
+        "subprocess:Popen is not a valid model",
         "a subclass of nn.Module",
         ["--allow", "subprocess"],
     ),
     (
         "misspelt_argument",
         "4:23",
-        "optimizer.leraning_rate: SGD takes no such argument",
+        "optimizer.leraning_rate: SGD has no such argument",
         "Did you mean lr?",
         [],
     ),
@@ -131,46 +137,46 @@ PLANTED = [
     ("float_for_whole_number", "2:35", "cannot take the number 3.5", "a whole number", []),
     ("bad_interval", "6:20", "every='1 banana'", "learner ls LogRMSE", []),
     ("number_for_interval", "6:20", "cannot take the number 10", "the default is '1 step'", []),
-    ("plugin_without_mapping", "6:12", "callbacks.LogRMSE is the text '1 step'", "{every: 1 step}", []),
-    ("plugins_as_list", "5:12", "callbacks is a list of 2", "{ZeroGrad: {}, LogRMSE: {}}", []),
+    ("callback_without_mapping", "6:12", "callbacks.LogRMSE is the text '1 step'", "{every: 1 step}", []),
+    ("callbacks_as_list", "5:12", "callbacks is a list of 2", "{ZeroGrad: {}, LogRMSE: {}}", []),
     ("metrics_as_word", "8:10", "metrics is the text 'RMSE'", "Write a list, as [RMSE]", []),
     (
         "another_frameworks_callback",
         "6:3",
         "no callback called 'SaveModelCallback'",
-        "Here it is Checkpoint.",
+        "Its name here is Checkpoint",
         [],
     ),
-    ("another_frameworks_metric", "8:11", "no metric called 'F1Score'", "Here it is F1.", []),
+    ("another_frameworks_metric", "8:11", "no metric called 'F1Score'", "Its name here is F1", []),
     (
         "optimizer_as_call",
         "4:12",
         "no optimizer called 'SGD(lr=1e-5)'",
-        "Write a mapping, as {use: SGD, ...}",
+        "arguments as keys: {use: SGD, ...}",
         [],
     ),
-    ("schedule_in_fit", "7:18", "fit.schedule: there is no such key", "ParamScheduler: {schedules:", []),
+    ("schedule_in_fit", "7:18", "fit has no key 'schedule'", "ParamScheduler: {schedules:", []),
     ("epochs_as_text", "7:15", "fit.epochs is the text 'ten'", "a whole number", []),
     ("fit_as_number", "7:6", "fit is the number 1", "Write {epochs: 10}", []),
     ("negative_seed", "1:7", "seed is the number -1", "from 0 to 4294967295", []),
     ("unknown_device", "1:9", "no such device", "learner ls DevicePlacement", []),
-    ("device_twice", "1:1", "told twice", "Leave one of them out", []),
+    ("device_twice", "1:1", "set twice", "Remove one of them", []),
     ("monitor_of_nothing", "6:3", "monitor='vald_loss'", "There are: lr, train_loss", []),
-    ("nobody_zeroes", "6:1", "no callback zeroes the gradients", "Add the one that does", []),
-    ("model_that_raises", "2:8", "models.py, line", "Mend the file", []),
-    ("model_that_is_none", "2:1", "model is None", "pass an nn.Module", []),
+    ("nobody_zeroes", "6:1", "nobody zeroes the gradients", "Add the plug-in that does", []),
+    ("model_that_raises", "2:8", "models.py, line", "Fix the file", []),
+    ("no_model", "2:1", "model is None", "pass an nn.Module", []),
     ("override_without_value", "1:1", "it has no =", "key.path=value", ["optimizer.lr"]),
     ("override_of_a_missing_key", "1:1", "no key 'optimzer'", "Did you mean optimizer?", ["optimzer.lr=3"]),
     (
         "override_of_a_missing_argument",
         "1:11",
-        "takes no such argument",
+        "has no such argument",
         "Did you mean lr?",
         ["optimizer.learning_rate=3"],
     ),
-    ("override_below_a_number", "1:12", "has nothing below it", "fit.epochs=value", ["fit.epochs.x=3"]),
+    ("override_below_a_number", "1:12", "the plain value", "fit.epochs=value", ["fit.epochs.x=3"]),
     ("override_that_is_no_yaml", "1:16", "expected ',' or ']'", "close the [", ["optimizer.lr=[1"]),
-    ("override_without_path", "1:1", "is no override", "key.path=value", ["=3"]),
+    ("override_without_path", "1:1", "is not an override", "key.path=value", ["=3"]),
     (
         "override_of_a_wrong_kind",
         "1:12",
@@ -179,10 +185,10 @@ PLANTED = [
         ["fit.epochs=many"],
     ),
     (
-        "override_that_switches_nothing_off",
+        "override_that_removes_nothing",
         "1:11",
-        "no plug-in of that name to switch off",
-        "There are: LogRMSE",
+        "no callback of that name to remove",
+        "It has: LogRMSE",
         ["callbacks.EarlyStopping=null"],
     ),
     (
@@ -209,7 +215,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("name", "place", "words", "hint", "further"), PLANTED, ids=[row[0] for row in PLANTED]
 )
-def test_case_98_a_planted_mistake_is_told_with_its_place_and_cure(
+def test_case_98_a_planted_mistake_is_reported_with_its_place_and_a_hint(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     name: str,
@@ -248,10 +254,10 @@ def assert_caret(lines: list[str], in_file: bool, path: Path, further: list[str]
     assert piece in above or not piece.isprintable()
 
 
-def test_every_planted_recipe_has_its_row():
+def test_every_planted_recipe_has_a_row():
     rows = {row[0] for row in PLANTED}
     assert {path.stem for path in PLANTED_FOLDER.glob("*.yaml")} <= rows
 
 
-def test_the_recipe_that_overrides_are_tried_on_is_right(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_recipe_for_the_overrides_is_valid(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["run", "right.yaml"]) == 0

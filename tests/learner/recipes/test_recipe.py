@@ -44,10 +44,10 @@ class Net(nn.Module):
 class Shout(Callback):
     def __init__(self, word: str = "ho"):
         self.word = word
-        self.heard = []
+        self.called = []
 
     def after_epoch(self, learn):
-        self.heard.append(self.word)
+        self.called.append(self.word)
 
 
 def line(n: int = 8):
@@ -90,7 +90,7 @@ def write(tmp_path: Path):
         sys.modules.pop(name, None)
 
 
-def faults_of(path: Path, *overrides: str) -> str:
+def problems_of(path: Path, *overrides: str) -> str:
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, overrides).build()
     return str(caught.value)
@@ -127,7 +127,7 @@ def test_without_a_seed_nothing_is_seeded(write):
 
 def test_null_leaves_out_a_default_and_nothing_else(write):
     learn = load_recipe(write()).build()
-    assert {type(plugin) for plugin in learn.callbacks} == set(DEFAULT_CALLBACKS) - {Progress}
+    assert {type(callback) for callback in learn.callbacks} == set(DEFAULT_CALLBACKS) - {Progress}
 
 
 def test_a_recipe_asks_for_batches_on_a_stream_of_their_own(write):
@@ -141,18 +141,18 @@ def test_an_empty_list_of_defaults_leaves_out_all(write):
     learn = load_recipe(
         write(("callbacks:\n  Progress: null", "defaults: []\ncallbacks:\n  ZeroGrad:"))
     ).build()
-    assert [type(plugin) for plugin in learn.callbacks] == [ZeroGrad]
+    assert [type(callback) for callback in learn.callbacks] == [ZeroGrad]
 
 
-def test_a_plugin_beside_the_recipe_is_reached_by_its_key(write):
+def test_a_callback_in_a_file_beside_the_recipe_is_found_by_its_key(write):
     learn = load_recipe(
         write(("Progress: null", 'loud: {use: "models.py:Shout", word: hey}\n  Progress: null'))
     ).build()
     learn.fit(2)
-    assert learn.callbacks.loud.heard == ["hey", "hey"]
+    assert learn.callbacks.loud.called == ["hey", "hey"]
 
 
-def test_two_plugins_of_one_class_have_keys_of_their_own(write):
+def test_two_callbacks_of_one_class_have_different_keys(write):
     lines = "\n".join(f"  {name}: {{use: EarlyStopping, monitor: train_loss}}" for name in ("one", "two"))
     learn = load_recipe(write(("  Progress: null", lines))).build()
     assert learn.callbacks.one is not learn.callbacks.two
@@ -190,15 +190,15 @@ def test_a_list_of_layers_is_a_sequential_model(write):
     assert [type(layer).__name__ for layer in learn.model] == ["Linear", "ReLU", "Linear"]
 
 
-def test_metrics_with_settings_of_their_own_are_a_plugin(write):
-    plugin = "Metrics: {metrics: [{use: RMSE}], on: both}"
-    learn = load_recipe(write(("  Progress: null", f"  Progress: null\n  {plugin}"))).build()
+def test_metrics_with_settings_are_written_as_a_callback(write):
+    callback = "Metrics: {metrics: [{use: RMSE}], on: both}"
+    learn = load_recipe(write(("  Progress: null", f"  Progress: null\n  {callback}"))).build()
     learn.fit(1)
     assert learn.history[-1]["train_rmse"] > 0
 
 
-def test_several_faults_are_told_at_once_in_the_order_of_lines(write):
-    shown = faults_of(write(("lr: 1e-1", "lr: fast"), ("n_hidden", "n_hiden"), ("epochs: 2", "epochs: -2")))
+def test_all_problems_are_reported_together_in_the_order_of_lines(write):
+    shown = problems_of(write(("lr: 1e-1", "lr: fast"), ("n_hidden", "n_hiden"), ("epochs: 2", "epochs: -2")))
     assert shown.index("n_hiden") < shown.index("fast") < shown.index("the number -2")
 
 
@@ -207,7 +207,7 @@ def test_nothing_is_built_while_anything_is_wrong(write):
     path.with_name("models.py").write_text(
         MODELS + "\ndef touch(n: int):\n    open('touched', 'w').close()\n"
     )
-    faults_of(path)
+    problems_of(path)
     assert not path.with_name("touched").exists()
 
 
@@ -216,7 +216,7 @@ def test_case_98_a_link_out_of_the_folder_is_refused(write, tmp_path_factory):
     outside.write_text(MODELS)
     path = write(("models.py:Net", "link.py:Net"))
     path.with_name("link.py").symlink_to(outside)
-    assert "not in or below the recipe's folder" in faults_of(path)
+    assert "not in or below the recipe's folder" in problems_of(path)
 
 
 def test_case_98_a_module_of_an_allowed_package_is_found(write):
@@ -226,14 +226,14 @@ def test_case_98_a_module_of_an_allowed_package_is_found(write):
             'mine: {use: "callbacks:StopOnNaN"}\n  Progress: null\n  StopOnNaN: null',
         )
     )
-    assert "--allow callbacks" in faults_of(path)
+    assert "--allow callbacks" in problems_of(path)
     learn = load_recipe(path, allow=["callbacks"]).build()
     assert learn.callbacks.mine.name == "mine"
 
 
 def test_case_98_a_recipe_alone_imports_nothing(write):
     before = set(sys.modules)
-    faults_of(write(("models.py:line", "wave:open")))
+    problems_of(write(("models.py:line", "wave:open")))
     assert "wave" not in set(sys.modules) - before
 
 
@@ -293,13 +293,13 @@ def test_the_resolved_recipe_builds_the_same_again(write):
     )
 
 
-def test_every_public_plugin_can_be_named():
+def test_a_recipe_can_name_every_public_callback():
     public = [getattr(callbacks, name) for name in callbacks.__all__]
-    plugins = {item.__name__ for item in public if isinstance(item, type) and issubclass(item, Callback)}
-    assert set(table("callback")) == plugins - {"Callback"}
+    expected = {item.__name__ for item in public if isinstance(item, type) and issubclass(item, Callback)}
+    assert set(table("callback")) == expected - {"Callback"}
 
 
-def test_every_name_in_the_tables_is_of_its_kind():
+def test_every_name_in_a_table_is_accepted_by_its_kind():
     assert [
         (kind, name) for kind in KINDS for name in known(kind) if not KINDS[kind].accepts(table(kind)[name])
     ] == []
@@ -346,12 +346,12 @@ def test_a_learner_of_a_users_own_parts_is_written_from_their_file(write):
     assert Progress not in again.callbacks
 
 
-def test_parts_without_a_name_are_all_told():
+def test_all_parts_without_a_name_are_reported():
     made = Learner(nn.Linear(10, 1), diabetes(seed=0), lambda preds, targets: preds.sum(), None)
     with pytest.raises(ValueError, match="cannot be written") as caught:
         learner_to_recipe(made, 2, data="diabetes")
-    assert "optimizer: there is none" in str(caught.value)
-    assert "loss <lambda>: it has no name" in str(caught.value)
+    assert "optimizer: the Learner has none" in str(caught.value)
+    assert "loss <lambda>: a recipe has no name for it" in str(caught.value)
 
 
 # Data sets
@@ -409,7 +409,7 @@ def grouped(tmp_path):
     sys.modules.pop("models", None)
 
 
-def test_a_recipe_says_layer_groups_and_whether_norms_decay(grouped):
+def test_a_recipe_sets_layer_groups_and_decay_of_norms(grouped):
     learn = load_recipe(grouped).build()
     groups = [(each["layer_group"], each["weight_decay"]) for each in learn.optimizer.param_groups]
     assert groups == [(0, 0.01), (0, 0.0), (1, 0.01), (1, 0.0)]
@@ -423,12 +423,12 @@ def test_a_recipe_says_layer_groups_and_whether_norms_decay(grouped):
     ("override", "words"),
     [
         ("splitter=models.py:forgets", "splitter: its 1 group lacks 1.weight, 1.bias"),
-        ("splitter=models.py:Two", "no splitter"),
+        ("splitter=models.py:Two", "not a valid splitter"),
         ("decay_norms=3", "Write true or false"),
         ("wd_bn_bias=false", "Did you mean decay_norms"),
     ],
 )
-def test_layer_groups_that_cannot_be_point_at_the_recipe(grouped, override, words):
+def test_invalid_layer_groups_are_reported_at_their_place_in_the_recipe(grouped, override, words):
     with pytest.raises(RecipeError, match=words):
         load_recipe(grouped, [override]).build()
 
@@ -443,8 +443,8 @@ def test_the_page_on_recipes_lists_every_key():
         for line in page.split("## The keys")[1].split("##")[0].splitlines()
         if "|" in line
     ]
-    told = {key.strip(" `"): about.replace("`", "").strip() for key, about in rows[2:]}
-    assert told == KEYS
+    shown = {key.strip(" `"): about.replace("`", "").strip() for key, about in rows[2:]}
+    assert shown == KEYS
 
 
 def test_the_page_on_recipes_shows_the_recipe_of_the_article_whole():
@@ -470,8 +470,10 @@ CALLBACKS = "callbacks:\n  Progress: null\n"
     ],
 )
 def test_a_recipe_writes_nothing_outside_of_the_runs_folder(line, write):
-    said = faults_of(write((CALLBACKS, f"{CALLBACKS}{line}\n")))
-    assert re.search(r"recipe.yaml:8:\d+: callbacks.*(folder|path): .* is not below the run's folder", said)
+    written = problems_of(write((CALLBACKS, f"{CALLBACKS}{line}\n")))
+    assert re.search(
+        r"recipe.yaml:8:\d+: callbacks.*(folder|path): .* is not below the run's folder", written
+    )
 
 
 @pytest.mark.parametrize("folder", ["checkpoints", "a/b", "a/../b", "..b"])
@@ -480,7 +482,7 @@ def test_a_recipe_writes_where_it_likes_below_the_runs_folder(folder, write):
     assert str(load_recipe(path).build().callbacks.checkpoint.folder) == folder
 
 
-def test_the_user_may_send_files_elsewhere_on_the_command_line(write, tmp_path):
+def test_the_command_line_can_send_files_elsewhere(write, tmp_path):
     path = write((CALLBACKS, f"{CALLBACKS}  Checkpoint: {{folder: checkpoints}}\n"))
     recipe = load_recipe(path, [f"callbacks.Checkpoint.folder={tmp_path}/elsewhere"])
     assert recipe.build().callbacks.checkpoint.folder == tmp_path / "elsewhere"
@@ -537,7 +539,7 @@ def test_only_the_files_of_a_recipe_import_what_lies_beside_it(write, tmp_path_f
     assert "stray" not in sys.modules
 
 
-def test_a_recipe_that_names_no_file_puts_none_within_reach(write):
+def test_a_recipe_without_python_files_makes_none_importable(write):
     path = write(
         ('"models.py:line", n: 6', "diabetes"),
         ('"models.py:Net", n_hidden: 4', "LazyLinear, out_features: 1"),

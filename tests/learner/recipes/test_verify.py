@@ -11,7 +11,8 @@ from resumed import in_memory, make, shuffled
 from callbacks import Callback
 from learner import Learner, verify_resume
 from learner.recipes.recipe import load_recipe
-from learner.recipes.verify import digest, verify_recipe
+from learner.recipes.runs import verify_recipe
+from learner.recipes.verify_child import digest
 
 
 class Hidden(Callback):
@@ -36,29 +37,29 @@ def broken() -> Learner:
     raise RuntimeError("no such file")
 
 
-def test_a_sound_training_ends_with_the_same_bits_wherever_it_is_cut():
+def test_a_training_ends_with_the_same_bits_wherever_it_is_killed():
     report = verify_resume(sound, 2, n_kills=3, every="2 steps")
     assert report.ok
     assert len(report.rows) == 4
-    assert all(row.n_redone <= 2 * max(1, len(row.cuts)) for row in report.rows)
+    assert all(row.n_repeated <= 2 * max(1, len(row.cuts)) for row in report.rows)
     assert "4 of 4 runs of 10 steps ended with the same bits" in str(report)
     assert all(len(line) <= 100 for line in str(report).splitlines())
 
 
-def test_a_plug_in_that_hides_its_state_is_found():
+def test_a_callback_that_does_not_save_its_state_is_found():
     report = verify_resume(unsound, 2, n_kills=3, every="2 steps")
     assert not report.ok
     assert any({"weights", "history"} <= set(row.differing) for row in report.rows)
     assert report.rows[0].ok  # cut at the first moment, it begins anew
 
 
-def test_a_training_that_fails_is_told_with_its_error():
+def test_the_error_of_a_failing_training_is_reported():
     with pytest.raises(RuntimeError, match=r"(?s)the training failed \(exit code 1\).*no such file"):
         verify_resume(broken, 1)
 
 
-def test_what_cannot_be_handed_to_another_process_is_refused():
-    with pytest.raises(ValueError, match="at the top of a module"):
+def test_a_learner_that_cannot_be_passed_to_another_process_is_refused():
+    with pytest.raises(ValueError, match="at the top level of a module"):
         verify_resume(lambda: sound(), 1)
 
 
@@ -76,7 +77,7 @@ def test_a_recipe_is_verified(tmp_path):
     assert verify_recipe(load_recipe(tmp_path / "recipe.yaml"), n_kills=2).ok
 
 
-def test_a_digest_tells_bits_apart():
+def test_a_digest_differs_if_one_bit_differs():
     assert digest([0.0]) != digest([-0.0])
     assert digest({"a": torch.tensor([1.0])}) != digest({"a": torch.tensor([1.0 + 2**-23])})
     assert digest([[1], [2]]) != digest([[1, 2], []])
@@ -86,6 +87,6 @@ def with_workers() -> Learner:
     return make(data=partial(shuffled, num_workers=2))
 
 
-def test_a_loader_with_workers_is_verified_and_its_workers_see_a_child_killed():
+def test_workers_of_a_loader_exit_when_their_process_is_killed():
     """They are forked from it, not from a server that outlives it: `usual` is this process's way."""
     assert verify_resume(with_workers, 1, n_kills=2, every="2 steps").ok

@@ -1,9 +1,12 @@
-"""`learner init`: a recipe and its Python file to begin with."""
+"""`learner init`: a recipe and its Python file to start from."""
 
 from __future__ import annotations
 
+import argparse
+import shlex
 from pathlib import Path
 
+from learner.cli.parser import Parser, Verbs
 from learner.recipes.recipe_errors import Mistake
 
 RECIPE, MODELS = "recipe.yaml", "models.py"
@@ -11,19 +14,19 @@ RECIPE, MODELS = "recipe.yaml", "models.py"
 RECIPE_TEXT = """\
 recipe: a small network learns a noisy wave
 seed: 0
-data: {use: "models.py:noisy_wave", n_points: 500}     # a function in models.py gives the data
+data: {use: "models.py:noisy_wave", n_points: 500}     # a function in models.py returns the data
 model: {use: "models.py:Net", n_hidden: 32}            # any nn.Module
 loss: mse                                              # `learner ls losses` lists them
 optimizer: {use: Adam, lr: 1e-2}                       # `learner ls optimizers`
 metrics: [RMSE]                                        # `learner ls metrics`
 callbacks:                                             # `learner ls callbacks`
   EarlyStopping: {monitor: valid_loss, patience: 5}
-  LargestWeight: {use: "models.py:LargestWeight"}      # a plug-in of your own
+  LargestWeight: {use: "models.py:LargestWeight"}      # a callback of your own
 fit: {epochs: 20}
 """
 
 MODELS_TEXT = '''\
-"""What recipe.yaml names: data, a model, a plug-in. Change them as you like."""
+"""The data, model and callback that recipe.yaml uses. Change them as you like."""
 
 import torch
 from torch import nn
@@ -33,14 +36,14 @@ from learner import Data
 
 
 def noisy_wave(n_points: int = 500, noise: float = 0.1) -> Data:
-    """Points of a sine with noise; a fifth is held out for validation."""
+    """Points of a sine with noise. A fifth of them is used for validation."""
     x = torch.rand(n_points, 1) * 6
     y = torch.sin(x) + noise * torch.randn(n_points, 1)
     return Data.from_tensors(x, y, batch_size=32, valid=0.2)
 
 
 class Net(nn.Module):
-    """One hidden layer; (items, 1) to (items, 1)."""
+    """A network with one hidden layer: (items, 1) to (items, 1)."""
 
     def __init__(self, n_hidden: int = 32):
         super().__init__()
@@ -59,24 +62,39 @@ class LargestWeight(Callback):
 '''
 
 
+def add_verb(verbs: Verbs[Parser]) -> None:
+    """Add the verb to the command line."""
+    init = verbs.add_parser("init", help="write a recipe and a model to start from", allow_abbrev=False)
+    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="where to write them (here)")
+    init.set_defaults(function=do_init)
+
+
+def do_init(options: argparse.Namespace) -> int:
+    """Write the first recipe."""
+    for path in write(options.folder):
+        print(f"wrote {path}")
+    print(f"\nRun it:  learner run {shlex.quote(str(options.folder / RECIPE))}")
+    return 0
+
+
 def write(folder: Path) -> list[Path]:
-    """Write both files into the folder, which is made where it is missing.
+    """Write both files into the folder; create it if it is missing.
 
     Returns:
         Their paths.
 
     Raises:
-        Mistake: one of them is there already, or the folder cannot be made.
+        Mistake: a file exists already, or the folder cannot be created.
     """
     texts = {folder / RECIPE: RECIPE_TEXT, folder / MODELS: MODELS_TEXT}
     there = [str(path) for path in texts if path.exists()]
     if there:
         names = " and ".join(there)
-        raise Mistake(f"init: {names} would be overwritten. Name another folder: learner init first.")
+        raise Mistake(f"init: {names} would be overwritten. Choose another folder: learner init first.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Mistake(f"init: cannot write to {folder}: {error.strerror}. Name another folder.") from error
+        raise Mistake(f"init: cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     return list(texts)

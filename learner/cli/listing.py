@@ -1,25 +1,40 @@
-"""What a recipe can name: lists with a line for each, and one at length."""
+"""`learner ls`: the names that a recipe can use, as lists or one in detail."""
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import shutil
 import textwrap
 
+from learner.cli.parser import Parser, Verbs
 from learner.recipes.names import (
     KINDS,
     first_line,
+    installed,
     known,
     load_entry_point,
-    plug_in_packages,
     signature_of,
     table,
 )
 from learner.recipes.recipe_errors import Mistake, closest
-from learner.recipes.user_code import NameFault
+from learner.recipes.user_code import UnusableName
 
-MAX_SHOWN = 30  # names of a kind in the overview
+MAX_SHOWN = 30  # names per kind in the overview
 PLURALS = {kind.plural: name for name, kind in KINDS.items()}
+
+
+def add_verb(verbs: Verbs[Parser]) -> None:
+    """Add the verb to the command line."""
+    ls = verbs.add_parser("ls", help="list what a recipe can use, or show one name", allow_abbrev=False)
+    ls.add_argument("what", nargs="?", help="callbacks, losses, optimizers, ..., or one name")
+    ls.set_defaults(function=do_ls)
+
+
+def do_ls(options: argparse.Namespace) -> int:
+    """List names."""
+    print(overview() if options.what is None else about(options.what))
+    return 0
 
 
 def overview() -> str:
@@ -34,15 +49,15 @@ def overview() -> str:
         text = textwrap.fill(", ".join(shown), width(), initial_indent="  ", subsequent_indent="  ")
         blocks.append(f"{plural}\n{text}")
     return "\n\n".join(
-        [*blocks, "`learner ls callbacks` has a line for each, `learner ls Adam` tells about one."]
+        [*blocks, "`learner ls callbacks` describes each in a line, `learner ls Adam` shows one in detail."]
     )
 
 
 def about(what: str) -> str:
-    """The list of a kind, or all about one name.
+    """The list of a kind, or the details of one name.
 
     Raises:
-        Mistake: there is no such kind or name.
+        Mistake: the kind or name is unknown.
     """
     kind = PLURALS.get(what) or (what if what in KINDS else None)
     if kind is not None:
@@ -52,44 +67,44 @@ def about(what: str) -> str:
         names = [*PLURALS, *(name for kind in KINDS for name in known(kind))]
         close = closest(what, names)
         hint = f"Did you mean {close}?" if close else f"The kinds are: {', '.join(PLURALS)}."
-        raise Mistake(f"ls {what}: there is no such kind or name. {hint}")
+        raise Mistake(f"ls: {what!r} is not a kind or a name. {hint}")
     return "\n\n".join(details(kind, what) for kind in found)
 
 
 def list_of(kind: str) -> str:
-    """The names of a kind, with a line for each; a broken package is named as such."""
+    """The names of a kind, one per line; broken packages are marked."""
     lines = {name: first_line(item) for name, item in table(kind).items()}
-    for name, entry in plug_in_packages(kind).items():
+    for name, entry in installed(kind).items():
         try:
             lines[name] = f"{first_line(load_entry_point(entry))} [{entry.dist.name if entry.dist else '?'}]"
-        except NameFault as fault:
-            lines[name] = f"BROKEN: {fault.message}"
+        except UnusableName as problem:
+            lines[name] = f"BROKEN: {problem.message}"
     indent = min(28, max(map(len, lines), default=0) + 2)
     return "\n".join(line_of(name, about, indent) for name, about in lines.items())
 
 
 def line_of(name: str, text: str, indent: int) -> str:
-    """A name and its first sentence, shortened to the width of the screen."""
+    """A name and its first sentence, shortened to the width of the terminal."""
     room = max(20, width() - max(indent, len(name) + 2))
     return f"{name:<{indent - 2}}  {textwrap.shorten(text, room, placeholder=' ...')}".rstrip()
 
 
 def details(kind: str, name: str) -> str:
-    """How a recipe writes it, its arguments and their defaults, and its documentation."""
-    item = table(kind).get(name) or load_entry_point(plug_in_packages(kind)[name])
+    """Its kind, its arguments with their defaults, and its documentation."""
+    item = table(kind).get(name) or load_entry_point(installed(kind)[name])
     signature = signature_of(kind, item)
     lines = [f"{name}: {KINDS[kind].plural}"]
     for argument, parameter in signature.parameters.items():
         needed = parameter.default is parameter.empty
-        lines.append(f"  {argument}: {'needed' if needed else repr(parameter.default)}")
+        lines.append(f"  {argument}: {'required' if needed else repr(parameter.default)}")
     home = str(getattr(item, "__module__", ""))
     if home.startswith("torch."):  # long, and half of it formulas
-        text = f"{first_line(item)}\n\nhelp({home}.{item.__qualname__}) in Python tells the rest."
+        text = f"{first_line(item)}\n\nhelp({home}.{item.__qualname__}) in Python shows the rest."
     else:
         text = inspect.getdoc(item) or ""
     return "\n".join([*lines, "", text]).rstrip()
 
 
 def width() -> int:
-    """Columns of the screen, between 60 and 120; 80 where there is none."""
+    """Columns of the terminal, between 60 and 120; 80 without one."""
     return min(120, max(60, shutil.get_terminal_size((80, 24)).columns))

@@ -1,0 +1,76 @@
+"""The verbs that examine a recipe without training it: `check`, `lr-find` and `show`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from callbacks import Callback, ParamScheduler
+from callbacks.core.registry import describe
+from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
+from learner.recipes.recipe_errors import Mistake, RecipeError
+from learner.tools.lr_find import SUGGESTIONS
+
+
+def add_verbs(verbs: Verbs[Parser]) -> None:
+    """Add the verbs to the command line."""
+    check = add_recipe_verb(verbs, "check", "build it and examine it on one batch, without training")
+    check.set_defaults(function=do_check)
+    find = add_recipe_verb(verbs, "lr-find", "search for a learning rate, without training")
+    find.add_argument("--steps", type=int, default=100, metavar="N", help="number of rates to try (100)")
+    find.add_argument("--plot", type=Path, metavar="FILE", help="draw losses and suggestions, as lr.png")
+    find.set_defaults(function=do_lr_find)
+    show = add_recipe_verb(verbs, "show", "print the resolved recipe and the composed loop")
+    show.set_defaults(function=do_show)
+
+
+def do_check(options: argparse.Namespace) -> int:
+    """Build, and examine on one batch."""
+    recipe = load(options)
+    learn = recipe.build()
+    with recipe.importable():
+        report = learn.check()
+    if not report.ok:
+        errors = [recipe.error_at(ValueError(message)) for message in report.errors]
+        raise RecipeError(problem for error in errors for problem in error.problems)
+    print(f"{options.recipe}: the recipe has no problems.")
+    return 0
+
+
+def do_lr_find(options: argparse.Namespace) -> int:
+    """Train with growing learning rates, and print the suggestions."""
+    recipe = load(options)
+    learn = recipe.build()
+    try:
+        with recipe.importable():
+            found = learn.lr_find(n_steps=options.steps)
+    except (ValueError, RuntimeError) as error:
+        raise Mistake(str(error)) from error
+    for name in SUGGESTIONS:
+        print(f"{name:<10}{getattr(found, name):.2g}")
+    scheduler = next((each for each in learn.callbacks if sets_lr(each)), None)
+    if scheduler is None:
+        recipe_path = shlex.quote(options.recipe)
+        print(f"To use the first: learner run {recipe_path} optimizer.lr={found.valley:.2g}")
+    else:
+        print(f"{describe(scheduler)} sets the rate: write it there, optimizer.lr would have no effect.")
+    if options.plot is not None:
+        figure: Any = found.plot().figure
+        figure.savefig(options.plot)
+        print(f"wrote {options.plot}")
+    return 0
+
+
+def sets_lr(callback: Callback) -> bool:
+    """Does a callback set the learning rate, so that the optimizer's own has no effect?"""
+    return isinstance(callback, ParamScheduler) and "lr" in callback.schedules and not callback.relative
+
+
+def do_show(options: argparse.Namespace) -> int:
+    """Print the resolved recipe, and the callbacks in the order in which they run."""
+    recipe = load(options)
+    print(recipe.resolved())
+    recipe.build().explain()
+    return 0

@@ -1,0 +1,71 @@
+"""What the verbs of the command line have in common: the parser, a recipe with overrides, its errors."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from learner.recipes.recipe import Recipe, load_recipe
+from learner.recipes.recipe_errors import Mistake, closest
+
+VERBS = ("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "ls", "init", "doctor")
+
+Verbs = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, with suggestions."""
+
+    def error(self, message: str) -> NoReturn:
+        word = message.partition("invalid choice: '")[2].partition("'")[0]
+        if word and word not in VERBS:
+            close = closest(word, VERBS)
+            looks_like_file = word.endswith((".yaml", ".yml"))
+            meant = f"learner run {word}" if looks_like_file else f"learner {close}" if close else ""
+            message = f"{word!r} is not a verb. " + (f"Did you mean `{meant}`? " if meant else "")
+            message += f"The verbs are: {', '.join(VERBS)}."
+        self.exit(2, f"{self.prog}: {message}\nSee `{self.prog} --help`.\n")
+
+
+def add_recipe_verb(
+    verbs: Verbs[Parser], name: str, description: str, *, argument: str = "recipe", what: str = "a YAML file"
+) -> Parser:
+    """Add a verb that takes a recipe and overrides."""
+    parser = verbs.add_parser(name, help=description, description=description, allow_abbrev=False)
+    parser.add_argument("recipe", metavar=argument, help=what)
+    example = "as optimizer.lr=0.1 or callbacks.LogRMSE=null"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help=example)
+    text = "allow the recipe to import from this package"
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=text)
+    parser.add_argument("--traceback", action="store_true", help="show where in the code a problem was found")
+    return parser
+
+
+def load(options: argparse.Namespace) -> Recipe:
+    """Read and check the recipe of a command line.
+
+    Raises:
+        RecipeError: the recipe has problems.
+        Mistake: its file cannot be read.
+    """
+    try:
+        return load_recipe(options.recipe, options.overrides, allow=options.allow)
+    except OSError as error:
+        raise Mistake(f"{options.recipe}: {error.strerror or error}. {other_file(options.recipe)}") from error
+
+
+def other_file(given: str) -> str:
+    """Suggest a recipe near the file that was given."""
+    path = Path(given)
+    if path.is_dir():
+        inside = sorted(str(each) for each in path.glob("*.y*ml"))
+        return f"Choose a recipe in it: {', '.join(inside)}." if inside else "There is no recipe in it."
+    if "=" in given:
+        return "Write the recipe first, then the overrides."
+    beside = [str(each) for pattern in ("*.yaml", "*.yml") for each in path.parent.glob(pattern)]
+    below = [] if path.is_absolute() else [str(each) for each in Path().glob("*/*.yaml")]
+    close = closest(given, [*beside, *below])
+    if close:
+        return f"Did you mean {close}?"
+    return f"Available: {', '.join(sorted(beside)[:8])}." if beside else "`learner init` writes a recipe."

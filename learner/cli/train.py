@@ -1,0 +1,90 @@
+"""The verbs that train: `run`, `resume`, `verify-resume` and `replay`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from callbacks import Progress
+from callbacks.core.output import print_line
+from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
+from learner.learner import Learner
+from learner.recipes.recipe_errors import Mistake, closest
+from learner.recipes.runs import resume_run, run, run_or_resume, verify_recipe
+from learner.tools.replay import replay_run
+
+
+def add_verbs(verbs: Verbs[Parser]) -> None:
+    """Add the verbs to the command line."""
+    run_verb = add_recipe_verb(verbs, "run", "train, and keep the run in a new folder")
+    text = "where to create run folders (runs)"
+    run_verb.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=text)
+    run_verb.add_argument("--keep-nothing", action="store_true", help="create no run folder")
+    text = "resume the newest run of this recipe that has a checkpoint, or start a new one"
+    run_verb.add_argument("--resume", action="store_true", help=text)
+    run_verb.set_defaults(function=do_run)
+    resume = add_recipe_verb(
+        verbs, "resume", "resume a run that was interrupted", argument="run", what="a run's folder"
+    )
+    resume.set_defaults(function=do_resume)
+    for parser in (run_verb, resume):
+        text = "resume although this differs, as batch_size; the error message has the name"
+        parser.add_argument("--differ", action="append", default=[], metavar="NAME", help=text)
+    verify = add_recipe_verb(verbs, "verify-resume", "kill it at many moments, resume, and compare the bits")
+    verify.add_argument("--kills", type=int, default=10, metavar="N", help="number of moments (10)")
+    verify.set_defaults(function=do_verify_resume)
+    replay = verbs.add_parser("replay", help="run the step that raised an error again", allow_abbrev=False)
+    replay.add_argument("run", type=Path, help="a run's folder")
+    replay.set_defaults(function=do_replay)
+
+
+def do_run(options: argparse.Namespace) -> int:
+    """Train."""
+    if options.resume and options.keep_nothing:
+        raise Mistake("--resume and --keep-nothing: nothing kept, nothing to resume. Omit one of them.")
+    if options.resume:
+        learn = run_or_resume(load(options), options.runs, options.differ)
+    else:
+        learn = run(load(options), None if options.keep_nothing else options.runs)
+    return report_stop(learn)
+
+
+def do_resume(options: argparse.Namespace) -> int:
+    """Resume a run."""
+    folder = Path(options.recipe)
+    if not (folder / "recipe.yaml").is_file():
+        raise Mistake(f"{folder} is not a run's folder: it has no recipe.yaml.{other_run(folder)}")
+    options.recipe = str(folder / "recipe.yaml")
+    return report_stop(resume_run(load(options), options.differ))
+
+
+def other_run(given: Path) -> str:
+    """Suggest a run instead of what was given."""
+    runs = sorted(str(each.parent) for each in Path().glob("runs/*/recipe.yaml"))
+    close = closest(str(given), runs)
+    meant = f" Did you mean {close}?" if close else f" Available: {', '.join(runs[-8:])}." if runs else ""
+    if given.is_file():
+        meant += f" To resume the newest run of a recipe: `learner run {given} --resume`."
+    return meant
+
+
+def do_verify_resume(options: argparse.Namespace) -> int:
+    """Kill, resume and compare."""
+    try:
+        report = verify_recipe(load(options), options.kills)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+    print(report)
+    return 0 if report.ok else 1
+
+
+def do_replay(options: argparse.Namespace) -> int:
+    """Run a step again. What it raises is not caught, so that `python -m pdb` stops there."""
+    return replay_run(options.run)
+
+
+def report_stop(learn: Learner) -> int:
+    """Print why a run stopped, unless Progress did."""
+    if learn.stop_reason and Progress not in learn.callbacks:
+        print_line(f"stopped: {learn.stop_reason}")
+    return 0

@@ -1,0 +1,87 @@
+"""The folder that keeps a run: its name, its checkpoints, and the results that are written to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from callbacks.save.checkpoint_folder import checkpoints_in
+from learner.learner import Learner
+from learner.recipes.recipe_errors import Mistake
+
+MAX_NAME = 100  # characters of the recipe's name in the folder's name, so that paths stay short
+
+
+def new_folder(runs: Path, recipe: Path) -> Path:
+    """Create a folder, named after the recipe with the next free number.
+
+    Raises:
+        Mistake: it cannot be created.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "Choose another folder with --runs, or pass --keep-nothing."
+        raise Mistake(f"runs cannot be kept in {runs}: {error.strerror}. {hint}") from error
+    number = max(numbered(runs, recipe), default=0)
+    while True:
+        number += 1
+        folder = runs / f"{recipe.stem[:MAX_NAME]}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another run has just created it
+            continue
+        return folder
+
+
+def runs_of(recipe: Path, runs: Path) -> list[Path]:
+    """The folders of a recipe's runs, the newest first."""
+    found = numbered(runs, recipe)
+    return [
+        found[number] for number in sorted(found, reverse=True) if (found[number] / "recipe.yaml").is_file()
+    ]
+
+
+def numbered(runs: Path, recipe: Path) -> dict[int, Path]:
+    """What is named after a recipe, by number."""
+    start = f"{recipe.stem[:MAX_NAME]}-"
+    found = {each.name.removeprefix(start): each for each in runs.glob("*") if each.name.startswith(start)}
+    return {int(ending): each for ending, each in found.items() if ending.isdecimal()}
+
+
+def saved_in(folder: Path) -> bool:
+    """Is there a checkpoint in the folder or below it?"""
+    return any(checkpoints_in(each.parent) for each in folder.rglob("step-*.pt"))
+
+
+def kept_recipe(folder: Path) -> str:
+    """The recipe of a run, without the comment about versions at the top."""
+    lines = (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("#"))
+
+
+def send_files_to(folder: Path, learn: Learner) -> None:
+    """Make callbacks that write to a relative `path` or `folder` write into the run's folder."""
+    for callback in learn.callbacks:
+        for name in ("path", "folder"):
+            path = getattr(callback, name, None)
+            if isinstance(path, (str, Path)):
+                setattr(callback, name, type(path)(folder / path))
+
+
+def keep_results(learn: Learner, folder: Path) -> None:
+    """Write the history, and the figures that are not written yet."""
+    if len(learn.history):
+        learn.history.to_csv(folder / "history.csv")
+    for callback in learn.callbacks:
+        figure = getattr(callback, "figure", None)
+        if figure is not None and getattr(callback, "path", None) is None:
+            figure.savefig(folder / f"{callback.name}.png", dpi=150)
+    if len(learn.history) > 1 and any(name.endswith("loss") for name in learn.history.names):
+        figure: Any = learn.history.plot().figure
+        figure.savefig(folder / "losses.png", dpi=100)
+
+
+def shown_path(path: Path) -> str:
+    """The path, relative to the current folder if it is below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
