@@ -162,7 +162,7 @@ PLANTED = [
     ("unknown_device", "1:9", "no such device", "learner ls DevicePlacement", []),
     ("device_twice", "1:1", "set twice", "Remove one of them", []),
     ("monitor_of_nothing", "6:3", "monitor='vald_loss'", "There are: lr, train_loss", []),
-    ("nobody_zeroes", "6:1", "nobody zeroes the gradients", "Add the plug-in that does", []),
+    ("nobody_zeroes", "6:1", "no callback sets the gradients to zero", "Add the one that does", []),
     ("model_that_raises", "2:8", "models.py, line", "Fix the file", []),
     ("no_model", "2:1", "model is None", "pass an nn.Module", []),
     ("override_without_value", "1:1", "it has no =", "key.path=value", ["optimizer.lr"]),

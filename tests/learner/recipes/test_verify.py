@@ -1,4 +1,4 @@
-"""`verify_resume` finds what goes on with the same bits, and what does not."""
+"""`verify_resume` finds what resumes with the same bits, and what does not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sound() -> Learner:
 
 
 def unsound() -> Learner:
-    return make(data=in_memory, plugins=(Hidden(),))
+    return make(data=in_memory, callbacks=(Hidden(),))
 
 
 def broken() -> Learner:
@@ -41,7 +41,7 @@ def test_a_training_ends_with_the_same_bits_wherever_it_is_killed():
     report = verify_resume(sound, 2, n_kills=3, every="2 steps")
     assert report.ok
     assert len(report.rows) == 4
-    assert all(row.n_repeated <= 2 * max(1, len(row.cuts)) for row in report.rows)
+    assert all(row.n_repeated <= 2 * max(1, len(row.kills)) for row in report.rows)
     assert "4 of 4 runs of 10 steps ended with the same bits" in str(report)
     assert all(len(line) <= 100 for line in str(report).splitlines())
 
@@ -50,7 +50,7 @@ def test_a_callback_that_does_not_save_its_state_is_found():
     report = verify_resume(unsound, 2, n_kills=3, every="2 steps")
     assert not report.ok
     assert any({"weights", "history"} <= set(row.differing) for row in report.rows)
-    assert report.rows[0].ok  # cut at the first moment, it begins anew
+    assert report.rows[0].ok  # cut at the first moment, it begins again
 
 
 def test_the_error_of_a_failing_training_is_reported():
