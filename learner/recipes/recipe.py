@@ -177,7 +177,7 @@ class Recipe:
 WORDS_OF_KEYS: dict[str, tuple[str, ...]] = {
     "splitter": ("splitter",),
     "decay_norms": ("decay_norms",),
-    "callbacks": ("gradients to zero", "zeroes the gradients", "two callbacks"),
+    "callbacks": ("zeroes the gradients", "two callbacks"),
     "optimizer": ("lr must", "optimizer"),
     "loss": ("loss",),
     "model": ("preds", "model", "parameter"),

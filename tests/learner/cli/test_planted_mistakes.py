@@ -162,7 +162,7 @@ PLANTED = [
     ("unknown_device", "1:9", "no such device", "learner ls DevicePlacement", []),
     ("device_twice", "1:1", "set twice", "Remove one of them", []),
     ("monitor_of_nothing", "6:3", "monitor='vald_loss'", "There are: lr, train_loss", []),
-    ("nobody_zeroes", "6:1", "no callback sets the gradients to zero", "Add the one that does", []),
+    ("nobody_zeroes", "6:1", "no callback zeroes the gradients", "Add the one that does", []),
     ("model_that_raises", "2:8", "models.py, line", "Fix the file", []),
     ("no_model", "2:1", "model is None", "pass an nn.Module", []),
     ("override_without_value", "1:1", "it has no =", "key.path=value", ["optimizer.lr"]),
@@ -175,7 +175,7 @@ PLANTED = [
         ["optimizer.learning_rate=3"],
     ),
     ("override_below_a_number", "1:12", "the plain value", "fit.epochs=value", ["fit.epochs.x=3"]),
-    ("override_that_is_no_yaml", "1:16", "expected ',' or ']'", "close the [", ["optimizer.lr=[1"]),
+    ("override_that_is_not_yaml", "1:16", "expected ',' or ']'", "close the [", ["optimizer.lr=[1"]),
     ("override_without_path", "1:1", "is not an override", "key.path=value", ["=3"]),
     (
         "override_of_a_wrong_kind",
