@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from callbacks.fast.fallback_reasons import explain
 from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.unguarded import check_traced
 from callbacks.place.device import map_tensors
 from callbacks.step.precision import as_float
 
@@ -106,6 +107,7 @@ class Program:
         self.missing: list[Tensor] = []  #: with `requires_grad`, but not among the parameters that it gets
         self.kept: list[tuple[Tensor, Tensor]] = []  #: what it may change, each with a copy from before
         self._read: list[Any] = []
+        self._refusal: Unfit | None = None
         self._given: dict[str, Any] = {}
         self._entry: Any = None
         self._guards: Any = None
@@ -129,7 +131,7 @@ class Program:
         except Exception as error:
             if self.missing:
                 return None
-            raise Unfit(explain(error)) from error
+            raise self._refusal or Unfit(explain(error)) from error
         finally:
             self._given = {}
         self.seconds = time.perf_counter() - begun
@@ -155,6 +157,11 @@ class Program:
         self.missing = [each for each in tensors if each.requires_grad and id(each) not in given]
         if self.missing:
             raise Unfit("there are more tensors to compute gradients of")
+        try:
+            check_traced()
+        except Unfit as refusal:
+            self._refusal = refusal
+            raise
         self._read = [ref(each) for each in tensors if not each.requires_grad]
         self.keep(())
         self.is_made = True

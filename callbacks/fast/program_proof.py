@@ -87,7 +87,8 @@ class Proof:
     def _undo(self) -> None:
         """Restore what the program, or the step beside it, has changed."""
         for tensor, copied in self.program.kept:
-            tensor.copy_(copied)
+            if not torch.equal(tensor, copied):  # one that is expanded cannot be written to
+                tensor.copy_(copied)
         draws.put(self.before)
 
     def _ordinary(self, call: Callable[..., Any]) -> Found:

@@ -21,6 +21,7 @@ HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 #: Hooks of all modules, by name in `torch.nn.modules.module`.
 GLOBAL_HOOKS = ("backward_pre", "backward", "forward_pre", "forward")
 COMPILING = ("is_compiling", "is_dynamo_compiling", "is_exporting")
+OTHER_ANSWER = "whose answer is another one in a program"
 #: Packages whose classes nobody changes in a fit, but for `forward` of torch's.
 FOREIGN = {"torch", "callbacks", *sys.stdlib_module_names}
 #: So many objects are looked at, not counting these.
@@ -102,7 +103,7 @@ class Unguarded:
         finally:
             sys.setprofile(None)
         if asked:
-            raise Unfit(f"{asked[0]}, whose answer is another one in a program")
+            raise Unfit(f"{asked[0]}, {OTHER_ANSWER}")
         for each in held_by(args[:2]):
             found.update(type(each).__mro__)
             if isinstance(each, OrderedDict) and each:
@@ -124,6 +125,19 @@ class Unguarded:
             self._classes[each] = len(own), names
         self._values = self._now()
         self._codes = codes_of(self._values)
+
+
+def check_traced() -> None:
+    """Refuse code that asks whether it is compiled; call it while that code is traced.
+
+    Raises:
+        Unfit: names the function.
+    """
+    context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
+    for code in getattr(context, "get_traced_code", list)() or ():
+        names = [name for name in COMPILING if name in code.co_names]
+        if names and not any(part in code.co_filename for part in ("site-packages", "/torch/")):
+            raise Unfit(f"{code.co_name} calls torch.compiler.{names[0]}(), {OTHER_ANSWER}")
 
 
 def held_by(roots: Iterable[Any]) -> list[Any]:

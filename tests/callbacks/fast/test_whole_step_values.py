@@ -810,16 +810,26 @@ def compiled_otherwise(model):
     return 0.5 if torch.compiler.is_compiling() else 1.0
 
 
+def counted_unless_compiled(model):
+    if not torch.compiler.is_compiling():
+        model.c += 1
+    return 1.0 if model.c < 6 else 0.5
+
+
 def drawn(model):
     return 1.0 + 0.0 * torch.from_numpy(np.random.randn(1))
 
 
 @pytest.mark.parametrize(
     ("read", "reason"),
-    [(compiled_otherwise, "is_compiling"), (drawn, "random numbers of numpy")],
+    [
+        (compiled_otherwise, "is_compiling"),
+        (counted_unless_compiled, "is_compiling"),
+        (drawn, "random numbers of numpy"),
+    ],
 )
 def test_numbers_of_numpy_and_questions_about_the_compiler_fall_back(read, reason):
-    whole = fit(WholeStep("eager"), lambda: of_model(read, lambda m: None))
-    ordinary = fit(ZeroGrad(), lambda: of_model(read, lambda m: None))
+    whole = fit(WholeStep("eager"), lambda: of_model(read, lambda m: None, c=0))
+    ordinary = fit(ZeroGrad(), lambda: of_model(read, lambda m: None, c=0))
     assert reason in whole.callbacks[WholeStep].fallback
     torch.testing.assert_close(whole.model.state_dict(), ordinary.model.state_dict(), rtol=1e-9, atol=1e-12)
