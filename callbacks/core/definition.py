@@ -1,4 +1,4 @@
-"""Find what is wrong with a plug-in's class when it is defined: misspelt events, wrong signatures."""
+"""Check the class of a callback when it is defined: misspelt events, wrong signatures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from callbacks.core.foreign_names import EVENT_WORDS
 
 # Measured on the events and operations: one letter missing, doubled or swapped scores 0.86 and more, while
 # helpers such as `cleanup_files` or `best_so_far` score under 0.84. Short words are not compared: `steps` and
-# `placed` would be as close to `step` and `place` as a slip of the finger.
+# `placed` would be as close to `step` and `place` as a misspelling.
 CLOSE = 0.85
 SHORT = 6
 
 
 def check_class(cls: type, base: type, events: tuple[str, ...], operations: tuple[str, ...]) -> None:
-    """Refuse a plug-in class of which a hook would never be called, or could not be.
+    """Raise an error for a class with a hook that would never be called, or cannot be.
 
     Raises:
         TypeError: names the class, the method or attribute, and what was probably meant.
@@ -41,13 +41,13 @@ def check_class(cls: type, base: type, events: tuple[str, ...], operations: tupl
 
 
 def check_attributes(cls: Any, base: Any, operations: tuple[str, ...]) -> None:
-    """Refuse what is declared in another form than the contract's."""
+    """Raise an error for an attribute that is not declared in the form of the contract."""
     for attribute, (is_right, form) in forms_of(base, operations).items():
         value = inspect.getattr_static(cls, attribute)
         if not is_right(getattr(cls, attribute)) and not hasattr(type(value), "__get__"):  # as of a property
             raise TypeError(f"{cls.__name__}.{attribute} = {value!r}: write it as {form}.")
         if inspect.isroutine(value):
-            raise TypeError(f"{cls.__name__}.{attribute} is a method, but it is to be {form}.")
+            raise TypeError(f"{cls.__name__}.{attribute} is a method; it must be {form}.")
     if isinstance(cls.state, (tuple, list)) and cls.load_state_dict is base.load_state_dict:
         check_assignable(cls)
 
@@ -75,7 +75,7 @@ def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable
 
 
 def check_spelling(cls: type, owner: type, base: Any, operations: tuple[str, ...]) -> None:
-    """Refuse an attribute that is probably a misspelt one of the contract, and would have no effect.
+    """Raise an error for an attribute that probably misspells one of the contract, and has no effect.
 
     It is like one in its name, has its form, and no method of the class uses it: an attribute of the user's
     own is used, or is empty in a base class.
@@ -124,7 +124,7 @@ def codes_of(member: Any) -> list[CodeType]:
 
 
 def check_assignable(cls: Any) -> None:
-    """Refuse state that could be saved, but not loaded."""
+    """Raise an error for state that could be saved, but not loaded."""
     for name in cls.state:
         member = inspect.getattr_static(cls, name, None)
         if isinstance(member, property) and member.fset is None:
@@ -135,22 +135,22 @@ def check_assignable(cls: Any) -> None:
 
 
 def is_tuple_of(kind: type, value: Any) -> bool:
-    """A tuple or list of such items only."""
+    """Is it a tuple or list of such items only?"""
     return isinstance(value, (tuple, list)) and all(isinstance(item, kind) for item in value)
 
 
 def is_switch(value: Any) -> bool:
-    """True or False."""
+    """Is it True or False?"""
     return isinstance(value, bool)
 
 
 def is_measures(value: Any) -> bool:
-    """Names with directions."""
+    """Does it map to directions?"""
     return isinstance(value, Mapping) and all(better in ("min", "max", None) for better in value.values())
 
 
 def is_method(member: Any) -> bool:
-    """Something that a class calls, not a class within it or a property."""
+    """Is it called, rather than a nested class or a property?"""
     return isinstance(member, (staticmethod, classmethod)) or (
         callable(member) and not isinstance(member, type)
     )
@@ -163,7 +163,7 @@ def bound(member: Any, cls: type) -> Any:
 
 
 def check_hook(hook: Any, name: str, *, owner: str) -> None:
-    """Refuse a hook that cannot be called with the learner and nothing else, or that would not run.
+    """Raise an error for a hook that cannot be called with only the learner, or that would not run.
 
     Args:
         hook: as it will be called: a bound method, or a function of the learner.
@@ -185,7 +185,7 @@ def check_hook(hook: Any, name: str, *, owner: str) -> None:
     function = getattr(hook, "__func__", hook)  # of a method as it was written, with `self`
     try:
         signature = inspect.signature(function)
-    except ValueError:  # a builtin that does not tell its signature
+    except ValueError:  # a builtin without a signature
         return
     try:
         signature.bind(*[None] * (1 if function is hook else 2))
@@ -198,7 +198,7 @@ def check_hook(hook: Any, name: str, *, owner: str) -> None:
 
 
 def check_not_hidden(cls: type, owner: type, base: type, name: str) -> None:
-    """Refuse a mixin whose hook is hidden by the empty one of the contract."""
+    """Raise an error for a mixin whose hook is hidden by the empty one of the contract."""
     if owner is not cls and hasattr(base, name) and getattr(cls, name) is getattr(base, name):
         raise TypeError(
             f"{owner.__name__}.{name} would never be called, since {base.__name__} stands before "
@@ -207,7 +207,7 @@ def check_not_hidden(cls: type, owner: type, base: type, name: str) -> None:
 
 
 def check_name(name: str, owner: str, known: tuple[str, ...]) -> None:
-    """Refuse a public method that looks like an event or operation, but is none."""
+    """Raise an error for a public method that looks like an event or operation, but is neither."""
     long = [word for word in known if len(word) >= SHORT]
     close = get_close_matches(name.lower(), long, n=1, cutoff=CLOSE)
     looks = name.startswith(("before_", "after_")) or (
@@ -223,7 +223,7 @@ def check_name(name: str, owner: str, known: tuple[str, ...]) -> None:
 
 
 def check_event(name: Any, known: tuple[str, ...]) -> None:
-    """Refuse a word that is no event or operation."""
+    """Raise an error for a name that is not an event or operation."""
     if callable(name):
         raise TypeError('on needs the event: write @on("after_batch") above the function.')
     if name not in known:
@@ -239,7 +239,7 @@ def meant_by(name: str, known: tuple[str, ...]) -> str:
 
 
 def is_plain(value: Any) -> bool:
-    """Is this a setting that reads well in one line?"""
+    """Is this a setting that fits on one line?"""
     if isinstance(value, (tuple, list)):
         return len(value) <= 4 and all(is_plain(item) for item in value)
     return value is None or isinstance(value, (str, Number, PurePath, Every))

@@ -1,4 +1,4 @@
-"""The random generators that training draws from, each taken and put back by its name."""
+"""The random generators that training draws from, with functions to read and restore their states."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHEAP = ("torch", "cuda")  # a microsecond to take; Python's is 14, NumPy's 60 (
 
 
 def take(names: Iterable[str] = GENERATORS) -> dict[str, Any]:
-    """The states of these generators, of those that are in use."""
+    """The states of those of these generators that are in use, by name."""
     return {name: TAKERS[name]() for name in names if is_in_use(name)}
 
 
 def put(states: dict[str, Any]) -> None:
-    """Put back what `take` gave."""
+    """Restore the states that `take` returned."""
     for name, state in states.items():
         if is_in_use(name):
             PUTTERS[name](state)
@@ -30,7 +30,7 @@ def put(states: dict[str, Any]) -> None:
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Put all generators back at the block's end."""
+    """Restore all generators at the end of the block."""
     states = take()
     try:
         yield
@@ -39,42 +39,40 @@ def undrawn() -> Iterator[None]:
 
 
 def is_in_use(name: str) -> bool:
-    """Can anybody have drawn from it?"""
+    """Can a number have been drawn from it?"""
     if name == "cuda":
         return torch.cuda.is_initialized()
     return name != "numpy" or "numpy" in sys.modules
 
 
 def differ(name: str, one: Any, other: Any) -> bool:
-    """Has somebody drawn from a generator of Python or NumPy between these states of it?"""
+    """Were numbers drawn from a generator of Python or NumPy between these two states?"""
     if name == "numpy":
         return one[2:] != other[2:] or bool((one[1] != other[1]).any())
     return one != other
 
 
 def take_python(source: Any = random) -> PythonState:
-    """Python's state, its 625 numbers as one string: that is written to a file in a hundredth of the time."""
+    """Python's state, its 625 numbers as one string, which is written to a file 100 times as quickly."""
     version, words, gauss = source.getstate()
     return version, array("I", words).tobytes().hex(), gauss
 
 
 def put_python(state: PythonState, source: Any = random) -> None:
-    """Put back what `take_python` gave."""
+    """Restore the state that `take_python` returned."""
     version, words, gauss = state
     source.setstate((version, tuple(array("I", bytes.fromhex(words))), gauss))
 
 
 class OwnDraws:
-    """A stream of random numbers of a plug-in's own, whose state goes with the plug-in's.
-
-    It is begun once, and goes on from fit to fit.
+    """A callback's own stream of random numbers, which continues from fit to fit.
 
     Args:
-        owner: the plug-in's class, for messages.
-        seed: a whole number of at least 0; None to draw one from torch's random state when it is begun.
+        owner: the class of the callback, for messages.
+        seed: a whole number of at least 0; None to draw one from torch's random state at the first use.
 
     Raises:
-        ValueError: the seed is no such number.
+        ValueError: the seed is not such a number.
     """
 
     def __init__(self, owner: str, seed: int | None):
@@ -87,14 +85,14 @@ class OwnDraws:
 
     @property
     def source(self) -> random.Random:
-        """The generator; begun where it was not."""
+        """The generator, which is created at the first use."""
         if self._source is None:
             self._source = random.Random(draw_seed() if self.seed is None else self.seed)
         return self._source
 
     @property
     def state(self) -> PythonState | None:
-        """The state as plain data; None where it was not begun."""
+        """The state as plain data; None before the first use."""
         return None if self._source is None else take_python(self._source)
 
     @state.setter

@@ -1,4 +1,4 @@
-"""Now and then: `every="10 steps"`, `"2 epochs"`, `"30 seconds"`."""
+"""Intervals: `every="10 steps"`, `"2 epochs"`, `"30 seconds"`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNITS = ("step", "epoch", "sample", *SECONDS)
 
 
 class Every:
-    """Says when something that happens now and then is due.
+    """Decides when something that happens at intervals is due.
 
     Start it in `before_fit`, then ask it once in each `after_batch` and `after_epoch`:
 
@@ -29,13 +29,13 @@ class Every:
             if self.every.after_epoch(learn):
                 ...
 
-    It has no state to keep: steps and samples are told by the learner's clock, so that a fit that goes on
-    from a snapshot finds the same steps due. Of batches whose gradients only add up none is due in steps.
+    It has no state to save: it counts by the clock of the learner, so the same steps are due in a fit that
+    resumes from a snapshot. In steps, a batch whose gradients only accumulate is never due.
 
     Args:
         interval: a number and a unit, as in `"1 step"`, `"200 steps"`, `"2 epochs"`, `"1e6 samples"`, `"10
             minutes"`. Steps are weight updates, samples are training items; both are counted over all
-            fits, so that `"100 steps"` is step 100, 200, ... Epochs are counted within a fit, times from the
+            fits, so `"100 steps"` means step 100, 200, ... Epochs are counted within a fit, times from the
             last time it was due.
 
     Raises:
@@ -45,26 +45,26 @@ class Every:
     def __init__(self, interval: str | Every):
         self.interval = str(interval)
         self.number, self.unit = parse_interval(interval)
-        self._last: float | None = None  # intervals passed when last asked; of times: when it was last due
+        self._last: float | None = None  # intervals passed at the last call; for times, when it was last due
 
     def start(self, learn: LearnerProtocol) -> None:
         """Begin to count from here; call it in `before_fit`."""
         self._last = time.monotonic() if self.unit in SECONDS else self._passed(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> bool:
-        """Is it due after this batch? Never in validation, nor where the unit is epochs."""
+        """Is it due after this batch? Never in validation, and never if the unit is epochs."""
         if not learn.training or self.unit == "epoch":
             return False
         if self.unit in SECONDS:
             return self._is_time()
         passed = self._passed(learn)
-        if self._last is None or passed < self._last:  # it was never started, or the clock was put back
+        if self._last is None or passed < self._last:  # it was not started, or the clock was restored
             self._last = self._passed_before(learn)
         due, self._last = passed > self._last, passed
         return due
 
     def after_epoch(self, learn: LearnerProtocol) -> bool:
-        """Is it due after this epoch? Never where the unit is another one."""
+        """Is it due after this epoch? Never if the unit is another one."""
         return self.unit == "epoch" and (learn.epoch + 1) % int(self.number) == 0
 
     def _is_time(self) -> bool:

@@ -266,7 +266,7 @@ RECIPE_WORDS = {
     "wd_bn_bias": "decay_norms",
     "param_groups": "splitter",
     "cbs": "callbacks",
-    "plugins": "callbacks",
+    "plugins": "callbacks",  # vocabulary: quoted
     "training": "fit",
     "train": "fit",
     "trainer": "fit",

@@ -1,4 +1,4 @@
-"""What was measured, as data: a row an epoch, a number a step."""
+"""What was measured, as data: a row for each epoch, a number for each step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class History:
         stops: `(epoch, reason)` for each fit that was stopped before its end.
         validations: a dict for each validation that `ValidateEvery` asked for or saw at an epoch's end, with
             `step`, `epoch` and the results by name.
-        directions: `"min"` or `"max"`, which way a column is better, by its name, where its metric tells.
+        directions: `"min"` or `"max"` by column: the direction in which it is better, if its metric
+            declares one.
     """
 
     def __init__(self):
@@ -69,7 +70,7 @@ class History:
         self.validations.append({"step": step, "epoch": len(self.rows), **results})
 
     def read(self) -> None:
-        """Bring from the device what is still there."""
+        """Copy to main memory what is still on the device."""
         self._losses.read()
         self._rates.read()
 
@@ -98,8 +99,8 @@ class History:
 
         Args:
             name: a column.
-            mode: `"min"` or `"max"`; by default what the metric says, as `EarlyStopping` has it; needed for
-                names that say nothing.
+            mode: `"min"` or `"max"`; by default the direction that the metric declares, as in
+                `EarlyStopping`; required for other names.
 
         Raises:
             KeyError: no column has that name.
@@ -107,7 +108,9 @@ class History:
         """
         mode = mode or self._direction(name)
         if mode not in ("min", "max"):
-            raise ValueError(f"best({name!r}): say which way is better, with mode='min' or mode='max'.")
+            raise ValueError(
+                f"best({name!r}): pass the direction in which it is better, mode='min' or mode='max'."
+            )
         rows = [row for row, value in zip(self.rows, self[name], strict=True) if is_comparable(value)]
         if not rows:
             raise ValueError(f"best({name!r}): no epoch has a number there.")
@@ -164,7 +167,7 @@ class History:
         return "epoch", {name: [as_point(name, value) for value in self[name]] for name in names}
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all, as plain data."""
+        """A copy of everything, as plain data."""
         steps = {name: values[:] for name, values in self.steps.items()}
         return {
             "rows": [dict(row) for row in self.rows],
@@ -175,7 +178,7 @@ class History:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave; it stays usable."""
+        """Restore what `state_dict` returned, which stays usable."""
         self.rows = [dict(row) for row in state["rows"]]
         self.stops = list(state["stops"])
         self.validations = [dict(row) for row in state.get("validations", ())]  # older files have none

@@ -88,10 +88,10 @@ class Callbacks:
         return self._by_name[name]
 
     @property
-    def doers(self) -> dict[str, Callback]:
+    def doers(self) -> dict[str, Callback]:  # vocabulary: quoted
         """The former name of `overrides`."""
         warnings.warn(
-            "Callbacks.doers is called overrides now: write learn.callbacks.overrides.",
+            "Callbacks.doers is called overrides now: write learn.callbacks.overrides.",  # vocabulary: quoted
             DeprecationWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""What a plug-in is given, checked in the ways that many have in common."""
+"""Checks for arguments that many callbacks share."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 
 def is_number(value: Any) -> bool:
-    """A finite number; not True or False."""
+    """Is it a finite number, and not True or False?"""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_count(owner: str, argument: str, value: Any, least: int) -> int:
-    """A whole number.
+    """Return a whole number.
 
     Raises:
-        ValueError: it is none, or too small.
+        ValueError: it is not a whole number, or is too small.
     """
     if type(value) is not int or value < least:
         raise ValueError(f"{owner}({argument}={value!r}): write a whole number, {least} or more.")
@@ -25,16 +25,16 @@ def check_count(owner: str, argument: str, value: Any, least: int) -> int:
 
 
 def as_path(owner: str, argument: str, path: Any, form: str) -> Path:
-    """The path that was given as a string or path.
+    """A string or path as a path.
 
     Args:
-        owner: the plug-in's class, as the message names it.
-        argument: the argument's name.
-        path: what was given.
-        form: what to pass, as "a file's name, as 'log.csv'".
+        owner: the class of the callback, for messages.
+        argument: the name of the argument.
+        path: its value.
+        form: what to pass, for messages: "a file's name, as 'log.csv'".
 
     Raises:
-        TypeError: it is neither, or empty.
+        TypeError: it is neither a string nor a path, or it is empty.
     """
     if not isinstance(path, (str, os.PathLike)) or not str(path):
         raise TypeError(f"{owner}({argument}={path!r}): pass {form}.")

@@ -15,6 +15,7 @@ STARTS = {"before_epoch": "epoch", "before_train": "train", "before_validate": "
 ENDS = {"after_epoch": "epoch", "after_train": "train", "after_validate": "validate"}
 CLOCK = {"step": "global_step", "sample": "n_samples", "epoch": "epoch"}
 ALWAYS = ("before_fit", "after_fit", "cleanup_fit")
+FORMER = "When(plugin=...): write When(callback=...)."  # vocabulary: quoted
 IN_BATCH = tuple(event for event in EVENTS if event not in (*ALWAYS, *STARTS, *ENDS))
 
 #: The function of a bound method: it takes the callback and the learner.
@@ -79,11 +80,11 @@ class When(Callback):
         start: str | None = None,
         until: str | None = None,
         name: str | None = None,
-        plugin: Callback | type[Callback] | None = None,  # the former name of `callback`
+        plugin: Callback | type[Callback] | None = None,  # vocabulary: quoted
     ):
-        if plugin is not None:
-            warnings.warn("When(plugin=...): write callback=....", DeprecationWarning, stacklevel=2)
-        held = check_callback(callback if plugin is None else plugin)
+        if plugin is not None:  # vocabulary: quoted
+            warnings.warn(FORMER, DeprecationWarning, stacklevel=2)
+        held = check_callback(callback if plugin is None else plugin)  # vocabulary: quoted
         self.inner_window = held if isinstance(held, When) else None
         self.callback = self.inner_window.callback if self.inner_window else held
         if name is not None:

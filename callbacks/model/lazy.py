@@ -28,7 +28,7 @@ def empties_in(module: nn.Module) -> dict[str, str]:
     return lazy | none
 
 
-def shape_faults(
+def shape_problems(
     module: nn.Module,
     shapes: dict[str, tuple[int, ...]],
     empties: dict[str, str],
@@ -113,7 +113,7 @@ class LazyState:
         ]
         self.settings = {name: each for name, each in vars(module).items() if type(each) is int}
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Remove its values, and let it wait for its first batch again."""
         module: Any = self.module
         module.__class__ = self.kind

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from callbacks.model.lazy import empties_in, put_tensors, shape_faults
+from callbacks.model.lazy import empties_in, put_tensors, shape_problems
 from callbacks.model.named import named_tensors
 from callbacks.model.plain_attributes import plain_state, put_plain
 
@@ -50,7 +50,7 @@ def put_state(
         ValueError: it belongs to a module with other tensors; then nothing has been changed.
     """
     shapes = {name: tuple(each.shape) for name, each in state["tensors"].items()}
-    for name, (then, now) in shape_faults(module, shapes, state["empty"], without).items():
+    for name, (then, now) in shape_problems(module, shapes, state["empty"], without).items():
         raise ValueError(
             f"the state of a {type(module).__name__} does not fit: {name!r} has shape {then} in the state, "
             f"and {now} in the module."

@@ -82,7 +82,7 @@ def as_patterns(owner: str, argument: str, value: Any) -> tuple[str, ...] | None
     """One name or several as a tuple.
 
     Raises:
-        TypeError: they are no names.
+        TypeError: something is not a name.
     """
     if value is None:
         return None

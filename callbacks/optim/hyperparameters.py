@@ -1,4 +1,4 @@
-"""An optimizer's hyperparameters: by the names that people use, put back after a fit, changed by one."""
+"""An optimizer's hyperparameters: by their usual names, restored after a fit, changed by one callback."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Kept:
     def of(self, optimizer: torch.optim.Optimizer) -> Kept:
         """Itself; or, where another optimizer has taken the place of its own, what that one has now.
 
-        `put_back` gives both their settings.
+        `restore` gives both their settings.
         """
         if optimizer is self.optimizer:
             return self
@@ -59,7 +59,7 @@ class Kept:
                 name for name, value in group.items() if name not in old or old[name] is not value
             }
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore what was changed in every group, and remove what a scheduler has set on the optimizer."""
         groups = self.optimizer.param_groups
         for group, settings, tensors in zip(groups, self.groups, self.tensors, strict=False):
@@ -73,7 +73,7 @@ class Kept:
         for name in ADDED & (set(getattr(self.optimizer, "__dict__", ())) - self.attributes):
             delattr(self.optimizer, name)
         if self.earlier is not None:
-            self.earlier.put_back()
+            self.earlier.restore()
 
 
 def settings_of(group: Settings) -> Settings:

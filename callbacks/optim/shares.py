@@ -99,7 +99,7 @@ def shares_of(parts: Sequence[Part], parameters: Iterable[Any]) -> list[list[dic
         ValueError: two rules match a parameter, or none does; all of them are named.
     """
     shares: list[list[dict[str, Any]]] = [[] for _ in parts]
-    faults: dict[str, list[str]] = {}
+    problems: dict[str, list[str]] = {}
     held = [part.held() for part in parts]
     for settings, pairs in named_groups(parameters):
         own: list[list[Tensor]] = [[] for _ in parts]
@@ -109,12 +109,12 @@ def shares_of(parts: Sequence[Part], parameters: Iterable[Any]) -> list[list[dic
                 own[found[0]].append(parameter)
             else:
                 who = " and ".join(str(parts[each]) for each in found) or "no rule"
-                faults.setdefault(who, []).append(name or f"a parameter of shape {tuple(parameter.shape)}")
+                problems.setdefault(who, []).append(name or f"a parameter of shape {tuple(parameter.shape)}")
         for share, params, part in zip(shares, own, parts, strict=True):
             if params and not part.is_ready:
                 share.append({**settings, "params": params})
-    if faults:
-        raise ValueError(fault_words(faults))
+    if problems:
+        raise ValueError(problem_text(problems))
     return shares
 
 
@@ -139,10 +139,10 @@ def matches(part: Part, name: str, parameter: Tensor) -> bool:
         raise
 
 
-def fault_words(faults: dict[str, list[str]]) -> str:
+def problem_text(problems: dict[str, list[str]]) -> str:
     """The error for rules that do not assign each parameter to one optimizer."""
     words = []
-    for who, names in faults.items():
+    for who, names in problems.items():
         more = f" and {len(names) - N_SHOWN} more" if len(names) > N_SHOWN else ""
         verb = "matches" if who == "no rule" else "both match"
         words.append(f"{who} {verb} {', '.join(names[:N_SHOWN])}{more}")

@@ -11,12 +11,12 @@ from callbacks.core.warning import warn
 
 
 class Best:
-    """The best value that one result has had, for plug-ins that compare epochs: each holds one.
+    """The best value that one result has had, for callbacks that compare epochs: each holds one.
 
     Args:
         monitor: the result's name, as `"valid_loss"`.
-        owner: the plug-in's class, for messages.
-        mode: which way is better; by default the way that the loss or metric tells.
+        owner: the class of the callback, for messages.
+        mode: the direction in which it is better; by default the one that the loss or metric declares.
         min_delta: a value is better only by more than this, in the result's own unit, at least 0.
 
     Attributes:
@@ -95,10 +95,10 @@ class Best:
 
 
 def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
-    """Refuse a name of which no result will come.
+    """Raise an error for a name that no result will have.
 
     Raises:
-        ValueError: tells what is measured, and which name was probably meant.
+        ValueError: lists what is measured, and the name that was probably meant.
     """
     names = list(learn.measured)
     if monitor in names:
@@ -106,7 +106,9 @@ def check_measured(monitor: str, learn: LearnerProtocol, owner: str) -> None:
     argument = "best" if owner == "Checkpoint" else "monitor"
     place = f"{owner}({argument}={monitor!r})"
     if not names:
-        raise ValueError(f"{place}: nothing is measured. Add the plug-in that does: callbacks=[Metrics()].")
+        raise ValueError(
+            f"{place}: nothing is measured. Add the callback that measures: callbacks=[Metrics()]."
+        )
     if learn.data.valid is None and monitor.startswith("valid_"):
         other = f"train_{monitor.removeprefix('valid_')}"
         found = other if other in names else "train_loss"

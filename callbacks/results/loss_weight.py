@@ -81,7 +81,7 @@ class LossWeight:
         """How the model's own `.loss` reduces, from one batch: a wait, once for each model."""
         found = reduction_of_output(learn.preds, learn.targets)
         if found is None:
-            return Reduction(partial(n_labels, 1))  # 0 where there are none, and the next batch may tell
+            return Reduction(partial(n_labels, 1))  # 0 if there are none; the next batch may have some
         self._reduction, self._model = found, weakref.ref(learn.model)
         return found
 

@@ -125,7 +125,7 @@ class ParamScheduler(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._kept is not None:
-            self._kept.put_back()
+            self._kept.restore()
         self._kept = self._span = None
 
     def values(self, optimizer: Any, n_epochs: int, n_batches: int) -> dict[str, list[list[float]]]:

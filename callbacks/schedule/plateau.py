@@ -95,5 +95,5 @@ class ReduceLROnPlateau(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._kept is not None:
-            self._kept.put_back()
+            self._kept.restore()
         self._kept = None

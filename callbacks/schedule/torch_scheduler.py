@@ -164,7 +164,7 @@ class TorchScheduler(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._kept is not None:
-            self._kept.put_back()
+            self._kept.restore()
         self._kept = self._made = self._position = None
         self._is_waiting = False
 

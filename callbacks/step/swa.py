@@ -148,7 +148,7 @@ class SWA(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._kept is not None:
-            self._kept.put_back()
+            self._kept.restore()
         self._kept, self.averages, self._is_refreshing = None, None, False
         self._averages.forget_model()
 

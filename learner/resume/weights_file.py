@@ -128,7 +128,7 @@ def load(model: nn.Module, state: State) -> None:
         model.load_state_dict({**tied, **state})
     except Exception:
         for each in lazy:
-            each.put_back()
+            each.restore()
         put_tensors(model, before["tensors"], before["empty"])
         put_extra(model, before["extra"])
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks.core.modules import LOSS, loss_module
-from callbacks.model.lazy import shape_faults
+from callbacks.model.lazy import shape_problems
 from callbacks.model.module_state import put_state, state_of
 from callbacks.model.named import named_tensors
 from learner.data.tensors import counted
@@ -56,4 +56,4 @@ def loss_faults(learn: Any, state: dict[str, Any]) -> list[str]:
     if module is None or loss_state(learn) is None:
         return list(shapes)
     without = named_tensors(learn.model).values()
-    return list(shape_faults(module, shapes, state["empty"], without))
+    return list(shape_problems(module, shapes, state["empty"], without))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from callbacks.core.modules import LOSS
-from callbacks.model.lazy import shape_faults
+from callbacks.model.lazy import shape_problems
 from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import check_kinds, is_made, members_of
 from learner.data.tensors import counted
@@ -20,7 +20,7 @@ def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
     if not isinstance(snapshot, dict) or "model" not in snapshot:
         raise ValueError(f"restore got {type(snapshot).__name__}: pass what learn.snapshot() returned.")
     then = {name: tuple(tensor.shape) for name, tensor in snapshot["model"].items()}
-    faults = shape_faults(learn.model, then, snapshot.get("empty", {}))
+    faults = shape_problems(learn.model, then, snapshot.get("empty", {}))
     if faults and is_same(learn.model, snapshot.get("objects", {}).get("model")):
         faults = can_be_had_again(learn.model, faults, snapshot)
     if faults:

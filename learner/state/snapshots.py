@@ -105,7 +105,7 @@ def put_back(learn: Any, snapshot: dict[str, Any], *, before_fit: bool = False) 
     put_plugins(learn, snapshot["callbacks"], before_fit=before_fit)
     put_values(learn, learn.state, copy.deepcopy(snapshot.get("learner", {})))
     for each in snapshot.get("lazy", ()):
-        each.put_back()
+        each.restore()
     set_mode(learn.optimizer, training=False)  # the mode of what a snapshot holds
     put_tensors(learn.model, snapshot)
     put_loss(learn, snapshot)

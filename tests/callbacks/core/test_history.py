@@ -146,7 +146,9 @@ def test_best_goes_by_the_directions_of_our_losses_and_metrics_and_passes_nan_ov
     assert history.best("valid_loss")["epoch"] == 2
     assert history.best("valid_accuracy")["epoch"] == 1
     assert history.best("odd", "max")["epoch"] == 1
-    with pytest.raises(ValueError, match="say which way is better, with mode='min' or mode='max'"):
+    with pytest.raises(
+        ValueError, match="pass the direction in which it is better, mode='min' or mode='max'"
+    ):
         history.best("odd")
     with pytest.raises(ValueError, match="no epoch has a number there"):
         history_of({"valid_loss": math.nan}).best("valid_loss")

@@ -179,7 +179,7 @@ def test_where_gradients_add_up_a_schedule_goes_by_updates(with_momentum):
     learn = with_momentum(GradientAccumulation(3), one_cycle_of(2))
     learn.fit(2)
     assert learn.global_step == 2
-    with pytest.raises(ValueError, match="goes by updates"):
+    with pytest.raises(ValueError, match="counts updates"):
         learn.plot_schedule(2)
 
 
@@ -237,7 +237,7 @@ def test_the_plan_has_each_window_and_what_is_between(with_momentum):
 @pytest.mark.parametrize("window", [{"start": "4 samples"}, {"every": "2 epochs"}])
 def test_a_window_that_cannot_be_counted_in_batches_has_no_plan(with_momentum, window):
     learn = with_momentum(When(ParamScheduler({"lr": lin(1.0, 0.0)}), **window))
-    with pytest.raises(ValueError, match="cannot be foreseen in batches"):
+    with pytest.raises(ValueError, match="is not known in advance"):
         learn.plot_schedule(2)
 
 
