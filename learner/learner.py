@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -42,14 +41,14 @@ from learner.messages.missing_attributes import with_hints
 from learner.resume import resumption, saving
 from learner.resume.resumption import Resume
 from learner.state import begun, copies, optimizer_modes, snapshots
-from learner.tools import cost
-from learner.tools.tuning import Tuning
+from learner.state.attributes import FitState
+from learner.tools import cost, replay, tuning
 
 Plugin = Callback | type[Callback]
 
 
 @with_hints
-class Learner(Tuning):
+class Learner(FitState):
     """Owns a model, data, a loss and an optimizer, and runs one loop in which plug-ins do everything else.
 
     Args:
@@ -204,16 +203,6 @@ class Learner(Tuning):
 
     # What hooks may ask
 
-    def stop(self, reason: str) -> None:
-        """End politely: hooks of this span are still called, nothing new starts, outer spans close.
-
-        Args:
-            reason: why, in words; kept as `stop_reason`. The first one counts.
-        """
-        if not isinstance(reason, str) or not reason:
-            raise TypeError(f"stop({reason!r}): say why in words, as in learn.stop('loss below 0.1').")
-        self.stop_reason = self.stop_reason or reason
-
     def update(self) -> None:
         """Update the weights with the present gradients, with all events of a step."""
         self.loop.update(self)
@@ -222,49 +211,33 @@ class Learner(Tuning):
         """Compute the gradients of this batch again, at the present weights, and return the loss."""
         return again.again(self)
 
-    # Without training
+    # Training by a schedule, layer groups, the search for settings
 
-    @suggest_keywords
-    def validate(self, loader: Any = None) -> dict[str, Any]:
-        """Measure on a loader, by default the validation data, without touching weights, clock or results.
+    fit_one_cycle = tuning.fit_one_cycle
+    fit_flat_cos = tuning.fit_flat_cos
+    fit_sgdr = tuning.fit_sgdr
+    fine_tune = tuning.fine_tune
+    plot_schedule = tuning.plot_schedule
+    freeze_to = tuning.freeze_to
+    freeze = tuning.freeze
+    unfreeze = tuning.unfreeze
+    lr_find = tuning.lr_find
+    find_batch_size = tuning.find_batch_size
+    cost = cost.measure
 
-        Returns:
-            The numbers by name, as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
-        """
-        return predictions.validate(self, loader)
+    @property
+    def layer_groups(self) -> groups.Groups:
+        """The parameters by group, from input to output, as the splitter returns them; without one, all."""
+        return groups.layer_groups(self.model, self.splitter)
 
-    def predict(self, inputs: Any) -> Any:
-        """The model's output for a batch of inputs, in evaluation mode.
+    # Without training, and to files
 
-        Args:
-            inputs: a tensor or NumPy array of shape (items, ...), a tuple of such for a model of several
-                inputs, or a mapping for one that takes keywords.
-
-        Returns:
-            What the model gives, on the CPU, without gradients.
-        """
-        return predictions.predict(self, inputs)
-
-    @suggest_keywords
-    def get_preds(
-        self, loader: Any = None, *, keep: predictions.Keep = None, returns: predictions.Returns = "joined"
-    ) -> tuple[Any, Any]:
-        """Predictions and targets over a loader, on the CPU, each joined over the batches.
-
-        Tensors are joined along the dimension of the items, and lists with one entry per item end to end.
-        Several outputs (tuples, mappings, data classes) are joined part by part. Items of several shapes
-        become a list with one entry per item. The page "Predictions" says more.
-
-        Args:
-            loader: batches; by default the validation data.
-            keep: the name of the part of the model's output to keep, as `"logits"`, or a function of the
-                output. The rest, as a cache, is dropped after each batch.
-            returns: `"joined"`, or `"batches"` for a list with one entry per batch.
-
-        Raises:
-            ValueError: there is no batch, no part of that name, or an output cannot be joined.
-        """
-        return predictions.get_preds(self, loader, keep, returns)
+    validate = predictions.validate
+    predict = predictions.predict
+    get_preds = predictions.get_preds
+    save = saving.save
+    load = saving.put_file
+    save_step = replay.write
 
     def snapshot(self) -> dict[str, Any]:
         """Copy weights, buffers, optimizer, plug-in state, random state, clock and history."""
@@ -281,60 +254,6 @@ class Learner(Tuning):
     def sandbox(self) -> AbstractContextManager[Learner]:
         """Leave no trace: everything that a snapshot holds, gradients too, is put back at the block's end."""
         return snapshots.sandbox(self)
-
-    def save(self, path: str | Path, *, at: saving.At | None = None) -> Path:
-        """Write all that decides the future into one file: what a snapshot holds, and more.
-
-        Args:
-            path: the file; it is replaced when the new one is whole on disk. `torch.load(path)["model"]` are
-                the weights and buffers.
-            at: of a plug-in that saves: where the fit is, so that `fit(resume="auto")` can go on from there:
-                after a batch, after an epoch, or at an end that a cancel has made. None: to load by hand.
-
-        Returns:
-            The file's absolute path.
-
-        Raises:
-            FloatingPointError: weights are NaN or infinite.
-            TypeError: a plug-in's state holds something that cannot be kept; the message names its place.
-            OSError: the file cannot be written.
-        """
-        return saving.save(self, path, at)
-
-    def save_step(self, path: str | Path, begin: dict[str, Any]) -> Path:
-        """Write the training step in which an error came up; `BlackBox` does, and `learner replay` reads it.
-
-        Args:
-            path: the file; one that is there is replaced.
-            begin: of the step's beginning: `random` states, `inputs`, `targets` and `global_step`.
-
-        Returns:
-            The file's absolute path.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        from learner.tools import replay  # which imports the loop
-
-        return replay.write(self, path, begin)
-
-    def load(self, path: str | Path, *, only: Literal["model"] | None = None) -> None:
-        """Load what `save` or a `Checkpoint` has written, or weights that plain `torch.save` wrote.
-
-        From the latter only a state dict is read, alone or under `"model"` or `"state_dict"`.
-        Names with `_orig_mod.` or `module.`, of a model that is or was wrapped, are matched with those
-        without, with a note.
-
-        Args:
-            path: the file.
-            only: `"model"` for weights and buffers alone, whatever the optimizer and plug-ins are.
-
-        Raises:
-            CheckpointError: the file is damaged, of another kind, or not there, or something in it cannot be
-                loaded; nothing has been changed then.
-            ValueError: it is of another model, optimizer or composition; nothing has been changed then.
-        """
-        saving.put_file(self, path, only)
 
     def explain(self) -> None:
         """Print the composed loop: for each event and operation who is called, in which order, why there."""
@@ -357,20 +276,3 @@ class Learner(Tuning):
         """Examine model, data, loss, optimizer and plug-ins on one batch, in a sandbox; print the result."""
         check_assigned(self.optimizer)
         return preflight.check(self)
-
-    def cost(self, n_steps: int = 50) -> cost.StepCost:
-        """Measure what a training step costs, by operation and plug-in, for data and against a bare loop.
-
-        Some steps are trained in a sandbox, several times over: no trace is left. Plug-ins that may write
-        files or send numbers are left out, and named.
-
-        Args:
-            n_steps: over how many steps, at least 20; the data is gone through again as often as needed.
-
-        Returns:
-            The figures; printed, a table, with a remedy where the loop waits for data.
-
-        Raises:
-            ValueError, TypeError, RuntimeError: nothing can be measured; the message says why.
-        """
-        return cost.measure(self, n_steps)

@@ -16,30 +16,64 @@ from learner.data.loaders import check_batches
 from learner.data.tensors import as_tensors, describe, is_array
 from learner.engine import fits
 from learner.inference.joining import JoinError, join
+from learner.messages.keywords import suggest_keywords
 from learner.state import optimizer_modes, snapshots
+from learner.state.protocol import FullLearner
 
 Keep = str | Callable[[Any], Any] | None
 Returns = Literal["joined", "batches"]
 
 
-def validate(learn: Any, loader: Any) -> dict[str, Any]:
-    """Do what `Learner.validate` says."""
+@suggest_keywords
+def validate(learn: FullLearner, loader: Any = None) -> dict[str, Any]:
+    """Measure on a loader, by default the validation data, without touching weights, clock or results.
+
+    Returns:
+        The numbers by name, as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
+    """
     loader = loader_or_valid(learn.data, loader)
     with optimizer_modes.in_eval_mode(learn), fits.aside(learn):
         learn.loop.validate(learn, loader)
         return dict(learn.results)
 
 
-def predict(learn: Any, inputs: Any) -> Any:
-    """Do what `Learner.predict` says."""
+def predict(learn: FullLearner, inputs: Any) -> Any:
+    """The model's output for a batch of inputs, in evaluation mode.
+
+    Args:
+        learn: the learner.
+        inputs: a tensor or NumPy array of shape (items, ...), a tuple of such for a model of several
+            inputs, or a mapping for one that takes keywords.
+
+    Returns:
+        What the model gives, on the CPU, without gradients.
+    """
     with optimizer_modes.in_eval_mode(learn), fits.aside(learn), torch.no_grad(), snapshots.undrawn():
         learn.batch = as_batch(inputs, learn.data)
         learn.loop.run_model(learn)
         return to_cpu(learn.preds)
 
 
-def get_preds(learn: Any, loader: Any, keep: Keep, returns: Returns) -> tuple[Any, Any]:
-    """Do what `Learner.get_preds` says."""
+@suggest_keywords
+def get_preds(
+    learn: FullLearner, loader: Any = None, *, keep: Keep = None, returns: Returns = "joined"
+) -> tuple[Any, Any]:
+    """Predictions and targets over a loader, on the CPU, each joined over the batches.
+
+    Tensors are joined along the dimension of the items, and lists with one entry per item end to end.
+    Several outputs (tuples, mappings, data classes) are joined part by part. Items of several shapes
+    become a list with one entry per item. The page "Predictions" says more.
+
+    Args:
+        learn: the learner.
+        loader: batches; by default the validation data.
+        keep: the name of the part of the model's output to keep, as `"logits"`, or a function of the
+            output. The rest, as a cache, is dropped after each batch.
+        returns: `"joined"`, or `"batches"` for a list with one entry per batch.
+
+    Raises:
+        ValueError: there is no batch, no part of that name, or an output cannot be joined.
+    """
     check_request(keep, returns)
     loader = loader_or_valid(learn.data, loader)
     with optimizer_modes.in_eval_mode(learn), fits.aside(learn), torch.no_grad(), snapshots.undrawn(loader):

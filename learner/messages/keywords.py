@@ -27,7 +27,11 @@ def suggest_keywords_beside(*others: str) -> Callable[[Callable[P, R]], Callable
 def refusing(function: Callable[P, R], others: tuple[str, ...]) -> Callable[P, R]:
     """The function, for which a keyword that is neither its own nor among the others is an error."""
     found = inspect.signature(function).parameters.values()
-    own = [each.name for each in found if each.name not in ("self", "cls") and each.kind != each.VAR_KEYWORD]
+    own = [
+        each.name
+        for each in found
+        if each.name not in ("self", "cls", "learn") and each.kind != each.VAR_KEYWORD
+    ]
     title = "Learner" if function.__name__ == "__init__" else function.__name__
 
     @wraps(function)

@@ -24,6 +24,7 @@ from learner.resume.contents import check_contents
 from learner.resume.undo import Undo, unchanged_on_error
 from learner.state import optimizer_modes, snapshots, unkept
 from learner.state.fingerprint import differences, fingerprint, plain_or_none
+from learner.state.protocol import FullLearner
 
 At = Literal["batch", "epoch", "end"]
 
@@ -34,8 +35,24 @@ PIECES = (
 )
 
 
-def save(learn: Any, path: str | Path, at: At | None = None) -> Path:
-    """Do what `Learner.save` tells."""
+def save(learn: FullLearner, path: str | Path, *, at: At | None = None) -> Path:
+    """Write all that decides the future into one file: what a snapshot holds, and more.
+
+    Args:
+        learn: the learner.
+        path: the file; it is replaced when the new one is whole on disk. `torch.load(path)["model"]` are
+            the weights and buffers.
+        at: of a plug-in that saves: where the fit is, so that `fit(resume="auto")` can go on from there:
+            after a batch, after an epoch, or at an end that a cancel has made. None: to load by hand.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        FloatingPointError: weights are NaN or infinite.
+        TypeError: a plug-in's state holds something that cannot be kept; the message names its place.
+        OSError: the file cannot be written.
+    """
     path = Path(path).absolute()
     check_finite(learn, path)
     if at is not None:
@@ -195,8 +212,23 @@ def fitted(learn: Any, contents: dict[str, Any], path: Path) -> dict[str, Any]:
     return wrapped_names.renamed(contents, learn.model, now, path)
 
 
-def put_file(learn: Any, path: str | Path, only: Literal["model"] | None) -> None:
-    """Put back what a file holds, or its weights and buffers alone."""
+def put_file(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None = None) -> None:
+    """Load what `save` or a `Checkpoint` has written, or weights that plain `torch.save` wrote.
+
+    From the latter only a state dict is read, alone or under `"model"` or `"state_dict"`.
+    Names with `_orig_mod.` or `module.`, of a model that is or was wrapped, are matched with those
+    without, with a note.
+
+    Args:
+        learn: the learner.
+        path: the file.
+        only: `"model"` for weights and buffers alone, whatever the optimizer and plug-ins are.
+
+    Raises:
+        CheckpointError: the file is damaged, of another kind, or not there, or something in it cannot be
+            loaded; nothing has been changed then.
+        ValueError: it is of another model, optimizer or composition; nothing has been changed then.
+    """
     if only not in (None, "model"):
         raise ValueError(f"load(only={only!r}): there is 'model', and None for all.")
     if checkpoint_file.is_plain(path):

@@ -60,6 +60,16 @@ class PassState(BatchState, PassClock):
     stop_reason: str | None = None
     _results: Results
 
+    def stop(self, reason: str) -> None:
+        """End politely: hooks of this span are still called, nothing new starts, outer spans close.
+
+        Args:
+            reason: why, in words; kept as `stop_reason`. The first one counts.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise TypeError(f"stop({reason!r}): say why in words, as in learn.stop('loss below 0.1').")
+        self.stop_reason = self.stop_reason or reason
+
 
 class FitState(PassState, Clock):
     """All attributes that the loop sets, and what hooks ask about them."""
@@ -105,7 +115,8 @@ class FitState(PassState, Clock):
             self._value = loss.item() if isinstance(loss, Tensor) and loss.is_cpu else self.loss
         return self._value
 
-    n_items = property(items.of_batch, doc="Number of items in this batch; see `Data(n_items=...)`.")
+    # `property` called, not decorating, saves a Python call per batch; a type checker sees an attribute
+    n_items: int = property(items.of_batch, doc="Number of items in this batch; see `Data(n_items=...)`.")  # type: ignore[assignment]
 
     def _set_results(self, results: dict[str, Any]) -> None:
         self._results = as_results(results)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from callbacks.core.contract import Callback, LearnerProtocol
+from callbacks.core.history import History
 from callbacks.core.registry import Callbacks
 from learner.passes.passes import Known
 from learner.state.moved_numbers import MovedNumbers
@@ -96,6 +97,27 @@ class FullLearner(LearnerProtocol, Protocol):
     @property
     def optimizer_given(self) -> Any:
         """The optimizer or the factory that was passed to the learner."""
+        ...
+
+    @property
+    def layer_groups(self) -> list[Any]:
+        """The parameters by group, from input to output."""
+        ...
+
+    def fit(self, n_epochs: int, *args: Any, **settings: Any) -> History:
+        """Train."""
+        ...
+
+    def fit_one_cycle(self, n_epochs: int, *args: Any, **settings: Any) -> History:
+        """Train by the 1cycle policy."""
+        ...
+
+    def freeze(self) -> None:
+        """Train the last layer group alone."""
+        ...
+
+    def unfreeze(self) -> None:
+        """Train all layer groups."""
         ...
 
     def added(self, *callbacks: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from callbacks.core.contract import OPERATIONS
 from learner.data.batching import TensorLoader
 from learner.data.stored import Stored
+from learner.state.protocol import FullLearner
 from learner.tools.cost_runs import Runs, run_bare, run_plain, run_reads, run_timed, why_no_bare_loop, why_not
 from learner.tools.meter import BLOCK, Meter
 
@@ -143,13 +144,21 @@ def shown_time(seconds: float) -> str:
     return f"{seconds:.2f} s"
 
 
-def measure(learn: Any, n_steps: int) -> StepCost:
-    """Measure what a step costs, in sandboxes.
+def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
+    """Measure what a training step costs, by operation and plug-in, for data and against a bare loop.
+
+    Some steps are trained in a sandbox, several times over: no trace is left. Plug-ins that may write
+    files or send numbers are left out, and named.
+
+    Args:
+        learn: the learner.
+        n_steps: over how many steps, at least 20; the data is gone through again as often as needed.
+
+    Returns:
+        The figures; printed, a table, with a remedy where the loop waits for data.
 
     Raises:
-        ValueError: `n_steps` cannot be used.
-        TypeError: there is no optimizer, or a callback cannot be copied.
-        RuntimeError: a fit is running, or no step was completed.
+        ValueError, TypeError, RuntimeError: nothing can be measured; the message says why.
     """
     check(learn, n_steps)
     left_out = {each.name: reason for each in learn.callbacks if (reason := why_not(each))}

@@ -25,6 +25,7 @@ from learner.state import snapshots
 from learner.state.attributes import CLOCK, kept_of, put_back
 from learner.state.loss_state import loss_state, put_loss
 from learner.state.pass_modes import modes_of
+from learner.state.protocol import FullLearner
 from learner.state.snapshot_fits import check_fits
 from learner.tools.seen import Notes
 
@@ -35,10 +36,21 @@ KIND = "step"  # the kind of the file; a checkpoint has no kind
 # Save a step
 
 
-def write(learn: Any, path: str | Path, begin: dict[str, Any]) -> Path:
-    """Implement `Learner.save_step`.
+def write(learn: FullLearner, path: str | Path, begin: dict[str, Any]) -> Path:
+    """Write the training step in which an error was raised, as `BlackBox` does; `learner replay` reads it.
 
     What a file cannot hold, such as objects in a batch, is left out and listed in the file.
+
+    Args:
+        learn: the learner.
+        path: the file; an existing one is replaced.
+        begin: from before the step: `random` states, `inputs`, `targets` and `global_step`.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     path = Path(path).absolute()
     left_out: list[str] = []
