@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from callbacks.core.contract import Callback, LearnerProtocol
+from callbacks.core.contract import LearnerProtocol
 from callbacks.core.drawing import draw_lines, new_axes
-from callbacks.inspect.recording import Recording, stacked
-from callbacks.model.held import Held
-from callbacks.model.named import find_parameters
+from callbacks.inspect.recording import ParameterRecorder, stacked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class GradientFlow(Callback):
+class GradientFlow(ParameterRecorder):
     """Record each parameter's gradient at each step: norm, mean and largest absolute value.
 
     The gradients are those that the optimizer uses, so after clipping. They stay on the device and are read
@@ -40,18 +37,7 @@ class GradientFlow(Callback):
         ValueError: a setting is invalid; or, before the first batch, the model has no such parameter.
     """
 
-    state = ("parameter_names", "recorded")
-    parameter_names = Held[list[str]]("_recording", "names", "The recorded parameters.")
-    recorded = Held[dict[str, Any]]("_recording", "recorded", "All that was recorded, as plain data.")
-    steps = Held[list[int]]("_recording", "steps", "The recorded steps.")
-
-    def __init__(
-        self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
-    ):
-        super().__init__(name=name)
-        self.parameters, self.every = parameters, every
-        self._recording = Recording("GradientFlow", "parameters", parameters, every, find_parameters)
-        self._row: Tensor | None = None
+    _row: Tensor | None = None
 
     @property
     def norms(self) -> Tensor:
@@ -71,12 +57,6 @@ class GradientFlow(Callback):
     def _table(self) -> Tensor:
         return self._recording.table(3)
 
-    def before_fit(self, learn: LearnerProtocol) -> None:
-        self._recording.begin(self.parameters, self.every)
-
-    def before_train(self, learn: LearnerProtocol) -> None:
-        self._recording.look_up(learn.model)
-
     def before_step(self, learn: LearnerProtocol) -> None:
         is_coming = self._recording.is_coming(learn)
         self._row = stacked(sizes_of(each, learn) for each in self._recording.parts) if is_coming else None
@@ -85,13 +65,6 @@ class GradientFlow(Callback):
         if self._row is not None:
             self._recording.add(learn, self._row)
             self._row = None
-
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._recording.read()  # the pass's one wait
-
-    def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._recording.end()
-        self._row = None
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Draw a bar for each parameter, from first to last, that shows how large its gradient was.

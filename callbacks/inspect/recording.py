@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from callbacks.core.contract import LearnerProtocol
+from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.every import parse_interval
-from callbacks.model.named import as_patterns
+from callbacks.model.held import Held
+from callbacks.model.named import as_patterns, find_parameters
 from callbacks.model.places import Places
 
 Find = Callable[[nn.Module, Any, str], dict[str, Any]]
@@ -120,6 +121,39 @@ class Recording:
         if not self.steps:
             steps = f"{self.n} step{'' if self.n == 1 else 's'}"
             raise ValueError(f"{self.owner} has recorded nothing yet: fit for {steps} or more.")
+
+
+class ParameterRecorder(Callback):
+    """A callback that records rows about parameters: `GradientFlow`, `WeightUpdates`, `LossSurface`."""
+
+    state = ("parameter_names", "recorded")
+    parameter_names = Held[list[str]]("_recording", "names", "The recorded parameters.")
+    recorded = Held[dict[str, Any]]("_recording", "recorded", "All that was recorded, as plain data.")
+    steps = Held[list[int]]("_recording", "steps", "The recorded steps.")
+
+    def __init__(
+        self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
+    ):
+        super().__init__(name=name)
+        self.parameters, self.every = parameters, every
+        title = type(self).__name__
+        self._recording = Recording(title, "parameters", parameters, every, find_parameters, self._choose)
+
+    def _choose(self, found: dict[str, nn.Parameter]) -> list[str]:
+        """The names that are recorded by default."""
+        return list(found)
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._recording.begin(self.parameters, self.every)
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._recording.look_up(learn.model)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        self._recording.read()  # the pass's one wait
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._recording.end()
 
 
 def steps_in(owner: str, every: Any) -> int:

@@ -10,12 +10,11 @@ import torch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from callbacks.core.contract import Callback, LearnerProtocol
+from callbacks.core.contract import LearnerProtocol
 from callbacks.core.settings import check_count, is_number
 from callbacks.inspect.planes import Plane, Surface, plane_of_items, principal_plane, random_plane
-from callbacks.inspect.recording import Recording
+from callbacks.inspect.recording import ParameterRecorder
 from callbacks.inspect.walk import Walk
-from callbacks.model.held import Held
 from callbacks.model.named import find_parameters
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 Along = str | tuple[str, str]
 
 
-class LossSurface(Callback):
+class LossSurface(ParameterRecorder):
     """Record where the parameters are, and draw their path over the loss around it.
 
     `plot(learn)`, during the fit or after it, draws the loss as a map with the path on it. A map has two
@@ -50,20 +49,6 @@ class LossSurface(Callback):
         random directions, section 7.2 for principal ones.
     """
 
-    state = ("parameter_names", "recorded")
-    parameter_names = Held[list[str]]("_recording", "names", "The recorded parameters.")
-    recorded = Held[dict[str, Any]]("_recording", "recorded", "All that was recorded, as plain data.")
-    steps = Held[list[int]]("_recording", "steps", "The recorded steps.")
-
-    def __init__(
-        self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
-    ):
-        super().__init__(name=name)
-        self.parameters, self.every = parameters, every
-        self._recording = Recording(
-            "LossSurface", "parameters", parameters, every, find_parameters, names_of_trained
-        )
-
     @property
     def path(self) -> Tensor:
         """The recorded points, shape (points, items)."""
@@ -71,11 +56,9 @@ class LossSurface(Callback):
 
     # Record
 
-    def before_fit(self, learn: LearnerProtocol) -> None:
-        self._recording.begin(self.parameters, self.every)
-
-    def before_train(self, learn: LearnerProtocol) -> None:
-        self._recording.look_up(learn.model)
+    def _choose(self, found: dict[str, nn.Parameter]) -> list[str]:
+        """The parameters that require a gradient."""
+        return [name for name, each in found.items() if each.requires_grad]
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         if learn.training and not self.steps:
@@ -84,12 +67,6 @@ class LossSurface(Callback):
     def after_step(self, learn: LearnerProtocol) -> None:
         if self._recording.is_due(learn):
             self._recording.add(learn, flat(self._recording.parts))
-
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._recording.read()  # the pass's one wait
-
-    def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._recording.end()
 
     # Show
 
@@ -192,11 +169,6 @@ class LossSurface(Callback):
         if sum(each.numel() for each in parameters) != self.path.shape[1]:
             raise ValueError("LossSurface: the model has other parameters than those that were recorded.")
         return parameters
-
-
-def names_of_trained(found: dict[str, nn.Parameter]) -> list[str]:
-    """The names of the parameters that require a gradient."""
-    return [name for name, each in found.items() if each.requires_grad]
 
 
 def flat(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from callbacks.core.contract import Callback, LearnerProtocol
+from callbacks.core.contract import LearnerProtocol
 from callbacks.core.drawing import draw_lines, new_axes
-from callbacks.inspect.recording import Recording, stacked
-from callbacks.model.held import Held
-from callbacks.model.named import find_parameters
+from callbacks.inspect.recording import ParameterRecorder, stacked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 GOOD_RATIO = -3  # Karpathy: updates of about a thousandth of the weights
 
 
-class WeightUpdates(Callback):
+class WeightUpdates(ParameterRecorder):
     """Record how far each update moves each weight: log10 of std(update) over std(weight).
 
     About -3 is healthy: an update of a thousandth of the weights. If it is much lower, the rate may be too
@@ -45,48 +43,30 @@ class WeightUpdates(Callback):
     Source: Karpathy, "Neural Networks: Zero to Hero", makemore part 3, 2022.
     """
 
-    state = ("parameter_names", "recorded")
-    parameter_names = Held[list[str]]("_recording", "names", "The recorded parameters.")
-    recorded = Held[dict[str, Any]]("_recording", "recorded", "All that was recorded, as plain data.")
-    steps = Held[list[int]]("_recording", "steps", "The recorded steps.")
+    _before: Sequence[Tensor] = ()
 
-    def __init__(
-        self, parameters: str | Sequence[str] | None = None, *, every: str = "1 step", name: str | None = None
-    ):
-        super().__init__(name=name)
-        self.parameters, self.every = parameters, every
-        self._recording = Recording(
-            "WeightUpdates", "parameters", parameters, every, find_parameters, matrices_first
-        )
-        self._before: list[Tensor] = []
+    def _choose(self, found: dict[str, nn.Parameter]) -> list[str]:
+        """Parameters of two or more dimensions; all if there is no such parameter."""
+        return [name for name, each in found.items() if each.ndim > 1] or list(found)
 
     @property
     def ratios(self) -> Tensor:
         """log10 of std(update) over std(weight), of each parameter at each step."""
         return self._recording.table()
 
-    def before_fit(self, learn: LearnerProtocol) -> None:
-        self._recording.begin(self.parameters, self.every)
-
-    def before_train(self, learn: LearnerProtocol) -> None:
-        self._recording.look_up(learn.model)
-
     def before_step(self, learn: LearnerProtocol) -> None:
         is_coming = self._recording.is_coming(learn)
-        self._before = [copy_of(each) for each in self._recording.parts] if is_coming else []
+        self._before = [copy_of(each) for each in self._recording.parts] if is_coming else ()
 
     def after_step(self, learn: LearnerProtocol) -> None:
         if self._before:
             pairs = zip(self._before, self._recording.parts, strict=True)
             self._recording.add(learn, stacked(log_ratio(before, after) for before, after in pairs))
-            self._before = []
-
-    def after_train(self, learn: LearnerProtocol) -> None:
-        self._recording.read()  # the pass's one wait
+            self._before = ()
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._recording.end()
-        self._before = []
+        super().cleanup_fit(learn)
+        self._before = ()
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Draw the ratios over steps, a line for each parameter, and a dashed one at -3.
@@ -101,11 +81,6 @@ class WeightUpdates(Callback):
         ax.axhline(GOOD_RATIO, color="black", linestyle="--", linewidth=1)
         ax.set_ylabel("log10 of update over weight")
         return ax
-
-
-def matrices_first(found: dict[str, nn.Parameter]) -> list[str]:
-    """The names of parameters of two or more dimensions; all names if there is no such parameter."""
-    return [name for name, each in found.items() if each.ndim > 1] or list(found)
 
 
 def copy_of(parameter: nn.Parameter | None) -> Tensor:
