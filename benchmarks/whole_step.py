@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from beside.works import Quadratic, article_items, mlp, pictures
+from beside.works import Quadratic, article_items, conv_net, mlp, pictures
 from lean import BATCH_SIZE, N_ITEMS, loader
 from overhead import RATE
 from torch import nn
@@ -126,7 +126,7 @@ def works_of(
 ) -> dict[str, Run]:
     plains = partial(plain, loss_func=loss_func, make=make, n_added=n_added)
     learners = partial(learner, make_model, loss_func=loss_func, make=make, n_added=n_added)
-    works = {
+    return {
         "plain loop": plains(on_device(make_model()), plain_data()),
         "plain loop again (the noise)": plains(on_device(make_model()), plain_data()),
         "the model compiled": plains(on_device(make_model()), plain_data(), is_compiled=True),
@@ -134,9 +134,6 @@ def works_of(
         "LeanStep": learners(data(), doer=LeanStep()),
         "WholeStep": learners(data(), doer=WholeStep()),
     }
-    if n_added == 1:
-        works["WholeStep, the update ordinary"] = learners(data(), doer=WholeStep(update="ordinary"))
-    return works
 
 
 def report(title: str, works: dict[str, Run], rounds: int, n_steps: int, loss_of: Any) -> None:
@@ -180,6 +177,22 @@ def digits(rounds: int, make: Any, title: str, n_added: int = 1) -> None:
     report(
         f"MLP 784-128-10, from tensors, {title}", works, rounds, N_ITEMS // BATCH_SIZE,
         lambda model: loss_on(model, first, F.cross_entropy),
+    )  # fmt: skip
+
+
+def convolutions(rounds: int) -> None:
+    draws = torch.Generator().manual_seed(0)
+    pairs = on_device(
+        [
+            (torch.randn(64, 784, generator=draws), torch.randint(10, (64,), generator=draws))
+            for _ in range(20)
+        ]
+    )
+    make = partial(torch.optim.SGD, lr=0.01)
+    works = works_of(conv_net, lambda: pairs, lambda: Data(pairs), F.cross_entropy, make)
+    report(
+        "small conv net, batch 64, SGD", works, rounds, len(pairs),
+        lambda model: loss_on(model.eval(), pairs[0], F.cross_entropy),
     )  # fmt: skip
 
 
@@ -238,6 +251,7 @@ def main() -> None:
         partial(digits, asked.rounds, partial(torch.optim.Adam, lr=1e-3), "Adam"),
         partial(digits, asked.rounds, partial(torch.optim.Adam, lr=1e-3), "Adam, 4 batches an update", 4),
         partial(sequences, asked.rounds),
+        partial(convolutions, asked.rounds),
     ]
     for place, work in enumerate(works, 1):
         if place in (asked.works or range(1, len(works) + 1)):

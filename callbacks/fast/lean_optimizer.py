@@ -25,7 +25,7 @@ class LeanUpdate:
         on_fallback: is called with the reason before the first ordinary step, and may raise.
     """
 
-    def __init__(self, on_fallback: Callable[[str], None]):
+    def __init__(self, on_fallback: Callable[[str], object]):
         self._on_fallback = on_fallback
         self._optimizer: Any = None
         self._each: list[LeanOptimizer] = []
@@ -75,7 +75,7 @@ class LeanOptimizer:
         reason: why the ordinary step is taken; None where it is not.
     """
 
-    def __init__(self, optimizer: Any, on_fallback: Callable[[str], None]):
+    def __init__(self, optimizer: Any, on_fallback: Callable[[str], object]):
         self.optimizer, self._on_fallback = optimizer, on_fallback
         self.reason: str | None = None
         self._is_examined = False

@@ -1,0 +1,93 @@
+"""What a program has computed becomes the loss and the gradients of the loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.program_choice import Pending, Programs
+from callbacks.fast.refused_callbacks import AFTER_PRED, BEFORE_GRADIENTS, changed
+
+
+def stamp_of(pending: Pending) -> Any:
+    """How often the tensors that a loss reads have been written to."""
+    leaves = [pending.preds, pending.here["targets"], pending.program.read]
+    return [each._version for each in pytree.tree_leaves(leaves) if isinstance(each, Tensor)]
+
+
+def check_read(learn: Any, pending: Pending, stamp: Any) -> None:
+    """Refuse a change of what the loss reads, between the forward pass and the loss.
+
+    Raises:
+        ValueError: names the callbacks that may have done it.
+    """
+    if learn.preds is not pending.preds and not leaves_are(learn.preds, pending.preds):
+        raise changed(learn, "the predictions", AFTER_PRED)
+    here = pending.here
+    if learn.targets is not here["targets"] or learn.loss_func is not here["loss_func"]:
+        raise changed(learn, "targets or loss function", AFTER_PRED)
+    with torch.no_grad():
+        is_same = not pending.program.is_made or pending.program.fits(here)
+        is_same = is_same and stamp_of(pending) == stamp
+    if not is_same:
+        raise changed(learn, "something that the loss reads", AFTER_PRED)
+
+
+def check_gradients(learn: Any, pending: Pending, programs: Programs) -> None:
+    """Refuse a change of what gradients depend on, before they are computed.
+
+    Raises:
+        ValueError: names the callbacks that may have done it.
+    """
+    params = pending.here["params"]
+    try:
+        programs.unguarded.check_hooks(params, learn.model)
+    except Unfit:
+        raise changed(learn, "which parameters are trained, or their hooks", BEFORE_GRADIENTS) from None
+    trained = [each for each in params if each.requires_grad]
+    if len(trained) != len(pending.program.trained or ()):
+        raise changed(learn, "which parameters are trained, or their hooks", BEFORE_GRADIENTS)
+    for each in (pending.loss, *pytree.tree_leaves(pending.preds)):
+        if isinstance(each, Tensor) and (each._backward_hooks or each.grad is not None or each.retains_grad):
+            raise changed(learn, "the hooks or gradients of loss or predictions", BEFORE_GRADIENTS)
+
+
+def slope_of(learn: Any, pending: Pending) -> Tensor | None:
+    """The derivative of a loss that callbacks have changed by that of the program; None where it is 0.
+
+    Gradients of terms that depend on weights alone are added to those that are there.
+
+    Raises:
+        ValueError: it depends on predictions, too, whose gradients the program cannot add.
+    """
+    learn.loss_grad.backward()
+    leaves = [each for each in pytree.tree_leaves(pending.preds) if isinstance(each, Tensor)]
+    if any(each.grad is not None for each in leaves):
+        raise changed(learn, "the loss by more than a scale", BEFORE_GRADIENTS[1:])
+    return pending.loss.grad
+
+
+def add_gradients(pending: Pending, slope: Tensor | None) -> None:
+    """Add gradients to those that are there, as `backward` does."""
+    for param, grad in zip(pending.program.trained or (), pending.grads, strict=True):
+        if grad is None:
+            continue
+        if slope is not None:
+            grad = grad * slope
+        if param.grad is None:
+            param.grad = grad
+        else:
+            with torch.no_grad():
+                param.grad.add_(grad)
+
+
+def leaves_are(one: Any, other: Any) -> bool:
+    """Are they nests of the very same tensors? A callback may have copied the nest."""
+    pairs = [pytree.tree_leaves(each) for each in (one, other)]
+    return len(pairs[0]) == len(pairs[1]) and all(
+        a is b or (not isinstance(a, Tensor) and a == b) for a, b in zip(*pairs, strict=True)
+    )
