@@ -1,4 +1,4 @@
-"""Keep the step in which an error came up, so that it can be run again."""
+"""Keep the step that raised an error, so that it can be run again."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ FILE = "blackbox.pt"
 
 
 class BlackBox(Callback):
-    """Write the step in which an error came up to a file, to run it again with `learner replay`.
+    """Write the step that raised an error to a file, to run it again with `learner replay`.
 
-    The file holds the batch, weights, buffers, plug-ins' and optimizer's state, the random states with which
-    the step began, the clock and the error. It is written for an error between `before_batch` and
-    `after_batch` of training, a bad loss of `StopOnNaN` among them, and takes the place of the one before.
-    The error goes on as it is, with a note that says where the file is, or why there is none.
+    The file has the batch, weights, buffers, the state of callbacks and optimizer, the random states at the
+    start of the step, the clock and the error. It is written for an error between `before_batch` and
+    `after_batch` of training, including a bad loss found by `StopOnNaN`, and replaces the previous file. The
+    error propagates unchanged, with a note that shows where the file is, or why there is none.
 
-    A step costs some microseconds, for torch's random state. Those of Python and NumPy cost more: they are
-    taken in the first steps of a pass, and in the others only if steps were seen to draw from them.
+    The cost per step is some microseconds, for torch's random state. The states of Python and NumPy cost
+    more: they are taken in the first steps of a pass, and later only if those steps drew from them.
 
     Args:
-        folder: where `blackbox.pt` is written, when there is something to write.
+        folder: where to write `blackbox.pt`. It is created when there is something to write.
     """
 
-    order = Order.PREPARE  # before those who draw random numbers for the batch
-    N_WATCHED = 10  # steps of a pass; what draws at random in a step mostly draws in each
+    order = Order.PREPARE  # before callbacks that draw random numbers for the batch
+    N_WATCHED = 10  # steps of a pass; code that draws random numbers usually does so in each step
 
     def __init__(self, folder: str | Path = "blackbox", *, name: str | None = None):
         super().__init__(name=name)
         self.folder = as_path("BlackBox", "folder", folder, "the name of a folder, such as 'blackbox'")
-        self._begin_fit()
+        self._clear()
 
-    def _begin_fit(self) -> None:
+    def _clear(self) -> None:
         self._folder: Path | None = None
-        self._begin: dict[str, Any] | None = None  # of the step under way
+        self._start: dict[str, Any] | None = None  # of the current step
         self._n_watched = 0
         self._taken = draws.GENERATORS
         self._drawn: set[str] = set()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._begin_fit()
-        self._folder = self.folder.absolute()  # should the fit change the working directory
+        self._clear()
+        self._folder = self.folder.absolute()  # the fit may change the working directory
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._begin, self._n_watched, self._taken = None, 0, draws.GENERATORS
+        self._start, self._n_watched, self._taken = None, 0, draws.GENERATORS
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         if learn.training:
-            self._begin = {
+            self._start = {
                 "random": draws.take(self._taken),
                 "inputs": learn.inputs,
                 "targets": learn.targets,
@@ -60,11 +60,11 @@ class BlackBox(Callback):
             }
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        if learn.training and self._begin and self._n_watched < self.N_WATCHED:
-            self._watch(self._begin["random"])
+        if learn.training and self._start and self._n_watched < self.N_WATCHED:
+            self._watch(self._start["random"])
 
     def _watch(self, before: dict[str, Any]) -> None:
-        """See whether this step has drawn from the generators that are dear to take."""
+        """Find out whether this step drew from the generators whose states are expensive to take."""
         now = draws.take(set(before) - set(draws.CHEAP))
         self._drawn |= {name for name, state in now.items() if draws.differ(name, before[name], state)}
         self._n_watched += 1
@@ -72,29 +72,29 @@ class BlackBox(Callback):
             self._taken = (*draws.CHEAP, *sorted(self._drawn))
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._begin = None
+        self._start = None
 
     def before_validate(self, learn: LearnerProtocol) -> None:
-        self._begin = None  # of a pass that a cancel has ended
+        self._start = None  # of a pass that was cancelled
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._begin = None
+        self._start = None
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        begin, folder, error = self._begin, self._folder, learn.error
-        self._begin_fit()
-        if begin is None or folder is None or not isinstance(error, Exception):
+        start, folder, error = self._start, self._folder, learn.error
+        self._clear()
+        if start is None or folder is None or not isinstance(error, Exception):
             return
-        if learn.failed_between_batches or begin["batch_idx"] != learn.batch_idx:
-            return  # the batch was being fetched or placed: no step was under way
-        error.add_note(keep_step(learn, folder / FILE, begin))
+        if learn.failed_between_batches or start["batch_idx"] != learn.batch_idx:
+            return  # the error is from fetching or placing a batch, not from a step
+        error.add_note(keep_step(learn, folder / FILE, start))
 
 
-def keep_step(learn: Any, path: Path, begin: dict[str, Any]) -> str:
-    """Write the step, and say where it is; or why it is not, as the error under way is what counts."""
+def keep_step(learn: Any, path: Path, start: dict[str, Any]) -> str:
+    """Write the step. Return where it is, or why it could not be written; the original error propagates."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        learn.save_step(path, begin)
-    except Exception as error:  # noqa: BLE001 - told in the note
+        learn.save_step(path, start)
+    except Exception as error:  # noqa: BLE001 - reported in the note
         return f"the step could not be kept in {path}: {type(error).__name__}: {error}"
     return f"the step is kept in {path}: `learner replay` runs it again"

@@ -1,4 +1,4 @@
-"""Find out what went bad first in a batch whose loss is NaN or infinite."""
+"""Find what became NaN or infinite first in a batch whose loss is bad."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from callbacks.results.loss_weight import LossWeight
 
 
 def cause_of(learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> str:
-    """What went bad first in the batch under way: inputs, targets, weights, a layer's output, or the loss.
+    """Describe what went bad first in the batch: inputs, targets, weights, a layer's output or the loss.
 
-    The layer is found by running the forward pass once more. Random state and predictions are put back; the
-    caller puts back buffers.
+    The layer is found by running the forward pass again. Random state and predictions are restored; the
+    caller restores the buffers.
 
     Args:
         learn: the learner.
@@ -31,12 +31,12 @@ def cause_of(learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -
     """
     try:
         return in_words(learn, buffers)
-    except Exception as error:  # noqa: BLE001 - told, so that it does not hide the error under way
-        return f"what went bad first could not be found out ({type(error).__name__}: {error})"
+    except Exception as error:  # noqa: BLE001 - must not hide the original error
+        return f"what went bad first could not be determined ({type(error).__name__}: {error})"
 
 
 def in_words(learn: LearnerProtocol, buffers: dict[str, Tensor] | None) -> str:
-    """`cause_of`, which may fail on data of a strange kind."""
+    """`cause_of`, which may fail on unusual data."""
     if not learn.n_items:
         return "the batch is empty, and the mean of nothing is NaN"
     for name, part in (("inputs", learn.inputs), ("targets", learn.targets)):
@@ -53,7 +53,7 @@ def in_words(learn: LearnerProtocol, buffers: dict[str, Tensor] | None) -> str:
 
 
 def rows_of(tensor: Tensor, n_items: int) -> str:
-    """In which items of the batch a tensor is bad, as ` in items 0, 3 of the batch of 8`."""
+    """The items of the batch in which a tensor is bad, as ` in items 0, 3 of the batch of 8`."""
     if not tensor.ndim or tensor.shape[0] != n_items or tensor.layout is not torch.strided:
         return ""
     rows = (~torch.isfinite(tensor)).reshape(n_items, -1).any(1).nonzero().flatten().tolist()
@@ -62,11 +62,11 @@ def rows_of(tensor: Tensor, n_items: int) -> str:
 
 
 def after_the_model(learn: LearnerProtocol) -> str:
-    """The model's output is good, so it is the loss function, or what a plug-in has added to its value."""
+    """The model's output is finite, so the cause is the loss function or a callback."""
     if isinstance(learn.loss, Tensor) and is_finite(learn.loss):
         return (
-            f"the loss function gave {learn.loss.item():.6g}, so it is what a plug-in has made of "
-            "learn.loss_grad that is not finite"
+            f"the loss function returned {learn.loss.item():.6g}, so a callback has made learn.loss_grad "
+            "NaN or infinite"
         )
     weight = LossWeight()
     weight.look(learn)
@@ -76,7 +76,7 @@ def after_the_model(learn: LearnerProtocol) -> str:
 
 
 def first_bad_layer(learn: LearnerProtocol) -> str:
-    """Run the forward pass once more, and name the first layer that makes something bad of something good."""
+    """Run the forward pass again, and name the first layer whose output is bad."""
     found: list[str] = []
 
     def look(name: str, module: nn.Module, output: Any) -> None:
@@ -92,10 +92,10 @@ def first_bad_layer(learn: LearnerProtocol) -> str:
         learn.preds = preds
     if not found:
         return (
-            "inputs, targets and weights are finite, and the model's output was not; when it is run once "
-            "more it is, so that hangs on a random draw, as dropout's"
+            "inputs, targets and weights are finite, and the model's output was not. In a second pass it "
+            "is finite, so it depends on random numbers, as those of dropout"
         )
-    return f"inputs, targets and weights are finite; the first output that is not is that of {found[0]}"
+    return f"inputs, targets and weights are finite; the first output that is not comes from {found[0]}"
 
 
 @contextmanager
@@ -113,5 +113,5 @@ def watched(model: nn.Module, look: Any) -> Iterator[None]:
 
 
 def rate_of(learn: LearnerProtocol) -> Any:
-    """The rate of the first group: a number, or a tensor where the optimizer has one."""
+    """The learning rate of the first group: a number, or a tensor if the optimizer has one."""
     return learn.optimizer.param_groups[0].get("lr", math.nan) if learn.optimizer is not None else math.nan

@@ -1,4 +1,4 @@
-"""Put weights and buffers back as they were before they went bad."""
+"""Restore weights and buffers as they were before they became NaN or infinite."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from callbacks.optim.optimizers import members_of
 
 
 class LastGood:
-    """A copy of weights and buffers, on their device, of when the numbers were good, made without a wait."""
+    """A copy of weights and buffers from when they were finite, kept on their device."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the copy."""
+        """Drop the copy."""
         self._copies: dict[str, Tensor] = {}
-        self._model: nn.Module | None = None  # whose they are
+        self._model: nn.Module | None = None  # the model that was copied
         self._where = ""
 
     @torch.no_grad()
     def keep(self, learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> None:
-        """Copy them as they are now; those of `buffers` as they were before the forward pass."""
+        """Copy the current values, but those in `buffers` from before the forward pass."""
         if learn.model is not self._model:
             self.clear()
             self._model = learn.model
@@ -44,17 +44,17 @@ class LastGood:
         self._where = f"before batch {learn.batch_idx} of epoch {learn.epoch}"
 
     @torch.no_grad()
-    def put_back(self, learn: LearnerProtocol) -> str:
-        """Put the copy back, empty the optimizer's state, drop the gradients, and say so in words.
+    def restore(self, learn: LearnerProtocol) -> str:
+        """Restore the copy, empty the optimizer's state, drop the gradients, and describe the result.
 
-        The state of an optimizer goes bad with its weights. A copy of it would take twice the room of the
-        weights', for Adam; empty it is as that of a new optimizer, and its settings stay.
+        The state of an optimizer becomes bad together with its weights. For Adam, a copy of it would need
+        twice the memory of the weights, so it is emptied instead; the optimizer's settings stay.
         """
         if learn.model is not self._model:
-            return "another model has taken the learner's place since, and it stays as it is"
+            return "the learner has another model now, which is left unchanged"
         first = first_bad(tensors_of(learn), self._copies)
         if first is not None:
-            return f"{first!r} was bad {self._where} already, so there are no good weights to put back"
+            return f"{first!r} was bad {self._where} already, so there are no good weights to restore"
         for name, tensor in tensors_of(learn).items():
             if name in self._copies and self._copies[name].shape == tensor.shape:
                 tensor.copy_(self._copies[name])
@@ -74,32 +74,32 @@ def tensors_of(learn: LearnerProtocol) -> dict[str, Tensor]:
 
 
 def is_other(one: Tensor, other: Tensor) -> bool:
-    """Are they of another shape, kind or place?"""
+    """Do they differ in shape, dtype or device?"""
     return one.shape != other.shape or one.device != other.device or one.dtype != other.dtype
 
 
 class KeptBuffers:
-    """A copy of the buffers that the forward pass changes, as batch norm's statistics.
+    """A copy of the buffers that the forward pass changes, such as the statistics of batch norm.
 
-    Which those are is told by torch's count of the writes to each, so masks are copied once. Batch norm's
-    writes are not counted, so buffers of one dimension are copied always. A buffer may also be replaced, as
-    by `self.mean = 0.9 * self.mean + x.mean(0)`; then the one from before comes back.
+    Torch counts the writes to each tensor, which shows the changed buffers, so masks are copied only once.
+    It does not count batch norm's writes, so buffers of one dimension are always copied. A buffer may also be
+    replaced, as by `self.mean = 0.9 * self.mean + x.mean(0)`; then the previous tensor is restored.
     """
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the copies."""
+        """Drop the copies."""
         self._buffers: dict[str, Tensor] | None = None
         self.copies: dict[str, Tensor] = {}  #: by name
-        self._versions: dict[str, int] = {}  # of those that have never been seen to change
+        self._versions: dict[str, int] = {}  # of buffers that have not changed so far
         self._changing: tuple[list[Tensor], list[Tensor]] = ([], [])  # the others, and their copies
         self._model: nn.Module | None = None
-        self._holders: list[tuple[dict[str, Any], list[Any]]] = []  # where buffers stand, and which do
+        self._holders: list[tuple[dict[str, Any], list[Any]]] = []  # the dicts with buffers, and their values
 
     def keep(self, model: nn.Module) -> None:
-        """Copy those that have changed since the last time, and those that may have."""
+        """Copy the buffers that have changed since the last call, and those that may have."""
         if model is not self._model or (self._holders and not all(map(is_unchanged, self._holders))):
             self.clear()
         if self._buffers is None:
@@ -108,8 +108,8 @@ class KeptBuffers:
             self._notice_changes()
             copy_all(*self._changing)
 
-    def put_back(self) -> None:
-        """Put back those that have changed since, and those that may have."""
+    def restore(self) -> None:
+        """Restore the buffers that have changed since, and those that may have."""
         if self._buffers:
             for holder, buffers in self._holders:
                 holder.update(zip(holder, buffers, strict=False))
@@ -148,9 +148,9 @@ class KeptBuffers:
 
 
 def has_buffers(model: nn.Module) -> bool:
-    """Has any module buffers? Ten times as quick as to name them, for the many models that have none."""
+    """Does any module have buffers? Ten times as fast as listing them, for the many models without any."""
     found = [model]
-    for module in found:  # grows meanwhile
+    for module in found:  # grows during the loop
         if module._buffers:
             return True
         found += (each for each in module._modules.values() if each is not None)
@@ -159,20 +159,20 @@ def has_buffers(model: nn.Module) -> bool:
 
 def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
     """Copy many tensors at once."""
-    if sources:  # torch refuses empty lists
+    if sources:  # torch raises for empty lists
         with torch.no_grad():
             torch._foreach_copy_(targets, sources)  # type: ignore[reportPrivateImportUsage]
 
 
 def empty(optimizer: Any) -> bool:
-    """Empty the state of an optimizer, whose settings stay; False where it keeps none by parameter."""
+    """Empty the state of an optimizer but not its settings; False if it has no state per parameter."""
     state = getattr(optimizer, "state", None)
     if not isinstance(state, MutableMapping) or not all(isinstance(each, Tensor) for each in state):
         return False
     if not isinstance(optimizer, torch.optim.Adagrad):
         optimizer.state.clear()
         return True
-    for group in optimizer.param_groups:  # the one of torch's that fills its state when it is made
+    for group in optimizer.param_groups:  # Adagrad fills its state in its constructor
         for parameter in group["params"]:
             optimizer.state[parameter]["sum"].fill_(group["initial_accumulator_value"])
             optimizer.state[parameter]["step"].zero_()

@@ -1,4 +1,4 @@
-"""Let Optuna end a trial of which nothing good will come."""
+"""Let Optuna end a trial that is not promising."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from callbacks.results.best import check_measured
 
 
 class OptunaPruning(Callback):
-    """Report a result to an Optuna trial each epoch, and end the fit where Optuna's pruner says so.
+    """Report a result to an Optuna trial each epoch, and end the fit when Optuna's pruner decides so.
 
-    The fit is stopped as by `learn.stop`, so the epoch is logged and saved; then `fit` raises
-    `optuna.TrialPruned`, which belongs to the objective's caller: `study.optimize` takes it, and marks the
-    trial as pruned.
+    The fit is stopped by `learn.stop`, so the epoch is logged and saved. Then `fit` raises
+    `optuna.TrialPruned`. Do not catch it in the objective: `study.optimize` does, and marks the trial as
+    pruned.
 
-    Epochs are reported as steps 0, 1, ... over all fits that have this plug-in. Make one for each trial.
+    Epochs are reported as steps 0, 1, ... over all fits with this callback. Create one for each trial.
 
     Args:
-        trial: what `study.optimize` gives the objective, or `study.ask()`.
-        monitor: the result's name, as `"valid_loss"`. An epoch without it reports nothing.
+        trial: the argument that `study.optimize` passes to the objective, or `study.ask()`.
+        monitor: name of the result, as `"valid_loss"`. An epoch without it reports nothing.
 
     Attributes:
         n_epochs: epochs so far, over all fits.
-        verdict: why the trial is pruned, in words; None while it is not.
+        verdict: why the trial is pruned, in words; None if it is not.
 
     Raises:
         ImportError: the package `optuna` is missing.
-        TypeError: `trial` is no trial.
-        ValueError: before the first epoch: nothing of that name is measured, the study's direction is not the
-            result's, or it has several objectives, which Optuna does not prune.
+        TypeError: `trial` is not a trial.
+        ValueError: before the first epoch: no result has that name, the study's direction differs from the
+            result's, or the study has several objectives, which Optuna does not prune.
         optuna.TrialPruned: at the end of the fit, the trial is pruned.
     """
 
@@ -41,7 +41,7 @@ class OptunaPruning(Callback):
         check_optuna()
         if not (callable(getattr(trial, "report", None)) and callable(getattr(trial, "should_prune", None))):
             raise TypeError(
-                f"OptunaPruning(trial={trial!r}): pass the trial that study.optimize gives the objective."
+                f"OptunaPruning(trial={trial!r}): pass the trial that study.optimize passes to the objective."
             )
         self.trial, self.monitor = trial, monitor
         self.n_epochs = 0
@@ -75,7 +75,7 @@ class OptunaPruning(Callback):
 
 
 def check_optuna() -> None:
-    """Is the package there?"""
+    """Raise if the package is missing."""
     try:
         import optuna  # noqa: F401
     except ImportError as error:
@@ -85,19 +85,19 @@ def check_optuna() -> None:
 
 
 def check_study(study: Any, monitor: str, direction: str | None) -> None:
-    """Refuse a study that goes the other way, or several ways."""
-    if study is None:  # a FixedTrial belongs to none
+    """Refuse a study with the opposite direction, or with several objectives."""
+    if study is None:  # a FixedTrial has no study
         return
     if len(study.directions) > 1:
         raise ValueError(
             f"OptunaPruning: the study {study.study_name!r} has {len(study.directions)} objectives, and "
-            "Optuna prunes only where there is one. Leave OptunaPruning out."
+            "Optuna prunes only studies with one. Remove OptunaPruning."
         )
     wanted = {"MINIMIZE": "min", "MAXIMIZE": "max"}.get(study.direction.name)
     if direction is not None and wanted is not None and wanted != direction:
         better = {"min": "minimize", "max": "maximize"}[direction]
         raise ValueError(
-            f"OptunaPruning(monitor={monitor!r}): its better way is {direction!r}, but the study is to "
-            f"{study.direction.name.lower()}. Make it with create_study(direction={better!r}), or monitor "
-            "what it optimizes."
+            f"OptunaPruning(monitor={monitor!r}): its direction is {direction!r}, but the study is set to "
+            f"{study.direction.name.lower()}. Use create_study(direction={better!r}), or monitor the result "
+            "that the study optimizes."
         )

@@ -1,4 +1,4 @@
-"""Guard the numbers: a loss or a gradient that is NaN or infinite ends the fit."""
+"""End the fit when a loss or a gradient is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -19,35 +19,37 @@ from callbacks.model.finite import count_bad, first_bad, is_finite
 from callbacks.model.norms import total_norm
 from callbacks.model.plain_attributes import plain_state, put_plain
 
-WAIT_EVERY = 1024  # steps; a wait of 20 us each 1024 steps is not to be seen, and a tensor a step is little
+WAIT_EVERY = (
+    1024  # steps; a wait of 20 us every 1024 steps is negligible, and so is the memory of one tensor per step
+)
 
 
 class StopOnNaN(Callback):
     """End the fit with an error when the training loss is NaN or infinite.
 
-    On a CPU that is before the gradients are computed: weights and buffers stay as they were before the
-    batch. On another device nothing waits at each step. The losses stay there, and are looked at together
-    when a pass ends, and each `wait_every` steps. By then the weights have gone bad, so a copy of weights and
-    buffers is kept on the device, made when a pass begins and renewed when the losses were found good; it is
-    put back before the error is raised, and the optimizer's state is emptied. Clock and history stay.
+    On a CPU, the check runs before the gradients are computed, so weights and buffers stay as they were
+    before the batch. On another device, no step waits. The losses stay there, and are checked together
+    at the end of a pass and every `wait_every` steps. By then the weights are bad, so a copy of weights and
+    buffers is kept on the device. It is made at the start of a pass, and again each time the losses are good.
+    It is restored before the error is raised, and the optimizer's state is emptied. Clock and history stay.
 
-    The loss is looked at as it was before plug-ins scale it for its gradient, so the overflow of a gradient
-    scaler is no error.
+    The check sees the loss before callbacks scale it for its gradient, so an overflow of a gradient scaler is
+    not an error.
 
     Args:
-        skip: so many bad batches in a row are left out with a warning before it is an error. Gradients that
-            have added up over several batches are dropped with them.
-        wait_every: on a device, so many steps at most between two looks. With 1 each step waits, and ends as
-            on a CPU: to find out what went bad first.
+        skip: number of bad batches in a row to skip with a warning before it is an error. Gradients
+            that were accumulated over several batches are dropped with them.
+        wait_every: on a device, the number of steps between two checks. With 1, each step waits and is
+            checked as on a CPU, which shows what went bad first.
 
     Raises:
         FloatingPointError: in `before_backward`, `after_train`, `after_epoch` or `after_fit`, with the batch,
-            the learning rate and the last good loss; where each step is looked at, also which of inputs,
-            targets, weights and layers went bad first.
-        ValueError: `skip` on a device, where each batch must be looked at, with a `wait_every` above 1.
+            the learning rate and the last good loss; if each step is checked, also which of inputs, targets,
+            weights and layers went bad first.
+        ValueError: `skip` with a `wait_every` above 1 on a device; skipping needs a check of each batch.
     """
 
-    order = Order.TRANSFORM  # before those of GRADIENT, which may scale the loss
+    order = Order.TRANSFORM  # before callbacks in GRADIENT, which may scale the loss
     name = "stop_on_nan"
 
     def __init__(self, *, skip: int = 0, wait_every: int = WAIT_EVERY, name: str | None = None):
@@ -61,7 +63,7 @@ class StopOnNaN(Callback):
         self._last_good = math.nan
         self._n_skipped = 0
         self._pending: list[tuple[Tensor, int, Any]] = []  # loss, batch, rate
-        self._n_bad: Any = None  # how many numbers of the weights were NaN or infinite as the fit began
+        self._n_bad: Any = None  # number of weights that were NaN or infinite at the start of the fit
         self._loss: nn.Module | None = None
         self._plain: dict[str, Any] | None = None  # the model's plain attributes before the batch
         self._good.clear()
@@ -72,13 +74,13 @@ class StopOnNaN(Callback):
         self._begin()
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._buffers.clear()  # others may have been put in their place
+        self._buffers.clear()  # the buffers may have been replaced
         self._of_loss.clear()
         self._loss = loss_module(learn.loss_func)
         self._good.clear()
 
     def before_batch(self, learn: LearnerProtocol) -> None:
-        # else there is a copy already
+        # otherwise there is a copy already
         if learn.training and (not self._pending or len(self._pending) == self.wait_every):
             self._buffers.keep(learn.model)
             if self._loss is not None:
@@ -89,40 +91,40 @@ class StopOnNaN(Callback):
     def before_backward(self, learn: LearnerProtocol) -> None:
         loss = learn.loss_grad
         if self.wait_every > 1 and not is_free_to_read(loss):
-            self._put_off(learn, loss)
+            self._postpone(learn, loss)
             return
         value = loss.item()  # no wait on a CPU: the number is there
-        if value - value == 0:  # quicker than math.isfinite, and bears complex numbers
+        if value - value == 0:  # faster than math.isfinite, and works for complex numbers
             self._last_good = value
             self._n_skipped = 0
         else:
-            self._meet(learn, value)
+            self._handle(learn, value)
 
-    def _meet(self, learn: LearnerProtocol, value: float) -> None:
-        """A bad loss that is seen in time: leave the batch out, or end the fit."""
+    def _handle(self, learn: LearnerProtocol, value: float) -> None:
+        """Handle a bad loss before the update: skip the batch, or end the fit."""
         place = place_of(value, learn.batch_idx, learn.epoch, rate_of(learn), self._last_good)
         message = f"{place}: {cause_of(learn, self._buffers.copies)}"
-        self._buffers.put_back()
-        self._of_loss.put_back()
+        self._buffers.restore()
+        self._of_loss.restore()
         self._n_skipped += 1
         if self._plain is not None:
             put_plain(learn.model, self._plain)
         if self._n_skipped <= self.skip:
-            warn(f"{message}. The batch is left out ({self._n_skipped} of at most {self.skip} in a row).")
+            warn(f"{message}. The batch is skipped ({self._n_skipped} of at most {self.skip} in a row).")
             raise CancelBatch
         in_a_row = f", the {ordinal(self._n_skipped)} in a row" if self.skip else ""
-        raise FloatingPointError(f"{message}{in_a_row}. {REMEDY}")
+        raise FloatingPointError(f"{message}{in_a_row}. {FIX}")
 
-    def _put_off(self, learn: LearnerProtocol, loss: Tensor) -> None:
-        """Keep a loss on its device, to be looked at later."""
+    def _postpone(self, learn: LearnerProtocol, loss: Tensor) -> None:
+        """Keep a loss on its device, to be checked later."""
         if self.skip:
             raise ValueError(
-                f"StopOnNaN(skip={self.skip}) on {loss.device}: to leave a batch out, its loss must be read "
+                f"StopOnNaN(skip={self.skip}) on {loss.device}: to skip a batch, its loss must be read "
                 "before the update. Pass wait_every=1 as well, which waits for the device at each step, or "
-                "leave skip out."
+                "omit skip."
             )
         if len(self._pending) >= self.wait_every:
-            self._look(learn)
+            self._check_pending(learn)
         if not self._pending:
             self._good.keep(learn, self._buffers.copies)
         if self._n_bad is None:
@@ -130,16 +132,16 @@ class StopOnNaN(Callback):
         self._pending.append((loss.detach(), learn.batch_idx, rate_of(learn)))
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._look(learn)
+        self._check_pending(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._look(learn)  # of a pass that a cancel has ended
+        self._check_pending(learn)  # of a pass that was cancelled
 
     def after_fit(self, learn: LearnerProtocol) -> None:
-        self._look(learn)
+        self._check_pending(learn)
 
-    def _look(self, learn: LearnerProtocol) -> None:
-        """Read the losses that were put off, and whether the weights are finite: one wait."""
+    def _check_pending(self, learn: LearnerProtocol) -> None:
+        """Read the pending losses, and check that the weights are finite. Waits once."""
         if not self._pending:
             return
         pending, self._pending = self._pending, []
@@ -149,7 +151,7 @@ class StopOnNaN(Callback):
             if not math.isfinite(value):
                 self._end(learn, place_of(value, batch_idx, learn.epoch, rate, self._last_good))
             self._last_good = value
-        if n_now > n_before:  # those that were there as the fit began are meant, as in padding
+        if n_now > n_before:  # those at the start of the fit are intended, as in padding
             found = dict(named_parameters(learn))
             first = first_bad(found, found)
             self._end(
@@ -160,9 +162,9 @@ class StopOnNaN(Callback):
             )
 
     def _end(self, learn: LearnerProtocol, what: str) -> NoReturn:
-        """End the fit with an error, the weights put back."""
-        done = self._good.put_back(learn)
-        raise FloatingPointError(f"{what}. On a device this is found later: {done}. {REMEDY} {LOOK_CLOSER}")
+        """Restore the weights, and end the fit with an error."""
+        done = self._good.restore(learn)
+        raise FloatingPointError(f"{what}. On a device this is found later: {done}. {FIX} {CHECK_EACH}")
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._begin()
@@ -171,22 +173,22 @@ class StopOnNaN(Callback):
 class StopOnNaNGradient(Callback):
     """End the fit with an error when a gradient is NaN or infinite though the loss is finite.
 
-    On a CPU that is before the update, so the weights stay as they were. On another device nothing waits: as
-    with `StopOnNaN` the norms are looked at together, and weights that have gone bad are put back. Not among
-    the defaults, as the norm of all gradients costs some microseconds a step.
+    On a CPU, the check runs before the update, so the weights stay as they were. On another device no step
+    waits: as in `StopOnNaN`, the norms are checked together, and bad weights are restored. It is not a
+    default callback, since the norm of all gradients costs some microseconds per step.
 
-    Leave it out where a gradient scaler is used: an overflow of its gradients is no fault, the scaler leaves
-    that update out and lowers its scale.
+    Do not use it with a gradient scaler: an overflow of scaled gradients is not an error, because the scaler
+    skips that update and lowers its scale.
 
     Args:
-        wait_every: on a device, so many steps at most between two looks. With 1 each step waits.
+        wait_every: on a device, the number of steps between two checks. With 1, each step waits.
 
     Raises:
         FloatingPointError: in `before_step`, `after_train`, `after_epoch` or `after_fit`, with the batch and
             the first bad parameters.
     """
 
-    order = Order.MEASURE  # after those that change the gradient
+    order = Order.MEASURE  # after callbacks that change the gradient
     name = "stop_on_nan_gradient"
 
     def __init__(self, *, wait_every: int = WAIT_EVERY, name: str | None = None):
@@ -203,7 +205,7 @@ class StopOnNaNGradient(Callback):
         norm = total_norm(gradients)
         if self.wait_every > 1 and not is_free_to_read(norm):
             if len(self._pending) >= self.wait_every:
-                self._look(learn)
+                self._check_pending(learn)
             if not self._pending:
                 self._good.keep(learn)
             self._pending.append((norm, learn.batch_idx))
@@ -214,28 +216,26 @@ class StopOnNaNGradient(Callback):
                 if each.grad is not None and not is_finite(each.grad)
             ]
             cause = f"first in {', '.join(map(repr, bad[:3]))}" if bad else "in their norm, by overflow"
-            raise FloatingPointError(
-                f"{gradients_in_words(learn, learn.batch_idx)}, {cause}. {GRADIENT_REMEDY}"
-            )
+            raise FloatingPointError(f"{gradients_in_words(learn, learn.batch_idx)}, {cause}. {GRADIENT_FIX}")
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        self._look(learn)
+        self._check_pending(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._look(learn)
+        self._check_pending(learn)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
-        self._look(learn)
+        self._check_pending(learn)
 
-    def _look(self, learn: LearnerProtocol) -> None:
-        """Read the norms that were put off: one wait."""
+    def _check_pending(self, learn: LearnerProtocol) -> None:
+        """Read the pending norms. Waits once."""
         pending, self._pending = self._pending, []
         for norm, (_, batch_idx) in zip(read([norm for norm, _ in pending]), pending, strict=True):
             if not math.isfinite(norm):
-                done = self._good.put_back(learn)
+                done = self._good.restore(learn)
                 raise FloatingPointError(
                     f"{gradients_in_words(learn, batch_idx)}. On a device this is found later: {done}. "
-                    f"{GRADIENT_REMEDY}"
+                    f"{GRADIENT_FIX}"
                 )
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
@@ -243,12 +243,12 @@ class StopOnNaNGradient(Callback):
         self._pending = []
 
 
-REMEDY = (
-    "Clean the data, lower the learning rate, or clip the gradients. To leave a few such batches out, pass "
-    "StopOnNaN(skip=3). To train on all the same, give the learner defaults=(...) without StopOnNaN."
+FIX = (
+    "Clean the data, lower the learning rate, or clip the gradients. To skip a few such batches, pass "
+    "StopOnNaN(skip=3). To train anyway, pass the learner defaults=(...) without StopOnNaN."
 )
-LOOK_CLOSER = "To find out what goes bad first, run it again with StopOnNaN(wait_every=1)."
-GRADIENT_REMEDY = (
+CHECK_EACH = "To see what goes bad first, run it again with StopOnNaN(wait_every=1)."
+GRADIENT_FIX = (
     "Look for a square root, logarithm or division at 0 in the model or the loss, and add a small number."
 )
 
@@ -264,12 +264,12 @@ def trained_by(learn: LearnerProtocol) -> list[Tensor]:
 
 
 def is_free_to_read(number: Tensor) -> bool:
-    """Can it be read without a wait for a device?"""
+    """Can it be read without waiting for a device?"""
     return number.is_cpu
 
 
 def read(numbers: list[Tensor]) -> list[float]:
-    """Numbers of one device, in one transfer."""
+    """Read numbers of one device in one transfer."""
     if not numbers:
         return []
     device = numbers[0].device
@@ -277,13 +277,13 @@ def read(numbers: list[Tensor]) -> list[float]:
 
 
 def place_of(value: float, batch_idx: int, epoch: int, rate: Any, last_good: float) -> str:
-    """Which loss it was, and how things stood."""
+    """Describe a bad loss: its batch, the learning rate and the last good loss."""
     before = "it is the first of this fit" if math.isnan(last_good) else f"last good loss {last_good:.6g}"
     return f"the loss is {value} in batch {batch_idx} of epoch {epoch} (lr {float(rate):g}, {before})"
 
 
 def gradients_in_words(learn: LearnerProtocol, batch_idx: int) -> str:
-    """Which gradients they were."""
+    """Describe bad gradients by their batch."""
     return f"gradients are NaN or infinite in batch {batch_idx} of epoch {learn.epoch}"
 
 

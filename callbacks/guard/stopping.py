@@ -17,32 +17,32 @@ from callbacks.results.measured_weights import MeasuredWeights, copy_weights, pu
 class EarlyStopping(Callback):
     """Stop when a result has not been better for some epochs in a row, and restore the best weights.
 
-    Weights and buffers of the best epoch, also of a loss that is a module, are restored when the fit ends,
-    whether it was stopped or came to its end (as Keras does), but not after an error or Ctrl-C. The optimizer
-    stays as it is. Each fit starts without a best value. An epoch without the result does not count.
+    Weights and buffers of the best epoch, including those of a loss that is a module, are restored at the end
+    of the fit (as in Keras), but not after an error or Ctrl-C. The optimizer is not changed. Each fit starts
+    without a best value. An epoch without the result does not count.
 
-    The best weights are those that were measured. For a result of validation they are those at the epoch's
-    end. A result of the training pass, as `"train_loss"`, is measured before each update: where the epoch has
-    one update, as with one batch, the weights before it are restored. Where it has several, or batches after
-    the update, the result is a mean over several weights, and those at the end of the epoch are restored.
+    The best weights are those that were measured. For a result of validation, these are the weights at the
+    end of the epoch. A result of the training pass, as `"train_loss"`, is measured before each update. If the
+    epoch has one update, as with one batch, the weights before it are restored. If it has several updates, or
+    batches after the update, the result is a mean over several weights, and the last of them are restored.
 
     Args:
-        monitor: the result's name, as `"valid_loss"`, `"valid_accuracy"` or `"train_loss"`.
-        patience: so many epochs in a row without a better value end the fit.
-        min_delta: a value is better only by more than this, in the result's own unit.
-        mode: `"min"` or `"max"`; by default the way that the loss or metric tells.
+        monitor: name of the result, as `"valid_loss"`, `"valid_accuracy"` or `"train_loss"`.
+        patience: number of epochs in a row without a better value after which the fit ends.
+        min_delta: a value is better only by more than this, in the unit of the result.
+        mode: `"min"` or `"max"`; by default the direction of the loss or metric.
         restore_best: restore the best weights; a copy of them is kept in main memory.
-        stopping_threshold: stop as soon as the value is this or better; that epoch's weights are the best.
-        divergence_threshold: stop as soon as the value is this, worse, or NaN.
+        stopping_threshold: stop when the value is this or better; the weights of that epoch are the best.
+        divergence_threshold: stop when the value is this, worse, or NaN.
 
     Attributes:
-        best: the best value of this fit, or the last; None before there is one. NaN is never better.
-        best_epoch: when that was, from 0 in each fit.
+        best: the best value of this fit, or of the last one; None before the first. NaN is never better.
+        best_epoch: the epoch of the best value, from 0 in each fit.
         wait: epochs since then.
 
     Raises:
-        ValueError: a setting cannot be used; or, before the first epoch, nothing of that name is measured,
-            or which way is better is not known.
+        ValueError: a setting is not valid; or, before the first epoch, no result has that name, or its
+            direction is unknown.
     """
 
     order = Order.DECIDE
@@ -75,10 +75,12 @@ class EarlyStopping(Callback):
         self.divergence_threshold = check_threshold("divergence_threshold", divergence_threshold)
         self.wait = 0
         self.best_weights: dict[str, Tensor] | None = None
-        self.best_beside: dict[str, Tensor] | None = None  # of the loss, and tensors in plain attributes
+        self.best_beside: dict[str, Tensor] | None = (
+            None  # tensors of the loss, and those in plain attributes
+        )
         self._measured = MeasuredWeights(monitor)
-        self.best_moment = ""  # of the best epoch: when the weights were its, in words
-        self._is_said = False  # does the reason of the stop say what is restored?
+        self.best_moment = ""  # when in the best epoch the weights were measured, in words
+        self._is_mentioned = False  # does the stop reason mention the restored weights?
 
     @property
     def restores_weights(self) -> bool:  # type: ignore[override]
@@ -86,12 +88,12 @@ class EarlyStopping(Callback):
         return self.restore_best
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        self._best.monitor = self._measured.monitor = self.monitor  # it may have been changed
+        self._best.monitor = self._measured.monitor = self.monitor  # the user may have changed it
         self._best.begin(learn)
         self._check_thresholds()
         self._measured.begin_fit()
         self.wait, self.best_weights, self.best_beside = 0, None, None
-        self.best_moment, self._is_said = "", False
+        self.best_moment, self._is_mentioned = "", False
 
     def before_train(self, learn: LearnerProtocol) -> None:
         if self.restore_best:
@@ -118,7 +120,7 @@ class EarlyStopping(Callback):
         reason = self._reason(value)
         if reason and learn.epoch + 1 < learn.n_epochs:
             learn.stop(reason)
-            self._is_said = learn.stop_reason == reason and "restored" in reason
+            self._is_mentioned = learn.stop_reason == reason and "restored" in reason
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self.best_weights is None or learn.interrupted is not None:
@@ -126,38 +128,38 @@ class EarlyStopping(Callback):
         put_weights(learn, (self.best_weights, self.best_beside or {}))
         is_last = self.best_epoch == learn.epoch and "before" not in self.best_moment
         is_shown = any(each.shows_progress for each in learn.callbacks)
-        if is_shown and not (is_last or self._is_said):
+        if is_shown and not (is_last or self._is_mentioned):
             print_line(
                 f"the weights of epoch {self.best_epoch}{self.best_moment} are restored, the best by "
                 f"{self.monitor}: {self.best:.6g}"
             )
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self.best_weights = self.best_beside = None  # as large as the model; the numbers stay to be looked at
+        self.best_weights = self.best_beside = None  # as large as the model; the numbers stay for the user
         self._measured.begin_fit()
 
     def _check_thresholds(self) -> None:
-        """Refuse a good value that is no better than a bad one."""
+        """Refuse a stopping threshold that is not better than the divergence threshold."""
         good, bad = self.stopping_threshold, self.divergence_threshold
         if good is not None and bad is not None and (bad <= good) == (self._best.direction == "min"):
             raise ValueError(
-                f"EarlyStopping(stopping_threshold={good!r}, divergence_threshold={bad!r}): of "
-                f"{self.monitor} {self._best.direction!r} is better, so the first one is never reached "
-                "before the second. Turn them round, or set mode."
+                f"EarlyStopping(stopping_threshold={good!r}, divergence_threshold={bad!r}): the "
+                f"direction of {self.monitor} is {self._best.direction!r}, so the first is never reached "
+                "before the second. Swap them, or set mode."
             )
 
     def _is_reached(self, value: float) -> bool:
-        """Is the value as good as was asked for?"""
+        """Has the value reached the stopping threshold?"""
         good = self.stopping_threshold
         return good is not None and (value <= good if self._best.direction == "min" else value >= good)
 
     def _is_diverged(self, value: float) -> bool:
-        """Is the value as bad as was told, or NaN?"""
+        """Has the value reached the divergence threshold, or is it NaN?"""
         bad = self.divergence_threshold
         return bad is not None and not (value < bad if self._best.direction == "min" else value > bad)
 
     def _reason(self, value: float) -> str | None:
-        """Why to stop after this epoch; None to go on."""
+        """The reason to stop after this epoch, or None."""
         if self._is_reached(value):
             return f"{self.monitor} has reached {self.stopping_threshold:g}: it is {value:.6g}"
         if self._is_diverged(value):
@@ -178,7 +180,7 @@ class EarlyStopping(Callback):
 def check_threshold(argument: str, value: float | None) -> float | None:
     """A finite number, or None for no threshold."""
     if value is not None and not is_number(value):
-        raise ValueError(f"EarlyStopping({argument}={value!r}): write a finite number, or leave it out.")
+        raise ValueError(f"EarlyStopping({argument}={value!r}): write a finite number, or omit it.")
     return value
 
 

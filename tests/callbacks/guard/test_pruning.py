@@ -115,7 +115,7 @@ def test_a_study_that_goes_the_other_way_is_refused(make_learner):
     study = optuna.create_study(direction="maximize")
     learn = make_learner(callbacks=[OptunaPruning(study.ask())])
     with pytest.raises(
-        ValueError, match=r"better way is 'min', but the study is to maximize.*direction='minim"
+        ValueError, match=r"direction is 'min', but the study is set to maximize.*direction='minim"
     ):
         learn.fit(1)
 

@@ -111,7 +111,7 @@ def test_a_penalty_that_is_bad_is_found_although_the_loss_is_good():
             learn.loss_grad = learn.loss_grad + math.inf
 
     with pytest.raises(
-        FloatingPointError, match=r"the loss is inf in batch 0.*the loss function gave 0\.22.*a plug-in"
+        FloatingPointError, match=r"the loss is inf in batch 0.*the loss function returned 0\.22.*a callback"
     ):
         make([1.0], plugins=[Penalty()]).fit(1)
 
@@ -195,8 +195,8 @@ def test_the_statistics_of_batch_norm_stay_as_they_were_before_the_bad_batch():
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        (0, r"the first output that is not is that of the layer '0\.inner' \(Bad\)"),
-        (1, r"the first output that is not is that of the layer '1\.inner' \(Bad\)"),
+        (0, r"the first output that is not comes from the layer '0\.inner' \(Bad\)"),
+        (1, r"the first output that is not comes from the layer '1\.inner' \(Bad\)"),
     ],
 )
 def test_the_first_layer_whose_output_is_bad_is_named(index, words):
@@ -221,7 +221,7 @@ def test_the_first_layer_whose_output_is_bad_is_named(index, words):
 
 
 def test_looking_for_the_bad_layer_leaves_the_random_state_alone():
-    """With a batch left out, the run goes on as one that was given everything but that batch."""
+    """A run that skips a batch continues as a run without that batch."""
 
     class Overflow(nn.Module):
         def forward(self, inputs):
@@ -238,14 +238,14 @@ def test_looking_for_the_bad_layer_leaves_the_random_state_alone():
             if learn.batch_idx == 2:
                 raise CancelBatch
 
-    with pytest.warns(LearnerWarning, match=r"that of the layer '0' \(Overflow\)"):
+    with pytest.warns(LearnerWarning, match=r"comes from the layer '0' \(Overflow\)"):
         skipped = fitted(StopOnNaN(skip=1))
     other = fitted(DropThird())
     for one, two in zip(skipped.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(one, two)
 
 
-def test_bad_batches_are_left_out_up_to_the_cap_and_counted_anew_after_a_good_one():
+def test_bad_batches_are_skipped_up_to_the_limit_and_counted_again_after_a_good_one():
     bad = math.nan
     learn = make([1.0, bad, bad, 1.0, bad, bad, 1.0])
     learn.callbacks[StopOnNaN].skip = 2
@@ -253,7 +253,7 @@ def test_bad_batches_are_left_out_up_to_the_cap_and_counted_anew_after_a_good_on
         learn.fit(1)
     assert learn.global_step == 3
     assert [str(each.message)[-44:] for each in told] == [
-        f"The batch is left out ({n} of at most 2 in a row)."[-44:] for n in (1, 2, 1, 2)
+        f"The batch is skipped ({n} of at most 2 in a row)."[-44:] for n in (1, 2, 1, 2)
     ]
     assert all(parameter.isfinite().all() for parameter in learn.model.parameters())
 

@@ -333,7 +333,7 @@ def test_a_threshold_that_is_no_number_is_refused(value):
 
 
 def test_thresholds_the_wrong_way_round_are_refused():
-    with pytest.raises(ValueError, match="Turn them round"):
+    with pytest.raises(ValueError, match="Swap them"):
         epochs_run([1, 1], stopping_threshold=2, divergence_threshold=1)
-    with pytest.raises(ValueError, match="Turn them round"):
+    with pytest.raises(ValueError, match="Swap them"):
         epochs_run([1, 1], better="max", stopping_threshold=1, divergence_threshold=2)
