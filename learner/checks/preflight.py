@@ -28,7 +28,7 @@ from learner.checks.pass_watch import PassWatch
 from learner.checks.reached import Mark, marks_of, unkept_faults
 from learner.data.loaders import n_batches_of
 from learner.data.tensors import counted
-from learner.messages.arguments import is_optimizer, rate_faults
+from learner.messages.arguments import is_optimizer, rate_problems
 from learner.messages.problems import LearnerWarning, listed, tell
 from learner.state import optimizer_modes
 
@@ -180,7 +180,7 @@ def faults_before_fit(learn: Any, n_epochs: int) -> Iterator[Exception]:
     if learn.optimizer is None:
         yield no_optimizer(learn.model)
     else:
-        yield from rate_faults(learn.optimizer)
+        yield from rate_problems(learn.optimizer)
         yield from closure_faults(learn, does_itself(learn, "step"))
 
 

@@ -22,7 +22,7 @@ from learner.checks.loss_checks import tensors_in
 from learner.checks.optimizer_checks import closure_faults
 from learner.checks.preflight import does_itself
 from learner.data.tensors import counted
-from learner.messages.arguments import rate_faults
+from learner.messages.arguments import rate_problems
 from learner.messages.problems import LearnerWarning, listed
 from learner.state.pass_modes import modes_of, set_modes
 
@@ -36,7 +36,7 @@ SECONDS = 10.0  # that the steps, or the curvature, may take
 def stable_step(learn: Any, report: Report, batch: Any) -> None:
     """The largest learning rate with which plain gradient descent does not grow here."""
     if (
-        list(rate_faults(learn.optimizer))
+        list(rate_problems(learn.optimizer))
         or largest_stable_rate(learn.optimizer, 1.0) is None
         or not does_itself(learn, "step")
     ):
@@ -134,7 +134,7 @@ def n_rows_apart(first: Tensor, second: Tensor) -> int:
 
 def steps(learn: Any, report: Report, batch: Any) -> None:
     """Whether some steps on the one batch lower its loss, and move what they should and nothing else."""
-    if list(rate_faults(learn.optimizer)) or list(closure_faults(learn, does_itself(learn, "step"))):
+    if list(rate_problems(learn.optimizer)) or list(closure_faults(learn, does_itself(learn, "step"))):
         return  # it is reported already
     frozen = [
         (name, each, each.clone()) for name, each in learn.model.named_parameters() if not each.requires_grad

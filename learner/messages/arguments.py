@@ -1,4 +1,4 @@
-"""What a learner is given, checked: each complaint names the argument, what it was, and what to pass."""
+"""Check the arguments of a learner: each error names the argument, its value, and what to pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_model(model: Any) -> nn.Module:
     """A model, not its class.
 
     Raises:
-        TypeError: it is no `nn.Module`.
+        TypeError: it is not an `nn.Module`.
     """
     if isinstance(model, nn.Module):
         return model
@@ -85,8 +85,8 @@ def as_optimizer(optimizer: Any, parameters: list[Any], named: dict[str, nn.Para
     if optimizer is None:
         return None
     made = optimizer if is_optimizer(optimizer) else make_optimizer(optimizer, parameters, named)
-    for fault in [] if made is None else rate_faults(made):
-        raise fault
+    for problem in [] if made is None else rate_problems(made):
+        raise problem
     return made
 
 
@@ -109,7 +109,7 @@ def check_groups_with(optimizer: Any, splitter: Any, decay_norms: bool) -> Any:
 
 
 def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
-    """What a factory makes of parameters; None where there are none.
+    """The optimizer that a factory makes of parameters; None if there are no parameters.
 
     Raises:
         TypeError: it cannot be called, or makes no optimizer.
@@ -121,7 +121,7 @@ def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Para
             f"optimizer is {factory!r} ({type(factory).__name__}){lacking(factory)}: pass "
             "partial(torch.optim.SGD, lr=0.1), an optimizer, or a list of several."
         )
-    if not parameters:  # all are frozen, which is told with counts before a fit; to predict needs none
+    if not parameters:  # all are frozen: an error before a fit, but prediction needs no optimizer
         return None
     try:
         made = factory if isinstance(factory, Optimizers) else factory(parameters)
@@ -134,8 +134,8 @@ def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Para
         )
         if "Muon only supports 2D" in str(error):
             error.add_note(f"Give the other parameters to another optimizer: optimizer={EXAMPLE}.")
-        for fault in rates_on_the_way(error):
-            raise fault from error
+        for problem in rates_on_the_way(error):
+            raise problem from error
         raise
     if not is_optimizer(made):
         raise TypeError(
@@ -171,11 +171,11 @@ def with_names(parameters: list[Any], names: dict[int, str]) -> list[Any]:
 
 
 def rates_on_the_way(error: BaseException) -> Iterator[Exception]:
-    """What is wrong with the rate that an optimizer of torch's was being made with."""
+    """The error for the rate with which an optimizer of torch could not be made."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         given = frame.f_locals
         if "lr" in given and isinstance(given.get("self"), torch.optim.Optimizer):
-            yield from rate_fault(given["lr"])
+            yield from rate_problem(given["lr"])
             return
 
 
@@ -226,14 +226,14 @@ def check_n_epochs(n_epochs: Any) -> None:
         raise ValueError(f"fit(n_epochs={n_epochs}): write 0 or more epochs.")
 
 
-def rate_faults(optimizer: torch.optim.Optimizer) -> Iterator[Exception]:
-    """What is wrong with the learning rates; 0 is legal, and warned of before the first step."""
+def rate_problems(optimizer: torch.optim.Optimizer) -> Iterator[Exception]:
+    """Errors for the learning rates; 0 is allowed, with a warning before the first step."""
     for number, group in enumerate(optimizer.param_groups):
-        yield from rate_fault(group.get("lr", 1.0), f" in parameter group {number}" if number else "")
+        yield from rate_problem(group.get("lr", 1.0), f" in parameter group {number}" if number else "")
 
 
-def rate_fault(rate: Any, place: str = "") -> Iterator[Exception]:
-    """A learning rate that is no number, or not finite, or negative. torch allows a tensor of one float."""
+def rate_problem(rate: Any, place: str = "") -> Iterator[Exception]:
+    """The error for a rate that is not a number, infinite or negative; a tensor of one float is allowed."""
     is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
     is_number = is_number or (isinstance(rate, Tensor) and rate.numel() == 1 and rate.is_floating_point())
     message = f"lr must be a finite number > 0, got {rate!r} ({type(rate).__name__}){place}."

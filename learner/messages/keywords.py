@@ -1,4 +1,4 @@
-"""Unknown keywords, answered with the one that was meant: ours for another framework's, or a near one."""
+"""Errors for unknown keywords, with the one that was probably meant."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ R = TypeVar("R")
 
 
 def suggest_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse an unknown keyword with the one that was probably meant."""
+    """Raise an error for an unknown keyword, with the one that was probably meant."""
     return refusing(function, ())
 
 
 def suggest_keywords_beside(*others: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """The same for a function of any keywords, that hands these on."""
+    """The same for a function that passes any other keywords to another function."""
     return lambda function: refusing(function, others)
 
 
 def refusing(function: Callable[P, R], others: tuple[str, ...]) -> Callable[P, R]:
-    """The function, for which a keyword that is neither its own nor among the others is an error."""
+    """The function, with an error for a keyword that is neither its own nor among the others."""
     found = inspect.signature(function).parameters.values()
     own = [
         each.name
@@ -48,9 +48,9 @@ def refusing(function: Callable[P, R], others: tuple[str, ...]) -> Callable[P, R
 
 
 def hint_for(name: str, own: list[str], title: str) -> str:
-    """What to write in place of a keyword that is none, as a part of a message; empty where unknown."""
-    if (title, name) in CURES:
-        return f" {CURES[title, name]}"
+    """What to write instead of an unknown keyword, as a part of a message; empty if not known."""
+    if (title, name) in HINTS:
+        return f" {HINTS[title, name]}"
     meant = [other for other in ARGUMENT_WORDS.get(name, ()) if other in own]
     if not meant and name in RATE_KEYWORDS:
         return f" {RATE_HINT}"
@@ -68,13 +68,13 @@ RATE_HINT = (
 )
 
 # What has no argument of its own, by the function's name and the keyword.
-DEVICE = "A device is the plug-in's: callbacks=[DevicePlacement('cuda')]."
-SCHEDULE = "A schedule is a plug-in, as TorchScheduler(...), or a method, as learn.fit_one_cycle(...)."
+DEVICE = "A device is set by a callback: callbacks=[DevicePlacement('cuda')]."
+SCHEDULE = "A schedule is a callback, as TorchScheduler(...), or a method, as learn.fit_one_cycle(...)."
 SEED = (
     "The order is drawn from torch's random state: write torch.manual_seed(0) before, or pass "
     "generator=torch.Generator().manual_seed(0)."
 )
-CURES = {
+HINTS = {
     ("Learner", "device"): DEVICE,
     ("Learner", "scheduler"): SCHEDULE,
     ("Learner", "lr_scheduler"): SCHEDULE,

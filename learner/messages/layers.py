@@ -1,4 +1,4 @@
-"""Which layer of a model failed, and what did not fit, read off the frames of a traceback."""
+"""Which layer of a model failed, and what did not fit, from the frames of a traceback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTHS = {
 
 
 def describe_layer(frames: list[FrameType], model: nn.Module) -> str | None:
-    """Path of the innermost layer on the way to the error, what it expects and was given, and the cure."""
+    """The innermost layer on the way to the error, what it expects and received, and how to fix it."""
     names = {id(module): name for name, module in model.named_modules()}
     inside = [
         frame
@@ -43,7 +43,7 @@ def describe_layer(frames: list[FrameType], model: nn.Module) -> str | None:
     title = f"{type(layer).__name__} at model.{path}" if path else f"the model, {type(layer).__name__}"
     shown = [f"{name} of shape {tuple(value.shape)}" for name, value in given]
     width, expected = width_of(layer)
-    wrong = [cure for name, value in given[:1] for cure in cures(layer, name, value)]
+    wrong = [fix for name, value in given[:1] for fix in fixes(layer, name, value)]
     advice = wrong or [expected] * bool(expected)
     return (
         f"in layer {title}{width}"
@@ -53,7 +53,7 @@ def describe_layer(frames: list[FrameType], model: nn.Module) -> str | None:
 
 
 def width_of(layer: nn.Module) -> tuple[str, str]:
-    """The width that a layer was made for, as ` (in_features=3)`, and `it takes (..., 3)`; or nothing."""
+    """The width of a layer, as ` (in_features=3)`, and `it takes (..., 3)`; or nothing."""
     for name, form in WIDTHS.items():
         width = getattr(layer, name, None)
         if width is not None and not callable(width):
@@ -62,14 +62,14 @@ def width_of(layer: nn.Module) -> tuple[str, str]:
     return "", ""
 
 
-def cures(layer: nn.Module, name: str, value: Tensor) -> Iterator[str]:
-    """What to write where a layer was given another dtype or device than its own."""
+def fixes(layer: nn.Module, name: str, value: Tensor) -> Iterator[str]:
+    """How to fix a tensor whose dtype or device differs from that of the layer."""
     own = next(chain(layer.parameters(recurse=False), layer.buffers(recurse=False)), None)
     if own is None:
         return
     if own.device != value.device:
         devices = f"its weights are on {own.device}, {name} is on {value.device}"
-        yield f"{devices}; the plug-in DevicePlacement moves both"
+        yield f"{devices}; the callback DevicePlacement moves both"
     whole = isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
     if whole and value.is_floating_point():
         yield f"it takes whole numbers, {name} is {short(value)}; write {name}.long()"

@@ -174,7 +174,7 @@ def test_case_94_a_wrong_word_for_data_is_refused_with_the_way_to_say_it(method,
 
 def test_case_94_the_device_has_its_plug_in():
     with pytest.raises(
-        TypeError, match=r"has no argument 'device'. A device is the plug-in's: .*DevicePlacement"
+        TypeError, match=r"has no argument 'device'. A device is set by a callback: .*DevicePlacement"
     ):
         learner_of(device="cpu")
 

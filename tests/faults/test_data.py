@@ -293,7 +293,7 @@ def test_case_82_inputs_on_another_device_are_told_with_the_plug_in_that_moves_t
     model = nn.Linear(1, 1, device="meta")
     with pytest.raises(RuntimeError) as caught:
         learner_of(Data(line_batches(1)), model=model).fit(1)
-    assert "its weights are on meta, input is on cpu; the plug-in DevicePlacement" in notes(caught.value)
+    assert "its weights are on meta, input is on cpu; the callback DevicePlacement" in notes(caught.value)
 
 
 def test_case_82_the_default_moves_batches_to_the_device():

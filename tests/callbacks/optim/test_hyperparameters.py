@@ -258,7 +258,7 @@ def test_phases_that_have_no_share_are_left_out():
 
 
 def test_a_part_that_is_no_function_is_refused():
-    with pytest.raises(TypeError, match=r"0\.3 is no function of progress"):
+    with pytest.raises(TypeError, match=r"0\.3 is not a function of progress"):
         combine([1.0], [0.3])
 
 
