@@ -93,6 +93,8 @@ def check_overridden(owner: Callback, learn: Any) -> None:
     Raises:
         Unfit: names the class and the method.
     """
+    if any(each.distributed for each in learn.callbacks):
+        raise Unfit("several processes train together, and a program does not wait for their gradients")
     for name in INNER:
         other = learn.callbacks.overrides.get(name)
         if other is not owner and other is not None:

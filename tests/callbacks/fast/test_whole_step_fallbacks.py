@@ -412,3 +412,10 @@ def test_in_a_subclass_of_the_learner_that_overrides_an_operation_it_falls_back(
     assert learn.callbacks[WholeStep].fallback == f"{kind.__name__} overrides {name}"
     assert [f"{kind.__name__} overrides {name}" in str(each.message) for each in caught] == [True]
     assert_close(*ends)
+
+
+def test_where_several_processes_train_together_it_falls_back():
+    class Together(Callback):
+        distributed = True
+
+    assert_falls_back("several processes train together", Together())
