@@ -27,6 +27,8 @@ from learner.engine.explain import explain
 from learner.engine.groups import Splitter
 from learner.engine.interrupt import interruptible
 from learner.engine.subclass import check_subclass
+from learner.examination import examination
+from learner.examination.report import Report
 from learner.inference import predictions
 from learner.loop import OPERATIONS, Loop, backward, compute_loss, forward, step
 from learner.messages.arguments import (
@@ -272,7 +274,7 @@ class Learner(FitState):
         names = [type(each).__name__ for each in (self.model, self.data, self.optimizer, *self.callbacks)]
         return f"{type(self).__name__}({', '.join(names[:3])}, callbacks=[{', '.join(names[3:])}])"
 
-    def check(self) -> preflight.Report:
+    def check(self) -> Report:
         """Examine model, data, loss, optimizer and plug-ins on one batch, in a sandbox; print the result."""
         check_assigned(self.optimizer)
-        return preflight.check(self)
+        return examination.check(self)

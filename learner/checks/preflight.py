@@ -7,7 +7,7 @@ what cannot go well. `learn.check()` looks closer; it stands in `examination.py`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,9 +32,6 @@ from learner.messages.arguments import is_optimizer, rate_problems
 from learner.messages.problems import LearnerWarning, listed, tell
 from learner.state import optimizer_modes
 
-if TYPE_CHECKING:
-    from learner.checks.examination import Report
-
 
 def check_before_fit(learn: Any) -> None:
     """Refuse a fit that cannot go well, before anything of it.
@@ -45,15 +42,6 @@ def check_before_fit(learn: Any) -> None:
     tell(faults_before_fit(learn, learn.n_epochs))
     if learn.optimizer is not None and Preflight in learn.callbacks:
         learn.callbacks[Preflight].was_idle = all_zero(learn.optimizer)
-
-
-def check(learn: Any) -> Report:
-    """Examine a learner at length on one batch, print what was found, and give it back."""
-    from learner.checks.examination import examine  # a fit needs none of it
-
-    report = examine(learn)
-    print(report)
-    return report
 
 
 class Preflight(Callback):

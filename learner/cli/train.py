@@ -10,8 +10,7 @@ from callbacks.core.output import print_line
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake, closest
-from learner.recipes.runs import resume_run, run, run_or_resume, verify_recipe
-from learner.tools.replay import replay_run
+from learner.recipes.runs import replay_run, resume_run, run, run_or_resume, verify_recipe
 
 
 def add_verbs(verbs: Verbs[Parser]) -> None:

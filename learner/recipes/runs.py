@@ -16,6 +16,7 @@ import torch
 from callbacks import BlackBox, Checkpoint
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
+from callbacks.guard.blackbox import FILE
 from learner.checks.processes import check_processes
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, is_refusal, load_recipe
@@ -32,6 +33,7 @@ from learner.recipes.run_folder import (
 from learner.recipes.verify import Report, Trial, verify
 from learner.resume.resumption import Resume
 from learner.state.fingerprint import own_version
+from learner.tools.replay import replay
 
 
 def run(recipe: Recipe, runs: Path | None = Path("runs")) -> Learner:
@@ -205,3 +207,34 @@ def write_recipe(recipe: Recipe, folder: Path) -> None:
         f"# torch {torch.__version__}, Python {platform.python_version()} on {platform.system()}.\n"
     )
     (folder / "recipe.yaml").write_text(head + recipe.resolved(), encoding="utf-8")
+
+
+def replay_run(folder: Path) -> int:
+    """Run the saved step of a recipe's run again: implements `learner replay RUN`.
+
+    Args:
+        folder: the run's folder, with its `recipe.yaml`, and with `blackbox.pt` in it or in a subfolder.
+
+    Returns:
+        The exit code 0, if the step raises no error.
+
+    Raises:
+        Mistake: the file or the recipe is missing.
+        Exception: the error of the step, with its place in the code.
+    """
+    path = next(iter(sorted(folder.rglob(FILE))), None)
+    if path is None:
+        raise Mistake(
+            f"{folder} contains no {FILE}: the callback BlackBox writes one when a step raises an error. "
+            "Pass the folder of such a run."
+        )
+    if not (folder / "recipe.yaml").is_file():
+        raise Mistake(
+            f"{folder} contains no recipe.yaml, so the learner is not known: create it in Python, and call "
+            f"replay(learn, {str(path)!r}) of learner.replay."
+        )
+    recipe = load_recipe(folder / "recipe.yaml")
+    learn = recipe.build()
+    with recipe.importable():
+        replay(learn, path)
+    return 0

@@ -111,40 +111,6 @@ def fails_in_step(learn: Any) -> bool:
 # Run it again
 
 
-def replay_run(folder: Path) -> int:
-    """Run the saved step of a recipe's run again: implements `learner replay RUN`.
-
-    Args:
-        folder: the run's folder, with its `recipe.yaml`, and with `blackbox.pt` in it or in a subfolder.
-
-    Returns:
-        The exit code 0, if the step raises no error.
-
-    Raises:
-        Mistake: the file or the recipe is missing.
-        Exception: the error of the step, with its place in the code.
-    """
-    from learner.recipes.recipe import load_recipe
-    from learner.recipes.recipe_errors import Mistake  # recipes import the learner, which imports this file
-
-    path = next(iter(sorted(folder.rglob(FILE))), None)
-    if path is None:
-        raise Mistake(
-            f"{folder} contains no {FILE}: the callback BlackBox writes one when a step raises an error. "
-            "Pass the folder of such a run."
-        )
-    if not (folder / "recipe.yaml").is_file():
-        raise Mistake(
-            f"{folder} contains no recipe.yaml, so the learner is not known: create it in Python, and call "
-            f"replay(learn, {str(path)!r}) of learner.replay."
-        )
-    recipe = load_recipe(folder / "recipe.yaml")
-    learn = recipe.build()
-    with recipe.importable():
-        replay(learn, path)
-    return 0
-
-
 def replay(learn: Any, path: str | Path) -> None:
     """Run a saved step again in a sandbox, print the output of each layer, and raise the step's error.
 

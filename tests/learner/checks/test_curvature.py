@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from learner.checks.curvature import largest_curvature, largest_stable_rate, twice_differentiable
+from learner.examination.curvature import largest_curvature, largest_stable_rate, twice_differentiable
 
 
 def parameter(*values: float) -> nn.Parameter:

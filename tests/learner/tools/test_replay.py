@@ -14,7 +14,8 @@ from callbacks.guard.blackbox import FILE
 from learner.files.checkpoint_file import CheckpointError
 from learner.recipes.recipe import load_recipe
 from learner.recipes.recipe_errors import Mistake
-from learner.tools.replay import replay, replay_run
+from learner.recipes.runs import replay_run
+from learner.tools.replay import replay
 
 
 class Watch(Callback):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +15,24 @@ from callbacks.core import draws
 from callbacks.core.history import show
 from callbacks.place.device import map_tensors
 from learner.checks.cures import ONE_VALUE, drop_cure, why_one_is_left
-from learner.checks.curvature import largest_curvature, largest_stable_rate, twice_differentiable
 from learner.checks.data_checks import n_left_over
-from learner.checks.exams import backward, compute_loss, copied, drop_gradients, gradient
 from learner.checks.loss_checks import tensors_in
 from learner.checks.optimizer_checks import closure_faults
 from learner.checks.preflight import does_itself
 from learner.data.tensors import counted
+from learner.examination.curvature import largest_curvature, largest_stable_rate, twice_differentiable
+from learner.examination.exams import backward, compute_loss, copied, drop_gradients, gradient
+from learner.examination.report import Report
 from learner.messages.arguments import rate_problems
 from learner.messages.problems import LearnerWarning, listed
 from learner.state.pass_modes import modes_of, set_modes
-
-if TYPE_CHECKING:
-    from learner.checks.examination import Report
+from learner.state.protocol import FullLearner
 
 N_STEPS = 20
 SECONDS = 10.0  # that the steps, or the curvature, may take
 
 
-def stable_step(learn: Any, report: Report, batch: Any) -> None:
+def stable_step(learn: FullLearner, report: Report, batch: Any) -> None:
     """The largest learning rate with which plain gradient descent does not grow here."""
     if (
         list(rate_problems(learn.optimizer))
@@ -68,7 +67,7 @@ def stable_step(learn: Any, report: Report, batch: Any) -> None:
         )
 
 
-def items(learn: Any, report: Report, batch: Any) -> None:
+def items(learn: FullLearner, report: Report, batch: Any) -> None:
     """Whether a change of one item changes the outputs of others, in evaluation mode."""
     learn.batch = batch
     learn.loop.run_model(learn)
@@ -132,7 +131,7 @@ def n_rows_apart(first: Tensor, second: Tensor) -> int:
     return int(apart.reshape(len(apart), -1).any(1).sum())
 
 
-def steps(learn: Any, report: Report, batch: Any) -> None:
+def steps(learn: FullLearner, report: Report, batch: Any) -> None:
     """Whether some steps on the one batch lower its loss, and move what they should and nothing else."""
     if list(rate_problems(learn.optimizer)) or list(closure_faults(learn, does_itself(learn, "step"))):
         return  # it is reported already
@@ -162,7 +161,7 @@ def steps(learn: Any, report: Report, batch: Any) -> None:
         )
 
 
-def losses_of_steps(learn: Any, batch: Any) -> list[float]:
+def losses_of_steps(learn: FullLearner, batch: Any) -> list[float]:
     """Train on the one batch as often as there is time for; the loss before each step, and after the last."""
     end, losses, states = time.monotonic() + SECONDS, [], draws.take()
     while len(losses) <= N_STEPS and (time.monotonic() < end or len(losses) < 2):
@@ -180,7 +179,7 @@ def losses_of_steps(learn: Any, batch: Any) -> list[float]:
     return losses
 
 
-def changed(kept: list[tuple[str, Tensor, Tensor]]) -> list[str]:
+def changed(kept: Sequence[tuple[str, Tensor, Tensor]]) -> list[str]:
     """The names of tensors that are no longer as their copies."""
     return [name for name, tensor, old in kept if not torch.equal(tensor, old)]
 
@@ -215,7 +214,7 @@ def step_faults(losses: list[float]) -> Iterator[Exception]:
 
 
 # In this order: the steps change the weights.
-def batch_of_one(learn: Any, report: Report, batch: Any) -> None:
+def batch_of_one(learn: FullLearner, report: Report, batch: Any) -> None:
     """Whether a last batch of one item can be trained on: batch norm may have no statistics then."""
     if n_left_over(learn.data.train) != 1 or not any(isinstance(m, _NormBase) for m in learn.model.modules()):
         return

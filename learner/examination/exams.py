@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,16 +24,14 @@ from learner.checks.preflight import does_itself
 from learner.data.loaders import describe_loader
 from learner.data.tensors import counted
 from learner.engine import errors
+from learner.examination.report import Report
 from learner.messages.problems import LearnerWarning, listed
-
-if TYPE_CHECKING:
-    from learner.checks.examination import Report
-
+from learner.state.protocol import FullLearner
 
 # Without a batch
 
 
-def describe_learner(learn: Any, report: Report) -> None:
+def describe_learner(learn: FullLearner, report: Report) -> None:
     """What the learner is made of."""
     parameters = [parameter for parameter in learn.model.parameters() if not is_lazy(parameter)]
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
@@ -59,7 +57,7 @@ def describe_learner(learn: Any, report: Report) -> None:
         )
 
 
-def mode_faults(learn: Any) -> Iterator[Exception]:
+def mode_faults(learn: FullLearner) -> Iterator[Exception]:
     """Layers in evaluation mode whose parameters train, as those of a pretrained part that was loaded so."""
     resting = [
         name
@@ -76,7 +74,7 @@ def mode_faults(learn: Any) -> Iterator[Exception]:
 # On the batch
 
 
-def loss_of(learn: Any, report: Report, batch: Any) -> bool:
+def loss_of(learn: FullLearner, report: Report, batch: Any) -> bool:
     """Compute the loss of the batch, with everything that the first batch of a fit is examined for."""
     learn.batch = batch
     learn.loop.run_model(learn)
@@ -104,12 +102,12 @@ def with_faults(report: Report, find: Callable[..., Iterator[Exception]], *args:
         report.facts[find.__name__.replace("_", " ")] = f"not examined: {type(error).__name__}"
 
 
-def compute_loss(learn: Any) -> None:
+def compute_loss(learn: FullLearner) -> None:
     """The operation and its event, as the loop does them."""
     learn.loop.compute_loss(learn)
 
 
-def class_loss_faults(learn: Any, value: float) -> Iterator[Exception]:
+def class_loss_faults(learn: FullLearner, value: float) -> Iterator[Exception]:
     """Before any training, a guess among classes costs about ln(classes)."""
     if torch_loss(learn.loss_func) not in CLASSES.values() or learn.preds.ndim < 2 or learn.global_step:
         return
@@ -123,7 +121,7 @@ def class_loss_faults(learn: Any, value: float) -> Iterator[Exception]:
         )
 
 
-def number_faults(learn: Any) -> Iterator[Exception]:
+def number_faults(learn: FullLearner) -> Iterator[Exception]:
     """NaN or infinity in the weights and in the batch."""
     parts = [("batch", learn.batch), ("inputs", learn.inputs), ("targets", learn.targets)]
     weights = [("weight", dict(learn.model.named_parameters()))]
@@ -153,14 +151,14 @@ def numbers_of(tensor: Tensor) -> Tensor:
     return tensor if tensor.layout in (torch.strided, torch.jagged) else tensor.values()
 
 
-def backward(learn: Any, report: Report, batch: Any) -> None:
+def backward(learn: FullLearner, report: Report, batch: Any) -> None:
     """Compute the gradients of the loss that is there."""
     learn.loop.on["before_backward"](learn)
     learn.loop.do["backward"](learn)
     learn.loop.on["after_backward"](learn)
 
 
-def gradient(learn: Any, report: Report, batch: Any) -> None:
+def gradient(learn: FullLearner, report: Report, batch: Any) -> None:
     """List the trainable tensors that the gradient reaches."""
     try:
         look_at_gradients(learn, report)
@@ -168,7 +166,7 @@ def gradient(learn: Any, report: Report, batch: Any) -> None:
         drop_gradients(learn)
 
 
-def look_at_gradients(learn: Any, report: Report) -> None:
+def look_at_gradients(learn: FullLearner, report: Report) -> None:
     """Which there are, which are 0, and which are not finite."""
     found = [*learn.model.named_parameters(), *loss_parameters(learn).items()]
     named = [(name, each) for name, each in found if each.requires_grad]
@@ -194,13 +192,13 @@ def look_at_gradients(learn: Any, report: Report) -> None:
         )
 
 
-def drop_gradients(learn: Any) -> None:
+def drop_gradients(learn: FullLearner) -> None:
     """Leave no gradients to the next examination."""
     for module in (learn.model, *modules_beside(learn).values()):
         module.zero_grad()
 
 
-def validation(learn: Any, report: Report, first_batch: Callable[[Any, Any], Any]) -> None:
+def validation(learn: FullLearner, report: Report, first_batch: Callable[[Any, Any], Any]) -> None:
     """Whether a validation batch fits the loss as a training batch does."""
     learn.loop.begin_pass(learn, learn.data.valid, training=False)
     batch = first_batch(learn.data, learn.data.valid)
@@ -236,7 +234,7 @@ def shape_of(item: Any) -> str:
     return f"{tuple(item.shape)} {short(item.dtype)}"
 
 
-def shown_error(error: Exception, learn: Any) -> str:
+def shown_error(error: Exception, learn: FullLearner) -> str:
     """An error with its notes but for the place in a fit, which is none here."""
     noted = errors.with_place(error, learn)
     notes = [note for note in getattr(noted, "__notes__", []) if not note.startswith("at epoch")]

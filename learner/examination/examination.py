@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,14 +18,15 @@ from callbacks.core.contract import OPERATIONS, Callback, Cancel, LearnerWarning
 from callbacks.core.registry import listens
 from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import set_mode
-from learner.checks import exams, trials
 from learner.checks.data_checks import is_one_shot
 from learner.checks.optimizer_checks import all_zero
 from learner.checks.preflight import faults_before_fit, training_faults
 from learner.data.loaders import n_batches_of
-from learner.data.tensors import counted
+from learner.examination import exams, trials
+from learner.examination.report import WIDTH, Report
 from learner.state import begun
 from learner.state.attributes import kept_of, put_back
+from learner.state.protocol import FullLearner
 
 BATCH_EVENTS = (
     "before_batch",
@@ -36,64 +36,16 @@ BATCH_EVENTS = (
     "after_backward",
     "before_step",
 )
-WIDTH = 80
 
 
-@dataclass
-class Report:
-    """What `learn.check()` found.
-
-    Attributes:
-        errors: what a fit would end with, or train on in vain.
-        warnings: what is allowed and probably not meant.
-        facts: what was seen, by a short name: `model`, `batch`, `loss`, `gradient`, ...
-    """
-
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """Was nothing found that is wrong? Warnings are allowed."""
-        return not self.errors
-
-    def take(self, faults: Iterable[Exception]) -> bool:
-        """Add faults, each once; True where none of them is an error."""
-        n_errors = len(self.errors)
-        for fault in faults:
-            place = self.warnings if isinstance(fault, Warning) else self.errors
-            if str(fault) not in place:
-                place.append(str(fault))
-        return len(self.errors) == n_errors
-
-    def warn(self, words: str) -> None:
-        """Add a warning."""
-        self.take([LearnerWarning(words)])
-
-    def __str__(self) -> str:
-        width = max(map(len, self.facts), default=0) + 2
-        lines = [wrapped(f"{name:<{width}}{said}", width) for name, said in self.facts.items()]
-        for title, found in (("error", self.errors), ("warning", self.warnings)):
-            lines += [wrapped(f"{title}: {said}", 4) for said in found]
-        return "\n".join([*lines, self.verdict()])
-
-    def verdict(self) -> str:
-        """The last line."""
-        n_errors, n_warnings = len(self.errors), len(self.warnings)
-        counts = [counted(n_errors, "error", "errors"), counted(n_warnings, "warning", "warnings")]
-        return f"{'ok' if self.ok else 'not ok'}: {', '.join(counts)}"
-
-    def __repr__(self) -> str:  # short, as a notebook shows it below what was printed
-        return f"<Report {self.verdict()}>"
+def check(learn: FullLearner) -> Report:
+    """Examine a learner on one batch, print what was found, and return it."""
+    report = examine(learn)
+    print(report)
+    return report
 
 
-def wrapped(text: str, indent: int) -> str:
-    """A paragraph of at most 80 columns, its later lines indented."""
-    return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False))
-
-
-def examine(learn: Any) -> Report:
+def examine(learn: FullLearner) -> Report:
     """Look at everything that can be seen without training, then at one batch in a sandbox.
 
     Raises:
@@ -114,7 +66,7 @@ def examine(learn: Any) -> Report:
     return report
 
 
-def can_run(learn: Any, report: Report) -> bool:
+def can_run(learn: FullLearner, report: Report) -> bool:
     """Is there a batch to be had, and a model that can be put back as it was?"""
     if n_batches_of(learn.data.train) == 0:
         return False
@@ -134,7 +86,7 @@ def can_run(learn: Any, report: Report) -> bool:
     return not any(tensor.is_inference() for tensor in tensors)
 
 
-def examine_batch(learn: Any, report: Report) -> None:
+def examine_batch(learn: FullLearner, report: Report) -> None:
     """The examinations that need a batch, each after those that it stands on."""
     batch: Any = None
 
@@ -159,7 +111,7 @@ def examine_batch(learn: Any, report: Report) -> None:
         attempt(learn, report, "validation", lambda: exams.validation(learn, report, first_batch))
 
 
-def begin(learn: Any, report: Report) -> bool:
+def begin(learn: FullLearner, report: Report) -> bool:
     """Fire the events that come before the first batch, in which callbacks create what they need."""
     for plugin in learn.callbacks:
         attempt(learn, report, "before_fit", lambda plugin=plugin: begun.begin(learn, plugin))
@@ -171,7 +123,7 @@ def begin(learn: Any, report: Report) -> bool:
     return True
 
 
-def fire(learn: Any, event: str) -> None:
+def fire(learn: FullLearner, event: str) -> None:
     """Let callbacks act, but one that runs the whole step at once: here operations run one by one."""
     for hook in learn.callbacks.hooks[event]:
         if not hook.__self__.matches_loop:
@@ -179,7 +131,7 @@ def fire(learn: Any, event: str) -> None:
 
 
 def attempt(
-    learn: Any, report: Report, name: str, exam: Callable[[], Any], *, is_extra: bool = False
+    learn: FullLearner, report: Report, name: str, exam: Callable[[], Any], *, is_extra: bool = False
 ) -> bool:
     """Run one examination and report what it raises; False if those after it cannot run.
 
@@ -230,7 +182,7 @@ def recorded(report: Report) -> Iterator[None]:
 
 
 @contextmanager
-def without_trace(learn: Any, report: Report) -> Iterator[None]:
+def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
     """A sandbox with the plug-ins that take part in a batch; it also puts back what a sandbox does not."""
     kept, optimizer, fitting, all_begun = kept_of(learn), learn.optimizer, learn.fitting, learn.loop.begun
     plugins = tuple(learn.callbacks)

@@ -1,0 +1,1 @@
+"""`learn.check()`: a learner examined at length on one batch."""
