@@ -1,4 +1,4 @@
-"""Find the records of a zip archive as torch writes them, every size looked at, and sum an archive up."""
+"""Find the records of a zip archive that torch wrote, check every size, and compute its checksum."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ import torch
 
 from learner.files.sums import joined
 
-END = struct.Struct("<4s4H2LH")  # the zip format's records, as PKWARE's APPNOTE.TXT 6.3 lays them out
+END = struct.Struct("<4s4H2LH")  # the records of the zip format, from PKWARE's APPNOTE.TXT 6.3
 END_64 = struct.Struct("<4sQ2H2L4Q")
 LOCATOR = struct.Struct("<4sLQL")
 ENTRY = struct.Struct("<4s6H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
-IN_64 = 0xFFFFFFFF  # a size that stands in the entry's extra field instead
-FLAGS = 0x808  # what torch sets: names in UTF-8, sizes told after the data
+IN_64 = 0xFFFFFFFF  # then the size is in the entry's extra field
+FLAGS = 0x808  # as torch sets them: names in UTF-8, sizes after the data
 
-WORTH_JOINING = 1 << 16  # bytes: to sum up fewer is quicker than to look for a record's sum and to join it
+WORTH_JOINING = (
+    1 << 16
+)  # bytes; for fewer, computing the sum is faster than finding and joining a record's sum
 CHUNK = 1 << 20
 NOT_RUN = "No checkpoint of ours does that; nothing in the file was run. Take another checkpoint."
 
 
 @dataclass(frozen=True)
 class Record:
-    """Where the content of one entry is."""
+    """The place of the content of one entry."""
 
     name: str
     header: int
@@ -42,25 +44,25 @@ class Record:
 
 
 def directory(file: io.BufferedReader, length: int) -> dict[str, Record]:
-    """The records of the archive by their names below its one folder; every size in it is true."""
+    """The records of the archive, by their names below its only folder. All sizes are checked."""
     try:
         start, size, n_entries = find_directory(file, length)
         records = list(entries(file, read_at(file, start, size), n_entries, start))
     except (struct.error, UnicodeDecodeError) as error:
-        raise bad_zip(f"a record is cut ({error})") from None
+        raise bad_zip(f"a record is incomplete ({error})") from None
     check_apart(records, start)
     names = [record.name for record in records]
     tops = {name.split("/")[0] for name in names}
-    if len(tops) != 1 or len({name.lower() for name in names}) != len(names):  # torch looks in any case
-        raise bad_zip("names come twice or lie in several folders")
+    if len(tops) != 1 or len({name.lower() for name in names}) != len(names):  # torch ignores case
+        raise bad_zip("it has duplicate names or several folders")
     below = {record.name.partition("/")[2]: record for record in records}
     if "data.pkl" not in below or "constants.pkl" in below:
-        raise bad_zip("it is no archive of torch.save")
+        raise bad_zip("it is not an archive of torch.save")
     return below
 
 
 def find_directory(file: io.BufferedReader, length: int) -> tuple[int, int, int]:
-    """Start, size and number of entries of the directory, which must stand right before the archive's end."""
+    """Start, size and number of entries of the directory, which must be directly before the archive's end."""
     end_at = length - END.size
     mark, *disks, n_entries, size, start, n_comment = END.unpack(read_at(file, end_at, END.size))
     if mark != b"PK\x05\x06" or n_comment:
@@ -78,7 +80,7 @@ def find_directory(file: io.BufferedReader, length: int) -> tuple[int, int, int]
 
 
 def entries(file: io.BufferedReader, content: bytes, n_entries: int, end: int) -> Iterator[Record]:
-    """Each entry of the directory, after a look at the header that stands before its data."""
+    """Each entry of the directory, checked against the header before its data."""
     at = 0
     for _ in range(n_entries):
         mark, _, _, flags, method, _, _, crc, packed, size, n_name, n_extra, n_comment, disk, _, _, header = (
@@ -98,7 +100,7 @@ def entries(file: io.BufferedReader, content: bytes, n_entries: int, end: int) -
 
 
 def in_64(extra: bytes, *values: int) -> list[int]:
-    """The values, those that need it from the extra field for large files."""
+    """The values; those that are too large for their field come from the extra field."""
     large = b""
     while extra:
         kind, size = struct.unpack_from("<2H", extra)
@@ -107,12 +109,12 @@ def in_64(extra: bytes, *values: int) -> list[int]:
         large = extra[4 : 4 + size] if kind == 1 else large
         extra = extra[4 + size :]
     n_large = sum(value == IN_64 for value in values)
-    told = iter(struct.unpack_from(f"<{n_large}Q", large))
-    return [next(told) if value == IN_64 else value for value in values]
+    values_64 = iter(struct.unpack_from(f"<{n_large}Q", large))
+    return [next(values_64) if value == IN_64 else value for value in values]
 
 
 def check_name(name: bytes) -> None:
-    """Refuse what would leave a folder."""
+    """Refuse a name that would leave a folder."""
     if (
         name.startswith(b"/")
         or b"\\" in name
@@ -120,22 +122,22 @@ def check_name(name: bytes) -> None:
         or b".." in name.split(b"/")
         or b"/" not in name
     ):
-        raise bad_zip(f"{name!r} is no name for an entry")
+        raise bad_zip(f"{name!r} is not a valid name for an entry")
 
 
 def check_header(file: io.BufferedReader, header: int, name: bytes, end: int) -> int:
-    """The length of what stands between an entry's header and its data."""
+    """Check an entry's header, and return the length of its name and extra field."""
     if header > end:
         raise bad_zip(f"{name!r} lies outside of it")
     mark, _, flags, method, *_, n_name, n_extra = LOCAL.unpack(read_at(file, header, LOCAL.size))
-    told = read_at(file, header + LOCAL.size, n_name)
-    if mark != b"PK\x03\x04" or flags & ~FLAGS or method or told != name:
+    name_there = read_at(file, header + LOCAL.size, n_name)
+    if mark != b"PK\x03\x04" or flags & ~FLAGS or method or name_there != name:
         raise bad_zip(f"{name!r} has another header than entry")
     return n_name + n_extra
 
 
 def check_apart(records: list[Record], end: int) -> None:
-    """Refuse entries that reach into each other or out of the archive: a bomb is made of them."""
+    """Refuse entries that overlap or leave the archive: zip bombs use them."""
     ordered = sorted(records, key=lambda record: record.header)
     for record, limit in zip(ordered, [*(after.header for after in ordered[1:]), end], strict=True):
         if record.start + record.size > limit:
@@ -143,7 +145,7 @@ def check_apart(records: list[Record], end: int) -> None:
 
 
 def read_at(file: io.BufferedReader, at: int, size: int) -> bytes:
-    """Bytes of the file, all of them there."""
+    """Read bytes of the file."""
     if at < 0:
         raise bad_zip("it is too short")
     file.seek(at)
@@ -151,15 +153,15 @@ def read_at(file: io.BufferedReader, at: int, size: int) -> bytes:
 
 
 def bad_zip(what: str) -> ValueError:
-    """The error for a payload that is no archive as torch writes them."""
-    return ValueError(f"its content is no archive that can be read safely: {what}. {NOT_RUN}")
+    """The error for a payload that is not an archive as torch writes them."""
+    return ValueError(f"its content is not an archive that can be read safely: {what}. {NOT_RUN}")
 
 
 def sum_of(file: io.BufferedReader, length: int) -> int:
     """The CRC-32 of an archive that torch has just written.
 
-    Torch sums up the pieces on its way, so that only what lies between them is read again: a second sum of
-    all made saving 200 MB take 1.5 times as long as torch.save alone, this one 1.05 (decision 0009).
+    Torch has the checksums of the large records, so only the bytes between them are read. Reading
+    all again made saving 200 MB take 1.5 times as long as torch.save alone, this takes 1.05 (decision 0009).
     """
     large = []
     _, _, n_entries = find_directory(file, length)
@@ -173,12 +175,12 @@ def sum_of(file: io.BufferedReader, length: int) -> int:
 
 
 def sum_between(file: io.BufferedReader, start: int, end: int, crc: int = 0) -> int:
-    """Go on with a CRC-32 over a part of a file."""
+    """Continue a CRC-32 over a part of a file."""
     file.seek(start)
     buffer = memoryview(bytearray(min(CHUNK, end - start)))
     while start < end:
         n_read = file.readinto(buffer[: min(CHUNK, end - start)])
         if not n_read:
-            break  # the file became shorter meanwhile: the sum will differ
+            break  # the file has become shorter: the sum will differ
         crc, start = zlib.crc32(buffer[:n_read], crc), start + n_read
     return crc

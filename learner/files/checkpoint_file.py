@@ -1,4 +1,4 @@
-"""Write a checkpoint file so that it is whole or not there, and read one so that a bad file does no harm."""
+"""Write a checkpoint file completely or not at all, and read one so that a bad file does no harm."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from learner.files import archive, payload
 from learner.files.plain import SCALARS
 from learner.files.sync import sync, sync_folder
 
-FORMAT = 1  # what a reader must know; counted up when an older one could not read a file
+FORMAT = 1  # version of the format; increased when older versions cannot read a file
 MAGIC = b"plainlearner checkpoint"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(ValueError):
-    """A file cannot be used as a checkpoint; the message says which, why, and what to do."""
+    """A file cannot be used as a checkpoint. The message has the path, the reason and the next step."""
 
 
 def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -> None:
-    """Write a checkpoint beside its place, and rename it when it is whole.
+    """Write a checkpoint to a temporary file, and rename it when it is complete.
 
     Args:
-        path: its place; what is there is replaced at once or not at all.
-        contents: plain data, as `to_plain` gives them. `"format"` is added.
-        durable: wait until the disk has it. Without, a power cut can cost the new file and the old one.
+        path: the file. An existing file is replaced in one step.
+        contents: plain data, as `to_plain` returns. `"format"` is added.
+        durable: wait until it is on the disk. Otherwise a power failure can lose the new and the old file.
 
     Raises:
-        TypeError: contents are not plain. Nothing is written.
-        OSError: it cannot be written. What was at `path` is still there.
+        TypeError: the contents are not plain data. Nothing is written.
+        OSError: it cannot be written. The file at `path` is unchanged.
     """
     contents = {"format": FORMAT, **contents}
     n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(contents))
@@ -61,7 +61,7 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
 
 
 def fill(file: IO[bytes], contents: Any) -> None:
-    """Write the payload and the trailer that seals it, and flush both."""
+    """Write the payload and its trailer, and flush both."""
     counted = Counted(file)
     try:
         torch.save(contents, cast(IO[bytes], counted), pickle_protocol=2)
@@ -78,7 +78,7 @@ def fill(file: IO[bytes], contents: Any) -> None:
 
 
 def interrupt_in(error: BaseException) -> BaseException | None:
-    """The Ctrl-C, or the like, that torch's own error hides where it came up between two writes."""
+    """The KeyboardInterrupt, or similar, behind torch's own error, if it was raised between two writes."""
     hidden = error.__context__
     while hidden is not None and isinstance(hidden, Exception):
         hidden = hidden.__context__
@@ -86,9 +86,9 @@ def interrupt_in(error: BaseException) -> BaseException | None:
 
 
 class Counted:
-    """What torch.save writes to: counts what passes.
+    """The file that torch.save writes to. It counts the bytes.
 
-    An error is kept until torch is done: torch writes on when it is interrupted, and would hide the first.
+    An error is kept until torch has finished, since torch continues to write and would hide the first error.
     """
 
     def __init__(self, file: IO[bytes]):
@@ -106,11 +106,11 @@ class Counted:
         return size
 
     def flush(self) -> None:
-        pass  # `fill` does it, where an error is no harm
+        pass  # `fill` flushes, since an error here would be lost
 
 
 def trailer(length: int, crc: int, version: int = FORMAT) -> bytes:
-    """The last line of a file, of one length in every version, sealed by a sum of its own."""
+    """The last line of a file. Its length is the same in every version, and it has its own checksum."""
     line = b"\n%s %04d %020d %08x" % (MAGIC, version, length, crc)
     return b"%s %08x\n" % (line, zlib.crc32(line))
 
@@ -119,10 +119,10 @@ TRAILER_SIZE = len(trailer(0, 0))
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, once it is known to be whole and to hold plain data only.
+    """Read a checkpoint onto the CPU, after checking that it is complete and has only plain data.
 
     Raises:
-        CheckpointError: it is not there, not ours, not whole, or made to do harm.
+        CheckpointError: it is missing, not ours, incomplete, or malicious.
     """
     path = Path(path).absolute()
     try:
@@ -138,12 +138,12 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def is_plain(path: str | Path) -> bool:
-    """Is it a file of plain `torch.save`: a whole zip archive without our seal?"""
+    """Is it a file of plain `torch.save`: a complete zip archive without our trailer?"""
     try:
         with open_file(Path(path).absolute()) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - TRAILER_SIZE))
-            if told_by(file.read()) != (0, 0, 0):
+            if fields_of(file.read()) != (0, 0, 0):
                 return False
             archive.find_directory(file, size)
     except (OSError, ValueError, struct.error):
@@ -152,10 +152,10 @@ def is_plain(path: str | Path) -> bool:
 
 
 def read_plain(path: str | Path) -> Any:
-    """Read a file of plain `torch.save` onto the CPU, if it holds only tensors and plain data.
+    """Read a file of plain `torch.save` onto the CPU, if it has only tensors and plain data.
 
     Raises:
-        CheckpointError: it is incomplete, or holds something else.
+        CheckpointError: it is incomplete, or has something else.
     """
     path = Path(path).absolute()
     try:
@@ -175,7 +175,7 @@ REWRITE = "write it again, torch.save(torch.load(path, weights_only=True), path)
 
 
 def is_whole(path: str | Path) -> str | None:
-    """None if a file is a whole checkpoint, else its fault in words. Nothing is unpacked."""
+    """None if a file is a complete checkpoint, otherwise its problem in words. Nothing is unpacked."""
     try:
         with open_file(Path(path).absolute()) as file:
             check_whole(file)
@@ -185,7 +185,7 @@ def is_whole(path: str | Path) -> str | None:
 
 
 def open_file(path: Path) -> io.BufferedReader:
-    """Open a file that is one."""
+    """Open a file; raise with a suggestion if it is missing or a folder."""
     if path.is_dir():
         there = names_in(path)
         raise ValueError(f"it is a folder. Pass a file{' in it: ' + there if there else ''}.")
@@ -195,7 +195,7 @@ def open_file(path: Path) -> io.BufferedReader:
 
 
 def check_whole(file: io.BufferedReader) -> int:
-    """Compare trailer, length and sum with what they should be.
+    """Check trailer, length and checksum.
 
     Returns:
         The length of the payload, in bytes.
@@ -206,7 +206,7 @@ def check_whole(file: io.BufferedReader) -> int:
     start = file.read(16)
     file.seek(max(0, size - TRAILER_SIZE))
     last = file.read()
-    version, length, crc = told_by(last)
+    version, length, crc = fields_of(last)
     if last != trailer(length, crc, version):
         raise ValueError(without_trailer(start, size))
     if version > FORMAT:
@@ -222,8 +222,8 @@ def check_whole(file: io.BufferedReader) -> int:
     return length
 
 
-def told_by(last: bytes) -> tuple[int, int, int]:
-    """Version, length and sum in a trailer; zeros in what is none."""
+def fields_of(last: bytes) -> tuple[int, int, int]:
+    """Version, length and checksum in a trailer; zeros if it is not a trailer."""
     try:
         version, length, crc = last.split()[-4:-1]
         return int(version), int(length), int(crc, 16)
@@ -232,7 +232,7 @@ def told_by(last: bytes) -> tuple[int, int, int]:
 
 
 def without_trailer(start: bytes, size: int) -> str:
-    """What to say of a file that does not end as ours do."""
+    """Describe a file that does not end with our trailer."""
     if start.startswith(b"PK\x03\x04"):
         return (
             f"its end is missing or altered: it was cut short at {size} bytes when it was written or copied, "
@@ -246,10 +246,10 @@ def without_trailer(start: bytes, size: int) -> str:
 
 
 def tensors_of(contents: Any) -> Iterator[Tensor]:
-    """All tensors in plain data, each storage once.
+    """All tensors in plain data, each once.
 
     Raises:
-        TypeError: something is not plain.
+        TypeError: something is not plain data.
     """
     seen: set[int] = set()
     left = [contents]
@@ -276,13 +276,13 @@ def tensors_of(contents: Any) -> Iterator[Tensor]:
 
 
 def space_note(error: OSError, path: Path, n_bytes: int) -> str:
-    """What was to be written, where, and for no space how much there was."""
+    """Describe what could not be written and where; if the disk is full, also its free space."""
     if error.errno not in NO_SPACE:
         return f"while the checkpoint {path} was written; what was there before is as it was."
     try:
         free = f"{shutil.disk_usage(path.parent).free:,} are free"
     except OSError:
-        free = "how many are free cannot be told"
+        free = "the free space is unknown"
     return (
         f"while the checkpoint {path} was written: it needs about {n_bytes:,} bytes, {free} (a quota or a "
         "limit on file size may allow less). What was there before is as it was."
@@ -294,11 +294,11 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # the error that led here is the one to tell
+        return  # the original error is the one to report
 
 
 def nearest(path: Path) -> str:
-    """Which names beside a missing file are like its own."""
+    """Suggest files beside a missing file with similar names."""
     if not path.parent.is_dir():
         return f"The folder {path.parent} is not there either."
     names = sorted(entry.name for entry in path.parent.iterdir())
@@ -307,6 +307,6 @@ def nearest(path: Path) -> str:
 
 
 def names_in(folder: Path) -> str:
-    """A few files in a folder, the last ones first."""
+    """Some files in a folder, the last ones first."""
     names = sorted((entry.name for entry in folder.iterdir() if entry.is_file()), reverse=True)
     return ", ".join(names[:3])

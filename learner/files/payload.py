@@ -1,8 +1,8 @@
-"""Look through what a checkpoint file holds before any of it is made, then let torch load it.
+"""Check the content of a checkpoint file before any of it is created, then let torch load it.
 
-`weights_only=True` runs no code, but makes whatever sizes a file names, and calls whatever a program has
-told torch to be safe. So the zip directory and the pickle are read through first, and may hold nothing but
-what `files.write` makes.
+`weights_only=True` runs no code, but it allocates any size that a file contains, and calls any function that
+a program has registered with torch as safe. So the zip directory and the pickle are checked first, and may
+contain only what `write` produces.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPCODES = frozenset(
     TUPLE TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT BINGET LONG_BINGET
     """.split()  # noqa: SIM905 - a list of thirty quoted words reads worse
 )
-ITEM_SIZES = {  # bytes of an item, by the names that torch gives its storages in a file
+ITEM_SIZES = {  # bytes of an item, by torch's names of storages in a file
     **dict.fromkeys(["UntypedStorage", "BoolStorage", "ByteStorage", "CharStorage"], 1),
     **dict.fromkeys(["ShortStorage", "HalfStorage", "BFloat16Storage"], 2),
     **dict.fromkeys(["IntStorage", "FloatStorage"], 4),
@@ -40,29 +40,29 @@ def load(file: io.BufferedReader, length: int, *, is_ours: bool = True) -> Any:
 
     Args:
         file: opened to read bytes.
-        length: of the payload.
-        is_ours: did `files.write` make it? A state dict of torch's is an `OrderedDict` with an attribute, and
-            may hold parameters.
+        length: length of the payload, in bytes.
+        is_ours: whether `write` wrote it. A state dict of torch may also have an `OrderedDict` with an
+            attribute, and parameters.
 
     Raises:
-        ValueError: it holds something that is no plain data, or sizes that are not true.
+        ValueError: it has something other than plain data, or false sizes.
     """
     records = directory(file, length)
     check_pickle(records, is_ours=is_ours)
     file.seek(0)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
-    except pickle.UnpicklingError:  # its words tell how to switch the safety off
+    except pickle.UnpicklingError:  # its message explains how to disable the protection
         raise ValueError(f"torch finds more than tensors and plain values in it. {NOT_RUN}") from None
     except (RuntimeError, ValueError) as error:
-        if "allocate" in str(error):  # a file that is larger than the memory is no bad file
+        if "allocate" in str(error):  # a file that is larger than the memory is not a bad file
             raise
-        said = textwrap.shorten(str(error), 160)
-        raise ValueError(f"torch cannot read it ({said}). Take another checkpoint.") from None
+        message = textwrap.shorten(str(error), 160)
+        raise ValueError(f"torch cannot read it ({message}). Take another checkpoint.") from None
 
 
 def check_pickle(records: dict[str, Record], *, is_ours: bool = True) -> None:
-    """Go through the pickle with stand-ins for the few names it may hold, which make nothing."""
+    """Read the pickle with stand-ins for the few names that it may contain. They create nothing."""
     content = records["data.pkl"].read()
     check_opcodes(content, OPCODES if is_ours else OPCODES | {"BUILD"})
     try:
@@ -72,7 +72,7 @@ def check_pickle(records: dict[str, Record], *, is_ours: bool = True) -> None:
 
 
 def check_opcodes(content: bytes, allowed: frozenset[str]) -> None:
-    """Refuse a pickle that does other things than one of plain data."""
+    """Refuse a pickle with operations that plain data does not need."""
     steps = pickletools.genops(content)
     while True:
         try:
@@ -81,13 +81,13 @@ def check_opcodes(content: bytes, allowed: frozenset[str]) -> None:
             return
         except ValueError as error:
             raise ValueError(f"its data make no sense ({error}). {NOT_RUN}") from None
-        # a pickle numbers what it remembers; a number larger than its place reserves memory for nothing
+        # a pickle numbers the objects in its memo; a number larger than its position only reserves memory
         if opcode.name not in allowed or (opcode.name == "LONG_BINPUT" and int(argument or 0) > (at or 0)):
             raise ValueError(f"its data use {opcode.name}. {NOT_RUN}")
 
 
 class StandIns(pickle.Unpickler):
-    """An unpickler that makes no tensor, and knows no name of the file's but those that torch.save writes."""
+    """An unpickler that creates no tensor, and accepts only the names that torch.save writes."""
 
     def __init__(self, content: bytes, records: dict[str, Record]):
         super().__init__(io.BytesIO(content))
@@ -115,17 +115,17 @@ class StandIns(pickle.Unpickler):
 
 
 class StandInsOfTorch(StandIns):
-    """The same for a state dict: also for `OrderedDict`s with items, and parameters."""
+    """The same for a state dict of torch, which also has `OrderedDict`s with items, and parameters."""
 
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict  # BUILD sets attributes of it, and can of no other stand-in
+            return OrderedDict  # BUILD sets attributes of it, and of no other stand-in
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return Parameter()
         return super().find_class(module, name)
 
 
-class StorageKind(NamedTuple):  # of which BUILD can set nothing, as it can of a dataclass
+class StorageKind(NamedTuple):  # not a dataclass, whose attributes BUILD could set
     """Stands for a class of storages."""
 
     item_size: int
@@ -139,7 +139,7 @@ class Storage(NamedTuple):
 
 
 class NoHooks:
-    """Stands for the OrderedDict of a tensor's hooks, of which a file has none."""
+    """Stands for the OrderedDict of a tensor's hooks, which is empty in a file."""
 
     __slots__ = ()
 
@@ -148,17 +148,17 @@ class NoHooks:
 
 
 class Parameter:
-    """Stands for the function that makes a parameter of a tensor."""
+    """Stands for the function that makes a parameter from a tensor."""
 
     __slots__ = ()
 
     def __call__(self, tensor: Any, requires_grad: Any, hooks: Any) -> None:
         if tensor is not None or type(requires_grad) is not bool:
-            raise ValueError(f"its data make a parameter of what is none. {NOT_RUN}")
+            raise ValueError(f"its data make a parameter of something that is not a tensor. {NOT_RUN}")
 
 
 class Rebuild:
-    """Stands for the function that makes a tensor: looks whether it lies within its storage."""
+    """Stands for the function that makes a tensor. It checks that the tensor fits in its storage."""
 
     __slots__ = ()
 
@@ -167,7 +167,7 @@ class Rebuild:
         item_size = dtypes[0].itemsize if dtypes else getattr(storage, "item_size", 1)
         fits = isinstance(storage, Storage) and type(shape) is type(strides) is tuple
         if not fits or len(shape) != len(strides) or not all(map(whole, (offset, *shape, *strides))):
-            raise ValueError(f"its data make a tensor of what is none. {NOT_RUN}")
+            raise ValueError(f"its data make a tensor of something that is not a storage. {NOT_RUN}")
         n_items, last = 1, offset
         for length, stride in zip(shape, strides, strict=True):
             n_items, last = n_items * length, last + (length - 1) * stride
@@ -177,5 +177,5 @@ class Rebuild:
 
 
 def whole(value: Any) -> bool:
-    """Is this a whole number that a size can be?"""
+    """Is this a whole number, 0 or more?"""
     return type(value) is int and value >= 0

@@ -1,4 +1,4 @@
-"""Say a state in plain data, which a file can hold without naming code, and say it back."""
+"""Convert a state to plain data, which a file can contain without naming code, and back."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-KIND = "plain kind"  # the key that marks a tagged dict; a dict of the user's that has it is tagged itself
+KIND = "plain kind"  # the key that marks a tagged dict; a dict of the user with this key is tagged too
 SCALARS = frozenset({type(None), bool, int, float, str})
-DEEPEST = 100  # levels; real states have fewer than ten, and pickle and Python give up near 1000
+DEEPEST = 100  # levels; real states have fewer than ten, and pickle and Python fail near 1000
 HUGE = 1 << 2000  # torch's `weights_only` reads whole numbers of at most 255 bytes
 FACTORIES: dict[str, Any] = {"None": None, "int": int, "float": float, "list": list, "dict": dict, "set": set}
 DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
-CURE = (
-    "Keep numbers, strings, tensors and containers of them in `state`, or give the plug-in a `state_dict` of "
-    "its own."
+FIX = (
+    "Keep numbers, strings, tensors and containers of them in `state`, or give the callback its own "
+    "`state_dict`."
 )
 
 
 def to_plain(value: Any, where: str) -> Any:
     """Copy a state into None, bool, int, float, str, tensors, lists, tuples and dicts.
 
-    What is of another kind that can be kept (bytes, sets, deques, arrays, NumPy's numbers, generators, ...)
-    becomes a small dict that tells its kind. What is held twice is one object in the copy too.
+    A value of another supported type (bytes, sets, deques, arrays, NumPy's numbers, generators, ...) becomes
+    a small dict with its type. An object that occurs twice is one object in the copy too.
 
     Args:
-        value: the state, as a `state_dict` gives it.
-        where: the place that an error names, as `"callbacks.early_stopping"`.
+        value: the state, as from a `state_dict`.
+        where: its place, for errors, as `"callbacks.early_stopping"`.
 
     Returns:
-        The copy. Tensors are detached and stay on their device; whole ones share memory with the original.
+        The copy. Tensors are detached and stay on their device; if they are not views, they share memory.
 
     Raises:
-        TypeError: something cannot be kept, or contains itself; the message names its place.
+        TypeError: a value is not supported, or contains itself; the message has its place.
     """
     return _ToPlain(where).copy(value)
 
 
 def from_plain(value: Any) -> Any:
-    """Give back what `to_plain` was given.
+    """Convert the result of `to_plain` back. Nothing is imported by a name in the data.
 
     Raises:
-        ValueError: this is nothing that `to_plain` makes. Nothing that the data name is ever imported.
+        ValueError: it is not a result of `to_plain`.
     """
     return _FromPlain().copy(value)
 
@@ -59,7 +59,7 @@ class _ToPlain:
         self.where = where
         self.path: list[Any] = []
         self.under_way: set[int] = set()
-        self.done: dict[int, tuple[Any, Any]] = {}  # with the original, so that its id is not given away
+        self.done: dict[int, tuple[Any, Any]] = {}  # with the original, so that its id is not reused
 
     def copy(self, value: Any) -> Any:
         kind = type(value)
@@ -93,7 +93,7 @@ class _ToPlain:
         return tuple(self.of_list(list(value)))
 
     def items(self, pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
-        """Copies of the values; an error in one of them names its key."""
+        """Copy the values; an error in one of them has its key."""
         return [self.item(key, value) for key, value in pairs]
 
     def item(self, key: Any, value: Any) -> Any:
@@ -146,7 +146,7 @@ class _ToPlain:
             kind = "nested" if value.is_nested else value.dtype if value.is_quantized else value.layout
             self.refuse(f"is a tensor of kind {kind}, which a checkpoint does not hold")
         plain = value.detach().resolve_conj().resolve_neg()
-        # torch.save writes the whole storage under a view, and a stretched one needs more than it
+        # torch.save writes the whole storage of a view; an expanded tensor has more items than its storage
         is_whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
         return plain if is_whole else plain.clone()
 
@@ -164,15 +164,15 @@ class _ToPlain:
         return tagged("array.array", as_tensor(value.tobytes()), typecode=value.typecode)
 
     def refuse(self, what: str) -> NoReturn:
-        raise TypeError(f"{self.place()} {what}. {CURE}")
+        raise TypeError(f"{self.place()} {what}. {FIX}")
 
     def place(self) -> str:
-        """Where the walk is, as one would write it: `callbacks.early_stopping.best[3]['key']`."""
+        """The current place, written as in Python: `callbacks.early_stopping.best[3]['key']`."""
         shown = self.path[:8]
         n_dots = next((at for at, key in enumerate(shown) if not is_identifier(key)), len(shown))
         start = ".".join([*([self.where] if self.where else []), *shown[:n_dots]])
-        cut = "..." if len(self.path) > len(shown) else ""
-        return start + "".join(f"[{key!r}]" for key in shown[n_dots:]) + cut
+        rest = "..." if len(self.path) > len(shown) else ""
+        return start + "".join(f"[{key!r}]" for key in shown[n_dots:]) + rest
 
 
 class _FromPlain:
@@ -187,7 +187,7 @@ class _FromPlain:
         if kind in SCALARS or kind is Tensor:
             return value
         if kind not in (list, tuple, dict):
-            raise ValueError(f"a value of type {name_of(kind)} is none that a checkpoint holds.")
+            raise ValueError(f"a value of type {name_of(kind)} is not supported in a checkpoint.")
         if id(value) not in self.done:
             if self.n_levels >= DEEPEST:
                 raise ValueError(f"the data are nested more than {DEEPEST} levels deep.")
@@ -208,7 +208,7 @@ class _FromPlain:
         unpacker = UNPACKERS.get(value[KIND]) if type(value[KIND]) is str else None
         if unpacker is None:
             raise ValueError(
-                f"{value[KIND]!r} is no kind of value that a checkpoint holds: {', '.join(UNPACKERS)}."
+                f"{value[KIND]!r} is not a type that a checkpoint supports: {', '.join(UNPACKERS)}."
             )
         try:
             parts = {name: self.copy(part) for name, part in value.items() if name != KIND}
@@ -223,7 +223,7 @@ def is_identifier(key: Any) -> bool:
 
 
 def is_simple(values: Sequence[Any]) -> bool:
-    """Are these scalars that a file holds as they are? Quick, since histories have a million of them."""
+    """Can a file contain these scalars unchanged? Fast, since histories have a million of them."""
     if not SCALARS.issuperset(map(type, values)):
         return False
     whole = [value for value in values if type(value) is int]
@@ -231,17 +231,17 @@ def is_simple(values: Sequence[Any]) -> bool:
 
 
 def tagged(kind: str, value: Any, **more: Any) -> dict[str, Any]:
-    """The small dict that stands for a value of another kind."""
+    """The small dict for a value of another type."""
     return {KIND: kind, "value": value, **more}
 
 
 def name_of(kind: type) -> str:
-    """A type as an import would write it."""
+    """The full name of a type."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def as_tensor(content: bytes) -> Tensor:
-    """Bytes as a tensor of their own."""
+    """Bytes as a tensor."""
     return (
         torch.frombuffer(bytearray(content), dtype=torch.uint8)
         if content
@@ -261,18 +261,18 @@ def make_array(value: Tensor, dtype: str, shape: tuple[int, ...]) -> Any:
     import numpy
 
     if not re.fullmatch(r"[<>|=][biufc]\d{1,2}", dtype):
-        raise TypeError(f"{dtype!r} is no numeric dtype")
+        raise TypeError(f"{dtype!r} is not a numeric dtype")
     return numpy.frombuffer(as_bytes(value), dtype=dtype).reshape(shape).copy()
 
 
 def make_sparse(value: list[Tensor], shape: tuple[int, ...], coalesced: bool) -> Tensor:
-    """A sparse tensor, its indices checked."""
+    """A sparse tensor with checked indices."""
     made = torch.sparse_coo_tensor(*value, size=shape, check_invariants=True)
     return made.coalesce() if coalesced else made
 
 
 def make_generator(value: Tensor, device: str) -> torch.Generator:
-    """A generator in the state in which it was kept."""
+    """A generator with a saved state."""
     generator = torch.Generator(device)
     generator.set_state(value.cpu())
     return generator
@@ -281,7 +281,7 @@ def make_generator(value: Tensor, device: str) -> torch.Generator:
 def make_typed_array(value: Tensor, typecode: str) -> array.array[Any]:
     """An `array.array`."""
     if typecode not in NUMERIC:
-        raise TypeError(f"{typecode!r} is no numeric typecode")
+        raise TypeError(f"{typecode!r} is not a numeric typecode")
     return array.array(typecode, as_bytes(value))
 
 

@@ -535,6 +535,6 @@ def test_case_99_an_archive_that_is_none_of_ours_is_refused_before_anything_is_m
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     message = refused(seal(folder / "one", ARCHIVES[name]()))
-    assert "no archive that can be read safely" in message
+    assert "not an archive that can be read safely" in message
     assert names_in(tmp_path) == ["a"]
     assert names_in(folder) == ["one"]
