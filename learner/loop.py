@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from inspect import unwrap
 from typing import Any
 
@@ -16,7 +16,6 @@ from callbacks.core.contract import (
     CancelTrain,
     CancelValidate,
 )
-from callbacks.core.registry import Callbacks
 from learner.data.items import have_gradients
 from learner.engine import composition, fits, interrupt
 from learner.passes.passes import Known
@@ -41,10 +40,6 @@ class Loop:
         moved: the plain numbers of model and loss that training changes.
     """
 
-    callbacks: Callbacks
-    on: dict[str, Callable[[Any], Any]]
-    do: dict[str, Callable[[Any], Any]]
-
     def __init__(self) -> None:
         self.place, self.begun = Place(), list[Any]()
         self.start: Start | None = None
@@ -57,11 +52,7 @@ class Loop:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy holds: neither functions of the original's callbacks, nor where a fit was."""
-        return {"callbacks": self.callbacks, "known": self.known, "moved": self.moved}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()
-        vars(self).update(state)
+        return {**vars(self), "on": {}, "do": {}, "place": Place(), "begun": [], "start": None}
 
     def runs_default(self, operation: str) -> bool:
         """Does an operation run as defined below, or in a callback that computes the same?"""
@@ -118,7 +109,6 @@ class Loop:
 
     @torch.no_grad()
     def validate(self, learn: Any, loader: Any) -> None:
-        """A pass in evaluation mode, without updates."""
         modes = modes_of(learn)
         self.begin_pass(learn, loader, training=False)
         try:
@@ -180,7 +170,6 @@ class Loop:
         self.on["after_batch"](learn)
 
     def run_model(self, learn: Any) -> None:
-        """Place and split the batch, and compute the predictions."""
         self.do["place"](learn)
         learn.inputs, learn.targets = learn.data.split(learn.batch)
         self.on["before_batch"](learn)
@@ -197,7 +186,6 @@ class Loop:
         learn._loss, learn._detached, learn._value = learn.loss_grad, None, None
 
     def run_backward(self, learn: Any) -> None:
-        """Compute the gradients of the loss, and update."""
         self.on["before_backward"](learn)
         try:
             self.do["backward"](learn)
@@ -222,13 +210,11 @@ class Loop:
         self.do["zero_grad"](learn)
 
     def drop_gradients(self, learn: Any) -> None:
-        """Zero the gradients without an update."""
         self.do["zero_grad"](learn)
         learn.n_waiting = 0
 
 
-# The operations, methods of every learner. A subclass or one callback may override them; only callbacks
-# implement `place` and `zero_grad`.
+# The operations, methods of every learner; `place` and `zero_grad` are implemented by callbacks alone.
 
 
 def forward(learn: Any) -> None:
