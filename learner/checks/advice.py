@@ -22,9 +22,10 @@ from learner.checks.loss_checks import (
     torch_loss,
 )
 from learner.data.tensors import counted, describe
+from learner.state.protocol import FullLearner
 
 
-def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str | None:
+def batch_note(error: BaseException, frames: list[FrameType], learn: FullLearner) -> str | None:
     """What the model, the loss or a metric received, and what to change; None for errors elsewhere."""
     found = norm_note(error, learn) or metric_note(frames, learn)
     if found is not None:
@@ -43,7 +44,7 @@ def batch_note(error: BaseException, frames: list[FrameType], learn: Any) -> str
     return None
 
 
-def loss_note(error: BaseException, learn: Any) -> str:
+def loss_note(error: BaseException, learn: FullLearner) -> str:
     """What the loss function was given."""
     preds, targets = learn.preds, learn.targets
     title = title_of(learn.loss_func)
@@ -63,7 +64,7 @@ def loss_note(error: BaseException, learn: Any) -> str:
     return f"{given}. {' '.join(cures)}".strip()
 
 
-def shape_cures(learn: Any) -> Iterator[str]:
+def shape_cures(learn: FullLearner) -> Iterator[str]:
     """The line that makes two shapes one, where they cannot even be broadcast."""
     preds, targets = learn.preds, learn.targets
     if torch_loss(learn.loss_func) in CLASSES.values() or not isinstance(preds, Tensor):
@@ -72,7 +73,7 @@ def shape_cures(learn: Any) -> Iterator[str]:
         yield cure_of(tuple(preds.shape), tuple(targets.shape))
 
 
-def dtype_cures(learn: Any) -> Iterator[str]:
+def dtype_cures(learn: FullLearner) -> Iterator[str]:
     """The cast that makes two dtypes one."""
     preds, targets = learn.preds, learn.targets
     if not isinstance(preds, Tensor) or not isinstance(targets, Tensor):
@@ -86,7 +87,7 @@ def dtype_cures(learn: Any) -> Iterator[str]:
         yield f"Targets are {short(targets.dtype)}, preds {short(preds.dtype)}: write {write}."
 
 
-def class_cures(error: BaseException, learn: Any) -> Iterator[str]:
+def class_cures(error: BaseException, learn: FullLearner) -> Iterator[str]:
     """A class that the model has no output for, or classes in another dimension."""
     preds, targets = learn.preds, learn.targets
     known = torch_loss(learn.loss_func)
@@ -117,7 +118,7 @@ def forward_note(model: Any) -> str:
     )
 
 
-def call_note(learn: Any) -> str:
+def call_note(learn: FullLearner) -> str:
     """How the model was called, and how it wants to be."""
     inputs, forward = learn.inputs, getattr(learn.model, "forward", learn.model)
     given = (
@@ -131,7 +132,7 @@ def call_note(learn: Any) -> str:
     )
 
 
-def split_cure(learn: Any, forward: Any) -> str:
+def split_cure(learn: FullLearner, forward: Any) -> str:
     """How the batch is to be split, so that the model gets what it takes."""
     batch = learn.batch
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Mapping):

@@ -14,12 +14,13 @@ from callbacks.record.metrics import Metrics
 from learner.checks.data_checks import n_left_over, sizes_of
 from learner.data.data import InputsOnly
 from learner.data.tensors import describe
+from learner.state.protocol import FullLearner
 
 #: What torch says if batch norm gets one value per channel.
 ONE_VALUE = "Expected more than 1 value per channel when training"
 
 
-def norm_note(error: BaseException, learn: Any) -> str | None:
+def norm_note(error: BaseException, learn: FullLearner) -> str | None:
     """What to do with a batch from which batch norm cannot take statistics."""
     if ONE_VALUE not in str(error) or not learn.training:
         return None
@@ -50,7 +51,7 @@ def drop_cure(loader: Any) -> str:
     return f"pass drop_last=True where the batches are made, or a batch_size{other}."
 
 
-def metric_note(frames: list[FrameType], learn: Any) -> str | None:
+def metric_note(frames: list[FrameType], learn: FullLearner) -> str | None:
     """How to use a metric of one output and one target if there are several."""
     preds, targets = learn.preds, learn.targets
     preds = getattr(preds, "logits", preds)
@@ -81,7 +82,7 @@ def part_of(item: Any) -> str:
     return "" if isinstance(item, Tensor) or item is None else ".part"
 
 
-def failed_metric(frames: list[FrameType], learn: Any) -> Any:
+def failed_metric(frames: list[FrameType], learn: FullLearner) -> Any:
     """The metric that raised an error, as it was passed; None if no metric did."""
     if not any(isinstance(frame.f_locals.get("self"), Metrics) for frame in frames):
         return None
@@ -96,7 +97,7 @@ def failed_metric(frames: list[FrameType], learn: Any) -> Any:
     return None
 
 
-def item_note(learn: Any) -> str | None:
+def item_note(learn: FullLearner) -> str | None:
     """Say that `predict` takes a batch, if it probably got one item."""
     if learn.loop.place.span != "predict" or not isinstance(learn.batch, InputsOnly):
         return None
@@ -125,7 +126,7 @@ def first_column(loader: Any) -> Any:
     return first if getattr(first, "ndim", 0) else None
 
 
-def loss_cures(learn: Any) -> Iterator[str]:
+def loss_cures(learn: FullLearner) -> Iterator[str]:
     """What to do with a loss function of one argument, and with outputs that differ in evaluation mode."""
     if learn.targets is None and takes(learn.loss_func, 1) and not takes(learn.loss_func, 2):
         yield (

@@ -14,6 +14,7 @@ from learner.data.items import both_have_time_first, counted, lengths_of
 from learner.data.loaders import is_one_shot, n_batches_of
 from learner.data.tensors import describe
 from learner.messages.problems import LearnerWarning
+from learner.state.protocol import FullLearner
 
 TITLES = {"train": "training", "valid": "validation"}
 
@@ -118,7 +119,7 @@ def n_left_over(loader: Any) -> int | None:
     return n_items % sizes["batch_size"] or None
 
 
-def item_faults(learn: Any) -> Iterator[Exception]:
+def item_faults(learn: FullLearner) -> Iterator[Exception]:
     """Report inputs, targets and predictions that disagree on the number of items.
 
     Many right batches have inputs of another length than their targets: nodes of some graphs, a bag of

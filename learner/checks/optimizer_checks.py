@@ -17,11 +17,12 @@ from callbacks.step.closures import SAM
 from learner.checks.reached import variables_of
 from learner.messages.arguments import is_optimizer
 from learner.messages.problems import LearnerWarning, listed
+from learner.state.protocol import FullLearner
 
 N_LEVELS = 3  # the function that `on` makes, the user's, and one that it calls
 
 
-def closure_faults(learn: Any, is_as_loop: bool) -> Iterator[Exception]:
+def closure_faults(learn: FullLearner, is_as_loop: bool) -> Iterator[Exception]:
     """Report that the optimizer's step needs a closure and nothing passes one.
 
     Args:
@@ -58,7 +59,7 @@ def owner_faults(
         )
 
 
-def unsaved_faults(learn: Any) -> Iterator[Exception]:
+def unsaved_faults(learn: FullLearner) -> Iterator[Exception]:
     """Report an optimizer that a callback holds, or that only its functions use, and that is not saved."""
     own = set(map(id, (learn.optimizer, *members_of(learn.optimizer))))
     holders = [vars(each) for each in learn.callbacks]
@@ -98,7 +99,7 @@ def used_by(callback: Any) -> list[Any]:
     return list((seen | {id(each): each for each in found}).values())
 
 
-def trained_by(learn: Any) -> list[Tensor]:
+def trained_by(learn: FullLearner) -> list[Tensor]:
     """The parameters in the learner's optimizer, and in those that callbacks and a subclass of it hold."""
     own = {name: value for name, value in vars(learn).items() if name != "optimizer_given"}
     holders = [own, *(vars(each) for each in learn.callbacks), dict(declared(learn))]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from callbacks.core.modules import modules_beside
+from learner.state.protocol import FullLearner
 
 REMEDY = (
     "Start it as one process, without torchrun. If the processes should train independently, or you "
@@ -16,7 +17,7 @@ REMEDY = (
 )
 
 
-def check_processes(learn: Any, given: list[Any]) -> None:
+def check_processes(learn: FullLearner, given: list[Any]) -> None:
     """Refuse a fit in several processes if each would train on all data and keep its own run.
 
     Args:

@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 from callbacks.core.modules import loss_module, modules_beside
 from callbacks.model.named import named_tensors
 from learner.messages.problems import LearnerWarning, listed
+from learner.state.protocol import FullLearner
 
 LONGEST, DEEPEST = 20, 4
 Mark = tuple[nn.Module, dict[str, tuple[int, int]]]
 
 
-def marks_of(learn: Any) -> list[Mark]:
+def marks_of(learn: FullLearner) -> list[Mark]:
     """The modules that are reached and not kept, each with marks that change as its tensors do."""
     found = list(modules_in([loss_module(learn.loss_func) or learn.loss_func, *own_attributes(learn)]))
     if not found:
@@ -56,7 +57,7 @@ def tensor_marks(module: nn.Module, known: set[int]) -> dict[str, tuple[int, int
     return {name: (id(each), each._version) for name, each in found.items() if not is_lazy(each)}
 
 
-def own_attributes(learn: Any) -> list[Any]:
+def own_attributes(learn: FullLearner) -> list[Any]:
     """What a subclass has beside what every learner has."""
     return [each for each in vars(learn).values() if isinstance(each, nn.Module) and each is not learn.model]
 

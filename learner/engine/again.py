@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks.core.contract import Order
+from learner.state.protocol import FullLearner
 
 KEPT = ("inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value")
 
 
-def again(learn: Any) -> Any:
+def again(learn: FullLearner) -> Any:
     """Forward, loss and backward at the weights as they are now, in place of the gradients that are there.
 
     Plug-ins of `PREPARE`, `TRANSFORM` and `GRADIENT`, which change what is computed, hear `after_pred` to
@@ -35,7 +36,7 @@ def again(learn: Any) -> Any:
         vars(learn).update(kept)
 
 
-def tell(learn: Any, event: str) -> None:
+def tell(learn: FullLearner, event: str) -> None:
     """Fire an event for those that change something."""
     for hook in learn.callbacks.hooks[event]:
         if hook.__self__.order <= Order.GRADIENT:

@@ -6,9 +6,12 @@ from typing import Any
 
 from callbacks.core.contract import Callback, Cancel, Order
 from callbacks.core.registry import Hook, describe
+from learner.state.protocol import FullLearner
 
 
-def save_before_failing(learn: Any, event: str, hooks: tuple[Hook, ...], error: BaseException) -> None:
+def save_before_failing(
+    learn: FullLearner, event: str, hooks: tuple[Hook, ...], error: BaseException
+) -> None:
     """Fire the end of a batch or an epoch for the callbacks after the one that failed, `Checkpoint` last.
 
     Only if the state is certainly complete: the one that failed declares no state, and runs in a
@@ -26,13 +29,13 @@ def save_before_failing(learn: Any, event: str, hooks: tuple[Hook, ...], error: 
         finish(learn, event, hooks[1:], error)
 
 
-def is_whole(learn: Any, event: str, failed: Callback) -> bool:
+def is_whole(learn: FullLearner, event: str, failed: Callback) -> bool:
     """Is the state complete, although a callback has failed in this event?"""
     is_end = event == "after_epoch" or (event == "after_batch" and learn.training)
     return learn.fitting and is_end and failed.order >= Order.MEASURE and not failed.state_dict()
 
 
-def finish(learn: Any, event: str, hooks: tuple[Hook, ...], error: Exception) -> None:
+def finish(learn: FullLearner, event: str, hooks: tuple[Hook, ...], error: Exception) -> None:
     """Call the other hooks, if one of them saves the run."""
     owners: list[Any] = [hook.__self__ for hook in hooks]
     if any(owner.saves_checkpoints for owner in owners):

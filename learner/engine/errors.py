@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from types import FrameType
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from learner.messages.layers import describe_layer
 from learner.messages.missing_attributes import slip_note
 from learner.state import begun
 from learner.state.pass_modes import Modes, set_modes
+from learner.state.protocol import FullLearner
 
 GRACE = 1.0  # seconds; the system tells of a child's death in milliseconds, and a sleep ends with that
 
@@ -30,7 +30,7 @@ LEVELS = {
 }
 
 
-def with_place(error: BaseException, learn: Any) -> BaseException:
+def with_place(error: BaseException, learn: FullLearner) -> BaseException:
     """The error with notes: plug-in and event, epoch and batch, failing layer or sample.
 
     Returns:
@@ -66,7 +66,7 @@ def stray(cancel: Cancel, owner: str) -> RuntimeError:
     return RuntimeError(f"{title} was raised by {owner}, where it ends nothing: raise it in {span}.")
 
 
-def end(learn: Any, modes: Modes) -> None:
+def end(learn: FullLearner, modes: Modes) -> None:
     """Restore the modules' modes and let every callback clean up; until then the fit has not ended."""
     set_modes(modes)
     try:
@@ -75,7 +75,7 @@ def end(learn: Any, modes: Modes) -> None:
         learn.fitting = False
 
 
-def clean_up(learn: Any) -> None:
+def clean_up(learn: FullLearner) -> None:
     """Call `cleanup_fit` of the callbacks that have started, last first, whatever the others raise.
 
     The gradients of a fit that failed are dropped.
@@ -106,7 +106,7 @@ def clean_up(learn: Any) -> None:
         raise first
 
 
-def cleanup_error(callback: Callback, learn: Any) -> BaseException | None:
+def cleanup_error(callback: Callback, learn: FullLearner) -> BaseException | None:
     """Call a `cleanup_fit` and return whatever it raises: the others must be called too.
 
     A second Ctrl-C may abort the `cleanup_fit`, and nothing around it.
@@ -121,7 +121,7 @@ def cleanup_error(callback: Callback, learn: Any) -> BaseException | None:
     return None
 
 
-def clock_note(learn: Any) -> str:
+def clock_note(learn: FullLearner) -> str:
     """Which epoch and batch it was."""
     at, total = learn.loop.place, "?" if learn.n_batches is None else learn.n_batches
     parts = [f"at epoch {learn.epoch}/{learn.n_epochs}"]
@@ -134,7 +134,7 @@ def clock_note(learn: Any) -> str:
     return ", ".join([*parts, f"global step {learn.global_step}"])
 
 
-def sample_note(frames: list[FrameType], learn: Any) -> str | None:
+def sample_note(frames: list[FrameType], learn: FullLearner) -> str | None:
     """Which items of a map-style data set were being fetched, where the loader's frames tell."""
     for frame in reversed(frames):
         indices = frame.f_locals.get("possibly_batched_index")
@@ -173,7 +173,7 @@ def death_of_a_worker() -> str:
     return ""
 
 
-def memory_note(error: BaseException, learn: Any) -> str | None:
+def memory_note(error: BaseException, learn: FullLearner) -> str | None:
     """The batch for which there was no memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return f"the batch was {describe_batch(learn.batch)}: try a smaller batch_size"

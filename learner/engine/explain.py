@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from callbacks import Callback
 from callbacks.core.registry import describe, listens
 from callbacks.core.when import window_of
+from learner.state.protocol import FullLearner
 
 # The loop as it is nested in `loop.py`: an event or an [operation]. A test compares it with a real fit.
 LOOP = """\
@@ -44,7 +44,7 @@ after_fit
 cleanup_fit"""
 
 
-def explain(learn: Any) -> str:
+def explain(learn: FullLearner) -> str:
     """For each event and operation, who is called, in which order, and why there."""
     lines = []
     for line in lines_of_loop(validates=learn.data.valid is not None):
@@ -72,7 +72,7 @@ def beside(left: str, right: str) -> list[str]:
     return [f"{left if number == 0 else '':<24} {line}".rstrip() for number, line in enumerate(lines)]
 
 
-def doer_of(learn: Any, operation: str) -> str:
+def doer_of(learn: FullLearner, operation: str) -> str:
     """Who does an operation, and within what."""
     if operation in learn.callbacks.overrides:
         doer = with_phase(learn.callbacks.overrides[operation])

@@ -13,6 +13,7 @@ from callbacks.optim.optimizers import Optimizers, members_of
 from learner.data.tensors import counted
 from learner.messages.arguments import as_optimizer
 from learner.messages.problems import listed
+from learner.state.protocol import FullLearner
 
 Splitter = Callable[[nn.Module], Iterable[Any]]
 Groups = list[list[nn.Parameter]]
@@ -112,12 +113,12 @@ def check_groups(groups: Groups) -> None:
             )
 
 
-def make_optimizer(learn: Any) -> Any:
+def make_optimizer(learn: FullLearner) -> Any:
     """The optimizer of a learner, made of its parameters where a factory was given."""
     return as_optimizer(learn.optimizer_given, to_optimize(learn), named_parameters(learn))
 
 
-def to_optimize(learn: Any) -> list[Any]:
+def to_optimize(learn: FullLearner) -> list[Any]:
     """The tensors for an optimizer: the trainable ones, or, if groups are requested, all in groups.
 
     The trainable tensors of a loss that is a module are among them: in the last group where there are groups.
@@ -128,13 +129,13 @@ def to_optimize(learn: Any) -> list[Any]:
     return groups[0] if learn.decay_norms else settings_of(groups, learn)
 
 
-def with_loss(groups: Groups, learn: Any) -> Groups:
+def with_loss(groups: Groups, learn: FullLearner) -> Groups:
     """The groups; the last one also has the trainable tensors of the loss."""
     *earlier, last = groups
     return [*earlier, [*last, *(each for each in loss_parameters(learn).values() if each.requires_grad)]]
 
 
-def settings_of(groups: Groups, learn: Any) -> list[dict[str, Any]]:
+def settings_of(groups: Groups, learn: FullLearner) -> list[dict[str, Any]]:
     """The groups as an optimizer takes them, those without weight decay by themselves."""
     loss = loss_module(learn.loss_func)
     modules = [] if learn.decay_norms else [learn.model] if loss is None else [learn.model, loss]
@@ -228,7 +229,7 @@ def checked_rate(rate: Any) -> float:
 # Freezing
 
 
-def freeze_to(learn: Any, n: int, train_norms: bool) -> None:
+def freeze_to(learn: FullLearner, n: int, train_norms: bool) -> None:
     """Train the layer groups from `n` on, and none before.
 
     Raises:
@@ -261,7 +262,7 @@ def freeze_to(learn: Any, n: int, train_norms: bool) -> None:
 SPLIT_FIRST = f", or pass Learner(splitter={EXAMPLE}) to have more"
 
 
-def hold_all(learn: Any) -> None:
+def hold_all(learn: FullLearner) -> None:
     """Give the optimizer what it does not hold yet and is to be trained: it was frozen when it was made."""
     if learn.optimizer is None:
         learn.optimizer = make_optimizer(learn)
@@ -273,7 +274,7 @@ def hold_all(learn: Any) -> None:
             learn.optimizer.add_param_group({**settings, "params": named(new, learn)})
 
 
-def named(parameters: list[nn.Parameter], learn: Any) -> list[Any]:
+def named(parameters: list[nn.Parameter], learn: FullLearner) -> list[Any]:
     """Parameters as they are, or with their names for the rules of `Optimizers`."""
     if not isinstance(learn.optimizer, Optimizers):
         return parameters
@@ -281,6 +282,6 @@ def named(parameters: list[nn.Parameter], learn: Any) -> list[Any]:
     return [(names.get(id(each), ""), each) for each in parameters]
 
 
-def named_parameters(learn: Any) -> dict[str, nn.Parameter]:
+def named_parameters(learn: FullLearner) -> dict[str, nn.Parameter]:
     """The parameters of model and loss by name."""
     return {**dict(learn.model.named_parameters()), **loss_parameters(learn)}

@@ -137,7 +137,7 @@ def copied(output: Any) -> Any:
     return map_tensors(output, copy_of, lambda item: isinstance(item, np.ndarray) or is_leaf(item))
 
 
-def collect(learn: Any, batches: Iterable[Any], keep: Keep, returns: Returns) -> tuple[Any, Any]:
+def collect(learn: FullLearner, batches: Iterable[Any], keep: Keep, returns: Returns) -> tuple[Any, Any]:
     """Run the model on each batch and join the outputs, and the targets."""
     preds, targets, sizes = [], [], []
     for learn.batch_idx, learn.batch in enumerate(batches):

@@ -19,6 +19,7 @@ from learner.passes import positions
 from learner.resume import saving
 from learner.resume.undo import Undo, unchanged_on_error
 from learner.state.fingerprint import SOFT, check_allow, data_differences, differences, fingerprint, loader_of
+from learner.state.protocol import FullLearner
 from learner.state.unkept import hidden_tensors
 
 Resume = Literal["auto", "must", "never"]
@@ -157,7 +158,7 @@ class Resumption:
         return f"in epoch {self.position['epoch']} of {n_epochs}, after {words} {self.position['n_done'] - 1}"
 
 
-def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Resumption | None:
+def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Resumption | None:
     """The checkpoint from which a fit is to go on; the learner is put to its beginning.
 
     Raises:
@@ -214,7 +215,7 @@ def find(learn: Any, n_epochs: int, resume: Resume, allow: Iterable[str]) -> Res
     return point
 
 
-def begin_data(learn: Any) -> None:
+def begin_data(learn: FullLearner) -> None:
     """Note with which loaders a fit begins; those that a callback put there in the last fit do not count."""
     for part in ("train", "valid"):
         loader = getattr(learn.data, part)
@@ -231,7 +232,7 @@ def check_resume(resume: Any) -> None:
         )
 
 
-def check_n_epochs(learn: Any, point: Resumption, n_epochs: int) -> None:
+def check_n_epochs(learn: FullLearner, point: Resumption, n_epochs: int) -> None:
     """Say what is left to do.
 
     Raises:

@@ -64,7 +64,7 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None) -> Path:
     return path
 
 
-def contents_of(learn: Any, at: At | None) -> dict[str, Any]:
+def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
     """What a file holds, by piece; nothing is copied."""
     return {
         "format": checkpoint_file.FORMAT,
@@ -102,12 +102,12 @@ def put_gradients(module: torch.nn.Module, gradients: dict[str, torch.Tensor]) -
         parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
 
 
-def batch_size_before(learn: Any, at: At | None) -> Any:
+def batch_size_before(learn: FullLearner, at: At | None) -> Any:
     """The batch size that the callbacks of the next epoch to begin find."""
     return learn.loop.known.size_before if at == "batch" else getattr(learn.data.train, "batch_size", None)
 
 
-def position_of(learn: Any, at: At) -> dict[str, Any]:
+def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
     """Where the fit is: what comes next is batch `n_done` of a pass, or, where `phase` is None, an epoch."""
     if at == "batch":
         phase = "train" if learn.training else "validate"
@@ -116,12 +116,12 @@ def position_of(learn: Any, at: At) -> dict[str, Any]:
     return {"epoch": learn.epoch + 1, "phase": None, "n_done": 0, "ended": ended}
 
 
-def loader_under_way(learn: Any) -> Any:
+def loader_under_way(learn: FullLearner) -> Any:
     """The loader of the pass."""
     return learn.data.train if learn.training else learn.data.valid
 
 
-def tell_limits(learn: Any) -> None:
+def tell_limits(learn: FullLearner) -> None:
     """Say once, at the first save, where a run that is cut in the middle of a pass may lose its bits."""
     for name, loader in (("train", learn.data.train), ("valid", learn.data.valid)):
         limit = None if loader is None else positions.limits(loader)
@@ -133,7 +133,7 @@ def tell_limits(learn: Any) -> None:
             )
 
 
-def check_finite(learn: Any, path: Path) -> None:
+def check_finite(learn: FullLearner, path: Path) -> None:
     """Refuse trained weights, and statistics as those of batch norm, that no run can resume from.
 
     What held NaN or infinity as the fit began is meant, as is what is not trained. Warn of any other buffer
@@ -206,7 +206,7 @@ def fingerprint_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
         raise checkpoint_file.CheckpointError(f"{path}: its fingerprint cannot be read: {error}") from None
 
 
-def fitted(learn: Any, contents: dict[str, Any], path: Path) -> dict[str, Any]:
+def fitted(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[str, Any]:
     """The contents with the model's current tensor names: the model may be, or may have been, wrapped."""
     now = [*named_tensors(learn.model), *empties_in(learn.model)]
     return wrapped_names.renamed(contents, learn.model, now, path)
@@ -261,7 +261,7 @@ def put_settings(optimizer: Any, settings: list[dict[str, Any]]) -> None:
         group.update({name: value for name, value in kept.items() if name != "params"})
 
 
-def put_back(learn: Any, contents: dict[str, Any], *, begun: bool = False) -> None:
+def put_back(learn: FullLearner, contents: dict[str, Any], *, begun: bool = False) -> None:
     """Put back all that a checkpoint holds.
 
     Args:

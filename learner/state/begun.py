@@ -10,9 +10,10 @@ from typing import Any
 from callbacks.core.contract import Callback
 from callbacks.core.registry import hook_of
 from callbacks.core.when import passed, saved_part
+from learner.state.protocol import FullLearner
 
 
-def add(learn: Any, callbacks: Iterable[Callback]) -> None:
+def add(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
     """Add callbacks; in mid-fit the fit begins for them."""
     before = learn.callbacks
     learn.loop.connect(learn, (*before, *passed(callbacks, before)))
@@ -22,14 +23,14 @@ def add(learn: Any, callbacks: Iterable[Callback]) -> None:
                 begin(learn, callback)
 
 
-def remove(learn: Any, gone: list[Callback]) -> None:
+def remove(learn: FullLearner, gone: list[Callback]) -> None:
     """Remove callbacks; in mid-fit they clean up."""
     learn.loop.connect(learn, learn.callbacks.without(*gone))
     finish(learn, gone)
 
 
 @contextmanager
-def added(learn: Any, callbacks: Iterable[Any]) -> Iterator[Any]:
+def added(learn: FullLearner, callbacks: Iterable[Any]) -> Iterator[Any]:
     """Add callbacks within the block."""
     before = learn.callbacks
     learn.add_callbacks(*callbacks)
@@ -41,7 +42,7 @@ def added(learn: Any, callbacks: Iterable[Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def without(learn: Any, gone: list[Callback]) -> Iterator[Any]:
+def without(learn: FullLearner, gone: list[Callback]) -> Iterator[Any]:
     """Remove callbacks within the block; then they return to their places, with their state."""
     before = tuple(learn.callbacks)
     states = [copy.deepcopy(saved_part(callback).state_dict()) for callback in gone]
@@ -58,13 +59,13 @@ def without(learn: Any, gone: list[Callback]) -> Iterator[Any]:
                 saved_part(callback).load_state_dict(state)
 
 
-def begin(learn: Any, callback: Callback) -> None:
+def begin(learn: FullLearner, callback: Callback) -> None:
     """Start the fit for a callback that is added in mid-fit."""
     learn.loop.begun.append(callback)
     hook_of(callback, "before_fit")(learn)  # of its window too
 
 
-def finish(learn: Any, callbacks: Iterable[Callback]) -> None:
+def finish(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
     """Let removed callbacks clean up, if the fit has started for them."""
     for callback in reversed(tuple(callbacks)):
         if any(callback is each for each in learn.loop.begun):
@@ -72,7 +73,7 @@ def finish(learn: Any, callbacks: Iterable[Callback]) -> None:
             callback.cleanup_fit(learn)
 
 
-def last_first(learn: Any) -> Iterator[Callback]:
+def last_first(learn: FullLearner) -> Iterator[Callback]:
     """The callbacks that are to clean up, each once, also where one of them adds or removes others."""
     while learn.loop.begun:
         order = {id(each): number for number, each in enumerate(learn.callbacks)}

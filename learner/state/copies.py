@@ -6,12 +6,13 @@ from typing import Any
 
 from learner.state import pass_modes
 from learner.state.attributes import BATCH_STATE
+from learner.state.protocol import FullLearner
 
 #: Not copied: how a fit ended, and the last batch, whose tensors may belong to a graph.
 LEFT_OUT = ("reported", "error", "fitting", "interrupted", *BATCH_STATE)
 
 
-def state_of(learn: Any) -> dict[str, Any]:
+def state_of(learn: FullLearner) -> dict[str, Any]:
     """The attributes that a copy gets.
 
     Raises:
@@ -26,7 +27,7 @@ def state_of(learn: Any) -> dict[str, Any]:
     return {**kept, "left_in_evaluation_mode": pass_modes.names_left(learn.model)}
 
 
-def put_state(learn: Any, state: dict[str, Any]) -> None:
+def put_state(learn: FullLearner, state: dict[str, Any]) -> None:
     """Give a copy its attributes, and connect it to its own callbacks."""
     names = state.pop("left_in_evaluation_mode")
     vars(learn).update(state, reported=set())

@@ -24,6 +24,7 @@ from learner.data.generators import takers
 from learner.data.loaders import n_batches_of
 from learner.data.stored import Stored
 from learner.data.tensors import Column
+from learner.state.protocol import FullLearner
 
 N_SHOWN = 10  # of the names that differ
 N_SAMPLED = 4096  # values of a tensor that are looked at, so that large data costs nothing
@@ -38,7 +39,7 @@ CHOICES = (
 SOFT = ("torch", "python", "numpy", "plainlearner", "device", "n_workers")
 
 
-def fingerprint(learn: Any) -> dict[str, Any]:
+def fingerprint(learn: FullLearner) -> dict[str, Any]:
     """Names, shapes and dtypes; optimizer; data; plug-ins with state; versions. Plain data."""
     data = {part: data_of(learn, part) for part in ("train", "valid")}
     return {
@@ -63,12 +64,12 @@ def declares_state(plugin: Callback) -> bool:
     return bool(plugin.state) or type(plugin).state_dict is not Callback.state_dict
 
 
-def was_given(learn: Any, plugin: Callback) -> bool:
+def was_given(learn: FullLearner, plugin: Callback) -> bool:
     """Did it exist when the fit was called? One that is added later does not exist yet when it is resumed."""
     return not learn.fitting or learn.given is None or plugin.name in learn.given
 
 
-def optimizer_of(learn: Any) -> dict[str, Any]:
+def optimizer_of(learn: FullLearner) -> dict[str, Any]:
     """The class, and the names of each group's parameters."""
     names = {id(each): name for name, each in learn.model.named_parameters()}
     groups = [] if learn.optimizer is None else learn.optimizer.param_groups
@@ -78,7 +79,7 @@ def optimizer_of(learn: Any) -> dict[str, Any]:
     }
 
 
-def data_of(learn: Any, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def data_of(learn: FullLearner, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fingerprint of a loader when the fit started, and the one it has now.
 
     A new process should start with the first: during a fit a callback may put another loader in its
@@ -128,7 +129,7 @@ def plain_or_none(value: Any) -> Any:
     return value if isinstance(value, (bool, int)) else None
 
 
-def versions(learn: Any) -> dict[str, Any]:
+def versions(learn: FullLearner) -> dict[str, Any]:
     """With what it was computed."""
     device = learn.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

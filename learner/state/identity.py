@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from callbacks.core.modules import LOSS, loss_module
 from learner.data.batching import TensorLoader
 from learner.state.fingerprint import SOFT, loader_of
+from learner.state.protocol import FullLearner
 
 _tokens: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _numbers = count(1)
@@ -40,7 +41,7 @@ def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def objects_of(learn: Any) -> Iterator[tuple[str, Any]]:
+def objects_of(learn: FullLearner) -> Iterator[tuple[str, Any]]:
     """The loss and the loaders, whose state must not go to another object."""
     yield "model", learn.model
     yield LOSS, loss_module(learn.loss_func)

@@ -11,9 +11,10 @@ from callbacks.model.named import named_tensors
 from learner.data.tensors import counted
 from learner.state.identity import is_same
 from learner.state.moved_numbers import moved_in
+from learner.state.protocol import FullLearner
 
 
-def loss_state(learn: Any) -> dict[str, Any] | None:
+def loss_state(learn: FullLearner) -> dict[str, Any] | None:
     """The state of a loss that is a module, without the tensors that the model's state holds."""
     module = loss_module(learn.loss_func)
     if module is None or any(module is part for part in learn.model.modules()):
@@ -23,7 +24,7 @@ def loss_state(learn: Any) -> dict[str, Any] | None:
     return {**state, "parameters": trained}
 
 
-def check_loss(learn: Any, state: dict[str, Any] | None) -> None:
+def check_loss(learn: FullLearner, state: dict[str, Any] | None) -> None:
     """Refuse the state of another loss that has parameters.
 
     Raises:
@@ -40,7 +41,7 @@ def check_loss(learn: Any, state: dict[str, Any] | None) -> None:
         )
 
 
-def put_loss(learn: Any, snapshot: dict[str, Any]) -> None:
+def put_loss(learn: FullLearner, snapshot: dict[str, Any]) -> None:
     """Restore the state of a loss. The buffers of another loss without parameters stay unchanged."""
     state, module = snapshot.get(LOSS), loss_module(learn.loss_func)
     if state is None or module is None or loss_faults(learn, state):
@@ -49,7 +50,7 @@ def put_loss(learn: Any, snapshot: dict[str, Any]) -> None:
         put_state(module, state, named_tensors(learn.model).values(), moved_in(snapshot, LOSS))
 
 
-def loss_faults(learn: Any, state: dict[str, Any]) -> list[str]:
+def loss_faults(learn: FullLearner, state: dict[str, Any]) -> list[str]:
     """The names of the tensors in which the loss differs from that of a state."""
     module = loss_module(learn.loss_func)
     shapes = {name: tuple(each.shape) for name, each in state["tensors"].items()}

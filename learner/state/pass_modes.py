@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
 from weakref import WeakValueDictionary
 
 from torch import nn
 
 from callbacks.core.modules import loss_module
+from learner.state.protocol import FullLearner
 
 Modes = list[tuple[nn.Module, bool]]
 
@@ -16,7 +16,7 @@ Modes = list[tuple[nn.Module, bool]]
 _left: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 
 
-def modes_of(learn: Any) -> Modes:
+def modes_of(learn: FullLearner) -> Modes:
     """Each module of the model and of the loss, and whether it is in training mode."""
     loss = loss_module(learn.loss_func)
     found = [(module, module.training) for module in learn.model.modules()]
@@ -29,7 +29,7 @@ def set_modes(modes: Modes) -> None:
         module.training = mode
 
 
-def enter_mode(learn: Any, *, training: bool) -> None:
+def enter_mode(learn: FullLearner, *, training: bool) -> None:
     """Put the model into the mode of a pass, and a loss that is a module into evaluation mode for validation.
 
     In training the parts of a loss have the modes that they were given: a network that compares features

@@ -13,9 +13,10 @@ from callbacks.optim.optimizers import check_kinds, is_made, members_of
 from learner.data.tensors import counted
 from learner.state.identity import is_same
 from learner.state.loss_state import check_loss
+from learner.state.protocol import FullLearner
 
 
-def check_fits(learn: Any, snapshot: dict[str, Any]) -> None:
+def check_fits(learn: FullLearner, snapshot: dict[str, Any]) -> None:
     """Refuse a snapshot of another model, before anything is changed."""
     if not isinstance(snapshot, dict) or "model" not in snapshot:
         raise ValueError(f"restore got {type(snapshot).__name__}: pass what learn.snapshot() returned.")

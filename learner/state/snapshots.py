@@ -30,10 +30,11 @@ from learner.state.fingerprint import loader_of
 from learner.state.identity import is_of_loader, loaders_with_state, objects_of, token_of
 from learner.state.loss_state import loss_state, put_loss
 from learner.state.moved_numbers import moved_in
+from learner.state.protocol import FullLearner
 from learner.state.snapshot_fits import check_fits, is_torchs, title_of
 
 
-def take(learn: Any, *, on_cpu: bool = False) -> dict[str, Any]:
+def take(learn: FullLearner, *, on_cpu: bool = False) -> dict[str, Any]:
     """A copy of `contents_of`; with `on_cpu` the model's tensors are copied to main memory."""
     with optimizer_modes.in_eval_mode(learn) as training_weights:
         state = contents_of(learn)
@@ -57,7 +58,7 @@ def take(learn: Any, *, on_cpu: bool = False) -> dict[str, Any]:
     }
 
 
-def contents_of(learn: Any) -> dict[str, Any]:
+def contents_of(learn: FullLearner) -> dict[str, Any]:
     """Weights, buffers, loss, optimizer, plug-in, random and loaders' state, clock and history: no copy."""
     return {
         "model": tensors_of(learn.model),
@@ -77,7 +78,7 @@ def contents_of(learn: Any) -> dict[str, Any]:
     }
 
 
-def states_of_callbacks(learn: Any) -> dict[str, Any]:
+def states_of_callbacks(learn: FullLearner) -> dict[str, Any]:
     """Each callback's state; before its first fit one may have none, as its `before_fit` creates it."""
     found = {}
     for callback in learn.callbacks:
@@ -92,7 +93,7 @@ def states_of_callbacks(learn: Any) -> dict[str, Any]:
     return found
 
 
-def put_back(learn: Any, snapshot: dict[str, Any], *, before_fit: bool = False) -> None:
+def put_back(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = False) -> None:
     """Restore a snapshot, after a check that it fits; the snapshot stays usable.
 
     Args:
@@ -129,7 +130,7 @@ def missing_in(owner: Any) -> list[str]:
     return [name for name in owner.state if not hasattr(owner, name)]
 
 
-def remove_new(learn: Any, snapshot: dict[str, Any]) -> None:
+def remove_new(learn: FullLearner, snapshot: dict[str, Any]) -> None:
     """Remove the declared attributes that did not exist then, so that they are created again."""
     owners = [(each, snapshot.get("missing", {}).get(each.name, ())) for each in learn.callbacks]
     for owner, names in [*owners, (learn, snapshot.get("missing_in_learner", ()))]:
@@ -137,7 +138,7 @@ def remove_new(learn: Any, snapshot: dict[str, Any]) -> None:
             vars(owner).pop(name, None)
 
 
-def put_plugins(learn: Any, states: dict[str, Any], *, before_fit: bool = False) -> None:
+def put_plugins(learn: FullLearner, states: dict[str, Any], *, before_fit: bool = False) -> None:
     """Load the callbacks' states; if one refuses, all keep their own."""
     kept: list[tuple[Any, Any]] = []
     for plugin in learn.callbacks:
@@ -190,7 +191,7 @@ def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def sandbox(learn: Any) -> Iterator[Any]:
+def sandbox(learn: FullLearner) -> Iterator[Any]:
     """Put back, at the end, all that a snapshot holds, gradients, modes, plug-ins and how the fit ended."""
     snapshot = take(learn)
     modules = [learn.model, *modules_beside(learn).values()]
@@ -222,7 +223,7 @@ def sandbox(learn: Any) -> Iterator[Any]:
             module.training = mode
 
 
-def put_callbacks(learn: Any, callbacks: tuple[Any, ...]) -> None:
+def put_callbacks(learn: FullLearner, callbacks: tuple[Any, ...]) -> None:
     """Restore exactly these callbacks, each in its place; in mid-fit, restored ones start again."""
     before = tuple(learn.callbacks)
     if list(map(id, before)) == list(map(id, callbacks)):
@@ -239,7 +240,7 @@ def put_callbacks(learn: Any, callbacks: tuple[Any, ...]) -> None:
 USUAL = ("builtins", "collections")  # where the kinds of a module's other attributes come from
 
 
-def parts_with_generators(learn: Any) -> Iterator[tuple[str, Any]]:
+def parts_with_generators(learn: FullLearner) -> Iterator[tuple[str, Any]]:
     """What may hold random generators of its own."""
     yield "train", learn.data.train
     yield "valid", learn.data.valid

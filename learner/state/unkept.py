@@ -12,13 +12,14 @@ from callbacks.core.modules import LOSS
 from callbacks.core.warning import warn
 from callbacks.model.plain_attributes import LONGEST, NOT_KEPT, is_storable, places, tensors_in
 from learner.messages.problems import listed
+from learner.state.protocol import FullLearner
 
 Marks = dict[str, Any]
 
 MOST = 1_000  # items of a long container that are looked at
 
 
-def without_unkept(learn: Any, contents: dict[str, Any]) -> dict[str, Any]:
+def without_unkept(learn: FullLearner, contents: dict[str, Any]) -> dict[str, Any]:
     """The contents of a file, with a word in place of the attributes of a kind that a file does not hold."""
     parts = {"model": contents, LOSS: contents[LOSS] or {"plain": {}}}
     lost: list[str] = []
@@ -30,7 +31,7 @@ def without_unkept(learn: Any, contents: dict[str, Any]) -> dict[str, Any]:
     return contents
 
 
-def report(learn: Any, names: list[str]) -> None:
+def report(learn: FullLearner, names: list[str]) -> None:
     """Warn of each of these once."""
     new = [name for name in names if name not in learn.reported]
     learn.reported.update(new)
