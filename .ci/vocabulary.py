@@ -22,6 +22,7 @@ DONE = [
     ".ci",
     ".github",
     "CITATION.cff",
+    "CHANGELOG.md",
     "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
     "README.md",
