@@ -1,4 +1,4 @@
-"""Hold a port to its hand-written loop: what each port offers, and how it is trained, cut and compared."""
+"""Compare a port with its hand-written loop: the parts of a port, and how to train, kill and resume it."""
 
 from __future__ import annotations
 

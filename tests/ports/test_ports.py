@@ -1,4 +1,4 @@
-"""Every port of a public training script against its hand-written loop."""
+"""Every port of a public training script agrees with its hand-written loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_a_port_ends_with_the_bits_of_the_loop_by_hand(port):
+def test_a_port_gives_the_bits_of_the_hand_written_loop(port):
     assert_same_bits(harness.train(port), port.by_hand())
 
 

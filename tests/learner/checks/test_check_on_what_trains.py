@@ -1,4 +1,4 @@
-"""`learn.check()` finds no error in what trains well: a false alarm costs more trust than a missed error."""
+"""`learn.check()` finds no error in learners that train well: a false alarm costs more trust than a missed error."""
 # ruff: noqa: E501
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def line(**others):
 
 
 class Started(Callback):
-    """Creates its state in some event before the first batch."""
+    """Creates its state in a given event before the first batch."""
 
     def __init__(self, event):
         super().__init__()
@@ -72,7 +72,7 @@ class Double(torch.autograd.Function):
 
 
 class Critic(Callback):
-    """Trains another network within the step, as of a GAN."""
+    """Trains another network within the step, like a GAN."""
 
     def before_fit(self, learn):
         self.net = nn.Linear(1, 1)
@@ -182,7 +182,7 @@ def test_a_model_that_trains_has_no_error(name, capsys):
 
 
 @pytest.mark.parametrize("event", ["before_epoch", "before_train"])
-def test_state_that_is_created_before_the_first_batch_is_there(event, capsys):
+def test_state_created_before_the_first_batch_is_available(event, capsys):
     assert (
         learner_of("frozen parts", [Started(event)]).check().ok is False
     )  # its first weight has no gradient
@@ -212,7 +212,7 @@ def test_batches_of_a_generator_are_examined(capsys):
     assert make().check().ok
 
 
-def test_what_fails_in_training_is_still_an_error(capsys):
+def test_a_failure_in_training_is_still_an_error(capsys):
     wrong = {
         "NaN in a batch": Learner(line(), Data([(X * torch.nan, Y)]), mse, SGD),
         "weights that are NaN": Learner(nn.Linear(4, 1), Data([(X, Y)]), lambda p, t: mse(p, t) / 0, SGD),
@@ -248,7 +248,7 @@ class Codebook(nn.Module):
 
 
 @pytest.mark.parametrize("model", [Experts, Codebook])
-def test_a_warning_says_when_what_it_names_is_right(model, capsys):
+def test_a_warning_says_when_its_finding_is_intended(model, capsys):
     report = Learner(model(), Data([(X, Y), (-X, Y)]), mse, SGD).check()
     assert report.ok
     assert report.warnings

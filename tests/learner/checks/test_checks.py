@@ -1,4 +1,4 @@
-"""The cheap checks of every fit, as plug-ins: they come, look once, and go."""
+"""The cheap checks of every fit: callbacks that run once and remove themselves."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def preflights(events: dict) -> object:
     return note
 
 
-def test_the_preflight_leaves_after_the_first_batch_of_each_fit():
+def test_the_preflight_removes_itself_after_the_first_batch_of_each_fit():
     seen = {}
     learn = learner_of(callbacks=[preflights(seen)])
     learn.fit(2)
     assert [key for key, there in seen.items() if there] == [(0, 0)]
     learn.fit(1)
     assert seen[0, 0]
-    assert [type(plugin) for plugin in learn.callbacks if type(plugin) in (Preflight, EpochWatch)] == []
+    assert [each for each in learn.callbacks if type(each) in (Preflight, EpochWatch)] == []
 
 
 def test_the_preflight_waits_for_a_batch_that_is_not_cancelled():
@@ -51,17 +51,17 @@ def test_the_preflight_waits_for_a_batch_that_is_not_cancelled():
     assert seen == {(0, 1): True, (0, 2): False}
 
 
-def test_a_voided_step_does_not_keep_the_preflight():
+def test_a_cancelled_step_does_not_keep_the_preflight():
     @on("before_step")
-    def void(learn):
+    def cancel(learn):
         raise CancelStep
 
     seen = {}
-    learner_of(callbacks=[void, preflights(seen)]).fit(1)
+    learner_of(callbacks=[cancel, preflights(seen)]).fit(1)
     assert seen == {(0, 0): True, (0, 1): False, (0, 2): False}
 
 
-def test_after_the_first_batch_nobody_of_the_checks_listens_to_a_batch():
+def test_after_the_first_batch_no_check_listens_to_batch_events():
     kept = {}
 
     @on("after_batch")
@@ -93,14 +93,14 @@ def test_the_checks_draw_no_random_numbers_and_change_no_number():
     assert torch.equal(with_checks.model.weight, plain.weight)
 
 
-def test_a_fit_within_a_sandbox_is_checked_and_leaves_nothing():
+def test_a_fit_in_a_sandbox_is_checked_and_leaves_no_trace():
     learn = learner_of()
     with learn.sandbox():
         learn.fit(1)
     assert Preflight not in learn.callbacks
 
 
-def test_the_number_of_batches_is_known_once_the_data_has_run_out():
+def test_the_number_of_batches_is_known_after_one_pass():
     known = []
 
     @on("before_train")

@@ -1,4 +1,4 @@
-"""The largest curvature and the largest stable step, against dense Hessians and against plain descent."""
+"""The largest curvature and the largest stable step agree with dense Hessians and plain descent."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_downward_curvature_does_not_hide_the_largest(curvatures, largest):
     assert largest_curvature(loss, [weights]) == pytest.approx(largest, abs=1e-3)
 
 
-def test_a_linear_loss_and_an_unused_parameter_do_not_curve():
+def test_a_linear_loss_and_an_unused_parameter_have_no_curvature():
     weights, unused = parameter(1.0, 2.0), parameter(1.0)
     assert largest_curvature(weights.sum(), [weights, unused]) == 0
     assert largest_curvature(weights.square().sum(), [weights, unused]) == pytest.approx(2)
@@ -90,7 +90,7 @@ class OnceDifferentiable(torch.autograd.Function):
         return slope * 2
 
 
-def test_a_function_without_a_second_derivative_is_told_instead_of_taken_for_flat():
+def test_a_function_without_a_second_derivative_is_refused_and_not_reported_as_flat():
     weights = parameter(1.0)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         largest_curvature(OnceDifferentiable.apply(weights).square().sum(), [weights])
@@ -111,14 +111,14 @@ def height_after_steps(n_steps: int, curvatures=(1.0, 50.0), **settings) -> floa
     [{}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}, {"weight_decay": 7.0}],
     ids=["plain", "momentum", "nesterov", "weight decay"],
 )
-def test_steps_just_below_the_largest_stable_rate_settle_and_just_above_grow(settings):
+def test_steps_just_below_the_largest_stable_rate_converge_and_just_above_diverge(settings):
     bound = largest_stable_rate(torch.optim.SGD([parameter(1.0)], lr=1, **settings), curvature=50.0)
     assert bound is not None
     assert height_after_steps(2000, lr=0.98 * bound, **settings) < 1
     assert not height_after_steps(2000, lr=1.02 * bound, **settings) < 100  # or NaN
 
 
-def test_no_rate_is_told_where_none_is_known():
+def test_no_rate_is_reported_if_it_is_unknown():
     weights = parameter(1.0)
     assert largest_stable_rate(torch.optim.Adam([weights]), 1.0) is None
     assert largest_stable_rate(torch.optim.SGD([weights], lr=1), -1.0) is None

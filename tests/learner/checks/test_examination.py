@@ -1,4 +1,4 @@
-"""`learn.check()`: what it finds on one batch, and that it leaves no trace."""
+"""`learn.check()` finds problems on one batch and leaves no trace."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def article(lr: float = 1e-5) -> Learner:
     return Learner(Quadratic(), (time, speed), F.mse_loss, partial(torch.optim.SGD, lr=lr))
 
 
-def test_the_article_is_well_and_its_largest_stable_step_is_told(capsys):
+def test_the_article_has_no_problem_and_its_largest_stable_step_is_reported(capsys):
     report = article().check()
     assert report.ok
     assert not report.warnings
@@ -49,17 +49,17 @@ def test_the_article_is_well_and_its_largest_stable_step_is_told(capsys):
     assert max(map(len, printed.splitlines())) <= 80
 
 
-def test_the_article_s_rate_that_diverges_is_warned_of(capsys):
+def test_a_diverging_rate_of_the_article_raises_a_warning(capsys):
     report = article(lr=1e-4).check()
     assert report.ok
     assert any(
-        "lr 0.0001 is above the largest stable step of this batch, 3.54e-05" in said
-        for said in report.warnings
+        "lr 0.0001 is above the largest stable step of this batch, 3.54e-05" in message
+        for message in report.warnings
     )
-    assert any("lower lr" in said and "on one batch" in said for said in report.warnings)
+    assert any("lower lr" in message and "on one batch" in message for message in report.warnings)
 
 
-def test_a_report_in_a_notebook_is_one_line_below_what_was_printed(capsys):
+def test_a_report_in_a_notebook_adds_one_line_to_the_printed_text(capsys):
     assert repr(article().check()) == "<Report ok: 0 errors, 0 warnings>"
 
 
@@ -67,7 +67,7 @@ def test_a_report_in_a_notebook_is_one_line_below_what_was_printed(capsys):
 
 
 class Counts(Callback):
-    """Has state, changes the batch, and would leave files if it were asked to."""
+    """Has state, changes the batch, and would write files if it were called."""
 
     order = Order.TRANSFORM
     state = ("n_seen",)
@@ -144,10 +144,10 @@ def test_dropout_does_not_hide_that_the_steps_lower_the_loss(capsys):
     for seed in range(5):
         torch.manual_seed(seed)
         report = learner_of(deep_model(), tensor_data()).check()
-        assert not any("raise its loss" in said for said in report.warnings)
+        assert not any("raise its loss" in message for message in report.warnings)
 
 
-def test_a_plug_in_that_changes_the_batch_in_place_does_not_change_the_data(capsys):
+def test_a_callback_that_changes_the_batch_in_place_does_not_change_the_data(capsys):
     @on("before_batch")
     def add(learn):
         learn.inputs[0].add_(1.0)
@@ -157,23 +157,23 @@ def test_a_plug_in_that_changes_the_batch_in_place_does_not_change_the_data(caps
     assert not batch[0].any()
 
 
-def test_check_asks_no_plug_in_that_reports_decides_or_saves(capsys):
-    heard = []
+def test_check_calls_no_callback_that_reports_decides_or_saves(capsys):
+    events = []
 
     class Reports(Callback):
         order = Order.REPORT
 
         def before_fit(self, learn):
-            heard.append("before_fit")
+            events.append("before_fit")
 
         def before_batch(self, learn):
-            heard.append("before_batch")
+            events.append("before_batch")
 
     learner_of(callbacks=[Reports]).check()
-    assert not heard
+    assert not events
 
 
-def test_check_in_the_middle_of_a_fit_is_refused():
+def test_check_during_a_fit_is_refused():
     @on("after_batch")
     def check(learn):
         learn.check()
@@ -214,7 +214,7 @@ def test_items_that_mix_are_found(capsys):
     assert "changing one item of a batch changes the outputs of 7 others" in report.warnings[0]
 
 
-def test_an_rnn_that_takes_time_for_items_is_found(capsys):
+def test_an_rnn_that_mistakes_time_for_items_is_found(capsys):
     class Rnn(nn.Module):
         def __init__(self):
             super().__init__()
@@ -224,14 +224,14 @@ def test_an_rnn_that_takes_time_for_items_is_found(capsys):
             return self.last(self.rnn(inputs)[0]).mean(1)
 
     report = learner_of(Rnn(), Data([(torch.randn(8, 5, 3), torch.randn(8, 1))])).check()
-    assert any("batch_first=True" in said for said in report.warnings)
+    assert any("batch_first=True" in message for message in report.warnings)
 
 
-def test_batch_norm_mixes_in_training_only_and_that_is_no_fault(capsys):
+def test_batch_norm_that_mixes_items_in_training_only_is_not_an_error(capsys):
     report = learner_of(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))).check()
     assert report.facts["items"].startswith("do not mix")
     report = learner_of(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, 1))).check()
-    assert any("0 takes its statistics from the batch" in said for said in report.warnings)
+    assert any("0 takes its statistics from the batch" in message for message in report.warnings)
 
 
 def test_frozen_layers_that_follow_the_data_are_found(capsys):
@@ -248,7 +248,7 @@ def test_layers_that_train_in_evaluation_mode_are_reported(capsys):
     assert "1 train in evaluation mode" in report.warnings[0]
 
 
-def test_frozen_layers_in_evaluation_mode_are_no_problem(capsys):
+def test_frozen_layers_in_evaluation_mode_are_not_reported(capsys):
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
     model[1].eval().requires_grad_(requires_grad=False)
     assert not any("evaluation mode" in each for each in learner_of(model, tensor_data()).check().warnings)
@@ -264,10 +264,10 @@ def test_numbers_that_are_not_finite_are_counted_in_data_and_weights(capsys):
     assert "1 of 4 numbers in the weights" in " ".join(learner_of(model).check().errors)
 
 
-def test_a_first_loss_far_above_a_guess_is_told(capsys):
+def test_a_first_loss_far_above_a_guess_is_reported(capsys):
     inputs, targets = torch.randn(64, 3) * 100, torch.randint(0, 4, (64,))
     report = learner_of(nn.Linear(3, 4), Data([(inputs, targets)]), F.cross_entropy).check()
-    assert any("guessing among 4 classes costs ln(4) = 1.3863" in said for said in report.warnings)
+    assert any("guessing among 4 classes costs ln(4) = 1.3863" in message for message in report.warnings)
     report = learner_of(nn.Linear(3, 4), Data([(inputs / 100, targets)]), F.cross_entropy).check()
     assert not report.warnings
 
@@ -298,7 +298,7 @@ def test_a_model_without_a_second_derivative_has_no_known_step(capsys):
     assert report.ok
 
 
-def test_batches_that_can_be_gone_through_once_are_left_whole(capsys):
+def test_batches_that_can_be_read_only_once_are_not_consumed(capsys):
     batches = iter([(torch.randn(8, 3), torch.randn(8, 1))] * 2)
     learn = learner_of(data=Data(batches))
     report = learn.check()
@@ -329,13 +329,13 @@ def test_mappings_tuples_and_models_with_their_own_loss_are_examined(capsys):
 
 
 @pytest.mark.parametrize(("n_batches", "n_updates"), [(4, 5), (30, 0)])
-def test_steps_on_one_batch_update_the_weights_also_where_gradients_add_up(n_batches, n_updates):
+def test_steps_on_one_batch_update_the_weights_also_with_gradient_accumulation(n_batches, n_updates):
     learn = article()
     learn.data = Data([learn.data.train[0]] * 40)
     learn.add_callbacks(GradientAccumulation(n_batches))
     report = learn.check()
-    said = f"{n_updates} updates in all, take its loss from 5619.2930 to" if n_updates else "no update"
-    assert said in report.facts["one batch"]
+    message = f"{n_updates} updates in all, take its loss from 5619.2930 to" if n_updates else "no update"
+    assert message in report.facts["one batch"]
     assert not any("leave its loss" in each for each in report.warnings)
 
 

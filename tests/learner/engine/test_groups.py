@@ -1,4 +1,4 @@
-"""Layer groups, freezing, and rates by group."""
+"""Layer groups, freezing, and rates per group."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def trained(learn: Learner) -> list[str]:
 
 
 def moved(learn: Learner, n_epochs: int = 1) -> list[str]:
-    """The parameters that a fit changes."""
+    """The names of the parameters that a fit changes."""
     before = {name: each.detach().clone() for name, each in learn.model.named_parameters()}
     learn.fit(n_epochs)
     return [name for name, each in learn.model.named_parameters() if not torch.equal(each, before[name])]
@@ -48,12 +48,12 @@ def test_a_splitter_makes_the_optimizers_groups():
     assert sizes == [(0, 4), (1, 2), (2, 2)]
 
 
-def test_the_splitters_that_are_there():
+def test_the_available_splitters():
     assert [len(group) for group in make(splitter=by_children).layer_groups] == [4, 2, 2]
     assert [len(group) for group in make(splitter=body_and_head).layer_groups] == [6, 2]
 
 
-def test_biases_and_norms_can_be_spared_from_weight_decay():
+def test_biases_and_norms_can_be_excluded_from_weight_decay():
     learn = make(splitter=split, decay_norms=False)
     found = [
         (group["layer_group"], len(group["params"]), group["weight_decay"])
@@ -62,7 +62,7 @@ def test_biases_and_norms_can_be_spared_from_weight_decay():
     assert found == [(0, 1, 0.1), (0, 3, 0.0), (1, 1, 0.1), (1, 1, 0.0), (2, 1, 0.1), (2, 1, 0.0)]
 
 
-def test_the_biases_of_recurrent_and_attention_layers_are_spared_too():
+def test_the_biases_of_recurrent_and_attention_layers_are_also_excluded():
     model = nn.ModuleDict({"lstm": nn.LSTM(2, 2), "attention": nn.MultiheadAttention(2, 1)})
     learn = make(model, decay_norms=False)
     decayed, spared = learn.optimizer.param_groups
@@ -94,27 +94,27 @@ def test_a_weight_in_two_groups_belongs_to_the_first():
         (lambda model: [model, [model[0].weight]], AttributeError, "weight"),
     ],
 )
-def test_a_splitter_that_cannot_be_is_refused(splitter, error, words):
+def test_an_invalid_splitter_is_refused(splitter, error, words):
     with pytest.raises(error, match=words):
         make(splitter=splitter)
 
 
-def test_what_is_frozen_may_be_left_out_of_the_groups():
+def test_frozen_parameters_may_be_left_out_of_the_groups():
     model = make_model()
     model[1].requires_grad_(False)
     assert len(make(model, splitter=lambda model: [model[0], model[2]]).layer_groups) == 2
 
 
 @pytest.mark.parametrize("options", [{"splitter": split}, {"decay_norms": False}])
-def test_a_ready_optimizer_has_its_groups_already(options):
+def test_a_ready_optimizer_keeps_its_groups(options):
     model = make_model()
     with pytest.raises(TypeError, match=f"{next(iter(options))}.*the optimizer is ready"):
         make(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), **options)
 
 
-def test_frozen_groups_stay_as_they_are():
+def test_frozen_groups_do_not_change():
     learn = make(splitter=split)
-    learn.fit(1)  # the moments of Adam would go on moving them
+    learn.fit(1)  # the moments of Adam would continue to move them
     learn.freeze(train_norms=False)
     assert moved(learn) == ["2.weight", "2.bias"]
     learn.freeze_to(1, train_norms=False)
@@ -123,13 +123,13 @@ def test_frozen_groups_stay_as_they_are():
     assert len(moved(learn)) == 8
 
 
-def test_norms_go_on_training_in_frozen_groups():
+def test_norms_continue_to_train_in_frozen_groups():
     learn = make(splitter=split)
     learn.freeze()
     assert trained(learn) == ["0.1.weight", "0.1.bias", "2.weight", "2.bias"]
 
 
-def test_a_gradient_that_is_left_moves_nothing():
+def test_a_remaining_gradient_does_not_move_frozen_parameters():
     learn = make(splitter=split)
     for parameter in learn.model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -140,7 +140,7 @@ def test_a_gradient_that_is_left_moves_nothing():
     ]
 
 
-def test_what_was_frozen_when_the_optimizer_was_made_trains_after_unfreezing():
+def test_parameters_frozen_when_the_optimizer_was_made_train_after_unfreezing():
     model = make_model()
     model[0].requires_grad_(False)
     learn = make(model, decay_norms=False)
@@ -149,7 +149,7 @@ def test_what_was_frozen_when_the_optimizer_was_made_trains_after_unfreezing():
     assert {group["layer_group"] for group in learn.optimizer.param_groups} == {0}
 
 
-def test_a_model_that_was_frozen_whole_gets_its_optimizer():
+def test_a_completely_frozen_model_gets_its_optimizer():
     learn = make(make_model().requires_grad_(False))
     assert learn.optimizer is None
     learn.unfreeze()
@@ -157,14 +157,14 @@ def test_a_model_that_was_frozen_whole_gets_its_optimizer():
 
 
 @pytest.mark.parametrize("n", [3, -4])
-def test_to_freeze_everything_is_refused(n):
+def test_freezing_everything_is_refused(n):
     learn = make(splitter=split)
     with pytest.raises(ValueError, match=r"of 3 layer groups none would train\. Write -3 to 2"):
         learn.freeze_to(n)
     assert len(trained(learn)) == 8
 
 
-def test_to_freeze_one_group_is_refused_with_the_cure():
+def test_freezing_a_single_group_is_refused_with_the_fix():
     with pytest.raises(ValueError, match="splitter="):
         make().freeze()
     with pytest.raises(TypeError, match="number of the first"):
@@ -188,6 +188,6 @@ def test_rates_spread_over_groups(rate, n_groups, rates):
 @pytest.mark.parametrize(
     "rate", [0, -1.0, float("nan"), "0.1", True, None, slice(None), slice(0, 1), slice(1, 2, 3)]
 )
-def test_what_is_no_rate_is_refused(rate):
+def test_an_invalid_rate_is_refused(rate):
     with pytest.raises((TypeError, ValueError), match="write"):
         spread(rate, 2)

@@ -1,4 +1,4 @@
-"""Optimizers that are not torch's own, and those that callbacks hold."""
+"""Optimizers that are not part of torch, and optimizers of callbacks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ QUIET = (ZeroGrad, Metrics, Recorder, DevicePlacement, StopOnNaN)
 
 
 class Both:
-    """Two optimizers as one, with a state dict of its own form."""
+    """Two optimizers combined, with a state dict of another form."""
 
     def __init__(self, parameters):
         parameters = list(parameters)
@@ -101,7 +101,7 @@ class Lookahead:
 
 
 class Noisy(SGD):
-    """Draws noise from a generator of its own, which its state dict keeps beside torch's keys."""
+    """Draws noise from its own generator, which its state dict keeps beside torch's keys."""
 
     def __init__(self, params, lr=0.05):
         super().__init__(params, lr)
@@ -123,7 +123,7 @@ class Noisy(SGD):
 
 
 class Progressive(SGD):
-    """Keeps how far it is among the settings of its groups, as Prodigy does."""
+    """Keeps its progress in the settings of its groups, like Prodigy."""
 
     def step(self, closure=None):
         for group in self.param_groups:
@@ -132,7 +132,7 @@ class Progressive(SGD):
 
 
 class Listed(Both):
-    """Gives its state as a list."""
+    """Returns its state as a list."""
 
     def state_dict(self):
         return [one.state_dict() for one in self.each]
@@ -175,7 +175,7 @@ def test_a_run_that_is_killed_resumes_with_the_same_bits(optimizer, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", KINDS, ids=NAMES)
-def test_what_runs_in_a_sandbox_leaves_no_trace(optimizer, capsys):
+def test_a_fit_in_a_sandbox_leaves_no_trace(optimizer, capsys):
     learn, other = learner_of(optimizer=optimizer), learner_of(optimizer=optimizer)
     learn.fit(1)
     learn.lr_find(n_steps=15)
@@ -211,7 +211,7 @@ def test_callbacks_train_with_an_optimizer_that_is_not_torchs(callback):
     assert not any(map(torch.equal, before, weights(learn)))
 
 
-def test_progress_among_the_settings_survives_the_end_of_a_schedule():
+def test_progress_kept_in_the_settings_survives_the_end_of_a_schedule():
     for callback in (
         ParamScheduler({"lr": cos(0.1, 0.01)}),
         TorchScheduler(partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=4), every="1 step"),
@@ -224,7 +224,7 @@ def test_progress_among_the_settings_survives_the_end_of_a_schedule():
         assert set(group) == before | {"n_steps"}
 
 
-def test_a_setting_that_a_scheduler_of_the_users_changes_is_restored():
+def test_a_setting_changed_by_a_scheduler_of_the_user_is_restored():
     class Decay(lr_scheduler.LRScheduler):
         def get_lr(self):
             for group in self.optimizer.param_groups:
@@ -238,7 +238,7 @@ def test_a_setting_that_a_scheduler_of_the_users_changes_is_restored():
 
 @pytest.mark.parametrize("name", ["load_state_dict", "state_dict", "zero_grad"])
 @pytest.mark.parametrize("is_ready", [True, False])
-def test_what_an_optimizer_lacks_is_said_when_the_learner_is_made(name, is_ready):
+def test_a_method_missing_from_an_optimizer_is_reported_when_the_learner_is_made(name, is_ready):
     class Part(Both):
         def __getattribute__(self, wanted):
             if wanted == name:
@@ -250,7 +250,7 @@ def test_what_an_optimizer_lacks_is_said_when_the_learner_is_made(name, is_ready
         learner_of(optimizer=Part(model.parameters()) if is_ready else Part, model=model)
 
 
-def test_a_scheduler_of_torch_names_what_takes_its_place():
+def test_a_scheduler_of_torch_names_its_replacement():
     with pytest.raises(TypeError, match="this is Both: use ParamScheduler"):
         learner_of(TorchScheduler(partial(lr_scheduler.StepLR, step_size=1))).fit(1)
 
@@ -263,7 +263,7 @@ def test_a_snapshot_of_another_optimizer_is_refused():
 
 
 class Plain:
-    """A rate of its own under another name, and a state that is not by parameter."""
+    """The rate has another name, and the state is not per parameter."""
 
     def __init__(self, parameters):
         self.param_groups = [{"params": list(parameters), "step_size": 0.1}]
@@ -372,14 +372,14 @@ def test_an_optimizer_that_a_function_of_on_steps_trains_and_is_reported_where_t
         with_function(second, Checkpoint(tmp_path), **options).fit(1)
 
 
-def test_a_builtin_function_is_a_callback_that_is_looked_at_for_optimizers():
+def test_a_builtin_function_as_a_callback_is_searched_for_optimizers():
     seen = []
     learner_of(on("after_batch")(seen.append), optimizer=partial(SGD, lr=0.1)).fit(1)
     assert len(seen) == 6
 
 
 class Second(Callback):
-    """Steps an optimizer of its own."""
+    """Steps its own optimizer."""
 
     def __init__(self, parameters):
         super().__init__()
@@ -391,7 +391,7 @@ class Second(Callback):
 
 
 class SavedSecond(Second):
-    """And saves it."""
+    """The same, and saves the optimizer."""
 
     state = ("optimizer",)
 
@@ -433,7 +433,7 @@ def test_weights_that_no_optimizer_trains_are_still_reported():
 
 
 class Probing(SGD):
-    """Needs a closure too, under another name."""
+    """Also needs a closure, under another name."""
 
     def step(self, evaluate):
         loss = evaluate()
@@ -443,7 +443,7 @@ class Probing(SGD):
 
 @pytest.mark.parametrize("optimizer", [LBFGS, partial(Probing, lr=0.1)])
 @pytest.mark.parametrize("callbacks", [[], [LeanStep], [SAM]], ids=["none", "LeanStep", "SAM"])
-def test_a_step_that_needs_a_closure_is_refused_with_the_line_that_fixes_it(optimizer, callbacks):
+def test_a_step_that_needs_a_closure_is_refused_with_the_fix(optimizer, callbacks):
     learn = learner_of(*callbacks, optimizer=optimizer)
     before = weights(learn)
     with pytest.raises(TypeError, match=r"needs a closure .*callbacks=\[ClosureStep\(\)\]"):

@@ -1,4 +1,4 @@
-"""A subclass of the learner cannot take over a private part of the loop by accident."""
+"""A subclass of the learner cannot override a private part of the loop by accident."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make(kind, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "cure"),
+    ("name", "fix"),
     [
         ("loop", "another name, as my_loop"),
         ("optimizer_given", "another name, as my_optimizer_given"),
@@ -32,14 +32,14 @@ def make(kind, **options):
     ],
 )
 @pytest.mark.parametrize("member", [lambda self: None, property(lambda self: None), staticmethod(print), 0])
-def test_a_private_name_of_the_loop_is_refused_when_the_class_is_defined(name, cure, member):
+def test_a_private_name_of_the_loop_is_refused_when_the_class_is_defined(name, fix, member):
     with pytest.raises(TypeError, match=f"Mine.{name} has the name of a private part") as caught:
         type("Mine", (Learner,), {name: member})
-    assert cure in str(caught.value)
+    assert fix in str(caught.value)
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_mixin_before_or_behind_the_learner_is_refused_too(first):
+def test_a_mixin_before_or_after_the_learner_is_refused_too(first):
     class Mixin:
         def loop(self): ...
 
@@ -63,13 +63,13 @@ def test_a_method_that_assigns_a_private_attribute_is_refused():
 
 
 @pytest.mark.parametrize("name", ["epoch", "interrupted", "results", "loss_func", "batch"])
-def test_a_method_in_place_of_a_value_of_the_loop_is_refused(name):
+def test_a_method_that_replaces_a_value_of_the_loop_is_refused(name):
     with pytest.raises(TypeError, match=rf"Mine\.{name} is a method, but learn\.{name} is a value"):
         type("Mine", (Learner,), {name: lambda self: None})
 
 
 @pytest.mark.parametrize("name", ["callbacks", "metrics", "device", "n_items"])
-def test_a_method_or_value_in_place_of_a_property_is_refused_and_another_property_is_not(name):
+def test_a_property_may_be_overridden_by_a_property_only(name):
     with pytest.raises(TypeError, match=rf"Mine\.{name} is a method, but learn\.{name} is a value that the"):
         type("Mine", (Learner,), {name: lambda self: None})
     with pytest.raises(TypeError, match=rf"Mine\.{name} is \[3\], but learn\.{name} is a value that the"):
@@ -77,7 +77,7 @@ def test_a_method_or_value_in_place_of_a_property_is_refused_and_another_propert
     type("Mine", (Learner,), {name: property(lambda self: None)})
 
 
-def test_a_private_attribute_that_is_added_to_or_assigned_within_a_function_is_refused():
+def test_a_private_attribute_incremented_or_assigned_in_a_nested_function_is_refused():
     with pytest.raises(TypeError, match=r"step assigns self\._value"):
 
         class Counts(Learner):
@@ -94,12 +94,12 @@ def test_a_private_attribute_that_is_added_to_or_assigned_within_a_function_is_r
                 mark()
 
 
-def test_what_a_subclass_may_do_is_not_refused_and_trains():
+def test_a_subclass_that_follows_the_rules_trains():
     class Helper:
         _loss = 1
 
     class Base(Learner):
-        """Own private names, dunders, mangled names, public methods, another's private attributes."""
+        """Own private names, dunders, mangled names, public methods, private attributes of other objects."""
 
         _rank: int = 0
         _mark_of_mine = 3

@@ -1,4 +1,4 @@
-"""Predictions: of any input, by any model, without a trace."""
+"""Predictions for any input and any model leave no trace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Output:
 
 
 class Model(nn.Module):
-    """A linear layer of which the output is wrapped."""
+    """A linear layer with a wrapped output."""
 
     def __init__(self, wrap=lambda output: output):
         super().__init__()
@@ -68,7 +68,7 @@ def test_inputs_of_every_kind_are_predicted(inputs):
     assert make().predict(inputs).shape == (5, 1)
 
 
-def test_inputs_reach_the_model_past_any_split_and_without_the_targets_keys():
+def test_predict_skips_the_split_and_drops_the_keys_of_targets():
     x, y = torch.rand(4, 3), torch.rand(4, 1)
     for data in (
         Data([{"x": x, "y": y}], targets="y"),
@@ -96,7 +96,7 @@ def test_inputs_reach_the_model_past_any_split_and_without_the_targets_keys():
     ],
     ids=["number", "None", "list of numbers", "with targets", "no dimensions", "no items"],
 )
-def test_what_cannot_be_predicted_is_refused(inputs, error, words):
+def test_invalid_inputs_of_predict_are_refused(inputs, error, words):
     with pytest.raises(error, match=words):
         make().predict(inputs)
 
@@ -125,7 +125,7 @@ def test_outputs_of_every_kind_are_joined_part_by_part(wrap, parts):
     assert all(part.shape == (6, 1) for part in parts(preds))
 
 
-def test_a_loader_without_batches_and_no_validation_are_told():
+def test_an_empty_loader_and_missing_validation_data_are_refused():
     with pytest.raises(ValueError, match="the loader gave no batch"):
         make().get_preds([])
     learn = make(data=Data([(torch.rand(4, 3), torch.rand(4, 1))]))
@@ -137,20 +137,20 @@ def test_a_loader_without_batches_and_no_validation_are_told():
 
 
 @pytest.mark.parametrize("loader", [TensorDataset(torch.rand(4, 3)), (torch.rand(4, 3), torch.rand(4, 1)), 3])
-def test_what_gives_no_batches_is_refused_before_anything_is_measured(loader):
+def test_an_invalid_loader_is_refused_before_the_pass(loader):
     for measure in (make().get_preds, make().validate):
         with pytest.raises(TypeError, match=r"the loader is .*(from_datasets|TensorLoader|pass an iterable)"):
             measure(loader)
 
 
-def test_a_generator_function_is_a_loader_here_too():
+def test_a_generator_function_is_accepted_as_a_loader():
     def batches():
         yield torch.rand(2, 3), torch.rand(2, 1)
 
     assert make().get_preds(batches)[0].shape == (2, 1)
 
 
-def test_a_prediction_in_the_middle_of_a_batch_puts_everything_back():
+def test_a_prediction_during_a_batch_restores_everything():
     seen = []
 
     class Predicts(Callback):
@@ -175,7 +175,7 @@ def test_a_prediction_in_the_middle_of_a_batch_puts_everything_back():
     assert learn.global_step == 2
 
 
-def test_outputs_come_to_the_cpu_whatever_they_are():
+def test_outputs_of_every_kind_are_moved_to_the_cpu():
     packed = pack_sequence([torch.ones(3, 2, requires_grad=True)])
     output = to_cpu({"a": (torch.ones(1, requires_grad=True), None, "text"), "b": packed})
     assert not output["a"][0].requires_grad

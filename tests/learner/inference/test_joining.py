@@ -1,4 +1,4 @@
-"""Predictions and targets over a loader, joined over its batches."""
+"""Predictions and targets of a loader are joined over its batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Named:
 
 
 class Model(nn.Module):
-    """Returns what a function makes of the batch, whose items are numbered in the whole pass."""
+    """Returns a function of the batch, whose items are numbered over the whole pass."""
 
     def __init__(self, function):
         super().__init__()
@@ -68,7 +68,7 @@ def test_names_stay_in_the_order_of_the_items(kind, sizes):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_several_outputs_in_a_list_are_joined_one_by_one_also_where_a_batch_has_as_many_items(sizes):
+def test_several_outputs_in_a_list_are_joined_one_by_one_also_if_a_batch_has_as_many_items(sizes):
     preds, _ = joined(lambda x: [x, x.expand(-1, 3)], sizes)
     assert [tuple(each.shape) for each in preds] == [(sum(sizes), 1), (sum(sizes), 3)]
 
@@ -100,7 +100,7 @@ def test_items_squeezed_out_of_batches_of_one_stay_apart():
 
 
 @pytest.mark.parametrize("sizes", [(5, 5), (5, 5, 2)])
-def test_a_tuple_with_a_tensor_for_each_item_is_joined_end_to_end(sizes):
+def test_a_tuple_with_one_tensor_per_item_is_joined_end_to_end(sizes):
     preds, _ = joined(lambda x: tuple(x.expand(-1, 3)), sizes)
     assert [each.tolist() for each in preds] == [[n, n, n] for n in range(sum(sizes))]
     preds, _ = joined(lambda x: x[:, 0].unbind(), sizes)
@@ -212,7 +212,7 @@ def test_a_loader_may_use_the_same_array_and_list_for_each_batch():
     assert found["names"] == ["0", "0", "1", "1", "2", "2"]
 
 
-def test_a_part_of_the_output_is_kept_by_name_or_by_a_function():
+def test_a_part_of_the_output_can_be_selected_by_name_or_by_a_function():
     def output(x):
         return {"logits": x.expand(-1, 3), "cache": object()}
 

@@ -1,4 +1,4 @@
-"""What a fit finds of the one before, and what a callback finds before the first batch."""
+"""What a fit keeps from the previous fit, and what a callback can read before the first batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fit ends with the bits of a loop by hand: weights, buffers, optimizer, losses, random state."""
+"""A fit gives the bits of a hand-written loop: weights, buffers, optimizer, losses, random state."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Output:
 
 
 class OwnLoss(nn.Module):
-    """Like the models of transformers: the loss is part of the output."""
+    """The loss is part of the output, as in the models of `transformers`."""
 
     def __init__(self):
         super().__init__()
@@ -82,7 +82,7 @@ def loss_of_pair(model: nn.Module, batch: Any) -> Tensor:
 
 @dataclass
 class Case:
-    """One training: what a learner is given, and how a loop by hand computes the loss of a batch."""
+    """One training: the arguments of a learner, and how a hand-written loop computes the loss of a batch."""
 
     make_model: Callable[[], nn.Module] = field(default=network)
     optimizer: Callable[..., torch.optim.Optimizer] = field(default=SGD)
@@ -138,7 +138,7 @@ class OnlyValues(nn.Module):
 
 
 def train_by_hand(case: Case) -> tuple[list[Tensor], list[float]]:
-    """The plain loop: all tensors that it ends with, and the loss of each step."""
+    """Train by a hand-written loop; return all tensors at its end and the loss of each step."""
     torch.manual_seed(0)
     model = case.make_model()
     optimizer = case.optimizer(model.parameters())
@@ -157,7 +157,7 @@ def train_by_hand(case: Case) -> tuple[list[Tensor], list[float]]:
 
 
 def train_by_learner(case: Case, **options) -> tuple[list[Tensor], list[float]]:
-    """The same by a learner."""
+    """Train by a learner; return the same."""
     torch.manual_seed(0)
     model = case.make_model()
     data = Data(case.batches(), case.valid and case.valid(), **case.data_options)
@@ -183,13 +183,13 @@ def assert_equal(found: tuple[list[Tensor], list[float]], wanted: tuple[list[Ten
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_a_bare_fit_ends_with_the_bits_of_a_loop_by_hand(case):
+def test_a_bare_fit_gives_the_bits_of_a_hand_written_loop(case):
     found = train_by_learner(case, callbacks=[ZeroGrad, Recorder], defaults=())
     assert_equal(found, train_by_hand(case))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_a_fit_with_all_defaults_ends_with_the_bits_of_a_loop_by_hand(case, capsys):
+def test_a_fit_with_all_defaults_gives_the_bits_of_a_hand_written_loop(case, capsys):
     found = train_by_learner(case, defaults=DEFAULT_CALLBACKS)
     assert_equal(found, train_by_hand(case))
 

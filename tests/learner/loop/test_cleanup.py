@@ -1,4 +1,4 @@
-"""`cleanup_fit` is called once for each fit that has begun for a callback, and at no other time."""
+"""`cleanup_fit` is called once for each fit that a callback has started, and at no other time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from callbacks import Callback, CancelFit, DevicePlacement, MCDropout, Order
 
 
 class Log(Callback):
-    """Note when it begins and cleans up; cleaning up needs what beginning has made."""
+    """Log start and cleanup; the cleanup needs what the start has created."""
 
     order = Order.REPORT
 
@@ -28,7 +28,7 @@ class Log(Callback):
 
 
 class NoHook(Callback):
-    """Cleans up, and has no `before_fit`."""
+    """Implements `cleanup_fit` but not `before_fit`."""
 
     def __init__(self, order: Order):
         self.order, self.seen = order, []
@@ -37,7 +37,7 @@ class NoHook(Callback):
         self.seen.append("end")
 
 
-def test_predicting_and_validating_clean_nothing_up(make_learner):
+def test_predict_and_validate_do_not_call_cleanup_fit(make_learner):
     log = Log()
     learn = make_learner(callbacks=[log])
     learn.predict(torch.ones(2, 1))
@@ -51,7 +51,7 @@ def test_predicting_and_validating_clean_nothing_up(make_learner):
     assert log.seen == ["begin", "end"]
 
 
-def test_gradients_that_are_there_are_left_by_predict_and_by_a_refused_fit(make_learner):
+def test_predict_and_a_refused_fit_leave_existing_gradients(make_learner):
     learn = make_learner()
     learn.model(torch.ones(1, 1)).sum().backward()
     kept = learn.model.weight.grad.clone()
@@ -104,7 +104,7 @@ def test_a_callback_that_a_fit_has_not_reached_is_not_cleaned_up(make_learner, k
     assert (plain_before.seen, plain_after.seen) == (["end"], [])
 
 
-def test_a_fit_that_is_refused_before_it_begins_cleans_nothing_up(make_learner):
+def test_a_fit_that_is_refused_before_it_starts_does_not_call_cleanup_fit(make_learner):
     log = Log()
     learn = make_learner(callbacks=[log], lr=-0.0)
     with torch.no_grad(), pytest.raises(ValueError, match="no_grad"):
@@ -112,7 +112,7 @@ def test_a_fit_that_is_refused_before_it_begins_cleans_nothing_up(make_learner):
     assert log.seen == []
 
 
-def test_a_callback_removed_in_mid_fit_is_cleaned_up_then_and_not_again(make_learner):
+def test_a_callback_removed_during_a_fit_is_cleaned_up_once(make_learner):
     log = Log()
 
     class Remove(Callback):
@@ -125,7 +125,7 @@ def test_a_callback_removed_in_mid_fit_is_cleaned_up_then_and_not_again(make_lea
     assert log.seen == ["begin", "end"]
 
 
-def test_a_callback_added_in_mid_fit_is_cleaned_up_in_its_place_of_the_order(make_learner):
+def test_a_callback_added_during_a_fit_is_cleaned_up_in_its_order(make_learner):
     order = []
 
     class Late(Log):
@@ -146,7 +146,7 @@ def test_a_callback_added_in_mid_fit_is_cleaned_up_in_its_place_of_the_order(mak
     assert late.seen == ["begin"]
 
 
-def test_a_callback_that_another_removes_or_adds_in_before_fit_begins_once_or_never(make_learner):
+def test_a_callback_that_another_removes_or_adds_in_before_fit_starts_once_or_never(make_learner):
     gone, new = Log("gone"), Log("new")
 
     class Change(Callback):
@@ -175,7 +175,7 @@ def test_a_callback_may_remove_itself_while_it_cleans_up(make_learner):
     assert once.seen == ["begin", "end"]
 
 
-def test_without_in_mid_fit_ends_and_begins_the_callback(make_learner):
+def test_without_during_a_fit_ends_and_starts_the_callback(make_learner):
     log = Log()
 
     class Aside(Callback):
@@ -187,7 +187,7 @@ def test_without_in_mid_fit_ends_and_begins_the_callback(make_learner):
     assert log.seen == ["begin", "end", "begin", "end"]
 
 
-def test_check_cleans_up_only_what_has_begun(make_learner):
+def test_check_cleans_up_only_callbacks_that_have_started(make_learner):
     class Refuse(Callback):
         order = Order.PREPARE
 
@@ -219,7 +219,7 @@ def test_a_failed_validation_does_not_change_how_dropout_predicts(make_learner):
     assert learn.callbacks.mc_dropout.spread.shape == (2, 1)
 
 
-def test_a_callback_that_an_early_cancel_keeps_from_beginning_is_not_asked_to_end(make_learner):
+def test_a_callback_that_never_starts_because_of_an_early_cancel_is_not_cleaned_up(make_learner):
     class Early(Callback):
         order = Order.PREPARE
 

@@ -1,4 +1,4 @@
-"""The learner: what users call, and what hooks see."""
+"""The learner: the methods that users call, and the values that hooks read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_fitting_lowers_the_loss_and_returns_the_history(learn):
     assert history[-1]["valid_loss"] < history[0]["valid_loss"]
 
 
-def test_the_clock_counts_updates_items_epochs_and_batches(make_learner):
+def test_the_counters_count_updates_items_epochs_and_batches(make_learner):
     seen = []
 
     @on("after_batch")
@@ -67,7 +67,7 @@ def test_the_clock_counts_updates_items_epochs_and_batches(make_learner):
     assert (learn.global_step, learn.n_samples) == (9, 36)
 
 
-def test_the_loss_seen_is_the_one_of_the_loss_function_however_the_gradient_is_scaled(make_learner):
+def test_the_reported_loss_is_that_of_the_loss_function_when_the_gradient_is_scaled(make_learner):
     seen = []
 
     class Scale(Callback):
@@ -93,7 +93,7 @@ def test_case_73_the_loss_cannot_be_overwritten(make_learner):
         make_learner(callbacks=[spoil]).fit(1)
 
 
-def test_case_73_a_plug_in_may_remove_itself_while_it_runs(make_learner):
+def test_case_73_a_callback_may_remove_itself_while_it_runs(make_learner):
     class Once(Callback):
         calls = cleaned = 0
 
@@ -111,7 +111,7 @@ def test_case_73_a_plug_in_may_remove_itself_while_it_runs(make_learner):
     assert Once not in learn.callbacks
 
 
-def test_case_70_a_plug_in_that_leaves_evaluation_mode_on_does_not_change_training(make_learner):
+def test_case_70_a_callback_that_leaves_evaluation_mode_on_does_not_change_training(make_learner):
     modes = []
 
     class Careless(Callback):
@@ -123,7 +123,7 @@ def test_case_70_a_plug_in_that_leaves_evaluation_mode_on_does_not_change_traini
     assert modes == [True, True, True]
 
 
-def test_a_layer_in_evaluation_mode_stays_so_in_every_epoch(make_learner):
+def test_a_layer_in_evaluation_mode_stays_in_it_in_every_epoch(make_learner):
     model = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     model[1].eval()
     modes = []
@@ -136,19 +136,19 @@ def test_a_layer_in_evaluation_mode_stays_so_in_every_epoch(make_learner):
     assert modes == 2 * [(True, True, False), (False, False, False), (False, False, False)]
 
 
-def test_the_model_keeps_the_mode_that_it_had(learn):
+def test_the_model_keeps_its_mode(learn):
     learn.model.eval()
     learn.fit(1)
     assert not learn.model.training
 
 
-def test_making_a_learner_changes_nothing_about_the_model():
+def test_making_a_learner_does_not_change_the_model():
     model = nn.Linear(1, 1)
     Learner(model, (line_batches(), None), F.mse_loss)
     assert model.training
 
 
-def test_a_plug_in_added_for_one_fit_is_gone_after_it(make_learner):
+def test_a_callback_added_for_one_fit_is_removed_after_it(make_learner):
     class Probe(Callback):
         pass
 
@@ -160,7 +160,7 @@ def test_a_plug_in_added_for_one_fit_is_gone_after_it(make_learner):
     assert Probe not in learn.callbacks
 
 
-def test_a_plug_in_added_in_the_middle_of_a_fit_is_begun_at_once_and_cleaned_up(make_learner):
+def test_a_callback_added_during_a_fit_starts_at_once_and_is_cleaned_up(make_learner):
     class Late(Callback):
         log: list[str] = []  # noqa: RUF012
 
@@ -181,19 +181,19 @@ def test_a_plug_in_added_in_the_middle_of_a_fit_is_begun_at_once_and_cleaned_up(
     assert Late.log == ["before_fit", "after_batch", "cleanup_fit"]
 
 
-def test_the_defaults_are_there_unless_told_otherwise():
+def test_the_default_callbacks_are_present_unless_disabled():
     learn = Learner(nn.Linear(1, 1), (line_batches(), None), F.mse_loss)
-    assert {type(plugin) for plugin in learn.callbacks} == set(DEFAULT_CALLBACKS)
+    assert {type(callback) for callback in learn.callbacks} == set(DEFAULT_CALLBACKS)
     assert len(Learner(nn.Linear(1, 1), (line_batches(), None), F.mse_loss, defaults=()).callbacks) == 0
 
 
-def test_a_plug_in_of_the_same_class_takes_the_defaults_place(make_learner):
+def test_a_callback_of_the_same_class_replaces_the_default(make_learner):
     mine = Metrics(on="both")
     learn = make_learner(callbacks=[mine])
     assert learn.callbacks[Metrics] is mine
 
 
-def test_a_doer_of_the_same_operation_takes_the_defaults_place(make_learner):
+def test_a_callback_that_implements_the_same_operation_replaces_the_default(make_learner):
     class Mine(Callback):
         def zero_grad(self, learn):
             learn.optimizer.zero_grad()
@@ -203,7 +203,7 @@ def test_a_doer_of_the_same_operation_takes_the_defaults_place(make_learner):
     learn.fit(1)
 
 
-def test_an_operation_can_be_taken_over_by_a_plug_in(make_learner):
+def test_a_callback_can_override_an_operation(make_learner):
     class Still(Callback):
         def step(self, learn):
             pass
@@ -214,7 +214,7 @@ def test_an_operation_can_be_taken_over_by_a_plug_in(make_learner):
     assert torch.equal(weights(learn), before)
 
 
-def test_an_operation_can_be_taken_over_by_a_subclass():
+def test_a_subclass_can_override_an_operation():
     class Doubled(Learner):
         def compute_loss(self):
             super().compute_loss()
@@ -230,7 +230,7 @@ def test_an_operation_can_be_taken_over_by_a_subclass():
     assert torch.equal(fitted(Doubled, 0.125), fitted(Learner, 0.25))
 
 
-def test_a_plug_in_and_a_subclass_that_do_one_operation_are_refused():
+def test_a_callback_and_a_subclass_that_implement_the_same_operation_are_refused():
     class Mine(Learner):
         def step(self):
             pass
@@ -243,13 +243,13 @@ def test_a_plug_in_and_a_subclass_that_do_one_operation_are_refused():
         Mine(nn.Linear(1, 1), (line_batches(), None), F.mse_loss, callbacks=[Still()])
 
 
-def test_a_fit_in_which_nobody_zeroes_the_gradients_is_refused(make_learner):
+def test_a_fit_without_a_callback_that_zeroes_the_gradients_is_refused(make_learner):
     with pytest.raises(ValueError, match=r"callbacks=\[ZeroGrad\(\)\]"):
         make_learner(defaults=()).fit(1)
 
 
-def test_gradients_add_up_while_steps_are_cancelled():
-    """Two half batches with one cancelled step give the weights of one whole batch."""
+def test_gradients_accumulate_while_steps_are_cancelled():
+    """Two half batches and one cancelled step give the weights of one whole batch."""
 
     class EveryOther(Callback):
         order = Order.GRADIENT
@@ -276,7 +276,7 @@ def test_gradients_add_up_while_steps_are_cancelled():
     torch.testing.assert_close(fitted(halves, [EveryOther()]), fitted([(inputs, targets)], []))
 
 
-def test_validate_measures_without_touching_weights_clock_or_results(learn):
+def test_validate_does_not_change_weights_counters_or_results(learn):
     learn.fit(1)
     before = (
         weights(learn),
@@ -293,7 +293,7 @@ def test_validate_measures_without_touching_weights_clock_or_results(learn):
     assert before[1:] == after[1:]
 
 
-def test_validate_in_the_middle_of_a_fit_does_not_change_the_fit(make_learner):
+def test_validate_during_a_fit_does_not_change_the_fit(make_learner):
     @on("after_batch")
     def look(learn):
         if learn.training:
@@ -306,7 +306,7 @@ def test_validate_in_the_middle_of_a_fit_does_not_change_the_fit(make_learner):
     assert plain.history["train_loss"] == looked.history["train_loss"]
 
 
-def test_case_9_validation_draws_nothing_from_the_stream_of_training(make_learner):
+def test_case_9_validation_does_not_use_the_random_numbers_of_training(make_learner):
     def fitted(valid, look):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.5), nn.Linear(4, 1))
@@ -326,7 +326,7 @@ def test_case_9_validation_draws_nothing_from_the_stream_of_training(make_learne
     assert torch.equal(fitted(False, False), fitted(True, True))
 
 
-def test_looking_at_the_training_data_does_not_change_its_next_order(make_learner):
+def test_iterating_over_the_training_data_does_not_change_its_next_order(make_learner):
     def orders(look):
         data = Data.from_tensors(torch.arange(8.0)[:, None], torch.zeros(8, 1), 4, valid=None, seed=0)
         learn, seen = make_learner(data=data), []
@@ -346,7 +346,7 @@ def test_looking_at_the_training_data_does_not_change_its_next_order(make_learne
     assert orders(look=True) == orders(look=False)
 
 
-def test_a_plug_in_may_assign_the_one_argument_as_it_is(make_learner):
+def test_a_callback_may_assign_a_single_argument_without_a_tuple(make_learner):
     @on("before_batch")
     def double(learn):
         learn.inputs = 2 * learn.inputs[0]
@@ -354,7 +354,7 @@ def test_a_plug_in_may_assign_the_one_argument_as_it_is(make_learner):
     make_learner(callbacks=[double]).fit(1)
 
 
-def test_a_state_that_names_no_attribute_is_told_of(make_learner):
+def test_a_state_that_names_a_missing_attribute_is_reported(make_learner):
     class Misspelt(Callback):
         state = ("bset",)
         best = 0
@@ -363,11 +363,11 @@ def test_a_state_that_names_no_attribute_is_told_of(make_learner):
         make_learner(callbacks=[Misspelt()]).fit(1)
 
 
-def test_a_learner_shows_what_it_is_made_of(learn):
+def test_the_repr_of_a_learner_shows_its_parts(learn):
     assert repr(learn) == "Learner(Linear, Data, SGD, callbacks=[ZeroGrad, Metrics, Recorder])"
 
 
-def test_predict_gives_what_the_model_gives_in_evaluation_mode(make_learner):
+def test_predict_returns_the_output_of_the_model_in_evaluation_mode(make_learner):
     learn = make_learner(model=nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.5), nn.Linear(4, 1)))
     inputs = torch.rand(5, 1)
     expected = learn.model.eval()(inputs).detach()
@@ -382,7 +382,7 @@ def test_get_preds_joins_all_batches(learn):
     assert torch.equal(preds[:4], learn.predict(learn.data.valid[0][0]))
 
 
-def test_a_snapshot_puts_back_weights_optimizer_clock_history_and_random_state(make_learner):
+def test_a_snapshot_restores_weights_optimizer_counters_history_and_random_state(make_learner):
     learn = make_learner()
     learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1, momentum=0.9)
     learn.fit(1)
@@ -399,7 +399,7 @@ def test_a_snapshot_puts_back_weights_optimizer_clock_history_and_random_state(m
     assert learn.global_step == 3
 
 
-def test_a_snapshot_keeps_the_declared_state_of_plug_ins(make_learner):
+def test_a_snapshot_keeps_the_declared_state_of_callbacks(make_learner):
     class Counter(Callback):
         state = ("count",)
         count = 0
@@ -496,14 +496,14 @@ def test_a_model_whose_output_has_its_own_loss_needs_no_loss_function():
     assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
-def test_the_loss_as_a_number_is_that_of_the_batch_under_way(make_learner):
+def test_the_loss_value_is_that_of_the_current_batch(make_learner):
     seen = []
 
     @on("after_loss")
     def note(learn):
         seen.append((learn.loss_value, learn.loss.item()))
         assert type(learn.loss_value) is float
-        learn.loss_grad = learn.loss_grad * 2  # what is reported stays
+        learn.loss_grad = learn.loss_grad * 2  # does not change the reported loss
 
     learn = make_learner(callbacks=[note])
     assert learn.loss_value is None
@@ -512,7 +512,7 @@ def test_the_loss_as_a_number_is_that_of_the_batch_under_way(make_learner):
     assert all(value == expected for value, expected in seen)
 
 
-def test_the_loss_is_no_number_where_reading_it_would_wait(make_learner):
+def test_the_loss_value_stays_a_tensor_where_reading_it_would_wait(make_learner):
     learn = make_learner()
     learn.loss_grad = torch.ones((), device="meta", requires_grad=True) * 2
     learn.loop.note_loss(learn)
@@ -522,7 +522,7 @@ def test_the_loss_is_no_number_where_reading_it_would_wait(make_learner):
 
 
 class Logged(Callback):
-    """Counts batches, and notes its beginnings and ends."""
+    """Counts batches, and logs each start and end."""
 
     state = ("n",)
 
@@ -532,7 +532,7 @@ class Logged(Callback):
 
     def before_fit(self, learn):
         self.n = 0
-        self.seen.append("begin")
+        self.seen.append("start")
 
     def after_batch(self, learn):
         self.n += 1
@@ -541,7 +541,7 @@ class Logged(Callback):
         self.seen.append("end")
 
 
-def test_a_callback_that_is_removed_or_replaced_in_a_sandbox_comes_back_to_its_place(make_learner):
+def test_a_callback_removed_or_replaced_in_a_sandbox_returns_to_its_place(make_learner):
     first, second = Logged("first"), Logged("second")
     learn = make_learner(callbacks=[first, second])
     learn.fit(1)
@@ -553,10 +553,10 @@ def test_a_callback_that_is_removed_or_replaced_in_a_sandbox_comes_back_to_its_p
     assert all(one is other for one, other in zip(learn.callbacks, before, strict=True))
     assert (first.n, second.n) == (n, n)
     learn.fit(1)
-    assert first.seen == ["begin", "end"] * 2
+    assert first.seen == ["start", "end"] * 2
 
 
-def test_a_callback_that_is_removed_in_a_sandbox_in_mid_fit_begins_again_with_its_state(make_learner):
+def test_a_callback_removed_in_a_sandbox_during_a_fit_starts_again_with_its_state(make_learner):
     logged = Logged()
 
     class Aside(Callback):
@@ -567,8 +567,8 @@ def test_a_callback_that_is_removed_in_a_sandbox_in_mid_fit_begins_again_with_it
                 with learn.sandbox():
                     learn.remove_callbacks(logged)
                     learn.add_callbacks(other := Logged("other"))
-                assert (logged.n, other.seen) == (2, ["begin", "end"])
+                assert (logged.n, other.seen) == (2, ["start", "end"])
 
     make_learner(callbacks=[logged, Aside()]).fit(1)
-    assert logged.seen == ["begin", "end"] * 2
+    assert logged.seen == ["start", "end"] * 2
     assert logged.n == 5

@@ -1,4 +1,4 @@
-"""Whatever a callback writes to `learn.results` leaves the loop as plain numbers without a graph."""
+"""Values that a callback writes to `learn.results` become plain numbers without a graph."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCHES = list(zip(X.split(4), X.sum(1, keepdim=True).split(4), strict=True))
 
 
 class Writes(Callback):
-    """Writes a value in some event, by some way of writing."""
+    """Writes a value in a given event, in a given way."""
 
     order = Order.MEASURE
     measures = {"aux": "min"}  # noqa: RUF012
@@ -106,13 +106,13 @@ class Replaces(Callback):
         learn.results = {**learn.results, "aux": learn.loss_grad.sum() * 0 + 1}
 
 
-def test_a_dict_that_takes_the_place_of_the_results_is_no_other():
+def test_a_dict_assigned_to_the_results_is_treated_as_the_results():
     learn = fit(Replaces())
     assert [row["aux"] for row in learn.history] == [1.0, 1.0]
     assert all(type(value) in PLAIN for row in learn.history for value in row.values())
 
 
-def test_nothing_of_a_graph_is_held():
+def test_the_results_hold_no_graph():
     held = []
 
     def make(total):
@@ -123,7 +123,7 @@ def test_nothing_of_a_graph_is_held():
     assert [each() for each in held] == [None, None]
 
 
-def test_results_that_are_tensors_decide_and_are_resumed(tmp_path):
+def test_results_that_are_tensors_can_be_monitored_and_resumed(tmp_path):
     stopping = EarlyStopping("aux", patience=1, mode="min")
     saving = Checkpoint(tmp_path / "run", best="aux", mode="min")
     learn = fit(Writes(lambda total: total), stopping, saving, n_epochs=5)

@@ -1,4 +1,4 @@
-"""`set_epoch` is called once in each training pass on whatever has it, and the number counts over fits."""
+"""`set_epoch` is called once per training pass on every object that has it, and counts over fits."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ X = torch.arange(8.0).view(8, 1)
 ROWS = TensorDataset(X, X)
 
 
-class Told:
-    """Keeps the numbers it was given."""
+class Numbered:
+    """Keeps the epoch numbers that it receives."""
 
     def __init__(self):
         self.numbers = []
@@ -37,7 +37,7 @@ class Told:
         self.numbers.append(epoch)
 
 
-class Order(Told, Sampler):
+class Order(Numbered, Sampler):
     def __iter__(self):
         return iter(range(8))
 
@@ -53,7 +53,7 @@ class Batches(Order):
         return 2
 
 
-class Rows(Told, Dataset):
+class Rows(Numbered, Dataset):
     def __getitem__(self, index):
         return X[index], X[index]
 
@@ -61,18 +61,18 @@ class Rows(Told, Dataset):
         return 8
 
 
-class Stream(Told, IterableDataset):
+class Stream(Numbered, IterableDataset):
     def __iter__(self):
         return iter(zip(X, X, strict=True))
 
 
-class Loader(Told):
+class Loader(Numbered):
     def __iter__(self):
         return iter([(X, X)])
 
 
 class Around:
-    """A loader around another, as wrappers for devices are."""
+    """A loader around another, like wrappers for devices."""
 
     def __init__(self, loader):
         self.loader = loader
@@ -82,41 +82,41 @@ class Around:
 
 
 PLACES = {
-    "a sampler": lambda told: DataLoader(ROWS, 2, sampler=told),
-    "a sampler of a batch sampler": lambda told: DataLoader(
-        ROWS, batch_sampler=BatchSampler(told, 2, drop_last=False)
+    "a sampler": lambda numbered: DataLoader(ROWS, 2, sampler=numbered),
+    "a sampler of a batch sampler": lambda numbered: DataLoader(
+        ROWS, batch_sampler=BatchSampler(numbered, 2, drop_last=False)
     ),
-    "a loader around a loader": lambda told: Around(DataLoader(ROWS, 2, sampler=told)),
-    "a loader that a function gives": lambda told: lambda: DataLoader(ROWS, 2, sampler=told),
+    "a loader around a loader": lambda numbered: Around(DataLoader(ROWS, 2, sampler=numbered)),
+    "a loader that a function returns": lambda numbered: lambda: DataLoader(ROWS, 2, sampler=numbered),
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_sampler_is_told_the_epoch_wherever_it_is(place, make_learner):
-    told = Order()
-    make_learner(data=Data(PLACES[place](told))).fit(3)
-    assert told.numbers == [0, 1, 2]
+def test_a_sampler_receives_the_epoch_wherever_it_is(place, make_learner):
+    numbered = Order()
+    make_learner(data=Data(PLACES[place](numbered))).fit(3)
+    assert numbered.numbers == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("make", "loader_over"),
     [
-        (Batches, lambda told: DataLoader(ROWS, batch_sampler=told)),
-        (Rows, lambda told: DataLoader(told, 4)),
-        (Rows, lambda told: DataLoader(Subset(told, range(4)), 4)),
-        (Rows, lambda told: DataLoader(ConcatDataset([ROWS, told]), 4)),
-        (Stream, lambda told: DataLoader(told, 4)),
-        (Loader, lambda told: told),
+        (Batches, lambda numbered: DataLoader(ROWS, batch_sampler=numbered)),
+        (Rows, lambda numbered: DataLoader(numbered, 4)),
+        (Rows, lambda numbered: DataLoader(Subset(numbered, range(4)), 4)),
+        (Rows, lambda numbered: DataLoader(ConcatDataset([ROWS, numbered]), 4)),
+        (Stream, lambda numbered: DataLoader(numbered, 4)),
+        (Loader, lambda numbered: numbered),
     ],
     ids=["batch sampler", "data set", "in a subset", "in a concatenation", "iterable data set", "loader"],
 )
-def test_whatever_has_set_epoch_is_told_the_epoch(make, loader_over, make_learner):
-    told = make()
-    make_learner(data=Data(loader_over(told))).fit(2)
-    assert told.numbers == [0, 1]
+def test_any_object_with_set_epoch_receives_the_epoch(make, loader_over, make_learner):
+    numbered = make()
+    make_learner(data=Data(loader_over(numbered))).fit(2)
+    assert numbered.numbers == [0, 1]
 
 
-def test_a_distributed_sampler_shuffles_each_epoch_as_in_a_loop_by_hand(make_learner):
+def test_a_distributed_sampler_shuffles_each_epoch_as_in_a_hand_written_loop(make_learner):
     seen: list[list[int]] = []
 
     class Seen(Callback):
@@ -136,40 +136,40 @@ def test_a_distributed_sampler_shuffles_each_epoch_as_in_a_loop_by_hand(make_lea
 
 
 def test_the_number_counts_over_fits(make_learner):
-    told = Order()
-    learn = make_learner(data=Data(DataLoader(ROWS, 2, sampler=told)))
+    numbered = Order()
+    learn = make_learner(data=Data(DataLoader(ROWS, 2, sampler=numbered)))
     learn.fit(2)
     learn.fit(1)
-    assert told.numbers == [0, 1, 2]
+    assert numbered.numbers == [0, 1, 2]
 
 
-def test_a_callback_that_sets_the_epoch_itself_has_the_last_word(make_learner):
-    told = Order()
+def test_an_epoch_set_by_a_callback_takes_precedence(make_learner):
+    numbered = Order()
 
     class Own(Callback):
         def before_epoch(self, learn):
-            told.set_epoch(10 + learn.epoch)
+            numbered.set_epoch(10 + learn.epoch)
 
-    make_learner(data=Data(DataLoader(ROWS, 2, sampler=told)), callbacks=[Own]).fit(2)
-    assert told.numbers == [0, 10, 1, 11]
+    make_learner(data=Data(DataLoader(ROWS, 2, sampler=numbered)), callbacks=[Own]).fit(2)
+    assert numbered.numbers == [0, 10, 1, 11]
 
 
-def test_a_loader_that_is_put_there_before_an_epoch_is_told_its_number(make_learner):
-    told = Order()
+def test_a_loader_assigned_before_an_epoch_receives_its_number(make_learner):
+    numbered = Order()
 
-    class Put(Callback):
+    class Assign(Callback):
         def before_epoch(self, learn):
             if learn.epoch == 1:
-                learn.data.train = DataLoader(ROWS, 2, sampler=told)
+                learn.data.train = DataLoader(ROWS, 2, sampler=numbered)
 
-    make_learner(callbacks=[Put]).fit(3)
-    assert told.numbers == [1, 2]
+    make_learner(callbacks=[Assign]).fit(3)
+    assert numbered.numbers == [1, 2]
 
 
-def test_a_loader_that_comes_with_a_number_keeps_it(make_learner):
+def test_a_loader_with_its_own_epoch_number_keeps_it(make_learner):
     seen = []
 
-    class Put(Callback):
+    class Assign(Callback):
         def before_epoch(self, learn):
             sampler = DistributedSampler(ROWS, num_replicas=1, rank=0)
             sampler.set_epoch(7 + learn.epoch)
@@ -178,17 +178,17 @@ def test_a_loader_that_comes_with_a_number_keeps_it(make_learner):
         def after_train(self, learn):
             seen.append(learn.data.train.sampler.epoch)
 
-    make_learner(callbacks=[Put], lr=1e-4).fit(2)
+    make_learner(callbacks=[Assign], lr=1e-4).fit(2)
     assert seen == [7, 8]
 
 
-def test_validation_is_not_told_the_epoch(make_learner):
-    told = Rows()
-    make_learner(data=Data(DataLoader(ROWS, 2), DataLoader(told, 2))).fit(2)
-    assert told.numbers == []
+def test_validation_data_does_not_receive_the_epoch(make_learner):
+    numbered = Rows()
+    make_learner(data=Data(DataLoader(ROWS, 2), DataLoader(numbered, 2))).fit(2)
+    assert numbered.numbers == []
 
 
-def test_a_sandbox_puts_the_epoch_back(make_learner):
+def test_a_sandbox_restores_the_epoch(make_learner):
     sampler = DistributedSampler(ROWS, num_replicas=1, rank=0)
     learn = make_learner(data=Data(DataLoader(ROWS, 2, sampler=sampler)))
     learn.fit(3)
@@ -201,7 +201,7 @@ def test_a_sandbox_puts_the_epoch_back(make_learner):
 
 
 @pytest.mark.parametrize("n_steps", [3, 4, 5, 8])
-def test_a_resumed_run_is_told_the_epoch_in_which_it_was_cut(n_steps, make_learner, tmp_path):
+def test_a_resumed_run_receives_the_epoch_in_which_it_was_interrupted(n_steps, make_learner, tmp_path):
     seen: list[int] = []
 
     class Seen(Callback):
@@ -235,7 +235,7 @@ class Counted:
         raise AssertionError("called")
 
 
-def test_a_set_epoch_that_takes_no_number_is_left_alone(make_learner):
+def test_a_set_epoch_without_a_number_is_not_called(make_learner):
     loader = DataLoader(ROWS, 2)
     loader.dataset.counted = Counted()
     make_learner(data=Data(loader), lr=1e-4).fit(1)
@@ -256,11 +256,11 @@ def test_a_data_set_whose_copies_in_workers_miss_the_epoch_is_reported(make, is_
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LearnerWarning)
         make_learner(data=Data(loader), lr=1e-4).fit(2)
-    said = [str(each.message) for each in caught if "set_epoch has no effect" in str(each.message)]
-    assert len(said) == is_warned
+    messages = [str(each.message) for each in caught if "set_epoch has no effect" in str(each.message)]
+    assert len(messages) == is_warned
 
 
-def test_loaders_of_torch_without_set_epoch_train_without_a_word(make_learner):
+def test_loaders_of_torch_without_set_epoch_train_without_a_warning(make_learner):
     data = Data(DataLoader(ROWS, 2, sampler=RandomSampler(ROWS)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""A loader whose length is not true is reported, and what depends on the length follows the truth."""
+"""A loader with a wrong length is reported, and what depends on the length uses the actual number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from learner import Data, TensorLoader
 
 
 class Claims:
-    """Says one number of batches and gives another."""
+    """Reports one number of batches and yields another."""
 
     def __init__(self, claim, batches):
         self.claim, self.batches = claim, batches
@@ -93,7 +93,7 @@ def test_validation_data_of_another_length_is_reported(make_learner):
 
 
 @pytest.mark.parametrize("given", [2, 6])
-def test_a_schedule_ends_with_the_fit_whatever_the_length_says(given, make_learner):
+def test_a_schedule_ends_with_the_fit_whatever_the_reported_length(given, make_learner):
     batches, steps = line_batches(given), Steps()
     scheduler = ParamScheduler({"lr": cos(1.0, 0.0)})
     learn = make_learner(data=Data(Claims(3, batches)), callbacks=[steps, scheduler], lr=1e-3)
@@ -110,7 +110,7 @@ def test_a_schedule_ends_with_the_fit_whatever_the_length_says(given, make_learn
 @pytest.mark.parametrize(
     ("claim", "given", "size"), [(3, 6, 4), (3, 6, 2), (4, 7, 3), (6, 3, 2), (5, 5, 2), (2, 5, 8)]
 )
-def test_gradients_add_up_over_the_true_batches(claim, given, size, make_learner):
+def test_gradients_accumulate_over_the_actual_batches(claim, given, size, make_learner):
     batches = line_batches(given)
     found = []
     for data in (Claims(claim, batches), batches):
@@ -133,7 +133,7 @@ def test_a_budget_that_ends_with_the_length_is_not_exceeded(make_learner):
 
 
 @pytest.mark.filterwarnings("ignore:the training data says:callbacks.LearnerWarning")
-def test_a_short_epoch_is_as_short_whatever_the_length_says(make_learner):
+def test_a_short_epoch_has_its_length_whatever_the_reported_length(make_learner):
     learn = make_learner(data=Data(Claims(3, line_batches(6))), callbacks=[ShortEpoch(5)])
     learn.fit(2)
     assert learn.global_step == 10
@@ -148,7 +148,7 @@ def test_a_length_that_a_sandbox_has_reported_is_not_reported_again(make_learner
         learn.fit(1)
 
 
-def test_progress_counts_the_true_batches(make_learner, monkeypatch):
+def test_progress_counts_the_actual_batches(make_learner, monkeypatch):
     totals = []
 
     class Bar:
@@ -213,7 +213,7 @@ def test_a_true_length_is_not_reported(kind, make_learner):
         make_learner(data=Data(QUIET[kind]()), callbacks=[StopAfter("1 step")]).fit(2)
 
 
-def test_epochs_of_growing_batches_are_not_taken_for_data_that_is_used_up(make_learner):
+def test_epochs_of_growing_batches_are_not_mistaken_for_exhausted_data(make_learner):
     class Grow(Callback):
         def before_epoch(self, learn):
             learn.data.train = TensorLoader((torch.rand(8, 1), torch.rand(8, 1)), 2 * 2**learn.epoch)

@@ -1,4 +1,4 @@
-"""A pass that is cut goes on with the same bits, in a loader made anew, whatever kind of loader it is."""
+"""An interrupted pass resumes with the same bits in a new loader, for every kind of loader."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ from learner.data.seeded import Seeded
 from learner.files.plain import from_plain, to_plain
 from learner.passes import positions
 
-# What StatefulDataLoader 0.11 calls is deprecated in torch.
+# StatefulDataLoader 0.11 calls a deprecated function of torch.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 
 
 @pytest.mark.parametrize("kind", SKIPPED)
-def test_a_loader_without_workers_goes_on_with_the_same_bits(kind):
+def test_a_loader_without_workers_resumes_with_the_same_bits(kind):
     assert_goes_on(SKIPPED[kind], CUTS)
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_batches_in_memory_go_on_with_the_same_bits(kind):
+def test_batches_in_memory_resume_with_the_same_bits(kind):
     assert_goes_on(WHOLE[kind], CUTS)
 
 
 @pytest.mark.parametrize("kind", REPLAYED)
-def test_what_is_drawn_again_goes_on_with_the_same_bits(kind):
+def test_batches_that_are_drawn_again_resume_with_the_same_bits(kind):
     assert_goes_on(REPLAYED[kind], FEW)
 
 
 @pytest.mark.parametrize("kind", WORKERS)
-def test_workers_that_leave_out_what_was_seen_go_on_with_the_same_bits(kind):
+def test_workers_that_skip_seen_items_resume_with_the_same_bits(kind):
     assert_goes_on(WORKERS[kind], FEW)
 
 
@@ -110,7 +110,7 @@ def test_the_loader_keeps_its_own_sampler():
     assert loader.batch_sampler is kept
 
 
-def test_a_pass_that_was_not_begun_begins():
+def test_a_pass_that_had_not_started_starts():
     scramble(0)
     loader = loader_over(shuffle=True)
     mark = positions.mark(loader)
@@ -120,8 +120,8 @@ def test_a_pass_that_was_not_begun_begins():
     assert_same([train_on(positions.go_on(loader, lambda: loader, mark, mark, 0), [])], [expected])
 
 
-def test_persistent_workers_begin_an_epoch_as_those_that_were_there():
-    """A checkpoint between two epochs has no mark: what it keeps of the loader is enough."""
+def test_new_persistent_workers_start_an_epoch_like_the_previous_ones():
+    """A checkpoint between two epochs has no mark: the saved state of the loader is enough."""
     make = WORKERS["seeded, persistent"]
     epochs, saved = whole_run(make)
     scramble(99)
@@ -133,7 +133,7 @@ def test_persistent_workers_begin_an_epoch_as_those_that_were_there():
     assert_same([[batch[:2] for batch in epoch] for epoch in seen], [[b[:2] for b in e] for e in epochs[1:]])
 
 
-def test_the_tensors_order_goes_on_with_the_epochs():
+def test_the_order_of_tensors_continues_with_the_epochs():
     make = WHOLE["tensors"]
     _, saved = whole_run(make)
     loader = make()
@@ -154,11 +154,11 @@ def test_the_tensors_order_goes_on_with_the_epochs():
         (lambda: iter_of(14), lambda: iter_of(3)),
     ],
 )
-def test_a_loader_that_gives_fewer_batches_than_were_done_is_refused(longer, shorter):
+def test_a_loader_with_fewer_batches_than_were_done_is_refused(longer, shorter):
     _, saved = whole_run(longer)
     loader = shorter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LearnerWarning)  # the data set's own generator has gone, too
+        warnings.simplefilter("ignore", LearnerWarning)  # the data set's own generator is missing, too
         with pytest.raises(ValueError, match=r"cut after 7 batches, but .* now gives 3"):
             positions.go_on(loader, lambda: give(loader), *map(from_plain, saved[0, 7]), 7)
 
@@ -167,7 +167,7 @@ def iter_of(n):
     return lambda: iter([torch.tensor([item]) for item in range(n)])
 
 
-def test_another_process_goes_on_with_the_same_bits(tmp_path):
+def test_another_process_resumes_with_the_same_bits(tmp_path):
     epochs, saved = whole_run(SKIPPED["generators everywhere"])
     torch.save(saved[1, 12], tmp_path / "saved.pt")
     script = """
@@ -182,11 +182,11 @@ def test_another_process_goes_on_with_the_same_bits(tmp_path):
     assert_same(torch.load(tmp_path / "seen.pt"), [epochs[1][12:], epochs[2]])
 
 
-# Loaders that steer themselves
+# Loaders that keep their own position
 
 
 class Counting:
-    """Batches that can tell where they are."""
+    """Batches that save and restore their position."""
 
     def __init__(self):
         self.n, self.rng = 0, random.Random(1)
@@ -205,12 +205,12 @@ class Counting:
         self.n = 0
 
 
-def test_a_loader_that_tells_where_it_is_goes_there():
+def test_a_loader_with_a_state_dict_resumes_at_its_position():
     assert_goes_on(Counting, CUTS)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_stateful_loader_goes_on_with_the_same_bits_also_where_the_data_set_draws(shuffle):
+def test_a_stateful_loader_resumes_with_the_same_bits_also_if_the_data_set_draws(shuffle):
     nodes = pytest.importorskip("torchdata.stateful_dataloader")
     assert_goes_on(lambda: nodes.StatefulDataLoader(Noisy(), BATCH_SIZE, shuffle=shuffle), CUTS)
 
@@ -224,13 +224,13 @@ def test_a_stateful_loader_does_not_fetch_items_that_were_seen():
 
 
 @pytest.mark.parametrize("dataset", [Plain, lambda: Seeded(Noisy())])
-def test_a_stateful_loader_with_workers_goes_on_where_the_data_set_draws_nothing(dataset):
+def test_a_stateful_loader_with_workers_resumes_if_the_data_set_draws_nothing(dataset):
     nodes = pytest.importorskip("torchdata.stateful_dataloader")
     assert_goes_on(lambda: nodes.StatefulDataLoader(dataset(), BATCH_SIZE, shuffle=True, num_workers=2), FEW)
 
 
 @pytest.mark.parametrize("workers", [{}, {"num_workers": 1}, {"num_workers": 1, "persistent_workers": True}])
-def test_a_stateful_loader_that_was_at_the_end_of_a_pass_begins_the_next(workers):
+def test_a_stateful_loader_saved_at_the_end_of_a_pass_starts_the_next(workers):
     nodes = pytest.importorskip("torchdata.stateful_dataloader")
 
     def train(loader, n_epochs):
@@ -253,7 +253,7 @@ def test_a_stateful_loader_that_was_at_the_end_of_a_pass_begins_the_next(workers
     assert_same(list(train(loader, 2)), expected)
 
 
-# What cannot be promised
+# Limits
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_stateful_loader_that_was_at_the_end_of_a_pass_begins_the_next(workers
         Counting,
     ],
 )
-def test_nothing_is_said_of_what_goes_on_with_the_same_bits(make):
+def test_loaders_that_resume_with_the_same_bits_have_no_limits(make):
     assert positions.limits(make()) is None
 
 
@@ -288,13 +288,13 @@ def test_nothing_is_said_of_what_goes_on_with_the_same_bits(make):
         (REPLAYED["an __iter__ of its own"], "DataLoader over a Plain are drawn again"),
     ],
 )
-def test_what_cannot_be_promised_is_said_with_what_would_help(make, words):
+def test_limits_are_reported_with_a_fix(make, words):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         assert re.search(words, positions.limits(make()))
 
 
-def test_of_a_stateful_loader_with_workers_it_is_said_that_their_states_are_not_kept():
+def test_the_lost_states_of_workers_of_a_stateful_loader_are_reported():
     nodes = pytest.importorskip("torchdata.stateful_dataloader")
     assert positions.limits(nodes.StatefulDataLoader(Noisy(), 3)) is None
     assert "Seeded" in positions.limits(nodes.StatefulDataLoader(Noisy(), 3, num_workers=2))

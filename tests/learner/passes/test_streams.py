@@ -1,4 +1,4 @@
-"""Data that continues over epochs, or is put there before each, resumes where it was."""
+"""Data that continues over epochs, or is assigned before each, resumes at its position."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:a run that is cut:callbacks.Lear
 
 
 def endless():
-    """Batches without an end."""
+    """An endless stream of batches."""
     return itertools.cycle(BATCHES)
 
 
 class Part:
-    """Two batches of a stream that it holds open."""
+    """Two batches of a stream that stays open."""
 
     def __init__(self):
         self.stream = endless()
@@ -53,7 +53,7 @@ class Lazy(Part):
 
 
 class Offset:
-    """Counts where it is."""
+    """Counts its position."""
 
     def __init__(self):
         self.at = 0
@@ -65,7 +65,7 @@ class Offset:
 
 
 class Rotating:
-    """Turns a deque, in a slot."""
+    """Rotates a deque in a slot."""
 
     __slots__ = ("batches",)
 
@@ -79,7 +79,7 @@ class Rotating:
 
 
 class Itself:
-    """Its own iterator, with a place in an array."""
+    """Its own iterator, with its position in an array."""
 
     def __init__(self):
         self.at = torch.zeros((), dtype=torch.long)
@@ -97,7 +97,7 @@ class Itself:
 
 
 class Epochs:
-    """Shuffles by the number of its own passes."""
+    """Shuffles with a seed that counts its passes."""
 
     def __init__(self):
         self.n_passes = 0
@@ -108,7 +108,7 @@ class Epochs:
 
 
 class OwnOrder(Sampler):
-    """A sampler with an epoch of its own."""
+    """A sampler with its own epoch."""
 
     def __init__(self):
         self.n_passes = 0
@@ -122,7 +122,7 @@ class OwnOrder(Sampler):
 
 
 class Open(IterableDataset):
-    """An iterable data set that holds its stream open."""
+    """An iterable data set whose stream stays open."""
 
     def __init__(self):
         self.stream = iter(zip(X, X, strict=True))
@@ -132,7 +132,7 @@ class Open(IterableDataset):
 
 
 class Virtual(Dataset):
-    """A map-style data set that gives the next item, whatever the index."""
+    """A map-style data set that returns the next item for any index."""
 
     def __init__(self):
         self.stream = iter(zip(X, X, strict=True))
@@ -193,7 +193,7 @@ class Cut(Callback):
 
 
 def resumed(make, folder, every, step, n_epochs=4, *callbacks, **options):
-    """What a whole run saw, what a resumed one saw, and whether both end with the same weights."""
+    """The batches of a whole run and of a resumed one, and whether both end with the same weights."""
     seen = []
 
     class Seen(Callback):
@@ -214,7 +214,7 @@ def resumed(make, folder, every, step, n_epochs=4, *callbacks, **options):
 
 @pytest.mark.parametrize(("every", "step"), [("1 epoch", 4), ("1 epoch", 6), ("1 step", 2), ("1 step", 6)])
 @pytest.mark.parametrize("kind", STREAMS)
-def test_data_that_continues_over_epochs_resumes_where_it_was(kind, every, step, make_learner, tmp_path):
+def test_data_that_continues_over_epochs_resumes_at_its_position(kind, every, step, make_learner, tmp_path):
     def make(*callbacks):
         return make_learner(data=Data(STREAMS[kind]()), callbacks=callbacks)
 
@@ -237,7 +237,7 @@ class Restarts:
         return next(self.left)
 
 
-def test_data_that_begins_again_in_each_pass_is_not_fetched_again(make_learner, tmp_path, capsys):
+def test_data_that_restarts_in_each_pass_is_not_fetched_again(make_learner, tmp_path, capsys):
     def make(*callbacks):
         Restarts.n_asked = 0
         return make_learner(data=Data(Restarts()), callbacks=callbacks)
@@ -249,7 +249,7 @@ def test_data_that_begins_again_in_each_pass_is_not_fetched_again(make_learner, 
 
 
 @pytest.mark.parametrize("data", [DataLoader(ROWS, 8, shuffle=True), BATCHES, lambda: iter(BATCHES)])
-def test_ordinary_data_is_resumed_without_a_word(data, make_learner, tmp_path, capsys):
+def test_ordinary_data_resumes_without_a_warning(data, make_learner, tmp_path, capsys):
     def make(*callbacks):
         return make_learner(data=Data(data), callbacks=callbacks)
 
@@ -261,7 +261,7 @@ def test_ordinary_data_is_resumed_without_a_word(data, make_learner, tmp_path, c
     assert "fetched again" not in capsys.readouterr().out
 
 
-def test_a_stream_that_is_further_than_the_checkpoint_is_reported(make_learner, tmp_path):
+def test_a_stream_that_is_ahead_of_the_checkpoint_is_reported(make_learner, tmp_path):
     learn = make_learner(data=Data(Part()), callbacks=[Checkpoint(tmp_path / "run")])
     with pytest.raises(RuntimeError, match="cut"):
         learn.fit(4, callbacks=[Cut(5)])
@@ -269,7 +269,7 @@ def test_a_stream_that_is_further_than_the_checkpoint_is_reported(make_learner, 
         learn.fit(4, resume="must")
 
 
-# Loaders of their own for each epoch
+# A new loader for each epoch
 
 
 class Grow(Callback):
@@ -313,7 +313,7 @@ class Shrink(Sampler):
     ("every", "step"), [("3 steps", 8), ("3 steps", 20), ("1 epoch", 14), ("1 epoch", 20)]
 )
 @pytest.mark.parametrize("grow", [Grow, GrowInPlace, GrowFromTheLast, GrowLoader])
-def test_epochs_of_growing_batches_resume_where_they_were(grow, every, step, make_learner, tmp_path):
+def test_epochs_of_growing_batches_resume_at_their_position(grow, every, step, make_learner, tmp_path):
     def make(*callbacks):
         size = 2 if grow in (GrowInPlace, GrowFromTheLast) else 4
         return make_learner(data=Data(TensorLoader((X, X), size)), callbacks=[grow, *callbacks])
@@ -334,7 +334,7 @@ def test_a_sampler_whose_length_depends_on_the_epoch_resumes(every, step, make_l
 
 
 @pytest.mark.parametrize("every", ["1 step", "1 epoch"])
-def test_data_that_was_put_there_once_is_refused_where_it_is_missing(every, make_learner, tmp_path):
+def test_resuming_is_refused_if_assigned_data_is_missing(every, make_learner, tmp_path):
     class Once(Callback):
         def before_epoch(self, learn):
             if learn.epoch == 1:
@@ -353,7 +353,7 @@ def test_data_that_was_put_there_once_is_refused_where_it_is_missing(every, make
         make().fit(4, resume="must")
 
 
-def test_a_short_epoch_of_an_endless_stream_resumes_where_it_was(make_learner, tmp_path):
+def test_a_short_epoch_of_an_endless_stream_resumes_at_its_position(make_learner, tmp_path):
     class Endless:
         def __init__(self):
             self.stream = endless()
@@ -368,13 +368,13 @@ def test_a_short_epoch_of_an_endless_stream_resumes_where_it_was(make_learner, t
     assert seen == expected
 
 
-def test_the_first_save_of_a_stream_says_nothing_more_than_of_a_list(make_learner, tmp_path):
+def test_the_first_save_of_batches_in_a_list_raises_no_warning(make_learner, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_learner(data=Data(BATCHES), callbacks=[Checkpoint(tmp_path / "run")]).fit(2)
 
 
-def test_a_function_that_reads_a_class_of_iterators_is_no_stream(make_learner, tmp_path):
+def test_a_function_that_reads_a_class_of_iterators_is_not_a_stream(make_learner, tmp_path):
     def batches():
         yield from pairwise(torch.rand(4, 2, 1).unbind())
 

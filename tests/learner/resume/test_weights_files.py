@@ -1,4 +1,4 @@
-"""`learn.load` reads files of plain `torch.save`, and names of wrapped models."""
+"""`learn.load` reads files of plain `torch.save`, and matches names of wrapped models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ compiled = partial(torch.compile, backend="eager")
 
 
 class Block(nn.Module):
-    """With a batch norm, a buffer that is not in the state dict, and a plain attribute."""
+    """A block with batch norm, a buffer outside the state dict, and a plain attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def plain() -> nn.Module:
 
 
 def inner(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """The same with a part that is wrapped."""
+    """The same model with a wrapped part."""
     return nn.Sequential(wrap(Block()), nn.Linear(3, 1))
 
 
@@ -111,7 +111,7 @@ def test_names_of_wrapped_models_are_matched_both_ways_with_a_note(
 
 @pytest.mark.parametrize("wrapped", WRAPPED.values(), ids=WRAPPED)
 @pytest.mark.parametrize("is_file_wrapped", [True, False])
-def test_a_run_resumes_with_the_same_bits_where_the_model_is_wrapped_or_no_longer(
+def test_a_run_resumes_with_the_same_bits_if_the_model_is_wrapped_or_unwrapped(
     is_file_wrapped: bool, wrapped: Any, tmp_path: Path
 ) -> None:
     class Cut(Callback):
@@ -154,7 +154,7 @@ def change(state: dict[str, Any], how: str) -> dict[str, Any]:
         ("shape", r"1\.weight of another"),
     ],
 )
-def test_weights_that_fit_in_part_are_refused_by_name_and_none_is_loaded(
+def test_weights_that_match_in_part_are_refused_by_name_and_not_loaded(
     how: str, words: str, tmp_path: Path
 ) -> None:
     path, other = tmp_path / "weights.pt", make(plain())
@@ -165,7 +165,7 @@ def test_weights_that_fit_in_part_are_refused_by_name_and_none_is_loaded(
     assert all(map(torch.equal, values(other), before))
 
 
-def test_a_file_whose_names_have_a_prefix_says_how_to_take_it_off(tmp_path: Path) -> None:
+def test_a_file_with_prefixed_names_is_refused_with_how_to_remove_the_prefix(tmp_path: Path) -> None:
     learn = make(plain())
     state = {f"model.{name}": each for name, each in plain().state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "lightning.ckpt")
@@ -214,7 +214,7 @@ class Evil:
         ({"net": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, r"several state dicts"),
     ],
 )
-def test_other_files_are_refused_with_what_they_hold(contents: Any, words: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_with_their_content(contents: Any, words: str, tmp_path: Path) -> None:
     torch.save(contents, tmp_path / "weights.pt")
     with pytest.raises(CheckpointError, match=words):
         make(plain()).load(tmp_path / "weights.pt")
@@ -249,7 +249,7 @@ PIECE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03
 @pytest.mark.parametrize(
     "target", [b"ctorch._utils\n_rebuild_tensor_v2\n", b"N", b"ctorch\nFloatStorage\n", PIECE]
 )
-def test_attributes_are_set_of_nothing_but_a_dict(target: bytes, state: bytes, tmp_path: Path) -> None:
+def test_attributes_are_restored_from_a_dict_only(target: bytes, state: bytes, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"a": torch.ones(3)}, buffer)
     path = tmp_path / "weights.pt"
@@ -261,7 +261,7 @@ def test_attributes_are_set_of_nothing_but_a_dict(target: bytes, state: bytes, t
         make(plain()).load(path)
 
 
-def test_a_checkpoint_of_ours_without_its_seal_is_not_taken_for_one_of_torch(tmp_path: Path) -> None:
+def test_our_checkpoint_without_its_seal_is_not_mistaken_for_a_file_of_torch(tmp_path: Path) -> None:
     path = trained().save(tmp_path / "file.pt")
     content = path.read_bytes()
     path.write_bytes(content[: content.rindex(b"\nplainlearner checkpoint")])

@@ -1,4 +1,4 @@
-"""A copy of a learner is a learner of its own."""
+"""A copy of a learner is independent of the original."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learner import Learner
 
 
 class Count(Callback):
-    """Counts batches, by hooks of all kinds."""
+    """Counts batches with hooks of all kinds."""
 
     state = ("n",)
 
@@ -46,7 +46,9 @@ def copied(learn):
 
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, copied])
 @pytest.mark.parametrize("n_before", [0, 2])
-def test_a_copy_trains_with_its_own_callbacks_and_ends_like_the_original(make_learner, make_copy, n_before):
+def test_a_copy_trains_with_its_own_callbacks_and_gives_the_result_of_the_original(
+    make_learner, make_copy, n_before
+):
     stopping = When(EarlyStopping("train_loss", patience=9), start="1 epoch")
     learn = make_learner(valid=False, callbacks=[Count(), stopping])
     learn.fit(n_before)
@@ -74,7 +76,7 @@ def test_a_copy_of_a_subclass_keeps_its_operations(make_learner):
     assert (type(other), other.label) == (Scaled, "mine")
 
 
-def test_a_copy_in_mid_fit_is_refused_with_the_way_to_do_it(make_learner):
+def test_a_copy_during_a_fit_is_refused_with_the_way_to_do_it(make_learner):
     class Copy(Callback):
         def after_batch(self, learn):
             copy.deepcopy(learn)

@@ -20,7 +20,7 @@ SGD = partial(torch.optim.SGD, lr=0.05)
 
 
 class Critic(Callback):
-    """A second network with optimizer and schedule of its own, trained beside the model."""
+    """A second network with its own optimizer and schedule, trained beside the model."""
 
     state = ("critic", "optimizer", "schedule")
 
@@ -38,7 +38,7 @@ class Critic(Callback):
 
 
 class Ensemble(Critic):
-    """The same in a list and a dict."""
+    """The same parts in a list and a dict."""
 
     state = ("critics", "optimizers")
 
@@ -54,7 +54,7 @@ class Ensemble(Critic):
 
 
 class Adversary(Learner):
-    """The same as attributes of the learner."""
+    """The same parts as attributes of the learner."""
 
     state = ("critic", "optimizer_of_critic", "n_calls")
 
@@ -87,7 +87,7 @@ def make(kind: Any, *callbacks: Any) -> Learner:
 
 
 def state(learn: Learner) -> list[Any]:
-    """Copies of what is declared: the networks' tensors and a number."""
+    """Copies of the declared state: the tensors of the networks and a number."""
     critics = [each for each in learn.callbacks if isinstance(each, Critic)]
     owner: Any = critics[0] if critics else learn
     networks = owner.critics if isinstance(owner, Ensemble) else [owner.critic]
@@ -111,7 +111,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits_of_what_is_declared(kind:
 
 
 @pytest.mark.parametrize("kind", [Critic, Adversary])
-def test_what_is_declared_is_as_before_after_a_sandbox_and_is_the_same_object(kind: Any) -> None:
+def test_a_sandbox_restores_declared_state_in_the_same_objects(kind: Any) -> None:
     learn = make(kind)
     learn.fit(1)
     owner: Any = learn if kind is Adversary else learn.callbacks[kind]
@@ -124,7 +124,7 @@ def test_what_is_declared_is_as_before_after_a_sandbox_and_is_the_same_object(ki
 
 
 class Teacher(Callback):
-    """A copy of the model, made where there is none yet, that follows it slowly."""
+    """A copy of the model, created if it is missing, that follows the model slowly."""
 
     state = ("teacher",)
 
@@ -157,7 +157,7 @@ def in_sandbox(learn: Learner) -> None:
         learn.fit(1)
 
 
-def test_gradients_and_modes_of_a_declared_module_come_back_after_a_sandbox() -> None:
+def test_a_sandbox_restores_gradients_and_modes_of_a_declared_module() -> None:
     learn = make(Critic)
     critic = learn.callbacks[Critic].critic.eval()
     with learn.sandbox():
@@ -167,7 +167,7 @@ def test_gradients_and_modes_of_a_declared_module_come_back_after_a_sandbox() ->
     assert all(each.grad is None for each in critic.parameters())
 
 
-def test_declared_modules_are_placed_on_the_device_also_behind_a_window() -> None:
+def test_declared_modules_are_placed_on_the_device_also_within_when() -> None:
     learn = make(Adversary, When(Critic(), start="1 epoch"), DevicePlacement("meta"))
     learn.callbacks[DevicePlacement].before_fit(learn)
     inner: Any = learn.callbacks.critic
@@ -175,7 +175,7 @@ def test_declared_modules_are_placed_on_the_device_also_behind_a_window() -> Non
     assert {each.device.type for module in modules for each in module.parameters()} == {"meta"}
 
 
-def test_weights_that_a_declared_optimizer_trains_are_not_reported_as_left_out(recwarn: Any) -> None:
+def test_weights_that_a_declared_optimizer_trains_are_not_reported_as_untrained(recwarn: Any) -> None:
     model = nn.Linear(3, 1)
 
     class Second(Callback):
@@ -194,7 +194,7 @@ def test_weights_that_a_declared_optimizer_trains_are_not_reported_as_left_out(r
     assert not [each for each in recwarn if issubclass(each.category, LearnerWarning)]
 
 
-def test_the_state_of_another_network_is_refused_with_its_place() -> None:
+def test_the_state_of_another_network_is_refused_with_its_name() -> None:
     learn = make(Critic)
     snapshot = learn.snapshot()
     learn.callbacks[Critic].critic = nn.Sequential(nn.Linear(4, 1), nn.BatchNorm1d(1))
@@ -204,6 +204,6 @@ def test_the_state_of_another_network_is_refused_with_its_place() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["critic", ("model",), (1,), ("loop",)])
-def test_a_state_that_is_no_tuple_of_own_names_is_refused_when_the_class_is_defined(wrong: Any) -> None:
+def test_a_state_other_than_a_tuple_of_own_names_is_refused_when_the_class_is_defined(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"Mine\.state"):
         type("Mine", (Learner,), {"state": wrong})

@@ -1,4 +1,4 @@
-"""Lazy modules, and buffers without a value, train, save, resume and come back as others do."""
+"""Lazy modules, and buffers without a value, train, save, resume and are restored like others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pictures() -> nn.Module:
 
 
 class Sum(nn.Module):
-    """A sum over all batches, kept in a buffer that is None before the first, of the batch's size."""
+    """A sum over all batches in a buffer of the batch's size, which is None before the first batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,13 +91,13 @@ def test_a_sandbox_before_the_first_batch_leaves_no_trace(model: Any) -> None:
     with learn.sandbox():
         learn.fit(1)
     for each in (learn, twin):
-        torch.manual_seed(1)  # from which the first batch's shapes are filled
+        torch.manual_seed(1)  # initializes the parameters at the first batch
         each.fit(2)
     assert same(learn, twin)
 
 
 @pytest.mark.parametrize("look", [lambda learn: learn.lr_find(n_steps=10), lambda learn: learn.check()])
-def test_a_look_at_a_lazy_model_leaves_it_lazy(look: Any, capsys: Any) -> None:
+def test_inspecting_a_lazy_model_leaves_it_lazy(look: Any, capsys: Any) -> None:
     learn, twin = make(linear), make(linear)
     look(learn)
     assert type(learn.model[0]) is nn.LazyLinear
@@ -132,7 +132,7 @@ def test_a_file_gives_an_untrained_model_its_shapes(model: Any, only: Any, tmp_p
     assert torch.equal(other.predict(inputs), learn.predict(inputs))
 
 
-def test_a_file_from_before_the_first_batch_fits_a_lazy_model_and_no_trained_one(tmp_path: Path) -> None:
+def test_a_file_from_before_the_first_batch_fits_a_lazy_model_but_not_a_trained_one(tmp_path: Path) -> None:
     learn = make(linear)
     path = learn.save(tmp_path / "file.pt")
     make(linear).load(path)
@@ -150,7 +150,7 @@ def test_a_lazy_model_of_another_shape_is_refused_by_name(tmp_path: Path) -> Non
     assert type(other.model[0]) is nn.LazyLinear
 
 
-def test_averages_and_best_weights_begin_with_the_first_batch(tmp_path: Path) -> None:
+def test_averages_and_best_weights_start_with_the_first_batch(tmp_path: Path) -> None:
     whole = make(linear, EMA(0.5), EarlyStopping(patience=9))
     whole.fit(3)
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""A loss that is a module belongs to the learner as the model does."""
+"""A loss that is a module belongs to the learner, like the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 
 
 class Weighted(nn.Module):
-    """The squared error with a variance that is trained, as of Kendall et al. 2018."""
+    """The squared error with a trained variance (Kendall et al. 2018)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Weighted(nn.Module):
 
 
 class Running(nn.Module):
-    """A loss that is scaled by a running mean, which it keeps in a buffer, with dropout of its own."""
+    """A loss scaled by a running mean in a buffer, with its own dropout."""
 
     mean: Tensor
 
@@ -61,7 +61,7 @@ class Running(nn.Module):
 
 
 class Centres(nn.Module):
-    """The distance to a centre, by a method that is not `forward`."""
+    """The distance to a centre, computed by a method other than `forward`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits_of_the_loss(loss: Any, tm
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_a_sandbox_and_a_snapshot_leave_the_loss_as_it_was(loss: Any) -> None:
+def test_a_sandbox_and_a_snapshot_restore_the_loss(loss: Any) -> None:
     learn = make(loss())
     learn.fit(1)
     before, snapshot = values(learn), learn.snapshot()
@@ -138,7 +138,7 @@ def test_a_sandbox_and_a_snapshot_leave_the_loss_as_it_was(loss: Any) -> None:
 
 
 def by_hand(loss: nn.Module, n_epochs: int, max_norm: float | None = None) -> list[Tensor]:
-    """The same training as a hand-written loop, on the batches that the learner sees."""
+    """The same training in a hand-written loop, on the batches of the learner."""
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
     parameters = [*model.parameters(), *loss.parameters()]
@@ -158,11 +158,11 @@ def in_order() -> Data:
 
 
 @pytest.mark.parametrize("fast", [(), (LeanStep,), (partial(WholeStep, backend="eager"),)])
-def test_an_optimizer_that_a_factory_makes_trains_the_loss_and_says_so(fast: Any, capsys: Any) -> None:
+def test_an_optimizer_that_a_factory_makes_trains_the_loss_and_reports_it(fast: Any, capsys: Any) -> None:
     learn = make(Weighted, *(each() for each in fast))
     learn.data = in_order()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LearnerWarning)  # WholeStep says that it falls back
+        warnings.simplefilter("ignore", LearnerWarning)  # WholeStep warns that it falls back
         learn.fit(1)
         learn.fit(1)
     assert same(values(learn), by_hand(Weighted(), 2))
@@ -205,7 +205,7 @@ def test_a_loss_that_comes_between_epochs_and_is_not_trained_is_reported() -> No
         make(F.mse_loss, Swap()).fit(2)
 
 
-def test_a_loss_that_is_a_part_of_the_model_is_trained_and_saved_once(tmp_path: Path) -> None:
+def test_a_loss_that_is_part_of_the_model_is_trained_and_saved_once(tmp_path: Path) -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -222,7 +222,7 @@ def test_a_loss_that_is_a_part_of_the_model_is_trained_and_saved_once(tmp_path: 
     assert "loss.s" in contents["model"]
 
 
-def test_a_loss_that_holds_the_model_has_only_its_own_tensors_beside(tmp_path: Path) -> None:
+def test_a_loss_that_holds_the_model_adds_only_its_own_tensors(tmp_path: Path) -> None:
     class Penalized(nn.Module):
         def __init__(self, model: nn.Module) -> None:
             super().__init__()
@@ -239,7 +239,7 @@ def test_a_loss_that_holds_the_model_has_only_its_own_tensors_beside(tmp_path: P
     assert len(learn.optimizer.param_groups[0]["params"]) == 3
 
 
-def test_the_best_weights_come_back_with_the_loss_of_that_epoch() -> None:
+def test_the_best_weights_are_restored_with_the_loss_of_that_epoch() -> None:
     seen: list[tuple[float, float]] = []
 
     class Look(Callback):
@@ -273,7 +273,7 @@ def test_a_loss_is_in_evaluation_mode_in_validation_and_keeps_its_own_mode_in_tr
     assert not learn.loss_func.frozen.training
 
 
-def test_a_bad_batch_that_is_left_out_leaves_the_buffers_of_the_loss_as_they_were() -> None:
+def test_a_skipped_bad_batch_does_not_change_the_buffers_of_the_loss() -> None:
     learn, twin = make(Running, StopOnNaN(skip=1)), make(Running)
     batches = list(in_order().train)
     bad = (batches[0][0], batches[0][1] * torch.nan)
@@ -293,7 +293,7 @@ def test_the_loss_is_placed_with_the_model() -> None:
     assert {each.device.type for each in learn.loss_func.state_dict().values()} == {"meta"}
 
 
-def test_weights_of_classes_of_another_loss_are_not_written_over_by_a_snapshot() -> None:
+def test_a_snapshot_does_not_overwrite_the_class_weights_of_another_loss() -> None:
     torch.manual_seed(0)
     data = Data.from_tensors(INPUTS, torch.arange(24) % 2, 8, seed=0)
     learn = Learner(nn.Linear(3, 2), data, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0])), SGD)
@@ -366,7 +366,7 @@ def by_argument() -> Any:
 
 
 @pytest.mark.parametrize("loss", [by_closure, by_global, by_attribute, by_argument])
-def test_a_module_that_only_a_function_reaches_is_reported_once(loss: Any) -> None:
+def test_a_module_reached_only_by_a_function_is_reported_once(loss: Any) -> None:
     learn = make(loss())
     with pytest.warns(LearnerWarning, match="the loss reaches a") as caught:
         learn.fit(2)
@@ -402,7 +402,7 @@ def the_model() -> Any:
     return model, lambda preds, targets: F.mse_loss(preds, targets) + model.weight.square().sum()
 
 
-def test_a_module_that_does_not_change_or_is_kept_is_not_reported(recwarn: Any) -> None:
+def test_a_module_that_does_not_change_or_is_saved_is_not_reported(recwarn: Any) -> None:
     for loss in (frozen(), constant()):
         make(loss).fit(1)
     model, loss = the_model()
@@ -430,7 +430,7 @@ def test_a_head_in_the_loss_is_trained_on_a_frozen_model() -> None:
     assert learn.loss_func.s.item() != 0
 
 
-def test_check_reports_a_loss_that_is_trained_as_nothing_wrong() -> None:
+def test_check_reports_no_problem_for_a_trained_loss() -> None:
     report = make(Weighted).check()
     assert not report.warnings
     assert not report.errors

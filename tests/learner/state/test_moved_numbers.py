@@ -20,7 +20,7 @@ SGD = partial(torch.optim.SGD, lr=0.05)
 
 
 class Normed(nn.Module):
-    """A layer whose scale is set by the first batch, and a flag that says so."""
+    """A layer whose scale is set by the first batch, and a flag that records it."""
 
     def __init__(self, power: float = 1.0) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Annealed(Normed):
 
 
 class Counted(Normed):
-    """A count that comes with the first batch."""
+    """A count that is created with the first batch."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.training:
@@ -53,7 +53,7 @@ class Counted(Normed):
 
 
 class Queue(Normed):
-    """A bank of outputs, with the place of the next one."""
+    """A queue of outputs, with the index of the next one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Queue(Normed):
 
 
 class Averaged(Normed):
-    """A running mean of the outputs, in some form without tensors."""
+    """A running mean of the outputs, in a form without tensors."""
 
     def __init__(self, make: Any) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def test_a_run_that_was_killed_resumes_with_the_numbers_of_its_modules(name: str
 
 @pytest.mark.parametrize("name", [each for each in PARTS if each not in ("NumPy number", "dict")])
 @pytest.mark.parametrize("trial", [Learner.check, Learner.lr_find, lambda learn: in_sandbox(learn)])
-def test_a_trial_leaves_no_number_behind(name: str, trial: Any, capsys: Any) -> None:
+def test_a_trial_restores_the_numbers(name: str, trial: Any, capsys: Any) -> None:
     plain, tried = learner(*parts(name)), learner(*parts(name))
     trial(tried)
     plain.fit(1)
@@ -140,7 +140,7 @@ def in_sandbox(learn: Learner) -> None:
         learn.fit(1)
 
 
-def test_restored_best_weights_come_with_their_numbers() -> None:
+def test_best_weights_are_restored_with_their_numbers() -> None:
     class Bad(Callback):
         def after_epoch(self, learn: Any) -> None:
             learn.results["valid_loss"] = float(learn.epoch)
@@ -150,7 +150,7 @@ def test_restored_best_weights_come_with_their_numbers() -> None:
     assert learn.model.power == pytest.approx(0.9**4)
 
 
-def test_a_setting_that_training_does_not_change_stays_what_the_script_says(tmp_path: Path) -> None:
+def test_a_setting_that_training_does_not_change_keeps_the_value_of_the_script(tmp_path: Path) -> None:
     first = learner(Normed, Warmed())
     first.fit(1)
     first.save(tmp_path / "run.pt")
@@ -160,7 +160,7 @@ def test_a_setting_that_training_does_not_change_stays_what_the_script_says(tmp_
     assert (other.model.is_set, other.loss_func.weight) == (True, first.loss_func.weight)
 
 
-def test_a_number_from_a_file_is_in_the_next_file_without_a_fit(tmp_path: Path) -> None:
+def test_a_number_loaded_from_a_file_is_saved_to_the_next_file_without_a_fit(tmp_path: Path) -> None:
     first, second, third = learner(), learner(), learner()
     first.fit(1)
     for one, other, name in ((first, second, "a.pt"), (second, third, "b.pt")):
@@ -176,7 +176,7 @@ def test_a_container_of_settings_stays_the_same_object_after_a_sandbox(capsys: A
     assert learn.model.sizes is sizes
 
 
-def test_a_long_log_that_the_user_empties_after_a_snapshot_stays(capsys: Any) -> None:
+def test_a_long_log_that_the_user_empties_after_a_snapshot_stays_empty(capsys: Any) -> None:
     learn = learner()
     learn.model.log = [1.0] * 500
     snapshot = learn.snapshot()

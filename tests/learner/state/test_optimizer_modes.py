@@ -1,4 +1,4 @@
-"""Optimizers with a training and an evaluation mode: which weights are seen when, and how a run resumes."""
+"""Optimizers with a training and an evaluation mode: which weights are used when, and how a run resumes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ QUIET = (ZeroGrad, Metrics, Recorder)
 
 
 class Flagged(SGD):
-    """Keeps its mode in an attribute, which is no part of its state dict, and begins in training mode."""
+    """Keeps its mode in an attribute outside its state dict, and starts in training mode."""
 
     is_training = True
 
@@ -62,7 +62,7 @@ class Flagged(SGD):
 
 
 class Wrapped:
-    """An optimizer of its own kind around a schedule-free one."""
+    """A wrapper around a schedule-free optimizer."""
 
     def __init__(self, params):
         self.inner = ScheduleFreeSGD(params)
@@ -112,7 +112,7 @@ def same(one, other) -> bool:
 
 
 def by_hand(n_epochs: int) -> tuple[list[torch.Tensor], list[float]]:
-    """The loop that the optimizer's authors ask for: the weights at the end, and the validation losses."""
+    """Train by the loop that the optimizer's authors ask for; return final weights and validation losses."""
     learn, losses = learner_of(), []
     model, optimizer = learn.model, learn.optimizer
     for _ in range(n_epochs):
@@ -128,7 +128,7 @@ def by_hand(n_epochs: int) -> tuple[list[torch.Tensor], list[float]]:
     return weights(learn), losses
 
 
-def test_a_fit_has_the_bits_of_the_loop_that_switches_by_hand():
+def test_a_fit_has_the_bits_of_a_hand_written_loop_that_switches():
     learn = learner_of()
     learn.fit(3)
     expected, losses = by_hand(3)
@@ -136,7 +136,7 @@ def test_a_fit_has_the_bits_of_the_loop_that_switches_by_hand():
     assert list(learn.history["valid_loss"]) == pytest.approx(losses)
 
 
-def test_without_validation_the_fit_still_ends_with_the_weights_to_be_used():
+def test_without_validation_the_fit_still_ends_with_the_evaluation_weights():
     learn = learner_of(valid=False)
     learn.fit(3)
     assert same(weights(learn), by_hand(3)[0])
@@ -156,7 +156,7 @@ def test_a_run_that_is_interrupted_resumes_with_the_same_bits(optimizer, at, tmp
 
 
 @pytest.mark.parametrize("optimizer", KINDS, ids=["settings", "attribute", "wrapped", "several"])
-def test_looking_at_the_weights_in_the_middle_of_a_pass_changes_nothing(optimizer, tmp_path):
+def test_reading_the_weights_during_a_pass_changes_nothing(optimizer, tmp_path):
     class Look(Callback):
         order = Order.REPORT
 
@@ -179,7 +179,7 @@ def test_looking_at_the_weights_in_the_middle_of_a_pass_changes_nothing(optimize
     assert same(weights(plain), weights(looked))
 
 
-def test_a_prediction_in_the_middle_of_a_pass_uses_the_mean_of_the_steps():
+def test_a_prediction_during_a_pass_uses_the_mean_of_the_steps():
     seen = []
 
     class Look(Callback):
@@ -193,7 +193,7 @@ def test_a_prediction_in_the_middle_of_a_pass_uses_the_mean_of_the_steps():
     assert torch.equal(seen[0], learn.predict(torch.ones(1, 1)))
 
 
-def test_what_is_saved_in_the_middle_of_a_pass_are_the_weights_to_be_used(tmp_path):
+def test_a_save_during_a_pass_contains_the_evaluation_weights(tmp_path):
     learn = learner_of(Checkpoint(tmp_path), Interrupt(3))
     learn.fit(2)
     (path,) = tmp_path.glob("step-*.pt")
@@ -228,7 +228,7 @@ def test_an_epoch_that_is_cancelled_ends_in_evaluation_mode(tmp_path):
     assert same(weights(resumed), weights(learn))
 
 
-def test_an_error_leaves_the_weights_to_be_used():
+def test_an_error_leaves_the_evaluation_weights():
     learn = learner_of(Cut(3))
     with pytest.raises(ZeroDivisionError):
         learn.fit(1)
@@ -236,7 +236,7 @@ def test_an_error_leaves_the_weights_to_be_used():
 
 
 @pytest.mark.parametrize("optimizer", KINDS, ids=["settings", "attribute", "wrapped", "several"])
-def test_what_trains_in_a_sandbox_leaves_no_trace(optimizer, capsys):
+def test_training_in_a_sandbox_leaves_no_trace(optimizer, capsys):
     learn = learner_of(optimizer=optimizer)
     learn.fit(1)
     before = weights(learn)
@@ -269,7 +269,7 @@ def test_a_second_fit_continues_beside_other_callbacks(callback):
     assert learn.optimizer.param_groups[0]["n_steps"] == 8
 
 
-def test_an_average_of_the_weights_is_of_those_of_the_training_mode():
+def test_an_average_of_the_weights_uses_those_of_training_mode():
     averages = []
 
     class Steps(Callback):
@@ -284,7 +284,7 @@ def test_an_average_of_the_weights_is_of_those_of_the_training_mode():
     assert all(map(torch.allclose, mean, weights(learn)))
 
 
-def test_swa_averages_the_weights_to_be_used_at_the_end_of_each_epoch():
+def test_swa_averages_the_evaluation_weights_at_the_end_of_each_epoch():
     ends = []
 
     class Ends(Callback):
@@ -300,7 +300,7 @@ def test_swa_averages_the_weights_to_be_used_at_the_end_of_each_epoch():
 @pytest.mark.parametrize(
     ("one", "other"), [(partial(SGD, lr=0.1), ScheduleFreeSGD), (ScheduleFreeSGD, partial(SGD, lr=0.1))]
 )
-def test_an_optimizer_with_modes_may_take_the_place_of_another_in_mid_fit(one, other):
+def test_an_optimizer_with_modes_may_replace_another_during_a_fit(one, other):
     class Replace(Callback):
         def before_epoch(self, learn):
             if learn.epoch == 1:
@@ -316,18 +316,18 @@ def test_an_optimizer_with_modes_may_take_the_place_of_another_in_mid_fit(one, o
 
 @pytest.mark.filterwarnings("ignore::callbacks.LearnerWarning")
 @pytest.mark.parametrize("fast", [LeanStep, partial(WholeStep, "eager")])
-def test_the_fast_steps_train_as_the_ordinary_one(fast):
+def test_the_fast_steps_train_like_the_ordinary_step(fast):
     ordinary, quick = learner_of(), learner_of(fast())
     ordinary.fit(2)
     quick.fit(2)
     assert all(map(torch.allclose, weights(ordinary), weights(quick)))
 
 
-def test_what_a_step_costs_is_measured_in_training_mode(capsys):
+def test_the_cost_of_a_step_is_measured_in_training_mode(capsys):
     assert learner_of().cost(20).n_steps == 20
 
 
-def test_an_optimizer_without_modes_has_no_further_callbacks():
+def test_an_optimizer_without_modes_adds_no_callbacks():
     seen = []
 
     class Look(Callback):

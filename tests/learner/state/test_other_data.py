@@ -1,4 +1,4 @@
-"""A snapshot leaves the order and the seed of other data as they are."""
+"""A snapshot does not change the order and the seed of other data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def score(learn: Learner) -> float:
 
 
 @pytest.mark.parametrize("is_data_first", [True, False])
-def test_folds_have_the_numbers_of_new_learners_in_both_orders(is_data_first: bool) -> None:
+def test_folds_give_the_numbers_of_new_learners_in_both_orders(is_data_first: bool) -> None:
     learn = make(next(folds()))
     start, scores = learn.snapshot(), []
     for data in folds():
@@ -51,7 +51,7 @@ def orders(learn: Learner) -> list[Any]:
     return [batch[0].tolist() for batch in learn.data.train]
 
 
-def test_a_snapshot_of_the_same_data_has_its_order_come_back() -> None:
+def test_a_snapshot_of_the_same_data_restores_its_order() -> None:
     learn = make(next(folds()))
     learn.fit(1)
     start = learn.snapshot()
@@ -61,7 +61,7 @@ def test_a_snapshot_of_the_same_data_has_its_order_come_back() -> None:
     assert orders(learn) == first
 
 
-def test_equal_data_made_again_have_the_order_come_back_from_a_snapshot() -> None:
+def test_a_snapshot_restores_the_order_of_equal_data_made_again() -> None:
     learn = make(next(folds()))
     learn.fit(1)
     start, first = learn.snapshot(), orders(learn)
@@ -70,7 +70,7 @@ def test_equal_data_made_again_have_the_order_come_back_from_a_snapshot() -> Non
     assert orders(learn) == first
 
 
-def test_another_seed_of_the_same_data_stays_after_a_snapshot() -> None:
+def test_a_snapshot_keeps_another_seed_of_the_same_data() -> None:
     learn = make(Data.from_tensors(INPUTS, TARGETS, 8, seed=0))
     start = learn.snapshot()
     learn.data = Data.from_tensors(INPUTS, TARGETS, 8, seed=1)
@@ -79,7 +79,7 @@ def test_another_seed_of_the_same_data_stays_after_a_snapshot() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_file_has_the_order_come_back_of_its_own_data_only(seed: int, tmp_path: Path) -> None:
+def test_a_file_restores_the_order_of_its_own_data_only(seed: int, tmp_path: Path) -> None:
     learn = make(Data.from_tensors(INPUTS, TARGETS, 8, seed=0))
     learn.fit(1)
     path, then = learn.save(tmp_path / "file.pt"), orders(learn)

@@ -1,4 +1,4 @@
-"""In which mode a fit leaves the model, and in which the next one trains."""
+"""The mode in which a fit leaves the model, and the mode in which the next fit trains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def modes_of(model: nn.Module) -> dict[str, bool]:
 
 
 def modes_in_training(learn: Learner, **options: Any) -> dict[str, bool]:
-    """The modes at the first batch of a fit."""
+    """The modes of all modules at the first batch of a fit."""
     seen: list[dict[str, bool]] = []
 
     @on("before_batch")
@@ -43,7 +43,7 @@ def test_after_a_fit_the_model_called_directly_agrees_with_predict(make_learner,
     assert torch.equal(learn.model(inputs), learn.predict(inputs))
 
 
-def test_a_program_exported_after_a_fit_has_no_dropout(make_learner):
+def test_a_model_exported_after_a_fit_has_no_dropout(make_learner):
     learn = make_learner(model=body_and_head())
     learn.fit(1)
     inputs = torch.rand(6, 1)
@@ -52,7 +52,7 @@ def test_a_program_exported_after_a_fit_has_no_dropout(make_learner):
 
 
 @pytest.mark.parametrize("end", [lambda learn: learn.stop("enough"), CancelFit])
-def test_a_fit_that_is_ended_early_leaves_evaluation_mode_too(make_learner, end):
+def test_a_fit_that_stops_early_also_leaves_evaluation_mode(make_learner, end):
     @on("after_batch")
     def early(learn):
         if isinstance(end, type):
@@ -64,7 +64,7 @@ def test_a_fit_that_is_ended_early_leaves_evaluation_mode_too(make_learner, end)
     assert not any(modes_of(learn.model).values())
 
 
-def test_the_next_fit_trains_with_the_modes_of_the_last(make_learner):
+def test_the_next_fit_trains_with_the_modes_of_the_previous_fit(make_learner):
     learn = make_learner(model=body_and_head())
     learn.model[0].eval()
     first = modes_in_training(learn)
@@ -72,7 +72,7 @@ def test_the_next_fit_trains_with_the_modes_of_the_last(make_learner):
     assert modes_in_training(learn) == first
 
 
-def test_modes_that_are_set_after_train_are_those_of_the_next_fit(make_learner):
+def test_modes_set_after_a_call_of_train_are_used_by_the_next_fit(make_learner):
     learn = make_learner(model=body_and_head())
     learn.fit(1)
     learn.model.train()
@@ -87,7 +87,7 @@ def test_a_part_of_a_trained_model_trains_within_another_model(make_learner):
     assert all(modes_in_training(second).values())
 
 
-def test_a_module_added_after_a_fit_trains_with_the_rest(make_learner):
+def test_a_module_added_after_a_fit_trains_with_the_others(make_learner):
     learn = make_learner(model=body_and_head())
     learn.fit(1)
     learn.model[1] = nn.Linear(8, 1)
@@ -105,7 +105,7 @@ def test_a_copy_of_a_learner_trains_with_the_modes_of_the_original(copied):
 
 
 @pytest.mark.parametrize("fits", [0, 1])
-def test_after_an_error_the_modes_are_those_from_before_the_fit(make_learner, fits):
+def test_an_error_restores_the_modes_from_before_the_fit(make_learner, fits):
     class Fail(Callback):
         def after_batch(self, learn):
             raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Tensors that modules keep in plain attributes are state as buffers are."""
+"""Tensors that modules keep in plain attributes are state, like buffers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
 
 class Recurrent(nn.Module):
-    """A cell whose hidden state goes on from batch to batch, kept in one of several forms."""
+    """A cell that carries its hidden state from batch to batch, in one of several forms."""
 
     def __init__(self, keep: Callable[[Tensor], Any], read: Callable[[Any], Tensor]):
         super().__init__()
@@ -43,7 +43,7 @@ class Recurrent(nn.Module):
 
 
 class Running(nn.Module):
-    """Outputs less their running mean, which begins as a number."""
+    """Outputs minus their running mean, which starts as a number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Running(nn.Module):
 
 
 class Attached(nn.Module):
-    """A count that comes with the first batch, in a module of torch's, and an alias of a weight."""
+    """A count created with the first batch, in a module of torch, and an alias of a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def kept_of(learn: Learner) -> Any:
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_a_run_that_was_killed_in_mid_epoch_ends_with_the_same_bits(model: Any, tmp_path: Path) -> None:
+def test_a_run_killed_during_an_epoch_ends_with_the_same_bits(model: Any, tmp_path: Path) -> None:
     whole = make(model)
     whole.fit(2)
     with pytest.raises(SystemExit):
@@ -133,7 +133,7 @@ def test_a_sandbox_leaves_no_trace_in_predictions(model: Any, n_epochs: int) -> 
     assert torch.equal(learn.predict(inputs), twin.predict(inputs))
 
 
-def test_a_search_for_a_rate_leaves_predictions_as_they_were() -> None:
+def test_a_search_for_a_rate_does_not_change_predictions() -> None:
     learn = make(Running)
     before = learn.predict(torch.ones(1, 3))
     learn.lr_find(n_steps=10)
@@ -145,7 +145,7 @@ def test_a_snapshot_stays_usable_and_holds_no_graph() -> None:
     class Graph(Running):
         def forward(self, inputs: Tensor) -> Tensor:
             out = super().forward(inputs)
-            self.last = out  # with its graph, as some keep a part of the loss
+            self.last = out  # with its graph, like models that keep a part of the loss
             return out
 
     learn = make(Graph)
@@ -159,7 +159,7 @@ def test_a_snapshot_stays_usable_and_holds_no_graph() -> None:
         learn.model.mean += 1
 
 
-def test_a_tensor_in_two_places_stays_one() -> None:
+def test_a_tensor_in_two_places_stays_one_tensor() -> None:
     learn = make(Running)
     learn.model.mean = learn.model.layer.shared = torch.ones(1)
     learn.restore(learn.snapshot())
@@ -185,7 +185,7 @@ def test_a_trained_tensor_in_a_plain_attribute_stays_the_one_that_the_optimizer_
     assert scale.item() == 1
 
 
-def test_an_alias_of_a_weight_stays_one() -> None:
+def test_an_alias_of_a_weight_stays_an_alias() -> None:
     learn = make(Attached)
     learn.fit(1)
     learn.restore(learn.snapshot())
@@ -193,7 +193,7 @@ def test_an_alias_of_a_weight_stays_one() -> None:
     assert "row" not in learn.snapshot()["plain"]
 
 
-def test_the_best_weights_come_back_with_the_attributes_of_that_epoch() -> None:
+def test_the_best_weights_are_restored_with_the_attributes_of_that_epoch() -> None:
     seen: list[tuple[float, float]] = []
 
     class Look(Callback):
@@ -219,7 +219,7 @@ def test_what_a_file_cannot_hold_is_reported_once_at_the_first_save(tmp_path: Pa
     assert type(learn.model.kept) is Pair
 
 
-def test_a_bad_batch_that_is_left_out_leaves_the_attributes_as_they_were() -> None:
+def test_a_skipped_bad_batch_does_not_change_the_attributes() -> None:
     learn, twin = make(Running, StopOnNaN(skip=1)), make(Running)
     batches = list(learn.data.train)
     learn.data = Data([*batches[:2], (batches[2][0] * torch.nan, batches[2][1]), *batches[3:]])
@@ -236,7 +236,7 @@ class Stats:
 
 
 class Holder(nn.Module):
-    """Holds tensors in an object or a long list; the one at a place is replaced where that is wanted."""
+    """Holds tensors in an object or a long list, and may replace one of them."""
 
     def __init__(self, stats: Any, change: Callable[[Any], None] | None):
         super().__init__()
@@ -257,7 +257,7 @@ HELD: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
 
 @pytest.mark.parametrize("held", HELD)
 @pytest.mark.parametrize("is_changed", [True, False])
-def test_what_no_file_holds_is_reported_where_its_tensors_change_and_only_there(
+def test_an_object_that_cannot_be_saved_is_reported_only_if_its_tensors_change(
     held: str, is_changed: bool, tmp_path: Path, recwarn: Any
 ) -> None:
     stats, change = HELD[held]

@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process: seen in page faults, in processes of their own."""
+"""Freed memory stays with the process, as page faults of separate processes show."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if {kept}:
 def take():
     for _ in range(3):
         torch.ones(16 * 2**20, dtype=torch.uint8)  # too large for the heap by glibc's own thresholds
-def faults():
+def page_faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.set_num_threads(1)
 torch.ones(64 * 2**20, dtype=torch.uint8)  # more than the largest threshold that glibc adapts to
 take()
-before = faults()
+before = page_faults()
 for _ in range(20):
     torch.ones(48 * 2**20, dtype=torch.uint8)
-print(faults() - before)
+print(page_faults() - before)
 """
 
 on_glibc = pytest.mark.skipif(
@@ -35,33 +35,33 @@ on_glibc = pytest.mark.skipif(
 )
 
 
-def faults(kept: bool) -> int:
+def page_faults(kept: bool) -> int:
     script = SCRIPT.format(kept=kept)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
 @on_glibc
-def test_tensors_that_are_freed_and_made_again_cost_few_page_faults():
-    given_back = faults(kept=False)
-    assert given_back > 20 * 48 * 2**20 / 2**21 / 2  # half of all, were pages as large as can be
-    assert faults(kept=True) < given_back / 10  # none, but where the heap grows once
+def test_allocating_freed_tensors_again_costs_few_page_faults():
+    returned = page_faults(kept=False)
+    assert returned > 20 * 48 * 2**20 / 2**21 / 2  # half of them with the largest possible pages
+    assert page_faults(kept=True) < returned / 10  # zero, except when the heap grows once
 
 
 @pytest.mark.parametrize("found", ["musl 1.2", None, ""])
-def test_without_glibc_nothing_is_done(monkeypatch, found):
+def test_keep_memory_does_nothing_without_glibc(monkeypatch, found):
     monkeypatch.setattr(os, "confstr", lambda name: found, raising=False)
     monkeypatch.setattr(ctypes, "CDLL", None)
     assert keep_memory() is False
 
 
-def test_nor_where_nobody_can_be_asked(monkeypatch):
+def test_keep_memory_does_nothing_without_confstr(monkeypatch):
     monkeypatch.delattr(os, "confstr", raising=False)
     assert keep_memory() is False
 
 
 @on_glibc
-def test_an_option_that_is_refused_is_told(monkeypatch):
+def test_a_refused_option_returns_false(monkeypatch):
     class Refusing:
         @staticmethod
         def mallopt(option: int, value: int) -> int:

@@ -1,4 +1,4 @@
-"""The search for a batch size: against the allocator's own count, and without a trace."""
+"""The search for a batch size agrees with the allocator's count and leaves no trace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ N_ITEMS = 600
 
 
 class Refuses(nn.Linear):
-    """Has no memory for batches above a size."""
+    """Runs out of memory for batches above a size."""
 
     def __init__(self, largest: int, error: Exception):
         super().__init__(8, 1)
@@ -53,14 +53,14 @@ def make(model=None, *callbacks, data=None, optimizer=torch.optim.AdamW, **optio
 
 
 def out_of_memory(n_bytes: int = 2**60) -> RuntimeError:
-    """The error of the CPU's own allocator."""
+    """The error of the CPU allocator."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(n_bytes, dtype=torch.uint8)
     return caught.value
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3, 37, 100, 599, 600])
-def test_it_finds_the_largest_that_fits_to_a_sixteenth(largest):
+def test_it_finds_the_largest_size_that_fits_within_a_sixteenth(largest):
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     found = make(Refuses(largest, error)).find_batch_size(n_steps=1)
     assert largest - max(1, largest // 16) <= found.largest <= largest
@@ -80,13 +80,13 @@ def test_it_finds_the_largest_that_fits_to_a_sixteenth(largest):
     ],
     ids=str,
 )
-def test_each_kind_of_too_little_memory_is_known(error):
+def test_each_kind_of_out_of_memory_error_is_recognized(error):
     found = make(Refuses(20, error)).find_batch_size(n_steps=1)
     assert found.largest == 20
     assert type(error).__name__ in str(found)
 
 
-def test_the_error_of_the_cpu_s_allocator_is_known():
+def test_the_error_of_the_cpu_allocator_is_recognized():
     assert is_out_of_memory(out_of_memory())
 
     class Greedy(nn.Linear):
@@ -99,7 +99,7 @@ def test_the_error_of_the_cpu_s_allocator_is_known():
     assert "can't allocate memory" in str(found) or "not enough memory" in str(found)
 
 
-def test_the_curve_is_what_the_allocator_tells_of_a_loop_by_hand():
+def test_the_curve_equals_the_allocation_of_a_hand_written_loop():
     found = make(defaults=(ZeroGrad,)).find_batch_size(start=100, up_to=400, n_steps=1)
     model = wide()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -121,7 +121,7 @@ def test_the_curve_is_what_the_allocator_tells_of_a_loop_by_hand():
         assert trial.peak == pytest.approx(held + peak_by_profiler(partial(train, trial.size)), rel=0.02)
 
 
-def test_a_limit_is_kept_and_foretold():
+def test_a_limit_is_respected_and_predicted():
     free = make().find_batch_size(n_steps=1)
     limit = free.trials[-2].peak
     found = make().find_batch_size(limit=limit, n_steps=1)
@@ -132,7 +132,7 @@ def test_a_limit_is_kept_and_foretold():
     assert any("not tried" in (trial.why_not or "") for trial in found.trials)
 
 
-def test_beyond_the_limit_nothing_is_made():
+def test_nothing_is_allocated_beyond_the_limit():
     made = []
 
     class Makes(nn.Linear):
@@ -142,7 +142,7 @@ def test_beyond_the_limit_nothing_is_made():
             return found + torch.zeros(len(input), 10_000).sum()
 
     found = make(Makes(8, 1)).find_batch_size(limit="1 MB", n_steps=1)
-    assert 20 <= found.largest <= 25  # 40,000 bytes an item
+    assert 20 <= found.largest <= 25  # 40,000 bytes per item
 
 
 def test_the_suggestion_lies_on_the_curve():
@@ -153,7 +153,7 @@ def test_the_suggestion_lies_on_the_curve():
     assert BatchSizes(trials, None, 0.0, 0, "", "cpu").suggested == 200
     assert BatchSizes(trials, 1000, 0.9, 0, "", "cpu").suggested == 2
     failed = [*trials, SizeTrial(300, why_not="no memory", out_of_memory=True)]
-    assert BatchSizes(failed, 10**9, 0.2, 0, "", "cpu").suggested == 136  # of 2400, not of what was said
+    assert BatchSizes(failed, 10**9, 0.2, 0, "", "cpu").suggested == 136  # of 2400, not of the given limit
 
 
 def test_the_smallest_of_nearly_equal_rates_is_the_quickest():
@@ -162,7 +162,7 @@ def test_the_smallest_of_nearly_equal_rates_is_the_quickest():
 
 
 def traces(learn: Learner) -> str:
-    """All that a search could leave."""
+    """All state that a search could change."""
     snapshot = learn.snapshot()
     found = {
         "snapshot": {**snapshot, "random": repr(snapshot["random"])},
@@ -171,7 +171,7 @@ def traces(learn: Learner) -> str:
         "gradients": [each.grad for each in learn.model.parameters()],
         "modes": [each.training for each in learn.model.modules()],
         "attributes": sorted(vars(learn)),
-        "plug-ins": [id(plugin) for plugin in learn.callbacks],
+        "callbacks": [id(callback) for callback in learn.callbacks],
         "own": (learn.stop_reason, learn.error, learn.n_fits, dict(learn.results)),
     }
     return repr(map_tensors(found, lambda leaf: (tuple(leaf.shape), leaf.numpy(force=True).tobytes())))
@@ -205,7 +205,7 @@ def test_training_afterwards_has_the_bits_of_training_without():
     assert plain.history["valid_loss"] == searched.history["valid_loss"]
 
 
-def test_also_where_memory_ran_out():
+def test_no_trace_is_left_after_memory_ran_out():
     learn = make(Refuses(20, out_of_memory()), data=loaders())
     before = traces(learn)
     learn.find_batch_size(n_steps=1)
@@ -225,14 +225,14 @@ def test_a_size_that_did_not_fit_holds_no_memory():
     assert not any(each() is not None for each in seen)
 
 
-def test_not_even_one_item():
+def test_a_single_item_that_does_not_fit_is_an_error():
     with pytest.raises(RuntimeError, match=r"not even a batch of 1 item fits into 1\.00 kB.*ActivationCheck"):
         make().find_batch_size(limit=1000)
     with pytest.raises(RuntimeError, match=r"not even a batch of 1 item fits.*out of memory.*bf16"):
         make(Refuses(0, torch.OutOfMemoryError("out of memory"))).find_batch_size()
 
 
-def test_another_error_is_the_user_s_and_says_at_which_size():
+def test_another_error_is_raised_with_its_batch_size():
     learn = make(Refuses(5, RuntimeError("the shapes do not fit")))
     before = [each.clone() for each in learn.model.parameters()]
     with pytest.raises(RuntimeError, match="the shapes do not fit") as caught:
@@ -243,13 +243,13 @@ def test_another_error_is_the_user_s_and_says_at_which_size():
 
 
 @pytest.mark.parametrize(
-    "plugin", [GradientAccumulation(4), LeanStep(), MixedPrecision("bf16"), EMA(0.9)], ids=lambda p: p.name
+    "callback", [GradientAccumulation(4), LeanStep(), MixedPrecision("bf16"), EMA(0.9)], ids=lambda p: p.name
 )
-def test_it_searches_with(plugin):
-    assert make(None, plugin).find_batch_size(n_steps=1).largest == N_ITEMS
+def test_the_search_works_with(callback):
+    assert make(None, callback).find_batch_size(n_steps=1).largest == N_ITEMS
 
 
-def test_time_ends_the_search():
+def test_the_search_ends_when_its_time_is_up():
     found = make().find_batch_size(max_seconds=1e-9, n_steps=1)
     assert [trial.size for trial in found.trials] == [2]
     assert "have passed" in str(found)
@@ -277,7 +277,7 @@ def test_a_mapping_with_keys():
     assert [trial.size for trial in found.trials] == [2, 4, 8, 16]
 
 
-def test_items_of_a_data_set_are_collated_where_rows_will_not_do():
+def test_items_of_a_data_set_are_collated_if_rows_cannot_be_sliced():
     loader = DataLoader(TensorDataset(*tensors(20)), 8, collate_fn=collate_nested)
     data = Data(loader, split=lambda batch: (batch["x"], torch.stack(batch["parts"])))
     assert sizes_seen(make(data=data)) == {2, 4, 8, 16}
@@ -291,14 +291,14 @@ def test_a_stream_of_batches():
     assert sizes_seen(make(data=Data(DataLoader(Stream(), 4)))) == {2, 4, 8, 16}
 
 
-def test_a_function_of_batches_and_one_s_own_maker():
+def test_a_function_of_batches_and_a_custom_make_batch():
     data = Data(lambda: iter([{"graph": object()}]), split=lambda batch: batch["pair"])
     learn = make(data=data)
     make_batch = lambda n: {"pair": tuple(each[:n] for each in tensors())}  # noqa: E731
     assert sizes_seen(learn, make_batch=make_batch) == {2, 4, 8, 16}
 
 
-def test_the_longest_of_the_first_batches_is_taken():
+def test_the_longest_of_the_first_batches_is_used():
     batches = [(torch.rand(4, 8), torch.zeros(4, length)) for length in (2, 50, 3)]
     lengths = set()
 
@@ -312,7 +312,7 @@ def test_the_longest_of_the_first_batches_is_taken():
     assert lengths == {50}
 
 
-def test_a_batch_of_which_no_other_can_be_made_is_told():
+def test_a_batch_that_cannot_be_resized_is_refused():
     graph = (torch.rand(4, 8), torch.zeros(2, 17, dtype=torch.long))  # nodes, and edges between them
     with pytest.raises(TypeError, match=r"cannot be resized.*make_batch=lambda n"):
         make(data=Data([graph])).find_batch_size()
@@ -325,12 +325,12 @@ def test_a_batch_of_which_no_other_can_be_made_is_told():
     ("text", "number"),
     [("4 GB", 4 * 10**9), ("4GiB", 2**32), ("1.5 mb", 1_500_000), (1234, 1234), ("1234", 1234), ("8k", 8000)],
 )
-def test_bytes_in_words(text, number):
+def test_bytes_can_be_written_with_units(text, number):
     assert as_bytes(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "GB", "4 XB", "-4 GB", "0", 0, -1, "four"])
-def test_bytes_that_are_none(text):
+def test_an_invalid_number_of_bytes_is_refused(text):
     with pytest.raises(ValueError, match="write bytes as a whole number above 0, or as in '4 GB'"):
         make().find_batch_size(limit=text)
 
@@ -350,18 +350,18 @@ def test_bytes_that_are_none(text):
         ({"make_batch": 3}, "pass a function"),
     ],
 )
-def test_settings_that_cannot_be_used(options, message):
+def test_invalid_settings_are_refused(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make().find_batch_size(**options)
 
 
-def test_what_cannot_be_searched():
+def test_a_learner_that_cannot_be_searched_is_refused():
     with pytest.raises(TypeError, match="no optimizer to train with"):
         make(optimizer=None).find_batch_size()
     with pytest.raises(ValueError, match="yields no batch"):
         make(data=Data(lambda: iter(()))).find_batch_size()
 
 
-def test_the_machine_s_memory_is_known_here():
+def test_the_memory_of_this_machine_is_known():
     found = available_memory()
     assert found is None or found > 10**7

@@ -1,4 +1,4 @@
-"""What a step costs: found where it was put, and measured without a trace."""
+"""The cost of a step is attributed to its source, and measuring it leaves no trace."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from learner.tools.cost_runs import run_reads
 from learner.tools.meter import Meter, Reads
 
 NAP = 0.002  # seconds
-NAPS: list[float] = []  # how long they took: on a busy machine, longer
+NAPS: list[float] = []  # measured, since naps take longer on a busy machine
 
 
 def nap(seconds: float = NAP) -> None:
@@ -52,7 +52,7 @@ def nap(seconds: float = NAP) -> None:
 
 
 def is_nap(seconds: float, n: float = 1) -> bool:
-    """Is it the time of so many naps, as they were?"""
+    """Is it the time of that many naps?"""
     return n * NAP <= seconds * 1.01 <= 2 * n * max(fmean(NAPS), 1.2 * NAP)
 
 
@@ -75,7 +75,7 @@ class Sleeper(Callback):
 
 class Sleepy(TensorDataset):
     def __getitem__(self, index):
-        nap(NAP / 8)  # of eight items a batch
+        nap(NAP / 8)  # a batch has eight items
         return super().__getitem__(index)
 
 
@@ -94,7 +94,7 @@ def make(*callbacks, data_set=TensorDataset, optimizer=ADAM, **options):
 
 
 def traces(learn: Learner) -> list:
-    """All that measuring could leave."""
+    """All state that measuring could change."""
     return [
         [each.detach().clone() for each in (*learn.model.parameters(), *learn.model.buffers())],
         copy.deepcopy(learn.optimizer.state_dict()),
@@ -104,16 +104,16 @@ def traces(learn: Learner) -> list:
         [learn.global_step, learn.n_samples, learn.n_fits, learn.epoch, len(learn.history)],
         [module.training for module in learn.model.modules()],
         [len(module._forward_hooks) for module in learn.model.modules()],
-        [id(plugin) for plugin in learn.callbacks],
+        [id(callback) for callback in learn.callbacks],
         [
             {
                 key: id(value)
-                for key, value in vars(plugin).items()
-                if not plugin.state or (key[0] != "_" and key not in plugin.state)
+                for key, value in vars(callback).items()
+                if not callback.state or (key[0] != "_" and key not in callback.state)
             }
-            for plugin in learn.callbacks
+            for callback in learn.callbacks
         ],
-        {plugin.name: zlib.crc32(str(plugin.state_dict()).encode()) for plugin in learn.callbacks},
+        {callback.name: zlib.crc32(str(callback.state_dict()).encode()) for callback in learn.callbacks},
         [each.grad for each in learn.model.parameters()],
         dict(learn.results),
     ]
@@ -135,7 +135,7 @@ def test_the_old_name_of_the_callbacks_still_works_and_warns():
         assert cost.plugins is cost.callbacks  # vocabulary: quoted
 
 
-def test_a_loader_that_sleeps_is_found_with_the_remedy():
+def test_a_loader_that_sleeps_is_found_with_the_hint():
     cost = make(data_set=Sleepy).cost(20)
     assert is_nap(cost.data_wait)
     assert cost.data_wait / cost.step > 0.2
@@ -143,7 +143,7 @@ def test_a_loader_that_sleeps_is_found_with_the_remedy():
     assert "Data.from_tensors" in str(cost.remedy)
 
 
-def test_a_map_that_is_read_item_by_item_is_told_to_be_read_in_blocks(tmp_path):
+def test_reading_in_blocks_is_suggested_for_a_memory_map_that_is_read_item_by_item(tmp_path):
     numpy.save(tmp_path / "items.npy", numpy.ones((64, 4), "float32"))
     array = numpy.load(tmp_path / "items.npy", mmap_mode="r")
     assert "order='blocks'" in remedy_for(TensorLoader((array,), 8, shuffle=True), 0.5)
@@ -164,7 +164,7 @@ def test_an_operation_that_sleeps_is_found():
     assert cost.bare > NAP  # the bare loop does the work of the learner's class
 
 
-def test_what_surrounds_an_operation_counts_for_its_callback():
+def test_code_around_an_operation_counts_for_its_callback():
     class Around(Callback):
         surrounds = ("forward",)
 
@@ -177,7 +177,7 @@ def test_what_surrounds_an_operation_counts_for_its_callback():
     assert cost.operations["forward"] < cost.callbacks["around"].step
 
 
-def test_what_is_within_counts_once():
+def test_nested_time_counts_once():
     class Slow(Learner):
         def forward(self):
             nap()
@@ -191,12 +191,12 @@ def test_what_is_within_counts_once():
     assert cost.callbacks["around"].step < NAP / 2 < cost.operations["forward"]
 
 
-def test_a_callback_that_works_at_intervals_counts_by_its_share():
+def test_a_callback_that_runs_at_intervals_counts_by_its_share():
     cost = make(When(Sleeper(), every="5 steps")).cost(40)
     assert is_nap(cost.callbacks["sleeper"].step, 1 / 5)
 
 
-def test_the_parts_are_those_that_there_are():
+def test_the_parts_are_those_that_the_learner_has():
     cost = make().cost(20)
     assert list(cost.operations) == ["place", "forward", "compute_loss", "backward", "step", "zero_grad"]
     assert set(cost.callbacks) == {
@@ -256,7 +256,7 @@ def test_an_error_leaves_no_trace_and_says_where_it_was():
 
 
 @pytest.mark.parametrize(
-    "plugin",
+    "callback",
     [
         GradientAccumulation(3),
         LeanStep(),
@@ -267,10 +267,10 @@ def test_an_error_leaves_no_trace_and_says_where_it_was():
         ValidateEvery("2 steps"),
         TorchScheduler(partial(torch.optim.lr_scheduler.StepLR, step_size=1)),
     ],
-    ids=lambda plugin: plugin.name,
+    ids=lambda callback: callback.name,
 )
-def test_it_measures_with(plugin):
-    cost = make(plugin).cost(20)
+def test_the_measurement_works_with(callback):
+    cost = make(callback).cost(20)
     assert cost.step > 0
     assert cost.n_steps >= 20
 
@@ -282,20 +282,20 @@ def test_an_optimizer_that_needs_a_closure_has_no_bare_loop():
     assert "No bare loop to compare with: LBFGS needs a closure." in str(cost)
 
 
-def test_one_batch_an_epoch():
+def test_one_batch_per_epoch():
     inputs = torch.rand(20, 3)
     cost = make(data=Data([(inputs, inputs.sum(1, keepdim=True))])).cost(20)
     assert 0 < cost.data_wait < cost.step
 
 
-def test_the_table_is_narrow_and_tells_all():
+def test_the_table_is_narrow_and_complete():
     table = str(make(Sleeper(), data_set=Sleepy).cost(20))
     assert max(map(len, table.splitlines())) <= 80
     for part in ("data wait", "forward", "  sleeper", "the loop itself", "A bare loop's step", "num_workers"):
         assert part in table
 
 
-def test_reads_of_a_device_are_counted_for_what_reads():
+def test_reads_of_a_device_are_counted_for_the_callback_that_reads():
     class Reader(Callback):
         def after_loss(self, learn):
             learn.loss.item()
@@ -315,7 +315,7 @@ def test_reads_of_a_device_are_counted_for_what_reads():
     assert meter.reads == [{("callback", "reader"): 2}]
 
 
-def test_a_run_that_counts_reads():
+def test_run_reads_counts_the_reads_of_each_step():
     class Reader(Callback):
         def after_batch(self, learn):
             learn.loss.item()
@@ -328,12 +328,12 @@ def test_a_run_that_counts_reads():
 
 
 @pytest.mark.parametrize("n_steps", [0, 19, 30.0, True, "50"])
-def test_a_number_of_steps_that_is_none(n_steps):
+def test_an_invalid_number_of_steps_is_refused(n_steps):
     with pytest.raises(ValueError, match="whole number of at least 20"):
         make().cost(n_steps)
 
 
-def test_what_cannot_be_measured():
+def test_a_learner_that_cannot_be_measured_is_refused():
     class Locked(Callback):
         def __init__(self):
             super().__init__()

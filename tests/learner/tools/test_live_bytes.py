@@ -1,4 +1,4 @@
-"""Bytes that tensors hold, counted, against those that the allocator told torch's profiler."""
+"""The counted bytes of tensors equal those that the allocator reports to torch's profiler."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, n_steps: int) -> N
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_the_peak_of_a_training_step_is_the_allocator_s(make, optimizer):
+def test_the_peak_of_a_training_step_equals_that_of_the_allocator(make, optimizer):
     model = make()
     steps = optimizer(model.parameters())
     train(model, steps, 1)
@@ -47,7 +47,7 @@ def test_the_peak_of_a_training_step_is_the_allocator_s(make, optimizer):
     assert gauge.now < 0.01 * gauge.peak
 
 
-def test_views_and_what_was_there_before_do_not_count():
+def test_views_and_existing_tensors_do_not_count():
     before = torch.rand(1000)
     with LiveBytes() as gauge:
         views = before[10:], before.view(10, 100).T
@@ -62,7 +62,7 @@ def test_views_and_what_was_there_before_do_not_count():
     assert gauge.peak == 990 * 4
 
 
-def test_what_is_held_counts_from_the_beginning_and_shared_memory_once():
+def test_held_tensors_count_from_the_start_and_shared_memory_counts_once():
     weights = nn.Parameter(torch.rand(100))
     with LiveBytes([weights, weights.data]) as gauge:
         assert gauge.now == 400
@@ -71,13 +71,13 @@ def test_what_is_held_counts_from_the_beginning_and_shared_memory_once():
         assert gauge.now == 400
 
 
-def test_a_graph_holds_its_tensors_until_it_is_gone():
+def test_a_graph_holds_its_tensors_until_it_is_freed():
     weights = nn.Parameter(torch.rand(100))
     with LiveBytes() as gauge:
         loss = (weights * 2).exp().sum()
-        assert gauge.now == 400 + 4  # what exp has given, and the sum
+        assert gauge.now == 400 + 4  # the output of exp, and the sum
         loss.backward()
-        assert gauge.now == 400 + 4  # the gradient, in its place
+        assert gauge.now == 400 + 4  # the gradient, in place of the output
 
 
 def test_an_operation_beyond_the_limit_is_refused_and_its_result_freed():

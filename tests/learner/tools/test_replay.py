@@ -1,4 +1,4 @@
-"""replay: one step, run again as it was, and told layer by layer."""
+"""`replay` runs one step again with the same numbers and reports it layer by layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from learner.tools.replay import replay
 
 
 class Watch(Callback):
-    """Keep what each batch gave, by its place."""
+    """Keep the results of each batch, with its position."""
 
     order = Order.MEASURE
 
@@ -39,9 +39,9 @@ class FailAt(Callback):
             raise ZeroDivisionError("at step 4")
 
 
-def failed(folder, plugins=(), error=ZeroDivisionError, **options):
-    """A learner of which a fit has failed, and its file."""
-    learn = boxed(folder, plugins=plugins, **options)
+def failed(folder, callbacks=(), error=ZeroDivisionError, **options):
+    """A learner whose fit has failed, and its file."""
+    learn = boxed(folder, plugins=callbacks, **options)
     with pytest.raises(error):
         learn.fit(3)
     return learn, folder / FILE
@@ -66,10 +66,10 @@ def test_a_replay_leaves_no_trace_on_the_learner_and_on_disk(tmp_path, monkeypat
     _, path = failed(tmp_path / "box", [FailAt()], dropout=True)
     content = path.read_bytes()
     learn = boxed(tmp_path / "box", plugins=[FailAt(), CSVLogger("log.csv")], dropout=True)
-    plugins, state = list(learn.callbacks), learn.snapshot()
+    callbacks, state = list(learn.callbacks), learn.snapshot()
     with pytest.raises(ZeroDivisionError):
         replay(learn, path)
-    assert list(learn.callbacks) == plugins
+    assert list(learn.callbacks) == callbacks
     assert learn.error is None
     assert learn.batch is None
     assert not learn.fitting
@@ -79,7 +79,7 @@ def test_a_replay_leaves_no_trace_on_the_learner_and_on_disk(tmp_path, monkeypat
     assert sorted(each.name for each in tmp_path.iterdir()) == ["box"]
 
 
-def test_each_layer_is_told_and_the_first_bad_one_is_marked(tmp_path, capsys):
+def test_each_layer_is_reported_and_the_first_bad_one_is_marked(tmp_path, capsys):
     class Divide(nn.Module):
         def forward(self, inputs):
             return inputs / (inputs - inputs.max())
@@ -104,7 +104,7 @@ def test_each_layer_is_told_and_the_first_bad_one_is_marked(tmp_path, capsys):
     assert "8.3%" in marked[0]
 
 
-def test_bad_gradients_are_told_the_last_layer_s_first(tmp_path, capsys):
+def test_bad_gradients_are_reported_from_the_last_layer(tmp_path, capsys):
     class Spoil(torch.autograd.Function):
         @staticmethod
         def forward(ctx, inputs):
@@ -117,14 +117,14 @@ def test_bad_gradients_are_told_the_last_layer_s_first(tmp_path, capsys):
     def spoilt(preds, targets):
         return (Spoil.apply(preds) - targets).square().mean()
 
-    plugins = lambda: [StopOnNaNGradient()]  # noqa: E731
-    _, path = failed(tmp_path, plugins(), FloatingPointError, loss_func=spoilt)
+    callbacks = lambda: [StopOnNaNGradient()]  # noqa: E731
+    _, path = failed(tmp_path, callbacks(), FloatingPointError, loss_func=spoilt)
     with pytest.raises(FloatingPointError, match="gradients are NaN or infinite"):
-        replay(boxed(tmp_path / "other", plugins=plugins(), loss_func=spoilt), path)
+        replay(boxed(tmp_path / "other", plugins=callbacks(), loss_func=spoilt), path)
     assert "gradients not finite, the first ones in '2.bias', '2.weight', '0.bias'" in capsys.readouterr().out
 
 
-def test_a_step_that_goes_well_now_is_told(tmp_path, capsys):
+def test_a_step_that_succeeds_on_replay_is_reported(tmp_path, capsys):
     _, path = failed(tmp_path, [FailAt()])
     replay(boxed(tmp_path / "other"), path)
     out = capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_a_step_that_goes_well_now_is_told(tmp_path, capsys):
     assert "The step went through without an error this time." in out
 
 
-def test_an_error_after_the_update_is_told_as_such(tmp_path, capsys):
+def test_an_error_after_the_update_is_reported_with_a_warning_about_the_weights(tmp_path, capsys):
     @on("after_step")
     def fail(learn):
         raise ZeroDivisionError
@@ -144,7 +144,7 @@ def test_an_error_after_the_update_is_told_as_such(tmp_path, capsys):
 
 
 def objects_as_batch(learn):
-    """Batches that are objects, with a function that splits them."""
+    """Replace the batches by objects and a function that splits them."""
 
     class Pair:
         def __init__(self, pair):
@@ -155,7 +155,7 @@ def objects_as_batch(learn):
     return learn
 
 
-def test_a_batch_that_no_file_holds_is_replayed_by_its_inputs_and_targets(tmp_path, capsys):
+def test_a_batch_that_cannot_be_saved_is_replayed_by_its_inputs_and_targets(tmp_path, capsys):
     watch, other = Watch(), Watch()
     learn = objects_as_batch(boxed(tmp_path, plugins=[watch, FailAt()]))
     with pytest.raises(ZeroDivisionError):
@@ -169,7 +169,7 @@ def test_a_batch_that_no_file_holds_is_replayed_by_its_inputs_and_targets(tmp_pa
     assert "not saved: batch is of type" in capsys.readouterr().out
 
 
-def test_a_step_of_which_inputs_are_lost_too_cannot_be_run_again(tmp_path):
+def test_a_step_whose_inputs_are_lost_too_cannot_be_replayed(tmp_path):
     class Holder(nn.Module):
         def __init__(self):
             super().__init__()
@@ -204,7 +204,7 @@ def test_a_file_of_another_model_or_kind_is_refused(tmp_path):
         replay(learn, learn.save(tmp_path / "checkpoint.pt"))
 
 
-def test_a_folder_without_a_step_or_a_recipe_is_told(tmp_path):
+def test_a_folder_without_a_step_or_a_recipe_is_refused(tmp_path):
     with pytest.raises(Mistake, match=r"contains no blackbox\.pt"):
         replay_run(tmp_path)
     failed(tmp_path / "below", [FailAt()])
@@ -232,7 +232,7 @@ class Line(nn.Linear):
 """
 
 
-def test_the_step_of_a_recipe_s_run_is_run_again_from_its_folder_alone(tmp_path, monkeypatch, capsys):
+def test_the_step_of_a_recipe_is_replayed_from_its_folder_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "models.py").write_text(MODEL)

@@ -1,4 +1,4 @@
-"""Training recipes against the same steps by hand, and the search for a rate."""
+"""Training recipes equal the same hand-written steps; the search for a rate."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Seen:
         self.rates: list[list[float]] = []
         self.momentums: list[float] = []
 
-    def plugin(self):
+    def callback(self):
         @on("after_step")
         def look(learn):
             groups = learn.optimizer.param_groups
@@ -73,7 +73,7 @@ def values(annealer, n_steps: int) -> list[float]:
 
 def test_one_cycle_by_layer_group():
     learn, seen = make(), Seen()
-    learn.fit_one_cycle(2, slice(0.01, 0.1), callbacks=[seen.plugin()])
+    learn.fit_one_cycle(2, slice(0.01, 0.1), callbacks=[seen.callback()])
     assert [rates[0] for rates in seen.rates] == pytest.approx(
         values(one_cycle(0.01 / 25, 0.01, 0.01 / 1e5), 10)
     )
@@ -87,21 +87,21 @@ def test_one_cycle_by_layer_group():
 def test_rates_of_the_optimizer_are_the_peaks_by_default():
     learn, seen = make(), Seen()
     learn.optimizer.param_groups[0]["lr"] = 0.05
-    learn.fit_one_cycle(2, callbacks=[seen.plugin()])
+    learn.fit_one_cycle(2, callbacks=[seen.callback()])
     assert [max(rates) for rates in zip(*seen.rates, strict=True)] == pytest.approx([0.05, 0.1], rel=0.05)
 
 
-def test_an_optimizer_without_momentum_gets_none():
+def test_an_optimizer_without_momentum_trains_without_momentum():
     learn, seen = make(partial(torch.optim.SGD, lr=0.1)), Seen()
-    learn.fit_one_cycle(1, callbacks=[seen.plugin()])
+    learn.fit_one_cycle(1, callbacks=[seen.callback()])
     assert set(seen.momentums) == {0}
 
 
 def test_flat_cos_and_sgdr():
     learn, flat, cycles = make(), Seen(), Seen()
-    learn.fit_flat_cos(2, 0.2, callbacks=[flat.plugin()])
+    learn.fit_flat_cos(2, 0.2, callbacks=[flat.callback()])
     assert [rates[1] for rates in flat.rates] == pytest.approx(values(flat_cos(0.2, 0.2e-5), 10))
-    learn.fit_sgdr(2, 1, 0.2, callbacks=[cycles.plugin()])
+    learn.fit_sgdr(2, 1, 0.2, callbacks=[cycles.callback()])
     assert len(cycles.rates) == 15
     assert [rates[1] for rates in cycles.rates] == pytest.approx(values(sgdr(0.2, 0, 2, 2.0), 15))
     assert cycles.rates[0] == cycles.rates[5] == [0.2, 0.2]
@@ -120,7 +120,7 @@ def test_fine_tune_is_freeze_fit_unfreeze_fit():
     assert len(ours.history) == 3
 
 
-def test_the_first_part_of_fine_tune_leaves_the_first_group():
+def test_the_first_part_of_fine_tune_does_not_change_the_first_group():
     learn = make()
     before = copy.deepcopy(learn.model[0].state_dict())
     kept = []
@@ -134,7 +134,7 @@ def test_the_first_part_of_fine_tune_leaves_the_first_group():
 
 
 @pytest.mark.parametrize("cut_at", [2, 6, 8, 13, 21])
-def test_fine_tune_goes_on_where_it_was_cut(tmp_path, cut_at):
+def test_fine_tune_resumes_where_it_was_interrupted(tmp_path, cut_at):
     whole = make(callbacks=[Checkpoint(tmp_path / "whole", "2 steps")])
     whole.fine_tune(2, 0.1)
     cut = make(callbacks=[Checkpoint(tmp_path / "cut", "2 steps"), Cut(cut_at)])
@@ -160,7 +160,7 @@ def test_fine_tune_goes_on_where_it_was_cut(tmp_path, cut_at):
         (lambda learn: learn.fine_tune(1, 0.1, lr_mult=0), ValueError, "lr_mult=0"),
     ],
 )
-def test_what_cannot_be_is_refused(call, error, words):
+def test_invalid_arguments_are_refused(call, error, words):
     learn = make()
     with pytest.raises(error, match=words):
         call(learn)
@@ -168,12 +168,12 @@ def test_what_cannot_be_is_refused(call, error, words):
     assert all(each.requires_grad for each in learn.model.parameters())
 
 
-def test_one_group_cannot_be_fine_tuned():
+def test_a_model_with_one_group_cannot_be_fine_tuned():
     with pytest.raises(ValueError, match="splitter="):
         make(splitter=None).fine_tune(1)
 
 
-def test_a_schedule_beside_another_of_the_rate_is_refused():
+def test_two_schedules_of_the_rate_are_refused():
     learn = make(callbacks=[ParamScheduler({"lr": flat_cos(0.1)}, name="mine")])
     with pytest.raises(ValueError, match="both change lr"):
         learn.fit_one_cycle(1)
@@ -183,7 +183,7 @@ def test_a_schedule_beside_another_of_the_rate_is_refused():
 
 
 def traces(learn: Learner) -> list:
-    """All that a search could leave."""
+    """All state that a search could change."""
     return [
         [each.detach().clone() for each in learn.model.parameters()],
         copy.deepcopy(learn.optimizer.state_dict()),
@@ -198,7 +198,7 @@ def traces(learn: Learner) -> list:
             len(learn.history),
         ],
         [module.training for module in learn.model.modules()],
-        [id(plugin) for plugin in learn.callbacks],
+        [id(callback) for callback in learn.callbacks],
         [each.grad for each in learn.model.parameters()],
         dict(learn.results),
     ]
@@ -250,7 +250,7 @@ def test_the_losses_are_those_of_a_loop_at_growing_rates():
 def test_groups_keep_their_ratio():
     learn, seen = make(), Seen()
     learn.optimizer.param_groups[0]["lr"] = 0.01
-    learn.add_callbacks(seen.plugin())
+    learn.add_callbacks(seen.callback())
     learn.lr_find(1e-3, 1e-1, n_steps=10)
     assert all(low == pytest.approx(high / 10) for low, high in seen.rates)
 
@@ -262,15 +262,15 @@ def test_the_search_ends_when_the_loss_has_grown():
 
 
 @pytest.mark.parametrize(
-    "plugin", [lambda: SWA(200), lambda: SWA(lr=0.1), lambda: When(EMA(), start="1 epoch")]
+    "callback", [lambda: SWA(200), lambda: SWA(lr=0.1), lambda: When(EMA(), start="1 epoch")]
 )
-def test_those_that_average_sit_out_of_a_search(plugin):
-    alone, both = make(), make(callbacks=[plugin()])
+def test_averaging_callbacks_do_not_run_in_a_search(callback):
+    alone, both = make(), make(callbacks=[callback()])
     assert both.lr_find(n_steps=20).raw == alone.lr_find(n_steps=20).raw
     assert len(both.callbacks) == len(alone.callbacks) + 1
 
 
-def test_from_a_rate_too_high_nothing_can_be_told():
+def test_a_start_rate_that_is_too_high_is_refused():
     with pytest.raises(RuntimeError, match="lower rate than start"):
         make(partial(torch.optim.SGD, lr=0.1)).lr_find(1e30, 1e38)
 
@@ -284,7 +284,7 @@ def test_from_a_rate_too_high_nothing_can_be_told():
         ({"stop_factor": 0.5}, ValueError, "above 1"),
     ],
 )
-def test_settings_by_which_nothing_is_found_are_refused(settings, error, words):
+def test_settings_that_find_nothing_are_refused(settings, error, words):
     with pytest.raises(error, match=words):
         make().lr_find(**settings)
 
@@ -296,7 +296,7 @@ def valley_shaped() -> LRSearch:
     return LRSearch([10**at for at in logs], losses, losses)
 
 
-def test_suggestions_lie_where_they_should():
+def test_suggestions_are_near_the_known_rates():
     found = valley_shaped()
     assert 1e-3 < found.valley < 1e-1
     assert found.minimum == pytest.approx(1e-2, rel=0.3)
@@ -310,7 +310,7 @@ def test_the_longest_descent():
     assert longest_descent([1.0]) == (0, 0)
 
 
-def test_the_plot_has_losses_and_suggestions():
+def test_the_plot_shows_losses_and_suggestions():
     ax = valley_shaped().plot()
     labels = [line.get_label() for line in ax.get_lines()]
     assert labels[:2] == ["loss", "smoothed"]
@@ -332,17 +332,17 @@ def test_the_plot_has_losses_and_suggestions():
     ],
     ids=["one_cycle", "relative", "OneCycleLR", "StepLR"],
 )
-def test_the_plan_is_what_a_fit_does(scheduler):
+def test_the_planned_rates_equal_those_of_a_fit(scheduler):
     learn, seen = make(callbacks=[scheduler]), Seen()
     before = copy.deepcopy(learn.optimizer.state_dict())
     ax = learn.plot_schedule(3)
     assert learn.optimizer.state_dict() == before
     planned = [list(line.get_ydata()) for line in ax.get_lines()]
-    learn.fit(3, [seen.plugin()])
+    learn.fit(3, [seen.callback()])
     assert planned == [pytest.approx(list(rates)) for rates in zip(*seen.rates, strict=True)]
 
 
-def test_a_plan_that_there_is_not():
+def test_a_schedule_that_is_not_known_in_advance_is_refused():
     learn = make(callbacks=[TorchScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau)])
     with pytest.raises(ValueError, match="not known in advance"):
         learn.plot_schedule(1)
@@ -350,7 +350,7 @@ def test_a_plan_that_there_is_not():
         learn.plot_schedule(1, "weight_decay")
 
 
-def test_a_scheduler_of_another_hyperparameter_may_stand_beside_one_cycle():
+def test_a_scheduler_of_another_hyperparameter_may_run_beside_one_cycle():
     rates = []
 
     @on("after_step")
@@ -361,25 +361,25 @@ def test_a_scheduler_of_another_hyperparameter_may_stand_beside_one_cycle():
     assert set(rates) == {0.1}
 
 
-def test_a_scheduler_of_the_rate_beside_one_cycle_is_refused_for_the_rate():
+def test_a_scheduler_of_the_rate_beside_one_cycle_is_refused():
     with pytest.raises(ValueError, match=r"'param_scheduler'.*'fit_one_cycle' both change lr"):
         make(callbacks=[ParamScheduler({"lr": constant(0.1)})]).fit_one_cycle(1, 0.1)
 
 
-def test_the_marks_of_layer_groups_are_no_hyperparameters():
+def test_the_marks_of_layer_groups_are_not_hyperparameters():
     with pytest.raises(ValueError, match="SGD has no 'layer_group'"):
         make(callbacks=[ParamScheduler({"layer_group": constant(0.1)})]).fit(1)
 
 
-def test_fine_tuning_has_the_callbacks_of_an_iterator_in_both_parts():
-    heard = []
+def test_fine_tune_uses_the_callbacks_of_an_iterator_in_both_parts():
+    n_epochs = []
 
     @on("before_fit")
-    def hear(learn):
-        heard.append(learn.n_epochs)
+    def note(learn):
+        n_epochs.append(learn.n_epochs)
 
     model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
     data = torch.rand(4, 1), torch.rand(4, 1)
     learn = Learner(model, data, nn.functional.mse_loss, torch.optim.SGD, splitter=list, defaults=(ZeroGrad,))
-    learn.fine_tune(2, callbacks=iter([hear]))
-    assert heard == [1, 2]
+    learn.fine_tune(2, callbacks=iter([note]))
+    assert n_epochs == [1, 2]

@@ -1,4 +1,4 @@
-"""Tell whether two digits are of one class, as `siamese_network` in pytorch/examples does."""
+"""Decide whether two digits are of one class, as `siamese_network` in pytorch/examples does."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ class Siamese(nn.Module):
 
 
 class Pairs(Dataset):
-    """Pairs of noisy patterns, one half of them of the same class; the partner is drawn anew each time."""
+    """Pairs of noisy patterns, one half of them of the same class; the partner is drawn again each time."""
 
     def __init__(self, n_items):
         draw = torch.Generator().manual_seed(0)

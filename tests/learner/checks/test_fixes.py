@@ -1,4 +1,4 @@
-"""Errors that say what to change, and what works instead."""
+"""Errors suggest a fix, and the fix works."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def make(model, data, loss, *metrics, callbacks=()):
     return Learner(model, data, loss, SGD, callbacks, metrics, defaults=(ZeroGrad, Metrics, Recorder))
 
 
-#: What models, losses and metrics raise that are given something else than they take.
+#: What models, losses and metrics raise for an argument of the wrong type.
 SLIPS = (AttributeError, TypeError, ValueError, RuntimeError, ZeroDivisionError)
 
 
 def error_of(learn, act=lambda learn: learn.fit(1)):
-    """The notes of the error with which it fails."""
+    """The notes of the error that a function raises."""
     with pytest.raises(SLIPS) as caught:
         act(learn)
     return notes(caught.value)
@@ -79,7 +79,7 @@ def test_a_metric_of_one_target_says_how_to_choose_among_several():
     assert "def my_accuracy(preds, targets): return accuracy(preds, targets[0])" in found
 
 
-def test_what_the_messages_say_works():
+def test_the_fixes_that_the_messages_suggest_work():
     class MyRMSE(RMSE):
         def update(self, preds, targets):
             super().update(preds[0], targets)
@@ -93,7 +93,7 @@ def test_what_the_messages_say_works():
     assert "valid_my_accuracy" in learn.fit(1)[0]
 
 
-def test_a_metric_that_takes_several_targets_gets_them_one_by_one_as_the_loss_does():
+def test_a_metric_that_takes_several_targets_gets_them_one_by_one_like_the_loss():
     def cost(preds, targets, weights):
         return weighted(preds, targets, weights)
 
@@ -135,7 +135,7 @@ LEFT_OVER = {
 
 
 @pytest.mark.parametrize("kind", LEFT_OVER)
-def test_a_last_batch_of_one_with_batch_norm_is_seen_by_check_and_explained_by_the_error(kind, capsys):
+def test_a_last_batch_of_one_item_with_batch_norm_is_found_by_check_and_explained_by_the_error(kind, capsys):
     learn = make(norm_net(), LEFT_OVER[kind](), F.mse_loss)
     report = learn.check()
     assert any("on which batch norm will fail" in each for each in report.warnings)
@@ -161,7 +161,7 @@ def test_a_last_batch_of_one_with_batch_norm_is_seen_by_check_and_explained_by_t
     ],
     ids=["dropped", "two left", "dropped by the loader", "no norm", "several values per channel"],
 )
-def test_check_warns_of_no_batch_of_one_that_trains(model, data, capsys):
+def test_check_does_not_warn_about_a_batch_of_one_item_that_trains(model, data, capsys):
     learn = make(model(), data(), F.mse_loss)
     assert not any("batch norm" in each for each in learn.check().warnings)
     learn.fit(1)
@@ -216,7 +216,7 @@ def test_without_a_loss_in_validation_metrics_are_measured_and_no_valid_loss():
 
 
 @pytest.mark.parametrize("watch", [EarlyStopping, ReduceLROnPlateau])
-def test_a_monitor_of_a_loss_that_is_not_there_is_refused_after_the_first_epoch(watch):
+def test_a_monitor_of_a_missing_loss_is_refused_after_the_first_epoch(watch):
     learn = make(Detector(), detection(n_inputs=2), total_in_training, callbacks=[watch("valid_loss")])
     with pytest.raises(ValueError, match=r"nothing of that name is measured.*train_loss"):
         learn.fit(3)

@@ -1,4 +1,4 @@
-"""`learn.check()` on learners that are wrong: it runs, tells, and leaves no trace."""
+"""`learn.check()` on broken learners: it runs, reports the problem, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def other_optimizer(learn):
 
 @on("after_pred")
 def breaks(learn):
-    raise ZeroDivisionError("broken plug-in")
+    raise ZeroDivisionError("broken callback")
 
 
 @on("before_fit")
@@ -54,7 +54,7 @@ def batches(inputs=(8, 3), targets=(8, 1), **options) -> Data:
     return Data([(torch.randn(inputs), torch.randn(targets))], **options)
 
 
-WRONG = {
+BROKEN = {
     "76 empty": (lambda: learner_of(data=Data([])), "gives no batch"),
     "76 empty function": (lambda: learner_of(data=Data(lambda: iter(()))), "gives no batch"),
     "76 drop_last": (
@@ -93,7 +93,7 @@ WRONG = {
     "92 text": (lambda: spoilt(text_rate), "lr must be"),
     "95 no optimizer": (lambda: learner_of(optimizer=None), "optimizer is None"),
     "no zero_grad": (lambda: learner_of(defaults=()), "no callback zeroes the gradients"),
-    "broken plug-in": (lambda: learner_of(callbacks=[breaks]), "broken plug-in; in callback"),
+    "broken callback": (lambda: learner_of(callbacks=[breaks]), "broken callback; in callback"),
     "broken start": (lambda: learner_of(callbacks=[breaks_before]), None),
     "broken end": (lambda: learner_of(callbacks=[breaks_after]), None),
     "cancelled": (lambda: learner_of(callbacks=[cancels]), None),
@@ -114,19 +114,19 @@ def spoilt(change) -> Learner:
     return learn
 
 
-@pytest.mark.parametrize(("make", "said"), WRONG.values(), ids=WRONG)
-def test_check_runs_on_a_learner_that_is_wrong_and_says_how(make, said, capsys):
+@pytest.mark.parametrize(("make", "expected"), BROKEN.values(), ids=BROKEN)
+def test_check_runs_on_a_broken_learner_and_reports_the_problem(make, expected, capsys):
     learn = make()
     before = None if learn.device.type == "meta" else checksum(learn)
     report = learn.check()
-    if said is not None:
+    if expected is not None:
         assert not report.ok
-        assert re.search(said, "\n".join(report.errors)), report.errors
+        assert re.search(expected, "\n".join(report.errors)), report.errors
     assert before is None or checksum(learn) == before
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_check_without_gradients_around_it_says_so_and_looks_all_the_same(context, capsys):
+def test_check_within_no_grad_reports_it_and_examines_all_the_same(context, capsys):
     learn = learner_of()
     with context():
         report = learn.check()
@@ -135,7 +135,7 @@ def test_check_without_gradients_around_it_says_so_and_looks_all_the_same(contex
 
 
 @pytest.mark.parametrize("lazy", [True, False], ids=["lazy", "inference"])
-def test_models_that_cannot_be_copied_are_told_of(lazy, capsys):
+def test_models_that_cannot_be_copied_are_reported(lazy, capsys):
     if lazy:
         report = learner_of(nn.LazyLinear(1)).check()
         assert "lazy layers" in report.warnings[0]
@@ -146,7 +146,7 @@ def test_models_that_cannot_be_copied_are_told_of(lazy, capsys):
         assert "made under torch.inference_mode()" in report.errors[0]
 
 
-def test_several_faults_are_in_one_report(capsys):
+def test_several_problems_are_in_one_report(capsys):
     learn = learner_of(data=batches(targets=(8,), valid=[]), optimizer=None)
     report = learn.check()
     assert len(report.errors) == 3
