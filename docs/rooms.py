@@ -1,0 +1,98 @@
+"""Draw the rooms of both floors from the imports of the code: `python docs/rooms.py`.
+
+Each row is a room, in the order that `lint-imports` checks (see `pyproject.toml`): a room imports only rooms below it.
+An arc on the right is an import downwards. An import upwards would be drawn on the left, in red.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDTH = 7.2  # of a room's box; its height is below 1, the distance between two rows
+
+
+def main() -> None:
+    """Draw both floors side by side into `docs/pictures/rooms.png`."""
+    figure = Figure(figsize=(15, 7), layout="constrained")
+    for ax, floor in zip(figure.subplots(1, 2), ("learner", "callbacks"), strict=True):
+        draw_floor(ax, floor, layers_of(floor))
+    figure.savefig(ROOT / "docs" / "pictures" / "rooms.png", dpi=90)
+
+
+def layers_of(floor: str) -> list[str]:
+    """Rooms from top to bottom, as the contract for this floor lists them."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    return next(each["layers"] for each in contracts if each.get("containers") == [floor])
+
+
+def draw_floor(ax: Axes, floor: str, layers: list[str]) -> None:
+    """A box per room, an arc per pair of rooms of which one imports the other."""
+    height = {room: len(layers) - n for n, room in enumerate(layers)}
+    for room in layers:
+        draw_room(ax, floor, room, height[room])
+    for (above, below), n_imports in imports_between(floor, layers).items():
+        is_down = height[above] > height[below]
+        x, bend = (WIDTH, -0.42) if is_down else (0, -0.42)
+        arc = FancyArrowPatch(
+            (x, height[above] - 0.1),
+            (x, height[below] + 0.1),
+            connectionstyle=f"arc3,rad={bend}",
+            arrowstyle="-|>",
+            mutation_scale=7,
+            linewidth=0.4 + 0.12 * n_imports**0.5,
+            color="0.45" if is_down else "red",
+        )
+        ax.add_patch(arc)
+    ax.set(xlim=(-0.3, WIDTH + 3.6), ylim=(0.3, len(layers) + 0.8), title=f"{floor}/")
+    ax.axis("off")
+
+
+def draw_room(ax: Axes, floor: str, room: str, y: int) -> None:
+    """Its name, what it holds, and how large it is."""
+    files = files_of(floor, room)
+    lines = sum(len(each.read_text(encoding="utf-8").splitlines()) for each in files)
+    size = f"{len(files)} files, {lines:,} lines" if len(files) > 1 else f"{lines:,} lines"
+    ax.add_patch(
+        FancyBboxPatch((0.05, y - 0.36), WIDTH - 0.1, 0.72, "round,pad=0.03", fc="#f4f6fa", ec="#5b6b8c")
+    )
+    ax.text(0.15, y + 0.12, room, weight="bold", size=9, va="center")
+    ax.text(WIDTH - 0.15, y + 0.12, size, size=7.5, va="center", ha="right", color="0.35")
+    ax.text(0.15, y - 0.19, summary_of(files[0]), size=7, va="center", color="0.2")
+
+
+def files_of(floor: str, room: str) -> list[Path]:
+    """The files of a room, which is a folder or one file."""
+    file = ROOT / floor / f"{room}.py"
+    return [file] if file.exists() else sorted((ROOT / floor / room).glob("*.py"))
+
+
+def summary_of(path: Path) -> str:
+    """The first sentence of its docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+
+
+def imports_between(floor: str, layers: list[str]) -> Counter[tuple[str, str]]:
+    """How many names one room imports from another."""
+    found: Counter[tuple[str, str]] = Counter()
+    for room in layers:
+        for path in files_of(floor, room):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    package, _, rest = node.module.partition(".")
+                    for other in [rest.split(".")[0]] if rest else [each.name for each in node.names]:
+                        if package == floor and other in layers and other != room:
+                            found[room, other] += len(node.names)
+    return found
+
+
+if __name__ == "__main__":
+    main()
