@@ -1,7 +1,7 @@
 """Draw the rooms of both floors from the imports of the code: `python docs/rooms.py`.
 
-Each row is a room, in the order that `lint-imports` checks (see `pyproject.toml`): a room imports only rooms below it.
-An arc on the right is an import downwards. An import upwards would be drawn on the left, in red.
+Each row is a room, in the order that `lint-imports` checks (see `pyproject.toml`): a room imports only rooms
+below it. An arc on the right is an import downwards. An import upwards would be drawn on the left, in red.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDTH = 7.2  # of a room's box; its height is below 1, the distance between two rows
+WIDTH = 8.6  # of a room's box; its height is below 1, the distance between two rows
 
 
 def main() -> None:
     """Draw both floors side by side into `docs/pictures/rooms.png`."""
-    figure = Figure(figsize=(15, 7), layout="constrained")
+    figure = Figure(figsize=(16, 7), layout="constrained")
     for ax, floor in zip(figure.subplots(1, 2), ("learner", "callbacks"), strict=True):
         draw_floor(ax, floor, layers_of(floor))
     figure.savefig(ROOT / "docs" / "pictures" / "rooms.png", dpi=90)
@@ -41,7 +41,7 @@ def draw_floor(ax: Axes, floor: str, layers: list[str]) -> None:
         draw_room(ax, floor, room, height[room])
     for (above, below), n_imports in imports_between(floor, layers).items():
         is_down = height[above] > height[below]
-        x, bend = (WIDTH, -0.42) if is_down else (0, -0.42)
+        x, bend = (WIDTH, -0.35) if is_down else (0, -0.35)
         arc = FancyArrowPatch(
             (x, height[above] - 0.1),
             (x, height[below] + 0.1),
@@ -52,7 +52,7 @@ def draw_floor(ax: Axes, floor: str, layers: list[str]) -> None:
             color="0.45" if is_down else "red",
         )
         ax.add_patch(arc)
-    ax.set(xlim=(-0.3, WIDTH + 3.6), ylim=(0.3, len(layers) + 0.8), title=f"{floor}/")
+    ax.set(xlim=(-0.3, WIDTH + 2.6), ylim=(0.3, len(layers) + 0.8), title=f"{floor}/")
     ax.axis("off")
 
 
@@ -64,9 +64,9 @@ def draw_room(ax: Axes, floor: str, room: str, y: int) -> None:
     ax.add_patch(
         FancyBboxPatch((0.05, y - 0.36), WIDTH - 0.1, 0.72, "round,pad=0.03", fc="#f4f6fa", ec="#5b6b8c")
     )
-    ax.text(0.15, y + 0.12, room, weight="bold", size=9, va="center")
+    ax.text(0.15, y + 0.12, files[0].name if len(files) == 1 else room, weight="bold", size=9, va="center")
     ax.text(WIDTH - 0.15, y + 0.12, size, size=7.5, va="center", ha="right", color="0.35")
-    ax.text(0.15, y - 0.19, summary_of(files[0]), size=7, va="center", color="0.2")
+    ax.text(0.15, y - 0.19, summary_of(files[0]), size=6.6, va="center", color="0.2")
 
 
 def files_of(floor: str, room: str) -> list[Path]:
