@@ -35,7 +35,7 @@ def layers_of(floor: str) -> list[str]:
 
 
 def draw_floor(ax: Axes, floor: str, layers: list[str]) -> None:
-    """A box per room, an arc per pair of rooms of which one imports the other."""
+    """A box per room, an arc per pair of rooms where one imports the other."""
     height = {room: len(layers) - n for n, room in enumerate(layers)}
     for room in layers:
         draw_room(ax, floor, room, height[room])
