@@ -21,7 +21,6 @@ from callbacks.core.contract import (
     on,
 )
 from callbacks.core.every import Every
-from callbacks.core.history import History
 from callbacks.core.missing_names import missing_callback as _missing_callback
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import When
@@ -31,6 +30,7 @@ from callbacks.guard.blackbox import BlackBox
 from callbacks.guard.pruning import OptunaPruning
 from callbacks.guard.stop_on_nan import StopOnNaN, StopOnNaNGradient
 from callbacks.guard.stopping import EarlyStopping
+from callbacks.history.history import History
 from callbacks.inspect.activations import ActivationStats
 from callbacks.inspect.flow import GradientFlow
 from callbacks.inspect.prediction_plots import PlotSnapshots

@@ -1,10 +1,6 @@
 """The small data sets under the path that users import; the code is in `data/datasets.py`."""
 
-from learner.data.datasets import (
-    article,
-    diabetes,
-    digits,
-)
+from learner.data.datasets import article, diabetes, digits
 
 __all__ = [
     "article",

@@ -10,19 +10,13 @@ from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, Direction
 from callbacks.core.given import as_callbacks
-from callbacks.core.history import History
 from callbacks.core.registry import Callbacks
+from callbacks.history.history import History
 from learner.checks import preflight
 from learner.checks.processes import check_processes
 from learner.data.data import as_data
 from learner.engine import again, groups
-from learner.engine.composition import (
-    DEFAULT_CALLBACKS,
-    as_list,
-    found_in,
-    metrics_of,
-    with_defaults,
-)
+from learner.engine.composition import DEFAULT_CALLBACKS, as_list, found_in, metrics_of, with_defaults
 from learner.engine.explain import explain
 from learner.engine.groups import Splitter
 from learner.engine.interrupt import interruptible

@@ -1,8 +1,6 @@
 """Replay under the path that users import; the code is in `tools/replay.py`."""
 
-from learner.tools.replay import (
-    replay,
-)
+from learner.tools.replay import replay
 
 __all__ = [
     "replay",

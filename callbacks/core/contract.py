@@ -16,8 +16,8 @@ from enum import IntEnum
 from typing import Any, ClassVar
 
 from callbacks.core.definition import check_class, check_event, check_hook, is_plain
-from callbacks.core.direction import Direction as Direction
 from callbacks.core.protocol import LearnerProtocol as LearnerProtocol
+from callbacks.history.direction import Direction as Direction
 from callbacks.model.declared import objects_of, put_values, values_of
 
 EVENTS = (

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from callbacks.core.direction import Direction
-from callbacks.core.history import History
+from callbacks.history.direction import Direction
+from callbacks.history.history import History
 
 if TYPE_CHECKING:
     import torch

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, LearnerProtocol
-from callbacks.core.drawing import draw_histograms, draw_lines, new_axes, new_figure
 from callbacks.core.settings import check_count, is_number
 from callbacks.core.warning import warn
+from callbacks.history.drawing import draw_histograms, draw_lines, new_axes, new_figure
 from callbacks.inspect.recording import Recording, stacked
 from callbacks.model.held import Held
 from callbacks.model.named import find_layers

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import LearnerProtocol
-from callbacks.core.drawing import draw_lines, new_axes
+from callbacks.history.drawing import draw_lines, new_axes
 from callbacks.inspect.recording import ParameterRecorder, stacked
 
 if TYPE_CHECKING:

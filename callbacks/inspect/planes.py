@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from callbacks.core.drawing import new_axes
+from callbacks.history.drawing import new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

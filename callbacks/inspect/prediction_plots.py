@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
-from callbacks.core.drawing import png_of
 from callbacks.core.every import Every
 from callbacks.core.output import Output
+from callbacks.history.drawing import png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

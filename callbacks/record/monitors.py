@@ -12,7 +12,7 @@ import torch
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol
 from callbacks.core.modules import trained_parameters
-from callbacks.core.scalars import Scalars, mean_and_largest
+from callbacks.history.scalars import Scalars, mean_and_largest
 from callbacks.model.norms import total_norm
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
-from callbacks.core.history import show
 from callbacks.core.output import Output, print_line
+from callbacks.history.history import show
 from callbacks.record.bar import Bar, can_show_a_bar
 from callbacks.results.loss_weight import LossWeight
 from callbacks.results.means import Mean

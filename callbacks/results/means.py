@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacks.core.scalars import Scalars, read_both
+from callbacks.history.scalars import Scalars, read_both
 
 
 class Mean:

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.modules import trained_parameters
-from callbacks.core.scalars import Scalars, mean_and_largest
 from callbacks.core.when import window_of
+from callbacks.history.scalars import Scalars, mean_and_largest
 from callbacks.model.norms import clip_by_norm, total_norm
 
 

@@ -8,15 +8,7 @@ import shutil
 import textwrap
 
 from learner.cli.parser import Parser, Verbs
-from learner.recipes.names import (
-    KINDS,
-    first_line,
-    installed,
-    known,
-    load_entry_point,
-    signature_of,
-    table,
-)
+from learner.recipes.names import KINDS, first_line, installed, known, load_entry_point, signature_of, table
 from learner.recipes.recipe_errors import Mistake, closest
 from learner.recipes.user_code import UnusableName
 

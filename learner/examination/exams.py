@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from callbacks.core.history import show
 from callbacks.core.modules import loss_parameters, modules_beside
+from callbacks.history.history import show
 from callbacks.optim.optimizers import title_of as optimizer_title
 from callbacks.place.device import map_tensors
 from learner.checks.data_checks import item_faults

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from callbacks.core import draws
-from callbacks.core.history import show
+from callbacks.history.history import show
 from callbacks.place.device import map_tensors
 from learner.checks.cures import ONE_VALUE, drop_cure, why_one_is_left
 from learner.checks.data_checks import n_left_over

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.core.history import History
+from callbacks.history.history import History
 from callbacks.results.numbers import Results, as_results, results_of
 from learner.data import items
 from learner.data.data import Data

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from callbacks.core.contract import Callback, LearnerProtocol
-from callbacks.core.history import History
 from callbacks.core.registry import Callbacks
+from callbacks.history.history import History
 from learner.passes.passes import Known
 from learner.state.moved_numbers import MovedNumbers
 from learner.state.position import Place, Span

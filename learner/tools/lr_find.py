@@ -81,7 +81,7 @@ class LRSearch:
         Returns:
             The axes; `.figure.savefig(path)` keeps the picture.
         """
-        from callbacks.core.drawing import new_axes
+        from callbacks.history.drawing import new_axes
 
         ax = ax or new_axes(6, 4)
         ax.plot(self.rates, self.raw, color="lightgrey", linewidth=1, label="loss")

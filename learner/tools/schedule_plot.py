@@ -94,7 +94,7 @@ def joined(learn: Any, name: str, plans: list[Planned]) -> list[list[float]]:
 def plot(learn: Any, n_epochs: int, name: str, ax: Axes | None) -> Axes:
     """Draw the values of all groups over the epochs."""
     series = values_of(learn, n_epochs, name)
-    from callbacks.core.drawing import new_axes
+    from callbacks.history.drawing import new_axes
 
     ax = ax or new_axes(6, 4)
     for number, values in enumerate(series):

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from callbacks.core.given import as_callbacks
-from callbacks.core.history import History
 from callbacks.core.settings import is_number
+from callbacks.history.history import History
 from callbacks.optim import hyperparameters
 from callbacks.schedule.annealers import flat_cos, one_cycle, sgdr
 from callbacks.schedule.param_scheduler import ParamScheduler

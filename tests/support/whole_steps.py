@@ -13,14 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW
 
-from callbacks import (
-    LearnerWarning,
-    Metrics,
-    Recorder,
-    WholeStep,
-    ZeroGrad,
-    on,
-)
+from callbacks import LearnerWarning, Metrics, Recorder, WholeStep, ZeroGrad, on
 from learner import Data, Learner
 
 N_EPOCHS, N_BATCHES = 3, 4

@@ -27,13 +27,7 @@ from whole_steps import (
     net,
 )
 
-from callbacks import (
-    ActivationCheckpointing,
-    Callback,
-    LearnerWarning,
-    WholeStep,
-    ZeroGrad,
-)
+from callbacks import ActivationCheckpointing, Callback, LearnerWarning, WholeStep, ZeroGrad
 from learner import Data, Learner
 
 

@@ -20,12 +20,7 @@ from whole_steps import (
     net,
 )
 
-from callbacks import (
-    GradientAccumulation,
-    GradientClip,
-    WholeStep,
-    ZeroGrad,
-)
+from callbacks import GradientAccumulation, GradientClip, WholeStep, ZeroGrad
 
 
 def of_aten(make):

@@ -16,11 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from whole_steps import ADAM, MOMENTUM, assert_close, by_hand, counting, doubles, fitted, learner_of
 
-from callbacks import (
-    Checkpoint,
-    WholeStep,
-    ZeroGrad,
-)
+from callbacks import Checkpoint, WholeStep, ZeroGrad
 from learner import Data
 
 

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from callbacks.core.scalars import JOIN_AT, Scalars
+from callbacks.history.scalars import JOIN_AT, Scalars
 
 
 class Elsewhere(torch.Tensor):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastcore.foundation import L
 
-from callbacks.core.direction import Direction, guess_direction
-from callbacks.core.drawing import new_axes
-from callbacks.core.scalars import Scalars
+from callbacks.history.direction import Direction, guess_direction
+from callbacks.history.drawing import new_axes
+from callbacks.history.scalars import Scalars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 from matplotlib.figure import Figure
 
-from callbacks.core.drawing import new_axes
+from callbacks.history.drawing import new_axes
 
 PNG = b"\x89PNG"
 
