@@ -68,7 +68,8 @@ def check_attributes(callbacks: list[Callback]) -> None:
 
 def overridden_by(callback: Callback) -> list[str]:
     """The operations that this callback overrides; an attribute such as `self.step = 0` does not."""
-    return [operation for operation in OPERATIONS if hasattr(type(callback), operation)]
+    names = set().union(*[vars(each) for each in type(callback).__mro__ if each is not object])
+    return [operation for operation in OPERATIONS if operation in names]
 
 
 def describe(callback: Callback) -> str:

@@ -203,8 +203,9 @@ def overrides_of(callbacks: Sequence[Callback]) -> dict[str, Callback]:
         ValueError: two callbacks override the same operation.
     """
     found: dict[str, Callback] = {}
+    overriding = [(each, names) for each in callbacks if (names := overridden_by(each))]
     for operation in OPERATIONS:
-        able = [each for each in callbacks if operation in overridden_by(each)]
+        able = [each for each, names in overriding if operation in names]
         able = [each for each in able if operation not in each.yields] or able
         if len(able) > 1:
             raise ValueError(

@@ -379,7 +379,7 @@ def test_a_buffer_that_a_bad_batch_has_replaced_comes_back():
     bad = doubles()
     bad[2] = (bad[2][0] * float("nan"), bad[2][1])
     learn = learner_of(Running(), StopOnNaN(skip=1), data=Data(bad))
-    with pytest.warns(LearnerWarning, match="left out"):
+    with pytest.warns(LearnerWarning, match="skipped"):
         learn.fit(1)
     model = Running()
     optimizer = SGD(model.parameters(), lr=0.1)

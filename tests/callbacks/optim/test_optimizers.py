@@ -648,5 +648,5 @@ def test_a_recipe_names_a_function_that_returns_several(tmp_path):
 
 
 def test_several_optimizers_cannot_be_written_as_a_recipe_and_the_message_says_what_to_write():
-    with pytest.raises(ValueError, match=r"several optimizers, Muon \+ AdamW\. .*models\.py:make"):
+    with pytest.raises(ValueError, match=r"(?s)several optimizers \(Muon \+ AdamW\)\. .*models\.py:make"):
         learner_to_recipe(learner_of(), 1, data="article")

@@ -30,7 +30,7 @@ def sound() -> Learner:
 
 
 def unsound() -> Learner:
-    return make(data=in_memory, callbacks=(Hidden(),))
+    return make(data=in_memory, plugins=(Hidden(),))
 
 
 def broken() -> Learner:
@@ -50,7 +50,7 @@ def test_a_callback_that_does_not_save_its_state_is_found():
     report = verify_resume(unsound, 2, n_kills=3, every="2 steps")
     assert not report.ok
     assert any({"weights", "history"} <= set(row.differing) for row in report.rows)
-    assert report.rows[0].ok  # cut at the first moment, it begins again
+    assert report.rows[0].ok  # killed at the first moment, it begins again
 
 
 def test_the_error_of_a_failing_training_is_reported():
