@@ -145,9 +145,9 @@ def shown_time(seconds: float) -> str:
 
 
 def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
-    """Measure what a training step costs, by operation and plug-in, for data and against a bare loop.
+    """Measure what a training step costs, by operation and callback, for data and against a bare loop.
 
-    Some steps are trained in a sandbox, several times over: no trace is left. Plug-ins that may write
+    Some steps are trained in a sandbox, several times over: no trace is left. Callbacks that may write
     files or send numbers are left out, and named.
 
     Args:

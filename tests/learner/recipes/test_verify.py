@@ -30,7 +30,7 @@ def sound() -> Learner:
 
 
 def unsound() -> Learner:
-    return make(data=in_memory, plugins=(Hidden(),))
+    return make(data=in_memory, callbacks=(Hidden(),))
 
 
 def broken() -> Learner:
