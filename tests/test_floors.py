@@ -39,7 +39,7 @@ def test_importing_leaves_the_random_state_alone():
 
 
 @pytest.mark.parametrize("package", [callbacks, learner])
-def test_every_public_name_is_there_and_told(package):
+def test_every_public_name_exists_and_is_listed(package):
     for name in package.__all__:
         thing = getattr(package, name)
         assert isinstance(thing, (tuple, str)) or getattr(thing, "__doc__", None) or name == "Direction", name

@@ -160,8 +160,8 @@ def test_every_suggested_attribute_exists(word):
     learn = make()
     assert not hasattr(learn, word)
     for meant in re.split(r", or | or |, ", LEARNER_WORDS[word]):
-        if plugin := re.match(r"the callback (\w+)", meant):
-            assert plugin.group(1) in callbacks.__all__
+        if callback := re.match(r"the callback (\w+)", meant):
+            assert callback.group(1) in callbacks.__all__
         elif "learn" not in meant and not meant.startswith(("as ", "in ", "and ")):
             assert hasattr(learn, re.match(r"\w+", meant).group())
 

@@ -259,7 +259,7 @@ class Odd(Callback):
 
 
 def test_case_25_a_state_that_cannot_be_kept_is_refused_by_name(tmp_path):
-    learn = make(tmp_path, data=in_memory, plugins=(Odd({"layers": [nn.Linear(1, 1)]}),))
+    learn = make(tmp_path, data=in_memory, callbacks=(Odd({"layers": [nn.Linear(1, 1)]}),))
     with pytest.raises(TypeError, match=r"callbacks\.odd\.thing\.layers\[0\] is of type"):
         learn.fit(1)
     assert not names(tmp_path)
@@ -270,7 +270,7 @@ def test_case_26_an_error_in_a_state_dict_names_its_plugin(tmp_path):
         def state_dict(self):
             raise KeyError("lost")
 
-    learn = make(tmp_path, data=in_memory, plugins=(Broken(),))
+    learn = make(tmp_path, data=in_memory, callbacks=(Broken(),))
     with pytest.raises(KeyError) as caught:
         learn.fit(1)
     assert "in Broken.state_dict" in "".join(caught.value.__notes__)
@@ -284,7 +284,7 @@ def go_bad(learn):
 
 
 def test_case_27_and_58_weights_that_are_nan_are_never_written(tmp_path):
-    learn = make(tmp_path, data=in_memory, plugins=(go_bad,))
+    learn = make(tmp_path, data=in_memory, callbacks=(go_bad,))
     with pytest.raises(FloatingPointError, match=r"step-000000003.pt was not written: '0.weight' holds NaN"):
         learn.fit(1)
     assert names(tmp_path) == ["step-000000001.pt", "step-000000002.pt"]
@@ -303,7 +303,7 @@ def spoil_bank(learn):
 
 
 def test_a_buffer_that_comes_to_hold_nan_is_reported_once(tmp_path):
-    learn = make(tmp_path, data=in_memory, plugins=(spoil_bank,))
+    learn = make(tmp_path, data=in_memory, callbacks=(spoil_bank,))
     learn.model.register_buffer("bank", torch.zeros(2))
     with pytest.warns(LearnerWarning, match=r"step-000000002.pt holds NaN in 'bank'") as caught:
         learn.fit(1)
@@ -311,7 +311,7 @@ def test_a_buffer_that_comes_to_hold_nan_is_reported_once(tmp_path):
 
 
 def test_a_buffer_that_held_nan_as_the_fit_began_is_not_reported(tmp_path, recwarn):
-    learn = make(tmp_path / "run", data=in_memory, plugins=(spoil_bank,))
+    learn = make(tmp_path / "run", data=in_memory, callbacks=(spoil_bank,))
     learn.model.register_buffer("bank", torch.full((2,), torch.nan))
     learn.save(tmp_path / "before.pt")
     learn.fit(1)
@@ -541,10 +541,10 @@ def test_case_46_a_plugin_that_refuses_its_state_leaves_all_as_it_was(run):
                 raise RuntimeError("no")
 
     plugin = Refuse()
-    learn = make(data=in_memory, plugins=(plugin,))
+    learn = make(data=in_memory, callbacks=(plugin,))
     plugin.n = 2
     path = learn.save(run / "mine.pt")
-    other = make(data=in_memory, plugins=(Refuse(),), seed=4)
+    other = make(data=in_memory, callbacks=(Refuse(),), seed=4)
     before = outcome(other)
     before = {name: before[name] for name in ("weights", "optimizer", "early stopping")}
     before["weights"] = {name: tensor.clone() for name, tensor in before["weights"].items()}

@@ -142,7 +142,7 @@ def test_must_refuses_a_second_fit_when_the_first_has_ended(tmp_path):
 def test_of_two_plug_ins_that_save_the_newest_file_counts(tmp_path):
     def learner():
         often = Checkpoint(tmp_path / "often", "1 step", name="often")
-        return make(tmp_path / "seldom", every="1 epoch", plugins=(often,))
+        return make(tmp_path / "seldom", every="1 epoch", callbacks=(often,))
 
     with pytest.raises(ZeroDivisionError):
         learner().fit(N_EPOCHS, callbacks=[Cut(20)])
@@ -167,14 +167,14 @@ def test_case_08_saving_does_not_change_the_run(tmp_path, every):
 @pytest.mark.parametrize("every", ["1 step", "0.000001 seconds"])
 @pytest.mark.parametrize("cut", [1, 2, 5, 9, 18])
 def test_case_10_gradients_under_way_are_kept(tmp_path, cut, every):
-    learn = run_cut(tmp_path / "run", cut, every=every, plugins=(Accumulate(),))
-    assert differs(outcome(learn), whole(plugins=(Accumulate(),))) == []
+    learn = run_cut(tmp_path / "run", cut, every=every, callbacks=(Accumulate(),))
+    assert differs(outcome(learn), whole(callbacks=(Accumulate(),))) == []
 
 
 def test_case_10_a_step_interval_saves_at_whole_updates_only(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path, plugins=(Accumulate(),)).fit(1, callbacks=[Cut(3)])
-    learn = make(tmp_path, plugins=(Accumulate(),))
+        make(tmp_path, callbacks=(Accumulate(),)).fit(1, callbacks=[Cut(3)])
+    learn = make(tmp_path, callbacks=(Accumulate(),))
     learn.load(tmp_path / "step-000000001.pt")
     assert learn.global_step == 1
     assert all(each.grad is None for each in learn.model.parameters())
@@ -204,7 +204,7 @@ def test_case_15_saving_by_time_is_exact(tmp_path):
 
 def test_two_fits_of_one_script_go_on_in_the_one_that_was_cut(tmp_path, capsys):
     def script(folder, cut=None):
-        learn = make(folder, plugins=())
+        learn = make(folder, callbacks=())
         learn.fit(1, resume="auto" if folder else "never")
         learn.fit(2, resume="auto" if folder else "never", callbacks=[Cut(cut)] if cut else [])
         return learn
@@ -251,7 +251,7 @@ def test_a_fit_that_was_stopped_in_mid_epoch_and_cut_at_once_does_not_train_on(t
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path, data=in_memory, plugins=(decide,)).fit(2, callbacks=[cut])
+        make(tmp_path, data=in_memory, callbacks=(decide,)).fit(2, callbacks=[cut])
     learn = make(tmp_path, data=in_memory)
     learn.fit(2, resume="must")
     assert (learn.global_step, learn.stop_reason, len(learn.history)) == (3, "enough", 1)
@@ -271,8 +271,8 @@ def test_validating_in_the_middle_leaves_the_pass_under_way(tmp_path):
             if learn.training:
                 learn.validate()
 
-    learn = run_cut(tmp_path / "run", 9, plugins=(Look(),))
-    assert differs(outcome(learn), whole(plugins=(Look(),))) == []
+    learn = run_cut(tmp_path / "run", 9, callbacks=(Look(),))
+    assert differs(outcome(learn), whole(callbacks=(Look(),))) == []
 
 
 def test_a_file_saved_by_hand_comes_back_whole(tmp_path):
@@ -292,7 +292,7 @@ def test_only_the_weights_can_be_loaded_into_another_composition(tmp_path):
     learn = make(data=in_memory)
     learn.fit(1)
     path = learn.save(tmp_path / "mine.pt")
-    again = make(data=in_memory, seed=5, plugins=(Accumulate(),))
+    again = make(data=in_memory, seed=5, callbacks=(Accumulate(),))
     again.load(path, only="model")
     assert differs(dict(again.model.state_dict()), dict(learn.model.state_dict())) == []
     assert again.global_step == 0

@@ -1,4 +1,4 @@
-"""What memory a piece of work takes, as the allocator tells torch's profiler."""
+"""What memory a piece of work takes, as the allocator reports it to torch's profiler."""
 
 from __future__ import annotations
 

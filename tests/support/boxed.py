@@ -19,7 +19,7 @@ def mse(preds, targets):
     return (preds - targets).square().mean()
 
 
-def boxed(folder, values=(1.0, 2.0, 3.0), plugins=(), dropout=False, loss_func=mse):
+def boxed(folder, values=(1.0, 2.0, 3.0), callbacks=(), dropout=False, loss_func=mse):
     """A learner of one batch for each value, which is the first item's."""
     torch.manual_seed(0)
     batches = [(torch.tensor([[value], [1.0], [2.0]]), torch.ones(3, 1)) for value in values]
@@ -32,6 +32,6 @@ def boxed(folder, values=(1.0, 2.0, 3.0), plugins=(), dropout=False, loss_func=m
         data,
         loss_func,
         optimizer,
-        [BlackBox(folder), *plugins],
+        [BlackBox(folder), *callbacks],
         defaults=(ZeroGrad, Metrics, Recorder),
     )

@@ -1,4 +1,4 @@
-"""Loaders of each kind, a run over one, and the same run cut and gone on with in a loader made anew."""
+"""Loaders of each kind, a run over one, and the same run interrupted and resumed with a new loader."""
 
 from __future__ import annotations
 
@@ -223,10 +223,12 @@ def whole_run(make):
 
 
 def resumed(make, mark, now, epoch, n_done):
-    """What a loader made anew gives after a cut, with how often items were fetched until the first batch."""
+    """What a new loader gives after an interruption, and how often it fetches before the first batch."""
     scramble(99)
     loader = make()
-    rest = positions.go_on(loader, lambda: give(loader), from_plain(mark), from_plain(now), n_done)
+    rest = positions.go_on(  # vocabulary: quoted
+        loader, lambda: give(loader), from_plain(mark), from_plain(now), n_done
+    )
     epochs = [train_on(rest, [])]
     for _ in range(epoch + 1, N_EPOCHS):
         positions.mark(loader)
@@ -250,7 +252,7 @@ def same(left, right):
     return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
 
 
-def assert_goes_on(make, cuts):
+def assert_resumes(make, cuts):
     epochs, saved = whole_run(make)
     for epoch, n_done in cuts:
         if (epoch, n_done) in saved:
@@ -259,9 +261,11 @@ def assert_goes_on(make, cuts):
 
 
 def rest_of_one(make, n_done=5):
-    """The rest of a pass by a loader made anew, and how often it has fetched each item."""
+    """The rest of a pass from a new loader, and how often it fetched each item."""
     _, saved = whole_run(make)
     scramble(99)
     loader = make()
-    rest = positions.go_on(loader, lambda: loader, *map(from_plain, saved[2, n_done]), n_done)
+    rest = positions.go_on(  # vocabulary: quoted
+        loader, lambda: loader, *map(from_plain, saved[2, n_done]), n_done
+    )
     return loader, rest

@@ -51,7 +51,9 @@ def checksum(learn: Learner) -> dict[str, str]:
         "loss": [each.numpy().tobytes() for each in getattr(learn.loss_func, "buffers", tuple)()],
         "history": learn.history.state_dict(),
         "modes": [module.training for module in learn.model.modules()],
-        "plug-ins": [(id(plugin), plugin.state_dict(), sorted(vars(plugin))) for plugin in learn.callbacks],
+        "callbacks": [
+            (id(callback), callback.state_dict(), sorted(vars(callback))) for callback in learn.callbacks
+        ],
         "clock": [
             getattr(learn, name)
             for name in (

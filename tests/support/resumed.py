@@ -1,4 +1,4 @@
-"""A training with everything that can go wrong on resume, cut anywhere, and what it came to."""
+"""A training with everything that can go wrong on resume, interrupted anywhere, and its outcome."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def in_memory() -> Data:
 
 
 class Cut(Callback):
-    """Raise after so many batches, of training and validation, when all others have heard of them."""
+    """Raise after so many batches, of training and validation, after all other callbacks."""
 
     order = Order.SAVE
 
@@ -92,7 +92,7 @@ class Interrupt(Callback):
 
 
 class Cycle(OneCycleLR):
-    """One cycle, of another length than the fit: of torch's own that would be told."""
+    """One cycle whose length differs from the fit's: for torch's own class that raises a warning."""
 
 
 class Accumulate(Callback):
@@ -127,7 +127,7 @@ def make(
     *,
     data: Callable[[], Data] = shuffled,
     every: str = "1 step",
-    plugins: tuple[Callback, ...] = (),
+    callbacks: tuple[Callback, ...] = (),
     seed: int = 0,
     **options: Any,
 ) -> Learner:
@@ -146,7 +146,7 @@ def make(
             TorchScheduler(partial(Cycle, max_lr=0.1, total_steps=100), every="1 step"),
             EarlyStopping("valid_loss", patience=2, restore_best=True),
             Seen(),
-            *plugins,
+            *callbacks,
             *saving,
         ],
         metrics=[RMSE],

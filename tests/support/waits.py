@@ -1,4 +1,4 @@
-"""A pretend device on which reading a number is no error but counted: who waits, where, how often."""
+"""A pretend device that counts each read of a number: who waits, where, how often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused when a plug-in's class is defined, and what is not."""
+"""What is refused when a callback's class is defined, and what is not."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_misspelt_event_is_found_whatever_kind_of_method_it_is(wrap):
         define("after_bacth", wrap(lambda learn: None))
 
 
-def test_the_message_lists_the_events_and_tells_how_to_keep_a_helper():
+def test_the_message_lists_the_events_and_shows_how_to_keep_a_helper():
     with pytest.raises(TypeError, match=r"call it _after_bacth\. The events are: before_fit, .*zero_grad"):
         define("after_bacth", lambda self, learn: None)
 
@@ -85,7 +85,7 @@ def test_private_methods_are_ones_own(name):
     define(name, lambda self, learn: None)
 
 
-def test_attributes_and_classes_within_are_no_misspelt_events():
+def test_attributes_and_inner_classes_are_not_taken_for_misspelt_events():
     class Mine(Callback):
         after_math = 3
         after_image = ()
@@ -166,7 +166,7 @@ def test_a_hook_that_cannot_be_called_with_the_learner_alone_is_refused(kind, na
     [None, 0, "text", property(lambda self: print), type("Inner", (), {})],
     ids=lambda each: str(type(each)),
 )
-def test_what_is_no_method_cannot_be_a_hook(member):
+def test_only_a_method_can_be_a_hook(member):
     with pytest.raises(TypeError, match=r"Mine\.step is .*but step is a moment of the loop.*another name"):
         define("step", member)
 
@@ -191,7 +191,7 @@ class AsyncCaller:
 @pytest.mark.parametrize(
     "member", [coroutine, generator, async_generator, staticmethod(coroutine), AsyncCaller()], ids=title_of
 )
-def test_a_hook_of_which_the_body_would_never_run_is_refused(member):
+def test_a_hook_whose_body_would_never_run_is_refused(member):
     with pytest.raises(TypeError, match="is async or has a yield in it, so its body would never run"):
         define("after_batch", member)
 
@@ -200,21 +200,21 @@ def test_a_hook_of_which_the_body_would_never_run_is_refused(member):
 
 
 class Base(Callback):
-    heard = ()
+    called = ()
 
     def after_epoch(self, learn):
-        self.heard = (*self.heard, "base")
+        self.called = (*self.called, "base")
 
 
 def test_a_subclass_may_override_a_hook_and_call_it(make_learner):
     class Sub(Base):
         def after_epoch(self, learn):
             super().after_epoch(learn)
-            self.heard = (*self.heard, "sub")
+            self.called = (*self.called, "sub")
 
     learn = make_learner(callbacks=[Sub()])
     learn.fit(1)
-    assert learn.callbacks.sub.heard == ("base", "sub")
+    assert learn.callbacks.sub.called == ("base", "sub")
 
 
 def test_a_subclass_may_switch_a_hook_off(make_learner):
@@ -223,7 +223,7 @@ def test_a_subclass_may_switch_a_hook_off(make_learner):
 
     learn = make_learner(callbacks=[Quiet()])
     learn.fit(1)
-    assert learn.callbacks.quiet.heard == ()
+    assert learn.callbacks.quiet.called == ()
 
 
 def test_a_subclass_has_a_name_of_its_own():
@@ -233,17 +233,17 @@ def test_a_subclass_has_a_name_of_its_own():
     assert (Base.name, VeryOwn.name) == ("base", "very_own")
 
 
-def test_a_mixins_hook_is_heard(make_learner):
+def test_a_mixins_hook_is_called(make_learner):
     class Mixin:
         def after_epoch(self, learn):
-            self.heard = True
+            self.called = True
 
     class Mixed(Mixin, Callback):
         pass
 
     learn = make_learner(callbacks=[Mixed()])
     learn.fit(1)
-    assert learn.callbacks.mixed.heard
+    assert learn.callbacks.mixed.called
 
 
 def test_a_mixins_operation_is_called(make_learner):
@@ -342,7 +342,7 @@ def test_attributes_in_another_form_than_the_contracts_are_refused(attribute, va
         define(attribute, value)
 
 
-def test_a_property_may_tell_an_attribute_later():
+def test_a_property_may_return_an_attribute_later():
     class Mine(Callback):
         @property
         def state(self):
@@ -453,12 +453,12 @@ class Keeper:
 )
 def test_methods_partials_lambdas_and_callables_become_plug_ins(function, make_learner):
     keeper = Keeper()
-    for plugin in (
+    for callback in (
         on("after_epoch")(functools.partial(function, keeper)),
         on("after_epoch", name="bound")(keeper.keep),
     ):
         keeper.seen.clear()
-        learn = make_learner(callbacks=[plugin])
+        learn = make_learner(callbacks=[callback])
         learn.fit(2)
         assert keeper.seen == [0, 1]
     on("after_epoch")(keeper)
@@ -477,12 +477,12 @@ def test_a_function_can_do_an_operation(make_learner):
 
 
 @pytest.mark.parametrize("event", ["after_bacth", "on_epoch_end", "epoch", "", None, 3])
-def test_on_refuses_what_is_no_event(event):
+def test_on_refuses_an_unknown_event(event):
     with pytest.raises(TypeError, match=r"on\(.*\): there is no such event. Did you mean '.*The events are"):
         on(event)
 
 
-def test_on_without_the_event_is_told():
+def test_on_without_the_event_is_refused():
     with pytest.raises(TypeError, match='on needs the event: write @on\\("after_batch"\\)'):
 
         @on

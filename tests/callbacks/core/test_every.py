@@ -88,7 +88,7 @@ def test_seconds_are_due_when_so_many_have_passed_since_the_last_time(monkeypatc
     assert (Every("2 minutes").number, Every("1 hour").unit) == (2, "hour")
 
 
-def test_steps_go_on_in_a_second_fit_and_epochs_begin_anew():
+def test_a_second_fit_continues_the_steps_and_restarts_the_epochs():
     due = Due("5 steps")
     learn = make(due)
     learn.fit(1)
@@ -102,7 +102,7 @@ def test_steps_go_on_in_a_second_fit_and_epochs_begin_anew():
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_after_a_snapshot_is_put_back_the_same_steps_are_due_again(started):
+def test_after_a_snapshot_is_restored_the_same_steps_are_due_again(started):
     due = Due("3 steps", started=started)
     learn = make(due, n_batches=5)
     learn.fit(1)
@@ -127,7 +127,7 @@ def test_one_is_made_of_another_and_reads_as_it_was_written():
     assert (Every("10 Steps").number, Every("1e6samples").number) == (10, 1e6)
 
 
-def test_a_plugin_shows_its_interval_among_its_settings():
+def test_a_callback_shows_its_interval_among_its_settings():
     assert "every=Every('2 epochs')" in repr(Due("2 epochs"))
 
 
@@ -139,7 +139,7 @@ def test_a_plugin_shows_its_interval_among_its_settings():
         *("nan steps", "inf seconds", "1e999 steps", "1e999 seconds"),
     ],
 )
-def test_what_is_no_interval_is_refused_with_an_example(interval):
+def test_an_invalid_interval_is_refused_with_an_example(interval):
     with pytest.raises(ValueError, match="write a positive number and a unit, as in '10 steps'") as caught:
         Every(interval)
     assert str(caught.value).startswith(f"every={interval!r}: ")

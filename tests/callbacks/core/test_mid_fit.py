@@ -1,4 +1,4 @@
-"""What is replaced or added in the middle of a fit is taken up, or told of: against loops by hand."""
+"""What is replaced or added in the middle of a fit is used, or reported: compared with loops by hand."""
 
 from __future__ import annotations
 
@@ -59,14 +59,16 @@ def line() -> nn.Linear:
     return nn.Linear(1, 1).double()
 
 
-def learner_of(model, *plugins, optimizer=None, loss_func=F.mse_loss, data=None, **options) -> Learner:
+def learner_of(model, *callbacks, optimizer=None, loss_func=F.mse_loss, data=None, **options) -> Learner:
     options.setdefault("defaults", (ZeroGrad, Metrics, Recorder))
     optimizer = partial(SGD, lr=0.1) if optimizer is None else optimizer
-    return Learner(model, Data(doubles()) if data is None else data, loss_func, optimizer, plugins, **options)
+    return Learner(
+        model, Data(doubles()) if data is None else data, loss_func, optimizer, callbacks, **options
+    )
 
 
 def at(event, epoch, batch, function, **options):
-    """A plug-in that calls a function once, in training."""
+    """A callback that calls a function once, in training."""
 
     options.setdefault("name", f"at_{event}_{epoch}_{batch}")
 
@@ -152,8 +154,8 @@ def test_a_scaled_gradient_adds_to_that_of_an_update_that_was_left_out():
         if learn.batch_idx % 2 == 0:
             raise CancelStep
 
-    def fitted(*plugins):
-        learn = learner_of(line().float(), leave_out, *plugins, data=Data(line_batches(N_BATCHES)))
+    def fitted(*callbacks):
+        learn = learner_of(line().float(), leave_out, *callbacks, data=Data(line_batches(N_BATCHES)))
         learn.fit(1)
         return learn.model.state_dict()
 
@@ -173,7 +175,7 @@ def test_a_scaled_gradient_adds_to_that_of_an_update_that_was_left_out():
         (SAM, lambda: GradientAccumulation(2), "computes those of the last batch again"),
     ],
 )
-def test_what_cannot_be_together_is_told_in_mid_fit_too(first, second, words):
+def test_callbacks_that_conflict_are_refused_in_mid_fit_too(first, second, words):
     learn = learner_of(
         line().float(),
         first(),
@@ -198,7 +200,7 @@ def test_a_precision_that_is_changed_to_fp16_gets_its_scale():
     assert learn.callbacks.mixed_precision.scaler is not None
 
 
-def test_a_loss_that_becomes_a_sum_is_told_of():
+def test_a_loss_that_becomes_a_sum_is_reported():
     become = at("before_batch", 1, 1, lambda learn: setattr(learn, "loss_func", nn.MSELoss(reduction="sum")))
     with pytest.raises(ValueError, match="was changed to a sum"):
         learner_of(line(), GradientAccumulation(2), become).fit(2)
@@ -288,7 +290,7 @@ def test_a_layer_that_is_replaced_while_the_averages_are_there_stays():
     assert learn.model.weight.item() == 1
 
 
-def test_another_model_is_averaged_anew_by_swa():
+def test_swa_starts_a_new_average_for_another_model():
     learn = learner_of(line(), SWA(0), after_epoch(1, swap_model))
     learn.fit(4)
     assert learn.model.weight.item() == 5
@@ -325,22 +327,22 @@ def test_another_optimizer_is_scheduled_relative_to_its_own_rate_and_gets_it_bac
 
 
 @pytest.mark.parametrize(
-    "plugin",
+    "callback",
     [
         lambda: ParamScheduler({"lr": lambda progress: 0.5}),
         lambda: ReduceLROnPlateau("train_loss", patience=0, min_delta=10.0),
         lambda: SWA(0, lr=0.5),
     ],
 )
-def test_another_optimizer_gets_its_settings_back(plugin):
-    learn = learner_of(line(), plugin(), after_epoch(0, swap_optimizer))
+def test_another_optimizer_gets_its_settings_back(callback):
+    learn = learner_of(line(), callback(), after_epoch(0, swap_optimizer))
     first = learn.optimizer
     learn.fit(4)
     assert learn.optimizer.param_groups[0]["lr"] == 0.02
     assert first.param_groups[0]["lr"] == 0.1
 
 
-def test_a_scheduler_of_torch_tells_that_its_optimizer_is_not_used_any_more():
+def test_a_torch_scheduler_reports_that_its_optimizer_is_no_longer_used():
     learn = learner_of(
         line(), TorchScheduler(partial(ExponentialLR, gamma=0.5)), after_epoch(0, swap_optimizer)
     )
@@ -445,13 +447,13 @@ def test_metrics_that_come_in_the_middle_of_a_pass_measure_none_of_it():
 # Snapshots
 
 
-def test_a_snapshot_that_is_put_back_in_mid_batch_is_not_undone_by_noise():
+def test_a_snapshot_that_is_restored_in_mid_batch_is_not_undone_by_noise():
     kept: dict = {}
 
     def keep(learn):
         kept.update(snapshot=learn.snapshot(), weight=learn.model.weight.item())
 
-    def put_back(learn):
+    def restore(learn):
         learn.restore(kept["snapshot"])
         weights.clear()
         raise CancelBatch
@@ -461,7 +463,7 @@ def test_a_snapshot_that_is_put_back_in_mid_batch_is_not_undone_by_noise():
         line(),
         WeightNoise(0.1, seed=0),
         at("after_batch", 0, 1, keep),
-        at("after_loss", 1, 1, put_back),
+        at("after_loss", 1, 1, restore),
         on("after_backward", name="look")(lambda learn: weights.append(learn.model.weight.item())),
     )
     learn.fit(2)
@@ -469,8 +471,8 @@ def test_a_snapshot_that_is_put_back_in_mid_batch_is_not_undone_by_noise():
 
 
 def test_a_snapshot_of_noisy_weights_keeps_those_without_noise():
-    def fitted(*plugins):
-        learn = learner_of(line(), WeightNoise(0.1, seed=0), *plugins)
+    def fitted(*callbacks):
+        learn = learner_of(line(), WeightNoise(0.1, seed=0), *callbacks)
         learn.fit(2)
         return learn.model.state_dict()
 
@@ -481,8 +483,8 @@ def test_a_snapshot_of_noisy_weights_keeps_those_without_noise():
 
 
 def test_a_validation_in_mid_batch_leaves_the_noise():
-    def fitted(*plugins):
-        learn = learner_of(line(), WeightNoise(0.1, seed=0), *plugins, data=Data(doubles(), doubles()))
+    def fitted(*callbacks):
+        learn = learner_of(line(), WeightNoise(0.1, seed=0), *callbacks, data=Data(doubles(), doubles()))
         learn.fit(2)
         return learn.model.state_dict()
 
@@ -490,9 +492,9 @@ def test_a_validation_in_mid_batch_leaves_the_noise():
 
 
 def test_a_validation_in_mid_batch_does_not_make_a_when_deaf():
-    def fitted(*plugins):
+    def fitted(*callbacks):
         data = Data(doubles(), doubles())
-        learn = learner_of(line(), When(GradientClip(1e-3), start="1 step"), *plugins, data=data)
+        learn = learner_of(line(), When(GradientClip(1e-3), start="1 step"), *callbacks, data=data)
         learn.fit(2)
         return learn.model.state_dict()
 
@@ -501,8 +503,8 @@ def test_a_validation_in_mid_batch_does_not_make_a_when_deaf():
 
 @pytest.mark.parametrize("event", ["before_batch", "after_pred"])
 def test_a_validation_in_mid_batch_leaves_its_loss_mixed(event):
-    def fitted(*plugins):
-        learn = learner_of(line(), MixUp(seed=0), *plugins, data=Data(doubles(), doubles()))
+    def fitted(*callbacks):
+        learn = learner_of(line(), MixUp(seed=0), *callbacks, data=Data(doubles(), doubles()))
         learn.fit(2)
         return learn.model.state_dict()
 
@@ -527,9 +529,9 @@ def test_a_batch_after_one_that_was_cancelled_is_mixed_no_more_than_its_inputs()
         n_mixed.append(learn.inputs[0] is not learn.batch[0])
 
     ok: list[bool] = []
-    tell = on("after_batch", name="tell")(lambda learn: ok.append(len(used) == 1 + n_mixed[-1]))
+    check = on("after_batch", name="check")(lambda learn: ok.append(len(used) == 1 + n_mixed[-1]))
     learn = learner_of(
-        line(), MixUp(seed=1, p=0.5), on("after_pred", name="cancel")(cancel), look, tell, loss_func=count
+        line(), MixUp(seed=1, p=0.5), on("after_pred", name="cancel")(cancel), look, check, loss_func=count
     )
     learn.fit(20)
     assert all(ok)
@@ -557,7 +559,7 @@ def test_a_snapshot_of_other_groups_is_refused_before_anything_changes():
     assert learn.model.weight.item() == before
 
 
-def test_a_sandbox_puts_back_what_was_replaced_in_it():
+def test_a_sandbox_restores_what_was_replaced_in_it():
     learn = learner_of(line())
     before = learn.model, learn.optimizer, learn.loss_func, learn.data
     with learn.sandbox():
@@ -604,7 +606,7 @@ def test_batch_norm_that_is_frozen_in_the_middle_of_a_pass_stays_as_it_is():
 # Settings
 
 
-def test_when_it_hears_may_be_changed():
+def test_the_window_may_be_changed():
     when = When(GradientNorms(), start="1 step")
     when.start = "2 epochs"
     learn = learner_of(line(), when)
@@ -646,7 +648,7 @@ def halve(learn) -> None:
 
 
 def test_weights_that_become_half_precision_take_the_ordinary_step():
-    def fitted(doer):
+    def fitted(step):
         data = Data(line_batches(N_BATCHES))
         to_half = on("before_batch", name="to_half")(
             lambda learn: setattr(
@@ -658,7 +660,7 @@ def test_weights_that_become_half_precision_take_the_ordinary_step():
             "loss_func": lambda preds, targets: F.mse_loss(preds.float(), targets),
             "defaults": (Metrics, Recorder),
         }
-        learn = learner_of(line().float(), doer, to_half, after_epoch(1, halve), data=data, **options)
+        learn = learner_of(line().float(), step, to_half, after_epoch(1, halve), data=data, **options)
         learn.fit(12)
         return learn
 

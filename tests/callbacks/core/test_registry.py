@@ -86,7 +86,7 @@ def test_a_name_that_there_is_not_is_refused_with_a_suggestion():
     assert not hasattr(callbacks, "xyz")
 
 
-def test_a_class_of_which_there_is_none_or_several_is_refused_with_the_names():
+def test_a_class_with_no_callback_or_several_is_refused_with_the_names():
     callbacks = Callbacks([Probe(), Probe(name="second"), Recorder()])
     with pytest.raises(
         KeyError, match=r"2 callbacks are of the class Probe\. Use the name of one: probe, second"
@@ -98,7 +98,7 @@ def test_a_class_of_which_there_is_none_or_several_is_refused_with_the_names():
         callbacks[ZeroGrad]
 
 
-def test_the_composition_is_no_list_and_cannot_be_assigned_to():
+def test_the_composition_is_not_a_list_and_cannot_be_assigned_to():
     callbacks = Callbacks([Probe()])
     with pytest.raises(AttributeError, match=r"no callback is called 'append'.*learn\.add_callbacks"):
         callbacks.append(Recorder())
@@ -152,7 +152,11 @@ def test_an_instance_may_choose_its_phase():
     late.order = Order.SAVE
     early = Probe(name="early")
     early.order = Order.PREPARE
-    assert [plugin.name for plugin in Callbacks([late, Recorder(), early])] == ["early", "recorder", "late"]
+    assert [callback.name for callback in Callbacks([late, Recorder(), early])] == [
+        "early",
+        "recorder",
+        "late",
+    ]
 
 
 def test_dir_lists_the_names_and_repr_shows_the_plug_ins():
@@ -203,7 +207,7 @@ def test_a_class_that_needs_arguments_is_refused():
     ],
     ids=["str", "None", "function", "list", "other class"],
 )
-def test_what_is_no_plug_in_is_refused(item, words):
+def test_what_is_not_a_callback_is_refused(item, words):
     with pytest.raises(TypeError, match=words):
         Callbacks([item])
 
@@ -223,19 +227,19 @@ def test_two_of_one_name_are_refused_and_two_names_of_one_class_taken():
     assert (callbacks.probe.tag, callbacks.my_probe.tag) == ("a", "b")
 
 
-def test_two_doers_of_one_operation_are_refused():
+def test_two_callbacks_that_override_one_operation_are_refused():
     with pytest.raises(
         ValueError, match=r"two callbacks implement 'zero_grad': ZeroGrad and OwnZeroGrad.*leave one"
     ):
         Callbacks([ZeroGrad(), OwnZeroGrad()])
 
 
-def test_doers_are_known():
+def test_overrides_are_known():
     callbacks = Callbacks([Steps(), ZeroGrad()])
     assert callbacks.overrides == {"step": callbacks.steps, "zero_grad": callbacks.zero_grad}
 
 
-def test_an_attribute_of_an_operations_name_is_no_doer(make_learner):
+def test_an_attribute_with_an_operations_name_does_not_override_it(make_learner):
     class Counts(Callback):
         def __init__(self):
             self.step = self.forward = 0
@@ -274,8 +278,8 @@ def test_a_plug_in_without_one_that_it_needs_is_refused():
     Callbacks([Shows(), Recorder(), Metrics()])
 
 
-@pytest.mark.parametrize("name", ["hooks", "doers", "named", "two words", "class", ""])
-def test_a_name_that_no_dot_reaches_is_told(name):
+@pytest.mark.parametrize("name", ["hooks", "doers", "named", "two words", "class", ""])  # vocabulary: quoted
+def test_a_name_that_no_dot_reaches_is_reported(name):
     with pytest.warns(LearnerWarning, match="cannot be reached as learn.callbacks"):
         callbacks = Callbacks([Probe(name=name)])
     assert callbacks.named(name).name == name
@@ -294,11 +298,11 @@ def test_cleanup_goes_the_other_way_round():
             learn.append(self.name)
 
     callbacks = Callbacks([Cleans(name="a"), Cleans(name="b")])
-    heard = []
+    called = []
     for event in ("before_fit", "cleanup_fit"):
         for hook in callbacks.hooks[event]:
-            hook(heard)
-    assert heard == ["a", "b", "b", "a"]
+            hook(called)
+    assert called == ["a", "b", "b", "a"]
 
 
 def test_only_those_who_listen_are_called():
@@ -320,7 +324,7 @@ def test_an_error_in_a_hook_of_any_kind_names_its_plug_in(kind, make_learner):
     assert any("Broken" in note and "after_batch" in note for note in caught.value.__notes__)
 
 
-# Plug-ins as objects
+# Callbacks as objects
 
 
 @dataclass
@@ -345,21 +349,28 @@ def test_data_classes_are_plug_ins_and_equal_ones_are_two(make_learner):
     assert Settings not in learn.callbacks
 
 
-PLUGINS = [ZeroGrad(), DevicePlacement("cpu"), StopOnNaN(), Metrics(MAE(), on="both"), Recorder(), Probe("x")]
+CALLBACKS = [
+    ZeroGrad(),
+    DevicePlacement("cpu"),
+    StopOnNaN(),
+    Metrics(MAE(), on="both"),
+    Recorder(),
+    Probe("x"),
+]
 
 
-@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize("callback", CALLBACKS, ids=lambda callback: callback.name)
 @pytest.mark.parametrize(
-    "duplicate", [copy.copy, copy.deepcopy, lambda plugin: pickle.loads(pickle.dumps(plugin))]
+    "duplicate", [copy.copy, copy.deepcopy, lambda callback: pickle.loads(pickle.dumps(callback))]
 )
-def test_plug_ins_can_be_copied_and_pickled_before_and_after_a_fit(plugin, duplicate, make_learner):
+def test_callbacks_can_be_copied_and_pickled_before_and_after_a_fit(callback, duplicate, make_learner):
     for _ in range(2):
-        again = duplicate(plugin)
-        assert type(again) is type(plugin)
-        assert repr(again) == repr(plugin)
+        again = duplicate(callback)
+        assert type(again) is type(callback)
+        assert repr(again) == repr(callback)
         defaults = () if isinstance(again, ZeroGrad) else (ZeroGrad,)
         make_learner(callbacks=[again], defaults=defaults).fit(1)
-        plugin = again
+        callback = again
 
 
 def test_a_function_as_a_plug_in_can_be_copied(make_learner):

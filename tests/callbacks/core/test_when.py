@@ -1,4 +1,4 @@
-"""When, which lets a plug-in hear less, and `learn.without`."""
+"""When, which limits the events of a callback, and `learn.without`."""
 
 from __future__ import annotations
 
@@ -25,78 +25,79 @@ from callbacks import (
 from learner import Learner
 
 
-def hear(event):
+def record(event):
     def hook(self, learn):
-        self.heard.append((event, learn.epoch, learn.global_step))
+        self.log.append((event, learn.epoch, learn.global_step))
 
     return hook
 
 
-class Hears(Callback):
-    """Writes down all that it hears."""
+class Calls(Callback):
+    """Record each event for which it is called."""
 
-    state = ("heard",)
+    state = ("log",)
 
     def __init__(self):
         super().__init__()
-        self.heard = []
+        self.log = []
 
-    locals().update({event: hear(event) for event in EVENTS})
+    locals().update({event: record(event) for event in EVENTS})
 
     def epochs(self, event):
-        return [epoch for name, epoch, _ in self.heard if name == event]
+        return [epoch for name, epoch, _ in self.log if name == event]
 
     def steps(self, event):
-        return [step for name, _, step in self.heard if name == event]
+        return [step for name, _, step in self.log if name == event]
 
 
-def heard(make_learner, n_epochs=4, **window) -> Hears:
-    hears = Hears()
-    make_learner(callbacks=[When(hears, **window)]).fit(n_epochs)
-    return hears
+def calls_of(make_learner, n_epochs=4, **window) -> Calls:
+    calls = Calls()
+    make_learner(callbacks=[When(calls, **window)]).fit(n_epochs)
+    return calls
 
 
-def test_it_hears_whole_epochs_between_start_and_until(make_learner):
-    hears = heard(make_learner, start="1 epoch", until="3 epochs")
+def test_it_is_called_for_whole_epochs_between_start_and_until(make_learner):
+    calls = calls_of(make_learner, start="1 epoch", until="3 epochs")
     for event in ("before_epoch", "before_train", "after_train", "before_validate", "after_epoch"):
-        assert hears.epochs(event) == [1, 2]
-    assert hears.steps("after_step") == [4, 5, 6, 7, 8, 9]
-    assert [name for name, *_ in hears.heard if name.endswith("_fit")] == [
+        assert calls.epochs(event) == [1, 2]
+    assert calls.steps("after_step") == [4, 5, 6, 7, 8, 9]
+    assert [name for name, *_ in calls.log if name.endswith("_fit")] == [
         "before_fit",
         "after_fit",
         "cleanup_fit",
     ]
 
 
-def test_it_hears_every_second_epoch(make_learner):
-    hears = heard(make_learner, every="2 epochs")
-    assert hears.epochs("after_epoch") == [1, 3]
-    assert len(hears.epochs("after_batch")) == 10  # three of training and two of validation in each
+def test_it_is_called_in_every_second_epoch(make_learner):
+    calls = calls_of(make_learner, every="2 epochs")
+    assert calls.epochs("after_epoch") == [1, 3]
+    assert len(calls.epochs("after_batch")) == 10  # three of training and two of validation in each
 
 
-def test_it_hears_the_batches_that_make_every_fourth_step(make_learner):
-    hears = heard(make_learner, every="4 steps")
-    assert hears.steps("after_step") == [4, 8, 12]
-    assert hears.steps("before_batch") == [3, 7, 11]
-    assert hears.steps("after_batch") == [4, 8, 12]  # and none in validation
-    assert hears.epochs("after_epoch") == [0, 1, 2, 3]
+def test_it_is_called_for_the_batches_that_make_every_fourth_step(make_learner):
+    calls = calls_of(make_learner, every="4 steps")
+    assert calls.steps("after_step") == [4, 8, 12]
+    assert calls.steps("before_batch") == [3, 7, 11]
+    assert calls.steps("after_batch") == [4, 8, 12]  # and none in validation
+    assert calls.epochs("after_epoch") == [0, 1, 2, 3]
 
 
-def test_it_hears_the_batches_that_have_every_tenth_sample(make_learner):
-    assert heard(make_learner, every="10 samples").steps("after_step") == [3, 5, 8, 10]  # 4 samples a step
+def test_it_is_called_for_the_batches_that_have_every_tenth_sample(make_learner):
+    calls = calls_of(make_learner, every="10 samples")
+    assert calls.steps("after_step") == [3, 5, 8, 10]  # 4 samples per step
 
 
-def test_it_is_told_the_begin_of_a_pass_in_whose_middle_the_window_opens(make_learner):
-    hears = heard(make_learner, start="4 steps", until="7 steps")
-    names = [name for name, *_ in hears.heard if name.startswith(("before_", "after_"))]
+def test_the_start_of_a_pass_fires_when_the_window_opens_in_its_middle(make_learner):
+    calls = calls_of(make_learner, start="4 steps", until="7 steps")
+    names = [name for name, *_ in calls.log if name.startswith(("before_", "after_"))]
     assert names[:4] == ["before_fit", "before_epoch", "before_train", "before_batch"]
-    assert hears.steps("after_step") == [5, 6, 7]
-    assert hears.epochs("before_train") == hears.epochs("after_train") == [1, 2]
-    assert hears.epochs("before_epoch") == hears.epochs("after_epoch") == [1, 2]
+    assert calls.steps("after_step") == [5, 6, 7]
+    assert calls.epochs("before_train") == calls.epochs("after_train") == [1, 2]
+    assert calls.epochs("before_epoch") == calls.epochs("after_epoch") == [1, 2]
 
 
 def test_a_window_that_never_opens_lets_nothing_through(make_learner):
-    assert [name for name, *_ in heard(make_learner, start="99 epochs").heard] == [
+    assert [name for name, *_ in calls_of(make_learner, start="99 epochs").log] == [
         "before_fit",
         "after_fit",
         "cleanup_fit",
@@ -104,19 +105,19 @@ def test_a_window_that_never_opens_lets_nothing_through(make_learner):
 
 
 def test_a_validation_in_mid_epoch_leaves_the_spans_as_they_are(make_learner):
-    hears = Hears()
-    learn = make_learner(callbacks=[ValidateEvery("1 step"), When(hears, start="1 step")])
+    calls = Calls()
+    learn = make_learner(callbacks=[ValidateEvery("1 step"), When(calls, start="1 step")])
     learn.fit(1)
-    assert len(hears.epochs("before_train")) == len(hears.epochs("after_train")) == 1
+    assert len(calls.epochs("before_train")) == len(calls.epochs("after_train")) == 1
 
 
 @pytest.mark.parametrize("cut", range(1, 15))
 @pytest.mark.parametrize("window", [{"start": "4 steps", "until": "7 steps"}, {"every": "2 steps"}])
-def test_a_fit_that_is_cut_hears_the_same(make_learner, tmp_path, cut, window):
+def test_an_interrupted_fit_calls_it_for_the_same_events(make_learner, tmp_path, cut, window):
     def make(folder):
-        hears = Hears()
+        calls = Calls()
         saves = Checkpoint(tmp_path / folder, "1 step")
-        return make_learner(callbacks=[When(hears, **window), saves]), hears
+        return make_learner(callbacks=[When(calls, **window), saves]), calls
 
     @on("after_batch", order=Order.SAVE)
     def end(learn):
@@ -130,13 +131,13 @@ def test_a_fit_that_is_cut_hears_the_same(make_learner, tmp_path, cut, window):
     learn, _ = make("cut")
     with pytest.raises(ZeroDivisionError):
         learn.fit(3, callbacks=[end])
-    learn, hears = make("cut")
+    learn, calls = make("cut")
     learn.fit(3, resume="auto")
-    assert [each for each in hears.heard if "batch" in each[0]] == [
-        each for each in whole.heard if "batch" in each[0]
+    assert [each for each in calls.log if "batch" in each[0]] == [
+        each for each in whole.log if "batch" in each[0]
     ]
-    assert hears.epochs("after_train") == whole.epochs("after_train")
-    assert hears.epochs("after_epoch") == whole.epochs("after_epoch")
+    assert calls.epochs("after_train") == whole.epochs("after_train")
+    assert calls.epochs("after_epoch") == whole.epochs("after_epoch")
     assert learn.callbacks[When].spans == []
 
 
@@ -158,30 +159,30 @@ def test_a_default_gives_way_to_its_own_kind(make_learner):
 
 
 def test_a_callback_that_is_passed_again_without_when_has_no_window(make_learner):
-    hears = Hears()
+    calls = Calls()
     learn = make_learner()
-    learn.fit(2, callbacks=[When(hears, start="1 epoch")])
-    learn.fit(2, callbacks=[hears])
-    assert hears.epochs("after_epoch") == [1, 0, 1]
+    learn.fit(2, callbacks=[When(calls, start="1 epoch")])
+    learn.fit(2, callbacks=[calls])
+    assert calls.epochs("after_epoch") == [1, 0, 1]
 
 
 def test_a_callback_keeps_its_window_when_others_are_added_and_removed(make_learner):
-    hears = Hears()
-    learn = make_learner(callbacks=[When(hears, start="1 epoch"), ShortEpoch(1)])
+    calls = Calls()
+    learn = make_learner(callbacks=[When(calls, start="1 epoch"), ShortEpoch(1)])
     learn.remove_callbacks(ShortEpoch)
-    with learn.without(hears), learn.sandbox():
+    with learn.without(calls), learn.sandbox():
         pass
     learn.fit(2, callbacks=[ShortEpoch(1)])
-    assert hears.epochs("after_epoch") == [1]
+    assert calls.epochs("after_epoch") == [1]
 
 
 def test_a_callback_in_a_window_is_the_one_that_its_name_finds(make_learner, capsys):
-    hears = Hears()
-    learn = make_learner(callbacks=[When(hears, start="1 epoch", name="later")])
-    assert learn.callbacks.later is hears
-    assert [each for each in learn.callbacks if each is hears]
+    calls = Calls()
+    learn = make_learner(callbacks=[When(calls, start="1 epoch", name="later")])
+    assert learn.callbacks.later is calls
+    assert [each for each in learn.callbacks if each is calls]
     learn.explain()
-    assert "Hears ('later') (MEASURE, start='1 epoch')" in capsys.readouterr().out
+    assert "Calls ('later') (MEASURE, start='1 epoch')" in capsys.readouterr().out
 
 
 def test_the_gradients_that_sam_computes_again_are_clipped_only_while_the_window_is_open(make_learner):
@@ -197,11 +198,11 @@ def test_the_gradients_that_sam_computes_again_are_clipped_only_while_the_window
 
 def test_the_former_name_of_its_argument_works_with_a_warning():
     with pytest.warns(DeprecationWarning, match="callback="):
-        when = When(plugin=EarlyStopping(), start="1 epoch")
+        when = When(plugin=EarlyStopping(), start="1 epoch")  # vocabulary: quoted
     assert isinstance(when.callback, EarlyStopping)
 
 
-def test_nobody_is_called_for_events_that_the_plug_in_does_not_define():
+def test_nothing_is_called_for_events_that_the_callback_does_not_define():
     when = When(EarlyStopping(), every="1 epoch")
     assert not when.listens_to("after_step")
     assert when.listens_to("after_epoch")
@@ -223,7 +224,7 @@ def test_a_window_that_cannot_be_used_is_refused(settings, message):
         When(EarlyStopping(), **settings)
 
 
-def test_doers_savers_and_what_is_no_plug_in_are_refused():
+def test_overrides_savers_and_what_is_not_a_callback_are_refused():
     with pytest.raises(ValueError, match="operation 'zero_grad', which must run each time"):
         When(ZeroGrad, start="1 step")
     with pytest.raises(ValueError, match="saved from start to end"):
@@ -244,7 +245,7 @@ def test_a_callback_that_declares_that_it_saves_is_refused():
 
 
 def names(learn: Learner) -> list[str]:
-    return [plugin.name for plugin in learn.callbacks]
+    return [callback.name for callback in learn.callbacks]
 
 
 @pytest.mark.parametrize("meant", ["name", "class", "itself"])
@@ -267,7 +268,7 @@ def test_what_is_added_in_the_block_stays_and_what_is_removed_stays_away(make_le
     assert names(learn) == ["zero_grad", "metrics", "recorder", "early_stopping"]
 
 
-def test_a_fit_without_a_plug_in_goes_on_without_it(make_learner):
+def test_a_fit_without_a_callback_resumes_without_it(make_learner):
     learn = make_learner(callbacks=[ShortEpoch(1)])
     with learn.without("short_epoch"):
         learn.fit(1)
@@ -297,7 +298,7 @@ def test_an_error_in_the_block_brings_them_back(make_learner):
     assert names(learn) == before
 
 
-def test_what_is_not_there_is_told(make_learner):
+def test_a_missing_callback_is_reported(make_learner):
     learn = make_learner()
     with pytest.raises(KeyError, match="Did you mean 'recorder'"), learn.without("recorders"):
         pass

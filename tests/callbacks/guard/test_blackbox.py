@@ -30,7 +30,7 @@ def test_an_error_in_a_step_leaves_a_file_and_a_note_that_names_it(folder, event
         if learn.batch_idx == 1:
             raise ZeroDivisionError("of mine")
 
-    learn = boxed(folder, plugins=[fail])
+    learn = boxed(folder, callbacks=[fail])
     with pytest.raises(ZeroDivisionError, match="of mine") as caught:
         learn.fit(2)
     assert f"the step is kept in {folder / FILE}: `learner replay` runs it again" in caught.value.__notes__
@@ -42,7 +42,7 @@ def test_an_error_in_a_step_leaves_a_file_and_a_note_that_names_it(folder, event
 
 
 def test_a_bad_loss_leaves_the_weights_with_which_the_step_began(folder):
-    learn = boxed(folder, values=[1.0, math.nan], plugins=[StopOnNaN()])
+    learn = boxed(folder, values=[1.0, math.nan], callbacks=[StopOnNaN()])
     with pytest.raises(FloatingPointError):
         learn.fit(1)
     kept = read(folder / FILE)
@@ -50,7 +50,7 @@ def test_a_bad_loss_leaves_the_weights_with_which_the_step_began(folder):
     assert not kept["is_updated"]
 
 
-def test_an_error_in_the_update_itself_is_told_as_such(folder):
+def test_an_error_in_the_update_itself_is_reported_as_such(folder):
     class Fails(torch.optim.SGD):
         def step(self, closure=None):
             raise ZeroDivisionError
@@ -68,7 +68,7 @@ def test_an_error_outside_of_a_step_leaves_nothing(folder, event):
     def fail(learn):
         raise ZeroDivisionError
 
-    learn = boxed(folder, plugins=[fail])
+    learn = boxed(folder, callbacks=[fail])
     with pytest.raises(ZeroDivisionError):
         learn.fit(1)
     assert not folder.exists()
@@ -106,7 +106,7 @@ def test_a_good_fit_a_cancel_and_a_later_error_without_a_fit_leave_nothing(folde
 
 def test_a_file_that_cannot_be_written_does_not_hide_the_error(tmp_path):
     (tmp_path / "box").write_text("in the way")
-    learn = boxed(tmp_path / "box", values=[math.nan], plugins=[StopOnNaN()])
+    learn = boxed(tmp_path / "box", values=[math.nan], callbacks=[StopOnNaN()])
     with pytest.raises(FloatingPointError) as caught:
         learn.fit(1)
     assert any("the step could not be kept in" in note for note in caught.value.__notes__)
@@ -117,7 +117,7 @@ def test_what_a_file_cannot_hold_is_left_out_and_named(folder):
         def to(self, device):
             return self
 
-    learn = boxed(folder, values=[math.nan], plugins=[StopOnNaN()])
+    learn = boxed(folder, values=[math.nan], callbacks=[StopOnNaN()])
     inputs, targets = learn.data.train[0]
     learn.data.train = [{"x": inputs, "y": targets, "path": [Strange(), 3]}]
     learn.data.split = lambda batch: ((batch["x"],), batch["y"])
@@ -145,7 +145,7 @@ def test_random_states_that_steps_draw_from_are_those_of_the_step_s_beginning(fo
             if learn.batch_idx == 14:
                 raise ZeroDivisionError
 
-    learn = boxed(folder, values=[1.0] * 20, plugins=[Draw()])
+    learn = boxed(folder, values=[1.0] * 20, callbacks=[Draw()])
     with pytest.raises(ZeroDivisionError):
         learn.fit(1)
     kept = read(folder / FILE)["random"]
@@ -168,6 +168,6 @@ def test_a_box_does_not_change_the_run(folder, tmp_path):
 
 
 @pytest.mark.parametrize("given", [None, "", 3])
-def test_a_folder_that_is_no_name_is_refused(given):
+def test_a_folder_that_is_not_a_name_is_refused(given):
     with pytest.raises(TypeError, match="pass the name of a folder"):
         BlackBox(given)

@@ -25,7 +25,7 @@ class PruneFrom(optuna.pruners.BasePruner):
 
 
 class Scripted(Callback):
-    """Write results as they are told, epoch by epoch."""
+    """Write the given results, epoch by epoch."""
 
     def __init__(self, values):
         super().__init__(name="scripted")
@@ -90,7 +90,7 @@ def test_the_fit_raises_and_all_is_cleaned_up(make_learner, tmp_path):
     assert one_trial(objective, pruner=PruneFrom(1)).state is TrialState.PRUNED
 
 
-def test_steps_go_on_in_a_second_fit(make_learner):
+def test_a_second_fit_continues_the_steps(make_learner):
     def objective(trial):
         learn = make_learner(callbacks=[OptunaPruning(trial, "train_loss")])
         learn.fit(2)
@@ -102,8 +102,8 @@ def test_steps_go_on_in_a_second_fit(make_learner):
 
 def test_an_epoch_without_the_result_reports_nothing_and_nan_is_reported(make_learner):
     def objective(trial):
-        plugins = [Scripted([1.0, None, math.nan]), OptunaPruning(trial, "score")]
-        make_learner(callbacks=plugins).fit(3)
+        callbacks = [Scripted([1.0, None, math.nan]), OptunaPruning(trial, "score")]
+        make_learner(callbacks=callbacks).fit(3)
         return 0.0
 
     found = one_trial(objective, direction="maximize").intermediate_values
@@ -127,7 +127,7 @@ def test_a_study_of_two_objectives_is_refused(make_learner):
         learn.fit(1)
 
 
-def test_what_is_no_trial_and_what_is_not_measured_is_refused(make_learner):
+def test_an_invalid_trial_and_a_missing_result_are_refused(make_learner):
     with pytest.raises(TypeError, match="pass the trial"):
         OptunaPruning(nn.Linear(1, 1))
     learn = make_learner(callbacks=[OptunaPruning(optuna.trial.FixedTrial({}), "valid_los")])
@@ -138,7 +138,7 @@ def test_what_is_no_trial_and_what_is_not_measured_is_refused(make_learner):
         learn.fit(1)
 
 
-def test_without_optuna_the_cure_is_told(monkeypatch):
+def test_without_optuna_the_error_shows_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ImportError, match=r"plainlearner\[optuna\]"):
         OptunaPruning(None)

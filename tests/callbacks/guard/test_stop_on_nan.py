@@ -1,4 +1,4 @@
-"""StopOnNaN: in time, in words, and at no cost to be told of."""
+"""StopOnNaN: in time, with a clear message, and at no cost worth a warning."""
 
 from __future__ import annotations
 
@@ -39,13 +39,15 @@ def mse(preds, targets):
     return (preds - targets).square().mean()
 
 
-def make(values, loss_func=mse, plugins=(), lr=0.1, dtype=torch.float32):
+def make(values, loss_func=mse, callbacks=(), lr=0.1, dtype=torch.float32):
     """A learner of one batch for each value, which is the inputs' value."""
     torch.manual_seed(0)
     batches = [(torch.full((2, 1), value, dtype=dtype), torch.ones(2, 1, dtype=dtype)) for value in values]
     optimizer = partial(torch.optim.SGD, lr=lr)
     model = nn.Linear(1, 1, dtype=dtype)
-    return Learner(model, Data(batches), loss_func, optimizer, [StopOnNaN(), *plugins], defaults=(ZeroGrad,))
+    return Learner(
+        model, Data(batches), loss_func, optimizer, [StopOnNaN(), *callbacks], defaults=(ZeroGrad,)
+    )
 
 
 class KeepWeights(Callback):
@@ -61,7 +63,7 @@ class KeepWeights(Callback):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_weights_stay_bit_for_bit_as_they_were_before_the_bad_batch(bad):
     keep = KeepWeights()
-    learn = make([1.0, 2.0, bad, 1.0], plugins=[keep])
+    learn = make([1.0, 2.0, bad, 1.0], callbacks=[keep])
     with pytest.raises(FloatingPointError, match="in batch 2 of epoch 0"):
         learn.fit(3)
     assert len(keep.seen) == 3
@@ -69,7 +71,7 @@ def test_the_weights_stay_bit_for_bit_as_they_were_before_the_bad_batch(bad):
     assert all(parameter.grad is None for parameter in learn.model.parameters())
 
 
-def test_the_message_tells_epoch_batch_rate_and_the_last_good_loss():
+def test_the_message_shows_epoch_batch_rate_and_the_last_good_loss():
     learn = make([1.0, math.nan], lr=0.25)
     first = mse(learn.model(torch.ones(2, 1)), torch.ones(2, 1)).item()
     words = (
@@ -113,7 +115,7 @@ def test_a_penalty_that_is_bad_is_found_although_the_loss_is_good():
     with pytest.raises(
         FloatingPointError, match=r"the loss is inf in batch 0.*the loss function returned 0\.22.*a callback"
     ):
-        make([1.0], plugins=[Penalty()]).fit(1)
+        make([1.0], callbacks=[Penalty()]).fit(1)
 
 
 def test_an_empty_batch_is_named_as_the_cause():
@@ -140,7 +142,7 @@ def test_on_a_device_nothing_waits_until_the_pass_ends_and_the_first_bad_batch_i
 
     Elsewhere.waits = 0
     count = CountWaits()
-    learn = make([1.0, 2.0, math.nan, 1.0], loss_func=elsewhere, plugins=[count])
+    learn = make([1.0, 2.0, math.nan, 1.0], loss_func=elsewhere, callbacks=[count])
     last_good = r"last good loss [0-9.]+\)\. On a device this is found later: the weights are restored"
     with pytest.raises(
         FloatingPointError, match=rf"the loss is nan in batch 2 of epoch 0 \(lr 0\.1, {last_good}"
@@ -159,7 +161,7 @@ def test_on_a_device_good_losses_pass_epoch_after_epoch():
 
 @pytest.fixture
 def on_device(monkeypatch):
-    """Have the plug-ins treat the CPU as a device that is waited for."""
+    """Make the callbacks treat the CPU as a device that is waited for."""
     monkeypatch.setattr(stop_on_nan, "is_free_to_read", lambda number: False)
 
 
@@ -170,12 +172,12 @@ def tensors_of(learn):
 SLOW = partial(torch.optim.SGD, lr=0.1)
 
 
-def normed(values, plugins=(), optimizer=SLOW):
+def normed(values, callbacks=(), optimizer=SLOW):
     """A learner whose model has statistics of its own, which a bad batch spoils in the forward pass."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     batches = [(torch.tensor([[value], [1.0], [2.0]]), torch.ones(3, 1)) for value in values]
-    return Learner(model, Data(batches), mse, optimizer, plugins, defaults=(ZeroGrad,))
+    return Learner(model, Data(batches), mse, optimizer, callbacks, defaults=(ZeroGrad,))
 
 
 def test_the_statistics_of_batch_norm_stay_as_they_were_before_the_bad_batch():
@@ -227,8 +229,8 @@ def test_looking_for_the_bad_layer_leaves_the_random_state_alone():
         def forward(self, inputs):
             return inputs * math.inf if inputs.max() > 1e3 else inputs
 
-    def fitted(plugin):
-        learn = normed([1.0, 3.0, 1e6, 2.0], [plugin])
+    def fitted(callback):
+        learn = normed([1.0, 3.0, 1e6, 2.0], [callback])
         learn.model.insert(0, Overflow())
         learn.fit(1)
         return learn
@@ -249,10 +251,10 @@ def test_bad_batches_are_skipped_up_to_the_limit_and_counted_again_after_a_good_
     bad = math.nan
     learn = make([1.0, bad, bad, 1.0, bad, bad, 1.0])
     learn.callbacks[StopOnNaN].skip = 2
-    with pytest.warns(LearnerWarning) as told:
+    with pytest.warns(LearnerWarning) as warned:
         learn.fit(1)
     assert learn.global_step == 3
-    assert [str(each.message)[-44:] for each in told] == [
+    assert [str(each.message)[-44:] for each in warned] == [
         f"The batch is skipped ({n} of at most 2 in a row)."[-44:] for n in (1, 2, 1, 2)
     ]
     assert all(parameter.isfinite().all() for parameter in learn.model.parameters())
@@ -270,7 +272,7 @@ def test_one_bad_batch_more_than_the_cap_is_the_error():
 
 
 @pytest.mark.parametrize("setting", [{"skip": -1}, {"skip": True}, {"skip": 1.5}, {"wait_every": 0}])
-def test_a_setting_that_is_no_count_is_refused(setting):
+def test_a_setting_that_is_not_a_count_is_refused(setting):
     with pytest.raises(ValueError, match="write a whole number"):
         StopOnNaN(**setting)
 
@@ -290,7 +292,7 @@ def test_on_a_device_that_is_waited_for_at_each_step_all_is_as_on_a_cpu(on_devic
 
 
 @pytest.mark.parametrize("bad_at", [0, 1, 4])
-def test_on_a_device_weights_and_statistics_are_put_back_as_the_pass_found_them(on_device, bad_at):
+def test_on_a_device_weights_and_statistics_are_restored_to_the_start_of_the_pass(on_device, bad_at):
     values = [1.0, 2.0, 3.0, 1.0, 2.0]
     learn = normed(values, [StopOnNaN()], partial(torch.optim.Adam, lr=0.01))
     learn.fit(2)
@@ -348,7 +350,7 @@ def test_on_a_device_weights_that_are_bad_though_all_losses_are_good_end_the_fit
     assert all(map(torch.equal, before, tensors_of(learn)))
 
 
-def test_on_a_device_weights_that_were_bad_from_the_beginning_are_told(on_device):
+def test_on_a_device_weights_that_were_bad_from_the_start_are_reported(on_device):
     learn = normed([1.0, 2.0], [StopOnNaN()])
     with torch.no_grad():
         learn.model[0].bias.fill_(math.nan)
@@ -373,7 +375,7 @@ def test_an_emptied_optimizer_steps_as_a_new_one(optimizer):
     assert torch.equal(used, new)
 
 
-def test_on_a_device_a_bad_gradient_is_found_later_and_the_weights_are_put_back(on_device):
+def test_on_a_device_a_bad_gradient_is_found_later_and_the_weights_are_restored(on_device):
     class Spoil(Callback):
         def after_backward(self, learn):
             if learn.batch_idx == 1:

@@ -33,7 +33,7 @@ class Says(Callback):
 
 
 class CountedWeights(Callback):
-    """Makes the weight, and a buffer, tell after which epoch they were made."""
+    """Make the weight and a buffer show after which epoch they were made."""
 
     def after_train(self, learn):
         with torch.no_grad():
@@ -64,7 +64,7 @@ def test_it_stops_after_as_many_epochs_without_a_better_value_as_patience_says()
     assert (learn.callbacks.early_stopping.best, learn.callbacks.early_stopping.best_epoch) == (4, 1)
 
 
-def test_a_better_value_begins_the_wait_anew():
+def test_a_better_value_restarts_the_wait():
     assert epochs_run([5, 6, 4, 6, 3, 6, 6, 0], patience=2)[0] == 7
 
 
@@ -77,7 +77,7 @@ def test_less_than_min_delta_is_not_better_and_small_gains_add_up():
     assert epochs_run([1, 0.7, 0.4, 0.1, -0.2, -0.5], patience=2, min_delta=0.5)[0] == 6
 
 
-def test_of_an_accuracy_larger_is_better_without_being_told():
+def test_a_larger_accuracy_is_better_by_default():
     values = [0.1, 0.5, 0.9, 0.8, 0.8, 1]
     n_run, learn = epochs_run(values, result="valid_accuracy", better="max", patience=2)
     assert n_run == 5
@@ -97,7 +97,7 @@ def test_the_direction_comes_from_the_metric_itself():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_case_63_what_is_no_finite_number_is_never_better(bad):
+def test_case_63_a_value_that_is_not_finite_is_never_better(bad):
     n_run, learn = epochs_run([bad, 2, bad, 1, bad, bad, 0], patience=2)
     assert n_run == 6
     assert learn.callbacks.early_stopping.best == 1
@@ -107,14 +107,14 @@ def test_case_63_a_fit_of_nothing_but_nan_is_stopped_and_says_so():
     n_run, learn = epochs_run([math.nan] * 5, patience=2)
     assert n_run == 2
     assert learn.stop_reason == "valid_loss has not been a finite number for 2 epochs"
-    assert learn.model.weight.item() == 1, "there is nothing to put back"
+    assert learn.model.weight.item() == 1, "there is nothing to restore"
 
 
 def test_an_epoch_without_the_result_does_not_count():
     assert epochs_run([1, None, None, 2, None, 2, 0], patience=2)[0] == 6
 
 
-def test_the_reason_tells_numbers_and_epochs():
+def test_the_reason_shows_numbers_and_epochs():
     _, learn = epochs_run([5, 0.125, 2, 3.5, 9], patience=2)
     assert learn.stop_reason == (
         "valid_loss has not been better for 2 epochs, now 3.5; the best was 0.125 in epoch 1, "
@@ -133,23 +133,23 @@ def test_a_fit_that_comes_to_its_end_is_not_called_stopped():
     assert (n_run, learn.stop_reason) == (3, None)
 
 
-def test_the_best_weights_and_buffers_are_put_back_after_a_stop():
+def test_the_best_weights_and_buffers_are_restored_after_a_stop():
     _, learn = epochs_run([5, 4, 6, 6, 0], patience=2)
     assert (learn.model.weight.item(), learn.model.seen.item()) == (1, 1)
 
 
 @pytest.mark.parametrize("values", [[5, 4, 6], [5, 4, None]])
-def test_the_best_weights_are_put_back_also_when_the_fit_ends_by_itself(values):
+def test_the_best_weights_are_restored_also_when_the_fit_ends_by_itself(values):
     _, learn = epochs_run(values)
     assert learn.model.weight.item() == 1
 
 
-def test_the_last_weights_stay_when_they_are_the_best_or_when_told_so():
+def test_the_last_weights_stay_when_they_are_the_best_or_when_asked_to():
     assert epochs_run([5, 4, 3])[1].model.weight.item() == 2
     assert epochs_run([5, 4, 6], restore_best=False)[1].model.weight.item() == 2
 
 
-def test_a_plugin_that_saves_after_the_fit_saves_the_best_weights():
+def test_a_callback_that_saves_after_the_fit_saves_the_best_weights():
     saved = []
 
     class Save(Callback):
@@ -162,7 +162,7 @@ def test_a_plugin_that_saves_after_the_fit_saves_the_best_weights():
     assert saved == [0]
 
 
-def test_after_a_cancelled_fit_the_best_weights_are_put_back_but_not_after_an_error():
+def test_after_a_cancelled_fit_the_best_weights_are_restored_but_not_after_an_error():
     class Fail(Callback):
         error: Exception = CancelFit()
 
@@ -179,7 +179,7 @@ def test_after_a_cancelled_fit_the_best_weights_are_put_back_but_not_after_an_er
     assert learn.model.weight.item() == 1
 
 
-def test_each_fit_begins_anew():
+def test_each_fit_starts_from_scratch():
     learn = make(Says([1, 2, 3, 4]), CountedWeights(), EarlyStopping(patience=2))
     learn.fit(4)
     assert learn.epoch == 2
@@ -230,7 +230,7 @@ def test_without_validation_data_the_message_names_the_training_loss():
         learn.fit(1)
 
 
-def test_where_nothing_is_measured_the_message_names_the_plugin_that_measures():
+def test_where_nothing_is_measured_the_message_names_the_callback_that_measures():
     with pytest.raises(ValueError, match=r"nothing is measured\. Add .*Metrics"):
         make(EarlyStopping()).fit(1)
 
@@ -246,7 +246,7 @@ def test_a_mode_against_the_metrics_own_is_warned_of():
         epochs_run([1], result="valid_accuracy", better="max", mode="min")
 
 
-def test_a_result_that_is_no_number_is_refused():
+def test_a_result_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match=r"the result is \[1, 2\], but only a number can be compared"):
         epochs_run([[1, 2]])
 
@@ -264,7 +264,7 @@ def test_a_result_that_is_no_number_is_refused():
         ({"monitor": None}, TypeError, "monitor=None"),
     ],
 )
-def test_impossible_settings_are_refused_when_the_plugin_is_made(settings, error, message):
+def test_impossible_settings_are_refused_when_the_callback_is_made(settings, error, message):
     with pytest.raises(error, match=message):
         EarlyStopping(**settings)
 
@@ -280,22 +280,22 @@ def test_two_may_watch_two_results():
 
 
 def test_cleanup_without_a_fit_and_twice_does_no_harm():
-    plugin = EarlyStopping()
-    learn = make(plugin)
-    plugin.cleanup_fit(learn)
-    plugin.cleanup_fit(learn)
+    callback = EarlyStopping()
+    learn = make(callback)
+    callback.cleanup_fit(learn)
+    callback.cleanup_fit(learn)
 
 
-def test_best_tells_better_worse_and_nothing():
+def test_best_returns_better_worse_and_nothing():
     best = Best("valid_loss", owner="Mine")
     learn = make(Says([3, None, 4, 2]))
     best.begin(learn)
-    told = []
+    returned = []
     for learn.epoch in range(4):
         learn.results = {}
         learn.callbacks[Says].after_epoch(learn)
-        told.append(best.update(learn))
-    assert told == [True, None, False, True]
+        returned.append(best.update(learn))
+    assert returned == [True, None, False, True]
     assert (best.value, best.epoch) == (2, 3)
 
 
@@ -325,7 +325,7 @@ def test_it_stops_as_soon_as_a_value_diverges_and_has_the_best_weights(bad):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", True])
-def test_a_threshold_that_is_no_number_is_refused(value):
+def test_a_threshold_that_is_not_a_number_is_refused(value):
     with pytest.raises(ValueError, match=r"divergence_threshold=.*write a finite number"):
         EarlyStopping(divergence_threshold=value)
     with pytest.raises(ValueError, match=r"stopping_threshold=.*write a finite number"):

@@ -77,7 +77,7 @@ def test_the_plot_marks_where_a_fit_was_stopped():
     assert list(history.plot("a").lines[-1].get_xdata()) == [1, 1]
 
 
-def test_what_cannot_be_drawn_is_told():
+def test_what_cannot_be_drawn_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="nothing to draw yet: fit first"):
         History().plot()
     with pytest.raises(KeyError, match=r"no column 'val_loss'\. There are: epoch, a"):
@@ -86,7 +86,7 @@ def test_what_cannot_be_drawn_is_told():
         history_of({"a": [1, 2]}).plot("a")
 
 
-def test_the_table_has_a_header_and_a_row_an_epoch_in_columns():
+def test_the_table_has_a_header_and_one_row_per_epoch_in_columns():
     history = history_of({"loss": 0.25}, {"loss": 12.5, "late": 1e-9})
     assert repr(history) == (
         "epoch     loss  seconds   late\n    0   0.2500   0.5000       \n    1  12.5000   0.5000  1e-09"
@@ -100,7 +100,7 @@ def test_of_a_long_history_the_table_shows_both_ends():
     assert history._repr_html_().count("<tr>") == 32
 
 
-def test_the_table_tells_why_a_fit_was_stopped():
+def test_the_table_shows_why_a_fit_was_stopped():
     history = history_of({"a": 1}, {"a": 2})
     history.stops.append((1, "a < b"))
     assert repr(history).splitlines()[-1] == "stopped in epoch 1: a < b"
@@ -116,7 +116,7 @@ def test_the_notebooks_table_has_the_best_losses_and_metrics_in_bold():
     assert re.findall("<b>(.*?)</b>", history._repr_html_()) == ["0.5000", "1.0000"]
 
 
-def test_names_and_values_in_the_notebooks_table_are_no_html():
+def test_names_and_values_in_the_notebooks_table_are_escaped():
     table = history_of({"<script>": "<b>"})._repr_html_()
     assert "<script>" not in table
     assert "<b>" not in table
@@ -154,7 +154,7 @@ def test_best_goes_by_the_directions_of_our_losses_and_metrics_and_passes_nan_ov
         history_of({"valid_loss": math.nan}).best("valid_loss")
 
 
-def test_best_goes_by_what_a_metric_says_of_itself_also_after_a_restore():
+def test_best_uses_the_direction_that_a_metric_declares_also_after_a_restore():
     class Hits:
         higher_is_better = True
         values = (0.1, 0.3, 0.2)
@@ -170,8 +170,8 @@ def test_best_goes_by_what_a_metric_says_of_itself_also_after_a_restore():
 
     hits = Hits()
     sgd = partial(torch.optim.SGD, lr=0.1)
-    data, plugins = ([BATCH], [BATCH]), [ZeroGrad(), Metrics(hits), Recorder()]
-    learn = Learner(nn.Linear(1, 1), data, mse_loss, sgd, plugins, defaults=())
+    data, callbacks = ([BATCH], [BATCH]), [ZeroGrad(), Metrics(hits), Recorder()]
+    learn = Learner(nn.Linear(1, 1), data, mse_loss, sgd, callbacks, defaults=())
     for _ in range(3):
         learn.fit(1)
         hits.values = hits.values[1:]
@@ -191,13 +191,13 @@ def test_a_result_that_is_written_after_the_row_is_warned_of_once(order, is_late
         learn.results["mine"] = 1.0
 
     sgd = partial(torch.optim.SGD, lr=0.1)
-    plugins = [ZeroGrad(), Recorder(), measure]
-    learn = Learner(nn.Linear(1, 1), ([BATCH], None), mse_loss, sgd, plugins, defaults=())
-    with warnings.catch_warnings(record=True) as told:
+    callbacks = [ZeroGrad(), Recorder(), measure]
+    learn = Learner(nn.Linear(1, 1), ([BATCH], None), mse_loss, sgd, callbacks, defaults=())
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         learn.fit(2)
     words = "learn.results['mine'] was written in after_epoch after the history had its row"
-    assert [str(each.message).startswith(words) for each in told] == [True] * is_late
+    assert [str(each.message).startswith(words) for each in warned] == [True] * is_late
     assert ("mine" in learn.history.names) is not is_late
 
 
@@ -230,7 +230,7 @@ def test_rows_columns_and_slices_are_reached_by_number_name_and_range():
         history["c"]
 
 
-def test_a_second_fit_goes_on_where_the_first_ended():
+def test_a_second_fit_continues_where_the_first_ended():
     sgd = partial(torch.optim.SGD, lr=0.1)
     learn = Learner(
         nn.Linear(1, 1), ([BATCH] * 2, None), mse_loss, sgd, [ZeroGrad(), Recorder()], defaults=()

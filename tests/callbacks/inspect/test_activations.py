@@ -86,7 +86,7 @@ def test_a_layer_that_is_not_called_is_nan_and_of_several_outputs_the_first_coun
     assert stats.means.isnan().tolist() == [[False, True]] * 3
 
 
-def test_a_batch_whose_gradients_only_add_up_is_no_step(make_learner):
+def test_a_batch_whose_gradients_only_add_up_is_not_a_step(make_learner):
     class Accumulate(Callback):
         order = Order.GRADIENT
 
@@ -112,7 +112,7 @@ def test_a_compiled_model_is_looked_into_all_the_same(make_learner, every):
     assert n_hooks == 0
 
 
-def test_layers_that_no_hook_hears_of_are_told(make_learner):
+def test_layers_that_no_hook_sees_are_reported(make_learner):
     class Silent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -134,7 +134,7 @@ def test_half_precision_and_nan_are_measured():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "words"),
     [
         ({"n_bins": 1}, "n_bins=1"),
         ({"highest": 0}, "above 0"),
@@ -143,12 +143,12 @@ def test_half_precision_and_nan_are_measured():
         ({"every": "2"}, "whole number of steps"),
     ],
 )
-def test_settings_that_cannot_be_used_are_refused(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_that_cannot_be_used_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
         ActivationStats(**options)
 
 
-def test_layers_that_are_no_names_are_refused(make_learner):
+def test_layers_that_are_not_names_are_refused(make_learner):
     with pytest.raises(TypeError, match="pass a name or a list of names"):
         ActivationStats(nn.ReLU)
     with pytest.raises(ValueError, match="has no 'relu'"):

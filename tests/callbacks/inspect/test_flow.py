@@ -35,7 +35,7 @@ def by_hand(n_steps: int) -> list[tuple[list[np.ndarray], list[np.ndarray], list
 
 
 class Accumulate(Callback):
-    order = Order.DECIDE  # heard after what measures
+    order = Order.DECIDE  # called after what measures
 
     def before_step(self, learn):
         if learn.batch_idx % 3 < 2:
@@ -78,9 +78,9 @@ def test_momentum_and_decay_belong_to_the_update(make_learner):
     assert updates.ratios[:, 0].tolist() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("plugin", [GradientFlow, WeightUpdates])
-def test_only_steps_that_were_made_are_recorded_and_only_each_nth(make_learner, plugin):
-    found = plugin(every="2 steps")
+@pytest.mark.parametrize("callback", [GradientFlow, WeightUpdates])
+def test_only_steps_that_were_made_are_recorded_and_only_each_nth(make_learner, callback):
+    found = callback(every="2 steps")
     make_learner(model=make_model(), callbacks=[found, Accumulate()]).fit(5)
     assert found.steps == [2, 4]
 
@@ -132,18 +132,18 @@ def test_what_does_not_move_is_minus_infinity_and_what_has_no_spread_infinity(ma
     assert len(updates.plot().get_lines()) == 3
 
 
-@pytest.mark.parametrize("plugin", [GradientFlow, WeightUpdates])
-def test_wrong_settings_are_refused(plugin, make_learner):
+@pytest.mark.parametrize("callback", [GradientFlow, WeightUpdates])
+def test_wrong_settings_are_refused(callback, make_learner):
     with pytest.raises(
-        ValueError, match=f"{plugin.__name__}.every='1 epoch'.: write a whole number of steps"
+        ValueError, match=f"{callback.__name__}.every='1 epoch'.: write a whole number of steps"
     ):
-        plugin(every="1 epoch")
+        callback(every="1 epoch")
     with pytest.raises(TypeError, match="pass a name or a list"):
-        plugin([])
+        callback([])
     with pytest.raises(ValueError, match=r"has no 'head.\*'. There are: weight, bias"):
-        make_learner(callbacks=[plugin("head.*")]).fit(1)
+        make_learner(callbacks=[callback("head.*")]).fit(1)
     with pytest.raises(ValueError, match="has recorded nothing yet: fit for 1 step or more"):
-        plugin().plot()
+        callback().plot()
 
 
 def test_the_pictures_show_what_was_recorded(make_learner):

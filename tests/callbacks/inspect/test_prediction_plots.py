@@ -76,7 +76,7 @@ def test_predictions_are_red():
     assert ax.collections[1].get_facecolor()[0].tolist() == [1, 0, 0, 1]
 
 
-def test_the_titles_tell_step_and_rmse_whatever_the_loss_is():
+def test_the_titles_show_step_and_rmse_whatever_the_loss_is():
     learn = line_learner(PlotSnapshots(2, every="2 steps"), loss=lambda p, t: (p - t).abs().sum())
     rmse = {}
 
@@ -150,7 +150,7 @@ def test_a_second_fit_begins_a_new_picture():
     assert [ax.get_title().split("\n")[0] for ax in second.axes] == ["step 4", "step 5"]
 
 
-def test_inputs_of_several_numbers_are_refused_before_the_first_update_with_the_cure():
+def test_inputs_of_several_numbers_are_refused_before_the_first_update_with_a_fix():
     learn = line_learner(PlotSnapshots(), data=(torch.randn(8, 3), torch.randn(8, 1)), model=nn.Linear(3, 1))
     with pytest.raises(ValueError, match=r"found inputs of shape \(8, 3\).*PlotSnapshots\(draw=draw\)"):
         learn.fit(1)
@@ -165,19 +165,19 @@ def test_a_users_own_function_draws_any_other_model():
         ax.imshow(learn.preds.detach().numpy())
 
     data = (torch.randn(8, 5), torch.arange(8) % 3)
-    plugin = PlotSnapshots(2, draw=draw)
-    learn = line_learner(plugin, data=data, model=nn.Linear(5, 3), loss=cross_entropy)
+    callback = PlotSnapshots(2, draw=draw)
+    learn = line_learner(callback, data=data, model=nn.Linear(5, 3), loss=cross_entropy)
     learn.fit(4)
     assert seen == [(8, 3), (8, 3)]
-    assert [len(ax.images) for ax in plugin.figure.axes] == [1, 1]
-    assert plugin.figure.axes[0].get_title().startswith("step 1, loss ")
+    assert [len(ax.images) for ax in callback.figure.axes] == [1, 1]
+    assert callback.figure.axes[0].get_title().startswith("step 1, loss ")
 
 
 def test_a_hundred_thousand_points_are_thinned():
     x = torch.rand(100_001)
-    plugin = PlotSnapshots(1)
-    line_learner(plugin, data=(x, x)).fit(1)
-    assert 1000 < len(plugin.figure.axes[0].collections[0].get_offsets()) <= 2000
+    callback = PlotSnapshots(1)
+    line_learner(callback, data=(x, x)).fit(1)
+    assert 1000 < len(callback.figure.axes[0].collections[0].get_offsets()) <= 2000
 
 
 @pytest.mark.parametrize(
@@ -191,12 +191,12 @@ def test_a_hundred_thousand_points_are_thinned():
         ({"every": "6 panels"}, "every='6 panels'"),
     ],
 )
-def test_impossible_settings_are_refused_when_the_plugin_is_made(settings, message):
+def test_impossible_settings_are_refused_when_the_callback_is_made(settings, message):
     with pytest.raises(ValueError, match=message):
         PlotSnapshots(**settings)
 
 
-def test_a_drawing_that_is_no_function_is_refused():
+def test_a_drawing_that_is_not_a_function_is_refused():
     with pytest.raises(TypeError, match="pass a function"):
         PlotSnapshots(draw="red")
 
@@ -210,19 +210,19 @@ def test_a_path_to_which_no_picture_can_be_written_is_refused_before_training(tm
 
 
 def test_cleanup_without_a_fit_and_twice_does_no_harm(tmp_path):
-    plugin = PlotSnapshots(1, path=tmp_path / "steps.png")
-    learn = line_learner(plugin)
-    plugin.cleanup_fit(learn)
+    callback = PlotSnapshots(1, path=tmp_path / "steps.png")
+    learn = line_learner(callback)
+    callback.cleanup_fit(learn)
     learn.fit(1)
-    plugin.cleanup_fit(learn)
-    assert plugin.figure is not None
+    callback.cleanup_fit(learn)
+    assert callback.figure is not None
 
 
 def test_a_notebook_shows_the_picture_and_nothing_before_there_is_one():
-    plugin = PlotSnapshots(1)
-    assert plugin._repr_png_() is None
-    line_learner(plugin).fit(1)
-    assert plugin._repr_png_()[:4] == b"\x89PNG"
+    callback = PlotSnapshots(1)
+    assert callback._repr_png_() is None
+    line_learner(callback).fit(1)
+    assert callback._repr_png_()[:4] == b"\x89PNG"
 
 
 def test_no_window_system_and_no_pyplot_is_needed():

@@ -141,7 +141,7 @@ def test_drawing_leaves_no_trace_also_within_a_fit_and_beside_averages():
     one, other = run(draws=True), run(draws=False)
     assert str(one.snapshot()["history"]["steps"]) == str(other.snapshot()["history"]["steps"])
     assert torch.equal(one.callbacks.loss_surface.path, other.callbacks.loss_surface.path)
-    assert [plugin.name for plugin in one.callbacks] == [plugin.name for plugin in other.callbacks]
+    assert [callback.name for callback in one.callbacks] == [callback.name for callback in other.callbacks]
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
@@ -166,7 +166,7 @@ def test_only_named_parameters_are_recorded_and_frozen_ones_are_not(make_learner
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "words"),
     [
         ({"along": "sideways"}, r"'principal', 'random', or two parameters, as \('params\[0\]'"),
         ({"along": ("params[0]", "params[0]")}, "these are the same"),
@@ -178,13 +178,13 @@ def test_only_named_parameters_are_recorded_and_frozen_ones_are_not(make_learner
         ({"margin": -1}, "margin=-1"),
     ],
 )
-def test_settings_that_cannot_be_used_are_refused(options, told):
+def test_settings_that_cannot_be_used_are_refused(options, words):
     learn, surface = fitted(2)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=words):
         surface.evaluate(learn, **options)
 
 
-def test_too_short_a_path_and_numbers_that_are_not_finite_are_told():
+def test_too_short_a_path_and_numbers_that_are_not_finite_are_reported():
     with pytest.raises(ValueError, match="has recorded nothing yet"):
         LossSurface().evaluate(None)
     learn, surface = fitted(1)

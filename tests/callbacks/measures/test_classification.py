@@ -69,7 +69,7 @@ def test_counts_of_classes_are_torchmetrics_also_of_pixels(metric, average, size
 @pytest.mark.parametrize("metric", COUNTS)
 @settings(max_examples=25, deadline=None)
 @given(sizes=SIZES, seed=SEEDS)
-def test_binary_tells_of_yes_from_logits_whole_numbers_or_two_scores(metric, sizes, seed):
+def test_binary_measures_yes_from_logits_whole_numbers_or_two_scores(metric, sizes, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(sum(sizes), generator=generator)
     targets = torch.randint(2, (sum(sizes),), generator=generator)
@@ -99,7 +99,7 @@ def test_ignored_answers_do_not_count_as_yes_or_no():
 
 
 @pytest.mark.parametrize("metric", COUNTS)
-def test_binary_of_more_classes_is_refused_and_the_averages_are_told(metric):
+def test_binary_with_more_classes_is_refused_and_the_error_lists_the_averages(metric):
     title = metric.__name__
     with pytest.raises(ValueError, match=rf"scores are of 5\. Choose {title}\('macro'\)"):
         over(metric(), classes([3], 0))
@@ -174,7 +174,7 @@ def test_as_many_as_there_are_classes_are_refused(k):
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "2"])
-def test_a_k_that_is_no_number_of_classes_is_refused(k):
+def test_a_k_that_is_not_a_number_of_classes_is_refused(k):
     with pytest.raises(ValueError, match="write a whole number, 1 or more"):
         TopKAccuracy(k)
 
@@ -225,10 +225,10 @@ def test_perplexity_takes_other_precisions(dtype):
     assert over(Perplexity(), [(preds.to(dtype), targets)]) == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("class_dim", "cure"), [(1, "class_dim=-1"), (-1, "class_dim=1")])
-def test_perplexity_of_classes_in_the_other_place_is_refused_with_the_cure(class_dim, cure):
+@pytest.mark.parametrize(("class_dim", "fix"), [(1, "class_dim=-1"), (-1, "class_dim=1")])
+def test_perplexity_of_classes_in_the_other_place_is_refused_with_a_fix(class_dim, fix):
     shape = (4, 3, 7) if class_dim == 1 else (4, 7, 3)
-    with pytest.raises(ValueError, match=rf"targets of shape \(4, 3\).*or {cure}"):
+    with pytest.raises(ValueError, match=rf"targets of shape \(4, 3\).*or {fix}"):
         Perplexity(class_dim=class_dim).update(torch.zeros(shape), torch.zeros(4, 3, dtype=torch.int64))
 
 
@@ -263,7 +263,7 @@ def test_shapes_that_do_not_fit_are_refused_with_those_that_do(metric, preds, ta
 
 @pytest.mark.parametrize("metric", BY_CLASS, ids=lambda metric: type(metric).__name__)
 @pytest.mark.parametrize("number", [-100, 5])
-def test_targets_beyond_the_classes_are_told_when_the_pass_ends(metric, number):
+def test_targets_beyond_the_classes_are_reported_when_the_pass_ends(metric, number):
     metric = Perplexity(ignore_index=7) if isinstance(metric, Perplexity) else metric
     with pytest.raises(ValueError, match=r"2 targets of the pass are not in .* 0 to 4.*ignore_index"):
         over(metric, [(torch.zeros(3, 5), torch.tensor([1, number, number]))])
@@ -271,11 +271,11 @@ def test_targets_beyond_the_classes_are_told_when_the_pass_ends(metric, number):
 
 @pytest.mark.parametrize("preds", [torch.zeros(3), torch.zeros(3).long()])
 @pytest.mark.parametrize("metric", COUNTS)
-def test_targets_that_are_neither_yes_nor_no_are_told(metric, preds):
+def test_targets_that_are_neither_yes_nor_no_are_reported(metric, preds):
     with pytest.raises(ValueError, match="1 targets of the pass are not in the classes 0 to 1"):
         over(metric(), [(preds, torch.tensor([0.0, 0.5, 1.0]))])
 
 
-def test_answers_that_are_neither_yes_nor_no_are_told():
+def test_answers_that_are_neither_yes_nor_no_are_reported():
     with pytest.raises(ValueError, match="not in the classes 0 to 1"):
         over(F1(), [(torch.tensor([0, 2]), torch.tensor([0, 1]))])

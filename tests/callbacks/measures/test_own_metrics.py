@@ -111,7 +111,7 @@ def test_how_the_items_are_batched_does_not_matter(kind, make):
 
 
 @each_metric
-def test_a_pass_that_begins_anew_forgets_the_last(kind, make):
+def test_a_new_pass_forgets_the_last(kind, make):
     metric, parts = make(), [batch(kind, 5), batch(kind, 3)]
     first = over(metric, parts)
     over(metric, [batch(kind, 4)])
@@ -119,7 +119,7 @@ def test_a_pass_that_begins_anew_forgets_the_last(kind, make):
 
 
 @each_metric
-def test_it_tells_which_way_is_better(kind, make):
+def test_it_declares_which_way_is_better(kind, make):
     better = "min" if metric_name(make()) in ("mse", "rmse", "mae", "perplexity") else "max"
     assert direction_of(make()) == better
 
@@ -139,18 +139,18 @@ def total(preds, targets):
     return preds.sum()
 
 
-def learner(kind, make, *plugins):
+def learner(kind, make, *callbacks):
     data = [[batch(kind, n, torch.Generator().manual_seed(seed + n)) for n in SIZES] for seed in (0, 50)]
     metric = make()
     metric.name = "metric"
     defaults = (ZeroGrad, Metrics(metric, on="both"), Recorder)
     sgd = partial(torch.optim.SGD, lr=0.1)
-    return Learner(Same(), Data(*data), total, sgd, plugins, defaults=defaults)
+    return Learner(Same(), Data(*data), total, sgd, callbacks, defaults=defaults)
 
 
 @pytest.mark.parametrize("cut_at", [3, 9])
 @each_metric
-def test_what_was_added_up_survives_a_cut_to_the_last_bit(kind, make, cut_at, tmp_path):
+def test_what_was_added_up_survives_an_interruption_to_the_last_bit(kind, make, cut_at, tmp_path):
     whole = learner(kind, make)
     whole.fit(1)
     cut = learner(kind, make, Checkpoint(tmp_path / "run", "1 step"), Cut(cut_at))
@@ -174,7 +174,7 @@ def test_what_was_added_up_survives_a_cut_to_the_last_bit(kind, make, cut_at, tm
     ],
     ids=["another k", "another class", "another average", "one more", "none"],
 )
-def test_a_pass_under_way_does_not_go_on_with_other_metrics(then, now, words):
+def test_a_pass_under_way_does_not_resume_with_other_metrics(then, now, words):
     begun, other = Metrics(then, on="train"), Metrics(*now, on="train")
     begun._passes["train"].is_open = True
     with pytest.raises(ValueError, match=words):
@@ -183,7 +183,7 @@ def test_a_pass_under_way_does_not_go_on_with_other_metrics(then, now, words):
     same.under_way = begun.under_way
 
 
-def test_what_was_kept_between_passes_goes_on_with_other_metrics():
+def test_a_run_saved_between_passes_resumes_with_other_metrics():
     Metrics(F1()).under_way = Metrics(accuracy).under_way
 
 

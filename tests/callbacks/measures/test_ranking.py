@@ -29,7 +29,7 @@ def answers(sizes, seed, tied):
 
 
 def rows(sizes, seed, tied=False, highest=3):
-    """Batches of scores and relevances of six items a row; the first row has nothing relevant."""
+    """Batches of scores and relevances with six items per row; the first row has nothing relevant."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(sum(sizes), N_ITEMS, generator=generator)
     relevances = torch.randint(highest + 1, (sum(sizes), N_ITEMS), generator=generator)
@@ -96,12 +96,12 @@ def test_auroc_keeps_no_part_of_a_batch_that_its_maker_overwrites():
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1), (3,)])
-def test_auroc_refuses_shapes_that_do_not_fit_with_the_cure(shape):
+def test_auroc_refuses_shapes_that_do_not_fit_with_a_fix(shape):
     with pytest.raises(ValueError, match=r"AUROC: preds of shape .* against .*\(4,\).*MulticlassAUROC"):
         AUROC().update(torch.zeros(shape), torch.zeros(4))
 
 
-def test_auroc_tells_of_targets_other_than_0_and_1_when_the_pass_ends():
+def test_auroc_reports_targets_other_than_0_and_1_when_the_pass_ends():
     with pytest.raises(ValueError, match="AUROC: 2 targets of the pass are neither 0 nor 1"):
         over(AUROC(), [(torch.zeros(3), torch.tensor([0.5, 1.0, 2.0]))])
 
@@ -170,7 +170,7 @@ def test_gain_takes_the_number_of_the_relevant_item():
 
 
 @pytest.mark.parametrize("k", [0, -3, 2.0, True])
-def test_a_k_that_is_no_number_of_places_is_refused(k):
+def test_a_k_that_is_not_a_number_of_places_is_refused(k):
     with pytest.raises(ValueError, match="give a whole number of places, from 1, or None"):
         NDCG(k)
 
@@ -212,6 +212,6 @@ def test_rows_that_do_not_fit_are_refused_with_those_that_do(metric, preds, targ
 @pytest.mark.parametrize(
     "targets", [torch.tensor([3, -1]), torch.tensor([[1.0, -1.0, 0.0], [0.0, math.nan, 0.0]])]
 )
-def test_targets_that_no_order_suits_are_told_when_the_pass_ends(metric, targets):
+def test_targets_that_no_order_suits_are_reported_when_the_pass_ends(metric, targets):
     with pytest.raises(ValueError, match="2 targets of the pass are relevances below 0 or NaN, or numbers"):
         over(metric, [(torch.randn(2, 3), targets)])

@@ -87,6 +87,6 @@ def test_a_nan_among_the_targets_is_not_hidden(metric):
 
 
 @pytest.mark.parametrize("metric", [ExplainedVariance, PearsonCorr])
-def test_shapes_that_differ_are_refused_with_the_cure(metric):
+def test_shapes_that_differ_are_refused_with_a_fix(metric):
     with pytest.raises(ValueError, match=rf"{metric.__name__}: preds of shape \(4, 1\) .*squeeze"):
         metric().update(torch.zeros(4, 1), torch.zeros(4))

@@ -71,7 +71,7 @@ def batches(kind: str, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 class Line(nn.Module):
-    """One number an item."""
+    """One number per item."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ def test_theirs_in_ours_is_theirs_over_all_the_data(kind):
 @pytest.mark.filterwarnings("ignore:lr is 0")
 @pytest.mark.parametrize("cut_at", [2, 4, 8, 11])
 @pytest.mark.parametrize("kind", ["auroc", "f1", "pearson", "spearman"])
-def test_what_was_added_up_survives_a_cut(kind, cut_at, tmp_path):
+def test_what_was_added_up_survives_an_interruption(kind, cut_at, tmp_path):
     whole = make(kind, ALL[kind](), "both")
     whole.fit(1)
     cut = make(kind, ALL[kind](), "both", Checkpoint(tmp_path / "run", "1 step"), Cut(cut_at))

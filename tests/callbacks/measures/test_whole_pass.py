@@ -103,7 +103,7 @@ def test_targets_come_first_where_that_is_asked_for():
         (whole_pass(f1, higher_is_better=True), True),
     ],
 )
-def test_which_way_is_better_is_told_by_the_name_or_the_option(metric, better):
+def test_the_name_or_the_option_decides_which_way_is_better(metric, better):
     assert metric.higher_is_better is better
 
 
@@ -139,7 +139,7 @@ def test_an_error_says_what_the_function_was_given():
     assert "whole_pass(r2_score), with float32 of shape (20, 2)" in "\n".join(error.value.__notes__)
 
 
-def test_batches_that_cannot_be_joined_are_told():
+def test_batches_that_cannot_be_joined_are_reported():
     class Ragged(nn.Module):
         def forward(self, x):
             return x.new_ones(len(x), len(x))
@@ -177,7 +177,7 @@ def test_memory_that_is_used_again_is_copied():
     assert learn.validate(again)["valid_total"] == 12
 
 
-def test_a_fit_goes_on_in_the_middle_of_a_pass(tmp_path):
+def test_a_fit_resumes_in_the_middle_of_a_pass(tmp_path):
     @on("after_batch")
     def interrupt(learn):
         if learn.training and learn.batch_idx == 1 and not learn.resumed:

@@ -55,7 +55,7 @@ def test_the_norm_of_nothing_is_0():
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_a_norm_that_is_no_number_is_told(number):
+def test_a_norm_that_is_not_a_number_is_refused(number):
     tensors = tensors_of(torch.float32)
     tensors[2][3] = number
     assert same(total_norm(tensors), get_total_norm(tensors))

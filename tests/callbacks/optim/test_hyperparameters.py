@@ -1,4 +1,4 @@
-"""One plug-in for each hyperparameter, a schedule as long as the fit, and settings that are put back."""
+"""One callback for each hyperparameter, a schedule as long as the fit, and settings that are restored."""
 
 from __future__ import annotations
 
@@ -119,21 +119,21 @@ def test_two_that_overlap_are_refused_all_the_same(with_momentum):
         (lambda: TorchScheduler(partial(PolynomialLR, total_iters=2), every="1 step"), "total_iters=2"),
     ],
 )
-def test_a_schedule_shorter_than_the_fit_is_told_at_its_begin(with_momentum, scheduler, words):
+def test_a_schedule_shorter_than_the_fit_is_reported_at_its_start(with_momentum, scheduler, words):
     with pytest.raises(LearnerWarning, match=f"shorter than the fit: {words}"):
         with_momentum(scheduler()).fit(2)
 
 
 @pytest.mark.parametrize(
-    "plugins",
+    "callbacks",
     [(one_cycle_of(2, "4 samples"),), (one_cycle_of(2), GradientAccumulation(2))],
     ids=["samples", "sums"],
 )
-def test_where_its_length_is_seen_in_the_fit_only_torchs_error_tells_the_cure(with_momentum, plugins):
+def test_where_its_length_is_seen_in_the_fit_only_torchs_error_shows_the_fix(with_momentum, callbacks):
     with pytest.raises(
         ValueError, match=r"shorter than the fit, which has 4 epochs.*Write a larger total_steps"
     ):
-        with_momentum(*plugins).fit(4)
+        with_momentum(*callbacks).fit(4)
 
 
 def test_one_cycle_by_epochs_that_is_too_short_is_refused_before_the_first_step(with_momentum):
@@ -144,7 +144,7 @@ def test_one_cycle_by_epochs_that_is_too_short_is_refused_before_the_first_step(
 
 
 @pytest.mark.parametrize("total", [7, 40])
-def test_a_schedule_longer_than_the_fit_is_told_after_it(with_momentum, total):
+def test_a_schedule_longer_than_the_fit_is_reported_after_it(with_momentum, total):
     if total == 7:  # torch has a value for the step after the last
         with_momentum(one_cycle_of(total)).fit(2)
     else:
@@ -152,7 +152,7 @@ def test_a_schedule_longer_than_the_fit_is_told_after_it(with_momentum, total):
             with_momentum(one_cycle_of(total)).fit(2)
 
 
-def test_a_fit_that_was_stopped_is_told_nothing(with_momentum):
+def test_a_fit_that_was_stopped_gets_no_warning(with_momentum):
     stop = on("after_batch")(lambda learn: learn.stop("enough"))
     with_momentum(one_cycle_of(40)).fit(2, [stop])
 
@@ -167,7 +167,7 @@ def test_a_fit_that_was_stopped_is_told_nothing(with_momentum):
         lambda: TorchScheduler(partial(ExponentialLR, gamma=0.9)),
     ],
 )
-def test_a_schedule_of_the_fits_length_is_told_nothing(with_momentum, scheduler):
+def test_a_schedule_of_the_fits_length_gets_no_warning(with_momentum, scheduler):
     with_momentum(scheduler()).fit(2)
 
 
@@ -190,7 +190,7 @@ def test_where_gradients_add_up_a_param_scheduler_still_ends_with_the_fit(with_m
     assert seen == pytest.approx([0.4, 1.0])
 
 
-# Put back
+# Restored
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_phases_that_have_no_share_are_left_out():
     assert combine([0.0, 1.0], [lin(5.0, 6.0), lin(0.0, 1.0)])(0.0) == 0
 
 
-def test_a_part_that_is_no_function_is_refused():
+def test_a_part_that_is_not_a_function_is_refused():
     with pytest.raises(TypeError, match=r"0\.3 is not a function of progress"):
         combine([1.0], [0.3])
 

@@ -265,7 +265,7 @@ def test_hooks_of_the_step_and_of_the_state_dict_are_called():
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "error", "words"),
     [
         ([], ValueError, "at least one"),
         ([partial(SGD, lr=0.1), adamw], ValueError, "argument 0, SGD, has no rule"),
@@ -282,8 +282,8 @@ def test_hooks_of_the_step_and_of_the_state_dict_are_called():
         ([(partial(SGD, lr=-1.0), is_matrix), adamw], ValueError, "lr must be a finite number > 0"),
     ],
 )
-def test_what_does_not_go_together_is_refused_by_name(given, error, said):
-    with pytest.raises(error, match=said):
+def test_what_does_not_go_together_is_refused_by_name(given, error, words):
+    with pytest.raises(error, match=words):
         learner_of(optimizer=given)
 
 

@@ -183,7 +183,7 @@ def test_auto_takes_the_accelerator_or_the_cpu():
     assert find_device("auto").type == there.type
 
 
-def test_a_device_is_told_as_tensors_tell_it():
+def test_a_device_is_named_as_tensors_name_it():
     for device in ("cpu", "cpu:0", torch.device("cpu"), "meta", "auto"):
         found = find_device(device)
         assert torch.empty(1, device=found).device == found
@@ -273,11 +273,11 @@ def test_an_optimizers_state_that_is_in_place_is_not_touched():
 
 def test_a_model_that_is_replaced_between_passes_is_placed_again():
     learn = make("meta", model=nn.Linear(2, 1, device="meta"))
-    plugin = learn.callbacks[DevicePlacement]
-    plugin.before_fit(learn)
+    callback = learn.callbacks[DevicePlacement]
+    callback.before_fit(learn)
     learn.model = nn.Linear(2, 1)
     learn.batch = (torch.ones(1, 2),)
-    plugin.place(learn)
+    callback.place(learn)
     assert learn.device == META
     assert learn.batch[0].device == META
 

@@ -71,7 +71,7 @@ def test_hooks_go_at_the_end_of_the_block_also_by_an_error(of):
     assert n_hooks(model) == 0
 
 
-def test_hooks_go_with_the_object_and_twice_is_no_error():
+def test_hooks_go_with_the_object_and_may_be_removed_twice():
     model = make_model()
     hooks = Hooks(model, print)
     hooks.remove()
@@ -83,11 +83,11 @@ def test_hooks_go_with_the_object_and_twice_is_no_error():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [((3, print), "int"), (([3], print), "3 is not a module"), ((nn.ReLU(), 3), "pass a function")],
 )
-def test_what_cannot_be_hooked_is_refused(arguments, told):
-    with pytest.raises(TypeError, match=told):
+def test_what_cannot_be_hooked_is_refused(arguments, words):
+    with pytest.raises(TypeError, match=words):
         Hooks(*arguments)
 
 

@@ -28,8 +28,8 @@ def net() -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def learner_of(*plugins, model=None) -> Learner:
-    return Learner(model or net(), Data(pictures()), F.mse_loss, sgd, plugins, defaults=QUIET)
+def learner_of(*callbacks, model=None) -> Learner:
+    return Learner(model or net(), Data(pictures()), F.mse_loss, sgd, callbacks, defaults=QUIET)
 
 
 def by_hand(model: nn.Module, layout: torch.memory_format) -> nn.Module:
@@ -106,7 +106,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why():
     assert same(learn.model.layers, by_hand(net(), torch.contiguous_format))
 
 
-def test_an_error_of_the_model_itself_is_told_as_ever():
+def test_an_error_of_the_model_itself_is_raised_unchanged():
     class Net(nn.Linear):
         def forward(self, inputs):
             raise ZeroDivisionError("mine")
@@ -126,6 +126,6 @@ def test_a_model_that_is_compiled_already_is_refused():
     assert model._compiled_call_impl is not None
 
 
-def test_a_backend_that_is_not_there_is_told():
+def test_a_missing_backend_is_reported():
     with pytest.raises(ValueError, match=r"this backend does not exist. Available: .*inductor"):
         Compile("fast")

@@ -135,7 +135,7 @@ class Batches(Callback):
         self.sums.append([tensor.double().sum().item() for tensor in tensors_in(learn.batch)])
 
 
-def make(*plugins, prefetch=True, train=None, valid=None, seed=1, **options):
+def make(*callbacks, prefetch=True, train=None, valid=None, seed=1, **options):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.4), nn.Linear(8, 1))
     train = DataLoader(Noisy(), SIZE, shuffle=True) if train is None else train
@@ -144,7 +144,7 @@ def make(*plugins, prefetch=True, train=None, valid=None, seed=1, **options):
         Data(train, valid),
         F.mse_loss,
         partial(torch.optim.Adam, lr=0.01),
-        [DevicePlacement("cpu", prefetch=prefetch), Batches(), *plugins],
+        [DevicePlacement("cpu", prefetch=prefetch), Batches(), *callbacks],
         defaults=(ZeroGrad, Metrics, Recorder),
         **options,
     )
@@ -184,7 +184,7 @@ def test_every_ending_leaves_what_it_leaves_without_and_nothing_is_fetched_ahead
 
     def run(prefetch):
         data = Noisy()
-        stream = (batch for batch in DataLoader(data, SIZE))  # goes on from fit to fit
+        stream = (batch for batch in DataLoader(data, SIZE))  # continues from fit to fit
         learn = make(
             At(n, ENDINGS[ending]),
             prefetch=prefetch,
@@ -195,12 +195,12 @@ def test_every_ending_leaves_what_it_leaves_without_and_nothing_is_fetched_ahead
             learn.fit(2)
         except (RuntimeError, KeyboardInterrupt) as error:
             learn.error = error
-        fetched, told = data.n_fetched, repr(learn.error)
+        fetched, shown = data.n_fetched, repr(learn.error)
         most.append(lane.most if prefetch else 0)
         learn.data.train = stream
         learn.data.valid = None
         learn.fit(1)
-        return outcome(learn, fetched, told, data.n_fetched)
+        return outcome(learn, fetched, shown, data.n_fetched)
 
     expected = run(prefetch=False)
     lane = imitated(monkeypatch)
@@ -212,11 +212,13 @@ def test_every_ending_leaves_what_it_leaves_without_and_nothing_is_fetched_ahead
 
 
 @pytest.mark.parametrize("cut", [1, 6, 11, 12, 16])
-def test_a_fit_that_was_cut_goes_on_with_the_same_bits(monkeypatch, tmp_path, cut):
+def test_an_interrupted_fit_resumes_with_the_same_bits(monkeypatch, tmp_path, cut):
     valid = [(torch.ones(2, 3), torch.ones(2, 1))] * 2
 
-    def run(folder, *plugins, prefetch=True):
-        learn = make(*plugins, Checkpoint(tmp_path / folder, every="1 step"), prefetch=prefetch, valid=valid)
+    def run(folder, *callbacks, prefetch=True):
+        learn = make(
+            *callbacks, Checkpoint(tmp_path / folder, every="1 step"), prefetch=prefetch, valid=valid
+        )
         learn.fit(3, resume="auto")
         return outcome(learn)
 
@@ -234,8 +236,8 @@ def test_a_ctrl_c_is_kept_with_the_batch_that_it_ended(monkeypatch, tmp_path, la
     def interrupt(learn):
         signal.raise_signal(signal.SIGINT)
 
-    def run(folder, *plugins):
-        learn = make(*plugins, Checkpoint(tmp_path / folder, every="100 steps"))
+    def run(folder, *callbacks):
+        learn = make(*callbacks, Checkpoint(tmp_path / folder, every="100 steps"))
         learn.fit(2, resume="auto")
         return outcome(learn)
 
@@ -365,13 +367,13 @@ def test_on_a_cpu_prefetch_changes_nothing():
     assert found[0] == found[1]
 
 
-def test_where_there_is_no_lane_it_is_said(monkeypatch):
+def test_a_device_without_a_copy_stream_is_reported(monkeypatch):
     learn = make()
-    plugin = learn.callbacks[DevicePlacement]
-    plugin.device = torch.device("mps", 0)
-    monkeypatch.setattr(plugin, "_place_model", lambda learn: None)
+    callback = learn.callbacks[DevicePlacement]
+    callback.device = torch.device("mps", 0)
+    monkeypatch.setattr(callback, "_place_model", lambda learn: None)
     with pytest.warns(LearnerWarning, match="has no effect on mps; it is for CUDA"):
-        plugin.before_fit(learn)
+        callback.before_fit(learn)
 
 
 @pytest.mark.parametrize("value", [1, "yes", None])

@@ -60,11 +60,11 @@ def batches(n: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(each, each.sum(1, keepdim=True)) for each in pairs]
 
 
-def make(*plugins) -> Learner:
+def make(*callbacks) -> Learner:
     torch.manual_seed(0)
     data = Data(batches(), batches(1))
     optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
-    return Learner(Net(), data, F.mse_loss, optimizer, plugins, defaults=QUIET)
+    return Learner(Net(), data, F.mse_loss, optimizer, callbacks, defaults=QUIET)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -86,7 +86,7 @@ def test_a_fit_has_the_bits_of_one_without(layers):
 
 
 @pytest.mark.parametrize(
-    "plugins",
+    "callbacks",
     [
         lambda: [GradientAccumulation(2)],
         lambda: [MixedPrecision("bf16")],
@@ -96,10 +96,10 @@ def test_a_fit_has_the_bits_of_one_without(layers):
     ],
     ids=["accumulation", "bf16", "lean", "ema", "sam"],
 )
-def test_with_others_too(plugins):
-    plain = make(*plugins())
+def test_with_others_too(callbacks):
+    plain = make(*callbacks())
     plain.fit(2)
-    checkpointed = make(ActivationCheckpointing("Block"), *plugins())
+    checkpointed = make(ActivationCheckpointing("Block"), *callbacks())
     checkpointed.fit(2)
     assert same(plain.model, checkpointed.model)
 
@@ -114,12 +114,12 @@ def test_each_layer_runs_twice_in_a_training_step_and_once_in_validation():
 
 
 def test_it_holds_less():
-    def peak(*plugins) -> int:
+    def peak(*callbacks) -> int:
         torch.manual_seed(0)
         model = nn.Sequential(*(Block(64) for _ in range(8)), nn.Linear(64, 1))
         inputs = torch.randn(512, 64)
         learn = Learner(
-            model, Data([(inputs, inputs[:, :1])]), F.mse_loss, torch.optim.SGD, plugins, defaults=QUIET
+            model, Data([(inputs, inputs[:, :1])]), F.mse_loss, torch.optim.SGD, callbacks, defaults=QUIET
         )
         with LiveBytes() as gauge:
             learn.fit(1)
@@ -154,7 +154,7 @@ def test_an_error_in_mid_fit_leaves_the_model_as_it_was():
     assert not any("forward" in vars(module) for module in learn.model.modules())
 
 
-def test_a_forward_of_the_object_s_own_is_called_and_put_back():
+def test_the_objects_own_forward_is_called_and_restored():
     learn = make(ActivationCheckpointing("head"))
     head, calls = learn.model.head, []
 
@@ -202,7 +202,7 @@ def test_two_for_different_layers_go_together():
 
 
 @pytest.mark.parametrize("layers", [None, [], "", 3, [nn.ReLU]])
-def test_layers_that_are_no_names(layers):
+def test_layers_that_are_not_names(layers):
     with pytest.raises(TypeError, match=r"ActivationCheckpointing\("):
         ActivationCheckpointing(layers)
 
@@ -221,13 +221,15 @@ def test_the_step_of_a_hugging_face_model_with_its_own_switch():
     tokens = torch.randint(50, (4, 7), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": tokens, "labels": torch.tensor([0, 1, 0, 1])}
 
-    def trained(*plugins, own: bool = False) -> nn.Module:
+    def trained(*callbacks, own: bool = False) -> nn.Module:
         torch.manual_seed(0)
         model = transformers.BertForSequenceClassification(config)
         if own:
             switch = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
             switch()
-        learn = Learner(model, Data([batch]), None, partial(torch.optim.SGD, lr=0.1), plugins, defaults=QUIET)
+        learn = Learner(
+            model, Data([batch]), None, partial(torch.optim.SGD, lr=0.1), callbacks, defaults=QUIET
+        )
         learn.fit(2)
         return model
 

@@ -108,13 +108,13 @@ def test_a_negative_loss_has_no_root_and_prints_nan(capsys):
     assert capsys.readouterr().out == "RMSE: nan\n"
 
 
-def test_an_interval_that_is_none_is_refused_when_the_plugin_is_made():
+def test_an_invalid_interval_is_refused_when_the_callback_is_made():
     with pytest.raises(ValueError, match="every='now and then': write a positive number and a unit"):
         LogRMSE("now and then")
 
 
 def test_cleanup_without_a_fit_and_twice_does_no_harm():
-    plugin = LogRMSE("1 epoch")
-    learn = article_learner(plugin)
-    plugin.cleanup_fit(learn)
-    plugin.cleanup_fit(learn)
+    callback = LogRMSE("1 epoch")
+    learn = article_learner(callback)
+    callback.cleanup_fit(learn)
+    callback.cleanup_fit(learn)

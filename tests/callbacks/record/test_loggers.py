@@ -72,7 +72,7 @@ def test_an_error_leaves_the_lines_of_the_epochs_before_it(tmp_path):
     assert [row["epoch"] for row in rows_of(path)] == ["0", "1"]
 
 
-def test_a_second_fit_goes_on_in_the_same_file(tmp_path):
+def test_a_second_fit_continues_in_the_same_file(tmp_path):
     path = tmp_path / "log.csv"
     learn = make(CSVLogger(path))
     learn.fit(2)
@@ -124,7 +124,7 @@ def test_append_begins_a_file_where_there_is_none_or_an_empty_one(tmp_path):
         assert len(rows_of(path)) == 1
 
 
-def test_append_goes_on_a_line_of_its_own_after_a_torn_one(tmp_path):
+def test_append_starts_a_new_line_after_a_torn_one(tmp_path):
     path = tmp_path / "log.csv"
     make(CSVLogger(path)).fit(2)
     path.write_text(path.read_text().rstrip("\n")[:-3])
@@ -185,22 +185,22 @@ def test_a_result_with_commas_and_lists_stays_one_cell(tmp_path):
     assert rows_of(path)[0]["per_class"] == "[0.5, 0.25]"
 
 
-def test_it_works_without_any_other_plugin_and_numbers_the_epochs(tmp_path):
+def test_it_works_without_any_other_callback_and_numbers_the_epochs(tmp_path):
     path = tmp_path / "log.csv"
     make(CSVLogger(path), defaults=()).fit(2)
     assert [row["epoch"] for row in rows_of(path)] == ["0", "1"]
 
 
-def test_a_path_that_is_none_is_refused_when_the_plugin_is_made():
+def test_an_invalid_path_is_refused_when_the_callback_is_made():
     with pytest.raises(TypeError, match="path=None"):
         CSVLogger(None)
 
 
 def test_cleanup_without_a_fit_and_twice_does_no_harm(tmp_path):
-    plugin = CSVLogger(tmp_path / "log.csv")
-    learn = make(plugin)
-    plugin.cleanup_fit(learn)
-    plugin.cleanup_fit(learn)
+    callback = CSVLogger(tmp_path / "log.csv")
+    learn = make(callback)
+    callback.cleanup_fit(learn)
+    callback.cleanup_fit(learn)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,7 +41,7 @@ def class_batches(*sizes: int, n_classes: int = 3, seed: int = 0):
     ]
 
 
-def regress(*metrics, on="valid", train=(4, 3), valid=(5, 2, 1), n_outputs=1, plugins=(), n_epochs=1):
+def regress(*metrics, on="valid", train=(4, 3), valid=(5, 2, 1), n_outputs=1, callbacks=(), n_epochs=1):
     torch.manual_seed(0)
     data = Data(
         uneven_batches(*train, n_outputs=n_outputs), uneven_batches(*valid, n_outputs=n_outputs, seed=1)
@@ -51,7 +51,7 @@ def regress(*metrics, on="valid", train=(4, 3), valid=(5, 2, 1), n_outputs=1, pl
         data,
         F.mse_loss,
         partial(torch.optim.SGD, lr=0.1),
-        callbacks=[Metrics(*metrics, on=on), *plugins],
+        callbacks=[Metrics(*metrics, on=on), *callbacks],
         defaults=DEFAULTS,
     )
     learn.fit(n_epochs)
@@ -169,7 +169,7 @@ def test_accuracy_refuses_shapes_that_do_not_fit_and_says_which_would(shape):
 
 
 @pytest.mark.parametrize("metric", [MSE(), RMSE(), MAE(), R2()])
-def test_preds_of_one_column_against_flat_targets_are_refused_with_the_cure(metric):
+def test_preds_of_one_column_against_flat_targets_are_refused_with_a_fix(metric):
     with pytest.raises(ValueError, match=r"shape \(4, 1\) against targets of shape \(4,\).*squeeze"):
         metric.update(torch.zeros(4, 1), torch.zeros(4))
 
@@ -183,7 +183,7 @@ def test_losses_are_weighted_by_items_on_uneven_batches():
             self.seen[learn.training].append((float(learn.loss), learn.n_items))
 
     keep = KeepLosses()
-    learn = regress(plugins=[keep])
+    learn = regress(callbacks=[keep])
     for training, name in ((True, "train_loss"), (False, "valid_loss")):
         losses, items = (
             torch.tensor(part, dtype=torch.float64) for part in zip(*keep.seen[training], strict=True)
@@ -276,7 +276,7 @@ def test_a_metric_of_each_class_gives_a_list():
     assert len(value) == 3
 
 
-def test_a_collection_gives_each_of_its_metrics_by_name_and_tells_the_names_before_the_first_epoch():
+def test_a_collection_gives_each_metric_by_name_and_names_them_before_the_first_epoch():
     collection = torchmetrics.MetricCollection(
         {
             "MAE": torchmetrics.MeanAbsoluteError(),
@@ -352,7 +352,7 @@ def test_accuracy_of_scores_with_the_classes_last_says_what_to_write():
         "class with arguments",
     ],
 )
-def test_what_is_no_metric_is_refused(metric, words):
+def test_what_is_not_a_metric_is_refused(metric, words):
     with pytest.raises(TypeError, match=words):
         Metrics(metric)
 
@@ -371,7 +371,7 @@ def test_a_metric_called_as_the_loss_is_refused():
 
 
 @pytest.mark.parametrize("metrics", [RMSE(), accuracy, "accuracy", torchmetrics.MetricCollection([]), 3])
-def test_metrics_that_are_no_list_are_refused(metrics):
+def test_metrics_that_are_not_a_list_are_refused(metrics):
     with pytest.raises(
         TypeError, match=r"(?s)metrics=.*: pass a list of metrics, as in metrics=\[RMSE\(\)\]"
     ):
@@ -479,7 +479,7 @@ def test_functions_are_weighted_by_the_learners_items_also_without_targets():
     assert results["valid_mean_output"] == pytest.approx(results["valid_loss"], rel=1e-6)
 
 
-def test_a_validation_of_unknown_length_that_gives_nothing_is_told_and_writes_nothing():
+def test_an_empty_validation_of_unknown_length_is_reported_and_writes_nothing():
     data = Data(uneven_batches(3), lambda: iter(()))
     learn = Learner(
         nn.Linear(3, 1),
@@ -501,12 +501,12 @@ def test_an_empty_batch_counts_for_nothing():
     assert results["valid_loss"] > 0
 
 
-def test_hooks_that_empty_the_batch_are_no_empty_validation(recwarn):
+def test_hooks_that_empty_the_batch_do_not_make_an_empty_validation(recwarn):
     class Empties(Callback):
         def after_batch(self, learn):
             learn.batch = None
 
-    regress(plugins=[Empties()])
+    regress(callbacks=[Empties()])
     assert not recwarn.list
 
 
@@ -517,11 +517,11 @@ def test_validating_in_the_middle_of_a_training_pass_does_not_disturb_its_number
                 learn.validate()
 
     plain = regress(MSE(), MAE(), on="both", n_epochs=2)
-    nested = regress(MSE(), MAE(), on="both", n_epochs=2, plugins=[ValidateInBatch()])
+    nested = regress(MSE(), MAE(), on="both", n_epochs=2, callbacks=[ValidateInBatch()])
     assert [without_time(row) for row in plain.history] == [without_time(row) for row in nested.history]
 
 
-def test_a_second_fit_measures_anew():
+def test_a_second_fit_measures_from_scratch():
     twice = regress(MSE(), torchmetrics.MeanAbsoluteError(), on="both")
     twice.fit(1)
     at_once = regress(MSE(), torchmetrics.MeanAbsoluteError(), on="both", n_epochs=2)
@@ -541,7 +541,7 @@ def test_a_copy_in_the_middle_of_a_pass_measures_on_its_own():
             self.copy = copy.deepcopy(learn.callbacks[Metrics])
 
     keep = CopyMetrics()
-    learn = regress(MSE(), torchmetrics.MeanAbsoluteError(), plugins=[keep])
+    learn = regress(MSE(), torchmetrics.MeanAbsoluteError(), callbacks=[keep])
     copied = keep.copy
     assert copied is not learn.callbacks[Metrics]
     found = copied._passes["valid"].compute()

@@ -36,32 +36,32 @@ def names_in(path) -> list[str]:
 
 
 def test_the_trace_has_the_steps_that_were_asked_for(tmp_path, capsys):
-    plugin = Profile(tmp_path / "traces", n_steps=2, wait=1, warm_up=1)
-    learn = make(plugin, Mark())
+    callback = Profile(tmp_path / "traces", n_steps=2, wait=1, warm_up=1)
+    learn = make(callback, Mark())
     learn.fit(1)
     n_items = learn.n_samples // 6
-    assert plugin.path == tmp_path / "traces" / "steps-3-4.json"
-    names = names_in(plugin.path)
+    assert callback.path == tmp_path / "traces" / "steps-3-4.json"
+    names = names_in(callback.path)
     marks = [name for name in names if name.startswith("mark")]
     assert set(marks) == {f"mark train {n * n_items}" for n in (2, 3)}
     assert len(marks) == 2
     for operation in ("place", "forward", "compute_loss", "backward", "step", "zero_grad"):
         assert names.count(operation) == 2
-    assert plugin.table in capsys.readouterr().out
+    assert callback.table in capsys.readouterr().out
     assert not torch.autograd._profiler_enabled()
 
 
 def test_steps_may_lie_in_two_epochs(tmp_path):
-    plugin = Profile(tmp_path, n_steps=3, wait=0, warm_up=0, top=0)
-    make(plugin, Mark(), n_batches=2).fit(2)
-    marks = [name.split()[1] for name in names_in(plugin.path) if name.startswith("mark")]
+    callback = Profile(tmp_path, n_steps=3, wait=0, warm_up=0, top=0)
+    make(callback, Mark(), n_batches=2).fit(2)
+    marks = [name.split()[1] for name in names_in(callback.path) if name.startswith("mark")]
     assert sorted(marks) == ["train"] * 3 + ["valid"] * 2
 
 
 def test_the_table_has_the_top_by_own_time(tmp_path, capsys):
-    plugin = Profile(tmp_path, n_steps=2, wait=0, warm_up=0, top=3)
-    make(plugin).fit(1)
-    lines = plugin.table.splitlines()
+    callback = Profile(tmp_path, n_steps=2, wait=0, warm_up=0, top=3)
+    make(callback).fit(1)
+    lines = callback.table.splitlines()
     assert len(lines) == 4
     assert max(map(len, lines)) <= 80
     shares = [float(line.split()[-1].rstrip("%")) for line in lines[1:]]
@@ -86,23 +86,23 @@ def test_an_error_leaves_no_profiler_running_and_what_was_recorded(tmp_path, fai
             if self.n == fail_at + 1:
                 raise ZeroDivisionError
 
-    plugin = Profile(tmp_path, n_steps=3, wait=1, warm_up=2, top=0)
-    learn = make(plugin, Fails())
+    callback = Profile(tmp_path, n_steps=3, wait=1, warm_up=2, top=0)
+    learn = make(callback, Fails())
     with pytest.raises(ZeroDivisionError):
         learn.fit(1)
     assert not torch.autograd._profiler_enabled()
     assert [path.name for path in tmp_path.iterdir()] == ([file] if file else [])
     learn.fit(1)
-    assert plugin.path == tmp_path / "steps-4-6.json"
+    assert callback.path == tmp_path / "steps-4-6.json"
 
 
-def test_a_fit_that_is_too_short_is_told_of(tmp_path):
+def test_a_fit_that_is_too_short_is_reported(tmp_path):
     with pytest.warns(LearnerWarning, match="recorded nothing: the fit ended after 2 training batches"):
         make(Profile(tmp_path), n_batches=2).fit(1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_profiler_of_the_users_own_is_told_of(tmp_path):
+def test_a_profiler_of_the_users_own_is_reported(tmp_path):
     learn = make(Profile(tmp_path))
     with (
         torch.profiler.profile(acc_events=True),
@@ -124,7 +124,7 @@ def test_settings_that_cannot_be_used(settings):
         Profile("profile", **settings)
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_an_invalid_folder_is_refused(tmp_path):
     with pytest.raises(TypeError, match="the name of a folder"):
         Profile(3)  # type: ignore[arg-type]
     (tmp_path / "file").write_text("")

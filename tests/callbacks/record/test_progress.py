@@ -1,4 +1,4 @@
-"""Progress: a line an epoch, and a bar where someone looks."""
+"""Progress: one line per epoch, and a bar where someone looks."""
 
 import io
 import re
@@ -81,7 +81,7 @@ class Terminal:
         return self.screen
 
 
-def test_without_a_terminal_there_is_a_line_an_epoch_and_nothing_else(capfd):
+def test_without_a_terminal_there_is_one_line_per_epoch_and_nothing_else(capfd):
     make().fit(3)
     out, err = capfd.readouterr()
     lines = out.splitlines()
@@ -99,7 +99,7 @@ def test_a_line_has_the_results_and_not_the_rate(capfd):
     assert capfd.readouterr().out == expected
 
 
-def test_results_that_are_no_number_are_left_to_the_history():
+def test_results_that_are_not_numbers_are_left_to_the_history():
     assert (
         epoch_line(3, {"a": 0.5, "per_class": [0.1, 0.2], "n": 7}, 75, n_epochs=100)
         == "epoch  3  a 0.5000  n 7  1:15"
@@ -144,7 +144,7 @@ def test_the_line_of_the_epoch_before_an_error_is_not_lost(capfd):
     assert capfd.readouterr().out.splitlines()[-1].startswith("epoch 59 ")
 
 
-def test_a_stop_tells_its_reason_on_a_line_of_its_own(capfd):
+def test_a_stop_prints_its_reason_on_a_line_of_its_own(capfd):
     make(At(lambda learn: learn.stop("good enough"))).fit(9)
     lines = capfd.readouterr().out.splitlines()
     assert lines[-1] == "stopped in epoch 1: good enough"
@@ -195,7 +195,7 @@ def test_the_bar_shows_the_loss_of_its_batch(terminal):
     assert shown == [f"{loss:.4g}" for loss in losses]
 
 
-def test_where_the_terminal_does_not_tell_its_width_the_bar_fits_eighty_columns(terminal):
+def test_where_the_terminal_has_no_known_width_the_bar_fits_eighty_columns(terminal):
     assert {len(bar) for bar in terminal.fit(make(), 20).bars()} == {79}
 
 
@@ -205,15 +205,15 @@ def test_a_bar_over_data_of_unknown_length_counts_what_has_passed(terminal):
     assert counts == [0, 1, 2, 2, 3, 3, 4, 5, 5, 6]
 
 
-def test_a_bar_over_data_that_refuses_to_tell_its_length_counts_what_has_passed(terminal):
-    class Untold:
+def test_a_bar_over_data_whose_length_is_not_implemented_counts_what_has_passed(terminal):
+    class NoLength:
         def __iter__(self):
             return iter([BATCH, BATCH])
 
         def __len__(self):
             raise NotImplementedError
 
-    assert "batches" in terminal.fit(make(train=Untold(), valid=None), 2).bars()[-1]
+    assert "batches" in terminal.fit(make(train=NoLength(), valid=None), 2).bars()[-1]
 
 
 def test_a_pass_that_is_cut_short_does_not_shift_the_bar(terminal):
@@ -242,12 +242,12 @@ def test_what_others_print_stands_on_a_line_of_its_own(terminal):
     def speak(learn):
         print("a word")
         print("from", end=" ")
-        print("a plug-in")
+        print("a callback")
         print("and an error", file=sys.stderr)
 
     lines = terminal.fit(make(At(speak)), 2).lines()
     assert "a word" in lines
-    assert "from a plug-in" in lines
+    assert "from a callback" in lines
     assert "and an error" in lines
 
 
@@ -265,7 +265,7 @@ def test_a_line_that_is_not_ended_yet_is_not_drawn_over(terminal):
 
 
 @pytest.mark.parametrize("action", [fail, lambda learn: learn.stop("enough"), lambda learn: None])
-def test_however_the_fit_ends_the_streams_are_put_back_and_the_bar_is_closed(terminal, action):
+def test_however_the_fit_ends_the_streams_are_restored_and_the_bar_is_closed(terminal, action):
     learn = make(At(action))
     with redirect_stdout(Screen()) as out, redirect_stderr(Screen()) as err:
         with suppress(RuntimeError):
@@ -288,10 +288,10 @@ def test_a_stream_that_someone_else_has_put_there_in_the_fit_stays(terminal):
 
 
 def test_cleanup_without_a_fit_and_twice_does_no_harm(capfd):
-    plugin = Progress()
-    learn = make(plugin, defaults=())
-    plugin.cleanup_fit(learn)
-    plugin.cleanup_fit(learn)
+    callback = Progress()
+    learn = make(callback, defaults=())
+    callback.cleanup_fit(learn)
+    callback.cleanup_fit(learn)
     assert capfd.readouterr() == ("", "")
 
 

@@ -23,33 +23,33 @@ def cut(learn):
 
 
 def test_a_function_gets_the_results_of_each_epoch_and_the_step(make_learner):
-    heard = []
-    learn = make_learner(callbacks=[ScalarLogger(lambda values, step: heard.append((step, values)))])
+    called = []
+    learn = make_learner(callbacks=[ScalarLogger(lambda values, step: called.append((step, values)))])
     history = learn.fit(2)
-    assert [step for step, _ in heard] == [3, 6]
-    assert heard[1][1] == {
+    assert [step for step, _ in called] == [3, 6]
+    assert called[1][1] == {
         "epoch": 1,
         **{name: history[1][name] for name in ("train_loss", "valid_loss", "lr")},
     }
 
 
 def test_of_steps_it_gets_the_loss_before_the_update_and_all_rates(make_learner):
-    heard = []
-    write = lambda values, step: heard.append((step, values))  # noqa: E731
+    called = []
+    write = lambda values, step: called.append((step, values))  # noqa: E731
     learn = make_learner(callbacks=[ScalarLogger(write, "2 steps")], valid=False)
     learn.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.5})
     history = learn.fit(2)
-    steps = [(step, values) for step, values in heard if "loss" in values]
+    steps = [(step, values) for step, values in called if "loss" in values]
     assert [step for step, _ in steps] == [2, 4, 6]
     assert [values["loss"] for _, values in steps] == [history.steps["train_loss"][n] for n in (1, 3, 5)]
     assert steps[0][1]["lr_1"] == 0.5
-    assert [step for step, values in heard if "epoch" in values] == [3, 6]
+    assert [step for step, values in called if "epoch" in values] == [3, 6]
 
 
 def test_every_second_epoch_is_logged_where_asked(make_learner):
-    heard = []
-    make_learner(callbacks=[ScalarLogger(lambda values, step: heard.append(step), "2 epochs")]).fit(4)
-    assert heard == [6, 12]
+    called = []
+    make_learner(callbacks=[ScalarLogger(lambda values, step: called.append(step), "2 epochs")]).fit(4)
+    assert called == [6, 12]
 
 
 def test_json_lines_hold_what_was_measured_with_all_digits(make_learner, tmp_path):
@@ -80,14 +80,14 @@ def test_a_file_that_is_there_is_not_touched_unless_asked(make_learner, tmp_path
     assert [line["step"] for line in lines_of(path)] == [1, 3]
 
 
-def test_a_second_fit_goes_on_in_the_file(make_learner, tmp_path):
+def test_a_second_fit_continues_in_the_file(make_learner, tmp_path):
     learn = make_learner(callbacks=[JSONLines(tmp_path / "log.jsonl")])
     learn.fit(1)
     learn.fit(1)
     assert [line["step"] for line in lines_of(tmp_path / "log.jsonl")] == [3, 6]
 
 
-def test_a_run_that_goes_on_has_each_step_once_also_behind_half_a_line(make_learner, tmp_path):
+def test_a_resumed_run_has_each_step_once_also_after_half_a_line(make_learner, tmp_path):
     path = tmp_path / "log.jsonl"
 
     def make():
@@ -118,8 +118,8 @@ def test_tensorboard_hides_the_steps_that_are_done_again(make_learner, tmp_path)
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
     def make():
-        plugins = [TensorBoard(tmp_path / "board", "1 step"), Checkpoint(tmp_path / "run", "5 steps")]
-        return make_learner(callbacks=plugins)
+        callbacks = [TensorBoard(tmp_path / "board", "1 step"), Checkpoint(tmp_path / "run", "5 steps")]
+        return make_learner(callbacks=callbacks)
 
     with pytest.raises(ZeroDivisionError):
         make().fit(4, callbacks=[cut])

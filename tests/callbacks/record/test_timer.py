@@ -73,10 +73,10 @@ def test_validation_in_mid_epoch_is_timed_by_itself(make_learner, clock):
     assert [row["valid_seconds"] for row in history.validations] == [2, 2]
 
 
-def test_the_time_before_a_cut_counts(make_learner, clock, tmp_path):
+def test_the_time_before_an_interruption_counts(make_learner, clock, tmp_path):
     def make(fail_at):
-        plugins = [Timer(), Checkpoint(tmp_path, "1 step"), Work(clock, [5, 6, 7], fail_at)]
-        return make_learner(callbacks=plugins)
+        callbacks = [Timer(), Checkpoint(tmp_path, "1 step"), Work(clock, [5, 6, 7], fail_at)]
+        return make_learner(callbacks=callbacks)
 
     with pytest.raises(ZeroDivisionError):
         make(2).fit(1)

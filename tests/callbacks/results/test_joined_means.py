@@ -35,7 +35,7 @@ def numbers(high: int, *shape: int) -> torch.Tensor:
 
 
 def partly(classes: torch.Tensor, ignored: int = -100) -> torch.Tensor:
-    """Classes of which a half is ignored, all of the first items'."""
+    """Classes half of them ignored, with all those of the first items."""
     kept = classes.clone()
     kept[torch.rand(kept.shape, generator=DRAW) < 0.5] = ignored
     kept[:3] = ignored
@@ -340,7 +340,7 @@ def test_the_own_loss_of_a_language_model_counts_by_the_labels_it_compares_with(
     assert found == pytest.approx(model(ids, labels).loss.item(), rel=1e-5)
 
 
-def test_a_mean_goes_on_in_the_middle_of_a_pass():
+def test_a_mean_resumes_in_the_middle_of_a_pass():
     states = []
 
     @on("after_batch")

@@ -225,7 +225,7 @@ def test_a_stop_says_it_once(capsys):
     assert "whose weights before its update are restored" in line
 
 
-def test_nothing_is_said_where_the_last_weights_are_the_best(capsys):
+def test_nothing_is_printed_where_the_last_weights_are_the_best(capsys):
     stop = EarlyStopping("valid_loss", patience=30)
     assert not printed(capsys, stop, n_epochs=1, valid=[(X, Y)])
     make(EarlyStopping("train_loss", patience=30)).fit(4)  # without Progress

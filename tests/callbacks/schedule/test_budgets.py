@@ -70,7 +70,7 @@ def test_each_fit_has_the_whole_budget(make_learner):
     assert learn.global_step == 8
 
 
-def test_a_time_is_counted_from_the_begin_of_the_fit(make_learner, monkeypatch):
+def test_a_time_is_counted_from_the_start_of_the_fit(make_learner, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
@@ -84,7 +84,7 @@ def test_a_time_is_counted_from_the_begin_of_the_fit(make_learner, monkeypatch):
     assert learn.global_step == 5
 
 
-def test_time_that_was_used_before_a_cut_counts(make_learner, monkeypatch):
+def test_time_that_was_used_before_an_interruption_counts(make_learner, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stop = StopAfter("10 seconds")
@@ -100,7 +100,7 @@ def test_time_that_was_used_before_a_cut_counts(make_learner, monkeypatch):
 
 
 @pytest.mark.parametrize("budget", ["2", "0 steps", "1.5 steps", "2 days", "-1 hours", 100, None])
-def test_what_is_no_budget_is_refused(budget):
+def test_an_invalid_budget_is_refused(budget):
     with pytest.raises(ValueError, match=r"StopAfter\(budget=.*\): write a positive number and a unit"):
         StopAfter(budget)
 
@@ -115,14 +115,14 @@ def test_passes_end_after_so_many_batches(make_learner, size, n_train, n_valid):
     learn = make_learner(data=data, callbacks=[ShortEpoch(size), counts])
     learn.fit(2)
     assert counts.seen == [n_train, n_valid] * 2
-    assert counts.told == counts.seen
+    assert counts.reported == counts.seen
     assert learn.global_step == 2 * n_train
 
 
 class Counts(Callback):
     def __init__(self):
         super().__init__()
-        self.seen, self.told = [], []
+        self.seen, self.reported = [], []
 
     def before_train(self, learn):
         self.seen.append(0)
@@ -133,7 +133,7 @@ class Counts(Callback):
         self.seen[-1] += 1
 
     def after_train(self, learn):
-        self.told.append(learn.n_batches)
+        self.reported.append(learn.n_batches)
         assert learn.batch_idx + 1 == learn.n_batches
 
     after_validate = after_train
@@ -164,7 +164,7 @@ def test_outside_of_a_fit_all_data_are_seen(make_learner):
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.0, 1.5, 0.0, True, "0.1", None, float("nan")])
-def test_what_is_no_length_is_refused(size):
+def test_an_invalid_length_is_refused(size):
     with pytest.raises(ValueError, match=r"ShortEpoch\(.*write a share between 0 and 1"):
         ShortEpoch(size)
 
@@ -185,7 +185,7 @@ def test_a_share_of_data_of_unknown_length_is_refused(make_learner):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 5, 6])
-def test_a_short_epoch_that_is_cut_goes_on_with_the_same_bits(make_learner, tmp_path, cut):
+def test_an_interrupted_short_epoch_resumes_with_the_same_bits(make_learner, tmp_path, cut):
     def make(folder):
         callbacks = [Checkpoint(tmp_path / folder, "1 step"), ShortEpoch(2), StopAfter("5 steps")]
         return make_learner(data=Data(line_batches(4), line_batches(3)), callbacks=callbacks)
@@ -258,7 +258,7 @@ def with_noise(*callbacks) -> Learner:
     return Learner(model, data, F.mse_loss, optimizer, callbacks, defaults=(ZeroGrad, Metrics, Recorder))
 
 
-def test_training_goes_on_as_if_there_had_been_no_validation():
+def test_training_continues_as_if_there_had_been_no_validation():
     one = with_noise(ValidateEvery("3 steps"))
     one.fit(2)
     other = with_noise()  # which sets the seed

@@ -57,7 +57,7 @@ def test_the_first_step_has_the_first_value_and_the_last_the_last(make_learner):
     assert seen(learn) == [pytest.approx([0.11 - 0.01 * step for step in range(12)])]
 
 
-def test_the_settings_are_put_back(make_learner):
+def test_the_settings_are_restored(make_learner):
     learn = make_learner(callbacks=[ParamScheduler({"lr": lin(0.5, 0.1), "weight_decay": constant(0.3)})])
     before = dict(learn.optimizer.param_groups[0])
     learn.fit(1)
@@ -116,7 +116,7 @@ def endless(n_batches: int):
     return lambda: iter(line_batches(n_batches))
 
 
-def test_a_loader_of_unknown_length_needs_to_be_told(make_learner):
+def test_a_loader_of_unknown_length_needs_n_batches(make_learner):
     scheduler = ParamScheduler({"lr": lin(0.2, 0.0)})
     learn = make_learner(data=Data(endless(3)), callbacks=[scheduler])
     with pytest.raises(ValueError, match="n_batches="):
@@ -128,12 +128,12 @@ def test_a_loader_of_unknown_length_needs_to_be_told(make_learner):
 
 
 @pytest.mark.parametrize(("n_batches", "words"), [(2, "shorter"), (5, "longer")])
-def test_a_schedule_of_another_length_than_the_fit_is_told_once(make_learner, n_batches, words):
+def test_a_schedule_of_another_length_than_the_fit_is_reported_once(make_learner, n_batches, words):
     scheduler = ParamScheduler({"lr": lin(0.2, 0.0)}, n_batches=n_batches)
     learn = make_learner(data=Data(endless(3)), callbacks=[scheduler])
-    with pytest.warns(LearnerWarning, match=f"{words} than the fit. Write n_batches=3") as told:
+    with pytest.warns(LearnerWarning, match=f"{words} than the fit. Write n_batches=3") as warned:
         learn.fit(2)
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
 def test_an_epoch_that_is_cancelled_leaves_the_next_where_it_would_be(make_learner):
@@ -157,7 +157,7 @@ def test_an_epoch_that_is_cancelled_leaves_the_next_where_it_would_be(make_learn
         (lambda: ParamScheduler({"lr": cos(1, 0)}, n_batches=0), ValueError, "n_batches=0"),
     ],
 )
-def test_what_is_no_schedule_is_refused(make, error, words):
+def test_an_invalid_schedule_is_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()
 
@@ -219,16 +219,16 @@ def test_recipes_name_annealers(tmp_path):
     assert repr(scheduler.schedules["lr"]) == "combine((0.5, 0.5), (lin(0, 1), cos(1, 0)))"
 
 
-@pytest.mark.filterwarnings("ignore:a run that is cut")  # the batches are always the same
+@pytest.mark.filterwarnings("ignore:a run that is cut")  # vocabulary: quoted
 @pytest.mark.parametrize("cut", [1, 4, 5, 8])
-def test_of_a_loader_of_unknown_length_a_fit_that_is_cut_goes_on_with_the_same_values(
+def test_with_a_loader_of_unknown_length_an_interrupted_fit_resumes_with_the_same_values(
     make_learner, tmp_path, cut
 ):
     def make(folder):
         schedules = {"lr": one_cycle(0.01, 0.3, 0.0), "weight_decay": lin(0.1, 0.0)}
         scheduler = ParamScheduler(schedules, n_batches=3)
-        plugins = [scheduler, Checkpoint(tmp_path / folder, "1 step")]
-        return make_learner(data=Data(endless(3)), callbacks=plugins)
+        callbacks = [scheduler, Checkpoint(tmp_path / folder, "1 step")]
+        return make_learner(data=Data(endless(3)), callbacks=callbacks)
 
     @on("before_step")
     def fail(learn):
@@ -247,7 +247,7 @@ def test_of_a_loader_of_unknown_length_a_fit_that_is_cut_goes_on_with_the_same_v
     assert torch.equal(learn.model.weight, whole.model.weight)
 
 
-def test_a_run_that_goes_on_for_longer_than_planned_is_told_in_a_when_too(make_learner, tmp_path):
+def test_a_run_resumed_for_longer_than_planned_is_reported_in_a_when_too(make_learner, tmp_path):
     def make():
         held = When(ParamScheduler({"lr": lin(0.2, 0.0)}), start="1 step")
         return make_learner(callbacks=[held, Checkpoint(tmp_path / "run")])

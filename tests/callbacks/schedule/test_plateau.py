@@ -143,7 +143,7 @@ def test_the_rates_of_all_groups_are_torchs_down_to_the_lowest(make_learner, mod
 
 
 @pytest.mark.parametrize("cut", [4, 11, 17])
-def test_a_fit_that_is_cut_goes_on_with_the_same_rates(make_learner, tmp_path, cut):
+def test_an_interrupted_fit_resumes_with_the_same_rates(make_learner, tmp_path, cut):
     values = [random.Random(3).random() for _ in range(8)]
 
     def make(folder):

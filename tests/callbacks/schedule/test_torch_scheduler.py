@@ -1,4 +1,4 @@
-"""Schedulers of torch as a plug-in."""
+"""Schedulers of torch as a callback."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_a_window_that_opens_under_a_budget_ends_with_the_budget(make_learner):
     assert found == pytest.approx([*[RATE] * 3, *steps(5)])
 
 
-def test_a_budget_counts_from_the_begin_of_each_fit(make_learner):
+def test_a_budget_counts_from_the_start_of_each_fit(make_learner):
     found = []
     note = on("after_step", name="note")(lambda learn: found.append(learn.optimizer.param_groups[0]["lr"]))
     learn = make_learner(lr=RATE, callbacks=[StopAfter("4 steps"), fall(), note])
@@ -147,7 +147,7 @@ def test_one_cycle_of_torch_as_long_as_its_window_or_budget_is_welcome(make_lear
     assert rates(make_learner, cycle(6), StopAfter("6 steps")) == alone
 
 
-@pytest.mark.filterwarnings("ignore:a run that is cut")  # the batches are always the same
+@pytest.mark.filterwarnings("ignore:a run that is cut")  # vocabulary: quoted
 @pytest.mark.parametrize("cut", [1, 4, 8])
 @pytest.mark.parametrize("kind", ["steps", "epochs", "samples", "budget", "torch"])
 def test_a_schedule_in_a_window_is_resumed_exactly(make_learner, tmp_path, kind, cut):

@@ -36,13 +36,13 @@ def batches(*sizes: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(zip(X[: sum(sizes)].split(sizes), Y[: sum(sizes)].split(sizes), strict=True))
 
 
-def learner_of(data, *plugins, loss_func=F.mse_loss, lr=0.1) -> Learner:
+def learner_of(data, *callbacks, loss_func=F.mse_loss, lr=0.1) -> Learner:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     optimizer = partial(torch.optim.SGD, lr=lr, momentum=0.9)
     if not isinstance(data, Data):
         data = Data(data)
-    return Learner(model, data, loss_func, optimizer, plugins, defaults=(ZeroGrad, Metrics, Recorder))
+    return Learner(model, data, loss_func, optimizer, callbacks, defaults=(ZeroGrad, Metrics, Recorder))
 
 
 def are_close(one: Learner, other: Learner) -> bool:
@@ -51,7 +51,7 @@ def are_close(one: Learner, other: Learner) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("small", "large", "plugin"),
+    ("small", "large", "callback"),
     [
         ((4, 4, 4, 4), (8, 8), lambda: GradientAccumulation(2)),
         ((4, 4, 4, 4, 3), (8, 8, 3), lambda: GradientAccumulation(2)),
@@ -62,9 +62,9 @@ def are_close(one: Learner, other: Learner) -> bool:
     ],
 )
 @pytest.mark.parametrize("clip", [False, True])
-def test_small_batches_give_the_weights_of_large_ones(small, large, plugin, clip):
+def test_small_batches_give_the_weights_of_large_ones(small, large, callback, clip):
     clips = [GradientClip(0.05)] if clip else []
-    one = learner_of(batches(*small), *clips, plugin())
+    one = learner_of(batches(*small), *clips, callback())
     other = learner_of(batches(*large), *([GradientClip(0.05)] if clip else []))
     one.fit(3)
     other.fit(3)
@@ -72,7 +72,7 @@ def test_small_batches_give_the_weights_of_large_ones(small, large, plugin, clip
     assert are_close(one, other)
 
 
-def test_a_pass_that_does_not_tell_its_length_ends_with_the_smaller_window():
+def test_a_pass_of_unknown_length_ends_with_the_smaller_window():
     def stream():
         yield from batches(4, 4, 4, 4, 2)
 
@@ -206,16 +206,16 @@ def test_the_loss_that_is_reported_is_not_scaled():
     assert list(one.history.steps["train_loss"]) == list(other.history.steps["train_loss"])
 
 
-def test_a_schedule_is_stepped_once_an_update():
+def test_a_schedule_is_stepped_once_per_update():
     schedule = TorchScheduler(partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5), every="1 step")
     learn = learner_of(batches(4, 4, 4, 4), schedule, LRMonitor(), GradientAccumulation(2))
     assert learn.fit(1)[0]["lr_0"] == pytest.approx(0.1 * 0.25)
 
 
-@pytest.mark.filterwarnings("ignore:a run that is cut")
+@pytest.mark.filterwarnings("ignore:a run that is cut")  # vocabulary: quoted
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 6, 7, 9])
 @pytest.mark.parametrize("unknown", [False, True])
-def test_cut_in_the_middle_of_a_window_it_goes_on_with_the_same_bits(tmp_path, cut, unknown):
+def test_a_fit_interrupted_inside_a_window_resumes_with_the_same_bits(tmp_path, cut, unknown):
     def make(folder):
         data = batches(4, 4, 4, 3, 1)
         every = Checkpoint(folder, "1 sample")
@@ -233,7 +233,7 @@ def test_cut_in_the_middle_of_a_window_it_goes_on_with_the_same_bits(tmp_path, c
     assert learn.global_step == whole.global_step == 4
 
 
-def test_an_interrupted_fit_does_not_step_what_a_checkpoint_goes_on_with(tmp_path):
+def test_an_interrupted_fit_does_not_step_what_a_checkpoint_resumes(tmp_path):
     def make():
         return learner_of(batches(4, 4, 4, 4), GradientAccumulation(4), Checkpoint(tmp_path, "1 epoch"))
 
@@ -263,7 +263,7 @@ def test_an_interrupted_fit_does_not_step_what_a_checkpoint_goes_on_with(tmp_pat
         (lambda: GradientAccumulation(2, weight=3), "pass a function of the learner"),
     ],
 )
-def test_a_wrong_setting_is_told(make, words):
+def test_a_wrong_setting_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
 
@@ -283,7 +283,7 @@ def test_gradients_of_a_sum_are_added_and_not_divided():
     assert are_close(one, other)
 
 
-def test_a_weight_that_is_not_above_zero_is_told():
+def test_a_weight_that_is_not_above_zero_is_refused():
     learn = learner_of(batches(4), GradientAccumulation(2, weight=lambda learn: 0))
     with pytest.raises(ValueError, match="returned 0 for batch 0"):
         learn.fit(1)

@@ -37,9 +37,9 @@ def net(dropout: float = 0.0) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def learner_of(*plugins, optimizer=sgd, model=None, n_batches=3) -> Learner:
+def learner_of(*callbacks, optimizer=sgd, model=None, n_batches=3) -> Learner:
     data, defaults = Data(line_batches(n_batches)), (ZeroGrad, Metrics, Recorder)
-    return Learner(model or net(), data, F.mse_loss, optimizer, plugins, defaults=defaults)
+    return Learner(model or net(), data, F.mse_loss, optimizer, callbacks, defaults=defaults)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -79,8 +79,8 @@ def sam_by_hand(model, n_epochs, *, adaptive=False, rho=0.05, max_norm=None) -> 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("max_norm", [None, 0.05])
 def test_sam_has_the_weights_statistics_and_draws_of_a_loop_by_hand(adaptive, dropout, max_norm):
-    plugins = [GradientClip(max_norm)] if max_norm else []
-    learn = learner_of(SAM(adaptive=adaptive), *plugins, model=net(dropout))
+    callbacks = [GradientClip(max_norm)] if max_norm else []
+    learn = learner_of(SAM(adaptive=adaptive), *callbacks, model=net(dropout))
     torch.manual_seed(1)
     learn.fit(2)
     drawn, model = torch.get_rng_state(), net(dropout)
@@ -96,20 +96,20 @@ def test_sam_reports_the_loss_of_the_first_pass():
     assert one.fit(1)["train_loss"] == other.fit(1)["train_loss"]
 
 
-def test_plug_ins_that_change_the_loss_change_the_second_pass_and_those_that_measure_hear_one():
-    heard = []
+def test_callbacks_that_change_the_loss_run_in_both_passes_and_those_that_measure_in_one():
+    called = []
 
     @on("after_loss", order=Order.TRANSFORM)
     def penalise(learn):
-        heard.append("penalty")
+        called.append("penalty")
         learn.loss_grad = learn.loss_grad + learn.model[0].weight.square().sum()
 
     @on("after_loss")
     def measure(learn):
-        heard.append("measure")
+        called.append("measure")
 
     learner_of(SAM(), penalise, measure, n_batches=1).fit(1)
-    assert heard == ["penalty", "measure", "penalty"]
+    assert called == ["penalty", "measure", "penalty"]
 
 
 def test_the_weights_come_back_where_the_second_pass_fails():
@@ -170,13 +170,13 @@ def test_an_optimizer_that_needs_no_closure_trains_as_without():
     assert same(one.model, other.model)
 
 
-@pytest.mark.parametrize(("plugin", "optimizer"), [(SAM, sgd), (ClosureStep, lbfgs)])
+@pytest.mark.parametrize(("callback", "optimizer"), [(SAM, sgd), (ClosureStep, lbfgs)])
 @pytest.mark.parametrize("cut", [1, 2, 4])
-def test_cut_and_gone_on_with_it_ends_with_the_same_bits(tmp_path, plugin, optimizer, cut):
+def test_an_interrupted_fit_that_is_resumed_ends_with_the_same_bits(tmp_path, callback, optimizer, cut):
     def make(folder):
         torch.manual_seed(0)
         return learner_of(
-            plugin(), Checkpoint(tmp_path / folder, "1 step"), optimizer=optimizer, model=net(0.3)
+            callback(), Checkpoint(tmp_path / folder, "1 step"), optimizer=optimizer, model=net(0.3)
         )
 
     whole = make("whole")
@@ -188,19 +188,19 @@ def test_cut_and_gone_on_with_it_ends_with_the_same_bits(tmp_path, plugin, optim
     assert same(learn.model, whole.model)
 
 
-@pytest.mark.parametrize("plugin", [SAM, ClosureStep])
-def test_gradients_that_add_up_are_refused_with_both(plugin):
-    learn = learner_of(plugin(), GradientAccumulation(2))
-    with pytest.raises(ValueError, match=rf"GradientAccumulation .* {plugin.__name__} .*leave one of them"):
+@pytest.mark.parametrize("callback", [SAM, ClosureStep])
+def test_gradients_that_add_up_are_refused_with_both(callback):
+    learn = learner_of(callback(), GradientAccumulation(2))
+    with pytest.raises(ValueError, match=rf"GradientAccumulation .* {callback.__name__} .*leave one of them"):
         learn.fit(1)
 
 
-def test_two_doers_of_step_are_refused():
+def test_two_callbacks_that_override_step_are_refused():
     with pytest.raises(ValueError, match="two callbacks implement 'step': SAM and ClosureStep"):
         learner_of(SAM(), ClosureStep())
 
 
 @pytest.mark.parametrize("rho", [0, -1, math.inf, math.nan, True, "0.05"])
-def test_a_wrong_rho_is_told(rho):
+def test_a_wrong_rho_is_refused(rho):
     with pytest.raises(ValueError, match=r"SAM.*write a number above 0"):
         SAM(rho)

@@ -256,7 +256,7 @@ def test_a_validation_whose_error_a_plug_in_catches_does_not_leave_the_averages_
     assert torch.equal(one.model.weight, learn.model.weight)
 
 
-def test_early_stopping_puts_back_the_averages_that_were_best(make_learner):
+def test_early_stopping_restores_the_averages_that_were_best(make_learner):
     watch = Watch()
     stopping = EarlyStopping(patience=2, mode="max")
     learn = make_learner(callbacks=[EMA(0.5), stopping, watch])
@@ -289,30 +289,30 @@ def test_after_the_fit_the_weights_can_be_asked_for_and_the_averages_had_for_a_b
         other.callbacks.ema.averaged(other)
 
 
-# Cut and gone on with -------------------------------------------------------------------------------------
+# Interrupted and resumed ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("cut", "buffers"),
     [(2, "copy"), (7, "copy"), (8, "copy"), (10, "copy"), (11, "copy"), (9, "average"), (13, "average")],
 )
-def test_a_fit_interrupted_in_training_or_validation_goes_on_with_the_same_bits(tmp_path, cut, buffers):
-    whole = make(tmp_path / "whole", plugins=(EMA(0.9, buffers=buffers),))
+def test_a_fit_interrupted_in_training_or_validation_resumes_with_the_same_bits(tmp_path, cut, buffers):
+    whole = make(tmp_path / "whole", callbacks=(EMA(0.9, buffers=buffers),))
     whole.fit(3)
     expected = outcome(whole)
-    learn = make(tmp_path / "cut", plugins=(EMA(0.9, buffers=buffers), Interrupt(cut)))
+    learn = make(tmp_path / "cut", callbacks=(EMA(0.9, buffers=buffers), Interrupt(cut)))
     learn.fit(3)
     assert learn.stop_reason == "interrupted by a test"
-    again = make(tmp_path / "cut", plugins=(EMA(0.9, buffers=buffers),), seed=5)
+    again = make(tmp_path / "cut", callbacks=(EMA(0.9, buffers=buffers),), seed=5)
     again.fit(3, resume="must")
     assert not differs(outcome(again), expected)
     shutil.rmtree(tmp_path / "cut")
 
 
 def test_a_fit_that_is_ended_already_has_the_averages_again(tmp_path):
-    whole = make(tmp_path, plugins=(EMA(0.9),))
+    whole = make(tmp_path, callbacks=(EMA(0.9),))
     whole.fit(2)
-    again = make(tmp_path, plugins=(EMA(0.9),), seed=5)
+    again = make(tmp_path, callbacks=(EMA(0.9),), seed=5)
     again.fit(2, resume="must")
     assert not differs(outcome(again)["weights"], outcome(whole)["weights"])
 

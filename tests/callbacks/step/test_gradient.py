@@ -113,7 +113,7 @@ def replaced(parameters):
 
 
 class OfNoKind:
-    """Steps as an optimizer does, and is none of torch's."""
+    """Steps like an optimizer, but does not inherit from torch's."""
 
     def __init__(self, parameters):
         self.inner = torch.optim.SGD(parameters, lr=0.1)

@@ -20,10 +20,10 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
 
 
-def learner_with(*plugins, model=None) -> Learner:
+def learner_with(*callbacks, model=None) -> Learner:
     data, optimizer = Data(line_batches(3)), partial(torch.optim.SGD, lr=0.1)
     defaults = (ZeroGrad, Metrics, Recorder)
-    return Learner(model or net(), data, F.mse_loss, optimizer, plugins, defaults=defaults)
+    return Learner(model or net(), data, F.mse_loss, optimizer, callbacks, defaults=defaults)
 
 
 def by_hand(clip, n_epochs: int) -> tuple[nn.Module, list[float]]:
@@ -118,7 +118,7 @@ def test_frozen_and_unused_parameters_are_passed_over():
         (lambda: GradientClip(1.0, norm_type=0), "norm_type"),
     ],
 )
-def test_a_wrong_setting_is_told(make, words):
+def test_a_wrong_setting_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
 

@@ -49,11 +49,11 @@ def model_of() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(96, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def learner_of(*plugins: Any, loss: Any = F.cross_entropy, data: Any = None, **options: Any) -> Any:
+def learner_of(*callbacks: Any, loss: Any = F.cross_entropy, data: Any = None, **options: Any) -> Any:
     options.setdefault("defaults", (ZeroGrad, Metrics, Recorder))
     model = options.pop("model", None) or model_of()
     data = data or Data(pictures(), pictures(1))
-    return Learner(model, data, loss, partial(torch.optim.SGD, lr=0.1), plugins, **options)
+    return Learner(model, data, loss, partial(torch.optim.SGD, lr=0.1), callbacks, **options)
 
 
 # The numbers ----------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_batch_of_one_stays_as_it_is():
 
 @pytest.mark.parametrize("cancel", [CancelBatch, CancelTrain, CancelEpoch, ZeroDivisionError])
 @pytest.mark.parametrize("event", ["after_pred", "before_backward"])
-def test_the_loss_of_validation_is_never_mixed_and_the_function_put_back(cancel, event):
+def test_the_loss_of_validation_is_never_mixed_and_the_function_is_restored(cancel, event):
     @on(event)
     def leave(learn):
         if learn.training and learn.batch_idx == 1:
@@ -280,12 +280,12 @@ def test_nothing_waits_for_the_device(kind):
     assert learn.loss.is_meta
 
 
-# Cut and gone on with -------------------------------------------------------------------------------------
+# Interrupted and resumed ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", [None, 3])
-def test_a_fit_that_is_cut_goes_on_with_the_same_bits(kind, seed, tmp_path):
+def test_an_interrupted_fit_resumes_with_the_same_bits(kind, seed, tmp_path):
     def made(folder):
         return learner_of(kind(seed=seed), Checkpoint(tmp_path / folder, "1 step"))
 
@@ -300,7 +300,7 @@ def test_a_fit_that_is_cut_goes_on_with_the_same_bits(kind, seed, tmp_path):
     assert list(learn.history.steps["train_loss"]) == list(whole.history.steps["train_loss"])
 
 
-def test_without_a_seed_the_numbers_come_from_torchs_and_go_on_from_fit_to_fit():
+def test_without_a_seed_the_numbers_come_from_torchs_and_continue_from_fit_to_fit():
     one, other, third = learner_of(MixUp()), learner_of(MixUp()), learner_of(MixUp())
     torch.manual_seed(1)
     one.fit(2)
@@ -326,7 +326,7 @@ class WithLoss(nn.Module):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_that_computes_its_loss_is_refused_at_the_begin(kind):
+def test_a_model_that_computes_its_loss_is_refused_at_the_start(kind):
     learn = learner_of(kind(), loss=None, model=WithLoss())
     with pytest.raises(ValueError, match=rf"{kind.__name__}: loss_func is None.*Learner\(\.\.\., loss_func="):
         learn.fit(1)
@@ -384,7 +384,7 @@ def test_what_cannot_be_mixed_is_refused_at_the_first_batch(kind, x, y, words):
 
 
 @pytest.mark.parametrize(
-    "plugins",
+    "callbacks",
     [
         [MixUp(), CutMix()],
         [MixUp(), LabelMix()],
@@ -392,15 +392,15 @@ def test_what_cannot_be_mixed_is_refused_at_the_first_batch(kind, x, y, words):
         [When(MixUp(), until="1 epoch"), CutMix()],
     ],
 )
-def test_two_that_mix_are_refused_with_both_names(plugins):
+def test_two_that_mix_are_refused_with_both_names(callbacks):
     with pytest.raises(ValueError, match=r"both mix the batch.*When\(MixUp\(\), until='5 epochs'\)"):
-        learner_of(*plugins).fit(1)
+        learner_of(*callbacks).fit(1)
 
 
 def test_one_after_the_other_they_go_and_at_one_time_they_do_not():
     seen = []
-    plugins = [When(MixUp(seed=0), until="1 epoch"), When(CutMix(seed=1), start="1 epoch")]
-    learn = learner_of(*plugins, on("after_loss")(lambda learn: seen.append(learn.loss_func.shift > 0)))
+    callbacks = [When(MixUp(seed=0), until="1 epoch"), When(CutMix(seed=1), start="1 epoch")]
+    learn = learner_of(*callbacks, on("after_loss")(lambda learn: seen.append(learn.loss_func.shift > 0)))
     learn.data.valid = None
     learn.fit(2)
     assert len(seen) == 6

@@ -16,11 +16,11 @@ from callbacks import SWA, BatchNormFreeze, MCDropout, Metrics, Recorder, When, 
 from learner import Data, Learner
 
 
-def learner_of(*plugins: Any, model: nn.Module, **options: Any) -> Any:
+def learner_of(*callbacks: Any, model: nn.Module, **options: Any) -> Any:
     data = options.pop("data", None) or Data(line_batches(3), line_batches(2))
     optimizer = partial(torch.optim.SGD, lr=0.1)
     return Learner(
-        model, data, F.mse_loss, optimizer, plugins, defaults=(ZeroGrad, Metrics, Recorder), **options
+        model, data, F.mse_loss, optimizer, callbacks, defaults=(ZeroGrad, Metrics, Recorder), **options
     )
 
 
@@ -157,11 +157,11 @@ def test_mean_and_spread_are_those_of_passes_by_hand_bit_for_bit():
 def test_it_leaves_modes_random_states_and_plug_ins_as_they_were():
     learn = learner_of(model=dropped())
     modes = [module.training for module in learn.model.modules()]
-    before, plugins = torch.get_rng_state(), list(learn.callbacks)
+    before, callbacks = torch.get_rng_state(), list(learn.callbacks)
     first = MCDropout(5).predict(learn, torch.rand(5, 1, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(before, torch.get_rng_state())
     assert modes == [module.training for module in learn.model.modules()]
-    assert plugins == list(learn.callbacks)
+    assert callbacks == list(learn.callbacks)
     again = MCDropout(5).predict(learn, torch.rand(5, 1, generator=torch.Generator().manual_seed(0)))
     assert not differs(first, again)
 
@@ -195,7 +195,7 @@ def test_what_is_averaged_can_be_chosen():
     assert torch.allclose(mean.sum(1), torch.ones(5))
 
 
-def test_another_doer_of_forward_is_asked():
+def test_another_callback_that_overrides_forward_is_asked():
     calls = []
 
     @on("forward")

@@ -144,13 +144,13 @@ def test_the_best_weights_stay_where_a_cancel_ends_the_fit_in_a_noisy_batch(make
 
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("cut", [2, 8, 13])
-def test_a_fit_that_is_cut_goes_on_with_the_same_bits(tmp_path, cut, seed):
-    whole = make(tmp_path / "whole", plugins=(WeightNoise(0.1, seed=seed),))
+def test_an_interrupted_fit_resumes_with_the_same_bits(tmp_path, cut, seed):
+    whole = make(tmp_path / "whole", callbacks=(WeightNoise(0.1, seed=seed),))
     whole.fit(2)
     expected = outcome(whole)
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path / "cut", plugins=(WeightNoise(0.1, seed=seed),)).fit(2, callbacks=[Cut(cut)])
-    again = make(tmp_path / "cut", plugins=(WeightNoise(0.1, seed=seed),), seed=5)
+        make(tmp_path / "cut", callbacks=(WeightNoise(0.1, seed=seed),)).fit(2, callbacks=[Cut(cut)])
+    again = make(tmp_path / "cut", callbacks=(WeightNoise(0.1, seed=seed),), seed=5)
     again.fit(2, resume="must")
     assert not differs(outcome(again), expected)
 
@@ -225,6 +225,6 @@ def test_a_model_with_it_trains_in_a_learner(make_learner):
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, True, "0.5", math.nan])
-def test_what_is_no_probability_is_refused(p):
+def test_an_invalid_probability_is_refused(p):
     with pytest.raises(ValueError, match="a probability from 0 to 1"):
         StochasticDepth(p)

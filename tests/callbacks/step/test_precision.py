@@ -37,9 +37,9 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def learner_of(*plugins, model=None, loss_func=F.mse_loss, n_batches=4) -> Learner:
+def learner_of(*callbacks, model=None, loss_func=F.mse_loss, n_batches=4) -> Learner:
     data, defaults = Data(line_batches(n_batches), line_batches(1)), (ZeroGrad, Metrics, Recorder)
-    return Learner(model or net(), data, loss_func, sgd, plugins, defaults=defaults)
+    return Learner(model or net(), data, loss_func, sgd, callbacks, defaults=defaults)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -76,8 +76,8 @@ def by_hand(precision, n_epochs, *, init_scale=2.0**16, growth=2000, max_norm=No
 @pytest.mark.parametrize("max_norm", [None, 0.5])
 @pytest.mark.parametrize("n", [1, 2])
 def test_the_weights_are_those_of_a_loop_by_hand_with_the_same_bits(precision, max_norm, n):
-    plugins = [GradientAccumulation(2)] * (n == 2) + [GradientClip(max_norm or 1.0)] * bool(max_norm)
-    learn = learner_of(*reversed(plugins), MixedPrecision(precision, init_scale=2.0**8))  # in any order
+    callbacks = [GradientAccumulation(2)] * (n == 2) + [GradientClip(max_norm or 1.0)] * bool(max_norm)
+    learn = learner_of(*reversed(callbacks), MixedPrecision(precision, init_scale=2.0**8))  # in any order
     learn.fit(2)
     model, n_steps, _ = by_hand(precision, 2, init_scale=2.0**8, max_norm=max_norm, n=n)
     assert same(learn.model, model)
@@ -89,23 +89,23 @@ def test_the_weights_are_those_of_a_loop_by_hand_with_the_same_bits(precision, m
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_updates_that_overflow_are_left_out_and_not_counted(n):
-    plugin = MixedPrecision("fp16", init_scale=2.0**18, growth_interval=2)
+    callback = MixedPrecision("fp16", init_scale=2.0**18, growth_interval=2)
     norms = GradientClip(0.5)
-    learn = learner_of(norms, plugin, GradientAccumulation(n))
+    learn = learner_of(norms, callback, GradientAccumulation(n))
     learn.fit(3)
     model, n_steps, scaler = by_hand("fp16", 3, init_scale=2.0**18, growth=2, max_norm=0.5, n=n)
     assert n_steps < 12 // n
     assert same(learn.model, model)
     assert learn.global_step == n_steps
-    assert plugin.scaler == scaler.state_dict()
+    assert callback.scaler == scaler.state_dict()
     assert all(norm < 100 for norm in norms.norms)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 6, 7])
 def test_the_scale_is_saved(tmp_path, cut):
     def make(folder):
-        plugin = MixedPrecision("fp16", init_scale=2.0**18, growth_interval=2)
-        return learner_of(plugin, Checkpoint(tmp_path / folder, "1e-9 seconds"), GradientAccumulation(2))
+        callback = MixedPrecision("fp16", init_scale=2.0**18, growth_interval=2)
+        return learner_of(callback, Checkpoint(tmp_path / folder, "1e-9 seconds"), GradientAccumulation(2))
 
     whole = make("whole")
     whole.fit(3)
@@ -139,7 +139,7 @@ def test_a_gradient_that_overflows_at_every_scale_is_an_error_with_its_parameter
     assert learn.global_step == 0
 
 
-def test_a_scale_that_comes_down_and_then_trains_is_no_fault(tmp_path):
+def test_a_scale_that_comes_down_and_then_trains_is_not_an_error(tmp_path):
     learn = learner_of(
         MixedPrecision("fp16", init_scale=2.0**30), Checkpoint(tmp_path / "run", best="train_loss")
     )
@@ -235,14 +235,14 @@ def test_sam_works_in_bf16_and_is_refused_with_a_scaler():
         learner_of(SAM(), MixedPrecision("fp16")).fit(1)
 
 
-def test_a_copy_goes_on_by_itself():
-    plugin = MixedPrecision("fp16")
-    learner_of(plugin).fit(1)
-    assert copy.deepcopy(plugin).scaler == plugin.scaler
+def test_a_copy_is_independent():
+    callback = MixedPrecision("fp16")
+    learner_of(callback).fit(1)
+    assert copy.deepcopy(callback).scaler == callback.scaler
 
 
 @pytest.mark.parametrize("options", [{"precision": "16"}, {"init_scale": 0}, {"growth_interval": 0}])
-def test_a_wrong_setting_is_told(options):
+def test_a_wrong_setting_is_refused(options):
     with pytest.raises(ValueError, match="MixedPrecision"):
         MixedPrecision(**options)
 

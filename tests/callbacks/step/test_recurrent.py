@@ -1,4 +1,4 @@
-"""Hidden state that begins anew, and penalties on activations."""
+"""Hidden state that starts again, and penalties on activations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def texts(n_batches: int = 3) -> list[Any]:
 
 
 class Stateful(nn.Module):
-    """A recurrent model that goes on from batch to batch."""
+    """A recurrent model that carries its state from batch to batch."""
 
     def __init__(self, *, in_buffer: bool = True):
         super().__init__()
@@ -53,13 +53,13 @@ class Stateful(nn.Module):
         return self.out(self.drop(found))
 
 
-def learner_of(*plugins: Any, model: Any = None, **options: Any) -> Any:
+def learner_of(*callbacks: Any, model: Any = None, **options: Any) -> Any:
     torch.manual_seed(0)
     data = options.pop("data", None) or Data(texts(), texts(2))
     optimizer = partial(torch.optim.SGD, lr=0.05)
     model = model or Stateful()
     return Learner(
-        model, data, F.mse_loss, optimizer, plugins, defaults=(ZeroGrad, Metrics, Recorder), **options
+        model, data, F.mse_loss, optimizer, callbacks, defaults=(ZeroGrad, Metrics, Recorder), **options
     )
 
 
@@ -90,9 +90,9 @@ def test_each_pass_begins_with_hidden_state_forgotten_as_in_a_loop_by_hand():
 @pytest.mark.parametrize("in_buffer", [True, False])
 def test_a_validation_in_mid_epoch_leaves_the_hidden_state_of_training(in_buffer):
     found = []
-    for plugins in ([RNNReset()], [RNNReset(), ValidateEvery("1 step")]):
+    for callbacks in ([RNNReset()], [RNNReset(), ValidateEvery("1 step")]):
         torch.manual_seed(0)
-        learn = learner_of(*plugins, model=Stateful(in_buffer=in_buffer))
+        learn = learner_of(*callbacks, model=Stateful(in_buffer=in_buffer))
         learn.fit(2)
         found.append(list(learn.history.steps["train_loss"]))
     assert found[0] == found[1]
@@ -117,7 +117,7 @@ def test_an_epoch_that_is_left_does_not_mix_up_the_passes():
     assert learn.callbacks.rnn_reset._hidden == []
 
 
-def test_a_fit_that_is_cut_goes_on_with_the_same_bits(tmp_path):
+def test_an_interrupted_fit_resumes_with_the_same_bits(tmp_path):
     def made(folder):
         return learner_of(RNNReset(), Checkpoint(tmp_path / folder, "1 step"))
 
@@ -201,7 +201,7 @@ def test_with_both_weights_at_0_nothing_changes():
     assert not differs({**learn.model.state_dict()}, {**plain.model.state_dict()})
 
 
-def test_a_layer_that_is_not_there_or_does_not_run_is_told():
+def test_a_layer_that_is_missing_or_does_not_run_is_reported():
     with pytest.raises(ValueError, match=r"the model has no nn\.RNN"):
         learner_of(RNNRegularizer(), model=nn.Linear(2, 1)).fit(1)
     with pytest.raises(ValueError, match="There are: first, rnn, drop, out"):

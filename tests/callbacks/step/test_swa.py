@@ -39,12 +39,12 @@ def model_of(*, dropout: float = 0.0) -> nn.Module:
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(4, 1))
 
 
-def learner_of(*plugins: Any, data: Any = None, model: Any = None, **options: Any) -> Any:
+def learner_of(*callbacks: Any, data: Any = None, model: Any = None, **options: Any) -> Any:
     options.setdefault("defaults", (ZeroGrad,))
     data = data or Data(line_batches(3), line_batches(2))
     model = model or model_of()
     return Learner(
-        model, data, F.mse_loss, partial(torch.optim.SGD, lr=0.1, momentum=0.9), plugins, **options
+        model, data, F.mse_loss, partial(torch.optim.SGD, lr=0.1, momentum=0.9), callbacks, **options
     )
 
 
@@ -109,11 +109,11 @@ def test_the_pass_over_the_training_data_leaves_no_trace_in_random_states():
     generator = torch.Generator().manual_seed(1)
     data = Data(DataLoader(Noisy(), batch_size=4, shuffle=True, generator=generator))
 
-    def drawn(*plugins):
+    def drawn(*callbacks):
         generator.manual_seed(1)
         torch.manual_seed(0)
         learn = learner_of(
-            *plugins, data=data, model=nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 1))
+            *callbacks, data=data, model=nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 1))
         )
         learn.fit(2)
         return [torch.rand(1), torch.rand(1, generator=generator)]
@@ -189,18 +189,18 @@ def test_an_error_while_statistics_are_measured_gives_the_trained_weights_back()
     assert learn.model[1].momentum == 0.1
 
 
-# Cut and gone on with -------------------------------------------------------------------------------------
+# Interrupted and resumed ---------------------------------------------------------------------------------
 
 
-def made(folder, *plugins, seed=0):
-    learn = make(folder, plugins=(SWA(0.3, anneal_epochs=2, lr=0.01), *plugins), seed=seed)
+def made(folder, *callbacks, seed=0):
+    learn = make(folder, callbacks=(SWA(0.3, anneal_epochs=2, lr=0.01), *callbacks), seed=seed)
     learn.remove_callbacks(learn.callbacks[EarlyStopping], learn.callbacks[TorchScheduler])
     learn.add_callbacks(EarlyStopping(patience=9, restore_best=False))
     return learn
 
 
 @pytest.mark.parametrize("cut", [5, 9, 11, 25, 31, 33, 40])
-def test_a_fit_that_is_interrupted_goes_on_with_the_same_bits(tmp_path, cut):
+def test_an_interrupted_fit_resumes_with_the_same_bits(tmp_path, cut):
     whole = made(tmp_path / "whole")
     whole.fit(4)
     expected = outcome(whole)
@@ -225,7 +225,7 @@ def test_a_fit_that_is_ended_already_has_the_averages_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("plugins", "words"),
+    ("callbacks", "words"),
     [
         ([SWA(), EMA()], "SWA and EMA both average"),
         ([SWA(), SWA(name="again")], "SWA and SWA .'again'. both average"),
@@ -242,9 +242,9 @@ def test_a_fit_that_is_ended_already_has_the_averages_again(tmp_path):
         ([When(SWA(), until="1 epoch")], "start= alone"),
     ],
 )
-def test_what_would_undo_it_is_refused(plugins, words, make_learner):
+def test_what_would_undo_it_is_refused(callbacks, words, make_learner):
     with pytest.raises(ValueError, match=words):
-        make_learner(callbacks=copy.deepcopy(plugins)).fit(2)
+        make_learner(callbacks=copy.deepcopy(callbacks)).fit(2)
 
 
 def test_a_schedule_may_end_where_the_averaging_begins():

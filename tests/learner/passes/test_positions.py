@@ -24,7 +24,7 @@ from cut_passes import (
     Noisy,
     Plain,
     Stream,
-    assert_goes_on,
+    assert_resumes,
     assert_same,
     give,
     loader_over,
@@ -47,22 +47,22 @@ pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWa
 
 @pytest.mark.parametrize("kind", SKIPPED)
 def test_a_loader_without_workers_resumes_with_the_same_bits(kind):
-    assert_goes_on(SKIPPED[kind], CUTS)
+    assert_resumes(SKIPPED[kind], CUTS)
 
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_batches_in_memory_resume_with_the_same_bits(kind):
-    assert_goes_on(WHOLE[kind], CUTS)
+    assert_resumes(WHOLE[kind], CUTS)
 
 
 @pytest.mark.parametrize("kind", REPLAYED)
 def test_batches_that_are_drawn_again_resume_with_the_same_bits(kind):
-    assert_goes_on(REPLAYED[kind], FEW)
+    assert_resumes(REPLAYED[kind], FEW)
 
 
 @pytest.mark.parametrize("kind", WORKERS)
 def test_workers_that_skip_seen_items_resume_with_the_same_bits(kind):
-    assert_goes_on(WORKERS[kind], FEW)
+    assert_resumes(WORKERS[kind], FEW)
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "single items", "a batch sampler", "generators everywhere"])
@@ -206,13 +206,13 @@ class Counting:
 
 
 def test_a_loader_with_a_state_dict_resumes_at_its_position():
-    assert_goes_on(Counting, CUTS)
+    assert_resumes(Counting, CUTS)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_stateful_loader_resumes_with_the_same_bits_also_if_the_data_set_draws(shuffle):
     nodes = pytest.importorskip("torchdata.stateful_dataloader")
-    assert_goes_on(lambda: nodes.StatefulDataLoader(Noisy(), BATCH_SIZE, shuffle=shuffle), CUTS)
+    assert_resumes(lambda: nodes.StatefulDataLoader(Noisy(), BATCH_SIZE, shuffle=shuffle), CUTS)
 
 
 def test_a_stateful_loader_does_not_fetch_items_that_were_seen():
@@ -226,7 +226,7 @@ def test_a_stateful_loader_does_not_fetch_items_that_were_seen():
 @pytest.mark.parametrize("dataset", [Plain, lambda: Seeded(Noisy())])
 def test_a_stateful_loader_with_workers_resumes_if_the_data_set_draws_nothing(dataset):
     nodes = pytest.importorskip("torchdata.stateful_dataloader")
-    assert_goes_on(lambda: nodes.StatefulDataLoader(dataset(), BATCH_SIZE, shuffle=True, num_workers=2), FEW)
+    assert_resumes(lambda: nodes.StatefulDataLoader(dataset(), BATCH_SIZE, shuffle=True, num_workers=2), FEW)
 
 
 @pytest.mark.parametrize("workers", [{}, {"num_workers": 1}, {"num_workers": 1, "persistent_workers": True}])

@@ -41,7 +41,7 @@ class FailAt(Callback):
 
 def failed(folder, callbacks=(), error=ZeroDivisionError, **options):
     """A learner whose fit has failed, and its file."""
-    learn = boxed(folder, plugins=callbacks, **options)
+    learn = boxed(folder, callbacks=callbacks, **options)
     with pytest.raises(error):
         learn.fit(3)
     return learn, folder / FILE
@@ -52,7 +52,7 @@ def test_the_step_is_run_again_with_the_same_weights_batch_and_dropout(tmp_path)
     failed(tmp_path, [watch, FailAt()], dropout=True)
     other = Watch()
     torch.manual_seed(99)
-    learn = boxed(tmp_path / "other", plugins=[other, FailAt()], dropout=True)
+    learn = boxed(tmp_path / "other", callbacks=[other, FailAt()], dropout=True)
     torch.manual_seed(99)
     with pytest.raises(ZeroDivisionError, match="at step 4"):
         replay(learn, tmp_path / FILE)
@@ -65,7 +65,7 @@ def test_a_replay_leaves_no_trace_on_the_learner_and_on_disk(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     _, path = failed(tmp_path / "box", [FailAt()], dropout=True)
     content = path.read_bytes()
-    learn = boxed(tmp_path / "box", plugins=[FailAt(), CSVLogger("log.csv")], dropout=True)
+    learn = boxed(tmp_path / "box", callbacks=[FailAt(), CSVLogger("log.csv")], dropout=True)
     callbacks, state = list(learn.callbacks), learn.snapshot()
     with pytest.raises(ZeroDivisionError):
         replay(learn, path)
@@ -85,7 +85,7 @@ def test_each_layer_is_reported_and_the_first_bad_one_is_marked(tmp_path, capsys
             return inputs / (inputs - inputs.max())
 
     def make(folder):
-        learn = boxed(folder, plugins=[StopOnNaN()])
+        learn = boxed(folder, callbacks=[StopOnNaN()])
         learn.model[1] = Divide()
         return learn
 
@@ -120,7 +120,7 @@ def test_bad_gradients_are_reported_from_the_last_layer(tmp_path, capsys):
     callbacks = lambda: [StopOnNaNGradient()]  # noqa: E731
     _, path = failed(tmp_path, callbacks(), FloatingPointError, loss_func=spoilt)
     with pytest.raises(FloatingPointError, match="gradients are NaN or infinite"):
-        replay(boxed(tmp_path / "other", plugins=callbacks(), loss_func=spoilt), path)
+        replay(boxed(tmp_path / "other", callbacks=callbacks(), loss_func=spoilt), path)
     assert "gradients not finite, the first ones in '2.bias', '2.weight', '0.bias'" in capsys.readouterr().out
 
 
@@ -139,7 +139,7 @@ def test_an_error_after_the_update_is_reported_with_a_warning_about_the_weights(
 
     _, path = failed(tmp_path, [fail])
     with pytest.raises(ZeroDivisionError):
-        replay(boxed(tmp_path / "other", plugins=[fail]), path)
+        replay(boxed(tmp_path / "other", callbacks=[fail]), path)
     assert "the weights are not those of the step's start" in capsys.readouterr().out
 
 
@@ -157,10 +157,10 @@ def objects_as_batch(learn):
 
 def test_a_batch_that_cannot_be_saved_is_replayed_by_its_inputs_and_targets(tmp_path, capsys):
     watch, other = Watch(), Watch()
-    learn = objects_as_batch(boxed(tmp_path, plugins=[watch, FailAt()]))
+    learn = objects_as_batch(boxed(tmp_path, callbacks=[watch, FailAt()]))
     with pytest.raises(ZeroDivisionError):
         learn.fit(3)
-    learn = objects_as_batch(boxed(tmp_path / "other", plugins=[other, FailAt()]))
+    learn = objects_as_batch(boxed(tmp_path / "other", callbacks=[other, FailAt()]))
     split = learn.data.split
     with pytest.raises(ZeroDivisionError):
         replay(learn, tmp_path / FILE)
@@ -182,7 +182,7 @@ def test_a_step_whose_inputs_are_lost_too_cannot_be_replayed(tmp_path):
         def __init__(self, inputs):
             self.inputs = inputs
 
-    learn = boxed(tmp_path, plugins=[FailAt()])
+    learn = boxed(tmp_path, callbacks=[FailAt()])
     learn.data.train, learn.data.valid = (
         [(Held(inputs), targets) for inputs, targets in learn.data.train],
         None,
