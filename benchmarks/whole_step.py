@@ -60,7 +60,7 @@ class Moved:
 
 
 def seconds_now() -> float:
-    """The time at which the device has done what it was told."""
+    """The time after the device has finished its work."""
     if DEVICE.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter()
@@ -98,7 +98,7 @@ def plain(
         inputs, _ = next(iter(data))
         called(inputs)
         compiling = seconds_now() - begun if is_compiled else 0.0
-        once()  # as the learner, which trains for two epochs, and whose second is timed
+        once()  # the learner trains for two epochs, too; the second is timed
         begun = seconds_now()
         once()
         return seconds_now() - begun, compiling, model
@@ -106,16 +106,16 @@ def plain(
     return run
 
 
-def learner(make_model: Any, data: Any, loss_func: Any, make: Any, n_added: int, doer: Any) -> Run:
-    """Two epochs, the second of which is timed."""
+def learner(make_model: Any, data: Any, loss_func: Any, make: Any, n_added: int, stepper: Any) -> Run:
+    """Two epochs; the second is timed."""
     others = [GradientAccumulation(n_added)] if n_added > 1 else []
-    learn = Learner(on_device(make_model()), data, loss_func, make, [doer, Watch(), *others], defaults=())
+    learn = Learner(on_device(make_model()), data, loss_func, make, [stepper, Watch(), *others], defaults=())
 
     def run() -> tuple[float, float, nn.Module]:
         learn.fit(2)
-        if isinstance(doer, WholeStep) and doer.fallback:
-            raise RuntimeError(doer.fallback)
-        compiling = doer.compile_seconds if isinstance(doer, WholeStep) else 0.0
+        if isinstance(stepper, WholeStep) and stepper.fallback:
+            raise RuntimeError(stepper.fallback)
+        compiling = stepper.compile_seconds if isinstance(stepper, WholeStep) else 0.0
         return learn.callbacks[Watch].seconds, compiling, learn.model
 
     return run
@@ -130,9 +130,9 @@ def works_of(
         "plain loop": plains(on_device(make_model()), plain_data()),
         "plain loop again (the noise)": plains(on_device(make_model()), plain_data()),
         "the model compiled": plains(on_device(make_model()), plain_data(), is_compiled=True),
-        "ZeroGrad": learners(data(), doer=ZeroGrad()),
-        "LeanStep": learners(data(), doer=LeanStep()),
-        "WholeStep": learners(data(), doer=WholeStep()),
+        "ZeroGrad": learners(data(), stepper=ZeroGrad()),
+        "LeanStep": learners(data(), stepper=LeanStep()),
+        "WholeStep": learners(data(), stepper=WholeStep()),
     }
 
 
