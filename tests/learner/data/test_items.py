@@ -223,7 +223,7 @@ def test_updates_that_overflow_do_not_count():
 
 def test_a_batch_that_is_left_out_for_its_nan_does_not_count():
     batches = [*BATCHES, (torch.full((5, 3), torch.nan), torch.rand(5, 3))]
-    with pytest.warns(LearnerWarning, match="left out"):
+    with pytest.warns(LearnerWarning, match="skipped"):
         learn = fitted(lambda x: x, batches, callbacks=[StopOnNaN(skip=1)])
     assert learn.n_samples == 9
 

@@ -224,7 +224,7 @@ def test_a_skipped_bad_batch_does_not_change_the_attributes() -> None:
     batches = list(learn.data.train)
     learn.data = Data([*batches[:2], (batches[2][0] * torch.nan, batches[2][1]), *batches[3:]])
     twin.data = Data([*batches[:2], *batches[3:]])
-    with pytest.warns(LearnerWarning, match="left out"):
+    with pytest.warns(LearnerWarning, match="skipped"):
         learn.fit(1)
     twin.fit(1)
     assert torch.equal(learn.model.mean, twin.model.mean)
