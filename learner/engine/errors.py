@@ -31,12 +31,22 @@ LEVELS = {
 
 
 def with_place(error: BaseException, learn: FullLearner) -> BaseException:
-    """The error with notes: plug-in and event, epoch and batch, failing layer or sample.
+    """The error with notes: callback and event, epoch and batch, failing layer or sample.
 
     Returns:
         The same error; or, for a cancel that was raised where nothing of its kind is under way, an error that
         says so.
     """
+    try:
+        return placed(error, learn)
+    except RuntimeError as death:  # torch raises it wherever it is when the system reports a worker's death
+        if not str(death).startswith("DataLoader worker"):
+            raise
+        return placed(death, learn)
+
+
+def placed(error: BaseException, learn: FullLearner) -> BaseException:
+    """The error with its notes, as `with_place` returns it."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     hook = learn.loop.place.hook
     if isinstance(error, Cancel):

@@ -315,3 +315,18 @@ def test_a_callback_may_validate_while_it_cleans_up(make_learner):
     learn.fit(1)
     learn.validate()
     assert len(found) == 1
+
+
+def test_a_worker_whose_death_is_reported_while_notes_are_added_is_the_error_with_the_place(make_learner):
+    class Noted(Exception):
+        def add_note(self, note):
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    @on("after_batch")
+    def fail(learn):
+        raise Noted
+
+    with pytest.raises(RuntimeError, match="DataLoader worker") as caught:
+        make_learner().fit(1, callbacks=[fail])
+    assert "a loader worker died" in notes(caught.value)
+    assert "at epoch 0/1" in notes(caught.value)
