@@ -75,6 +75,8 @@ DONE = [
     "learner/cli",
     "learner/data",
     "learner/files",
+    "learner/learner.py",
+    "learner/loop.py",
     "learner/messages/__init__.py",
     "learner/messages/arguments.py",
     "learner/messages/keywords.py",

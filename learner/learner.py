@@ -1,4 +1,4 @@
-"""The learner: what is trained and with what, what users call. The loop itself is in `loop.py`."""
+"""The `Learner`: it owns the parts of a run and has the methods that users call. The loop is in `loop.py`."""
 
 from __future__ import annotations
 
@@ -36,38 +36,40 @@ from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import with_hints
 from learner.resume import resumption, saving
 from learner.resume.resumption import Resume
-from learner.state import begun, copies, optimizer_modes, snapshots
+from learner.state import copies, membership, optimizer_modes, snapshots
 from learner.state.attributes import FitState
 from learner.tools import cost, replay, tuning
 
-Plugin = Callback | type[Callback]
+#: Where a callback is passed, its class can be passed instead.
+CallbackOrClass = Callback | type[Callback]
 
 
 @with_hints
 class Learner(FitState):
-    """Owns a model, data, a loss and an optimizer, and runs one loop in which plug-ins do everything else.
+    """Owns a model, data, a loss and an optimizer, and runs one loop in which callbacks do everything else.
 
     Args:
         model: any `nn.Module`, unchanged.
         data: a `Data`, a pair of loaders `(train, valid)`, or a pair of tensors, `(inputs, targets)`.
-        loss_func: takes `(preds, targets)`, gives a scalar; None where the model's output has a `.loss`. The
-            parameters and buffers of an `nn.Module`, also of one within a `partial` or behind a method of it,
-            are placed, trained, saved and restored with the model's. In validation it is in evaluation mode.
-        optimizer: makes an optimizer of parameters, as `partial(torch.optim.SGD, lr=0.1)`, or is a ready one;
-            a list of several is the same as `Optimizers(...)` of them.
-        callbacks: plug-ins, heard in the order of their phases, then in the order given.
-        metrics: functions of `(preds, targets)`, our `Metric`s, or torchmetrics' objects.
-        defaults: plug-ins that are there unasked; `()` for none.
-        splitter: gives, for the model, its layer groups from input to output, as
-            `lambda model: [model.body, model.head]`; rates and `freeze` go by them.
-        decay_norms: whether weight decay also pulls at biases and at the weights of norms.
+        loss_func: a function of `(preds, targets)` that returns a scalar; None if the model's output has a
+            `.loss`. If it is an `nn.Module`, a `partial` that holds one or a method of one, the module's
+            parameters and buffers are placed, trained, saved and restored with the model's, and the module is
+            in evaluation mode during validation.
+        optimizer: a function that takes parameters and returns an optimizer, as `partial(torch.optim.SGD,
+            lr=0.1)`, or an optimizer. A list of several is the same as `Optimizers(...)` of them.
+        callbacks: instances or classes; they run in the order of their phases, then in the order given.
+        metrics: functions of `(preds, targets)`, our `Metric`s, or torchmetrics objects.
+        defaults: callbacks that every learner has unless you replace them; `()` for none.
+        splitter: a function that takes the model and returns its layer groups from input to output, as
+            `lambda model: [model.body, model.head]`. `freeze` and learning rates per group use these groups.
+        decay_norms: whether weight decay also applies to biases and to the weights of normalization layers.
 
     Raises:
-        TypeError, ValueError: an argument cannot be used; the message says why and what to pass. TypeError
-            also when a subclass is defined that takes a private name of the learner.
+        TypeError, ValueError: an argument cannot be used; the message says why and what to pass. Defining a
+            subclass that overrides a private name of the learner also raises a TypeError.
     """
 
-    #: Of a subclass: names of its own attributes that snapshots and files keep, as ("critic", "n_seen").
+    #: A subclass lists here its own attributes that snapshots and checkpoints hold, as ("critic", "n_seen").
     #: They may be modules, optimizers and schedulers.
     state: tuple[str, ...] = ()
 
@@ -75,7 +77,7 @@ class Learner(FitState):
         super().__init_subclass__(**kwargs)
         check_subclass(cls, Learner)
 
-    optimizer_given: Any  #: the optimizer or the factory that was passed
+    optimizer_given: Any  #: the optimizer or the function that was passed
 
     @suggest_keywords
     def __init__(
@@ -84,10 +86,10 @@ class Learner(FitState):
         data: Any,
         loss_func: Any = None,
         optimizer: Any = None,
-        callbacks: Iterable[Plugin] = (),
+        callbacks: Iterable[CallbackOrClass] = (),
         metrics: Iterable[Any] = (),
         *,
-        defaults: Iterable[Plugin] = DEFAULT_CALLBACKS,
+        defaults: Iterable[CallbackOrClass] = DEFAULT_CALLBACKS,
         splitter: Splitter | None = None,
         decay_norms: bool = True,
     ):
@@ -105,20 +107,21 @@ class Learner(FitState):
     def fit(
         self,
         n_epochs: int,
-        callbacks: Iterable[Plugin] = (),
+        callbacks: Iterable[CallbackOrClass] = (),
         *,
         resume: Resume = "never",
         allow: Iterable[str] = (),
     ) -> History:
-        """Train for `n_epochs` epochs; `callbacks` are there for this fit only.
+        """Train for `n_epochs` epochs.
 
         Args:
-            n_epochs: how many, those of a run that goes on included.
-            callbacks: further plug-ins.
-            resume: with `"auto"` the same script, started again, goes on where its `Checkpoint` was saved
-                last, or begins where there is none; `"must"` refuses to begin; `"never"` refuses to go on.
-            allow: what may differ from the run that goes on, as `("batch_size",)`; the message of a refusal
-                has the names.
+            n_epochs: the number of epochs; in a resumed fit, those that are already done count too.
+            callbacks: callbacks for this fit only.
+            resume: with `"auto"` the same script, started again, resumes from the newest file of its
+                `Checkpoint`, or starts a new run if there is no file; with `"must"` a missing file is an
+                error; with `"never"` an existing file is.
+            allow: what may differ from the run that is resumed, as `("batch_size",)`. The error that reports
+                a difference says which name allows it.
 
         Returns:
             The history, continuous over several fits.
@@ -141,54 +144,55 @@ class Learner(FitState):
 
     @property
     def metrics(self) -> tuple[Any, ...]:
-        """The metrics that are measured, as they were given."""
+        """The metrics of all callbacks that measure some, as they were passed."""
         return metrics_of(self.callbacks)
 
     @property
     def measured(self) -> dict[str, Direction | None]:
-        """Names that will stand in `results`, each with the direction in which it is better, where known."""
-        return {name: better for plugin in self.callbacks for name, better in plugin.measures.items()}
+        """The names of the results, each with the direction in which it is better, or None if unknown."""
+        return {name: better for each in self.callbacks for name, better in each.measures.items()}
 
-    # Plug-ins
+    # Callbacks
 
     @property
     def callbacks(self) -> Callbacks:
-        """The plug-ins in the order in which they are heard."""
+        """The callbacks in the order in which they run."""
         return self.loop.callbacks
 
-    def add_callbacks(self, *callbacks: Plugin) -> None:
-        """Add plug-ins; in the middle of a fit their `before_fit` is called at once."""
-        begun.add(self, as_callbacks(callbacks, "callbacks"))
+    def add_callbacks(self, *callbacks: CallbackOrClass) -> None:
+        """Add callbacks; in the middle of a fit their `before_fit` is called at once."""
+        membership.add(self, as_callbacks(callbacks, "callbacks"))
 
-    def remove_callbacks(self, *callbacks: Plugin | str) -> None:
-        """Remove plug-ins; in the middle of a fit their `cleanup_fit` is called at once.
-
-        Args:
-            callbacks: plug-ins, their names, or classes, all of which are meant.
-
-        Raises:
-            KeyError: there is none of that name or class.
-            ValueError: a plug-in that stays needs one that would go.
-        """
-        begun.remove(self, found_in(self.callbacks, callbacks))
-
-    def added(self, *callbacks: Plugin) -> AbstractContextManager[Learner]:
-        """Have these plug-ins as well, within the block; `callbacks` are instances or classes."""
-        return begun.added(self, callbacks)
-
-    def without(self, *callbacks: Plugin | str) -> AbstractContextManager[Learner]:
-        """Do without these plug-ins within the block; they come back to their places, with their state.
-
-        In the middle of a fit they hear `cleanup_fit` when they go, and `before_fit` when they come back.
+    def remove_callbacks(self, *callbacks: CallbackOrClass | str) -> None:
+        """Remove callbacks; in the middle of a fit their `cleanup_fit` is called at once.
 
         Args:
-            callbacks: plug-ins, their names, or classes, all of which are meant.
+            callbacks: instances, names, or classes; a class stands for all callbacks of that class.
 
         Raises:
-            KeyError: there is none of that name or class.
-            ValueError: a plug-in that stays needs one that would go.
+            KeyError: no callback has that name or class.
+            ValueError: a callback that stays requires one that would be removed.
         """
-        return begun.without(self, found_in(self.callbacks, callbacks))
+        membership.remove(self, found_in(self.callbacks, callbacks))
+
+    def added(self, *callbacks: CallbackOrClass) -> AbstractContextManager[Learner]:
+        """Add callbacks within a `with` block; they are removed at its end."""
+        return membership.added(self, callbacks)
+
+    def without(self, *callbacks: CallbackOrClass | str) -> AbstractContextManager[Learner]:
+        """Remove callbacks within a `with` block; at its end they are added again in their old places.
+
+        They keep their state. In the middle of a fit their `cleanup_fit` is called when they are removed, and
+        their `before_fit` when they are added again.
+
+        Args:
+            callbacks: instances, names, or classes; a class stands for all callbacks of that class.
+
+        Raises:
+            KeyError: no callback has that name or class.
+            ValueError: a callback that stays requires one that would be removed.
+        """
+        return membership.without(self, found_in(self.callbacks, callbacks))
 
     # The operations: a subclass or one callback may override them
 
@@ -197,17 +201,17 @@ class Learner(FitState):
     backward = backward
     step = step
 
-    # What hooks may ask
+    # What hooks may call
 
     def update(self) -> None:
-        """Update the weights with the present gradients, with all events of a step."""
+        """Update the weights with the current gradients, with all events of a step."""
         self.loop.update(self)
 
     def again(self) -> Tensor:
-        """Compute the gradients of this batch again, at the present weights, and return the loss."""
+        """Recompute the gradients of this batch at the current weights, and return the loss."""
         return again.again(self)
 
-    # Training by a schedule, layer groups, the search for settings
+    # Training with a schedule, layer groups, finding settings
 
     fit_one_cycle = tuning.fit_one_cycle
     fit_flat_cos = tuning.fit_flat_cos
@@ -223,36 +227,36 @@ class Learner(FitState):
 
     @property
     def layer_groups(self) -> groups.Groups:
-        """The parameters by group, from input to output, as the splitter returns them; without one, all."""
+        """The parameters per layer group, from input to output; one group if there is no `splitter`."""
         return groups.layer_groups(self.model, self.splitter)
 
-    # Without training, and to files
+    # Predictions, files, state
 
     validate = predictions.validate
     predict = predictions.predict
     get_preds = predictions.get_preds
     save = saving.save
-    load = saving.put_file
+    load = saving.load
     save_step = replay.write
 
     def snapshot(self) -> dict[str, Any]:
-        """Copy weights, buffers, optimizer, plug-in state, random state, clock and history."""
+        """Copy the weights, buffers, optimizer, callbacks' states, random states, clock and history."""
         return snapshots.take(self)
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Put a snapshot back; it stays usable.
+        """Restore a snapshot, which can be restored again later.
 
         Raises:
-            ValueError: it is of another model, optimizer or composition; nothing has been changed then.
+            ValueError: the snapshot is of another model, optimizer or list of callbacks. Nothing is changed.
         """
-        snapshots.put_back(self, snapshot)
+        snapshots.restore(self, snapshot)
 
     def sandbox(self) -> AbstractContextManager[Learner]:
-        """Leave no trace: everything that a snapshot holds, gradients too, is put back at the block's end."""
+        """Restore everything that a snapshot holds, and the gradients, at the end of a `with` block."""
         return snapshots.sandbox(self)
 
     def explain(self) -> None:
-        """Print the composed loop: for each event and operation who is called, in which order, why there."""
+        """Print which callbacks run at each event and operation, in which order, and why."""
         print(explain(self))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -269,6 +273,6 @@ class Learner(FitState):
         return f"{type(self).__name__}({', '.join(names[:3])}, callbacks=[{', '.join(names[3:])}])"
 
     def check(self) -> Report:
-        """Examine model, data, loss, optimizer and plug-ins on one batch, in a sandbox; print the result."""
+        """Check the model, data, loss, optimizer and callbacks on one batch, in a sandbox; print a report."""
         check_assigned(self.optimizer)
         return examination.check(self)

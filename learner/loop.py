@@ -34,14 +34,14 @@ class Loop:
         on: for each event, one function of the learner that calls all hooks.
         do: for each operation, the function of the learner that runs it.
         place: the pass under way, and what an error has passed through.
-        begun: the callbacks for which the fit has begun, and which must clean up.
+        started: the callbacks whose fit has started, and which must clean up.
         start: where the fit resumes; None once it has.
         known: what the passes have shown of the data.
         moved: the plain numbers of model and loss that training changes.
     """
 
     def __init__(self) -> None:
-        self.place, self.begun = Place(), list[Any]()
+        self.place, self.started = Place(), list[Any]()
         self.start: Start | None = None
         self.known, self.moved = Known(), MovedNumbers()
 
@@ -52,7 +52,7 @@ class Loop:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy holds: neither functions of the original's callbacks, nor where a fit was."""
-        return {**vars(self), "on": {}, "do": {}, "place": Place(), "begun": [], "start": None}
+        return {**vars(self), "on": {}, "do": {}, "place": Place(), "started": [], "start": None}
 
     def runs_default(self, operation: str) -> bool:
         """Does an operation run as defined below, or in a callback that computes the same?"""
@@ -64,7 +64,7 @@ class Loop:
         """Train; `start` is where to resume."""
         learn.n_epochs, learn.epoch, learn.stop_reason, learn.error = n_epochs, 0, None, None
         self.start, learn.resumed = start, start is not None
-        self.place, self.begun = Place(), []
+        self.place, self.started = Place(), []
         with fits.under_way(learn):
             self.drop_gradients(learn)  # those that a cancelled fit has left
             self.run_epochs(learn)

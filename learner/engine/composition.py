@@ -206,7 +206,7 @@ def begins(callbacks: Callbacks, hooks: tuple[Hook, ...]) -> Doer:
     def _begin(learn: Any) -> None:
         for plugin in callbacks:
             if plugin in learn.callbacks:
-                learn.loop.begun.append(plugin)
+                learn.loop.started.append(plugin)
                 found.get(id(plugin), nobody)(learn)
 
     return _begin
@@ -217,7 +217,7 @@ def ends(hooks: Mapping[str, tuple[Hook, ...]], fire: Doer) -> Doer:
     with_before = {id(hook.__self__) for hook in hooks["before_fit"]}
 
     def _end(learn: Any) -> None:
-        missed = with_before - set(map(id, learn.loop.begun))
+        missed = with_before - set(map(id, learn.loop.started))
         rest = tuple(hook for hook in hooks["after_fit"] if id(hook.__self__) not in missed)
         (in_turn("after_fit", rest) if missed else fire)(learn)
 

@@ -14,7 +14,7 @@ from learner.checks.advice import batch_note
 from learner.data.tensors import describe as describe_batch
 from learner.messages.layers import describe_layer
 from learner.messages.missing_attributes import slip_note
-from learner.state import begun
+from learner.state import membership
 from learner.state.pass_modes import Modes, set_modes
 from learner.state.protocol import FullLearner
 
@@ -95,9 +95,9 @@ def clean_up(learn: FullLearner) -> None:
             added as a note.
     """
     failed: BaseException | None = learn.error
-    has_begun = bool(learn.loop.begun)
+    has_begun = bool(learn.loop.started)
     first: BaseException | None = None
-    for plugin in begun.last_first(learn):
+    for plugin in membership.last_first(learn):
         caught = cleanup_error(plugin, learn)
         if caught is None:
             continue

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from learner.checks.preflight import check_before_fit
 from learner.engine import errors
-from learner.state.attributes import kept_of, put_back
+from learner.state.attributes import pass_state, restore_pass_state
 from learner.state.pass_modes import leave_in_evaluation_mode, modes_of, resume_training_modes, set_modes
 from learner.state.protocol import FullLearner
 
@@ -40,7 +40,7 @@ def under_way(learn: FullLearner) -> Iterator[None]:
 @contextmanager
 def aside(learn: FullLearner) -> Iterator[None]:
     """Run batches in evaluation mode beside the fit, or without one; then restore the state of the loop."""
-    modes, kept = modes_of(learn), kept_of(learn)
+    modes, kept = modes_of(learn), pass_state(learn)
     learn.results, learn.stop_reason, learn.loop.start = {}, None, None
     learn.loop.begin_pass(learn, (), training=False, span="predict")
     try:
@@ -54,6 +54,6 @@ def aside(learn: FullLearner) -> Iterator[None]:
         raise placed from error
     finally:
         stopped = learn.stop_reason if learn.fitting else None
-        put_back(learn, kept)
+        restore_pass_state(learn, kept)
         learn.stop_reason = learn.stop_reason or stopped
         set_modes(modes)

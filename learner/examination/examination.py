@@ -24,8 +24,8 @@ from learner.checks.preflight import faults_before_fit, training_faults
 from learner.data.loaders import n_batches_of
 from learner.examination import exams, trials
 from learner.examination.report import WIDTH, Report
-from learner.state import begun
-from learner.state.attributes import kept_of, put_back
+from learner.state import membership
+from learner.state.attributes import pass_state, restore_pass_state
 from learner.state.protocol import FullLearner
 
 BATCH_EVENTS = (
@@ -114,7 +114,7 @@ def examine_batch(learn: FullLearner, report: Report) -> None:
 def begin(learn: FullLearner, report: Report) -> bool:
     """Fire the events that come before the first batch, in which callbacks create what they need."""
     for plugin in learn.callbacks:
-        attempt(learn, report, "before_fit", lambda plugin=plugin: begun.begin(learn, plugin))
+        attempt(learn, report, "before_fit", lambda plugin=plugin: membership.begin(learn, plugin))
     for event in ("before_epoch", "before_train"):
         if event == "before_train":
             learn.loop.begin_pass(learn, learn.data.train, training=True)
@@ -184,23 +184,24 @@ def recorded(report: Report) -> Iterator[None]:
 @contextmanager
 def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
     """A sandbox with the plug-ins that take part in a batch; it also puts back what a sandbox does not."""
-    kept, optimizer, fitting, all_begun = kept_of(learn), learn.optimizer, learn.fitting, learn.loop.begun
+    kept, optimizer = pass_state(learn), learn.optimizer
+    fitting, started = learn.fitting, learn.loop.started
     plugins = tuple(learn.callbacks)
     states = [(generator, generator.get_state()) for generator in generators_of(learn.data)]
     with learn.sandbox(), on_its_device(learn.model), loss_kept(learn.loss_func):
         learn.loop.connect(learn, filter(takes_part, plugins))
         learn.fitting, learn.epoch, learn.n_epochs = True, 0, max(1, learn.n_epochs)
-        learn.loop.begun = []
+        learn.loop.started = []
         if learn.optimizer is None:  # plug-ins may rely on one
             learn.optimizer = torch.optim.SGD([*learn.model.parameters(), torch.zeros(1)], lr=0.0)
         set_mode(learn.optimizer, training=True)
         try:
             yield
         finally:
-            for plugin in begun.last_first(learn):
+            for plugin in membership.last_first(learn):
                 attempt(learn, report, "cleanup_fit", lambda plugin=plugin: plugin.cleanup_fit(learn))
-            put_back(learn, kept)
-            learn.optimizer, learn.fitting, learn.loop.begun = optimizer, fitting, all_begun
+            restore_pass_state(learn, kept)
+            learn.optimizer, learn.fitting, learn.loop.started = optimizer, fitting, started
             learn.loop.connect(learn, plugins)
             for generator, state in states:
                 generator.set_state(state)

@@ -71,7 +71,7 @@ class Resumption:
         """
         if self.undo is not None:
             with unchanged_on_error(self.undo, self.path):
-                self._put_back(learn)
+                self._restore(learn)
         self.undo = None  # which holds the weights as they were
         self._check_states(learn)
         size = self.fit.get("batch_size")
@@ -127,7 +127,7 @@ class Resumption:
             How many batches of the pass are done, and the others.
         """
         learn.loop.start, n_done = None, self.position["n_done"]
-        self._put_back(learn)
+        self._restore(learn)
         learn.loop.known.mark = self.fit["mark"]
         learn.stop_reason = self.fit["stop_reason"]
         give = lambda: learn.loop.known.batches_of(learn, loader)  # noqa: E731
@@ -145,9 +145,9 @@ class Resumption:
                 "without its state: allow=('callbacks',)."
             )
 
-    def _put_back(self, learn: Any) -> None:
+    def _restore(self, learn: Any) -> None:
         n_epochs, n_batches = learn.n_epochs, learn.n_batches
-        saving.put_back(learn, self.contents)
+        saving.restore(learn, self.contents)
         learn.n_epochs, learn.n_batches = n_epochs, n_batches
 
     def __str__(self) -> str:
@@ -187,7 +187,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
             raise ValueError(f"fit(resume='must'): there is no checkpoint in {shown}.")
         print_line(f"no run to resume in {shown}: a new run starts")
         return None
-    point = Resumption(saving.fitted(learn, saving.load(found), found), found)
+    point = Resumption(saving.fitted(learn, saving.read(found), found), found)
     if point.position is None:
         raise checkpoint_file.CheckpointError(
             f"{found} was written by learn.save, by hand: use learn.load for it."
@@ -210,7 +210,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
     learn.loop.known.catch_up(learn.data, point.fit.get("passes", {}))
     point.undo = Undo(learn)
     with unchanged_on_error(point.undo, found):
-        saving.put_back(learn, point.contents, begun=True)
+        saving.restore(learn, point.contents, begun=True)
     learn.loop.known.point, learn.groups_begun = point, point.fit["groups"]
     return point
 
@@ -262,7 +262,7 @@ def check_n_epochs(learn: FullLearner, point: Resumption, n_epochs: int) -> None
 
 def has_position(path: Path) -> bool:
     """Can a run resume from this file? Not if it holds the weights before an update, for `learn.load`."""
-    return saving.load(path)["fit"]["position"] is not None
+    return saving.read(path)["fit"]["position"] is not None
 
 
 def newest_whole(folders: list[Path]) -> Path | None:

@@ -159,7 +159,7 @@ def check_finite(learn: FullLearner, path: Path) -> None:
         )
 
 
-def load(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path) -> dict[str, Any]:
     """Read a file and check that all pieces are there.
 
     Raises:
@@ -212,7 +212,7 @@ def fitted(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[str
     return wrapped_names.renamed(contents, learn.model, now, path)
 
 
-def put_file(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None = None) -> None:
+def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None = None) -> None:
     """Load what `save` or a `Checkpoint` has written, or weights that plain `torch.save` wrote.
 
     From the latter only a state dict is read, alone or under `"model"` or `"state_dict"`.
@@ -234,13 +234,13 @@ def put_file(learn: FullLearner, path: str | Path, *, only: Literal["model"] | N
     if checkpoint_file.is_plain(path):
         weights_file.put_weights(learn.model, Path(path).absolute())
         return
-    contents = fitted(learn, load(path), Path(path))
+    contents = fitted(learn, read(path), Path(path))
     if only is None:
         differences(
             contents["fingerprint"], fingerprint(learn), Path(path), parts=("model", "optimizer", "callbacks")
         )
         with unchanged_on_error(Undo(learn), path):
-            put_back(learn, contents)
+            restore(learn, contents)
     else:
         differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=("model",))
         with unchanged_on_error(Undo(learn), path):
@@ -261,15 +261,15 @@ def put_settings(optimizer: Any, settings: list[dict[str, Any]]) -> None:
         group.update({name: value for name, value in kept.items() if name != "params"})
 
 
-def put_back(learn: FullLearner, contents: dict[str, Any], *, begun: bool = False) -> None:
+def restore(learn: FullLearner, contents: dict[str, Any], *, begun: bool = False) -> None:
     """Put back all that a checkpoint holds.
 
     Args:
         learn: the learner, checked to agree.
-        contents: what `load` gave.
+        contents: what `read` returned.
         begun: with the optimizer's settings as they were when that fit began, as `before_fit` is to see.
     """
-    snapshots.put_back(learn, contents, before_fit=begun)
+    snapshots.restore(learn, contents, before_fit=begun)
     learn.loop.moved.known.update(contents["moved"])
     if begun and contents["optimizer"] is not None and contents["fit"]["groups"] is not None:
         put_settings(learn.optimizer, contents["fit"]["groups"])

@@ -33,9 +33,9 @@ class Undo:
     def restore(self) -> None:
         """Restore everything; callbacks only if they accept their own state."""
         try:
-            snapshots.put_back(self.learn, self.snapshot)
+            snapshots.restore(self.learn, self.snapshot)
         except Exception:  # noqa: BLE001 - a callback that takes no state: the error under way says so
-            snapshots.put_back(self.learn, {**self.snapshot, "callbacks": {}})
+            snapshots.restore(self.learn, {**self.snapshot, "callbacks": {}})
         for part, states in self.drawn:
             positions.set_generator_states(part, states)
         for parameter, gradient in self.gradients:

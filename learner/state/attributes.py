@@ -150,14 +150,14 @@ BATCH_STATE, CLOCK, PASS_STATE = names_of(BatchState), names_of(Clock), names_of
 Kept = tuple[dict[str, Any], tuple[Any, ...]]
 
 
-def kept_of(learn: FullLearner) -> Kept:
+def pass_state(learn: FullLearner) -> Kept:
     """The attributes of the pass under way, and where the loop is."""
     loop = learn.loop
     return {name: getattr(learn, name) for name in PASS_STATE}, (loop.place, loop.start, loop.known.mark)
 
 
-def put_back(learn: FullLearner, kept: Kept) -> None:
-    """Restore what `kept_of` returned."""
+def restore_pass_state(learn: FullLearner, kept: Kept) -> None:
+    """Restore what `pass_state` returned."""
     names, (place, start, mark) = kept
     vars(learn).update(names)
     learn.loop.place, learn.loop.start, learn.loop.known.mark = place, start, mark

@@ -46,7 +46,7 @@ class LoopProtocol(Protocol):
     on: dict[str, Call]
     do: dict[str, Call]
     place: Place
-    begun: list[Callback]
+    started: list[Callback]
     start: Start | None
     known: Known
     moved: MovedNumbers

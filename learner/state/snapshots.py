@@ -24,7 +24,7 @@ from callbacks.step.mixed_loss import MixedLoss
 from learner.data.batching import TensorLoader
 from learner.data.generators import kind_of
 from learner.passes import positions
-from learner.state import begun, optimizer_modes, unkept
+from learner.state import membership, optimizer_modes, unkept
 from learner.state.attributes import CLOCK
 from learner.state.fingerprint import loader_of
 from learner.state.identity import is_of_loader, loaders_with_state, objects_of, token_of
@@ -93,7 +93,7 @@ def states_of_callbacks(learn: FullLearner) -> dict[str, Any]:
     return found
 
 
-def put_back(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = False) -> None:
+def restore(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = False) -> None:
     """Restore a snapshot, after a check that it fits; the snapshot stays usable.
 
     Args:
@@ -212,7 +212,7 @@ def sandbox(learn: FullLearner) -> Iterator[Any]:
         vars(learn).update(parts)  # of which the block may have put others in their place
         for member, n_groups in groups:
             del member.param_groups[n_groups:]
-        put_back(learn, snapshot)
+        restore(learn, snapshot)
         unkept.report(learn, unkept.changed(learn.model, marks))
         for part, states in drawn:
             positions.set_generator_states(part, states)
@@ -229,12 +229,12 @@ def put_callbacks(learn: FullLearner, callbacks: tuple[Any, ...]) -> None:
     if list(map(id, before)) == list(map(id, callbacks)):
         return
     learn.loop.connect(learn, callbacks)
-    begun.finish(learn, [each for each in before if each not in learn.callbacks])
+    membership.finish(learn, [each for each in before if each not in learn.callbacks])
     if learn.fitting:
         there = set(map(id, before))
         for callback in callbacks:
             if id(callback) not in there:
-                begun.begin(learn, callback)
+                membership.begin(learn, callback)
 
 
 USUAL = ("builtins", "collections")  # where the kinds of a module's other attributes come from

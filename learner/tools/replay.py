@@ -22,7 +22,7 @@ from learner.engine import errors
 from learner.files import checkpoint_file
 from learner.files.plain import from_plain, to_plain
 from learner.state import snapshots
-from learner.state.attributes import CLOCK, kept_of, put_back
+from learner.state.attributes import CLOCK, pass_state, restore_pass_state
 from learner.state.loss_state import loss_state, put_loss
 from learner.state.pass_modes import modes_of
 from learner.state.protocol import FullLearner
@@ -175,8 +175,8 @@ def lost_pieces(kept: dict[str, Any]) -> set[str]:
 
 def step_again(learn: Any, kept: dict[str, Any]) -> None:
     """The step as a fit runs it, with the events before and after it."""
-    modes, kept_state = modes_of(learn), kept_of(learn)
-    learn.fitting, learn.error, learn.stop_reason, learn.loop.begun = True, None, None, []
+    modes, kept_state = modes_of(learn), pass_state(learn)
+    learn.fitting, learn.error, learn.stop_reason, learn.loop.started = True, None, None, []
     try:
         begin(learn, kept)
         with given_batch(learn, kept):
@@ -188,7 +188,7 @@ def step_again(learn: Any, kept: dict[str, Any]) -> None:
         raise learn.error from error
     finally:
         errors.end(learn, modes)
-        put_back(learn, kept_state)
+        restore_pass_state(learn, kept_state)
 
 
 def begin(learn: Any, kept: dict[str, Any]) -> None:

@@ -61,22 +61,22 @@ def without(learn: FullLearner, gone: list[Callback]) -> Iterator[Any]:
 
 def begin(learn: FullLearner, callback: Callback) -> None:
     """Start the fit for a callback that is added in mid-fit."""
-    learn.loop.begun.append(callback)
+    learn.loop.started.append(callback)
     hook_of(callback, "before_fit")(learn)  # of its window too
 
 
 def finish(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
     """Let removed callbacks clean up, if the fit has started for them."""
     for callback in reversed(tuple(callbacks)):
-        if any(callback is each for each in learn.loop.begun):
-            learn.loop.begun = [each for each in learn.loop.begun if each is not callback]
+        if any(callback is each for each in learn.loop.started):
+            learn.loop.started = [each for each in learn.loop.started if each is not callback]
             callback.cleanup_fit(learn)
 
 
 def last_first(learn: FullLearner) -> Iterator[Callback]:
     """The callbacks that are to clean up, each once, also where one of them adds or removes others."""
-    while learn.loop.begun:
+    while learn.loop.started:
         order = {id(each): number for number, each in enumerate(learn.callbacks)}
-        last = max(learn.loop.begun, key=lambda each: order.get(id(each), -1))
-        learn.loop.begun = [each for each in learn.loop.begun if each is not last]
+        last = max(learn.loop.started, key=lambda each: order.get(id(each), -1))
+        learn.loop.started = [each for each in learn.loop.started if each is not last]
         yield last
