@@ -1,1 +1,1 @@
-"""What is wrong with a fit: told before its first weight changes, and at length by `learn.check()`."""
+"""Checks of a fit that run before its first weight changes, and hints for errors in the middle of it."""

@@ -1,4 +1,4 @@
-"""What is wrong with data, seen without asking for a batch."""
+"""Problems of the data that are visible without taking a batch, and numbers of items that disagree."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from learner.state.protocol import FullLearner
 TITLES = {"train": "training", "valid": "validation"}
 
 
-def data_faults(data: Data, n_epochs: int) -> Iterator[Exception]:
-    """No batches, batches that can be gone through only once, validation that looks like a mistake."""
+def data_problems(data: Data, n_epochs: int) -> Iterator[Exception]:
+    """Data without batches, data that can be read only once, and doubtful validation data."""
     for name, loader in (("train", data.train), ("valid", data.valid)):
         if loader is not None and n_batches_of(loader) == 0:
             yield no_batch(name, loader)
         elif n_epochs > 1 and is_one_shot(loader):
             yield one_shot(name, loader, n_epochs)
-    yield from validation_faults(data.train, data.valid)
+    yield from validation_problems(data.train, data.valid)
 
 
-def validation_faults(train: Any, valid: Any) -> Iterator[Exception]:
-    """Validation on the training data, or in random order."""
+def validation_problems(train: Any, valid: Any) -> Iterator[Exception]:
+    """Validation data that is also the training data, or that is shuffled."""
     if valid is None:
         return
     if valid is train or is_same_data_set(train, valid):
         yield LearnerWarning(
-            "training and validation use the same data, so validation tells nothing new: hold data out, as "
+            "training and validation use the same data, so validation shows nothing new: hold data out, as "
             "in Data.from_tensors(..., valid=0.2), or leave valid out."
         )
     elif is_shuffled(valid):
         yield LearnerWarning(
-            "the validation data is shuffled, which gains nothing and puts predictions in no fixed order: "
+            "the validation data is shuffled, which has no benefit, and predictions have no fixed order: "
             "pass shuffle=False."
         )
 
 
 def is_same_data_set(train: Any, valid: Any) -> bool:
-    """Do both go through the whole of one data set? Samplers of the user's own may choose apart."""
+    """Do both loaders read all of one data set? Samplers of the user's own may select different items."""
     both = (train, valid)
     if not all(isinstance(loader, DataLoader) for loader in both) or train.dataset is not valid.dataset:
         return False
@@ -54,46 +54,46 @@ def is_same_data_set(train: Any, valid: Any) -> bool:
 
 
 def is_shuffled(loader: Any) -> bool:
-    """Does a loader draw its order at random?"""
+    """Does a loader shuffle its items?"""
     return getattr(loader, "shuffle", False) is True or isinstance(
         getattr(loader, "sampler", None), RandomSampler
     )
 
 
 def one_shot(name: str, loader: Any, n_epochs: int) -> Exception:
-    """Batches for one epoch, where more are asked for."""
+    """An error: the data lasts one epoch, and the fit has several."""
     return ValueError(
-        f"the {TITLES[name]} data is {describe(loader)}, which can be gone through only once, and the fit "
-        f"has {n_epochs} epochs: pass the function that makes it, as Data({name}=function) without calling "
+        f"the {TITLES[name]} data is {describe(loader)}, which can be read only once, and the fit has "
+        f"{n_epochs} epochs: pass the function that makes it, as in Data({name}=function) without calling "
         "it, or a list of its batches."
     )
 
 
 def no_batch(name: str, loader: Any) -> Exception:
-    """Data without a batch, with what its emptiness comes from."""
+    """An error: the data has no batch; with the reason."""
     sizes = sizes_of(loader)
     given = ", ".join(f"{key}={value}" for key, value in sizes.items())
     n_items = sizes.get("len(dataset)", sizes.get("n_items"))
     if n_items and sizes.get("drop_last"):
-        cure = (
-            "all items make less than one batch, and drop_last=True leaves it out: lower batch_size, or pass "
+        hint = (
+            "there are fewer items than one batch takes, and drop_last=True drops them: lower batch_size, or "
+            "pass drop_last=False."
         )
-        cure += "drop_last=False."
     elif n_items:
-        cure = "its sampler gives no items."
+        hint = "its sampler is empty."
     elif is_one_shot(loader):
-        cure = "it can be gone through only once, and has been: pass the function that makes it, or a list."
+        hint = "it can be read only once, and is used up: pass the function that makes it, or a list."
     elif name == "valid":
-        cure = "pass some, or valid=None to train without."
+        hint = "pass data that has items, or valid=None to train without validation."
     else:
-        cure = "pass data that has items."
+        hint = "pass data that has items."
     return ValueError(
-        f"the {TITLES[name]} data, {describe(loader)}{f' ({given})' if given else ''}, gives no batch: {cure}"
+        f"the {TITLES[name]} data, {describe(loader)}{f' ({given})' if given else ''}, has no batch: {hint}"
     )
 
 
 def sizes_of(loader: Any) -> dict[str, Any]:
-    """What a loader's number of batches comes from, as far as it tells."""
+    """The sizes that determine a loader's number of batches, as far as it has them."""
     sizes = {}
     with suppress(AttributeError, TypeError):  # no data set, or one without a length
         sizes["len(dataset)"] = len(loader.dataset)
@@ -105,7 +105,7 @@ def sizes_of(loader: Any) -> dict[str, Any]:
 
 
 def n_left_over(loader: Any) -> int | None:
-    """Number of items in a smaller last batch; None if there is no such batch or it is unknown."""
+    """The number of items in a smaller last batch; None if there is no such batch or it is unknown."""
     if isinstance(loader, (list, tuple)) and loader:
         first = next(tensors_in(loader[-1]), None)
         return len(first) if first is not None and first.ndim and not first.is_nested else None
@@ -113,17 +113,17 @@ def n_left_over(loader: Any) -> int | None:
     sampler = getattr(loader, "sampler", None)
     n_items = sizes.get("n_items", sizes.get("len(dataset)"))
     if isinstance(loader, DataLoader):
-        n_items = n_batches_of(sampler)  # a sampler may choose some of the items
+        n_items = n_batches_of(sampler)  # a sampler may select some of the items
     if n_items is None or not sizes.get("batch_size") or sizes.get("drop_last"):
         return None
     return n_items % sizes["batch_size"] or None
 
 
-def item_faults(learn: FullLearner) -> Iterator[Exception]:
-    """Report inputs, targets and predictions that disagree on the number of items.
+def item_problems(learn: FullLearner) -> Iterator[Exception]:
+    """Inputs, targets and predictions that disagree on the number of items.
 
-    Many right batches have inputs of another length than their targets: nodes of some graphs, a bag of
-    pictures, both halves of pairs. The predictions then have the length of the targets.
+    In many correct batches inputs and targets differ in length: nodes of some graphs, a bag of pictures, both
+    halves of pairs. The predictions then have the length of the targets.
     """
     n_items, in_inputs = counted(learn.inputs, learn.targets)
     if in_inputs is None or learn.data.count_items is not None:
@@ -132,6 +132,6 @@ def item_faults(learn: FullLearner) -> Iterator[Exception]:
         return
     yield LearnerWarning(
         f"a batch has {in_inputs} items by its inputs and {n_items} by its targets "
-        f"({describe(learn.batch)}); it counts as {n_items}, in means and in learn.n_samples. If that is "
-        "right, or another number is, pass it: Data(..., n_items=lambda batch: ...)."
+        f"({describe(learn.batch)}); it counts as {n_items}, in means and in learn.n_samples. To confirm or "
+        "change the number, pass Data(..., n_items=lambda batch: ...)."
     )

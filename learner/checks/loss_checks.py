@@ -1,4 +1,4 @@
-"""What is wrong between predictions, targets and loss, seen before and after the loss is computed."""
+"""Problems of predictions, targets and loss, checked before and after the loss is computed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from learner.checks.probe import compares_each_with_each
 from learner.data.tensors import describe
 from learner.messages.problems import LearnerWarning
+from learner.state.protocol import FullLearner
 
 Shape = tuple[int, ...]
 
-# torch's losses that compare preds with targets element by element, and those that choose among classes
+# torch's losses that compare preds with targets element by element, and those that take classes
 ELEMENTWISE: dict[Any, Callable[..., Any]] = {
     nn.MSELoss: F.mse_loss,
     nn.L1Loss: F.l1_loss,
@@ -31,13 +32,13 @@ ELEMENTWISE: dict[Any, Callable[..., Any]] = {
 }
 CLASSES: dict[Any, Callable[..., Any]] = {nn.CrossEntropyLoss: F.cross_entropy, nn.NLLLoss: F.nll_loss}
 MODULES = ELEMENTWISE | CLASSES
-# whole numbers are their nature (counts, signs), or torch turns them into floats; the others fail on them
+# their targets are whole numbers (counts, signs), or torch converts those to floats; the others fail on them
 TAKES_WHOLE = (F.poisson_nll_loss, F.soft_margin_loss)
 PROMOTES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss)
 
 
 def torch_loss(loss_func: Any) -> Callable[..., Any] | None:
-    """Which of torch's losses it is, as the function of `torch.nn.functional`; None for any other."""
+    """The function of `torch.nn.functional` that a loss computes; None for any other loss."""
     while isinstance(loss_func, partial):
         loss_func = loss_func.func
     if loss_func in MODULES.values():
@@ -51,8 +52,8 @@ def torch_loss(loss_func: Any) -> Callable[..., Any] | None:
 # Before the loss is computed
 
 
-def pred_faults(learn: Any) -> Iterator[Exception]:
-    """What the loss function could not make sense of, or would make wrong sense of in silence."""
+def pred_problems(learn: FullLearner) -> Iterator[Exception]:
+    """Predictions and targets that the loss function cannot use, or would silently use in the wrong way."""
     preds, targets, loss_func = learn.preds, learn.targets, learn.loss_func
     if loss_func is None:
         if not hasattr(preds, "loss"):
@@ -72,13 +73,13 @@ def pred_faults(learn: Any) -> Iterator[Exception]:
         if is_suspicious(preds, targets) and compares_each_with_each(loss_func, preds, targets):
             yield wrong_shapes(preds, targets, title_of(loss_func))
     elif known in CLASSES.values():
-        yield from class_faults(preds, targets, known, learn.n_items)
+        yield from class_problems(preds, targets, known, learn.n_items)
     else:
-        yield from element_faults(preds, targets, known)
+        yield from element_problems(preds, targets, known)
 
 
-def element_faults(preds: Tensor, targets: Tensor, known: Callable[..., Any]) -> Iterator[Exception]:
-    """For a loss that compares elements: shapes that differ but broadcast, targets that are no floats."""
+def element_problems(preds: Tensor, targets: Tensor, known: Callable[..., Any]) -> Iterator[Exception]:
+    """For a loss that compares elements: shapes that differ but broadcast, targets that are not floats."""
     title = known.__name__
     if preds.shape != targets.shape and broadcast(preds, targets) and max(preds.numel(), targets.numel()) > 1:
         yield wrong_shapes(preds, targets, title)
@@ -86,26 +87,26 @@ def element_faults(preds: Tensor, targets: Tensor, known: Callable[..., Any]) ->
         return
     message = f"the targets are {short(targets.dtype)}, but {title} compares floats: write targets.float()."
     if known in PROMOTES and targets.dtype != torch.bool:
-        yield LearnerWarning(message + " If they are classes, the loss is cross_entropy.")
+        yield LearnerWarning(message + " If they are classes, use cross_entropy as loss.")
     else:
         yield TypeError(message)
 
 
-def class_faults(
+def class_problems(
     preds: Tensor, targets: Tensor, known: Callable[..., Any], n_items: int
 ) -> Iterator[Exception]:
-    """Targets that are no classes, or preds that are no scores of classes."""
+    """For a loss on classes: targets that are not classes, or preds that are not scores of classes."""
     title, shape = known.__name__, tuple(preds.shape)
     probabilities = known is F.cross_entropy and targets.is_floating_point() and targets.shape == preds.shape
     if preds.ndim > 1 and shape[1] == 1:
         yield ValueError(
-            f"preds have shape {shape}, so there is one class and {title} is 0 always: give the model one "
-            "output a class, or use binary_cross_entropy_with_logits (two classes) or mse_loss (numbers)."
+            f"preds have shape {shape}, so there is one class and {title} is always 0: give the model one "
+            "output per class, or use binary_cross_entropy_with_logits (two classes) or mse_loss (numbers)."
         )
     elif probabilities and preds.ndim == 1 and len(preds) == n_items > 1:
         yield ValueError(
-            f"preds have shape {shape}, one number an item, which {title} takes for the classes of a single "
-            "item: give the model one output a class, or use binary_cross_entropy_with_logits or mse_loss."
+            f"preds have shape {shape}, one number per item, which {title} takes for the classes of a single "
+            "item: give the model one output per class, or use binary_cross_entropy_with_logits or mse_loss."
         )
     elif not probabilities and targets.dtype not in (torch.int64, torch.uint8):
         yield TypeError(
@@ -113,44 +114,44 @@ def class_faults(
             "number of each item's class: write targets.long()."
         )
     elif not probabilities and has_classes_last(preds, targets):
-        yield ValueError(classes_last_cure(preds, targets, title))
+        yield ValueError(classes_last_hint(preds, targets, title))
     elif not probabilities and preds.ndim > 1 and tuple(targets.shape) == (shape[0], 1, *shape[2:]):
         yield ValueError(
-            f"the targets have shape {tuple(targets.shape)}, but {title} takes one class an item, shape "
+            f"the targets have shape {tuple(targets.shape)}, but {title} takes one class per item, shape "
             f"{(shape[0], *shape[2:])}: write targets.squeeze(1)."
         )
 
 
 def has_classes_last(preds: Tensor, targets: Tensor) -> bool:
-    """Are these a language model's scores, (items, positions, classes), which no loss of torch's takes so?"""
+    """Do the classes stand last, as in the scores of a language model, (items, positions, classes)?"""
     shape = tuple(preds.shape)
     return preds.ndim > 2 and shape[:-1] == tuple(targets.shape) != (shape[0], *shape[2:])
 
 
-def classes_last_cure(preds: Tensor, targets: Tensor, title: str) -> str:
-    """What to write for such scores."""
+def classes_last_hint(preds: Tensor, targets: Tensor, title: str) -> str:
+    """How to compute a loss of scores whose classes stand last."""
     return (
-        f"preds have shape {tuple(preds.shape)} and targets {tuple(targets.shape)}, so the classes stand "
-        f"last, but {title} takes them in dimension 1. Pass a loss_func that joins items and positions, as "
-        f"`lambda preds, targets: {title}(preds.flatten(0, -2), targets.flatten())`; of our metrics, "
-        "Perplexity takes class_dim=-1."
+        f"preds have shape {tuple(preds.shape)} and targets {tuple(targets.shape)}, so the classes are the "
+        f"last dimension, but {title} takes them in dimension 1. Pass a loss_func that joins items and "
+        f"positions, as in `lambda preds, targets: {title}(preds.flatten(0, -2), targets.flatten())`; the "
+        "metric Perplexity takes class_dim=-1."
     )
 
 
-def wrong_batch(learn: Any, known: Callable[..., Any]) -> Exception:
-    """A batch that was not split into one target."""
+def wrong_batch(learn: FullLearner, known: Callable[..., Any]) -> Exception:
+    """An error: a batch does not have one tensor of targets."""
     n_targets = len(learn.targets) if isinstance(learn.targets, tuple) else 0
     found = "no targets" if learn.targets is None else f"as targets {describe(learn.targets)}"
     more = f", or Data(..., n_inputs={learn.data.n_inputs + n_targets - 1}) if the model takes more of it"
     return TypeError(
         f"{known.__name__} takes preds and one tensor of targets, but a batch is {describe(learn.batch)}, "
-        f"which gives {found}: make batches (inputs, targets), or pass Data(..., split=function), which "
-        f"gives (inputs, targets) of a batch{more if n_targets > 1 else ''}."
+        f"which gives {found}: make batches (inputs, targets), or pass Data(..., split=function), where the "
+        f"function takes a batch and returns (inputs, targets){more if n_targets > 1 else ''}."
     )
 
 
 def is_suspicious(preds: Tensor, targets: Tensor) -> bool:
-    """As many elements in another shape, of which broadcasting would make more."""
+    """Do two shapes differ with an equal number of elements, of which broadcasting would make more?"""
     if preds.shape == targets.shape or preds.numel() != targets.numel():
         return False
     together = broadcast(preds, targets)
@@ -158,7 +159,7 @@ def is_suspicious(preds: Tensor, targets: Tensor) -> bool:
 
 
 def broadcast(preds: Tensor, targets: Tensor) -> Shape | None:
-    """The shape that both have when combined, or None where they cannot be."""
+    """The shape of both after broadcasting, or None if they cannot be broadcast."""
     try:
         return tuple(torch.broadcast_shapes(preds.shape, targets.shape))
     except RuntimeError:
@@ -166,41 +167,41 @@ def broadcast(preds: Tensor, targets: Tensor) -> Shape | None:
 
 
 def wrong_shapes(preds: Tensor, targets: Tensor, title: str) -> Exception:
-    """Shapes that would be combined in a way that nobody wants."""
+    """An error: the loss would compare predictions with targets of other items."""
     first, second = tuple(preds.shape), tuple(targets.shape)
     together = broadcast(preds, targets)
     return ValueError(
-        f"preds have shape {first} and targets {second}: {title} would compare them as {together}, each "
-        f"with others than its own, and train on that without an error. {cure_of(first, second)}"
+        f"preds have shape {first} and targets {second}: {title} would broadcast them to {together}, compare "
+        f"each with targets of others, and train on that without an error. {reshape_hint(first, second)}"
     )
 
 
-def cure_of(preds: Shape, targets: Shape) -> str:
-    """The line that makes two shapes one."""
+def reshape_hint(preds: Shape, targets: Shape) -> str:
+    """The code that makes two shapes equal."""
     if preds == (*targets, 1):
         return "Write `targets.unsqueeze(-1)` in the data, or `preds.squeeze(-1)` at the end of the model."
     if targets == (*preds, 1):
         return "Write `targets.squeeze(-1)` in the data, or `preds.unsqueeze(-1)` at the end of the model."
     if prod(preds) == prod(targets):
         return f"Write `targets.reshape{preds}` in the data, or `preds.reshape{targets}` in the model."
-    return "Give the model as many outputs an item as there are targets an item."
+    return "Give the model as many outputs per item as there are targets per item."
 
 
 # After the loss is computed
 
 
-def loss_faults(learn: Any) -> Iterator[Exception]:
-    """A loss that cannot be differentiated: no tensor, not one number, or without a gradient."""
+def loss_problems(learn: FullLearner) -> Iterator[Exception]:
+    """A loss that cannot be differentiated: not a tensor, not one number, or without a gradient."""
     loss, title = learn.loss_grad, title_of(learn.loss_func)
     if loss is None:
-        yield TypeError(f"the loss is None: {title} gives nothing back. Does it end with `return`?")
+        yield TypeError(f"the loss is None: {title} returns nothing. Does it end with `return`?")
     elif isinstance(loss, (int, float)) or (not isinstance(loss, Tensor) and hasattr(loss, "dtype")):
         yield TypeError(
-            f"the loss is {loss!r} ({type(loss).__name__}), which has no gradient: give the tensor itself, "
+            f"the loss is {loss!r} ({type(loss).__name__}), which has no gradient: return the tensor itself, "
             "without .item(), float() or .numpy()."
         )
     elif not isinstance(loss, Tensor):
-        yield TypeError(f"the loss is {describe(loss)}: {title} should give one scalar tensor.")
+        yield TypeError(f"the loss is {describe(loss)}: {title} must return one scalar tensor.")
     elif loss.numel() != 1:
         yield ValueError(
             f"the loss has shape {tuple(loss.shape)}, but one number is needed: reduce it, as in "
@@ -212,20 +213,20 @@ def loss_faults(learn: Any) -> Iterator[Exception]:
         yield no_gradient(learn, title)
 
 
-def no_gradient(learn: Any, title: str) -> Exception:
-    """Say on which side of the loss function the graph was cut."""
+def no_gradient(learn: FullLearner, title: str) -> Exception:
+    """An error: the loss has no gradient; names the part that detaches it."""
     parameters = list(learn.model.parameters())
     n_trainable = sum(parameter.requires_grad for parameter in parameters)
     if not n_trainable:
         cause = "all parameters are frozen: call requires_grad_(True) on the layers to train."
     elif any(item.requires_grad for item in tensors_in(learn.preds)):
         cause = (
-            f"the predictions have one, so {title} cuts it off: look there for .detach(), .item(), .data, "
+            f"the predictions have one, so {title} detaches it: look there for .detach(), .item(), .data, "
             "argmax, rounding, comparisons, NumPy, torch.tensor(...) or no_grad."
         )
     else:
         cause = (
-            "the predictions have none either, so the model cuts it off: look in its forward for "
+            "the predictions have none either, so the model detaches it: look in its forward for "
             ".detach(), .data, argmax, NumPy, torch.tensor(...) or no_grad."
         )
     return ValueError(
@@ -234,11 +235,11 @@ def no_gradient(learn: Any, title: str) -> Exception:
     )
 
 
-# Small ones
+# Helpers
 
 
 def tensors_in(preds: Any) -> list[Tensor]:
-    """The tensors of an output, whatever it is."""
+    """The tensors of a model's output: a tensor, or a tuple, list or dict with tensors."""
     if isinstance(preds, Tensor):
         return [preds]
     items = list(preds.values()) if hasattr(preds, "values") else preds
@@ -246,7 +247,7 @@ def tensors_in(preds: Any) -> list[Tensor]:
 
 
 def title_of(loss_func: Any) -> str:
-    """How messages name a loss function."""
+    """The name of a loss function in messages."""
     while isinstance(loss_func, partial):
         loss_func = loss_func.func
     if loss_func is None:

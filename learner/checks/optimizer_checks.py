@@ -22,15 +22,15 @@ from learner.state.protocol import FullLearner
 N_LEVELS = 3  # the function that `on` makes, the user's, and one that it calls
 
 
-def closure_faults(learn: FullLearner, is_as_loop: bool) -> Iterator[Exception]:
+def closure_problems(learn: FullLearner, is_as_loop: bool) -> Iterator[Exception]:
     """Report that the optimizer's step needs a closure and nothing passes one.
 
     Args:
         learn: the learner.
         is_as_loop: is `step` implemented as in the loop, without a closure?
     """
-    doer = learn.callbacks.overrides.get("step")
-    instead = f", instead of {type(doer).__name__}" if isinstance(doer, (LeanStep, SAM)) else ""
+    owner = learn.callbacks.overrides.get("step")
+    instead = f", instead of {type(owner).__name__}" if isinstance(owner, (LeanStep, SAM)) else ""
     if (instead or is_as_loop) and needs_closure(learn.optimizer):
         yield TypeError(
             f"the step of {title_of(learn.optimizer)} needs a closure that computes the loss again, and "
@@ -39,7 +39,7 @@ def closure_faults(learn: FullLearner, is_as_loop: bool) -> Iterator[Exception]:
         )
 
 
-def owner_faults(
+def owner_problems(
     trainable: dict[str, nn.Parameter], held: list[Tensor], trained: list[Tensor]
 ) -> Iterator[Exception]:
     """Report that optimizers hold none or only some of the parameters of model and loss."""
@@ -49,18 +49,18 @@ def owner_faults(
     if not n_held:
         yield ValueError(
             f"0 of {len(trainable)} trainable tensors are in the optimizer, which holds {len(held)} others: "
-            "it was made for another model, or before layers were replaced. Pass a factory, as "
-            "partial(torch.optim.SGD, lr=0.1), or make the optimizer of this model's parameters()."
+            "it was made for another model, or before layers were replaced. Pass a factory, as in "
+            "partial(torch.optim.SGD, lr=0.1), or make the optimizer from this model's parameters()."
         )
     elif missing:
         yield LearnerWarning(
             f"{n_held} of {len(trainable)} trainable tensors are in the optimizer; it does not train "
-            f"{listed(missing)}. Freeze them with requires_grad_(False), or pass them to the optimizer."
+            f"{listed(missing)}. Pass them to the optimizer, or freeze them with requires_grad_(False)."
         )
 
 
-def unsaved_faults(learn: FullLearner) -> Iterator[Exception]:
-    """Report an optimizer that a callback holds, or that only its functions use, and that is not saved."""
+def unsaved_problems(learn: FullLearner) -> Iterator[Exception]:
+    """Report an optimizer that a callback holds or its functions use, and that is not saved."""
     own = set(map(id, (learn.optimizer, *members_of(learn.optimizer))))
     holders = [vars(each) for each in learn.callbacks]
     held_elsewhere = {
@@ -75,20 +75,20 @@ def unsaved_faults(learn: FullLearner) -> Iterator[Exception]:
         if held and not callback.state_dict():
             title = type(callback).__name__
             yield LearnerWarning(
-                f"{title}.{held[0]} is an optimizer whose state no checkpoint keeps, so a resumed run "
-                f"ends with other bits: write state = ({held[0]!r},) in the class {title}."
+                f"{title}.{held[0]} is an optimizer whose state is not saved in checkpoints, so a resumed "
+                f"run gives other results: write state = ({held[0]!r},) in the class {title}."
             )
         for each in optimizers_in(used_by(callback)):
             if id(each) not in own | held_elsewhere:
                 yield LearnerWarning(
-                    f"the callback {callback.name!r} uses {title_of(each)}, an optimizer whose state no "
-                    "checkpoint keeps, so a resumed run ends with other bits: make it an attribute of a "
+                    f"the callback {callback.name!r} uses {title_of(each)}, an optimizer whose state is not "
+                    "saved in checkpoints, so a resumed run gives other results: make it an attribute of a "
                     "Callback class, and name it in the `state` of the class."
                 )
 
 
 def used_by(callback: Any) -> list[Any]:
-    """The variables around the functions of a callback of the user's, as those of `on`, and around theirs."""
+    """The variables that the functions of a user's callback use, and those that those use in turn."""
     kind = type(callback)
     found = [] if str(kind.__module__).startswith("callbacks.") else list(vars(kind).values())
     seen: dict[int, Any] = {}
@@ -100,7 +100,7 @@ def used_by(callback: Any) -> list[Any]:
 
 
 def trained_by(learn: FullLearner) -> list[Tensor]:
-    """The parameters in the learner's optimizer, and in those that callbacks and a subclass of it hold."""
+    """The parameters in the learner's optimizer, and in those that callbacks or a subclass hold."""
     own = {name: value for name, value in vars(learn).items() if name != "optimizer_given"}
     holders = [own, *(vars(each) for each in learn.callbacks), dict(declared(learn))]
     values = [*(each.values() for each in holders), *map(used_by, learn.callbacks)]

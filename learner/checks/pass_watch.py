@@ -1,17 +1,18 @@
-"""In each fit: pass the epoch number to the data, and report a wrong length."""
+"""`PassWatch`, a part of every fit: pass the epoch number to the data, and report a wrong length."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from callbacks.core.contract import Callback, LearnerProtocol, LearnerWarning, Order
-from learner.messages.problems import tell
+from callbacks.core.contract import Callback, LearnerWarning, Order
+from learner.messages.problems import report_problems
 from learner.passes.epoch_numbers import out_of_reach, set_epoch, takes_no_number
+from learner.state.protocol import FullLearner
 
 
 class PassWatch(Callback):
-    """Pass the epoch number to the data, and report a wrong length; part of every fit."""
+    """Pass the epoch number to the data, and report a wrong length."""
 
     order = Order.PREPARE
     reads_gradients = False
@@ -19,9 +20,9 @@ class PassWatch(Callback):
     def __init__(self) -> None:
         super().__init__(name="pass_watch")
         self._has_begun = self._is_checked = False
-        self._plain: Any = None  # the training loader where it takes no number, which is asked once
+        self._plain: Any = None  # the training loader if it takes no epoch number; checked once
 
-    def before_fit(self, learn: LearnerProtocol) -> None:
+    def before_fit(self, learn: Any) -> None:
         self._has_begun = self._is_checked = False
         self._plain = None
 
@@ -38,16 +39,16 @@ class PassWatch(Callback):
         known = learn.loop.known
         if known.point is not None:
             known.point.check_loader(learn)
-        if learn.data.train is not self._plain:  # a loader may have come since
+        if learn.data.train is not self._plain:  # the loader may have been replaced since
             set_epoch(learn.data.train, known.number, known.numbered)
         if not self._is_checked:
             self._is_checked = True
-            tell(out_of_reach_faults(learn.data.train))
+            report_problems(out_of_reach_problems(learn.data.train))
 
-    def after_train(self, learn: LearnerProtocol) -> None:
+    def after_train(self, learn: Any) -> None:
         self._report(learn, learn.data.train)
 
-    def after_validate(self, learn: LearnerProtocol) -> None:
+    def after_validate(self, learn: Any) -> None:
         self._report(learn, learn.data.valid)
 
     def cleanup_fit(self, learn: Any) -> None:
@@ -58,18 +59,18 @@ class PassWatch(Callback):
             learn.n_epochs_before += learn.epoch + (learn.error is None)
         self._has_begun = False
 
-    def _report(self, learn: Any, loader: Any) -> None:
+    def _report(self, learn: FullLearner, loader: Any) -> None:
         source = learn.loop.known.sources.get(learn.training)
         if source is not None and source.loader is loader:
-            tell(source.report(learn.training, learn.epoch, learn.reported))
+            report_problems(source.report(learn.training, learn.epoch, learn.reported))
 
 
-def out_of_reach_faults(loader: Any) -> Iterator[Exception]:
-    """Warn that persistent workers would train each epoch in the order of the first."""
+def out_of_reach_problems(loader: Any) -> Iterator[Exception]:
+    """Warn that persistent workers would train each epoch in the order of the first one."""
     for part in out_of_reach(loader)[:1]:
         title = type(part).__name__
         yield LearnerWarning(
             f"{title}.set_epoch has no effect: persistent workers hold copies of the data set, made before "
-            "the first epoch. Leave persistent_workers=True out, or keep the epoch in shared memory, as "
+            "the first epoch. Leave persistent_workers=True out, or store the epoch in shared memory, as in "
             "torch.zeros((), dtype=torch.long).share_memory_()."
         )

@@ -1,8 +1,8 @@
 """Find out whether a loss function of the user's own compares each prediction with each target.
 
-Predictions of shape (N, 1) less targets of shape (N,) are N x N differences, and their mean is a loss that
-falls, towards the wrong thing. A loss function may also handle the two shapes well (`preds.squeeze(-1)`), or
-compare each with each on purpose (ranking). Three calls on made-up numbers tell these apart.
+Predictions of shape (N, 1) minus targets of shape (N,) are N x N differences, and their mean is a loss that
+falls but trains the wrong thing. A loss function may also handle the two shapes well (`preds.squeeze(-1)`),
+or compare each with each on purpose (ranking). Three calls on random numbers tell these apart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from callbacks.core.modules import loss_module
 
 Shape = tuple[int, ...]
 
-# Probes have at most so many items, so that each with each stays small; five are enough to differ.
+# The most items of a probe: each with each stays small, and five items are enough to see a difference.
 N_ITEMS = 5
 MAX_ELEMENTS = 10**7
 
@@ -30,14 +30,13 @@ MAX_ELEMENTS = 10**7
 def compares_each_with_each(loss_func: Callable[..., Any], preds: Tensor, targets: Tensor) -> bool:
     """Does a loss function broadcast preds and targets of these shapes against each other by mistake?
 
-    It does when, within it, a tensor of the one shape meets a tensor of the other, and its value is another
-    one than with both in one shape. Where it raises on all probes, nothing is known and the answer is no. It
-    draws from a generator of its own; the random states are as before.
+    It does if one of its operations takes tensors of both shapes, and its value differs from the value for
+    equal shapes; not if it raises on all probes. The random states are left unchanged.
 
     Args:
         loss_func: takes `(preds, targets)`.
         preds: of any dtype and device.
-        targets: as many elements as `preds`, in a shape that differs and broadcasts.
+        targets: with as many elements as `preds`, in another shape that broadcasts.
     """
     states = draws.take()
     loss_func = copy_of(loss_func)
@@ -56,7 +55,7 @@ def compares_each_with_each(loss_func: Callable[..., Any], preds: Tensor, target
 def differs(
     met: Tensor, loss_func: Callable[..., Any], first: Tensor, second: Tensor, states: dict[str, Any]
 ) -> bool:
-    """Do both in one shape, either of the two, give another value? A loss may take only one of the shapes."""
+    """Does the loss have another value if both have one shape? It may accept only one of the two shapes."""
     both = [
         value_of(loss_func, first.reshape(second.shape), second, states),
         value_of(loss_func, first, second.reshape(first.shape), states),
@@ -66,18 +65,18 @@ def differs(
 
 
 def probes(preds: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Made-up preds and targets: a few items; as many as there are; the targets themselves."""
+    """Random preds and targets: of a few items; of all items; and with the targets themselves."""
     small = [tuple(min(size, N_ITEMS) for size in tensor.shape) for tensor in (preds, targets)]
     generator = torch.Generator().manual_seed(0)
-    yield made_up(small[0], preds, generator), made_up(small[1], targets, generator)
+    yield random_like(small[0], preds, generator), random_like(small[1], targets, generator)
     if prod(torch.broadcast_shapes(preds.shape, targets.shape)) <= MAX_ELEMENTS:
-        whole = made_up(tuple(preds.shape), preds, generator)
-        yield whole, made_up(tuple(targets.shape), targets, generator)
+        whole = random_like(tuple(preds.shape), preds, generator)
+        yield whole, random_like(tuple(targets.shape), targets, generator)
         yield whole, targets
 
 
-def made_up(shape: Shape, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers that suit most losses: floats in [0.1, 0.9], which may be probabilities too; else 0 and 1."""
+def random_like(shape: Shape, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random numbers that suit most losses: floats in [0.1, 0.9], valid as probabilities; else 0 and 1."""
     numbers = torch.rand(shape, generator=generator) * 0.8 + 0.1
     numbers = numbers if like.is_floating_point() or like.is_complex() else numbers.round()
     return numbers.to(like.device, like.dtype)
@@ -86,32 +85,32 @@ def made_up(shape: Shape, like: Tensor, generator: torch.Generator) -> Tensor:
 def value_of(
     loss_func: Callable[..., Any], preds: Tensor, targets: Tensor, states: dict[str, Any]
 ) -> Tensor | None:
-    """The loss as a flat tensor on the CPU, or None where there is none."""
+    """The loss as a flat tensor on the CPU, or None if there is no such value."""
     draws.put(states)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
             value = loss_func(preds.clone().requires_grad_(preds.is_floating_point()) * 1, targets.clone())
-        except Exception:  # noqa: BLE001 - a function of the user's may raise anything; then nothing is known
+        except Exception:  # noqa: BLE001 - a user's function may raise anything; the answer is then no
             return None
     return value.detach().cpu().flatten() if isinstance(value, Tensor) else None
 
 
 def agree(first: Tensor, second: Tensor) -> bool:
-    """Are they the same but for rounding?"""
+    """Are two losses equal up to rounding?"""
     return first.shape == second.shape and torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def copy_of(loss_func: Any) -> Any:
-    """A loss with a state of its own must not see the probes."""
+    """A copy of a loss function with a state, so that the probes do not change it."""
     try:
         return loss_func if loss_module(loss_func) is None else copy.deepcopy(loss_func)
-    except RuntimeError:  # it holds tensors of a graph, which torch does not copy
+    except RuntimeError:  # it holds tensors of a graph, which torch cannot copy
         return loss_func
 
 
 class Meeting(TorchFunctionMode):
-    """Notes whether a torch function is called with a tensor of one shape and a tensor of another."""
+    """Record whether a torch function is called with tensors of both shapes."""
 
     def __init__(self, first: Shape, second: Shape):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Refuse a fit in one of several processes if no callback handles this."""
+"""Refuse a fit in one of several processes if no callback distributes it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from callbacks.core.modules import modules_beside
 from learner.state.protocol import FullLearner
 
 REMEDY = (
-    "Start it as one process, without torchrun. If the processes should train independently, or you "
-    "synchronize them yourself, add a callback whose class says `distributed = True`."
+    "Start it as one process, without torchrun. If the processes are to train independently, or you "
+    "synchronize them yourself, add a callback whose class has `distributed = True`."
 )
 
 
 def check_processes(learn: FullLearner, given: list[Any]) -> None:
-    """Refuse a fit in several processes if each would train on all data and keep its own run.
+    """Refuse a fit in several processes if each would train on all data.
 
     Args:
         learn: the learner.
         given: the callbacks for this fit.
 
     Raises:
-        RuntimeError: says how many processes there are, or which wrapper the model has.
+        RuntimeError: no callback distributes the fit; with the number of processes, or the model's wrapper.
     """
     if any(callback.distributed for callback in (*learn.callbacks, *given)):
         return
@@ -33,7 +33,7 @@ def check_processes(learn: FullLearner, given: list[Any]) -> None:
     if processes > 1:
         raise RuntimeError(
             f"this fit is one of {processes} processes, and no callback distributes it: each would train on "
-            f"all data and keep a run of its own. {REMEDY}"
+            f"all data and write its own files. {REMEDY}"
         )
     for place, module in {"model": learn.model, **modules_beside(learn)}.items():
         wrapper = wrapper_of(module)
@@ -45,8 +45,8 @@ def check_processes(learn: FullLearner, given: list[Any]) -> None:
 
 
 def n_processes() -> int:
-    """How many processes train together, as `WORLD_SIZE` says, or torch's process group."""
-    distributed = sys.modules.get("torch.distributed")  # nobody has started a group where it is not imported
+    """The number of processes that train together, by torch's process group or `WORLD_SIZE`."""
+    distributed = sys.modules.get("torch.distributed")  # where it is not imported, no group has been started
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
     size = os.environ.get("WORLD_SIZE", "").strip()
@@ -54,7 +54,7 @@ def n_processes() -> int:
 
 
 def wrapper_of(model: nn.Module) -> str | None:
-    """The wrapper by which a model trains in several processes, where it has one."""
+    """The name of the model's wrapper for training in several processes; None if it has none."""
     kinds = [nn.parallel.DistributedDataParallel]
     fsdp = sys.modules.get("torch.distributed.fsdp")  # a model that it wraps has imported it
     names = ("FullyShardedDataParallel", "FSDPModule")

@@ -1,4 +1,4 @@
-"""Modules that a loss function reaches by a closure, a global or an attribute, and that nobody keeps."""
+"""Modules that a loss function uses through a closure, a global or an attribute, and that are not saved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Mark = tuple[nn.Module, dict[str, tuple[int, int]]]
 
 
 def marks_of(learn: FullLearner) -> list[Mark]:
-    """The modules that are reached and not kept, each with marks that change as its tensors do."""
+    """The modules that the loss uses and that are not saved, with marks that change as their tensors do."""
     found = list(modules_in([loss_module(learn.loss_func) or learn.loss_func, *own_attributes(learn)]))
     if not found:
         return []
@@ -32,8 +32,8 @@ def marks_of(learn: FullLearner) -> list[Mark]:
     return [(each, tensor_marks(each, known)) for each in unique.values()]
 
 
-def unkept_faults(marks: list[Mark], held: set[int]) -> Iterator[Exception]:
-    """The modules that a batch has changed, or that have gradients which no optimizer that is known uses."""
+def unkept_problems(marks: list[Mark], held: set[int]) -> Iterator[Exception]:
+    """Warn of such modules that a batch has changed, or whose gradients no known optimizer uses."""
     for module, before in marks:
         found = named_tensors(module)
         given = {name for name in before if found[name].grad is not None and id(found[name]) not in held}
@@ -45,25 +45,25 @@ def unkept_faults(marks: list[Mark], held: set[int]) -> Iterator[Exception]:
                 f"gets gradients, in {names}, that no known optimizer uses" if given else f"changes {names}"
             )
             yield LearnerWarning(
-                f"the loss reaches a {type(module).__name__} that {what}, and that snapshots and checkpoints "
-                "do not keep. Pass the module itself as loss_func (or a partial or a method of it), or name "
-                "it, and an optimizer of its own, in the `state` of a callback or of a subclass of Learner."
+                f"the loss uses a {type(module).__name__} that {what}, and that snapshots and checkpoints "
+                "do not save. Pass the module itself as loss_func (or a partial or a method of it), or name "
+                "it, and its optimizer, in the `state` of a callback or of a subclass of Learner."
             )
 
 
 def tensor_marks(module: nn.Module, known: set[int]) -> dict[str, tuple[int, int]]:
-    """By name which tensor it is, and how often it was written to."""
+    """For each name the identity of the tensor, and how many times it was written to."""
     found = {name: each for name, each in named_tensors(module).items() if id(each) not in known}
     return {name: (id(each), each._version) for name, each in found.items() if not is_lazy(each)}
 
 
 def own_attributes(learn: FullLearner) -> list[Any]:
-    """What a subclass has beside what every learner has."""
+    """The modules that are attributes of the learner, other than its model."""
     return [each for each in vars(learn).values() if isinstance(each, nn.Module) and each is not learn.model]
 
 
 def modules_in(parts: list[Any]) -> Iterator[nn.Module]:
-    """The modules that are reached from these in a few steps."""
+    """The modules that some objects lead to in a few steps."""
     seen: set[int] = set()
     left = [(part, 0) for part in parts]
     while left:
@@ -78,7 +78,7 @@ def modules_in(parts: list[Any]) -> Iterator[nn.Module]:
 
 
 def within(part: Any) -> list[Any]:
-    """What a callable or a short container holds; nothing of data, and nothing of torch's own functions."""
+    """What a callable or a short container holds; empty for data and for torch's own functions."""
     if isinstance(part, (list, tuple, dict)):
         items = list(part.values() if isinstance(part, dict) else part)
         return items if len(items) <= LONGEST else []
@@ -93,7 +93,7 @@ def within(part: Any) -> list[Any]:
 
 
 def variables_of(function: types.FunctionType) -> list[Any]:
-    """The variables around a function, its defaults, and the globals that its code names."""
+    """The variables that a function closes over, its defaults, and the globals that its code names."""
     found = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         try:

@@ -20,7 +20,7 @@ from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import set_mode
 from learner.checks.data_checks import is_one_shot
 from learner.checks.optimizer_checks import all_zero
-from learner.checks.preflight import faults_before_fit, training_faults
+from learner.checks.preflight import problems_before_fit, training_problems
 from learner.data.loaders import n_batches_of
 from learner.examination import exams, trials
 from learner.examination.report import WIDTH, Report
@@ -55,9 +55,9 @@ def examine(learn: FullLearner) -> Report:
         raise RuntimeError("learn.check() was called in the middle of a fit: call it before or after.")
     report = Report()
     exams.describe_learner(learn, report)
-    report.take(faults_before_fit(learn, n_epochs=1))
+    report.take(problems_before_fit(learn, n_epochs=1))
     if learn.optimizer is not None:
-        report.take(training_faults(learn))
+        report.take(training_problems(learn))
         if all_zero(learn.optimizer):
             report.warn("lr is 0: unless a schedule raises it, nothing is trained.")
     if can_run(learn, report):
@@ -93,14 +93,14 @@ def examine_batch(learn: FullLearner, report: Report) -> None:
     def take_batch() -> bool:
         nonlocal batch
         batch = first_batch(learn.data, learn.data.train)
-        return batch is not None or report.take([ValueError("the training data gives no batch.")])
+        return batch is not None or report.take([ValueError("the training data has no batch.")])
 
     if not attempt(learn, report, "the first batch", take_batch):
         return
     if not begin(learn, report):
         return
     if not attempt(learn, report, "the batch", lambda: exams.loss_of(learn, report, exams.copied(batch))):
-        attempt(learn, report, "numbers", lambda: report.take(exams.number_faults(learn)), is_extra=True)
+        attempt(learn, report, "numbers", lambda: report.take(exams.number_problems(learn)), is_extra=True)
         return
     for name, exam in trials.AFTER_LOSS.items():
         is_extra = name not in trials.ORDINARY

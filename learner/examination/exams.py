@@ -17,10 +17,9 @@ from callbacks.core.modules import loss_parameters, modules_beside
 from callbacks.history.history import show
 from callbacks.optim.optimizers import title_of as optimizer_title
 from callbacks.place.device import map_tensors
-from learner.checks.data_checks import item_faults
-from learner.checks.loss_checks import CLASSES, loss_faults, pred_faults, short, title_of, torch_loss
+from learner.checks.data_checks import item_problems
+from learner.checks.loss_checks import CLASSES, loss_problems, pred_problems, short, title_of, torch_loss
 from learner.checks.optimizer_checks import trained_by
-from learner.checks.preflight import does_itself
 from learner.data.loaders import describe_loader
 from learner.data.tensors import counted
 from learner.engine import errors
@@ -45,7 +44,7 @@ def describe_learner(learn: FullLearner, report: Report) -> None:
     )
     valid = "none" if learn.data.valid is None else describe_loader(learn.data.valid)
     report.facts["data"] = f"training: {describe_loader(learn.data.train)}; validation: {valid}"
-    report.take(mode_faults(learn))
+    report.take(mode_problems(learn))
     if learn.optimizer is not None:
         held = set(map(id, trained_by(learn)))
         trainable += [each for each in loss_parameters(learn).values() if each.requires_grad]
@@ -57,7 +56,7 @@ def describe_learner(learn: FullLearner, report: Report) -> None:
         )
 
 
-def mode_faults(learn: FullLearner) -> Iterator[Exception]:
+def mode_problems(learn: FullLearner) -> Iterator[Exception]:
     """Layers in evaluation mode whose parameters train, as those of a pretrained part that was loaded so."""
     resting = [
         name
@@ -80,11 +79,11 @@ def loss_of(learn: FullLearner, report: Report, batch: Any) -> bool:
     learn.loop.run_model(learn)
     parts = [("inputs", learn.inputs), ("targets", learn.targets), ("preds", learn.preds)]
     report.facts["batch"] = "; ".join(f"{name} {shapes(part)}" for name, part in parts)
-    if does_itself(learn, "compute_loss") and not report.take(pred_faults(learn)):
+    if learn.loop.runs_default("compute_loss") and not report.take(pred_problems(learn)):
         return False
-    with_faults(report, item_faults, learn)
+    with_faults(report, item_problems, learn)
     compute_loss(learn)
-    if not report.take(loss_faults(learn)):
+    if not report.take(loss_problems(learn)):
         return False
     value = float(learn.loss)
     report.facts["loss"] = f"{title_of(learn.loss_func)} gives {show(value)}"
@@ -121,7 +120,7 @@ def class_loss_faults(learn: FullLearner, value: float) -> Iterator[Exception]:
         )
 
 
-def number_faults(learn: FullLearner) -> Iterator[Exception]:
+def number_problems(learn: FullLearner) -> Iterator[Exception]:
     """NaN or infinity in the weights and in the batch."""
     parts = [("batch", learn.batch), ("inputs", learn.inputs), ("targets", learn.targets)]
     weights = [("weight", dict(learn.model.named_parameters()))]
@@ -130,9 +129,9 @@ def number_faults(learn: FullLearner) -> Iterator[Exception]:
         map_tensors(part, lambda item, found=found: found.append(bad_numbers(item)))
         bad, total = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
         if bad:
-            cure = "clean or fill them first" if name != "weight" else "make the model anew"
+            hint = "clean or fill them first" if name != "weight" else "make the model anew"
             yield ValueError(
-                f"{bad} of {total} numbers in the {name.rstrip('s')}s are NaN or infinite: {cure}."
+                f"{bad} of {total} numbers in the {name.rstrip('s')}s are NaN or infinite: {hint}."
             )
 
 
@@ -208,8 +207,8 @@ def validation(learn: FullLearner, report: Report, first_batch: Callable[[Any, A
         learn.loop.on["before_validate"](learn)  # where a model that keeps its hidden state is reset
         learn.batch = batch
         learn.loop.run_model(learn)
-        if does_itself(learn, "compute_loss"):
-            report.take(type(fault)(f"in validation, {fault}") for fault in pred_faults(learn))
+        if learn.loop.runs_default("compute_loss"):
+            report.take(type(fault)(f"in validation, {fault}") for fault in pred_problems(learn))
 
 
 # Small ones

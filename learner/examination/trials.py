@@ -14,11 +14,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from callbacks.core import draws
 from callbacks.history.history import show
 from callbacks.place.device import map_tensors
-from learner.checks.cures import ONE_VALUE, drop_cure, why_one_is_left
 from learner.checks.data_checks import n_left_over
+from learner.checks.hints import ONE_VALUE, drop_last_hint, why_one_is_left
 from learner.checks.loss_checks import tensors_in
-from learner.checks.optimizer_checks import closure_faults
-from learner.checks.preflight import does_itself
+from learner.checks.optimizer_checks import closure_problems
 from learner.data.tensors import counted
 from learner.examination.curvature import largest_curvature, largest_stable_rate, twice_differentiable
 from learner.examination.exams import backward, compute_loss, copied, drop_gradients, gradient
@@ -37,7 +36,7 @@ def stable_step(learn: FullLearner, report: Report, batch: Any) -> None:
     if (
         list(rate_problems(learn.optimizer))
         or largest_stable_rate(learn.optimizer, 1.0) is None
-        or not does_itself(learn, "step")
+        or not learn.loop.runs_default("step")
     ):
         return
     learn.batch = batch
@@ -133,7 +132,7 @@ def n_rows_apart(first: Tensor, second: Tensor) -> int:
 
 def steps(learn: FullLearner, report: Report, batch: Any) -> None:
     """Whether some steps on the one batch lower its loss, and move what they should and nothing else."""
-    if list(rate_problems(learn.optimizer)) or list(closure_faults(learn, does_itself(learn, "step"))):
+    if list(rate_problems(learn.optimizer)) or list(closure_problems(learn, learn.loop.runs_default("step"))):
         return  # it is reported already
     frozen = [
         (name, each, each.clone()) for name, each in learn.model.named_parameters() if not each.requires_grad
@@ -148,7 +147,7 @@ def steps(learn: FullLearner, report: Report, batch: Any) -> None:
     report.facts["one batch"] = (
         f"{n_steps} steps on it{updates} take its loss from {show(losses[0])} to {show(losses[-1])}"
     )
-    report.take(step_faults(losses))
+    report.take(step_problems(losses))
     if stirred := changed(frozen):
         report.warn(
             f"{listed(stirred)} are frozen (requires_grad=False), but a step changes them. Where forward or "
@@ -196,7 +195,7 @@ def buffers_of_frozen(model: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
     ]
 
 
-def step_faults(losses: list[float]) -> Iterator[Exception]:
+def step_problems(losses: list[float]) -> Iterator[Exception]:
     """A loss that does not fall on the batch that it is trained on."""
     n_steps = len(losses) - 1
     if not math.isfinite(losses[-1]):
@@ -232,7 +231,7 @@ def batch_of_one(learn: FullLearner, report: Report, batch: Any) -> None:
         if ONE_VALUE not in str(error):
             raise
         loader = learn.data.train
-        report.warn(f"{why_one_is_left(loader)}, on which batch norm will fail: {drop_cure(loader)}")
+        report.warn(f"{why_one_is_left(loader)}, on which batch norm will fail: {drop_last_hint(loader)}")
 
 
 #: What a fit does as well, so that what it raises is an error of the learner.

@@ -1,4 +1,4 @@
-"""Faults as they are told: warnings at the line that called us, all errors at once."""
+"""Report the problems that checks find: warnings at the caller's line, and all errors in one."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Iterable, Sequence
 from callbacks.core.contract import LearnerWarning
 from callbacks.core.warning import warn
 
-__all__ = ["LearnerWarning", "listed", "tell"]
+__all__ = ["LearnerWarning", "listed", "report_problems"]
 
 
-def tell(faults: Iterable[Exception]) -> None:
-    """Warn of what is doubtful, and raise what is wrong.
+def report_problems(problems: Iterable[Exception]) -> None:
+    """Show each `LearnerWarning` as a warning, and raise the errors.
 
     Raises:
-        TypeError, ValueError: the one fault as it is; of several, one error that lists them.
+        TypeError, ValueError: the only error as it is, or one error that lists all of them.
     """
-    found = list(faults)
-    for fault in found:
-        if isinstance(fault, LearnerWarning):
-            warn(fault)
-    errors = [fault for fault in found if not isinstance(fault, LearnerWarning)]
+    found = list(problems)
+    for problem in found:
+        if isinstance(problem, LearnerWarning):
+            warn(problem)
+    errors = [problem for problem in found if not isinstance(problem, LearnerWarning)]
     if len(errors) == 1:
         raise errors[0]
     if errors:
         kind = TypeError if all(isinstance(error, TypeError) for error in errors) else ValueError
         lines = [f"  {number}. {error}" for number, error in enumerate(errors, 1)]
-        raise kind("\n".join([f"{len(errors)} things are wrong:", *lines]))
+        raise kind("\n".join([f"{len(errors)} errors:", *lines]))
 
 
 N_LISTED = 5
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some names in a row, and how many more there are."""
+    """The first names, separated by commas, and the number of the others."""
     shown = ", ".join(names[:N_LISTED])
     return shown if len(names) <= N_LISTED else f"{shown} and {len(names) - N_LISTED} more"

@@ -14,7 +14,7 @@ from learner.data.data import Data
 from learner.data.leaks import checked
 from learner.data.loaders import describe_loader, is_function, n_batches_of
 from learner.data.tensors import counted
-from learner.messages.problems import tell
+from learner.messages.problems import report_problems
 from learner.passes import positions, streams
 from learner.passes.epoch_numbers import set_epoch
 
@@ -189,7 +189,7 @@ class Known:
                     f"the {name} data may continue over epochs: {n_fetched} batches were fetched again"
                 )
             elif n_fetched is None and source.continues:
-                tell([cannot_be_rewound(name, loader)])
+                report_problems([cannot_be_rewound(name, loader)])
 
 
 def cannot_be_rewound(name: str, loader: Any) -> Exception:

@@ -219,11 +219,11 @@ def test_case_95_a_learner_without_an_optimizer_predicts_and_refuses_to_fit():
 
 def test_several_faults_are_told_at_once():
     learn = learner_of(None, data=Data([], iter([])))
-    with torch.no_grad(), pytest.raises(ValueError, match="4 things are wrong") as caught:
+    with torch.no_grad(), pytest.raises(ValueError, match="4 errors") as caught:
         learn.fit(2)
     for said in (
         "torch.no_grad",
-        "training data, a list of 0 (), gives no batch",
+        "training data, a list of 0 (), has no batch",
         "validation data is a list_iterator",
         "optimizer is None",
     ):

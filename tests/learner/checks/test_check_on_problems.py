@@ -55,8 +55,8 @@ def batches(inputs=(8, 3), targets=(8, 1), **options) -> Data:
 
 
 BROKEN = {
-    "76 empty": (lambda: learner_of(data=Data([])), "gives no batch"),
-    "76 empty function": (lambda: learner_of(data=Data(lambda: iter(()))), "gives no batch"),
+    "76 empty": (lambda: learner_of(data=Data([])), "has no batch"),
+    "76 empty function": (lambda: learner_of(data=Data(lambda: iter(()))), "has no batch"),
     "76 drop_last": (
         lambda: learner_of(data=Data(TensorLoader([torch.ones(3, 3)] * 2, 4, drop_last=True))),
         "drop_last",
@@ -76,7 +76,7 @@ BROKEN = {
         lambda: learner_of(nn.Linear(3, 2), batches(targets=(8,)), F.cross_entropy),
         "targets.long",
     ),
-    "85 torch's": (lambda: learner_of(data=batches(targets=(8,))), "each with others"),
+    "85 torch's": (lambda: learner_of(data=batches(targets=(8,))), "each with targets of others"),
     "85 own": (
         lambda: learner_of(data=batches(targets=(8,)), loss_func=lambda p, t: (p - t).abs().mean()),
         "each with",
@@ -84,7 +84,7 @@ BROKEN = {
     "86 shape": (lambda: learner_of(loss_func=nn.MSELoss(reduction="none")), "reduce it"),
     "87 None": (lambda: learner_of(loss_func=lambda p, t: None), "the loss is None"),
     "87 float": (lambda: learner_of(loss_func=lambda p, t: 1.0), "no gradient"),
-    "87 detached": (lambda: learner_of(loss_func=lambda p, t: (p - t).mean().detach()), "cuts it off"),
+    "87 detached": (lambda: learner_of(loss_func=lambda p, t: (p - t).mean().detach()), "detaches it"),
     "87 no loss": (lambda: learner_of(loss_func=None), "loss_func is None"),
     "88 frozen": (lambda: spoilt(no_gradient), "frozen"),
     "88 no parameters": (lambda: learner_of(nn.Identity()), "no parameters|frozen|optimizer"),
@@ -130,7 +130,7 @@ def test_check_within_no_grad_reports_it_and_examines_all_the_same(context, caps
     learn = learner_of()
     with context():
         report = learn.check()
-    assert f"torch.{context.__name__}() is on" in report.errors[0]
+    assert f"inside torch.{context.__name__}()" in report.errors[0]
     assert report.facts["one batch"].startswith("20 steps")
 
 
@@ -143,7 +143,7 @@ def test_models_that_cannot_be_copied_are_reported(lazy, capsys):
         with torch.inference_mode():
             model = nn.Linear(3, 1)
         report = learner_of(model).check()
-        assert "made under torch.inference_mode()" in report.errors[0]
+        assert "made inside torch.inference_mode()" in report.errors[0]
 
 
 def test_several_problems_are_in_one_report(capsys):

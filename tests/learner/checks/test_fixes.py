@@ -69,7 +69,7 @@ def distance(preds, targets):
 )
 def test_a_metric_of_one_output_says_how_to_choose_among_several(metric, words):
     found = error_of(make(TwoHeads(), Data.from_tensors(X, X[:, :1], 4), two_losses, metric))
-    assert "the metric was given preds, a tuple of 2" in found
+    assert "the metric received preds, a tuple of 2" in found
     assert words in found
 
 
@@ -195,7 +195,7 @@ def detection(**options):
 
 def test_a_loss_that_fails_in_validation_only_says_what_to_return_there():
     found = error_of(make(Detector(), detection(n_inputs=2), total))
-    assert "return None from the loss function" in found
+    assert "Return None from the loss function" in found
     assert "if isinstance(preds, dict) else None" in found
 
 
@@ -256,6 +256,6 @@ def test_predict_of_one_picture_says_how_to_pass_it(data):
     learn = make(model, data(pictures), F.mse_loss)
     found = error_of(learn, lambda learn: learn.predict(pictures[0]))
     assert "a batch of shape (items, 3, 6, 6)" in found
-    assert "was given (3, 6, 6): for one item pass x[None]" in found
+    assert "received (3, 6, 6): for one item pass x[None]" in found
     assert learn.predict(pictures[0][None]).shape == (1, 1)
     assert "x[None]" not in error_of(learn, lambda learn: learn.predict(pictures[:, :2]))

@@ -367,7 +367,7 @@ def test_an_optimizer_that_a_function_of_on_steps_trains_and_is_reported_where_t
         warnings.simplefilter("error")
         with_function(second, **options).fit(1)
     with pytest.warns(
-        UserWarning, match="'step_second' uses AdamW, an optimizer whose state no checkpoint keeps"
+        UserWarning, match="'step_second' uses AdamW, an optimizer whose state is not saved in checkpoints"
     ):
         with_function(second, Checkpoint(tmp_path), **options).fit(1)
 

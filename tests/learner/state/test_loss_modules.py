@@ -200,7 +200,7 @@ def test_a_loss_that_comes_between_epochs_and_is_not_trained_is_reported() -> No
         def after_epoch(self, learn: Any) -> None:
             learn.loss_func = Weighted()
 
-    with pytest.warns(LearnerWarning, match=r"loss_func\.s came or were replaced"):
+    with pytest.warns(LearnerWarning, match=r"loss_func\.s were added or replaced"):
         make(F.mse_loss, Swap()).fit(2)
 
 
@@ -367,9 +367,9 @@ def by_argument() -> Any:
 @pytest.mark.parametrize("loss", [by_closure, by_global, by_attribute, by_argument])
 def test_a_module_reached_only_by_a_function_is_reported_once(loss: Any) -> None:
     learn = make(loss())
-    with pytest.warns(LearnerWarning, match="the loss reaches a") as caught:
+    with pytest.warns(LearnerWarning, match="the loss uses a") as caught:
         learn.fit(2)
-    assert len([each for each in caught if "the loss reaches" in str(each.message)]) == 1
+    assert len([each for each in caught if "the loss uses" in str(each.message)]) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)
         learn.fit(1)
@@ -407,7 +407,7 @@ def test_a_module_that_does_not_change_or_is_saved_is_not_reported(recwarn: Any)
     model, loss = the_model()
     Learner(model, Data.from_tensors(INPUTS, TARGETS, 8, seed=0), loss, SGD).fit(1)
     Own(nn.Linear(3, 1), Data.from_tensors(INPUTS, TARGETS, 8, seed=0), F.mse_loss, SGD).fit(1)
-    assert not [each for each in recwarn if "the loss reaches" in str(each.message)]
+    assert not [each for each in recwarn if "the loss uses" in str(each.message)]
 
 
 def test_with_a_splitter_the_loss_is_in_the_last_group_and_is_frozen_with_none() -> None:
