@@ -75,6 +75,7 @@ DONE = [
     "learner/cli",
     "learner/data",
     "learner/files",
+    "learner/inference",
     "learner/learner.py",
     "learner/loop.py",
     "learner/messages/__init__.py",

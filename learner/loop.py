@@ -27,17 +27,17 @@ from learner.state.protocol import Start
 
 
 class Loop:
-    """Runs the fits of a learner, and knows where they are. The learner is passed, and never stored.
+    """Runs the fits of a learner and keeps track of their position. The learner is passed, never stored.
 
     Attributes:
-        callbacks: in the order in which they are called.
+        callbacks: in the order in which they run.
         on: for each event, one function of the learner that calls all hooks.
         do: for each operation, the function of the learner that runs it.
-        place: the pass under way, and what an error has passed through.
-        started: the callbacks whose fit has started, and which must clean up.
-        start: where the fit resumes; None once it has.
-        known: what the passes have shown of the data.
-        moved: the plain numbers of model and loss that training changes.
+        place: the current pass, and the hook and operations that an error was raised in.
+        started: the callbacks whose fit has started; each of them must clean up.
+        start: where the fit resumes; None in a new fit and after the fit has resumed.
+        known: what earlier passes have shown about the data.
+        moved: the plain numbers of the model and the loss that training changes.
     """
 
     def __init__(self) -> None:
@@ -46,27 +46,27 @@ class Loop:
         self.known, self.moved = Known(), MovedNumbers()
 
     def connect(self, learn: Any, callbacks: Iterable[Any]) -> None:
-        """Work out once what each event and operation calls: the loop then looks nothing up by class."""
+        """Determine what each event and operation calls, so that the loop looks nothing up per batch."""
         self.callbacks, self.on, self.do = composition.connected(callbacks, type(learn), OPERATIONS)
         learn.loss_is_overridden = not self.runs_default("compute_loss")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy holds: neither functions of the original's callbacks, nor where a fit was."""
+        """What a copy holds: no functions of the original's callbacks, and no position in a fit."""
         return {**vars(self), "on": {}, "do": {}, "place": Place(), "started": [], "start": None}
 
     def runs_default(self, operation: str) -> bool:
-        """Does an operation run as defined below, or in a callback that computes the same?"""
-        function = unwrap(self.do[operation])  # as it is without what surrounds it
+        """Does an operation run the function below, or a callback that computes the same?"""
+        function = unwrap(self.do[operation])  # without the wrappers of callbacks that surround it
         is_default = function is OPERATIONS.get(operation)
         return is_default or getattr(getattr(function, "__self__", None), "matches_loop", False)
 
     def fit(self, learn: Any, n_epochs: int, start: Start | None = None) -> None:
-        """Train; `start` is where to resume."""
+        """Train for `n_epochs` epochs; `start` is where a resumed fit continues."""
         learn.n_epochs, learn.epoch, learn.stop_reason, learn.error = n_epochs, 0, None, None
         self.start, learn.resumed = start, start is not None
         self.place, self.started = Place(), []
         with fits.under_way(learn):
-            self.drop_gradients(learn)  # those that a cancelled fit has left
+            self.drop_gradients(learn)  # a cancelled fit may have left some
             self.run_epochs(learn)
             learn.n_fits += not learn.interrupted
 
@@ -116,17 +116,17 @@ class Loop:
                 self.on["before_validate"](learn)
                 if self.start:
                     self.start.rewind(loader)
-                with snapshots.undrawn(loader):  # validation must not change what training draws
+                with snapshots.keep_random_states(loader):  # so that validation does not change training
                     self.run_batches(learn, loader)
             except CancelValidate:
                 self.place = Place("validate")
                 interrupt.end_span(learn)
             self.on["after_validate"](learn)
-        finally:  # also where the epoch is cancelled
-            set_modes(modes)  # each module's own: a frozen layer stays in evaluation mode
+        finally:  # also if the epoch is cancelled
+            set_modes(modes)  # each module's own mode: a frozen layer stays in evaluation mode
 
     def begin_pass(self, learn: Any, loader: Any, training: bool, span: Span | None = None) -> None:
-        """Set the clock and the modes for a pass; `span` is what errors call it."""
+        """Set the clock and the modes for a pass; `span` is its name in errors."""
         self.place = Place(span or ("train" if training else "validate"))
         learn.training, learn.batch, learn.batch_idx = training, None, 0
         learn.n_batches, learn.length_is_certain = self.known.length_of(loader, training)
@@ -138,7 +138,7 @@ class Loop:
         n_seen = n_done = 0
         try:
             n_seen, batches = self.known.begin(learn, loader, self.start)
-            if learn.stop_reason:  # it was stopped in the batch after which it was saved
+            if learn.stop_reason:  # the run was stopped in the batch after which the checkpoint was saved
                 return
             n_done = n_seen
             for n_seen, learn.batch in enumerate(batches, start=n_seen + 1):
@@ -148,12 +148,12 @@ class Loop:
                     return
                 n_done = n_seen
         except BaseException:
-            self.place.came_through_batches(n_seen, n_done)
+            self.place.note_batch_error(n_seen, n_done)
             raise
-        learn.n_batches = n_seen  # after a whole pass the number is certain
+        learn.n_batches = n_seen  # the exact number is known after a whole pass
 
     def run_batch(self, learn: Any) -> None:
-        if learn.model.training is not learn.training:  # a callback left it so
+        if learn.model.training is not learn.training:  # a callback has changed the mode
             learn.model.train(learn.training)
         try:
             self.run_model(learn)
@@ -166,7 +166,7 @@ class Loop:
             interrupt.end_cancelled_batch(learn)
             return
         if learn.interrupted:
-            interrupt.end_batch(learn)  # only here: a checkpoint of this batch must know
+            interrupt.end_batch(learn)  # before `after_batch`, so that a checkpoint saved there is right
         self.on["after_batch"](learn)
 
     def run_model(self, learn: Any) -> None:
@@ -192,17 +192,17 @@ class Loop:
             self.on["after_backward"](learn)
             learn.n_waiting += learn.n_items
             learn.update()
-        except (CancelTrain, CancelEpoch):  # its gradients must not add to those of the next pass
+        except (CancelTrain, CancelEpoch):  # the gradients must not be added to those of the next pass
             self.drop_gradients(learn)
             raise
 
     def update(self, learn: Any) -> None:
-        """Update the weights with the present gradients, with all events of a step."""
+        """Update the weights with the current gradients, with all events of a step."""
         try:
             self.on["before_step"](learn)
             self.do["step"](learn)
         except CancelStep:
-            learn.n_waiting *= have_gradients(learn.optimizer)  # otherwise they were dropped
+            learn.n_waiting *= have_gradients(learn.optimizer)  # 0 if the gradients were dropped
             return
         learn.global_step += 1
         learn.n_samples, learn.n_waiting = learn.n_samples + learn.n_waiting, 0
@@ -214,7 +214,7 @@ class Loop:
         learn.n_waiting = 0
 
 
-# The operations, methods of every learner; `place` and `zero_grad` are implemented by callbacks alone.
+# The operations are methods of every learner; only callbacks implement `place` and `zero_grad`.
 
 
 def forward(learn: Any) -> None:
@@ -223,12 +223,12 @@ def forward(learn: Any) -> None:
         learn.preds = learn.model(*learn.inputs)
     elif isinstance(learn.inputs, Mapping):
         learn.preds = learn.model(**learn.inputs)
-    else:  # a callback has assigned the one argument as it is
+    else:  # a callback has assigned a single input
         learn.preds = learn.model(learn.inputs)
 
 
 def compute_loss(learn: Any) -> None:
-    """Set `loss_grad`: the loss of `preds` against `targets`, or the output's own `.loss`."""
+    """Set `loss_grad`: the loss of `preds` and `targets`, or the output's own `.loss`."""
     if learn.loss_func is None:
         learn.loss_grad = learn.preds.loss
     elif type(learn.targets) is tuple:
@@ -238,7 +238,7 @@ def compute_loss(learn: Any) -> None:
 
 
 def backward(learn: Any) -> None:
-    """Compute the gradients of `loss_grad`; they are added to the existing ones."""
+    """Compute the gradients of `loss_grad` and add them to the existing ones."""
     learn.loss_grad.backward()
 
 

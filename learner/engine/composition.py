@@ -163,9 +163,9 @@ def guarded(operation: str, do: Doer, plugin: Callback | None) -> Doer:
         try:
             do(learn)
         except BaseException as error:
-            learn.loop.place.came_through_operation(error, operation)
+            learn.loop.place.note_operation_error(error, operation)
             if plugin is not None:
-                learn.loop.place.came_through_hook(error, plugin, operation)
+                learn.loop.place.note_hook_error(error, plugin, operation)
             raise
 
     return _guarded
@@ -189,7 +189,7 @@ def in_turn(event: str, hooks: tuple[Hook, ...]) -> Doer:
             for hook in hooks:
                 hook(learn)
         except BaseException as error:
-            learn.loop.place.came_through_hook(error, hook.__self__, event)
+            learn.loop.place.note_hook_error(error, hook.__self__, event)
             save_before_failing(learn, event, hooks[hooks.index(hook) :], error)
             raise
 

@@ -1,1 +1,1 @@
-"""Predictions, and how those of the batches are joined."""
+"""Predictions, and joining the outputs of batches."""

@@ -1,4 +1,4 @@
-"""Join the predictions and targets of the batches of a pass."""
+"""Join the outputs of the batches of a pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from callbacks.place.device import tensors_in
 from learner.data.tensors import describe
 
-#: A wider type with a sign for the unsigned ones that torch does not promote.
+#: A wider signed type for each unsigned type that torch does not promote.
 SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 
 
@@ -26,7 +26,7 @@ class JoinError(ValueError):
 
 
 class Ops(NamedTuple):
-    """How a kind of array is joined."""
+    """The functions that join a kind of array."""
 
     stack: Callable[[list[Any]], Any]
     concatenate: Callable[[list[Any], int], Any]
@@ -38,15 +38,15 @@ ARRAYS = Ops(np.stack, np.concatenate, lambda array, axis: list(np.moveaxis(arra
 
 
 def join(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
-    """Join the outputs of batches: tensors along the item dimension, nested ones part by part.
+    """Join the outputs of batches: tensors along the item dimension, nested outputs part by part.
 
     Args:
         parts: the output of each batch, on the CPU.
         sizes: the number of items in each batch.
-        place: the name in messages, as `"preds['logits']"`.
+        place: the name in messages, such as `"preds['logits']"`.
 
     Raises:
-        JoinError: it cannot be joined; the message says why.
+        JoinError: the outputs cannot be joined; the message says why.
     """
     first = parts[0]
     if all(part is None for part in parts):
@@ -62,11 +62,11 @@ def join(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
     raise JoinError(f"{place} is {kinds[0]}, which cannot be joined over the batches")
 
 
-# Nests
+# Nested outputs
 
 
 def join_mappings(parts: Sequence[Mapping[Any, Any]], sizes: Sequence[int], place: str) -> Any:
-    """Key by key, as a mapping of the same kind."""
+    """Join mappings key by key, into a mapping of the same type."""
     first = parts[0]
     for part in parts[1:]:
         if part.keys() != first.keys():
@@ -76,24 +76,24 @@ def join_mappings(parts: Sequence[Mapping[Any, Any]], sizes: Sequence[int], plac
         return joined
     if not isinstance(first, MutableMapping):
         return type(first)(joined)  # type: ignore[call-arg]
-    new = copy.copy(first)  # keeps a default factory, and the attributes of a Hugging Face output
+    new = copy.copy(first)  # with its default factory, or the attributes of a Hugging Face output
     for key, value in joined.items():
         new[key] = value
     return new
 
 
 def join_dataclasses(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
-    """Field by field, as a data class of the same kind."""
-    new = copy.copy(parts[0])  # not constructed again: fields may be missing in its constructor
+    """Join data classes field by field, into a data class of the same type."""
+    new = copy.copy(parts[0])  # a copy, because the constructor may not take all fields
     for field in fields(new):
         values = [getattr(part, field.name) for part in parts]
-        # past the `__setattr__` of a frozen one
+        # a frozen data class refuses an assignment
         object.__setattr__(new, field.name, join(values, sizes, f"{place}.{field.name}"))
     return new
 
 
 def join_rows(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
-    """Lists and tuples: a list of items end to end, several outputs each by itself."""
+    """Join lists and tuples: items end to end, several outputs one by one."""
     first = parts[0]
     if not are_outputs(parts, sizes):
         return [item for part in parts for item in part]
@@ -101,7 +101,7 @@ def join_rows(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
     joined = [join(column, sizes, f"{place}[{n}]") for n, column in enumerate(columns)]
     if hasattr(first, "_fields"):
         return type(first)(*joined)
-    if hasattr(first, "n_fields"):  # what torch.max and its kin return
+    if hasattr(first, "n_fields"):  # the return type of torch.max and similar functions
         return type(first)(joined)
     return joined if isinstance(first, list) else tuple(joined)
 
@@ -109,8 +109,8 @@ def join_rows(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
 def are_outputs(parts: Sequence[Any], sizes: Sequence[int]) -> bool:
     """Are these lists or tuples several outputs of a model, rather than one entry per item?
 
-    As many entries as items, in batches of several sizes, are items; the same number of entries in all
-    batches are outputs. Where all batches have as many items as there are entries, what they hold decides.
+    There is one entry per item if the lengths are the sizes of the batches, and these differ. Lists of one
+    length are outputs if the batches have other sizes. If length and sizes are the same, the contents decide.
     """
     first, lengths = parts[0], list(map(len, parts))
     if hasattr(first, "_fields") or hasattr(first, "n_fields"):
@@ -128,13 +128,13 @@ def are_outputs(parts: Sequence[Any], sizes: Sequence[int]) -> bool:
 
 
 def starts_batched(arrays: Sequence[Any], n_items: int) -> bool:
-    """Does the first of these that is not a single number count the items in one of its first dimensions?"""
+    """Does the first array with dimensions have the items in one of its first two dimensions?"""
     first = next((each for each in arrays if each.ndim), None)
     return first is not None and n_items in first.shape[:2]
 
 
 def batched(parts: Sequence[Any]) -> bool:
-    """Has each tensor in these lists as many rows as its list has entries?"""
+    """Does each tensor in these lists have as many rows as its list has entries?"""
     return all(each.ndim and each.shape[0] == len(part) for part in parts for each in arrays_in(part))
 
 
@@ -150,37 +150,37 @@ def arrays_in(nest: Any) -> Iterator[Any]:
 
 
 def join_tensors(parts: Sequence[Tensor], sizes: Sequence[int], place: str) -> Any:
-    """Along the dimension of the items; items of several shapes as a list."""
+    """Join tensors along the dimension of the items; items of different shapes become a list."""
     parts = in_one_dtype(parts, place)
     if any(part.is_nested for part in parts):
         return join_nested(parts)
     layouts = {part.layout for part in parts}
     if len(layouts) > 1 or layouts - {torch.strided, torch.sparse_coo}:
         shown = ", ".join(sorted(map(str, layouts)))
-        raise JoinError(f"{place} has the layout {shown}: only dense tensors and torch.sparse_coo are joined")
+        raise JoinError(f"{place} has the layout {shown}: only dense and torch.sparse_coo can be joined")
     return join_arrays(parts, sizes, place, TENSORS)
 
 
 def join_arrays(parts: Sequence[Any], sizes: Sequence[int], place: str, ops: Ops = ARRAYS) -> Any:
-    """Single numbers as a row with one per batch, others along the dimension of the items."""
+    """Join arrays along the dimension of the items; single numbers become a row with one per batch."""
     if not any(part.ndim for part in parts):
         return ops.stack(list(parts))
     parts = unsqueezed(parts, sizes)
     if len({part.ndim for part in parts}) > 1:
-        raise refused_shapes(parts, place)
+        raise shape_error(parts, place)
     known = items_dimension(parts, sizes)
     dim = known or 0
     if len({(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts}) == 1:
         return ops.concatenate(parts, dim)
     if known is None:
-        raise refused_shapes(parts, place)
+        raise shape_error(parts, place)
     return [item for part in parts for item in ops.unbind(part, dim)]
 
 
 def unsqueezed(parts: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
-    """With the first dimension that `squeeze()` in the model takes from a batch of one item.
+    """Add the first dimension again where `squeeze()` in the model has removed it from a batch of one item.
 
-    Where every batch has one item, it was taken from all if no dimension counts the items.
+    If every batch has one item, it was removed from all of them if no dimension has the size 1.
     """
     n_dims = max(part.ndim for part in parts)
     if len(parts) > 1 and set(sizes) == {1} and {part.ndim for part in parts} == {n_dims}:
@@ -192,10 +192,10 @@ def unsqueezed(parts: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
 
 
 def items_dimension(parts: Sequence[Any], sizes: Sequence[int]) -> int | None:
-    """The dimension that counts the items in every batch: the first, else the second; None for neither.
+    """The dimension of the items in every batch: the first or the second; None if it is neither.
 
-    The second one is that of sequences with the time first, and of the states of recurrent layers. A matrix
-    that merely has as many columns as each batch has items has another number of rows in each.
+    It is the second in sequences whose first dimension is time, and in the states of recurrent layers. If a
+    matrix has as many columns as items by chance, the number of rows usually differs between batches.
     """
 
     def counts(dim: int) -> bool:
@@ -207,7 +207,7 @@ def items_dimension(parts: Sequence[Any], sizes: Sequence[int]) -> int | None:
     return 1 if is_sure and counts(1) else None
 
 
-def refused_shapes(parts: Sequence[Any], place: str) -> JoinError:
+def shape_error(parts: Sequence[Any], place: str) -> JoinError:
     """The error for shapes that cannot be joined."""
     shapes = list(dict.fromkeys(str(tuple(part.shape)) for part in parts))
     more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
@@ -215,24 +215,24 @@ def refused_shapes(parts: Sequence[Any], place: str) -> JoinError:
 
 
 def in_one_dtype(parts: Sequence[Tensor], place: str) -> Sequence[Tensor]:
-    """Convert tensors to the narrowest dtype that holds all their numbers."""
+    """Convert tensors to the narrowest dtype that can hold all their values."""
     dtypes = list(dict.fromkeys(part.dtype for part in parts))
     if len(dtypes) == 1:
         return parts
     shown = ", ".join(map(str, dtypes))
     try:
         dtype = reduce(torch.promote_types, [SIGNED.get(each, each) for each in dtypes])
-    except RuntimeError as error:  # torch has no common type, as of float8 and others
-        raise JoinError(f"{place} has the dtypes {shown}, which have no common one") from error
+    except RuntimeError as error:  # torch has no common type for float8 and other types
+        raise JoinError(f"{place} has the dtypes {shown}, which have no common dtype") from error
     for part in parts:
         is_whole = not (part.is_floating_point() or part.is_complex())
         if is_whole and not torch.equal(part.to(dtype).to(part.dtype), part):
-            raise JoinError(f"{place} has the dtypes {shown}, and {dtype} does not hold its integers")
+            raise JoinError(f"{place} has the dtypes {shown}, and {dtype} cannot hold all its integers")
     return [part.to(dtype) for part in parts]
 
 
 def join_nested(parts: Sequence[Tensor]) -> Any:
-    """Nested tensors as one nested tensor, or as a list of items if that is not possible."""
+    """Join nested tensors into one nested tensor, or a list of items if that is not possible."""
     items = [item for part in parts for item in part.unbind()]
     is_jagged = any(part.layout is torch.jagged for part in parts)
     if len({item.ndim for item in items}) > 1 or (is_jagged and len({item.shape[1:] for item in items}) > 1):
@@ -244,17 +244,17 @@ def join_nested(parts: Sequence[Tensor]) -> Any:
 
 
 def join_packed(parts: Sequence[PackedSequence], sizes: Sequence[int], place: str) -> PackedSequence:
-    """One packed sequence of all items, in the order in which they were given."""
+    """Join packed sequences into one, with the items in their original order."""
     for part in parts:
         check_packed(part, place)
     sequences = in_one_dtype([each for part in parts for each in sequences_of(part)], place)
     if len({each.shape[1:] for each in sequences}) > 1:
-        raise refused_shapes([part.data for part in parts], f"{place}.data")
+        raise shape_error([part.data for part in parts], f"{place}.data")
     return pack_sequence(list(sequences), enforce_sorted=False)
 
 
 def sequences_of(packed: PackedSequence) -> list[Tensor]:
-    """The items, each of shape (steps, ...), in the order in which they were given."""
+    """The items, each of shape (steps, ...), in their original order."""
     sizes = packed.batch_sizes
     starts = sizes.cumsum(0) - sizes
     found = [packed.data[starts[sizes > n] + n] for n in range(int(sizes[0]))]
@@ -263,7 +263,7 @@ def sequences_of(packed: PackedSequence) -> list[Tensor]:
 
 
 def check_packed(packed: PackedSequence, place: str) -> None:
-    """Refuse an invalid packed sequence: torch would read past the end of its memory."""
+    """Refuse an invalid packed sequence, with which torch would read past the end of its memory."""
     sizes, order = packed.batch_sizes, packed.unsorted_indices
     is_whole = (
         isinstance(sizes, Tensor)
@@ -288,7 +288,7 @@ def one_per_batch(parts: Sequence[Any], _sizes: Sequence[int], _place: str) -> l
     return list(parts)
 
 
-#: How each kind is joined; the first that fits counts.
+#: The function that joins each type; the first type that matches counts.
 KINDS: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (PackedSequence, join_packed),
     (Tensor, join_tensors),

@@ -1,4 +1,4 @@
-"""The position of the loop, kept as state: for the notes of errors, and for what a checkpoint saves."""
+"""The position of the loop as state: for the notes of errors, and for what a checkpoint saves."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from typing import Any, Literal
 from callbacks.core.contract import Callback, Cancel
 from callbacks.core.registry import describe
 
-#: Called where nobody listens to an event or implements an operation: a builtin of one argument that does
-#: nothing with a learner and makes no Python frame.
+#: Called where no callback listens to an event or implements an operation: a builtin function of one argument
+#: that does nothing with a learner and creates no Python frame.
 nobody: Callable[[Any], Any] = operator.truth
 
 Span = Literal["train", "validate", "predict"]
 
 
 class Place:
-    """The current pass, and the hooks and operations that an error has passed through.
+    """The current pass, and the hook and operations that an error was raised in.
 
-    A step without an error writes nothing here: only an `except` does, which costs nothing until then.
+    Only `except` clauses write here, so a step without an error costs nothing.
 
     Attributes:
-        span: the pass under way; None between passes.
-        fetching: index of the batch that was being fetched when the error was raised; None elsewhere.
-        in_batch: was it raised in a batch?
-        hook: the callback and its hook, as `Probe.after_batch`; the outermost where one hook calls another.
+        span: the current pass; None between passes.
+        fetching: index of the batch that was being fetched when the error was raised; None if it was raised
+            elsewhere.
+        in_batch: was the error raised in a batch?
+        hook: the callback and its hook, as `Probe.after_batch`; if one hook calls another, the outer one.
         operations: the operations, innermost first.
     """
 
@@ -37,27 +38,27 @@ class Place:
         self.operations: list[str] = []
         self._error = 0  # its id: the error itself would keep its frames, and their tensors, alive
 
-    def came_through_hook(self, error: BaseException, plugin: Callback, hook: str) -> None:
-        """An error leaves a hook, or an operation that a callback implements."""
-        if isinstance(error, Cancel):  # may be raised at each step, and mostly ends well: it names its owner
-            error.raised_by = plugin, hook
+    def note_hook_error(self, error: BaseException, callback: Callback, hook: str) -> None:
+        """Note that a hook, or an operation that a callback implements, has raised an error."""
+        if isinstance(error, Cancel):  # may be raised at each step and usually does no harm: keep it cheap
+            error.raised_by = callback, hook
         else:
             self._begin(error)
-            self.hook = f"{describe(plugin)}.{hook}"
+            self.hook = f"{describe(callback)}.{hook}"
 
-    def came_through_operation(self, error: BaseException, operation: str) -> None:
-        """An error leaves an operation."""
+    def note_operation_error(self, error: BaseException, operation: str) -> None:
+        """Note that an operation has raised an error."""
         if not isinstance(error, Cancel):
             self._begin(error)
             self.operations.append(operation)
 
-    def came_through_batches(self, n_fetched: int, n_done: int) -> None:
-        """An error leaves the loop over batches."""
+    def note_batch_error(self, n_fetched: int, n_done: int) -> None:
+        """Note that an error has ended the loop over batches."""
         self.in_batch = n_fetched != n_done
         self.fetching = None if self.in_batch else n_done
-        if not self.in_batch:  # what an earlier error has left
+        if not self.in_batch:  # these belong to an earlier error
             self.hook, self.operations = None, []
 
     def _begin(self, error: BaseException) -> None:
-        if self._error != id(error):  # the one before was caught by a hook
+        if self._error != id(error):  # a hook has caught the error before this one
             self._error, self.hook, self.operations = id(error), None, []

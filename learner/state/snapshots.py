@@ -256,7 +256,7 @@ def parts_with_generators(learn: FullLearner) -> Iterator[tuple[str, Any]]:
 
 
 @contextmanager
-def undrawn(loader: Any = None) -> Iterator[None]:
+def keep_random_states(loader: Any = None) -> Iterator[None]:
     """Put back, at the end, what training draws from: the random generators, and the loader's next order."""
     order = loader.state_dict() if isinstance(loader, TensorLoader) else None
     try:

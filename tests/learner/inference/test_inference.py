@@ -83,13 +83,13 @@ def test_predict_skips_the_split_and_drops_the_keys_of_targets():
 @pytest.mark.parametrize(
     ("inputs", "error", "words"),
     [
-        (3, TypeError, r"predict was given 3: pass a tensor of shape \(items, \.\.\.\)"),
-        (None, TypeError, "predict was given None"),
+        (3, TypeError, r"predict got 3: pass a tensor of shape \(items, \.\.\.\)"),
+        (None, TypeError, "predict got None"),
         ([1.0, 2.0], TypeError, r"inputs\[0\] is 1\.0, which is not a tensor"),
         (
             (torch.rand(5, 3), torch.rand(5, 1)),
             ValueError,
-            r"so 2 inputs, but the model takes 1 \(Data\(n_inputs=1\)\): leave targets out",
+            r"so 2 inputs, but the model takes 1 \(Data\(n_inputs=1\)\): pass the inputs without",
         ),
         (torch.tensor(1.0), ValueError, "no dimensions"),
         (torch.rand(0, 3), ValueError, "no items"),
@@ -126,7 +126,7 @@ def test_outputs_of_every_kind_are_joined_part_by_part(wrap, parts):
 
 
 def test_an_empty_loader_and_missing_validation_data_are_refused():
-    with pytest.raises(ValueError, match="the loader gave no batch"):
+    with pytest.raises(ValueError, match="the loader has no batches"):
         make().get_preds([])
     learn = make(data=Data([(torch.rand(4, 3), torch.rand(4, 1))]))
     for measure in (learn.get_preds, learn.validate):

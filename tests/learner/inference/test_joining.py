@@ -249,8 +249,8 @@ def test_what_cannot_be_joined_is_refused_after_the_first_batch_and_returned_per
         (lambda x: {str(len(x)): x}, r"preds has the keys \['2'\] in one batch and \['1'\] in another"),
         (lambda x: (x, None if len(x) > 1 else x), r"preds\[1\] is of several kinds: None, a tensor"),
         (lambda x: torch.zeros(5, len(x) + 3), r"preds has the shapes \(5, 5\), \(5, 4\) in the batches"),
-        (lambda x: x.long() + 2**24 + 1 if len(x) > 1 else x, "float32 does not hold its integers"),
-        (lambda x: x.to(torch.float8_e4m3fn if len(x) > 1 else torch.float16), "which have no common one"),
+        (lambda x: x.long() + 2**24 + 1 if len(x) > 1 else x, "float32 cannot hold all its integers"),
+        (lambda x: x.to(torch.float8_e4m3fn if len(x) > 1 else torch.float16), "which have no common dtype"),
         (lambda x: x.to_sparse_csr(), r"preds has the layout torch\.sparse_csr"),
     ],
 )
