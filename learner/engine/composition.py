@@ -205,7 +205,7 @@ def begins(callbacks: Callbacks, hooks: tuple[Hook, ...]) -> Doer:
 
     def _begin(learn: Any) -> None:
         for plugin in callbacks:
-            if plugin in learn.callbacks:
+            if learn.callbacks is callbacks or plugin in learn.callbacks:
                 learn.loop.started.append(plugin)
                 found.get(id(plugin), nobody)(learn)
 

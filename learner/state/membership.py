@@ -18,9 +18,8 @@ def add(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
     before = learn.callbacks
     learn.loop.connect(learn, (*before, *passed(callbacks, before)))
     if learn.fitting:
-        for callback in learn.callbacks:
-            if callback not in before:
-                begin(learn, callback)
+        for callback in beside(learn.callbacks, before):
+            begin(learn, callback)
 
 
 def remove(learn: FullLearner, gone: list[Callback]) -> None:
@@ -34,11 +33,11 @@ def added(learn: FullLearner, callbacks: Iterable[Any]) -> Iterator[Any]:
     """Add callbacks within the block."""
     before = learn.callbacks
     learn.add_callbacks(*callbacks)
-    new = [callback for callback in learn.callbacks if callback not in before]
+    new = beside(learn.callbacks, before)
     try:
         yield learn
     finally:
-        learn.remove_callbacks(*(callback for callback in new if callback in learn.callbacks))
+        learn.remove_callbacks(*beside(new, beside(new, learn.callbacks)))
 
 
 @contextmanager
@@ -59,6 +58,12 @@ def without(learn: FullLearner, gone: list[Callback]) -> Iterator[Any]:
                 saved_part(callback).load_state_dict(state)
 
 
+def beside(callbacks: Iterable[Callback], others: Iterable[Callback]) -> list[Callback]:
+    """The callbacks that are not among the others; not by ==, which a callback may define."""
+    known = set(map(id, others))
+    return [callback for callback in callbacks if id(callback) not in known]
+
+
 def begin(learn: FullLearner, callback: Callback) -> None:
     """Start the fit for a callback that is added in mid-fit."""
     learn.loop.started.append(callback)
@@ -75,8 +80,10 @@ def finish(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
 
 def last_first(learn: FullLearner) -> Iterator[Callback]:
     """The callbacks that are to clean up, each once, also where one of them adds or removes others."""
+    known = None
     while learn.loop.started:
-        order = {id(each): number for number, each in enumerate(learn.callbacks)}
-        last = max(learn.loop.started, key=lambda each: order.get(id(each), -1))
-        learn.loop.started = [each for each in learn.loop.started if each is not last]
-        yield last
+        if learn.callbacks is not known:
+            known = learn.callbacks
+            order = {id(each): number for number, each in enumerate(known)}
+            learn.loop.started.sort(key=lambda each, order=order: order.get(id(each), -1))
+        yield learn.loop.started.pop()
