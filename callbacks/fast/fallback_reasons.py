@@ -1,4 +1,4 @@
-"""Why a step cannot be compiled: the place in the user's code, what that means, and how to fix it."""
+"""Explains why a step cannot be compiled: the place in the user's code, the meaning, and the fix."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import is_dataclass
 from pathlib import Path
 
 BRANCHES = (
-    "the value of a tensor decides what is computed, or how large something is, and a program has one way: "
-    "torch.where computes both, and torch.distributions look at no values with validate_args=False"
+    "the value of a tensor decides what is computed, or how large something is, and a program has no "
+    "branches: use torch.where, which computes both, and validate_args=False for torch.distributions"
 )
 FOLDER = "the compiler cannot write its files: set TORCHINDUCTOR_CACHE_DIR to a folder where it can"
 OPAQUE = (
     "the model returns or keeps an object with tensors that torch cannot take apart: return tensors, tuples, "
-    "dicts or named tuples; of a dataclass call torch.export.register_dataclass(...) once"
+    "dicts or named tuples; for a dataclass call torch.export.register_dataclass(...) once"
 )
 #: What errors of torch's compiler contain, and what that means for the author of the model.
 MEANINGS = {
     "Data-dependent": BRANCHES,
     "data-dependent": BRANCHES,
     "consumed returned tensor's grad_fn": OPAQUE,
-    "context_fn": "ActivationCheckpointing computes layers again, as no program does: leave one out",
-    "Random.random": "it draws random numbers of Python: draw them with torch",
-    "lru_cache": "a function with a cache is called, which a program ignores",
+    "context_fn": "ActivationCheckpointing computes layers again, and a program cannot: leave one out",
+    "Random.random": "it draws random numbers with Python's random module: draw them with torch",
+    "lru_cache": "it calls a function with a cache, and a program ignores the cache",
     "sparse Tensor": "a gradient or another tensor is sparse",
     "mkldnn_rnn": "torch cannot compile its LSTM here: set torch.backends.mkldnn.enabled = False",
     "InvalidCxxCompiler": "install a C++ compiler, as g++ or clang, or name it in the variable CXX",
@@ -51,11 +51,11 @@ def changes(sources: str) -> str:
     if named.endswith("._buffers"):
         return f"the forward pass assigns a buffer ({named}): write to it in place, as with buffer.copy_(...)"
     what = named if "." in named else f"an attribute of {named}"
-    return f"the forward pass or the loss changes {what}, which is neither parameter nor buffer"
+    return f"the forward pass or the loss changes {what}, which is neither a parameter nor a buffer"
 
 
 def place_in(text: str) -> str:
-    """The last line of the user's code that an error names; empty for none."""
+    """The last line of the user's code that an error names, or ""."""
     places = [each for each in PLACE.findall(text) if not any(part in each[0] for part in NOT_USERS)]
     if not places:
         return ""
@@ -68,7 +68,7 @@ def unknown(leaf: object) -> str:
     kind = type(leaf)
     text = f"the model's output holds an object of {kind.__name__}, which may hold tensors"
     if kind.__name__.endswith("Cache"):
-        return f"{text}: models of Hugging Face return none with model.config.use_cache = False"
+        return f"{text}: models of Hugging Face leave it out with model.config.use_cache = False"
     if is_dataclass(kind):
-        return f"{text}: call torch.export.register_dataclass({kind.__name__}) once, and it is taken apart"
+        return f"{text}: call torch.export.register_dataclass({kind.__name__}) once"
     return f"{text}: return a tensor, a tuple, a dict, a named tuple or a dataclass"

@@ -1,8 +1,8 @@
-"""Forward, loss and gradients as one program of `torch.compile`, whose guards and code are called directly.
+"""Compiles forward, loss and gradients as one program; its guards and code are called directly.
 
 A guard is torch's check, in C++, of one thing that the program has read: an attribute, an entry of a list, a
 global variable, the shape of a tensor. Checking all guards of a small model takes some microseconds; the
-call path of `torch.compile` takes several times as long.
+call path of `torch.compile` takes several times longer.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from callbacks.place.device import map_tensors
 from callbacks.step.precision import as_float
 
 Backend = str | Callable[..., Any]
-OWN_BACKENDS = ("inductor", "aot_eager", "eager")  #: names that are there in any case
+OWN_BACKENDS = ("inductor", "aot_eager", "eager")  #: names that torch always knows
 N_PROVEN = 2  #: steps of each program that are compared with the ordinary step
 
-#: How Dynamo is to trace; none of these matters after the tracing. It is to read `torch.autograd.grad`, to
-#: guard hooks of modules, and to refuse code that changes Python objects, which cannot be proven by running
-#: it twice.
+#: How Dynamo traces: it traces `torch.autograd.grad`, guards hooks of modules, and refuses code that changes
+#: Python objects, since that cannot be proven by running it twice. None of these matters after the tracing.
 TRACING: dict[str, bool | str] = {
     "trace_autograd_ops": True,
     "allow_rnn": True,
@@ -49,12 +48,12 @@ def step(
     """Predictions, loss and gradients of a batch, computed as the loop computes them.
 
     Args:
-        model: is called as the loop calls it.
-        loss_func: the same; None where the model's output has a loss.
-        params: those with `requires_grad` get a gradient, or None where they have no part in the loss.
+        model: called as the loop calls it.
+        loss_func: called as the loop calls it; None if the model's output has a loss.
+        params: those with `requires_grad` get a gradient, or None if the loss does not depend on them.
         inputs: of the model.
         targets: of the loss.
-        mixed: the type of device whose autocast `MixedPrecision` has switched on; empty for none.
+        mixed: the type of device whose autocast `MixedPrecision` has switched on, or "".
     """
     with torch.enable_grad():
         if type(inputs) is tuple:
@@ -93,8 +92,8 @@ class Program:
         kind: the shapes of its batches, as text.
         trained: the parameters that it computes gradients of.
         n_unproven: steps that are still to be compared with the ordinary step.
-        copies: do two of its results share memory, so that gradients must be copied?
-        is_made: was it compiled? Not where `torch.compiler.set_stance` asks for the ordinary calls.
+        copies: True if two of its results share memory, so gradients must be copied.
+        is_made: False if nothing was compiled, as after `torch.compiler.set_stance("force_eager")`.
         seconds: how long it took to compile.
     """
 
@@ -104,8 +103,8 @@ class Program:
         self._compiled = torch.compile(self.function, fullgraph=True, dynamic=False, backend=self._compile)
         self.trained: list[Tensor] | None = None
         self.n_unproven, self.copies, self.is_made, self.seconds = N_PROVEN, False, False, 0.0
-        self.missing: list[Tensor] = []  #: with `requires_grad`, but not among the parameters that it gets
-        self.kept: list[tuple[Tensor, Tensor]] = []  #: what it may change, each with a copy from before
+        self.missing: list[Tensor] = []  #: tensors with `requires_grad` that were not passed as parameters
+        self.kept: list[tuple[Tensor, Tensor]] = []  #: what it may change, each with an earlier copy
         self._read: list[Any] = []
         self._refusal: Unfit | None = None
         self._given: dict[str, Any] = {}
@@ -115,14 +114,14 @@ class Program:
         self.call: Callable[..., Any] = len
 
     def fits(self, here: dict[str, Any]) -> bool:
-        """Is everything that it has read as it was?"""
+        """Is everything that it has read unchanged?"""
         return self._check(here) and self._entry.guard_manager is self._guards
 
     def run_first(self, here: dict[str, Any]) -> Any:
-        """Compile it, and run it for the first time.
+        """Compile the program, and run it for the first time.
 
         Raises:
-            Unfit: it cannot be compiled; nothing was run then.
+            Unfit: it cannot be compiled; nothing was run.
         """
         self._given, begun = here, time.perf_counter()
         try:
@@ -140,7 +139,7 @@ class Program:
         return outs
 
     def _find_guards(self) -> None:
-        """Find the guards and the code that `torch.compile` has made; neither is public."""
+        """Find the guards and the code that `torch.compile` has made, which are not public."""
         try:
             eval_frame: Any = import_module("torch._dynamo.eval_frame")
             (self._entry,) = eval_frame._debug_get_cache_entry_list(self.function.__code__)
@@ -151,7 +150,7 @@ class Program:
             raise Unfit(f"the guards of torch {torch.__version__} cannot be called ({error})") from error
 
     def _compile(self, graph: Any, inputs: list[Any]) -> Any:
-        """The backend that torch calls, before anything is run."""
+        """Compile a graph; torch calls this before anything is run."""
         tensors = [each for each in inputs if isinstance(each, Tensor)]
         given = set(map(id, self._given["params"]))
         self.missing = [each for each in tensors if each.requires_grad and id(each) not in given]
@@ -168,7 +167,7 @@ class Program:
         return compiled(self.backend, graph, inputs)
 
     def keep(self, others: Iterator[Tensor] | tuple[Tensor, ...]) -> None:
-        """Copy what it may change, and others."""
+        """Copy what the program may change, and other tensors."""
         found = {id(each): each for each in (*self.read, *others)}
         self.kept = [(each, each.detach().clone()) for each in found.values()]
 
@@ -185,10 +184,10 @@ class Program:
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """The settings with which Dynamo traces, for the time of a block.
+    """Set what `TRACING` says within a block.
 
     Raises:
-        Unfit: this version of torch has not all of them.
+        Unfit: this version of torch does not have all of them.
     """
     dynamo: Any = import_module("torch._dynamo")
     utils: Any = import_module("torch._dynamo.utils")
@@ -198,14 +197,14 @@ def tracing() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(dynamo.config.patch(TRACING))
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # compilers warn of their own insides
-        if hasattr(utils, "warn_once"):  # what Dynamo warns of instead of an error, as of cached functions
+        warnings.simplefilter("ignore")  # compilers warn of their own internals
+        if hasattr(utils, "warn_once"):  # where Dynamo warns and continues, as for cached functions
             stack.enter_context(mock.patch.object(utils, "warn_once", refuse))
         yield
 
 
 def refuse(message: str, *_: Any, **__: Any) -> None:
-    """Make a warning of Dynamo an error."""
+    """Turn a warning of Dynamo into an error."""
     raise RuntimeError(message)
 
 
@@ -222,11 +221,13 @@ def compiled(backend: Backend, graph: Any, inputs: list[Any]) -> Any:
 
 
 def check_known(backend: str) -> None:
-    """Refuse a name that no backend has; takes seconds, as torch imports its compiler to know.
+    """Refuse an unknown name; takes seconds, since torch imports its compiler to find out.
 
     Raises:
-        ValueError: lists the names.
+        ValueError: the message lists the names.
     """
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
-        raise ValueError(f"WholeStep({backend!r}): there is no such backend. There are: {', '.join(known)}.")
+        raise ValueError(
+            f"WholeStep({backend!r}): there is no such backend. Choose one of {', '.join(known)}."
+        )

@@ -1,4 +1,4 @@
-"""What a program has computed becomes the loss and the gradients of the loop."""
+"""Turns what a program has computed into the loss and the gradients of the loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from callbacks.fast.refused_callbacks import AFTER_PRED, BEFORE_GRADIENTS, chang
 
 
 def stamp_of(pending: Pending) -> Any:
-    """How often the tensors that a loss reads have been written to."""
+    """How often each tensor that a loss reads has been written to."""
     leaves = [pending.preds, pending.here["targets"], pending.program.read]
     return [each._version for each in pytree.tree_leaves(leaves) if isinstance(each, Tensor)]
 
@@ -23,7 +23,7 @@ def check_read(learn: Any, pending: Pending, stamp: Any) -> None:
     """Refuse a change of what the loss reads, between the forward pass and the loss.
 
     Raises:
-        ValueError: names the callbacks that may have done it.
+        ValueError: the message names the callbacks that may have done it.
     """
     if learn.preds is not pending.preds and not leaves_are(learn.preds, pending.preds):
         raise changed(learn, "the predictions", AFTER_PRED)
@@ -41,7 +41,7 @@ def check_gradients(learn: Any, pending: Pending, programs: Programs) -> None:
     """Refuse a change of what gradients depend on, before they are computed.
 
     Raises:
-        ValueError: names the callbacks that may have done it.
+        ValueError: the message names the callbacks that may have done it.
     """
     params = pending.here["params"]
     try:
@@ -57,12 +57,12 @@ def check_gradients(learn: Any, pending: Pending, programs: Programs) -> None:
 
 
 def slope_of(learn: Any, pending: Pending) -> Tensor | None:
-    """The derivative of a loss that callbacks have changed by that of the program; None where it is 0.
+    """The derivative of the changed loss with respect to that of the program; None if it is 0.
 
-    Gradients of terms that depend on weights alone are added to those that are there.
+    Gradients of terms that depend on weights alone are added to the present gradients.
 
     Raises:
-        ValueError: it depends on predictions, too, whose gradients the program cannot add.
+        ValueError: the change depends on predictions, and the program cannot add such gradients.
     """
     learn.loss_grad.backward()
     leaves = [each for each in pytree.tree_leaves(pending.preds) if isinstance(each, Tensor)]
@@ -72,7 +72,7 @@ def slope_of(learn: Any, pending: Pending) -> Tensor | None:
 
 
 def add_gradients(pending: Pending, slope: Tensor | None) -> None:
-    """Add gradients to those that are there, as `backward` does."""
+    """Add gradients to the present ones, as `backward` does."""
     for param, grad in zip(pending.program.trained or (), pending.grads, strict=True):
         if grad is None:
             continue
@@ -86,7 +86,7 @@ def add_gradients(pending: Pending, slope: Tensor | None) -> None:
 
 
 def leaves_are(one: Any, other: Any) -> bool:
-    """Are they nests of the very same tensors? A callback may have copied the nest."""
+    """Do two nested containers hold the very same tensors? A callback may have copied the containers."""
     pairs = [pytree.tree_leaves(each) for each in (one, other)]
     return len(pairs[0]) == len(pairs[1]) and all(
         a is b or (not isinstance(a, Tensor) and a == b) for a, b in zip(*pairs, strict=True)

@@ -1,8 +1,8 @@
 """The updates of torch's SGD, Adam and AdamW on a CPU, by the kernels that torch calls, several at a time.
 
-Each operation is the one that `torch.optim` does for one parameter after the other, on the same numbers and
-in the same order for each parameter, so the results have the same bits. On a CPU `torch._foreach_add_` and
-its kin are loops over the tensors in C++, so a call for all parameters saves the Python between them.
+For each parameter the operations are those of `torch.optim`, on the same numbers and in the same order, so
+the results have the same bits. On a CPU `torch._foreach_add_` and similar functions are loops over the
+tensors in C++, so one call for all parameters saves the Python between them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Kernel = Callable[[Any, Group, list[Tensor], list[Tensor]], None]
 #: A group, those of its parameters that have gradients, and their gradients.
 Work = list[tuple[Group, list[Tensor], list[Tensor]]]
 
-#: Numbers that are updated together: what is between two operations on them stays in the processor's cache,
-#: and no more than these are held twice.
+#: Numbers that are updated together. What lies between two operations on them stays in the processor's cache,
+#: and only these are held twice.
 N_TOGETHER = 2**18
 
 
@@ -32,7 +32,7 @@ def sgd(state: Any, group: Group, params: list[Tensor], grads: list[Tensor]) -> 
         state: the optimizer's, by parameter.
         group: the settings.
         params: those of the group that have gradients.
-        grads: their gradients, which stay as they are.
+        grads: their gradients, which are not changed.
     """
     decay, momentum = group["weight_decay"], group["momentum"]
     if group["maximize"]:
@@ -80,7 +80,7 @@ def adam(state: Any, group: Group, params: list[Tensor], grads: list[Tensor]) ->
     private._foreach_addcmul_(squares, grads, grads, 1 - beta2)
     if group["amsgrad"]:
         squares = [largest(each) for each in states]
-    numbers = [each.item() for each in counts]  # they are on the CPU: nothing is waited for
+    numbers = [each.item() for each in counts]  # they are on the CPU: there is no wait
     sizes = private._foreach_sqrt(squares)
     private._foreach_div_(sizes, [(1 - beta2**n) ** 0.5 for n in numbers])
     private._foreach_add_(sizes, group["eps"])
@@ -103,7 +103,7 @@ def largest(state: dict[str, Tensor]) -> Tensor:
 
 
 def update(kernel: Kernel, state: Any, work: Work) -> None:
-    """Call a kernel for all there is to do, in runs of at most `N_TOGETHER` numbers."""
+    """Call a kernel for all parameters, in runs of at most `N_TOGETHER` numbers."""
     for group, params, grads in work:
         if len(params) == 1:
             kernel(state, group, params, grads)

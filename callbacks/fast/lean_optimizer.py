@@ -1,4 +1,4 @@
-"""The step of an optimizer without the wrappers of torch, or of each of several."""
+"""The step of an optimizer, or of each of several, without the wrappers of torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from callbacks.optim.optimizers import members_of
 #: Updates of a fit that are computed twice and compared: the first starts the momentum, the second uses it.
 N_PROVEN = 2
 
-#: Not public, and a third of the public one's time, whose object it spares.
+#: Not public; takes a third of the time of the public one, which creates an object.
 set_grad_enabled: Callable[[bool], Any] = getattr(torch._C, "_set_grad_enabled", torch.set_grad_enabled)
 
 
 class LeanUpdate:
-    """Steps an optimizer without its wrappers; of several (`Optimizers`), each member in its own way.
+    """Steps an optimizer without its wrappers; of several (`Optimizers`), each member by itself.
 
     Args:
         on_fallback: is called with the reason before the first ordinary step, and may raise.
@@ -47,7 +47,7 @@ class LeanUpdate:
             one.zero_grad()
 
     def _follow(self, optimizer: Any) -> None:
-        """Take up another optimizer, or the members that several have now."""
+        """Switch to another optimizer, or to the members that it has now."""
         members = members_of(optimizer)
         if optimizer is not self._optimizer or [one.optimizer for one in self._each] != [*members]:
             self._each = [LeanOptimizer(each, self._on_fallback) for each in members]
@@ -56,7 +56,7 @@ class LeanUpdate:
             return
         try:
             check_joined(optimizer)
-        except Unfit as reason:  # its own step is the ordinary one for the rest of the fit
+        except Unfit as reason:  # the ordinary step is taken for the rest of the fit
             self._each, self._is_joined = [LeanOptimizer(optimizer, self._on_fallback)], False
             self._each[0].fall_back(reason)
         else:
@@ -65,10 +65,10 @@ class LeanUpdate:
 
 
 class LeanOptimizer:
-    """Steps an optimizer without its wrappers, or with them for the rest of the fit where that is not sure.
+    """Steps an optimizer without its wrappers, or with them for the rest of the fit where that is unsafe.
 
     Args:
-        optimizer: which one.
+        optimizer: is stepped.
         on_fallback: is called with the reason before the first ordinary step, and may raise.
 
     Attributes:
@@ -110,7 +110,7 @@ class LeanOptimizer:
                 each.grad = None
 
     def _step(self, optimizer: Any, work: Any) -> None:
-        if self._own_step is not None:  # a scheduler's of torch, which marks here that a step was taken
+        if self._own_step is not None:  # a scheduler of torch marks here that a step was taken
             optimizer._opt_called = True
         before = torch.is_grad_enabled()
         set_grad_enabled(False)
@@ -128,7 +128,7 @@ class LeanOptimizer:
             set_grad_enabled(before)
 
     def _has_changed(self, optimizer: Any) -> bool:
-        """Has it other groups, another step, or hooks since it was examined?"""
+        """Has it got other groups, another step or hooks since it was examined?"""
         return (
             len(optimizer.param_groups) != self._n_groups
             or vars(optimizer).get("step") is not self._own_step

@@ -1,4 +1,4 @@
-"""Whether the calls of `LeanStep` can be made, and proof that they do what the ordinary ones do."""
+"""Checks that the calls of `LeanStep` can be made and compute what the ordinary ones do."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ KERNELS: dict[type, Kernel] = {torch.optim.SGD: sgd, torch.optim.Adam: adam, tor
 
 FEW = 2**20  # bytes of parameters, up to which a proof has all of them
 
-# What a call raises that is not there any more, or takes other arguments, or does not work here.
+# What a call raises if it no longer exists, takes other arguments, or does not work here.
 MISSING = (AttributeError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 class Unfit(Exception):
-    """The ordinary call is to be made; says why."""
+    """The ordinary call must be made; the message says why."""
 
 
 def find_engine() -> Callable[..., Any]:
     """What `Tensor.backward` calls in the end, tried on two numbers.
 
     Raises:
-        Unfit: it is not there, or gives other gradients; or autograd logs each node (level DEBUG).
+        Unfit: it is missing, or returns other gradients; or autograd logs each node (level DEBUG).
     """
     if logging.getLogger("torch.autograd.graph").isEnabledFor(logging.DEBUG):
-        raise Unfit("autograd is asked to log what it does")
+        raise Unfit("autograd logs each node")
     try:
         engine = torch.autograd.Variable._execution_engine.run_backward  # type: ignore[attr-defined]
         with torch.enable_grad():
@@ -51,9 +51,11 @@ def find_engine() -> Callable[..., Any]:
                 )
         found = None if weights.grad is None else weights.grad.tolist()
     except MISSING as error:
-        raise Unfit(f"torch {torch.__version__} has no engine that can be called so ({error})") from error
+        raise Unfit(
+            f"torch {torch.__version__} has no engine that takes these arguments ({error})"
+        ) from error
     if found != [8.0, 12.0]:
-        raise Unfit(f"the engine gives {found} for the gradient of x**2 twice at [2, 3], not [8, 12]")
+        raise Unfit(f"the engine returns {found} for the gradient of x**2 twice at [2, 3], not [8, 12]")
     return engine
 
 
@@ -63,10 +65,10 @@ def find_step(optimizer: Any) -> Callable[[Any], Any]:
 
 
 def find_hooks(optimizer: Any) -> tuple[Any, ...]:
-    """The hooks of steps, of this optimizer and of all; those that come later, too.
+    """The hooks that run around a step, of this optimizer and of all; containers that later hooks join.
 
     Raises:
-        Unfit: they cannot be found.
+        Unfit: this version of torch keeps them elsewhere.
     """
     everywhere: Any = import_module("torch.optim.optimizer")
     try:
@@ -77,18 +79,18 @@ def find_hooks(optimizer: Any) -> tuple[Any, ...]:
             everywhere._global_optimizer_post_hooks,
         )
     except AttributeError as error:
-        raise Unfit(f"the hooks of its step are not to be found in torch {torch.__version__}") from error
+        raise Unfit(f"the hooks of its step cannot be found in torch {torch.__version__}") from error
 
 
 def examine(optimizer: Any) -> Kernel | None:
-    """The kernel of an optimizer; None where its own step is to be called, without its wrappers.
+    """The kernel of an optimizer; None where its own step is called, without its wrappers.
 
     Raises:
-        Unfit: neither would do what the ordinary step does.
+        Unfit: neither would compute what the ordinary step computes.
     """
     title = type(optimizer).__name__
     if type(optimizer) not in KERNELS:
-        raise Unfit(f"the optimizer is {title}; known are SGD, Adam and AdamW of torch.optim")
+        raise Unfit(f"the optimizer is {title}, and LeanStep knows SGD, Adam and AdamW of torch.optim")
     if not find_step(optimizer).__module__.startswith("torch.optim."):
         raise Unfit(f"{title}.step is not torch's")
     check_own_methods(optimizer)
@@ -108,19 +110,19 @@ def examine(optimizer: Any) -> Kernel | None:
 
 
 def check_own_methods(optimizer: Any) -> None:
-    """Refuse an optimizer whose `step` or `zero_grad` was replaced, but by a scheduler that counts steps."""
+    """Refuse an optimizer whose `step` or `zero_grad` was replaced, except by a scheduler of torch."""
     check_own_step(optimizer)
     if "zero_grad" in vars(optimizer):
-        raise Unfit("its zero_grad was replaced by another")
+        raise Unfit("its zero_grad was replaced")
 
 
 def check_own_step(optimizer: Any) -> None:
-    """Refuse an optimizer whose `step` was replaced, but by a scheduler that counts steps."""
+    """Refuse an optimizer whose `step` was replaced, except by a scheduler that counts steps."""
     own = vars(optimizer).get("step")
     if own is not None and not (
         hasattr(own, "_wrapped_by_lr_sched") and getattr(own, "__wrapped__", None) is type(optimizer).step
     ):
-        raise Unfit("its step was replaced by another")
+        raise Unfit("its step was replaced")
 
 
 def check_joined(optimizer: Any) -> None:
@@ -155,10 +157,10 @@ def gather(groups: list[dict[str, Any]], *, for_kernel: bool = False) -> Work:
 
     Args:
         groups: the optimizer's.
-        for_kernel: is it for a kernel, so that weights must still be such as it can do?
+        for_kernel: is a kernel called, so that weights must still be in float32 or float64?
 
     Raises:
-        Unfit: a gradient is sparse, or a rate a tensor; or weights or settings have become others since the
+        Unfit: a gradient is sparse, or a rate is a tensor; or weights or settings have changed since the
             optimizer was examined.
     """
     work: Work = []
@@ -166,7 +168,7 @@ def gather(groups: list[dict[str, Any]], *, for_kernel: bool = False) -> Work:
         if isinstance(group["lr"], Tensor) or isinstance(group["weight_decay"], Tensor):
             raise Unfit("its lr or weight_decay is a tensor")
         if group.get("capturable") or group.get("differentiable") or (for_kernel and group.get("fused")):
-            raise Unfit("it was set to capturable, differentiable or fused in mid-fit")
+            raise Unfit("it was set to capturable, differentiable or fused during the fit")
         params, grads = [], []
         for each in group["params"]:
             grad = each.grad
@@ -174,7 +176,7 @@ def gather(groups: list[dict[str, Any]], *, for_kernel: bool = False) -> Work:
                 if grad.is_sparse:
                     raise Unfit("a gradient is sparse")
                 if for_kernel and grad.dtype not in PRECISE:
-                    raise Unfit(f"weights have become {grad.dtype} in mid-fit")
+                    raise Unfit(f"weights have become {grad.dtype} during the fit")
                 params.append(each)
                 grads.append(grad)
         if params:
@@ -183,10 +185,10 @@ def gather(groups: list[dict[str, Any]], *, for_kernel: bool = False) -> Work:
 
 
 def few(work: Work) -> Work:
-    """Of large models the small parameters of each group, so that copies take little memory.
+    """For large models the small parameters of each group, so that copies take little memory.
 
-    The kernels do the same with each number. Taken are a 256th of all bytes, or a megabyte if that is more,
-    and at least one parameter of each group.
+    The kernels compute the same for each number. The result holds a 256th of all bytes, or a megabyte if that
+    is more, and at least one parameter of each group.
     """
     room = max(FEW, sum(each.nbytes for _, params, _ in work for each in params) // 256)
     found: Work = []
@@ -202,10 +204,10 @@ def few(work: Work) -> Work:
 
 
 def prove(kernel: Kernel, optimizer: Any, work: Work) -> None:
-    """Take the ordinary step, and a kernel's on copies of what it changes, of large models of some; compare.
+    """Take the ordinary step, call the kernel on copies of what the step changes, and compare.
 
     Raises:
-        Unfit: the kernel cannot be called so, or gives other numbers. The ordinary step has been taken.
+        Unfit: the kernel takes other arguments, or returns other numbers. The ordinary step has been taken.
     """
     work = few(work)
     copies, state = copied(optimizer.state, work)
@@ -216,7 +218,7 @@ def prove(kernel: Kernel, optimizer: Any, work: Work) -> None:
         failure = error
     find_step(optimizer)(optimizer)
     if failure is not None:
-        raise Unfit(f"its kernels cannot be called so in torch {torch.__version__} ({failure})") from failure
+        raise Unfit(f"its kernels take other arguments in torch {torch.__version__} ({failure})") from failure
     for (_, params, grads), (_, others, their_grads) in zip(work, copies, strict=True):
         for number, (one, other) in enumerate(zip(params, others, strict=True)):
             compare("weights", one, other)
@@ -247,6 +249,6 @@ def compare(what: str, one: Any, other: Any) -> None:
     elif isinstance(one, Tensor):
         same = one.dtype is other.dtype and one.shape == other.shape and one.stride() == other.stride()
         if not same or not torch.allclose(one, other, rtol=0, atol=0, equal_nan=True):  # on the CPU
-            raise Unfit(f"in its first steps the {what} came out with other numbers than the ordinary step's")
+            raise Unfit(f"in its first steps the {what} differ from those of the ordinary step")
     elif one != other:
-        raise Unfit(f"in its first steps the {what} came out as {other!r}, not {one!r}")
+        raise Unfit(f"in its first steps the {what} were {other!r}, not {one!r}")

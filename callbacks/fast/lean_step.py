@@ -1,4 +1,4 @@
-"""Step without the wrappers of `torch.optim`, with the same bits."""
+"""Runs backward, step and zero_grad without the wrappers of `torch`, with the same bits."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from callbacks.fast.lean_proof import Unfit, find_engine
 
 
 class LeanStep(Callback):
-    """Do `backward`, `step` and `zero_grad` without what PyTorch wraps around its own code.
+    """Run `backward`, `step` and `zero_grad` without what PyTorch wraps around its own code.
 
     The optimizer is the learner's own; its settings, state and state dict are what they would have been, so
-    schedules, checkpoints, resuming and everything else that looks at it work as before, and a fit ends with
-    the same bits as without this plug-in. What it saves is time of the host, about as much in a large step as
-    in a small one: it pays where steps take well under a millisecond. `docs/speed.md` has measurements.
+    schedules, checkpoints, resuming and everything else that reads it work as before, and a fit ends with the
+    same bits as without this callback. It saves time of the host, about as much in a large step as in a small
+    one: it pays off where steps take well under a millisecond. `docs/speed.md` has measurements.
 
     * `backward` calls the autograd engine, which `Tensor.backward` calls after many checks.
     * `step` of `SGD`, `Adam` and `AdamW` calls the kernels that they call, for many parameters at a time,
       with weights in float32 or float64 on a CPU. On other devices, for half precision, and with
       `foreach=True` or `fused=True` it calls the optimizer's own step without what `torch.optim` wraps around
       it (hooks, labels of a profiler, `torch._dynamo`).
-    * `zero_grad` lets gradients go in one pass.
+    * `zero_grad` drops all gradients in one pass.
 
-    Some of these calls are not public. So each fit begins with a proof: the engine is tried on two numbers,
+    Some of these calls are not public. So each fit starts with a proof: the engine is tried on two numbers,
     and in the first two updates the weights take the ordinary step, while the kernels are called on copies
-    of weights, gradients and state; all must come out with the same bits. (These two updates hold the copies;
-    with more than a megabyte of weights, those of the smaller ones: a megabyte, or a 256th. Where the
-    optimizer's own step is called there is nothing to prove, and nothing waits for the device.)
-    Where a call is missing or gives something else, or the optimizer is not one of the three, has hooks on
-    its step or a step of its own, is capturable or differentiable, has settings that are tensors, or sparse
-    or complex parameters or gradients, the ordinary call is made for the rest of the fit, and a warning says
-    why.
+    of weights, gradients and state. All results must have the same bits. (The copies take memory in these two
+    updates; with more than a megabyte of weights only some of the smaller tensors are copied, a megabyte or a
+    256th of all. Where the optimizer's own step is called there is nothing to prove, and nothing waits for
+    the device.) The ordinary call is made for the rest of the fit, and a warning says why, if a call is
+    missing or returns something else; if the optimizer is not one of the three, has hooks on its step or a
+    replaced step, or is capturable or differentiable; or if its settings are tensors, or parameters or
+    gradients are sparse or complex.
 
-    Of several optimizers (`Optimizers`) each member is stepped in its own way.
+    With several optimizers (`Optimizers`) this is decided for each of them.
 
-    It takes the place of `ZeroGrad`. Labels such as `Optimizer.step#SGD.step` are missing in a profile.
+    It replaces `ZeroGrad`. Labels such as `Optimizer.step#SGD.step` are missing in a profile.
 
     Warns:
-        LearnerWarning: an ordinary call is made; once a fit.
+        LearnerWarning: an ordinary call is made; once per fit.
 
     Raises:
-        ValueError: when it is put together with another doer of one of the three operations.
+        ValueError: it is combined with another callback that implements one of the three operations.
     """
 
     order = Order.GRADIENT
@@ -78,7 +78,7 @@ class LeanStep(Callback):
         if engine is None or type(loss) is not Tensor or loss.ndim or not loss.dtype.is_floating_point:
             loss.backward()
             return
-        # made anew, too, where a hook has changed the gradient of the loss in place
+        # made again where a hook has changed the gradient of the loss in place
         if ones is None or ones.dtype is not loss.dtype or ones.device != loss.device or ones._version:
             ones = self._ones = torch.ones_like(loss, requires_grad=False)
         engine((loss,), (ones,), False, False, (), True, True)
@@ -101,4 +101,4 @@ class LeanStep(Callback):
 
 def warn_of(operation: str, call: str, reason: object) -> None:
     """Warn that an ordinary call is made, and why."""
-    warn(f"LeanStep: {operation} uses the ordinary {call}, since {reason}.")
+    warn(f"LeanStep: {operation} uses the ordinary {call}, because {reason}.")

@@ -1,4 +1,4 @@
-"""Finds the program of a batch among those that there are, or makes it."""
+"""Finds the program for a batch, or makes it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from callbacks.fast.program_proof import Proof, kind_of
 from callbacks.fast.refused_callbacks import check_owned
 from callbacks.fast.unguarded import Unguarded
 
-N_SETTINGS = 8  #: programs of one kind of batch in a fit; more is a setting that changes all the time
-N_TRIES = 3  #: batches in a row without a program, for a reason that may go by
+N_SETTINGS = 8  #: programs for one kind of batch in a fit; with more, a setting changes all the time
+N_TRIES = 3  #: batches in a row without a program, for a reason that may pass
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(slots=True)
 class Pending:
-    """A step whose gradients are computed and not yet handed over."""
+    """A step whose gradients are computed and not yet passed on."""
 
     program: Program
     here: dict[str, Any]  #: what it was computed from
@@ -39,12 +39,12 @@ class Pending:
 class Programs:
     """The programs of a `WholeStep`.
 
-    They outlive a fit, as compiling takes seconds: those that a fit has used are there in the next one, where
-    they are compared with the ordinary step again.
+    They outlive a fit, since compiling takes seconds: the next fit uses them again, after a new comparison
+    with the ordinary step.
 
     Args:
         backend: what compiles a graph.
-        n_kinds: so many kinds of batches get a program.
+        n_kinds: how many kinds of batches get a program.
     """
 
     def __init__(self, backend: Backend, n_kinds: int):
@@ -54,7 +54,7 @@ class Programs:
         self.begin()
 
     def begin(self) -> None:
-        """Start a fit: drop what the last one has not used, and compare the others again."""
+        """Start a fit: drop programs that the last one has not used, and compare the others again."""
         self._all = [each for each in self._all if each.n_unproven < N_PROVEN]
         for each in self._all:
             each.n_unproven = N_PROVEN
@@ -78,16 +78,16 @@ class Programs:
         self.rest()
 
     def run(self, learn: Any, mixed: str, kinds: list[str]) -> Pending | None:
-        """The step of this batch; None where the ordinary one is to be taken.
+        """The step of this batch; None if the ordinary one must be taken.
 
         Args:
             learn: the learner, with a batch.
-            mixed: the type of device whose autocast `MixedPrecision` has switched on; empty for none.
+            mixed: the type of device whose autocast `MixedPrecision` has switched on, or "".
             kinds: those that have a program, as text; a new one is added.
 
         Raises:
-            Unfit: the ordinary step is to be taken from now on.
-            RuntimeError: the program gives other numbers than the ordinary step.
+            Unfit: the ordinary step must be taken from now on.
+            RuntimeError: the program computes other numbers than the ordinary step.
         """
         here = self.here
         if learn.model is not here["model"] or learn.loss_func is not here["loss_func"]:
@@ -122,7 +122,7 @@ class Programs:
         return Pending(program, self.here, preds, loss.requires_grad_(), grads)
 
     def _take_up(self, learn: Any) -> dict[str, Any]:
-        """Take up the parameters that there are now, of the model, the loss and what they reach."""
+        """Collect the present parameters of the model, the loss and what they reach."""
         module = loss_module(learn.loss_func)
         found = [*learn.model.parameters(), *(module.parameters() if module else ()), *self._extra]
         params = list({id(each): each for each in found}.values())
@@ -145,7 +145,7 @@ class Programs:
         self._take_up(learn)
         hooked = is_hooked(learn.model)
         if hooked and self._cannot_hook:
-            return self._fail(Unfit(f"hooks are registered on {hooked}, which a program cannot call"))
+            return self._fail(Unfit(f"hooks are registered on {hooked}, and a program cannot call them"))
         kind = kind_of_batch(learn)
         if not self._admits(learn, kind, kinds):
             return None
@@ -178,7 +178,7 @@ class Programs:
     def _prove(
         self, learn: Any, program: Program, kinds: list[str], *, is_new: bool = False
     ) -> Pending | None:
-        """One of a program's first steps, with the ordinary one beside it."""
+        """Take one of a program's first steps, and compare it with the ordinary one."""
         kind = kind_of_batch(learn)
         if kind not in kinds and not is_new and not self._admits(learn, kind, kinds):
             return None
@@ -194,13 +194,13 @@ class Programs:
         return None if outs is None else self._pending(program, outs)
 
     def _fail(self, reason: Unfit) -> None:
-        """Take an ordinary step now, and from the third in a row on always."""
+        """Take an ordinary step now; after the third failure in a row, always."""
         self._n_failed += 1
         if self._n_failed >= N_TRIES:
             raise reason
 
     def _admits(self, learn: Any, kind: str, kinds: list[str]) -> bool:
-        """Is this kind of batch to have a program?"""
+        """May this kind of batch have a program?"""
         if kind in kinds:
             return True
         if len(kinds) < self.n_kinds:
@@ -210,9 +210,9 @@ class Programs:
             self._was_reported = True
             warn(
                 f"WholeStep: batch {learn.batch_idx} of epoch {learn.epoch} is {kind}, and {self.n_kinds} "
-                f"other kinds have a program already ({'; '.join(kinds)}): it takes the ordinary step, as "
-                "will others that are new. Pad batches to a few lengths, drop the last one, or allow more, "
-                "with WholeStep(n_programs=...)."
+                f"other kinds already have a program ({'; '.join(kinds)}): it takes the ordinary step, as "
+                "will further new kinds. Pad batches to a few lengths, drop the last one, or allow more "
+                "kinds with WholeStep(n_programs=...)."
             )
         return False
 
@@ -224,12 +224,12 @@ def as_leaf(tensor: Tensor) -> Tensor:
 
 
 def is_passing(reason: Unfit) -> bool:
-    """May the reason go by? What the first steps keep for later ones, these find there."""
+    """May the reason pass? What the first steps store for later ones is there after them."""
     return "changes" in str(reason)
 
 
 def is_hooked(model: Any) -> str:
-    """A module with hooks, in words; empty for none."""
+    """A module with hooks, in words; "" if there is none."""
     for name, each in model.named_modules():
         if any(getattr(each, hooks, None) for hooks in HOOKS):
             return f"the module {name!r}" if name else "the model"
@@ -237,16 +237,16 @@ def is_hooked(model: Any) -> str:
 
 
 def check_missing(missing: list[Tensor], here: dict[str, Any]) -> list[Tensor]:
-    """The parameters beside those of model and loss that the loss reaches.
+    """The parameters that the loss reaches beside those of model and loss.
 
     Raises:
-        Unfit: they are none whose gradients `backward` would leave there.
+        Unfit: `backward` would not leave gradients on them, or they belong to the batch.
     """
     batch = set(map(id, pytree.tree_leaves((here["inputs"], here["targets"]))))
     if any(id(each) in batch for each in missing):
         raise Unfit("the batch holds tensors that require gradients")
     if not all(each.is_leaf for each in missing):
-        raise Unfit("the step goes on with the graph of an earlier computation")
+        raise Unfit("the step uses the graph of an earlier computation")
     return missing
 
 
@@ -257,7 +257,7 @@ def kind_of_batch(learn: Any) -> str:
 
 
 def report_compiling(learn: Any, backend: Backend, kind: str) -> None:
-    """Print a line before a compiler takes its time, where `Progress` shows how the fit goes on."""
+    """Print a line before the compiler starts, where `Progress` is shown."""
     is_slow = isinstance(backend, str) and backend != "eager"
     if is_slow and any(each.shows_progress for each in learn.callbacks):
         print_line(f"WholeStep compiles for {kind}: seconds to minutes", flush=True)

@@ -1,4 +1,4 @@
-"""A comparison of what a program computes with what the same step computes without a compiler."""
+"""Compares what a program computes with what the same step computes without a compiler."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from callbacks.fast.guarded_program import Program
 from callbacks.fast.lean_proof import Unfit
 from callbacks.fast.unguarded import Unguarded
 
-#: How far a program's numbers may be from the ordinary ones, as a share of the largest of a tensor: sums are
-#: added up in another order. Half precision is rounded at other places.
+#: How far a program's numbers may be from the ordinary ones, as a share of the largest in a tensor: sums are
+#: computed in another order, and half precision is rounded at other places.
 SHARES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
-#: A gradient may be off by so much of the largest of all, too: one that should be 0 is rounding alone.
+#: A gradient may also be off by this share of the largest one: where it should be 0 it is rounding alone.
 FLOOR = 0.05
-#: Weights are moved by so many roundings of their type, so often; a program may be off by so many times what
-#: the ordinary step's numbers change then.
+#: Weights are moved by `ROUNDINGS` units of rounding, `N_MOVED` times. A program may be off by `TIMES` the
+#: largest change that this makes in the ordinary step's numbers.
 ROUNDINGS, N_MOVED, TIMES = 8, 4, 10
-#: Of a step that nothing can be compared with.
+#: Why nothing can be compared with a step.
 UNLIKE = (
-    "the ordinary step itself gives other numbers each time it is run with the same weights and random "
-    "state: forward pass or loss draw from a generator of their own, read a clock, or count their calls"
+    "the ordinary step itself computes other numbers each time it is run with the same weights and random "
+    "state: the forward pass or the loss draws from its own generator, reads a clock, or counts its calls"
 )
 
 Found = dict[str, Tensor]  #: what a step computes, by the names that messages use
@@ -36,10 +36,10 @@ class Proof:
     """Runs the first steps of a program, and the ordinary step beside each.
 
     Args:
-        program: which one.
+        program: to be compared.
         here: its arguments by name.
-        names: those of the parameters.
-        unguarded: what is to be watched beside the guards.
+        names: of the parameters.
+        unguarded: watches what guards do not see.
     """
 
     def __init__(self, program: Program, here: dict[str, Any], names: dict[Any, str], unguarded: Unguarded):
@@ -49,17 +49,17 @@ class Proof:
     def run(
         self, where: str, check: Callable[[], None], *, is_new: bool, others: tuple[Tensor, ...] = ()
     ) -> Any:
-        """What the program computes, after a comparison; None where it must be made with more parameters.
+        """What the program computes, after a comparison; None if it must be made with more parameters.
 
         Args:
             where: which batch, for messages.
-            check: is called before anything is kept, and may raise.
-            is_new: is it still to be compiled?
-            others: tensors that it may change, beside those of which it knows.
+            check: called before anything is kept; may raise.
+            is_new: True if the program must be compiled first.
+            others: further tensors that it may change.
 
         Raises:
-            Unfit: the step cannot be a program; the ordinary step is to be taken.
-            RuntimeError: the program gives other numbers than the ordinary step.
+            Unfit: the step cannot become a program; the ordinary step must be taken.
+            RuntimeError: the program computes other numbers than the ordinary step.
         """
         program = self.program
         try:
@@ -128,17 +128,17 @@ class Proof:
         problem = difference(found, wanted, coarse, self._slacks(wanted))
         if problem:
             raise RuntimeError(
-                f"WholeStep: {where} {problem}. The program does not do what the ordinary step does; "
-                "nothing was changed by it. Either the step reads what WholeStep cannot see, as a file: hold "
-                "that as a buffer or an attribute of the model. Or the compiler is wrong: "
-                "WholeStep('aot_eager') makes no code, and to leave WholeStep out is right in any case."
+                f"WholeStep: {where} {problem}. The program and the ordinary step compute different things. "
+                "The results were discarded. Either the step reads something that WholeStep cannot see, "
+                "such as a file: make that a buffer or an attribute of the model. Or the compiler is wrong: "
+                "use WholeStep('aot_eager'), which generates no code, or leave WholeStep out."
             )
 
     def _slacks(self, wanted: Found) -> dict[str, float]:
-        """How far each number may be off where the ordinary step depends on the rounding of numbers.
+        """How far each number may be off because the ordinary step depends on rounding.
 
-        Among some hundred thousand activations a few are 0 but for rounding, and pass a ReLU in one step and
-        not in the other; in a deep network rounding may grow.
+        Among a hundred thousand activations a few are 0 up to rounding, and pass a ReLU in one step but not
+        in the other; in a deep network rounding may grow.
         """
         draw, found = torch.Generator().manual_seed(0), dict.fromkeys(wanted, 0.0)
         weights = [(each, each.detach().clone()) for each in self.program.trained or ()]
@@ -158,7 +158,7 @@ class Proof:
 
 
 def changed_of(kept: list[tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:
-    """Those tensors that are no more what they were, each with a copy of what it is, by their place."""
+    """The tensors that have changed, each with a copy of its new value, by their position."""
     return {
         number: (each, each.detach().clone())
         for number, (each, before) in enumerate(kept)
@@ -167,21 +167,21 @@ def changed_of(kept: list[tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Ten
 
 
 def check_draws(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Refuse random numbers that a program would draw once.
+    """Refuse random numbers that a program would draw only once.
 
     Raises:
-        Unfit: the forward pass or the loss draws from Python's or NumPy's.
+        Unfit: the forward pass or the loss uses the generator of Python or NumPy.
     """
     for name in ("python", "numpy"):
         if name in before and name in after and draws.differ(name, before[name], after[name]):
-            raise Unfit(f"the forward pass or the loss draws random numbers of {name}")
+            raise Unfit(f"the forward pass or the loss draws random numbers with {name}")
 
 
 def difference(found: Found, wanted: Found, coarse: Any, slacks: dict[str, float]) -> str:
-    """The first tensor that is further off than rounding explains, in words; empty where none is."""
+    """The first tensor that is further off than rounding explains, in words, or ""."""
     if found.keys() != wanted.keys():
         name = sorted(found.keys() ^ wanted.keys())[0]
-        return f"{name} is there in one of the program and the ordinary step alone"
+        return f"{name} is computed only by the program or only by the ordinary step"
     sizes = [largest(each) for name, each in wanted.items() if name.startswith("the gradient")]
     floor = FLOOR * max(sizes, default=0.0)
     for name, right in wanted.items():
@@ -195,7 +195,7 @@ def difference(found: Found, wanted: Found, coarse: Any, slacks: dict[str, float
 
 
 def compare(found: Tensor, wanted: Tensor, slack: float, coarse: Any) -> str:
-    """How one tensor is off; NaN equals NaN."""
+    """How one tensor differs, in words; NaN equals NaN."""
     if found.shape != wanted.shape or found.dtype is not wanted.dtype:
         return f"{kind_of(found)}, not {kind_of(wanted)}"
     if found.is_meta or not found.numel():  # on the meta device there are no numbers
@@ -209,18 +209,18 @@ def compare(found: Tensor, wanted: Tensor, slack: float, coarse: Any) -> str:
         return ""
     worst = int(gap.flatten().argmax())
     pair = found.flatten()[worst].item(), wanted.flatten()[worst].item()
-    return f"off in {int(bad.sum())} of {bad.numel()} numbers, as {pair[0]:.6g}, not {pair[1]:.6g}"
+    return f"wrong in {int(bad.sum())} of {bad.numel()} numbers, as {pair[0]:.6g} instead of {pair[1]:.6g}"
 
 
 def largest(tensor: Tensor) -> float:
-    """The largest size of a finite number in it; 0 where there is none."""
+    """The largest absolute value of the finite numbers in it; 0 if there are none."""
     if not tensor.numel() or tensor.is_meta:
         return 0.0
     return torch.where(tensor.isfinite(), tensor, 0.0).double().abs().max().item()
 
 
 def shares_memory(outs: Any, here: dict[str, Any]) -> bool:
-    """Does a gradient lie where another tensor does?"""
+    """Does a gradient share memory with another tensor?"""
     preds, loss, grads = outs
     others = pytree.tree_leaves((preds, loss, here["params"], here["inputs"], here["targets"]))
     seen = {place_of(each) for each in others if isinstance(each, Tensor)}
@@ -229,10 +229,10 @@ def shares_memory(outs: Any, here: dict[str, Any]) -> bool:
 
 
 def place_of(tensor: Tensor) -> int:
-    """Where its memory begins."""
+    """The address of its memory."""
     return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
 
 
 def kind_of(tensor: Tensor) -> str:
-    """Type and shape in a word, as `float32[3, 4]`."""
+    """Type and shape as text, as `float32[3, 4]`."""
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

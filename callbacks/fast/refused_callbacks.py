@@ -1,4 +1,4 @@
-"""Callbacks that cannot be used beside `WholeStep`, by name and with the fix."""
+"""Refuses callbacks that cannot be used beside `WholeStep`, by name and with the fix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from callbacks.step.mixing import CutMix, LabelMix, MixUp
 from callbacks.step.precision import MixedPrecision
 from callbacks.step.recurrent import RNNRegularizer
 
-#: Classes whose work would be silenced, each with what it does and what to do instead.
+#: Classes that would have no effect, each with what it does and what to do instead.
 REFUSED: dict[type[Callback], str] = {
     MixUp: "changes the loss function from batch to batch",
     CutMix: "changes the loss function from batch to batch",
@@ -27,7 +27,7 @@ REFUSED: dict[type[Callback], str] = {
     RNNRegularizer: "adds to the loss after it is computed: add it in loss_func",
     Compile: "compiles the forward pass, which is compiled with the rest already",
 }
-#: They listen between the forward pass and the gradients, and change nothing there.
+#: Callbacks that listen between the forward pass and the gradients, and change nothing there.
 HARMLESS = (MixedPrecision, StopOnNaN)
 AFTER_PRED = ("after_pred",)
 BEFORE_GRADIENTS = ("after_pred", "after_loss", "before_backward")
@@ -36,10 +36,10 @@ SURROUNDERS = (MixedPrecision, Profile)
 
 
 def check_together(owner: Callback, learn: Any) -> None:
-    """Refuse callbacks whose work a program would silence.
+    """Refuse callbacks that would have no effect beside a program.
 
     Raises:
-        ValueError: names all of them, each with the fix.
+        ValueError: the message names all of them, each with the fix.
     """
     found = [problem for one in learn.callbacks for problem in problems(one)]
     if found:
@@ -47,38 +47,38 @@ def check_together(owner: Callback, learn: Any) -> None:
 
 
 def problems(callback: Callback) -> Iterator[str]:
-    """What would be silenced of one callback."""
+    """Why one callback would have no effect, with the fix."""
     fix = "leave one of them out."
     for kind, why in REFUSED.items():
         if isinstance(callback, kind):
             yield f"{describe(callback)} {why}{', or' if ':' in why else ':'} {fix}"
             return
     if callback.scales_gradients:
-        yield (  # the program computes gradients of the loss without a scale, where small ones are lost
+        yield (  # the program computes gradients of the unscaled loss, which loses small ones
             f"{describe(callback)} scales the loss before gradients are computed: use "
             f"MixedPrecision('bf16'), or {fix}"
         )
     around = [each for each in INNER if each in callback.surrounds and not isinstance(callback, SURROUNDERS)]
     if around:
-        yield f"{describe(callback)} surrounds {around[0]!r}, which is a part of the program: {fix}"
+        yield f"{describe(callback)} surrounds {around[0]!r}, which is part of the program: {fix}"
 
 
-def listeners(learn: Any, *events: str) -> str:
-    """Who listens to these events, for a message about one of them that did too much."""
-    return " or ".join(map(describe, meddlers(learn, events))) or "somebody"
+def suspects(learn: Any, *events: str) -> str:
+    """The callbacks that may have changed something in these events, for a message."""
+    return " or ".join(map(describe, meddlers(learn, events))) or "other code"
 
 
 def changed(learn: Any, what: str, events: tuple[str, ...]) -> Exception:
-    """A callback has changed what the program has used already."""
+    """The error for a callback that has changed what the program has already used."""
     return ValueError(
-        f"WholeStep: {listeners(learn, *events)} has changed {what} in batch {learn.batch_idx} of epoch "
-        f"{learn.epoch}, but forward, loss and gradients are one program, which has run already: leave that "
-        "callback out, or WholeStep. Gradients may be changed, and the loss may be scaled."
+        f"WholeStep: {suspects(learn, *events)} has changed {what} in batch {learn.batch_idx} of epoch "
+        f"{learn.epoch}, but forward, loss and gradients are one program, which has already run: leave out "
+        "that callback, or WholeStep. Gradients may be changed, and the loss may be scaled."
     )
 
 
 def meddlers(learn: Any, events: tuple[str, ...]) -> list[Callback]:
-    """Callbacks that listen to one of these events, and may change there what a step depends on."""
+    """The callbacks that listen to one of these events and may change there what a step depends on."""
     return [
         each
         for each in learn.callbacks
@@ -88,13 +88,13 @@ def meddlers(learn: Any, events: tuple[str, ...]) -> list[Callback]:
 
 
 def check_overridden(owner: Callback, learn: Any) -> None:
-    """Refuse a step of which another callback, or a subclass of the learner, computes a part in its own way.
+    """Refuse a step if another callback, or a subclass of the learner, overrides a part of it.
 
     Raises:
-        Unfit: names the class and the method.
+        Unfit: the message names the class and the method.
     """
     if any(each.distributed for each in learn.callbacks):
-        raise Unfit("several processes train together, and a program does not wait for their gradients")
+        raise Unfit("several processes train together, and a program does not wait for the other gradients")
     for name in INNER:
         other = learn.callbacks.overrides.get(name)
         if other is not owner and other is not None:
@@ -107,22 +107,22 @@ def check_overridden(owner: Callback, learn: Any) -> None:
 def check_writers(learn: Any) -> None:
     """Refuse callbacks that use `.data` of tensors between the forward pass and the gradients.
 
-    Torch does not count what is written there, so a weight that has changed cannot be noticed.
+    Torch does not count these writes, so a changed weight cannot be noticed.
 
     Raises:
-        Unfit: names the callback and the event.
+        Unfit: the message names the callback and the event.
     """
     for each in meddlers(learn, BEFORE_GRADIENTS):
         for event in BEFORE_GRADIENTS:
             if listens(each, event) and any(map(reads_data, codes_from(getattr(each, event)))):
                 raise Unfit(
                     f"{describe(each)} uses `.data` of tensors in {event}, after the program has run, and "
-                    "writes there are not seen: use `with torch.no_grad():` and the tensor itself"
+                    "such writes cannot be detected: use `with torch.no_grad():` and the tensor itself"
                 )
 
 
 def codes_from(function: Any, depth: int = 3) -> Iterator[CodeType]:
-    """The code of a function, and of those that it names among its globals and closure."""
+    """The code of a function, and of the functions that it names among its globals and closure."""
     function = getattr(function, "__func__", function)
     if not isinstance(function, FunctionType):
         return
@@ -145,14 +145,14 @@ def reads_data(code: CodeType) -> bool:
 
 
 def check_owned(learn: Any, program: Any) -> None:
-    """Refuse a loss that reads a callback's module which may be trained between forward pass and loss.
+    """Refuse a loss that reads a module of a callback, which may train it between forward pass and loss.
 
     Args:
         learn: the learner.
-        program: of the step, with the tensors that it reads.
+        program: has the tensors that the step reads.
 
     Raises:
-        Unfit: names the callback and its module.
+        Unfit: the message names the callback and its module.
     """
     known = set(map(id, [*program.read, *(program.trained or ())])) - set(map(id, learn.model.parameters()))
     for each in meddlers(learn, AFTER_PRED):

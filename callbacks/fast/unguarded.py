@@ -1,4 +1,4 @@
-"""What a step reads and torch's guards do not see: methods of classes, hooks of parameters."""
+"""Watches what a step reads and torch's guards do not see: methods of classes, hooks of parameters."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 #: Hooks of all modules, by name in `torch.nn.modules.module`.
 GLOBAL_HOOKS = ("backward_pre", "backward", "forward_pre", "forward")
 COMPILING = ("is_compiling", "is_dynamo_compiling", "is_exporting")
-OTHER_ANSWER = "whose answer is another one in a program"
-#: Packages whose classes nobody changes in a fit, but for `forward` of torch's.
+OTHER_ANSWER = "which returns something else in a program"
+#: Packages whose classes nobody changes during a fit, except `forward` of torch's modules.
 FOREIGN = {"torch", "callbacks", *sys.stdlib_module_names}
-#: So many objects are looked at, not counting these.
+#: How many objects are examined at most, without those of the types below.
 N_HELD = 20_000
 NOT_HELD = (Tensor, ModuleType, str, bytes, int, float, complex, NoneType)
 METHODS = (FunctionType, property, classmethod, staticmethod)
 
 
 class Unguarded:
-    """Watches the methods of the classes that a step uses, and hooks of which no guard knows."""
+    """Watches the methods of the classes that a step uses, and hooks that no guard compares."""
 
     def __init__(self) -> None:
         self._classes: dict[type, tuple[int, list[str]]] = {}
         self._values: list[Any] = []
         self._codes: list[Any] = []
-        self._ordered: list[tuple[Any, list[Any]]] = []  # whose order no guard sees, each with its keys
+        self._ordered: list[
+            tuple[Any, list[Any]]
+        ] = []  # dicts whose order no guard compares, each with its keys
         self._hooks = [getattr(of_all, f"_global_{each}_hooks", {}) for each in GLOBAL_HOOKS]
 
     def is_same(self) -> bool:
-        """Has each class the methods that it had?"""
+        """Are the methods of all classes unchanged?"""
         for kind, (size, _) in self._classes.items():
             if len(vars(kind)) != size:
                 return False
@@ -63,7 +65,7 @@ class Unguarded:
         """Refuse hooks that a program would not call.
 
         Raises:
-            Unfit: says where they are.
+            Unfit: the message says where they are.
         """
         if any(self._hooks):
             raise Unfit("hooks are registered on all modules")
@@ -75,10 +77,10 @@ class Unguarded:
             raise Unfit(f"a hook is registered on the parameter {name!r}")
 
     def record(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Call a function, and watch the classes whose methods it calls from now on.
+        """Call a function, and from now on watch the classes whose methods it calls.
 
         Raises:
-            Unfit: the user's code asks whether it is being compiled, which is true in a program alone.
+            Unfit: the user's code asks whether it is being compiled, which is true only in a program.
         """
         found: set[type] = set()
         asked: list[str] = []
@@ -96,7 +98,7 @@ class Unguarded:
                 found.update((first if isinstance(first, type) else type(first)).__mro__)
 
         if sys.getprofile() is not None:
-            raise Unfit("a profiler of Python is running, which leaves no room for a look at what is called")
+            raise Unfit("a Python profiler is running, so the calls cannot be observed")
         sys.setprofile(note)
         try:
             result = call(*args)
@@ -112,14 +114,14 @@ class Unguarded:
         return result
 
     def watch(self, classes: Iterable[type]) -> None:
-        """Watch the methods of these classes; of those of torch `forward` alone."""
+        """Watch the methods of these classes; of torch's classes only `forward`."""
         for each in classes:
             own, package = vars(each), each.__module__.partition(".")[0]
             if each in self._classes or (package in FOREIGN and not issubclass(each, nn.Module)):
                 continue
             if package == "torch":
                 names = [name for name in ("forward", "__call__", "__getattr__") if name in own]
-            else:  # a metaclass is not guarded at all
+            else:  # no guard compares a metaclass
                 kinds = object if issubclass(each, type) else METHODS
                 names = [name for name, value in own.items() if isinstance(value, kinds)]
             self._classes[each] = len(own), names
@@ -128,10 +130,10 @@ class Unguarded:
 
 
 def check_traced() -> None:
-    """Refuse code that asks whether it is compiled; call it while that code is traced.
+    """Refuse code that asks whether it is compiled; to be called while that code is traced.
 
     Raises:
-        Unfit: names the function.
+        Unfit: the message names the function.
     """
     context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
     for code in getattr(context, "get_traced_code", list)() or ():
@@ -141,7 +143,7 @@ def check_traced() -> None:
 
 
 def held_by(roots: Iterable[Any]) -> list[Any]:
-    """All objects that models and losses hold, at any depth; not what functions name among their globals."""
+    """All objects that models and losses hold, at any depth, except globals that functions name."""
     left, found = deque(roots), {}
     while left and len(found) < N_HELD:
         each = left.popleft()
@@ -156,15 +158,15 @@ def held_by(roots: Iterable[Any]) -> list[Any]:
 
 
 def codes_of(values: list[Any]) -> list[Any]:
-    """The code of each function; of others nothing."""
+    """The code of each function among the values."""
     return [each.__code__ for each in values if type(each) is FunctionType]
 
 
 def package_of(frame: FrameType) -> str:
-    """The package whose code a frame runs."""
+    """The package of the code that a frame runs."""
     return frame.f_globals.get("__name__", "").partition(".")[0]
 
 
 def is_of_user(frame: FrameType) -> bool:
-    """Does it run code of the user's own, not of an installed package?"""
+    """Does a frame run the user's own code, not that of an installed package?"""
     return package_of(frame) not in FOREIGN and "site-packages" not in frame.f_code.co_filename

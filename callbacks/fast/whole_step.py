@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -28,65 +29,65 @@ from callbacks.step.precision import MixedPrecision
 class WholeStep(Callback):
     """Compute forward, loss and gradients of a training step as one compiled program.
 
-    `torch.compile` makes one program of the three, which takes seconds to minutes; each step then saves some
-    time, and `docs/speed.md` says from how many steps on that pays. The program runs in place of the forward
-    pass; loss and gradients are there when their events come. Gradients are ordinary ones, so callbacks may
-    read, clip, scale or replace them, add up those of several batches (`GradientAccumulation`), cancel the
-    batch or the update, scale the loss, or add a term that depends on weights to it. The update is that of
-    `LeanStep`: the learner's own optimizer, of any class, with its own state and rates. Buffers (batch norm),
-    dropout with torch's random numbers and `MixedPrecision("bf16")` are part of the program. Validation and
-    prediction run as without it.
+    `torch.compile` makes one program of the three, which takes seconds to minutes. Each step is then faster;
+    `docs/speed.md` says after how many steps this pays off. The program runs in place of the forward pass, so
+    loss and gradients are computed before their events fire. Gradients are ordinary ones: callbacks may read,
+    clip, scale or replace them, add up those of several batches (`GradientAccumulation`), cancel the batch or
+    the update, scale the loss, or add a term to it that depends on weights. The update is that of `LeanStep`:
+    the learner's own optimizer, of any class, with its own state and rates. Buffers (batch norm), dropout
+    with torch's random numbers and `MixedPrecision("bf16")` are part of the program. Validation and
+    prediction run without it.
 
-    A program is made for one kind of batch (types and shapes), and for the values of all that forward and
-    loss read: attributes, containers, closures, global variables, hooks, settings of torch. Before each step
-    torch's own guards compare these, and what guards do not see is compared here: methods of the classes,
+    A program is made for one kind of batch (types and shapes), and for the values of everything that forward
+    and loss read: attributes, containers, closures, global variables, hooks, settings of torch. Before each
+    step torch's own guards compare these. What guards do not see is compared here: methods of the classes,
     hooks of parameters, hooks of all modules. A new value gets a program of its own, and so does a smaller
-    last batch; from the fifth kind on the ordinary step is taken, with a warning.
+    last batch. Kinds beyond `n_programs` take the ordinary step, with a warning.
 
-    The first two steps of each program are computed by the ordinary step as well, and compared: a fault of
-    the compiler is an error that names the tensor. These steps hold copies of all tensors that the step reads
-    and does not train. Numbers are the program's from the first step on: those of the ordinary step but for
-    rounding, and the same bits each time. Programs that a fit has used are kept for the next one, and
-    compared again.
+    The first two steps of each program are computed by the ordinary step as well, and compared: if the
+    compiler computes something else, an error names the tensor. These steps hold copies of all tensors that
+    the step reads and does not train. From the first step on the numbers are the program's: those of the
+    ordinary step up to rounding, and the same bits in each run. Programs that a fit has used are kept for the
+    next fit, and compared again.
 
-    Where a step cannot be a program, the ordinary step is taken for the rest of the fit, and a warning says
-    why, with the line: a forward pass that branches on values, or keeps something on the model; random
-    numbers of Python or NumPy; sparse gradients; hooks on parameters; a setting that changes all the time;
-    code that asks whether it is compiled; a callback, or a subclass of the learner, that overrides `forward`,
-    `compute_loss` or `backward`; several processes; no C++ compiler.
+    Some steps cannot become a program. The ordinary step is then taken for the rest of the fit, and a warning
+    says why, with the line. Reasons are: a forward pass that branches on values, or stores something on the
+    model; random numbers of Python or NumPy; sparse gradients; hooks on parameters; a setting that changes
+    all the time; code that asks whether it is compiled; a callback, or a subclass of the learner, that
+    overrides `forward`, `compute_loss` or `backward`; several processes; no C++ compiler.
 
-    Callbacks whose work would be silenced are refused by name. One that changes predictions, targets, or
+    Callbacks that would have no effect are refused by name. A callback that changes predictions, targets, or
     something else that the loss reads, after the forward pass, ends the fit with an error that names it.
 
     Args:
         backend: what compiles: `"inductor"`, `"aot_eager"`, `"eager"`, another name that `torch.compile`
             knows, or a function of graph module and inputs that returns a function.
-        update: has no effect any more; both values leave the update to the optimizer.
-        n_programs: so many kinds of batches get a program, 1 or more.
+        update: deprecated, has no effect: the update is always that of `LeanStep`.
+        n_programs: how many kinds of batches get a program, at least 1.
 
     Attributes:
         kinds: the kinds of batches that have a program, as text.
 
     Warns:
-        LearnerWarning: the ordinary step is taken; once a fit.
+        LearnerWarning: the ordinary step is taken; once per fit.
 
     Raises:
-        ValueError: a setting is not allowed; when it is put together with another callback that implements
-            `step` or `zero_grad`; when a fit starts: a callback whose work would be silenced, as `MixUp` or
-            `MixedPrecision("fp16")`; in it: a callback has changed what was used already.
-        RuntimeError: the program gives other numbers than the ordinary step.
+        ValueError: a setting is not allowed, or another callback implements `step` or `zero_grad`. When a fit
+            starts: a callback would have no effect, as `MixUp` or `MixedPrecision("fp16")`. During a fit: a
+            callback has changed what the program has already used.
+        RuntimeError: the program computes other numbers than the ordinary step.
     """
 
     order = Order.GRADIENT
     state = ("kinds",)
     yields = INNER
-    matches_loop = True  # what the loop does, done in another way: the first batch is examined as usual
+    matches_loop = True  # it computes what the loop computes: the first batch is examined as usual
 
     def __init__(
         self,
         backend: Backend = "inductor",
         *,
-        update: Literal["compiled", "ordinary"] = "compiled",
+        update: Literal["compiled", "ordinary"] | None = None,
         n_programs: int = 4,
         name: str | None = None,
     ):
@@ -100,8 +101,13 @@ class WholeStep(Callback):
             check_known(backend)
         if type(n_programs) is not int or n_programs < 1:
             raise ValueError(f"WholeStep(n_programs={n_programs!r}): write a whole number of at least 1.")
-        if update not in ("compiled", "ordinary"):
-            raise ValueError(f"WholeStep(update={update!r}): write 'compiled' or 'ordinary'.")
+        if update is not None:
+            warnings.warn(
+                f"WholeStep(update={update!r}) has no effect: the update is always that of LeanStep. Leave "
+                "the argument out.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
         self.backend, self.update, self.n_programs = backend, update, n_programs
         self.kinds: list[str] = []
         self._programs = Programs(backend, n_programs)
@@ -109,7 +115,7 @@ class WholeStep(Callback):
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the programs, which cannot be copied."""
+        """The attributes without the programs, which cannot be copied."""
         learners = {"_pending": None, "_callbacks": None, "_update": None}
         return {**vars(self), **learners, "_programs": Programs(self.backend, self.n_programs)}
 
@@ -125,17 +131,17 @@ class WholeStep(Callback):
 
     @property
     def fallback(self) -> str | None:
-        """Why the ordinary step is taken, in this fit or the last; None where it is not."""
+        """Why the ordinary step is taken, in this fit or the last; None if it is not."""
         return self._reason
 
     @property
     def compile_seconds(self) -> float:
-        """How long the programs of this fit, or the last, took to make; 0 for those of an earlier one."""
+        """Seconds that compiling took in this fit, or the last; 0 if all programs are of an earlier one."""
         return self._programs.seconds
 
     @property
     def compiles_update(self) -> bool:
-        """Is the update a part of the programs? It is not, any more: `LeanStep`'s calls are as quick."""
+        """Deprecated, always False: the update is not part of the programs."""
         return False
 
     def before_fit(self, learn: LearnerProtocol) -> None:
@@ -147,7 +153,7 @@ class WholeStep(Callback):
         self._look(learn)
 
     def _look(self, learn: Any) -> None:
-        """Look at the callbacks that there are, at the start of a fit and where they change in it."""
+        """Examine the callbacks, at the start of a fit and when they change during it."""
         check_together(self, learn)
         self._callbacks = learn.callbacks
         self._is_read_late = bool(meddlers(learn, AFTER_PRED))
@@ -163,13 +169,13 @@ class WholeStep(Callback):
             self._report()
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self._pending = None  # of a pass that ended in the middle
+        self._pending = None  # left over from a pass that ended in the middle
         self._is_on = True
         if learn.callbacks is not self._callbacks:
             self._look(learn)
 
     def forward(self, learn: Any) -> None:
-        # without gradients somebody looks at the model, in the middle of a batch
+        # without gradients: a callback uses the model in the middle of a batch
         if not learn.training or not torch.is_grad_enabled():
             learn.forward()
             return
@@ -222,7 +228,7 @@ class WholeStep(Callback):
     def step(self, learn: Any) -> None:
         if self._reason is None:
             if self._update is None:
-                self._update = LeanUpdate(len)  # called with a reason, of which nobody needs to know
+                self._update = LeanUpdate(len)  # called with a reason that nobody needs to know
             self._update.step(learn.optimizer)
         else:
             learn.step()
@@ -239,7 +245,7 @@ class WholeStep(Callback):
         self._programs.rest()
 
     def _report(self) -> None:
-        """Warn of a fall-back, after the ordinary step has shown that the user's code works."""
+        """Warn of a fallback, after the ordinary step has shown that the user's code works."""
         if self._late is not None:
             reason, self._late = self._late, None
-            warn(f"WholeStep: the ordinary step is taken, since {reason}.")
+            warn(f"WholeStep: the ordinary step is taken, because {reason}.")

@@ -235,8 +235,11 @@ class Predicting(nn.Linear):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (lambda: Branching(1, 1), r"torch.where computes both.*test_whole_step_fallbacks\.py:\d+ `return"),
-        (lambda: Drawing(1, 1), r"random numbers of Python.*test_whole_step_fallbacks\.py:\d+ `return"),
+        (
+            lambda: Branching(1, 1),
+            r"torch.where, which.*test_whole_step_fallbacks\.py:\d+ `return",
+        ),
+        (lambda: Drawing(1, 1), r"random numbers with Python.*test_whole_step_fallbacks\.py:\d+ `return"),
     ],
 )
 def test_a_fall_back_reports_the_line_and_a_fix(kind, reason):
@@ -337,7 +340,7 @@ class Drawing(nn.Linear):
         (Branching, "the value of a tensor decides what is computed"),
         (Counting, "changes an attribute of model"),
         (Remembering, "the model returns or keeps"),
-        (Drawing, "random numbers of Python"),
+        (Drawing, "random numbers with Python"),
     ],
 )
 def test_a_model_that_is_no_graph_of_tensors_falls_back(kind, reason):
@@ -362,7 +365,7 @@ def test_beside_a_callback_that_overrides_forward_it_falls_back():
     ordinary = learner_of(Halved(), doer=ZeroGrad())
     ordinary.fit(N_EPOCHS)
     learn = learner_of(Halved())
-    with pytest.warns(LearnerWarning, match="since Halved overrides forward"):
+    with pytest.warns(LearnerWarning, match="because Halved overrides forward"):
         learn.fit(N_EPOCHS)
     assert_close(learn.model.state_dict(), ordinary.model.state_dict())
 

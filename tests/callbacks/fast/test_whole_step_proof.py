@@ -87,11 +87,11 @@ def test_a_step_that_depends_on_rounding_is_no_fault_of_the_program():
 
 
 @pytest.mark.parametrize("fault", [0.01, -0.001])
-def test_a_fault_is_seen_beside_other_rounding(fault):
+def test_an_error_of_the_compiler_is_found_beside_other_rounding(fault):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1, 64), nn.ReLU(), nn.Linear(64, 1)).double()
     learner_of(doer=WholeStep(rounding_otherwise()), model=model).fit(1)
-    with pytest.raises(RuntimeError, match=r"the gradient of '0\.weight' is off in"):
+    with pytest.raises(RuntimeError, match=r"the gradient of '0\.weight' is wrong in"):
         learner_of(doer=WholeStep(rounding_otherwise(fault)), model=model).fit(1)
 
 

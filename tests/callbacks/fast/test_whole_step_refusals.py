@@ -132,12 +132,17 @@ def test_another_implementation_is_refused(other):
         {"backend": "inducter"},
         {"n_programs": 0},
         {"n_programs": True},
-        {"update": "eager"},
     ],
 )
 def test_settings_that_cannot_be_are_refused(options):
     with pytest.raises(ValueError, match="WholeStep"):
         WholeStep(**options)
+
+
+@pytest.mark.parametrize("update", ["compiled", "ordinary", "eager"])
+def test_a_setting_that_has_no_effect_is_deprecated(update):
+    with pytest.warns(DeprecationWarning, match=f"update={update!r}.*Leave the argument out"):
+        WholeStep(update=update)
 
 
 @pytest.mark.parametrize(

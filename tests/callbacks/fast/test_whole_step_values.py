@@ -825,7 +825,7 @@ def drawn(model):
     [
         (compiled_otherwise, "is_compiling"),
         (counted_unless_compiled, "is_compiling"),
-        (drawn, "random numbers of numpy"),
+        (drawn, "random numbers with numpy"),
     ],
 )
 def test_numbers_of_numpy_and_questions_about_the_compiler_fall_back(read, reason):
