@@ -34,6 +34,7 @@ from learner.messages.arguments import (
 )
 from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import with_hints
+from learner.report import reporting
 from learner.resume import resumption, saving
 from learner.resume.resumption import Resume
 from learner.state import copies, membership, optimizer_modes, snapshots
@@ -238,6 +239,7 @@ class Learner(FitState):
     save = saving.save
     load = saving.load
     save_step = replay.write
+    report = reporting.report
 
     def snapshot(self) -> dict[str, Any]:
         """Copy the weights, buffers, optimizer, callbacks' states, random states, clock and history."""

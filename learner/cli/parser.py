@@ -9,7 +9,10 @@ from typing import NoReturn
 from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import Mistake, closest
 
-VERBS = ("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "ls", "init", "doctor")
+VERBS = (
+    *("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "report", "ls", "init"),
+    "doctor",
+)
 
 Verbs = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns
 

@@ -1,0 +1,56 @@
+"""The verbs that describe runs that exist: `report`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from learner.cli.parser import Parser, Verbs
+from learner.recipes.recipe_errors import Mistake
+from learner.report.records import Record, record_of_folder
+from learner.report.reporting import RunReport, made
+
+
+def add_verbs(verbs: Verbs[Parser]) -> None:
+    """Add the verbs to the command line."""
+    text = "write what a run trained, and its result, as one HTML file"
+    report = verbs.add_parser("report", help=text, description=text, allow_abbrev=False)
+    report.add_argument("run", type=Path, help="a run's folder")
+    text = "the file to write (report.html in the run's folder)"
+    report.add_argument("--output", type=Path, metavar="FILE", help=text)
+    report.set_defaults(function=do_report)
+
+
+def do_report(options: argparse.Namespace) -> int:
+    """Write the report of a run."""
+    record = read(options.run)
+    write(made(record), options.output or options.run / "report.html")
+    for reason in record.missing:
+        print(f"left out: {reason}")
+    return 0
+
+
+def read(folder: Path) -> Record:
+    """What is known about a run.
+
+    Raises:
+        Mistake: the folder is not a run's folder.
+    """
+    try:
+        return record_of_folder(folder)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+
+
+def write(report: RunReport, path: Path) -> None:
+    """Write a page, and print its path.
+
+    Raises:
+        Mistake: the file cannot be written.
+    """
+    try:
+        report.save(path)
+    except OSError as error:
+        hint = "Pass a file with --output, such as report.html."
+        raise Mistake(f"{path} cannot be written: {error.strerror}. {hint}") from error
+    print(f"wrote {path}")

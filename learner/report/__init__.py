@@ -1,0 +1,1 @@
+"""A run as a page: what was trained, its result, its curves; several runs compared."""

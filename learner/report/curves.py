@@ -1,0 +1,132 @@
+"""Curves as SVG inside a page: their colours follow the page, and their text is text."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from learner.report.records import is_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SIZE = (4.7, 2.7)  # inches: a panel is about 340 pixels wide on a phone, where its text has 9 pixels
+INK, LINE = "#010101", "#020202"  # colours that no figure uses otherwise; the page replaces them
+SERIES = tuple(f"#0{number}0a0a" for number in range(1, 7))
+COLOURS = {INK: "--dim", LINE: "--line"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)
+}
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (5, 1.5, 1, 1.5)))  # so that lines differ on paper too
+WIDE = 100  # ratio of the largest to the smallest value above which the axis is logarithmic
+MAX_POINTS = 1000  # of a line: more cannot be seen
+
+
+@dataclass
+class Line:
+    """A line of a panel.
+
+    Attributes:
+        label: its name in the legend.
+        x, y: the points; a `y` that is not finite leaves a gap.
+        mark: `(x, y)` of a point to mark, such as the best one.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    mark: tuple[float, float] | None = None
+
+
+def panel(title: str, caption: str, lines: Sequence[Line], *, unit: str = "epoch") -> str:
+    """A figure with its title and caption; empty if no line has a point."""
+    lines = [line for line in lines if any(math.isfinite(value) for value in line.y)]
+    if not lines:
+        return ""
+    image = svg(lines, unit, f"{title} over {unit}s. {caption}")
+    about = f"<span>{escape(caption)}</span>" if caption else ""
+    return f"<figure><figcaption><b>{escape(title)}</b>{about}</figcaption>{image}</figure>"
+
+
+def svg(lines: Sequence[Line], unit: str, about: str) -> str:
+    """The lines drawn, as an `svg` element with a description for screen readers."""
+    from matplotlib import rc_context  # slow to import
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": about, "font.size": 10, "path.simplify": True}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        ax = figure.add_subplot()
+        for number, line in enumerate(lines):
+            draw(ax, line, number)
+        finish(ax, lines, unit)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return as_element(buffer.getvalue(), about)
+
+
+def draw(ax: Axes, line: Line, number: int) -> None:
+    """Draw one line and its mark."""
+    stride = max(1, len(line.y) // MAX_POINTS)
+    colour: Any = SERIES[number % len(SERIES)]
+    dashes: Any = DASHES[(number + number // len(SERIES)) % len(DASHES)]
+    x, y = line.x[::stride], line.y[::stride]
+    marker = "o" if len(y) < 3 else ""
+    ax.plot(
+        x, y, label=line.label, color=colour, linestyle=dashes, linewidth=1.6, marker=marker, markersize=4
+    )
+    if line.mark is not None:
+        ax.plot(*line.mark, marker="o", markersize=6.5, color=colour, linestyle="")
+
+
+def finish(ax: Axes, lines: Sequence[Line], unit: str) -> None:
+    """Axes, grid and legend in the page's colours; a logarithmic axis for a wide range."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = [value for line in lines for value in line.y if math.isfinite(value)]
+    if is_wide(values):
+        ax.set_yscale("log")
+    elif len(set(values)) == 1:  # the ticks around a constant would differ in the last digits only
+        ax.set_ylim(*sorted((0, 2 * values[0] or 1)))
+    ax.set_xlabel(unit, color=INK)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    ax.grid(color=LINE, linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.tick_params(which="both", colors=INK, length=0)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(LINE)
+    if len(lines) > 1:
+        ax.legend(frameon=False, labelcolor=INK, loc="best", handlelength=2.4)
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Do positive values span so much that small ones would lie on the axis?"""
+    return bool(values) and min(values) > 0 and max(values) > WIDE * min(values)
+
+
+def as_element(text: str, about: str) -> str:
+    """Matplotlib's file as an element of a page: without metadata and references, with the page's colours."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s(?:xmlns(?::\w+)?|version)="[^"]*"', "", text).replace("xlink:href", "href")
+    prefix = f"f{zlib.crc32(about.encode()):08x}-"  # names in a page must differ between its figures
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', text)
+    text = re.sub(r'(url\(|href=")#', rf"\1#{prefix}", text)
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    for colour, name in COLOURS.items():
+        text = text.replace(colour, f"var({name})")
+    text = re.sub(
+        r'<svg [^>]*?(viewBox="[^"]+")[^>]*>', rf'<svg role="img" aria-label="{escape(about)}" \1>', text
+    )
+    return text.strip()
+
+
+def values_of(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """A column to draw; NaN where an epoch has no number."""
+    return [float(row[name]) if is_number(row.get(name)) else math.nan for row in rows]

@@ -1,0 +1,274 @@
+"""What is known about a run, read from its folder or from a learner."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from callbacks.history.direction import Direction, guess_direction
+from callbacks.optim.optimizers import title_of
+from learner.data.loaders import n_batches_of
+from learner.state.fingerprint import versions
+from learner.state.protocol import FullLearner
+
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
+NOT_RESULTS = ("epoch", "seconds")  # columns of a history that measure nothing of the model
+WEIGHTS = ("best.safetensors", "best.pt", "model.safetensors", "model.pt")
+PARTS = ("data", "model", "loss", "optimizer", "metrics", "callbacks", "fit", "seed")  # first in tables
+
+
+@dataclass
+class Best:
+    """The best value of a result: the value, its epoch, and the direction in which it is better."""
+
+    value: float
+    epoch: int
+    direction: Direction
+
+
+@dataclass
+class Record:
+    """What is known about a run; what is not known is empty.
+
+    Attributes:
+        name: the folder's name, or the model's class.
+        title: one line that describes the run.
+        folder: the run's folder.
+        recipe: the settings by dotted path, as `optimizer.lr`, each as text.
+        recipe_text: the resolved recipe as YAML.
+        rows: a row of results per epoch.
+        steps: values of each training step by name.
+        directions: the direction in which a result is better, where it is declared.
+        stops: `(epoch, reason)` for each fit that ended early.
+        facts: the content of `run.json`.
+        pictures: files with pictures.
+        missing: what the page leaves out, each with the reason.
+    """
+
+    name: str
+    title: str = ""
+    folder: Path | None = None
+    recipe: dict[str, str] = field(default_factory=dict)
+    recipe_text: str = ""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    steps: dict[str, Sequence[float]] = field(default_factory=dict)
+    directions: Mapping[str, Direction | None] = field(default_factory=dict)
+    stops: list[tuple[int, str]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    pictures: list[Path] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def results(self) -> list[str]:
+        """The numeric columns that measure the model, without the learning rate."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        return [
+            name
+            for name in names
+            if name not in (*NOT_RESULTS, "lr") and any(is_number(row.get(name)) for row in self.rows)
+        ]
+
+    def direction(self, name: str) -> Direction | None:
+        """The direction in which a result is better; None if it is not known."""
+        return self.directions.get(name) or guess_direction(name)
+
+    def best(self, name: str) -> Best | None:
+        """The best value of a result; None if no epoch has a finite number or the direction is not known."""
+        direction = self.direction(name)
+        found = [row for row in self.rows if is_number(row.get(name)) and math.isfinite(row[name])]
+        if direction is None or not found:
+            return None
+        row = (min if direction == "min" else max)(found, key=lambda row: row[name])
+        return Best(row[name], int(row.get("epoch", self.rows.index(row))), direction)
+
+    @property
+    def main_result(self) -> str | None:
+        """The number that counts: what the run monitors, otherwise a validation metric, otherwise a loss."""
+        monitored = (self.facts.get("monitored") or {}).get("name") or monitored_in(self.recipe)
+        metrics = [name for name in self.results if name.startswith("valid_") and name != "valid_loss"]
+        for name in (monitored, *metrics, "valid_loss", "train_loss", *self.results):
+            if name in self.results and self.best(name) is not None:
+                return name
+        return None
+
+    @property
+    def seconds(self) -> float | None:
+        """The duration of the fit."""
+        if is_number(self.facts.get("seconds")):
+            return self.facts["seconds"]
+        found = [row["seconds"] for row in self.rows if is_number(row.get("seconds"))]
+        return sum(found) if found else None
+
+
+def is_number(value: Any) -> bool:
+    """A number that can be drawn or compared; a bool is not one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def monitored_in(recipe: Mapping[str, str]) -> str | None:
+    """The result that a callback of the recipe monitors."""
+    found = (value for key, value in recipe.items() if key.endswith((".monitor", "Checkpoint.best")))
+    return next(found, None)
+
+
+def record_of_folder(folder: str | Path) -> Record:
+    """Read a run's folder. Files that are missing or damaged are left out, and `missing` says so.
+
+    Raises:
+        ValueError: the folder is not a run's folder.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in ("recipe.yaml", "run.json", "history.csv")):
+        what = "does not exist" if not folder.exists() else "is not a run's folder"
+        raise ValueError(
+            f"{folder} {what}: it has no recipe.yaml, no run.json and no history.csv.{other(folder)}"
+        )
+    record = Record(folder.resolve().name, folder=folder)
+    readers = {"recipe.yaml": read_recipe, "run.json": read_facts, "history.csv": read_history}
+    for name, read in readers.items():
+        try:
+            read(record, (folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            record.missing.append(f"{WHAT[name]}: the folder has no {name}.")
+        except (OSError, ValueError) as error:
+            record.missing.append(f"{WHAT[name]}: {name} cannot be read ({first_line(error)}).")
+    record.pictures = sorted(
+        each for each in folder.iterdir() if each.suffix.lower() in PICTURES and each.stem != "losses"
+    )
+    record.title = record.title or record.name
+    return record
+
+
+WHAT = {
+    "recipe.yaml": "The recipe",
+    "run.json": "Environment, warnings and cost",
+    "history.csv": "The results",
+}
+
+
+def other(folder: Path) -> str:
+    """Suggest the runs beside or below what was given."""
+    for place in (folder, folder / "runs", folder.parent):
+        found = sorted(each.parent for each in place.glob("*/recipe.yaml"))[-8:] if place.is_dir() else []
+        if found:
+            return f" Available: {', '.join(map(str, found))}."
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def read_recipe(record: Record, text: str) -> None:
+    """Read the resolved recipe. Its values stay text, exactly as they were written."""
+    import yaml  # slow to import, and not needed for a learner
+
+    record.recipe_text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    try:
+        tree = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(first_line(error)) from error
+    if not isinstance(tree, dict):
+        raise ValueError("it is not a mapping")
+    record.title = str(tree.pop("recipe", ""))
+    record.recipe = flattened(tree)
+
+
+def flattened(tree: Any, path: str = "") -> dict[str, str]:
+    """Values by dotted path, the main parts first."""
+    if isinstance(tree, dict) and tree:
+        keys = list(tree) if path else sorted(tree, key=lambda key: [*PARTS, key].index(key))
+        return {name: text for key in keys for name, text in flattened(tree[key], join(path, key)).items()}
+    if isinstance(tree, list) and any(isinstance(each, (dict, list)) for each in tree):
+        return flattened(dict(enumerate(tree)), path)
+    if isinstance(tree, list):
+        return {path: f"[{', '.join(tree)}]"}
+    return {path: "null" if tree == "" else str(tree)}
+
+
+def join(path: str, key: Any) -> str:
+    """A dotted path; a part's own name stands at the part."""
+    return path if key == "use" and path else f"{path}.{key}".lstrip(".")
+
+
+def read_facts(record: Record, text: str) -> None:
+    """Read `run.json`."""
+    facts = json.loads(text)
+    if not isinstance(facts, dict):
+        raise ValueError("it is not a mapping")
+    record.facts = facts
+    record.title = record.title or str(facts.get("recipe") or "")
+    monitored = facts.get("monitored") or {}
+    record.directions = dict(facts.get("directions") or {})
+    if monitored.get("name") and monitored.get("direction") in ("min", "max"):
+        record.directions[monitored["name"]] = monitored["direction"]
+    if facts.get("stop_reason"):
+        record.stops = [(len(record.rows), str(facts["stop_reason"]))]
+
+
+def read_history(record: Record, text: str) -> None:
+    """Read the results of the epochs."""
+    record.rows = [
+        {name: as_value(value) for name, value in row.items() if name is not None}
+        for row in csv.DictReader(text.splitlines())
+    ]
+
+
+def as_value(word: str | None) -> Any:
+    """A number if the word is one, None if it is empty, otherwise the word."""
+    if not word:
+        return None
+    try:
+        return int(word)
+    except ValueError:
+        pass
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def record_of_learner(learn: FullLearner) -> Record:
+    """What a learner knows about its fits."""
+    history = learn.history
+    trained = [each for each in learn.model.parameters() if each.requires_grad]
+    return Record(
+        type(learn.model).__name__,
+        title=f"{type(learn.model).__name__} trained with {title_of(learn.optimizer)}",
+        recipe=composition(learn),
+        rows=[dict(row) for row in history.rows],
+        steps=history.steps,
+        directions={**learn.measured, **history.directions},
+        stops=list(history.stops),
+        facts={
+            "n_parameters": sum(each.numel() for each in trained),
+            "environment": versions(learn),
+        },
+    )
+
+
+def composition(learn: FullLearner) -> dict[str, str]:
+    """The parts of a learner in words."""
+    data, groups = learn.data, [] if learn.optimizer is None else learn.optimizer.param_groups
+    loss = learn.loss_func
+    words = {
+        "data": ", ".join(
+            f"{name}: {n_batches_of(loader) or 'an unknown number of'} batches"
+            for name, loader in (("train", data.train), ("valid", data.valid))
+            if loader is not None
+        ),
+        "model": type(learn.model).__name__,
+        "loss": "the model's own" if loss is None else getattr(loss, "__name__", type(loss).__name__),
+        "optimizer": title_of(learn.optimizer),
+    }
+    rates = dict.fromkeys(f"{group['lr']:g}" for group in groups if is_number(group.get("lr")))
+    if rates:
+        words["optimizer.lr"] = ", ".join(rates)
+    words["callbacks"] = ", ".join(each.name for each in learn.callbacks)
+    return words

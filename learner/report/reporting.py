@@ -1,0 +1,54 @@
+"""`learn.report(path)` and the file that `learner report` writes."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from learner.report.records import Record, record_of_learner
+from learner.report.run_page import run_page
+from learner.state.protocol import FullLearner
+
+
+class RunReport:
+    """A report as one HTML page; a notebook shows it.
+
+    Attributes:
+        html: the page.
+        path: the file that it was written to, or None.
+    """
+
+    def __init__(self, html: str, path: Path | None = None):
+        self.html, self.path = html, path
+
+    def save(self, path: str | Path) -> RunReport:
+        """Write the page to a file; folders that are missing are created."""
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(self.html, encoding="utf-8")
+        return self
+
+    def __repr__(self) -> str:
+        return f"RunReport({len(self.html) / 1000:.0f} kB{f', {self.path}' if self.path else ''})"
+
+    def _repr_html_(self) -> str:
+        style = "width:100%;height:640px;border:1px solid #8884;border-radius:8px"
+        return f'<iframe title="report" style="{style}" srcdoc="{escape(self.html)}"></iframe>'
+
+
+def report(learn: FullLearner, path: str | Path | None = None) -> RunReport:
+    """Report what was trained, with its result, curves, settings and environment, as one HTML page.
+
+    The page needs no network: its pictures and style are in it. The learner is not changed.
+
+    Args:
+        learn: the learner.
+        path: the file to write, such as `"report.html"`; None writes nothing, and a notebook shows the page.
+    """
+    return made(record_of_learner(learn), path)
+
+
+def made(record: Record, path: str | Path | None = None) -> RunReport:
+    """The report of a record, written to a file if there is one."""
+    found = RunReport(run_page(record))
+    return found if path is None else found.save(path)

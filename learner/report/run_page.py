@@ -1,0 +1,248 @@
+"""The page of one run, the result first."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from callbacks.save.checkpoint_folder import checkpoints_in
+from learner.report.curves import Line, panel, values_of
+from learner.report.page import Cell, code, page, paragraph, picture, section, shown, table
+from learner.report.records import WEIGHTS, Record, is_number
+
+SPLITS = ("train_", "valid_", "test_")  # of one result, drawn in one panel
+N_CARDS = 3  # results beside the main one
+MAX_PANELS = 24
+MAX_PICTURES = 40
+MAX_ROWS = 1000  # epochs in the table
+
+
+def run_page(record: Record, predictions: str = "") -> str:
+    """The page of a run as HTML.
+
+    Args:
+        record: what is known about the run.
+        predictions: a section about the predictions, as HTML.
+    """
+    name = "" if record.title == record.name else record.name
+    lead = f'<p class="dim">{escape(" · ".join(filter(None, [name, *headline(record)])))}</p>'
+    sections = [
+        result_section(record),
+        curves_section(record),
+        predictions,
+        section("Pictures", pictures(record)),
+        section("What was trained", settings(record)),
+        section("Cost and environment", environment(record)),
+        section("Warnings", listing(record.facts.get("warnings") or ())),
+        section("Resume, reproduce, load", commands(record)),
+        section("Left out", listing(record.missing)),
+    ]
+    return page(record.title, lead, sections)
+
+
+def headline(record: Record) -> list[str]:
+    """How the run ended, when it started, how long it took."""
+    facts = record.facts
+    words = [str(facts[key]) for key in ("status", "started") if facts.get(key)]
+    words += [f"{len(record.rows)} {'epoch' if len(record.rows) == 1 else 'epochs'}"]
+    return words + ([] if record.seconds is None else [duration(record.seconds)])
+
+
+def result_section(record: Record) -> str:
+    """The number that counts, then all results with their best epoch."""
+    main = record.main_result
+    others = [name for name in ordered(record) if name != main and record.best(name) is not None]
+    cards = [card(record, name, is_main=name == main) for name in [main, *others[:N_CARDS]] if name]
+    body = f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+    reasons = [paragraph(f"Stopped after {epoch} epochs: {reason}") for epoch, reason in record.stops]
+    if not record.results:
+        reasons.append(
+            paragraph("No epoch has a result: the run ended before the first one, or measures nothing.")
+        )
+    return section("Result", body, *reasons, result_table(record))
+
+
+def ordered(record: Record) -> list[str]:
+    """Results: those of validation first."""
+    return sorted(record.results, key=lambda name: (not name.startswith("valid_"), name.endswith("loss")))
+
+
+def card(record: Record, name: str, *, is_main: bool) -> str:
+    """A large number with its name and epoch."""
+    best = record.best(name)
+    assert best is not None
+    about = f"{name}, best in epoch {best.epoch}"
+    return (
+        f'<div class="card{" main" if is_main else ""}"><b>{escape(shown(float(best.value)))}</b>'
+        f"<span>{escape(about)}</span></div>"
+    )
+
+
+def result_table(record: Record) -> str:
+    """Best and last value of each result."""
+    rows = []
+    for name in ordered(record):
+        best = record.best(name)
+        last = next(row[name] for row in reversed(record.rows) if is_number(row.get(name)))
+        better = "" if best is None else {"min": "lower", "max": "higher"}[best.direction]
+        found = [None, None] if best is None else [float(best.value), best.epoch]
+        rows.append([name, *found, float(last), better])
+    return table(["result", "best", "epoch", "last", "better"], rows, caption="Results")
+
+
+def curves_section(record: Record) -> str:
+    """A panel per result, with training and validation together, then the schedule; all numbers below."""
+    panels = [result_panel(record, title, names) for title, names in grouped(record.results).items()]
+    shown_panels = [each for each in panels if each][:MAX_PANELS]
+    if len(shown_panels) < len(panels):
+        record.missing.append(f"{len(panels) - len(shown_panels)} curves: see the table of all epochs.")
+    figures = [*shown_panels, schedule(record)]
+    body = f'<div class="panels">{"".join(figures)}</div>' if any(figures) else ""
+    return section("Curves", body, all_epochs(record))
+
+
+def grouped(names: Iterable[str]) -> dict[str, list[str]]:
+    """Results by their name without the split: `loss` has `train_loss` and `valid_loss`."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        split = next((split for split in SPLITS if name.startswith(split)), "")
+        groups.setdefault(name.removeprefix(split), []).append(name)
+    return groups
+
+
+def result_panel(record: Record, title: str, names: Sequence[str]) -> str:
+    """The curves of one result over epochs, with the best epoch marked."""
+    marked = next((name for name in reversed(names) if record.best(name)), None)
+    lines = []
+    for name in names:
+        best = record.best(name) if name == marked else None
+        epochs = [row.get("epoch", number) for number, row in enumerate(record.rows)]
+        mark = None if best is None else (best.epoch, best.value)
+        lines.append(Line(name, epochs, values_of(record.rows, name), mark))
+    best = record.best(marked) if marked else None
+    caption = f"best {marked}: {shown(float(best.value))} in epoch {best.epoch}" if best else ""
+    return panel(title, caption, lines)
+
+
+def schedule(record: Record) -> str:
+    """The learning rate per step, or per epoch if the steps are not kept."""
+    rates = list(record.steps.get("lr", ()))
+    if rates:
+        return panel("learning rate", "", [Line("lr", range(len(rates)), rates)], unit="step")
+    epochs = [row.get("epoch", number) for number, row in enumerate(record.rows)]
+    return panel("learning rate", "", [Line("lr", epochs, values_of(record.rows, "lr"))])
+
+
+def all_epochs(record: Record) -> str:
+    """The whole history as a table that opens on request."""
+    names = list(dict.fromkeys(name for row in record.rows for name in row))
+    rows = record.rows[-MAX_ROWS:]
+    body = table(names, [[row.get(name) for name in names] for row in rows], caption="All epochs")
+    title = "All epochs" if len(rows) == len(record.rows) else f"The last {MAX_ROWS} epochs"
+    return f"<details><summary>{title}</summary>{body}</details>" if body else ""
+
+
+def pictures(record: Record) -> str:
+    """The pictures of the run's folder."""
+    if len(record.pictures) > MAX_PICTURES:
+        record.missing.append(
+            f"{len(record.pictures) - MAX_PICTURES} pictures: they are in the run's folder."
+        )
+    found = "".join(map(picture, record.pictures[:MAX_PICTURES]))
+    return f'<div class="pictures">{found}</div>' if found else ""
+
+
+def settings(record: Record) -> str:
+    """A row per part with its arguments, and the recipe in full."""
+    parts: dict[str, list[str]] = {}
+    for path, value in record.recipe.items():
+        name, argument = split_path(path)
+        words = parts.setdefault(name, [])
+        words.append(f"{argument}: {value}" if argument else value)
+    rows = [[name, ", ".join(words)] for name, words in parts.items()]
+    text = code(record.recipe_text) if record.recipe_text else ""
+    body = table(["", ""], rows, caption="Settings of the run")
+    return body + (f"<details><summary>The recipe as YAML</summary>{text}</details>" if text else "")
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """The part and its argument: `optimizer` and `lr`, or `callbacks.EarlyStopping` and `patience`."""
+    keys = path.split(".")
+    n_keys = 2 if keys[0] == "callbacks" or (len(keys) > 1 and keys[1].isdecimal()) else 1
+    return ".".join(keys[:n_keys]), ".".join(keys[n_keys:])
+
+
+def environment(record: Record) -> str:
+    """Time, parameters, seed, device and versions."""
+    facts = record.facts
+    times = [row["seconds"] for row in record.rows if is_number(row.get("seconds"))]
+    rows: list[list[Any]] = [["time", None if record.seconds is None else duration(record.seconds)]]
+    rows.append(["time per epoch", duration(median(times)) if times else None])
+    rows.append(
+        ["trained parameters", f"{facts['n_parameters']:,}" if is_number(facts.get("n_parameters")) else None]
+    )
+    rows += [[name, facts.get(name)] for name in ("seed", "command")]
+    rows += [[name, value] for name, value in flat(facts.get("environment") or {}).items()]
+    return table(
+        ["", ""], [[name, Cell(str(value))] for name, value in rows if value is not None], caption="Cost"
+    )
+
+
+def flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested facts by one name."""
+    found: dict[str, Any] = {}
+    for name, value in facts.items():
+        found |= flat(value, f"{name} ") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def commands(record: Record) -> str:
+    """The exact commands to resume, reproduce and load the run."""
+    folder = record.folder
+    if folder is None:
+        return ""
+    path = shlex.quote(str(folder))
+    weights = [name for name in WEIGHTS if (folder / name).is_file()]
+    parts = []
+    if any(checkpoints_in(each.parent) for each in folder.rglob("step-*.pt")):
+        parts += ["<h3>Resume</h3>", code(f"learner resume {path}")]
+    if (folder / "recipe.yaml").is_file():
+        parts += ["<h3>Reproduce</h3>", code(f"learner run {shlex.quote(str(folder / 'recipe.yaml'))}")]
+    if weights:
+        parts += ["<h3>Load</h3>", code(loading(folder, weights[0]))]
+    return "".join(parts)
+
+
+def loading(folder: Path, weights: str) -> str:
+    """Python that loads the run: with its recipe if there is one, and the weights alone."""
+    file = str(folder / weights)
+    reader = "from safetensors.torch import load_file" if weights.endswith("safetensors") else "import torch"
+    call = (
+        f"load_file({file!r})"
+        if weights.endswith("safetensors")
+        else f"torch.load({file!r}, weights_only=True)"
+    )
+    whole = f"import learner\n\nlearn = learner.open_run({str(folder)!r})\n\n"
+    alone = f"# or the weights alone, for your own model:\n{reader}\n\nmodel.load_state_dict({call})"
+    return (whole if (folder / "recipe.yaml").is_file() else "") + alone
+
+
+def listing(items: Iterable[Any]) -> str:
+    """A list of plain texts."""
+    found = "".join(f"<li>{escape(str(item))}</li>" for item in items)
+    return f"<ul>{found}</ul>" if found else ""
+
+
+def duration(seconds: float) -> str:
+    """A time in a unit that suits it."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,179 @@
+"""The report of a run: one file, complete, escaped, readable on any screen."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html import escape
+from pathlib import Path
+
+import pytest
+
+from callbacks import EarlyStopping
+from learner.cli.commands import main
+from learner.report.records import record_of_folder
+
+CHROMIUM = shutil.which("chromium")
+HISTORY = """epoch,train_loss,lr,valid_loss,valid_accuracy,seconds
+0,2.5,0.1,2.6,0.25,1.5
+1,1.5,0.05,1.25,0.75,1.5
+2,1.0,0.01,1.75,0.5,1.5
+"""
+RECIPE = """# versions
+recipe: a <b>bold</b> recipe & more
+seed: 3
+data: {use: digits, batch_size: 32}
+model: {use: 'models.py:Net', n_hidden: 8}
+optimizer: {use: Adam, lr: 0.003}
+callbacks:
+  EarlyStopping: {monitor: valid_accuracy, patience: 5}
+fit: {epochs: 3}
+"""
+SCREEN = """<!DOCTYPE html><meta name="color-scheme" content="light dark">
+<iframe style="width:WIDTHpx;height:900px;border:0" srcdoc="PAGE"></iframe>
+<script>addEventListener("load", () => {
+const inner = document.querySelector("iframe").contentDocument;
+const background = getComputedStyle(inner.body).backgroundColor;
+document.title = [inner.documentElement.scrollWidth, background].join(" ");
+});</script>"""  # a window of the browser cannot be as narrow as a phone, a frame can
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a run, as an older version leaves it."""
+    place = tmp_path / "digits-1"
+    place.mkdir()
+    (place / "history.csv").write_text(HISTORY)
+    (place / "recipe.yaml").write_text(RECIPE)
+    return place
+
+
+def report_of(folder: Path) -> str:
+    """The page that `learner report` writes."""
+    assert main(["report", str(folder)]) == 0
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def text_of(page: str) -> str:
+    """A page without its style and tags."""
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<wbr>|<[^>]+>", "", page, flags=re.DOTALL))
+
+
+def test_the_monitored_result_comes_first_with_its_best_epoch(folder):
+    text = text_of(report_of(folder))
+    assert text.index("0.7500valid_accuracy, best in epoch 1") < text.index(
+        "1.2500valid_loss, best in epoch 1"
+    )
+
+
+def test_the_report_names_the_settings_and_how_to_reproduce_the_run(folder):
+    text = text_of(report_of(folder))
+    assert "optimizer" in text
+    assert "Adam, lr: 0.003" in text
+    assert f"learner run {folder}/recipe.yaml" in text
+
+
+def test_text_of_the_user_is_escaped(folder):
+    (folder / "<img src=x>.png").write_bytes(b"picture")
+    (folder / "run.json").write_text('{"warnings": ["<script>alert(1)</script>"], "status": "<i>"}')
+    page = report_of(folder)
+    assert "<b>bold</b>" not in page
+    assert not re.search(r"<script|<img src=x|<i>", page)
+    assert "alert(1)" in page
+
+
+def test_the_page_refers_to_nothing_outside_itself(folder):
+    (folder / "plot.png").write_bytes(b"picture")
+    page = report_of(folder)
+    assert not re.search(r"https?:|<link|<script|@import", page)
+    assert all(found.startswith(("#", "data:")) for found in re.findall(r'(?:src|href)="([^"]*)', page))
+
+
+def test_each_figure_and_picture_has_a_description(folder):
+    (folder / "plot.png").write_bytes(b"picture")
+    page = report_of(folder)
+    figures = re.findall(r"<(?:svg|img)[^>]*>", page)
+    assert len(figures) == 4
+    assert all(re.search(r'(?:alt|aria-label)="[^"]+"', figure) for figure in figures)
+
+
+def test_names_inside_the_figures_of_a_page_differ(folder):
+    names = re.findall(r'\bid="([^"]*)"', report_of(folder))
+    assert len(names) == len(set(names)) > 0
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "history.csv"])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe: [", b"", b"{"])
+def test_a_file_that_is_missing_or_damaged_does_not_prevent_a_report(folder, name, content, capsys):
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    assert "</html>" in report_of(folder)
+    assert content is not None or f"has no {name}" in capsys.readouterr().out
+
+
+def test_a_run_without_a_finite_number_is_reported(folder):
+    (folder / "history.csv").write_text("epoch,train_loss,note,seconds\n0,nan,x,1\n1,inf,,\n")
+    assert "train_loss" in report_of(folder)
+
+
+def test_a_folder_that_is_no_run_is_refused_with_the_runs_nearby(folder, capsys):
+    assert main(["report", str(folder.parent)]) == 2
+    assert str(folder) in capsys.readouterr().err
+    assert main(["report", str(folder.parent / "typo")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_a_mistake(folder, capsys):
+    assert main(["report", str(folder), "--output", str(folder)]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_numbers_keep_their_types(folder):
+    row = record_of_folder(folder).rows[1]
+    assert row == {
+        "epoch": 1, "train_loss": 1.5, "lr": 0.05, "valid_loss": 1.25, "valid_accuracy": 0.75, "seconds": 1.5
+    }  # fmt: skip
+
+
+def test_a_learner_reports_without_a_folder(make_learner, tmp_path):
+    learn = make_learner(callbacks=[EarlyStopping(patience=1, min_delta=100)])
+    learn.fit(5)
+    found = learn.report(tmp_path / "deep" / "report.html")
+    text = text_of(found.path.read_text(encoding="utf-8"))
+    assert f"{learn.history.best('valid_loss')['valid_loss']:.4f}valid_loss, best in epoch" in text
+    assert "Stopped after" in text
+    assert "SGD, lr: 0.1" in text
+    assert "<iframe" in found._repr_html_()
+
+
+def test_a_learner_that_was_never_fitted_reports_that_it_has_no_result(learn):
+    assert "No epoch has a result" in learn.report().html
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_the_screen_and_follows_its_scheme(folder, tmp_path, width, scheme):
+    (folder / "run.json").write_text(
+        '{"command": "learner run ' + "long" * 80 + '", "n_parameters": 1234567}'
+    )
+    needed, background = measured(report_of(folder), tmp_path / "page.html", width, scheme)
+    assert needed == width
+    assert (sum(background) > 384) == (scheme == "light")
+
+
+def measured(page: str, path: Path, width: int, scheme: str) -> tuple[int, list[int]]:
+    """The width in pixels that a page needs on a screen of some width, and the colour of its background."""
+    screen = SCREEN.replace("WIDTH", str(width)).replace("PAGE", escape(page))
+    path.write_text(screen, encoding="utf-8")
+    command = [
+        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--dump-dom"),
+        *(f"--blink-settings=preferredColorScheme={int(scheme == 'light')}", "--window-size=1400,900"),
+    ]
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True, timeout=100)
+    found = re.search(r"<title>(\d+) rgb\((.*?)\)</title>", done.stdout)
+    assert found, done.stdout[:200]
+    return int(found[1]), [int(each) for each in found[2].split(",")]
