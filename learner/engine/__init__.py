@@ -1,1 +1,1 @@
-"""What the loop stands on: operations and their owners, errors, interrupts, layer groups."""
+"""What the loop builds on: calls of events and operations, errors, interrupts, layer groups."""

@@ -1,43 +1,42 @@
-"""Compute the gradients of the batch under way once more, for doers of `step` that ask for it."""
+"""`learn.again()`: compute the gradients of the current batch once more, for steps that need it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from callbacks.core.contract import Order
+from learner.state.attributes import BATCH_STATE
 from learner.state.protocol import FullLearner
-
-KEPT = ("inputs", "targets", "preds", "loss_grad", "_loss", "_detached", "_value")
 
 
 def again(learn: FullLearner) -> Any:
-    """Forward, loss and backward at the weights as they are now, in place of the gradients that are there.
+    """Run forward, loss and backward at the current weights, and replace the gradients.
 
-    Plug-ins of `PREPARE`, `TRANSFORM` and `GRADIENT`, which change what is computed, hear `after_pred` to
-    `after_backward` again; the others have measured this batch already, and its predictions and loss are put
-    back.
+    Callbacks in the phases `PREPARE`, `TRANSFORM` and `GRADIENT`, which change what is computed, are called
+    again, from `after_pred` to `after_backward`. The others are not, as they have measured this batch
+    already; its predictions and its loss are restored.
 
     Returns:
         The loss that was differentiated, detached.
     """
-    kept = {name: getattr(learn, name) for name in KEPT}
+    kept = {name: getattr(learn, name) for name in BATCH_STATE}
     learn.optimizer.zero_grad()
     try:
         learn.loop.do["forward"](learn)
-        tell(learn, "after_pred")
+        fire(learn, "after_pred")
         learn.loop.do["compute_loss"](learn)
         learn.loop.note_loss(learn)
-        tell(learn, "after_loss")
-        tell(learn, "before_backward")
+        fire(learn, "after_loss")
+        fire(learn, "before_backward")
         learn.loop.do["backward"](learn)
-        tell(learn, "after_backward")
+        fire(learn, "after_backward")
         return learn.loss_grad.detach()
     finally:
         vars(learn).update(kept)
 
 
-def tell(learn: FullLearner, event: str) -> None:
-    """Fire an event for those that change something."""
+def fire(learn: FullLearner, event: str) -> None:
+    """Fire an event for the callbacks that change what is computed."""
     for hook in learn.callbacks.hooks[event]:
         if hook.__self__.order <= Order.GRADIENT:
             hook(learn)

@@ -1,8 +1,8 @@
-"""Which plug-ins are there, and who does which operation."""
+"""The callbacks of a learner, and what each event and operation calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -19,12 +19,12 @@ from callbacks.step.gradient import ZeroGrad
 from learner.engine.emergency import save_before_failing
 from learner.messages.keywords import RATE_HINT
 from learner.state.position import nobody
+from learner.state.protocol import Call
 
-#: The plug-ins of every learner that is not told otherwise.
+#: The callbacks of a learner, unless `defaults` is passed.
 DEFAULT_CALLBACKS = (ZeroGrad, DevicePlacement, StopOnNaN, Metrics, Recorder, Progress)
 
-Doer = Callable[[Any], Any]
-Operations = Mapping[str, Doer]
+Operations = Mapping[str, Call]
 
 
 def with_defaults(
@@ -34,37 +34,44 @@ def with_defaults(
     learner_class: type,
     operations: Operations,
 ) -> list[Callback]:
-    """The defaults, then what was given. A default gives way to one of its class or a doer of its work."""
-    plugins = passed(as_callbacks(as_list(given, "callbacks"), "callbacks"))
+    """The defaults, then the given callbacks.
+
+    A default is left out if a callback of its class is given, or if a callback or the subclass implements an
+    operation that it implements.
+    """
+    callbacks = passed(as_callbacks(as_list(given, "callbacks"), "callbacks"))
     metrics = as_list(metrics, "metrics")
     unasked = as_callbacks(as_list(defaults, "defaults"), "defaults")
     if metrics:
-        if any(of_class(plugin, Metrics) for plugin in plugins):
+        if any(of_class(callback, Metrics) for callback in callbacks):
             raise ValueError(
-                "metrics were given twice: with metrics=[...] and as the plug-in Metrics(...). Put all into "
-                "the plug-in."
+                "metrics were given twice: with metrics=[...] and as the callback Metrics(...). Pass all to "
+                "the callback."
             )
-        unasked = [plugin for plugin in unasked if not isinstance(plugin, Metrics)] + [Metrics(*metrics)]
+        unasked = [each for each in unasked if not isinstance(each, Metrics)] + [Metrics(*metrics)]
 
-    def gives_way(default: Callback) -> bool:
-        done = [operation for operation in OPERATIONS if hasattr(type(default), operation)]
-        taken = any(hasattr(type(plugin), operation) for plugin in plugins for operation in done)
+    def is_replaced(default: Callback) -> bool:
+        implemented = [operation for operation in OPERATIONS if hasattr(type(default), operation)]
         return (
-            taken
-            or any(isinstance(plugin, type(default)) for plugin in plugins)
-            or any(overrides(learner_class, operations, each) for each in done)
+            any(hasattr(type(callback), operation) for callback in callbacks for operation in implemented)
+            or any(isinstance(callback, type(default)) for callback in callbacks)
+            or any(overrides(learner_class, operations, each) for each in implemented)
         )
 
-    return [*(default for default in unasked if not gives_way(default)), *plugins]
+    return [*(default for default in unasked if not is_replaced(default)), *callbacks]
 
 
 def as_list(given: Any, argument: str) -> list[Any]:
-    """What was given as a list; one plug-in or metric alone is a mistake that is told."""
+    """The given callbacks or metrics as a list.
+
+    Raises:
+        TypeError: a single callback or metric was given, or something else that is not a list.
+    """
     if isinstance(given, (Callback, str)) or callable(given) or not isinstance(given, Iterable):
         form = (
             "metrics, as in metrics=[RMSE()]"
             if argument == "metrics"
-            else f"plug-ins, as in {argument}=[ZeroGrad()]"
+            else f"callbacks, as in {argument}=[ZeroGrad()]"
         )
         hint = f" {RATE_HINT}" if isinstance(given, (float, slice)) else ""
         raise TypeError(f"{argument}={given!r}: pass a list of {form}.{hint}")
@@ -72,10 +79,10 @@ def as_list(given: Any, argument: str) -> list[Any]:
 
 
 def found_in(callbacks: Callbacks, wanted: Iterable[Callback | type[Callback] | str]) -> list[Callback]:
-    """The plug-ins that are meant, in their order: by themselves, by name, or all of a class.
+    """The callbacks that are wanted, in their order: each given itself, by its name, or by its class.
 
     Raises:
-        KeyError: there is none; the message names those that there are.
+        KeyError: there is no such callback; the message lists the names of all.
     """
     found: set[int] = set()
     for each in wanted:
@@ -83,16 +90,16 @@ def found_in(callbacks: Callbacks, wanted: Iterable[Callback | type[Callback] | 
             found.add(id(callbacks.named(each)))
             continue
         meant = [
-            plugin
-            for plugin in callbacks
-            if is_meant(plugin, each) or (isinstance(each, type) and of_class(plugin, each))
+            callback
+            for callback in callbacks
+            if is_meant(callback, each) or (isinstance(each, type) and of_class(callback, each))
         ]
         if not meant:
             title = each.__name__ if isinstance(each, type) else repr(each)
-            names = ", ".join(plugin.name for plugin in callbacks) or "none"
-            raise KeyError(f"no callback is {title}. There are: {names}.")
+            names = ", ".join(callback.name for callback in callbacks) or "none"
+            raise KeyError(f"there is no callback {title}. Callbacks: {names}.")
         found |= set(map(id, meant))
-    return [plugin for plugin in callbacks if id(plugin) in found]
+    return [callback for callback in callbacks if id(callback) in found]
 
 
 def metrics_of(callbacks: Callbacks) -> tuple[Any, ...]:
@@ -103,58 +110,57 @@ def metrics_of(callbacks: Callbacks) -> tuple[Any, ...]:
 
 def connected(
     callbacks: Iterable[Any], learner_class: type, defaults: Operations
-) -> tuple[Callbacks, dict[str, Doer], dict[str, Doer]]:
-    """Callbacks, who listens to each event, and who does each operation: the loop looks nothing up."""
+) -> tuple[Callbacks, dict[str, Call], dict[str, Call]]:
+    """The callbacks, and the functions that events and operations call, so that the loop looks nothing up."""
     callbacks = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)
-    return callbacks, listeners_of(callbacks), doers_of(callbacks, learner_class, defaults)
+    return callbacks, event_calls(callbacks), operation_calls(callbacks, learner_class, defaults)
 
 
-def doers_of(callbacks: Callbacks, learner_class: type, defaults: Operations) -> dict[str, Doer]:
-    """Who does each operation, as a function of the learner: a plug-in, or the learner itself.
+def operation_calls(callbacks: Callbacks, learner_class: type, defaults: Operations) -> dict[str, Call]:
+    """The function that implements each operation, of a callback or of the learner's class.
 
     Raises:
-        ValueError: a plug-in and a subclass of the learner both do one.
+        ValueError: a callback and a subclass of the learner both implement one.
     """
-    doers = {each: doer_of(callbacks, each, learner_class, defaults) for each in OPERATIONS}
-    for around in reversed(tuple(callbacks)):  # the first one heard is the outermost
+    calls = {each: implementation(callbacks, each, learner_class, defaults) for each in OPERATIONS}
+    for around in reversed(tuple(callbacks)):  # the first callback is the outermost
         for operation in around.surrounds:
-            doers[operation] = within(around, operation, doers[operation])
-    return {each: guarded(each, do, callbacks.overrides.get(each)) for each, do in doers.items()}
+            calls[operation] = surrounded(around, operation, calls[operation])
+    return {each: guarded(each, do, callbacks.overrides.get(each)) for each, do in calls.items()}
 
 
-def doer_of(callbacks: Callbacks, operation: str, learner_class: type, defaults: Operations) -> Doer:
-    """Who does an operation, without those who surround it; raises as `doers_of`."""
-    plugin = callbacks.overrides.get(operation)
+def implementation(callbacks: Callbacks, operation: str, learner_class: type, defaults: Operations) -> Call:
+    """The function that implements an operation, without callbacks around it; raises as `operation_calls`."""
+    callback = callbacks.overrides.get(operation)
     is_overridden = overrides(learner_class, defaults, operation)
-    if plugin is None or (is_overridden and operation in plugin.yields):
+    if callback is None or (is_overridden and operation in callback.yields):
         return getattr(learner_class, operation, nobody)
     if is_overridden:
         raise ValueError(
-            f"two do {operation!r}: {learner_class.__name__}.{operation} and the plug-in "
-            f"{describe(plugin)}. One operation has one "
-            "doer: leave the plug-in out, or the method."
+            f"two implement {operation!r}: {learner_class.__name__}.{operation} and the callback "
+            f"{describe(callback)}. An operation has one implementation: remove the callback, or the method."
         )
-    return getattr(plugin, operation)
+    return getattr(callback, operation)
 
 
-def within(plugin: Callback, operation: str, do: Doer) -> Doer:
-    """Do an operation in the context of a plug-in that surrounds it."""
+def surrounded(callback: Callback, operation: str, do: Call) -> Call:
+    """The operation, run in the context of a callback that surrounds it."""
 
     @wraps(do)
     def _surrounded(learn: Any) -> Any:
-        with plugin.surround(learn, operation):
+        with callback.surround(learn, operation):
             return do(learn)
 
     return _surrounded
 
 
 def overrides(learner_class: type, defaults: Operations, operation: str) -> bool:
-    """Does a subclass of the learner do this operation in its own way?"""
+    """Does a subclass of the learner override an operation?"""
     return getattr(learner_class, operation, None) is not defaults.get(operation)
 
 
-def guarded(operation: str, do: Doer, plugin: Callback | None) -> Doer:
-    """An operation that reports its errors to the place; `plugin` is the callback that implements it."""
+def guarded(operation: str, do: Call, callback: Callback | None) -> Call:
+    """An operation that notes the place of its errors; `callback` implements it, if not `None`."""
     if do is nobody:
         return do
 
@@ -164,22 +170,22 @@ def guarded(operation: str, do: Doer, plugin: Callback | None) -> Doer:
             do(learn)
         except BaseException as error:
             learn.loop.place.note_operation_error(error, operation)
-            if plugin is not None:
-                learn.loop.place.note_hook_error(error, plugin, operation)
+            if callback is not None:
+                learn.loop.place.note_hook_error(error, callback, operation)
             raise
 
     return _guarded
 
 
-def listeners_of(callbacks: Callbacks) -> dict[str, Doer]:
-    """All who listen to an event, as one function of the learner."""
+def event_calls(callbacks: Callbacks) -> dict[str, Call]:
+    """For each event one function that calls all its hooks."""
     found = {event: in_turn(event, hooks) for event, hooks in callbacks.hooks.items()}
-    begin = begins(callbacks, callbacks.hooks["before_fit"])
-    return {**found, "before_fit": begin, "after_fit": ends(callbacks.hooks, found["after_fit"])}
+    before = before_fit_call(callbacks, callbacks.hooks["before_fit"])
+    return {**found, "before_fit": before, "after_fit": after_fit_call(callbacks.hooks, found["after_fit"])}
 
 
-def in_turn(event: str, hooks: tuple[Hook, ...]) -> Doer:
-    """A function that calls the hooks in turn, and reports their errors to the place."""
+def in_turn(event: str, hooks: tuple[Hook, ...]) -> Call:
+    """A function that calls the hooks in turn, and notes the place of their errors."""
     if not hooks:
         return nobody
 
@@ -196,29 +202,29 @@ def in_turn(event: str, hooks: tuple[Hook, ...]) -> Doer:
     return _fire
 
 
-def begins(callbacks: Callbacks, hooks: tuple[Hook, ...]) -> Doer:
-    """A function that begins a fit for each callback, with its hook of `before_fit` where it has one.
+def before_fit_call(callbacks: Callbacks, hooks: tuple[Hook, ...]) -> Call:
+    """A function that starts the fit for each callback, and calls its `before_fit` if it has one.
 
-    A callback that another one has removed by then is left out.
+    A callback that an earlier `before_fit` has removed is skipped.
     """
     found = {id(hook.__self__): in_turn("before_fit", (hook,)) for hook in hooks}
 
-    def _begin(learn: Any) -> None:
-        for plugin in callbacks:
-            if learn.callbacks is callbacks or plugin in learn.callbacks:
-                learn.loop.started.append(plugin)
-                found.get(id(plugin), nobody)(learn)
+    def _before_fit(learn: Any) -> None:
+        for callback in callbacks:
+            if learn.callbacks is callbacks or callback in learn.callbacks:
+                learn.loop.started.append(callback)
+                found.get(id(callback), nobody)(learn)
 
-    return _begin
+    return _before_fit
 
 
-def ends(hooks: Mapping[str, tuple[Hook, ...]], fire: Doer) -> Doer:
-    """A function that ends a fit, without the callbacks whose `before_fit` was not reached."""
+def after_fit_call(hooks: Mapping[str, tuple[Hook, ...]], fire: Call) -> Call:
+    """A function that calls each `after_fit`, except of callbacks whose `before_fit` was not called."""
     with_before = {id(hook.__self__) for hook in hooks["before_fit"]}
 
-    def _end(learn: Any) -> None:
+    def _after_fit(learn: Any) -> None:
         missed = with_before - set(map(id, learn.loop.started))
         rest = tuple(hook for hook in hooks["after_fit"] if id(hook.__self__) not in missed)
         (in_turn("after_fit", rest) if missed else fire)(learn)
 
-    return _end
+    return _after_fit

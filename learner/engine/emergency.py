@@ -14,15 +14,15 @@ def save_before_failing(
 ) -> None:
     """Fire the end of a batch or an epoch for the callbacks after the one that failed, `Checkpoint` last.
 
-    Only if the state is certainly complete: the one that failed declares no state, and runs in a
-    phase that does not change trained values. A validation batch is left out, as it may belong to a
-    validation in the middle of a training batch.
+    It does so only if the state is complete: the callback that failed has no state, and runs in a phase that
+    does not change what is trained. Validation batches are excluded, as they may be part of a validation in
+    the middle of a training batch.
 
     Args:
         learn: the learner; its `error` is set, so that `Checkpoint` saves whether it is due or not.
         event: the event.
-        hooks: that of the one that failed, and those after it.
-        error: what it raised; errors of the others become notes.
+        hooks: the hook that failed, and those after it.
+        error: the error that it raised; errors of the other hooks become notes on it.
     """
     failed: Any = hooks[0].__self__
     if isinstance(error, Exception) and not isinstance(error, Cancel) and is_whole(learn, event, failed):

@@ -1,4 +1,4 @@
-"""Say where an error happened, without changing it: by notes (PEP 678)."""
+"""Add notes to an error (PEP 678) that show where in the fit it was raised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from learner.state import membership
 from learner.state.pass_modes import Modes, set_modes
 from learner.state.protocol import FullLearner
 
-GRACE = 1.0  # seconds; the system tells of a child's death in milliseconds, and a sleep ends with that
+GRACE = 1.0  # seconds; the signal of a child's death comes in milliseconds, and ends a sleep
 
 LEVELS = {
     "CancelFit": "a fit",
@@ -34,8 +34,7 @@ def with_place(error: BaseException, learn: FullLearner) -> BaseException:
     """The error with notes: callback and event, epoch and batch, failing layer or sample.
 
     Returns:
-        The same error; or, for a cancel that was raised where nothing of its kind is under way, an error that
-        says so.
+        The same error; for a cancel that was raised where there is nothing to cancel, a `RuntimeError`.
     """
     try:
         return placed(error, learn)
@@ -65,19 +64,19 @@ def placed(error: BaseException, learn: FullLearner) -> BaseException:
         if note and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        traceback.clear_frames(error.__traceback__)  # they hold the activations for which there was no memory
+        traceback.clear_frames(error.__traceback__)  # they hold the activations that filled the memory
     return error
 
 
 def stray(cancel: Cancel, owner: str) -> RuntimeError:
-    """A cancel that ends nothing where it was raised."""
+    """An error for a cancel that was raised where there is nothing to cancel."""
     title = type(cancel).__name__
     span = LEVELS.get(title, "its span")
-    return RuntimeError(f"{title} was raised by {owner}, where it ends nothing: raise it in {span}.")
+    return RuntimeError(f"{title} was raised by {owner}, where it cancels nothing: raise it in {span}.")
 
 
 def end(learn: FullLearner, modes: Modes) -> None:
-    """Restore the modules' modes and let every callback clean up; until then the fit has not ended."""
+    """Restore the modes of the modules, then call every `cleanup_fit`; only then has the fit ended."""
     set_modes(modes)
     try:
         clean_up(learn)
@@ -86,22 +85,21 @@ def end(learn: FullLearner, modes: Modes) -> None:
 
 
 def clean_up(learn: FullLearner) -> None:
-    """Call `cleanup_fit` of the callbacks that have started, last first, whatever the others raise.
+    """Call `cleanup_fit` of the callbacks whose fit has started, last first, even if some raise errors.
 
-    The gradients of a fit that failed are dropped.
+    After an error the gradients are dropped.
 
     Raises:
-        BaseException: the first error of a `cleanup_fit`, if no other error is propagating; otherwise it is
-            added as a note.
+        BaseException: the first error of a `cleanup_fit`, unless the fit has failed; then it is a note.
     """
     failed: BaseException | None = learn.error
-    has_begun = bool(learn.loop.started)
+    has_started = bool(learn.loop.started)
     first: BaseException | None = None
-    for plugin in membership.last_first(learn):
-        caught = cleanup_error(plugin, learn)
+    for callback in membership.last_first(learn):
+        caught = cleanup_error(callback, learn)
         if caught is None:
             continue
-        hook = f"{describe(plugin)}.cleanup_fit"
+        hook = f"{describe(callback)}.cleanup_fit"
         error = stray(caught, hook) if isinstance(caught, Cancel) else caught
         shown = f"in callback {hook}: {type(error).__name__}: {error}"
         if failed is not None or first is not None:
@@ -109,7 +107,7 @@ def clean_up(learn: FullLearner) -> None:
         else:
             error.add_note(shown)
             first = error
-    if failed is not None and has_begun:
+    if failed is not None and has_started:
         learn.model.zero_grad()
     if first is not None:
         learn.error = first
@@ -117,9 +115,9 @@ def clean_up(learn: FullLearner) -> None:
 
 
 def cleanup_error(callback: Callback, learn: FullLearner) -> BaseException | None:
-    """Call a `cleanup_fit` and return whatever it raises: the others must be called too.
+    """Call one `cleanup_fit` and return what it raises, as the others must be called too.
 
-    A second Ctrl-C may abort the `cleanup_fit`, and nothing around it.
+    A second Ctrl-C may abort the `cleanup_fit` itself, but nothing around it.
     """
     try:
         learn.abortable = True
@@ -132,7 +130,7 @@ def cleanup_error(callback: Callback, learn: FullLearner) -> BaseException | Non
 
 
 def clock_note(learn: FullLearner) -> str:
-    """Which epoch and batch it was."""
+    """The epoch, the batch and the pass in which the error was raised."""
     at, total = learn.loop.place, "?" if learn.n_batches is None else learn.n_batches
     parts = [f"at epoch {learn.epoch}/{learn.n_epochs}"]
     if at.in_batch or (at.span == "predict" and (at.hook or at.operations)):
@@ -145,7 +143,7 @@ def clock_note(learn: FullLearner) -> str:
 
 
 def sample_note(frames: list[FrameType], learn: FullLearner) -> str | None:
-    """Which items of a map-style data set were being fetched, where the loader's frames tell."""
+    """The indices of the items that were being fetched from a map-style data set, if frames show them."""
     for frame in reversed(frames):
         indices = frame.f_locals.get("possibly_batched_index")
         if indices is not None and module_of(frame).startswith("torch.utils.data."):
@@ -154,28 +152,28 @@ def sample_note(frames: list[FrameType], learn: FullLearner) -> str | None:
 
 
 def module_of(frame: FrameType) -> str:
-    """The module whose code it runs."""
+    """The module whose code a frame runs."""
     return str(frame.f_globals.get("__name__"))
 
 
 def worker_note(error: BaseException, frames: list[FrameType]) -> str | None:
-    """A loader's worker that was killed from outside."""
+    """A hint for a loader's worker that was killed from outside."""
     words = str(error) if isinstance(error, RuntimeError) else ""
     if isinstance(error, (EOFError, OSError)) and any(
         module_of(frame) == "torch.utils.data.dataloader" for frame in frames
     ):
-        words = death_of_a_worker()  # it died while it handed a batch on
+        words = death_of_a_worker()  # it died while it was sending a batch
     if not words.startswith("DataLoader worker"):
         return None
     shown = "" if words == str(error) else f" ({words})"
     return (
         f"a loader worker died, perhaps out of memory{shown}: use fewer workers, or a smaller batch_size. "
-        'Where workers are spawned, a script must train below `if __name__ == "__main__":`.'
+        'If workers are spawned, a script must train below `if __name__ == "__main__":`.'
     )
 
 
 def death_of_a_worker() -> str:
-    """What torch says of it: it raises that whenever the system tells of the death, so best here and now."""
+    """Torch's message on the death, raised by a signal handler at any time: wait for it here."""
     try:
         time.sleep(GRACE)
     except RuntimeError as death:
@@ -184,7 +182,7 @@ def death_of_a_worker() -> str:
 
 
 def memory_note(error: BaseException, learn: FullLearner) -> str | None:
-    """The batch for which there was no memory."""
+    """The batch that did not fit in memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return f"the batch was {describe_batch(learn.batch)}: try a smaller batch_size"
     return None

@@ -1,4 +1,4 @@
-"""The composed loop as a readable listing."""
+"""`learn.explain()`: the composed loop as a readable listing."""
 
 from __future__ import annotations
 
@@ -45,44 +45,44 @@ cleanup_fit"""
 
 
 def explain(learn: FullLearner) -> str:
-    """For each event and operation, who is called, in which order, and why there."""
+    """For each event and operation, what is called, in which order, and why there."""
     lines = []
     for line in lines_of_loop(validates=learn.data.valid is not None):
         word = line.strip()
         if word.startswith("["):
-            lines += beside(line, doer_of(learn, word[1:-1]))
+            lines += beside(line, implementation_of(learn, word[1:-1]))
             continue
-        plugins = [plugin for plugin in learn.callbacks if listens(plugin, word)]
+        called = [callback for callback in learn.callbacks if listens(callback, word)]
         if word == "cleanup_fit":
-            plugins.reverse()
-        lines += beside(line, ", ".join(map(with_phase, plugins)))
+            called.reverse()
+        lines += beside(line, ", ".join(map(with_phase, called)))
     return "\n".join(lines)
 
 
 def lines_of_loop(*, validates: bool) -> Sequence[str]:
-    """The loop, with or without the pass over validation data."""
+    """The lines of the loop, with or without the validation pass."""
     lines = LOOP.splitlines()
     first, last = lines.index("    before_validate"), lines.index("    after_validate")
     return lines if validates else lines[:first] + lines[last + 1 :]
 
 
 def beside(left: str, right: str) -> list[str]:
-    """Two columns, the second one wrapped, in 100 characters."""
+    """Two columns of at most 100 characters together; the right one is wrapped."""
     lines = textwrap.wrap(right, 100 - 25) or [""]
     return [f"{left if number == 0 else '':<24} {line}".rstrip() for number, line in enumerate(lines)]
 
 
-def doer_of(learn: FullLearner, operation: str) -> str:
-    """Who does an operation, and within what."""
+def implementation_of(learn: FullLearner, operation: str) -> str:
+    """The callback or class that implements an operation, and the callbacks around it."""
     if operation in learn.callbacks.overrides:
-        doer = with_phase(learn.callbacks.overrides[operation])
+        owner = with_phase(learn.callbacks.overrides[operation])
     else:
-        doer = type(learn).__name__ if hasattr(type(learn), operation) else "nobody"
-    around = [describe(plugin) for plugin in learn.callbacks if operation in plugin.surrounds]
-    return f"{doer}, within {', '.join(around)}" if around else doer
+        owner = type(learn).__name__ if hasattr(type(learn), operation) else "nobody"
+    around = [describe(callback) for callback in learn.callbacks if operation in callback.surrounds]
+    return f"{owner}, within {', '.join(around)}" if around else owner
 
 
-def with_phase(plugin: Callback) -> str:
-    """A callback with the phase that puts it there, and its window."""
-    window = window_of(plugin)
-    return f"{describe(plugin)} ({plugin.order.name}{f', {window.window}' if window else ''})"
+def with_phase(callback: Callback) -> str:
+    """A callback with its phase, which determines the order, and its window."""
+    window = window_of(callback)
+    return f"{describe(callback)} ({callback.order.name}{f', {window.window}' if window else ''})"

@@ -1,4 +1,4 @@
-"""What surrounds a fit, and a pass beside it: checks, the place of an error, clean-up, the modules' modes."""
+"""What runs around a fit, or around a pass outside a fit: checks, notes on errors, clean-up, module modes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from learner.state.protocol import FullLearner
 
 @contextmanager
 def under_way(learn: FullLearner) -> Iterator[None]:
-    """Check a fit before anything of it; at its end let every callback clean up, whatever happened.
+    """Check a fit before it runs, and let every callback clean up at its end, whatever happened.
 
     Raises:
-        BaseException: what ended the fit, with notes about the place; it is `learn.error`.
+        BaseException: the error that ended the fit, with notes on its place; it is also `learn.error`.
     """
     was_left = resume_training_modes(learn.model)
     modes = modes_of(learn)
@@ -39,7 +39,7 @@ def under_way(learn: FullLearner) -> Iterator[None]:
 
 @contextmanager
 def aside(learn: FullLearner) -> Iterator[None]:
-    """Run batches in evaluation mode beside the fit, or without one; then restore the state of the loop."""
+    """Run batches in evaluation mode, inside or outside a fit; then restore the state of the loop."""
     modes, kept = modes_of(learn), pass_state(learn)
     learn.results, learn.stop_reason, learn.loop.start = {}, None, None
     learn.loop.begin_pass(learn, (), training=False, span="predict")
@@ -47,7 +47,7 @@ def aside(learn: FullLearner) -> Iterator[None]:
         yield
     except BaseException as error:
         placed = errors.with_place(error, learn)
-        if not learn.fitting:  # otherwise a callback may catch it, and the fit end well
+        if not learn.fitting:  # otherwise a callback may catch it, and the fit continue
             learn.error = placed
         if placed is error:
             raise

@@ -1,4 +1,4 @@
-"""Which parameters are trained, and at what rate: layer groups, freezing, and rates that differ by layer."""
+"""Layer groups: freezing, and learning rates per group."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from learner.state.protocol import FullLearner
 Splitter = Callable[[nn.Module], Iterable[Any]]
 Groups = list[list[nn.Parameter]]
 
-LAYER_GROUP = "layer_group"  # the key of an optimizer's group that tells whose parameters it has
-EARLIER = 10  # a rate given as slice(hi) is hi for the last group and hi / 10 for those before (fastai)
+LAYER_GROUP = "layer_group"  # the key of an optimizer's group with the number of its layer group
+EARLIER = 10  # slice(hi) means hi for the last group, and hi / 10 for the earlier ones (as in fastai)
 NORMS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # batch and instance norm, of all dimensions
     *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
@@ -31,17 +31,17 @@ def layer_groups(model: nn.Module, splitter: Splitter | None) -> Groups:
 
     Args:
         model: the model.
-        splitter: gives, for a model, the groups: each a module, a parameter, or several of both. What is in
-            two of them, as a tied weight, belongs to the first. None: one group of all.
+        splitter: a function of the model that returns the groups, each a module, a parameter, or several of
+            both. A parameter of two groups, such as a tied weight, belongs to the first. None: one group.
 
     Raises:
-        TypeError: the splitter cannot be called, or gives something else.
-        ValueError: it forgets parameters that are to be trained, or a group has none.
+        TypeError: the splitter is not callable, or returns something else.
+        ValueError: trainable parameters are in no group, or a group has no parameters.
     """
     if splitter is None:
         return [list(model.parameters())]
     if not callable(splitter):
-        raise TypeError(f"splitter={splitter!r}: pass a function of the model, as {EXAMPLE}.")
+        raise TypeError(f"splitter={splitter!r}: pass a function of the model, such as {EXAMPLE}.")
     names = {id(each): name for name, each in model.named_parameters()}
     taken: set[int] = set()
     groups: Groups = []
@@ -51,7 +51,7 @@ def layer_groups(model: nn.Module, splitter: Splitter | None) -> Groups:
         if strangers:
             raise ValueError(
                 f"splitter: group {number} has a parameter of shape {tuple(strangers[0].shape)} that is not "
-                f"the model's. Split the model that it is given, as {EXAMPLE}."
+                f"in the model. Return parts of the model that is passed, as in {EXAMPLE}."
             )
         groups.append([each for key, each in found.items() if key not in taken])
         taken |= set(found)
@@ -61,8 +61,8 @@ def layer_groups(model: nn.Module, splitter: Splitter | None) -> Groups:
     ]
     if forgotten:
         raise ValueError(
-            f"splitter: its {counted(len(groups), 'group lacks', 'groups lack')} {listed(forgotten)}, which "
-            "would not be trained. Put them into a group, or freeze them with requires_grad_(False)."
+            f"splitter: its {counted(len(groups), 'group lacks', 'groups lack')} {listed(forgotten)}, "
+            "which would not be trained. Add them to a group, or freeze them with requires_grad_(False)."
         )
     return groups
 
@@ -71,12 +71,12 @@ EXAMPLE = "lambda model: [model.body, model.head]"
 
 
 def by_children(model: nn.Module) -> list[nn.Module]:
-    """A splitter: each direct child of the model that has parameters is a layer group."""
+    """A splitter that makes each direct child of the model with parameters a layer group."""
     return [child for child in model.children() if any(True for _ in child.parameters())]
 
 
 def body_and_head(model: nn.Module) -> list[list[nn.Module]]:
-    """A splitter: the last direct child that has parameters is the head, all before it the body."""
+    """A splitter with two groups: the last direct child with parameters, and all children before it."""
     *body, head = by_children(model)
     return [body, [head]]
 
@@ -92,36 +92,36 @@ def parameters_in(given: Any, number: int) -> Iterator[nn.Parameter]:
             yield from parameters_in(each, number)
     else:
         raise TypeError(
-            f"splitter: group {number} has {given!r} ({type(given).__name__}): give modules or parameters, "
-            f"as {EXAMPLE}."
+            f"splitter: group {number} has {given!r} ({type(given).__name__}): return modules or parameters, "
+            f"as in {EXAMPLE}."
         )
 
 
 def check_groups(groups: Groups) -> None:
-    """Refuse groups that are none.
+    """Refuse empty groups.
 
     Raises:
-        ValueError: there is no group, or one has no parameters of its own.
+        ValueError: there is no group, or a group has no parameters of its own.
     """
     if not groups:
-        raise ValueError(f"splitter: it gives no group. Give at least one, as {EXAMPLE}.")
+        raise ValueError(f"splitter: it returned no group. Return at least one, as in {EXAMPLE}.")
     for number, group in enumerate(groups):
         if not group:
             raise ValueError(
-                f"splitter: group {number} has no parameters that are not in a group before it. Leave it "
-                "out, or give each layer to one group."
+                f"splitter: all parameters of group {number} are in earlier groups, or it has none. Remove "
+                "the group, or put each layer into one group."
             )
 
 
 def make_optimizer(learn: FullLearner) -> Any:
-    """The optimizer of a learner, made of its parameters where a factory was given."""
+    """The optimizer of a learner; a factory is called with its parameters."""
     return as_optimizer(learn.optimizer_given, to_optimize(learn), named_parameters(learn))
 
 
 def to_optimize(learn: FullLearner) -> list[Any]:
-    """The tensors for an optimizer: the trainable ones, or, if groups are requested, all in groups.
+    """The tensors for an optimizer: the trainable ones, or all in groups if there is a splitter.
 
-    The trainable tensors of a loss that is a module are among them: in the last group where there are groups.
+    They include the trainable tensors of a loss that is a module, in the last group.
     """
     if learn.splitter is not None:
         return settings_of(with_loss(layer_groups(learn.model, learn.splitter), learn), learn)
@@ -136,7 +136,7 @@ def with_loss(groups: Groups, learn: FullLearner) -> Groups:
 
 
 def settings_of(groups: Groups, learn: FullLearner) -> list[dict[str, Any]]:
-    """The groups as an optimizer takes them, those without weight decay by themselves."""
+    """The groups as an optimizer takes them; tensors without weight decay are separate groups."""
     loss = loss_module(learn.loss_func)
     modules = [] if learn.decay_norms else [learn.model] if loss is None else [learn.model, loss]
     spared = set[int]().union(*map(undecayed, modules))
@@ -152,7 +152,7 @@ def settings_of(groups: Groups, learn: FullLearner) -> list[dict[str, Any]]:
 
 
 def undecayed(model: nn.Module) -> set[int]:
-    """The ids of all biases, and of the weights of norms: decay only pulls them from where they should be."""
+    """The ids of all biases and of the parameters of norms, which weight decay does not help."""
     found = {
         id(each) for module in model.modules() if isinstance(module, NORMS) for each in module.parameters()
     }
@@ -160,24 +160,24 @@ def undecayed(model: nn.Module) -> set[int]:
 
 
 def group_of(settings: dict[str, Any], position: int) -> int:
-    """The layer group of an optimizer's group: its own place where nobody has said it."""
+    """The layer group of an optimizer's group; its position if it has no number."""
     return settings.get(LAYER_GROUP, position)
 
 
 def n_groups_of(optimizer: Any) -> int:
-    """How many layer groups an optimizer has; several share them."""
+    """The number of layer groups of an optimizer; the members of `Optimizers` share them."""
     members = members_of(optimizer)
     return 1 + max(group_of(each, n) for one in members for n, each in enumerate(one.param_groups))
 
 
 def rates_of(optimizer: Any, rate: float | slice, n_groups: int) -> list[float]:
-    """One rate for each of an optimizer's groups.
+    """The learning rate of each group of an optimizer.
 
     Args:
-        optimizer: in `Optimizers`, the member with the largest rate gets `rate`; the others get it times
+        optimizer: in `Optimizers`, the member with the largest rate gets `rate`; the others get `rate` times
             their ratio to that member, as their rates are in different units.
-        rate: as of `spread`.
-        n_groups: of the model, at least.
+        rate: as in `spread`.
+        n_groups: the number of layer groups of the model.
     """
     members = members_of(optimizer)
     rates = spread(rate, max(n_groups, n_groups_of(optimizer)))
@@ -191,16 +191,17 @@ def rates_of(optimizer: Any, rate: float | slice, n_groups: int) -> list[float]:
 
 
 def spread(rate: float | slice, n_groups: int) -> list[float]:
-    """One rate a layer group.
+    """The learning rate of each layer group.
 
     Args:
-        rate: the same for all; or `slice(lo, hi)`: from `lo` for the first to `hi` for the last, each the
-            same factor larger than the one before; or `slice(hi)`: `hi` for the last and a tenth for the
-            others. Howard and Ruder 2018, "Universal language model fine-tuning", section 3.2.
-        n_groups: how many.
+        rate: a number for all groups; or `slice(lo, hi)`, from `lo` for the first group to `hi` for the last
+            in equal factors; or `slice(hi)`, `hi` for the last group and a tenth for the others.
+        n_groups: the number of groups.
 
     Raises:
-        TypeError, ValueError: it is no rate.
+        TypeError, ValueError: the rate is not a positive number or such a slice.
+
+    Source: Howard and Ruder 2018, "Universal language model fine-tuning", section 3.2.
     """
     if not isinstance(rate, slice):
         return [checked_rate(rate)] * n_groups
@@ -216,10 +217,10 @@ def spread(rate: float | slice, n_groups: int) -> list[float]:
 
 
 def checked_rate(rate: Any) -> float:
-    """A rate above 0."""
+    """The rate as a float, if it is a positive number."""
     if isinstance(rate, bool) or not isinstance(rate, (int, float)):
         raise TypeError(
-            f"lr={rate!r}: write a number, as 1e-3, or slice(1e-5, 1e-3) for rates by layer group."
+            f"lr={rate!r}: write a number, as in 1e-3, or slice(1e-5, 1e-3) for rates per layer group."
         )
     if not 0 < rate < float("inf"):
         raise ValueError(f"lr={rate!r}: write a finite number above 0.")
@@ -230,17 +231,17 @@ def checked_rate(rate: Any) -> float:
 
 
 def freeze_to(learn: FullLearner, n: int, train_norms: bool) -> None:
-    """Train the layer groups from `n` on, and none before.
+    """Train the layer groups from number `n` to the last, and freeze those before.
 
     Raises:
-        TypeError, ValueError: there is no such group; nothing has been changed then.
+        TypeError, ValueError: there is no such group; nothing has changed.
     """
     groups: Groups = learn.layer_groups
     if type(n) is not int:
-        raise TypeError(f"freeze_to({n!r}): write the number of the first layer group to train, as -1.")
+        raise TypeError(f"freeze_to({n!r}): write the number of the first layer group to train, such as -1.")
     if not -len(groups) <= n < len(groups):
         raise ValueError(
-            f"freeze_to({n}): of {counted(len(groups), 'layer group', 'layer groups')} none would train. "
+            f"freeze_to({n}): the model has {counted(len(groups), 'layer group', 'layer groups')}. "
             f"Write {-len(groups)} to {len(groups) - 1}{'' if len(groups) > 1 else SPLIT_FIRST}."
         )
     first = n % len(groups)
@@ -255,7 +256,7 @@ def freeze_to(learn: FullLearner, n: int, train_norms: bool) -> None:
             trains = number >= first or (train_norms and id(parameter) in norms)
             parameter.requires_grad_(trains and parameter.is_floating_point())
             if not trains:
-                parameter.grad = None  # a gradient that is left would go on moving it
+                parameter.grad = None  # an optimizer would still apply a gradient that is left
     hold_all(learn)
 
 
@@ -263,7 +264,7 @@ SPLIT_FIRST = f", or pass Learner(splitter={EXAMPLE}) to have more"
 
 
 def hold_all(learn: FullLearner) -> None:
-    """Give the optimizer what it does not hold yet and is to be trained: it was frozen when it was made."""
+    """Add trainable parameters to the optimizer that were frozen when it was made."""
     if learn.optimizer is None:
         learn.optimizer = make_optimizer(learn)
         return
@@ -275,7 +276,7 @@ def hold_all(learn: FullLearner) -> None:
 
 
 def named(parameters: list[nn.Parameter], learn: FullLearner) -> list[Any]:
-    """Parameters as they are, or with their names for the rules of `Optimizers`."""
+    """The parameters as they are, or with their names for the rules of `Optimizers`."""
     if not isinstance(learn.optimizer, Optimizers):
         return parameters
     names = {id(each): name for name, each in named_parameters(learn).items()}

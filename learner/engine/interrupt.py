@@ -14,20 +14,20 @@ from typing import Any
 from callbacks.core.output import print_line
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-#: Seconds within which a further Ctrl-C counts as the same: a terminal and a supervisor may both send one.
+#: Seconds in which another Ctrl-C counts as the same one: a terminal and a supervisor may both send it.
 SAME = 1.0
 
 
 @contextmanager
 def interruptible(learn: Any) -> Iterator[None]:
-    """Handle the two signals during a fit, then restore the handlers and end as the signal asks for.
+    """Handle the two signals during a fit; then restore the handlers and raise what the signal demands.
 
-    Only in the main thread, and only where the handler is Python's or the system's own: a handler of the
-    user's stays, and so does one that ignores the signal.
+    It does so only in the main thread, and only for handlers of Python or the system: a user's handler stays,
+    and so does one that ignores the signal.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came.
-        SystemExit: SIGTERM came, even after other signals; the exit code is 143.
+        KeyboardInterrupt: Ctrl-C was received.
+        SystemExit: SIGTERM was received, even after other signals; the exit code is 143.
     """
     if not learn.fitting:
         learn.interrupted, learn.abortable = None, True
@@ -53,7 +53,7 @@ class Received:
         self.process = os.getpid()
         self.replaced: dict[signal.Signals, Any] = {}
         self.numbers: list[int] = []
-        self.pressed: float | None = None  # when Ctrl-C came first
+        self.pressed: float | None = None  # time of the first Ctrl-C
 
     def install(self) -> None:
         for number in SIGNALS:
@@ -63,7 +63,7 @@ class Received:
                 signal.signal(number, self.handle)
 
     def uninstall(self) -> None:
-        """Restore the handlers; that of Ctrl-C last, as from then on it may raise anywhere."""
+        """Restore the handlers, that of Ctrl-C last, as it may raise anywhere from then on."""
         self.learn.abortable = False
         for number, handler in reversed(self.replaced.items()):
             signal.signal(number, handler)
@@ -83,11 +83,11 @@ class Received:
 
 
 def raise_for(numbers: list[int]) -> None:
-    """End as the sender of the signals expects.
+    """Raise what the sender of the signals expects.
 
     Raises:
-        KeyboardInterrupt: it was Ctrl-C.
-        SystemExit: it was SIGTERM; the exit code is 143.
+        KeyboardInterrupt: for Ctrl-C.
+        SystemExit: for SIGTERM; the exit code is 143.
     """
     if signal.SIGTERM in numbers:
         raise SystemExit(128 + signal.SIGTERM)
@@ -95,20 +95,20 @@ def raise_for(numbers: list[int]) -> None:
 
 
 def end_batch(learn: Any) -> None:
-    """Stop the fit after this batch, and say so."""
+    """Stop the fit after this batch, and print that."""
     learn.stop(learn.interrupted)
     hint = "; again to abort at once" if learn.interrupted.endswith(SIGNALS[signal.SIGINT]) else ""
     print_line(f"\n{learn.interrupted}: ending after this batch{hint}", "stderr")
 
 
 def end_span(learn: Any) -> None:
-    """Stop a fit that was interrupted, where a cancel has ended an epoch or a pass."""
+    """Stop an interrupted fit at the end of an epoch or a pass, which a cancel may have ended."""
     if learn.interrupted and not learn.stop_reason:
         end_batch(learn)
 
 
 def end_cancelled_batch(learn: Any) -> None:
-    """Stop a fit that was interrupted, and save the run: no `after_batch` is fired for this batch."""
+    """Stop an interrupted fit and save the run, as `after_batch` does not fire for a cancelled batch."""
     if learn.interrupted and not learn.stop_reason:
         end_batch(learn)
         for callback in learn.callbacks:

@@ -1,4 +1,4 @@
-"""Refuse a subclass of the learner that reuses a private name of the loop by accident."""
+"""Refuse a subclass of the learner that overrides a private name by accident."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ OPERATIONS = "forward, compute_loss, backward or step"
 
 COMPUTES = "computes"
 
-#: Public names that no subclass may use: a learner holds its parts there.
+#: Public names that no subclass may use: the learner stores its parts there.
 RESERVED = {"loop", "optimizer_given"}
 
 
 def check_subclass(cls: Any, base: type) -> None:
-    """Refuse a class when it is defined: its loop would run other code than its author means.
+    """Refuse a class when it is defined, if the loop would run other code than its author means.
 
     Args:
         cls: a subclass of the learner.
         base: the learner.
 
     Raises:
-        TypeError: it, or a mixin, defines or assigns a private name of the loop, or defines a method where
-            the loop keeps a value; or its `state` is not of names, or names what every learner keeps.
+        TypeError: the class or a mixin defines or assigns a private name of the learner, or defines a method
+            where the learner has a value; or its `state` does not consist of names, or names what every
+            learner saves.
     """
     check_state(cls, base)
     private, values = private_names(base), value_names(base)
@@ -40,12 +41,12 @@ def check_subclass(cls: Any, base: type) -> None:
 
 
 def check_member(place: str, name: str, member: Any, private: set[str], values: dict[str, str]) -> None:
-    """Refuse one member of a class, as `check_subclass` does."""
+    """Check one member of a class for `check_subclass`."""
     if name in private:
         raise TypeError(
-            f"{place} has the name of a private part of the learner, which would use it. To change "
-            f"what it does, override an operation, {OPERATIONS}, or write a "
-            f"callback; a helper of your own needs another name, as my_{name.lstrip('_')}."
+            f"{place} has the name of a private part of the learner, which would use it. To change the "
+            f"training, override an operation, {OPERATIONS}, or write a callback; for your own helper choose "
+            f"another name, such as my_{name.lstrip('_')}."
         )
     if name in values and (is_method(member) or (values[name] == COMPUTES and not is_code(member))):
         raise TypeError(
@@ -57,18 +58,18 @@ def check_member(place: str, name: str, member: Any, private: set[str], values: 
         if assigned in private:
             raise TypeError(
                 f"{place} assigns self.{assigned}, a private part of the learner: give the attribute "
-                f"another name, as self.my_{assigned.lstrip('_')}."
+                f"another name, such as self.my_{assigned.lstrip('_')}."
             )
 
 
 def private_names(base: type) -> set[str]:
-    """The private names that the learner's own classes define or declare, and the reserved ones."""
+    """The private names that the classes of the learner define or declare, and the reserved names."""
     names = {name for name in own_names(base) if name.startswith("_") and not name.startswith("__")}
     return names | RESERVED
 
 
 def value_names(base: Any) -> dict[str, str]:
-    """The public names under which the learner has values, and where a value comes from."""
+    """The public attributes of the learner that are not methods, and where each value comes from."""
     missing = object()
     found = {name: inspect.getattr_static(base, name, missing) for name in own_names(base) if name[0] != "_"}
     return {
@@ -79,23 +80,23 @@ def value_names(base: Any) -> dict[str, str]:
 
 
 def own_names(base: type) -> set[str]:
-    """All names of its classes."""
+    """All names that a class and its bases define or declare."""
     classes = [each for each in base.__mro__ if each is not object]
     return {name for each in classes for name in (*vars(each), *vars(each).get("__annotations__", ()))}
 
 
 def is_method(member: Any) -> bool:
-    """A function that a class calls."""
+    """Is a member a function, of whatever kind?"""
     return isinstance(member, (staticmethod, classmethod)) or inspect.isroutine(member)
 
 
 def is_code(member: Any) -> bool:
-    """A method, or another descriptor."""
+    """Is a member a method, or another descriptor?"""
     return is_method(member) or hasattr(type(member), "__get__")
 
 
 def assigned_by(member: Any) -> Iterator[str]:
-    """The attributes of its first argument that a method assigns, also in a function within it."""
+    """The attributes of its first argument that a method assigns, also in functions inside it."""
     function: Any = member.fget if isinstance(member, property) else member
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is not None and code.co_argcount:
@@ -118,6 +119,6 @@ def assigned_in(code: CodeType, name: str) -> Iterator[str]:
 
 
 def loads(step: Any, name: str) -> bool:
-    """Does it load this local variable last? Python 3.13 loads two at once."""
+    """Does an instruction load this local variable last? Python 3.13 loads two at once."""
     loaded = step.argval[-1] if isinstance(step.argval, tuple) else step.argval
     return step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and loaded == name

@@ -18,7 +18,7 @@ from callbacks.core.contract import OPERATIONS
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import IN_BATCH
 from learner.checks.preflight import Preflight
-from learner.engine.composition import begins, doer_of, guarded, in_turn, nobody, within
+from learner.engine.composition import before_fit_call, guarded, implementation, in_turn, nobody, surrounded
 from learner.loop import OPERATIONS as DEFAULTS
 
 BLOCK = 10  # steps; rare events, and batches that workers deliver in bursts, average out within a block
@@ -138,7 +138,7 @@ class Meter:
         """Put a clock around each call of the learner's loop."""
         hooks = {event: self._timed_hooks(event, found) for event, found in learn.callbacks.hooks.items()}
         learn.loop.on = {event: in_turn(event, found) for event, found in hooks.items()}
-        learn.loop.on["before_fit"] = begins(learn.callbacks, hooks["before_fit"])
+        learn.loop.on["before_fit"] = before_fit_call(learn.callbacks, hooks["before_fit"])
         owners = learn.callbacks.overrides
         learn.loop.do = {
             each: guarded(each, self._call(learn, each), owners.get(each)) for each in OPERATIONS
@@ -156,12 +156,12 @@ class Meter:
 
     def _call(self, learn: Any, operation: str) -> Call:
         callbacks: Callbacks = learn.callbacks
-        do = doer_of(callbacks, operation, type(learn), DEFAULTS)
+        do = implementation(callbacks, operation, type(learn), DEFAULTS)
         if do is not nobody:
             do = self._timed(("operation", operation), do, self._step)
         for around in reversed(tuple(callbacks)):
             if operation in around.surrounds:
-                do = self._timed(("callback", around.name), within(around, operation, do), self._step)
+                do = self._timed(("callback", around.name), surrounded(around, operation, do), self._step)
         return do
 
     def _timed(self, key: tuple[str, str], do: Call, sums: dict[tuple[str, str], float]) -> Call:

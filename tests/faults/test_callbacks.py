@@ -87,8 +87,8 @@ def test_what_is_no_plug_in_is_told_with_the_argument_that_it_was_given_as(make_
 
 
 @pytest.mark.parametrize("callbacks", ["ZeroGrad", Recorder(), Recorder, 3])
-def test_case_66_plug_ins_that_are_no_list_are_refused(callbacks, make_learner):
-    with pytest.raises(TypeError, match="pass a list of plug-ins"):
+def test_case_66_callbacks_that_are_not_a_list_are_refused(callbacks, make_learner):
+    with pytest.raises(TypeError, match="pass a list of callbacks"):
         make_learner(callbacks=callbacks)
 
 
@@ -193,7 +193,7 @@ def test_plug_ins_are_removed_by_class_or_name_and_one_that_is_not_there_is_told
     learn.remove_callbacks(Recorder, "mine")
     assert Recorder not in learn.callbacks
     assert "mine" not in learn.callbacks
-    with pytest.raises(KeyError, match="no callback is Recorder"):
+    with pytest.raises(KeyError, match="there is no callback Recorder"):
         learn.remove_callbacks(Recorder)
     with pytest.raises(KeyError, match="no callback is called 'mine'"):
         learn.remove_callbacks("mine")

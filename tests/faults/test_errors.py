@@ -138,7 +138,7 @@ def test_case_74_a_cancel_outside_its_span_is_an_error_that_says_so(make_learner
     def stray(learn):
         raise kind
 
-    told = rf"{kind.__name__} was raised by stray\.{event}, where it ends nothing"
+    told = rf"{kind.__name__} was raised by stray\.{event}, where it cancels nothing"
     with pytest.raises(RuntimeError, match=told):
         make_learner(callbacks=[stray]).fit(1)
 

@@ -82,15 +82,15 @@ def test_a_weight_in_two_groups_belongs_to_the_first():
     ("splitter", "error", "words"),
     [
         (3, TypeError, "pass a function of the model"),
-        (lambda model: [], ValueError, "gives no group"),
+        (lambda model: [], ValueError, "returned no group"),
         (lambda model: [model[0], "head"], TypeError, "group 1 has 'head'"),
         (
             lambda model: [model[0], model[2]],
             ValueError,
             r"lack 1.weight, 1.bias, which would not be trained",
         ),
-        (lambda model: [model, model[2]], ValueError, "group 1 has no parameters that are not"),
-        (lambda model: [model, nn.Linear(1, 1)], ValueError, r"shape \(1, 1\) that is not the model's"),
+        (lambda model: [model, model[2]], ValueError, "all parameters of group 1 are in earlier groups"),
+        (lambda model: [model, nn.Linear(1, 1)], ValueError, r"shape \(1, 1\) that is not in the model"),
         (lambda model: [model, [model[0].weight]], AttributeError, "weight"),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_completely_frozen_model_gets_its_optimizer():
 @pytest.mark.parametrize("n", [3, -4])
 def test_freezing_everything_is_refused(n):
     learn = make(splitter=split)
-    with pytest.raises(ValueError, match=r"of 3 layer groups none would train\. Write -3 to 2"):
+    with pytest.raises(ValueError, match=r"the model has 3 layer groups\. Write -3 to 2"):
         learn.freeze_to(n)
     assert len(trained(learn)) == 8
 

@@ -24,10 +24,10 @@ def make(kind, **options):
 @pytest.mark.parametrize(
     ("name", "fix"),
     [
-        ("loop", "another name, as my_loop"),
-        ("optimizer_given", "another name, as my_optimizer_given"),
+        ("loop", "another name, such as my_loop"),
+        ("optimizer_given", "another name, such as my_optimizer_given"),
         ("_loss", "forward, compute_loss, backward or step"),
-        ("_value", "another name, as my_value"),
+        ("_value", "another name, such as my_value"),
         ("_results", "an operation"),
     ],
 )

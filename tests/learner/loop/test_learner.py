@@ -239,7 +239,7 @@ def test_a_callback_and_a_subclass_that_implement_the_same_operation_are_refused
         def step(self, learn):
             pass
 
-    with pytest.raises(ValueError, match=r"two do 'step': Mine\.step and the plug-in Still"):
+    with pytest.raises(ValueError, match=r"two implement 'step': Mine\.step and the callback Still"):
         Mine(nn.Linear(1, 1), (line_batches(), None), F.mse_loss, callbacks=[Still()])
 
 
