@@ -160,7 +160,7 @@ def overrides(learner_class: type, defaults: Operations, operation: str) -> bool
 
 
 def guarded(operation: str, do: Call, callback: Callback | None) -> Call:
-    """An operation that notes the place of its errors; `callback` implements it, if not `None`."""
+    """An operation that notes the place of its errors; `callback` implements it, if any does."""
     if do is nobody:
         return do
 
