@@ -10,8 +10,8 @@ from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import Mistake, closest
 
 VERBS = (
-    *("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "report", "ls", "init"),
-    "doctor",
+    *("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "report", "compare"),
+    *("ls", "init", "doctor"),
 )
 
 Verbs = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns

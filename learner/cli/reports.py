@@ -1,4 +1,4 @@
-"""The verbs that describe runs that exist: `report`."""
+"""The verbs that describe runs that exist: `report` and `compare`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from learner.cli.parser import Parser, Verbs
 from learner.recipes.recipe_errors import Mistake
+from learner.report.comparison import compare
+from learner.report.comparison_page import comparison_report
 from learner.report.records import Record, record_of_folder
 from learner.report.reporting import RunReport, made
 
@@ -19,6 +21,12 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     text = "the file to write (report.html in the run's folder)"
     report.add_argument("--output", type=Path, metavar="FILE", help=text)
     report.set_defaults(function=do_report)
+    text = "compare the results, curves and settings of runs"
+    compare_verb = verbs.add_parser("compare", help=text, description=text, allow_abbrev=False)
+    compare_verb.add_argument("runs", nargs="+", type=Path, metavar="run", help="folders of runs")
+    text = "also write the comparison as an HTML file"
+    compare_verb.add_argument("--output", type=Path, metavar="FILE", help=text)
+    compare_verb.set_defaults(function=do_compare)
 
 
 def do_report(options: argparse.Namespace) -> int:
@@ -27,6 +35,21 @@ def do_report(options: argparse.Namespace) -> int:
     write(made(record), options.output or options.run / "report.html")
     for reason in record.missing:
         print(f"left out: {reason}")
+    return 0
+
+
+def do_compare(options: argparse.Namespace) -> int:
+    """Print runs side by side, and write the page if a file is given."""
+    try:
+        found = compare(*options.runs)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+    print(found)
+    for name, record in zip(found.names, found.records, strict=True):
+        for reason in record.missing:
+            print(f"{name}: {reason}")
+    if options.output is not None:
+        write(comparison_report(found), options.output)
     return 0
 
 

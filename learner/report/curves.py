@@ -43,17 +43,18 @@ class Line:
     mark: tuple[float, float] | None = None
 
 
-def panel(title: str, caption: str, lines: Sequence[Line], *, unit: str = "epoch") -> str:
+def panel(
+    title: str, caption: str, lines: Sequence[Line], *, unit: str = "epoch", has_legend: bool = True
+) -> str:
     """A figure with its title and caption; empty if no line has a point."""
-    lines = [line for line in lines if any(math.isfinite(value) for value in line.y)]
-    if not lines:
+    if not any(math.isfinite(value) for line in lines for value in line.y):
         return ""
-    image = svg(lines, unit, f"{title} over {unit}s. {caption}")
+    image = svg(lines, unit, f"{title} over {unit}s. {caption}", has_legend and len(lines) > 1)
     about = f"<span>{escape(caption)}</span>" if caption else ""
     return f"<figure><figcaption><b>{escape(title)}</b>{about}</figcaption>{image}</figure>"
 
 
-def svg(lines: Sequence[Line], unit: str, about: str) -> str:
+def svg(lines: Sequence[Line], unit: str, about: str, has_legend: bool) -> str:
     """The lines drawn, as an `svg` element with a description for screen readers."""
     from matplotlib import rc_context  # slow to import
     from matplotlib.figure import Figure
@@ -65,6 +66,8 @@ def svg(lines: Sequence[Line], unit: str, about: str) -> str:
         for number, line in enumerate(lines):
             draw(ax, line, number)
         finish(ax, lines, unit)
+        if has_legend:
+            ax.legend(frameon=False, labelcolor=INK, loc="best", handlelength=2.4)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return as_element(buffer.getvalue(), about)
 
@@ -84,7 +87,7 @@ def draw(ax: Axes, line: Line, number: int) -> None:
 
 
 def finish(ax: Axes, lines: Sequence[Line], unit: str) -> None:
-    """Axes, grid and legend in the page's colours; a logarithmic axis for a wide range."""
+    """Axes and grid in the page's colours; a logarithmic axis for a wide range."""
     from matplotlib.ticker import MaxNLocator
 
     values = [value for line in lines for value in line.y if math.isfinite(value)]
@@ -100,8 +103,6 @@ def finish(ax: Axes, lines: Sequence[Line], unit: str) -> None:
     for side, spine in ax.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(LINE)
-    if len(lines) > 1:
-        ax.legend(frameon=False, labelcolor=INK, loc="best", handlelength=2.4)
 
 
 def is_wide(values: Sequence[float]) -> bool:

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+MAX_UNBROKEN = 18  # characters of a row's name that stay on one line
 MAX_PICTURE = 8_000_000  # bytes; a larger one makes the page slow to open
 
 STYLE = """
@@ -48,6 +49,7 @@ th, td { text-align: left; vertical-align: top; padding: 5px 18px 5px 0;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } thead th { color: var(--dim); font-weight: 500; }
 td.number, th.number { text-align: right; white-space: nowrap; }
+th.short { white-space: nowrap; }
 td.best { font-weight: 700; color: var(--good); }
 table.matrix td { text-align: center; padding: 6px 9px; border: 1px solid var(--line); }
 table.matrix th { padding: 6px 9px; border: 0; } table.matrix thead th { text-align: center; }
@@ -56,6 +58,8 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
   font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .92em; }
 ul { padding-left: 20px; margin: 8px 0; } summary { cursor: pointer; color: var(--accent); margin: 10px 0; }
+ul.legend { display: flex; flex-wrap: wrap; gap: 4px 22px; list-style: none; padding: 0; }
+ul.legend svg { margin-right: 8px; }
 footer { color: var(--dim); font-size: .85rem; margin: 48px 0 32px; }
 @media (max-width: 480px) { main, header { padding-left: 16px; padding-right: 16px; }
   th, td { padding-right: 12px; } h1 { font-size: 1.45rem; } .cards { gap: 8px;
@@ -118,9 +122,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str) -
         for name, number in zip(head, numeric, strict=True)
     )
     top = f"<thead><tr>{names}</tr></thead>" if any(head) else ""
-    body = "\n".join(
-        f'<tr><th scope="row">{breakable(row[0].text)}</th>{"".join(map(str, row[1:]))}</tr>' for row in cells
-    )
+    body = "\n".join(f"<tr>{row_name(row[0].text)}{''.join(map(str, row[1:]))}</tr>" for row in cells)
     label = escape(caption)
     return f'<div class="scroll"><table aria-label="{label}">{top}<tbody>\n{body}\n</tbody></table></div>'
 
@@ -128,9 +130,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str) -
 CLASS = ' class="number"'
 
 
-def breakable(text: str) -> str:
-    """Escaped text that may break after a dot or an underscore, as in long names."""
-    return escape(text).replace("_", "_<wbr>").replace(".", ".<wbr>")
+def row_name(text: str) -> str:
+    """The first cell of a row; a long name may break after a dot or an underscore."""
+    if len(text) <= MAX_UNBROKEN:
+        return f'<th scope="row" class="short">{escape(text)}</th>'
+    return f'<th scope="row">{escape(text).replace("_", "_<wbr>").replace(".", ".<wbr>")}</th>'
 
 
 class Cell:

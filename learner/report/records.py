@@ -73,6 +73,11 @@ class Record:
             if name not in (*NOT_RESULTS, "lr") and any(is_number(row.get(name)) for row in self.rows)
         ]
 
+    @property
+    def epochs(self) -> list[int]:
+        """The number of the epoch of each row."""
+        return [row.get("epoch", number) for number, row in enumerate(self.rows)]
+
     def direction(self, name: str) -> Direction | None:
         """The direction in which a result is better; None if it is not known."""
         return self.directions.get(name) or guess_direction(name)

@@ -120,9 +120,8 @@ def result_panel(record: Record, title: str, names: Sequence[str]) -> str:
     lines = []
     for name in names:
         best = record.best(name) if name == marked else None
-        epochs = [row.get("epoch", number) for number, row in enumerate(record.rows)]
         mark = None if best is None else (best.epoch, best.value)
-        lines.append(Line(name, epochs, values_of(record.rows, name), mark))
+        lines.append(Line(name, record.epochs, values_of(record.rows, name), mark))
     best = record.best(marked) if marked else None
     caption = f"best {marked}: {shown(float(best.value))} in epoch {best.epoch}" if best else ""
     return panel(title, caption, lines)
@@ -133,8 +132,7 @@ def schedule(record: Record) -> str:
     rates = list(record.steps.get("lr", ()))
     if rates:
         return panel("learning rate", "", [Line("lr", range(len(rates)), rates)], unit="step")
-    epochs = [row.get("epoch", number) for number, row in enumerate(record.rows)]
-    return panel("learning rate", "", [Line("lr", epochs, values_of(record.rows, "lr"))])
+    return panel("learning rate", "", [Line("lr", record.epochs, values_of(record.rows, "lr"))])
 
 
 def all_epochs(record: Record) -> str:

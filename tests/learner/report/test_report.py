@@ -32,11 +32,11 @@ fit: {epochs: 3}
 """
 SCREEN = """<!DOCTYPE html><meta name="color-scheme" content="light dark">
 <iframe style="width:WIDTHpx;height:900px;border:0" srcdoc="PAGE"></iframe>
-<script>addEventListener("load", () => {
+<script>window.onload = () => {
 const inner = document.querySelector("iframe").contentDocument;
 const background = getComputedStyle(inner.body).backgroundColor;
 document.title = [inner.documentElement.scrollWidth, background].join(" ");
-});</script>"""  # a window of the browser cannot be as narrow as a phone, a frame can
+};</script>"""  # a window of the browser cannot be as narrow as a phone, a frame can
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_run_without_a_finite_number_is_reported(folder):
     assert "train_loss" in report_of(folder)
 
 
-def test_a_folder_that_is_no_run_is_refused_with_the_runs_nearby(folder, capsys):
+def test_a_folder_without_a_run_is_refused_with_the_runs_nearby(folder, capsys):
     assert main(["report", str(folder.parent)]) == 2
     assert str(folder) in capsys.readouterr().err
     assert main(["report", str(folder.parent / "typo")]) == 2
