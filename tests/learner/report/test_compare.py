@@ -26,7 +26,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch):
 
 
 def make_run(place: Path, loss: float, accuracy: float, lr: float) -> Path:
-    """The folder of a run of two epochs, the second of which is worse."""
+    """The folder of a run of two epochs; the second one is worse."""
     place.mkdir(parents=True)
     lines = [f"0,{loss},{accuracy},1", f"1,{loss + 1},{accuracy / 2},1"]
     (place / "history.csv").write_text("epoch,valid_loss,valid_accuracy,seconds\n" + "\n".join(lines) + "\n")
