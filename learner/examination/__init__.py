@@ -1,1 +1,1 @@
-"""`learn.check()`: a learner examined at length on one batch."""
+"""`learn.check()`: a thorough check of a learner on one batch."""

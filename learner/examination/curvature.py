@@ -1,4 +1,4 @@
-"""The largest stable step of gradient descent: how strongly the loss curves, and what a step may be there."""
+"""The largest stable learning rate of gradient descent, from the curvature of the loss."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def largest_curvature(
 ) -> float:
     """The largest eigenvalue of the Hessian of a loss, by power iteration with Hessian-vector products.
 
-    It draws from a generator of its own, and reads the device at every iteration.
+    It uses its own random generator, and waits for the device at each iteration.
 
     Args:
         loss: scalar, with its graph, which must be twice differentiable; see `twice_differentiable`.
-        parameters: the tensors that the Hessian is of.
-        n_iterations: of each of at most two power iterations; it ends sooner when the value stands still.
-        seconds: after so long the value so far is taken.
+        parameters: the tensors with respect to which the Hessian is taken.
+        n_iterations: the most of each of at most two power iterations; they end when the value has converged.
+        seconds: the time limit, after which the latest value is returned.
 
     Returns:
-        The largest eigenvalue, to about four digits; negative where the loss curves down in every direction.
+        The largest eigenvalue, to about four digits; negative if the loss curves down in every direction.
 
     Raises:
         RuntimeError: an operation of the model has no second derivative.
@@ -56,13 +56,13 @@ def largest_curvature(
         return [product + shift * part for product, part in zip(products, vector, strict=True)]
 
     value = dominant(times, inputs, n_iterations, end)
-    if value < 0:  # the strongest bends down: shift the spectrum, so that the highest is the strongest
+    if value < 0:  # shift the spectrum, so that the largest eigenvalue also has the largest magnitude
         value += dominant(lambda vector: times(vector, -value), inputs, n_iterations, end)
     return value
 
 
 def refuse_dead_ends(slopes: list[Tensor]) -> None:
-    """Raise where a backward function was marked `once_differentiable`; torch would give 0 in silence there.
+    """Refuse backward functions marked `once_differentiable`, for which torch silently returns 0.
 
     Raises:
         RuntimeError: there is such a function.
@@ -80,7 +80,7 @@ def refuse_dead_ends(slopes: list[Tensor]) -> None:
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Compute attention and recurrent layers in the one of torch's ways that has second derivatives."""
+    """Use torch's implementations of attention and recurrent layers that have second derivatives."""
     with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
         yield
 
@@ -88,7 +88,7 @@ def twice_differentiable() -> Iterator[None]:
 def dominant(
     times: Callable[[Vector], Vector], like: Sequence[Tensor], n_iterations: int, end: float
 ) -> float:
-    """The eigenvalue of largest magnitude of a symmetric matrix that is known by what it does to a vector."""
+    """The eigenvalue of largest magnitude of a symmetric matrix, given as its product with a vector."""
     generator = torch.Generator().manual_seed(0)
     vector = [torch.randn(part.shape, generator=generator).to(part.device, part.dtype) for part in like]
     vector = scaled(vector, 1 / norm(vector))
@@ -97,14 +97,14 @@ def dominant(
         product = times(vector)
         values.append(dot(vector, product))
         length = norm(product)
-        if not length or not math.isfinite(length) or stands_still(values) or time.monotonic() > end:
+        if not length or not math.isfinite(length) or has_converged(values) or time.monotonic() > end:
             break
         vector = scaled(product, 1 / length)
     return values[-1]
 
 
-def stands_still(values: list[float]) -> bool:
-    """Did the last three values hardly differ?"""
+def has_converged(values: list[float]) -> bool:
+    """Are the last three values almost equal?"""
     return len(values) > 3 and all(abs(new - old) <= 1e-5 * abs(new) for old, new in pairwise(values[-3:]))
 
 
@@ -119,22 +119,22 @@ def norm(vector: Vector) -> float:
 
 
 def scaled(vector: Vector, factor: float) -> Vector:
-    """A vector times a number."""
+    """A vector multiplied by a number."""
     return [part * factor for part in vector]
 
 
 def largest_stable_rate(optimizer: torch.optim.Optimizer, curvature: float) -> float | None:
-    """Above which learning rate steps down a quadratic valley of this curvature grow instead of settle.
+    """The learning rate above which steps diverge on a quadratic loss of this curvature.
 
     It is 2 / curvature for plain gradient descent, 2 (1 + m) / curvature with momentum m, and that divided by
-    1 + 2 m with Nesterov's.
+    1 + 2 m for Nesterov momentum.
 
     Args:
-        optimizer: any; a bound is known for `torch.optim.SGD` whose groups have the same settings.
-        curvature: the largest eigenvalue of the Hessian; weight decay adds to it.
+        optimizer: any; a bound is known for `torch.optim.SGD` if its groups have the same settings.
+        curvature: the largest eigenvalue of the Hessian; weight decay is added to it.
 
     Returns:
-        The rate, or None for an optimizer of which none is known, or where the loss does not curve up.
+        The rate; None if no bound is known for the optimizer, or the loss does not curve up.
 
     Source: LeCun et al. 1998, "Efficient BackProp", section 5; with momentum, Cohen et al. 2021,
     arXiv:2103.00065, appendix B.

@@ -1,4 +1,4 @@
-"""`learn.check()`: a learner examined at length on one batch, without a trace."""
+"""`learn.check()`: check a learner on one batch, and leave it unchanged."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ BATCH_EVENTS = (
 
 
 def check(learn: FullLearner) -> Report:
-    """Examine a learner on one batch, print what was found, and return it."""
+    """Check a learner on one batch, print the report, and return it."""
     report = examine(learn)
     print(report)
     return report
 
 
 def examine(learn: FullLearner) -> Report:
-    """Look at everything that can be seen without training, then at one batch in a sandbox.
+    """Run all checks that need no batch, then those on one batch, in a sandbox.
 
     Raises:
         RuntimeError: a fit is under way.
     """
     if learn.fitting:
-        raise RuntimeError("learn.check() was called in the middle of a fit: call it before or after.")
+        raise RuntimeError("learn.check() was called during a fit: call it before or after.")
     report = Report()
     exams.describe_learner(learn, report)
-    report.take(problems_before_fit(learn, n_epochs=1))
+    report.add(problems_before_fit(learn, n_epochs=1))
     if learn.optimizer is not None:
-        report.take(training_problems(learn))
+        report.add(training_problems(learn))
         if all_zero(learn.optimizer):
             report.warn("lr is 0: unless a schedule raises it, nothing is trained.")
     if can_run(learn, report):
@@ -67,40 +67,40 @@ def examine(learn: FullLearner) -> Report:
 
 
 def can_run(learn: FullLearner, report: Report) -> bool:
-    """Is there a batch to be had, and a model that can be put back as it was?"""
+    """Can a batch be taken, and can the model be restored afterwards?"""
     if n_batches_of(learn.data.train) == 0:
         return False
     if is_one_shot(learn.data.train):
         report.warn(
-            "the training data can be gone through only once, so it is good for one epoch; no "
-            "batch was taken, to leave it whole, and what needs one was not examined."
+            "the training data can be read only once, so it lasts one epoch; no batch was taken from it, and "
+            "what needs a batch was not checked."
         )
         return False
     tensors = [*learn.model.parameters(), *learn.model.buffers()]
     if any(map(is_lazy, tensors)):
         report.warn(
-            "the model has lazy layers, which take their shape from the first batch; what needs "
-            "one was not examined. Call learn.predict(inputs) once, then check again."
+            "the model has lazy layers, which take their shape from the first batch; what needs a batch was "
+            "not checked. Call learn.predict(inputs) once, then check again."
         )
         return False
     return not any(tensor.is_inference() for tensor in tensors)
 
 
 def examine_batch(learn: FullLearner, report: Report) -> None:
-    """The examinations that need a batch, each after those that it stands on."""
+    """Run the checks that need a batch, each after those that it depends on."""
     batch: Any = None
 
     def take_batch() -> bool:
         nonlocal batch
         batch = first_batch(learn.data, learn.data.train)
-        return batch is not None or report.take([ValueError("the training data has no batch.")])
+        return batch is not None or report.add([ValueError("the training data has no batch.")])
 
     if not attempt(learn, report, "the first batch", take_batch):
         return
-    if not begin(learn, report):
+    if not start_training(learn, report):
         return
     if not attempt(learn, report, "the batch", lambda: exams.loss_of(learn, report, exams.copied(batch))):
-        attempt(learn, report, "numbers", lambda: report.take(exams.number_problems(learn)), is_extra=True)
+        attempt(learn, report, "numbers", lambda: report.add(exams.number_problems(learn)), is_extra=True)
         return
     for name, exam in trials.AFTER_LOSS.items():
         is_extra = name not in trials.ORDINARY
@@ -111,10 +111,10 @@ def examine_batch(learn: FullLearner, report: Report) -> None:
         attempt(learn, report, "validation", lambda: exams.validation(learn, report, first_batch))
 
 
-def begin(learn: FullLearner, report: Report) -> bool:
-    """Fire the events that come before the first batch, in which callbacks create what they need."""
-    for plugin in learn.callbacks:
-        attempt(learn, report, "before_fit", lambda plugin=plugin: membership.begin(learn, plugin))
+def start_training(learn: FullLearner, report: Report) -> bool:
+    """Fire the events before the first batch, in which callbacks create what they need."""
+    for callback in learn.callbacks:
+        attempt(learn, report, "before_fit", lambda callback=callback: membership.begin(learn, callback))
     for event in ("before_epoch", "before_train"):
         if event == "before_train":
             learn.loop.begin_pass(learn, learn.data.train, training=True)
@@ -124,7 +124,7 @@ def begin(learn: FullLearner, report: Report) -> bool:
 
 
 def fire(learn: FullLearner, event: str) -> None:
-    """Let callbacks act, but one that runs the whole step at once: here operations run one by one."""
+    """Call the hooks of an event, except those of `WholeStep`, as operations are called one by one here."""
     for hook in learn.callbacks.hooks[event]:
         if not hook.__self__.matches_loop:
             hook(learn)
@@ -133,30 +133,30 @@ def fire(learn: FullLearner, event: str) -> None:
 def attempt(
     learn: FullLearner, report: Report, name: str, exam: Callable[[], Any], *, is_extra: bool = False
 ) -> bool:
-    """Run one examination and report what it raises; False if those after it cannot run.
+    """Run one check and report what it raises; return False if the checks after it cannot run.
 
     Args:
         learn: the learner.
         report: the report to extend.
-        name: of the examination.
+        name: the name of the check.
         exam: the function to run.
-        is_extra: does it do more than a fit does? Then what it raises is not an error of the learner.
+        is_extra: does it do more than a fit does? Then its errors are not errors of the learner.
     """
     try:
         return exam() is not False
     except Cancel as cancel:
-        report.facts[name] = f"not examined: a callback raised {type(cancel).__name__}"
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with a learner is what the report is for
+        report.facts[name] = f"not checked: a callback raised {type(cancel).__name__}"
+    except Exception as error:  # noqa: BLE001 - the report is for any error of a learner
         if is_extra:
-            said = textwrap.shorten(next(iter(str(error).splitlines()), ""), 2 * WIDTH)
-            report.facts[name] = f"not examined: {type(error).__name__}: {said}"
+            message = textwrap.shorten(next(iter(str(error).splitlines()), ""), 2 * WIDTH)
+            report.facts[name] = f"not checked: {type(error).__name__}: {message}"
         else:
             report.errors.append(exams.shown_error(error, learn))
     return False
 
 
 def first_batch(data: Any, loader: Any) -> Any:
-    """A copy of the first batch, or None; a loader that keeps its workers is left without them."""
+    """A copy of the first batch, or None if there is none; persistent workers of a loader are not started."""
     if isinstance(loader, DataLoader) and loader.persistent_workers:
         loader = copy.copy(loader)
         loader._iterator = None
@@ -168,11 +168,11 @@ def first_batch(data: Any, loader: Any) -> Any:
 
 @contextmanager
 def recorded(report: Report) -> Iterator[None]:
-    """Put warnings into the report instead of showing them."""
+    """Add warnings to the report instead of showing them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    report.take(
+    report.add(
         warning.message
         if isinstance(warning.message, LearnerWarning)
         else LearnerWarning(f"{warning.category.__name__}: {warning.message}")
@@ -183,39 +183,39 @@ def recorded(report: Report) -> Iterator[None]:
 
 @contextmanager
 def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
-    """A sandbox with the plug-ins that take part in a batch; it also puts back what a sandbox does not."""
+    """A sandbox with the callbacks that take part in a batch; it also restores what a sandbox does not."""
     kept, optimizer = pass_state(learn), learn.optimizer
     fitting, started = learn.fitting, learn.loop.started
-    plugins = tuple(learn.callbacks)
+    callbacks = tuple(learn.callbacks)
     states = [(generator, generator.get_state()) for generator in generators_of(learn.data)]
     with learn.sandbox(), on_its_device(learn.model), loss_kept(learn.loss_func):
-        learn.loop.connect(learn, filter(takes_part, plugins))
+        learn.loop.connect(learn, filter(takes_part, callbacks))
         learn.fitting, learn.epoch, learn.n_epochs = True, 0, max(1, learn.n_epochs)
         learn.loop.started = []
-        if learn.optimizer is None:  # plug-ins may rely on one
+        if learn.optimizer is None:  # callbacks may rely on one
             learn.optimizer = torch.optim.SGD([*learn.model.parameters(), torch.zeros(1)], lr=0.0)
         set_mode(learn.optimizer, training=True)
         try:
             yield
         finally:
-            for plugin in membership.last_first(learn):
-                attempt(learn, report, "cleanup_fit", lambda plugin=plugin: plugin.cleanup_fit(learn))
+            for each in membership.last_first(learn):
+                attempt(learn, report, "cleanup_fit", lambda each=each: each.cleanup_fit(learn))
             restore_pass_state(learn, kept)
             learn.optimizer, learn.fitting, learn.loop.started = optimizer, fitting, started
-            learn.loop.connect(learn, plugins)
+            learn.loop.connect(learn, callbacks)
             for generator, state in states:
                 generator.set_state(state)
 
 
-def takes_part(plugin: Callback) -> bool:
-    """Does a plug-in have a part in a batch, and does it neither report, decide nor save?"""
-    if any(hasattr(plugin, operation) for operation in OPERATIONS) or plugin.order <= Order.GRADIENT:
+def takes_part(callback: Callback) -> bool:
+    """Does a callback take part in a batch, without reporting, deciding or saving?"""
+    if any(hasattr(callback, operation) for operation in OPERATIONS) or callback.order <= Order.GRADIENT:
         return True
-    return plugin.order == Order.MEASURE and any(listens(plugin, event) for event in BATCH_EVENTS)
+    return callback.order == Order.MEASURE and any(listens(callback, event) for event in BATCH_EVENTS)
 
 
 def generators_of(data: Any) -> list[torch.Generator]:
-    """The random generators that loaders hold."""
+    """The random generators of the loaders and their samplers."""
     found: dict[int, torch.Generator] = {}
     for loader in (data.train, data.valid):
         batch_sampler = getattr(loader, "batch_sampler", None)
@@ -234,7 +234,7 @@ def generators_of(data: Any) -> list[torch.Generator]:
 
 @contextmanager
 def loss_kept(loss_func: Any) -> Iterator[None]:
-    """Put back what a loss function learns or counts, where it is a module."""
+    """Restore the parameters and buffers of a loss function that is a module."""
     tensors = named_tensors(loss_func).values() if isinstance(loss_func, nn.Module) else ()
     copies = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
@@ -247,7 +247,7 @@ def loss_kept(loss_func: Any) -> Iterator[None]:
 
 @contextmanager
 def on_its_device(model: nn.Module) -> Iterator[None]:
-    """Move a model back to where it was, where a plug-in moves it."""
+    """Move a model back to its device, if a callback has moved it."""
     devices = [(name, tensor.device) for name, tensor in named_tensors(model).items()]
     try:
         yield

@@ -1,6 +1,6 @@
-"""The single examinations of `learn.check()`; each adds what it sees to the report.
+"""The single checks of `learn.check()`; each adds its results to the report.
 
-They run in the sandbox of `examination.py`, where they may train, and wait for the device.
+They run in the sandbox of `examination.py`, where they may train and wait for the device.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from learner.state.protocol import FullLearner
 
 
 def describe_learner(learn: FullLearner, report: Report) -> None:
-    """What the learner is made of."""
+    """Report the model, the data and the optimizer."""
     parameters = [parameter for parameter in learn.model.parameters() if not is_lazy(parameter)]
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     n_all, n_trained = (sum(each.numel() for each in some) for some in (parameters, trainable))
@@ -44,7 +44,7 @@ def describe_learner(learn: FullLearner, report: Report) -> None:
     )
     valid = "none" if learn.data.valid is None else describe_loader(learn.data.valid)
     report.facts["data"] = f"training: {describe_loader(learn.data.train)}; validation: {valid}"
-    report.take(mode_problems(learn))
+    report.add(mode_problems(learn))
     if learn.optimizer is not None:
         held = set(map(id, trained_by(learn)))
         trainable += [each for each in loss_parameters(learn).values() if each.requires_grad]
@@ -57,7 +57,7 @@ def describe_learner(learn: FullLearner, report: Report) -> None:
 
 
 def mode_problems(learn: FullLearner) -> Iterator[Exception]:
-    """Layers in evaluation mode whose parameters train, as those of a pretrained part that was loaded so."""
+    """Layers in evaluation mode whose parameters are trained, for example of a pretrained part."""
     resting = [
         name
         for name, module in learn.model.named_modules()
@@ -65,8 +65,8 @@ def mode_problems(learn: FullLearner) -> Iterator[Exception]:
     ]
     if learn.model.training and resting:
         yield LearnerWarning(
-            f"{listed(resting)} train in evaluation mode: their dropout is off, and their batch norm does "
-            "not update its statistics. If this is not intended, call learn.model.train() before the fit."
+            f"{listed(resting)} are trained in evaluation mode: their dropout is off, and their batch norm "
+            "does not update its statistics. If this is not meant, call learn.model.train() before the fit."
         )
 
 
@@ -74,54 +74,54 @@ def mode_problems(learn: FullLearner) -> Iterator[Exception]:
 
 
 def loss_of(learn: FullLearner, report: Report, batch: Any) -> bool:
-    """Compute the loss of the batch, with everything that the first batch of a fit is examined for."""
+    """Compute the loss of the batch, with all checks of the first batch of a fit; False if it has no loss."""
     learn.batch = batch
     learn.loop.run_model(learn)
     parts = [("inputs", learn.inputs), ("targets", learn.targets), ("preds", learn.preds)]
     report.facts["batch"] = "; ".join(f"{name} {shapes(part)}" for name, part in parts)
-    if learn.loop.runs_default("compute_loss") and not report.take(pred_problems(learn)):
+    if learn.loop.runs_default("compute_loss") and not report.add(pred_problems(learn)):
         return False
-    with_faults(report, item_problems, learn)
+    add_problems(report, item_problems, learn)
     compute_loss(learn)
-    if not report.take(loss_problems(learn)):
+    if not report.add(loss_problems(learn)):
         return False
     value = float(learn.loss)
-    report.facts["loss"] = f"{title_of(learn.loss_func)} gives {show(value)}"
-    with_faults(report, class_loss_faults, learn, value)
+    report.facts["loss"] = f"{title_of(learn.loss_func)} is {show(value)}"
+    add_problems(report, class_loss_problems, learn, value)
     if not math.isfinite(value):
-        report.take([ValueError(f"the loss of the first batch is {value}.")])
+        report.add([ValueError(f"the loss of the first batch is {value}.")])
     return math.isfinite(value)
 
 
-def with_faults(report: Report, find: Callable[..., Iterator[Exception]], *args: Any) -> None:
-    """Add the findings of a check that a fit does not make; add nothing if it cannot run."""
+def add_problems(report: Report, find: Callable[..., Iterator[Exception]], *args: Any) -> None:
+    """Add the problems that a check finds; if it fails itself, report only that it did not run."""
     try:
-        report.take(find(*args))
-    except Exception as error:  # noqa: BLE001 - batches may be of any kind, and training goes well without it
-        report.facts[find.__name__.replace("_", " ")] = f"not examined: {type(error).__name__}"
+        report.add(find(*args))
+    except Exception as error:  # noqa: BLE001 - batches may be of any kind, and a fit works without this
+        report.facts[find.__name__.replace("_", " ")] = f"not checked: {type(error).__name__}"
 
 
 def compute_loss(learn: FullLearner) -> None:
-    """The operation and its event, as the loop does them."""
+    """Run the operation and its event, as the loop does."""
     learn.loop.compute_loss(learn)
 
 
-def class_loss_faults(learn: FullLearner, value: float) -> Iterator[Exception]:
-    """Before any training, a guess among classes costs about ln(classes)."""
+def class_loss_problems(learn: FullLearner, value: float) -> Iterator[Exception]:
+    """A first loss far above ln(classes), the loss of guessing."""
     if torch_loss(learn.loss_func) not in CLASSES.values() or learn.preds.ndim < 2 or learn.global_step:
         return
     n_classes = learn.preds.shape[1]
     guess = math.log(n_classes)
     if value > 2 * guess:
         yield LearnerWarning(
-            f"the first loss is {show(value)}, but guessing among {n_classes} classes costs ln({n_classes}) "
-            f"= {show(guess)}: the model is sure and wrong. Scale the inputs, or begin with a smaller last "
-            "layer."
+            f"the first loss is {show(value)}, but guessing among {n_classes} classes gives ln({n_classes}) "
+            f"= {show(guess)}: the model is confident and wrong. Scale the inputs, or the initial weights of "
+            "the last layer."
         )
 
 
 def number_problems(learn: FullLearner) -> Iterator[Exception]:
-    """NaN or infinity in the weights and in the batch."""
+    """NaN or infinite numbers in the weights and in the batch."""
     parts = [("batch", learn.batch), ("inputs", learn.inputs), ("targets", learn.targets)]
     weights = [("weight", dict(learn.model.named_parameters()))]
     for name, part in weights + (parts[1:] if learn.inputs is not None else parts[:1]):
@@ -129,21 +129,21 @@ def number_problems(learn: FullLearner) -> Iterator[Exception]:
         map_tensors(part, lambda item, found=found: found.append(bad_numbers(item)))
         bad, total = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
         if bad:
-            hint = "clean or fill them first" if name != "weight" else "make the model anew"
+            hint = "clean or replace them first" if name != "weight" else "make the model again"
             yield ValueError(
                 f"{bad} of {total} numbers in the {name.rstrip('s')}s are NaN or infinite: {hint}."
             )
 
 
 def bad_numbers(item: Any) -> tuple[int, int]:
-    """How many numbers of a tensor are not finite, and how many there are."""
+    """The number of values of a tensor that are not finite, and of all."""
     if not isinstance(item, Tensor) or item.is_meta:
         return 0, 0
     return int((~torch.isfinite(numbers_of(item))).sum()), item.numel()
 
 
 def numbers_of(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor, of a sparse one those that are there."""
+    """The values of a tensor; of a sparse tensor the stored ones."""
     tensor = tensor.detach()
     if tensor.layout is torch.sparse_coo:
         return tensor.coalesce().values()
@@ -151,7 +151,7 @@ def numbers_of(tensor: Tensor) -> Tensor:
 
 
 def backward(learn: FullLearner, report: Report, batch: Any) -> None:
-    """Compute the gradients of the loss that is there."""
+    """Compute the gradients of the loss."""
     learn.loop.on["before_backward"](learn)
     learn.loop.do["backward"](learn)
     learn.loop.on["after_backward"](learn)
@@ -160,13 +160,13 @@ def backward(learn: FullLearner, report: Report, batch: Any) -> None:
 def gradient(learn: FullLearner, report: Report, batch: Any) -> None:
     """List the trainable tensors that the gradient reaches."""
     try:
-        look_at_gradients(learn, report)
+        describe_gradients(learn, report)
     finally:
         drop_gradients(learn)
 
 
-def look_at_gradients(learn: FullLearner, report: Report) -> None:
-    """Which there are, which are 0, and which are not finite."""
+def describe_gradients(learn: FullLearner, report: Report) -> None:
+    """Report which tensors have no gradient, and where it is 0 or not finite."""
     found = [*learn.model.named_parameters(), *loss_parameters(learn).items()]
     named = [(name, each) for name, each in found if each.requires_grad]
     missed = [name for name, each in named if each.grad is None]
@@ -174,53 +174,53 @@ def look_at_gradients(learn: FullLearner, report: Report) -> None:
     dead = [name for name, grad in grads.items() if not grad.any()]
     spoilt = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
     total = sum(float(grad.abs().square().sum()) for grad in grads.values())
-    said = (
+    report.facts["gradient"] = (
         f"reaches {len(named) - len(missed)} of {len(named)} trainable tensors, norm {show(math.sqrt(total))}"
+        f"{f'; it is 0 in {listed(dead)}' if dead else ''}"
     )
-    report.facts["gradient"] = said + (f"; it is 0 in {listed(dead)}" if dead else "")
     if spoilt and any(each.scales_gradients for each in learn.callbacks):
-        # the first scales of float16 are meant to overflow, and such updates are left out
+        # the first scales of float16 may overflow, and such updates are skipped
         report.facts["gradient"] += f"; it overflows at the first scale in {listed(spoilt)}"
     elif spoilt:
-        report.take([ValueError(f"the gradient is NaN or infinite in {listed(spoilt)}.")])
+        report.add([ValueError(f"the gradient is NaN or infinite in {listed(spoilt)}.")])
     if missed:
         report.warn(
             f"no gradient reaches {listed(missed)}: the loss of the first batch does not depend on them. Use "
-            "them in forward, look for a .detach(), or freeze them. Where the batch decides which layers are "
-            "used, as in a mixture of experts, this is right."
+            "them in forward, look for a .detach(), or freeze them. If the batch decides which layers are "
+            "used, as in a mixture of experts, this is correct."
         )
 
 
 def drop_gradients(learn: FullLearner) -> None:
-    """Leave no gradients to the next examination."""
+    """Drop the gradients, so that the next check starts without any."""
     for module in (learn.model, *modules_beside(learn).values()):
         module.zero_grad()
 
 
 def validation(learn: FullLearner, report: Report, first_batch: Callable[[Any, Any], Any]) -> None:
-    """Whether a validation batch fits the loss as a training batch does."""
+    """Check the predictions and targets of a validation batch as those of a training batch."""
     learn.loop.begin_pass(learn, learn.data.valid, training=False)
     batch = first_batch(learn.data, learn.data.valid)
     if batch is None:
         return
     with torch.no_grad():
-        learn.loop.on["before_validate"](learn)  # where a model that keeps its hidden state is reset
+        learn.loop.on["before_validate"](learn)  # resets the hidden state of recurrent models
         learn.batch = batch
         learn.loop.run_model(learn)
         if learn.loop.runs_default("compute_loss"):
-            report.take(type(fault)(f"in validation, {fault}") for fault in pred_problems(learn))
+            report.add(type(each)(f"in validation, {each}") for each in pred_problems(learn))
 
 
-# Small ones
+# Helpers
 
 
 def copied(batch: Any) -> Any:
-    """A copy of a batch, as a loss or a model may change it in place."""
+    """A copy of a batch, as a loss or a model may change the batch in place."""
     return map_tensors(batch, lambda item: item.clone() if isinstance(item, Tensor) else item)
 
 
 def shapes(part: Any) -> str:
-    """Shapes and dtypes of a nest, in a few words."""
+    """The shapes and dtypes of nested tensors, in a few words."""
     found: list[str] = []
     map_tensors(part, lambda item: found.append(shape_of(item)))
     return ", ".join(found) if found else "none" if part is None else type(part).__name__
@@ -234,7 +234,7 @@ def shape_of(item: Any) -> str:
 
 
 def shown_error(error: Exception, learn: FullLearner) -> str:
-    """An error with its notes but for the place in a fit, which is none here."""
+    """An error with its notes, except the one on the place in a fit."""
     noted = errors.with_place(error, learn)
     notes = [note for note in getattr(noted, "__notes__", []) if not note.startswith("at epoch")]
     return "; ".join([f"{type(error).__name__}: {error}".rstrip("."), *notes])

@@ -17,9 +17,9 @@ class Report:
     """What `learn.check()` found.
 
     Attributes:
-        errors: what a fit would end with, or train on in vain.
+        errors: what would end a fit, or make it useless.
         warnings: what is allowed and probably not meant.
-        facts: what was seen, by a short name: `model`, `batch`, `loss`, `gradient`, ...
+        facts: what was measured, by a short name: `model`, `batch`, `loss`, `gradient`, ...
     """
 
     errors: list[str] = field(default_factory=list)
@@ -28,27 +28,27 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Was nothing found that is wrong? Warnings are allowed."""
+        """Are there no errors? Warnings are allowed."""
         return not self.errors
 
-    def take(self, faults: Iterable[Exception]) -> bool:
-        """Add faults, each once; True where none of them is an error."""
+    def add(self, problems: Iterable[Exception]) -> bool:
+        """Add problems, each once; False if one of them is a new error."""
         n_errors = len(self.errors)
-        for fault in faults:
-            place = self.warnings if isinstance(fault, Warning) else self.errors
-            if str(fault) not in place:
-                place.append(str(fault))
+        for problem in problems:
+            found = self.warnings if isinstance(problem, Warning) else self.errors
+            if str(problem) not in found:
+                found.append(str(problem))
         return len(self.errors) == n_errors
 
-    def warn(self, words: str) -> None:
+    def warn(self, message: str) -> None:
         """Add a warning."""
-        self.take([LearnerWarning(words)])
+        self.add([LearnerWarning(message)])
 
     def __str__(self) -> str:
         width = max(map(len, self.facts), default=0) + 2
-        lines = [wrapped(f"{name:<{width}}{said}", width) for name, said in self.facts.items()]
+        lines = [wrapped(f"{name:<{width}}{fact}", width) for name, fact in self.facts.items()]
         for title, found in (("error", self.errors), ("warning", self.warnings)):
-            lines += [wrapped(f"{title}: {said}", 4) for said in found]
+            lines += [wrapped(f"{title}: {message}", 4) for message in found]
         return "\n".join([*lines, self.verdict()])
 
     def verdict(self) -> str:
@@ -57,10 +57,10 @@ class Report:
         counts = [counted(n_errors, "error", "errors"), counted(n_warnings, "warning", "warnings")]
         return f"{'ok' if self.ok else 'not ok'}: {', '.join(counts)}"
 
-    def __repr__(self) -> str:  # short, as a notebook shows it below what was printed
+    def __repr__(self) -> str:  # short, as a notebook shows it below the printed report
         return f"<Report {self.verdict()}>"
 
 
 def wrapped(text: str, indent: int) -> str:
-    """A paragraph of at most 80 columns, its later lines indented."""
+    """A paragraph of at most 80 columns; all lines but the first are indented."""
     return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False))

@@ -1,4 +1,4 @@
-"""What `learn.check()` tries out on one batch: to change an item, to curve the loss, to train some steps."""
+"""Checks of `learn.check()` that run the model on one batch: items that mix, the stable step, some steps."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from learner.state.pass_modes import modes_of, set_modes
 from learner.state.protocol import FullLearner
 
 N_STEPS = 20
-SECONDS = 10.0  # that the steps, or the curvature, may take
+SECONDS = 10.0  # time limit of the steps, and of the curvature
 
 
 def stable_step(learn: FullLearner, report: Report, batch: Any) -> None:
-    """The largest learning rate with which plain gradient descent does not grow here."""
+    """Report the largest learning rate that is stable for gradient descent on this batch."""
     if (
         list(rate_problems(learn.optimizer))
         or largest_stable_rate(learn.optimizer, 1.0) is None
@@ -42,12 +42,12 @@ def stable_step(learn: FullLearner, report: Report, batch: Any) -> None:
     learn.batch = batch
     with twice_differentiable():
         learn.loop.run_model(learn)
-        learn.loop.do["compute_loss"](learn)  # without what callbacks add to it
+        learn.loop.do["compute_loss"](learn)  # without terms that callbacks add
     trainable = [each for each in learn.model.parameters() if each.requires_grad]
     try:
         curvature = largest_curvature(learn.loss_grad, trainable, seconds=SECONDS)
     except RuntimeError as error:
-        report.facts["stable step"] = f"not known: {str(error).splitlines()[0]}"
+        report.facts["stable step"] = f"unknown: {str(error).splitlines()[0]}"
         return
     bound = largest_stable_rate(learn.optimizer, curvature)
     if bound is None:
@@ -60,14 +60,13 @@ def stable_step(learn: FullLearner, report: Report, batch: Any) -> None:
     )
     if rate > bound:
         report.warn(
-            f"lr {rate:.3g} is above the largest stable step of this batch, {bound:.3g}: steps "
-            "across the steepest valley grow from side to side. Lower lr, scale the inputs, or "
-            "warm up."
+            f"lr {rate:.3g} is above the largest stable step of this batch, {bound:.3g}: steps in the "
+            "steepest direction diverge. Lower lr, scale the inputs, or use a warm-up."
         )
 
 
 def items(learn: FullLearner, report: Report, batch: Any) -> None:
-    """Whether a change of one item changes the outputs of others, in evaluation mode."""
+    """Check whether a change of one item changes the outputs of others, in evaluation mode."""
     learn.batch = batch
     learn.loop.run_model(learn)
     n_items, inputs = learn.n_items, learn.inputs
@@ -85,36 +84,36 @@ def items(learn: FullLearner, report: Report, batch: Any) -> None:
     finally:
         set_modes(modes)
     if n_items < 2 or not outputs[0]:
-        why = "the batch has one item" if n_items < 2 else "the outputs have not one row an item"
-        report.facts["items"] = f"not examined: {why}"
+        why = "the batch has one item" if n_items < 2 else "the outputs do not have one row per item"
+        report.facts["items"] = f"not checked: {why}"
         return
     n_changed = max(n_rows_apart(before[1:], after[1:]) for before, after in zip(*outputs, strict=True))
     if not n_changed:
-        report.facts["items"] = "do not mix: changing one leaves the outputs of the others as they are"
+        report.facts["items"] = "do not mix: changing one leaves the outputs of the others unchanged"
         return
     report.facts["items"] = f"mix: changing one changes the outputs of {n_changed} of {n_items - 1} others"
-    report.take([mixed(learn.model, n_changed)])
+    report.add([mixed(learn.model, n_changed)])
 
 
 def mixed(model: nn.Module, n_changed: int) -> Exception:
-    """Items of a batch that know of one another."""
+    """A warning: the items of a batch depend on one another."""
     norms = [(name, each) for name, each in model.named_modules() if isinstance(each, _NormBase)]
     names = [name for name, each in norms if not each.track_running_stats]
     cause = (
         "look for an operation over dimension 0 (softmax, mean, reshape, flatten), or an RNN or attention "
+        "without batch_first=True"
     )
-    cause += "without batch_first=True"
     if names:
         cause = f"{listed(names)} takes its statistics from the batch (track_running_stats=False)"
     return LearnerWarning(
         f"changing one item of a batch changes the outputs of {n_changed} others: {cause}. "
-        "Where dimension 0 is time or the nodes of a graph, or items are compared with each other "
-        "(contrastive learning), this is right."
+        "If dimension 0 is time or the nodes of a graph, or items are compared with each other (contrastive "
+        "learning), this is correct."
     )
 
 
 def with_first_changed(item: Any, n_items: int) -> Any:
-    """A batch of which the first item is another one."""
+    """A batch whose first item is replaced by another one."""
     if not isinstance(item, Tensor) or not item.ndim or len(item) != n_items or n_items < 2:
         return item
     changed = item.clone()
@@ -124,14 +123,14 @@ def with_first_changed(item: Any, n_items: int) -> Any:
 
 
 def n_rows_apart(first: Tensor, second: Tensor) -> int:
-    """How many items differ by more than rounding."""
+    """The number of items that differ by more than rounding."""
     size = float(first.abs().nan_to_num().max()) if first.numel() else 0.0
     apart = ~torch.isclose(first, second, rtol=1e-3, atol=1e-5 * size, equal_nan=True)
     return int(apart.reshape(len(apart), -1).any(1).sum())
 
 
 def steps(learn: FullLearner, report: Report, batch: Any) -> None:
-    """Whether some steps on the one batch lower its loss, and move what they should and nothing else."""
+    """Check that some steps on the batch lower its loss, and change trainable tensors only."""
     if list(rate_problems(learn.optimizer)) or list(closure_problems(learn, learn.loop.runs_default("step"))):
         return  # it is reported already
     frozen = [
@@ -141,31 +140,31 @@ def steps(learn: FullLearner, report: Report, batch: Any) -> None:
     losses = losses_of_steps(learn, batch)
     n_steps, n_updates = len(losses) - 1, learn.global_step - n_before
     if n_steps and not n_updates:
-        report.facts["one batch"] = f"not examined: {n_steps} times it made no update of the weights"
+        report.facts["one batch"] = f"not checked: {n_steps} steps did not update the weights"
         return
     updates = f", {counted(n_updates, 'update', 'updates')} in all," if n_updates < n_steps else ""
     report.facts["one batch"] = (
-        f"{n_steps} steps on it{updates} take its loss from {show(losses[0])} to {show(losses[-1])}"
+        f"{n_steps} steps on it{updates} change its loss from {show(losses[0])} to {show(losses[-1])}"
     )
-    report.take(step_problems(losses))
+    report.add(step_problems(losses))
     if stirred := changed(frozen):
         report.warn(
-            f"{listed(stirred)} are frozen (requires_grad=False), but a step changes them. Where forward or "
-            "a callback writes to them on purpose, as in a moving average, this is right."
+            f"{listed(stirred)} are frozen (requires_grad=False), but a step changes them. If forward or a "
+            "callback writes to them on purpose, as in a moving average, this is correct."
         )
     if stale := changed(buffers):
         report.warn(
-            f"the frozen layers' {listed(stale)} still follow the data: use the "
-            "callback BatchNormFreeze, or put them into evaluation mode before the fit, to keep them."
+            f"the frozen layers' {listed(stale)} are still updated from the data: to keep them, use the "
+            "callback BatchNormFreeze, or put the layers into evaluation mode before the fit."
         )
 
 
 def losses_of_steps(learn: FullLearner, batch: Any) -> list[float]:
-    """Train on the one batch as often as there is time for; the loss before each step, and after the last."""
+    """Train on the batch, within the time limit; return the loss before each step, and after the last."""
     end, losses, states = time.monotonic() + SECONDS, [], draws.take()
     while len(losses) <= N_STEPS and (time.monotonic() < end or len(losses) < 2):
         draws.put(states)  # the same dropout at every step, so that the loss falls without noise
-        # a copy, as it may be changed in place; where gradients add up, windows fill by the index
+        # a copy, as it may be changed in place; the index counts the batches of gradient accumulation
         learn.batch, learn.batch_idx = copied(batch), len(losses)
         learn.loop.run_model(learn)
         compute_loss(learn)
@@ -179,12 +178,12 @@ def losses_of_steps(learn: FullLearner, batch: Any) -> list[float]:
 
 
 def changed(kept: Sequence[tuple[str, Tensor, Tensor]]) -> list[str]:
-    """The names of tensors that are no longer as their copies."""
+    """The names of tensors that differ from their copies."""
     return [name for name, tensor, old in kept if not torch.equal(tensor, old)]
 
 
 def buffers_of_frozen(model: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
-    """Floating-point buffers of normalising layers that are frozen, each with a copy."""
+    """The floating-point buffers of frozen norm layers, each with a copy."""
     return [
         (f"{name}.{key}" if name else key, buffer, buffer.clone())
         for name, module in model.named_modules()
@@ -196,7 +195,7 @@ def buffers_of_frozen(model: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
 
 
 def step_problems(losses: list[float]) -> Iterator[Exception]:
-    """A loss that does not fall on the batch that it is trained on."""
+    """A loss that does not fall when trained on one batch."""
     n_steps = len(losses) - 1
     if not math.isfinite(losses[-1]):
         yield LearnerWarning(f"after {n_steps} steps on one batch its loss is {losses[-1]}: lower lr.")
@@ -207,14 +206,13 @@ def step_problems(losses: list[float]) -> Iterator[Exception]:
         )
     elif losses[-1] == losses[0]:
         yield LearnerWarning(
-            f"{n_steps} steps on one batch leave its loss at {show(losses[0])}: raise lr, or look for what "
-            "keeps the weights from moving."
+            f"{n_steps} steps on one batch leave its loss at {show(losses[0])}: raise lr, or find out "
+            "why the weights do not change."
         )
 
 
-# In this order: the steps change the weights.
 def batch_of_one(learn: FullLearner, report: Report, batch: Any) -> None:
-    """Whether a last batch of one item can be trained on: batch norm may have no statistics then."""
+    """Check that batch norm works on a last batch of one item, if there is one."""
     if n_left_over(learn.data.train) != 1 or not any(isinstance(m, _NormBase) for m in learn.model.modules()):
         return
     learn.batch = batch
@@ -234,8 +232,9 @@ def batch_of_one(learn: FullLearner, report: Report, batch: Any) -> None:
         report.warn(f"{why_one_is_left(loader)}, on which batch norm will fail: {drop_last_hint(loader)}")
 
 
-#: What a fit does as well, so that what it raises is an error of the learner.
+#: The checks that do only what a fit does, so that their errors are errors of the learner.
 ORDINARY = ("backward", "one batch")
+#: The checks after the loss, in their order; those after "one batch" see weights that it has changed.
 AFTER_LOSS: dict[str, Callable[[Any, Any, Any], None]] = {
     "backward": backward,
     "gradient": gradient,

@@ -252,4 +252,4 @@ def test_a_warning_says_when_its_finding_is_intended(model, capsys):
     report = Learner(model(), Data([(X, Y), (-X, Y)]), mse, SGD).check()
     assert report.ok
     assert report.warnings
-    assert all(each.endswith("this is right.") for each in report.warnings)
+    assert all(each.endswith("this is correct.") for each in report.warnings)
