@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -15,6 +16,13 @@ from callbacks import Metrics, Recorder, ZeroGrad
 from learner import Data, Learner
 
 torch.set_num_threads(1)
+
+#: They fork, limit resources and fill file descriptors, which Windows cannot do.
+collect_ignore = (
+    ["callbacks/save/test_run_folder.py", "learner/files/test_damaged_files.py"]
+    if sys.platform == "win32"
+    else []
+)
 
 QUIET = (ZeroGrad, Metrics, Recorder)
 

@@ -97,13 +97,13 @@ def test_the_direction_comes_from_the_metric_itself():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_case_63_a_value_that_is_not_finite_is_never_better(bad):
+def test_a_value_that_is_not_finite_is_never_better(bad):
     n_run, learn = epochs_run([bad, 2, bad, 1, bad, bad, 0], patience=2)
     assert n_run == 6
     assert learn.callbacks.early_stopping.best == 1
 
 
-def test_case_63_a_fit_of_nothing_but_nan_is_stopped_and_says_so():
+def test_a_fit_of_nothing_but_nan_is_stopped_and_says_so():
     n_run, learn = epochs_run([math.nan] * 5, patience=2)
     assert n_run == 2
     assert learn.stop_reason == "valid_loss has not been a finite number for 2 epochs"

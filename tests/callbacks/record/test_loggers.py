@@ -140,7 +140,7 @@ def test_append_refuses_a_file_of_another_kind(tmp_path):
     assert path.read_text() == "dear diary, today\n"
 
 
-def test_case_22_a_path_that_cannot_be_written_is_found_before_training(tmp_path):
+def test_a_path_that_cannot_be_written_is_found_before_training(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "log.csv"):
         learn = make(CSVLogger(path))
@@ -150,7 +150,7 @@ def test_case_22_a_path_that_cannot_be_written_is_found_before_training(tmp_path
         assert learn.global_step == 0
 
 
-def test_case_23_a_folder_deleted_during_the_fit_is_made_again(tmp_path):
+def test_a_folder_deleted_during_the_fit_is_made_again(tmp_path):
     path = tmp_path / "runs" / "log.csv"
 
     class Delete(Callback):
@@ -163,7 +163,7 @@ def test_case_23_a_folder_deleted_during_the_fit_is_made_again(tmp_path):
     assert [row["epoch"] for row in rows_of(path)] == ["1", "2"]
 
 
-def test_case_104_a_relative_path_with_spaces_and_umlauts_is_fixed_when_the_fit_begins(tmp_path, monkeypatch):
+def test_a_relative_path_with_spaces_and_umlauts_is_fixed_when_the_fit_begins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     class Move(Callback):

@@ -129,7 +129,7 @@ def test_tensorboard_hides_the_steps_that_are_done_again(make_learner, tmp_path)
     assert [each.step for each in board.Scalars("loss")] == list(range(1, 13))
 
 
-def test_case_101_without_the_package_the_error_has_the_command(monkeypatch, tmp_path):
+def test_without_the_package_the_error_has_the_command(monkeypatch, tmp_path):
     with pytest.raises(TypeError, match=r"TensorBoard\(folder=None\): pass the name of a folder"):
         TensorBoard(None)
     monkeypatch.setitem(sys.modules, "tensorboard", None)

@@ -158,7 +158,7 @@ def test_check_reports_an_error_at_its_key_in_the_recipe(first, capsys):
     assert "loss=cross_entropy\n    ^" in shown
 
 
-def test_case_85_a_run_with_preds_of_another_shape_points_at_the_recipe(first, capsys):
+def test_a_run_with_preds_of_another_shape_points_at_the_recipe(first, capsys):
     models = first.with_name("models.py")
     models.write_text(models.read_text().replace("return self.layers(x)", "return self.layers(x).squeeze(1)"))
     assert main(["run", str(first)]) == 2
@@ -221,7 +221,7 @@ def test_doctor_shows_versions_and_devices(capsys):
     assert all(word in shown for word in ("torch", "python", "cpu", "callbacks     ours", "scikit-learn"))
 
 
-def test_case_101_doctor_names_a_broken_package_and_continues(tmp_path, monkeypatch, capsys):
+def test_doctor_names_a_broken_package_and_continues(tmp_path, monkeypatch, capsys):
     (tmp_path / "brittle.py").write_text("raise OSError('libbrittle.so: cannot open')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(machine.OPTIONAL, "brittle", "brittle")
@@ -229,7 +229,7 @@ def test_case_101_doctor_names_a_broken_package_and_continues(tmp_path, monkeypa
     assert "BROKEN: OSError: libbrittle.so: cannot open; pip install" in capsys.readouterr().out
 
 
-def test_case_101_a_broken_package_is_reported_where_a_recipe_uses_it(first, tmp_path, monkeypatch, capsys):
+def test_a_broken_package_is_reported_where_a_recipe_uses_it(first, tmp_path, monkeypatch, capsys):
     (tmp_path / "brittle-1.0.dist-info").mkdir()
     (tmp_path / "brittle-1.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: brittle\nVersion: 1.0\n"
@@ -298,9 +298,7 @@ def start(*words: str, **options) -> subprocess.Popen[str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_case_50_and_51_a_signal_ends_the_run_with_its_code_and_the_command_that_resumes_it(
-    first, name, code
-):
+def test_a_signal_ends_the_run_with_its_code_and_the_command_that_resumes_it(first, name, code):
     process = start("run", str(first), *SAVING, "fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
     assert process.stdout is not None
     for _ in range(3):

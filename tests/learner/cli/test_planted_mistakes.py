@@ -215,7 +215,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("name", "place", "words", "hint", "further"), PLANTED, ids=[row[0] for row in PLANTED]
 )
-def test_case_98_a_planted_mistake_is_reported_with_its_place_and_a_hint(
+def test_a_planted_mistake_is_reported_with_its_place_and_a_hint(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     name: str,

@@ -105,7 +105,7 @@ def test_a_relative_path_is_taken_from_the_folder_of_the_moment(tmp_path, monkey
     assert same(checkpoint_file.read("one.ckpt")["clock"], contents["clock"])
 
 
-def test_case_104_names_with_spaces_and_signs_are_written_and_read(tmp_path, contents):
+def test_names_with_spaces_and_signs_are_written_and_read(tmp_path, contents):
     path = tmp_path / "ein Ördner, ünïcode 模型" / "[step] 1*?.ckpt"
     path.parent.mkdir()
     checkpoint_file.write(path, contents)
@@ -161,9 +161,7 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path, contents):
     assert f"{tmp_path}/missing/one.ckpt" in caught.value.__notes__[0]
 
 
-def test_case_19_the_file_is_flushed_renamed_and_the_folder_flushed_in_this_order(
-    tmp_path, contents, monkeypatch
-):
+def test_the_file_is_flushed_renamed_and_the_folder_flushed_in_this_order(tmp_path, contents, monkeypatch):
     done = []
     fsync, rename = os.fsync, Path.replace
 
@@ -184,7 +182,7 @@ def test_case_19_the_file_is_flushed_renamed_and_the_folder_flushed_in_this_orde
     assert done == ["rename"]
 
 
-def test_case_17_nothing_is_written_where_temporary_files_lie(tmp_path, contents, monkeypatch):
+def test_nothing_is_written_where_temporary_files_lie(tmp_path, contents, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     monkeypatch.setenv("TMPDIR", str(elsewhere))
@@ -224,54 +222,54 @@ def fault_of(path: Path) -> str:
     return message
 
 
-def test_case_45_a_folder_is_told_with_the_files_in_it(path):
+def test_a_folder_is_told_with_the_files_in_it(path):
     assert "it is a folder. Pass a file in it: step 100.ckpt" in fault_of(path.parent)
 
 
-def test_case_45_a_missing_file_is_told_with_its_absolute_path_and_the_nearest_names(path, monkeypatch):
+def test_a_missing_file_is_told_with_its_absolute_path_and_the_nearest_names(path, monkeypatch):
     (path.parent / "notes.txt").write_text("x")
     monkeypatch.chdir(path.parent)
     assert "there is no such file. Beside it are: step 100.ckpt." in fault_of(Path("step 10.ckpt"))
     assert "The folder" in fault_of(path.parent / "not" / "there")
 
 
-def test_case_31_an_empty_file_is_told(path):
+def test_an_empty_file_is_told(path):
     path.write_bytes(b"")
     assert "it is empty (0 bytes). Take another checkpoint." in fault_of(path)
 
 
 @pytest.mark.parametrize("start", [b"<html><body>Not found</body>", b"\x80\x02}q\x00.", b"{", b"\x93NUMPY"])
-def test_case_34_another_format_is_told_by_how_it_starts(path, start):
+def test_another_format_is_told_by_how_it_starts(path, start):
     path.write_bytes(start + b"\n" * 500)
     assert f"it is not a checkpoint of ours (starts with '{start.decode('latin1')[:1]}" in (
         fault_of(path).replace("'\\x80", "'\x80").replace("'\\x93", "'\x93")
     )
 
 
-def test_case_34_a_file_of_plain_torch_save_is_told(path):
+def test_a_file_of_plain_torch_save_is_told(path):
     torch.save({"weight": torch.ones(3)}, path)
     assert "is a file that plain torch.save wrote" in fault_of(path)
 
 
-def test_case_42_a_file_of_a_newer_format_is_told_with_both_versions(path):
+def test_a_file_of_a_newer_format_is_told_with_both_versions(path):
     content = path.read_bytes()[: -checkpoint_file.TRAILER_SIZE]
     path.write_bytes(content + checkpoint_file.trailer(len(content), zlib.crc32(content), version=7))
     assert "it is of format 7, and this plainlearner reads up to 1" in fault_of(path)
 
 
-def test_case_32_a_file_that_lacks_a_piece_is_told_with_both_sizes(path):
+def test_a_file_that_lacks_a_piece_is_told_with_both_sizes(path):
     content = path.read_bytes()
     path.write_bytes(content[:200] + content[300:])
     assert f"{len(content) - 100} bytes are there, {len(content)} were written" in fault_of(path)
 
 
-def test_case_32_a_file_cut_in_half_is_told_with_its_size(path):
+def test_a_file_cut_in_half_is_told_with_its_size(path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert f"it was cut short at {len(content) // 2} bytes" in fault_of(path)
 
 
-def test_case_33_an_altered_byte_is_told(path):
+def test_an_altered_byte_is_told(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -279,7 +277,7 @@ def test_case_33_an_altered_byte_is_told(path):
 
 
 @pytest.mark.parametrize("other", [{"format": 2}, {"format": True}, {"format": "1"}, {}, [1]])
-def test_case_42_a_whole_file_of_other_contents_is_told(path, other):
+def test_a_whole_file_of_other_contents_is_told(path, other):
     with path.open("wb") as file:
         checkpoint_file.fill(file, other)
     with pytest.raises(checkpoint_file.CheckpointError, match="holds no checkpoint of format 1"):

@@ -198,7 +198,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_case_25_unsupported_values_are_refused_with_place_type_and_hint(name):
+def test_unsupported_values_are_refused_with_place_type_and_hint(name):
     value, words = REFUSED[name]
     with pytest.raises(TypeError) as caught:
         to_plain({"best": [0, 1, 2, {"key": value}]}, "callbacks.early_stopping")
@@ -265,11 +265,11 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("data", NONSENSE, ids=lambda data: str(data)[:60])
-def test_case_97_data_that_no_state_is_made_of_are_refused_and_nothing_is_imported(data):
+def test_data_that_no_state_is_made_of_are_refused_and_nothing_is_imported(data):
     with pytest.raises(ValueError, match=r"supported in a checkpoint|a checkpoint supports|cannot be made"):
         from_plain(data)
 
 
-def test_case_97_strings_that_name_code_stay_strings():
+def test_strings_that_name_code_stay_strings():
     state = {"_target_": "os.system", "cls": "torch.nn.Linear", "_instantiator": "eval('1')"}
     assert from_plain(to_plain(state, "state")) == state

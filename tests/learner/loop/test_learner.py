@@ -84,7 +84,7 @@ def test_the_reported_loss_is_that_of_the_loss_function_when_the_gradient_is_sca
     assert all(loss > 0 and not tracked for loss, tracked in seen)
 
 
-def test_case_73_the_loss_cannot_be_overwritten(make_learner):
+def test_the_loss_cannot_be_overwritten(make_learner):
     @on("after_loss")
     def spoil(learn):
         learn.loss = None
@@ -93,7 +93,7 @@ def test_case_73_the_loss_cannot_be_overwritten(make_learner):
         make_learner(callbacks=[spoil]).fit(1)
 
 
-def test_case_73_a_callback_may_remove_itself_while_it_runs(make_learner):
+def test_a_callback_may_remove_itself_while_it_runs(make_learner):
     class Once(Callback):
         calls = cleaned = 0
 
@@ -111,7 +111,7 @@ def test_case_73_a_callback_may_remove_itself_while_it_runs(make_learner):
     assert Once not in learn.callbacks
 
 
-def test_case_70_a_callback_that_leaves_evaluation_mode_on_does_not_change_training(make_learner):
+def test_a_callback_that_leaves_evaluation_mode_on_does_not_change_training(make_learner):
     modes = []
 
     class Careless(Callback):
@@ -306,7 +306,7 @@ def test_validate_during_a_fit_does_not_change_the_fit(make_learner):
     assert plain.history["train_loss"] == looked.history["train_loss"]
 
 
-def test_case_9_validation_does_not_use_the_random_numbers_of_training(make_learner):
+def test_validation_does_not_use_the_random_numbers_of_training(make_learner):
     def fitted(valid, look):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.5), nn.Linear(4, 1))

@@ -211,7 +211,7 @@ def test_nothing_is_built_while_anything_is_wrong(write):
     assert not path.with_name("touched").exists()
 
 
-def test_case_98_a_link_out_of_the_folder_is_refused(write, tmp_path_factory):
+def test_a_link_out_of_the_folder_is_refused(write, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside") / "secret.py"
     outside.write_text(MODELS)
     path = write(("models.py:Net", "link.py:Net"))
@@ -219,7 +219,7 @@ def test_case_98_a_link_out_of_the_folder_is_refused(write, tmp_path_factory):
     assert "not in or below the recipe's folder" in problems_of(path)
 
 
-def test_case_98_a_module_of_an_allowed_package_is_found(write):
+def test_a_module_of_an_allowed_package_is_found(write):
     path = write(
         (
             "Progress: null",
@@ -231,7 +231,7 @@ def test_case_98_a_module_of_an_allowed_package_is_found(write):
     assert learn.callbacks.mine.name == "mine"
 
 
-def test_case_98_a_recipe_alone_imports_nothing(write):
+def test_a_recipe_alone_imports_nothing(write):
     before = set(sys.modules)
     problems_of(write(("models.py:line", "wave:open")))
     assert "wave" not in set(sys.modules) - before
@@ -265,7 +265,7 @@ def test_a_module_is_kept_that_was_imported_through_a_link_into_the_folder(
     assert kept == ["helper.py", "models.py", "linked_file.py", "inner.py"]
 
 
-def test_case_104_paths_with_spaces_and_letters_of_all_languages_work(write, tmp_path):
+def test_paths_with_spaces_and_letters_of_all_languages_work(write, tmp_path):
     source, folder = write().parent, tmp_path / ("a folder with späce 目录" + "x" * 150)
     folder.mkdir()
     for name in ("recipe.yaml", "models.py", "helper.py"):
@@ -273,7 +273,7 @@ def test_case_104_paths_with_spaces_and_letters_of_all_languages_work(write, tmp
     assert load_recipe(folder / "recipe.yaml").build().model.n_hidden == 4
 
 
-def test_case_104_a_relative_path_is_resolved_once(write, monkeypatch, tmp_path_factory):
+def test_a_relative_path_is_resolved_once(write, monkeypatch, tmp_path_factory):
     monkeypatch.chdir(write().parent)
     recipe = load_recipe("recipe.yaml")
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))

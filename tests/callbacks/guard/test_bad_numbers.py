@@ -43,7 +43,7 @@ def make(batches, loss_func=mse, model=None, **options):
 
 
 @pytest.mark.parametrize("value", [NAN, math.inf])
-def test_case_57_a_bad_loss_ends_the_fit_before_the_step_and_tells_where(value):
+def test_a_bad_loss_ends_the_fit_before_the_step_and_tells_where(value):
     learn = make([batch(), batch(value)])
     with pytest.raises(
         FloatingPointError, match=r"in batch 1 of epoch 0 \(lr 0\.1, last good loss"
@@ -54,7 +54,7 @@ def test_case_57_a_bad_loss_ends_the_fit_before_the_step_and_tells_where(value):
     assert any("StopOnNaN.before_backward" in note for note in caught.value.__notes__)
 
 
-def test_case_57_so_many_bad_batches_in_a_row_can_be_left_out():
+def test_so_many_bad_batches_in_a_row_can_be_left_out():
     learn = make([batch(), batch(NAN), batch()], callbacks=[StopOnNaN(skip=1)])
     with pytest.warns(LearnerWarning, match="in batch 1 of epoch 0 .*The batch is skipped"):
         learn.fit(1)
@@ -62,7 +62,7 @@ def test_case_57_so_many_bad_batches_in_a_row_can_be_left_out():
     assert math.isfinite(learn.results["train_loss"])
 
 
-def test_case_57_it_can_be_left_out():
+def test_it_can_be_left_out():
     learn = make([batch(NAN)])
     learn.remove_callbacks(learn.callbacks[StopOnNaN])
     learn.fit(1)
@@ -85,7 +85,7 @@ def test_case_57_it_can_be_left_out():
     ],
     ids=["inputs", "targets", "weights", "weights of a norm", "overflow", "layer", "mapping"],
 )
-def test_case_60_the_message_tells_what_went_bad(bad, words):
+def test_the_message_tells_what_went_bad(bad, words):
     with pytest.raises(FloatingPointError, match=words):
         bad().fit(1)
 
@@ -132,18 +132,18 @@ class Scaler(Callback):
 
 
 @pytest.mark.parametrize("plugins", [[Scaler, StopOnNaN], [StopOnNaN, Scaler]])
-def test_case_61_an_overflow_that_a_scaler_leaves_out_is_no_error(plugins):
+def test_an_overflow_that_a_scaler_leaves_out_is_no_error(plugins):
     learn = make([batch(2.0, 9.0)] * 3, callbacks=plugins)
     learn.fit(1)
     assert learn.callbacks[Scaler].n_skipped == 1
 
 
-def test_case_61_a_loss_that_is_bad_before_it_is_scaled_is_an_error():
+def test_a_loss_that_is_bad_before_it_is_scaled_is_an_error():
     with pytest.raises(FloatingPointError, match="the inputs hold NaN"):
         make([batch(NAN)], callbacks=[Scaler]).fit(1)
 
 
-def test_case_62_a_loss_of_float64_trains():
+def test_a_loss_of_float64_trains():
     learn = make([batch()], lambda preds, targets: mse(preds.double(), targets.double()))
     learn.fit(2)
     assert learn.global_step == 2
@@ -160,14 +160,14 @@ def test_case_62_a_loss_of_float64_trains():
     ],
     ids=["int", "complex"],
 )
-def test_case_62_a_loss_that_cannot_be_differentiated_is_an_error_and_no_step_is_made(loss_func, words):
+def test_a_loss_that_cannot_be_differentiated_is_an_error_and_no_step_is_made(loss_func, words):
     learn = make([batch()], loss_func)
     with pytest.raises((TypeError, ValueError), match=words):
         learn.fit(1)
     assert learn.global_step == 0
 
 
-def test_case_63_a_metric_that_is_nan_is_no_improvement():
+def test_a_metric_that_is_nan_is_no_improvement():
     values = iter([2.0, NAN, 1.0, NAN, NAN, NAN])
 
     def shaky(preds, targets):
@@ -189,7 +189,7 @@ def test_case_63_a_metric_that_is_nan_is_no_improvement():
     assert "valid_shaky" in learn.stop_reason
 
 
-def test_case_59_a_bad_gradient_of_a_finite_loss_ends_the_fit_before_the_update(make_learner):
+def test_a_bad_gradient_of_a_finite_loss_ends_the_fit_before_the_update(make_learner):
     """The square root has an infinite slope at 0, and 0 times infinity is NaN; its value is finite."""
 
     class Root(nn.Module):

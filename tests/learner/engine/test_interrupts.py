@@ -21,7 +21,7 @@ from callbacks import Callback, CancelBatch, CancelEpoch, CancelTrain, Checkpoin
 from learner import Data
 from learner.engine import interrupt
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def press(number: signal.Signals, event: str = "after_loss"):
@@ -35,7 +35,7 @@ def press(number: signal.Signals, event: str = "after_loss"):
     return send
 
 
-def test_case_47_ctrl_c_ends_the_batch_cleans_up_and_leaves_a_usable_learner(make_learner, capfd):
+def test_ctrl_c_ends_the_batch_cleans_up_and_leaves_a_usable_learner(make_learner, capfd):
     heard = []
 
     class Listen(Callback):
@@ -60,7 +60,7 @@ def test_case_47_ctrl_c_ends_the_batch_cleans_up_and_leaves_a_usable_learner(mak
     assert learn.global_step == done + 6
 
 
-def test_case_48_a_second_ctrl_c_that_comes_later_aborts_at_once(make_learner, monkeypatch):
+def test_a_second_ctrl_c_that_comes_later_aborts_at_once(make_learner, monkeypatch):
     after = []
     monkeypatch.setattr(interrupt, "SAME", 0.0)
 
@@ -224,7 +224,7 @@ def test_ctrl_c_that_the_parent_ignores_stays_ignored(make_learner):
 
 
 @pytest.mark.parametrize("event", ["before_fit", "before_batch", "before_validate", "after_epoch"])
-def test_case_49_ctrl_c_is_handled_wherever_it_comes(make_learner, event):
+def test_ctrl_c_is_handled_wherever_it_comes(make_learner, event):
     @on(event)
     def send(learn):
         os.kill(os.getpid(), signal.SIGINT)
@@ -235,7 +235,7 @@ def test_case_49_ctrl_c_is_handled_wherever_it_comes(make_learner, event):
     learn.fit(1)
 
 
-def test_case_50_handlers_are_put_back_and_those_of_the_user_stay(make_learner):
+def test_handlers_are_put_back_and_those_of_the_user_stay(make_learner):
     learn = make_learner()
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     during = []
@@ -260,7 +260,7 @@ def test_case_50_handlers_are_put_back_and_those_of_the_user_stay(make_learner):
     assert received == [signal.SIGINT]
 
 
-def test_case_52_a_fit_outside_of_the_main_thread_touches_no_signal(make_learner):
+def test_a_fit_outside_of_the_main_thread_touches_no_signal(make_learner):
     learn, failed = make_learner(), []
     before = signal.getsignal(signal.SIGINT)
 
@@ -314,9 +314,7 @@ SCRIPT = """
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
-def test_case_49_and_50_a_script_ends_as_its_caller_expects_without_workers_left(
-    tmp_path, number, code, workers
-):
+def test_a_script_ends_as_its_caller_expects_without_workers_left(tmp_path, number, code, workers):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT.replace("{workers}", str(workers))))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -34,14 +34,14 @@ def whole(n_epochs: int = N_EPOCHS, **options):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 6, 7, 9, 14, 20, 27, 32])
-def test_case_01_epoch_checkpoints_give_the_same_bits(tmp_path, cut):
+def test_epoch_checkpoints_give_the_same_bits(tmp_path, cut):
     learn = run_cut(tmp_path / "run", cut, every="1 epoch")
     assert differs(outcome(learn), whole()) == []
 
 
 @pytest.mark.parametrize("data", [shuffled, in_memory, partial(shuffled, generator=torch.Generator())])
 @pytest.mark.parametrize("cut", [1, 3, 6, 7, 8, 16])
-def test_case_02_and_03_step_checkpoints_in_mid_epoch_give_the_same_bits(tmp_path, cut, data):
+def test_step_checkpoints_in_mid_epoch_give_the_same_bits(tmp_path, cut, data):
     """With random augmentation; `seen` shows that no sample comes twice and none is missed."""
     if isinstance(data, partial):
         data.keywords["generator"].manual_seed(7)
@@ -51,7 +51,7 @@ def test_case_02_and_03_step_checkpoints_in_mid_epoch_give_the_same_bits(tmp_pat
     assert differs(outcome(learn), whole(data=data)) == []
 
 
-def test_case_03_items_that_were_seen_are_not_touched_again(tmp_path):
+def test_items_that_were_seen_are_not_touched_again(tmp_path):
     with pytest.raises(ZeroDivisionError):
         make(tmp_path).fit(1, callbacks=[Cut(4)])
     learn = make(tmp_path)
@@ -60,13 +60,13 @@ def test_case_03_items_that_were_seen_are_not_touched_again(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [3, 10])
-def test_case_04_augmentation_in_workers_gives_the_same_bits(tmp_path, cut):
+def test_augmentation_in_workers_gives_the_same_bits(tmp_path, cut):
     data = partial(shuffled, num_workers=2)
     learn = run_cut(tmp_path / "run", cut, data=data, n_epochs=2)
     assert differs(outcome(learn), whole(n_epochs=2, data=data)) == []
 
 
-def test_case_04_what_cannot_be_exact_is_told_once_at_the_first_save(tmp_path):
+def test_what_cannot_be_exact_is_told_once_at_the_first_save(tmp_path):
     data = partial(shuffled, num_workers=1, persistent_workers=True)
     with pytest.warns(LearnerWarning, match="persistent_workers") as told:
         make(tmp_path, data=data).fit(2)
@@ -74,7 +74,7 @@ def test_case_04_what_cannot_be_exact_is_told_once_at_the_first_save(tmp_path):
 
 
 @pytest.mark.parametrize("event", ["after_batch", "after_epoch", "after_fit", "cleanup_fit"])
-def test_case_05_a_cut_in_the_last_moments_leaves_what_is_left(tmp_path, event):
+def test_a_cut_in_the_last_moments_leaves_what_is_left(tmp_path, event):
     @on(event, order=Order.SAVE)
     def cut(learn):
         if learn.epoch == 1 and learn.batch_idx == 0 and (not learn.training or event != "after_batch"):
@@ -91,7 +91,7 @@ def test_case_05_a_cut_in_the_last_moments_leaves_what_is_left(tmp_path, event):
     assert (len(learn.history), learn.global_step) == (2, 2)
 
 
-def test_case_06_a_finished_run_trains_no_more_and_says_so(tmp_path, capsys):
+def test_a_finished_run_trains_no_more_and_says_so(tmp_path, capsys):
     learn = make(tmp_path, data=in_memory)
     learn.fit(2)
     then = outcome(learn)
@@ -106,7 +106,7 @@ def test_case_06_a_finished_run_trains_no_more_and_says_so(tmp_path, capsys):
     assert differs(outcome(again), then) == []
 
 
-def test_case_06_a_run_that_stopped_early_is_finished_with_the_best_weights(tmp_path, capsys):
+def test_a_run_that_stopped_early_is_finished_with_the_best_weights(tmp_path, capsys):
     learn = make(tmp_path)
     learn.fit(30)
     assert learn.stop_reason is not None
@@ -117,12 +117,12 @@ def test_case_06_a_run_that_stopped_early_is_finished_with_the_best_weights(tmp_
     assert differs(outcome(again), then) == []
 
 
-def test_case_07_without_a_checkpoint_a_run_begins_and_says_so(tmp_path, capsys):
+def test_without_a_checkpoint_a_run_begins_and_says_so(tmp_path, capsys):
     make(tmp_path / "new").fit(1, resume="auto")
     assert f"no run to resume in {tmp_path / 'new'}: a new run starts" in capsys.readouterr().out
 
 
-def test_case_07_must_refuses_to_begin(tmp_path):
+def test_must_refuses_to_begin(tmp_path):
     with pytest.raises(ValueError, match="there is no checkpoint in"):
         make(tmp_path / "new").fit(1, resume="must")
 
@@ -158,7 +158,7 @@ def test_a_misspelt_resume_is_refused(learn):
 
 
 @pytest.mark.parametrize("every", ["1 step", "2 epochs", "0.001 seconds"])
-def test_case_08_saving_does_not_change_the_run(tmp_path, every):
+def test_saving_does_not_change_the_run(tmp_path, every):
     learn = make(tmp_path, every=every)
     learn.fit(N_EPOCHS)
     assert differs(outcome(learn), whole()) == []
@@ -166,12 +166,12 @@ def test_case_08_saving_does_not_change_the_run(tmp_path, every):
 
 @pytest.mark.parametrize("every", ["1 step", "0.000001 seconds"])
 @pytest.mark.parametrize("cut", [1, 2, 5, 9, 18])
-def test_case_10_gradients_under_way_are_kept(tmp_path, cut, every):
+def test_gradients_under_way_are_kept(tmp_path, cut, every):
     learn = run_cut(tmp_path / "run", cut, every=every, callbacks=(Accumulate(),))
     assert differs(outcome(learn), whole(callbacks=(Accumulate(),))) == []
 
 
-def test_case_10_a_step_interval_saves_at_whole_updates_only(tmp_path):
+def test_a_step_interval_saves_at_whole_updates_only(tmp_path):
     with pytest.raises(ZeroDivisionError):
         make(tmp_path, callbacks=(Accumulate(),)).fit(1, callbacks=[Cut(3)])
     learn = make(tmp_path, callbacks=(Accumulate(),))
@@ -181,14 +181,14 @@ def test_case_10_a_step_interval_saves_at_whole_updates_only(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [3, 11])
-def test_case_12_and_13_history_and_rates_have_no_gap(tmp_path, cut):
+def test_history_and_rates_have_no_gap(tmp_path, cut):
     learn = run_cut(tmp_path / "run", cut)
     assert [row["epoch"] for row in learn.history] == list(range(len(learn.history)))
     assert len(learn.history.steps["lr"]) == learn.global_step == N_BATCHES * len(learn.history)
     assert list(learn.history.steps["lr"]) == whole()["steps"]["lr"]
 
 
-def test_case_14_a_resume_of_a_resume_of_a_resume_gives_the_same_bits(tmp_path):
+def test_a_resume_of_a_resume_of_a_resume_gives_the_same_bits(tmp_path):
     for cut in (4, 5, 1, 9):
         with pytest.raises(ZeroDivisionError):
             make(tmp_path).fit(N_EPOCHS, callbacks=[Cut(cut)], resume="auto")
@@ -197,7 +197,7 @@ def test_case_14_a_resume_of_a_resume_of_a_resume_gives_the_same_bits(tmp_path):
     assert differs(outcome(learn), whole()) == []
 
 
-def test_case_15_saving_by_time_is_exact(tmp_path):
+def test_saving_by_time_is_exact(tmp_path):
     learn = run_cut(tmp_path / "run", 15, every="0.005 seconds")
     assert differs(outcome(learn), whole()) == []
 

@@ -50,12 +50,12 @@ def fail(learn):
     ("name", "meant"),
     [("after_batchs", "after_batch"), ("before_epochs", "before_epoch"), ("on_batch_end", "after_batch")],
 )
-def test_case_64_a_misspelt_hook_is_refused_when_the_class_is_defined(name, meant):
+def test_a_misspelt_hook_is_refused_when_the_class_is_defined(name, meant):
     with pytest.raises(TypeError, match=f"Bad.{name} would never be called.*Did you mean {meant}?"):
         type("Bad", (Callback,), {name: lambda self, learn: None})
 
 
-def test_case_65_a_class_is_taken_for_its_instance_where_it_needs_nothing(make_learner):
+def test_a_class_is_taken_for_its_instance_where_it_needs_nothing(make_learner):
     class Quiet(Callback):
         def after_epoch(self, learn):
             self.heard = True
@@ -68,7 +68,7 @@ def test_case_65_a_class_is_taken_for_its_instance_where_it_needs_nothing(make_l
 
 
 @pytest.mark.parametrize("item", ["ZeroGrad", None, 3, print, object()], ids=title_of)
-def test_case_66_what_is_no_plug_in_is_refused_with_its_place_and_type(item, make_learner):
+def test_what_is_no_plug_in_is_refused_with_its_place_and_type(item, make_learner):
     with pytest.raises(
         TypeError, match=rf"callbacks\[1\] is .*\({type(item).__name__}\), which is not a callback"
     ):
@@ -87,12 +87,12 @@ def test_what_is_no_plug_in_is_told_with_the_argument_that_it_was_given_as(make_
 
 
 @pytest.mark.parametrize("callbacks", ["ZeroGrad", Recorder(), Recorder, 3])
-def test_case_66_callbacks_that_are_not_a_list_are_refused(callbacks, make_learner):
+def test_callbacks_that_are_not_a_list_are_refused(callbacks, make_learner):
     with pytest.raises(TypeError, match="pass a list of callbacks"):
         make_learner(callbacks=callbacks)
 
 
-def test_case_67_the_same_instance_twice_is_refused(make_learner):
+def test_the_same_instance_twice_is_refused(make_learner):
     probe = Probe("after_fit", print)
     with pytest.raises(ValueError, match="was passed twice"):
         make_learner(callbacks=[probe, probe])
@@ -102,7 +102,7 @@ def test_case_67_the_same_instance_twice_is_refused(make_learner):
     learn.fit(1)
 
 
-def test_case_67_two_of_a_kind_need_two_names(make_learner):
+def test_two_of_a_kind_need_two_names(make_learner):
     one, other = Probe("after_fit", id), Probe("after_fit", id)
     with pytest.raises(ValueError, match=r"two callbacks are called 'probe'.*name='my_probe'"):
         make_learner(callbacks=[one, other])
@@ -112,7 +112,7 @@ def test_case_67_two_of_a_kind_need_two_names(make_learner):
 
 
 @pytest.mark.parametrize("event", [event for event in EVENTS if event != "cleanup_fit"])
-def test_case_68_an_error_keeps_its_type_and_is_told_with_plug_in_event_epoch_and_batch(event, make_learner):
+def test_an_error_keeps_its_type_and_is_told_with_plug_in_event_epoch_and_batch(event, make_learner):
     learn = make_learner(callbacks=[Probe(event, fail)])
     with pytest.raises(ArithmeticError, match="mine") as caught:
         learn.fit(2)
@@ -123,7 +123,7 @@ def test_case_68_an_error_keeps_its_type_and_is_told_with_plug_in_event_epoch_an
     assert learn.error is caught.value
 
 
-def test_case_68_the_batch_and_the_pass_are_told(make_learner):
+def test_the_batch_and_the_pass_are_told(make_learner):
     class FailLater(Callback):
         def after_batch(self, learn):
             if learn.batch_idx == 2:
@@ -134,7 +134,7 @@ def test_case_68_the_batch_and_the_pass_are_told(make_learner):
     assert any("epoch 0/2, batch 2/3, train" in note for note in caught.value.__notes__)
 
 
-def test_case_69_an_error_in_a_cleanup_does_not_hide_the_first_and_all_others_clean_up(make_learner):
+def test_an_error_in_a_cleanup_does_not_hide_the_first_and_all_others_clean_up(make_learner):
     cleaned = []
     plugins = [
         Probe("cleanup_fit", lambda learn: cleaned.append(1), name="first"),
@@ -147,13 +147,13 @@ def test_case_69_an_error_in_a_cleanup_does_not_hide_the_first_and_all_others_cl
     assert cleaned == [1]
 
 
-def test_case_69_an_error_in_a_cleanup_alone_is_raised(make_learner):
+def test_an_error_in_a_cleanup_alone_is_raised(make_learner):
     with pytest.raises(ArithmeticError, match="mine") as caught:
         make_learner(callbacks=[Probe("cleanup_fit", fail)]).fit(1)
     assert any("cleanup_fit" in note for note in caught.value.__notes__)
 
 
-def test_case_70_a_plug_in_that_leaves_the_model_in_evaluation_mode_does_no_harm(make_learner):
+def test_a_plug_in_that_leaves_the_model_in_evaluation_mode_does_no_harm(make_learner):
     modes = []
     learn = make_learner(
         callbacks=[
@@ -168,7 +168,7 @@ def test_case_70_a_plug_in_that_leaves_the_model_in_evaluation_mode_does_no_harm
     assert len(modes) == 2 * (3 + 2)
 
 
-def test_case_71_a_hook_of_the_wrong_signature_is_refused_when_the_class_is_defined():
+def test_a_hook_of_the_wrong_signature_is_refused_when_the_class_is_defined():
     with pytest.raises(TypeError, match=r"Bad\.after_batch\(self\) cannot be called with the learner"):
 
         class Bad(Callback):
@@ -176,7 +176,7 @@ def test_case_71_a_hook_of_the_wrong_signature_is_refused_when_the_class_is_defi
                 pass
 
 
-def test_case_72_a_plug_in_that_needs_one_that_is_missing_is_refused_with_both_names(make_learner):
+def test_a_plug_in_that_needs_one_that_is_missing_is_refused_with_both_names(make_learner):
     class Shows(Callback):
         needs = (Recorder,)
 
@@ -200,7 +200,7 @@ def test_plug_ins_are_removed_by_class_or_name_and_one_that_is_not_there_is_told
 
 
 @pytest.mark.parametrize("order", [list(Order), list(reversed(Order))], ids=["forwards", "backwards"])
-def test_case_72_phases_cannot_make_a_cycle(order, make_learner):
+def test_phases_cannot_make_a_cycle(order, make_learner):
     plugins = []
     for phase in order:
         plugins.append(on("after_epoch", order=phase, name=phase.name.lower())(lambda learn: None))
@@ -208,7 +208,7 @@ def test_case_72_phases_cannot_make_a_cycle(order, make_learner):
     assert [plugin.order for plugin in learn.callbacks] == list(Order)
 
 
-def test_case_73_the_loss_cannot_be_assigned_and_the_message_tells_what_can(make_learner):
+def test_the_loss_cannot_be_assigned_and_the_message_tells_what_can(make_learner):
     def forget(learn):
         learn.loss = None
 
@@ -216,7 +216,7 @@ def test_case_73_the_loss_cannot_be_assigned_and_the_message_tells_what_can(make
         make_learner(callbacks=[Probe("after_loss", forget)]).fit(1)
 
 
-def test_case_73_a_plug_in_may_remove_itself_while_it_is_called(make_learner):
+def test_a_plug_in_may_remove_itself_while_it_is_called(make_learner):
     late = Probe("after_batch", id, name="late")
     gone = Probe("after_batch", lambda learn: learn.remove_callbacks(gone), name="gone")
     learn = make_learner(callbacks=[gone, late])
@@ -237,7 +237,7 @@ def test_case_73_a_plug_in_may_remove_itself_while_it_is_called(make_learner):
         (CancelStep, "after_loss", "before_step"),
     ],
 )
-def test_case_74_a_cancel_where_it_ends_nothing_is_told(cancel, event, words, make_learner):
+def test_a_cancel_where_it_ends_nothing_is_told(cancel, event, words, make_learner):
     def stray(learn):
         raise cancel
 
@@ -247,14 +247,14 @@ def test_case_74_a_cancel_where_it_ends_nothing_is_told(cancel, event, words, ma
 
 
 @pytest.mark.parametrize("name", ["model", "fit", "loss", "callbacks", "data"])
-def test_case_75_a_plug_ins_name_never_touches_the_learner(name, make_learner):
+def test_a_plug_ins_name_never_touches_the_learner(name, make_learner):
     learn = make_learner(callbacks=[Probe("after_fit", id, name=name)])
     learn.fit(1)
     assert isinstance(learn.model, torch.nn.Module)
     assert getattr(learn.callbacks, name).calls == 1
 
 
-def test_case_75_a_name_that_hides_behind_the_list_of_plug_ins_is_told(make_learner):
+def test_a_name_that_hides_behind_the_list_of_plug_ins_is_told(make_learner):
     with pytest.warns(UserWarning, match="a callback called 'hooks' cannot be reached"):
         make_learner(callbacks=[Probe("after_fit", id, name="hooks")])
     with warnings.catch_warnings():

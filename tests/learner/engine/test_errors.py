@@ -58,7 +58,7 @@ class Faulty(Dataset):
         return torch.ones(1), torch.ones(1)
 
 
-def test_case_68_an_error_in_a_hook_keeps_its_type_and_says_where(make_learner):
+def test_an_error_in_a_hook_keeps_its_type_and_says_where(make_learner):
     learn = make_learner(callbacks=[Probe(ZeroDivisionError("by zero"))])
     with pytest.raises(ZeroDivisionError, match="by zero") as caught:
         learn.fit(2)
@@ -69,7 +69,7 @@ def test_case_68_an_error_in_a_hook_keeps_its_type_and_says_where(make_learner):
     assert learn.error is caught.value
 
 
-def test_case_68_an_error_in_a_function_plug_in_names_the_function(make_learner):
+def test_an_error_in_a_function_plug_in_names_the_function(make_learner):
     @on("before_step")
     def divide(learn):
         1 / 0  # noqa: B018
@@ -79,7 +79,7 @@ def test_case_68_an_error_in_a_function_plug_in_names_the_function(make_learner)
     assert "in callback divide.before_step" in notes(caught.value)
 
 
-def test_case_68_an_error_in_an_operation_of_a_plug_in_names_it(make_learner):
+def test_an_error_in_an_operation_of_a_plug_in_names_it(make_learner):
     class Broken(Callback):
         def step(self, learn):
             raise KeyError("momentum")
@@ -89,7 +89,7 @@ def test_case_68_an_error_in_an_operation_of_a_plug_in_names_it(make_learner):
     assert "in callback Broken.step" in notes(caught.value)
 
 
-def test_case_69_an_error_in_cleanup_does_not_mask_the_first_one(make_learner):
+def test_an_error_in_cleanup_does_not_mask_the_first_one(make_learner):
     class Untidy(Callback):
         def cleanup_fit(self, learn):
             raise OSError("cannot close")
@@ -108,7 +108,7 @@ def test_case_69_an_error_in_cleanup_does_not_mask_the_first_one(make_learner):
     assert cleaned == [True]
 
 
-def test_case_69_an_error_in_cleanup_alone_is_raised(make_learner):
+def test_an_error_in_cleanup_alone_is_raised(make_learner):
     class Untidy(Callback):
         def cleanup_fit(self, learn):
             raise OSError("cannot close")
@@ -133,7 +133,7 @@ def test_case_69_an_error_in_cleanup_alone_is_raised(make_learner):
         (CancelBatch, "after_batch"),
     ],
 )
-def test_case_74_a_cancel_outside_its_span_is_an_error_that_says_so(make_learner, kind, event):
+def test_a_cancel_outside_its_span_is_an_error_that_says_so(make_learner, kind, event):
     @on(event)
     def stray(learn):
         raise kind
@@ -143,7 +143,7 @@ def test_case_74_a_cancel_outside_its_span_is_an_error_that_says_so(make_learner
         make_learner(callbacks=[stray]).fit(1)
 
 
-def test_case_54_a_lack_of_memory_names_the_batch_and_frees_the_frames(make_learner):
+def test_a_lack_of_memory_names_the_batch_and_frees_the_frames(make_learner):
     class Greedy(nn.Linear):
         def forward(self, inputs):
             held.append(None)
@@ -160,7 +160,7 @@ def test_case_54_a_lack_of_memory_names_the_batch_and_frees_the_frames(make_lear
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
-def test_case_55_an_error_in_the_data_set_tells_the_batch_and_the_items(make_learner, n_workers):
+def test_an_error_in_the_data_set_tells_the_batch_and_the_items(make_learner, n_workers):
     loader = DataLoader(Faulty(), batch_size=4, num_workers=n_workers)
     learn = make_learner(data=Data(loader), valid=False)
     with pytest.raises(OSError, match="cannot read") as caught:
@@ -171,7 +171,7 @@ def test_case_55_an_error_in_the_data_set_tells_the_batch_and_the_items(make_lea
         assert "the items [4, 5, 6, 7]" in told
 
 
-def test_case_53_a_dead_loader_worker_is_told_of(make_learner):
+def test_a_dead_loader_worker_is_told_of(make_learner):
     loader = DataLoader(Suicidal(), batch_size=4, num_workers=1)
     with pytest.raises(RuntimeError, match="worker") as caught:
         make_learner(data=Data(loader), valid=False).fit(1)
@@ -192,7 +192,7 @@ class Suicidal(Dataset):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_case_56_after_an_error_the_learner_is_as_before_and_fits_its_full_number_of_steps(make_learner):
+def test_after_an_error_the_learner_is_as_before_and_fits_its_full_number_of_steps(make_learner):
     learn = make_learner(callbacks=[Probe(ValueError("once"))])
     learn.model.eval()
     with pytest.raises(ValueError, match="once"):
@@ -206,7 +206,7 @@ def test_case_56_after_an_error_the_learner_is_as_before_and_fits_its_full_numbe
     assert learn.error is None
 
 
-def test_case_56_gradients_left_by_a_cancelled_fit_are_not_stepped(make_learner):
+def test_gradients_left_by_a_cancelled_fit_are_not_stepped(make_learner):
     @on("before_step")
     def leave(learn):
         raise CancelFit
