@@ -247,7 +247,7 @@ def train_large_one_more(folder: str, temporary: str) -> None:
 
 def large_newest(folder: Path) -> int | None:
     """The step of the newest complete file."""
-    whole = [path for path in sorted(folder.glob("step-*.pt")) if checkpoint_file.is_whole(path) is None]
+    whole = [path for path in sorted(folder.glob("step-*.pt")) if checkpoint_file.damage_of(path) is None]
     return int(whole[-1].stem.removeprefix("step-")) if whole else None
 
 

@@ -85,7 +85,7 @@ def by_learner(work: Work, *, validate: bool, n: int = 4, **options) -> int:
     return gauge.peak
 
 
-@pytest.mark.filterwarnings("ignore:a run that is cut:callbacks.LearnerWarning")  # vocabulary: quoted
+@pytest.mark.filterwarnings("ignore:a run that is interrupted:callbacks.LearnerWarning")
 @pytest.mark.parametrize("validate", [False, True], ids=["", "with validation"])
 @pytest.mark.parametrize("options", COMPOSITIONS.values(), ids=COMPOSITIONS)
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
@@ -121,7 +121,7 @@ def test_a_kept_copy_would_be_seen():
     assert by_learner(work, validate=True, metrics=[keep]) > 1.1 * peak
 
 
-@pytest.mark.filterwarnings("ignore:a run that is cut:callbacks.LearnerWarning")  # vocabulary: quoted
+@pytest.mark.filterwarnings("ignore:a run that is interrupted:callbacks.LearnerWarning")
 def test_saving_makes_no_copy(tmp_path):
     """Neither as tensors nor as Python bytes."""
     work = WORKS["weights"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from callbacks.core.contract import Callback, LearnerWarning, Order
 from learner.messages.problems import report_problems
-from learner.passes.epoch_numbers import out_of_reach, set_epoch, takes_no_number
+from learner.passes.epoch_numbers import needs_no_number, out_of_reach, set_epoch
 from learner.state.protocol import FullLearner
 
 
@@ -32,7 +32,7 @@ class PassWatch(Callback):
         loader = learn.data.train
         known.size_before = getattr(loader, "batch_size", None)
         if loader is not self._plain:
-            self._plain = loader if takes_no_number(loader) else None
+            self._plain = loader if needs_no_number(loader) else None
             set_epoch(loader, known.number, known.numbered, is_late=False)
 
     def before_train(self, learn: Any) -> None:
@@ -54,7 +54,7 @@ class PassWatch(Callback):
     def cleanup_fit(self, learn: Any) -> None:
         known = learn.loop.known
         known.numbered = known.point = None
-        known.ended = {"train": learn.data.train, "valid": learn.data.valid}
+        known.at_end = {"train": learn.data.train, "valid": learn.data.valid}
         if self._has_begun or learn.resumed:
             learn.n_epochs_before += learn.epoch + (learn.error is None)
         self._has_begun = False

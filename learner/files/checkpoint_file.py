@@ -174,8 +174,8 @@ LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # torch's magic number, pickled
 REWRITE = "write it again, torch.save(torch.load(path, weights_only=True), path), and load that."
 
 
-def is_whole(path: str | Path) -> str | None:
-    """None if a file is a complete checkpoint, otherwise its problem in words. Nothing is unpacked."""
+def damage_of(path: str | Path) -> str | None:
+    """What is wrong with a checkpoint file; None if it is complete. Nothing is unpickled."""
     try:
         with open_file(Path(path).absolute()) as file:
             check_whole(file)

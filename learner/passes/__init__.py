@@ -1,1 +1,1 @@
-"""Passes over data: length, position, and the epoch number."""
+"""Passes over data: their length, the position in them, and the number of the epoch."""

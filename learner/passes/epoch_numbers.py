@@ -1,4 +1,4 @@
-"""Pass the epoch number to samplers and data sets, which shuffle by it in `set_epoch`."""
+"""Pass the epoch number to samplers and data sets with a `set_epoch`, which shuffle by it."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from learner.data.generators import takers
 from learner.passes import positions
 
 
-def set_epoch(root: Any, number: int, told: dict[int, Any], *, is_late: bool = True) -> None:
-    """Call `set_epoch(number)` of a loader and of whatever it holds that has one: samplers, data sets.
+def set_epoch(root: Any, number: int, done: dict[int, Any], *, is_late: bool = True) -> None:
+    """Call `set_epoch(number)` on a loader and on the samplers and data sets in it that have this method.
 
     Args:
         root: the loader.
         number: of the epoch.
-        told: the objects called in this epoch, by id: they are not called again, and new ones are added.
-        is_late: the epoch has started, so an object with a number got it from the user, and keeps it.
+        done: the objects on which it was called in this epoch, by id: they are left out, and new ones are
+            added.
+        is_late: has the epoch started? An object with a number then has it from the user, and keeps it.
     """
-    if takes_no_number(root):
+    if needs_no_number(root):
         return
-    for part in [part for part in takers(root) if id(part) not in told]:
-        told[id(part)] = part
+    for part in [part for part in takers(root) if id(part) not in done]:
+        done[id(part)] = part
         if not (is_late and getattr(part, "epoch", 0)):
             part.set_epoch(number)
 
 
-def takes_no_number(loader: Any) -> bool:
-    """Is it a list of batches, without a `set_epoch` of its own?"""
+def needs_no_number(loader: Any) -> bool:
+    """Is this a list of batches without a `set_epoch` of its own?"""
     return positions.is_sequence(loader) and not hasattr(loader, "set_epoch")
 
 
 def out_of_reach(loader: Any) -> list[Any]:
-    """Data sets whose `set_epoch` does not reach the copies in persistent workers."""
+    """The data sets whose `set_epoch` has no effect on their copies in persistent workers."""
     if not getattr(loader, "num_workers", 0) or not getattr(loader, "persistent_workers", False):
         return []
     return [part for part in takers(getattr(loader, "dataset", None)) if not shares_memory(part)]
 
 
 def shares_memory(part: Any) -> bool:
-    """Does it hold shared memory that worker processes see, like the epoch of Hugging Face's data sets?"""
+    """Does it hold memory that it shares with worker processes, like the data sets of Hugging Face?"""
     values = list(getattr(part, "__dict__", {}).values())
     return any(
         value.is_shared() if isinstance(value, Tensor) else type(value).__module__.startswith("multiproc")

@@ -1,4 +1,4 @@
-"""The length and the batches of a loader in each pass, and what is known of it after earlier passes."""
+"""The length and the batches of each pass, from what earlier passes have shown about the loader."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ TITLES = {True: "training", False: "validation"}
 
 
 class Source(streams.Passes):
-    """What is known of a loader from the passes over it.
+    """What the passes over a loader have shown about it.
 
     Args:
-        loader: what was given as data.
+        loader: the loader or function in the data.
 
     Attributes:
-        claim: its length when the last pass began; None where it has none.
-        given: how many batches the last whole pass gave; None before there was one.
-        is_reported: has a wrong length been reported?
+        claim: its `len` when the last pass started; None if it has no `len`.
+        given: the number of batches of the last whole pass; None before there was one.
+        is_reported: was a wrong length reported?
     """
 
     def __init__(self, loader: Any):
@@ -39,66 +39,66 @@ class Source(streams.Passes):
         self.given: int | None = None
         self.is_reported = self._was_right = False
 
-    def to_keep(self, *, with_this: bool) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+    def saved_state(self, *, with_this: bool) -> dict[str, Any]:
+        """The state of the loader in a checkpoint."""
         return {
-            **super().to_keep(with_this=with_this),
+            **super().saved_state(with_this=with_this),
             "claim": self.claim,
             "given": self.given,
             "is_reported": self.is_reported,
         }
 
     def catch_up(self, kept: dict[str, Any], batches: Any) -> int | None:
-        """Fetch what was fetched before a checkpoint, and know of its length what was known."""
+        """Fetch the batches that were fetched before a checkpoint, and restore what was known."""
         n_fetched = super().catch_up(kept, batches)
         self.claim, self.given, self.is_reported = kept["claim"], kept["given"], kept["is_reported"]
         return n_fetched
 
-    def report(self, training: bool, epoch: int, told: set[Any]) -> Iterator[Exception]:
-        """Report a wrong length, once.
+    def report(self, training: bool, epoch: int, reported: set[Any]) -> Iterator[Exception]:
+        """Report a wrong length once.
 
         Args:
-            training: is it the training data?
+            training: is this the training data?
             epoch: of the pass.
-            told: what was already reported, also in a sandbox; this is added.
+            reported: what was reported before, in a sandbox too; this report is added.
         """
         n_given, claim = self.n_fetched, self.claim
         if claim is None or self.is_reported or n_given == claim or (n_given < claim and not self.is_whole):
             self._was_right = self._was_right or n_given == claim
             return
         if training and self._was_right and n_given < claim:
-            return  # it is used up: EpochWatch says that
+            return  # the loader is used up, which EpochWatch reports
         self.is_reported = True
-        if f"length {id(self.loader)}" in told:
+        if f"length {id(self.loader)}" in reported:
             return
-        told.add(f"length {id(self.loader)}")
+        reported.add(f"length {id(self.loader)}")
         more = "" if self.is_whole else "at least "
         yield LearnerWarning(
-            f"the {TITLES[training]} data says that it has {counted(claim, 'batch', 'batches')}, and "
-            f"gave {more}{n_given} in epoch {epoch}: {describe_loader(self.loader)}. A schedule was wrong in "
-            "this epoch; schedules, accumulation and progress now go by what it gives. Correct its __len__, "
-            "or look for what ends its batches early."
+            f"the {TITLES[training]} data claims to have {counted(claim, 'batch', 'batches')}, but yielded "
+            f"{more}{n_given} in epoch {epoch}: {describe_loader(self.loader)}. Schedules were wrong in this "
+            "epoch; from now on, schedules, accumulation and progress use the true number. Correct the "
+            "__len__ of the loader, or find out why its batches end early."
         )
 
 
 @dataclass
 class Known:
-    """What a learner knows of its data, over passes and fits.
+    """What a learner knows about its data from earlier passes and fits.
 
     Attributes:
-        sources: of the loader of training (True) and of validation (False), what its passes gave.
-        begun: by name, the loaders with which the fit began, and their fingerprints then.
-        ended: by name, the loaders with which the last fit ended.
-        number: of the epoch under way, over all fits; data sets shuffle by it.
-        numbered: what has been given the number of this epoch, by id; None outside of an epoch.
+        sources: what the passes over the loader of training (True) and of validation (False) have shown.
+        at_start: the loaders at the start of the fit, and their fingerprints then, by name.
+        at_end: the loaders at the end of the last fit, by name.
+        number: of the current epoch, over all fits; data sets shuffle by it.
+        numbered: the objects whose `set_epoch` was called in this epoch, by id; None outside of an epoch.
         size_before: the batch size of training before the callbacks of this epoch.
-        point: the checkpoint from which this fit continues, until its data is checked.
-        mark: what the pass under way draws from, taken at its start, for checkpoints.
+        point: the checkpoint from which this fit resumes, until its data is checked.
+        mark: the random states at the start of the current pass, for checkpoints.
     """
 
     sources: dict[bool, Source] = field(default_factory=dict)
-    begun: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
-    ended: dict[str, Any] = field(default_factory=dict)
+    at_start: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
+    at_end: dict[str, Any] = field(default_factory=dict)
     number: int = 0
     numbered: dict[int, Any] | None = None
     size_before: Any = None
@@ -106,10 +106,10 @@ class Known:
     mark: dict[str, Any] | None = None
 
     def begin(self, learn: LearnerProtocol, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
-        """Begin a pass, or resume the one in which a checkpoint was saved.
+        """Start a pass, or resume the one in which a checkpoint was saved.
 
         Returns:
-            How many of its batches are done, and the other ones.
+            The number of batches that are done, and an iterator over the others.
         """
         source = None if is_exact(loader) else self.source_of(loader, learn.training)
         if start:
@@ -121,20 +121,20 @@ class Known:
                 source.begin(0, is_wanted=learn.marks_passes)
             self.mark = positions.mark(loader) if learn.marks_passes else None
             n_done, rest = 0, iter(self.batches_of(learn, loader))
-        # not iterated a second time: an iterator's own `__iter__` may begin the pass again
+        # no second `iter`: the `__iter__` of an iterator may start the pass again
         return n_done, rest if source is None else watched(learn, source, rest)
 
     def batches_of(self, learn: LearnerProtocol, loader: Any) -> Any:
-        """What to iterate over; a loader that a function returned gets the number of the epoch too."""
+        """The batches to iterate over; a loader that a function returns gets the number of the epoch too."""
         batches = learn.data.batches(loader)
         if learn.training and is_function(loader) and self.numbered is not None:
             set_epoch(batches, self.number, self.numbered)
         return batches
 
     def length_of(self, loader: Any, training: bool) -> tuple[int | None, bool]:
-        """How many batches a pass has, and is that certain?
+        """The number of batches of a pass, and whether it is certain.
 
-        A loader whose length was wrong has as many as it gave last, until it claims another length.
+        If the length of a loader was wrong, it is the number in the last pass, until the length changes.
         """
         n_batches = n_batches_of(loader)
         if n_batches is None or is_exact(loader):
@@ -147,7 +147,7 @@ class Known:
         return source.given, source.given == n_batches
 
     def source_of(self, loader: Any, training: bool) -> Source:
-        """What is known of the loader of a pass; a new loader starts with nothing known."""
+        """What is known about the loader of a pass; nothing about a new loader."""
         source = self.sources.get(training)
         if source is None or source.loader is not loader:
             source = self.sources[training] = Source(loader)
@@ -157,25 +157,25 @@ class Known:
         """Was the user warned that the length of the training data is wrong?"""
         return True in self.sources and self.sources[True].is_reported
 
-    def to_keep(self, *, without: bool | None) -> dict[str, Any]:
-        """What a checkpoint holds of the loaders with which the fit began, as far as they need it.
+    def saved_state(self, *, without: bool | None) -> dict[str, Any]:
+        """The state of the loaders in a checkpoint; only of those that the fit started with.
 
         Args:
-            without: leave out the last pass in training (True) or validation (False): it is under way, and
-                resumed in another way.
+            without: leave out the last pass in training (True) or validation (False), because it is the
+                current pass, which resumes in another way.
         """
         found = {}
         for training, source in self.sources.items():
             part = "train" if training else "valid"
-            if source.loader is self.begun.get(part, (None,))[0]:
-                found[part] = source.to_keep(with_this=training is not without)
+            if source.loader is self.at_start.get(part, (None,))[0]:
+                found[part] = source.saved_state(with_this=training is not without)
         return found
 
     def catch_up(self, data: Data, kept: dict[str, Any]) -> None:
         """Advance new loaders to the position of those in a checkpoint.
 
         Warns:
-            LearnerWarning: a loader has given more than it had then, and the next batch depends on that.
+            LearnerWarning: a loader has yielded more batches than then, and the next ones depend on that.
         """
         for part, state in kept.items():
             loader = getattr(data, part)
@@ -207,7 +207,7 @@ def watched(learn: LearnerProtocol, source: Source, batches: Iterator[Any]) -> I
     n_fetched = source.n_fetched
     for batch in checked(batches):
         if n_expected is not None and n_fetched >= n_expected == learn.n_batches:
-            learn.n_batches = None  # it has more than it claimed, nobody knows how many
+            learn.n_batches = None  # there are more batches than claimed, and their number is unknown
         n_fetched += 1
         source.n_fetched = n_fetched
         if source.is_unknown:
@@ -217,12 +217,12 @@ def watched(learn: LearnerProtocol, source: Source, batches: Iterator[Any]) -> I
 
 
 def is_exact(loader: Any) -> bool:
-    """Are the batches in memory? Then their number is known, and no user code runs between them."""
+    """Are the batches in memory, so that their number is known and no user code runs between them?"""
     return isinstance(loader, positions.TensorLoader) or positions.is_sequence(loader)
 
 
 def has_exact_length(loader: Any) -> bool:
-    """A `DataLoader` of torch's own, whose length follows from the data set's by torch's samplers."""
+    """Is this a plain `DataLoader`, with samplers of torch, so that its length is right?"""
     if not positions.workers.is_torchs_own(loader) or type(loader).__len__ is not DataLoader.__len__:
         return False
     sampler = loader._index_sampler

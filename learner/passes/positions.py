@@ -1,4 +1,4 @@
-"""Where a pass over data is, and how another process goes on there."""
+"""The position in a pass over data, and how another process resumes there."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from learner.data.seeded import Seeded
 from learner.data.tensors import counted, describe
 from learner.passes import streams
 
-WORKERS = "<workers>"  # beside the generators' paths, none of which has such a name
-WHOLE = (list, tuple, range)  # kinds whose iterators draw nothing
+WORKERS = "<workers>"  # a key beside the paths of generators, which contain no such name
+WHOLE = (list, tuple, range)  # types whose iterators draw no random numbers
 ITERATED: tuple[Any, ...] = tuple(kind.__iter__ for kind in WHOLE)
 
 
 def mark(loader: Any) -> dict[str, Any]:
-    """What the pass that is about to begin will draw from; to be taken immediately before it."""
+    """The random states that the next pass will draw from; call this immediately before the pass."""
     workers.pass_the_end(loader)
     return draws_of(loader)
 
@@ -36,47 +36,47 @@ def draws_of(loader: Any) -> dict[str, Any]:
 
 
 def now(loader: Any) -> dict[str, Any]:
-    """The same in mid-pass, and of a loader that can tell where it is, that too."""
+    """The same in mid-pass, with the position of a loader that has one of its own."""
     state = draws_of(loader)
-    if steers_itself(loader):
+    if has_own_position(loader):
         state["loader"] = loader.state_dict()
     return state
 
 
-def go_on(
+def resume(
     loader: Any,
     batches: Callable[[], Iterable[Any]],
     mark: dict[str, Any],
     now: dict[str, Any],
     n_done: int,
 ) -> Iterator[Any]:
-    """The rest of a pass that was cut.
+    """Resume an interrupted pass.
 
     Args:
-        loader: what was given as data, made anew.
-        batches: gives what the loop would go through.
-        mark: what `mark` gave before the pass.
-        now: what `now` gave after its last batch that was done.
-        n_done: number of batches done, 1 or more; 0 begins the pass.
+        loader: the loader or function in the data, newly created.
+        batches: a function that returns the batches of a pass.
+        mark: what `mark` returned before the pass.
+        now: what `now` returned after the last batch that is done.
+        n_done: the number of batches that are done; with 0 the pass starts again.
 
     Returns:
         The other batches. All random states are those of `now`, and nothing is drawn before the first fetch.
 
     Raises:
-        ValueError: the loader gives fewer batches than were done.
+        ValueError: the loader has fewer batches than are done.
     """
-    put(loader, mark)
+    restore(loader, mark)
     if not n_done:
         return iter(batches())
     rest = rest_of(loader, batches, mark, now, n_done)
-    put(loader, now)
+    restore(loader, now)
     return rest
 
 
 def rest_of(
     loader: Any, batches: Callable[[], Iterable[Any]], mark: dict[str, Any], now: dict[str, Any], n_done: int
 ) -> Iterator[Any]:
-    """The batches from `n_done` on, in the cheapest way that gives the same."""
+    """The batches from number `n_done` on, in the cheapest way that yields the same batches."""
     if isinstance(loader, TensorLoader):
         check_enough(loader, n_done, len(loader))
         loader.load_state_dict(mark["loader"])
@@ -84,7 +84,7 @@ def rest_of(
     if is_sequence(loader):
         check_enough(loader, n_done, len(loader))
         return islice(iter(loader), n_done, None)
-    if steers_itself(loader):
+    if has_own_position(loader):
         loader.load_state_dict(now["loader"])
         return iter(batches())
     if can_skip(loader):
@@ -95,12 +95,13 @@ def rest_of(
 
 
 def limits(loader: Any) -> str | None:
-    """What cannot be promised where a pass of this loader is cut, and what would help; None where all can."""
+    """What may differ if a pass over this loader is interrupted, and how to fix it; None if nothing may."""
     found = []
-    if isinstance(loader, DataLoader) and loader.num_workers and not steers_itself(loader):
+    if isinstance(loader, DataLoader) and loader.num_workers and not has_own_position(loader):
         if not loader.in_order:
             found.append(
-                "With in_order=False the order of the batches depends on the workers' speed: leave it out."
+                "With in_order=False the order of the batches depends on the speed of the workers: leave it "
+                "out."
             )
         if loader.persistent_workers and not isinstance(loader.dataset, Seeded):
             wrap = (
@@ -109,97 +110,94 @@ def limits(loader: Any) -> str | None:
                 else "wrap the data set, Seeded(dataset), or "
             )
             found.append(
-                f"What persistent workers draw at random depends on all epochs before: {wrap}leave "
+                f"The random numbers of persistent workers depend on all earlier epochs: {wrap}leave "
                 "persistent_workers=True out."
             )
-    elif steers_itself(loader):
+    elif has_own_position(loader):
         seeded = isinstance(getattr(loader, "dataset", None), Seeded)
         persistent = getattr(loader, "persistent_workers", False)
         if getattr(loader, "num_workers", 0) and (persistent or not seeded):
             found.append(
-                f"A {type(loader).__name__} does not keep its workers' random states: what its data set "
-                "draws at random will differ. Wrap the data set, Seeded(dataset), and leave "
-                "persistent_workers out."
+                f"A {type(loader).__name__} does not save the random states of its workers, so the random "
+                "numbers of its data set will differ. Wrap the data set, Seeded(dataset), and leave "
+                "persistent_workers=True out."
             )
     elif not (isinstance(loader, TensorLoader) or is_sequence(loader) or can_skip(loader)):
         found.append(
-            f"The batches of {describe_source(loader)} are drawn again up to where it was. If their order "
-            "depends on random numbers that training draws as well, it will differ: let them come from a "
-            "generator of their own, or give the loader state_dict and load_state_dict."
+            f"The batches of {describe_source(loader)} are drawn again up to the position. If their order "
+            "depends on random numbers that training also draws, it will differ: draw it from a separate "
+            "generator, or implement state_dict and load_state_dict on the loader."
         )
     return " ".join(found) or None
 
 
 def describe_source(loader: Any) -> str:
-    """Whose batches they are, in a few words."""
+    """A short description of what yields the batches."""
     if isinstance(loader, DataLoader):
         return f"a DataLoader over {describe(loader.dataset)}"
     return f"the function {getattr(loader, '__name__', loader)}" if is_function(loader) else describe(loader)
 
 
-def put(loader: Any, state: dict[str, Any]) -> None:
-    """Put back what will be drawn from."""
+def restore(loader: Any, state: dict[str, Any]) -> None:
+    """Restore the random states that `mark` or `now` returned."""
     draws.put(state["random"])
     set_generator_states(loader, state["generators"])
 
 
 def check_enough(loader: Any, n_done: int, n_given: int) -> None:
-    """Refuse a loader that gives fewer batches than were done."""
+    """Raise an error if a loader has fewer batches than are done."""
     if n_given < n_done:
         raise ValueError(
-            f"the pass was cut after {counted(n_done, 'batch', 'batches')}, but {describe(loader)} now gives "
-            f"{n_given}: give the same data and batch size as then, or begin a new run."
+            f"the pass was interrupted after {counted(n_done, 'batch', 'batches')}, but {describe(loader)} "
+            f"now has {n_given}: pass the same data with the same batch size, or start a new run."
         )
 
 
 def generator_states(root: Any) -> dict[str, dict[str, Any]]:
-    """The states of the generators that something holds, by path, and of a loader its workers' base seed."""
+    """The states of all generators in an object, by path, and the base seed of a loader's workers."""
     states = generators.generator_states(root)
     base_seed = workers.base_seed_of(root)
     return states if base_seed is None else {**states, WORKERS: {"kind": "workers", "state": base_seed}}
 
 
 def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put back what `generator_states` gave; warn of generators that are not there now."""
+    """Restore what `generator_states` returned; warn of generators that are missing now."""
     states = dict(states)
     base_seed = states.pop(WORKERS, None)
     workers.put_base_seed(root, None if base_seed is None else base_seed["state"])
     generators.set_generator_states(root, states)
 
 
-# What can be done with a loader
+# Kinds of loaders
 
 
 def is_sequence(loader: Any) -> bool:
-    """A list, tuple or range, or a class of such that iterates as they do."""
+    """Is this a list, tuple or range, or a subclass with the same iteration?"""
     return isinstance(loader, WHOLE) and type(loader).__iter__ in ITERATED
 
 
-def steers_itself(loader: Any) -> bool:
-    """Can it tell where it is, and go there?"""
+def has_own_position(loader: Any) -> bool:
+    """Can the loader save and restore its position?"""
     both = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
     return both and not isinstance(loader, TensorLoader)
 
 
 def can_skip(loader: Any) -> bool:
-    """Does a batch not depend on those before it?
+    """Are the batches independent of those before them?
 
-    In the main process items draw from the states that `now` holds, in the workers of other data sets than
-    `Seeded` ones from what the batches before have left.
+    In the main process items draw from the states that `now` returns. In workers they draw from states that
+    depend on earlier batches, unless the data set is `Seeded`.
     """
     if not workers.is_torchs_own(loader):
         return False
-    # Persistent workers that have begun drew in the epochs before too: nobody can do that again.
-    begun = workers.base_seed_of(loader) is not None
-    alone = not loader.num_workers or isinstance(loader.dataset, Seeded) or begun
+    # Persistent workers that have started drew in earlier epochs too, which cannot be repeated.
+    have_started = workers.base_seed_of(loader) is not None
+    alone = not loader.num_workers or isinstance(loader.dataset, Seeded) or have_started
     return alone and not streams.holds_iterators(loader.dataset)
 
 
-# Ways to go on
-
-
 def replay(loader: Any, batches: Callable[[], Iterable[Any]], n_done: int) -> Iterator[Any]:
-    """Draw the batches that are done again, and throw them away."""
+    """Draw the batches that are done again, and discard them."""
     rest = iter(batches())
     n_given = sum(1 for _ in islice(rest, n_done))
     check_enough(loader, n_done, n_given)

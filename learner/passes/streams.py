@@ -1,8 +1,8 @@
-"""Detect data that continues over epochs, and advance new data to where the old data was.
+"""Detect data that continues over epochs, and advance new data to the position of the old data.
 
-A loader may hold an open iterator, or count what it has given, so that the next epoch begins where the last
-one ended. In another process it would begin with its first batch. What was fetched in all passes is counted,
-and data that continues is fetched again and discarded.
+A loader may hold an open iterator, or count its batches, so that the next epoch starts where the last one
+ended. In another process it would start with its first batch. So all fetched batches are counted, and if data
+continues, they are fetched again and discarded.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from learner.data.generators import PASSED_OVER, kind_of, walk
 from learner.data.loaders import is_one_shot
 
 SCALARS = (bool, int, float, str, type(None))
-MOST = 100_000  # numbers of an array that are looked at; more are data
+MOST = 100_000  # a larger array is data, and is not compared
 
 
 class Passes:
-    """What was fetched from a loader, pass by pass, and whether the next pass depends on it.
+    """The number of batches that each pass fetched from a loader, and whether the next pass depends on it.
 
     Args:
-        loader: what was given as data.
+        loader: the loader or function in the data.
 
     Attributes:
-        n_fetched: batches of the pass under way.
-        is_whole: has that pass come to its end?
-        earlier: of the passes before, the number of batches, whether it was whole, and how many alike.
-        continues: does a pass begin where the last one ended? None while that is not known.
+        n_fetched: the number of batches in the current pass.
+        is_whole: has the current pass come to its end?
+        earlier: for the passes before: the number of batches, whether the pass was whole, and how many equal
+            passes there were in a row.
+        continues: does a pass start where the last one ended? None while this is unknown.
     """
 
     def __init__(self, loader: Any):
@@ -44,27 +45,27 @@ class Passes:
         self.n_fetched, self.is_whole = 0, False
         self.earlier: list[list[Any]] = []
         self.continues: bool | None = None
-        self.is_unknown = True  # is there something to look at after the next batch?
+        self.is_unknown = True  # must the loader be examined after the next batch?
         self._has_begun = False
         self._before: dict[str, Any] | None = None  # the loader's state before this pass
         self._seen: dict[str, Any] | None = None  # the loader's state after the first batch of a pass
 
     def begin(self, n_done: int, *, is_wanted: bool = False) -> None:
-        """Start a pass with some batches done; say whether its changes are to be watched."""
+        """Start a pass after `n_done` batches; with `is_wanted`, compare the loader's state at its end."""
         self._before = state_of(self.loader) if is_wanted and self.continues is None else None
         self.earlier = self.so_far()
         self.n_fetched, self.is_whole, self._has_begun = n_done, False, True
         self.is_unknown = self.continues is None
 
     def end(self) -> None:
-        """The loader is at the end of its pass."""
+        """End a pass at the end of the loader."""
         self.is_whole, self.given = True, self.n_fetched
         if self._before is not None and is_unchanged(self._before, state_of(self.loader)):
             self.continues = False
         self._before = None
 
     def so_far(self, *, with_this: bool = True) -> list[list[Any]]:
-        """All passes, the one under way included where it has begun, with those alike in one."""
+        """All passes, with the current one if it has started; equal passes in a row are one entry."""
         found = [list(each) for each in self.earlier]
         if with_this and self._has_begun:
             if found and found[-1][:2] == [self.n_fetched, self.is_whole]:
@@ -82,23 +83,23 @@ class Passes:
         if not seen:
             self.continues = False
         elif self._seen is not None:
-            self.continues = goes_on(self._seen, seen)
+            self.continues = depends_on_the_last(self._seen, seen)
         self._seen = seen
 
-    def to_keep(self, *, with_this: bool) -> dict[str, Any]:
-        """What a checkpoint holds of it: no passes where each begins anew."""
+    def saved_state(self, *, with_this: bool) -> dict[str, Any]:
+        """The state in a checkpoint: no passes if each of them starts again."""
         found = [] if self.continues is False else self.so_far(with_this=with_this)
         return {"passes": found, "continues": self.continues}
 
     def catch_up(self, kept: dict[str, Any], batches: Any) -> int | None:
-        """Fetch again what was fetched in the passes before a checkpoint, and discard it.
+        """Fetch the batches of all passes before a checkpoint again, and discard them.
 
         Args:
-            kept: what `to_keep` gave.
-            batches: a function that gives what the loop would go through.
+            kept: what `saved_state` returned.
+            batches: a function that returns the batches of a pass.
 
         Returns:
-            How many batches were fetched; None if this loader has already yielded more than that.
+            The number of batches that were fetched; None if this loader has already yielded more.
         """
         self.continues = kept["continues"]
         if self.continues is False:
@@ -120,22 +121,22 @@ class Passes:
 
     def _again(self, batches: Any) -> Iterator[Any]:
         if workers.is_torchs_own(self.loader) and not holds_iterators(self.loader.dataset):
-            return iter(self.loader._index_sampler)  # its items depend on their indices alone
+            return iter(self.loader._index_sampler)  # the items depend on their indices alone
         return iter(batches())
 
 
 def remaining(done: list[list[Any]], wanted: list[list[Any]]) -> list[tuple[int, bool]] | None:
-    """The passes that are missing, one by one; None where others were made."""
+    """The passes that are missing, one by one; None if the ones that are done differ."""
     have = [(n, whole) for n, whole, times in done for _ in range(times)]
     want = [(n, whole) for n, whole, times in wanted for _ in range(times)]
     return want[len(have) :] if want[: len(have)] == have else None
 
 
 def state_of(loader: Any) -> dict[str, Any]:
-    """What may differ between two passes of a loader: numbers, words, sizes and open iterators, by path.
+    """What may differ between two passes of a loader: numbers, strings, sizes and open iterators, by path.
 
-    Of a map-style data set only iterators count: its items depend on their indices alone. Classes of torch's
-    keep nothing from pass to pass but what checkpoints hold.
+    In a map-style data set only iterators count, because its items depend on their indices alone. Classes of
+    torch keep nothing from pass to pass that is not in checkpoints.
     """
     is_map_style = workers.is_torchs_own(loader)
     found: dict[str, Any] = {}
@@ -153,14 +154,14 @@ def holds_iterators(dataset: Any) -> bool:
 
 
 def is_open(part: Any) -> bool:
-    """An iterator that continues where it was, and is not at its end as far as can be seen."""
+    """Is this an iterator that continues at its position, and not visibly at its end?"""
     if isinstance(part, io.IOBase) or kind_of(part) is not None or not is_one_shot(part):
         return False
     return not (inspect.isgenerator(part) and part.gi_frame is None)
 
 
 def values_of(part: Any) -> Iterator[tuple[str, Any]]:
-    """What something holds, as plain values."""
+    """The attributes of an object as plain values."""
     if isinstance(part, types.FunctionType):
         yield from values_around(part)
         return
@@ -170,14 +171,14 @@ def values_of(part: Any) -> Iterator[tuple[str, Any]]:
     slots = [name for kind in type(part).__mro__ for name in vars(kind).get("__slots__", ())]
     for name, value in [*kept.items(), *((name, getattr(part, name, None)) for name in slots)]:
         if name in PASSED_OVER or (name == "epoch" and hasattr(type(part), "set_epoch")):
-            continue  # which is set in each pass
+            continue  # `epoch` is set in each pass
         plain = plain_of(value)
         if plain is not None:
             yield name, plain
 
 
 def plain_of(value: Any) -> Any:
-    """A value that is compared; of containers and arrays, what stands for their order; None for all else."""
+    """A value that can be compared: a scalar, or the size and order of a container or array; else None."""
     if isinstance(value, SCALARS):
         return value
     if type(value) is dict:
@@ -204,11 +205,11 @@ def values_around(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def is_unchanged(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Has a pass left everything as it was?"""
+    """Is everything the same after a pass, without an open iterator?"""
     return before == after and not any(map(is_open, after.values()))
 
 
-def goes_on(first: dict[str, Any], second: dict[str, Any]) -> bool:
+def depends_on_the_last(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Does the second pass depend on the first? Each state was taken after a pass's first batch."""
     if first.keys() != second.keys():
         return True

@@ -1,1 +1,1 @@
-"""Checkpoints: what they hold, whether they fit, and how a run resumes from one."""
+"""Checkpoints: write them, check whether they fit a learner, and resume a run from one."""

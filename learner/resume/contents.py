@@ -1,4 +1,4 @@
-"""What a checkpoint must hold so that a run can resume from it, checked before anything is changed."""
+"""Check the contents of a checkpoint before anything is changed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from learner.files import checkpoint_file
 from learner.files.value_types import anything, fields, items, mapping, of, optional
 from learner.state.attributes import CLOCK
 
-N_SHOWN = 3  # faults in a message
+N_SHOWN = 3  # problems in a message
 
 NUMBER, WORD, FLAG, NOTHING, TENSOR = of(int), of(str), of(bool), of(type(None)), of(Tensor)
-DRAWN = mapping(fields({"kind": WORD, "state": anything}))  # from the generators of a loader or a module
+DRAWN = mapping(fields({"kind": WORD, "state": anything}))  # generators of a loader or a module
 ROW, ANYTHINGS = of(tuple, list), mapping(anything)
 RANDOM = fields({"torch": TENSOR, "python": ROW}, {"numpy": ROW, "cuda": items(TENSOR)})
 MODULE = {
@@ -89,43 +89,43 @@ CONTENTS = fields(
 
 
 def check_contents(contents: dict[str, Any], path: Path) -> None:
-    """Refuse contents of the wrong type.
+    """Raise an error for contents of the wrong type.
 
     Args:
-        contents: all pieces, the fingerprint taken apart.
+        contents: of the file; the fingerprint is a dict.
         path: the file, for the message.
 
     Raises:
-        CheckpointError: the first errors, each with its place.
+        CheckpointError: lists the first problems, each with its place.
     """
-    faults = list(islice(CONTENTS(contents, ""), N_SHOWN))
-    faults = faults or list(islice(deeper_faults(contents), N_SHOWN))
-    if faults:
-        lines = "\n".join(f"  {fault}" for fault in faults)
+    problems = list(islice(CONTENTS(contents, ""), N_SHOWN))
+    problems = problems or list(islice(deeper_problems(contents), N_SHOWN))
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
         raise checkpoint_file.CheckpointError(
-            f"{path}: it is complete, but other code wrote or changed it. Nothing was loaded.\n{lines}\n"
+            f"{path} is complete, but other code wrote or changed it. Nothing was loaded.\n{lines}\n"
             f"{checkpoint_file.ANOTHER}"
         )
 
 
-def deeper_faults(contents: dict[str, Any]) -> Iterator[str]:
-    """Errors in contents whose types are right but which do not fit together."""
-    yield from strange("clock", contents["clock"], CLOCK)
-    yield from strange("loaders", contents["loaders"], ("train", "valid"))
+def deeper_problems(contents: dict[str, Any]) -> Iterator[str]:
+    """Problems in contents whose types are right."""
+    yield from unknown_keys("clock", contents["clock"], CLOCK)
+    yield from unknown_keys("loaders", contents["loaders"], ("train", "valid"))
     position = contents["fit"]["position"]
     if position is not None:
-        yield from position_faults(position, contents["fit"])
+        yield from position_problems(position, contents["fit"])
 
 
-def strange(place: str, value: Mapping[str, Any], known: tuple[str, ...]) -> Iterator[str]:
-    """Keys that this project does not write."""
+def unknown_keys(place: str, value: Mapping[str, Any], known: tuple[str, ...]) -> Iterator[str]:
+    """Report keys that this project does not write."""
     for key in value:
         if key not in known:
             yield f"{place} has {key!r}, and may have {', '.join(known)}"
 
 
-def position_faults(position: dict[str, Any], fit: dict[str, Any]) -> Iterator[str]:
-    """A position outside a pass, or in a pass about which nothing is saved."""
+def position_problems(position: dict[str, Any], fit: dict[str, Any]) -> Iterator[str]:
+    """Report a position outside a pass, or in a pass whose state is missing."""
     phase = position["phase"]
     if phase not in (None, "train", "validate"):
         yield f"fit.position.phase is {phase!r}, where 'train', 'validate' or None is needed"
@@ -134,4 +134,4 @@ def position_faults(position: dict[str, Any], fit: dict[str, Any]) -> Iterator[s
             yield f"fit.position.{name} is {position[name]}, where 0 or more is needed"
     for name in ("mark", "now"):
         if phase is not None and fit[name] is None:
-            yield f"fit.{name} is None, where a state is needed, as fit.position.phase is {phase!r}"
+            yield f"fit.{name} is None, where a state is needed because fit.position.phase is {phase!r}"

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, what it must agree with, and how it is put back."""
+"""Write a checkpoint, and load one into a learner."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from learner.state.protocol import FullLearner
 
 At = Literal["batch", "epoch", "end"]
 
-# Without these a file is none of ours; each is put back.
+#: What every checkpoint holds.
 PIECES = (
     *("model", "extra", "frozen", "optimizer", "callbacks", "loaders", "generators", "random", "clock"),
     *("history", "results", "gradients", "fit", "fingerprint"),
@@ -36,27 +36,30 @@ PIECES = (
 
 
 def save(learn: FullLearner, path: str | Path, *, at: At | None = None) -> Path:
-    """Write all that decides the future into one file: what a snapshot holds, and more.
+    """Write everything that determines the future of the learner to one file.
+
+    The file holds what a snapshot holds, the gradients, and the position in the data.
 
     Args:
         learn: the learner.
-        path: the file; it is replaced when the new one is whole on disk. `torch.load(path)["model"]` are
-            the weights and buffers.
-        at: of a plug-in that saves: where the fit is, so that `fit(resume="auto")` can go on from there:
-            after a batch, after an epoch, or at an end that a cancel has made. None: to load by hand.
+        path: the file; an existing one is replaced when the new one is complete on disk. The weights and
+            buffers are `torch.load(path)["model"]`.
+        at: for callbacks that save: where the fit is, so that `fit(resume="auto")` resumes there. It is
+            after a `"batch"`, after an `"epoch"`, or at the `"end"` of a fit that was cancelled. With None
+            the file is for `load`.
 
     Returns:
         The file's absolute path.
 
     Raises:
         FloatingPointError: weights are NaN or infinite.
-        TypeError: a plug-in's state holds something that cannot be kept; the message names its place.
+        TypeError: a callback's state holds something that cannot be saved; the message says where.
         OSError: the file cannot be written.
     """
     path = Path(path).absolute()
     check_finite(learn, path)
     if at is not None:
-        tell_limits(learn)
+        warn_of_limits(learn)
     with optimizer_modes.in_eval_mode(learn) as training_weights:
         contents = {**contents_of(learn, at), "training_weights": training_weights}
         plain = to_plain(unkept.without_unkept(learn, contents), "")
@@ -65,7 +68,7 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None) -> Path:
 
 
 def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
-    """What a file holds, by piece; nothing is copied."""
+    """The contents of a file; nothing is copied."""
     return {
         "format": checkpoint_file.FORMAT,
         **snapshots.contents_of(learn),
@@ -78,37 +81,37 @@ def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
         "fit": {
             "index": learn.n_fits,
             "n_epochs": learn.n_epochs,
-            "groups": learn.groups_begun,
+            "groups": learn.groups_at_start,
             "stop_reason": None if learn.interrupted else learn.stop_reason,
             "position": None if at is None else position_of(learn, at),
             "batch_size": plain_or_none(batch_size_before(learn, at)),
-            "passes": learn.loop.known.to_keep(without=learn.training if at == "batch" else None),
+            "passes": learn.loop.known.saved_state(without=learn.training if at == "batch" else None),
             "mark": learn.loop.known.mark if at == "batch" else None,
-            "now": positions.now(loader_under_way(learn)) | {"random": None} if at == "batch" else None,
+            "now": positions.now(current_loader(learn)) | {"random": None} if at == "batch" else None,
         },
-        "fingerprint": json.dumps(fingerprint(learn)),  # one string: pickled ten times as fast as its parts
+        "fingerprint": json.dumps(fingerprint(learn)),  # pickling one string is ten times as fast
     }
 
 
 def gradients_in(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The gradients that are there, by the parameters' names."""
+    """The gradients by the parameters' names, without those that are None."""
     return {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
 
 
 def put_gradients(module: torch.nn.Module, gradients: dict[str, torch.Tensor]) -> None:
-    """Set exactly these gradients."""
+    """Set these gradients, and None for all other parameters."""
     for name, parameter in module.named_parameters():
         gradient = gradients.get(name)
         parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
 
 
 def batch_size_before(learn: FullLearner, at: At | None) -> Any:
-    """The batch size that the callbacks of the next epoch to begin find."""
+    """The batch size before the callbacks of the next epoch to run."""
     return learn.loop.known.size_before if at == "batch" else getattr(learn.data.train, "batch_size", None)
 
 
 def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
-    """Where the fit is: what comes next is batch `n_done` of a pass, or, where `phase` is None, an epoch."""
+    """The position in the fit: batch `n_done` of a pass comes next, or an epoch if `phase` is None."""
     if at == "batch":
         phase = "train" if learn.training else "validate"
         return {"epoch": learn.epoch, "phase": phase, "n_done": learn.batch_idx + 1, "ended": False}
@@ -116,51 +119,51 @@ def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
     return {"epoch": learn.epoch + 1, "phase": None, "n_done": 0, "ended": ended}
 
 
-def loader_under_way(learn: FullLearner) -> Any:
-    """The loader of the pass."""
+def current_loader(learn: FullLearner) -> Any:
+    """The loader of the current pass."""
     return learn.data.train if learn.training else learn.data.valid
 
 
-def tell_limits(learn: FullLearner) -> None:
-    """Say once, at the first save, where a run that is cut in the middle of a pass may lose its bits."""
+def warn_of_limits(learn: FullLearner) -> None:
+    """Warn once, at the first save, of data that may not resume bit for bit in the middle of a pass."""
     for name, loader in (("train", learn.data.train), ("valid", learn.data.valid)):
         limit = None if loader is None else positions.limits(loader)
         if limit is not None and id(loader) not in learn.reported:
             learn.reported.add(id(loader))
             warn(
-                f"a run that is cut in the middle of a pass may not go on bit for bit; of the {name} data: "
-                f"{limit}"
+                "a run that is interrupted in the middle of a pass may not resume bit for bit, because of "
+                f"the {name} data. {limit}"
             )
 
 
 def check_finite(learn: FullLearner, path: Path) -> None:
-    """Refuse trained weights, and statistics as those of batch norm, that no run can resume from.
+    """Refuse to save NaN or infinity in trained weights or in statistics such as those of batch norm.
 
-    What held NaN or infinity as the fit began is meant, as is what is not trained. Warn of any other buffer
-    that has come to hold NaN since.
+    Values that were there at the start of the fit are intended, and so are values that are not trained. A
+    warning reports any other buffer in which NaN has appeared since.
     """
     found = {**named_tensors(learn.model), **loss_tensors(learn)}
     watch = next((each for each in learn.callbacks if isinstance(each, EpochWatch)), EpochWatch())
-    meant = watch.n_bad
-    bad = [name for name in suspects(found) if n_bad(name, found[name], found[name]) > meant.get(name, 0)]
+    known = watch.n_bad
+    bad = [name for name in suspects(found) if n_bad(name, found[name], found[name]) > known.get(name, 0)]
     if bad:
         raise FloatingPointError(
             f"{path.name} was not written: {bad[0]!r} holds NaN or infinity"
-            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and no run can resume from that. The "
-            "checkpoints before it are as they were. Lower the learning rate or clip the gradients."
+            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and no run can resume from that. "
+            "Earlier checkpoints are unchanged. Lower the learning rate or clip the gradients."
         )
     new = sorted(nan_buffers(found) & watch.good) if watch.good else []
     if new:
         watch.good.difference_update(new)
         warn(
             f"{path.name} holds NaN in {', '.join(map(repr, new[:3]))}{', ...' if len(new) > 3 else ''}, "
-            "where there was none as the fit began. Where that is not meant, look at what writes to it, and "
-            "resume from a checkpoint before."
+            "which had no NaN at the start of the fit. If this is not intended, find the code that writes to "
+            "it, and resume from an earlier checkpoint."
         )
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a file and check that all pieces are there.
+    """Read a file and check its contents.
 
     Raises:
         CheckpointError: it cannot be used; the message says why.
@@ -170,8 +173,8 @@ def read(path: str | Path) -> dict[str, Any]:
     missing = [piece for piece in PIECES if piece not in contents]
     if missing:
         raise checkpoint_file.CheckpointError(
-            f"{path} lacks {', '.join(map(repr, missing))}, so a run cannot go on from it: take another "
-            "checkpoint. It may have been written by other code."
+            f"{path} lacks {', '.join(map(repr, missing))}, so a run cannot resume from it: take another "
+            "checkpoint. Other code may have written it."
         )
     check_kinds(contents, path)
     try:
@@ -188,7 +191,7 @@ def check_kinds(contents: dict[str, Any], path: Path) -> None:
         places = skeleton.altered(contents, contents.get("kinds", "{}"))
     except (TypeError, ValueError) as error:
         raise checkpoint_file.CheckpointError(
-            f"{path}: the sums of its kinds cannot be read: {error}"
+            f"{path}: the checksums of its types cannot be read: {error}"
         ) from None
     if places:
         more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
@@ -199,42 +202,42 @@ def check_kinds(contents: dict[str, Any], path: Path) -> None:
 
 
 def fingerprint_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What a file says of the run it is of."""
+    """The fingerprint of the run that wrote a file."""
     try:
         return json.loads(contents["fingerprint"])
     except (TypeError, ValueError) as error:
         raise checkpoint_file.CheckpointError(f"{path}: its fingerprint cannot be read: {error}") from None
 
 
-def fitted(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The contents with the model's current tensor names: the model may be, or may have been, wrapped."""
+def matched(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The contents with the current names of the tensors, which differ if the model is or was wrapped."""
     now = [*named_tensors(learn.model), *empties_in(learn.model)]
     return wrapped_names.renamed(contents, learn.model, now, path)
 
 
 def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None = None) -> None:
-    """Load what `save` or a `Checkpoint` has written, or weights that plain `torch.save` wrote.
+    """Load a file that `save` or a `Checkpoint` has written, or weights that plain `torch.save` has written.
 
-    From the latter only a state dict is read, alone or under `"model"` or `"state_dict"`.
-    Names with `_orig_mod.` or `module.`, of a model that is or was wrapped, are matched with those
-    without, with a note.
+    From a file of plain `torch.save` only a state dict is read: the whole file, or the value under a key such
+    as `"model"` or `"state_dict"`. If the model is wrapped, or was when it was saved, the names are matched
+    without `_orig_mod.` and `module.`, and a line reports it.
 
     Args:
         learn: the learner.
         path: the file.
-        only: `"model"` for weights and buffers alone, whatever the optimizer and plug-ins are.
+        only: `"model"` loads the weights and buffers alone, for any optimizer and callbacks.
 
     Raises:
-        CheckpointError: the file is damaged, of another kind, or not there, or something in it cannot be
-            loaded; nothing has been changed then.
-        ValueError: it is of another model, optimizer or composition; nothing has been changed then.
+        CheckpointError: the file is missing or damaged, is not a checkpoint, or cannot be loaded into this
+            learner. Nothing is changed.
+        ValueError: it is of another model, optimizer or list of callbacks. Nothing is changed.
     """
     if only not in (None, "model"):
-        raise ValueError(f"load(only={only!r}): there is 'model', and None for all.")
+        raise ValueError(f"load(only={only!r}): choose 'model', or None for everything.")
     if checkpoint_file.is_plain(path):
         weights_file.put_weights(learn.model, Path(path).absolute())
         return
-    contents = fitted(learn, read(path), Path(path))
+    contents = matched(learn, read(path), Path(path))
     if only is None:
         differences(
             contents["fingerprint"], fingerprint(learn), Path(path), parts=("model", "optimizer", "callbacks")
@@ -254,24 +257,24 @@ def settings_of(optimizer: Any) -> list[dict[str, Any]]:
 
 
 def put_settings(optimizer: Any, settings: list[dict[str, Any]]) -> None:
-    """Set in each parameter group the settings that `settings_of` returned; remove others."""
+    """Set the settings that `settings_of` returned in each parameter group, and remove all others."""
     for group, kept in zip(optimizer.param_groups, copy.deepcopy(settings), strict=False):
         for name in set(group) - set(kept) - {"params"}:
             del group[name]
         group.update({name: value for name, value in kept.items() if name != "params"})
 
 
-def restore(learn: FullLearner, contents: dict[str, Any], *, begun: bool = False) -> None:
-    """Put back all that a checkpoint holds.
+def restore(learn: FullLearner, contents: dict[str, Any], *, before_fit: bool = False) -> None:
+    """Restore everything that a checkpoint holds.
 
     Args:
-        learn: the learner, checked to agree.
+        learn: the learner, whose fingerprint has been compared with that of the checkpoint.
         contents: what `read` returned.
-        begun: with the optimizer's settings as they were when that fit began, as `before_fit` is to see.
+        before_fit: `before_fit` is called next, so restore the optimizer's settings of the start of the fit.
     """
-    snapshots.restore(learn, contents, before_fit=begun)
+    snapshots.restore(learn, contents, before_fit=before_fit)
     learn.loop.moved.known.update(contents["moved"])
-    if begun and contents["optimizer"] is not None and contents["fit"]["groups"] is not None:
+    if before_fit and contents["optimizer"] is not None and contents["fit"]["groups"] is not None:
         put_settings(learn.optimizer, contents["fit"]["groups"])
     for name, part in snapshots.parts_with_generators(learn):
         positions.set_generator_states(part, contents["generators"].get(name, {}))

@@ -11,16 +11,17 @@ from callbacks.core.modules import modules_beside
 from learner.files import checkpoint_file
 from learner.passes import positions
 from learner.state import snapshots
+from learner.state.protocol import FullLearner
 
 
 class Undo:
-    """A copy of everything that loading a checkpoint changes; weights are kept in main memory.
+    """A copy of everything that loading a checkpoint changes; the weights are copied to main memory.
 
     Args:
         learn: the learner.
     """
 
-    def __init__(self, learn: Any):
+    def __init__(self, learn: FullLearner):
         self.learn = learn
         self.snapshot = snapshots.take(learn, on_cpu=True)
         modules = [learn.model, *modules_beside(learn).values()]
@@ -34,7 +35,7 @@ class Undo:
         """Restore everything; callbacks only if they accept their own state."""
         try:
             snapshots.restore(self.learn, self.snapshot)
-        except Exception:  # noqa: BLE001 - a callback that takes no state: the error under way says so
+        except Exception:  # noqa: BLE001 - a callback refuses a state, which the original error reports
             snapshots.restore(self.learn, {**self.snapshot, "callbacks": {}})
         for part, states in self.drawn:
             positions.set_generator_states(part, states)
@@ -57,6 +58,6 @@ def unchanged_on_error(undo: Undo, path: str | Path) -> Iterator[None]:
             raise
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         raise checkpoint_file.CheckpointError(
-            f"{path}: it cannot be loaded into this learner, which is as it was before. "
+            f"{path} cannot be loaded into this learner, which is unchanged. "
             f"{type(error).__name__}: {error}{notes}"
         ) from error

@@ -1,4 +1,4 @@
-"""Load the weights of a file that plain `torch.save` wrote: a state dict, alone or within a dict."""
+"""Load a state dict that plain `torch.save` has written, alone or in a dict."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def put_weights(model: nn.Module, path: Path) -> None:
 
     Raises:
         CheckpointError: the file holds no state dict, or more than tensors and plain data.
-        ValueError: it belongs to another model; then nothing has been changed.
+        ValueError: it belongs to another model. Nothing is changed.
     """
     state = state_in(checkpoint_file.read_plain(path), path)
     own = model.state_dict(keep_vars=True)
     names = wrapped_names.matched(own, state)
     state = {names[name]: each for name, each in state.items()}
     check_fits(own, state, path)
-    load(model, state)
+    load_state(model, state)
     print_line(f"{path.name}: only the weights were loaded; the file holds nothing else for a learner")
     wrapped_names.note(path, names)
 
@@ -46,7 +46,7 @@ def state_in(contents: Any, path: Path) -> State:
     found = items_of(contents) if isinstance(contents, dict) else {}
     if {"format", "fingerprint"} <= found.keys():
         raise checkpoint_file.CheckpointError(
-            f"{path}: it is a checkpoint whose end is missing. {checkpoint_file.ANOTHER}"
+            f"{path} is a checkpoint whose end is missing. {checkpoint_file.ANOTHER}"
         )
     states = [key for key in found if is_state(found[key])]
     within = [key for key in WRAPPERS if key in states] or states
@@ -54,20 +54,20 @@ def state_in(contents: Any, path: Path) -> State:
         return items_of(found[within[0]])
     what = f"a dict with {listed([repr(key) for key in found])}" if found else f"a {type(contents).__name__}"
     raise checkpoint_file.CheckpointError(
-        f"{path} holds {what}: {'several state dicts' if states else 'no state dict'}, and one is needed, "
-        f"alone or under a key, of which {', '.join(map(repr, WRAPPERS))} come first. Save the weights with "
-        "torch.save(model.state_dict(), path)."
+        f"{path} holds {what}, which has {'several state dicts' if states else 'no state dict'}. It must be "
+        f"a state dict, or hold one under a key; the keys {', '.join(map(repr, WRAPPERS))} come first. Save "
+        "the weights with torch.save(model.state_dict(), path)."
     )
 
 
 def items_of(contents: dict[Any, Any]) -> State:
-    """A plain dict of what a file gave, whose attributes may be anything."""
+    """A plain dict of the contents, because a dict from a file may have any attributes."""
     kind: Any = collections.OrderedDict if isinstance(contents, collections.OrderedDict) else dict
     return dict(list(kind.items(contents)))
 
 
 def is_state(contents: Any) -> bool:
-    """Does it map names to tensors?"""
+    """Is this a mapping of names to tensors?"""
     if not isinstance(contents, dict) or not contents:
         return False
     return all(
@@ -79,7 +79,7 @@ def is_state(contents: Any) -> bool:
 def check_fits(own: State, state: State, path: Path) -> None:
     """Refuse the state of another model, before anything is changed."""
     there = {id(own[name]) for name in state.keys() & own.keys()}
-    # of a tied weight one name is enough; torch makes up the count of a batch norm from before 0.4.1
+    # a tied weight needs one name; torch adds the count that batch norms had not before torch 0.4.1
     missing = [
         name
         for name in own
@@ -90,17 +90,17 @@ def check_fits(own: State, state: State, path: Path) -> None:
         "only in the file": [name for name in state if name not in own],
         "of another shape": [name for name in state if name in own and not fits(own[name], state[name])],
     }
-    faults = [f"{listed(names)} {words}" for words, names in kinds.items() if names]
-    if faults:
+    problems = [f"{listed(names)} {words}" for words, names in kinds.items() if names]
+    if problems:
         raise ValueError(
-            f"{path} belongs to another model; nothing was loaded: {'; '.join(faults)}. Load it into that "
-            "model, or load parts of it by hand, with model.load_state_dict(..., strict=False)."
+            f"{path} belongs to another model, so nothing was loaded: {'; '.join(problems)}. Load it into "
+            "that model, or load parts of it with model.load_state_dict(..., strict=False)."
             f"{prefix_hint(own, state)}"
         )
 
 
 def prefix_hint(own: State, state: State) -> str:
-    """How to load a file whose names all have a prefix, as those that Lightning writes."""
+    """How to load a file whose names all have a prefix, like those that Lightning writes."""
     name, other = next(iter(own), ""), next(iter(state), "")
     prefix = other.removesuffix(name)
     if not name or not prefix or prefix == other or {prefix + each for each in own} - state.keys():
@@ -112,14 +112,14 @@ def prefix_hint(own: State, state: State) -> str:
 
 
 def fits(own: Any, given: Any) -> bool:
-    """Can the values be copied? A lazy tensor takes any shape."""
+    """Can the values be copied? A lazy tensor can have any shape."""
     if not isinstance(own, Tensor) or not isinstance(given, Tensor):
         return isinstance(own, Tensor) == isinstance(given, Tensor)
     return is_lazy(own) or own.shape == given.shape
 
 
-def load(model: nn.Module, state: State) -> None:
-    """Let torch load it; where that raises after all, the model is as before."""
+def load_state(model: nn.Module, state: State) -> None:
+    """Load a state dict with torch; if torch raises an error, the model is unchanged."""
     before, lazy = copy.deepcopy(state_of(model)), lazy_states(model)
     own = model.state_dict(keep_vars=True)
     by_tensor = {id(own[name]): state[name] for name in state}

@@ -1,7 +1,7 @@
-"""Match the names in a file with a model's if one of them is wrapped.
+"""Match the names in a file with those of a model, if the model is wrapped or was when it was saved.
 
-`torch.compile` puts `_orig_mod.` into the names of what it wraps, also in the middle, and `DataParallel` and
-`DistributedDataParallel` put `module.` there.
+`torch.compile` adds `_orig_mod.` to the names of the module that it wraps, also in the middle of a name.
+`DataParallel` and `DistributedDataParallel` add `module.`.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ WAYS: tuple[Strip, ...] = (
 
 
 def without(name: str, segment: str) -> str:
-    """A name without a segment, wherever that stands."""
+    """A name without all occurrences of a segment."""
     return re.sub(rf"(?<![^.]){re.escape(segment)}", "", name)
 
 
 def way_to_match(names: Iterable[str], others: Iterable[str]) -> Strip:
-    """The renaming with which most names match; among equal ones, the one that changes least."""
+    """The renaming with which most names match; if several match as many, the one that changes least."""
     first, second = set(names), set(others)
 
     def n_common(way: Strip) -> int:
         found = [set(map(way, each)) for each in (first, second)]
         if [len(each) for each in found] != [len(first), len(second)]:
-            return -1  # two names would be one
+            return -1  # two names would become the same
         return len(found[0] & found[1])
 
-    return max(WAYS, key=n_common)  # the first of those that are equal
+    return max(WAYS, key=n_common)  # the first of several with the same number
 
 
 def matched(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """For each of `others` its name among `names`; without a match it keeps its own."""
+    """For each of `others` the name among `names` that matches it, or itself without a match."""
     names, others = list(names), list(others)
     way = way_to_match(names, others)
     known = {way(name): name for name in names}
@@ -52,7 +52,7 @@ def matched(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
 
 
 def note(path: Any, names: dict[str, str]) -> None:
-    """Print that names were matched, and without what."""
+    """Print how names were matched, if any differ."""
     changed = [pair for pair in names.items() if pair[0] != pair[1]]
     if not changed:
         return
@@ -65,13 +65,13 @@ def note(path: Any, names: dict[str, str]) -> None:
 
 
 def renamed(contents: dict[str, Any], model: nn.Module, now: Iterable[str], path: Any) -> dict[str, Any]:
-    """The contents of a checkpoint with the model's current names, if it was or is wrapped.
+    """The contents of a checkpoint with the current names of the model's tensors.
 
     Args:
         contents: of the file.
         model: the model.
-        now: the names of its tensors.
-        path: the file, for the note.
+        now: the current names.
+        path: the file, for the line that is printed.
     """
     then = contents["fingerprint"]["model"]
     names = matched(now, then)
@@ -79,7 +79,7 @@ def renamed(contents: dict[str, Any], model: nn.Module, now: Iterable[str], path
         return contents
     note(path, names)
     way = way_to_match(now, then)
-    modules = {way(f"{path}.").rstrip("."): path for path, _ in model.named_modules()}  # the innermost counts
+    modules = {way(f"{place}.").rstrip("."): place for place, _ in model.named_modules()}  # the innermost
 
     def of_module(key: str) -> str:
         place, dot, own = key.rpartition(".")
@@ -114,7 +114,7 @@ def renamed(contents: dict[str, Any], model: nn.Module, now: Iterable[str], path
 
 
 def renamed_keys(value: Any, names: dict[str, str]) -> Any:
-    """A state in which each dict by the names of tensors, as averages of weights are, has the new names."""
+    """A state with the new names in each dict whose keys are names of tensors, such as averaged weights."""
     if type(value) is not dict:
         return value
     if value and all(key in names for key in value):

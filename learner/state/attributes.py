@@ -89,8 +89,10 @@ class FitState(PassState, Clock):
     marks_passes: bool = False
     loss_is_overridden: bool = False
     reported: set[int | str]  # loaders and attributes about whose limits the user was warned
-    groups_begun: list[dict[str, Any]] | None = None  # the optimizer's, when the fit began; for checkpoints
-    hidden_begun: dict[str, Any] | None = None  # marks of tensors that no checkpoint keeps
+    groups_at_start: list[dict[str, Any]] | None = (
+        None  # the optimizer's, when the fit began; for checkpoints
+    )
+    hidden_at_start: dict[str, Any] | None = None  # marks of tensors that no checkpoint keeps
     given: set[str] | None = None  # names of the callbacks that were there when `fit` was called
 
     @property

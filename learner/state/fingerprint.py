@@ -88,7 +88,7 @@ def data_of(learn: FullLearner, part: str) -> tuple[dict[str, Any], dict[str, An
     """
     loader = getattr(learn.data, part)
     now = loader_of(loader)
-    given, begun = learn.loop.known.begun.get(part, (loader, now))
+    given, begun = learn.loop.known.at_start.get(part, (loader, now))
     if now == begun or loader is not given or isinstance(loader, TensorLoader):
         return begun, now
     return (begun if any(takers(loader)) else now), now

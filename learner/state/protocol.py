@@ -83,8 +83,8 @@ class FullLearner(LearnerProtocol, Protocol):
     n_epochs_before: int
     length_is_certain: bool
     reported: set[int | str]
-    groups_begun: list[dict[str, Any]] | None
-    hidden_begun: dict[str, Any] | None
+    groups_at_start: list[dict[str, Any]] | None
+    hidden_at_start: dict[str, Any] | None
     given: set[str] | None
     splitter: Callable[..., Any] | None
     decay_norms: bool

@@ -27,7 +27,7 @@ def without_unkept(learn: FullLearner, contents: dict[str, Any]) -> dict[str, An
         faults = [key for key, value in state["plain"].items() if not is_storable(value)]
         lost += [f"{title}.{key}" for key in faults]
         state["plain"] |= dict.fromkeys(faults, NOT_KEPT)
-    report(learn, [*lost, *changed(learn.model, learn.hidden_begun)])
+    report(learn, [*lost, *changed(learn.model, learn.hidden_at_start)])
     return contents
 
 

@@ -494,7 +494,7 @@ def test_a_plugin_with_state_that_is_gone_is_a_difference(run):
 
 def test_fewer_epochs_than_done_are_refused(tmp_path):
     make(tmp_path, data=in_memory).fit(2)
-    with pytest.raises(ValueError, match=r"after epoch 1 of 2, but fit was asked for 1: ask for at least 2"):
+    with pytest.raises(ValueError, match=r"after epoch 1 of 2, but fit is to have 1: pass at least 2"):
         make(tmp_path, data=in_memory).fit(1, resume="auto")
 
 

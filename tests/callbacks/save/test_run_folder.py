@@ -221,7 +221,7 @@ def test_a_disk_that_cannot_sync_is_used_with_one_warning(make_learner, tmp_path
     with pytest.warns(LearnerWarning, match="a power failure may lose the newest") as caught:
         make_learner(callbacks=[Checkpoint(tmp_path)]).fit(2)
     assert len(caught) == 1
-    assert [checkpoint_file.is_whole(path) for path in tmp_path.glob("*.pt")] == [None, None]
+    assert [checkpoint_file.damage_of(path) for path in tmp_path.glob("*.pt")] == [None, None]
 
 
 def test_a_disk_that_fails_to_sync_has_not_saved(make_learner, tmp_path, monkeypatch):

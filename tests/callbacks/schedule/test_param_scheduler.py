@@ -219,7 +219,7 @@ def test_recipes_name_annealers(tmp_path):
     assert repr(scheduler.schedules["lr"]) == "combine((0.5, 0.5), (lin(0, 1), cos(1, 0)))"
 
 
-@pytest.mark.filterwarnings("ignore:a run that is cut")  # vocabulary: quoted
+@pytest.mark.filterwarnings("ignore:a run that is interrupted")
 @pytest.mark.parametrize("cut", [1, 4, 5, 8])
 def test_with_a_loader_of_unknown_length_an_interrupted_fit_resumes_with_the_same_values(
     make_learner, tmp_path, cut
@@ -253,7 +253,7 @@ def test_a_run_resumed_for_longer_than_planned_is_reported_in_a_when_too(make_le
         return make_learner(callbacks=[held, Checkpoint(tmp_path / "run")])
 
     make().fit(2)
-    with pytest.warns(LearnerWarning, match="has another total now"):
+    with pytest.warns(LearnerWarning, match="now has another length"):
         make().fit(3, resume="must")
 
 

@@ -147,7 +147,7 @@ def test_one_cycle_of_torch_as_long_as_its_window_or_budget_is_welcome(make_lear
     assert rates(make_learner, cycle(6), StopAfter("6 steps")) == alone
 
 
-@pytest.mark.filterwarnings("ignore:a run that is cut")  # vocabulary: quoted
+@pytest.mark.filterwarnings("ignore:a run that is interrupted")
 @pytest.mark.parametrize("cut", [1, 4, 8])
 @pytest.mark.parametrize("kind", ["steps", "epochs", "samples", "budget", "torch"])
 def test_a_schedule_in_a_window_is_resumed_exactly(make_learner, tmp_path, kind, cut):

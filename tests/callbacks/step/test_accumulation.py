@@ -212,7 +212,7 @@ def test_a_schedule_is_stepped_once_per_update():
     assert learn.fit(1)[0]["lr_0"] == pytest.approx(0.1 * 0.25)
 
 
-@pytest.mark.filterwarnings("ignore:a run that is cut")  # vocabulary: quoted
+@pytest.mark.filterwarnings("ignore:a run that is interrupted")
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 6, 7, 9])
 @pytest.mark.parametrize("unknown", [False, True])
 def test_a_fit_interrupted_inside_a_window_resumes_with_the_same_bits(tmp_path, cut, unknown):

@@ -441,7 +441,7 @@ def test_a_finished_run_can_be_extended(first, capsys):
             ["resume", "first/recipe.yaml"],
             "To resume the newest run of a recipe: `learner run first/recipe.yaml --resume`.",
         ),
-        (["resume", "runs/recipe-1", "fit.epochs=1"], "ask for at least 2"),
+        (["resume", "runs/recipe-1", "fit.epochs=1"], "pass at least 2"),
         (["resume", "runs/recipe-1", "data.n_points=300"], "n_items: "),
         (["resume", "runs/recipe-1", "--differ", "batchsize"], "there is no such difference"),
         (["run", "first/recipe.yaml", *SAVING, "--resume", "optimizer.lr=0.5"], "has changed since the run"),

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from cut_passes import Noisy, Plain, loader_over, several_rngs
+from interrupted_passes import Noisy, Plain, loader_over, several_rngs
 from torch.utils.data import DistributedSampler
 
 from callbacks import LearnerWarning

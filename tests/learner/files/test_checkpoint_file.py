@@ -53,7 +53,7 @@ def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path, contents, du
     path = tmp_path / "one.ckpt"
     checkpoint_file.write(path, contents, durable=durable)
     assert same(checkpoint_file.read(path), {"format": 1, **contents})
-    assert checkpoint_file.is_whole(path) is None
+    assert checkpoint_file.damage_of(path) is None
     assert names_in(tmp_path) == ["one.ckpt"]
 
 
@@ -101,7 +101,7 @@ def test_tied_tensors_stay_tied_and_are_kept_once(tmp_path):
 def test_a_relative_path_is_taken_from_the_folder_of_the_moment(tmp_path, monkeypatch, contents):
     monkeypatch.chdir(tmp_path)
     checkpoint_file.write("one.ckpt", contents)
-    assert checkpoint_file.is_whole(tmp_path / "one.ckpt") is None
+    assert checkpoint_file.damage_of(tmp_path / "one.ckpt") is None
     assert same(checkpoint_file.read("one.ckpt")["clock"], contents["clock"])
 
 
@@ -109,13 +109,13 @@ def test_names_with_spaces_and_signs_are_written_and_read(tmp_path, contents):
     path = tmp_path / "ein Ördner, ünïcode 模型" / "[step] 1*?.ckpt"
     path.parent.mkdir()
     checkpoint_file.write(path, contents)
-    assert checkpoint_file.is_whole(path) is None
+    assert checkpoint_file.damage_of(path) is None
 
 
 def test_a_left_over_of_a_dead_writer_is_written_over(tmp_path, contents):
     (tmp_path / "one.tmp").write_bytes(b"x" * 1_000_000)
     checkpoint_file.write(tmp_path / "one", contents)
-    assert checkpoint_file.is_whole(tmp_path / "one") is None
+    assert checkpoint_file.damage_of(tmp_path / "one") is None
     assert not (tmp_path / "one.tmp").exists()
 
 
@@ -217,7 +217,7 @@ def fault_of(path: Path) -> str:
         checkpoint_file.read(path)
     message = str(caught.value)
     assert message.startswith(f"{path.absolute()}: ")
-    assert message.endswith(str(checkpoint_file.is_whole(path)))
+    assert message.endswith(str(checkpoint_file.damage_of(path)))
     assert "weights_only" not in message
     return message
 

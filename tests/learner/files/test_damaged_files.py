@@ -158,7 +158,7 @@ def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(path, monkeypa
     with pytest.raises(OSError, match="No space left") as caught:
         checkpoint_file.write(path, {"weights": torch.zeros(1000)})
     assert "it needs about 4,000 bytes," in caught.value.__notes__[0]
-    assert checkpoint_file.is_whole(path) is None
+    assert checkpoint_file.damage_of(path) is None
 
 
 @pytest.mark.parametrize("folder", ["one.ckpt", "/proc", "gone"])
@@ -167,7 +167,7 @@ def test_where_no_file_can_be_made_the_error_names_it(path, folder):
     with pytest.raises(OSError, match=r"two\.ckpt") as caught:
         checkpoint_file.write(target, {"n": 1})
     assert f"{target}" in caught.value.__notes__[0]
-    assert checkpoint_file.is_whole(path) is None
+    assert checkpoint_file.damage_of(path) is None
 
 
 def test_a_target_that_is_a_folder_is_refused_and_left(path):
@@ -189,7 +189,7 @@ def test_no_flipped_bit_is_accepted(path, tmp_path):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         altered.write_bytes(flipped)
-        assert checkpoint_file.is_whole(altered), f"bit {bit % 8} of byte {bit // 8} of {len(content)}"
+        assert checkpoint_file.damage_of(altered), f"bit {bit % 8} of byte {bit // 8} of {len(content)}"
         with pytest.raises(checkpoint_file.CheckpointError):
             checkpoint_file.read(altered)
 
@@ -198,14 +198,14 @@ def test_no_file_that_was_cut_short_is_accepted(path, tmp_path):
     content, cut = path.read_bytes(), tmp_path / "cut.ckpt"
     for size in [*(n * len(content) // 100 for n in range(100)), *range(len(content) - 100, len(content))]:
         cut.write_bytes(content[:size])
-        assert checkpoint_file.is_whole(cut), f"cut at {size} of {len(content)}"
+        assert checkpoint_file.damage_of(cut), f"cut at {size} of {len(content)}"
         with pytest.raises(checkpoint_file.CheckpointError):
             checkpoint_file.read(cut)
 
 
 def test_no_file_with_something_after_its_end_is_accepted(path):
     path.write_bytes(path.read_bytes() + b"\n")
-    assert checkpoint_file.is_whole(path)
+    assert checkpoint_file.damage_of(path)
 
 
 def test_of_bad_files_each_fault_is_told(path):
@@ -215,7 +215,7 @@ def test_of_bad_files_each_fault_is_told(path):
     (path.parent / "altered.ckpt").write_bytes(content[:700] + b"\0" + content[701:])
     (path.parent / "page.ckpt").write_bytes(b"<html>")
     faults = {
-        other: checkpoint_file.is_whole(path.parent / f"{other}.ckpt")
+        other: checkpoint_file.damage_of(path.parent / f"{other}.ckpt")
         for other in ("empty", "cut", "altered", "page")
     }
     words = {"empty": "empty", "cut": "cut short", "altered": "checksum", "page": "not a checkpoint of ours"}
@@ -280,7 +280,7 @@ def seal(path: Path, payload: bytes) -> Path:
 
 def refused(path: Path) -> str:
     """What reading a whole but hostile file says."""
-    assert checkpoint_file.is_whole(path) is None
+    assert checkpoint_file.damage_of(path) is None
     with pytest.raises(checkpoint_file.CheckpointError) as caught:
         checkpoint_file.read(path)
     message = str(caught.value)

@@ -72,7 +72,7 @@ MORE = {
 @pytest.mark.parametrize("kind", MORE)
 def test_more_batches_than_its_length_are_reported_once(kind, make_learner):
     learn = make_learner(data=Data(MORE[kind]()))
-    with pytest.warns(LearnerWarning, match=r"has 3 batches, and gave 6 in epoch 0") as caught:
+    with pytest.warns(LearnerWarning, match=r"claims to have 3 batches, but yielded 6 in epoch 0") as caught:
         learn.fit(2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)
@@ -82,13 +82,13 @@ def test_more_batches_than_its_length_are_reported_once(kind, make_learner):
 
 def test_fewer_batches_than_its_length_are_reported_in_the_first_epoch(make_learner):
     learn = make_learner(data=Data(Claims(6, line_batches(2))))
-    with pytest.warns(LearnerWarning, match="has 6 batches, and gave 2 in epoch 0"):
+    with pytest.warns(LearnerWarning, match="claims to have 6 batches, but yielded 2 in epoch 0"):
         learn.fit(1)
 
 
 def test_validation_data_of_another_length_is_reported(make_learner):
     learn = make_learner(data=Data(line_batches(2), Claims(1, line_batches(2))))
-    with pytest.warns(LearnerWarning, match="validation data says that it has 1 batch, and gave 2"):
+    with pytest.warns(LearnerWarning, match="validation data claims to have 1 batch, but yielded 2"):
         learn.fit(1)
 
 
@@ -97,7 +97,7 @@ def test_a_schedule_ends_with_the_fit_whatever_the_reported_length(given, make_l
     batches, steps = line_batches(given), Steps()
     scheduler = ParamScheduler({"lr": cos(1.0, 0.0)})
     learn = make_learner(data=Data(Claims(3, batches)), callbacks=[steps, scheduler], lr=1e-3)
-    with pytest.warns(LearnerWarning, match=f"3 batches, and gave {given}"):
+    with pytest.warns(LearnerWarning, match=f"3 batches, but yielded {given}"):
         learn.fit(3)
     true = Steps()
     scheduler = ParamScheduler({"lr": cos(1.0, 0.0)})
@@ -106,7 +106,7 @@ def test_a_schedule_ends_with_the_fit_whatever_the_reported_length(given, make_l
     assert all(0 <= rate <= 1 for rate in steps.rates)
 
 
-@pytest.mark.filterwarnings("ignore:the training data says:callbacks.LearnerWarning")
+@pytest.mark.filterwarnings("ignore:the training data claims:callbacks.LearnerWarning")
 @pytest.mark.parametrize(
     ("claim", "given", "size"), [(3, 6, 4), (3, 6, 2), (4, 7, 3), (6, 3, 2), (5, 5, 2), (2, 5, 8)]
 )
@@ -121,7 +121,7 @@ def test_gradients_accumulate_over_the_actual_batches(claim, given, size, make_l
     assert found[0] == found[1]
 
 
-@pytest.mark.filterwarnings("ignore:the training data says:callbacks.LearnerWarning")
+@pytest.mark.filterwarnings("ignore:the training data claims:callbacks.LearnerWarning")
 def test_a_budget_that_ends_with_the_length_is_not_exceeded(make_learner):
     learn = make_learner(
         data=Data(Claims(3, line_batches(6)), line_batches(1)), callbacks=[StopAfter("3 steps")]
@@ -132,7 +132,7 @@ def test_a_budget_that_ends_with_the_length_is_not_exceeded(make_learner):
     assert learn.stop_reason == "the budget of 3 steps is used up"
 
 
-@pytest.mark.filterwarnings("ignore:the training data says:callbacks.LearnerWarning")
+@pytest.mark.filterwarnings("ignore:the training data claims:callbacks.LearnerWarning")
 def test_a_short_epoch_has_its_length_whatever_the_reported_length(make_learner):
     learn = make_learner(data=Data(Claims(3, line_batches(6))), callbacks=[ShortEpoch(5)])
     learn.fit(2)
@@ -141,7 +141,7 @@ def test_a_short_epoch_has_its_length_whatever_the_reported_length(make_learner)
 
 def test_a_length_that_a_sandbox_has_reported_is_not_reported_again(make_learner):
     learn = make_learner(data=Data(Claims(3, line_batches(6))))
-    with pytest.warns(LearnerWarning, match="and gave 6"), learn.sandbox():
+    with pytest.warns(LearnerWarning, match="but yielded 6"), learn.sandbox():
         learn.fit(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -165,12 +165,12 @@ def test_progress_counts_the_actual_batches(make_learner, monkeypatch):
     monkeypatch.setattr("callbacks.record.progress.can_show_a_bar", lambda: True)
     monkeypatch.setattr("callbacks.record.progress.REFRESH", 0.0)
     learn = make_learner(data=Data(Claims(3, line_batches(6))), callbacks=[Progress])
-    with pytest.warns(LearnerWarning, match="gave 6"):
+    with pytest.warns(LearnerWarning, match="yielded 6"):
         learn.fit(2)
     assert totals[-1] == (12, 12)
 
 
-@pytest.mark.filterwarnings("ignore:a run that is cut:callbacks.LearnerWarning")
+@pytest.mark.filterwarnings("ignore:a run that is interrupted:callbacks.LearnerWarning")
 def test_a_resumed_run_knows_the_true_length(make_learner, tmp_path):
     class Cut(Callback):
         def after_step(self, learn):
@@ -183,9 +183,9 @@ def test_a_resumed_run_knows_the_true_length(make_learner, tmp_path):
         return make_learner(data=data, callbacks=[scheduler, *callbacks], lr=1e-3)
 
     whole, rest = Steps(), Steps()
-    with pytest.warns(LearnerWarning, match="gave 6"):
+    with pytest.warns(LearnerWarning, match="yielded 6"):
         make(whole).fit(2)
-    with pytest.warns(LearnerWarning, match="gave 6"), pytest.raises(RuntimeError, match="cut"):
+    with pytest.warns(LearnerWarning, match="yielded 6"), pytest.raises(RuntimeError, match="cut"):
         make(Checkpoint(tmp_path / "run", every="1 step")).fit(2, callbacks=[Cut])
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the training data", LearnerWarning)

@@ -12,7 +12,7 @@ import warnings
 
 import pytest
 import torch
-from cut_passes import (
+from interrupted_passes import (
     BATCH_SIZE,
     CUTS,
     FEW,
@@ -97,7 +97,7 @@ def test_all_random_states_are_as_they_were_before_the_first_fetch():
     _, saved = whole_run(SKIPPED["generators everywhere"])
     loader, now = SKIPPED["generators everywhere"](), from_plain(saved[1, 12][1])
     scramble(99)
-    positions.go_on(loader, lambda: loader, from_plain(saved[1, 12][0]), now, 12)
+    positions.resume(loader, lambda: loader, from_plain(saved[1, 12][0]), now, 12)
     found = to_plain(positions.mark(loader), "")
     assert same(found, saved[1, 12][1])
 
@@ -106,7 +106,7 @@ def test_the_loader_keeps_its_own_sampler():
     _, saved = whole_run(SKIPPED["shuffled"])
     loader = SKIPPED["shuffled"]()
     kept = loader.batch_sampler
-    positions.go_on(loader, lambda: loader, *map(from_plain, saved[0, 7]), 7)
+    positions.resume(loader, lambda: loader, *map(from_plain, saved[0, 7]), 7)
     assert loader.batch_sampler is kept
 
 
@@ -117,7 +117,7 @@ def test_a_pass_that_had_not_started_starts():
     expected = train_on(loader, [])
     scramble(99)
     loader = loader_over(shuffle=True)
-    assert_same([train_on(positions.go_on(loader, lambda: loader, mark, mark, 0), [])], [expected])
+    assert_same([train_on(positions.resume(loader, lambda: loader, mark, mark, 0), [])], [expected])
 
 
 def test_new_persistent_workers_start_an_epoch_like_the_previous_ones():
@@ -137,7 +137,7 @@ def test_the_order_of_tensors_continues_with_the_epochs():
     make = WHOLE["tensors"]
     _, saved = whole_run(make)
     loader = make()
-    list(positions.go_on(loader, lambda: loader, *map(from_plain, saved[1, 12]), 12))
+    list(positions.resume(loader, lambda: loader, *map(from_plain, saved[1, 12]), 12))
     assert loader.epoch == 2
 
 
@@ -159,8 +159,8 @@ def test_a_loader_with_fewer_batches_than_were_done_is_refused(longer, shorter):
     loader = shorter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LearnerWarning)  # the data set's own generator is missing, too
-        with pytest.raises(ValueError, match=r"cut after 7 batches, but .* now gives 3"):
-            positions.go_on(loader, lambda: give(loader), *map(from_plain, saved[0, 7]), 7)
+        with pytest.raises(ValueError, match=r"interrupted after 7 batches, but .* now has 3"):
+            positions.resume(loader, lambda: give(loader), *map(from_plain, saved[0, 7]), 7)
 
 
 def iter_of(n):
@@ -171,9 +171,9 @@ def test_another_process_resumes_with_the_same_bits(tmp_path):
     epochs, saved = whole_run(SKIPPED["generators everywhere"])
     torch.save(saved[1, 12], tmp_path / "saved.pt")
     script = """
-        import torch, cut_passes
+        import torch, interrupted_passes
         saved = torch.load("saved.pt", weights_only=True)
-        seen = cut_passes.resumed(cut_passes.SKIPPED["generators everywhere"], *saved, 1, 12)
+        seen = interrupted_passes.resumed(interrupted_passes.SKIPPED["generators everywhere"], *saved, 1, 12)
         torch.save(seen, "seen.pt")
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -249,7 +249,7 @@ def test_a_stateful_loader_saved_at_the_end_of_a_pass_starts_the_next(workers):
     scramble(99)
     loader = make()
     loader.load_state_dict(saved["loader"])
-    positions.put(loader, saved)
+    positions.restore(loader, saved)
     assert_same(list(train(loader, 2)), expected)
 
 
@@ -278,7 +278,7 @@ def test_loaders_that_resume_with_the_same_bits_have_no_limits(make):
             WORKERS["no noise, persistent"],
             r"persistent workers .* wrap the data set, Seeded\(dataset\), or leave",
         ),
-        (lambda: loader_over(Stream(), num_workers=1, persistent_workers=True), "before: leave persistent"),
+        (lambda: loader_over(Stream(), num_workers=1, persistent_workers=True), "all earlier epochs: leave persistent"),
         (
             lambda: loader_over(Seeded(Noisy()), num_workers=2, in_order=False),
             "in_order=False .* leave it out",

@@ -20,7 +20,7 @@ X = torch.arange(48.0).view(48, 1) / 48
 ROWS = TensorDataset(X, X)
 BATCHES = [(x, x) for x in X.split(4)]
 
-pytestmark = pytest.mark.filterwarnings("ignore:a run that is cut:callbacks.LearnerWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:a run that is interrupted:callbacks.LearnerWarning")
 
 
 def endless():
@@ -348,7 +348,7 @@ def test_resuming_is_refused_if_assigned_data_is_missing(every, make_learner, tm
     with pytest.raises(RuntimeError, match="cut"):
         make().fit(4, callbacks=[Cut(20)])
     with pytest.raises(
-        ValueError, match=r"saved with other training data than epoch 2 now has[\s\S]*n_items: 24, 48"
+        ValueError, match=r"training data that differs from that of epoch 2 now[\s\S]*n_items: 24, 48"
     ):
         make().fit(4, resume="must")
 

@@ -1,4 +1,4 @@
-"""FAULTS A: a run that is cut and gone on with ends with the bits of one that never was."""
+"""FAULTS A: a run that is interrupted and gone on with ends with the bits of one that never was."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_resume_needs_the_plugin_that_saves(learn):
 def test_must_refuses_a_second_fit_when_the_first_has_ended(tmp_path):
     learn = make(tmp_path, data=in_memory)
     learn.fit(1)
-    with pytest.raises(ValueError, match="nothing is under way"):
+    with pytest.raises(ValueError, match="this fit is new"):
         learn.fit(1, resume="must")
 
 
@@ -153,7 +153,7 @@ def test_of_two_plug_ins_that_save_the_newest_file_counts(tmp_path):
 
 
 def test_a_misspelt_resume_is_refused(learn):
-    with pytest.raises(ValueError, match="there are 'auto'"):
+    with pytest.raises(ValueError, match="choose 'auto'"):
         learn.fit(1, resume="yes")
 
 

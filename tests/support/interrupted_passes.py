@@ -226,9 +226,7 @@ def resumed(make, mark, now, epoch, n_done):
     """What a new loader gives after an interruption, and how often it fetches before the first batch."""
     scramble(99)
     loader = make()
-    rest = positions.go_on(  # vocabulary: quoted
-        loader, lambda: give(loader), from_plain(mark), from_plain(now), n_done
-    )
+    rest = positions.resume(loader, lambda: give(loader), from_plain(mark), from_plain(now), n_done)
     epochs = [train_on(rest, [])]
     for _ in range(epoch + 1, N_EPOCHS):
         positions.mark(loader)
@@ -265,7 +263,5 @@ def rest_of_one(make, n_done=5):
     _, saved = whole_run(make)
     scramble(99)
     loader = make()
-    rest = positions.go_on(  # vocabulary: quoted
-        loader, lambda: loader, *map(from_plain, saved[2, n_done]), n_done
-    )
+    rest = positions.resume(loader, lambda: loader, *map(from_plain, saved[2, n_done]), n_done)
     return loader, rest
