@@ -278,7 +278,7 @@ def test_loaders_that_resume_with_the_same_bits_have_no_limits(make):
             WORKERS["no noise, persistent"],
             r"persistent workers .* wrap the data set, Seeded\(dataset\), or leave",
         ),
-        (lambda: loader_over(Stream(), num_workers=1, persistent_workers=True), "all earlier epochs: leave persistent"),
+        (lambda: loader_over(Stream(), num_workers=1, persistent_workers=True), "epochs: leave persistent"),
         (
             lambda: loader_over(Seeded(Noisy()), num_workers=2, in_order=False),
             "in_order=False .* leave it out",
