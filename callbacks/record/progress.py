@@ -120,7 +120,7 @@ class Progress(Callback):
             print_line(f"no room for {', '.join(self._table.left_out)}: see learn.history")
         if learn.stop_reason:
             print_line(f"stopped in epoch {learn.epoch}: {learn.stop_reason}")
-        best = best_of(learn)
+        best = best_of(learn) if self._n_lines else None
         if best is not None and not (best.epoch < learn.epoch and best.name in names_restored_by(learn)):
             print_line(f"best epoch: {best.epoch} ({best.name} {show(best.value)})")
 
