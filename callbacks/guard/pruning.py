@@ -43,7 +43,7 @@ class OptunaPruning(Callback):
             raise TypeError(
                 f"OptunaPruning(trial={trial!r}): pass the trial that study.optimize passes to the objective."
             )
-        self.trial, self.monitor, self.monitors = trial, monitor, (monitor,)
+        self.trial, self.monitor = trial, monitor
         self.n_epochs = 0
         self.verdict: str | None = None
 

@@ -70,7 +70,6 @@ class EarlyStopping(Callback):
                 f"one that is not better."
             )
         self._best = Best(monitor, owner="EarlyStopping", mode=mode, min_delta=min_delta)
-        self.monitors = (monitor,)
         self.monitor, self.patience, self.restore_best = monitor, patience, restore_best
         self.stopping_threshold = check_threshold("stopping_threshold", stopping_threshold)
         self.divergence_threshold = check_threshold("divergence_threshold", divergence_threshold)

@@ -85,7 +85,6 @@ class Checkpoint(Callback):
             )
         self.every, self.keep, self.monitor = Every(every), keep, best
         self._best = Best("" if best is None else best, owner="Checkpoint", mode=mode)
-        self.monitors = () if best is None else (best,)
         self._measured = MeasuredWeights(best or "")
         self._folder: Path | None = None
         self._lock: FolderLock | None = None

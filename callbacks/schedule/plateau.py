@@ -64,7 +64,6 @@ class ReduceLROnPlateau(Callback):
         if not is_number(min_lr) or min_lr < 0:
             raise ValueError(f"ReduceLROnPlateau(min_lr={min_lr!r}): write a finite rate of at least 0.")
         self._best = Best(monitor, owner="ReduceLROnPlateau", mode=mode, min_delta=min_delta)
-        self.monitors = (monitor,)
         self.monitor, self.factor, self.min_lr = monitor, factor, min_lr
         self.wait = self.rest = self.n_reduced = 0
         self._kept: Kept | None = None

@@ -124,7 +124,6 @@ class TorchScheduler(Callback):
             )
         if isinstance(self._made, ReduceLROnPlateau):
             check_measured(self.monitor, learn, "TorchScheduler")
-            self.monitors = (self.monitor,)
         check_alone(self, learn)
         check_length(self, self._made, learn)
         if not self._is_waiting:

@@ -303,7 +303,7 @@ def test_a_missing_callback_is_reported(make_learner):
     with pytest.raises(KeyError, match="Did you mean 'recorder'"), learn.without("recorders"):
         pass
     with (
-        pytest.raises(KeyError, match="there is no callback Progress"),
+        pytest.raises(KeyError, match="no callback is Progress"),
         learn.without(Progress),
     ):
         pass

@@ -1,0 +1,217 @@
+"""Export a model to a file that other programs load, and check the file against `predict`."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.core.output import print_line
+from callbacks.core.warning import warn
+from learner.data.data import InputsOnly
+from learner.data.items import in_batch, n_items_of
+from learner.data.leaks import checked
+from learner.engine import fits
+from learner.files.sync import sync, sync_folder
+from learner.inference import programs
+from learner.inference.call import Call, leaves, plain, same_numbers
+from learner.inference.predictions import as_batch, loader_or_valid, to_cpu
+from learner.messages.keywords import suggest_keywords
+from learner.state import optimizer_modes, snapshots
+from learner.state.protocol import FullLearner
+
+MOST_ITEMS = 64  # of a batch, for the check; a larger batch proves no more
+RANDOM = (
+    "the model's output differs from call to call in evaluation mode, so only the shapes of the outputs were "
+    "compared. Its forward draws random numbers or changes a buffer. For dropout use nn.Dropout, or "
+    "F.dropout(x, training=self.training)."
+)
+
+
+@suggest_keywords
+def export(
+    learn: FullLearner, path: str | Path, *, example: Any = None, dynamic: Iterable[int] | None = None
+) -> Path:
+    """Write the model in evaluation mode to a file, and check the file against `predict`.
+
+    The file is loaded again, and its outputs for a batch, for one item and for another number of items are
+    compared with those of `predict`. The largest difference is printed. The model, its modes and the random
+    states stay as they are. The file has the weights that `predict` uses, on the CPU.
+
+    Args:
+        learn: the learner.
+        path: the file; its suffix is the format. `.pt2`: a program that `torch.export.load` loads without
+            your code. `.onnx`: for ONNX Runtime and others. `.safetensors` and `.pt`: the weights alone, for
+            `load_state_dict`.
+        example: a batch of inputs, as for `predict`; by default the first batch of the validation data, or of
+            the training data.
+        dynamic: the dimensions of each input whose size may vary, as `(0, 1)` for sequences of any length;
+            `()` for none. By default the dimension that counts the items.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        ImportError: the format needs a package that is missing.
+        ValueError: the format is unknown, the model cannot be exported, or the file does not agree with
+            `predict`. An existing file is not changed.
+    """
+    path = Path(path).absolute()
+    write = programs.writer_of(path)
+    with optimizer_modes.in_eval_mode(learn), torch.no_grad(), unchanged(learn):
+        call = call_of(learn, example, dynamic)
+        outputs = {call.n_items: predicted(learn, call.inputs)}
+        is_random = not same_numbers(outputs[call.n_items], predicted(learn, call.inputs))
+        outputs |= others(learn, call)
+        with programs.plain_model(learn.model, call) as model, temporary(path) as file:
+            run, origin = write(model, call, file)
+            difference = largest_difference(learn, call, run, outputs, is_random)
+    if is_random:
+        warn(f"{path.name}: {RANDOM}")
+    counts = ", ".join(map(str, sorted(outputs)))
+    found = "" if is_random else f"; largest difference from learn.predict: {difference:.2g}"
+    print_line(f"{path.name}: {origin}; checked with {counts} items{found}")
+    return path
+
+
+@contextmanager
+def unchanged(learn: FullLearner) -> Iterator[None]:
+    """Restore the random states, the buffers that a forward pass writes to, and the learner's last error."""
+    buffers = [(each, each.clone()) for each in learn.model.buffers() if not torch.nn.parameter.is_lazy(each)]
+    error = learn.error
+    try:
+        with snapshots.keep_random_states():
+            yield
+    finally:
+        learn.error = error
+        for buffer, value in buffers:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+def call_of(learn: FullLearner, example: Any, dynamic: Iterable[int] | None) -> Call:
+    """What the model is called with: the example, or the first batch of the data."""
+    if example is not None:
+        inputs = as_batch(example, learn.data).inputs
+        n_items = n_items_of(inputs, None)
+    else:
+        loader = learn.data.train if learn.data.valid is None else loader_or_valid(learn.data, None)
+        with snapshots.keep_random_states(loader):
+            batch = next(checked(iter(learn.data.batches(loader))), None)
+        if batch is None:
+            raise ValueError("export: the data has no batch to check the file with: pass example=inputs.")
+        inputs, _ = learn.data.split(batch)
+        n_items = in_batch(learn.data, batch)
+        programs.drop_labels(learn.model, inputs := copy.copy(inputs))
+    call = Call(to_cpu(inputs), n_items, None if dynamic is None else tuple(dynamic))
+    return call.resized(min(n_items, MOST_ITEMS))
+
+
+def predicted(learn: FullLearner, inputs: Any) -> Any:
+    """What `predict` returns for these inputs, in containers that need no other package."""
+    with fits.aside(learn):
+        learn.batch = InputsOnly(copy.copy(inputs))
+        learn.loop.run_model(learn)
+        return plain(to_cpu(learn.preds))
+
+
+def others(learn: FullLearner, call: Call) -> dict[int, Any]:
+    """The outputs for one item and for other numbers of items, as far as the model takes them.
+
+    Raises:
+        ValueError: it takes no other number.
+    """
+    found, error = {}, None
+    for n_items in call.other_counts():
+        if max(found, default=0) > call.n_traced:
+            break
+        try:
+            found[n_items] = predicted(learn, call.resized(n_items).inputs)
+        except Exception as raised:  # noqa: BLE001 (whatever the user's model raises)
+            error = raised
+    if error is not None and not set(found) - {call.n_traced}:
+        raise ValueError(
+            f"export: the model takes {call.n_items} items, but no other number of them: {error}. Let its "
+            f"forward use x.shape[0], or pass dynamic=() for a file that takes {call.n_items} items only."
+        ) from error
+    return found
+
+
+def largest_difference(
+    learn: FullLearner, call: Call, run: Callable[[Call], Any], outputs: dict[int, Any], is_random: bool
+) -> float:
+    """Compare the file's outputs with those of `predict`, for each number of items.
+
+    Raises:
+        ValueError: they differ by more than the dtype explains.
+    """
+    largest = 0.0
+    for n_items, expected in outputs.items():
+        found = run(call.resized(n_items))
+        for one, other in zip(tensors(found), tensors(expected), strict=True):
+            if one.shape != other.shape:
+                what = f"has the shape {tuple(one.shape)}, and that of predict {tuple(other.shape)}"
+                raise ValueError(disagreement(learn, n_items, what))
+            if is_random:
+                continue
+            difference, allowed = difference_of(one, other), allowed_difference(other)
+            if not difference <= allowed:
+                what = f"differs from that of predict by up to {difference:.2g}; {allowed:.2g} is allowed"
+                raise ValueError(disagreement(learn, n_items, what))
+            largest = max(largest, difference)
+    return largest
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """The tensors of an output."""
+    return [each for each in leaves(output) if isinstance(each, Tensor)]
+
+
+def difference_of(one: Tensor, other: Tensor) -> float:
+    """The largest difference; NaN against NaN and infinity against infinity are equal."""
+    dtype = torch.complex128 if other.is_complex() else torch.float64
+    one, other = one.to(dtype), other.to(dtype)
+    is_same = (one == other) | (one.isnan() & other.isnan())
+    return (one - other).abs().masked_fill(is_same, 0).max().item() if one.numel() else 0.0
+
+
+def allowed_difference(expected: Tensor) -> float:
+    """A hundredth of the largest number, and more for half precision, as under `MixedPrecision`."""
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return 0.0
+    share = max(0.01, 8 * torch.finfo(expected.dtype).eps)
+    finite = expected[expected.isfinite()].abs()
+    return share * max(finite.max().item() if finite.numel() else 0.0, 0.01)
+
+
+def disagreement(learn: FullLearner, n_items: int, what: str) -> str:
+    """The message for a file that does not agree with `predict`."""
+    hooks = ("before_batch", "after_pred", "forward", "surround")
+    changing = [type(each).__name__ for each in learn.callbacks if {*hooks} & set(vars(type(each)))]
+    causes = f" Callbacks that may change inputs or outputs: {', '.join(changing)}." if changing else ""
+    if not learn.loop.runs_default("forward"):
+        causes += f" {type(learn).__name__} or a callback overrides forward."
+    return (
+        f"export: for {n_items} items the output of the exported model {what}. Nothing was written.{causes} "
+        "The file holds the model alone: what happens outside of it must be a part of its forward."
+    )
+
+
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """A file of this name in a temporary folder beside it, which replaces it if the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder) / path.name
+        written = sorted(Path(folder).iterdir(), key=lambda each: each.name == path.name)
+        for each in written:  # the weights beside a large ONNX file come first
+            with each.open("rb+") as file:
+                sync(file.fileno(), path.parent)
+            each.replace(path.parent / each.name)
+    sync_folder(path.parent)
