@@ -12,6 +12,7 @@ from learner.data.seeded import Seeded  # noqa: E402
 from learner.data.seeds import seed_everything  # noqa: E402
 from learner.engine.composition import DEFAULT_CALLBACKS  # noqa: E402
 from learner.files.checkpoint_file import CheckpointError  # noqa: E402
+from learner.inference.cross_validation import CrossValidation, cross_validate  # noqa: E402
 from learner.learner import Learner  # noqa: E402
 from learner.recipes.verify import verify_resume  # noqa: E402
 from learner.report.comparison import compare  # noqa: E402
@@ -21,11 +22,13 @@ __all__ = [
     "DEFAULT_CALLBACKS",
     "Blocks",
     "CheckpointError",
+    "CrossValidation",
     "Data",
     "Learner",
     "Seeded",
     "TensorLoader",
     "compare",
+    "cross_validate",
     "keep_memory",
     "seed_everything",
     "verify_resume",
