@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastcore.foundation import L
 
+from callbacks.history import history_plot
 from callbacks.history.direction import Direction, guess_direction
-from callbacks.history.drawing import new_axes
 from callbacks.history.scalars import Scalars
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class History:
             KeyError: no column has that name.
             ValueError: the direction is not known, or no row has a number there.
         """
-        mode = mode or self._direction(name)
+        mode = mode or self.direction_of(name)
         if mode not in ("min", "max"):
             raise ValueError(
                 f"best({name!r}): pass the direction in which it is better, mode='min' or mode='max'."
@@ -129,42 +129,34 @@ class History:
             writer.writerows(self.rows)
         return path
 
-    def plot(self, names: str | Iterable[str] | None = None, *, ax: Axes | None = None) -> Axes:
-        """Draw columns over epochs, on a figure of its own or on `ax`.
+    def plot(
+        self,
+        names: str | Iterable[str] | None = None,
+        *,
+        ax: Axes | None = None,
+        yscale: history_plot.YScale = "linear",
+    ) -> Axes:
+        """Draw results over epochs: a panel for the losses, and one for each metric.
 
-        The y axis is logarithmic where all is above 0 and the largest is more than ten times the
-        smallest. A dashed line stands where a fit was stopped.
+        The title of a panel names the best epoch, which is marked by a star, where the better direction is
+        known. A dotted line shows where a fit was stopped.
 
         Args:
-            names: a column or several; by default all losses, or, where no epoch has one, the loss of each
-                training step.
-            ax: where to draw; by default a new figure of 6 x 4 inches.
+            names: a column or several, which share one panel; by default all losses and metrics, or, where
+                no epoch has a loss, the loss of each training step.
+            ax: where to draw; by default a new figure. On axes of yours all is drawn in one panel; by default
+                the losses alone.
+            yscale: `"log"` for a logarithmic y axis.
 
         Returns:
-            The axes; `.figure.savefig(path)` keeps the picture.
+            The axes of the first panel; `.figure.savefig(path)` writes the picture.
 
         Raises:
             KeyError: no column has that name.
-            TypeError: a column holds something else than numbers.
-            ValueError: there is nothing to draw yet.
+            TypeError: a column holds something other than numbers.
+            ValueError: there is nothing to draw yet, or the scale is not known.
         """
-        unit, series = self._series([names] if isinstance(names, str) else names)
-        if not any(series.values()):
-            raise ValueError("the history has nothing to draw yet: fit first.")
-        ax = ax or new_axes(6, 4)
-        for name, values in series.items():
-            ax.plot(range(len(values)), values, label=name, marker="." if len(values) < 50 else "")
-        for epoch, _ in self.stops if unit == "epoch" else ():
-            ax.axvline(epoch, color="grey", linestyle="--", linewidth=1)
-        finish(ax, unit, [value for each in series.values() for value in each])
-        return ax
-
-    def _series(self, names: Iterable[str] | None) -> tuple[str, dict[str, list[float]]]:
-        """What to draw: the unit of x, and values by label."""
-        names = [name for name in self.names if name.endswith("loss")] if names is None else list(names)
-        if not names:
-            return "step", {"train_loss of each step": list(self.steps["train_loss"])}
-        return "epoch", {name: [as_point(name, value) for value in self[name]] for name in names}
+        return history_plot.plot(self, names, ax, yscale)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything, as plain data."""
@@ -236,11 +228,12 @@ class History:
             lines.append(f"<tr>{''.join(cells)}</tr>")
         return lines
 
-    def _direction(self, name: str) -> Direction | None:
+    def direction_of(self, name: str) -> Direction | None:
+        """The direction in which a column is better; None if it is not known."""
         return self.directions.get(name) or guess_direction(name)
 
     def _best_number(self, name: str) -> float | None:
-        direction = self._direction(name)
+        direction = self.direction_of(name)
         numbers = [value for value in self[name] if is_comparable(value)]
         if direction is None or not numbers:
             return None
@@ -256,27 +249,6 @@ def folded(columns: list[list[str]], width: int) -> list[list[list[str]]]:
             blocks.append([first])
         blocks[-1].append(column)
     return blocks
-
-
-def finish(ax: Axes, unit: str, values: list[float]) -> None:
-    """Label the axes, count in whole epochs, and make small values readable beside large ones."""
-    from matplotlib.ticker import MaxNLocator
-
-    ax.set_xlabel(unit)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    finite = [value for value in values if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) > 10 * min(finite):
-        ax.set_yscale("log")
-    ax.legend()
-
-
-def as_point(name: str, value: Any) -> float:
-    """A number to draw; NaN, which leaves a gap, where an epoch has none."""
-    if value is None:
-        return math.nan
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"plot({name!r}): it holds {value!r}, but only numbers can be drawn.")
-    return value
 
 
 def show(value: Any) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.settings import check_count, is_number
 from callbacks.core.warning import warn
-from callbacks.history.drawing import draw_histograms, draw_lines, new_axes, new_figure
+from callbacks.history.drawing import draw_histograms, draw_lines, new_axes, new_panels
 from callbacks.inspect.recording import Recording, stacked
 from callbacks.model.held import Held
 from callbacks.model.named import find_layers
@@ -169,13 +169,13 @@ class ActivationStats(Callback):
         """Draw a picture of each layer: steps on x, absolute values on y, brightness for the share.
 
         A healthy layer shows a broad band that does not collapse. A dark picture with a bright line at the
-        bottom means that the layer is dead.
+        bottom means that the layer is dead. A layer that was never called has no picture.
 
         Raises:
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        return draw_histograms(self.steps, self.histograms, self.layer_names, self.highest)
+        return draw_histograms(self.steps, self.histograms, self._recording.labels, self.highest)
 
     def plot_near_zero(self, *, ax: Axes | None = None) -> Axes:
         """Draw the share of items near zero over steps, which shows dead units; a line for each layer.
@@ -184,10 +184,11 @@ class ActivationStats(Callback):
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        ax = ax or new_axes(7, 4)
-        draw_lines(ax, self.steps, self.near_zeros, self.layer_names)
+        ax = ax or new_axes(7.5, 4)
+        draw_lines(ax, self.steps, self.near_zeros, self._recording.labels)
         ax.set_ylim(-0.02, 1.02)
-        ax.set_ylabel(f"share of items within {self.near_zero:g} of zero")
+        ax.set_title("Outputs near zero per layer")
+        ax.set_ylabel(f"share of the outputs within {self.near_zero:g} of zero")
         return ax
 
     def plot_layers(self) -> Figure:
@@ -197,13 +198,16 @@ class ActivationStats(Callback):
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        figure = new_figure(11, 4)
-        axes = figure.subplots(1, 2)
+        axes = new_panels(2, 11, 4, 2)
         both = {"mean": self.means, "standard deviation": self.stds}
         for ax, (title, values) in zip(axes, both.items(), strict=True):
-            draw_lines(ax, self.steps, values, self.layer_names)
-            ax.set_title(title, fontsize="medium")
-        axes[0].get_legend().remove()
+            draw_lines(ax, self.steps, values, self._recording.labels)
+            ax.set_title(f"{title.capitalize()} of the outputs per layer")
+            ax.set_ylabel(title)
+        legend = axes[0].get_legend()
+        if legend is not None:  # the other panel has the same one
+            legend.remove()
+        figure: Any = axes[0].figure
         return figure
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import LearnerProtocol
-from callbacks.history.drawing import draw_lines, new_axes
+from callbacks.history.drawing import BLUE, MARKERS, add_legend, draw_lines, new_axes
 from callbacks.inspect.recording import ParameterRecorder, stacked
 
 if TYPE_CHECKING:
@@ -70,24 +70,29 @@ class GradientFlow(ParameterRecorder):
         """Draw a bar for each parameter, from first to last, that shows how large its gradient was.
 
         The dark bar goes from the 10th to the 90th percentile, over the steps, of the mean absolute value.
-        The white line is the median. The light bar goes up to the largest absolute value.
+        The dot is the median. The thin line goes up to the largest absolute value. A parameter that never
+        had a gradient is left out.
 
         Raises:
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        ax = ax or new_axes(max(5.0, 0.35 * len(self.parameter_names) + 2), 4)
+        shown = [n for n in range(len(self.parameter_names)) if not self.means[:, n].isnan().all()]
+        ax = ax or new_axes(8, 0.26 * len(shown) + 1.6)
         shares = torch.tensor([0.1, 0.5, 0.9])
-        low, middle, high = self.means.nanquantile(shares, dim=0).numpy()
-        top = self.maxima.nan_to_num(0).amax(0).numpy()
-        x = range(len(self.parameter_names))
-        ax.bar(x, top - low, bottom=low, color="#c6dbef", label="largest value")
-        ax.bar(x, high - low, bottom=low, color="#2171b5", label="mean, 80 % of the steps")
-        ax.hlines(middle, [n - 0.4 for n in x], [n + 0.4 for n in x], colors="white")
-        ax.set_yscale("log")
-        ax.set_xticks(x, self.parameter_names, rotation=90, fontsize="small")
-        ax.set_ylabel("absolute value of the gradient")
-        ax.legend(fontsize="small")
+        low, middle, high = self.means[:, shown].nanquantile(shares, dim=0).numpy()
+        top = self.maxima[:, shown].nan_to_num(0).amax(0).numpy()
+        y = range(len(shown))
+        ax.barh(y, high - low, 0.55, left=low, color=BLUE, label="mean value, 80 % of the steps")
+        ax.plot(middle, y, MARKERS[0], color="white", markeredgecolor=BLUE, label="mean value, median")
+        ax.hlines(y, high, top, color=BLUE, linewidth=1.2, label="up to the largest value")
+        ax.set_xscale("log")
+        if (low > 0).any():
+            ax.set_xlim(left=low[low > 0].min() / 2)
+        ax.set_yticks(y, [self._recording.labels[n] for n in shown])
+        ax.set_ylim(len(shown) - 0.4, -0.6)  # the first layer is at the top
+        ax.set(title="Size of the gradients, first layer to last", xlabel="absolute value of the gradient")
+        add_legend(ax, loc="upper center", bbox_to_anchor=(0.4, -0.45 / (0.26 * len(shown) + 0.6)), ncols=3)
         return ax
 
     def plot_steps(self, *, ax: Axes | None = None) -> Axes:
@@ -97,10 +102,10 @@ class GradientFlow(ParameterRecorder):
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        ax = ax or new_axes(7, 4)
-        draw_lines(ax, self.steps, self.norms, self.parameter_names)
+        ax = ax or new_axes(7.5, 4)
+        draw_lines(ax, self.steps, self.norms, self._recording.labels)
         ax.set_yscale("log")
-        ax.set_ylabel("norm of the gradient")
+        ax.set(title="Gradient norm per parameter", ylabel="norm of the gradient")
         return ax
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from callbacks.history.drawing import new_axes
+from callbacks.history.drawing import VERMILLION, add_colour_bar, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,9 +41,8 @@ class Surface:
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Draw the loss as a map, and the path on it, from the ring to the star."""
         from matplotlib.colors import LogNorm
-        from matplotlib.figure import Figure
 
-        ax = ax or new_axes(6, 4.5)
+        ax = ax or new_axes(6.5, 4.8)
         finite = self.loss[self.loss.isfinite()]
         if not finite.numel():
             raise ValueError("the loss is not finite anywhere on this grid: choose a smaller margin.")
@@ -57,15 +56,31 @@ class Surface:
             self.x, self.y, loss, levels, norm=LogNorm() if is_wide else None, cmap="viridis"
         )
         ax.contour(self.x, self.y, loss, filled.levels, colors="black", linewidths=0.3, alpha=0.5)
-        x, y = self.path.T.numpy()
-        ax.plot(x, y, color="white", linewidth=1.2, marker="." if len(x) <= 100 else "", markersize=4)
-        ax.plot(x[:1], y[:1], marker="o", markersize=9, markerfacecolor="none", color="white", linestyle="")
-        ax.plot(x[-1:], y[-1:], marker="*", markersize=13, color="red", markeredgecolor="white", linestyle="")
+        self._draw_path(ax)
+        ax.grid(visible=False)
         ax.set(xlabel=self.labels[0], ylabel=self.labels[1])
-        ax.set_title(f"steps {self.steps[0]} to {self.steps[-1]}", fontsize="medium")
-        if isinstance(ax.figure, Figure):
-            ax.figure.colorbar(filled, ax=ax, label="loss", format="%.4g")
+        ax.set_title(f"Loss around the path of steps {self.steps[0]} to {self.steps[-1]}")
+        add_colour_bar(filled, ax, "loss", format="%.3g")
         return ax
+
+    def _draw_path(self, ax: Axes) -> None:
+        from matplotlib.patheffects import Normal, Stroke
+
+        x, y = self.path.T.tolist()
+        edge = [Stroke(linewidth=3.5, foreground="black"), Normal()]  # readable on dark and light parts
+        dot = "." if len(x) <= 100 else ""
+        ax.plot(x, y, color="white", linewidth=1.5, marker=dot, markersize=4, path_effects=edge)
+        for word, place, marker, size in (("start", 0, "o", 9), ("end", -1, "*", 15)):
+            ax.plot(x[place], y[place], marker, markersize=size, color=VERMILLION, markeredgecolor="white")
+            ax.annotate(
+                word,
+                (x[place], y[place]),
+                (8, 6),
+                textcoords="offset points",
+                color="white",
+                weight="bold",
+                path_effects=edge,
+            )
 
 
 @dataclass(frozen=True)

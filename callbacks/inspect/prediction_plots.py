@@ -13,7 +13,7 @@ from torch import Tensor
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
 from callbacks.core.output import Output
-from callbacks.history.drawing import png_of
+from callbacks.history.drawing import BLUE, add_legend, new_figure, png_of, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,10 +29,10 @@ MAX_POINTS = 2000  # per panel: more cannot be told apart on two inches, and mak
 class PlotSnapshots(Callback):
     """Draw the predictions over the data at the first steps of a fit: one figure, a panel for each.
 
-    A panel shows the batch of its step and, in red, the predictions before the update. Its title is the step
-    and the RMSE of these predictions. The figure opens no window. It is complete when the fit ends; after an
-    early stop or an error it has the panels drawn so far. Each fit draws a new figure. In a notebook, end a
-    cell with `learn.callbacks.plot_snapshots` to see it; elsewhere pass `path`.
+    A panel shows the batch of its step as circles and, in red, the predictions before the update. Its title
+    is the step and the RMSE of these predictions. The figure opens no window. It is complete when the fit
+    ends; after an early stop or an error it has the panels drawn so far. Each fit draws a new figure. In a
+    notebook, end a cell with `learn.callbacks.plot_snapshots` to see it; elsewhere pass `path`.
 
     Args:
         n: number of panels; six stand in a row.
@@ -101,15 +101,16 @@ class PlotSnapshots(Callback):
         self._path = None
 
     def _add_panel(self, learn: LearnerProtocol) -> None:
-        from matplotlib.figure import Figure
-
-        figure = self.figure = self.figure or Figure(layout="constrained")
+        figure = self.figure = self.figure or new_figure(*PANEL)
         shared = self.draw is None or self.ylim is not None
         ax = figure.add_subplot(sharey=self._axes[0] if shared and self._axes else None)
+        style(ax)
         self._axes.append(ax)
         arrange(figure, self._axes, shared)
         if self.draw is None:
             draw_points(ax, learn)
+            if len(self._axes) == 1:
+                add_legend(ax, handlelength=1, borderpad=0)
         else:
             ax.set_title(f"step {learn.global_step}, loss {float(learn.loss):.4g}", fontsize="medium")
             self.draw(ax, learn)
@@ -138,8 +139,9 @@ def draw_points(ax: Axes, learn: LearnerProtocol) -> None:
     inputs, targets, preds = points_of(learn)
     rmse = (preds - targets).square().mean().sqrt().item()
     chosen = slice(None, None, math.ceil(len(inputs) / MAX_POINTS))
-    ax.scatter(inputs[chosen].numpy(), targets[chosen].numpy(), s=16)
-    ax.scatter(inputs[chosen].numpy(), preds[chosen].numpy(), s=16, color="red")
+    x = inputs[chosen].numpy()
+    ax.scatter(x, targets[chosen].numpy(), s=18, facecolors="none", edgecolors=BLUE, label="targets")
+    ax.scatter(x, preds[chosen].numpy(), s=14, color="red", label="predictions")
     ax.set_title(f"step {learn.global_step}\nRMSE {rmse:.4g}", fontsize="medium")
 
 

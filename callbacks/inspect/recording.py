@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.every import parse_interval
 from callbacks.model.held import Held
-from callbacks.model.named import as_patterns, find_parameters
+from callbacks.model.named import COMPILED, as_patterns, find_parameters
 from callbacks.model.places import Places
 
 Find = Callable[[nn.Module, Any, str], dict[str, Any]]
@@ -32,6 +32,7 @@ class Recording:
 
     Attributes:
         names: the recorded parts, in the order in which the model has them.
+        kinds: the class of each part's module.
         parts: the parts themselves, during a fit; None for one that the model no longer has.
         steps: the recorded steps.
 
@@ -69,7 +70,14 @@ class Recording:
         found = self.find(model, self.wanted, self.owner)
         self.names = self.names or (self.choose(found) if self.wanted is None else list(found))
         self.parts = [found.get(name) for name in self.names]
+        self.kinds = kinds_of(model, self.names)
         self._places = Places(model)
+
+    @property
+    def labels(self) -> list[str]:
+        """The name of each part and the class of its module, as `0.weight Linear`."""
+        kinds = self.kinds if len(self.kinds) == len(self.names) else [""] * len(self.names)
+        return [f"{name} {kind}".rstrip() for name, kind in zip(self.names, kinds, strict=True)]
 
     def is_coming(self, learn: LearnerProtocol) -> bool:
         """Will the step of the current batch be recorded? If so, `parts` are those that the model has now."""
@@ -104,13 +112,14 @@ class Recording:
     @property
     def recorded(self) -> dict[str, Any]:
         """Steps and rows as plain data; waits for the device."""
-        return {"steps": list(self.steps), "rows": self.read()}
+        return {"steps": list(self.steps), "rows": self.read(), "kinds": list(self.kinds)}
 
     @recorded.setter
     def recorded(self, recorded: dict[str, Any]) -> None:
         self.steps = list(recorded["steps"])
         self._read = [recorded["rows"].clone()] if self.steps else []
         self._pending: list[Tensor] = []
+        self.kinds: list[str] = list(recorded.get("kinds", ()))  # older files have none
 
     def check(self) -> None:
         """Refuse to draw an empty table.
@@ -154,6 +163,12 @@ class ParameterRecorder(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._recording.end()
+
+
+def kinds_of(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The class of each module, or of the module that has the parameter."""
+    kinds = {name.replace(COMPILED, ""): type(each).__name__ for name, each in model.named_modules()}
+    return [kinds.get(name) or kinds.get(name.rpartition(".")[0], "") for name in names]
 
 
 def steps_in(owner: str, every: Any) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import LearnerProtocol
-from callbacks.history.drawing import draw_lines, new_axes
+from callbacks.history.drawing import add_legend_beside, draw_lines, new_axes
 from callbacks.inspect.recording import ParameterRecorder, stacked
 
 if TYPE_CHECKING:
@@ -69,17 +69,19 @@ class WeightUpdates(ParameterRecorder):
         self._before = ()
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """Draw the ratios over steps, a line for each parameter, and a dashed one at -3.
+        """Draw the ratios over steps, a line for each parameter, and a thick one at -3, which is healthy.
 
         Raises:
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        ax = ax or new_axes(7, 4)
+        ax = ax or new_axes(7.5, 4)
         finite = self.ratios.masked_fill(self.ratios.isinf(), math.nan)
-        draw_lines(ax, self.steps, finite, self.parameter_names)
-        ax.axhline(GOOD_RATIO, color="black", linestyle="--", linewidth=1)
-        ax.set_ylabel("log10 of update over weight")
+        draw_lines(ax, self.steps, finite, self._recording.labels)
+        colour, label = ax.xaxis.label.get_color(), f"healthy: about {GOOD_RATIO}"
+        ax.axhline(GOOD_RATIO, color=colour, linewidth=4, alpha=0.4, label=label)
+        add_legend_beside(ax)
+        ax.set(title="Size of the updates per parameter", ylabel="log10 of std(update) / std(weight)")
         return ax
 
 

@@ -63,12 +63,36 @@ def test_without_losses_of_epochs_the_plot_draws_the_loss_of_each_step():
     assert ax.get_xlabel() == "step"
 
 
-@pytest.mark.parametrize(
-    ("values", "scale"),
-    [([11, 1], "log"), ([9, 1], "linear"), ([11, 0], "linear"), ([math.nan] * 2, "linear")],
-)
-def test_large_and_small_values_share_a_logarithmic_axis(values, scale):
-    assert history_of(*({"a": value} for value in values)).plot("a").get_yscale() == scale
+def test_the_y_axis_is_logarithmic_only_on_request():
+    history = history_of({"a": 1000}, {"a": 1})
+    assert history.plot("a").get_yscale() == "linear"
+    assert history.plot("a", yscale="log").get_yscale() == "log"
+    with pytest.raises(ValueError, match=r"plot\(yscale='log10'\): choose 'linear' or 'log'"):
+        history.plot(yscale="log10")
+
+
+def test_losses_and_each_metric_have_a_panel_with_a_y_label():
+    rows = [
+        {"train_loss": 3.0, "valid_loss": 2.0, "valid_accuracy": 0.5, "night_accuracy": 0.4, "lr": 0.1},
+        {"train_loss": 1.0, "valid_loss": 4.0, "valid_accuracy": 0.9, "night_accuracy": 0.7, "lr": 0.1},
+    ]
+    first = history_of(*rows).plot()
+    panels = {ax.get_ylabel(): [line.get_label() for line in ax.lines] for ax in first.figure.axes}
+    assert panels == {
+        "loss": ["train_loss", "valid_loss"],
+        "accuracy": ["valid_accuracy", "night_accuracy"],
+    }
+    assert first is first.figure.axes[0]
+
+
+def test_the_best_epoch_is_marked_and_named_in_the_title():
+    history = history_of(
+        {"valid_loss": 3.0}, {"valid_loss": 1.5}, {"valid_loss": math.nan}, {"valid_loss": 2.0}
+    )
+    ax = history.plot()
+    assert ax.get_title() == "best valid_loss: 1.5 in epoch 1"
+    assert ax.collections[0].get_offsets().tolist() == [[1, 1.5]]
+    assert history_of({"a": 1}, {"a": 2}).plot("a").get_title() == ""  # the better direction is not known
 
 
 def test_the_plot_marks_where_a_fit_was_stopped():

@@ -159,13 +159,13 @@ def test_the_pictures_show_what_was_recorded(make_learner):
     stats = fitted(make_learner, ActivationStats(["0", "2"], n_bins=5))
     figure = stats.plot_histograms()
     panels = [ax for ax in figure.axes if ax.get_title()]
-    assert [ax.get_title() for ax in panels] == ["0", "2"]
+    assert [ax.get_title() for ax in panels] == ["0 Linear", "2 Linear"]
     shown = np.asarray(panels[1].images[0].get_array())
     assert shown == pytest.approx(stats.histograms[:, 1].T.clamp(min=1e-4).numpy())
     lines = stats.plot_near_zero().get_lines()
-    assert [line.get_label() for line in lines] == ["0", "2"]
+    assert [line.get_label() for line in lines] == ["0 Linear", "2 Linear"]
     assert lines[0].get_ydata() == pytest.approx(stats.near_zeros[:, 0].numpy())
-    assert [ax.get_title() for ax in stats.plot_layers().axes] == ["mean", "standard deviation"]
+    assert [ax.get_ylabel() for ax in stats.plot_layers().axes] == ["mean", "standard deviation"]
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
