@@ -32,7 +32,7 @@ class Port:
         make_learner: takes further callbacks and returns the learner, seeded like the loop by hand.
         weights: returns every trained tensor of a learner by the names that `by_hand` uses.
         n_epochs: length of the fit.
-        cut_at: the weight update after which the run is killed.
+        killed_at: the weight update after which the run is killed.
         refused: callbacks that the composition cannot hold, each with a part of the message.
     """
 
@@ -40,7 +40,7 @@ class Port:
     make_learner: Callable[..., Learner]
     weights: Callable[[Learner], dict[str, Tensor]]
     n_epochs: int
-    cut_at: int
+    killed_at: int
     refused: dict[str, str]
 
 
@@ -81,7 +81,7 @@ def train(port: Port, *callbacks: Callback, **fit_options: Any) -> dict[str, Ten
 def train_killed_and_resumed(port: Port, folder: Path) -> dict[str, Tensor]:
     """Train with a checkpoint every two updates, take the disk as it is at a kill, and resume from that."""
     run, killed = folder / "run", folder / "killed"
-    train(port, Checkpoint(run, every="2 steps"), CopyFolder(port.cut_at, run, killed))
+    train(port, Checkpoint(run, every="2 steps"), CopyFolder(port.killed_at, run, killed))
     return train(port, Checkpoint(killed, every="2 steps"), resume="must")
 
 

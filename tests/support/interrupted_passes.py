@@ -1,4 +1,4 @@
-"""Loaders of each kind, a run over one, and the same run interrupted and resumed with a new loader."""
+"""Loaders of each kind, a run over one, and the same run resumed with a new loader."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from learner.files.plain import from_plain, to_plain
 from learner.passes import positions
 
 N_ITEMS, BATCH_SIZE, N_EPOCHS = 41, 3, 3
-# Epoch, and number of batches done; 14 is a whole pass.
+# The epoch, and the number of batches done in it; 14 is a whole pass.
 CUTS = ((0, 1), (0, 7), (1, 1), (1, 12), (1, 13), (2, 5), (2, 14))
 FEW = ((0, 1), (1, 12), (2, 14))
 
 
 class Noisy(Dataset):
-    """Items with noise from every stream; it counts, across processes, how often each is fetched."""
+    """Items with noise from every generator; it counts, across processes, how often each is fetched."""
 
     def __init__(self, transform=None):
         self.fetched = torch.zeros(N_ITEMS, dtype=torch.int64).share_memory_()
@@ -54,7 +54,7 @@ class Plain(Noisy):
 
 
 class Stream(IterableDataset):
-    """Items in an order of their own, which does not depend on what training draws."""
+    """A stream of items in a fixed order."""
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
@@ -64,7 +64,7 @@ class Stream(IterableDataset):
 
 
 class Steady(IterableDataset):
-    """Items from a generator of its own."""
+    """A stream with its own generator."""
 
     def __init__(self):
         self.rng = random.Random(3)
@@ -75,7 +75,7 @@ class Steady(IterableDataset):
 
 
 class Eager:
-    """A sampler that draws when it is asked for its iterator, from torch's global state."""
+    """A sampler that draws from torch's global state when its iterator is created."""
 
     def __iter__(self):
         return iter(torch.randperm(N_ITEMS).tolist())
@@ -85,7 +85,7 @@ class Eager:
 
 
 class Lazy(Eager):
-    """A sampler that draws index by index, from torch's global state."""
+    """A sampler that draws each index from torch's global state when it is needed."""
 
     def __iter__(self):
         for _ in range(N_ITEMS):
@@ -93,7 +93,7 @@ class Lazy(Eager):
 
 
 class Doubling(DataLoader):
-    """A loader with an `__iter__` of its own."""
+    """A loader that overrides `__iter__`."""
 
     def __iter__(self):
         for batch in super().__iter__():
@@ -115,7 +115,7 @@ def generated(**kind):
 
 
 def several_rngs():
-    """A transform with generators in places where people keep them."""
+    """A transform with generators in typical places."""
     numbers, legacy = random.Random(1), np.random.RandomState(2)
 
     def draw(generator):
@@ -198,7 +198,7 @@ def give(loader):
 
 
 def train_on(batches, seen, after=lambda: None):
-    """Go through batches as training would: between them it draws for dropout."""
+    """Read batches like a training that draws dropout masks between them."""
     for batch in batches:
         whole = torch.stack(batch) if isinstance(batch, tuple) else torch.as_tensor(batch)
         seen.append((whole.double().flatten(), torch.rand(2), random.random(), np.random.rand()))
@@ -207,7 +207,7 @@ def train_on(batches, seen, after=lambda: None):
 
 
 def whole_run(make):
-    """All that a run sees, and for each number of batches done of each epoch: the mark, and now."""
+    """All batches of a run, and the positions that a checkpoint after some of them would hold."""
     scramble(0)
     loader, epochs, saved = make(), [], {}
     for epoch in range(N_EPOCHS):
@@ -223,7 +223,7 @@ def whole_run(make):
 
 
 def resumed(make, mark, now, epoch, n_done):
-    """What a new loader gives after an interruption, and how often it fetches before the first batch."""
+    """The rest of a run with a new loader, after an interruption."""
     scramble(99)
     loader = make()
     rest = positions.resume(loader, lambda: give(loader), from_plain(mark), from_plain(now), n_done)
@@ -242,7 +242,7 @@ def assert_same(left, right):
 
 
 def same(left, right):
-    """Are two states in plain data the same?"""
+    """Are two states of plain data equal?"""
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
     if isinstance(left, (list, tuple)):
@@ -250,16 +250,16 @@ def same(left, right):
     return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
 
 
-def assert_resumes(make, cuts):
+def assert_resumes(make, interruptions):
     epochs, saved = whole_run(make)
-    for epoch, n_done in cuts:
+    for epoch, n_done in interruptions:
         if (epoch, n_done) in saved:
             expected = [epochs[epoch][n_done:], *epochs[epoch + 1 :]]
             assert_same(resumed(make, *saved[epoch, n_done], epoch, n_done), expected)
 
 
 def rest_of_one(make, n_done=5):
-    """The rest of a pass from a new loader, and how often it fetched each item."""
+    """A new loader, and the rest of a pass over it."""
     _, saved = whole_run(make)
     scramble(99)
     loader = make()

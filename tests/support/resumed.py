@@ -1,4 +1,4 @@
-"""A training with everything that can go wrong on resume, interrupted anywhere, and its outcome."""
+"""A fit that uses all state that a resume must restore, callbacks that interrupt it, and its outcome."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ N_ITEMS, BATCH_SIZE, N_BATCHES = 26, 4, 7
 
 
 class Noisy(Dataset):
-    """Points on a plane, with noise that is drawn from all three generators each time; it counts who asks."""
+    """Points on a plane, with noise from all three generators; it records the indices that are fetched."""
 
     def __init__(self):
         self.inputs = torch.rand(N_ITEMS, 3, generator=torch.Generator().manual_seed(0))
@@ -49,7 +49,7 @@ class Noisy(Dataset):
 
 
 def shuffled(**options: Any) -> Data:
-    """A shuffled `DataLoader` over noisy data, and a plain one to validate on."""
+    """A shuffled `DataLoader` of noisy data, and an ordered one for validation."""
     return Data(
         DataLoader(Noisy(), batch_size=BATCH_SIZE, shuffle=True, **options), DataLoader(Noisy(), batch_size=8)
     )
@@ -61,8 +61,8 @@ def in_memory() -> Data:
     return Data.from_tensors(inputs, inputs.sum(1, keepdim=True), BATCH_SIZE, valid=0.25, seed=1)
 
 
-class Cut(Callback):
-    """Raise after so many batches, of training and validation, after all other callbacks."""
+class Crash(Callback):
+    """Raise an error after `at` batches of training and validation, after all other callbacks."""
 
     order = Order.SAVE
 
@@ -73,11 +73,11 @@ class Cut(Callback):
     def after_batch(self, learn: Any) -> None:
         self.n += 1
         if self.n == self.at:
-            raise ZeroDivisionError("cut")
+            raise ZeroDivisionError("crash")
 
 
 class Interrupt(Callback):
-    """Ask for an end in a batch, as Ctrl-C does, so that a checkpoint is written there."""
+    """Interrupt the fit in a batch, as Ctrl-C does, so that a checkpoint is written there."""
 
     order = Order.PREPARE
 
@@ -92,11 +92,11 @@ class Interrupt(Callback):
 
 
 class Cycle(OneCycleLR):
-    """One cycle whose length differs from the fit's: for torch's own class that raises a warning."""
+    """One cycle with another length than the fit: for torch's class itself there is a warning."""
 
 
 class Accumulate(Callback):
-    """Let the gradients of two batches add up."""
+    """Add the gradients of each two batches."""
 
     order = Order.GRADIENT
 
@@ -106,7 +106,7 @@ class Accumulate(Callback):
 
 
 class Seen(Callback):
-    """Keep what each training batch held."""
+    """Record the sum of each training batch."""
 
     state = ("seen",)
 
@@ -131,7 +131,7 @@ def make(
     seed: int = 0,
     **options: Any,
 ) -> Learner:
-    """A dropout model with batch norm and momentum under a one-cycle schedule, seeded as a script does."""
+    """A seeded learner with dropout, batch norm, momentum and a one-cycle schedule."""
     torch.manual_seed(seed)
     random.seed(seed)
     numpy.random.seed(seed)
@@ -155,7 +155,7 @@ def make(
 
 
 def outcome(learn: Learner) -> dict[str, Any]:
-    """All that two runs must have in common."""
+    """Everything that must be equal in two runs."""
     return {
         "weights": {**learn.model.state_dict()},
         "optimizer": learn.optimizer.state_dict(),
@@ -171,7 +171,7 @@ def outcome(learn: Learner) -> dict[str, Any]:
 
 
 def differs(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two outcomes differ, bit for bit."""
+    """The paths at which two outcomes differ in any bit."""
     if isinstance(one, Tensor):
         return [] if torch.equal(one, other) else [path]
     if isinstance(one, dict):

@@ -111,9 +111,9 @@ def test_a_validation_in_mid_epoch_leaves_the_spans_as_they_are(make_learner):
     assert len(calls.epochs("before_train")) == len(calls.epochs("after_train")) == 1
 
 
-@pytest.mark.parametrize("cut", range(1, 15))
+@pytest.mark.parametrize("at", range(1, 15))
 @pytest.mark.parametrize("window", [{"start": "4 steps", "until": "7 steps"}, {"every": "2 steps"}])
-def test_an_interrupted_fit_calls_it_for_the_same_events(make_learner, tmp_path, cut, window):
+def test_an_interrupted_fit_calls_it_for_the_same_events(make_learner, tmp_path, at, window):
     def make(folder):
         calls = Calls()
         saves = Checkpoint(tmp_path / folder, "1 step")
@@ -122,16 +122,16 @@ def test_an_interrupted_fit_calls_it_for_the_same_events(make_learner, tmp_path,
     @on("after_batch", order=Order.SAVE)
     def end(learn):
         counts.append(learn.global_step)
-        if len(counts) == cut:
+        if len(counts) == at:
             raise ZeroDivisionError
 
     counts = []
     learn, whole = make("whole")
     learn.fit(3)
-    learn, _ = make("cut")
+    learn, _ = make("resumed")
     with pytest.raises(ZeroDivisionError):
         learn.fit(3, callbacks=[end])
-    learn, calls = make("cut")
+    learn, calls = make("resumed")
     learn.fit(3, resume="auto")
     assert [each for each in calls.log if "batch" in each[0]] == [
         each for each in whole.log if "batch" in each[0]
@@ -303,7 +303,7 @@ def test_a_missing_callback_is_reported(make_learner):
     with pytest.raises(KeyError, match="Did you mean 'recorder'"), learn.without("recorders"):
         pass
     with (
-        pytest.raises(KeyError, match="no callback is Progress"),
+        pytest.raises(KeyError, match="there is no callback Progress"),
         learn.without(Progress),
     ):
         pass

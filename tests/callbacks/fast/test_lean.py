@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from resumed import Cut
+from resumed import Crash
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
@@ -75,12 +75,12 @@ def net() -> nn.Module:
     )
 
 
-def learner_of(*plugins, optimizer=SETTINGS[2], model=None, doer=LeanStep, **options) -> Learner:
+def learner_of(*callbacks, optimizer=SETTINGS[2], model=None, step=LeanStep, **options) -> Learner:
     options.setdefault("loss_func", F.mse_loss)
-    options.setdefault("defaults", (doer, Metrics, Recorder))
+    options.setdefault("defaults", (step, Metrics, Recorder))
     model = net() if model is None else model
     torch.manual_seed(1)
-    return Learner(model, Data(line_batches(N_BATCHES)), optimizer=optimizer, callbacks=plugins, **options)
+    return Learner(model, Data(line_batches(N_BATCHES)), optimizer=optimizer, callbacks=callbacks, **options)
 
 
 def by_hand(make, model=None, n_epochs=N_EPOCHS):
@@ -110,12 +110,12 @@ def assert_same(one, other) -> None:
         assert one == other
 
 
-def assert_same_fit(*make_plugins, n_epochs=N_EPOCHS, **options) -> Learner:
+def assert_same_fit(*make_callbacks, n_epochs=N_EPOCHS, **options) -> Learner:
     """A fit with LeanStep, without a warning, against one with ZeroGrad and the ordinary step."""
     model = options.pop("model", net)
-    ordinary = learner_of(*(make() for make in make_plugins), doer=ZeroGrad, model=model(), **options)
+    ordinary = learner_of(*(make() for make in make_callbacks), step=ZeroGrad, model=model(), **options)
     ordinary.fit(n_epochs)
-    learn = learner_of(*(make() for make in make_plugins), model=model(), **options)
+    learn = learner_of(*(make() for make in make_callbacks), model=model(), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         learn.fit(n_epochs)
@@ -126,11 +126,11 @@ def assert_same_fit(*make_plugins, n_epochs=N_EPOCHS, **options) -> Learner:
     return learn
 
 
-def assert_falls_back(reason: str, *plugins, **options) -> Learner:
+def assert_falls_back(reason: str, *callbacks, **options) -> Learner:
     """A fit that warns once with this reason, and ends as the ordinary one."""
-    ordinary = learner_of(doer=ZeroGrad, **copy.deepcopy(options))
+    ordinary = learner_of(step=ZeroGrad, **copy.deepcopy(options))
     ordinary.fit(N_EPOCHS)
-    learn = learner_of(*plugins, **options)
+    learn = learner_of(*callbacks, **options)
     with pytest.warns(LearnerWarning, match=reason) as told:
         learn.fit(N_EPOCHS)
     assert len([each for each in told if "LeanStep" in str(each.message)]) == 1
@@ -237,14 +237,14 @@ def test_another_optimizer_in_mid_fit_is_taken_up():
 
 
 @pytest.mark.parametrize("make", [SETTINGS[2], SETTINGS[12]], ids=str)
-@pytest.mark.parametrize("doers", [(LeanStep, LeanStep), (LeanStep, ZeroGrad), (ZeroGrad, LeanStep)])
-def test_a_fit_that_is_cut_goes_on_with_it_or_without(tmp_path, make, doers):
-    whole = learner_of(doer=ZeroGrad, optimizer=make)
+@pytest.mark.parametrize("steps", [(LeanStep, LeanStep), (LeanStep, ZeroGrad), (ZeroGrad, LeanStep)])
+def test_a_fit_that_is_cut_goes_on_with_it_or_without(tmp_path, make, steps):
+    whole = learner_of(step=ZeroGrad, optimizer=make)
     whole.fit(N_EPOCHS)
     checkpoint = partial(Checkpoint, tmp_path, "1 step")
     with pytest.raises(ZeroDivisionError):
-        learner_of(checkpoint(), Cut(6), doer=doers[0], optimizer=make).fit(N_EPOCHS)
-    learn = learner_of(checkpoint(), doer=doers[1], optimizer=make)
+        learner_of(checkpoint(), Crash(6), step=steps[0], optimizer=make).fit(N_EPOCHS)
+    learn = learner_of(checkpoint(), step=steps[1], optimizer=make)
     learn.fit(N_EPOCHS, resume="auto", allow="callbacks")
     assert_same(learn.model.state_dict(), whole.model.state_dict())
     assert_same(learn.optimizer.state_dict(), whole.optimizer.state_dict())
@@ -428,7 +428,7 @@ def test_sparse_gradients_take_the_ordinary_step():
         def forward(self, inputs):
             return self.table((inputs[:, 0] > 0.5).long())
 
-    ordinary = learner_of(doer=ZeroGrad, model=Embedded(), optimizer=SETTINGS[0])
+    ordinary = learner_of(step=ZeroGrad, model=Embedded(), optimizer=SETTINGS[0])
     ordinary.fit(2)
     learn = learner_of(model=Embedded(), optimizer=SETTINGS[0])
     with pytest.warns(LearnerWarning, match="a gradient is sparse"):

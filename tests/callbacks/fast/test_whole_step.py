@@ -6,11 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import line_batches, title_of
-from torch import nn
-from torch.nn import functional as F
-from torch.optim import SGD, lr_scheduler
-from whole_steps import (
+from compiled_steps import (
     ADAM,
     MOMENTUM,
     N_BATCHES,
@@ -24,6 +20,10 @@ from whole_steps import (
     learner_of,
     net,
 )
+from tiny import line_batches, title_of
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD, lr_scheduler
 
 from callbacks import (
     EMA,
@@ -67,7 +67,7 @@ class Turned(nn.Module):
 
 
 def test_random_numbers_are_those_of_the_ordinary_step_in_any_layout():
-    assert_as_ordinary(model=Turned, optimizer=ADAM, doer=WholeStep("aot_eager"))
+    assert_as_ordinary(model=Turned, optimizer=ADAM, step=WholeStep("aot_eager"))
 
 
 def test_dropout_differs_from_step_to_step_and_batch_norm_counts():
@@ -81,7 +81,7 @@ def test_dropout_differs_from_step_to_step_and_batch_norm_counts():
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", lambda graph, inputs: graph])
 def test_backends_are_names_or_functions(backend):
-    assert_as_ordinary(doer=WholeStep(backend))
+    assert_as_ordinary(step=WholeStep(backend))
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_a_smaller_last_batch_gets_a_program_of_its_own():
 
 def test_bf16_is_as_the_ordinary_bf16_but_for_rounding():
     models = []
-    for doer in (ZeroGrad(), WholeStep("eager")):
-        learn = learner_of(MixedPrecision("bf16"), doer=doer, model=net(torch.float32), data=line_batches(4))
+    for step in (ZeroGrad(), WholeStep("eager")):
+        learn = learner_of(MixedPrecision("bf16"), step=step, model=net(torch.float32), data=line_batches(4))
         learn.fit(N_EPOCHS)
         assert learn.preds.dtype is torch.float32
         models.append(learn.model)
@@ -187,7 +187,7 @@ def test_a_lazy_model_is_made_by_an_ordinary_step():
 
     learn = learner_of(model=lazy(), optimizer=ADAM)
     fitted(learn)
-    ordinary = learner_of(model=lazy(), optimizer=ADAM, doer=ZeroGrad())
+    ordinary = learner_of(model=lazy(), optimizer=ADAM, step=ZeroGrad())
     ordinary.fit(N_EPOCHS)
     assert_close(learn.model.state_dict(), ordinary.model.state_dict())
     assert learn.callbacks[WholeStep].kinds
@@ -212,8 +212,8 @@ def test_a_loss_that_is_nan_ends_the_fit_with_the_weights_as_they_were():
     batches = doubles()
     batches[3][0][0] = float("nan")
     weights = []
-    for doer in (ZeroGrad(), WholeStep("eager")):
-        learn = learner_of(StopOnNaN(), doer=doer, data=batches)
+    for step in (ZeroGrad(), WholeStep("eager")):
+        learn = learner_of(StopOnNaN(), step=step, data=batches)
         with pytest.raises(FloatingPointError, match="batch 3 of epoch 0"):
             learn.fit(1)
         weights.append(learn.model.state_dict())
@@ -276,8 +276,8 @@ def test_a_buffer_that_is_assigned_falls_back_and_one_that_is_written_to_does_no
 
 
 def test_a_line_reports_that_a_program_is_compiled_where_progress_is_shown(capsys):
-    def lines(doer, *plugins):
-        learner_of(*plugins, doer=doer, data=doubles(2) + doubles(2, 3)).fit(2)
+    def lines(step, *callbacks):
+        learner_of(*callbacks, step=step, data=doubles(2) + doubles(2, 3)).fit(2)
         return [line for line in capsys.readouterr().out.splitlines() if "compiles" in line]
 
     assert lines(WholeStep("aot_eager"), Progress()) == [

@@ -10,11 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tiny import line_batches
-from torch import nn
-from torch.nn import functional as F
-from torch.optim import SGD
-from whole_steps import (
+from compiled_steps import (
     MOMENTUM,
     N_EPOCHS,
     as_ordinary_with,
@@ -26,6 +22,10 @@ from whole_steps import (
     learner_of,
     net,
 )
+from tiny import line_batches
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD
 
 from callbacks import ActivationCheckpointing, Callback, LearnerWarning, WholeStep, ZeroGrad
 from learner import Data, Learner
@@ -33,7 +33,7 @@ from learner import Data, Learner
 
 def test_shapes_that_change_are_reported_once_and_take_the_ordinary_step():
     batches = [pair for size in (4, 3, 5, 4, 6) for pair in doubles(1, size)]
-    learn = learner_of(data=batches, doer=WholeStep("eager", n_programs=2))
+    learn = learner_of(data=batches, step=WholeStep("eager", n_programs=2))
     with pytest.warns(LearnerWarning, match="Pad batches") as reported:
         learn.fit(N_EPOCHS)
     assert len(reported) == 1
@@ -83,7 +83,7 @@ def test_a_compile_that_fails_falls_back_once_with_the_reason():
         n_tries.append(1)
         raise RuntimeError("no compiler here")
 
-    assert_falls_back("no compiler here", doer=WholeStep(failing))
+    assert_falls_back("no compiler here", step=WholeStep(failing))
     assert len(n_tries) == 1
 
 
@@ -91,7 +91,7 @@ def test_code_that_fails_falls_back():
     def failing(graph, inputs):
         return lambda *args: 1 / 0
 
-    assert_falls_back("ZeroDivisionError", doer=WholeStep(failing))
+    assert_falls_back("ZeroDivisionError", step=WholeStep(failing))
 
 
 class Sparse(nn.Module):
@@ -121,7 +121,7 @@ def test_sparse_gradients_and_torch_script_fall_back(make, reason):
         learn = learner_of(model=make(), optimizer=partial(SGD, lr=0.1))
         with pytest.warns(LearnerWarning, match=reason):
             learn.fit(1)
-        ordinary = learner_of(model=make(), optimizer=partial(SGD, lr=0.1), doer=ZeroGrad())
+        ordinary = learner_of(model=make(), optimizer=partial(SGD, lr=0.1), step=ZeroGrad())
         ordinary.fit(1)
     assert_close(learn.model.state_dict(), ordinary.model.state_dict())
 
@@ -193,15 +193,15 @@ def closed_over():
 )
 def test_what_counts_its_calls_in_a_class_or_closure_falls_back_and_counts_them_once(kind, make_loss, reason):
     models = []
-    for doer in (WholeStep("eager"), ZeroGrad()):
+    for step in (WholeStep("eager"), ZeroGrad()):
         Tally.n_calls = 0
         torch.manual_seed(0)
-        learn = learner_of(doer=doer, model=kind(1, 1).double(), loss_func=make_loss())
+        learn = learner_of(step=step, model=kind(1, 1).double(), loss_func=make_loss())
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             learn.fit(1)
         models.append(learn.model.state_dict())
-        if isinstance(doer, WholeStep):
+        if isinstance(step, WholeStep):
             assert [reason in str(each.message) for each in caught] == [True]
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
 
@@ -305,7 +305,7 @@ def test_what_the_compiler_needs_of_the_machine_is_reported(message, fix):
     def failing(graph, inputs):
         raise RuntimeError(message)
 
-    assert_falls_back(fix, doer=WholeStep(failing))
+    assert_falls_back(fix, step=WholeStep(failing))
 
 
 class Branching(nn.Linear):
@@ -362,7 +362,7 @@ class Halved(Callback):
 
 
 def test_beside_a_callback_that_overrides_forward_it_falls_back():
-    ordinary = learner_of(Halved(), doer=ZeroGrad())
+    ordinary = learner_of(Halved(), step=ZeroGrad())
     ordinary.fit(N_EPOCHS)
     learn = learner_of(Halved())
     with pytest.warns(LearnerWarning, match="because Halved overrides forward"):

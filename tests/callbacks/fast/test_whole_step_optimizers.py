@@ -7,11 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import title_of
-from torch import nn
-from torch.nn import functional as F
-from torch.optim import SGD, Adam, RMSprop
-from whole_steps import (
+from compiled_steps import (
     ADAM,
     MOMENTUM,
     N_EPOCHS,
@@ -27,6 +23,10 @@ from whole_steps import (
     learner_of,
     net,
 )
+from tiny import title_of
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, RMSprop
 
 from callbacks import (
     CancelStep,
@@ -60,7 +60,7 @@ def test_a_schedule_needs_no_other_program():
         n_made.append(graph)
         return graph
 
-    learn = learner_of(ParamScheduler({"lr": cos(0.1, 0.0)}), doer=WholeStep(count), optimizer=ADAM)
+    learn = learner_of(ParamScheduler({"lr": cos(0.1, 0.0)}), step=WholeStep(count), optimizer=ADAM)
     fitted(learn)
     assert len(n_made) == 1
 
@@ -273,8 +273,8 @@ def test_groups_need_not_have_the_order_of_the_model(make):
         return make([{"params": [d, a]}, {"params": [c], "lr": 0.003}, {"params": [b], "weight_decay": 0.1}])
 
     learners = [
-        learner_of(doer=doer, model=(model := Settled()), optimizer=grouped(model))
-        for doer in (WholeStep("eager"), ZeroGrad())
+        learner_of(step=step, model=(model := Settled()), optimizer=grouped(model))
+        for step in (WholeStep("eager"), ZeroGrad())
     ]
     for learn in learners:
         learn.fit(N_EPOCHS)

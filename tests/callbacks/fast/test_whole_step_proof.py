@@ -7,9 +7,7 @@ import shutil
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
-from whole_steps import (
+from compiled_steps import (
     MOMENTUM,
     N_BATCHES,
     N_EPOCHS,
@@ -19,6 +17,8 @@ from whole_steps import (
     learner_of,
     net,
 )
+from torch import nn
+from torch.nn import functional as F
 
 from callbacks import GradientAccumulation, GradientClip, WholeStep, ZeroGrad
 
@@ -78,7 +78,7 @@ def rounding_otherwise(fault=0.0):
 
 
 def test_a_step_that_depends_on_rounding_is_no_fault_of_the_program():
-    learn = learner_of(doer=WholeStep(rounding_otherwise()), model=Gated())
+    learn = learner_of(step=WholeStep(rounding_otherwise()), model=Gated())
     for number in range(2):
         learn.fit(1)
         assert learn.callbacks[WholeStep].fallback is None
@@ -90,9 +90,9 @@ def test_a_step_that_depends_on_rounding_is_no_fault_of_the_program():
 def test_an_error_of_the_compiler_is_found_beside_other_rounding(fault):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1, 64), nn.ReLU(), nn.Linear(64, 1)).double()
-    learner_of(doer=WholeStep(rounding_otherwise()), model=model).fit(1)
+    learner_of(step=WholeStep(rounding_otherwise()), model=model).fit(1)
     with pytest.raises(RuntimeError, match=r"the gradient of '0\.weight' is wrong in"):
-        learner_of(doer=WholeStep(rounding_otherwise(fault)), model=model).fit(1)
+        learner_of(step=WholeStep(rounding_otherwise(fault)), model=model).fit(1)
 
 
 def without_slope(graph):
@@ -112,7 +112,7 @@ def without_write(graph):
     [(without_slope, "the gradient of '0.weight'"), (without_write, "num_batches_tracked")],
 )
 def test_a_wrong_program_is_an_error_that_names_the_tensor(fault, tensor):
-    learn = learner_of(doer=WholeStep(broken(fault)))
+    learn = learner_of(step=WholeStep(broken(fault)))
     before = copy.deepcopy(learn.model.state_dict())
     with pytest.raises(RuntimeError, match=tensor):
         learn.fit(1)
@@ -134,7 +134,7 @@ def compiles(test):
 @compiles
 def test_inductor_makes_a_program_that_ends_as_a_loop_by_hand():
     clip = GradientClip(0.5)
-    learn = fitted(learner_of(clip, doer=WholeStep()))
+    learn = fitted(learner_of(clip, step=WholeStep()))
     model, optimizer = net(), None
     torch.manual_seed(1)
     optimizer = MOMENTUM(model.parameters())
@@ -150,9 +150,9 @@ def test_inductor_makes_a_program_that_ends_as_a_loop_by_hand():
 
 @compiles
 def test_inductors_programs_are_kept_for_the_next_fit():
-    ordinary = learner_of(GradientAccumulation(2), doer=ZeroGrad())
+    ordinary = learner_of(GradientAccumulation(2), step=ZeroGrad())
     ordinary.fit(2)
-    learn = learner_of(GradientAccumulation(2), doer=WholeStep())
+    learn = learner_of(GradientAccumulation(2), step=WholeStep())
     assert fitted(learn, 1).callbacks[WholeStep].compile_seconds > 0
     assert fitted(learn, 1).callbacks[WholeStep].compile_seconds == 0
     assert_close(learn.model.state_dict(), ordinary.model.state_dict())

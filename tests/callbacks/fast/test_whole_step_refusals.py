@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compiled_steps import Settled, learner_of, once
 from torch.nn import functional as F
-from whole_steps import Settled, learner_of, once
 
 from callbacks import (
     SAM,

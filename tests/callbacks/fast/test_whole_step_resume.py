@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from resumed import Cut
+from compiled_steps import ADAM, MOMENTUM, assert_close, by_hand, counting, doubles, fitted, learner_of
+from resumed import Crash
 from tiny import title_of
 from torch import nn
 from torch.nn import functional as F
-from whole_steps import ADAM, MOMENTUM, assert_close, by_hand, counting, doubles, fitted, learner_of
 
 from callbacks import Checkpoint, WholeStep, ZeroGrad
 from learner import Data
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3, 6])
+@pytest.mark.parametrize("at", [1, 2, 3, 6])
 @pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
-def test_a_fit_that_is_cut_and_resumed_ends_with_the_same_bits(make, cut, tmp_path):
+def test_a_fit_that_is_cut_and_resumed_ends_with_the_same_bits(make, at, tmp_path):
     def learner(folder):
         batches = [*doubles(3), tuple(each[:2] for each in doubles(1)[0])]
         return learner_of(Checkpoint(tmp_path / folder, "1 step"), optimizer=make, data=batches)
@@ -30,18 +30,18 @@ def test_a_fit_that_is_cut_and_resumed_ends_with_the_same_bits(make, cut, tmp_pa
     whole = learner("whole")
     whole.fit(2)
     with pytest.raises(ZeroDivisionError):
-        learner("cut").fit(2, callbacks=[Cut(cut)])
-    learn = learner("cut")
+        learner("resumed").fit(2, callbacks=[Crash(at)])
+    learn = learner("resumed")
     learn.fit(2, resume="auto")
     for one, other in zip(learn.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("doers", [(WholeStep, ZeroGrad), (ZeroGrad, WholeStep)])
-def test_a_fit_goes_on_with_the_callback_or_without(doers):
+@pytest.mark.parametrize("steps", [(WholeStep, ZeroGrad), (ZeroGrad, WholeStep)])
+def test_a_fit_goes_on_with_the_callback_or_without(steps):
     model, optimizer = by_hand(ADAM, n_epochs=4)
-    first, second = (each("eager") if each is WholeStep else each() for each in doers)
-    learn = learner_of(doer=first, optimizer=ADAM)
+    first, second = (each("eager") if each is WholeStep else each() for each in steps)
+    learn = learner_of(step=first, optimizer=ADAM)
     learn.fit(2)
     learn.remove_callbacks(first)
     learn.add_callbacks(second)
@@ -52,7 +52,7 @@ def test_a_fit_goes_on_with_the_callback_or_without(doers):
 
 def test_programs_are_kept_for_the_next_fit():
     made = []
-    learn = learner_of(doer=WholeStep(counting(made)), optimizer=ADAM)
+    learn = learner_of(step=WholeStep(counting(made)), optimizer=ADAM)
     for _ in range(3):
         fitted(learn, 1)
     model, optimizer = by_hand(ADAM)
@@ -77,8 +77,8 @@ class Answering(nn.Linear):
 
 def test_a_model_that_computes_its_own_loss_keeps_its_programs_too():
     made = []
-    learn = learner_of(doer=WholeStep(counting(made)), model=Answering(1, 1).double(), loss_func=None)
-    ordinary = learner_of(doer=ZeroGrad(), model=copy.deepcopy(learn.model), loss_func=None)
+    learn = learner_of(step=WholeStep(counting(made)), model=Answering(1, 1).double(), loss_func=None)
+    ordinary = learner_of(step=ZeroGrad(), model=copy.deepcopy(learn.model), loss_func=None)
     for each in (learn, ordinary):
         each.fit(1)
         each.fit(1)
@@ -88,7 +88,7 @@ def test_a_model_that_computes_its_own_loss_keeps_its_programs_too():
 
 def test_a_program_that_a_fit_has_not_used_is_let_go():
     made = []
-    learn = learner_of(doer=WholeStep(counting(made)))
+    learn = learner_of(step=WholeStep(counting(made)))
     for data in (doubles(), doubles(4, 2), doubles()):
         learn.data = Data(data)
         learn.fit(1)
@@ -105,8 +105,8 @@ class Scaled(nn.Linear):
 
 def test_a_program_of_an_earlier_fit_that_is_right_no_more_is_made_again(monkeypatch):
     made = []
-    learn = learner_of(doer=WholeStep(counting(made)), model=Scaled(1, 1).double())
-    ordinary = learner_of(doer=ZeroGrad(), model=copy.deepcopy(learn.model))
+    learn = learner_of(step=WholeStep(counting(made)), model=Scaled(1, 1).double())
+    ordinary = learner_of(step=ZeroGrad(), model=copy.deepcopy(learn.model))
     for factor in (1.0, 2.0):
         monkeypatch.setitem(globals(), "FACTOR", factor)
         for each in (learn, ordinary):
@@ -117,7 +117,7 @@ def test_a_program_of_an_earlier_fit_that_is_right_no_more_is_made_again(monkeyp
 
 def test_a_callback_that_outlives_its_learner_keeps_no_model():
     whole = WholeStep("eager")
-    learn = learner_of(doer=whole)
+    learn = learner_of(step=whole)
     learn.fit(1)
     gone = weakref.ref(learn.model), weakref.ref(learn.model[0].weight), weakref.ref(learn.optimizer)
     del learn
@@ -128,8 +128,8 @@ def test_a_callback_that_outlives_its_learner_keeps_no_model():
 def test_a_callback_goes_from_learner_to_learner_and_can_be_copied_and_pickled():
     whole = WholeStep("eager")
     for _ in range(2):
-        learn = fitted(learner_of(doer=whole))
+        learn = fitted(learner_of(step=whole))
         assert_close(learn.model.state_dict(), by_hand(MOMENTUM)[0].state_dict())
         for other in (copy.deepcopy(whole), pickle.loads(pickle.dumps(whole))):
-            again = fitted(learner_of(doer=other))
+            again = fitted(learner_of(step=other))
             assert_close(again.model.state_dict(), learn.model.state_dict())

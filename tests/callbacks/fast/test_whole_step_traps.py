@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import partial
 from types import ModuleType
 
+import compiled_steps
 import pytest
 import torch
-import whole_steps
-from tiny import title_of
-from torch import nn
-from torch.nn import functional as F
-from whole_steps import (
+from compiled_steps import (
     ADAM,
     MOMENTUM,
     N_EPOCHS,
@@ -25,6 +22,9 @@ from whole_steps import (
     net,
     once,
 )
+from tiny import title_of
+from torch import nn
+from torch.nn import functional as F
 
 from callbacks import (
     EMA,
@@ -66,8 +66,8 @@ def test_a_tensor_of_the_loss_is_read_at_each_step():
         learn.loss_func.weight.mul_(0.5)
 
     models = []
-    for doer in (ZeroGrad(), WholeStep("eager")):
-        learn = learner_of(on("before_train", name="change")(change), doer=doer, loss_func=loss_func())
+    for step in (ZeroGrad(), WholeStep("eager")):
+        learn = learner_of(on("before_train", name="change")(change), step=step, loss_func=loss_func())
         learn.fit(N_EPOCHS)
         models.append(learn.model)
     assert_close(models[0].state_dict(), models[1].state_dict())
@@ -148,7 +148,7 @@ def weighted(preds, targets, weight=1.0):
         lambda learn: setattr(learn.model.conf, "scale", 0.5),
         lambda learn: learn.model.tensors.__setitem__(0, torch.tensor(0.5)),
         lambda learn: setattr(learn.model, "buffer", torch.tensor(0.5)),
-        lambda learn: setattr(whole_steps, "SCALE", 0.5),
+        lambda learn: setattr(compiled_steps, "SCALE", 0.5),
         lambda learn: setattr(learn.model.layer, "forward", lambda x: x.sum(1, keepdim=True)),
     ],
 )
@@ -211,11 +211,11 @@ class Tabled(Settled):
 
 
 def shared_scale():
-    return whole_steps.SCALE
+    return compiled_steps.SCALE
 
 
 @pytest.mark.parametrize(
-    ("holder", "name"), [(Table, "scale"), (Reversed, "slope"), (settings, "late"), (whole_steps, "SCALE")]
+    ("holder", "name"), [(Table, "scale"), (Reversed, "slope"), (settings, "late"), (compiled_steps, "SCALE")]
 )
 def test_settings_of_classes_and_modules_that_the_code_names_are_read(holder, name, monkeypatch):
     monkeypatch.setattr(settings, "late", 1.0, raising=False)
@@ -248,7 +248,7 @@ def test_an_attribute_is_no_global_variable_of_the_same_name(monkeypatch):
 
     count = on("before_batch", name="count")(lambda learn: setattr(data, "scale", learn.global_step))
     monkeypatch.setattr(data, "scale", 1.0)  # put back in the end
-    learner_of(count, doer=WholeStep(backend), model=Detaching(1, 1).double()).fit(N_EPOCHS)
+    learner_of(count, step=WholeStep(backend), model=Detaching(1, 1).double()).fit(N_EPOCHS)
     assert len(n_compiled) == 1
 
 
@@ -334,14 +334,14 @@ def test_a_loss_that_reads_weights_by_itself_trains_them(held_by):
         def __call__(self, preds, targets):
             return Penalty(self.model)(preds, targets)
 
-    def fitted_with(doer):
+    def fitted_with(step):
         model = net()
         loss_func = {
             "closure": lambda preds, targets: Penalty(model)(preds, targets),
             "module": Penalty(model),
             "object": Holder(model),
         }[held_by]
-        learn = learner_of(doer=doer, model=model, loss_func=loss_func)
+        learn = learner_of(step=step, model=model, loss_func=loss_func)
         learn.fit(N_EPOCHS)
         return learn
 

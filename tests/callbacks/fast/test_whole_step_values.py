@@ -29,7 +29,7 @@ X = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.f
 BATCHES = list(zip(X.split(4), X.sum(1, keepdim=True).split(4), strict=True))
 
 
-def fit(doer, setting, *others, n_epochs=3, data=BATCHES):
+def fit(step, setting, *others, n_epochs=3, data=BATCHES):
     """A fit in which `setting` becomes 0.5 in the middle; gives the weights."""
     make_model, loss_func, change = setting()
     torch.manual_seed(0)
@@ -37,7 +37,7 @@ def fit(doer, setting, *others, n_epochs=3, data=BATCHES):
         lambda learn: (learn.epoch, learn.batch_idx) == (1, 2) and change(learn)
     )
     learn = Learner(
-        make_model(), Data(data), loss_func, partial(torch.optim.SGD, lr=0.1), [doer, act, *others], defaults=()
+        make_model(), Data(data), loss_func, partial(torch.optim.SGD, lr=0.1), [step, act, *others], defaults=()
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -527,13 +527,13 @@ def test_a_clip_by_value_goes_together_with_a_reader_of_gradients():
         return Model, F.mse_loss, lambda _: None
 
     ends = []
-    for doer in (ZeroGrad(), WholeStep("eager")):
-        learn = fit(doer, setting, GradientClip(max_value=0.01), GradientNorms())
+    for step in (ZeroGrad(), WholeStep("eager")):
+        learn = fit(step, setting, GradientClip(max_value=0.01), GradientNorms())
         ends.append((learn.model.weight, learn.history.names and list(learn.history)[-1]["gradient_norm"]))
     torch.testing.assert_close(ends[0], ends[1])
     whole, ordinary = (
-        fit(doer, setting, GradientClip(max_value=0.01), Double())
-        for doer in (WholeStep("eager"), ZeroGrad())
+        fit(step, setting, GradientClip(max_value=0.01), Double())
+        for step in (WholeStep("eager"), ZeroGrad())
     )
     torch.testing.assert_close(whole.model.weight, ordinary.model.weight)
 
@@ -553,11 +553,11 @@ class Judge(Callback):
             self.layer.weight.mul_(0.9)
 
 
-def judged(doer):
+def judged(step):
     torch.manual_seed(0)
     judge = Judge()
     learn = Learner(
-        nn.Linear(2, 1).double(), Data(BATCHES), judge.loss, partial(torch.optim.SGD, lr=0.1), [doer, judge], defaults=()
+        nn.Linear(2, 1).double(), Data(BATCHES), judge.loss, partial(torch.optim.SGD, lr=0.1), [step, judge], defaults=()
     )  # fmt: skip
     learn.fit(2)
     return learn
@@ -600,22 +600,22 @@ class TrainsCritic(Callback):
 @pytest.mark.parametrize("reach", ["a closure", "an object in a list", "a partial"])
 def test_a_module_of_the_loss_that_another_optimizer_trains_gets_its_gradients(reach):
     ends = []
-    for doer in (ZeroGrad(), WholeStep("eager")):
+    for step in (ZeroGrad(), WholeStep("eager")):
         critic = Critic().requires_grad_(True)
         critic.alpha = 0.5
         setting = Model, REACHED[reach](critic), lambda _: None
-        fit(doer, lambda setting=setting: setting, TrainsCritic(critic))
+        fit(step, lambda setting=setting: setting, TrainsCritic(critic))
         ends.append(critic.state_dict())
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-9, atol=1e-12)
 
 
 def test_a_loss_that_reads_the_learner_trains_as_the_ordinary_step():
     ends = []
-    for doer in (ZeroGrad(), WholeStep("eager")):
+    for step in (ZeroGrad(), WholeStep("eager")):
         held = []
         setting = Model, lambda p, t, held=held: F.mse_loss(p, t) * (1 + held[0].epoch), lambda _: None
         keep = on("before_fit", name="keep")(lambda learn, held=held: held.append(learn))
-        ends.append(fit(doer, lambda setting=setting: setting, keep).model.state_dict())
+        ends.append(fit(step, lambda setting=setting: setting, keep).model.state_dict())
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-9, atol=1e-12)
 
 
@@ -689,7 +689,7 @@ def two_layers():
 @pytest.mark.parametrize("callback", [Shrinks(), halves, doubles, shrinks_early])
 def test_what_a_callback_writes_by_data_within_the_step_counts(callback):
     setting = two_layers, F.mse_loss, lambda _: None
-    ends = [fit(doer, lambda: setting, callback) for doer in (ZeroGrad(), WholeStep("eager"))]
+    ends = [fit(step, lambda: setting, callback) for step in (ZeroGrad(), WholeStep("eager"))]
     torch.testing.assert_close(ends[1].model.state_dict(), ends[0].model.state_dict(), rtol=1e-9, atol=1e-12)
     fallback = ends[1].callbacks[WholeStep].fallback
     assert (".data" in str(fallback)) == (callback in (doubles, shrinks_early))  # before the gradients
@@ -711,7 +711,7 @@ def test_an_autocast_around_the_fit_is_a_part_of_the_program():
 
     batches = [(x.float(), y) for x, y in BATCHES]
     with torch.autocast("cpu", torch.bfloat16):
-        whole, ordinary = (fit(doer, setting, data=batches) for doer in (WholeStep("eager"), ZeroGrad()))
+        whole, ordinary = (fit(step, setting, data=batches) for step in (WholeStep("eager"), ZeroGrad()))
     assert whole.callbacks[WholeStep].fallback is None
     torch.testing.assert_close(whole.model.state_dict(), ordinary.model.state_dict())
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from measuring import over
-from resumed import Cut
+from resumed import Crash
 from torch import nn
 
 import callbacks
@@ -148,14 +148,14 @@ def learner(kind, make, *callbacks):
     return Learner(Same(), Data(*data), total, sgd, callbacks, defaults=defaults)
 
 
-@pytest.mark.parametrize("cut_at", [3, 9])
+@pytest.mark.parametrize("crash_at", [3, 9])
 @each_metric
-def test_what_was_added_up_survives_an_interruption_to_the_last_bit(kind, make, cut_at, tmp_path):
+def test_what_was_added_up_survives_an_interruption_to_the_last_bit(kind, make, crash_at, tmp_path):
     whole = learner(kind, make)
     whole.fit(1)
-    cut = learner(kind, make, Checkpoint(tmp_path / "run", "1 step"), Cut(cut_at))
+    crashed = learner(kind, make, Checkpoint(tmp_path / "run", "1 step"), Crash(crash_at))
     with pytest.raises(ZeroDivisionError):
-        cut.fit(1)
+        crashed.fit(1)
     again = learner(kind, make, Checkpoint(tmp_path / "run", "1 step"))
     again.fit(1, resume="must")
     for name in ("train_metric", "valid_metric"):

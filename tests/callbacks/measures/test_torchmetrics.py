@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 import torchmetrics
-from resumed import Cut
+from resumed import Crash
 from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import (
@@ -113,14 +113,14 @@ def test_theirs_in_ours_is_theirs_over_all_the_data(kind):
 
 
 @pytest.mark.filterwarnings("ignore:lr is 0")
-@pytest.mark.parametrize("cut_at", [2, 4, 8, 11])
+@pytest.mark.parametrize("crash_at", [2, 4, 8, 11])
 @pytest.mark.parametrize("kind", ["auroc", "f1", "pearson", "spearman"])
-def test_what_was_added_up_survives_an_interruption(kind, cut_at, tmp_path):
+def test_what_was_added_up_survives_an_interruption(kind, crash_at, tmp_path):
     whole = make(kind, ALL[kind](), "both")
     whole.fit(1)
-    cut = make(kind, ALL[kind](), "both", Checkpoint(tmp_path / "run", "1 step"), Cut(cut_at))
+    crashed = make(kind, ALL[kind](), "both", Checkpoint(tmp_path / "run", "1 step"), Crash(crash_at))
     with pytest.raises(ZeroDivisionError):
-        cut.fit(1)
+        crashed.fit(1)
     again = make(kind, ALL[kind](), "both", Checkpoint(tmp_path / "run", "1 step"))
     again.fit(1, resume="must")
     for name in ("train", "valid"):

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from resumed import Cut, Interrupt
+from resumed import Crash, Interrupt
 from schedule_free import ScheduleFreeSGD
 from tiny import line_batches, notes
 from torch import nn
@@ -338,10 +338,10 @@ def test_factories_that_have_no_parameters_yet_say_so():
 def test_callbacks_work_and_a_run_that_is_killed_resumes_with_the_same_bits(callbacks, tmp_path):
     whole = learner_of(*callbacks(), Checkpoint(tmp_path / "whole", every="1 step"))
     whole.fit(3)
-    cut = learner_of(*callbacks(), Checkpoint(tmp_path / "cut", every="1 step"), Cut(8))
+    crashed = learner_of(*callbacks(), Checkpoint(tmp_path / "resumed", every="1 step"), Crash(8))
     with pytest.raises(ZeroDivisionError):
-        cut.fit(3)
-    resumed = learner_of(*callbacks(), Checkpoint(tmp_path / "cut", every="1 step"))
+        crashed.fit(3)
+    resumed = learner_of(*callbacks(), Checkpoint(tmp_path / "resumed", every="1 step"))
     resumed.fit(3, resume="must")
     assert same(resumed.model, whole.model)
     assert [group["lr"] for group in resumed.optimizer.param_groups] == [0.02, 0.01]
@@ -610,8 +610,8 @@ def test_a_run_that_is_interrupted_in_the_middle_of_an_epoch_resumes_with_the_sa
     mixed = [(partial(ScheduleFreeSGD, lr=0.05), is_matrix), adamw]
     whole = learner_of(optimizer=mixed)
     whole.fit(3)
-    cut = learner_of(Checkpoint(tmp_path), Interrupt(9), optimizer=mixed)
-    cut.fit(3)
+    interrupted = learner_of(Checkpoint(tmp_path), Interrupt(9), optimizer=mixed)
+    interrupted.fit(3)
     resumed = learner_of(Checkpoint(tmp_path), optimizer=mixed)
     resumed.fit(3, resume="must")
     assert same(resumed.model, whole.model)

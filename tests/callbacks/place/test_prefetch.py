@@ -211,8 +211,8 @@ def test_every_ending_leaves_what_it_leaves_without_and_nothing_is_fetched_ahead
     assert lane.n_torn == 0
 
 
-@pytest.mark.parametrize("cut", [1, 6, 11, 12, 16])
-def test_an_interrupted_fit_resumes_with_the_same_bits(monkeypatch, tmp_path, cut):
+@pytest.mark.parametrize("at", [1, 6, 11, 12, 16])
+def test_an_interrupted_fit_resumes_with_the_same_bits(monkeypatch, tmp_path, at):
     valid = [(torch.ones(2, 3), torch.ones(2, 1))] * 2
 
     def run(folder, *callbacks, prefetch=True):
@@ -225,9 +225,9 @@ def test_an_interrupted_fit_resumes_with_the_same_bits(monkeypatch, tmp_path, cu
     expected = run("whole", prefetch=False)
     imitated(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        run("cut", At(cut, raises(KeyboardInterrupt())))
+        run("resumed", At(at, raises(KeyboardInterrupt())))
     imitated(monkeypatch)
-    assert run("cut") == expected
+    assert run("resumed") == expected
 
 
 def test_a_ctrl_c_is_kept_with_the_batch_that_it_ended(monkeypatch, tmp_path, lane):
@@ -243,8 +243,8 @@ def test_a_ctrl_c_is_kept_with_the_batch_that_it_ended(monkeypatch, tmp_path, la
 
     expected = run("whole")
     with pytest.raises(KeyboardInterrupt):
-        run("cut", At(7, interrupt))
-    assert run("cut") == expected
+        run("resumed", At(7, interrupt))
+    assert run("resumed") == expected
 
 
 # Loaders that fill their buffers again

@@ -217,10 +217,10 @@ def test_a_bar_over_data_whose_length_is_not_implemented_counts_what_has_passed(
 
 
 def test_a_pass_that_is_cut_short_does_not_shift_the_bar(terminal):
-    def cut(learn):
+    def stop_pass(learn):
         raise CancelTrain
 
-    screen = terminal.fit(make(At(cut, n_steps=1)), 2)
+    screen = terminal.fit(make(At(stop_pass, n_steps=1)), 2)
     assert [re.search(r"(\d+)% ", bar).group(1) for bar in screen.bars()] == [
         *("0", "33", "50"),
         *("50", "67", "83", "83", "100"),

@@ -17,7 +17,7 @@ def lines_of(path):
 
 
 @on("before_step")
-def cut(learn):
+def crash(learn):
     if learn.global_step == 7:
         raise ZeroDivisionError
 
@@ -94,7 +94,7 @@ def test_a_resumed_run_has_each_step_once_also_after_half_a_line(make_learner, t
         return make_learner(callbacks=[JSONLines(path, "1 step"), Checkpoint(tmp_path / "run", "5 steps")])
 
     with pytest.raises(ZeroDivisionError):
-        make().fit(4, callbacks=[cut])
+        make().fit(4, callbacks=[crash])
     with path.open("a") as file:
         file.write('{"step": 8, "lo')
     make().fit(4, resume="must")
@@ -122,7 +122,7 @@ def test_tensorboard_hides_the_steps_that_are_done_again(make_learner, tmp_path)
         return make_learner(callbacks=callbacks)
 
     with pytest.raises(ZeroDivisionError):
-        make().fit(4, callbacks=[cut])
+        make().fit(4, callbacks=[crash])
     make().fit(4, resume="must")
     board = accumulator.EventAccumulator(str(tmp_path / "board"))
     board.Reload()

@@ -167,8 +167,8 @@ def test_a_run_that_is_resumed_restores_the_same_weights(tmp_path):
             learn.interrupted = "interrupted by a test"
 
     whole = run("whole")
-    run("cut", interrupt)
-    assert are_equal(run("cut", resume="must"), copy_of(whole))
+    run("resumed", interrupt)
+    assert are_equal(run("resumed", resume="must"), copy_of(whole))
 
 
 @pytest.mark.parametrize("n_batches", [1, 3])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from resumed import Cut, differs, in_memory, make, outcome, shuffled
+from resumed import Crash, differs, in_memory, make, outcome, shuffled
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -464,7 +464,7 @@ def test_what_is_allowed_by_name_goes_on_with_a_warning(run):
 
 def test_the_pass_under_way_begins_anew_with_other_data(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path, data=in_memory).fit(2, callbacks=[Cut(9)])
+        make(tmp_path, data=in_memory).fit(2, callbacks=[Crash(9)])
     with pytest.warns(LearnerWarning, match="n_batches: 5, 10"):
         learn = go_on(tmp_path, 2, data=lambda: other_data(batch_size=2), allow=("batch_size", "n_batches"))
     assert (learn.global_step, len(learn.history)) == (8 + 10, 2)
@@ -660,7 +660,7 @@ def test_an_error_inside_a_batch_saves_nothing_new(tmp_path):
 def test_a_fit_after_a_failed_one_goes_on_in_its_folder(tmp_path):
     learn = make(tmp_path, data=in_memory)
     with pytest.raises(ZeroDivisionError):
-        learn.fit(1, callbacks=[Cut(3)])
+        learn.fit(1, callbacks=[Crash(3)])
     learn.fit(1)
     assert learn.global_step == 3 + 5
 

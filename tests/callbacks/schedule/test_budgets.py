@@ -184,8 +184,8 @@ def test_a_share_of_data_of_unknown_length_is_refused(make_learner):
     assert learn.global_step == 3
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3, 5, 6])
-def test_an_interrupted_short_epoch_resumes_with_the_same_bits(make_learner, tmp_path, cut):
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 6])
+def test_an_interrupted_short_epoch_resumes_with_the_same_bits(make_learner, tmp_path, at):
     def make(folder):
         callbacks = [Checkpoint(tmp_path / folder, "1 step"), ShortEpoch(2), StopAfter("5 steps")]
         return make_learner(data=Data(line_batches(4), line_batches(3)), callbacks=callbacks)
@@ -193,15 +193,15 @@ def test_an_interrupted_short_epoch_resumes_with_the_same_bits(make_learner, tmp
     @on("after_batch", order=Order.SAVE)
     def end(learn):
         counts.append(learn.global_step)
-        if len(counts) == cut:
+        if len(counts) == at:
             raise ZeroDivisionError
 
     counts = []
-    whole, learn = make("whole"), make("cut")
+    whole, learn = make("whole"), make("resumed")
     whole.fit(4)
     with pytest.raises(ZeroDivisionError):
         learn.fit(4, callbacks=[end])
-    learn = make("cut")
+    learn = make("resumed")
     learn.fit(4, resume="auto")
     assert torch.equal(learn.model.weight, whole.model.weight)
     assert [row | {"seconds": 0} for row in learn.history] == [row | {"seconds": 0} for row in whole.history]

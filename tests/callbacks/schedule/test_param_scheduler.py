@@ -220,9 +220,9 @@ def test_recipes_name_annealers(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:a run that is interrupted")
-@pytest.mark.parametrize("cut", [1, 4, 5, 8])
+@pytest.mark.parametrize("at", [1, 4, 5, 8])
 def test_with_a_loader_of_unknown_length_an_interrupted_fit_resumes_with_the_same_values(
-    make_learner, tmp_path, cut
+    make_learner, tmp_path, at
 ):
     def make(folder):
         schedules = {"lr": one_cycle(0.01, 0.3, 0.0), "weight_decay": lin(0.1, 0.0)}
@@ -232,18 +232,18 @@ def test_with_a_loader_of_unknown_length_an_interrupted_fit_resumes_with_the_sam
 
     @on("before_step")
     def fail(learn):
-        if learn.global_step == cut:
+        if learn.global_step == at:
             raise ZeroDivisionError
 
-    whole, again = make("whole"), make("cut")
+    whole, again = make("whole"), make("resumed")
     wanted = seen(whole, n_epochs=3)[0]
     with pytest.raises(ZeroDivisionError):
         again.fit(3, [fail])
-    learn, found = make("cut"), []
+    learn, found = make("resumed"), []
     learn.fit(
         3, [on("after_step")(lambda each: found.append(each.optimizer.param_groups[0]["lr"]))], resume="must"
     )
-    assert found == wanted[cut:]
+    assert found == wanted[at:]
     assert torch.equal(learn.model.weight, whole.model.weight)
 
 

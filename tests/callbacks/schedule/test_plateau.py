@@ -142,8 +142,8 @@ def test_the_rates_of_all_groups_are_torchs_down_to_the_lowest(make_learner, mod
     assert found[-1] == [1e-3, 1e-3]
 
 
-@pytest.mark.parametrize("cut", [4, 11, 17])
-def test_an_interrupted_fit_resumes_with_the_same_rates(make_learner, tmp_path, cut):
+@pytest.mark.parametrize("at", [4, 11, 17])
+def test_an_interrupted_fit_resumes_with_the_same_rates(make_learner, tmp_path, at):
     values = [random.Random(3).random() for _ in range(8)]
 
     def make(folder):
@@ -152,14 +152,14 @@ def test_an_interrupted_fit_resumes_with_the_same_rates(make_learner, tmp_path, 
 
     @on("before_step")
     def fail(learn):
-        if learn.global_step == cut:
+        if learn.global_step == at:
             raise ZeroDivisionError
 
     whole = make("whole")
     whole.fit(8)
     with pytest.raises(ZeroDivisionError):
-        make("cut").fit(8, [fail])
-    learn = make("cut")
+        make("resumed").fit(8, [fail])
+    learn = make("resumed")
     learn.fit(8, resume="must")
     assert list(learn.history.steps["lr"]) == list(whole.history.steps["lr"])
     assert learn.callbacks[ReduceLROnPlateau].state_dict() == whole.callbacks[ReduceLROnPlateau].state_dict()

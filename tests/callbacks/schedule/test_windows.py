@@ -148,9 +148,9 @@ def test_one_cycle_of_torch_as_long_as_its_window_or_budget_is_welcome(make_lear
 
 
 @pytest.mark.filterwarnings("ignore:a run that is interrupted")
-@pytest.mark.parametrize("cut", [1, 4, 8])
+@pytest.mark.parametrize("at", [1, 4, 8])
 @pytest.mark.parametrize("kind", ["steps", "epochs", "samples", "budget", "torch"])
-def test_a_schedule_in_a_window_is_resumed_exactly(make_learner, tmp_path, kind, cut):
+def test_a_schedule_in_a_window_is_resumed_exactly(make_learner, tmp_path, kind, at):
     one = {"lr": one_cycle(0.01, 0.3, 0.0)}
     torchs = partial(OneCycleLR, max_lr=0.1, total_steps=7, cycle_momentum=False)
     make = {
@@ -163,14 +163,14 @@ def test_a_schedule_in_a_window_is_resumed_exactly(make_learner, tmp_path, kind,
 
     @on("before_step")
     def fail(learn):
-        if learn.global_step == cut:
+        if learn.global_step == at:
             raise ZeroDivisionError
 
     wanted = rates(make_learner, *make(), Checkpoint(tmp_path / "whole", "1 step"))
     with pytest.raises(ZeroDivisionError):
-        rates(make_learner, *make(), fail, Checkpoint(tmp_path / "cut", "1 step"))
-    found = rates(make_learner, *make(), Checkpoint(tmp_path / "cut", "1 step"), resume="must")
-    assert found == wanted[cut:]
+        rates(make_learner, *make(), fail, Checkpoint(tmp_path / "resumed", "1 step"))
+    found = rates(make_learner, *make(), Checkpoint(tmp_path / "resumed", "1 step"), resume="must")
+    assert found == wanted[at:]
 
 
 # By its class

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from resumed import Cut
+from resumed import Crash
 from torch import nn
 from torch.nn import functional as F
 
@@ -213,9 +213,9 @@ def test_a_schedule_is_stepped_once_per_update():
 
 
 @pytest.mark.filterwarnings("ignore:a run that is interrupted")
-@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6, 7, 9])
 @pytest.mark.parametrize("unknown", [False, True])
-def test_a_fit_interrupted_inside_a_window_resumes_with_the_same_bits(tmp_path, cut, unknown):
+def test_a_fit_interrupted_inside_a_window_resumes_with_the_same_bits(tmp_path, at, unknown):
     def make(folder):
         data = batches(4, 4, 4, 3, 1)
         every = Checkpoint(folder, "1 sample")
@@ -225,7 +225,7 @@ def test_a_fit_interrupted_inside_a_window_resumes_with_the_same_bits(tmp_path, 
     whole = make(tmp_path / "whole")
     whole.fit(2)
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path / "run").fit(2, callbacks=[Cut(cut)])
+        make(tmp_path / "run").fit(2, callbacks=[Crash(at)])
     learn = make(tmp_path / "run")
     learn.fit(2, resume="auto")
     pairs = zip(learn.model.parameters(), whole.model.parameters(), strict=True)

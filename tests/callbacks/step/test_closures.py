@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from resumed import Cut
+from resumed import Crash
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
@@ -171,8 +171,8 @@ def test_an_optimizer_that_needs_no_closure_trains_as_without():
 
 
 @pytest.mark.parametrize(("callback", "optimizer"), [(SAM, sgd), (ClosureStep, lbfgs)])
-@pytest.mark.parametrize("cut", [1, 2, 4])
-def test_an_interrupted_fit_that_is_resumed_ends_with_the_same_bits(tmp_path, callback, optimizer, cut):
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_an_interrupted_fit_that_is_resumed_ends_with_the_same_bits(tmp_path, callback, optimizer, at):
     def make(folder):
         torch.manual_seed(0)
         return learner_of(
@@ -182,7 +182,7 @@ def test_an_interrupted_fit_that_is_resumed_ends_with_the_same_bits(tmp_path, ca
     whole = make("whole")
     whole.fit(2)
     with pytest.raises(ZeroDivisionError):
-        make("run").fit(2, callbacks=[Cut(cut)])
+        make("run").fit(2, callbacks=[Crash(at)])
     learn = make("run")
     learn.fit(2, resume="must")
     assert same(learn.model, whole.model)

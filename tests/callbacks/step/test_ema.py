@@ -293,20 +293,20 @@ def test_after_the_fit_the_weights_can_be_asked_for_and_the_averages_had_for_a_b
 
 
 @pytest.mark.parametrize(
-    ("cut", "buffers"),
+    ("at", "buffers"),
     [(2, "copy"), (7, "copy"), (8, "copy"), (10, "copy"), (11, "copy"), (9, "average"), (13, "average")],
 )
-def test_a_fit_interrupted_in_training_or_validation_resumes_with_the_same_bits(tmp_path, cut, buffers):
+def test_a_fit_interrupted_in_training_or_validation_resumes_with_the_same_bits(tmp_path, at, buffers):
     whole = make(tmp_path / "whole", callbacks=(EMA(0.9, buffers=buffers),))
     whole.fit(3)
     expected = outcome(whole)
-    learn = make(tmp_path / "cut", callbacks=(EMA(0.9, buffers=buffers), Interrupt(cut)))
+    learn = make(tmp_path / "resumed", callbacks=(EMA(0.9, buffers=buffers), Interrupt(at)))
     learn.fit(3)
     assert learn.stop_reason == "interrupted by a test"
-    again = make(tmp_path / "cut", callbacks=(EMA(0.9, buffers=buffers),), seed=5)
+    again = make(tmp_path / "resumed", callbacks=(EMA(0.9, buffers=buffers),), seed=5)
     again.fit(3, resume="must")
     assert not differs(outcome(again), expected)
-    shutil.rmtree(tmp_path / "cut")
+    shutil.rmtree(tmp_path / "resumed")
 
 
 def test_a_fit_that_is_ended_already_has_the_averages_again(tmp_path):

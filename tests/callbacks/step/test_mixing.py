@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from resumed import Cut, differs
+from resumed import Crash, differs
 from torch import nn
 from torch.nn import functional as F
 
@@ -292,8 +292,8 @@ def test_an_interrupted_fit_resumes_with_the_same_bits(kind, seed, tmp_path):
     whole = made("whole")
     whole.fit(3)
     with pytest.raises(ZeroDivisionError):
-        made("cut").fit(3, callbacks=[Cut(6)])
-    learn = made("cut")
+        made("resumed").fit(3, callbacks=[Crash(6)])
+    learn = made("resumed")
     torch.manual_seed(9)
     learn.fit(3, resume="must")
     assert not differs({**learn.model.state_dict()}, {**whole.model.state_dict()})

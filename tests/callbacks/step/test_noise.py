@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from resumed import Cut, differs, make, outcome
+from resumed import Crash, differs, make, outcome
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
@@ -143,14 +143,14 @@ def test_the_best_weights_stay_where_a_cancel_ends_the_fit_in_a_noisy_batch(make
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-@pytest.mark.parametrize("cut", [2, 8, 13])
-def test_an_interrupted_fit_resumes_with_the_same_bits(tmp_path, cut, seed):
+@pytest.mark.parametrize("at", [2, 8, 13])
+def test_an_interrupted_fit_resumes_with_the_same_bits(tmp_path, at, seed):
     whole = make(tmp_path / "whole", callbacks=(WeightNoise(0.1, seed=seed),))
     whole.fit(2)
     expected = outcome(whole)
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path / "cut", callbacks=(WeightNoise(0.1, seed=seed),)).fit(2, callbacks=[Cut(cut)])
-    again = make(tmp_path / "cut", callbacks=(WeightNoise(0.1, seed=seed),), seed=5)
+        make(tmp_path / "resumed", callbacks=(WeightNoise(0.1, seed=seed),)).fit(2, callbacks=[Crash(at)])
+    again = make(tmp_path / "resumed", callbacks=(WeightNoise(0.1, seed=seed),), seed=5)
     again.fit(2, resume="must")
     assert not differs(outcome(again), expected)
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from resumed import Cut
+from resumed import Crash
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
@@ -101,8 +101,8 @@ def test_updates_that_overflow_are_left_out_and_not_counted(n):
     assert all(norm < 100 for norm in norms.norms)
 
 
-@pytest.mark.parametrize("cut", [1, 3, 4, 6, 7])
-def test_the_scale_is_saved(tmp_path, cut):
+@pytest.mark.parametrize("at", [1, 3, 4, 6, 7])
+def test_the_scale_is_saved(tmp_path, at):
     def make(folder):
         callback = MixedPrecision("fp16", init_scale=2.0**18, growth_interval=2)
         return learner_of(callback, Checkpoint(tmp_path / folder, "1e-9 seconds"), GradientAccumulation(2))
@@ -110,7 +110,7 @@ def test_the_scale_is_saved(tmp_path, cut):
     whole = make("whole")
     whole.fit(3)
     with pytest.raises(ZeroDivisionError):
-        make("run").fit(3, callbacks=[Cut(cut)])
+        make("run").fit(3, callbacks=[Crash(at)])
     learn = make("run")
     learn.fit(3, resume="must")
     assert same(learn.model, whole.model)

@@ -199,15 +199,15 @@ def made(folder, *callbacks, seed=0):
     return learn
 
 
-@pytest.mark.parametrize("cut", [5, 9, 11, 25, 31, 33, 40])
-def test_an_interrupted_fit_resumes_with_the_same_bits(tmp_path, cut):
+@pytest.mark.parametrize("at", [5, 9, 11, 25, 31, 33, 40])
+def test_an_interrupted_fit_resumes_with_the_same_bits(tmp_path, at):
     whole = made(tmp_path / "whole")
     whole.fit(4)
     expected = outcome(whole)
-    learn = made(tmp_path / "cut", Interrupt(cut))
+    learn = made(tmp_path / "resumed", Interrupt(at))
     learn.fit(4)
     assert learn.stop_reason == "interrupted by a test"
-    again = made(tmp_path / "cut", seed=5)
+    again = made(tmp_path / "resumed", seed=5)
     again.fit(4, resume="must")
     assert not differs(outcome(again), expected)
 

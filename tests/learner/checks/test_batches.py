@@ -154,12 +154,12 @@ def test_a_second_epoch_with_fewer_batches_is_told_with_both_numbers():
 
 
 def test_an_epoch_that_a_plug_in_cuts_short_is_none_with_fewer_batches():
-    class Cut(Callback):
+    class Shorten(Callback):
         def after_batch(self, learn):
             if learn.epoch == 1:
                 raise CancelTrain
 
-    learn = learner_of(Data(lambda: iter(line_batches(3))), callbacks=[Cut])
+    learn = learner_of(Data(lambda: iter(line_batches(3))), callbacks=[Shorten])
     learn.fit(2)
     assert learn.global_step == 4
 

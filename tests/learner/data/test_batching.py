@@ -485,7 +485,7 @@ def test_an_order_that_cannot_be_is_refused(make, words):
         make()
 
 
-# Cut, and gone on with
+# Interrupted and resumed
 
 
 class Seen(Callback):
@@ -493,17 +493,17 @@ class Seen(Callback):
 
     state = ("seen",)
 
-    def __init__(self, cut=None):
+    def __init__(self, at=None):
         super().__init__()
-        self.cut, self.seen = cut, []
+        self.at, self.seen = at, []
 
     def after_batch(self, learn):
         self.seen.append(repr([tensor.double().sum().item() for tensor in learn.batch.values()]))
-        if self.cut is not None and len(self.seen) == self.cut:
+        if self.at is not None and len(self.seen) == self.at:
             raise KeyboardInterrupt
 
 
-def trained(folder, array, order, cut=None):
+def trained(folder, array, order, at=None):
     torch.manual_seed(1)
     data = Data.from_tensors({"items": array}, torch.arange(N) / N, 64, seed=7, order=order)
     learn = Learner(
@@ -511,7 +511,7 @@ def trained(folder, array, order, cut=None):
         data,
         lambda preds, targets: F.mse_loss(preds[:, 0], targets),
         lambda parameters: torch.optim.Adam(parameters, 1e-2),
-        [Seen(cut), Checkpoint(folder, every="1 step")],
+        [Seen(at), Checkpoint(folder, every="1 step")],
         defaults=(ZeroGrad,),
     )
     try:
@@ -531,11 +531,11 @@ class Wide(nn.Module):
 
 
 @pytest.mark.parametrize("order", ["items", Blocks(9, window=4), Blocks(300, window=1)])
-@pytest.mark.parametrize("cut", [1, 5, 13, 15, 22])  # 13 batches to train on and 2 to validate
-def test_a_fit_over_a_map_that_was_cut_ends_with_the_same_bits(tmp_path, mapped, order, cut):
+@pytest.mark.parametrize("at", [1, 5, 13, 15, 22])  # 13 batches to train on and 2 to validate
+def test_a_fit_over_a_map_that_was_cut_ends_with_the_same_bits(tmp_path, mapped, order, at):
     expected = trained(tmp_path / "whole", mapped, order)
-    assert trained(tmp_path / "cut", mapped, order, cut) is None
-    assert trained(tmp_path / "cut", np.load(tmp_path / "items.npy", mmap_mode="r"), order) == expected
+    assert trained(tmp_path / "resumed", mapped, order, at) is None
+    assert trained(tmp_path / "resumed", np.load(tmp_path / "items.npy", mmap_mode="r"), order) == expected
 
 
 def test_another_order_or_split_is_another_run(mapped):

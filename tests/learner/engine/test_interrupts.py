@@ -372,8 +372,8 @@ def test_ctrl_c_ends_and_saves_a_fit_all_of_whose_batches_are_cancelled(make_lea
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        make("cut").fit(4, callbacks=[press_once])
-    learn, whole = make("cut"), make("whole")
+        make("resumed").fit(4, callbacks=[press_once])
+    learn, whole = make("resumed"), make("whole")
     learn.fit(4, resume="must")
     whole.fit(4)
     assert torch.equal(learn.model.weight, whole.model.weight)

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from resumed import Cut
+from resumed import Crash
 from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
@@ -166,10 +166,11 @@ def test_a_run_that_is_killed_resumes_with_the_same_bits(optimizer, tmp_path):
     schedule = partial(ParamScheduler, {"lr": cos(0.05, 0.01)})
     whole = learner_of(schedule(), Checkpoint(tmp_path / "whole", every="1 step"), optimizer=optimizer)
     whole.fit(3)
-    cut = learner_of(schedule(), Checkpoint(tmp_path / "cut", every="1 step"), Cut(9), optimizer=optimizer)
+    saving = Checkpoint(tmp_path / "resumed", every="1 step")
+    crashed = learner_of(schedule(), saving, Crash(9), optimizer=optimizer)
     with pytest.raises(ZeroDivisionError):
-        cut.fit(3)
-    resumed = learner_of(schedule(), Checkpoint(tmp_path / "cut", every="1 step"), optimizer=optimizer)
+        crashed.fit(3)
+    resumed = learner_of(schedule(), Checkpoint(tmp_path / "resumed", every="1 step"), optimizer=optimizer)
     resumed.fit(3, resume="must")
     assert same(weights(resumed), weights(whole))
 
@@ -416,8 +417,8 @@ def test_an_optimizer_that_a_callback_saves_resumes_with_the_same_bits(tmp_path)
     whole = two(SavedSecond, Checkpoint(tmp_path / "whole", every="1 step"))
     whole.fit(3)
     with pytest.raises(ZeroDivisionError):
-        two(SavedSecond, Checkpoint(tmp_path / "cut", every="1 step"), Cut(9)).fit(3)
-    resumed = two(SavedSecond, Checkpoint(tmp_path / "cut", every="1 step"))
+        two(SavedSecond, Checkpoint(tmp_path / "resumed", every="1 step"), Crash(9)).fit(3)
+    resumed = two(SavedSecond, Checkpoint(tmp_path / "resumed", every="1 step"))
     resumed.fit(3, resume="must")
     assert same(weights(resumed), weights(whole))
 

@@ -208,10 +208,10 @@ def test_a_resumed_run_receives_the_epoch_in_which_it_was_interrupted(n_steps, m
         def before_batch(self, learn):
             seen.append(int(learn.inputs[0][0]))
 
-    class Cut(Callback):
+    class Crash(Callback):
         def after_step(self, learn):
             if learn.global_step == n_steps:
-                raise RuntimeError("cut")
+                raise RuntimeError("crash")
 
     def make(*callbacks):
         seen.clear()
@@ -222,8 +222,8 @@ def test_a_resumed_run_receives_the_epoch_in_which_it_was_interrupted(n_steps, m
     make().fit(3)
     whole = list(seen)
     saving = partial(Checkpoint, tmp_path / "run", every="1 step")
-    with pytest.raises(RuntimeError, match="cut"):
-        make(saving()).fit(3, callbacks=[Cut])
+    with pytest.raises(RuntimeError, match="crash"):
+        make(saving()).fit(3, callbacks=[Crash])
     make(saving()).fit(3, resume="must")
     assert seen == whole[n_steps - 1 :]
 

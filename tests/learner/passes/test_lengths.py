@@ -172,10 +172,10 @@ def test_progress_counts_the_actual_batches(make_learner, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:a run that is interrupted:callbacks.LearnerWarning")
 def test_a_resumed_run_knows_the_true_length(make_learner, tmp_path):
-    class Cut(Callback):
+    class Crash(Callback):
         def after_step(self, learn):
             if learn.global_step == 8:
-                raise RuntimeError("cut")
+                raise RuntimeError("crash")
 
     def make(*callbacks):
         scheduler = ParamScheduler({"lr": cos(1.0, 0.0)})
@@ -185,8 +185,8 @@ def test_a_resumed_run_knows_the_true_length(make_learner, tmp_path):
     whole, rest = Steps(), Steps()
     with pytest.warns(LearnerWarning, match="yielded 6"):
         make(whole).fit(2)
-    with pytest.warns(LearnerWarning, match="yielded 6"), pytest.raises(RuntimeError, match="cut"):
-        make(Checkpoint(tmp_path / "run", every="1 step")).fit(2, callbacks=[Cut])
+    with pytest.warns(LearnerWarning, match="yielded 6"), pytest.raises(RuntimeError, match="crash"):
+        make(Checkpoint(tmp_path / "run", every="1 step")).fit(2, callbacks=[Crash])
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the training data", LearnerWarning)
         make(rest, Checkpoint(tmp_path / "run", every="1 step")).fit(2, resume="must")

@@ -180,7 +180,7 @@ STREAMS = {
 }
 
 
-class Cut(Callback):
+class Crash(Callback):
     """Ends the run after an update."""
 
     def __init__(self, step):
@@ -189,7 +189,7 @@ class Cut(Callback):
 
     def after_step(self, learn):
         if learn.global_step == self.step:
-            raise RuntimeError("cut")
+            raise RuntimeError("crash")
 
 
 def resumed(make, folder, every, step, n_epochs=4, *callbacks, **options):
@@ -203,8 +203,8 @@ def resumed(make, folder, every, step, n_epochs=4, *callbacks, **options):
     whole = make(Seen, *callbacks)
     whole.fit(n_epochs)
     expected, saving = list(seen), partial(Checkpoint, folder, every=every)
-    with pytest.raises(RuntimeError, match="cut"):
-        make(saving(), *callbacks).fit(n_epochs, callbacks=[Cut(step)])
+    with pytest.raises(RuntimeError, match="crash"):
+        make(saving(), *callbacks).fit(n_epochs, callbacks=[Crash(step)])
     seen.clear()
     again = make(Seen, saving(), *callbacks)
     again.fit(n_epochs, resume="must")
@@ -263,8 +263,8 @@ def test_ordinary_data_resumes_without_a_warning(data, make_learner, tmp_path, c
 
 def test_a_stream_that_is_ahead_of_the_checkpoint_is_reported(make_learner, tmp_path):
     learn = make_learner(data=Data(Part()), callbacks=[Checkpoint(tmp_path / "run")])
-    with pytest.raises(RuntimeError, match="cut"):
-        learn.fit(4, callbacks=[Cut(5)])
+    with pytest.raises(RuntimeError, match="crash"):
+        learn.fit(4, callbacks=[Crash(5)])
     with pytest.warns(LearnerWarning, match="has yielded more than when the checkpoint was saved"):
         learn.fit(4, resume="must")
 
@@ -345,8 +345,8 @@ def test_resuming_is_refused_if_assigned_data_is_missing(every, make_learner, tm
             data=Data(TensorLoader((X, X), 4)), callbacks=[Once, Checkpoint(tmp_path, every=every)]
         )
 
-    with pytest.raises(RuntimeError, match="cut"):
-        make().fit(4, callbacks=[Cut(20)])
+    with pytest.raises(RuntimeError, match="crash"):
+        make().fit(4, callbacks=[Crash(20)])
     with pytest.raises(
         ValueError, match=r"training data that differs from that of epoch 2 now[\s\S]*n_items: 24, 48"
     ):

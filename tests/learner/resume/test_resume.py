@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from resumed import N_BATCHES, Accumulate, Cut, Noisy, differs, in_memory, make, outcome, shuffled
+from resumed import N_BATCHES, Accumulate, Crash, Noisy, differs, in_memory, make, outcome, shuffled
 from torch.utils.data import DataLoader
 
 from callbacks import Callback, Checkpoint, LearnerWarning, Order, on
@@ -17,11 +17,11 @@ from learner import Data
 N_EPOCHS = 4
 
 
-def run_cut(folder: Path, cut: int | None, n_epochs: int = N_EPOCHS, **options):
+def run_interrupted(folder: Path, at: int | None, n_epochs: int = N_EPOCHS, **options):
     """Fit until the cut, then go on with a new learner."""
-    if cut is not None:
+    if at is not None:
         with pytest.raises(ZeroDivisionError):
-            make(folder, **options).fit(n_epochs, callbacks=[Cut(cut)])
+            make(folder, **options).fit(n_epochs, callbacks=[Crash(at)])
     learn = make(folder, **options)
     learn.fit(n_epochs, resume="auto")
     return learn
@@ -33,19 +33,19 @@ def whole(n_epochs: int = N_EPOCHS, **options):
     return outcome(learn)
 
 
-@pytest.mark.parametrize("cut", [1, 5, 6, 7, 9, 14, 20, 27, 32])
-def test_epoch_checkpoints_give_the_same_bits(tmp_path, cut):
-    learn = run_cut(tmp_path / "run", cut, every="1 epoch")
+@pytest.mark.parametrize("at", [1, 5, 6, 7, 9, 14, 20, 27, 32])
+def test_epoch_checkpoints_give_the_same_bits(tmp_path, at):
+    learn = run_interrupted(tmp_path / "run", at, every="1 epoch")
     assert differs(outcome(learn), whole()) == []
 
 
 @pytest.mark.parametrize("data", [shuffled, in_memory, partial(shuffled, generator=torch.Generator())])
-@pytest.mark.parametrize("cut", [1, 3, 6, 7, 8, 16])
-def test_step_checkpoints_in_mid_epoch_give_the_same_bits(tmp_path, cut, data):
+@pytest.mark.parametrize("at", [1, 3, 6, 7, 8, 16])
+def test_step_checkpoints_in_mid_epoch_give_the_same_bits(tmp_path, at, data):
     """With random augmentation; `seen` shows that no sample comes twice and none is missed."""
     if isinstance(data, partial):
         data.keywords["generator"].manual_seed(7)
-    learn = run_cut(tmp_path / "run", cut, data=data)
+    learn = run_interrupted(tmp_path / "run", at, data=data)
     if isinstance(data, partial):
         data.keywords["generator"].manual_seed(7)
     assert differs(outcome(learn), whole(data=data)) == []
@@ -53,16 +53,16 @@ def test_step_checkpoints_in_mid_epoch_give_the_same_bits(tmp_path, cut, data):
 
 def test_items_that_were_seen_are_not_touched_again(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path).fit(1, callbacks=[Cut(4)])
+        make(tmp_path).fit(1, callbacks=[Crash(4)])
     learn = make(tmp_path)
     learn.fit(1, resume="must")
     assert len(learn.data.train.dataset.asked) == len(Noisy()) - 4 * 4
 
 
-@pytest.mark.parametrize("cut", [3, 10])
-def test_augmentation_in_workers_gives_the_same_bits(tmp_path, cut):
+@pytest.mark.parametrize("at", [3, 10])
+def test_augmentation_in_workers_gives_the_same_bits(tmp_path, at):
     data = partial(shuffled, num_workers=2)
-    learn = run_cut(tmp_path / "run", cut, data=data, n_epochs=2)
+    learn = run_interrupted(tmp_path / "run", at, data=data, n_epochs=2)
     assert differs(outcome(learn), whole(n_epochs=2, data=data)) == []
 
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_exact_is_told_once_at_the_first_save(tmp_path):
 @pytest.mark.parametrize("event", ["after_batch", "after_epoch", "after_fit", "cleanup_fit"])
 def test_a_cut_in_the_last_moments_leaves_what_is_left(tmp_path, event):
     @on(event, order=Order.SAVE)
-    def cut(learn):
+    def crash(learn):
         if learn.epoch == 1 and learn.batch_idx == 0 and (not learn.training or event != "after_batch"):
             raise ZeroDivisionError
 
@@ -85,7 +85,7 @@ def test_a_cut_in_the_last_moments_leaves_what_is_left(tmp_path, event):
     )
     learn = make(tmp_path, data=lambda: data)
     with pytest.raises(ZeroDivisionError):
-        learn.fit(2, callbacks=[cut])
+        learn.fit(2, callbacks=[crash])
     learn = make(tmp_path, data=lambda: data)
     learn.fit(2, resume="must")
     assert (len(learn.history), learn.global_step) == (2, 2)
@@ -145,7 +145,7 @@ def test_of_two_plug_ins_that_save_the_newest_file_counts(tmp_path):
         return make(tmp_path / "seldom", every="1 epoch", callbacks=(often,))
 
     with pytest.raises(ZeroDivisionError):
-        learner().fit(N_EPOCHS, callbacks=[Cut(20)])
+        learner().fit(N_EPOCHS, callbacks=[Crash(20)])
     learn = learner()
     learn.fit(N_EPOCHS, resume="must")
     found = outcome(learn)
@@ -165,48 +165,48 @@ def test_saving_does_not_change_the_run(tmp_path, every):
 
 
 @pytest.mark.parametrize("every", ["1 step", "0.000001 seconds"])
-@pytest.mark.parametrize("cut", [1, 2, 5, 9, 18])
-def test_gradients_under_way_are_kept(tmp_path, cut, every):
-    learn = run_cut(tmp_path / "run", cut, every=every, callbacks=(Accumulate(),))
+@pytest.mark.parametrize("at", [1, 2, 5, 9, 18])
+def test_gradients_under_way_are_kept(tmp_path, at, every):
+    learn = run_interrupted(tmp_path / "run", at, every=every, callbacks=(Accumulate(),))
     assert differs(outcome(learn), whole(callbacks=(Accumulate(),))) == []
 
 
 def test_a_step_interval_saves_at_whole_updates_only(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path, callbacks=(Accumulate(),)).fit(1, callbacks=[Cut(3)])
+        make(tmp_path, callbacks=(Accumulate(),)).fit(1, callbacks=[Crash(3)])
     learn = make(tmp_path, callbacks=(Accumulate(),))
     learn.load(tmp_path / "step-000000001.pt")
     assert learn.global_step == 1
     assert all(each.grad is None for each in learn.model.parameters())
 
 
-@pytest.mark.parametrize("cut", [3, 11])
-def test_history_and_rates_have_no_gap(tmp_path, cut):
-    learn = run_cut(tmp_path / "run", cut)
+@pytest.mark.parametrize("at", [3, 11])
+def test_history_and_rates_have_no_gap(tmp_path, at):
+    learn = run_interrupted(tmp_path / "run", at)
     assert [row["epoch"] for row in learn.history] == list(range(len(learn.history)))
     assert len(learn.history.steps["lr"]) == learn.global_step == N_BATCHES * len(learn.history)
     assert list(learn.history.steps["lr"]) == whole()["steps"]["lr"]
 
 
 def test_a_resume_of_a_resume_of_a_resume_gives_the_same_bits(tmp_path):
-    for cut in (4, 5, 1, 9):
+    for at in (4, 5, 1, 9):
         with pytest.raises(ZeroDivisionError):
-            make(tmp_path).fit(N_EPOCHS, callbacks=[Cut(cut)], resume="auto")
+            make(tmp_path).fit(N_EPOCHS, callbacks=[Crash(at)], resume="auto")
     learn = make(tmp_path)
     learn.fit(N_EPOCHS, resume="must")
     assert differs(outcome(learn), whole()) == []
 
 
 def test_saving_by_time_is_exact(tmp_path):
-    learn = run_cut(tmp_path / "run", 15, every="0.005 seconds")
+    learn = run_interrupted(tmp_path / "run", 15, every="0.005 seconds")
     assert differs(outcome(learn), whole()) == []
 
 
 def test_two_fits_of_one_script_go_on_in_the_one_that_was_cut(tmp_path, capsys):
-    def script(folder, cut=None):
+    def script(folder, at=None):
         learn = make(folder, callbacks=())
         learn.fit(1, resume="auto" if folder else "never")
-        learn.fit(2, resume="auto" if folder else "never", callbacks=[Cut(cut)] if cut else [])
+        learn.fit(2, resume="auto" if folder else "never", callbacks=[Crash(at)] if at else [])
         return learn
 
     expected = outcome(script(None))
@@ -247,11 +247,11 @@ def test_a_fit_that_was_stopped_in_mid_epoch_and_cut_at_once_does_not_train_on(t
             learn.stop("enough")
 
     @on("after_train", order=Order.SAVE)
-    def cut(learn):
+    def crash(learn):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path, data=in_memory, callbacks=(decide,)).fit(2, callbacks=[cut])
+        make(tmp_path, data=in_memory, callbacks=(decide,)).fit(2, callbacks=[crash])
     learn = make(tmp_path, data=in_memory)
     learn.fit(2, resume="must")
     assert (learn.global_step, learn.stop_reason, len(learn.history)) == (3, "enough", 1)
@@ -260,7 +260,7 @@ def test_a_fit_that_was_stopped_in_mid_epoch_and_cut_at_once_does_not_train_on(t
 def test_a_learner_that_was_interrupted_goes_on_in_the_same_process(tmp_path):
     learn = make(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        learn.fit(N_EPOCHS, callbacks=[Cut(9)])
+        learn.fit(N_EPOCHS, callbacks=[Crash(9)])
     learn.fit(N_EPOCHS, resume="auto")
     assert differs(outcome(learn), whole()) == []
 
@@ -271,7 +271,7 @@ def test_validating_in_the_middle_leaves_the_pass_under_way(tmp_path):
             if learn.training:
                 learn.validate()
 
-    learn = run_cut(tmp_path / "run", 9, callbacks=(Look(),))
+    learn = run_interrupted(tmp_path / "run", 9, callbacks=(Look(),))
     assert differs(outcome(learn), whole(callbacks=(Look(),))) == []
 
 
@@ -327,14 +327,14 @@ def test_a_generator_kept_on_the_data_set_goes_on(tmp_path):
 
     plain.fit(2)
     with pytest.raises(ZeroDivisionError):
-        run(tmp_path, callbacks=[Cut(8)])
+        run(tmp_path, callbacks=[Crash(8)])
     learn = run(tmp_path, resume="must")
     assert differs(learn.callbacks.seen.seen, plain.callbacks.seen.seen) == []
 
 
 def test_the_folder_is_kept_when_a_run_moves(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path / "here").fit(N_EPOCHS, callbacks=[Cut(9)])
+        make(tmp_path / "here").fit(N_EPOCHS, callbacks=[Crash(9)])
     shutil.move(tmp_path / "here", tmp_path / "an other, überlong " / "there")
     learn = make(tmp_path / "an other, überlong " / "there")
     learn.fit(N_EPOCHS, resume="must")

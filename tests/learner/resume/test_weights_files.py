@@ -114,7 +114,7 @@ def test_names_of_wrapped_models_are_matched_both_ways_with_a_note(
 def test_a_run_resumes_with_the_same_bits_if_the_model_is_wrapped_or_unwrapped(
     is_file_wrapped: bool, wrapped: Any, tmp_path: Path
 ) -> None:
-    class Cut(Callback):
+    class Crash(Callback):
         def after_step(self, learn: Any) -> None:
             if learn.global_step == 5:
                 raise SystemExit
@@ -127,7 +127,7 @@ def test_a_run_resumes_with_the_same_bits_if_the_model_is_wrapped_or_unwrapped(
     whole = build(plain)
     whole.fit(3)
     with pytest.raises(SystemExit):
-        build(models[0], Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+        build(models[0], Checkpoint(tmp_path, "2 steps"), Crash()).fit(3)
     resumed = build(models[1], Checkpoint(tmp_path, "2 steps"))
     resumed.fit(3, resume="must")
     assert same(resumed, whole)

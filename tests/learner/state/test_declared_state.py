@@ -72,7 +72,7 @@ class Adversary(Learner):
             self.optimizer_of_critic.zero_grad()
 
 
-class Cut(Callback):
+class Crash(Callback):
     def after_step(self, learn: Any) -> None:
         if learn.global_step == 5:
             raise SystemExit
@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits_of_what_is_declared(kind:
     whole = make(kind)
     whole.fit(3)
     with pytest.raises(SystemExit):
-        make(kind, Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+        make(kind, Checkpoint(tmp_path, "2 steps"), Crash()).fit(3)
     resumed = make(kind, Checkpoint(tmp_path, "2 steps"))
     resumed.fit(3, resume="must")
     assert same(state(resumed), state(whole))

@@ -50,7 +50,7 @@ class Sum(nn.Module):
 MODELS: dict[str, Callable[[], nn.Module]] = {"linear": linear, "pictures": pictures, "a buffer": Sum}
 
 
-class Cut(Callback):
+class Crash(Callback):
     def after_step(self, learn: Any) -> None:
         if learn.global_step == 5:
             raise SystemExit
@@ -79,7 +79,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(model: Any, ready: bool, 
     whole = make(model, ready=ready)
     whole.fit(3)
     with pytest.raises(SystemExit):
-        make(model, Checkpoint(tmp_path, "2 steps"), Cut(), ready=ready).fit(3)
+        make(model, Checkpoint(tmp_path, "2 steps"), Crash(), ready=ready).fit(3)
     resumed = make(model, Checkpoint(tmp_path, "2 steps"), ready=ready)
     resumed.fit(3, resume="must")
     assert same(resumed, whole)
@@ -154,7 +154,7 @@ def test_averages_and_best_weights_start_with_the_first_batch(tmp_path: Path) ->
     whole = make(linear, EMA(0.5), EarlyStopping(patience=9))
     whole.fit(3)
     with pytest.raises(SystemExit):
-        make(linear, EMA(0.5), EarlyStopping(patience=9), Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+        make(linear, EMA(0.5), EarlyStopping(patience=9), Checkpoint(tmp_path, "2 steps"), Crash()).fit(3)
     resumed = make(linear, EMA(0.5), EarlyStopping(patience=9), Checkpoint(tmp_path, "2 steps"))
     resumed.fit(3, resume="must")
     assert same(resumed, whole)
@@ -190,7 +190,7 @@ def test_a_lazy_loss_and_a_lazy_network_of_a_callback_resume(tmp_path: Path) -> 
     whole = build()
     whole.fit(3)
     with pytest.raises(SystemExit):
-        build(Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+        build(Checkpoint(tmp_path, "2 steps"), Crash()).fit(3)
     resumed = build(Checkpoint(tmp_path, "2 steps"))
     resumed.fit(3, resume="must")
     assert all(map(torch.equal, weights(resumed), weights(whole)))

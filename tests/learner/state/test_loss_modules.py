@@ -71,7 +71,7 @@ class Centres(nn.Module):
         return F.mse_loss(preds - self.centre, targets)
 
 
-class Cut(Callback):
+class Crash(Callback):
     def after_step(self, learn: Any) -> None:
         if learn.global_step == 5:
             raise SystemExit
@@ -117,7 +117,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits_of_the_loss(loss: Any, tm
     whole = make(loss())
     whole.fit(3)
     with pytest.raises(SystemExit):
-        make(loss(), Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+        make(loss(), Checkpoint(tmp_path, "2 steps"), Crash()).fit(3)
     resumed = make(loss(), Checkpoint(tmp_path, "2 steps"))
     resumed.fit(3, resume="must")
     assert same(values(resumed), values(whole))
@@ -328,7 +328,7 @@ def test_a_loss_within_mixup_is_in_the_file(tmp_path: Path) -> None:
     whole = make(Weighted, MixUp(seed=0))
     whole.fit(3)
     with pytest.raises(SystemExit):
-        make(Weighted, MixUp(seed=0), Checkpoint(tmp_path, "2 steps"), Cut()).fit(3)
+        make(Weighted, MixUp(seed=0), Checkpoint(tmp_path, "2 steps"), Crash()).fit(3)
     resumed = make(Weighted, MixUp(seed=0), Checkpoint(tmp_path, "2 steps"))
     resumed.fit(3, resume="must")
     assert same(values(resumed), values(whole))

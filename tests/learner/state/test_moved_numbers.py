@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from resumed import Cut
+from resumed import Crash
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -119,7 +119,7 @@ def test_a_run_that_was_killed_resumes_with_the_numbers_of_its_modules(name: str
     whole = learner(*parts(name))
     whole.fit(2)
     with pytest.raises(ZeroDivisionError):
-        learner(*parts(name), Checkpoint(tmp_path, every="1 step"), Cut(3)).fit(2)
+        learner(*parts(name), Checkpoint(tmp_path, every="1 step"), Crash(3)).fit(2)
     resumed = learner(*parts(name), Checkpoint(tmp_path, every="1 step"))
     resumed.fit(2, resume="must")
     assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from resumed import Cut, Interrupt
+from resumed import Crash, Interrupt
 from schedule_free import ScheduleFreeSGD
 from tiny import line_batches
 from torch import nn
@@ -147,8 +147,8 @@ def test_without_validation_the_fit_still_ends_with_the_evaluation_weights():
 def test_a_run_that_is_interrupted_resumes_with_the_same_bits(optimizer, at, tmp_path):
     whole = learner_of(optimizer=optimizer)
     whole.fit(3)
-    cut = learner_of(Checkpoint(tmp_path), Interrupt(at), optimizer=optimizer)
-    cut.fit(3)
+    interrupted = learner_of(Checkpoint(tmp_path), Interrupt(at), optimizer=optimizer)
+    interrupted.fit(3)
     resumed = learner_of(Checkpoint(tmp_path), optimizer=optimizer)
     resumed.fit(3, resume="must")
     assert same(weights(resumed), weights(whole))
@@ -220,16 +220,16 @@ def test_an_epoch_that_is_cancelled_ends_in_evaluation_mode(tmp_path):
     learn = learner_of(Leave, Checkpoint(tmp_path / "whole"))
     learn.fit(3)
     assert not learn.optimizer.param_groups[0]["is_training"]
-    cut = learner_of(Leave, Checkpoint(tmp_path / "cut"), Cut(4))
+    crashed = learner_of(Leave, Checkpoint(tmp_path / "resumed"), Crash(4))
     with pytest.raises(ZeroDivisionError):
-        cut.fit(3)
-    resumed = learner_of(Leave, Checkpoint(tmp_path / "cut"))
+        crashed.fit(3)
+    resumed = learner_of(Leave, Checkpoint(tmp_path / "resumed"))
     resumed.fit(3, resume="must")
     assert same(weights(resumed), weights(learn))
 
 
 def test_an_error_leaves_the_evaluation_weights():
-    learn = learner_of(Cut(3))
+    learn = learner_of(Crash(3))
     with pytest.raises(ZeroDivisionError):
         learn.fit(1)
     assert not learn.optimizer.param_groups[0]["is_training"]

@@ -89,7 +89,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class Cut(Callback):
+class Crash(Callback):
     def after_step(self, learn: Any) -> None:
         if learn.global_step == 7:
             raise SystemExit
@@ -112,7 +112,7 @@ def test_a_run_killed_during_an_epoch_ends_with_the_same_bits(model: Any, tmp_pa
     whole = make(model)
     whole.fit(2)
     with pytest.raises(SystemExit):
-        make(model, Checkpoint(tmp_path, "3 steps"), Cut()).fit(2)
+        make(model, Checkpoint(tmp_path, "3 steps"), Crash()).fit(2)
     resumed = make(model, Checkpoint(tmp_path, "3 steps"))
     resumed.fit(2, resume="must")
     states = [each.model.state_dict() for each in (whole, resumed)]

@@ -10,7 +10,7 @@ from functools import partial
 import numpy
 import pytest
 import torch
-from resumed import Cut
+from resumed import Crash
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
@@ -133,14 +133,14 @@ def test_the_first_part_of_fine_tune_does_not_change_the_first_group():
     assert not any(torch.equal(kept[1][name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("cut_at", [2, 6, 8, 13, 21])
-def test_fine_tune_resumes_where_it_was_interrupted(tmp_path, cut_at):
+@pytest.mark.parametrize("crash_at", [2, 6, 8, 13, 21])
+def test_fine_tune_resumes_where_it_was_interrupted(tmp_path, crash_at):
     whole = make(callbacks=[Checkpoint(tmp_path / "whole", "2 steps")])
     whole.fine_tune(2, 0.1)
-    cut = make(callbacks=[Checkpoint(tmp_path / "cut", "2 steps"), Cut(cut_at)])
+    crashed = make(callbacks=[Checkpoint(tmp_path / "resumed", "2 steps"), Crash(crash_at)])
     with pytest.raises(ZeroDivisionError):
-        cut.fine_tune(2, 0.1)
-    again = make(callbacks=[Checkpoint(tmp_path / "cut", "2 steps")])
+        crashed.fine_tune(2, 0.1)
+    again = make(callbacks=[Checkpoint(tmp_path / "resumed", "2 steps")])
     again.fine_tune(2, 0.1, resume="auto")
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)

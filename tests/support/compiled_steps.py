@@ -1,4 +1,4 @@
-"""Fits with WholeStep beside fits by hand, for the tests of it."""
+"""Fits with `WholeStep`, and the same fits with the ordinary step or by hand."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def net(dtype=torch.float64) -> nn.Module:
 
 
 def doubles(n_batches=N_BATCHES, batch_size=4) -> list:
-    """In float64, where rounding is far below what a fault would change."""
+    """Batches in float64, where rounding errors are far smaller than any wrong result."""
     return [(inputs.double(), targets.double()) for inputs, targets in line_batches(n_batches, batch_size)]
 
 
-def learner_of(*plugins, optimizer=MOMENTUM, model=None, doer=None, data=None, **options) -> Learner:
+def learner_of(*callbacks, optimizer=MOMENTUM, model=None, step=None, data=None, **options) -> Learner:
     options.setdefault("loss_func", F.mse_loss)
     options.setdefault("defaults", (Metrics, Recorder))
-    doer = WholeStep("eager") if doer is None else doer
+    step = WholeStep("eager") if step is None else step
     model = net() if model is None else model
     torch.manual_seed(1)
     data = data if isinstance(data, Data) else Data(doubles() if data is None else data)
-    return Learner(model, data, optimizer=optimizer, callbacks=[doer, *plugins], **options)
+    return Learner(model, data, optimizer=optimizer, callbacks=[step, *callbacks], **options)
 
 
 def by_hand(make, model=None, batches=None, n_epochs=N_EPOCHS):
@@ -76,7 +76,7 @@ def by_hand(make, model=None, batches=None, n_epochs=N_EPOCHS):
 
 
 def assert_close(one, other, where="") -> None:
-    """Of nested states: the same keys in the same order, and the same numbers but for rounding."""
+    """Nested states have the same keys in the same order, and the same numbers up to rounding."""
     if isinstance(one, dict):
         assert list(one) == list(other), where
         for key in one:
@@ -94,7 +94,7 @@ def assert_close(one, other, where="") -> None:
 
 
 def fitted(learn, n_epochs=N_EPOCHS, fallback=None) -> Learner:
-    """After a fit without a warning."""
+    """The learner after a fit without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         learn.fit(n_epochs)
@@ -102,13 +102,13 @@ def fitted(learn, n_epochs=N_EPOCHS, fallback=None) -> Learner:
     return learn
 
 
-def assert_as_ordinary(*make_plugins, model=net, n_epochs=N_EPOCHS, **options) -> Learner:
-    """A fit with WholeStep against one with ZeroGrad and the ordinary step."""
-    doer = options.pop("doer", None)
-    ordinary = learner_of(*(make() for make in make_plugins), doer=ZeroGrad(), model=model(), **options)
+def assert_as_ordinary(*make_callbacks, model=net, n_epochs=N_EPOCHS, **options) -> Learner:
+    """A fit with `WholeStep` has the results of a fit with the ordinary step."""
+    step = options.pop("step", None)
+    ordinary = learner_of(*(make() for make in make_callbacks), step=ZeroGrad(), model=model(), **options)
     ordinary.fit(n_epochs)
     learn = fitted(
-        learner_of(*(make() for make in make_plugins), model=model(), doer=doer, **options), n_epochs
+        learner_of(*(make() for make in make_callbacks), model=model(), step=step, **options), n_epochs
     )
     assert_close(learn.model.state_dict(), ordinary.model.state_dict())
     assert_close(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
@@ -125,11 +125,11 @@ def counting(made: list):
     return backend
 
 
-def assert_falls_back(reason, *plugins, **options) -> Learner:
-    """A fit that warns once with this reason, and ends as the ordinary one."""
-    ordinary = learner_of(doer=ZeroGrad(), **copy.deepcopy({k: v for k, v in options.items() if k != "doer"}))
+def assert_falls_back(reason, *callbacks, **options) -> Learner:
+    """A fit warns once with this reason, and has the results of the ordinary fit."""
+    ordinary = learner_of(step=ZeroGrad(), **copy.deepcopy({k: v for k, v in options.items() if k != "step"}))
     ordinary.fit(N_EPOCHS)
-    learn = learner_of(*plugins, **options)
+    learn = learner_of(*callbacks, **options)
     with pytest.warns(LearnerWarning, match=reason) as reported:
         learn.fit(N_EPOCHS)
     assert len([each for each in reported if "WholeStep" in str(each.message)]) == 1
@@ -147,7 +147,7 @@ class Conf:
 
 
 class Settled(nn.Module):
-    """Reads settings from everywhere."""
+    """A model that reads settings from many places."""
 
     shift = 0.0
 
@@ -165,7 +165,7 @@ class Settled(nn.Module):
 
 
 def once(function, event="before_batch"):
-    """A callback that does something to the learner once, in the middle of the second epoch."""
+    """A callback that calls the function once, in the middle of the second epoch."""
 
     def act(learn):
         if learn.training and (learn.epoch, learn.batch_idx) == (1, 1):
@@ -179,12 +179,12 @@ def group_of(learn):
 
 
 def as_ordinary_with(function, event="before_batch", *others, make_loss=None, make_model=Settled, **options):
-    """A fit with this change in it, once with WholeStep and once without."""
+    """A fit in which the function changes something has the results of the ordinary fit."""
 
-    def fit(doer):
+    def fit(step):
         loss_func = F.mse_loss if make_loss is None else make_loss()
         learn = learner_of(
-            once(function, event)(), *(make() for make in others), doer=doer, model=make_model(),
+            once(function, event)(), *(make() for make in others), step=step, model=make_model(),
             loss_func=loss_func, **options,
         )  # fmt: skip
         learn.fit(N_EPOCHS)
