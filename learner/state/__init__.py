@@ -1,1 +1,1 @@
-"""What decides the future of a learner: snapshots, modes, the position of the loop."""
+"""Everything that determines the future of a learner: snapshots, modes, the position of the loop."""

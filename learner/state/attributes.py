@@ -1,6 +1,6 @@
-"""The attributes of a learner that the loop sets, declared once: of the batch, the pass, the clock, the fit.
+"""The attributes of a learner that the loop sets: of the batch, the pass, the clock and the fit.
 
-What else must know them (snapshots, copies, passes beside a fit) takes their names from these classes.
+They are declared only here. Snapshots, copies, and passes beside a fit take the names from these classes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 class BatchState:
-    """What a batch leaves on a learner: no copy of the learner gets it, as it may belong to a graph."""
+    """The attributes of the last batch. They are not copied, because they may belong to a graph."""
 
     batch: Any = None
     inputs: Any = None
     targets: Any = None
     preds: Any = None
     loss_grad: Any = None
-    _loss: Any = None  # what compute_loss returned
-    _detached: Any = None  # the same without its graph, once it was read
-    _value: Any = None  # the same as a number, once it was read
+    _loss: Any = None  # the value that compute_loss returned
+    _detached: Any = None  # the same without its graph, after the first read
+    _value: Any = None  # the same as a number, after the first read
 
 
 class PassClock:
-    """The part of the clock that each pass starts again."""
+    """The part of the clock that starts again in each pass."""
 
     training: bool = False
     batch_idx: int = 0
@@ -43,7 +43,7 @@ class PassClock:
 
 
 class Clock(PassClock):
-    """The one clock; snapshots and checkpoints hold it."""
+    """The clock, which snapshots and checkpoints hold."""
 
     epoch: int = 0
     n_epochs: int = 0
@@ -54,25 +54,28 @@ class Clock(PassClock):
 
 
 class PassState(BatchState, PassClock):
-    """What a pass over data changes, and a pass beside a fit restores."""
+    """The attributes that a pass over data changes, and that a pass beside a fit restores."""
 
     length_is_certain: bool = True
     stop_reason: str | None = None
     _results: Results
 
     def stop(self, reason: str) -> None:
-        """End politely: hooks of this span are still called, nothing new starts, outer spans close.
+        """End the fit at the end of the current span.
+
+        The other hooks of the span are still called, no batch or epoch starts, and the outer spans end with
+        their `after_` events.
 
         Args:
-            reason: why, in words; kept as `stop_reason`. The first one counts.
+            reason: a text, kept as `stop_reason`; only the first one is kept.
         """
         if not isinstance(reason, str) or not reason:
-            raise TypeError(f"stop({reason!r}): say why in words, as in learn.stop('loss below 0.1').")
+            raise TypeError(f"stop({reason!r}): pass the reason, as in learn.stop('loss below 0.1').")
         self.stop_reason = self.stop_reason or reason
 
 
 class FitState(PassState, Clock):
-    """All attributes that the loop sets, and what hooks ask about them."""
+    """All attributes that the loop sets, and the properties that hooks read."""
 
     model: nn.Module
     data: Data
@@ -84,20 +87,20 @@ class FitState(PassState, Clock):
     fitting: bool = False
     abortable: bool = False  # may a second Ctrl-C raise here?
     interrupted: str | None = None
-    n_fits: int = 0  # that have come to their end
+    n_fits: int = 0  # the number of finished fits
     resumed: bool = False
     marks_passes: bool = False
     loss_is_overridden: bool = False
-    reported: set[int | str]  # loaders and attributes about whose limits the user was warned
+    reported: set[int | str]  # ids of loaders, and names of attributes, for which a warning was shown
     groups_at_start: list[dict[str, Any]] | None = (
         None  # the optimizer's, when the fit began; for checkpoints
     )
-    hidden_at_start: dict[str, Any] | None = None  # marks of tensors that no checkpoint keeps
-    given: set[str] | None = None  # names of the callbacks that were there when `fit` was called
+    hidden_at_start: dict[str, Any] | None = None  # marks of tensors that no checkpoint holds
+    given: set[str] | None = None  # the names of the callbacks at the call of `fit`
 
     @property
     def loss(self) -> Any:
-        """The loss as the loss function returned it, detached: the one to report."""
+        """The loss as the loss function returned it, detached; report this one."""
         if self._detached is None and self._loss is not None:
             self._detached = self._loss.detach() if isinstance(self._loss, Tensor) else self._loss
         return self._detached
@@ -111,13 +114,13 @@ class FitState(PassState, Clock):
 
     @property
     def loss_value(self) -> Any:
-        """`loss` as a number where reading it waits for nothing, on a CPU; elsewhere as it is."""
+        """`loss` as a number on a CPU, where reading it does not wait; as it is on other devices."""
         if self._value is None:
             loss = self._loss
             self._value = loss.item() if isinstance(loss, Tensor) and loss.is_cpu else self.loss
         return self._value
 
-    # `property` called, not decorating, saves a Python call per batch; a type checker sees an attribute
+    # calling `property` without a function of our own saves a Python call per batch
     n_items: int = property(items.of_batch, doc="Number of items in this batch; see `Data(n_items=...)`.")  # type: ignore[assignment]
 
     def _set_results(self, results: dict[str, Any]) -> None:
@@ -142,7 +145,7 @@ class FitState(PassState, Clock):
 
 
 def names_of(kind: type) -> tuple[str, ...]:
-    """The names that one of these classes declares, those of its bases first."""
+    """The names that one of these classes declares, after those of its bases."""
     return tuple(name for each in reversed(kind.__mro__) for name in get_annotations(each))
 
 
@@ -153,7 +156,7 @@ Kept = tuple[dict[str, Any], tuple[Any, ...]]
 
 
 def pass_state(learn: FullLearner) -> Kept:
-    """The attributes of the pass under way, and where the loop is."""
+    """The attributes of the current pass, and the position of the loop."""
     loop = learn.loop
     return {name: getattr(learn, name) for name in PASS_STATE}, (loop.place, loop.start, loop.known.mark)
 

@@ -1,4 +1,4 @@
-"""What a copy or a pickle of a learner holds."""
+"""The state of a copy or a pickle of a learner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from learner.state import pass_modes
 from learner.state.attributes import BATCH_STATE
 from learner.state.protocol import FullLearner
 
-#: Not copied: how a fit ended, and the last batch, whose tensors may belong to a graph.
+#: Not copied: how the last fit ended, and the last batch, whose tensors may belong to a graph.
 LEFT_OUT = ("reported", "error", "fitting", "interrupted", *BATCH_STATE)
 
 
@@ -20,15 +20,15 @@ def state_of(learn: FullLearner) -> dict[str, Any]:
     """
     if learn.fitting:
         raise RuntimeError(
-            "a learner cannot be copied or pickled in the middle of a fit: do it before or after, or "
-            "keep what it holds now with learn.snapshot() or learn.save(path)."
+            "a learner cannot be copied or pickled in the middle of a fit: do it before or after, or save "
+            "its current state with learn.snapshot() or learn.save(path)."
         )
     kept = {name: value for name, value in vars(learn).items() if name not in LEFT_OUT}
     return {**kept, "left_in_evaluation_mode": pass_modes.names_left(learn.model)}
 
 
 def put_state(learn: FullLearner, state: dict[str, Any]) -> None:
-    """Give a copy its attributes, and connect it to its own callbacks."""
+    """Set the attributes of a copy, and connect its loop to its own callbacks."""
     names = state.pop("left_in_evaluation_mode")
     vars(learn).update(state, reported=set())
     pass_modes.remember_left(learn.model, names)

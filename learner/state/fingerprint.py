@@ -1,4 +1,4 @@
-"""What a run must have in common with the checkpoint from which it goes on."""
+"""The fingerprint of a run, which must match that of the checkpoint from which it resumes."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from learner.data.stored import Stored
 from learner.data.tensors import Column
 from learner.state.protocol import FullLearner
 
-N_SHOWN = 10  # of the names that differ
-N_SAMPLED = 4096  # values of a tensor that are looked at, so that large data costs nothing
-N_READ = 64  # items of a file, each of which is a read of its own
+N_SHOWN = 10  # names in a message
+N_SAMPLED = 4096  # rows of a tensor in its checksum, so that large data takes no time
+N_READ = 64  # items of a file in its checksum, because each of them is a separate read
 
-#: What may differ, where the user allows it by name.
+#: What may differ if the user allows it by name.
 CHOICES = (
     *("optimizer", "callbacks", "n_items", "batch_size", "n_batches", "drop_last", "sampler", "seed"),
     *("content", "loader", "order"),
 )
-# What may differ, with a warning: the bits can be others then.
+#: What may differ with a warning, because the bits may differ then.
 SOFT = ("torch", "python", "numpy", "plainlearner", "device", "n_workers")
 
 
 def fingerprint(learn: FullLearner) -> dict[str, Any]:
-    """Names, shapes and dtypes; optimizer; data; plug-ins with state; versions. Plain data."""
+    """Names, shapes and dtypes of tensors, the optimizer, data, callbacks with state, and versions."""
     data = {part: data_of(learn, part) for part in ("train", "valid")}
     return {
         "model": {
@@ -49,9 +49,9 @@ def fingerprint(learn: FullLearner) -> dict[str, Any]:
         },
         "optimizer": optimizer_of(learn),
         "callbacks": {
-            plugin.name: type(plugin).__name__
-            for plugin in learn.callbacks
-            if declares_state(saved_part(plugin)) and was_given(learn, plugin)
+            each.name: type(each).__name__
+            for each in learn.callbacks
+            if declares_state(saved_part(each)) and was_given(learn, each)
         },
         "data": {part: begun for part, (begun, _) in data.items()},
         "loaders": {part: now for part, (_, now) in data.items()},
@@ -59,18 +59,18 @@ def fingerprint(learn: FullLearner) -> dict[str, Any]:
     }
 
 
-def declares_state(plugin: Callback) -> bool:
-    """Does a callback save anything? It may create it as late as in `before_fit`."""
-    return bool(plugin.state) or type(plugin).state_dict is not Callback.state_dict
+def declares_state(callback: Callback) -> bool:
+    """Does a callback save anything? Its `before_fit` may create it."""
+    return bool(callback.state) or type(callback).state_dict is not Callback.state_dict
 
 
-def was_given(learn: FullLearner, plugin: Callback) -> bool:
-    """Did it exist when the fit was called? One that is added later does not exist yet when it is resumed."""
-    return not learn.fitting or learn.given is None or plugin.name in learn.given
+def was_given(learn: FullLearner, callback: Callback) -> bool:
+    """Was the callback there at the call of `fit`? One that is added later is missing when a run resumes."""
+    return not learn.fitting or learn.given is None or callback.name in learn.given
 
 
 def optimizer_of(learn: FullLearner) -> dict[str, Any]:
-    """The class, and the names of each group's parameters."""
+    """The class of the optimizer, and the names of each group's parameters."""
     names = {id(each): name for name, each in learn.model.named_parameters()}
     groups = [] if learn.optimizer is None else learn.optimizer.param_groups
     return {
@@ -80,22 +80,22 @@ def optimizer_of(learn: FullLearner) -> dict[str, Any]:
 
 
 def data_of(learn: FullLearner, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fingerprint of a loader when the fit started, and the one it has now.
+    """The fingerprint of a loader at the start of the fit, and the current one.
 
-    A new process should start with the first: during a fit a callback may put another loader in its
-    place, and `set_epoch` may change its length. What else changes a loader in place cannot be repeated, so
-    that counts as it is now.
+    A new process should start with the first: during a fit a callback may replace the loader, and `set_epoch`
+    may change its length. Other changes of a loader in place cannot be repeated, so in that case the current
+    fingerprint is both.
     """
     loader = getattr(learn.data, part)
     now = loader_of(loader)
-    given, begun = learn.loop.known.at_start.get(part, (loader, now))
-    if now == begun or loader is not given or isinstance(loader, TensorLoader):
-        return begun, now
-    return (begun if any(takers(loader)) else now), now
+    given, at_start = learn.loop.known.at_start.get(part, (loader, now))
+    if now == at_start or loader is not given or isinstance(loader, TensorLoader):
+        return at_start, now
+    return (at_start if any(takers(loader)) else now), now
 
 
 def loader_of(loader: Any) -> dict[str, Any]:
-    """What a loader tells of itself."""
+    """The fingerprint of a loader."""
     found = {"loader": type(loader).__name__, "n_batches": n_batches_of(loader)}
     for name in ("batch_size", "drop_last"):
         found[name] = plain_or_none(getattr(loader, name, None))
@@ -112,7 +112,7 @@ def loader_of(loader: Any) -> dict[str, Any]:
 
 
 def content_of(tensors: Iterable[Column]) -> int:
-    """A checksum of some values of each tensor: other data, or another split, has another."""
+    """A checksum of some values of each tensor, which shows different data or a different split."""
     found = 0
     for tensor in tensors:
         if isinstance(tensor, Stored):
@@ -125,12 +125,12 @@ def content_of(tensors: Iterable[Column]) -> int:
 
 
 def plain_or_none(value: Any) -> Any:
-    """A number as it is."""
+    """The value if it is an int or a bool, otherwise None."""
     return value if isinstance(value, (bool, int)) else None
 
 
 def versions(learn: FullLearner) -> dict[str, Any]:
-    """With what it was computed."""
+    """The versions of the software, and the device."""
     device = learn.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     numpy = sys.modules.get("numpy")
@@ -145,10 +145,10 @@ def versions(learn: FullLearner) -> dict[str, Any]:
 
 @cache
 def own_version() -> str:
-    """The version that is installed."""
+    """The installed version of this project."""
     try:
         return version("plainlearner")
-    except PackageNotFoundError:  # run from its sources
+    except PackageNotFoundError:  # it runs from its sources
         return "(not installed)"
 
 
@@ -163,48 +163,48 @@ def differences(
     """Compare two fingerprints.
 
     Returns:
-        The names of those that differ, as is allowed.
+        The names of the allowed differences that were found.
 
     Raises:
-        ValueError: they differ in what is not allowed to; every difference is told, with both values.
+        ValueError: there are differences that are not allowed; all are listed with both values.
     """
     allow = check_allow(allow)
     compare = {
         "model": model_differences,
         "optimizer": optimizer_differences,
-        "callbacks": plugin_differences,
+        "callbacks": callback_differences,
         "data": data_differences,
     }
     found = [each for part in parts for each in compare[part](then[part], now[part])]
-    faults = [f"{name}: {words}" for name, words in found if name not in (*allow, *SOFT)]
-    if faults:
+    problems = [f"{name}: {words}" for name, words in found if name not in (*allow, *SOFT)]
+    if problems:
         names = sorted({name for name, _ in found if name in CHOICES and name not in allow})
-        cure = "Go on with what the run was begun with, or begin another in another folder."
+        fix = "Undo these changes, or start another run in another folder."
         if names:
-            cure += f" To go on all the same: allow=({', '.join(map(repr, names))},)."
-        lines = "\n".join(f"  {fault}" for fault in faults)
-        raise ValueError(f"{path} is of another run (then, now):\n{lines}\n{cure}")
+            fix += f" To resume with them: allow=({', '.join(map(repr, names))},)."
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise ValueError(f"{path} is of another run (then, now):\n{lines}\n{fix}")
     soft = [f"{name} {words}" for name, words in (*found, *version_differences(then, now)) if name in SOFT]
     allowed = [f"{name}: {words}" for name, words in found if name in allow]
     if soft or allowed:
         warn(
-            f"resuming from {path.name} with {'; '.join([*allowed, *soft])}: the run may not end with the "
-            "bits that it would have had."
+            f"resuming from {path.name} with {'; '.join([*allowed, *soft])}: the results may differ from "
+            "those of an uninterrupted run."
         )
     return {name for name, _ in found if name in allow}
 
 
 def check_allow(allow: Iterable[str]) -> tuple[str, ...]:
-    """The names of what may differ."""
+    """The names of the allowed differences, checked."""
     names = (allow,) if isinstance(allow, str) else tuple(allow)
     for name in names:
         if name not in CHOICES:
-            raise ValueError(f"allow={name!r}: there is no such difference. There are: {', '.join(CHOICES)}.")
+            raise ValueError(f"allow={name!r} is not a known difference. Choose from: {', '.join(CHOICES)}.")
     return names
 
 
 def model_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Tensors that are missing, new, or of another shape or dtype."""
+    """Report tensors that are missing, new, or of another shape or dtype."""
     kinds = {
         "missing from the file": [name for name in now if name not in then and now[name][0] is not None],
         "only in the file": [name for name in then if name not in now],
@@ -228,13 +228,13 @@ def describe(tensor: list[Any]) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """The first names, and how many there are."""
+    """The first names, and the number of the others."""
     more = f" and {len(names) - N_SHOWN} more" if len(names) > N_SHOWN else ""
     return f"{', '.join(names[:N_SHOWN])}{more}"
 
 
 def optimizer_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Another class, or other parameters in its groups."""
+    """Report another class, or other parameters in the groups."""
     if then["class"] != now["class"]:
         yield "optimizer", f"{then['class']}, {now['class']}"
     elif then["groups"] != now["groups"]:
@@ -243,25 +243,25 @@ def optimizer_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator
         yield "optimizer", f"groups of {sizes[0]} parameters, {sizes[1]}{order}"
 
 
-def plugin_differences(then: dict[str, str], now: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Plug-ins with state that are gone, new or of another class."""
+def callback_differences(then: dict[str, str], now: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Report callbacks with state that are missing, new or of another class."""
     for name in {**then, **now}:
         if then.get(name) != now.get(name):
-            yield "callbacks", f"{name}: {then.get(name, 'not there')}, {now.get(name, 'not there')}"
+            yield "callbacks", f"{name}: {then.get(name, 'missing')}, {now.get(name, 'missing')}"
 
 
 def data_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the loaders tell."""
+    """Report differences between the fingerprints of the loaders."""
     for part in ("train", "valid"):
         first, second = then[part], now[part]
         for name in {**first, **second}:
             if first.get(name) != second.get(name):
-                hint = " (other values, or another random split: give a seed)" if name == "content" else ""
+                hint = " (other values, or another random split: pass a seed)" if name == "content" else ""
                 yield name, f"{first.get(name)}, {second.get(name)} ({part}){hint}"
 
 
 def version_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Other software or hardware."""
+    """Report other software or hardware."""
     for name in {**then["versions"], **now["versions"]}:
         first, second = then["versions"].get(name), now["versions"].get(name)
         if first != second:

@@ -1,4 +1,4 @@
-"""The loader or loss to which a state belongs: the same object, found by a token, or equal data."""
+"""Decide whether a state belongs to a loader or loss: the same object, by its token, or equal data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _numbers = count(1)
 
 
 def token_of(thing: Any) -> int | None:
-    """The object's token, the same at each call; None if it cannot have one, like a list."""
+    """A number for the object, the same at each call; None for an object without a hash, such as a list."""
     try:
         if thing not in _tokens:
             _tokens[thing] = next(_numbers)
@@ -27,7 +27,7 @@ def token_of(thing: Any) -> int | None:
 
 
 def is_same(thing: Any, token: int | None) -> bool:
-    """Is it the object of which this is the token?"""
+    """Does this token belong to the object?"""
     return token is not None and token_of(thing) == token
 
 
@@ -42,25 +42,25 @@ def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
 
 
 def objects_of(learn: FullLearner) -> Iterator[tuple[str, Any]]:
-    """The loss and the loaders, whose state must not go to another object."""
+    """The model, the loss and the loaders, whose state must not be restored in another object."""
     yield "model", learn.model
     yield LOSS, loss_module(learn.loss_func)
     yield from loaders_with_state(learn.data)
 
 
 def is_of_loader(name: str, loader: Any, snapshot: dict[str, Any]) -> bool:
-    """Is the state of a loader in a snapshot, or in a file, that of this loader, or of one of equal data?
+    """Is the state of a loader in a snapshot or file that of this loader, or of one with equal data?
 
-    Other data have an order and a seed of their own, which stay as they are.
+    The order and the seed of other data stay unchanged.
     """
     tokens = snapshot.get("objects")
     if tokens is not None and is_same(loader, tokens.get(name)):
         return True
     then = snapshot["data"].get(name) if tokens is not None else snapshot["fingerprint"]["data"][name]
-    is_known = tokens is None or isinstance(loader, TensorLoader)  # of others nothing tells the content
+    is_known = tokens is None or isinstance(loader, TensorLoader)  # other loaders have no content checksum
     return is_known and hard(then) == hard(loader_of(loader))
 
 
 def hard(found: dict[str, Any] | None) -> dict[str, Any]:
-    """The fingerprint of a loader's data, without the parts that may differ."""
+    """The fingerprint of a loader without the parts that may differ."""
     return {name: value for name, value in (found or {}).items() if name not in SOFT}

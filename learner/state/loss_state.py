@@ -25,18 +25,18 @@ def loss_state(learn: FullLearner) -> dict[str, Any] | None:
 
 
 def check_loss(learn: FullLearner, state: dict[str, Any] | None) -> None:
-    """Refuse the state of another loss that has parameters.
+    """Check that a state with parameters is of this loss.
 
     Raises:
-        ValueError: names a tensor.
+        ValueError: the state is of another loss; names a tensor that differs.
     """
     if state is None or not state["parameters"]:
         return
-    faults = loss_faults(learn, state)
-    if faults:
+    problems = loss_problems(learn, state)
+    if problems:
         raise ValueError(
-            f"the snapshot is of another loss: {counted(len(faults), 'tensor differs', 'tensors differ')}, "
-            f"as {LOSS}.{faults[0]}. Assign that loss first, learn.loss_func = ..., or take a "
+            f"the snapshot is of another loss: {counted(len(problems), 'tensor differs', 'tensors differ')}, "
+            f"as {LOSS}.{problems[0]}. Assign that loss first, learn.loss_func = ..., or take a "
             "new snapshot."
         )
 
@@ -44,13 +44,13 @@ def check_loss(learn: FullLearner, state: dict[str, Any] | None) -> None:
 def put_loss(learn: FullLearner, snapshot: dict[str, Any]) -> None:
     """Restore the state of a loss. The buffers of another loss without parameters stay unchanged."""
     state, module = snapshot.get(LOSS), loss_module(learn.loss_func)
-    if state is None or module is None or loss_faults(learn, state):
+    if state is None or module is None or loss_problems(learn, state):
         return
     if "objects" not in snapshot or state["parameters"] or is_same(module, snapshot["objects"][LOSS]):
         put_state(module, state, named_tensors(learn.model).values(), moved_in(snapshot, LOSS))
 
 
-def loss_faults(learn: FullLearner, state: dict[str, Any]) -> list[str]:
+def loss_problems(learn: FullLearner, state: dict[str, Any]) -> list[str]:
     """The names of the tensors in which the loss differs from that of a state."""
     module = loss_module(learn.loss_func)
     shapes = {name: tuple(each.shape) for name, each in state["tensors"].items()}

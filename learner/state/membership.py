@@ -1,4 +1,4 @@
-"""Add and remove callbacks, also in mid-fit: each one for which the fit has begun cleans up once."""
+"""Add and remove callbacks, also in mid-fit: a callback whose fit has started cleans up exactly once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learner.state.protocol import FullLearner
 
 
 def add(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
-    """Add callbacks; in mid-fit the fit begins for them."""
+    """Add callbacks; in mid-fit their `before_fit` is called."""
     before = learn.callbacks
     learn.loop.connect(learn, (*before, *passed(callbacks, before)))
     if learn.fitting:
@@ -23,7 +23,7 @@ def add(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
 
 
 def remove(learn: FullLearner, gone: list[Callback]) -> None:
-    """Remove callbacks; in mid-fit they clean up."""
+    """Remove callbacks; in mid-fit their `cleanup_fit` is called."""
     learn.loop.connect(learn, learn.callbacks.without(*gone))
     finish(learn, gone)
 
@@ -42,7 +42,7 @@ def added(learn: FullLearner, callbacks: Iterable[Any]) -> Iterator[Any]:
 
 @contextmanager
 def without(learn: FullLearner, gone: list[Callback]) -> Iterator[Any]:
-    """Remove callbacks within the block; then they return to their places, with their state."""
+    """Remove callbacks within the block; then add them again at their places, with their state."""
     before = tuple(learn.callbacks)
     states = [copy.deepcopy(saved_part(callback).state_dict()) for callback in gone]
     learn.remove_callbacks(*gone)
@@ -65,13 +65,13 @@ def beside(callbacks: Iterable[Callback], others: Iterable[Callback]) -> list[Ca
 
 
 def begin(learn: FullLearner, callback: Callback) -> None:
-    """Start the fit for a callback that is added in mid-fit."""
+    """Start the fit of a callback that is added in mid-fit."""
     learn.loop.started.append(callback)
-    hook_of(callback, "before_fit")(learn)  # of its window too
+    hook_of(callback, "before_fit")(learn)  # through its window, if it has one
 
 
 def finish(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
-    """Let removed callbacks clean up, if the fit has started for them."""
+    """Call `cleanup_fit` of removed callbacks whose fit has started."""
     for callback in reversed(tuple(callbacks)):
         if any(callback is each for each in learn.loop.started):
             learn.loop.started = [each for each in learn.loop.started if each is not callback]
@@ -79,7 +79,7 @@ def finish(learn: FullLearner, callbacks: Iterable[Callback]) -> None:
 
 
 def last_first(learn: FullLearner) -> Iterator[Callback]:
-    """The callbacks that are to clean up, each once, also where one of them adds or removes others."""
+    """The callbacks that must clean up, last first, each once, even if one of them adds or removes others."""
     known = None
     while learn.loop.started:
         if learn.callbacks is not known:

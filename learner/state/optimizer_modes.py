@@ -1,8 +1,8 @@
 """Switch optimizers that have a training and an evaluation mode, like schedule-free ones.
 
-In training mode the weights are those at which gradients are computed, in evaluation mode those to be used
-(Defazio et al. 2024, arXiv:2405.15682). A training pass runs in training mode; validation, prediction, what
-is saved and the end of a fit are in evaluation mode.
+In training mode the parameters are the weights for computing gradients, in evaluation mode the weights to use
+(Defazio et al. 2024, arXiv:2405.15682). A training pass runs in training mode. Validation, predictions, saved
+files, and the learner after a fit have the weights of the evaluation mode.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from callbacks.optim.shares import parameters_of
 
 
 class EvalMode(Callback):
-    """Puts the optimizer into evaluation mode after a training pass, before others look at the weights."""
+    """Puts the optimizer into evaluation mode after a training pass, before others use the weights."""
 
     order = Order.PREPARE
     is_training = False  # is the optimizer in training mode?
@@ -29,7 +29,7 @@ class EvalMode(Callback):
         self._end(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        self._end(learn)  # CancelEpoch has left the pass
+        self._end(learn)  # after CancelEpoch there is no after_train
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         self._end(learn)
@@ -43,7 +43,7 @@ class EvalMode(Callback):
 
 
 class TrainMode(Callback):
-    """Puts the optimizer into training mode before a training pass, after others have set the weights."""
+    """Puts the optimizer into training mode before a training pass, after others set the weights."""
 
     order = Order.SAVE
     needs = (EvalMode,)
@@ -55,7 +55,7 @@ class TrainMode(Callback):
 
 @contextmanager
 def switching(learn: Any) -> Iterator[None]:
-    """Switch the modes of the optimizer in a fit; nothing is added where it has none."""
+    """Switch the modes of the optimizer in a fit, if it has modes."""
     if has_modes(learn.optimizer):
         add_modes(learn)
     try:
@@ -66,12 +66,12 @@ def switching(learn: Any) -> Iterator[None]:
 
 
 def add_modes(learn: Any) -> None:
-    """Add the callbacks: the first one of its phase, and the last one."""
+    """Add both callbacks, as the first and the last one."""
     learn.loop.connect(learn, (EvalMode(), *learn.callbacks, TrainMode()))
 
 
 def follow(learn: Any) -> None:
-    """Before a training pass: an optimizer with modes may have replaced one without."""
+    """Add the callbacks before a training pass, if the optimizer was replaced by one with modes."""
     if has_modes(learn.optimizer) and EvalMode not in learn.callbacks:
         add_modes(learn)
         learn.callbacks[TrainMode].before_train(learn)
@@ -90,7 +90,7 @@ def in_eval_mode(learn: Any) -> Iterator[list[Tensor] | None]:
 
     Yields:
         A copy of the weights of the training mode, in the optimizer's order; None outside of a training pass,
-        where the mode is the right one.
+        where the optimizer is in evaluation mode already.
     """
     if not is_in_training_mode(learn):
         yield None
@@ -107,7 +107,7 @@ def in_eval_mode(learn: Any) -> Iterator[list[Tensor] | None]:
 
 
 def put_training_weights(learn: Any, optimizer: Any, weights: list[Tensor] | None) -> None:
-    """Go into training mode where a training pass is under way; with these weights, as rounding differs."""
+    """Enter training mode in a training pass, with exactly these weights: switching alone rounds them."""
     if not is_in_training_mode(learn):
         return
     set_mode(optimizer, training=True)
@@ -117,5 +117,5 @@ def put_training_weights(learn: Any, optimizer: Any, weights: list[Tensor] | Non
 
 
 def weights_with_modes(optimizer: Any) -> list[Tensor]:
-    """The parameters of those optimizers that have modes."""
+    """The parameters of the optimizers that have modes."""
     return [each for member in members_of(optimizer) if has_modes(member) for each in parameters_of(member)]

@@ -1,4 +1,4 @@
-"""Training and evaluation mode of the model and the loss in a pass, and each module's own mode around it."""
+"""The training or evaluation mode of the model and the loss in a pass, and of each module outside of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from learner.state.protocol import FullLearner
 
 Modes = list[tuple[nn.Module, bool]]
 
-# Modules that train, and that a fit has left in evaluation mode, by identity. They are known beyond their
-# learner: a part of a trained model may become a part of another learner's model.
+# Modules that were in training mode and that a fit has left in evaluation mode, by identity. They are not
+# stored on the learner, because a part of a trained model may become a part of another learner's model.
 _left: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 
 
@@ -32,8 +32,7 @@ def set_modes(modes: Modes) -> None:
 def enter_mode(learn: FullLearner, *, training: bool) -> None:
     """Put the model into the mode of a pass, and a loss that is a module into evaluation mode for validation.
 
-    In training the parts of a loss have the modes that they were given: a network that compares features
-    stays in evaluation mode.
+    In training a loss keeps its own modes: a network that compares features stays in evaluation mode.
     """
     if learn.model.training is not training:
         learn.model.train(training)
@@ -43,7 +42,7 @@ def enter_mode(learn: FullLearner, *, training: bool) -> None:
 
 
 def leave_in_evaluation_mode(model: nn.Module) -> None:
-    """Put a trained model into evaluation mode, and remember which modules train in the next fit."""
+    """Put a trained model into evaluation mode, and note the modules that were in training mode."""
     for module in model.modules():
         if module.training:
             module.training = False
@@ -51,7 +50,9 @@ def leave_in_evaluation_mode(model: nn.Module) -> None:
 
 
 def resume_training_modes(model: nn.Module) -> bool:
-    """Restore the modes of training that the last fit left, unless `model.train()` was called since.
+    """Put the modules into training mode again that the last fit has left in evaluation mode.
+
+    If the user has called `model.train()` since, the modes stay unchanged.
 
     Returns:
         Whether they were restored.

@@ -1,4 +1,4 @@
-"""What the upper floor reads and assigns on a learner, beside what hooks may."""
+"""The attributes and methods of a learner that the upper floor uses, besides those that hooks may use."""
 
 # pyright: strict
 
@@ -31,11 +31,11 @@ class Start(Protocol):
         ...
 
     def rewind(self, loader: Any) -> None:
-        """Restore the random state before the pass under way, after which a validation pass came."""
+        """Restore the random states of the start of the training pass, after a validation pass."""
         ...
 
     def batches(self, learn: Any, loader: Any) -> tuple[int, Iterator[Any]]:
-        """How many batches of the pass under way are done, and the other ones."""
+        """The number of batches that are done in the current pass, and an iterator over the others."""
         ...
 
 
@@ -75,7 +75,7 @@ class LoopProtocol(Protocol):
 
 
 class FullLearner(LearnerProtocol, Protocol):
-    """A learner as the upper floor sees it."""
+    """A learner with everything that the upper floor uses."""
 
     fitting: bool
     abortable: bool

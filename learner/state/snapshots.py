@@ -1,4 +1,4 @@
-"""Copy everything that decides the future of a learner, and put it back."""
+"""Copy everything that determines the future of a learner, and restore it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from learner.state.snapshot_fits import check_fits, is_torchs, title_of
 
 
 def take(learn: FullLearner, *, on_cpu: bool = False) -> dict[str, Any]:
-    """A copy of `contents_of`; with `on_cpu` the model's tensors are copied to main memory."""
+    """A snapshot: a copy of `contents_of`. With `on_cpu` the model's tensors are copied to main memory."""
     with optimizer_modes.in_eval_mode(learn) as training_weights:
         state = contents_of(learn)
         model = {
@@ -59,7 +59,10 @@ def take(learn: FullLearner, *, on_cpu: bool = False) -> dict[str, Any]:
 
 
 def contents_of(learn: FullLearner) -> dict[str, Any]:
-    """Weights, buffers, loss, optimizer, plug-in, random and loaders' state, clock and history: no copy."""
+    """The states of model, loss, optimizer, callbacks, loaders and random generators, clock and history.
+
+    Nothing is copied.
+    """
     return {
         "model": tensors_of(learn.model),
         "empty": empties_in(learn.model),
@@ -79,14 +82,16 @@ def contents_of(learn: FullLearner) -> dict[str, Any]:
 
 
 def states_of_callbacks(learn: FullLearner) -> dict[str, Any]:
-    """Each callback's state; before its first fit one may have none, as its `before_fit` creates it."""
+    """The state of each callback that has one; before the first fit, `before_fit` may not have created it."""
     found = {}
     for callback in learn.callbacks:
         try:
             found[callback.name] = saved_part(callback).state_dict()
         except Exception as error:
-            may_wait = isinstance(error, (AttributeError, TypeError)) and listens(callback, "before_fit")
-            if may_wait and not learn.fitting and not learn.history:
+            may_be_created = isinstance(error, (AttributeError, TypeError)) and listens(
+                callback, "before_fit"
+            )
+            if may_be_created and not learn.fitting and not learn.history:
                 continue
             error.add_note(f"in {type(callback).__name__}.state_dict, of the callback {callback.name!r}")
             raise
@@ -94,20 +99,21 @@ def states_of_callbacks(learn: FullLearner) -> dict[str, Any]:
 
 
 def restore(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = False) -> None:
-    """Restore a snapshot, after a check that it fits; the snapshot stays usable.
+    """Check that a snapshot fits, and restore it. It can be restored again later.
 
     Args:
         learn: the learner.
         snapshot: what `take` returned.
-        before_fit: callbacks may yet create what their state is loaded into, and are given it once more then.
+        before_fit: `before_fit` comes next. A callback whose `before_fit` creates its attributes may refuse
+            its state now, since the state is restored again afterwards.
     """
     check_fits(learn, snapshot)
-    # what users wrote comes first: it may refuse
-    put_plugins(learn, snapshot["callbacks"], before_fit=before_fit)
+    # callbacks come first, because code of the user may raise an error
+    put_callback_states(learn, snapshot["callbacks"], before_fit=before_fit)
     put_values(learn, learn.state, copy.deepcopy(snapshot.get("learner", {})))
     for each in snapshot.get("lazy", ()):
         each.restore()
-    set_mode(learn.optimizer, training=False)  # the mode of what a snapshot holds
+    set_mode(learn.optimizer, training=False)  # the mode in which snapshots are taken
     put_tensors(learn.model, snapshot)
     put_loss(learn, snapshot)
     if learn.optimizer is not None and snapshot["optimizer"] is not None:
@@ -126,49 +132,49 @@ def restore(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = 
 
 
 def missing_in(owner: Any) -> list[str]:
-    """The attributes that are declared in `state` and do not exist yet, as `before_fit` creates them."""
+    """The attributes that `state` declares and that do not exist yet, because `before_fit` creates them."""
     return [name for name in owner.state if not hasattr(owner, name)]
 
 
 def remove_new(learn: FullLearner, snapshot: dict[str, Any]) -> None:
-    """Remove the declared attributes that did not exist then, so that they are created again."""
+    """Remove the declared attributes that were missing in the snapshot, so that they are created again."""
     owners = [(each, snapshot.get("missing", {}).get(each.name, ())) for each in learn.callbacks]
     for owner, names in [*owners, (learn, snapshot.get("missing_in_learner", ()))]:
         for name in names:
             vars(owner).pop(name, None)
 
 
-def put_plugins(learn: FullLearner, states: dict[str, Any], *, before_fit: bool = False) -> None:
-    """Load the callbacks' states; if one refuses, all keep their own."""
+def put_callback_states(learn: FullLearner, states: dict[str, Any], *, before_fit: bool = False) -> None:
+    """Load the states of the callbacks; if one raises an error, all keep their old states."""
     kept: list[tuple[Any, Any]] = []
-    for plugin in learn.callbacks:
-        if plugin.name not in states:
+    for callback in learn.callbacks:
+        if callback.name not in states:
             continue
         try:
-            part = saved_part(plugin)
+            part = saved_part(callback)
             kept.append((part, copy.deepcopy(part.state_dict())))
-            part.load_state_dict(copy.deepcopy(states[plugin.name]))
+            part.load_state_dict(copy.deepcopy(states[callback.name]))
         except Exception as error:
-            may_wait = before_fit and listens(plugin, "before_fit")
-            if may_wait and isinstance(error, (AttributeError, TypeError)):
-                continue  # its before_fit may create what the state is loaded into
+            may_be_created = before_fit and listens(callback, "before_fit")
+            if may_be_created and isinstance(error, (AttributeError, TypeError)):
+                continue
             for each, state in kept:
                 each.load_state_dict(state)
-            error.add_note(f"in the callback {plugin.name!r}, which was given the state it had saved")
+            error.add_note(f"while the callback {callback.name!r} loaded its saved state")
             raise
 
 
 def put_tensors(model: torch.nn.Module, snapshot: dict[str, Any]) -> None:
-    """Put weights and buffers back, what modules keep beside them, and what was frozen."""
+    """Restore the weights, buffers, other attributes and frozen parameters of a model."""
     put_named(model, snapshot["model"], snapshot.get("empty"))
     put_extra(model, snapshot["extra"])
     put_frozen(model, snapshot["frozen"])
-    if "plain" in snapshot:  # not in a file from before these were kept
+    if "plain" in snapshot:  # missing in files of early versions
         put_plain(model, snapshot["plain"], numbers=moved_in(snapshot, "model"))
 
 
 def put_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
-    """Load an optimizer's state with the dtypes that it had, which torch casts to the parameters'."""
+    """Load an optimizer's state with its original dtypes; torch alone casts it to those of the parameters."""
     optimizer.load_state_dict(copy.deepcopy(state))
     states = state["members"] if is_made(optimizer) else [state]
     for member, own in zip(members_of(optimizer), states, strict=True):
@@ -177,7 +183,7 @@ def put_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
 
 
 def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give the tensors of an optimizer's state the dtypes that they have in `state`."""
+    """Convert the tensors of an optimizer's state to the dtypes that they have in `state`."""
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):
@@ -192,15 +198,18 @@ def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
 @contextmanager
 def sandbox(learn: FullLearner) -> Iterator[Any]:
-    """Put back, at the end, all that a snapshot holds, gradients, modes, plug-ins and how the fit ended."""
+    """Restore, at the end, a snapshot, gradients, modes, callbacks, and how the last fit ended."""
     snapshot = take(learn)
     modules = [learn.model, *modules_beside(learn).values()]
     gradients = [(each, each.grad) for module in modules for each in module.parameters()]
     modes = [(each, each.training) for module in modules for each in module.modules()]
     marks = unkept.hidden_tensors(learn.model)
     drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
-    ending, plugins = (learn.stop_reason, learn.error, learn.n_fits, learn.loop.known), tuple(learn.callbacks)
-    learn.loop.known = type(learn.loop.known)()  # what a few batches tell of a loader is not kept
+    ending, callbacks = (
+        (learn.stop_reason, learn.error, learn.n_fits, learn.loop.known),
+        tuple(learn.callbacks),
+    )
+    learn.loop.known = type(learn.loop.known)()  # a few batches in the block show nothing about a loader
     parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
     groups = [(each, len(each.param_groups)) for each in members_of(learn.optimizer)]
     for parameter, _ in gradients:
@@ -208,8 +217,8 @@ def sandbox(learn: FullLearner) -> Iterator[Any]:
     try:
         yield learn
     finally:
-        put_callbacks(learn, plugins)
-        vars(learn).update(parts)  # of which the block may have put others in their place
+        put_callbacks(learn, callbacks)
+        vars(learn).update(parts)  # the block may have replaced them
         for member, n_groups in groups:
             del member.param_groups[n_groups:]
         restore(learn, snapshot)
@@ -224,7 +233,7 @@ def sandbox(learn: FullLearner) -> Iterator[Any]:
 
 
 def put_callbacks(learn: FullLearner, callbacks: tuple[Any, ...]) -> None:
-    """Restore exactly these callbacks, each in its place; in mid-fit, restored ones start again."""
+    """Restore this list of callbacks; in mid-fit, those that come back start again."""
     before = tuple(learn.callbacks)
     if list(map(id, before)) == list(map(id, callbacks)):
         return
@@ -237,11 +246,11 @@ def put_callbacks(learn: FullLearner, callbacks: tuple[Any, ...]) -> None:
                 membership.begin(learn, callback)
 
 
-USUAL = ("builtins", "collections")  # where the kinds of a module's other attributes come from
+USUAL = ("builtins", "collections")  # the packages of attributes that hold no generator
 
 
 def parts_with_generators(learn: FullLearner) -> Iterator[tuple[str, Any]]:
-    """What may hold random generators of its own."""
+    """The loaders, modules and loss, which may hold random generators, by name."""
     yield "train", learn.data.train
     yield "valid", learn.data.valid
     for place, root in {"model": learn.model, **modules_beside(learn)}.items():
@@ -257,7 +266,7 @@ def parts_with_generators(learn: FullLearner) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def keep_random_states(loader: Any = None) -> Iterator[None]:
-    """Put back, at the end, what training draws from: the random generators, and the loader's next order."""
+    """Restore, at the end, the global random states and the next order of the loader."""
     order = loader.state_dict() if isinstance(loader, TensorLoader) else None
     try:
         with draws.undrawn():

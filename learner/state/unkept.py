@@ -1,4 +1,4 @@
-"""Report tensors of the model that a checkpoint cannot keep, at the first save."""
+"""Report tensors of the model that snapshots and checkpoints do not hold."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from learner.state.protocol import FullLearner
 
 Marks = dict[str, Any]
 
-MOST = 1_000  # items of a long container that are looked at
+MOST = 1_000  # items of a long container that are examined
 
 
 def without_unkept(learn: FullLearner, contents: dict[str, Any]) -> dict[str, Any]:
-    """The contents of a file, with a word in place of the attributes of a kind that a file does not hold."""
+    """The contents of a file, with a placeholder for each attribute of a type that a file cannot hold."""
     parts = {"model": contents, LOSS: contents[LOSS] or {"plain": {}}}
     lost: list[str] = []
     for title, state in parts.items():
-        faults = [key for key, value in state["plain"].items() if not is_storable(value)]
-        lost += [f"{title}.{key}" for key in faults]
-        state["plain"] |= dict.fromkeys(faults, NOT_KEPT)
+        problems = [key for key, value in state["plain"].items() if not is_storable(value)]
+        lost += [f"{title}.{key}" for key in problems]
+        state["plain"] |= dict.fromkeys(problems, NOT_KEPT)
     report(learn, [*lost, *changed(learn.model, learn.hidden_at_start)])
     return contents
 
 
 def report(learn: FullLearner, names: list[str]) -> None:
-    """Warn of each of these once."""
+    """Warn of each of these names once."""
     new = [name for name in names if name not in learn.reported]
     learn.reported.update(new)
     if new:
         warn(
-            f"the tensors in {listed(new)} change, and are not kept by snapshots and checkpoints, so that "
-            "numbers may differ after them: register a buffer, or keep them in an attribute of the module "
-            f"that is a tensor, or a tuple, list or dict of at most {LONGEST} tensors."
+            f"the tensors in {listed(new)} change, but snapshots and checkpoints do not hold them, so "
+            "results may differ after a restore: register a buffer, or store them in an attribute of the "
+            f"module that is a tensor, or a tuple, list or dict of at most {LONGEST} tensors."
         )
 
 
 def hidden_tensors(module: nn.Module) -> Marks:
-    """Marks, which change as they do, of the tensors in objects and long containers that modules hold."""
+    """Marks of the tensors in objects and long containers of modules; a mark changes with its tensor."""
     found: Marks = {}
     for key, owner, name in places(module):
         value = vars(owner)[name]
@@ -56,7 +56,7 @@ def hidden_tensors(module: nn.Module) -> Marks:
 
 
 def marks_in(parts: Iterable[Any]) -> list[tuple[int, int]]:
-    """Of each tensor in these which one it is, and how often it was written to."""
+    """The identity of each tensor in these values, and how often it was written to."""
     return [(id(each), each._version) for part in parts for each in tensors_in(part)]
 
 
@@ -66,13 +66,13 @@ def parts_of(value: Any) -> Iterable[Any]:
 
 
 def is_passed_over(value: Any) -> bool:
-    """Are its tensors not the model's state, as of torch's objects, modules, classes and functions?"""
+    """Is this an object of torch, a module, a class or a function? Its tensors are not the model's state."""
     is_torchs = type(value).__module__.startswith("torch")
     return isinstance(value, (nn.Module, type)) or callable(value) or is_torchs
 
 
 def changed(module: nn.Module, before: Marks | None) -> list[str]:
-    """The keys of what was marked and has changed."""
+    """The names whose marks have changed."""
     if not before:
         return []
     now = hidden_tensors(module)

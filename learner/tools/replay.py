@@ -199,7 +199,7 @@ def begin(learn: Any, kept: dict[str, Any]) -> None:
     learn.loop.begin_pass(learn, learn.data.train, training=True)
     learn.loop.on["before_train"](learn)
     states = {name: state for name, state in kept["callbacks"].items() if state is not None}
-    snapshots.put_plugins(learn, states)
+    snapshots.put_callback_states(learn, states)
     set_mode(learn.optimizer, training=True)
     snapshots.put_tensors(learn.model, kept)
     if kept.get(LOSS) is not None:

@@ -443,7 +443,7 @@ def test_a_finished_run_can_be_extended(first, capsys):
         ),
         (["resume", "runs/recipe-1", "fit.epochs=1"], "pass at least 2"),
         (["resume", "runs/recipe-1", "data.n_points=300"], "n_items: "),
-        (["resume", "runs/recipe-1", "--differ", "batchsize"], "there is no such difference"),
+        (["resume", "runs/recipe-1", "--differ", "batchsize"], "is not a known difference"),
         (["run", "first/recipe.yaml", *SAVING, "--resume", "optimizer.lr=0.5"], "has changed since the run"),
         (["resume", "runs/recipe-2"], "has no checkpoint"),
         (["verify-resume", "first/recipe.yaml", "--kills", "1"], "n_kills=1"),

@@ -445,7 +445,7 @@ def test_a_sandbox_leaves_no_trace(make_learner):
 
 
 def test_a_stop_without_a_reason_is_refused(learn):
-    with pytest.raises(TypeError, match="say why in words"):
+    with pytest.raises(TypeError, match="pass the reason"):
         learn.stop("")
 
 
