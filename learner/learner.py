@@ -59,7 +59,7 @@ class Learner(FitState):
         optimizer: a function that takes parameters and returns an optimizer, as `partial(torch.optim.SGD,
             lr=0.1)`, or an optimizer. A list of several is the same as `Optimizers(...)` of them.
         callbacks: instances or classes; they run in the order of their phases, then in the order given.
-        metrics: functions of `(preds, targets)`, our `Metric`s, or torchmetrics objects.
+        metrics: functions of `(preds, targets)`, our `Metric`s, or torchmetrics objects; one or a list.
         defaults: callbacks that every learner has unless you replace them; `()` for none.
         splitter: a function that takes the model and returns its layer groups from input to output, as
             `lambda model: [model.body, model.head]`. `freeze` and learning rates per group use these groups.
@@ -87,10 +87,10 @@ class Learner(FitState):
         data: Any,
         loss_func: Any = None,
         optimizer: Any = None,
-        callbacks: Iterable[CallbackOrClass] = (),
-        metrics: Iterable[Any] = (),
+        callbacks: Iterable[CallbackOrClass] | CallbackOrClass = (),
+        metrics: Any = (),
         *,
-        defaults: Iterable[CallbackOrClass] = DEFAULT_CALLBACKS,
+        defaults: Iterable[CallbackOrClass] | CallbackOrClass = DEFAULT_CALLBACKS,
         splitter: Splitter | None = None,
         decay_norms: bool = True,
     ):
@@ -108,7 +108,7 @@ class Learner(FitState):
     def fit(
         self,
         n_epochs: int,
-        callbacks: Iterable[CallbackOrClass] = (),
+        callbacks: Iterable[CallbackOrClass] | CallbackOrClass = (),
         *,
         resume: Resume = "never",
         allow: Iterable[str] = (),

@@ -47,6 +47,11 @@ class OptunaPruning(Callback):
         self.n_epochs = 0
         self.verdict: str | None = None
 
+    @property
+    def monitors(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The result that is monitored."""
+        return (self.monitor,)
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.verdict = None
         check_measured(self.monitor, learn, "OptunaPruning")

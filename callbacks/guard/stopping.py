@@ -87,6 +87,11 @@ class EarlyStopping(Callback):
         """Are the weights of the best epoch restored when the fit ends?"""
         return self.restore_best
 
+    @property
+    def monitors(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The result that is monitored."""
+        return (self._best.monitor,)
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._best.monitor = self._measured.monitor = self.monitor  # the user may have changed it
         self._best.begin(learn)

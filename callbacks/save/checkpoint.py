@@ -97,6 +97,11 @@ class Checkpoint(Callback):
         self._in_epoch = self._has_warned = self._is_saved = False
         self._unlocked = None
 
+    @property
+    def monitors(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The result that is monitored."""
+        return (self._best.monitor,) if self._best.monitor else ()
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._reset()
         self._measured.begin_fit()

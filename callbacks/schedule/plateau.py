@@ -68,6 +68,11 @@ class ReduceLROnPlateau(Callback):
         self.wait = self.rest = self.n_reduced = 0
         self._kept: Kept | None = None
 
+    @property
+    def monitors(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The result that is monitored."""
+        return (self._best.monitor,)
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         check_alone(self, learn)
         self._best.monitor = self.monitor  # it may have been changed

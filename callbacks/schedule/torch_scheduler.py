@@ -107,6 +107,11 @@ class TorchScheduler(Callback):
         if self._made is not None and not self._is_waiting:
             self._go_to_position()
 
+    @property
+    def monitors(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The result that is monitored, by a `ReduceLROnPlateau` in a fit."""
+        return (self.monitor,) if isinstance(self._made, ReduceLROnPlateau) else ()
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         if not isinstance(learn.optimizer, torch.optim.Optimizer):
             raise TypeError(

@@ -29,7 +29,7 @@ Operations = Mapping[str, Call]
 
 def with_defaults(
     given: Iterable[Callback | type[Callback]],
-    metrics: Iterable[Any],
+    metrics: Any,
     defaults: Iterable[Callback | type[Callback]],
     learner_class: type,
     operations: Operations,
@@ -62,17 +62,18 @@ def with_defaults(
 
 
 def as_list(given: Any, argument: str) -> list[Any]:
-    """The given callbacks or metrics as a list.
+    """The given callbacks or metrics as a list; a single one is a list of one.
 
     Raises:
-        TypeError: a single callback or metric was given, or something else that is not a list.
+        TypeError: something that is neither was given.
     """
-    if isinstance(given, (Callback, str)) or callable(given) or not isinstance(given, Iterable):
-        form = (
-            "metrics, as in metrics=[RMSE()]"
-            if argument == "metrics"
-            else f"callbacks, as in {argument}=[ZeroGrad()]"
-        )
+    is_metric = argument == "metrics" and (callable(given) or hasattr(given, "compute"))
+    if is_metric or isinstance(given, Callback) or (isinstance(given, type) and issubclass(given, Callback)):
+        return [given]
+    if isinstance(given, str) or callable(given) or not isinstance(given, Iterable):
+        form = "metrics, as in metrics=[RMSE()]"
+        if argument != "metrics":
+            form = f"callbacks, as in {argument}=[ZeroGrad()]"
         hint = f" {RATE_HINT}" if isinstance(given, (float, slice)) else ""
         raise TypeError(f"{argument}={given!r}: pass a list of {form}.{hint}")
     return list(given)

@@ -86,7 +86,12 @@ def test_what_is_no_plug_in_is_told_with_the_argument_that_it_was_given_as(make_
         When(3, start="1 step")
 
 
-@pytest.mark.parametrize("callbacks", ["ZeroGrad", Recorder(), Recorder, 3])
+def test_a_single_callback_need_not_be_a_list(make_learner):
+    for callback in (Recorder(), Recorder):
+        assert Recorder in make_learner(callbacks=callback, defaults=ZeroGrad).callbacks
+
+
+@pytest.mark.parametrize("callbacks", ["ZeroGrad", print, 3])
 def test_callbacks_that_are_not_a_list_are_refused(callbacks, make_learner):
     with pytest.raises(TypeError, match="pass a list of callbacks"):
         make_learner(callbacks=callbacks)

@@ -370,7 +370,16 @@ def test_a_metric_called_as_the_loss_is_refused():
         Metrics(loss)
 
 
-@pytest.mark.parametrize("metrics", [RMSE(), accuracy, "accuracy", torchmetrics.MetricCollection([]), 3])
+def test_a_single_metric_need_not_be_a_list():
+    def bias(preds, targets):
+        return (preds - targets).mean()
+
+    for metric in (RMSE(), bias, torchmetrics.MeanSquaredError()):
+        learn = Learner(nn.Linear(3, 1), Data(uneven_batches(3)), F.mse_loss, metrics=metric)
+        assert learn.metrics == (metric,)
+
+
+@pytest.mark.parametrize("metrics", ["accuracy", 3])
 def test_metrics_that_are_not_a_list_are_refused(metrics):
     with pytest.raises(
         TypeError, match=r"(?s)metrics=.*: pass a list of metrics, as in metrics=\[RMSE\(\)\]"
