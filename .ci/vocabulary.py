@@ -225,7 +225,7 @@ def is_ours(path: Path) -> bool:
     """Is this a file that people write?"""
     folders = path.relative_to(ROOT).parts[:-1] if path.is_relative_to(ROOT) else ()
     hidden = {each for each in folders if each.startswith(".")} - {".ci", ".github"}
-    return not hidden and not {"_build", "__pycache__", "dist", "runs"} & set(folders)
+    return not hidden and "runs" not in folders[:1] and not {"_build", "__pycache__", "dist"} & set(folders)
 
 
 def main(paths: Sequence[str]) -> int:

@@ -1,0 +1,1 @@
+"""Learners from recipes and folders, many at once."""

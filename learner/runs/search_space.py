@@ -1,0 +1,193 @@
+"""The settings that a sweep varies: `optimizer.lr=1e-4..1e-1` is a range, `batch_size=16,32` are choices."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from learner.recipes.names import signature_of
+from learner.recipes.overrides import COMMAND_LINE
+from learner.recipes.recipe import Recipe, load_recipe
+from learner.recipes.recipe_errors import Place, Problem, RecipeError, did_you_mean
+from learner.recipes.sections import KEYS
+from learner.recipes.yaml_tree import Node, as_scalar, parse
+
+DECADES = {float: 10, int: 100}  # ratio of the ends of a range from which its scale is logarithmic
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting that varies.
+
+    Attributes:
+        path: its path in the recipe.
+        low, high: the ends of a range, both included; None for choices.
+        choices: the values to choose from; empty for a range.
+    """
+
+    path: str
+    low: Any = None
+    high: Any = None
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def is_log(self) -> bool:
+        """Is the range searched on a logarithmic scale?"""
+        return not self.choices and self.low > 0 and self.high / self.low >= DECADES[type(self.low)]
+
+    @property
+    def labels(self) -> list[Any]:
+        """The choices as Optuna stores them: a list or mapping as text."""
+        return [json.dumps(each) if isinstance(each, (list, dict)) else each for each in self.choices]
+
+    def distribution(self, optuna: Any) -> Any:
+        """Optuna's distribution of the values."""
+        if self.choices:
+            return optuna.distributions.CategoricalDistribution(self.labels)
+        kind = "IntDistribution" if isinstance(self.low, int) else "FloatDistribution"
+        return getattr(optuna.distributions, kind)(self.low, self.high, log=self.is_log)
+
+    def override(self, value: Any) -> str:
+        """The override that sets a value, which may be a label."""
+        labels = [json.dumps(each) for each in self.labels]
+        text = json.dumps(value)
+        return f"{self.path}={json.dumps(self.choices[labels.index(text)]) if self.choices else text}"
+
+    def __str__(self) -> str:
+        if self.choices:
+            return f"{self.path}: {', '.join(map(str, self.labels))}"
+        return f"{self.path}: {self.low} to {self.high}{', logarithmic' if self.is_log else ''}"
+
+
+def read_settings(words: Iterable[str], path: str, allow: Iterable[str]) -> tuple[list[Setting], list[str]]:
+    """The settings that vary, and the other overrides, from words such as `lr=1e-4..1e-1`.
+
+    Raises:
+        RecipeError: the recipe or a word has problems, also with the values at the ends or one of the
+            choices.
+    """
+    read = [Word(text, number) for number, text in enumerate(words, 1)]
+    plain = [word for word in read if word.setting is None]
+    recipe = load_recipe(
+        path, [word.text for word in plain if "." in word.key or word.key in KEYS], allow=allow
+    )
+    known = paths_of(recipe)
+    for word in read:
+        word.resolve(known)
+    fixed = [word.override for word in plain]
+    settings = [word.setting for word in read if word.setting is not None]
+    seen: set[str] = set()
+    for word in read:
+        if word.path in seen:
+            raise word.error(f"{word.path} is given twice", "Write each setting once.")
+        seen.add(word.path)
+    for setting in settings:
+        for value in setting.labels or (setting.low, setting.high):
+            load_recipe(path, [*fixed, setting.override(value)], allow=allow)
+    return settings, fixed
+
+
+class Word:
+    """A word `key=value` of the command line.
+
+    Raises:
+        RecipeError: it has no `=`, or its range or choices cannot be used.
+    """
+
+    def __init__(self, text: str, number: int):
+        self.text, self.number = text, number
+        self.key, equals, self.value = text.partition("=")
+        self.path = self.key
+        if not equals or not all(self.key.split(".")):
+            raise self.error(f"{text!r} is not a setting", "Write key=low..high or key=value,value.")
+        self.setting = self._range() or self._choices()
+
+    @property
+    def override(self) -> str:
+        """The word with the full path."""
+        return f"{self.path}={self.value}"
+
+    def error(self, message: str, hint: str) -> RecipeError:
+        """A problem with this word."""
+        return RecipeError([Problem(Place(COMMAND_LINE, self.number, 1, self.text), message, hint)])
+
+    def resolve(self, known: list[str]) -> None:
+        """Find the full path of a short name.
+
+        Raises:
+            RecipeError: the recipe has no such setting, or several.
+        """
+        if "." in self.key or self.key in KEYS:
+            return
+        found = [each for each in known if each.rpartition(".")[2] == self.key]
+        if len(found) > 1:
+            raise self.error(f"{self.key} is ambiguous", f"Write one of: {', '.join(found)}.")
+        if not found:
+            names = dict.fromkeys(each.rpartition(".")[2] for each in known)
+            raise self.error(f"the recipe has no setting {self.key!r}", did_you_mean(self.key, names))
+        self.path = found[0]
+        if self.setting is not None:
+            self.setting = Setting(self.path, self.setting.low, self.setting.high, self.setting.choices)
+
+    def _range(self) -> Setting | None:
+        words = self.value.split("..") if not self.value.startswith(("'", '"', "[", "{")) else []
+        ends: list[Any] = [as_scalar(word) for word in words]
+        numeric = [type(end) in (int, float) for end in ends]
+        if len(ends) != 2 or not any(numeric):
+            return None
+        if not all(numeric) or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+            raise self.error(f"{self.value!r} is not a range", "Write low..high, as 1e-4..1e-1 or 16..128.")
+        if not all(type(end) is int for end in ends):
+            ends = [float(end) for end in ends]
+        return Setting(self.path, *ends)
+
+    def _choices(self) -> Setting | None:
+        if "," not in self.value:
+            return None
+        tree = parse(f"[{self.value}]", COMMAND_LINE, shown=self.text, line=self.number)
+        values = tree.plain()
+        if len(values) < 2:
+            return None
+        if len({json.dumps(value) for value in values}) < len(values):
+            raise self.error("a choice is given twice", "Write each choice once.")
+        return Setting(self.path, choices=tuple(values))
+
+
+def paths_of(recipe: Recipe) -> list[str]:
+    """The full paths of all settings: those that the recipe writes, and all arguments of its parts."""
+    sections = recipe.sections
+    callbacks = {f"callbacks.{key}": sections.callbacks.get(key) for key in sections.callback_nodes}
+    parts = {**sections.parts, **callbacks}
+    found = dict.fromkeys(leaves(recipe.tree))
+    for key, part in parts.items():
+        if part is not None and not (key == "model" and isinstance(part.node.value, list)):
+            found |= dict.fromkeys(
+                f"{key}.{name}" for name in signature_of(part.kind, part.target).parameters
+            )
+    return [path for path in found if not path.endswith(".use")]
+
+
+def leaves(node: Node, path: str = "") -> Iterator[str]:
+    """The paths of the values below a node."""
+    pairs = node.value.items() if isinstance(node.value, dict) else enumerate(node.value)
+    for key, each in pairs:
+        place = f"{path}.{key}".lstrip(".")
+        if isinstance(each.value, (dict, list)):
+            yield from leaves(each, place)
+        else:
+            yield place
+
+
+def combinations(settings: Iterable[Setting]) -> list[dict[str, Any]]:
+    """All combinations of choices; empty if a setting is a range."""
+    settings = list(settings)
+    if not all(each.choices for each in settings):
+        return []
+    paths = [each.path for each in settings]
+    return [
+        dict(zip(paths, values, strict=True)) for values in itertools.product(*(s.labels for s in settings))
+    ]

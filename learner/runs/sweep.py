@@ -1,0 +1,293 @@
+"""`learner sweep`: train a recipe many times with other settings, which Optuna suggests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from callbacks import Metrics, OptunaPruning, Progress, Recorder
+from callbacks.core.output import print_line
+from callbacks.history.direction import Direction
+from callbacks.results.best import check_measured
+from learner.learner import Learner
+from learner.recipes.recipe import Recipe, load_recipe
+from learner.recipes.recipe_errors import Mistake
+from learner.recipes.run_folder import new_folder, numbered, shown_path
+from learner.recipes.runs import keep_recipe, train
+from learner.report.curves import Axis
+from learner.report.records import monitored_in
+from learner.report.sweep_page import Sweep, Trial, setting, sweep_report
+from learner.runs.search_space import Setting, combinations, read_settings
+
+PLAN, STORAGE, TRIALS = "sweep.json", "journal.log", "trials"
+MAX_TRIALS = 100_000  # more would repeat suggestions of the next seed
+N_TRIALS = 20  # unless the user says how many, or all combinations are tried
+
+
+@dataclass
+class Plan:
+    """What a sweep does; the same plan is needed to resume it.
+
+    Attributes:
+        recipe: the recipe's path.
+        settings: what varies.
+        fixed: the other overrides.
+        monitor: the result that is optimized, by its best epoch.
+        direction: the direction in which it is better.
+        seed: determines the suggestions.
+        allow: packages that the recipe may import.
+    """
+
+    recipe: str
+    settings: list[Setting]
+    fixed: list[str]
+    monitor: str
+    direction: Direction
+    seed: int
+    allow: list[str]
+
+    def build(self, params: dict[str, Any]) -> tuple[Recipe, Learner]:
+        """The recipe with some values of the settings, and its learner."""
+        overrides = [each.override(params[each.path]) for each in self.settings if each.path in params]
+        recipe = load_recipe(self.recipe, [*self.fixed, *overrides], allow=self.allow)
+        return recipe, recipe.build()
+
+
+def make_plan(
+    path: str,
+    words: list[str],
+    *,
+    allow: list[str],
+    seed: int,
+    result: str | None,
+    wanted: Direction | None,
+) -> Plan:
+    """Read and check what a sweep is to do; the recipe is built once.
+
+    Args:
+        path: the recipe.
+        words: what varies and other overrides, as on the command line.
+        allow: packages that the recipe may import.
+        seed: determines the suggestions.
+        result: what to optimize; by default what the recipe monitors, otherwise its loss.
+        wanted: the direction in which that is better; by default the one that its metric declares.
+
+    Raises:
+        RecipeError, Mistake: the message says what to change.
+    """
+    settings, fixed = read_settings(words, path, allow)
+    if not settings:
+        raise Mistake("sweep: no setting varies. Write a range or choices: lr=1e-4..1e-1 batch_size=16,32.")
+    recipe = load_recipe(path, fixed, allow=allow)
+    monitor, direction = choose_result(recipe.build(), recipe, result, wanted)
+    return Plan(str(path), settings, fixed, monitor, direction, seed, allow)
+
+
+def choose_result(
+    learn: Learner, recipe: Recipe, name: str | None, wanted: Direction | None
+) -> tuple[str, Any]:
+    """The result to optimize, and its direction.
+
+    Raises:
+        Mistake: it is not measured, its direction is not known, or the direction is the other one.
+    """
+    if Recorder not in learn.callbacks:
+        raise Mistake(
+            "sweep: the recipe has no Recorder, so no result is kept. Add `Recorder: {}` to callbacks."
+        )
+    for callback in learn.callbacks:
+        if isinstance(callback, Metrics):
+            callback.before_fit(learn)  # from then on it knows the names; this learner is never fitted
+    default = "valid_loss" if learn.data.valid is not None else "train_loss"
+    name = name or monitored_in(flat_monitors(recipe)) or default
+    try:
+        check_measured(name, learn, "sweep")
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+    known = learn.measured[name]
+    if wanted and known and wanted != known:
+        verb = {"min": "--minimize", "max": "--maximize"}[known]
+        raise Mistake(f"sweep: {name} is better in the other direction. Write {verb} {name}.")
+    if not (wanted or known):
+        raise Mistake(
+            f"sweep: which direction of {name} is better? Write --minimize {name} or --maximize {name}."
+        )
+    return name, wanted or known
+
+
+def flat_monitors(recipe: Recipe) -> dict[str, str]:
+    """The results that callbacks of a recipe monitor, by path."""
+    nodes = {name: node.value for name, node in recipe.sections.callback_nodes.items()}
+    return {
+        f"{name}.{key}": each.value
+        for name, values in nodes.items()
+        if isinstance(values, dict)
+        for key, each in values.items()
+        if isinstance(each.value, str)
+    }
+
+
+def place_for(plan: Plan, runs: Path, *, resume: bool) -> Path:
+    """The folder of the sweep: a new one, or the newest one of the recipe.
+
+    Raises:
+        Mistake: there is none to resume, or it has another plan.
+    """
+    title = Path(f"{Path(plan.recipe).stem}-sweep")
+    if not resume:
+        folder = new_folder(runs.absolute(), title)
+        (folder / PLAN).write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
+        return folder
+    found = {
+        number: each for number, each in numbered(runs.absolute(), title).items() if (each / PLAN).is_file()
+    }
+    if not found:
+        raise Mistake(f"{plan.recipe} has no sweep in {shown_path(runs)}. Omit --resume to start one.")
+    folder = found[max(found)]
+    then, now = json.loads((folder / PLAN).read_text(encoding="utf-8")), json.loads(json.dumps(asdict(plan)))
+    other = [name for name in now if then.get(name) != now[name]]
+    if other:
+        raise Mistake(
+            f"the sweep in {shown_path(folder)} has another {' and '.join(other)}: "
+            f"{then.get(other[0])} there, {now[other[0]]} here. Repeat its command, or omit --resume."
+        )
+    return folder
+
+
+def sweep(plan: Plan, folder: Path, n_trials: int | None) -> Sweep:
+    """Run trials until there are `n_trials`, those of an earlier start included, and write the report.
+
+    A trial that fails is recorded, and the others are run. Ctrl-C keeps what is done.
+    """
+    optuna = import_optuna()
+    study = open_study(plan, folder, optuna)
+    grid = combinations(plan.settings)
+    n_trials = min(n_trials or len(grid), len(grid)) if grid else n_trials or N_TRIALS
+    for params in grid[:n_trials]:
+        study.enqueue_trial(params, skip_if_exists=True)
+    try:
+        while len(ended(study)) < n_trials:
+            run_trial(plan, study, folder, optuna)
+    finally:
+        axes = {each.path: Axis(each.low, each.high, each.is_log, each.labels) for each in plan.settings}
+        found = Sweep(folder, plan.monitor, plan.direction, trials_of(study), axes)
+        finish(plan, found)
+    return found
+
+
+def open_study(plan: Plan, folder: Path, optuna: Any) -> Any:
+    """Optuna's study, with the trials of an earlier start; an interrupted trial is to be run again."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would print a line per trial of its own
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / STORAGE))
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(backend),
+        study_name=folder.name,
+        direction={"min": "minimize", "max": "maximize"}[plan.direction],
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+        load_if_exists=True,
+    )
+    for trial in study.trials:
+        if trial.state.name == "RUNNING":
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+    return study
+
+
+def import_optuna() -> Any:
+    """The package Optuna.
+
+    Raises:
+        Mistake: it is missing.
+    """
+    try:
+        import optuna  # an extra
+    except ImportError as error:
+        raise Mistake('sweep needs a package that is missing: pip install "plainlearner[optuna]".') from error
+    return optuna
+
+
+def ended(study: Any) -> list[Any]:
+    """The trials that ended by themselves; one that was interrupted has neither a value nor an error."""
+    return [t for t in study.trials if t.state.name in ("COMPLETE", "PRUNED") or "error" in t.user_attrs]
+
+
+def run_trial(plan: Plan, study: Any, folder: Path, optuna: Any) -> None:
+    """Run one trial, and tell Optuna and the user how it ended."""
+    # Each trial has its own seed, so that a sweep that is resumed gets the same suggestions.
+    seed = (plan.seed * MAX_TRIALS + len(study.trials)) % 2**32
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    trial = study.ask({each.path: each.distribution(optuna) for each in plan.settings})
+    start = time.monotonic()
+    try:
+        value = train_trial(plan, trial, folder / TRIALS / f"trial-{trial.number}")
+    except optuna.TrialPruned:
+        pruned = study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        outcome = f"pruned after {len(pruned.intermediate_values)} epochs"
+    except Exception as error:  # noqa: BLE001 - recorded; the other trials may work
+        trial.set_user_attr("error", described(error))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        outcome = f"failed: {described(error)}"
+    else:
+        study.tell(trial, value)
+        outcome = f"{plan.monitor} {value:.5g}{' *' if study.best_trial.number == trial.number else ''}"
+    words = " ".join(f"{path.rpartition('.')[2]}={setting(value)}" for path, value in trial.params.items())
+    line = f"trial {trial.number}  {outcome}  {time.monotonic() - start:.1f}s  {words}"
+    print_line(line if len(line) <= 80 else f"{line[:77]}...", flush=True)
+
+
+def train_trial(plan: Plan, trial: Any, folder: Path) -> float:
+    """Train with the settings of a trial, and return the best value of the result.
+
+    Everything that is printed goes to `output.txt` in the trial's folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "output.txt").open("w", encoding="utf-8") as output, contextlib.redirect_stdout(output):
+        recipe, learn = plan.build(trial.params)
+        if Progress in learn.callbacks:
+            learn.remove_callbacks(Progress)
+        learn.add_callbacks(OptunaPruning(trial, plan.monitor))
+        keep_recipe(recipe, folder)
+        train(recipe, learn, folder)
+    value = learn.history.best(plan.monitor, plan.direction)[plan.monitor]
+    if not math.isfinite(value):
+        raise ValueError(f"the best {plan.monitor} is {value}.")
+    return value
+
+
+def described(error: Exception) -> str:
+    """An error in a line."""
+    problems = getattr(error, "problems", None)
+    words = problems[0].message if problems else str(error)
+    return f"{type(error).__name__}: {' '.join(words.split())}"
+
+
+def trials_of(study: Any) -> list[Trial]:
+    """The trials as plain data, without those that are still to run."""
+    words = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "interrupted"}
+    found = []
+    for each in study.get_trials(deepcopy=False):
+        if each.state.name in words:
+            state = words[each.state.name]
+            state = "interrupted" if state == "failed" and "error" not in each.user_attrs else state
+            value = each.value if state == "finished" else None
+            seconds = None if each.duration is None else each.duration.total_seconds()
+            error = each.user_attrs.get("error", "")
+            found.append(Trial(each.number, dict(each.params), state, value, seconds, error))
+    return found
+
+
+def finish(plan: Plan, found: Sweep) -> None:
+    """Write the report, and the best recipe with its Python files; print where they are."""
+    page = shown_path(found.folder / "report.html")
+    best = found.best
+    if best is not None:
+        recipe, _ = plan.build(best.params)
+        keep_recipe(recipe, found.folder)
+        (found.folder / "recipe.yaml").rename(found.folder / "best.yaml")
+    sweep_report(found).save(found.folder / "report.html")
+    print_line(f"\n{found}\nwrote {page}")
