@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from callbacks import Metrics, PlotSnapshots, Recorder, ZeroGrad
+from callbacks.history.drawing import BLUE, add_legend, new_axes
 from learner import Learner
 from learner.data.datasets import digits
 
@@ -50,10 +50,10 @@ def main() -> None:
 def draw_data() -> None:
     """The article's 20 points."""
     (time, speed), _ = article()
-    figure, ax = new_figure()
-    ax.scatter(time.numpy(), speed.numpy(), s=16)
-    ax.set(xlabel="time", ylabel="speed")
-    save(figure, "data.png")
+    ax = new_axes(6, 3.5)
+    ax.scatter(time.numpy(), speed.numpy(), s=18, facecolors="none", edgecolors=BLUE)
+    ax.set(xlabel="time", ylabel="speed", title="The data: 20 noisy points")
+    save(ax.figure, "data.png")
 
 
 def draw_six_steps(rate: float, ylim: tuple[int, int], name: str) -> None:
@@ -66,13 +66,14 @@ def draw_six_steps(rate: float, ylim: tuple[int, int], name: str) -> None:
 
 def draw_rates() -> None:
     """The loss over the epochs for three learning rates: too low, right, too high."""
-    figure, ax = new_figure()
+    ax = new_axes(6, 3.5)
     for rate in (1e-6, 1e-5, 4e-5):
-        make_learner(rate).fit(10).plot(["train_loss"], ax=ax)
+        make_learner(rate).fit(10).plot("train_loss", ax=ax, yscale="log")
+        ax.collections[-1].remove()  # the star of the best epoch, which is not the point here
         ax.lines[-1].set_label(f"lr {rate:g}")
-    ax.set(yscale="log", ylabel="loss")
-    ax.legend()
-    save(figure, "rates.png")
+    ax.set(ylabel="loss", title="1e-5 is right: 1e-6 is too low, 4e-5 too high")
+    add_legend(ax)
+    save(ax.figure, "rates.png")
 
 
 def draw_lr_find() -> None:
@@ -101,13 +102,7 @@ def make_learner(rate: float, *callbacks: Any) -> Learner:
     return Learner(Quadratic(params), data, nn.functional.mse_loss, optimizer, composed, defaults=())
 
 
-def new_figure() -> tuple[Figure, Any]:
-    """A figure of 6 x 3.5 inches, and its axes."""
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def save(figure: Figure, name: str) -> None:
+def save(figure: Any, name: str) -> None:
     """Write a small PNG."""
     figure.savefig(FOLDER / name, dpi=DPI, metadata={"Software": None})
     size = math.ceil((FOLDER / name).stat().st_size / 1024)

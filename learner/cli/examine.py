@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from callbacks import Callback, ParamScheduler
 from callbacks.core.registry import describe
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
 from learner.recipes.recipe_errors import Mistake, RecipeError
-from learner.tools.lr_find import SUGGESTIONS
+from learner.tools.lr_find import NAMES, NO_FALL, SUGGESTIONS, LRSearch
 
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
@@ -48,19 +49,26 @@ def do_lr_find(options: argparse.Namespace) -> int:
             found = learn.lr_find(n_steps=options.steps)
     except (ValueError, RuntimeError) as error:
         raise Mistake(str(error)) from error
-    for name in SUGGESTIONS:
-        print(f"{name:<10}{getattr(found, name):.2g}")
-    scheduler = next((each for each in learn.callbacks if sets_lr(each)), None)
-    if scheduler is None:
-        recipe_path = shlex.quote(options.recipe)
-        print(f"To use the first: learner run {recipe_path} optimizer.lr={found.valley:.2g}")
-    else:
-        print(f"{describe(scheduler)} sets the rate: write it there, optimizer.lr would have no effect.")
+    print_suggestions(found, options.recipe, learn.callbacks)
     if options.plot is not None:
         figure: Any = found.plot().figure
         figure.savefig(options.plot)
         print(f"wrote {options.plot}")
     return 0
+
+
+def print_suggestions(found: LRSearch, recipe: str, callbacks: Iterable[Callback]) -> None:
+    """Print the rates, and how to use the first; or that there is none."""
+    if not found.falls:
+        print(f"Nothing to suggest: {NO_FALL}.")
+        return
+    for name in SUGGESTIONS:
+        print(f"{NAMES.get(name, name):<12}{getattr(found, name):.2g}")
+    scheduler = next((each for each in callbacks if sets_lr(each)), None)
+    if scheduler is None:
+        print(f"To use the first: learner run {shlex.quote(recipe)} optimizer.lr={found.valley:.2g}")
+    else:
+        print(f"{describe(scheduler)} sets the rate: write it there, optimizer.lr would have no effect.")
 
 
 def sets_lr(callback: Callback) -> bool:

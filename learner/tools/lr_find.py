@@ -10,6 +10,7 @@ import torch
 
 from callbacks import BlackBox, Callback, CancelValidate, LearnerProtocol, Order
 from callbacks.guard.stop_on_nan import StopOnNaN
+from callbacks.history.drawing import BLUE, INK, MARKERS, VERMILLION, add_legend, new_axes
 from callbacks.optim import hyperparameters
 from callbacks.schedule.annealers import exp
 
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 BETA = 0.98  # of the running mean of the losses, as in fastai
 N_FEWEST = 10  # steps that a suggestion needs
 SUGGESTIONS = ("valley", "slide", "minimum", "steep")
+NAMES = {"minimum": "minimum/10"}  # as printed, where it differs
+MEANINGS = {
+    "valley": "a rate to start with",
+    "slide": "the largest before the loss jumps",
+    "minimum": "a tenth of the rate at the lowest loss",
+    "steep": "the loss falls most steeply",
+}
+# The drop of the loss, as a share of the first losses, and in standard errors of their difference. The errors
+# were above 3 in 63 of 64 searches on untrained networks, and below 3 in 44 of 48 after ten epochs and more.
+LEAST_DROP, LEAST_ERRORS = 0.05, 3.0
+NO_FALL = "the loss falls at none of these rates, as if the model were trained already"
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,6 +41,8 @@ class LRSearch:
         rates: one per step, each larger than the one before by the same factor.
         losses: the running mean of the losses, debiased.
         raw: the losses themselves.
+
+    Where the loss does not fall, as on a trained model, `falls` is False and the suggestions mean nothing.
     """
 
     rates: list[float]
@@ -72,33 +86,68 @@ class LRSearch:
         first, last = len(self.rates) // 10, len(self.rates) - (5 if len(self.rates) > 4 * N_FEWEST else 0)
         return self.rates[first:last], self.losses[first:last]
 
+    @property
+    def falls(self) -> bool:
+        """Does the loss fall by more than noise? If it does not, the suggestions mean nothing."""
+        raw = torch.tensor(self.raw, dtype=torch.float64)
+        first, width = raw[: max(len(raw) // 3, 4)], max(len(raw) // 10, 3)
+        drop = first.mean() - raw.unfold(0, width, 1).mean(1).min()
+        noise = (first.diff().square().mean() / 2).sqrt() * math.sqrt(1 / width + 1 / len(first))
+        return bool(drop > LEAST_DROP * first.mean().abs() and drop > LEAST_ERRORS * noise)
+
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """Draw the smoothed loss over the rate, with the suggestions.
+        """Draw the smoothed loss over the rate, with the suggestions, or a title that there are none.
 
         Args:
-            ax: where to draw; by default a new figure of 6 x 4 inches.
+            ax: where to draw; by default a new figure of 7 x 4.5 inches.
 
         Returns:
-            The axes; `.figure.savefig(path)` keeps the picture.
+            The axes; `.figure.savefig(path)` writes the picture.
         """
-        from callbacks.history.drawing import new_axes
-
-        ax = ax or new_axes(6, 4)
-        ax.plot(self.rates, self.raw, color="lightgrey", linewidth=1, label="loss")
-        ax.plot(self.rates, self.losses, label="smoothed")
-        for name in SUGGESTIONS:
-            rate = getattr(self, name)
-            at = min(range(len(self.rates)), key=lambda step: abs(math.log(self.rates[step] / rate)))
-            ax.plot(rate, self.losses[at], "o", label=f"{name} {rate:.2g}")
-        low, high = min(*self.raw, *self.losses), max(self.losses)
-        ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
-        ax.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) or None)
-        ax.legend()
+        ax = ax or new_axes(7, 4.5)
+        raw = ax.plot(self.rates, self.raw, color=INK, alpha=0.5, linewidth=1, label="loss")
+        smooth = ax.plot(self.rates, self.losses, color=BLUE, linewidth=2, label="smoothed")
+        ax.set(xscale="log", xlabel="learning rate", ylabel="loss", title="Nothing to suggest: no fall")
+        low = min(*self.raw, *self.losses)
+        if self.falls:
+            high = max(self.losses[: self.losses.index(min(self.losses)) + 1])
+            ax.set_ylim(low - 0.55 * (high - low), high + 0.35 * (high - low))  # room below for labels
+            ax.set_title(f"A rate to start with: {self.valley:.2g} (valley)")
+            self._draw_suggestions(ax)
+        else:
+            high = max(self.losses)
+            ax.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) or None)
+        add_legend(ax, handles=[*raw, *smooth], loc="upper left")
         return ax
 
+    def _draw_suggestions(self, ax: Axes) -> None:
+        """Mark each suggestion on the curve, with its meaning on the left of a line down from it."""
+        arrow = {"arrowstyle": "-", "color": VERMILLION, "shrinkA": 0}
+        found = sorted((getattr(self, name), name) for name in SUGGESTIONS)
+        for place, (rate, name) in enumerate(found):
+            at = min(range(len(self.rates)), key=lambda step: abs(math.log(self.rates[step] / rate)))
+            label = f"{NAMES.get(name, name)} {rate:.2g}"
+            is_left = math.log(rate / self.rates[0]) < 0.4 * math.log(self.rates[-1] / self.rates[0])
+            dot = {"marker": MARKERS[place], "markersize": 7, "color": VERMILLION, "linestyle": ""}
+            ax.plot(rate, self.losses[at], label=label, **dot)
+            ax.annotate(
+                f" {label}: {MEANINGS[name]} ",
+                (rate, self.losses[at]),
+                (rate, 0.26 - 0.07 * place),
+                textcoords=ax.get_xaxis_transform(),
+                arrowprops=arrow | {"relpos": (1 - is_left, 0.5)},
+                color=ax.xaxis.label.get_color(),
+                ha="left" if is_left else "right",
+                va="center",
+                fontsize="small",
+            )
+
     def __repr__(self) -> str:
-        found = ", ".join(f"{name}={getattr(self, name):.2g}" for name in SUGGESTIONS)
-        return f"LRSearch({found}; {len(self.rates)} steps up to {self.rates[-1]:.2g})"
+        span = f"{len(self.rates)} steps up to {self.rates[-1]:.2g}"
+        if not self.falls:
+            return f"LRSearch(nothing to suggest: {NO_FALL}; {span})"
+        found = (f"{NAMES.get(name, name)}={getattr(self, name):.2g}" for name in SUGGESTIONS)
+        return f"LRSearch({', '.join(found)}; {span})"
 
 
 def search(learn: Any, start: float, end: float, n_steps: int, stop_factor: float | None) -> LRSearch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from callbacks.core.registry import describe
+from callbacks.history.drawing import add_legend, line_style, new_axes
 from callbacks.optim.hyperparameters import get
 from callbacks.schedule.budgets import n_train_batches
 from callbacks.schedule.param_scheduler import ParamScheduler
@@ -94,13 +95,11 @@ def joined(learn: Any, name: str, plans: list[Planned]) -> list[list[float]]:
 def plot(learn: Any, n_epochs: int, name: str, ax: Axes | None) -> Axes:
     """Draw the values of all groups over the epochs."""
     series = values_of(learn, n_epochs, name)
-    from callbacks.history.drawing import new_axes
-
     ax = ax or new_axes(6, 4)
     for number, values in enumerate(series):
         epochs = [n_epochs * step / len(values) for step in range(len(values))]
-        ax.plot(epochs, values, label=f"group {number}")
-    ax.set(xlabel="epoch", ylabel=name)
+        ax.plot(epochs, values, label=f"group {number}", **line_style(number))
+    ax.set(xlabel="epoch", ylabel=name, title=f"Planned {name} over {n_epochs} epochs")
     if len(series) > 1:
-        ax.legend()
+        add_legend(ax)
     return ax

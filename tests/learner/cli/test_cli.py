@@ -189,7 +189,7 @@ def test_ls_shows_one_name_in_detail(capsys):
 def test_lr_find_prints_suggestions_draws_them_and_trains_nothing(first, capsys):
     assert main(["lr-find", str(first), "--steps", "40", "--plot", "lr.png"]) == 0
     shown = capsys.readouterr().out
-    assert [line.split()[0] for line in shown.splitlines()[:4]] == ["valley", "slide", "minimum", "steep"]
+    assert [line.split()[0] for line in shown.splitlines()[:4]] == ["valley", "slide", "minimum/10", "steep"]
     assert "learner run first/recipe.yaml optimizer.lr=" in shown
     assert Path("lr.png").read_bytes().startswith(b"\x89PNG")
     assert not Path("runs").exists()
@@ -199,7 +199,7 @@ def test_lr_find_prints_suggestions_draws_them_and_trains_nothing(first, capsys)
 
 def test_lr_find_reports_that_a_schedule_sets_the_rate(first, capsys):
     schedule = "callbacks.ParamScheduler.schedules.lr={use: cos, start: 0.1, end: 0.0}"
-    assert main(["lr-find", str(first), schedule, "--steps", "20"]) == 0
+    assert main(["lr-find", str(first), schedule, "--steps", "40"]) == 0
     shown = capsys.readouterr().out
     assert "ParamScheduler sets the rate" in shown
     assert "learner run" not in shown

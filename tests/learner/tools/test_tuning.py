@@ -32,7 +32,7 @@ from callbacks import (
 )
 from callbacks.schedule.annealers import constant, flat_cos, one_cycle, sgdr
 from learner import Data, Learner
-from learner.tools.lr_find import SUGGESTIONS, LRSearch, longest_descent
+from learner.tools.lr_find import LRSearch, longest_descent
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
@@ -314,9 +314,24 @@ def test_the_plot_shows_losses_and_suggestions():
     ax = valley_shaped().plot()
     labels = [line.get_label() for line in ax.get_lines()]
     assert labels[:2] == ["loss", "smoothed"]
-    assert [str(label).split()[0] for label in labels[2:]] == list(SUGGESTIONS)
+    assert sorted(str(label).split()[0] for label in labels[2:]) == ["minimum/10", "slide", "steep", "valley"]
+    assert "minimum/10 0.01: a tenth of the rate at the lowest loss" in [
+        each.get_text().strip() for each in ax.texts
+    ]
     assert ax.get_xscale() == "log"
     assert all(math.isfinite(value) for value in ax.get_ylim())
+
+
+def test_a_search_on_a_trained_model_reports_that_it_has_nothing_to_suggest():
+    learn = make()
+    assert learn.lr_find().falls
+    learn.fit(60)
+    found = learn.lr_find(n_steps=40)
+    assert not found.falls
+    assert repr(found).startswith("LRSearch(nothing to suggest: the loss falls at none of these rates")
+    ax = found.plot()
+    assert ax.get_title() == "Nothing to suggest: no fall"
+    assert len(ax.get_lines()) == 2
 
 
 # The plan of a schedule
