@@ -34,11 +34,30 @@ __all__ = [
     "verify_resume",
 ]
 
-if not TYPE_CHECKING:  # a type checker would take it that every name is there
+ESTIMATORS = (
+    "LearnerClassifier",
+    "LearnerRegressor",
+)  # scikit-learn is an extra, and takes a second to import
+
+if TYPE_CHECKING:
+    from learner.estimators.estimators import LearnerClassifier as LearnerClassifier
+    from learner.estimators.estimators import LearnerRegressor as LearnerRegressor
+else:  # a type checker would take it that every name is there
 
     def __getattr__(name: str) -> Any:
-        """Raise an error for a missing name, with its place or its name here if they are known."""
+        """Import an estimator; raise an error for a missing name, with its name here if it is known."""
         import sys
+
+        if name in ESTIMATORS:
+            try:
+                from learner.estimators import estimators
+            except ModuleNotFoundError as error:
+                if not (error.name or "").startswith("sklearn"):
+                    raise
+                raise ImportError(
+                    f'{name} needs scikit-learn, which is missing: pip install "plainlearner[sklearn]".'
+                ) from error
+            return getattr(estimators, name)
 
         from callbacks.core.missing_names import missing
         from learner.messages.missing_attributes import meant_of_package

@@ -192,10 +192,11 @@ def test_a_program_takes_the_keywords_of_a_batch(tmp_path, model):
     assert program(**inputs).equal(model(**inputs))
 
 
-def test_outputs_are_plain_containers(tmp_path):
-    make(Several(), torch.rand(5, 3)).export(tmp_path / "model.pt2")
+def test_outputs_are_plain_containers_without_a_graph(tmp_path):
+    make(nn.Sequential(nn.Linear(3, 3), Several()), torch.rand(5, 3)).export(tmp_path / "model.pt2")
     output = torch.export.load(tmp_path / "model.pt2").module()(torch.ones(2, 3))
     assert output.keys() == {"logits", "rest"}
+    assert not output["logits"].requires_grad
     assert type(output["rest"]) is tuple
 
 

@@ -1,0 +1,113 @@
+"""The loss of an estimator: it fits the shapes of predictions and targets, and weights items."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from learner.learner import Learner
+
+
+class EstimatorLoss(nn.Module):
+    """A loss whose predictions and targets have the shapes that scikit-learn uses.
+
+    Args:
+        loss_func: a function or module of `(preds, targets)`; None for the usual one.
+        n_classes: the number of classes; None for regression.
+        make_module: for messages.
+    """
+
+    def __init__(self, loss_func: Callable[..., Any] | None, n_classes: int | None, make_module: Any):
+        super().__init__()
+        self.loss_func, self.n_classes = loss_func, n_classes
+        self.title = getattr(make_module, "__name__", "the module")
+
+    def forward(self, preds: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The mean over the items, each multiplied with its weight."""
+        loss_func = self.loss_func or usual_loss(preds, self.n_classes)
+        fit_shapes = self.as_regression if self.n_classes is None else self.as_classes
+        preds, targets = fit_shapes(preds, targets)
+        if weight is None:
+            return loss_func(preds, targets)
+        losses = per_item(loss_func, preds, targets)
+        return (losses.reshape(len(weight), -1).mean(1) * weight).mean()
+
+    def as_regression(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions in the shape of the targets."""
+        if preds.numel() != targets.numel() or len(preds) != len(targets):
+            raise ValueError(
+                f"{self.title} returned the shape {tuple(preds.shape)} for targets of the shape "
+                f"{tuple(targets.shape)}: return one number per item and target. A make_module with an "
+                "argument n_outputs receives their number."
+            )
+        return preds.reshape(targets.shape), targets
+
+    def as_classes(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """One score per class and item; for two classes one number per item will do."""
+        if self.n_classes == 2 and preds.shape in ((len(targets),), (len(targets), 1)):
+            return preds.flatten(), targets.to(preds.dtype)
+        if preds.ndim != 2 or preds.shape[1] != self.n_classes:
+            raise ValueError(
+                f"{self.title} returned the shape {tuple(preds.shape)} for {self.n_classes} classes: return "
+                f"{self.n_classes} scores per item. A make_module with an argument n_outputs receives the "
+                "number of classes. If this part of the data lacks a class, pass classes=[...]."
+            )
+        return preds, targets
+
+
+def usual_loss(preds: Tensor, n_classes: int | None) -> Callable[..., Tensor]:
+    """Mean squared error, or cross-entropy of scores that no function has been applied to."""
+    if n_classes is None:
+        return F.mse_loss
+    return F.cross_entropy if preds.ndim > 1 and preds.shape[1] > 1 else F.binary_cross_entropy_with_logits
+
+
+def per_item(loss_func: Callable[..., Any], preds: Tensor, targets: Tensor) -> Tensor:
+    """The losses of the items.
+
+    Raises:
+        TypeError: the loss has no `reduction="none"`.
+    """
+    if hasattr(loss_func, "reduction"):
+        loss_func = copy.copy(loss_func)
+        loss_func.reduction = "none"  # type: ignore[reportFunctionMemberAccess]
+        return loss_func(preds, targets)
+    try:
+        return loss_func(preds, targets, reduction="none")
+    except TypeError as error:
+        raise TypeError(
+            f"sample_weight needs the loss of each item, and {loss_func!r} has no reduction='none' as the "
+            "losses of torch have: give it this argument, or leave sample_weight out."
+        ) from error
+
+
+class EstimatorLearner(Learner):
+    """A learner whose batches may have the weights of the items in the third place."""
+
+    def compute_loss(self) -> None:
+        loss_func: Any = self.loss_func
+        self.loss_grad = loss_func(self.preds, self.targets, *self.batch[2:])
+
+
+def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
+    """A batch without the weights; a batch to predict has no targets either."""
+    return (batch[0],), batch[1] if len(batch) > 1 else None
+
+
+def probabilities(scores: Tensor, loss_func: Any) -> Tensor:
+    """The probabilities of the classes, from what the module returns under this loss."""
+    scores = scores.double()
+    name = getattr(loss_func, "__name__", type(loss_func).__name__)
+    is_single = scores.ndim == 1 or scores.shape[1] == 1
+    if name in ("NLLLoss", "nll_loss"):
+        found = scores.exp()
+    elif name in ("BCELoss", "binary_cross_entropy"):
+        found = scores
+    else:
+        found = scores.sigmoid() if is_single else scores.softmax(1)
+    return torch.stack([1 - found.flatten(), found.flatten()], 1) if is_single else found
