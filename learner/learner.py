@@ -24,6 +24,7 @@ from learner.engine.subclass import check_subclass
 from learner.examination import examination
 from learner.examination.report import Report
 from learner.inference import exporting, predictions
+from learner.inference.get_preds import get_preds
 from learner.loop import OPERATIONS, Loop, backward, compute_loss, forward, step
 from learner.messages.arguments import (
     check_assigned,
@@ -234,8 +235,9 @@ class Learner(FitState):
     # Predictions, files, state
 
     validate = predictions.validate
+    test = predictions.test
     predict = predictions.predict
-    get_preds = predictions.get_preds
+    get_preds = get_preds
     export = exporting.export
     save = saving.save
     load = saving.load

@@ -104,6 +104,7 @@ class Callback:
             into the existing object. Modules are placed on the device with the model.
         measures: names that this callback writes to `learn.results`, each with the direction in which it is
             better ("min", "max" or None), so that a monitor of it can be checked before the first epoch.
+        monitors: names in `learn.results` that decide what this callback does, e.g. `("valid_loss",)`.
         needs: classes of callbacks that this one requires.
         surrounds: operations that run inside the context that `surround` returns.
         yields: operations that it leaves to another callback, or to a subclass of the learner, that
@@ -129,6 +130,7 @@ class Callback:
     name: str = "callback"
     state: tuple[str, ...] = ()
     measures: Mapping[str, Direction | None] = {}
+    monitors: tuple[str, ...] = ()
     needs: tuple[type[Callback], ...] = ()
     surrounds: tuple[str, ...] = ()
     yields: tuple[str, ...] = ()

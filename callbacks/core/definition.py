@@ -65,6 +65,7 @@ def forms_of(base: Any, operations: tuple[str, ...]) -> dict[str, tuple[Callable
         "name": (lambda value: isinstance(value, str), "a string"),
         "state": (partial(is_tuple_of, str), "a tuple of attributes' names, as state = ('best', 'wait')"),
         "measures": (is_measures, "a dict to 'min', 'max' or None, as {'valid_score': 'max'}"),
+        "monitors": (partial(is_tuple_of, str), "a tuple of results' names, as ('valid_loss',)"),
         "needs": (partial(is_tuple_of, type), "a tuple of callback classes, as needs = (Recorder,)"),
         "sets_hyperparameters": (partial(is_tuple_of, str), "a tuple of names, as ('lr', 'momentum')"),
         "sets_from": (lambda value: isinstance(value, (str, type(None))), "None or a string: '5 epochs'"),

@@ -10,6 +10,7 @@ import warnings
 from typing import Any
 
 from callbacks.core.warning import is_output_error
+from callbacks.record.notebook import Replaced
 
 
 class Bar:
@@ -75,7 +76,7 @@ class ReplacedOutput(io.TextIOBase):
     encoding = "utf-8"
 
     def __init__(self):
-        self._output: Any = None
+        self._output = Replaced()
         self._line = ""
 
     def write(self, text: str) -> int:
@@ -83,16 +84,8 @@ class ReplacedOutput(io.TextIOBase):
         line = text.replace("\r", "").rstrip()
         if text.strip("\r") and line != self._line:
             self._line = line
-            self._show({"text/plain": line})
+            self._output.show({"text/plain": line})
         return len(text)
-
-    def _show(self, data: dict[str, str]) -> None:
-        if self._output is not None:
-            self._output.update(data, raw=True)
-            return
-        from IPython.display import display
-
-        self._output = display(data, raw=True, display_id=True)
 
 
 class BesideBar:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
+import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
 from callbacks.core.output import Output, print_line
+from callbacks.history.direction import guess_direction
 from callbacks.history.history import show
-from callbacks.record.bar import Bar, can_show_a_bar
+from callbacks.record.bar import Bar, can_show_a_bar, in_notebook, is_terminal, n_columns
+from callbacks.record.epoch_table import EpochTable, aside_of, monitored_by
+from callbacks.record.notebook import NotebookTable
 from callbacks.results.loss_weight import LossWeight
 from callbacks.results.means import Mean
 from callbacks.schedule.budgets import n_batches_of
@@ -20,28 +23,36 @@ REFRESH = 0.1  # seconds: nobody can read faster than ten times per second
 N_LINES = 20  # lines that are always printed; after them at most one per LINE_GAP
 LINE_GAP = 1.0  # seconds
 NEVER = math.inf
-#: A setting of the optimizer, as named by Metrics and LRMonitor.
-SETTING = re.compile(r"lr|(lr|momentum|weight_decay)_\d+")
 
 
 class Progress(Callback):
-    """Print a line per epoch and, in a terminal or notebook, draw a bar for the whole fit.
+    """Print a table with a row per epoch and, in a terminal or notebook, draw a bar for the whole fit.
 
-    A line shows the epoch, counted from 0 in each fit, its results (losses and metrics first, without the
-    optimizer's settings, which are in the history) and its time. It goes to standard output. After the first
-    twenty lines there is at most one per second, so that short epochs do not flood a log. The last epoch
-    always has a line, and so has the reason for a stop.
+    A row shows the epoch, counted from 0 in each fit, losses, metrics, the learning rate and the time. In a
+    terminal it is never wider than the screen: columns that matter less are left out, and a line names them.
+    What a callback measures has a column if another one monitors it. The history has all of them. The table
+    goes to standard output. After the first twenty rows there is at most one per second, so that short
+    epochs do not flood a log. The last epoch always has a row. The last line names the best epoch, by the
+    monitored result or else by `valid_loss`, unless a callback reports that it has restored its weights. The
+    reason for a stop has a line too.
 
     The bar counts training and validation batches. It goes to standard error, is drawn at most ten times per
     second, and disappears when the fit ends. Other output in a terminal appears above it. There is no bar if
     standard error is not a terminal. If output fails, as on a full disk, training continues.
+
+    In a notebook the table is one HTML output that grows.
+
+    Args:
+        plot: draw the curves of `learn.history.plot()` below the table while the fit runs, at most once per
+            second; only in a notebook.
     """
 
     order = Order.REPORT
     shows_progress = True
 
-    def __init__(self, *, name: str | None = None):
+    def __init__(self, *, plot: bool = False, name: str | None = None):
         super().__init__(name=name)
+        self.plot = plot
         self._reset()
 
     def _reset(self) -> None:
@@ -52,15 +63,19 @@ class Progress(Callback):
         self._n_passed = 0  # batches of the completed passes, if the lengths are unknown
         self._fit_begun = self._epoch_begun = 0.0
         self._next_line, self._n_lines = 0.0, 0
-        self._left_out: tuple[int, dict[str, Any], float] | None = (
-            None  # the last epoch, if its line is not printed yet
-        )
+        self._left_out: tuple[int, dict[str, Any], float] | None = None  # an epoch without a row so far
+        self._table = EpochTable(1, None)
+        self._notebook: NotebookTable | None = None
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.cleanup_fit(learn)
         self._fit_begun = self._epoch_begun = time.monotonic()
         self._lengths = length_of(learn.data.train), length_of(learn.data.valid)
         self._next_draw = 0.0 if can_show_a_bar() else NEVER
+        width = n_columns(sys.stdout) if is_terminal(sys.stdout) else None
+        self._notebook = NotebookTable() if in_notebook() else None
+        width = None if self._notebook else width
+        self._table = EpochTable(learn.n_epochs, width, monitored_by(learn), aside_of(learn))
 
     def before_epoch(self, learn: LearnerProtocol) -> None:
         self._epoch_begun = time.monotonic()
@@ -96,26 +111,39 @@ class Progress(Callback):
         now = time.monotonic()
         self._left_out = learn.epoch, learn.results, now - self._epoch_begun
         if now >= self._next_line or self._n_lines < N_LINES:
-            self._print_line(learn)
+            self._print_row(learn)
             self._next_line = now + LINE_GAP
 
     def after_fit(self, learn: LearnerProtocol) -> None:
-        self._print_line(learn)
+        self._print_row(learn)
+        if self._table.left_out:
+            print_line(f"no room for {', '.join(self._table.left_out)}: see learn.history")
         if learn.stop_reason:
             print_line(f"stopped in epoch {learn.epoch}: {learn.stop_reason}")
+        best = best_of(learn) if self._n_lines else None
+        if best is not None and not (best.epoch < learn.epoch and best.name in names_restored_by(learn)):
+            print_line(f"best epoch: {best.epoch} ({best.name} {show(best.value)})")
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._print_line(learn)
+        self._print_row(learn)
         if self._bar is not None:
             with self._output:
                 self._bar.close()
         self._reset()
 
-    def _print_line(self, learn: LearnerProtocol) -> None:
-        if self._left_out is not None:
-            print_line(epoch_line(*self._left_out, n_epochs=learn.n_epochs))
-            self._left_out = None
-            self._n_lines += 1
+    def _print_row(self, learn: LearnerProtocol) -> None:
+        if self._left_out is None:
+            return
+        lines = self._table.lines(*self._left_out)
+        self._left_out = None
+        self._n_lines += 1
+        if self._notebook is None:
+            print_line("\n".join(lines))
+            return
+        best = best_of(learn)
+        self._notebook.show(self._table, None if best is None else best.epoch)
+        if self.plot:
+            self._notebook.draw(learn)
 
     def _draw_if_due(self, learn: LearnerProtocol) -> None:
         if time.monotonic() >= self._next_draw:
@@ -153,26 +181,37 @@ def length_of(loader: Any) -> int | None:
     return 0 if loader is None else n_batches_of(loader)
 
 
-def epoch_line(epoch: int, results: dict[str, Any], seconds: float, *, n_epochs: int) -> str:
-    """The numbers of an epoch in one line."""
-    width = len(str(max(n_epochs - 1, 0)))
-    numbers = [name for name, value in results.items() if isinstance(value, (int, float))]
-    names = sorted((name for name in numbers if not SETTING.fullmatch(name)), key=is_aside)
-    shown = [f"{name} {show(results[name])}" for name in names]
-    return "  ".join([f"epoch {epoch:{width}}", *shown, duration(seconds)])
+class BestEpoch(NamedTuple):
+    """The best epoch of a fit by one result."""
+
+    name: str
+    epoch: int
+    value: float
 
 
-def is_aside(name: str) -> bool:
-    """Is it neither a loss nor a metric of a pass, so that it comes after those?"""
-    return not name.startswith(("train_", "valid_")) or name.endswith("_seconds")
+def best_of(learn: LearnerProtocol) -> BestEpoch | None:
+    """The best epoch of this fit by the monitored result, or else by `valid_loss`; None for one epoch."""
+    rows = list(learn.history)[-learn.epoch - 1 :]
+    if len(rows) < 2 or len(rows) <= learn.epoch:  # without Recorder the history may be empty
+        return None
+    for name in (*monitored_by(learn), "valid_loss"):
+        direction = learn.measured.get(name) or guess_direction(name)
+        found = [
+            BestEpoch(name, epoch, row[name]) for epoch, row in enumerate(rows) if is_finite(row.get(name))
+        ]
+        if found and direction is not None:
+            return (min if direction == "min" else max)(found, key=lambda each: each.value)
+    return None
 
 
-def duration(seconds: float) -> str:
-    """`0.3s`, `1:23`, `2:01:23`."""
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, whole = divmod(int(seconds), 60)
-    return f"{minutes}:{whole:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{whole:02}"
+def is_finite(value: Any) -> bool:
+    """Is it a number that can be the best one?"""
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def names_restored_by(learn: LearnerProtocol) -> set[str]:
+    """The results by which callbacks restore the best weights, and report it."""
+    return {name for each in learn.callbacks if each.restores_weights for name in each.monitors}
 
 
 class LogRMSE(Callback):

@@ -33,6 +33,7 @@ from learner.checks.optimizer_checks import (
 from learner.checks.pass_watch import PassWatch
 from learner.checks.reached import Mark, marks_of, unkept_problems
 from learner.data.loaders import n_batches_of
+from learner.data.samples import samples_of
 from learner.data.tensors import counted
 from learner.messages.arguments import is_optimizer, rate_problems
 from learner.messages.problems import LearnerWarning, listed, report_problems
@@ -86,12 +87,22 @@ class Preflight(Callback):
     def after_batch(self, learn: Any) -> None:
         if learn.training:
             learn.remove_callbacks(self)
+            note_samples(learn)
             if self.marks:
                 report_problems(unkept_problems(self.marks, set(map(id, trained_by(learn)))))
 
     def after_train(self, learn: Any) -> None:
         if learn.n_batches == 0:
             raise no_batch("train", learn.data.train)
+
+
+def note_samples(learn: Any) -> None:
+    """Keep what one item of a training batch looks like, before callbacks change it, for `predict`."""
+    if learn.batch is None:  # a callback has dropped it
+        return
+    if learn.loop.known.samples is None or learn.loop.known.samples[0] is not learn.data:
+        inputs, _ = learn.data.split(learn.batch)
+        learn.loop.known.samples = learn.data, samples_of(inputs, learn.n_items)
 
 
 class EpochWatch(Callback):

@@ -11,7 +11,7 @@ from learner.recipes.recipe_errors import Mistake, closest
 
 VERBS = (
     *("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "report", "compare"),
-    *("ls", "init", "doctor"),
+    *("sweep", "ls", "init", "doctor"),
 )
 
 Verbs = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns
@@ -55,7 +55,12 @@ def load(options: argparse.Namespace) -> Recipe:
     try:
         return load_recipe(options.recipe, options.overrides, allow=options.allow)
     except OSError as error:
-        raise Mistake(f"{options.recipe}: {error.strerror or error}. {other_file(options.recipe)}") from error
+        raise unreadable(options.recipe, error) from error
+
+
+def unreadable(path: str, error: OSError) -> Mistake:
+    """The error for a recipe that cannot be read, with a suggestion."""
+    return Mistake(f"{path}: {error.strerror or error}. {other_file(path)}")
 
 
 def other_file(given: str) -> str:

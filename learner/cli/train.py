@@ -1,4 +1,4 @@
-"""The verbs that train: `run`, `resume`, `verify-resume` and `replay`."""
+"""The verbs that train: `run`, `resume`, `sweep`, `verify-resume` and `replay`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 from callbacks import Progress
 from callbacks.core.output import print_line
-from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
+from learner.cli.parser import Parser, Verbs, add_recipe_verb, load, unreadable
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake, closest
 from learner.recipes.runs import replay_run, resume_run, run, run_or_resume, verify_recipe
+from learner.runs.sweep import import_optuna, make_plan, place_for, sweep
 
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
@@ -32,9 +33,24 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     verify = add_recipe_verb(verbs, "verify-resume", "kill it at many moments, resume, and compare the bits")
     verify.add_argument("--kills", type=int, default=10, metavar="N", help="number of moments (10)")
     verify.set_defaults(function=do_verify_resume)
+    add_sweep(verbs)
     replay = verbs.add_parser("replay", help="run the step that raised an error again", allow_abbrev=False)
     replay.add_argument("run", type=Path, help="a run's folder")
     replay.set_defaults(function=do_replay)
+
+
+def add_sweep(verbs: Verbs[Parser]) -> None:
+    """Add the verb `sweep`."""
+    parser = add_recipe_verb(verbs, "sweep", "train many times: lr=1e-4..1e-1 is a range, 16,32 are choices")
+    parser.add_argument("--trials", type=int, metavar="N", help="number of trials, in all (20)")
+    better = parser.add_mutually_exclusive_group()
+    better.add_argument("--minimize", metavar="RESULT", help="what to optimize (what the recipe monitors)")
+    better.add_argument("--maximize", metavar="RESULT", help="the same, where more is better")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="determines the suggestions (0)")
+    text = "where to create the sweep's folder (runs)"
+    parser.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=text)
+    parser.add_argument("--resume", action="store_true", help="continue the newest sweep of this recipe")
+    parser.set_defaults(function=do_sweep)
 
 
 def do_run(options: argparse.Namespace) -> int:
@@ -75,6 +91,28 @@ def do_verify_resume(options: argparse.Namespace) -> int:
         raise Mistake(str(error)) from error
     print(report)
     return 0 if report.ok else 1
+
+
+def do_sweep(options: argparse.Namespace) -> int:
+    """Train with many settings; the exit code is 1 if no trial finished."""
+    if options.trials is not None and options.trials < 1:
+        raise Mistake(f"sweep: --trials is {options.trials}. Pass a number of at least 1.")
+    import_optuna()
+    try:
+        plan = make_plan(
+            options.recipe,
+            options.overrides,
+            allow=options.allow,
+            seed=options.seed,
+            result=options.minimize or options.maximize,
+            wanted="min" if options.minimize else "max" if options.maximize else None,
+        )
+    except OSError as error:
+        raise unreadable(options.recipe, error) from error
+    folder = place_for(plan, options.runs, resume=options.resume)
+    goal = f"{plan.monitor}: the {'lowest' if plan.direction == 'min' else 'highest'} is best"
+    print("\n".join([*map(str, plan.settings), goal, ""]), flush=True)
+    return 0 if sweep(plan, folder, options.trials).best is not None else 1
 
 
 def do_replay(options: argparse.Namespace) -> int:

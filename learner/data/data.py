@@ -116,7 +116,7 @@ class Data:
         if type(batch) is tuple and len(batch) == self._usual_length:
             return batch[:-1], batch[-1]
         if isinstance(batch, InputsOnly):
-            return batch.inputs, None
+            return batch.inputs, batch.targets
         if self.custom_split is not None:
             return self._split_by_function(batch)
         if isinstance(batch, (tuple, list)):
@@ -288,6 +288,7 @@ class InputsOnly:
     """A batch to predict: the model's inputs, a tuple or a mapping, which are not split."""
 
     inputs: Any
+    targets: Any = None
 
 
 def as_data(data: Any) -> Data:

@@ -21,7 +21,9 @@ from learner.engine import fits
 from learner.files.sync import sync, sync_folder
 from learner.inference import programs
 from learner.inference.call import Call, leaves, plain, same_numbers
-from learner.inference.predictions import as_batch, loader_or_valid, to_cpu
+from learner.inference.given_inputs import as_inputs
+from learner.inference.one_item import to_cpu
+from learner.inference.predictions import loader_or_valid
 from learner.messages.keywords import suggest_keywords
 from learner.state import optimizer_modes, snapshots
 from learner.state.protocol import FullLearner
@@ -98,7 +100,7 @@ def unchanged(learn: FullLearner) -> Iterator[None]:
 def call_of(learn: FullLearner, example: Any, dynamic: Iterable[int] | None) -> Call:
     """What the model is called with: the example, or the first batch of the data."""
     if example is not None:
-        inputs = as_batch(example, learn.data).inputs
+        inputs = as_inputs(example, learn)[0].inputs
         n_items = n_items_of(inputs, None)
     else:
         loader = learn.data.train if learn.data.valid is None else loader_or_valid(learn.data, None)

@@ -13,6 +13,7 @@ from callbacks.core.output import print_line
 from learner.data.data import Data
 from learner.data.leaks import checked
 from learner.data.loaders import describe_loader, is_function, n_batches_of
+from learner.data.samples import Samples
 from learner.data.tensors import counted
 from learner.messages.problems import report_problems
 from learner.passes import positions, streams
@@ -94,6 +95,7 @@ class Known:
         size_before: the batch size of training before the callbacks of this epoch.
         point: the checkpoint from which this fit resumes, until its data is checked.
         mark: the random states at the start of the current pass, for checkpoints.
+        samples: the data, and what one item of a training batch looks like; None if it is not known.
     """
 
     sources: dict[bool, Source] = field(default_factory=dict)
@@ -104,6 +106,7 @@ class Known:
     size_before: Any = None
     point: Any = None
     mark: dict[str, Any] | None = None
+    samples: tuple[Data, Samples] | None = None
 
     def begin(self, learn: LearnerProtocol, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
         """Start a pass, or resume the one in which a checkpoint was saved.

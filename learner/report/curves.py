@@ -6,7 +6,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ COLOURS = {INK: "--dim", LINE: "--line"} | {
 }
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (5, 1.5, 1, 1.5)))  # so that lines differ on paper too
 WIDE = 100  # ratio of the largest to the smallest value above which the axis is logarithmic
+MAX_LABEL = 14  # characters of a choice below its axis
 MAX_POINTS = 1000  # of a line: more cannot be seen
 
 
@@ -49,25 +50,68 @@ def panel(
     """A figure with its title and caption; empty if no line has a point."""
     if not any(math.isfinite(value) for line in lines for value in line.y):
         return ""
-    image = svg(lines, unit, f"{title} over {unit}s. {caption}", has_legend and len(lines) > 1)
+    about = f"{title} over {unit}s. {caption}"
+
+    def drawn(ax: Axes) -> None:
+        for number, line in enumerate(lines):
+            draw(ax, line, number)
+        finish(ax, [value for line in lines for value in line.y], unit)
+        if has_legend and len(lines) > 1:
+            ax.legend(frameon=False, labelcolor=INK, loc="best", handlelength=2.4)
+
+    return as_figure(title, caption, svg(drawn, about))
+
+
+@dataclass
+class Axis:
+    """What a setting's axis shows.
+
+    Attributes:
+        low, high: the ends of a range.
+        is_log: is it logarithmic?
+        choices: the values of a setting without a range, from left to right.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    is_log: bool = False
+    choices: Sequence[Any] = ()
+
+
+def points(title: str, caption: str, axis: Axis, x: Sequence[Any], y: Sequence[float], marked: int) -> str:
+    """A figure of a result against a setting. One point is marked."""
+
+    def drawn(ax: Axes) -> None:
+        places = [axis.choices.index(value) for value in x] if axis.choices else list(x)
+        ax.plot(places, y, marker="o", markersize=5, linestyle="", color=SERIES[0], alpha=0.6)
+        ax.plot([places[marked]], [y[marked]], marker="*", markersize=14, color=SERIES[1])
+        finish(ax, y, title, is_whole=all(isinstance(value, int) for value in places))
+        if axis.choices:
+            ax.set_xticks(range(len(axis.choices)), [str(each)[:MAX_LABEL] for each in axis.choices])
+            ax.set_xlim(-0.5, len(axis.choices) - 0.5)
+        else:
+            ax.set_xscale("log" if axis.is_log else "linear")
+            ax.xaxis.set_minor_formatter(lambda *_: "")
+            ax.set_xlim(axis.low, axis.high)
+
+    return as_figure(title, caption, svg(drawn, f"{caption} against {title}"))
+
+
+def as_figure(title: str, caption: str, image: str) -> str:
+    """An image with its title and caption."""
     about = f"<span>{escape(caption)}</span>" if caption else ""
     return f"<figure><figcaption><b>{escape(title)}</b>{about}</figcaption>{image}</figure>"
 
 
-def svg(lines: Sequence[Line], unit: str, about: str, has_legend: bool) -> str:
-    """The lines drawn, as an `svg` element with a description for screen readers."""
+def svg(drawn: Callable[[Axes], None], about: str) -> str:
+    """What a function draws, as an `svg` element with a description for screen readers."""
     from matplotlib import rc_context  # slow to import
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": about, "font.size": 10, "path.simplify": True}):
         figure = Figure(figsize=SIZE, layout="constrained")
-        ax = figure.add_subplot()
-        for number, line in enumerate(lines):
-            draw(ax, line, number)
-        finish(ax, lines, unit)
-        if has_legend:
-            ax.legend(frameon=False, labelcolor=INK, loc="best", handlelength=2.4)
+        drawn(figure.add_subplot())
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return as_element(buffer.getvalue(), about)
 
@@ -86,17 +130,18 @@ def draw(ax: Axes, line: Line, number: int) -> None:
         ax.plot(*line.mark, marker="o", markersize=6.5, color=colour, linestyle="")
 
 
-def finish(ax: Axes, lines: Sequence[Line], unit: str) -> None:
+def finish(ax: Axes, y: Sequence[float], unit: str, *, is_whole: bool = True) -> None:
     """Axes and grid in the page's colours; a logarithmic axis for a wide range."""
     from matplotlib.ticker import MaxNLocator
 
-    values = [value for line in lines for value in line.y if math.isfinite(value)]
+    values = [value for value in y if math.isfinite(value)]
     if is_wide(values):
         ax.set_yscale("log")
     elif len(set(values)) == 1:  # the ticks around a constant would differ in the last digits only
         ax.set_ylim(*sorted((0, 2 * values[0] or 1)))
     ax.set_xlabel(unit, color=INK)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    if is_whole:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     ax.grid(color=LINE, linewidth=0.7)
     ax.set_axisbelow(True)
     ax.tick_params(which="both", colors=INK, length=0)

@@ -36,7 +36,7 @@ p { margin: 8px 0; max-width: 75ch; }
 .card.main { border-color: var(--accent); border-width: 2px; } .card.main b { font-size: 2.1rem; }
 .card span { color: var(--dim); font-size: .875rem; display: block; }
 .panels { display: grid; gap: 20px 28px;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 .pictures { display: flex; flex-wrap: wrap; gap: 20px 28px; }
 figure { margin: 0; break-inside: avoid; max-width: 100%; }
 figure svg { width: 100%; max-width: 620px; height: auto; display: block; }

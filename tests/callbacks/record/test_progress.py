@@ -1,12 +1,15 @@
-"""Progress: one line per epoch, and a bar where someone looks."""
+"""Progress: a table with a row per epoch, and a bar where someone looks."""
 
 import io
+import math
 import re
 import subprocess
 import sys
+from base64 import b64decode
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,14 +17,14 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
-from callbacks import Callback, CancelTrain, Metrics, Progress, Recorder, ZeroGrad
+from callbacks import Callback, CancelTrain, EarlyStopping, Metrics, Progress, Recorder, ZeroGrad
 from callbacks.record import progress as module
-from callbacks.record.progress import duration, epoch_line
 from learner.data.data import Data
 from learner.learner import Learner
 
 BATCH = (torch.ones(4, 1), torch.ones(4, 1))
-LINE = re.compile(r"epoch +\d+(  \w+ [-+.\de]+)*  \d+\.\ds")
+HEADER = "epoch  train_loss  valid_loss         lr   time"
+LINE = re.compile(r" *\d+(  +[-+.\de]+)*  +\d+\.\ds")
 
 
 def make(*callbacks, train=(BATCH, BATCH), valid=(BATCH,), defaults=(Metrics, Recorder, Progress)):
@@ -81,57 +84,70 @@ class Terminal:
         return self.screen
 
 
-def test_without_a_terminal_there_is_one_line_per_epoch_and_nothing_else(capfd):
+def test_without_a_terminal_there_is_a_table_of_the_epochs_and_nothing_else(capfd):
     make().fit(3)
     out, err = capfd.readouterr()
-    lines = out.splitlines()
+    header, *lines, last = out.splitlines()
     assert err == ""
     assert "\r" not in out
-    assert [line[:8] for line in lines] == ["epoch 0 ", "epoch 1 ", "epoch 2 "]
+    assert header == HEADER
+    assert [line[:5] for line in lines] == ["    0", "    1", "    2"]
     assert all(LINE.fullmatch(line) for line in lines)
+    assert last.startswith("best epoch: 2 (valid_loss ")
 
 
-def test_a_line_has_the_results_and_not_the_rate(capfd):
+def test_a_row_has_the_results_of_the_history(capfd):
     learn = make()
     learn.fit(1)
     row = learn.history[0]
-    expected = f"epoch 0  train_loss {row['train_loss']:.4f}  valid_loss {row['valid_loss']:.4f}  0.0s\n"
-    assert capfd.readouterr().out == expected
+    expected = f"    0  {row['train_loss']:10.4f}  {row['valid_loss']:10.4f}     0.0010   0.0s"
+    assert capfd.readouterr().out.splitlines() == [HEADER, expected]
 
 
-def test_results_that_are_not_numbers_are_left_to_the_history():
-    assert (
-        epoch_line(3, {"a": 0.5, "per_class": [0.1, 0.2], "n": 7}, 75, n_epochs=100)
-        == "epoch  3  a 0.5000  n 7  1:15"
-    )
+def test_the_last_line_names_the_best_epoch_by_the_result_that_is_monitored(capfd):
+    class Score(Callback):
+        measures: ClassVar = {"score": "max"}
+
+        def after_epoch(self, learn):
+            learn.results["score"] = [1.0, 5.0, 2.0, math.nan][learn.epoch]
+
+    learn = make(Score(), EarlyStopping("score", patience=9, restore_best=False))
+    learn.fit(4)
+    header, *_, last = capfd.readouterr().out.splitlines()
+    assert "  score" in header
+    assert last == "best epoch: 1 (score 5.0000)"
 
 
-def test_losses_and_metrics_stand_first_and_settings_are_left_to_the_history():
-    results = {
-        "clipped": 0.5,
-        "train_seconds": 1.0,
-        "train_loss": 2.0,
-        "lr": 0.1,
-        "lr_0": 0.1,
-        "momentum_10": 0.9,
-    }
-    results |= {"weight_decay_1": 0.0, "valid_loss": 3.0, "valid_f1": 4.0}
-    line = epoch_line(0, results, 1, n_epochs=1)
-    first, aside = line.split("  clipped")
-    assert first == "epoch 0  train_loss 2.0000  valid_loss 3.0000  valid_f1 4.0000"
-    assert aside == " 0.5000  train_seconds 1.0000  1.0s"
+def test_what_a_callback_measures_has_no_column_unless_it_is_monitored(capfd):
+    class Norm(Callback):
+        measures: ClassVar = {"grad_norm": None}
+
+        def after_epoch(self, learn):
+            learn.results["grad_norm"] = 1.0
+
+    learn = make(Norm())
+    learn.fit(1)
+    assert capfd.readouterr().out.splitlines()[0] == HEADER
+    assert learn.history[0]["grad_norm"] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.04, "0.0s"), (59.94, "59.9s"), (60, "1:00"), (3599, "59:59"), (7283, "2:01:23")]
-)
-def test_times_are_short(seconds, shown):
-    assert duration(seconds) == shown
+def test_weights_that_are_restored_are_reported_once(capfd):
+    class Worse(Callback):
+        def after_train(self, learn):
+            with torch.no_grad():
+                learn.model.bias.add_(100 * learn.epoch)
+
+    make(Worse(), EarlyStopping(patience=9)).fit(3)
+    out = capfd.readouterr().out
+    assert "the weights of epoch 0 are restored, the best by valid_loss" in out
+    assert "best epoch" not in out
 
 
 def test_of_hundreds_of_quick_epochs_only_the_first_and_the_last_have_a_line(capfd):
     make(train=[BATCH], valid=None).fit(500)
-    numbers = [int(line.split()[1]) for line in capfd.readouterr().out.splitlines()]
+    lines = capfd.readouterr().out.splitlines()
+    numbers = [int(line.split()[0]) for line in lines if LINE.fullmatch(line)]
+    assert lines[-2].split() == ["..."]
     assert numbers[:20] == list(range(20))
     assert numbers[-1] == 499
     assert len(numbers) < 60  # one a second after the first twenty
@@ -141,21 +157,22 @@ def test_the_line_of_the_epoch_before_an_error_is_not_lost(capfd):
     learn = make(At(fail, 61), train=[BATCH])
     with pytest.raises(RuntimeError, match="broken"):
         learn.fit(100)
-    assert capfd.readouterr().out.splitlines()[-1].startswith("epoch 59 ")
+    assert capfd.readouterr().out.splitlines()[-1].startswith("   59 ")
 
 
 def test_a_stop_prints_its_reason_on_a_line_of_its_own(capfd):
     make(At(lambda learn: learn.stop("good enough"))).fit(9)
     lines = capfd.readouterr().out.splitlines()
-    assert lines[-1] == "stopped in epoch 1: good enough"
-    assert lines[-2].startswith("epoch 1 ")
+    assert lines[-2] == "stopped in epoch 1: good enough"
+    assert lines[-3].startswith("    1 ")
 
 
 def test_a_second_fit_prints_its_own_lines(capfd):
     learn = make()
     learn.fit(2)
     learn.fit(1)
-    assert [line[:7] for line in capfd.readouterr().out.splitlines()] == ["epoch 0", "epoch 1", "epoch 0"]
+    starts = [line[:5] for line in capfd.readouterr().out.splitlines()]
+    assert starts == ["epoch", "    0", "    1", "best ", "epoch", "    0"]
 
 
 def test_validation_and_prediction_outside_of_a_fit_print_nothing(capfd):
@@ -168,7 +185,7 @@ def test_validation_and_prediction_outside_of_a_fit_print_nothing(capfd):
 
 def test_it_works_alone_and_without_validation(capfd):
     make(valid=None, defaults=(Progress,)).fit(1)
-    assert re.fullmatch(r"epoch 0  \d\.\ds\n", capfd.readouterr().out)
+    assert re.fullmatch(r"epoch   time\n    0   \d\.\ds\n", capfd.readouterr().out)
 
 
 def test_in_a_terminal_the_bar_counts_training_and_validation_batches(terminal):
@@ -234,7 +251,8 @@ def test_validation_in_the_middle_of_a_fit_does_not_shift_the_bar(terminal):
 
 def test_the_bar_is_gone_when_the_fit_ends_and_the_lines_stay(terminal):
     lines = terminal.fit(make(), 2).lines()
-    assert [bool(LINE.fullmatch(line)) for line in lines] == [True, True, False]
+    assert lines[0] == HEADER
+    assert [bool(LINE.fullmatch(line)) for line in lines[1:]] == [True, True, False, False]
     assert lines[-1].strip() == ""
 
 
@@ -259,7 +277,7 @@ def test_a_line_that_is_not_ended_yet_is_not_drawn_over(terminal):
         print("is over")
 
     lines = terminal.fit(make(At(begin, n_steps=1), At(end, n_steps=4, name="end")), 2).lines()
-    assert any(line.startswith("waiting epoch 0") for line in lines), "an epoch's line is not held back"
+    assert any(line.startswith("waiting epoch") for line in lines), "an epoch's row is not held back"
     lines = terminal.fit(make(At(begin, n_steps=3), At(end, n_steps=4, name="end")), 2).lines()
     assert "waiting is over" in lines
 
@@ -304,32 +322,56 @@ class Outputs:
     def display(self, data, *, raw, display_id):
         assert raw
         assert display_id
-        lines = [data["text/plain"]]
-        self.shown.append(lines)
-        return SimpleNamespace(update=lambda data, raw: lines.append(data["text/plain"]))
+        versions = [data]
+        self.shown.append(versions)
+        return SimpleNamespace(update=lambda data, raw: versions.append(data))
 
 
-def test_a_notebook_without_widgets_gets_a_bar_that_is_replaced_and_ends_empty(monkeypatch):
+@pytest.fixture
+def notebook(monkeypatch):
+    """The outputs of a notebook without widgets."""
     outputs = Outputs()
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=outputs))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=outputs, version_info=(9, 0)))
     monkeypatch.setitem(sys.modules, "IPython.display", outputs)
     monkeypatch.setattr(module, "REFRESH", 0.0)
     monkeypatch.setattr(module, "can_show_a_bar", lambda: True)
+    monkeypatch.setattr(module, "in_notebook", lambda: True)
     monkeypatch.setattr("callbacks.record.bar.in_notebook", lambda: True)
     monkeypatch.setattr(
         "callbacks.record.bar.tqdm_class", lambda: type("Text", (tqdm,), {"monitor_interval": 0})
     )
     monkeypatch.setattr(Screen, "isatty", lambda self: False)
+    return outputs
+
+
+def test_a_notebook_without_widgets_gets_a_bar_that_is_replaced_and_ends_empty(notebook):
     with redirect_stdout(Screen()) as out, redirect_stderr(Screen()) as err:
         make().fit(2)
         assert sys.stdout is out
     assert err.getvalue() == ""
-    assert [bool(LINE.fullmatch(line)) for line in out.getvalue().splitlines()] == [True, True]
-    (lines,) = outputs.shown
+    (bars,) = [versions for versions in notebook.shown if "text/html" not in versions[0]]
+    lines = [data["text/plain"] for data in bars]
     assert lines[0].startswith("epoch 0/2 train |")
     assert any("valid" in line and "batch/s" in line for line in lines)
     assert not any("\r" in line for line in lines)
     assert lines[-1] == ""
+
+
+def test_a_notebook_has_one_table_that_grows_and_marks_the_best_epoch(notebook):
+    with redirect_stdout(Screen()) as out, redirect_stderr(Screen()):
+        make().fit(3)
+    assert out.getvalue().splitlines()[0].startswith("best epoch: 2 ")
+    (tables,) = [versions for versions in notebook.shown if "text/html" in versions[0]]
+    assert [data["text/html"].count("<tr>") for data in tables] == [2, 3, 4]
+    assert "<td><b>2</b></td>" in tables[-1]["text/html"]
+    assert tables[-1]["text/plain"].splitlines()[0] == HEADER
+
+
+def test_a_notebook_has_curves_below_the_table_on_request(notebook):
+    with redirect_stdout(Screen()), redirect_stderr(Screen()):
+        make(Progress(plot=True), defaults=(Metrics, Recorder)).fit(3)
+    (pictures,) = [versions for versions in notebook.shown if "image/png" in versions[0]]
+    assert b64decode(pictures[-1]["image/png"]).startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
@@ -364,7 +406,7 @@ Learner(torch.nn.Linear(1, 1), data, torch.nn.functional.mse_loss, sgd, [Slow]).
     text = written.decode().replace("\r\n", "\n")
     assert "epoch 0/2 train |" in text
     screen = [line.split("\r")[-1] for line in text.split("\n")]
-    assert [line[:8] for line in screen] == ["epoch 0 ", "epoch 1 ", ""]
+    assert [line[:6] for line in screen] == ["epoch ", "    0 ", "    1 ", "best e", ""]
 
 
 def read_or_end(descriptor):

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 from callbacks import Callback, ZeroGrad
 from learner import Data, Learner, TensorLoader
 from learner.data.items import n_items_of
-from learner.inference.predictions import to_cpu
+from learner.inference.one_item import to_cpu
 
 Heads = namedtuple("Heads", "mean spread")
 
@@ -85,7 +85,7 @@ def test_predict_skips_the_split_and_drops_the_keys_of_targets():
     [
         (3, TypeError, r"predict got 3: pass a tensor of shape \(items, \.\.\.\)"),
         (None, TypeError, "predict got None"),
-        ([1.0, 2.0], TypeError, r"inputs\[0\] is 1\.0, which is not a tensor"),
+        ([[1.0, 2.0], [3.0]], ValueError, "which is no array: expected sequence of length 2"),
         (
             (torch.rand(5, 3), torch.rand(5, 1)),
             ValueError,
@@ -94,7 +94,7 @@ def test_predict_skips_the_split_and_drops_the_keys_of_targets():
         (torch.tensor(1.0), ValueError, "no dimensions"),
         (torch.rand(0, 3), ValueError, "no items"),
     ],
-    ids=["number", "None", "list of numbers", "with targets", "no dimensions", "no items"],
+    ids=["number", "None", "ragged list", "with targets", "no dimensions", "no items"],
 )
 def test_invalid_inputs_of_predict_are_refused(inputs, error, words):
     with pytest.raises(error, match=words):

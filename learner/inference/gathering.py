@@ -1,0 +1,169 @@
+"""Gather what a pass returns batch by batch: in one block of memory, in files, or as a list of batches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from callbacks.place.device import is_leaf, map_tensors
+from learner.data.tensors import describe
+from learner.inference.joining import JoinError, join
+from learner.inference.rows import Block, RowFile
+
+N_BATCHES = 8  # for which memory is reserved at first if their number is not known
+
+
+class Gathered:
+    """What a pass returns under one name, such as `preds`.
+
+    Tensors with one row per item are copied into one block of memory, or into a file, as are those of a
+    mapping or tuple. If a batch has another shape or type than the first one, all becomes a list with one
+    entry per batch, which `join` joins at the end.
+
+    Args:
+        name: the name in messages.
+        n_batches: the expected number of batches; None if it is not known.
+        path: the file to write; None to keep everything in memory.
+        joins: join the batches; otherwise the result is a list of them.
+    """
+
+    def __init__(
+        self, name: str, n_batches: int | None = None, path: Path | None = None, *, joins: bool = True
+    ):
+        self.name, self.n_batches, self.path, self.joins = name, n_batches, path, joins
+        self.sizes: list[int] = []
+        self.batches: list[Any] = []
+        self._first: Any = None  # what the columns belong to
+        self._columns: list[Block] | list[RowFile] = []
+
+    def add(self, part: Any, n_items: int) -> None:
+        """Add what a batch returned.
+
+        Raises:
+            JoinError: it cannot be joined, which the first batch shows, or it does not fit the file.
+        """
+        rows = rows_of(part, n_items, is_known=bool(self._columns)) if self.joins else {}
+        if not self.sizes:
+            self._begin(part, rows)
+        elif self._columns and not self._fits(part, rows):
+            self._end_columns(part)
+        self.sizes.append(n_items)
+        if self._columns:
+            for column, each in zip(self._columns, rows.values(), strict=True):
+                column.add(each)
+            return
+        # copies, as a model or a loader may write its next batch to the same memory
+        self.batches.append(copied(part))
+        if len(self.sizes) == 1 and self.joins:
+            join(self.batches, self.sizes, self.name)  # refuses before the pass continues
+
+    def _begin(self, part: Any, rows: dict[Any, Tensor]) -> None:
+        self._first = part
+        if self.path is None:
+            n_batches = self.n_batches or N_BATCHES
+            self._columns = [Block(each, n_batches * len(each)) for each in rows.values()]
+        else:
+            self._columns = [RowFile(file_of(self.path, name), each) for name, each in rows.items()]
+
+    def _fits(self, part: Any, rows: dict[Any, Tensor]) -> bool:
+        if type(part) is not type(self._first) or len(rows) != len(self._columns):
+            return False
+        if isinstance(part, Mapping) and list(part) != list(self._first):
+            return False
+        pairs = zip(self._columns, rows.values(), strict=True)
+        return all(column.shape == each.shape[1:] and column.dtype is each.dtype for column, each in pairs)
+
+    def _end_columns(self, part: Any) -> None:
+        """Continue with a list of batches."""
+        if self.path is not None:
+            raise JoinError(
+                f"{self.name} is {describe(part)} in batch {len(self.sizes)}, and {describe(self._first)} in "
+                "the first one, so that it does not fit in one array"
+            )
+        whole: list[Any] = [column.whole() for column in self._columns]
+        splits = zip(*(torch.split(each, self.sizes) for each in whole), strict=True)
+        self.batches = [rebuilt(self._first, rows) for rows in splits]
+        self._columns = []
+
+    def result(self) -> Any:
+        """All batches together, or the list of them.
+
+        Raises:
+            JoinError: they cannot be joined.
+        """
+        if self._columns:
+            return rebuilt(self._first, [column.whole() for column in self._columns])
+        return join(self.batches, self.sizes, self.name) if self.joins else self.batches
+
+    def discard(self) -> None:
+        """Remove files that are not complete."""
+        for column in self._columns:
+            if isinstance(column, RowFile):
+                column.discard()
+
+
+def rows_of(part: Any, n_items: int, *, is_known: bool = False) -> dict[Any, Tensor]:
+    """The tensors of an output by name, if all have one row per item; otherwise nothing.
+
+    A tuple with as many entries as items may have one entry per item, unless it is known to be several
+    outputs.
+    """
+    if isinstance(part, Tensor):
+        found = {"": part}
+    elif isinstance(part, Mapping):
+        found = dict(part)
+    elif isinstance(part, tuple) and (is_known or hasattr(part, "_fields") or len(part) != n_items):
+        found = dict(zip(getattr(part, "_fields", range(len(part))), part, strict=True))
+    else:
+        return {}
+    return found if all(has_rows(each, n_items) for each in found.values()) else {}
+
+
+def has_rows(item: Any, n_items: int) -> bool:
+    """Is it a dense tensor with one row per item, and not of a class of its own?"""
+    return (
+        type(item) in (Tensor, nn.Parameter)
+        and item.layout is torch.strided
+        and not (item.is_nested or item.is_quantized)
+        and item.ndim > 0
+        and item.shape[0] == n_items
+    )
+
+
+def rebuilt(first: Any, rows: Sequence[Any]) -> Any:
+    """An output of the kind of `first` that holds these."""
+    if isinstance(first, Tensor):
+        return rows[0]
+    if isinstance(first, tuple):
+        if hasattr(first, "_fields"):
+            return type(first)(*rows)
+        return type(first)(rows) if hasattr(first, "n_fields") else tuple(rows)  # as torch.max returns
+    named = dict(zip(first, rows, strict=True))
+    if type(first) is dict or not isinstance(first, MutableMapping):
+        return type(first)(named)
+    new = copy.copy(first)  # keeps a default factory, and the attributes of a Hugging Face output
+    for key, value in named.items():
+        new[key] = value
+    return new
+
+
+def file_of(path: Path, name: Any) -> Path:
+    """The file of one of several tensors: `preds.logits.npy`; of a single one, the path itself."""
+    return path if name == "" else path.with_name(f"{path.stem}.{name}{path.suffix}")
+
+
+def copied(output: Any) -> Any:
+    """Every tensor and array of an output on the CPU as a copy, without its graph."""
+
+    def copy_of(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return leaf.copy()
+        return leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf.to("cpu")
+
+    return map_tensors(output, copy_of, lambda item: isinstance(item, np.ndarray) or is_leaf(item))

@@ -1,0 +1,163 @@
+"""Turn what `predict` was given into a batch, and recognise one item by its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.core.output import print_line
+from learner.data.data import Data, InputsOnly
+from learner.data.samples import Sample, Samples
+from learner.data.tensors import as_column, as_tensors, describe, is_array
+from learner.inference.one_item import training_samples
+from learner.state.protocol import FullLearner
+
+ONCE = "predict recognised one item"
+
+
+def as_inputs(inputs: Any, learn: FullLearner) -> tuple[InputsOnly, bool]:
+    """Inputs as a batch without targets, and whether they were one item.
+
+    Raises:
+        TypeError, ValueError: they are neither tensors nor a mapping, or not as many as the model takes.
+    """
+    samples = training_samples(learn) or {}
+    arguments = as_arguments(inputs, learn.data, samples)
+    is_one = is_one_item(arguments, samples)
+    if is_one:
+        report_once(arguments, samples, learn)
+        arguments = {key: as_batch_of_one(item, samples.get(key)) for key, item in arguments.items()}
+    if isinstance(inputs, Mapping):
+        return InputsOnly(arguments), is_one
+    columns = tuple(arguments.values())
+    return InputsOnly(as_tensors(columns)[0] if all(map(is_array, columns)) else columns), is_one
+
+
+def as_arguments(inputs: Any, data: Data, samples: Samples) -> dict[Any, Any]:
+    """The model's arguments by position or keyword, as tensors where they are numbers."""
+    if isinstance(inputs, Mapping):
+        given = {key: item for key, item in inputs.items() if key not in data.target_keys}
+        return {key: as_argument(item, f"inputs[{key!r}]", samples.get(key)) for key, item in given.items()}
+    if not is_row(inputs, data.n_inputs, samples):
+        return {0: as_argument(inputs, "inputs", samples.get(0))}
+    found = {n: as_argument(item, f"inputs[{n}]", samples.get(n)) for n, item in enumerate(inputs)}
+    if len(found) != data.n_inputs and data.custom_split is None:
+        raise ValueError(
+            f"predict got {describe(inputs)}, so {len(found)} inputs, but the model takes {data.n_inputs} "
+            f"(Data(n_inputs={data.n_inputs})): pass the inputs without targets."
+        )
+    return found
+
+
+def is_row(inputs: Any, n_inputs: int, samples: Samples) -> bool:
+    """Is it a tuple or list of the model's arguments, rather than one argument?"""
+    if not isinstance(inputs, (tuple, list)) or not inputs or (samples.get(0) == "list" and n_inputs == 1):
+        return type(inputs) is tuple and len(inputs) == 1
+    if all(map(is_array, inputs)):
+        return True
+    return len(inputs) == n_inputs and (n_inputs > 1 or type(inputs) is tuple)
+
+
+def as_argument(item: Any, name: str, sample: Any) -> Any:
+    """One argument: numbers, lists of numbers and arrays as a tensor.
+
+    Raises:
+        TypeError: it is something else, and the training batches have a tensor there or are not known.
+    """
+    is_dense = not isinstance(item, Tensor) or (item.layout is torch.strided and not item.is_nested)
+    if sample == "list" or not is_dense:
+        return item
+    if is_array(item):
+        if not item.ndim:
+            return torch.as_tensor(item)
+        column = as_column(item, name)
+        return column if isinstance(column, Tensor) else column[:]
+    if is_of_numbers(item) and (isinstance(item, (tuple, list)) or getattr(sample, "shape", None) == ()):
+        return of_numbers(item, name, sample)
+    if name == "inputs" or isinstance(sample, Sample):
+        where = "" if name == "inputs" else f" as {name}"
+        raise TypeError(
+            f"predict got {describe(item)}{where}: pass a tensor of shape (items, ...), a list of numbers, a "
+            "tuple of tensors, or a mapping. For the batches of a loader call learn.get_preds(loader)."
+        )
+    return item
+
+
+def is_of_numbers(item: Any) -> bool:
+    """Is it a number, or a list of numbers, of lists of numbers, and so on?"""
+    while isinstance(item, (tuple, list)) and item:
+        item = item[0]
+    return isinstance(item, Number)
+
+
+def of_numbers(item: Any, name: str, sample: Any) -> Tensor:
+    """A number, or a list of numbers, as a tensor of the type of the training batches.
+
+    Raises:
+        ValueError: lists have different lengths.
+    """
+    try:
+        found = torch.tensor(item)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"predict got {describe(item)} as {name}, which is no array: {error}.") from None
+    return found.to(sample.dtype) if isinstance(sample, Sample) else found
+
+
+def is_one_item(arguments: dict[Any, Any], samples: Samples) -> bool:
+    """Do all arguments have one dimension less than in training batches, and fit their items?"""
+    if list(samples.values()) == ["list"]:
+        return type(next(iter(arguments.values()))) is not list
+    known = [
+        sample.fits(arguments[key])
+        for key, sample in samples.items()
+        if isinstance(sample, Sample) and isinstance(arguments.get(key), Tensor)
+    ]
+    return bool(known) and all(known)
+
+
+def as_batch_of_one(item: Any, sample: Any) -> Any:
+    """One argument with the dimension of the items."""
+    if sample == "list":
+        return [item]
+    return item.unsqueeze(sample.dim) if isinstance(sample, Sample) and isinstance(item, Tensor) else item
+
+
+def report_once(arguments: dict[Any, Any], samples: Samples, learn: FullLearner) -> None:
+    """Print that one item was recognised, once for each learner."""
+    if ONCE in learn.reported:
+        return
+    learn.reported.add(ONCE)
+    shown = next(((key, each) for key, each in samples.items() if isinstance(each, Sample)), None)
+    if shown is None:
+        print_line("predict: one item, as batches are lists; the result has no batch dimension")
+        return
+    key, sample = shown
+    print_line(
+        f"predict: one item of shape {tuple(arguments[key].shape)}, as training batches have the shape "
+        f"{sample.of_batch()}; the result has no batch dimension"
+    )
+
+
+@contextmanager
+def noted(batch: InputsOnly, learn: FullLearner) -> Iterator[None]:
+    """Add the shapes of the training batches to an error of the model, if those of the inputs differ."""
+    try:
+        yield
+    except Exception as error:
+        samples = training_samples(learn) or {}
+        given = batch.inputs if isinstance(batch.inputs, Mapping) else dict(enumerate(batch.inputs))
+        for key, sample in samples.items():
+            item = given.get(key)
+            if isinstance(sample, Sample) and isinstance(item, Tensor):
+                rest = (*item.shape[: sample.dim], *item.shape[sample.dim + 1 :])
+                if rest != sample.shape or item.dtype != sample.dtype:
+                    error.add_note(
+                        f"predict got {describe(item)}; training batches have the shape {sample.of_batch()} "
+                        f"and {sample.dtype}"
+                    )
+        raise

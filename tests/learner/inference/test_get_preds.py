@@ -1,0 +1,271 @@
+"""Predictions over a loader: inputs, losses per item, test-time augmentation, and files."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import ZeroGrad
+from learner import Data, Learner, TensorLoader
+
+
+def make(loss=F.mse_loss, model=None, batches=None):
+    torch.manual_seed(0)
+    batches = batches or [(torch.rand(n, 3), torch.rand(n, 1)) for n in (4, 4, 2)]
+    return Learner(model or nn.Linear(3, 1), Data(batches, batches), loss, defaults=())
+
+
+def classes(loss, *, ignored=0, shape=()):
+    """A learner of three classes, some of whose targets are ignored."""
+    torch.manual_seed(0)
+    batches = []
+    for n in (4, 3):
+        targets = torch.randint(3, (n, *shape))
+        targets[0] = -100 if ignored else targets[0]
+        batches.append((torch.rand(n, *shape, 5), targets))
+    model = nn.Linear(5, 3)
+    if shape:
+        model = nn.Sequential(model, Swap())
+    return Learner(model, Data(batches, batches), loss, defaults=())
+
+
+class Swap(nn.Module):
+    """Puts the classes of a sequence into the second dimension."""
+
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+@pytest.mark.parametrize("n_batches", [1, 2, 9, 20])
+@pytest.mark.parametrize("has_length", [True, False])
+def test_loaders_of_every_length_are_joined_like_torch_cat(n_batches, has_length):
+    batches = [(torch.rand(n, 3), torch.rand(n, 1)) for n in range(1, n_batches + 1)]
+    learn = make()
+    preds, targets = learn.get_preds(batches if has_length else lambda: iter(batches))
+    assert torch.equal(targets, torch.cat([y for _, y in batches]))
+    assert torch.equal(preds, torch.cat([learn.model(x).detach() for x, _ in batches]))
+    assert preds.untyped_storage().nbytes() == 4 * len(preds)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.complex64]
+)
+def test_every_dtype_is_kept_in_memory_and_on_disk(dtype, tmp_path):
+    learn = make()
+    expected = torch.cat([(learn.model(x) > 0.2).to(dtype) for x, _ in learn.data.valid])
+
+    def keep(output):
+        return (output > 0.2).to(dtype)
+
+    assert torch.equal(learn.get_preds(keep=keep)[0], expected)
+    stored, _ = learn.get_preds(keep=keep, to=tmp_path / "preds.npy")
+    assert torch.equal(torch.tensor(np.asarray(stored)).to(dtype), expected)
+
+
+def test_inputs_are_returned_in_the_order_of_the_predictions():
+    learn = make()
+    preds, _, inputs = learn.get_preds(with_inputs=True)
+    assert torch.equal(learn.model(inputs), preds)
+    learn = make(batches=[{"input": torch.rand(n, 3), "y": torch.rand(n, 1)} for n in (4, 2)])
+    learn.data.target_keys = ("y",)
+    assert learn.get_preds(with_inputs=True)[2]["input"].shape == (6, 3)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.mse_loss,
+        nn.MSELoss(),
+        partial(F.smooth_l1_loss, beta=0.5),
+        lambda preds, targets: F.mse_loss(preds, targets),
+        nn.MSELoss().forward,
+    ],
+    ids=["function", "module", "partial", "lambda", "method"],
+)
+def test_the_loss_of_an_item_is_that_of_a_batch_of_it_alone(loss):
+    learn = make(loss)
+    preds, targets, losses = learn.get_preds(with_loss=True)
+    alone = [loss(preds[n : n + 1], targets[n : n + 1]) for n in range(len(preds))]
+    assert torch.allclose(losses, torch.stack(alone))
+
+
+def test_a_loss_that_sums_gives_the_sums_of_the_items():
+    batches = [(torch.rand(n, 3), torch.rand(n, 2)) for n in (4, 2)]
+    learn = make(nn.MSELoss(reduction="sum"), nn.Linear(3, 2), batches)
+    preds, targets, losses = learn.get_preds(with_loss=True)
+    assert torch.allclose(losses, ((preds - targets) ** 2).sum(1))
+
+
+def test_class_weights_and_ignored_targets_are_those_of_torch():
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    learn = classes(nn.CrossEntropyLoss(weight, label_smoothing=0.1), ignored=1)
+    preds, targets, losses = learn.get_preds(with_loss=True)
+    assert torch.equal(losses, F.cross_entropy(preds, targets, weight, label_smoothing=0.1, reduction="none"))
+    assert losses[0] == 0
+
+
+def test_an_item_of_several_targets_has_the_mean_over_those_that_are_not_ignored():
+    learn = classes(F.cross_entropy, shape=(6,))
+    for _, targets in learn.data.valid:
+        targets[:, 4:] = -100
+    preds, targets, losses = learn.get_preds(with_loss=True)
+    assert torch.allclose(losses, F.cross_entropy(preds[:, :, :4], targets[:, :4], reduction="none").mean(1))
+
+
+def test_the_loss_of_the_models_own_output_is_computed_for_each_item():
+    class Output(dict):
+        loss = property(lambda self: self["loss"])
+
+    class Own(nn.Linear):
+        def forward(self, x, labels):
+            logits = super().forward(x)
+            return Output(logits=logits, loss=F.mse_loss(logits, labels))
+
+    batches = [{"x": torch.rand(n, 3), "labels": torch.rand(n, 1)} for n in (4, 2)]
+    learn = make(None, Own(3, 1), batches)
+    logits, labels, losses = learn.get_preds(keep="logits", with_loss=True)
+    assert torch.allclose(losses, ((logits - labels) ** 2)[:, 0])
+
+
+def test_a_loss_of_the_items_together_is_refused_for_single_items():
+    def contrastive(preds, targets):
+        return F.cross_entropy(preds @ preds.T, torch.arange(len(preds)))
+
+    with pytest.raises(ValueError, match="It depends on the items together"):
+        make(contrastive).get_preds(with_loss=True)
+    with pytest.raises(ValueError, match="the loss is None in evaluation mode"):
+        make(lambda preds, targets: None).get_preds(with_loss=True)
+
+
+def double(x):
+    return 2 * x
+
+
+def test_augmented_predictions_are_the_mean_over_the_versions():
+    learn = make()
+    preds, targets = learn.get_preds(tta=double)
+    x, y = map(torch.cat, zip(*learn.data.valid, strict=True))
+    with torch.no_grad():
+        assert torch.allclose(preds, (learn.model(x) + learn.model(2 * x)) / 2)
+        both = (learn.model(x) + learn.model(2 * x) + learn.model(-x)) / 3
+    preds, targets, inputs, losses = learn.get_preds(
+        tta=[double, lambda x: -x], with_inputs=True, with_loss=True
+    )
+    assert torch.allclose(preds, both)
+    assert torch.equal(targets, y)
+    assert torch.equal(inputs, x)
+    assert torch.allclose(losses, ((both - y) ** 2)[:, 0])
+
+
+def test_a_change_is_undone_in_the_output():
+    learn = make(model=nn.Identity())
+    preds, _, inputs = learn.get_preds(tta=[(torch.fliplr, torch.fliplr)], with_inputs=True)
+    assert torch.equal(preds, inputs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"tta": 3}, TypeError, r"tta=3\): pass a function"),
+        ({"tta": []}, TypeError, "pass a function"),
+        ({"tta": ["flip"]}, TypeError, "contains 'flip'"),
+        ({"tta": torch.neg, "keep": lambda output: output > 0}, TypeError, "let the model return scores"),
+        ({"tta": lambda x: x[:2]}, ValueError, "To undo a change in the output"),
+        ({"tta": torch.neg, "keep": abs, "with_loss": True}, ValueError, "Leave keep out"),
+        ({"with_loss": 1}, TypeError, "pass True or False"),
+        ({"to": "preds.csv"}, ValueError, r"ends in \.npy"),
+        ({"to": "x.npy", "returns": "batches"}, ValueError, "leave one out"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(settings, error, words):
+    with pytest.raises(error, match=words):
+        make().get_preds(**settings)
+
+
+def test_what_is_written_to_files_equals_what_is_returned_in_memory(tmp_path):
+    learn = make()
+    stored = learn.get_preds(with_inputs=True, with_loss=True, to=tmp_path / "new" / "preds.npy")
+    kept = learn.get_preds(with_inputs=True, with_loss=True)
+    names = ["preds.npy", "preds.targets.npy", "preds.inputs.npy", "preds.losses.npy"]
+    assert sorted(each.name for each in (tmp_path / "new").iterdir()) == sorted(names)
+    for name, from_file, in_memory in zip(names, stored, kept, strict=True):
+        assert isinstance(from_file, np.memmap)
+        assert np.array_equal(np.load(tmp_path / "new" / name), in_memory.numpy())
+        assert np.array_equal(from_file, in_memory.numpy())
+
+
+def test_several_outputs_are_written_to_a_file_each(tmp_path):
+    learn = make(lambda preds, targets: preds[0].mean(), Twice())
+    mean, spread = learn.get_preds(to=tmp_path / "preds.npy")[0]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "preds.0.npy",
+        "preds.1.npy",
+        "preds.targets.npy",
+    ]
+    assert np.array_equal(2 * mean, spread)
+
+
+class Twice(nn.Linear):
+    """Returns its output and twice its output."""
+
+    def __init__(self):
+        super().__init__(3, 1)
+
+    def forward(self, x):
+        return super().forward(x), 2 * super().forward(x)
+
+
+def test_an_error_in_the_pass_leaves_no_file_and_the_former_one_as_it_was(tmp_path):
+    learn, path = make(), tmp_path / "preds.npy"
+    learn.get_preds(to=path)
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError):
+        learn.get_preds([learn.data.valid[0], (torch.rand(2, 7), torch.rand(2, 1))], to=path)
+    assert path.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["preds.npy", "preds.targets.npy"]
+
+
+def test_what_is_not_one_array_is_not_written(tmp_path):
+    batches = [(torch.rand(4, n), torch.rand(4, 1)) for n in (3, 2)]
+    learn = make(model=nn.Identity(), batches=batches)
+    with pytest.raises(ValueError, match=r"does not fit in one array\. Leave out to="):
+        learn.get_preds(to=tmp_path / "preds.npy")
+    assert not list(tmp_path.iterdir())
+    assert len(learn.get_preds()[0]) == 8
+
+
+def test_targets_that_are_no_numbers_stay_in_memory(tmp_path):
+    learn = make(batches=[(torch.rand(2, 3), ["a", "b"]), (torch.rand(1, 3), ["c"])])
+    assert learn.get_preds(to=tmp_path / "preds.npy")[1] == ["a", "b", "c"]
+
+
+def test_results_have_the_name_of_the_pass():
+    learn = Learner(
+        nn.Linear(3, 1), Data([(torch.rand(4, 3), torch.rand(4, 1))]), F.mse_loss, metrics=[F.l1_loss]
+    )
+    test = TensorLoader((torch.rand(6, 3), torch.rand(6, 1)), 4)
+    found = learn.test(test)
+    assert list(found) == ["test_loss", "test_l1_loss"]
+    assert list(learn.validate(test).values()) == list(found.values())
+    assert list(learn.validate(test, name="shifted")) == ["shifted_loss", "shifted_l1_loss"]
+    for name in ("train", "Test", "", None):
+        with pytest.raises(ValueError, match="pass a word in lower case"):
+            learn.validate(test, name=name)
+
+
+def test_a_model_that_writes_each_output_to_the_same_memory_is_gathered():
+    class Reuse(nn.Linear):
+        buffer = torch.zeros(4, 1)
+
+        def forward(self, x):
+            return torch.add(super().forward(x), 0, out=self.buffer)
+
+    learn = make(model=Reuse(3, 1), batches=[(torch.rand(4, 3), torch.rand(4, 1)) for _ in range(3)])
+    learn.add_callbacks(ZeroGrad)
+    preds, _ = learn.get_preds()
+    assert len(preds.unique()) == 12
