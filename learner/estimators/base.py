@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.core import draws
 from callbacks.history.history import History
@@ -20,7 +22,7 @@ from learner.data.batching import TensorLoader
 from learner.data.data import Data
 from learner.data.seeds import seed_everything
 from learner.engine.composition import DEFAULT_CALLBACKS
-from learner.estimators.losses import EstimatorLearner, EstimatorLoss, inputs_and_targets
+from learner.estimators.losses import EstimatorLearner, EstimatorLoss, first_output, inputs_and_targets
 from learner.estimators.parameters import NestedParameters, made, made_callbacks
 from learner.learner import Learner
 
@@ -59,7 +61,7 @@ class LearnerEstimator(NestedParameters):
         check_is_fitted(self, "learner_")
         X = validate_data(self, X, reset=False, dtype=self.dtype, allow_nd=True)  # noqa: N806
         loader = TensorLoader((tensor(X),), 2 * self.batch_size)
-        return self.learner_.get_preds(loader)[0]
+        return self.learner_.get_preds(loader, keep=first_output)[0]
 
     @property
     def module_(self) -> nn.Module:
@@ -72,6 +74,11 @@ class LearnerEstimator(NestedParameters):
         """The history of all fits of the module."""
         check_is_fitted(self, "learner_")
         return self.learner_.history
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.non_deterministic = self.seed is None
+        return tags
 
     def _learn_targets(self, y: Any, classes: Any) -> None:
         """Keep what a new module must know of the targets."""
@@ -98,12 +105,13 @@ class LearnerEstimator(NestedParameters):
             columns = (*columns, tensor(weight / weight.mean()))
         with self._seeded(0 if is_new else len(self.learner_.history)):
             data = self._data(tensor(X), columns)
-            if is_new:
-                n_outputs = self._n_classes() or int(np.prod(targets.shape[1:]))
-                self.learner_ = self._make(data, X.shape[1], n_outputs)
-            self.learner_.data = data
-            self.learner_.fit(self.n_epochs)
-        forget_data(self.learner_, (tensor(X[:2]), tensor(targets[:2])))
+            n_outputs = self._n_classes() or int(np.prod(targets.shape[1:]))
+            learn = self._make(data, X.shape[1], n_outputs) if is_new else self.learner_
+            learn.data = data
+            leave_out_a_single_item(learn)
+            learn.fit(self.n_epochs)
+        forget_data(learn, (tensor(X[:2]), tensor(targets[:2])))
+        self.learner_ = learn
         return self
 
     def _data(self, inputs: Tensor, columns: tuple[Tensor, ...]) -> Data:
@@ -116,6 +124,8 @@ class LearnerEstimator(NestedParameters):
         return Data(data.train, data.valid, split=inputs_and_targets)
 
     def _make(self, data: Data, n_features: int, n_outputs: int) -> Learner:
+        for name in ("make_module", "optimizer"):
+            check_maker(name, getattr(self, name))
         settings = self._settings("module")
         known = inspect.signature(self.make_module).parameters
         for name, value in {"n_features": n_features, "n_outputs": n_outputs}.items():
@@ -138,9 +148,26 @@ class LearnerEstimator(NestedParameters):
         if self.seed is None:
             yield
             return
+        if not isinstance(self.seed, Integral):
+            raise TypeError(f"seed={self.seed!r}: pass a whole number, or None for the global random states.")
         with draws.undrawn():
-            seed_everything(self.seed + n_epochs_before)
+            seed_everything(int(self.seed) + n_epochs_before)
             yield
+
+
+def check_maker(name: str, value: Any) -> None:
+    """Refuse what does not make something new for each fit."""
+    if isinstance(value, (nn.Module, torch.optim.Optimizer)) or not callable(value):
+        raise TypeError(
+            f"{name}={value!r}: pass a class or a function that makes one, as each fit starts with a new one."
+        )
+
+
+def leave_out_a_single_item(learn: Learner) -> None:
+    """Let each epoch leave out one item where batch norm would meet it alone in the last batch."""
+    loader: Any = learn.data.train
+    is_alone = loader.n_items % loader.batch_size == 1 < loader.n_items
+    loader.drop_last = is_alone and any(isinstance(each, _BatchNorm) for each in learn.model.modules())
 
 
 def tensor(array: Any) -> Tensor:

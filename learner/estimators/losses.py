@@ -27,8 +27,9 @@ class EstimatorLoss(nn.Module):
         self.loss_func, self.n_classes = loss_func, n_classes
         self.title = getattr(make_module, "__name__", "the module")
 
-    def forward(self, preds: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    def forward(self, preds: Any, targets: Tensor, weight: Tensor | None = None) -> Tensor:
         """The mean over the items, each multiplied with its weight."""
+        preds = first_output(preds)
         loss_func = self.loss_func or usual_loss(preds, self.n_classes)
         fit_shapes = self.as_regression if self.n_classes is None else self.as_classes
         preds, targets = fit_shapes(preds, targets)
@@ -58,6 +59,11 @@ class EstimatorLoss(nn.Module):
                 "number of classes. If this part of the data lacks a class, pass classes=[...]."
             )
         return preds, targets
+
+
+def first_output(output: Any) -> Tensor:
+    """The predictions: a tensor, or the first of several outputs."""
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def usual_loss(preds: Tensor, n_classes: int | None) -> Callable[..., Tensor]:

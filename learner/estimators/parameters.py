@@ -69,6 +69,10 @@ def prefix_of(name: str) -> str | None:
 
 def made(make: Callable[..., Any], settings: dict[str, Any]) -> Any:
     """A function with these settings; a class is instantiated."""
+    if not callable(make):
+        raise TypeError(
+            f"{make!r} is neither a class nor a function: pass one, as in loss_func=nn.HuberLoss."
+        )
     return make(**settings) if isinstance(make, type) else partial(make, **settings) if settings else make
 
 
@@ -87,6 +91,10 @@ def made_callbacks(given: Any, settings: dict[str, Any]) -> list[Callback]:
         if isinstance(each, Callback):
             found.append(copy.deepcopy(each))
             continue
+        if not callable(each):
+            raise TypeError(
+                f"callbacks={given!r}: {each!r} is neither a Callback nor a class or partial of one."
+            )
         target: Any = getattr(each, "func", each)
         title = target.__name__ + "__"
         own = {name: left.pop(name) for name in [*left] if name.startswith(title)}
