@@ -70,9 +70,7 @@ def prefix_of(name: str) -> str | None:
 def made(make: Callable[..., Any], settings: dict[str, Any]) -> Any:
     """A function with these settings; a class is instantiated."""
     if not callable(make):
-        raise TypeError(
-            f"{make!r} is neither a class nor a function: pass one, as in loss_func=nn.HuberLoss."
-        )
+        raise TypeError(f"{make!r} is not callable: pass a class or function, as loss_func=nn.HuberLoss.")
     return make(**settings) if isinstance(make, type) else partial(make, **settings) if settings else make
 
 
@@ -93,7 +91,7 @@ def made_callbacks(given: Any, settings: dict[str, Any]) -> list[Callback]:
             continue
         if not callable(each):
             raise TypeError(
-                f"callbacks={given!r}: {each!r} is neither a Callback nor a class or partial of one."
+                f"callbacks={given!r}: {each!r} is not a Callback, nor a class or partial of one."
             )
         target: Any = getattr(each, "func", each)
         title = target.__name__ + "__"

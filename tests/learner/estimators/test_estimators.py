@@ -251,6 +251,42 @@ def test_a_module_with_a_wrong_number_of_outputs_is_refused(make, y, words):
         make(lambda: nn.Linear(3, 7), batch_size=20, n_epochs=1).fit(X, y)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"make_module": nn.Linear(3, 3)}, "make_module=Linear.*pass a class or a function that makes one"),
+        ({"optimizer": "Adam"}, "optimizer='Adam': pass a class or a function"),
+        ({"loss_func": "mse"}, "'mse' is not callable"),
+        ({"callbacks": [3]}, "3 is not a Callback"),
+        ({"seed": np.random.RandomState(0)}, "pass a whole number, or None"),
+    ],
+    ids=["module", "optimizer", "loss", "callback", "seed"],
+)
+def test_what_makes_nothing_new_is_refused_in_the_fit(settings, words):
+    with pytest.raises(TypeError, match=words):
+        classifier().set_params(**settings).fit(X, Y)
+
+
+def test_batch_norm_is_trained_where_one_item_would_be_left_over():
+    def normed(n_features, n_outputs):
+        return nn.Sequential(nn.BatchNorm1d(n_features), nn.Linear(n_features, n_outputs))
+
+    fitted = LearnerClassifier(normed, batch_size=59, n_epochs=2, seed=0).fit(X, Y)
+    assert fitted.learner_.global_step == 2
+
+
+def test_the_first_of_several_outputs_is_the_prediction():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.linear(x), x
+
+    assert LearnerClassifier(Two, n_epochs=1, seed=0).fit(X, Y).predict(X).shape == (60,)
+
+
 def test_a_prediction_before_the_fit_is_refused():
     for use in (classifier().predict, classifier().predict_proba, regressor().predict):
         with pytest.raises(NotFittedError):
