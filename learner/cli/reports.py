@@ -8,7 +8,6 @@ from pathlib import Path
 from learner.cli.parser import Parser, Verbs
 from learner.recipes.recipe_errors import Mistake
 from learner.report.comparison import compare
-from learner.report.comparison_page import comparison_report
 from learner.report.records import Record, record_of_folder
 from learner.report.reporting import RunReport, made
 
@@ -49,7 +48,7 @@ def do_compare(options: argparse.Namespace) -> int:
         for reason in record.missing:
             print(f"{name}: {reason}")
     if options.output is not None:
-        write(comparison_report(found), options.output)
+        write(found.report(), options.output)
     return 0
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from html import escape
 from pathlib import Path
 from shutil import get_terminal_size
-from statistics import fmean
-from typing import TypeGuard
 
-from callbacks.history.history import folded
-from learner.report.page import shown
-from learner.report.records import Record, flattened, record_of_folder, record_of_learner
+from learner.report.curves import DASHES, SERIES, Line, panel, values_of
+from learner.report.page import Cell, page, paragraph, section, shown, table
+from learner.report.records import Record, flattened, is_finite, record_of_folder, record_of_learner
+from learner.report.reporting import RunReport
 from learner.report.run_page import duration, ordered
+from learner.report.text_tables import MISSING, Scale, shortened, tabulated
 from learner.state.protocol import FullLearner
-
-BLOCKS, SIGNS = "▁▂▃▄▅▆▇█", "_.-~=+*#"  # heights of a curve, the second if the output has no blocks
-MISSING = "-"
 
 
 class Comparison:
@@ -60,6 +55,18 @@ class Comparison:
         paths = dict.fromkeys(path for each in settings for path in each)
         found = {path: [each.get(path, MISSING) for each in settings] for path in paths}
         return {path: values for path, values in found.items() if len(set(values)) > 1}
+
+    def report(self) -> RunReport:
+        """The page of the comparison; its `save` writes it."""
+        sections = [
+            section("Results", verdict(self), results_table(self)),
+            section("Curves", legend(self), curves(self)),
+            section("Differences", differences(self)),
+        ]
+        return RunReport(page(f"{len(self.records)} runs compared", "", sections))
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
 
     def __repr__(self) -> str:
         width = get_terminal_size((80, 24)).columns
@@ -144,69 +151,73 @@ def distinct_names(records: Sequence[Record]) -> list[str]:
 
 def settings_of(record: Record) -> dict[str, str]:
     """The settings of a run, and its environment."""
-    return {**record.recipe, **flattened(record.facts.get("environment") or {}, "environment")}
+    return {**record.recipe, **flattened(record.facts.get("environment", {}), "environment")}
 
 
-def tabulated(columns: Sequence[Sequence[str]], width: int) -> str:
-    """Columns as lines; those that do not fit stand below, again with the first one."""
-    blocks = []
-    for block in folded([list(column) for column in columns], width):
-        widths = [max(map(len, column)) for column in block]
-        rows = zip(*block, strict=True)
-        blocks.append("\n".join(aligned(row, widths).rstrip() for row in rows))
-    return "\n\n".join(blocks)
+def verdict(found: Comparison) -> str:
+    """Which run is best by the first result."""
+    name = found.results[0] if found.results else ""
+    best = sorted(found.winners(name)) if name else []
+    if not best:
+        return ""
+    top = found.records[best[0]].best(name)
+    assert top is not None
+    names = ", ".join(found.names[n] for n in best)
+    return paragraph(f"Best {name}: {names}, with {shown(float(top.value))} in epoch {top.epoch}.")
 
 
-def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    """A line whose first cell is on the left, the others on the right."""
-    cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
-    return "  ".join(cells)
+def results_table(found: Comparison) -> str:
+    """A row per run; the best of each result is marked."""
+    names, best = found.results, {name: found.winners(name) for name in found.results}
+    rows = []
+    for n, record in enumerate(found.records):
+        values = [Cell(found.value(record, name), is_best=n in best[name]) for name in names]
+        seconds = MISSING if record.seconds is None else duration(record.seconds)
+        rows.append([found.names[n], *values, len(record.rows), seconds, record.facts.get("status")])
+    note = "Each result is the best of its run's epochs; the last one if the better direction is not known."
+    head = ["run", *names, "epochs", "time", "status"]
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return table(head, rows, caption="Results of the runs") + paragraph(note, "dim")
 
 
-def shortened(text: str, length: int = 24) -> str:
-    """The end of a long text, which is the part that differs in paths."""
-    text = " ".join(str(text).split())
-    return text if len(text) <= length else f"...{text[3 - length :]}"
+def legend(found: Comparison) -> str:
+    """The line of each run."""
+    items = []
+    for n, name in enumerate(found.names):
+        dashes = DASHES[(n + n // len(SERIES)) % len(DASHES)]
+        pattern = "" if isinstance(dashes, str) else " ".join(f"{2 * length:g}" for length in dashes[1])
+        style = (
+            f'stroke="var(--series-{n % len(SERIES) + 1})" stroke-width="2.5" stroke-dasharray="{pattern}"'
+        )
+        line = f'<line x1="0" x2="36" y1="5" y2="5" {style}/>'
+        line = f'<svg width="36" height="10" aria-hidden="true">{line}</svg>'
+        items.append(f"<li>{line}{escape(name)}</li>")
+    return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-class Scale:
-    """How curves are drawn as lines of text, in which a column stands for the same epochs in all runs.
-
-    Args:
-        low, high: the range of the values; a wide one is drawn logarithmically.
-        n_epochs: the length of the longest curve.
-        room: number of columns there are.
-    """
-
-    def __init__(self, low: float, high: float, n_epochs: int, room: int):
-        self.low, self.high, self.n_epochs, self.n_columns = low, high, n_epochs, min(n_epochs, room)
-        self.position = math.log if low > 0 and high > 10 * low else float
-        self.signs = BLOCKS if can_print(BLOCKS) else SIGNS
-
-    def drawn(self, curve: Sequence[object]) -> str:
-        """A curve as text; a gap where it has no number."""
-        bounds = [n * self.n_epochs // self.n_columns for n in range(self.n_columns + 1)]
-        parts = [curve[start:stop] for start, stop in pairwise(bounds)]
-        return "".join(self.sign([float(value) for value in part if is_finite(value)]) for part in parts)
-
-    def sign(self, values: Sequence[float]) -> str:
-        """The mean of some values as one sign."""
-        if not values:
-            return " "
-        low, high, mean = map(self.position, (self.low, self.high, fmean(values)))
-        share = (mean - low) / (high - low) if high > low else 0.0
-        return self.signs[min(max(int(share * len(self.signs)), 0), len(self.signs) - 1)]
+def curves(found: Comparison) -> str:
+    """A panel per result with a line per run; the best run's best epoch is marked."""
+    figures = []
+    for name in [*found.results, "lr"]:
+        best = found.winners(name)
+        lines = [line_of(found, n, name, is_best=n in best) for n in range(len(found.records))]
+        title = "learning rate" if name == "lr" else name
+        caption = f"best: {', '.join(found.names[n] for n in sorted(best))}" if best else ""
+        figures.append(panel(title, caption, lines, has_legend=False))
+    return f'<div class="panels">{"".join(figures)}</div>' if any(figures) else ""
 
 
-def can_print(text: str) -> bool:
-    """Can standard output show this text?"""
-    try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+def line_of(found: Comparison, n: int, name: str, *, is_best: bool) -> Line:
+    """A run's line in the panel of a result."""
+    record = found.records[n]
+    best = record.best(name) if is_best else None
+    mark = None if best is None else (float(best.epoch), best.value)
+    return Line(found.names[n], record.epochs, values_of(record.rows, name), mark)
 
 
-def is_finite(value: object) -> TypeGuard[float]:
-    """A finite number."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def differences(found: Comparison) -> str:
+    """A row per setting that is not the same in all runs."""
+    rows = [[path, *values] for path, values in found.differences.items()]
+    body = table(["setting", *found.names], rows, caption="Settings in which the runs differ")
+    return body or paragraph("The settings do not differ.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ COLOURS = {INK: "--dim", LINE: "--line"} | {
 }
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (5, 1.5, 1, 1.5)))  # so that lines differ on paper too
 WIDE = 100  # ratio of the largest to the smallest value above which the axis is logarithmic
+SETTINGS: Any = {"svg.fonttype": "none", "font.size": 10, "text.parse_math": False}
 MAX_LABEL = 14  # characters of a choice below its axis
 MAX_POINTS = 1000  # of a line: more cannot be seen
 
@@ -109,7 +111,8 @@ def svg(drawn: Callable[[Axes], None], about: str) -> str:
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": about, "font.size": 10, "path.simplify": True}):
+    with rc_context(SETTINGS | {"svg.hashsalt": about}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the letters
         figure = Figure(figsize=SIZE, layout="constrained")
         drawn(figure.add_subplot())
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -167,10 +170,10 @@ def as_element(text: str, about: str) -> str:
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     for colour, name in COLOURS.items():
         text = text.replace(colour, f"var({name})")
-    text = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]+")[^>]*>', rf'<svg role="img" aria-label="{escape(about)}" \1>', text
-    )
-    return text.strip()
+    box = re.search(r'viewBox="[^"]+"', text)
+    assert box is not None
+    head = f'<svg role="img" aria-label="{escape(about)}" {box[0]}>'
+    return head + text[text.index(">") + 1 :].strip()
 
 
 def values_of(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:

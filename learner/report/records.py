@@ -8,7 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+from torch.nn.parameter import is_lazy
 
 from callbacks.history.direction import Direction, guess_direction
 from callbacks.optim.optimizers import title_of
@@ -56,7 +58,7 @@ class Record:
     recipe: dict[str, str] = field(default_factory=dict)
     recipe_text: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    steps: dict[str, Sequence[float]] = field(default_factory=dict)
+    steps: Mapping[str, Sequence[float]] = field(default_factory=dict)
     directions: Mapping[str, Direction | None] = field(default_factory=dict)
     stops: list[tuple[int, str]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -76,25 +78,28 @@ class Record:
     @property
     def epochs(self) -> list[int]:
         """The number of the epoch of each row."""
-        return [row.get("epoch", number) for number, row in enumerate(self.rows)]
+        found = [row.get("epoch") for row in self.rows]
+        return [epoch if isinstance(epoch, int) else number for number, epoch in enumerate(found)]
 
     def direction(self, name: str) -> Direction | None:
         """The direction in which a result is better; None if it is not known."""
-        return self.directions.get(name) or guess_direction(name)
+        declared = self.directions.get(name)
+        return declared if declared in ("min", "max") else guess_direction(name)
 
     def best(self, name: str) -> Best | None:
         """The best value of a result; None if no epoch has a finite number or the direction is not known."""
         direction = self.direction(name)
-        found = [row for row in self.rows if is_number(row.get(name)) and math.isfinite(row[name])]
+        pairs = zip(self.rows, self.epochs, strict=True)
+        found = [(row[name], epoch) for row, epoch in pairs if is_finite(row.get(name))]
         if direction is None or not found:
             return None
-        row = (min if direction == "min" else max)(found, key=lambda row: row[name])
-        return Best(row[name], int(row.get("epoch", self.rows.index(row))), direction)
+        value, epoch = (min if direction == "min" else max)(found, key=lambda pair: pair[0])
+        return Best(float(value), epoch, direction)
 
     @property
     def main_result(self) -> str | None:
         """The number that counts: what the run monitors, otherwise a validation metric, otherwise a loss."""
-        monitored = (self.facts.get("monitored") or {}).get("name") or monitored_in(self.recipe)
+        monitored = self.facts.get("monitored", {}).get("name") or monitored_in(self.recipe)
         metrics = [name for name in self.results if name.startswith("valid_") and name != "valid_loss"]
         for name in (monitored, *metrics, "valid_loss", "train_loss", *self.results):
             if name in self.results and self.best(name) is not None:
@@ -110,9 +115,14 @@ class Record:
         return sum(found) if found else None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """A number that can be drawn or compared; a bool is not one."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """A finite number."""
+    return is_number(value) and math.isfinite(value)
 
 
 def monitored_in(recipe: Mapping[str, str]) -> str | None:
@@ -128,32 +138,20 @@ def record_of_folder(folder: str | Path) -> Record:
         ValueError: the folder is not a run's folder.
     """
     folder = Path(folder)
-    if not any((folder / name).is_file() for name in ("recipe.yaml", "run.json", "history.csv")):
+    if not any((folder / name).is_file() for name in READERS):
         what = "does not exist" if not folder.exists() else "is not a run's folder"
-        raise ValueError(
-            f"{folder} {what}: it has no recipe.yaml, no run.json and no history.csv.{other(folder)}"
-        )
+        raise ValueError(f"{folder} {what}: it has no {', no '.join(READERS)}.{other(folder)}")
     record = Record(folder.resolve().name, folder=folder)
-    readers = {"recipe.yaml": read_recipe, "run.json": read_facts, "history.csv": read_history}
-    for name, read in readers.items():
+    for name, (what, read) in READERS.items():
         try:
             read(record, (folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            record.missing.append(f"{WHAT[name]}: the folder has no {name}.")
-        except (OSError, ValueError) as error:
-            record.missing.append(f"{WHAT[name]}: {name} cannot be read ({first_line(error)}).")
-    record.pictures = sorted(
-        each for each in folder.iterdir() if each.suffix.lower() in PICTURES and each.stem != "losses"
-    )
-    record.title = record.title or record.name
+            record.missing.append(f"{what}: the folder has no {name}.")
+        except (OSError, ValueError, csv.Error, RecursionError) as error:
+            record.missing.append(f"{what}: {name} cannot be read ({first_line(error)}).")
+    found = [each for each in folder.iterdir() if each.suffix.lower() in PICTURES and each.stem != "losses"]
+    record.pictures, record.title = sorted(found), record.title or record.name
     return record
-
-
-WHAT = {
-    "recipe.yaml": "The recipe",
-    "run.json": "Environment, warnings and cost",
-    "history.csv": "The results",
-}
 
 
 def other(folder: Path) -> str:
@@ -207,12 +205,11 @@ def read_facts(record: Record, text: str) -> None:
     facts = json.loads(text)
     if not isinstance(facts, dict):
         raise ValueError("it is not a mapping")
-    record.facts = facts
+    kinds = {"monitored": dict, "environment": dict, "directions": dict, "warnings": list}
+    facts |= {name: kind() for name, kind in kinds.items() if not isinstance(facts.get(name), kind)}
+    record.facts, monitored = facts, facts["monitored"]
     record.title = record.title or str(facts.get("recipe") or "")
-    monitored = facts.get("monitored") or {}
-    record.directions = dict(facts.get("directions") or {})
-    if monitored.get("name") and monitored.get("direction") in ("min", "max"):
-        record.directions[monitored["name"]] = monitored["direction"]
+    record.directions = {**facts["directions"], monitored.get("name"): monitored.get("direction")}
     if facts.get("stop_reason"):
         record.stops = [(len(record.rows), str(facts["stop_reason"]))]
 
@@ -239,10 +236,17 @@ def as_value(word: str | None) -> Any:
         return word
 
 
+READERS = {
+    "recipe.yaml": ("The recipe", read_recipe),
+    "run.json": ("Environment, warnings and cost", read_facts),
+    "history.csv": ("The results", read_history),
+}
+
+
 def record_of_learner(learn: FullLearner) -> Record:
     """What a learner knows about its fits."""
     history = learn.history
-    trained = [each for each in learn.model.parameters() if each.requires_grad]
+    trained = [each for each in learn.model.parameters() if each.requires_grad and not is_lazy(each)]
     return Record(
         type(learn.model).__name__,
         title=f"{type(learn.model).__name__} trained with {title_of(learn.optimizer)}",

@@ -37,7 +37,7 @@ def run_page(record: Record, predictions: str = "") -> str:
         section("Pictures", pictures(record)),
         section("What was trained", settings(record)),
         section("Cost and environment", environment(record)),
-        section("Warnings", listing(record.facts.get("warnings") or ())),
+        section("Warnings", listing(record.facts.get("warnings", ()))),
         section("Resume, reproduce, load", commands(record)),
         section("Left out", listing(record.missing)),
     ]
@@ -56,6 +56,7 @@ def result_section(record: Record) -> str:
     """The number that counts, then all results with their best epoch."""
     main = record.main_result
     others = [name for name in ordered(record) if name != main and record.best(name) is not None]
+    others = [name for name in others if name.startswith("valid_") or name == "train_loss"]
     cards = [card(record, name, is_main=name == main) for name in [main, *others[:N_CARDS]] if name]
     body = f'<div class="cards">{"".join(cards)}</div>' if cards else ""
     reasons = [paragraph(f"Stopped after {epoch} epochs: {reason}") for epoch, reason in record.stops]
@@ -75,11 +76,9 @@ def card(record: Record, name: str, *, is_main: bool) -> str:
     """A large number with its name and epoch."""
     best = record.best(name)
     assert best is not None
-    about = f"{name}, best in epoch {best.epoch}"
-    return (
-        f'<div class="card{" main" if is_main else ""}"><b>{escape(shown(float(best.value)))}</b>'
-        f"<span>{escape(about)}</span></div>"
-    )
+    about = f"<span>{escape(name)}</span> <span>best in epoch {best.epoch}</span>"
+    kind = "card main" if is_main else "card"
+    return f'<div class="{kind}"><b>{escape(shown(float(best.value)))}</b> {about}</div>'
 
 
 def result_table(record: Record) -> str:
@@ -116,7 +115,8 @@ def grouped(names: Iterable[str]) -> dict[str, list[str]]:
 
 def result_panel(record: Record, title: str, names: Sequence[str]) -> str:
     """The curves of one result over epochs, with the best epoch marked."""
-    marked = next((name for name in reversed(names) if record.best(name)), None)
+    names = sorted(names, key=lambda name: not name.startswith("valid_"))  # so that its line is always solid
+    marked = next((name for name in names if record.best(name)), None)
     lines = []
     for name in names:
         best = record.best(name) if name == marked else None
@@ -184,7 +184,7 @@ def environment(record: Record) -> str:
         ["trained parameters", f"{facts['n_parameters']:,}" if is_number(facts.get("n_parameters")) else None]
     )
     rows += [[name, facts.get(name)] for name in ("seed", "command")]
-    rows += [[name, value] for name, value in flat(facts.get("environment") or {}).items()]
+    rows += [[name, value] for name, value in flat(facts.get("environment", {})).items()]
     return table(
         ["", ""], [[name, Cell(str(value))] for name, value in rows if value is not None], caption="Cost"
     )

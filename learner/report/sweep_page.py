@@ -10,11 +10,11 @@ from shutil import get_terminal_size
 from typing import Any
 
 from callbacks.history.direction import Direction
-from learner.report.comparison import MISSING, shortened, tabulated
 from learner.report.curves import Axis, points
 from learner.report.page import Cell, code, page, paragraph, section, shown, table
 from learner.report.reporting import RunReport
 from learner.report.run_page import duration
+from learner.report.text_tables import MISSING, shortened, tabulated
 
 N_SHOWN = 10  # trials in the terminal
 

@@ -62,8 +62,8 @@ def text_of(page: str) -> str:
 
 def test_the_monitored_result_comes_first_with_its_best_epoch(folder):
     text = text_of(report_of(folder))
-    assert text.index("0.7500valid_accuracy, best in epoch 1") < text.index(
-        "1.2500valid_loss, best in epoch 1"
+    assert text.index("0.7500 valid_accuracy best in epoch 1") < text.index(
+        "1.2500 valid_loss best in epoch 1"
     )
 
 
@@ -119,6 +119,21 @@ def test_a_run_without_a_finite_number_is_reported(folder):
     assert "train_loss" in report_of(folder)
 
 
+@pytest.mark.parametrize(
+    "facts", ["[]", '{"monitored": "x", "environment": [], "warnings": "w"}', '{"monitored": {"name": 3}}']
+)
+def test_facts_of_another_kind_do_not_prevent_a_report(folder, facts):
+    (folder / "run.json").write_text(facts)
+    assert "0.7500" in report_of(folder)
+
+
+def test_names_in_any_script_are_drawn(folder):
+    (folder / "history.csv").write_text("epoch,valid_精度,a$b$ $\\x\n,0.5,1\nx,0.6,2\n", encoding="utf-8")
+    page = report_of(folder)
+    assert "精度" in page
+    assert "a$b$" in page
+
+
 def test_a_folder_without_a_run_is_refused_with_the_runs_nearby(folder, capsys):
     assert main(["report", str(folder.parent)]) == 2
     assert str(folder) in capsys.readouterr().err
@@ -143,7 +158,7 @@ def test_a_learner_reports_without_a_folder(make_learner, tmp_path):
     learn.fit(5)
     found = learn.report(tmp_path / "deep" / "report.html")
     text = text_of(found.path.read_text(encoding="utf-8"))
-    assert f"{learn.history.best('valid_loss')['valid_loss']:.4f}valid_loss, best in epoch" in text
+    assert f"{learn.history.best('valid_loss')['valid_loss']:.4f} valid_loss best in epoch" in text
     assert "Stopped after" in text
     assert "SGD, lr: 0.1" in text
     assert "<iframe" in found._repr_html_()
