@@ -191,8 +191,8 @@ def flattened(tree: Any, path: str = "") -> dict[str, str]:
     if isinstance(tree, list) and any(isinstance(each, (dict, list)) for each in tree):
         return flattened(dict(enumerate(tree)), path)
     if isinstance(tree, list):
-        return {path: f"[{', '.join(tree)}]"}
-    return {path: "null" if tree == "" else str(tree)}
+        return {path: f"[{', '.join(map(str, tree))}]"}
+    return {path: "null" if tree in ("", None) else str(tree)}
 
 
 def join(path: str, key: Any) -> str:

@@ -20,7 +20,7 @@ from learner.recipes.recipe_errors import Mistake
 from learner.recipes.run_folder import new_folder, numbered, shown_path
 from learner.recipes.runs import keep_recipe, train
 from learner.report.curves import Axis
-from learner.report.records import monitored_in
+from learner.report.records import flattened, monitored_in
 from learner.report.sweep_page import Sweep, Trial, setting, sweep_report
 from learner.runs.search_space import Setting, combinations, read_settings
 
@@ -51,11 +51,10 @@ class Plan:
     seed: int
     allow: list[str]
 
-    def build(self, params: dict[str, Any]) -> tuple[Recipe, Learner]:
-        """The recipe with some values of the settings, and its learner."""
-        overrides = [each.override(params[each.path]) for each in self.settings if each.path in params]
-        recipe = load_recipe(self.recipe, [*self.fixed, *overrides], allow=self.allow)
-        return recipe, recipe.build()
+    def recipe_of(self, params: dict[str, Any]) -> Recipe:
+        """The recipe with the values of a trial."""
+        overrides = [each.override(params[each.path]) for each in self.settings]
+        return load_recipe(self.recipe, [*self.fixed, *overrides], allow=self.allow)
 
 
 def make_plan(
@@ -104,7 +103,7 @@ def choose_result(
         if isinstance(callback, Metrics):
             callback.before_fit(learn)  # from then on it knows the names; this learner is never fitted
     default = "valid_loss" if learn.data.valid is not None else "train_loss"
-    name = name or monitored_in(flat_monitors(recipe)) or default
+    name = name or monitored_in(flattened(recipe.tree.plain())) or default
     try:
         check_measured(name, learn, "sweep")
     except ValueError as error:
@@ -118,18 +117,6 @@ def choose_result(
             f"sweep: which direction of {name} is better? Write --minimize {name} or --maximize {name}."
         )
     return name, wanted or known
-
-
-def flat_monitors(recipe: Recipe) -> dict[str, str]:
-    """The results that callbacks of a recipe monitor, by path."""
-    nodes = {name: node.value for name, node in recipe.sections.callback_nodes.items()}
-    return {
-        f"{name}.{key}": each.value
-        for name, values in nodes.items()
-        if isinstance(values, dict)
-        for key, each in values.items()
-        if isinstance(each.value, str)
-    }
 
 
 def place_for(plan: Plan, runs: Path, *, resume: bool) -> Path:
@@ -177,6 +164,8 @@ def sweep(plan: Plan, folder: Path, n_trials: int | None) -> Sweep:
         axes = {each.path: Axis(each.low, each.high, each.is_log, each.labels) for each in plan.settings}
         found = Sweep(folder, plan.monitor, plan.direction, trials_of(study), axes)
         finish(plan, found)
+        if len(ended(study)) < n_trials:
+            print_line("to continue: the same command with --resume")
     return found
 
 
@@ -247,7 +236,8 @@ def train_trial(plan: Plan, trial: Any, folder: Path) -> float:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "output.txt").open("w", encoding="utf-8") as output, contextlib.redirect_stdout(output):
-        recipe, learn = plan.build(trial.params)
+        recipe = plan.recipe_of(trial.params)
+        learn = recipe.build()
         if Progress in learn.callbacks:
             learn.remove_callbacks(Progress)
         learn.add_callbacks(OptunaPruning(trial, plan.monitor))
@@ -286,8 +276,7 @@ def finish(plan: Plan, found: Sweep) -> None:
     page = shown_path(found.folder / "report.html")
     best = found.best
     if best is not None:
-        recipe, _ = plan.build(best.params)
-        keep_recipe(recipe, found.folder)
+        keep_recipe(plan.recipe_of(best.params), found.folder)
         (found.folder / "recipe.yaml").rename(found.folder / "best.yaml")
     sweep_report(found).save(found.folder / "report.html")
     print_line(f"\n{found}\nwrote {page}")

@@ -131,7 +131,9 @@ def test_a_sweep_without_a_finished_trial_fails(capsys):
 def test_ctrl_c_keeps_what_is_done_and_the_interrupted_trial_is_trained_again(capsys):
     words = ("lr=0.1,1.0,0.01", "callbacks.Fails.use=models.py:Fails", "callbacks.Fails.interrupt=true")
     sweep(*words, code=130)
-    assert "1 finished, 1 interrupted" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 finished, 1 interrupted" in out
+    assert "--resume" in out
     Path("models.py").write_text(MODELS.replace('["lr"] == self.at', '["lr"] == None'))
     sweep(*words, "--resume")
     assert "3 finished, 1 interrupted" in capsys.readouterr().out
