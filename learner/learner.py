@@ -20,6 +20,7 @@ from learner.engine.composition import DEFAULT_CALLBACKS, as_list, found_in, met
 from learner.engine.explain import explain
 from learner.engine.groups import Splitter
 from learner.engine.interrupt import interruptible
+from learner.engine.overview import overview
 from learner.engine.subclass import check_subclass
 from learner.examination import examination
 from learner.examination.report import Report
@@ -276,6 +277,9 @@ class Learner(FitState):
     def __repr__(self) -> str:
         names = [type(each).__name__ for each in (self.model, self.data, self.optimizer, *self.callbacks)]
         return f"{type(self).__name__}({', '.join(names[:3])}, callbacks=[{', '.join(names[3:])}])"
+
+    def _repr_html_(self) -> str:
+        return overview(self)
 
     def check(self) -> Report:
         """Check the model, data, loss, optimizer and callbacks on one batch, in a sandbox; print a report."""

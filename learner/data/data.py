@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from callbacks.history.tables import html_table
 from learner.data.at_once import at_once
 from learner.data.batching import Order, TensorLoader
 from learner.data.holdout import hold_out
@@ -281,6 +282,9 @@ class Data:
 
     def __repr__(self) -> str:
         return f"Data({describe_loader(self.train)}, valid={describe_loader(self.valid)})"
+
+    def _repr_html_(self) -> str:
+        return html_table([(name, describe_loader(getattr(self, name))) for name in ("train", "valid")])
 
 
 @dataclass

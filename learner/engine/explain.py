@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Sequence
+from shutil import get_terminal_size
 
 from callbacks import Callback
 from callbacks.core.registry import describe, listens
 from callbacks.core.when import window_of
+from callbacks.record.bar import is_terminal
 from learner.state.protocol import FullLearner
+
+WIDEST = 100  # characters of a line
 
 # The loop as it is nested in `loop.py`: an event or an [operation]. A test compares it with a real fit.
 LOOP = """\
@@ -67,9 +72,14 @@ def lines_of_loop(*, validates: bool) -> Sequence[str]:
 
 
 def beside(left: str, right: str) -> list[str]:
-    """Two columns of at most 100 characters together; the right one is wrapped."""
-    lines = textwrap.wrap(right, 100 - 25) or [""]
+    """Two columns that fit the screen; the right one is wrapped."""
+    lines = textwrap.wrap(right, max(n_columns() - 25, 20), break_on_hyphens=False) or [""]
     return [f"{left if number == 0 else '':<24} {line}".rstrip() for number, line in enumerate(lines)]
+
+
+def n_columns() -> int:
+    """The width of a line: that of the terminal, but at most 100."""
+    return min(get_terminal_size().columns, WIDEST) if is_terminal(sys.stdout) else WIDEST
 
 
 def implementation_of(learn: FullLearner, operation: str) -> str:

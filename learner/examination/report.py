@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from callbacks.core.contract import LearnerWarning
+from callbacks.history.tables import html_table
 from learner.data.tensors import counted
 
 WIDTH = 80
@@ -59,6 +60,11 @@ class Report:
 
     def __repr__(self) -> str:  # short, as a notebook shows it below the printed report
         return f"<Report {self.verdict()}>"
+
+    def _repr_html_(self) -> str:
+        rows = [*self.facts.items()]
+        rows += [("error", each) for each in self.errors] + [("warning", each) for each in self.warnings]
+        return f"{html_table(rows)}<p>{self.verdict()}</p>"
 
 
 def wrapped(text: str, indent: int) -> str:

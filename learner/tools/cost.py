@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import textwrap
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from callbacks.core.contract import OPERATIONS
+from callbacks.history.tables import html_table
 from learner.data.batching import TensorLoader
 from learner.data.stored import Stored
 from learner.state.protocol import FullLearner
@@ -94,6 +96,19 @@ class StepCost:
         body = [line for title, rows in self._rows() for line in (title, *rows) if rows and line]
         return "\n".join([head, *body, *self._notes()])
 
+    def _repr_html_(self) -> str:
+        parts = {"data wait": self.data_wait, **self.operations}
+        callbacks = {name: each for name, each in self.callbacks.items() if each.step or each.epoch}
+        rows = [
+            *(self._cells(name, seconds) for name, seconds in parts.items()),
+            *(self._cells(name, each.step, each.epoch) for name, each in callbacks.items()),
+            self._cells("the loop itself", self.loop),
+            self._cells("in all", self.step),
+        ]
+        head = [f"a training step on {self.device}", "time", "share", "an epoch", "waits"]
+        table = html_table(rows, head, n_text=1)
+        return f"{table}<p>{html.escape(' '.join(self._notes()))}</p>"
+
     def _rows(self) -> list[tuple[str, list[str]]]:
         operations = [self._row(name, seconds) for name, seconds in self.operations.items()]
         callbacks = [
@@ -109,12 +124,13 @@ class StepCost:
         ]
 
     def _row(self, title: str, seconds: float, epoch: float | None = None) -> str:
+        return "{:30.30}{:>12}{:>8}{:>13}{:>8}".format(*self._cells(title, seconds, epoch)).rstrip()
+
+    def _cells(self, title: str, seconds: float, epoch: float | None = None) -> list[str]:
         share = f"{seconds / self.step:.0%}" if self.step else ""
         n_waits = self.device_waits.get(title.strip(), 0.0)
         shown = [shown_time(seconds), share, "" if epoch is None else shown_time(epoch)]
-        return "{:30.30}{:>12}{:>8}{:>13}{:>8}".format(
-            title, *shown, f"{n_waits:.3g}" if n_waits else ""
-        ).rstrip()
+        return [title, *shown, f"{n_waits:.3g}" if n_waits else ""]
 
     def _notes(self) -> list[str]:
         notes = [
