@@ -419,7 +419,7 @@ def test_a_snapshot_of_another_model_is_refused_and_changes_nothing(make_learner
     learn = make_learner()
     other = make_learner(model=nn.Linear(1, 1, bias=False)).snapshot()
     before = weights(learn)
-    with pytest.raises(ValueError, match=r"another model: 1 tensor differs, as 'bias'"):
+    with pytest.raises(ValueError, match=r"another model: 1 tensor differs, such as 'bias'"):
         learn.restore(other)
     assert torch.equal(weights(learn), before)
 
