@@ -7,6 +7,7 @@ from pathlib import Path
 
 from callbacks import Progress
 from callbacks.core.output import print_line
+from callbacks.history.direction import Direction
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load, unreadable
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake, closest
@@ -98,15 +99,10 @@ def do_sweep(options: argparse.Namespace) -> int:
     if options.trials is not None and options.trials < 1:
         raise Mistake(f"sweep: --trials is {options.trials}. Pass a number of at least 1.")
     import_optuna()
+    wanted: Direction | None = "min" if options.minimize else "max" if options.maximize else None
     try:
-        plan = make_plan(
-            options.recipe,
-            options.overrides,
-            allow=options.allow,
-            seed=options.seed,
-            result=options.minimize or options.maximize,
-            wanted="min" if options.minimize else "max" if options.maximize else None,
-        )
+        goal = (options.minimize or options.maximize, wanted)
+        plan = make_plan(options.recipe, options.overrides, goal, allow=options.allow, seed=options.seed)
     except OSError as error:
         raise unreadable(options.recipe, error) from error
     folder = place_for(plan, options.runs, resume=options.resume)

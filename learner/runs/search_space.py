@@ -80,15 +80,20 @@ def read_settings(words: Iterable[str], path: str, allow: Iterable[str]) -> tupl
         word.resolve(known)
     fixed = [word.override for word in plain]
     settings = [word.setting for word in read if word.setting is not None]
-    seen: set[str] = set()
-    for word in read:
-        if word.path in seen:
-            raise word.error(f"{word.path} is given twice", "Write each setting once.")
-        seen.add(word.path)
+    check_distinct(read)
     for setting in settings:
         for value in setting.labels or (setting.low, setting.high):
             load_recipe(path, [*fixed, setting.override(value)], allow=allow)
     return settings, fixed
+
+
+def check_distinct(words: list[Word]) -> None:
+    """Refuse a setting that is given twice, also if once by its short name."""
+    seen: set[str] = set()
+    for word in words:
+        if word.path in seen:
+            raise word.error(f"{word.path} is given twice", "Write each setting once.")
+        seen.add(word.path)
 
 
 class Word:

@@ -29,6 +29,9 @@ MAX_TRIALS = 100_000  # more would repeat suggestions of the next seed
 N_TRIALS = 20  # unless the user says how many, or all combinations are tried
 
 
+Goal = tuple[str | None, Direction | None]
+
+
 @dataclass
 class Plan:
     """What a sweep does; the same plan is needed to resume it.
@@ -57,24 +60,16 @@ class Plan:
         return load_recipe(self.recipe, [*self.fixed, *overrides], allow=self.allow)
 
 
-def make_plan(
-    path: str,
-    words: list[str],
-    *,
-    allow: list[str],
-    seed: int,
-    result: str | None,
-    wanted: Direction | None,
-) -> Plan:
+def make_plan(path: str, words: list[str], goal: Goal, *, allow: list[str], seed: int) -> Plan:
     """Read and check what a sweep is to do; the recipe is built once.
 
     Args:
         path: the recipe.
         words: what varies and other overrides, as on the command line.
+        goal: the result to optimize and its direction; None for what the recipe monitors, otherwise its loss,
+            and for the direction that the metric declares.
         allow: packages that the recipe may import.
         seed: determines the suggestions.
-        result: what to optimize; by default what the recipe monitors, otherwise its loss.
-        wanted: the direction in which that is better; by default the one that its metric declares.
 
     Raises:
         RecipeError, Mistake: the message says what to change.
@@ -83,27 +78,25 @@ def make_plan(
     if not settings:
         raise Mistake("sweep: no setting varies. Write a range or choices: lr=1e-4..1e-1 batch_size=16,32.")
     recipe = load_recipe(path, fixed, allow=allow)
-    monitor, direction = choose_result(recipe.build(), recipe, result, wanted)
-    return Plan(str(path), settings, fixed, monitor, direction, seed, allow)
-
-
-def choose_result(
-    learn: Learner, recipe: Recipe, name: str | None, wanted: Direction | None
-) -> tuple[str, Any]:
-    """The result to optimize, and its direction.
-
-    Raises:
-        Mistake: it is not measured, its direction is not known, or the direction is the other one.
-    """
+    learn = recipe.build()
     if Recorder not in learn.callbacks:
         raise Mistake(
             "sweep: the recipe has no Recorder, so no result is kept. Add `Recorder: {}` to callbacks."
         )
+    default = "valid_loss" if learn.data.valid is not None else "train_loss"
+    name = goal[0] or monitored_in(flattened(recipe.tree.plain())) or default
+    return Plan(str(path), settings, fixed, name, direction_of(learn, name, goal[1]), seed, allow)
+
+
+def direction_of(learn: Learner, name: str, wanted: Direction | None) -> Direction:
+    """The direction in which a result is better.
+
+    Raises:
+        Mistake: it is not measured, its direction is not known, or it is not the one that is wanted.
+    """
     for callback in learn.callbacks:
         if isinstance(callback, Metrics):
             callback.before_fit(learn)  # from then on it knows the names; this learner is never fitted
-    default = "valid_loss" if learn.data.valid is not None else "train_loss"
-    name = name or monitored_in(flattened(recipe.tree.plain())) or default
     try:
         check_measured(name, learn, "sweep")
     except ValueError as error:
@@ -112,11 +105,12 @@ def choose_result(
     if wanted and known and wanted != known:
         verb = {"min": "--minimize", "max": "--maximize"}[known]
         raise Mistake(f"sweep: {name} is better in the other direction. Write {verb} {name}.")
-    if not (wanted or known):
+    found = wanted or known
+    if found is None:
         raise Mistake(
             f"sweep: which direction of {name} is better? Write --minimize {name} or --maximize {name}."
         )
-    return name, wanted or known
+    return found
 
 
 def place_for(plan: Plan, runs: Path, *, resume: bool) -> Path:
