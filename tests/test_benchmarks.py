@@ -34,7 +34,7 @@ def table() -> str:
     return done.stdout
 
 
-def test_the_table_has_a_row_for_each_work_and_says_what_is_not_installed(table):
+def test_the_table_has_a_row_for_each_workload_and_lists_what_is_not_installed(table):
     rows = [line for line in table.splitlines() if line.startswith("| ") and "| 1 (" in line]
     assert len(rows) == 5
     missing = importlib.util.find_spec("fastai") is None

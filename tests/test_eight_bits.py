@@ -129,7 +129,7 @@ def test_a_snapshot_and_a_sandbox_restore_it():
     assert_same(learn.model, plain_loop(3))
 
 
-def test_lean_step_takes_its_ordinary_step_and_says_why():
+def test_lean_step_takes_its_ordinary_step_and_reports_why():
     learn = make(LeanStep())
     with pytest.warns(LearnerWarning, match="Momentum8bit"):
         learn.fit(3)

@@ -25,7 +25,7 @@ def run(code: str, folder: Path, *, path: str = str(ROOT)) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=60)
 
 
-def test_a_callbacks_file_of_the_users_in_the_way_is_named_with_the_cure(tmp_path):
+def test_a_users_file_that_hides_callbacks_is_named_with_the_fix(tmp_path):
     (tmp_path / "callbacks.py").write_text("class Mine: pass\n")
     done = run("import learner", tmp_path)
     assert done.returncode == 1
@@ -34,7 +34,7 @@ def test_a_callbacks_file_of_the_users_in_the_way_is_named_with_the_cure(tmp_pat
     assert "rename it" in done.stderr
 
 
-def test_broken_optional_packages_do_not_hinder_the_import(tmp_path):
+def test_broken_optional_packages_do_not_break_the_import(tmp_path):
     for broken in ("torchvision", "torchmetrics", "sklearn", "pandas", "IPython"):
         (tmp_path / f"{broken}.py").write_text(
             "raise RuntimeError('operator torchvision::nms does not exist')\n"
@@ -43,7 +43,7 @@ def test_broken_optional_packages_do_not_hinder_the_import(tmp_path):
     assert done.stdout == "imported\n", done.stderr
 
 
-def test_a_script_without_a_main_guard_that_spawns_workers_is_told_why(tmp_path):
+def test_a_script_without_a_main_guard_that_spawns_workers_gets_a_hint(tmp_path):
     (tmp_path / "train.py").write_text(
         "import torch\n"
         "from torch import nn\n"
@@ -67,7 +67,7 @@ def test_a_script_without_a_main_guard_that_spawns_workers_is_told_why(tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["with space", "ünïcödé", "a" * 200])
-def test_files_are_written_whatever_the_folders_name(tmp_path, monkeypatch, folder):
+def test_files_are_written_whatever_the_name_of_the_folder(tmp_path, monkeypatch, folder):
     (tmp_path / folder).mkdir()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / folder)

@@ -81,7 +81,7 @@ def test_a_missing_attribute_of_a_learner_is_an_error_with_our_name(name, meant)
         getattr(make(), name)
 
 
-def test_the_error_says_where_a_callback_is():
+def test_the_error_shows_where_a_callback_is():
     with pytest.raises(AttributeError, match=r"Did you mean learn\.callbacks\.progress"):
         make().progress  # noqa: B018
 

@@ -411,7 +411,7 @@ def test_the_name_of_a_callback_is_that_of_its_class_in_snake_case(title, name):
 # on(...)
 
 
-def test_a_function_becomes_a_plug_in_of_its_name(make_learner):
+def test_a_function_becomes_a_callback_with_its_name(make_learner):
     seen = []
 
     @on("after_epoch", order=Order.REPORT)
@@ -451,7 +451,7 @@ class Keeper:
     ],
     ids=["method", "lambda", "callable"],
 )
-def test_methods_partials_lambdas_and_callables_become_plug_ins(function, make_learner):
+def test_methods_partials_lambdas_and_callables_become_callbacks(function, make_learner):
     keeper = Keeper()
     for callback in (
         on("after_epoch")(functools.partial(function, keeper)),

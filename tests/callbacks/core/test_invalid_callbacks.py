@@ -55,7 +55,7 @@ def test_a_misspelt_hook_is_refused_when_the_class_is_defined(name, meant):
         type("Bad", (Callback,), {name: lambda self, learn: None})
 
 
-def test_a_class_is_taken_for_its_instance_where_it_needs_nothing(make_learner):
+def test_a_class_that_needs_no_arguments_is_accepted_for_an_instance(make_learner):
     class Quiet(Callback):
         def after_epoch(self, learn):
             self.heard = True
@@ -68,14 +68,14 @@ def test_a_class_is_taken_for_its_instance_where_it_needs_nothing(make_learner):
 
 
 @pytest.mark.parametrize("item", ["ZeroGrad", None, 3, print, object()], ids=title_of)
-def test_what_is_no_plug_in_is_refused_with_its_place_and_type(item, make_learner):
+def test_what_is_not_a_callback_is_refused_with_its_place_and_type(item, make_learner):
     with pytest.raises(
         TypeError, match=rf"callbacks\[1\] is .*\({type(item).__name__}\), which is not a callback"
     ):
         make_learner(callbacks=[Recorder(), item])
 
 
-def test_what_is_no_plug_in_is_told_with_the_argument_that_it_was_given_as(make_learner):
+def test_what_is_not_a_callback_is_reported_with_the_argument_that_contains_it(make_learner):
     with pytest.raises(TypeError, match=r"^defaults\[1\] is 3"):
         make_learner(defaults=[ZeroGrad, 3])
     learn = make_learner()
@@ -107,7 +107,7 @@ def test_the_same_instance_twice_is_refused(make_learner):
     learn.fit(1)
 
 
-def test_two_of_a_kind_need_two_names(make_learner):
+def test_two_callbacks_of_a_class_need_two_names(make_learner):
     one, other = Probe("after_fit", id), Probe("after_fit", id)
     with pytest.raises(ValueError, match=r"two callbacks are called 'probe'.*name='my_probe'"):
         make_learner(callbacks=[one, other])
@@ -117,7 +117,7 @@ def test_two_of_a_kind_need_two_names(make_learner):
 
 
 @pytest.mark.parametrize("event", [event for event in EVENTS if event != "cleanup_fit"])
-def test_an_error_keeps_its_type_and_is_told_with_plug_in_event_epoch_and_batch(event, make_learner):
+def test_an_error_keeps_its_type_and_has_notes_on_callback_event_epoch_and_batch(event, make_learner):
     learn = make_learner(callbacks=[Probe(event, fail)])
     with pytest.raises(ArithmeticError, match="mine") as caught:
         learn.fit(2)
@@ -128,7 +128,7 @@ def test_an_error_keeps_its_type_and_is_told_with_plug_in_event_epoch_and_batch(
     assert learn.error is caught.value
 
 
-def test_the_batch_and_the_pass_are_told(make_learner):
+def test_the_batch_and_the_pass_are_noted(make_learner):
     class FailLater(Callback):
         def after_batch(self, learn):
             if learn.batch_idx == 2:
@@ -158,7 +158,7 @@ def test_an_error_in_a_cleanup_alone_is_raised(make_learner):
     assert any("cleanup_fit" in note for note in caught.value.__notes__)
 
 
-def test_a_plug_in_that_leaves_the_model_in_evaluation_mode_does_no_harm(make_learner):
+def test_a_callback_that_leaves_the_model_in_evaluation_mode_does_no_harm(make_learner):
     modes = []
     learn = make_learner(
         callbacks=[
@@ -181,7 +181,7 @@ def test_a_hook_of_the_wrong_signature_is_refused_when_the_class_is_defined():
                 pass
 
 
-def test_a_plug_in_that_needs_one_that_is_missing_is_refused_with_both_names(make_learner):
+def test_a_callback_that_needs_a_missing_one_is_refused_with_both_names(make_learner):
     class Shows(Callback):
         needs = (Recorder,)
 
@@ -193,7 +193,7 @@ def test_a_plug_in_that_needs_one_that_is_missing_is_refused_with_both_names(mak
     assert Recorder in learn.callbacks
 
 
-def test_plug_ins_are_removed_by_class_or_name_and_one_that_is_not_there_is_told(make_learner):
+def test_callbacks_are_removed_by_class_or_name_and_a_missing_one_is_reported(make_learner):
     learn = make_learner(callbacks=[Probe("after_batch", id, name="mine")])
     learn.remove_callbacks(Recorder, "mine")
     assert Recorder not in learn.callbacks
@@ -213,7 +213,7 @@ def test_phases_cannot_make_a_cycle(order, make_learner):
     assert [plugin.order for plugin in learn.callbacks] == list(Order)
 
 
-def test_the_loss_cannot_be_assigned_and_the_message_tells_what_can(make_learner):
+def test_the_loss_cannot_be_assigned_and_the_message_shows_what_can(make_learner):
     def forget(learn):
         learn.loss = None
 
@@ -221,7 +221,7 @@ def test_the_loss_cannot_be_assigned_and_the_message_tells_what_can(make_learner
         make_learner(callbacks=[Probe("after_loss", forget)]).fit(1)
 
 
-def test_a_plug_in_may_remove_itself_while_it_is_called(make_learner):
+def test_a_callback_may_remove_itself_while_it_is_called(make_learner):
     late = Probe("after_batch", id, name="late")
     gone = Probe("after_batch", lambda learn: learn.remove_callbacks(gone), name="gone")
     learn = make_learner(callbacks=[gone, late])
@@ -242,7 +242,7 @@ def test_a_plug_in_may_remove_itself_while_it_is_called(make_learner):
         (CancelStep, "after_loss", "before_step"),
     ],
 )
-def test_a_cancel_where_it_ends_nothing_is_told(cancel, event, words, make_learner):
+def test_a_cancel_where_it_cancels_nothing_is_an_error(cancel, event, words, make_learner):
     def stray(learn):
         raise cancel
 
@@ -252,14 +252,14 @@ def test_a_cancel_where_it_ends_nothing_is_told(cancel, event, words, make_learn
 
 
 @pytest.mark.parametrize("name", ["model", "fit", "loss", "callbacks", "data"])
-def test_a_plug_ins_name_never_touches_the_learner(name, make_learner):
+def test_the_name_of_a_callback_never_changes_the_learner(name, make_learner):
     learn = make_learner(callbacks=[Probe("after_fit", id, name=name)])
     learn.fit(1)
     assert isinstance(learn.model, torch.nn.Module)
     assert getattr(learn.callbacks, name).calls == 1
 
 
-def test_a_name_that_hides_behind_the_list_of_plug_ins_is_told(make_learner):
+def test_a_name_that_the_list_of_callbacks_already_has_is_reported(make_learner):
     with pytest.warns(UserWarning, match="a callback called 'hooks' cannot be reached"):
         make_learner(callbacks=[Probe("after_fit", id, name="hooks")])
     with warnings.catch_warnings():

@@ -56,7 +56,7 @@ class OwnZeroGrad(Callback):
 # Reaching one
 
 
-def test_a_plug_in_is_reached_by_name_by_class_and_by_its_base():
+def test_a_callback_is_found_by_name_by_class_and_by_base_class():
     probe = Probe()
     callbacks = Callbacks([ZeroGrad(), probe])
     assert callbacks.probe is callbacks.named("probe") is callbacks[Probe] is probe
@@ -159,7 +159,7 @@ def test_an_instance_may_choose_its_phase():
     ]
 
 
-def test_dir_lists_the_names_and_repr_shows_the_plug_ins():
+def test_dir_lists_the_names_and_repr_shows_the_callbacks():
     callbacks = Callbacks([Probe("x"), DevicePlacement("cpu")])
     assert {"probe", "device_placement", "named"} <= set(dir(callbacks))
     assert repr(callbacks) == "Callbacks(DevicePlacement(prefetch=False), Probe(tag='x'))"
@@ -269,7 +269,7 @@ def test_attributes_of_another_form_on_an_instance_are_refused(attribute, value,
         Callbacks([probe])
 
 
-def test_a_plug_in_without_one_that_it_needs_is_refused():
+def test_a_callback_without_one_that_it_needs_is_refused():
     class Shows(Callback):
         needs = (Recorder, Metrics)
 
@@ -313,7 +313,7 @@ def test_only_those_who_listen_are_called():
 
 @pytest.mark.filterwarnings("ignore:functools.partial will be a method")  # Python 3.13 and later
 @pytest.mark.parametrize("kind", ["static", "class", "partial"])
-def test_an_error_in_a_hook_of_any_kind_names_its_plug_in(kind, make_learner):
+def test_an_error_in_a_hook_of_any_kind_names_its_callback(kind, make_learner):
     def fail(*args):
         raise RuntimeError("mine")
 
@@ -335,7 +335,7 @@ class Settings(Callback):
         self.seen = learn.epoch
 
 
-def test_data_classes_are_plug_ins_and_equal_ones_are_two(make_learner):
+def test_data_classes_can_be_callbacks_and_equal_ones_are_two(make_learner):
     one, other = Settings(), Settings()
     other.name = "other"
     assert one == other
@@ -373,7 +373,7 @@ def test_callbacks_can_be_copied_and_pickled_before_and_after_a_fit(callback, du
         callback = again
 
 
-def test_a_function_as_a_plug_in_can_be_copied(make_learner):
+def test_a_callback_from_a_function_can_be_copied(make_learner):
     seen = []
 
     @on("after_epoch")
@@ -384,7 +384,7 @@ def test_a_function_as_a_plug_in_can_be_copied(make_learner):
     assert seen == [0]
 
 
-def test_a_composition_can_be_copied_with_plug_ins_of_its_own():
+def test_a_composition_can_be_copied_with_its_own_callbacks():
     callbacks = Callbacks([Probe("x"), Metrics()])
     for again in (copy.deepcopy(callbacks), pickle.loads(pickle.dumps(callbacks))):
         assert repr(again) == repr(callbacks)
@@ -392,7 +392,7 @@ def test_a_composition_can_be_copied_with_plug_ins_of_its_own():
         assert again.hooks["after_epoch"][0].__self__ is again.probe
 
 
-def test_torch_saves_what_a_plug_in_declares(tmp_path):
+def test_torch_saves_what_a_callback_declares(tmp_path):
     class Keeps(Callback):
         state = ("best",)
 

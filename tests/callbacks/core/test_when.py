@@ -141,7 +141,7 @@ def test_an_interrupted_fit_calls_it_for_the_same_events(make_learner, tmp_path,
     assert learn.callbacks[When].spans == []
 
 
-def test_it_has_name_phase_results_and_state_of_the_plug_in(make_learner):
+def test_it_has_name_phase_results_and_state_of_the_callback(make_learner):
     stopping = EarlyStopping("train_loss", patience=1, min_delta=9)
     when = When(stopping, start="2 epochs")
     assert (when.name, when.order) == ("early_stopping", Order.DECIDE)
@@ -249,7 +249,7 @@ def names(learn: Learner) -> list[str]:
 
 
 @pytest.mark.parametrize("meant", ["name", "class", "itself"])
-def test_a_plug_in_is_gone_within_the_block_and_comes_back_to_its_place(make_learner, meant):
+def test_a_callback_is_removed_within_the_block_and_returns_to_its_place(make_learner, meant):
     first, second, third = (on("after_batch", name=name)(lambda learn: None) for name in "abc")
     learn = make_learner(callbacks=[first, second, third])
     before = names(learn)

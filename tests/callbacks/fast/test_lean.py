@@ -181,7 +181,7 @@ def test_with_schedules_clipping_accumulation_and_half_precision_it_is_the_ordin
     assert_same_fit(lambda: MixedPrecision("fp16"), optimizer=make)
 
 
-def test_a_scheduler_of_torch_that_hears_the_first_step_does_not_warn():
+def test_a_scheduler_of_torch_that_sees_the_first_step_does_not_warn():
     seen = []
 
     @on("after_step")
@@ -238,7 +238,7 @@ def test_another_optimizer_in_mid_fit_is_taken_up():
 
 @pytest.mark.parametrize("make", [SETTINGS[2], SETTINGS[12]], ids=str)
 @pytest.mark.parametrize("steps", [(LeanStep, LeanStep), (LeanStep, ZeroGrad), (ZeroGrad, LeanStep)])
-def test_a_fit_that_is_cut_goes_on_with_it_or_without(tmp_path, make, steps):
+def test_an_interrupted_fit_resumes_with_it_or_without(tmp_path, make, steps):
     whole = learner_of(step=ZeroGrad, optimizer=make)
     whole.fit(N_EPOCHS)
     checkpoint = partial(Checkpoint, tmp_path, "1 step")
@@ -461,7 +461,7 @@ def test_a_wrong_kernel_is_found_in_each_group_of_a_large_model_too(monkeypatch)
     test_a_kernel_that_gives_other_numbers_fails_the_proof_and_changes_nothing(SETTINGS[2], monkeypatch)
 
 
-def test_an_engine_that_is_missing_is_told_and_the_fit_is_the_ordinary_one(monkeypatch):
+def test_a_missing_engine_is_reported_and_the_fit_is_the_ordinary_one(monkeypatch):
     monkeypatch.setattr(torch.autograd, "Variable", SimpleNamespace())
     assert_falls_back("ordinary loss.backward.*has no engine")
 

@@ -149,7 +149,7 @@ class OwnDraws(nn.Linear):
 GENERATOR = torch.Generator()
 
 
-def test_a_step_that_is_another_each_time_is_no_fault_of_the_compiler():
+def test_a_step_that_differs_each_time_is_not_an_error_of_the_compiler():
     learn = learner_of(model=OwnDraws(1, 1).double())
     with pytest.warns(LearnerWarning, match=r"test_whole_step_fallbacks.*generator=GENERATOR"):
         learn.fit(1)
@@ -343,7 +343,7 @@ class Drawing(nn.Linear):
         (Drawing, "random numbers with Python"),
     ],
 )
-def test_a_model_that_is_no_graph_of_tensors_falls_back(kind, reason):
+def test_a_model_that_is_not_a_graph_of_tensors_falls_back(kind, reason):
     learn = assert_falls_back(reason, model=kind(1, 1).double())
     assert not any(type(each).__name__ == "FakeTensor" for each in vars(learn.model).values())
 

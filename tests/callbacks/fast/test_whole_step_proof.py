@@ -77,7 +77,7 @@ def rounding_otherwise(fault=0.0):
     return of_aten(make)
 
 
-def test_a_step_that_depends_on_rounding_is_no_fault_of_the_program():
+def test_a_step_that_depends_on_rounding_is_not_an_error_of_the_program():
     learn = learner_of(step=WholeStep(rounding_otherwise()), model=Gated())
     for number in range(2):
         learn.fit(1)

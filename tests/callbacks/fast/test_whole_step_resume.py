@@ -22,7 +22,7 @@ from learner import Data
 
 @pytest.mark.parametrize("at", [1, 2, 3, 6])
 @pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
-def test_a_fit_that_is_cut_and_resumed_ends_with_the_same_bits(make, at, tmp_path):
+def test_an_interrupted_fit_that_is_resumed_ends_with_the_same_bits(make, at, tmp_path):
     def learner(folder):
         batches = [*doubles(3), tuple(each[:2] for each in doubles(1)[0])]
         return learner_of(Checkpoint(tmp_path / folder, "1 step"), optimizer=make, data=batches)
@@ -38,7 +38,7 @@ def test_a_fit_that_is_cut_and_resumed_ends_with_the_same_bits(make, at, tmp_pat
 
 
 @pytest.mark.parametrize("steps", [(WholeStep, ZeroGrad), (ZeroGrad, WholeStep)])
-def test_a_fit_goes_on_with_the_callback_or_without(steps):
+def test_a_fit_resumes_with_the_callback_or_without(steps):
     model, optimizer = by_hand(ADAM, n_epochs=4)
     first, second = (each("eager") if each is WholeStep else each() for each in steps)
     learn = learner_of(step=first, optimizer=ADAM)

@@ -239,7 +239,7 @@ class Detaching(nn.Linear):
         return super().forward(x.data)
 
 
-def test_an_attribute_is_no_global_variable_of_the_same_name(monkeypatch):
+def test_an_attribute_is_not_taken_for_a_global_variable_of_the_same_name(monkeypatch):
     n_compiled = []
 
     def backend(graph, inputs):
@@ -261,7 +261,7 @@ def test_an_attribute_is_no_global_variable_of_the_same_name(monkeypatch):
         (lambda: partial(weighted, weight=1.0), lambda learn: learn.loss_func.keywords.update(weight=0.5)),
     ],
 )
-def test_settings_of_a_loss_that_is_no_module_are_read(make_loss, change):
+def test_settings_of_a_loss_that_is_not_a_module_are_read(make_loss, change):
     as_ordinary_with(change, make_loss=make_loss)
 
 

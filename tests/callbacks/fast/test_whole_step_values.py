@@ -485,7 +485,7 @@ def count_collections(phase, info):
     N_COLLECTED += 1
 
 
-def test_what_garbage_collection_calls_is_no_code_of_the_step():
+def test_what_garbage_collection_calls_is_not_code_of_the_step():
     thresholds = gc.get_threshold()
     gc.callbacks.append(count_collections)
     gc.set_threshold(1)  # collect all the time
@@ -500,7 +500,7 @@ def test_what_garbage_collection_calls_is_no_code_of_the_step():
     assert N_COLLECTED
 
 
-def test_a_large_table_that_the_step_does_not_read_is_no_reason_to_fall_back():
+def test_a_large_table_that_the_step_does_not_read_causes_no_fallback():
     vocabulary = {str(n): n for n in range(10_000)}
     assert is_as_ordinary(
         lambda: of_model(lambda m: 1.0, lambda m: None, vocabulary=vocabulary, lock=weak()[0])
@@ -700,7 +700,7 @@ def looks(learn):
     assert learn.data.train is not None
 
 
-def test_a_callback_that_reads_the_data_of_the_learner_is_no_reason_to_fall_back():
+def test_a_callback_that_reads_the_data_of_the_learner_causes_no_fallback():
     whole = fit(WholeStep("eager"), lambda: (Model, F.mse_loss, lambda _: None), looks)
     assert whole.callbacks[WholeStep].fallback is None
 

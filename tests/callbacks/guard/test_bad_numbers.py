@@ -43,7 +43,7 @@ def make(batches, loss_func=mse, model=None, **options):
 
 
 @pytest.mark.parametrize("value", [NAN, math.inf])
-def test_a_bad_loss_ends_the_fit_before_the_step_and_tells_where(value):
+def test_a_bad_loss_ends_the_fit_before_the_step_with_its_place(value):
     learn = make([batch(), batch(value)])
     with pytest.raises(
         FloatingPointError, match=r"in batch 1 of epoch 0 \(lr 0\.1, last good loss"
@@ -54,7 +54,7 @@ def test_a_bad_loss_ends_the_fit_before_the_step_and_tells_where(value):
     assert any("StopOnNaN.before_backward" in note for note in caught.value.__notes__)
 
 
-def test_so_many_bad_batches_in_a_row_can_be_left_out():
+def test_a_number_of_bad_batches_in_a_row_can_be_skipped():
     learn = make([batch(), batch(NAN), batch()], callbacks=[StopOnNaN(skip=1)])
     with pytest.warns(LearnerWarning, match="in batch 1 of epoch 0 .*The batch is skipped"):
         learn.fit(1)
@@ -62,7 +62,7 @@ def test_so_many_bad_batches_in_a_row_can_be_left_out():
     assert math.isfinite(learn.results["train_loss"])
 
 
-def test_it_can_be_left_out():
+def test_the_check_can_be_left_out():
     learn = make([batch(NAN)])
     learn.remove_callbacks(learn.callbacks[StopOnNaN])
     learn.fit(1)
@@ -85,7 +85,7 @@ def test_it_can_be_left_out():
     ],
     ids=["inputs", "targets", "weights", "weights of a norm", "overflow", "layer", "mapping"],
 )
-def test_the_message_tells_what_went_bad(bad, words):
+def test_the_message_shows_what_is_bad(bad, words):
     with pytest.raises(FloatingPointError, match=words):
         bad().fit(1)
 
@@ -132,7 +132,7 @@ class Scaler(Callback):
 
 
 @pytest.mark.parametrize("plugins", [[Scaler, StopOnNaN], [StopOnNaN, Scaler]])
-def test_an_overflow_that_a_scaler_leaves_out_is_no_error(plugins):
+def test_an_overflow_that_a_scaler_skips_is_not_an_error(plugins):
     learn = make([batch(2.0, 9.0)] * 3, callbacks=plugins)
     learn.fit(1)
     assert learn.callbacks[Scaler].n_skipped == 1
@@ -167,7 +167,7 @@ def test_a_loss_that_cannot_be_differentiated_is_an_error_and_no_step_is_made(lo
     assert learn.global_step == 0
 
 
-def test_a_metric_that_is_nan_is_no_improvement():
+def test_a_metric_that_is_nan_is_not_an_improvement():
     values = iter([2.0, NAN, 1.0, NAN, NAN, NAN])
 
     def shaky(preds, targets):

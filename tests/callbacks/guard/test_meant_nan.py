@@ -80,7 +80,7 @@ def learner_of(model, tmp_path, *others):
 
 
 @pytest.mark.parametrize("name", MEANT)
-def test_what_is_meant_ends_no_run_and_is_resumed(name, tmp_path):
+def test_intended_nan_does_not_end_a_run_and_is_resumed(name, tmp_path):
     learn = learner_of(MEANT[name](), tmp_path)
     learn.fit(2)
     again = learner_of(MEANT[name](), tmp_path)
@@ -100,26 +100,26 @@ def spoil(place, value=NAN):
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_trained_weights_that_go_bad_end_the_run(value, tmp_path):
+def test_trained_weights_that_become_bad_end_the_run(value, tmp_path):
     learn = learner_of(Holding(last_seen=torch.full((4,), NAN)), tmp_path, spoil("layer.weight", value))
     with pytest.raises(FloatingPointError, match=r"'layer\.weight' holds NaN"):
         learn.fit(3)
 
 
-def test_one_more_nan_beside_those_that_are_meant_ends_the_run(tmp_path):
+def test_one_more_nan_than_intended_ends_the_run(tmp_path):
     model = Holding(first_of_scales, scales=nn.Parameter(torch.tensor([1.0, NAN])))
     with pytest.raises(FloatingPointError, match=r"'scales' holds NaN"):
         learner_of(model, tmp_path, spoil("scales")).fit(3)
 
 
-def test_statistics_of_batch_norm_that_go_bad_end_the_run(tmp_path):
+def test_statistics_of_batch_norm_that_become_bad_end_the_run(tmp_path):
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
     act = on("after_train", name="act")(lambda learn: learn.model[1].running_var.fill_(NAN))
     with pytest.raises(FloatingPointError, match=r"'1\.running_var' holds NaN"):
         learner_of(model, tmp_path, act).fit(1)
 
 
-def test_nan_in_inputs_and_targets_that_the_loss_leaves_out_is_no_error(tmp_path):
+def test_nan_in_inputs_and_targets_that_the_loss_ignores_is_not_an_error(tmp_path):
     def masked(preds, targets):
         known = targets.isfinite()
         return (torch.where(known, preds - targets, 0.0) ** 2).sum() / known.sum()

@@ -58,7 +58,7 @@ def epochs_run(values, n_epochs=None, result="valid_loss", better="min", **setti
     return learn.epoch + 1, learn
 
 
-def test_it_stops_after_as_many_epochs_without_a_better_value_as_patience_says():
+def test_it_stops_after_patience_epochs_without_a_better_value():
     n_run, learn = epochs_run([5, 4, 4.5, 4.2, 4, 1, 1], patience=3)
     assert n_run == 5
     assert (learn.callbacks.early_stopping.best, learn.callbacks.early_stopping.best_epoch) == (4, 1)
@@ -103,7 +103,7 @@ def test_a_value_that_is_not_finite_is_never_better(bad):
     assert learn.callbacks.early_stopping.best == 1
 
 
-def test_a_fit_of_nothing_but_nan_is_stopped_and_says_so():
+def test_a_fit_of_nan_only_is_stopped_with_that_reason():
     n_run, learn = epochs_run([math.nan] * 5, patience=2)
     assert n_run == 2
     assert learn.stop_reason == "valid_loss has not been a finite number for 2 epochs"

@@ -170,7 +170,7 @@ def test_the_pictures_show_what_was_recorded(make_learner):
 
 
 @pytest.mark.parametrize("draw", ["plot_histograms", "plot_near_zero", "plot_layers"])
-def test_drawing_before_anything_is_recorded_says_so(draw):
+def test_drawing_before_anything_is_recorded_is_an_error(draw):
     with pytest.raises(ValueError, match="has recorded nothing yet: fit for 10 steps"):
         getattr(ActivationStats(every="10 steps"), draw)()
 

@@ -133,7 +133,7 @@ def test_what_does_not_move_is_minus_infinity_and_what_has_no_spread_infinity(ma
 
 
 @pytest.mark.parametrize("callback", [GradientFlow, WeightUpdates])
-def test_wrong_settings_are_refused(callback, make_learner):
+def test_invalid_settings_are_refused(callback, make_learner):
     with pytest.raises(
         ValueError, match=f"{callback.__name__}.every='1 epoch'.: write a whole number of steps"
     ):

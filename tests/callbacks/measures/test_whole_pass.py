@@ -133,7 +133,7 @@ def test_several_numbers_become_lists_and_names():
     assert learn.validate() | {"valid_loss": 0} == {"valid_loss": 0, "valid_low": 0, "valid_high": 1}
 
 
-def test_an_error_says_what_the_function_was_given():
+def test_an_error_shows_what_the_function_received():
     with pytest.raises(ValueError, match="different number of output") as error:
         measured(whole_pass(r2_score))
     assert "whole_pass(r2_score), with float32 of shape (20, 2)" in "\n".join(error.value.__notes__)

@@ -68,7 +68,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_two_plug_ins_that_change_the_rate_are_refused_by_name(with_momentum, one, other):
+def test_two_callbacks_that_change_the_rate_are_refused_by_name(with_momentum, one, other):
     learn = with_momentum(MAKE[one](), MAKE[other]())
     with pytest.raises(ValueError, match="both change lr") as caught:
         learn.fit(4)

@@ -196,7 +196,7 @@ def test_groups_and_state_are_the_members_own():
     assert not two.state
 
 
-def test_a_parameter_that_is_added_goes_where_the_rules_say():
+def test_an_added_parameter_goes_to_the_optimizer_of_its_rule():
     model = net()
     optimizer = Optimizers((muon, is_matrix), adamw)(model.named_parameters())
     new = nn.Linear(2, 2)
@@ -305,7 +305,7 @@ def test_a_rule_that_matches_nothing_is_left_out_with_a_warning():
     assert [type(each) for each in learn.optimizer.members] == [AdamW]
 
 
-def test_factories_that_have_no_parameters_yet_say_so():
+def test_factories_without_parameters_yet_show_that():
     with pytest.raises(AttributeError, match="pass it to a Learner"):
         Optimizers((muon, is_matrix), adamw).step()
 
@@ -647,6 +647,6 @@ def test_a_recipe_names_a_function_that_returns_several(tmp_path):
     assert [group["lr"] for group in learn.optimizer.param_groups] == [0.2, 0.02]
 
 
-def test_several_optimizers_cannot_be_written_as_a_recipe_and_the_message_says_what_to_write():
+def test_several_optimizers_cannot_be_written_as_a_recipe_and_the_message_shows_what_to_write():
     with pytest.raises(ValueError, match=r"(?s)several optimizers \(Muon \+ AdamW\)\. .*models\.py:make"):
         learner_to_recipe(learner_of(), 1, data="article")

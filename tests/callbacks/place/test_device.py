@@ -282,7 +282,7 @@ def test_a_model_that_is_replaced_between_passes_is_placed_again():
     assert learn.batch[0].device == META
 
 
-def test_the_plug_in_keeps_no_model_after_a_fit():
+def test_the_callback_keeps_no_model_after_a_fit():
     learn = make()
     learn.fit(1)
     assert learn.callbacks[DevicePlacement]._placed is None

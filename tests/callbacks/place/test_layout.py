@@ -90,7 +90,7 @@ def test_compiled_it_has_the_weights_of_a_loop_by_hand_with_the_same_bits(backen
     assert learn.model._compiled_call_impl is None
 
 
-def test_what_cannot_be_compiled_runs_as_it_is_and_says_why():
+def test_what_cannot_be_compiled_runs_uncompiled_and_reports_why():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()

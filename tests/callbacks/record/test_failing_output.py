@@ -69,7 +69,7 @@ def weight(learn) -> float:
 
 
 @pytest.mark.parametrize("make_stream", [Full, Gone, closed])
-def test_a_standard_output_that_fails_is_one_warning_and_training_goes_to_its_end(
+def test_a_failing_standard_output_is_one_warning_and_the_training_completes(
     make_learner, monkeypatch, make_stream
 ):
     expected = make_learner()
@@ -104,7 +104,7 @@ def test_characters_that_the_output_cannot_encode_are_printed_as_escapes(make_le
 
 
 @pytest.mark.parametrize("stdout", [Terminal, lambda: None, closed, io.StringIO])
-def test_a_bar_whose_terminal_goes_away_is_one_warning(make_learner, monkeypatch, stdout):
+def test_a_progress_bar_whose_terminal_disappears_is_one_warning(make_learner, monkeypatch, stdout):
     stdout = stdout()
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     monkeypatch.setattr(sys, "stdout", stdout)
@@ -130,9 +130,7 @@ LOGGERS = {
 
 
 @pytest.mark.parametrize("kind", LOGGERS)
-def test_a_logger_whose_output_fails_is_one_warning_and_training_goes_to_its_end(
-    make_learner, tmp_path, kind
-):
+def test_a_failing_logger_is_one_warning_and_the_training_completes(make_learner, tmp_path, kind):
     folder = tmp_path / "logs"
 
     @on("before_train")
@@ -181,7 +179,7 @@ def test_a_log_that_cannot_be_written_before_the_first_epoch_is_an_error(make_le
             make_learner(callbacks=[logger]).fit(1)
 
 
-def test_a_finished_run_is_reported_where_its_logs_cannot_be_written(make_learner, tmp_path, monkeypatch):
+def test_a_finished_run_is_reported_even_if_its_logs_cannot_be_written(make_learner, tmp_path, monkeypatch):
     def make():
         return make_learner(callbacks=[Checkpoint(tmp_path / "run"), CSVLogger(tmp_path / "log.csv")])
 

@@ -117,7 +117,7 @@ def test_append_adds_lines_to_an_existing_file_under_one_header(tmp_path):
     assert [row["valid_late"] for row in rows] == ["", "", "", "0.1"]
 
 
-def test_append_begins_a_file_where_there_is_none_or_an_empty_one(tmp_path):
+def test_append_starts_a_file_if_it_is_missing_or_empty(tmp_path):
     for path in (tmp_path / "a.csv", tmp_path / "b.csv"):
         (tmp_path / "b.csv").touch()
         make(CSVLogger(path, append=True)).fit(1)

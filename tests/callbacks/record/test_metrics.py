@@ -163,7 +163,7 @@ def test_accuracy_takes_logits_for_yes_or_no_class_numbers_and_segmentation_scor
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (3,), (4, 2, 3), ()])
-def test_accuracy_refuses_shapes_that_do_not_fit_and_says_which_would(shape):
+def test_accuracy_refuses_shapes_that_do_not_match_and_shows_which_would(shape):
     with pytest.raises(ValueError, match=r"accuracy: preds of shape .* \(items, classes\)"):
         accuracy(torch.zeros(shape), torch.zeros(4))
 
@@ -322,7 +322,7 @@ def test_the_direction_comes_with_the_metric():
     assert classify(accuracy).measured["valid_accuracy"] == "max"
 
 
-def test_accuracy_of_scores_with_the_classes_last_says_what_to_write():
+def test_accuracy_of_scores_with_the_classes_last_gets_a_hint_on_what_to_write():
     preds, targets = torch.rand(4, 7, 5), torch.randint(5, (4, 7))
     with pytest.raises(ValueError, match=r"accuracy\(preds.movedim\(-1, 1\), targets\)"):
         accuracy(preds, targets)

@@ -233,7 +233,7 @@ def test_a_bar_over_data_whose_length_is_not_implemented_counts_what_has_passed(
     assert "batches" in terminal.fit(make(train=NoLength(), valid=None), 2).bars()[-1]
 
 
-def test_a_pass_that_is_cut_short_does_not_shift_the_bar(terminal):
+def test_a_pass_that_ends_early_does_not_shift_the_bar(terminal):
     def stop_pass(learn):
         raise CancelTrain
 

@@ -146,6 +146,6 @@ def test_without_the_package_the_error_has_the_command(monkeypatch, tmp_path):
         (lambda: JSONLines(3), "pass the name of a file"),
     ],
 )
-def test_wrong_settings_are_refused(make, words):
+def test_invalid_settings_are_refused(make, words):
     with pytest.raises((TypeError, ValueError), match=words):
         make()

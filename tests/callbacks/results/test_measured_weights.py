@@ -208,7 +208,7 @@ def printed(capsys, *callbacks, n_epochs, **settings):
     return [line for line in capsys.readouterr().out.splitlines() if "restored" in line]
 
 
-def test_a_fit_that_reaches_its_last_epoch_says_that_the_best_weights_are_restored(capsys):
+def test_a_fit_that_reaches_its_last_epoch_reports_that_the_best_weights_are_restored(capsys):
     stop = EarlyStopping("train_loss", patience=30)
     (line,) = printed(capsys, stop, n_epochs=4)
     assert line == (
@@ -219,7 +219,7 @@ def test_a_fit_that_reaches_its_last_epoch_says_that_the_best_weights_are_restor
     assert "at its end are restored" in line
 
 
-def test_a_stop_says_it_once(capsys):
+def test_a_stop_is_printed_once(capsys):
     (line,) = printed(capsys, EarlyStopping("train_loss", patience=2), n_epochs=30)
     assert "stopped in epoch" in line
     assert "whose weights before its update are restored" in line

@@ -49,7 +49,7 @@ def write_fails(monkeypatch, when):
 # B: writing
 
 
-def test_the_newest_stay_and_the_older_go_only_after(tmp_path, monkeypatch):
+def test_older_files_are_removed_only_after_a_newer_one_is_written(tmp_path, monkeypatch):
     write, there = checkpoint_file.write, []
 
     def look(path, contents, **options):
@@ -62,12 +62,12 @@ def test_the_newest_stay_and_the_older_go_only_after(tmp_path, monkeypatch):
     assert there[1:9] == [2] * 8
 
 
-def test_all_stay_with_keep_none(tmp_path):
+def test_all_files_are_kept_with_keep_none(tmp_path):
     make(tmp_path, data=in_memory, keep=None).fit(2)
     assert len(names(tmp_path)) == 10
 
 
-def test_what_a_killed_writer_has_left_is_removed_and_nothing_else(tmp_path):
+def test_the_rest_of_a_killed_writer_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "step-000000007.pt.tmp").write_bytes(b"half")
     (tmp_path / "notes.tmp").write_text("mine")
     make(tmp_path, data=in_memory).fit(1)
@@ -75,7 +75,7 @@ def test_what_a_killed_writer_has_left_is_removed_and_nothing_else(tmp_path):
     assert (tmp_path / "notes.tmp").read_text() == "mine"
 
 
-def test_a_full_disk_ends_no_training_and_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_does_not_end_the_training_and_is_reported(tmp_path, monkeypatch):
     write_fails(monkeypatch, lambda path: path.name == "step-000000003.pt")
     learn = make(tmp_path, data=in_memory)
     with pytest.warns(LearnerWarning, match=r"step-000000003.pt was not written.*No space left.*are needed"):
@@ -83,7 +83,7 @@ def test_a_full_disk_ends_no_training_and_is_told(tmp_path, monkeypatch):
     assert names(tmp_path) == ["step-000000002.pt", "step-000000004.pt", "step-000000005.pt"]
 
 
-def test_a_disk_that_stays_full_ends_it_with_what_is_there_intact(tmp_path, monkeypatch):
+def test_a_disk_that_stays_full_ends_the_training_and_leaves_the_files_intact(tmp_path, monkeypatch):
     write_fails(monkeypatch, lambda path: path.name > "step-000000002.pt")
     learn = make(tmp_path, data=in_memory)
     with (
@@ -96,7 +96,7 @@ def test_a_disk_that_stays_full_ends_it_with_what_is_there_intact(tmp_path, monk
     assert names(tmp_path) == ["step-000000001.pt", "step-000000002.pt"]
 
 
-def test_a_disk_that_is_full_at_the_last_save_leaves_the_weights_to_be_saved_elsewhere(tmp_path, monkeypatch):
+def test_after_a_failed_last_save_the_weights_can_be_saved_elsewhere(tmp_path, monkeypatch):
     learn = make(tmp_path / "run", data=in_memory, every="1 epoch")
     write_fails(monkeypatch, lambda path: path.parent.name == "run")
     with pytest.raises(OSError, match="No space") as caught:
@@ -119,7 +119,7 @@ def fail(learn):
     ids=["SIGTERM", "Ctrl-C", "error"],
 )
 @pytest.mark.parametrize("full_from", [1, 2])
-def test_a_fit_ends_as_it_would_have_where_its_last_save_fails(
+def test_a_failed_last_save_does_not_change_how_a_fit_ends(
     tmp_path, monkeypatch, event, ends, kind, full_from
 ):
     ending = on(event, name="ending")(lambda learn: learn.batch_idx == 1 and ends(learn))
@@ -165,7 +165,7 @@ def run_script(folder: Path, script: str, *arguments: str, **options) -> subproc
     )
 
 
-def test_a_file_size_limit_of_the_system_leaves_no_half_file(tmp_path):
+def test_a_file_size_limit_of_the_system_leaves_no_partial_file(tmp_path):
     done = run_script(tmp_path, FILE_SIZE_LIMIT, str(tmp_path / "run"))
     assert done.returncode == 1
     assert "File too large" in done.stderr
@@ -179,7 +179,7 @@ def test_a_file_size_limit_of_the_system_leaves_no_half_file(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["a file", "below a file"])
-def test_a_folder_that_cannot_be_is_told_before_the_first_step(tmp_path, kind):
+def test_an_impossible_folder_is_reported_before_the_first_step(tmp_path, kind):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" if kind == "a file" else tmp_path / "file" / "run"
     learn = make(folder, data=in_memory)
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_is_told_before_the_first_step(tmp_path, kind):
     assert learn.global_step == 0
 
 
-def test_a_folder_that_was_deleted_is_made_again(tmp_path):
+def test_a_deleted_folder_is_created_again(tmp_path):
     @on("after_batch")
     def delete(learn):
         if learn.global_step == 2 and learn.training:
@@ -232,7 +232,7 @@ def test_a_second_learner_of_one_process_is_refused(tmp_path):
     make(tmp_path / "run", data=in_memory).fit(1, resume="auto")
 
 
-def test_a_folder_that_holds_a_run_is_refused_with_two_ways_out(tmp_path):
+def test_a_folder_with_a_run_is_refused_with_two_hints(tmp_path):
     make(tmp_path, data=in_memory).fit(1)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.pt")}
     learn = make(tmp_path, data=in_memory)
@@ -242,7 +242,7 @@ def test_a_folder_that_holds_a_run_is_refused_with_two_ways_out(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.pt")} == before
 
 
-def test_a_second_fit_of_the_same_learner_goes_on_in_its_folder(tmp_path):
+def test_a_second_fit_of_the_same_learner_continues_in_its_folder(tmp_path):
     learn = make(tmp_path, data=in_memory)
     learn.fit(1)
     learn.fit(1)
@@ -257,14 +257,14 @@ class Odd(Callback):
         self.thing = thing
 
 
-def test_a_state_that_cannot_be_kept_is_refused_by_name(tmp_path):
+def test_a_state_that_cannot_be_saved_is_refused_by_name(tmp_path):
     learn = make(tmp_path, data=in_memory, callbacks=(Odd({"layers": [nn.Linear(1, 1)]}),))
     with pytest.raises(TypeError, match=r"callbacks\.odd\.thing\.layers\[0\] is of type"):
         learn.fit(1)
     assert not names(tmp_path)
 
 
-def test_an_error_in_a_state_dict_names_its_plugin(tmp_path):
+def test_an_error_in_a_state_dict_names_its_callback(tmp_path):
     class Broken(Callback):
         def state_dict(self):
             raise KeyError("lost")
@@ -282,14 +282,14 @@ def go_bad(learn):
             learn.model[0].weight[0, 0] = float("nan")
 
 
-def test_weights_that_are_nan_are_never_written(tmp_path):
+def test_nan_weights_are_never_written(tmp_path):
     learn = make(tmp_path, data=in_memory, callbacks=(go_bad,))
     with pytest.raises(FloatingPointError, match=r"step-000000003.pt was not written: '0.weight' holds NaN"):
         learn.fit(1)
     assert names(tmp_path) == ["step-000000001.pt", "step-000000002.pt"]
 
 
-def test_a_buffer_may_be_infinite_as_masks_are(tmp_path):
+def test_a_buffer_may_be_infinite_like_a_mask(tmp_path):
     learn = make(data=in_memory)
     learn.model.register_buffer("mask", torch.full((2, 2), -torch.inf))
     learn.save(tmp_path / "mine.pt")
@@ -301,7 +301,7 @@ def spoil_bank(learn):
         learn.model.bank.fill_(float("nan"))
 
 
-def test_a_buffer_that_comes_to_hold_nan_is_reported_once(tmp_path):
+def test_a_buffer_that_becomes_nan_is_reported_once(tmp_path):
     learn = make(tmp_path, data=in_memory, callbacks=(spoil_bank,))
     learn.model.register_buffer("bank", torch.zeros(2))
     with pytest.warns(LearnerWarning, match=r"step-000000002.pt holds NaN in 'bank'") as caught:
@@ -309,7 +309,7 @@ def test_a_buffer_that_comes_to_hold_nan_is_reported_once(tmp_path):
     assert sum("'bank'" in str(each.message) for each in caught) == 1
 
 
-def test_a_buffer_that_held_nan_as_the_fit_began_is_not_reported(tmp_path, recwarn):
+def test_a_buffer_that_was_nan_at_the_start_is_not_reported(tmp_path, recwarn):
     learn = make(tmp_path / "run", data=in_memory, callbacks=(spoil_bank,))
     learn.model.register_buffer("bank", torch.full((2,), torch.nan))
     learn.save(tmp_path / "before.pt")
@@ -318,7 +318,7 @@ def test_a_buffer_that_held_nan_as_the_fit_began_is_not_reported(tmp_path, recwa
     assert not [each for each in recwarn if "holds NaN" in str(each.message)]
 
 
-def test_the_best_is_kept_beside_the_last_ones(tmp_path):
+def test_the_best_is_kept_beside_the_latest(tmp_path):
     values = [5.0, 1.0, 3.0, 4.0, 5.0]
 
     @on("after_epoch", order=Order.MEASURE)
@@ -334,7 +334,7 @@ def test_the_best_is_kept_beside_the_last_ones(tmp_path):
     assert learn.global_step == 10
 
 
-def test_the_best_of_a_run_that_goes_on_is_that_of_all_its_epochs(tmp_path):
+def test_the_best_of_a_resumed_run_is_that_of_all_its_epochs(tmp_path):
     options = {"data": in_memory, "every": "1 epoch", "best": "train_loss"}
     first = make(tmp_path, **options)
     first.fit(1)
@@ -378,7 +378,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_told_and_the_one_before_taken(run, damage):
+def test_a_damaged_file_is_reported_and_the_previous_one_used(run, damage):
     DAMAGES[damage](run / "step-000000005.pt")
     with pytest.warns(LearnerWarning, match=r"Resuming from step-000000004.pt"):
         learn = go_on(run)
@@ -389,7 +389,7 @@ def test_a_damaged_file_is_told_and_the_one_before_taken(run, damage):
     assert differs(found, outcome(expected)) == []
 
 
-def test_a_missing_piece_is_named(run):
+def test_a_missing_part_is_named(run):
     for path in run.glob("*.pt"):
         contents = checkpoint_file.read(path)
         del contents["optimizer"]
@@ -398,7 +398,7 @@ def test_a_missing_piece_is_named(run):
         go_on(run)
 
 
-def test_where_all_are_damaged_each_is_told_and_nothing_begins(run):
+def test_if_all_files_are_damaged_each_is_reported_and_nothing_starts(run):
     for path in run.glob("*.pt"):
         flip(path)
     with pytest.raises(CheckpointError, match=r"(?s)step-000000005.*step-000000004.*step-000000003.*backup"):
@@ -453,7 +453,7 @@ def test_other_data_is_refused_with_old_and_new_value(run, options, words):
     refused(run, words, data=lambda: other_data(**options))
 
 
-def test_what_is_allowed_by_name_goes_on_with_a_warning(run):
+def test_a_difference_allowed_by_name_is_a_warning(run):
     with (
         pytest.warns(LearnerWarning, match="planned for 1"),
         pytest.warns(LearnerWarning, match="batch_size: 4, 2"),
@@ -462,7 +462,7 @@ def test_what_is_allowed_by_name_goes_on_with_a_warning(run):
     assert learn.global_step == 5 + 10
 
 
-def test_the_pass_under_way_begins_anew_with_other_data(tmp_path):
+def test_with_other_data_the_interrupted_pass_starts_again(tmp_path):
     with pytest.raises(ZeroDivisionError):
         make(tmp_path, data=in_memory).fit(2, callbacks=[Crash(9)])
     with pytest.warns(LearnerWarning, match="n_batches: 5, 10"):
@@ -470,7 +470,7 @@ def test_the_pass_under_way_begins_anew_with_other_data(tmp_path):
     assert (learn.global_step, len(learn.history)) == (8 + 10, 2)
 
 
-def test_another_optimizer_can_be_allowed_and_begins_anew(run):
+def test_another_optimizer_can_be_allowed_and_starts_without_state(run):
     learn = make(run, data=in_memory)
     learn.remove_callbacks(learn.callbacks.torch_scheduler)
     learn.optimizer = torch.optim.Adam(learn.model.parameters())
@@ -480,19 +480,19 @@ def test_another_optimizer_can_be_allowed_and_begins_anew(run):
     assert type(learn.optimizer) is torch.optim.Adam
 
 
-def test_an_unknown_word_in_allow_is_refused(run):
+def test_an_unknown_name_in_allow_is_refused(run):
     with pytest.raises(ValueError, match="allow='batchsize'"):
         go_on(run, 2, allow="batchsize")
 
 
-def test_a_plugin_with_state_that_is_gone_is_a_difference(run):
+def test_a_removed_callback_with_state_is_a_difference(run):
     learn = make(run, data=in_memory)
     learn.remove_callbacks(learn.callbacks.early_stopping)
     with pytest.raises(ValueError, match="early_stopping: EarlyStopping, missing"):
         learn.fit(2, resume="auto")
 
 
-def test_fewer_epochs_than_done_are_refused(tmp_path):
+def test_fewer_epochs_than_are_done_are_refused(tmp_path):
     make(tmp_path, data=in_memory).fit(2)
     with pytest.raises(ValueError, match=r"after epoch 1 of 2, but fit is to have 1: pass at least 2"):
         make(tmp_path, data=in_memory).fit(1, resume="auto")
@@ -518,20 +518,20 @@ def test_a_checkpoint_of_a_gpu_loads_on_a_cpu(tmp_path):
     make(data=in_memory).load(path)
 
 
-def test_another_version_of_torch_goes_on_with_a_warning(run, monkeypatch):
+def test_another_version_of_torch_is_a_warning(run, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "9.9.9")
     with pytest.warns(LearnerWarning, match=r"torch .*, now 9\.9\.9.*results may differ"):
         go_on(run)
 
 
-def test_a_path_that_is_not_there_is_told_with_the_nearest(run):
+def test_a_missing_path_is_reported_with_the_nearest_name(run):
     with pytest.raises(CheckpointError, match=r"step-000000050\.pt.*step-00000000"):
         make(data=in_memory).load(run / "step-000000050.pt")
     with pytest.raises(CheckpointError, match="folder"):
         make(data=in_memory).load(run)
 
 
-def test_a_plugin_that_refuses_its_state_leaves_all_as_it_was(run):
+def test_a_callback_that_refuses_its_state_leaves_everything_unchanged(run):
     class Refuse(Callback):
         state = ("n",)
         n = 1
@@ -571,7 +571,7 @@ def press(number: signal.Signals, at: int, valid: bool = False):
 @pytest.mark.parametrize("data", [shuffled, in_memory])
 @pytest.mark.parametrize(("at", "valid"), [(0, False), (2, False), (5, False), (7, True), (13, False)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_in_mid_epoch_and_the_run_goes_on_exactly(tmp_path, number, at, valid, data):
+def test_a_signal_saves_in_mid_epoch_and_the_run_resumes_exactly(tmp_path, number, at, valid, data):
     if data is in_memory and valid:
         at = 5
     learn = make(tmp_path, data=data, every="1 epoch")
@@ -589,7 +589,7 @@ def test_a_signal_saves_in_mid_epoch_and_the_run_goes_on_exactly(tmp_path, numbe
     assert differs(found, outcome(expected)) == []
 
 
-def test_a_second_ctrl_c_in_the_save_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_second_ctrl_c_in_the_save_leaves_the_previous_file(tmp_path, monkeypatch):
     write = checkpoint_file.fill
 
     def interrupted(file, contents):
@@ -623,7 +623,7 @@ class Dies(Dataset):
         return torch.full((3,), index / 24.0), torch.full((1,), index / 8.0)
 
 
-def test_a_killed_worker_leaves_a_checkpoint_of_the_last_whole_batch(tmp_path):
+def test_a_killed_worker_leaves_a_checkpoint_of_the_last_complete_batch(tmp_path):
     def data():
         return Data(DataLoader(Dies(tmp_path / "flag"), batch_size=2, num_workers=1))
 
@@ -657,7 +657,7 @@ def test_an_error_inside_a_batch_saves_nothing_new(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_fit_after_a_failed_one_goes_on_in_its_folder(tmp_path):
+def test_a_fit_after_a_failed_one_continues_in_its_folder(tmp_path):
     learn = make(tmp_path, data=in_memory)
     with pytest.raises(ZeroDivisionError):
         learn.fit(1, callbacks=[Crash(3)])
@@ -668,13 +668,13 @@ def test_a_fit_after_a_failed_one_goes_on_in_its_folder(tmp_path):
 # K: environment
 
 
-def test_the_newest_is_chosen_by_step_not_by_time(run):
+def test_the_newest_file_is_chosen_by_step_and_not_by_time(run):
     os.utime(run / "step-000000003.pt", (2e9, 2e9))
     learn = go_on(run)
     assert learn.global_step == 5
 
 
-def test_a_relative_folder_is_where_the_fit_began(tmp_path, monkeypatch):
+def test_a_relative_folder_is_relative_to_where_the_fit_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
 
@@ -698,12 +698,12 @@ def test_a_relative_folder_is_where_the_fit_began(tmp_path, monkeypatch):
         ({"folder": "a", "best": "valid_loss", "mode": "up"}, "there are 'min' and 'max'"),
     ],
 )
-def test_wrong_settings_are_refused(arguments, words):
+def test_invalid_settings_are_refused(arguments, words):
     with pytest.raises((ValueError, TypeError), match=words):
         Checkpoint(**arguments)
 
 
-def test_a_best_that_is_not_measured_is_refused_before_the_first_step(tmp_path):
+def test_a_monitored_result_that_is_not_measured_is_refused_before_the_first_step(tmp_path):
     learn = make(tmp_path, data=in_memory, best="valid_acuracy")
     with pytest.raises(
         ValueError, match=r"Checkpoint\(best='valid_acuracy'\): nothing of that name is measured"

@@ -78,7 +78,7 @@ def test_code_that_opens_and_closes_the_lock_file_leaves_the_folder_locked(make_
     assert in_another_process(lambda: FolderLock(folder)) == "ended well"
 
 
-def test_a_forked_child_that_lives_on_does_not_hold_the_lock(tmp_path):
+def test_a_forked_child_does_not_hold_the_lock(tmp_path):
     lock = FolderLock(tmp_path)
     reader, writer = os.pipe()
     child = os.fork()
@@ -108,9 +108,7 @@ def delete_lock(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [delete, delete_and_make, delete_lock])
-def test_a_folder_that_is_deleted_while_a_run_trains_is_locked_again_with_a_warning(
-    make_learner, tmp_path, change
-):
+def test_a_folder_deleted_during_a_run_is_locked_again_with_a_warning(make_learner, tmp_path, change):
     folder, answers = tmp_path / "run", []
     learn = make_learner(callbacks=[Checkpoint(folder), at_step(4, lambda: change(folder))])
     ask = at_step(7, lambda: answers.append(in_another_process(lambda: FolderLock(folder))))
@@ -120,7 +118,7 @@ def test_a_folder_that_is_deleted_while_a_run_trains_is_locked_again_with_a_warn
     assert "another process saves to it" in answers[0]
 
 
-def test_a_folder_that_was_moved_and_copied_back_is_locked_again_without_a_word(make_learner, tmp_path):
+def test_a_folder_that_was_moved_and_copied_back_is_locked_again_silently(make_learner, tmp_path):
     folder = tmp_path / "run"
 
     def move():
@@ -188,7 +186,7 @@ def test_a_file_system_without_locks_is_used_with_a_warning(make_learner, tmp_pa
 
 
 @pytest.mark.parametrize("stays", ["step-000000003.pt", "best-000000003.pt", "step-000000001.pt.tmp"])
-def test_a_file_of_ours_that_cannot_be_removed_ends_no_training(make_learner, tmp_path, monkeypatch, stays):
+def test_a_file_that_cannot_be_removed_does_not_end_the_training(make_learner, tmp_path, monkeypatch, stays):
     unlink = Path.unlink
 
     def fails(path, missing_ok=False):
@@ -224,7 +222,7 @@ def test_a_disk_that_cannot_sync_is_used_with_one_warning(make_learner, tmp_path
     assert [checkpoint_file.damage_of(path) for path in tmp_path.glob("*.pt")] == [None, None]
 
 
-def test_a_disk_that_fails_to_sync_has_not_saved(make_learner, tmp_path, monkeypatch):
+def test_a_disk_that_fails_to_sync_is_a_failed_save(make_learner, tmp_path, monkeypatch):
     def fails(descriptor):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -241,7 +239,7 @@ def read_only(monkeypatch) -> None:
     monkeypatch.setattr(checkpoint_file, "write", fails)
 
 
-def test_a_finished_run_in_a_folder_that_is_read_only_is_reported_as_finished(
+def test_a_finished_run_in_a_read_only_folder_is_reported_as_finished(
     make_learner, tmp_path, monkeypatch, capsys
 ):
     first = make_learner(callbacks=[Checkpoint(tmp_path)])

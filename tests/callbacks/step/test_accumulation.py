@@ -91,7 +91,7 @@ def test_a_pass_of_unknown_length_ends_with_the_smaller_window():
 
 
 @pytest.mark.parametrize("ending", ["stop", "cancel"])
-def test_a_pass_that_is_cut_short_steps_what_it_has(ending):
+def test_a_pass_that_ends_early_steps_with_what_it_has(ending):
     @on("after_batch")
     def end(learn):
         if learn.batch_idx == 2:

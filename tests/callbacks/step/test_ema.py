@@ -235,7 +235,7 @@ def test_an_error_in_validation_gives_the_trained_weights_back(make_learner):
     assert torch.equal(plain.model.weight, learn.model.weight)
 
 
-def test_a_validation_whose_error_a_plug_in_catches_does_not_leave_the_averages_there(make_learner):
+def test_a_validation_whose_error_a_callback_catches_does_not_keep_the_averages_in_the_model(make_learner):
     class Careless(Callback):
         def after_batch(self, learn):
             if learn.training:

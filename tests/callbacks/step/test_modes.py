@@ -154,7 +154,7 @@ def test_mean_and_spread_are_those_of_passes_by_hand_bit_for_bit():
     assert not differs(MCDropout(12).predict(learn, inputs), expected)
 
 
-def test_it_leaves_modes_random_states_and_plug_ins_as_they_were():
+def test_it_leaves_modes_random_states_and_callbacks_unchanged():
     learn = learner_of(model=dropped())
     modes = [module.training for module in learn.model.modules()]
     before, callbacks = torch.get_rng_state(), list(learn.callbacks)
@@ -166,7 +166,7 @@ def test_it_leaves_modes_random_states_and_plug_ins_as_they_were():
     assert not differs(first, again)
 
 
-def test_as_a_plug_in_it_changes_predictions_and_nothing_else():
+def test_as_a_callback_it_changes_predictions_and_nothing_else():
     learn, plain = learner_of(MCDropout(5), model=dropped()), learner_of(model=dropped())
     losses = []
     for each in (learn, plain):

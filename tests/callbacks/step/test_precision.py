@@ -121,7 +121,7 @@ def nan_gradient(preds, targets):
     return F.mse_loss(preds.float(), targets) + (preds.float() * 0).abs().sqrt().sum()  # sqrt at 0
 
 
-def test_a_fit_in_which_every_update_overflows_says_so_and_leaves_no_best_file(tmp_path):
+def test_a_fit_in_which_every_update_overflows_is_reported_and_leaves_no_best_file(tmp_path):
     learn = learner_of(
         MixedPrecision("fp16"), Checkpoint(tmp_path / "run", best="train_loss"), loss_func=nan_gradient
     )
@@ -218,7 +218,7 @@ def test_autocast_is_left_where_something_raises_or_cancels(error, where):
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_other_plug_ins_see_the_loss_without_its_scale():
+def test_other_callbacks_see_the_loss_without_its_scale():
     losses = []
 
     @on("after_backward")

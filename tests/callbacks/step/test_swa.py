@@ -278,7 +278,7 @@ def test_without_a_rate_of_its_own_it_goes_with_a_schedule_and_leaves_the_rates_
     assert learn.optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_a_fit_that_ends_before_the_averaging_begins_says_so(make_learner):
+def test_a_fit_that_ends_before_the_averaging_starts_is_reported(make_learner):
     @on("after_epoch")
     def stop(learn):
         learn.stop("enough")

@@ -71,7 +71,7 @@ class Counted(IterableDataset):
         return iter([(torch.ones(1), torch.ones(1))] * self.n_items)
 
 
-def test_a_batch_that_drop_last_leaves_out_is_told_with_the_sizes():
+def test_a_batch_that_drop_last_drops_is_reported_with_the_sizes():
     loader = DataLoader(data_set(5), batch_size=8, drop_last=True)
     with pytest.raises(ValueError, match=r"len\(dataset\)=5, batch_size=8, drop_last=True.*drop_last=False"):
         learner_of(Data(loader)).fit(1)
@@ -101,7 +101,7 @@ def test_training_data_without_a_batch_is_refused(loader):
     assert not heard
 
 
-def test_an_epoch_that_a_plug_in_skips_is_no_empty_data():
+def test_an_epoch_that_a_callback_skips_is_not_reported_as_empty_data():
     class Skip(Callback):
         def before_train(self, learn):
             raise CancelTrain
@@ -125,7 +125,7 @@ ONE_SHOT = {
 
 @pytest.mark.parametrize("make", ONE_SHOT.values(), ids=ONE_SHOT)
 @pytest.mark.parametrize("name", ["train", "valid"])
-def test_what_can_be_gone_through_once_is_refused_for_two_epochs(make, name):
+def test_data_that_can_be_read_once_is_refused_for_two_epochs(make, name):
     loaders = {"train": line_batches(2), "valid": line_batches(2)} | {name: make(line_batches(2))}
     with pytest.raises(
         ValueError, match=rf"only once.*2 epochs: pass the function.*Data\({name}=function\).*list"
@@ -134,7 +134,7 @@ def test_what_can_be_gone_through_once_is_refused_for_two_epochs(make, name):
 
 
 @pytest.mark.parametrize("make", ONE_SHOT.values(), ids=ONE_SHOT)
-def test_what_can_be_gone_through_once_trains_for_one_epoch(make):
+def test_data_that_can_be_read_once_trains_for_one_epoch(make):
     learn = learner_of(Data(make(line_batches(2))))
     learn.fit(1)
     assert learn.global_step == 2
@@ -142,18 +142,18 @@ def test_what_can_be_gone_through_once_trains_for_one_epoch(make):
         learn.fit(1)
 
 
-def test_an_iterator_that_begins_anew_trains_for_two_epochs():
+def test_an_iterator_that_restarts_trains_for_two_epochs():
     learn = learner_of(Data(Rewinding(line_batches(2))))
     learn.fit(2)
     assert learn.global_step == 4
 
 
-def test_a_second_epoch_with_fewer_batches_is_told_with_both_numbers():
+def test_a_second_epoch_with_fewer_batches_is_reported_with_both_numbers():
     with pytest.warns(LearnerWarning, match="epoch 1 of 3 had 0 training batches, the one before 3"):
         learner_of(Data(Once(line_batches(3)))).fit(3)
 
 
-def test_an_epoch_that_a_plug_in_cuts_short_is_none_with_fewer_batches():
+def test_an_epoch_that_a_callback_ends_early_is_not_reported_as_one_with_fewer_batches():
     class Shorten(Callback):
         def after_batch(self, learn):
             if learn.epoch == 1:
@@ -184,12 +184,12 @@ class Pair(nn.Module):
     ids=["tensor", "1-tuple", "3-tuple"],
 )
 @pytest.mark.parametrize("loss_func", [F.mse_loss, nn.MSELoss(), nn.CrossEntropyLoss()])
-def test_a_batch_of_a_wrong_make_is_told_with_what_it_is(batch, said, loss_func):
+def test_a_batch_of_the_wrong_form_is_reported_with_its_form(batch, said, loss_func):
     with pytest.raises(TypeError, match=said):
         learner_of(Data([batch]), loss_func=loss_func).fit(1)
 
 
-def test_a_mapping_goes_to_the_model_by_keyword_and_the_error_says_so():
+def test_a_mapping_goes_to_the_model_by_keyword_and_the_error_shows_that():
     with pytest.raises(TypeError, match="unexpected keyword") as caught:
         learner_of(Data([{"x": torch.ones(4, 1), "y": torch.ones(4, 1)}])).fit(1)
     assert "the model takes (input: torch.Tensor)" in notes(caught.value)
@@ -198,7 +198,7 @@ def test_a_mapping_goes_to_the_model_by_keyword_and_the_error_says_so():
     assert "Data(..., targets='key')" in notes(caught.value)
 
 
-def test_a_model_of_two_inputs_on_a_pair_is_told_of_n_inputs():
+def test_a_model_of_two_inputs_on_pairs_gets_a_hint_on_n_inputs():
     with pytest.raises(TypeError, match="missing 1 required positional argument") as caught:
         learner_of(Data(line_batches(1)), model=nn.Sequential(Pair())[0]).validate(line_batches(1))
     assert "the model takes (first: 'Tensor', second: 'Tensor')" in notes(caught.value)
@@ -206,13 +206,13 @@ def test_a_model_of_two_inputs_on_a_pair_is_told_of_n_inputs():
     assert "n_inputs=" in notes(caught.value)
 
 
-def test_a_loss_function_that_fails_without_targets_says_what_the_batch_was():
+def test_a_loss_function_that_fails_without_targets_is_reported_with_the_batch():
     with pytest.raises(TypeError) as caught:
         learner_of(Data([torch.ones(4, 1)]), loss_func=lambda preds, targets: (preds - targets).mean()).fit(1)
     assert "targets, None. The batch was a tensor of shape (4, 1)" in notes(caught.value)
 
 
-def test_a_loss_without_targets_is_legal():
+def test_a_loss_without_targets_is_allowed():
     learner_of(Data([torch.ones(4, 1)]), loss_func=lambda preds, _: preds.square().mean()).fit(2)
 
 
@@ -283,13 +283,13 @@ def test_a_wrong_width_names_the_layer_and_both_widths(model, shape, path, width
     ],
     ids=["double", "whole", "single", "embedding"],
 )
-def test_inputs_of_another_dtype_are_told_with_the_cast_to_write(model, dtype, said):
+def test_inputs_of_another_dtype_are_reported_with_the_cast_to_write(model, dtype, said):
     with pytest.raises(RuntimeError) as caught:
         learner_of(Data([(torch.ones(4, 2, dtype=dtype), torch.ones(4, 1))]), model=model).fit(1)
     assert said in notes(caught.value)
 
 
-def test_inputs_on_another_device_are_told_with_the_plug_in_that_moves_them():
+def test_inputs_on_another_device_are_reported_with_the_callback_that_moves_them():
     model = nn.Linear(1, 1, device="meta")
     with pytest.raises(RuntimeError) as caught:
         learner_of(Data(line_batches(1)), model=model).fit(1)
@@ -314,7 +314,7 @@ def test_the_default_moves_batches_to_the_device():
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
-def test_whole_targets_for_a_loss_of_floats_are_refused_with_the_cast(loss_func, dtype):
+def test_integer_targets_of_a_loss_of_floats_are_refused_with_the_cast(loss_func, dtype):
     batch = (torch.randn(4, 1), torch.ones(4, 1).to(dtype))
     with pytest.raises(
         TypeError, match=r"the targets are (int64|bool), but \w+ compares floats: write targets.float"
@@ -323,20 +323,20 @@ def test_whole_targets_for_a_loss_of_floats_are_refused_with_the_cast(loss_func,
 
 
 @pytest.mark.parametrize("loss_func", [F.l1_loss, nn.L1Loss()])  # older torch refuses them for mse_loss
-def test_whole_targets_that_torch_casts_are_warned_of(loss_func):
+def test_integer_targets_that_torch_casts_raise_a_warning(loss_func):
     learn = learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1).long())]), loss_func=loss_func)
     with pytest.warns(LearnerWarning, match="the targets are int64.*write targets.float") as caught:
         learn.fit(2)
     assert len(caught) == 1
 
 
-def test_counts_for_a_poisson_loss_are_as_they_should_be():
+def test_counts_are_correct_targets_of_a_poisson_loss():
     learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1).long())]), loss_func=nn.PoissonNLLLoss()).fit(1)
 
 
 @pytest.mark.parametrize("loss_func", [F.cross_entropy, nn.CrossEntropyLoss(), F.nll_loss])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.bool])
-def test_targets_that_are_no_classes_are_refused_with_the_cast(loss_func, dtype):
+def test_targets_that_are_not_classes_are_refused_with_the_cast(loss_func, dtype):
     learn = learner_of(
         Data([(torch.randn(4, 2), torch.ones(4).to(dtype))]), model=nn.Linear(2, 3), loss_func=loss_func
     )
@@ -344,7 +344,7 @@ def test_targets_that_are_no_classes_are_refused_with_the_cast(loss_func, dtype)
         learn.fit(1)
 
 
-def test_class_probabilities_are_legal():
+def test_class_probabilities_are_allowed():
     learn = learner_of(
         Data([(torch.randn(4, 2), torch.full((4, 3), 1 / 3))]),
         model=nn.Linear(2, 3),
@@ -367,7 +367,7 @@ def test_cross_entropy_over_a_single_class_is_refused():
         learn.fit(1)
 
 
-def test_a_class_that_the_model_has_no_output_for_is_told():
+def test_a_class_without_an_output_of_the_model_is_reported():
     learn = learner_of(
         Data([(torch.randn(2, 2), torch.tensor([0, 3]))]), model=nn.Linear(2, 3), loss_func=F.cross_entropy
     )
@@ -376,7 +376,7 @@ def test_a_class_that_the_model_has_no_output_for_is_told():
     assert "The targets range from 0 to 3, but preds have 3 classes" in notes(caught.value)
 
 
-def test_targets_of_another_dtype_in_a_loss_of_ones_own_are_told():
+def test_targets_of_another_dtype_in_the_users_loss_are_reported():
     def loss_func(preds, targets):
         return F.binary_cross_entropy(preds.sigmoid(), targets)
 
@@ -385,20 +385,20 @@ def test_targets_of_another_dtype_in_a_loss_of_ones_own_are_told():
     assert "Targets are float64, preds float32: write targets.float()" in notes(caught.value)
 
 
-def test_one_loader_for_training_and_validation_is_warned_of_once():
+def test_one_loader_for_training_and_validation_raises_one_warning():
     batches = line_batches(2)
     with pytest.warns(LearnerWarning, match="training and validation use the same data") as caught:
         learner_of((batches, batches)).fit(3)
     assert len(caught) == 1
 
 
-def test_two_loaders_of_one_data_set_are_warned_of():
+def test_two_loaders_of_one_data_set_raise_a_warning():
     data = data_set(4)
     with pytest.warns(LearnerWarning, match="the same data"):
         learner_of((DataLoader(data, shuffle=True), DataLoader(data))).fit(1)
 
 
-def test_two_parts_of_one_data_set_are_legal():
+def test_two_parts_of_one_data_set_are_allowed():
     data = data_set(4)
     loaders = [
         DataLoader(data, sampler=torch.utils.data.SubsetRandomSampler(part)) for part in ([0, 1], [2, 3])
@@ -414,7 +414,7 @@ def test_two_parts_of_one_data_set_are_legal():
         TensorLoader([torch.ones(3, 1)] * 2, 4, shuffle=True),
     ],
 )
-def test_shuffled_validation_is_warned_of_at_the_line_that_fits(valid):
+def test_shuffled_validation_raises_a_warning_at_the_line_of_the_fit(valid):
     with pytest.warns(LearnerWarning, match="the validation data is shuffled") as caught:
         learner_of(Data(line_batches(2), valid)).fit(2)
     assert len(caught) == 1
@@ -433,7 +433,7 @@ class TwoByName(nn.Module):
 NAMED = {"first": torch.ones(4, 1), "second": torch.ones(4, 1)}
 
 
-def test_a_mapping_beside_targets_is_told_the_split_that_gives_it_by_keyword():
+def test_a_mapping_beside_targets_gets_a_hint_on_the_split_that_passes_it_by_keyword():
     batch = [NAMED, torch.ones(4, 1)]
     with pytest.raises(TypeError) as caught:
         learner_of(Data([batch]), TwoByName()).fit(1)
@@ -441,7 +441,7 @@ def test_a_mapping_beside_targets_is_told_the_split_that_gives_it_by_keyword():
     learner_of(Data([batch], split=lambda batch: batch), TwoByName()).fit(1)
 
 
-def test_a_row_with_more_inputs_is_told_how_many():
+def test_a_batch_with_more_inputs_gets_a_hint_on_their_number():
     batch = torch.ones(4, 1), torch.ones(4, 1), torch.ones(4, 1)
     with pytest.raises(TypeError) as caught:
         learner_of(Data([batch]), TwoByName(), loss_func=lambda preds, *targets: preds.sum()).fit(1)
@@ -457,7 +457,7 @@ def test_a_data_set_of_mappings_is_split_by_the_keys_of_its_targets():
 
 
 @pytest.mark.parametrize("loader", [(torch.ones(4, 1), torch.ones(4, 1)), torch.ones(4, 1)])
-def test_tensors_in_place_of_a_loader_are_told_how_to_be_one(loader):
+def test_tensors_in_place_of_a_loader_are_refused_with_the_line_to_write(loader):
     learn = learner_of(Data([(torch.ones(4, 1), torch.ones(4, 1))]))
     with pytest.raises(
         TypeError, match=r"TensorLoader\(\(inputs, targets\), 64\); .* is \[\(inputs, targets\)\]"
@@ -465,7 +465,7 @@ def test_tensors_in_place_of_a_loader_are_told_how_to_be_one(loader):
         learn.validate(loader)
 
 
-def test_the_whole_data_in_place_of_a_loader_is_told_of_its_two_loaders():
+def test_a_data_object_in_place_of_a_loader_is_refused_with_its_two_loaders():
     learn = learner_of(Data([(torch.ones(4, 1), torch.ones(4, 1))]))
     with pytest.raises(
         TypeError, match=r"pass one of its two loaders, such as learn.data.train or learn.data.valid"
@@ -474,13 +474,13 @@ def test_the_whole_data_in_place_of_a_loader_is_told_of_its_two_loaders():
 
 
 @pytest.mark.parametrize("loss_func", [F.cross_entropy, nn.CrossEntropyLoss(ignore_index=0)])
-def test_classes_that_stand_last_are_told_with_the_line_to_write(loss_func):
+def test_classes_in_the_last_dimension_are_reported_with_the_line_to_write(loss_func):
     tokens = torch.randint(5, (4, 7))
     with pytest.raises(ValueError, match=r"cross_entropy\(preds.flatten\(0, -2\), targets.flatten\(\)\)"):
         learner_of(Data([(tokens, tokens)]), nn.Embedding(5, 5), loss_func).fit(1)
 
 
-def test_classes_that_stand_last_are_told_in_a_later_batch_too():
+def test_classes_in_the_last_dimension_are_reported_in_a_later_batch_too():
     """The first batch has as many positions as classes, which the loss cannot tell apart."""
     batches = [(tokens, tokens) for tokens in (torch.randint(5, (4, 5)), torch.randint(5, (4, 7)))]
     with pytest.raises(RuntimeError) as caught:
@@ -488,7 +488,7 @@ def test_classes_that_stand_last_are_told_in_a_later_batch_too():
     assert "the classes are the last dimension" in notes(caught.value)
 
 
-def test_a_module_of_lightning_without_forward_is_told_what_goes_where():
+def test_a_module_of_lightning_without_forward_gets_a_hint_on_what_to_move():
     class Lit(nn.Linear):
         forward = nn.Module.forward
 

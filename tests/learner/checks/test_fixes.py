@@ -67,13 +67,13 @@ def distance(preds, targets):
         (distance, "def my_distance(preds, targets): return distance(preds[0], targets)"),
     ],
 )
-def test_a_metric_of_one_output_says_how_to_choose_among_several(metric, words):
+def test_a_metric_of_one_output_gets_a_hint_on_choosing_among_several(metric, words):
     found = error_of(make(TwoHeads(), Data.from_tensors(X, X[:, :1], 4), two_losses, metric))
     assert "the metric received preds, a tuple of 2" in found
     assert words in found
 
 
-def test_a_metric_of_one_target_says_how_to_choose_among_several():
+def test_a_metric_of_one_target_gets_a_hint_on_choosing_among_several():
     data = Data.from_tensors(X, (CLASSES, WEIGHTS), 4)
     found = error_of(make(nn.Linear(3, 2), data, weighted, accuracy))
     assert "def my_accuracy(preds, targets): return accuracy(preds, targets[0])" in found
@@ -193,7 +193,7 @@ def detection(**options):
     return Data(batches, list(batches), **options)
 
 
-def test_a_loss_that_fails_in_validation_only_says_what_to_return_there():
+def test_a_loss_that_fails_in_validation_only_gets_a_hint_on_what_to_return():
     found = error_of(make(Detector(), detection(n_inputs=2), total))
     assert "Return None from the loss function" in found
     assert "if isinstance(preds, dict) else None" in found
@@ -223,12 +223,12 @@ def test_a_monitor_of_a_missing_loss_is_refused_after_the_first_epoch(watch):
     assert learn.epoch == 0
 
 
-def test_a_loss_function_of_one_argument_says_how_it_is_called():
+def test_a_loss_function_of_one_argument_gets_a_hint_on_how_it_is_called():
     found = error_of(make(Detector(), detection(n_inputs=2), lambda preds: sum(preds.values())))
     assert "write lambda preds, targets: loss(preds)" in found
 
 
-def test_a_tuple_with_one_target_per_item_says_to_make_it_a_list():
+def test_a_tuple_with_one_target_per_item_gets_a_hint_to_make_it_a_list():
     batches = [(X[:4], tuple({"y": each} for each in X[:4, 0]))]
 
     def loss(preds, targets):
@@ -250,7 +250,7 @@ def test_a_tuple_with_one_target_per_item_says_to_make_it_a_list():
         lambda x: Data([(x, x.mean((1, 2, 3))[:, None])]),
     ],
 )
-def test_predict_of_one_picture_says_how_to_pass_it(data):
+def test_predict_of_one_picture_gets_a_hint_on_how_to_pass_it(data):
     pictures = torch.rand(8, 3, 6, 6)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 1))
     learn = make(model, data(pictures), F.mse_loss)

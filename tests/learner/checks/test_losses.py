@@ -63,7 +63,7 @@ def test_a_column_against_a_row_is_an_error_for_every_loss_of_torch(loss_func):
     assert learn.global_step == 0
 
 
-def test_a_loss_of_torch_in_a_partial_is_known_as_such():
+def test_a_loss_of_torch_in_a_partial_is_recognized():
     with pytest.raises(ValueError, match="as many outputs per item"):
         learner_of((4, 3), (4, 1), partial(F.mse_loss, reduction="sum")).fit(1)
 
@@ -127,7 +127,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("loss_func", RIGHT.values(), ids=RIGHT)
-def test_a_loss_of_ones_own_that_handles_the_shapes_is_let_be(loss_func):
+def test_a_users_loss_that_handles_the_shapes_is_allowed(loss_func):
     learn = learner_of((40, 1), (40,), loss_func)
     learn.fit(2)
     assert learn.global_step == 2
@@ -176,7 +176,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("loss_func", WRONG.values(), ids=WRONG)
-def test_a_loss_of_ones_own_that_compares_each_with_each_is_an_error(loss_func):
+def test_a_users_loss_that_compares_each_with_each_is_an_error(loss_func):
     with pytest.raises(ValueError, match=r"`targets\.unsqueeze\(-1\)`"):
         learner_of((40, 1), (40,), loss_func).fit(1)
 
@@ -184,7 +184,7 @@ def test_a_loss_of_ones_own_that_compares_each_with_each_is_an_error(loss_func):
 @pytest.mark.parametrize(
     "targets", [torch.zeros(40), torch.ones(40), torch.ones(40).long(), torch.arange(40) % 2]
 )
-def test_targets_of_one_value_or_of_whole_numbers_do_not_hide_it(targets):
+def test_constant_or_integer_targets_do_not_hide_the_error(targets):
     with pytest.raises(ValueError, match="each with targets of others"):
         learner_of((40, 1), targets, WRONG["mean square"]).fit(1)
 
@@ -206,14 +206,14 @@ def test_a_batch_of_one_compares_it_with_itself(preds, targets):
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3)])
 @pytest.mark.parametrize("loss_func", [F.mse_loss, WRONG["mean square"]])
-def test_equal_shapes_are_let_be(shape, loss_func):
+def test_equal_shapes_are_allowed(shape, loss_func):
     learner_of(shape, shape, loss_func).fit(1)
 
 
 @pytest.mark.parametrize(
     "loss_func", [F.cross_entropy, nn.CrossEntropyLoss(), lambda p, t: F.cross_entropy(p, t)]
 )
-def test_scores_of_classes_are_let_be(loss_func):
+def test_scores_of_classes_are_allowed(loss_func):
     learner_of((4, 3), torch.tensor([0, 1, 2, 0]), loss_func).fit(1)
     learner_of((4, 4), torch.tensor([0, 1, 2, 0]), loss_func).fit(1)
     learner_of((4, 3, 5), torch.zeros(4, 5).long(), loss_func).fit(1)
@@ -224,7 +224,7 @@ def test_hand_written_losses_may_broadcast_other_numbers_of_elements():
 
 
 @pytest.mark.parametrize("wrap", [lambda t: {"scores": t}, lambda t: (t, t)], ids=["dict", "tuple"])
-def test_outputs_of_several_tensors_are_let_be(wrap):
+def test_outputs_of_several_tensors_are_allowed(wrap):
     learn = learner_of(
         (4, 1), (4,), lambda preds, targets: tensor_of(preds).squeeze(1).sub(targets).square().mean()
     )
@@ -236,7 +236,7 @@ def tensor_of(preds):
     return preds["scores"] if isinstance(preds, dict) else preds[0]
 
 
-def test_a_plug_in_that_squeezes_the_predictions_is_heard_first():
+def test_a_callback_that_squeezes_the_predictions_is_called_before_the_check():
     @on("after_pred", order=Order.SAVE)
     def squeeze(learn):
         learn.preds = learn.preds.squeeze(-1)
@@ -244,7 +244,7 @@ def test_a_plug_in_that_squeezes_the_predictions_is_heard_first():
     learner_of((4, 1), (4,), F.mse_loss, callbacks=[squeeze]).fit(1)
 
 
-def test_the_probe_leaves_no_trace_in_random_states_and_in_the_loss():
+def test_the_probe_changes_neither_random_states_nor_the_loss():
     weighted = Drawing(4)
     learn = learner_of((4, 1), (4,), weighted)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
@@ -300,38 +300,38 @@ def square(preds, targets):
     ],
     ids=["None", "float", "numpy", "array", "tuple", "complex", "detached", "int", "detached preds"],
 )
-def test_a_loss_that_cannot_be_differentiated_is_told_by_what_it_is(loss_func, kind, said):
+def test_a_loss_that_cannot_be_differentiated_is_reported_with_its_kind(loss_func, kind, said):
     with pytest.raises(kind, match=said):
         learner_of((4, 1), (4, 1), loss_func).fit(1)
 
 
-def test_a_model_that_cuts_the_gradient_off_is_told_apart_from_the_loss():
+def test_a_model_and_a_loss_that_detach_the_gradient_have_different_messages():
     learn = learner_of((4, 1), (4, 1), F.mse_loss)
     learn.model.register_forward_hook(lambda module, inputs, output: output.detach())
     with pytest.raises(ValueError, match="predictions have none either, so the model detaches it"):
         learn.fit(1)
 
 
-def test_a_missing_loss_function_is_told():
+def test_a_missing_loss_function_is_reported():
     with pytest.raises(TypeError, match=r"loss_func is None.*a tensor of shape \(4, 1\).*no .loss"):
         learner_of((4, 1), (4, 1), None).fit(1)
 
 
-def test_frozen_parameters_only_are_told_with_their_number():
+def test_a_frozen_model_is_reported_with_the_number_of_its_tensors():
     model = nn.Linear(1, 1).requires_grad_(False)
     learn = Learner(model, Data([(torch.ones(4, 1),) * 2]), F.mse_loss, SGD, defaults=(ZeroGrad,))
     with pytest.raises(ValueError, match=r"the model is frozen \(0 of 2 tensors require"):
         learn.fit(1)
 
 
-def test_parameters_frozen_later_are_told_before_the_first_step():
+def test_parameters_frozen_later_are_reported_before_the_first_step():
     learn = learner_of((4, 1), (4, 1), F.mse_loss)
     learn.model.requires_grad_(False)
     with pytest.raises(ValueError, match=r"the model is frozen \(0 of 1 tensor requires"):
         learn.fit(1)
 
 
-def test_a_plug_in_that_unfreezes_is_heard_first():
+def test_a_callback_that_unfreezes_is_called_before_the_check():
     learn = learner_of((4, 1), (4, 1), F.mse_loss)
     learn.model.requires_grad_(False)
 
@@ -361,7 +361,7 @@ def test_an_optimizer_of_another_model_is_refused_with_the_counts():
     assert learn.global_step == 0
 
 
-def test_a_replaced_layer_is_warned_of_by_its_names():
+def test_a_replaced_layer_raises_a_warning_with_its_names():
     learn = learner_with(two_layers(), SGD)
     learn.model[1] = nn.Linear(2, 1)
     with pytest.warns(
@@ -371,18 +371,18 @@ def test_a_replaced_layer_is_warned_of_by_its_names():
     assert len(caught) == 1
 
 
-def test_frozen_layers_that_the_optimizer_does_not_hold_are_legal():
+def test_frozen_layers_may_be_missing_from_the_optimizer():
     model = two_layers()
     model[0].requires_grad_(False)
     learner_with(model, SGD).fit(1)
 
 
-def test_parameters_of_the_loss_beside_those_of_the_model_are_legal():
+def test_an_optimizer_may_also_hold_parameters_of_the_loss():
     model = two_layers()
     learner_with(model, SGD([*model.parameters(), nn.Parameter(torch.ones(1))])).fit(1)
 
 
-def test_a_plug_in_that_does_the_step_answers_for_its_parameters():
+def test_a_callback_that_overrides_step_is_responsible_for_its_parameters():
     class Steps(Callback):
         def step(self, learn):
             pass
@@ -415,7 +415,7 @@ def add_layer(learn):
         (add_layer, "3.weight, 3.bias were added or replaced"),
     ],
 )
-def test_parameters_replaced_in_training_are_warned_of_at_the_next_epoch(change, names):
+def test_parameters_replaced_in_training_raise_a_warning_at_the_next_epoch(change, names):
     @on("after_batch")
     def replace(learn):
         if learn.epoch == 1 and learn.batch_idx == 1:
@@ -426,7 +426,7 @@ def test_parameters_replaced_in_training_are_warned_of_at_the_next_epoch(change,
     assert len(caught) == 1
 
 
-def test_a_replaced_layer_that_the_optimizer_is_given_is_legal():
+def test_a_replaced_layer_that_is_added_to_the_optimizer_is_allowed():
     @on("after_epoch")
     def replace(learn):
         if learn.epoch == 0:

@@ -71,7 +71,7 @@ def test_a_recipe_under_torchrun_is_refused_before_its_folder_is_made(tmp_path, 
 
 
 @pytest.mark.parametrize("where", ["learner", "fit"])
-def test_a_callback_that_says_it_takes_care_of_it_lets_the_fit_run(make_learner, torchrun, where):
+def test_a_callback_that_declares_itself_distributed_lets_the_fit_run(make_learner, torchrun, where):
     learn = make_learner(callbacks=[ByHand()] if where == "learner" else [])
     learn.fit(1, callbacks=[ByHand()] if where == "fit" else [])
     assert learn.global_step == 3
@@ -94,7 +94,7 @@ def test_a_world_of_several_is_refused_whichever_rank_is_given(make_learner, mon
         {"OMP_NUM_THREADS": "4", "LOCAL_RANK": "3"},
     ],
 )
-def test_other_variables_and_a_world_of_one_are_left_alone(make_learner, monkeypatch, variables):
+def test_other_variables_and_a_world_of_one_are_ignored(make_learner, monkeypatch, variables):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -112,13 +112,13 @@ def test_other_variables_and_a_world_of_one_are_left_alone(make_learner, monkeyp
         (fully_shard, "FSDPModule"),
     ],
 )
-def test_a_wrapped_model_of_which_nobody_knows_is_refused(make_learner, group, wrap, name):
+def test_a_wrapped_model_without_a_distributed_callback_is_refused(make_learner, group, wrap, name):
     learn = make_learner(model=wrap(nn.Linear(1, 1)))
     with pytest.raises(RuntimeError, match=f"wrapped in {name}, and no callback distributes the fit"):
         learn.fit(1)
 
 
-def test_a_wrapped_loss_is_refused_as_a_wrapped_model_is(make_learner, group):
+def test_a_wrapped_loss_is_refused_like_a_wrapped_model(make_learner, group):
     class Learned(nn.Module):
         def __init__(self):
             super().__init__()
@@ -133,7 +133,7 @@ def test_a_wrapped_loss_is_refused_as_a_wrapped_model_is(make_learner, group):
         learn.fit(1)
 
 
-def test_data_parallel_and_a_group_of_one_process_are_left_alone(make_learner, group):
+def test_data_parallel_and_a_group_of_one_process_are_allowed(make_learner, group):
     learn = make_learner(model=nn.DataParallel(nn.Linear(1, 1)))
     learn.fit(1)
     assert learn.global_step == 3

@@ -46,7 +46,7 @@ def numbers(batches):
 
 @pytest.mark.parametrize("order", ["items", "blocks", Blocks(7, window=3)])
 @pytest.mark.parametrize("valid", [None, 0.2])
-def test_a_map_gives_the_batches_that_the_same_array_gives_in_memory(mapped, order, valid):
+def test_a_map_has_the_same_batches_as_the_array_in_memory(mapped, order, valid):
     targets = torch.arange(N)
     data = Data.from_tensors(mapped, targets, 32, seed=3, order=order, valid=valid)
     rows = data.train.rows
@@ -58,7 +58,7 @@ def test_a_map_gives_the_batches_that_the_same_array_gives_in_memory(mapped, ord
             assert torch.equal(batch[0][:, 0], 4.0 * batch[1])
 
 
-def test_a_map_is_split_as_memory_is_without_a_copy(mapped):
+def test_a_map_is_split_like_an_array_in_memory_without_a_copy(mapped):
     here = Data.from_tensors(np.array(mapped), seed=5, valid=0.3)
     data = Data.from_tensors(mapped, seed=5, valid=0.3)
     assert isinstance(data.train.tensors[0], Stored)
@@ -121,7 +121,7 @@ def test_a_map_larger_than_any_memory_is_split_and_read(tmp_path, order):
     assert most < 2e8  # the numbers of a million items, and a window
 
 
-def test_a_window_is_read_block_by_block_each_in_one_piece_ascending(mapped, monkeypatch):
+def test_a_window_is_read_in_blocks_in_ascending_order(mapped, monkeypatch):
     reads = []
     read = Stored.read_into
 
@@ -139,7 +139,7 @@ def test_a_window_is_read_block_by_block_each_in_one_piece_ascending(mapped, mon
     assert reads != sorted(reads)
 
 
-def test_a_file_that_was_cut_short_is_told_before_it_kills_the_process(tmp_path, mapped):
+def test_a_truncated_file_is_reported_before_it_kills_the_process(tmp_path, mapped):
     for options in ({}, {"shuffle": True}, {"shuffle": True, "order": "blocks"}):
         loader = TensorLoader((mapped,), 100, **options)
         assert len(list(loader)) == 10
@@ -158,7 +158,7 @@ def test_a_file_that_was_cut_short_is_told_before_it_kills_the_process(tmp_path,
     assert len(list(TensorLoader((mapped[:500],), 100))) == 5  # what is needed is still there
 
 
-def test_a_fit_over_a_file_that_was_cut_short_ends_with_the_place(tmp_path, mapped):
+def test_a_fit_over_a_truncated_file_raises_an_error_with_the_place(tmp_path, mapped):
     class Cuts(Callback):
         def after_batch(self, learn):
             if learn.batch_idx == 3:
@@ -177,14 +177,14 @@ def test_a_fit_over_a_file_that_was_cut_short_ends_with_the_place(tmp_path, mapp
     assert any("batch" in note for note in caught.value.__notes__)
 
 
-def test_a_file_that_was_replaced_by_another_is_read_as_it_was_opened(tmp_path, mapped):
+def test_a_replaced_file_is_read_as_it_was_when_opened(tmp_path, mapped):
     expected = numbers(TensorLoader((mapped,), 100))
     np.save(tmp_path / "other.npy", np.zeros((2, 4), "float32"))
     (tmp_path / "other.npy").replace(tmp_path / "items.npy")
     assert torch.equal(numbers(TensorLoader((mapped,), 100)), expected)
 
 
-def test_what_a_map_needs_is_counted_from_the_files_begin(tmp_path):
+def test_the_size_that_a_map_needs_is_counted_from_the_start_of_the_file(tmp_path):
     path = tmp_path / "raw.bin"
     path.write_bytes(bytes(3 * mmap.ALLOCATIONGRANULARITY))
     for offset in (0, 8, mmap.ALLOCATIONGRANULARITY, mmap.ALLOCATIONGRANULARITY + 40):
@@ -195,7 +195,7 @@ def test_what_a_map_needs_is_counted_from_the_files_begin(tmp_path):
             assert file.n_bytes == offset + end
 
 
-def test_a_batch_of_a_map_may_be_written_and_the_file_stays(tmp_path):
+def test_writing_to_a_batch_of_a_map_leaves_the_file_unchanged(tmp_path):
     np.save(tmp_path / "items.npy", np.ones((8, 2), "float32"))
     for mode in ("r", "r+", "c"):
         array = np.load(tmp_path / "items.npy", mmap_mode=mode)
@@ -252,7 +252,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("kind", VIEWS)
 @pytest.mark.parametrize("place", ["memory", "read-only", "disk"])
-def test_views_of_every_form_give_their_own_items(mapped, kind, place):
+def test_views_of_every_form_have_their_own_items(mapped, kind, place):
     array = VIEWS[kind](mapped if place == "disk" else np.array(mapped))
     if place == "read-only":
         array.flags.writeable = False
@@ -264,7 +264,7 @@ def test_views_of_every_form_give_their_own_items(mapped, kind, place):
     assert np.array_equal(found.numpy(), array)
 
 
-def test_of_an_array_that_cannot_be_written_batches_are_copied_and_not_the_whole():
+def test_batches_of_a_read_only_array_are_copied_and_the_array_is_not():
     still = np.ones((6, 3), "float32")
     still.flags.writeable = False
     with warnings.catch_warnings():
@@ -304,19 +304,19 @@ BAD = {
 
 @pytest.mark.filterwarnings("ignore:(Sparse CSR|The PyTorch API of nested)")
 @pytest.mark.parametrize("kind", BAD)
-def test_what_cannot_be_batched_is_refused_with_what_it_was(kind):
+def test_what_cannot_be_batched_is_refused_with_a_description(kind):
     make, error, words = BAD[kind]
     with pytest.raises(error, match=words):
         Data.from_tensors(make(), valid=None)
 
 
-def test_an_array_that_could_be_masked_and_is_not_is_taken():
+def test_a_masked_array_without_masked_items_is_accepted():
     (batch,) = Data.from_tensors(np.ma.array(np.ones((3, 2))), valid=None, shuffle=False).train
     assert torch.equal(batch[0], torch.ones(3, 2))
 
 
 @pytest.mark.parametrize("name", ["shuffle", "drop_last"])
-def test_a_switch_is_true_or_false(name):
+def test_a_boolean_setting_must_be_true_or_false(name):
     with pytest.raises(TypeError, match=f"{name}='no': pass True or False"):
         Data.from_tensors(torch.ones(3), valid=None, **{name: "no"})
 
@@ -386,7 +386,7 @@ BAD_NAMES = {
 
 
 @pytest.mark.parametrize("kind", BAD_NAMES)
-def test_names_that_do_not_fit_are_refused(kind):
+def test_names_that_do_not_match_are_refused(kind):
     make, error, words = BAD_NAMES[kind]
     with pytest.raises(error, match=words):
         make()
@@ -412,7 +412,7 @@ class Copies(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("order", ["items", Blocks(8, window=100)])
-def test_tensors_on_a_device_are_batched_there_with_one_copy_an_epoch(order):
+def test_tensors_on_a_device_are_batched_there_with_one_copy_per_epoch(order):
     loader = TensorLoader((torch.ones(96, 2, device="meta"),) * 2, 8, shuffle=True, seed=0, order=order)
     with Copies() as copies:
         batches = list(loader)
@@ -426,7 +426,7 @@ def test_tensors_on_a_device_are_batched_there_with_one_copy_an_epoch(order):
 @pytest.mark.parametrize("size", [1, 3, 64, 999, 5000])
 @pytest.mark.parametrize("window", [1, 4, 10_000])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_every_item_comes_exactly_once_an_epoch_in_blocks(size, window, drop_last):
+def test_in_blocks_each_item_comes_exactly_once_per_epoch(size, window, drop_last):
     options = {"shuffle": True, "seed": 4, "order": Blocks(size, window), "drop_last": drop_last}
     loader = TensorLoader((torch.arange(N),), 64, **options)
     for _ in range(2):
@@ -438,7 +438,7 @@ def test_every_item_comes_exactly_once_an_epoch_in_blocks(size, window, drop_las
         assert sorted(order.tolist()) == list(range(N))
 
 
-def test_items_of_a_block_come_within_a_window_and_anywhere_in_an_epoch():
+def test_items_of_a_block_come_in_one_window_which_is_anywhere_in_the_epoch():
     loader = TensorLoader((torch.arange(N),), 64, shuffle=True, seed=4, order=Blocks(10, window=5))
     means = torch.zeros(N)
     for epoch in range(200):
@@ -452,7 +452,7 @@ def test_items_of_a_block_come_within_a_window_and_anywhere_in_an_epoch():
     assert float((means - 499.5).abs().max()) < 5.5 * 20.4
 
 
-def test_a_batch_holds_items_of_as_many_places_as_the_window_has_blocks():
+def test_a_batch_has_items_of_as_many_blocks_as_the_window_has():
     classes = torch.arange(N * 10) // 100  # sorted by class, and blocks within a class
     loader = TensorLoader((classes,), 100, shuffle=True, seed=0, order=Blocks(10, window=50))
     n_classes = [len(Counter(batch.tolist())) for (batch,) in loader]
@@ -461,7 +461,7 @@ def test_a_batch_holds_items_of_as_many_places_as_the_window_has_blocks():
     assert max(len(Counter(batch.tolist())) for (batch,) in with_one) <= 11
 
 
-def test_blocks_are_of_a_mebibyte_where_nothing_is_said(mapped):
+def test_blocks_have_a_mebibyte_by_default(mapped):
     loader = TensorLoader((mapped, torch.zeros(N, 500)), 8, shuffle=True, order="blocks")
     assert loader.blocks == Blocks(65_536, 64)  # of what is on the disk, 16 bytes an item
     assert TensorLoader((torch.ones(2, 2**20),), 8, shuffle=True, order="blocks").blocks == Blocks(1, 64)
@@ -480,7 +480,7 @@ def test_blocks_are_of_a_mebibyte_where_nothing_is_said(mapped):
         (lambda: Data.from_tensors(A, shuffle=False, order=Blocks(3)), "shuffle=False"),
     ],
 )
-def test_an_order_that_cannot_be_is_refused(make, words):
+def test_an_impossible_order_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
 
@@ -532,7 +532,7 @@ class Wide(nn.Module):
 
 @pytest.mark.parametrize("order", ["items", Blocks(9, window=4), Blocks(300, window=1)])
 @pytest.mark.parametrize("at", [1, 5, 13, 15, 22])  # 13 batches to train on and 2 to validate
-def test_a_fit_over_a_map_that_was_cut_ends_with_the_same_bits(tmp_path, mapped, order, at):
+def test_an_interrupted_fit_over_a_map_ends_with_the_same_bits(tmp_path, mapped, order, at):
     expected = trained(tmp_path / "whole", mapped, order)
     assert trained(tmp_path / "resumed", mapped, order, at) is None
     assert trained(tmp_path / "resumed", np.load(tmp_path / "items.npy", mmap_mode="r"), order) == expected
@@ -549,7 +549,7 @@ def test_another_order_or_split_is_another_run(mapped):
     assert tells(valid=None)["content"] != tells()["content"]
 
 
-def test_only_some_items_of_a_map_are_read_to_know_it_again(tmp_path):
+def test_only_some_items_of_a_map_are_read_to_recognize_it(tmp_path):
     path = tmp_path / "wide.bin"
     with path.open("wb") as file:
         file.truncate(2**34)
@@ -564,7 +564,7 @@ def test_a_loader_over_a_map_is_copied_without_its_items(mapped):
 
 
 @pytest.mark.parametrize("kind", ["whole", "part", "upside down", "turned"])
-def test_a_loader_over_a_map_goes_to_another_process_without_its_items(tmp_path, mapped, kind):
+def test_a_loader_over_a_map_is_sent_to_another_process_without_its_items(tmp_path, mapped, kind):
     array = {"whole": mapped, "part": mapped[9:500, 1:], "upside down": mapped[::-2], "turned": mapped.T}[
         kind
     ]
@@ -578,7 +578,7 @@ def test_a_loader_over_a_map_goes_to_another_process_without_its_items(tmp_path,
         next(iter(pickle.loads(sent)))
 
 
-def test_a_read_only_array_is_sent_whole():
+def test_a_read_only_array_is_sent_completely():
     still = np.arange(6.0, dtype="float32")
     still.flags.writeable = False
     (batch,) = next(iter(pickle.loads(pickle.dumps(TensorLoader((still,), 6)))))

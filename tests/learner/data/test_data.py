@@ -141,7 +141,7 @@ def test_every_kind_of_batch_trains_validates_and_predicts(kind):
     assert preds.shape == targets.shape == (4, 1)
 
 
-def test_a_split_function_is_given_an_empty_batch_too(make_learner):
+def test_a_split_function_also_gets_an_empty_batch(make_learner):
     class Constant(nn.Module):
         def __init__(self):
             super().__init__()
@@ -156,7 +156,7 @@ def test_a_split_function_is_given_an_empty_batch_too(make_learner):
     assert learn.global_step == 2
 
 
-def test_hugging_face_batches_go_to_the_model_whole_and_its_own_loss_is_taken():
+def test_batches_of_hugging_face_go_to_the_model_whole_and_its_own_loss_is_used():
     class Output(collections.OrderedDict):
         loss = property(lambda self: self["loss"])
         logits = property(lambda self: self["logits"])
@@ -232,7 +232,7 @@ def test_a_bare_tensor_is_an_input_without_targets():
     shuffle=st.booleans(),
     seed=st.integers(0, 2**40),
 )
-def test_every_item_comes_exactly_once_an_epoch(n_items, batch_size, drop_last, shuffle, seed):
+def test_each_item_comes_exactly_once_per_epoch(n_items, batch_size, drop_last, shuffle, seed):
     items = torch.arange(n_items)
     loader = TensorLoader((items, -items), batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed)
     for _ in range(3):
@@ -250,14 +250,14 @@ def orders(seed, n_epochs=3):
     return [torch.cat([batch for (batch,) in loader]).tolist() for _ in range(n_epochs)]
 
 
-def test_the_same_seed_gives_the_same_order_every_time_another_seed_another_and_epochs_differ():
+def test_the_order_depends_on_the_seed_and_the_epoch_only():
     assert orders(3) == orders(3)
     assert orders(3) != orders(4)
     first, second, third = orders(3)
     assert first != second != third != first
 
 
-def test_the_order_does_not_depend_on_what_else_is_drawn_and_draws_nothing():
+def test_the_order_neither_depends_on_other_draws_nor_changes_them():
     torch.manual_seed(0)
     state = torch.get_rng_state()
     expected = orders(3)
@@ -266,7 +266,7 @@ def test_the_order_does_not_depend_on_what_else_is_drawn_and_draws_nothing():
     assert orders(3) == expected
 
 
-def test_without_a_seed_the_order_follows_torchs():
+def test_without_a_seed_the_order_follows_the_seed_of_torch():
     def draw():
         torch.manual_seed(1)
         return orders(None)
@@ -275,13 +275,13 @@ def test_without_a_seed_the_order_follows_torchs():
     assert orders(None) != orders(None)
 
 
-def test_an_epoch_that_was_left_early_is_over():
+def test_an_epoch_that_was_left_early_counts_as_an_epoch():
     loader = TensorLoader((torch.arange(50),), 8, shuffle=True, seed=3)
     next(iter(loader))
     assert torch.cat([batch for (batch,) in loader]).tolist() == orders(3)[1]
 
 
-def test_a_loader_goes_to_where_another_was():
+def test_a_loader_can_continue_at_the_position_of_another():
     loader = TensorLoader((torch.arange(50),), 8, shuffle=True, seed=3)
     list(loader)
     other = TensorLoader((torch.arange(50),), 8, shuffle=True, seed=9)
@@ -298,7 +298,7 @@ def test_two_passes_at_once_do_not_disturb_each_other():
 
 @settings(max_examples=30, deadline=None)
 @given(n_items=st.integers(2, 60), share=st.floats(0.01, 0.99), seed=st.integers(0, 100))
-def test_a_share_is_held_out_by_the_seed_and_no_item_is_in_both(n_items, share, seed):
+def test_a_share_is_held_out_by_the_seed_and_no_item_is_in_both_parts(n_items, share, seed):
     n_valid = round(n_items * share)
     if not 0 < n_valid < n_items:
         return
@@ -316,14 +316,14 @@ def test_a_number_or_a_share_may_be_held_out(valid):
     assert (data.train.n_items, data.valid.n_items) == (7, 3)
 
 
-def test_a_pair_may_be_validated_on_or_nothing():
+def test_validation_data_may_be_a_pair_or_none():
     data = Data.from_tensors(x(6), y(6), valid=(x(2), y(2)), batch_size=4)
     assert (data.train.n_items, data.valid.n_items) == (6, 2)
     assert Data.from_tensors(x(6), y(6), valid=None).valid is None
     fit(data)
 
 
-def test_training_is_shuffled_and_validation_stands_still_in_larger_batches():
+def test_training_is_shuffled_and_validation_is_in_order_with_larger_batches():
     data = Data.from_tensors(torch.arange(100), batch_size=8, valid=0.4, seed=0)
     assert [len(batch) for (batch,) in data.valid] == [16, 16, 8]
     assert [batch.tolist() for (batch,) in data.valid] == [batch.tolist() for (batch,) in data.valid]
@@ -338,18 +338,18 @@ def test_arrays_become_tensors_of_the_default_dtype():
     assert Data.from_tensors(np.ones((6, 3), "float16"), valid=None).train.tensors[0].dtype == torch.float16
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numbers_of_numpy_are_accepted():
     data = Data.from_tensors(x(9), batch_size=np.int64(4), seed=np.int64(3), valid=None)
     assert (len(data.train), data.train.seed) == (3, 3)
 
 
-def test_data_that_asks_for_gradients_is_taken_without_them():
+def test_data_that_requires_gradients_is_detached():
     inputs = x(6).requires_grad_()
     fit(Data.from_tensors(inputs * 2, y(6), valid=None))
     assert inputs.grad is None
 
 
-def test_an_array_that_cannot_be_written_or_stands_on_its_head_is_copied():
+def test_a_read_only_or_reversed_array_is_copied():
     still = np.ones((6, 3), "float32")
     still.flags.writeable = False
     upside_down = np.arange(6, dtype="float32")[::-1]
@@ -357,7 +357,7 @@ def test_an_array_that_cannot_be_written_or_stands_on_its_head_is_copied():
     assert data.train.tensors[1].tolist() == [5, 4, 3, 2, 1, 0]
 
 
-def test_a_column_of_a_table_is_an_array():
+def test_a_column_of_a_table_is_accepted_as_an_array():
     class Column:  # as pandas' Series
         shape, dtype = (4,), object
 
@@ -386,7 +386,7 @@ def test_data_sets_are_batched_and_the_training_one_shuffled():
     fit(data, n_epochs=1)
 
 
-def test_data_sets_of_unknown_length_lists_and_further_options_are_taken():
+def test_data_sets_of_unknown_length_lists_and_options_are_accepted():
     fit(Data.from_datasets(Unknown(), Unknown(), batch_size=4))
     fit(Data.from_datasets([(torch.ones(3), torch.ones(1))] * 5, batch_size=2, shuffle=False, drop_last=True))
     data = Data.from_datasets(
@@ -416,7 +416,7 @@ def test_a_pair_of_loaders_and_a_loader_alone_are_data():
     assert as_data(data) is data
 
 
-def test_the_length_is_told_where_there_is_one():
+def test_a_length_is_shown_if_there_is_one():
     assert [n_batches_of(LOADERS[kind]()) for kind in ("list", "DataLoader", "TensorLoader")] == [2, 2, 2]
     assert [n_batches_of(LOADERS[kind]()) for kind in ("unknown length", "generator function")] == [
         None,
@@ -552,7 +552,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_refused_with_what_it_was_and_how_to_mend_it(kind):
+def test_bad_input_is_refused_with_a_description_and_a_fix(kind):
     make, error, words = BAD[kind]
     with pytest.raises(error, match=words):
         make()
@@ -590,13 +590,13 @@ BAD_BATCHES = {
 
 
 @pytest.mark.parametrize("kind", BAD_BATCHES)
-def test_a_batch_that_cannot_be_split_is_refused_with_what_it_was_and_how_to_mend_it(kind):
+def test_a_batch_that_cannot_be_split_is_refused_with_a_description_and_a_fix(kind):
     batch, options, error, words = BAD_BATCHES[kind]
     with pytest.raises(error, match=words):
         Data([batch], **options).split(batch)
 
 
-def test_a_function_that_gives_no_batches_is_told():
+def test_a_function_that_returns_no_batches_is_refused():
     def forgot_to_return():
         []  # noqa: B018
 

@@ -15,7 +15,7 @@ from learner.files.plain import from_plain, to_plain
 from learner.passes import positions
 
 
-def test_generators_are_found_where_people_keep_them():
+def test_generators_are_found_in_typical_places():
     loader = loader_over(Noisy([several_rngs()]), shuffle=True, generator=torch.Generator())
     assert sorted(generators_in(loader)) == [
         "dataset.rng",
@@ -36,26 +36,26 @@ def test_a_global_generator_that_a_function_names_is_found():
     assert generators_in(batches) == {"GLOBAL": GLOBAL}
 
 
-def test_a_transform_that_is_a_module_is_looked_into_and_the_modules_in_it():
+def test_generators_of_a_transform_that_is_a_module_are_found():
     module = torch.nn.Sequential(torch.nn.Identity())
     module[0].rng = random.Random(0)
     assert list(generators_in(Noisy(module))) == ["rng", "transform._modules.0.rng"]
     assert generators_in(module) == {}  # of a module given itself, its modules are asked one by one
 
 
-def test_long_lists_and_large_data_are_not_looked_into():
+def test_long_lists_and_large_data_are_not_searched():
     dataset = Noisy()
     dataset.items = [random.Random(0)] * 101
     assert list(generators_in(dataset)) == ["rng"]
 
 
-def test_what_holds_itself_is_looked_into_once():
+def test_an_object_that_holds_itself_is_searched_once():
     dataset = Noisy()
     dataset.itself = dataset.friends = [dataset]
     assert list(generators_in(dataset)) == ["rng"]
 
 
-def test_states_of_all_kinds_are_plain_and_come_back():
+def test_states_of_all_kinds_are_plain_and_are_restored():
     dataset = Noisy(several_rngs())
     states = to_plain(generator_states(dataset), "")
     first = dataset.transform(), dataset.rng.random()
@@ -64,7 +64,7 @@ def test_states_of_all_kinds_are_plain_and_come_back():
     assert (dataset.transform(), dataset.rng.random()) == first != second
 
 
-def test_the_epoch_of_a_sampler_comes_back():
+def test_the_epoch_of_a_sampler_is_restored():
     def make():
         return loader_over(sampler=DistributedSampler(range(41), num_replicas=2, rank=0))
 
@@ -75,7 +75,7 @@ def test_the_epoch_of_a_sampler_comes_back():
     assert other.sampler.epoch == 4
 
 
-def test_a_generator_that_is_not_there_any_more_is_told_of():
+def test_a_generator_that_is_missing_later_is_reported():
     states = generator_states(Noisy())
     dataset = Plain()
     del dataset.rng

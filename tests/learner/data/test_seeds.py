@@ -29,6 +29,6 @@ def test_a_seed_makes_all_generators_draw_the_same_again():
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, None, "1"])
-def test_what_is_no_seed_is_refused(seed):
+def test_an_invalid_seed_is_refused(seed):
     with pytest.raises(ValueError, match="pass a whole number from 0 to"):
         seed_everything(seed)

@@ -37,7 +37,7 @@ def train():
 
 
 @pytest.mark.parametrize("name", ["fetch", "_batch", "_run_model", "_fire", "_train", "after_batch"])
-def test_the_name_of_a_data_function_decides_neither_the_note_nor_what_is_saved(make_learner, tmp_path, name):
+def test_the_name_of_a_data_function_changes_neither_the_note_nor_what_is_saved(make_learner, tmp_path, name):
     data = Data(failing_source(name, OSError("drive gone")))
     learn = make_learner(data=data, callbacks=[Checkpoint(tmp_path / "run")])
     with pytest.raises(OSError, match="drive gone") as caught:
@@ -47,7 +47,7 @@ def test_the_name_of_a_data_function_decides_neither_the_note_nor_what_is_saved(
 
 
 @pytest.mark.parametrize("name", ["_batches", "compute_loss", "backward", "_validate"])
-def test_the_name_of_a_function_within_the_model_decides_nothing(make_learner, name):
+def test_the_name_of_a_function_of_the_model_changes_nothing(make_learner, name):
     class Model(nn.Linear):
         def forward(self, inputs):
             return getattr(self, name)(inputs)
@@ -63,9 +63,7 @@ def test_the_name_of_a_function_within_the_model_decides_nothing(make_learner, n
     assert "fetching" not in notes(caught.value)
 
 
-def test_an_error_raised_once_in_a_hook_and_again_while_fetching_is_placed_where_it_was_raised_last(
-    make_learner, tmp_path
-):
+def test_an_error_raised_in_a_hook_and_again_while_fetching_has_the_last_place(make_learner, tmp_path):
     error = OSError("twice")
 
     class Careful(Callback):
@@ -84,7 +82,7 @@ def test_an_error_raised_once_in_a_hook_and_again_while_fetching_is_placed_where
     assert notes(caught.value).endswith("at epoch 0/1, fetching batch 2/?, train, global step 2")
 
 
-def test_an_error_that_a_hook_has_swallowed_is_not_blamed_for_the_next_one(make_learner):
+def test_an_error_caught_by_a_hook_does_not_change_the_place_of_the_next_one(make_learner):
     class Careful(Callback):
         def after_batch(self, learn):
             if learn.training:
@@ -125,7 +123,7 @@ def test_a_cancel_that_was_caught_leaves_no_trace_in_a_later_error(make_learner)
     ]
 
 
-def test_an_error_within_a_validation_of_a_hook_names_both_places(make_learner):
+def test_an_error_in_a_validation_by_a_hook_names_both_places(make_learner):
     class Watch(Callback):
         def after_batch(self, learn):
             if learn.training:
@@ -151,7 +149,7 @@ def test_an_error_of_a_wrapped_callback_names_the_wrapper(make_learner):
 
 
 @pytest.mark.parametrize("operation", ["forward", "compute_loss", "backward", "step"])
-def test_an_error_in_an_operation_of_a_subclass_says_which_batch(make_learner, operation):
+def test_an_error_in_an_operation_of_a_subclass_names_the_batch(make_learner, operation):
     def fail(self):
         raise ValueError("mine")
 
@@ -190,7 +188,7 @@ def test_an_error_while_validation_data_is_fetched_is_saved_and_resumed(make_lea
     assert learn.history["valid_loss"] == whole.history["valid_loss"]
 
 
-def test_an_error_in_predict_says_so(make_learner):
+def test_an_error_in_predict_names_predict(make_learner):
     with pytest.raises(RuntimeError) as caught:
         make_learner().predict(torch.ones(2, 7))
     assert ", predict, " in notes(caught.value)

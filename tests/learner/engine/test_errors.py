@@ -58,7 +58,7 @@ class Faulty(Dataset):
         return torch.ones(1), torch.ones(1)
 
 
-def test_an_error_in_a_hook_keeps_its_type_and_says_where(make_learner):
+def test_an_error_in_a_hook_keeps_its_type_and_gets_a_note_on_the_place(make_learner):
     learn = make_learner(callbacks=[Probe(ZeroDivisionError("by zero"))])
     with pytest.raises(ZeroDivisionError, match="by zero") as caught:
         learn.fit(2)
@@ -69,7 +69,7 @@ def test_an_error_in_a_hook_keeps_its_type_and_says_where(make_learner):
     assert learn.error is caught.value
 
 
-def test_an_error_in_a_function_plug_in_names_the_function(make_learner):
+def test_an_error_in_a_callback_from_a_function_names_the_function(make_learner):
     @on("before_step")
     def divide(learn):
         1 / 0  # noqa: B018
@@ -79,7 +79,7 @@ def test_an_error_in_a_function_plug_in_names_the_function(make_learner):
     assert "in callback divide.before_step" in notes(caught.value)
 
 
-def test_an_error_in_an_operation_of_a_plug_in_names_it(make_learner):
+def test_an_error_in_an_operation_of_a_callback_names_the_callback(make_learner):
     class Broken(Callback):
         def step(self, learn):
             raise KeyError("momentum")
@@ -133,7 +133,7 @@ def test_an_error_in_cleanup_alone_is_raised(make_learner):
         (CancelBatch, "after_batch"),
     ],
 )
-def test_a_cancel_outside_its_span_is_an_error_that_says_so(make_learner, kind, event):
+def test_a_cancel_outside_its_span_is_an_error(make_learner, kind, event):
     @on(event)
     def stray(learn):
         raise kind
@@ -143,7 +143,7 @@ def test_a_cancel_outside_its_span_is_an_error_that_says_so(make_learner, kind, 
         make_learner(callbacks=[stray]).fit(1)
 
 
-def test_a_lack_of_memory_names_the_batch_and_frees_the_frames(make_learner):
+def test_an_out_of_memory_error_names_the_batch_and_frees_the_frames(make_learner):
     class Greedy(nn.Linear):
         def forward(self, inputs):
             held.append(None)
@@ -160,7 +160,7 @@ def test_a_lack_of_memory_names_the_batch_and_frees_the_frames(make_learner):
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
-def test_an_error_in_the_data_set_tells_the_batch_and_the_items(make_learner, n_workers):
+def test_an_error_in_the_data_set_names_the_batch_and_the_items(make_learner, n_workers):
     loader = DataLoader(Faulty(), batch_size=4, num_workers=n_workers)
     learn = make_learner(data=Data(loader), valid=False)
     with pytest.raises(OSError, match="cannot read") as caught:
@@ -171,7 +171,7 @@ def test_an_error_in_the_data_set_tells_the_batch_and_the_items(make_learner, n_
         assert "the items [4, 5, 6, 7]" in told
 
 
-def test_a_dead_loader_worker_is_told_of(make_learner):
+def test_a_dead_loader_worker_is_reported(make_learner):
     loader = DataLoader(Suicidal(), batch_size=4, num_workers=1)
     with pytest.raises(RuntimeError, match="worker") as caught:
         make_learner(data=Data(loader), valid=False).fit(1)
@@ -192,7 +192,7 @@ class Suicidal(Dataset):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_after_an_error_the_learner_is_as_before_and_fits_its_full_number_of_steps(make_learner):
+def test_after_an_error_the_next_fit_trains_its_full_number_of_steps(make_learner):
     learn = make_learner(callbacks=[Probe(ValueError("once"))])
     learn.model.eval()
     with pytest.raises(ValueError, match="once"):
@@ -233,7 +233,7 @@ def test_a_cancelled_batch_leaves_no_gradient_to_the_next(make_learner):
     assert learn.global_step == 1
 
 
-def test_an_error_in_validate_and_predict_says_where_and_calls_no_cleanup_fit(make_learner):
+def test_an_error_in_validate_and_predict_has_its_place_and_calls_no_cleanup_fit(make_learner):
     cleaned = []
 
     class Clean(Callback):
@@ -259,7 +259,7 @@ def test_the_traceback_shows_the_notes_to_the_user(make_learner):
     assert shown.rstrip().endswith("at epoch 0/1, batch 1/3, train, global step 2")
 
 
-def test_no_traceback_of_a_fit_is_kept_by_the_learner_that_went_well(learn):
+def test_a_learner_keeps_no_traceback_of_a_fit_without_errors(learn):
     learn.fit(1)
     assert learn.error is None
     assert sys.exc_info() == (None, None, None)
@@ -269,7 +269,7 @@ def test_no_traceback_of_a_fit_is_kept_by_the_learner_that_went_well(learn):
 @pytest.mark.parametrize(
     "kind", [CancelFit, CancelEpoch, CancelTrain, CancelValidate, CancelBatch, CancelStep, ValueError, None]
 )
-def test_whatever_ends_a_fit_wherever_the_next_one_trains_its_full_number_of_steps(make_learner, event, kind):
+def test_whatever_ends_a_fit_the_next_one_trains_its_full_number_of_steps(make_learner, event, kind):
     """With all defaults on: rows of history, modes and steps of the second fit are as if nothing had been."""
 
     @on(event)
@@ -291,7 +291,7 @@ def test_whatever_ends_a_fit_wherever_the_next_one_trains_its_full_number_of_ste
     assert learn.error is None
 
 
-def test_a_stray_cancel_is_kept_as_the_error_and_leaves_no_gradient(make_learner):
+def test_a_stray_cancel_becomes_the_error_and_leaves_no_gradient(make_learner):
     @on("after_backward")
     def stray(learn):
         raise CancelStep
@@ -317,7 +317,7 @@ def test_a_callback_may_validate_while_it_cleans_up(make_learner):
     assert len(found) == 1
 
 
-def test_a_worker_whose_death_is_reported_while_notes_are_added_is_the_error_with_the_place(make_learner):
+def test_a_worker_death_reported_while_notes_are_added_becomes_the_error_with_the_place(make_learner):
     class Noted(Exception):
         def add_note(self, note):
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")

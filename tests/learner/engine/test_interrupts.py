@@ -60,7 +60,7 @@ def test_ctrl_c_ends_the_batch_cleans_up_and_leaves_a_usable_learner(make_learne
     assert learn.global_step == done + 6
 
 
-def test_a_second_ctrl_c_that_comes_later_aborts_at_once(make_learner, monkeypatch):
+def test_a_later_second_ctrl_c_aborts_at_once(make_learner, monkeypatch):
     after = []
     monkeypatch.setattr(interrupt, "SAME", 0.0)
 
@@ -87,7 +87,7 @@ def test_a_second_ctrl_c_that_comes_later_aborts_at_once(make_learner, monkeypat
     ],
     ids=lambda numbers: "-".join(number.name for number in numbers),
 )
-def test_two_signals_at_once_end_the_batch_and_save_it_as_one_does(make_learner, tmp_path, numbers):
+def test_two_signals_at_once_end_and_save_the_batch_like_one(make_learner, tmp_path, numbers):
     @on("after_loss")
     def send(learn):
         if learn.global_step == 1:
@@ -103,7 +103,7 @@ def test_two_signals_at_once_end_the_batch_and_save_it_as_one_does(make_learner,
         assert caught.value.code == 143
 
 
-def test_sigterm_never_aborts_however_often_it_comes(make_learner, monkeypatch):
+def test_sigterm_never_aborts_however_often_it_is_sent(make_learner, monkeypatch):
     monkeypatch.setattr(interrupt, "SAME", 0.0)
 
     @on("after_step")
@@ -137,7 +137,7 @@ class Closed(io.StringIO):
 
 
 @pytest.mark.parametrize("make_stream", [Gone, Closed, lambda: None])
-def test_a_signal_is_heeded_where_nothing_can_be_printed(make_learner, tmp_path, monkeypatch, make_stream):
+def test_a_signal_ends_a_fit_that_cannot_print(make_learner, tmp_path, monkeypatch, make_stream):
     monkeypatch.setattr(sys, "stderr", make_stream())
     learn = make_learner(callbacks=[Checkpoint(tmp_path, "9 epochs"), press(signal.SIGTERM)])
     with warnings.catch_warnings():
@@ -148,7 +148,7 @@ def test_a_signal_is_heeded_where_nothing_can_be_printed(make_learner, tmp_path,
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt("again"), SystemExit(3), GeneratorExit(), OSError(28)])
-def test_every_callback_cleans_up_whatever_another_raises_there(make_learner, error):
+def test_every_callback_cleans_up_even_if_another_raises_an_error(make_learner, error):
     cleaned = []
 
     class First(Callback):
@@ -196,7 +196,7 @@ def test_ctrl_c_while_a_callback_cleans_up_leaves_the_others_to_clean_up(make_le
     learn.remove_callbacks(impatient)
 
 
-def test_ctrl_c_while_handlers_are_restored_leaves_no_handler_of_ours(make_learner, monkeypatch):
+def test_ctrl_c_while_handlers_are_restored_still_restores_all(make_learner, monkeypatch):
     learn, real = make_learner(), signal.signal
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
@@ -224,7 +224,7 @@ def test_ctrl_c_that_the_parent_ignores_stays_ignored(make_learner):
 
 
 @pytest.mark.parametrize("event", ["before_fit", "before_batch", "before_validate", "after_epoch"])
-def test_ctrl_c_is_handled_wherever_it_comes(make_learner, event):
+def test_ctrl_c_is_handled_in_every_event(make_learner, event):
     @on(event)
     def send(learn):
         os.kill(os.getpid(), signal.SIGINT)
@@ -235,7 +235,7 @@ def test_ctrl_c_is_handled_wherever_it_comes(make_learner, event):
     learn.fit(1)
 
 
-def test_handlers_are_put_back_and_those_of_the_user_stay(make_learner):
+def test_handlers_are_restored_and_those_of_the_user_stay(make_learner):
     learn = make_learner()
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     during = []
@@ -260,7 +260,7 @@ def test_handlers_are_put_back_and_those_of_the_user_stay(make_learner):
     assert received == [signal.SIGINT]
 
 
-def test_a_fit_outside_of_the_main_thread_touches_no_signal(make_learner):
+def test_a_fit_outside_of_the_main_thread_installs_no_handler(make_learner):
     learn, failed = make_learner(), []
     before = signal.getsignal(signal.SIGINT)
 
@@ -337,7 +337,7 @@ def test_a_script_ends_as_its_caller_expects_without_workers_left(tmp_path, numb
         os.killpg(process.pid, 0)
 
 
-def test_stopping_in_the_middle_closes_the_loaders_iterator(make_learner):
+def test_stopping_in_mid_epoch_closes_the_iterator_of_the_loader(make_learner):
     closed = []
 
     def batches():
@@ -357,7 +357,7 @@ def test_stopping_in_the_middle_closes_the_loaders_iterator(make_learner):
 
 @pytest.mark.parametrize("valid", [True, False])
 @pytest.mark.parametrize("kind", [CancelBatch, CancelEpoch, CancelTrain])
-def test_ctrl_c_ends_and_saves_a_fit_all_of_whose_batches_are_cancelled(make_learner, tmp_path, kind, valid):
+def test_ctrl_c_ends_and_saves_a_fit_whose_batches_are_all_cancelled(make_learner, tmp_path, kind, valid):
     class Cancel(Callback):
         def after_backward(self, learn):
             if learn.epoch:

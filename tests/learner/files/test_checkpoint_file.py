@@ -49,7 +49,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path, contents, durable):
+def test_what_is_written_is_read_and_no_other_file_remains(tmp_path, contents, durable):
     path = tmp_path / "one.ckpt"
     checkpoint_file.write(path, contents, durable=durable)
     assert same(checkpoint_file.read(path), {"format": 1, **contents})
@@ -78,7 +78,7 @@ def test_a_checkpoint_is_a_file_that_torch_loads(path, contents):
     ids=str,
 )
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (4, 3)], ids=str)
-def test_tensors_of_every_kind_come_back(tmp_path, dtype, shape):
+def test_tensors_of_every_kind_are_restored(tmp_path, dtype, shape):
     tensor = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
     checkpoint_file.write(
         tmp_path / "one", {"tensor": tensor, "turned": tensor.mT if len(shape) == 2 else tensor}
@@ -90,7 +90,7 @@ def test_tensors_of_every_kind_come_back(tmp_path, dtype, shape):
     assert read["turned"].stride() == (tensor.mT if len(shape) == 2 else tensor).stride()
 
 
-def test_tied_tensors_stay_tied_and_are_kept_once(tmp_path):
+def test_tied_tensors_stay_tied_and_are_saved_once(tmp_path):
     weight = torch.rand(1000)
     checkpoint_file.write(tmp_path / "one", {"a": weight, "b": weight})
     read = checkpoint_file.read(tmp_path / "one")
@@ -98,21 +98,21 @@ def test_tied_tensors_stay_tied_and_are_kept_once(tmp_path):
     assert (tmp_path / "one").stat().st_size < 6000
 
 
-def test_a_relative_path_is_taken_from_the_folder_of_the_moment(tmp_path, monkeypatch, contents):
+def test_a_relative_path_is_relative_to_the_current_folder(tmp_path, monkeypatch, contents):
     monkeypatch.chdir(tmp_path)
     checkpoint_file.write("one.ckpt", contents)
     assert checkpoint_file.damage_of(tmp_path / "one.ckpt") is None
     assert same(checkpoint_file.read("one.ckpt")["clock"], contents["clock"])
 
 
-def test_names_with_spaces_and_signs_are_written_and_read(tmp_path, contents):
+def test_names_with_spaces_and_symbols_are_written_and_read(tmp_path, contents):
     path = tmp_path / "ein Ördner, ünïcode 模型" / "[step] 1*?.ckpt"
     path.parent.mkdir()
     checkpoint_file.write(path, contents)
     assert checkpoint_file.damage_of(path) is None
 
 
-def test_a_left_over_of_a_dead_writer_is_written_over(tmp_path, contents):
+def test_a_file_left_by_a_killed_writer_is_overwritten(tmp_path, contents):
     (tmp_path / "one.tmp").write_bytes(b"x" * 1_000_000)
     checkpoint_file.write(tmp_path / "one", contents)
     assert checkpoint_file.damage_of(tmp_path / "one") is None
@@ -131,7 +131,7 @@ def test_what_is_not_plain_is_refused_before_a_file_is_touched(path, contents):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), MemoryError(), OSError(5, "Input/output error")])
 @pytest.mark.parametrize("at", [0, 1, 7, 20])
-def test_an_error_at_any_write_leaves_the_file_as_it_was(path, contents, monkeypatch, stop, at):
+def test_an_error_at_any_write_leaves_the_file_unchanged(path, contents, monkeypatch, stop, at):
     before = path.read_bytes()
     writes = iter(range(1000))
 
@@ -155,7 +155,7 @@ def test_an_error_at_any_write_leaves_the_file_as_it_was(path, contents, monkeyp
     assert names_in(path.parent) == [path.name]
 
 
-def test_an_error_names_the_file_that_was_to_be_written(tmp_path, contents):
+def test_an_error_names_the_file_to_be_written(tmp_path, contents):
     with pytest.raises(FileNotFoundError) as caught:
         checkpoint_file.write(tmp_path / "missing" / "one.ckpt", contents)
     assert f"{tmp_path}/missing/one.ckpt" in caught.value.__notes__[0]
@@ -182,7 +182,7 @@ def test_the_file_is_flushed_renamed_and_the_folder_flushed_in_this_order(tmp_pa
     assert done == ["rename"]
 
 
-def test_nothing_is_written_where_temporary_files_lie(tmp_path, contents, monkeypatch):
+def test_nothing_is_written_to_the_folder_of_temporary_files(tmp_path, contents, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     monkeypatch.setenv("TMPDIR", str(elsewhere))
@@ -193,7 +193,7 @@ def test_nothing_is_written_where_temporary_files_lie(tmp_path, contents, monkey
     assert elsewhere.stat().st_mtime_ns == before, "an entry was made there"
 
 
-def test_sums_are_those_of_zlib_whether_torch_sums_up_or_not(tmp_path, contents):
+def test_checksums_are_those_of_zlib_whether_torch_computes_them_or_not(tmp_path, contents):
     contents["large"] = torch.rand(1_000_000)
     usual = torch.serialization.get_crc32_options()
     for sums in (True, False):
@@ -222,54 +222,54 @@ def fault_of(path: Path) -> str:
     return message
 
 
-def test_a_folder_is_told_with_the_files_in_it(path):
+def test_a_folder_is_reported_with_the_files_in_it(path):
     assert "it is a folder. Pass a file in it: step 100.ckpt" in fault_of(path.parent)
 
 
-def test_a_missing_file_is_told_with_its_absolute_path_and_the_nearest_names(path, monkeypatch):
+def test_a_missing_file_is_reported_with_its_absolute_path_and_the_nearest_names(path, monkeypatch):
     (path.parent / "notes.txt").write_text("x")
     monkeypatch.chdir(path.parent)
     assert "there is no such file. Beside it are: step 100.ckpt." in fault_of(Path("step 10.ckpt"))
     assert "The folder" in fault_of(path.parent / "not" / "there")
 
 
-def test_an_empty_file_is_told(path):
+def test_an_empty_file_is_reported(path):
     path.write_bytes(b"")
     assert "it is empty (0 bytes). Take another checkpoint." in fault_of(path)
 
 
 @pytest.mark.parametrize("start", [b"<html><body>Not found</body>", b"\x80\x02}q\x00.", b"{", b"\x93NUMPY"])
-def test_another_format_is_told_by_how_it_starts(path, start):
+def test_another_format_is_reported_with_its_first_bytes(path, start):
     path.write_bytes(start + b"\n" * 500)
     assert f"it is not a checkpoint of ours (starts with '{start.decode('latin1')[:1]}" in (
         fault_of(path).replace("'\\x80", "'\x80").replace("'\\x93", "'\x93")
     )
 
 
-def test_a_file_of_plain_torch_save_is_told(path):
+def test_a_file_of_plain_torch_save_is_reported(path):
     torch.save({"weight": torch.ones(3)}, path)
     assert "is a file that plain torch.save wrote" in fault_of(path)
 
 
-def test_a_file_of_a_newer_format_is_told_with_both_versions(path):
+def test_a_file_of_a_newer_format_is_reported_with_both_versions(path):
     content = path.read_bytes()[: -checkpoint_file.TRAILER_SIZE]
     path.write_bytes(content + checkpoint_file.trailer(len(content), zlib.crc32(content), version=7))
     assert "it is of format 7, and this plainlearner reads up to 1" in fault_of(path)
 
 
-def test_a_file_that_lacks_a_piece_is_told_with_both_sizes(path):
+def test_a_file_with_a_missing_part_is_reported_with_both_sizes(path):
     content = path.read_bytes()
     path.write_bytes(content[:200] + content[300:])
     assert f"{len(content) - 100} bytes are there, {len(content)} were written" in fault_of(path)
 
 
-def test_a_file_cut_in_half_is_told_with_its_size(path):
+def test_half_a_file_is_reported_with_its_size(path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert f"it was cut short at {len(content) // 2} bytes" in fault_of(path)
 
 
-def test_an_altered_byte_is_told(path):
+def test_an_altered_byte_is_reported(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -277,14 +277,14 @@ def test_an_altered_byte_is_told(path):
 
 
 @pytest.mark.parametrize("other", [{"format": 2}, {"format": True}, {"format": "1"}, {}, [1]])
-def test_a_whole_file_of_other_contents_is_told(path, other):
+def test_a_complete_file_of_other_contents_is_reported(path, other):
     with path.open("wb") as file:
         checkpoint_file.fill(file, other)
     with pytest.raises(checkpoint_file.CheckpointError, match="holds no checkpoint of format 1"):
         checkpoint_file.read(path)
 
 
-def test_a_file_that_may_not_be_read_is_told(path, monkeypatch):
+def test_a_file_without_permission_to_read_is_reported(path, monkeypatch):
     def refuse(self, *arguments):
         raise PermissionError(13, "Permission denied")
 
@@ -296,7 +296,7 @@ def test_tensors_are_read_onto_the_cpu(path):
     assert checkpoint_file.read(path)["model"]["weight"].device.type == "cpu"
 
 
-def test_reading_does_not_depend_on_what_torch_was_told_elsewhere(path, monkeypatch):
+def test_reading_does_not_depend_on_settings_of_torch(path, monkeypatch):
     from torch.utils.serialization import config
 
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")

@@ -74,7 +74,7 @@ def wait_for(path: Path, size: int) -> None:
     raise TimeoutError(f"{path} has not grown to {size} bytes")
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
+def test_a_writer_killed_at_any_moment_leaves_a_complete_file(tmp_path):
     folder, said = tmp_path / "files", tmp_path / "said"
     folder.mkdir()
     moments = random.Random(0)
@@ -95,7 +95,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     assert n_left_over, "no writer was killed within a write: the test has tried nothing"
 
 
-def test_a_writer_interrupted_at_any_moment_leaves_a_whole_file_and_nothing_else(tmp_path, capfd):
+def test_a_writer_interrupted_at_any_moment_leaves_a_complete_file_and_nothing_else(tmp_path, capfd):
     folder, said = tmp_path / "files", tmp_path / "said"
     folder.mkdir()
     moments = random.Random(0)
@@ -114,7 +114,7 @@ def test_a_writer_interrupted_at_any_moment_leaves_a_whole_file_and_nothing_else
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
-def test_an_interrupt_that_torch_hides_is_raised_all_the_same(path, stop, monkeypatch):
+def test_an_interrupt_that_torch_hides_is_still_raised(path, stop, monkeypatch):
     write, waiting = checkpoint_file.Counted.write, [stop]
 
     def interrupted(self, data):
@@ -138,7 +138,7 @@ def write_limited(path: Path, n_numbers: int) -> None:
 
 
 @pytest.mark.parametrize("n_numbers", [80_000, 1_000_000])
-def test_a_file_that_finds_no_space_leaves_the_one_before(path, n_numbers, capfd):
+def test_a_file_that_does_not_fit_on_the_disk_leaves_the_previous_one(path, n_numbers, capfd):
     before = path.read_bytes()
     start(write_limited, path, n_numbers).join(60)
     told = capfd.readouterr().err
@@ -150,7 +150,7 @@ def test_a_file_that_finds_no_space_leaves_the_one_before(path, n_numbers, capfd
     assert names_in(path.parent) == ["one.ckpt"]
 
 
-def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(path, monkeypatch):
+def test_a_full_disk_is_reported_with_the_space_needed_and_the_space_free(path, monkeypatch):
     def full(file: Any, contents: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -162,7 +162,7 @@ def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(path, monkeypa
 
 
 @pytest.mark.parametrize("folder", ["one.ckpt", "/proc", "gone"])
-def test_where_no_file_can_be_made_the_error_names_it(path, folder):
+def test_an_error_names_the_file_that_cannot_be_created(path, folder):
     target = path.parent / folder / "two.ckpt"
     with pytest.raises(OSError, match=r"two\.ckpt") as caught:
         checkpoint_file.write(target, {"n": 1})
@@ -170,7 +170,7 @@ def test_where_no_file_can_be_made_the_error_names_it(path, folder):
     assert checkpoint_file.damage_of(path) is None
 
 
-def test_a_target_that_is_a_folder_is_refused_and_left(path):
+def test_a_target_that_is_a_folder_is_refused_and_kept(path):
     (path.parent / "two").mkdir()
     with pytest.raises(IsADirectoryError):
         checkpoint_file.write(path.parent / "two", {"n": 1})
@@ -180,7 +180,7 @@ def test_a_target_that_is_a_folder_is_refused_and_left(path):
 # Altered files --------------------------------------------------------------------------------------------
 
 
-def test_no_flipped_bit_is_accepted(path, tmp_path):
+def test_a_file_with_a_flipped_bit_is_refused(path, tmp_path):
     content, altered = path.read_bytes(), tmp_path / "altered.ckpt"
     n_bits = 8 * len(content)
     spread = [n * n_bits // 200 for n in range(200)]
@@ -194,7 +194,7 @@ def test_no_flipped_bit_is_accepted(path, tmp_path):
             checkpoint_file.read(altered)
 
 
-def test_no_file_that_was_cut_short_is_accepted(path, tmp_path):
+def test_a_truncated_file_is_refused(path, tmp_path):
     content, cut = path.read_bytes(), tmp_path / "cut.ckpt"
     for size in [*(n * len(content) // 100 for n in range(100)), *range(len(content) - 100, len(content))]:
         cut.write_bytes(content[:size])
@@ -203,12 +203,12 @@ def test_no_file_that_was_cut_short_is_accepted(path, tmp_path):
             checkpoint_file.read(cut)
 
 
-def test_no_file_with_something_after_its_end_is_accepted(path):
+def test_a_file_with_extra_bytes_at_its_end_is_refused(path):
     path.write_bytes(path.read_bytes() + b"\n")
     assert checkpoint_file.damage_of(path)
 
 
-def test_of_bad_files_each_fault_is_told(path):
+def test_each_damaged_file_is_reported_with_its_own_reason(path):
     content = path.read_bytes()
     (path.parent / "empty.ckpt").write_bytes(b"")
     (path.parent / "cut.ckpt").write_bytes(content[:700])
@@ -301,7 +301,7 @@ def tight_memory():
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
 @pytest.mark.parametrize("name", calls())
-def test_a_file_made_to_run_code_is_refused_and_runs_none(tmp_path, monkeypatch, tight_memory, name):
+def test_a_file_made_to_run_code_is_refused_and_runs_nothing(tmp_path, monkeypatch, tight_memory, name):
     monkeypatch.chdir(tmp_path)
     for evil in ("evil.py", "hubconf.py"):
         (tmp_path / evil).write_text(touch())
@@ -315,7 +315,7 @@ def test_a_file_made_to_run_code_is_refused_and_runs_none(tmp_path, monkeypatch,
     assert not (tmp_path / CANARY).exists()
 
 
-def test_what_a_program_told_torch_to_allow_is_refused_all_the_same(tmp_path, monkeypatch):
+def test_what_a_program_allows_torch_to_load_is_still_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.ckpt"
     torch.save({"format": 1, "model": Call(eval, touch())}, path)
@@ -326,14 +326,14 @@ def test_what_a_program_told_torch_to_allow_is_refused_all_the_same(tmp_path, mo
     assert not (tmp_path / CANARY).exists()
 
 
-def test_the_canary_sings_where_a_file_is_not_refused(tmp_path, monkeypatch):
+def test_the_hostile_code_runs_where_a_file_is_not_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(calls()["eval"], "evil.ckpt")
     torch.load("evil.ckpt", weights_only=False)
     assert (tmp_path / CANARY).exists(), "the tests above would notice nothing"
 
 
-def test_strings_that_name_code_are_strings(tmp_path):
+def test_strings_that_name_code_stay_strings(tmp_path):
     texts = {"_target_": "os.system", "cls": "torch.nn.Linear", "call": "eval('1')", "os.system": "x"}
     checkpoint_file.write(tmp_path / "one", {"texts": texts})
     assert checkpoint_file.read(tmp_path / "one")["texts"] == texts
@@ -417,13 +417,13 @@ def archive(
     return change(buffer.getvalue())
 
 
-def test_the_archive_that_hostile_ones_are_made_of_is_read(tmp_path):
+def test_the_archive_from_which_hostile_ones_are_made_is_read(tmp_path):
     path = seal(tmp_path / "one", archive(rebuilt("2 2", "2 1")))
     assert checkpoint_file.read(path)["model"].tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("name", PICKLES)
-def test_a_pickle_that_names_what_is_not_there_is_refused(tmp_path, tight_memory, name):
+def test_a_pickle_that_refers_to_missing_data_is_refused(tmp_path, tight_memory, name):
     message = refused(seal(tmp_path / "one", archive(PICKLES[name])))
     assert "nothing in the file was run" in message
 
@@ -521,7 +521,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_archive_that_torch_cannot_read_is_told_in_one_line(tmp_path, name):
+def test_an_archive_that_torch_cannot_read_is_reported_in_one_line(tmp_path, name):
     message = refused(seal(tmp_path / "one", ODD[name]()))
     assert "torch cannot read it (" in message
     assert "\n" not in message
@@ -529,7 +529,7 @@ def test_an_archive_that_torch_cannot_read_is_told_in_one_line(tmp_path, name):
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_an_archive_that_is_none_of_ours_is_refused_before_anything_is_made(tmp_path, tight_memory, name):
+def test_an_archive_of_another_program_is_refused_before_memory_is_allocated(tmp_path, tight_memory, name):
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     message = refused(seal(folder / "one", ARCHIVES[name]()))

@@ -39,24 +39,24 @@ RATES = {
 
 @pytest.mark.parametrize(("shown", "rate"), RATES.items(), ids=RATES)
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
-def test_a_rate_that_is_none_is_refused_when_the_learner_is_made(shown, rate, make):
+def test_an_invalid_rate_is_refused_when_the_learner_is_made(shown, rate, make):
     with pytest.raises((TypeError, ValueError)) as caught:
         learner_of(partial(make, lr=rate))
     assert f"lr must be a finite number > 0, got {shown}." in str(caught.value)
 
 
-def test_a_factory_of_ones_own_is_looked_through_too():
+def test_the_rate_in_a_users_factory_is_checked_too():
     with pytest.raises(TypeError, match=r"got '0.1' \(str\)"):
         learner_of(lambda parameters: torch.optim.SGD(parameters, lr="0.1"))
 
 
-def test_another_error_of_a_factory_keeps_its_type_and_says_whose_it_is():
+def test_another_error_of_a_factory_keeps_its_type_and_names_the_factory():
     with pytest.raises(ValueError, match="Invalid momentum") as caught:
         learner_of(partial(torch.optim.SGD, lr=0.1, momentum=-1))
     assert "2 trainable tensors" in caught.value.__notes__[0]
 
 
-def test_a_rate_spoilt_later_is_refused_by_the_fit():
+def test_a_rate_that_becomes_invalid_is_refused_by_the_fit():
     learn = learner_of()
     learn.optimizer.param_groups[0]["lr"] = math.nan
     with pytest.raises(ValueError, match=r"got nan \(float\)"):
@@ -71,13 +71,13 @@ def test_the_group_with_the_wrong_rate_is_named():
         learner_of(torch.optim.SGD(groups, lr=0.1), model=nn.Sequential(first, second))
 
 
-def test_a_rate_of_zero_is_warned_of_once():
+def test_a_rate_of_zero_raises_one_warning():
     with pytest.warns(LearnerWarning, match="lr is 0, so nothing is trained") as caught:
         learner_of(partial(torch.optim.SGD, lr=0)).fit(3)
     assert len(caught) == 1
 
 
-def test_a_warm_up_from_zero_and_a_schedule_over_zero_are_legal():
+def test_a_warm_up_from_zero_and_a_schedule_over_zero_are_allowed():
     @on("before_batch")
     def warm_up(learn):
         learn.optimizer.param_groups[0]["lr"] = 0.1 * learn.batch_idx
@@ -90,7 +90,7 @@ def test_a_warm_up_from_zero_and_a_schedule_over_zero_are_legal():
     learner_of(partial(torch.optim.SGD, lr=0), callbacks=[schedule]).fit(1)
 
 
-def test_a_tensor_of_one_float_is_legal_as_in_torch():
+def test_a_tensor_of_one_float_is_allowed_as_in_torch():
     learn = learner_of(partial(torch.optim.SGD, lr=torch.tensor(0.1)))
     learn.fit(1)
     assert learn.global_step == 2
@@ -103,7 +103,7 @@ def test_no_epochs_return_at_once():
 
 
 @pytest.mark.parametrize("n_epochs", [-1, 2.5, "3", True, None])
-def test_a_number_of_epochs_that_is_none_is_refused_with_the_value(n_epochs):
+def test_an_invalid_number_of_epochs_is_refused_with_the_value(n_epochs):
     with pytest.raises((TypeError, ValueError)) as caught:
         learner_of().fit(n_epochs)
     assert f"fit(n_epochs={n_epochs!r})" in str(caught.value)
@@ -119,12 +119,12 @@ def test_a_number_of_epochs_that_is_none_is_refused_with_the_value(n_epochs):
         ("metric", "metrics"),
     ],
 )
-def test_an_unknown_keyword_of_the_learner_is_refused_with_the_one_that_is_meant(given, meant):
+def test_an_unknown_keyword_of_the_learner_is_refused_with_a_suggestion(given, meant):
     with pytest.raises(TypeError, match=rf"Learner\(\) has no argument '{given}'. Did you mean {meant}\?"):
         learner_of(**{given: None})
 
 
-def test_an_unknown_keyword_of_fit_is_refused_with_the_one_that_is_meant():
+def test_an_unknown_keyword_of_fit_is_refused_with_a_suggestion():
     with pytest.raises(TypeError, match=r"fit\(\) has no argument 'epochs'. Did you mean n_epochs\?"):
         learner_of().fit(epochs=3)
     with pytest.raises(TypeError, match=r"has no argument 'zzz'. There are: n_epochs, callbacks"):
@@ -151,7 +151,7 @@ def test_an_unknown_keyword_of_fit_is_refused_with_the_one_that_is_meant():
         ("validate", {"dl": None}, r"Did you mean loader\?"),
     ],
 )
-def test_an_unknown_keyword_of_a_method_is_refused_with_the_one_that_is_meant(method, given, said):
+def test_an_unknown_keyword_of_a_method_is_refused_with_a_suggestion(method, given, said):
     with pytest.raises(TypeError, match=said):
         getattr(learner_of(), method)(**given)
 
@@ -167,12 +167,12 @@ def test_an_unknown_keyword_of_a_method_is_refused_with_the_one_that_is_meant(me
         ("from_datasets", {"valid": 0.2}, r"random_split\(dataset, \[0.8, 0.2\]\)"),
     ],
 )
-def test_a_wrong_word_for_data_is_refused_with_the_way_to_say_it(method, given, said):
+def test_an_unknown_keyword_of_data_is_refused_with_the_correct_one(method, given, said):
     with pytest.raises(TypeError, match=said):
         getattr(Data, method)(torch.ones(4, 1), **given)
 
 
-def test_the_device_has_its_plug_in():
+def test_the_keyword_device_is_refused_with_the_callback():
     with pytest.raises(
         TypeError, match=r"has no argument 'device'. A device is set by a callback: .*DevicePlacement"
     ):
@@ -199,7 +199,7 @@ def test_the_device_has_its_plug_in():
         ("optimizer", lambda parameters: torch.optim.SGD, "which is not an optimizer"),
     ],
 )
-def test_what_is_missing_or_a_class_is_named(argument, value, said):
+def test_a_missing_part_or_a_class_in_its_place_is_named(argument, value, said):
     with pytest.raises(TypeError, match=said):
         learner_of(**{argument: value})
 
@@ -217,7 +217,7 @@ def test_a_learner_without_an_optimizer_predicts_and_refuses_to_fit():
         learn.fit(1)
 
 
-def test_several_faults_are_told_at_once():
+def test_several_errors_are_reported_at_once():
     learn = learner_of(None, data=Data([], iter([])))
     with torch.no_grad(), pytest.raises(ValueError, match="4 errors") as caught:
         learn.fit(2)
@@ -231,7 +231,7 @@ def test_several_faults_are_told_at_once():
 
 
 @pytest.mark.parametrize("settings", [{"lr": 0.1}, {"lr_max": 0.1}])
-def test_a_rate_for_fit_is_told_where_rates_are_given(settings):
+def test_a_rate_passed_to_fit_is_refused_with_the_place_for_rates(settings):
     with pytest.raises(TypeError, match=r"The rate is the optimizer's.*fit_one_cycle"):
         learner_of().fit(1, **settings)
     with pytest.raises(TypeError, match=r"The rate is the optimizer's.*fit_one_cycle"):

@@ -123,7 +123,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("kind", ENDS)
-def test_the_end_of_a_loader_is_no_error(kind, make_learner):
+def test_the_end_of_a_loader_is_not_an_error(kind, make_learner):
     learn = make_learner(data=Data(ENDS[kind]()), lr=0.01)
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)

@@ -87,7 +87,7 @@ def state_of(learn) -> str:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_an_entry_of_another_kind_is_refused_and_nothing_is_changed(make, contents, tmp_path, place):
+def test_an_entry_of_another_kind_is_refused_and_nothing_changes(make, contents, tmp_path, place):
     path = tmp_path / "run" / "step-000000005.pt"
     path.parent.mkdir()
     n_refused = 0
@@ -108,7 +108,7 @@ def test_an_entry_of_another_kind_is_refused_and_nothing_is_changed(make, conten
     assert n_refused >= 2 * (len(VALUES) - 2)
 
 
-def test_the_place_is_named(make, contents, tmp_path):
+def test_the_place_of_a_wrong_entry_is_named(make, contents, tmp_path):
     path = tmp_path / "step-000000005.pt"
     for place, value, words in [
         ("optimizer.state.0.exp_avg", torch.zeros(3), "optimizer.state does not have the type"),
@@ -120,7 +120,7 @@ def test_the_place_is_named(make, contents, tmp_path):
             make(tmp_path / "new").load(path)
 
 
-def test_a_file_of_an_earlier_version_is_checked_by_kinds_that_every_version_has(make, contents, tmp_path):
+def test_a_file_of_an_earlier_version_is_checked_for_the_entries_of_every_version(make, contents, tmp_path):
     path = tmp_path / "step-000000005.pt"
     del contents["kinds"]
     checkpoint_file.write(path, contents)
@@ -135,7 +135,7 @@ def test_a_file_of_an_earlier_version_is_checked_by_kinds_that_every_version_has
         make(tmp_path / "new").load(path)
 
 
-def test_a_callback_that_takes_no_state_leaves_the_weights_as_they_were(make, contents, tmp_path):
+def test_a_callback_that_refuses_its_state_leaves_the_weights_unchanged(make, contents, tmp_path):
     learn = make(tmp_path / "new")
     learn.fit(1)
     before = state_of(learn)

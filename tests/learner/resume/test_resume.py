@@ -51,7 +51,7 @@ def test_step_checkpoints_in_mid_epoch_give_the_same_bits(tmp_path, at, data):
     assert differs(outcome(learn), whole(data=data)) == []
 
 
-def test_items_that_were_seen_are_not_touched_again(tmp_path):
+def test_items_that_were_seen_are_not_fetched_again(tmp_path):
     with pytest.raises(ZeroDivisionError):
         make(tmp_path).fit(1, callbacks=[Crash(4)])
     learn = make(tmp_path)
@@ -66,7 +66,7 @@ def test_augmentation_in_workers_gives_the_same_bits(tmp_path, at):
     assert differs(outcome(learn), whole(n_epochs=2, data=data)) == []
 
 
-def test_what_cannot_be_exact_is_told_once_at_the_first_save(tmp_path):
+def test_data_that_cannot_be_resumed_exactly_raises_one_warning_at_the_first_save(tmp_path):
     data = partial(shuffled, num_workers=1, persistent_workers=True)
     with pytest.warns(LearnerWarning, match="persistent_workers") as told:
         make(tmp_path, data=data).fit(2)
@@ -74,7 +74,7 @@ def test_what_cannot_be_exact_is_told_once_at_the_first_save(tmp_path):
 
 
 @pytest.mark.parametrize("event", ["after_batch", "after_epoch", "after_fit", "cleanup_fit"])
-def test_a_cut_in_the_last_moments_leaves_what_is_left(tmp_path, event):
+def test_a_run_interrupted_at_its_end_resumes_what_is_left(tmp_path, event):
     @on(event, order=Order.SAVE)
     def crash(learn):
         if learn.epoch == 1 and learn.batch_idx == 0 and (not learn.training or event != "after_batch"):
@@ -91,7 +91,7 @@ def test_a_cut_in_the_last_moments_leaves_what_is_left(tmp_path, event):
     assert (len(learn.history), learn.global_step) == (2, 2)
 
 
-def test_a_finished_run_trains_no_more_and_says_so(tmp_path, capsys):
+def test_a_finished_run_is_not_trained_again_and_reports_that(tmp_path, capsys):
     learn = make(tmp_path, data=in_memory)
     learn.fit(2)
     then = outcome(learn)
@@ -117,17 +117,17 @@ def test_a_run_that_stopped_early_is_finished_with_the_best_weights(tmp_path, ca
     assert differs(outcome(again), then) == []
 
 
-def test_without_a_checkpoint_a_run_begins_and_says_so(tmp_path, capsys):
+def test_without_a_checkpoint_a_run_starts_and_reports_that(tmp_path, capsys):
     make(tmp_path / "new").fit(1, resume="auto")
     assert f"no run to resume in {tmp_path / 'new'}: a new run starts" in capsys.readouterr().out
 
 
-def test_must_refuses_to_begin(tmp_path):
+def test_must_refuses_to_start_without_a_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="there is no checkpoint in"):
         make(tmp_path / "new").fit(1, resume="must")
 
 
-def test_resume_needs_the_plugin_that_saves(learn):
+def test_resume_needs_a_callback_that_saves(learn):
     with pytest.raises(ValueError, match=r"callbacks=\[Checkpoint\("):
         learn.fit(1, resume="auto")
 
@@ -139,7 +139,7 @@ def test_must_refuses_a_second_fit_when_the_first_has_ended(tmp_path):
         learn.fit(1, resume="must")
 
 
-def test_of_two_plug_ins_that_save_the_newest_file_counts(tmp_path):
+def test_of_two_callbacks_that_save_the_newest_file_is_used(tmp_path):
     def learner():
         often = Checkpoint(tmp_path / "often", "1 step", name="often")
         return make(tmp_path / "seldom", every="1 epoch", callbacks=(often,))
@@ -166,12 +166,12 @@ def test_saving_does_not_change_the_run(tmp_path, every):
 
 @pytest.mark.parametrize("every", ["1 step", "0.000001 seconds"])
 @pytest.mark.parametrize("at", [1, 2, 5, 9, 18])
-def test_gradients_under_way_are_kept(tmp_path, at, every):
+def test_accumulated_gradients_are_saved(tmp_path, at, every):
     learn = run_interrupted(tmp_path / "run", at, every=every, callbacks=(Accumulate(),))
     assert differs(outcome(learn), whole(callbacks=(Accumulate(),))) == []
 
 
-def test_a_step_interval_saves_at_whole_updates_only(tmp_path):
+def test_a_step_interval_saves_only_after_complete_updates(tmp_path):
     with pytest.raises(ZeroDivisionError):
         make(tmp_path, callbacks=(Accumulate(),)).fit(1, callbacks=[Crash(3)])
     learn = make(tmp_path, callbacks=(Accumulate(),))
@@ -202,7 +202,7 @@ def test_saving_by_time_is_exact(tmp_path):
     assert differs(outcome(learn), whole()) == []
 
 
-def test_two_fits_of_one_script_go_on_in_the_one_that_was_cut(tmp_path, capsys):
+def test_of_two_fits_of_a_script_the_interrupted_one_resumes(tmp_path, capsys):
     def script(folder, at=None):
         learn = make(folder, callbacks=())
         learn.fit(1, resume="auto" if folder else "never")
@@ -217,7 +217,7 @@ def test_two_fits_of_one_script_go_on_in_the_one_that_was_cut(tmp_path, capsys):
     assert "fit 0 of this run is done: " in capsys.readouterr().out
 
 
-def test_more_epochs_go_on_from_the_end(tmp_path):
+def test_more_epochs_continue_from_the_end(tmp_path):
     make(tmp_path, data=in_memory).fit(1)
     learn = make(tmp_path, data=in_memory)
     with pytest.warns(LearnerWarning, match="planned for 1 epochs and is now to have 3"):
@@ -240,7 +240,7 @@ def test_a_fit_that_was_cancelled_is_finished(tmp_path, capsys):
     assert "already finished" in capsys.readouterr().out
 
 
-def test_a_fit_that_was_stopped_in_mid_epoch_and_cut_at_once_does_not_train_on(tmp_path):
+def test_a_fit_stopped_in_mid_epoch_and_then_interrupted_does_not_train_further(tmp_path):
     @on("after_batch", order=Order.DECIDE)
     def decide(learn):
         if learn.global_step == 3 and learn.training:
@@ -257,7 +257,7 @@ def test_a_fit_that_was_stopped_in_mid_epoch_and_cut_at_once_does_not_train_on(t
     assert (learn.global_step, learn.stop_reason, len(learn.history)) == (3, "enough", 1)
 
 
-def test_a_learner_that_was_interrupted_goes_on_in_the_same_process(tmp_path):
+def test_an_interrupted_learner_resumes_in_the_same_process(tmp_path):
     learn = make(tmp_path)
     with pytest.raises(ZeroDivisionError):
         learn.fit(N_EPOCHS, callbacks=[Crash(9)])
@@ -265,7 +265,7 @@ def test_a_learner_that_was_interrupted_goes_on_in_the_same_process(tmp_path):
     assert differs(outcome(learn), whole()) == []
 
 
-def test_validating_in_the_middle_leaves_the_pass_under_way(tmp_path):
+def test_validation_in_mid_epoch_does_not_change_the_training_pass(tmp_path):
     class Look(Callback):
         def after_batch(self, learn):
             if learn.training:
@@ -275,7 +275,7 @@ def test_validating_in_the_middle_leaves_the_pass_under_way(tmp_path):
     assert differs(outcome(learn), whole(callbacks=(Look(),))) == []
 
 
-def test_a_file_saved_by_hand_comes_back_whole(tmp_path):
+def test_a_file_saved_by_hand_restores_everything(tmp_path):
     learn = make(data=in_memory)
     learn.fit(2)
     path = learn.save(tmp_path / "mine.pt")
@@ -300,7 +300,7 @@ def test_only_the_weights_can_be_loaded_into_another_composition(tmp_path):
     assert torch.equal(weights["0.weight"], learn.model[0].weight)
 
 
-def test_a_generator_kept_on_the_data_set_goes_on(tmp_path):
+def test_a_generator_of_the_data_set_is_resumed(tmp_path):
     import numpy
 
     class Own(Noisy):
@@ -332,7 +332,7 @@ def test_a_generator_kept_on_the_data_set_goes_on(tmp_path):
     assert differs(learn.callbacks.seen.seen, plain.callbacks.seen.seen) == []
 
 
-def test_the_folder_is_kept_when_a_run_moves(tmp_path):
+def test_a_moved_run_resumes_in_its_new_folder(tmp_path):
     with pytest.raises(ZeroDivisionError):
         make(tmp_path / "here").fit(N_EPOCHS, callbacks=[Crash(9)])
     shutil.move(tmp_path / "here", tmp_path / "an other, überlong " / "there")

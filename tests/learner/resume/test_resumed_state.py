@@ -139,7 +139,7 @@ def test_state_is_resumed_wherever_it_is_created(make_learner, tmp_path, kind, n
     assert torch.equal(learn.model.weight, whole.model.weight)
 
 
-def test_a_callback_that_was_added_in_mid_fit_is_asked_for(make_learner, tmp_path):
+def test_a_missing_callback_that_was_added_in_mid_fit_is_reported(make_learner, tmp_path):
     class Late(Callback):
         def before_epoch(self, learn):
             if learn.epoch == 1 and Count not in learn.callbacks:

@@ -240,7 +240,7 @@ def test_training_after_measuring_has_the_bits_of_training_without():
     assert plain.history["valid_loss"] == measured.history["valid_loss"]
 
 
-def test_an_error_leaves_no_trace_and_says_where_it_was():
+def test_an_error_changes_nothing_and_has_its_place():
     class Fails(Callback):
         def after_backward(self, learn):
             raise ZeroDivisionError
