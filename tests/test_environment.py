@@ -1,4 +1,4 @@
-"""FAULTS K: what the environment can do to an import or a run."""
+"""Environments that disturb an import or a run: hidden packages, spawned workers, odd folder names."""
 
 from __future__ import annotations
 

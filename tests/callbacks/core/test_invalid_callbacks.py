@@ -1,4 +1,4 @@
-"""FAULTS section F: what is wrong with plug-ins."""
+"""Invalid callbacks, lists of callbacks, and cancels are refused with their name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from callbacks import (
 
 
 class Probe(Callback):
-    """Does something in one event, at its first call or at each."""
+    """Call a function in one event, the first time or each time."""
 
     def __init__(self, event, action, *, name=None):
         super().__init__(name=name)
@@ -58,11 +58,11 @@ def test_a_misspelt_hook_is_refused_when_the_class_is_defined(name, meant):
 def test_a_class_that_needs_no_arguments_is_accepted_for_an_instance(make_learner):
     class Quiet(Callback):
         def after_epoch(self, learn):
-            self.heard = True
+            self.called = True
 
     learn = make_learner(callbacks=[Quiet])
     learn.fit(1)
-    assert learn.callbacks[Quiet].heard
+    assert learn.callbacks[Quiet].called
     with pytest.raises(TypeError, match=r"callbacks\[0\] is the class Probe, which needs arguments"):
         make_learner(callbacks=[Probe])
 
@@ -141,13 +141,13 @@ def test_the_batch_and_the_pass_are_noted(make_learner):
 
 def test_an_error_in_a_cleanup_does_not_hide_the_first_and_all_others_clean_up(make_learner):
     cleaned = []
-    plugins = [
+    callbacks = [
         Probe("cleanup_fit", lambda learn: cleaned.append(1), name="first"),
         Probe("cleanup_fit", lambda learn: [][0], name="broken"),
         Probe("after_batch", fail, name="cause"),
     ]
     with pytest.raises(ArithmeticError, match="mine") as caught:
-        make_learner(callbacks=plugins).fit(1)
+        make_learner(callbacks=callbacks).fit(1)
     assert any("broken" in note and "IndexError" in note for note in caught.value.__notes__)
     assert cleaned == [1]
 
@@ -206,11 +206,11 @@ def test_callbacks_are_removed_by_class_or_name_and_a_missing_one_is_reported(ma
 
 @pytest.mark.parametrize("order", [list(Order), list(reversed(Order))], ids=["forwards", "backwards"])
 def test_phases_cannot_make_a_cycle(order, make_learner):
-    plugins = []
+    callbacks = []
     for phase in order:
-        plugins.append(on("after_epoch", order=phase, name=phase.name.lower())(lambda learn: None))
-    learn = make_learner(callbacks=plugins, defaults=())
-    assert [plugin.order for plugin in learn.callbacks] == list(Order)
+        callbacks.append(on("after_epoch", order=phase, name=phase.name.lower())(lambda learn: None))
+    learn = make_learner(callbacks=callbacks, defaults=())
+    assert [callback.order for callback in learn.callbacks] == list(Order)
 
 
 def test_the_loss_cannot_be_assigned_and_the_message_shows_what_can(make_learner):

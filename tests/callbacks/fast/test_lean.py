@@ -131,9 +131,9 @@ def assert_falls_back(reason: str, *callbacks, **options) -> Learner:
     ordinary = learner_of(step=ZeroGrad, **copy.deepcopy(options))
     ordinary.fit(N_EPOCHS)
     learn = learner_of(*callbacks, **options)
-    with pytest.warns(LearnerWarning, match=reason) as told:
+    with pytest.warns(LearnerWarning, match=reason) as caught:
         learn.fit(N_EPOCHS)
-    assert len([each for each in told if "LeanStep" in str(each.message)]) == 1
+    assert len([each for each in caught if "LeanStep" in str(each.message)]) == 1
     assert_same(learn.model.state_dict(), ordinary.model.state_dict())
     assert_same(learn.optimizer.state_dict(), ordinary.optimizer.state_dict())
     return learn
@@ -251,7 +251,7 @@ def test_an_interrupted_fit_resumes_with_it_or_without(tmp_path, make, steps):
 
 
 @pytest.mark.parametrize("make", [SETTINGS[2], SETTINGS[9]], ids=str)
-def test_a_snapshot_that_is_put_back_in_mid_fit_is_gone_on_from(make):
+def test_a_restored_snapshot_continues_in_mid_fit(make):
     class Back(Callback):
         def after_batch(self, learn):
             if learn.global_step == 5:
@@ -312,10 +312,10 @@ def test_a_loss_in_double_precision_is_differentiated_as_usual():
     ],
 )
 def test_a_loss_that_cannot_be_differentiated_is_the_ordinary_error(loss, message):
-    plugin, learn = LeanStep(), SimpleNamespace(loss_grad=loss)
-    plugin.before_fit(learn)
+    callback, learn = LeanStep(), SimpleNamespace(loss_grad=loss)
+    callback.before_fit(learn)
     with pytest.raises(RuntimeError, match=message):
-        plugin.backward(learn)
+        callback.backward(learn)
 
 
 def test_a_hook_that_changes_the_gradient_of_the_loss_in_place_acts_once():
@@ -497,7 +497,7 @@ def test_gradients_that_are_nan_are_equal_in_the_proof():
 
 
 @pytest.mark.parametrize("other", [ZeroGrad, ClosureStep])
-def test_a_second_doer_is_refused(other):
+def test_a_second_callback_that_overrides_step_is_refused(other):
     with pytest.raises(ValueError, match="two callbacks implement"):
         learner_of(LeanStep(), other())
 

@@ -85,7 +85,7 @@ def test_backends_are_names_or_functions(backend):
 
 
 @pytest.mark.parametrize(
-    "plugin",
+    "callback",
     [
         lambda: ParamScheduler(
             {"lr": cos(0.1, 0.0), "momentum": cos(0.95, 0.5), "weight_decay": cos(0.1, 0.0)}
@@ -101,8 +101,8 @@ def test_backends_are_names_or_functions(backend):
         lambda: When(GradientNorms(), every="2 steps"),
     ],
 )
-def test_it_goes_together_with(plugin):
-    learn = assert_as_ordinary(plugin, optimizer=partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1))
+def test_it_goes_together_with(callback):
+    learn = assert_as_ordinary(callback, optimizer=partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1))
     assert len(learn.callbacks[WholeStep].kinds) == 1
 
 
@@ -194,9 +194,9 @@ def test_a_lazy_model_is_made_by_an_ordinary_step():
 
 
 def test_a_check_tries_the_ordinary_operations():
-    told = str(learner_of().check())
-    assert "reaches 8 of 8" in told
-    assert "ok: 0 errors" in told
+    text = str(learner_of().check())
+    assert "reaches 8 of 8" in text
+    assert "ok: 0 errors" in text
 
 
 def test_a_batch_that_is_cancelled_has_changed_no_weight():

@@ -58,7 +58,7 @@ def test_a_list_that_the_forward_pass_changes_falls_back():
 
 
 @pytest.mark.parametrize("holder", [list, dict, deque])
-def test_what_the_forward_pass_adds_is_there_once_a_step_and_no_tensor_without_values(holder):
+def test_what_the_forward_pass_appends_is_there_once_per_step_with_its_values(holder):
     class Adding(nn.Linear):
         def __init__(self):
             super().__init__(1, 1, dtype=torch.float64)

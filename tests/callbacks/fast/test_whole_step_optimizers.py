@@ -133,7 +133,7 @@ UNEVEN = [pair for size in (4, 4, 2, 3, 2) for pair in doubles(1, size)]
 
 
 @pytest.mark.parametrize(
-    ("plugin", "data"),
+    ("callback", "data"),
     [
         (lambda: GradientAccumulation(2), None),
         (lambda: GradientAccumulation(3), None),  # the last window is smaller
@@ -146,8 +146,8 @@ UNEVEN = [pair for size in (4, 4, 2, 3, 2) for pair in doubles(1, size)]
     ],
 )
 @pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
-def test_it_goes_together_with_what_changes_the_update(plugin, data, make):
-    learn = assert_as_ordinary(plugin, GradientNorms, optimizer=make, data=data)
+def test_it_goes_together_with_what_changes_the_update(callback, data, make):
+    learn = assert_as_ordinary(callback, GradientNorms, optimizer=make, data=data)
     assert learn.callbacks[WholeStep].kinds
 
 

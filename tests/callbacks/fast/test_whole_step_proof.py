@@ -35,7 +35,7 @@ def of_aten(make):
 
 
 def broken(change):
-    """A backend that makes a program with a fault."""
+    """A backend that makes a wrong program."""
 
     def make(graph, inputs):
         change(graph.graph)
@@ -59,7 +59,7 @@ class Gated(nn.Module):
         return self.head(torch.where(rounding > 0, found, 0.0))
 
 
-def rounding_otherwise(fault=0.0):
+def rounding_otherwise(error=0.0):
     """A backend whose programs round otherwise, and whose first gradient is too large by this share."""
 
     def make(graph, inputs):
@@ -69,7 +69,7 @@ def rounding_otherwise(fault=0.0):
             signs = [torch.randn(each.shape, generator=draws, dtype=each.dtype).sign() for each in flat]
             eps = torch.finfo(torch.float64).eps
             outs = list(graph(*(each * (1 + eps * sign) for each, sign in zip(flat, signs, strict=True))))
-            outs[2] = (1 + fault) * outs[2]  # after predictions and loss
+            outs[2] = (1 + error) * outs[2]  # after predictions and loss
             return outs
 
         return call
@@ -86,13 +86,13 @@ def test_a_step_that_depends_on_rounding_is_not_an_error_of_the_program():
     assert learn.global_step == 2 * N_BATCHES
 
 
-@pytest.mark.parametrize("fault", [0.01, -0.001])
-def test_an_error_of_the_compiler_is_found_beside_other_rounding(fault):
+@pytest.mark.parametrize("error", [0.01, -0.001])
+def test_an_error_of_the_compiler_is_found_beside_other_rounding(error):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1, 64), nn.ReLU(), nn.Linear(64, 1)).double()
     learner_of(step=WholeStep(rounding_otherwise()), model=model).fit(1)
     with pytest.raises(RuntimeError, match=r"the gradient of '0\.weight' is wrong in"):
-        learner_of(step=WholeStep(rounding_otherwise(fault)), model=model).fit(1)
+        learner_of(step=WholeStep(rounding_otherwise(error)), model=model).fit(1)
 
 
 def without_slope(graph):
@@ -108,11 +108,11 @@ def without_write(graph):
 
 
 @pytest.mark.parametrize(
-    ("fault", "tensor"),
+    ("error", "tensor"),
     [(without_slope, "the gradient of '0.weight'"), (without_write, "num_batches_tracked")],
 )
-def test_a_wrong_program_is_an_error_that_names_the_tensor(fault, tensor):
-    learn = learner_of(step=WholeStep(broken(fault)))
+def test_a_wrong_program_is_an_error_that_names_the_tensor(error, tensor):
+    learn = learner_of(step=WholeStep(broken(error)))
     before = copy.deepcopy(learn.model.state_dict())
     with pytest.raises(RuntimeError, match=tensor):
         learn.fit(1)

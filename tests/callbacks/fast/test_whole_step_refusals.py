@@ -96,7 +96,7 @@ def test_a_callback_that_would_be_silenced_is_refused_in_mid_fit_too(make):
 
 
 @pytest.mark.parametrize(
-    ("plugin", "words"),
+    ("callback", "words"),
     [
         (MixUp, "MixUp"),
         (CutMix, "CutMix"),
@@ -105,9 +105,9 @@ def test_a_callback_that_would_be_silenced_is_refused_in_mid_fit_too(make):
         (lambda: MixedPrecision("fp16"), "use MixedPrecision\\('bf16'\\)"),
     ],
 )
-def test_a_callback_that_would_be_silenced_is_refused_by_name(plugin, words):
+def test_a_callback_that_would_be_silenced_is_refused_by_name(callback, words):
     with pytest.raises(ValueError, match=words):
-        learner_of(plugin()).fit(1)
+        learner_of(callback()).fit(1)
 
 
 def test_what_surrounds_a_part_is_refused():

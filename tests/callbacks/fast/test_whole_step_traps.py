@@ -157,7 +157,7 @@ def test_settings_are_read_wherever_they_stand(change):
 
 
 def test_a_setting_of_a_class_is_read(monkeypatch):
-    monkeypatch.setattr(Settled, "shift", 0.0)  # put back in the end
+    monkeypatch.setattr(Settled, "shift", 0.0)  # so that it is restored in the end
 
     def change(learn):
         Settled.shift = 0.5
@@ -247,7 +247,7 @@ def test_an_attribute_is_not_taken_for_a_global_variable_of_the_same_name(monkey
         return graph
 
     count = on("before_batch", name="count")(lambda learn: setattr(data, "scale", learn.global_step))
-    monkeypatch.setattr(data, "scale", 1.0)  # put back in the end
+    monkeypatch.setattr(data, "scale", 1.0)  # so that it is restored in the end
     learner_of(count, step=WholeStep(backend), model=Detaching(1, 1).double()).fit(N_EPOCHS)
     assert len(n_compiled) == 1
 
@@ -365,7 +365,7 @@ def test_hooks_of_layers_that_keep_something_fall_back():
     model = net()
     model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.detach().sum()))
     assert_falls_back("hooks are registered on the module '0'", model=model)
-    assert len(seen) == 2 * N_EPOCHS * 4  # once a step, in both fits
+    assert len(seen) == 2 * N_EPOCHS * 4  # once per step, in both fits
 
 
 def test_a_hook_on_a_parameter_falls_back():

@@ -1,4 +1,4 @@
-"""FAULTS section E: numbers that go bad. What needs a checkpoint is tested there."""
+"""NaN and infinity in losses, gradients and weights; for those in checkpoints see `test_checkpoint.py`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def keyed():
 
 
 class Scaler(Callback):
-    """What a gradient scaler does, in a few lines: scale the loss, leave out the updates that overflow."""
+    """A gradient scaler in a few lines: scale the loss, and skip the updates that overflow."""
 
     order, scale, n_skipped = Order.GRADIENT, 2.0**127, 0
 
@@ -131,9 +131,9 @@ class Scaler(Callback):
             self.n_skipped, self.scale = self.n_skipped + 1, self.scale / 2.0**30
 
 
-@pytest.mark.parametrize("plugins", [[Scaler, StopOnNaN], [StopOnNaN, Scaler]])
-def test_an_overflow_that_a_scaler_skips_is_not_an_error(plugins):
-    learn = make([batch(2.0, 9.0)] * 3, callbacks=plugins)
+@pytest.mark.parametrize("callbacks", [[Scaler, StopOnNaN], [StopOnNaN, Scaler]])
+def test_an_overflow_that_a_scaler_skips_is_not_an_error(callbacks):
+    learn = make([batch(2.0, 9.0)] * 3, callbacks=callbacks)
     learn.fit(1)
     assert learn.callbacks[Scaler].n_skipped == 1
 
@@ -190,7 +190,7 @@ def test_a_metric_that_is_nan_is_not_an_improvement():
 
 
 def test_a_bad_gradient_of_a_finite_loss_ends_the_fit_before_the_update(make_learner):
-    """The square root has an infinite slope at 0, and 0 times infinity is NaN; its value is finite."""
+    """The square root is finite at 0, but its slope is infinite, and 0 times infinity is NaN."""
 
     class Root(nn.Module):
         def __init__(self):

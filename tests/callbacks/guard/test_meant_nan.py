@@ -1,4 +1,4 @@
-"""NaN and infinity that are meant end no run; those that a training makes do."""
+"""Intended NaN and infinity do not end a run; those that the training produces do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAN, INF = math.nan, math.inf
 
 
 class Holding(nn.Module):
-    """A regression that holds something beside, which `use` may fill or read."""
+    """A regression with something else, which `use` may fill or read."""
 
     def __init__(self, use=lambda model, x, y: y, **tensors):
         super().__init__()

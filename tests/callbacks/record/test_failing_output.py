@@ -1,4 +1,4 @@
-"""Output that fails ends no training, and an error in a callback loses no checkpoint."""
+"""Failing output does not end a training, and an error in a callback does not lose a checkpoint."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Full(io.TextIOBase):
 
 
 class Terminal(Full):
-    """A terminal that has gone away."""
+    """A terminal that has been closed."""
 
     def isatty(self):
         return True
@@ -52,7 +52,7 @@ class Terminal(Full):
 
 
 class Gone(Full):
-    """A pipe that nobody reads."""
+    """A pipe without a reader."""
 
     def write(self, text):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

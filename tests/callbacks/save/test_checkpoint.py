@@ -1,4 +1,4 @@
-"""FAULTS B, C and D: writing, reading, and what ends a fit from outside. `test_files.py` has single files."""
+"""Checkpoints of a fit: writing on bad disks, resuming from bad files, interrupted and killed fits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def names(folder: Path) -> list[str]:
 
 
 def write_fails(monkeypatch, when):
-    """Let the disk be full whenever `when(path)` says so."""
+    """Let the disk be full whenever `when(path)` is true."""
     write = checkpoint_file.write
 
     def full(path, contents, **options):
@@ -351,12 +351,12 @@ def test_the_best_of_a_resumed_run_is_that_of_all_its_epochs(tmp_path):
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """A folder with a run of one epoch, cut off after it."""
+    """A folder with a run of one epoch."""
     make(tmp_path / "run", data=in_memory).fit(1)
     return tmp_path / "run"
 
 
-def go_on(folder: Path, n_epochs: int = 1, **options) -> Learner:
+def resume(folder: Path, n_epochs: int = 1, **options) -> Learner:
     fit = {name: options.pop(name) for name in ("allow", "resume") if name in options}
     learn = make(folder, **{"data": in_memory, **options})
     learn.fit(n_epochs, **{"resume": "auto", **fit})
@@ -381,7 +381,7 @@ DAMAGES = {
 def test_a_damaged_file_is_reported_and_the_previous_one_used(run, damage):
     DAMAGES[damage](run / "step-000000005.pt")
     with pytest.warns(LearnerWarning, match=r"Resuming from step-000000004.pt"):
-        learn = go_on(run)
+        learn = resume(run)
     assert learn.global_step == 5
     found = outcome(learn)
     expected = make(data=in_memory)
@@ -395,18 +395,18 @@ def test_a_missing_part_is_named(run):
         del contents["optimizer"]
         checkpoint_file.write(path, contents)
     with pytest.raises(CheckpointError, match="lacks 'optimizer'"):
-        go_on(run)
+        resume(run)
 
 
 def test_if_all_files_are_damaged_each_is_reported_and_nothing_starts(run):
     for path in run.glob("*.pt"):
         flip(path)
     with pytest.raises(CheckpointError, match=r"(?s)step-000000005.*step-000000004.*step-000000003.*backup"):
-        go_on(run)
+        resume(run)
 
 
 def refused(run: Path, match: str, **options) -> None:
-    """A run that does not agree leaves the learner as it was."""
+    """A refused resume leaves the learner unchanged."""
     learn = make(run, **{"data": in_memory, **options})
     before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
     with pytest.raises(ValueError, match=match):
@@ -458,7 +458,7 @@ def test_a_difference_allowed_by_name_is_a_warning(run):
         pytest.warns(LearnerWarning, match="planned for 1"),
         pytest.warns(LearnerWarning, match="batch_size: 4, 2"),
     ):
-        learn = go_on(run, 2, data=lambda: other_data(batch_size=2), allow=("batch_size", "n_batches"))
+        learn = resume(run, 2, data=lambda: other_data(batch_size=2), allow=("batch_size", "n_batches"))
     assert learn.global_step == 5 + 10
 
 
@@ -466,7 +466,7 @@ def test_with_other_data_the_interrupted_pass_starts_again(tmp_path):
     with pytest.raises(ZeroDivisionError):
         make(tmp_path, data=in_memory).fit(2, callbacks=[Crash(9)])
     with pytest.warns(LearnerWarning, match="n_batches: 5, 10"):
-        learn = go_on(tmp_path, 2, data=lambda: other_data(batch_size=2), allow=("batch_size", "n_batches"))
+        learn = resume(tmp_path, 2, data=lambda: other_data(batch_size=2), allow=("batch_size", "n_batches"))
     assert (learn.global_step, len(learn.history)) == (8 + 10, 2)
 
 
@@ -482,7 +482,7 @@ def test_another_optimizer_can_be_allowed_and_starts_without_state(run):
 
 def test_an_unknown_name_in_allow_is_refused(run):
     with pytest.raises(ValueError, match="allow='batchsize'"):
-        go_on(run, 2, allow="batchsize")
+        resume(run, 2, allow="batchsize")
 
 
 def test_a_removed_callback_with_state_is_a_difference(run):
@@ -521,7 +521,7 @@ def test_a_checkpoint_of_a_gpu_loads_on_a_cpu(tmp_path):
 def test_another_version_of_torch_is_a_warning(run, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "9.9.9")
     with pytest.warns(LearnerWarning, match=r"torch .*, now 9\.9\.9.*results may differ"):
-        go_on(run)
+        resume(run)
 
 
 def test_a_missing_path_is_reported_with_the_nearest_name(run):
@@ -540,9 +540,9 @@ def test_a_callback_that_refuses_its_state_leaves_everything_unchanged(run):
             if state["n"] == 2:
                 raise RuntimeError("no")
 
-    plugin = Refuse()
-    learn = make(data=in_memory, callbacks=(plugin,))
-    plugin.n = 2
+    callback = Refuse()
+    learn = make(data=in_memory, callbacks=(callback,))
+    callback.n = 2
     path = learn.save(run / "mine.pt")
     other = make(data=in_memory, callbacks=(Refuse(),), seed=4)
     before = outcome(other)
@@ -558,7 +558,7 @@ def test_a_callback_that_refuses_its_state_leaves_everything_unchanged(run):
 
 
 def press(number: signal.Signals, at: int, valid: bool = False):
-    """Send this process a signal in a batch, counted over all training, or in validation."""
+    """Send this process a signal in a batch, counted over the whole training, or in validation."""
 
     @on("after_loss")
     def send(learn):
@@ -607,7 +607,7 @@ def test_a_second_ctrl_c_in_the_save_leaves_the_previous_file(tmp_path, monkeypa
 
 
 class Dies(Dataset):
-    """Kills its worker at the tenth item, the first time."""
+    """Kill its worker at the tenth item, the first time."""
 
     def __init__(self, flag: Path):
         self.flag = flag
@@ -670,7 +670,7 @@ def test_a_fit_after_a_failed_one_continues_in_its_folder(tmp_path):
 
 def test_the_newest_file_is_chosen_by_step_and_not_by_time(run):
     os.utime(run / "step-000000003.pt", (2e9, 2e9))
-    learn = go_on(run)
+    learn = resume(run)
     assert learn.global_step == 5
 
 

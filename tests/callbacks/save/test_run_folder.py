@@ -1,4 +1,4 @@
-"""The folder of a run under faults: locks that are lost, folders that are replaced, files that stay."""
+"""Problems with the folder of a run: lost locks, replaced folders, files that cannot be removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def names(folder: Path) -> list[str]:
 
 
 def at_step(number: int, do: Callable[[], object]):
-    """Do something in the middle of a run, after a step."""
+    """Call a function in the middle of a run, after a step."""
 
     @on("after_step", name=f"at_step_{number}")
     def act(learn):
@@ -33,14 +33,14 @@ def at_step(number: int, do: Callable[[], object]):
 
 
 def in_another_process(do: Callable[[], object]) -> str:
-    """Do something in a forked process; what it raises, in words."""
+    """Call a function in a forked process, and return the text of what it raises."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         try:
             do()
             words = "ended well"
-        except BaseException as error:  # noqa: BLE001 - told to the parent
+        except BaseException as error:  # noqa: BLE001 - sent to the parent
             words = f"{type(error).__name__}: {error}"
         os.write(writer, words.encode())
         os._exit(0)

@@ -1,4 +1,4 @@
-"""Faults of the data: found before training where they can be, else at the first batch, with the cure."""
+"""Errors of the data are found before training if possible, or at the first batch, and come with a fix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def learner_of(data, model=None, loss_func=F.mse_loss, **options) -> Learner:
 
 
 class Once:
-    """Loses its batches as they are gone through, and says nothing of it: `__iter__` is not plain."""
+    """Data that is used up by reading it, without showing that: `__iter__` is not a generator."""
 
     def __init__(self, batches):
         self.batches = iter(batches)
@@ -37,7 +37,7 @@ class Once:
 
 
 class Rewinding:
-    """An iterator that begins anew in `__iter__`, as loaders of other libraries do."""
+    """An iterator that restarts in `__iter__`, like loaders of other libraries."""
 
     def __init__(self, batches):
         self.source, self.batches = batches, iter(())
@@ -51,7 +51,7 @@ class Rewinding:
 
 
 class Stream:
-    """An iterator that only gives itself."""
+    """An iterator whose `__iter__` returns itself."""
 
     def __init__(self, batches):
         self.batches = iter(batches)
@@ -90,15 +90,15 @@ def test_a_batch_that_drop_last_drops_is_reported_with_the_sizes():
     ids=["list", "data set", "sampler", "tensors", "iterable data set", "function"],
 )
 def test_training_data_without_a_batch_is_refused(loader):
-    heard = []
+    called = []
 
-    class Listener(Callback):
+    class Watch(Callback):
         def after_epoch(self, learn):
-            heard.append(learn.epoch)
+            called.append(learn.epoch)
 
     with pytest.raises(ValueError, match=r"training data.*has no batch"):
-        learner_of(Data(loader), callbacks=[Listener]).fit(2)
-    assert not heard
+        learner_of(Data(loader), callbacks=[Watch]).fit(2)
+    assert not called
 
 
 def test_an_epoch_that_a_callback_skips_is_not_reported_as_empty_data():
@@ -165,14 +165,14 @@ def test_an_epoch_that_a_callback_ends_early_is_not_reported_as_one_with_fewer_b
 
 
 class Pair(nn.Module):
-    """Takes two inputs."""
+    """A model of two inputs."""
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return first + second
 
 
 @pytest.mark.parametrize(
-    ("batch", "said"),
+    ("batch", "message"),
     [
         (
             torch.ones(4, 1),
@@ -184,8 +184,8 @@ class Pair(nn.Module):
     ids=["tensor", "1-tuple", "3-tuple"],
 )
 @pytest.mark.parametrize("loss_func", [F.mse_loss, nn.MSELoss(), nn.CrossEntropyLoss()])
-def test_a_batch_of_the_wrong_form_is_reported_with_its_form(batch, said, loss_func):
-    with pytest.raises(TypeError, match=said):
+def test_a_batch_of_the_wrong_form_is_reported_with_its_form(batch, message, loss_func):
+    with pytest.raises(TypeError, match=message):
         learner_of(Data([batch]), loss_func=loss_func).fit(1)
 
 
@@ -274,7 +274,7 @@ def test_a_wrong_width_names_the_layer_and_both_widths(model, shape, path, width
 
 
 @pytest.mark.parametrize(
-    ("model", "dtype", "said"),
+    ("model", "dtype", "message"),
     [
         (nn.Linear(2, 1), torch.float64, "its weights are float32, input is float64; write input.float()"),
         (nn.Linear(2, 1), torch.int64, "its weights are float32, input is int64; write input.float()"),
@@ -283,10 +283,10 @@ def test_a_wrong_width_names_the_layer_and_both_widths(model, shape, path, width
     ],
     ids=["double", "whole", "single", "embedding"],
 )
-def test_inputs_of_another_dtype_are_reported_with_the_cast_to_write(model, dtype, said):
+def test_inputs_of_another_dtype_are_reported_with_the_cast_to_write(model, dtype, message):
     with pytest.raises(RuntimeError) as caught:
         learner_of(Data([(torch.ones(4, 2, dtype=dtype), torch.ones(4, 1))]), model=model).fit(1)
-    assert said in notes(caught.value)
+    assert message in notes(caught.value)
 
 
 def test_inputs_on_another_device_are_reported_with_the_callback_that_moves_them():
@@ -481,7 +481,7 @@ def test_classes_in_the_last_dimension_are_reported_with_the_line_to_write(loss_
 
 
 def test_classes_in_the_last_dimension_are_reported_in_a_later_batch_too():
-    """The first batch has as many positions as classes, which the loss cannot tell apart."""
+    """In the first batch there are as many positions as classes, so the loss accepts it."""
     batches = [(tokens, tokens) for tokens in (torch.randint(5, (4, 5)), torch.randint(5, (4, 7)))]
     with pytest.raises(RuntimeError) as caught:
         learner_of(Data(batches), nn.Embedding(5, 5), F.cross_entropy).fit(1)
@@ -497,8 +497,8 @@ def test_a_module_of_lightning_without_forward_gets_a_hint_on_what_to_move():
 
     with pytest.raises(NotImplementedError) as caught:
         learner_of(Data([(torch.ones(4, 1), torch.ones(4, 1))]), Lit(1, 1)).fit(1)
-    told = notes(caught.value)
+    text = notes(caught.value)
     assert (
         "write Lit.forward(inputs), which returns the predictions. Move what its training_step computes"
-        in told
+        in text
     )

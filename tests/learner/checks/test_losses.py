@@ -1,4 +1,4 @@
-"""Faults between model, loss and optimizer: told before the first weight changes, with the cure."""
+"""Errors of model, loss and optimizer are reported before the first weight changes, with a fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ELEMENTWISE = [
 
 
 class Shaped(nn.Module):
-    """Gives predictions of a fixed shape."""
+    """A model whose predictions have a fixed shape."""
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
@@ -69,7 +69,7 @@ def test_a_loss_of_torch_in_a_partial_is_recognized():
 
 
 @pytest.mark.parametrize(
-    ("preds", "targets", "cure"),
+    ("preds", "targets", "hint"),
     [
         ((4,), (4, 1), "`targets.squeeze(-1)`"),
         ((4, 1), (1, 4), "`targets.reshape(4, 1)`"),
@@ -79,10 +79,10 @@ def test_a_loss_of_torch_in_a_partial_is_recognized():
         ((1, 3), (1, 1), "as many outputs per item"),
     ],
 )
-def test_any_two_shapes_that_broadcast_are_an_error_for_a_loss_of_torch(preds, targets, cure):
+def test_any_two_shapes_that_broadcast_are_an_error_for_a_loss_of_torch(preds, targets, hint):
     with pytest.raises(ValueError, match="each with targets of others") as caught:
         learner_of(preds, targets, nn.MSELoss()).fit(1)
-    assert cure in str(caught.value)
+    assert hint in str(caught.value)
 
 
 def r2_loss(preds, targets):
@@ -274,7 +274,7 @@ def square(preds, targets):
 
 
 @pytest.mark.parametrize(
-    ("loss_func", "kind", "said"),
+    ("loss_func", "kind", "message"),
     [
         (lambda preds, targets: None, TypeError, "the loss is None.*`return`"),
         (
@@ -300,8 +300,8 @@ def square(preds, targets):
     ],
     ids=["None", "float", "numpy", "array", "tuple", "complex", "detached", "int", "detached preds"],
 )
-def test_a_loss_that_cannot_be_differentiated_is_reported_with_its_kind(loss_func, kind, said):
-    with pytest.raises(kind, match=said):
+def test_a_loss_that_cannot_be_differentiated_is_reported_with_its_kind(loss_func, kind, message):
+    with pytest.raises(kind, match=message):
         learner_of((4, 1), (4, 1), loss_func).fit(1)
 
 

@@ -1,4 +1,4 @@
-"""A fit that is one of several processes by accident is refused, before anything of it."""
+"""A fit that is one of several processes by accident is refused before it starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def torchrun(monkeypatch):
 
 @pytest.fixture
 def group(monkeypatch):
-    """A process group of this one process."""
+    """A process group with this process only."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"tcp://localhost:{free.getsockname()[1]}"

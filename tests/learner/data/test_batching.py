@@ -1,4 +1,4 @@
-"""Batches of arrays on a disk, by name, and in blocks; resumed, cut short, and never read whole."""
+"""Batches of arrays on a disk, by name, and in blocks; also resumed, of truncated files, and memory."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_a_map_is_split_like_an_array_in_memory_without_a_copy(mapped):
 
 
 def private() -> int:
-    """Bytes of this process, but for pages of files."""
+    """The memory of this process in bytes, without pages of files."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
 
 
-def go_through(told, path, order, n_items, n_floats, last):
-    """Tell how much memory an epoch over a map took at most, and how many items it gave."""
+def read_all(sender, path, order, n_items, n_floats, last):
+    """Send the most memory that an epoch over a map took, and its number of items."""
     array = np.memmap(path, "float32", "r", shape=(n_items, n_floats))
     before = private()
     data = Data.from_tensors(array, torch.zeros(n_items), 16, seed=0, order=order, valid=0.01)
@@ -87,11 +87,11 @@ def go_through(told, path, order, n_items, n_floats, last):
             most = max(most, private() - before)
         if n == last:
             break
-    told.send((most, n_read))
+    sender.send((most, n_read))
 
 
 def private_memory(tmp_path, order, n_items, n_floats, last=10**9):
-    """Bytes that going through a sparse file took in a process of its own, but for pages of the file."""
+    """The memory in bytes that reading a sparse file takes in its own process, without pages of the file."""
     path = tmp_path / "huge.bin"
     with path.open("wb") as file:
         try:
@@ -99,13 +99,13 @@ def private_memory(tmp_path, order, n_items, n_floats, last=10**9):
         except OSError:
             pytest.skip("no sparse files of this size here")
     context = multiprocessing.get_context("fork")
-    told, telling = context.Pipe(duplex=False)
-    context.Process(target=go_through, args=(telling, path, order, n_items, n_floats, last)).start()
-    telling.close()
-    return told.recv()
+    receiver, sender = context.Pipe(duplex=False)
+    context.Process(target=read_all, args=(sender, path, order, n_items, n_floats, last)).start()
+    sender.close()
+    return receiver.recv()
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(("order", "limit"), [("items", 40e6), ("blocks", 160e6)])
 def test_an_epoch_over_a_map_holds_a_batch_or_a_window_in_memory(tmp_path, order, limit):
     most, n_read = private_memory(tmp_path, order, 2**14, 4096)  # 256 MiB; a window is 64 MiB
@@ -113,7 +113,7 @@ def test_an_epoch_over_a_map_holds_a_batch_or_a_window_in_memory(tmp_path, order
     assert most < limit
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("order", ["items", "blocks"])
 def test_a_map_larger_than_any_memory_is_split_and_read(tmp_path, order):
     most, n_read = private_memory(tmp_path, order, 2**20, 2**16, last=20)  # 256 GiB
@@ -396,7 +396,7 @@ def test_names_that_do_not_match_are_refused(kind):
 
 
 class Copies(TorchDispatchMode):
-    """Counts what goes from the host to a device; `meta` is the accelerator here."""
+    """Count the copies from the host to a device; `meta` is the accelerator here."""
 
     n = 0
 
@@ -463,7 +463,7 @@ def test_a_batch_has_items_of_as_many_blocks_as_the_window_has():
 
 def test_blocks_have_a_mebibyte_by_default(mapped):
     loader = TensorLoader((mapped, torch.zeros(N, 500)), 8, shuffle=True, order="blocks")
-    assert loader.blocks == Blocks(65_536, 64)  # of what is on the disk, 16 bytes an item
+    assert loader.blocks == Blocks(65_536, 64)  # of what is on the disk, 16 bytes per item
     assert TensorLoader((torch.ones(2, 2**20),), 8, shuffle=True, order="blocks").blocks == Blocks(1, 64)
 
 
@@ -489,7 +489,7 @@ def test_an_impossible_order_is_refused(make, words):
 
 
 class Seen(Callback):
-    """Keeps a checksum of every batch, and breaks off where it is told to."""
+    """Record a checksum of each batch, and raise an error after `at` batches."""
 
     state = ("seen",)
 
@@ -539,14 +539,14 @@ def test_an_interrupted_fit_over_a_map_ends_with_the_same_bits(tmp_path, mapped,
 
 
 def test_another_order_or_split_is_another_run(mapped):
-    def tells(**options):
+    def described(**options):
         return loader_of(Data.from_tensors(mapped, **{"seed": 1, **options}).train)
 
-    assert tells() == tells()
-    assert tells(order="blocks") != tells()
-    assert tells(order=Blocks(3)) != tells(order=Blocks(4))
-    assert tells(seed=2)["content"] != tells()["content"]
-    assert tells(valid=None)["content"] != tells()["content"]
+    assert described() == described()
+    assert described(order="blocks") != described()
+    assert described(order=Blocks(3)) != described(order=Blocks(4))
+    assert described(seed=2)["content"] != described()["content"]
+    assert described(valid=None)["content"] != described()["content"]
 
 
 def test_only_some_items_of_a_map_are_read_to_recognize_it(tmp_path):

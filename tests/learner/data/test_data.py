@@ -1,4 +1,4 @@
-"""Data: batches of every kind, tensors in memory, and what is said of bad input."""
+"""`Data`: batches of every kind, tensors in memory, and errors for bad input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sample:
 
 
 class Unknown(IterableDataset):
-    """Seven items, of a number that it does not tell."""
+    """A stream of seven items without a length."""
 
     def __iter__(self):
         for n in range(7):
@@ -52,7 +52,7 @@ class Items(Dataset):
 
 
 class Counts(Callback):
-    """Counts what each pass saw."""
+    """Count the items of each pass."""
 
     def before_fit(self, learn):
         self.batches, self.items = collections.Counter(), collections.Counter()

@@ -1,4 +1,4 @@
-"""Random generators that belong to loaders, data sets and transforms: found, told and put back."""
+"""Random generators of loaders, data sets and transforms: found, saved and restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an error was raised is state of the loop: the names of the user's functions change nothing."""
+"""The place of an error is state of the loop: the names of the user's functions change nothing."""
 
 from __future__ import annotations
 
@@ -131,10 +131,10 @@ def test_an_error_in_a_validation_by_a_hook_names_both_places(make_learner):
 
     with pytest.raises(TypeError) as caught:
         make_learner(callbacks=[Watch()]).fit(1)
-    told = notes(caught.value)
-    assert "batch 1/2, validate" in told
-    assert "in callback Watch.after_batch" in told
-    assert "batch 0/3, train" in told
+    text = notes(caught.value)
+    assert "batch 1/2, validate" in text
+    assert "in callback Watch.after_batch" in text
+    assert "batch 0/3, train" in text
 
 
 def test_an_error_of_a_wrapped_callback_names_the_wrapper(make_learner):

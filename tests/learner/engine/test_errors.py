@@ -1,4 +1,4 @@
-"""Faults inside a fit: the error keeps its type and says where, and the learner is usable afterwards."""
+"""An error in a fit keeps its type, gets notes on its place, and leaves a usable learner."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from learner import Data
 
 
 class Probe(Callback):
-    """Raise something in one event of one batch."""
+    """Raise an error in one event of one batch."""
 
     order = Order.REPORT
 
@@ -46,7 +46,7 @@ class Probe(Callback):
             raise self.error
 
 
-class Faulty(Dataset):
+class Unreadable(Dataset):
     """Ten items, of which one cannot be read."""
 
     def __len__(self):
@@ -63,9 +63,9 @@ def test_an_error_in_a_hook_keeps_its_type_and_gets_a_note_on_the_place(make_lea
     with pytest.raises(ZeroDivisionError, match="by zero") as caught:
         learn.fit(2)
     assert caught.value.args == ("by zero",)
-    told = notes(caught.value)
-    assert "in callback Probe.after_batch" in told
-    assert "at epoch 0/2, batch 1/3, train" in told
+    text = notes(caught.value)
+    assert "in callback Probe.after_batch" in text
+    assert "at epoch 0/2, batch 1/3, train" in text
     assert learn.error is caught.value
 
 
@@ -138,8 +138,8 @@ def test_a_cancel_outside_its_span_is_an_error(make_learner, kind, event):
     def stray(learn):
         raise kind
 
-    told = rf"{kind.__name__} was raised by stray\.{event}, where it cancels nothing"
-    with pytest.raises(RuntimeError, match=told):
+    text = rf"{kind.__name__} was raised by stray\.{event}, where it cancels nothing"
+    with pytest.raises(RuntimeError, match=text):
         make_learner(callbacks=[stray]).fit(1)
 
 
@@ -161,14 +161,14 @@ def test_an_out_of_memory_error_names_the_batch_and_frees_the_frames(make_learne
 
 @pytest.mark.parametrize("n_workers", [0, 1])
 def test_an_error_in_the_data_set_names_the_batch_and_the_items(make_learner, n_workers):
-    loader = DataLoader(Faulty(), batch_size=4, num_workers=n_workers)
+    loader = DataLoader(Unreadable(), batch_size=4, num_workers=n_workers)
     learn = make_learner(data=Data(loader), valid=False)
     with pytest.raises(OSError, match="cannot read") as caught:
         learn.fit(1)
-    told = notes(caught.value)
-    assert "fetching batch 1/3" in told
+    text = notes(caught.value)
+    assert "fetching batch 1/3" in text
     if n_workers == 0:
-        assert "the items [4, 5, 6, 7]" in told
+        assert "the items [4, 5, 6, 7]" in text
 
 
 def test_a_dead_loader_worker_is_reported(make_learner):
@@ -270,7 +270,7 @@ def test_a_learner_keeps_no_traceback_of_a_fit_without_errors(learn):
     "kind", [CancelFit, CancelEpoch, CancelTrain, CancelValidate, CancelBatch, CancelStep, ValueError, None]
 )
 def test_whatever_ends_a_fit_the_next_one_trains_its_full_number_of_steps(make_learner, event, kind):
-    """With all defaults on: rows of history, modes and steps of the second fit are as if nothing had been."""
+    """With all defaults, history, modes and steps of the second fit are those of a first one."""
 
     @on(event)
     def end(learn):

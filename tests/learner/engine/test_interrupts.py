@@ -1,4 +1,4 @@
-"""FAULTS D: signals, in real processes where it matters."""
+"""Ctrl-C and SIGTERM, in real processes where it matters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def press(number: signal.Signals, event: str = "after_loss"):
-    """A plug-in that sends this process a signal in the second batch."""
+    """A callback that sends this process a signal in the second batch."""
 
     @on(event)
     def send(learn):
@@ -36,22 +36,22 @@ def press(number: signal.Signals, event: str = "after_loss"):
 
 
 def test_ctrl_c_ends_the_batch_cleans_up_and_leaves_a_usable_learner(make_learner, capfd):
-    heard = []
+    called = []
 
     class Listen(Callback):
         def after_batch(self, learn):
-            heard.append((learn.training, learn.batch_idx))
+            called.append((learn.training, learn.batch_idx))
 
         def after_fit(self, learn):
-            heard.append("after_fit")
+            called.append("after_fit")
 
         def cleanup_fit(self, learn):
-            heard.append("cleanup_fit")
+            called.append("cleanup_fit")
 
     learn = make_learner(callbacks=[Listen()])
     with pytest.raises(KeyboardInterrupt):
         learn.fit(3, callbacks=[press(signal.SIGINT)])
-    assert heard == [(True, 0), (True, 1), "after_fit", "cleanup_fit"]
+    assert called == [(True, 0), (True, 1), "after_fit", "cleanup_fit"]
     assert learn.stop_reason == "interrupted by Ctrl-C"
     assert "interrupted by Ctrl-C: ending after this batch; again to abort" in capfd.readouterr().err
     assert torch.isfinite(learn.model.weight).all()
@@ -122,7 +122,7 @@ def test_sigterm_never_aborts_however_often_it_is_sent(make_learner, monkeypatch
 
 
 class Gone(io.TextIOBase):
-    """A stream whose reader has gone."""
+    """A stream whose reader has exited."""
 
     def write(self, text):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")

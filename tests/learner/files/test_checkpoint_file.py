@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not there, and every fault of one told in its own words."""
+"""Checkpoint files are complete or do not exist, and each problem has its own message."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def contents() -> dict[str, object]:
 
 @pytest.fixture
 def path(tmp_path: Path, contents: dict[str, object]) -> Path:
-    """A whole checkpoint."""
+    """A complete checkpoint."""
     path = tmp_path / "step 100.ckpt"
     checkpoint_file.write(path, contents)
     return path
 
 
 def same(one: object, other: object) -> bool:
-    """Are these plain data equal, tensors by their values?"""
+    """Are two states of plain data equal, tensors by their values?"""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.dtype is other.dtype and torch.equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
@@ -41,7 +41,7 @@ def same(one: object, other: object) -> bool:
 
 
 def names_in(folder: Path) -> list[str]:
-    """What lies in a folder."""
+    """The names in a folder."""
     return sorted(entry.name for entry in folder.iterdir())
 
 
@@ -165,16 +165,16 @@ def test_the_file_is_flushed_renamed_and_the_folder_flushed_in_this_order(tmp_pa
     done = []
     fsync, rename = os.fsync, Path.replace
 
-    def told_fsync(descriptor):
+    def recorded_fsync(descriptor):
         done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
         fsync(descriptor)
 
-    def told_rename(part, target):
+    def recorded_rename(part, target):
         done.append("rename")
         return rename(part, target)
 
-    monkeypatch.setattr(os, "fsync", told_fsync)
-    monkeypatch.setattr(Path, "replace", told_rename)
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "replace", recorded_rename)
     checkpoint_file.write(tmp_path / "one", contents)
     assert done == ["file", "rename", "folder"]
     done.clear()
@@ -211,8 +211,8 @@ def test_checksums_are_those_of_zlib_whether_torch_computes_them_or_not(tmp_path
 # Reading --------------------------------------------------------------------------------------------------
 
 
-def fault_of(path: Path) -> str:
-    """What reading a file says; the quick look must say the same."""
+def problem_of(path: Path) -> str:
+    """The message of reading a file, which the quick check must give too."""
     with pytest.raises(checkpoint_file.CheckpointError) as caught:
         checkpoint_file.read(path)
     message = str(caught.value)
@@ -223,57 +223,57 @@ def fault_of(path: Path) -> str:
 
 
 def test_a_folder_is_reported_with_the_files_in_it(path):
-    assert "it is a folder. Pass a file in it: step 100.ckpt" in fault_of(path.parent)
+    assert "it is a folder. Pass a file in it: step 100.ckpt" in problem_of(path.parent)
 
 
 def test_a_missing_file_is_reported_with_its_absolute_path_and_the_nearest_names(path, monkeypatch):
     (path.parent / "notes.txt").write_text("x")
     monkeypatch.chdir(path.parent)
-    assert "there is no such file. Beside it are: step 100.ckpt." in fault_of(Path("step 10.ckpt"))
-    assert "The folder" in fault_of(path.parent / "not" / "there")
+    assert "there is no such file. Beside it are: step 100.ckpt." in problem_of(Path("step 10.ckpt"))
+    assert "The folder" in problem_of(path.parent / "not" / "there")
 
 
 def test_an_empty_file_is_reported(path):
     path.write_bytes(b"")
-    assert "it is empty (0 bytes). Take another checkpoint." in fault_of(path)
+    assert "it is empty (0 bytes). Take another checkpoint." in problem_of(path)
 
 
 @pytest.mark.parametrize("start", [b"<html><body>Not found</body>", b"\x80\x02}q\x00.", b"{", b"\x93NUMPY"])
 def test_another_format_is_reported_with_its_first_bytes(path, start):
     path.write_bytes(start + b"\n" * 500)
     assert f"it is not a checkpoint of ours (starts with '{start.decode('latin1')[:1]}" in (
-        fault_of(path).replace("'\\x80", "'\x80").replace("'\\x93", "'\x93")
+        problem_of(path).replace("'\\x80", "'\x80").replace("'\\x93", "'\x93")
     )
 
 
 def test_a_file_of_plain_torch_save_is_reported(path):
     torch.save({"weight": torch.ones(3)}, path)
-    assert "is a file that plain torch.save wrote" in fault_of(path)
+    assert "is a file that plain torch.save wrote" in problem_of(path)
 
 
 def test_a_file_of_a_newer_format_is_reported_with_both_versions(path):
     content = path.read_bytes()[: -checkpoint_file.TRAILER_SIZE]
     path.write_bytes(content + checkpoint_file.trailer(len(content), zlib.crc32(content), version=7))
-    assert "it is of format 7, and this plainlearner reads up to 1" in fault_of(path)
+    assert "it is of format 7, and this plainlearner reads up to 1" in problem_of(path)
 
 
 def test_a_file_with_a_missing_part_is_reported_with_both_sizes(path):
     content = path.read_bytes()
     path.write_bytes(content[:200] + content[300:])
-    assert f"{len(content) - 100} bytes are there, {len(content)} were written" in fault_of(path)
+    assert f"{len(content) - 100} bytes are there, {len(content)} were written" in problem_of(path)
 
 
 def test_half_a_file_is_reported_with_its_size(path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert f"it was cut short at {len(content) // 2} bytes" in fault_of(path)
+    assert f"it was cut short at {len(content) // 2} bytes" in problem_of(path)
 
 
 def test_an_altered_byte_is_reported(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert "the checksum differs" in fault_of(path)
+    assert "the checksum differs" in problem_of(path)
 
 
 @pytest.mark.parametrize("other", [{"format": 2}, {"format": True}, {"format": "1"}, {}, [1]])
@@ -289,7 +289,7 @@ def test_a_file_without_permission_to_read_is_reported(path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    assert "Permission denied" in fault_of(path)
+    assert "Permission denied" in problem_of(path)
 
 
 def test_tensors_are_read_onto_the_cpu(path):

@@ -1,4 +1,4 @@
-"""FAULTS B, C and J for a single checkpoint file: dead writers, full disks, altered and hostile files."""
+"""Single checkpoint files: killed writers, full disks, altered and hostile files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CANARY = "canary"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A whole checkpoint of a few kilobytes."""
+    """A complete checkpoint of a few kilobytes."""
     path = tmp_path / "one.ckpt"
     torch.manual_seed(0)
     checkpoint_file.write(
@@ -39,12 +39,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def names_in(folder: Path) -> list[str]:
-    """What lies in a folder."""
+    """The names in a folder."""
     return sorted(entry.name for entry in folder.iterdir())
 
 
 def start(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
-    """A program in a process of its own, which has imported all it needs."""
+    """Start a function in its own process, which has imported everything it needs."""
     process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
     process.start()
     return process
@@ -53,17 +53,17 @@ def start(target: Callable[..., None], *arguments: Any) -> multiprocessing.proce
 # Writers that die, and disks that are full ----------------------------------------------------------------
 
 
-def write_on(path: Path, said: Path) -> None:
-    """Write a file again and again, and say after each how many there were."""
+def write_again(path: Path, written: Path) -> None:
+    """Write a file again and again, and record the number after each."""
     torch.set_num_threads(1)
     for n in itertools.count(1):
         checkpoint_file.write(path, {"n": n, "weights": torch.full((2_000_000,), float(n))})
-        with said.open("a") as file:
+        with written.open("a") as file:
             file.write(f"{n}\n")
 
 
 def wait_for(path: Path, size: int) -> None:
-    """Wait until a file is there and has grown to a size."""
+    """Wait until a file exists and has grown to a size."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         try:
@@ -75,20 +75,20 @@ def wait_for(path: Path, size: int) -> None:
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_complete_file(tmp_path):
-    folder, said = tmp_path / "files", tmp_path / "said"
+    folder, written = tmp_path / "files", tmp_path / "written"
     folder.mkdir()
     moments = random.Random(0)
     n_left_over = 0
     for _ in range(4):
-        said.unlink(missing_ok=True)
-        writer = start(write_on, folder / "one.ckpt", said)
-        wait_for(said, 1)
+        written.unlink(missing_ok=True)
+        writer = start(write_again, folder / "one.ckpt", written)
+        wait_for(written, 1)
         wait_for(folder / "one.ckpt.tmp", moments.randrange(1, 8_000_000))
         os.kill(writer.pid, signal.SIGKILL)
         writer.join(30)
-        last = int(said.read_text().split()[-1])
+        last = int(written.read_text().split()[-1])
         contents = checkpoint_file.read(folder / "one.ckpt")
-        assert contents["n"] in (last, last + 1), "the newest whole file is the last that was told, or one on"
+        assert contents["n"] in (last, last + 1), "the file is the last one recorded, or the next"
         assert contents["weights"].eq(contents["n"]).all()
         n_left_over += "one.ckpt.tmp" in names_in(folder)
         assert set(names_in(folder)) <= {"one.ckpt", "one.ckpt.tmp"}
@@ -96,18 +96,18 @@ def test_a_writer_killed_at_any_moment_leaves_a_complete_file(tmp_path):
 
 
 def test_a_writer_interrupted_at_any_moment_leaves_a_complete_file_and_nothing_else(tmp_path, capfd):
-    folder, said = tmp_path / "files", tmp_path / "said"
+    folder, written = tmp_path / "files", tmp_path / "written"
     folder.mkdir()
     moments = random.Random(0)
     for _ in range(3):
-        said.unlink(missing_ok=True)
-        writer = start(write_on, folder / "one.ckpt", said)
-        wait_for(said, 1)
+        written.unlink(missing_ok=True)
+        writer = start(write_again, folder / "one.ckpt", written)
+        wait_for(written, 1)
         time.sleep(moments.uniform(0, 0.15))
         os.kill(writer.pid, signal.SIGINT)
         writer.join(30)
-        told = capfd.readouterr().err
-        assert told.rstrip().endswith("KeyboardInterrupt"), told
+        output = capfd.readouterr().err
+        assert output.rstrip().endswith("KeyboardInterrupt"), output
         contents = checkpoint_file.read(folder / "one.ckpt")
         assert contents["weights"].eq(contents["n"]).all()
         assert names_in(folder) == ["one.ckpt"]
@@ -132,7 +132,7 @@ def test_an_interrupt_that_torch_hides_is_still_raised(path, stop, monkeypatch):
 
 
 def write_limited(path: Path, n_numbers: int) -> None:
-    """Write a file where none may grow beyond 300 kB."""
+    """Write a file where a limit of the system is 300 kB."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
     checkpoint_file.write(path, {"weights": torch.zeros(n_numbers)})
 
@@ -141,11 +141,11 @@ def write_limited(path: Path, n_numbers: int) -> None:
 def test_a_file_that_does_not_fit_on_the_disk_leaves_the_previous_one(path, n_numbers, capfd):
     before = path.read_bytes()
     start(write_limited, path, n_numbers).join(60)
-    told = capfd.readouterr().err
-    assert "OSError: [Errno 27] File too large" in told
-    assert f"checkpoint {path} was written: it needs about {4 * n_numbers:,} bytes," in told
-    assert "are free" in told
-    assert "What was there before is as it was." in told
+    output = capfd.readouterr().err
+    assert "OSError: [Errno 27] File too large" in output
+    assert f"checkpoint {path} was written: it needs about {4 * n_numbers:,} bytes," in output
+    assert "are free" in output
+    assert "What was there before is as it was." in output
     assert path.read_bytes() == before
     assert names_in(path.parent) == ["one.ckpt"]
 
@@ -214,19 +214,19 @@ def test_each_damaged_file_is_reported_with_its_own_reason(path):
     (path.parent / "cut.ckpt").write_bytes(content[:700])
     (path.parent / "altered.ckpt").write_bytes(content[:700] + b"\0" + content[701:])
     (path.parent / "page.ckpt").write_bytes(b"<html>")
-    faults = {
+    errors = {
         other: checkpoint_file.damage_of(path.parent / f"{other}.ckpt")
         for other in ("empty", "cut", "altered", "page")
     }
     words = {"empty": "empty", "cut": "cut short", "altered": "checksum", "page": "not a checkpoint of ours"}
-    assert {name: words[name] in str(fault) for name, fault in faults.items()} == dict.fromkeys(words, True)
+    assert {name: words[name] in str(error) for name, error in errors.items()} == dict.fromkeys(words, True)
 
 
 # Hostile files --------------------------------------------------------------------------------------------
 
 
 class Call:
-    """Pickles to a call of a function."""
+    """An object that pickles to a call of a function."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any):
         self.call = function, arguments
@@ -236,7 +236,7 @@ class Call:
 
 
 class SetState:
-    """Pickles to an object whose `__setstate__` would be called."""
+    """An object that pickles to a call of `__setstate__`."""
 
     def __setstate__(self, state: Any) -> None:
         Path(CANARY).touch()
@@ -250,7 +250,7 @@ def touch() -> str:
 
 
 def calls() -> dict[str, Any]:
-    """What a pickle can be made to call, each writing the canary where it is run."""
+    """Calls that a pickle can contain; each writes the canary file if it runs."""
     import importlib
     import os
     import runpy
@@ -273,13 +273,13 @@ def calls() -> dict[str, Any]:
 
 
 def seal(path: Path, payload: bytes) -> Path:
-    """Make a payload a file that is whole: whoever means harm knows how to sum."""
+    """Make a payload a complete file: an attacker can compute checksums."""
     path.write_bytes(payload + checkpoint_file.trailer(len(payload), zlib.crc32(payload)))
     return path
 
 
 def refused(path: Path) -> str:
-    """What reading a whole but hostile file says."""
+    """The message of reading a complete but hostile file."""
     assert checkpoint_file.damage_of(path) is None
     with pytest.raises(checkpoint_file.CheckpointError) as caught:
         checkpoint_file.read(path)
@@ -291,7 +291,7 @@ def refused(path: Path) -> str:
 
 @pytest.fixture
 def tight_memory():
-    """Let this process take no more than 1 GiB above what it has."""
+    """Limit this process to 1 GiB more than it has."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30), hard))
@@ -361,7 +361,7 @@ PICKLES = {
 
 
 def rebuilt(shape: str, stride: str, n_items: int = 4, offset: int = 0, key: str = "0") -> bytes:
-    """A pickle of one tensor, its sizes as said."""
+    """A pickle of one tensor with the given sizes."""
 
     def text(word: str) -> bytes:
         return b"X" + struct.pack("<I", len(word)) + word.encode()
@@ -406,7 +406,7 @@ PICKLES |= {
 def archive(
     content: bytes, change: Callable[[bytes], bytes] = lambda payload: payload, **more: bytes
 ) -> bytes:
-    """An archive like those of torch.save, with a pickle and one piece of four numbers."""
+    """An archive like those of torch.save, with a pickle and the data of four numbers."""
     import io
 
     buffer = io.BytesIO()
@@ -432,7 +432,7 @@ def test_a_pickle_that_refers_to_missing_data_is_refused(tmp_path, tight_memory,
 
 
 def packed(method: int) -> bytes:
-    """An archive whose piece is packed: 64 MB in a few kB, as a bomb is made."""
+    """An archive whose data is compressed, 64 MB in a few kB: a zip bomb."""
     import io
 
     buffer = io.BytesIO()
@@ -445,7 +445,7 @@ def packed(method: int) -> bytes:
 def in_directory(
     at: int, form: str, value: Any, entry: bytes = b"archive/data/0"
 ) -> Callable[[bytes], bytes]:
-    """A change of one field in the directory's line of an entry."""
+    """A change of one field of an entry in the directory."""
 
     def change(payload: bytes) -> bytes:
         changed = bytearray(payload)
@@ -456,7 +456,7 @@ def in_directory(
 
 
 def overlapping(payload: bytes) -> bytes:
-    """Let a second entry have the data of the first."""
+    """Let a second entry refer to the data of the first."""
     header = payload.index(b"PK\x03\x04")
     return in_directory(42, "<L", header, b"archive/byteorder")(payload)
 
@@ -484,7 +484,7 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
     "bytes after": lambda: archive(GOOD) + b"x",
     "no end": lambda: archive(GOOD)[:-22],
     "an end within": lambda: archive(GOOD) + archive(b"")[-22:],
-    "fewer entries than told": lambda: archive(GOOD, more_entries),
+    "fewer entries than stated": lambda: archive(GOOD, more_entries),
     "a pickle only": lambda: b"PK\x03\x04" + GOOD,
     "short": lambda: b"PK",
     "empty": lambda: b"",
@@ -492,18 +492,18 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
 
 
 def packed_again(payload: bytes) -> bytes:
-    """Say that an entry is packed."""
+    """Mark an entry as compressed."""
     return in_directory(10, "<H", zipfile.ZIP_BZIP2, b"archive/more")(payload)
 
 
 def both_sizes(payload: bytes) -> bytes:
-    """A size beyond the file, told in both places."""
+    """A size beyond the file, in both places."""
     larger = in_directory(20, "<L", 0x7FFFFFFF)(payload)
     return in_directory(24, "<L", 0x7FFFFFFF)(larger)
 
 
 def more_entries(payload: bytes) -> bytes:
-    """Tell one entry too many."""
+    """State one entry too many."""
     changed = bytearray(payload)
     for at in (8, 10):
         struct.pack_into("<H", changed, len(payload) - 22 + at, 5)

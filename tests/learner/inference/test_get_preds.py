@@ -21,7 +21,7 @@ def make(loss=F.mse_loss, model=None, batches=None):
 
 
 def classes(loss, *, ignored=0, shape=()):
-    """A learner of three classes, some of whose targets are ignored."""
+    """A learner of three classes that ignores some targets."""
     torch.manual_seed(0)
     batches = []
     for n in (4, 3):
@@ -239,7 +239,7 @@ def test_what_is_not_one_array_is_not_written(tmp_path):
     assert len(learn.get_preds()[0]) == 8
 
 
-def test_targets_that_are_no_numbers_stay_in_memory(tmp_path):
+def test_targets_that_are_not_numbers_stay_in_memory(tmp_path):
     learn = make(batches=[(torch.rand(2, 3), ["a", "b"]), (torch.rand(1, 3), ["c"])])
     assert learn.get_preds(to=tmp_path / "preds.npy")[1] == ["a", "b", "c"]
 

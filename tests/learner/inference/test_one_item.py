@@ -36,8 +36,8 @@ def test_one_item_of_every_kind_has_a_result_without_batch_dimension(item, capsy
     expected = learn.predict(X)[0]
     for _ in range(2):
         assert torch.allclose(learn.predict(item), expected)
-    said = "predict: one item of shape (3,), as training batches have the shape (batch, 3)"
-    assert capsys.readouterr().out.count(said) == 1
+    message = "predict: one item of shape (3,), as training batches have the shape (batch, 3)"
+    assert capsys.readouterr().out.count(message) == 1
 
 
 def test_a_batch_stays_a_batch(capsys):

@@ -1,4 +1,4 @@
-"""Faults of the arguments: told when the learner is made, or when the fit is called, by name and value."""
+"""Invalid arguments are refused by name and value when the learner is made, or the fit is called."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_an_unknown_keyword_of_fit_is_refused_with_a_suggestion():
 
 
 @pytest.mark.parametrize(
-    ("method", "given", "said"),
+    ("method", "given", "message"),
     [
         (
             "fit_one_cycle",
@@ -151,13 +151,13 @@ def test_an_unknown_keyword_of_fit_is_refused_with_a_suggestion():
         ("validate", {"dl": None}, r"Did you mean loader\?"),
     ],
 )
-def test_an_unknown_keyword_of_a_method_is_refused_with_a_suggestion(method, given, said):
-    with pytest.raises(TypeError, match=said):
+def test_an_unknown_keyword_of_a_method_is_refused_with_a_suggestion(method, given, message):
+    with pytest.raises(TypeError, match=message):
         getattr(learner_of(), method)(**given)
 
 
 @pytest.mark.parametrize(
-    ("method", "given", "said"),
+    ("method", "given", "message"),
     [
         ("from_tensors", {"bs": 4}, r"Did you mean batch_size\?"),
         ("from_tensors", {"valid_pct": 0.2}, r"Did you mean valid\?"),
@@ -167,8 +167,8 @@ def test_an_unknown_keyword_of_a_method_is_refused_with_a_suggestion(method, giv
         ("from_datasets", {"valid": 0.2}, r"random_split\(dataset, \[0.8, 0.2\]\)"),
     ],
 )
-def test_an_unknown_keyword_of_data_is_refused_with_the_correct_one(method, given, said):
-    with pytest.raises(TypeError, match=said):
+def test_an_unknown_keyword_of_data_is_refused_with_the_correct_one(method, given, message):
+    with pytest.raises(TypeError, match=message):
         getattr(Data, method)(torch.ones(4, 1), **given)
 
 
@@ -180,7 +180,7 @@ def test_the_keyword_device_is_refused_with_the_callback():
 
 
 @pytest.mark.parametrize(
-    ("argument", "value", "said"),
+    ("argument", "value", "message"),
     [
         ("model", None, "model is None"),
         ("model", nn.Linear, r"model is the class Linear: pass an instance, Linear\(...\)"),
@@ -199,8 +199,8 @@ def test_the_keyword_device_is_refused_with_the_callback():
         ("optimizer", lambda parameters: torch.optim.SGD, "which is not an optimizer"),
     ],
 )
-def test_a_missing_part_or_a_class_in_its_place_is_named(argument, value, said):
-    with pytest.raises(TypeError, match=said):
+def test_a_missing_part_or_a_class_in_its_place_is_named(argument, value, message):
+    with pytest.raises(TypeError, match=message):
         learner_of(**{argument: value})
 
 
@@ -221,13 +221,13 @@ def test_several_errors_are_reported_at_once():
     learn = learner_of(None, data=Data([], iter([])))
     with torch.no_grad(), pytest.raises(ValueError, match="4 errors") as caught:
         learn.fit(2)
-    for said in (
+    for message in (
         "torch.no_grad",
         "training data, a list of 0 (), has no batch",
         "validation data is a list_iterator",
         "optimizer is None",
     ):
-        assert said in str(caught.value)
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("settings", [{"lr": 0.1}, {"lr_max": 0.1}])

@@ -1,4 +1,4 @@
-"""A `StopIteration` of a data set is an error with its place; the end of a loader is none."""
+"""A `StopIteration` of a data set is an error with its place; the end of a loader is not an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EMPTY = iter(())
 
 
 class Rows(Dataset):
-    """Runs dry at item 4."""
+    """A data set that raises `StopIteration` at item 4."""
 
     def __len__(self):
         return 8
@@ -41,7 +41,7 @@ class Together(Ones):
 
 
 class Stream(IterableDataset):
-    """An iterator with a `__next__` of its own, which ends as it should."""
+    """An iterator that overrides `__next__`, and ends correctly."""
 
     def __iter__(self):
         self.n = 0
@@ -58,7 +58,7 @@ class Stream(IterableDataset):
 
 
 class Own:
-    """A loader with a `__next__` under another name, as a decorator leaves it."""
+    """A loader whose `__next__` has another name, as after a decorator."""
 
     def __iter__(self):
         self.left = [*line_batches(2)]

@@ -1,4 +1,4 @@
-"""Sealed files whose contents are of the wrong kind: refused with the place, and nothing is changed."""
+"""Complete files with contents of the wrong kind are refused with the place, and nothing changes."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def make(make_learner):
 
 @pytest.fixture
 def contents(make, tmp_path) -> dict:
-    """What a checkpoint in the middle of the second epoch holds."""
+    """The contents of a checkpoint in the middle of the second epoch."""
     make(tmp_path / "first").fit(2)
     return checkpoint_file.read(tmp_path / "first" / "step-000000005.pt")
 
 
 def replaced(contents: dict, place: str, value: object) -> dict:
-    """A copy of the contents with another value in a place."""
+    """A copy of the contents with another value at one place."""
     changed = copy.deepcopy(contents)
     *way, last = [int(key) if key.isdecimal() else key for key in place.split(".")]
     if way[:1] == ["model"]:
@@ -73,11 +73,11 @@ def replaced(contents: dict, place: str, value: object) -> dict:
 
 
 def state_of(learn) -> str:
-    """All that loading may change, to compare."""
+    """Everything that loading may change, for comparison."""
     found = [
         dict(learn.model.state_dict()),
         learn.optimizer.state_dict(),
-        {plugin.name: plugin.state_dict() for plugin in learn.callbacks},
+        {callback.name: callback.state_dict() for callback in learn.callbacks},
         draws.take(),
         learn.history.state_dict(),
         (learn.epoch, learn.global_step, learn.n_samples, learn.results, learn.n_fits),
@@ -129,8 +129,8 @@ def test_a_file_of_an_earlier_version_is_checked_for_the_entries_of_every_versio
     checkpoint_file.write(path, replaced(contents, "clock", {**contents["clock"], **wrong}))
     with pytest.raises(CheckpointError, match=r"clock\.epoch is 'two', where a whole number is needed"):
         make(tmp_path / "new").load(path)
-    told = json.loads(contents["fingerprint"])
-    checkpoint_file.write(path, replaced(contents, "fingerprint", json.dumps({**told, "optimizer": "Adam"})))
+    altered = {**json.loads(contents["fingerprint"]), "optimizer": "Adam"}
+    checkpoint_file.write(path, replaced(contents, "fingerprint", json.dumps(altered)))
     with pytest.raises(CheckpointError, match=r"fingerprint\.optimizer is 'Adam', where a dict is needed"):
         make(tmp_path / "new").load(path)
 

@@ -1,4 +1,4 @@
-"""FAULTS A: a run that is interrupted and gone on with ends with the bits of one that never was."""
+"""A run that is interrupted and resumed has the results of an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N_EPOCHS = 4
 
 
 def run_interrupted(folder: Path, at: int | None, n_epochs: int = N_EPOCHS, **options):
-    """Fit until the cut, then go on with a new learner."""
+    """Fit until an error, then resume with a new learner."""
     if at is not None:
         with pytest.raises(ZeroDivisionError):
             make(folder, **options).fit(n_epochs, callbacks=[Crash(at)])
@@ -42,7 +42,7 @@ def test_epoch_checkpoints_give_the_same_bits(tmp_path, at):
 @pytest.mark.parametrize("data", [shuffled, in_memory, partial(shuffled, generator=torch.Generator())])
 @pytest.mark.parametrize("at", [1, 3, 6, 7, 8, 16])
 def test_step_checkpoints_in_mid_epoch_give_the_same_bits(tmp_path, at, data):
-    """With random augmentation; `seen` shows that no sample comes twice and none is missed."""
+    """With random augmentation; `seen` shows that no sample is repeated or missed."""
     if isinstance(data, partial):
         data.keywords["generator"].manual_seed(7)
     learn = run_interrupted(tmp_path / "run", at, data=data)
@@ -68,9 +68,9 @@ def test_augmentation_in_workers_gives_the_same_bits(tmp_path, at):
 
 def test_data_that_cannot_be_resumed_exactly_raises_one_warning_at_the_first_save(tmp_path):
     data = partial(shuffled, num_workers=1, persistent_workers=True)
-    with pytest.warns(LearnerWarning, match="persistent_workers") as told:
+    with pytest.warns(LearnerWarning, match="persistent_workers") as caught:
         make(tmp_path, data=data).fit(2)
-    assert len([each for each in told if "persistent" in str(each.message)]) == 1
+    assert len([each for each in caught if "persistent" in str(each.message)]) == 1
 
 
 @pytest.mark.parametrize("event", ["after_batch", "after_epoch", "after_fit", "cleanup_fit"])

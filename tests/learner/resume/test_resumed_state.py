@@ -14,7 +14,7 @@ from learner import Data
 
 
 class Count(Callback):
-    """Items of the training batches, counted in an attribute that `before_fit` creates."""
+    """Count the training items in an attribute that `before_fit` creates."""
 
     state: tuple[str, ...] = ("n",)
 
@@ -32,7 +32,7 @@ class InConstructor(Count):
 
 
 class InTrain(Count):
-    """Counts an epoch's items."""
+    """Count the items of each epoch."""
 
     def before_fit(self, learn): ...
 
@@ -48,7 +48,7 @@ class AtFirstEpochsEnd(Callback):
 
 
 class ByProperty(Count):
-    """Its state is a property over what `before_fit` creates."""
+    """Its state is a property that reads what `before_fit` creates."""
 
     def before_fit(self, learn):
         self._counts = {"items": 0}
@@ -63,7 +63,7 @@ class ByProperty(Count):
 
 
 class OwnStateDict(Count):
-    """Its methods for state work only after `before_fit`."""
+    """Its methods for the state work only after `before_fit`."""
 
     state = ()
 
