@@ -33,6 +33,7 @@ def test_paths_that_are_done_use_the_words_of_the_project(path, capsys):
     [
         ("A plug-in is added.", "plug-in"),
         ("from here import as_plugin", "plugin"),
+        ("def test_a_plug_in_is_called(): ...", "plug in"),
         ("class GoingOn: ...", "Going On"),
         ("def doer_of(): ...", "doer"),
         ("It calls every listener.", "listener"),

@@ -104,7 +104,7 @@ def of_numbers(item: Any, name: str, sample: Any) -> Tensor:
     try:
         found = torch.tensor(item)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"predict got {describe(item)} as {name}, which is no array: {error}.") from None
+        raise ValueError(f"predict got {describe(item)} as {name}, which is not an array: {error}.") from None
     return found.to(sample.dtype) if isinstance(sample, Sample) else found
 
 

@@ -85,7 +85,7 @@ def test_predict_skips_the_split_and_drops_the_keys_of_targets():
     [
         (3, TypeError, r"predict got 3: pass a tensor of shape \(items, \.\.\.\)"),
         (None, TypeError, "predict got None"),
-        ([[1.0, 2.0], [3.0]], ValueError, "which is no array: expected sequence of length 2"),
+        ([[1.0, 2.0], [3.0]], ValueError, "which is not an array: expected sequence of length 2"),
         (
             (torch.rand(5, 3), torch.rand(5, 1)),
             ValueError,
