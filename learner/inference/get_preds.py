@@ -163,7 +163,7 @@ def parts_of_batch(
 
 
 def begin(learn: FullLearner, name: str, part: Any, request: Request) -> Gathered:
-    """A place for the parts of all batches; targets that are no rows of numbers stay in memory."""
+    """A place for the parts of all batches; targets that are not rows of numbers stay in memory."""
     path = request.place_of(name)
     if path is not None and not rows_of(part, learn.n_items):
         if name != "targets":
