@@ -41,7 +41,8 @@ from learner.resume import resumption, saving
 from learner.resume.resumption import Resume
 from learner.state import copies, membership, optimizer_modes, snapshots
 from learner.state.attributes import FitState
-from learner.tools import cost, replay, tuning
+from learner.state.protocol import LoopProtocol
+from learner.tools import cost, replay, scheduled_fits, tuning
 
 #: Where a callback is passed, its class can be passed instead.
 CallbackOrClass = Callback | type[Callback]
@@ -103,7 +104,7 @@ class Learner(FitState):
         self.optimizer_given = check_groups_with(optimizer, splitter, decay_norms)
         self.optimizer = groups.make_optimizer(self)
         self.history, self.reported, self.results = History(), set(), dict[str, Any]()
-        self.loop = Loop()
+        self.loop: LoopProtocol = Loop()
         self.loop.connect(self, with_defaults(callbacks, metrics, defaults, type(self), OPERATIONS))
 
     @suggest_keywords
@@ -216,10 +217,10 @@ class Learner(FitState):
 
     # Training with a schedule, layer groups, finding settings
 
-    fit_one_cycle = tuning.fit_one_cycle
-    fit_flat_cos = tuning.fit_flat_cos
-    fit_sgdr = tuning.fit_sgdr
-    fine_tune = tuning.fine_tune
+    fit_one_cycle = scheduled_fits.fit_one_cycle
+    fit_flat_cos = scheduled_fits.fit_flat_cos
+    fit_sgdr = scheduled_fits.fit_sgdr
+    fine_tune = scheduled_fits.fine_tune
     plot_schedule = tuning.plot_schedule
     freeze_to = tuning.freeze_to
     freeze = tuning.freeze

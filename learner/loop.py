@@ -23,7 +23,7 @@ from learner.state import snapshots
 from learner.state.moved_numbers import MovedNumbers
 from learner.state.pass_modes import enter_mode, modes_of, set_modes
 from learner.state.position import Place, Span
-from learner.state.protocol import Start
+from learner.state.protocol import FullLearner, Start
 
 
 class Loop:
@@ -45,7 +45,7 @@ class Loop:
         self.start: Start | None = None
         self.known, self.moved = Known(), MovedNumbers()
 
-    def connect(self, learn: Any, callbacks: Iterable[Any]) -> None:
+    def connect(self, learn: FullLearner, callbacks: Iterable[Any]) -> None:
         """Determine what each event and operation calls, so that the loop looks nothing up per batch."""
         self.callbacks, self.on, self.do = composition.connected(callbacks, type(learn), OPERATIONS)
         learn.loss_is_overridden = not self.runs_default("compute_loss")
@@ -60,7 +60,7 @@ class Loop:
         is_default = function is OPERATIONS.get(operation)
         return is_default or getattr(getattr(function, "__self__", None), "matches_loop", False)
 
-    def fit(self, learn: Any, n_epochs: int, start: Start | None = None) -> None:
+    def fit(self, learn: FullLearner, n_epochs: int, start: Start | None = None) -> None:
         """Train for `n_epochs` epochs; `start` is where a resumed fit continues."""
         learn.n_epochs, learn.epoch, learn.stop_reason, learn.error = n_epochs, 0, None, None
         self.start, learn.resumed = start, start is not None
@@ -70,7 +70,7 @@ class Loop:
             self.run_epochs(learn)
             learn.n_fits += not learn.interrupted
 
-    def run_epochs(self, learn: Any) -> None:
+    def run_epochs(self, learn: FullLearner) -> None:
         try:
             self.on["before_fit"](learn)
             first = self.start.begin(learn) if self.start else 0
@@ -83,7 +83,7 @@ class Loop:
         self.place = Place()
         self.on["after_fit"](learn)
 
-    def run_epoch(self, learn: Any) -> None:
+    def run_epoch(self, learn: FullLearner) -> None:
         learn.results = {}
         try:
             self.on["before_epoch"](learn)
@@ -96,7 +96,7 @@ class Loop:
         self.place = Place()
         self.on["after_epoch"](learn)
 
-    def train(self, learn: Any) -> None:
+    def train(self, learn: FullLearner) -> None:
         self.begin_pass(learn, learn.data.train, training=True)
         try:
             self.on["before_train"](learn)
@@ -108,7 +108,7 @@ class Loop:
         self.on["after_train"](learn)
 
     @torch.no_grad()
-    def validate(self, learn: Any, loader: Any) -> None:
+    def validate(self, learn: FullLearner, loader: Any) -> None:
         modes = modes_of(learn)
         self.begin_pass(learn, loader, training=False)
         try:
@@ -125,14 +125,14 @@ class Loop:
         finally:  # also if the epoch is cancelled
             set_modes(modes)  # each module's own mode: a frozen layer stays in evaluation mode
 
-    def begin_pass(self, learn: Any, loader: Any, training: bool, span: Span | None = None) -> None:
+    def begin_pass(self, learn: FullLearner, loader: Any, training: bool, span: Span | None = None) -> None:
         """Set the clock and the modes for a pass; `span` is its name in errors."""
         self.place = Place(span or ("train" if training else "validate"))
         learn.training, learn.batch, learn.batch_idx = training, None, 0
         learn.n_batches, learn.length_is_certain = self.known.length_of(loader, training)
         enter_mode(learn, training=training)
 
-    def run_batches(self, learn: Any, loader: Any) -> None:
+    def run_batches(self, learn: FullLearner, loader: Any) -> None:
         if learn.stop_reason:
             return
         n_seen = n_done = 0
@@ -152,7 +152,7 @@ class Loop:
             raise
         learn.n_batches = n_seen  # the exact number is known after a whole pass
 
-    def run_batch(self, learn: Any) -> None:
+    def run_batch(self, learn: FullLearner) -> None:
         if learn.model.training is not learn.training:  # a callback has changed the mode
             learn.model.train(learn.training)
         try:
@@ -169,23 +169,23 @@ class Loop:
             interrupt.end_batch(learn)  # before `after_batch`, so that a checkpoint saved there is right
         self.on["after_batch"](learn)
 
-    def run_model(self, learn: Any) -> None:
+    def run_model(self, learn: FullLearner) -> None:
         self.do["place"](learn)
         learn.inputs, learn.targets = learn.data.split(learn.batch)
         self.on["before_batch"](learn)
         self.do["forward"](learn)
         self.on["after_pred"](learn)
 
-    def compute_loss(self, learn: Any) -> None:
+    def compute_loss(self, learn: FullLearner) -> None:
         self.do["compute_loss"](learn)
         self.note_loss(learn)
         self.on["after_loss"](learn)
 
-    def note_loss(self, learn: Any) -> None:
+    def note_loss(self, learn: FullLearner) -> None:
         """Keep what `compute_loss` returned as the loss to report."""
         learn._loss, learn._detached, learn._value = learn.loss_grad, None, None
 
-    def run_backward(self, learn: Any) -> None:
+    def run_backward(self, learn: FullLearner) -> None:
         self.on["before_backward"](learn)
         try:
             self.do["backward"](learn)
@@ -196,7 +196,7 @@ class Loop:
             self.drop_gradients(learn)
             raise
 
-    def update(self, learn: Any) -> None:
+    def update(self, learn: FullLearner) -> None:
         """Update the weights with the current gradients, with all events of a step."""
         try:
             self.on["before_step"](learn)
@@ -209,7 +209,7 @@ class Loop:
         self.on["after_step"](learn)
         self.do["zero_grad"](learn)
 
-    def drop_gradients(self, learn: Any) -> None:
+    def drop_gradients(self, learn: FullLearner) -> None:
         self.do["zero_grad"](learn)
         learn.n_waiting = 0
 
@@ -217,7 +217,7 @@ class Loop:
 # The operations are methods of every learner; only callbacks implement `place` and `zero_grad`.
 
 
-def forward(learn: Any) -> None:
+def forward(learn: FullLearner) -> None:
     """Set `preds`: the model's output for `inputs`."""
     if type(learn.inputs) is tuple:
         learn.preds = learn.model(*learn.inputs)
@@ -227,7 +227,7 @@ def forward(learn: Any) -> None:
         learn.preds = learn.model(learn.inputs)
 
 
-def compute_loss(learn: Any) -> None:
+def compute_loss(learn: FullLearner) -> None:
     """Set `loss_grad`: the loss of `preds` and `targets`, or the output's own `.loss`."""
     if learn.loss_func is None:
         learn.loss_grad = learn.preds.loss
@@ -237,12 +237,12 @@ def compute_loss(learn: Any) -> None:
         learn.loss_grad = learn.loss_func(learn.preds, learn.targets)
 
 
-def backward(learn: Any) -> None:
+def backward(learn: FullLearner) -> None:
     """Compute the gradients of `loss_grad` and add them to the existing ones."""
     learn.loss_grad.backward()
 
 
-def step(learn: Any) -> None:
+def step(learn: FullLearner) -> None:
     """Update the weights."""
     learn.optimizer.step()
 

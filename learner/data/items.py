@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from callbacks.core.contract import LearnerProtocol
 from learner.data.data import InputsOnly
 
 # What graph libraries and tensor dicts call their number of items.
@@ -22,7 +23,7 @@ NAMES = ("num_graphs", "batch_size")
 Lengths = tuple[list[int], list[int]]  # what is likely the number of items, and what else may be
 
 
-def of_batch(learn: Any) -> int:
+def of_batch(learn: LearnerProtocol) -> int:
     """Number of items in the current batch: from `Data(n_items=...)`, otherwise from inputs and targets.
 
     Raises:

@@ -19,7 +19,7 @@ from callbacks.step.gradient import ZeroGrad
 from learner.engine.emergency import save_before_failing
 from learner.messages.keywords import RATE_HINT
 from learner.state.position import nobody
-from learner.state.protocol import Call
+from learner.state.protocol import Call, FullLearner
 
 #: The callbacks of a learner, unless `defaults` is passed.
 DEFAULT_CALLBACKS = (ZeroGrad, DevicePlacement, StopOnNaN, Metrics, Recorder, Progress)
@@ -148,7 +148,7 @@ def surrounded(callback: Callback, operation: str, do: Call) -> Call:
     """The operation, run in the context of a callback that surrounds it."""
 
     @wraps(do)
-    def _surrounded(learn: Any) -> Any:
+    def _surrounded(learn: FullLearner) -> Any:
         with callback.surround(learn, operation):
             return do(learn)
 
@@ -166,7 +166,7 @@ def guarded(operation: str, do: Call, callback: Callback | None) -> Call:
         return do
 
     @wraps(do)
-    def _guarded(learn: Any) -> None:
+    def _guarded(learn: FullLearner) -> None:
         try:
             do(learn)
         except BaseException as error:
@@ -190,8 +190,8 @@ def in_turn(event: str, hooks: tuple[Hook, ...]) -> Call:
     if not hooks:
         return nobody
 
-    def _fire(learn: Any) -> None:
-        hook = hooks[0]
+    def _fire(learn: FullLearner) -> None:
+        hook: Any = hooks[0]
         try:
             for hook in hooks:
                 hook(learn)
@@ -210,7 +210,7 @@ def before_fit_call(callbacks: Callbacks, hooks: tuple[Hook, ...]) -> Call:
     """
     found = {id(hook.__self__): in_turn("before_fit", (hook,)) for hook in hooks}
 
-    def _before_fit(learn: Any) -> None:
+    def _before_fit(learn: FullLearner) -> None:
         for callback in callbacks:
             if learn.callbacks is callbacks or callback in learn.callbacks:
                 learn.loop.started.append(callback)
@@ -223,7 +223,7 @@ def after_fit_call(hooks: Mapping[str, tuple[Hook, ...]], fire: Call) -> Call:
     """A function that calls each `after_fit`, except of callbacks whose `before_fit` was not called."""
     with_before = {id(hook.__self__) for hook in hooks["before_fit"]}
 
-    def _after_fit(learn: Any) -> None:
+    def _after_fit(learn: FullLearner) -> None:
         missed = with_before - set(map(id, learn.loop.started))
         rest = tuple(hook for hook in hooks["after_fit"] if id(hook.__self__) not in missed)
         (in_turn("after_fit", rest) if missed else fire)(learn)

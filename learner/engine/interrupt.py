@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from callbacks.core.output import print_line
+from learner.state.protocol import FullLearner
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 #: Seconds in which another Ctrl-C counts as the same one: a terminal and a supervisor may both send it.
@@ -19,7 +20,7 @@ SAME = 1.0
 
 
 @contextmanager
-def interruptible(learn: Any) -> Iterator[None]:
+def interruptible(learn: FullLearner) -> Iterator[None]:
     """Handle the two signals during a fit; then restore the handlers and raise what the signal demands.
 
     It does so only in the main thread, and only for handlers of Python or the system: a user's handler stays,
@@ -48,7 +49,7 @@ class Received:
     It prints nothing: a print may fail or block, and the run would be lost.
     """
 
-    def __init__(self, learn: Any):
+    def __init__(self, learn: FullLearner):
         self.learn = learn
         self.process = os.getpid()
         self.replaced: dict[signal.Signals, Any] = {}
@@ -94,20 +95,22 @@ def raise_for(numbers: list[int]) -> None:
     raise KeyboardInterrupt
 
 
-def end_batch(learn: Any) -> None:
+def end_batch(learn: FullLearner) -> None:
     """Stop the fit after this batch, and print that."""
-    learn.stop(learn.interrupted)
-    hint = "; again to abort at once" if learn.interrupted.endswith(SIGNALS[signal.SIGINT]) else ""
-    print_line(f"\n{learn.interrupted}: ending after this batch{hint}", "stderr")
+    reason = learn.interrupted
+    assert reason is not None
+    learn.stop(reason)
+    hint = "; again to abort at once" if reason.endswith(SIGNALS[signal.SIGINT]) else ""
+    print_line(f"\n{reason}: ending after this batch{hint}", "stderr")
 
 
-def end_span(learn: Any) -> None:
+def end_span(learn: FullLearner) -> None:
     """Stop an interrupted fit at the end of an epoch or a pass, which a cancel may have ended."""
     if learn.interrupted and not learn.stop_reason:
         end_batch(learn)
 
 
-def end_cancelled_batch(learn: Any) -> None:
+def end_cancelled_batch(learn: FullLearner) -> None:
     """Stop an interrupted fit and save the run, as `after_batch` does not fire for a cancelled batch."""
     if learn.interrupted and not learn.stop_reason:
         end_batch(learn)

@@ -15,7 +15,7 @@ from callbacks.optim.shares import EXAMPLE, missing_of
 
 
 def check_model(model: Any) -> nn.Module:
-    """A model, not its class.
+    """Check that the model is a module and not a class, and return it.
 
     Raises:
         TypeError: it is not an `nn.Module`.
@@ -25,12 +25,12 @@ def check_model(model: Any) -> nn.Module:
     if isinstance(model, type):
         raise TypeError(f"model is the class {model.__name__}: pass an instance, {model.__name__}(...).")
     raise TypeError(
-        f"model is {model!r} ({type(model).__name__}): pass an nn.Module, as torch.nn.Linear(3, 1)."
+        f"model is {model!r} ({type(model).__name__}): pass an nn.Module, such as torch.nn.Linear(3, 1)."
     )
 
 
 def check_loss_func(loss_func: Any) -> Any:
-    """Something that can be called with preds and targets, or None.
+    """Check that the loss is a function or None, and return it.
 
     Raises:
         TypeError: it cannot be called, or is a class.
@@ -42,7 +42,7 @@ def check_loss_func(loss_func: Any) -> Any:
     if loss_func is not None and not callable(loss_func):
         raise TypeError(
             f"loss_func is {loss_func!r} ({type(loss_func).__name__}): pass a function of (preds, targets), "
-            "as torch.nn.functional.mse_loss."
+            "such as torch.nn.functional.mse_loss."
         )
     return loss_func
 
@@ -71,16 +71,16 @@ KEPT = ("callbacks", "_callbacks", "_optimizer_given")  # what a learner sets wi
 
 
 def as_optimizer(optimizer: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
-    """Return the given optimizer, or the one that the factory makes; None if none was given.
+    """Return the optimizer that was passed, or the one that the factory creates; None if there is neither.
 
     Args:
-        optimizer: an optimizer, or what makes one.
-        parameters: tensors to be optimized, or groups of them as optimizers take them.
+        optimizer: an optimizer, or a factory.
+        parameters: tensors to optimize, or groups of them.
         named: all parameters by name, for the rules of `Optimizers`.
 
     Raises:
-        TypeError: it is not an optimizer and does not make one.
-        TypeError, ValueError: the learning rate is not valid.
+        TypeError: it is not an optimizer and does not create one.
+        TypeError, ValueError: the learning rate is invalid.
     """
     if optimizer is None:
         return None
@@ -91,10 +91,10 @@ def as_optimizer(optimizer: Any, parameters: list[Any], named: dict[str, nn.Para
 
 
 def check_groups_with(optimizer: Any, splitter: Any, decay_norms: bool) -> Any:
-    """Return the optimizer, a list of several as one; it must be a factory if the groups are made here.
+    """Return the optimizer, with several as one; it must be a factory if the learner creates the groups.
 
     Raises:
-        TypeError: it is already made; or a list holds something other than optimizers and factories.
+        TypeError: it exists already, or a list holds something other than optimizers and factories.
         ValueError: a list is empty, or its optimizers do not go together.
     """
     if isinstance(optimizer, (list, tuple)):
@@ -102,14 +102,14 @@ def check_groups_with(optimizer: Any, splitter: Any, decay_norms: bool) -> Any:
     if is_optimizer(optimizer) and (splitter is not None or not decay_norms):
         word = "decay_norms=False" if splitter is None else "splitter"
         raise TypeError(
-            f"{word}: the optimizer is ready and has its groups. Pass what makes one, as "
-            f"partial(torch.optim.{title_of(optimizer).split()[0]}, lr=...), or make the groups yourself."
+            f"{word}: the optimizer exists and has its groups already. Pass a factory, such as "
+            f"partial(torch.optim.{title_of(optimizer).split()[0]}, lr=...), or create the groups yourself."
         )
     return optimizer
 
 
 def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
-    """The optimizer that a factory makes of parameters; None if there are no parameters.
+    """Create an optimizer with a factory; None if there are no parameters.
 
     Raises:
         TypeError: it cannot be called, or makes no optimizer.
@@ -154,7 +154,7 @@ def lacking(item: Any) -> str:
 
 
 def make_several(factory: Optimizers, parameters: list[Any], named: dict[str, nn.Parameter]) -> Optimizers:
-    """Make `Optimizers` of parameters, with rules that receive their names."""
+    """Create `Optimizers`, whose rules receive the names of the parameters."""
     names = {id(each): name for name, each in named.items()}
     frozen = [(name, each) for name, each in named.items() if not each.requires_grad]
     return factory(with_names(parameters, names), frozen=frozen)
@@ -171,7 +171,7 @@ def with_names(parameters: list[Any], names: dict[int, str]) -> list[Any]:
 
 
 def rates_on_the_way(error: BaseException) -> Iterator[Exception]:
-    """The error for the rate with which an optimizer of torch could not be made."""
+    """The error for a learning rate that an optimizer of torch refuses."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         given = frame.f_locals
         if "lr" in given and isinstance(given.get("self"), torch.optim.Optimizer):
@@ -199,7 +199,7 @@ def check_assigned(optimizer: Any) -> None:
 
 
 def check_fit(learn: Any, n_epochs: Any) -> None:
-    """Can a fit of so many epochs begin?
+    """Check that a fit can start.
 
     Raises:
         TypeError, ValueError: the number or the optimizer cannot be used.
@@ -212,7 +212,7 @@ def check_fit(learn: Any, n_epochs: Any) -> None:
 
 
 def check_n_epochs(n_epochs: Any) -> None:
-    """A whole number, 0 or more.
+    """Check that the number of epochs is a whole number of at least 0.
 
     Raises:
         TypeError, ValueError: it is not.

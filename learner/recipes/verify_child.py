@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks import Callback, Checkpoint, DeviceStats, Order, Throughput
+from callbacks import Callback, Checkpoint, DeviceStats, LearnerProtocol, Order, Throughput
 from callbacks.core import draws
 from callbacks.guard.last_good import tensors_of
 from callbacks.model.declared import values_of
@@ -94,28 +94,28 @@ class Watch(Callback):
         self.folder, self.moment, self.n_moments = folder, moment, 0
         self.samples: list[int] = []
 
-    def before_batch(self, learn: Any) -> None:
+    def before_batch(self, learn: LearnerProtocol) -> None:
         if learn.training:
             self.samples.append(sum_of(tensors_in(learn.batch)))
         self._pass(learn, "before_batch")
 
-    def after_loss(self, learn: Any) -> None:
+    def after_loss(self, learn: LearnerProtocol) -> None:
         self._pass(learn, "after_loss")
 
-    def before_step(self, learn: Any) -> None:
+    def before_step(self, learn: LearnerProtocol) -> None:
         self._pass(learn, "before_step")
 
-    def after_step(self, learn: Any) -> None:
+    def after_step(self, learn: LearnerProtocol) -> None:
         append(self.folder / "steps", str(learn.global_step))
         self._pass(learn, "after_step")
 
-    def after_batch(self, learn: Any) -> None:
+    def after_batch(self, learn: LearnerProtocol) -> None:
         self._pass(learn, "after_batch")
 
-    def after_epoch(self, learn: Any) -> None:
+    def after_epoch(self, learn: LearnerProtocol) -> None:
         self._pass(learn, "after_epoch")
 
-    def _pass(self, learn: Any, event: str) -> None:
+    def _pass(self, learn: LearnerProtocol, event: str) -> None:
         self.n_moments += 1
         if self.n_moments == self.moment:
             phase = "train" if learn.training else "validate"
@@ -135,7 +135,7 @@ def append(path: Path, line: str) -> None:
         file.write(f"{line}\n")
 
 
-def end_of(learn: Any, watch: Watch) -> dict[str, Any]:
+def end_of(learn: LearnerProtocol, watch: Watch) -> dict[str, Any]:
     """Checksums of everything that must be equal at the end of two runs."""
     rows = [{name: row[name] for name in row if name not in NOT_COMPARED} for row in learn.history]
     history = {**learn.history.state_dict(), "rows": rows}

@@ -60,19 +60,6 @@ class PassState(BatchState, PassClock):
     stop_reason: str | None = None
     _results: Results
 
-    def stop(self, reason: str) -> None:
-        """End the fit at the end of the current span.
-
-        The other hooks of the span are still called, no batch or epoch starts, and the outer spans end with
-        their `after_` events.
-
-        Args:
-            reason: a text, kept as `stop_reason`; only the first one is kept.
-        """
-        if not isinstance(reason, str) or not reason:
-            raise TypeError(f"stop({reason!r}): pass the reason, as in learn.stop('loss below 0.1').")
-        self.stop_reason = self.stop_reason or reason
-
 
 class FitState(PassState, Clock):
     """All attributes that the loop sets, and the properties that hooks read."""
@@ -87,6 +74,7 @@ class FitState(PassState, Clock):
     fitting: bool = False
     abortable: bool = False  # may a second Ctrl-C raise here?
     interrupted: str | None = None
+    ignores_stops: bool = False  # in trials, which have a length of their own
     n_fits: int = 0  # the number of finished fits
     resumed: bool = False
     marks_passes: bool = False
@@ -97,6 +85,20 @@ class FitState(PassState, Clock):
     )
     hidden_at_start: dict[str, Any] | None = None  # marks of tensors that no checkpoint holds
     given: set[str] | None = None  # the names of the callbacks at the call of `fit`
+
+    def stop(self, reason: str) -> None:
+        """End the fit at the end of the current span.
+
+        The other hooks of the span are still called, no batch or epoch starts, and the outer spans end with
+        their `after_` events.
+
+        Args:
+            reason: a text, kept as `stop_reason`; only the first one is kept.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise TypeError(f"stop({reason!r}): pass the reason, as in learn.stop('loss below 0.1').")
+        if not self.ignores_stops or self.interrupted:
+            self.stop_reason: str | None = self.stop_reason or reason
 
     @property
     def loss(self) -> Any:

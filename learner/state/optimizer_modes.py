@@ -17,6 +17,7 @@ from torch import Tensor
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.optim.optimizers import has_modes, members_of, set_mode
 from callbacks.optim.shares import parameters_of
+from learner.state.protocol import FullLearner
 
 
 class EvalMode(Callback):
@@ -54,7 +55,7 @@ class TrainMode(Callback):
 
 
 @contextmanager
-def switching(learn: Any) -> Iterator[None]:
+def switching(learn: FullLearner) -> Iterator[None]:
     """Switch the modes of the optimizer in a fit, if it has modes."""
     if has_modes(learn.optimizer):
         add_modes(learn)
@@ -65,19 +66,19 @@ def switching(learn: Any) -> Iterator[None]:
             learn.remove_callbacks(EvalMode, TrainMode)
 
 
-def add_modes(learn: Any) -> None:
+def add_modes(learn: FullLearner) -> None:
     """Add both callbacks, as the first and the last one."""
     learn.loop.connect(learn, (EvalMode(), *learn.callbacks, TrainMode()))
 
 
-def follow(learn: Any) -> None:
+def follow(learn: FullLearner) -> None:
     """Add the callbacks before a training pass, if the optimizer was replaced by one with modes."""
     if has_modes(learn.optimizer) and EvalMode not in learn.callbacks:
         add_modes(learn)
         learn.callbacks[TrainMode].before_train(learn)
 
 
-def is_in_training_mode(learn: Any) -> bool:
+def is_in_training_mode(learn: FullLearner) -> bool:
     """Is a training pass running whose optimizer has modes?"""
     return (
         has_modes(learn.optimizer) and EvalMode in learn.callbacks and learn.callbacks[EvalMode].is_training
@@ -85,7 +86,7 @@ def is_in_training_mode(learn: Any) -> bool:
 
 
 @contextmanager
-def in_eval_mode(learn: Any) -> Iterator[list[Tensor] | None]:
+def in_eval_mode(learn: FullLearner) -> Iterator[list[Tensor] | None]:
     """Use the evaluation weights within the block; afterwards training continues with the same bits.
 
     Yields:
@@ -106,7 +107,7 @@ def in_eval_mode(learn: Any) -> Iterator[list[Tensor] | None]:
         put_training_weights(learn, optimizer, kept)
 
 
-def put_training_weights(learn: Any, optimizer: Any, weights: list[Tensor] | None) -> None:
+def put_training_weights(learn: FullLearner, optimizer: Any, weights: list[Tensor] | None) -> None:
     """Enter training mode in a training pass, with exactly these weights: switching alone rounds them."""
     if not is_in_training_mode(learn):
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 from callbacks.core.settings import is_number
 from learner.data.tensors import counted
+from learner.state.protocol import FullLearner
 from learner.tools.batch_stock import Stock, n_items_of_loader
 from learner.tools.batch_trials import Room, SizeTrial, Trials, as_bytes, shown_bytes
 from learner.tools.cost import WIDTH, check_trainable, shown_time
@@ -144,7 +145,7 @@ class Settings:
             )
 
 
-def find(learn: Any, settings: Settings) -> BatchSizes:
+def find(learn: FullLearner, settings: Settings) -> BatchSizes:
     """Try sizes, each in a sandbox.
 
     Raises:

@@ -15,6 +15,7 @@ from learner.data.batching import TensorLoader
 from learner.data.items import in_batch
 from learner.data.loaders import n_batches_of
 from learner.data.tensors import describe
+from learner.state.protocol import FullLearner
 from learner.tools.cost_runs import untouched
 
 N_SEEN = 8  # the batch with most bytes per item among these is used: padded text differs in length
@@ -36,7 +37,7 @@ class Stock:
         ValueError: the loader yields no batch.
     """
 
-    def __init__(self, learn: Any, make: Callable[[int], Any] | None):
+    def __init__(self, learn: FullLearner, make: Callable[[int], Any] | None):
         self.data = learn.data
         self.make = make
         self.n_items = 0  # of the loader's batches
@@ -49,7 +50,7 @@ class Stock:
         assert self.make is not None
         return self.make(size)
 
-    def _find(self, learn: Any) -> Callable[[int], Any]:
+    def _find(self, learn: FullLearner) -> Callable[[int], Any]:
         loader = learn.data.train
         with untouched(learn), learn.sandbox():  # restores the loader's position and all random states
             batches = list(islice(iter(learn.data.batches(loader)), N_SEEN))

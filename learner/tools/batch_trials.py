@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from callbacks import DevicePlacement
 from callbacks.place.device import tensors_in, tensors_of
+from learner.state.protocol import FullLearner
 from learner.tools.cost_runs import alone, fit, why_not
 from learner.tools.live_bytes import LiveBytes, OverLimit
 from learner.tools.meter import Watch
@@ -79,7 +80,9 @@ class Trials:
         n_steps: number of timed steps.
     """
 
-    def __init__(self, learn: Any, make_batch: Callable[[int], Any], limit: str | int | None, n_steps: int):
+    def __init__(
+        self, learn: FullLearner, make_batch: Callable[[int], Any], limit: str | int | None, n_steps: int
+    ):
         self.learn, self.make_batch, self.n_steps = learn, make_batch, n_steps
         self.left_out = {each.name: reason for each in learn.callbacks if (reason := why_not(each))}
         self.device = device_of(learn)
@@ -155,21 +158,20 @@ class Trials:
         return median(watch.works[1:] or watch.works)
 
     def _watch(self, size: int, n_steps: int) -> Watch:
-        watch = Watch(self.learn, n_steps)
-        watch.give = lambda _loader: (
-            self.make_batch(size) for _ in range(n_steps if self.learn.training else 1)
-        )
-        return watch
+        def make_batches(_loader: Any) -> Iterator[Any]:
+            return (self.make_batch(size) for _ in range(n_steps if self.learn.training else 1))
+
+        return Watch(self.learn, n_steps, make_batches)
 
 
-def held_by(learn: Any) -> list[Tensor]:
+def held_by(learn: FullLearner) -> list[Tensor]:
     """Weights, buffers, gradients, and the state of optimizer and callbacks."""
     state, kept = learn.optimizer.state_dict(), [each.state_dict() for each in learn.callbacks]
     gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
     return [*tensors_of(learn.model), *gradients, *tensors_in(state), *tensors_in(kept)]
 
 
-def device_of(learn: Any) -> torch.device:
+def device_of(learn: FullLearner) -> torch.device:
     """The model's device in a fit."""
     return next((each.device for each in learn.callbacks if isinstance(each, DevicePlacement)), learn.device)
 

@@ -161,17 +161,17 @@ def shown_time(seconds: float) -> str:
 
 
 def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
-    """Measure what a training step costs, by operation and callback, for data and against a bare loop.
+    """Measure the cost of a training step: per operation, per callback, for data, and beside a plain loop.
 
-    Some steps are trained in a sandbox, several times over: no trace is left. Callbacks that may write
-    files or send numbers are left out, and named.
+    The learner trains for some steps in a sandbox, several times. Callbacks that may write files or send
+    numbers are left out and listed.
 
     Args:
         learn: the learner.
-        n_steps: over how many steps, at least 20; the data is gone through again as often as needed.
+        n_steps: the number of steps, at least 20; the data is repeated as often as needed.
 
     Returns:
-        The figures; printed, a table, with a remedy where the loop waits for data.
+        The times; `print` shows a table, and what to do if the loop waits for data.
 
     Raises:
         ValueError, TypeError, RuntimeError: nothing can be measured; the message says why.
@@ -204,8 +204,10 @@ def typical(values: list[float]) -> float:
     return median(mean(block) for block in whole)
 
 
-def as_cost(learn: Any, runs: Any, reads: Meter, left_out: dict[str, str], reason: str | None) -> StepCost:
-    """The figures of the runs."""
+def as_cost(
+    learn: FullLearner, runs: Any, reads: Meter, left_out: dict[str, str], reason: str | None
+) -> StepCost:
+    """The result of the runs."""
     plain, timed, bare = runs
     keys = list(dict.fromkeys(key for step in timed.steps for key in step))
     step = {key: max(typical([each.get(key, 0.0) for each in timed.steps]), 0.0) for key in keys}
@@ -238,20 +240,20 @@ def remedy_for(loader: Any, share: float) -> str:
     """How to reduce the time that the loop waits for its data."""
     wait = f"The loop waits for data {share:.0%} of a step: "
     memory = (
-        "where the data is tensors in memory, or arrays that np.load(path, mmap_mode='r') maps from a file, "
+        "if the data is tensors in memory, or arrays that np.load(path, mmap_mode='r') maps from a file, "
         "use Data.from_tensors(inputs, targets)"
     )
     if isinstance(loader, TensorLoader) and not loader.blocks and any_mapped(loader):
-        return wait + "items are read one by one from a file; read neighbours together, by order='blocks'."
+        return wait + "items are read one by one from a file; read neighbours together with order='blocks'."
     if isinstance(loader, TensorLoader):
         return (
-            wait + "the work of a batch is small; use larger batches, as Data.from_tensors(batch_size=...)."
+            wait + "a batch takes little time; use larger batches, as in Data.from_tensors(batch_size=...)."
         )
     if isinstance(loader, DataLoader):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        workers = f"it has num_workers={loader.num_workers}, this machine {cores} cores"
-        return f"{wait}give the DataLoader more workers ({workers}); or, {memory}."
-    return f"{wait}let a DataLoader(..., num_workers=2) prepare batches ahead; or, {memory}."
+        workers = f"it has num_workers={loader.num_workers}, and this machine has {cores} cores"
+        return f"{wait}use more workers in the DataLoader ({workers}); or, {memory}."
+    return f"{wait}use a DataLoader(..., num_workers=2), which prepares batches ahead; or, {memory}."
 
 
 def any_mapped(loader: TensorLoader) -> bool:
@@ -260,14 +262,14 @@ def any_mapped(loader: TensorLoader) -> bool:
     return loader.shuffle and any(file is not None for file in stored)
 
 
-def check(learn: Any, n_steps: Any) -> None:
+def check(learn: FullLearner, n_steps: Any) -> None:
     """Raise an error for what cannot be measured."""
     if type(n_steps) is not int or n_steps < 2 * BLOCK:
         raise ValueError(f"cost(n_steps={n_steps!r}): pass a whole number of at least {2 * BLOCK}.")
     check_trainable(learn, "cost")
 
 
-def check_trainable(learn: Any, method: str) -> None:
+def check_trainable(learn: FullLearner, method: str) -> None:
     """Raise an error for a learner that cannot train for a few steps now."""
     if learn.fitting:
         raise RuntimeError(f"{method}() was called during a fit: wait for its end.")

@@ -21,7 +21,8 @@ from learner.engine.composition import overrides
 from learner.engine.interrupt import interruptible
 from learner.loop import OPERATIONS as DEFAULTS
 from learner.state.optimizer_modes import switching
-from learner.tools.meter import BLOCK, Conductor, Meter, Reads, Watch
+from learner.state.protocol import FullLearner
+from learner.tools.meter import BLOCK, Conductor, Meter, Reads, TimedLoop, Watch, WatchedPasses
 
 N_WARM = 5  # steps that do not count: the first ones select kernels and fill caches
 
@@ -51,47 +52,36 @@ class Runs:
             self.epochs += meter.epochs
 
 
-def run_plain(learn: Any, n_steps: int, left_out: dict[str, str]) -> Watch:
+def run_plain(learn: FullLearner, n_steps: int, left_out: dict[str, str]) -> Watch:
     """A fit without clocks inside."""
     with alone(learn, left_out):
         return fit(learn, Watch(learn, n_steps + N_WARM))
 
 
-def run_timed(learn: Any, n_steps: int, left_out: dict[str, str]) -> tuple[Meter, Watch]:
+def run_timed(learn: FullLearner, n_steps: int, left_out: dict[str, str]) -> tuple[Meter, Watch]:
     """A fit with a clock around each call of the loop."""
     with alone(learn, left_out):
         meter = Meter()
-        compose_with(learn, meter)
         return meter, fit(learn, Watch(learn, n_steps + N_WARM), meter)
 
 
-def run_reads(learn: Any, left_out: dict[str, str], device: torch.device) -> Meter:
+def run_reads(learn: FullLearner, left_out: dict[str, str], device: torch.device) -> Meter:
     """A few steps that count reads of numbers; counting is slow, so nothing is timed."""
     with alone(learn, left_out):
         meter = Meter()
-        compose_with(learn, meter)
         with Reads(meter, device):
             fit(learn, Watch(learn, BLOCK + 1), meter)
     return meter
 
 
-def compose_with(learn: Any, meter: Meter) -> None:
-    """Let every composition of the learner have clocks, also those in mid-fit."""
-
-    def connect(learn: Any, callbacks: Any) -> None:
-        type(learn.loop).connect(learn.loop, learn, callbacks)
-        meter.compose(learn)
-
-    learn.loop.connect = connect
-    meter.compose(learn)
-
-
-def fit(learn: Any, watch: Watch, meter: Meter | None = None, n_epochs: int = Conductor.N_EPOCHS) -> Watch:
-    """Train until enough was measured, and at least so many epochs."""
-    learn.data = copy.copy(learn.data)
-    learn.data.batches = watch.batches
+def fit(
+    learn: FullLearner, watch: Watch, meter: Meter | None = None, n_epochs: int = Conductor.N_EPOCHS
+) -> Watch:
+    """Train until enough was measured, and for at least `n_epochs` epochs; a meter times the calls."""
     if meter is not None:
+        learn.loop = TimedLoop(learn.loop, meter)
         watch.after_step = meter.end_step
+    learn.loop.known = WatchedPasses(watch=watch)
     quiet = contextlib.redirect_stdout(io.StringIO())
     added = learn.added(Preflight(), Conductor(watch, meter, n_epochs))
     with quiet, interruptible(learn), switching(learn), added:
@@ -99,7 +89,7 @@ def fit(learn: Any, watch: Watch, meter: Meter | None = None, n_epochs: int = Co
     return watch
 
 
-def run_bare(learn: Any, n_steps: int, found: Runs) -> str | None:
+def run_bare(learn: FullLearner, n_steps: int, found: Runs) -> str | None:
     """The hand-written loop; returns the reason if it cannot run."""
     watch = Watch(learn, n_steps + N_WARM)
     with alone(learn, None):
@@ -119,11 +109,21 @@ def run_bare(learn: Any, n_steps: int, found: Runs) -> str | None:
     return None
 
 
-def by_hand(learn: Any) -> Any:
+def by_hand(learn: FullLearner) -> Any:
     """A hand-written step; operations that a subclass of the learner overrides are called."""
     model, loss_func, optimizer, device = learn.model, learn.loss_func, learn.optimizer, learn.device
     split = learn.data.split
     set_mode(optimizer, training=True)
+
+    def own_step(batch: Any) -> None:
+        learn.batch = to_device(batch, device)
+        learn.inputs, learn.targets = split(learn.batch)
+        for operation in ("forward", "compute_loss", "backward", "step"):
+            getattr(type(learn), operation)(learn)
+        optimizer.zero_grad()
+
+    if loss_func is None or any(overrides(type(learn), DEFAULTS, each) for each in OPERATIONS):
+        return own_step
 
     def step(batch: Any) -> None:
         inputs, targets = split(to_device(batch, device))
@@ -133,18 +133,10 @@ def by_hand(learn: Any) -> Any:
         optimizer.step()
         optimizer.zero_grad()
 
-    def own_step(batch: Any) -> None:
-        learn.batch = to_device(batch, device)
-        learn.inputs, learn.targets = split(learn.batch)
-        for operation in ("forward", "compute_loss", "backward", "step"):
-            getattr(type(learn), operation)(learn)
-        optimizer.zero_grad()
-
-    is_own = loss_func is None or any(overrides(type(learn), DEFAULTS, each) for each in OPERATIONS)
-    return own_step if is_own else step
+    return step
 
 
-def why_no_bare_loop(learn: Any) -> str | None:
+def why_no_bare_loop(learn: FullLearner) -> str | None:
     """Why the optimizer cannot be used in a loop by hand, if it cannot."""
     return f"{title_of(learn.optimizer)} needs a closure" if needs_closure(learn.optimizer) else None
 
@@ -153,23 +145,23 @@ def why_no_bare_loop(learn: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def alone(learn: Any, left_out: dict[str, str] | None, whose: str = "learn.cost()") -> Iterator[None]:
+def alone(learn: FullLearner, left_out: dict[str, str] | None, whose: str = "learn.cost()") -> Iterator[None]:
     """A sandbox with copies of the callbacks, or without any; restores all attributes of the learner too."""
     with untouched(learn), learn.sandbox(), untouched(learn), warnings.catch_warnings():
         warnings.simplefilter("ignore", LearnerWarning)  # warnings about fits do not apply
         learn.reported = set(learn.reported)
         learn.loop = copy.copy(learn.loop)
         learn.loop.connect(learn, [] if left_out is None else copies(learn, left_out, whose))
-        learn.stop = lambda reason: type(learn).stop(learn, reason) if learn.interrupted else None
+        learn.ignores_stops = True
         try:
             yield
         except Exception as error:
-            error.add_note(f"while {whose} trained for some steps, which it undoes")
+            error.add_note(f"while {whose} trained for some steps, which are undone")
             raise
 
 
 @contextlib.contextmanager
-def untouched(learn: Any) -> Iterator[None]:
+def untouched(learn: FullLearner) -> Iterator[None]:
     """Restore the learner's attributes: a sandbox closes with the callbacks that it was opened with."""
     kept = dict(vars(learn))
     try:
@@ -179,7 +171,7 @@ def untouched(learn: Any) -> Iterator[None]:
         vars(learn).update(kept)
 
 
-def copies(learn: Any, left_out: dict[str, str], whose: str) -> list[Callback]:
+def copies(learn: FullLearner, left_out: dict[str, str], whose: str) -> list[Callback]:
     """Copies of the measured callbacks, which share model, optimizer and data with the originals."""
     parts = [learn, learn.optimizer, learn.loss_func, learn.data, learn.data.train, learn.data.valid]
     parts += [*learn.model.modules(), *learn.model.parameters(), *learn.model.buffers()]
@@ -204,9 +196,9 @@ QUIET = (Recorder, Progress, LogRMSE)  # they report, but write no file and send
 def why_not(callback: Callback) -> str | None:
     """Why a callback is left out, or None: written files and sent numbers cannot be undone."""
     if isinstance(callback, BlackBox):
-        return "as it writes a file after an error"
+        return "because it writes a file after an error"
     if isinstance(callback, OptunaPruning):
-        return "as it reports to a trial"
+        return "because it reports to a trial"
     if callback.order in (Order.REPORT, Order.SAVE) and type(callback) not in QUIET:
-        return f"of phase {callback.order.name}, as it may write files or send numbers"
+        return f"because it may write files or send numbers (phase {callback.order.name})"
     return None

@@ -13,6 +13,7 @@ from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.history.drawing import BLUE, INK, MARKERS, VERMILLION, add_legend, new_axes
 from callbacks.optim import hyperparameters
 from callbacks.schedule.annealers import exp
+from learner.state.protocol import FullLearner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +151,7 @@ class LRSearch:
         return f"LRSearch({', '.join(found)}; {span})"
 
 
-def search(learn: Any, start: float, end: float, n_steps: int, stop_factor: float | None) -> LRSearch:
+def search(learn: FullLearner, start: float, end: float, n_steps: int, stop_factor: float | None) -> LRSearch:
     """Train for some steps at a growing rate, in a sandbox.
 
     Raises:
@@ -169,7 +170,7 @@ def search(learn: Any, start: float, end: float, n_steps: int, stop_factor: floa
     return LRSearch(finder.rates[: len(finder.raw)], finder.smoothed, finder.raw)
 
 
-def bystanders(learn: Any) -> list[Callback]:
+def bystanders(learn: FullLearner) -> list[Callback]:
     """The callbacks that measure, report, decide, save or average; those that change a training step stay."""
     return [
         each

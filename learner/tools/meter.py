@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median
 from time import perf_counter
 from types import MethodType
@@ -14,12 +16,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import Callback, Order
-from callbacks.core.contract import OPERATIONS
+from callbacks.core.contract import OPERATIONS, LearnerProtocol
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import IN_BATCH
 from learner.checks.preflight import Preflight
 from learner.engine.composition import before_fit_call, guarded, implementation, in_turn, nobody, surrounded
 from learner.loop import OPERATIONS as DEFAULTS
+from learner.loop import Loop
+from learner.passes.passes import Known
+from learner.state.protocol import FullLearner, LoopProtocol
 
 BLOCK = 10  # steps; rare events, and batches that workers deliver in bursts, average out within a block
 Call = Callable[[Any], Any]
@@ -33,11 +38,15 @@ class Watch:
 
     Args:
         learn: the learner.
-        n_steps: how many steps are enough.
+        n_steps: the number of steps after which to stop.
+        make_batches: a function of the loader that returns its batches; by default those of the data.
     """
 
-    def __init__(self, learn: Any, n_steps: int):
-        self.learn, self.give, self.n_steps = learn, learn.data.batches, n_steps
+    def __init__(
+        self, learn: FullLearner, n_steps: int, make_batches: Callable[[Any], Iterable[Any]] | None = None
+    ):
+        self.learn, self.n_steps = learn, n_steps
+        self.make_batches = make_batches or learn.data.batches
         self.waits: list[float] = []  # seconds, of each step
         self.works: list[float] = []
         self.firsts: list[int] = []  # which steps were the first of a pass
@@ -46,19 +55,19 @@ class Watch:
 
     @property
     def n_left(self) -> int:
-        """Steps that are still needed."""
+        """The number of steps that are missing."""
         return self.n_steps - len(self.works)
 
     def batches(self, loader: Any) -> Iterator[Any]:
-        """Replaces `Data.batches`."""
-        return self.train(loader) if self.learn.training else first_two(self.give(loader))
+        """The batches of a pass."""
+        return self.train(loader) if self.learn.training else islice(self.make_batches(loader), 2)
 
     def train(self, loader: Any) -> Iterator[Any]:
         """The batches of a training pass."""
         self.firsts.append(len(self.works))
         end = len(self.works) + max(self.n_left, 1)
         asked = perf_counter()
-        for batch in self.give(loader):
+        for batch in self.make_batches(loader):
             got = perf_counter()
             yield batch
             n_done = len(self.works) + 1
@@ -73,16 +82,19 @@ class Watch:
             asked = perf_counter()
 
 
-def first_two(batches: Iterable[Any]) -> Iterator[Any]:
-    """Two batches at most."""
-    for n, batch in enumerate(batches):
-        yield batch
-        if n:
-            return
+@dataclass
+class WatchedPasses(Known):
+    """The passes of a fit that a `Watch` measures: each starts at its first batch."""
+
+    watch: Watch = field(kw_only=True)
+
+    def begin(self, learn: LearnerProtocol, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
+        """Start a pass."""
+        return 0, self.watch.batches(loader)
 
 
 def settle(device: torch.device | None) -> None:
-    """Wait until an accelerator has finished its work: an intended wait, to time it."""
+    """Wait until an accelerator has finished its work, in order to time it."""
     if device is not None and device.type not in ("cpu", "meta"):
         torch.accelerator.synchronize(device)
 
@@ -97,10 +109,10 @@ class Conductor(Callback):
         super().__init__(name="cost_conductor")
         self.watch, self.meter, self.fewest, self.n_epochs = watch, meter, fewest, 0
 
-    def before_train(self, learn: Any) -> None:
-        self.watch.device = learn.device  # the model is on its device by now
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self.watch.device = learn.device  # the model is on its device now
 
-    def after_epoch(self, learn: Any) -> None:
+    def after_epoch(self, learn: LearnerProtocol) -> None:
         self.n_epochs += 1
         if self.meter is not None:
             self.meter.end_epoch()
@@ -134,15 +146,16 @@ class Meter:
             found.append(self._step.pop(("", "")))
         return median(found)
 
-    def compose(self, learn: Any) -> None:
-        """Put a clock around each call of the learner's loop."""
-        hooks = {event: self._timed_hooks(event, found) for event, found in learn.callbacks.hooks.items()}
-        learn.loop.on = {event: in_turn(event, found) for event, found in hooks.items()}
-        learn.loop.on["before_fit"] = before_fit_call(learn.callbacks, hooks["before_fit"])
-        owners = learn.callbacks.overrides
-        learn.loop.do = {
-            each: guarded(each, self._call(learn, each), owners.get(each)) for each in OPERATIONS
-        }
+    def timed_events(self, callbacks: Callbacks) -> dict[str, Call]:
+        """For each event, a function that calls all hooks, with a clock around each."""
+        hooks = {event: self._timed_hooks(event, found) for event, found in callbacks.hooks.items()}
+        before_fit = before_fit_call(callbacks, hooks["before_fit"])
+        return {**{event: in_turn(event, found) for event, found in hooks.items()}, "before_fit": before_fit}
+
+    def timed_operations(self, callbacks: Callbacks, learner_class: type) -> dict[str, Call]:
+        """Each operation, with a clock around it and around each callback that surrounds it."""
+        calls = {each: self._call(callbacks, learner_class, each) for each in OPERATIONS}
+        return {each: guarded(each, call, callbacks.overrides.get(each)) for each, call in calls.items()}
 
     def _timed_hooks(self, event: str, hooks: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(self._hook(event, hook) for hook in hooks)
@@ -154,9 +167,8 @@ class Meter:
         timed = self._timed(("callback", owner.name), hook, self._step if event in IN_BATCH else self._epoch)
         return MethodType(lambda _owner, learn: timed(learn), owner)  # so that errors name it
 
-    def _call(self, learn: Any, operation: str) -> Call:
-        callbacks: Callbacks = learn.callbacks
-        do = implementation(callbacks, operation, type(learn), DEFAULTS)
+    def _call(self, callbacks: Callbacks, learner_class: type, operation: str) -> Call:
+        do = implementation(callbacks, operation, learner_class, DEFAULTS)
         if do is not nobody:
             do = self._timed(("operation", operation), do, self._step)
         for around in reversed(tuple(callbacks)):
@@ -168,16 +180,16 @@ class Meter:
         open_, inside = self._open, self._inside
         of_steps = sums is self._step
 
-        def _timed(learn: Any) -> Any:
+        def _timed(learn: FullLearner) -> Any:
             if not learn.training and (of_steps or open_):
                 return do(learn)
             open_.append(key if of_steps else None)
             inside.append(0.0)
-            begun = perf_counter()
+            start = perf_counter()
             try:
                 return do(learn)
             finally:
-                took = perf_counter() - begun
+                took = perf_counter() - start
                 open_.pop()
                 sums[key] += took - inside.pop() - self._empty
                 if inside:
@@ -186,14 +198,14 @@ class Meter:
         return _timed
 
     def end_step(self) -> None:
-        """A training batch has ended."""
+        """Close the sums of a training batch."""
         self.steps.append(dict(self._step))
         self.reads.append(dict(self._read))
         self._step.clear()
         self._read.clear()
 
     def end_epoch(self) -> None:
-        """An epoch has ended."""
+        """Close the sums of an epoch."""
         self.epochs.append(dict(self._epoch))
         self._epoch.clear()
 
@@ -201,6 +213,25 @@ class Meter:
         """Count a read from a device for the innermost running call."""
         if self._open and self._open[-1] is not None:
             self._read[self._open[-1]] += 1
+
+
+class TimedLoop(Loop):
+    """A loop with a clock around each hook and operation.
+
+    Args:
+        loop: the loop whose state it takes over.
+        meter: has the clocks.
+    """
+
+    def __init__(self, loop: LoopProtocol, meter: Meter):
+        vars(self).update(vars(loop))
+        self.meter = meter
+
+    def connect(self, learn: FullLearner, callbacks: Iterable[Any]) -> None:
+        """Put the clocks around what each event and operation calls."""
+        super().connect(learn, callbacks)
+        self.on = self.meter.timed_events(self.callbacks)
+        self.do = self.meter.timed_operations(self.callbacks, type(learn))
 
 
 def new_sums() -> dict[tuple[str, str], float]:

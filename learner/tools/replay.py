@@ -66,7 +66,7 @@ def write(learn: FullLearner, path: str | Path, begin: dict[str, Any]) -> Path:
     return path
 
 
-def pieces_of(learn: Any, left_out: list[str]) -> dict[str, Any]:
+def pieces_of(learn: FullLearner, left_out: list[str]) -> dict[str, Any]:
     """The state that determines the step, not copied."""
     states = {}
     for each in learn.callbacks:
@@ -100,9 +100,9 @@ def as_far_as_it_goes(value: Any, where: str, left_out: list[str]) -> Any:
         return None
 
 
-def fails_in_step(learn: Any) -> bool:
+def fails_in_step(learn: FullLearner) -> bool:
     """Was the error raised in the update itself, which may have changed some weights?"""
-    frames = (frame for frame, _ in traceback.walk_tb(learn.error.__traceback__))
+    frames = (frame for frame, _ in traceback.walk_tb(getattr(learn.error, "__traceback__", None)))
     return "step" in learn.loop.place.operations or any(
         frame.f_locals.get("self") is learn.optimizer for frame in frames
     )
@@ -111,7 +111,7 @@ def fails_in_step(learn: Any) -> bool:
 # Run it again
 
 
-def replay(learn: Any, path: str | Path) -> None:
+def replay(learn: FullLearner, path: str | Path) -> None:
     """Run a saved step again in a sandbox, print the output of each layer, and raise the step's error.
 
     The learner's callbacks run, except those that report or save. `python -m pdb` stops at the line that
@@ -141,7 +141,7 @@ def replay(learn: Any, path: str | Path) -> None:
             step_again(learn, kept)
     finally:
         print(notes)
-    print("The step went through without an error this time.")
+    print("The step raised no error this time.")
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 @contextmanager
-def composed(learn: Any, notes: Notes) -> Iterator[None]:
+def composed(learn: FullLearner, notes: Notes) -> Iterator[None]:
     """Leave out the callbacks that report, save, or save steps, unless others need them."""
     before = list(learn.callbacks)
     there = [each for each in before if each.order not in (Order.REPORT, Order.SAVE)]
@@ -173,7 +173,7 @@ def lost_pieces(kept: dict[str, Any]) -> set[str]:
     return {re.split(r"\W", place, maxsplit=1)[0] for place in kept["left_out"]}
 
 
-def step_again(learn: Any, kept: dict[str, Any]) -> None:
+def step_again(learn: FullLearner, kept: dict[str, Any]) -> None:
     """The step as a fit runs it, with the events before and after it."""
     modes, kept_state = modes_of(learn), pass_state(learn)
     learn.fitting, learn.error, learn.stop_reason, learn.loop.started = True, None, None, []
@@ -191,7 +191,7 @@ def step_again(learn: Any, kept: dict[str, Any]) -> None:
         restore_pass_state(learn, kept_state)
 
 
-def begin(learn: Any, kept: dict[str, Any]) -> None:
+def begin(learn: FullLearner, kept: dict[str, Any]) -> None:
     """Restore everything to the state at the start of the step."""
     put_clock(learn, kept)
     learn.loop.on["before_fit"](learn)
@@ -210,14 +210,14 @@ def begin(learn: Any, kept: dict[str, Any]) -> None:
     draws.put(kept["random"])
 
 
-def put_clock(learn: Any, kept: dict[str, Any]) -> None:
+def put_clock(learn: FullLearner, kept: dict[str, Any]) -> None:
     """Restore the clock."""
     for name, value in kept["clock"].items():
         setattr(learn, name, value)
 
 
 @contextmanager
-def given_batch(learn: Any, kept: dict[str, Any]) -> Iterator[None]:
+def given_batch(learn: FullLearner, kept: dict[str, Any]) -> Iterator[None]:
     """Use the saved batch; if the file could not hold it, the inputs and targets made from it."""
     learn.batch, own = kept["batch"], dict(vars(learn.data))
     if "batch" in lost_pieces(kept):

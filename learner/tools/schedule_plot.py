@@ -12,6 +12,7 @@ from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler, adds_up
 from callbacks.schedule.windows import Plan, planned
 from learner.messages.arguments import check_n_epochs
+from learner.state.protocol import FullLearner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Planned = tuple[Plan, list[list[float]]]
 
 
-def values_of(learn: Any, n_epochs: int, name: str) -> list[list[float]]:
+def values_of(learn: FullLearner, n_epochs: int, name: str) -> list[list[float]]:
     """The values of each parameter group, one per batch.
 
     Raises:
@@ -46,7 +47,7 @@ def may_change(callback: Any) -> list[str]:
     return list(callback.schedules) if isinstance(callback, ParamScheduler) else []
 
 
-def plan_of(schedule: Any, learn: Any, n_epochs: int, name: str) -> Planned | None:
+def plan_of(schedule: Any, learn: FullLearner, n_epochs: int, name: str) -> Planned | None:
     """When a schedule of this hyperparameter runs, and its values by group; None if it does not change it.
 
     Raises:
@@ -78,7 +79,7 @@ def plan_of(schedule: Any, learn: Any, n_epochs: int, name: str) -> Planned | No
     return (plan, series[name]) if series.get(name) else None
 
 
-def joined(learn: Any, name: str, plans: list[Planned]) -> list[list[float]]:
+def joined(learn: FullLearner, name: str, plans: list[Planned]) -> list[list[float]]:
     """The values of each group over the fit; constant before and after a schedule."""
     length = plans[0][0].end_of_fit
     found = []
@@ -92,7 +93,7 @@ def joined(learn: Any, name: str, plans: list[Planned]) -> list[list[float]]:
     return found
 
 
-def plot(learn: Any, n_epochs: int, name: str, ax: Axes | None) -> Axes:
+def plot(learn: FullLearner, n_epochs: int, name: str, ax: Axes | None) -> Axes:
     """Draw the values of all groups over the epochs."""
     series = values_of(learn, n_epochs, name)
     ax = ax or new_axes(6, 4)

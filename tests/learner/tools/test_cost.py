@@ -39,7 +39,7 @@ from callbacks import (
 from learner import Data, Learner, TensorLoader
 from learner.tools.cost import remedy_for
 from learner.tools.cost_runs import run_reads
-from learner.tools.meter import Meter, Reads
+from learner.tools.meter import Meter, Reads, TimedLoop
 
 NAP = 0.002  # seconds
 NAPS: list[float] = []  # measured, since naps take longer on a busy machine
@@ -302,7 +302,8 @@ def test_reads_of_a_device_are_counted_for_the_callback_that_reads():
             float(learn.preds.detach().sum())
 
     learn, meter = make(Reader(), defaults=()), Meter()
-    meter.compose(learn)
+    learn.loop = TimedLoop(learn.loop, meter)
+    learn.loop.connect(learn, learn.callbacks)
     learn.training = True
     with Reads(meter, torch.device("cpu")):
         for event in ("place", "forward", "compute_loss"):

@@ -129,7 +129,7 @@ def test_a_step_that_succeeds_on_replay_is_reported(tmp_path, capsys):
     replay(boxed(tmp_path / "other"), path)
     out = capsys.readouterr().out
     assert "all gradients are finite" in out
-    assert "The step went through without an error this time." in out
+    assert "The step raised no error this time." in out
 
 
 def test_an_error_after_the_update_is_reported_with_a_warning_about_the_weights(tmp_path, capsys):
