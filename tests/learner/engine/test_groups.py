@@ -108,7 +108,7 @@ def test_frozen_parameters_may_be_left_out_of_the_groups():
 @pytest.mark.parametrize("options", [{"splitter": split}, {"decay_norms": False}])
 def test_a_ready_optimizer_keeps_its_groups(options):
     model = make_model()
-    with pytest.raises(TypeError, match=f"{next(iter(options))}.*the optimizer is ready"):
+    with pytest.raises(TypeError, match=f"{next(iter(options))}.*the optimizer exists"):
         make(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), **options)
 
 
