@@ -168,6 +168,9 @@ def is_terminal(stream: Any) -> bool:
 
 
 def in_notebook() -> bool:
-    """Is this the kernel of a notebook? IPython is not imported for this."""
+    """Does output go to a notebook, not to a stream in its place? IPython is not imported for this."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return shell is not None and "IPKernelApp" in shell.config
+    if shell is None or "IPKernelApp" not in shell.config:
+        return False
+    stream = getattr(sys.stdout, "_stream", sys.stdout)  # behind `BesideBar`
+    return type(stream).__module__.partition(".")[0] == "ipykernel"

@@ -116,6 +116,8 @@ class Progress(Callback):
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         self._print_row(learn)
+        if self._notebook is not None and self.plot:
+            self._notebook.draw(learn, is_last=True)
         if self._table.left_out:
             print_line(f"no room for {', '.join(self._table.left_out)}: see learn.history")
         if learn.stop_reason:

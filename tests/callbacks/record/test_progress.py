@@ -11,6 +11,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import ClassVar
 
+import nbclient
+import nbformat
 import pytest
 import torch
 from torch import nn
@@ -372,6 +374,29 @@ def test_a_notebook_has_curves_below_the_table_on_request(notebook):
         make(Progress(plot=True), defaults=(Metrics, Recorder)).fit(3)
     (pictures,) = [versions for versions in notebook.shown if "image/png" in versions[0]]
     assert b64decode(pictures[-1]["image/png"]).startswith(b"\x89PNG")
+
+
+def test_in_a_real_notebook_a_fit_leaves_one_table_and_a_cost_none():
+    setup = """
+import torch
+from functools import partial
+from learner.learner import Learner
+x = torch.ones(4, 1)
+data = ([(x, x)] * 4, [(x, x)])
+sgd = partial(torch.optim.SGD, lr=0.1)
+learn = Learner(torch.nn.Linear(1, 1), data, torch.nn.functional.mse_loss, sgd)
+history = learn.fit(2)
+"""
+    cells = [nbformat.v4.new_code_cell(code) for code in (setup, "cost = learn.cost(20)")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, kernel_name="python3").execute()
+    fit, cost = (
+        [each["data"] for each in cell["outputs"] if each["output_type"] == "display_data"]
+        for cell in notebook["cells"]
+    )
+    assert len([data for data in fit if "text/html" in data]) == 1
+    assert all(data == {"text/plain": ""} for data in fit if "text/html" not in data)
+    assert cost == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
