@@ -18,9 +18,11 @@ EXPECTED = {
 }
 
 
-def network(n_features: int, n_outputs: int) -> nn.Module:
-    """A network small enough for hundreds of fits."""
-    return nn.Sequential(nn.Linear(n_features, 16), nn.ReLU(), nn.Linear(16, n_outputs))
+class Network(nn.Sequential):
+    """A network small enough for hundreds of fits; its name is the same in each process."""
+
+    def __init__(self, n_features: int, n_outputs: int):
+        super().__init__(nn.Linear(n_features, 16), nn.ReLU(), nn.Linear(16, n_outputs))
 
 
 adam = partial(torch.optim.Adam, lr=0.02)
@@ -28,8 +30,8 @@ adam = partial(torch.optim.Adam, lr=0.02)
 
 @parametrize_with_checks(
     [
-        LearnerClassifier(network, optimizer=adam, n_epochs=20, seed=0),
-        LearnerRegressor(network, optimizer=adam, n_epochs=20, seed=0),
+        LearnerClassifier(Network, optimizer=adam, n_epochs=20, seed=0),
+        LearnerRegressor(Network, optimizer=adam, n_epochs=20, seed=0),
     ],
     expected_failed_checks=lambda estimator: EXPECTED,
 )
