@@ -200,7 +200,7 @@ def ended(study: Any) -> list[Any]:
 
 
 def run_trial(plan: Plan, study: Any, folder: Path, optuna: Any) -> None:
-    """Run one trial, and tell Optuna and the user how it ended."""
+    """Run one trial, and report its result to Optuna and the user."""
     # Each trial has its own seed, so that a sweep that is resumed gets the same suggestions.
     seed = (plan.seed * MAX_TRIALS + len(study.trials)) % 2**32
     study.sampler = optuna.samplers.TPESampler(seed=seed)
