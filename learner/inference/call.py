@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves as leaves
 from torch.utils._pytree import tree_map
+
+from learner.data.tensors import describe
 
 __all__ = ["Call", "leaves", "plain", "same_numbers"]
 
 
 @dataclass(frozen=True)
 class Call:
-    """The inputs of a model: a tuple of arguments, a mapping of keywords, or a single argument.
+    """The inputs of a model: a tuple of arguments, or a mapping of keywords.
 
     Args:
         inputs: on the CPU.
@@ -31,14 +36,12 @@ class Call:
     @property
     def args(self) -> tuple[Any, ...]:
         """The positional arguments."""
-        if isinstance(self.inputs, Mapping):
-            return ()
-        return plain(self.inputs) if type(self.inputs) is tuple else (plain(self.inputs),)
+        return () if isinstance(self.inputs, Mapping) else self.inputs
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """The keyword arguments."""
-        return plain(self.inputs) if isinstance(self.inputs, Mapping) else {}
+        return dict(self.inputs) if isinstance(self.inputs, Mapping) else {}
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -46,13 +49,40 @@ class Call:
         return [each for each in leaves((self.args, self.kwargs)) if isinstance(each, Tensor)]
 
     @property
+    def varies(self) -> bool:
+        """Can the number of items vary?"""
+        dims = [(self.item_dimension(each), self.dynamic_dimensions(each) or {}) for each in self.tensors]
+        return any(dim is not None and dim in dynamic for dim, dynamic in dims)
+
+    @property
     def n_traced(self) -> int:
         """The number of items to export with: torch takes a dimension of size 1 as a constant."""
-        return self.n_items if self.dynamic == () else max(self.n_items, 2)
+        return max(self.n_items, 2) if self.varies else self.n_items
 
     def other_counts(self) -> tuple[int, ...]:
         """Other numbers of items to check with."""
-        return () if self.dynamic == () else (1, self.n_traced + 1, 2 * self.n_traced)
+        return (1, self.n_traced + 1, 2 * self.n_traced) if self.varies else ()
+
+    def check_for_program(self) -> None:
+        """Refuse inputs that a program cannot take.
+
+        Raises:
+            TypeError, ValueError: the message says what to pass.
+        """
+        every = leaves((self.args, self.kwargs), is_leaf=lambda item: isinstance(item, PackedSequence))
+        for each in every:
+            is_tensor = isinstance(each, Tensor) and not each.is_nested and each.layout is torch.strided
+            if not is_tensor and not isinstance(each, (int, float, bool, str, NoneType)):
+                raise TypeError(
+                    f"export: the model takes {describe(each)}, and a program takes dense tensors: pad the "
+                    "items and let forward take their lengths, or export the weights to a .pt file."
+                )
+        n_dims = max((each.ndim for each in self.tensors), default=0)
+        if self.dynamic and not all(type(dim) is int and 0 <= dim < n_dims for dim in self.dynamic):
+            raise ValueError(
+                f"export(dynamic={self.dynamic!r}): pass dimensions of the inputs, which have {n_dims}, as "
+                "(0,) for the first or (0, 1)."
+            )
 
     def item_dimension(self, each: Any) -> int | None:
         """The dimension of an input that counts the items: the first, else the second."""
@@ -69,36 +99,45 @@ class Call:
         return dict.fromkeys(found, torch.export.Dim.DYNAMIC)
 
     def resized(self, n_items: int) -> Call:
-        """The first items, or all of them repeated."""
+        """The first items, or all of them repeated; other dimensions that may vary are one shorter."""
         if n_items == self.n_items:
             return self
         index = torch.arange(n_items) % self.n_items
 
         def resized(each: Any) -> Any:
-            dim = self.item_dimension(each)
-            return each if dim is None else each.index_select(dim, index)
+            items = self.item_dimension(each)
+            for dim in self.dynamic_dimensions(each) or ():
+                if dim != items and each.shape[dim] > 2:
+                    each = each.narrow(dim, 0, each.shape[dim] - 1)
+            return each if items is None else each.index_select(items, index)
 
-        return Call(tree_map(resized, plain(self.inputs)), n_items, self.dynamic)
+        inputs = dict(self.inputs) if isinstance(self.inputs, Mapping) else self.inputs
+        return Call(tree_map(resized, inputs), n_items, self.dynamic)
 
 
 def plain(nest: Any) -> Any:
     """Tuples, lists and dicts instead of named tuples, data classes and other mappings.
 
-    Parts that are None are left out of data classes and other mappings, as Hugging Face does.
+    Of data classes and other mappings, parts are left out that are None, as Hugging Face does, and objects
+    of other classes, such as a cache.
     """
     if isinstance(nest, Tensor):
         return nest
     if type(nest) is dict:
         return {key: plain(each) for key, each in nest.items()}
     if isinstance(nest, Mapping):
-        return {key: plain(each) for key, each in nest.items() if each is not None}
+        return {key: plain(each) for key, each in nest.items() if is_part(each)}
     if is_dataclass(nest) and not isinstance(nest, type):
-        parts = {each.name: getattr(nest, each.name) for each in fields(nest)}
-        return {name: plain(each) for name, each in parts.items() if each is not None}
+        return plain(OrderedDict((each.name, getattr(nest, each.name)) for each in fields(nest)))
     if isinstance(nest, (tuple, list)):
         parts = [plain(each) for each in nest]
         return parts if isinstance(nest, list) else tuple(parts)
     return nest
+
+
+def is_part(value: Any) -> bool:
+    """Can a program return it?"""
+    return isinstance(value, (Tensor, int, float, tuple, list, Mapping)) or is_dataclass(value)
 
 
 def same_numbers(one: Any, other: Any) -> bool:

@@ -16,14 +16,13 @@ from callbacks.core.output import print_line
 from callbacks.core.warning import warn
 from learner.data.data import InputsOnly
 from learner.data.items import in_batch, n_items_of
-from learner.data.leaks import checked
 from learner.engine import fits
+from learner.engine.composition import DEFAULT_CALLBACKS
 from learner.files.sync import sync, sync_folder
 from learner.inference import programs
 from learner.inference.call import Call, leaves, plain, same_numbers
 from learner.inference.given_inputs import as_inputs
-from learner.inference.one_item import to_cpu
-from learner.inference.predictions import loader_or_valid
+from learner.inference.one_item import first_batch, to_cpu
 from learner.messages.keywords import suggest_keywords
 from learner.state import optimizer_modes, snapshots
 from learner.state.protocol import FullLearner
@@ -51,8 +50,7 @@ def export(
         path: the file; its suffix is the format. `.pt2`: a program that `torch.export.load` loads without
             your code. `.onnx`: for ONNX Runtime and others. `.safetensors` and `.pt`: the weights alone, for
             `load_state_dict`.
-        example: a batch of inputs, as for `predict`; by default the first batch of the validation data, or of
-            the training data.
+        example: a batch of inputs, as for `predict`; by default a batch of the data.
         dynamic: the dimensions of each input whose size may vary, as `(0, 1)` for sequences of any length;
             `()` for none. By default the dimension that counts the items.
 
@@ -66,8 +64,11 @@ def export(
     """
     path = Path(path).absolute()
     write = programs.writer_of(path)
+    is_program = write is not programs.write_weights
     with optimizer_modes.in_eval_mode(learn), torch.no_grad(), unchanged(learn):
-        call = call_of(learn, example, dynamic)
+        call = call_of(learn, example, checked_dimensions(dynamic) if is_program else ())
+        if is_program:
+            call.check_for_program()
         outputs = {call.n_items: predicted(learn, call.inputs)}
         is_random = not same_numbers(outputs[call.n_items], predicted(learn, call.inputs))
         outputs |= others(learn, call)
@@ -97,22 +98,34 @@ def unchanged(learn: FullLearner) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def call_of(learn: FullLearner, example: Any, dynamic: Iterable[int] | None) -> Call:
+def checked_dimensions(dynamic: Any) -> tuple[int, ...] | None:
+    """The dimensions that may vary as a tuple; None for the usual one."""
+    if dynamic is None:
+        return None
+    if isinstance(dynamic, str) or not isinstance(dynamic, Iterable):
+        raise TypeError(f"export(dynamic={dynamic!r}): pass dimensions, as (0,) or (0, 1), or () for none.")
+    return tuple(dynamic)
+
+
+def call_of(learn: FullLearner, example: Any, dynamic: tuple[int, ...] | None) -> Call:
     """What the model is called with: the example, or the first batch of the data."""
     if example is not None:
         inputs = as_inputs(example, learn)[0].inputs
         n_items = n_items_of(inputs, None)
     else:
-        loader = learn.data.train if learn.data.valid is None else loader_or_valid(learn.data, None)
-        with snapshots.keep_random_states(loader):
-            batch = next(checked(iter(learn.data.batches(loader))), None)
+        batch = first_batch(learn.data, MOST_ITEMS)
         if batch is None:
-            raise ValueError("export: the data has no batch to check the file with: pass example=inputs.")
+            raise ValueError(
+                "export: no batch can be taken from the data without using it up, and the check of the file "
+                "needs one: pass example=inputs."
+            )
         inputs, _ = learn.data.split(batch)
         n_items = in_batch(learn.data, batch)
         programs.drop_labels(learn.model, inputs := copy.copy(inputs))
-    call = Call(to_cpu(inputs), n_items, None if dynamic is None else tuple(dynamic))
-    return call.resized(min(n_items, MOST_ITEMS))
+    if not n_items:
+        raise ValueError("export: the batch to check the file with has no items: pass example=inputs.")
+    call = Call(to_cpu(inputs), n_items, dynamic)
+    return call.resized(MOST_ITEMS) if call.varies and n_items > MOST_ITEMS else call
 
 
 def predicted(learn: FullLearner, inputs: Any) -> Any:
@@ -195,7 +208,8 @@ def allowed_difference(expected: Tensor) -> float:
 def disagreement(learn: FullLearner, n_items: int, what: str) -> str:
     """The message for a file that does not agree with `predict`."""
     hooks = ("before_batch", "after_pred", "forward", "surround")
-    changing = [type(each).__name__ for each in learn.callbacks if {*hooks} & set(vars(type(each)))]
+    added = [type(each) for each in learn.callbacks if type(each) not in DEFAULT_CALLBACKS]
+    changing = [each.__name__ for each in added if {*hooks} & set(vars(each))]
     causes = f" Callbacks that may change inputs or outputs: {', '.join(changing)}." if changing else ""
     if not learn.loop.runs_default("forward"):
         causes += f" {type(learn).__name__} or a callback overrides forward."

@@ -39,12 +39,12 @@ def training_samples(learn: FullLearner) -> Samples | None:
     return known.samples[1]
 
 
-def first_batch(data: Data) -> Any:
-    """A batch of the data, without a trace; None if that is not possible."""
+def first_batch(data: Data, n_items: int = 2) -> Any:
+    """A batch of the data, without a trace; None if that is not possible. Tensors give `n_items` items."""
     loaders: tuple[Any, ...] = (data.train, data.valid)
     for loader in loaders:
         if isinstance(loader, TensorLoader):
-            rows = tuple([column[:2] for column in loader.tensors])
+            rows = tuple([column[:n_items] for column in loader.tensors])
             return rows if loader.keys is None else dict(zip(loader.keys, rows, strict=True))
         if positions.is_sequence(loader) and loader:
             return loader[0]

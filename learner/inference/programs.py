@@ -109,9 +109,15 @@ def drop_labels(model: nn.Module, inputs: Any) -> None:
 def write_program(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
     """A program of `torch.export`."""
     program = traced(model, call)
-    with quiet():
-        torch.export.save(program, file)
-        loaded = torch.export.load(file).module()
+    try:
+        with quiet():
+            torch.export.save(program, file)
+            loaded = torch.export.load(file).module()
+    except Exception as error:
+        raise ValueError(
+            f"export: torch.export traced the model, but cannot store the program: {error} Let forward "
+            "return tensors, in tuples, lists and dicts."
+        ) from error
     return lambda call: loaded(*call.args, **call.kwargs), f"a program of torch.export, {size_of(file)}"
 
 

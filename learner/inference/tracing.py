@@ -36,11 +36,13 @@ def traced(model: nn.Module, call: Call) -> torch.export.ExportedProgram:
     constants: list[str] = []
     try:
         with quiet(logging.NOTSET), watching(constants):
-            return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes)
+            program = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = line_of(frames) or next(iter(constants), "")
         raise ValueError(f"export: {reason(error, line)}") from error
+    program.example_inputs = None  # the file would hold items of the user's data
+    return program
 
 
 def reason(error: Exception, line: str) -> str:
@@ -73,7 +75,9 @@ def unsupported(error: Exception, program: torch.export.ExportedProgram) -> str:
     trace = "" if node is None else node.meta.get("stack_trace", "")
     places = re.findall(r'File "(.+)", line (\d+), in .*\n *(.*)', trace)
     at = " (line {1} of {0}: {2})".format(*places[-1]) if places else ""
-    what = f"the operator {operator.group(1)}{at}" if operator else words.splitlines()[0]
+    summary = re.search(r"Exception summary\s+(.+)", words)
+    other = f"this program: {summary.group(1) if summary else words.splitlines()[0]}"
+    what = f"the operator {operator.group(1)}{at}" if operator else other
     return (
         f"export: the ONNX exporter has no form for {what}. Compute it from other operators, or export a "
         ".pt2, which holds every operator of torch."

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_sequence
 
 from callbacks import EMA, Callback, LearnerWarning, MixedPrecision, ZeroGrad
 from learner import Data, Learner
@@ -208,12 +209,27 @@ def test_sequences_may_have_any_length(tmp_path):
     torch.testing.assert_close(found, learn.predict(tokens))
 
 
+def test_a_program_holds_no_items_of_the_data(tmp_path):
+    make(nn.Linear(3, 2), torch.full((5, 3), 7.25)).export(tmp_path / "model.pt2")
+    assert torch.export.load(tmp_path / "model.pt2").example_inputs is None
+    assert b"\x00\x00\xe8\x40" * 3 not in (tmp_path / "model.pt2").read_bytes()  # 7.25 in float32
+
+
 def test_an_example_replaces_the_data(tmp_path):
     learn = Learner(nn.Linear(3, 2), Data([]), F.mse_loss, defaults=())
-    with pytest.raises(ValueError, match=r"the data has no batch .* pass example=inputs"):
+    with pytest.raises(ValueError, match=r"no batch can be taken from the data .* pass example=inputs"):
         learn.export(tmp_path / "model.pt2")
     learn.export(tmp_path / "model.pt2", example=np.ones((2, 3)))
     assert torch.export.load(tmp_path / "model.pt2").module()(torch.ones(7, 3)).shape == (7, 2)
+
+
+def test_data_that_is_used_up_needs_an_example(tmp_path):
+    data = Data(iter([(torch.rand(5, 3), torch.rand(5, 2))]))
+    learn = Learner(nn.Linear(3, 2), data, F.mse_loss, sgd, defaults=(ZeroGrad,))
+    with pytest.raises(ValueError, match=r"without using it up"):
+        learn.export(tmp_path / "model.pt2")
+    learn.fit(1)
+    assert learn.global_step == 1
 
 
 # The learner ----------------------------------------------------------------------------------------------
@@ -290,6 +306,33 @@ def test_a_callback_that_exports_leaves_the_fit_as_it_is(tmp_path, make_learner)
     assert plain.model.weight.equal(exporting.model.weight)
 
 
+def test_a_cache_is_left_out_of_the_outputs(tmp_path):
+    class Caches(nn.Module):
+        def forward(self, x):
+            return Named(x, (), object())
+
+    learn = make(Caches(), torch.rand(5, 3))
+    learn.export(tmp_path / "model.pt2")
+    assert torch.export.load(tmp_path / "model.pt2").module()(torch.rand(2, 3)).keys() == {"logits", "rest"}
+
+
+def test_weights_are_exported_whatever_the_model_takes(tmp_path):
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.GRU(3, 2)
+
+        def forward(self, packed):
+            return self.layer(packed)[1][0]
+
+    packed = pack_sequence([torch.rand(3, 3), torch.rand(2, 3)])
+    learn = make(Packed(), packed, n_items=2)
+    learn.export(tmp_path / "model.pt")
+    assert {*torch.load(tmp_path / "model.pt")} == {*learn.model.state_dict()}
+    with pytest.raises(TypeError, match=r"takes a PackedSequence .* pad the items .* weights to a \.pt"):
+        learn.export(tmp_path / "model.pt2")
+
+
 # What cannot be exported ----------------------------------------------------------------------------------
 
 
@@ -356,6 +399,26 @@ def test_an_unknown_suffix_and_a_missing_package_are_refused(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r'onnxruntime: pip install "plainlearner\[onnx\]"'):
         learn.export(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "error", "words"),
+    [
+        (1, TypeError, r"pass dimensions, as \(0,\)"),
+        ("batch", TypeError, r"pass dimensions, as \(0,\)"),
+        ((2,), ValueError, r"dimensions of the inputs, which have 2"),
+        ((-1,), ValueError, r"dimensions of the inputs, which have 2"),
+    ],
+)
+def test_dimensions_that_do_not_exist_are_refused(tmp_path, dynamic, error, words):
+    with pytest.raises(error, match=words):
+        make(nn.Linear(3, 2), torch.rand(5, 3)).export(tmp_path / "model.pt2", dynamic=dynamic)
+
+
+def test_an_empty_batch_is_refused(tmp_path):
+    learn = make(nn.Linear(3, 2), torch.rand(0, 3), n_items=0)
+    with pytest.raises(ValueError, match="has no items: pass example=inputs"):
+        learn.export(tmp_path / "model.pt2")
 
 
 def test_a_file_of_a_deep_folder_is_written(tmp_path):
