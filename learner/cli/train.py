@@ -11,7 +11,7 @@ from callbacks.history.direction import Direction
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load, unreadable
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake, closest
-from learner.recipes.runs import replay_run, resume_run, run, run_or_resume, verify_recipe
+from learner.runs.running import replay_run, resume_run, run, run_or_resume, verify_recipe
 from learner.runs.sweep import import_optuna, make_plan, place_for, sweep
 
 

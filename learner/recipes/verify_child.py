@@ -26,8 +26,8 @@ from callbacks.model.declared import values_of
 from callbacks.model.plain_attributes import is_storable, plain_state
 from callbacks.place.device import tensors_in
 from learner.files.plain import to_plain
+from learner.files.run_files import send_files_to
 from learner.learner import Learner
-from learner.recipes.run_folder import send_files_to
 
 Build = Callable[[], tuple[Learner, AbstractContextManager[Any]]]
 

@@ -17,11 +17,11 @@ from callbacks.results.best import check_measured
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import Mistake
-from learner.recipes.run_folder import new_folder, numbered, shown_path
-from learner.recipes.runs import keep_recipe, train
 from learner.report.curves import Axis
 from learner.report.records import flattened, monitored_in
 from learner.report.sweep_page import Sweep, Trial, setting, sweep_report
+from learner.runs.run_folder import new_folder, numbered, shown_path
+from learner.runs.running import keep_recipe, train
 from learner.runs.search_space import Setting, combinations, read_settings
 
 PLAN, STORAGE, TRIALS = "sweep.json", "journal.log", "trials"

@@ -5,7 +5,7 @@ import torch
 
 from learner.cli.commands import main
 from learner.recipes.recipe import load_recipe
-from learner.recipes.runs import run
+from learner.runs.running import run
 
 
 def learner_of(path, *overrides):

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from callbacks import Callback, Checkpoint
 from learner.recipes.recipe import load_recipe
 from learner.recipes.recipe_errors import Mistake
-from learner.recipes.runs import run
+from learner.runs.running import run
 
 RECIPE = """\
 data: {use: article}

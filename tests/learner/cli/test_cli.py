@@ -17,7 +17,7 @@ from learner.cli import machine
 from learner.cli.commands import main
 from learner.recipes import names
 from learner.recipes.recipe import load_recipe
-from learner.recipes.runs import run
+from learner.runs.running import run
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SAVING = ("callbacks.Checkpoint.folder=saved", "callbacks.Checkpoint.every=7 steps")
@@ -62,8 +62,12 @@ def history_of(folder: str) -> list[dict[str, str]]:
 def test_the_article_prints_its_ten_digits_and_where_it_kept_the_picture(capsys):
     assert main(["run", str(EXAMPLES / "article.yaml")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    kept = "kept runs/article-1: models.py, plot_snapshots.png, recipe.yaml; no weights: add Checkpoint to "
-    assert lines == [*(f"RMSE: {rmse}" for rmse in RMSES), f"{kept}the recipe's callbacks"]
+    kept = [
+        "kept runs/article-1: model.safetensors, models.py, plot_snapshots.png,",
+        "  recipe.yaml, run.json",
+        "open it in Python: learner.open_run('runs/article-1')",
+    ]
+    assert lines == [*(f"RMSE: {rmse}" for rmse in RMSES), *kept]
     assert Path("runs/article-1/plot_snapshots.png").read_bytes().startswith(b"\x89PNG")
 
 

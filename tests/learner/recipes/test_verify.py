@@ -11,8 +11,8 @@ from resumed import in_memory, make, shuffled
 from callbacks import Callback
 from learner import Learner, verify_resume
 from learner.recipes.recipe import load_recipe
-from learner.recipes.runs import verify_recipe
 from learner.recipes.verify_child import digest
+from learner.runs.running import verify_recipe
 
 
 class Hidden(Callback):

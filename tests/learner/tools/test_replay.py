@@ -14,7 +14,7 @@ from callbacks.guard.blackbox import FILE
 from learner.files.checkpoint_file import CheckpointError
 from learner.recipes.recipe import load_recipe
 from learner.recipes.recipe_errors import Mistake
-from learner.recipes.runs import replay_run
+from learner.runs.running import replay_run
 from learner.tools.replay import replay
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import Any
 
 from callbacks.save.checkpoint_folder import checkpoints_in
+from learner.files.run_files import BEST, FINAL, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake
 
@@ -60,15 +63,6 @@ def kept_recipe(folder: Path) -> str:
     return "".join(line for line in lines if not line.startswith("#"))
 
 
-def send_files_to(folder: Path, learn: Learner) -> None:
-    """Make callbacks that write to a relative `path` or `folder` write into the run's folder."""
-    for callback in learn.callbacks:
-        for name in ("path", "folder"):
-            path = getattr(callback, name, None)
-            if isinstance(path, (str, Path)):
-                setattr(callback, name, type(path)(folder / path))
-
-
 def keep_results(learn: Learner, folder: Path) -> None:
     """Write the history, and the figures that are not written yet."""
     if len(learn.history):
@@ -80,6 +74,19 @@ def keep_results(learn: Learner, folder: Path) -> None:
     if len(learn.history) > 1 and any(name.endswith("loss") for name in learn.history.names):
         figure: Any = learn.history.plot().figure
         figure.savefig(folder / "losses.png", dpi=100)
+
+
+def closing_lines(folder: Path, facts: dict[str, Any]) -> str:
+    """What a run's folder contains and how to open it, in lines that fit the terminal."""
+    names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
+    reason = (facts.get("weights") or {}).get("reason")
+    missing = f"; no final weights: {reason}" if reason else ""
+    width = get_terminal_size((80, 24)).columns
+    shown = shown_path(folder)
+    lines = [f"kept {shown}: {', '.join(names)}{missing}"]
+    if weights_file(folder, FINAL) or weights_file(folder, BEST):
+        lines.append(f"open it in Python: learner.open_run({shown!r})")
+    return "\n".join(fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
 
 
 def shown_path(path: Path) -> str:

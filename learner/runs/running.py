@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import shlex
 import shutil
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,22 @@ from callbacks.core.output import print_line
 from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
 from learner.checks.processes import check_processes
+from learner.files.run_files import send_files_to
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, is_refusal, load_recipe
 from learner.recipes.recipe_errors import Mistake, RecipeError
-from learner.recipes.run_folder import (
+from learner.recipes.verify import Report, Trial, verify
+from learner.resume.resumption import Resume
+from learner.runs.recorder import RunRecorder, noted_warnings
+from learner.runs.run_folder import (
+    closing_lines,
     keep_results,
     kept_recipe,
     new_folder,
     runs_of,
     saved_in,
-    send_files_to,
     shown_path,
 )
-from learner.recipes.verify import Report, Trial, verify
-from learner.resume.resumption import Resume
 from learner.state.fingerprint import own_version
 from learner.tools.replay import replay
 
@@ -126,39 +128,56 @@ def train(
 ) -> Learner:
     """Fit, and keep the results, also if training fails."""
     check_alone(learn)
-    boxes = []
-    if folder is not None:
-        boxes = [] if sets_black_box(recipe, learn) else [BlackBox(folder / "blackbox")]
-        send_files_to(folder, learn)
-    ended = False
+    if folder is None:
+        with recipe.importable(), refusals(recipe, learn):
+            learn.fit(recipe.n_epochs, resume=resume, allow=allow)
+        return learn
+    boxes = [] if sets_black_box(recipe, learn) else [BlackBox(folder / "blackbox")]
+    send_files_to(folder, learn)
+    recorder = RunRecorder(recipe, folder)
+    error: BaseException | None = None
     try:
-        with recipe.importable():
-            learn.fit(recipe.n_epochs, boxes, resume=resume, allow=allow)
-        ended = True
-    except Exception as error:
-        if not is_refusal(error, learn):
-            raise
-        folder = None
-        raise recipe.error_at(error) from error
+        with recipe.importable(), refusals(recipe, learn), noted_warnings(recorder.facts["warnings"]):
+            learn.fit(recipe.n_epochs, [*boxes, recorder], resume=resume, allow=allow)
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
-        if folder is not None:
-            keep_and_report(learn, folder, ended=ended)
+        if not isinstance(error, RecipeError):
+            keep_and_report(learn, recorder, error)
     return learn
 
 
-def keep_and_report(learn: Learner, folder: Path, *, ended: bool) -> None:
-    """Keep the results, and print what the folder contains. The error of a failed fit is not replaced."""
+@contextmanager
+def refusals(recipe: Recipe, learn: Learner) -> Iterator[None]:
+    """Convert the error of a fit that is refused before the first step to one with a place in the recipe."""
+    try:
+        yield
+    except Exception as error:
+        if not is_refusal(error, learn):
+            raise
+        raise recipe.error_at(error) from error
+
+
+def keep_and_report(learn: Learner, recorder: RunRecorder, error: BaseException | None) -> None:
+    """Keep weights and results, and print what the folder contains. The error of a fit is not replaced.
+
+    Raises:
+        OSError: something could not be written, after a fit without an error. The rest is written.
+    """
+    folder = recorder.folder
+    problems = recorder.end(learn, error)
     try:
         keep_results(learn, folder)
-    except OSError as error:
-        if ended:
-            raise
-        warn(f"{folder}: history and figures could not be written: {error}. The checkpoints are unchanged.")
-    names = ", ".join(sorted(each.name for each in folder.iterdir()))
-    hint = "" if saved_in(folder) else "; no weights: add Checkpoint to the recipe's callbacks"
-    print_line(f"kept {shown_path(folder)}: {names}{hint}")
-    if not ended and saved_in(folder):
+    except OSError as raised:
+        problems.append(f"history and figures could not be written: {raised}")
+    for problem in problems:
+        warn(f"{folder}: {problem}.")
+    print_line(closing_lines(folder, recorder.facts))
+    if error is not None and saved_in(folder):
         print_line(f"to resume: learner resume {shlex.quote(str(shown_path(folder)))}")
+    if problems and error is None:
+        raise OSError(f"{folder}: not everything could be written: see above.")
 
 
 def check_alone(learn: Learner) -> None:
