@@ -21,9 +21,9 @@ TRAINING = (["run"], ["resume"])  # their exit code reports how training ended, 
 EXAMPLES = """\
 examples:
   learner init first                write a recipe and a model into first/
-  learner run first/recipe.yaml     train, and keep the run in runs/
+  learner run first/recipe.yaml     train, and save the run in runs/
   learner run first/recipe.yaml fit.epochs=3 callbacks.Progress=null
-  learner ls callbacks              list the callbacks that a recipe can use
+  learner ls callbacks              list the callbacks for recipes
 """
 
 

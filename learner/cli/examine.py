@@ -17,13 +17,13 @@ from learner.tools.lr_find import NAMES, NO_FALL, SUGGESTIONS, LRSearch
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
-    check = add_recipe_verb(verbs, "check", "build it and examine it on one batch, without training")
+    check = add_recipe_verb(verbs, "check", "build the learner and check it on one batch")
     check.set_defaults(function=do_check)
-    find = add_recipe_verb(verbs, "lr-find", "search for a learning rate, without training")
+    find = add_recipe_verb(verbs, "lr-find", "suggest a learning rate")
     find.add_argument("--steps", type=int, default=100, metavar="N", help="number of rates to try (100)")
-    find.add_argument("--plot", type=Path, metavar="FILE", help="draw losses and suggestions, as lr.png")
+    find.add_argument("--plot", type=Path, metavar="FILE", help="plot losses and suggestions to this file")
     find.set_defaults(function=do_lr_find)
-    show = add_recipe_verb(verbs, "show", "print the resolved recipe and the composed loop")
+    show = add_recipe_verb(verbs, "show", "print the complete recipe and the composed loop")
     show.set_defaults(function=do_show)
 
 

@@ -7,7 +7,7 @@ import inspect
 import shutil
 import textwrap
 
-from learner.cli.parser import Parser, Verbs
+from learner.cli.parser import Parser, Verbs, add_plain_verb
 from learner.recipes.names import KINDS, first_line, installed, known, load_entry_point, signature_of, table
 from learner.recipes.recipe_errors import Mistake, closest
 from learner.recipes.user_code import UnusableName
@@ -18,8 +18,8 @@ PLURALS = {kind.plural: name for name, kind in KINDS.items()}
 
 def add_verb(verbs: Verbs[Parser]) -> None:
     """Add the verb to the command line."""
-    ls = verbs.add_parser("ls", help="list what a recipe can use, or show one name", allow_abbrev=False)
-    ls.add_argument("what", nargs="?", help="callbacks, losses, optimizers, ..., or one name")
+    ls = add_plain_verb(verbs, "ls", "list the names for recipes, or describe one name")
+    ls.add_argument("what", nargs="?", help="a group (callbacks, losses, optimizers, ...) or one name")
     ls.set_defaults(function=do_ls)
 
 

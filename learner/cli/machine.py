@@ -14,7 +14,7 @@ import torch
 
 import callbacks
 import learner
-from learner.cli.parser import Parser, Verbs
+from learner.cli.parser import Parser, Verbs, add_plain_verb
 from learner.recipes.names import KINDS, installed, load_entry_point
 from learner.recipes.user_code import UnusableName
 from learner.state.fingerprint import own_version
@@ -38,9 +38,7 @@ OPTIONAL = {
 
 def add_verb(verbs: Verbs[Parser]) -> None:
     """Add the verb to the command line."""
-    doctor = verbs.add_parser(
-        "doctor", help="show versions, devices, and broken packages", allow_abbrev=False
-    )
+    doctor = add_plain_verb(verbs, "doctor", "show versions, devices and broken packages")
     doctor.set_defaults(function=do_doctor)
 
 

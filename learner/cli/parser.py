@@ -31,17 +31,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\nSee `{self.prog} --help`.\n")
 
 
+def add_plain_verb(verbs: Verbs[Parser], name: str, description: str) -> Parser:
+    """Add a verb, with its description in the list of verbs and in its own help."""
+    return verbs.add_parser(name, help=description, description=description, allow_abbrev=False)
+
+
 def add_recipe_verb(
     verbs: Verbs[Parser], name: str, description: str, *, argument: str = "recipe", what: str = "a YAML file"
 ) -> Parser:
     """Add a verb that takes a recipe and overrides."""
-    parser = verbs.add_parser(name, help=description, description=description, allow_abbrev=False)
+    parser = add_plain_verb(verbs, name, description)
     parser.add_argument("recipe", metavar=argument, help=what)
-    example = "as optimizer.lr=0.1 or callbacks.LogRMSE=null"
+    example = "override an entry, such as optimizer.lr=0.1 or callbacks.LogRMSE=null"
     parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help=example)
     text = "allow the recipe to import from this package"
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=text)
-    parser.add_argument("--traceback", action="store_true", help="show where in the code a problem was found")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from learner.cli.parser import Parser, Verbs
+from learner.cli.parser import Parser, Verbs, add_plain_verb
 from learner.recipes.recipe_errors import Mistake
 from learner.report.comparison import compare
 from learner.report.records import Record, record_of_folder
@@ -14,14 +14,14 @@ from learner.report.reporting import RunReport, made
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
-    text = "write what a run trained, and its result, as one HTML file"
-    report = verbs.add_parser("report", help=text, description=text, allow_abbrev=False)
+    text = "write a report of a run as an HTML file"
+    report = add_plain_verb(verbs, "report", text)
     report.add_argument("run", type=Path, help="a run's folder")
     text = "the file to write (report.html in the run's folder)"
     report.add_argument("--output", type=Path, metavar="FILE", help=text)
     report.set_defaults(function=do_report)
     text = "compare the results, curves and settings of runs"
-    compare_verb = verbs.add_parser("compare", help=text, description=text, allow_abbrev=False)
+    compare_verb = add_plain_verb(verbs, "compare", text)
     compare_verb.add_argument("runs", nargs="+", type=Path, metavar="run", help="folders of runs")
     text = "also write the comparison as an HTML file"
     compare_verb.add_argument("--output", type=Path, metavar="FILE", help=text)

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from learner.cli.parser import Parser, Verbs
+from learner.cli.parser import Parser, Verbs, add_plain_verb
 from learner.recipes.recipe_errors import Mistake
 
 RECIPE, MODELS = "recipe.yaml", "models.py"
@@ -64,8 +64,8 @@ class LargestWeight(Callback):
 
 def add_verb(verbs: Verbs[Parser]) -> None:
     """Add the verb to the command line."""
-    init = verbs.add_parser("init", help="write a recipe and a model to start from", allow_abbrev=False)
-    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="where to write them (here)")
+    init = add_plain_verb(verbs, "init", "write a first recipe and a model")
+    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="folder for the files (here)")
     init.set_defaults(function=do_init)
 
 

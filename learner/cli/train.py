@@ -8,7 +8,7 @@ from pathlib import Path
 from callbacks import Progress
 from callbacks.core.output import print_line
 from callbacks.history.direction import Direction
-from learner.cli.parser import Parser, Verbs, add_recipe_verb, load, unreadable
+from learner.cli.parser import Parser, Verbs, add_plain_verb, add_recipe_verb, load, unreadable
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake, closest
 from learner.runs.running import replay_run, resume_run, run, run_or_resume, verify_recipe
@@ -17,8 +17,8 @@ from learner.runs.sweep import import_optuna, make_plan, place_for, sweep
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
-    run_verb = add_recipe_verb(verbs, "run", "train, and keep the run in a new folder")
-    text = "where to create run folders (runs)"
+    run_verb = add_recipe_verb(verbs, "run", "train, and save the run in a new folder")
+    text = "folder in which the run folder is created (runs)"
     run_verb.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=text)
     run_verb.add_argument("--keep-nothing", action="store_true", help="create no run folder")
     text = "resume the newest run of this recipe that has a checkpoint, or start a new one"
@@ -29,26 +29,26 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     )
     resume.set_defaults(function=do_resume)
     for parser in (run_verb, resume):
-        text = "resume although this differs, as batch_size; the error message has the name"
+        text = "resume although this differs, such as batch_size; the error shows the name"
         parser.add_argument("--differ", action="append", default=[], metavar="NAME", help=text)
-    verify = add_recipe_verb(verbs, "verify-resume", "kill it at many moments, resume, and compare the bits")
-    verify.add_argument("--kills", type=int, default=10, metavar="N", help="number of moments (10)")
+    verify = add_recipe_verb(verbs, "verify-resume", "test that a killed run resumes with the same bits")
+    verify.add_argument("--kills", type=int, default=10, metavar="N", help="number of kills (10)")
     verify.set_defaults(function=do_verify_resume)
     add_sweep(verbs)
-    replay = verbs.add_parser("replay", help="run the step that raised an error again", allow_abbrev=False)
+    replay = add_plain_verb(verbs, "replay", "run the failed step of a run again")
     replay.add_argument("run", type=Path, help="a run's folder")
     replay.set_defaults(function=do_replay)
 
 
 def add_sweep(verbs: Verbs[Parser]) -> None:
     """Add the verb `sweep`."""
-    parser = add_recipe_verb(verbs, "sweep", "train many times: lr=1e-4..1e-1 is a range, 16,32 are choices")
-    parser.add_argument("--trials", type=int, metavar="N", help="number of trials, in all (20)")
+    parser = add_recipe_verb(verbs, "sweep", "search for settings: lr=1e-4..1e-1 is a range, 16,32 a choice")
+    parser.add_argument("--trials", type=int, metavar="N", help="total number of trials (20)")
     better = parser.add_mutually_exclusive_group()
-    better.add_argument("--minimize", metavar="RESULT", help="what to optimize (what the recipe monitors)")
-    better.add_argument("--maximize", metavar="RESULT", help="the same, where more is better")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="determines the suggestions (0)")
-    text = "where to create the sweep's folder (runs)"
+    better.add_argument("--minimize", metavar="RESULT", help="the result to minimize (the monitored one)")
+    better.add_argument("--maximize", metavar="RESULT", help="the result to maximize")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the suggestions (0)")
+    text = "folder in which the folder of the sweep is created (runs)"
     parser.add_argument("--runs", metavar="FOLDER", type=Path, default=Path("runs"), help=text)
     parser.add_argument("--resume", action="store_true", help="continue the newest sweep of this recipe")
     parser.set_defaults(function=do_sweep)
