@@ -202,8 +202,8 @@ class Items:
 
     def data(self, train: Tensor, valid: Tensor, batch_size: int, seed: int, options: Any) -> Data:
         """The data of a fold."""
-        parts = [Subset(self.dataset, each.tolist()) for each in (train, valid)]
-        return Data.from_datasets(*parts, batch_size, **options)
+        first, second = (Subset(self.dataset, each.tolist()) for each in (train, valid))
+        return Data.from_datasets(first, second, batch_size, **options)
 
 
 def as_source(data: Any) -> Tensors | Items:
