@@ -19,7 +19,7 @@ from callbacks.core.contract import (
 from learner.data.items import have_gradients
 from learner.engine import composition, fits, interrupt
 from learner.passes.passes import Known
-from learner.state import snapshots
+from learner.state import snapshots, validations
 from learner.state.moved_numbers import MovedNumbers
 from learner.state.pass_modes import enter_mode, modes_of, set_modes
 from learner.state.position import Place, Span
@@ -89,8 +89,8 @@ class Loop:
             self.on["before_epoch"](learn)
             if not (learn.stop_reason or (self.start and self.start.in_validation)):
                 self.train(learn)
-            if learn.data.valid is not None and not learn.stop_reason:
-                self.validate(learn, learn.data.valid)
+            for name, loader in validations.left(learn, self.start):
+                self.validate(learn, loader, name)
         except CancelEpoch:
             interrupt.end_span(learn)
         self.place = Place()
@@ -108,8 +108,8 @@ class Loop:
         self.on["after_train"](learn)
 
     @torch.no_grad()
-    def validate(self, learn: FullLearner, loader: Any) -> None:
-        modes = modes_of(learn)
+    def validate(self, learn: FullLearner, loader: Any, name: str = "valid") -> None:
+        modes, learn.valid_name = modes_of(learn), name
         self.begin_pass(learn, loader, training=False)
         try:
             try:
@@ -121,7 +121,7 @@ class Loop:
             except CancelValidate:
                 self.place = Place("validate")
                 interrupt.end_span(learn)
-            self.on["after_validate"](learn)
+            validations.end(learn, name, self.on["after_validate"])
         finally:  # also if the epoch is cancelled
             set_modes(modes)  # each module's own mode: a frozen layer stays in evaluation mode
 
@@ -129,7 +129,7 @@ class Loop:
         """Set the clock and the modes for a pass; `span` is its name in errors."""
         self.place = Place(span or ("train" if training else "validate"))
         learn.training, learn.batch, learn.batch_idx = training, None, 0
-        learn.n_batches, learn.length_is_certain = self.known.length_of(loader, training)
+        learn.n_batches, learn.length_is_certain = self.known.length_of(loader, learn.pass_name)
         enter_mode(learn, training=training)
 
     def run_batches(self, learn: FullLearner, loader: Any) -> None:

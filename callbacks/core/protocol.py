@@ -68,6 +68,7 @@ class LearnerProtocol(Protocol):
     training: bool  #: True in the training pass, False in validation and prediction
     epoch: int  #: index of the epoch in this fit, from 0
     n_epochs: int  #: epochs that this fit was asked for
+    is_aside: bool  #: is this pass beside the fit, as of `learn.validate()` in a callback?
     batch_idx: int  #: index of the batch in this pass, from 0
     n_batches: int | None  #: batches in this pass, None if the data have no length
     global_step: int  #: weight updates so far, over all fits
@@ -108,6 +109,11 @@ class LearnerProtocol(Protocol):
     @property
     def loss_value(self) -> Any:
         """`loss` as a number if reading it does not wait for a device (on a CPU), otherwise the tensor."""
+        ...
+
+    @property
+    def pass_name(self) -> str:
+        """`"train"`, or in validation `"valid"` or the name of the data in `Data(valid={...})`."""
         ...
 
     @property
@@ -170,7 +176,7 @@ class LearnerProtocol(Protocol):
         """Leave no trace: restore everything that a snapshot holds at the end of the block."""
         ...
 
-    def validate(self, loader: Any = None) -> dict[str, Any]:
+    def validate(self, loader: Any = None, *, name: str = "valid") -> dict[str, Any]:
         """Measure on a loader, by default the validation data, without changing weights, clock or results."""
         ...
 

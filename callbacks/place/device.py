@@ -208,7 +208,7 @@ def move_leaf(leaf: Any, device: torch.device) -> Any:
 
 def gives_fresh(learn: LearnerProtocol) -> bool:
     """Do the batches come from a `DataLoader` whose thread pins new tensors each time?"""
-    loader = learn.data.train if learn.training else learn.data.valid
+    loader = None if learn.is_aside else learn.data.loaders.get(learn.pass_name)
     return isinstance(loader, DataLoader) and loader.pin_memory
 
 

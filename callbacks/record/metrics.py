@@ -92,10 +92,9 @@ class Metrics(Callback):
         for each in self._passes.values():
             each.is_open = False
         self._around.clear()
-        passes = ("train",) if learn.data.valid is None else ("train", "valid")
-        self.measures = {"lr": None}
-        for each in passes:
-            self.measures |= self._passes[each].names()
+        self.measures = {"lr": None, **self._passes["train"].names()}
+        for name in learn.data.validations:
+            self.measures |= self._passes["valid"].names(name)
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._around.clear()
@@ -137,10 +136,12 @@ class Metrics(Callback):
         if learn.n_batches == 0 and not self._passes["valid"].n_batches:
             warn("the validation data yielded no batch, so nothing was measured on it.")
         valid = self._passes["valid"]
+        valid.prefix = learn.pass_name
         if valid.is_open:
             learn.results |= valid.compute()
         if valid.n_batches and not valid.loss.n_batches:  # the loss function returned None
-            self.measures = {name: each for name, each in self.measures.items() if name != "valid_loss"}
+            missing = f"{learn.pass_name}_loss"
+            self.measures = {name: each for name, each in self.measures.items() if name != missing}
 
 
 class Measured:
@@ -161,13 +162,13 @@ class Measured:
         self.is_open = False  # between `reset` and `compute`
         self.device = torch.device("cpu")
 
-    def names(self) -> dict[str, Direction | None]:
+    def names(self, prefix: str | None = None) -> dict[str, Direction | None]:
         """The names of the results, each with the direction in which it is better."""
         found: dict[str, Direction | None] = {"loss": "min"}
         for name, metric in self.metrics.items():
             parts = metric.items() if hasattr(metric, "items") else [(name, metric)]  # of a MetricCollection
             found |= {snake_case(part): direction_of(each) for part, each in parts}
-        return {f"{self.prefix}_{name}": better for name, better in found.items()}
+        return {f"{prefix or self.prefix}_{name}": better for name, better in found.items()}
 
     def reset(self, learn: LearnerProtocol) -> None:
         """Start a pass, on the model's device."""

@@ -59,7 +59,7 @@ class Progress(Callback):
         self._bar: Bar | None = None
         self._output = Output("Progress: the bar on sys.stderr")
         self._next_draw = NEVER
-        self._lengths: tuple[int | None, int | None] = None, None
+        self._lengths: dict[str, int | None] = {}  # of each pass of an epoch
         self._n_passed = 0  # batches of the completed passes, if the lengths are unknown
         self._fit_begun = self._epoch_begun = 0.0
         self._next_line, self._n_lines = 0.0, 0
@@ -70,7 +70,7 @@ class Progress(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.cleanup_fit(learn)
         self._fit_begun = self._epoch_begun = time.monotonic()
-        self._lengths = length_of(learn.data.train), length_of(learn.data.valid)
+        self._lengths = {name: length_of(each) for name, each in learn.data.loaders.items()}
         self._next_draw = 0.0 if can_show_a_bar() else NEVER
         width = n_columns(sys.stdout) if is_terminal(sys.stdout) else None
         self._notebook = NotebookTable() if in_notebook() else None
@@ -98,12 +98,13 @@ class Progress(Callback):
 
     def _end_pass(self, learn: LearnerProtocol) -> None:
         """Count the batches of the pass; from now on expect that many if the loader's `len` was wrong."""
-        n_done, (n_train, n_valid) = learn.batch_idx + 1, self._lengths
+        if learn.is_aside:
+            return
+        n_done, known = learn.batch_idx + 1, self._lengths.get(learn.pass_name)
         self._n_passed += n_done
-        known = n_train if learn.training else n_valid
         if known in (None, n_done) or learn.n_batches != n_done:
             return
-        self._lengths = (n_done, n_valid) if learn.training else (n_train, n_done)
+        self._lengths[learn.pass_name] = n_done
         if self._bar is not None:
             self._bar.total = self._total(learn)
 
@@ -154,7 +155,7 @@ class Progress(Callback):
     def _draw(self, learn: LearnerProtocol, n_done: int) -> None:
         """Draw the bar after `n_done` batches of this pass."""
         width = len(str(learn.n_epochs))
-        title = f"epoch {learn.epoch:{width}}/{learn.n_epochs} {'train' if learn.training else 'valid'}"
+        title = f"epoch {learn.epoch:{width}}/{learn.n_epochs} {learn.pass_name}"
         value = learn.loss if n_done else None  # in validation there may be none
         # an intended wait: the loss is read when it is drawn, at most ten times per second
         loss = (
@@ -167,15 +168,17 @@ class Progress(Callback):
         self._next_draw = NEVER if self._output.has_failed else time.monotonic() + REFRESH
 
     def _total(self, learn: LearnerProtocol) -> int | None:
-        n_train, n_valid = self._lengths
-        return None if n_train is None or n_valid is None else learn.n_epochs * (n_train + n_valid)
+        lengths = list(self._lengths.values())
+        return None if None in lengths else learn.n_epochs * sum(lengths)  # type: ignore[arg-type]
 
     def _n_before(self, learn: LearnerProtocol) -> int:
         """Batches of this fit before the current pass; also correct if a pass was ended early."""
-        n_train, n_valid = self._lengths
-        if n_train is None or n_valid is None:
+        lengths = [length for length in self._lengths.values() if length is not None]
+        if len(lengths) < len(self._lengths):
             return self._n_passed
-        return learn.epoch * (n_train + n_valid) + (0 if learn.training else n_train)
+        names = list(self._lengths)
+        number = names.index(learn.pass_name) if learn.pass_name in names else 0
+        return learn.epoch * sum(lengths) + sum(lengths[:number])
 
 
 def length_of(loader: Any) -> int | None:

@@ -85,7 +85,7 @@ class Timer(Callback):
 
     def after_validate(self, learn: LearnerProtocol) -> None:
         wait_for(learn.device)
-        learn.results["valid_seconds"] = self._watches["valid"].stop()
+        learn.results[f"{learn.pass_name}_seconds"] = self._watches["valid"].stop()
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         now, before = time.perf_counter(), self._epoch_ended

@@ -149,6 +149,8 @@ class Checkpoint(Callback):
         self._measured.after_train(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
+        if learn.is_aside:
+            return  # in a callback: the position in the fit is not here
         if was_interrupted(learn) or learn.error is not None or self.every.after_batch(learn):
             self._is_saved = was_interrupted(learn)
             self._save(learn, "batch")

@@ -284,6 +284,7 @@ class ValidateEvery(Callback):
             learn.history.add_validation(learn.global_step, results)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        results = {name: value for name, value in learn.results.items() if name.startswith("valid_")}
+        prefixes = tuple(f"{name}_" for name in learn.data.validations)
+        results = {name: value for name, value in learn.results.items() if name.startswith(prefixes)}
         if results:
             learn.history.add_validation(learn.global_step, results)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner.checks.hints import item_note, loss_hints, metric_note, norm_note
+from learner.checks.hints import loss_hints, metric_note, norm_note
 from learner.checks.loss_checks import (
     CLASSES,
     broadcast,
@@ -34,8 +34,6 @@ def batch_note(error: BaseException, frames: list[FrameType], learn: FullLearner
         return loss_note(error, learn)
     if "backward" in learn.loop.place.operations:
         return " ".join(dtype_hints(learn)) or None
-    if "forward" in learn.loop.place.operations and (note := item_note(learn)):
-        return note
     last = frames[-1]
     if last.f_code.co_name == "_forward_unimplemented" and last.f_locals.get("self") is learn.model:
         return forward_note(learn.model)

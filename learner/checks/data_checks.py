@@ -14,19 +14,19 @@ from learner.data.items import both_have_time_first, counted, lengths_of
 from learner.data.loaders import is_one_shot, n_batches_of
 from learner.data.tensors import describe
 from learner.messages.problems import LearnerWarning
+from learner.passes.passes import title_of
 from learner.state.protocol import FullLearner
-
-TITLES = {"train": "training", "valid": "validation"}
 
 
 def data_problems(data: Data, n_epochs: int) -> Iterator[Exception]:
     """Data without batches, data that can be read only once, and doubtful validation data."""
-    for name, loader in (("train", data.train), ("valid", data.valid)):
+    for name, loader in data.loaders.items():
         if loader is not None and n_batches_of(loader) == 0:
             yield no_batch(name, loader)
         elif n_epochs > 1 and is_one_shot(loader):
             yield one_shot(name, loader, n_epochs)
-    yield from validation_problems(data.train, data.valid)
+    for loader in data.validations.values():
+        yield from validation_problems(data.train, loader)
 
 
 def validation_problems(train: Any, valid: Any) -> Iterator[Exception]:
@@ -63,7 +63,7 @@ def is_shuffled(loader: Any) -> bool:
 def one_shot(name: str, loader: Any, n_epochs: int) -> Exception:
     """An error: the data lasts one epoch, and the fit has several."""
     return ValueError(
-        f"the {TITLES[name]} data is {describe(loader)}, which can be read only once, and the fit has "
+        f"the {title_of(name)} data is {describe(loader)}, which can be read only once, and the fit has "
         f"{n_epochs} epochs: pass the function that makes it, as in Data({name}=function) without calling "
         "it, or a list of its batches."
     )
@@ -88,7 +88,7 @@ def no_batch(name: str, loader: Any) -> Exception:
     else:
         hint = "pass data that has items."
     return ValueError(
-        f"the {TITLES[name]} data, {describe(loader)}{f' ({given})' if given else ''}, has no batch: {hint}"
+        f"the {title_of(name)} data, {describe(loader)}{f' ({given})' if given else ''}, has no batch: {hint}"
     )
 
 

@@ -1,4 +1,4 @@
-"""How to fix common errors: batch norm on one item, metrics of several outputs, `predict` on one item."""
+"""How to fix common errors: batch norm on one item, metrics of several outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from callbacks.measures.as_metrics import Metric
 from callbacks.record.metrics import Metrics
 from learner.checks.data_checks import n_left_over, sizes_of
-from learner.data.data import InputsOnly
 from learner.data.tensors import describe
 from learner.state.protocol import FullLearner
 
@@ -97,35 +96,6 @@ def failed_metric(frames: list[FrameType], learn: FullLearner) -> Any:
         if isinstance(owner, Metric) and type(owner).__module__ != Metrics.__module__:
             return owner
     return None
-
-
-def item_note(learn: FullLearner) -> str | None:
-    """Hint that `predict` takes a batch, if it probably received one item."""
-    if learn.loop.place.span != "predict" or not isinstance(learn.batch, InputsOnly):
-        return None
-    inputs = learn.batch.inputs
-    if not isinstance(inputs, tuple) or len(inputs) != 1 or not isinstance(inputs[0], Tensor):
-        return None
-    given, known = inputs[0], first_column(learn.data.train)
-    hint = "for one item pass x[None], and use [0] of the result"
-    if known is None:
-        return f"predict takes a batch of shape (items, ...): {hint}."
-    if given.ndim != known.ndim - 1:
-        return None
-    shape = ", ".join(map(str, known.shape[1:]))
-    return (
-        f"predict takes a batch of shape (items, {shape}), like the training data, and received "
-        f"{tuple(given.shape)}: {hint}."
-    )
-
-
-def first_column(loader: Any) -> Any:
-    """The inputs of all items, or of the first batch, if the data is in memory; None otherwise."""
-    tensors = getattr(loader, "tensors", None) or getattr(getattr(loader, "dataset", None), "tensors", None)
-    if tensors is None and isinstance(loader, list) and loader and isinstance(loader[0], (tuple, list)):
-        tensors = loader[0]
-    first: Any = tensors[0] if tensors else None
-    return first if getattr(first, "ndim", 0) else None
 
 
 def loss_hints(learn: FullLearner) -> Iterator[str]:

@@ -49,20 +49,20 @@ class PassWatch(Callback):
         self._report(learn, learn.data.train)
 
     def after_validate(self, learn: Any) -> None:
-        self._report(learn, learn.data.valid)
+        self._report(learn, learn.data.validations.get(learn.pass_name))
 
     def cleanup_fit(self, learn: Any) -> None:
         known = learn.loop.known
         known.numbered = known.point = None
-        known.at_end = {"train": learn.data.train, "valid": learn.data.valid}
+        known.at_end = dict(learn.data.loaders)
         if self._has_begun or learn.resumed:
             learn.n_epochs_before += learn.epoch + (learn.error is None)
         self._has_begun = False
 
     def _report(self, learn: FullLearner, loader: Any) -> None:
-        source = learn.loop.known.sources.get(learn.training)
+        source = learn.loop.known.sources.get(learn.pass_name)
         if source is not None and source.loader is loader:
-            report_problems(source.report(learn.training, learn.epoch, learn.reported))
+            report_problems(source.report(learn.pass_name, learn.epoch, learn.reported))
 
 
 def out_of_reach_problems(loader: Any) -> Iterator[Exception]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -29,6 +30,7 @@ from learner.data.tensors import (
 )
 from learner.messages.keywords import suggest_keywords, suggest_keywords_beside
 
+PASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 LOADER_OPTIONS = tuple(name for name in inspect.signature(DataLoader.__init__).parameters if name != "self")
 
 
@@ -38,7 +40,9 @@ class Data:
     Args:
         train: an iterable of batches that can be iterated again each epoch (a `DataLoader`, a list, ...), or
             a function that returns one, such as a generator function.
-        valid: the same for validation, or None for training without validation.
+        valid: the same for validation, or None for training without validation. A mapping such as
+            `{"valid": loader, "night": other}` validates on several data in turn. The results have the names
+            as a prefix, such as `night_loss`; callbacks monitor those of "valid" by default.
         n_inputs: how many of the first items of a tuple or list are the model's arguments; the others are
             targets.
         targets: the keys of the targets in a mapping; the model receives the other keys. By default the model
@@ -56,11 +60,12 @@ class Data:
     """
 
     count_items: Callable[[Any], int] | None = None
+    more_valid: Mapping[str, Batches] = {}
 
     def __init__(
         self,
         train: Batches,
-        valid: Batches | None = None,
+        valid: Batches | Mapping[str, Batches] | None = None,
         n_inputs: int = 1,
         *,
         targets: str | Sequence[str] | None = None,
@@ -68,8 +73,7 @@ class Data:
         n_items: Callable[[Any], int] | None = None,
     ):
         check_batches("Data(train=...)", train)
-        if valid is not None:
-            check_batches("Data(valid=...)", valid)
+        validations = as_validations(valid)
         if not is_whole(n_inputs) or n_inputs < 1:
             raise ValueError(
                 f"Data(n_inputs={n_inputs!r}): pass how many items of a batch the model takes, 1 or more."
@@ -83,11 +87,22 @@ class Data:
                 f"Data(n_items={n_items!r}): pass a function that returns the number of items in a batch, "
                 "such as lambda batch: len(batch[0])."
             )
-        self.train, self.valid, self.n_inputs = train, valid, n_inputs
+        self.train, self.valid, self.n_inputs = train, validations.pop("valid", None), n_inputs
+        self.more_valid = validations
         self.count_items = n_items
         self.target_keys = check_keys(targets)
         self.custom_split = split
         self._usual_length = -1 if split or self.target_keys else n_inputs + 1  # -1: no usual length
+
+    @property
+    def validations(self) -> dict[str, Any]:
+        """The validation data by name, `"valid"` first; empty without validation."""
+        return {} if self.valid is None else {"valid": self.valid, **self.more_valid}
+
+    @property
+    def loaders(self) -> dict[str, Any]:
+        """All data by name: `"train"`, `"valid"` (which may be None), and the further validation data."""
+        return {"train": self.train, "valid": self.valid, **self.more_valid}
 
     def batches(self, loader: Batches) -> Iterable[Any]:
         """What to iterate over: the loader, or what it returns if it is a function.
@@ -251,7 +266,7 @@ class Data:
 
         Args:
             train: a map-style or iterable data set; an iterable one is never shuffled here.
-            valid: another data set, or None for training without validation.
+            valid: another data set, a mapping of several as for `Data`, or None for no validation.
             batch_size: items per batch; validation uses twice as many.
             n_inputs: as for `Data`.
             targets: as for `Data`.
@@ -265,8 +280,9 @@ class Data:
             TypeError, ValueError: something is not a data set, or an option would not fit both.
         """
         check_dataset("train", train)
-        if valid is not None:
-            check_dataset("valid", valid)
+        sets = dict(valid) if type(valid) is dict else {} if valid is None else {"valid": valid}
+        for each in sets.values():
+            check_dataset("valid", each)
         check_batch_size(batch_size)
         for option in ("sampler", "batch_sampler"):
             if option in loader_options:
@@ -275,13 +291,52 @@ class Data:
                     "yourself and pass Data(DataLoader(...), DataLoader(...))."
                 )
         shuffle = shuffle and not isinstance(train, IterableDataset)
-        train, valid = (seeded(dataset, loader_options) for dataset in (train, valid))
+        train = seeded(train, loader_options)
         first = DataLoader(train, batch_size, shuffle=shuffle, drop_last=drop_last, **loader_options)
-        second = None if valid is None else DataLoader(valid, 2 * batch_size, **loader_options)
-        return cls(first, second, n_inputs, targets=targets, split=split, n_items=n_items)
+        rest = {
+            name: DataLoader(seeded(each, loader_options), 2 * batch_size, **loader_options)
+            for name, each in sets.items()
+        }
+        return cls(first, rest or None, n_inputs, targets=targets, split=split, n_items=n_items)
 
     def __repr__(self) -> str:
-        return f"Data({describe_loader(self.train)}, valid={describe_loader(self.valid)})"
+        more = "".join(f", {name}={describe_loader(each)}" for name, each in self.more_valid.items())
+        return f"Data({describe_loader(self.train)}, valid={describe_loader(self.valid)}{more})"
+
+
+def as_validations(valid: Any) -> dict[str, Any]:
+    """The validation data by name; empty without validation.
+
+    Raises:
+        TypeError, ValueError: something is not batches, or a name cannot be used.
+    """
+    if valid is None:
+        return {}
+    if not isinstance(valid, Mapping) or not valid:
+        check_batches("Data(valid=...)", valid)
+        return {"valid": valid}
+    for name, loader in valid.items():
+        check_pass_name("Data(valid={...})", name)
+        check_batches(f"Data(valid={{{name!r}: ...}})", loader)
+    if "valid" not in valid:
+        raise ValueError(
+            f"Data(valid={{...}}) has {', '.join(map(repr, valid))}: name one of them 'valid'. Its results "
+            "are valid_loss and so on, which callbacks monitor by default."
+        )
+    return dict(valid)
+
+
+def check_pass_name(owner: str, name: Any) -> None:
+    """Check the name of a validation pass.
+
+    Raises:
+        ValueError: it is not a word in snake case, or the name of the training pass.
+    """
+    if not isinstance(name, str) or not PASS_NAME.fullmatch(name) or name == "train":
+        raise ValueError(
+            f"{owner}: the name {name!r} cannot be used. Pass a word in lower case, such as 'test'; results "
+            "are then called test_loss, test_accuracy. 'train' is the name of the training pass."
+        )
 
     def _repr_html_(self) -> str:
         return html_table([(name, describe_loader(getattr(self, name))) for name in ("train", "valid")])

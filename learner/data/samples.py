@@ -30,6 +30,11 @@ class Sample:
         shape.insert(self.dim, str(length))
         return f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
 
+    def is_of(self, batch: Tensor) -> bool:
+        """Has this batch items of the same shape and type?"""
+        shape = (*batch.shape[: self.dim], *batch.shape[self.dim + 1 :])
+        return shape == self.shape and batch.dtype == self.dtype
+
     def fits(self, item: Tensor) -> bool:
         """Can this tensor be one item: of the same shape, or of another length or size?
 

@@ -42,6 +42,7 @@ def aside(learn: FullLearner) -> Iterator[None]:
     """Run batches in evaluation mode, inside or outside a fit; then restore the state of the loop."""
     modes, kept = modes_of(learn), pass_state(learn)
     learn.results, learn.stop_reason, learn.loop.start = {}, None, None
+    learn.is_aside, learn.valid_name = True, "valid"
     learn.loop.begin_pass(learn, (), training=False, span="predict")
     try:
         yield

@@ -149,15 +149,18 @@ def noted(batch: InputsOnly, learn: FullLearner) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        samples = training_samples(learn) or {}
+        samples = training_samples(learn)
         given = batch.inputs if isinstance(batch.inputs, Mapping) else dict(enumerate(batch.inputs))
-        for key, sample in samples.items():
+        if samples is None:
+            error.add_note(
+                f"predict took {describe(batch.inputs)} for a batch, as the shapes of the training batches "
+                "are not known: for one item pass x[None], and use [0] of the result"
+            )
+        for key, sample in (samples or {}).items():
             item = given.get(key)
-            if isinstance(sample, Sample) and isinstance(item, Tensor):
-                rest = (*item.shape[: sample.dim], *item.shape[sample.dim + 1 :])
-                if rest != sample.shape or item.dtype != sample.dtype:
-                    error.add_note(
-                        f"predict got {describe(item)}; training batches have the shape {sample.of_batch()} "
-                        f"and {sample.dtype}"
-                    )
+            if isinstance(sample, Sample) and isinstance(item, Tensor) and not sample.is_of(item):
+                error.add_note(
+                    f"predict got {describe(item)}; training batches have the shape {sample.of_batch()} and "
+                    f"{sample.dtype}"
+                )
         raise

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from learner.data.data import Data
+from learner.data.data import Data, check_pass_name
 from learner.data.loaders import check_batches
 from learner.engine import fits
 from learner.inference.given_inputs import as_inputs, noted
@@ -17,8 +16,6 @@ from learner.inference.one_item import to_cpu, without_batch
 from learner.messages.keywords import suggest_keywords
 from learner.state import optimizer_modes, snapshots
 from learner.state.protocol import FullLearner
-
-NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @suggest_keywords
@@ -29,17 +26,20 @@ def validate(learn: FullLearner, loader: Any = None, *, name: str = "valid") -> 
 
     Args:
         learn: the learner.
-        loader: batches; by default the validation data.
+        loader: batches; by default the validation data, all of them if `Data(valid={...})` has several.
         name: the first word of the names of the results, such as `"test"` for `test_loss`.
 
     Returns:
         The numbers by name, such as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
     """
-    check_name("validate", name)
-    loader = loader_or_valid(learn.data, loader)
+    check_pass_name(f"validate(name={name!r})", name)
+    passes = {name: loader_or_valid(learn.data, loader)}
+    if loader is None and name == "valid":
+        passes = learn.data.validations
     with optimizer_modes.in_eval_mode(learn), fits.aside(learn):
-        learn.loop.validate(learn, loader)
-        return renamed(learn.results, name)
+        for each, batches in passes.items():
+            learn.loop.validate(learn, batches, each)
+        return dict(learn.results)
 
 
 def test(learn: FullLearner, loader: Any) -> dict[str, Any]:
@@ -101,23 +101,3 @@ def loader_or_valid(data: Data, loader: Any) -> Any:
         return data.valid
     check_batches("the loader", loader)
     return loader
-
-
-def check_name(owner: str, name: Any) -> None:
-    """Check the name of a validation pass.
-
-    Raises:
-        ValueError: it is not a word in snake case, or the name of the training pass.
-    """
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name == "train":
-        raise ValueError(
-            f"{owner}(name={name!r}): pass a word in lower case, such as 'test'; results are then called "
-            "test_loss, test_accuracy. 'train' is the name of the training pass."
-        )
-
-
-def renamed(results: dict[str, Any], name: str) -> dict[str, Any]:
-    """The results of a validation pass under the name of other data."""
-    if name == "valid":
-        return dict(results)
-    return {f"{name}_{key.removeprefix('valid_')}": value for key, value in results.items()}

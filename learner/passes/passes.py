@@ -19,7 +19,10 @@ from learner.messages.problems import report_problems
 from learner.passes import positions, streams
 from learner.passes.epoch_numbers import set_epoch
 
-TITLES = {True: "training", False: "validation"}
+
+def title_of(name: str) -> str:
+    """The words for the data of a pass, in messages."""
+    return {"train": "training", "valid": "validation"}.get(name, f"{name!r} validation")
 
 
 class Source(streams.Passes):
@@ -55,11 +58,11 @@ class Source(streams.Passes):
         self.claim, self.given, self.is_reported = kept["claim"], kept["given"], kept["is_reported"]
         return n_fetched
 
-    def report(self, training: bool, epoch: int, reported: set[Any]) -> Iterator[Exception]:
+    def report(self, name: str, epoch: int, reported: set[Any]) -> Iterator[Exception]:
         """Report a wrong length once.
 
         Args:
-            training: is this the training data?
+            name: of the pass, such as `"train"`.
             epoch: of the pass.
             reported: what was reported before, in a sandbox too; this report is added.
         """
@@ -67,7 +70,7 @@ class Source(streams.Passes):
         if claim is None or self.is_reported or n_given == claim or (n_given < claim and not self.is_whole):
             self._was_right = self._was_right or n_given == claim
             return
-        if training and self._was_right and n_given < claim:
+        if name == "train" and self._was_right and n_given < claim:
             return  # the loader is used up, which EpochWatch reports
         self.is_reported = True
         if f"length {id(self.loader)}" in reported:
@@ -75,7 +78,7 @@ class Source(streams.Passes):
         reported.add(f"length {id(self.loader)}")
         more = "" if self.is_whole else "at least "
         yield LearnerWarning(
-            f"the {TITLES[training]} data claims to have {counted(claim, 'batch', 'batches')}, but yielded "
+            f"the {title_of(name)} data claims to have {counted(claim, 'batch', 'batches')}, but yielded "
             f"{more}{n_given} in epoch {epoch}: {describe_loader(self.loader)}. Schedules were wrong in this "
             "epoch; from now on, schedules, accumulation and progress use the true number. Correct the "
             "__len__ of the loader, or find out why its batches end early."
@@ -87,7 +90,7 @@ class Known:
     """What a learner knows about its data from earlier passes and fits.
 
     Attributes:
-        sources: what the passes over the loader of training (True) and of validation (False) have shown.
+        sources: what the passes over each loader have shown, by the name of the pass.
         at_start: the loaders at the start of the fit, and their fingerprints then, by name.
         at_end: the loaders at the end of the last fit, by name.
         number: of the current epoch, over all fits; data sets shuffle by it.
@@ -98,7 +101,7 @@ class Known:
         samples: the data, and what one item of a training batch looks like; None if it is not known.
     """
 
-    sources: dict[bool, Source] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
     at_start: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     at_end: dict[str, Any] = field(default_factory=dict)
     number: int = 0
@@ -114,7 +117,7 @@ class Known:
         Returns:
             The number of batches that are done, and an iterator over the others.
         """
-        source = None if is_exact(loader) else self.source_of(loader, learn.training)
+        source = None if is_exact(loader) else self.source_of(loader, learn.pass_name)
         if start:
             n_done, rest = start.batches(learn, loader)
             if source is not None:
@@ -134,7 +137,7 @@ class Known:
             set_epoch(batches, self.number, self.numbered)
         return batches
 
-    def length_of(self, loader: Any, training: bool) -> tuple[int | None, bool]:
+    def length_of(self, loader: Any, name: str) -> tuple[int | None, bool]:
         """The number of batches of a pass, and whether it is certain.
 
         If the length of a loader was wrong, it is the number in the last pass, until the length changes.
@@ -142,36 +145,35 @@ class Known:
         n_batches = n_batches_of(loader)
         if n_batches is None or is_exact(loader):
             return n_batches, True
-        source = self.source_of(loader, training)
+        source = self.source_of(loader, name)
         if source.claim != n_batches:
             source.claim, source.given = n_batches, None
         if source.given is None:
             return n_batches, has_exact_length(loader)
         return source.given, source.given == n_batches
 
-    def source_of(self, loader: Any, training: bool) -> Source:
+    def source_of(self, loader: Any, name: str) -> Source:
         """What is known about the loader of a pass; nothing about a new loader."""
-        source = self.sources.get(training)
+        source = self.sources.get(name)
         if source is None or source.loader is not loader:
-            source = self.sources[training] = Source(loader)
+            source = self.sources[name] = Source(loader)
         return source
 
     def has_wrong_length(self) -> bool:
         """Was the user warned that the length of the training data is wrong?"""
-        return True in self.sources and self.sources[True].is_reported
+        return "train" in self.sources and self.sources["train"].is_reported
 
-    def saved_state(self, *, without: bool | None) -> dict[str, Any]:
+    def saved_state(self, *, without: str | None) -> dict[str, Any]:
         """The state of the loaders in a checkpoint; only of those that the fit started with.
 
         Args:
-            without: leave out the last pass in training (True) or validation (False), because it is the
-                current pass, which resumes in another way.
+            without: leave out the last pass of this name, because it is the current pass, which resumes in
+                another way.
         """
         found = {}
-        for training, source in self.sources.items():
-            part = "train" if training else "valid"
+        for part, source in self.sources.items():
             if source.loader is self.at_start.get(part, (None,))[0]:
-                found[part] = source.saved_state(with_this=training is not without)
+                found[part] = source.saved_state(with_this=part != without)
         return found
 
     def catch_up(self, data: Data, kept: dict[str, Any]) -> None:
@@ -181,12 +183,12 @@ class Known:
             LearnerWarning: a loader has yielded more batches than then, and the next ones depend on that.
         """
         for part, state in kept.items():
-            loader = getattr(data, part)
+            loader = data.loaders.get(part)
             if loader is None or is_exact(loader):
                 continue
-            source = self.source_of(loader, part == "train")
+            source = self.source_of(loader, part)
             n_fetched = source.catch_up(state, lambda loader=loader: data.batches(loader))
-            name = TITLES[part == "train"]
+            name = title_of(part)
             if n_fetched:
                 print_line(
                     f"the {name} data may continue over epochs: {n_fetched} batches were fetched again"

@@ -36,7 +36,10 @@ FIT = fields(
         "groups": optional(items(of(dict))),
         "stop_reason": optional(WORD),
         "position": optional(
-            fields({"epoch": NUMBER, "phase": optional(WORD), "n_done": NUMBER, "ended": FLAG})
+            fields(
+                {"epoch": NUMBER, "phase": optional(WORD), "n_done": NUMBER, "ended": FLAG},
+                {"n_validated": NUMBER},
+            )
         ),
         "mark": optional(fields({"random": RANDOM, "generators": DRAWN})),
         "now": optional(fields({"random": NOTHING, "generators": DRAWN})),
@@ -111,7 +114,7 @@ def check_contents(contents: dict[str, Any], path: Path) -> None:
 def deeper_problems(contents: dict[str, Any]) -> Iterator[str]:
     """Problems in contents whose types are right."""
     yield from unknown_keys("clock", contents["clock"], CLOCK)
-    yield from unknown_keys("loaders", contents["loaders"], ("train", "valid"))
+    yield from unknown_keys("loaders", contents["loaders"], tuple(contents["fingerprint"]["data"]))
     position = contents["fit"]["position"]
     if position is not None:
         yield from position_problems(position, contents["fit"])

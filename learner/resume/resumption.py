@@ -50,6 +50,11 @@ class Resumption:
         """Was the training pass of the epoch over?"""
         return self.position["phase"] == "validate"
 
+    @property
+    def n_validated(self) -> int:
+        """The number of validation passes of the epoch that were over."""
+        return self.position.get("n_validated", 0)
+
     def adapt(self, differing: set[str], current: dict[str, Any], allowed: tuple[str, ...]) -> None:
         """Remove the contents that do not fit the learner, where the user has allowed a difference."""
         if "optimizer" in differing:
@@ -226,8 +231,7 @@ def note_start(learn: FullLearner) -> None:
 
 def note_loaders(learn: FullLearner) -> None:
     """Note the loaders at the start of a fit, except those that a callback has set in the last fit."""
-    for part in ("train", "valid"):
-        loader = getattr(learn.data, part)
+    for part, loader in learn.data.loaders.items():
         if part not in learn.loop.known.at_start or loader is not learn.loop.known.at_end.get(part):
             learn.loop.known.at_start[part] = loader, loader_of(loader)
 

@@ -85,7 +85,7 @@ def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
             "stop_reason": None if learn.interrupted else learn.stop_reason,
             "position": None if at is None else position_of(learn, at),
             "batch_size": plain_or_none(batch_size_before(learn, at)),
-            "passes": learn.loop.known.saved_state(without=learn.training if at == "batch" else None),
+            "passes": learn.loop.known.saved_state(without=learn.pass_name if at == "batch" else None),
             "mark": learn.loop.known.mark if at == "batch" else None,
             "now": positions.now(current_loader(learn)) | {"random": None} if at == "batch" else None,
         },
@@ -114,19 +114,21 @@ def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
     """The position in the fit: batch `n_done` of a pass comes next, or an epoch if `phase` is None."""
     if at == "batch":
         phase = "train" if learn.training else "validate"
-        return {"epoch": learn.epoch, "phase": phase, "n_done": learn.batch_idx + 1, "ended": False}
+        n_validated = 0 if learn.training else list(learn.data.validations).index(learn.pass_name)
+        found = {"epoch": learn.epoch, "phase": phase, "n_done": learn.batch_idx + 1, "ended": False}
+        return {**found, "n_validated": n_validated}
     ended = at == "end" or bool(learn.stop_reason and not learn.interrupted)
     return {"epoch": learn.epoch + 1, "phase": None, "n_done": 0, "ended": ended}
 
 
 def current_loader(learn: FullLearner) -> Any:
     """The loader of the current pass."""
-    return learn.data.train if learn.training else learn.data.valid
+    return learn.data.loaders[learn.pass_name]
 
 
 def warn_of_limits(learn: FullLearner) -> None:
     """Warn once, at the first save, of data that may not resume bit for bit in the middle of a pass."""
-    for name, loader in (("train", learn.data.train), ("valid", learn.data.valid)):
+    for name, loader in learn.data.loaders.items():
         limit = None if loader is None else positions.limits(loader)
         if limit is not None and id(loader) not in learn.reported:
             learn.reported.add(id(loader))

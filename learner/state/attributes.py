@@ -57,6 +57,8 @@ class PassState(BatchState, PassClock):
     """The attributes that a pass over data changes, and that a pass beside a fit restores."""
 
     length_is_certain: bool = True
+    valid_name: str = "valid"  # of the data of a validation pass
+    is_aside: bool = False  # is this a pass beside the fit, as of `validate` in a callback?
     stop_reason: str | None = None
     _results: Results
 
@@ -131,6 +133,11 @@ class FitState(PassState, Clock):
     results = property(results_of, _set_results)
 
     @property
+    def pass_name(self) -> str:
+        """`"train"`, or in validation `"valid"` or the name in `Data(valid={...})`."""
+        return "train" if self.training else self.valid_name
+
+    @property
     def is_last_batch(self) -> bool:
         """Is it certain that no batch follows in this pass?"""
         return self.batch_idx + 1 == self.n_batches and self.length_is_certain
@@ -160,11 +167,14 @@ Kept = tuple[dict[str, Any], tuple[Any, ...]]
 def pass_state(learn: FullLearner) -> Kept:
     """The attributes of the current pass, and the position of the loop."""
     loop = learn.loop
-    return {name: getattr(learn, name) for name in PASS_STATE}, (loop.place, loop.start, loop.known.mark)
+    known = loop.known
+    names = {name: getattr(learn, name) for name in PASS_STATE}
+    return names, (loop.place, loop.start, known.mark, dict(known.sources))
 
 
 def restore_pass_state(learn: FullLearner, kept: Kept) -> None:
     """Restore what `pass_state` returned."""
-    names, (place, start, mark) = kept
+    names, (place, start, mark, sources) = kept
     vars(learn).update(names)
-    learn.loop.place, learn.loop.start, learn.loop.known.mark = place, start, mark
+    learn.loop.place, learn.loop.start = place, start
+    learn.loop.known.mark, learn.loop.known.sources = mark, sources

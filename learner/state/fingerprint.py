@@ -41,7 +41,7 @@ SOFT = ("torch", "python", "numpy", "plainlearner", "device", "n_workers")
 
 def fingerprint(learn: FullLearner) -> dict[str, Any]:
     """Names, shapes and dtypes of tensors, the optimizer, data, callbacks with state, and versions."""
-    data = {part: data_of(learn, part) for part in ("train", "valid")}
+    data = {part: data_of(learn, part) for part in learn.data.loaders}
     return {
         "model": {
             **{name: [list(each.shape), str(each.dtype)] for name, each in tensors_of(learn.model).items()},
@@ -86,7 +86,7 @@ def data_of(learn: FullLearner, part: str) -> tuple[dict[str, Any], dict[str, An
     may change its length. Other changes of a loader in place cannot be repeated, so in that case the current
     fingerprint is both.
     """
-    loader = getattr(learn.data, part)
+    loader = learn.data.loaders[part]
     now = loader_of(loader)
     given, at_start = learn.loop.known.at_start.get(part, (loader, now))
     if now == at_start or loader is not given or isinstance(loader, TensorLoader):
@@ -252,8 +252,8 @@ def callback_differences(then: dict[str, str], now: dict[str, str]) -> Iterator[
 
 def data_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Report differences between the fingerprints of the loaders."""
-    for part in ("train", "valid"):
-        first, second = then[part], now[part]
+    for part in {**then, **now}:
+        first, second = then.get(part, {}), now.get(part, {})
         for name in {**first, **second}:
             if first.get(name) != second.get(name):
                 hint = " (other values, or another random split: pass a seed)" if name == "content" else ""

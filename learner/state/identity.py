@@ -33,10 +33,9 @@ def is_same(thing: Any, token: int | None) -> bool:
 
 def loaders_with_state(data: Any) -> list[tuple[str, Any]]:
     """The loaders that can save and restore their position."""
-    both = [("train", data.train), ("valid", data.valid)]
     return [
         (name, loader)
-        for name, loader in both
+        for name, loader in data.loaders.items()
         if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
     ]
 
@@ -56,7 +55,7 @@ def is_of_loader(name: str, loader: Any, snapshot: dict[str, Any]) -> bool:
     tokens = snapshot.get("objects")
     if tokens is not None and is_same(loader, tokens.get(name)):
         return True
-    then = snapshot["data"].get(name) if tokens is not None else snapshot["fingerprint"]["data"][name]
+    then = snapshot["data"].get(name) if tokens is not None else snapshot["fingerprint"]["data"].get(name)
     is_known = tokens is None or isinstance(loader, TensorLoader)  # other loaders have no content checksum
     return is_known and hard(then) == hard(loader_of(loader))
 

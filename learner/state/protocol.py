@@ -26,6 +26,11 @@ class Start(Protocol):
         """Is the training pass of its first epoch over?"""
         ...
 
+    @property
+    def n_validated(self) -> int:
+        """How many validation passes of the first epoch are over?"""
+        ...
+
     def begin(self, learn: FullLearner) -> int:
         """Restore the learner, after all `before_fit`, and return the first epoch."""
         ...
@@ -57,7 +62,7 @@ class LoopProtocol(Protocol):
 
     def fit(self, learn: FullLearner, n_epochs: int, start: Start | None = None) -> None: ...
 
-    def validate(self, learn: FullLearner, loader: Any) -> None: ...
+    def validate(self, learn: FullLearner, loader: Any, name: str = "valid") -> None: ...
 
     def begin_pass(
         self, learn: FullLearner, loader: Any, training: bool, span: Span | None = None
@@ -86,6 +91,7 @@ class FullLearner(LearnerProtocol, Protocol):
     n_fits: int
     n_epochs_before: int
     length_is_certain: bool
+    valid_name: str
     reported: set[int | str]
     groups_at_start: list[dict[str, Any]] | None
     hidden_at_start: dict[str, Any] | None

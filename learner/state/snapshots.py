@@ -251,8 +251,7 @@ USUAL = ("builtins", "collections")  # the packages of attributes that hold no g
 
 def parts_with_generators(learn: FullLearner) -> Iterator[tuple[str, Any]]:
     """The loaders, modules and loss, which may hold random generators, by name."""
-    yield "train", learn.data.train
-    yield "valid", learn.data.valid
+    yield from learn.data.loaders.items()
     for place, root in {"model": learn.model, **modules_beside(learn)}.items():
         for name, module in root.named_modules():
             if any(kind_of(part) for part in vars(module).values() if type(part).__module__ not in USUAL):

@@ -173,7 +173,7 @@ def untouched(learn: FullLearner) -> Iterator[None]:
 
 def copies(learn: FullLearner, left_out: dict[str, str], whose: str) -> list[Callback]:
     """Copies of the measured callbacks, which share model, optimizer and data with the originals."""
-    parts = [learn, learn.optimizer, learn.loss_func, learn.data, learn.data.train, learn.data.valid]
+    parts = [learn, learn.optimizer, learn.loss_func, learn.data, *learn.data.loaders.values()]
     parts += [*learn.model.modules(), *learn.model.parameters(), *learn.model.buffers()]
     memo = {id(part): part for part in parts}
     found = []

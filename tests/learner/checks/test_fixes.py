@@ -237,25 +237,3 @@ def test_a_tuple_with_one_target_per_item_gets_a_hint_to_make_it_a_list():
     assert "make it a list" in error_of(make(nn.Linear(3, 1), Data(batches), loss))
     learn = make(nn.Linear(3, 1), Data(batches, split=lambda batch: (batch[0], list(batch[1]))), loss)
     assert len(learn.fit(1)) == 1
-
-
-# One item
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        lambda x: Data.from_tensors(x, x.mean((1, 2, 3))[:, None], 4),
-        lambda x: Data(DataLoader(TensorDataset(x, x.mean((1, 2, 3))[:, None]), 4)),
-        lambda x: Data([(x, x.mean((1, 2, 3))[:, None])]),
-    ],
-)
-def test_predict_of_one_picture_gets_a_hint_on_how_to_pass_it(data):
-    pictures = torch.rand(8, 3, 6, 6)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 1))
-    learn = make(model, data(pictures), F.mse_loss)
-    found = error_of(learn, lambda learn: learn.predict(pictures[0]))
-    assert "a batch of shape (items, 3, 6, 6)" in found
-    assert "received (3, 6, 6): for one item pass x[None]" in found
-    assert learn.predict(pictures[0][None]).shape == (1, 1)
-    assert "x[None]" not in error_of(learn, lambda learn: learn.predict(pictures[:, :2]))

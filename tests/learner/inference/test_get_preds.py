@@ -254,7 +254,7 @@ def test_results_have_the_name_of_the_pass():
     assert list(learn.validate(test).values()) == list(found.values())
     assert list(learn.validate(test, name="shifted")) == ["shifted_loss", "shifted_l1_loss"]
     for name in ("train", "Test", "", None):
-        with pytest.raises(ValueError, match="pass a word in lower case"):
+        with pytest.raises(ValueError, match="Pass a word in lower case"):
             learn.validate(test, name=name)
 
 
