@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from callbacks.place.device import tensors_in
 from learner.data.data import Data
-from learner.data.items import both_have_time_first, counted, lengths_of
+from learner.data.items import both_have_time_first, counts_of, lengths_of
 from learner.data.loaders import is_one_shot, n_batches_of
 from learner.data.tensors import describe
 from learner.messages.problems import LearnerWarning
@@ -125,7 +125,7 @@ def item_problems(learn: FullLearner) -> Iterator[Exception]:
     In many correct batches inputs and targets differ in length: nodes of some graphs, a bag of pictures, both
     halves of pairs. The predictions then have the length of the targets.
     """
-    n_items, in_inputs = counted(learn.inputs, learn.targets)
+    n_items, in_inputs = counts_of(learn.inputs, learn.targets)
     if in_inputs is None or learn.data.count_items is not None:
         return
     if n_items in lengths_of(learn.preds)[0] and not both_have_time_first(learn.inputs, learn.targets):

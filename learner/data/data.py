@@ -5,17 +5,17 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from callbacks.history.tables import html_table
+from learner.data import items
 from learner.data.at_once import at_once
 from learner.data.batching import Order, TensorLoader
 from learner.data.holdout import hold_out
+from learner.data.items import InputsOnly
 from learner.data.loaders import Batches, check_batches, check_dataset, describe_loader, is_function
 from learner.data.seeded import Seeded
 from learner.data.tensors import (
@@ -23,7 +23,6 @@ from learner.data.tensors import (
     as_tensors,
     check_batch_size,
     check_seed,
-    counted,
     describe,
     is_array,
     is_whole,
@@ -90,7 +89,7 @@ class Data:
         self.train, self.valid, self.n_inputs = train, validations.pop("valid", None), n_inputs
         self.more_valid = validations
         self.count_items = n_items
-        self.target_keys = check_keys(targets)
+        self.target_keys = items.check_keys(targets)
         self.custom_split = split
         self._usual_length = -1 if split or self.target_keys else n_inputs + 1  # -1: no usual length
 
@@ -134,62 +133,18 @@ class Data:
         if isinstance(batch, InputsOnly):
             return batch.inputs, batch.targets
         if self.custom_split is not None:
-            return self._split_by_function(batch)
+            return items.split_by_function(batch, self.custom_split)
         if isinstance(batch, (tuple, list)):
-            return self._split_row(batch)
+            return items.split_row(batch, self.n_inputs, self.target_keys)
         if isinstance(batch, Mapping):
-            return self._split_mapping(batch)
+            return items.split_mapping(batch, self.target_keys)
         if isinstance(batch, Tensor):
-            return self._split_row((batch,))
+            return items.split_row((batch,), self.n_inputs, self.target_keys)
         raise TypeError(
             f"a batch is {describe(batch)}, but should be a tuple (inputs..., targets), a mapping that the "
             "model takes by keyword, or a tensor. For other batches write a function that returns (inputs, "
             "targets) of a batch, and pass it as Data(..., split=function)."
         )
-
-    def _split_row(self, batch: Sequence[Any]) -> tuple[Any, Any]:
-        n_inputs = self.n_inputs
-        if n_inputs > len(batch) or self.target_keys:
-            self._refuse_row(batch)
-        targets = tuple(batch[n_inputs:])
-        return tuple(batch[:n_inputs]), targets[0] if len(targets) == 1 else targets or None
-
-    def _refuse_row(self, batch: Sequence[Any]) -> None:
-        if self.target_keys:
-            raise TypeError(
-                f"Data(targets={self.target_keys}) names keys of mappings, but a batch is {describe(batch)}: "
-                "leave targets= out, and let the last items of a batch be the targets."
-            )
-        raise ValueError(
-            f"Data(n_inputs={self.n_inputs}), but a batch has only {counted(len(batch), 'item', 'items')}: "
-            f"{describe(batch)}."
-        )
-
-    def _split_mapping(self, batch: Mapping[str, Any]) -> tuple[Any, Any]:
-        if not self.target_keys:
-            return batch, batch.get("labels")
-        for key in self.target_keys:
-            if key not in batch:
-                close = get_close_matches(str(key), map(str, batch), n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise ValueError(
-                    f"Data(targets={self.target_keys}): a batch has no {key!r}.{hint} "
-                    f"It is {describe(batch)}."
-                )
-        found = tuple([batch[key] for key in self.target_keys])
-        inputs = {key: item for key, item in batch.items() if key not in self.target_keys}
-        return inputs, found[0] if len(found) == 1 else found
-
-    def _split_by_function(self, batch: Any) -> tuple[Any, Any]:
-        found = self.custom_split(batch)  # type: ignore[misc]
-        if not isinstance(found, (tuple, list)) or len(found) != 2:
-            name = getattr(self.custom_split, "__name__", self.custom_split)
-            raise TypeError(
-                f"Data(split={name}) returned {describe(found)} for {describe(batch)}: return a pair, "
-                "(inputs, targets)."
-            )
-        inputs, targets = found
-        return inputs if isinstance(inputs, (tuple, Mapping)) else (inputs,), targets
 
     @classmethod
     @suggest_keywords
@@ -342,14 +297,6 @@ def check_pass_name(owner: str, name: Any) -> None:
         return html_table([(name, describe_loader(getattr(self, name))) for name in ("train", "valid")])
 
 
-@dataclass
-class InputsOnly:
-    """A batch to predict: the model's inputs, a tuple or a mapping, which are not split."""
-
-    inputs: Any
-    targets: Any = None
-
-
 def as_data(data: Any) -> Data:
     """A `Data` from a `Data`, a pair of loaders, or a pair of tensors, which is a single batch.
 
@@ -379,13 +326,3 @@ def seeded(dataset: Any, options: Mapping[str, Any]) -> Any:
     if not options.get("num_workers") or options.get("persistent_workers"):
         return dataset
     return dataset if dataset is None or isinstance(dataset, (IterableDataset, Seeded)) else Seeded(dataset)
-
-
-def check_keys(targets: Any) -> tuple[Any, ...]:
-    """The keys of the targets as a tuple."""
-    keys = (targets,) if isinstance(targets, str) else () if targets is None else targets
-    if not isinstance(keys, (tuple, list)) or not all(isinstance(key, str) and key for key in keys):
-        raise TypeError(
-            f"Data(targets={targets!r}): pass the keys of the targets, such as 'y' or ('y', 'z')."
-        )
-    return tuple(keys)

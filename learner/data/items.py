@@ -1,13 +1,15 @@
-"""How many items a batch has.
+"""The parts of a batch: its inputs and targets, and the number of its items.
 
-It is never certain: the first dimension may belong to a mask or be time. So inputs and targets are
-compared, and if they disagree the targets decide: the loss compares with them.
+The number is never certain: the first dimension may belong to a mask or be time. So inputs and targets are
+compared, and if they disagree the targets decide, because the loss compares with them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,74 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from callbacks.core.contract import LearnerProtocol
-from learner.data.data import InputsOnly
+from learner.data.tensors import counted, describe
 
 # What graph libraries and tensor dicts call their number of items.
 NAMES = ("num_graphs", "batch_size")
 
 Lengths = tuple[list[int], list[int]]  # what is likely the number of items, and what else may be
+
+
+@dataclass
+class InputsOnly:
+    """A batch to predict: the model's inputs, a tuple or a mapping, which are not split."""
+
+    inputs: Any
+    targets: Any = None
+
+
+def split_row(batch: Sequence[Any], n_inputs: int, target_keys: Sequence[str]) -> tuple[Any, Any]:
+    """Split a tuple or list into inputs and targets."""
+    if target_keys:
+        raise TypeError(
+            f"Data(targets={target_keys}) names keys of mappings, but a batch is {describe(batch)}: "
+            "leave targets= out, and let the last items of a batch be the targets."
+        )
+    if n_inputs > len(batch):
+        raise ValueError(
+            f"Data(n_inputs={n_inputs}), but a batch has only {counted(len(batch), 'item', 'items')}: "
+            f"{describe(batch)}."
+        )
+    targets = tuple(batch[n_inputs:])
+    return tuple(batch[:n_inputs]), targets[0] if len(targets) == 1 else targets or None
+
+
+def split_mapping(batch: Mapping[str, Any], target_keys: Sequence[str]) -> tuple[Any, Any]:
+    """Split a mapping into inputs and targets."""
+    if not target_keys:
+        return batch, batch.get("labels")
+    for key in target_keys:
+        if key not in batch:
+            close = get_close_matches(str(key), map(str, batch), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"Data(targets={target_keys}): a batch has no {key!r}.{hint} It is {describe(batch)}."
+            )
+    found = tuple([batch[key] for key in target_keys])
+    inputs = {key: item for key, item in batch.items() if key not in target_keys}
+    return inputs, found[0] if len(found) == 1 else found
+
+
+def split_by_function(batch: Any, function: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Split a batch with a function of the user."""
+    found = function(batch)
+    if not isinstance(found, (tuple, list)) or len(found) != 2:
+        raise TypeError(
+            f"Data(split={getattr(function, '__name__', function)}) returned {describe(found)} for "
+            f"{describe(batch)}: return a pair, (inputs, targets)."
+        )
+    inputs, targets = found
+    return inputs if isinstance(inputs, (tuple, Mapping)) else (inputs,), targets
+
+
+def check_keys(targets: Any) -> tuple[Any, ...]:
+    """The keys of the targets as a tuple."""
+    keys = (targets,) if isinstance(targets, str) else () if targets is None else targets
+    if not isinstance(keys, (tuple, list)) or not all(isinstance(key, str) and key for key in keys):
+        raise TypeError(
+            f"Data(targets={targets!r}): pass the keys of the targets, such as 'y' or ('y', 'z')."
+        )
+    return tuple(keys)
 
 
 def of_batch(learn: LearnerProtocol) -> int:
@@ -63,10 +127,10 @@ def checked(number: Any, count: Any) -> int:
 
 def n_items_of(inputs: Any, targets: Any) -> int:
     """Number of items in a batch of any kind; 1 where nothing in it has a length."""
-    return counted(inputs, targets)[0]
+    return counts_of(inputs, targets)[0]
 
 
-def counted(inputs: Any, targets: Any) -> tuple[int, int | None]:
+def counts_of(inputs: Any, targets: Any) -> tuple[int, int | None]:
     """Number of items in a batch, and the number in the inputs if it differs.
 
     Args:

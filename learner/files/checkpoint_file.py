@@ -8,7 +8,6 @@ import io
 import os
 import shutil
 import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,11 +16,10 @@ import torch
 from torch import Tensor
 
 from learner.files import archive, payload
-from learner.files.plain import SCALARS
 from learner.files.sync import sync, sync_folder
+from learner.files.trailer import ANOTHER, FORMAT, TRAILER_SIZE, check_complete, fields_of, trailer
+from learner.files.unpacking import SCALARS
 
-FORMAT = 1  # version of the format; increased when older versions cannot read a file
-MAGIC = b"plainlearner checkpoint"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -109,15 +107,6 @@ class Counted:
         pass  # `fill` flushes, since an error here would be lost
 
 
-def trailer(length: int, crc: int, version: int = FORMAT) -> bytes:
-    """The last line of a file. Its length is the same in every version, and it has its own checksum."""
-    line = b"\n%s %04d %020d %08x" % (MAGIC, version, length, crc)
-    return b"%s %08x\n" % (line, zlib.crc32(line))
-
-
-TRAILER_SIZE = len(trailer(0, 0))
-
-
 def read(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, after checking that it is complete and has only plain data.
 
@@ -127,13 +116,13 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path).absolute()
     try:
         with open_file(path) as file:
-            length = check_whole(file)
+            length = check_complete(file)
             contents = payload.load(file, length)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     format_there = contents.get("format") if type(contents) is dict else None
     if type(format_there) is not int or format_there != FORMAT:
-        raise CheckpointError(f"{path}: it is whole, but holds no checkpoint of format {FORMAT}. {ANOTHER}")
+        raise CheckpointError(f"{path} is complete, but is not a checkpoint of format {FORMAT}. {ANOTHER}")
     return contents
 
 
@@ -169,16 +158,11 @@ def read_plain(path: str | Path) -> Any:
         ) from None
 
 
-ANOTHER = "Take another checkpoint."
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # torch's magic number, pickled
-REWRITE = "write it again, torch.save(torch.load(path, weights_only=True), path), and load that."
-
-
 def damage_of(path: str | Path) -> str | None:
     """What is wrong with a checkpoint file; None if it is complete. Nothing is unpickled."""
     try:
         with open_file(Path(path).absolute()) as file:
-            check_whole(file)
+            check_complete(file)
     except (OSError, ValueError) as error:
         return str(error)
     return None
@@ -192,57 +176,6 @@ def open_file(path: Path) -> io.BufferedReader:
     if not path.is_file():
         raise ValueError(f"there is no such file. {nearest(path)}")
     return path.open("rb")
-
-
-def check_whole(file: io.BufferedReader) -> int:
-    """Check trailer, length and checksum.
-
-    Returns:
-        The length of the payload, in bytes.
-    """
-    size = os.fstat(file.fileno()).st_size
-    if size == 0:
-        raise ValueError(f"it is empty (0 bytes). {ANOTHER}")
-    start = file.read(16)
-    file.seek(max(0, size - TRAILER_SIZE))
-    last = file.read()
-    version, length, crc = fields_of(last)
-    if last != trailer(length, crc, version):
-        raise ValueError(without_trailer(start, size))
-    if version > FORMAT:
-        raise ValueError(
-            f"it is of format {version}, and this plainlearner reads up to {FORMAT}: take a newer one."
-        )
-    if size - TRAILER_SIZE != length:
-        raise ValueError(f"{size} bytes are there, {length + TRAILER_SIZE} were written. {ANOTHER}")
-    if archive.sum_between(file, 0, length) != crc:
-        raise ValueError(
-            f"its {size} bytes are not those that were written (the checksum differs). {ANOTHER}"
-        )
-    return length
-
-
-def fields_of(last: bytes) -> tuple[int, int, int]:
-    """Version, length and checksum in a trailer; zeros if it is not a trailer."""
-    try:
-        version, length, crc = last.split()[-4:-1]
-        return int(version), int(length), int(crc, 16)
-    except ValueError:
-        return 0, 0, 0
-
-
-def without_trailer(start: bytes, size: int) -> str:
-    """Describe a file that does not end with our trailer."""
-    if start.startswith(b"PK\x03\x04"):
-        return (
-            f"its end is missing or altered: it was cut short at {size} bytes when it was written or copied, "
-            f"or is a file that plain torch.save wrote. {ANOTHER}"
-        )
-    if start.startswith(LEGACY):
-        return f"it is in torch's format from before version 1.6: {REWRITE}"
-    if start[8:9] == b"{":  # after the length of its header
-        return "it looks like a safetensors file: model.load_state_dict(safetensors.torch.load_file(path))."
-    return f"it is not a checkpoint of ours (starts with {start.decode('latin1')!r}). {ANOTHER}"
 
 
 def tensors_of(contents: Any) -> Iterator[Tensor]:
@@ -271,21 +204,21 @@ def tensors_of(contents: Any) -> Iterator[Tensor]:
             left += value
         else:
             raise TypeError(
-                f"a file holds plain data only, and was given a {kind.__name__}: call to_plain first."
+                f"a file holds plain data only, but the contents have a {kind.__name__}: call to_plain first."
             )
 
 
 def space_note(error: OSError, path: Path, n_bytes: int) -> str:
     """Describe what could not be written and where; if the disk is full, also its free space."""
     if error.errno not in NO_SPACE:
-        return f"while the checkpoint {path} was written; what was there before is as it was."
+        return f"while the checkpoint {path} was written; the previous file is unchanged."
     try:
         free = f"{shutil.disk_usage(path.parent).free:,} are free"
     except OSError:
         free = "the free space is unknown"
     return (
         f"while the checkpoint {path} was written: it needs about {n_bytes:,} bytes, {free} (a quota or a "
-        "limit on file size may allow less). What was there before is as it was."
+        "limit on file size may allow less). The previous file is unchanged."
     )
 
 
@@ -300,7 +233,7 @@ def remove(path: Path) -> None:
 def nearest(path: Path) -> str:
     """Suggest files beside a missing file with similar names."""
     if not path.parent.is_dir():
-        return f"The folder {path.parent} is not there either."
+        return f"The folder {path.parent} does not exist either."
     names = sorted(entry.name for entry in path.parent.iterdir())
     close = difflib.get_close_matches(path.name, names, 3, 0.4) or names[:3]
     return f"Beside it are: {', '.join(close)}." if close else "Its folder is empty."

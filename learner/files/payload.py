@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from learner.files.archive import NOT_RUN, Record, directory
-from learner.files.plain import DTYPES
+from learner.files.unpacking import DTYPES
 
 OPCODES = frozenset(
     """

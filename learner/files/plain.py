@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import collections
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -12,12 +11,17 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-KIND = "plain kind"  # the key that marks a tagged dict; a dict of the user with this key is tagged too
-SCALARS = frozenset({type(None), bool, int, float, str})
-DEEPEST = 100  # levels; real states have fewer than ten, and pickle and Python fail near 1000
-HUGE = 1 << 2000  # torch's `weights_only` reads whole numbers of at most 255 bytes
-FACTORIES: dict[str, Any] = {"None": None, "int": int, "float": float, "list": list, "dict": dict, "set": set}
-DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+from learner.files.unpacking import (
+    DEEPEST,
+    FACTORIES,
+    HUGE,
+    KIND,
+    NUMERIC,
+    SCALARS,
+    Unpacking,
+    name_of,
+)
+
 FIX = (
     "Keep numbers, strings, tensors and containers of them in `state`, or give the callback its own "
     "`state_dict`."
@@ -40,7 +44,7 @@ def to_plain(value: Any, where: str) -> Any:
     Raises:
         TypeError: a value is not supported, or contains itself; the message has its place.
     """
-    return _ToPlain(where).copy(value)
+    return _Packing(where).copy(value)
 
 
 def from_plain(value: Any) -> Any:
@@ -49,10 +53,10 @@ def from_plain(value: Any) -> Any:
     Raises:
         ValueError: it is not a result of `to_plain`.
     """
-    return _FromPlain().copy(value)
+    return Unpacking().copy(value)
 
 
-class _ToPlain:
+class _Packing:
     """One walk through a state."""
 
     def __init__(self, where: str):
@@ -175,48 +179,6 @@ class _ToPlain:
         return start + "".join(f"[{key!r}]" for key in shown[n_dots:]) + rest
 
 
-class _FromPlain:
-    """One walk through plain data."""
-
-    def __init__(self) -> None:
-        self.n_levels = 0
-        self.done: dict[int, Any] = {}
-
-    def copy(self, value: Any) -> Any:
-        kind = type(value)
-        if kind in SCALARS or kind is Tensor:
-            return value
-        if kind not in (list, tuple, dict):
-            raise ValueError(f"a value of type {name_of(kind)} is not supported in a checkpoint.")
-        if id(value) not in self.done:
-            if self.n_levels >= DEEPEST:
-                raise ValueError(f"the data are nested more than {DEEPEST} levels deep.")
-            self.n_levels += 1
-            self.done[id(value)] = self.unpack(value)
-            self.n_levels -= 1
-        return self.done[id(value)]
-
-    def unpack(self, value: Any) -> Any:
-        if type(value) is not dict:
-            copied = value if SCALARS.issuperset(map(type, value)) else [self.copy(item) for item in value]
-            return type(value)(copied)
-        if KIND not in value:
-            return {key: self.copy(item) for key, item in value.items()}
-        return self.untag(value)
-
-    def untag(self, value: dict[str, Any]) -> Any:
-        unpacker = UNPACKERS.get(value[KIND]) if type(value[KIND]) is str else None
-        if unpacker is None:
-            raise ValueError(
-                f"{value[KIND]!r} is not a type that a checkpoint supports: {', '.join(UNPACKERS)}."
-            )
-        try:
-            parts = {name: self.copy(part) for name, part in value.items() if name != KIND}
-            return unpacker(**parts)
-        except (TypeError, KeyError, AttributeError, RuntimeError, OverflowError, ValueError) as error:
-            raise ValueError(f"the {value[KIND]} in the data cannot be made: {error}") from error
-
-
 def is_identifier(key: Any) -> bool:
     """Can this key be written after a dot?"""
     return type(key) is str and key.isidentifier()
@@ -235,11 +197,6 @@ def tagged(kind: str, value: Any, **more: Any) -> dict[str, Any]:
     return {KIND: kind, "value": value, **more}
 
 
-def name_of(kind: type) -> str:
-    """The full name of a type."""
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
 def as_tensor(content: bytes) -> Tensor:
     """Bytes as a tensor."""
     return (
@@ -249,84 +206,24 @@ def as_tensor(content: bytes) -> Tensor:
     )
 
 
-def as_bytes(tensor: Tensor) -> bytes:
-    """The bytes of `as_tensor`."""
-    if type(tensor) is not Tensor or tensor.dtype is not torch.uint8:
-        raise TypeError("its bytes are missing")
-    return tensor.cpu().numpy().tobytes()
-
-
-def make_array(value: Tensor, dtype: str, shape: tuple[int, ...]) -> Any:
-    """A NumPy array."""
-    import numpy
-
-    if not re.fullmatch(r"[<>|=][biufc]\d{1,2}", dtype):
-        raise TypeError(f"{dtype!r} is not a numeric dtype")
-    return numpy.frombuffer(as_bytes(value), dtype=dtype).reshape(shape).copy()
-
-
-def make_sparse(value: list[Tensor], shape: tuple[int, ...], coalesced: bool) -> Tensor:
-    """A sparse tensor with checked indices."""
-    made = torch.sparse_coo_tensor(*value, size=shape, check_invariants=True)
-    return made.coalesce() if coalesced else made
-
-
-def make_generator(value: Tensor, device: str) -> torch.Generator:
-    """A generator with a saved state."""
-    generator = torch.Generator(device)
-    generator.set_state(value.cpu())
-    return generator
-
-
-def make_typed_array(value: Tensor, typecode: str) -> array.array[Any]:
-    """An `array.array`."""
-    if typecode not in NUMERIC:
-        raise TypeError(f"{typecode!r} is not a numeric typecode")
-    return array.array(typecode, as_bytes(value))
-
-
-NUMERIC = "bBhHiIlLqQfd"
-
-PACKERS: dict[type, Callable[[_ToPlain, Any], Any]] = {
-    Tensor: _ToPlain.of_tensor,
-    nn.Parameter: _ToPlain.of_tensor,
-    list: _ToPlain.of_list,
-    tuple: _ToPlain.of_tuple,
-    dict: _ToPlain.of_dict,
+PACKERS: dict[type, Callable[[_Packing, Any], Any]] = {
+    Tensor: _Packing.of_tensor,
+    nn.Parameter: _Packing.of_tensor,
+    list: _Packing.of_list,
+    tuple: _Packing.of_tuple,
+    dict: _Packing.of_dict,
     bytes: lambda _, value: tagged("bytes", value.decode("latin1")),
     bytearray: lambda _, value: tagged("bytearray", value.decode("latin1")),
     complex: lambda _, value: tagged("complex", (value.real, value.imag)),
-    set: _ToPlain.of_set,
-    frozenset: _ToPlain.of_set,
-    collections.deque: _ToPlain.of_deque,
-    collections.OrderedDict: _ToPlain.of_ordered,
-    collections.Counter: _ToPlain.of_counter,
-    collections.defaultdict: _ToPlain.of_default,
-    array.array: _ToPlain.of_array,
+    set: _Packing.of_set,
+    frozenset: _Packing.of_set,
+    collections.deque: _Packing.of_deque,
+    collections.OrderedDict: _Packing.of_ordered,
+    collections.Counter: _Packing.of_counter,
+    collections.defaultdict: _Packing.of_default,
+    array.array: _Packing.of_array,
     torch.Size: lambda _, value: tagged("Size", tuple(value)),
     torch.dtype: lambda _, value: tagged("dtype", str(value)),
     torch.device: lambda _, value: tagged("device", str(value)),
     torch.Generator: lambda _, value: tagged("Generator", value.get_state(), device=str(value.device)),
-}
-
-UNPACKERS: dict[str, Callable[..., Any]] = {
-    "int": lambda value: int(value, 16),
-    "dict": lambda items: dict(items),
-    "OrderedDict": lambda value: collections.OrderedDict(value),
-    "Counter": lambda value: collections.Counter(value),
-    "defaultdict": lambda value, factory: collections.defaultdict(FACTORIES[factory], value),
-    "bytes": lambda value: value.encode("latin1"),
-    "bytearray": lambda value: bytearray(value.encode("latin1")),
-    "complex": lambda value: complex(*value),
-    "set": lambda value: set(value),
-    "frozenset": lambda value: frozenset(value),
-    "deque": lambda value, maxlen: collections.deque(value, maxlen),
-    "array": make_array,
-    "number": lambda value, dtype, shape: make_array(value, dtype, shape)[()],
-    "array.array": make_typed_array,
-    "sparse": make_sparse,
-    "Size": lambda value: torch.Size(value),
-    "dtype": lambda value: DTYPES[value],
-    "device": lambda value: torch.device(value),
-    "Generator": make_generator,
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from learner.files.plain import KIND
+from learner.files.unpacking import KIND
 
 
 def sums_of(contents: dict[str, Any]) -> str:

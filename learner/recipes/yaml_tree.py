@@ -32,10 +32,7 @@ MISSING_COLON = "Write `key: value`: a colon and a space after each key."
 HINTS = (
     ("a tab", "Indent with spaces: YAML does not allow tabs."),
     ("cannot start any token", "A value that starts with this character needs quotes."),
-    (
-        "mapping values are not",
-        'Indent the line like its neighbours, and put a value with ": " in quotes.',
-    ),
+    ("mapping values are not", 'Indent the line like its neighbours, and put a value with ": " in quotes.'),
     ("could not find expected ':'", MISSING_COLON),
     ("expected <block end>", "Give all keys of one level the same indentation, in spaces."),
     ("expected ',' or '}'", "Put a comma between the pairs, and close the { with a }."),
@@ -261,11 +258,7 @@ class Loader(yaml.SafeLoader):
 
 def is_plain_tag(node: Any) -> bool:
     """Does the node have one of the tags that PyYAML gives to nodes without a tag?"""
-    return node.tag in (
-        "tag:yaml.org,2002:str",
-        "tag:yaml.org,2002:map",
-        "tag:yaml.org,2002:seq",
-    )
+    return node.tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 def as_scalar(word: str) -> Any:

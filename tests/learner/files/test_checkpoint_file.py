@@ -121,7 +121,7 @@ def test_a_file_left_by_a_killed_writer_is_overwritten(tmp_path, contents):
 
 def test_what_is_not_plain_is_refused_before_a_file_is_touched(path, contents):
     before = path.read_bytes()
-    with pytest.raises(TypeError, match="plain data only, and was given a set: call to_plain first"):
+    with pytest.raises(TypeError, match="plain data only, but the contents have a set: call to_plain first"):
         checkpoint_file.write(path, {"model": {"names": [{1}]}})
     with pytest.raises(TypeError, match="shares"):
         checkpoint_file.write(path, {"model": torch.zeros(1).expand(1000)})
@@ -280,7 +280,7 @@ def test_an_altered_byte_is_reported(path):
 def test_a_complete_file_of_other_contents_is_reported(path, other):
     with path.open("wb") as file:
         checkpoint_file.fill(file, other)
-    with pytest.raises(checkpoint_file.CheckpointError, match="holds no checkpoint of format 1"):
+    with pytest.raises(checkpoint_file.CheckpointError, match="is not a checkpoint of format 1"):
         checkpoint_file.read(path)
 
 

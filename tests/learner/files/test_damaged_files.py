@@ -145,7 +145,7 @@ def test_a_file_that_does_not_fit_on_the_disk_leaves_the_previous_one(path, n_nu
     assert "OSError: [Errno 27] File too large" in output
     assert f"checkpoint {path} was written: it needs about {4 * n_numbers:,} bytes," in output
     assert "are free" in output
-    assert "What was there before is as it was." in output
+    assert "The previous file is unchanged." in output
     assert path.read_bytes() == before
     assert names_in(path.parent) == ["one.ckpt"]
 
