@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
 from callbacks.core.output import Output
 from callbacks.core.settings import as_path
+from callbacks.record.tracked import files_of, settings_of
 
 Write = Callable[[dict[str, float], int], Any]
 
@@ -57,11 +59,20 @@ class ScalarLogger(Callback):
         ScalarLogger(lambda values, step: experiment.log_metrics(values, step=step))  # Comet
         ScalarLogger(lambda values, step: trackio.log(values, step=step))
 
-    A resumed run logs the steps that it repeats a second time. If `write` raises an `OSError`, as of a
+    A tracker may keep the settings and files of a run too:
+
+        ScalarLogger(..., settings=wandb.config.update, file=wandb.log_artifact)
+        ScalarLogger(..., settings=mlflow.log_params, file=mlflow.log_artifact)
+
+    A resumed run logs the steps that it repeats a second time. If a function raises an `OSError`, as of a
     network or a full disk, training continues: there is one warning, and no more calls in this fit.
 
     Args:
         write: receives the numbers by name, and the global step.
+        settings: receives a dict when a fit starts: model, loss, optimizer and its settings, number of
+            parameters and epochs, callbacks, device, versions.
+        file: receives the path of each file when a fit ends, and must copy it: the history as `history.csv`,
+            and what other callbacks have written to their `path`, such as pictures.
         every: the interval; the default is the end of each epoch. `"50 steps"` also logs the loss before the
             update and the rates of each 50th step, which waits for the device.
 
@@ -72,22 +83,44 @@ class ScalarLogger(Callback):
 
     order = Order.REPORT
 
-    def __init__(self, write: Write, every: str | Every = "1 epoch", *, name: str | None = None):
+    def __init__(
+        self,
+        write: Write,
+        every: str | Every = "1 epoch",
+        *,
+        settings: Callable[[dict[str, Any]], Any] | None = None,
+        file: Callable[[str], Any] | None = None,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
         if not callable(write):
             raise TypeError(f"ScalarLogger({write!r}): pass a function of (values, step), such as print.")
-        self.write, self._numbers = write, Numbers(every)
-        self._output = Output("ScalarLogger")
+        for argument, given in (("settings", settings), ("file", file)):
+            if given is not None and not callable(given):
+                raise TypeError(f"ScalarLogger({argument}={given!r}): pass a function, or leave it out.")
+        self.write, self.settings, self.file = write, settings, file
+        self._numbers, self._output = Numbers(every), Output("ScalarLogger")
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._numbers.start(learn)
         self._output = Output(f"ScalarLogger({getattr(self.write, '__name__', type(self.write).__name__)})")
+        if self.settings is not None:
+            with self._output:
+                self.settings(settings_of(learn))
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         self._add(self._numbers.after_batch(learn), learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         self._add(self._numbers.after_epoch(learn), learn)
+
+    def after_fit(self, learn: LearnerProtocol) -> None:
+        if self.file is None or self._output.has_failed:
+            return
+        with self._output, TemporaryDirectory() as folder:
+            history = [learn.history.to_csv(Path(folder, "history.csv"))] if len(learn.history) else []
+            for path in (*history, *files_of(learn)):
+                self.file(str(path))
 
     def _add(self, values: dict[str, float] | None, learn: LearnerProtocol) -> None:
         if values is not None and not self._output.has_failed:

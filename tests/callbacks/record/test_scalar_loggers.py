@@ -1,15 +1,18 @@
-"""What loggers are handed, and what stands in their files."""
+"""What loggers receive, and what their files contain."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from callbacks import Checkpoint, JSONLines, ScalarLogger, TensorBoard, on
+from callbacks import Checkpoint, JSONLines, LearnerWarning, ScalarLogger, TensorBoard, on
 
 
 def lines_of(path):
@@ -50,6 +53,92 @@ def test_every_second_epoch_is_logged_where_asked(make_learner):
     called = []
     make_learner(callbacks=[ScalarLogger(lambda values, step: called.append(step), "2 epochs")]).fit(4)
     assert called == [6, 12]
+
+
+def test_a_tracker_gets_the_settings_at_the_start_and_the_files_at_the_end(make_learner, tmp_path):
+    seen, copies = [], {}
+
+    def keep(path):
+        copies[Path(path).name] = Path(path).read_text()
+
+    lines = JSONLines(tmp_path / "log.jsonl")
+    logger = ScalarLogger(lambda values, step: seen.append(step), settings=seen.append, file=keep)
+    learn = make_learner(callbacks=[lines, logger])
+    learn.fit(2)
+    settings = seen[0]
+    assert settings["model"] == type(learn.model).__name__
+    assert settings["optimizer_lr"] == learn.optimizer.param_groups[0]["lr"]
+    assert (settings["n_epochs"], settings["torch"]) == (2, torch.__version__)
+    assert all(isinstance(value, (int, float, str)) for value in settings.values())
+    assert seen[1:] == [learn.global_step // 2, learn.global_step]
+    assert set(copies) == {"history.csv", "log.jsonl"}
+    assert copies["history.csv"].splitlines()[0].startswith("epoch,train_loss")
+
+
+def test_a_tracker_that_cannot_be_reached_does_not_end_the_fit(make_learner):
+    def refuse(*given):
+        raise ConnectionError("no network")
+
+    learn = make_learner(callbacks=[ScalarLogger(refuse, settings=refuse, file=refuse)])
+    with pytest.warns(LearnerWarning, match="no network.*Training continues"):
+        learn.fit(2)
+    assert len(learn.history) == 2
+
+
+OFFLINE = """
+import sys
+import torch
+from functools import partial
+from callbacks import ScalarLogger
+from learner.learner import Learner
+
+x = torch.ones(4, 1)
+data = ([(x, x)] * 2, [(x, x)])
+
+
+def fit(write, settings=None, file=None):
+    logger = ScalarLogger(write, settings=settings, file=file)
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    Learner(torch.nn.Linear(1, 1), data, torch.nn.functional.mse_loss, sgd, [logger]).fit(2)
+"""
+TRACKERS = {
+    "mlflow": """
+import mlflow
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
+with mlflow.start_run() as run:
+    fit(lambda values, step: mlflow.log_metrics(values, step=step), mlflow.log_params, mlflow.log_artifact)
+found = mlflow.get_run(run.info.run_id).data
+assert found.params["model"] == "Linear" and "valid_loss" in found.metrics
+(file,) = mlflow.MlflowClient().list_artifacts(run.info.run_id)
+assert file.path == "history.csv"
+""",
+    "wandb": """
+import wandb
+wandb.init(mode="offline", project="p")
+fit(lambda values, step: wandb.log(values, step=step), wandb.config.update, wandb.log_artifact)
+assert wandb.config["model"] == "Linear" and "valid_loss" in dict(wandb.run.summary)
+wandb.finish()
+""",
+    "trackio": """
+import trackio
+from pathlib import Path
+trackio.init(project="p", auto_log_cpu=False)
+fit(lambda values, step: trackio.log(values, step=step), trackio.config.update, trackio.save)
+trackio.finish()
+assert Path("tracked/media/p/files/history.csv").is_file()
+""",
+}
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_the_line_for_a_tracker_works_without_a_network(tracker, tmp_path):
+    pytest.importorskip(tracker)
+    home = {"HOME": str(tmp_path), "TRACKIO_DIR": str(tmp_path / "tracked"), "WANDB_SILENT": "true"}
+    code = OFFLINE + TRACKERS[tracker]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | home, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_json_lines_hold_what_was_measured_with_all_digits(make_learner, tmp_path):

@@ -1,0 +1,45 @@
+"""What a tracker keeps of a run beside its numbers: settings and files."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from callbacks.core.contract import LearnerProtocol
+from callbacks.core.registry import describe
+
+
+def settings_of(learn: LearnerProtocol) -> dict[str, Any]:
+    """The composition and the environment, as numbers and text by name: `{"model": "Linear", ...}`."""
+    given = [each for each in learn.callbacks if not type(each).__module__.startswith("learner.")]
+    parameters = [each for each in learn.model.parameters() if not is_lazy(each)]
+    found = {
+        "model": type(learn.model).__name__,
+        "n_parameters": sum(each.numel() for each in parameters),
+        "loss": name_of(learn.loss_func),
+        "optimizer": type(learn.optimizer).__name__,
+        "n_epochs": learn.n_epochs,
+        "callbacks": ", ".join(map(describe, given)),
+        "device": str(learn.device),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    groups = learn.optimizer.param_groups
+    plain = {name: value for name, value in groups[0].items() if isinstance(value, (int, float, str))}
+    return {**found, **{f"optimizer_{name}": value for name, value in plain.items()}}
+
+
+def name_of(loss_func: Any) -> str:
+    """The name of a loss function; empty if the model computes the loss."""
+    return "" if loss_func is None else getattr(loss_func, "__name__", type(loss_func).__name__)
+
+
+def files_of(learn: LearnerProtocol) -> list[Path]:
+    """The files that callbacks of the fit have written: those whose `path` exists."""
+    paths = [getattr(each, "path", None) for each in learn.callbacks]
+    return [Path(each) for each in paths if isinstance(each, (str, Path)) and Path(each).is_file()]
