@@ -182,17 +182,6 @@ def test_none_is_a_composition_too():
 # What is taken and what is refused
 
 
-def test_a_class_that_needs_nothing_is_taken_for_an_instance():
-    assert isinstance(Callbacks([Probe]).probe, Probe)
-
-
-def test_a_class_that_needs_arguments_is_refused():
-    with pytest.raises(
-        TypeError, match=r"callbacks\[1\] is the class Needy, which needs arguments .*Needy\(\.\.\.\)"
-    ):
-        Callbacks([Probe, Needy])
-
-
 @pytest.mark.parametrize(
     ("item", "words"),
     [
@@ -210,21 +199,6 @@ def test_a_class_that_needs_arguments_is_refused():
 def test_what_is_not_a_callback_is_refused(item, words):
     with pytest.raises(TypeError, match=words):
         Callbacks([item])
-
-
-def test_the_same_instance_twice_is_refused():
-    probe = Probe()
-    with pytest.raises(ValueError, match=r"the same Probe was passed twice"):
-        Callbacks([probe, probe])
-
-
-def test_two_of_one_name_are_refused_and_two_names_of_one_class_taken():
-    with pytest.raises(
-        ValueError, match=r"two callbacks are called 'probe': Probe\(tag='a'\) and .*name='my_probe'"
-    ):
-        Callbacks([Probe("a"), Probe("b")])
-    callbacks = Callbacks([Probe("a"), Probe("b", name="my_probe")])
-    assert (callbacks.probe.tag, callbacks.my_probe.tag) == ("a", "b")
 
 
 def test_two_callbacks_that_override_one_operation_are_refused():
@@ -267,15 +241,6 @@ def test_attributes_of_another_form_on_an_instance_are_refused(attribute, value,
     setattr(probe, attribute, value)
     with pytest.raises(TypeError, match=words):
         Callbacks([probe])
-
-
-def test_a_callback_without_one_that_it_needs_is_refused():
-    class Shows(Callback):
-        needs = (Recorder, Metrics)
-
-    with pytest.raises(ValueError, match=r"Shows .*needs Metrics: add Metrics\(\) to the callbacks"):
-        Callbacks([Shows(), Recorder()])
-    Callbacks([Shows(), Recorder(), Metrics()])
 
 
 @pytest.mark.parametrize("name", ["hooks", "doers", "named", "two words", "class", ""])  # vocabulary: quoted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from examined import OnceDifferentiable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,17 +78,6 @@ def test_attention_has_a_curvature():
     with twice_differentiable():
         loss = F.scaled_dot_product_attention(weights, weights, weights).square().mean()
     assert largest_curvature(loss, [weights]) > 0
-
-
-class OnceDifferentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, inputs):
-        return inputs * 2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, slope):
-        return slope * 2
 
 
 def test_a_function_without_a_second_derivative_is_refused_and_not_reported_as_flat():

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from examined import checksum, learner_of
+from examined import OnceDifferentiable, checksum, learner_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -279,19 +279,9 @@ def test_a_validation_batch_of_another_shape_is_found(capsys):
 
 
 def test_a_model_without_a_second_derivative_has_no_known_step(capsys):
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, inputs):
-            return inputs * 2
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, slope):
-            return slope * 2
-
     class Doubled(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-            return Once.apply(super().forward(input))
+            return OnceDifferentiable.apply(super().forward(input))
 
     report = learner_of(Doubled(3, 1)).check()
     assert report.facts["stable step"].startswith("unknown")

@@ -121,26 +121,27 @@ def test_an_error_in_cleanup_alone_is_raised(make_learner):
 
 
 @pytest.mark.parametrize(
-    ("kind", "event"),
+    ("kind", "event", "span"),
     [
-        (CancelFit, "after_fit"),
-        (CancelEpoch, "before_fit"),
-        (CancelEpoch, "after_fit"),
-        (CancelTrain, "before_validate"),
-        (CancelValidate, "before_train"),
-        (CancelBatch, "before_epoch"),
-        (CancelStep, "after_loss"),
-        (CancelBatch, "after_batch"),
+        (CancelFit, "after_fit", "a fit"),
+        (CancelEpoch, "before_fit", "an epoch"),
+        (CancelEpoch, "after_fit", "an epoch"),
+        (CancelTrain, "before_validate", "a training pass"),
+        (CancelValidate, "before_train", "a validation pass"),
+        (CancelBatch, "before_epoch", "a batch, before after_batch"),
+        (CancelStep, "after_loss", "before_step"),
+        (CancelBatch, "after_batch", "a batch, before after_batch"),
     ],
 )
-def test_a_cancel_outside_its_span_is_an_error(make_learner, kind, event):
+def test_a_cancel_outside_its_span_is_an_error(make_learner, kind, event, span):
     @on(event)
     def stray(learn):
         raise kind
 
-    text = rf"{kind.__name__} was raised by stray\.{event}, where it cancels nothing"
-    with pytest.raises(RuntimeError, match=text):
+    text = rf"{kind.__name__} was raised by stray\.{event}, where it cancels nothing: raise it in {span}\."
+    with pytest.raises(RuntimeError, match=text) as caught:
         make_learner(callbacks=[stray]).fit(1)
+    assert isinstance(caught.value.__cause__, kind)
 
 
 def test_an_out_of_memory_error_names_the_batch_and_frees_the_frames(make_learner):
