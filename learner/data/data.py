@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,14 @@ from learner.data.at_once import at_once
 from learner.data.batching import Order, TensorLoader
 from learner.data.holdout import hold_out
 from learner.data.items import InputsOnly
-from learner.data.loaders import Batches, check_batches, check_dataset, describe_loader, is_function
+from learner.data.loaders import (
+    Batches,
+    as_validations,
+    check_batches,
+    check_dataset,
+    describe_loader,
+    is_function,
+)
 from learner.data.seeded import Seeded
 from learner.data.tensors import (
     as_columns,
@@ -29,7 +35,6 @@ from learner.data.tensors import (
 )
 from learner.messages.keywords import suggest_keywords, suggest_keywords_beside
 
-PASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 LOADER_OPTIONS = tuple(name for name in inspect.signature(DataLoader.__init__).parameters if name != "self")
 
 
@@ -258,43 +263,8 @@ class Data:
         more = "".join(f", {name}={describe_loader(each)}" for name, each in self.more_valid.items())
         return f"Data({describe_loader(self.train)}, valid={describe_loader(self.valid)}{more})"
 
-
-def as_validations(valid: Any) -> dict[str, Any]:
-    """The validation data by name; empty without validation.
-
-    Raises:
-        TypeError, ValueError: something is not batches, or a name cannot be used.
-    """
-    if valid is None:
-        return {}
-    if not isinstance(valid, Mapping) or not valid:
-        check_batches("Data(valid=...)", valid)
-        return {"valid": valid}
-    for name, loader in valid.items():
-        check_pass_name("Data(valid={...})", name)
-        check_batches(f"Data(valid={{{name!r}: ...}})", loader)
-    if "valid" not in valid:
-        raise ValueError(
-            f"Data(valid={{...}}) has {', '.join(map(repr, valid))}: name one of them 'valid'. Its results "
-            "are valid_loss and so on, which callbacks monitor by default."
-        )
-    return dict(valid)
-
-
-def check_pass_name(owner: str, name: Any) -> None:
-    """Check the name of a validation pass.
-
-    Raises:
-        ValueError: it is not a word in snake case, or the name of the training pass.
-    """
-    if not isinstance(name, str) or not PASS_NAME.fullmatch(name) or name == "train":
-        raise ValueError(
-            f"{owner}: the name {name!r} cannot be used. Pass a word in lower case, such as 'test'; results "
-            "are then called test_loss, test_accuracy. 'train' is the name of the training pass."
-        )
-
     def _repr_html_(self) -> str:
-        return html_table([(name, describe_loader(getattr(self, name))) for name in ("train", "valid")])
+        return html_table([(name, describe_loader(each)) for name, each in self.loaders.items()])
 
 
 def as_data(data: Any) -> Data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from learner.data.batching import TensorLoader
 from learner.data.tensors import counted, describe, is_array
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+PASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def check_batches(title: str, batches: Any) -> None:
@@ -54,6 +56,41 @@ def check_batches(title: str, batches: Any) -> None:
             ) from None
         except ValueError:  # a builtin without a signature
             pass
+
+
+def as_validations(valid: Any) -> dict[str, Any]:
+    """The validation data by name; empty without validation.
+
+    Raises:
+        TypeError, ValueError: something is not batches, or a name cannot be used.
+    """
+    if valid is None:
+        return {}
+    if not isinstance(valid, Mapping) or not valid:
+        check_batches("Data(valid=...)", valid)
+        return {"valid": valid}
+    for name, loader in valid.items():
+        check_pass_name("Data(valid={...})", name)
+        check_batches(f"Data(valid={{{name!r}: ...}})", loader)
+    if "valid" not in valid:
+        raise ValueError(
+            f"Data(valid={{...}}) has {', '.join(map(repr, valid))}: name one of them 'valid'. Its results "
+            "are valid_loss and so on, which callbacks monitor by default."
+        )
+    return dict(valid)
+
+
+def check_pass_name(owner: str, name: Any) -> None:
+    """Check the name of a validation pass.
+
+    Raises:
+        ValueError: it is not a word in snake case, or the name of the training pass.
+    """
+    if not isinstance(name, str) or not PASS_NAME.fullmatch(name) or name == "train":
+        raise ValueError(
+            f"{owner}: the name {name!r} cannot be used. Pass a word in lower case, such as 'test'; results "
+            "are then called test_loss, test_accuracy. 'train' is the name of the training pass."
+        )
 
 
 def check_dataset(name: str, dataset: Any) -> None:

@@ -28,9 +28,9 @@ Operations = Mapping[str, Call]
 
 
 def with_defaults(
-    given: Iterable[Callback | type[Callback]],
+    given: Any,
     metrics: Any,
-    defaults: Iterable[Callback | type[Callback]],
+    defaults: Any,
     learner_class: type,
     operations: Operations,
 ) -> list[Callback]:
@@ -103,7 +103,7 @@ def found_in(callbacks: Callbacks, wanted: Iterable[Callback | type[Callback] | 
     return [callback for callback in callbacks if id(callback) in found]
 
 
-def metrics_of(callbacks: Callbacks) -> tuple[Any, ...]:
+def metrics_of(callbacks: Iterable[Any]) -> tuple[Any, ...]:
     """The metrics that callbacks measure, as they were given."""
     found = [each for each in callbacks if isinstance(each, Metrics)]
     return tuple(metric for each in found for metric in each.metrics)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from learner.data.data import Data, check_pass_name
-from learner.data.loaders import check_batches
+from learner.data.data import Data
+from learner.data.loaders import check_batches, check_pass_name
 from learner.engine import fits
 from learner.inference.given_inputs import as_inputs, noted
 from learner.inference.one_item import to_cpu, without_batch
