@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from callbacks.core.output import print_line
+from callbacks.place.device import is_leaf
 from learner.data.data import Data, InputsOnly
 from learner.data.samples import Sample, Samples
 from learner.data.tensors import as_column, as_tensors, describe, is_array
@@ -70,7 +71,8 @@ def as_argument(item: Any, name: str, sample: Any) -> Any:
         TypeError: it is something else, and the training batches have a tensor there or are not known.
     """
     is_dense = not isinstance(item, Tensor) or (item.layout is torch.strided and not item.is_nested)
-    if sample == "list" or not is_dense:
+    moves_itself = not isinstance(item, Tensor) and is_leaf(item)  # a PackedSequence, a batch of graphs
+    if sample == "list" or not is_dense or moves_itself:
         return item
     if is_array(item):
         if not item.ndim:

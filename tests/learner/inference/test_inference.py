@@ -198,3 +198,17 @@ def test_outputs_of_every_kind_are_moved_to_the_cpu():
 )
 def test_items_are_counted_in_batches_of_every_kind(inputs, targets, n_items):
     assert n_items_of(inputs, targets) == n_items
+
+
+def test_a_packed_sequence_is_predicted():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.GRU(3, 1)
+
+        def forward(self, packed):
+            return self.layer(packed)[1][0]
+
+    packed = pack_sequence([torch.rand(3, 3), torch.rand(2, 3)])
+    learn = make(Reads(), Data([(packed, torch.rand(2, 1))]))
+    assert learn.predict(packed).shape == (2, 1)
