@@ -20,7 +20,6 @@ from learner.state.protocol import FullLearner
 
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 NOT_RESULTS = ("epoch", "seconds")  # columns of a history that measure nothing of the model
-WEIGHTS = ("best.safetensors", "best.pt", "model.safetensors", "model.pt")
 PARTS = ("data", "model", "loss", "optimizer", "metrics", "callbacks", "fit", "seed")  # first in tables
 
 

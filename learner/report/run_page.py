@@ -10,9 +10,10 @@ from statistics import median
 from typing import Any
 
 from callbacks.save.checkpoint_folder import checkpoints_in
+from learner.files.run_files import BEST, FINAL, weights_file
 from learner.report.curves import Line, panel, values_of
 from learner.report.page import Cell, code, page, paragraph, picture, section, shown, table
-from learner.report.records import WEIGHTS, Record, is_number
+from learner.report.records import Record, is_number
 
 SPLITS = ("train_", "valid_", "test_")  # of one result, drawn in one panel
 N_CARDS = 3  # results beside the main one
@@ -21,19 +22,19 @@ MAX_PICTURES = 40
 MAX_ROWS = 1000  # epochs in the table
 
 
-def run_page(record: Record, predictions: str = "") -> str:
+def run_page(record: Record, answers: str = "") -> str:
     """The page of a run as HTML.
 
     Args:
         record: what is known about the run.
-        predictions: a section about the predictions, as HTML.
+        answers: a section about the answers of the model, as HTML.
     """
-    name = "" if record.title == record.name else record.name
+    name = "" if record.name in record.title else record.name
     lead = f'<p class="dim">{escape(" · ".join(filter(None, [name, *headline(record)])))}</p>'
     sections = [
         result_section(record),
         curves_section(record),
-        predictions,
+        answers,
         section("Pictures", pictures(record)),
         section("What was trained", settings(record)),
         section("Cost and environment", environment(record)),
@@ -47,7 +48,8 @@ def run_page(record: Record, predictions: str = "") -> str:
 def headline(record: Record) -> list[str]:
     """How the run ended, when it started, how long it took."""
     facts = record.facts
-    words = [str(facts[key]) for key in ("status", "started") if facts.get(key)]
+    started = str(facts.get("started") or "").replace("T", " ").replace("+00:00", " UTC")
+    words = [word for word in (str(facts.get("status") or ""), started) if word]
     words += [f"{len(record.rows)} {'epoch' if len(record.rows) == 1 else 'epochs'}"]
     return words + ([] if record.seconds is None else [duration(record.seconds)])
 
@@ -60,6 +62,8 @@ def result_section(record: Record) -> str:
     cards = [card(record, name, is_main=name == main) for name in [main, *others[:N_CARDS]] if name]
     body = f'<div class="cards">{"".join(cards)}</div>' if cards else ""
     reasons = [paragraph(f"Stopped after {epoch} epochs: {reason}") for epoch, reason in record.stops]
+    if record.facts.get("error"):
+        reasons.append(paragraph(f"Ended with an error: {record.facts['error']}", "bad"))
     if not record.results:
         reasons.append(
             paragraph("No epoch has a result: the run ended before the first one, or measures nothing.")
@@ -204,26 +208,22 @@ def commands(record: Record) -> str:
     if folder is None:
         return ""
     path = shlex.quote(str(folder))
-    weights = [name for name in WEIGHTS if (folder / name).is_file()]
+    weights = weights_file(folder, BEST) or weights_file(folder, FINAL)
     parts = []
     if any(checkpoints_in(each.parent) for each in folder.rglob("step-*.pt")):
         parts += ["<h3>Resume</h3>", code(f"learner resume {path}")]
     if (folder / "recipe.yaml").is_file():
         parts += ["<h3>Reproduce</h3>", code(f"learner run {shlex.quote(str(folder / 'recipe.yaml'))}")]
-    if weights:
-        parts += ["<h3>Load</h3>", code(loading(folder, weights[0]))]
+    if weights is not None:
+        parts += ["<h3>Load</h3>", code(loading(folder, weights))]
     return "".join(parts)
 
 
-def loading(folder: Path, weights: str) -> str:
+def loading(folder: Path, weights: Path) -> str:
     """Python that loads the run: with its recipe if there is one, and the weights alone."""
-    file = str(folder / weights)
-    reader = "from safetensors.torch import load_file" if weights.endswith("safetensors") else "import torch"
-    call = (
-        f"load_file({file!r})"
-        if weights.endswith("safetensors")
-        else f"torch.load({file!r}, weights_only=True)"
-    )
+    is_safe = weights.suffix == ".safetensors"
+    reader = "from safetensors.torch import load_file" if is_safe else "import torch"
+    call = f"load_file({str(weights)!r})" if is_safe else f"torch.load({str(weights)!r}, weights_only=True)"
     whole = f"import learner\n\nlearn = learner.open_run({str(folder)!r})\n\n"
     alone = f"# or the weights alone, for your own model:\n{reader}\n\nmodel.load_state_dict({call})"
     return (whole if (folder / "recipe.yaml").is_file() else "") + alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -72,6 +73,28 @@ def test_the_report_names_the_settings_and_how_to_reproduce_the_run(folder):
     assert "optimizer" in text
     assert "Adam, lr: 0.003" in text
     assert f"learner run {folder}/recipe.yaml" in text
+
+
+def test_the_facts_of_the_run_are_shown(folder):
+    facts = {
+        "status": "failed",
+        "started": "2026-11-28T07:22:05+00:00",
+        "seconds": 3725,
+        "error": "ValueError: too hot",
+        "n_parameters": 1234567,
+        "environment": {"torch": "2.13.0", "device": "cpu (x86_64)"},
+        "monitored": {"name": "valid_f9", "direction": "max", "value": 0.5, "epoch": 1},
+        "warnings": ["the data is small"],
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
+    (folder / "history.csv").write_text("epoch,valid_loss,valid_f9\n0,1.0,0.25\n1,2.0,0.5\n")
+    text = text_of(report_of(folder))
+    assert "0.5000 valid_f9 best in epoch 1" in text
+    for words in (
+        *("failed · 2026-11-28 07:22:05 UTC · 2 epochs · 1 h 2 min", "too hot", "1,234,567"),
+        *("torch 2.13.0", "the data is small"),
+    ):
+        assert words in text.replace("torch2", "torch 2")
 
 
 def test_text_of_the_user_is_escaped(folder):
