@@ -49,16 +49,17 @@ def with_defaults(
                 "the callback."
             )
         unasked = [each for each in unasked if not isinstance(each, Metrics)] + [Metrics(*metrics)]
+    own = {each for each in OPERATIONS if overrides(learner_class, operations, each)}
+    return [*(default for default in unasked if not is_replaced(default, callbacks, own)), *callbacks]
 
-    def is_replaced(default: Callback) -> bool:
-        implemented = [operation for operation in OPERATIONS if hasattr(type(default), operation)]
-        return (
-            any(hasattr(type(callback), operation) for callback in callbacks for operation in implemented)
-            or any(isinstance(callback, type(default)) for callback in callbacks)
-            or any(overrides(learner_class, operations, each) for each in implemented)
-        )
 
-    return [*(default for default in unasked if not is_replaced(default)), *callbacks]
+def is_replaced(default: Callback, callbacks: Iterable[Callback], own: set[str]) -> bool:
+    """Do given callbacks, or operations that a subclass of the learner overrides, replace a default?"""
+    implemented = {operation for operation in OPERATIONS if hasattr(type(default), operation)}
+    return bool(implemented & own) or any(
+        isinstance(callback, type(default)) or any(hasattr(type(callback), each) for each in implemented)
+        for callback in callbacks
+    )
 
 
 def as_list(given: Any, argument: str) -> list[Any]:

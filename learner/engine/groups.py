@@ -55,15 +55,8 @@ def layer_groups(model: nn.Module, splitter: Splitter | None) -> Groups:
             )
         groups.append([each for key, each in found.items() if key not in taken])
         taken |= set(found)
-    check_groups(groups)
-    forgotten = [
-        name for name, each in model.named_parameters() if each.requires_grad and id(each) not in taken
-    ]
-    if forgotten:
-        raise ValueError(
-            f"splitter: its {counted(len(groups), 'group lacks', 'groups lack')} {listed(forgotten)}, "
-            "which would not be trained. Add them to a group, or freeze them with requires_grad_(False)."
-        )
+    trainable = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    check_groups(groups, [name for name, each in trainable.items() if id(each) not in taken])
     return groups
 
 
@@ -97,11 +90,15 @@ def parameters_in(given: Any, number: int) -> Iterator[nn.Parameter]:
         )
 
 
-def check_groups(groups: Groups) -> None:
-    """Refuse empty groups.
+def check_groups(groups: Groups, forgotten: list[str]) -> None:
+    """Refuse empty groups, and trainable parameters without a group.
+
+    Args:
+        groups: the groups.
+        forgotten: the names of trainable parameters that are in no group.
 
     Raises:
-        ValueError: there is no group, or a group has no parameters of its own.
+        ValueError: there is no group, a group has no parameters of its own, or parameters are forgotten.
     """
     if not groups:
         raise ValueError(f"splitter: it returned no group. Return at least one, as in {EXAMPLE}.")
@@ -111,6 +108,11 @@ def check_groups(groups: Groups) -> None:
                 f"splitter: all parameters of group {number} are in earlier groups, or it has none. Remove "
                 "the group, or put each layer into one group."
             )
+    if forgotten:
+        raise ValueError(
+            f"splitter: its {counted(len(groups), 'group lacks', 'groups lack')} {listed(forgotten)}, "
+            "which would not be trained. Add them to a group, or freeze them with requires_grad_(False)."
+        )
 
 
 def make_optimizer(learn: FullLearner) -> Any:

@@ -49,6 +49,11 @@ def stable_step(learn: FullLearner, report: Report, batch: Any) -> None:
     except RuntimeError as error:
         report.facts["stable step"] = f"unknown: {str(error).splitlines()[0]}"
         return
+    describe_stable_step(learn, report, curvature)
+
+
+def describe_stable_step(learn: FullLearner, report: Report, curvature: float) -> None:
+    """Report the largest stable learning rate at a curvature, and warn if that of the learner is larger."""
     bound = largest_stable_rate(learn.optimizer, curvature)
     if bound is None:
         report.facts["stable step"] = "not bounded: the loss does not curve up at these weights"
