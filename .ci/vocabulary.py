@@ -45,6 +45,7 @@ DONE = [
     "learner/inference/programs.py",
     "learner/inference/tracing.py",
     "learner/learner.py",
+    "learner/look",
     "learner/loop.py",
     "learner/messages",
     "learner/passes",

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from callbacks import Metrics, PlotSnapshots, Recorder, ZeroGrad
+from callbacks import ActivationStats, GradientFlow, Metrics, PlotSnapshots, Recorder, ZeroGrad, accuracy
 from callbacks.history.drawing import BLUE, add_legend, new_axes
-from learner import Learner
-from learner.data.datasets import digits
+from learner import Interpretation, Learner
+from learner.data.datasets import diabetes, digits
 
 FOLDER = Path(__file__).parent / "pictures"
 DPI = 100
@@ -45,6 +45,8 @@ def main() -> None:
     draw_rates()
     draw_six_steps(4e-5, (-250, 250), "swinging.png")  # the rate is too high
     draw_lr_find()
+    draw_training()
+    draw_numbers()
 
 
 def draw_data() -> None:
@@ -83,6 +85,28 @@ def draw_lr_find() -> None:
     model, optimizer = nn.Sequential(body, nn.Linear(64, 10)), partial(torch.optim.AdamW, lr=1e-3)
     found = Learner(model, digits(), nn.functional.cross_entropy, optimizer).lr_find()
     save(found.plot().figure, "lr_find.png")
+
+
+def draw_training() -> None:
+    """The history of a fit, outputs and gradients of the layers, and what is confused."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimizer = partial(torch.optim.AdamW, lr=3e-3)
+    callbacks = [ActivationStats(), GradientFlow()]
+    learn = Learner(model, digits(), nn.functional.cross_entropy, optimizer, callbacks, [accuracy])
+    save(learn.fit(8).plot().figure, "history.png")
+    save(learn.callbacks[ActivationStats].plot_histograms(), "activations.png")
+    save(learn.callbacks[GradientFlow].plot().figure, "gradients.png")
+    save(Interpretation(learn).plot_confusion_matrix().figure, "confusion.png")
+
+
+def draw_numbers() -> None:
+    """Predictions over targets of a regression."""
+    torch.manual_seed(0)
+    optimizer = partial(torch.optim.AdamW, lr=0.1)
+    learn = Learner(nn.Linear(10, 1), diabetes(), nn.functional.mse_loss, optimizer)
+    learn.fit(20)
+    save(Interpretation(learn).plot_predictions().figure, "predictions.png")
 
 
 def article() -> tuple[tuple[Tensor, Tensor], Tensor]:

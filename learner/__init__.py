@@ -14,6 +14,7 @@ from learner.engine.composition import DEFAULT_CALLBACKS  # noqa: E402
 from learner.files.checkpoint_file import CheckpointError  # noqa: E402
 from learner.inference.cross_validation import CrossValidation, cross_validate  # noqa: E402
 from learner.learner import Learner  # noqa: E402
+from learner.look.interpretation import Interpretation  # noqa: E402
 from learner.recipes.verify import verify_resume  # noqa: E402
 from learner.report.comparison import compare  # noqa: E402
 from learner.tools.allocator import keep_memory  # noqa: E402
@@ -24,6 +25,7 @@ __all__ = [
     "CheckpointError",
     "CrossValidation",
     "Data",
+    "Interpretation",
     "Learner",
     "Seeded",
     "TensorLoader",

@@ -26,6 +26,7 @@ from learner.examination import examination
 from learner.examination.report import Report
 from learner.inference import exporting, predictions
 from learner.inference.get_preds import get_preds
+from learner.look import showing, summary
 from learner.loop import OPERATIONS, Loop, backward, compute_loss, forward, step
 from learner.messages.arguments import (
     check_assigned,
@@ -245,6 +246,9 @@ class Learner(FitState):
     load = saving.load
     save_step = replay.write
     report = reporting.report
+    show_batch = showing.show_batch
+    show_results = showing.show_results
+    summary = summary.summary
 
     def snapshot(self) -> dict[str, Any]:
         """Copy the weights, buffers, optimizer, callbacks' states, random states, clock and history."""

@@ -1,0 +1,201 @@
+"""What a model answers: classes, yes or no for each label, or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from torch import Tensor
+
+from learner.data.tensors import describe
+
+Kind = Literal["classes", "labels", "numbers"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers and targets of the same shape.
+
+    Attributes:
+        kind: `"classes"`: class numbers of shape (items, ...). `"labels"`: 0 and 1 of shape (items, labels).
+            `"numbers"`: of shape (items, outputs).
+        answers: what the model answers.
+        targets: what is right.
+        n_classes: number of classes, labels or outputs.
+        is_counted: which targets count, of the same shape; None for all.
+    """
+
+    kind: Kind
+    answers: Tensor
+    targets: Tensor
+    n_classes: int
+    is_counted: Tensor | None = None
+
+    @property
+    def counted(self) -> tuple[Tensor, Tensor]:
+        """Targets and answers that count, shape (count,)."""
+        if self.is_counted is None:
+            return self.targets.flatten(), self.answers.flatten()
+        return self.targets[self.is_counted], self.answers[self.is_counted]
+
+
+def answers_of(
+    preds: Any,
+    targets: Any,
+    loss_func: Any,
+    kind: Kind | None = None,
+    threshold: float | None = None,
+    ignore_index: int | None = None,
+) -> Answers:
+    """Turn a model's outputs into answers, by their shapes and types, and by the loss.
+
+    Args:
+        preds: scores of shape (items, classes, ...), or logits, probabilities or numbers of the targets'
+            shape.
+        targets: class numbers of shape (items, ...), 0 and 1, shares of classes, or numbers.
+        loss_func: the loss, which says whether scores are probabilities.
+        kind: what the targets are, where shapes and types do not say it.
+        threshold: from which score on the answer is yes; by default 0 for logits, 0.5 for probabilities.
+        ignore_index: targets with this number do not count; by default that of the loss.
+
+    Raises:
+        TypeError, ValueError: preds and targets cannot be compared.
+    """
+    preds, targets = as_scores(preds), as_tensor(targets)
+    if preds.ndim == targets.ndim + 1 and preds.shape[1] == 1:
+        preds = preds.squeeze(1)  # one logit per item
+    if targets.ndim == preds.ndim + 1 and targets.shape[-1] == 1:
+        targets = targets.squeeze(-1)
+    if preds.ndim > 1 and preds.shape[1] == 1 and preds.shape == targets.shape and kind != "numbers":
+        preds, targets = preds.squeeze(1), targets.squeeze(1)
+    if preds.shape != targets.shape:
+        return classes_of(preds, targets, loss_func, kind, ignore_index)
+    if kind is None:
+        kind = kind_of(preds, targets, loss_func)
+    if kind == "numbers":
+        columns = (each.reshape(len(each), -1).double() for each in (preds, targets))
+        answers, targets = columns
+        return Answers("numbers", answers, targets, answers.shape[1])
+    if preds.is_floating_point() and targets.is_floating_point() and kind == "classes" and is_soft(targets):
+        return Answers("classes", preds.argmax(1), targets.argmax(1), preds.shape[1])
+    if preds.is_floating_point():
+        preds = preds > (default_threshold(preds, loss_func) if threshold is None else threshold)
+    return yes_or_no(preds.long(), targets, kind, ignore_index)
+
+
+def classes_of(
+    preds: Tensor, targets: Tensor, loss_func: Any, kind: Kind | None, ignore_index: int | None
+) -> Answers:
+    """The class with the highest score, where the classes are dimension 1, or the last one.
+
+    Raises:
+        ValueError: the shapes do not fit, or targets are outside the classes.
+    """
+    if preds.ndim == targets.ndim + 1 and preds.shape[:-1] == targets.shape and not fits(preds, targets):
+        preds = preds.movedim(-1, 1)
+    elif preds.ndim == 2 and targets.ndim > 1 and len(preds) == targets.numel():
+        targets = targets.flatten()
+    if not fits(preds, targets) or targets.is_floating_point() or kind in ("labels", "numbers"):
+        raise ValueError(
+            f"Interpretation: preds of shape {tuple(preds.shape)}, {preds.dtype}, and targets of shape "
+            f"{tuple(targets.shape)}, {targets.dtype}, cannot be compared. Scores need the shape (items, "
+            "classes, ...) for class numbers of shape (items, ...); numbers need the targets' shape. Pass "
+            "keep= to choose a part of the output or to reshape it."
+        )
+    ignored = ignored_by(loss_func) if ignore_index is None else ignore_index
+    targets, n_classes = targets.long(), preds.shape[1]
+    is_counted = targets != ignored
+    outside = is_counted & ((targets < 0) | (targets >= n_classes))
+    if outside.any():
+        raise ValueError(
+            f"Interpretation: {int(outside.sum())} targets are outside the classes 0 to {n_classes - 1}, "
+            f"such as {int(targets[outside][0])}. Pass ignore_index= if they should not count."
+        )
+    return Answers("classes", preds.argmax(1), targets, n_classes, is_counted)
+
+
+def yes_or_no(answers: Tensor, targets: Tensor, kind: Kind, ignore_index: int | None) -> Answers:
+    """Answers 0 and 1, of one class or of several labels."""
+    is_counted = None if ignore_index is None else targets != ignore_index
+    n_labels = answers.shape[1] if kind == "labels" and answers.ndim > 1 else 2
+    if kind == "classes":
+        n_labels = max(2, int(max(answers.max(), targets.max())) + 1)
+    return Answers(kind, answers, targets.long(), n_labels, is_counted)
+
+
+def kind_of(preds: Tensor, targets: Tensor, loss_func: Any) -> Kind:
+    """What targets of the preds' own shape are."""
+    name = name_of(loss_func)
+    if is_soft(targets) and "cross" in name and "binary" not in name:
+        return "classes"
+    if any(word in name for word in ("mse", "l1", "mae", "huber", "poisson")):
+        return "numbers"
+    if not preds.is_floating_point() and not targets.is_floating_point():
+        return "classes"
+    if not ((targets == 0) | (targets == 1)).all():
+        return "numbers"
+    return "labels" if targets.ndim == 2 else "classes"
+
+
+def is_soft(targets: Tensor) -> bool:
+    """Are they shares of classes, shape (items, classes), that add up to 1?"""
+    if not targets.is_floating_point() or targets.ndim < 2 or targets.shape[1] < 2:
+        return False
+    return bool(((targets.sum(1) - 1).abs() < 1e-3).all() and (targets >= 0).all())
+
+
+def fits(preds: Tensor, targets: Tensor) -> bool:
+    """Are they scores of shape (items, classes, ...) for class numbers of shape (items, ...)?"""
+    return preds.ndim > 1 and preds.shape[1] > 1 and preds.shape[:1] + preds.shape[2:] == targets.shape
+
+
+def default_threshold(preds: Tensor, loss_func: Any) -> float:
+    """0 for logits, 0.5 for probabilities: scores from 0 to 1 whose loss does not take logits."""
+    are_shares = bool(((preds >= 0) & (preds <= 1)).all())
+    return 0.5 if are_shares and "logit" not in name_of(loss_func) else 0.0
+
+
+def ignored_by(loss_func: Any) -> int:
+    """The number that the loss ignores as a target; torch's default is -100."""
+    settings = getattr(loss_func, "keywords", {})
+    return settings.get("ignore_index", getattr(loss_func, "ignore_index", -100))
+
+
+def name_of(loss_func: Any) -> str:
+    """The name of a loss function or class, in lower case."""
+    while isinstance(loss_func, partial):
+        loss_func = loss_func.func
+    return str(getattr(loss_func, "__name__", type(loss_func).__name__)).lower()
+
+
+def as_scores(preds: Any) -> Tensor:
+    """The scores among a model's outputs: a tensor, or the part that is called `logits`.
+
+    Raises:
+        TypeError: there is no such part.
+    """
+    logits = preds.get("logits") if isinstance(preds, Mapping) else getattr(preds, "logits", None)
+    if isinstance(preds, Tensor) or isinstance(logits, Tensor):
+        return (preds if isinstance(preds, Tensor) else logits).detach()
+    raise TypeError(
+        f"Interpretation: the predictions are {describe(preds)}. Pass keep= to choose the part with the "
+        "scores, as keep='logits' or keep=lambda output: output[0]."
+    )
+
+
+def as_tensor(targets: Any) -> Tensor:
+    """The targets as a tensor, whose bool is 0 and 1.
+
+    Raises:
+        TypeError: they are not a tensor.
+    """
+    if isinstance(targets, Mapping) and isinstance(targets.get("labels"), Tensor):
+        targets = targets["labels"]
+    if not isinstance(targets, Tensor):
+        raise TypeError(
+            f"Interpretation: the targets are {describe(targets)}, but one tensor is needed. Pass target= to "
+            "choose it, as target=lambda targets: targets[0]."
+        )
+    return targets.long() if not targets.is_floating_point() else targets

@@ -1,0 +1,249 @@
+"""What a trained model gets right and wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from callbacks.core.settings import check_count
+from learner.inference.get_preds import get_preds
+from learner.look import matrix_pictures, number_pictures
+from learner.look.answers import Answers, Kind, answers_of
+from learner.look.class_report import ClassReport, class_report, number_report
+from learner.look.items import Show, draw_items, first_items, result_titles, single
+from learner.messages.keywords import suggest_keywords
+from learner.state.protocol import FullLearner
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+METHODS: dict[str, str] = {
+    "classes": "confusion_matrix() and most_confused()",
+    "labels": "confusion_matrix() and report()",
+    "numbers": "report(), plot_residuals() and plot_predictions()",
+}
+
+
+class TopLosses(NamedTuple):
+    """The items with the largest losses, the largest first.
+
+    Attributes:
+        losses: shape (k,).
+        indices: their places in the loader's order, from 0.
+        inputs: what the model took; None with `inputs=False`.
+        targets: what was right.
+        preds: the model's outputs.
+    """
+
+    losses: Tensor
+    indices: Tensor
+    inputs: Any
+    targets: Any
+    preds: Any
+
+
+class Interpretation:
+    """Look at the results of a model, item by item: predictions, losses, confusion, residuals.
+
+    The model runs once over the loader, in evaluation mode, and the learner stays as it is. Classes, labels
+    (several per item) and numbers are told apart by the shapes and types of predictions and targets, and by
+    the loss; segmentation and sequences count each pixel or token.
+
+    Args:
+        learn: a learner, trained or not.
+        loader: batches; by default the validation data.
+        classes: the names of the classes, labels or outputs, in order; by default those of the data set
+            (`dataset.classes`), otherwise numbers.
+        keep: the part of the model's output to look at, a name or a function, as for `get_preds`; by default
+            `logits` if the output has them.
+        target: a function that chooses or changes the targets, if they are not one tensor.
+        kind: `"classes"`, `"labels"` or `"numbers"`, where shapes and types do not say it.
+        threshold: the score from which on an answer is yes; by default 0 for logits, 0.5 for probabilities.
+        ignore_index: targets with this number do not count; by default that of the loss.
+        inputs: keep the inputs in memory, for `top_losses` and `plot_top_losses`.
+        losses: compute the loss of each item; pass False if single items have no loss.
+
+    Attributes:
+        losses: the loss of each item, shape (items,), float32; None with `losses=False`.
+        preds, targets, inputs: of all items, on the CPU.
+        kind: what the targets are.
+        answers: class numbers, 0 and 1, or numbers, in the targets' shape.
+        classes: the names.
+
+    Raises:
+        TypeError, ValueError: there is no batch, or predictions and targets cannot be compared; the message
+            says which argument chooses a part.
+    """
+
+    @suggest_keywords
+    def __init__(
+        self,
+        learn: FullLearner,
+        loader: Any = None,
+        *,
+        classes: Sequence[str] | None = None,
+        keep: str | Callable[[Any], Any] | None = None,
+        target: Callable[[Any], Any] | None = None,
+        kind: Kind | None = None,
+        threshold: float | None = None,
+        ignore_index: int | None = None,
+        inputs: bool = True,
+        losses: bool = True,
+    ):
+        wanted = {"keep": keep, "with_inputs": inputs, "with_loss": losses}
+        found = list(get_preds(learn, loader, **wanted))
+        self.losses = found.pop().float() if losses else None
+        self.inputs = single(found.pop()) if inputs else None
+        self.preds, self.targets = found[0], found[1] if target is None else target(found[1])
+        self._found = answers_of(self.preds, self.targets, learn.loss_func, kind, threshold, ignore_index)
+        self.kind, self.answers = self._found.kind, self._found.answers
+        self.classes = checked_names(classes or names_in(learn, loader), self._found)
+
+    def confusion_matrix(self) -> Tensor:
+        """How often each class was answered for each class.
+
+        Returns:
+            Counts, shape (classes, classes), int64: the row is the target, the column the answer. For labels
+            shape (labels, 2, 2), one such table for each.
+
+        Raises:
+            ValueError: the targets are numbers.
+        """
+        self._check("confusion_matrix", "classes", "labels")
+        n_classes = self._found.n_classes
+        if self.kind == "classes":
+            return counts_of(*self._found.counted, n_classes)
+        columns = self.answers.reshape(-1, n_classes), self._found.targets.reshape(-1, n_classes)
+        counted = self._found.is_counted
+        tables = []
+        for n in range(n_classes):
+            kept = slice(None) if counted is None else counted.reshape(-1, n_classes)[:, n]
+            tables.append(counts_of(columns[1][kept, n], columns[0][kept, n], 2))
+        return torch.stack(tables)
+
+    def report(self) -> ClassReport:
+        """Precision, recall, F1 and support of each class or label; of numbers their errors and R2.
+
+        The precision of a class that was never answered is 0, and a line below the table says so.
+        """
+        if self.kind == "numbers":
+            return number_report(self.answers, self._found.targets, self.classes)
+        return class_report(self.confusion_matrix(), self.classes, is_multilabel=self.kind == "labels")
+
+    def most_confused(self, min_count: int = 1) -> list[tuple[Any, Any, int]]:
+        """The pairs of classes that are confused most often, as `(target, answer, count)`.
+
+        Args:
+            min_count: leave out rarer pairs.
+
+        Raises:
+            ValueError: the targets are not classes.
+        """
+        self._check("most_confused", "classes")
+        check_count("most_confused", "min_count", min_count, 1)
+        counts = self.confusion_matrix().fill_diagonal_(0)
+        pairs = [(int(counts[row, column]), row, column) for row, column in counts.nonzero().tolist()]
+        pairs.sort(key=lambda each: (-each[0], each[1:]))
+        return [(self.classes[row], self.classes[k], n) for n, row, k in pairs if n >= min_count]
+
+    def top_losses(self, k: int = 9) -> TopLosses:
+        """The `k` items with the largest losses, or all if there are fewer; a loss of NaN comes first.
+
+        Raises:
+            ValueError: `k` is below 1.
+        """
+        check_count("top_losses", "k", k, 1)
+        if self.losses is None:
+            raise ValueError("top_losses: the losses were not computed. Leave out losses=False.")
+        losses, indices = self.losses.topk(min(k, len(self.losses)))
+        chosen = indices.tolist()
+        columns = (self.inputs, self.targets, self.preds)
+        return TopLosses(losses, indices, *(first_items(each, chosen) for each in columns))
+
+    # Pictures
+
+    def plot_confusion_matrix(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the confusion matrix: right answers in blue, errors in red, each as a share of its target.
+
+        Of labels each row is a label, with its numbers of right and wrong answers.
+        """
+        counts = self.confusion_matrix()
+        if self.kind == "labels":
+            return matrix_pictures.plot_labels(counts, self.classes, ax)
+        return matrix_pictures.plot_classes(counts, self.classes, ax)
+
+    def plot_top_losses(self, k: int = 9, *, show: Show | None = None) -> Figure:
+        """Draw the inputs of the items with the largest losses, with answer, target and loss.
+
+        Args:
+            k: how many.
+            show: `show(ax, inputs, target, pred)` draws one item; by default by the type of the inputs.
+
+        Raises:
+            ValueError: the inputs were not kept.
+        """
+        if self.inputs is None:
+            raise ValueError("plot_top_losses: the inputs were not kept. Leave out inputs=False.")
+        top = self.top_losses(k)
+        words = result_titles(self._found, self.classes, top.indices.tolist())
+        numbers = zip(words, top.losses.tolist(), top.indices.tolist(), strict=True)
+        titles = [f"{title}\nloss {loss:.3g}, item {n}" for title, loss, n in numbers]
+        preds = self.answers[top.indices] if show is None else top.preds
+        return draw_items(top.inputs, titles, show, top.targets, preds)
+
+    def plot_residuals(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the residuals, prediction minus target, over the predictions; good ones have no pattern."""
+        self._check("plot_residuals", "numbers")
+        return number_pictures.plot_residuals(self.answers, self._found.targets, self.classes, ax)
+
+    def plot_predictions(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the predictions over the targets; good ones are on the diagonal."""
+        self._check("plot_predictions", "numbers")
+        return number_pictures.plot_predictions(self.answers, self._found.targets, self.classes, ax)
+
+    def _check(self, method: str, *kinds: Kind) -> None:
+        """Raise an error where a method has no meaning for these targets."""
+        if self.kind not in kinds:
+            raise ValueError(
+                f"{method}() is for {' or '.join(kinds)}, but the targets are {self.kind}: use "
+                f"{METHODS[self.kind]}. If they are something else, pass Interpretation(learn, "
+                f"kind={kinds[0]!r})."
+            )
+
+    def __repr__(self) -> str:
+        loss = "" if self.losses is None else f", mean loss {self.losses.mean():.4g}"
+        return f"Interpretation({len(self.answers)} items, {self.kind}{loss}; see report(), top_losses())"
+
+
+def counts_of(targets: Tensor, answers: Tensor, n_classes: int) -> Tensor:
+    """The confusion matrix of some class numbers."""
+    pairs = targets * n_classes + answers
+    return torch.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def names_in(learn: FullLearner, loader: Any) -> Sequence[Any] | None:
+    """The names of the classes that a data set knows, such as torchvision's."""
+    source = loader or learn.data.valid
+    found = getattr(getattr(source, "dataset", None), "classes", None)
+    return list(found) if isinstance(found, (list, tuple)) else None
+
+
+def checked_names(classes: Any, found: Answers) -> list[Any]:
+    """A name for each class.
+
+    Raises:
+        ValueError: there are not as many as classes.
+    """
+    if classes is None:
+        return list(range(found.n_classes))
+    if isinstance(classes, str) or len(classes) != found.n_classes:
+        raise ValueError(
+            f"Interpretation(classes={classes!r}): {len(classes)} names for {found.n_classes} {found.kind}. "
+            "Pass a list with a name for each, in the order of their numbers."
+        )
+    return list(classes)

@@ -1,0 +1,192 @@
+"""Pictures of items: images, sequences, rows of a table, text, or drawn by the user's own function."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from callbacks.history.drawing import INK, line_style, new_axes, new_panels
+from learner.data.tensors import describe
+from learner.look.answers import Answers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: `show(ax, inputs, target, pred)` draws one item; `pred` is None where there is no prediction.
+Show = Callable[["Axes", Any, Any, Any], Any]
+
+N_COLUMNS = 3
+SMALLEST_IMAGE = 6  # pixels of a side; a smaller matrix is a sequence of vectors
+MAX_FEATURES = 10  # of a row that is shown as a table
+MAX_WORDS = 200  # letters of a text
+
+
+def draw_items(
+    inputs: Any, titles: Sequence[str], show: Show | None, targets: Any = None, preds: Any = None
+) -> Figure:
+    """Draw a panel per item, or one table if the items are rows of a table.
+
+    Args:
+        inputs: of the items, joined: a tensor, list, or a tuple or mapping of them.
+        titles: one for each item; the first line is the answer or the target.
+        show: draws one item; by default by its type.
+        targets: for `show`.
+        preds: for `show`.
+    """
+    n_items = len(titles)
+    if show is None and is_table(inputs):
+        return draw_table(inputs[:n_items], titles)
+    n_columns = min(n_items, N_COLUMNS)
+    n_rows = math.ceil(n_items / n_columns)
+    axes = new_panels(n_items, 3.0 * n_columns, 2.9 * n_rows, n_columns)
+    for n, (ax, title) in enumerate(zip(axes, titles, strict=True)):
+        ax.set_title(title, fontsize="small")
+        ax.grid(visible=False)
+        if show is None:
+            draw_item(ax, item_at(inputs, n))
+            draw_mask(ax, item_at(targets if preds is None else preds, n))
+        else:
+            show(ax, item_at(inputs, n), item_at(targets, n), item_at(preds, n))
+    figure: Any = axes[0].figure
+    return figure
+
+
+def draw_item(ax: Axes, item: Any) -> None:
+    """Draw one item by its type: an image, a sequence, or text."""
+    if isinstance(item, Mapping):
+        item = next((each for each in item.values() if isinstance(each, Tensor)), item)
+    if isinstance(item, (tuple, list)) and item and isinstance(item[0], (Tensor, np.ndarray)):
+        item = item[0]
+    if isinstance(item, np.ndarray):
+        item = torch.as_tensor(item)
+    if not isinstance(item, Tensor) or item.is_nested or item.is_complex():
+        return draw_text(ax, item if isinstance(item, str) else describe(item))
+    item = item.detach().cpu()
+    image = as_image(item)
+    if image is not None:
+        ax.imshow(image.numpy(), cmap="gray", interpolation="nearest")
+        ax.set_axis_off()
+    elif item.ndim in (1, 2) and item.is_floating_point() and item.numel() > 1:
+        rows = item.reshape(len(item), -1).float()
+        for n in range(min(rows.shape[1], 6)):
+            ax.plot(rows[:, n].numpy(), **line_style(n))
+    elif item.ndim == 1 and item.numel():
+        draw_text(ax, " ".join(map(str, item.tolist())))
+    else:
+        draw_text(ax, str(item.item()) if item.numel() == 1 else describe(item))
+    return None
+
+
+def draw_mask(ax: Axes, mask: Any) -> None:
+    """Draw the classes of the pixels over an image, if there are any."""
+    pixels = ax.images[0].get_array() if ax.images else None
+    if pixels is None or not isinstance(mask, Tensor) or mask.shape != pixels.shape[:2]:
+        return
+    shown = mask.float().masked_fill(mask <= 0, math.nan)  # the image is seen where the class is 0
+    ax.imshow(shown.numpy(), cmap="viridis", alpha=0.6, interpolation="nearest", vmin=0)
+
+
+def draw_text(ax: Axes, text: str) -> None:
+    """Draw text in place of a picture."""
+    lines = "\n".join(textwrap.wrap(textwrap.shorten(text, MAX_WORDS, placeholder=" ..."), 30))
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, lines, ha="center", va="center", color=INK, fontsize="small", transform=ax.transAxes)
+
+
+def as_image(item: Tensor) -> Tensor | None:
+    """Pixels of shape (height, width) or (height, width, 3 or 4), from 0 to 1; None for anything else."""
+    if item.ndim == 3 and item.shape[0] in (1, 3, 4):
+        item = item[0] if item.shape[0] == 1 else item.movedim(0, -1)
+    elif item.ndim == 3 and item.shape[-1] == 1:
+        item = item[..., 0]
+    is_colour = item.ndim == 3 and item.shape[-1] in (3, 4)
+    if not (item.ndim == 2 or is_colour) or min(item.shape[:2]) < SMALLEST_IMAGE:
+        return None
+    pixels = item.float().nan_to_num()
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > 1:
+        pixels = (pixels - low) / (high - low).clamp_min(1e-12)
+    return pixels
+
+
+def is_table(inputs: Any) -> bool:
+    """Are the items rows of a few numbers?"""
+    is_rows = isinstance(inputs, Tensor) and inputs.ndim == 2 and inputs.is_floating_point()
+    return is_rows and 0 < inputs.shape[1] <= MAX_FEATURES
+
+
+def draw_table(rows: Tensor, titles: Sequence[str]) -> Figure:
+    """Draw rows of numbers as a table, with the titles on the left."""
+    labels = [title.replace("\n", ", ") for title in titles]
+    ax = new_axes(min(2.5 + 0.9 * rows.shape[1], 10), 0.3 * len(rows) + 0.6)
+    ax.set_axis_off()
+    cells = [[f"{value:.4g}" for value in row] for row in rows.tolist()]
+    table = ax.table(
+        cells,
+        rowLabels=labels,
+        colLabels=[f"input {n}" for n in range(rows.shape[1])],
+        loc="center",
+        edges="horizontal",
+        cellLoc="right",
+        bbox=(0, 0, 1, 1),
+    )
+    table.auto_set_font_size(False)
+    for cell in table.get_celld().values():
+        cell.set(edgecolor=INK, linewidth=0.4)
+        cell.set_text_props(color=INK, fontsize="small")
+    figure: Any = ax.figure
+    return figure
+
+
+def item_at(nest: Any, n: int) -> Any:
+    """Item number `n` of joined inputs, targets or predictions."""
+    if isinstance(nest, Mapping):
+        return {key: item_at(each, n) for key, each in nest.items()}
+    if type(nest) is tuple:
+        return tuple(item_at(each, n) for each in nest)
+    return nest[n] if isinstance(nest, (Tensor, np.ndarray, list)) else nest
+
+
+def first_items(nest: Any, chosen: Sequence[int]) -> Any:
+    """The chosen items of joined inputs, targets or predictions."""
+    if isinstance(nest, Mapping):
+        return {key: first_items(each, chosen) for key, each in nest.items()}
+    if type(nest) is tuple:
+        return tuple(first_items(each, chosen) for each in nest)
+    if isinstance(nest, list):
+        return [nest[n] for n in chosen]
+    return nest[list(chosen)] if isinstance(nest, (Tensor, np.ndarray)) else nest
+
+
+def result_titles(found: Answers, classes: Sequence[Any], chosen: Sequence[int]) -> list[str]:
+    """The answer for each chosen item, with the target if it is another one."""
+    if found.kind == "classes" and found.answers.ndim > 1:  # of pixels or tokens
+        counts = torch.ones_like(found.answers) if found.is_counted is None else found.is_counted
+        right = (found.answers == found.targets) & counts.bool()
+        return [f"{100 * right[n].sum() / counts[n].sum().clamp_min(1):.0f} % right" for n in chosen]
+    titles = []
+    for n in chosen:
+        answer, target = (in_words(each[n], found.kind, classes) for each in (found.answers, found.targets))
+        titles.append(answer if answer == target else f"{answer} (target: {target})")
+    return titles
+
+
+def in_words(value: Tensor, kind: str, classes: Sequence[Any]) -> str:
+    """One answer or target."""
+    if kind == "classes":
+        return str(classes[int(value)]) if value.ndim == 0 else ""
+    if kind == "labels":
+        return ", ".join(str(classes[n]) for n in value.flatten().nonzero().flatten().tolist()) or "none"
+    return ", ".join(f"{each:.4g}" for each in value.flatten().tolist())
+
+
+def single(inputs: Any) -> Any:
+    """The only input, or all inputs."""
+    return inputs[0] if type(inputs) is tuple and len(inputs) == 1 else inputs

@@ -1,0 +1,77 @@
+"""Pictures of confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from callbacks.history.drawing import BLUE, VERMILLION, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_NUMBERED = 25  # classes up to which each cell shows its count
+COLUMNS = ("yes, right", "yes, wrong", "no, wrong", "no, right")
+
+
+def plot_classes(counts: Tensor, classes: Sequence[Any], ax: Axes | None) -> Axes:
+    """Rows are targets, columns answers; right answers in blue, errors in red, as shares of the row."""
+    n_classes = len(classes)
+    side = min(max(3.2, 0.42 * n_classes + 1.6), 10)
+    ax = ax or new_axes(side + 0.6, side)
+    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    is_right = torch.eye(n_classes, dtype=torch.bool)
+    errors = shares.masked_fill(is_right, 0)
+    relative = errors / errors.max().clamp_min(1e-12)  # the largest error has the full colour
+    strength = torch.where(is_right, 0.6 + 0.4 * shares, 0.1 + 0.9 * relative.square())
+    strength = strength.masked_fill(counts == 0, 0)
+    colours = torch.where(is_right[..., None], rgb(BLUE), rgb(VERMILLION))
+    draw_cells(ax, counts, torch.cat([colours, strength[..., None]], 2), n_classes <= MAX_NUMBERED)
+    step = max(1, n_classes // MAX_NUMBERED)
+    places = range(0, n_classes, step)
+    names = [str(classes[n]) for n in places]
+    ax.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0)
+    ax.set_yticks(places, names)
+    ax.set(xlabel="answer", ylabel="target", title=headline(counts, classes))
+    return ax
+
+
+def headline(counts: Tensor, classes: Sequence[Any]) -> str:
+    """The share of right answers, and the commonest error."""
+    right = counts.diagonal().sum().item() / max(counts.sum().item(), 1)
+    errors = counts - counts.diagonal().diag()
+    row, column = divmod(int(errors.argmax()), len(classes))
+    worst = f"\nmost often wrong: {classes[row]} as {classes[column]}" if errors.any() else ""
+    return f"{100 * right:.1f} % right{worst}"
+
+
+def plot_labels(counts: Tensor, names: Sequence[Any], ax: Axes | None) -> Axes:
+    """A row per label, with its numbers of right and wrong answers."""
+    ax = ax or new_axes(5.5, max(2.5, 0.4 * len(names) + 1.2))
+    shares = (counts / counts.sum(2, keepdim=True).clamp_min(1)).flatten(1)[:, [3, 1, 2, 0]]
+    table = counts.flatten(1)[:, [3, 1, 2, 0]]
+    colours = torch.stack([rgb(BLUE), rgb(VERMILLION), rgb(VERMILLION), rgb(BLUE)]).expand(len(names), 4, 3)
+    draw_cells(ax, table, torch.cat([colours, shares[..., None]], 2), True)
+    ax.set_xticks(range(4), COLUMNS)
+    ax.set_yticks(range(len(names)), [str(name) for name in names])
+    ax.set(xlabel="answer", ylabel="label", title="Right and wrong answers per label")
+    return ax
+
+
+def draw_cells(ax: Axes, counts: Tensor, colours: Tensor, has_numbers: bool) -> None:
+    """Cells in these colours, shape (rows, columns, 4), with their counts."""
+    ax.imshow(colours.clamp(0, 1).numpy(), aspect="auto", interpolation="nearest")
+    ax.grid(visible=False)
+    ink = ax.xaxis.label.get_color()
+    for row, column in counts.nonzero().tolist() if has_numbers else ():
+        colour = "white" if colours[row, column, 3] > 0.5 else ink
+        words = str(int(counts[row, column]))
+        ax.text(column, row, words, ha="center", va="center", color=colour, size="small")
+
+
+def rgb(colour: str) -> Tensor:
+    """Red, green and blue of a colour such as `#0072B2`, from 0 to 1."""
+    return torch.tensor([int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)])

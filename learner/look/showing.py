@@ -1,0 +1,136 @@
+"""Pictures of a batch, without and with the model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from callbacks.core.settings import check_count
+from learner.data.items import in_batch
+from learner.data.loaders import is_one_shot
+from learner.examination.examination import first_batch, generators_of
+from learner.inference.gathering import copied
+from learner.inference.kept_part import part_of
+from learner.inference.predictions import loader_or_valid, predicting
+from learner.look.answers import answers_of
+from learner.look.items import Show, draw_items, first_items, in_words, result_titles, single
+from learner.messages.keywords import suggest_keywords
+from learner.state.protocol import FullLearner
+from learner.state.snapshots import keep_random_states
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@suggest_keywords
+def show_batch(
+    learn: FullLearner,
+    n: int = 9,
+    *,
+    loader: Any = None,
+    classes: Sequence[str] | None = None,
+    show: Show | None = None,
+) -> Figure:
+    """Draw the first items of the first training batch with their targets.
+
+    Images are drawn as images, sequences of numbers as lines, short rows of numbers as a table, text and
+    whole numbers as words. Nothing is trained, and the next pass has the same order as without this call.
+
+    Args:
+        learn: the learner.
+        n: how many items.
+        loader: batches; by default the training data.
+        classes: the names of the classes, in the order of their numbers.
+        show: `show(ax, inputs, target, pred)` draws one item on matplotlib axes; `pred` is None here.
+
+    Raises:
+        ValueError: there is no batch, or the data can be read only once.
+    """
+    check_count("show_batch", "n", n, 1)
+    batch = a_batch(learn, learn.data.train if loader is None else loader, "show_batch")
+    inputs, targets = learn.data.split(batch)
+    chosen = range(min(n, in_batch(learn.data, batch)))
+    words = [target_in_words(targets, k, len(chosen), classes) for k in chosen]
+    return draw_items(first_items(single(inputs), chosen), words, show, first_items(targets, chosen))
+
+
+@suggest_keywords
+def show_results(
+    learn: FullLearner,
+    n: int = 9,
+    *,
+    loader: Any = None,
+    classes: Sequence[str] | None = None,
+    show: Show | None = None,
+    keep: str | Callable[[Any], Any] | None = None,
+) -> Figure:
+    """Draw the first items of the first validation batch with the model's answers.
+
+    The target stands beside an answer that differs from it.
+
+    Args:
+        learn: the learner, which stays as it is.
+        n: how many items.
+        loader: batches; by default the validation data, or the training data if there is none.
+        classes: the names of the classes, in the order of their numbers.
+        show: `show(ax, inputs, target, pred)` draws one item on matplotlib axes.
+        keep: the part of the model's output to look at, as for `get_preds`.
+
+    Raises:
+        TypeError, ValueError: there is no batch; or no `show` was passed, and predictions and targets cannot
+            be compared.
+    """
+    check_count("show_results", "n", n, 1)
+    loader = learn.data.train if loader is None and learn.data.valid is None else loader
+    batch = a_batch(learn, loader_or_valid(learn.data, loader), "show_results")
+    with predicting(learn):
+        learn.batch = batch
+        learn.loop.run_model(learn)
+        inputs, targets = copied(single(learn.inputs)), copied(learn.targets)
+        preds = copied(part_of(learn.preds, keep))
+        chosen = range(min(n, learn.n_items))
+    parts = [first_items(each, chosen) for each in (inputs, targets, preds)]
+    if show is not None:
+        return draw_items(parts[0], [""] * len(chosen), show, *parts[1:])
+    found = answers_of(preds, targets, learn.loss_func)
+    words = result_titles(found, classes or range(found.n_classes), chosen)
+    return draw_items(parts[0], words, None, preds=found.answers[: len(chosen)])
+
+
+def a_batch(learn: FullLearner, loader: Any, owner: str) -> Any:
+    """The first batch of a loader, whose next pass stays the same.
+
+    Raises:
+        ValueError: there is none, or the loader can be read only once.
+    """
+    if is_one_shot(loader):
+        other = "inputs, as summary(inputs)" if owner == "summary" else "other batches, as loader=[batch]"
+        raise ValueError(
+            f"{owner}: the data can be read only once, so no batch was taken from it. Pass {other}."
+        )
+    states = [(each, each.get_state()) for each in generators_of(SimpleNamespace(train=loader, valid=None))]
+    with keep_random_states(loader):
+        batch = first_batch(learn.data, loader)
+    for generator, state in states:
+        generator.set_state(state)
+    if batch is None:
+        raise ValueError(f"{owner}: the loader has no batch.")
+    return batch
+
+
+def target_in_words(targets: Any, k: int, n_items: int, classes: Sequence[Any] | None) -> str:
+    """The target of one item; nothing for one with many numbers, such as a mask."""
+    if isinstance(targets, Mapping):
+        targets = targets.get("labels")
+    if not isinstance(targets, Tensor) or targets.ndim > 2 or k >= len(targets):
+        return str(targets[k]) if isinstance(targets, list) and isinstance(targets[k], (str, int)) else ""
+    target = targets[k].detach().cpu()
+    is_one = target.numel() == 1
+    if is_one and not target.is_floating_point():
+        return in_words(target.reshape(()).long(), "classes", classes or range(int(target) + 1))
+    if not is_one and ((target == 0) | (target == 1)).all():
+        return in_words(target, "labels", classes or range(target.numel()))
+    return in_words(target, "numbers", ()) if target.numel() <= 4 else ""

@@ -1,0 +1,257 @@
+"""The layers of a model: output shapes, parameters, floating-point operations and memory."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, is_lazy
+from torch.utils.flop_counter import FlopCounterMode
+
+from callbacks.model.named import COMPILED
+from callbacks.place.device import tensors_in
+from learner.data.items import in_batch
+from learner.inference.exporting import unchanged
+from learner.inference.given_inputs import as_inputs
+from learner.inference.predictions import predicting
+from learner.look.showing import a_batch
+from learner.state.protocol import FullLearner
+
+WIDTH = 79
+HEAD = ("layer", "output shape", "parameters", "FLOPs", "memory")
+WIDTHS = (29, 17, 13, 8, 9)
+SHARED, FROZEN = "shared", "*"
+NOTHING = ([], 0, 0, 0)  # shapes, bytes, operations and calls of a layer that was not called
+
+
+@dataclass
+class Layer:
+    """A module in the order of the calls.
+
+    Attributes:
+        name: as in `model.named_modules()`.
+        kind: its class.
+        shapes: of the outputs of its last call; empty if it was not called.
+        n_parameters: its own, without those of its submodules; 0 if another layer before it has them.
+        is_frozen: has it parameters, and none requires a gradient?
+        is_shared: are its parameters counted at another layer?
+        flops: floating-point operations of all its calls, without those of its submodules.
+        n_bytes: of the outputs of all its calls.
+        n_calls: how often it was called.
+    """
+
+    name: str
+    kind: str
+    n_parameters: int
+    is_frozen: bool
+    is_shared: bool
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    flops: int = 0
+    n_bytes: int = 0
+    n_calls: int = 0
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        name = f"{self.name} {self.kind}".strip() + (f" x{self.n_calls}" if self.n_calls > 1 else "")
+        shape = "x".join(map(str, self.shapes[0])) if self.shapes else "" if self.n_calls else "not called"
+        shape += f" +{len(self.shapes) - 1}" if len(self.shapes) > 1 else ""
+        n = SHARED if self.is_shared else f"{self.n_parameters:,}{FROZEN if self.is_frozen else ''}"
+        return name, shape, n, in_units(self.flops, 1000), in_bytes(self.n_bytes)
+
+
+@dataclass(repr=False)
+class Summary:
+    """What `learn.summary()` found; `print` shows a table that fits 80 columns.
+
+    Attributes:
+        layers: the layers, in the order in which they were called first.
+        n_parameters: all parameters of the model, each counted once.
+        n_trained: those that require a gradient.
+        flops: floating-point operations of the forward pass of the batch, as torch counts them.
+        n_bytes: of the parameters and buffers.
+        n_output_bytes: of the outputs of all layers.
+        n_items: items in the batch.
+    """
+
+    layers: list[Layer]
+    n_parameters: int
+    n_trained: int
+    flops: int
+    n_bytes: int
+    n_output_bytes: int
+    n_items: int
+
+    def _notes(self) -> list[str]:
+        frozen = self.n_parameters - self.n_trained
+        per_item = in_units(self.flops // max(self.n_items, 1), 1000)
+        found = [
+            f"Parameters: {self.n_parameters:,}; {self.n_trained:,} are trained, {frozen:,} are frozen.",
+            f"Forward pass of {self.n_items} items: {in_units(self.flops, 1000)} FLOPs, {per_item} per item.",
+            f"Memory: {in_bytes(self.n_bytes)} for parameters and buffers, "
+            f"{in_bytes(self.n_output_bytes)} for the outputs of the batch.",
+        ]
+        return found + ([f"{FROZEN} frozen"] if any(each.is_frozen for each in self.layers) else [])
+
+    def __repr__(self) -> str:
+        rows = [HEAD, *(each.cells() for each in self.layers)]
+        lines = [
+            f"{shortened(row[0], WIDTHS[0]):{WIDTHS[0]}} {shortened(row[1], WIDTHS[1]):{WIDTHS[1]}}"
+            + "".join(f"{cell:>{width}}" for cell, width in zip(row[2:], WIDTHS[2:], strict=True))
+            for row in rows
+        ]
+        return "\n".join([*(line.rstrip() for line in lines), "", *self._notes()])
+
+    def _repr_html_(self) -> str:
+        rows = [HEAD, *(each.cells() for each in self.layers)]
+        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+        return f"<table>{body}</table>" + "".join(f"<p>{escape(note)}</p>" for note in self._notes())
+
+
+def summary(learn: FullLearner, inputs: Any = None) -> Summary:
+    """List the layers of the model with output shape, parameters, floating-point operations and memory.
+
+    The model runs once, in evaluation mode; modes, buffers, weights and random states stay as they are. Of a
+    model with lazy layers a copy runs. Layers are the modules without submodules, and those with parameters
+    of their own. FLOPs are those of matrix products and convolutions, by `torch.utils.flop_counter`.
+
+    Args:
+        learn: the learner.
+        inputs: a batch of inputs, as for `predict`; by default the first batch of the training data.
+
+    Returns:
+        The table, which `print` and a notebook show.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    batch = a_batch(learn, learn.data.train, "summary") if inputs is None else as_inputs(inputs, learn)[0]
+    with predicting(learn), unchanged(learn), runnable_model(learn) as model, ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)  # of the counter's hooks
+        if "torch._dynamo" in sys.modules:  # hooks and the counter need the model uncompiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        counter = stack.enter_context(FlopCounterMode(display=False))
+        watch = Watch(model, counter)
+        stack.callback(watch.remove)
+        learn.batch = batch
+        learn.loop.run_model(learn)
+        n_items = in_batch(learn.data, batch) if inputs is None else learn.n_items
+    called = watch.layers()
+    parameters = {id(each): each for each in model.parameters()}.values()
+    tensors = [*parameters, *model.buffers()]
+    return Summary(
+        called,
+        sum(each.numel() for each in parameters),
+        sum(each.numel() for each in parameters if each.requires_grad),
+        counter.get_total_flops(),
+        sum(each.numel() * each.element_size() for each in tensors),
+        sum(each.n_bytes for each in called),
+        n_items,
+    )
+
+
+@contextmanager
+def runnable_model(learn: FullLearner) -> Iterator[nn.Module]:
+    """The model; for the block a copy of it, if it has lazy layers, which the first batch would change."""
+    model = learn.model
+    if not any(is_lazy(each) for each in (*model.parameters(), *model.buffers())):
+        yield model
+        return
+    lazy = [each for each in model.buffers() if isinstance(each, UninitializedBuffer)]
+    new = {id(each): UninitializedBuffer(device=each.device, dtype=each.dtype) for each in lazy}
+    learn.model = copy.deepcopy(model, new)  # torch cannot copy the buffers itself
+    try:
+        yield learn.model
+    finally:
+        learn.model = model
+
+
+class Watch:
+    """Hooks that note the calls of layers."""
+
+    def __init__(self, model: nn.Module, counter: FlopCounterMode):
+        self._counter, self._handles = counter, []
+        self._modules = {m: name.replace(COMPILED, "") for name, m in model.named_modules() if is_layer(m)}
+        self._order: dict[nn.Module, None] = {}
+        self._noted: dict[nn.Module, tuple[list[tuple[int, ...]], int, int, int]] = {}
+        self._stack: list[list[int]] = []  # operations before each call under way, and those of calls within
+        for module in self._modules:
+            self._handles.append(module.register_forward_pre_hook(self._enter))
+            self._handles.append(module.register_forward_hook(self._leave))
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for each in self._handles:
+            each.remove()
+
+    def _enter(self, module: nn.Module, *_: Any) -> None:
+        self._order[module] = None
+        self._stack.append([self._counter.get_total_flops(), 0])
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        before, within = self._stack.pop()
+        total = self._counter.get_total_flops() - before
+        if self._stack:
+            self._stack[-1][1] += total
+        _, n_bytes, flops, n_calls = self._noted.get(module, NOTHING)
+        outputs = [each for each in tensors_in(output) if not each.is_nested]
+        n_bytes += sum(each.numel() * each.element_size() for each in outputs)
+        shapes = [tuple(each.shape) for each in outputs]
+        self._noted[module] = (shapes, n_bytes, flops + total - within, n_calls + 1)
+
+    def layers(self) -> list[Layer]:
+        """The layers in the order of their first calls; those that were not called come last."""
+        seen: set[int] = set()
+        found = []
+        for module in {**self._order, **self._modules}:
+            own = {id(each): each for each in module.parameters(recurse=False)}
+            new = {key: each for key, each in own.items() if key not in seen}
+            seen |= set(own)
+            shapes, n_bytes, flops, n_calls = self._noted.get(module, NOTHING)
+            found.append(
+                Layer(
+                    self._modules[module],
+                    type(module).__name__,
+                    sum(each.numel() for each in new.values() if not is_lazy(each)),
+                    bool(own) and not any(each.requires_grad for each in own.values()),
+                    bool(own) and not new,
+                    shapes,
+                    flops,
+                    n_bytes,
+                    n_calls,
+                )
+            )
+        return found
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Has it no submodules, or parameters of its own?"""
+    return not any(module.children()) or any(True for _ in module.parameters(recurse=False))
+
+
+def in_units(number: int, base: int) -> str:
+    """A number with k, M, G or T, in powers of 1000 or 1024."""
+    value, unit = float(number), ""
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if value < base - 0.5 or unit == "P":
+            break
+        value /= base
+    return f"{value:.{0 if value >= 100 or not unit else 1}f} {unit}".rstrip()
+
+
+def in_bytes(number: int) -> str:
+    """A number of bytes."""
+    return in_units(number, 1024) + ("B" if number >= 1024 else " B")
+
+
+def shortened(text: str, width: int) -> str:
+    """The end of a long text: the last part of a name is the one that differs."""
+    return text if len(text) <= width else f"...{text[3 - width :]}"

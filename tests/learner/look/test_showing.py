@@ -1,0 +1,98 @@
+"""Pictures of batches and of results, by the type of the data."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from learner import Data, Learner
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+IMAGES, CLASSES = torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
+
+
+def learner_of(inputs: torch.Tensor, targets: torch.Tensor = CLASSES, model=None) -> Learner:
+    torch.manual_seed(0)
+    model = model or nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 3))
+    batches = [(inputs, targets)]
+    return Learner(model, (batches, batches), F.cross_entropy, SGD)
+
+
+def titles_of(figure) -> list[str]:
+    return [ax.get_title() for ax in figure.axes]
+
+
+def test_images_are_shown_with_the_names_of_their_classes():
+    figure = learner_of(IMAGES).show_batch(4, classes=["cat", "dog", "owl"])
+    assert titles_of(figure) == ["cat", "dog", "owl", "cat"]
+    assert torch.as_tensor(figure.axes[1].images[0].get_array()).equal(IMAGES[1, 0])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_results_name_the_answer_and_a_target_that_differs():
+    learn = learner_of(IMAGES)
+    pairs = list(zip(learn.predict(IMAGES).argmax(1).tolist(), CLASSES.tolist(), strict=True))
+    expected = [
+        f"{answer}" + (f" (target: {target})" if answer != target else "") for answer, target in pairs
+    ]
+    assert titles_of(learn.show_results()) == expected
+
+
+def test_rows_of_numbers_are_a_table_and_sequences_are_lines():
+    table = learner_of(torch.rand(5, 4)).show_batch(2).axes[0].tables[0]
+    assert table[2, -1].get_text().get_text() == "1"  # the target of the second row
+    figure = learner_of(torch.rand(5, 30)).show_batch(2)
+    assert [len(ax.get_lines()[0].get_ydata()) for ax in figure.axes] == [30, 30]
+
+
+def test_whole_numbers_are_words_and_a_mask_is_drawn_over_its_image():
+    tokens = torch.randint(9, (5, 6))
+    model = nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(12, 3))
+    figure = learner_of(tokens, model=model).show_batch(1)
+    assert figure.axes[0].texts[0].get_text() == " ".join(map(str, tokens[0].tolist()))
+    learn = learner_of(IMAGES, torch.randint(2, (5, 8, 8)), nn.Conv2d(1, 2, 1))
+    for figure in (learn.show_batch(2), learn.show_results(2)):
+        assert [len(ax.images) for ax in figure.axes] == [2, 2]
+
+
+def test_a_function_of_yours_draws_each_item():
+    seen = []
+
+    def show(ax, inputs, target, pred):
+        seen.append((tuple(inputs.shape), int(target), None if pred is None else tuple(pred.shape)))
+
+    learn = learner_of(IMAGES)
+    learn.show_batch(2, show=show)
+    learn.show_results(1, show=show)
+    assert seen == [((1, 8, 8), 0, None), ((1, 8, 8), 1, None), ((1, 8, 8), 0, (3,))]
+
+
+def test_the_next_pass_and_the_random_states_are_the_same_as_without():
+    def order(shows: bool) -> list[float]:
+        data = TensorDataset(torch.arange(20.0)[:, None], torch.zeros(20).long())
+        loader = DataLoader(data, 4, shuffle=True, generator=torch.Generator().manual_seed(0))
+        held_out = [(torch.rand(4, 1), torch.zeros(4).long())]
+        learn = Learner(nn.Linear(1, 2), Data(loader, held_out), F.cross_entropy, SGD)
+        torch.manual_seed(0)
+        if shows:
+            learn.show_batch(2)
+            learn.show_results(2)
+            learn.summary()
+        return [torch.rand(1).item(), *(float(x) for inputs, _ in loader for x in inputs)]
+
+    assert order(shows=True) == order(shows=False)
+
+
+def test_data_that_can_be_read_only_once_or_is_empty_is_refused(make_learner):
+    learn = make_learner(data=Data(iter([(torch.rand(2, 1), torch.rand(2, 1))]), None))
+    with pytest.raises(ValueError, match=r"show_batch: the data can be read only once.*loader=\[batch\]"):
+        learn.show_batch()
+    with pytest.raises(ValueError, match=r"summary: the data can be read only once.*summary\(inputs\)"):
+        learn.summary()
+    with pytest.raises(ValueError, match="show_results: the loader has no batch"):
+        learn.show_results(loader=[])
+    with pytest.raises(ValueError, match=r"show_batch\(n=0\): write a whole number"):
+        learn.show_batch(0)
