@@ -23,6 +23,7 @@ A run's folder has:
     n_epochs      number of epochs that have a row
     monitored     {"name", "direction": "min" or "max", "value": the best one, "epoch": of the best one}
     last, best    the results of the last epoch and of the best one, by name
+    directions    "min" or "max" by the name of a result, if its metric declares which is better
     n_parameters  number of trained parameters
     environment   versions by package, device, machine
     seed          of the recipe

@@ -119,6 +119,7 @@ class RunRecorder(Callback):
             "environment": {**versions(learn), "machine": machine()},
             "n_parameters": sum(each.numel() for each in learn.model.parameters() if each.requires_grad),
             "item": item_of(learn),
+            "directions": {name: each for name, each in learn.measured.items() if each},
         }
         problem = self._keep_final(learn)
         other = kept_elsewhere("run.json", self.folder, lambda folder: write_facts(folder, self.facts))

@@ -14,6 +14,7 @@ from callbacks import Metrics, OptunaPruning, Progress, Recorder
 from callbacks.core.output import print_line
 from callbacks.history.direction import Direction
 from callbacks.results.best import check_measured
+from learner.files.run_files import BEST, FINAL, SUFFIXES, read_facts, write_facts
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import Mistake
@@ -205,7 +206,7 @@ def run_trial(plan: Plan, study: Any, folder: Path, optuna: Any) -> None:
     seed = (plan.seed * MAX_TRIALS + len(study.trials)) % 2**32
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     trial = study.ask({each.path: each.distribution(optuna) for each in plan.settings})
-    start = time.monotonic()
+    start, best = time.monotonic(), best_number(study)
     try:
         value = train_trial(plan, trial, folder / TRIALS / f"trial-{trial.number}")
     except optuna.TrialPruned:
@@ -217,10 +218,29 @@ def run_trial(plan: Plan, study: Any, folder: Path, optuna: Any) -> None:
         outcome = f"failed: {described(error)}"
     else:
         study.tell(trial, value)
-        outcome = f"{plan.monitor} {value:.5g}{' *' if study.best_trial.number == trial.number else ''}"
+        outcome = f"{plan.monitor} {value:.5g}{' *' if best_number(study) == trial.number else ''}"
+    for number in {best, trial.number} - {best_number(study), None}:
+        drop_weights(folder / TRIALS / f"trial-{number}")
     words = " ".join(f"{path.rpartition('.')[2]}={setting(value)}" for path, value in trial.params.items())
     line = f"trial {trial.number}  {outcome}  {time.monotonic() - start:.1f}s  {words}"
     print_line(line if len(line) <= 80 else f"{line[:77]}...", flush=True)
+
+
+def best_number(study: Any) -> int | None:
+    """The number of the best trial; None if no trial has finished."""
+    has_finished = any(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False))
+    return study.best_trial.number if has_finished else None
+
+
+def drop_weights(folder: Path) -> None:
+    """Delete the weights of a trial that is not the best one: those of all trials would fill the disk."""
+    for name in (FINAL, BEST, f"{FINAL}_loss", f"{BEST}_loss"):
+        for suffix in SUFFIXES:
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    facts = read_facts(folder)
+    if facts:
+        facts["weights"] = {"final": None, "best": None, "reason": "a sweep keeps those of its best trial"}
+        write_facts(folder, facts)
 
 
 def train_trial(plan: Plan, trial: Any, folder: Path) -> float:

@@ -95,6 +95,12 @@ def test_each_combination_of_choices_is_trained_once_and_the_best_can_be_run(cap
     assert "learner run runs/small-sweep-1/best.yaml" in page
 
 
+def test_only_the_best_trial_keeps_its_weights():
+    sweep("lr=1e-6,1e-1,1e-3")
+    kept = [path.parent.name for path in Path("runs/small-sweep-1/trials").glob("*/model.*")]
+    assert kept == ["trial-1"]
+
+
 def test_the_suggestions_depend_on_the_seed_alone():
     sweep("lr=1e-4..1e-1", "--trials", "3")
     sweep("lr=1e-4..1e-1", "--trials", "3")
