@@ -53,6 +53,7 @@ DONE = [
     "learner/report",
     "learner/resume",
     "learner/runs",
+    "learner/scripts",
     "learner/state",
     "learner/tools",
     "pyproject.toml",

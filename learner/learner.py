@@ -40,6 +40,7 @@ from learner.messages.missing_attributes import with_hints
 from learner.report import reporting
 from learner.resume import resumption, saving
 from learner.resume.resumption import Resume
+from learner.scripts.to_script import to_script
 from learner.state import copies, membership, optimizer_modes, snapshots
 from learner.state.attributes import FitState
 from learner.state.protocol import LoopProtocol
@@ -249,6 +250,7 @@ class Learner(FitState):
     show_batch = showing.show_batch
     show_results = showing.show_results
     summary = summary.summary
+    to_script = to_script
 
     def snapshot(self) -> dict[str, Any]:
         """Copy the weights, buffers, optimizer, callbacks' states, random states, clock and history."""

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from callbacks.core.output import print_line, reported
-from learner.cli import examine, listing, machine, reports, starter, train
+from learner.cli import examine, leave, listing, machine, reports, starter, train
 from learner.cli.parser import Parser
 from learner.recipes.recipe_errors import Mistake, RecipeError
 
@@ -61,6 +61,7 @@ def make_parser() -> Parser:
     train.add_verbs(verbs)
     examine.add_verbs(verbs)
     reports.add_verbs(verbs)
+    leave.add_verbs(verbs)
     listing.add_verb(verbs)
     starter.add_verb(verbs)
     machine.add_verb(verbs)

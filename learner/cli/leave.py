@@ -1,0 +1,77 @@
+"""The verb that writes a recipe as a script of plain PyTorch: `to-script`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
+from learner.recipes.recipe import Recipe
+from learner.recipes.recipe_errors import Mistake
+from learner.scripts.compose import script_of
+from learner.scripts.script import Script
+from learner.scripts.to_script import write_script
+
+
+def add_verbs(verbs: Verbs[Parser]) -> None:
+    """Add the verb to the command line."""
+    verb = add_recipe_verb(verbs, "to-script", "write the recipe as a script of plain PyTorch")
+    text = "the file to write (train.py beside the recipe)"
+    verb.add_argument("--output", type=Path, metavar="FILE", help=text)
+    verb.set_defaults(function=do_to_script)
+
+
+def do_to_script(options: argparse.Namespace) -> int:
+    """Write the script."""
+    recipe = load(options)
+    path = options.output or Path(options.recipe).parent / "train.py"
+    try:
+        script = script_of_recipe(recipe)
+        write_script(script, path)
+    except ValueError as error:
+        raise Mistake(f"{options.recipe}: {error}\nNothing was written.") from error
+    except OSError as error:
+        raise Mistake(f"{path} cannot be written: {error.strerror or error}") from error
+    print(f"wrote {path}")
+    for name in script.left_out:
+        print(f"left out, as it does not change the training: {name}")
+    report_files(script, recipe, path)
+    return 0
+
+
+def script_of_recipe(recipe: Recipe) -> Script:
+    """The script of a recipe.
+
+    Raises:
+        RecipeError: a part cannot be built.
+        ValueError: parts have no script form; the message lists all of them.
+    """
+    with recipe.importable():
+        parts = recipe.sections.parts
+        title = recipe.sections.value("recipe")
+        return script_of(
+            recipe.build(),
+            recipe.n_epochs,
+            model=parts["model"],
+            data=parts["data"],
+            seed=recipe.sections.seed,
+            folder=recipe.path.parent,
+            title="" if title is None else str(title.value),
+        )
+
+
+def report_files(script: Script, recipe: Recipe, path: Path) -> None:
+    """Print which files the script needs beside it, and which of them still import this project."""
+    files = recipe.names.code.sources()
+    folder = recipe.path.parent
+    if files and path.absolute().parent.resolve() != folder:
+        names = ", ".join(each.relative_to(folder).as_posix() for each in files)
+        print(f"the script imports the files beside the recipe; copy them beside it: {names}")
+    for each in files:
+        text = each.read_text(encoding="utf-8")
+        if any(
+            f"{start} {name}" in text for start in ("import", "from") for name in ("learner", "callbacks")
+        ):
+            print(
+                f"{each.name} itself imports plainlearner, so the script needs it as long as this file does"
+            )

@@ -1,0 +1,223 @@
+"""Compose the script of a learner from what its parts contribute.
+
+`FORMS` says for each class of callbacks which function adds its lines to the script. To give a callback a
+form, write such a function beside the others of its kind, and add it to the table of its file.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from callbacks.core.contract import Callback
+from callbacks.core.draws import undrawn
+from callbacks.core.warning import warn
+from callbacks.core.when import window_of
+from callbacks.fast.lean_step import LeanStep
+from callbacks.guard.blackbox import BlackBox
+from callbacks.inspect.activations import ActivationStats
+from callbacks.inspect.flow import GradientFlow
+from callbacks.inspect.prediction_plots import PlotSnapshots
+from callbacks.inspect.surface import LossSurface
+from callbacks.inspect.weight_updates import WeightUpdates
+from callbacks.place.device import DevicePlacement
+from callbacks.record.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
+from callbacks.record.profile import Profile
+from callbacks.record.recorder import Recorder
+from callbacks.record.timer import Timer
+from learner.data.seeds import seed_everything
+from learner.loop import OPERATIONS
+from learner.scripts import loader_texts as texts
+from learner.scripts import result_forms, schedule_forms, step_forms
+from learner.scripts.batches import batch_form
+from learner.scripts.expressions import Expressions, Part
+from learner.scripts.loaders import loader_form
+from learner.scripts.parts import loss_form, model_form, optimizer_form
+from learner.scripts.script import Script
+from learner.scripts.text import indented
+
+FORMS: dict[Any, Callable[[Any, Script], None]] = {
+    **step_forms.FORMS,
+    **schedule_forms.FORMS,
+    **result_forms.FORMS,
+}
+
+#: Callbacks that only look at the training. Without them the weights are the same.
+OBSERVERS = (
+    *(ActivationStats, BlackBox, DeviceStats, GradientFlow, GradientNorms, LRMonitor, LeanStep, LossSurface),
+    *(PlotSnapshots, Profile, Recorder, Throughput, Timer, WeightUpdates),
+)
+
+
+def script_of(
+    learn: Any,
+    n_epochs: int,
+    *,
+    model: Part,
+    data: Part,
+    seed: int | None,
+    folder: Path,
+    title: str = "",
+) -> Script:
+    """Compose the script of a learner.
+
+    Args:
+        learn: the learner.
+        n_epochs: how many epochs the script trains.
+        model: what the script calls for the model.
+        data: what it calls for the data.
+        seed: the seed that is set before the data is made, then the model; None for no seed.
+        folder: where the script will be, beside the user's files.
+        title: its first line.
+
+    Raises:
+        ValueError: parts have no script form; the message lists all of them.
+    """
+    expressions = Expressions(folder.resolve())
+    built, made = make_parts(model, data, seed, learn)
+    loaders = loader_form(data, built, learn.data, expressions)
+    with undrawn():
+        sample = loaders.sample()
+    form = batch_form(learn.data, sample, expressions, has_data=loaders.has_data)
+    script = Script(learn, expressions, loaders, form, n_epochs, title)
+    add_head(script, seed)
+    placements = [each for each in learn.callbacks if type(each) is DevicePlacement]
+    for callback in placements:
+        step_forms.placement(callback, script)
+    if not made.is_first:
+        add_loaders(script)
+    model_form(model, made.model, script)
+    if made.is_first:
+        add_loaders(script)
+    loss_form(script)
+    optimizer_form(script)
+    for callback in learn.callbacks:
+        if callback not in placements:
+            add_callback(callback, script)
+    check_operations(learn, script)
+    if expressions.problems:
+        lines = "\n  ".join(dict.fromkeys(expressions.problems))
+        raise ValueError(f"this learner cannot be written as a script:\n  {lines}")
+    return script
+
+
+class Made(NamedTuple):
+    """A new model, and whether it was made before the data."""
+
+    model: Any
+    is_first: bool = False
+
+
+def make_parts(model: Part, data: Part, seed: int | None, learn: Any) -> tuple[Any, Made]:
+    """Make the data and the model as the script does, in the order that gives the learner's weights.
+
+    Warns:
+        LearnerWarning: the learner has not trained yet, and neither order gives its weights.
+    """
+    with undrawn():
+        if seed is not None:
+            seed_everything(seed)
+        built = data.build()
+        made = Made(model.build())
+        if seed is None or learn.global_step or are_equal(made.model, learn.model):
+            return built, made
+        seed_everything(seed)
+        made = Made(model.build(), is_first=True)
+        built = data.build()
+    if not are_equal(made.model, learn.model):
+        warn(
+            f"to_script(seed={seed}): with this seed {model.name} starts with other weights than the "
+            f"learner, so the script ends with others too. Call torch.manual_seed({seed}) right before you "
+            "make the data, then the model."
+        )
+        made = Made(made.model)
+    return built, made
+
+
+def are_equal(model: Any, other: Any) -> bool:
+    """Have two models the same weights and buffers?"""
+    one, two = model.state_dict(), other.state_dict()
+    return list(one) == list(two) and all(
+        torch.equal(each.cpu(), two[name].cpu()) if isinstance(each, torch.Tensor) else True
+        for name, each in one.items()
+    )
+
+
+def add_head(script: Script, seed: int | None) -> None:
+    """The constants, and the seeds."""
+    others = other_generators(script.expressions.folder)
+    if others and script.loaders.valid and not script.loaders.is_ours:
+        script.needs.add("random_states")
+        script.helpers["same_random_states"] = texts.SAME_RANDOM_STATES
+    if seed is not None:
+        script.constants["SEED"] = str(seed)
+        script.setup += ["random.seed(SEED)"] * ("random" in others)
+        script.setup += ["np.random.seed(SEED)"] * ("numpy" in others)
+        script.setup.append("torch.manual_seed(SEED)")
+    script.constants["N_EPOCHS"] = str(script.n_epochs)
+
+
+def add_loaders(script: Script) -> None:
+    """The lines that make the loaders, in a function of their own if they are many."""
+    loaders = script.loaders
+    script.helpers |= loaders.helpers
+    if len(loaders.setup) < 4:
+        script.setup += loaders.setup
+        return
+    names = "train_loader, valid_loader" if loaders.valid else "train_loader"
+    body = indented(loaders.setup, 1)
+    text = (
+        f'def make_loaders():\n    """The batches of training{" and validation" * bool(loaders.valid)}."""\n'
+    )
+    script.helpers["make_loaders"] = f"{text}{body}\n    return {names}"
+    script.setup.append(f"{names} = make_loaders()")
+
+
+def add_callback(callback: Callback, script: Script) -> None:
+    """The lines of a callback, or a problem."""
+    window, kind = window_of(callback), type(callback)
+    if kind in OBSERVERS:
+        if kind is not Recorder:
+            script.left_out.append(kind.__name__)
+    elif kind not in FORMS:
+        origin = (
+            "it is your own" if not kind.__module__.startswith("callbacks.") else "it changes the training"
+        )
+        script.problem(f"the callback {kind.__name__} has no script form: {origin}")
+    elif window is not None:
+        script.problem(f"the callback {window!r}: a script has no form for a window of When")
+    else:
+        FORMS[kind](callback, script)
+
+
+def check_operations(learn: Any, script: Script) -> None:
+    """Note each operation that a subclass of the learner overrides."""
+    for name, function in OPERATIONS.items():
+        if getattr(type(learn), name) is not function:
+            script.problem(f"{type(learn).__name__}.{name} overrides an operation, which has no script form")
+
+
+#: What the user's files may import without drawing from generators other than torch's.
+SAFE = {"torch", "learner", "callbacks", "__future__", *sys.stdlib_module_names} - {"random"}
+
+
+def other_generators(folder: Path) -> set[str]:
+    """The generators beside torch's that the user's own files may draw from: "random", "numpy"."""
+    found: set[str] = set()
+    for file in user_files(folder):
+        names = set(re.findall(r"^\s*(?:import|from)\s+(\w+)", file.read_text(encoding="utf-8"), re.M))
+        names -= SAFE | {each.stem for each in folder.iterdir()}
+        found |= names & {"random", "numpy"} or {"random", "numpy"} if names else set()
+    return found
+
+
+def user_files(folder: Path) -> list[Path]:
+    """The Python files of a folder that were imported."""
+    files = {Path(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
+    found = [each.resolve() for each in files if each.is_file() and each.suffix == ".py"]
+    return [each for each in found if each.is_relative_to(folder) and "site-packages" not in each.parts]

@@ -1,0 +1,281 @@
+"""What callbacks that measure, report and stop contribute to a script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from callbacks.core.contract import snake_case
+from callbacks.guard.stop_on_nan import StopOnNaN
+from callbacks.guard.stopping import EarlyStopping
+from callbacks.measures.as_metrics import Metric, direction_of, metric_name
+from callbacks.record.loggers import CSVLogger
+from callbacks.record.metrics import Metrics
+from callbacks.record.progress import LogRMSE, Progress
+from callbacks.results import reductions
+from callbacks.save.checkpoint import Checkpoint
+from learner.scripts import result_texts as texts
+from learner.scripts.expressions import literal
+from learner.scripts.script import Script
+from learner.scripts.text import block
+
+
+def metrics(callback: Metrics, script: Script) -> None:
+    """`Metrics`: the losses and the metrics of both passes, in `results`."""
+    if callback.weight is not None:
+        script.problem("Metrics(weight=...): a script has no form for it")
+    script.helpers["Mean"] = texts.SUM if adds_up(script) else texts.MEAN
+    weight = loss_weight(script)
+    has_valid = bool(script.loaders.valid)
+    script.epoch_start.append(
+        "train_loss, valid_loss = Mean(), Mean()" if has_valid else "train_loss = Mean()"
+    )
+    script.after_batch.append(f"train_loss.update(loss, {weight})")
+    script.after_train.append('results = {"train_loss": train_loss.compute()}')
+    script.measured |= {"train_loss", "lr"}
+    if has_valid:
+        script.valid_batch.append(f"valid_loss.update(loss, {weight})")
+        script.after_valid.append('results["valid_loss"] = valid_loss.compute()')
+        script.measured.add("valid_loss")
+    passes = {"valid": ["valid"] * has_valid, "train": ["train"], "both": ["train"] + ["valid"] * has_valid}
+    for each in passes[callback.on]:
+        measure(callback.metrics, script, each)
+    script.after_train.append('results["lr"] = optimizer.param_groups[0]["lr"]')
+
+
+def measure(given: tuple[Any, ...], script: Script, part: str) -> None:
+    """The metrics of one pass."""
+    made = {snake_case(metric_name(each)): metric_form(each, script) for each in given}
+    if not made:
+        return
+    preds = "preds" if script.learn.loss_func is not None else 'getattr(preds, "logits", preds)'
+    items = ", ".join(f'"{name}": {form}' for name, form in made.items())
+    script.epoch_start.append(f"{part}_metrics = {{{items}}}")
+    targets = script.batch.targets.removeprefix("*")
+    targets = f"({targets})" if "," in targets else targets
+    after = [f"for metric in {part}_metrics.values():", f"    metric.update({preds}, {targets})"]
+    done = [
+        f"for name, metric in {part}_metrics.items():",
+        f'    results[f"{part}_{{name}}"] = float(metric.compute())',
+    ]
+    (script.after_batch if part == "train" else script.valid_batch).extend(after)
+    (script.after_train if part == "train" else script.after_valid).extend(done)
+    script.measured |= {f"{part}_{name}" for name in made}
+    script.directions |= {
+        f"{part}_{name}": direction_of(each) for name, each in zip(made, given, strict=True)
+    }
+    if part == "train":  # a metric must not keep the graph of the batch
+        at = script.after_batch.index(after[1])
+        script.after_batch[at] = f"    metric.update({preds}.detach(), {targets})"
+
+
+def metric_form(metric: Any, script: Script) -> str:
+    """An expression for a metric with `update` and `compute`."""
+    kind = metric if isinstance(metric, type) else type(metric)
+    kind = getattr(metric, "metric", kind)
+    title = kind.__name__
+    if kind.__module__.startswith("callbacks.") and title in texts.METRICS:
+        script.helpers[title] = texts.METRICS[title]
+        return f"{title}()"
+    if kind.__module__.startswith("callbacks."):
+        known = ", ".join(["accuracy", *sorted(set(texts.METRICS) - {"Accuracy"})])
+        script.problem(f"the metric {title}: a script has no form for it; it has one for {known}")
+        return "..."
+    if isinstance(metric, type):
+        return f"{script.expressions.name(metric, f'the metric {title}')}()"
+    if isinstance(metric, Metric):
+        return script.expressions.value(metric, f"the metric {title}")
+    script.helpers["MeanOf"] = texts.MEAN_OF
+    return f"MeanOf({script.expressions.value(metric, f'the metric {metric_name(metric)}')})"
+
+
+def adds_up(script: Script) -> bool:
+    """Is the loss a sum over the batch?"""
+    return reductions.reduction_of(script.learn.loss_func).adds_up
+
+
+def loss_weight(script: Script) -> str:
+    """How much a batch counts in the mean loss: what its loss divides by."""
+    loss_func = script.learn.loss_func
+    base, get = reductions.unwrapped(loss_func)
+    name = reductions.name_of(base) if loss_func is not None else None
+    if name is None or reductions.declared(get) != "mean":
+        return script.batch.n_items
+    if reductions.WEIGHERS[name] in (reductions.n_elements, reductions.n_weighted):
+        return "preds.numel()"
+    if name in ("cross_entropy", "nll_loss"):
+        return class_weight(script, get)
+    return script.batch.n_items
+
+
+def class_weight(script: Script, get: reductions.Get) -> str:
+    """How much a batch counts in a mean of `cross_entropy` or `nll_loss`."""
+    targets = script.batch.values.get("targets")
+    if targets is None or targets.is_floating_point():
+        return script.batch.n_items
+    ignored, name = get("ignore_index", -100), script.batch.targets
+    if get("weight", None) is not None:
+        if not hasattr(script.learn.loss_func, "weight"):
+            script.problem("loss: use nn.CrossEntropyLoss(weight=...), not a partial")
+        return f"loss_func.weight[{name}].sum()"
+    if targets.ndim == 1 and not bool((targets == ignored).any()):
+        return script.batch.n_items
+    return f"({name} != {ignored}).sum()"
+
+
+def progress(callback: Progress, script: Script) -> None:
+    """`Progress`: a line for each epoch."""
+    if "train_loss" not in script.measured:
+        script.after_epoch.append('print(f"epoch {epoch}")')
+        return
+    shown = 'print(f"epoch {epoch}:", *(f"{name} {value:.5g}" for name, value in results.items()))'
+    script.after_epoch.append(shown)
+
+
+def csv_logger(callback: CSVLogger, script: Script) -> None:
+    """`CSVLogger`: a row for each epoch."""
+    needs_results(script, "CSVLogger")
+    path = f"Path({literal(callback.path)})"
+    if callback.path.parent.name:
+        script.setup.append(f"{path}.parent.mkdir(parents=True, exist_ok=True)")
+    script.epoch_start.insert(0, "start = time.perf_counter()")
+    mode = '"a"' if callback.append else '"a" if epoch else "w"'
+    header = f"if epoch == 0{' and file.tell() == 0' if callback.append else ''}:"
+    script.after_epoch += [
+        'row = {"epoch": epoch, **results, "seconds": time.perf_counter() - start}',
+        f'with {path}.open({mode}, newline="") as file:',
+        "    writer = csv.DictWriter(file, row)",
+        f"    {header}",
+        "        writer.writeheader()",
+        "    writer.writerow(row)",
+    ]
+
+
+def log_rmse(callback: LogRMSE, script: Script) -> None:
+    """`LogRMSE`: the root of the loss."""
+    number, unit = int(callback.every.number), callback.every.unit
+    if unit == "epoch":
+        needs_results(script, "LogRMSE")
+        lines = ["print(f\"RMSE: {math.sqrt(results['train_loss'])}\")"]
+        script.after_epoch += when(f"(epoch + 1) % {number} == 0" if number > 1 else "", lines)
+    elif unit == "step":
+        lines = ['print(f"RMSE: {math.sqrt(loss.item())}")']
+        if number > 1:
+            script.needs.add("global_step")
+        target = script.after_update if script.update_if else script.after_batch
+        target += when(f"global_step % {number} == 0" if number > 1 else "", lines)
+    else:
+        script.problem(f'LogRMSE(every="{callback.every}"): a script counts by steps or by epochs')
+
+
+def when(condition: str, lines: list[str]) -> list[str]:
+    """The lines, if a condition holds."""
+    return [f"if {condition}:", *(f"    {line}" for line in lines)] if condition else lines
+
+
+def stop_on_nan(callback: StopOnNaN, script: Script) -> None:
+    """`StopOnNaN`: an error before the update."""
+    if callback.skip:
+        script.problem(f"StopOnNaN(skip={callback.skip}): a script cannot skip batches; omit skip")
+    script.needs.add("batch_idx")
+    script.after_loss += block("""
+        if not loss.isfinite():
+            raise FloatingPointError(f"the loss is {loss.item()} in batch {batch_idx}, epoch {epoch}")
+    """)
+
+
+def needs_results(script: Script, title: str, monitor: str | None = None) -> None:
+    """Note a problem if the script does not measure what a callback reads."""
+    if "train_loss" not in script.measured:
+        script.problem(f"{title}: it reads results, so the learner needs the callback Metrics")
+    elif monitor is not None and monitor not in script.measured:
+        names = ", ".join(sorted(script.measured))
+        script.problem(f"{title}: a script does not measure {monitor!r}; it measures {names}")
+
+
+def early_stopping(callback: EarlyStopping, script: Script) -> None:
+    """`EarlyStopping`: leave the loop, and restore the best weights."""
+    monitor = callback.monitor
+    needs_results(script, "EarlyStopping", monitor)
+    name = script.own("best")
+    wait = script.own("wait")
+    state = measured_state(script, monitor) if callback.restore_best else ""
+    good, bad = callback.stopping_threshold, callback.divergence_threshold
+    sign = "<" if better_way(callback, script) == "min" else ">"
+    value = f'results["{monitor}"]'
+    better = gain(value, name, sign, callback._best.min_delta) + (
+        f" or {value} {sign}= {good!r}" if good is not None else ""
+    )
+    script.setup.append(f'{name}, {wait} = float("{"" if sign == "<" else "-"}inf"), 0')
+    kept = [f"{name}_state = {state}"] if state else []
+    script.after_epoch += [
+        f"if {better}:",
+        *(f"    {line}" for line in [f"{name}, {wait} = {value}, 0", *kept]),
+        "else:",
+        f"    {wait} += 1",
+    ]
+    reasons = [f"{wait} >= {callback.patience}"]
+    reasons += [f"{value} {sign}= {good!r}"] if good is not None else []
+    reasons += [f"not {value} {sign} {bad!r}"] if bad is not None else []
+    script.end_epoch += [f"if {' or '.join(reasons)}:", "    break"]
+    if state:
+        script.setup.append(f"{name}_state = None")
+        script.after_fit += [f"if {name}_state is not None:", f"    model.load_state_dict({name}_state)"]
+
+
+def gain(value: str, best: str, sign: str, min_delta: float) -> str:
+    """The condition that a value is better than the best one."""
+    if not min_delta:
+        return f"{value} {sign} {best}"
+    difference = f"{best} - {value}" if sign == "<" else f"{value} - {best}"
+    return f"{difference} > {literal(min_delta)}"
+
+
+def better_way(callback: Any, script: Script) -> str:
+    """The direction in which what a callback monitors is better."""
+    return callback._best.mode or script.directions.get(callback.monitor) or "min"
+
+
+def measured_state(script: Script, monitor: str) -> str:
+    """The weights that were measured: of an epoch with one update, those before it."""
+    if monitor.startswith("valid_") or script.updates_per_epoch == 2:
+        return "copy.deepcopy(model.state_dict())"
+    if script.updates_per_epoch is None:
+        script.problem(f"the monitor {monitor!r}: the training data has no length; monitor a valid_ result")
+    line = "measured_state = copy.deepcopy(model.state_dict())  # train_loss is theirs"
+    if line not in script.epoch_start:
+        script.epoch_start.append(line)
+    return "measured_state"
+
+
+def checkpoint(callback: Checkpoint, script: Script) -> None:
+    """`Checkpoint`: the weights of the best epoch, and the last ones with the optimizer's state."""
+    folder = callback.folder.as_posix()
+    script.setup.append(f"Path({literal(folder)}).mkdir(parents=True, exist_ok=True)")
+    if callback.monitor is not None:
+        needs_results(script, "Checkpoint", callback.monitor)
+        name, value = script.own("best_saved"), f'results["{callback.monitor}"]'
+        sign = "<" if better_way(callback, script) == "min" else ">"
+        state = measured_state(script, callback.monitor)
+        state = "model.state_dict()" if state.startswith("copy.") else state
+        script.setup.append(f'{name} = float("{"" if sign == "<" else "-"}inf")')
+        script.after_epoch += [
+            f"if {value} {sign} {name}:",
+            f"    {name} = {value}",
+            f"    torch.save({state}, {literal(f'{folder}/best.pt')})",
+        ]
+    if callback.every.unit == "epoch":
+        saved = '{"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}'
+        number = int(callback.every.number)
+        line = f"torch.save({saved}, {literal(f'{folder}/last.pt')})"
+        script.after_epoch += when(f"(epoch + 1) % {number} == 0" if number > 1 else "", [line])
+
+
+FORMS: dict[Any, Any] = {
+    Metrics: metrics,
+    Progress: progress,
+    CSVLogger: csv_logger,
+    LogRMSE: log_rmse,
+    StopOnNaN: stop_on_nan,
+    EarlyStopping: early_stopping,
+    Checkpoint: checkpoint,
+}

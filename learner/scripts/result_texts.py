@@ -1,0 +1,133 @@
+"""Means and metrics over a pass that scripts contain."""
+
+MEAN = '''
+class Mean:
+    """The mean loss of a pass: each batch counts by what its own mean divides by."""
+
+    def __init__(self):
+        self.values, self.weights = [], []
+
+    def update(self, value: torch.Tensor, weight: int) -> None:
+        self.values.append(value.detach())
+        self.weights.append(weight)
+
+    def compute(self) -> float:
+        values = torch.stack(self.values).tolist()  # reads the device once
+        weights = [float(weight) for weight in self.weights]
+        products = [a * b for a, b in zip(values, weights, strict=True) if b]
+        return sum(products) / sum(weights) if products else math.nan
+'''
+
+SUM = '''
+class Mean:
+    """The loss of a pass: the losses of its batches are sums, so they are added."""
+
+    def __init__(self):
+        self.values = []
+
+    def update(self, value: torch.Tensor, weight: int) -> None:
+        self.values.append(value.detach())
+
+    def compute(self) -> float:
+        return sum(torch.stack(self.values).tolist())  # reads the device once
+'''
+
+MEAN_OF = '''
+class MeanOf:
+    """The mean over a pass of a function of predictions and targets."""
+
+    def __init__(self, function):
+        self.function, self.total, self.n_items = function, 0.0, 0
+
+    def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
+        self.total += float(self.function(preds, targets)) * len(targets)
+        self.n_items += len(targets)
+
+    def compute(self) -> float:
+        return self.total / self.n_items
+'''
+
+ACCURACY = '''
+class Accuracy:
+    """The share of items whose class has the highest score."""
+
+    def __init__(self):
+        self.n_right, self.n_items = 0, 0
+
+    def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
+        if preds.shape == targets.shape:  # logits of yes or no, or classes
+            right = (preds > 0 if preds.is_floating_point() else preds) == targets
+        else:
+            right = preds.argmax(1) == targets
+        self.n_right = self.n_right + right.sum()
+        self.n_items += right.numel()
+
+    def compute(self) -> float:
+        return int(self.n_right) / self.n_items
+'''
+
+SQUARES = '''
+class NAME:
+    """TITLE"""
+
+    def __init__(self):
+        self.squares, self.n_items = 0.0, 0
+
+    def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
+        self.squares = self.squares + (preds.double() - targets.double()).square().sum(0)
+        self.n_items += len(targets)
+
+    def compute(self) -> torch.Tensor:
+        return (self.squares / self.n_items).mean()END
+'''
+
+MAE = '''
+class MAE:
+    """The mean absolute error over a pass."""
+
+    def __init__(self):
+        self.total, self.count = 0.0, 0
+
+    def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
+        self.total = self.total + (preds.double() - targets.double()).abs().sum()
+        self.count += targets.numel()
+
+    def compute(self) -> torch.Tensor:
+        return self.total / self.count
+'''
+
+R2 = '''
+class R2:
+    """The coefficient of determination over a pass, the mean of all outputs."""
+
+    def __init__(self):
+        self.n_items, self.squares, self.sums, self.square_sums = 0, 0.0, 0.0, 0.0
+
+    def update(self, preds: torch.Tensor, targets: torch.Tensor) -> None:
+        preds, targets = preds.double(), targets.double()
+        if self.n_items == 0:
+            self.shift = targets[0].clone()  # so that small variances are not rounded away
+        self.n_items += len(targets)
+        self.squares = self.squares + (preds - targets).square().sum(0)
+        self.sums = self.sums + (targets - self.shift).sum(0)
+        self.square_sums = self.square_sums + (targets - self.shift).square().sum(0)
+
+    def compute(self) -> torch.Tensor:
+        total = self.square_sums - self.sums.square() / self.n_items
+        exact = (self.squares == 0).double()  # of constant targets
+        return torch.where(total <= 0, exact, 1 - self.squares / total).mean()
+'''
+
+
+def squares(name: str, title: str, end: str = "") -> str:
+    """The source of `MSE` or `RMSE`."""
+    return SQUARES.replace("NAME", name).replace("TITLE", title).replace("END", end)
+
+
+METRICS = {
+    "Accuracy": ACCURACY,
+    "MSE": squares("MSE", "The mean squared error over a pass."),
+    "RMSE": squares("RMSE", "The root of the mean squared error over a pass.", ".sqrt()"),
+    "MAE": MAE,
+    "R2": R2,
+}

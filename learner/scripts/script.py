@@ -1,0 +1,231 @@
+"""The script: the places of its loop to which the parts of a learner add lines, and its text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from callbacks.core.protocol import LearnerProtocol
+from learner.scripts.batches import Batch
+from learner.scripts.expressions import Expressions
+from learner.scripts.loaders import Loaders
+from learner.scripts.text import block, imports_for, indented
+
+Lines = list[str]
+
+
+@dataclass
+class Script:
+    """A training loop in which each callback has added its lines, in the order in which they run.
+
+    Attributes:
+        learn: the learner.
+        expressions: writes objects as Python, and collects what cannot be written.
+        loaders, batch: where batches come from, and how they are used.
+        n_epochs: how many epochs the script trains.
+        title: the first line of the script.
+        loss: the call of the loss, as `F.mse_loss(preds, targets)`.
+        constants: names at the top of the script.
+        helpers: functions and classes by name.
+        setup: before the first epoch.
+        epoch_start: before the training pass, in the model's training mode.
+        batch_start: before the forward pass of a training batch.
+        autocast: the context of the forward pass and the loss, or an empty string.
+        after_loss: after the loss of a training batch.
+        before_backward: before gradients are computed.
+        differentiated: the loss whose gradients are computed.
+        has_scaler: whether a gradient scaler scales that loss.
+        update_if: the condition on which a batch is followed by an update; empty for each batch.
+        before_step, step, after_step: around the update.
+        step_if: the condition on which `after_step` runs; empty for each update.
+        after_update: after the gradients are dropped.
+        after_batch: after a training batch, whether or not it was followed by an update.
+        after_train: after the training pass.
+        valid_batch: after the loss of a validation batch.
+        after_valid: after the validation pass.
+        after_epoch, end_epoch: at the end of the epoch; the second ones may leave the loop.
+        after_fit: after the last epoch.
+        measured: names in `results`.
+        left_out: callbacks that only look at the training, which the script does without.
+        needs: what lines use that is added on request: "batch_idx", "global_step", "modes", "random_states".
+        directions: in which direction each result is better.
+        names: variables that callbacks have taken.
+    """
+
+    learn: LearnerProtocol
+    expressions: Expressions
+    loaders: Loaders
+    batch: Batch
+    n_epochs: int
+    title: str = ""
+    loss: str = ""
+    constants: dict[str, str] = field(default_factory=dict)
+    helpers: dict[str, str] = field(default_factory=dict)
+    setup: Lines = field(default_factory=list)
+    epoch_start: Lines = field(default_factory=list)
+    batch_start: Lines = field(default_factory=list)
+    autocast: str = ""
+    after_loss: Lines = field(default_factory=list)
+    before_backward: Lines = field(default_factory=list)
+    differentiated: str = "loss"
+    has_scaler: bool = False
+    update_if: str = ""
+    before_step: Lines = field(default_factory=list)
+    step: Lines = field(default_factory=lambda: ["optimizer.step()"])
+    after_step: Lines = field(default_factory=list)
+    step_if: str = ""
+    after_update: Lines = field(default_factory=list)
+    after_batch: Lines = field(default_factory=list)
+    after_train: Lines = field(default_factory=list)
+    valid_batch: Lines = field(default_factory=list)
+    after_valid: Lines = field(default_factory=list)
+    after_epoch: Lines = field(default_factory=list)
+    end_epoch: Lines = field(default_factory=list)
+    after_fit: Lines = field(default_factory=list)
+    measured: set[str] = field(default_factory=set)
+    left_out: list[str] = field(default_factory=list)
+    needs: set[str] = field(default_factory=set)
+    directions: dict[str, str | None] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def problem(self, text: str) -> None:
+        """Note why the learner has no script."""
+        self.expressions.problems.append(text)
+
+    def own(self, name: str) -> str:
+        """A variable of one callback, with a number if another callback has this name."""
+        number = 2
+        own = name
+        while own in self.names:
+            own, number = f"{name}_{number}", number + 1
+        self.names.add(own)
+        return own
+
+    @property
+    def length(self) -> str:
+        """An expression for the number of training batches; a problem if it is not known."""
+        if self.loaders.n_batches is None:
+            self.problem(
+                "data: the training data has no length, which a schedule and GradientAccumulation need"
+            )
+        return "len(train_loader)"
+
+    @property
+    def updates_per_epoch(self) -> int | None:
+        """1 if each epoch is one update, 2 if it is more, None if that is not known."""
+        n_batches = self.loaders.n_batches
+        window = next((each for each in self.learn.callbacks if each.accumulates_gradients), None)
+        n_waiting = getattr(window, "n_batches", 1) or (n_batches or 1)
+        return None if n_batches is None else min(2, -(-n_batches // n_waiting))
+
+    # The text
+
+    def text(self, head: str) -> str:
+        """The whole script; `head` is its docstring."""
+        body = "\n".join(["def main() -> None:", indented(self.lines(), 1)])
+        helpers = [text.strip("\n") for text in self.helpers.values()]
+        constants = "\n".join(f"{name} = {value}" for name, value in self.constants.items())
+        parts = [*helpers, body, 'if __name__ == "__main__":\n    main()']
+        code = "\n\n\n".join(parts)
+        imports = imports_for(f"{constants}\n{code}", self.expressions.imports)
+        top = "\n\n".join([f'"""{head}\n"""', imports, constants])
+        return f"{top}\n\n\n{code}\n"
+
+    def lines(self) -> Lines:
+        """The lines of `main`."""
+        loop = [*self.epoch(), *self.valid(), *self.after_epoch, *self.end_epoch]
+        return [
+            *self.setup,
+            *(["global_step = 0"] if "global_step" in self.needs else []),
+            "",
+            "for epoch in range(N_EPOCHS):",
+            *inner(loop),
+            "",
+            *self.after_fit,
+            'torch.save(model.state_dict(), "model.pt")',
+        ]
+
+    def epoch(self) -> Lines:
+        """The training pass."""
+        header = f"for {self.batch.variables} in {self.loaders.train}:"
+        if "batch_idx" in self.needs:
+            variables = self.batch.variables
+            variables = f"({variables})" if "," in variables and not variables.startswith("(") else variables
+            header = f"for batch_idx, {variables} in enumerate({self.loaders.train}):"
+        return [
+            *self.epoch_start,
+            "model.train()",
+            *self.modes(),
+            header,
+            *inner(self.train()),
+            *self.after_train,
+        ]
+
+    def modes(self) -> Lines:
+        """Parts of the model that stay in evaluation mode."""
+        return (
+            block("""
+            for module in kept_in_evaluation_mode:
+                module.training = False
+        """)
+            if "modes" in self.needs
+            else []
+        )
+
+    def train(self) -> Lines:
+        """A training batch."""
+        counted = ["global_step += 1"] if "global_step" in self.needs else []
+        after = [*counted, *self.after_step]
+        after = [f"if {self.step_if}:", *inner(after)] if self.step_if and after else after
+        update = [*self.before_step, *self.step, *after, "optimizer.zero_grad()", *self.after_update]
+        update = [f"if {self.update_if}:", *inner(update)] if self.update_if else update
+        return [
+            *self.place(),
+            *self.batch_start,
+            *self.forward(),
+            *self.after_loss,
+            *self.before_backward,
+            self.backward(),
+            *update,
+            *self.after_batch,
+        ]
+
+    def backward(self) -> str:
+        """The statement that computes the gradients."""
+        loss = self.differentiated
+        if self.has_scaler:
+            return f"scaler.scale({loss}).backward()"
+        return f"{f'({loss})' if ' ' in loss else loss}.backward()"
+
+    def place(self) -> Lines:
+        """Unpack a batch, and move it to the device."""
+        placed = self.batch.placed() if "DEVICE" in self.constants else []
+        if self.batch.lines:
+            return [*self.batch.lines, *placed]
+        if len(placed) == 2 and not any(" = {" in each or " = [" in each for each in placed):
+            names = ", ".join(each.partition(" = ")[0] for each in placed)
+            return [f"{names} = {', '.join(each.partition(' = ')[2] for each in placed)}"]
+        return placed
+
+    def forward(self) -> Lines:
+        """The predictions and the loss."""
+        preds = f"preds = model({self.batch.inputs})"
+        if not self.autocast:
+            return [preds, f"loss = {self.loss}"]
+        return [f"with {self.autocast}:", *inner([f"{preds}.float()", f"loss = {self.loss}"])]
+
+    def valid(self) -> Lines:
+        """The validation pass."""
+        if not self.loaders.valid:
+            return []
+        batch = [*self.place(), *self.forward(), *self.valid_batch]
+        context = "torch.no_grad(), torch.random.fork_rng():"
+        if "random_states" in self.needs:
+            context = "torch.no_grad(), same_random_states():"
+        loop = [f"for {self.batch.variables} in {self.loaders.valid}:", *inner(batch)]
+        comment = "# the random numbers of validation are not taken from those of training"
+        return ["", "model.eval()", comment, f"with {context}", *inner(loop), *self.after_valid]
+
+
+def inner(lines: Lines) -> Lines:
+    """The lines of a block."""
+    return [f"    {line}" if line else "" for line in lines]

@@ -1,0 +1,96 @@
+"""`learn.to_script`: write a learner as a script of plain PyTorch, which needs nothing of this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from callbacks.core.given import as_callbacks
+from learner.engine.composition import as_list
+from learner.scripts.compose import script_of
+from learner.scripts.given import given_part
+from learner.scripts.script import Script
+from learner.scripts.text import WIDTH
+
+MARK = "Written by plainlearner"
+
+
+def to_script(
+    learn: Any,
+    path: str | Path = "train.py",
+    *,
+    n_epochs: int,
+    model: Any = None,
+    data: Any = None,
+    seed: int | None = None,
+    callbacks: Any = (),
+) -> Path:
+    """Write the training of this learner as a script of plain PyTorch, without any import of this project.
+
+    The script is what `learn.fit(n_epochs)` does with these callbacks: it sets the seed, makes the data and
+    the model, trains, and writes the final weights to `model.pt`. It ends with the same bits if the learner
+    was made in the same way: the seed was set, then the data and the model were made, then it was fitted.
+    It runs beside the user's own files, which it imports. Nothing is trained, and the learner is not changed.
+
+    Args:
+        learn: the learner.
+        path: the file to write; a script that was written here before is overwritten, no other file.
+        n_epochs: how many epochs the script trains.
+        model: what makes the model, as `"models.py:Net"`, or with arguments, as `{"use": "models.py:Net",
+            "n_hidden": 50}`. The file is in or below the folder of the script.
+        data: the same for the data: a function that returns what `Learner(data=...)` takes, or the tensors
+            of a `Data.from_tensors`; or `"digits"` and the other data sets of `learner.datasets`.
+        seed: the seed that the script sets; None for none.
+        callbacks: further callbacks, as `fit` would have them.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: parts have no script form, such as a callback of your own; the message lists all of them.
+        FileExistsError: the file was not written here.
+
+    Warns:
+        LearnerWarning: the learner has not trained yet, and the seed gives other weights than it has.
+    """
+    path = Path(path)
+    folder = path.absolute().parent
+    if type(n_epochs) is not int or n_epochs < 0:
+        raise ValueError(f"to_script(n_epochs={n_epochs!r}): pass the number of epochs, 0 or more.")
+    parts, problems = {}, []
+    for key, given in (("model", model), ("data", data)):
+        try:
+            parts[key] = given_part(key, given, folder)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    with learn.added(*as_callbacks(as_list(callbacks, "callbacks"), "callbacks")):
+        script = script_of(learn, n_epochs, **parts, seed=seed, folder=folder)
+    write_script(script, path)
+    return path
+
+
+def write_script(script: Script, path: Path) -> None:
+    """Write the text of a script to a file.
+
+    Raises:
+        FileExistsError: the file exists, and was not written by this function.
+    """
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        raise FileExistsError(
+            f"{path} exists, and was not written by to_script: pass another name, or delete it."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(script.text(head_of(script)), encoding="utf-8")
+
+
+def head_of(script: Script) -> str:
+    """The docstring of a script."""
+    title = " ".join((script.title or "Train a model").split())
+    title = title.replace("\\", "/").replace('"""', "'''")
+    lines = [f"{title[:1].upper()}{title[1:].rstrip('.')}.", "", f"{MARK}, in plain PyTorch."]
+    if script.left_out:
+        lines += ["", f"Left out, as it does not change the training: {', '.join(script.left_out)}."]
+    return "\n".join(line for each in lines for line in (wrap(each, WIDTH - 4) or [""]))
