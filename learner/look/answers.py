@@ -25,6 +25,7 @@ class Answers:
         targets: what is right.
         n_classes: number of classes, labels or outputs.
         is_counted: which targets count, of the same shape; None for all.
+        outside: targets that are neither classes nor ignored; None if there are none.
     """
 
     kind: Kind
@@ -32,6 +33,7 @@ class Answers:
     targets: Tensor
     n_classes: int
     is_counted: Tensor | None = None
+    outside: Tensor | None = None
 
     @property
     def counted(self) -> tuple[Tensor, Tensor]:
@@ -91,8 +93,9 @@ def classes_of(
     """The class with the highest score, where the classes are dimension 1, or the last one.
 
     Raises:
-        ValueError: the shapes do not fit, or targets are outside the classes.
+        ValueError: the shapes do not fit.
     """
+    shape = targets.shape
     if preds.ndim == targets.ndim + 1 and preds.shape[:-1] == targets.shape and not fits(preds, targets):
         preds = preds.movedim(-1, 1)
     elif preds.ndim == 2 and targets.ndim > 1 and len(preds) == targets.numel():
@@ -106,14 +109,11 @@ def classes_of(
         )
     ignored = ignored_by(loss_func) if ignore_index is None else ignore_index
     targets, n_classes = targets.long(), preds.shape[1]
-    is_counted = targets != ignored
-    outside = is_counted & ((targets < 0) | (targets >= n_classes))
-    if outside.any():
-        raise ValueError(
-            f"Interpretation: {int(outside.sum())} targets are outside the classes 0 to {n_classes - 1}, "
-            f"such as {int(targets[outside][0])}. Pass ignore_index= if they should not count."
-        )
-    return Answers("classes", preds.argmax(1), targets, n_classes, is_counted)
+    is_inside = (targets >= 0) & (targets < n_classes)
+    outside = targets[(targets != ignored) & ~is_inside]
+    columns = (each.reshape(shape) for each in (preds.argmax(1), targets))
+    is_counted = (is_inside & (targets != ignored)).reshape(shape)
+    return Answers("classes", *columns, n_classes, is_counted, outside)
 
 
 def yes_or_no(answers: Tensor, targets: Tensor, kind: Kind, ignore_index: int | None) -> Answers:
@@ -176,9 +176,9 @@ def as_scores(preds: Any) -> Tensor:
     Raises:
         TypeError: there is no such part.
     """
-    logits = preds.get("logits") if isinstance(preds, Mapping) else getattr(preds, "logits", None)
-    if isinstance(preds, Tensor) or isinstance(logits, Tensor):
-        return (preds if isinstance(preds, Tensor) else logits).detach()
+    logits = preds.get("logits") if isinstance(preds, Mapping) else getattr(preds, "logits", preds)
+    if isinstance(logits, Tensor):
+        return logits.detach()
     raise TypeError(
         f"Interpretation: the predictions are {describe(preds)}. Pass keep= to choose the part with the "
         "scores, as keep='logits' or keep=lambda output: output[0]."

@@ -95,14 +95,22 @@ class Interpretation:
         inputs: bool = True,
         losses: bool = True,
     ):
+        if kind not in (None, *METHODS):
+            raise ValueError(f"Interpretation(kind={kind!r}): choose {' or '.join(map(repr, METHODS))}.")
         wanted = {"keep": keep, "with_inputs": inputs, "with_loss": losses}
-        found = list(get_preds(learn, loader, **wanted))
+        try:
+            found = list(get_preds(learn, loader, **wanted))
+        except ValueError as error:
+            if "Leave with_loss out" in str(error):
+                error.add_note("For an Interpretation without losses pass losses=False.")
+            raise
         self.losses = found.pop().float() if losses else None
         self.inputs = single(found.pop()) if inputs else None
         self.preds, self.targets = found[0], found[1] if target is None else target(found[1])
         self._found = answers_of(self.preds, self.targets, learn.loss_func, kind, threshold, ignore_index)
         self.kind, self.answers = self._found.kind, self._found.answers
-        self.classes = checked_names(classes or names_in(learn, loader), self._found)
+        check_inside(self._found)
+        self.classes = names_of(classes, learn.data.valid if loader is None else loader, self._found)
 
     def confusion_matrix(self) -> Tensor:
         """How often each class was answered for each class.
@@ -226,21 +234,30 @@ def counts_of(targets: Tensor, answers: Tensor, n_classes: int) -> Tensor:
     return torch.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def names_in(learn: FullLearner, loader: Any) -> Sequence[Any] | None:
-    """The names of the classes that a data set knows, such as torchvision's."""
-    source = loader or learn.data.valid
-    found = getattr(getattr(source, "dataset", None), "classes", None)
-    return list(found) if isinstance(found, (list, tuple)) else None
-
-
-def checked_names(classes: Any, found: Answers) -> list[Any]:
-    """A name for each class.
+def check_inside(found: Answers) -> None:
+    """Raise an error for targets that are not classes.
 
     Raises:
-        ValueError: there are not as many as classes.
+        ValueError: there is at least one.
+    """
+    if found.outside is not None and len(found.outside):
+        raise ValueError(
+            f"Interpretation: {len(found.outside)} targets are outside the classes 0 to "
+            f"{found.n_classes - 1}, such as {int(found.outside[0])}. Pass ignore_index= if they should not "
+            "count, or give the model more outputs."
+        )
+
+
+def names_of(classes: Sequence[Any] | None, loader: Any, found: Answers) -> list[Any]:
+    """A name for each class: those that were passed, those of the data set (as torchvision's), or numbers.
+
+    Raises:
+        ValueError: not as many were passed as there are classes.
     """
     if classes is None:
-        return list(range(found.n_classes))
+        known = getattr(getattr(loader, "dataset", None), "classes", None)
+        fits = isinstance(known, (list, tuple)) and len(known) == found.n_classes
+        return list(known) if fits else list(range(found.n_classes))
     if isinstance(classes, str) or len(classes) != found.n_classes:
         raise ValueError(
             f"Interpretation(classes={classes!r}): {len(classes)} names for {found.n_classes} {found.kind}. "

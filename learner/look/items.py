@@ -25,6 +25,7 @@ Show = Callable[["Axes", Any, Any, Any], Any]
 N_COLUMNS = 3
 SMALLEST_IMAGE = 6  # pixels of a side; a smaller matrix is a sequence of vectors
 MAX_FEATURES = 10  # of a row that is shown as a table
+MAX_NUMBERS = 3  # of a target in a title
 MAX_WORDS = 200  # letters of a text
 
 
@@ -41,6 +42,10 @@ def draw_items(
         preds: for `show`.
     """
     n_items = len(titles)
+    if show is not None and not callable(show):
+        raise TypeError(
+            f"show={show!r}: pass a function that draws an item, def show(ax, inputs, target, pred)."
+        )
     if show is None and is_table(inputs):
         return draw_table(inputs[:n_items], titles)
     n_columns = min(n_items, N_COLUMNS)
@@ -87,6 +92,7 @@ def draw_item(ax: Axes, item: Any) -> None:
 def draw_mask(ax: Axes, mask: Any) -> None:
     """Draw the classes of the pixels over an image, if there are any."""
     pixels = ax.images[0].get_array() if ax.images else None
+    mask = mask[0] if isinstance(mask, Tensor) and mask.ndim == 3 and len(mask) == 1 else mask
     if pixels is None or not isinstance(mask, Tensor) or mask.shape != pixels.shape[:2]:
         return
     shown = mask.float().masked_fill(mask <= 0, math.nan)  # the image is seen where the class is 0
@@ -124,8 +130,11 @@ def is_table(inputs: Any) -> bool:
 
 def draw_table(rows: Tensor, titles: Sequence[str]) -> Figure:
     """Draw rows of numbers as a table, with the titles on the left."""
+    from matplotlib.transforms import Bbox
+
     labels = [title.replace("\n", ", ") for title in titles]
-    ax = new_axes(min(2.5 + 0.9 * rows.shape[1], 10), 0.3 * len(rows) + 0.6)
+    width = 0.9 * rows.shape[1] + 0.075 * max(map(len, labels))
+    ax = new_axes(max(width, 3.0), 0.3 * len(rows) + 0.6)
     ax.set_axis_off()
     cells = [[f"{value:.4g}" for value in row] for row in rows.tolist()]
     table = ax.table(
@@ -135,7 +144,7 @@ def draw_table(rows: Tensor, titles: Sequence[str]) -> Figure:
         loc="center",
         edges="horizontal",
         cellLoc="right",
-        bbox=(0, 0, 1, 1),
+        bbox=Bbox.unit(),
     )
     table.auto_set_font_size(False)
     for cell in table.get_celld().values():
@@ -181,10 +190,22 @@ def result_titles(found: Answers, classes: Sequence[Any], chosen: Sequence[int])
 def in_words(value: Tensor, kind: str, classes: Sequence[Any]) -> str:
     """One answer or target."""
     if kind == "classes":
-        return str(classes[int(value)]) if value.ndim == 0 else ""
+        return name_of(int(value), classes) if value.ndim == 0 else ""
     if kind == "labels":
-        return ", ".join(str(classes[n]) for n in value.flatten().nonzero().flatten().tolist()) or "none"
-    return ", ".join(f"{each:.4g}" for each in value.flatten().tolist())
+        return ", ".join(name_of(n, classes) for n in value.flatten().nonzero().flatten().tolist()) or "none"
+    shown = [f"{each:.4g}" for each in value.flatten()[:MAX_NUMBERS].tolist()]
+    return ", ".join(shown + ["..."] * (value.numel() > MAX_NUMBERS))
+
+
+def name_of(number: int, classes: Sequence[Any]) -> str:
+    """The name of a class.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not 0 <= number < len(classes):
+        raise ValueError(f"there is a class {number}, but classes= has {len(classes)} names, from 0 on.")
+    return str(classes[number])
 
 
 def single(inputs: Any) -> Any:
