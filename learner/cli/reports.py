@@ -31,7 +31,7 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
 def do_report(options: argparse.Namespace) -> int:
     """Write the report of a run."""
     record = read(options.run)
-    write(made(record), options.output or options.run / "report.html")
+    write(made(record, None), options.output or options.run / "report.html")
     for reason in record.missing:
         print(f"left out: {reason}")
     return 0

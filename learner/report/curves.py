@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from callbacks.history.drawing import BLUE, VERMILLION
+from callbacks.history.drawing import INK as GREY
 from learner.report.records import is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SIZE = (4.7, 2.7)  # inches: a panel is about 340 pixels wide on a phone, where its text has 9 pixels
 INK, LINE = "#010101", "#020202"  # colours that no figure uses otherwise; the page replaces them
@@ -23,6 +26,7 @@ SERIES = tuple(f"#0{number}0a0a" for number in range(1, 7))
 COLOURS = {INK: "--dim", LINE: "--line"} | {
     colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)
 }
+COLOURS |= {BLUE.lower(): "--series-1", VERMILLION.lower(): "--series-2", GREY: "--dim"}
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (5, 1.5, 1, 1.5)))  # so that lines differ on paper too
 WIDE = 100  # ratio of the largest to the smallest value above which the axis is logarithmic
 SETTINGS: Any = {"svg.fonttype": "none", "font.size": 10, "text.parse_math": False}
@@ -106,16 +110,22 @@ def as_figure(title: str, caption: str, image: str) -> str:
 
 
 def svg(drawn: Callable[[Axes], None], about: str) -> str:
-    """What a function draws, as an `svg` element with a description for screen readers."""
+    """What a function draws on the axes of a panel, as an `svg` element."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    return svg_of(figure, about, lambda: drawn(figure.add_subplot()))
+
+
+def svg_of(figure: Figure, about: str, drawn: Callable[[], None] = lambda: None) -> str:
+    """A figure as an `svg` element with a description for screen readers; `drawn` draws it first."""
     from matplotlib import rc_context  # slow to import
-    from matplotlib.figure import Figure
 
     buffer = io.StringIO()
     with rc_context(SETTINGS | {"svg.hashsalt": about}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has the letters
-        figure = Figure(figsize=SIZE, layout="constrained")
-        drawn(figure.add_subplot())
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        drawn()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None}, dpi=150)
     return as_element(buffer.getvalue(), about)
 
 

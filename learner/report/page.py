@@ -38,6 +38,9 @@ p { margin: 8px 0; max-width: 75ch; }
 .panels { display: grid; gap: 20px 28px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 .pictures { display: flex; flex-wrap: wrap; gap: 20px 28px; }
+.pair { display: grid; gap: 20px 28px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.pair > * { min-width: 0; }
 figure { margin: 0; break-inside: avoid; max-width: 100%; }
 figure svg { width: 100%; max-width: 620px; height: auto; display: block; }
 figure img { max-width: 100%; height: auto; display: block; background: #ffffff; border-radius: 6px; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from learner.report.answers_section import answers_section
 from learner.report.records import Record, record_of_learner
 from learner.report.run_page import run_page
 from learner.state.protocol import FullLearner
@@ -36,7 +37,7 @@ class RunReport:
         return f'<iframe title="report" style="{style}" srcdoc="{escape(self.html)}"></iframe>'
 
 
-def report(learn: FullLearner, path: str | Path | None = None) -> RunReport:
+def report(learn: FullLearner, path: str | Path | None = None, *, answers: bool = True) -> RunReport:
     """Report what was trained, with its result, curves, settings and environment, as one HTML page.
 
     The page needs no network: its pictures and style are in it. The learner is not changed.
@@ -44,11 +45,19 @@ def report(learn: FullLearner, path: str | Path | None = None) -> RunReport:
     Args:
         learn: the learner.
         path: the file to write, such as `"report.html"`; None writes nothing, and a notebook shows the page.
+        answers: run the model on the validation data, for a confusion matrix or residuals.
     """
-    return made(record_of_learner(learn), path)
+    return made(record_of_learner(learn), learn if answers else None, path)
 
 
-def made(record: Record, path: str | Path | None = None) -> RunReport:
-    """The report of a record, written to a file if there is one."""
-    found = RunReport(run_page(record))
+def made(record: Record, learn: FullLearner | None, path: str | Path | None = None) -> RunReport:
+    """The report of a record, written to a file if there is one.
+
+    Args:
+        record: what is known about the run.
+        learn: the learner with the weights of the run, for its answers on the validation data; or None.
+        path: the file, or None.
+    """
+    answers = "" if learn is None or not record.rows else answers_section(learn, record.missing)
+    found = RunReport(run_page(record, answers))
     return found if path is None else found.save(path)

@@ -1,0 +1,88 @@
+"""The section of a report about the answers of the model on the validation data."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import Metrics, Recorder, ZeroGrad
+from learner import Data, Learner
+
+
+def fitted(targets: torch.Tensor, model: nn.Module, loss) -> Learner:
+    """A learner after one epoch on ten items with two inputs."""
+    inputs = torch.arange(20.0).reshape(10, 2) / 20
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    defaults = (ZeroGrad, Metrics, Recorder)
+    learn = Learner(model, Data([(inputs, targets)], [(inputs, targets)]), loss, optimizer, defaults=defaults)
+    learn.fit(1)
+    return learn
+
+
+def section(learn: Learner) -> str:
+    """The section of a learner's report, empty if it has none."""
+    found = re.search(r"<h2>Answers.*?</section>", learn.report().html, re.DOTALL)
+    return found[0] if found else ""
+
+
+def test_classes_have_their_confusion_matrix_and_scores():
+    torch.manual_seed(0)
+    targets = torch.arange(10) % 3
+    learn = fitted(targets, nn.Linear(2, 3), F.cross_entropy)
+    answers = learn.predict(learn.data.valid[0][0]).argmax(1)
+    cells = re.findall(r"<td[^>]*>(\d+)</td>", section(learn).split("Rows are targets")[0])
+    counts = torch.zeros(3, 3, dtype=torch.long)
+    for target, answer in zip(targets, answers, strict=True):
+        counts[target, answer] += 1
+    assert [int(each) for each in cells] == counts.flatten().tolist()
+    assert "precision" in section(learn)
+
+
+def test_many_classes_are_a_picture():
+    learn = fitted(torch.arange(10), nn.Linear(2, 30), F.cross_entropy)
+    assert '<svg role="img" aria-label="confusion matrix' in section(learn)
+
+
+def test_names_of_classes_are_escaped():
+    learn = fitted(torch.arange(10) % 2, nn.Linear(2, 2), F.cross_entropy)
+    learn.data.valid = type("Loader", (list,), {})(learn.data.valid)
+    learn.data.valid.dataset = type("Named", (), {"classes": ["<b>cat</b>", "dog"]})
+    text = section(learn)
+    assert "&lt;b&gt;cat" in text
+    assert "<b>cat" not in text
+
+
+def test_numbers_have_their_residuals():
+    text = section(fitted(torch.rand(10, 1), nn.Linear(2, 1), F.mse_loss))
+    assert 'aria-label="predictions' in text
+    assert 'aria-label="residuals' in text
+    assert "rmse" in text
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_answers_can_be_left_out(answers):
+    learn = fitted(torch.arange(10) % 3, nn.Linear(2, 3), F.cross_entropy)
+    assert ("<h2>Answers" in learn.report(answers=answers).html) == answers
+
+
+def test_data_that_cannot_be_compared_is_left_out_with_the_reason():
+    learn = fitted(torch.rand(10, 4), nn.Linear(2, 1), lambda preds, targets: (preds - targets).mean())
+    html = learn.report().html
+    assert "<h2>Answers" not in html
+    assert "<h2>Left out" in html
+    assert "cannot be compared" in html
+
+
+def test_the_learner_stays_as_it_is():
+    learn = fitted(torch.arange(10) % 3, nn.Sequential(nn.Linear(2, 3), nn.Dropout()), F.cross_entropy)
+    learn.model.train()
+    before = torch.get_rng_state()
+    learn.report()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert learn.model.training
+    assert len(learn.history) == 1
