@@ -6,12 +6,15 @@ import math
 import sys
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol
 from callbacks.core.modules import trained_parameters
+from callbacks.core.settings import is_number
 from callbacks.history.scalars import Scalars, mean_and_largest
 from callbacks.model.norms import total_norm
 
@@ -85,26 +88,91 @@ class Throughput(Callback):
     batch and the start of the next. The times are those of the host, without waiting for a device. If
     `data_wait` is high, the loader is too slow: use more workers, or `Data.from_tensors`. In a resumed pass,
     only the rest of the pass counts.
+
+    Args:
+        tokens: returns the number of tokens of a batch, e.g. `lambda batch: batch[0].numel()`; the result is
+            `tokens_per_second`. It must not wait for the device.
+        peak_flops: what the device can do, in floating-point operations per second, e.g. 989e12 for an H100
+            in bfloat16. The result is `flops_utilization`, the share in [0, 1] of this that the model used
+            in the pass. The operations of the first training batch are counted, those of its backward pass
+            included (`torch.utils.flop_counter`: matrix products, convolutions and attention), and other
+            batches count by their number of items.
+
+    Raises:
+        TypeError, ValueError: `tokens` cannot be called, or `peak_flops` is not a number above 0.
+
+    Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B (model FLOPs utilization).
     """
 
-    measures: Mapping[str, Direction | None] = {"samples_per_second": "max", "data_wait": "min"}
+    def __init__(
+        self,
+        *,
+        tokens: Callable[[Any], int] | None = None,
+        peak_flops: float | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if tokens is not None and not callable(tokens):
+            raise TypeError(f"Throughput(tokens={tokens!r}): pass a function of a batch, such as len.")
+        if peak_flops is not None and not (is_number(peak_flops) and peak_flops > 0):
+            raise ValueError(f"Throughput(peak_flops={peak_flops!r}): pass a number above 0, e.g. 989e12.")
+        self.tokens, self.peak_flops = tokens, peak_flops
+        self._n_flops, self._n_counted = 0.0, 0  # of the first batch, and its items
+
+    @property
+    def measures(self) -> Mapping[str, Direction | None]:  # type: ignore[override]
+        """The names of the results."""
+        found: dict[str, Direction | None] = {"samples_per_second": "max", "data_wait": "min"}
+        if self.tokens is not None:
+            found["tokens_per_second"] = "max"
+        return found if self.peak_flops is None else {**found, "flops_utilization": "max"}
+
+    @property
+    def surrounds(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The operations whose floating-point operations are counted."""
+        return () if self.peak_flops is None else ("forward", "compute_loss", "backward")
+
+    @contextmanager
+    def surround(self, learn: LearnerProtocol, operation: str) -> Iterator[None]:
+        """Count the floating-point operations of the first training batch."""
+        if self._n_counted or not learn.training:
+            yield
+            return
+        from torch.utils.flop_counter import FlopCounterMode  # imports triton where it is installed
+
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self._n_flops += counter.get_total_flops()
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._n_flops, self._n_counted = 0.0, 0
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._begun = self._ended = time.perf_counter()
-        self._waited, self._n_samples = 0.0, learn.n_samples
+        self._waited, self._n_samples, self._n_tokens = 0.0, learn.n_samples, 0
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         if learn.training:
             self._waited += time.perf_counter() - self._ended
+            if not self._n_counted:
+                self._n_flops = 0.0  # of a batch that was cancelled
 
     def after_batch(self, learn: LearnerProtocol) -> None:
         if learn.training:
+            if self.tokens is not None:
+                self._n_tokens += self.tokens(learn.batch)
+            self._n_counted = self._n_counted or learn.n_items
             self._ended = time.perf_counter()
 
     def after_train(self, learn: LearnerProtocol) -> None:
         seconds = max(time.perf_counter() - self._begun, 1e-9)
-        learn.results["samples_per_second"] = (learn.n_samples - self._n_samples) / seconds
+        speed = (learn.n_samples - self._n_samples) / seconds
+        learn.results["samples_per_second"] = speed
         learn.results["data_wait"] = self._waited / seconds
+        if self.tokens is not None:
+            learn.results["tokens_per_second"] = self._n_tokens / seconds
+        if self.peak_flops is not None and self._n_counted:
+            learn.results["flops_utilization"] = speed * self._n_flops / self._n_counted / self.peak_flops
 
 
 class DeviceStats(Callback):

@@ -32,7 +32,7 @@ from learner.learner import Learner
 Build = Callable[[], tuple[Learner, AbstractContextManager[Any]]]
 
 # Results that differ between any two runs.
-NOT_COMPARED = ("seconds", *Throughput.measures, *DeviceStats.measures)
+NOT_COMPARED = ("seconds", *Throughput(tokens=len, peak_flops=1).measures, *DeviceStats.measures)
 
 
 @dataclass

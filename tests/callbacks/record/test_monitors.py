@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 
@@ -53,6 +54,26 @@ def test_a_slow_model_is_not_taken_for_waiting():
     optimizer = partial(torch.optim.SGD, lr=0.1)
     learn = Learner(Slow(1, 1), Data([batch] * 5), torch.nn.functional.mse_loss, optimizer, [Throughput()])
     assert learn.fit(1)[0]["data_wait"] < 0.3
+
+
+def test_tokens_and_the_share_of_the_peak_are_measured():
+    batches = [(torch.rand(n, 30), torch.rand(n, 20)) for n in (8, 8, 4)]
+    speed = Throughput(tokens=lambda batch: batch[0].numel(), peak_flops=1e9)
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    data = Data(batches, batches[:1])
+    row = Learner(torch.nn.Linear(30, 20), data, torch.nn.functional.mse_loss, sgd, [speed]).fit(2)[-1]
+    # forward and the gradient of the weights: two products of 2 * 30 * 20 operations per item
+    by_hand = row["samples_per_second"] * 4 * 30 * 20 / 1e9
+    assert row["flops_utilization"] == pytest.approx(by_hand)
+    assert row["tokens_per_second"] == pytest.approx(30 * row["samples_per_second"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"tokens": 3}, {"peak_flops": 0}, {"peak_flops": "fast"}, {"peak_flops": math.inf}]
+)
+def test_settings_of_the_speed_that_cannot_be_used_are_refused(options):
+    with pytest.raises((TypeError, ValueError), match=f"Throughput\\({next(iter(options))}="):
+        Throughput(**options)
 
 
 def test_memory_is_measured_and_can_be_monitored(make_learner):
