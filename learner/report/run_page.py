@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -133,10 +134,14 @@ def result_panel(record: Record, title: str, names: Sequence[str]) -> str:
 
 def schedule(record: Record) -> str:
     """The learning rate per step, or per epoch if the steps are not kept."""
-    rates = list(record.steps.get("lr", ()))
-    if rates:
-        return panel("learning rate", "", [Line("lr", range(len(rates)), rates)], unit="step")
-    return panel("learning rate", "", [Line("lr", record.epochs, values_of(record.rows, "lr"))])
+    rates = list(record.steps.get("lr", ())) or values_of(record.rows, "lr")
+    unit = "step" if record.steps.get("lr") else "epoch"
+    known = [rate for rate in rates if math.isfinite(rate)]
+    caption = "" if not known else f"from {known[0]:.4g} to {known[-1]:.4g}, highest {max(known):.4g}"
+    if len(set(known)) == 1:
+        caption = f"constant: {known[0]:.4g}"
+    x = range(len(rates)) if unit == "step" else record.epochs
+    return panel("learning rate", caption, [Line("lr", x, rates)], unit=unit)
 
 
 def all_epochs(record: Record) -> str:
