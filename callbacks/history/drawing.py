@@ -143,7 +143,7 @@ def draw_lines(ax: Axes, steps: Sequence[int], values: Tensor, names: Sequence[s
             linestyle=DASHES[place % len(DASHES)] if len(shown) <= N_NAMED else "-",
             marker=MARKERS[place % len(MARKERS)] if len(steps) < 20 else "",
             markersize=4,
-            linewidth=1.5,
+            linewidth=1.5 if len(shown) <= N_NAMED else 1.0,
             label=label,
         )
     ax.set_xlabel("step")

@@ -184,7 +184,7 @@ class ActivationStats(Callback):
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        ax = ax or new_axes(7.5, 4)
+        ax = ax or new_axes(8, 4)
         draw_lines(ax, self.steps, self.near_zeros, self._recording.labels)
         ax.set_ylim(-0.02, 1.02)
         ax.set_title("Outputs near zero per layer")
@@ -198,7 +198,7 @@ class ActivationStats(Callback):
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        axes = new_panels(2, 11, 4, 2)
+        axes = new_panels(2, 12, 4, 2)
         both = {"mean": self.means, "standard deviation": self.stds}
         for ax, (title, values) in zip(axes, both.items(), strict=True):
             draw_lines(ax, self.steps, values, self._recording.labels)

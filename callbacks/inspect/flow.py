@@ -92,7 +92,7 @@ class GradientFlow(ParameterRecorder):
         ax.set_yticks(y, [self._recording.labels[n] for n in shown])
         ax.set_ylim(len(shown) - 0.4, -0.6)  # the first layer is at the top
         ax.set(title="Size of the gradients, first layer to last", xlabel="absolute value of the gradient")
-        add_legend(ax, loc="upper center", bbox_to_anchor=(0.4, -0.45 / (0.26 * len(shown) + 0.6)), ncols=3)
+        add_legend(ax, loc="upper right", bbox_to_anchor=(1, -0.45 / (0.26 * len(shown) + 0.6)), ncols=3)
         return ax
 
     def plot_steps(self, *, ax: Axes | None = None) -> Axes:
@@ -102,7 +102,7 @@ class GradientFlow(ParameterRecorder):
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        ax = ax or new_axes(7.5, 4)
+        ax = ax or new_axes(8, 4)
         draw_lines(ax, self.steps, self.norms, self._recording.labels)
         ax.set_yscale("log")
         ax.set(title="Gradient norm per parameter", ylabel="norm of the gradient")

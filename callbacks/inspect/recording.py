@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.every import parse_interval
 from callbacks.model.held import Held
-from callbacks.model.named import COMPILED, as_patterns, find_parameters
+from callbacks.model.named import COMPILED, as_patterns, find_parameters, short_label
 from callbacks.model.places import Places
+
+MAX_LABEL = 32  # letters of a layer in a picture
 
 Find = Callable[[nn.Module, Any, str], dict[str, Any]]
 
@@ -75,9 +77,9 @@ class Recording:
 
     @property
     def labels(self) -> list[str]:
-        """The name of each part and the class of its module, as `0.weight Linear`."""
+        """The name of each part and the class of its module, as `0.weight Linear`, for pictures."""
         kinds = self.kinds if len(self.kinds) == len(self.names) else [""] * len(self.names)
-        return [f"{name} {kind}".rstrip() for name, kind in zip(self.names, kinds, strict=True)]
+        return [short_label(name, kind, MAX_LABEL) for name, kind in zip(self.names, kinds, strict=True)]
 
     def is_coming(self, learn: LearnerProtocol) -> bool:
         """Will the step of the current batch be recorded? If so, `parts` are those that the model has now."""

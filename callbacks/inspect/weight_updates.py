@@ -75,7 +75,7 @@ class WeightUpdates(ParameterRecorder):
             ValueError: nothing was recorded.
         """
         self._recording.check()
-        ax = ax or new_axes(7.5, 4)
+        ax = ax or new_axes(8, 4)
         finite = self.ratios.masked_fill(self.ratios.isinf(), math.nan)
         draw_lines(ax, self.steps, finite, self._recording.labels)
         colour, label = ax.xaxis.label.get_color(), f"healthy: about {GOOD_RATIO}"

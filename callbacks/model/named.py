@@ -78,6 +78,17 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def short_label(name: str, kind: str, width: int) -> str:
+    """Name and class of a layer; the first parts of a long name by their first letters, as `e.l.0.linear`."""
+    parts = name.split(".")
+    for n in range(len(parts) - 1):
+        if len(".".join(parts)) + 1 + len(kind) <= width:
+            break
+        parts[n] = parts[n] if parts[n].isdecimal() else parts[n][:1]
+    text = f"{'.'.join(parts)} {kind}".strip()
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
 def as_patterns(owner: str, argument: str, value: Any) -> tuple[str, ...] | None:
     """One name or several as a tuple.
 

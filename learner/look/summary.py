@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks.model.named import COMPILED
+from callbacks.model.named import COMPILED, short_label
 from callbacks.place.device import tensors_in
 from learner.data.items import in_batch
 from learner.inference.exporting import unchanged
@@ -27,7 +27,7 @@ from learner.state.protocol import FullLearner
 
 WIDTH = 79
 HEAD = ("layer", "output shape", "parameters", "FLOPs", "memory")
-WIDTHS = (29, 17, 13, 8, 9)
+WIDTHS = (34, 14, 12, 8, 9)
 SHARED, FROZEN = "shared", "*"
 NOTHING = ([], 0, 0, 0)  # shapes, bytes, operations and calls of a layer that was not called
 
@@ -60,7 +60,8 @@ class Layer:
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
-        name = f"{self.name} {self.kind}".strip() + (f" x{self.n_calls}" if self.n_calls > 1 else "")
+        calls = f" x{self.n_calls}" if self.n_calls > 1 else ""
+        name = short_label(self.name, self.kind, WIDTHS[0] - len(calls)) + calls
         shape = "x".join(map(str, self.shapes[0])) if self.shapes else "" if self.n_calls else "not called"
         shape += f" +{len(self.shapes) - 1}" if len(self.shapes) > 1 else ""
         n = SHARED if self.is_shared else f"{self.n_parameters:,}{FROZEN if self.is_frozen else ''}"
@@ -103,7 +104,7 @@ class Summary:
     def __repr__(self) -> str:
         rows = [HEAD, *(each.cells() for each in self.layers)]
         lines = [
-            f"{shortened(row[0], WIDTHS[0]):{WIDTHS[0]}} {shortened(row[1], WIDTHS[1]):{WIDTHS[1]}}"
+            f"{row[0]:{WIDTHS[0]}} {row[1]:{WIDTHS[1]}.{WIDTHS[1]}}"
             + "".join(f"{cell:>{width}}" for cell, width in zip(row[2:], WIDTHS[2:], strict=True))
             for row in rows
         ]
@@ -255,8 +256,3 @@ def in_units(number: int, base: int) -> str:
 def in_bytes(number: int) -> str:
     """A number of bytes."""
     return in_units(number, 1024) + ("B" if number >= 1024 else " B")
-
-
-def shortened(text: str, width: int) -> str:
-    """The end of a long text: the last part of a name is the one that differs."""
-    return text if len(text) <= width else f"...{text[3 - width :]}"

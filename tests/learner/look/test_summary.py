@@ -76,7 +76,17 @@ def test_each_layer_has_its_output_shape_parameters_and_operations():
 def test_the_table_fits_80_columns_with_long_names():
     shown = repr(learner_of(LongName(), torch.rand(4, 3)).summary())
     assert max(map(len, shown.splitlines())) < 80
-    assert "room_for_it Linear 4x2" in shown
+    assert "a_name_that_is_so_long_that_no_... 4x2" in shown
+
+
+def test_the_first_parts_of_a_long_name_are_shortened():
+    layer = nn.TransformerEncoderLayer(2, 1, 4, batch_first=True)
+    model = nn.Sequential()
+    model.add_module("encoder_of_sentences", nn.ModuleList([layer]))
+    model.forward = lambda x: layer(x).mean(1)
+    shown = repr(learner_of(model, torch.rand(4, 3, 2)).summary())
+    assert "\ne.0.self_attn MultiheadAttention" in shown
+    assert "\nencoder_of_sentences.0.norm1 Lay" not in shown
 
 
 def test_weights_buffers_modes_random_states_and_hooks_stay_as_they_are():
