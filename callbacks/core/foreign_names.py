@@ -127,6 +127,8 @@ PACKAGE_WORDS = {
     "ImageDataLoaders": "Data",
     "LightningDataModule": "Data",
     "LightningModule": "a plain nn.Module, passed to Learner",
+    "NeuralNetClassifier": "LearnerClassifier",
+    "NeuralNetRegressor": "LearnerRegressor",
     "Recipe": "from learner.recipes.recipe import load_recipe",
     "TabularDataLoaders": "Data",
     "Trainer": "Learner",
