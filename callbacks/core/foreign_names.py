@@ -190,7 +190,7 @@ LEARNER_WORDS = {
     "should_stop": "stop('why')",
     "show_training_loop": "explain",
     "state_dict": "snapshot() or save(path)",
-    "test": "validate(loader)",
+    "tta": "get_preds(tta=function)",
     "to": "the callback DevicePlacement('cuda')",
     "to_bf16": "the callback MixedPrecision('bf16')",
     "to_channelslast": "the callback ChannelsLast()",
