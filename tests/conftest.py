@@ -19,7 +19,11 @@ torch.set_num_threads(1)
 
 #: They fork, limit resources and fill file descriptors, which Windows cannot do.
 collect_ignore = (
-    ["callbacks/save/test_run_folder.py", "learner/files/test_damaged_files.py"]
+    [
+        "callbacks/save/test_run_folder.py",
+        "learner/files/test_damaged_files.py",
+        "learner/files/test_hostile_files.py",
+    ]
     if sys.platform == "win32"
     else []
 )
