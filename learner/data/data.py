@@ -47,6 +47,7 @@ class Data:
         valid: the same for validation, or None for training without validation. A mapping such as
             `{"valid": loader, "night": other}` validates on several data in turn. The results have the names
             as a prefix, such as `night_loss`; callbacks monitor those of "valid" by default.
+        test: the same for `learn.test()`; fits do not use it.
         n_inputs: how many of the first items of a tuple or list are the model's arguments; the others are
             targets.
         targets: the keys of the targets in a mapping; the model receives the other keys. By default the model
@@ -65,6 +66,7 @@ class Data:
 
     count_items: Callable[[Any], int] | None = None
     more_valid: Mapping[str, Batches] = {}
+    test: Batches | None = None
 
     def __init__(
         self,
@@ -72,27 +74,27 @@ class Data:
         valid: Batches | Mapping[str, Batches] | None = None,
         n_inputs: int = 1,
         *,
+        test: Batches | None = None,
         targets: str | Sequence[str] | None = None,
         split: Callable[[Any], tuple[Any, Any]] | None = None,
         n_items: Callable[[Any], int] | None = None,
     ):
         check_batches("Data(train=...)", train)
         validations = as_validations(valid)
+        check_batches("Data(test=...)", [] if test is None else test)
         if not is_whole(n_inputs) or n_inputs < 1:
-            raise ValueError(
-                f"Data(n_inputs={n_inputs!r}): pass how many items of a batch the model takes, 1 or more."
-            )
+            hint = "pass how many items of a batch the model takes, 1 or more."
+            raise ValueError(f"Data(n_inputs={n_inputs!r}): {hint}")
         if split is not None and (not callable(split) or isinstance(split, type)):
-            raise TypeError(
-                f"Data(split={split!r}): pass a function that returns (inputs, targets) of a batch."
-            )
+            hint = "pass a function that returns (inputs, targets) of a batch."
+            raise TypeError(f"Data(split={split!r}): {hint}")
         if n_items is not None and not callable(n_items):
             raise TypeError(
                 f"Data(n_items={n_items!r}): pass a function that returns the number of items in a batch, "
                 "such as lambda batch: len(batch[0])."
             )
         self.train, self.valid, self.n_inputs = train, validations.pop("valid", None), n_inputs
-        self.more_valid = validations
+        self.more_valid, self.test = validations, test
         self.count_items = n_items
         self.target_keys = items.check_keys(targets)
         self.custom_split = split

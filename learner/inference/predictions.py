@@ -42,12 +42,24 @@ def validate(learn: FullLearner, loader: Any = None, *, name: str = "valid") -> 
         return dict(learn.results)
 
 
-def test(learn: FullLearner, loader: Any) -> dict[str, Any]:
+def test(learn: FullLearner, loader: Any = None) -> dict[str, Any]:  # noqa: PT028 - no test of pytest
     """Measure the loss and the metrics on test data: `learn.validate(loader, name="test")`.
+
+    Args:
+        learn: the learner.
+        loader: batches; by default those of `Data(test=...)`.
 
     Returns:
         The numbers by name, such as `{"test_loss": 0.3, "test_accuracy": 0.9}`.
+
+    Raises:
+        ValueError: no loader was passed, and the data has no test data.
     """
+    loader = learn.data.test if loader is None else loader
+    if loader is None:
+        raise ValueError(
+            "there is no test data: pass a loader, as in learn.test(loader), or Data(..., test=loader)."
+        )
     return validate(learn, loader, name="test")
 
 

@@ -253,6 +253,10 @@ def test_results_have_the_name_of_the_pass():
     assert list(found) == ["test_loss", "test_l1_loss"]
     assert list(learn.validate(test).values()) == list(found.values())
     assert list(learn.validate(test, name="shifted")) == ["shifted_loss", "shifted_l1_loss"]
+    with pytest.raises(ValueError, match="there is no test data"):
+        learn.test()
+    learn.data = Data(learn.data.train, test=test)
+    assert learn.test() == found
     for name in ("train", "Test", "", None):
         with pytest.raises(ValueError, match="Pass a word in lower case"):
             learn.validate(test, name=name)
