@@ -32,6 +32,7 @@ __all__ = [
     "compare",
     "cross_validate",
     "keep_memory",
+    "open_run",
     "seed_everything",
     "verify_resume",
 ]
@@ -44,12 +45,17 @@ ESTIMATORS = (
 if TYPE_CHECKING:
     from learner.estimators.estimators import LearnerClassifier as LearnerClassifier
     from learner.estimators.estimators import LearnerRegressor as LearnerRegressor
+    from learner.runs.opening import open_run as open_run
 else:  # a type checker would take it that every name is there
 
     def __getattr__(name: str) -> Any:
-        """Import an estimator; raise an error for a missing name, with its name here if it is known."""
+        """Import what is slow to import; raise an error for a missing name, with its name here if known."""
         import sys
 
+        if name == "open_run":  # needs the package yaml
+            from learner.runs.opening import open_run
+
+            return open_run
         if name in ESTIMATORS:
             try:
                 from learner.estimators import estimators

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ from learner.messages.arguments import (
 from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import with_hints
 from learner.report import reporting
-from learner.resume import resumption, saving
+from learner.resume import best, resumption, saving
 from learner.resume.resumption import Resume
 from learner.scripts.to_script import to_script
 from learner.state import copies, membership, optimizer_modes, snapshots
@@ -84,6 +85,7 @@ class Learner(FitState):
         check_subclass(cls, Learner)
 
     optimizer_given: Any  #: the optimizer or the function that was passed
+    run_folder: Path | None = None  #: the folder of the run that `open_run` opened
 
     @suggest_keywords
     def __init__(
@@ -245,6 +247,7 @@ class Learner(FitState):
     export = exporting.export
     save = saving.save
     load = saving.load
+    load_best = best.load_best
     save_step = replay.write
     report = reporting.report
     show_batch = showing.show_batch

@@ -13,9 +13,11 @@ from callbacks.model.held import Held
 from callbacks.results.best import Best
 from callbacks.results.measured_weights import MeasuredWeights, in_place
 from callbacks.save.checkpoint_folder import (
+    BEST,
     checkpoints_in,
     keep_as_best,
     leftovers,
+    link,
     other_bests,
     remove,
     surplus,
@@ -29,8 +31,9 @@ class Checkpoint(Callback):
     A file `step-<global step>.pt` is written at each interval and at the end of the fit. It is also written
     when the fit is ended by Ctrl-C, SIGTERM, a failing loader, or an error of a callback without state in
     `after_batch` of training or in `after_epoch`. The newest `keep` files stay, and beside them one file of
-    the best epoch, `best-<global step>.pt`. Each file is written to a temporary file, flushed to disk and
-    renamed, so that a run that is killed during a write still has the previous file.
+    the best epoch, `best-<global step>.pt`. Its other name, `best.pt`, does not change; `learn.load_best()`
+    loads its weights. Each file is written to a temporary file, flushed to disk and renamed, so that a run
+    that is killed during a write still has the previous file.
 
     A full disk does not end the training: there is a warning, and the next interval tries again. After two
     failures in a row, or at the last save, the error is raised. If a signal or another error ends the fit, a
@@ -63,6 +66,7 @@ class Checkpoint(Callback):
     state = ("best", "best_epoch", "pass_start")
     best = Held[float | None]("_best", "value", "The best value so far.")
     best_epoch = Held[int | None]("_best", "epoch", "The epoch of the best value, from 0 in each fit.")
+    direction = Held[Direction | None]("_best", "direction", "The direction in which the result is better.")
     pass_start = Held[dict[str, Any] | None]("_measured", "start", "Step and weights at the epoch's start.")
     saves_checkpoints = True
     MAX_FAILURES = 2  # in a row
@@ -203,6 +207,7 @@ class Checkpoint(Callback):
         try:
             with in_place(learn, start["weights"]):
                 learn.save(path)
+            link(path, path.with_name(BEST))
         except OSError as error:
             self._fail(learn, error, path, is_last)
             return

@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+BEST = "best.pt"  # a second name of the best file, which does not change
 FILE = re.compile(r"(step|best)-(\d{9,})\.pt")
-LEFTOVER = re.compile(r"(step|best)-\d{9,}\.pt\.tmp")
+LEFTOVER = re.compile(r"(step|best)(-\d{9,})?\.pt\.tmp")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -37,14 +38,20 @@ def keep_as_best(path: Path) -> list[Path]:
         The former best files.
     """
     target = path.with_name(path.name.replace("step", "best"))
+    link(path, target)
+    link(path, path.with_name(BEST))
+    return other_bests(target)
+
+
+def link(path: Path, target: Path) -> None:
+    """Give a file a second name, which another file may have; copy it if the file system has no links."""
     temporary = target.with_name(f"{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
-    except OSError:  # a file system without links
+    except OSError:
         shutil.copyfile(path, temporary)
     temporary.replace(target)
-    return other_bests(target)
 
 
 def other_bests(path: Path) -> list[Path]:

@@ -53,6 +53,7 @@ from callbacks.model.module_state import EXTRA
 from callbacks.model.named import COMPILED
 from learner.files.checkpoint_file import is_plain
 from learner.files.plain import to_plain
+from learner.files.safetensors_file import write_safetensors
 from learner.files.sync import sync, sync_folder
 
 FACTS = "run.json"
@@ -139,17 +140,11 @@ def fill(path: Path, state: dict[str, Any], *, as_safetensors: bool) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    if not as_safetensors:
+    if as_safetensors:
+        write_safetensors(path, state)
+    else:
         with path.open("wb") as file:  # torch raises a RuntimeError if it opens the file itself
             torch.save(state, file)
-        return
-    from safetensors import SafetensorError  # an extra
-    from safetensors.torch import save_file
-
-    try:
-        save_file(state, path, {"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from error
 
 
 def state_to_write(module: nn.Module) -> dict[str, Any]:

@@ -71,10 +71,13 @@ class Recipe:
         """Number of epochs to train."""
         return self.sections.n_epochs
 
-    def build(self) -> Learner:
+    def build(self, *, data: Any = None) -> Learner:
         """Build the Learner.
 
         Callbacks, metrics and loss are built first; then the seed is set; then data and model are built.
+
+        Args:
+            data: replaces the data of the recipe.
 
         Raises:
             RecipeError: a constructor rejects its arguments, or the parts do not fit together.
@@ -89,7 +92,8 @@ class Recipe:
             loss_func, splitter = self._parts(problems, "loss", "splitter")
             if sections.seed is not None:
                 seed_everything(sections.seed)
-            (data,) = self._parts(problems, "data")
+            if data is None:
+                (data,) = self._parts(problems, "data")
             model, optimizer = self._parts(problems, "model", "optimizer")
             try:
                 return Learner(

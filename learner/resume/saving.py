@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from callbacks.core.modules import loss_tensors, modules_beside
+from callbacks.core.output import print_line
 from callbacks.core.warning import warn
 from callbacks.model.finite import n_bad, nan_buffers, suspects
 from callbacks.model.lazy import empties_in
@@ -218,11 +219,11 @@ def matched(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[st
 
 
 def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None = None) -> None:
-    """Load a file that `save` or a `Checkpoint` has written, or weights that plain `torch.save` has written.
+    """Load a file of `save` or `Checkpoint`, or weights of `safetensors` or plain `torch.save`.
 
     From a file of plain `torch.save` only a state dict is read: the whole file, or the value under a key such
-    as `"model"` or `"state_dict"`. If the model is wrapped, or was when it was saved, the names are matched
-    without `_orig_mod.` and `module.`, and a line reports it.
+    as `"model"` or `"state_dict"`. No code in a file is run. If the model is wrapped, or was when it was
+    saved, the names are matched without `_orig_mod.` and `module.`, and a line reports it.
 
     Args:
         learn: the learner.
@@ -236,8 +237,11 @@ def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None 
     """
     if only not in (None, "model"):
         raise ValueError(f"load(only={only!r}): choose 'model', or None for everything.")
-    if checkpoint_file.is_plain(path):
+    if weights_file.is_weights_file(path):
         weights_file.put_weights(learn.model, Path(path).absolute())
+        print_line(
+            f"{Path(path).name}: only the weights were loaded; the file holds nothing else for a learner"
+        )
         return
     contents = matched(learn, read(path), Path(path))
     if only is None:

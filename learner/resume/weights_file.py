@@ -1,4 +1,4 @@
-"""Load a state dict that plain `torch.save` has written, alone or in a dict."""
+"""Load a state dict that `safetensors` or plain `torch.save` has written."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from callbacks.core.output import print_line
 from callbacks.model.lazy import lazy_states, put_tensors
 from callbacks.model.module_state import EXTRA, put_extra, state_of
 from learner.files import checkpoint_file
+from learner.files.safetensors_file import is_safetensors, read_safetensors
 from learner.messages.problems import listed
 from learner.resume import wrapped_names
 
@@ -22,20 +22,26 @@ State = dict[str, Any]
 WRAPPERS = ("model", "state_dict", "model_state_dict", "weights")  # keys under which others save weights
 
 
+def is_weights_file(path: str | Path) -> bool:
+    """Is it a file of weights, rather than a checkpoint?"""
+    return is_safetensors(path) or checkpoint_file.is_plain(path)
+
+
 def put_weights(model: nn.Module, path: Path) -> None:
     """Load a state dict into a model as `load_state_dict` does, all of it or nothing.
 
     Raises:
         CheckpointError: the file holds no state dict, or more than tensors and plain data.
+        ImportError: the package safetensors is needed and missing.
         ValueError: it belongs to another model. Nothing is changed.
     """
-    state = state_in(checkpoint_file.read_plain(path), path)
+    contents = read_safetensors(path) if is_safetensors(path) else checkpoint_file.read_plain(path)
+    state = state_in(contents, path)
     own = model.state_dict(keep_vars=True)
     names = wrapped_names.matched(own, state)
     state = {names[name]: each for name, each in state.items()}
     check_fits(own, state, path)
     load_state(model, state)
-    print_line(f"{path.name}: only the weights were loaded; the file holds nothing else for a learner")
     wrapped_names.note(path, names)
 
 

@@ -29,6 +29,7 @@ from learner.inference.one_item import training_samples
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe
 from learner.state.fingerprint import versions
+from learner.state.loss_state import loss_state
 
 MAX_CODE = 200_000  # characters of a Python file that run.json repeats
 
@@ -143,13 +144,13 @@ class RunRecorder(Callback):
             self.facts["weights"]["final"] = None
         return problem
 
-    def _write_weights(self, learn: LearnerProtocol, name: str, folder: Path | None = None) -> None:
+    def _write_weights(self, learn: Any, name: str, folder: Path | None = None) -> None:
         """Write the model's weights, and the tensors of a loss that is a module."""
         place = {BEST: "best", FINAL: "final"}[name]
         folder = folder or self.folder
         path = write_weights(learn.model, folder, name)
         loss = loss_module(learn.loss_func)
-        if loss is not None and loss.state_dict():
+        if loss is not None and loss_state(learn) is not None and loss.state_dict():
             write_weights(loss, folder, f"{name}_loss")
         self.facts["weights"] = {**self.facts["weights"], place: path.name}
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from callbacks.core.contract import Callback, LearnerProtocol
@@ -99,6 +100,7 @@ class FullLearner(LearnerProtocol, Protocol):
     _loss: Any  # these three are for the loop alone
     _detached: Any
     _value: Any
+    run_folder: Path | None
     splitter: Callable[..., Any] | None
     decay_norms: bool
 

@@ -320,7 +320,8 @@ def test_the_best_is_kept_beside_the_latest(tmp_path):
     learn = make(tmp_path, data=in_memory, every="1 epoch", keep=2, best="valid_loss")
     learn.remove_callbacks(learn.callbacks.early_stopping)
     learn.fit(5, callbacks=[set_loss])
-    assert names(tmp_path) == ["best-000000010.pt", "step-000000020.pt", "step-000000025.pt"]
+    assert names(tmp_path) == ["best-000000010.pt", "best.pt", "step-000000020.pt", "step-000000025.pt"]
+    assert (tmp_path / "best.pt").samefile(tmp_path / "best-000000010.pt")
     assert (learn.callbacks[Checkpoint].best, learn.callbacks[Checkpoint].best_epoch) == (1.0, 1)
     learn.load(tmp_path / "best-000000010.pt")
     assert learn.global_step == 10
@@ -335,7 +336,7 @@ def test_the_best_of_a_resumed_run_is_that_of_all_its_epochs(tmp_path):
     with pytest.warns(LearnerWarning, match="planned"):
         learn.fit(2, resume="auto")
     assert learn.callbacks[Checkpoint].best == first.history[0]["train_loss"]
-    assert [name for name in names(tmp_path) if name.startswith("best")] == ["best-000000005.pt"]
+    assert [name for name in names(tmp_path) if name.startswith("best-")] == ["best-000000005.pt"]
 
 
 def test_a_relative_folder_is_relative_to_where_the_fit_started(tmp_path, monkeypatch):

@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_removed_does_not_end_the_training(make_learner, t
         learn.fit(4)
     assert len(caught) == 1
     assert learn.global_step == 12
-    kept = {"step-000000012.pt", "best-000000012.pt", ".lock", stays}
+    kept = {"step-000000012.pt", "best-000000012.pt", "best.pt", ".lock", stays}
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 

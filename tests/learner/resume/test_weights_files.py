@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -227,16 +229,26 @@ def test_a_state_dict_under_any_one_key_is_loaded(tmp_path: Path, capsys: Any) -
     assert same(other, learn)
 
 
-def test_a_file_in_the_old_format_of_torch_or_of_safetensors_is_refused_with_how_to_load_it(
-    tmp_path: Path,
-) -> None:
-    state = plain().state_dict()
-    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    header = b'{"0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
-    (tmp_path / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+def test_a_file_in_the_old_format_of_torch_is_refused_with_how_to_load_it(tmp_path: Path) -> None:
+    torch.save(plain().state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match=r"before version 1\.6: write it again, torch\.save"):
         make(plain()).load(tmp_path / "old.pt")
-    with pytest.raises(CheckpointError, match=r"safetensors\.torch\.load_file"):
+
+
+def test_weights_of_safetensors_are_loaded_also_with_the_names_of_a_wrapped_model(tmp_path: Path) -> None:
+    learn, other = trained(), make(plain())
+    state = {f"module.{name}": each for name, each in learn.model.state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    other.load(tmp_path / "weights.safetensors")
+    assert same(other, learn)
+
+
+def test_weights_of_safetensors_without_its_package_say_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(plain().state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match=r"pip install .plainlearner\[safetensors\]"):
         make(plain()).load(tmp_path / "weights.safetensors")
 
 

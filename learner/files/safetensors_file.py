@@ -1,0 +1,64 @@
+"""Files of the safetensors format: tensors by name, without code."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from learner.files.checkpoint_file import CheckpointError, open_file
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Does the file start as this format does: the length of a header, then a brace?"""
+    try:
+        with open_file(Path(path).absolute()) as file:
+            return file.seek(0, io.SEEK_END) > 9 and file.seek(8) == 8 and file.read(1) == b"{"
+    except (OSError, ValueError):
+        return False
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU.
+
+    Raises:
+        ImportError: the package safetensors is missing.
+        CheckpointError: the file is damaged.
+    """
+    safetensors = import_safetensors(path.name)
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: it cannot be read as safetensors ({error}). Take another file."
+        ) from None
+
+
+def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
+    """Write tensors that share no memory.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    safetensors = import_safetensors(path.name)
+    try:
+        safetensors.torch.save_file(state, path, {"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
+
+
+def import_safetensors(name: str) -> Any:
+    """The package, which is an extra.
+
+    Raises:
+        ImportError: it is missing.
+    """
+    try:
+        import safetensors.torch  # an extra
+    except ImportError as error:
+        raise ImportError(
+            f'{name} needs a package that is missing: pip install "plainlearner[safetensors]".'
+        ) from error
+    return safetensors
