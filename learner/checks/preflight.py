@@ -97,12 +97,15 @@ class Preflight(Callback):
 
 
 def note_samples(learn: Any) -> None:
-    """Keep what one item of a training batch looks like, before callbacks change it, for `predict`."""
-    if learn.batch is None:  # a callback has dropped it
-        return
-    if learn.loop.known.samples is None or learn.loop.known.samples[0] is not learn.data:
-        inputs, _ = learn.data.split(learn.batch)
-        learn.loop.known.samples = learn.data, samples_of(inputs, learn.n_items)
+    """Keep what one item of a training batch looks like for `predict`.
+
+    It looks as before callbacks changed it, unless the user's own split made it, which may draw numbers.
+    """
+    known, data = learn.loop.known, learn.data
+    if learn.batch is None or (known.samples is not None and known.samples[0] is data):
+        return  # a callback has dropped the batch, or it is known
+    inputs = learn.inputs if data.custom_split is not None else data.split(learn.batch)[0]
+    known.samples = data, samples_of(inputs, learn.n_items)
 
 
 class EpochWatch(Callback):
