@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def check_sibling() -> None:
-    """Refuse a `callbacks.py` of somebody else's that stands in the way of ours.
+    """Check that no other `callbacks` module is found before ours.
 
     Raises:
-        ImportError: names the file in the way, and the cure.
+        ImportError: names the other module, and how to fix it.
     """
     ours = Path(__file__).resolve().parents[1] / "callbacks" / "__init__.py"
     found = importlib.util.find_spec("callbacks")
@@ -18,6 +18,7 @@ def check_sibling() -> None:
     if origin is None or Path(origin).resolve() != ours:
         raise ImportError(
             f"`import callbacks` finds {origin or 'no package'}, not {ours}, which learner needs. "
-            "If the first is yours, rename it (to my_callbacks.py, say) or start Python from another folder; "
-            "if it is another distribution's, give plainlearner an environment of its own."
+            "If the first one is yours, rename it (for example to my_callbacks.py) or start Python from "
+            "another folder. If it belongs to another distribution, install plainlearner in a separate "
+            "environment."
         )

@@ -1,4 +1,4 @@
-"""Take a batch of a `DataLoader` over tensors at once, instead of item by item."""
+"""Index a whole batch of a `DataLoader` over tensors at once, instead of item by item."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default
 
 
 class Collated(Dataset[Any]):
-    """Gives batches of a data set of tensors, or of subsets of one, as `default_collate` would make them.
+    """Returns batches of a data set of tensors, or of subsets of one, equal to those of `default_collate`.
 
     Args:
         dataset: a `TensorDataset`, or `Subset`s of one.
@@ -20,7 +20,7 @@ class Collated(Dataset[Any]):
         self.dataset = dataset
 
     def __getitems__(self, indices: Any) -> Any:
-        """A batch; what torch's own fetcher asks for."""
+        """A batch; the fetcher of torch calls this method."""
         if set(map(type, indices)) != {int}:
             return default_collate([self.dataset[each] for each in indices])
         dataset: Any = self.dataset
@@ -32,18 +32,17 @@ class Collated(Dataset[Any]):
 
 
 def at_once(loader: Any) -> Any:
-    """A loader of the same batches in the same order, quicker where the items are rows of tensors.
+    """A loader with the same batches in the same order, which is faster if the items are rows of tensors.
 
     It is a `DataLoader` with the same batch sampler and generator, so it draws the same random numbers. For
-    the MLP of `benchmarks/lean.py` going through the data takes 0.4 of the time.
+    the MLP of `benchmarks/lean.py` a pass over the data takes 0.4 of the time.
 
     Args:
-        loader: anything that gives batches.
+        loader: any loader.
 
     Returns:
-        The loader itself, unless it is a `DataLoader` of torch's own class, without workers or pinned memory,
-        that collates in the ordinary way items of a `TensorDataset` of plain tensors on the CPU, or of
-        `Subset`s of one.
+        The faster loader for a plain `DataLoader`, without workers, pinned memory or `collate_fn`, over a
+        `TensorDataset` of plain tensors on the CPU or `Subset`s of one. Any other loader is returned itself.
     """
     if type(loader) is not DataLoader or loader.num_workers or loader.pin_memory:
         return loader
@@ -63,7 +62,7 @@ def at_once(loader: Any) -> Any:
 
 
 def is_plain(tensor: Any) -> bool:
-    """Are its rows by index laid out as those that are stacked one by one?"""
+    """Do rows by index have the same memory layout as rows that are stacked one by one?"""
     return (
         type(tensor) is Tensor
         and tensor.is_cpu
@@ -75,5 +74,5 @@ def is_plain(tensor: Any) -> bool:
 
 
 def as_it_is(batch: Any) -> Any:
-    """What is collated already."""
+    """The batch itself, because it is collated already."""
     return batch

@@ -13,7 +13,9 @@ from learner.data.stored import Stored
 from learner.data.tensors import Column, as_columns, check_batch_size, check_seed, describe, is_whole
 
 BLOCK_BYTES = 1 << 20  # a disk reads this nearly as fast as one long piece
-SPARSE = 4  # if so many more items lie between those of a block, they are read one by one
+SPARSE = (
+    4  # items of a block are read one by one if they are spread over more than this many times their number
+)
 
 Batch = tuple[Tensor, ...]
 
@@ -187,7 +189,7 @@ class TensorLoader:
         return sources, len(numbers)
 
     def _buffers(self, n_items: int) -> list[Tensor]:
-        """Buffers for the stored items of a window; allocated once per pass, as that takes long."""
+        """Buffers for the stored items of a window, allocated once per pass because this is slow."""
         return [
             torch.empty((n_items, *column.shape[1:]), dtype=column.dtype)
             if isinstance(column, Stored)
@@ -212,11 +214,11 @@ class TensorLoader:
         return column[first : last + 1].index_select(0, rows - first)
 
     def state_dict(self) -> dict[str, int]:
-        """Seed, and how many epochs were begun."""
+        """The seed, and the number of epochs that have started."""
         return {"seed": self.seed, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to where `state_dict` was."""
+        """Continue at the position of `state_dict`."""
         self.seed, self.epoch = state["seed"], state["epoch"]
 
     def __repr__(self) -> str:
@@ -225,16 +227,16 @@ class TensorLoader:
 
 
 class Windows:
-    """An epoch's blocks, shuffled and taken some at a time.
+    """The shuffled blocks of an epoch, in windows.
 
     Args:
-        blocks: how many items and blocks at a time.
-        n_items: in all.
-        generator: of this epoch; what it gives decides everything.
+        blocks: the size of a block and of a window.
+        n_items: the number of all items.
+        generator: of this epoch; it determines the whole order.
     """
 
     def __init__(self, blocks: Blocks, n_items: int, generator: torch.Generator):
-        assert blocks.size is not None  # `check_order` has settled it
+        assert blocks.size is not None  # `check_order` has set it
         self.size, self.window, self.n_items = blocks.size, blocks.window, n_items
         self.shuffled = torch.randperm(-(-n_items // self.size), generator=generator)
         self.seeds = torch.randint(2**62, (len(self),), generator=generator)
@@ -243,7 +245,7 @@ class Windows:
         return -(-len(self.shuffled) // self.window)
 
     def spans(self, number: int) -> list[tuple[int, int]]:
-        """The first and the last number, and one, of each block of a window, ascending as on the disk."""
+        """The range `(start, stop)` of the items of each block in a window, ascending as on the disk."""
         found = sorted(self.shuffled[number * self.window : (number + 1) * self.window].tolist())
         return [(block * self.size, min((block + 1) * self.size, self.n_items)) for block in found]
 
@@ -252,16 +254,16 @@ class Windows:
         return torch.cat([torch.arange(*span) for span in self.spans(number)])
 
     def order(self, number: int) -> Tensor:
-        """The order in which the items of a window come."""
+        """The shuffled order of the items of a window."""
         generator = torch.Generator().manual_seed(int(self.seeds[number]))
         return torch.randperm(self.n_of(number), generator=generator)
 
     def n_of(self, number: int) -> int:
-        """How many items a window has: the last block of the file may be smaller."""
+        """The number of items in a window; the last block of the file may be smaller."""
         return sum(stop - start for start, stop in self.spans(number))
 
     def find(self, item: int) -> tuple[int, int]:
-        """The window in which the item of this place in the order comes, and its place there."""
+        """The window that contains the item at a position of the order, and its position there."""
         for number in range(len(self)):
             n_items = self.n_of(number)
             if item < n_items:
@@ -271,27 +273,27 @@ class Windows:
 
 
 def joined(parts: list[Batch]) -> Batch:
-    """The parts of a batch as one."""
+    """Join the parts of a batch."""
     return parts[0] if len(parts) == 1 else tuple([torch.cat(each) for each in zip(*parts, strict=True)])
 
 
 def check_order(order: Order, shuffle: bool, columns: Sequence[Column]) -> Blocks | None:
-    """The blocks that were meant, with their size; None where items are shuffled one by one.
+    """The blocks of an order, with their size; None if items are shuffled one by one.
 
     Raises:
-        ValueError: there is no such order, or nothing is shuffled.
+        ValueError: the order is unknown, or nothing is shuffled.
     """
     if order == "items":
         return None
     if order != "blocks" and not isinstance(order, Blocks):
         raise ValueError(
-            f"order={order!r}: there are 'items', 'blocks' and Blocks(size, window), as in "
+            f"order={order!r}: choose 'items', 'blocks' or Blocks(size, window), as in "
             "order=Blocks(256, window=32)."
         )
     if not shuffle:
         raise ValueError(
             f"order={order!r} is a shuffled order, but shuffle=False: leave one of them out. Without "
-            "shuffling items are read as they stand, which suits a disk too."
+            "shuffling, items are read in their own order, which is fast on a disk too."
         )
     blocks = Blocks() if order == "blocks" else order
     stored = [column for column in columns if isinstance(column, Stored)] or columns

@@ -1,4 +1,4 @@
-"""Small data sets that recipes and examples name; each gives what a Learner takes as data."""
+"""Small data sets for recipes and examples; each function returns the data for a Learner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def article() -> tuple[Tensor, Tensor]:
     """The article's 20 noisy points of a parabola, as one batch without validation.
 
     They are drawn from torch's random state: with the seed 2021, and a model that draws `torch.randn(3)`
-    next, training gives the article's digits.
+    next, training prints the article's digits.
 
     Returns:
         Time, 0 to 19, and speed, each of shape (20,).
@@ -27,7 +27,7 @@ def article() -> tuple[Tensor, Tensor]:
     """
     time = torch.arange(0, 20).float()
     speed = torch.rand(20) * 5 + 0.8 * (time - 7.5) ** 2 + 1
-    torch.randn(3)  # the article prints these and throws them away; its model draws the next three
+    torch.randn(3)  # the article prints and discards these; its model draws the next three
     return time, speed
 
 
@@ -38,23 +38,23 @@ def digits(
     shape: Literal["flat", "image"] = "flat",
     seed: int | None = None,
 ) -> Data:
-    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, brought to the range 0 to 1.
+    """scikit-learn's 1797 handwritten digits of 8 x 8 pixels, scaled to the range 0 to 1.
 
     Args:
-        batch_size: images a batch; validation takes twice as many.
-        valid: share of the images to hold out.
+        batch_size: images per batch; validation uses twice as many.
+        valid: the share of the images to hold out.
         shape: images of shape (64,), or (1, 8, 8) for convolutions.
-        seed: of split and order; by default drawn from torch's random state.
+        seed: for split and order; by default drawn from torch's random state.
 
     Returns:
         Images, float32, and their digits, int64 from 0 to 9.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
-        ValueError: no such shape.
+        ValueError: the shape is unknown.
     """
     if shape not in ("flat", "image"):
-        raise ValueError(f"digits(shape={shape!r}): there are 'flat' and 'image'.")
+        raise ValueError(f"digits(shape={shape!r}): choose 'flat' or 'image'.")
     found = load("load_digits")
     images = torch.as_tensor(found.data, dtype=torch.float32) / 16
     images = images if shape == "flat" else images.reshape(-1, 1, 8, 8)
@@ -62,15 +62,15 @@ def digits(
 
 
 def diabetes(*, batch_size: int = 64, valid: float = 0.2, seed: int | None = None) -> Data:
-    """scikit-learn's diabetes study: 10 measurements of 442 people, and how far the illness went in a year.
+    """scikit-learn's diabetes study: 10 measurements of 442 people, and how the disease progressed in a year.
 
-    Measurements and targets have mean 0 and deviation 1 over the training part, so an RMSE of 1 is what
-    predicting the mean would give.
+    Measurements and targets have mean 0 and deviation 1 over the training part, so predicting the mean has an
+    RMSE of 1.
 
     Args:
-        batch_size: people a batch; validation takes twice as many.
-        valid: share of the people to hold out.
-        seed: of split and order; by default drawn from torch's random state.
+        batch_size: people per batch; validation uses twice as many.
+        valid: the share of the people to hold out.
+        seed: for split and order; by default drawn from torch's random state.
 
     Returns:
         Measurements of shape (10,) and targets of shape (1,), float32.
@@ -89,18 +89,18 @@ def diabetes(*, batch_size: int = 64, valid: float = 0.2, seed: int | None = Non
 
 
 def standardise(tensors: tuple[Tensor, ...], by: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Each column less the mean of its like in `by`, over its deviation."""
+    """Subtract the means of the columns of `by`, and divide by their deviations."""
     pairs = zip(tensors, by, strict=True)
     return tuple((tensor - other.mean(0)) / other.std(0) for tensor, other in pairs)
 
 
 def load(name: str) -> Any:
-    """What a loader of scikit-learn's gives."""
+    """Call a loader of scikit-learn."""
     try:
         from sklearn import datasets
     except ImportError as error:
         raise ModuleNotFoundError(
-            f"this data set comes with scikit-learn, which cannot be imported ({error}). Install it: "
+            f"this data set is part of scikit-learn, which cannot be imported ({error}). Install it: "
             "pip install scikit-learn"
         ) from error
     return getattr(datasets, name)()

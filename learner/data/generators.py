@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from callbacks.core.warning import warn
 
-DEEPEST = 6  # steps from the root, as dataset.dataset.transform.transforms.0.rng of a loader
+DEEPEST = 6  # steps from the root, such as dataset.dataset.transform.transforms.0.rng of a loader
 LONGEST = 100  # longer lists and dicts hold data, not parts
-MOST = 1000  # objects looked at in all, which takes about 4 ms
-# Workers and their queues, and what torch keeps in every module, of which only other modules are looked into.
+MOST = 1000  # objects to examine; this takes about 4 ms
+# Workers and their queues, and all attributes that torch has in every module except the submodules.
 PASSED_OVER = frozenset({"_iterator", "multiprocessing_context", *vars(nn.Module())} - {"_modules"})
 LEAVES = (type, types.ModuleType, Tensor, str, bytes, int, float, complex, torch.dtype, torch.device)
 
@@ -29,39 +29,43 @@ def generator_states(root: Any) -> dict[str, dict[str, Any]]:
 
 
 def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Restore what `generator_states` returned to generators of the same paths; warn of missing ones."""
+    """Restore the states that `generator_states` returned in the generators at the same paths.
+
+    Warns:
+        LearnerWarning: a generator is missing.
+    """
     found = generators_in(root) if states else {}
     lost = []
     for path, state in states.items():
         if path in found and kind_of(found[path]) == state["kind"]:
             put(found[path], state["state"])
-        elif state["kind"] != "epoch":  # which is set in each pass
+        elif state["kind"] != "epoch":  # the epoch is set in each pass
             lost.append(path)
     if lost:
         warn(
-            f"a {type(root).__name__} had random generators at {', '.join(map(repr, lost))}, which are not "
-            "there now, so what it draws will differ. Make them where the object is made, in its __init__."
+            f"a {type(root).__name__} had random generators at {', '.join(map(repr, lost))}, which are "
+            "missing now, so its random numbers will differ. Create them in the __init__ of the object."
         )
 
 
 def generators_in(root: Any) -> dict[str, Any]:
-    """The generators that something holds, by the path of names that leads to them.
+    """The generators that an object holds, by the path of names that leads to them.
 
-    Looked into are attributes, lists, tuples and dicts, the arguments of `functools.partial`, the object of a
-    method, and of a function the variables around it and the global generators that it names. Not looked
-    into are slots, containers of more than 100 entries, and what is more than six steps away.
+    The search covers attributes, lists, tuples and dicts, the arguments of `functools.partial`, the object of
+    a method, and the variables around a function and the global generators that it names. It does not cover
+    slots, containers of more than 100 entries, and objects more than six steps away.
 
     Args:
-        root: a loader, data set, sampler, function or module; of a module, not the modules in it.
+        root: a loader, data set, sampler, function or module; submodules of a module are left out.
 
     Returns:
-        Generators of torch, NumPy and Python, and what has `set_epoch` and a number as `epoch`; each once.
+        Generators of torch, NumPy and Python, and objects with `set_epoch` and a number `epoch`, each once.
     """
     return {path: part for path, part in walk(root) if kind_of(part) is not None}
 
 
 def seed_generators(root: Any, seed: int) -> None:
-    """Seed each generator of `generators_in`, the same way each time; an `epoch` stays as it is."""
+    """Seed each generator of `generators_in`, always in the same way; an `epoch` stays unchanged."""
     numpy = sys.modules.get("numpy")
     for number, part in enumerate(generators_in(root).values()):
         kind, own = kind_of(part), (seed + number) % 2**63
@@ -76,11 +80,11 @@ def seed_generators(root: Any, seed: int) -> None:
 
 
 def kind_of(part: Any) -> str | None:
-    """Which kind of generator it is, or None."""
+    """The kind of a generator; None if it is not one."""
     if isinstance(part, torch.Generator):
         return "torch"
     if isinstance(part, random.Random):
-        return None if isinstance(part, random.SystemRandom) else "python"  # the machine's own has no state
+        return None if isinstance(part, random.SystemRandom) else "python"  # SystemRandom has no state
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(part, numpy.random.Generator):
         return "numpy"
@@ -105,7 +109,7 @@ def get(part: Any) -> Any:
 
 
 def put(part: Any, state: Any) -> None:
-    """Put the state of a generator back."""
+    """Restore the state of a generator."""
     kind = kind_of(part)
     if kind == "python":
         part.setstate(state)
@@ -118,7 +122,7 @@ def put(part: Any, state: Any) -> None:
 
 
 def takers(root: Any) -> Iterator[Any]:
-    """What takes the number of the epoch, the outermost first."""
+    """The objects whose `set_epoch` takes the number of the epoch, the outermost first."""
     for _, part in walk(root):
         method = getattr(type(part), "set_epoch", None)
         if callable(method) and takes_one(part.set_epoch):
@@ -137,8 +141,8 @@ def takes_one(method: Any) -> bool:
 
 
 def walk(root: Any) -> Iterator[tuple[str, Any]]:
-    """The root and what it holds, nearest first, each once, with its path."""
-    seen: dict[int, Any] = {id(root): root}  # kept, so that no other object gets its id
+    """The root and all objects that it holds, nearest first, each once, with its path."""
+    seen: dict[int, Any] = {id(root): root}  # holds the objects, so that their ids are not reused
     level = [("", root)]
     for depth in range(DEEPEST + 1):
         yield from level
@@ -146,7 +150,7 @@ def walk(root: Any) -> Iterator[tuple[str, Any]]:
 
 
 def below(level: list[tuple[str, Any]], seen: dict[int, Any]) -> Iterator[tuple[str, Any]]:
-    """What some objects hold and is not yet among those seen, until there are too many."""
+    """The new objects that some objects hold, until there are too many."""
     is_root = len(seen) == 1
     for path, holder in level:
         for name, part in parts_of(holder, is_root=is_root):
@@ -159,10 +163,10 @@ def below(level: list[tuple[str, Any]], seen: dict[int, Any]) -> Iterator[tuple[
 
 
 def parts_of(holder: Any, *, is_root: bool = False) -> list[tuple[str, Any]]:
-    """What something holds, by name."""
+    """The parts of an object, by name."""
     if isinstance(holder, (list, tuple)):
         return [(str(n), part) for n, part in enumerate(holder)] if len(holder) <= LONGEST else []
-    if type(holder) is dict:  # other mappings may compute what they give
+    if type(holder) is dict:  # other mappings may compute their values
         return [(str(key), part) for key, part in holder.items()] if len(holder) <= LONGEST else []
     if isinstance(holder, functools.partial):
         args = [(str(n), part) for n, part in enumerate(holder.args)]
@@ -187,7 +191,7 @@ def variables_of(function: types.FunctionType) -> list[tuple[str, Any]]:
 
 
 def is_filled(cell: types.CellType) -> bool:
-    """Has the variable a value yet?"""
+    """Does the variable have a value?"""
     try:
         return cell.cell_contents is not None
     except ValueError:

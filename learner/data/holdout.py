@@ -1,4 +1,4 @@
-"""Hold items out to validate on."""
+"""Hold out items for validation."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from learner.data.tensors import Columns, as_columns, describe, draw_rows, split
 
 @dataclass
 class Part:
-    """What a `TensorLoader` is made of."""
+    """The arguments of a `TensorLoader`."""
 
-    tensors: Any  #: in a row or by name
-    rows: Tensor | None = None  #: those of its items; None for all
+    tensors: Any  #: a sequence, or a mapping by name
+    rows: Tensor | None = None  #: the numbers of its items; None for all
 
 
 def hold_out(found: Columns, targets: Any, valid: Any, seed: int) -> tuple[Part, Part | None]:
-    """What to train on and what to validate on.
+    """The training part and the validation part.
 
-    Where something is stored, nothing is copied: both have all of it, and rows of their own, ascending as
-    they stand on the disk.
+    Stored arrays are not copied: both parts have the whole array and the numbers of their own rows, in
+    ascending order as on the disk.
 
     Raises:
-        TypeError, ValueError: no such split can be made.
+        TypeError, ValueError: such a split is impossible.
     """
     everything = Part(held(found))
     if valid is None:
@@ -39,34 +39,36 @@ def hold_out(found: Columns, targets: Any, valid: Any, seed: int) -> tuple[Part,
         return replace(everything, rows=kept.sort().values), replace(everything, rows=rest.sort().values)
     tensors: Any = found.tensors
     kept, rest = split_at_random(tensors, valid, seed)
-    assert rest is not None  # there is a share
+    assert rest is not None  # `valid` is a share or a number
     return Part(held(found._replace(tensors=kept))), Part(held(found._replace(tensors=rest)))
 
 
 def held(found: Columns) -> Any:
-    """Columns as they were given: by name or in a row."""
+    """The columns in their original form: a mapping by name or a tuple."""
     return found.tensors if found.keys is None else dict(zip(found.keys, found.tensors, strict=True))
 
 
 def check_valid(valid: Any, found: Columns, targets: Any) -> Columns:
-    """The columns to validate on, as many as those to train on and of the same names.
+    """Check that the validation columns have the number and the names of the training columns.
 
     Raises:
-        TypeError, ValueError: they are not.
+        TypeError, ValueError: they differ.
     """
     by_key = found.keys is not None and not isinstance(targets, Mapping) and isinstance(valid, Mapping)
     if not by_key and (isinstance(valid, Mapping) or len(valid) != 2):
-        raise ValueError(f"valid is {describe(valid)}: pass a pair (inputs, targets), or a share as 0.2.")
+        raise ValueError(
+            f"valid is {describe(valid)}: pass a pair (inputs, targets), or a share, such as 0.2."
+        )
     given = as_columns(valid, found.target_keys or None) if by_key else as_columns(*valid)
     if (set(given.keys or ()), given.target_keys) != (set(found.keys or ()), found.target_keys):
         raise ValueError(
             f"valid has {', '.join(given.keys or ('no names',))}, but training has "
-            f"{', '.join(found.keys or ('no names',))}: give the same names."
+            f"{', '.join(found.keys or ('no names',))}: use the same names."
         )
     n_all, n_inputs = len(found.tensors), found.n_inputs
     if (len(given.tensors), given.n_inputs) != (n_all, n_inputs):
         raise ValueError(
             f"valid has {given.n_inputs} inputs and {len(given.tensors) - given.n_inputs} targets, but there "
-            f"are {n_inputs} inputs and {n_all - n_inputs} targets to train on: give as many of each."
+            f"are {n_inputs} inputs and {n_all - n_inputs} targets for training: pass as many of each."
         )
     return given

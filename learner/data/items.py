@@ -91,14 +91,14 @@ def of_batch(learn: LearnerProtocol) -> int:
     """Number of items in the current batch: from `Data(n_items=...)`, otherwise from inputs and targets.
 
     Raises:
-        TypeError: the function gave something that is not a whole number.
+        TypeError: the function returned something that is not a whole number.
     """
     count, inputs, targets = learn.data.count_items, learn.inputs, learn.targets
     if count is not None and not isinstance(learn.batch, InputsOnly):
         return checked(count(learn.batch), count)
     if type(targets) is Tensor and type(inputs) is tuple and inputs:
         first = inputs[0]
-        try:  # costs nothing, and to ask for dimensions first would double the time
+        try:  # free without an error; checking the dimensions first would double the time
             if type(first) is Tensor and (n_items := first.shape[0]) == targets.shape[0]:
                 return n_items
         except (IndexError, RuntimeError):  # a number, or a nested tensor
@@ -113,20 +113,20 @@ def in_batch(data: Any, batch: Any) -> int:
 
 
 def checked(number: Any, count: Any) -> int:
-    """The whole number that a user's function gave; a tensor is waited for."""
+    """Check the number that a function of the user returned; if it is a tensor, this waits for the device."""
     is_one = isinstance(number, Tensor) and number.numel() == 1 and not number.is_floating_point()
     number = number.item() if is_one else number
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 0:
         name = getattr(count, "__name__", count)
         raise TypeError(
-            f"Data(n_items={name}) gave {number!r} for a batch: return its number of items, as "
+            f"Data(n_items={name}) returned {number!r} for a batch: return its number of items, such as "
             "lambda batch: len(batch[0])."
         )
     return int(number)
 
 
 def n_items_of(inputs: Any, targets: Any) -> int:
-    """Number of items in a batch of any kind; 1 where nothing in it has a length."""
+    """Number of items in a batch of any kind; 1 if nothing in it has a length."""
     return counts_of(inputs, targets)[0]
 
 
@@ -135,7 +135,7 @@ def counts_of(inputs: Any, targets: Any) -> tuple[int, int | None]:
 
     Args:
         inputs: the model's arguments: a tuple, a mapping of keywords, or one argument.
-        targets: what it is compared with, of any kind, or None.
+        targets: the targets, of any kind, or None.
     """
     (theirs, theirs_too), (ours, ours_too) = lengths_of(targets), lengths_of(inputs)
     if not theirs:
@@ -148,7 +148,7 @@ def counts_of(inputs: Any, targets: Any) -> tuple[int, int | None]:
 
 
 def both_have_time_first(inputs: Any, targets: Any) -> bool:
-    """Are they sequences of different lengths, as many of each: alike in their second dimension alone?"""
+    """Are these as many sequences, but of different lengths, so that only the second dimensions agree?"""
     first = inputs[0] if type(inputs) is tuple and inputs else inputs
     if (
         not (isinstance(first, Tensor) and isinstance(targets, Tensor))
@@ -179,7 +179,7 @@ def lengths_of_column(column: Any) -> Lengths:
     """The lengths of one argument or target."""
     if isinstance(column, Tensor):
         return lengths_of_tensor(column)
-    if isinstance(column, PackedSequence):  # its data has a row for each moment of each item
+    if isinstance(column, PackedSequence):  # its data has a row for each step of each item
         return [int(column.batch_sizes[0])], [len(column.data)]
     if isinstance(column, Mapping):
         return together(column.values())
@@ -191,7 +191,7 @@ def lengths_of_column(column: Any) -> Lengths:
 
 
 def lengths_of_tensor(tensor: Tensor) -> Lengths:
-    """Its first dimension; or the second if time comes first, or several that the model flattens."""
+    """The first dimension; or the second one if time comes first, or several that the model flattens."""
     if not tensor.ndim or tensor.is_nested:
         return ([tensor.size(0)] if tensor.ndim else []), []
     shape = tensor.shape
@@ -199,7 +199,7 @@ def lengths_of_tensor(tensor: Tensor) -> Lengths:
 
 
 def lengths_of_sequence(items: Sequence[Any]) -> Lengths:
-    """How many there are, as of pictures of different sizes; or, of columns, the length of each."""
+    """The number of entries, such as pictures of different sizes; or, in columns, the length of each."""
     if not items or not all(isinstance(each, Tensor) and each.ndim for each in items):
         return [len(items)], []
     lengths = {each.size(0) for each in items}
@@ -207,7 +207,7 @@ def lengths_of_sequence(items: Sequence[Any]) -> Lengths:
 
 
 def lengths_of_object(thing: Any) -> Lengths:
-    """The length of a graph or another object with tensors: its own number, or its tensors' lengths."""
+    """The length of a graph or another object: its own number of items, or the lengths of its tensors."""
     for name in NAMES:
         number = getattr(thing, name, None)
         if isinstance(number, int):

@@ -1,7 +1,7 @@
 """Distinguish a `StopIteration` in the user's code from the end of a loader.
 
-In a loop both look alike, so a `next()` that runs dry in a data set would end every epoch early. Generators
-are safe: there Python makes a RuntimeError of it (PEP 479).
+A loop cannot distinguish them, so an exhausted `next()` in a data set would end every epoch early. Generators
+are safe: in them Python raises a RuntimeError instead (PEP 479).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def leak(end: StopIteration, batches: Any) -> RuntimeError | None:
     """The error to raise if the user's code ended a pass; None if the loader is at its end.
 
     Args:
-        end: as it came out of `next(batches)`.
+        end: the exception that `next(batches)` raised.
         batches: the iterator.
     """
     calls = list(traceback.walk_tb(end.__traceback__))[1:]  # without the frame that called next
@@ -53,7 +53,7 @@ def leak(end: StopIteration, batches: Any) -> RuntimeError | None:
     if frame.f_code is FROM_WORKER:
         where = f"a worker process of the loader:\n{str(end.value or end).strip()}\n"
     return RuntimeError(
-        f"StopIteration was raised by {where}{items(frames)}; it would have ended the epoch there. Where "
+        f"StopIteration was raised by {where}{items(frames)}; it would have ended the epoch there. If "
         "next(iterator) may be exhausted, pass a default, next(iterator, None), or create the iterator again."
     )
 
@@ -61,12 +61,12 @@ def leak(end: StopIteration, batches: Any) -> RuntimeError | None:
 def is_leak(frames: list[FrameType], batches: Any) -> bool:
     """Does the traceback lead through code in which a loader never ends?"""
     if type(batches) in CALLERS and frames[0].f_code.co_name not in ("__next__", "next"):
-        return True  # it is the function that was given to map or filter
+        return True  # the function that was passed to map or filter raised it
     for frame, inner in zip(frames, [*frames[1:], None], strict=True):
         if frame.f_code is MAP or frame.f_code is FROM_WORKER:
             return True
         if frame.f_code is ITERABLE and inner is not None and frame.f_locals["self"].auto_collation:
-            return True  # in collate_fn: the fetcher has caught those of the data set itself
+            return True  # in collate_fn, because the fetcher catches those of the data set
     return False
 
 

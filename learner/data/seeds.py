@@ -8,7 +8,7 @@ from numbers import Integral
 
 import torch
 
-MAX_SEED = 2**32 - 1  # what NumPy takes
+MAX_SEED = 2**32 - 1  # the largest seed that NumPy accepts
 
 
 def seed_everything(seed: int) -> int:
@@ -16,8 +16,8 @@ def seed_everything(seed: int) -> int:
 
     Workers of a `DataLoader` draw their seeds from torch's generator, so they follow. Generators of your own
     (`torch.Generator`, `numpy.random.default_rng`) do not, nor does the order of `Data.from_tensors(...,
-    seed=...)`, which depends on its own seed. Kernels of a GPU may still sum in another order each time: that
-    is what `torch.use_deterministic_algorithms(True)` is for.
+    seed=...)`, which depends on its own seed. Kernels of a GPU may still sum in another order each time;
+    `torch.use_deterministic_algorithms(True)` prevents this.
 
     Args:
         seed: a whole number from 0 to 2**32 - 1.
@@ -30,7 +30,7 @@ def seed_everything(seed: int) -> int:
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed_everything({seed!r}): pass a whole number from 0 to {MAX_SEED}.")
-    seed = int(seed)  # also of NumPy's kind
+    seed = int(seed)  # it may be an integer of NumPy
     random.seed(seed)
     torch.manual_seed(seed)
     numpy = sys.modules.get("numpy")  # torch imports it where it is installed

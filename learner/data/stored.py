@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Whole numbers without a sign for which torch has a type, but next to no operations: the next that holds all.
+# Unsigned types for which torch has few operations, and the smallest signed type that holds their values.
 WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 
 
 class Stored:
-    """A NumPy array that stays where it is; it is read as a tensor is, by a slice or by rows, into a copy.
+    """A NumPy array that is not copied as a whole. A slice or some rows of it are copied to a tensor.
 
     Args:
-        array: memory-mapped, or one that may not be written; shape (items, ...), of a type that torch takes.
+        array: memory-mapped or read-only, of shape (items, ...) and a dtype that torch supports.
 
     Raises:
-        TypeError: torch has no such type.
+        TypeError: torch does not support the dtype.
     """
 
     device = torch.device("cpu")
@@ -29,7 +29,7 @@ class Stored:
     def __init__(self, array: Any):
         import numpy
 
-        self.array = numpy.asarray(array)  # a map's own class would make every copy one of its kind
+        self.array = numpy.asarray(array)  # without the class memmap, which copies would keep
         self.native = self.array.dtype.newbyteorder("=")
         self.dtype = settled(torch.as_tensor(numpy.empty(0, self.native)).dtype)
         self.shape = torch.Size(self.array.shape)
@@ -40,25 +40,25 @@ class Stored:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """A copy of the items of a slice, read in one piece where its step is 1."""
+        """A copy of the items of a slice, read in one piece if its step is 1."""
         import numpy
 
         self.check()
         return self._as_tensor(numpy.array(self.array[rows], dtype=self.native, order="C"))
 
     def read_into(self, target: Tensor, start: int) -> None:
-        """Fill a tensor with the items from one on, without a copy in between."""
+        """Fill a tensor with the items from number `start` on, without a temporary copy."""
         import numpy
 
         self.check()
         part = self.array[start : start + len(target)]
-        if target.dtype == torch.bfloat16:  # which NumPy does not know
+        if target.dtype == torch.bfloat16:  # NumPy does not have this dtype
             target.copy_(self._as_tensor(numpy.array(part, dtype=self.native)))
         else:
             numpy.copyto(target.numpy(), part, casting="same_kind")
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
-        """A copy of the items of these numbers, as `Tensor.index_select` gives it for dimension 0."""
+        """A copy of the items with these numbers, like `Tensor.index_select` for dimension 0."""
         import numpy
 
         self.check()
@@ -74,11 +74,11 @@ class Stored:
         return self._as_tensor(numpy.array(firsts, dtype=self.native))
 
     def check(self) -> None:
-        """Refuse to read a file that has become shorter than its map, which would kill the process."""
+        """Raise an error if the file is shorter than its map, because reading it would kill the process."""
         if self.file is not None and self.file.map.size() < self.file.n_bytes:
             raise OSError(
                 f"the file under {self!r} has {self.file.map.size():,} bytes, but its memory map needs "
-                f"{self.file.n_bytes:,}: it was cut short after it was opened, and to read on would kill the "
+                f"{self.file.n_bytes:,}: it was cut short after it was opened, and reading it would kill the "
                 "process (SIGBUS). Write the file again, open it, and resume from a checkpoint."
             )
 
@@ -86,9 +86,9 @@ class Stored:
         return torch.from_numpy(copied).to(self.dtype)
 
     def __deepcopy__(self, memo: Any) -> Stored:
-        return self  # nothing here ever changes, and a copy would read all of it
+        return self  # it never changes, and a copy would read the whole array
 
-    def __reduce__(self) -> Any:  # to another process: a map is opened again there
+    def __reduce__(self) -> Any:  # another process opens the map again
         if self.file is None or self.file.name is None:
             return Stored, (self.array.copy(),)
         place = (self.array.dtype.str, self.array.shape, self.array.strides, self.file.first)
@@ -102,16 +102,16 @@ class Stored:
 
 @dataclass
 class File:
-    """The file under a memory map, as it was opened: also where its name is now another's."""
+    """The file of a memory map, as it was opened; its name may belong to another file now."""
 
     map: mmap.mmap
-    n_bytes: int  #: that it must have
-    first: int  #: byte of the first item
+    n_bytes: int  #: the smallest size that it may have
+    first: int  #: the byte of the first item
     name: str | None
 
 
 def file_under(array: Any) -> File | None:
-    """The file that an array is mapped from, if it is."""
+    """The file that an array is mapped from; None if it is not mapped."""
     import numpy
 
     root = array
@@ -122,15 +122,15 @@ def file_under(array: Any) -> File | None:
     if not isinstance(found, mmap.mmap) or not array.size:
         return None
     offset = getattr(root, "offset", 0)
-    begin = address(numpy.frombuffer(found, numpy.uint8))
-    skipped = offset - offset % mmap.ALLOCATIONGRANULARITY  # where in the file the map begins
+    start = address(numpy.frombuffer(found, numpy.uint8))
+    skipped = offset - offset % mmap.ALLOCATIONGRANULARITY  # the first byte of the file in the map
     name = getattr(root, "filename", None)
-    n_bytes, first = skipped + last_byte(array) - begin, skipped + address(array) - begin
+    n_bytes, first = skipped + last_byte(array) - start, skipped + address(array) - start
     return File(found, n_bytes, first, None if name is None else str(Path(name).resolve()))
 
 
 def opened_again(name: str, dtype: str, shape: Any, strides: Any, first: int) -> Stored:
-    """What was mapped from a file, in another process."""
+    """Map the file again in another process."""
     import numpy
 
     whole = numpy.memmap(name, numpy.uint8, "r")
@@ -138,12 +138,12 @@ def opened_again(name: str, dtype: str, shape: Any, strides: Any, first: int) ->
 
 
 def address(array: Any) -> int:
-    """Where its first item is in memory."""
+    """The address of the first item in memory."""
     return array.__array_interface__["data"][0]
 
 
 def last_byte(array: Any) -> int:
-    """The address behind the last byte that an array may be read at."""
+    """The address after the last byte of an array."""
     reach = sum(
         (size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True) if stride > 0
     )
@@ -151,10 +151,10 @@ def last_byte(array: Any) -> int:
 
 
 def settled(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: torch's default for float64 of NumPy, a signed one for whole numbers without.
+    """The dtype to compute in: torch's default dtype for float64, a signed one for unsigned integers.
 
     Raises:
-        TypeError: for uint64 there is none that holds all.
+        TypeError: it is uint64, for which no signed dtype is wide enough.
     """
     if dtype == torch.float64:
         return torch.get_default_dtype()
@@ -162,11 +162,11 @@ def settled(dtype: torch.dtype) -> torch.dtype:
 
 
 def signed(dtype: torch.dtype) -> torch.dtype:
-    """The type, or the next wider one with a sign where torch has next to no operations.
+    """The dtype itself, or the next wider signed one for unsigned integers.
 
     Raises:
-        TypeError: for uint64 there is none that holds all.
+        TypeError: it is uint64, for which no signed dtype is wide enough.
     """
     if dtype == torch.uint64:
-        raise TypeError("torch has next to no operations for uint64")
+        raise TypeError("torch has very few operations for uint64")
     return WIDER.get(dtype, dtype)

@@ -1,4 +1,4 @@
-"""Tensors and arrays: check them, split them, and say what something is."""
+"""Tensors and arrays: check, convert, split and describe them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ Made = TypeVar("Made")
 
 
 class Columns(NamedTuple):
-    """Inputs and targets in a row, and what they are."""
+    """Inputs and targets as one sequence of columns."""
 
     tensors: tuple[Column, ...]
     n_inputs: int
-    keys: tuple[str, ...] | None  #: where they were given by name
+    keys: tuple[str, ...] | None  #: their names, if they were passed by name
     target_keys: tuple[str, ...] = ()
 
 
 def as_tensors(inputs: Any, targets: Any = None) -> tuple[tuple[Tensor, ...], int]:
-    """Inputs and targets as tensors in a row, and how many of them are inputs; what is stored is read whole.
+    """Convert inputs and targets to one tuple of tensors; stored arrays are read as a whole.
+
+    Returns:
+        The tensors, and the number of inputs among them.
 
     Raises:
-        TypeError, ValueError: something is not a tensor or array, has no items, or another number of items.
+        TypeError, ValueError: something is not a tensor or array, is empty, or has another number of items.
     """
     found = as_columns(inputs, targets)
     whole = [column if isinstance(column, Tensor) else column[:] for column in found.tensors]
@@ -37,21 +40,21 @@ def as_tensors(inputs: Any, targets: Any = None) -> tuple[tuple[Tensor, ...], in
 
 
 def as_columns(inputs: Any, targets: Any = None) -> Columns:
-    """Inputs and targets as tensors in a row, but arrays that are better read a batch at a time.
+    """Convert inputs and targets to columns: tensors, or `Stored` arrays that are read batch by batch.
 
     Args:
-        inputs: a tensor or array, several of them, or a mapping of such.
-        targets: a tensor or array, or several; with a mapping of inputs also a mapping, or the keys of those
-            that are targets; or None.
+        inputs: a tensor or array, several of them, or a mapping of them.
+        targets: a tensor or array, several of them, or None; with a mapping of inputs also a mapping, or the
+            keys of the inputs that are targets.
 
     Raises:
-        TypeError, ValueError: something is not a tensor or array, has no items, or another number of items.
+        TypeError, ValueError: something is not a tensor or array, is empty, or has another number of items.
     """
     if isinstance(inputs, Mapping):
         return check_lengths(named_columns(inputs, targets), inputs)
     if isinstance(targets, Mapping):
         raise TypeError(
-            f"targets are {describe(targets)}, but inputs are {describe(inputs)}: give both by name, as in "
+            f"targets are {describe(targets)}, but inputs are {describe(inputs)}: pass both by name, as in "
             "from_tensors({'x': inputs}, {'y': targets}), or neither."
         )
     first, second = row_of(inputs, "inputs"), row_of(targets, "targets")
@@ -60,7 +63,7 @@ def as_columns(inputs: Any, targets: Any = None) -> Columns:
 
 
 def row_of(items: Any, name: str) -> list[tuple[str, Any]]:
-    """One item or several, each with the name that messages give it."""
+    """One item or several, each with its name in messages."""
     if items is None and name == "targets":
         return []
     if isinstance(items, (tuple, list)):
@@ -82,11 +85,13 @@ def named_columns(inputs: Mapping[str, Any], targets: Any) -> Columns:
             problem = "is a name of both" if key in added else "is not a key of the inputs"
             raise ValueError(
                 f"targets: {key!r} {problem}, {describe(inputs)}: write from_tensors({{'x': ..., 'y': ...}}, "
-                "'y'), or give the targets other names in a mapping of their own."
+                "'y'), or pass the targets as a mapping with other names."
             )
     both = {**inputs, **added}
     if not all(isinstance(key, str) for key in both):
-        raise TypeError(f"inputs are {describe(inputs)}: name tensors by strings, as the model names them.")
+        raise TypeError(
+            f"inputs are {describe(inputs)}: use strings as keys, the names of the model's arguments."
+        )
     tensors = tuple(
         as_column(item, f"inputs[{key!r}]" if key in inputs else key) for key, item in both.items()
     )
@@ -94,12 +99,12 @@ def named_columns(inputs: Mapping[str, Any], targets: Any) -> Columns:
 
 
 def check_lengths(found: Columns, inputs: Any) -> Columns:
-    """Refuse none, and different numbers of items."""
+    """Check that there are items, and as many in each column."""
     lengths = [len(tensor) for tensor in found.tensors]
     if len(set(lengths)) > 1:
         raise ValueError(
-            f"the tensors have {' and '.join(map(str, lengths))} items ({describe(found.tensors)}): give "
-            "each the same number, one a row. A list of single items is one tensor by torch.stack(list)."
+            f"the tensors have {' and '.join(map(str, lengths))} items ({describe(found.tensors)}): pass "
+            "tensors with the same number of rows. Convert a list of single items with torch.stack(list)."
         )
     if not sum(lengths):
         raise ValueError(f"there are no items: inputs are {describe(inputs)}.")
@@ -107,13 +112,15 @@ def check_lengths(found: Columns, inputs: Any) -> Columns:
 
 
 def as_column(item: Any, name: str) -> Column:
-    """A tensor of it, sharing memory where it can, or an array as `Stored`; float64 of NumPy becomes torch's
-    default dtype."""
+    """Convert an item to a tensor, which shares its memory if possible, or to a `Stored` array.
+
+    A float64 array gets torch's default dtype.
+    """
     if isinstance(item, Stored):
         return item
     if isinstance(item, Tensor):
         check_dense(item, name)
-        tensor = item.detach() if item.requires_grad else item  # its graph would outlive the first step
+        tensor = item.detach() if item.requires_grad else item  # the first step would free its graph
         dtype = in_words(item, name, lambda: signed(item.dtype))
         tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
     elif is_array(item):
@@ -121,18 +128,18 @@ def as_column(item: Any, name: str) -> Column:
     else:
         raise TypeError(
             f"{name} is {describe(item)}, which is not a tensor or array: pass a tensor of shape (items, "
-            f"...), as torch.tensor({name.split('[')[0]}); a list or tuple holds several such tensors, and a "
-            "data set goes to Data.from_datasets."
+            f"...), such as torch.tensor({name.split('[')[0]}). A list or tuple must hold several such "
+            "tensors. Pass a data set to Data.from_datasets."
         )
     if tensor.ndim == 0:
         raise ValueError(
-            f"{name} is a tensor of no dimensions, so it has no items: give it the shape (items, ...)."
+            f"{name} is a tensor without dimensions, so it has no items: its shape must be (items, ...)."
         )
     return tensor
 
 
 def check_dense(item: Tensor, name: str) -> None:
-    """Refuse a tensor that holds no number for each place.
+    """Check that a tensor is dense.
 
     Raises:
         ValueError: it is sparse or nested; the message has a hint.
@@ -146,23 +153,26 @@ def check_dense(item: Tensor, name: str) -> None:
 
 
 def check_unmasked(item: Any, name: str) -> None:
-    """Refuse an array with numbers that NumPy has masked.
+    """Check that an array has no masked values.
 
     Raises:
-        ValueError: the message has the number and a hint.
+        ValueError: it has some; the message has their number and a hint.
     """
     is_maskable = any(each.__name__ == "MaskedArray" for each in type(item).__mro__)
     n_masked = int(item.mask.sum()) if is_maskable else 0
     if n_masked:
         raise ValueError(
-            f"{name} has {n_masked} numbers that are masked, which torch would take as they are: "
+            f"{name} has {n_masked} masked numbers, and torch ignores the mask: "
             f"pass {name}.filled(0), with the mask as a further input, or leave these items out."
         )
 
 
 def from_array(item: Any, name: str) -> Column:
-    """A NumPy array, or a pandas table or column: a tensor of the same memory where that may be had, `Stored`
-    where only the batches are to be copied, else a tensor of a copy."""
+    """Convert a NumPy array, or a pandas table or column.
+
+    The result is a tensor that shares the memory if possible, a `Stored` array for a memory-mapped or
+    read-only array, and otherwise a tensor with a copy.
+    """
     check_unmasked(item, name)
     array: Any = item.__array__()
     if array.ndim == 0:
@@ -179,18 +189,18 @@ def from_array(item: Any, name: str) -> Column:
 
 
 def in_words(item: Any, name: str, make: Callable[[], Made]) -> Made:
-    """What `make` returns; if torch does not have the type, an error that names the item, with a hint."""
+    """Call `make`; if torch does not support the dtype, raise an error that names the item, with a hint."""
     try:
         return make()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"{name} is {describe(item)}, which torch cannot take ({error}): pass numbers, as with "
+            f"{name} is {describe(item)}, which torch cannot convert ({error}): pass numbers, such as "
             f"{name}.astype('float32')."
         ) from None
 
 
 def is_array(item: Any) -> bool:
-    """A tensor, or a NumPy array, pandas table or column that can become one."""
+    """Is this a tensor, or a NumPy array, pandas table or column, which can be converted to one?"""
     return isinstance(item, Tensor) or (
         hasattr(item, "__array__") and hasattr(item, "shape") and not isinstance(item, type)
     )
@@ -199,10 +209,10 @@ def is_array(item: Any) -> bool:
 def split_at_random(
     tensors: tuple[Tensor, ...], valid: float | None, seed: int
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
-    """Hold out a share, or a number, of the items.
+    """Hold out a share or a number of the items.
 
     Raises:
-        ValueError: that leaves no items to train or to validate on.
+        ValueError: no item would be left for training or for validation.
     """
     if valid is None:
         return tensors, None
@@ -213,10 +223,10 @@ def split_at_random(
 
 
 def draw_rows(n_items: int, valid: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The numbers of the items to train on, and of a share or number of them to validate on.
+    """Draw the numbers of the items for training and for validation.
 
     Raises:
-        ValueError: that leaves no items to train or to validate on.
+        ValueError: no item would be left for training or for validation.
     """
     n_valid = 0
     if is_whole(valid):
@@ -226,27 +236,27 @@ def draw_rows(n_items: int, valid: float, seed: int) -> tuple[Tensor, Tensor]:
     if not 0 < n_valid < n_items:
         raise ValueError(
             f"valid={valid!r} cannot be held out of {counted(n_items, 'item', 'items')}: write a share "
-            "between 0 and 1 or a number of items that leaves at least one on either side, a pair (inputs, "
-            "targets), or None for no validation."
+            "between 0 and 1, or a number of items, with at least one item in each part; a pair (inputs, "
+            "targets); or None for no validation."
         )
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))
     return order[n_valid:], order[:n_valid]
 
 
 def check_batch_size(batch_size: Any) -> int:
-    """A whole number, 1 or more."""
+    """Check that the batch size is a whole number of at least 1."""
     if not is_whole(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: write a whole number of items, 1 or more.")
     return int(batch_size)
 
 
 def is_whole(value: Any) -> bool:
-    """An int, also NumPy's; not True or False."""
+    """Is this an int, also of NumPy, and not a bool?"""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_seed(seed: Any) -> int:
-    """The seed, or one drawn where there is none."""
+    """Check a seed; if there is none, draw one."""
     if seed is None:
         return draw_seed()
     if not is_whole(seed) or not 0 <= seed < 2**63:
@@ -255,12 +265,12 @@ def check_seed(seed: Any) -> int:
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """`1 batch`, `2 batches`."""
+    """A number with its noun: `1 batch`, `2 batches`."""
     return f"{number:,} {one if number == 1 else many}"
 
 
 def describe(item: Any, depth: int = 1) -> str:
-    """A description for messages: type, length, keys and shapes, to some depth."""
+    """A description for messages: type, length, keys and shapes, down to a depth."""
     if isinstance(item, Stored):
         return repr(item)
     if isinstance(item, Tensor) and item.is_nested:

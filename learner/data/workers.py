@@ -1,4 +1,4 @@
-"""Steer a `DataLoader`: leave batches out by their indices, and begin persistent workers as they were."""
+"""Skip batches of a `DataLoader` by their indices, and restart persistent workers with their old seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from learner.data.seeded import Seeded
 
 
 def is_torchs_own(loader: Any) -> bool:
-    """A `DataLoader` over a map-style data set, which iterates as torch's does."""
+    """Is this a `DataLoader` over a map-style data set, with the iteration of torch?"""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False
     own = ("__iter__", "_get_iterator", "_index_sampler")
@@ -23,25 +23,25 @@ def is_torchs_own(loader: Any) -> bool:
 
 
 def skip(loader: DataLoader[Any], n_done: int) -> tuple[Iterator[Any], int]:
-    """Draw the indices of the first batches, and none of their items.
+    """Draw the indices of the first batches without fetching their items.
 
     Returns:
-        The other batches, and how many were left out: fewer where there are no more.
+        The other batches, and the number of skipped batches, which is below `n_done` if there are fewer.
     """
     indices = Skipping(loader._index_sampler, n_done)
     if loader._iterator is not None:
-        loader._iterator._index_sampler = indices  # persistent workers keep theirs
-    with in_place_of_sampler(loader, indices):
+        loader._iterator._index_sampler = indices  # persistent workers keep their own sampler
+    with sampler_replaced(loader, indices):
         rest = iter(loader)
     return rest, indices.finish()
 
 
 @contextmanager
-def in_place_of_sampler(loader: DataLoader[Any], indices: Any) -> Iterator[None]:
-    """Let the iterator that a loader makes meanwhile take its indices from something else."""
-    name = "batch_sampler" if loader._auto_collation else "sampler"  # as DataLoader._index_sampler chooses
+def sampler_replaced(loader: DataLoader[Any], indices: Any) -> Iterator[None]:
+    """Replace the sampler of a loader within the block."""
+    name = "batch_sampler" if loader._auto_collation else "sampler"  # as DataLoader._index_sampler does
     kept = vars(loader)[name]
-    vars(loader)[name] = indices  # DataLoader refuses to set it the usual way
+    vars(loader)[name] = indices  # DataLoader refuses an assignment
     try:
         yield
     finally:
@@ -53,7 +53,7 @@ class Skipping:
 
     Args:
         sampler: yields indices, or lists of them.
-        n_done: the number of skipped ones.
+        n_done: the number of indices to skip.
     """
 
     def __init__(self, sampler: Any, n_done: int):
@@ -63,15 +63,15 @@ class Skipping:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
-        # Made at once, as samplers may draw then. Loaders with workers ask twice, and use the second.
+        # Created now, because samplers may draw here. Loaders with workers call it twice and use the second.
         self.last = Rest(iter(self.sampler), self.n_done)
         return self.last
 
     def finish(self) -> int:
-        """Leave out now what is not yet left out, and nothing from now on.
+        """Skip the first indices now, if they are not skipped yet, and none afterwards.
 
         Returns:
-            How many were left out.
+            The number of skipped indices.
         """
         self.last.begin()
         self.n_done = 0
@@ -79,13 +79,13 @@ class Skipping:
 
 
 class Rest:
-    """What comes after the first indices."""
+    """An iterator over the indices after the first ones."""
 
     def __init__(self, indices: Iterator[Any], n_done: int):
         self.indices, self.n_done, self.n_skipped = indices, n_done, 0
 
     def begin(self) -> None:
-        """Leave out the first, once."""
+        """Skip the first indices, once."""
         n_done, self.n_done = self.n_done, 0
         self.n_skipped += sum(1 for _ in islice(self.indices, n_done))
 
@@ -98,46 +98,46 @@ class Rest:
         return next(self.indices)
 
 
-# Persistent workers draw one base seed for all epochs. An epoch that is the first of another process must
-# neither draw it again, which would shift all later draws, nor give `Seeded` data sets another.
+# Persistent workers draw one base seed for all epochs. The first epoch of another process must not draw it
+# again, which would shift all later draws, and `Seeded` data sets must get the same base seed.
 
 
 def base_seed_of(loader: Any) -> int | None:
-    """The base seed of persistent workers that have begun."""
+    """The base seed of persistent workers that have started; None if there are none."""
     return loader._iterator._base_seed if keeps_workers(loader) and loader._iterator is not None else None
 
 
 def put_base_seed(loader: Any, base_seed: int | None) -> None:
-    """Let persistent workers be as they were: begun with a base seed, or not yet begun."""
+    """Restore the state of persistent workers: started with a base seed, or not started."""
     if keeps_workers(loader) and base_seed != base_seed_of(loader):
-        loader._iterator = None if base_seed is None else Asleep(loader, base_seed)
+        loader._iterator = None if base_seed is None else WaitingWorkers(loader, base_seed)
 
 
 def keeps_workers(loader: Any) -> bool:
-    """A `DataLoader` with persistent workers, which iterates as torch's does."""
+    """Is this a `DataLoader` with persistent workers, with the iteration of torch?"""
     own = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
     return bool(own and loader.persistent_workers and loader.num_workers)
 
 
-class Asleep:
-    """In the place of a loader's persistent workers: begins them when a pass begins, drawing nothing.
+class WaitingWorkers:
+    """A placeholder for a loader's persistent workers, which starts them at the next pass without a draw.
 
     Args:
-        loader: a loader without workers as yet.
-        base_seed: the one that they had.
+        loader: a loader whose workers have not started.
+        base_seed: the seed of the workers in the earlier process.
     """
 
     def __init__(self, loader: DataLoader[Any], base_seed: int):
         self._base_seed, self._index_sampler = base_seed, loader._index_sampler
 
     def _reset(self, loader: DataLoader[Any]) -> None:
-        """What `DataLoader.__iter__` calls on workers that it has."""
+        """Start the workers; `DataLoader.__iter__` calls this method of existing workers."""
         states, own = draws.take(), generator_states(loader)
         dataset: Any = loader.dataset
         if isinstance(dataset, Seeded):
             dataset.base_seed = self._base_seed
         try:
-            with in_place_of_sampler(loader, ()):  # nothing is fetched yet
+            with sampler_replaced(loader, ()):  # nothing is fetched yet
                 workers: Any = loader._get_iterator()
         finally:
             if isinstance(dataset, Seeded):
@@ -150,9 +150,9 @@ class Asleep:
 
 
 def pass_the_end(loader: Any) -> None:
-    """Lead a `StatefulDataLoader` that was put to the end of a pass to the beginning of the next.
+    """Advance a `StatefulDataLoader` that was restored at the end of a pass to the start of the next one.
 
-    It would do that by itself, but draw once more than one that has not been saved in between.
+    It would do this itself, but with one more draw than a loader that was not restored.
     """
     state = getattr(loader, "next_iter_state", None)
     if (
@@ -162,7 +162,7 @@ def pass_the_end(loader: Any) -> None:
     ):
         return
     states, own = draws.take(), generator_states(loader)
-    ended = loader._get_iterator()  # which takes the state
+    ended = loader._get_iterator()  # this consumes the state
     if loader.persistent_workers and loader.num_workers:
         loader._iterator = ended
     draws.put(states)

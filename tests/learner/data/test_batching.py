@@ -277,14 +277,14 @@ def test_batches_of_a_read_only_array_are_copied_and_the_array_is_not():
 
 
 BAD = {
-    "uint64": (lambda: np.ones(4, "u8"), TypeError, r"next to no operations for uint64.*astype"),
+    "uint64": (lambda: np.ones(4, "u8"), TypeError, r"few operations for uint64.*astype"),
     "uint64 tensor": (lambda: torch.ones(4).to(torch.uint64), TypeError, "operations for uint64"),
     "objects": (lambda: np.array([{}, 1], dtype=object), TypeError, r"numpy\.object_.*astype"),
     "dates": (lambda: np.zeros(3, "datetime64[s]"), TypeError, r"datetime64.*astype"),
-    "records": (lambda: np.zeros(3, "f4,u1"), TypeError, r"torch cannot take"),
+    "records": (lambda: np.zeros(3, "f4,u1"), TypeError, r"torch cannot convert"),
     "empty": (lambda: np.zeros((0, 3)), ValueError, "there are no items"),
     "no names": (dict, ValueError, "there are no items"),
-    "a number as name": (lambda: {1: torch.ones(3)}, TypeError, "name tensors by strings"),
+    "a number as name": (lambda: {1: torch.ones(3)}, TypeError, "use strings as keys"),
     "lengths by name": (lambda: {"a": torch.ones(3), "b": torch.ones(4)}, ValueError, "3 and 4 items"),
     "sparse": (lambda: torch.eye(3).to_sparse(), ValueError, r"is a sparse tensor.*inputs\.to_dense\(\)"),
     "sparse by rows": (lambda: torch.eye(3).to_sparse_csr(), ValueError, r"is a sparse tensor"),
@@ -296,7 +296,7 @@ BAD = {
     "masked": (
         lambda: np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2)),
         ValueError,
-        r"inputs has 2 numbers that are masked.*inputs\.filled\(0\)",
+        r"inputs has 2 masked numbers.*inputs\.filled\(0\)",
     ),
     "text by name": (lambda: {"a": "words"}, TypeError, r"inputs\['a'\] is 'words', which is not a tensor"),
 }
@@ -375,7 +375,7 @@ BAD_NAMES = {
     "a key that is not there": (lambda: Data.from_tensors({"x": A}, "y"), ValueError, "'y' is not a key"),
     "a name of both": (lambda: Data.from_tensors({"x": A}, {"x": A}), ValueError, "'x' is a name of both"),
     "the usual name": (lambda: Data.from_tensors({"targets": A}, A), ValueError, "'targets' is a name of"),
-    "targets alone": (lambda: Data.from_tensors(A, {"y": A}), TypeError, "give both by name"),
+    "targets alone": (lambda: Data.from_tensors(A, {"y": A}), TypeError, "pass both by name"),
     "other names to validate": (
         lambda: Data.from_tensors({"x": A}, A, valid=({"z": A}, A)),
         ValueError,
@@ -474,7 +474,7 @@ def test_blocks_have_a_mebibyte_by_default(mapped):
         (lambda: Blocks(2.5), "size=2.5"),
         (lambda: Blocks(4, window=0), "window=0"),
         (lambda: Blocks(4, window=None), "window=None"),
-        (lambda: TensorLoader((A,), 2, shuffle=True, order="block"), r"order='block': there are 'items'"),
+        (lambda: TensorLoader((A,), 2, shuffle=True, order="block"), r"order='block': choose 'items'"),
         (lambda: TensorLoader((A,), 2, shuffle=True, order=64), "order=64"),
         (lambda: TensorLoader((A,), 2, order="blocks"), "shuffle=False: leave one of them out"),
         (lambda: Data.from_tensors(A, shuffle=False, order=Blocks(3)), "shuffle=False"),

@@ -479,7 +479,11 @@ BAD = {
     ),
     "two pairs of tensors": (lambda: as_data(((T, T), (T, T))), TypeError, r"from_tensors\(.*valid=\.\.\.\)"),
     "rows": (lambda: Data.from_tensors([T[0]] * 2, T), ValueError, r"3 and 3 and 4 items.*torch\.stack"),
-    "a data set for tensors": (lambda: Data.from_tensors(Items()), TypeError, r"goes to Data\.from_datasets"),
+    "a data set for tensors": (
+        lambda: Data.from_tensors(Items()),
+        TypeError,
+        r"a data set to Data\.from_datasets",
+    ),
     "three": (lambda: as_data([1, 2, 3]), TypeError, r"data is a list of 3 \(1, 2, 3\): pass Data"),
     "lengths": (lambda: Data.from_tensors(T, T[:3]), ValueError, "have 4 and 3 items .*the same number"),
     "pair of lengths": (lambda: as_data((T, T[:3])), ValueError, "have 4 and 3 items"),
@@ -489,7 +493,11 @@ BAD = {
         r"no items: inputs are a tensor of shape \(0, 3\)",
     ),
     "no inputs": (lambda: Data.from_tensors(()), ValueError, "there are no items: inputs are a tuple of 0"),
-    "no dimensions": (lambda: Data.from_tensors(T.sum()), ValueError, "inputs is a tensor of no dimensions"),
+    "no dimensions": (
+        lambda: Data.from_tensors(T.sum()),
+        ValueError,
+        "inputs is a tensor without dimensions",
+    ),
     "a list of numbers": (
         lambda: Data.from_tensors([1.0, 2.0]),
         TypeError,
@@ -498,7 +506,7 @@ BAD = {
     "targets of words": (
         lambda: Data.from_tensors(T, np.array(["a", "b", "c", "d"])),
         TypeError,
-        r"targets is a ndarray of shape \(4,\), which torch cannot take .*astype",
+        r"targets is a ndarray of shape \(4,\), which torch cannot convert .*astype",
     ),
     "batch size": (
         lambda: Data.from_tensors(T, batch_size=0),

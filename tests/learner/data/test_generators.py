@@ -79,5 +79,5 @@ def test_a_generator_that_is_missing_later_is_reported():
     states = generator_states(Noisy())
     dataset = Plain()
     del dataset.rng
-    with pytest.warns(LearnerWarning, match=r"a Plain had random generators at 'rng', .* in its __init__"):
+    with pytest.warns(LearnerWarning, match=r"a Plain had random generators at 'rng', .* in the __init__"):
         set_generator_states(dataset, states)
