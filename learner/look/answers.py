@@ -111,9 +111,9 @@ def classes_of(
     targets, n_classes = targets.long(), preds.shape[1]
     is_inside = (targets >= 0) & (targets < n_classes)
     outside = targets[(targets != ignored) & ~is_inside]
-    columns = (each.reshape(shape) for each in (preds.argmax(1), targets))
     is_counted = (is_inside & (targets != ignored)).reshape(shape)
-    return Answers("classes", *columns, n_classes, is_counted, outside)
+    answers = preds.argmax(1).reshape(shape)
+    return Answers("classes", answers, targets.reshape(shape), n_classes, is_counted, outside)
 
 
 def yes_or_no(answers: Tensor, targets: Tensor, kind: Kind, ignore_index: int | None) -> Answers:

@@ -255,9 +255,10 @@ def names_of(classes: Sequence[Any] | None, loader: Any, found: Answers) -> list
         ValueError: not as many were passed as there are classes.
     """
     if classes is None:
-        known = getattr(getattr(loader, "dataset", None), "classes", None)
-        fits = isinstance(known, (list, tuple)) and len(known) == found.n_classes
-        return list(known) if fits else list(range(found.n_classes))
+        known: Any = getattr(getattr(loader, "dataset", None), "classes", None)
+        if isinstance(known, (list, tuple)) and len(known) == found.n_classes:
+            return list(known)
+        return list(range(found.n_classes))
     if isinstance(classes, str) or len(classes) != found.n_classes:
         raise ValueError(
             f"Interpretation(classes={classes!r}): {len(classes)} names for {found.n_classes} {found.kind}. "
