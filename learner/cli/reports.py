@@ -6,10 +6,13 @@ import argparse
 from pathlib import Path
 
 from learner.cli.parser import Parser, Verbs, add_plain_verb
+from learner.files.run_files import BEST, FINAL, weights_file
+from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake
 from learner.report.comparison import compare
-from learner.report.records import Record, record_of_folder
+from learner.report.records import Record, first_line, record_of_folder
 from learner.report.reporting import RunReport, made
+from learner.runs.opening import open_run
 
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
@@ -19,6 +22,8 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     report.add_argument("run", type=Path, help="a run's folder")
     text = "the file to write (report.html in the run's folder)"
     report.add_argument("--output", type=Path, metavar="FILE", help=text)
+    text = "do not run the model on the validation data for a confusion matrix or residuals"
+    report.add_argument("--no-answers", action="store_true", help=text)
     report.set_defaults(function=do_report)
     text = "compare the results, curves and settings of runs"
     compare_verb = add_plain_verb(verbs, "compare", text)
@@ -31,10 +36,22 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
 def do_report(options: argparse.Namespace) -> int:
     """Write the report of a run."""
     record = read(options.run)
-    write(made(record, None), options.output or options.run / "report.html")
+    learn = None if options.no_answers or not record.rows else learner_of(record)
+    write(made(record, learn), options.output or options.run / "report.html")
     for reason in record.missing:
         print(f"left out: {reason}")
     return 0
+
+
+def learner_of(record: Record) -> Learner | None:
+    """The learner of a run with its best weights, or those that it has; None if it cannot be built."""
+    folder = record.folder or Path()
+    has_best, has_final = (weights_file(folder, name) for name in (BEST, FINAL))
+    try:
+        return open_run(folder, "best" if has_best else "final" if has_final else "checkpoint")
+    except Exception as error:  # noqa: BLE001 - the code of the run may raise anything; the rest is a report
+        record.missing.append(f"Answers on the validation data: {first_line(error)}")
+        return None
 
 
 def do_compare(options: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ from learner.cli.parser import Parser, Verbs, add_plain_verb, add_recipe_verb, l
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake, closest
 from learner.runs.running import replay_run, resume_run, run, run_or_resume, verify_recipe
-from learner.runs.sweep import import_optuna, make_plan, place_for, sweep
+from learner.runs.sweep import import_optuna, place_for, sweep
+from learner.runs.sweep_plan import make_plan
 
 
 def add_verbs(verbs: Verbs[Parser]) -> None:

@@ -7,6 +7,8 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from callbacks.history.drawing import style
 from learner.look.interpretation import Interpretation
 from learner.report.curves import as_figure, svg, svg_of
@@ -94,9 +96,10 @@ def numbers(found: Interpretation) -> str:
 def draw(plot: Callable[..., Axes], ax: Axes) -> None:
     """Draw a plot in the style of our pictures; many points as pixels."""
     style(ax)
-    plot(ax=ax).title.set_size("small")
+    plot(ax=ax)
+    ax.set_title(ax.get_title(), fontsize="small")
     for points in ax.collections:
-        points.set_rasterized(len(points.get_offsets()) > MANY)
+        points.set_rasterized(len(np.atleast_1d(points.get_offsets())) > MANY)
 
 
 def scores(found: Interpretation) -> str:

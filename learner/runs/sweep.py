@@ -6,112 +6,25 @@ import contextlib
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from callbacks import Metrics, OptunaPruning, Progress, Recorder
+from callbacks import OptunaPruning, Progress
 from callbacks.core.output import print_line
-from callbacks.history.direction import Direction
-from callbacks.results.best import check_measured
+from callbacks.save.folder_lock import FolderLock
 from learner.files.run_files import BEST, FINAL, SUFFIXES, read_facts, write_facts
-from learner.learner import Learner
-from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import Mistake
 from learner.report.curves import Axis
-from learner.report.records import flattened, monitored_in
 from learner.report.sweep_page import Sweep, Trial, setting, sweep_report
 from learner.runs.run_folder import new_folder, numbered, shown_path
 from learner.runs.running import keep_recipe, train
-from learner.runs.search_space import Setting, combinations, read_settings
+from learner.runs.search_space import combinations
+from learner.runs.sweep_plan import Plan
 
 PLAN, STORAGE, TRIALS = "sweep.json", "journal.log", "trials"
 MAX_TRIALS = 100_000  # more would repeat suggestions of the next seed
 N_TRIALS = 20  # unless the user says how many, or all combinations are tried
-
-
-Goal = tuple[str | None, Direction | None]
-
-
-@dataclass
-class Plan:
-    """What a sweep does; the same plan is needed to resume it.
-
-    Attributes:
-        recipe: the recipe's path.
-        settings: what varies.
-        fixed: the other overrides.
-        monitor: the result that is optimized, by its best epoch.
-        direction: the direction in which it is better.
-        seed: determines the suggestions.
-        allow: packages that the recipe may import.
-    """
-
-    recipe: str
-    settings: list[Setting]
-    fixed: list[str]
-    monitor: str
-    direction: Direction
-    seed: int
-    allow: list[str]
-
-    def recipe_of(self, params: dict[str, Any]) -> Recipe:
-        """The recipe with the values of a trial."""
-        overrides = [each.override(params[each.path]) for each in self.settings]
-        return load_recipe(self.recipe, [*self.fixed, *overrides], allow=self.allow)
-
-
-def make_plan(path: str, words: list[str], goal: Goal, *, allow: list[str], seed: int) -> Plan:
-    """Read and check what a sweep is to do; the recipe is built once.
-
-    Args:
-        path: the recipe.
-        words: what varies and other overrides, as on the command line.
-        goal: the result to optimize and its direction; None for what the recipe monitors, otherwise its loss,
-            and for the direction that the metric declares.
-        allow: packages that the recipe may import.
-        seed: determines the suggestions.
-
-    Raises:
-        RecipeError, Mistake: the message says what to change.
-    """
-    settings, fixed = read_settings(words, path, allow)
-    if not settings:
-        raise Mistake("sweep: no setting varies. Write a range or choices: lr=1e-4..1e-1 batch_size=16,32.")
-    recipe = load_recipe(path, fixed, allow=allow)
-    learn = recipe.build()
-    if Recorder not in learn.callbacks:
-        raise Mistake(
-            "sweep: the recipe has no Recorder, so no result is kept. Add `Recorder: {}` to callbacks."
-        )
-    default = "valid_loss" if learn.data.valid is not None else "train_loss"
-    name = goal[0] or monitored_in(flattened(recipe.tree.plain())) or default
-    return Plan(str(path), settings, fixed, name, direction_of(learn, name, goal[1]), seed, allow)
-
-
-def direction_of(learn: Learner, name: str, wanted: Direction | None) -> Direction:
-    """The direction in which a result is better.
-
-    Raises:
-        Mistake: it is not measured, its direction is not known, or it is not the one that is wanted.
-    """
-    for callback in learn.callbacks:
-        if isinstance(callback, Metrics):
-            callback.before_fit(learn)  # from then on it knows the names; this learner is never fitted
-    try:
-        check_measured(name, learn, "sweep")
-    except ValueError as error:
-        raise Mistake(str(error)) from error
-    known = learn.measured[name]
-    if wanted and known and wanted != known:
-        verb = {"min": "--minimize", "max": "--maximize"}[known]
-        raise Mistake(f"sweep: {name} is better in the other direction. Write {verb} {name}.")
-    found = wanted or known
-    if found is None:
-        raise Mistake(
-            f"sweep: which direction of {name} is better? Write --minimize {name} or --maximize {name}."
-        )
-    return found
 
 
 def place_for(plan: Plan, runs: Path, *, resume: bool) -> Path:
@@ -145,7 +58,22 @@ def sweep(plan: Plan, folder: Path, n_trials: int | None) -> Sweep:
     """Run trials until there are `n_trials`, those of an earlier start included, and write the report.
 
     A trial that fails is recorded, and the others are run. Ctrl-C keeps what is done.
+
+    Raises:
+        Mistake: another process runs this sweep.
     """
+    try:
+        lock = FolderLock(folder)
+    except RuntimeError as error:
+        raise Mistake(f"sweep: {error}") from error
+    try:
+        return run_trials(plan, folder, n_trials)
+    finally:
+        lock.release()
+
+
+def run_trials(plan: Plan, folder: Path, n_trials: int | None) -> Sweep:
+    """The same, in a folder that is locked."""
     optuna = import_optuna()
     study = open_study(plan, folder, optuna)
     grid = combinations(plan.settings)
@@ -167,6 +95,7 @@ def sweep(plan: Plan, folder: Path, n_trials: int | None) -> Sweep:
 def open_study(plan: Plan, folder: Path, optuna: Any) -> Any:
     """Optuna's study, with the trials of an earlier start; an interrupted trial is to be run again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would print a line per trial of its own
+    (folder / f"{STORAGE}.lock").unlink(missing_ok=True)  # Optuna's own lock, which a kill leaves behind
     backend = optuna.storages.journal.JournalFileBackend(str(folder / STORAGE))
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),

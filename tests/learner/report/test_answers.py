@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from callbacks import Metrics, Recorder, ZeroGrad
 from learner import Data, Learner
+from learner.cli.commands import main
 
 
 def fitted(targets: torch.Tensor, model: nn.Module, loss) -> Learner:
@@ -76,6 +78,38 @@ def test_data_that_cannot_be_compared_is_left_out_with_the_reason():
     assert "<h2>Answers" not in html
     assert "<h2>Left out" in html
     assert "cannot be compared" in html
+
+
+RECIPE = """
+seed: 0
+data: {use: digits, batch_size: 256}
+model: {use: Linear, in_features: 64, out_features: 10}
+loss: cross_entropy
+optimizer: {use: SGD, lr: 0.1}
+defaults: [ZeroGrad, Metrics, Recorder]
+fit: {epochs: 1}
+"""
+
+
+@pytest.mark.parametrize(("option", "n_matrices"), [([], 1), (["--no-answers"], 0)])
+def test_the_command_loads_the_weights_of_the_run(tmp_path, monkeypatch, option, n_matrices):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(RECIPE)
+    assert main(["run", "small.yaml"]) == 0
+    assert main(["report", "runs/small-1", *option]) == 0
+    assert (
+        Path("runs/small-1/report.html").read_text(encoding="utf-8").count("Confusion matrix") == n_matrices
+    )
+
+
+def test_code_that_is_gone_does_not_prevent_a_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(RECIPE)
+    assert main(["run", "small.yaml"]) == 0
+    recipe = Path("runs/small-1/recipe.yaml")
+    recipe.write_text(recipe.read_text().replace("use: Linear", "use: 'models.py:Gone'"))
+    assert main(["report", "runs/small-1"]) == 0
+    assert "left out: Answers" in capsys.readouterr().out
 
 
 def test_the_learner_stays_as_it_is():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from callbacks.save.folder_lock import FolderLock
 from learner.cli.commands import main
 from learner.recipes.recipe import load_recipe
 from learner.runs.search_space import read_settings
@@ -155,6 +156,14 @@ def test_a_sweep_with_another_plan_is_not_resumed(capsys):
     sweep("lr=0.1,0.2")
     sweep("lr=0.1,0.3", "--resume", code=2)
     assert "another settings" in capsys.readouterr().err
+
+
+def test_a_sweep_that_another_process_runs_is_not_resumed(capsys):
+    sweep("lr=0.1,0.2", "--trials", "1")
+    lock = FolderLock(Path("runs/small-sweep-1").absolute())
+    sweep("lr=0.1,0.2", "--resume", code=2)
+    lock.release()
+    assert "small-sweep-1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
