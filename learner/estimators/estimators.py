@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from learner.estimators.base import LearnerEstimator
 from learner.estimators.losses import probabilities
+from learner.estimators.parameters import ClassifierMixin, RegressorMixin
 
 
 class LearnerClassifier(ClassifierMixin, LearnerEstimator):
@@ -49,6 +49,9 @@ class LearnerClassifier(ClassifierMixin, LearnerEstimator):
     Raises:
         TypeError, ValueError: in `fit`, for parameters or data that cannot be used.
     """
+
+    classes: Any
+    classes_: np.ndarray
 
     def __init__(
         self,

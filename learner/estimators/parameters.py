@@ -6,11 +6,30 @@ import copy
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
-
-from sklearn.base import BaseEstimator
+from typing import TYPE_CHECKING, Any
 
 from callbacks.core.contract import Callback
+
+if TYPE_CHECKING:  # scikit-learn has no types
+
+    class BaseEstimator:
+        """What is used of scikit-learn's class."""
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+        @classmethod
+        def _get_param_names(cls) -> list[str]: ...
+        def __sklearn_tags__(self) -> Any: ...
+
+    class ClassifierMixin:
+        """What is used of scikit-learn's class."""
+
+        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...  # noqa: N803
+
+    RegressorMixin = ClassifierMixin
+else:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+
+__all__ = ["ClassifierMixin", "NestedParameters", "RegressorMixin", "made", "made_callbacks"]
 
 #: What stands before `__`.
 PREFIXES = ("module", "optimizer", "loss_func", "callbacks")
