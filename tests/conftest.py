@@ -13,9 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import Metrics, Recorder, ZeroGrad
+from callbacks.record.unkept import note_kept
 from learner import Data, Learner
 
 torch.set_num_threads(1)
+note_kept()  # so that a line that is printed once in a process does not depend on the order of the tests
 
 #: They fork, limit resources and fill file descriptors, which Windows cannot do.
 collect_ignore = (

@@ -15,6 +15,7 @@ from callbacks.history.history import show
 from callbacks.record.bar import Bar, can_show_a_bar, in_notebook, is_terminal, n_columns
 from callbacks.record.epoch_table import EpochTable, aside_of, monitored_by
 from callbacks.record.notebook import NotebookTable
+from callbacks.record.unkept import report_unkept
 from callbacks.results.loss_weight import LossWeight
 from callbacks.results.means import Mean
 from callbacks.schedule.budgets import n_batches_of
@@ -126,6 +127,7 @@ class Progress(Callback):
         best = best_of(learn) if self._n_lines else None
         if best is not None and not (best.epoch < learn.epoch and best.name in names_restored_by(learn)):
             print_line(f"best epoch: {best.epoch} ({best.name} {show(best.value)})")
+        report_unkept(learn, in_notebook=self._notebook is not None)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._print_row(learn)

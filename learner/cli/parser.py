@@ -10,7 +10,7 @@ from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import Mistake, closest
 
 VERBS = (
-    *("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "report", "compare"),
+    *("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "runs", "report", "compare"),
     *("sweep", "to-script", "ls", "init", "doctor"),
 )
 

@@ -1,8 +1,9 @@
-"""The verbs that describe runs that exist: `report` and `compare`."""
+"""The verbs that describe runs that exist: `runs`, `report` and `compare`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from learner.cli.parser import Parser, Verbs, add_plain_verb
@@ -13,10 +14,15 @@ from learner.report.comparison import compare
 from learner.report.records import Record, first_line, record_of_folder
 from learner.report.reporting import RunReport, made
 from learner.runs.opening import open_run
+from learner.runs.run_list import as_facts, runs_in, table_of
 
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
+    runs = add_plain_verb(verbs, "runs", "list runs with their best results, the best first")
+    runs.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="where the runs are (runs)")
+    runs.add_argument("--json", action="store_true", help="print what run.json of each run contains")
+    runs.set_defaults(function=do_runs)
     text = "write a report of a run as an HTML file"
     report = add_plain_verb(verbs, "report", text)
     report.add_argument("run", type=Path, help="a run's folder")
@@ -31,6 +37,18 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     text = "also write the comparison as an HTML file"
     compare_verb.add_argument("--output", type=Path, metavar="FILE", help=text)
     compare_verb.set_defaults(function=do_compare)
+
+
+def do_runs(options: argparse.Namespace) -> int:
+    """List the runs of a folder."""
+    found = runs_in(options.folder) if options.folder.is_dir() else []
+    if not found:
+        raise Mistake(
+            f"{options.folder} has no runs. `learner run RECIPE` keeps its runs in runs/, or in the folder "
+            "that --runs names."
+        )
+    print(json.dumps(as_facts(found), indent=1) if options.json else table_of(found))
+    return 0
 
 
 def do_report(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
+from callbacks.record.unkept import note_kept
 from learner.data.data import InputsOnly
 from learner.data.items import in_batch, n_items_of
 from learner.engine import fits
@@ -77,6 +78,7 @@ def export(
             difference = largest_difference(learn, call, run, outputs, is_random)
     if is_random:
         warn(f"{path.name}: {RANDOM}")
+    note_kept()
     counts = ", ".join(map(str, sorted(outputs)))
     found = "" if is_random else f"; largest difference from learn.predict: {difference:.2g}"
     print_line(f"{path.name}: {origin}; checked with {counts} items{found}")

@@ -16,6 +16,7 @@ from callbacks.model.finite import n_bad, nan_buffers, suspects
 from callbacks.model.lazy import empties_in
 from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
+from callbacks.record.unkept import note_kept
 from learner.checks.preflight import EpochWatch
 from learner.files import checkpoint_file, skeleton
 from learner.files.plain import from_plain, to_plain
@@ -65,6 +66,7 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None) -> Path:
         contents = {**contents_of(learn, at), "training_weights": training_weights}
         plain = to_plain(unkept.without_unkept(learn, contents), "")
         checkpoint_file.write(path, {**plain, "kinds": skeleton.sums_of(plain)})
+    note_kept()
     return path
 
 

@@ -17,6 +17,7 @@ from callbacks import BlackBox, Checkpoint
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
+from callbacks.record.unkept import note_kept
 from learner.checks.processes import check_processes
 from learner.files.run_files import send_files_to
 from learner.learner import Learner
@@ -128,6 +129,7 @@ def train(
 ) -> Learner:
     """Fit, and keep the results, also if training fails."""
     check_alone(learn)
+    note_kept()  # or the user wants nothing to be kept
     if folder is None:
         with recipe.importable(), refusals(recipe, learn):
             learn.fit(recipe.n_epochs, resume=resume, allow=allow)

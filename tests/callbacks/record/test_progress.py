@@ -431,7 +431,7 @@ Learner(torch.nn.Linear(1, 1), data, torch.nn.functional.mse_loss, sgd, [Slow]).
     text = written.decode().replace("\r\n", "\n")
     assert "epoch 0/2 train |" in text
     screen = [line.split("\r")[-1] for line in text.split("\n")]
-    assert [line[:6] for line in screen] == ["epoch ", "    0 ", "    1 ", "best e", ""]
+    assert [line[:6] for line in screen] == ["epoch ", "    0 ", "    1 ", "best e", "the we", ""]
 
 
 def read_or_end(descriptor):

@@ -1,0 +1,68 @@
+"""`learner runs`: the runs of a folder with their best results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import get_terminal_size
+
+from learner.files.run_files import BEST, FINAL, weights_file
+from learner.report.page import shown
+from learner.report.records import Record, is_number, record_of_folder
+from learner.report.run_page import duration
+from learner.report.text_tables import shortened, tabulated
+
+UNKNOWN = "-"
+
+
+def runs_in(folder: Path) -> list[Record]:
+    """The runs in a folder, also of sweeps: by result, the best ones first; those without a result last."""
+    paths = sorted({each.parent for each in folder.rglob("recipe.yaml")})
+    records = [record_of_folder(each) for each in paths]
+    for record in records:
+        record.name = record.folder.relative_to(folder).as_posix() if record.folder else record.name
+    return sorted(records, key=rank)
+
+
+def rank(record: Record) -> tuple[bool, str, float, str]:
+    """The place of a run in the list."""
+    name = record.main_result
+    best = None if name is None else record.best(name)
+    if name is None or best is None:
+        return True, "", 0.0, record.name
+    return False, name, best.value if best.direction == "min" else -best.value, record.name
+
+
+def table_of(records: Sequence[Record]) -> str:
+    """The runs as a table that fits the terminal."""
+    heads = ("run", "status", "epochs", "best result", "in epoch", "time", "weights")
+    rows = [heads, *map(cells, records)]
+    columns = [[row[n] for row in rows] for n in range(len(heads))]
+    return tabulated(columns, get_terminal_size((80, 24)).columns)
+
+
+def cells(record: Record) -> tuple[str, ...]:
+    """The row of a run."""
+    name, seconds = record.main_result, record.seconds
+    best = None if name is None else record.best(name)
+    folder = record.folder
+    kept = [
+        word for word, file in (("final", FINAL), ("best", BEST)) if folder and weights_file(folder, file)
+    ]
+    return (
+        shortened(record.name),
+        str(record.facts.get("status") or UNKNOWN),
+        str(len(record.rows)),
+        UNKNOWN if best is None else f"{name} {shown(best.value)}",
+        UNKNOWN if best is None else str(best.epoch),
+        duration(seconds) if is_number(seconds) else UNKNOWN,
+        ", ".join(kept) or "none",
+    )
+
+
+def as_facts(records: Sequence[Record]) -> list[dict[str, object]]:
+    """The runs as data: `run.json` of each, without its code, with the folder's path."""
+    return [
+        {"folder": str(each.folder), **{key: value for key, value in each.facts.items() if key != "code"}}
+        for each in records
+    ]

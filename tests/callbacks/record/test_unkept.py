@@ -1,0 +1,49 @@
+"""A fit that keeps no weights says so, once in a process, and only where a person looks."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks import Checkpoint, Progress
+from callbacks.record import unkept
+from learner import Learner
+
+
+@pytest.fixture(autouse=True)
+def first_fit(monkeypatch):
+    """As if nothing was trained in this process."""
+    monkeypatch.setattr(unkept, "known", set())
+
+
+def make(*callbacks, **options) -> Learner:
+    data = (torch.ones(4, 1), torch.ones(4, 1))
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    return Learner(nn.Linear(1, 1), data, nn.functional.mse_loss, optimizer, callbacks, **options)
+
+
+def test_the_first_fit_that_keeps_nothing_says_how_to_keep_the_weights(capsys):
+    for _ in range(3):
+        make().fit(1)
+    shown = capsys.readouterr()
+    assert shown.err == "the weights are in memory only; learn.save('model.pt') keeps them\n"
+    assert "memory" not in shown.out
+
+
+def test_nothing_is_said_where_weights_are_kept_or_nobody_looks(tmp_path, capsys):
+    make(Checkpoint(tmp_path / "run")).fit(1)
+    quiet = make()
+    quiet.remove_callbacks(Progress)
+    quiet.fit(1)
+    quiet.save(tmp_path / "model.pt")
+    make().fit(1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_search_for_a_rate_says_nothing(capsys):
+    learn = make()
+    learn.lr_find(n_steps=20)
+    assert "memory" not in capsys.readouterr().err
