@@ -1,6 +1,6 @@
 """Find words that this project does not use, and name those that it uses instead.
 
-    python .ci/vocabulary.py                    # the paths of DONE
+    python .ci/vocabulary.py                    # the whole project
     python .ci/vocabulary.py docs/loop.md learner
 
 Each file is read whole: its name, identifiers, comments, docstrings, messages and prose. To quote the words
@@ -10,32 +10,14 @@ Markdown that begins with `>` is a quotation.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-
-#: Paths that use the right words throughout. Add a path when it is clean; when all are, this is ["."].
-DONE = [
-    ".ci",
-    ".github",
-    "CHANGELOG.md",
-    "CITATION.cff",
-    "CODE_OF_CONDUCT.md",
-    "CONTRIBUTING.md",
-    "README.md",
-    "SECURITY.md",
-    "benchmarks",
-    "callbacks",
-    "conftest.py",
-    "docs",
-    "examples",
-    "learner",
-    "pyproject.toml",
-    "tests",
-]
+KINDS = {".py", ".md", ".yaml", ".yml", ".toml", ".ipynb", ".cff"}
 
 #: These quote words in order to name the right ones.
 QUOTING = ["vocabulary.py", "test_vocabulary.py", "other_words.py"]
@@ -109,28 +91,29 @@ def spaced(text: str) -> str:
     return re.sub(r'[ \t]*"?[ \t]*\n[ \t]*(#:? |f?")?', "\n", text)
 
 
-def files(paths: Sequence[str]) -> list[Path]:
-    """The files of text at or below some paths, those of builds and caches left out."""
-    kinds = {".py", ".md", ".yaml", ".yml", ".toml", ".ipynb", ".cff"}
-    found = []
+def files(paths: Sequence[str]) -> Iterator[Path]:
+    """The text files at or below some paths, except those of builds, caches and runs."""
     for each in (ROOT / path for path in paths):
         if not each.exists():
             raise SystemExit(f"vocabulary: {each} does not exist")
-        inside = [file for file in sorted(each.rglob("*")) if file.suffix in kinds and is_ours(file)]
-        found += inside if each.is_dir() else [each]
-    return found
+        if each.is_file():
+            yield each
+        for folder, inner, names in os.walk(each):
+            inner[:] = sorted(name for name in inner if is_ours(Path(folder, name)))
+            yield from (Path(folder, name) for name in sorted(names) if Path(name).suffix in KINDS)
 
 
-def is_ours(path: Path) -> bool:
-    """Is this a file that people write?"""
-    folders = path.relative_to(ROOT).parts[:-1] if path.is_relative_to(ROOT) else ()
-    hidden = {each for each in folders if each.startswith(".")} - {".ci", ".github"}
-    return not hidden and "runs" not in folders[:1] and not {"_build", "__pycache__", "dist"} & set(folders)
+def is_ours(folder: Path) -> bool:
+    """Does a folder hold files that people write?"""
+    if folder.parent in (ROOT, ROOT / "examples") and folder.name == "runs":
+        return False
+    is_hidden = folder.name.startswith(".") and folder.name not in (".ci", ".github")
+    return not is_hidden and folder.name not in ("__pycache__", "_build", "build", "dist")
 
 
 def main(paths: Sequence[str]) -> int:
     """Print what is found; the exit code is 1 if there is any."""
-    found = [line for path in files(paths or DONE) for line in findings(path)]
+    found = [line for path in files(paths or ["."]) for line in findings(path)]
     print(*found, sep="\n", end="\n" if found else "")
     return int(bool(found))
 
