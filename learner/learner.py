@@ -128,7 +128,7 @@ class Learner(FitState):
             resume: with `"auto"` the same script, started again, resumes from the newest file of its
                 `Checkpoint`, or starts a new run if there is no file; with `"must"` a missing file is an
                 error; with `"never"` an existing file is.
-            allow: what may differ from the run that is resumed, as `("batch_size",)`. The error that reports
+            allow: what may differ from the resumed run, such as `("batch_size",)`. The error that reports
                 a difference says which name allows it.
 
         Returns:

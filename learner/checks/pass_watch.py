@@ -19,15 +19,15 @@ class PassWatch(Callback):
 
     def __init__(self) -> None:
         super().__init__(name="pass_watch")
-        self._has_begun = self._is_checked = False
+        self._has_started = self._is_checked = False
         self._plain: Any = None  # the training loader if it takes no epoch number; checked once
 
     def before_fit(self, learn: Any) -> None:
-        self._has_begun = self._is_checked = False
+        self._has_started = self._is_checked = False
         self._plain = None
 
     def before_epoch(self, learn: Any) -> None:
-        self._has_begun, known = True, learn.loop.known
+        self._has_started, known = True, learn.loop.known
         known.number, known.numbered = learn.n_epochs_before + learn.epoch, {}
         loader = learn.data.train
         known.size_before = getattr(loader, "batch_size", None)
@@ -55,9 +55,9 @@ class PassWatch(Callback):
         known = learn.loop.known
         known.numbered = known.point = None
         known.at_end = dict(learn.data.loaders)
-        if self._has_begun or learn.resumed:
+        if self._has_started or learn.resumed:
             learn.n_epochs_before += learn.epoch + (learn.error is None)
-        self._has_begun = False
+        self._has_started = False
 
     def _report(self, learn: FullLearner, loader: Any) -> None:
         source = learn.loop.known.sources.get(learn.pass_name)

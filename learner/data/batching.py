@@ -13,9 +13,7 @@ from learner.data.stored import Stored
 from learner.data.tensors import Column, as_columns, check_batch_size, check_seed, describe, is_whole
 
 BLOCK_BYTES = 1 << 20  # a disk reads this nearly as fast as one long piece
-SPARSE = (
-    4  # items of a block are read one by one if they are spread over more than this many times their number
-)
+SPARSE = 4  # rows are read one by one if they are spread over so many times their number of items
 
 Batch = tuple[Tensor, ...]
 

@@ -46,7 +46,7 @@ class Passes:
         self.earlier: list[list[Any]] = []
         self.continues: bool | None = None
         self.is_unknown = True  # must the loader be examined after the next batch?
-        self._has_begun = False
+        self._has_started = False
         self._before: dict[str, Any] | None = None  # the loader's state before this pass
         self._seen: dict[str, Any] | None = None  # the loader's state after the first batch of a pass
 
@@ -54,7 +54,7 @@ class Passes:
         """Start a pass after `n_done` batches; with `is_wanted`, compare the loader's state at its end."""
         self._before = state_of(self.loader) if is_wanted and self.continues is None else None
         self.earlier = self.so_far()
-        self.n_fetched, self.is_whole, self._has_begun = n_done, False, True
+        self.n_fetched, self.is_whole, self._has_started = n_done, False, True
         self.is_unknown = self.continues is None
 
     def end(self) -> None:
@@ -67,7 +67,7 @@ class Passes:
     def so_far(self, *, with_this: bool = True) -> list[list[Any]]:
         """All passes, with the current one if it has started; equal passes in a row are one entry."""
         found = [list(each) for each in self.earlier]
-        if with_this and self._has_begun:
+        if with_this and self._has_started:
             if found and found[-1][:2] == [self.n_fetched, self.is_whole]:
                 found[-1][2] += 1
             else:

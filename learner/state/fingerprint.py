@@ -53,7 +53,7 @@ def fingerprint(learn: FullLearner) -> dict[str, Any]:
             for each in learn.callbacks
             if declares_state(saved_part(each)) and was_given(learn, each)
         },
-        "data": {part: begun for part, (begun, _) in data.items()},
+        "data": {part: at_start for part, (at_start, _) in data.items()},
         "loaders": {part: now for part, (_, now) in data.items()},
         "versions": versions(learn),
     }

@@ -182,9 +182,9 @@ class Search:
 
     def run(self) -> str:
         """Search; returns why it ended."""
-        begun = time.perf_counter()
+        start = time.perf_counter()
         while (size := self._next()) is not None:
-            if self.largest and time.perf_counter() - begun > self.max_seconds:
+            if self.largest and time.perf_counter() - start > self.max_seconds:
                 return f"max_seconds={self.max_seconds:g} have passed"
             if self.trials.attempt(size).fits:
                 self.largest = size
