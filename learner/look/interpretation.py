@@ -13,7 +13,7 @@ from learner.inference.get_preds import get_preds
 from learner.look import matrix_pictures, number_pictures
 from learner.look.answers import Answers, Kind, answers_of
 from learner.look.class_report import ClassReport, class_report, number_report
-from learner.look.items import Show, draw_items, first_items, result_titles, single
+from learner.look.items import Show, draw_items, first_items, known_names, result_titles, single
 from learner.messages.keywords import suggest_keywords
 from learner.state.protocol import FullLearner
 
@@ -100,9 +100,9 @@ class Interpretation:
         wanted = {"keep": keep, "with_inputs": inputs, "with_loss": losses}
         try:
             found = list(get_preds(learn, loader, **wanted))
-        except ValueError as error:
-            if "Leave with_loss out" in str(error):
-                error.add_note("For an Interpretation without losses pass losses=False.")
+        except (ValueError, RuntimeError) as error:
+            if losses and "no batches" not in str(error):
+                error.add_note("If single items have no loss, pass Interpretation(..., losses=False).")
             raise
         self.losses = found.pop().float() if losses else None
         self.inputs = single(found.pop()) if inputs else None
@@ -255,10 +255,7 @@ def names_of(classes: Sequence[Any] | None, loader: Any, found: Answers) -> list
         ValueError: not as many were passed as there are classes.
     """
     if classes is None:
-        known: Any = getattr(getattr(loader, "dataset", None), "classes", None)
-        if isinstance(known, (list, tuple)) and len(known) == found.n_classes:
-            return list(known)
-        return list(range(found.n_classes))
+        return known_names(loader, found.n_classes) or list(range(found.n_classes))
     if isinstance(classes, str) or len(classes) != found.n_classes:
         raise ValueError(
             f"Interpretation(classes={classes!r}): {len(classes)} names for {found.n_classes} {found.kind}. "

@@ -208,6 +208,15 @@ def name_of(number: int, classes: Sequence[Any]) -> str:
     return str(classes[number])
 
 
+def known_names(loader: Any, n_classes: int | None = None) -> list[Any] | None:
+    """The names in `classes` of the data set, as torchvision's have them, also of one within a subset."""
+    while (loader := getattr(loader, "dataset", None)) is not None:
+        known = getattr(loader, "classes", None)
+        if isinstance(known, (list, tuple)) and n_classes in (None, len(known)):
+            return list(known)
+    return None
+
+
 def single(inputs: Any) -> Any:
     """The only input, or all inputs."""
     return inputs[0] if type(inputs) is tuple and len(inputs) == 1 else inputs

@@ -16,7 +16,17 @@ from learner.inference.gathering import copied
 from learner.inference.kept_part import part_of
 from learner.inference.predictions import loader_or_valid, predicting
 from learner.look.answers import answers_of
-from learner.look.items import Show, draw_items, first_items, in_words, result_titles, single
+from learner.look.items import (
+    MAX_NUMBERS,
+    Show,
+    draw_items,
+    first_items,
+    in_words,
+    known_names,
+    name_of,
+    result_titles,
+    single,
+)
 from learner.messages.keywords import suggest_keywords
 from learner.state.protocol import FullLearner
 from learner.state.snapshots import keep_random_states
@@ -43,17 +53,21 @@ def show_batch(
         learn: the learner.
         n: how many items.
         loader: batches; by default the training data.
-        classes: the names of the classes, in the order of their numbers.
+        classes: the names of the classes, in the order of their numbers; by default those in `classes` of the
+            data set.
         show: `show(ax, inputs, target, pred)` draws one item on matplotlib axes; `pred` is None here.
 
     Raises:
         ValueError: there is no batch, or the data can be read only once.
     """
     check_count("show_batch", "n", n, 1)
-    batch = a_batch(learn, learn.data.train if loader is None else loader, "show_batch")
-    inputs, targets = learn.data.split(batch)
-    chosen = range(min(n, in_batch(learn.data, batch)))
-    words = [target_in_words(targets, k, len(chosen), classes) for k in chosen]
+    loader = learn.data.train if loader is None else loader
+    batch = a_batch(learn, loader, "show_batch")
+    with keep_random_states():  # a function of yours that splits the batch may draw
+        inputs, targets = learn.data.split(batch)
+        chosen = range(min(n, in_batch(learn.data, batch)))
+    names = known_names(loader) if classes is None else classes
+    words = [target_in_words(targets, k, names) for k in chosen]
     return draw_items(first_items(single(inputs), chosen), words, show, first_items(targets, chosen))
 
 
@@ -75,7 +89,7 @@ def show_results(
         learn: the learner, which stays as it is.
         n: how many items.
         loader: batches; by default the validation data, or the training data if there is none.
-        classes: the names of the classes, in the order of their numbers.
+        classes: the names of the classes, as of `show_batch`.
         show: `show(ax, inputs, target, pred)` draws one item on matplotlib axes.
         keep: the part of the model's output to look at, as for `get_preds`.
 
@@ -85,7 +99,8 @@ def show_results(
     """
     check_count("show_results", "n", n, 1)
     loader = learn.data.train if loader is None and learn.data.valid is None else loader
-    batch = a_batch(learn, loader_or_valid(learn.data, loader), "show_results")
+    loader = loader_or_valid(learn.data, loader)
+    batch = a_batch(learn, loader, "show_results")
     with predicting(learn):
         learn.batch = batch
         learn.loop.run_model(learn)
@@ -96,7 +111,8 @@ def show_results(
     if show is not None:
         return draw_items(parts[0], [""] * len(chosen), show, *parts[1:])
     found = answers_of(preds, targets, learn.loss_func)
-    words = result_titles(found, classes or range(found.n_classes), chosen)
+    names = known_names(loader, found.n_classes) if classes is None else classes
+    words = result_titles(found, names or range(found.n_classes), chosen)
     return draw_items(parts[0], words, None, preds=found.answers[: len(chosen)])
 
 
@@ -121,16 +137,16 @@ def a_batch(learn: FullLearner, loader: Any, owner: str) -> Any:
     return batch
 
 
-def target_in_words(targets: Any, k: int, n_items: int, classes: Sequence[Any] | None) -> str:
+def target_in_words(targets: Any, k: int, names: Sequence[Any] | None) -> str:
     """The target of one item; nothing for one with many numbers, such as a mask."""
     if isinstance(targets, Mapping):
         targets = targets.get("labels")
     if not isinstance(targets, Tensor) or targets.ndim > 2 or k >= len(targets):
         return str(targets[k]) if isinstance(targets, list) and isinstance(targets[k], (str, int)) else ""
     target = targets[k].detach().cpu()
-    is_one = target.numel() == 1
-    if is_one and not target.is_floating_point():
-        return in_words(target.reshape(()).long(), "classes", classes or range(int(target) + 1))
-    if not is_one and ((target == 0) | (target == 1)).all():
-        return in_words(target, "labels", classes or range(target.numel()))
-    return in_words(target, "numbers", ()) if target.numel() <= 4 else ""
+    if target.numel() == 1 and not target.is_floating_point():
+        number = int(target)
+        return str(number) if names is None else name_of(number, names)
+    if target.numel() > 1 and ((target == 0) | (target == 1)).all():
+        return in_words(target, "labels", names or range(target.numel()))
+    return in_words(target, "numbers", ()) if target.numel() <= MAX_NUMBERS else ""

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from learner import Data, Learner
+from learner import Data, Interpretation, Learner
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 IMAGES, CLASSES = torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
@@ -30,6 +30,21 @@ def test_images_are_shown_with_the_names_of_their_classes():
     assert titles_of(figure) == ["cat", "dog", "owl", "cat"]
     assert torch.as_tensor(figure.axes[1].images[0].get_array()).equal(IMAGES[1, 0])
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_names_of_the_classes_are_those_of_the_data_set():
+    data = TensorDataset(IMAGES, CLASSES)
+    data.classes = ["cat", "dog", "owl"]
+    loader = DataLoader(Subset(data, [2, 1]), 2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    learn = Learner(model, (loader, loader), F.cross_entropy, SGD)
+    assert titles_of(learn.show_batch()) == ["owl", "dog"]
+    assert {word for title in titles_of(learn.show_results()) for word in title.split()} & {
+        "cat",
+        "dog",
+        "owl",
+    }
+    assert Interpretation(learn).classes == ["cat", "dog", "owl"]
 
 
 def test_results_name_the_answer_and_a_target_that_differs():
