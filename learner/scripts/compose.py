@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from callbacks.record.monitors import DeviceStats, GradientNorms, LRMonitor, Thr
 from callbacks.record.profile import Profile
 from callbacks.record.recorder import Recorder
 from callbacks.record.timer import Timer
+from callbacks.step.precision import MixedPrecision
 from learner.data.seeds import seed_everything
 from learner.loop import OPERATIONS
 from learner.scripts import loader_texts as texts
@@ -85,6 +86,7 @@ def script_of(
         sample = loaders.sample()
     form = batch_form(learn.data, sample, expressions, has_data=loaders.has_data)
     script = Script(learn, expressions, loaders, form, n_epochs, title)
+    script.output = output_of(made.model, learn, sample)
     add_head(script, seed)
     placements = [each for each in learn.callbacks if type(each) is DevicePlacement]
     for callback in placements:
@@ -143,9 +145,23 @@ def are_equal(model: Any, other: Any) -> bool:
     """Have two models the same weights and buffers?"""
     one, two = model.state_dict(), other.state_dict()
     return list(one) == list(two) and all(
-        torch.equal(each.cpu(), two[name].cpu()) if isinstance(each, torch.Tensor) else True
+        each.dtype == two[name].dtype and torch.equal(each.cpu(), two[name].cpu())
         for name, each in one.items()
+        if isinstance(each, torch.Tensor)
     )
+
+
+@torch.no_grad()
+def output_of(model: Any, learn: Any, sample: Any) -> Any:
+    """What a new model returns for a batch, if `MixedPrecision` asks for it and it is not one tensor."""
+    if MixedPrecision not in learn.callbacks:
+        return None
+    inputs, _ = learn.data.split(sample)
+    model.eval()
+    with undrawn():
+        output = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+    model.train()
+    return None if isinstance(output, torch.Tensor) else output
 
 
 def add_head(script: Script, seed: int | None) -> None:
@@ -166,6 +182,7 @@ def add_loaders(script: Script) -> None:
     """The lines that make the loaders, in a function of their own if they are many."""
     loaders = script.loaders
     script.helpers |= loaders.helpers
+    script.epoch_start += loaders.epoch_start()
     if len(loaders.setup) < 4:
         script.setup += loaders.setup
         return

@@ -94,16 +94,24 @@ class Expressions:
         if isinstance(value, partial) and not (value.args or value.keywords):
             return self.value(value.func, where)
         if isinstance(value, partial):
-            return f"partial({self.call(value, where, around=', ')})"
+            return f"partial({', '.join([self.name(value.func, where), *self.arguments(value, where)])})"
         if isinstance(value, type) or (callable(value) and not isinstance(value, nn.Module)):
             return self.name(value, where)
         return self.instance(value, where)
 
-    def call(self, function: partial[Any], where: str, around: str = "(") -> str:
-        """The function of a `partial`, and its arguments."""
+    def call(self, function: Any, where: str, *first: str) -> str:
+        """A call of a function or a `partial`; `first` are the arguments before its own."""
+        if not isinstance(function, partial):
+            return f"{self.name(function, where)}({', '.join(first)})"
+        written = self.arguments(function, where)
+        written[len(function.args) : len(function.args)] = first
+        return f"{self.name(function.func, where)}({', '.join(written)})"
+
+    def arguments(self, function: partial[Any], where: str) -> list[str]:
+        """The arguments of a `partial`."""
         written = [self.value(each, where) for each in function.args]
-        written += [f"{key}={self.value(each, f'{where}: {key}')}" for key, each in function.keywords.items()]
-        return around.join([self.name(function.func, where), ", ".join(written)])
+        keywords = function.keywords.items()
+        return written + [f"{key}={self.value(each, f'{where}: {key}')}" for key, each in keywords]
 
     def instance(self, item: Any, where: str) -> str:
         """An object whose constructor stores its arguments under their names, as those of torch do."""
@@ -137,7 +145,7 @@ class Expressions:
     def imported(self, module: str, name: str) -> str:
         """Import a name, and return what the script calls it."""
         if any(other == name and path != module for path, other in self.imports) or name in TAKEN:
-            alias = f"{module.rpartition('.')[2].removeprefix('./')}_{name}"
+            alias = f"{re.split(r'[./]', module)[-1]}_{name}"
             self.imports.add((module, f"{name} as {alias}"))
             return alias
         self.imports.add((module, name))

@@ -53,6 +53,16 @@ class Loaders:
     def n_batches(self) -> int | None:
         return n_batches_of(self.data.train)
 
+    def epoch_start(self) -> list[str]:
+        """The lines that give the number of the epoch to samplers and data sets that ask for it."""
+        loader = self.data.train
+        paths = ("", "sampler", "batch_sampler", "dataset")
+        places = {path: getattr(loader, path, None) if path else loader for path in paths}
+        names = [
+            f"train_loader.{path}".rstrip(".") for path, each in places.items() if hasattr(each, "set_epoch")
+        ]
+        return [f"{name}.set_epoch(epoch)" for name in names]
+
     def sample(self) -> Any:
         """The first batch."""
         return next(iter(self.data.batches(self.data.train)))
@@ -96,6 +106,10 @@ def of_tensors(call: str, built: Any, used: Data, expressions: Expressions) -> L
     if not isinstance(loader, TensorLoader):
         return Loaders([f"train_loader = [{call}]"], as_data(built), is_ours=True)
     tensors, _ = as_tensors(*built)
+    if loader.shuffle and not loader.seed_was_given:
+        expressions.problems.append(
+            "data: Data.from_tensors has drawn its seed, which a script cannot repeat; pass seed= to it"
+        )
     split = split_of(tensors, used)
     if split is None or loader.keys is not None or loader.rows is not None:
         expressions.problems.append(

@@ -45,7 +45,6 @@ def model_form(part: Part, fresh: nn.Module, script: Script) -> None:
 def loss_form(script: Script) -> None:
     """The loss: a call of a function, or of a module that is made first."""
     loss, targets = script.learn.loss_func, script.batch.targets
-    arguments = f"preds, {targets}"
     if loss is None:
         script.loss = "preds.loss"
         return
@@ -55,12 +54,9 @@ def loss_form(script: Script) -> None:
         script.setup.append(f"loss_func = {script.expressions.value(loss, 'loss')}")
         if "DEVICE" in script.constants and any(True for _ in loss.buffers()):
             script.setup.append("loss_func.to(DEVICE)")
-        script.loss = f"loss_func({arguments})"
-    elif isinstance(loss, partial) and not loss.args:
-        call = script.expressions.call(loss, "loss")
-        script.loss = call.replace("(", f"({arguments}, " if loss.keywords else f"({arguments}", 1)
+        script.loss = f"loss_func(preds, {targets})"
     else:
-        script.loss = f"{script.expressions.value(loss, 'loss')}({arguments})"
+        script.loss = script.expressions.call(loss, "loss", "preds", targets)
 
 
 def optimizer_form(script: Script) -> None:

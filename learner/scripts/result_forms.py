@@ -53,10 +53,15 @@ def measure(given: tuple[Any, ...], script: Script, part: str) -> None:
     targets = script.batch.targets.removeprefix("*")
     targets = f"({targets})" if "," in targets else targets
     after = [f"for metric in {part}_metrics.values():", f"    metric.update({preds}, {targets})"]
-    done = [
-        f"for name, metric in {part}_metrics.items():",
-        f'    results[f"{part}_{{name}}"] = float(metric.compute())',
-    ]
+    done = [f"for name, metric in {part}_metrics.items():"]
+    if all(form.partition("(")[0] in (*texts.METRICS, "MeanOf") for form in made.values()):
+        done.append(f'    results[f"{part}_{{name}}"] = float(metric.compute())')
+    else:  # an object of the user may compute several numbers by name
+        done += [
+            "    value = metric.compute()",
+            "    for key, each in (value if isinstance(value, dict) else {name: value}).items():",
+            f'        results[f"{part}_{{key}}"] = float(each)',
+        ]
     (script.after_batch if part == "train" else script.valid_batch).extend(after)
     (script.after_train if part == "train" else script.after_valid).extend(done)
     script.measured |= {f"{part}_{name}" for name in made}

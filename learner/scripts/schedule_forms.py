@@ -114,11 +114,8 @@ def torch_scheduler(callback: TorchScheduler, script: Script) -> None:
     """`TorchScheduler`: torch's scheduler, stepped after an epoch or after updates."""
     made = callback.scheduler
     base = made.func if isinstance(made, partial) else made
-    call = script.expressions.call(made, "TorchScheduler") if isinstance(made, partial) else None
-    call = call or f"{script.expressions.name(base, 'TorchScheduler')}("
-    head, _, rest = call.partition("(")
     own = script.own("scheduler")
-    script.setup.append(f"{own} = {head}({', '.join(each for each in ('optimizer', rest) if each)})")
+    script.setup.append(f"{own} = {script.expressions.call(made, 'TorchScheduler', 'optimizer')}")
     number, unit = int(callback.every.number), callback.every.unit
     step = f"{own}.step()"
     if base is TorchPlateau:

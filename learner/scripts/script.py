@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
 
 from callbacks.core.protocol import LearnerProtocol
 from learner.scripts.batches import Batch
@@ -23,6 +26,7 @@ class Script:
         loaders, batch: where batches come from, and how they are used.
         n_epochs: how many epochs the script trains.
         title: the first line of the script.
+        output: what the model returns for a batch, if that is not one tensor.
         loss: the call of the loss, as `F.mse_loss(preds, targets)`.
         constants: names at the top of the script.
         helpers: functions and classes by name.
@@ -57,6 +61,7 @@ class Script:
     batch: Batch
     n_epochs: int
     title: str = ""
+    output: Any = None
     loss: str = ""
     constants: dict[str, str] = field(default_factory=dict)
     helpers: dict[str, str] = field(default_factory=dict)
@@ -211,7 +216,16 @@ class Script:
         preds = f"preds = model({self.batch.inputs})"
         if not self.autocast:
             return [preds, f"loss = {self.loss}"]
-        return [f"with {self.autocast}:", *inner([f"{preds}.float()", f"loss = {self.loss}"])]
+        return [f"with {self.autocast}:", *inner([*self.as_float(preds), f"loss = {self.loss}"])]
+
+    def as_float(self, preds: str) -> Lines:
+        """The predictions of autocast as float32: those of the model, or each of several."""
+        if self.output is None:
+            return [f"{preds}.float()"]
+        kind = type(self.output)
+        if kind in (tuple, list) and all(isinstance(each, Tensor) for each in self.output):
+            return [preds, f"preds = {kind.__name__}(each.float() for each in preds)"]
+        return [preds]
 
     def valid(self) -> Lines:
         """The validation pass."""
