@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
 from learner.recipes.recipe import Recipe
@@ -47,7 +48,7 @@ def script_of_recipe(recipe: Recipe) -> Script:
         ValueError: parts have no script form; the message lists all of them.
     """
     with recipe.importable():
-        parts = recipe.sections.parts
+        parts: dict[str, Any] = dict(recipe.sections.parts)  # both parts exist by now
         title = recipe.sections.value("recipe")
         return script_of(
             recipe.build(),

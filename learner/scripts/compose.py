@@ -41,6 +41,7 @@ from learner.scripts.loaders import loader_form
 from learner.scripts.parts import loss_form, model_form, optimizer_form
 from learner.scripts.script import Script
 from learner.scripts.text import indented
+from learner.state.pass_modes import set_modes
 
 FORMS: dict[Any, Callable[[Any, Script], None]] = {
     **step_forms.FORMS,
@@ -157,10 +158,11 @@ def output_of(model: Any, learn: Any, sample: Any) -> Any:
     if MixedPrecision not in learn.callbacks:
         return None
     inputs, _ = learn.data.split(sample)
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with undrawn():
         output = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-    model.train()
+    set_modes(modes)
     return None if isinstance(output, torch.Tensor) else output
 
 

@@ -127,7 +127,8 @@ def of_tensors(call: str, built: Any, used: Data, expressions: Expressions) -> L
 
 def split_of(tensors: tuple[Any, ...], used: Data) -> str | None:
     """The seed of the split as text; empty without validation; None if the tensors are not those."""
-    loader, valid = used.train, used.valid
+    loader: Any = used.train
+    valid: Any = used.valid
     if valid is None:
         return "" if all(map(torch.equal, loader.tensors, tensors)) else None
     kept, held_out = draw_rows(len(tensors[0]), len(valid.tensors[0]), loader.seed)
@@ -151,7 +152,8 @@ def tensor_loaders(
         seed: of the split and the order, as text.
         is_split: whether the lines make `train` and `valid`, two tuples of tensors.
     """
-    train, valid = data.train, data.valid
+    train: Any = data.train
+    valid: Any = data.valid
     lines = list(lines)
     if valid is not None and not is_split:
         generator = f"torch.Generator().manual_seed({seed})"
@@ -201,7 +203,8 @@ def diabetes(built: Data, *, seed: int | None = None, **_: Any) -> Loaders:
     """scikit-learn's diabetes study."""
     assert built.valid is not None  # it always holds some people out
     lines = texts.DIABETES.splitlines()
-    n_valid, name = built.valid.n_items, name_of_seed(seed)
+    valid: Any = built.valid
+    n_valid, name = valid.n_items, name_of_seed(seed)
     lines = [each.replace("N_VALID", str(n_valid)).replace("SPLIT_SEED", name) for each in lines]
     at = next(n for n, each in enumerate(lines) if each.startswith("order"))
     return tensor_loaders([*lines[:at], *seed_lines(seed), *lines[at:]], (), built, name, is_split=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacks.core.protocol import LearnerProtocol
 from learner.scripts.batches import Batch
 from learner.scripts.expressions import Expressions
 from learner.scripts.loaders import Loaders
 from learner.scripts.text import block, imports_for, indented
+from learner.state.protocol import FullLearner
 
 Lines = list[str]
 
@@ -55,7 +55,7 @@ class Script:
         names: variables that callbacks have taken.
     """
 
-    learn: LearnerProtocol
+    learn: FullLearner
     expressions: Expressions
     loaders: Loaders
     batch: Batch

@@ -132,13 +132,15 @@ def statements(modules: dict[str, set[str]]) -> list[str]:
     for module, names in modules.items():
         path = module.removeprefix("./")
         whole = {name for name in names if not name or name.startswith("as ")}
+        renamed = {name for name in names - whole if " as " in name}
         found += [(False, path, f"import {path} {name}".strip()) for name in whole]
-        if names - whole:
-            listed = ", ".join(sorted(names - whole, key=kind_and_name))
+        if names - whole - renamed:
+            listed = ", ".join(sorted(names - whole - renamed, key=kind_and_name))
             line = f"from {path} import {listed}"
             if len(line) > WIDTH:
                 line = "\n".join(fitting(f"from {path} import ({listed})", 0))
             found.append((True, path, line))
+        found += [(True, path, f"from {path} import {name}") for name in renamed]
     return [line for _, _, line in sorted(found)]
 
 
