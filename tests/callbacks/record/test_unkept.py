@@ -33,7 +33,7 @@ def test_the_first_fit_that_keeps_nothing_says_how_to_keep_the_weights(capsys):
     assert "memory" not in shown.out
 
 
-def test_nothing_is_said_where_weights_are_kept_or_nobody_looks(tmp_path, capsys):
+def test_nothing_is_printed_where_weights_are_saved_or_nothing_is_shown(tmp_path, capsys):
     make(Checkpoint(tmp_path / "run")).fit(1)
     quiet = make()
     quiet.remove_callbacks(Progress)
