@@ -99,6 +99,8 @@ def do_sweep(options: argparse.Namespace) -> int:
     """Train with many settings; the exit code is 1 if no trial finished."""
     if options.trials is not None and options.trials < 1:
         raise Mistake(f"sweep: --trials is {options.trials}. Pass a number of at least 1.")
+    if options.seed < 0:
+        raise Mistake(f"sweep: --seed is {options.seed}. Pass a number of at least 0.")
     import_optuna()
     wanted: Direction | None = "min" if options.minimize else "max" if options.maximize else None
     try:
@@ -107,8 +109,8 @@ def do_sweep(options: argparse.Namespace) -> int:
     except OSError as error:
         raise unreadable(options.recipe, error) from error
     folder = place_for(plan, options.runs, resume=options.resume)
-    goal = f"{plan.monitor}: the {'lowest' if plan.direction == 'min' else 'highest'} is best"
-    print("\n".join([*map(str, plan.settings), goal, ""]), flush=True)
+    best = f"{plan.monitor}: the {'lowest' if plan.direction == 'min' else 'highest'} is best"
+    print("\n".join([*map(str, plan.settings), best, ""]), flush=True)
     return 0 if sweep(plan, folder, options.trials).best is not None else 1
 
 

@@ -155,7 +155,7 @@ def record_of_folder(folder: str | Path) -> Record:
 
 def other(folder: Path) -> str:
     """Suggest the runs beside or below what was given."""
-    for place in (folder, folder / "runs", folder.parent):
+    for place in (folder, folder / "runs", folder / "trials", folder.parent):
         found = sorted(each.parent for each in place.glob("*/recipe.yaml"))[-8:] if place.is_dir() else []
         if found:
             return f" Available: {', '.join(map(str, found))}."

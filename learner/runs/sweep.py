@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from callbacks import OptunaPruning, Progress
 from callbacks.core.output import print_line
 from callbacks.save.folder_lock import FolderLock
@@ -23,7 +25,6 @@ from learner.runs.search_space import combinations
 from learner.runs.sweep_plan import Plan
 
 PLAN, STORAGE, TRIALS = "sweep.json", "journal.log", "trials"
-MAX_TRIALS = 100_000  # more would repeat suggestions of the next seed
 N_TRIALS = 20  # unless the user says how many, or all combinations are tried
 
 
@@ -132,7 +133,7 @@ def ended(study: Any) -> list[Any]:
 def run_trial(plan: Plan, study: Any, folder: Path, optuna: Any) -> None:
     """Run one trial, and report its result to Optuna and the user."""
     # Each trial has its own seed, so that a sweep that is resumed gets the same suggestions.
-    seed = (plan.seed * MAX_TRIALS + len(study.trials)) % 2**32
+    seed = np.random.SeedSequence([plan.seed, len(study.trials)]).generate_state(1).item()
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     trial = study.ask({each.path: each.distribution(optuna) for each in plan.settings})
     start, best = time.monotonic(), best_number(study)

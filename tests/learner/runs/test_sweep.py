@@ -38,7 +38,7 @@ data: {use: "models.py:line"}
 model: {use: Linear, in_features: 1, out_features: 1}
 loss: mse
 optimizer: {use: SGD, lr: 0.1}
-fit: {epochs: 2}
+fit: {epochs: 1}
 """
 
 
@@ -103,18 +103,18 @@ def test_only_the_best_trial_keeps_its_weights():
 
 
 def test_the_suggestions_depend_on_the_seed_alone():
-    sweep("lr=1e-4..1e-1", "--trials", "3")
-    sweep("lr=1e-4..1e-1", "--trials", "3")
-    sweep("lr=1e-4..1e-1", "--trials", "3", "--seed", "1")
+    sweep("lr=1e-4..1e-1", "--trials", "2")
+    sweep("lr=1e-4..1e-1", "--trials", "2")
+    sweep("lr=1e-4..1e-1", "--trials", "2", "--seed", "1")
     first, second, third = (trained(f"runs/small-sweep-{n}") for n in (1, 2, 3))
     assert first == second
     assert set(first).isdisjoint(third)
 
 
 def test_a_resumed_sweep_makes_the_suggestions_of_one_that_was_not_interrupted():
-    sweep("lr=1e-4..1e-1", "--trials", "4")
-    sweep("lr=1e-4..1e-1", "--trials", "2")
-    sweep("lr=1e-4..1e-1", "--trials", "4", "--resume")
+    sweep("lr=1e-4..1e-1", "--trials", "3")
+    sweep("lr=1e-4..1e-1", "--trials", "1")
+    sweep("lr=1e-4..1e-1", "--trials", "3", "--resume")
     assert trained("runs/small-sweep-2") == trained("runs/small-sweep-1")
     assert not Path("runs/small-sweep-3").exists()
 
@@ -148,7 +148,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_interrupted_trial_is_trained_again(ca
 
 def test_a_trial_that_is_not_promising_is_pruned(capsys):
     rates = ",".join(f"0.{n}" for n in range(11, 17))
-    sweep(f"lr={rates},1e-6", "fit.epochs=4")
+    sweep(f"lr={rates},1e-6", "fit.epochs=3")
     assert "6 finished, 1 pruned" in capsys.readouterr().out
 
 
