@@ -178,5 +178,5 @@ def tensor(array: Any) -> Tensor:
 def forget_data(learn: Learner, batch: tuple[Tensor, ...]) -> None:
     """Keep one small batch of the data, so that an estimator and its pickle stay small."""
     learn.data = Data([batch], split=inputs_and_targets)
-    learn.loop.known = type(learn.loop.known)()
+    learn.loop.known = learn.loop.known.without_passes()
     learn.batch = learn.inputs = learn.targets = learn.preds = None

@@ -130,6 +130,10 @@ class Known:
         # no second `iter`: the `__iter__` of an iterator may start the pass again
         return n_done, rest if source is None else watched(learn, source, rest)
 
+    def without_passes(self) -> Known:
+        """The knowledge before any pass, for a sandbox."""
+        return Known()
+
     def batches_of(self, learn: LearnerProtocol, loader: Any) -> Any:
         """The batches to iterate over; a loader that a function returns gets the number of the epoch too."""
         batches = learn.data.batches(loader)

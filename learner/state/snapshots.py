@@ -209,7 +209,7 @@ def sandbox(learn: FullLearner) -> Iterator[Any]:
         (learn.stop_reason, learn.error, learn.n_fits, learn.loop.known),
         tuple(learn.callbacks),
     )
-    learn.loop.known = type(learn.loop.known)()  # a few batches in the block show nothing about a loader
+    learn.loop.known = learn.loop.known.without_passes()  # the block may run a few batches only
     parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
     groups = [(each, len(each.param_groups)) for each in members_of(learn.optimizer)]
     for parameter, _ in gradients:

@@ -92,6 +92,10 @@ class WatchedPasses(Known):
         """Start a pass."""
         return 0, self.watch.batches(loader)
 
+    def without_passes(self) -> Known:
+        """The same, for a callback that opens a sandbox."""
+        return WatchedPasses(watch=self.watch)
+
 
 def settle(device: torch.device | None) -> None:
     """Wait until an accelerator has finished its work, in order to time it."""

@@ -93,6 +93,20 @@ def make(*callbacks, data_set=TensorDataset, optimizer=ADAM, **options):
     return Learner(model, options.pop("data", data), F.mse_loss, optimizer, callbacks, **options)
 
 
+def test_a_callback_may_open_a_sandbox_while_it_is_measured():
+    class Tries(Callback):
+        n_losses = 0
+
+        def after_epoch(self, learn):
+            with learn.sandbox():
+                learn.update()
+                Tries.n_losses += "valid_loss" in learn.validate()
+
+    learn = make(Tries())
+    assert learn.cost(20).callbacks["tries"].epoch > 0
+    assert Tries.n_losses > 0
+
+
 def traces(learn: Learner) -> list:
     """All state that measuring could change."""
     return [
