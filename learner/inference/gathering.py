@@ -30,14 +30,22 @@ class Gathered:
     Args:
         name: the name in messages.
         n_batches: the expected number of batches; None if it is not known.
+        n_items: the expected number of items; None if it is not known.
         path: the file to write; None to keep everything in memory.
         joins: join the batches; otherwise the result is a list of them.
     """
 
     def __init__(
-        self, name: str, n_batches: int | None = None, path: Path | None = None, *, joins: bool = True
+        self,
+        name: str,
+        n_batches: int | None = None,
+        n_items: int | None = None,
+        *,
+        path: Path | None = None,
+        joins: bool = True,
     ):
-        self.name, self.n_batches, self.path, self.joins = name, n_batches, path, joins
+        self.name, self.path, self.joins = name, path, joins
+        self.n_batches, self.n_items = n_batches, n_items
         self.sizes: list[int] = []
         self.batches: list[Any] = []
         self._first: Any = None  # what the columns belong to
@@ -67,8 +75,9 @@ class Gathered:
     def _begin(self, part: Any, rows: dict[Any, Tensor]) -> None:
         self._first = part
         if self.path is None:
-            n_batches = self.n_batches or N_BATCHES
-            self._columns = [Block(each, n_batches * len(each)) for each in rows.values()]
+            n_rows = (self.n_batches or N_BATCHES) * len(next(iter(rows.values()), ()))
+            n_rows = n_rows if self.n_items is None else min(n_rows, self.n_items)
+            self._columns = [Block(each, n_rows) for each in rows.values()]
         else:
             self._columns = [RowFile(file_of(self.path, name), each) for name, each in rows.items()]
 
@@ -174,10 +183,9 @@ def copied(output: Any) -> Any:
 
 
 class Block:
-    """Rows in one piece of memory, which is allocated once if their number is known.
+    """Rows in one tensor, which is allocated once if their number is known.
 
     Memory that is allocated and not yet written takes no room, so a number that is too high costs nothing.
-    The memory is NumPy's because NumPy can make it smaller in place.
 
     Args:
         first: the tensor of the first batch, shape (items, ...).
@@ -186,30 +194,27 @@ class Block:
 
     def __init__(self, first: Tensor, n_rows: int):
         self.shape, self.dtype, self.n_rows = first.shape[1:], first.dtype, 0
-        self._bytes_per_row = self.shape.numel() * first.element_size()
-        self._memory = np.empty(n_rows * self._bytes_per_row, np.uint8)
-        self._rows = self._as_rows(n_rows)
+        self._rows, self._n_spare = self._allocated(n_rows), len(first)
 
-    def _as_rows(self, n_rows: int) -> Tensor:
-        return torch.from_numpy(self._memory).view(self.dtype).view(n_rows, *self.shape)
-
-    def _resize(self, n_rows: int) -> None:
-        self._memory.resize(n_rows * self._bytes_per_row, refcheck=False)  # `_rows` is not used after this
-        self._rows = self._as_rows(n_rows)
+    def _allocated(self, n_rows: int) -> Tensor:
+        return torch.empty((n_rows, *self.shape), dtype=self.dtype)
 
     def add(self, rows: Tensor) -> None:
         """Append the rows of a batch."""
         end = self.n_rows + len(rows)
         if end > len(self._rows):
-            self._resize(max(end, len(self._rows) * 3 // 2))
+            former, self._rows = self._rows, self._allocated(max(end, len(self._rows) * 3 // 2))
+            self._rows[: self.n_rows] = former[: self.n_rows]
         self._rows[self.n_rows : end] = rows
         self.n_rows = end
 
     def whole(self) -> Tensor:
-        """All rows; their memory has exactly their size."""
-        if len(self._rows) > self.n_rows:
-            self._resize(self.n_rows)
-        return self._rows
+        """All rows. Memory of less than a batch may be unused; more is freed, which needs a copy."""
+        n_unused = len(self._rows) - self.n_rows
+        if not n_unused:
+            return self._rows
+        rows = self._rows[: self.n_rows]
+        return rows if n_unused < self._n_spare else rows.clone()
 
 
 class RowFile:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from learner.data.leaks import checked
+from learner.data.loaders import n_batches_of
 from learner.inference.gathering import Gathered, file_of, rows_of
 from learner.inference.item_losses import ItemLosses
 from learner.inference.joining import JoinError
@@ -71,6 +72,7 @@ def get_preds(
     loader = loader_or_valid(learn.data, loader)
     with predicting(learn, loader):
         learn.loop.begin_pass(learn, loader, training=False, span="predict")
+        request.n_items = n_items_of(loader)
         return collect(learn, checked(iter(learn.data.batches(loader))), request)
 
 
@@ -84,6 +86,7 @@ class Request:
     with_loss: bool
     changes: Changes
     to: str | os.PathLike[str] | None
+    n_items: int | None = None  # in the loader, if it is known
 
     def check(self) -> None:
         """Check the arguments before the pass.
@@ -169,7 +172,14 @@ def begin(learn: FullLearner, name: str, part: Any, request: Request) -> Gathere
         if name != "targets":
             raise JoinError(f"{name} of the first batch cannot be written as rows, one per item")
         path = None
-    return Gathered(name, learn.n_batches, path, joins=request.returns == "joined")
+    joins = request.returns == "joined"
+    return Gathered(name, learn.n_batches, request.n_items, path=path, joins=joins)
+
+
+def n_items_of(loader: Any) -> int | None:
+    """The number of items that a loader goes through, drops included; None if it is not known."""
+    found = getattr(loader, "n_items", None)
+    return found if isinstance(found, int) else n_batches_of(getattr(loader, "sampler", None))
 
 
 def refused(error: JoinError, learn: FullLearner, request: Request) -> ValueError:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import ZeroGrad
 from learner import Data, Learner, TensorLoader
@@ -49,7 +50,16 @@ def test_loaders_of_every_length_are_joined_like_torch_cat(n_batches, has_length
     preds, targets = learn.get_preds(batches if has_length else lambda: iter(batches))
     assert torch.equal(targets, torch.cat([y for _, y in batches]))
     assert torch.equal(preds, torch.cat([learn.model(x).detach() for x, _ in batches]))
-    assert preds.untyped_storage().nbytes() == 4 * len(preds)
+    assert preds.untyped_storage().nbytes() <= 4 * (len(preds) + len(batches[0][0]))
+
+
+def test_the_memory_of_the_result_has_its_size_where_the_number_of_items_is_known():
+    learn, columns = make(), (torch.rand(10, 3), torch.rand(10, 1))
+    for loader in (TensorLoader(columns, 4), TensorLoader(columns, 4, drop_last=True)):
+        preds, _ = learn.get_preds(loader)
+        assert preds.untyped_storage().nbytes() == 4 * len(preds)
+    preds, _ = learn.get_preds(DataLoader(TensorDataset(*columns), 4))
+    assert preds.untyped_storage().nbytes() == 4 * 10
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_predict_skips_the_split_and_drops_the_keys_of_targets():
             ValueError,
             r"so 2 inputs, but the model takes 1 \(Data\(n_inputs=1\)\): pass the inputs without",
         ),
-        (torch.tensor(1.0), ValueError, "no dimensions"),
+        (torch.tensor(1.0), ValueError, "without dimensions"),
         (torch.rand(0, 3), ValueError, "no items"),
     ],
     ids=["number", "None", "ragged list", "with targets", "no dimensions", "no items"],
