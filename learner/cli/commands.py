@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from callbacks.core.output import print_line, reported
-from learner.cli import examine, leave, listing, machine, reports, starter, train
+from learner.cli import examine, leave, listing, machine, predicting, reports, starter, train
 from learner.cli.parser import Parser
 from learner.recipes.recipe_errors import Mistake, RecipeError
 
@@ -60,6 +60,7 @@ def make_parser() -> Parser:
     verbs = parser.add_subparsers(title="verbs", metavar="verb", parser_class=Parser)
     train.add_verbs(verbs)
     examine.add_verbs(verbs)
+    predicting.add_verbs(verbs)
     reports.add_verbs(verbs)
     leave.add_verbs(verbs)
     listing.add_verb(verbs)

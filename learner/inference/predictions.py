@@ -42,7 +42,7 @@ def validate(learn: FullLearner, loader: Any = None, *, name: str = "valid") -> 
         return dict(learn.results)
 
 
-def test(learn: FullLearner, loader: Any = None) -> dict[str, Any]:  # noqa: PT028 - no test of pytest
+def test(learn: FullLearner, loader: Any = None) -> dict[str, Any]:  # noqa: PT028 - pytest does not collect it
     """Measure the loss and the metrics on test data: `learn.validate(loader, name="test")`.
 
     Args:
