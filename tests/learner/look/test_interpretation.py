@@ -226,3 +226,37 @@ def test_an_output_with_logits_needs_no_keep_and_targets_can_be_chosen():
 def test_an_empty_loader_is_refused(learn):
     with pytest.raises(ValueError, match="no batches"):
         Interpretation(learn, [])
+
+
+def test_shares_of_classes_as_targets_are_compared_by_their_largest():
+    preds, targets = scores()
+    found = looked_at(preds, F.one_hot(targets, 4) * 0.7 + 0.075, nn.CrossEntropyLoss())
+    assert found.confusion_matrix().tolist() == metrics.confusion_matrix(targets, preds.argmax(1)).tolist()
+
+
+def test_scores_that_the_model_has_flattened_are_compared_token_by_token():
+    def loss_func(preds, targets):
+        return F.cross_entropy(preds, targets.flatten())
+
+    tokens, table = torch.tensor([[0, 1, 2], [2, 1, 0]]), torch.eye(3)[[1, 1, 2]]
+    model = nn.Sequential(nn.Embedding.from_pretrained(table, freeze=False), nn.Flatten(0, 1))
+    learn = Learner(model, ([(tokens, tokens)], [(tokens, tokens)]), loss_func, SGD)
+    found = Interpretation(learn, losses=False)
+    assert found.confusion_matrix().tolist() == [[0, 2, 0], [0, 2, 0], [0, 0, 2]]
+    assert found.answers.shape == (2, 3)
+
+
+def test_a_loss_of_all_items_together_is_refused_with_the_argument_to_pass():
+    preds, targets = scores()
+    with pytest.raises(ValueError, match="depends on the items together") as caught:
+        looked_at(preds, targets, lambda p, t: F.normalize(p - p.mean(0)).std())
+    assert caught.value.__notes__[-1].startswith(
+        "If single items have no loss, pass Interpretation(..., losses"
+    )
+
+
+def test_a_report_is_a_table_in_a_notebook():
+    preds, targets = scores()
+    shown = looked_at(preds, targets, F.cross_entropy, classes=["<a>", "b", "c", "d"]).report()._repr_html_()
+    assert "<td>&lt;a&gt;</td>" in shown
+    assert shown.startswith("<table>")

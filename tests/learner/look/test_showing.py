@@ -111,3 +111,30 @@ def test_data_that_can_be_read_only_once_or_is_empty_is_refused(make_learner):
         learn.show_results(loader=[])
     with pytest.raises(ValueError, match=r"show_batch\(n=0\): write a whole number"):
         learn.show_batch(0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "loss_func", "expected"),
+    [
+        (torch.tensor([[0.0, 1, 1], [0, 0, 0]]), nn.BCEWithLogitsLoss(), ["b, c", "none"]),
+        (torch.tensor([[0.25, 1.5, 2.0], [1, 2, 3]]), nn.MSELoss(), ["0.25, 1.5, 2", "1, 2, 3"]),
+        (torch.tensor([2, 0]), nn.CrossEntropyLoss(), ["c", "a"]),
+    ],
+)
+def test_targets_are_shown_in_words(targets, loss_func, expected):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    learn = Learner(model, ([(IMAGES[:2], targets)], None), loss_func, SGD)
+    assert titles_of(learn.show_batch(classes=["a", "b", "c"])) == expected
+    assert len(titles_of(learn.show_results(classes=["a", "b", "c"]))) == 2
+
+
+def test_several_inputs_texts_and_images_of_different_sizes_are_drawn(make_learner):
+    texts = [(["a first text", "another"], torch.zeros(2, 1))]
+    figure = make_learner(data=Data(texts, None)).show_batch()
+    assert [ax.texts[0].get_text() for ax in figure.axes] == ["a first text", "another"]
+    images = [torch.rand(3, 8, 9), torch.rand(3, 12, 8)]
+    figure = make_learner(data=Data([(images, ["cat", "dog"])], None)).show_batch()
+    assert titles_of(figure) == ["cat", "dog"]
+    assert [ax.images[0].get_array().shape for ax in figure.axes] == [(8, 9, 3), (12, 8, 3)]
+    both = make_learner(data=Data([(IMAGES, torch.rand(5, 2), CLASSES)], None, n_inputs=2)).show_batch(2)
+    assert [len(ax.images) for ax in both.axes] == [1, 1]
