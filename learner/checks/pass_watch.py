@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from callbacks.core.contract import Callback, LearnerWarning, Order
+from callbacks.core.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from learner.messages.problems import report_problems
 from learner.passes.epoch_numbers import needs_no_number, out_of_reach, set_epoch
 from learner.state.protocol import FullLearner
@@ -22,7 +22,7 @@ class PassWatch(Callback):
         self._has_started = self._is_checked = False
         self._plain: Any = None  # the training loader if it takes no epoch number; checked once
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: LearnerProtocol) -> None:
         self._has_started = self._is_checked = False
         self._plain = None
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from callbacks.core.contract import Callback, Order
+from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import loss_module, loss_parameters
 from callbacks.core.output import print_line
 from callbacks.core.registry import REMEDIES
@@ -78,7 +78,7 @@ class Preflight(Callback):
         if learn.training:
             report_problems(loss_problems(learn))
 
-    def before_step(self, learn: Any) -> None:
+    def before_step(self, learn: LearnerProtocol) -> None:
         # a warm-up may start at 0, and a schedule may take over from 0: only both together are a mistake
         if self.was_idle and all_zero(learn.optimizer):
             idle = "lr is 0, so nothing is trained: set a rate above 0, as in SGD(..., lr=0.1)."
@@ -91,12 +91,12 @@ class Preflight(Callback):
             if self.marks:
                 report_problems(unkept_problems(self.marks, set(map(id, trained_by(learn)))))
 
-    def after_train(self, learn: Any) -> None:
+    def after_train(self, learn: LearnerProtocol) -> None:
         if learn.n_batches == 0:
             raise no_batch("train", learn.data.train)
 
 
-def note_samples(learn: Any) -> None:
+def note_samples(learn: FullLearner) -> None:
     """Keep what one item of a training batch looks like for `predict`.
 
     It looks as before callbacks changed it, unless the user's own split made it, which may draw numbers.
@@ -119,7 +119,7 @@ class EpochWatch(Callback):
         #: The names without NaN at the start that have not been reported since; empty if nothing is saved.
         self.good: set[str] = set()
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: LearnerProtocol) -> None:
         found = tensors_of(learn) if learn.marks_passes else {}
         counts = {name: n_bad(name, found[name], found[name]) for name in suspects(found)}
         self.n_bad = {name: count for name, count in counts.items() if count}
@@ -147,10 +147,10 @@ class EpochWatch(Callback):
                 report_problems([fewer_batches(learn, n_batches, self._n_batches)])
             self._n_batches = n_batches  # warn once
 
-    def after_fit(self, learn: Any) -> None:
+    def after_fit(self, learn: LearnerProtocol) -> None:
         report_problems(state_problems(learn.callbacks))
 
-    def cleanup_fit(self, learn: Any) -> None:
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._places = self._loss = self._loader = None
 
 
