@@ -88,18 +88,13 @@ def optimizer_form(script: Script) -> None:
 
 def settings_of(optimizer: Any, script: Script) -> list[str]:
     """The settings of an optimizer that are not torch's defaults; those of all groups come first."""
-    usual = dict(type(optimizer)([torch.zeros(1, requires_grad=True)], **required(optimizer)).defaults)
+    usual = type(optimizer)([torch.zeros(1, requires_grad=True)], lr=1e-3).defaults
     settings = common_settings(optimizer)
     return [
         f"{key}={script.expressions.value(value, f'optimizer: {key}')}"
         for key, value in settings.items()
         if key == "lr" or not same(usual.get(key), value)
     ]
-
-
-def required(optimizer: Any) -> dict[str, Any]:
-    """The settings that the optimizer cannot be made without: none of torch's needs any but `lr`."""
-    return {"lr": 1e-3}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -153,10 +148,9 @@ def no_decay_form(script: Script, groups: list[list[str]]) -> str | None:
     spared = undecayed(model)
     if any((each.ndim < 2) is not (id(each) in spared) for each in trained.values()):
         return None
-    source = "trained"
     script.setup.append("trained = [each for each in model.parameters() if each.requires_grad]")
-    script.setup.append(f"decayed = [each for each in {source} if each.ndim >= 2]")
-    script.setup.append(f"others = [each for each in {source} if each.ndim < 2]  # biases and norms")
+    script.setup.append("decayed = [each for each in trained if each.ndim >= 2]")
+    script.setup.append("others = [each for each in trained if each.ndim < 2]  # biases and norms")
     return '[{"params": decayed}, {"params": others, "weight_decay": 0.0}]'
 
 

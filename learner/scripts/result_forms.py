@@ -184,7 +184,7 @@ def stop_on_nan(callback: StopOnNaN, script: Script) -> None:
     script.needs.add("batch_idx")
     script.after_loss += block("""
         if not loss.isfinite():
-            raise FloatingPointError(f"the loss is {loss.item()} in batch {batch_idx}, epoch {epoch}")
+            raise FloatingPointError(f"loss {loss.item()} in batch {batch_idx}, epoch {epoch}")
     """)
 
 

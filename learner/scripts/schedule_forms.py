@@ -26,6 +26,7 @@ def param_scheduler(callback: ParamScheduler, script: Script) -> None:
     own = script.own("n_steps")
     script.setup.append(f"{own} = N_EPOCHS * {n_batches}")
     progress = script.own("progress")
+    script.batch_start.append("# the schedule: progress is 0 at the first batch and 1 at the last")
     script.batch_start.append(f"{progress} = (epoch * {n_batches} + batch_idx) / max({own} - 1, 1)")
     for name, given in callback.schedules.items():
         schedule_of(name, given, callback.relative, script, (progress, own))

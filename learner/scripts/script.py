@@ -140,7 +140,7 @@ class Script:
         loop = [*self.epoch(), *self.valid(), *self.after_epoch, *self.end_epoch]
         return [
             *self.setup,
-            *(["global_step = 0"] if "global_step" in self.needs else []),
+            *(["global_step = 0  # updates so far"] if "global_step" in self.needs else []),
             "",
             "for epoch in range(N_EPOCHS):",
             *inner(loop),

@@ -52,6 +52,7 @@ def accumulation(callback: GradientAccumulation, script: Script) -> None:
     weight = f"{weight}.item()" if weight.endswith(".sum()") else weight
     script.setup.append("waiting, unit = 0.0, 1  # the weight of the batches that wait for their update")
     script.before_backward += [
+        "# a batch with fewer targets counts less in the gradient of an update",
         f"weight = {weight}",
         "unit = weight if waiting == 0 else unit",
         "waiting += weight / unit",
@@ -79,16 +80,16 @@ def precision(callback: MixedPrecision, script: Script) -> None:
         if DevicePlacement in script.learn.callbacks
         else "cpu"
     )
-    script.autocast = f'torch.autocast("{kind}", {DTYPES[callback.precision]})'
+    place = "DEVICE" if script.constants.get("DEVICE") == literal(kind) else literal(kind)
+    script.autocast = f"torch.autocast({place}, {DTYPES[callback.precision]})"
     if callback.precision == "bf16":
         return
     default = f", init_scale={literal(callback.init_scale)}" if callback.init_scale != 2.0**16 else ""
     default += f", growth_interval={callback.growth_interval}" if callback.growth_interval != 2000 else ""
-    script.setup.append(f'scaler = torch.amp.GradScaler("{kind}"{default})')
+    script.setup.append(f"scaler = torch.amp.GradScaler({place}{default})")
     script.has_scaler = True
-    script.before_step.append("scaler.unscale_(optimizer)")
-    script.before_step.append("scale = scaler.get_scale()")
-    script.step = ["scaler.step(optimizer)", "scaler.update()"]
+    script.before_step += ["scaler.unscale_(optimizer)", "scale = scaler.get_scale()"]
+    script.step = ["scaler.step(optimizer)", "scaler.update()  # lowers the scale if a step was skipped"]
     script.step_if = "scaler.get_scale() >= scale"
 
 
@@ -103,18 +104,21 @@ def ema(callback: EMA, script: Script) -> None:
     is_wide = all(each.dtype in WIDE for each in tensors if each.is_floating_point())
     copied = "each.detach().clone()" if is_wide else "each.detach().to(torch.float32, copy=True)"
     script.helpers["copy_into"] = COPY_INTO
-    script.setup += [f"weights = {weights}", f"averages = [{copied} for each in weights]"]
-    script.setup += ["own_weights = [each.detach().clone() for each in weights]"]
+    script.setup += [
+        f"weights = {weights}",
+        f"averages = [{copied} for each in weights]",
+        "own_weights = [each.detach().clone() for each in weights]",
+    ]
     decay = literal(callback.decay)
     if callback.warmup:
         script.setup.append("n_updates = 0")
         decay = f"min({decay}, (1 + n_updates) / (10 + n_updates))"
-    script.epoch_start.append("copy_into(weights, own_weights)")
+    script.epoch_start.append("copy_into(weights, own_weights)  # it has the averages by now")
     script.after_step += [
         f"decay = {decay}",
         "with torch.no_grad():",
-        "    for average, weight in zip(averages, weights, strict=True):",
-        f"        average.lerp_(weight{'' if is_wide else '.to(average.dtype)'}, 1 - decay)",
+        "    for average, each in zip(averages, weights, strict=True):",
+        f"        average.lerp_(each{'' if is_wide else '.to(average.dtype)'}, 1 - decay)",
         *(["n_updates += 1"] if callback.warmup else []),
     ]
     script.after_train += [
