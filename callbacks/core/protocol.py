@@ -7,7 +7,7 @@ These are protocols, so that the callbacks import nothing of the learner: `learn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -164,8 +164,14 @@ class LearnerProtocol(Protocol):
         """Restore a snapshot; it stays usable."""
         ...
 
-    def save(self, path: str | Path, *, at: Literal["batch", "epoch", "end"] | None = None) -> Path:
-        """Write a checkpoint; `at` says where the fit is, to resume from there."""
+    def save(
+        self,
+        path: str | Path,
+        *,
+        at: Literal["batch", "epoch", "end"] | None = None,
+        without: Iterable[str] = (),
+    ) -> Path:
+        """Write a checkpoint; `at` says where the fit is; `without` are parameters that it leaves out."""
         ...
 
     def save_step(self, path: str | Path, begin: dict[str, Any]) -> Path:

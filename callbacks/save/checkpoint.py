@@ -10,6 +10,7 @@ from callbacks.core.every import Every
 from callbacks.core.settings import as_path
 from callbacks.core.warning import warn
 from callbacks.model.held import Held
+from callbacks.model.module_state import frozen_in
 from callbacks.results.best import Best
 from callbacks.results.measured_weights import MeasuredWeights, in_place
 from callbacks.save.checkpoint_folder import (
@@ -48,6 +49,9 @@ class Checkpoint(Callback):
             weights that `EarlyStopping` restores. If these are the weights before the update of the epoch,
             the name has their step, and the file is for `learn.load`; a run resumes from the other files.
         mode: `"min"` or `"max"` for `best`; by default the direction that the loss or metric declares.
+        trainable_only: leave out parameters that are frozen from the start of the fit, as the base model of
+            adapters such as LoRA. The learner that loads a file must have the same base: a checksum is
+            compared.
 
     Attributes:
         best: the best value so far; None at first. NaN is never better.
@@ -79,9 +83,11 @@ class Checkpoint(Callback):
         best: str | None = None,
         *,
         mode: Direction | None = None,
+        trainable_only: bool = False,
         name: str | None = None,
     ):
         super().__init__(name=name)
+        self.trainable_only = trainable_only
         self.folder = as_path("Checkpoint", "folder", folder, "the name of a folder, such as 'runs/first'")
         if keep is not None and (type(keep) is not int or keep < 1):
             raise ValueError(
@@ -97,6 +103,7 @@ class Checkpoint(Callback):
         self._reset()
 
     def _reset(self) -> None:
+        self._frozen: set[str] = set()  # parameters of the base model, which files leave out
         self._n_failures = 0
         self._in_epoch = self._has_warned = self._is_saved = False
         self._unlocked = None
@@ -108,6 +115,7 @@ class Checkpoint(Callback):
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._reset()
+        self._frozen = set(frozen_in(learn.model)) if self.trainable_only else set()
         self._measured.begin_fit()
         self._folder = (
             self._folder or self.folder.absolute()
@@ -192,7 +200,7 @@ class Checkpoint(Callback):
         path = self._folder / f"step-{learn.global_step:09}.pt"
         try:
             self._lock.renew()
-            learn.save(path, at=at)
+            learn.save(path, at=at, without=self._left_out(learn))
             former = keep_as_best(path) if is_best else []
         except OSError as error:
             self._fail(learn, error, path, is_last)
@@ -200,13 +208,17 @@ class Checkpoint(Callback):
         self._n_failures = 0
         self._remove([*former, *surplus(self._folder, self.keep)])
 
+    def _left_out(self, learn: LearnerProtocol) -> list[str]:
+        """The parameters of the base model: frozen now, and at the start of the fit."""
+        return [name for name in frozen_in(learn.model) if name in self._frozen]
+
     def _save_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
         """Save the weights that were measured, before the update, as the best."""
         assert self._folder is not None
         path = self._folder / f"best-{start['step']:09}.pt"
         try:
             with in_place(learn, start["weights"]):
-                learn.save(path)
+                learn.save(path, without=self._left_out(learn))
             link(path, path.with_name(BEST))
         except OSError as error:
             self._fail(learn, error, path, is_last)

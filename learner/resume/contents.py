@@ -84,6 +84,7 @@ CONTENTS = fields(
         "empty": mapping(WORD),
         "plain": ANYTHINGS,
         "moved": items(WORD),
+        "left_out": fields({"names": items(WORD), "sum": NUMBER}),
         "learner": ANYTHINGS,
         LOSS: optional(fields({**MODULE, "parameters": items(WORD)})),
         "gradients_beside": mapping(mapping(TENSOR)),

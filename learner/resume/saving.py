@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from learner.checks.preflight import EpochWatch
 from learner.files import checkpoint_file, skeleton
 from learner.files.plain import from_plain, to_plain
 from learner.passes import positions
-from learner.resume import weights_file, wrapped_names
+from learner.resume import base, weights_file, wrapped_names
 from learner.resume.contents import check_contents
 from learner.resume.undo import Undo, unchanged_on_error
 from learner.state import optimizer_modes, snapshots, unkept
@@ -37,7 +38,7 @@ PIECES = (
 )
 
 
-def save(learn: FullLearner, path: str | Path, *, at: At | None = None) -> Path:
+def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without: Iterable[str] = ()) -> Path:
     """Write everything that determines the future of the learner to one file.
 
     The file holds what a snapshot holds, the gradients, and the position in the data.
@@ -49,6 +50,8 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None) -> Path:
         at: for callbacks that save: where the fit is, so that `fit(resume="auto")` resumes there. It is
             after a `"batch"`, after an `"epoch"`, or at the `"end"` of a fit that was cancelled. With None
             the file is for `load`.
+        without: names of parameters that the file leaves out, as the frozen ones of a base model. It is
+            loaded into a learner that has them: a checksum of them is compared.
 
     Returns:
         The file's absolute path.
@@ -64,6 +67,7 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None) -> Path:
         warn_of_limits(learn)
     with optimizer_modes.in_eval_mode(learn) as training_weights:
         contents = {**contents_of(learn, at), "training_weights": training_weights}
+        contents = base.without_base(learn.model, contents, without)
         plain = to_plain(unkept.without_unkept(learn, contents), "")
         checkpoint_file.write(path, {**plain, "kinds": skeleton.sums_of(plain)})
     note_kept()
@@ -217,7 +221,7 @@ def fingerprint_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
 def matched(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[str, Any]:
     """The contents with the current names of the tensors, which differ if the model is or was wrapped."""
     now = [*named_tensors(learn.model), *empties_in(learn.model)]
-    return wrapped_names.renamed(contents, learn.model, now, path)
+    return base.with_base(learn.model, wrapped_names.renamed(contents, learn.model, now, path), path)
 
 
 def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None = None) -> None:
