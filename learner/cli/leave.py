@@ -1,4 +1,4 @@
-"""The verb that writes a recipe as a script of plain PyTorch: `to-script`."""
+"""The verbs that write what runs without this library: `to-script` and `export`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
+from learner.cli.predicting import add_run_verb, opened
 from learner.recipes.recipe import Recipe
 from learner.recipes.recipe_errors import Mistake
 from learner.scripts.compose import script_of
@@ -15,11 +16,17 @@ from learner.scripts.to_script import write_script
 
 
 def add_verbs(verbs: Verbs[Parser]) -> None:
-    """Add the verb to the command line."""
+    """Add the verbs to the command line."""
     verb = add_recipe_verb(verbs, "to-script", "write the recipe as a script of plain PyTorch")
     text = "the file to write (train.py beside the recipe)"
     verb.add_argument("--output", type=Path, metavar="FILE", help=text)
     verb.set_defaults(function=do_to_script)
+    export = add_run_verb(verbs, "export", "write the model of a run to a file for other programs")
+    text = "the file: .pt2 (torch.export), .onnx, .safetensors or .pt (weights)"
+    export.add_argument("file", type=Path, help=text)
+    text = "dimensions of the inputs that may vary, such as 0,1; by default that of the items"
+    export.add_argument("--dynamic", type=dimensions, metavar="NUMBERS", help=text)
+    export.set_defaults(function=do_export)
 
 
 def do_to_script(options: argparse.Namespace) -> int:
@@ -76,3 +83,18 @@ def report_files(script: Script, recipe: Recipe, path: Path) -> None:
             print(
                 f"{each.name} itself imports plainlearner, so the script needs it as long as this file does"
             )
+
+
+def do_export(options: argparse.Namespace) -> int:
+    """Open a run, and write its model."""
+    learn = opened(options)
+    try:
+        learn.export(options.file, dynamic=options.dynamic)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise Mistake(str(error)) from error
+    return 0
+
+
+def dimensions(text: str) -> tuple[int, ...]:
+    """The numbers of dimensions, as `0,1`; an empty text for none."""
+    return tuple(int(word) for word in text.split(",") if word.strip())

@@ -11,7 +11,7 @@ from learner.recipes.recipe_errors import Mistake, closest
 
 VERBS = (
     *("run", "resume", "check", "show", "lr-find", "verify-resume", "replay", "runs", "report", "compare"),
-    *("predict", "test", "sweep", "to-script", "ls", "init", "doctor"),
+    *("predict", "test", "sweep", "to-script", "export", "ls", "init", "doctor"),
 )
 
 Verbs = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns

@@ -17,17 +17,19 @@ from callbacks.core.warning import warn
 from callbacks.record.unkept import note_kept
 from learner.data.data import InputsOnly
 from learner.data.items import in_batch, n_items_of
+from learner.data.samples import Sample, Samples
 from learner.engine import fits
 from learner.engine.composition import DEFAULT_CALLBACKS
 from learner.files.sync import sync, sync_folder
 from learner.inference import programs
 from learner.inference.call import Call, leaves, plain, same_numbers
 from learner.inference.given_inputs import as_inputs
-from learner.inference.one_item import first_batch, to_cpu
+from learner.inference.one_item import first_batch, to_cpu, training_samples
 from learner.messages.keywords import suggest_keywords
 from learner.state import optimizer_modes, snapshots
 from learner.state.protocol import FullLearner
 
+N_MADE_UP = 8
 MOST_ITEMS = 64  # of a batch, for the check; a larger batch proves no more
 RANDOM = (
     "the model's output differs from call to call in evaluation mode, so only the shapes of the outputs were "
@@ -114,20 +116,37 @@ def call_of(learn: FullLearner, example: Any, dynamic: tuple[int, ...] | None) -
     if example is not None:
         inputs = as_inputs(example, learn)[0].inputs
         n_items = n_items_of(inputs, None)
-    else:
-        batch = first_batch(learn.data, MOST_ITEMS)
-        if batch is None:
-            raise ValueError(
-                "export: no batch can be taken from the data without using it up, and the check of the file "
-                "needs one: pass example=inputs."
-            )
+    elif (batch := first_batch(learn.data, MOST_ITEMS)) is not None:
         inputs, _ = learn.data.split(batch)
         n_items = in_batch(learn.data, batch)
         programs.drop_labels(learn.model, inputs := copy.copy(inputs))
+    else:
+        inputs, n_items = made_up(training_samples(learn) or {}), N_MADE_UP
     if not n_items:
         raise ValueError("export: the batch to check the file with has no items: pass example=inputs.")
     call = Call(to_cpu(inputs), n_items, dynamic)
     return call.resized(MOST_ITEMS) if call.varies and n_items > MOST_ITEMS else call
+
+
+def made_up(samples: Samples) -> Any:
+    """Inputs of the shapes and types of the training batches, for a run whose data is missing.
+
+    Raises:
+        ValueError: they are not known.
+    """
+    if not samples or not all(isinstance(each, Sample) for each in samples.values()):
+        raise ValueError(
+            "export: no batch can be taken from the data without using it up, and the check of the file "
+            "needs one: pass example=inputs."
+        )
+    found = {}
+    for key, sample in samples.items():
+        shape = (*sample.shape[: sample.dim], N_MADE_UP, *sample.shape[sample.dim :])
+        is_whole = not sample.dtype.is_floating_point
+        found[key] = (
+            torch.zeros(shape, dtype=sample.dtype) if is_whole else torch.randn(shape).to(sample.dtype)
+        )
+    return tuple(found.values()) if isinstance(next(iter(found)), int) else found
 
 
 def predicted(learn: FullLearner, inputs: Any) -> Any:
