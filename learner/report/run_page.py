@@ -16,7 +16,6 @@ from learner.report.curves import Line, panel, values_of
 from learner.report.page import Cell, code, page, paragraph, picture, section, shown, table
 from learner.report.records import Record, is_number
 
-SPLITS = ("train_", "valid_", "test_")  # of one result, drawn in one panel
 N_CARDS = 3  # results beside the main one
 MAX_PANELS = 24
 MAX_PICTURES = 40
@@ -101,20 +100,21 @@ def result_table(record: Record) -> str:
 def curves_section(record: Record) -> str:
     """A panel per result, with training and validation together, then the schedule; all numbers below."""
     panels = [result_panel(record, title, names) for title, names in grouped(record.results).items()]
-    shown_panels = [each for each in panels if each][:MAX_PANELS]
-    if len(shown_panels) < len(panels):
-        record.missing.append(f"{len(panels) - len(shown_panels)} curves: see the table of all epochs.")
-    figures = [*shown_panels, schedule(record)]
+    panels = [each for each in panels if each]
+    if len(panels) > MAX_PANELS:
+        record.missing.append(f"{len(panels) - MAX_PANELS} curves: see the table of all epochs.")
+    figures = [*panels[:MAX_PANELS], schedule(record)]
     body = f'<div class="panels">{"".join(figures)}</div>' if any(figures) else ""
     return section("Curves", body, all_epochs(record))
 
 
-def grouped(names: Iterable[str]) -> dict[str, list[str]]:
-    """Results by their name without the split: `loss` has `train_loss` and `valid_loss`."""
+def grouped(names: Sequence[str]) -> dict[str, list[str]]:
+    """Results by their name without the data: `loss` has `train_loss`, `valid_loss` and `test_loss`."""
+    own = {name: name.partition("_")[2] for name in names if name.startswith(("train_", "valid_"))}
     groups: dict[str, list[str]] = {}
     for name in names:
-        split = next((split for split in SPLITS if name.startswith(split)), "")
-        groups.setdefault(name.removeprefix(split), []).append(name)
+        fitting = [kind for kind in own.values() if name.endswith(f"_{kind}")]  # of other validation data
+        groups.setdefault(own.get(name) or max(fitting, key=len, default=name), []).append(name)
     return groups
 
 

@@ -150,6 +150,16 @@ def test_facts_of_another_kind_do_not_prevent_a_report(folder, facts):
     assert "0.7500" in report_of(folder)
 
 
+def test_a_result_has_one_panel_for_all_its_data(folder):
+    (folder / "history.csv").write_text(
+        "epoch,train_loss,valid_loss,other_loss,norm,valid_log_loss\n0,1,2,3,4,5\n1,2,3,4,5,6\n"
+    )
+    page = report_of(folder)
+    assert page.count('<svg role="img"') == 3
+    for name in ("train_loss", "valid_loss", "other_loss"):
+        assert f">{name}</text>" in page
+
+
 def test_names_in_any_script_are_drawn(folder):
     (folder / "history.csv").write_text("epoch,valid_精度,a$b$ $\\x\n,0.5,1\nx,0.6,2\n", encoding="utf-8")
     page = report_of(folder)
