@@ -52,7 +52,7 @@ def text_of(page: str) -> str:
 
 
 def section(page: str, heading: str) -> str:
-    """What stands under a heading, up to the next one of its level."""
+    """The text under a heading, up to the next heading of its level."""
     found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text_of(page), re.DOTALL | re.MULTILINE)
     assert found, f"{page} has no heading {heading!r}"
     return found.group(1)
@@ -66,7 +66,7 @@ def table(text: str) -> list[list[str]]:
 
 
 def names_in(cell: str) -> list[str]:
-    """What stands in backticks."""
+    """The text in backticks."""
     return re.findall(r"`([^`]+)`", cell)
 
 

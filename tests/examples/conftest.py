@@ -21,7 +21,7 @@ def examples() -> Path:
 def load(
     examples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[[str], ModuleType]]:
-    """Import an example by its file's name; what it imports from beside it is forgotten afterwards."""
+    """Import an example by its file name; modules beside it are removed from `sys.modules` afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(examples)
     for path in examples.glob("*.py"):  # a test before may have imported another file of that name

@@ -1,4 +1,4 @@
-"""The article, by hand, as a composition and as a recipe: the same digits, the same bits."""
+"""The article as a hand-written loop, a composition and a recipe: the same digits, the same bits."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""The examples' learners train with the same bits as a loop by hand over the same batches."""
+"""The learners of the examples train with the same bits as hand-written loops over the same batches."""
 
 import torch
 from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""Every example is a page, says what it shows, and stands in the list of examples."""
+"""Every example is a page, describes what it shows, and is in the list of examples."""
 
 import ast
 import re

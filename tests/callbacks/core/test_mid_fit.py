@@ -1,4 +1,4 @@
-"""What is replaced or added in the middle of a fit is used, or reported: compared with loops by hand."""
+"""What is replaced or added in mid-fit is used or reported, compared with hand-written loops."""
 
 from __future__ import annotations
 

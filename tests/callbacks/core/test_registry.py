@@ -1,4 +1,4 @@
-"""Callbacks: who is there, how each is reached, who does what."""
+"""The list of callbacks: its order, how each is found, and which operations they override."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LeanStep against loops by hand that take the ordinary steps, with the same bits; each way back to them."""
+"""LeanStep has the bits of hand-written loops with ordinary steps, and falls back to them where it must."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WholeStep beside loops by hand: models, data and callbacks of all kinds."""
+"""WholeStep compared with hand-written loops: models, data and callbacks of all kinds."""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ def test_a_part_may_be_compiled_already():
 
 
 class DynamicCache:
-    """As models of Hugging Face give one with their output."""
+    """An output with a loss, as models of Hugging Face return it."""
 
 
 class Caching(nn.Linear):
@@ -355,7 +355,7 @@ def test_a_users_error_is_the_one_of_the_ordinary_step():
 
 
 class Halved(Callback):
-    """Runs the model in a way of its own."""
+    """Override how the model is run."""
 
     def forward(self, learn):
         learn.preds = 0.5 * learn.model(*learn.inputs)

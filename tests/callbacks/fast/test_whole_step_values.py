@@ -30,7 +30,7 @@ BATCHES = list(zip(X.split(4), X.sum(1, keepdim=True).split(4), strict=True))
 
 
 def fit(step, setting, *others, n_epochs=3, data=BATCHES):
-    """A fit in which `setting` becomes 0.5 in the middle; gives the weights."""
+    """The weights after a fit in which `setting` becomes 0.5 in the middle."""
     make_model, loss_func, change = setting()
     torch.manual_seed(0)
     act = on("before_batch", name="act")(
@@ -46,14 +46,14 @@ def fit(step, setting, *others, n_epochs=3, data=BATCHES):
 
 
 def is_as_ordinary(setting):
-    """Fit with and without a program; gives whether the program was used throughout."""
+    """Fit with and without a program, and return whether the program was used throughout."""
     ordinary, whole = fit(ZeroGrad(), setting), fit(WholeStep("eager"), setting)
     torch.testing.assert_close(whole.model.state_dict(), ordinary.model.state_dict(), rtol=1e-9, atol=1e-12)
     return whole.callbacks[WholeStep].fallback is None
 
 
 class Net(nn.Module):
-    """Scales its output by whatever reads a setting."""
+    """Scale the output by a setting, read in some way."""
 
     def __init__(self, read, **held):
         super().__init__()
@@ -77,7 +77,7 @@ class Slotted:
 
 
 class Derived(Slotted):
-    """Its setting stands in a slot of the parent."""
+    """The setting is in a slot of the parent."""
 
     __slots__ = ("other",)
 

@@ -40,7 +40,7 @@ def mse(preds, targets):
 
 
 def make(values, loss_func=mse, callbacks=(), lr=0.1, dtype=torch.float32):
-    """A learner of one batch for each value, which is the inputs' value."""
+    """A learner with one batch per value, whose inputs have that value."""
     torch.manual_seed(0)
     batches = [(torch.full((2, 1), value, dtype=dtype), torch.ones(2, 1, dtype=dtype)) for value in values]
     optimizer = partial(torch.optim.SGD, lr=lr)
@@ -173,7 +173,7 @@ SLOW = partial(torch.optim.SGD, lr=0.1)
 
 
 def normed(values, callbacks=(), optimizer=SLOW):
-    """A learner whose model has statistics of its own, which a bad batch spoils in the forward pass."""
+    """A learner whose model has statistics, which a bad batch makes NaN in the forward pass."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     batches = [(torch.tensor([[value], [1.0], [2.0]]), torch.ones(3, 1)) for value in values]

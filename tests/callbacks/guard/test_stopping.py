@@ -17,7 +17,7 @@ BATCH = (torch.ones(4, 1), torch.ones(4, 1))
 
 
 class Says(Callback):
-    """Writes given numbers to the results, one an epoch; None for an epoch without."""
+    """Write given numbers to the results, one per epoch; None for an epoch without a result."""
 
     order = Order.MEASURE
 

@@ -1,4 +1,4 @@
-"""Statistics of what layers give, against numpy on a loop by hand."""
+"""Statistics of layer outputs, compared with numpy in a hand-written loop."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Gradients and updates of each parameter, against a loop by hand and numpy."""
+"""Gradients and updates of each parameter, compared with a hand-written loop and numpy."""
 
 import math
 from itertools import pairwise

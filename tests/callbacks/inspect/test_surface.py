@@ -1,4 +1,4 @@
-"""The path on the loss surface: against the loss by hand, PCA of scikit-learn, and the paper's definition."""
+"""The path on the loss surface, compared with the loss, PCA of scikit-learn, and the paper's definition."""
 
 from functools import partial
 

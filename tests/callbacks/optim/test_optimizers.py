@@ -1,4 +1,4 @@
-"""Several optimizers as one: against loops by hand, with the same bits, and with what uses an optimizer."""
+"""Several optimizers as one, compared with hand-written loops, and with everything that uses an optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ChannelsLast and Compile: the weights of loops by hand, and a learner as it was afterwards."""
+"""ChannelsLast and Compile have the weights of hand-written loops, and leave the learner unchanged."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Noisy(torch.utils.data.Dataset):
 
 
 class At(Callback):
-    """Does something after so many batches, of training and validation."""
+    """Call a function after a number of batches, of training and validation."""
 
     def __init__(self, n, act):
         super().__init__()

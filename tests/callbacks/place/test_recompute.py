@@ -213,7 +213,7 @@ def test_a_layer_that_is_not_there():
 
 
 def test_the_step_of_a_hugging_face_model_with_its_own_switch():
-    """Theirs and ours give the same bits."""
+    """Both implementations have the same bits."""
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32

@@ -47,7 +47,7 @@ def article_learner(*callbacks, defaults=()):
 
 
 def batches_learner(*callbacks):
-    """Two batches an epoch, of three items and of one."""
+    """Two batches per epoch, of three items and of one."""
     torch.manual_seed(0)
     x = torch.randn(4, 1)
     batches = [(x[:3], 2 * x[:3]), (x[3:], 2 * x[3:])]

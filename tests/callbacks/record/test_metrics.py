@@ -1,4 +1,4 @@
-"""Metrics: the same numbers as torchmetrics' and as by hand, on batches of uneven size."""
+"""Metrics have the values of torchmetrics and of hand-written code, on batches of uneven size."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def fail(learn):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Fits on a screen of its own, with a bar that is drawn at every chance."""
+    """Fits on a separate screen, with a bar that is drawn as often as possible."""
     monkeypatch.setattr(module, "REFRESH", 0.0)
     return Terminal()
 

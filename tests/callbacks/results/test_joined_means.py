@@ -234,7 +234,7 @@ def test_a_compiled_loss_is_known_as_well(loss_func):
 
 
 def tokens_of(preds, targets):
-    """A loss of one's own that is a mean over tokens."""
+    """A user's loss that is a mean over tokens."""
     kept = targets != 0
     return F.cross_entropy(preds, targets, reduction="none")[kept].mean()
 

@@ -83,7 +83,7 @@ def test_a_rate_that_is_a_tensor_keeps_its_place(make_learner):
 
 @pytest.fixture
 def two_groups(make_learner):
-    """Make a learner whose weight and bias have rates of their own, 0.1 and 0.01."""
+    """Make a learner whose weight and bias have different rates, 0.1 and 0.01."""
 
     def make(*callbacks):
         learn = make_learner(callbacks=callbacks)

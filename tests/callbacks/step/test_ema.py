@@ -33,7 +33,7 @@ from learner import Data, Learner
 
 
 class Watch(Callback):
-    """Keep the weight that is there at each event of interest."""
+    """Record the weight at each event of interest."""
 
     order = Order.SAVE
 
@@ -61,7 +61,7 @@ class Watch(Callback):
 
 
 def by_hand(weights, decay):
-    """The average of weights in a row, the first one at the beginning; `decay` is one of the update."""
+    """The average of successive weights, starting with the first; `decay` is a function of the update."""
     average = weights[0].clone()
     for n, weight in enumerate(weights[1:]):
         average = average + (1 - decay(n)) * (weight - average)

@@ -1,4 +1,4 @@
-"""GradientClip: the weights of a loop by hand that calls torch's own functions, and what is measured."""
+"""GradientClip has the weights of a hand-written loop with torch's functions, and measures the norm."""
 
 from __future__ import annotations
 

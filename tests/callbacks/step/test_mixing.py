@@ -1,4 +1,4 @@
-"""MixUp, CutMix and LabelMix, compared with training loops by hand."""
+"""MixUp, CutMix and LabelMix, compared with hand-written training loops."""
 
 from __future__ import annotations
 

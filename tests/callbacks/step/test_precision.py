@@ -1,4 +1,4 @@
-"""MixedPrecision against loops by hand with autocast and GradScaler, with the same bits."""
+"""MixedPrecision has the bits of hand-written loops with autocast and GradScaler."""
 
 from __future__ import annotations
 

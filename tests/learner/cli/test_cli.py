@@ -317,7 +317,7 @@ def test_a_signal_ends_the_run_with_its_code_and_the_command_that_resumes_it(fir
 
 
 def without_reader(*words: str, send: signal.Signals | None = None) -> tuple[int, str]:
-    """The exit code and standard error of a command whose output nobody reads."""
+    """The exit code and standard error of a command whose output is closed."""
     process = start(*words)
     assert process.stdout is not None
     assert process.stderr is not None

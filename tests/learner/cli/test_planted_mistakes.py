@@ -241,7 +241,7 @@ def test_a_planted_mistake_is_reported_with_its_place_and_a_hint(
 
 
 def assert_caret(lines: list[str], in_file: bool, path: Path, further: list[str], place: str) -> None:
-    """The line stands in the message, with the caret below the letter of that column."""
+    """The message has the line, with a caret below the character of that column."""
     row, column = map(int, place.split(":"))
     source = path.read_bytes().decode("utf-8", "replace").split("\n") if in_file else further
     letters = source[row - 1]

@@ -1,4 +1,4 @@
-"""A DataLoader over tensors gives the same batches when they are taken at once."""
+"""A `DataLoader` over tensors has the same batches when it is read in batches."""
 
 from __future__ import annotations
 

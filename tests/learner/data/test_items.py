@@ -1,4 +1,4 @@
-"""How many items a batch has, whatever it is made of, and which of them trained."""
+"""The number of items of a batch of any kind, and of those that are trained."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SGD = partial(torch.optim.SGD, lr=0.05)
 
 
 class Any(nn.Module):
-    """A model that gives what a function makes of its inputs, times a weight."""
+    """A model that multiplies a function of its inputs by a weight."""
 
     def __init__(self, function):
         super().__init__()

@@ -24,7 +24,7 @@ def items(n, seed, shift=0.0):
 
 
 class Noisy(TensorDataset):
-    """Draws noise from a generator of its own, which continues from epoch to epoch."""
+    """A data set with noise from its own generator, which continues from epoch to epoch."""
 
     def __init__(self, *tensors):
         super().__init__(*tensors)

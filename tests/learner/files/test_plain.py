@@ -1,4 +1,4 @@
-"""Plain data: what a checkpoint holds comes back with the same bits, and the rest is refused by its place."""
+"""Plain data is restored from a checkpoint with the same bits, and other data is refused with its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model gets right and wrong, against scikit-learn and by hand."""
+"""What a model gets right and wrong, compared with scikit-learn and hand-written code."""
 
 from functools import partial
 

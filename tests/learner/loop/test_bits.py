@@ -1,4 +1,4 @@
-"""A fit gives the bits of a hand-written loop: weights, buffers, optimizer, losses, random state."""
+"""A fit has the bits of a hand-written loop: weights, buffers, optimizer, losses, random state."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def test_a_fit_without_a_callback_that_zeroes_the_gradients_is_refused(make_lear
 
 
 def test_gradients_accumulate_while_steps_are_cancelled():
-    """Two half batches and one cancelled step give the weights of one whole batch."""
+    """Two half batches and one cancelled step have the weights of one whole batch."""
 
     class EveryOther(Callback):
         order = Order.GRADIENT

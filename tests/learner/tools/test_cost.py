@@ -1,4 +1,4 @@
-"""The cost of a step is attributed to its source, and measuring it leaves no trace."""
+"""The cost of a step is attributed to its source, and measuring it changes nothing."""
 
 from __future__ import annotations
 
