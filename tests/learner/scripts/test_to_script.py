@@ -100,7 +100,7 @@ def write_scripts(folder):
 
 @contextmanager
 def user_code(folder):
-    """Files of the folder can be imported, even if other modules had their names, and are removed at the end."""
+    """Files of the folder can be imported, also under names of other modules, and are removed at the end."""
     names = ("models", "with_data", "from_python")
     others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.path.insert(0, str(folder))
