@@ -119,8 +119,8 @@ def draw(ax: Axes, panel: Panel, history: Columns) -> None:
         ax.plot(range(len(values)), values, label=name, marker=marker, markersize=3, **line_style(number))
     if panel.unit == "epoch":
         mark_best(ax, panel, history)
-        for epoch, reason in history.stops:
-            label = f"stopped: {reason}" if len(reason) < 40 else "stopped"
+        for number, (epoch, _) in enumerate(history.stops):
+            label = "_stopped" if number else "stopped"  # one entry in the legend is enough
             ax.axvline(epoch, color="grey", linestyle=(0, (1, 3)), linewidth=1.5, label=label)
     ax.set(xlabel=panel.unit, ylabel=panel.label)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))

@@ -169,6 +169,13 @@ def test_the_pictures_show_what_was_recorded(make_learner):
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+def test_the_classes_of_the_layers_are_in_the_state(make_learner):
+    stats, restored = fitted(make_learner, ActivationStats(["0"])), ActivationStats()
+    for name in stats.state:
+        setattr(restored, name, getattr(stats, name))
+    assert restored.plot_near_zero().get_lines()[0].get_label() == "0 Linear"
+
+
 @pytest.mark.parametrize("draw", ["plot_histograms", "plot_near_zero", "plot_layers"])
 def test_drawing_before_anything_is_recorded_is_an_error(draw):
     with pytest.raises(ValueError, match="has recorded nothing yet: fit for 10 steps"):
