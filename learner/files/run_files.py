@@ -70,8 +70,11 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     ordered = {key: facts[key] for key in sorted(facts, key="code".__eq__)}  # the longest comes last
     text = json.dumps(as_json(ordered), indent=1, ensure_ascii=False, allow_nan=False)
     part = folder / f"{FACTS}.tmp"
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(folder / FACTS)
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(folder / FACTS)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

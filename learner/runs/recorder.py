@@ -6,7 +6,6 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -103,15 +102,11 @@ class RunRecorder(Callback):
             return
         self._note_best()
         with in_place(learn, before_update["weights"]) if before_update else nullcontext():
-            self._try("best weights", lambda: self._write_weights(learn, BEST))
+            self._try("best weights", lambda: self._write_weights(learn, BEST, self.folder))
         self._try("run.json", lambda: write_facts(self.folder, self.facts))
 
-    def end(self, learn: Learner, error: BaseException | None) -> list[str]:
-        """Write the final weights and `run.json`.
-
-        Returns:
-            What could not be written, and why; empty if everything was.
-        """
+    def end(self, learn: Learner, error: BaseException | None) -> None:
+        """Note how the run ended."""
         self.facts |= {"status": status(learn, error), **results_of(learn, self.facts["monitored"])}
         self.facts |= {
             "seconds": round(self._before + time.monotonic() - self._begin, 3),
@@ -122,32 +117,30 @@ class RunRecorder(Callback):
             "item": item_of(learn),
             "directions": {name: each for name, each in learn.measured.items() if each},
         }
-        problem = self._keep_final(learn)
-        other = kept_elsewhere("run.json", self.folder, lambda folder: write_facts(folder, self.facts))
-        return [each for each in (problem, other) if each]
 
-    def _keep_final(self, learn: Learner) -> str | None:
-        """Write the final weights, unless nothing was trained or they are NaN; return what went wrong."""
-        tensors, problem = named_tensors(learn.model), None
+    def keep(self, learn: Learner, folder: Path) -> None:
+        """Write the final weights, unless nothing was trained or they are NaN, and `run.json`.
+
+        Raises:
+            OSError: something cannot be written.
+        """
+        tensors = named_tensors(learn.model)
         bad = first_bad(tensors, tensors)
         reason = f"{bad!r} holds NaN or infinity" if bad else None
         reason = reason if learn.global_step else "nothing was trained"
-        if reason is None:
-            try:
-                problem = kept_elsewhere(
-                    "weights", self.folder, lambda at: self._write_weights(learn, FINAL, at)
-                )
-            except (ValueError, RuntimeError) as error:  # such as weights that torch cannot save
-                reason = str(error)
-        self.facts["weights"] = {**self.facts["weights"], "reason": reason or problem}
-        if reason or problem:
+        try:
+            if reason is None:
+                self._write_weights(learn, FINAL, folder)
+        except (ValueError, RuntimeError) as error:  # such as weights that torch cannot save
+            reason = str(error)
+        self.facts["weights"] = {**self.facts["weights"], "reason": reason}
+        if reason is not None:
             self.facts["weights"]["final"] = None
-        return problem
+        write_facts(folder, self.facts)
 
-    def _write_weights(self, learn: Any, name: str, folder: Path | None = None) -> None:
+    def _write_weights(self, learn: Any, name: str, folder: Path) -> None:
         """Write the model's weights, and the tensors of a loss that is a module."""
         place = {BEST: "best", FINAL: "final"}[name]
-        folder = folder or self.folder
         path = write_weights(learn.model, folder, name)
         loss = loss_module(learn.loss_func)
         if loss is not None and loss_state(learn) is not None and loss.state_dict():
@@ -170,24 +163,6 @@ class RunRecorder(Callback):
             write()
         except (OSError, ValueError, RuntimeError) as error:
             warn(f"{self.folder}: {what} could not be written: {error}. Training continues.")
-
-
-def kept_elsewhere(what: str, folder: Path, write: Callable[[Path], None]) -> str | None:
-    """Write into a folder, or into a temporary one if that fails.
-
-    Returns:
-        The problem, with the place where the file is now; None if there is none.
-    """
-    try:
-        write(folder)
-    except OSError as error:
-        other = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
-        try:
-            write(other)
-        except OSError:
-            return f"{what} could not be written: {error}"
-        return f"{what} could not be written: {error}. Instead, the folder {other} has {what}"
-    return None
 
 
 def monitored_by(learn: LearnerProtocol) -> str | None:

@@ -8,7 +8,7 @@ from shutil import get_terminal_size
 
 from learner.files.run_files import BEST, FINAL, weights_file
 from learner.report.page import shown
-from learner.report.records import Record, is_number, record_of_folder
+from learner.report.records import Best, Record, is_number, record_of_folder
 from learner.report.run_page import duration
 from learner.report.text_tables import shortened, tabulated
 
@@ -26,11 +26,20 @@ def runs_in(folder: Path) -> list[Record]:
 
 def rank(record: Record) -> tuple[bool, str, float, str]:
     """The place of a run in the list."""
-    name = record.main_result
-    best = None if name is None else record.best(name)
-    if name is None or best is None:
+    name, best = best_in(record)
+    if best is None:
         return True, "", 0.0, record.name
     return False, name, best.value if best.direction == "min" else -best.value, record.name
+
+
+def best_in(record: Record) -> tuple[str, Best | None]:
+    """The name of the result that counts and its best value, also of a run that has no history yet."""
+    name, monitored = record.main_result, record.facts.get("monitored") or {}
+    if name is not None:
+        return name, record.best(name)
+    known = monitored.get("direction") in ("min", "max") and is_number(monitored.get("value"))
+    values = [monitored.get(key) for key in ("value", "epoch", "direction")]
+    return str(monitored.get("name")), Best(*values) if known else None
 
 
 def table_of(records: Sequence[Record]) -> str:
@@ -43,9 +52,8 @@ def table_of(records: Sequence[Record]) -> str:
 
 def cells(record: Record) -> tuple[str, ...]:
     """The row of a run."""
-    name, seconds = record.main_result, record.seconds
-    best = None if name is None else record.best(name)
-    folder = record.folder
+    name, best = best_in(record)
+    seconds, folder = record.seconds, record.folder
     kept = [
         word for word, file in (("final", FINAL), ("best", BEST)) if folder and weights_file(folder, file)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -165,21 +166,44 @@ def keep_and_report(learn: Learner, recorder: RunRecorder, error: BaseException 
     """Keep weights and results, and print what the folder contains. The error of a fit is not replaced.
 
     Raises:
-        OSError: something could not be written, after a fit without an error. The rest is written.
+        Mistake: the folder cannot be written to, after a fit without an error. Another folder has everything.
     """
-    folder = recorder.folder
-    problems = recorder.end(learn, error)
+    folder, problem = recorder.folder, ""
+    recorder.end(learn, error)
     try:
+        recorder.keep(learn, folder)
         keep_results(learn, folder)
     except OSError as raised:
-        problems.append(f"history and figures could not be written: {raised}")
-    for problem in problems:
-        warn(f"{folder}: {problem}.")
+        other = kept_elsewhere(learn, recorder)
+        place = (
+            f"The run is kept in {other} instead" if other else "The temporary folder cannot be used either"
+        )
+        problem, folder = f"{folder} cannot be written to: {raised}. {place}.", other or folder
     print_line(closing_lines(folder, recorder.facts))
-    if error is not None and saved_in(folder):
-        print_line(f"to resume: learner resume {shlex.quote(str(shown_path(folder)))}")
-    if problems and error is None:
-        raise OSError(f"{folder}: not everything could be written: see above.")
+    if error is not None and saved_in(recorder.folder):
+        print_line(f"to resume: learner resume {shlex.quote(str(shown_path(recorder.folder)))}")
+    if problem and error is None:
+        raise Mistake(problem)
+    if problem:
+        warn(problem)
+
+
+def kept_elsewhere(learn: Learner, recorder: RunRecorder) -> Path | None:
+    """Write the whole run into a temporary folder; None if that is not possible either."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"{recorder.folder.name}-"))
+        texts = {
+            "recipe.yaml": (recorder.folder / "recipe.yaml").read_text("utf-8"),
+            **recorder.facts["code"],
+        }
+        for name, text in texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        recorder.keep(learn, folder)
+        keep_results(learn, folder)
+    except OSError:
+        return None
+    return folder
 
 
 def check_alone(learn: Learner) -> None:

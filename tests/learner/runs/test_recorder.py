@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import LearnerWarning
 from learner.files import run_files
 from learner.learner import Learner
 from learner.recipes.recipe import load_recipe
+from learner.recipes.recipe_errors import Mistake
+from learner.runs.opening import open_run
 from learner.runs.running import resume_run, run
 
 RECIPE = """
@@ -159,7 +161,7 @@ def test_a_resumed_run_remembers_its_best_epoch():
     assert_equal("runs/small-1/model.safetensors", whole.model)
 
 
-def test_a_full_disk_puts_the_weights_elsewhere(monkeypatch):
+def test_a_full_disk_puts_the_run_elsewhere_where_it_can_be_opened(monkeypatch):
     write = run_files.fill
 
     def full(path, *rest, **options):
@@ -168,14 +170,12 @@ def test_a_full_disk_puts_the_weights_elsewhere(monkeypatch):
         write(path, *rest, **options)
 
     monkeypatch.setattr(run_files, "fill", full)
-    with (
-        pytest.warns(LearnerWarning, match="Instead, the folder") as seen,
-        pytest.raises(OSError, match="small-1"),
-    ):
+    with pytest.raises(Mistake, match=r"No space left .* kept in .*small-1-.* instead") as caught:
         trained()
-    place = str(seen[0].message).partition("Instead, the folder ")[2].split()[0]
-    assert next(Path(place).iterdir()).name == "model.safetensors"
-    assert facts()["weights"]["final"] is None
+    place = str(caught.value).partition("is kept in ")[2].partition(" instead")[0]
+    learn = open_run(place)
+    assert len(learn.history) == 4
+    shutil.rmtree(place)
 
 
 class Awkward(nn.Module):
@@ -216,7 +216,8 @@ def test_extra_state_needs_a_file_of_torch_and_code_in_it_is_refused(tmp_path):
 
 def test_names_in_the_file_are_those_of_the_model_without_its_wrapper(tmp_path):
     model = nn.Linear(2, 1)
-    for wrapper in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
+    compiled: nn.Module = torch.compile(model, backend="eager")  # type: ignore[assignment]
+    for wrapper in (compiled, nn.DataParallel(model)):
         assert_equal(run_files.write_weights(wrapper, tmp_path, "model"), model)
 
 
