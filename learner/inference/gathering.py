@@ -57,6 +57,10 @@ class Gathered:
         Raises:
             JoinError: it cannot be joined, which the first batch shows, or it does not fit the file.
         """
+        if self._columns and n_items == self.sizes[0] and is_alike(part, self._first):  # mostly
+            self.sizes.append(n_items)
+            self._columns[0].add(part)
+            return
         rows = rows_of(part, n_items, is_known=bool(self._columns)) if self.joins else {}
         if not self.sizes:
             self._begin(part, rows)
@@ -116,6 +120,18 @@ class Gathered:
         for column in self._columns:
             if isinstance(column, RowFile):
                 column.discard()
+
+
+def is_alike(part: Any, first: Any) -> bool:
+    """Are both plain tensors of one shape and type?"""
+    return (
+        type(part) is Tensor
+        and type(first) is Tensor
+        and not part.is_nested
+        and part.shape == first.shape
+        and part.dtype is first.dtype
+        and part.layout is torch.strided
+    )
 
 
 def rows_of(part: Any, n_items: int, *, is_known: bool = False) -> dict[Any, Tensor]:
@@ -201,8 +217,8 @@ class Block:
 
     def add(self, rows: Tensor) -> None:
         """Append the rows of a batch."""
-        end = self.n_rows + len(rows)
-        if end > len(self._rows):
+        end = self.n_rows + rows.shape[0]
+        if end > self._rows.shape[0]:
             former, self._rows = self._rows, self._allocated(max(end, len(self._rows) * 3 // 2))
             self._rows[: self.n_rows] = former[: self.n_rows]
         self._rows[self.n_rows : end] = rows

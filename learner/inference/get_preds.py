@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -133,10 +133,12 @@ def collect(learn: FullLearner, batches: Iterable[Any], request: Request) -> tup
     losses = ItemLosses(learn) if request.with_loss else None
     try:
         for learn.batch_idx, learn.batch in enumerate(batches):
-            for name, part in parts_of_batch(learn, request, losses):
+            parts = parts_of_batch(learn, request, losses)
+            n_items = learn.n_items
+            for name, part in parts.items():
                 if name not in gathered:
                     gathered[name] = begin(learn, name, part, request)
-                gathered[name].add(part, learn.n_items)
+                gathered[name].add(part, n_items)
         if not gathered:
             raise ValueError("the loader has no batches, so there are no predictions.")
         return tuple([each.result() for each in gathered.values()])
@@ -147,22 +149,20 @@ def collect(learn: FullLearner, batches: Iterable[Any], request: Request) -> tup
             each.discard()
 
 
-def parts_of_batch(
-    learn: FullLearner, request: Request, losses: ItemLosses | None
-) -> Iterator[tuple[str, Any]]:
+def parts_of_batch(learn: FullLearner, request: Request, losses: ItemLosses | None) -> dict[str, Any]:
     """Run the model on the batch; return what is gathered of it, by name."""
     if request.changes:
         preds = learn.preds = averaged(learn, request.changes, partial(part_of, keep=request.keep))
     else:
         learn.loop.run_model(learn)
         preds = part_of(learn.preds, request.keep)
-    yield "preds", preds
-    yield "targets", learn.targets
+    found = {"preds": preds, "targets": learn.targets}
     if request.with_inputs:
         is_single = type(learn.inputs) is tuple and len(learn.inputs) == 1
-        yield "inputs", learn.inputs[0] if is_single else learn.inputs
+        found["inputs"] = learn.inputs[0] if is_single else learn.inputs
     if losses is not None:
-        yield "losses", losses.of(learn)
+        found["losses"] = losses.of(learn)
+    return found
 
 
 def begin(learn: FullLearner, name: str, part: Any, request: Request) -> Gathered:
