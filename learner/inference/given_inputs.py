@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,6 +78,9 @@ def as_argument(item: Any, name: str, sample: Any) -> Any:
     if is_array(item):
         if not item.ndim:
             return torch.as_tensor(item)
+        if is_float_array(item) and isinstance(sample, Sample) and sample.dtype.is_floating_point:
+            native = np.array(item, dtype=item.dtype.newbyteorder("="), order="C")
+            return torch.from_numpy(native).to(sample.dtype)  # float64 is NumPy's default, and seldom meant
         column = as_column(item, name)
         return column if isinstance(column, Tensor) else column[:]
     if is_of_numbers(item) and (isinstance(item, (tuple, list)) or getattr(sample, "shape", None) == ()):
@@ -88,6 +92,11 @@ def as_argument(item: Any, name: str, sample: Any) -> Any:
             "tuple of tensors, or a mapping. For the batches of a loader call learn.get_preds(loader)."
         )
     return item
+
+
+def is_float_array(item: Any) -> bool:
+    """Is it an array of numbers that torch has a type for?"""
+    return type(item) is np.ndarray and item.dtype.kind == "f" and item.itemsize <= 8
 
 
 def is_of_numbers(item: Any) -> bool:
@@ -107,7 +116,8 @@ def of_numbers(item: Any, name: str, sample: Any) -> Tensor:
         found = torch.tensor(item)
     except (TypeError, ValueError) as error:
         raise ValueError(f"predict got {describe(item)} as {name}, which is not an array: {error}.") from None
-    return found.to(sample.dtype) if isinstance(sample, Sample) else found
+    is_held = isinstance(sample, Sample) and (sample.dtype.is_floating_point or not found.is_floating_point())
+    return found.to(sample.dtype) if is_held else found
 
 
 def is_one_item(arguments: dict[Any, Any], samples: Samples) -> bool:

@@ -95,6 +95,13 @@ class Two(nn.Module):
         return self.a(a), {"b": self.b(b)}
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_lists_and_arrays_get_the_type_of_the_training_data(dtype):
+    learn = make(nn.Linear(3, 1).to(dtype), (X.to(dtype), Y.to(dtype)))
+    for item in ([1, 2, 3], np.arange(3.0), np.arange(3.0, dtype="float32")):
+        assert learn.predict(item).dtype is dtype
+
+
 def test_several_inputs_are_one_item_only_together():
     learn = make(Two(), (X, torch.rand(8, 2), Y), n_inputs=2)
     learn.loss_func = lambda preds, targets: F.mse_loss(preds[0], targets)
