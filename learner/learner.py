@@ -62,8 +62,9 @@ class Learner(FitState):
             `.loss`. If it is an `nn.Module`, a `partial` that holds one or a method of one, the module's
             parameters and buffers are placed, trained, saved and restored with the model's, and the module is
             in evaluation mode during validation.
-        optimizer: a function that takes parameters and returns an optimizer, as `partial(torch.optim.SGD,
-            lr=0.1)`, or an optimizer. A list of several is the same as `Optimizers(...)` of them.
+        optimizer: a function that takes parameters and returns an optimizer, such as
+            `partial(torch.optim.SGD, lr=0.1)`, or an optimizer. A list of several is the same as
+            `Optimizers(...)` of them.
         callbacks: instances or classes; they run in the order of their phases, then in the order given.
         metrics: functions of `(preds, targets)`, our `Metric`s, or torchmetrics objects; one or a list.
         defaults: callbacks that every learner has unless you replace them; `()` for none.
