@@ -120,17 +120,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str) -
     if not cells:
         return ""
     numeric = [any(row[k].is_number for row in cells) for k in range(len(head))]
-    names = "".join(
-        f'<th scope="col"{CLASS if number else ""}>{escape(name)}</th>'
-        for name, number in zip(head, numeric, strict=True)
-    )
+    names = "".join(column_name(name, is_number=numeric[n]) for n, name in enumerate(head))
     top = f"<thead><tr>{names}</tr></thead>" if any(head) else ""
     body = "\n".join(f"<tr>{row_name(row[0].text)}{''.join(map(str, row[1:]))}</tr>" for row in cells)
     label = escape(caption)
     return f'<div class="scroll"><table aria-label="{label}">{top}<tbody>\n{body}\n</tbody></table></div>'
 
 
-CLASS = ' class="number"'
+def column_name(text: str, *, is_number: bool) -> str:
+    """The name of a column."""
+    kinds = " ".join(["number"] * is_number + ["short"] * (len(text) <= MAX_UNBROKEN))
+    return f'<th scope="col" class="{kinds}">{escape(text)}</th>'
 
 
 def row_name(text: str) -> str:

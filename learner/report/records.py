@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from callbacks.history.direction import Direction, guess_direction
 from callbacks.optim.optimizers import title_of
 from learner.data.loaders import n_batches_of
+from learner.data.tensors import counted
 from learner.state.fingerprint import versions
 from learner.state.protocol import FullLearner
 
@@ -267,9 +268,10 @@ def composition(learn: FullLearner) -> dict[str, str]:
     loss = learn.loss_func
     words = {
         "data": ", ".join(
-            f"{name}: {n_batches_of(loader) or 'an unknown number of'} batches"
+            f"{name}: {counted(n, 'batch', 'batches') if n else 'an unknown number of batches'}"
             for name, loader in (("train", data.train), ("valid", data.valid))
             if loader is not None
+            for n in (n_batches_of(loader),)
         ),
         "model": type(learn.model).__name__,
         "loss": "the model's own" if loss is None else getattr(loss, "__name__", type(loss).__name__),

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from callbacks.save.checkpoint_folder import checkpoints_in
+from learner.data.tensors import counted
 from learner.files.run_files import BEST, FINAL, weights_file
 from learner.report.curves import Line, panel, values_of
 from learner.report.page import Cell, code, page, paragraph, picture, section, shown, table
@@ -50,7 +51,7 @@ def headline(record: Record) -> list[str]:
     facts = record.facts
     started = str(facts.get("started") or "").replace("T", " ").replace("+00:00", " UTC")
     words = [word for word in (str(facts.get("status") or ""), started) if word]
-    words += [f"{len(record.rows)} {'epoch' if len(record.rows) == 1 else 'epochs'}"]
+    words += [counted(len(record.rows), "epoch", "epochs")]
     return words + ([] if record.seconds is None else [duration(record.seconds)])
 
 
@@ -61,7 +62,10 @@ def result_section(record: Record) -> str:
     others = [name for name in others if name.startswith("valid_") or name == "train_loss"]
     cards = [card(record, name, is_main=name == main) for name in [main, *others[:N_CARDS]] if name]
     body = f'<div class="cards">{"".join(cards)}</div>' if cards else ""
-    reasons = [paragraph(f"Stopped after {epoch} epochs: {reason}") for epoch, reason in record.stops]
+    reasons = [
+        paragraph(f"Stopped after {counted(epoch, 'epoch', 'epochs')}: {reason}")
+        for epoch, reason in record.stops
+    ]
     if record.facts.get("error"):
         reasons.append(paragraph(f"Ended with an error: {record.facts['error']}", "bad"))
     if not record.results:
