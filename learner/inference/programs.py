@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learner.files.safetensors_file import read_safetensors, write_safetensors
 from learner.inference.call import Call, plain
 from learner.inference.tracing import quiet, traced, unsupported
 
@@ -123,7 +124,6 @@ def write_program(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
 
 def write_onnx(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
     """An ONNX file, run with ONNX Runtime."""
-    import onnxruntime  # slow, an extra
     from torch import onnx  # slow
 
     program = traced(model, call)
@@ -135,13 +135,7 @@ def write_onnx(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
             made.save(file)  # with a second file if the weights have more than 2 GB
     except onnx.OnnxExporterError as error:
         raise ValueError(unsupported(error, program)) from error
-    try:
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ValueError(
-            f"export: ONNX Runtime cannot load the model: {str(error).split(' : ')[-1]}. Its CPU kernels "
-            "lack some operators in bfloat16 and float16: export a copy in float32, or a .pt2."
-        ) from error
+    session = session_of(file)
 
     def run(call: Call) -> list[Tensor]:
         feeds = {one.name: each.numpy() for one, each in zip(session.get_inputs(), call.tensors, strict=True)}
@@ -149,6 +143,19 @@ def write_onnx(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
 
     inputs = ", ".join(f"{each.name} {each.shape}" for each in session.get_inputs())
     return run, f"an ONNX file, {size_of(file)}, with the inputs {inputs}"
+
+
+def session_of(file: Path) -> Any:
+    """The file, loaded by ONNX Runtime."""
+    import onnxruntime  # slow, an extra
+
+    try:
+        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(
+            f"export: ONNX Runtime cannot load the model: {str(error).split(' : ')[-1]}. Its CPU kernels "
+            "lack some operators in bfloat16 and float16: export a copy in float32, or a .pt2."
+        ) from error
 
 
 def item_names(made: Any, call: Call) -> dict[Any, str]:
@@ -165,16 +172,14 @@ def write_weights(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
         torch.save(state, file)
         state = torch.load(file, weights_only=True)
     else:
-        from safetensors.torch import load_file, save_file  # an extra
-
         extra = [name for name, each in state.items() if not isinstance(each, Tensor)]
         if extra:
             raise ValueError(
                 f"export: a .safetensors file holds tensors only, and {extra[0]!r} is a "
                 f"{type(state[extra[0]]).__name__}: export to a .pt file."
             )
-        save_file({name: each.contiguous() for name, each in state.items()}, file)
-        state = load_file(file)
+        write_safetensors(file, {name: each.contiguous() for name, each in state.items()})
+        state = read_safetensors(file)
     weights = {name: each for name, each in state.items() if isinstance(each, Tensor)}
     n_numbers = sum(each.numel() for each in weights.values())
 
