@@ -104,7 +104,7 @@ def test_an_example_that_should_raise_and_does_not_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
-def test_every_output_stands_under_python(page):
+def test_every_output_follows_a_python_fence(page):
     fences = outputs.fences_of(page.read_text(encoding="utf-8"))
     for previous, fence in zip([None, *fences], fences, strict=False):
         if fence.words == ["output"]:

@@ -110,7 +110,7 @@ def test_two_fits_in_a_row_train_both_times(make_callback):
     assert learn.global_step == 8
 
 
-def test_an_exception_in_the_middle_leaves_the_learner_as_it_was(make_callback):
+def test_an_exception_in_the_middle_leaves_the_learner_unchanged(make_callback):
     @on("before_step")
     def fail(learn):
         if learn.global_step == 3:

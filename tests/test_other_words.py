@@ -50,7 +50,7 @@ def test_importing_another_frameworks_name_gives_ours(module, name, meant):
 
 
 @pytest.mark.parametrize("module", [callbacks, learner])
-def test_a_name_that_nobody_has_is_an_attribute_error_so_that_hasattr_works(module):
+def test_an_unknown_name_is_an_attribute_error_so_that_hasattr_works(module):
     assert not hasattr(module, "Nonsense")
     assert not hasattr(module, "_ipython_display_")
     with pytest.raises(ImportError, match="cannot import name 'Nonsense'"):

@@ -57,7 +57,7 @@ def define(name, member, *bases):
 
 
 @pytest.mark.parametrize("name", HELPERS)
-def test_a_helper_of_ones_own_may_be_called(name):
+def test_a_users_helper_may_be_called(name):
     define(name, lambda self, *args: None)
 
 
@@ -85,7 +85,7 @@ def test_private_methods_are_ones_own(name):
     define(name, lambda self, learn: None)
 
 
-def test_attributes_and_inner_classes_are_not_taken_for_misspelt_events():
+def test_attributes_and_inner_classes_are_not_refused_as_misspelt_events():
     class Mine(Callback):
         after_math = 3
         after_image = ()
@@ -522,7 +522,7 @@ def test_a_misspelt_attribute_of_the_contract_is_refused(name, value, meant):
         type("Mine", (mixin, Callback), {})
 
 
-def test_attributes_of_ones_own_that_look_like_the_contracts_are_not_refused():
+def test_users_attributes_that_look_like_the_contracts_are_not_refused():
     class Mine(Callback):
         states = ("idle", "busy")
         names = ("a", "b")

@@ -377,7 +377,7 @@ def test_the_share_of_clipped_updates_is_that_of_the_bounds_they_had():
 # Buffers
 
 
-def test_a_buffer_that_a_bad_batch_has_replaced_comes_back():
+def test_a_buffer_that_a_bad_batch_has_replaced_is_restored():
     bad = doubles()
     bad[2] = (bad[2][0] * float("nan"), bad[2][1])
     learn = learner_of(Running(), StopOnNaN(skip=1), data=Data(bad))

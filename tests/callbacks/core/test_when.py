@@ -276,7 +276,7 @@ def test_a_fit_without_a_callback_resumes_without_it(make_learner):
     assert learn.global_step == 4
 
 
-def test_in_mid_fit_the_state_comes_back(make_learner):
+def test_in_mid_fit_the_state_is_restored(make_learner):
     @on("after_epoch", order=Order.SAVE)
     def look_aside(learn):
         with learn.without(EarlyStopping):

@@ -226,7 +226,7 @@ def test_a_cancelled_batch_leaves_no_gradients():
     assert all(each.grad is None for each in learn.model.parameters())
 
 
-def test_another_optimizer_in_mid_fit_is_taken_up():
+def test_another_optimizer_in_mid_fit_is_used():
     class Swap(Callback):
         def before_epoch(self, learn):
             if learn.epoch == 1:

@@ -45,7 +45,7 @@ from callbacks.annealers import cos
 from learner import Data
 
 
-def test_a_fit_in_float32_ends_as_a_loop_by_hand_but_for_rounding():
+def test_a_fit_in_float32_equals_a_hand_written_loop_up_to_rounding():
     learn = fitted(learner_of(model=net(torch.float32), data=line_batches(N_BATCHES)))
     model, _ = by_hand(MOMENTUM, net(torch.float32), line_batches(N_BATCHES))
     for one, other in zip(learn.model.state_dict().values(), model.state_dict().values(), strict=True):
@@ -130,7 +130,7 @@ def test_a_smaller_last_batch_gets_a_program_of_its_own():
     ]
 
 
-def test_bf16_is_as_the_ordinary_bf16_but_for_rounding():
+def test_bf16_equals_ordinary_bf16_up_to_rounding():
     models = []
     for step in (ZeroGrad(), WholeStep("eager")):
         learn = learner_of(MixedPrecision("bf16"), step=step, model=net(torch.float32), data=line_batches(4))
@@ -265,7 +265,7 @@ def parametrized():
 
 @pytest.mark.parametrize("model", [Shared, parametrized])
 @pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
-def test_parts_that_stand_twice_or_are_computed_are_a_program_too(model, make):
+def test_shared_or_computed_parts_are_a_program_too(model, make):
     learn = assert_as_ordinary(model=model, optimizer=make)
     assert all(type(each) is nn.Parameter for each in learn.model.parameters())
 

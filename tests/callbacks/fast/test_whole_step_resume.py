@@ -86,7 +86,7 @@ def test_a_model_that_computes_its_own_loss_keeps_its_programs_too():
     assert_close(learn.model.state_dict(), ordinary.model.state_dict())
 
 
-def test_a_program_that_a_fit_has_not_used_is_let_go():
+def test_a_program_that_a_fit_has_not_used_is_released():
     made = []
     learn = learner_of(step=WholeStep(counting(made)))
     for data in (doubles(), doubles(4, 2), doubles()):

@@ -101,7 +101,7 @@ def tighten_clip(learn):
 
 @pytest.mark.parametrize("change", [swap_mask, reload_optimizer, tighten_clip])
 @pytest.mark.parametrize("make", [MOMENTUM, ADAM], ids=title_of)
-def test_what_a_callback_replaces_in_mid_fit_is_taken_up(change, make):
+def test_what_a_callback_replaces_in_mid_fit_is_used(change, make):
     assert_as_ordinary(
         lambda: GradientClip(0.5),
         lambda: on("before_batch", name="change")(change),
@@ -152,7 +152,7 @@ def weighted(preds, targets, weight=1.0):
         lambda learn: setattr(learn.model.layer, "forward", lambda x: x.sum(1, keepdim=True)),
     ],
 )
-def test_settings_are_read_wherever_they_stand(change):
+def test_settings_are_read_from_every_place(change):
     as_ordinary_with(change)
 
 

@@ -61,7 +61,7 @@ class KeepWeights(Callback):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_the_weights_stay_bit_for_bit_as_they_were_before_the_bad_batch(bad):
+def test_a_bad_batch_leaves_the_weights_unchanged_bit_for_bit(bad):
     keep = KeepWeights()
     learn = make([1.0, 2.0, bad, 1.0], callbacks=[keep])
     with pytest.raises(FloatingPointError, match="in batch 2 of epoch 0"):
@@ -180,7 +180,7 @@ def normed(values, callbacks=(), optimizer=SLOW):
     return Learner(model, Data(batches), mse, optimizer, callbacks, defaults=(ZeroGrad,))
 
 
-def test_the_statistics_of_batch_norm_stay_as_they_were_before_the_bad_batch():
+def test_a_bad_batch_leaves_the_statistics_of_batch_norm_unchanged():
     class KeepAll(Callback):
         def before_batch(self, learn):
             self.seen = tensors_of(learn)

@@ -122,7 +122,7 @@ def test_the_reason_shows_numbers_and_epochs():
     )
 
 
-def test_the_reason_stands_in_the_history():
+def test_the_reason_is_in_the_history():
     learn = make(Recorder(), Says([1, 2, 3]), EarlyStopping(patience=1))
     learn.fit(3)
     assert learn.history.stops == [(1, learn.stop_reason)]
@@ -209,7 +209,7 @@ def test_a_snapshot_in_the_middle_keeps_best_wait_and_weights():
     assert stopping.best_weights["weight"].item() == 1
 
 
-def test_the_copy_of_the_weights_is_let_go_after_the_fit_and_the_numbers_stay():
+def test_the_copy_of_the_weights_is_released_after_the_fit_and_the_numbers_stay():
     _, learn = epochs_run([5, 4, 6])
     stopping = learn.callbacks.early_stopping
     assert (stopping.best_weights, stopping.best) == (None, 4)
@@ -241,7 +241,7 @@ def test_where_the_better_way_is_not_known_mode_is_needed():
     assert epochs_run([1, 2, 1, 3, 2], result="valid_odd", better=None, mode="max", patience=2)[0] == 5
 
 
-def test_a_mode_against_the_metrics_own_is_warned_of():
+def test_a_mode_that_contradicts_the_metric_raises_a_warning():
     with pytest.warns(LearnerWarning, match="the better way of valid_accuracy is 'max'"):
         epochs_run([1], result="valid_accuracy", better="max", mode="min")
 

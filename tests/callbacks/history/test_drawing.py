@@ -37,7 +37,7 @@ def test_text_can_be_read_on_white_and_on_black_behind_a_transparent_figure(lear
         assert (own + 0.05) / 0.05 >= 4.5
 
 
-def test_lines_differ_in_their_markers_and_those_without_a_number_are_left_out():
+def test_lines_differ_in_their_markers_and_those_without_a_number_are_not_drawn():
     ax, values = new_axes(4, 3), torch.rand(10, 4)
     values[:, 2] = torch.nan
     draw_lines(ax, range(10), values, ["a", "b", "c", "d"])

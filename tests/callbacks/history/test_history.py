@@ -161,7 +161,7 @@ def test_the_csv_file_holds_all_rows_with_all_their_digits(tmp_path):
     assert b"\r" not in path.read_bytes()
 
 
-def test_best_goes_by_the_directions_of_our_losses_and_metrics_and_passes_nan_over():
+def test_best_uses_the_direction_of_each_loss_and_metric_and_ignores_nan():
     history = history_of(
         {"valid_loss": math.nan, "valid_accuracy": 0.5, "odd": 1},
         {"valid_loss": 2.0, "valid_accuracy": 0.75, "odd": 2},
@@ -209,7 +209,7 @@ def test_best_uses_the_direction_that_a_metric_declares_also_after_a_restore():
 @pytest.mark.parametrize(
     ("order", "is_late"), [(Order.MEASURE, False), (Order.REPORT, True), (Order.SAVE, True)]
 )
-def test_a_result_that_is_written_after_the_row_is_warned_of_once(order, is_late):
+def test_a_result_written_after_the_row_raises_one_warning(order, is_late):
     @on("after_epoch", order=order)
     def measure(learn):
         learn.results["mine"] = 1.0

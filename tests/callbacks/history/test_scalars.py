@@ -29,7 +29,7 @@ def elsewhere(value: float, dtype=torch.float32) -> torch.Tensor:
     return torch.tensor(value, dtype=dtype).as_subclass(Elsewhere)
 
 
-def test_numbers_come_back_as_they_were_given():
+def test_numbers_are_restored_exactly():
     scalars = Scalars()
     given = [torch.tensor(0.1), 0.2, torch.tensor([0.3], dtype=torch.float64), 4, torch.tensor(True)]
     for value in given:
@@ -70,7 +70,7 @@ def test_kinds_of_floats_may_be_mixed_on_a_device():
     assert list(scalars.read()) == pytest.approx([0.5, 0.1, 2])
 
 
-def test_reading_twice_gives_the_same_and_clearing_leaves_nothing():
+def test_reading_twice_is_the_same_and_clearing_removes_everything():
     scalars = Scalars()
     scalars.append(elsewhere(1.0))
     assert list(scalars.read()) == list(scalars.read()) == [1.0]

@@ -106,7 +106,7 @@ def test_inputs_of_shape_n_by_1_are_drawn_as_well():
     assert torch.allclose(points(ax, 0), torch.stack([X, Y], dim=1))
 
 
-def test_seven_panels_stand_in_two_rows():
+def test_seven_panels_are_drawn_in_two_rows():
     learn = line_learner(PlotSnapshots(7))
     learn.fit(7)
     figure = learn.callbacks.plot_snapshots.figure

@@ -130,7 +130,7 @@ def test_reciprocal_rank_of_one_item_by_number_is_scikit_learns_also_with_ties(s
     assert over(MeanReciprocalRank(), split(scores, relevant, sizes)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_of_tied_scores_what_is_not_relevant_stands_first():
+def test_of_tied_scores_the_irrelevant_items_come_first():
     assert over(MeanReciprocalRank(), [(torch.zeros(1, 4), torch.tensor([[1, 1, 0, 0]]))]) == 1 / 3
 
 
@@ -185,7 +185,7 @@ BY_ROW = [MeanReciprocalRank(), NDCG(3)]
 
 
 @pytest.mark.parametrize("metric", BY_ROW)
-def test_a_score_of_nan_stands_last(metric):
+def test_a_score_of_nan_comes_last(metric):
     scores = torch.tensor([[math.nan, 1.0, 0.0]])
     last = over(metric, [(torch.tensor([[-9.0, 1.0, 0.0]]), torch.tensor([0]))])
     assert over(metric, [(scores, torch.tensor([0]))]) == last < 1

@@ -128,7 +128,7 @@ def test_what_was_added_up_survives_an_interruption(kind, crash_at, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:lr is 0")
-def test_a_collection_gives_each_metric_its_name():
+def test_in_a_collection_each_metric_has_its_name():
     collection = torchmetrics.MetricCollection([MeanSquaredError(), R2Score()])
     learn = make("mse", collection, "valid")
     learn.fit(1)

@@ -107,7 +107,7 @@ def test_the_name_or_the_option_decides_which_way_is_better(metric, better):
     assert metric.higher_is_better is better
 
 
-def test_early_stopping_goes_by_it():
+def test_early_stopping_can_monitor_it():
     stopping = EarlyStopping("valid_f1_score", patience=1)
     learn = learner_of(whole_pass(f1_score), callbacks=[stopping])
     learn.fit(3)
@@ -231,7 +231,7 @@ class Root(nn.Module):
     "metric",
     [f1, by_helper, imported, by_attribute, median, root, power, area, torchmetrics_f1, Root(), partial(f1)],
 )
-def test_a_function_that_is_not_a_mean_is_warned_of_once_with_the_fix(metric):
+def test_a_function_that_is_not_a_mean_raises_one_warning_with_the_fix(metric):
     learn = learner_of(metric)
     with pytest.warns(LearnerWarning, match=r"is not a mean over items.*whole_pass\(") as seen:
         learn.validate()
@@ -267,13 +267,13 @@ def one_batch_only(preds, targets):
 
 
 @pytest.mark.parametrize("metric", [micro, accuracy_of, distance, above_half, noise, one_batch_only])
-def test_a_mean_over_items_is_not_warned_of_whatever_it_calls(metric):
+def test_a_mean_over_items_raises_no_warning_whatever_it_calls(metric):
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)
         learner_of(metric).validate()
 
 
-def test_one_batch_is_right_as_it_is_and_not_warned_of():
+def test_one_batch_is_correct_and_raises_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)
         assert not math.isnan(measured(f1, sizes=20))

@@ -85,7 +85,7 @@ def test_a_scheduler_that_cycles_momentum_and_another_of_momentum_are_refused(wi
         with_momentum(*(both if is_first else both[::-1])).fit(4)
 
 
-def test_a_scheduler_that_leaves_momentum_alone_goes_with_one_of_momentum(with_momentum):
+def test_a_scheduler_of_the_rate_only_works_with_one_of_momentum(with_momentum):
     with_momentum(TorchScheduler(STEP_LR), ParamScheduler({"momentum": lin(0.9, 0.8)})).fit(1)
 
 
@@ -175,7 +175,7 @@ def test_short_epochs_make_a_short_fit(with_momentum):
     with_momentum(ShortEpoch(2), one_cycle_of(4)).fit(2)
 
 
-def test_where_gradients_add_up_a_schedule_goes_by_updates(with_momentum):
+def test_with_accumulated_gradients_a_schedule_counts_updates(with_momentum):
     learn = with_momentum(GradientAccumulation(3), one_cycle_of(2))
     learn.fit(2)
     assert learn.global_step == 2
@@ -250,7 +250,7 @@ def test_a_name_that_nothing_schedules_is_met_with_those_that_are(with_momentum)
 # Annealers and the schedules of users
 
 
-def test_phases_that_have_no_share_are_left_out():
+def test_phases_without_a_share_are_skipped():
     assert warmup_cosine(1.0, warmup=0.0)(0.5) == pytest.approx(0.5)
     assert wsd(1.0, warmup=0.0, decay=0.5)(0.0) == 1
     assert wsd(1.0, warmup=0.9, decay=0.1)(0.9) == pytest.approx(1)  # 1 - 0.9 - 0.1 is below 0
@@ -271,7 +271,7 @@ def test_a_part_that_is_not_a_function_is_refused():
         (lambda progress: True, ValueError, "finite number"),
     ],
 )
-def test_what_gives_no_number_is_refused(with_momentum, schedule, error, words):
+def test_what_returns_no_number_is_refused(with_momentum, schedule, error, words):
     with pytest.raises(error, match=words):
         with_momentum(ParamScheduler({"lr": schedule})).fit(2)
 

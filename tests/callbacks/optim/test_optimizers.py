@@ -299,7 +299,7 @@ def test_the_same_optimizer_twice_is_refused():
         Optimizers(one, one)
 
 
-def test_a_rule_that_matches_nothing_is_left_out_with_a_warning():
+def test_a_rule_that_matches_nothing_is_ignored_with_a_warning():
     with pytest.warns(LearnerWarning, match="SGD is left out, since its rule matches no parameter"):
         learn = learner_of(optimizer=[(partial(SGD, lr=0.1), lambda name, p: p.ndim == 4), adamw])
     assert [type(each) for each in learn.optimizer.members] == [AdamW]
@@ -409,7 +409,7 @@ def test_an_optimizer_whose_parameters_are_all_frozen_is_made_when_they_are_thaw
     assert not [str(each.message) for each in recwarn if isinstance(each.message, LearnerWarning)]
 
 
-def test_a_closure_goes_to_the_members_that_take_one():
+def test_a_closure_is_passed_to_the_members_that_take_one():
     model = net()
     given = [LBFGS(model[0].parameters(), max_iter=3), SGD(model[2].parameters(), lr=0.01)]
     learn = learner_of(ClosureStep, optimizer=given, model=model)

@@ -226,7 +226,7 @@ def make(device="cpu", model=None, optimizer=None, valid=None):
     )
 
 
-def test_predictions_come_back_on_the_cpu_from_a_model_that_was_placed_without_a_fit():
+def test_predictions_of_a_model_that_was_placed_without_a_fit_are_on_the_cpu():
     learn = make("meta", model=nn.Linear(2, 1, device="meta"))
     with pytest.raises(
         NotImplementedError, match="meta"
@@ -321,7 +321,7 @@ def test_a_fit_on_cuda_and_then_on_the_cpu_takes_the_optimizers_state_along():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("kind", NESTS)
-def test_nests_reach_cuda_and_come_back_whole(kind):
+def test_nested_tensors_reach_cuda_and_return_complete(kind):
     there = to_device(NESTS[kind](), find_device("cuda"))
     assert all(tensor.device.type == "cuda" for tensor in tensors_in(there))
     back = to_device(there, CPU)

@@ -128,7 +128,7 @@ def test_it_holds_less():
     assert peak(ActivationCheckpointing("Block")) < 0.4 * peak()
 
 
-def test_the_model_is_afterwards_as_it_was_and_keeps_its_names_meanwhile():
+def test_the_model_is_restored_afterwards_and_keeps_its_names_in_between():
     names = []
 
     @on("after_loss")
@@ -143,7 +143,7 @@ def test_the_model_is_afterwards_as_it_was_and_keeps_its_names_meanwhile():
     assert [list(vars(module)) for module in learn.model.modules()] == [list(each) for each in before]
 
 
-def test_an_error_in_mid_fit_leaves_the_model_as_it_was():
+def test_an_error_in_mid_fit_leaves_the_model_unchanged():
     @on("after_pred")
     def fail(learn):
         raise ZeroDivisionError

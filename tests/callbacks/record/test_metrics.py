@@ -250,7 +250,7 @@ REGRESSION = [
 
 @pytest.mark.parametrize("metric", CLASSIFICATION, ids=lambda metric: type(metric).__name__)
 @pytest.mark.filterwarnings("ignore:No .* samples:UserWarning")
-def test_torchmetrics_of_classes_are_taken_as_they_are(metric):
+def test_torchmetrics_of_classes_are_accepted_unchanged(metric):
     learn = classify(copy.deepcopy(metric))
     preds, targets = learn.get_preds()
     metric.reset()
@@ -260,7 +260,7 @@ def test_torchmetrics_of_classes_are_taken_as_they_are(metric):
 
 
 @pytest.mark.parametrize("metric", REGRESSION, ids=lambda metric: type(metric).__name__)
-def test_torchmetrics_of_numbers_are_taken_as_they_are(metric):
+def test_torchmetrics_of_numbers_are_accepted_unchanged(metric):
     learn = regress(copy.deepcopy(metric))
     preds, targets = learn.get_preds()
     metric.reset()
@@ -269,7 +269,7 @@ def test_torchmetrics_of_numbers_are_taken_as_they_are(metric):
     assert found == [pytest.approx(metric.compute().item(), rel=1e-5)]
 
 
-def test_a_metric_of_each_class_gives_a_list():
+def test_a_metric_per_class_is_a_list():
     learn = classify(torchmetrics.classification.MulticlassRecall(3, average=None))
     value = learn.history[-1]["valid_multiclass_recall"]
     assert isinstance(value, list)

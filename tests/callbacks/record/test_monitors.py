@@ -44,7 +44,7 @@ def test_a_slow_loader_is_seen_in_the_share_of_waiting(make_learner):
     assert 0 < row["samples_per_second"] < 20 / 0.1
 
 
-def test_a_slow_model_is_not_taken_for_waiting():
+def test_a_slow_model_does_not_count_as_waiting():
     class Slow(torch.nn.Linear):
         def forward(self, inputs):
             time.sleep(0.02)

@@ -162,7 +162,7 @@ def test_the_line_of_the_epoch_before_an_error_is_not_lost(capfd):
     assert capfd.readouterr().out.splitlines()[-1].startswith("   59 ")
 
 
-def test_a_stop_prints_its_reason_on_a_line_of_its_own(capfd):
+def test_a_stop_prints_its_reason_on_a_separate_line(capfd):
     make(At(lambda learn: learn.stop("good enough"))).fit(9)
     lines = capfd.readouterr().out.splitlines()
     assert lines[-2] == "stopped in epoch 1: good enough"
@@ -258,7 +258,7 @@ def test_the_bar_is_gone_when_the_fit_ends_and_the_lines_stay(terminal):
     assert lines[-1].strip() == ""
 
 
-def test_what_others_print_stands_on_a_line_of_its_own(terminal):
+def test_what_others_print_is_on_a_separate_line(terminal):
     def speak(learn):
         print("a word")
         print("from", end=" ")

@@ -45,7 +45,7 @@ class Work(Callback):
         self.clock.now += 10
 
 
-def test_epochs_passes_and_steps_are_timed_and_the_first_step_of_a_fit_is_left_out(make_learner, clock):
+def test_epochs_passes_and_steps_are_timed_without_the_first_step_of_a_fit(make_learner, clock):
     seconds = [50, 3, 5, 7, 2, 4]
     history = make_learner(callbacks=[Timer(), Work(clock, seconds)]).fit(2)
     assert history["train_seconds"] == [58, 13]
@@ -54,7 +54,7 @@ def test_epochs_passes_and_steps_are_timed_and_the_first_step_of_a_fit_is_left_o
     assert history["step_seconds"] == [statistics.median([3, 5]), statistics.median([7, 2, 4])]
 
 
-def test_what_is_left_goes_by_the_last_epoch_and_counts_no_warm_up(make_learner, clock):
+def test_the_remaining_time_uses_the_last_epoch_without_warm_up(make_learner, clock):
     history = make_learner(callbacks=[Timer(), Work(clock, [50, 3, 5, *[1] * 9])]).fit(4)
     # 60 less the first update; then from end to end: 3 + 2 and the 10 of what comes after the measuring
     assert history["seconds_left"] == [3 * 10, 2 * 15, 15, 0]

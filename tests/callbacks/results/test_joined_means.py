@@ -266,7 +266,7 @@ def own_sum(preds, targets, reduction="mean"):
 
 
 @pytest.mark.parametrize("loss_func", [OwnSum(), partial(own_sum, reduction="sum")])
-def test_a_loss_of_ones_own_that_names_a_sum_is_added_up(loss_func):
+def test_a_users_loss_that_names_a_sum_is_added_up(loss_func):
     batches = batches_of(X, [5, 4, 3])
     model = nn.Linear(4, 4).double()
     found = Learner(model, Data(batches), loss_func).validate(batches)["valid_loss"]

@@ -106,7 +106,7 @@ def test_a_part_may_be_any_function_of_progress():
     assert [whole(0.125), whole(0.25), whole(0.625), whole(1.0)] == pytest.approx([0.5, 1.0, 10.5, 11.0])
 
 
-def test_progress_outside_is_taken_for_the_nearest():
+def test_progress_outside_the_range_uses_the_nearest_value():
     assert lin(0, 1)(-1) == 0
     assert lin(0, 1)(2) == 1
 

@@ -100,7 +100,7 @@ def test_settings_that_cannot_be_are_refused(settings, words):
         ReduceLROnPlateau(**settings)
 
 
-def test_a_result_that_nobody_measures_is_refused(make_learner):
+def test_a_result_that_is_not_measured_is_refused(make_learner):
     with pytest.raises(ValueError, match="valid_loss"):
         make_learner(callbacks=[ReduceLROnPlateau("valid_los")]).fit(1)
 

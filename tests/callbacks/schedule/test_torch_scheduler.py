@@ -52,7 +52,7 @@ def test_a_plateau_of_nothing_that_is_measured_is_refused(make_learner):
         learn.fit(1)
 
 
-def test_the_optimizer_is_left_as_it_was(make_learner):
+def test_the_optimizer_is_left_unchanged(make_learner):
     learn = make_learner(
         callbacks=[TorchScheduler(partial(OneCycleLR, max_lr=0.3, total_steps=6), every="1 step")]
     )

@@ -112,7 +112,7 @@ def test_callbacks_that_change_the_loss_run_in_both_passes_and_those_that_measur
     assert called == ["penalty", "measure", "penalty"]
 
 
-def test_the_weights_come_back_where_the_second_pass_fails():
+def test_the_weights_are_restored_if_the_second_pass_fails():
     class Once(nn.Linear):
         n = 0
 

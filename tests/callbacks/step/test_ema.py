@@ -196,7 +196,7 @@ def test_a_validation_in_mid_epoch_has_the_averages_and_leaves_the_weights(make_
 
 @pytest.mark.parametrize("cancel", [CancelValidate, CancelEpoch, CancelFit])
 @pytest.mark.parametrize("event", ["after_batch", "before_validate", "after_pred"])
-def test_a_validation_that_is_cancelled_leaves_training_as_it_was(make_learner, cancel, event):
+def test_a_cancelled_validation_leaves_training_unchanged(make_learner, cancel, event):
     @on(event)
     def leave(learn):
         if not learn.training:

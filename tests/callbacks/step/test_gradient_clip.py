@@ -75,7 +75,7 @@ def test_gradient_norms_measures_what_is_left(make_learner):
     assert row["unclipped_norm"] > 0.01
 
 
-def test_a_norm_that_is_not_finite_stands_in_the_results():
+def test_a_norm_that_is_not_finite_is_in_the_results():
     @on("after_backward")
     def spoil(learn):
         if learn.batch_idx == 2:

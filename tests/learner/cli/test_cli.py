@@ -344,7 +344,7 @@ def test_the_reader_of_a_pipe_may_close_it(first):
     [(None, 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
     ids=["end", "Ctrl-C", "SIGTERM"],
 )
-def test_a_run_whose_output_nobody_reads_ends_with_the_code_of_the_training(first, send, code):
+def test_a_run_whose_output_is_closed_ends_with_the_code_of_the_training(first, send, code):
     many = () if send is None else ("fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
     ended, shown = without_reader("run", str(first), *many, send=send)
     assert ended == code, shown

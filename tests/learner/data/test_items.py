@@ -138,13 +138,13 @@ def test_what_is_not_a_function_is_refused():
         (lambda x: x[:2], torch.rand(4, 1), torch.rand(2, 1)),
     ],
 )
-def test_lengths_that_differ_on_purpose_are_not_warned_of(function, inputs, targets):
+def test_lengths_that_differ_on_purpose_raise_no_warning(function, inputs, targets):
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)
         fitted(function, [(inputs, targets)])
 
 
-def test_one_target_of_each_graph_with_many_nodes_is_not_warned_of():
+def test_one_target_per_graph_with_many_nodes_raises_no_warning():
     batch = graph(4, 11, y=torch.rand(4), num_graphs=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)
@@ -153,7 +153,7 @@ def test_one_target_of_each_graph_with_many_nodes_is_not_warned_of():
     assert learn.n_samples == 4
 
 
-def test_sequences_of_different_lengths_are_warned_of_once_with_the_fix():
+def test_sequences_of_different_lengths_raise_one_warning_with_the_fix():
     batches = [(torch.rand(9, 4, 3), torch.rand(7, 4, 3))]
 
     def make(**options):
@@ -221,7 +221,7 @@ def test_updates_that_overflow_do_not_count():
     assert learn.n_samples == learn.global_step == 0
 
 
-def test_a_batch_that_is_left_out_for_its_nan_does_not_count():
+def test_a_batch_that_is_skipped_for_nan_does_not_count():
     batches = [*BATCHES, (torch.full((5, 3), torch.nan), torch.rand(5, 3))]
     with pytest.warns(LearnerWarning, match="skipped"):
         learn = fitted(lambda x: x, batches, callbacks=[StopOnNaN(skip=1)])

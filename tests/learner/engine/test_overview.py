@@ -43,7 +43,7 @@ def test_data_a_check_and_a_cost_are_tables(classifier):
         assert text in shown
 
 
-def test_cells_are_escaped_and_numbers_stand_at_the_right():
+def test_cells_are_escaped_and_numbers_are_aligned_right():
     table = html_table([("<a>", 1.5)], ["name", "number"], n_text=1)
     assert '<td style="text-align: left">&lt;a&gt;</td><td style="text-align: right">1.5</td>' in table
     assert table.count("<tr>") == 2

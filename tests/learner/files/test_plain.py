@@ -95,7 +95,7 @@ def bits(value: Any) -> Any:
 @example([-0.0, math.inf, -math.inf, math.nan, 5e-324, 2**63, -(2**63) - 1, 2**2039, 2**2040, -(2**2040)])
 @example({"long": [1, 10**700]})
 @settings(deadline=None)
-def test_what_is_made_plain_comes_back_with_the_same_bits(value):
+def test_plain_data_is_restored_with_the_same_bits(value):
     assert bits(from_plain(to_plain(value, "state"))) == bits(value)
 
 
@@ -108,7 +108,7 @@ def test_a_file_keeps_the_bits_of_plain_data(tmp_path_factory, value):
     assert bits(from_plain(checkpoint_file.read(path)["value"])) == bits(value)
 
 
-def test_a_generator_comes_back_and_draws_what_the_first_would_have_drawn():
+def test_a_restored_generator_draws_what_the_first_would_have_drawn():
     generator = torch.Generator().manual_seed(3)
     torch.rand(5, generator=generator)
     again = from_plain(to_plain(generator, "state"))
@@ -140,7 +140,7 @@ def test_tied_tensors_stay_tied():
     assert plain["a"].data_ptr() == plain["b"].data_ptr() == weight.data_ptr()
 
 
-def test_a_sparse_tensor_comes_back():
+def test_a_sparse_tensor_is_restored():
     there = torch.eye(3).to_sparse()
     again = from_plain(to_plain(there, "state"))
     assert again.is_coalesced()

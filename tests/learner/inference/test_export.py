@@ -251,7 +251,7 @@ def state_of(learn):
 
 
 @pytest.mark.parametrize("model", [network(), nn.Sequential(network(), Decides())], ids=["works", "fails"])
-def test_an_export_leaves_the_learner_as_it_was(tmp_path, model):
+def test_an_export_leaves_the_learner_unchanged(tmp_path, model):
     learn = make(model, torch.rand(5, 3))
     model[0].requires_grad_(False)
     model[1].eval()

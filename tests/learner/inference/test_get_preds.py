@@ -230,7 +230,7 @@ class Twice(nn.Linear):
         return super().forward(x), 2 * super().forward(x)
 
 
-def test_an_error_in_the_pass_leaves_no_file_and_the_former_one_as_it_was(tmp_path):
+def test_an_error_in_the_pass_leaves_no_file_and_the_previous_one_unchanged(tmp_path):
     learn, path = make(), tmp_path / "preds.npy"
     learn.get_preds(to=path)
     before = path.read_bytes()

@@ -183,13 +183,13 @@ def assert_equal(found: tuple[list[Tensor], list[float]], wanted: tuple[list[Ten
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_a_bare_fit_gives_the_bits_of_a_hand_written_loop(case):
+def test_a_bare_fit_has_the_bits_of_a_hand_written_loop(case):
     found = train_by_learner(case, callbacks=[ZeroGrad, Recorder], defaults=())
     assert_equal(found, train_by_hand(case))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_a_fit_with_all_defaults_gives_the_bits_of_a_hand_written_loop(case, capsys):
+def test_a_fit_with_all_defaults_has_the_bits_of_a_hand_written_loop(case, capsys):
     found = train_by_learner(case, defaults=DEFAULT_CALLBACKS)
     assert_equal(found, train_by_hand(case))
 

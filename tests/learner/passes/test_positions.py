@@ -93,7 +93,7 @@ def test_taking_a_mark_changes_nothing():
     assert_same(run(positions.now), run(lambda loader: None))
 
 
-def test_all_random_states_are_as_they_were_before_the_first_fetch():
+def test_all_random_states_are_restored_before_the_first_fetch():
     _, saved = whole_run(SKIPPED["generators everywhere"])
     loader, now = SKIPPED["generators everywhere"](), from_plain(saved[1, 12][1])
     scramble(99)

@@ -125,7 +125,7 @@ def test_without_a_seed_nothing_is_seeded(write):
     assert torch.equal(learn.data.train[0][0], expected)
 
 
-def test_null_leaves_out_a_default_and_nothing_else(write):
+def test_null_removes_a_default_and_nothing_else(write):
     learn = load_recipe(write()).build()
     assert {type(callback) for callback in learn.callbacks} == set(DEFAULT_CALLBACKS) - {Progress}
 
@@ -137,7 +137,7 @@ def test_a_recipe_asks_for_batches_on_a_stream_of_their_own(write):
     learn.fit(1)
 
 
-def test_an_empty_list_of_defaults_leaves_out_all(write):
+def test_an_empty_list_of_defaults_removes_all(write):
     learn = load_recipe(
         write(("callbacks:\n  Progress: null", "defaults: []\ncallbacks:\n  ZeroGrad:"))
     ).build()
@@ -515,7 +515,7 @@ class Late(nn.Linear):
 NEIGHBOURS = ("neighbour_package", "neighbour_package.inner", "neighbour_late", "neighbour_by_name")
 
 
-def test_only_the_files_of_a_recipe_import_what_lies_beside_it(write, tmp_path_factory, monkeypatch):
+def test_only_the_files_of_a_recipe_import_from_its_folder(write, tmp_path_factory, monkeypatch):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "library_of_others.py").write_text(STRANGER)
     monkeypatch.syspath_prepend(str(elsewhere))

@@ -134,13 +134,13 @@ def test_what_is_written_reads_back_as_the_same(tree):
 
 
 @given(st.text())
-def test_any_text_gives_a_tree_or_problems(text):
+def test_any_text_is_a_tree_or_has_problems(text):
     with suppress(RecipeError):
         assert str(parse(text, "recipe.yaml").place) == "recipe.yaml:1:1" or text.strip()
 
 
 @given(st.binary())
-def test_any_bytes_give_text_or_problems(content):
+def test_any_bytes_are_text_or_have_problems(content):
     with suppress(RecipeError):
         assert decode(content, "recipe.yaml").encode() in (content, content.removeprefix(b"\xef\xbb\xbf"))
 

@@ -68,7 +68,7 @@ def test_another_base_is_refused_and_nothing_changes(tmp_path):
     assert same(other, untouched)
 
 
-def test_what_is_frozen_only_later_is_kept_as_it_was_trained(tmp_path):
+def test_layers_frozen_later_are_saved_as_they_were_trained(tmp_path):
     learn = make(tmp_path / "run")
     learn.model.base.requires_grad_(True)
     with pytest.warns(LearnerWarning, match="it does not train"):

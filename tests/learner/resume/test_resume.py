@@ -34,14 +34,14 @@ def whole(n_epochs: int = N_EPOCHS, **options):
 
 
 @pytest.mark.parametrize("at", [1, 5, 6, 7, 9, 14, 20, 27, 32])
-def test_epoch_checkpoints_give_the_same_bits(tmp_path, at):
+def test_epoch_checkpoints_resume_with_the_same_bits(tmp_path, at):
     learn = run_interrupted(tmp_path / "run", at, every="1 epoch")
     assert differs(outcome(learn), whole()) == []
 
 
 @pytest.mark.parametrize("data", [shuffled, in_memory, partial(shuffled, generator=torch.Generator())])
 @pytest.mark.parametrize("at", [1, 3, 6, 7, 8, 16])
-def test_step_checkpoints_in_mid_epoch_give_the_same_bits(tmp_path, at, data):
+def test_step_checkpoints_in_mid_epoch_resume_with_the_same_bits(tmp_path, at, data):
     """With random augmentation; `seen` shows that no sample is repeated or missed."""
     if isinstance(data, partial):
         data.keywords["generator"].manual_seed(7)
@@ -60,7 +60,7 @@ def test_items_that_were_seen_are_not_fetched_again(tmp_path):
 
 
 @pytest.mark.parametrize("at", [3, 10])
-def test_augmentation_in_workers_gives_the_same_bits(tmp_path, at):
+def test_augmentation_in_workers_resumes_with_the_same_bits(tmp_path, at):
     data = partial(shuffled, num_workers=2)
     learn = run_interrupted(tmp_path / "run", at, data=data, n_epochs=2)
     assert differs(outcome(learn), whole(n_epochs=2, data=data)) == []
@@ -188,7 +188,7 @@ def test_history_and_rates_have_no_gap(tmp_path, at):
     assert list(learn.history.steps["lr"]) == whole()["steps"]["lr"]
 
 
-def test_a_resume_of_a_resume_of_a_resume_gives_the_same_bits(tmp_path):
+def test_a_run_that_is_resumed_three_times_has_the_same_bits(tmp_path):
     for at in (4, 5, 1, 9):
         with pytest.raises(ZeroDivisionError):
             make(tmp_path).fit(N_EPOCHS, callbacks=[Crash(at)], resume="auto")

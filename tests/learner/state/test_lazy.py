@@ -122,7 +122,7 @@ def test_a_snapshot_from_before_the_first_batch_can_be_restored_more_than_once(m
 
 @pytest.mark.parametrize("only", [None, "model"])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_a_file_gives_an_untrained_model_its_shapes(model: Any, only: Any, tmp_path: Path) -> None:
+def test_a_file_sets_the_shapes_of_an_untrained_model(model: Any, only: Any, tmp_path: Path) -> None:
     learn = make(model)
     learn.fit(1)
     other = make(model)
