@@ -211,7 +211,9 @@ def read_facts(record: Record, text: str) -> None:
     record.title = record.title or str(facts.get("recipe") or "")
     record.directions = {**facts["directions"], monitored.get("name"): monitored.get("direction")}
     if facts.get("stop_reason"):
-        record.stops = [(len(record.rows), str(facts["stop_reason"]))]
+        n_epochs = facts.get("n_epochs")
+        last = n_epochs - 1 if isinstance(n_epochs, int) else 0
+        record.stops = [(last, str(facts["stop_reason"]))]
 
 
 def read_history(record: Record, text: str) -> None:

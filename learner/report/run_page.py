@@ -62,10 +62,7 @@ def result_section(record: Record) -> str:
     others = [name for name in others if name.startswith("valid_") or name == "train_loss"]
     cards = [card(record, name, is_main=name == main) for name in [main, *others[:N_CARDS]] if name]
     body = f'<div class="cards">{"".join(cards)}</div>' if cards else ""
-    reasons = [
-        paragraph(f"Stopped after {counted(epoch, 'epoch', 'epochs')}: {reason}")
-        for epoch, reason in record.stops
-    ]
+    reasons = [paragraph(f"Stopped in epoch {epoch}: {reason}") for epoch, reason in record.stops]
     if record.facts.get("error"):
         reasons.append(paragraph(f"Ended with an error: {record.facts['error']}", "bad"))
     if not record.results:

@@ -192,7 +192,7 @@ def test_a_learner_reports_without_a_folder(make_learner, tmp_path):
     found = learn.report(tmp_path / "deep" / "report.html")
     text = text_of(found.path.read_text(encoding="utf-8"))
     assert f"{learn.history.best('valid_loss')['valid_loss']:.4f} valid_loss best in epoch" in text
-    assert "Stopped after" in text
+    assert "Stopped in epoch" in text
     assert "SGD, lr: 0.1" in text
     assert "<iframe" in found._repr_html_()
 
