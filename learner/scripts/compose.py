@@ -89,9 +89,22 @@ def script_of(
     script = Script(learn, expressions, loaders, form, n_epochs, title)
     script.output = output_of(made.model, learn, sample)
     add_head(script, seed)
-    placements = [each for each in learn.callbacks if type(each) is DevicePlacement]
-    for callback in placements:
-        step_forms.placement(callback, script)
+    add_parts(script, model, made)
+    for callback in learn.callbacks:
+        if type(callback) is not DevicePlacement:
+            add_callback(callback, script)
+    check_operations(learn, script)
+    if expressions.problems:
+        lines = "\n  ".join(dict.fromkeys(expressions.problems))
+        raise ValueError(f"this learner cannot be written as a script:\n  {lines}")
+    return script
+
+
+def add_parts(script: Script, model: Part, made: Made) -> None:
+    """The data, the model, the loss and the optimizer, in the order in which the script makes them."""
+    for callback in script.learn.callbacks:
+        if type(callback) is DevicePlacement:
+            step_forms.placement(callback, script)
     if not made.is_first:
         add_loaders(script)
     model_form(model, made.model, script)
@@ -99,14 +112,6 @@ def script_of(
         add_loaders(script)
     loss_form(script)
     optimizer_form(script)
-    for callback in learn.callbacks:
-        if callback not in placements:
-            add_callback(callback, script)
-    check_operations(learn, script)
-    if expressions.problems:
-        lines = "\n  ".join(dict.fromkeys(expressions.problems))
-        raise ValueError(f"this learner cannot be written as a script:\n  {lines}")
-    return script
 
 
 class Made(NamedTuple):
@@ -204,10 +209,9 @@ def add_callback(callback: Callback, script: Script) -> None:
         if kind is not Recorder:
             script.left_out.append(kind.__name__)
     elif kind not in FORMS:
-        origin = (
-            "it is your own" if not kind.__module__.startswith("callbacks.") else "it changes the training"
-        )
-        script.problem(f"the callback {kind.__name__} has no script form: {origin}")
+        is_ours = kind.__module__.startswith("callbacks.")
+        hint = "leave it out" if is_ours else "it is your own code; leave it out"
+        script.problem(f"the callback {kind.__name__} has no script form: {hint}")
     elif window is not None:
         script.problem(f"the callback {window!r}: a script has no form for a window of When")
     else:

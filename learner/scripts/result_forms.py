@@ -47,30 +47,31 @@ def measure(given: tuple[Any, ...], script: Script, part: str) -> None:
     made = {snake_case(metric_name(each)): metric_form(each, script) for each in given}
     if not made:
         return
-    preds = "preds" if script.learn.loss_func is not None else 'getattr(preds, "logits", preds)'
+    script.measured |= {f"{part}_{name}" for name in made}
+    for name, metric in zip(made, given, strict=True):
+        script.directions[f"{part}_{name}"] = direction_of(metric)
     items = ", ".join(f'"{name}": {form}' for name, form in made.items())
     script.epoch_start.append(f"{part}_metrics = {{{items}}}")
+    preds = "preds" if script.learn.loss_func is not None else 'getattr(preds, "logits", preds)'
+    preds += ".detach()" if part == "train" else ""  # a metric must not keep the graph of the batch
     targets = script.batch.targets.removeprefix("*")
     targets = f"({targets})" if "," in targets else targets
-    after = [f"for metric in {part}_metrics.values():", f"    metric.update({preds}, {targets})"]
-    done = [f"for name, metric in {part}_metrics.items():"]
+    batch = [f"for metric in {part}_metrics.values():", f"    metric.update({preds}, {targets})"]
+    (script.after_batch if part == "train" else script.valid_batch).extend(batch)
+    (script.after_train if part == "train" else script.after_valid).extend(computed(part, made))
+
+
+def computed(part: str, made: dict[str, str]) -> list[str]:
+    """The lines that write the metrics of a pass to `results`."""
+    loop = f"for name, metric in {part}_metrics.items():"
     if all(form.partition("(")[0] in (*texts.METRICS, "MeanOf") for form in made.values()):
-        done.append(f'    results[f"{part}_{{name}}"] = float(metric.compute())')
-    else:  # an object of the user may compute several numbers by name
-        done += [
-            "    value = metric.compute()",
-            "    for key, each in (value if isinstance(value, dict) else {name: value}).items():",
-            f'        results[f"{part}_{{key}}"] = float(each)',
-        ]
-    (script.after_batch if part == "train" else script.valid_batch).extend(after)
-    (script.after_train if part == "train" else script.after_valid).extend(done)
-    script.measured |= {f"{part}_{name}" for name in made}
-    script.directions |= {
-        f"{part}_{name}": direction_of(each) for name, each in zip(made, given, strict=True)
-    }
-    if part == "train":  # a metric must not keep the graph of the batch
-        at = script.after_batch.index(after[1])
-        script.after_batch[at] = f"    metric.update({preds}.detach(), {targets})"
+        return [loop, f'    results[f"{part}_{{name}}"] = float(metric.compute())']
+    return [  # an object of the user may compute several numbers by name
+        loop,
+        "    value = metric.compute()",
+        "    for key, each in (value if isinstance(value, dict) else {name: value}).items():",
+        f'        results[f"{part}_{{key}}"] = float(each)',
+    ]
 
 
 def metric_form(metric: Any, script: Script) -> str:
@@ -201,30 +202,24 @@ def early_stopping(callback: EarlyStopping, script: Script) -> None:
     """`EarlyStopping`: leave the loop, and restore the best weights."""
     monitor = callback.monitor
     needs_results(script, "EarlyStopping", monitor)
-    name = script.own("best")
-    wait = script.own("wait")
+    name, wait = script.own("best"), script.own("wait")
     state = measured_state(script, monitor) if callback.restore_best else ""
     good, bad = callback.stopping_threshold, callback.divergence_threshold
     sign = "<" if better_way(callback, script) == "min" else ">"
     value = f'results["{monitor}"]'
-    better = gain(value, name, sign, callback._best.min_delta) + (
-        f" or {value} {sign}= {good!r}" if good is not None else ""
-    )
+    better = gain(value, name, sign, callback._best.min_delta)
+    better += f" or {value} {sign}= {literal(good)}" if good is not None else ""
     script.setup.append(f'{name}, {wait} = float("{"" if sign == "<" else "-"}inf"), 0')
-    kept = [f"{name}_state = {state}"] if state else []
-    script.after_epoch += [
-        f"if {better}:",
-        *(f"    {line}" for line in [f"{name}, {wait} = {value}, 0", *kept]),
-        "else:",
-        f"    {wait} += 1",
-    ]
-    reasons = [f"{wait} >= {callback.patience}"]
-    reasons += [f"{value} {sign}= {good!r}"] if good is not None else []
-    reasons += [f"not {value} {sign} {bad!r}"] if bad is not None else []
-    script.end_epoch += [f"if {' or '.join(reasons)}:", "    break"]
+    script.after_epoch += [f"if {better}:", f"    {name}, {wait} = {value}, 0"]
     if state:
         script.setup.append(f"{name}_state = None")
+        script.after_epoch.append(f"    {name}_state = {state}")
         script.after_fit += [f"if {name}_state is not None:", f"    model.load_state_dict({name}_state)"]
+    script.after_epoch += ["else:", f"    {wait} += 1"]
+    reasons = [f"{wait} >= {callback.patience}"]
+    reasons += [f"{value} {sign}= {literal(good)}"] if good is not None else []
+    reasons += [f"not {value} {sign} {literal(bad)}"] if bad is not None else []
+    script.end_epoch += [f"if {' or '.join(reasons)}:", "    break"]
 
 
 def gain(value: str, best: str, sign: str, min_delta: float) -> str:

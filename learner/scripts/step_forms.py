@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from callbacks.place.device import DevicePlacement
 from callbacks.results.reductions import reduction_of
@@ -43,10 +44,8 @@ def clip(callback: GradientClip, script: Script) -> None:
 
 def accumulation(callback: GradientAccumulation, script: Script) -> None:
     """`GradientAccumulation`: an update for several batches, in which each batch has its weight."""
-    if callback.weight is not None:
-        script.problem("GradientAccumulation(weight=...): a script has no form for it")
-    if reduction_of(script.learn.loss_func).adds_up:
-        script.problem("GradientAccumulation: a script has no form for a loss with reduction='sum'")
+    if callback.weight is not None or reduction_of(script.learn.loss_func).adds_up:
+        script.problem("GradientAccumulation: a script has no form for weight= and for a loss that is a sum")
     script.needs.add("batch_idx")
     weight = loss_weight(script)
     weight = f"{weight}.item()" if weight.endswith(".sum()") else weight
@@ -64,13 +63,13 @@ def accumulation(callback: GradientAccumulation, script: Script) -> None:
         script.before_backward.append(f"n_waiting += {script.batch.n_items}")
         script.after_update.append("n_waiting = 0")
         full = f"n_waiting >= {callback.n_samples}"
+    script.after_update.append("waiting = 0.0")
     script.update_if = f"{full} or batch_idx + 1 == {script.length}"
     script.before_step += block("""
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad.div_(waiting)
     """)
-    script.after_update.append("waiting = 0.0")
 
 
 def precision(callback: MixedPrecision, script: Script) -> None:
@@ -95,13 +94,7 @@ def precision(callback: MixedPrecision, script: Script) -> None:
 
 def ema(callback: EMA, script: Script) -> None:
     """`EMA`: averages of the weights, which validation and the final model use."""
-    model = script.learn.model
-    tensors, source = list(model.parameters()), "model.parameters()"
-    if callback.buffers == "average":
-        tensors, source = [*tensors, *model.buffers()], "[*model.parameters(), *model.buffers()]"
-    is_floating = all(each.is_floating_point() for each in tensors)
-    weights = f"list({source})" if is_floating else f"[each for each in {source} if each.is_floating_point()]"
-    is_wide = all(each.dtype in WIDE for each in tensors if each.is_floating_point())
+    weights, is_wide = averaged(callback, script.learn.model)
     copied = "each.detach().clone()" if is_wide else "each.detach().to(torch.float32, copy=True)"
     script.helpers["copy_into"] = COPY_INTO
     script.setup += [
@@ -127,6 +120,17 @@ def ema(callback: EMA, script: Script) -> None:
     ]
     if callback.at_end == "weights":
         script.after_fit.append("copy_into(weights, own_weights)")
+
+
+def averaged(callback: EMA, model: nn.Module) -> tuple[str, bool]:
+    """The list of what is averaged, and whether all of it has at least 32 bits."""
+    tensors, source = list(model.parameters()), "[*model.parameters()]"
+    if callback.buffers == "average":
+        tensors, source = [*tensors, *model.buffers()], "[*model.parameters(), *model.buffers()]"
+    floating = [each for each in tensors if each.is_floating_point()]
+    if len(floating) < len(tensors):
+        source = f"[each for each in {source} if each.is_floating_point()]"
+    return source, all(each.dtype in WIDE for each in floating)
 
 
 WIDE = (torch.float32, torch.float64)
