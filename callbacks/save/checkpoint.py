@@ -117,9 +117,7 @@ class Checkpoint(Callback):
         self._reset()
         self._frozen = set(frozen_in(learn.model)) if self.trainable_only else set()
         self._measured.begin_fit()
-        self._folder = (
-            self._folder or self.folder.absolute()
-        )  # now, because the fit may change the working directory
+        self._folder = self._folder or Path(self.folder).absolute()  # before the fit changes the directory
         if not self._has_lock(learn):
             return
         if not (learn.resumed or self._is_ours) and checkpoints_in(self._folder):

@@ -94,7 +94,11 @@ def check_fits(own: State, state: State, path: Path) -> None:
     kinds = {
         "missing in the file": missing,
         "only in the file": [name for name in state if name not in own],
-        "of another shape": [name for name in state if name in own and not fits(own[name], state[name])],
+        "of another shape": [
+            f"{name} {shape_of(state[name])} (here {shape_of(own[name])})"
+            for name in state
+            if name in own and not fits(own[name], state[name])
+        ],
     }
     problems = [f"{listed(names)} {words}" for words, names in kinds.items() if names]
     if problems:
@@ -122,6 +126,11 @@ def fits(own: Any, given: Any) -> bool:
     if not isinstance(own, Tensor) or not isinstance(given, Tensor):
         return isinstance(own, Tensor) == isinstance(given, Tensor)
     return is_lazy(own) or own.shape == given.shape
+
+
+def shape_of(value: Any) -> Any:
+    """The shape of a tensor, or the type of something else."""
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def load_state(model: nn.Module, state: State) -> None:

@@ -153,7 +153,7 @@ def change(state: dict[str, Any], how: str) -> dict[str, Any]:
     [
         ("missing", r"1\.bias missing in the file"),
         ("more", r"2\.weight only in"),
-        ("shape", r"1\.weight of another"),
+        ("shape", r"1\.weight \(2, 3\) \(here \(1, 3\)\) of another"),
     ],
 )
 def test_weights_that_match_in_part_are_refused_by_name_and_not_loaded(
