@@ -79,7 +79,8 @@ def as_argument(item: Any, name: str, sample: Any) -> Any:
         if not item.ndim:
             return torch.as_tensor(item)
         if is_float_array(item) and isinstance(sample, Sample) and sample.dtype.is_floating_point:
-            native = np.array(item, dtype=item.dtype.newbyteorder("="), order="C")
+            dtype: Any = item.dtype
+            native = np.array(item, dtype=dtype.newbyteorder("="), order="C")
             return torch.from_numpy(native).to(sample.dtype)  # float64 is NumPy's default, and seldom meant
         column = as_column(item, name)
         return column if isinstance(column, Tensor) else column[:]
