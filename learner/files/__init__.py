@@ -1,1 +1,1 @@
-"""The format of a checkpoint file: whole or not there, and without code."""
+"""Files of checkpoints, of weights and of runs: whole or not there, and without code."""

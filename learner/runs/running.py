@@ -20,7 +20,7 @@ from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
 from callbacks.record.unkept import note_kept
 from learner.checks.processes import check_processes
-from learner.files.run_files import send_files_to
+from learner.files.run_files import FINAL, send_files_to, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, is_refusal, load_recipe
 from learner.recipes.recipe_errors import Mistake, RecipeError
@@ -189,7 +189,8 @@ def keep_and_report(learn: Learner, recorder: RunRecorder, error: BaseException 
 
 
 def kept_elsewhere(learn: Learner, recorder: RunRecorder) -> Path | None:
-    """Write the whole run into a temporary folder; None if that is not possible either."""
+    """Write the whole run into a temporary folder; None if not even the weights can be written there."""
+    folder: Path | None = None
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{recorder.folder.name}-"))
         texts = {
@@ -202,7 +203,7 @@ def kept_elsewhere(learn: Learner, recorder: RunRecorder) -> Path | None:
         recorder.keep(learn, folder)
         keep_results(learn, folder)
     except OSError:
-        return None
+        return folder if folder and weights_file(folder, FINAL) else None
     return folder
 
 

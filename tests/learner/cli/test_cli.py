@@ -377,7 +377,7 @@ def test_results_that_cannot_be_written_do_not_hide_the_error_of_the_training(fi
 
     monkeypatch.setattr(History, "to_csv", full)
     monkeypatch.setattr(EarlyStopping, "cleanup_fit", lambda self, learn: end(learn))
-    with pytest.warns(LearnerWarning, match="could not be written"), pytest.raises(ending, match="mine"):
+    with pytest.warns(LearnerWarning, match="cannot be written to"), pytest.raises(ending, match="mine"):
         run(load_recipe(str(first)))
 
 
