@@ -72,6 +72,19 @@ class TensorLoader:
         OSError: at the start of a pass or when a batch is read, a mapped file is shorter than before.
     """
 
+    tensors: tuple[Column, ...]
+    keys: tuple[str, ...] | None
+    rows: Tensor | None
+    devices: set[torch.device]
+    n_items: int
+    batch_size: int
+    shuffle: bool
+    drop_last: bool
+    blocks: Blocks | None
+    seed: int
+    seed_was_given: bool
+    epoch: int
+
     def __init__(
         self,
         tensors: Sequence[Any] | Mapping[str, Any],

@@ -64,6 +64,11 @@ class Data:
         TypeError, ValueError: an argument cannot be used; the message says what to pass.
     """
 
+    train: Batches
+    valid: Any
+    n_inputs: int
+    target_keys: tuple[Any, ...]
+
     count_items: Callable[[Any], int] | None = None
     more_valid: Mapping[str, Batches] = {}
     test: Batches | None = None

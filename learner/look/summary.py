@@ -29,7 +29,8 @@ WIDTH = 79
 HEAD = ("layer", "output shape", "parameters", "FLOPs", "memory")
 WIDTHS = (34, 14, 12, 8, 9)
 SHARED, FROZEN = "shared", "*"
-NOTHING = ([], 0, 0, 0)  # shapes, bytes, operations and calls of a layer that was not called
+#: Shapes, bytes, operations and calls of a layer that was not called.
+NOTHING: tuple[list[Any], int, int, int] = ([], 0, 0, 0)
 
 
 @dataclass

@@ -37,10 +37,12 @@ class Source(streams.Passes):
         is_reported: was a wrong length reported?
     """
 
+    is_reported: bool
+
     def __init__(self, loader: Any):
         super().__init__(loader)
         self.claim: int | None = None
-        self.given: int | None = None
+        self.given = None
         self.is_reported = self._was_right = False
 
     def saved_state(self, *, with_this: bool) -> dict[str, Any]:

@@ -40,6 +40,11 @@ class Passes:
         continues: does a pass start where the last one ended? None while this is unknown.
     """
 
+    n_fetched: int
+    is_whole: bool
+    is_unknown: bool
+    given: int | None = None
+
     def __init__(self, loader: Any):
         self.loader = loader
         self.n_fetched, self.is_whole = 0, False

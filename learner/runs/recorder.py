@@ -46,6 +46,8 @@ class RunRecorder(Callback):
 
     order = Order.SAVE
 
+    facts: dict[str, Any]
+
     def __init__(self, recipe: Recipe, folder: Path):
         super().__init__()
         self.folder, self.facts = folder, read_facts(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import get_terminal_size
+from typing import Any
 
 from learner.files.run_files import BEST, FINAL, weights_file
 from learner.report.page import shown
@@ -38,7 +39,7 @@ def best_in(record: Record) -> tuple[str, Best | None]:
     if name is not None:
         return name, record.best(name)
     known = monitored.get("direction") in ("min", "max") and is_number(monitored.get("value"))
-    values = [monitored.get(key) for key in ("value", "epoch", "direction")]
+    values: list[Any] = [monitored.get(key) for key in ("value", "epoch", "direction")]
     return str(monitored.get("name")), Best(*values) if known else None
 
 

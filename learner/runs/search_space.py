@@ -16,7 +16,8 @@ from learner.recipes.recipe_errors import Place, Problem, RecipeError, did_you_m
 from learner.recipes.sections import KEYS
 from learner.recipes.yaml_tree import Node, as_scalar, parse
 
-DECADES = {float: 10, int: 100}  # ratio of the ends of a range from which its scale is logarithmic
+#: Ratio of the ends of a range from which its scale is logarithmic.
+DECADES: dict[type, int] = {float: 10, int: 100}
 
 
 @dataclass(frozen=True)

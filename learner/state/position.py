@@ -33,7 +33,7 @@ class Place:
     def __init__(self, span: Span | None = None):
         self.span = span
         self.fetching: int | None = None
-        self.in_batch = False
+        self.in_batch: bool = False
         self.hook: str | None = None
         self.operations: list[str] = []
         self._error = 0  # its id: the error itself would keep its frames, and their tensors, alive
