@@ -72,19 +72,6 @@ class TensorLoader:
         OSError: at the start of a pass or when a batch is read, a mapped file is shorter than before.
     """
 
-    tensors: tuple[Column, ...]
-    keys: tuple[str, ...] | None
-    rows: Tensor | None
-    devices: set[torch.device]
-    n_items: int
-    batch_size: int
-    shuffle: bool
-    drop_last: bool
-    blocks: Blocks | None
-    seed: int
-    seed_was_given: bool
-    epoch: int
-
     def __init__(
         self,
         tensors: Sequence[Any] | Mapping[str, Any],
@@ -97,18 +84,21 @@ class TensorLoader:
         rows: Tensor | None = None,
     ):
         found = as_columns(tensors)
-        self.tensors, self.keys, self.rows = found.tensors, found.keys, rows
-        self.devices = {column.device for column in self.tensors}
-        self.n_items = len(self.tensors[0]) if rows is None else len(rows)
-        self.batch_size = check_batch_size(batch_size)
+        self.tensors: tuple[Column, ...] = found.tensors
+        self.keys: tuple[str, ...] | None = found.keys
+        self.rows: Tensor | None = rows
+        self.devices: set[torch.device] = {column.device for column in self.tensors}
+        self.n_items: int = len(self.tensors[0]) if rows is None else len(rows)
+        self.batch_size: int = check_batch_size(batch_size)
         for name, value in (("shuffle", shuffle), ("drop_last", drop_last)):
             if value not in (True, False):  # "no" would count as True
                 raise TypeError(f"{name}={value!r}: pass True or False.")
-        self.shuffle, self.drop_last = shuffle, drop_last
-        self.blocks = check_order(order, shuffle, self.tensors)
-        self.seed = check_seed(seed) if shuffle else 0
-        self.seed_was_given = shuffle and seed is not None
-        self.epoch = 0
+        self.shuffle: bool = shuffle
+        self.drop_last: bool = drop_last
+        self.blocks: Blocks | None = check_order(order, shuffle, self.tensors)
+        self.seed: int = check_seed(seed) if shuffle else 0
+        self.seed_was_given: bool = shuffle and seed is not None
+        self.epoch: int = 0
 
     def __len__(self) -> int:
         return self.n_items // self.batch_size if self.drop_last else -(-self.n_items // self.batch_size)
@@ -126,11 +116,8 @@ class TensorLoader:
             batches = self._by_blocks(self.blocks, epoch, first)
         else:
             batches = self._by_items(self.order(epoch), first)
-        if self.keys is None:
-            yield from batches
-        else:
-            for batch in batches:
-                yield dict(zip(self.keys, batch, strict=True))
+        for batch in batches:
+            yield batch if self.keys is None else dict(zip(self.keys, batch, strict=True))
 
     def order(self, epoch: int) -> Tensor | None:
         """The numbers of the items in the order of an epoch; None for their own order."""

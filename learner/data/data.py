@@ -23,7 +23,7 @@ from learner.data.loaders import (
     describe_loader,
     is_function,
 )
-from learner.data.seeded import Seeded
+from learner.data.seeded import seeded
 from learner.data.tensors import (
     as_columns,
     as_tensors,
@@ -296,10 +296,3 @@ def as_data(data: Any) -> Data:
         f"data is {describe(data)}: pass Data(train, valid), as in Data([batch, batch]) or Data(function), a "
         "pair of loaders (train, valid), or a pair of tensors (inputs, targets)."
     )
-
-
-def seeded(dataset: Any, options: Mapping[str, Any]) -> Any:
-    """The data set, wrapped in `Seeded` if workers start again each epoch, so that draws can be repeated."""
-    if not options.get("num_workers") or options.get("persistent_workers"):
-        return dataset
-    return dataset if dataset is None or isinstance(dataset, (IterableDataset, Seeded)) else Seeded(dataset)

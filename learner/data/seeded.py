@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,3 +85,10 @@ class Seeded(Dataset[Any]):
 
     def __repr__(self) -> str:
         return f"Seeded({self.dataset!r})"
+
+
+def seeded(dataset: Any, options: Mapping[str, Any]) -> Any:
+    """The data set, wrapped in `Seeded` if workers start again each epoch, so that draws can be repeated."""
+    if not options.get("num_workers") or options.get("persistent_workers"):
+        return dataset
+    return dataset if dataset is None or isinstance(dataset, (IterableDataset, Seeded)) else Seeded(dataset)
