@@ -80,6 +80,8 @@ def draw_item(ax: Axes, item: Any) -> None:
         ax.set_axis_off()
     elif item.ndim in (1, 2) and item.is_floating_point() and item.numel() > 1:
         rows = item.reshape(len(item), -1).float()
+        if item.ndim == 2 and rows.shape[0] < rows.shape[1]:
+            rows = rows.T  # (channels, length), as a Conv1d takes it
         for n in range(min(rows.shape[1], 6)):
             ax.plot(rows[:, n].numpy(), **line_style(n))
     elif item.ndim == 1 and item.numel():

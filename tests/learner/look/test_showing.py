@@ -63,6 +63,12 @@ def test_rows_of_numbers_are_a_table_and_sequences_are_lines():
     assert [len(ax.get_lines()[0].get_ydata()) for ax in figure.axes] == [30, 30]
 
 
+@pytest.mark.parametrize("shape", [(2, 30), (30, 2)])
+def test_a_signal_with_channels_has_a_line_per_channel_over_its_length(shape):
+    figure = learner_of(torch.rand(5, *shape)).show_batch(1)
+    assert [len(line.get_ydata()) for line in figure.axes[0].get_lines()] == [30, 30]
+
+
 def test_whole_numbers_are_words_and_a_mask_is_drawn_over_its_image():
     tokens = torch.randint(9, (5, 6))
     model = nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(12, 3))
