@@ -88,7 +88,7 @@ def put_loss(learn: FullLearner, path: Path) -> None:
 def put_checkpoint(learn: FullLearner, path: Path) -> None:
     """Load weights and buffers of a checkpoint into the model and the loss."""
     contents = saving.matched(learn, saving.read(path), path)
-    differences(contents["fingerprint"], fingerprint(learn), path, parts=("model",))
+    differences(contents["fingerprint"], fingerprint(learn), path, parts=("model",), fix=saving.MODEL_FIX)
     with unchanged_on_error(Undo(learn), path):
         snapshots.put_tensors(learn.model, contents)
         loss_state.put_loss(learn, contents)

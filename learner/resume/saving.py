@@ -224,6 +224,13 @@ def matched(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[st
     return base.with_base(learn.model, wrapped_names.renamed(contents, learn.model, now, path), path)
 
 
+MODEL_FIX = "Make the learner with the model that was saved. Nothing was loaded."
+LOAD_FIX = (
+    "Make the same learner as the saved one; or load the weights and buffers alone: "
+    "learn.load(path, only='model'). Nothing was loaded."
+)
+
+
 def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None = None) -> None:
     """Load a file of `save` or `Checkpoint`, or weights of `safetensors` or plain `torch.save`.
 
@@ -251,13 +258,12 @@ def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None 
         return
     contents = matched(learn, read(path), Path(path))
     if only is None:
-        differences(
-            contents["fingerprint"], fingerprint(learn), Path(path), parts=("model", "optimizer", "callbacks")
-        )
+        parts = ("model", "optimizer", "callbacks")
+        differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=parts, fix=LOAD_FIX)
         with unchanged_on_error(Undo(learn), path):
             restore(learn, contents)
     else:
-        differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=("model",))
+        differences(contents["fingerprint"], fingerprint(learn), Path(path), parts=("model",), fix=MODEL_FIX)
         with unchanged_on_error(Undo(learn), path):
             snapshots.put_tensors(learn.model, contents)
             learn.loop.moved.known.update(each for each in contents["moved"] if each.startswith("model."))

@@ -159,8 +159,17 @@ def differences(
     *,
     parts: Iterable[str] = ("model", "optimizer", "callbacks", "data"),
     allow: Iterable[str] = (),
+    fix: str = "",
 ) -> set[str]:
     """Compare two fingerprints.
+
+    Args:
+        then: that of the file.
+        now: that of the learner.
+        path: the file.
+        parts: which parts to compare.
+        allow: names of differences that are allowed.
+        fix: what to do about a difference, where it is not a run that resumes.
 
     Returns:
         The names of the allowed differences that were found.
@@ -179,8 +188,9 @@ def differences(
     problems = [f"{name}: {words}" for name, words in found if name not in (*allow, *SOFT)]
     if problems:
         names = sorted({name for name, _ in found if name in CHOICES and name not in allow})
-        fix = "Undo these changes, or start another run in another folder."
-        if names:
+        resumes = not fix
+        fix = fix or "Undo these changes, or start another run in another folder."
+        if names and resumes:
             fix += f" To resume with them: allow=({', '.join(map(repr, names))},)."
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ValueError(f"{path} is of another run (then, now):\n{lines}\n{fix}")

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks import EMA, Callback, Checkpoint
+from callbacks import EMA, Callback, Checkpoint, EarlyStopping
 from learner import Data, Learner
 from learner.files.checkpoint_file import CheckpointError
 
@@ -279,3 +279,12 @@ def test_our_checkpoint_without_its_seal_is_not_mistaken_for_a_file_of_torch(tmp
     path.write_bytes(content[: content.rindex(b"\nplainlearner checkpoint")])
     with pytest.raises(CheckpointError, match="a checkpoint whose end is missing"):
         make(plain()).load(path)
+
+
+def test_a_file_of_another_learner_is_refused_with_how_to_load_its_weights(tmp_path: Path) -> None:
+    path = make(plain()).save(tmp_path / "one.pt")
+    other = make(plain())
+    other.add_callbacks(EarlyStopping("train_loss"))
+    with pytest.raises(ValueError, match=r"load\(path, only='model'\)\. Nothing was loaded") as caught:
+        other.load(path)
+    assert "allow=" not in str(caught.value)
