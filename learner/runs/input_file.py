@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,6 +103,8 @@ def fitting(item: Any, sample: Any, path: Path, key: Any) -> Any:
         item = item[None]  # one item
     if path.suffix == ".csv" and not sample.shape and item.ndim == 2 and item.shape[1] == 1:
         item = item[:, 0]
+    elif path.suffix == ".csv" and len(sample.shape) > 1 and item.shape[1] == math.prod(sample.shape):
+        item = item.reshape(len(item), *sample.shape)  # a row has the numbers of one item in their order
     if item.ndim != len(sample.shape) + 1 or not sample.fits(torch.empty(item.shape[1:], dtype=sample.dtype)):
         raise Mistake(wrong_shape(item, sample, title))
     return in_dtype(item, sample.dtype, title)
@@ -112,7 +115,9 @@ def wrong_shape(item: Any, sample: Sample, title: str) -> str:
     if len(sample.shape) == 1 and item.ndim == 2:
         n_given = counted(item.shape[1], "column", "columns")
         return f"{title} has {n_given}, and the model was trained on {sample.shape[0]} per item."
-    hint = " Save them in a .npy or .pt file." if title.endswith(".csv") and len(sample.shape) > 1 else ""
+    hint = ""
+    if title.endswith(".csv") and len(sample.shape) > 1:
+        hint = f" A row needs the {math.prod(sample.shape)} numbers of one item."
     return (
         f"{title} has the shape {tuple(item.shape)}, and the model was trained on batches of shape "
         f"{Sample(sample.shape, sample.dtype).of_batch('items')}.{hint}"

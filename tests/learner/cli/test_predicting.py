@@ -23,6 +23,19 @@ def loaders(test=False):
     return Data(one, TensorLoader((X[:4], Y[:4]), 4), test=one if test else None)
 
 
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv1d(1, 2, 3)
+
+    def forward(self, x):
+        return self.a(x)[:, :1, 0]
+
+
+def deep():
+    return Data(TensorLoader((X[:, None], Y), 4))
+
+
 def alone():
     return Data(TensorLoader((X, Y), 4))
 
@@ -62,6 +75,7 @@ def place(tmp_path_factory):
         ["data.test=true"],
         ["model={use: 'models.py:Two'}", "loss={use: 'models.py:first'}"],
         ["data={use: 'models.py:alone'}"],
+        ["data={use: 'models.py:deep'}", "model={use: 'models.py:Deep'}"],
     ]
     for words in variants:
         command = ["run", str(folder / "sums.yaml"), "--runs", str(folder / "runs"), *words]
@@ -108,6 +122,17 @@ def test_files_of_every_kind_have_the_predictions_of_predict(here, kind):
     assert torch.allclose(torch.from_numpy(np.load("out.npy")), wanted)
     assert torch.allclose(torch.load("out.pt"), wanted)
     assert np.allclose(np.loadtxt("out.csv", skiprows=1, ndmin=2), wanted[:, 0][:, None])
+
+
+def test_a_row_of_a_csv_file_has_the_numbers_of_one_item_of_any_shape(here, capsys):
+    np.savetxt("flat.csv", np.arange(9.0).reshape(3, 3), delimiter=",")
+    assert predict("--input", "flat.csv", "--output", "flat.npy", run="runs/sums-5") == 0
+    learn = learner.open_run("runs/sums-5")
+    wanted = learn.predict(torch.arange(9.0).reshape(3, 1, 3))
+    assert torch.allclose(torch.from_numpy(np.load("flat.npy")), wanted)
+    np.savetxt("narrow.csv", np.zeros((2, 2)), delimiter=",")
+    assert predict("--input", "narrow.csv", run="runs/sums-5") == 2
+    assert "A row needs the 3 numbers of one item." in capsys.readouterr().err
 
 
 def test_predictions_go_to_standard_output_without_other_lines(here, capsys):
