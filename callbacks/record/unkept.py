@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from callbacks.core.contract import LearnerProtocol
 from callbacks.core.output import print_line
 
@@ -14,6 +17,18 @@ known: set[str] = set()
 def note_kept() -> None:
     """Remember that this process keeps weights in files."""
     known.add("kept")
+
+
+@contextmanager
+def not_meant_to_last() -> Iterator[None]:
+    """Do not print the line in this block, whose learners are measured and dropped."""
+    is_new = "dropped" not in known
+    known.add("dropped")
+    try:
+        yield
+    finally:
+        if is_new:
+            known.discard("dropped")
 
 
 def report_unkept(learn: LearnerProtocol, *, in_notebook: bool) -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import Subset
 from callbacks.core import draws
 from callbacks.core.output import print_line
 from callbacks.history.history import History, folded, show
+from callbacks.record.unkept import not_meant_to_last
 from learner.data.batching import TensorLoader
 from learner.data.data import Data
 from learner.data.loaders import check_dataset
@@ -79,7 +80,7 @@ def cross_validate(
     parts = as_folds(folds, len(source), *labels) if folds is not None else None
     parts = parts or make_folds(len(source), k, *labels, seed)
     found = CrossValidation(seed)
-    with draws.undrawn():
+    with draws.undrawn(), not_meant_to_last():
         models: list[Any] = []
         for number, (train, valid) in enumerate(parts):
             seed_everything(seed)

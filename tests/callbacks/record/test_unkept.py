@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+import learner
 from callbacks import Checkpoint, Progress
 from callbacks.record import unkept
 from learner import Learner
+
+
+DATA = (torch.ones(4, 1), torch.ones(4, 1))
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +23,7 @@ def first_fit(monkeypatch):
     monkeypatch.setattr(unkept, "known", set())
 
 
-def make(*callbacks, **options) -> Learner:
-    data = (torch.ones(4, 1), torch.ones(4, 1))
+def make(*callbacks, data=DATA, **options) -> Learner:
     optimizer = partial(torch.optim.SGD, lr=0.1)
     return Learner(nn.Linear(1, 1), data, nn.functional.mse_loss, optimizer, callbacks, **options)
 
@@ -47,3 +50,12 @@ def test_a_search_for_a_rate_says_nothing(capsys):
     learn = make()
     learn.lr_find(n_steps=20)
     assert "memory" not in capsys.readouterr().err
+
+
+def test_cross_validation_says_nothing_and_a_fit_after_it_does(capsys):
+    learner.cross_validate(
+        lambda data: make(data=data), DATA, k=2, n_epochs=1
+    )
+    assert "memory" not in capsys.readouterr().err
+    make().fit(1)
+    assert "memory" in capsys.readouterr().err
