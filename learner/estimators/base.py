@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -131,6 +132,7 @@ class LearnerEstimator(NestedParameters):
         for name, value in {"n_features": n_features, "n_outputs": n_outputs}.items():
             if name in known:
                 settings.setdefault(name, value)
+        check_settings(self.make_module, settings)
         loss_func = self.loss_func and made(self.loss_func, self._settings("loss_func"))
         return EstimatorLearner(
             self.make_module(**settings),
@@ -161,6 +163,26 @@ def check_maker(name: str, value: Any) -> None:
         raise TypeError(
             f"{name}={value!r}: pass a class or a function that makes one, as each fit starts with a new one."
         )
+
+
+def check_settings(make_module: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse a setting `module__...` that is not an argument of what makes the module.
+
+    Raises:
+        TypeError: there is one.
+    """
+    found = inspect.signature(make_module).parameters
+    if any(each.kind == each.VAR_KEYWORD for each in found.values()):
+        return
+    for name in settings:
+        if name not in found:
+            close = get_close_matches(name, found, n=1)
+            hint = f" Did you mean module__{close[0]}?" if close else ""
+            known = ", ".join(f"module__{each}" for each in found) or "none"
+            raise TypeError(
+                f"{getattr(make_module, '__name__', make_module)} has no argument {name!r}, as in "
+                f"module__{name}.{hint} There are: {known}."
+            )
 
 
 def leave_out_a_single_item(learn: Learner) -> None:

@@ -120,6 +120,8 @@ def test_a_misspelt_parameter_is_refused_with_a_suggestion():
         classifier().set_params(n_epoch=3)
     with pytest.raises(TypeError, match=r"no parameter 'optimiser__lr'\. Did you mean optimizer__lr"):
         classifier(optimiser__lr=3).fit(X, Y)
+    with pytest.raises(TypeError, match=r"'hiden'.* Did you mean module__hidden\?"):
+        classifier(module__hiden=3).fit(X, Y)
 
 
 def test_callbacks_are_new_in_each_fit_and_have_nested_parameters():
