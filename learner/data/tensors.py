@@ -128,8 +128,8 @@ def as_column(item: Any, name: str) -> Column:
     else:
         raise TypeError(
             f"{name} is {describe(item)}, which is not a tensor or array: pass a tensor of shape (items, "
-            f"...), such as torch.tensor({name.split('[')[0]}). A list or tuple must hold several such "
-            "tensors. Pass a data set to Data.from_datasets."
+            f"...), such as torch.tensor({name.split('[')[0]}). Several tensors are one flat tuple, as in "
+            "TensorLoader((first, second, targets), 64). Pass a data set to Data.from_datasets."
         )
     if tensor.ndim == 0:
         raise ValueError(
