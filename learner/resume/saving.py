@@ -225,10 +225,7 @@ def matched(learn: FullLearner, contents: dict[str, Any], path: Path) -> dict[st
 
 
 MODEL_FIX = "Make the learner with the model that was saved. Nothing was loaded."
-LOAD_FIX = (
-    "Make the same learner as the saved one; or load the weights and buffers alone: "
-    "learn.load(path, only='model'). Nothing was loaded."
-)
+LOAD_FIX = "Make the same learner, or load the weights alone: load(path, only='model'). Nothing was loaded."
 
 
 def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None = None) -> None:

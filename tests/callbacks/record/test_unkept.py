@@ -13,7 +13,6 @@ from callbacks import Checkpoint, Progress
 from callbacks.record import unkept
 from learner import Learner
 
-
 DATA = (torch.ones(4, 1), torch.ones(4, 1))
 
 
@@ -53,9 +52,7 @@ def test_a_search_for_a_rate_says_nothing(capsys):
 
 
 def test_cross_validation_says_nothing_and_a_fit_after_it_does(capsys):
-    learner.cross_validate(
-        lambda data: make(data=data), DATA, k=2, n_epochs=1
-    )
+    learner.cross_validate(lambda data: make(data=data), DATA, k=2, n_epochs=1)
     assert "memory" not in capsys.readouterr().err
     make().fit(1)
     assert "memory" in capsys.readouterr().err
