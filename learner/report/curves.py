@@ -97,7 +97,6 @@ def points(title: str, caption: str, axis: Axis, x: Sequence[Any], y: Sequence[f
             ax.set_xlim(-0.5, len(axis.choices) - 0.5)
         else:
             ax.set_xscale("log" if axis.is_log else "linear")
-            ax.xaxis.set_minor_formatter(lambda *_: "")
             ax.set_xlim(axis.low, axis.high)
 
     return as_figure(title, caption, svg(drawn, f"{caption} against {title}"))
@@ -125,8 +124,20 @@ def svg_of(figure: Figure, about: str, drawn: Callable[[], None] = lambda: None)
     with rc_context(SETTINGS | {"svg.hashsalt": about}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has the letters
         drawn()
+        write_numbers(figure)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None}, dpi=150)
     return as_element(buffer.getvalue(), about)
+
+
+def write_numbers(figure: Figure) -> None:
+    """Label logarithmic axes with numbers: their default labels are formulas, which `SETTINGS` leaves raw."""
+    from matplotlib.ticker import LogFormatter  # slow to import
+
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.1, 0.4)))
 
 
 def draw(ax: Axes, line: Line, number: int) -> None:

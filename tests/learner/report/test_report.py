@@ -160,6 +160,14 @@ def test_a_result_has_one_panel_for_all_its_data(folder):
         assert f">{name}</text>" in page
 
 
+def test_a_logarithmic_axis_has_numbers(folder):
+    (folder / "history.csv").write_text("epoch,train_loss\n0,1000\n1,10\n2,0.1\n")
+    page = report_of(folder)
+    assert ">1000</text>" in page
+    assert ">0.1</text>" in page
+    assert "mathdefault" not in page
+
+
 def test_names_in_any_script_are_drawn(folder):
     (folder / "history.csv").write_text("epoch,valid_精度,a$b$ $\\x\n,0.5,1\nx,0.6,2\n", encoding="utf-8")
     page = report_of(folder)
