@@ -96,8 +96,10 @@ def points(title: str, caption: str, axis: Axis, x: Sequence[Any], y: Sequence[f
             ax.set_xticks(range(len(axis.choices)), [str(each)[:MAX_LABEL] for each in axis.choices])
             ax.set_xlim(-0.5, len(axis.choices) - 0.5)
         else:
-            ax.set_xscale("log" if axis.is_log else "linear")
             ax.set_xlim(axis.low, axis.high)
+            if axis.is_log:
+                ax.set_xscale("log")
+                label_powers(ax.xaxis)
 
     return as_figure(title, caption, svg(drawn, f"{caption} against {title}"))
 
@@ -161,6 +163,7 @@ def finish(ax: Axes, y: Sequence[float], unit: str, *, is_whole: bool = True) ->
     values = [value for value in y if math.isfinite(value)]
     if is_wide(values):
         ax.set_yscale("log")
+        label_powers(ax.yaxis)
     elif len(set(values)) == 1:  # the ticks around a constant would differ in the last digits only
         ax.set_ylim(*sorted((0, 2 * values[0] or 1)))
     ax.set_xlabel(unit, color=INK)
@@ -172,6 +175,14 @@ def finish(ax: Axes, y: Sequence[float], unit: str, *, is_whole: bool = True) ->
     for side, spine in ax.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(LINE)
+
+
+def label_powers(axis: Any) -> None:
+    """Label a logarithmic axis in plain numbers, such as 0.001: mathematical text is switched off."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def is_wide(values: Sequence[float]) -> bool:
