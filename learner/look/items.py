@@ -46,8 +46,9 @@ def draw_items(
         raise TypeError(
             f"show={show!r}: pass a function that draws an item, def show(ax, inputs, target, pred)."
         )
-    if show is None and is_table(inputs):
-        return draw_table(inputs[:n_items], titles)
+    table = as_table(inputs) if show is None else None
+    if table is not None:
+        return draw_table(table, titles)
     n_columns = min(n_items, N_COLUMNS)
     n_rows = math.ceil(n_items / n_columns)
     axes = new_panels(n_items, 3.0 * n_columns, 2.9 * n_rows, n_columns)
@@ -124,25 +125,36 @@ def as_image(item: Tensor) -> Tensor | None:
     return pixels
 
 
-def is_table(inputs: Any) -> bool:
-    """Are the items rows of a few numbers?"""
-    is_rows = isinstance(inputs, Tensor) and inputs.ndim == 2 and inputs.is_floating_point()
-    return is_rows and 0 < inputs.shape[1] <= MAX_FEATURES
+def as_table(inputs: Any) -> dict[str, list[Any]] | None:
+    """The columns by name, if the items are rows of a few numbers, in one input or in several."""
+    is_named = isinstance(inputs, Mapping)
+    parts = dict(inputs) if is_named else dict(enumerate(inputs if type(inputs) is tuple else [inputs]))
+    columns: dict[str, list[Any]] = {}
+    for key, part in parts.items():
+        is_column = isinstance(part, Tensor) and part.ndim == 1 and len(parts) > 1 and not part.is_complex()
+        is_rows = isinstance(part, Tensor) and part.ndim == 2 and part.is_floating_point()
+        if not (is_column or is_rows) or part.numel() > MAX_FEATURES * len(part):
+            return None
+        for n, column in enumerate(part.reshape(len(part), -1).T.tolist()):
+            name = f"{key} {n}" if is_rows else f"{key}"
+            columns[name if is_named else f"input {len(columns)}"] = column
+    has_items = len({len(column) for column in columns.values()}) == 1  # a constant input has another length
+    return columns if has_items and len(columns) <= MAX_FEATURES else None
 
 
-def draw_table(rows: Tensor, titles: Sequence[str]) -> Figure:
-    """Draw rows of numbers as a table, with the titles on the left."""
+def draw_table(columns: Mapping[str, Sequence[Any]], titles: Sequence[str]) -> Figure:
+    """Draw columns of numbers as a table, with the titles on the left."""
     from matplotlib.transforms import Bbox
 
     labels = [title.replace("\n", ", ") for title in titles]
-    width = 0.9 * rows.shape[1] + 0.075 * max(map(len, labels))
-    ax = new_axes(max(width, 3.0), 0.3 * len(rows) + 0.6)
+    width = sum(max(0.9, 0.1 * len(name)) for name in columns) + 0.075 * max(map(len, labels))
+    ax = new_axes(max(width, 3.0), 0.3 * len(titles) + 0.6)
     ax.set_axis_off()
-    cells = [[f"{value:.4g}" for value in row] for row in rows.tolist()]
+    cells = [[f"{column[n]:.4g}" for column in columns.values()] for n in range(len(titles))]
     table = ax.table(
         cells,
         rowLabels=labels,
-        colLabels=[f"input {n}" for n in range(rows.shape[1])],
+        colLabels=list(columns),
         loc="center",
         edges="horizontal",
         cellLoc="right",

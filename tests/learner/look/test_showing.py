@@ -144,3 +144,14 @@ def test_several_inputs_texts_and_images_of_different_sizes_are_drawn(make_learn
     assert [ax.images[0].get_array().shape for ax in figure.axes] == [(8, 9, 3), (12, 8, 3)]
     both = make_learner(data=Data([(IMAGES, torch.rand(5, 2), CLASSES)], None, n_inputs=2)).show_batch(2)
     assert [len(ax.images) for ax in both.axes] == [1, 1]
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_several_inputs_of_few_numbers_are_columns_of_one_table(is_named):
+    parts = {"facts": torch.rand(5, 2), "place": torch.arange(5)}
+    batch = (parts if is_named else tuple(parts.values()), torch.rand(5, 1))
+    data = Data([batch], split=lambda each: each)
+    table = Learner(nn.Linear(2, 1), data, F.mse_loss).show_batch(3).axes[0].tables[0]
+    names = ["facts 0", "facts 1", "place"] if is_named else ["input 0", "input 1", "input 2"]
+    assert [table[0, n].get_text().get_text() for n in range(3)] == names
+    assert table[3, 2].get_text().get_text() == "2"
