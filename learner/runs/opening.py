@@ -99,12 +99,12 @@ def check_has(folder: Path, weights: Which, facts: dict[str, Any]) -> None:
         return
     reason = (facts.get("weights") or {}).get("reason") if weights == "final" else None
     state = f" (its status is {facts['status']})" if facts.get("status") else ""
+    if weights == "best" and not facts.get("monitored"):
+        reason = "no callback, such as EarlyStopping, monitors a result"
     there = [f"open_run({shown_path(folder)!r}, {name!r})" for name, path in has.items() if path]
-    hint = (
-        f"It has other weights: {' or '.join(there)}."
-        if there
-        else (f"It has no weights at all. Train it again: learner run {shown_path(folder / 'recipe.yaml')}.")
-    )
+    there += ["--weights final in a command"] * bool(has["final"])
+    retrain = f"It has no weights at all. Train it again: learner run {shown_path(folder / 'recipe.yaml')}."
+    hint = f"It has other weights: {', or '.join(there)}." if there else retrain
     raise FileNotFoundError(
         f"{folder} has no {weights} {'weights' if weights != 'checkpoint' else 'file'}{state}"
         f"{f': {reason}' if reason else ''}. {hint}"

@@ -63,7 +63,10 @@ def test_a_run_is_exported_without_its_data(recwarn):
     [
         (["runs/line-2", "line.pt2"], "is not a run's folder"),
         (["runs/line-1", "line.xyz"], "the suffix is the format"),
-        (["runs/line-1", "line.pt2", "--weights", "best"], "has no best weights"),
+        (
+            ["runs/line-1", "line.pt2", "--weights", "best"],
+            "such as EarlyStopping, monitors a result. It has other weights",
+        ),
         (["runs/line-1", "line.pt2", "--dynamic", "4"], "pass dimensions of the inputs, which have 2"),
         (["runs/line-1", "line.pt2", "--dynamic", "x"], "invalid dimensions value"),
     ],
