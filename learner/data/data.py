@@ -268,6 +268,7 @@ class Data:
 
     def __repr__(self) -> str:
         more = "".join(f", {name}={describe_loader(each)}" for name, each in self.more_valid.items())
+        more += "" if self.test is None else f", test={describe_loader(self.test)}"
         return f"Data({describe_loader(self.train)}, valid={describe_loader(self.valid)}{more})"
 
     def _repr_html_(self) -> str:

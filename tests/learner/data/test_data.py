@@ -427,6 +427,7 @@ def test_a_length_is_shown_if_there_is_one():
 def test_data_shows_what_it_holds():
     data = Data.from_tensors(x(10), y(10), batch_size=4)
     assert repr(data) == "Data(2 batches of a TensorLoader, valid=1 batch of a TensorLoader)"
+    assert repr(Data([1], test=[2, 3])) == "Data(1 batch of a list, valid=None, test=2 batches of a list)"
     assert "shape (8, 3)" in repr(data.train)
     assert repr(Data(generator)) == "Data(a function, valid=None)"
 
