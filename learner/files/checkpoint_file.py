@@ -39,6 +39,8 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
         TypeError: the contents are not plain data. Nothing is written.
         OSError: it cannot be written. The file at `path` is unchanged.
     """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder: pass a file in it, as {str(Path(path, 'model.pt'))!r}.")
     contents = {"format": FORMAT, **contents}
     n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(contents))
     path = Path(path).absolute()

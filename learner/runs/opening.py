@@ -57,7 +57,8 @@ def open_run(folder: str | Path, weights: Which = "final", *, allow: Iterable[st
         raise ValueError(f"open_run(weights={weights!r}): choose 'final', 'best' or 'checkpoint'.")
     folder = Path(folder).absolute()
     if not (folder / "recipe.yaml").is_file():
-        raise FileNotFoundError(f"{folder} is not a run's folder: it has no recipe.yaml.{other(folder)}")
+        hint = hint_for_files(folder) or other(folder)
+        raise FileNotFoundError(f"{folder} is not a run's folder: it has no recipe.yaml.{hint}")
     facts = read_facts(folder)
     check_has(folder, weights, facts)
     changes = list(changes_of(folder, facts))
@@ -76,6 +77,15 @@ def open_run(folder: str | Path, weights: Which = "final", *, allow: Iterable[st
     report_versions(folder, facts, learn)
     leave_in_evaluation_mode(learn.model)
     return learn
+
+
+def hint_for_files(folder: Path) -> str:
+    """How to load a file of weights, or a folder of `Checkpoint`; empty for anything else."""
+    if folder.is_file():
+        return f" Make the learner and call learn.load({shown_path(folder)!r})."
+    if any(folder.glob("*.pt")):
+        return f" To load a Checkpoint, make the learner and call learn.load_best({shown_path(folder)!r})."
+    return ""
 
 
 def check_has(folder: Path, weights: Which, facts: dict[str, Any]) -> None:

@@ -141,6 +141,14 @@ def test_a_folder_that_is_not_a_run_is_refused_with_those_that_are():
     trained()
     with pytest.raises(FileNotFoundError, match=r"Available: .*small-1"):
         learner.open_run("runs/small-2")
+    with pytest.raises(FileNotFoundError, match=r"learn\.load\('runs/small-1/model\.safetensors'\)"):
+        learner.open_run("runs/small-1/model.safetensors")
+    with pytest.raises(IsADirectoryError, match="pass a file in it"):
+        learner.open_run("runs/small-1").save("runs")
+    Path("saved").mkdir()
+    learner.open_run("runs/small-1").save("saved/step.pt")
+    with pytest.raises(FileNotFoundError, match=r"learn\.load_best\('saved'\)"):
+        learner.open_run("saved")
 
 
 def test_a_run_of_a_newer_format_is_refused_and_one_of_another_torch_is_reported(capsys):
