@@ -80,7 +80,9 @@ def open_run(folder: str | Path, weights: Which = "final", *, allow: Iterable[st
 
 
 def hint_for_files(folder: Path) -> str:
-    """How to load a file of weights, or a folder of `Checkpoint`; empty for anything else."""
+    """What to do with a recipe, a file of weights, or a folder of `Checkpoint`; empty for anything else."""
+    if folder.suffix in (".yaml", ".yml"):
+        return f" Run the recipe first, and pass the folder that it makes: learner run {shown_path(folder)}."
     if folder.is_file():
         return f" Make the learner and call learn.load({shown_path(folder)!r})."
     if any(folder.glob("*.pt")):
