@@ -495,3 +495,10 @@ def test_verify_resume_prints_a_table(first, capsys):
     words = ["verify-resume", str(first), *SAVING, "--kills", "2", "fit.epochs=2"]
     assert main(words) == 0
     assert "3 of 3 runs" in capsys.readouterr().out
+
+
+def test_the_command_can_be_called_as_the_main_of_its_package(capsys):
+    from learner.cli import main as of_package
+
+    assert of_package(["ls", "losses"]) == 0
+    assert "mse" in capsys.readouterr().out
