@@ -8,14 +8,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from shaped import learner_of
 from tiny import title_of
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from callbacks import Order, ZeroGrad, on
-from learner import Data, Learner
+from callbacks import Order, on
 
-SGD = partial(torch.optim.SGD, lr=0.01)
 ELEMENTWISE = [
     *(F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits),
     *(F.poisson_nll_loss, F.kl_div, F.soft_margin_loss),
@@ -30,27 +29,6 @@ ELEMENTWISE = [
     *(nn.KLDivLoss(reduction="sum"), nn.SoftMarginLoss()),
     *(partial(F.mse_loss, reduction="sum"), partial(partial(F.huber_loss, delta=2.0), reduction="mean")),
 ]
-
-
-class Shaped(nn.Module):
-    """A model whose predictions have a fixed shape."""
-
-    def __init__(self, shape: tuple[int, ...]):
-        super().__init__()
-        self.values = nn.Parameter(torch.rand(shape))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.values * 1
-
-
-def learner_of(preds: tuple[int, ...], targets: Tensor | tuple[int, ...], loss_func, **options) -> Learner:
-    """A learner whose predictions and targets have these shapes."""
-    if isinstance(targets, tuple):
-        torch.manual_seed(1)
-        targets = torch.rand(targets)
-    options.setdefault("defaults", (ZeroGrad,))
-    data = Data([(torch.ones(preds[0] if preds else 1, 1), targets)])
-    return Learner(Shaped(preds), data, loss_func, SGD, **options)
 
 
 @pytest.mark.parametrize("loss_func", ELEMENTWISE, ids=title_of)
