@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import declared, modules_beside
-from callbacks.core.warning import warn
 from callbacks.optim.optimizers import members_of
 from callbacks.optim.shares import parameters_of
 from callbacks.place.prefetch import Prefetch, lane_to
@@ -30,26 +29,28 @@ class DevicePlacement(Callback):
     not block. A loss that is a module, and the modules that callbacks declare in `state`, are moved with the
     model, and the state of the optimizers follows. All of them stay on the device after the fit.
 
-    With `prefetch`, a batch is copied to pinned memory, and from there to a CUDA device on a separate stream
+    For a CUDA device, a batch is copied to pinned memory, and from there to the device on a separate stream
     while the device computes the previous batch; at most three batches are on the device. Nothing is fetched
-    earlier than without `prefetch`, so every way of ending an epoch is the same, and so are the numbers. It
-    does not help if each step waits for the device, as with a callback that reads a number in each batch or
-    with `MixedPrecision("fp16")`.
+    earlier than with `prefetch=False`, so every way of ending an epoch is the same, and so are the numbers.
+    It does not help if each step waits for the device, as with a callback that reads a number in each batch
+    or with `MixedPrecision("fp16")`.
 
     Args:
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, a `torch.device`, or `"auto"`, which uses an
             accelerator if there is one.
-        prefetch: copy batches on a separate stream; on a CPU it changes nothing.
+        prefetch: copy batches to a CUDA device on a separate stream. If False, a copy waits for the
+            computations before it, and so does the host, unless the batch is in pinned memory. Other
+            devices have no such stream.
 
     Raises:
-        ValueError: this machine does not have the device; in a fit with `prefetch`, a `DataLoader` with
+        ValueError: this machine does not have the device; with `prefetch`, a `DataLoader` with
             `pin_memory=True` overwrites the memory of one batch with another.
     """
 
     order = Order.PREPARE
 
     def __init__(
-        self, device: str | torch.device = "auto", *, prefetch: bool = False, name: str | None = None
+        self, device: str | torch.device = "auto", *, prefetch: bool = True, name: str | None = None
     ):
         super().__init__(name=name)
         if not isinstance(prefetch, bool):
@@ -65,8 +66,6 @@ class DevicePlacement(Callback):
         self._is_fitting = True
         self._open_lane()
         self._place_model(learn)
-        if self.prefetch and self._lane is None and self.device.type not in ("cpu", "meta"):
-            warn(f"DevicePlacement(prefetch=True) has no effect on {self.device.type}; it is for CUDA.")
 
     def before_train(self, learn: LearnerProtocol) -> None:
         # the loss, or what a callback declares, may have been replaced by something on the CPU

@@ -89,21 +89,28 @@ class Prefetch:
         Raises:
             ValueError: the loader overwrites pinned memory while it is copied.
         """
-        if len(self._sent) == AHEAD:
-            self._sent[0].begin.synchronize()  # an intended wait: it takes time only if the host is far ahead
-        sent = Sent(self.lane.reached())
+        sent: Sent | None = None
         made: list[Tensor] = []
 
         def send(leaf: Any) -> Any:
+            nonlocal sent
             if not isinstance(leaf, Tensor) or not self.lane.takes(leaf):
                 return last(leaf)
+            sent = sent or self._begin()
             made.append(self.lane.send(self._source(leaf, fresh, sent)))
             return made[-1]
 
         placed = move(batch, send)
-        self.lane.hand_over(made)
-        self._sent.append(sent)
+        if sent is not None:  # otherwise all of it is on the device already
+            self.lane.hand_over(made)
+            self._sent.append(sent)
         return placed
+
+    def _begin(self) -> Sent:
+        """Start to send a batch."""
+        if len(self._sent) == AHEAD:
+            self._sent[0].begin.synchronize()  # an intended wait: it takes time only if the host is far ahead
+        return Sent(self.lane.reached())
 
     def _source(self, tensor: Tensor, fresh: bool, sent: Sent) -> Tensor:
         """The tensor to copy from; nobody writes to it until it has been copied."""
@@ -121,7 +128,7 @@ class Prefetch:
 
 
 TORN = (
-    "DevicePlacement(prefetch=True): the DataLoader has overwritten the pinned memory of one batch with "
+    "DevicePlacement: the DataLoader has overwritten the pinned memory of one batch with "
     "another while the first was copied to the device, so the results may mix both. Let collate_fn return "
     "new tensors, such as buffer.clone(), or leave pin_memory=True out: other memory is copied first."
 )

@@ -28,7 +28,7 @@ def placement(callback: DevicePlacement, script: Script) -> None:
     if script.batch.unplaced and callback.device.type != "cpu":
         script.problem("DevicePlacement: a batch has parts that are not tensors, which a script cannot move")
     script.constants["DEVICE"] = literal(str(callback.device))
-    if callback.prefetch:
+    if callback.prefetch and callback.device.type == "cuda":
         script.left_out.append("DevicePlacement(prefetch=True), which changes the speed alone")
 
 

@@ -162,7 +162,7 @@ def test_an_instance_may_choose_its_phase():
 def test_dir_lists_the_names_and_repr_shows_the_callbacks():
     callbacks = Callbacks([Probe("x"), DevicePlacement("cpu")])
     assert {"probe", "device_placement", "named"} <= set(dir(callbacks))
-    assert repr(callbacks) == "Callbacks(DevicePlacement(prefetch=False), Probe(tag='x'))"
+    assert repr(callbacks) == "Callbacks(DevicePlacement(prefetch=True), Probe(tag='x'))"
 
 
 def test_a_private_class_is_reached_by_its_name_too():

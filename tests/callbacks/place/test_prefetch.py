@@ -1,4 +1,4 @@
-"""DevicePlacement(prefetch=True): an imitated lane takes its time to copy, and finds what was torn."""
+"""DevicePlacement and its separate stream: an imitated lane takes its time to copy, and finds what was torn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from callbacks import (
     CancelValidate,
     Checkpoint,
     DevicePlacement,
-    LearnerWarning,
     Metrics,
     Recorder,
     ZeroGrad,
@@ -342,8 +341,19 @@ def test_what_is_there_already_is_not_sent_again(lane):
     learn = make(train=[(torch.ones(2, 3), torch.ones(2, 1))] * 3)
     learn.fit(1)
     assert lane.n_pinned == 6
-    there = tuple(lane.there.values())[:2]
+    n_begun, there = lane.n_begun, tuple(lane.there.values())[:2]
     learn.data.train = [there] * 3
+    learn.fit(1)
+    assert lane.n_pinned == 6
+    assert lane.n_begun == n_begun  # nothing is marked or waited for, either
+
+
+def test_batches_go_by_the_lane_unless_it_is_switched_off(lane):
+    learn = make(train=[(torch.ones(2, 3), torch.ones(2, 1))] * 3)
+    learn.callbacks[DevicePlacement].__init__("cpu")
+    learn.fit(1)
+    assert lane.n_pinned == 6
+    learn.callbacks[DevicePlacement].__init__("cpu", prefetch=False)
     learn.fit(1)
     assert lane.n_pinned == 6
 
@@ -365,15 +375,6 @@ def test_on_a_cpu_prefetch_changes_nothing():
         assert learn.callbacks[DevicePlacement]._lane is None
         found.append(outcome(learn))
     assert found[0] == found[1]
-
-
-def test_a_device_without_a_copy_stream_is_reported(monkeypatch):
-    learn = make()
-    callback = learn.callbacks[DevicePlacement]
-    callback.device = torch.device("mps", 0)
-    monkeypatch.setattr(callback, "_place_model", lambda learn: None)
-    with pytest.warns(LearnerWarning, match="has no effect on mps; it is for CUDA"):
-        callback.before_fit(learn)
 
 
 @pytest.mark.parametrize("value", [1, "yes", None])
