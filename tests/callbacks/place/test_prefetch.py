@@ -1,4 +1,4 @@
-"""DevicePlacement and its separate stream: an imitated lane takes its time to copy, and finds what was torn."""
+"""DevicePlacement sends batches on a stream: an imitated one takes its time, and finds what was torn."""
 
 from __future__ import annotations
 
