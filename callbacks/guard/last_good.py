@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.core.contract import LearnerProtocol
 from callbacks.core.modules import loss_tensors, trained_parameters
-from callbacks.model.finite import first_bad
+from callbacks.model.finite import count_bad, first_bad
 from callbacks.model.named import named_tensors
 from callbacks.model.places import is_unchanged
 from callbacks.optim.optimizers import members_of
@@ -32,16 +32,18 @@ class LastGood:
     @torch.no_grad()
     def keep(self, learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> None:
         """Copy the current values, but those in `buffers` from before the forward pass."""
-        if learn.model is not self._model:
-            self.clear()
-            self._model = learn.model
-        for name, tensor in {**tensors_of(learn), **(buffers or {})}.items():
-            kept = self._copies.get(name)
-            if kept is None or is_other(kept, tensor):
-                self._copies[name] = tensor.detach().clone()
-            else:
-                kept.copy_(tensor)
+        now = {**tensors_of(learn), **(buffers or {})}
+        kept = {name: each for name, each in self._copies.items() if is_like(each, now.get(name))}
+        copy_all([now[name] for name in kept], list(kept.values()))
+        self._copies = {
+            name: kept[name] if name in kept else each.detach().clone() for name, each in now.items()
+        }
+        self._model = learn.model
         self._where = f"before batch {learn.batch_idx} of epoch {learn.epoch}"
+
+    def count_bad(self, names: Iterable[str]) -> Tensor:
+        """How many numbers of the copies with these names are NaN or infinite; nothing waits."""
+        return count_bad(self._copies[name] for name in names if name in self._copies)
 
     @torch.no_grad()
     def restore(self, learn: LearnerProtocol) -> str:
@@ -73,9 +75,14 @@ def tensors_of(learn: LearnerProtocol) -> dict[str, Tensor]:
     return {**named_tensors(learn.model), **loss_tensors(learn)}
 
 
-def is_other(one: Tensor, other: Tensor) -> bool:
-    """Do they differ in shape, dtype or device?"""
-    return one.shape != other.shape or one.device != other.device or one.dtype != other.dtype
+def is_like(one: Tensor, other: Tensor | None) -> bool:
+    """Do they have the same shape, dtype and device?"""
+    return (
+        other is not None
+        and one.shape == other.shape
+        and one.device == other.device
+        and one.dtype == other.dtype
+    )
 
 
 class KeptBuffers:

@@ -63,7 +63,6 @@ class StopOnNaN(Callback):
         self._last_good = math.nan
         self._n_skipped = 0
         self._pending: list[tuple[Tensor, int, Any]] = []  # loss, batch, rate
-        self._n_bad: Any = None  # number of weights that were NaN or infinite at the start of the fit
         self._loss: nn.Module | None = None
         self._plain: dict[str, Any] | None = None  # the model's plain attributes before the batch
         self._good.clear()
@@ -77,7 +76,6 @@ class StopOnNaN(Callback):
         self._buffers.clear()  # the buffers may have been replaced
         self._of_loss.clear()
         self._loss = loss_module(learn.loss_func)
-        self._good.clear()
 
     def before_batch(self, learn: LearnerProtocol) -> None:
         # otherwise there is a copy already
@@ -127,8 +125,6 @@ class StopOnNaN(Callback):
             self._check_pending(learn)
         if not self._pending:
             self._good.keep(learn, self._buffers.copies)
-        if self._n_bad is None:
-            self._n_bad = count_bad(trained_by(learn))
         self._pending.append((loss.detach(), learn.batch_idx, rate_of(learn)))
 
     def after_train(self, learn: LearnerProtocol) -> None:
@@ -145,21 +141,25 @@ class StopOnNaN(Callback):
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        counts = [self._n_bad, count_bad(trained_by(learn))]
-        *values, n_before, n_now = read([*(loss for loss, _, _ in pending), *counts])
+        weights = trained_by(learn)
+        *values, norm = read([*(loss for loss, _, _ in pending), total_norm([*weights.values()])])
         for value, (_, batch_idx, rate) in zip(values, pending, strict=True):
             if not math.isfinite(value):
                 self._end(learn, place_of(value, batch_idx, learn.epoch, rate, self._last_good))
             self._last_good = value
-        if n_now > n_before:  # those at the start of the fit are intended, as in padding
-            found = dict(named_parameters(learn))
-            first = first_bad(found, found)
+        if not math.isfinite(norm) and self._has_more_bad(weights):
+            first = first_bad(weights, weights)
             self._end(
                 learn,
                 f"the weights hold NaN or infinity, first in {first!r}, after batch {pending[-1][1]} of "
                 f"epoch {learn.epoch}, though the losses of the last {len(pending)} are finite (last "
                 f"good loss {self._last_good:.6g}), so a gradient was not",
             )
+
+    def _has_more_bad(self, weights: dict[str, Tensor]) -> bool:
+        """Are more weights bad than when they were copied? Those are intended, as in padding. Waits."""
+        n_before, n_now = read([self._good.count_bad(weights), count_bad(weights.values())])
+        return n_now > n_before
 
     def _end(self, learn: LearnerProtocol, what: str) -> NoReturn:
         """Restore the weights, and end the fit with an error."""
@@ -198,7 +198,7 @@ class StopOnNaNGradient(Callback):
         self._pending: list[tuple[Tensor, int]] = []
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        self.cleanup_fit(learn)
+        self._pending = []
 
     def before_step(self, learn: LearnerProtocol) -> None:
         gradients = [each.grad for each in trained_parameters(learn) if each.grad is not None]
@@ -258,9 +258,14 @@ def named_parameters(learn: LearnerProtocol) -> list[tuple[str, Tensor]]:
     return [*learn.model.named_parameters(), *loss_parameters(learn).items()]
 
 
-def trained_by(learn: LearnerProtocol) -> list[Tensor]:
-    """The parameters that the optimizer changes."""
-    return [each for each in trained_parameters(learn) if each.requires_grad]
+def trained_by(learn: LearnerProtocol) -> dict[str, Tensor]:
+    """The parameters that the optimizer changes, by name."""
+    trained = set(map(id, trained_parameters(learn)))
+    return {
+        name: each
+        for name, each in named_parameters(learn)
+        if id(each) in trained and each.requires_grad and each.is_floating_point()
+    }
 
 
 def is_free_to_read(number: Tensor) -> bool:

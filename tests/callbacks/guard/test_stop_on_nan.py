@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from kernels import Kernels
 from torch import nn
 
 from callbacks import (
@@ -321,6 +322,40 @@ def test_on_a_device_the_losses_are_read_after_so_many_steps_and_the_copy_is_ren
         learn.fit(1)
     assert learn.batch_idx == 8
     assert all(map(torch.equal, keep.seen, tensors_of(learn)))
+
+
+@pytest.mark.parametrize("hook", ["before_backward", "after_train"])
+def test_on_a_device_a_pass_costs_a_few_kernels_however_many_weights(on_device, hook):
+    class Counting(StopOnNaN):
+        pass
+
+    def count(self, learn):
+        kernels = Kernels()
+        with kernels:
+            getattr(StopOnNaN, hook)(self, learn)
+        found.append(kernels.n)
+
+    setattr(Counting, hook, count)
+    found = []
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(20)))
+    learn = Learner(model, Data([(torch.ones(2, 1),) * 2]), mse, SLOW, [Counting()], defaults=(ZeroGrad,))
+    learn.fit(2)
+    assert sum(found[1].values()) < 20
+
+
+def test_on_a_device_a_layer_that_is_replaced_in_mid_fit_is_copied_too(on_device):
+    class Replace(Callback):
+        def before_epoch(self, learn):
+            if learn.epoch == 1:
+                learn.model[0] = nn.Linear(1, 4).requires_grad_(False)
+                learn.data = normed([math.nan, 1.0]).data
+                self.seen = tensors_of(learn)
+
+    replace = Replace()
+    learn = normed([1.0, 2.0], [StopOnNaN(), replace])
+    with pytest.raises(FloatingPointError, match="restored as they were before batch 0 of epoch 1"):
+        learn.fit(2)
+    assert all(map(torch.equal, replace.seen, tensors_of(learn)))
 
 
 def test_on_a_device_losses_of_a_pass_that_a_cancel_ends_are_read_before_the_next_begins(on_device):
