@@ -13,6 +13,9 @@ from callbacks.core.modules import loss_tensors
 from callbacks.core.warning import warn
 from callbacks.place.device import map_tensors, tensors_of
 
+#: Modes of `torch.compile` that record CUDA graphs.
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+
 
 class ChannelsLast(Callback):
     """Store images and convolution weights with the channels last in memory, which is faster on most GPUs.
@@ -76,6 +79,9 @@ class Compile(Callback):
     forward pass cannot be compiled, the fit continues without, and a warning gives the reason. Random numbers
     and rounding may differ from those of the model without compiling.
 
+    With CUDA graphs, as of `mode="reduce-overhead"`, each batch overwrites what the last one has computed. So
+    predictions are copied, as are gradients that wait for an update, and the start of each step is marked.
+
     Args:
         backend: as for `torch.compile`.
         mode: as for `torch.compile`, for example `"reduce-overhead"`.
@@ -105,6 +111,12 @@ class Compile(Callback):
             names = ", ".join(torch.compiler.list_backends(exclude_tags=()))
             raise ValueError(f"Compile({backend!r}): this backend does not exist. Available: {names}.")
         self._model: nn.Module | None = None
+        self._owns_gradients = False
+
+    @property
+    def _uses_graphs(self) -> bool:
+        """Does a batch overwrite what the last one has computed, on a GPU?"""
+        return self.mode in GRAPH_MODES or self.backend == "cudagraphs"
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         from torch._dynamo.eval_frame import OptimizedModule  # takes a second to import; no public name
@@ -124,9 +136,12 @@ class Compile(Callback):
             dynamic=self.dynamic,
         )
 
+        uses_graphs = self._uses_graphs
+
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                return compiled(*args, **kwargs)
+                found = compiled(*args, **kwargs)
+                return map_tensors(found, copied) if uses_graphs else found
             except TorchDynamoException as error:
                 warn_of_fallback(error)
                 model._compiled_call_impl = None
@@ -134,10 +149,26 @@ class Compile(Callback):
 
         self._model, model._compiled_call_impl = model, call  # the attribute that model.compile() sets, too
 
+    def before_batch(self, learn: LearnerProtocol) -> None:
+        if not self._uses_graphs:
+            return
+        if learn.n_waiting and not self._owns_gradients:
+            for group in learn.optimizer.param_groups:
+                for each in group["params"]:
+                    each.grad = None if each.grad is None else each.grad.clone()
+        self._owns_gradients = bool(learn.n_waiting)  # later batches are added to them in place
+        torch.compiler.cudagraph_mark_step_begin()
+
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._owns_gradients = False
         if self._model is not None:
             self._model._compiled_call_impl = None
         self._model = None
+
+
+def copied(leaf: Any) -> Any:
+    """A copy of a tensor, with its graph; others unchanged."""
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def warn_of_fallback(error: Exception) -> None:

@@ -10,7 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks import ChannelsLast, Compile, LearnerWarning, Metrics, Recorder, ZeroGrad, on
+from callbacks import (
+    ChannelsLast,
+    Compile,
+    GradientAccumulation,
+    LearnerWarning,
+    Metrics,
+    Order,
+    Recorder,
+    ZeroGrad,
+    on,
+)
 from learner import Data, Learner
 
 sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
@@ -124,6 +134,75 @@ def test_a_model_that_is_compiled_already_is_refused():
         with pytest.raises(ValueError, match="compiled already"):
             learner_of(Compile("eager"), model=each).fit(1)
     assert model._compiled_call_impl is not None
+
+
+class Overwritten(torch.autograd.Function):
+    """As a CUDA graph: what it returns lies in memory that the next call overwrites."""
+
+    outputs = torch.zeros(4, 2)
+
+    @staticmethod
+    def forward(ctx, found):
+        return Overwritten.outputs.copy_(found).detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def replayed(call, **options):
+    return lambda *args, **kwargs: Overwritten.apply(call(*args, **kwargs))
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_what_a_cuda_graph_overwrites_is_copied_and_each_step_is_marked(monkeypatch, mode):
+    marks = []
+
+    def fit(*callbacks):
+        losses, preds = [], []
+
+        @on("after_batch")
+        def keep(learn):
+            losses.append(learn.loss)
+            preds.append(learn.preds)
+
+        learn = Learner(
+            net(), Data(pictures(), pictures()), F.mse_loss, sgd, [keep, *callbacks], defaults=QUIET
+        )
+        learn.fit(2)
+        return losses + preds
+
+    expected = fit()
+    monkeypatch.setattr(torch, "compile", replayed)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    kept = fit(Compile(mode=mode))
+    assert all(map(torch.equal, expected, kept))
+    assert len(marks) == 12
+    fit(Compile())
+    assert len(marks) == 12  # without graphs, nothing is copied or marked
+
+
+def test_gradients_that_wait_for_an_update_are_not_left_in_the_memory_of_a_cuda_graph(monkeypatch):
+    monkeypatch.setattr(torch, "compile", replayed)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    static = {}
+
+    @on("after_backward", order=Order.PREPARE)
+    def overwrite(learn):  # the memory of the first gradient of a window is that of the graph
+        for name, each in learn.model.named_parameters():
+            if learn.n_waiting == 0:
+                each.grad = static[name] = each.grad.clone()
+
+    @on("before_batch")
+    def replay(learn):
+        for each in static.values():
+            each.fill_(float("nan"))
+
+    learn = learner_of(Compile(mode="reduce-overhead"), overwrite, replay, GradientAccumulation(3))
+    learn.fit(2)
+    expected = learner_of(GradientAccumulation(3))
+    expected.fit(2)
+    assert same(learn.model, expected.model)
 
 
 def test_a_missing_backend_is_reported():
