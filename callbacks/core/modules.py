@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from callbacks.core.protocol import LearnerProtocol
 from callbacks.model.declared import objects_of
 from callbacks.model.named import named_tensors
+from callbacks.model.places import Places
 
 LOSS = "loss_func"  # the name of the loss among the modules, and what its parameters' names begin with
 
@@ -73,10 +74,33 @@ def loss_parameters(learn: LearnerProtocol) -> dict[str, nn.Parameter]:
     return {name: each for name, each in loss_tensors(learn).items() if isinstance(each, nn.Parameter)}
 
 
-def trained_parameters(learn: LearnerProtocol) -> list[Any]:
-    """The parameters of the model, and those of the loss that the optimizer holds."""
+def trained_parameters(learn: LearnerProtocol, of_model: list[Any] | None = None) -> list[Any]:
+    """The parameters of the model, listed already or not, and those of the loss that the optimizer holds."""
+    of_model = list(learn.model.parameters()) if of_model is None else of_model
     own = loss_parameters(learn).values()
     if not own:
-        return list(learn.model.parameters())
+        return of_model
     held = {id(each) for group in learn.optimizer.param_groups for each in group["params"]}
-    return [*learn.model.parameters(), *(each for each in own if id(each) in held)]
+    return [*of_model, *(each for each in own if id(each) in held)]
+
+
+class TrainedParameters:
+    """`trained_parameters` for each step: the model's are listed again only after one was replaced."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Hold nothing of the learner."""
+        self._places: Places | None = None
+        self._of_model: list[Any] = []
+
+    def gradients(self, learn: LearnerProtocol) -> list[Tensor]:
+        """The gradients of all that have one."""
+        return [each.grad for each in self.of(learn) if each.grad is not None]
+
+    def of(self, learn: LearnerProtocol) -> list[Any]:
+        """The parameters, in the order of the model."""
+        if self._places is None or not self._places.are_of(learn.model):
+            self._places, self._of_model = Places(learn.model), list(learn.model.parameters())
+        return trained_parameters(learn, self._of_model)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, CancelBatch, LearnerProtocol, Order
-from callbacks.core.modules import loss_module, loss_parameters, trained_parameters
+from callbacks.core.modules import TrainedParameters, loss_module, loss_parameters, trained_parameters
 from callbacks.core.settings import check_count
 from callbacks.core.warning import warn
 from callbacks.guard.culprit import cause_of, rate_of
@@ -194,15 +194,14 @@ class StopOnNaNGradient(Callback):
     def __init__(self, *, wait_every: int = WAIT_EVERY, name: str | None = None):
         super().__init__(name=name)
         self.wait_every = check_count("StopOnNaNGradient", "wait_every", wait_every, 1)
-        self._good = LastGood()
+        self._good, self._trained = LastGood(), TrainedParameters()
         self._pending: list[tuple[Tensor, int]] = []
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._pending = []
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        gradients = [each.grad for each in trained_parameters(learn) if each.grad is not None]
-        norm = total_norm(gradients)
+        norm = total_norm(self._trained.gradients(learn))
         if self.wait_every > 1 and not is_free_to_read(norm):
             if len(self._pending) >= self.wait_every:
                 self._check_pending(learn)
@@ -240,6 +239,7 @@ class StopOnNaNGradient(Callback):
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._good.clear()
+        self._trained.clear()
         self._pending = []
 
 

@@ -1,24 +1,26 @@
 """The norm of many tensors together, and a clip by it, quicker than `torch.nn.utils` on small tensors.
 
-Those sort tensors by device and type first, which takes a third of the time where there is one of each only.
+Those sort tensors by device and type first, which takes a third of the time if there is only one of each.
 The numbers are theirs, bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-#: In half precision `torch._foreach_mul_` rounds otherwise (PyTorch 2.13), which two updates may not show.
+#: In half precision on a CPU `torch._foreach_mul_` rounds differently from `mul_` (PyTorch 2.13), which two
+#: updates may not show.
 PRECISE = (torch.float32, torch.float64)
 
 
 @torch.no_grad()
 def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
-    """The norm of all numbers together, as `torch.nn.utils.get_total_norm` gives it.
+    """The norm of all numbers together, as of `torch.nn.utils.get_total_norm`.
 
     Args:
         tensors: of any shapes and devices.
@@ -32,7 +34,7 @@ def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
 
 @torch.no_grad()
 def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
-    """Multiply all by `max_norm / (norm + 1e-6)` in place, where that is below 1.
+    """Multiply all by `max_norm / (norm + 1e-6)` in place if that is below 1.
 
     Args:
         tensors: of any shapes and devices.
@@ -49,9 +51,14 @@ def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm_type: float = 
         return norm
     if is_one_kind:
         torch._foreach_mul_(tensors, share)  # type: ignore[reportPrivateImportUsage]
-    else:
-        for each in tensors:
-            each.mul_(share.to(each.device))
+        return norm
+    for some in kinds_of(tensors):
+        its_share = share.to(some[0].device)
+        if not some[0].is_cpu:
+            torch._foreach_mul_(some, its_share)  # type: ignore[reportPrivateImportUsage]
+            continue
+        for each in some:
+            each.mul_(its_share)
     return norm
 
 
@@ -64,10 +71,18 @@ def norm_of(tensors: Sequence[Tensor], norm_type: float, *, is_one_kind: bool) -
 
 
 def are_alike(tensors: Sequence[Tensor]) -> bool:
-    """Are they dense, in float32 or float64, and of one type and device?"""
+    """Are they dense, of one type and device, and on a CPU in float32 or float64?"""
     if not tensors:
         return False
     device, dtype = tensors[0].device, tensors[0].dtype
-    return dtype in PRECISE and all(
+    return (dtype in PRECISE or device.type != "cpu") and all(
         each.dtype is dtype and each.device == device and each.layout is torch.strided for each in tensors
     )
+
+
+def kinds_of(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The tensors of each device and type."""
+    found: dict[Any, list[Tensor]] = {}
+    for each in tensors:
+        found.setdefault((each.device, each.dtype), []).append(each)
+    return list(found.values())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol
-from callbacks.core.modules import trained_parameters
+from callbacks.core.modules import TrainedParameters
 from callbacks.core.settings import is_number
 from callbacks.history.scalars import Scalars, mean_and_largest
 from callbacks.model.norms import total_norm
@@ -57,7 +57,7 @@ class GradientNorms(Callback):
 
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)
-        self._norms = Scalars()
+        self._norms, self._trained = Scalars(), TrainedParameters()
 
     @property
     def norms(self) -> array[float]:
@@ -72,13 +72,15 @@ class GradientNorms(Callback):
         self._norms.clear()
 
     def before_step(self, learn: LearnerProtocol) -> None:
-        gradients = [each.grad for each in trained_parameters(learn) if each.grad is not None]
-        self._norms.append(total_norm(gradients))
+        self._norms.append(total_norm(self._trained.gradients(learn)))
 
     def after_train(self, learn: LearnerProtocol) -> None:
         norms = self._norms.read()
         if norms:
             learn.results["grad_norm"], learn.results["grad_norm_max"] = mean_and_largest(norms)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._trained.clear()
 
 
 class Throughput(Callback):

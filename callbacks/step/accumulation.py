@@ -129,9 +129,9 @@ class GradientAccumulation(Callback):
         weight = 1 if self._is_sum else window["weight"]
         # if no target counts, gradients are 0 and must stay 0
         weight = torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight or 1
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.div_(weight)
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        if gradients and (isinstance(weight, Tensor) or weight != 1):
+            torch._foreach_div_(gradients, weight)  # type: ignore[reportPrivateImportUsage]
         for parameter, grad in zip(parameters, left or (), strict=False):
             if grad is not None:
                 parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)

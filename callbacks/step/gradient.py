@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_value_
 from torch.optim import Optimizer
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
-from callbacks.core.modules import trained_parameters
+from callbacks.core.modules import TrainedParameters
 from callbacks.core.when import window_of
 from callbacks.history.scalars import Scalars, mean_and_largest
 from callbacks.model.norms import clip_by_norm, total_norm
@@ -95,7 +95,7 @@ class GradientClip(Callback):
         self.measures: Mapping[str, Direction | None] = {"unclipped_norm": None, "unclipped_norm_max": None}
         if max_norm is not None:
             self.measures["clipped"] = None
-        self._norms = Scalars()
+        self._norms, self._trained = Scalars(), TrainedParameters()
         self.bounds = array("d")  #: `max_norm` at each update of the pass, since it may change
 
     @property
@@ -131,7 +131,7 @@ class GradientClip(Callback):
         Returns:
             Their norm before clipping, a scalar on their device.
         """
-        return self.clip_gradients([each for each in trained_parameters(learn) if each.grad is not None])
+        return self.clip_gradients(self._trained.of(learn))
 
     def clip_gradients(self, parameters: list[Any]) -> Tensor:
         """Clip the gradients of these parameters; returns their norm before clipping."""
@@ -150,6 +150,9 @@ class GradientClip(Callback):
             if self.max_norm is not None:
                 n_clipped = sum(norm > bound for norm, bound in zip(norms, self.bounds, strict=False))
                 learn.results["clipped"] = n_clipped / len(norms)
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        self._trained.clear()
 
 
 def check_size(argument: str, size: float | None) -> float | None:

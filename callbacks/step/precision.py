@@ -199,10 +199,10 @@ class MixedPrecision(Callback):
     def _scale_again(self, learn: LearnerProtocol) -> None:
         """Scale the gradients of an update that another callback has skipped, to accumulate this batch's."""
         if self._is_unscaled and self._scale is not None:
-            for group in learn.optimizer.param_groups:
-                for each in group["params"]:
-                    if each.grad is not None:
-                        each.grad.mul_(self._scale)
+            held = (each for group in learn.optimizer.param_groups for each in group["params"])
+            gradients = [each.grad for each in held if each.grad is not None]
+            if gradients:
+                torch._foreach_mul_(gradients, self._scale)  # type: ignore[reportPrivateImportUsage]
         self._is_unscaled = False
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from kernels import Kernels
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -91,3 +92,12 @@ def test_gradients_that_can_be_differentiated_are_clipped_as_torch_does_it():
     assert not total_norm([grad]).requires_grad
     assert clip_by_norm([grad], 1.0).item() == pytest.approx(27**0.5)
     assert total_norm([grad]).item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("dtypes", "n_calls"), [(KINDS[0], 1), (KINDS[2], 1), (KINDS[-1], 2)], ids=str)
+def test_on_a_device_a_clip_is_one_call_for_each_type(dtypes, n_calls):
+    kernels = Kernels()
+    with kernels:
+        clip_by_norm([each.to("meta") for each in tensors_of(*dtypes)], 1.0)
+    assert kernels.n["_foreach_mul_"] == n_calls
+    assert kernels.n["mul_"] == 0

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from kernels import Kernels
 from resumed import Crash
 from torch import nn
 from torch.nn import functional as F
@@ -195,6 +196,17 @@ def test_even_batches_have_the_bits_of_a_loop_by_hand():
             hand.optimizer.zero_grad()
     pairs = zip(learn.model.parameters(), hand.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_an_update_divides_all_gradients_in_one_call():
+    class Counting(GradientAccumulation):
+        def before_step(self, learn):
+            with kernels:
+                super().before_step(learn)
+
+    kernels = Kernels()
+    learner_of(batches(4, 4), Counting(2)).fit(3)
+    assert kernels.n == {"_foreach_div_": 3}
 
 
 def test_the_loss_that_is_reported_is_not_scaled():

@@ -11,7 +11,17 @@ from tiny import line_batches
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks import CancelStep, GradientClip, GradientNorms, Metrics, Order, Recorder, ZeroGrad, on
+from callbacks import (
+    CancelStep,
+    GradientClip,
+    GradientNorms,
+    Metrics,
+    Order,
+    Recorder,
+    StopOnNaNGradient,
+    ZeroGrad,
+    on,
+)
 from learner import Data, Learner
 
 
@@ -127,3 +137,42 @@ def test_two_of_them_are_refused_with_both():
     learn = learner_with(GradientClip(1.0), GradientClip(max_value=1.0, name="other"))
     with pytest.raises(ValueError, match=r"max_norm=1.0.*max_value=1.0.*leave one of them out"):
         learn.fit(1)
+
+
+class Walked(nn.Sequential):
+    """Counts how often its parts are listed."""
+
+    n = 0
+
+    def named_modules(self, *args, **kwargs):
+        Walked.n += 1
+        return super().named_modules(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [partial(GradientClip, 0.5), GradientNorms, StopOnNaNGradient])
+def test_a_step_does_not_list_the_parameters_again(kind):
+    found = []
+    for n_steps in (2, 6):
+        Walked.n = 0
+        learn = learner_with(kind(), model=Walked(*net()))
+        learn.data = Data(line_batches(n_steps))
+        learn.fit(1)
+        found.append(Walked.n)
+    assert found[0] == found[1]
+
+
+def test_a_layer_that_is_replaced_between_two_steps_is_clipped():
+    @on("before_batch")
+    def replace(learn):
+        if learn.batch_idx == 1:
+            torch.manual_seed(1)
+            learn.model[2] = nn.Linear(4, 1)
+            learn.optimizer.param_groups[0]["params"] = list(learn.model.parameters())
+
+    @on("after_step")
+    def measure(learn):
+        norms.append(math.hypot(*(each.grad.norm().item() for each in learn.model.parameters())))
+
+    norms = []
+    learner_with(GradientClip(0.01), replace, measure).fit(1)
+    assert norms == pytest.approx([0.01] * 3, rel=1e-3)
