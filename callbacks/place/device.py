@@ -174,10 +174,10 @@ def is_elsewhere(optimizer: Any) -> bool:
     state = getattr(optimizer, "state", None)
     if isinstance(state, Mapping) and all(isinstance(each, Tensor) for each in state):
         return any(
-            isinstance(value, Tensor) and value.ndim and value.device != parameter.device
+            isinstance(value, Tensor) and (value.ndim or name != "step") and value.device != parameter.device
             for parameter, values in state.items()
             if isinstance(values, dict)
-            for value in values.values()
+            for name, value in values.items()
         )
     places = {each.device for each in parameters_of(optimizer)}
     return any(each.ndim and each.device not in places for each in tensors_in(optimizer.state_dict()))

@@ -38,8 +38,8 @@ class MixedPrecision(Callback):
     `after_backward` until `before_step`, where they are unscaled before `GRADIENT` callbacks clip them, once
     for accumulated gradients. If one has overflowed, the update is skipped: gradients are dropped,
     `after_step` does not fire, `learn.global_step` does not count it, and the scale is halved. To know this,
-    each update with `"fp16"` waits for the device, as `GradScaler.step` does; `"bf16"` never waits and needs
-    no scale. The scale is saved, and is kept from fit to fit.
+    each update with `"fp16"` waits for the device, as `GradScaler.step` does unless the optimizer is fused;
+    `"bf16"` never waits and needs no scale. The scale is saved, and is kept from fit to fit.
 
     A result of a training pass with `"fp16"` is `skipped_updates`, the number of skipped updates. Some are
     normal at first, while the scale falls. A warning reports a fit without any update; `Checkpoint` keeps no

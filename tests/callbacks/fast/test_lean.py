@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kernels import Kernels
 from resumed import Crash
 from tiny import line_batches
 from torch import nn
@@ -179,6 +180,16 @@ def test_with_schedules_clipping_accumulation_and_half_precision_it_is_the_ordin
     assert_same_fit(lambda: GradientClip(0.1), lambda: GradientAccumulation(3), optimizer=make)
     assert_same_fit(lambda: MixedPrecision("bf16"), optimizer=make)
     assert_same_fit(lambda: MixedPrecision("fp16"), optimizer=make)
+
+
+@pytest.mark.parametrize("step", [LeanStep, ZeroGrad])
+def test_the_count_of_a_fused_optimizer_is_not_read(step):
+    counted = Kernels()
+    learn = learner_of(optimizer=partial(Adam, lr=0.01, fused=True), defaults=(step,))
+    with counted:
+        learn.fit(2)
+    assert counted.n["_fused_adam_"] == learn.global_step
+    assert counted.n["_local_scalar_dense"] == 0  # on a GPU the count is there, so a read would wait
 
 
 def test_a_scheduler_of_torch_that_sees_the_first_step_does_not_warn():

@@ -243,20 +243,17 @@ def test_the_model_is_moved_before_it_sees_a_batch_with_its_buffers():
     assert {tensor.device for tensor in (*learn.model.parameters(), *learn.model.buffers())} == {META}
 
 
-def test_the_optimizers_state_follows_the_model():
-    model = nn.Linear(2, 1, device="meta")
-    optimizer = torch.optim.Adam(model.parameters())
-    for parameter in model.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(3.0),
-            "exp_avg": torch.ones(parameter.shape),
-            "exp_avg_sq": torch.ones(parameter.shape),
-        }
+@pytest.mark.parametrize("shape", [(2,), ()])
+def test_the_optimizers_state_follows_the_model(shape):
+    parameter = nn.Parameter(torch.ones(shape, device="meta"))
+    optimizer = torch.optim.Adam([parameter])
+    moments = {"exp_avg": torch.ones(shape), "exp_avg_sq": torch.ones(shape)}
+    optimizer.state[parameter] = {"step": torch.tensor(3.0), **moments}
     place_optimizer(optimizer)
     for values in optimizer.state.values():
         assert values["exp_avg"].device == values["exp_avg_sq"].device == META
         assert values["step"].device == CPU
-    assert float(optimizer.state[model.bias]["step"]) == 3
+    assert float(optimizer.state[parameter]["step"]) == 3
     state = optimizer.state
     place_optimizer(optimizer)  # `step` on the CPU is where it belongs, so nothing is moved a second time
     assert optimizer.state is state
