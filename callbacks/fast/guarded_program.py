@@ -7,6 +7,7 @@ call path of `torch.compile` takes several times longer.
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,8 @@ TRACING: dict[str, bool | str] = {
     "side_effect_replay_policy": "error",
     "record_runtime_overhead": False,  # a label for profilers at each call
 }
+#: A guard that compares with a zero, for which 0.0 and -0.0 are equal.
+ZERO = re.compile(r"(.+) == .*\b0\.0\b.*")
 
 
 def step(
@@ -47,13 +50,8 @@ def step(
 ) -> tuple[Any, Tensor, list[Tensor | None]]:
     """Predictions, loss and gradients of a batch, computed as the loop computes them.
 
-    Args:
-        model: called as the loop calls it.
-        loss_func: called as the loop calls it; None if the model's output has a loss.
-        params: those with `requires_grad` get a gradient, or None if the loss does not depend on them.
-        inputs: of the model.
-        targets: of the loss.
-        mixed: the type of device whose autocast `MixedPrecision` has switched on, or "".
+    Only `params` with `requires_grad` get a gradient: None if the loss does not depend on one. `mixed` is the
+    type of device whose autocast `MixedPrecision` has switched on, or "".
     """
     with torch.enable_grad():
         if type(inputs) is tuple:
@@ -85,45 +83,50 @@ class Program:
 
     Its function has a code object of its own, with which `torch.compile` keeps the program and drops it.
 
-    Args:
-        backend: what compiles the graph.
-
     Attributes:
-        kind: the shapes of its batches, as text.
         trained: the parameters that it computes gradients of.
         n_unproven: steps that are still to be compared with the ordinary step.
         copies: True if two of its results share memory, so gradients must be copied.
         is_made: False if nothing was compiled, as after `torch.compiler.set_stance("force_eager")`.
         seconds: how long it took to compile.
+        missing: tensors with `requires_grad` that were not passed as parameters.
+        kept: what it may change, each tensor with an earlier copy.
+        call: its code.
     """
 
     def __init__(self, backend: Backend):
-        self.backend, self.kind = backend, ""
+        self.backend = backend
         self.function = FunctionType(step.__code__.replace(), dict(globals()), step.__name__)
         self._compiled = torch.compile(self.function, fullgraph=True, dynamic=False, backend=self._compile)
         self.trained: list[Tensor] | None = None
         self.n_unproven, self.copies, self.is_made, self.seconds = N_PROVEN, False, False, 0.0
-        self.missing: list[Tensor] = []  #: tensors with `requires_grad` that were not passed as parameters
-        self.kept: list[tuple[Tensor, Tensor]] = []  #: what it may change, each with an earlier copy
+        self.missing: list[Tensor] = []
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        self.call: Callable[..., Any] = len
         self._read: list[Any] = []
         self._refusal: Unfit | None = None
-        self._given: dict[str, Any] = {}
+        self._params: list[Tensor] = []
         self._entry: Any = None
         self._guards: Any = None
         self._check: Callable[[dict[str, Any]], bool] = bool
-        self.call: Callable[..., Any] = len
+        self._zeros: Callable[[dict[str, Any]], str] | None = None
+        self._signs = ""
 
     def fits(self, here: dict[str, Any]) -> bool:
         """Is everything that it has read unchanged?"""
-        return self._check(here) and self._entry.guard_manager is self._guards
+        return (
+            self._check(here)
+            and self._entry.guard_manager is self._guards
+            and (self._zeros is None or self._zeros(here) == self._signs)
+        )
 
     def run_first(self, here: dict[str, Any]) -> Any:
-        """Compile the program, and run it for the first time.
+        """Compile the program, and run it; None if tensors are `missing` among the parameters.
 
         Raises:
             Unfit: it cannot be compiled; nothing was run.
         """
-        self._given, begun = here, time.perf_counter()
+        self._params, begun = here["params"], time.perf_counter()
         try:
             with tracing():
                 outs = self._compiled(*here.values())
@@ -132,28 +135,33 @@ class Program:
                 return None
             raise self._refusal or Unfit(explain(error)) from error
         finally:
-            self._given = {}
+            self._params = []
         self.seconds = time.perf_counter() - begun
         if self.is_made:
-            self._find_guards()
+            try:
+                self._find_guards(here)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise Unfit(f"the guards of torch {torch.__version__} cannot be called ({error})") from error
         return outs
 
-    def _find_guards(self) -> None:
+    def _find_guards(self, here: dict[str, Any]) -> None:
         """Find the guards and the code that `torch.compile` has made, which are not public."""
-        try:
-            eval_frame: Any = import_module("torch._dynamo.eval_frame")
-            (self._entry,) = eval_frame._debug_get_cache_entry_list(self.function.__code__)
-            self._guards = self._entry.guard_manager
-            self._check = self._guards.root.check
-            self.call = FunctionType(self._entry.code, self.function.__globals__)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise Unfit(f"the guards of torch {torch.__version__} cannot be called ({error})") from error
+        eval_frame: Any = import_module("torch._dynamo.eval_frame")
+        (self._entry,) = eval_frame._debug_get_cache_entry_list(self.function.__code__)
+        self._guards = self._entry.guard_manager
+        self._check = self._guards.root.check
+        self.call = FunctionType(self._entry.code, self.function.__globals__)
+        zeros = [found[1] for each in self._guards.code_parts if (found := ZERO.fullmatch(each))]
+        if zeros:
+            names = {**self._guards.closure_vars, "G": self.function.__globals__}
+            self._zeros = eval(f"lambda L: repr(({', '.join(zeros)},))", names)
+            self._signs = self._zeros(here)
 
     def _compile(self, graph: Any, inputs: list[Any]) -> Any:
         """Compile a graph; torch calls this before anything is run."""
         tensors = [each for each in inputs if isinstance(each, Tensor)]
-        given = set(map(id, self._given["params"]))
-        self.missing = [each for each in tensors if each.requires_grad and id(each) not in given]
+        passed = set(map(id, self._params))
+        self.missing = [each for each in tensors if each.requires_grad and id(each) not in passed]
         if self.missing:
             raise Unfit("there are more tensors to compute gradients of")
         try:
@@ -178,8 +186,8 @@ class Program:
 
     def failed_guard(self, here: dict[str, Any]) -> str:
         """The first guard that fails, as text."""
-        found = getattr(self._guards.root.check_verbose(here), "verbose_code_parts", None) or [""]
-        return str(found[0]).partition("#")[0].strip()
+        found = getattr(self._guards.root.check_verbose(here), "verbose_code_parts", None)
+        return str(found[0]).partition("#")[0].strip() if found else "the sign of a zero"
 
 
 @contextmanager
@@ -221,11 +229,7 @@ def compiled(backend: Backend, graph: Any, inputs: list[Any]) -> Any:
 
 
 def check_known(backend: str) -> None:
-    """Refuse an unknown name; takes seconds, since torch imports its compiler to find out.
-
-    Raises:
-        ValueError: the message lists the names.
-    """
+    """Refuse an unknown name; takes seconds, since torch imports its compiler to find out."""
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise ValueError(

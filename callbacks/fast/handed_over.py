@@ -13,27 +13,31 @@ from callbacks.fast.program_choice import Pending, Programs
 from callbacks.fast.refused_callbacks import AFTER_PRED, BEFORE_GRADIENTS, changed
 
 
-def stamp_of(pending: Pending) -> Any:
+def tensors_of(*nested: Any) -> list[Tensor]:
+    """The tensors in nested containers."""
+    return [each for each in pytree.tree_leaves(nested) if isinstance(each, Tensor)]
+
+
+def stamp_of(pending: Pending) -> list[int]:
     """How often each tensor that a loss reads has been written to."""
-    leaves = [pending.preds, pending.here["targets"], pending.program.read]
-    return [each._version for each in pytree.tree_leaves(leaves) if isinstance(each, Tensor)]
+    found = tensors_of(pending.preds, pending.here["targets"], pending.program.read)
+    return [each._version for each in found]
 
 
-def check_read(learn: Any, pending: Pending, stamp: Any) -> None:
+def check_read(learn: Any, pending: Pending, stamp: list[int]) -> None:
     """Refuse a change of what the loss reads, between the forward pass and the loss.
 
     Raises:
         ValueError: the message names the callbacks that may have done it.
     """
+    here, program = pending.here, pending.program
     if learn.preds is not pending.preds and not leaves_are(learn.preds, pending.preds):
         raise changed(learn, "the predictions", AFTER_PRED)
-    here = pending.here
     if learn.targets is not here["targets"] or learn.loss_func is not here["loss_func"]:
         raise changed(learn, "targets or loss function", AFTER_PRED)
     with torch.no_grad():
-        is_same = not pending.program.is_made or pending.program.fits(here)
-        is_same = is_same and stamp_of(pending) == stamp
-    if not is_same:
+        is_same = not program.is_made or program.fits(here)
+    if not is_same or stamp_of(pending) != stamp:
         raise changed(learn, "something that the loss reads", AFTER_PRED)
 
 
@@ -46,33 +50,33 @@ def check_gradients(learn: Any, pending: Pending, programs: Programs) -> None:
     params = pending.here["params"]
     try:
         programs.unguarded.check_hooks(params, learn.model)
+        is_same = sum(each.requires_grad for each in params) == len(pending.program.trained or ())
     except Unfit:
-        raise changed(learn, "which parameters are trained, or their hooks", BEFORE_GRADIENTS) from None
-    trained = [each for each in params if each.requires_grad]
-    if len(trained) != len(pending.program.trained or ()):
+        is_same = False
+    if not is_same:
         raise changed(learn, "which parameters are trained, or their hooks", BEFORE_GRADIENTS)
-    for each in (pending.loss, *pytree.tree_leaves(pending.preds)):
-        if isinstance(each, Tensor) and (each._backward_hooks or each.grad is not None or each.retains_grad):
+    for each in tensors_of(pending.loss, pending.preds):
+        if each._backward_hooks or each.grad is not None or each.retains_grad:
             raise changed(learn, "the hooks or gradients of loss or predictions", BEFORE_GRADIENTS)
 
 
-def slope_of(learn: Any, pending: Pending) -> Tensor | None:
-    """The derivative of the changed loss with respect to that of the program; None if it is 0.
+def add_gradients(learn: Any, pending: Pending) -> None:
+    """Add gradients to the present ones, as `backward` does.
 
-    Gradients of terms that depend on weights alone are added to the present gradients.
+    If callbacks have changed the loss, they are multiplied by the derivative of theirs, and those of terms
+    that depend on weights alone are added.
 
     Raises:
         ValueError: the change depends on predictions, and the program cannot add such gradients.
     """
-    learn.loss_grad.backward()
-    leaves = [each for each in pytree.tree_leaves(pending.preds) if isinstance(each, Tensor)]
-    if any(each.grad is not None for each in leaves):
-        raise changed(learn, "the loss by more than a scale", BEFORE_GRADIENTS[1:])
-    return pending.loss.grad
-
-
-def add_gradients(pending: Pending, slope: Tensor | None) -> None:
-    """Add gradients to the present ones, as `backward` does."""
+    slope = None
+    if learn.loss_grad is not pending.loss:
+        learn.loss_grad.backward()
+        if any(each.grad is not None for each in tensors_of(pending.preds)):
+            raise changed(learn, "the loss by more than a scale", BEFORE_GRADIENTS[1:])
+        slope = pending.loss.grad
+        if slope is None:  # the loss was replaced
+            return
     for param, grad in zip(pending.program.trained or (), pending.grads, strict=True):
         if grad is None:
             continue

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from callbacks.fast.lean_kernels import Kernel, update
-from callbacks.fast.lean_proof import Unfit, check_joined, examine, find_hooks, find_step, gather, prove
+from callbacks.fast.lean_proof import Unfit, check_step, examine, find_hooks, find_step, gather, prove
 from callbacks.optim.optimizers import members_of
 
 #: Updates of a fit that are computed twice and compared: the first starts the momentum, the second uses it.
@@ -55,7 +55,7 @@ class LeanUpdate:
         if not self._is_joined:
             return
         try:
-            check_joined(optimizer)
+            check_step(optimizer)  # their common step does more than those of the members
         except Unfit as reason:  # the ordinary step is taken for the rest of the fit
             self._each, self._is_joined = [LeanOptimizer(optimizer, self._on_fallback)], False
             self._each[0].fall_back(reason)

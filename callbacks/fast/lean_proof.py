@@ -39,16 +39,9 @@ def find_engine() -> Callable[..., Any]:
         engine = torch.autograd.Variable._execution_engine.run_backward  # type: ignore[attr-defined]
         with torch.enable_grad():
             weights = torch.tensor([2.0, 3.0], requires_grad=True, device="cpu", dtype=torch.float32)
+            ones = torch.ones((), device="cpu")
             for _ in range(2):  # the second time adds to the first
-                engine(
-                    ((weights * weights).sum(),),
-                    (torch.ones((), device="cpu"),),
-                    False,
-                    False,
-                    (),
-                    True,
-                    True,
-                )
+                engine(((weights * weights).sum(),), (ones,), False, False, (), True, True)
         found = None if weights.grad is None else weights.grad.tolist()
     except MISSING as error:
         raise Unfit(
@@ -93,13 +86,10 @@ def examine(optimizer: Any) -> Kernel | None:
         raise Unfit(f"the optimizer is {title}, and LeanStep knows SGD, Adam and AdamW of torch.optim")
     if not find_step(optimizer).__module__.startswith("torch.optim."):
         raise Unfit(f"{title}.step is not torch's")
-    check_own_methods(optimizer)
-    if any(find_hooks(optimizer)):
-        raise Unfit(f"hooks are registered on the step of {title}")
-    if (
-        getattr(optimizer, "grad_scale", None) is not None
-        or getattr(optimizer, "found_inf", None) is not None
-    ):
+    check_step(optimizer)
+    if "zero_grad" in vars(optimizer):
+        raise Unfit("its zero_grad was replaced")
+    if any(getattr(optimizer, name, None) is not None for name in ("grad_scale", "found_inf")):
         raise Unfit("a gradient scaler drives its step")
     plain = True
     for group in optimizer.param_groups:
@@ -109,29 +99,13 @@ def examine(optimizer: Any) -> Kernel | None:
     return KERNELS[type(optimizer)] if plain else None
 
 
-def check_own_methods(optimizer: Any) -> None:
-    """Refuse an optimizer whose `step` or `zero_grad` was replaced, except by a scheduler of torch."""
-    check_own_step(optimizer)
-    if "zero_grad" in vars(optimizer):
-        raise Unfit("its zero_grad was replaced")
-
-
-def check_own_step(optimizer: Any) -> None:
-    """Refuse an optimizer whose `step` was replaced, except by a scheduler that counts steps."""
+def check_step(optimizer: Any) -> None:
+    """Refuse an optimizer whose `step` has hooks, or was replaced by anything but a scheduler of torch."""
     own = vars(optimizer).get("step")
     if own is not None and not (
         hasattr(own, "_wrapped_by_lr_sched") and getattr(own, "__wrapped__", None) is type(optimizer).step
     ):
         raise Unfit("its step was replaced")
-
-
-def check_joined(optimizer: Any) -> None:
-    """Refuse several optimizers whose members cannot be stepped one by one, as their common step does more.
-
-    Raises:
-        Unfit: hooks are registered on it, or it was replaced.
-    """
-    check_own_step(optimizer)
     if any(find_hooks(optimizer)):
         raise Unfit(f"hooks are registered on the step of {type(optimizer).__name__}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,13 @@ from callbacks.core.warning import warn
 from callbacks.fast.guarded_program import N_PROVEN, Backend, Program
 from callbacks.fast.lean_optimizer import set_grad_enabled
 from callbacks.fast.lean_proof import Unfit
-from callbacks.fast.program_proof import Proof, kind_of
-from callbacks.fast.refused_callbacks import check_owned
+from callbacks.fast.program_proof import N_TIMED, Proof, kind_of
 from callbacks.fast.unguarded import Unguarded
 
 N_SETTINGS = 8  #: programs for one kind of batch in a fit; with more, a setting changes all the time
 N_TRIES = 3  #: batches in a row without a program, for a reason that may pass
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+UNCOMPILED = ("eager", "aot_eager")  #: backends that generate no code, so nobody expects speed
 
 
 @dataclass(slots=True)
@@ -37,20 +38,16 @@ class Pending:
 
 
 class Programs:
-    """The programs of a `WholeStep`.
+    """The programs of a `WholeStep`; `n_kinds` kinds of batches get one.
 
     They outlive a fit, since compiling takes seconds: the next fit uses them again, after a new comparison
     with the ordinary step.
-
-    Args:
-        backend: what compiles a graph.
-        n_kinds: how many kinds of batches get a program.
     """
 
     def __init__(self, backend: Backend, n_kinds: int):
         self.backend, self.n_kinds = backend, n_kinds
         self.unguarded = Unguarded()
-        self._all: list[Program] = []
+        self.clear()
         self.begin()
 
     def begin(self) -> None:
@@ -58,7 +55,7 @@ class Programs:
         self._all = [each for each in self._all if each.n_unproven < N_PROVEN]
         for each in self._all:
             each.n_unproven = N_PROVEN
-        self._n_made: dict[str, int] = {}  # by kind
+        self._n_made: Counter[str] = Counter()  # by kind
         self._n_failed = 0
         self._cannot_hook = self._was_reported = False
         self.seconds = 0.0
@@ -74,7 +71,8 @@ class Programs:
 
     def clear(self) -> None:
         """Drop all programs."""
-        self._all = []
+        self._all: list[Program] = []
+        self._ratios: list[float] = N_TIMED * [1.0] if self.backend in UNCOMPILED else []
         self.rest()
 
     def run(self, learn: Any, mixed: str, kinds: list[str]) -> Pending | None:
@@ -104,8 +102,8 @@ class Programs:
                     break
             else:
                 return self._make(learn, kinds)
-            if program.n_unproven:
-                return self._prove(learn, program, kinds)
+            if program.n_unproven or len(self._ratios) < N_TIMED:
+                return self._prove(learn, program) if self._admits(learn, kinds) else None
             outs = program.call(*here.values())
         finally:
             set_grad_enabled(before)
@@ -125,11 +123,10 @@ class Programs:
         """Collect the present parameters of the model, the loss and what they reach."""
         module = loss_module(learn.loss_func)
         found = [*learn.model.parameters(), *(module.parameters() if module else ()), *self._extra]
-        params = list({id(each): each for each in found}.values())
         self.here = {
             "model": learn.model,
             "loss_func": learn.loss_func,
-            "params": params,
+            "params": list({id(each): each for each in found}.values()),
             "inputs": learn.inputs,
             "targets": learn.targets,
             "mixed": self.here.get("mixed", ""),
@@ -143,24 +140,24 @@ class Programs:
         if any(map(is_lazy, learn.model.parameters())):
             return None  # the first batch makes them
         self._take_up(learn)
-        hooked = is_hooked(learn.model)
+        hooked, kind = is_hooked(learn.model), kind_of_batch(learn)
         if hooked and self._cannot_hook:
             return self._fail(Unfit(f"hooks are registered on {hooked}, and a program cannot call them"))
-        kind = kind_of_batch(learn)
-        if not self._admits(learn, kind, kinds):
+        if not self._admits(learn, kinds):
             return None
         if self._n_failed >= N_TRIES:
             raise Unfit("torch.compile is switched off")
-        if self._n_made.get(kind, 0) >= N_SETTINGS:
+        if self._n_made[kind] >= N_SETTINGS:
             what = f"`{self._all[-1].failed_guard(self.here)}`" if self._all else "a method of a class"
             raise Unfit(f"{what} has changed {N_SETTINGS} times, and each value needs a program of its own")
         report_compiling(learn, self.backend, kind)
         program = Program(self.backend)
         try:
-            pending = self._prove(learn, program, kinds, is_new=True)
+            pending = self._prove(learn, program, is_new=True)
         except Unfit as reason:
             self._cannot_hook = self._cannot_hook or bool(hooked)
-            if hooked or is_passing(reason):
+            # what the first steps store for later ones is there after them
+            if hooked or "changes" in str(reason):
                 return self._fail(reason)
             raise
         if pending is None:
@@ -170,27 +167,15 @@ class Programs:
             self._n_failed += 1
             return pending
         self._n_failed = 0
-        self._n_made[kind] = self._n_made.get(kind, 0) + 1
+        self._n_made[kind] += 1
         self.seconds += program.seconds
         self._all.append(program)
         return pending
 
-    def _prove(
-        self, learn: Any, program: Program, kinds: list[str], *, is_new: bool = False
-    ) -> Pending | None:
+    def _prove(self, learn: Any, program: Program, *, is_new: bool = False) -> Pending | None:
         """Take one of a program's first steps, and compare it with the ordinary one."""
-        kind = kind_of_batch(learn)
-        if kind not in kinds and not is_new and not self._admits(learn, kind, kinds):
-            return None
-        names: dict[Any, str] = {}
-        for module in filter(None, (loss_module(learn.loss_func), learn.model)):
-            names |= {each: name for name, each in (*module.named_parameters(), *module.named_buffers())}
         program.trained = [each for each in self.here["params"] if each.requires_grad]
-        proof = Proof(program, self.here, names, self.unguarded)
-        where = f"in batch {learn.batch_idx} of epoch {learn.epoch}"
-        outs = proof.run(
-            where, lambda: check_owned(learn, program), is_new=is_new, others=tuple(learn.model.buffers())
-        )
+        outs = Proof(program, learn, self.here, self.unguarded, self._ratios).run(is_new=is_new)
         return None if outs is None else self._pending(program, outs)
 
     def _fail(self, reason: Unfit) -> None:
@@ -199,14 +184,12 @@ class Programs:
         if self._n_failed >= N_TRIES:
             raise reason
 
-    def _admits(self, learn: Any, kind: str, kinds: list[str]) -> bool:
+    def _admits(self, learn: Any, kinds: list[str]) -> bool:
         """May this kind of batch have a program?"""
-        if kind in kinds:
-            return True
-        if len(kinds) < self.n_kinds:
+        kind = kind_of_batch(learn)
+        if kind not in kinds and len(kinds) < self.n_kinds:
             kinds.append(kind)
-            return True
-        if not self._was_reported:
+        if kind not in kinds and not self._was_reported:
             self._was_reported = True
             warn(
                 f"WholeStep: batch {learn.batch_idx} of epoch {learn.epoch} is {kind}, and {self.n_kinds} "
@@ -214,18 +197,13 @@ class Programs:
                 "will further new kinds. Pad batches to a few lengths, drop the last one, or allow more "
                 "kinds with WholeStep(n_programs=...)."
             )
-        return False
+        return kind in kinds
 
 
 def as_leaf(tensor: Tensor) -> Tensor:
     """The tensor without its graph, so that a term of the loss that is computed from it is noticed."""
     found = tensor.detach()
     return found.requires_grad_() if found.is_floating_point() else found
-
-
-def is_passing(reason: Unfit) -> bool:
-    """May the reason pass? What the first steps store for later ones is there after them."""
-    return "changes" in str(reason)
 
 
 def is_hooked(model: Any) -> str:

@@ -1,8 +1,10 @@
-"""Compares what a program computes with what the same step computes without a compiler."""
+"""Compares what a program computes, and its time, with the same step without a compiler."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from callbacks.core import draws
+from callbacks.core.modules import loss_module
 from callbacks.fast.fallback_reasons import unknown
 from callbacks.fast.guarded_program import Program
 from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.refused_callbacks import check_owned
 from callbacks.fast.unguarded import Unguarded
 
 #: How far a program's numbers may be from the ordinary ones, as a share of the largest in a tensor: sums are
@@ -23,6 +27,8 @@ FLOOR = 0.05
 #: Weights are moved by `ROUNDINGS` units of rounding, `N_MOVED` times. A program may be off by `TIMES` the
 #: largest change that this makes in the ordinary step's numbers.
 ROUNDINGS, N_MOVED, TIMES = 8, 4, 10
+#: Steps that are timed beside the ordinary step, and how many times its time the median may take.
+N_TIMED, SLOWER = 15, 1.1
 #: Why nothing can be compared with a step.
 UNLIKE = (
     "the ordinary step itself computes other numbers each time it is run with the same weights and random "
@@ -33,56 +39,70 @@ Found = dict[str, Tensor]  #: what a step computes, by the names that messages u
 
 
 class Proof:
-    """Runs the first steps of a program, and the ordinary step beside each.
+    """Runs a program, and the ordinary step beside it.
 
     Args:
         program: to be compared.
-        here: its arguments by name.
-        names: of the parameters.
+        learn: the learner, with a batch.
+        here: the arguments of the program by name.
         unguarded: watches what guards do not see.
+        ratios: the program's time per time of the ordinary step; a step that is not compared adds one.
     """
 
-    def __init__(self, program: Program, here: dict[str, Any], names: dict[Any, str], unguarded: Unguarded):
-        self.program, self.here, self.names, self.unguarded = program, here, names, unguarded
+    def __init__(
+        self, program: Program, learn: Any, here: dict[str, Any], unguarded: Unguarded, ratios: list[float]
+    ):
+        self.program, self.learn, self.here = program, learn, here
+        self.unguarded, self.ratios = unguarded, ratios
+        self.names: dict[Any, str] = {}
+        for module in filter(None, (loss_module(learn.loss_func), learn.model)):
+            parts = (*module.named_parameters(), *module.named_buffers())
+            self.names |= {each: name for name, each in parts}
         self.before = draws.take()
 
-    def run(
-        self, where: str, check: Callable[[], None], *, is_new: bool, others: tuple[Tensor, ...] = ()
-    ) -> Any:
+    def run(self, *, is_new: bool = False) -> Any:
         """What the program computes, after a comparison; None if it must be made with more parameters.
 
-        Args:
-            where: which batch, for messages.
-            check: called before anything is kept; may raise.
-            is_new: True if the program must be compiled first.
-            others: further tensors that it may change.
-
         Raises:
-            Unfit: the step cannot become a program; the ordinary step must be taken.
+            Unfit: the ordinary step must be taken: this one cannot become a program, or that is slower.
             RuntimeError: the program computes other numbers than the ordinary step.
         """
         program = self.program
         try:
             if is_new:
-                outs = program.run_first(self.here)
+                outs, seconds = program.run_first(self.here), 0.0
                 if outs is None or not program.is_made:  # then this was the ordinary step itself
                     return outs
             else:
-                program.keep(others)
-                outs = program.call(*self.here.values())
+                program.keep(tuple(self.learn.model.buffers()))
+                outs, seconds = self._timed(lambda *args: program.fits(self.here) and program.call(*args))
             after, changed = draws.take(), changed_of(program.kept)
-            self._compare(self._named(outs), where)
-            check()
+            if program.n_unproven:
+                self._compare(self._named(outs))
+                check_owned(self.learn, program)
+            else:
+                self._undo()
+                self.ratios.append(seconds / max(self._timed(program.function)[1], 1e-9))
+                check_speed(self.ratios)
         except Exception:
             self._undo()
             raise
+        self._undo()
         for tensor, value in changed.values():
             tensor.copy_(value)
         draws.put(after)
         program.copies = program.copies or shares_memory(outs, self.here)
-        program.n_unproven -= 1
+        program.n_unproven = max(0, program.n_unproven - 1)
         program.kept = []
         return outs
+
+    def _timed(self, call: Callable[..., Any]) -> tuple[Any, float]:
+        """What a step computes, and its seconds; waits for the device."""
+        begun = time.perf_counter()
+        outs = call(*self.here.values())
+        if outs[1].device.type not in ("cpu", "meta"):
+            torch.accelerator.synchronize(outs[1].device)
+        return outs, time.perf_counter() - begun
 
     def _undo(self) -> None:
         """Restore what the program, or the step beside it, has changed."""
@@ -115,21 +135,21 @@ class Proof:
             found[f"the buffer {self.names.get(tensor, number)!r}"] = value
         return {name: each.detach().clone() for name, each in found.items()}
 
-    def _compare(self, found: Found, where: str) -> None:
-        function = self.program.function
+    def _compare(self, found: Found) -> None:
+        function, learn = self.program.function, self.learn
         wanted = self._ordinary(lambda *args: self.unguarded.record(function, *args))
         check_draws(self.before, draws.take())
         coarse = torch.bfloat16 if self.here["mixed"] else None
-        problem = difference(found, wanted, coarse, {})
-        if not problem:
+        if not difference(found, wanted, coarse, {}):
             return
         if difference(self._ordinary(function), wanted, coarse, {}):
             raise Unfit(UNLIKE)
         problem = difference(found, wanted, coarse, self._slacks(wanted))
         if problem:
             raise RuntimeError(
-                f"WholeStep: {where} {problem}. The program and the ordinary step compute different things. "
-                "The results were discarded. Either the step reads something that WholeStep cannot see, "
+                f"WholeStep: in batch {learn.batch_idx} of epoch {learn.epoch} {problem}. The program and "
+                "the ordinary step compute different things. The results were discarded. "
+                "Either the step reads something that WholeStep cannot see, "
                 "such as a file: make that a buffer or an attribute of the model. Or the compiler is wrong: "
                 "use WholeStep('aot_eager'), which generates no code, or leave WholeStep out."
             )
@@ -166,12 +186,18 @@ def changed_of(kept: list[tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Ten
     }
 
 
-def check_draws(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Refuse random numbers that a program would draw only once.
+def check_speed(ratios: list[float]) -> None:
+    """Refuse a program that is slower than the ordinary step, once enough steps were timed."""
+    ratio = median(ratios)
+    if len(ratios) == N_TIMED and ratio > SLOWER:
+        raise Unfit(
+            f"the program is slower: it takes {ratio:.2f} times as long as the ordinary step (the median of "
+            f"{N_TIMED} steps)"
+        )
 
-    Raises:
-        Unfit: the forward pass or the loss uses the generator of Python or NumPy.
-    """
+
+def check_draws(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Refuse random numbers of Python or NumPy, which a program would draw only once."""
     for name in ("python", "numpy"):
         if name in before and name in after and draws.differ(name, before[name], after[name]):
             raise Unfit(f"the forward pass or the loss draws random numbers with {name}")
@@ -183,28 +209,25 @@ def difference(found: Found, wanted: Found, coarse: Any, slacks: dict[str, float
         name = sorted(found.keys() ^ wanted.keys())[0]
         return f"{name} is computed only by the program or only by the ordinary step"
     sizes = [largest(each) for name, each in wanted.items() if name.startswith("the gradient")]
-    floor = FLOOR * max(sizes, default=0.0)
     for name, right in wanted.items():
-        slack = slacks.get(name, 0.0)
+        share, slack = SHARES.get(coarse or right.dtype, 0.0), slacks.get(name, 0.0)
         if name.startswith("the gradient"):
-            slack += SHARES.get(coarse or right.dtype, 0.0) * floor
-        text = compare(found[name], right, slack, coarse)
+            slack += share * FLOOR * max(sizes)
+        text = compare(found[name], right, share, slack)
         if text:
             return f"{name} is {text}"
     return ""
 
 
-def compare(found: Tensor, wanted: Tensor, slack: float, coarse: Any) -> str:
+def compare(found: Tensor, wanted: Tensor, share: float, slack: float) -> str:
     """How one tensor differs, in words; NaN equals NaN."""
     if found.shape != wanted.shape or found.dtype is not wanted.dtype:
         return f"{kind_of(found)}, not {kind_of(wanted)}"
     if found.is_meta or not found.numel():  # on the meta device there are no numbers
         return ""
-    bad = torch.isnan(found) != torch.isnan(wanted)
     gap = (found.double() - wanted.double()).abs().nan_to_num(0.0, posinf=float("inf"))
     gap = torch.where(found == wanted, 0.0, gap)  # infinities, too
-    allowed = SHARES.get(coarse or wanted.dtype, 0.0) * largest(wanted) + slack
-    bad |= gap > allowed
+    bad = (torch.isnan(found) != torch.isnan(wanted)) | (gap > share * largest(wanted) + slack)
     if not bad.any():  # waits for the device, in the first steps of a program
         return ""
     worst = int(gap.flatten().argmax())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Iterator
+from itertools import pairwise
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -21,11 +22,9 @@ from callbacks.step.recurrent import RNNRegularizer
 
 #: Classes that would have no effect, each with what it does and what to do instead.
 REFUSED: dict[type[Callback], str] = {
-    MixUp: "changes the loss function from batch to batch",
-    CutMix: "changes the loss function from batch to batch",
-    LabelMix: "changes the loss function from batch to batch",
-    RNNRegularizer: "adds to the loss after it is computed: add it in loss_func",
-    Compile: "compiles the forward pass, which is compiled with the rest already",
+    **dict.fromkeys((MixUp, CutMix, LabelMix), "changes the loss function from batch to batch:"),
+    RNNRegularizer: "adds to the loss after it is computed: add it in loss_func, or",
+    Compile: "compiles the forward pass, which is compiled with the rest already:",
 }
 #: Callbacks that listen between the forward pass and the gradients, and change nothing there.
 HARMLESS = (MixedPrecision, StopOnNaN)
@@ -36,42 +35,33 @@ SURROUNDERS = (MixedPrecision, Profile)
 
 
 def check_together(owner: Callback, learn: Any) -> None:
-    """Refuse callbacks that would have no effect beside a program.
-
-    Raises:
-        ValueError: the message names all of them, each with the fix.
-    """
+    """Refuse callbacks that would have no effect beside a program; the error names all of them."""
     found = [problem for one in learn.callbacks for problem in problems(one)]
     if found:
-        raise ValueError(" ".join(f"{describe(owner)}: {each}" for each in found))
+        raise ValueError(" ".join(f"{describe(owner)}: {each} leave one of them out." for each in found))
 
 
 def problems(callback: Callback) -> Iterator[str]:
-    """Why one callback would have no effect, with the fix."""
-    fix = "leave one of them out."
+    """Why one callback would have no effect."""
     for kind, why in REFUSED.items():
         if isinstance(callback, kind):
-            yield f"{describe(callback)} {why}{', or' if ':' in why else ':'} {fix}"
+            yield f"{describe(callback)} {why}"
             return
     if callback.scales_gradients:
         yield (  # the program computes gradients of the unscaled loss, which loses small ones
-            f"{describe(callback)} scales the loss before gradients are computed: use "
-            f"MixedPrecision('bf16'), or {fix}"
+            f"{describe(callback)} scales the loss before gradients are computed: "
+            "use MixedPrecision('bf16'), or"
         )
     around = [each for each in INNER if each in callback.surrounds and not isinstance(callback, SURROUNDERS)]
     if around:
-        yield f"{describe(callback)} surrounds {around[0]!r}, which is part of the program: {fix}"
-
-
-def suspects(learn: Any, *events: str) -> str:
-    """The callbacks that may have changed something in these events, for a message."""
-    return " or ".join(map(describe, meddlers(learn, events))) or "other code"
+        yield f"{describe(callback)} surrounds {around[0]!r}, which is part of the program:"
 
 
 def changed(learn: Any, what: str, events: tuple[str, ...]) -> Exception:
     """The error for a callback that has changed what the program has already used."""
+    suspects = " or ".join(map(describe, meddlers(learn, events))) or "other code"
     return ValueError(
-        f"WholeStep: {suspects(learn, *events)} has changed {what} in batch {learn.batch_idx} of epoch "
+        f"WholeStep: {suspects} has changed {what} in batch {learn.batch_idx} of epoch "
         f"{learn.epoch}, but forward, loss and gradients are one program, which has already run: leave out "
         "that callback, or WholeStep. Gradients may be changed, and the loss may be scaled."
     )
@@ -88,11 +78,7 @@ def meddlers(learn: Any, events: tuple[str, ...]) -> list[Callback]:
 
 
 def check_overridden(owner: Callback, learn: Any) -> None:
-    """Refuse a step if another callback, or a subclass of the learner, overrides a part of it.
-
-    Raises:
-        Unfit: the message names the class and the method.
-    """
+    """Refuse a step if another callback, or a subclass of the learner, overrides a part of it."""
     if any(each.distributed for each in learn.callbacks):
         raise Unfit("several processes train together, and a program does not wait for the other gradients")
     for name in INNER:
@@ -108,52 +94,36 @@ def check_writers(learn: Any) -> None:
     """Refuse callbacks that use `.data` of tensors between the forward pass and the gradients.
 
     Torch does not count these writes, so a changed weight cannot be noticed.
-
-    Raises:
-        Unfit: the message names the callback and the event.
     """
     for each in meddlers(learn, BEFORE_GRADIENTS):
         for event in BEFORE_GRADIENTS:
-            if listens(each, event) and any(map(reads_data, codes_from(getattr(each, event)))):
+            if listens(each, event) and uses_data(getattr(each, event)):
                 raise Unfit(
                     f"{describe(each)} uses `.data` of tensors in {event}, after the program has run, and "
                     "such writes cannot be detected: use `with torch.no_grad():` and the tensor itself"
                 )
 
 
-def codes_from(function: Any, depth: int = 3) -> Iterator[CodeType]:
-    """The code of a function, and of the functions that it names among its globals and closure."""
+def uses_data(function: Any, depth: int = 3) -> bool:
+    """Does a function, or one that it names, use an attribute `data` of something other than the learner?"""
     function = getattr(function, "__func__", function)
-    if not isinstance(function, FunctionType):
-        return
-    yield function.__code__
-    cells = [each.cell_contents for each in function.__closure__ or ()]
-    named = [function.__globals__.get(name) for name in function.__code__.co_names]
-    for each in (*cells, *named) if depth else ():
-        if isinstance(each, FunctionType) and not each.__module__.startswith("torch"):
-            yield from codes_from(each, depth - 1)
-
-
-def reads_data(code: CodeType) -> bool:
-    """Does code read an attribute `data` of something other than the learner?"""
-    before = ""
-    for each in dis.get_instructions(code):
-        if each.opname in ("LOAD_ATTR", "STORE_ATTR") and each.argval == "data" and before != "learn":
+    code, named = function, []
+    if isinstance(function, FunctionType) and not str(function.__module__).startswith("torch"):
+        code, known = function.__code__, function.__globals__
+        cells = [each.cell_contents for each in function.__closure__ or ()]
+        named = [*cells, *(known.get(name) for name in code.co_names)] if depth else []
+    if not isinstance(code, CodeType):
+        return False
+    for before, each in pairwise(dis.get_instructions(code)):
+        if each.opname in ("LOAD_ATTR", "STORE_ATTR") and each.argval == "data" and before.argval != "learn":
             return True
-        before = each.argval
-    return any(reads_data(each) for each in code.co_consts if isinstance(each, CodeType))
+    return any(uses_data(each, depth) for each in code.co_consts) or any(
+        uses_data(each, depth - 1) for each in named
+    )
 
 
 def check_owned(learn: Any, program: Any) -> None:
-    """Refuse a loss that reads a module of a callback, which may train it between forward pass and loss.
-
-    Args:
-        learn: the learner.
-        program: has the tensors that the step reads.
-
-    Raises:
-        Unfit: the message names the callback and its module.
-    """
+    """Refuse a loss that reads a module of a callback, which may train it between forward pass and loss."""
     known = set(map(id, [*program.read, *(program.trained or ())])) - set(map(id, learn.model.parameters()))
     for each in meddlers(learn, AFTER_PRED):
         for name, module in vars(each).items():

@@ -7,7 +7,7 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from operator import attrgetter, is_
-from types import FrameType, FunctionType, ModuleType, NoneType
+from types import CodeType, FrameType, FunctionType, ModuleType, NoneType
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 #: Hooks of all modules, by name in `torch.nn.modules.module`.
 GLOBAL_HOOKS = ("backward_pre", "backward", "forward_pre", "forward")
 COMPILING = ("is_compiling", "is_dynamo_compiling", "is_exporting")
-OTHER_ANSWER = "which returns something else in a program"
 #: Packages whose classes nobody changes during a fit, except `forward` of torch's modules.
 FOREIGN = {"torch", "callbacks", *sys.stdlib_module_names}
 #: How many objects are examined at most, without those of the types below.
@@ -37,9 +36,8 @@ class Unguarded:
         self._classes: dict[type, tuple[int, list[str]]] = {}
         self._values: list[Any] = []
         self._codes: list[Any] = []
-        self._ordered: list[
-            tuple[Any, list[Any]]
-        ] = []  # dicts whose order no guard compares, each with its keys
+        #: dicts whose order no guard compares, each with its keys
+        self._ordered: list[tuple[Any, list[Any]]] = []
         self._hooks = [getattr(of_all, f"_global_{each}_hooks", {}) for each in GLOBAL_HOOKS]
 
     def is_same(self) -> bool:
@@ -62,19 +60,12 @@ class Unguarded:
         return [vars(kind).get(name) for kind, (_, names) in self._classes.items() for name in names]
 
     def check_hooks(self, params: list[Tensor], model: nn.Module) -> None:
-        """Refuse hooks that a program would not call.
-
-        Raises:
-            Unfit: the message says where they are.
-        """
+        """Refuse hooks that a program would not call."""
         if any(self._hooks):
             raise Unfit("hooks are registered on all modules")
         if any(map(any, map(HOOKS, params))):
-            hooked = {id(each) for each in params if any(HOOKS(each))}
-            name = next(
-                (name for name, each in model.named_parameters() if id(each) in hooked), "of the loss"
-            )
-            raise Unfit(f"a hook is registered on the parameter {name!r}")
+            names = [name for name, each in model.named_parameters() if any(HOOKS(each))]
+            raise Unfit(f"a hook is registered on the parameter {(names or ['of the loss'])[0]!r}")
 
     def record(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call a function, and from now on watch the classes whose methods it calls.
@@ -84,15 +75,14 @@ class Unguarded:
         """
         found: set[type] = set()
         asked: list[str] = []
-        compiler: Any = torch.compiler
-        known = {getattr(compiler, each).__code__ for each in COMPILING if hasattr(compiler, each)}
+        known = [vars(torch.compiler)[each].__code__ for each in COMPILING if each in vars(torch.compiler)]
 
         def note(frame: FrameType, event: str, arg: Any) -> None:
             code = frame.f_code
             if event != "call":
                 return
             if code in known and frame.f_back is not None and is_of_user(frame.f_back):
-                asked.append(f"{frame.f_back.f_code.co_name} calls torch.compiler.{code.co_name}()")
+                asked.append(asks(frame.f_back.f_code, code.co_name))
             elif code.co_argcount and package_of(frame) not in FOREIGN:
                 first = frame.f_locals.get(code.co_varnames[0])
                 found.update((first if isinstance(first, type) else type(first)).__mro__)
@@ -105,7 +95,7 @@ class Unguarded:
         finally:
             sys.setprofile(None)
         if asked:
-            raise Unfit(f"{asked[0]}, {OTHER_ANSWER}")
+            raise Unfit(asked[0])
         for each in held_by(args[:2]):
             found.update(type(each).__mro__)
             if isinstance(each, OrderedDict) and each:
@@ -130,16 +120,17 @@ class Unguarded:
 
 
 def check_traced() -> None:
-    """Refuse code that asks whether it is compiled; to be called while that code is traced.
-
-    Raises:
-        Unfit: the message names the function.
-    """
+    """Refuse code of the user that asks whether it is compiled; called while that code is traced."""
     context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
     for code in getattr(context, "get_traced_code", list)() or ():
         names = [name for name in COMPILING if name in code.co_names]
         if names and not any(part in code.co_filename for part in ("site-packages", "/torch/")):
-            raise Unfit(f"{code.co_name} calls torch.compiler.{names[0]}(), {OTHER_ANSWER}")
+            raise Unfit(asks(code, names[0]))
+
+
+def asks(code: CodeType, name: str) -> str:
+    """The reason to refuse code that asks whether it is compiled."""
+    return f"{code.co_name} calls torch.compiler.{name}(), which returns something else in a program"
 
 
 def held_by(roots: Iterable[Any]) -> list[Any]:

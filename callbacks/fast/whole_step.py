@@ -10,7 +10,7 @@ import torch
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.warning import warn
 from callbacks.fast.guarded_program import OWN_BACKENDS, Backend, check_known
-from callbacks.fast.handed_over import add_gradients, check_gradients, check_read, slope_of, stamp_of
+from callbacks.fast.handed_over import add_gradients, check_gradients, check_read, stamp_of
 from callbacks.fast.lean_optimizer import LeanUpdate
 from callbacks.fast.lean_proof import Unfit
 from callbacks.fast.program_choice import Pending, Programs
@@ -39,29 +39,30 @@ class WholeStep(Callback):
     prediction run without it.
 
     A program is made for one kind of batch (types and shapes), and for the values of everything that forward
-    and loss read: attributes, containers, closures, global variables, hooks, settings of torch. Before each
-    step torch's own guards compare these. What guards do not see is compared here: methods of the classes,
-    hooks of parameters, hooks of all modules. A new value gets a program of its own, and so does a smaller
-    last batch. Kinds beyond `n_programs` take the ordinary step, with a warning.
+    and loss read: attributes, containers, closures, global variables, hooks, settings of torch. A new value
+    gets a program of its own, and so does a smaller last batch. Kinds beyond `n_programs` take the ordinary
+    step, with a warning.
 
     The first two steps of each program are computed by the ordinary step as well, and compared: if the
-    compiler computes something else, an error names the tensor. These steps hold copies of all tensors that
-    the step reads and does not train. From the first step on the numbers are the program's: those of the
-    ordinary step up to rounding, and the same bits in each run. Programs that a fit has used are kept for the
-    next fit, and compared again.
+    compiler computes something else, an error names the tensor. The next 15 steps are timed beside the
+    ordinary step. All of these hold copies of the tensors that the step reads and does not train. From the
+    first step on the numbers are the program's: those of the ordinary step up to rounding, and the same bits
+    in each run. Programs that a fit has used are kept for the next fit, and compared again.
 
     Some steps cannot become a program. The ordinary step is then taken for the rest of the fit, and a warning
     says why, with the line. Reasons are: a forward pass that branches on values, or stores something on the
     model; random numbers of Python or NumPy; sparse gradients; hooks on parameters; a setting that changes
     all the time; code that asks whether it is compiled; a callback, or a subclass of the learner, that
-    overrides `forward`, `compute_loss` or `backward`; several processes; no C++ compiler.
+    overrides `forward`, `compute_loss` or `backward`; several processes; no C++ compiler; a program that is
+    slower than the ordinary step.
 
     Callbacks that would have no effect are refused by name. A callback that changes predictions, targets, or
     something else that the loss reads, after the forward pass, ends the fit with an error that names it.
 
     Args:
         backend: what compiles: `"inductor"`, `"aot_eager"`, `"eager"`, another name that `torch.compile`
-            knows, or a function of graph module and inputs that returns a function.
+            knows, or a function of graph module and inputs that returns a function. `"eager"` and
+            `"aot_eager"` generate no code, which helps to find an error; their programs are not timed.
         update: deprecated, has no effect: the update is always that of `LeanStep`.
         n_programs: how many kinds of batches get a program, at least 1.
 
@@ -171,8 +172,6 @@ class WholeStep(Callback):
     def before_train(self, learn: LearnerProtocol) -> None:
         self._pending = None  # left over from a pass that ended in the middle
         self._is_on = True
-        if learn.callbacks is not self._callbacks:
-            self._look(learn)
 
     def forward(self, learn: Any) -> None:
         # without gradients: a callback uses the model in the middle of a batch
@@ -218,12 +217,7 @@ class WholeStep(Callback):
             return
         if self._is_watched:
             check_gradients(learn, pending, self._programs)
-        if learn.loss_grad is pending.loss:
-            add_gradients(pending, None)
-            return
-        slope = slope_of(learn, pending)
-        if slope is not None:
-            add_gradients(pending, slope)
+        add_gradients(learn, pending)
 
     def step(self, learn: Any) -> None:
         if self._reason is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import deque
 from dataclasses import dataclass
@@ -409,6 +410,46 @@ def test_in_a_subclass_of_the_learner_that_overrides_an_operation_it_falls_back(
     assert learn.callbacks[WholeStep].fallback == f"{kind.__name__} overrides {name}"
     assert [f"{kind.__name__} overrides {name}" in str(each.message) for each in caught] == [True]
     assert_close(*ends)
+
+
+def timed_fits(monkeypatch, extra):
+    """Fits with a clock that moves by 1 whenever it is read, and by `extra` where the program runs."""
+    now = [0.0]
+
+    def read():
+        now[0] += 1
+        return now[0]
+
+    def backend(graph, inputs):
+        def call(*args):
+            now[0] += extra
+            return graph(*args)
+
+        return call
+
+    monkeypatch.setattr(time, "perf_counter", read)
+    ordinary = learner_of(step=ZeroGrad(), data=doubles(20))
+    ordinary.fit(1)
+    learn = learner_of(step=WholeStep(backend), data=doubles(20))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learn.fit(1)
+    assert_close(learn.model.state_dict(), ordinary.model.state_dict())
+    return learn, [str(each.message) for each in caught]
+
+
+def test_a_program_that_is_slower_than_the_ordinary_step_is_left_once_with_the_reason(monkeypatch):
+    learn, messages = timed_fits(monkeypatch, extra=0.5)
+    assert len(messages) == 1
+    assert "the program is slower: it takes 1.50 times as long as the ordinary step" in messages[0]
+    assert learn.callbacks[WholeStep].fallback is not None
+
+
+@pytest.mark.parametrize("extra", [0.0, 0.05])
+def test_a_program_that_is_hardly_slower_is_used(monkeypatch, extra):
+    learn, messages = timed_fits(monkeypatch, extra)
+    assert not messages
+    assert learn.callbacks[WholeStep].fallback is None
 
 
 def test_where_several_processes_train_together_it_falls_back():

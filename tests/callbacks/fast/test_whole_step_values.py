@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextvars
 import gc
 import importlib
+import math
 import os
 import sys
 import time
@@ -200,6 +201,12 @@ SETTINGS = {
     "a module that is imported within": lambda: of_model(imported, lambda m: setattr(ELSEWHERE.inner, "scale", 0.5)),
     "a table among the globals": lambda: of_model(lambda m: TABLE["scale"], lambda m: TABLE.update(scale=0.5)),
     "a context variable": lambda: of_model(lambda m: CONTEXT.get(), lambda m: CONTEXT.set(0.5)),
+    "the sign of a zero": lambda: of_model(
+        lambda m: math.copysign(1.0, m.c), lambda m: setattr(m, "c", -0.0), c=0.0
+    ),
+    "the sign of a zero in a tuple": lambda: of_model(
+        lambda m: math.copysign(1.0, m.c[0][1]), lambda m: setattr(m, "c", [(0.5, -0.0)]), c=[(0.5, 0.0)]
+    ),
     "a default that is mutable": lambda: of_model(by_default, lambda m: by_default.__defaults__[0].__setitem__(0, 0.5)),
     "globals()": lambda: of_model(lambda m: globals()["FACTOR"], lambda m: change_globals(0.5)),
     "the memory of a tensor": lambda: of_model(
@@ -475,6 +482,16 @@ def test_what_changes_outside_of_python_objects_is_seen_or_falls_back(name):
 @pytest.mark.parametrize("name", ["a clock", "a cached function", "an iterator"])
 def test_what_cannot_be_guarded_is_a_reason_to_fall_back(name):
     assert not is_as_ordinary(fresh(UNWATCHED[name]))
+
+
+def test_the_sign_of_a_zero_gets_a_program_of_its_own():
+    def setting():
+        return of_model(lambda m: torch.copysign(torch.ones(1), torch.tensor(m.c)), change_sign, c=0.0)
+
+    def change_sign(model):
+        model.c = -0.0
+
+    assert is_as_ordinary(setting)
 
 
 N_COLLECTED = 0
