@@ -22,11 +22,7 @@ SHORT = 6
 
 
 def check_class(cls: type, base: type, events: tuple[str, ...], operations: tuple[str, ...]) -> None:
-    """Raise an error for a class with a hook that would never be called, or cannot be.
-
-    Raises:
-        TypeError: names the class, the method or attribute, and what was probably meant.
-    """
+    """Raise an error for a class with a hook that would never be called, or cannot be."""
     known = events + operations
     mixins = [each for each in cls.__mro__ if not issubclass(each, base) and not issubclass(base, each)]
     for owner in (cls, *mixins):  # its other bases were checked when they were defined
@@ -164,13 +160,7 @@ def bound(member: Any, cls: type) -> Any:
 
 
 def check_hook(hook: Any, name: str, *, owner: str) -> None:
-    """Raise an error for a hook that cannot be called with only the learner, or that would not run.
-
-    Args:
-        hook: as it will be called: a bound method, or a function of the learner.
-        name: the event or operation.
-        owner: the class, or `on`.
-    """
+    """Raise an error for a hook that cannot be called with only the learner, or that would not run."""
     line = f"def {name}(learn)" if owner == "on" else f"def {name}(self, learn)"
     if not callable(hook) or isinstance(hook, type):
         raise TypeError(

@@ -67,12 +67,8 @@ def put_python(state: PythonState, source: Any = random) -> None:
 class OwnDraws:
     """A callback's own stream of random numbers, which continues from fit to fit.
 
-    Args:
-        owner: the class of the callback, for messages.
-        seed: a whole number of at least 0; None to draw one from torch's random state at the first use.
-
-    Raises:
-        ValueError: the seed is not such a number.
+    `owner` is the class of the callback, for messages. Without a seed, one is drawn from torch's random state
+    at the first use.
     """
 
     def __init__(self, owner: str, seed: int | None):

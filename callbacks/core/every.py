@@ -92,15 +92,7 @@ class Every:
 
 
 def parse_interval(interval: Any, place: str | None = None) -> tuple[float, str]:
-    """`"10 steps"` to (10.0, "step").
-
-    Args:
-        interval: a number and a unit.
-        place: what the message names; by default the argument `every`.
-
-    Raises:
-        ValueError: no such unit, or a number that is not positive (and whole, for steps, epochs and samples).
-    """
+    """`"10 steps"` to (10.0, "step"); messages name the argument `place`, by default `every`."""
     match = re.fullmatch(r"\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z]+?)s?\s*", str(interval), re.IGNORECASE)
     number, unit = (as_float(match.group(1)), match.group(2).lower()) if match else (0.0, "")
     whole = unit in SECONDS or number.is_integer()

@@ -15,11 +15,7 @@ def as_callbacks(given: Iterable[Any], argument: str) -> list[Callback]:
 
 
 def as_callback(item: Any, place: str) -> Callback:
-    """The callback that was meant: an instance as it is, a class that needs no arguments as an instance.
-
-    Raises:
-        TypeError: it is not a callback, or its class needs arguments; the message names it `place`.
-    """
+    """The callback that was meant: an instance as it is, a class that needs no arguments as an instance."""
     if isinstance(item, Callback):
         return item
     if isinstance(item, type) and issubclass(item, Callback):

@@ -27,14 +27,7 @@ def meant_instead(name: str, ours: Iterable[str], words: Mapping[str, str]) -> s
 def missing_callback(
     name: str, ours: Iterable[str], annealers: Iterable[str], frame: FrameType
 ) -> ImportError | AttributeError:
-    """The error for a name that `callbacks` lacks; see `missing`.
-
-    Args:
-        name: what was asked for.
-        ours: the names of `callbacks`.
-        annealers: the names of `callbacks.annealers`.
-        frame: the frame that uses the name.
-    """
+    """The error for a name that `callbacks` lacks; see `missing`."""
     if name.startswith("_") or find_spec(f"callbacks.{name}"):  # a module that is not imported yet
         meant = None
     elif name in annealers:

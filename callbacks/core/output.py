@@ -43,11 +43,7 @@ def write_line(target: Any, text: str, flush: bool) -> None:
 class Output:
     """A context for a reporting callback's output: its first failure is a warning, later ones are silent.
 
-    Args:
-        owner: who writes, and where to, for the warning.
-
-    Attributes:
-        has_failed: whether it has failed, so that nothing more should be written.
+    After `has_failed`, nothing more should be written.
     """
 
     def __init__(self, owner: str):

@@ -197,11 +197,7 @@ def hook_of(callback: Callback, event: str) -> Hook:
 
 
 def overrides_of(callbacks: Sequence[Callback]) -> dict[str, Callback]:
-    """The callback that overrides each operation, for those that one overrides.
-
-    Raises:
-        ValueError: two callbacks override the same operation.
-    """
+    """The callback that overrides each operation, for those that one overrides."""
     found: dict[str, Callback] = {}
     overriding = [(each, names) for each in callbacks if (names := overridden_by(each))]
     for operation in OPERATIONS:

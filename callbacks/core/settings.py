@@ -14,28 +14,14 @@ def is_number(value: Any) -> bool:
 
 
 def check_count(owner: str, argument: str, value: Any, least: int) -> int:
-    """Return a whole number.
-
-    Raises:
-        ValueError: it is not a whole number, or is too small.
-    """
+    """Return a whole number."""
     if type(value) is not int or value < least:
         raise ValueError(f"{owner}({argument}={value!r}): write a whole number, {least} or more.")
     return value
 
 
 def as_path(owner: str, argument: str, path: Any, form: str) -> Path:
-    """A string or path as a path.
-
-    Args:
-        owner: the class of the callback, for messages.
-        argument: the name of the argument.
-        path: its value.
-        form: what to pass, for messages: "a file's name, as 'log.csv'".
-
-    Raises:
-        TypeError: it is neither a string nor a path, or it is empty.
-    """
+    """A string or path as a path; `form` says for messages what to pass: "a file's name, as 'log.csv'"."""
     if not isinstance(path, (str, os.PathLike)) or not str(path):
         raise TypeError(f"{owner}({argument}={path!r}): pass {form}.")
     return Path(path)

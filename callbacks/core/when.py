@@ -232,9 +232,7 @@ def set_window(callback: Callback) -> Callback:
 def passed(callbacks: Iterable[Callback], present: Iterable[Callback] = ()) -> list[Callback]:
     """The callbacks that a user passes, each with the window that it is passed in, or without one.
 
-    Args:
-        callbacks: instances; a `When` stands for its callback.
-        present: callbacks that the learner has already, which keep their windows.
+    A `When` stands for its callback. Those of `present` keep their windows.
     """
     kept = set(map(id, present))
     for callback in callbacks:
@@ -249,11 +247,7 @@ def saved_part(callback: Callback) -> Callback:
 
 
 def check_callback(given: Any) -> Callback:
-    """The callback that was meant, if it may be called less often.
-
-    Raises:
-        TypeError, ValueError: it is not a callback, or must always be called.
-    """
+    """The callback that was meant, if it may be called less often."""
     found = as_callback(given, "When(callback)")
     check_attributes([found])
     operations = [*overridden_by(found), *found.surrounds]
@@ -269,11 +263,7 @@ def check_callback(given: Any) -> Callback:
 
 
 def parsed(argument: str, interval: str) -> tuple[int, str]:
-    """`"10 steps"` to `(10, "step")`.
-
-    Raises:
-        ValueError: not a number and a unit, or a unit of time, with which no run resumes with the same bits.
-    """
+    """`"10 steps"` to `(10, "step")`."""
     try:
         number, unit = parse_interval(interval)
     except ValueError:

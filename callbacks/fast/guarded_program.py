@@ -121,11 +121,7 @@ class Program:
         )
 
     def run_first(self, here: dict[str, Any]) -> Any:
-        """Compile the program, and run it; None if tensors are `missing` among the parameters.
-
-        Raises:
-            Unfit: it cannot be compiled; nothing was run.
-        """
+        """Compile the program, and run it; None if tensors are `missing` among the parameters."""
         self._params, begun = here["params"], time.perf_counter()
         try:
             with tracing():
@@ -192,11 +188,7 @@ class Program:
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """Set what `TRACING` says within a block.
-
-    Raises:
-        Unfit: this version of torch does not have all of them.
-    """
+    """Set what `TRACING` says within a block."""
     dynamo: Any = import_module("torch._dynamo")
     utils: Any = import_module("torch._dynamo.utils")
     missing = [each for each in TRACING if not hasattr(dynamo.config, each)]

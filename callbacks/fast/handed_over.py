@@ -25,11 +25,7 @@ def stamp_of(pending: Pending) -> list[int]:
 
 
 def check_read(learn: Any, pending: Pending, stamp: list[int]) -> None:
-    """Refuse a change of what the loss reads, between the forward pass and the loss.
-
-    Raises:
-        ValueError: the message names the callbacks that may have done it.
-    """
+    """Refuse a change of what the loss reads, between the forward pass and the loss."""
     here, program = pending.here, pending.program
     if learn.preds is not pending.preds and not leaves_are(learn.preds, pending.preds):
         raise changed(learn, "the predictions", AFTER_PRED)
@@ -42,11 +38,7 @@ def check_read(learn: Any, pending: Pending, stamp: list[int]) -> None:
 
 
 def check_gradients(learn: Any, pending: Pending, programs: Programs) -> None:
-    """Refuse a change of what gradients depend on, before they are computed.
-
-    Raises:
-        ValueError: the message names the callbacks that may have done it.
-    """
+    """Refuse a change of what gradients depend on, before they are computed."""
     params = pending.here["params"]
     try:
         programs.unguarded.check_hooks(params, learn.model)
@@ -65,9 +57,6 @@ def add_gradients(learn: Any, pending: Pending) -> None:
 
     If callbacks have changed the loss, they are multiplied by the derivative of theirs, and those of terms
     that depend on weights alone are added.
-
-    Raises:
-        ValueError: the change depends on predictions, and the program cannot add such gradients.
     """
     slope = None
     if learn.loss_grad is not pending.loss:

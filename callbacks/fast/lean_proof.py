@@ -28,11 +28,7 @@ class Unfit(Exception):
 
 
 def find_engine() -> Callable[..., Any]:
-    """What `Tensor.backward` calls in the end, tried on two numbers.
-
-    Raises:
-        Unfit: it is missing, or returns other gradients; or autograd logs each node (level DEBUG).
-    """
+    """What `Tensor.backward` calls in the end, tried on two numbers."""
     if logging.getLogger("torch.autograd.graph").isEnabledFor(logging.DEBUG):
         raise Unfit("autograd logs each node")
     try:
@@ -58,11 +54,7 @@ def find_step(optimizer: Any) -> Callable[[Any], Any]:
 
 
 def find_hooks(optimizer: Any) -> tuple[Any, ...]:
-    """The hooks that run around a step, of this optimizer and of all; containers that later hooks join.
-
-    Raises:
-        Unfit: this version of torch keeps them elsewhere.
-    """
+    """The hooks that run around a step, of this optimizer and of all; containers that later hooks join."""
     everywhere: Any = import_module("torch.optim.optimizer")
     try:
         return (
@@ -76,11 +68,7 @@ def find_hooks(optimizer: Any) -> tuple[Any, ...]:
 
 
 def examine(optimizer: Any) -> Kernel | None:
-    """The kernel of an optimizer; None where its own step is called, without its wrappers.
-
-    Raises:
-        Unfit: neither would compute what the ordinary step computes.
-    """
+    """The kernel of an optimizer; None where its own step is called, without its wrappers."""
     title = type(optimizer).__name__
     if type(optimizer) not in KERNELS:
         raise Unfit(f"the optimizer is {title}, and LeanStep knows SGD, Adam and AdamW of torch.optim")
@@ -132,10 +120,6 @@ def gather(groups: list[dict[str, Any]], *, for_kernel: bool = False) -> Work:
     Args:
         groups: the optimizer's.
         for_kernel: is a kernel called, so that weights must still be in float32 or float64?
-
-    Raises:
-        Unfit: a gradient is sparse, or a rate is a tensor; or weights or settings have changed since the
-            optimizer was examined.
     """
     work: Work = []
     for group in groups:

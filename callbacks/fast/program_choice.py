@@ -215,11 +215,7 @@ def is_hooked(model: Any) -> str:
 
 
 def check_missing(missing: list[Tensor], here: dict[str, Any]) -> list[Tensor]:
-    """The parameters that the loss reaches beside those of model and loss.
-
-    Raises:
-        Unfit: `backward` would not leave gradients on them, or they belong to the batch.
-    """
+    """The parameters that the loss reaches beside those of model and loss."""
     batch = set(map(id, pytree.tree_leaves((here["inputs"], here["targets"]))))
     if any(id(each) in batch for each in missing):
         raise Unfit("the batch holds tensors that require gradients")

@@ -116,11 +116,7 @@ class Proof:
         return self._named(call(*self.here.values()))
 
     def _named(self, outs: Any) -> Found:
-        """Copies of all that a step has computed, by name.
-
-        Raises:
-            Unfit: the model's output holds an object that may hold tensors.
-        """
+        """Copies of all that a step has computed, by name."""
         preds, loss, grads = outs
         found = {"the loss": loss}
         for number, each in enumerate(pytree.tree_leaves(preds)):

@@ -68,11 +68,7 @@ class Unguarded:
             raise Unfit(f"a hook is registered on the parameter {(names or ['of the loss'])[0]!r}")
 
     def record(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Call a function, and from now on watch the classes whose methods it calls.
-
-        Raises:
-            Unfit: the user's code asks whether it is being compiled, which is true only in a program.
-        """
+        """Call a function, and from now on watch the classes whose methods it calls."""
         found: set[type] = set()
         asked: list[str] = []
         known = [vars(torch.compiler)[each].__code__ for each in COMPILING if each in vars(torch.compiler)]

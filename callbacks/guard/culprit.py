@@ -23,11 +23,7 @@ def cause_of(learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -
     """Describe what went bad first in the batch: inputs, targets, weights, a layer's output or the loss.
 
     The layer is found by running the forward pass again. Random state and predictions are restored; the
-    caller restores the buffers.
-
-    Args:
-        learn: the learner.
-        buffers: the model's buffers as they were before the forward pass, by name.
+    caller restores the buffers. `buffers` are as they were before the forward pass.
     """
     try:
         return in_words(learn, buffers)

@@ -37,12 +37,7 @@ def new_axes(width: float, height: float) -> Axes:
 def new_panels(n: int, width: float, height: float, n_columns: int, **options: Any) -> list[Axes]:
     """The axes of a new figure with `n` panels in rows, in our style; any of them is shown in a notebook.
 
-    Args:
-        n: how many.
-        width: inches of the whole figure.
-        height: likewise.
-        n_columns: panels in a row.
-        **options: `sharex` and `sharey` of matplotlib.
+    `width` and `height` are inches of the whole figure; `options` are `sharex` and `sharey` of matplotlib.
     """
     from matplotlib.axes import Axes
 
@@ -123,11 +118,7 @@ def add_colour_bar(image: Any, axes: Axes | Sequence[Axes], label: str, **option
 def draw_lines(ax: Axes, steps: Sequence[int], values: Tensor, names: Sequence[str]) -> None:
     """Draw a line over steps for each name, from the first layer (dark) to the last (light).
 
-    Args:
-        ax: where to draw.
-        steps: x.
-        values: y, shape (steps, names); NaN is left out, and so is a line without a number.
-        names: for the legend; of many only some are named.
+    `values` has the shape (steps, names); NaN is left out, and so is a line without a number.
     """
     from matplotlib import colormaps
 
@@ -154,11 +145,8 @@ def draw_lines(ax: Axes, steps: Sequence[int], values: Tensor, names: Sequence[s
 def draw_histograms(steps: Sequence[int], shares: Tensor, names: Sequence[str], highest: float) -> Figure:
     """Draw a picture for each layer: steps on x, values on y, brightness for the share.
 
-    Args:
-        steps: the recorded steps.
-        shares: shape (steps, layers, bins), in [0, 1]; a layer without a number is left out.
-        names: the layers.
-        highest: the upper edge of the last bin; the first starts at 0.
+    `shares` has the shape (steps, layers, bins), in [0, 1], with bins from 0 to `highest`; a layer without a
+    number is left out.
     """
     from matplotlib.colors import LogNorm
 

@@ -48,11 +48,7 @@ class Panel:
 
 
 def plot(history: Columns, names: str | Iterable[str] | None, ax: Axes | None, yscale: YScale) -> Axes:
-    """Draw the panels; `History.plot` documents the arguments.
-
-    Raises:
-        ValueError: there is nothing to draw, or no such scale.
-    """
+    """Draw the panels; `History.plot` documents the arguments."""
     if yscale not in ("linear", "log"):
         raise ValueError(f"plot(yscale={yscale!r}): choose 'linear' or 'log'.")
     panels = [each for each in panels_of(history, names, ax) if any(each.series.values())]
@@ -148,11 +144,7 @@ def is_numeric(column: Iterable[Any]) -> bool:
 
 
 def as_point(name: str, value: Any) -> float:
-    """A number to draw; NaN, which leaves a gap, where an epoch has none.
-
-    Raises:
-        TypeError: it is not a number.
-    """
+    """A number to draw; NaN, which leaves a gap, where an epoch has none."""
     if value is None:
         return math.nan
     if not isinstance(value, (int, float)):

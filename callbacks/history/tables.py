@@ -8,13 +8,7 @@ from typing import Any
 
 
 def html_table(rows: Iterable[Sequence[Any]], head: Sequence[Any] = (), *, n_text: int = 2) -> str:
-    """A table in HTML; every cell is escaped.
-
-    Args:
-        rows: the cells of each row.
-        head: the titles of the columns; empty for none.
-        n_text: how many columns hold text, from the left; the others hold numbers.
-    """
+    """A table in HTML; every cell is escaped. The first `n_text` columns hold text, the others numbers."""
     lines = [as_row(head, "th", n_text)] if head else []
     return "<table>\n" + "\n".join([*lines, *(as_row(row, "td", n_text) for row in rows)]) + "\n</table>"
 

@@ -212,15 +212,10 @@ class ActivationStats(Callback):
 
 
 def histogram(sizes: Tensor, n_bins: int, highest: float) -> Tensor:
-    """Count the items in each of `n_bins` bins from 0 to `highest`; larger items count in the top bin.
+    """Counts in `n_bins` equal bins from 0 to `highest`; larger items count in the top bin.
 
-    Args:
-        sizes: not negative, any shape, float32; NaN is not counted.
-        n_bins: number of bins of equal width.
-        highest: the upper edge of the last bin.
-
-    Returns:
-        Counts, shape (n_bins,), float32.
+    `sizes` are not negative, float32, of any shape; NaN is not counted. The result has the shape (n_bins,),
+    float32.
     """
     if not (sizes.is_cuda and torch.are_deterministic_algorithms_enabled()):  # where torch refuses histc
         return torch.histc(sizes.clamp(max=highest), n_bins, 0, highest)

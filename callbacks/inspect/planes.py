@@ -122,11 +122,7 @@ class Plane:
 
 
 def plane_of_items(path: Tensor, places: Sequence[int], labels: Sequence[str]) -> Plane:
-    """The plane of two items; the coordinates are the items' own values.
-
-    Raises:
-        ValueError: both items are the same.
-    """
+    """The plane of two items; the coordinates are the items' own values."""
     if places[0] == places[1]:
         raise ValueError(f"LossSurface(along={tuple(labels)!r}): these are the same: write two parameters.")
     directions = torch.zeros(2, path.shape[1], dtype=path.dtype)
@@ -136,11 +132,7 @@ def plane_of_items(path: Tensor, places: Sequence[int], labels: Sequence[str]) -
 
 
 def principal_plane(path: Tensor) -> Plane:
-    """The plane through the last point along the two directions in which the path's points vary most.
-
-    Raises:
-        ValueError: they vary in fewer than two directions.
-    """
+    """The plane through the last point along the two directions in which the path's points vary most."""
     centred = path - path.mean(0)
     _, sizes, rows = torch.linalg.svd(centred, full_matrices=False)
     n_directions = int((sizes > 1e-7 * sizes.max()).sum()) if len(sizes) else 0
@@ -163,9 +155,6 @@ def random_plane(path: Tensor, shapes: Sequence[torch.Size], seed: int) -> Plane
 
     Source: Li et al. 2018, arXiv:1712.09913, section 4. Biases and norms keep their values, as in the
         authors' code.
-
-    Raises:
-        ValueError: no parameter has two dimensions.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = path[-1].split([shape.numel() for shape in shapes])

@@ -146,11 +146,7 @@ def draw_points(ax: Axes, learn: LearnerProtocol) -> None:
 
 
 def points_of(learn: LearnerProtocol) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, targets and predictions, each of shape (items,), in float64 on the CPU.
-
-    Raises:
-        ValueError: one of them is not one number per item.
-    """
+    """Inputs, targets and predictions, each of shape (items,), in float64 on the CPU."""
     inputs = learn.inputs if isinstance(learn.inputs, tuple) else tuple(learn.inputs.values())
     parts = (inputs[0] if len(inputs) == 1 else inputs, learn.targets, learn.preds)
     points = [

@@ -124,11 +124,7 @@ class Recording:
         self.kinds: list[str] = list(recorded.get("kinds", ()))  # older files have none
 
     def check(self) -> None:
-        """Refuse to draw an empty table.
-
-        Raises:
-            ValueError: nothing was recorded.
-        """
+        """Refuse to draw an empty table."""
         if not self.steps:
             steps = f"{self.n} step{'' if self.n == 1 else 's'}"
             raise ValueError(f"{self.owner} has recorded nothing yet: fit for {steps} or more.")
@@ -174,11 +170,7 @@ def kinds_of(model: nn.Module, names: Sequence[str]) -> list[str]:
 
 
 def steps_in(owner: str, every: Any) -> int:
-    """`"10 steps"` to 10.
-
-    Raises:
-        ValueError: another unit, or no interval.
-    """
+    """`"10 steps"` to 10."""
     try:
         number, unit = parse_interval(every)
     except ValueError:

@@ -147,11 +147,7 @@ class LossSurface(ParameterRecorder):
         return plane_of_items(path, [self._place(learn, item) for item in along], list(along))
 
     def _place(self, learn: LearnerProtocol, item: str) -> int:
-        """The position in a point of an item, as `weight[2, 1]`.
-
-        Raises:
-            ValueError: no such parameter was recorded.
-        """
+        """The position in a point of an item, as `weight[2, 1]`."""
         match = re.fullmatch(r"([^\[\]]+?)\s*(?:\[([\d\s,]+)\])?", str(item))
         name, numbers = (match[1], match[2] or "") if match else (str(item), "")
         index = tuple(int(number) for number in re.findall(r"\d+", numbers))
@@ -178,11 +174,7 @@ def flat(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def offset(item: str, shape: torch.Size, index: tuple[int, ...]) -> int:
-    """The position of an index among the flattened items.
-
-    Raises:
-        ValueError: the index is outside the shape, or has another number of dimensions.
-    """
+    """The position of an index among the flattened items."""
     if shape.numel() == 1 and not index:
         return 0
     if len(index) != len(shape) or any(k >= size for k, size in zip(index, shape, strict=True)):

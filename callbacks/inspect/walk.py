@@ -13,15 +13,7 @@ from callbacks.results.means import Mean
 
 
 class Walk(Callback):
-    """Set the parameters to the next point at the first batch of each validation, and keep its mean loss.
-
-    Args:
-        parameters: the parameters to set.
-        points: their values, one flat tensor per point.
-
-    Attributes:
-        losses: the mean loss at each point so far.
-    """
+    """Set the parameters to the next of `points` at each validation's start, and keep the mean losses."""
 
     order = Order.PREPARE
 

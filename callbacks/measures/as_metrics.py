@@ -52,12 +52,7 @@ def named_metrics(metrics: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def as_metric(metric: Any) -> Any:
-    """The metric as an object or a function.
-
-    Raises:
-        TypeError: it has no `reset`, `update` and `compute`, and is not a function; or a class needs
-            arguments.
-    """
+    """The metric as an object or a function."""
     if isinstance(metric, type) and isinstance(metric, Metric):
         try:
             inspect.signature(metric).bind()

@@ -54,11 +54,7 @@ accuracy.metric = Accuracy  # type: ignore[attr-defined]  # what Metrics measure
 
 
 class ClassMean:
-    """A mean over the targets that count: a total, and how many targets count or are outside the classes.
-
-    Args:
-        ignore_index: targets with this number do not count.
-    """
+    """A mean over the targets that count: a total, and how many targets count or are outside the classes."""
 
     def __init__(self, ignore_index: int | None):
         self.ignore_index = ignore_index
@@ -158,9 +154,6 @@ def known_classes(
 
     The last is a number on the device: an index outside the classes would crash a kernel there, and looking
     for one would wait. `refuse_foreign` raises the error when the pass ends.
-
-    Raises:
-        ValueError: not scores of shape (items, classes, ...) against class numbers of shape (items, ...).
     """
     fits = preds.dim() > 1 and preds.shape[1] > 1 and preds.shape[:1] + preds.shape[2:] == targets.shape
     if not fits or not preds.is_floating_point() or targets.is_floating_point():
@@ -176,11 +169,7 @@ def known_classes(
 
 
 def refuse_foreign(title: str, n_foreign: int, n_classes: int) -> None:
-    """Raise an error for targets outside the classes.
-
-    Raises:
-        ValueError: there is at least one.
-    """
+    """Raise an error for targets outside the classes."""
     if n_foreign:
         raise ValueError(
             f"{title}: {n_foreign} targets of the pass are not in the classes 0 to {n_classes - 1}. Give the "

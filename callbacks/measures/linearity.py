@@ -46,11 +46,7 @@ ROUNDING = 1e-3
 
 
 class Trial:
-    """Try the suspect functions, once, on the first batches of a pass.
-
-    Args:
-        functions: those that are averaged, by name.
-    """
+    """Try the suspect functions, once, on the first batches of a pass."""
 
     def __init__(self, functions: dict[str, Callable[..., Any]]):
         self.functions = {name: each for name, each in functions.items() if is_suspected(each)}

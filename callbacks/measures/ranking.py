@@ -158,11 +158,7 @@ class NDCG(RowMean):
 
 
 def rankings(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores without NaN, relevances, both (rows, items), and the number of invalid targets.
-
-    Raises:
-        ValueError: the shapes do not fit.
-    """
+    """Scores without NaN, relevances, both (rows, items), and the number of invalid targets."""
     by_number = preds.shape[:1] == targets.shape and not targets.is_floating_point()
     if preds.dim() != 2 or not preds.shape[1] or not (by_number or preds.shape == targets.shape):
         raise ValueError(
@@ -181,11 +177,7 @@ def rankings(title: str, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
 
 def refuse_foreign(title: str, n_foreign: int) -> None:
-    """Raise an error for invalid targets.
-
-    Raises:
-        ValueError: there is at least one.
-    """
+    """Raise an error for invalid targets."""
     if n_foreign:
         raise ValueError(
             f"{title}: {n_foreign} targets of the pass are relevances below 0 or NaN, or numbers of items "

@@ -20,11 +20,7 @@ def values_of(owner: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def put_values(owner: Any, names: Iterable[str], values: dict[str, Any]) -> None:
-    """Restore in an owner what `values_of` found.
-
-    Raises:
-        ValueError: a name is not among `names`, or the existing object has another type.
-    """
+    """Restore in an owner what `values_of` found."""
     unknown = sorted(set(values) - set(names))
     if unknown:
         title = type(owner).__name__
@@ -47,11 +43,7 @@ def value_of(value: Any) -> Any:
 
 
 def put_into(there: Any, marked: dict[str, Any], place: str) -> None:
-    """Load a marked state into the existing object.
-
-    Raises:
-        ValueError: it is an object without a state, or a container of other items.
-    """
+    """Load a marked state into the existing object."""
     kind, state = marked[KIND], marked["state"]
     if kind == ITEMS:
         items = dict(items_of(there))

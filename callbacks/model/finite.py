@@ -22,9 +22,7 @@ def count_bad(weights: Iterable[Tensor]) -> Tensor:
 def first_bad(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:
     """The name of the first tensor in which NaN or infinity is an error; None where there is none. Waits.
 
-    Args:
-        found: parameters and buffers by name, which say what each is.
-        tensors: the numbers to look at, by the same names.
+    `found` are parameters and buffers, which say what each of the `tensors` of the same name is.
     """
     for name, tensor in tensors.items():
         if n_bad(name, found.get(name, tensor), tensor):
@@ -61,12 +59,9 @@ def nan_buffers(found: dict[str, Tensor]) -> set[str]:
 
 
 def n_bad(name: str, kind: Tensor, tensor: Tensor) -> int:
-    """How many numbers are an error. Waits for the device.
+    """How many numbers of a tensor are an error. Waits for the device.
 
-    Args:
-        name: of the parameter or buffer; a buffer named `running_...` holds statistics.
-        kind: the parameter or buffer itself.
-        tensor: its numbers, or a copy of them.
+    `kind` is the parameter or buffer itself; a buffer named `running_...` holds statistics.
     """
     if is_lazy(kind) or not (tensor.is_floating_point() or tensor.is_complex()):
         return 0

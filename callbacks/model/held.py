@@ -8,14 +8,9 @@ T = TypeVar("T")
 
 
 class Held(Generic[T]):
-    """An attribute that is read from a part of the object, and set there.
+    """An attribute that is read from a part of the object, and set there; with its docstring.
 
-        best = Held[float | None]("_best", "value", "The best value so far.")   # is self._best.value
-
-    Args:
-        part: the attribute that holds the part.
-        name: the part's own attribute.
-        doc: the docstring.
+    After `best = Held[float | None]("_best", "value", "The best value so far.")` it is `self._best.value`.
     """
 
     def __init__(self, part: str, name: str, doc: str):

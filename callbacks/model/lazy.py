@@ -99,11 +99,7 @@ def put_buffer(module: nn.Module, name: str, tensor: Tensor | None) -> None:
 
 
 class LazyState:
-    """A lazy module's state before its first batch, to be restored later.
-
-    Args:
-        module: it, without values yet.
-    """
+    """A lazy module's state before its first batch, to be restored later."""
 
     def __init__(self, module: nn.Module):
         self.module, self.kind = module, type(module)

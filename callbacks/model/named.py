@@ -14,14 +14,8 @@ COMPILED = "_orig_mod."  # what torch.compile puts into names
 def find_layers(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> dict[str, nn.Module]:
     """Modules by name, in the order in which the model has them; of the model itself it is `model`.
 
-    Args:
-        model: where to look.
-        wanted: names as in `model.named_modules()`, with `*` for any letters, or names of classes, as `ReLU`;
-            None for all that have parameters and no modules within.
-        owner: who asks, for the message.
-
-    Raises:
-        ValueError: one of them is not there, or there are none.
+    `wanted` are names as in `model.named_modules()`, with `*` for any letters, or names of classes, as
+    `ReLU`; None for all that have parameters and no modules within. `owner` asks, for the message.
     """
     named = {name.replace(COMPILED, "") or "model": module for name, module in model.named_modules()}
     if wanted is None:
@@ -51,13 +45,8 @@ def is_meant(name: str, module: nn.Module, pattern: str) -> bool:
 def find_parameters(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> dict[str, nn.Parameter]:
     """Parameters by name, in the order in which the model has them.
 
-    Args:
-        model: where to look.
-        wanted: names as in `model.named_parameters()`, with `*` for any letters; None for all.
-        owner: who asks, for the message.
-
-    Raises:
-        ValueError: one of them is not there.
+    `wanted` are names as in `model.named_parameters()`, with `*` for any letters; None for all. `owner` asks,
+    for the message.
     """
     named = {name.replace(COMPILED, ""): each for name, each in model.named_parameters()}
     if wanted is None:
@@ -90,11 +79,7 @@ def short_label(name: str, kind: str, width: int) -> str:
 
 
 def as_patterns(owner: str, argument: str, value: Any) -> tuple[str, ...] | None:
-    """One name or several as a tuple.
-
-    Raises:
-        TypeError: something is not a name.
-    """
+    """One name or several as a tuple."""
     if value is None:
         return None
     names = (value,) if isinstance(value, str) else value

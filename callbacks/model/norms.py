@@ -20,30 +20,13 @@ PRECISE = (torch.float32, torch.float64)
 
 @torch.no_grad()
 def total_norm(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
-    """The norm of all numbers together, as of `torch.nn.utils.get_total_norm`.
-
-    Args:
-        tensors: of any shapes and devices.
-        norm_type: the p of the norm; infinity is the largest number.
-
-    Returns:
-        A scalar on the first one's device; 0 for none.
-    """
+    """The norm of all numbers together, as of `torch.nn.utils.get_total_norm`; 0 for none."""
     return norm_of(tensors, norm_type, is_one_kind=are_alike(tensors))
 
 
 @torch.no_grad()
 def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
-    """Multiply all by `max_norm / (norm + 1e-6)` in place if that is below 1.
-
-    Args:
-        tensors: of any shapes and devices.
-        max_norm: the largest norm, 0 or more.
-        norm_type: the p of the norm.
-
-    Returns:
-        The norm before.
-    """
+    """Multiply all by `max_norm / (norm + 1e-6)` in place if that is below 1; returns the norm before."""
     is_one_kind = are_alike(tensors)
     norm = norm_of(tensors, norm_type, is_one_kind=is_one_kind)
     share = torch.clamp(max_norm / (norm + 1e-6), max=1.0)

@@ -13,13 +13,6 @@ class Places:
 
     Who looks up tensors of a model by name, and holds them, asks before each use whether they are still the
     model's: a layer, a parameter or a buffer may have been replaced since.
-
-    Args:
-        model: the model, as it is now.
-        with_buffers: look at buffers too.
-
-    Attributes:
-        model: the model.
     """
 
     def __init__(self, model: nn.Module, *, with_buffers: bool = False):

@@ -27,11 +27,8 @@ def plain_state(module: nn.Module, without: Iterable[Tensor] = ()) -> dict[str, 
     """The attributes that hold tensors, by module and name, detached and not copied.
 
     An attribute that holds None, numbers or an empty container is there as well: before the first batch a
-    hidden state may be that. What shares memory with a parameter or buffer is left out, as it follows it.
-
-    Args:
-        module: whose attributes they are, and those of all modules in it.
-        without: tensors whose memory is kept elsewhere.
+    hidden state may be that. What shares memory with a parameter or buffer, or with the tensors of `without`,
+    is left out, as it follows them.
     """
     found = dict(attributes(module))
     own = {key for key, value in found.items() if holds_tensors(value)}
@@ -59,14 +56,8 @@ def put_plain(
     """Restore the attributes as `plain_state` found them; the state stays usable.
 
     A tensor that is trained, as one that an optimizer holds, is changed in place; another is replaced, on the
-    model's device. An attribute that came since, with tensors or a number in it, goes.
-
-    Args:
-        module: whose attributes they are.
-        state: from `plain_state`.
-        without: as there.
-        numbers: the keys of the numbers, flags and Nones to restore; the others are settings, and stay as
-            they are. None: all.
+    model's device. An attribute that came since, with tensors or a number in it, goes. If `numbers` are the
+    keys of numbers, flags and Nones, the others are settings, and stay as they are.
     """
     device = next((each.device for each in module.parameters()), None)
     now, modules = plain_state(module, without), dict(module.named_modules())

@@ -21,10 +21,6 @@ class Kept:
     """Settings of an optimizer as they are now, to be restored; a tensor of a rate stays the same tensor.
 
     Some optimizers keep their progress among their settings, as schedule-free ones do: that is left alone.
-
-    Args:
-        optimizer: whose.
-        names: of the hyperparameters that will be changed.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, *names: str):
@@ -122,9 +118,6 @@ def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
     """Raise an error if another callback sets the same hyperparameters, unless one follows the other.
 
     That is so if one starts, by its window or its `sets_from`, where the window of the other ends.
-
-    Raises:
-        ValueError: names both.
     """
     for other in learn.callbacks:
         both = sorted({*callback.sets_hyperparameters} & {*other.sets_hyperparameters})

@@ -11,11 +11,7 @@ from callbacks.optim.shares import parameters_of
 
 
 class JoinedState(MutableMapping[Tensor, Any]):
-    """The state of several optimizers as one mapping; what is assigned goes to the one with the parameter.
-
-    Args:
-        members: the optimizers; those without a `state` are left out.
-    """
+    """The state of several optimizers as one mapping; what is assigned goes to the one with the parameter."""
 
     def __init__(self, members: Iterable[Any]):
         self._members = [each for each in members if isinstance(getattr(each, "state", None), MutableMapping)]

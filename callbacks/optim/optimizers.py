@@ -59,15 +59,10 @@ class Optimizers(torch.optim.Optimizer):
         )
 
     def __call__(self, parameters: Iterable[Any], *, frozen: Iterable[Named] = ()) -> Optimizers:
-        """Make the optimizers of these parameters.
+        """Make the optimizers of these parameters; this object stays a factory.
 
-        Args:
-            parameters: tensors, pairs of name and tensor, or groups of either, as torch's optimizers do.
-                Rules get "" as the name of a bare tensor.
-            frozen: pairs of parameters that may be added later; a rule that matches one gives no warning.
-
-        Returns:
-            A new one, with members; this one stays a factory.
+        Parameters are tensors, pairs of name and tensor, or groups of either, as torch's optimizers take
+        them. Rules get "" as the name of a bare tensor. A rule that matches one of `frozen` gives no warning.
         """
         shares = shares_of(self._parts, parameters)
         warn_of_empty(self._parts, shares, frozen)
@@ -200,11 +195,7 @@ def is_torchs(name: str) -> bool:
 
 
 def check_made(optimizer: Optimizers) -> None:
-    """Refuse to be used as an optimizer before there are parameters.
-
-    Raises:
-        AttributeError: it is a factory.
-    """
+    """Refuse to be used as an optimizer before there are parameters."""
     if not optimizer.is_made:
         raise AttributeError(
             f"{optimizer!r} holds factories and no parameters yet: pass it to a Learner, or call it with "
@@ -230,11 +221,7 @@ def title_of(optimizer: Any) -> str:
 
 
 def made_of(part: Part, share: list[dict[str, Any]]) -> Any:
-    """The optimizer that a factory makes of its groups, or the ready one; None if there are no parameters.
-
-    Raises:
-        TypeError: the factory makes no optimizer.
-    """
+    """The optimizer that a factory makes of its groups, or the ready one; None if there are no parameters."""
     if part.is_ready or not share:
         return part.given if part.is_ready else None
     made = part.given(share[0]["params"] if len(share) == 1 and len(share[0]) == 1 else share)
@@ -245,11 +232,7 @@ def made_of(part: Part, share: list[dict[str, Any]]) -> Any:
 
 
 def check_kinds(optimizer: Optimizers, state: Any) -> None:
-    """Refuse the state of other optimizers.
-
-    Raises:
-        ValueError: names those of the state and those that are there.
-    """
+    """Refuse the state of other optimizers."""
     own = [type(member).__name__ for member in optimizer.members]
     then = state.get("kinds") if isinstance(state, dict) else None
     if then != own:

@@ -21,10 +21,7 @@ EXAMPLE = "Optimizers((partial(Muon, lr=0.02), lambda name, p: p.ndim == 2), par
 class Part:
     """One of several optimizers: a ready one, or a factory with the rule by which it gets parameters.
 
-    Attributes:
-        given: the optimizer or the factory.
-        rule: takes name and parameter, and is true for those of this part; None for all that are left.
-        is_ready: is it an optimizer already?
+    The rule takes name and parameter, and is true for those of this part; None for all that are left.
     """
 
     given: Any
@@ -51,12 +48,7 @@ def parameters_of(optimizer: Any) -> list[Tensor]:
 
 
 def as_part(given: Any, position: int, is_last: bool) -> Part:
-    """The part that was meant by an argument of `Optimizers`.
-
-    Raises:
-        TypeError: it is neither an optimizer, nor a factory, nor a pair of a factory and a rule.
-        ValueError: a factory has no rule, and is not the last.
-    """
+    """The part that was meant by an argument of `Optimizers`."""
     if not missing_of(given):
         return Part(given, is_ready=True)
     factory, *rule = given if isinstance(given, (tuple, list)) else (given,)
@@ -76,11 +68,7 @@ def as_part(given: Any, position: int, is_last: bool) -> Part:
 
 
 def named_groups(parameters: Iterable[Any]) -> list[tuple[dict[str, Any], list[Named]]]:
-    """Parameters as optimizers take them, as groups: settings, and parameters with their names.
-
-    Args:
-        parameters: tensors, pairs of name and tensor, or groups of either. The name of a bare tensor is "".
-    """
+    """Parameters as optimizers take them, as groups: settings, and parameters with their names."""
     given = list(parameters)
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
     found = []
@@ -93,11 +81,7 @@ def named_groups(parameters: Iterable[Any]) -> list[tuple[dict[str, Any], list[N
 
 
 def shares_of(parts: Sequence[Part], parameters: Iterable[Any]) -> list[list[dict[str, Any]]]:
-    """For each part its groups; a ready one gets none, and what it holds goes to no other.
-
-    Raises:
-        ValueError: two rules match a parameter, or none does; all of them are named.
-    """
+    """For each part its groups; a ready one gets none, and what it holds goes to no other."""
     shares: list[list[dict[str, Any]]] = [[] for _ in parts]
     problems: dict[str, list[str]] = {}
     held = [part.held() for part in parts]
@@ -164,11 +148,7 @@ def warn_of_empty(parts: Sequence[Part], shares: list[list[dict[str, Any]]], fro
 
 
 def check_distinct(members: Iterable[Any]) -> None:
-    """Refuse a parameter that two optimizers hold, as both would update it.
-
-    Raises:
-        ValueError: names both.
-    """
+    """Refuse a parameter that two optimizers hold, as both would update it."""
     holders: dict[int, Any] = {}
     for member in members:
         own = parameters_of(member)

@@ -132,11 +132,7 @@ class Owned:
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The named device, with its index, as in `tensor.device`.
-
-    Raises:
-        ValueError: the name is not a device, or this machine does not have it.
-    """
+    """The named device, with its index, as in `tensor.device`."""
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device == "auto":
         device = there or "cpu"
@@ -216,13 +212,8 @@ def map_tensors(
 ) -> Any:
     """Call `function` on every leaf of a nested batch; containers are copied and keep their types.
 
-    A leaf is a tensor, or an object with its own `.to`, such as torch's `PackedSequence`. Other objects stay
-    the same.
-
-    Args:
-        batch: a nested batch, or a leaf.
-        function: called with each leaf.
-        leaves: is an object that is not a tensor a leaf? `is_leaf` by default.
+    A leaf is a tensor, or an object with its own `.to`, such as torch's `PackedSequence`, or whatever
+    `leaves` is true for. Other objects stay the same.
     """
     leaves = leaves or is_leaf
     if isinstance(batch, Tensor):

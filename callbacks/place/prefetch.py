@@ -66,9 +66,6 @@ class Prefetch:
     they run, and this batch is copied at once, not after them. Batches are fetched in the order of the loop,
     and none is fetched in advance, so stopping, cancels, errors and resuming are the same as without. To
     limit the number of batches on the device, the host waits if it is more than two batches ahead.
-
-    Args:
-        lane: the stream to the device.
     """
 
     def __init__(self, lane: Lane):
@@ -80,14 +77,8 @@ class Prefetch:
     ) -> Any:
         """The batch on the device.
 
-        Args:
-            batch: nested tensors, as for `DevicePlacement`.
-            fresh: does the loader return pinned tensors that it does not reuse? Others are copied first.
-            move: `map_tensors`.
-            last: called with a leaf that does not use the lane.
-
-        Raises:
-            ValueError: the loader overwrites pinned memory while it is copied.
+        Pinned tensors that are not `fresh`, as the loader uses them again, are copied first. `move` is
+        `map_tensors`; `last` is called with a leaf that does not use the lane.
         """
         sent: Sent | None = None
         made: list[Tensor] = []
@@ -135,11 +126,7 @@ TORN = (
 
 
 class CudaLane:
-    """A CUDA stream beside the current one.
-
-    Args:
-        device: a CUDA device with its index.
-    """
+    """A CUDA stream beside the current one."""
 
     def __init__(self, device: torch.device):
         self.device = device

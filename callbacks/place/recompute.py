@@ -87,12 +87,7 @@ def outermost(found: dict[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 class Recomputed:
-    """Replaces the `forward` of a module; an object, so that a copy of the model gets a copy.
-
-    Args:
-        module: the module.
-        own: the `forward` that was set on the module itself, if any.
-    """
+    """Replaces the `forward` of a module; an object, so that a copy of the model gets a copy."""
 
     def __init__(self, module: nn.Module, own: Callable[..., Any] | None):
         self.module, self.own = module, own

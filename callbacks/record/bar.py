@@ -18,11 +18,8 @@ class Bar:
 
     In a notebook the bar is an output of its own that is replaced, so that a saved notebook contains no trail
     of bars. In a terminal, writing to standard output or error clears the bar first, and the next `draw`
-    shows it again. `close` removes it and restores the streams.
-
-    Args:
-        total: the number of batches of a full bar; None if it is unknown.
-        begun: when the displayed clock started, as `time.monotonic()`.
+    shows it again. `close` removes it and restores the streams. The displayed clock starts at `begun`, as of
+    `time.monotonic()`.
     """
 
     def __init__(self, total: int | None, *, begun: float):
@@ -89,12 +86,7 @@ class ReplacedOutput(io.TextIOBase):
 
 
 class BesideBar:
-    """Standard output or error beside a bar: a write clears the bar first.
-
-    Args:
-        name: `"stdout"` or `"stderr"`; this object replaces the stream in `sys` until `restore`.
-        bar: the tqdm bar, which is drawn on the stream itself.
-    """
+    """Standard output or error beside a bar: a write clears the bar first."""
 
     def __init__(self, name: str, bar: Any):
         self._name, self._bar, self._stream = name, bar, getattr(sys, name)

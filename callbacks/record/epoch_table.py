@@ -24,15 +24,6 @@ class EpochTable:
     From the most important to the least: monitored results, losses, metrics of validation and of training,
     the learning rate, other results. What a callback measures that nobody monitors has no column: it is in
     the history.
-
-    Args:
-        n_epochs: of the fit.
-        width: characters of a row; None for no limit.
-        monitored: names of results that decide something.
-        aside: names of results that get a column only if they are monitored.
-
-    Attributes:
-        left_out: names of results for whose columns there is no room.
     """
 
     def __init__(

@@ -254,11 +254,7 @@ class Measured:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` returned.
-
-        Raises:
-            ValueError: it belongs to other metrics.
-        """
+        """Load what `state_dict` returned."""
         if state["metrics"] != self.descriptions:
             then, now = (", ".join(each) or "none" for each in (state["metrics"], self.descriptions))
             raise ValueError(

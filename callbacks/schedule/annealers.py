@@ -33,12 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Annealer:
-    """A value as a function of progress; two with the same name and arguments are equal.
-
-    Attributes:
-        name: the name of the function that made it.
-        arguments: the arguments of that function.
-    """
+    """A value as a function of progress; two with the same name and arguments are equal."""
 
     name: str
     arguments: tuple[object, ...]

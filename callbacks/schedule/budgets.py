@@ -90,9 +90,7 @@ class StopAfter(Callback):
 def budget_ends(learn: LearnerProtocol, begun: dict[str, int] | None = None) -> list[tuple[float, str]]:
     """Where the budgets of a fit end, in steps, samples or epochs; budgets of time are left out.
 
-    Args:
-        learn: the learner.
-        begun: steps and samples when the fit starts; by default what each budget has recorded in a fit.
+    `begun` are steps and samples when the fit starts; by default what each budget has recorded in a fit.
     """
     found = []
     for each in learn.callbacks:
@@ -168,11 +166,7 @@ class ShortEpoch(Callback):
 
 
 def n_batches_of_share(size: float, n_batches: int | None, which: str) -> int:
-    """The number of batches: the number itself, or a share rounded up.
-
-    Raises:
-        ValueError: `size` is a share, and the length is not known.
-    """
+    """The number of batches: the number itself, or a share rounded up."""
     if isinstance(size, int):
         return size
     if n_batches is None:

@@ -164,11 +164,7 @@ class ParamScheduler(Callback):
 
 
 def value_at(function: Value, progress: float, n_steps: int) -> float:
-    """The value of a schedule; an `Annealer` gets the number of steps too.
-
-    Raises:
-        ValueError: it is not a finite number.
-    """
+    """The value of a schedule; an `Annealer` gets the number of steps too."""
     value = function(progress, n_steps) if isinstance(function, Annealer) else function(progress)
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(
@@ -183,11 +179,7 @@ def of_group(given: Value | Sequence[Value], position: int) -> Value:
 
 
 def check_schedules(schedules: Any) -> dict[str, Any]:
-    """The schedules by name.
-
-    Raises:
-        TypeError: a schedule is not a function or a list of functions.
-    """
+    """The schedules by name."""
     if not isinstance(schedules, Mapping) or not schedules:
         raise TypeError(
             f"ParamScheduler({schedules!r}): pass functions of progress by name, as {{'lr': cos(0.1, 0)}}."
@@ -203,11 +195,7 @@ def check_schedules(schedules: Any) -> dict[str, Any]:
 
 
 def check_optimizer(scheduler: ParamScheduler, optimizer: Any) -> None:
-    """Refuse schedules that do not fit the optimizer.
-
-    Raises:
-        ValueError: it lacks a hyperparameter, has another number of groups, or a value is not finite.
-    """
+    """Refuse schedules that do not fit the optimizer."""
     groups = optimizer.param_groups
     for name, given in scheduler.schedules.items():
         for group in groups:

@@ -254,11 +254,7 @@ def adds_up(learn: LearnerProtocol) -> bool:
 
 
 def check_length(scheduler: TorchScheduler, made: Any, learn: LearnerProtocol) -> None:
-    """Warn of a schedule that is shorter than the fit; `after_fit` warns of a longer one.
-
-    Raises:
-        ValueError: torch would raise an error in the epoch where the schedule ends.
-    """
+    """Warn of a schedule that is shorter than the fit; `after_fit` warns of a longer one."""
     found, every = length_of(made), scheduler.every
     n_batches = n_train_batches(learn)
     if found is None or every.unit not in ("epoch", "step"):

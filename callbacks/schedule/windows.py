@@ -26,10 +26,6 @@ class Span:
 
     It ends at `until`; without that at the fit's end, or where a budget of steps, samples or epochs ends,
     whichever comes first.
-
-    Args:
-        callback: the schedule.
-        learn: the learner.
     """
 
     def __init__(self, callback: Callback, learn: LearnerProtocol):
@@ -43,10 +39,7 @@ class Span:
     def progress(self, learn: LearnerProtocol, begun: Clock, n_batches: int | None) -> tuple[float, int]:
         """Progress, 0 at the first batch and 1 at the last, and the number of steps of the span.
 
-        Args:
-            learn: the learner, at a training batch.
-            begun: `clock` at the span's first batch.
-            n_batches: batches of an epoch; None if that is not known, and only `counted` ends are used.
+        `begun` is the `clock` at the span's first batch. Without `n_batches` only `counted` ends are used.
         """
         now = clock(learn, n_batches or 1)
         ends = self.counted if n_batches is None else self.ends
@@ -73,15 +66,7 @@ def clock(learn: LearnerProtocol, n_batches: int) -> Clock:
 def planned(
     callback: Callback, learn: LearnerProtocol, n_epochs: int, n_batches: int, *, one_step_each: bool
 ) -> Plan | None:
-    """Between which batches of a future fit a schedule runs; None if that is not known in advance.
-
-    Args:
-        callback: the schedule.
-        learn: the learner, before the fit.
-        n_epochs: epochs of the fit.
-        n_batches: training batches of an epoch.
-        one_step_each: is each batch one update?
-    """
+    """Between which batches of a future fit a schedule runs; None if that is not known in advance."""
     windows = windows_of(callback)
     begun = {"step": learn.global_step, "sample": learn.n_samples}
     known = {"epoch": n_batches} | ({"step": 1} if one_step_each else {})

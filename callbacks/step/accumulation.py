@@ -218,11 +218,7 @@ def parameters_of(learn: LearnerProtocol) -> list[Tensor]:
 
 
 def check_step(callback: Callback, learn: LearnerProtocol) -> None:
-    """Refuse a callback whose `step` computes gradients of the last batch alone.
-
-    Raises:
-        ValueError: the message names both callbacks.
-    """
+    """Refuse a callback whose `step` computes gradients of the last batch alone."""
     other = learn.callbacks.overrides.get("step")
     if other is not None and getattr(other, "computes_gradients", False):
         raise ValueError(

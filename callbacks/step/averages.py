@@ -122,10 +122,7 @@ def begun(average: Tensor | None, weight: Tensor) -> Tensor:
 def put_weights(model: nn.Module, weights: dict[str, Tensor], then: dict[str, Tensor] | None = None) -> None:
     """Restore what `copy_weights` returned.
 
-    Args:
-        model: the model.
-        weights: the copies by name.
-        then: the tensors that were copied; a tensor that has replaced one of them stays as it is.
+    A tensor that has replaced one of `then`, those that were copied, stays as it is.
     """
     for name, tensor in named_tensors(model).items():
         if name in weights and (then is None or then.get(name, tensor) is tensor):
@@ -143,11 +140,7 @@ def take_off_noise(learn: LearnerProtocol) -> None:
 
 
 def check_alone(callback: Callback, learn: LearnerProtocol) -> None:
-    """Refuse a second callback that averages the weights, and a `When` that skips epochs of this one.
-
-    Raises:
-        ValueError: the message names both callbacks.
-    """
+    """Refuse a second callback that averages the weights, and a `When` that skips epochs of this one."""
     window = window_of(callback)
     if window is not None:
         check_when(window, type(callback).__name__)

@@ -44,10 +44,9 @@ class ComputesAgain(Callback):
         self._random = None
 
     def gradients(self, learn: LearnerProtocol) -> Tensor:
-        """Replace the gradients by those at the current weights, clipped by `GradientClip` if there is one.
+        """Compute the gradients at the current weights, clipped by `GradientClip` if there is one.
 
-        Returns:
-            The loss, detached.
+        Returns the loss, detached.
         """
         now = draws.take()
         kept = [(each, each.clone()) for each in statistics_of(learn.model)]

@@ -155,11 +155,7 @@ def check_share(owner: str, argument: str, share: Any) -> float:
 
 
 def map_inputs(owner: str, learn: LearnerProtocol, function: Callable[[Tensor], Tensor]) -> Any:
-    """The mixed inputs; those of the batch stay as they are.
-
-    Raises:
-        TypeError: an input is not a tensor of floats with one row per item.
-    """
+    """The mixed inputs; those of the batch stay as they are."""
 
     def mixed(name: Any, item: Any) -> Tensor:
         is_float = isinstance(item, Tensor) and item.is_floating_point()

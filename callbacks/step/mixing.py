@@ -128,11 +128,7 @@ class LabelMix(Mixer):
 
 
 def picture_size(learn: LearnerProtocol) -> tuple[int, int]:
-    """Height and width of the one input.
-
-    Raises:
-        TypeError: it is not a picture, or each of its pixels has a target.
-    """
+    """Height and width of the one input."""
     inputs = learn.inputs
     items = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
     items = items if isinstance(items, (tuple, list)) else [items]

@@ -132,11 +132,7 @@ def trained_of(learn: LearnerProtocol) -> list[nn.Parameter]:
 
 
 def check_alone(callback: WeightNoise, learn: LearnerProtocol) -> None:
-    """Refuse two at a time: the second would restore the noisy weights of the first.
-
-    Raises:
-        ValueError: the message names both callbacks.
-    """
+    """Refuse two at a time: the second would restore the noisy weights of the first."""
     found = [each for each in learn.callbacks if isinstance(each, WeightNoise)]
     if len(found) > 1 and not all(map(window_of, found)):
         other = next(each for each in found if each is not callback)

@@ -222,11 +222,7 @@ def as_float(leaf: Any) -> Any:
 
 
 def check_weights(learn: LearnerProtocol) -> None:
-    """Refuse float16 weights, since no scaler can unscale their gradients.
-
-    Raises:
-        ValueError: a trained weight is float16.
-    """
+    """Refuse float16 weights, since no scaler can unscale their gradients."""
     if any(each.requires_grad and each.dtype is torch.float16 for each in trained_parameters(learn)):
         raise ValueError(
             "MixedPrecision('fp16'): weights of the model are float16 already, and their gradients cannot be "

@@ -23,12 +23,7 @@ N_LEVELS = 3  # the function that `on` makes, the user's, and one that it calls
 
 
 def closure_problems(learn: FullLearner, is_as_loop: bool) -> Iterator[Exception]:
-    """Report that the optimizer's step needs a closure and nothing passes one.
-
-    Args:
-        learn: the learner.
-        is_as_loop: is `step` implemented as in the loop, without a closure?
-    """
+    """Report that the optimizer's step needs a closure and nothing passes one."""
     owner = learn.callbacks.overrides.get("step")
     instead = f", instead of {type(owner).__name__}" if isinstance(owner, (LeanStep, SAM)) else ""
     if (instead or is_as_loop) and needs_closure(learn.optimizer):

@@ -42,11 +42,7 @@ from learner.state.protocol import FullLearner
 
 
 def check_before_fit(learn: FullLearner) -> None:
-    """Refuse a fit that cannot work, before any part of it runs.
-
-    Raises:
-        TypeError, ValueError: the message lists all problems.
-    """
+    """Refuse a fit that cannot work, before any part of it runs; the error lists all problems."""
     report_problems(problems_before_fit(learn, learn.n_epochs))
     if learn.optimizer is not None and Preflight in learn.callbacks:
         learn.callbacks[Preflight].was_idle = all_zero(learn.optimizer)

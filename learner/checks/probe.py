@@ -32,11 +32,6 @@ def compares_each_with_each(loss_func: Callable[..., Any], preds: Tensor, target
 
     It does if one of its operations takes tensors of both shapes, and its value differs from the value for
     equal shapes; not if it raises on all probes. The random states are left unchanged.
-
-    Args:
-        loss_func: takes `(preds, targets)`.
-        preds: of any dtype and device.
-        targets: with as many elements as `preds`, in another shape that broadcasts.
     """
     states = draws.take()
     loss_func = copy_of(loss_func)

@@ -28,14 +28,7 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: without the program's name; by default those of the process.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command line, by default that of the process, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = dispatch(make_parser(), words)

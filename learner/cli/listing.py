@@ -46,11 +46,7 @@ def overview() -> str:
 
 
 def about(what: str) -> str:
-    """The list of a kind, or the details of one name.
-
-    Raises:
-        Mistake: the kind or name is unknown.
-    """
+    """The list of a kind, or the details of one name."""
     kind = PLURALS.get(what) or (what if what in KINDS else None)
     if kind is not None:
         return list_of(kind)

@@ -59,12 +59,7 @@ def add_run_verb(verbs: Verbs[Parser], name: str, description: str) -> Parser:
 
 
 def opened(options: argparse.Namespace) -> Learner:
-    """The learner of the run.
-
-    Raises:
-        Mistake: the folder is not a run's folder, or its weights cannot be used.
-        RecipeError: its recipe cannot be built.
-    """
+    """The learner of the run."""
     options.recipe = options.run / "recipe.yaml"  # for messages
     try:
         with redirect_stdout(sys.stderr):  # standard output may be the table of predictions
@@ -124,13 +119,7 @@ def do_test(options: argparse.Namespace) -> int:
 
 
 class FileBatches:
-    """The items of a file in batches, in their order.
-
-    Args:
-        arguments: the model's arguments for all items, by position or keyword.
-        samples: what they look like for one item.
-        size: items per batch.
-    """
+    """The items of a file in batches of `size`, in their order; `samples` show what one item looks like."""
 
     def __init__(self, arguments: dict[Any, Any], samples: Samples, size: int):
         self.columns = {key: as_column(item, str(key)) for key, item in arguments.items()}
@@ -167,11 +156,7 @@ def write(preds: Any, path: Path) -> None:
 
 
 def write_csv(preds: Any, file: IO[str]) -> None:
-    """Write predictions as a table with a row per item.
-
-    Raises:
-        ValueError: they are not a vector or matrix of numbers.
-    """
+    """Write predictions as a table with a row per item."""
     if not isinstance(preds, Tensor) or not 1 <= preds.ndim <= 2 or preds.is_complex():
         kind = f"of shape {tuple(preds.shape)}" if isinstance(preds, Tensor) else f"a {type(preds).__name__}"
         raise ValueError(

@@ -88,11 +88,7 @@ def do_compare(options: argparse.Namespace) -> int:
 
 
 def read(folder: Path) -> Record:
-    """What is known about a run.
-
-    Raises:
-        Mistake: the folder is not a run's folder.
-    """
+    """What is known about a run."""
     try:
         return record_of_folder(folder)
     except ValueError as error:

@@ -16,13 +16,8 @@ def save_before_failing(
 
     It does so only if the state is complete: the callback that failed has no state, and runs in a phase that
     does not change what is trained. Validation batches are excluded, as they may be part of a validation in
-    the middle of a training batch.
-
-    Args:
-        learn: the learner; its `error` is set, so that `Checkpoint` saves whether it is due or not.
-        event: the event.
-        hooks: the hook that failed, and those after it.
-        error: the error that it raised; errors of the other hooks become notes on it.
+    the middle of a training batch. `learn.error` is set, so that `Checkpoint` saves whether it is due or not.
+    `hooks` are the one that failed and those after it, whose errors become notes on `error`.
     """
     failed: Any = hooks[0].__self__
     if isinstance(error, Exception) and not isinstance(error, Cancel) and is_whole(learn, event, failed):

@@ -88,9 +88,6 @@ def clean_up(learn: FullLearner) -> None:
     """Call `cleanup_fit` of the callbacks whose fit has started, last first, even if some raise errors.
 
     After an error the gradients are dropped.
-
-    Raises:
-        BaseException: the first error of a `cleanup_fit`, unless the fit has failed; then it is a note.
     """
     failed: BaseException | None = learn.error
     has_started = bool(learn.loop.started)

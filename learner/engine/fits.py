@@ -14,11 +14,7 @@ from learner.state.protocol import FullLearner
 
 @contextmanager
 def under_way(learn: FullLearner) -> Iterator[None]:
-    """Check a fit before it runs, and let every callback clean up at its end, whatever happened.
-
-    Raises:
-        BaseException: the error that ended the fit, with notes on its place; it is also `learn.error`.
-    """
+    """Check a fit before it runs, and let every callback clean up at its end, whatever happened."""
     was_left = resume_training_modes(learn.model)
     modes = modes_of(learn)
     learn.fitting = True

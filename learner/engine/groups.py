@@ -91,15 +91,7 @@ def parameters_in(given: Any, number: int) -> Iterator[nn.Parameter]:
 
 
 def check_groups(groups: Groups, forgotten: list[str]) -> None:
-    """Refuse empty groups, and trainable parameters without a group.
-
-    Args:
-        groups: the groups.
-        forgotten: the names of trainable parameters that are in no group.
-
-    Raises:
-        ValueError: there is no group, a group has no parameters of its own, or parameters are forgotten.
-    """
+    """Refuse empty groups, and trainable parameters without a group, whose names are in `forgotten`."""
     if not groups:
         raise ValueError(f"splitter: it returned no group. Return at least one, as in {EXAMPLE}.")
     for number, group in enumerate(groups):
@@ -173,13 +165,10 @@ def n_groups_of(optimizer: Any) -> int:
 
 
 def rates_of(optimizer: Any, rate: float | slice, n_groups: int) -> list[float]:
-    """The learning rate of each group of an optimizer.
+    """The learning rate of each group of an optimizer; `rate` is as in `spread`.
 
-    Args:
-        optimizer: in `Optimizers`, the member with the largest rate gets `rate`; the others get `rate` times
-            their ratio to that member, as their rates are in different units.
-        rate: as in `spread`.
-        n_groups: the number of layer groups of the model.
+    In `Optimizers`, the member with the largest rate gets `rate`; the others get `rate` times their ratio to
+    that member, as their rates are in different units.
     """
     members = members_of(optimizer)
     rates = spread(rate, max(n_groups, n_groups_of(optimizer)))
@@ -199,9 +188,6 @@ def spread(rate: float | slice, n_groups: int) -> list[float]:
         rate: a number for all groups; or `slice(lo, hi)`, from `lo` for the first group to `hi` for the last
             in equal factors; or `slice(hi)`, `hi` for the last group and a tenth for the others.
         n_groups: the number of groups.
-
-    Raises:
-        TypeError, ValueError: the rate is not a positive number or such a slice.
 
     Source: Howard and Ruder 2018, "Universal language model fine-tuning", section 3.2.
     """

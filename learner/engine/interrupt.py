@@ -84,12 +84,7 @@ class Received:
 
 
 def raise_for(numbers: list[int]) -> None:
-    """Raise what the sender of the signals expects.
-
-    Raises:
-        KeyboardInterrupt: for Ctrl-C.
-        SystemExit: for SIGTERM; the exit code is 143.
-    """
+    """Raise what the sender of the signals expects."""
     if signal.SIGTERM in numbers:
         raise SystemExit(128 + signal.SIGTERM)
     raise KeyboardInterrupt

@@ -166,11 +166,7 @@ def check_maker(name: str, value: Any) -> None:
 
 
 def check_settings(make_module: Any, settings: Mapping[str, Any]) -> None:
-    """Refuse a setting `module__...` that is not an argument of what makes the module.
-
-    Raises:
-        TypeError: there is one.
-    """
+    """Refuse a setting `module__...` that is not an argument of what makes the module."""
     found = inspect.signature(make_module).parameters
     if any(each.kind == each.VAR_KEYWORD for each in found.values()):
         return

@@ -16,10 +16,7 @@ from learner.learner import Learner
 class EstimatorLoss(nn.Module):
     """A loss whose predictions and targets have the shapes that scikit-learn uses.
 
-    Args:
-        loss_func: a function or module of `(preds, targets)`; None for the usual one.
-        n_classes: the number of classes; None for regression.
-        make_module: for messages.
+    Without a `loss_func` it is the usual one: for `n_classes` classes, or for regression if that is None.
     """
 
     def __init__(self, loss_func: Callable[..., Any] | None, n_classes: int | None, make_module: Any):
@@ -74,11 +71,7 @@ def usual_loss(preds: Tensor, n_classes: int | None) -> Callable[..., Tensor]:
 
 
 def per_item(loss_func: Callable[..., Any], preds: Tensor, targets: Tensor) -> Tensor:
-    """The losses of the items.
-
-    Raises:
-        TypeError: the loss has no `reduction="none"`.
-    """
+    """The losses of the items."""
     if hasattr(loss_func, "reduction"):
         loss_func = copy.copy(loss_func)
         loss_func.reduction = "none"  # type: ignore[reportFunctionMemberAccess]

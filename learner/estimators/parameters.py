@@ -43,11 +43,7 @@ class NestedParameters(BaseEstimator):
         return {**super().get_params(deep), **self._nested()}
 
     def set_params(self, **params: Any) -> Any:
-        """Set parameters by name; nested ones need not exist yet.
-
-        Raises:
-            ValueError: there is no such parameter.
-        """
+        """Set parameters by name; nested ones need not exist yet."""
         own = {name: value for name, value in params.items() if name in self._get_param_names()}
         for name, value in params.items():
             if name in own or name in self._nested() or prefix_of(name) in PREFIXES:
@@ -96,12 +92,8 @@ def made(make: Callable[..., Any], settings: dict[str, Any]) -> Any:
 def made_callbacks(given: Any, settings: dict[str, Any]) -> list[Callback]:
     """New callbacks for a fit.
 
-    Args:
-        given: instances, which are copied; classes and functions such as `partial(EarlyStopping, "loss")`.
-        settings: as `{"EarlyStopping__patience": 3}`, for those given as a class or a function.
-
-    Raises:
-        ValueError: a setting belongs to none of them.
+    Instances are copied; classes and functions such as `partial(EarlyStopping, "loss")` are called with those
+    `settings` that begin with their name, as `{"EarlyStopping__patience": 3}`.
     """
     found, left = [], dict(settings)
     for each in [given] if isinstance(given, (Callback, type, partial)) else given:

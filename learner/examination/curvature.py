@@ -62,11 +62,7 @@ def largest_curvature(
 
 
 def refuse_dead_ends(slopes: list[Tensor]) -> None:
-    """Refuse backward functions marked `once_differentiable`, for which torch silently returns 0.
-
-    Raises:
-        RuntimeError: there is such a function.
-    """
+    """Refuse backward functions marked `once_differentiable`, for which torch silently returns 0."""
     waiting, seen = [slope.grad_fn for slope in slopes], set()
     while waiting:
         node = waiting.pop()

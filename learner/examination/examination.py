@@ -46,11 +46,7 @@ def check(learn: FullLearner) -> Report:
 
 
 def examine(learn: FullLearner) -> Report:
-    """Run all checks that need no batch, then those on one batch, in a sandbox.
-
-    Raises:
-        RuntimeError: a fit is under way.
-    """
+    """Run all checks that need no batch, then those on one batch, in a sandbox."""
     if learn.fitting:
         raise RuntimeError("learn.check() was called during a fit: call it before or after.")
     report = Report()
@@ -135,12 +131,7 @@ def attempt(
 ) -> bool:
     """Run one check and report what it raises; return False if the checks after it cannot run.
 
-    Args:
-        learn: the learner.
-        report: the report to extend.
-        name: the name of the check.
-        exam: the function to run.
-        is_extra: does it do more than a fit does? Then its errors are not errors of the learner.
+    If the check `is_extra`, it does more than a fit does, so its errors are not errors of the learner.
     """
     try:
         return exam() is not False

@@ -110,11 +110,7 @@ class Counted:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, after checking that it is complete and has only plain data.
-
-    Raises:
-        CheckpointError: it is missing, not ours, incomplete, or malicious.
-    """
+    """Read a checkpoint onto the CPU, after checking that it is complete and has only plain data."""
     path = Path(path).absolute()
     try:
         with open_file(path) as file:
@@ -143,11 +139,7 @@ def is_plain(path: str | Path) -> bool:
 
 
 def read_plain(path: str | Path) -> Any:
-    """Read a file of plain `torch.save` onto the CPU, if it has only tensors and plain data.
-
-    Raises:
-        CheckpointError: it is incomplete, or has something else.
-    """
+    """Read a file of plain `torch.save` onto the CPU, if it has only tensors and plain data."""
     path = Path(path).absolute()
     try:
         with open_file(path) as file:
@@ -181,11 +173,7 @@ def open_file(path: Path) -> io.BufferedReader:
 
 
 def tensors_of(contents: Any) -> Iterator[Tensor]:
-    """All tensors in plain data, each once.
-
-    Raises:
-        TypeError: something is not plain data.
-    """
+    """All tensors in plain data, each once."""
     seen: set[int] = set()
     left = [contents]
     while left:

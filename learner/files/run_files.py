@@ -62,11 +62,7 @@ SUFFIXES = (".safetensors", ".pt")
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `run.json`, completely or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write `run.json`, completely or not at all."""
     ordered = {key: facts[key] for key in sorted(facts, key="code".__eq__)}  # the longest comes last
     text = json.dumps(as_json(ordered), indent=1, ensure_ascii=False, allow_nan=False)
     part = folder / f"{FACTS}.tmp"
@@ -138,11 +134,7 @@ def write_weights(module: nn.Module, folder: Path, name: str) -> Path:
 
 
 def fill(path: Path, state: dict[str, Any], *, as_safetensors: bool) -> None:
-    """Write a state dict to a file.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write a state dict to a file."""
     if as_safetensors:
         write_safetensors(path, state)
     else:
@@ -151,11 +143,7 @@ def fill(path: Path, state: dict[str, Any], *, as_safetensors: bool) -> None:
 
 
 def state_to_write(module: nn.Module) -> dict[str, Any]:
-    """The state dict as it is written: no names of wrappers, no shared memory, extra state as plain data.
-
-    Raises:
-        ValueError: a weight has no values yet, or an extra state is not plain data.
-    """
+    """The state dict as it is written: no names of wrappers, no shared memory, extra state as plain data."""
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         module = module.module
     found, seen = {}, set()

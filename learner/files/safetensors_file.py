@@ -21,12 +21,7 @@ def is_safetensors(path: str | Path) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, on the CPU.
-
-    Raises:
-        ImportError: the package safetensors is missing.
-        CheckpointError: the file is damaged.
-    """
+    """The tensors of a file by name, on the CPU."""
     safetensors = import_safetensors(path.name)
     try:
         return safetensors.torch.load_file(path)
@@ -37,11 +32,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
-    """Write tensors that share no memory.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write tensors that share no memory."""
     safetensors = import_safetensors(path.name)
     try:
         safetensors.torch.save_file(state, path, {"format": "pt"})
@@ -50,11 +41,7 @@ def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
 
 
 def import_safetensors(name: str) -> Any:
-    """The package, which is an extra.
-
-    Raises:
-        ImportError: it is missing.
-    """
+    """The package, which is an extra."""
     try:
         import safetensors.torch  # an extra
     except ImportError as error:

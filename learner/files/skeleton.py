@@ -14,8 +14,7 @@ from learner.files.unpacking import KIND
 def sums_of(contents: dict[str, Any]) -> str:
     """A checksum of the kinds in each piece of a checkpoint, or in each entry of a piece, as one string.
 
-    Args:
-        contents: plain data. Of a tensor shape and dtype count, of other values their type.
+    Of a tensor shape and dtype count, of other values their type.
     """
     return json.dumps(found_in(contents))
 
@@ -37,9 +36,6 @@ def altered(contents: dict[str, Any], sums: str) -> list[str]:
     """The places of values that are of another kind than when `sums_of` was called, or are gone.
 
     A piece that is missing altogether does not count: earlier versions did not write all of them.
-
-    Raises:
-        ValueError, TypeError: `sums` was not made by it.
     """
     then, now = dict(json.loads(sums)), found_in(contents)
     lost = [place for place in then if place not in now and place.partition(".")[0] in contents]

@@ -16,13 +16,7 @@ ONE = 1 << 31
 
 
 def joined(first: int, second: int, n_bytes: int) -> int:
-    """The CRC-32 of two pieces, one after the other.
-
-    Args:
-        first: the sum of the first piece.
-        second: the sum of the second piece.
-        n_bytes: the length of the second piece.
-    """
+    """The CRC-32 of two pieces, one after the other, from their sums and the bytes of the second one."""
     return times(first, shift(8 * n_bytes)) ^ second
 
 

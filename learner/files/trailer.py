@@ -25,11 +25,7 @@ TRAILER_SIZE = len(trailer(0, 0))
 
 
 def check_complete(file: io.BufferedReader) -> int:
-    """Check trailer, length and checksum.
-
-    Returns:
-        The length of the payload, in bytes.
-    """
+    """Check trailer, length and checksum; returns the length of the payload in bytes."""
     size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise ValueError(f"it is empty (0 bytes). {ANOTHER}")

@@ -64,11 +64,7 @@ class Call:
         return (1, self.n_traced + 1, 2 * self.n_traced) if self.varies else ()
 
     def check_for_program(self) -> None:
-        """Refuse inputs that a program cannot take.
-
-        Raises:
-            TypeError, ValueError: the message says what to pass.
-        """
+        """Refuse inputs that a program cannot take."""
         every = leaves((self.args, self.kwargs), is_leaf=lambda item: isinstance(item, PackedSequence))
         for each in every:
             is_tensor = isinstance(each, Tensor) and not each.is_nested and each.layout is torch.strided

@@ -208,11 +208,7 @@ class Items:
 
 
 def as_source(data: Any) -> Tensors | Items:
-    """The items to split.
-
-    Raises:
-        TypeError: they are neither a pair of tensors nor a map-style data set.
-    """
+    """The items to split."""
     if isinstance(data, (tuple, list)) and len(data) == 2:
         return Tensors(as_columns(*data))
     if (
@@ -252,12 +248,7 @@ def call(make_learner: Any, data: Data, number: int) -> Any:
 
 
 def check_learner(learn: Any, data: Data, models: list[Any]) -> None:
-    """Check what `make_learner` returned.
-
-    Raises:
-        TypeError: it is not a learner.
-        ValueError: its model was in a fold before, or it has other data.
-    """
+    """Check what `make_learner` returned."""
     if not hasattr(learn, "fit") or not hasattr(learn, "loop"):
         raise TypeError(f"cross_validate: make_learner returned {describe(learn)}: return a Learner.")
     if learn.data is not data:

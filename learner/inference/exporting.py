@@ -129,11 +129,7 @@ def call_of(learn: FullLearner, example: Any, dynamic: tuple[int, ...] | None) -
 
 
 def made_up(samples: Samples) -> Any:
-    """Inputs of the shapes and types of the training batches, for a run whose data is missing.
-
-    Raises:
-        ValueError: they are not known.
-    """
+    """Inputs of the shapes and types of the training batches, for a run whose data is missing."""
     if not samples or not all(isinstance(each, Sample) for each in samples.values()):
         raise ValueError(
             "export: no batch can be taken from the data without using it up, and the check of the file "
@@ -158,11 +154,7 @@ def predicted(learn: FullLearner, inputs: Any) -> Any:
 
 
 def others(learn: FullLearner, call: Call) -> dict[int, Any]:
-    """The outputs for one item and for other numbers of items, as far as the model takes them.
-
-    Raises:
-        ValueError: it takes no other number.
-    """
+    """The outputs for one item and for other numbers of items, as far as the model takes them."""
     found, error = {}, None
     for n_items in call.other_counts():
         if max(found, default=0) > call.n_traced:
@@ -182,11 +174,7 @@ def others(learn: FullLearner, call: Call) -> dict[int, Any]:
 def largest_difference(
     learn: FullLearner, call: Call, run: Callable[[Call], Any], outputs: dict[int, Any], is_random: bool
 ) -> float:
-    """Compare the file's outputs with those of `predict`, for each number of items.
-
-    Raises:
-        ValueError: they differ by more than the dtype explains.
-    """
+    """Compare the file's outputs with those of `predict`, for each number of items."""
     largest = 0.0
     for n_items, expected in outputs.items():
         try:

@@ -17,17 +17,10 @@ Folds = list[tuple[Tensor, Tensor]]
 
 
 def make_folds(n_items: int, k: Any, stratify: Any, groups: Any, seed: int) -> Folds:
-    """Split items into `k` folds of about the same size.
+    """Split items into `k` folds of about the same size; `seed` is for the order in which they are dealt.
 
-    Args:
-        n_items: the number of items.
-        k: the number of folds, at least 2.
-        stratify: a class for each item, whose shares are about the same in each fold; or None.
-        groups: a group for each item; items of a group are in one fold; or None.
-        seed: of the order in which items are dealt.
-
-    Raises:
-        TypeError, ValueError: an argument cannot be used.
+    `stratify` has a class for each item, whose shares are about the same in each fold. `groups` has a group
+    for each item; items of a group are in one fold.
     """
     if not is_whole(k) or not 2 <= k <= n_items:
         raise ValueError(f"cross_validate(k={k!r}): pass a whole number from 2 to the {n_items} items.")
@@ -79,11 +72,7 @@ def by_group(labels: np.ndarray[Any, Any], order: np.ndarray[Any, Any], k: int) 
 
 
 def labels_of(name: str, labels: Any, n_items: int) -> np.ndarray[Any, Any]:
-    """Labels of any kind as whole numbers from 0.
-
-    Raises:
-        TypeError, ValueError: there is not one whole number, name or truth value for each item.
-    """
+    """Labels of any kind as whole numbers from 0."""
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     array = array.reshape(-1) if array.ndim == 2 and array.shape[1] == 1 else array
     if array.shape != (n_items,):
@@ -96,11 +85,7 @@ def labels_of(name: str, labels: Any, n_items: int) -> np.ndarray[Any, Any]:
 
 
 def as_folds(folds: Any, n_items: int, stratify: Any, groups: Any) -> Folds:
-    """The user's folds, or those of a scikit-learn splitter.
-
-    Raises:
-        TypeError, ValueError: they are not pairs of numbers of items, or the parts of a fold overlap.
-    """
+    """The user's folds, or those of a scikit-learn splitter."""
     if hasattr(folds, "split"):
         plain = [None if each is None else np.asarray(each) for each in (stratify, groups)]
         folds = folds.split(np.zeros((n_items, 1)), *plain)

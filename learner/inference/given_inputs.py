@@ -66,11 +66,7 @@ def is_row(inputs: Any, n_inputs: int, samples: Samples) -> bool:
 
 
 def as_argument(item: Any, name: str, sample: Any) -> Any:
-    """One argument: numbers, lists of numbers and arrays as a tensor.
-
-    Raises:
-        TypeError: it is something else, and the training batches have a tensor there or are not known.
-    """
+    """One argument: numbers, lists of numbers and arrays as a tensor."""
     is_dense = not isinstance(item, Tensor) or (item.layout is torch.strided and not item.is_nested)
     moves_itself = not isinstance(item, Tensor) and is_leaf(item)  # a PackedSequence, a batch of graphs
     if sample == "list" or not is_dense or moves_itself:
@@ -108,11 +104,7 @@ def is_of_numbers(item: Any) -> bool:
 
 
 def of_numbers(item: Any, name: str, sample: Any) -> Tensor:
-    """A number, or a list of numbers, as a tensor of the type of the training batches.
-
-    Raises:
-        ValueError: lists have different lengths.
-    """
+    """A number, or a list of numbers, as a tensor of the type of the training batches."""
     try:
         found = torch.tensor(item)
     except (TypeError, ValueError) as error:

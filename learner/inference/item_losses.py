@@ -27,9 +27,6 @@ class ItemLosses:
     If the loss function has a `reduction`, its values with `reduction="none"` are taken. An item with several
     elements gets their mean, without those that `ignore_index` leaves out, or their sum if the loss sums.
     Otherwise the loss function is called for each item alone.
-
-    Args:
-        learn: the learner, at the start of the pass.
     """
 
     def __init__(self, learn: FullLearner):
@@ -135,11 +132,7 @@ def one_of(nest: Any, number: int, n_items: int) -> Any:
 
 
 def loss_of_batch(learn: FullLearner) -> Tensor:
-    """The loss of the inputs, output and targets that are there.
-
-    Raises:
-        ValueError: it is not a number.
-    """
+    """The loss of the inputs, output and targets that are there."""
     learn.loop.do["compute_loss"](learn)
     loss = learn.loss_grad
     if not isinstance(loss, Tensor) or loss.numel() != 1:

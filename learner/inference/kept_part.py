@@ -13,11 +13,7 @@ Keep = str | Callable[[Any], Any] | None
 
 
 def check_keep(keep: Any) -> None:
-    """Check the argument before the pass.
-
-    Raises:
-        TypeError: it is neither a name nor a function.
-    """
+    """Check the argument before the pass."""
     if keep is not None and not isinstance(keep, str) and not callable(keep):
         raise TypeError(
             f"get_preds(keep={keep!r}): pass the name of a part of the output, such as 'logits', or a "
@@ -26,11 +22,7 @@ def check_keep(keep: Any) -> None:
 
 
 def part_of(output: Any, keep: Keep) -> Any:
-    """The part of an output that `keep` selects.
-
-    Raises:
-        ValueError: the output has no part with that name.
-    """
+    """The part of an output that `keep` selects."""
     if keep is None:
         return output
     if callable(keep):

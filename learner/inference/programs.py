@@ -21,12 +21,7 @@ Writer = Callable[[nn.Module, Call, Path], tuple[Run, str]]
 
 
 def writer_of(path: Path) -> Writer:
-    """The writer of a format, by the suffix of the file.
-
-    Raises:
-        ImportError: it needs a package that is missing.
-        ValueError: there is no such format.
-    """
+    """The writer of a format, by the suffix of the file."""
     if path.suffix not in WRITERS:
         raise ValueError(
             f"export({path.name!r}): the suffix is the format: '.pt2' (torch.export), '.onnx', "

@@ -25,11 +25,7 @@ STANDARD = sysconfig.get_paths()["stdlib"]
 
 
 def traced(model: nn.Module, call: Call) -> torch.export.ExportedProgram:
-    """The model as a program of `torch.export`.
-
-    Raises:
-        ValueError: torch cannot export it; the message has the line of the model and what to do.
-    """
+    """The model as a program of `torch.export`."""
     call = call.resized(call.n_traced)
     bound = inspect.signature(model.forward).bind(*call.args, **call.kwargs).arguments
     shapes = tree_map(call.dynamic_dimensions, dict(bound))

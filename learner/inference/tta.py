@@ -17,11 +17,7 @@ Changes = Sequence[tuple[Change, Change | None]]
 
 
 def as_changes(tta: Any) -> Changes:
-    """The functions of `tta` as pairs: one that changes the inputs, and one for the output, or None.
-
-    Raises:
-        TypeError: something else was passed.
-    """
+    """The functions of `tta` as pairs: one that changes the inputs, and one for the output, or None."""
     given = [tta] if callable(tta) else tta
     hint = "pass a function of the inputs, such as lambda x: x.flip(-1), or a list of functions"
     if not isinstance(given, (list, tuple)) or not given:

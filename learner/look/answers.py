@@ -90,11 +90,7 @@ def answers_of(
 def classes_of(
     preds: Tensor, targets: Tensor, loss_func: Any, kind: Kind | None, ignore_index: int | None
 ) -> Answers:
-    """The class with the highest score, where the classes are dimension 1, or the last one.
-
-    Raises:
-        ValueError: the shapes do not fit.
-    """
+    """The class with the highest score, where the classes are dimension 1, or the last one."""
     shape = targets.shape
     if preds.ndim == targets.ndim + 1 and preds.shape[:-1] == targets.shape and not fits(preds, targets):
         preds = preds.movedim(-1, 1)
@@ -171,11 +167,7 @@ def name_of(loss_func: Any) -> str:
 
 
 def as_scores(preds: Any) -> Tensor:
-    """The scores among a model's outputs: a tensor, or the part that is called `logits`.
-
-    Raises:
-        TypeError: there is no such part.
-    """
+    """The scores among a model's outputs: a tensor, or the part that is called `logits`."""
     logits = preds.get("logits") if isinstance(preds, Mapping) else getattr(preds, "logits", preds)
     if isinstance(logits, Tensor):
         return logits.detach()
@@ -186,11 +178,7 @@ def as_scores(preds: Any) -> Tensor:
 
 
 def as_tensor(targets: Any) -> Tensor:
-    """The targets as a tensor, whose bool is 0 and 1.
-
-    Raises:
-        TypeError: they are not a tensor.
-    """
+    """The targets as a tensor, whose bool is 0 and 1."""
     if isinstance(targets, Mapping) and isinstance(targets.get("labels"), Tensor):
         targets = targets["labels"]
     if not isinstance(targets, Tensor):

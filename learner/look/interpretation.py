@@ -235,11 +235,7 @@ def counts_of(targets: Tensor, answers: Tensor, n_classes: int) -> Tensor:
 
 
 def check_inside(found: Answers) -> None:
-    """Raise an error for targets that are not classes.
-
-    Raises:
-        ValueError: there is at least one.
-    """
+    """Raise an error for targets that are not classes."""
     if found.outside is not None and len(found.outside):
         raise ValueError(
             f"Interpretation: {len(found.outside)} targets are outside the classes 0 to "
@@ -249,11 +245,7 @@ def check_inside(found: Answers) -> None:
 
 
 def names_of(classes: Sequence[Any] | None, loader: Any, found: Answers) -> list[Any]:
-    """A name for each class: those that were passed, those of the data set (as torchvision's), or numbers.
-
-    Raises:
-        ValueError: not as many were passed as there are classes.
-    """
+    """A name for each class: those that were passed, those of the data set (as torchvision's), or numbers."""
     if classes is None:
         return known_names(loader, found.n_classes) or list(range(found.n_classes))
     if isinstance(classes, str) or len(classes) != found.n_classes:

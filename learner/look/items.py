@@ -34,12 +34,8 @@ def draw_items(
 ) -> Figure:
     """Draw a panel per item, or one table if the items are rows of a table.
 
-    Args:
-        inputs: of the items, joined: a tensor, list, or a tuple or mapping of them.
-        titles: one for each item; the first line is the answer or the target.
-        show: draws one item; by default by its type.
-        targets: for `show`.
-        preds: for `show`.
+    `inputs` are joined: a tensor, list, or a tuple or mapping of them. `show` draws one item with its target
+    and prediction; by default by its type. The first line of a title is the answer or the target.
     """
     n_items = len(titles)
     if show is not None and not callable(show):
@@ -212,11 +208,7 @@ def in_words(value: Tensor, kind: str, classes: Sequence[Any]) -> str:
 
 
 def name_of(number: int, classes: Sequence[Any]) -> str:
-    """The name of a class.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """The name of a class."""
     if not 0 <= number < len(classes):
         raise ValueError(f"there is a class {number}, but classes= has {len(classes)} names, from 0 on.")
     return str(classes[number])

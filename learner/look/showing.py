@@ -117,11 +117,7 @@ def show_results(
 
 
 def a_batch(learn: FullLearner, loader: Any, owner: str) -> Any:
-    """The first batch of a loader, whose next pass stays the same.
-
-    Raises:
-        ValueError: there is none, or the loader can be read only once.
-    """
+    """The first batch of a loader, whose next pass stays the same."""
     if is_one_shot(loader):
         other = "inputs, as summary(inputs)" if owner == "summary" else "other batches, as loader=[batch]"
         raise ValueError(

@@ -48,11 +48,7 @@ def check_loss_func(loss_func: Any) -> Any:
 
 
 def check_state(cls: Any, base: Any) -> None:
-    """Check the attributes that a subclass of the learner declares in `state`, when it is defined.
-
-    Raises:
-        TypeError: it is not a tuple of names, or it names an attribute that every learner saves.
-    """
+    """Check the attributes that a subclass of the learner declares in `state`, when it is defined."""
     state = cls.state
     if not isinstance(state, (tuple, list)) or not all(isinstance(name, str) for name in state):
         raise TypeError(
@@ -73,14 +69,7 @@ KEPT = ("callbacks", "_callbacks", "_optimizer_given")  # what a learner sets wi
 def as_optimizer(optimizer: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
     """Return the optimizer that was passed, or the one that the factory creates; None if there is neither.
 
-    Args:
-        optimizer: an optimizer, or a factory.
-        parameters: tensors to optimize, or groups of them.
-        named: all parameters by name, for the rules of `Optimizers`.
-
-    Raises:
-        TypeError: it is not an optimizer and does not create one.
-        TypeError, ValueError: the learning rate is invalid.
+    `parameters` are tensors or groups of them; `named` are all parameters, for the rules of `Optimizers`.
     """
     if optimizer is None:
         return None
@@ -212,11 +201,7 @@ def check_fit(learn: Any, n_epochs: Any) -> None:
 
 
 def check_n_epochs(n_epochs: Any) -> None:
-    """Check that the number of epochs is a whole number of at least 0.
-
-    Raises:
-        TypeError, ValueError: it is not.
-    """
+    """Check that the number of epochs is a whole number of at least 0."""
     if type(n_epochs) is not int:
         raise TypeError(
             f"fit(n_epochs={n_epochs!r}): write a whole number of epochs, as fit(10); this is "

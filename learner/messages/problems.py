@@ -11,11 +11,7 @@ __all__ = ["LearnerWarning", "listed", "report_problems"]
 
 
 def report_problems(problems: Iterable[Exception]) -> None:
-    """Show each `LearnerWarning` as a warning, and raise the errors.
-
-    Raises:
-        TypeError, ValueError: the only error as it is, or one error that lists all of them.
-    """
+    """Show each `LearnerWarning` as a warning, and raise the errors."""
     found = list(problems)
     for problem in found:
         if isinstance(problem, LearnerWarning):

@@ -113,22 +113,16 @@ KINDS = {
 
 
 class Names:
-    """Resolves the names in a recipe.
+    """Resolves the names in a recipe, in whose `folder`, or below it, Python files must be.
 
-    Args:
-        folder: the recipe's folder. Python files must be in or below it.
-        allow: packages from which `package.module:Name` may be imported.
+    From the packages of `allow`, `package.module:Name` may be imported.
     """
 
     def __init__(self, folder: Path, allow: Iterable[str] = ()):
         self.code = UserCode(folder, allow)
 
     def find(self, kind: str, name: str) -> Any:
-        """The class or function with this kind and name.
-
-        Raises:
-            UnusableName: the name is unknown, or belongs to another kind.
-        """
+        """The class or function with this kind and name."""
         if ":" in name:
             found = self.code.find(name)
         elif name in table(kind):
@@ -145,11 +139,7 @@ class Names:
         return found
 
     def find_any(self, name: str) -> tuple[str, Any]:
-        """The kind and the object of a name in any table; user code gets the first kind that accepts it.
-
-        Raises:
-            UnusableName: the name is unknown.
-        """
+        """The kind and the object of a name in any table; user code gets the first kind that accepts it."""
         if ":" in name:
             found = self.code.find(name)
             return next((kind for kind in FROM_NARROW if KINDS[kind].accepts(found)), "data"), found
@@ -221,11 +211,7 @@ def installed(kind: str) -> dict[str, EntryPoint]:
 
 
 def load_entry_point(entry: EntryPoint) -> Any:
-    """Load what an installed package provides under a name.
-
-    Raises:
-        UnusableName: the package cannot be imported.
-    """
+    """Load what an installed package provides under a name."""
     try:
         return entry.load()
     except Exception as error:

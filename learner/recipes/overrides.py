@@ -11,11 +11,7 @@ COMMAND_LINE = "command line"
 
 
 def apply_overrides(tree: Node, overrides: Iterable[str]) -> None:
-    """Set each value at its path, creating missing mappings. If a path occurs twice, the last one wins.
-
-    Raises:
-        RecipeError: an override has no `=`, no path or no valid YAML, or its path contains a plain value.
-    """
+    """Set each value at its path, creating missing mappings. If a path occurs twice, the last one wins."""
     problems: list[Problem] = []
     for number, text in enumerate(overrides, 1):
         try:

@@ -48,11 +48,7 @@ class Part:
     starred: str | None = None
 
     def build(self) -> Any:
-        """Build the component: an instance, or a factory for optimizers, schedulers and functions.
-
-        Raises:
-            Exception: whatever its constructor raises.
-        """
+        """Build the component: an instance, or a factory for optimizers, schedulers and functions."""
         if self.items:
             return self.target(*(item.build() for item in self.items))
         arguments = {name: built(value) for name, value in self.arguments.items()}
@@ -94,11 +90,7 @@ def built(value: Any) -> Any:
 
 
 class PartReader:
-    """Reads parts from a recipe's tree and collects their problems.
-
-    Args:
-        names: resolves names.
-    """
+    """Reads parts from a recipe's tree and collects their problems."""
 
     def __init__(self, names: Names):
         self.names, self.problems = names, list[Problem]()
@@ -110,14 +102,8 @@ class PartReader:
     def part(self, kind: str | None, node: Node, path: str, default_name: str | None = None) -> Part | None:
         """Read the part in a node: `use:` and arguments, a bare name, or a list of layers for models.
 
-        Args:
-            kind: a key of `KINDS`; None accepts any kind.
-            node: the node.
-            path: its keys, joined by dots, for messages.
-            default_name: the name if there is no `use:`, from the node's key.
-
-        Returns:
-            The part; None if it has problems, which are added to `problems`.
+        A `kind` of None accepts any. `path` has the keys of the node, joined by dots, for messages. Without
+        `use:`, the name is `default_name`, from the key of the node. Returns None if there are `problems`.
         """
         if kind == "model" and isinstance(node.value, list) and node.value:
             return self._sequential(node, path)

@@ -29,10 +29,6 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Itera
         path: the YAML file.
         overrides: `key.path=value`, as on the command line.
         allow: packages from which `package.module:Name` may be imported.
-
-    Raises:
-        RecipeError: the recipe has problems; each one names its place and how to fix it.
-        OSError: the file cannot be read.
     """
     absolute = Path(path).resolve()
     tree = read_recipe(absolute, str(path))
@@ -78,9 +74,6 @@ class Recipe:
 
         Args:
             data: replaces the data of the recipe.
-
-        Raises:
-            RecipeError: a constructor rejects its arguments, or the parts do not fit together.
         """
         with self.importable():
             problems: list[Problem] = []

@@ -48,10 +48,6 @@ ADDED_NAMES = (*DEFAULT_NAMES, "BlackBox")  # not written in the recipe; BlackBo
 class Sections:
     """The values of a recipe's keys, all checked.
 
-    Args:
-        tree: the recipe, a mapping.
-        names: resolves names.
-
     Attributes:
         seed: is set before data and model are built, or None.
         parts: `data`, `model`, `loss`, `optimizer` and `splitter`; None if missing.

@@ -16,14 +16,9 @@ HIDDEN = ("size_average", "reduce")  # of torch's losses: deprecated
 
 
 class Signature:
-    """The arguments of a class or function that a recipe can give.
+    """The arguments of a class or function that a recipe can give; the loop passes the first `n_given`.
 
-    Args:
-        target: the class or function.
-        n_given: number of leading arguments that the loop passes.
-
-    Attributes:
-        starred: the name in `*name`, as "metrics" in `Metrics(*metrics)`; a recipe writes a list.
+    `starred` is the name in `*name`, as "metrics" in `Metrics(*metrics)`; a recipe writes a list.
     """
 
     def __init__(self, target: Callable[..., Any], n_given: int = 0):

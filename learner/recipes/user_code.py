@@ -32,13 +32,9 @@ class UnusableName(ValueError):
 
 
 class UserCode:
-    """The Python files beside a recipe, and the packages that the user allows.
+    """The Python files beside a recipe, and the packages of `allow`, from which names may be imported.
 
     A file is run once, when the first name in it is looked up. No other code is run.
-
-    Args:
-        folder: the recipe's folder.
-        allow: packages or modules from which names may be imported.
     """
 
     def __init__(self, folder: Path, allow: Iterable[str] = ()):
@@ -193,10 +189,7 @@ def is_python_file(file: str) -> bool:
 def is_inside(folder: Path, inside: dict[str, bool], file: str) -> bool:
     """Can the file be in the folder? A quick test: resolving the paths of 2000 modules takes 0.15 s.
 
-    Args:
-        folder: a resolved path.
-        inside: caches the result per parent folder.
-        file: any path; for a symbolic link the result is True.
+    `inside` caches the result per parent folder. For a symbolic link the result is True.
     """
     parent = file.rpartition(os.sep)[0]
     if parent not in inside:

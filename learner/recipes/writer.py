@@ -52,9 +52,6 @@ def learner_to_recipe(
 
     Returns:
         YAML; write it to a file in `folder`.
-
-    Raises:
-        ValueError: some parts have no name, or unknown arguments; the message lists all of them.
     """
     writer = Writer(Path(folder).resolve())
     recipe = {
@@ -81,11 +78,7 @@ def as_written(part: str | Mapping[str, Any]) -> str | dict[str, Any]:
 
 
 class Writer:
-    """Finds the names and arguments of parts, and collects problems.
-
-    Args:
-        folder: the recipe's folder, absolute.
-    """
+    """Finds the names and arguments of parts, and collects problems."""
 
     def __init__(self, folder: Path):
         self.folder, self.problems = folder, list[str]()

@@ -71,16 +71,7 @@ class Node:
 
 
 def read_recipe(path: Path, shown: str | None = None) -> Node:
-    """Read a recipe's file into a tree.
-
-    Args:
-        path: the file.
-        shown: the path to show in messages.
-
-    Raises:
-        RecipeError: the file is not valid.
-        OSError: it cannot be read.
-    """
+    """Read a recipe's file into a tree; messages show the path `shown`."""
     with path.open("rb") as file:
         n_bytes = os.fstat(file.fileno()).st_size  # 0 if it is not a regular file
         content = file.read(MAX_BYTES + 1)
@@ -90,13 +81,7 @@ def read_recipe(path: Path, shown: str | None = None) -> Node:
 def decode(content: bytes, file: str, n_bytes: int = 0) -> str:
     """Decode a file in UTF-8; the byte order mark that some editors write is dropped.
 
-    Args:
-        content: the content of the file, or its first part if it is too large.
-        file: the path to show in messages.
-        n_bytes: size of the file, if `content` is only a part.
-
-    Raises:
-        RecipeError: it is too large, or not text.
+    If the file is too large, `content` is its first part, and `n_bytes` its size.
     """
     if len(content) > MAX_BYTES:
         raise too_large(content, file, n_bytes)
@@ -125,17 +110,7 @@ def too_large(content: bytes, file: str, n_bytes: int) -> RecipeError:
 
 
 def parse(text: str, file: str, *, shown: str | None = None, line: int = 1) -> Node:
-    """Parse a recipe's text into a tree.
-
-    Args:
-        text: YAML.
-        file: the name of the file in places.
-        shown: the line to show in places, if the text is one line.
-        line: number of the first line.
-
-    Raises:
-        RecipeError: it is not YAML, or has duplicate keys, aliases, tags or merge keys.
-    """
+    """Parse a recipe's text into a tree. If the text is one line, places show the line `shown`."""
     try:
         loader = Loader(text, file, shown, line)
     except yaml.reader.ReaderError as error:  # characters that YAML forbids
@@ -158,12 +133,7 @@ def parse(text: str, file: str, *, shown: str | None = None, line: int = 1) -> N
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, used up to its nodes. The values of words and the refusals are ours.
-
-    Args:
-        text: YAML.
-        file: the name of the file in places.
-    """
+    """PyYAML's safe loader, used up to its nodes. The values of words and the refusals are ours."""
 
     def __init__(self, text: str, file: str, shown: str | None = None, line: int = 1):
         super().__init__(text)

@@ -29,9 +29,7 @@ N_CONFUSED = 5
 def answers_section(learn: FullLearner, missing: list[str]) -> str:
     """Confusion matrix or residuals, and scores, of the validation data; empty if there are none.
 
-    Args:
-        learn: the learner; it stays as it is.
-        missing: gets the reason if the section is left out.
+    If the section is left out, `missing` gets the reason.
     """
     if learn.data.valid is None:
         return ""

@@ -75,13 +75,7 @@ footer { color: var(--dim); font-size: .85rem; margin: 48px 0 32px; }
 
 
 def page(title: str, lead: str, sections: Iterable[str]) -> str:
-    """A whole page.
-
-    Args:
-        title: plain text.
-        lead: HTML below the title.
-        sections: HTML; empty ones are left out.
-    """
+    """A whole page; `lead` and `sections` are HTML."""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -111,10 +105,7 @@ def code(text: str) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str) -> str:
     """A table whose first column names the rows; it scrolls by itself where the screen is narrow.
 
-    Args:
-        head: names of the columns.
-        rows: cells; a `Cell`, or anything else as text.
-        caption: what the table shows, for screen readers.
+    A cell is a `Cell`, or anything else as text. Screen readers read the caption.
     """
     cells = [[each if isinstance(each, Cell) else Cell(each) for each in row] for row in rows]
     if not cells:

@@ -132,11 +132,7 @@ def monitored_in(recipe: Mapping[str, str]) -> str | None:
 
 
 def record_of_folder(folder: str | Path) -> Record:
-    """Read a run's folder. Files that are missing or damaged are left out, and `missing` says so.
-
-    Raises:
-        ValueError: the folder is not a run's folder.
-    """
+    """Read a run's folder. Files that are missing or damaged are left out, and `missing` says so."""
     folder = Path(folder)
     if not any((folder / name).is_file() for name in READERS):
         what = "does not exist" if not folder.exists() else "is not a run's folder"

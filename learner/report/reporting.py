@@ -51,13 +51,7 @@ def report(learn: FullLearner, path: str | Path | None = None, *, answers: bool 
 
 
 def made(record: Record, learn: FullLearner | None, path: str | Path | None = None) -> RunReport:
-    """The report of a record, written to a file if there is one.
-
-    Args:
-        record: what is known about the run.
-        learn: the learner with the weights of the run, for its answers on the validation data; or None.
-        path: the file, or None.
-    """
+    """The report of a record, written to a file if there is one; `learn` has the weights of the run."""
     answers = "" if learn is None or not record.rows else answers_section(learn, record.missing)
     found = RunReport(run_page(record, answers))
     return found if path is None else found.save(path)

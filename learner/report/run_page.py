@@ -24,12 +24,7 @@ MAX_ROWS = 1000  # epochs in the table
 
 
 def run_page(record: Record, answers: str = "") -> str:
-    """The page of a run as HTML.
-
-    Args:
-        record: what is known about the run.
-        answers: a section about the answers of the model, as HTML.
-    """
+    """The page of a run as HTML, with a section about the answers of the model."""
     name = "" if record.name in record.title else record.name
     lead = f'<p class="dim">{escape(" · ".join(filter(None, [name, *headline(record)])))}</p>'
     sections = [

@@ -40,10 +40,7 @@ def shortened(text: str, length: int = 24) -> str:
 class Scale:
     """How curves are drawn as lines of text, in which a column stands for the same epochs in all runs.
 
-    Args:
-        low, high: the range of the values; a wide one is drawn logarithmically.
-        n_epochs: the length of the longest curve.
-        room: number of columns there are.
+    A wide range of values is drawn logarithmically. There is `room` for so many columns.
     """
 
     def __init__(self, low: float, high: float, n_epochs: int, room: int):

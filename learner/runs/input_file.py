@@ -29,9 +29,6 @@ def read_inputs(path: Path, samples: Samples, columns: Sequence[str] = ()) -> di
             file contains a tensor, a list or tuple of them, or a mapping.
         samples: what the arguments look like for one item; empty if that is not known.
         columns: names of the columns of a CSV file to use, in this order; by default all.
-
-    Raises:
-        Mistake: the file cannot be used; the message says why.
     """
     if path.suffix not in SUFFIXES:
         raise Mistake(f"{path}: inputs are read from files that end in {', '.join(SUFFIXES)}.")
@@ -64,11 +61,7 @@ def read_binary(path: Path) -> Any:
 
 
 def by_name(found: Any, samples: Samples, path: Path) -> dict[Any, Any]:
-    """Arrays as the model's arguments by position or keyword.
-
-    Raises:
-        Mistake: there are others than the model takes.
-    """
+    """Arrays as the model's arguments by position or keyword."""
     keys = list(samples)
     if isinstance(found, Mapping):
         missing = [key for key in keys if key not in found and isinstance(samples[key], Sample)]
@@ -87,11 +80,7 @@ def by_name(found: Any, samples: Samples, path: Path) -> dict[Any, Any]:
 
 
 def fitting(item: Any, sample: Any, path: Path, key: Any) -> Any:
-    """One argument in the shape and type of the training data.
-
-    Raises:
-        Mistake: it has another shape, or its numbers do not fit the type.
-    """
+    """One argument in the shape and type of the training data."""
     title = f"{path}" if key == 0 else f"{path}, input {key!r}"
     if not is_array(item):
         raise Mistake(f"{title} is {describe(item)}: it must be a tensor or an array of numbers.")
@@ -125,11 +114,7 @@ def wrong_shape(item: Any, sample: Sample, title: str) -> str:
 
 
 def in_dtype(item: Any, dtype: torch.dtype, title: str) -> Any:
-    """An array in the type of the training data; a large one stays on the disk if it has this type.
-
-    Raises:
-        Mistake: it has other numbers than this type holds.
-    """
+    """An array in the type of the training data; a large one stays on the disk if it has this type."""
     try:
         given = item if isinstance(item, Tensor) else torch.from_numpy(np.array(item[:1]))
     except TypeError:

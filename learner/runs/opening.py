@@ -91,12 +91,7 @@ def hint_for_files(folder: Path) -> str:
 
 
 def check_has(folder: Path, weights: Which, facts: dict[str, Any]) -> None:
-    """Check that a run can be read by this version, and has the weights.
-
-    Raises:
-        FileNotFoundError: it has no such weights.
-        ValueError: it was written by a newer version.
-    """
+    """Check that a run can be read by this version, and has the weights."""
     if isinstance(facts.get("format"), int) and facts["format"] > FORMAT:
         raise ValueError(
             f"{folder}: its run.json is of format {facts['format']}, and this plainlearner reads up to "
@@ -138,11 +133,7 @@ def changes_of(folder: Path, facts: dict[str, Any]) -> Iterator[str]:
 
 
 def build(recipe: Recipe, facts: dict[str, Any]) -> Learner:
-    """Build the learner; if only its data cannot be built, with data that raise the error when they are read.
-
-    Raises:
-        RecipeError: another part cannot be built.
-    """
+    """Build the learner; if only its data cannot be built, with data that raise the error when read."""
     try:
         return recipe.build()
     except RecipeError as error:
@@ -160,11 +151,7 @@ def build(recipe: Recipe, facts: dict[str, Any]) -> Learner:
 
 
 class MissingData:
-    """Stands for data that cannot be built; reading it raises the error.
-
-    Args:
-        error: why it cannot be built.
-    """
+    """Stands for data that cannot be built; reading it raises the error."""
 
     def __init__(self, error: RecipeError):
         self.error = error

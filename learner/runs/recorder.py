@@ -34,15 +34,7 @@ MAX_CODE = 200_000  # characters of a Python file that run.json repeats
 
 
 class RunRecorder(Callback):
-    """Keeps `run.json` and the best weights of a run in its folder, and the final weights at its end.
-
-    Args:
-        recipe: the recipe that is run.
-        folder: the run's folder, absolute.
-
-    Attributes:
-        facts: what `run.json` says.
-    """
+    """Keeps `run.json` and the best weights of a run in its folder, and the final weights at its end."""
 
     order = Order.SAVE
 
@@ -121,11 +113,7 @@ class RunRecorder(Callback):
         }
 
     def keep(self, learn: Learner, folder: Path) -> None:
-        """Write the final weights, unless nothing was trained or they are NaN, and `run.json`.
-
-        Raises:
-            OSError: something cannot be written.
-        """
+        """Write the final weights, unless nothing was trained or they are NaN, and `run.json`."""
         tensors = named_tensors(learn.model)
         bad = first_bad(tensors, tensors)
         reason = f"{bad!r} holds NaN or infinity" if bad else None

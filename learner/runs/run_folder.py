@@ -16,11 +16,7 @@ MAX_NAME = 100  # characters of the recipe's name in the folder's name, so that 
 
 
 def new_folder(runs: Path, recipe: Path) -> Path:
-    """Create a folder, named after the recipe with the next free number.
-
-    Raises:
-        Mistake: it cannot be created.
-    """
+    """Create a folder, named after the recipe with the next free number."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -43,14 +43,7 @@ from learner.tools.replay import replay
 def run(recipe: Recipe, runs: Path | None = Path("runs")) -> Learner:
     """Build the recipe's Learner, fit it, and keep the run in a new folder, also if training fails.
 
-    Args:
-        recipe: the recipe.
-        runs: where to create the folder `<recipe's name>-<number>`; None keeps nothing.
-
-    Raises:
-        Mistake: the folder cannot be created.
-        RecipeError: a part cannot be built, or the parts do not work together; nothing was trained.
-        Exception: an error in training.
+    The folder is `<recipe's name>-<number>` in `runs`; None keeps nothing.
     """
     learn = recipe.build()
     check_alone(learn)
@@ -66,11 +59,7 @@ def run(recipe: Recipe, runs: Path | None = Path("runs")) -> Learner:
 
 
 def run_or_resume(recipe: Recipe, runs: Path, differ: Iterable[str] = ()) -> Learner:
-    """Resume the newest run of a recipe that has checkpoints, or start a new one.
-
-    Raises:
-        Mistake: the recipe saves nothing, or has changed since the run.
-    """
+    """Resume the newest run of a recipe that has checkpoints, or start a new one."""
     check_saves(recipe)
     folder = next((each for each in runs_of(recipe.path, runs) if saved_in(each)), None)
     if folder is None:
@@ -86,11 +75,7 @@ def run_or_resume(recipe: Recipe, runs: Path, differ: Iterable[str] = ()) -> Lea
 
 
 def resume_run(recipe: Recipe, differ: Iterable[str] = ()) -> Learner:
-    """Resume the run whose folder has this recipe.
-
-    Raises:
-        Mistake: the run has no checkpoint.
-    """
+    """Resume the run whose folder has this recipe."""
     folder = recipe.path.parent
     check_saves(recipe)
     if not saved_in(folder):
@@ -165,8 +150,7 @@ def refusals(recipe: Recipe, learn: Learner) -> Iterator[None]:
 def keep_and_report(learn: Learner, recorder: RunRecorder, error: BaseException | None) -> None:
     """Keep weights and results, and print what the folder contains. The error of a fit is not replaced.
 
-    Raises:
-        Mistake: the folder cannot be written to, after a fit without an error. Another folder has everything.
+    If the folder cannot be written to, another one gets everything.
     """
     folder, problem = recorder.folder, ""
     recorder.end(learn, error)
@@ -208,11 +192,7 @@ def kept_elsewhere(learn: Learner, recorder: RunRecorder) -> Path | None:
 
 
 def check_alone(learn: Learner) -> None:
-    """Refuse to run as one of several processes, before a folder is created.
-
-    Raises:
-        Mistake: there are several processes.
-    """
+    """Refuse to run as one of several processes, before a folder is created."""
     try:
         check_processes(learn, [])
     except RuntimeError as error:
@@ -225,11 +205,7 @@ def sets_black_box(recipe: Recipe, learn: Learner) -> bool:
 
 
 def check_saves(recipe: Recipe) -> None:
-    """Refuse to resume a recipe that saves nothing.
-
-    Raises:
-        Mistake: the recipe has no Checkpoint.
-    """
+    """Refuse to resume a recipe that saves nothing."""
     if not any(part.target is Checkpoint for part in recipe.sections.callbacks.values()):
         raise Mistake(
             f"{recipe.path.name} saves nothing, so its runs cannot be resumed. Add to it:\n\n    callbacks:\n"
@@ -256,17 +232,9 @@ def write_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def replay_run(folder: Path) -> int:
-    """Run the saved step of a recipe's run again: implements `learner replay RUN`.
+    """Run the saved step of a recipe's run again: implements `learner replay RUN`; returns the exit code 0.
 
-    Args:
-        folder: the run's folder, with its `recipe.yaml`, and with `blackbox.pt` in it or in a subfolder.
-
-    Returns:
-        The exit code 0, if the step raises no error.
-
-    Raises:
-        Mistake: the file or the recipe is missing.
-        Exception: the error of the step, with its place in the code.
+    The folder has its `recipe.yaml`, and `blackbox.pt` in it or in a subfolder.
     """
     path = next(iter(sorted(folder.rglob(FILE))), None)
     if path is None:

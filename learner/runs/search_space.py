@@ -98,11 +98,7 @@ def check_distinct(words: list[Word]) -> None:
 
 
 class Word:
-    """A word `key=value` of the command line.
-
-    Raises:
-        RecipeError: it has no `=`, or its range or choices cannot be used.
-    """
+    """A word `key=value` of the command line."""
 
     def __init__(self, text: str, number: int):
         self.text, self.number = text, number
@@ -122,11 +118,7 @@ class Word:
         return RecipeError([Problem(Place(COMMAND_LINE, self.number, 1, self.text), message, hint)])
 
     def resolve(self, known: list[str]) -> None:
-        """Find the full path of a short name.
-
-        Raises:
-            RecipeError: the recipe has no such setting, or several.
-        """
+        """Find the full path of a short name."""
         if "." in self.key or self.key in KEYS:
             return
         found = [each for each in known if each.rpartition(".")[2] == self.key]

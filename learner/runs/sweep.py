@@ -29,11 +29,7 @@ N_TRIALS = 20  # unless the user says how many, or all combinations are tried
 
 
 def place_for(plan: Plan, runs: Path, *, resume: bool) -> Path:
-    """The folder of the sweep: a new one, or the newest one of the recipe.
-
-    Raises:
-        Mistake: there is none to resume, or it has another plan.
-    """
+    """The folder of the sweep: a new one, or the newest one of the recipe."""
     title = Path(f"{Path(plan.recipe).stem}-sweep")
     if not resume:
         folder = new_folder(runs.absolute(), title)
@@ -59,9 +55,6 @@ def sweep(plan: Plan, folder: Path, n_trials: int | None) -> Sweep:
     """Run trials until there are `n_trials`, those of an earlier start included, and write the report.
 
     A trial that fails is recorded, and the others are run. Ctrl-C keeps what is done.
-
-    Raises:
-        Mistake: another process runs this sweep.
     """
     try:
         lock = FolderLock(folder)
@@ -113,11 +106,7 @@ def open_study(plan: Plan, folder: Path, optuna: Any) -> Any:
 
 
 def import_optuna() -> Any:
-    """The package Optuna.
-
-    Raises:
-        Mistake: it is missing.
-    """
+    """The package Optuna."""
     try:
         import optuna  # an extra
     except ImportError as error:

@@ -48,16 +48,8 @@ class Plan:
 def make_plan(path: str, words: list[str], goal: Goal, *, allow: list[str], seed: int) -> Plan:
     """Read and check what a sweep is to do; the recipe is built once.
 
-    Args:
-        path: the recipe.
-        words: what varies and other overrides, as on the command line.
-        goal: the result to optimize and its direction; None for what the recipe monitors, otherwise its loss,
-            and for the direction that the metric declares.
-        allow: packages that the recipe may import.
-        seed: determines the suggestions.
-
-    Raises:
-        RecipeError, Mistake: the message says what to change.
+    `words` are what varies and other overrides, as on the command line. Without a result in `goal`, it is the
+    one that the recipe monitors, otherwise its loss; without a direction, that of the metric.
     """
     settings, fixed = read_settings(words, path, allow)
     if not settings:
@@ -74,11 +66,7 @@ def make_plan(path: str, words: list[str], goal: Goal, *, allow: list[str], seed
 
 
 def direction_of(learn: Learner, name: str, wanted: Direction | None) -> Direction:
-    """The direction in which a result is better.
-
-    Raises:
-        Mistake: it is not measured, its direction is not known, or it is not the one that is wanted.
-    """
+    """The direction in which a result is better."""
     for callback in learn.callbacks:
         if isinstance(callback, Metrics):
             callback.before_fit(learn)  # from then on it knows the names; this learner is never fitted

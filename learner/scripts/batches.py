@@ -45,14 +45,7 @@ class Batch:
 
 
 def batch_form(data: Data, sample: Any, expressions: Expressions, *, has_data: bool) -> Batch:
-    """How batches like this one are used.
-
-    Args:
-        data: says how to split a batch.
-        sample: a batch.
-        expressions: imports the user's own function that splits a batch.
-        has_data: whether the script has the variable `data`, which can split a batch too.
-    """
+    """How batches like this one are used; a script that `has_data` can split one by its variable `data`."""
     inputs, targets = data.split(sample)
     if data.custom_split is not None:
         found = by_function(data, inputs, targets, expressions, has_data=has_data)

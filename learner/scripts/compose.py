@@ -66,19 +66,10 @@ def script_of(
     folder: Path,
     title: str = "",
 ) -> Script:
-    """Compose the script of a learner.
+    """Compose the script of a learner, which trains for `n_epochs`; the error lists all parts without a form.
 
-    Args:
-        learn: the learner.
-        n_epochs: how many epochs the script trains.
-        model: what the script calls for the model.
-        data: what it calls for the data.
-        seed: the seed that is set before the data is made, then the model; None for no seed.
-        folder: where the script will be, beside the user's files.
-        title: its first line.
-
-    Raises:
-        ValueError: parts have no script form; the message lists all of them.
+    `model` and `data` are what the script calls for them. `seed` is set before the data is made, then the
+    model. `folder` is where the script will be, beside the user's files. `title` is its first line.
     """
     expressions = Expressions(folder.resolve())
     built, made = make_parts(model, data, seed, learn)
@@ -122,11 +113,7 @@ class Made(NamedTuple):
 
 
 def make_parts(model: Part, data: Part, seed: int | None, learn: Any) -> tuple[Any, Made]:
-    """Make the data and the model as the script does, in the order that gives the learner's weights.
-
-    Warns:
-        LearnerWarning: the learner has not trained yet, and neither order gives its weights.
-    """
+    """Make the data and the model as the script does, in the order that gives the learner's weights."""
     with undrawn():
         if seed is not None:
             seed_everything(seed)

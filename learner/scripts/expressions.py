@@ -51,8 +51,7 @@ class Part(Protocol):
 class Expressions:
     """Writes objects as expressions; collects the imports that they need, and the problems.
 
-    Args:
-        folder: where the script will be; the user's files are in it or below it.
+    The script will be in `folder`; the user's files are in it or below it.
     """
 
     def __init__(self, folder: Path):

@@ -40,11 +40,7 @@ class Named:
 
 
 def given_part(key: str, given: Any, folder: Path) -> Named:
-    """What was passed as `model` or `data`.
-
-    Raises:
-        ValueError: it is missing, or names nothing that can be called with its arguments.
-    """
+    """What was passed as `model` or `data`."""
     if given is None:
         raise ValueError(f"to_script({key}=...) is missing. Pass {FORMS[key]}.")
     arguments = dict(given) if isinstance(given, Mapping) else {"use": given}

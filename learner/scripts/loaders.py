@@ -69,14 +69,7 @@ class Loaders:
 
 
 def loader_form(part: Part, built: Any, used: Data, expressions: Expressions) -> Loaders:
-    """The loaders.
-
-    Args:
-        part: what the script calls for the data.
-        built: what that returned.
-        used: the data of the learner.
-        expressions: writes the call, and collects problems.
-    """
+    """The loaders: `built` is what the call of `part` returned, `used` the data of the learner."""
     ours: Callable[..., Loaders] | None = OURS.get(part.target)
     if ours is not None:
         return ours(built, **part.arguments)
@@ -143,14 +136,10 @@ def split_of(tensors: tuple[Any, ...], used: Data) -> str | None:
 def tensor_loaders(
     lines: list[str], names: tuple[str, ...], data: Data, seed: str, *, is_split: bool = False
 ) -> Loaders:
-    """Loaders of tensors in memory, with the lines that make the tensors.
+    """Loaders of tensors in memory, with the `lines` that assign the tensors to variables.
 
-    Args:
-        lines: they assign the tensors.
-        names: of the variables.
-        data: the loaders to reproduce.
-        seed: of the split and the order, as text.
-        is_split: whether the lines make `train` and `valid`, two tuples of tensors.
+    The seed, as text, is that of the split and the order. If `is_split`, the lines make `train` and `valid`,
+    two tuples of tensors.
     """
     train: Any = data.train
     valid: Any = data.valid

@@ -17,13 +17,7 @@ from learner.scripts.script import Script
 
 
 def model_form(part: Part, fresh: nn.Module, script: Script) -> None:
-    """The model: how it is made, where it is, and what of it does not train.
-
-    Args:
-        part: what the script calls for the model.
-        fresh: what that returned.
-        script: gets the lines.
-    """
+    """The model: how it is made, where it is, and what of it does not train; `fresh` is a new one."""
     model = script.learn.model
     script.setup.append(f"model = {script.expressions.part(part, 'model')}")
     new = {name for name, each in fresh.named_parameters() if each.requires_grad}

@@ -101,12 +101,7 @@ def walk(text: str) -> Iterable[tuple[int, int, str]]:
 
 
 def imports_for(source: str, others: Iterable[tuple[str, str]]) -> str:
-    """The import statements for what a source uses.
-
-    Args:
-        source: Python code.
-        others: (module, name) from the user's own files and from other packages.
-    """
+    """The import statements for what a source uses; `others` are (module, name) from outside of torch."""
     wanted = {
         (module, name)
         for used, (sign, module, name) in USUAL.items()

@@ -73,11 +73,7 @@ def to_script(
 
 
 def write_script(script: Script, path: Path) -> None:
-    """Write the text of a script to a file.
-
-    Raises:
-        FileExistsError: the file exists, and was not written by this function.
-    """
+    """Write the text of a script to a file."""
     if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         raise FileExistsError(
             f"{path} exists, and was not written by to_script: pass another name, or delete it."

@@ -173,9 +173,6 @@ def differences(
 
     Returns:
         The names of the allowed differences that were found.
-
-    Raises:
-        ValueError: there are differences that are not allowed; all are listed with both values.
     """
     allow = check_allow(allow)
     compare = {

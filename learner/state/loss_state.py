@@ -25,11 +25,7 @@ def loss_state(learn: FullLearner) -> dict[str, Any] | None:
 
 
 def check_loss(learn: FullLearner, state: dict[str, Any] | None) -> None:
-    """Check that a state with parameters is of this loss.
-
-    Raises:
-        ValueError: the state is of another loss; names a tensor that differs.
-    """
+    """Check that a state with parameters is of this loss."""
     if state is None or not state["parameters"]:
         return
     problems = loss_problems(learn, state)

@@ -166,14 +166,7 @@ def find(learn: FullLearner, settings: Settings) -> BatchSizes:
 
 
 class Search:
-    """Doubles the size until one does not fit, then bisects.
-
-    Args:
-        trials: tries a size.
-        start: the first size.
-        up_to: the largest size to try.
-        max_seconds: the search ends after this time.
-    """
+    """Doubles the size until one does not fit, then bisects."""
 
     def __init__(self, trials: Trials, start: int, up_to: int, max_seconds: float | None):
         self.trials, self.start, self.up_to, self.max_seconds = trials, start, up_to, max_seconds or math.inf

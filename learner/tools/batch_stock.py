@@ -22,19 +22,11 @@ N_SEEN = 8  # the batch with most bytes per item among these is used: padded tex
 
 
 class Stock:
-    """Makes batches of any size: repeated rows of a real batch, or collated items of the data set.
+    """Makes batches of any size: by `make`, of repeated rows of a real batch, or of collated items.
 
     If each tensor of a batch has one row per item, rows of a real batch are repeated: of the first eight
     batches the one with most bytes per item. Otherwise, with a `DataLoader` over a map-style data set, its
     first items are collated.
-
-    Args:
-        learn: the learner.
-        make: a function that makes a batch of n items, instead of all this.
-
-    Raises:
-        TypeError: a batch of another size cannot be made.
-        ValueError: the loader yields no batch.
     """
 
     def __init__(self, learn: FullLearner, make: Callable[[int], Any] | None):

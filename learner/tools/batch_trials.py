@@ -71,14 +71,7 @@ class Room:
 
 
 class Trials:
-    """Tries sizes, each in its own sandbox.
-
-    Args:
-        learn: the learner.
-        make_batch: returns a batch of a given size.
-        limit: bytes that training may use, as the user passed it.
-        n_steps: number of timed steps.
-    """
+    """Tries sizes, each in its own sandbox. `limit` is what the user passed; `n_steps` are timed."""
 
     def __init__(
         self, learn: FullLearner, make_batch: Callable[[int], Any], limit: str | int | None, n_steps: int
@@ -239,11 +232,7 @@ def first_line(error: BaseException) -> str:
 
 
 def as_bytes(limit: Any) -> int:
-    """Bytes, from a whole number or a string, as `"4 GB"` (4e9) or `"4 GiB"` (4 * 2**30).
-
-    Raises:
-        TypeError, ValueError: it is neither, or below one byte.
-    """
+    """Bytes, from a whole number or a string, as `"4 GB"` (4e9) or `"4 GiB"` (4 * 2**30)."""
     words = "write bytes as a whole number above 0, or as in '4 GB', '500 MB', '3.5 GiB'."
     if isinstance(limit, bool) or not isinstance(limit, (str, int)):
         raise TypeError(f"find_batch_size(limit={limit!r}): {words}")

@@ -15,11 +15,7 @@ from callbacks.place.device import tensors_in
 
 
 class OverLimit(MemoryError):
-    """Tensors use more bytes than the limit.
-
-    Attributes:
-        held: the number of bytes.
-    """
+    """Tensors use more bytes than the limit: `held`."""
 
     def __init__(self, message: str, held: int):
         super().__init__(message)

@@ -152,12 +152,7 @@ class LRSearch:
 
 
 def search(learn: FullLearner, start: float, end: float, n_steps: int, stop_factor: float | None) -> LRSearch:
-    """Train for some steps at a growing rate, in a sandbox.
-
-    Raises:
-        TypeError, ValueError: a setting is invalid.
-        RuntimeError: too few losses are finite to suggest a rate.
-    """
+    """Train for some steps at a growing rate, in a sandbox."""
     finder = Finder(start, end, n_steps, stop_factor)
     with learn.sandbox(), learn.without(*bystanders(learn)), learn.added(finder):
         learn.fit(n_steps)

@@ -34,12 +34,7 @@ class Watch:
     """Yields the batches of a training pass, and records the waiting time and the work time of each.
 
     A pass ends early after enough steps; a validation pass has two batches. On an accelerator the last step
-    of each block and pass waits until the device has finished.
-
-    Args:
-        learn: the learner.
-        n_steps: the number of steps after which to stop.
-        make_batches: a function of the loader that returns its batches; by default those of the data.
+    of each block and pass waits until the device has finished. `make_batches` takes the loader.
     """
 
     def __init__(
@@ -220,12 +215,7 @@ class Meter:
 
 
 class TimedLoop(Loop):
-    """A loop with a clock around each hook and operation.
-
-    Args:
-        loop: the loop whose state it takes over.
-        meter: has the clocks.
-    """
+    """A loop with a clock around each hook and operation, which takes over the state of another."""
 
     def __init__(self, loop: LoopProtocol, meter: Meter):
         vars(self).update(vars(loop))

@@ -22,11 +22,7 @@ Planned = tuple[Plan, list[list[float]]]
 
 
 def values_of(learn: FullLearner, n_epochs: int, name: str) -> list[list[float]]:
-    """The values of each parameter group, one per batch.
-
-    Raises:
-        ValueError: no callback schedules it, or its values are not known in advance.
-    """
+    """The values of each parameter group, one per batch."""
     check_n_epochs(n_epochs)
     plans = [plan_of(each, learn, n_epochs, name) for each in learn.callbacks if name in may_change(each)]
     there = [plan for plan in plans if plan is not None]
@@ -48,11 +44,7 @@ def may_change(callback: Any) -> list[str]:
 
 
 def plan_of(schedule: Any, learn: FullLearner, n_epochs: int, name: str) -> Planned | None:
-    """When a schedule of this hyperparameter runs, and its values by group; None if it does not change it.
-
-    Raises:
-        ValueError: they are not known in advance.
-    """
+    """When a schedule of this hyperparameter runs, and its values by group; None if it does not change it."""
     adds = adds_up(learn)
     if isinstance(schedule, TorchScheduler) and schedule.every.unit == "step" and adds:
         raise ValueError(

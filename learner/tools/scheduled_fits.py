@@ -186,11 +186,7 @@ def fit_by(
 
 
 def check_above(low: float, function: str, **values: Any) -> None:
-    """Check numbers.
-
-    Raises:
-        ValueError: one is below `low`, infinite, or not a number.
-    """
+    """Refuse numbers that are below `low`, infinite, or not numbers."""
     for name, value in values.items():
         if not is_number(value) or value < low:
             raise ValueError(f"{function}({name}={value!r}): write a finite number of at least {low}.")
