@@ -96,6 +96,46 @@ def test_a_longer_pass_waits_no_more_often(name, tmp_path):
     assert long.found == short.found
 
 
+def fit_strictly(learn: Any, set_mode: Callable[[str], object]) -> None:
+    """Fit two epochs; in the batches of the second, torch raises at each wait for a CUDA device."""
+    one_batch = learn.loop.run_batch
+
+    def batch(learn: Any) -> None:
+        set_mode("error" if learn.epoch else "default")
+        try:
+            one_batch(learn)
+        finally:
+            set_mode("default")
+
+    learn.loop.run_batch = batch
+    learn.fit(2)
+
+
+def learner_for(callback: Callback, device: str, n_batches: int) -> Any:
+    model, train = model_for(callback), line_batches(n_batches)
+    if isinstance(callback, callbacks.CutMix):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+        train = [(torch.rand(4, 1, 4, 4), each) for _, each in train]
+    learn = learner_with(callback, model=model, data=Data(train, train[:2]))
+    if callbacks.DevicePlacement not in learn.callbacks:
+        learn.add_callbacks(callbacks.DevicePlacement(device))
+    return learn
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@no_program
+@pytest.mark.parametrize("name", [*sorted(set(CALLBACKS) - READERS), *VARIANTS])
+def test_on_cuda_no_batch_waits(name, tmp_path):
+    fit_strictly(learner_for(make(name, tmp_path), "cuda", N_BATCHES), torch.cuda.set_sync_debug_mode)
+
+
+@pytest.mark.parametrize("name", ["CutMix", "DevicePlacement", "RNNReset"])
+def test_each_batch_of_the_second_epoch_is_watched(name, tmp_path):
+    modes: list[str] = []
+    fit_strictly(learner_for(make(name, tmp_path), "cpu", 3), modes.append)
+    assert modes == ["default", "default"] * 5 + ["error", "default"] * 5
+
+
 @pytest.mark.parametrize("name", WAITING)
 def test_those_that_must_wait_do_so_at_their_interval(name, tmp_path):
     maker, n_waits = WAITING[name]
