@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -58,3 +59,54 @@ def test_another_model_than_the_plain_loops_is_marked():
 def test_the_plain_script_prints_and_draws_what_the_articles_recipe_does(capsys):
     load("startup").check_article()
     assert capsys.readouterr().out == "same numbers: True; same picture: True\n"
+
+
+# The benchmark on a GPU: no part fails, as far as a CPU shows
+
+
+def test_every_part_of_the_gpu_benchmark_runs_with_tiny_sizes(tmp_path):
+    path = tmp_path / "gpu.json"
+    command = [sys.executable, str(FOLDER / "gpu.py"), "--tiny", "--json", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    ends = {row["part"]: row["status"].rpartition(",")[0] for row in rows if "status" in row}
+    assert list(ends) == list(load("gpu").PARTS)
+    assert set(ends.values()) <= {"done", "skipped: needs CUDA"}
+    assert [row["value"] for row in rows if row.get("what", "").startswith("the same, killed")] == [
+        "the same bits"
+    ]
+    assert done.stdout.count("\n") == len(rows) + 2
+
+
+CHILD = """
+import json, sys, time
+for each in sys.argv[2:]:
+    name = each.partition(":")[0]
+    with open(sys.argv[1], "a") as file:
+        file.write(json.dumps({"part": name, "what": "a row", "value": 1}) + "\\n")
+    if name == "steps":
+        time.sleep(99)
+    if name == "memory":
+        sys.exit("no memory")
+    with open(sys.argv[1], "a") as file:
+        file.write(json.dumps({"part": name, "status": "done"}) + "\\n")
+"""
+
+
+def test_a_part_that_dies_or_takes_too_long_is_reported_and_the_next_one_starts(tmp_path, capsys):
+    gpu, script = load("gpu"), tmp_path / "child.py"
+    script.write_text(CHILD)
+    names = ["machine", "steps", "memory", "resume"]
+    path = tmp_path / "gpu.json"
+    run = gpu.Run(names, 2.0, is_tiny=False, path=path, child=[sys.executable, str(script)])
+    rows = run.run()
+    assert [row["part"] for row in rows if "what" in row] == names
+    ends = {row["part"]: row["status"] for row in rows if "status" in row}
+    assert ends["machine"] == ends["resume"] == "done"
+    assert ends["steps"].startswith("stopped after")
+    assert ends["memory"] == "the process died with exit code 1"
+    assert [row["log"].strip() for row in rows if row.get("log")] == ["no memory"]
+    assert json.loads(path.read_text()) == rows
+    assert "| steps | a row | 1 |" in capsys.readouterr().out
