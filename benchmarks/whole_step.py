@@ -1,6 +1,6 @@
 """What `WholeStep` saves and costs: the time of a step beside that of a hand-written loop, and of compiling.
 
-Run: python benchmarks/whole_step.py [rounds] [--works 1 7] [--device cuda]
+Run: python benchmarks/whole_step.py [rounds] [--works 1 7]
 
 Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
 over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
@@ -11,9 +11,6 @@ with a cache on disk as it was found; "pays after" the number of steps in which 
 the same learner with `ZeroGrad`. The losses of the last round's weights on the first batch are to be compared
 within those of the same data: the MLP's plain loop has the items in another order, and the transformer drops
 out at random.
-
-On a GPU models and data are there from the start, but for the batches of the MLP's `DataLoader`, and a run
-ends when the device has done all of it.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ import argparse
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -39,31 +36,6 @@ from learner import Data, Learner
 N_STEPS = 1000
 #: Seconds of a run, and of compiling before it; the model at the end.
 Run = Callable[[], tuple[float, float, nn.Module]]
-DEVICE = torch.device("cpu")
-
-
-def on_device(nest: Any) -> Any:
-    """A model, a tensor or a list or tuple of them, on the device that is measured."""
-    if isinstance(nest, (list, tuple)):
-        return type(nest)(on_device(each) for each in nest)
-    return nest.to(DEVICE)
-
-
-class Moved:
-    """A loader whose batches are moved as they come."""
-
-    def __init__(self, data: Any):
-        self.data = data
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(on_device, self.data)
-
-
-def seconds_now() -> float:
-    """The time after the device has finished its work."""
-    if DEVICE.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter()
 
 
 class Watch(Callback):
@@ -73,10 +45,10 @@ class Watch(Callback):
 
     def before_train(self, learn: Any) -> None:
         if learn.epoch == 1:
-            self.begun = seconds_now()
+            self.begun = time.perf_counter()
 
     def after_fit(self, learn: Any) -> None:
-        self.seconds = seconds_now() - self.begun
+        self.seconds = time.perf_counter() - self.begun
 
 
 def plain(
@@ -94,14 +66,14 @@ def plain(
                 optimizer.zero_grad()
 
     def run() -> tuple[float, float, nn.Module]:
-        begun = seconds_now()
+        begun = time.perf_counter()
         inputs, _ = next(iter(data))
         called(inputs)
-        compiling = seconds_now() - begun if is_compiled else 0.0
+        compiling = time.perf_counter() - begun if is_compiled else 0.0
         once()  # the learner trains for two epochs, too; the second is timed
-        begun = seconds_now()
+        begun = time.perf_counter()
         once()
-        return seconds_now() - begun, compiling, model
+        return time.perf_counter() - begun, compiling, model
 
     return run
 
@@ -109,7 +81,7 @@ def plain(
 def learner(make_model: Any, data: Any, loss_func: Any, make: Any, n_added: int, stepper: Any) -> Run:
     """Two epochs; the second is timed."""
     others = [GradientAccumulation(n_added)] if n_added > 1 else []
-    learn = Learner(on_device(make_model()), data, loss_func, make, [stepper, Watch(), *others], defaults=())
+    learn = Learner(make_model(), data, loss_func, make, [stepper, Watch(), *others], defaults=())
 
     def run() -> tuple[float, float, nn.Module]:
         learn.fit(2)
@@ -127,9 +99,9 @@ def works_of(
     plains = partial(plain, loss_func=loss_func, make=make, n_added=n_added)
     learners = partial(learner, make_model, loss_func=loss_func, make=make, n_added=n_added)
     return {
-        "plain loop": plains(on_device(make_model()), plain_data()),
-        "plain loop again (the noise)": plains(on_device(make_model()), plain_data()),
-        "the model compiled": plains(on_device(make_model()), plain_data(), is_compiled=True),
+        "plain loop": plains(make_model(), plain_data()),
+        "plain loop again (the noise)": plains(make_model(), plain_data()),
+        "the model compiled": plains(make_model(), plain_data(), is_compiled=True),
         "ZeroGrad": learners(data(), stepper=ZeroGrad()),
         "LeanStep": learners(data(), stepper=LeanStep()),
         "WholeStep": learners(data(), stepper=WholeStep()),
@@ -158,7 +130,7 @@ def report(title: str, works: dict[str, Run], rounds: int, n_steps: int, loss_of
 
 
 def article(rounds: int, make: Any, title: str) -> None:
-    data = [on_device(article_items())] * N_STEPS
+    data = [article_items()] * N_STEPS
     works = works_of(Quadratic, lambda: data, lambda: Data(data), F.mse_loss, make)
     report(
         f"the article's fit, {title}",
@@ -170,10 +142,10 @@ def article(rounds: int, make: Any, title: str) -> None:
 
 
 def digits(rounds: int, make: Any, title: str, n_added: int = 1) -> None:
-    items = on_device(pictures(N_ITEMS))
+    items = pictures(N_ITEMS)
     first = tuple(each[:BATCH_SIZE] for each in items)
     tensors = partial(Data.from_tensors, *items, batch_size=BATCH_SIZE, seed=0)
-    works = works_of(mlp, lambda: Moved(loader()), tensors, F.cross_entropy, make, n_added)
+    works = works_of(mlp, loader, tensors, F.cross_entropy, make, n_added)
     report(
         f"MLP 784-128-10, from tensors, {title}", works, rounds, N_ITEMS // BATCH_SIZE,
         lambda model: loss_on(model, first, F.cross_entropy),
@@ -182,12 +154,9 @@ def digits(rounds: int, make: Any, title: str, n_added: int = 1) -> None:
 
 def convolutions(rounds: int) -> None:
     draws = torch.Generator().manual_seed(0)
-    pairs = on_device(
-        [
-            (torch.randn(64, 784, generator=draws), torch.randint(10, (64,), generator=draws))
-            for _ in range(20)
-        ]
-    )
+    pairs = [
+        (torch.randn(64, 784, generator=draws), torch.randint(10, (64,), generator=draws)) for _ in range(20)
+    ]
     make = partial(torch.optim.SGD, lr=0.01)
     works = works_of(conv_net, lambda: pairs, lambda: Data(pairs), F.cross_entropy, make)
     report(
@@ -213,12 +182,10 @@ class Transformer(nn.Module):
 
 def sequences(rounds: int) -> None:
     draws = torch.Generator().manual_seed(0)
-    pairs = on_device(
-        [
-            (torch.randint(100, (16, 32), generator=draws), torch.randint(10, (16,), generator=draws))
-            for _ in range(20)
-        ]
-    )
+    pairs = [
+        (torch.randint(100, (16, 32), generator=draws), torch.randint(10, (16,), generator=draws))
+        for _ in range(20)
+    ]
     make = partial(torch.optim.AdamW, lr=1e-3)
     works = works_of(Transformer, lambda: pairs, lambda: Data(pairs), F.cross_entropy, make)
     report(
@@ -233,16 +200,13 @@ def loss_on(model: nn.Module, batch: Any, loss_func: Any) -> float:
 
 
 def main() -> None:
-    global DEVICE
     parser = argparse.ArgumentParser()
     parser.add_argument("rounds", nargs="?", type=int, default=7)
     parser.add_argument("--works", nargs="*", type=int, help="by their place, from 1; all")
-    parser.add_argument("--device", type=torch.device, default="cpu")
     asked = parser.parse_args()
-    DEVICE = asked.device
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Inductor's own
-    print(f"torch {torch.__version__}, {DEVICE}, 1 thread, {asked.rounds} rounds")
+    print(f"torch {torch.__version__}, 1 thread, {asked.rounds} rounds")
     works = [
         partial(article, asked.rounds, partial(torch.optim.SGD, lr=RATE), "SGD"),
         partial(digits, asked.rounds, partial(torch.optim.SGD, lr=0.01), "SGD"),
