@@ -124,6 +124,8 @@ class Callback:
         matches_loop: do the operations that it overrides compute what those of the loop compute?
         distributed: does it synchronize several processes that train together? If no callback does, a fit in
             one of several processes raises an error.
+        on_every_rank: is a callback of the phase `REPORT` called in all of these processes? By default only
+            in the first, so that one process prints, draws and logs.
     """
 
     order: ClassVar[Order] | Order = Order.MEASURE
@@ -145,6 +147,7 @@ class Callback:
     shows_progress: bool = False
     matches_loop: bool = False
     distributed: bool = False
+    on_every_rank: bool = False
     _called_when: Any = None  # the `When` it was passed in, which decides when it is called
 
     def __init__(self, *, name: str | None = None):

@@ -6,6 +6,7 @@ import sys
 from types import TracebackType
 from typing import Any, Literal
 
+from callbacks.core.ranks import is_first_process
 from callbacks.core.warning import is_output_error, warn
 
 #: The streams, by name in `sys`, whose failure was reported.
@@ -16,8 +17,10 @@ def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout", *, flu
     """Print a line, whose failure must not end the training.
 
     Characters that the stream cannot encode are written as escapes. Where the stream fails, the first time
-    is a warning, and the lines are lost.
+    is a warning, and the lines are lost. Of several processes that train together, only the first prints.
     """
+    if not is_first_process():
+        return
     target = getattr(sys, stream)
     if target is None:  # as under pythonw
         return

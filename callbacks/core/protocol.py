@@ -80,6 +80,7 @@ class LearnerProtocol(Protocol):
     stop_reason: str | None  #: why `stop` was called; None if it was not
     interrupted: str | None  #: the signal that asks the fit to end; `stop_reason` after this batch
     error: BaseException | None  #: the error that ended the fit
+    ranks: Any  #: the processes that train together, a `Ranks`
     # files
     state: tuple[str, ...]  #: attributes to save, declared by a subclass of the learner
     resumed: bool  #: does this fit resume from a checkpoint? Known from `before_fit` on

@@ -9,7 +9,7 @@ from keyword import iskeyword
 from types import MethodType
 from typing import Any, TypeVar
 
-from callbacks.core.contract import EVENTS, OPERATIONS, Callback
+from callbacks.core.contract import EVENTS, OPERATIONS, Callback, Order
 from callbacks.core.given import as_callbacks, check_attributes, overridden_by
 from callbacks.core.given import describe as describe
 from callbacks.core.warning import warn
@@ -171,6 +171,8 @@ def hooks_of(callbacks: Sequence[Callback]) -> dict[str, tuple[Hook, ...]]:
     """For each event the hooks in the order in which they run; `cleanup_fit` runs in reverse."""
     defined = [(each, EVENTS if window_of(each) else names_defined_by(each)) for each in callbacks]
     found: dict[str, tuple[Hook, ...]] = {}
+    if any(getattr(each, "silences", False) for each in callbacks):
+        defined = [(each, names) for each, names in defined if each.order != Order.REPORT or each.on_every_rank]
     for event in EVENTS:
         called = [
             each for each, names in defined if event in names and (window_of(each) or each).listens_to(event)

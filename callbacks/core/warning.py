@@ -7,6 +7,7 @@ import warnings
 from types import FrameType
 
 from callbacks.core.contract import LearnerWarning
+from callbacks.core.ranks import is_first_process
 
 #: Modules by their first name that a warning does not point to: our own, and what calls in between.
 PASSED_OVER = ("callbacks", "learner", "contextlib", "functools", "torch")
@@ -14,7 +15,12 @@ UNUSABLE = ("closed file", "detached", "uninitialized")  # as the ValueErrors of
 
 
 def warn(message: str | LearnerWarning) -> None:
-    """Warn with a `LearnerWarning` that points to the user's line, the first one outside these packages."""
+    """Warn with a `LearnerWarning` that points to the user's line, the first one outside these packages.
+
+    Of several processes that train together, only the first warns.
+    """
+    if not is_first_process():
+        return
     frame: FrameType | None = sys._getframe(1)
     level = 2
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in PASSED_OVER:

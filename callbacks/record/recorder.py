@@ -17,6 +17,7 @@ class Recorder(Callback):
     """
 
     order = Order.REPORT
+    on_every_rank = True
     state = ("seconds",)
 
     def __init__(self, *, name: str | None = None):

@@ -100,8 +100,9 @@ class GradientAccumulation(Callback):
             if self.window.get("is_divided"):
                 self._put_aside(learn)
             # the unit of weights: batches of equal size are scaled by 1, and nothing comes near an overflow
-            self.window["unit"] = (weight if isinstance(weight, (int, float)) else n_targets(learn)) or 1
-        self._share = weight / self.window["unit"]
+            weighs = weight if isinstance(weight, (int, float)) else n_targets(learn)
+            self.window["unit"] = learn.ranks.unit(learn, weighs) or 1
+        self._share = 0.0 if learn.ranks.n_here == 0 else weight / self.window["unit"]
         if isinstance(self._share, Tensor) or self._share != 1:
             learn.loss_grad = scaled(learn.loss_grad, self._share)
 
@@ -120,13 +121,13 @@ class GradientAccumulation(Callback):
         window = self.window
         if learn.batch_idx != window["last"]:  # otherwise it is the update at the pass's end
             window["n_batches"] += 1
-            window["n_samples"] += learn.n_items
+            window["n_samples"] += learn.ranks.n_items(learn)
             window["weight"] = window["weight"] + self._share
             window["last"] = learn.batch_idx
-            if not self._is_full(learn):
+            if not self._is_full(learn, window["n_batches"], window["n_samples"]):
                 raise CancelStep
         parameters, left = parameters_of(learn), window.get("left")
-        weight = 1 if self._is_sum else window["weight"]
+        weight = learn.ranks.divisor(learn, window["weight"], is_sum=self._is_sum)
         # if no target counts, gradients are 0 and must stay 0
         weight = torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight or 1
         gradients = [each.grad for each in parameters if each.grad is not None]
@@ -183,11 +184,20 @@ class GradientAccumulation(Callback):
             )
         return weight
 
-    def _is_full(self, learn: LearnerProtocol) -> bool:
-        """Is this the window's last batch?"""
-        if self.n_batches is not None and self.window["n_batches"] >= self.n_batches:
+    def updates_after(self, learn: LearnerProtocol) -> bool:
+        """Does an update follow the current batch, before its gradients are computed?"""
+        n_samples = self.window["n_samples"] + learn.ranks.n_items(learn)
+        return self._is_full(learn, self.window["n_batches"] + 1, n_samples)
+
+    def weight_with(self, learn: LearnerProtocol) -> float | Tensor:
+        """The sum of weights of the window, with the current batch."""
+        return 1 if self._is_sum else self.window["weight"] + self._share
+
+    def _is_full(self, learn: LearnerProtocol, n_batches: int, n_samples: int) -> bool:
+        """Is a window of so many batches and items the last one before an update?"""
+        if self.n_batches is not None and n_batches >= self.n_batches:
             return True
-        if self.n_samples is not None and self.window["n_samples"] >= self.n_samples:
+        if self.n_samples is not None and n_samples >= self.n_samples:
             return True
         return learn.is_last_batch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader
@@ -11,12 +12,13 @@ from torch.utils.data import BatchSampler, DataLoader
 from callbacks.core.contract import LearnerProtocol, LearnerWarning
 from callbacks.core.output import print_line
 from learner.data.data import Data
+from learner.data.items import in_batch
 from learner.data.leaks import checked
 from learner.data.loaders import describe_loader, is_function, n_batches_of
 from learner.data.samples import Samples
 from learner.data.tensors import counted
 from learner.messages.problems import report_problems
-from learner.passes import positions, streams
+from learner.passes import positions, ranks, streams
 from learner.passes.epoch_numbers import set_epoch
 
 
@@ -119,6 +121,11 @@ class Known:
         Returns:
             The number of batches that are done, and an iterator over the others.
         """
+        with learn.ranks.drawing_data():
+            return self.begun(learn, loader, start)
+
+    def begun(self, learn: LearnerProtocol, loader: Any, start: Any) -> tuple[int, Iterator[Any]]:
+        """The same, with the random numbers of the data."""
         source = None if is_exact(loader) else self.source_of(loader, learn.pass_name)
         if start:
             n_done, rest = start.batches(learn, loader)
@@ -141,7 +148,10 @@ class Known:
         batches = learn.data.batches(loader)
         if learn.training and is_function(loader) and self.numbered is not None:
             set_epoch(batches, self.number, self.numbered)
-        return batches
+        if learn.ranks.size == 1:
+            return batches
+        count = partial(in_batch, learn.data)
+        return ranks.shared(batches, learn.ranks, count, training=learn.training)
 
     def length_of(self, loader: Any, name: str) -> tuple[int | None, bool]:
         """The number of batches of a pass, and whether it is certain.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from callbacks.core.ranks import ALONE, Ranks
 from callbacks.history.history import History
 from callbacks.results.numbers import Results, as_results, results_of
 from learner.data import items
@@ -72,6 +73,7 @@ class FitState(PassState, Clock):
     optimizer: torch.optim.Optimizer
     history: History
     loop: LoopProtocol
+    ranks: Ranks = ALONE
     error: BaseException | None = None
     fitting: bool = False
     abortable: bool = False  # may a second Ctrl-C raise here?
@@ -100,7 +102,7 @@ class FitState(PassState, Clock):
         if not isinstance(reason, str) or not reason:
             raise TypeError(f"stop({reason!r}): pass the reason, as in learn.stop('loss below 0.1').")
         if not self.ignores_stops or self.interrupted:
-            self.stop_reason: str | None = self.stop_reason or reason
+            self.ranks.stop(self, reason)
 
     @property
     def loss(self) -> Any:

@@ -1,0 +1,86 @@
+"""The processes that train together, as callbacks and the loop ask for them; here, one process alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """The processes that train together: each has a rank, from 0. This class is one process alone.
+
+    `learn.ranks` is the constant `ALONE`, unless `Distributed` has joined several processes for this fit.
+
+    Attributes:
+        rank: the number of this process.
+        size: the number of processes.
+        n_here: items of the current batch in this process; None if it is all of them.
+        n_everywhere: items of the current batch in all processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    n_here: int | None = None
+    n_everywhere: int | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Is this the process that prints, draws and writes?"""
+        return self.rank == 0
+
+    def n_items(self, learn: Any) -> int:
+        """The items of the current batch in all processes."""
+        return learn.n_items
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in the order of ranks. Every process must call this."""
+        return [value]
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the first process; the others wait for it and do not call `make`.
+
+        Raises:
+            Exception: `make` raised it. The other processes raise a RuntimeError with its text.
+        """
+        return make()
+
+    def stop(self, learn: Any, reason: str) -> None:
+        """End the fit, at a moment that all processes agree on."""
+        learn.stop_reason = learn.stop_reason or reason
+
+    def holds(self, learn: Any, error: BaseException) -> bool:
+        """Is this a cancel that waits until all processes agree on it?"""
+        return False
+
+    def drawing_data(self) -> AbstractContextManager[Any]:
+        """A context in which random numbers are equal in all processes, for drawing the order of data."""
+        return nullcontext()
+
+    def unit(self, learn: Any, weight: Any) -> Any:
+        """What the weights of batches are divided by, from the weight of the first one."""
+        return weight
+
+    def divisor(self, learn: Any, weight: Any, *, is_sum: bool) -> Any:
+        """What to divide accumulated gradients by, from the sum of weights in this process."""
+        return 1 if is_sum else weight
+
+    def agree(self, learn: Any) -> None:
+        """Stop or cancel if a process wants to. Every process must call this."""
+
+
+#: One process.
+ALONE = Ranks()
+
+
+def is_launched() -> bool:
+    """Did `torchrun`, or another launcher that sets `RANK` and `WORLD_SIZE`, start this process?"""
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "").isdecimal()
+
+
+def is_first_process() -> bool:
+    """Is this the only process, or the first of several that a launcher has started?"""
+    return not is_launched() or os.environ["RANK"] == "0"

@@ -1,0 +1,1 @@
+"""Train in several processes on PyTorch's own engine: `torch.distributed`, DDP and FSDP."""

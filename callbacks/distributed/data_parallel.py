@@ -1,0 +1,134 @@
+"""`DistributedDataParallel` around the model of a learner, for the time of a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from callbacks.core.modules import modules_beside
+from callbacks.core.protocol import LearnerProtocol
+
+
+class Whole(nn.Module):
+    """What `DistributedDataParallel` wraps: the model, the other trained modules, and a note to the ranks.
+
+    Attributes:
+        note: a parameter whose gradient travels with those of the model, so that a step needs no collective
+            operation of its own: whether a rank wants to stop, and the weight of its batch.
+    """
+
+    def __init__(self, model: nn.Module, beside: Iterable[nn.Module], device: torch.device):
+        super().__init__()
+        self.model, self.beside = model, nn.ModuleList(beside)
+        self.note = nn.Parameter(torch.zeros(2, device=device))
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.model(*inputs, **named)
+
+
+class DataParallel:
+    """One copy of the model per process, whose gradients are averaged in the backward pass.
+
+    Args:
+        learn: the learner.
+        in_order: add the gradients in the order of the ranks. The sum then has the bits of one process that
+            accumulates the batches of all ranks, for any number of ranks.
+        settings: other arguments of `DistributedDataParallel`.
+    """
+
+    def __init__(self, learn: LearnerProtocol, *, in_order: bool, settings: dict[str, Any]):
+        model = learn.model
+        self.given = model if isinstance(model, DistributedDataParallel) else None
+        beside = [each for each in modules_beside(learn).values() if is_trained(each)]
+        self.whole = Whole(model, beside, learn.device)
+        ids = [learn.device.index] if learn.device.type == "cuda" else None
+        self.wrapped = DistributedDataParallel(self.whole, device_ids=ids, **settings)
+        self.in_order = in_order
+        if in_order:
+            self.wrapped.register_comm_hook(None, lambda _state, bucket: added_in_order(bucket))
+        self.trained = names_of_trained(self.whole)
+        self.note = self.whole.note
+        self.size = dist.get_world_size()
+
+    def is_current(self, learn: LearnerProtocol) -> bool:
+        """Is this still the learner's model, with the same trained parameters?"""
+        return self.whole.model is learn.model and self.trained == names_of_trained(self.whole)
+
+    def without_sync(self) -> AbstractContextManager[Any]:
+        """A context for the forward pass of a batch whose gradients stay in this process."""
+        return self.wrapped.no_sync()
+
+    def send(self, wants_to_stop: bool, weight: float | Tensor) -> None:
+        """Put the note into this backward pass."""
+        value = torch.tensor([float(wants_to_stop), 0.0], device=self.note.device)
+        value[1] = weight
+        self.note.backward(value)
+
+    def received(self) -> Tensor:
+        """The note after the backward pass: how many want to stop, and the weight, summed or averaged."""
+        found = self.note.grad
+        assert found is not None
+        self.note.grad = None
+        return found
+
+    def sync(self, learn: LearnerProtocol, wants_to_stop: bool, weight: float | Tensor) -> Tensor:
+        """Average, or add, gradients that were computed without synchronization; returns the note."""
+        self.note.grad = torch.tensor([float(wants_to_stop), float(weight)], device=self.note.device)
+        grads = [each.grad for each in self.whole.parameters() if each.grad is not None]
+        flat = torch._utils._flatten_dense_tensors(grads)
+        if self.in_order:
+            flat = sum_in_order(flat)
+        else:
+            dist.all_reduce(flat)
+            flat /= self.size
+        for grad, new in zip(grads, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
+            grad.copy_(new)
+        return self.received()
+
+    def sync_buffers(self) -> None:
+        """Copy the buffers of the first rank, as running means, to all others."""
+        for buffer in self.whole.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def is_trained(module: nn.Module) -> bool:
+    """Does it have parameters that are trained?"""
+    return any(each.requires_grad for each in module.parameters())
+
+
+def names_of_trained(module: nn.Module) -> list[str]:
+    """The names of the parameters that are trained."""
+    return [name for name, each in module.named_parameters() if each.requires_grad]
+
+
+def added_in_order(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """A communication hook of `DistributedDataParallel` that adds gradients in the order of the ranks."""
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(sum_in_order(bucket.buffer()))
+    return done
+
+
+def sum_in_order(flat: Tensor) -> Tensor:
+    """The sum over all ranks, in the order of ranks, with the bits of `((a + b) + c) + ...`.
+
+    Each rank adds one part of the tensor, so as much is sent as in a ring all-reduce.
+    """
+    size = dist.get_world_size()
+    n_more = -flat.numel() % size
+    sent = torch.cat([flat, flat.new_zeros(n_more)]) if n_more else flat
+    parts = torch.empty_like(sent)
+    dist.all_to_all_single(parts, sent)
+    first, *others = parts.view(size, -1)
+    total = first.clone()
+    for each in others:
+        total += each
+    joined = torch.empty_like(sent)
+    gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+    gather(joined, total)
+    return joined[: flat.numel()]

@@ -1,0 +1,201 @@
+"""Train in several processes, each on its share of every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.core import draws
+from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.output import print_line
+from callbacks.core.ranks import ALONE, is_first_process
+from callbacks.distributed.agreement import Agreement, Group
+from callbacks.distributed.data_parallel import DataParallel
+from callbacks.distributed.group import join
+from callbacks.results.loss_weight import LossWeight, Weight
+from callbacks.step.accumulation import parameters_of, scaled
+
+
+class Distributed(Callback):
+    """Train in several processes, which `torchrun` has started, on PyTorch's own engine.
+
+    Every process runs the same script or recipe, and has the whole model. Each batch is shared out: with
+    `batch="global"` a batch of 64 items on 4 ranks gives each rank 16 of them, and the ranks' gradients are
+    averaged, weighted by what each loss divides by. So the weights, up to rounding, are those of one process;
+    and bit for bit those of one process that accumulates the parts of each batch (except for random layers,
+    and for batch norm, which sees parts). Results are those of all ranks, and every rank has the same.
+
+    If `torchrun` has started the process, a learner adds this callback by itself. The first rank alone
+    prints, draws and writes. `learn.stop` and the cancels of training are agreed on with the gradients of the
+    next batch, and otherwise at the end of the pass, so that no rank waits for one that has stopped.
+
+    Args:
+        kind: `"ddp"`: `DistributedDataParallel`.
+        batch: `"global"`: the ranks share each batch. `"each"`: each rank takes a whole batch in turn, so an
+            update sees as many batches as there are ranks.
+        sharded: does the data of each rank differ already, so that nothing is taken away from it?
+        weight: how much a rank's batch counts, as for `Metrics`.
+        in_order: add gradients in the order of the ranks, so that the bits are those of one process for any
+            number of ranks; otherwise for two. By default on the CPU.
+        backend: a backend of `torch.distributed`; by default gloo on the CPU and nccl on a GPU.
+        timeout: seconds after which a process that waits for another one fails; None for torch's default.
+        settings: other arguments of `DistributedDataParallel`, such as `find_unused_parameters=True`.
+
+    Raises:
+        RuntimeError: when the fit starts: the process was not started by a launcher.
+
+    Source: Li et al. 2020, arXiv:2006.15704; `torch.nn.parallel.DistributedDataParallel`.
+    """
+
+    order = Order.PREPARE
+    surrounds = ("forward", "backward")
+    distributed = True
+
+    def __init__(
+        self,
+        kind: Literal["ddp"] = "ddp",
+        *,
+        batch: Literal["global", "each"] = "global",
+        sharded: bool = False,
+        weight: Weight | None = None,
+        in_order: bool | None = None,
+        backend: str | None = None,
+        timeout: float | None = None,
+        name: str | None = None,
+        **settings: Any,
+    ):
+        super().__init__(name=name)
+        if kind != "ddp":
+            raise ValueError(f"Distributed({kind!r}): write 'ddp'.")
+        if batch not in ("global", "each"):
+            raise ValueError(f"Distributed(batch={batch!r}): write 'global' or 'each'.")
+        self.kind, self.batch, self.sharded, self.in_order = kind, batch, sharded, in_order
+        self.backend, self.timeout, self.settings = backend, timeout, settings
+        self._weight = LossWeight(weight, owner="Distributed")
+        self._group: Group | None = None
+        self._engine: DataParallel | None = None
+        self._model: nn.Module | None = None
+        self._accumulation: Any = None
+        self._agreement: Agreement | None = None
+        self._is_sum = self._is_synced = False
+
+    @property
+    def silences(self) -> bool:
+        """Is this a process whose reporting callbacks are not called?"""
+        return not is_first_process()
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        join(self.backend, self.timeout)
+        self._group = Group(self.batch == "each", self.sharded, self._divisor)
+        first = self._group.first(draws.take)
+        self._group.streams.begin(self._group.rank, first)
+        learn.ranks = self._group
+        self._accumulation = next((each for each in learn.callbacks if each.accumulates_gradients), None)
+        self._agreement = Agreement()
+        learn.add_callbacks(self._agreement)
+        self._wrap(learn)
+        if self._group.size > 1:
+            print_line(f"training in {self._group.size} processes, {self.kind}")
+
+    def _wrap(self, learn: LearnerProtocol) -> None:
+        in_order = self.in_order
+        if in_order is None:
+            in_order = learn.device.type == "cpu"
+        assert self._group is not None
+        self._engine = DataParallel(learn, in_order=in_order and self._group.size > 2, settings=self.settings)
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        assert self._engine is not None
+        assert self._group is not None
+        if not self._engine.is_current(learn):
+            self._wrap(learn)
+        self._group.begin_pass()
+        self._weight.look(learn)
+
+    @contextmanager
+    def surround(self, learn: LearnerProtocol, operation: str) -> Iterator[None]:
+        if not learn.training or self._engine is None or learn.is_aside:
+            yield
+        elif operation == "forward":
+            with self._forward(learn):
+                yield
+        else:
+            loss = learn.loss_grad
+            self._before_backward(learn)
+            yield
+            learn.loss_grad = loss
+            self._after_backward(learn)
+
+    @contextmanager
+    def _forward(self, learn: LearnerProtocol) -> Iterator[None]:
+        """Run the wrapped model, without synchronization if no update follows the batch."""
+        engine, model = self._engine, learn.model
+        assert engine is not None
+        self._is_synced = self._accumulation is None or self._accumulation.updates_after(learn)
+        learn.model = engine.wrapped
+        try:
+            if self._is_synced:
+                yield
+            else:
+                with engine.without_sync():
+                    yield
+        finally:
+            learn.model = model
+
+    def _before_backward(self, learn: LearnerProtocol) -> None:
+        group, engine = self._group, self._engine
+        assert group is not None
+        assert engine is not None
+        if self._accumulation is not None:
+            weight = self._accumulation.weight_with(learn)
+        else:
+            self._is_sum = self._weight.adds_up(learn)
+            weight = group.share(learn, 1 if self._is_sum else self._weight.of(learn), is_sum=self._is_sum)
+            if isinstance(weight, Tensor) or weight != 1:
+                learn.loss_grad = scaled(learn.loss_grad, weight)
+        if self._is_synced:
+            engine.send(group.wants_to_stop, weight)
+
+    def _after_backward(self, learn: LearnerProtocol) -> None:
+        group, engine = self._group, self._engine
+        assert group is not None
+        assert engine is not None
+        if self._is_synced:
+            group.note = engine.received()
+            if self._accumulation is None:
+                divide(parameters_of(learn), group.divided_by(is_sum=self._is_sum))
+            group.read_note(learn)
+        if group.n_everywhere is not None:
+            learn.n_waiting += group.n_everywhere - learn.n_items  # the loop adds those of this process
+
+    def _divisor(self, learn: LearnerProtocol, weight: Any, is_sum: bool) -> Any:
+        """What the accumulated gradients are divided by; they are synchronized first if they are not."""
+        group, engine = self._group, self._engine
+        assert group is not None
+        assert engine is not None
+        if not self._is_synced:
+            group.note = engine.sync(learn, group.wants_to_stop, 1.0 if is_sum else weight)
+            self._is_synced = True
+        return group.divided_by(is_sum=is_sum)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        if self._engine is not None:
+            self._engine.sync_buffers()
+
+    def cleanup_fit(self, learn: LearnerProtocol) -> None:
+        if self._agreement is not None and self._agreement in learn.callbacks:
+            learn.remove_callbacks(self._agreement)
+        if self._group is not None:
+            self._group.streams.end()
+        learn.ranks = ALONE
+        self._group = self._engine = self._agreement = self._accumulation = None
+
+
+def divide(parameters: list[Tensor], divisor: Any) -> None:
+    """Divide all gradients."""
+    if isinstance(divisor, Tensor) or divisor != 1:
+        torch._foreach_div_([each.grad for each in parameters if each.grad is not None], divisor)

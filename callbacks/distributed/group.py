@@ -1,0 +1,90 @@
+"""The group of processes that train together: joining it, and asking the others."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from callbacks.core.ranks import Ranks, is_launched
+from callbacks.distributed.streams import Streams
+
+T = TypeVar("T")
+
+
+def join(backend: str | None = None, timeout: float | None = None) -> None:
+    """Join the process group that the launcher's environment describes, unless this process has joined one.
+
+    Args:
+        backend: a name of `torch.distributed`, such as `"gloo"` or `"nccl"`; by default gloo for tensors on
+            the CPU and nccl for tensors on a GPU.
+        timeout: the seconds after which a collective operation fails; None for torch's default.
+
+    Raises:
+        RuntimeError: this process was not started by a launcher, so that it has no group to join.
+    """
+    if dist.is_initialized():
+        return
+    if not is_launched():
+        raise RuntimeError(
+            "Distributed: this process is not one of several. Start the script with torchrun, as in "
+            "torchrun --nproc-per-node=2 train.py, or leave Distributed out."
+        )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    more = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+    dist.init_process_group(backend, **more)
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """Leave the group at the end of the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class Group(Ranks):
+    """All processes of the default group of `torch.distributed`."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.streams = Streams()
+
+    def n_items(self, learn: Any) -> int:
+        return learn.n_items if self.n_everywhere is None else self.n_everywhere
+
+    def gather(self, value: T) -> list[T]:
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def first(self, make: Callable[[], T]) -> T:
+        found: list[Any] = [None, None]
+        error: Exception | None = None
+        if self.is_first:
+            try:
+                found[0] = make()
+            except Exception as raised:
+                error, found[1] = raised, f"{type(raised).__name__}: {raised}"
+        if self.size > 1:
+            dist.broadcast_object_list(found, src=0)
+        if error is not None:
+            raise error
+        if found[1] is not None:
+            raise OtherRankError(f"rank 0 failed, so rank {self.rank} ends too. {found[1]}")
+        return found[0]
+
+    def drawing_data(self) -> AbstractContextManager[Any]:
+        return self.streams.drawing_data()
+
+
+class OtherRankError(RuntimeError):
+    """An error of another process; that process raises the error itself."""

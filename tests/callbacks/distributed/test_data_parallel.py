@@ -1,0 +1,68 @@
+"""Several processes end with the weights of one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from in_ranks import in_ranks
+from torch import Tensor, nn
+
+from callbacks.distributed.distributed import Distributed
+from callbacks.step.accumulation import GradientAccumulation
+from learner import Data, Learner
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 3))
+
+
+def columns(n: int = 50) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 5, generator=generator), torch.randint(3, (n,), generator=generator)
+
+
+def learner_of(data: Any, *callbacks: Any, loss: Any = nn.functional.cross_entropy) -> Learner:
+    return Learner(network(), data, loss, partial(torch.optim.SGD, lr=0.1, momentum=0.9), callbacks)
+
+
+def weights_of(learn: Learner) -> dict[str, Tensor]:
+    return {name: each.detach().clone() for name, each in learn.model.named_parameters()}
+
+
+def in_one_rank(*callbacks: Any, batch_size: int = 8, **settings: Any) -> tuple[dict[str, Tensor], Any]:
+    """The weights and the history of a rank."""
+    inputs, targets = columns()
+    learn = learner_of(
+        Data.from_tensors(inputs, targets, batch_size, valid=None, seed=3), Distributed(**settings), *callbacks
+    )
+    learn.fit(2)
+    return weights_of(learn), [dict(row) for row in learn.history]
+
+
+def accumulated(n_ranks: int, batch_size: int = 8) -> dict[str, Tensor]:
+    """The weights of one process that accumulates the parts of each batch."""
+    inputs, targets = columns()
+    whole = Data.from_tensors(inputs, targets, batch_size, valid=None, seed=3).train
+
+    def parts() -> Any:
+        for batch in whole:
+            yield from zip(*[each.tensor_split(n_ranks) for each in batch], strict=True)
+
+    class Window(GradientAccumulation):
+        """Ends with a whole batch."""
+
+    learn = learner_of(Data(parts), Window(n_ranks))
+    learn.fit(2)
+    return weights_of(learn)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_ranks_end_with_the_bits_of_one_process_that_accumulates(size: int) -> None:
+    expected = accumulated(size)
+    for weights, _ in in_ranks(size, in_one_rank):
+        for name, each in weights.items():
+            assert torch.equal(each, expected[name]), name

@@ -1,0 +1,64 @@
+"""Run a function in several processes that train together, in well under a second."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing import start_processes
+
+SECONDS = 60  # until a process that waits for another one fails
+
+# The processes are forked from a server that has imported everything and has run nothing: a fork of the test
+# process itself hangs where torch has already started threads.
+multiprocessing.set_forkserver_preload(["in_ranks_preload"])
+
+
+@contextmanager
+def with_our_path() -> Iterator[None]:
+    """The server imports from where this process does; before Python 3.13 it is not told so."""
+    former = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = former
+
+
+def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(*arguments)` returns in each of `size` processes, by rank.
+
+    The function is one of a module, and so are the classes of its arguments, so that they can be pickled.
+
+    Raises:
+        ProcessRaisedException: a process raised an error; with its traceback.
+    """
+    with with_our_path(), tempfile.TemporaryDirectory() as folder:
+        start_processes(run, (size, folder, function, arguments), nprocs=size, start_method="forkserver")
+        return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(size)]
+
+
+def run(rank: int, size: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """What one process does."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    store = dist.FileStore(str(Path(folder, "store")), size)
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=SECONDS)
+    )
+    try:
+        torch.save(function(*arguments), Path(folder, f"{rank}.pt"))
+    finally:
+        dist.destroy_process_group()
