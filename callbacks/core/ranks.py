@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+from callbacks.core import draws
+
 T = TypeVar("T")
 
 
@@ -59,6 +61,25 @@ class Ranks:
     def drawing_data(self) -> AbstractContextManager[Any]:
         """A context in which random numbers are equal in all processes, for drawing the order of data."""
         return nullcontext()
+
+    @property
+    def random(self) -> dict[str, Any]:
+        """The random states from which the order of data is drawn."""
+        return draws.take()
+
+    @random.setter
+    def random(self, states: dict[str, Any]) -> None:
+        draws.put(states)
+
+    def prepare_save(self) -> None:
+        """Get from the other processes what a checkpoint holds. Every process must call this."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a snapshot or checkpoint holds of the processes: their own random states."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, of any number of processes."""
 
     def unit(self, learn: Any, weight: Any) -> Any:
         """What the weights of batches are divided by, from the weight of the first one."""

@@ -14,6 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from callbacks.core.modules import modules_beside
 from callbacks.core.protocol import LearnerProtocol
 
+#: Its name until PyTorch 2.12.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 class Whole(nn.Module):
     """What `DistributedDataParallel` wraps: the model, the other trained modules, and a note to the ranks.
@@ -129,6 +132,5 @@ def sum_in_order(flat: Tensor) -> Tensor:
     for each in others:
         total += each
     joined = torch.empty_like(sent)
-    gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-    gather(joined, total)
+    all_gather(joined, total)
     return joined[: flat.numel()]

@@ -82,6 +82,7 @@ class Distributed(Callback):
         self._accumulation: Any = None
         self._agreement: Agreement | None = None
         self._is_sum = self._is_synced = False
+        self._random: list[dict[str, Any]] = []  # of the data, before the current validations
 
     @property
     def silences(self) -> bool:
@@ -91,8 +92,6 @@ class Distributed(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         join(self.backend, self.timeout)
         self._group = Group(self.batch == "each", self.sharded, self._divisor)
-        first = self._group.first(draws.take)
-        self._group.streams.begin(self._group.rank, first)
         learn.ranks = self._group
         self._accumulation = next((each for each in learn.callbacks if each.accumulates_gradients), None)
         self._agreement = Agreement()
@@ -182,6 +181,13 @@ class Distributed(Callback):
             self._is_synced = True
         return group.divided_by(is_sum=is_sum)
 
+    def before_validate(self, learn: LearnerProtocol) -> None:
+        self._random.append(learn.ranks.random)
+
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        if self._random:
+            learn.ranks.random = self._random.pop()  # so that validation does not change training
+
     def after_train(self, learn: LearnerProtocol) -> None:
         if self._engine is not None:
             self._engine.sync_buffers()
@@ -190,7 +196,7 @@ class Distributed(Callback):
         if self._agreement is not None and self._agreement in learn.callbacks:
             learn.remove_callbacks(self._agreement)
         if self._group is not None:
-            self._group.streams.end()
+            draws.put(self._group.random)  # so that all processes draw the same numbers again
         learn.ranks = ALONE
         self._group = self._engine = self._agreement = self._accumulation = None
 

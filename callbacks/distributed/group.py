@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from callbacks.core import draws
 from callbacks.core.ranks import Ranks, is_launched
 from callbacks.distributed.streams import Streams
 
@@ -54,7 +55,8 @@ class Group(Ranks):
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.streams = Streams()
+        self.streams = Streams(self.rank, self.first(draws.take))
+        self._saved: list[dict[str, Any]] | None = None
 
     def n_items(self, learn: Any) -> int:
         return learn.n_items if self.n_everywhere is None else self.n_everywhere
@@ -84,6 +86,30 @@ class Group(Ranks):
 
     def drawing_data(self) -> AbstractContextManager[Any]:
         return self.streams.drawing_data()
+
+    @property
+    def random(self) -> dict[str, Any]:
+        return self.streams.data
+
+    @random.setter
+    def random(self, states: dict[str, Any]) -> None:
+        self.streams.data = states
+
+    def prepare_save(self) -> None:
+        self._saved = self.gather(self.streams.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        saved, self._saved = self._saved, None
+        return {"own": self.streams.model} if saved is None else {"all": saved}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        streams = state.get("all", [])
+        if "own" in state:
+            self.streams.model = state["own"]
+        elif len(streams) == self.size:
+            self.streams.model = streams[self.rank]
+        else:  # saved by another number of ranks
+            self.streams.seed_model()
 
 
 class OtherRankError(RuntimeError):

@@ -1,4 +1,4 @@
-"""Random numbers in several processes: equal ones for drawing the order of data, and own ones for the model."""
+"""Random numbers in several processes: equal ones to draw the order of data, and own ones for the model."""
 
 from __future__ import annotations
 
@@ -20,42 +20,65 @@ class Streams:
 
     In a fit, the process's own generators are the stream of the model, which differs from rank to rank, so
     that dropout draws another mask in each. The order of data is drawn from the other stream, which all ranks
-    share: its states are kept here, and the generators have them within `drawing_data`.
+    share. The generators have its states within `drawing_data`.
 
-    Attributes:
-        data: the states of the shared stream; None outside of a fit.
+    Args:
+        rank: of this process.
+        first: the random states of the first process, with which both streams start.
     """
 
-    def __init__(self) -> None:
-        self.data: Random | None = None
-        self._is_inside = False
-
-    def begin(self, rank: int, first: Random) -> None:
-        """Start both streams from the random states of the first process."""
+    def __init__(self, rank: int, first: Random):
+        self.rank = rank
         draws.put(first)
-        self.data = draws.take()
-        seed = (int(torch.randint(2**62, ()).item()) + rank * 0x9E3779B97F4A7C15) % 2**63
-        seed_all(seed)
+        self._data, self._model = draws.take(), Random()
+        self._is_drawing = False
+        self.seed_model()
 
-    def end(self) -> None:
-        """Continue with the shared stream alone, so that all processes draw the same numbers again."""
-        if self.data is not None:
-            draws.put(self.data)
-        self.data = None
+    def seed_model(self) -> None:
+        """Start the model's stream of this rank from the shared one."""
+        with self.drawing_data():
+            state = torch.get_rng_state()
+            seed = (int(torch.randint(2**62, ()).item()) + self.rank * 0x9E3779B97F4A7C15) % 2**63
+            torch.set_rng_state(state)
+        seed_all(seed)
 
     @contextmanager
     def drawing_data(self) -> Iterator[None]:
         """Draw from the shared stream within the block."""
-        if self.data is None or self._is_inside:
+        if self._is_drawing:
             yield
             return
-        own, self._is_inside = draws.take(), True
-        draws.put(self.data)
+        self._model, self._is_drawing = draws.take(), True
+        draws.put(self._data)
         try:
             yield
         finally:
-            self.data, self._is_inside = draws.take(), False
-            draws.put(own)
+            self._data, self._is_drawing = draws.take(), False
+            draws.put(self._model)
+
+    @property
+    def data(self) -> Random:
+        """The states of the shared stream."""
+        return draws.take() if self._is_drawing else self._data
+
+    @data.setter
+    def data(self, states: Random) -> None:
+        if self._is_drawing:
+            draws.put(states)
+        else:
+            self._data = states
+
+    @property
+    def model(self) -> Random:
+        """The states of the model's stream."""
+        return self._model if self._is_drawing else draws.take()
+
+    @model.setter
+    def model(self, states: Random) -> None:
+        if self._is_drawing:
+            self._model = states
+        else:
+            draws.put(states)
 
 
 def seed_all(seed: int) -> None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order, snake_case
+from callbacks.core.ranks import Ranks
 from callbacks.core.warning import warn
 from callbacks.measures.as_metrics import Metric, direction_of, named_metrics
 from callbacks.measures.linearity import Trial
 from callbacks.measures.metric_states import described, put_state, state_of
 from callbacks.place.device import map_tensors
 from callbacks.results.loss_weight import LossWeight, Weight
-from callbacks.results.means import Mean
+from callbacks.results.means import Mean, interleaved
 from callbacks.results.numbers import as_number
 from callbacks.results.reductions import reduction_of
 
@@ -111,7 +112,7 @@ class Metrics(Callback):
         if not learn.training:
             self._return_to_outer(learn)
         measured = self._passes["train" if learn.training else "valid"]
-        if measured.is_open:  # otherwise this callback was added within the pass
+        if measured.is_open and learn.ranks.n_here != 0:  # otherwise this callback was added within the pass
             measured.update(learn)
 
     def _return_to_outer(self, learn: LearnerProtocol) -> None:
@@ -124,6 +125,7 @@ class Metrics(Callback):
 
     def after_train(self, learn: LearnerProtocol) -> None:
         if self._passes["train"].is_open:
+            self._passes["train"].join(learn.ranks)
             learn.results |= self._passes["train"].compute()
         rate = learn.optimizer.param_groups[0].get("lr")
         if rate is not None:
@@ -137,6 +139,8 @@ class Metrics(Callback):
             warn("the validation data yielded no batch, so nothing was measured on it.")
         valid = self._passes["valid"]
         valid.prefix = learn.pass_name
+        if valid.is_open and not learn.is_aside:
+            valid.join(learn.ranks)
         if valid.is_open:
             learn.results |= valid.compute()
         if valid.n_batches and not valid.loss.n_batches:  # the loss function returned None
@@ -223,6 +227,16 @@ class Measured:
         if found is not None:
             return found
         return learn.n_items if self.weight.given is None else self.weight.given(learn)
+
+    def join(self, ranks: Ranks) -> None:
+        """Add what the other processes have measured, so that all have the numbers of the whole pass."""
+        if ranks.size == 1:
+            return
+        states = ranks.gather(self.state_dict())
+        self.n_batches = sum(each["n_batches"] for each in states)
+        self.loss.load_state_dict(interleaved([each["loss"] for each in states]))
+        for name, mean in self.means.items():
+            mean.load_state_dict(interleaved([each["means"][name] for each in states]))
 
     def compute(self) -> dict[str, Any]:
         """The numbers of the pass by name; waits for the device, once per metric."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from itertools import zip_longest
 from operator import mul
 from typing import Any
 
@@ -59,3 +60,13 @@ def weighted_mean(values: array[float], weights: array[float]) -> float:
         return sum(map(mul, values, weights)) / total
     # the mean of an empty batch is NaN, and would stay so times 0
     return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight) / total
+
+
+def interleaved(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The state of one `Mean` from those of several processes: their batches in turn, as one would see them."""
+
+    def in_turn(name: str) -> array[float]:
+        rows = zip_longest(*[each[name] for each in states])
+        return array("d", [value for row in rows for value in row if value is not None])
+
+    return {"values": in_turn("values"), "weights": in_turn("weights")}

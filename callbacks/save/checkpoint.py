@@ -118,6 +118,10 @@ class Checkpoint(Callback):
         self._frozen = set(frozen_in(learn.model)) if self.trainable_only else set()
         self._measured.begin_fit()
         self._folder = self._folder or Path(self.folder).absolute()  # before the fit changes the directory
+        if not learn.ranks.is_first:
+            learn.marks_passes = True
+            self._begin(learn)
+            return
         if not self._has_lock(learn):
             return
         if not (learn.resumed or self._is_ours) and checkpoints_in(self._folder):
@@ -128,6 +132,10 @@ class Checkpoint(Callback):
             )
         self._remove(leftovers(self._folder))
         self._is_ours = learn.marks_passes = True
+        self._begin(learn)
+
+    def _begin(self, learn: LearnerProtocol) -> None:
+        """Start the intervals and the search for the best result."""
         self._step_begun = learn.global_step
         self.every.start(learn)
         if self.monitor is not None:
@@ -193,6 +201,9 @@ class Checkpoint(Callback):
             self._lock = self._folder = None
 
     def _save(self, learn: LearnerProtocol, at: Any, *, is_last: bool = False, is_best: bool = False) -> None:
+        learn.ranks.prepare_save()
+        if not learn.ranks.is_first:
+            return
         assert self._folder is not None
         assert self._lock is not None
         path = self._folder / f"step-{learn.global_step:09}.pt"
@@ -212,6 +223,8 @@ class Checkpoint(Callback):
 
     def _save_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
         """Save the weights that were measured, before the update, as the best."""
+        if not learn.ranks.is_first:
+            return
         assert self._folder is not None
         path = self._folder / f"best-{start['step']:09}.pt"
         try:

@@ -8,8 +8,10 @@ from typing import Any
 
 from callbacks.core.contract import OPERATIONS, Callback
 from callbacks.core.given import as_callbacks
+from callbacks.core.ranks import is_launched
 from callbacks.core.registry import Callbacks, Hook, describe, is_meant, of_class
 from callbacks.core.when import passed
+from callbacks.distributed.distributed import Distributed
 from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.place.device import DevicePlacement
 from callbacks.record.metrics import Metrics
@@ -49,6 +51,8 @@ def with_defaults(
                 "the callback."
             )
         unasked = [each for each in unasked if not isinstance(each, Metrics)] + [Metrics(*metrics)]
+    if is_launched() and not any(each.distributed for each in callbacks):
+        callbacks.insert(0, Distributed())
     own = {each for each in OPERATIONS if overrides(learner_class, operations, each)}
     return [*(default for default in unasked if not is_replaced(default, callbacks, own)), *callbacks]
 

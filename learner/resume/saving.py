@@ -12,6 +12,7 @@ import torch
 
 from callbacks.core.modules import loss_tensors, modules_beside
 from callbacks.core.output import print_line
+from callbacks.core.ranks import is_first_process
 from callbacks.core.warning import warn
 from callbacks.model.finite import n_bad, nan_buffers, suspects
 from callbacks.model.lazy import empties_in
@@ -62,6 +63,8 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
         OSError: the file cannot be written.
     """
     path = Path(path).absolute()
+    if not is_first_process():
+        return path
     check_finite(learn, path)
     if at is not None:
         warn_of_limits(learn)

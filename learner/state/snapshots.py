@@ -74,7 +74,8 @@ def contents_of(learn: FullLearner) -> dict[str, Any]:
         "learner": values_of(learn, learn.state),
         LOSS: loss_state(learn),
         "loaders": {name: loader.state_dict() for name, loader in loaders_with_state(learn.data)},
-        "random": draws.take(),
+        "random": learn.ranks.random,
+        "ranks": learn.ranks.state_dict(),
         "clock": {name: getattr(learn, name) for name in CLOCK},
         "history": learn.history.state_dict(),
         "results": dict(learn.results),
@@ -128,7 +129,8 @@ def restore(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = 
         setattr(learn, name, value)
     learn.history.load_state_dict(snapshot["history"])
     learn.results = dict(snapshot["results"])
-    draws.put(snapshot["random"])
+    learn.ranks.random = snapshot["random"]
+    learn.ranks.load_state_dict(snapshot.get("ranks", {}))
 
 
 def missing_in(owner: Any) -> list[str]:

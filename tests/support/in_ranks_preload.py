@@ -2,10 +2,9 @@
 
 import pytest  # noqa: F401
 import torch.distributed.fsdp
-import torch.nn.parallel.distributed  # noqa: F401
+import torch.nn.parallel.distributed
 from torch import nn
 
-import callbacks.distributed.distributed
 from learner import Data, Learner
 
 # a learner imports parts of torch when it is made

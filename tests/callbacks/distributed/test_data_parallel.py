@@ -37,7 +37,9 @@ def in_one_rank(*callbacks: Any, batch_size: int = 8, **settings: Any) -> tuple[
     """The weights and the history of a rank."""
     inputs, targets = columns()
     learn = learner_of(
-        Data.from_tensors(inputs, targets, batch_size, valid=None, seed=3), Distributed(**settings), *callbacks
+        Data.from_tensors(inputs, targets, batch_size, valid=None, seed=3),
+        Distributed(**settings),
+        *callbacks,
     )
     learn.fit(2)
     return weights_of(learn), [dict(row) for row in learn.history]
@@ -66,3 +68,17 @@ def test_ranks_end_with_the_bits_of_one_process_that_accumulates(size: int) -> N
     for weights, _ in in_ranks(size, in_one_rank):
         for name, each in weights.items():
             assert torch.equal(each, expected[name]), name
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_history_is_that_of_one_process_on_every_rank(size: int) -> None:
+    found = in_ranks(size, in_one_rank)
+    inputs, targets = columns()
+    learn = learner_of(Data.from_tensors(inputs, targets, 8, valid=None, seed=3))
+    learn.fit(2)
+    for weights, rows in found:
+        for row, expected in zip(rows, learn.history, strict=True):
+            assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-6)
+        for name, each in weights_of(learn).items():
+            torch.testing.assert_close(weights[name], each, rtol=0, atol=1e-6)
+    assert len({str([row["train_loss"] for row in rows]) for _, rows in found}) == 1
