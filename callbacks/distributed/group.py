@@ -74,7 +74,7 @@ class Group(Ranks):
         if self.is_first:
             try:
                 found[0] = make()
-            except Exception as raised:
+            except Exception as raised:  # noqa: BLE001, it is raised below, in all processes
                 error, found[1] = raised, f"{type(raised).__name__}: {raised}"
         if self.size > 1:
             dist.broadcast_object_list(found, src=0)

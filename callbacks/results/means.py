@@ -63,7 +63,7 @@ def weighted_mean(values: array[float], weights: array[float]) -> float:
 
 
 def interleaved(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """The state of one `Mean` from those of several processes: their batches in turn, as one would see them."""
+    """The state of one `Mean` from those of several processes, their batches in turn."""
 
     def in_turn(name: str) -> array[float]:
         rows = zip_longest(*[each[name] for each in states])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from callbacks.place.device import map_tensors
 def shared(
     batches: Iterable[Any], ranks: Any, n_items: Callable[[Any], int], *, training: bool
 ) -> Iterator[Any]:
-    """This rank's share of each batch, and its numbers of items."""
+    """The share of this rank of each batch; its numbers of items are set before."""
     with ranks.drawing_data():
         iterator = iter(batches)
     while True:
@@ -29,4 +30,9 @@ def shared(
             continue
         ranks.set_counts(n_here, n)
         first, last = (start, start + n_here) if n_here else (0, 1)
-        yield map_tensors(batch, lambda leaf: leaf[first:last] if isinstance(leaf, Tensor) else leaf)
+        yield map_tensors(batch, partial(rows, first, last))
+
+
+def rows(first: int, last: int, leaf: Any) -> Any:
+    """Some rows of a tensor; anything else as it is."""
+    return leaf[first:last] if isinstance(leaf, Tensor) else leaf
