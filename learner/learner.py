@@ -45,7 +45,7 @@ from learner.scripts.to_script import to_script
 from learner.state import copies, membership, optimizer_modes, snapshots
 from learner.state.attributes import FitState
 from learner.state.protocol import LoopProtocol
-from learner.tools import cost, replay, scheduled_fits, tuning
+from learner.tools import batch_size, cost, lr_find, replay, schedule_plot, scheduled_fits
 
 #: Where a callback is passed, its class can be passed instead.
 CallbackOrClass = Callback | type[Callback]
@@ -226,12 +226,12 @@ class Learner(FitState):
     fit_flat_cos = scheduled_fits.fit_flat_cos
     fit_sgdr = scheduled_fits.fit_sgdr
     fine_tune = scheduled_fits.fine_tune
-    plot_schedule = tuning.plot_schedule
-    freeze_to = tuning.freeze_to
-    freeze = tuning.freeze
-    unfreeze = tuning.unfreeze
-    lr_find = tuning.lr_find
-    find_batch_size = tuning.find_batch_size
+    plot_schedule = schedule_plot.plot_schedule
+    freeze_to = groups.freeze_to
+    freeze = groups.freeze
+    unfreeze = groups.unfreeze
+    lr_find = lr_find.lr_find
+    find_batch_size = batch_size.find_batch_size
     cost = cost.measure
 
     @property

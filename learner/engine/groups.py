@@ -147,10 +147,14 @@ def settings_of(groups: Groups, learn: FullLearner) -> list[dict[str, Any]]:
 
 def undecayed(model: nn.Module) -> set[int]:
     """The ids of all biases and of the parameters of norms, which weight decay does not help."""
-    found = {
-        id(each) for module in model.modules() if isinstance(module, NORMS) for each in module.parameters()
-    }
-    return found | {id(each) for name, each in model.named_parameters() if "bias" in name.rpartition(".")[2]}
+    biases = {id(each) for name, each in model.named_parameters() if "bias" in name.rpartition(".")[2]}
+    return biases | in_norms(model)
+
+
+def in_norms(model: nn.Module) -> set[int]:
+    """The ids of the parameters of norms."""
+    norms = [module for module in model.modules() if isinstance(module, NORMS)]
+    return {id(each) for module in norms for each in module.parameters()}
 
 
 def group_of(settings: dict[str, Any], position: int) -> int:
@@ -218,11 +222,17 @@ def checked_rate(rate: Any) -> float:
 # Freezing
 
 
-def freeze_to(learn: FullLearner, n: int, train_norms: bool) -> None:
-    """Train the layer groups from number `n` to the last, and freeze those before.
+def freeze_to(learn: FullLearner, n: int, *, train_norms: bool = True) -> None:
+    """Freeze the layer groups before group `n`, and train the others.
+
+    Args:
+        learn: the learner.
+        n: the first group to train, from 0; -1 is the last.
+        train_norms: train the weights and biases of all normalization layers, as fastai does. Their running
+            statistics change too, unless `BatchNormFreeze` is used.
 
     Raises:
-        TypeError, ValueError: there is no such group; nothing has changed.
+        TypeError, ValueError: there is no such group.
     """
     groups: Groups = learn.layer_groups
     if type(n) is not int:
@@ -233,12 +243,7 @@ def freeze_to(learn: FullLearner, n: int, train_norms: bool) -> None:
             f"Write {-len(groups)} to {len(groups) - 1}{'' if len(groups) > 1 else SPLIT_FIRST}."
         )
     first = n % len(groups)
-    norms = {
-        id(each)
-        for module in learn.model.modules()
-        if isinstance(module, NORMS)
-        for each in module.parameters()
-    }
+    norms = in_norms(learn.model)
     for number, group in enumerate(groups):
         for parameter in group:
             trains = number >= first or (train_norms and id(parameter) in norms)
@@ -246,6 +251,25 @@ def freeze_to(learn: FullLearner, n: int, train_norms: bool) -> None:
             if not trains:
                 parameter.grad = None  # an optimizer would still apply a gradient that is left
     hold_all(learn)
+
+
+def freeze(learn: FullLearner, *, train_norms: bool = True) -> None:
+    """Freeze all layer groups but the last; `train_norms` is that of `freeze_to`.
+
+    Raises:
+        ValueError: there is only one group.
+    """
+    if len(learn.layer_groups) == 1:
+        raise ValueError(
+            "freeze(): there is only one layer group, so there is nothing to freeze. Pass a splitter, as in "
+            f"Learner(..., splitter={EXAMPLE})."
+        )
+    freeze_to(learn, -1, train_norms=train_norms)
+
+
+def unfreeze(learn: FullLearner) -> None:
+    """Train all layer groups."""
+    freeze_to(learn, 0)
 
 
 SPLIT_FIRST = f", or pass Learner(splitter={EXAMPLE}) to have more"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -31,21 +31,32 @@ from learner.learner import Learner
 class LearnerEstimator(NestedParameters):
     """What both estimators share. Their constructors document the parameters."""
 
-    make_module: Callable[..., nn.Module]
-    optimizer: Any
-    loss_func: Any
-    n_epochs: int
-    batch_size: int
-    valid: Any
-    callbacks: Any
-    metrics: Any
-    seed: int | None
-    warm_start: bool
-    verbose: bool
-    dtype: Any
     #: Set by `fit`, as in scikit-learn with `_` at the end.
     learner_: Learner
     n_features_in_: int
+
+    def __init__(
+        self,
+        make_module: Any,
+        *,
+        optimizer: Any = torch.optim.Adam,
+        loss_func: Any = None,
+        n_epochs: int = 10,
+        batch_size: int = 64,
+        valid: Any = None,
+        callbacks: Any = (),
+        metrics: Any = (),
+        seed: int | None = None,
+        warm_start: bool = False,
+        verbose: bool = False,
+        dtype: Any = "float32",
+        **settings: Any,
+    ):
+        self.make_module, self.optimizer, self.loss_func = make_module, optimizer, loss_func
+        self.n_epochs, self.batch_size, self.valid = n_epochs, batch_size, valid
+        self.callbacks, self.metrics, self.seed = callbacks, metrics, seed
+        self.warm_start, self.verbose, self.dtype = warm_start, verbose, dtype
+        vars(self).update(settings)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:  # noqa: N803 (scikit-learn's name)
         """Train a new module for `n_epochs` epochs; with `warm_start`, train that of the last fit further.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
+from fastcore.meta import delegates
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
@@ -53,29 +53,10 @@ class LearnerClassifier(ClassifierMixin, LearnerEstimator):
     classes: Any
     classes_: np.ndarray
 
-    def __init__(
-        self,
-        make_module: Any,
-        *,
-        optimizer: Any = torch.optim.Adam,
-        loss_func: Any = None,
-        n_epochs: int = 10,
-        batch_size: int = 64,
-        valid: Any = None,
-        callbacks: Any = (),
-        metrics: Any = (),
-        classes: Any = None,
-        seed: int | None = None,
-        warm_start: bool = False,
-        verbose: bool = False,
-        dtype: Any = "float32",
-        **settings: Any,
-    ):
-        self.make_module, self.optimizer, self.loss_func = make_module, optimizer, loss_func
-        self.n_epochs, self.batch_size, self.valid = n_epochs, batch_size, valid
-        self.callbacks, self.metrics, self.classes = callbacks, metrics, classes
-        self.seed, self.warm_start, self.verbose, self.dtype = seed, warm_start, verbose, dtype
-        vars(self).update(settings)
+    @delegates(LearnerEstimator.__init__, keep=True)
+    def __init__(self, make_module: Any, *, classes: Any = None, **settings: Any):
+        super().__init__(make_module, **settings)
+        self.classes = classes
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Any:  # noqa: N803
         """Train for `n_epochs` more epochs, on new data or the same.
@@ -146,29 +127,6 @@ class LearnerRegressor(RegressorMixin, LearnerEstimator):
     Raises:
         TypeError, ValueError: in `fit`, for parameters or data that cannot be used.
     """
-
-    def __init__(
-        self,
-        make_module: Any,
-        *,
-        optimizer: Any = torch.optim.Adam,
-        loss_func: Any = None,
-        n_epochs: int = 10,
-        batch_size: int = 64,
-        valid: Any = None,
-        callbacks: Any = (),
-        metrics: Any = (),
-        seed: int | None = None,
-        warm_start: bool = False,
-        verbose: bool = False,
-        dtype: Any = "float32",
-        **settings: Any,
-    ):
-        self.make_module, self.optimizer, self.loss_func = make_module, optimizer, loss_func
-        self.n_epochs, self.batch_size, self.valid = n_epochs, batch_size, valid
-        self.callbacks, self.metrics, self.seed = callbacks, metrics, seed
-        self.warm_start, self.verbose, self.dtype = warm_start, verbose, dtype
-        vars(self).update(settings)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:  # noqa: N803
         """Train for `n_epochs` more epochs, on new data or the same."""

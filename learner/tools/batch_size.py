@@ -109,60 +109,78 @@ class BatchSizes:
         )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The checked arguments of `learn.find_batch_size`."""
+def find_batch_size(
+    learn: FullLearner,
+    *,
+    limit: str | int | None = None,
+    margin: float = 0.1,
+    start: int = 2,
+    up_to: int | None = None,
+    n_steps: int = 5,
+    max_seconds: float | None = 120.0,
+    make_batch: Callable[[int], Any] | None = None,
+) -> BatchSizes:
+    """Try batch sizes in a sandbox, doubling and then halving, and measure the memory and time of each.
 
-    limit: str | int | None
-    margin: float
-    start: int
-    up_to: int | None
-    n_steps: int
-    max_seconds: float | None
-    make_batch: Callable[[int], Any] | None
+    All callbacks run except those that may write files or send numbers. If the last two sizes predict that
+    the next one needs more than `limit`, it is not tried, so that a CPU machine does not run out of memory.
+    Batches consist of rows of a real batch, or of collated items of the data set. On a CPU only the bytes of
+    tensors count; the temporary memory of kernels, and the copy of weights and optimizer state for the
+    sandbox, come in addition. This is not tested on an accelerator yet.
 
-    def __post_init__(self) -> None:
-        if self.limit is not None:
-            as_bytes(self.limit)
-        if not is_number(self.margin) or not 0 <= self.margin < 1:
-            raise ValueError(f"find_batch_size(margin={self.margin!r}): write a share from 0 to below 1.")
-        for name in ("start", "n_steps", *(() if self.up_to is None else ("up_to",))):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"find_batch_size({name}={value!r}): write a whole number of at least 1.")
-        if self.up_to is not None and self.up_to < self.start:
-            raise ValueError(
-                f"find_batch_size(start={self.start}, up_to={self.up_to}): write a start of at most up_to."
-            )
-        if self.max_seconds is not None and (not is_number(self.max_seconds) or self.max_seconds <= 0):
-            raise ValueError(
-                f"find_batch_size(max_seconds={self.max_seconds!r}): write seconds above 0, or None."
-            )
-        if self.make_batch is not None and not callable(self.make_batch):
-            raise TypeError(
-                f"find_batch_size(make_batch={self.make_batch!r}): pass a function that returns a batch of n "
-                "items, as lambda n: (inputs[:n], targets[:n])."
-            )
+    Args:
+        learn: the learner.
+        limit: the bytes that training may use, without the data set, such as `"4 GB"`; by default the free
+            memory.
+        margin: the share of the limit that the suggested size leaves free, from 0 to below 1.
+        start: the first size.
+        up_to: the last size; by default the number of training items.
+        n_steps: the number of timed steps of each size.
+        max_seconds: start no further trial after this time; None: search until the largest size is found.
+        make_batch: a function that returns a batch of a number of items, if the batches of the loader cannot
+            be made larger.
 
-
-def find(learn: FullLearner, settings: Settings) -> BatchSizes:
-    """Try sizes, each in a sandbox.
+    Returns:
+        The trials, `.suggested`, `.largest` and `.quickest`; `print` shows a table.
 
     Raises:
-        TypeError: no optimizer, a callback that cannot be copied, or a batch that cannot be resized.
-        RuntimeError: called during a fit, or not even one item fits.
+        TypeError, ValueError: a setting cannot be used, or no batch of another size can be made.
+        RuntimeError: not even one item fits.
     """
+    check_settings(limit, margin, start, up_to, n_steps, max_seconds, make_batch)
     check_trainable(learn, "find_batch_size")
-    stock = Stock(learn, settings.make_batch)
-    trials = Trials(learn, stock, settings.limit, settings.n_steps)
+    stock = Stock(learn, make_batch)
+    trials = Trials(learn, stock, limit, n_steps)
     n_items = n_items_of_loader(learn.data.train, stock.n_items) or UNKNOWN
-    up_to = settings.up_to or n_items
-    search = Search(trials, min(settings.start, up_to), up_to, settings.max_seconds)
+    up_to = up_to or n_items
+    search = Search(trials, min(start, up_to), up_to, max_seconds)
     ended = search.run()
     if not search.largest:
         refuse(trials.tried[-1], trials.room)
     tried = sorted(trials.tried, key=lambda trial: trial.size)
-    return BatchSizes(tried, trials.room.bytes, settings.margin, trials.held, ended, str(trials.device))
+    return BatchSizes(tried, trials.room.bytes, margin, trials.held, ended, str(trials.device))
+
+
+def check_settings(
+    limit: Any, margin: Any, start: Any, up_to: Any, n_steps: Any, max_seconds: Any, make_batch: Any
+) -> None:
+    """Refuse invalid arguments of `find_batch_size`."""
+    if limit is not None:
+        as_bytes(limit)
+    if not is_number(margin) or not 0 <= margin < 1:
+        raise ValueError(f"find_batch_size(margin={margin!r}): write a share from 0 to below 1.")
+    for name, value in (("start", start), ("n_steps", n_steps), ("up_to", 1 if up_to is None else up_to)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"find_batch_size({name}={value!r}): write a whole number of at least 1.")
+    if up_to is not None and up_to < start:
+        raise ValueError(f"find_batch_size(start={start}, up_to={up_to}): write a start of at most up_to.")
+    if max_seconds is not None and (not is_number(max_seconds) or max_seconds <= 0):
+        raise ValueError(f"find_batch_size(max_seconds={max_seconds!r}): write seconds above 0, or None.")
+    if make_batch is not None and not callable(make_batch):
+        raise TypeError(
+            f"find_batch_size(make_batch={make_batch!r}): pass a function that returns a batch of n items, "
+            "as lambda n: (inputs[:n], targets[:n])."
+        )
 
 
 class Search:

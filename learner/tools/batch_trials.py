@@ -78,7 +78,8 @@ class Trials:
     ):
         self.learn, self.make_batch, self.n_steps = learn, make_batch, n_steps
         self.left_out = {each.name: reason for each in learn.callbacks if (reason := why_not(each))}
-        self.device = device_of(learn)
+        placed = [each.device for each in learn.callbacks if isinstance(each, DevicePlacement)]
+        self.device = placed[0] if placed else learn.device  # the model's in a fit
         with alone(learn, self.left_out, "learn.find_batch_size()"):  # its copies need memory too
             self.room = room_of(self.device, limit, sum(each.nbytes for each in held_by(learn)))
         self.is_guarded = limit is not None or self.device.type not in NATIVE
@@ -162,11 +163,6 @@ def held_by(learn: FullLearner) -> list[Tensor]:
     state, kept = learn.optimizer.state_dict(), [each.state_dict() for each in learn.callbacks]
     gradients = [each.grad for each in learn.model.parameters() if each.grad is not None]
     return [*tensors_of(learn.model), *gradients, *tensors_in(state), *tensors_in(kept)]
-
-
-def device_of(learn: FullLearner) -> torch.device:
-    """The model's device in a fit."""
-    return next((each.device for each in learn.callbacks if isinstance(each, DevicePlacement)), learn.device)
 
 
 def room_of(device: torch.device, limit: str | int | None, held: int) -> Room:

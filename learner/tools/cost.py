@@ -17,7 +17,7 @@ from callbacks.history.tables import html_table
 from learner.data.batching import TensorLoader
 from learner.data.stored import Stored
 from learner.state.protocol import FullLearner
-from learner.tools.cost_runs import Runs, run_bare, run_plain, run_reads, run_timed, why_no_bare_loop, why_not
+from learner.tools.cost_runs import Runs, run, run_bare, run_reads, why_no_bare_loop, why_not
 from learner.tools.meter import BLOCK, Meter
 
 N_ROUNDS = 2  # the loops take turns, so that other work on the machine affects all of them
@@ -91,44 +91,34 @@ class StepCost:
         return max(self.step - sum(parts), 0.0)
 
     def __repr__(self) -> str:
-        title = f"a training step on {self.device}"
-        head = f"{title:30.30}{'time':>12}{'share':>8}{'an epoch':>13}{'waits':>8}"
-        body = [line for title, rows in self._rows() for line in (title, *rows) if rows and line]
-        return "\n".join([head, *body, *self._notes()])
+        parts, callbacks, ends = self._rows()
+        named = [("callbacks", "", "", "", ""), *((f"  {name}", *cells) for name, *cells in callbacks)]
+        rows = [self._head(), *parts, *(named if callbacks else []), *ends]
+        lines = ["{:30.30}{:>12}{:>8}{:>13}{:>8}".format(*row).rstrip() for row in rows]
+        return "\n".join([*lines, *self._notes()])
 
     def _repr_html_(self) -> str:
-        parts = {"data wait": self.data_wait, **self.operations}
-        callbacks = {name: each for name, each in self.callbacks.items() if each.step or each.epoch}
-        rows = [
-            *(self._cells(name, seconds) for name, seconds in parts.items()),
-            *(self._cells(name, each.step, each.epoch) for name, each in callbacks.items()),
-            self._cells("the loop itself", self.loop),
-            self._cells("in all", self.step),
-        ]
-        head = [f"a training step on {self.device}", "time", "share", "an epoch", "waits"]
-        table = html_table(rows, head, n_text=1)
+        rows = [row for rows in self._rows() for row in rows]
+        table = html_table(rows, self._head(), n_text=1)
         return f"{table}<p>{html.escape(' '.join(self._notes()))}</p>"
 
-    def _rows(self) -> list[tuple[str, list[str]]]:
-        operations = [self._row(name, seconds) for name, seconds in self.operations.items()]
-        callbacks = [
-            self._row(f"  {name}", each.step, each.epoch)
-            for name, each in self.callbacks.items()
-            if each.step or each.epoch
-        ]
-        ends = [self._row("the loop itself", self.loop), self._row("in all", self.step)]
-        return [
-            ("", [self._row("data wait", self.data_wait), *operations]),
-            ("callbacks", callbacks),
-            ("", ends),
-        ]
+    def _head(self) -> list[str]:
+        return [f"a training step on {self.device}", "time", "share", "an epoch", "waits"]
 
-    def _row(self, title: str, seconds: float, epoch: float | None = None) -> str:
-        return "{:30.30}{:>12}{:>8}{:>13}{:>8}".format(*self._cells(title, seconds, epoch)).rstrip()
+    def _rows(self) -> list[list[list[str]]]:
+        """The cells of the loop's parts, of the callbacks that take time, and of the sums."""
+        parts = {"data wait": self.data_wait, **self.operations}
+        ends = {"the loop itself": self.loop, "in all": self.step}
+        callbacks = {name: each for name, each in self.callbacks.items() if each.step or each.epoch}
+        return [
+            [self._cells(name, seconds) for name, seconds in parts.items()],
+            [self._cells(name, each.step, each.epoch) for name, each in callbacks.items()],
+            [self._cells(name, seconds) for name, seconds in ends.items()],
+        ]
 
     def _cells(self, title: str, seconds: float, epoch: float | None = None) -> list[str]:
         share = f"{seconds / self.step:.0%}" if self.step else ""
-        n_waits = self.device_waits.get(title.strip(), 0.0)
+        n_waits = self.device_waits.get(title, 0.0)
         shown = [shown_time(seconds), share, "" if epoch is None else shown_time(epoch)]
         return [title, *shown, f"{n_waits:.3g}" if n_waits else ""]
 
@@ -176,14 +166,16 @@ def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
     Raises:
         ValueError, TypeError, RuntimeError: nothing can be measured; the message says why.
     """
-    check(learn, n_steps)
+    if type(n_steps) is not int or n_steps < 2 * BLOCK:
+        raise ValueError(f"cost(n_steps={n_steps!r}): pass a whole number of at least {2 * BLOCK}.")
+    check_trainable(learn, "cost")
     left_out = {each.name: reason for each in learn.callbacks if (reason := why_not(each))}
     plain, timed, bare = Runs(), Runs(), Runs()
     why_not_bare = None
     for _ in range(N_ROUNDS):
-        plain.add(run_plain(learn, n_steps // N_ROUNDS, left_out))
-        meter, watch = run_timed(learn, n_steps // N_ROUNDS, left_out)
-        timed.add(watch, meter)
+        plain.add(run(learn, n_steps // N_ROUNDS, left_out))
+        meter = Meter()
+        timed.add(run(learn, n_steps // N_ROUNDS, left_out, meter), meter)
         if why_not_bare is None:
             why_not_bare = why_no_bare_loop(learn) or run_bare(learn, n_steps // N_ROUNDS, bare)
     reads = Meter() if plain.device.type == "cpu" else run_reads(learn, left_out, plain.device)
@@ -260,13 +252,6 @@ def any_mapped(loader: TensorLoader) -> bool:
     """Is something read from a file, in a shuffled order?"""
     stored = [column.file for column in loader.tensors if isinstance(column, Stored)]
     return loader.shuffle and any(file is not None for file in stored)
-
-
-def check(learn: FullLearner, n_steps: Any) -> None:
-    """Raise an error for what cannot be measured."""
-    if type(n_steps) is not int or n_steps < 2 * BLOCK:
-        raise ValueError(f"cost(n_steps={n_steps!r}): pass a whole number of at least {2 * BLOCK}.")
-    check_trainable(learn, "cost")
 
 
 def check_trainable(learn: FullLearner, method: str) -> None:

@@ -52,17 +52,10 @@ class Runs:
             self.epochs += meter.epochs
 
 
-def run_plain(learn: FullLearner, n_steps: int, left_out: dict[str, str]) -> Watch:
-    """A fit without clocks inside."""
+def run(learn: FullLearner, n_steps: int, left_out: dict[str, str], meter: Meter | None = None) -> Watch:
+    """A fit; a meter puts a clock around each call of the loop."""
     with alone(learn, left_out):
-        return fit(learn, Watch(learn, n_steps + N_WARM))
-
-
-def run_timed(learn: FullLearner, n_steps: int, left_out: dict[str, str]) -> tuple[Meter, Watch]:
-    """A fit with a clock around each call of the loop."""
-    with alone(learn, left_out):
-        meter = Meter()
-        return meter, fit(learn, Watch(learn, n_steps + N_WARM), meter)
+        return fit(learn, Watch(learn, n_steps + N_WARM), meter)
 
 
 def run_reads(learn: FullLearner, left_out: dict[str, str], device: torch.device) -> Meter:

@@ -13,6 +13,7 @@ from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.history.drawing import BLUE, INK, MARKERS, VERMILLION, add_legend, new_axes
 from callbacks.optim import hyperparameters
 from callbacks.schedule.annealers import exp
+from learner.messages.keywords import suggest_keywords
 from learner.state.protocol import FullLearner
 
 if TYPE_CHECKING:
@@ -151,8 +152,35 @@ class LRSearch:
         return f"LRSearch({', '.join(found)}; {span})"
 
 
-def search(learn: FullLearner, start: float, end: float, n_steps: int, stop_factor: float | None) -> LRSearch:
-    """Train for some steps at a growing rate, in a sandbox."""
+@suggest_keywords
+def lr_find(
+    learn: FullLearner,
+    start: float = 1e-7,
+    end: float = 10.0,
+    *,
+    n_steps: int = 100,
+    stop_factor: float | None = 4.0,
+) -> LRSearch:
+    """Train for some steps at a growing rate in a sandbox, and suggest a rate from the losses.
+
+    Smith 2017, "Cyclical learning rates for training neural networks", section 3.3. Callbacks that measure,
+    decide, report, save or average are left out. With several groups, the largest rate is the one that
+    grows, and the ratios between the groups stay the same.
+
+    Args:
+        learn: the learner.
+        start: the rate of the first step.
+        end: the rate of the last step; each step multiplies the rate by the same factor.
+        n_steps: the number of steps, at least 10; the data is repeated as often as needed.
+        stop_factor: end the search when the smoothed loss is this many times the lowest one; None: never.
+
+    Returns:
+        The rates and losses, the suggestions `.valley`, `.slide`, `.minimum` and `.steep`, and `.plot()`.
+
+    Raises:
+        TypeError, ValueError: a setting cannot be used.
+        RuntimeError: the loss is not finite, or grows, in the first steps.
+    """
     finder = Finder(start, end, n_steps, stop_factor)
     with learn.sandbox(), learn.without(*bystanders(learn)), learn.added(finder):
         learn.fit(n_steps)

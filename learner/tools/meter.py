@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
 from time import perf_counter
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from learner.state.protocol import FullLearner, LoopProtocol
 
 BLOCK = 10  # steps; rare events, and batches that workers deliver in bursts, average out within a block
 Call = Callable[[Any], Any]
+Sums = defaultdict[tuple[str, str], float]  #: seconds, or counts
 
 
 class Watch:
@@ -130,7 +131,7 @@ class Meter:
         self.steps: list[dict[tuple[str, str], float]] = []
         self.epochs: list[dict[tuple[str, str], float]] = []
         self.reads: list[dict[tuple[str, str], float]] = []
-        self._step, self._epoch, self._read = new_sums(), new_sums(), new_sums()
+        self._step, self._epoch, self._read = (Sums(float) for _ in range(3))
         # the running calls, outermost first; None for a call once per epoch
         self._open: list[tuple[str, str] | None] = []
         self._inside: list[float] = []  # seconds of the calls inside each of them
@@ -141,13 +142,14 @@ class Meter:
         nothing = self._timed(("", ""), nobody, self._step)
         found = []
         for _ in range(200):
-            nothing(_ALWAYS_TRAINING)
+            nothing(SimpleNamespace(training=True))
             found.append(self._step.pop(("", "")))
         return median(found)
 
     def timed_events(self, callbacks: Callbacks) -> dict[str, Call]:
         """For each event, a function that calls all hooks, with a clock around each."""
-        hooks = {event: self._timed_hooks(event, found) for event, found in callbacks.hooks.items()}
+        found = callbacks.hooks.items()
+        hooks = {event: tuple(self._hook(event, each) for each in there) for event, there in found}
         before_fit = before_fit_call(callbacks, hooks["before_fit"])
         return {**{event: in_turn(event, found) for event, found in hooks.items()}, "before_fit": before_fit}
 
@@ -155,9 +157,6 @@ class Meter:
         """Each operation, with a clock around it and around each callback that surrounds it."""
         calls = {each: self._call(callbacks, learner_class, each) for each in OPERATIONS}
         return {each: guarded(each, call, callbacks.overrides.get(each)) for each, call in calls.items()}
-
-    def _timed_hooks(self, event: str, hooks: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(self._hook(event, hook) for hook in hooks)
 
     def _hook(self, event: str, hook: Any) -> Any:
         owner = hook.__self__
@@ -228,18 +227,6 @@ class TimedLoop(Loop):
         self.do = self.meter.timed_operations(self.callbacks, type(learn))
 
 
-def new_sums() -> dict[tuple[str, str], float]:
-    """Sums by key, from 0."""
-    return defaultdict(float)
-
-
-class _Training:
-    """What a clock reads from the learner."""
-
-    training = True
-
-
-_ALWAYS_TRAINING = _Training()
 TO_CPU = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 READS = (
     torch.ops.aten._local_scalar_dense.default,  # .item(), float(), bool(), print

@@ -21,6 +21,36 @@ if TYPE_CHECKING:
 Planned = tuple[Plan, list[list[float]]]
 
 
+def plot_schedule(
+    learn: FullLearner, n_epochs: int, name: str = "lr", *, callbacks: Any = (), ax: Axes | None = None
+) -> Axes:
+    """Draw the values that a hyperparameter will have during a fit, for each parameter group.
+
+    Args:
+        learn: the learner.
+        n_epochs: the number of epochs of the fit.
+        name: the hyperparameter.
+        callbacks: callbacks that the fit will have in addition.
+        ax: where to draw; by default a new figure of 6 x 4 inches.
+
+    Returns:
+        The axes; `.figure.savefig(path)` saves the picture.
+
+    Raises:
+        ValueError: no `ParamScheduler` or `TorchScheduler` changes it, or its values are unknown.
+    """
+    with learn.added(*callbacks):
+        series = values_of(learn, n_epochs, name)
+    ax = ax or new_axes(6, 4)
+    for number, values in enumerate(series):
+        epochs = [n_epochs * step / len(values) for step in range(len(values))]
+        ax.plot(epochs, values, label=f"group {number}", **line_style(number))
+    ax.set(xlabel="epoch", ylabel=name, title=f"Planned {name} over {n_epochs} epochs")
+    if len(series) > 1:
+        add_legend(ax)
+    return ax
+
+
 def values_of(learn: FullLearner, n_epochs: int, name: str) -> list[list[float]]:
     """The values of each parameter group, one per batch."""
     check_n_epochs(n_epochs)
@@ -83,16 +113,3 @@ def joined(learn: FullLearner, name: str, plans: list[Planned]) -> list[list[flo
                 values[plan.begin :] = part + part[-1:] * (length - plan.begin - len(part))
         found.append(values)
     return found
-
-
-def plot(learn: FullLearner, n_epochs: int, name: str, ax: Axes | None) -> Axes:
-    """Draw the values of all groups over the epochs."""
-    series = values_of(learn, n_epochs, name)
-    ax = ax or new_axes(6, 4)
-    for number, values in enumerate(series):
-        epochs = [n_epochs * step / len(values) for step in range(len(values))]
-        ax.plot(epochs, values, label=f"group {number}", **line_style(number))
-    ax.set(xlabel="epoch", ylabel=name, title=f"Planned {name} over {n_epochs} epochs")
-    if len(series) > 1:
-        add_legend(ax)
-    return ax
