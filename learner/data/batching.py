@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ BLOCK_BYTES = 1 << 20  # a disk reads this nearly as fast as one long piece
 SPARSE = 4  # rows are read one by one if they are spread over so many times their number of items
 
 Batch = tuple[Tensor, ...]
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -106,18 +107,29 @@ class TensorLoader:
     def __iter__(self) -> Iterator[Any]:
         return self.from_batch(0)
 
-    def from_batch(self, first: int) -> Iterator[Any]:
-        """The batches of an epoch from batch `first` on, counted from 0; earlier ones are not read."""
+    def from_batch(self, first: int, spans: Iterable[Span] | None = None) -> Iterator[Any]:
+        """The batches of an epoch from batch `first` on, counted from 0; earlier ones are not read.
+
+        Args:
+            first: the number of the first batch.
+            spans: the range of each batch in the order of the epoch, ascending, instead of whole batches.
+        """
         for column in self.tensors:
             if isinstance(column, Stored):
                 column.check()
         epoch, self.epoch = self.epoch, self.epoch + 1
+        spans = self.spans(first) if spans is None else spans
         if self.blocks is not None:
-            batches = self._by_blocks(self.blocks, epoch, first)
+            batches = self._by_blocks(self.blocks, epoch, spans)
         else:
-            batches = self._by_items(self.order(epoch), first)
+            batches = self._by_items(self.order(epoch), spans)
         for batch in batches:
             yield batch if self.keys is None else dict(zip(self.keys, batch, strict=True))
+
+    def spans(self, first: int = 0) -> Iterator[Span]:
+        """The range `(start, stop)` of each batch in the order of an epoch, from batch `first` on."""
+        size, n_used = self.batch_size, min(len(self) * self.batch_size, self.n_items)
+        return ((start, min(start + size, n_used)) for start in range(first * size, n_used, size))
 
     def order(self, epoch: int) -> Tensor | None:
         """The numbers of the items in the order of an epoch; None for their own order."""
@@ -134,44 +146,35 @@ class TensorLoader:
         """A generator for each epoch, so that its order does not need those of earlier epochs."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
 
-    def _by_items(self, order: Tensor | None, first: int) -> Iterator[Batch]:
-        size = self.batch_size
-        starts = range(first * size, len(self) * size, size)
+    def _by_items(self, order: Tensor | None, spans: Iterable[Span]) -> Iterator[Batch]:
         if order is None:
-            for start in starts:
-                yield tuple([column[start : start + size] for column in self.tensors])
+            for start, stop in spans:
+                yield tuple([column[start:stop] for column in self.tensors])
             return
         orders = {device: order.to(device) for device in self.devices}  # once per epoch
         sources = [(column, orders[column.device]) for column in self.tensors]
-        for start in starts:
-            end = start + size
-            yield tuple([column.index_select(0, order[start:end]) for column, order in sources])
+        for start, stop in spans:
+            yield tuple([column.index_select(0, order[start:stop]) for column, order in sources])
 
-    def _by_blocks(self, blocks: Blocks, epoch: int, first: int) -> Iterator[Batch]:
+    def _by_blocks(self, blocks: Blocks, epoch: int, spans: Iterable[Span]) -> Iterator[Batch]:
         """Batches from one window after the other; a batch may span two windows."""
         windows = Windows(blocks, self.n_items, self.draws_of(epoch))
-        window, at = windows.find(first * self.batch_size)
         buffers = self._buffers(min(windows.size * windows.window, self.n_items))
-        parts: list[Batch] = []
-        n_there = 0
-        for number in range(window, len(windows)):
-            sources, n_items = self._read(windows, number, buffers)
-            while at < n_items:
-                n_taken = min(self.batch_size - n_there, n_items - at)
-                parts.append(
-                    tuple([source.index_select(0, rows[at : at + n_taken]) for source, rows in sources])
-                )
-                n_there, at = n_there + n_taken, at + n_taken
-                if n_there == self.batch_size:
-                    yield joined(parts)
-                    parts, n_there = [], 0
-            at = 0
-        if parts and not self.drop_last:
+        sources: list[tuple[Tensor, Tensor]] = []
+        number, begin, end = -1, 0, 0  # of the current window
+        for start, stop in spans:
+            parts: list[Batch] = []
+            while start < stop:
+                while start >= end:
+                    number, begin, sources = number + 1, end, []
+                    end += windows.n_of(number)
+                sources = sources or self._read(windows, number, buffers)
+                taken = slice(start - begin, min(stop, end) - begin)
+                parts.append(tuple([source.index_select(0, rows[taken]) for source, rows in sources]))
+                start = min(stop, end)
             yield joined(parts)
 
-    def _read(
-        self, windows: Windows, number: int, buffers: list[Tensor]
-    ) -> tuple[list[tuple[Tensor, Tensor]], int]:
+    def _read(self, windows: Windows, number: int, buffers: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """For each column a tensor that contains the items, and their numbers in the order of the window."""
         numbers, order = windows.numbers(number), windows.order(number)
         rows = (numbers if self.rows is None else self.rows[numbers])[order]
@@ -184,7 +187,7 @@ class TensorLoader:
                 sources.append((buffer, order))
             else:
                 sources.append((column, there[column.device]))
-        return sources, len(numbers)
+        return sources
 
     def _buffers(self, n_items: int) -> list[Tensor]:
         """Buffers for the stored items of a window, allocated once per pass because this is slow."""
@@ -259,15 +262,6 @@ class Windows:
     def n_of(self, number: int) -> int:
         """The number of items in a window; the last block of the file may be smaller."""
         return sum(stop - start for start, stop in self.spans(number))
-
-    def find(self, item: int) -> tuple[int, int]:
-        """The window that contains the item at a position of the order, and its position there."""
-        for number in range(len(self)):
-            n_items = self.n_of(number)
-            if item < n_items:
-                return number, item
-            item -= n_items
-        return len(self), 0
 
 
 def joined(parts: list[Batch]) -> Batch:

@@ -7,7 +7,7 @@ import inspect
 import random
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -64,10 +64,10 @@ def generators_in(root: Any) -> dict[str, Any]:
     return {path: part for path, part in walk(root) if kind_of(part) is not None}
 
 
-def seed_generators(root: Any, seed: int) -> None:
-    """Seed each generator of `generators_in`, always in the same way; an `epoch` stays unchanged."""
+def seed_generators(parts: Iterable[Any], seed: int) -> None:
+    """Seed generators, always in the same way; an `epoch` stays unchanged."""
     numpy = sys.modules.get("numpy")
-    for number, part in enumerate(generators_in(root).values()):
+    for number, part in enumerate(parts):
         kind, own = kind_of(part), (seed + number) % 2**63
         if kind == "torch":
             part.manual_seed(own)

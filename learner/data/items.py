@@ -112,6 +112,13 @@ def in_batch(data: Any, batch: Any) -> int:
     return n_items_of(*data.split(batch)) if count is None else checked(count(batch), count)
 
 
+def known_count(data: Any, batch: Any) -> int | None:
+    """Number of items in a batch of this data; None if nothing in it has a length."""
+    inputs, targets = data.split(batch)
+    has_length = data.count_items is not None or lengths_of(targets)[0] or lengths_of(inputs)[0]
+    return in_batch(data, batch) if has_length else None
+
+
 def checked(number: Any, count: Any) -> int:
     """Check the number that a function of the user returned; if it is a tensor, this waits for the device."""
     is_one = isinstance(number, Tensor) and number.numel() == 1 and not number.is_floating_point()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -11,9 +12,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from callbacks.schedule.budgets import n_batches_of
 from learner.data.batching import TensorLoader
+from learner.data.generators import kind_of, walk
 from learner.data.tensors import counted, describe, is_array
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+WHOLE = (list, tuple, range)  # types whose iterators draw no random numbers
+ITERATED: tuple[Any, ...] = tuple(kind.__iter__ for kind in WHOLE)
 PASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -118,6 +122,11 @@ def is_function(loader: Any) -> bool:
     return callable(loader) and not hasattr(loader, "__iter__")
 
 
+def is_sequence(loader: Any) -> bool:
+    """Is this a list, tuple or range, or a subclass with the same iteration?"""
+    return isinstance(loader, WHOLE) and type(loader).__iter__ in ITERATED
+
+
 def is_one_shot(loader: Any) -> bool:
     """Can it be iterated only once?
 
@@ -128,6 +137,18 @@ def is_one_shot(loader: Any) -> bool:
         return False
     code = getattr(type(loader).__iter__, "__code__", None)
     return code is None or code.co_code == Iterator.__iter__.__code__.co_code
+
+
+def holds_iterators(dataset: Any) -> bool:
+    """Does a data set return the next item, whatever the index?"""
+    return any(is_open(part) for _, part in walk(dataset))
+
+
+def is_open(part: Any) -> bool:
+    """Is this an iterator that continues at its position, and not visibly at its end?"""
+    if isinstance(part, io.IOBase) or kind_of(part) is not None or not is_one_shot(part):
+        return False
+    return not (inspect.isgenerator(part) and part.gi_frame is None)
 
 
 def describe_loader(loader: Any) -> str:

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from learner.data.generators import seed_generators
+from learner.data.generators import generators_in, get, kind_of, put, seed_generators
 
-OWN = frozenset({"dataset", "base_seed"})
+OWN = frozenset({"dataset", "base_seed", "items_draw"})
 STREAMS = (b"torch", b"python", b"numpy", b"own")  # each gets its own seed
+
+
+class Part(list[Any]):
+    """The indices of a part of a batch, of which each item draws by its position in the pass alone.
+
+    Args:
+        indices: of the items.
+        seed: of the pass.
+        first: the position of the first item.
+    """
+
+    def __init__(self, indices: Iterable[Any] = (), seed: int = 0, first: int = 0):
+        super().__init__(indices)
+        self.seed, self.first = seed, first
 
 
 class Seeded(Dataset[Any]):
@@ -23,7 +40,8 @@ class Seeded(Dataset[Any]):
     A worker draws from one stream as long as it lives, so its draws for a batch depend on all earlier
     batches, and a run that resumes within an epoch must fetch them again. With `Seeded`, each batch starts
     its own streams (of torch, NumPy, Python, and of generators that the data set holds), and earlier batches
-    are not needed. In the main process nothing changes. Attributes are those of the data set.
+    are not needed. In the main process nothing changes. Attributes are those of the data set. Where several
+    processes share out a batch, each item starts its own streams instead, in the main process too.
 
     `Data.from_datasets(..., num_workers=2)` wraps data sets in it. With `persistent_workers=True` the loader
     has one seed for all epochs, so a batch of the same items has the same draws in each epoch.
@@ -37,6 +55,7 @@ class Seeded(Dataset[Any]):
 
     dataset: Any
     base_seed: int | None  # of workers in another process, for workers that replace them
+    items_draw: bool  # has an item of a `Part` drawn random numbers?
 
     def __init__(self, dataset: Any):
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
@@ -44,33 +63,51 @@ class Seeded(Dataset[Any]):
                 f"Seeded({type(dataset).__name__}): it needs a map-style data set, with __getitem__ and "
                 "__len__; pass an iterable one to the loader directly."
             )
-        self.dataset, self.base_seed = dataset, None
+        self.dataset, self.base_seed, self.items_draw = dataset, None, False
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
-        self._seed([index])  # a loader without batching requests single items
+        if isinstance(index, Part):  # a loader without batching requests several items as one
+            with restored(self.dataset) as own:
+                seed_all((index.seed, index.first), own)
+                return self.dataset[list(index)]
+        self._seed([index])  # or single items
         return self.dataset[index]
 
     def __getitems__(self, indices: Sequence[Any]) -> Any:
-        """The items of a batch, seeded once for all."""
+        """The items of a batch, seeded once for all; the items of a `Part` are seeded one by one."""
+        if isinstance(indices, Part):
+            with restored(self.dataset) as own:
+                return self._items_of(indices, own)
         self._seed(indices)
-        together = getattr(self.dataset, "__getitems__", None)
-        return together(indices) if together else [self.dataset[index] for index in indices]
+        return self._fetch(indices)
 
     def _seed(self, indices: Sequence[Any]) -> None:
         worker = get_worker_info()
         if worker is None:
             return
         base_seed = worker.seed - worker.id if self.base_seed is None else self.base_seed
-        key = repr((base_seed, list(indices))).encode()
-        seeds = [int.from_bytes(hashlib.blake2b(key, digest_size=8, salt=name).digest()) for name in STREAMS]
-        torch.default_generator.manual_seed(seeds[0])  # torch.manual_seed would also seed the devices
-        random.seed(seeds[1])
-        if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed([seeds[2] >> 32, seeds[2] % 2**32])
-        seed_generators(self.dataset, seeds[3])
+        seed_all((base_seed, list(indices)), generators_in(self.dataset).values())
+
+    def _fetch(self, indices: Sequence[Any]) -> Any:
+        together = getattr(self.dataset, "__getitems__", None)
+        return together(indices) if together else [self.dataset[index] for index in indices]
+
+    def _items_of(self, part: Part, own: list[Any]) -> Any:
+        if not self.items_draw:  # to seed each item takes longer than many an item
+            seed_all((part.seed, part.first), own)
+            before = states_of(own)
+            found = self._fetch(list(part))
+            if states_of(own) == before:
+                return found
+            self.items_draw = True
+        found = []
+        for position, index in enumerate(part, start=part.first):
+            seed_all((part.seed, position), own)
+            found.append(self.dataset[index])
+        return found
 
     def __getattr__(self, name: str) -> Any:
         if name in OWN or name.startswith("__"):  # pickle reads attributes before they exist
@@ -85,6 +122,36 @@ class Seeded(Dataset[Any]):
 
     def __repr__(self) -> str:
         return f"Seeded({self.dataset!r})"
+
+
+@contextmanager
+def restored(dataset: Any) -> Iterator[list[Any]]:
+    """The generators of a data set, which are restored: the loader may draw from them too."""
+    own = list(generators_in(dataset).values())
+    states = [(each, get(each)) for each in own if kind_of(each) != "epoch"]
+    try:
+        yield own
+    finally:
+        for each, state in states:
+            put(each, state)
+
+
+def seed_all(key: Any, own: Iterable[Any]) -> None:
+    """Seed the generators of torch, Python and NumPy, and those of a data set, by a key."""
+    text = repr(key).encode()
+    seeds = [int.from_bytes(hashlib.blake2b(text, digest_size=8, salt=name).digest()) for name in STREAMS]
+    torch.default_generator.manual_seed(seeds[0])  # torch.manual_seed would also seed the devices
+    random.seed(seeds[1])
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed([seeds[2] >> 32, seeds[2] % 2**32])
+    seed_generators(own, seeds[3])
+
+
+def states_of(own: Iterable[Any]) -> list[Any]:
+    """The states of the generators that `seed_all` seeds, in a form that can be compared."""
+    numpy = sys.modules.get("numpy")
+    states = [torch.get_rng_state(), random.getstate(), numpy and numpy.random.get_state(), *map(get, own)]
+    return [each.numpy().tobytes() if isinstance(each, Tensor) else pickle.dumps(each) for each in states]
 
 
 def seeded(dataset: Any, options: Mapping[str, Any]) -> Any:

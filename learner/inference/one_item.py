@@ -15,7 +15,7 @@ from callbacks.place.device import map_tensors
 from learner.data.batching import TensorLoader
 from learner.data.data import Data
 from learner.data.items import in_batch
-from learner.data.loaders import is_one_shot
+from learner.data.loaders import is_one_shot, is_open, is_sequence
 from learner.data.samples import Samples, samples_of
 from learner.inference.gathering import has_rows
 from learner.passes import positions, streams
@@ -46,7 +46,7 @@ def first_batch(data: Data, n_items: int = 2) -> Any:
         if isinstance(loader, TensorLoader):
             rows = tuple([column[:n_items] for column in loader.tensors])
             return rows if loader.keys is None else dict(zip(loader.keys, rows, strict=True))
-        if positions.is_sequence(loader) and loader:
+        if is_sequence(loader) and loader:
             return loader[0]
         if is_repeatable(loader):
             with unchanged(loader):
@@ -64,7 +64,7 @@ def is_repeatable(loader: Any) -> bool:
         return False
     if not isinstance(loader, DataLoader) and hasattr(loader, "__iter__"):
         return False  # an unknown class may count what it returns
-    return not any(map(streams.is_open, streams.state_of(loader).values()))
+    return not any(map(is_open, streams.state_of(loader).values()))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from learner.data.generators import takers
-from learner.passes import positions
+from learner.data.loaders import is_sequence
 
 
 def set_epoch(root: Any, number: int, done: dict[int, Any], *, is_late: bool = True) -> None:
@@ -30,7 +30,7 @@ def set_epoch(root: Any, number: int, done: dict[int, Any], *, is_late: bool = T
 
 def needs_no_number(loader: Any) -> bool:
     """Is this a list of batches without a `set_epoch` of its own?"""
-    return positions.is_sequence(loader) and not hasattr(loader, "set_epoch")
+    return is_sequence(loader) and not hasattr(loader, "set_epoch")
 
 
 def out_of_reach(loader: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from callbacks.core.output import print_line
 from learner.data.data import Data
 from learner.data.items import in_batch
 from learner.data.leaks import checked
-from learner.data.loaders import describe_loader, is_function, n_batches_of
+from learner.data.loaders import describe_loader, is_function, is_sequence, n_batches_of
 from learner.data.samples import Samples
 from learner.data.tensors import counted
 from learner.messages.problems import report_problems
@@ -239,7 +239,7 @@ def watched(learn: LearnerProtocol, source: Source, batches: Iterator[Any]) -> I
 
 def is_exact(loader: Any) -> bool:
     """Are the batches in memory, so that their number is known and no user code runs between them?"""
-    return isinstance(loader, positions.TensorLoader) or positions.is_sequence(loader)
+    return isinstance(loader, positions.TensorLoader) or is_sequence(loader)
 
 
 def has_exact_length(loader: Any) -> bool:

@@ -11,33 +11,36 @@ from torch.utils.data import DataLoader, IterableDataset
 from callbacks.core import draws
 from learner.data import generators, workers
 from learner.data.batching import TensorLoader
-from learner.data.loaders import is_function
+from learner.data.loaders import holds_iterators, is_function, is_sequence
 from learner.data.seeded import Seeded
+from learner.data.sharing import Shared
 from learner.data.tensors import counted, describe
-from learner.passes import streams
 
 WORKERS = "<workers>"  # a key beside the paths of generators, which contain no such name
-WHOLE = (list, tuple, range)  # types whose iterators draw no random numbers
-ITERATED: tuple[Any, ...] = tuple(kind.__iter__ for kind in WHOLE)
 
 
-def mark(loader: Any) -> dict[str, Any]:
-    """The random states that the next pass will draw from; call this immediately before the pass."""
+def mark(loader: Any, stream: Any = draws) -> dict[str, Any]:
+    """The random states that the next pass will draw from; call this immediately before the pass.
+
+    Args:
+        loader: the loader or function in the data.
+        stream: what the pass draws from: a `draws.Stream`, or by default the states of the process.
+    """
     workers.pass_the_end(loader)
-    return draws_of(loader)
+    return draws_of(loader, stream)
 
 
-def draws_of(loader: Any) -> dict[str, Any]:
+def draws_of(loader: Any, stream: Any = draws) -> dict[str, Any]:
     """The random states, the states of the generators that belong to a loader, and the order of tensors."""
-    state = {"random": draws.take(), "generators": generator_states(loader)}
+    state = {"random": stream.take(), "generators": generator_states(loader)}
     if isinstance(loader, TensorLoader):
         state["loader"] = loader.state_dict()
     return state
 
 
-def now(loader: Any) -> dict[str, Any]:
+def now(loader: Any, stream: Any = draws) -> dict[str, Any]:
     """The same in mid-pass, with the position of a loader that has one of its own."""
-    state = draws_of(loader)
+    state = draws_of(loader, stream)
     if has_own_position(loader):
         state["loader"] = loader.state_dict()
     return state
@@ -49,6 +52,7 @@ def resume(
     mark: dict[str, Any],
     now: dict[str, Any],
     n_done: int,
+    stream: Any = draws,
 ) -> Iterator[Any]:
     """Resume an interrupted pass.
 
@@ -58,6 +62,7 @@ def resume(
         mark: what `mark` returned before the pass.
         now: what `now` returned after the last batch that is done.
         n_done: the number of batches that are done; with 0 the pass starts again.
+        stream: what the pass draws from, as for `mark`.
 
     Returns:
         The other batches. All random states are those of `now`, and nothing is drawn before the first fetch.
@@ -65,11 +70,11 @@ def resume(
     Raises:
         ValueError: the loader has fewer batches than are done.
     """
-    restore(loader, mark)
+    restore(loader, mark, stream)
     if not n_done:
         return iter(batches())
     rest = rest_of(loader, batches, mark, now, n_done)
-    restore(loader, now)
+    restore(loader, now, stream)
     return rest
 
 
@@ -78,20 +83,24 @@ def rest_of(
 ) -> Iterator[Any]:
     """The batches from number `n_done` on, in the cheapest way that yields the same batches."""
     if isinstance(loader, TensorLoader):
-        check_enough(loader, n_done, len(loader))
         loader.load_state_dict(mark["loader"])
-        return loader.from_batch(n_done)
-    if is_sequence(loader):
-        check_enough(loader, n_done, len(loader))
-        return islice(iter(loader), n_done, None)
     if has_own_position(loader):
         loader.load_state_dict(now["loader"])
         return iter(batches())
-    if can_skip(loader):
+    found = batches()
+    if isinstance(found, Shared):
+        rest, n_skipped = found.after(n_done)
+    elif isinstance(loader, TensorLoader):
+        rest, n_skipped = loader.from_batch(n_done), len(loader)
+    elif is_sequence(loader):
+        rest, n_skipped = islice(iter(loader), n_done, None), len(loader)
+    elif can_skip(loader):
         rest, n_skipped = workers.skip(loader, n_done)
-        check_enough(loader, n_done, n_skipped)
-        return rest
-    return replay(loader, batches, n_done)
+    else:  # draw the batches that are done again, and discard them
+        rest = iter(found)
+        n_skipped = sum(1 for _ in islice(rest, n_done))
+    check_enough(loader, n_done, n_skipped)
+    return rest
 
 
 def limits(loader: Any) -> str | None:
@@ -138,9 +147,9 @@ def describe_source(loader: Any) -> str:
     return f"the function {getattr(loader, '__name__', loader)}" if is_function(loader) else describe(loader)
 
 
-def restore(loader: Any, state: dict[str, Any]) -> None:
+def restore(loader: Any, state: dict[str, Any], stream: Any = draws) -> None:
     """Restore the random states that `mark` or `now` returned."""
-    draws.put(state["random"])
+    stream.put(state["random"])
     set_generator_states(loader, state["generators"])
 
 
@@ -171,11 +180,6 @@ def set_generator_states(root: Any, states: Mapping[str, Mapping[str, Any]]) -> 
 # Kinds of loaders
 
 
-def is_sequence(loader: Any) -> bool:
-    """Is this a list, tuple or range, or a subclass with the same iteration?"""
-    return isinstance(loader, WHOLE) and type(loader).__iter__ in ITERATED
-
-
 def has_own_position(loader: Any) -> bool:
     """Can the loader save and restore its position?"""
     both = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
@@ -193,12 +197,4 @@ def can_skip(loader: Any) -> bool:
     # Persistent workers that have started drew in earlier epochs too, which cannot be repeated.
     have_started = workers.base_seed_of(loader) is not None
     alone = not loader.num_workers or isinstance(loader.dataset, Seeded) or have_started
-    return alone and not streams.holds_iterators(loader.dataset)
-
-
-def replay(loader: Any, batches: Callable[[], Iterable[Any]], n_done: int) -> Iterator[Any]:
-    """Draw the batches that are done again, and discard them."""
-    rest = iter(batches())
-    n_given = sum(1 for _ in islice(rest, n_done))
-    check_enough(loader, n_done, n_given)
-    return rest
+    return alone and not holds_iterators(loader.dataset)

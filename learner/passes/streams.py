@@ -8,7 +8,6 @@ continues, they are fetched again and discarded.
 from __future__ import annotations
 
 import inspect
-import io
 import types
 from collections import deque
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from learner.data import workers
-from learner.data.generators import PASSED_OVER, kind_of, walk
-from learner.data.loaders import is_one_shot
+from learner.data.generators import PASSED_OVER, walk
+from learner.data.loaders import holds_iterators, is_open
 
 SCALARS = (bool, int, float, str, type(None))
 MOST = 100_000  # a larger array is data, and is not compared
@@ -151,18 +150,6 @@ def state_of(loader: Any) -> dict[str, Any]:
         elif not is_map_style or path.startswith(("sampler", "batch_sampler")):
             found |= {f"{path}.{name}": value for name, value in values_of(part)}
     return found
-
-
-def holds_iterators(dataset: Any) -> bool:
-    """Does a data set return the next item, whatever the index?"""
-    return any(is_open(part) for _, part in walk(dataset))
-
-
-def is_open(part: Any) -> bool:
-    """Is this an iterator that continues at its position, and not visibly at its end?"""
-    if isinstance(part, io.IOBase) or kind_of(part) is not None or not is_one_shot(part):
-        return False
-    return not (inspect.isgenerator(part) and part.gi_frame is None)
 
 
 def values_of(part: Any) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,186 @@
+"""A rank's part of a `DataLoader`'s batches: it draws all indices, and fetches only its own items."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Subset, TensorDataset, default_collate
+
+from callbacks.core import draws
+from learner.data.at_once import Collated
+from learner.data.generators import generator_states
+from learner.data.leaks import checked
+from learner.data.loaders import holds_iterators
+from learner.data.seeded import Part, Seeded
+from learner.data.sharing.shares import Note, Share
+from learner.data.workers import is_torchs_own
+
+TORCHS_OWN = "torch.utils.data."  # its samplers draw when they start, not from batch to batch
+END = object()
+
+
+def is_possible(loader: Any) -> bool:
+    """Does this loader fetch items by indices that a sampler yields in batches?"""
+    if not is_torchs_own(loader) or holds_iterators(loader.dataset):
+        return False
+    return loader._auto_collation or isinstance(loader.sampler, BatchSampler)
+
+
+class Pass:
+    """A pass over a rank's parts of a `DataLoader`; a sampler that replaces the loader's own.
+
+    Args:
+        loader: for which `is_possible` is true.
+        share: which part the rank takes.
+        note: called with the numbers of items before each batch.
+        training: do all ranks need the same number of batches?
+        stream: the random states to draw indices from.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        share: Share,
+        note: Note,
+        *,
+        training: bool,
+        stream: AbstractContextManager[Any],
+    ):
+        self.loader, self.share, self.note, self.training = loader, share, note, training
+        self.stream, self.sampler, self.n_done = stream, loader._index_sampler, 0
+        self.notes: deque[tuple[int | None, int | None]] = deque()
+        with stream:
+            self.seed = seed_of(loader, share.epoch)
+
+    def after(self, n_done: int) -> tuple[Iterator[Any], int]:
+        """The batches after the first ones, and the number of those that were there to skip."""
+        self.n_done = n_done
+        can_draw = items_can_draw(self.loader)
+        with self.stream, replaced(self.loader, self, seed_items=can_draw):
+            batches = iter(self.loader)
+            n_skipped = self.last.skip()
+        self.n_done = 0
+        return self._noted(batches, can_draw and not self.loader.num_workers), n_skipped
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.share.group)
+
+    def __iter__(self) -> Iterator[Part]:
+        self.last = Parts(self)  # loaders with workers call this twice and use the second
+        return self.last
+
+    def _noted(self, batches: Iterator[Any], is_isolated: bool) -> Iterator[Any]:
+        source = checked(batches)
+        while True:
+            with draws.undrawn() if is_isolated else nullcontext():
+                batch = next(source, END)
+            if batch is END:
+                return
+            self.note(*self.notes.popleft())
+            yield batch
+
+
+class Parts:
+    """An iterator over the indices of a rank's parts."""
+
+    def __init__(self, owner: Pass):
+        self.owner, self.n_done, self.n_skipped, self.position = owner, owner.n_done, 0, 0
+        with owner.stream:
+            self.groups = owner.share.groups_of(iter(owner.sampler))
+        self.has_started = False
+        samplers = (owner.sampler, getattr(owner.sampler, "sampler", owner.sampler))
+        self.draws_later = not all(type(each).__module__.startswith(TORCHS_OWN) for each in samplers)
+        owner.notes.clear()
+
+    def skip(self) -> int:
+        """Skip the first groups now, if they are not skipped yet.
+
+        Returns:
+            The number of skipped groups.
+        """
+        n_done, self.n_done = self.n_done, 0
+        for group in islice(iter(self._next_group, None), n_done):
+            self.n_skipped += 1
+            self.position += sum(map(len, group))
+        return self.n_skipped
+
+    def __iter__(self) -> Iterator[Part]:
+        return self
+
+    def __next__(self) -> Part:
+        owner = self.owner
+        if self.n_done:
+            self.skip()
+        while (group := self._next_group()) is not None:
+            sizes = [len(each) for each in group]
+            start, self.position = self.position, self.position + sum(sizes)
+            taken = owner.share.of(sizes, training=owner.training)
+            if taken is None:
+                continue
+            owner.notes.append((taken.n_here, taken.n_everywhere))
+            first = start + sum(sizes[: taken.number]) + taken.start
+            return Part(group[taken.number][taken.start : taken.stop], owner.seed, first)
+        raise StopIteration
+
+    def _next_group(self) -> list[Any] | None:
+        with self.owner.stream if self.draws_later or not self.has_started else nullcontext():
+            self.has_started = True
+            group = next(self.groups, None)
+        return group and [each if type(each) is list else list(each) for each in group]
+
+
+@contextmanager
+def replaced(loader: DataLoader[Any], indices: Any, *, seed_items: bool) -> Iterator[None]:
+    """Replace what a loader starts a pass with: its sampler, and the data set by one that seeds each item."""
+    name = "batch_sampler" if loader._auto_collation else "sampler"  # as DataLoader._index_sampler does
+    held = vars(loader)  # DataLoader refuses assignments
+    kept = {each: held[each] for each in (name, "dataset", "in_order")}
+    dataset = held["dataset"]
+    held |= {name: indices, "in_order": True}  # the ranks take parts of the same batch
+    if seed_items and not isinstance(dataset, Seeded):
+        held["dataset"] = Seeded(dataset)
+    running: Any = loader._iterator  # of persistent workers, which keep their own sampler
+    if running is not None:
+        running._index_sampler = indices
+    try:
+        yield
+    finally:
+        held |= kept
+        if (running := loader._iterator) is not None:
+            running._index_sampler = kept[name]
+
+
+def items_can_draw(loader: DataLoader[Any]) -> bool:
+    """Can the items or their batches depend on random numbers? Those of plain tensors cannot."""
+    dataset: Any = loader.dataset
+    if type(dataset) is Collated:
+        return False
+    while type(dataset) in (Subset, Seeded):
+        dataset = dataset.dataset
+    return type(dataset) is not TensorDataset or loader.collate_fn is not default_collate
+
+
+def seed_of(loader: DataLoader[Any], epoch: int) -> int:
+    """A seed for the items of a pass, from the number of the epoch and the random states at its start."""
+    states = {
+        "random": draws.take(("torch", "python", "numpy")),
+        "own": generator_states(loader),
+        "epoch": epoch,
+    }
+    return int.from_bytes(hashlib.blake2b(as_bytes(states), digest_size=8).digest())
+
+
+def as_bytes(states: Any) -> bytes:
+    """Random states as bytes, equal for equal states."""
+    if isinstance(states, dict):
+        return b"".join(as_bytes(each) for item in sorted(states.items()) for each in item)
+    if isinstance(states, (list, tuple)):
+        return b"".join(map(as_bytes, states))
+    return states.numpy().tobytes() if isinstance(states, Tensor) else pickle.dumps(states)

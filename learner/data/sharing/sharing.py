@@ -1,0 +1,125 @@
+"""Iterate over a rank's part of the batches that one process would iterate over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from callbacks.core.draws import Stream
+from learner.data import items
+from learner.data.batching import Span, TensorLoader
+from learner.data.leaks import checked
+from learner.data.loaders import is_sequence
+from learner.data.sharing import by_index
+from learner.data.sharing.shares import Note, Share
+from learner.data.sharing.slicing import HINT, Slicer
+from learner.data.tensors import describe
+
+END = object()
+
+
+def shared(
+    loader: Any,
+    batches: Callable[[], Iterable[Any]],
+    share: Share,
+    note: Note,
+    data: Any,
+    *,
+    training: bool = True,
+    stream: Stream | None = None,
+) -> Shared:
+    """What a rank iterates over, instead of the batches that one process would iterate over.
+
+    All ranks draw the same batches from the user's own sampler or loader, in the same order, and each takes
+    its part. So they need equal loaders and equal random states at the start of a pass: keep a `Stream` for
+    the data, because models may draw differently on each rank.
+
+    Args:
+        loader: the loader or function in the data.
+        batches: a function that returns the batches of a pass, such as a `DataLoader`.
+        share: which part of each batch the rank takes.
+        note: called before each batch with the number of items in it, and that of all ranks; both are None if
+            they are unknown. If the first is 0, the batch only keeps the ranks in step, and must not count.
+        data: the `Data`, which splits a batch and counts its items.
+        training: do all ranks need the same number of batches? In validation a rank for which nothing is left
+            of a batch skips it.
+        stream: the random states for the data; by default those of the process.
+    """
+    return Shared(batches, share, note, data, training, nullcontext() if stream is None else stream)
+
+
+@dataclass
+class Shared:
+    """A rank's part of the batches of a pass; see `shared`."""
+
+    batches: Callable[[], Iterable[Any]]
+    share: Share
+    note: Note
+    data: Any
+    training: bool
+    stream: AbstractContextManager[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.after(0)[0]
+
+    def after(self, n_done: int) -> tuple[Iterator[Any], int]:
+        """The batches after the first ones, and the number of those that were there to skip."""
+        with self.stream:
+            found = self.batches()
+        if isinstance(found, TensorLoader) and not self.share.sharded:
+            n_skipped = min(n_done, self.share.length(len(found)) or 0)
+            return found.from_batch(0, self._spans(found, n_done)), n_skipped
+        if by_index.is_possible(found) and not self.share.sharded:
+            here = by_index.Pass(found, self.share, self.note, training=self.training, stream=self.stream)
+            return here.after(n_done)
+        groups = self.share.groups_of(self._drawn(found))
+        n_skipped = sum(1 for _ in islice(groups, n_done))
+        return self._parts(groups), n_skipped
+
+    def _spans(self, loader: TensorLoader, n_done: int) -> Iterator[Span]:
+        """The rank's range of each batch in the order of the epoch."""
+        for group in self.share.groups_of(loader.spans(n_done * self.share.group)):
+            taken = self.share.of([stop - start for start, stop in group], training=self.training)
+            if taken is not None:
+                self.note(taken.n_here, taken.n_everywhere)
+                first = group[taken.number][0]
+                yield first + taken.start, first + taken.stop
+
+    def _drawn(self, found: Iterable[Any]) -> Iterator[Any]:
+        """The batches, drawn from the stream."""
+        stream = nullcontext() if is_sequence(found) else self.stream
+        with stream:
+            batches = checked(iter(found))
+        while True:
+            with stream:
+                batch = next(batches, END)
+            if batch is END:
+                return
+            yield batch
+
+    def _parts(self, groups: Iterator[list[Any]]) -> Iterator[Any]:
+        """The rank's part of each batch."""
+        slicer = Slicer()
+        for group in groups:
+            if self.share.sharded:
+                self.note(None, None)
+                yield group[0]
+                continue
+            sizes = [self._size(batch) for batch in group]
+            taken = self.share.of(sizes, training=self.training)
+            if taken is None:
+                continue
+            batch = group[taken.number]
+            if not self.share.each:
+                batch = slicer.slice(batch, taken.start, taken.stop, taken.n_everywhere)
+            self.note(taken.n_here, taken.n_everywhere)
+            yield batch
+
+    def _size(self, batch: Any) -> int | None:
+        n_items = items.known_count(self.data, batch)
+        if n_items is None and not self.share.each:
+            raise TypeError(f"a batch, {describe(batch)}, cannot be split into items. {HINT}")
+        return n_items
