@@ -94,6 +94,7 @@ def memory(setting: Setting) -> Iterator[Row]:
         "the defaults": partial(ours, setting, work),
         "LeanStep": partial(ours, setting, work, LeanStep(), defaults=()),
         "WholeStep": partial(ours, setting, work, WholeStep(), defaults=()),
+        "WholeStep(graphs=True)": partial(ours, setting, work, WholeStep(graphs=True), defaults=()),
     }
     for name, make in makers.items():
         yield measured(f"{work.title}: {name}", partial(peak_of, make), setting)

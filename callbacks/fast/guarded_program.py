@@ -94,8 +94,8 @@ class Program:
         call: its code.
     """
 
-    def __init__(self, backend: Backend):
-        self.backend = backend
+    def __init__(self, backend: Backend, *, graphs: bool = False):
+        self.backend, self._graphs = backend, graphs
         self.function = FunctionType(step.__code__.replace(), dict(globals()), step.__name__)
         self._compiled = torch.compile(self.function, fullgraph=True, dynamic=False, backend=self._compile)
         self.trained: list[Tensor] | None = None
@@ -168,7 +168,7 @@ class Program:
         self._read = [ref(each) for each in tensors if not each.requires_grad]
         self.keep(())
         self.is_made = True
-        return compiled(self.backend, graph, inputs)
+        return compiled(self.backend, graph, inputs, graphs=self._graphs)
 
     def keep(self, others: Iterator[Tensor] | tuple[Tensor, ...]) -> None:
         """Copy what the program may change, and other tensors."""
@@ -208,7 +208,7 @@ def refuse(message: str, *_: Any, **__: Any) -> None:
     raise RuntimeError(message)
 
 
-def compiled(backend: Backend, graph: Any, inputs: list[Any]) -> Any:
+def compiled(backend: Backend, graph: Any, inputs: list[Any], *, graphs: bool) -> Any:
     """The graph as code."""
     if not isinstance(backend, str):
         return backend(graph, inputs)
@@ -217,7 +217,8 @@ def compiled(backend: Backend, graph: Any, inputs: list[Any]) -> Any:
     if backend != "inductor":
         return make(graph, inputs)
     # random numbers are those of the ordinary step
-    return make(graph, inputs, config_patches={"fallback_random": True})
+    options = {"fallback_random": True, **({"triton.cudagraphs": True} if graphs else {})}
+    return make(graph, inputs, config_patches=options)
 
 
 def check_known(backend: str) -> None:

@@ -19,6 +19,7 @@ from callbacks.fast.lean_optimizer import set_grad_enabled
 from callbacks.fast.lean_proof import Unfit
 from callbacks.fast.program_proof import N_TIMED, Proof, kind_of
 from callbacks.fast.unguarded import Unguarded
+from callbacks.place.layout import GraphMemory
 
 N_SETTINGS = 8  #: programs for one kind of batch in a fit; with more, a setting changes all the time
 N_TRIES = 3  #: batches in a row without a program, for a reason that may pass
@@ -44,8 +45,8 @@ class Programs:
     with the ordinary step.
     """
 
-    def __init__(self, backend: Backend, n_kinds: int):
-        self.backend, self.n_kinds = backend, n_kinds
+    def __init__(self, backend: Backend, n_kinds: int, *, graphs: bool = False):
+        self.backend, self.n_kinds, self.graphs = backend, n_kinds, graphs
         self.unguarded = Unguarded()
         self.clear()
         self.begin()
@@ -64,6 +65,7 @@ class Programs:
     def rest(self) -> None:
         """End a fit: hold nothing of the learner."""
         self.here: dict[str, Any] = {"model": None, "loss_func": None}
+        self._memory = GraphMemory()
         self._extra: list[Tensor] = []  # parameters beside model and loss
         self.unguarded.rest()
         for each in self._all:
@@ -94,6 +96,8 @@ class Programs:
         self.unguarded.check_hooks(here["params"], learn.model)
         if not self.unguarded.is_same():
             self._all, self.unguarded = [], Unguarded()
+        if self.graphs:
+            self._memory.begin_step(learn)
         before = torch.is_grad_enabled()
         set_grad_enabled(False)
         try:
@@ -116,6 +120,8 @@ class Programs:
             program.trained = [each for each in self.here["params"] if each.requires_grad]
         if program.copies:
             grads = [each if each is None else each.clone() for each in grads]
+        if self.graphs:
+            preds, loss = pytree.tree_map_only(Tensor, Tensor.clone, (preds, loss))
         preds = as_leaf(preds) if type(preds) is Tensor else pytree.tree_map_only(Tensor, as_leaf, preds)
         return Pending(program, self.here, preds, loss.requires_grad_(), grads)
 
@@ -151,7 +157,7 @@ class Programs:
             what = f"`{self._all[-1].failed_guard(self.here)}`" if self._all else "a method of a class"
             raise Unfit(f"{what} has changed {N_SETTINGS} times, and each value needs a program of its own")
         report_compiling(learn, self.backend, kind)
-        program = Program(self.backend)
+        program = Program(self.backend, graphs=self.graphs)
         try:
             pending = self._prove(learn, program, is_new=True)
         except Unfit as reason:

@@ -98,10 +98,11 @@ class Proof:
 
     def _timed(self, call: Callable[..., Any]) -> tuple[Any, float]:
         """What a step computes, and its seconds; waits for the device."""
+        device = self.learn.device
+        synchronize(device)
         begun = time.perf_counter()
         outs = call(*self.here.values())
-        if outs[1].device.type not in ("cpu", "meta"):
-            torch.accelerator.synchronize(outs[1].device)
+        synchronize(device)
         return outs, time.perf_counter() - begun
 
     def _undo(self) -> None:
@@ -171,6 +172,12 @@ class Proof:
             for each, still in weights:
                 each.copy_(still)
         return found
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that was queued."""
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
 
 
 def changed_of(kept: list[tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:

@@ -65,6 +65,8 @@ class WholeStep(Callback):
             `"aot_eager"` generate no code, which helps to find an error; their programs are not timed.
         update: deprecated, has no effect: the update is always that of `LeanStep`.
         n_programs: how many kinds of batches get a program, at least 1.
+        graphs: on CUDA, record each program of `"inductor"` as a CUDA graph, which replays all kernels at
+            once. Predictions and the loss are copied, weights and buffers are not. Not tried on a GPU yet.
 
     Attributes:
         kinds: the kinds of batches that have a program, as text.
@@ -90,6 +92,7 @@ class WholeStep(Callback):
         *,
         update: Literal["compiled", "ordinary"] | None = None,
         n_programs: int = 4,
+        graphs: bool = False,
         name: str | None = None,
     ):
         super().__init__(name=name)
@@ -109,16 +112,19 @@ class WholeStep(Callback):
                 DeprecationWarning,
                 stacklevel=2,
             )
-        self.backend, self.update, self.n_programs = backend, update, n_programs
+        self.backend, self.update, self.n_programs, self.graphs = backend, update, n_programs, graphs
         self.kinds: list[str] = []
-        self._programs = Programs(backend, n_programs)
+        self._programs = self._new_programs()
         self._reason: str | None = None
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes without the programs, which cannot be copied."""
         learners = {"_pending": None, "_callbacks": None, "_update": None}
-        return {**vars(self), **learners, "_programs": Programs(self.backend, self.n_programs)}
+        return {**vars(self), **learners, "_programs": self._new_programs()}
+
+    def _new_programs(self) -> Programs:
+        return Programs(self.backend, self.n_programs, graphs=self.graphs)
 
     def _forget(self) -> None:
         self._pending: Pending | None = None
@@ -148,8 +154,9 @@ class WholeStep(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._forget()
         self._reason, self.kinds = None, []
-        if (self._programs.backend, self._programs.n_kinds) != (self.backend, self.n_programs):
-            self._programs = Programs(self.backend, self.n_programs)
+        known = self._programs.backend, self._programs.n_kinds, self._programs.graphs
+        if known != (self.backend, self.n_programs, self.graphs):
+            self._programs = self._new_programs()
         self._programs.begin()
         self._look(learn)
 

@@ -111,7 +111,7 @@ class Compile(Callback):
             names = ", ".join(torch.compiler.list_backends(exclude_tags=()))
             raise ValueError(f"Compile({backend!r}): this backend does not exist. Available: {names}.")
         self._model: nn.Module | None = None
-        self._owns_gradients = False
+        self._graphs = GraphMemory()
 
     @property
     def _uses_graphs(self) -> bool:
@@ -150,20 +150,30 @@ class Compile(Callback):
         self._model, model._compiled_call_impl = model, call  # the attribute that model.compile() sets, too
 
     def before_batch(self, learn: LearnerProtocol) -> None:
-        if not self._uses_graphs:
-            return
-        if learn.n_waiting and not self._owns_gradients:
-            for group in learn.optimizer.param_groups:
-                for each in group["params"]:
-                    each.grad = None if each.grad is None else each.grad.clone()
-        self._owns_gradients = bool(learn.n_waiting)  # later batches are added to them in place
-        torch.compiler.cudagraph_mark_step_begin()
+        if self._uses_graphs:
+            self._graphs.begin_step(learn)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        self._owns_gradients = False
+        self._graphs = GraphMemory()
         if self._model is not None:
             self._model._compiled_call_impl = None
         self._model = None
+
+
+class GraphMemory:
+    """The memory of CUDA graphs, which each step overwrites."""
+
+    def __init__(self) -> None:
+        self._is_empty = False  # do gradients that wait for an update have their own memory?
+
+    def begin_step(self, learn: LearnerProtocol) -> None:
+        """Copy gradients that wait for an update, and mark the start of a step for torch."""
+        if learn.n_waiting and not self._is_empty:
+            for group in learn.optimizer.param_groups:
+                for each in group["params"]:
+                    each.grad = None if each.grad is None else each.grad.clone()
+        self._is_empty = bool(learn.n_waiting)  # later batches are added to them in place
+        torch.compiler.cudagraph_mark_step_begin()
 
 
 def copied(leaf: Any) -> Any:
