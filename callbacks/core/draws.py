@@ -38,43 +38,6 @@ def undrawn() -> Iterator[None]:
         put(states)
 
 
-class Stream:
-    """Random states of their own, which the generators have within a `with` block.
-
-    The blocks may be nested. Where several processes share out one stream of data, all of them draw it from
-    such a stream, which the draws of their models do not disturb.
-
-    Args:
-        states: what `take` returned; by default the current states.
-    """
-
-    def __init__(self, states: dict[str, Any] | None = None):
-        self.states = take() if states is None else states
-        self._outside: dict[str, Any] | None = None
-        self._depth = 0
-
-    def take(self) -> dict[str, Any]:
-        """The states, outside of a block."""
-        return self.states
-
-    def put(self, states: dict[str, Any]) -> None:
-        """Continue from the states that `take` returned."""
-        self.states = states
-
-    def __enter__(self) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            self._outside = take()
-            put(self.states)
-
-    def __exit__(self, *error: object) -> None:
-        self._depth -= 1
-        if self._depth == 0 and self._outside is not None:
-            self.states = take()
-            put(self._outside)
-            self._outside = None
-
-
 def is_in_use(name: str) -> bool:
     """Can a number have been drawn from it?"""
     if name == "cuda":

@@ -20,12 +20,15 @@ class Ranks:
     Attributes:
         rank: the number of this process.
         size: the number of processes.
+        group: the number of batches that the processes take in one step, each a whole one; 1 if they share
+            a batch.
         n_here: items of the current batch in this process; None if it is all of them.
         n_everywhere: items of the current batch in all processes.
     """
 
     rank: int = 0
     size: int = 1
+    group: int = 1
     n_here: int | None = None
     n_everywhere: int | None = None
 
@@ -61,6 +64,10 @@ class Ranks:
     def drawing_data(self) -> AbstractContextManager[Any]:
         """A context in which random numbers are equal in all processes, for drawing the order of data."""
         return nullcontext()
+
+    def n_steps(self, n_batches: int | None) -> int | None:
+        """The number of batches that each process gets of a training pass of so many."""
+        return None if n_batches is None else -(-n_batches // self.group)
 
     @property
     def random(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Group(groups.Group):
     def __init__(self, each: bool, sharded: bool, divisor: Callable[..., Any]):
         super().__init__()
         self.each, self.sharded = each, sharded
+        self.group = self.size if each and not sharded else 1
         self._divisor = divisor
         self._wish: tuple[str, Any, Any] | None = None  # stop or cancel, its reason or class, the signal
         self._unit: Any = None

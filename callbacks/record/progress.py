@@ -71,7 +71,9 @@ class Progress(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.cleanup_fit(learn)
         self._fit_begun = self._epoch_begun = time.monotonic()
-        self._lengths = {name: length_of(each) for name, each in learn.data.loaders.items()}
+        self._lengths = {
+            name: learn.ranks.n_steps(length_of(each)) for name, each in learn.data.loaders.items()
+        }
         self._next_draw = 0.0 if can_show_a_bar() else NEVER
         width = n_columns(sys.stdout) if is_terminal(sys.stdout) else None
         self._notebook = NotebookTable() if in_notebook() else None

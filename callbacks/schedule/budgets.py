@@ -187,7 +187,7 @@ def n_batches_of(loader: Any) -> int | None:
 
 def n_train_batches(learn: LearnerProtocol) -> int | None:
     """Batches of a training pass, fewer with `ShortEpoch`; None if the length is not known."""
-    n_batches = n_batches_of(learn.data.train)
+    n_batches = learn.ranks.n_steps(n_batches_of(learn.data.train))
     for each in learn.callbacks:
         if isinstance(each, ShortEpoch) and each.on in ("train", "both"):
             limit = n_batches_of_share(each.size, n_batches, "train")

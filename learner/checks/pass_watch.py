@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from callbacks.core.contract import Callback, LearnerProtocol, LearnerWarning, Order
+from callbacks.core.ranks import ALONE
 from learner.messages.problems import report_problems
 from learner.passes.epoch_numbers import needs_no_number, out_of_reach, set_epoch
 from learner.state.protocol import FullLearner
@@ -28,6 +29,7 @@ class PassWatch(Callback):
 
     def before_epoch(self, learn: Any) -> None:
         self._has_started, known = True, learn.loop.known
+        known.ranks = learn.ranks
         known.number, known.numbered = learn.n_epochs_before + learn.epoch, {}
         loader = learn.data.train
         known.size_before = getattr(loader, "batch_size", None)
@@ -53,7 +55,7 @@ class PassWatch(Callback):
 
     def cleanup_fit(self, learn: Any) -> None:
         known = learn.loop.known
-        known.numbered = known.point = None
+        known.ranks, known.numbered, known.point = ALONE, None, None
         known.at_end = dict(learn.data.loaders)
         if self._has_started or learn.resumed:
             learn.n_epochs_before += learn.epoch + (learn.error is None)

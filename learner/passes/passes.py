@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader
 
 from callbacks.core.contract import LearnerProtocol, LearnerWarning
 from callbacks.core.output import print_line
+from callbacks.core.ranks import ALONE, Ranks
 from learner.data.data import Data
-from learner.data.items import in_batch
 from learner.data.leaks import checked
 from learner.data.loaders import describe_loader, is_function, is_sequence, n_batches_of
 from learner.data.samples import Samples
+from learner.data.sharing import Share, shared
 from learner.data.tensors import counted
 from learner.messages.problems import report_problems
-from learner.passes import positions, ranks, streams
+from learner.passes import positions, streams
 from learner.passes.epoch_numbers import set_epoch
 
 
@@ -97,6 +97,7 @@ class Known:
         sources: what the passes over each loader have shown, by the name of the pass.
         at_start: the loaders at the start of the fit, and their fingerprints then, by name.
         at_end: the loaders at the end of the last fit, by name.
+        ranks: the processes that train together in this fit.
         number: of the current epoch, over all fits; data sets shuffle by it.
         numbered: the objects whose `set_epoch` was called in this epoch, by id; None outside of an epoch.
         size_before: the batch size of training before the callbacks of this epoch.
@@ -108,6 +109,7 @@ class Known:
     sources: dict[str, Source] = field(default_factory=dict)
     at_start: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     at_end: dict[str, Any] = field(default_factory=dict)
+    ranks: Ranks = ALONE
     number: int = 0
     numbered: dict[int, Any] | None = None
     size_before: Any = None
@@ -148,17 +150,26 @@ class Known:
         batches = learn.data.batches(loader)
         if learn.training and is_function(loader) and self.numbered is not None:
             set_epoch(batches, self.number, self.numbered)
-        if learn.ranks.size == 1:
+        ranks = learn.ranks
+        if ranks is ALONE:
             return batches
-        count = partial(in_batch, learn.data)
-        return ranks.shared(batches, learn.ranks, count, training=learn.training)
+        share = Share(ranks.rank, ranks.size, ranks.each, ranks.sharded, self.number)
+        return shared(
+            loader,
+            lambda: batches,
+            share,
+            ranks.set_counts,
+            learn.data,
+            training=learn.training,
+            stream=ranks.drawing_data,
+        )
 
     def length_of(self, loader: Any, name: str) -> tuple[int | None, bool]:
         """The number of batches of a pass, and whether it is certain.
 
         If the length of a loader was wrong, it is the number in the last pass, until the length changes.
         """
-        n_batches = n_batches_of(loader)
+        n_batches = self.ranks.n_steps(n_batches_of(loader))
         if n_batches is None or is_exact(loader):
             return n_batches, True
         source = self.source_of(loader, name)

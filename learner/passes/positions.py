@@ -19,28 +19,23 @@ from learner.data.tensors import counted, describe
 WORKERS = "<workers>"  # a key beside the paths of generators, which contain no such name
 
 
-def mark(loader: Any, stream: Any = draws) -> dict[str, Any]:
-    """The random states that the next pass will draw from; call this immediately before the pass.
-
-    Args:
-        loader: the loader or function in the data.
-        stream: what the pass draws from: a `draws.Stream`, or by default the states of the process.
-    """
+def mark(loader: Any) -> dict[str, Any]:
+    """The random states that the next pass will draw from; call this immediately before the pass."""
     workers.pass_the_end(loader)
-    return draws_of(loader, stream)
+    return draws_of(loader)
 
 
-def draws_of(loader: Any, stream: Any = draws) -> dict[str, Any]:
+def draws_of(loader: Any) -> dict[str, Any]:
     """The random states, the states of the generators that belong to a loader, and the order of tensors."""
-    state = {"random": stream.take(), "generators": generator_states(loader)}
+    state = {"random": draws.take(), "generators": generator_states(loader)}
     if isinstance(loader, TensorLoader):
         state["loader"] = loader.state_dict()
     return state
 
 
-def now(loader: Any, stream: Any = draws) -> dict[str, Any]:
+def now(loader: Any) -> dict[str, Any]:
     """The same in mid-pass, with the position of a loader that has one of its own."""
-    state = draws_of(loader, stream)
+    state = draws_of(loader)
     if has_own_position(loader):
         state["loader"] = loader.state_dict()
     return state
@@ -52,7 +47,6 @@ def resume(
     mark: dict[str, Any],
     now: dict[str, Any],
     n_done: int,
-    stream: Any = draws,
 ) -> Iterator[Any]:
     """Resume an interrupted pass.
 
@@ -62,7 +56,6 @@ def resume(
         mark: what `mark` returned before the pass.
         now: what `now` returned after the last batch that is done.
         n_done: the number of batches that are done; with 0 the pass starts again.
-        stream: what the pass draws from, as for `mark`.
 
     Returns:
         The other batches. All random states are those of `now`, and nothing is drawn before the first fetch.
@@ -70,11 +63,11 @@ def resume(
     Raises:
         ValueError: the loader has fewer batches than are done.
     """
-    restore(loader, mark, stream)
+    restore(loader, mark)
     if not n_done:
         return iter(batches())
     rest = rest_of(loader, batches, mark, now, n_done)
-    restore(loader, now, stream)
+    restore(loader, now)
     return rest
 
 
@@ -147,9 +140,9 @@ def describe_source(loader: Any) -> str:
     return f"the function {getattr(loader, '__name__', loader)}" if is_function(loader) else describe(loader)
 
 
-def restore(loader: Any, state: dict[str, Any], stream: Any = draws) -> None:
+def restore(loader: Any, state: dict[str, Any]) -> None:
     """Restore the random states that `mark` or `now` returned."""
-    stream.put(state["random"])
+    draws.put(state["random"])
     set_generator_states(loader, state["generators"])
 
 

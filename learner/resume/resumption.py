@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from callbacks.core.output import print_line
+from callbacks.core.ranks import ALONE, Ranks
 from callbacks.core.warning import warn
 from callbacks.save.checkpoint import Checkpoint
 from callbacks.schedule.param_scheduler import ParamScheduler
@@ -43,6 +44,7 @@ class Resumption:
         self.position = self.fit["position"]
         self.is_of_a_later_fit = self.may_lose_callbacks = False
         self.undo: Undo | None = None
+        self.ranks: Ranks = ALONE
         self.allow: tuple[str, ...] = ()
 
     @property
@@ -77,6 +79,7 @@ class Resumption:
         Returns:
             The first epoch to run.
         """
+        self.ranks = learn.ranks
         if self.undo is not None:
             with unchanged_on_error(self.undo, self.path):
                 self._restore(learn)
@@ -120,7 +123,8 @@ class Resumption:
 
     def rewind(self, loader: Any) -> None:
         """Restore the random states of the start of the training pass, after a validation pass."""
-        positions.restore(loader, self.fit["mark"])
+        with self.ranks.drawing_data():
+            positions.restore(loader, self.fit["mark"])
         if "loader" in self.fit["mark"]:
             loader.load_state_dict(self.fit["mark"]["loader"])
 

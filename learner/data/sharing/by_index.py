@@ -6,7 +6,7 @@ import hashlib
 import pickle
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,7 @@ from learner.data.generators import generator_states
 from learner.data.leaks import checked
 from learner.data.loaders import holds_iterators
 from learner.data.seeded import Part, Seeded
-from learner.data.sharing.shares import Note, Share
+from learner.data.sharing.shares import Note, Share, Stream
 from learner.data.workers import is_torchs_own
 
 TORCHS_OWN = "torch.utils.data."  # its samplers draw when they start, not from batch to batch
@@ -41,7 +41,7 @@ class Pass:
         share: which part the rank takes.
         note: called with the numbers of items before each batch.
         training: do all ranks need the same number of batches?
-        stream: the random states to draw indices from.
+        stream: a function that returns a context in which all ranks draw the same random numbers.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class Pass:
         note: Note,
         *,
         training: bool,
-        stream: AbstractContextManager[Any],
+        stream: Stream,
     ):
         self.loader, self.share, self.note, self.training = loader, share, note, training
         self.stream, self.sampler, self.n_done = stream, loader._index_sampler, 0
         self.notes: deque[tuple[int | None, int | None]] = deque()
-        with stream:
+        with stream():
             self.seed = seed_of(loader, share.epoch)
 
     def after(self, n_done: int) -> tuple[Iterator[Any], int]:
         """The batches after the first ones, and the number of those that were there to skip."""
         self.n_done = n_done
         can_draw = items_can_draw(self.loader)
-        with self.stream, replaced(self.loader, self, seed_items=can_draw):
+        with self.stream(), replaced(self.loader, self, seed_items=can_draw):
             batches = iter(self.loader)
             n_skipped = self.last.skip()
         self.n_done = 0
@@ -92,7 +92,7 @@ class Parts:
 
     def __init__(self, owner: Pass):
         self.owner, self.n_done, self.n_skipped, self.position = owner, owner.n_done, 0, 0
-        with owner.stream:
+        with owner.stream():
             self.groups = owner.share.groups_of(iter(owner.sampler))
         self.has_started = False
         samplers = (owner.sampler, getattr(owner.sampler, "sampler", owner.sampler))
@@ -130,7 +130,7 @@ class Parts:
         raise StopIteration
 
     def _next_group(self) -> list[Any] | None:
-        with self.owner.stream if self.draws_later or not self.has_started else nullcontext():
+        with (self.owner.stream if self.draws_later or not self.has_started else nullcontext)():
             self.has_started = True
             group = next(self.groups, None)
         return group and [each if type(each) is list else list(each) for each in group]

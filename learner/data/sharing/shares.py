@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, NamedTuple
 
+Stream = Callable[[], AbstractContextManager[Any]]  # a context in which all ranks draw the same numbers
 Note = Callable[[int | None, int | None], None]  # takes the number of items here and everywhere
 
 

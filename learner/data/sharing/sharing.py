@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from callbacks.core.draws import Stream
 from learner.data import items
 from learner.data.batching import Span, TensorLoader
 from learner.data.leaks import checked
 from learner.data.loaders import is_sequence
 from learner.data.sharing import by_index
-from learner.data.sharing.shares import Note, Share
+from learner.data.sharing.shares import Note, Share, Stream
 from learner.data.sharing.slicing import HINT, Slicer
 from learner.data.tensors import describe
 
@@ -29,13 +28,12 @@ def shared(
     data: Any,
     *,
     training: bool = True,
-    stream: Stream | None = None,
+    stream: Stream = nullcontext,
 ) -> Shared:
     """What a rank iterates over, instead of the batches that one process would iterate over.
 
     All ranks draw the same batches from the user's own sampler or loader, in the same order, and each takes
-    its part. So they need equal loaders and equal random states at the start of a pass: keep a `Stream` for
-    the data, because models may draw differently on each rank.
+    its part. So they need equal loaders, and equal random states at the start of a pass.
 
     Args:
         loader: the loader or function in the data.
@@ -46,9 +44,9 @@ def shared(
         data: the `Data`, which splits a batch and counts its items.
         training: do all ranks need the same number of batches? In validation a rank for which nothing is left
             of a batch skips it.
-        stream: the random states for the data; by default those of the process.
+        stream: a function that returns a context in which all ranks draw the same random numbers.
     """
-    return Shared(batches, share, note, data, training, nullcontext() if stream is None else stream)
+    return Shared(batches, share, note, data, training, stream)
 
 
 @dataclass
@@ -60,14 +58,14 @@ class Shared:
     note: Note
     data: Any
     training: bool
-    stream: AbstractContextManager[Any]
+    stream: Stream
 
     def __iter__(self) -> Iterator[Any]:
         return self.after(0)[0]
 
     def after(self, n_done: int) -> tuple[Iterator[Any], int]:
         """The batches after the first ones, and the number of those that were there to skip."""
-        with self.stream:
+        with self.stream():
             found = self.batches()
         if isinstance(found, TensorLoader) and not self.share.sharded:
             n_skipped = min(n_done, self.share.length(len(found)) or 0)
@@ -90,11 +88,11 @@ class Shared:
 
     def _drawn(self, found: Iterable[Any]) -> Iterator[Any]:
         """The batches, drawn from the stream."""
-        stream = nullcontext() if is_sequence(found) else self.stream
-        with stream:
+        stream = nullcontext if is_sequence(found) else self.stream
+        with stream():
             batches = checked(iter(found))
         while True:
-            with stream:
+            with stream():
                 batch = next(batches, END)
             if batch is END:
                 return

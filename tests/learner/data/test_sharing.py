@@ -20,7 +20,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from callbacks.core.draws import Stream
+from callbacks.core import draws
+from callbacks.distributed.streams import Streams
 from learner import Blocks, Data, TensorLoader
 from learner.data.seeded import Seeded
 from learner.data.seeds import seed_everything
@@ -131,7 +132,8 @@ LOADERS = {
 def parts(make, share: Share, *, training=True, n_passes=1, disturb=0, **options):
     """For each pass and batch: what a rank got, and what was noted."""
     seed_everything(1)
-    data, stream, found = Data(make(), **options), Stream(), []
+    data, found = Data(make(), **options), []
+    streams = Streams(share.rank, draws.take())  # the model draws other numbers on each rank
     for epoch in range(n_passes):
         noted: list[tuple] = []
         of_pass = shared(
@@ -141,7 +143,7 @@ def parts(make, share: Share, *, training=True, n_passes=1, disturb=0, **options
             lambda *numbers, noted=noted: noted.append(numbers),
             data,
             training=training,
-            stream=stream,
+            stream=streams.drawing_data,
         )
         found.append([])
         for batch in of_pass:
