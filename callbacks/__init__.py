@@ -24,6 +24,7 @@ from callbacks.core.every import Every
 from callbacks.core.missing_names import missing_callback as _missing_callback
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import When
+from callbacks.distributed.distributed import Distributed
 from callbacks.fast.lean_step import LeanStep
 from callbacks.fast.whole_step import WholeStep
 from callbacks.guard.blackbox import BlackBox
@@ -109,6 +110,7 @@ __all__ = [
     "DevicePlacement",
     "DeviceStats",
     "Direction",
+    "Distributed",
     "EarlyStopping",
     "Every",
     "ExplainedVariance",

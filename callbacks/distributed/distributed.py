@@ -29,7 +29,8 @@ class Distributed(Callback):
     and bit for bit those of one process that accumulates the parts of each batch (except for random layers,
     and for batch norm, which sees parts). Results are those of all ranks, and every rank has the same.
 
-    If `torchrun` has started the process, a learner adds this callback by itself. The first rank alone
+    If `torchrun` has started the process, a learner adds this callback by itself. In a process that no
+    launcher has started it does nothing, so the same script runs alone too. The first rank alone
     prints, draws and writes. `learn.stop` and the cancels of training are agreed on with the gradients of the
     next batch, and otherwise at the end of the pass, so that no rank waits for one that has stopped.
 
@@ -46,7 +47,7 @@ class Distributed(Callback):
         settings: other arguments of `DistributedDataParallel`, such as `find_unused_parameters=True`.
 
     Raises:
-        RuntimeError: when the fit starts: the process was not started by a launcher.
+        ValueError: a setting cannot be used.
 
     Source: Li et al. 2020, arXiv:2006.15704; `torch.nn.parallel.DistributedDataParallel`.
     """
@@ -90,7 +91,8 @@ class Distributed(Callback):
         return not is_first_process()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
-        join(self.backend, self.timeout)
+        if not join(self.backend, self.timeout):
+            return  # one process, which needs none of this
         self._group = Group(self.batch == "each", self.sharded, self._divisor)
         learn.ranks = self._group
         self._accumulation = next((each for each in learn.callbacks if each.accumulates_gradients), None)
@@ -108,8 +110,8 @@ class Distributed(Callback):
         self._engine = DataParallel(learn, in_order=in_order and self._group.size > 2, settings=self.settings)
 
     def before_train(self, learn: LearnerProtocol) -> None:
-        assert self._engine is not None
-        assert self._group is not None
+        if self._engine is None or self._group is None:
+            return
         if not self._engine.is_current(learn):
             self._wrap(learn)
         self._group.begin_pass()
@@ -182,7 +184,8 @@ class Distributed(Callback):
         return group.divided_by(is_sum=is_sum)
 
     def before_validate(self, learn: LearnerProtocol) -> None:
-        self._random.append(learn.ranks.random)
+        if self._group is not None:
+            self._random.append(learn.ranks.random)
 
     def after_validate(self, learn: LearnerProtocol) -> None:
         if self._random:
@@ -195,8 +198,9 @@ class Distributed(Callback):
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._agreement is not None and self._agreement in learn.callbacks:
             learn.remove_callbacks(self._agreement)
-        if self._group is not None:
-            draws.put(self._group.random)  # so that all processes draw the same numbers again
+        if self._group is None:
+            return
+        draws.put(self._group.random)  # so that all processes draw the same numbers again
         learn.ranks = ALONE
         self._group = self._engine = self._agreement = self._accumulation = None
 

@@ -19,7 +19,7 @@ from callbacks.distributed.streams import Streams
 T = TypeVar("T")
 
 
-def join(backend: str | None = None, timeout: float | None = None) -> None:
+def join(backend: str | None = None, timeout: float | None = None) -> bool:
     """Join the process group that the launcher's environment describes, unless this process has joined one.
 
     Args:
@@ -27,21 +27,19 @@ def join(backend: str | None = None, timeout: float | None = None) -> None:
             the CPU and nccl for tensors on a GPU.
         timeout: the seconds after which a collective operation fails; None for torch's default.
 
-    Raises:
-        RuntimeError: this process was not started by a launcher, so that it has no group to join.
+    Returns:
+        Is this process in a group? No, if no launcher has started it.
     """
     if dist.is_initialized():
-        return
+        return True
     if not is_launched():
-        raise RuntimeError(
-            "Distributed: this process is not one of several. Start the script with torchrun, as in "
-            "torchrun --nproc-per-node=2 train.py, or leave Distributed out."
-        )
+        return False
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     more = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
     dist.init_process_group(backend, **more)
     atexit.register(leave)
+    return True
 
 
 def leave() -> None:
