@@ -182,12 +182,12 @@ class Indexed:
 
 def lr_find(setting: Setting) -> Iterator[Row]:
     """The search for a learning rate."""
-    yield measured("MLP", partial(search, setting), setting)
+    yield measured("the article's fit", partial(search, setting), setting)
 
 
 def search(setting: Setting) -> str:
     """What it suggests, and its time."""
-    learn, begun = learner(setting, next(works(setting))), setting.now()
+    learn, begun = learner(setting, list(works(setting))[-1]), setting.now()
     with contextlib.redirect_stdout(io.StringIO()):
         found = learn.lr_find(n_steps=setting.size(100, 20))
     return f"{found!r}, {setting.now() - begun:.1f} s"[:300].replace("\n", " ")

@@ -138,7 +138,7 @@ def compiled(setting: Setting) -> Iterator[Row]:
 
     makers: dict[str, Maker] = {
         "WholeStep": only(partial(WholeStep, **options)),
-        "WholeStep(graphs=True)": only(partial(WholeStep, graphs=True, **options)),
+        "WholeStep(graphs=True)": only(partial(WholeStep, graphs=not setting.is_tiny, **options)),
         "Compile('reduce-overhead')": only(ZeroGrad, partial(Compile, **graphs)),
         "plain loop, torch.compile('reduce-overhead')": partial(plain, **graphs),
         "Compile": only(ZeroGrad, partial(Compile, **options)),
