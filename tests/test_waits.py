@@ -13,7 +13,7 @@ import torch
 from test_every_callback import CALLBACKS, MAKERS, READERS, learner_with, model_for
 from tiny import line_batches
 from torch import nn
-from waits import Waits, count_waits
+from waits import Waits, count_waits, fit_strictly
 
 import callbacks
 from callbacks import Callback, on
@@ -94,21 +94,6 @@ def test_no_batch_event_waits_for_the_device(name, tmp_path):
 def test_a_longer_pass_waits_no_more_often(name, tmp_path):
     short, long = (count(make(name, tmp_path / str(n)), n, n) for n in (3, 11))
     assert long.found == short.found
-
-
-def fit_strictly(learn: Any, set_mode: Callable[[str], object]) -> None:
-    """Fit two epochs; in the batches of the second, torch raises at each wait for a CUDA device."""
-    one_batch = learn.loop.run_batch
-
-    def batch(learn: Any) -> None:
-        set_mode("error" if learn.epoch else "default")
-        try:
-            one_batch(learn)
-        finally:
-            set_mode("default")
-
-    learn.loop.run_batch = batch
-    learn.fit(2)
 
 
 def learner_for(callback: Callback, device: str, n_batches: int) -> Any:

@@ -1,8 +1,8 @@
-"""A pretend device that counts each read of a number: who waits, where, how often."""
+"""A pretend device that counts each read of a number: who waits, where, how often. And CUDA's own check."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -125,3 +125,18 @@ def count_waits(learn: Learner, waits: Waits) -> None:
     learn.loop.run_batch = batch  # type: ignore[method-assign]
     with waits.counted():
         learn.fit(1)
+
+
+def fit_strictly(learn: Learner, set_mode: Callable[[str], object]) -> None:
+    """Fit two epochs; in the batches of the second, torch raises at each wait for a CUDA device."""
+    one_batch = learn.loop.run_batch
+
+    def batch(learn: Learner) -> None:
+        set_mode("error" if learn.epoch else "default")
+        try:
+            one_batch(learn)
+        finally:
+            set_mode("default")
+
+    learn.loop.run_batch = batch  # type: ignore[method-assign]
+    learn.fit(2)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from waits import fit_strictly
 
 from callbacks import (
     Callback,
@@ -409,24 +410,15 @@ def test_on_cuda_the_weights_are_those_without(kind):
 @CUDA
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_on_cuda_no_step_of_the_defaults_waits(prefetch):
-    class Strict(Callback):
-        def before_batch(self, learn):
-            torch.cuda.set_sync_debug_mode("error" if learn.batch_idx else "default")
-
-        def after_train(self, learn):
-            torch.cuda.set_sync_debug_mode("default")
-
-        cleanup_fit = after_train
-
     learn = Learner(
         nn.Linear(3, 1),
         Data(arrays("pinned")),
         F.mse_loss,
         partial(torch.optim.SGD, lr=0.1),
-        [DevicePlacement("cuda", prefetch=prefetch), Strict()],
+        [DevicePlacement("cuda", prefetch=prefetch)],
         defaults=[each for each in DEFAULT_CALLBACKS if each.__name__ != "Progress"],
     )
-    learn.fit(2)
+    fit_strictly(learn, torch.cuda.set_sync_debug_mode)
 
 
 @CUDA
