@@ -180,18 +180,7 @@ def test_the_declared_state_survives_a_snapshot(make_callback):
     assert str(callback.state_dict()) == str(then)
 
 
-@pytest.mark.parametrize("n_batches", [1, 2, 4, 5, 7])
-def test_a_resumed_fit_ends_with_the_same_state(make_callback, tmp_path, n_batches):
-    """The fit is interrupted after `n_batches` batches of training and validation."""
-
-    class Interrupt(Callback):
-        order, n = callbacks.Order.SAVE, 0
-
-        def after_batch(self, learn):
-            self.n += 1
-            if self.n == n_batches:
-                raise ZeroDivisionError
-
+def test_a_resumed_fit_ends_with_the_same_state(make_callback, tmp_path):
     def make(folder: str) -> Any:
         learn = learner_with(make_callback())
         if callbacks.Checkpoint not in learn.callbacks:
@@ -200,21 +189,43 @@ def test_a_resumed_fit_ends_with_the_same_state(make_callback, tmp_path, n_batch
 
     whole = make("whole")
     whole.fit(3)
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)  # written if the callback is Checkpoint itself
-    (tmp_path / "log.csv").unlink(missing_ok=True)
-    with pytest.raises(ZeroDivisionError):
-        make("resumed").fit(3, callbacks=[Interrupt()])
-    learn = make("resumed")
-    learn.fit(3, resume="auto")
+    for n_batches in (1, 2, 4, 5, 7):  # of training and validation
+        for written in ("run", "resumed"):  # `run` by Checkpoint itself
+            shutil.rmtree(tmp_path / written, ignore_errors=True)
+        (tmp_path / "log.csv").unlink(missing_ok=True)
+        with pytest.raises(ZeroDivisionError):
+            make("resumed").fit(3, callbacks=[Interrupt(n_batches)])
+        learn = make("resumed")
+        learn.fit(3, resume="auto")
+        assert_same(learn, whole, f"interrupted after {n_batches} batches")
+        if (tmp_path / "log.csv").is_file():
+            lines = (tmp_path / "log.csv").read_text().splitlines()
+            assert [line.partition(",")[0] for line in lines] == ["epoch", "0", "1", "2"], n_batches
+
+
+class Interrupt(Callback):
+    """Raise an error after a number of batches."""
+
+    order = callbacks.Order.SAVE
+
+    def __init__(self, n_batches: int):
+        super().__init__()
+        self.n_left = n_batches
+
+    def after_batch(self, learn):
+        self.n_left -= 1
+        if self.n_left == 0:
+            raise ZeroDivisionError
+
+
+def assert_same(learn: Learner, whole: Learner, case: str) -> None:
+    """The state of callbacks, the settings, the history and the weights are equal."""
     for one, other in zip(learn.callbacks, whole.callbacks, strict=True):
-        assert str(one.state_dict()) == str(other.state_dict())
-    assert traces_of(learn)["groups"] == traces_of(whole)["groups"]
-    assert learn.history["train_loss"] == whole.history["train_loss"]
-    assert list(learn.history.steps["train_loss"]) == list(whole.history.steps["train_loss"])
-    assert torch.equal(learn.model.weight, whole.model.weight)
-    if (tmp_path / "log.csv").is_file():
-        lines = (tmp_path / "log.csv").read_text().splitlines()
-        assert [line.partition(",")[0] for line in lines] == ["epoch", "0", "1", "2"]
+        assert str(one.state_dict()) == str(other.state_dict()), case
+    assert traces_of(learn)["groups"] == traces_of(whole)["groups"], case
+    assert learn.history["train_loss"] == whole.history["train_loss"], case
+    assert list(learn.history.steps["train_loss"]) == list(whole.history.steps["train_loss"]), case
+    assert torch.equal(learn.model.weight, whole.model.weight), case
 
 
 def test_no_callback_keeps_the_learner(make_callback):
@@ -223,7 +234,6 @@ def test_no_callback_keeps_the_learner(make_callback):
     learn = learner_with(callback)
     learn.fit(1)
     learn.validate()
-    gc.collect()
     gc.disable()
     try:
         freed = weakref.ref(learn)
