@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +33,16 @@ collect_ignore = (
 )
 
 QUIET = (ZeroGrad, Metrics, Recorder)
+
+FSYNC = os.fsync
+os.fsync = lambda descriptor: None  # no test cuts the power, and a flush takes some milliseconds
+
+
+@pytest.fixture
+def fsync(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Files are flushed to the disk, as they are outside of tests."""
+    monkeypatch.setattr(os, "fsync", FSYNC)
+    return FSYNC
 
 
 def pytest_collection_finish() -> None:

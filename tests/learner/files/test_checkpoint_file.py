@@ -161,9 +161,9 @@ def test_an_error_names_the_file_to_be_written(tmp_path, contents):
     assert f"{tmp_path}/missing/one.ckpt" in caught.value.__notes__[0]
 
 
-def test_the_file_is_flushed_renamed_and_the_folder_flushed_in_this_order(tmp_path, contents, monkeypatch):
+def test_the_file_is_flushed_renamed_and_the_folder_flushed_in_this_order(tmp_path, contents, monkeypatch, fsync):
     done = []
-    fsync, rename = os.fsync, Path.replace
+    rename = Path.replace
 
     def recorded_fsync(descriptor):
         done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
