@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import os
 import re
 import sys
 import traceback
 import zlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from learner.files.imported import imported_from
 from learner.recipes.beside import Beside
 from learner.recipes.recipe_errors import closest, did_you_mean
 
@@ -168,33 +167,7 @@ class UserCode:
         """The Python files in the recipe's folder that were run, including those that were imported."""
         if not self.files:
             return []
-        files = {
-            getattr(module, "__file__", None)
-            for name, module in list(sys.modules.items())
-            if not is_within(name, "learner") and not is_within(name, "callbacks")
-        }
-        inside = partial(is_inside, self.folder, {})
-        paths = {Path(file).resolve() for file in files if file and inside(file) and is_python_file(file)}
-        own = {
-            path for path in paths if path.is_relative_to(self.folder) and "site-packages" not in path.parts
-        }
-        return sorted(set(self.files) | own)
-
-
-def is_python_file(file: str) -> bool:
-    """Is it the path of a Python source file? Some modules have a false `__file__`."""
-    return file.endswith(".py") and Path(file).is_absolute() and Path(file).is_file()
-
-
-def is_inside(folder: Path, inside: dict[str, bool], file: str) -> bool:
-    """Can the file be in the folder? A quick test: resolving the paths of 2000 modules takes 0.15 s.
-
-    `inside` caches the result per parent folder. For a symbolic link the result is True.
-    """
-    parent = file.rpartition(os.sep)[0]
-    if parent not in inside:
-        inside[parent] = Path(parent).resolve().is_relative_to(folder)
-    return inside[parent] or Path(file).is_symlink()
+        return sorted(set(self.files) | imported_from(self.folder))
 
 
 def is_within(module: str, package: str) -> bool:

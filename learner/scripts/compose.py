@@ -32,6 +32,7 @@ from callbacks.record.recorder import Recorder
 from callbacks.record.timer import Timer
 from callbacks.step.precision import MixedPrecision
 from learner.data.seeds import seed_everything
+from learner.files.imported import imported_from
 from learner.loop import OPERATIONS
 from learner.scripts import loader_texts as texts
 from learner.scripts import result_forms, schedule_forms, step_forms
@@ -219,15 +220,8 @@ SAFE = {"torch", "learner", "callbacks", "__future__", *sys.stdlib_module_names}
 def other_generators(folder: Path) -> set[str]:
     """The generators beside torch's that the user's own files may draw from: "random", "numpy"."""
     found: set[str] = set()
-    for file in user_files(folder):
+    for file in imported_from(folder):
         names = set(re.findall(r"^\s*(?:import|from)\s+(\w+)", file.read_text(encoding="utf-8"), re.M))
         names -= SAFE | {each.stem for each in folder.iterdir()}
         found |= names & {"random", "numpy"} or {"random", "numpy"} if names else set()
     return found
-
-
-def user_files(folder: Path) -> list[Path]:
-    """The Python files of a folder that were imported."""
-    files = {Path(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
-    found = [each.resolve() for each in files if each.is_file() and each.suffix == ".py"]
-    return [each for each in found if each.is_relative_to(folder) and "site-packages" not in each.parts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def module_of(path: Path) -> ModuleType:
     """The module of a file: the one that was imported, or a new one."""
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if file and module.__name__ != "__main__" and Path(file).resolve() == path:
+        if file and module.__name__ != "__main__" and is_file(file, path):
             return module
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -87,6 +88,11 @@ def module_of(path: Path) -> ModuleType:
     with importable(path.parent):
         spec.loader.exec_module(module)
     return module
+
+
+def is_file(file: str, path: Path) -> bool:
+    """Is it this resolved path? Only links and files of its name are resolved, which takes long."""
+    return (file.endswith(path.name) or os.path.islink(file)) and Path(file).resolve() == path  # noqa: PTH114
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def test_an_error_names_the_file_to_be_written(tmp_path, contents):
     assert f"{tmp_path}/missing/one.ckpt" in caught.value.__notes__[0]
 
 
-def test_the_file_is_flushed_renamed_and_the_folder_flushed_in_this_order(tmp_path, contents, monkeypatch, fsync):
+def test_a_file_is_flushed_and_renamed_and_then_its_folder_is_flushed(tmp_path, contents, monkeypatch, fsync):
     done = []
     rename = Path.replace
 
