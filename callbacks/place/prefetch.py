@@ -1,4 +1,4 @@
-"""Copy batches to an accelerator on a separate stream, while it computes the previous batch."""
+"""Copy batches to an accelerator while it computes the previous batch, and results from it."""
 
 from __future__ import annotations
 
@@ -162,3 +162,24 @@ class CudaLane:
 def lane_to(device: torch.device) -> Lane | None:
     """The lane to a device; None if the device has none."""
     return CudaLane(device) if device.type == "cuda" else None
+
+
+def is_on_cuda(tensor: Tensor) -> bool:
+    """Is it on a device from which an `Arrival` copies?"""
+    return tensor.is_cuda
+
+
+class Arrival:
+    """A copy of a tensor from a CUDA device to pinned memory, for which only `wait` waits."""
+
+    def __init__(self, tensor: Tensor):
+        tensor = tensor.detach().resolve_conj().resolve_neg()  # otherwise the host would do that too early
+        self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._copy.copy_(tensor, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(tensor.device))
+
+    def wait(self) -> Tensor:
+        """The copy, when it is complete."""
+        self._event.synchronize()
+        return self._copy

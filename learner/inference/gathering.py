@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.place.device import is_leaf, map_tensors
+from callbacks.place.prefetch import Arrival, is_on_cuda
 from learner.data.tensors import describe
 from learner.inference.joining import JoinError, join
 
@@ -93,7 +94,7 @@ class Gathered:
         if self.path is None:
             n_rows = (self.n_batches or N_BATCHES) * len(next(iter(rows.values()), ()))
             n_rows = n_rows if self.n_items is None else min(n_rows, self.n_items)
-            self._columns = [Block(each, n_rows) for each in rows.values()]
+            self._columns = [(LateBlock if is_on_cuda(row) else Block)(row, n_rows) for row in rows.values()]
         else:
             self._columns = [RowFile(file_of(self.path, name), each) for name, each in rows.items()]
 
@@ -195,9 +196,6 @@ def copied(output: Any) -> Any:
     return map_tensors(output, copy_of, lambda item: isinstance(item, np.ndarray) or is_leaf(item))
 
 
-# Rows in memory and on disk
-
-
 class Block:
     """Rows in one tensor, which is allocated once if their number is known.
 
@@ -231,6 +229,23 @@ class Block:
             return self._rows
         rows = self._rows[: self.n_rows]
         return rows if n_unused < self._n_spare else rows.clone()
+
+
+class LateBlock(Block):
+    """Rows from a CUDA device; those of a batch arrive while the next one is computed."""
+
+    _coming: Arrival | None = None
+
+    def add(self, rows: Tensor) -> None:
+        former, self._coming = self._coming, Arrival(rows)
+        if former is not None:
+            super().add(former.wait())
+
+    def whole(self) -> Tensor:
+        if self._coming is not None:
+            super().add(self._coming.wait())
+            self._coming = None
+        return super().whole()
 
 
 class RowFile:

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import ZeroGrad
+from callbacks import DevicePlacement, ZeroGrad
 from learner import Data, Learner, TensorLoader
+from learner.inference import gathering
 
 
 def make(loss=F.mse_loss, model=None, batches=None):
@@ -283,3 +284,36 @@ def test_a_model_that_writes_each_output_to_the_same_memory_is_gathered():
     learn.add_callbacks(ZeroGrad)
     preds, _ = learn.get_preds()
     assert len(preds.unique()) == 12
+
+
+@pytest.mark.parametrize("sizes", [[3, 3, 3, 3], [3, 3, 2], [3, 1], [3]])
+def test_on_cuda_a_batch_is_copied_while_the_next_one_is_computed(monkeypatch, sizes):
+    class Imitated:
+        """A copy from a device, whose numbers are there only when it was waited for."""
+
+        def __init__(self, rows):
+            log.append("start")
+            self.rows = rows.clone()
+
+        def wait(self):
+            log.append("wait")
+            return self.rows
+
+    log = []
+    learn = make(batches=[(torch.rand(size, 3), torch.rand(size, 2)) for size in sizes])
+    expected, _ = learn.get_preds()
+    monkeypatch.setattr(gathering, "is_on_cuda", lambda tensor: tensor.shape[1] == 1)  # the predictions
+    monkeypatch.setattr(gathering, "Arrival", Imitated)
+    found, _ = learn.get_preds()
+    assert torch.equal(found, expected)
+    assert log == ["start", *["start", "wait"] * (len(sizes) - 1), "wait"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_cuda_predictions_are_those_of_the_cpu():
+    learn = make()
+    expected, _ = learn.get_preds()
+    learn.add_callbacks(DevicePlacement("cuda"))
+    found, _ = learn.get_preds()
+    assert found.is_cpu
+    torch.testing.assert_close(found, expected)
