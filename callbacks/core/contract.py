@@ -126,6 +126,8 @@ class Callback:
             one of several processes raises an error.
         on_every_rank: is a callback of the phase `REPORT` called in all of these processes? By default only
             in the first, so that one process prints, draws and logs.
+        differs_by_rank: does its state differ between these processes? Then it has the methods
+            `joined_state` and `clear_state`, as `Metrics` does.
     """
 
     order: ClassVar[Order] | Order = Order.MEASURE
@@ -148,6 +150,7 @@ class Callback:
     matches_loop: bool = False
     distributed: bool = False
     on_every_rank: bool = False
+    differs_by_rank: bool = False
     _called_when: Any = None  # the `When` it was passed in, which decides when it is called
 
     def __init__(self, *, name: str | None = None):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from typing import Any
 
 from callbacks.core.protocol import LearnerProtocol
@@ -49,14 +48,14 @@ class Every:
 
     def start(self, learn: LearnerProtocol) -> None:
         """Begin to count from here; call it in `before_fit`."""
-        self._last = time.monotonic() if self.unit in SECONDS else self._passed(learn)
+        self._last = learn.ranks.seconds() if self.unit in SECONDS else self._passed(learn)
 
     def after_batch(self, learn: LearnerProtocol) -> bool:
         """Is it due after this batch? Never in validation, and never if the unit is epochs."""
         if not learn.training or self.unit == "epoch":
             return False
         if self.unit in SECONDS:
-            return self._is_time()
+            return self._is_time(learn.ranks.seconds())
         passed = self._passed(learn)
         if self._last is None or passed < self._last:  # it was not started, or the clock was restored
             self._last = self._passed_before(learn)
@@ -67,8 +66,7 @@ class Every:
         """Is it due after this epoch? Never if the unit is another one."""
         return self.unit == "epoch" and (learn.epoch + 1) % int(self.number) == 0
 
-    def _is_time(self) -> bool:
-        now = time.monotonic()
+    def _is_time(self, now: float) -> bool:
         if self._last is None:
             self._last = now
         due = now - self._last >= self.number * SECONDS[self.unit]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from callbacks.core import draws
@@ -24,6 +26,8 @@ class Ranks:
             a batch.
         n_here: items of the current batch in this process; None if it is all of them.
         n_everywhere: items of the current batch in all processes.
+        joined: for the checkpoint that is written next, by the names of callbacks: the states of all
+            processes together, where they differ.
     """
 
     rank: int = 0
@@ -31,6 +35,7 @@ class Ranks:
     group: int = 1
     n_here: int | None = None
     n_everywhere: int | None = None
+    joined: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def is_first(self) -> bool:
@@ -61,6 +66,10 @@ class Ranks:
         """Is this a cancel that waits until all processes agree on it?"""
         return False
 
+    def seconds(self) -> float:
+        """A clock that shows the same time in all processes at the same batch."""
+        return time.monotonic()
+
     def drawing_data(self) -> AbstractContextManager[Any]:
         """A context in which random numbers are equal in all processes, for drawing the order of data."""
         return nullcontext()
@@ -78,15 +87,15 @@ class Ranks:
     def random(self, states: dict[str, Any]) -> None:
         draws.put(states)
 
-    def prepare_save(self) -> None:
+    def prepare_save(self, learn: Any) -> None:
         """Get from the other processes what a checkpoint holds. Every process must call this."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a snapshot or checkpoint holds of the processes: their own random states."""
+        """What a snapshot or checkpoint holds of the processes: what differs between them."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, of any number of processes."""
+    def load_state_dict(self, learn: Any, state: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, of any number of processes, after the callbacks' states."""
 
     def unit(self, learn: Any, weight: Any) -> Any:
         """What the weights of batches are divided by, from the weight of the first one."""

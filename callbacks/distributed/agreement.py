@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,7 @@ class Group(groups.Group):
         self._n_first: int | None = None
         self.note: Any = None
         self._notes: list[Tensor] = []  # on an accelerator, not read yet
+        self._begun, self._seconds = time.monotonic(), 0.0
 
     def begin_pass(self) -> None:
         """Forget what the batches of the last pass weighed."""
@@ -101,6 +103,11 @@ class Group(groups.Group):
         self._wish = self._wish or ("cancel", type(error), None)
         return True
 
+    @property
+    def elapsed(self) -> float:
+        """The seconds since the start of the fit in this process."""
+        return time.monotonic() - self._begun
+
     def read_note(self, learn: Any) -> None:
         """Stop or cancel, if a rank asked for it before this backward pass."""
         note = self.note
@@ -109,8 +116,13 @@ class Group(groups.Group):
             if len(self._notes) <= LAG:
                 return
             note = self._notes.pop(0)
-        if note[0].item():
+        wish, _, self._seconds = note.tolist()
+        if wish:
             self.agree(learn)
+
+    def seconds(self) -> float:
+        """The seconds of the first process since the start of the fit, which travel with each note."""
+        return self._seconds
 
     def agree(self, learn: Any) -> None:
         """Ask all ranks whether to stop, and do what the first of them wants.

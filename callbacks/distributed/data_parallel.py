@@ -23,13 +23,14 @@ class Whole(nn.Module):
 
     Attributes:
         note: a parameter whose gradient travels with those of the model, so that a step needs no collective
-            operation of its own: whether a rank wants to stop, and the weight of its batch.
+            operation of its own: whether a rank wants to stop, the weight of its batch, and the seconds since
+            the start of the fit of the first process.
     """
 
     def __init__(self, model: nn.Module, beside: Iterable[nn.Module], device: torch.device):
         super().__init__()
         self.model, self.beside = model, nn.ModuleList(beside)
-        self.note = nn.Parameter(torch.zeros(2, device=device))
+        self.note = nn.Parameter(torch.zeros(3, device=device))
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         return self.model(*inputs, **named)
@@ -58,6 +59,8 @@ class DataParallel:
         self.trained = names_of_trained(self.whole)
         self.note = self.whole.note
         self.size = dist.get_world_size()
+        # the seconds are those of the first rank; gradients are averaged unless they are added in order
+        self._factor = 0 if dist.get_rank() else 1 if in_order else self.size
 
     def is_current(self, learn: LearnerProtocol) -> bool:
         """Is this still the learner's model, with the same trained parameters?"""
@@ -67,11 +70,14 @@ class DataParallel:
         """A context for the forward pass of a batch whose gradients stay in this process."""
         return self.wrapped.no_sync()
 
-    def send(self, wants_to_stop: bool, weight: float | Tensor) -> None:
+    def send(self, wants_to_stop: bool, weight: float | Tensor, seconds: float) -> None:
         """Put the note into this backward pass."""
-        value = torch.tensor([float(wants_to_stop), 0.0], device=self.note.device)
+        self.note.backward(self._message(wants_to_stop, weight, seconds))
+
+    def _message(self, wants_to_stop: bool, weight: float | Tensor, seconds: float) -> Tensor:
+        value = torch.tensor([float(wants_to_stop), 0.0, seconds * self._factor], device=self.note.device)
         value[1] = weight
-        self.note.backward(value)
+        return value
 
     def received(self) -> Tensor:
         """The note after the backward pass: how many want to stop, and the weight, summed or averaged."""
@@ -80,9 +86,9 @@ class DataParallel:
         self.note.grad = None
         return found
 
-    def sync(self, learn: LearnerProtocol, wants_to_stop: bool, weight: float | Tensor) -> Tensor:
+    def sync(self, wants_to_stop: bool, weight: float | Tensor, seconds: float) -> Tensor:
         """Average, or add, gradients that were computed without synchronization; returns the note."""
-        self.note.grad = torch.tensor([float(wants_to_stop), float(weight)], device=self.note.device)
+        self.note.grad = self._message(wants_to_stop, weight, seconds)
         grads = [each.grad for each in self.whole.parameters() if each.grad is not None]
         flat = torch._utils._flatten_dense_tensors(grads)
         if self.in_order:

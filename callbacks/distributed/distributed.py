@@ -15,7 +15,7 @@ from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, is_first_process
 from callbacks.distributed.agreement import Agreement, Group
 from callbacks.distributed.data_parallel import DataParallel
-from callbacks.distributed.group import join
+from callbacks.distributed.group import Members, join
 from callbacks.results.loss_weight import LossWeight, Weight
 from callbacks.step.accumulation import parameters_of, scaled
 
@@ -90,6 +90,11 @@ class Distributed(Callback):
         """Is this a process whose reporting callbacks are not called?"""
         return not is_first_process()
 
+    def meet(self) -> Members:
+        """The processes that are to train together; they join their group, if they have not."""
+        join(self.backend, self.timeout)
+        return Members()
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         if not join(self.backend, self.timeout):
             return  # one process, which needs none of this
@@ -159,7 +164,7 @@ class Distributed(Callback):
             if isinstance(weight, Tensor) or weight != 1:
                 learn.loss_grad = scaled(learn.loss_grad, weight)
         if self._is_synced:
-            engine.send(group.wants_to_stop, weight)
+            engine.send(group.wants_to_stop, weight, group.elapsed)
 
     def _after_backward(self, learn: LearnerProtocol) -> None:
         group, engine = self._group, self._engine
@@ -179,7 +184,7 @@ class Distributed(Callback):
         assert group is not None
         assert engine is not None
         if not self._is_synced:
-            group.note = engine.sync(learn, group.wants_to_stop, 1.0 if is_sum else weight)
+            group.note = engine.sync(group.wants_to_stop, 1.0 if is_sum else weight, group.elapsed)
             self._is_synced = True
         return group.divided_by(is_sum=is_sum)
 

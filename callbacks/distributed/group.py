@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from callbacks.core import draws
 from callbacks.core.ranks import Ranks, is_launched
+from callbacks.core.when import saved_part
 from callbacks.distributed.streams import Streams
 
 T = TypeVar("T")
@@ -48,16 +49,11 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-class Group(Ranks):
-    """All processes of the default group of `torch.distributed`."""
+class Members(Ranks):
+    """The processes of the default group of `torch.distributed`, which can ask each other."""
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.streams = Streams(self.rank, self.first(draws.take))
-        self._saved: list[dict[str, Any]] | None = None
-
-    def n_items(self, learn: Any) -> int:
-        return learn.n_items if self.n_everywhere is None else self.n_everywhere
 
     def gather(self, value: T) -> list[T]:
         if self.size == 1:
@@ -82,6 +78,18 @@ class Group(Ranks):
             raise OtherRankError(f"rank 0 failed, so rank {self.rank} ends too. {found[1]}")
         return found[0]
 
+
+class Group(Members):
+    """The same processes in a fit, with the random streams of this one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams = Streams(self.rank, self.first(draws.take))
+        self._saved: list[dict[str, Any]] | None = None
+
+    def n_items(self, learn: Any) -> int:
+        return learn.n_items if self.n_everywhere is None else self.n_everywhere
+
     def drawing_data(self) -> AbstractContextManager[Any]:
         return self.streams.drawing_data()
 
@@ -93,21 +101,35 @@ class Group(Ranks):
     def random(self, states: dict[str, Any]) -> None:
         self.streams.data = states
 
-    def prepare_save(self) -> None:
-        self._saved = self.gather(self.streams.model)
+    def prepare_save(self, learn: Any) -> None:
+        differing = differing_in(learn)
+        own = {each.name: each.state_dict() for each in differing}
+        self._saved = self.gather({"random": self.streams.model, "callbacks": own})
+        self.joined = {each.name: each.joined_state(self) for each in differing}
 
     def state_dict(self) -> dict[str, Any]:
-        saved, self._saved = self._saved, None
-        return {"own": self.streams.model} if saved is None else {"all": saved}
+        saved, self._saved, self.joined = self._saved, None, {}
+        return {"own": self.streams.model, "rank": self.rank} if saved is None else {"all": saved}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        streams = state.get("all", [])
-        if "own" in state:
+    def load_state_dict(self, learn: Any, state: dict[str, Any]) -> None:
+        if state.get("rank") == self.rank:  # a snapshot of this process
             self.streams.model = state["own"]
-        elif len(streams) == self.size:
-            self.streams.model = streams[self.rank]
-        else:  # saved by another number of ranks
+            return
+        saved = state.get("all", [])
+        if len(saved) == self.size:
+            self.streams.model = saved[self.rank]["random"]
+        else:
             self.streams.seed_model()
+        for each in differing_in(learn):
+            if len(saved) == self.size and each.name in saved[self.rank]["callbacks"]:
+                each.load_state_dict(saved[self.rank]["callbacks"][each.name])
+            elif not self.is_first:  # the first process has the state of all
+                each.clear_state()
+
+
+def differing_in(learn: Any) -> list[Any]:
+    """The callbacks whose states differ between processes."""
+    return [each for each in learn.callbacks if each.differs_by_rank and saved_part(each) is each]
 
 
 class OtherRankError(RuntimeError):

@@ -56,6 +56,7 @@ class Metrics(Callback):
 
     order = Order.MEASURE
     state = ("under_way",)
+    differs_by_rank = True
 
     def __init__(
         self,
@@ -88,6 +89,22 @@ class Metrics(Callback):
             each.is_open = name in states
             if each.is_open:
                 each.load_state_dict(states[name])
+
+    def joined_state(self, ranks: Ranks) -> dict[str, Any]:
+        """The state of all processes together; each must call this."""
+        own = self.state_dict()
+        for each in self._passes.values():
+            if each.is_open:
+                each.join(ranks)
+        found = self.state_dict()
+        self.load_state_dict(own)
+        return found
+
+    def clear_state(self) -> None:
+        """Continue the current passes without the batches before."""
+        for each in self._passes.values():
+            if each.is_open:
+                each.clear()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         for each in self._passes.values():
@@ -179,16 +196,20 @@ class Measured:
         self.is_open = True
         self.weight.look(learn)
         self.adds_up = self.weight.adds_up(learn)
-        self.loss.clear()
-        self.n_batches = 0
-        for mean in self.means.values():
-            mean.clear()
         if self.trial.functions:
             self.trial.clear()
         if self.objects or self.movable:  # finding the device takes longer than everything else here
             self.device = learn.device
         for metric in self.movable:
             metric.to(self.device)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all batches."""
+        self.loss.clear()
+        self.n_batches = 0
+        for mean in self.means.values():
+            mean.clear()
         for metric in self.objects:
             metric.reset()
 

@@ -100,6 +100,7 @@ class Checkpoint(Callback):
         self._lock: FolderLock | None = None
         self._unlocked: Exception | None = None  # why a resumed fit has no lock
         self._is_ours = False  # has this callback started the run in the folder?
+        self._is_shared = False  # do several processes train?
         self._reset()
 
     def _reset(self) -> None:
@@ -117,13 +118,17 @@ class Checkpoint(Callback):
         self._reset()
         self._frozen = set(frozen_in(learn.model)) if self.trainable_only else set()
         self._measured.begin_fit()
+        self._is_shared = learn.ranks.size > 1
         self._folder = self._folder or Path(self.folder).absolute()  # before the fit changes the directory
-        if not learn.ranks.is_first:
-            learn.marks_passes = True
+        if learn.ranks.first(lambda: self._takes_folder(learn)):
+            self._is_ours = learn.marks_passes = True
             self._begin(learn)
-            return
+
+    def _takes_folder(self, learn: LearnerProtocol) -> bool:
+        """Lock the folder, and remove what a killed process left; False if a resumed fit cannot lock it."""
+        assert self._folder is not None
         if not self._has_lock(learn):
-            return
+            return False
         if not (learn.resumed or self._is_ours) and checkpoints_in(self._folder):
             raise FileExistsError(
                 f"{self.folder} contains a run already ({checkpoints_in(self._folder)[0].name}), which is "
@@ -131,8 +136,7 @@ class Checkpoint(Callback):
                 "folder to Checkpoint, or delete this one."
             )
         self._remove(leftovers(self._folder))
-        self._is_ours = learn.marks_passes = True
-        self._begin(learn)
+        return True
 
     def _begin(self, learn: LearnerProtocol) -> None:
         """Start the intervals and the search for the best result."""
@@ -155,9 +159,12 @@ class Checkpoint(Callback):
         return self._lock is not None
 
     def before_epoch(self, learn: LearnerProtocol) -> None:
+        learn.ranks.first(self._check_lock)
+        self._in_epoch = True
+
+    def _check_lock(self) -> None:
         if self._unlocked is not None:
             raise self._unlocked
-        self._in_epoch = True
 
     def before_train(self, learn: LearnerProtocol) -> None:
         if self.monitor is not None:
@@ -184,7 +191,7 @@ class Checkpoint(Callback):
         if is_last or is_better or learn.error is not None or self.every.after_epoch(learn):
             self._save(learn, "epoch", is_last=is_last, is_best=is_better and not before_update)
         if is_better and before_update:
-            self._save_measured(learn, before_update, is_last)
+            learn.ranks.first(lambda: self._write_measured(learn, before_update, is_last))
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self._in_epoch and not was_interrupted(learn):  # CancelFit ended the fit
@@ -195,15 +202,18 @@ class Checkpoint(Callback):
             if self._lock is not None and learn.error is not None and learn.failed_between_batches:
                 self._save(learn, "batch")
         finally:
-            if self._lock is not None and self._folder is not None:
+            if self._lock is not None:
                 self._lock.release()
-                learn.marks_passes = False
+            learn.marks_passes = False
             self._lock = self._folder = None
 
     def _save(self, learn: LearnerProtocol, at: Any, *, is_last: bool = False, is_best: bool = False) -> None:
-        learn.ranks.prepare_save()
-        if not learn.ranks.is_first:
-            return
+        if learn.error is not None and self._is_shared:
+            return  # other processes may be at another batch
+        learn.ranks.prepare_save(learn)
+        learn.ranks.first(lambda: self._write(learn, at, is_last=is_last, is_best=is_best))
+
+    def _write(self, learn: LearnerProtocol, at: Any, *, is_last: bool, is_best: bool) -> None:
         assert self._folder is not None
         assert self._lock is not None
         path = self._folder / f"step-{learn.global_step:09}.pt"
@@ -221,10 +231,8 @@ class Checkpoint(Callback):
         """The parameters of the base model: frozen now, and at the start of the fit."""
         return [name for name in frozen_in(learn.model) if name in self._frozen]
 
-    def _save_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
+    def _write_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
         """Save the weights that were measured, before the update, as the best."""
-        if not learn.ranks.is_first:
-            return
         assert self._folder is not None
         path = self._folder / f"best-{start['step']:09}.pt"
         try:

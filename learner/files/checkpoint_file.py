@@ -162,6 +162,16 @@ def damage_of(path: str | Path) -> str | None:
     return None
 
 
+def seal_of(path: Path) -> bytes | None:
+    """The trailer of a file, which differs if its bytes do; None if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-TRAILER_SIZE, os.SEEK_END)
+            return file.read()
+    except OSError:
+        return None
+
+
 def open_file(path: Path) -> io.BufferedReader:
     """Open a file; raise with a suggestion if it is missing or a folder."""
     if path.is_dir():

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks
 from callbacks.core.warning import warn
+from callbacks.distributed.distributed import Distributed
 from callbacks.save.checkpoint import Checkpoint
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler
@@ -177,10 +178,11 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
     note_start(learn)
     if resume == "never":
         return None
-    found = find_file(learn, resume)
+    ranks = ranks_of(learn)
+    found = ranks.first(lambda: find_file(learn, resume))  # folders may look different elsewhere
     if found is None:
         return None
-    point = Resumption(saving.matched(learn, saving.read(found), found), found)
+    point = Resumption(saving.matched(learn, read_in(ranks, found), found), found)
     if point.position is None:
         raise checkpoint_file.CheckpointError(f"{found} was written by learn.save: load it with learn.load.")
     if point.fit["index"] < learn.n_fits:  # a new fit, after the one of the file
@@ -204,6 +206,18 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
         saving.restore(learn, point.contents, before_fit=True)
     learn.loop.known.point, learn.groups_at_start = point, point.fit["groups"]
     return point
+
+
+def ranks_of(learn: FullLearner) -> Ranks:
+    """The processes that are to train together, before the fit starts."""
+    found = next((each for each in learn.callbacks if isinstance(each, Distributed)), None)
+    return ALONE if found is None else found.meet()
+
+
+def read_in(ranks: Ranks, path: Path) -> dict[str, Any]:
+    """The contents of a file; those of the first process, if some process does not have this file."""
+    seals = ranks.gather(checkpoint_file.seal_of(path)) if ranks.size > 1 else []
+    return saving.read(path) if len(set(seals)) < 2 else ranks.first(lambda: saving.read(path))
 
 
 def find_file(learn: FullLearner, resume: Resume) -> Path | None:

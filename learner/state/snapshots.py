@@ -70,7 +70,7 @@ def contents_of(learn: FullLearner) -> dict[str, Any]:
         "frozen": frozen_in(learn.model),
         "plain": plain_state(learn.model),
         "optimizer": learn.optimizer.state_dict() if learn.optimizer is not None else None,
-        "callbacks": states_of_callbacks(learn),
+        "callbacks": {**states_of_callbacks(learn), **learn.ranks.joined},
         "learner": values_of(learn, learn.state),
         LOSS: loss_state(learn),
         "loaders": {name: loader.state_dict() for name, loader in loaders_with_state(learn.data)},
@@ -130,7 +130,7 @@ def restore(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = 
     learn.history.load_state_dict(snapshot["history"])
     learn.results = dict(snapshot["results"])
     learn.ranks.random = snapshot["random"]
-    learn.ranks.load_state_dict(snapshot.get("ranks", {}))
+    learn.ranks.load_state_dict(learn, snapshot.get("ranks", {}))
 
 
 def missing_in(owner: Any) -> list[str]:
