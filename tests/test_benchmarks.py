@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 HOME = Path(__file__).parents[1]
 FOLDER = HOME / "benchmarks"
@@ -78,6 +79,42 @@ def test_every_part_of_the_gpu_benchmark_runs_with_tiny_sizes(tmp_path):
         "the same bits"
     ]
     assert done.stdout.count("\n") == len(rows) + 2
+
+
+class Nothing:
+    """Stands for the streams and graphs of CUDA: every method does nothing."""
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *arguments):
+        return None
+
+    def __getattr__(self, name):
+        return lambda *arguments, **options: None
+
+
+def test_what_needs_cuda_runs_with_an_imitation_of_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from on_gpu import fits, parts, steps, works
+
+    for name in ("Stream", "stream", "current_stream", "CUDAGraph", "graph", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, Nothing)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", Nothing)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an imitation")
+    monkeypatch.setattr(works.Setting, "need_cuda", lambda setting: None)
+    setting = works.Setting(True, torch.device("cpu"))
+    assert steps.by_graph(setting, next(works.works(setting)))() > 0
+    assert {row["value"] for row in fits.memory(setting)} == {"3.0 MiB"}
+    output = "FAILED tests/a/test_b.py::test_c[d e] - RuntimeError: e\n1 failed, 2 passed in 3s\n"
+    assert [row["value"] for row in parts.rows_of(output)] == [
+        "1 failed, 2 passed in 3s",
+        "failed: RuntimeError: e",
+    ]
 
 
 CHILD = """

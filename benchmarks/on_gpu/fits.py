@@ -89,12 +89,15 @@ def memory(setting: Setting) -> Iterator[Row]:
     """The peak of memory on the device in an epoch."""
     setting.need_cuda()
     work = next(work for work in works(setting) if work.is_mixed)
+    whole = partial(WholeStep, "eager" if setting.is_tiny else "inductor")
     makers: dict[str, Callable[[], Any]] = {
         "plain loop": partial(plain, setting, work),
         "the defaults": partial(ours, setting, work),
         "LeanStep": partial(ours, setting, work, LeanStep(), defaults=()),
-        "WholeStep": partial(ours, setting, work, WholeStep(), defaults=()),
-        "WholeStep(graphs=True)": partial(ours, setting, work, WholeStep(graphs=True), defaults=()),
+        "WholeStep": partial(ours, setting, work, whole(), defaults=()),
+        "WholeStep(graphs=True)": partial(
+            ours, setting, work, whole(graphs=not setting.is_tiny), defaults=()
+        ),
     }
     for name, make in makers.items():
         yield measured(f"{work.title}: {name}", partial(peak_of, make), setting)

@@ -26,7 +26,7 @@ from on_gpu.works import Row, Setting, SkippedError
 
 HOME = Path(__file__).parents[2]
 NO_CUDA = 3  # the exit code
-SUMMARY = re.compile(r"^(FAILED|ERROR) \S*?([\w/.]+::\S+)(?: - (.*))?$", re.MULTILINE)
+SUMMARY = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - (.*))?$", re.MULTILINE)
 
 
 def machine(setting: Setting) -> Iterator[Row]:
@@ -52,7 +52,7 @@ def rows_of(output: str) -> Iterator[Row]:
     """The last line of pytest's output, and each test that failed."""
     lines = output.strip().splitlines()
     yield {"what": "pytest -k cuda", "value": lines[-1] if lines else "no output"}
-    for _, name, reason in SUMMARY.findall(output):
+    for name, reason in SUMMARY.findall(output):
         yield {"what": name, "value": f"failed: {reason}"}
 
 
