@@ -55,7 +55,7 @@ class PassWatch(Callback):
 
     def cleanup_fit(self, learn: Any) -> None:
         known = learn.loop.known
-        known.ranks, known.numbered, known.point = ALONE, None, None
+        known.ranks, known.share, known.numbered, known.point = ALONE, None, None, None
         known.at_end = dict(learn.data.loaders)
         if self._has_started or learn.resumed:
             learn.n_epochs_before += learn.epoch + (learn.error is None)

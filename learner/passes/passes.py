@@ -15,7 +15,7 @@ from learner.data.data import Data
 from learner.data.leaks import checked
 from learner.data.loaders import describe_loader, is_function, is_sequence, n_batches_of
 from learner.data.samples import Samples
-from learner.data.sharing import Share, shared
+from learner.data.sharing import Share, sharding_of, shared
 from learner.data.tensors import counted
 from learner.messages.problems import report_problems
 from learner.passes import positions, streams
@@ -47,10 +47,18 @@ class Source(streams.Passes):
         self.given = None
         self.is_reported = self._was_right = False
 
-    def saved_state(self, *, with_this: bool) -> dict[str, Any]:
-        """The state of the loader in a checkpoint."""
+    def saved_state(self, *, with_this: bool, group: int = 1) -> dict[str, Any]:
+        """The state of the loader in a checkpoint.
+
+        Args:
+            with_this: also of the current pass.
+            group: the number of batches that the processes took in one step.
+        """
+        state = super().saved_state(with_this=with_this)
+        passes = [[n * group, *others] for n, *others in state["passes"]]
         return {
-            **super().saved_state(with_this=with_this),
+            **state,
+            "passes": passes,
             "claim": self.claim,
             "given": self.given,
             "is_reported": self.is_reported,
@@ -98,6 +106,7 @@ class Known:
         at_start: the loaders at the start of the fit, and their fingerprints then, by name.
         at_end: the loaders at the end of the last fit, by name.
         ranks: the processes that train together in this fit.
+        share: which part of the current pass this process takes; None if it is alone.
         number: of the current epoch, over all fits; data sets shuffle by it.
         numbered: the objects whose `set_epoch` was called in this epoch, by id; None outside of an epoch.
         size_before: the batch size of training before the callbacks of this epoch.
@@ -110,6 +119,7 @@ class Known:
     at_start: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     at_end: dict[str, Any] = field(default_factory=dict)
     ranks: Ranks = ALONE
+    share: Share | None = None
     number: int = 0
     numbered: dict[int, Any] | None = None
     size_before: Any = None
@@ -150,19 +160,21 @@ class Known:
         batches = learn.data.batches(loader)
         if learn.training and is_function(loader) and self.numbered is not None:
             set_epoch(batches, self.number, self.numbered)
-        ranks = learn.ranks
-        if ranks is ALONE:
+        if learn.ranks is ALONE:
             return batches
-        share = Share(ranks.rank, ranks.size, ranks.each, ranks.sharded, self.number)
-        return shared(
-            loader,
-            lambda: batches,
-            share,
-            ranks.set_counts,
-            learn.data,
-            training=learn.training,
-            stream=ranks.drawing_data,
-        )
+        self.share = self.share_of(learn, batches)
+        notes, stream = learn.ranks.set_counts, learn.ranks.drawing_data
+        return shared(batches, self.share, notes, learn.data, training=learn.training, stream=stream)
+
+    def share_of(self, learn: LearnerProtocol, batches: Any) -> Share:
+        """Which part of these batches this process takes."""
+        ranks, own = learn.ranks, sharding_of(batches)
+        if own is not None:
+            problems = own.problems(batches, ranks.rank, ranks.size, each=ranks.each)
+            known = f"sharding {id(own.part)}"
+            report_problems(each for each in problems if known not in learn.reported)
+            learn.reported.add(known)
+        return Share(ranks.rank, ranks.size, ranks.each, ranks.sharded or own is not None, self.number)
 
     def length_of(self, loader: Any, name: str) -> tuple[int | None, bool]:
         """The number of batches of a pass, and whether it is certain.
@@ -200,7 +212,7 @@ class Known:
         found = {}
         for part, source in self.sources.items():
             if source.loader is self.at_start.get(part, (None,))[0]:
-                found[part] = source.saved_state(with_this=part != without)
+                found[part] = source.saved_state(with_this=part != without, group=self.ranks.group)
         return found
 
     def catch_up(self, data: Data, kept: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from callbacks.core import draws
 from learner.data import generators, workers
 from learner.data.batching import TensorLoader
-from learner.data.loaders import holds_iterators, is_function, is_sequence
+from learner.data.loaders import holds_iterators, is_function, is_sequence, n_batches_of
 from learner.data.seeded import Seeded
-from learner.data.sharing import Shared
+from learner.data.sharing import Share, Shared
 from learner.data.tensors import counted, describe
 
 WORKERS = "<workers>"  # a key beside the paths of generators, which contain no such name
@@ -46,8 +46,8 @@ def resume(
     batches: Callable[[], Iterable[Any]],
     mark: dict[str, Any],
     now: dict[str, Any],
-    n_done: int,
-) -> Iterator[Any]:
+    position: Mapping[str, Any],
+) -> tuple[int, Iterator[Any]]:
     """Resume an interrupted pass.
 
     Args:
@@ -55,32 +55,36 @@ def resume(
         batches: a function that returns the batches of a pass.
         mark: what `mark` returned before the pass.
         now: what `now` returned after the last batch that is done.
-        n_done: the number of batches that are done; with 0 the pass starts again.
+        position: `n_done`, the number of steps that are done, with 0 the pass starts again; and for processes
+            that trained together, `group`, the batches of one step, and `shards`, the number of processes
+            with data of their own.
 
     Returns:
-        The other batches. All random states are those of `now`, and nothing is drawn before the first fetch.
+        The number of steps that are done, and the batches of the others. All random states are those of
+        `now`, and nothing is drawn before the first fetch.
 
     Raises:
-        ValueError: the loader has fewer batches than are done.
+        ValueError: the loader has fewer batches than are done, or the processes differ too much.
     """
     restore(loader, mark)
-    if not n_done:
-        return iter(batches())
-    rest = rest_of(loader, batches, mark, now, n_done)
+    found = batches()
+    if not position["n_done"]:
+        return 0, iter(found)
+    n_done = steps_done(position, found.share if isinstance(found, Shared) else Share(0, 1), loader)
+    rest = rest_of(loader, found, mark, now, n_done)
     restore(loader, now)
-    return rest
+    return n_done, rest
 
 
 def rest_of(
-    loader: Any, batches: Callable[[], Iterable[Any]], mark: dict[str, Any], now: dict[str, Any], n_done: int
+    loader: Any, found: Iterable[Any], mark: dict[str, Any], now: dict[str, Any], n_done: int
 ) -> Iterator[Any]:
-    """The batches from number `n_done` on, in the cheapest way that yields the same batches."""
+    """The batches after step `n_done`, in the cheapest way that yields the same batches."""
     if isinstance(loader, TensorLoader):
         loader.load_state_dict(mark["loader"])
-    if has_own_position(loader):
+    if has_own_position(loader) and not (isinstance(found, Shared) and found.share.sharded):
         loader.load_state_dict(now["loader"])
-        return iter(batches())
-    found = batches()
+        return iter(found)
     if isinstance(found, Shared):
         rest, n_skipped = found.after(n_done)
     elif isinstance(loader, TensorLoader):
@@ -94,6 +98,39 @@ def rest_of(
         n_skipped = sum(1 for _ in islice(rest, n_done))
     check_enough(loader, n_done, n_skipped)
     return rest
+
+
+def steps_done(then: Mapping[str, Any], share: Share, loader: Any) -> int:
+    """The number of steps that are done, if the processes differ from those that saved the position.
+
+    Raises:
+        ValueError: a step then would end within a step now, or each process had data of its own.
+    """
+    n_done, group, shards = then["n_done"], then.get("group", 1), then.get("shards", 1)
+    own = share.size if share.sharded else 1
+    if shards != own:
+        raise ValueError(
+            f"the pass was interrupted with {shards_in_words(shards)}, but now there is "
+            f"{shards_in_words(own)}, so the batches that are done are not known. Resume with as many "
+            "processes, or from a checkpoint that was saved after an epoch."
+        )
+    if group == share.group:
+        return n_done
+    n_batches, length = n_done * group, n_batches_of(loader)
+    if length is not None and n_batches >= length:
+        return -(-length // share.group)
+    if n_batches % share.group:
+        raise ValueError(
+            f"the pass was interrupted after {counted(n_batches, 'batch', 'batches')}, of which {group} were "
+            f"taken in each step; now {share.group} are, and {n_batches} is no multiple of that. Resume with "
+            "as many processes, or from a checkpoint that was saved after an epoch."
+        )
+    return n_batches // share.group
+
+
+def shards_in_words(number: int) -> str:
+    """Into how many parts the data is sharded, in words."""
+    return "data that is not sharded" if number == 1 else f"data that is sharded into {number} parts"
 
 
 def limits(loader: Any) -> str | None:

@@ -38,7 +38,7 @@ FIT = fields(
         "position": optional(
             fields(
                 {"epoch": NUMBER, "phase": optional(WORD), "n_done": NUMBER, "ended": FLAG},
-                {"n_validated": NUMBER},
+                {"n_validated": NUMBER, "group": NUMBER, "shards": NUMBER},
             )
         ),
         "mark": optional(fields({"random": RANDOM, "generators": DRAWN})),
@@ -133,9 +133,9 @@ def position_problems(position: dict[str, Any], fit: dict[str, Any]) -> Iterator
     phase = position["phase"]
     if phase not in (None, "train", "validate"):
         yield f"fit.position.phase is {phase!r}, where 'train', 'validate' or None is needed"
-    for name in ("epoch", "n_done"):
-        if position[name] < 0:
-            yield f"fit.position.{name} is {position[name]}, where 0 or more is needed"
+    for name, least in {"epoch": 0, "n_done": 0, "group": 1, "shards": 1}.items():
+        if position.get(name, least) < least:
+            yield f"fit.position.{name} is {position[name]}, where {least} or more is needed"
     for name in ("mark", "now"):
         if phase is not None and fit[name] is None:
             yield f"fit.{name} is None, where a state is needed because fit.position.phase is {phase!r}"

@@ -135,13 +135,13 @@ class Resumption:
         Returns:
             The number of batches that are done, and an iterator over the others.
         """
-        learn.loop.start, n_done = None, self.position["n_done"]
+        learn.loop.start = None
         self._restore(learn)
         learn.loop.known.mark = self.fit["mark"]
         learn.stop_reason = self.fit["stop_reason"]
         batches_of = partial(learn.loop.known.batches_of, learn, loader)
         now = {**self.fit["now"], "random": self.contents["random"]}
-        return n_done, positions.resume(loader, batches_of, self.fit["mark"], now, n_done)
+        return positions.resume(loader, batches_of, self.fit["mark"], now, self.position)
 
     def _check_states(self, learn: FullLearner) -> None:
         """Refuse to lose the state of a callback that was added in mid-fit and is missing now."""

@@ -20,6 +20,7 @@ from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
 from callbacks.record.unkept import note_kept
 from learner.checks.preflight import EpochWatch
+from learner.data.sharing import Share
 from learner.files import checkpoint_file, skeleton
 from learner.files.plain import from_plain, to_plain
 from learner.passes import positions
@@ -126,7 +127,9 @@ def position_of(learn: FullLearner, at: At) -> dict[str, Any]:
         phase = "train" if learn.training else "validate"
         n_validated = 0 if learn.training else list(learn.data.validations).index(learn.pass_name)
         found = {"epoch": learn.epoch, "phase": phase, "n_done": learn.batch_idx + 1, "ended": False}
-        return {**found, "n_validated": n_validated}
+        share = learn.loop.known.share or Share(0, 1)
+        shards = share.size if share.sharded else 1
+        return {**found, "n_validated": n_validated, "group": share.group, "shards": shards}
     ended = at == "end" or bool(learn.stop_reason and not learn.interrupted)
     return {"epoch": learn.epoch + 1, "phase": None, "n_done": 0, "ended": ended}
 

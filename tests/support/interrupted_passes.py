@@ -222,11 +222,16 @@ def whole_run(make):
     return epochs, saved
 
 
+def rest_of_pass(loader, batches, mark, now, n_done):
+    """The batches after the first ones of an interrupted pass."""
+    return positions.resume(loader, batches, mark, now, {"n_done": n_done})[1]
+
+
 def resumed(make, mark, now, epoch, n_done):
     """The rest of a run with a new loader, after an interruption."""
     scramble(99)
     loader = make()
-    rest = positions.resume(loader, lambda: give(loader), from_plain(mark), from_plain(now), n_done)
+    rest = rest_of_pass(loader, lambda: give(loader), from_plain(mark), from_plain(now), n_done)
     epochs = [train_on(rest, [])]
     for _ in range(epoch + 1, N_EPOCHS):
         positions.mark(loader)
@@ -263,5 +268,5 @@ def rest_of_one(make, n_done=5):
     _, saved = whole_run(make)
     scramble(99)
     loader = make()
-    rest = positions.resume(loader, lambda: loader, *map(from_plain, saved[2, n_done]), n_done)
+    rest = rest_of_pass(loader, lambda: loader, *map(from_plain, saved[2, n_done]), n_done)
     return loader, rest

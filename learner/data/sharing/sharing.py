@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -21,8 +21,7 @@ END = object()
 
 
 def shared(
-    loader: Any,
-    batches: Callable[[], Iterable[Any]],
+    batches: Iterable[Any],
     share: Share,
     note: Note,
     data: Any,
@@ -36,8 +35,7 @@ def shared(
     its part. So they need equal loaders, and equal random states at the start of a pass.
 
     Args:
-        loader: the loader or function in the data.
-        batches: a function that returns the batches of a pass, such as a `DataLoader`.
+        batches: what one process would iterate over, such as a `DataLoader`.
         share: which part of each batch the rank takes.
         note: called before each batch with the number of items in it, and that of all ranks; both are None if
             they are unknown. If the first is 0, the batch only keeps the ranks in step, and must not count.
@@ -53,7 +51,7 @@ def shared(
 class Shared:
     """A rank's part of the batches of a pass; see `shared`."""
 
-    batches: Callable[[], Iterable[Any]]
+    batches: Iterable[Any]
     share: Share
     note: Note
     data: Any
@@ -65,8 +63,7 @@ class Shared:
 
     def after(self, n_done: int) -> tuple[Iterator[Any], int]:
         """The batches after the first ones, and the number of those that were there to skip."""
-        with self.stream():
-            found = self.batches()
+        found = self.batches
         if isinstance(found, TensorLoader) and not self.share.sharded:
             n_skipped = min(n_done, self.share.length(len(found)) or 0)
             return found.from_batch(0, self._spans(found, n_done)), n_skipped

@@ -29,6 +29,7 @@ from interrupted_passes import (
     give,
     loader_over,
     rest_of_one,
+    rest_of_pass,
     same,
     scramble,
     train_on,
@@ -97,7 +98,7 @@ def test_all_random_states_are_restored_before_the_first_fetch():
     _, saved = whole_run(SKIPPED["generators everywhere"])
     loader, now = SKIPPED["generators everywhere"](), from_plain(saved[1, 12][1])
     scramble(99)
-    positions.resume(loader, lambda: loader, from_plain(saved[1, 12][0]), now, 12)
+    rest_of_pass(loader, lambda: loader, from_plain(saved[1, 12][0]), now, 12)
     found = to_plain(positions.mark(loader), "")
     assert same(found, saved[1, 12][1])
 
@@ -106,7 +107,7 @@ def test_the_loader_keeps_its_own_sampler():
     _, saved = whole_run(SKIPPED["shuffled"])
     loader = SKIPPED["shuffled"]()
     kept = loader.batch_sampler
-    positions.resume(loader, lambda: loader, *map(from_plain, saved[0, 7]), 7)
+    rest_of_pass(loader, lambda: loader, *map(from_plain, saved[0, 7]), 7)
     assert loader.batch_sampler is kept
 
 
@@ -117,7 +118,7 @@ def test_a_pass_that_had_not_started_starts():
     expected = train_on(loader, [])
     scramble(99)
     loader = loader_over(shuffle=True)
-    assert_same([train_on(positions.resume(loader, lambda: loader, mark, mark, 0), [])], [expected])
+    assert_same([train_on(rest_of_pass(loader, lambda: loader, mark, mark, 0), [])], [expected])
 
 
 def test_new_persistent_workers_start_an_epoch_like_the_previous_ones():
@@ -137,7 +138,7 @@ def test_the_order_of_tensors_continues_with_the_epochs():
     make = WHOLE["tensors"]
     _, saved = whole_run(make)
     loader = make()
-    list(positions.resume(loader, lambda: loader, *map(from_plain, saved[1, 12]), 12))
+    list(rest_of_pass(loader, lambda: loader, *map(from_plain, saved[1, 12]), 12))
     assert loader.epoch == 2
 
 
@@ -160,7 +161,7 @@ def test_a_loader_with_fewer_batches_than_were_done_is_refused(longer, shorter):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LearnerWarning)  # the data set's own generator is missing, too
         with pytest.raises(ValueError, match=r"interrupted after 7 batches, but .* now has 3"):
-            positions.resume(loader, lambda: give(loader), *map(from_plain, saved[0, 7]), 7)
+            rest_of_pass(loader, lambda: give(loader), *map(from_plain, saved[0, 7]), 7)
 
 
 def iter_of(n):

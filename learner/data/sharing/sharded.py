@@ -1,0 +1,84 @@
+"""Recognise data of which each rank has a part of its own already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from callbacks.core.contract import LearnerWarning
+from learner.data.generators import walk
+from learner.data.loaders import describe_loader
+
+OWN_PARTS = ("split_by_node", "ShardingFilterIterDataPipe")  # of webdataset, and of the pipes of torch
+WORDS = {"get_rank", "get_world_size", "RANK", "WORLD_SIZE"}  # in the code of a stream that shards itself
+
+
+@dataclass
+class Sharding:
+    """Something in a loader that yields only the part of one rank.
+
+    Attributes:
+        part: the sampler, data set or function.
+        size: into how many parts it divides the data, and which one it yields; None if that is not known.
+    """
+
+    part: Any
+    size: int | None = None
+    rank: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return getattr(self.part, "__name__", type(self.part).__name__)
+
+    def problems(self, loader: Any, rank: int, size: int, *, each: bool) -> Iterator[Exception]:
+        """Report a part of another rank or for another number of ranks, and repeated items."""
+        hint = (
+            f"Leave {self.name} out: each process then draws the same batches from the loader, and takes its "
+            "share of each."
+        )
+        where = f"{describe_loader(loader)} has a {self.name}"
+        if self.size is not None and (self.size, self.rank) != (size, rank):
+            yield ValueError(
+                f"{where} for rank {self.rank} of {self.size}, but this is rank {rank} of {size}. {hint}"
+            )
+        elif each:
+            yield ValueError(
+                f"Distributed(batch='each'): {where}, so each rank has batches of its own already. Leave "
+                f"batch='each' out, or {hint[0].lower()}{hint[1:]}"
+            )
+        n_items = n_items_of(self.part)
+        n_drawn = getattr(self.part, "total_size", n_items)
+        if n_items is not None and n_drawn != n_items:
+            more = f"repeats {n_drawn - n_items}" if n_drawn > n_items else f"leaves out {n_items - n_drawn}"
+            yield LearnerWarning(f"{where}, which {more} of {n_items} items in each pass. {hint}")
+
+
+def sharding_of(loader: Any) -> Sharding | None:
+    """What shards the data of a loader, such as a `DistributedSampler`; None if nothing is known to."""
+    for _, part in walk(loader):
+        kept = getattr(part, "__dict__", {})
+        for names in (("num_replicas", "rank"), ("world_size", "rank")):
+            found = [kept.get(name) for name in names]
+            if all(type(each) is int for each in found):
+                return Sharding(part, *found)
+        if getattr(part, "__name__", type(part).__name__) in OWN_PARTS or reads_its_rank(part):
+            return Sharding(part)
+    return None
+
+
+def reads_its_rank(part: Any) -> bool:
+    """Does the `__iter__` of a stream of items ask for the rank of this process?"""
+    code = getattr(type(part).__iter__, "__code__", None) if isinstance(part, IterableDataset) else None
+    return code is not None and bool(WORDS & {*code.co_names, *map(str, code.co_consts)})
+
+
+def n_items_of(sampler: Any) -> int | None:
+    """The number of items of the data set of a sampler; None if it is not known."""
+    try:
+        return len(sampler.dataset)
+    except (AttributeError, TypeError):
+        return None
