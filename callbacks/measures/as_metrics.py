@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from functools import partial, wraps
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from callbacks.core.contract import Direction, snake_case
 from callbacks.measures import class_counts, classification, perplexity, ranking, scores
@@ -23,7 +24,8 @@ METRICS = (class_counts, classification, perplexity, ranking, scores)  # modules
 class Metric(Protocol):
     """What can be measured over a pass: torchmetrics' objects, and your own.
 
-    Callbacks that compare epochs read `higher_is_better` (True, False or None).
+    Callbacks that compare epochs read `higher_is_better` (True, False or None). To train in several
+    processes, a metric of your own also needs `merge(other)`, which adds what another one has counted.
     """
 
     def reset(self) -> Any:
@@ -125,6 +127,17 @@ def check_order(function: Any) -> None:
             f"once on a whole pass, pass whole_pass({title}), with from callbacks import whole_pass; for the "
             f"mean of its values for batches, def my_{title}(preds, targets): return {title}(targets, preds)."
         )
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raise an error for a value that cannot be averaged."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(
+            f"the metric {name} returned a tensor of shape {tuple(value.shape)} for a batch: return one "
+            "number, for example with .mean()."
+        )
+    if not isinstance(value, (Tensor, SupportsFloat)):
+        raise TypeError(f"the metric {name} returned {value!r} for a batch: return one number.")
 
 
 def metric_name(metric: Any) -> str:

@@ -52,6 +52,11 @@ class ClassCounts:
         self.counts = self.counts + torch.stack([count(*pair, n_classes) for pair in pairs])
         self.n_foreign = self.n_foreign + n_foreign
 
+    def merge(self, other: ClassCounts) -> None:
+        """Add what another one has counted, in another process."""
+        self.n_classes = max(self.n_classes, other.n_classes)
+        self.counts, self.n_foreign = self.counts + other.counts, self.n_foreign + other.n_foreign
+
     def compute(self) -> Any:
         refuse_foreign(type(self).__name__, int(self.n_foreign), self.n_classes)
         counts = torch.as_tensor(self.counts).cpu().double()  # the pass's wait

@@ -43,6 +43,10 @@ class Accuracy:
         self.n_right = self.n_right + right.sum()
         self.n_answers += right.numel()
 
+    def merge(self, other: Accuracy) -> None:
+        """Add what another one has counted, in another process."""
+        self.n_right, self.n_answers = self.n_right + other.n_right, self.n_answers + other.n_answers
+
     def compute(self) -> float:
         """NaN if every batch was empty."""
         n_right = int(self.n_right)  # the pass's one wait
@@ -78,6 +82,12 @@ class ClassMean:
         """Add a batch."""
         self.total = self.total + total
         self.n_items = self.n_items + counted.sum()
+
+    def merge(self, other: ClassMean) -> None:
+        """Add what another one has counted, in another process."""
+        self.n_classes = max(self.n_classes, other.n_classes)
+        self.total, self.n_items = self.total + other.total, self.n_items + other.n_items
+        self.n_foreign = self.n_foreign + other.n_foreign
 
     def mean(self) -> float:
         """The mean over the pass; NaN if no target counts."""

@@ -16,6 +16,15 @@ def kept(part: Any) -> Any:
     return map_tensors(part, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
 
 
+def detached(preds: Any) -> Any:
+    """A model's output, or its `.logits`, without the graph, so that a metric cannot keep the graph."""
+    if type(preds) is Tensor:
+        return preds.detach()
+    return map_tensors(
+        getattr(preds, "logits", preds), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
+    )
+
+
 def joined(parts: Sequence[Any]) -> Any:
     """Join parts of batches on the CPU: tensors along their first dimension, lists in a row, nests by part.
 

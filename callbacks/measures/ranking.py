@@ -47,6 +47,11 @@ class AUROC:
         self.targets.append(targets.flatten() == 1)
         self.n_foreign = self.n_foreign + ((targets != 0) & (targets != 1)).sum()
 
+    def merge(self, other: AUROC) -> None:
+        """Add what another one has kept, in another process."""
+        self.scores, self.targets = self.scores + other.scores, self.targets + other.targets
+        self.n_foreign = self.n_foreign + other.n_foreign
+
     def compute(self) -> float:
         n_foreign = int(self.n_foreign)
         if n_foreign:
@@ -82,6 +87,11 @@ class RowMean:
         self.total = self.total + values.sum()
         self.n_rows += len(values)
         self.n_foreign = self.n_foreign + n_foreign
+
+    def merge(self, other: RowMean) -> None:
+        """Add what another one has counted, in another process."""
+        self.total, self.n_rows = self.total + other.total, self.n_rows + other.n_rows
+        self.n_foreign = self.n_foreign + other.n_foreign
 
     def mean(self, title: str) -> Any:
         """The mean over all rows; raises the error of `refuse_foreign`."""

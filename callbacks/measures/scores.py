@@ -34,6 +34,17 @@ class SquaredErrors:
         self.sums = self.sums + (targets - self.shift).sum(0)
         self.square_sums = self.square_sums + (targets - self.shift).square().sum(0)
 
+    def merge(self, other: SquaredErrors) -> None:
+        """Add what another one has counted, in another process."""
+        if not self.n_items:
+            self.shift = other.shift
+        moved = other.shift - self.shift  # sums of other - shift, from sums of other - other.shift
+        self.square_sums = (
+            self.square_sums + other.square_sums + 2 * moved * other.sums + other.n_items * moved * moved
+        )
+        self.sums = self.sums + other.sums + other.n_items * moved
+        self.squares, self.n_items = self.squares + other.squares, self.n_items + other.n_items
+
 
 class MSE(SquaredErrors):
     """Mean of the squared errors over all items and outputs; preds and targets of one shape.
@@ -87,6 +98,10 @@ class MAE:
         self.total = self.total + (preds - targets).abs().sum()
         self.count += targets.numel()
 
+    def merge(self, other: MAE) -> None:
+        """Add what another one has counted, in another process."""
+        self.total, self.count = self.total + other.total, self.count + other.count
+
     def compute(self) -> Any:
         return self.total / self.count if self.count else math.nan
 
@@ -113,6 +128,18 @@ class JointSpread:
         first, second = first - self.first_shift, second - self.second_shift
         parts = (first, second, first * first, second * second, first * second)
         self.sums = self.sums + torch.stack([part.sum(0) for part in parts])
+
+    def merge(self, other: JointSpread) -> None:
+        """Add what another one has counted, in another process."""
+        if not other.n_items:
+            return
+        if not self.n_items:
+            self.first_shift, self.second_shift = other.first_shift, other.second_shift
+        n, (a, b, aa, bb, ab) = other.n_items, other.sums
+        x, y = other.first_shift - self.first_shift, other.second_shift - self.second_shift
+        moved = (a + n * x, b + n * y, aa + 2 * x * a + n * x * x, bb + 2 * y * b + n * y * y)
+        self.sums = self.sums + torch.stack((*moved, ab + x * b + y * a + n * x * y))
+        self.n_items += n
 
     def spreads(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sums of squares about the mean, of the first and of the second, and of their products."""

@@ -84,6 +84,10 @@ class WholePass:
         self.preds.append(kept(preds))
         self.targets.append(kept(targets))
 
+    def merge(self, other: WholePass) -> None:
+        """Add the batches of another one, in another process."""
+        self.preds, self.targets = self.preds + other.preds, self.targets + other.targets
+
     def compute(self) -> Any:
         """Call the function, and drop the batches."""
         if not self.preds:

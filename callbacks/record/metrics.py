@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from torch import Tensor
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order, snake_case
 from callbacks.core.ranks import Ranks
 from callbacks.core.warning import warn
-from callbacks.measures.as_metrics import Metric, direction_of, named_metrics
+from callbacks.measures.as_metrics import Metric, check_value, direction_of, named_metrics
+from callbacks.measures.joined import detached
 from callbacks.measures.linearity import Trial
+from callbacks.measures.merging import check_merges, merge_into, own_state, without_own_sync
 from callbacks.measures.metric_states import described, put_state, state_of
-from callbacks.place.device import map_tensors
 from callbacks.results.loss_weight import LossWeight, Weight
 from callbacks.results.means import Mean, interleaved
 from callbacks.results.numbers import as_number
@@ -109,6 +110,8 @@ class Metrics(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         for each in self._passes.values():
             each.is_open = False
+            if learn.ranks.size > 1:
+                each.check_merges()
         self._around.clear()
         self.measures = {"lr": None, **self._passes["train"].names()}
         for name in learn.data.validations:
@@ -253,11 +256,22 @@ class Measured:
         """Add what the other processes have measured, so that all have the numbers of the whole pass."""
         if ranks.size == 1:
             return
-        states = ranks.gather(self.state_dict())
+        own = {**self.state_dict(), "objects": [own_state(metric) for metric in self.objects]}
+        states = ranks.gather(own)
         self.n_batches = sum(each["n_batches"] for each in states)
         self.loss.load_state_dict(interleaved([each["loss"] for each in states]))
         for name, mean in self.means.items():
             mean.load_state_dict(interleaved([each["means"][name] for each in states]))
+        used = [each["objects"] for each in states if each["n_batches"]]
+        for metric, *found in zip(self.objects, *used, strict=True):
+            merge_into(metric, found, self.device)
+
+    def check_merges(self) -> None:
+        """Raise an error for a metric whose states of several processes cannot be merged."""
+        for name, metric in self.metrics.items():
+            if name not in self.functions:
+                check_merges(name, metric)
+                without_own_sync(metric)
 
     def compute(self) -> dict[str, Any]:
         """The numbers of the pass by name; waits for the device, once per metric."""
@@ -302,23 +316,3 @@ class Measured:
             mean.load_state_dict(state["means"][name])
         for metric, each in zip(self.objects, state["objects"], strict=True):
             put_state(metric, each, self.device)
-
-
-def check_value(name: str, value: Any) -> None:
-    """Raise an error for a value that cannot be averaged."""
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(
-            f"the metric {name} returned a tensor of shape {tuple(value.shape)} for a batch: return one "
-            "number, for example with .mean()."
-        )
-    if not isinstance(value, (Tensor, SupportsFloat)):
-        raise TypeError(f"the metric {name} returned {value!r} for a batch: return one number.")
-
-
-def detached(preds: Any) -> Any:
-    """A model's output, or its `.logits`, without the graph, so that a metric cannot keep the graph."""
-    if type(preds) is Tensor:
-        return preds.detach()
-    return map_tensors(
-        getattr(preds, "logits", preds), lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf
-    )
