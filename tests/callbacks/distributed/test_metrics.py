@@ -100,7 +100,7 @@ def flat(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:Metric `SpearmanCorrcoef` will save all")
+@pytest.mark.filterwarnings("ignore::UserWarning:torchmetrics.utilities.prints")
 @pytest.mark.parametrize(("is_numbers", "size", "n_items"), [(True, 2, 9), (False, 3, 2)])
 def test_metrics_are_those_of_one_process_and_equal_on_all_ranks(is_numbers, size, n_items) -> None:
     """In validation, rank 1 of 2 has no item of the last batch, and rank 2 of 3 none at all."""
@@ -113,8 +113,9 @@ def test_metrics_are_those_of_one_process_and_equal_on_all_ranks(is_numbers, siz
 
 def unmerged_is_refused() -> str:
     data = [(torch.zeros(4, 1), torch.zeros(4, 1))]
+    sgd = partial(torch.optim.SGD, lr=0.1)
     learn = Learner(
-        nn.Linear(1, 1), (data, data), nn.functional.mse_loss, metrics=[Unmerged()], callbacks=[Distributed()]
+        nn.Linear(1, 1), (data, data), nn.functional.mse_loss, sgd, [Distributed()], metrics=[Unmerged()]
     )
     with pytest.raises(TypeError) as caught:
         learn.fit(1)
