@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from beside.works import mlp, pictures
+from beside.works import Quadratic, article_items, mlp, pictures
 from torch import nn
 from torch.nn import functional as F
 
@@ -57,9 +57,15 @@ def prefetch(setting: Setting) -> Iterator[Row]:
     wide = lambda: nn.Sequential(  # noqa: E731
         nn.Linear(width, setting.size(4096, 8)), nn.ReLU(), nn.Linear(setting.size(4096, 8), 10)
     )
-    for title, batch, make_model in (("50 MB batches", large, wide), ("0.2 MB batches", small, mlp)):
+    kinds = (
+        ("50 MB batches", large, wide),
+        ("0.2 MB batches", small, mlp),
+        ("160 B", article_items(), Quadratic),
+    )
+    for title, batch, make_model in kinds:
         there = [tuple(each.to(setting.device) for each in batch)] * n_steps
-        work = Work(title, make_model, there, F.cross_entropy, partial(torch.optim.SGD, lr=1e-3))
+        loss_func = F.mse_loss if make_model is Quadratic else F.cross_entropy
+        work = Work(title, make_model, there, loss_func, partial(torch.optim.SGD, lr=1e-5))
         base = plain(setting, work)
         base()
         slow = partial(Slow, n_steps, batch, base() / n_steps / 2)

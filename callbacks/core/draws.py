@@ -111,7 +111,7 @@ TAKERS: dict[str, Callable[[], Any]] = {
 }
 PUTTERS: dict[str, Callable[[Any], Any]] = {
     "torch": torch.set_rng_state,
-    "cuda": lambda states: torch.cuda.set_rng_state_all(states),
+    "cuda": lambda states: torch.cuda.set_rng_state_all(states[: torch.cuda.device_count()]),
     "python": put_python,
     "numpy": lambda state: sys.modules["numpy"].random.set_state(state),
 }

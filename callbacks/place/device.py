@@ -155,6 +155,8 @@ def find_device(device: str | torch.device) -> torch.device:
             f"DevicePlacement({device!r}): this machine has {torch.accelerator.device_count()} {found.type} "
             f"devices, counted from 0. Write {found.type!r} for the current one."
         )
+    if found.type == "cuda":  # now, so that its random state is known to all that restore it
+        torch.cuda.init()
     return torch.device(found.type, index)
 
 

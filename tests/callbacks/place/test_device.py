@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from callbacks import Callback, DevicePlacement, Metrics, ZeroGrad
+from callbacks.core import draws
 from callbacks.place.device import find_device, map_tensors, place_optimizer, tensors_in, to_device
 from learner import Data, Learner
 
@@ -181,6 +182,27 @@ def test_a_nest_can_be_walked_through():
 def test_auto_takes_the_accelerator_or_the_cpu():
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else CPU
     assert find_device("auto").type == there.type
+
+
+def test_cuda_is_started_with_the_callback_so_that_its_random_state_can_be_restored(monkeypatch):
+    started = []
+    for name, value in (("is_available", True), ("device_count", 1), ("current_device_index", 0)):
+        monkeypatch.setattr(torch.accelerator, name, lambda value=value: value)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "init", lambda: started.append(1))
+    assert DevicePlacement("cpu").device == CPU
+    assert not started
+    assert DevicePlacement().device == torch.device("cuda", 0)
+    assert started
+
+
+def test_random_states_of_more_gpus_than_there_are_now_are_restored_as_far_as_possible(monkeypatch):
+    restored = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.extend)
+    draws.put({"cuda": ["first", "second", "third"]})
+    assert restored == ["first", "second"]
 
 
 def test_a_device_is_named_as_tensors_name_it():
