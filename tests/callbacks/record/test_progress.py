@@ -3,7 +3,6 @@
 import io
 import math
 import re
-import subprocess
 import sys
 from base64 import b64decode
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -15,6 +14,7 @@ import nbclient
 import nbformat
 import pytest
 import torch
+from processes import start
 from torch import nn
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
@@ -402,10 +402,12 @@ history = learn.fit(2)
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
 def test_in_a_real_terminal_the_last_lines_are_the_epochs_and_no_warning_is_given():
     code = """
-import time, torch
+import time, torch, warnings
 from functools import partial
 from callbacks import Callback
 from learner.learner import Learner
+warnings.simplefilter("error")
+warnings.simplefilter("ignore", ResourceWarning)  # an older torch leaves a temporary folder to the end
 class Slow(Callback):
     def after_batch(self, learn):
         time.sleep(0.06)
@@ -418,10 +420,7 @@ Learner(torch.nn.Linear(1, 1), data, torch.nn.functional.mse_loss, sgd, [Slow]).
     import pty
 
     parent, child = pty.openpty()
-    # an older torch leaves a temporary folder to the end of the process
-    options = ["-W", "error", "-W", "ignore::ResourceWarning"]
-    command = [sys.executable, *options, "-c", code]
-    process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, close_fds=True)
+    process = start("-c", code, stdin=child, stdout=child, stderr=child)
     os.close(child)
     written = b""
     while chunk := read_or_end(parent):

@@ -6,11 +6,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import textwrap
 import warnings
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from resumed import in_memory, make
@@ -18,9 +18,6 @@ from torch import nn
 
 from callbacks import Callback, Checkpoint, LearnerWarning, Order, on
 from learner.files import checkpoint_file
-
-ROOT = Path(__file__).parents[3]
-SETTINGS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}", "OMP_NUM_THREADS": "1"}
 
 
 def names(folder: Path) -> list[str]:
@@ -144,17 +141,10 @@ FILE_SIZE_LIMIT = """
 """
 
 
-def run_script(folder: Path, script: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+def run_script(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = folder / "script.py"
     path.write_text(textwrap.dedent(script))
-    return subprocess.run(
-        [sys.executable, str(path), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **SETTINGS},
-        **options,
-    )
+    return processes.run(str(path), *arguments)
 
 
 def test_a_file_size_limit_of_the_system_leaves_no_partial_file(tmp_path):

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import run, start
 
 from callbacks import EarlyStopping, History, LearnerWarning
 from learner.cli import machine
 from learner.cli.commands import main
 from learner.recipes import names
 from learner.recipes.recipe import load_recipe
-from learner.runs.running import run
+from learner.runs.running import run as run_recipe
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SAVING = ("callbacks.Checkpoint.folder=saved", "callbacks.Checkpoint.every=7 steps")
@@ -291,19 +290,12 @@ def test_traceback_shows_where_a_problem_was_found(first, capsys):
     assert "SyntaxError" in capsys.readouterr().err
 
 
-def start(*words: str, **options) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[3]
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "learner", *words]
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_ends_the_run_with_its_code_and_the_command_that_resumes_it(first, name, code):
-    process = start("run", str(first), *SAVING, "fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
+    process = start(
+        "-m", "learner", "run", str(first), *SAVING, "fit.epochs=1_000_000", "callbacks.EarlyStopping=null"
+    )
     assert process.stdout is not None
     for _ in range(3):
         process.stdout.readline()
@@ -318,7 +310,7 @@ def test_a_signal_ends_the_run_with_its_code_and_the_command_that_resumes_it(fir
 
 def without_reader(*words: str, send: signal.Signals | None = None) -> tuple[int, str]:
     """The exit code and standard error of a command whose output is closed."""
-    process = start(*words)
+    process = start("-m", "learner", *words)
     assert process.stdout is not None
     assert process.stderr is not None
     if send is not None:
@@ -355,11 +347,9 @@ def test_a_run_whose_output_is_closed_ends_with_the_code_of_the_training(first, 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize(("words", "code"), [(["run", "RECIPE"], 0), (["ls"], 1), (["show", "RECIPE"], 1)])
 def test_output_to_a_full_disk_is_reported_in_one_line(first, words, code):
-    command = [sys.executable, "-m", "learner", *(str(first) if each == "RECIPE" else each for each in words)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        done = run(
+            "-m", "learner", *(str(first) if each == "RECIPE" else each for each in words), stdout=full
         )
     assert done.returncode == code
     assert done.stderr.count("No space left") == 1
@@ -378,7 +368,7 @@ def test_results_that_cannot_be_written_do_not_hide_the_error_of_the_training(fi
     monkeypatch.setattr(History, "to_csv", full)
     monkeypatch.setattr(EarlyStopping, "cleanup_fit", lambda self, learn: end(learn))
     with pytest.warns(LearnerWarning, match="cannot be written to"), pytest.raises(ending, match="mine"):
-        run(load_recipe(str(first)))
+        run_recipe(load_recipe(str(first)))
 
 
 def without_seconds(folder: str) -> list[dict[str, str]]:

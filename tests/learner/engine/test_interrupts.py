@@ -6,22 +6,19 @@ import errno
 import io
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
+from processes import start
 from tiny import notes
 
 from callbacks import Callback, CancelBatch, CancelEpoch, CancelTrain, Checkpoint, Compile, on
 from learner import Data
 from learner.engine import interrupt
-
-ROOT = Path(__file__).parents[3]
 
 
 def press(number: signal.Signals, event: str = "after_loss"):
@@ -317,16 +314,7 @@ SCRIPT = """
 def test_a_script_ends_as_its_caller_expects_without_workers_left(tmp_path, number, code, workers):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT.replace("{workers}", str(workers))))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
+    process = start(str(script), start_new_session=True)
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     out, error = process.communicate(timeout=60)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import subprocess
-import sys
 import textwrap
 import warnings
 
@@ -35,6 +32,7 @@ from interrupted_passes import (
     train_on,
     whole_run,
 )
+from processes import run
 
 from callbacks import LearnerWarning
 from learner import TensorLoader
@@ -177,9 +175,8 @@ def test_another_process_resumes_with_the_same_bits(tmp_path):
         seen = interrupted_passes.resumed(interrupted_passes.SKIPPED["generators everywhere"], *saved, 1, 12)
         torch.save(seen, "seen.pt")
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    subprocess.run(command, check=True, timeout=100, cwd=tmp_path, env=environment)
+    done = run("-c", textwrap.dedent(script), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert_same(torch.load(tmp_path / "seen.pt"), [epochs[1][12:], epochs[2]])
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 import yaml
@@ -82,7 +83,9 @@ def folder(tmp_path_factory):
     assert run(folder, RUN_SCRIPTS, " ".join(without)) == "", "a script imports this project"
     (folder / "logs").rename(folder / "script_logs")
     shutil.rmtree(folder / "kept")  # a Checkpoint starts no run in a folder that has one
-    run(folder, RUN_SCRIPTS + RUN_LEARNERS, " ".join(NEEDS_DATA), " ".join(COMPOSITIONS))
+    names = " ".join(NEEDS_DATA), " ".join(COMPOSITIONS)
+    done = processes.run("-c", RUN_SCRIPTS + RUN_LEARNERS, *names, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
