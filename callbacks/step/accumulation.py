@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from callbacks.core.contract import Callback, CancelStep, LearnerProtocol, Order
+from callbacks.core.modules import TrainedParameters
 from callbacks.core.registry import describe
 from callbacks.results.loss_weight import LossWeight, Weight
 
@@ -57,7 +58,7 @@ class GradientAccumulation(Callback):
         self.n_batches, self.n_samples = n_batches, n_samples
         check_sizes(n_batches, n_samples)
         self._weight = LossWeight(weight, owner="GradientAccumulation")
-        self._is_sum = False
+        self._is_sum, self._trained = False, TrainedParameters()
         self._begin()
 
     @property
@@ -126,7 +127,7 @@ class GradientAccumulation(Callback):
             window["last"] = learn.batch_idx
             if not self._is_full(learn, window["n_batches"], window["n_samples"]):
                 raise CancelStep
-        parameters, left = parameters_of(learn), window.get("left")
+        parameters, left = parameters_of(learn, self._trained.of(learn)), window.get("left")
         weight = learn.ranks.divisor(learn, window["weight"], is_sum=self._is_sum)
         # if no target counts, gradients are 0 and must stay 0
         weight = torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight or 1
@@ -170,6 +171,7 @@ class GradientAccumulation(Callback):
         if self.window["n_batches"] and not learn.error:
             learn.optimizer.zero_grad()
         self._begin()
+        self._trained.clear()
 
     def _weigh(self, learn: LearnerProtocol) -> float | Tensor:
         """The weight of the current batch."""
@@ -221,10 +223,11 @@ def scaled(loss: Tensor, share: float | Tensor) -> Tensor:
     return torch.where(is_nothing, 0, loss * share)
 
 
-def parameters_of(learn: LearnerProtocol) -> list[Tensor]:
-    """The model's parameters, and those that only the optimizer holds, as of a loss that is trained."""
+def parameters_of(learn: LearnerProtocol, of_model: list[Any] | None = None) -> list[Tensor]:
+    """The model's parameters, listed already or not, and those that only the optimizer holds."""
+    of_model = list(learn.model.parameters()) if of_model is None else of_model
     held = (each for group in learn.optimizer.param_groups for each in group["params"])
-    return list(dict.fromkeys([*learn.model.parameters(), *held]))
+    return list(dict.fromkeys([*of_model, *held]))
 
 
 def check_step(callback: Callback, learn: LearnerProtocol) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from callbacks import (
     CancelStep,
+    GradientAccumulation,
     GradientClip,
     GradientNorms,
     Metrics,
@@ -149,7 +150,10 @@ class Walked(nn.Sequential):
         return super().named_modules(*args, **kwargs)
 
 
-@pytest.mark.parametrize("kind", [partial(GradientClip, 0.5), GradientNorms, StopOnNaNGradient])
+KINDS = [partial(GradientClip, 0.5), GradientNorms, StopOnNaNGradient, partial(GradientAccumulation, 2)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_does_not_list_the_parameters_again(kind):
     found = []
     for n_steps in (2, 6):
