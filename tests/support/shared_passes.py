@@ -99,6 +99,30 @@ def generated(n_items: int, size: int):
         yield torch.stack([batch, torch.rand(len(batch)).mul(1000).long()], 1), batch
 
 
+class Noisy(Dataset):
+    """Items with noise from every generator; some draw nothing, and some more than others."""
+
+    def __init__(self):
+        self.rng, self.own = np.random.default_rng(0), torch.Generator().manual_seed(3)
+
+    def __len__(self):
+        return 22
+
+    def __getitem__(self, index):
+        noise = [0.0] * 5
+        for _ in range(index % 3):
+            both = [torch.rand(()).item(), torch.rand((), generator=self.own).item()]
+            noise = [random.random(), np.random.rand(), self.rng.random(), *both]
+        return torch.tensor([index, *noise], dtype=torch.float64), index
+
+
+def noisy_loader(dataset=Noisy, *, generator=False, **options):
+    made = dataset()
+    # the sampler may draw from the generator that the items draw from
+    own = {"generator": getattr(made, "own", None)} if generator else {}
+    return DataLoader(made, 5, **{"shuffle": True, **own, **options})
+
+
 LOADERS = {
     "tensors": lambda n: TensorLoader(tensors(n), 5, shuffle=True, seed=3),
     "tensors in order": lambda n: TensorLoader(tensors(n), 5),

@@ -17,7 +17,7 @@ from learner.data.tensors import describe
 WHOLE = (str, bytes, bool, int, float, complex, type(None), np.number)  # the same for all items
 HINT = (
     'Pass Distributed(batch="each"), so that each process takes whole batches in turn; or let each process '
-    "create its own part of the data, and mark the data as sharded."
+    "create its own part of the data, and pass Distributed(sharded=True)."
 )
 
 

@@ -8,31 +8,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from shared_passes import parts, whole
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from shared_passes import Noisy, noisy_loader, parts, whole
+from torch.utils.data import Subset, default_collate
 
 from callbacks.core import draws
 from learner.data.seeded import Seeded
 from learner.data.sharing import Share
-
-N_ITEMS = 22
-
-
-class Noisy(Dataset):
-    """Items with noise from every generator; some draw nothing, and some more than others."""
-
-    def __init__(self):
-        self.rng, self.own = np.random.default_rng(0), torch.Generator().manual_seed(3)
-
-    def __len__(self):
-        return N_ITEMS
-
-    def __getitem__(self, index):
-        noise = [0.0] * 5
-        for _ in range(index % 3):
-            both = [torch.rand(()).item(), torch.rand((), generator=self.own).item()]
-            noise = [random.random(), np.random.rand(), self.rng.random(), *both]
-        return torch.tensor([index, *noise], dtype=torch.float64), index
 
 
 class AtOnce(Noisy):
@@ -40,13 +21,6 @@ class AtOnce(Noisy):
 
     def __getitems__(self, indices):
         return [self[index] for index in indices]
-
-
-def loader(dataset=Noisy, *, generator=False, **options):
-    made = dataset()
-    # the sampler may draw from the generator that the items draw from
-    own = {"generator": getattr(made, "own", None)} if generator else {}
-    return DataLoader(made, 5, **{"shuffle": True, **own, **options})
 
 
 def items(make, size, n_passes=2, **options):
@@ -73,7 +47,7 @@ def assert_same(one, other):
 )
 @pytest.mark.parametrize("generator", [False, True])
 def test_items_draw_the_same_on_any_number_of_ranks(dataset, generator):
-    make = partial(loader, dataset, generator=generator)
+    make = partial(noisy_loader, dataset, generator=generator)
     expected = items(make, 1)
     for size in (2, 3, 4, 8):
         assert_same(items(make, size), expected)
@@ -83,19 +57,19 @@ def test_items_draw_the_same_on_any_number_of_ranks(dataset, generator):
 
 
 def test_workers_draw_what_the_main_process_draws():
-    expected = items(loader, 1)
-    assert_same(items(partial(loader, num_workers=2), 1), expected)
-    persistent = partial(loader, num_workers=1, persistent_workers=True)
+    expected = items(noisy_loader, 1)
+    assert_same(items(partial(noisy_loader, num_workers=2), 1), expected)
+    persistent = partial(noisy_loader, num_workers=1, persistent_workers=True)
     assert_same(items(persistent, 2), items(persistent, 1))
 
 
 def test_the_order_is_that_of_one_process():
-    for found, expected in zip(items(loader, 3, 1), whole(loader), strict=True):
+    for found, expected in zip(items(noisy_loader, 3, 1), whole(noisy_loader), strict=True):
         assert torch.equal(found[:, 0], torch.cat([batch[0] for batch in expected])[:, 0])
 
 
 def test_persistent_workers_draw_differently_in_each_pass():
-    one, two = items(partial(loader, num_workers=1, persistent_workers=True, shuffle=False), 1)
+    one, two = items(partial(noisy_loader, num_workers=1, persistent_workers=True, shuffle=False), 1)
     assert torch.equal(one[:, 0], two[:, 0])
     assert not torch.equal(one, two)
 
@@ -108,7 +82,7 @@ def noisy_collate(batch):
 @pytest.mark.parametrize("collate", [None, noisy_collate])
 def test_the_streams_of_the_process_stay(collate):
     seen = []
-    parts(partial(loader, collate_fn=collate), Share(0, 2), model=lambda: seen.append(draws.take()))
+    parts(partial(noisy_loader, collate_fn=collate), Share(0, 2), model=lambda: seen.append(draws.take()))
     first, *others = seen
     assert others
     for each in others:

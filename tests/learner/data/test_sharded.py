@@ -1,0 +1,109 @@
+"""Data of which each rank has a part of its own is recognised, and left as it is."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from shared_passes import Plain
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, TensorDataset
+
+from callbacks import LearnerWarning
+from learner import TensorLoader
+from learner.data.sharing import sharding_of
+
+
+def loader(n_items=12, rank=1, size=2, **options):
+    sampler = DistributedSampler(range(n_items), num_replicas=size, rank=rank, **options)
+    return DataLoader(Plain(n_items), 3, sampler=sampler)
+
+
+def problems(of, rank=1, size=2, *, each=False):
+    return [str(each) for each in sharding_of(of).problems(of, rank, size, each=each)]
+
+
+class ByRank(IterableDataset):
+    """A stream that asks for its rank."""
+
+    def __iter__(self):
+        return iter(range(torch.distributed.get_rank(), 10, torch.distributed.get_world_size()))
+
+
+class ByEnvironment(IterableDataset):
+    """A stream that reads its rank from the environment."""
+
+    def __iter__(self):
+        return iter(range(int(os.environ["RANK"]), 10))
+
+
+class Split(IterableDataset):
+    """A stream as `split_dataset_by_node` of Hugging Face returns it."""
+
+    def __init__(self):
+        self._distributed = type("DistributedConfig", (), {})()
+        self._distributed.rank, self._distributed.world_size = 1, 2
+
+    def __iter__(self):
+        return iter(range(10))
+
+
+def split_by_node(source):
+    return source
+
+
+class Pipeline(IterableDataset):
+    """A stream with a function of webdataset."""
+
+    def __init__(self):
+        self.pipeline = [split_by_node]
+
+    def __iter__(self):
+        return iter(range(10))
+
+
+def test_a_distributed_sampler_is_recognised_also_within_a_batch_sampler():
+    assert sharding_of(loader()).name == "DistributedSampler"
+    inner = loader().sampler
+    assert sharding_of(DataLoader(Plain(12), batch_sampler=BatchSampler(inner, 3, True))).part is inner
+    assert problems(loader()) == []
+
+
+@pytest.mark.parametrize("dataset", [ByRank, ByEnvironment, Split, Pipeline])
+def test_streams_that_shard_themselves_are_recognised(dataset):
+    found = DataLoader(dataset(), 2)
+    assert sharding_of(found) is not None
+    assert problems(found) == []
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        DataLoader(TensorDataset(torch.arange(4)), 2, shuffle=True),
+        TensorLoader([torch.arange(4)], 2),
+        [torch.arange(2)],
+        lambda: [torch.arange(2)],
+    ],
+)
+def test_other_data_is_not_sharded(of):
+    assert sharding_of(of) is None
+
+
+def test_a_sampler_for_another_rank_or_number_of_ranks_is_refused():
+    assert (
+        "for rank 1 of 2, but this is rank 1 of 4. Leave DistributedSampler out"
+        in problems(loader(), 1, 4)[0]
+    )
+    assert "for rank 1 of 2, but this is rank 0 of 2" in problems(loader(), 0)[0]
+
+
+def test_whole_batches_in_turn_of_sharded_data_are_refused():
+    assert "so each rank has batches of its own already" in problems(loader(), each=True)[0]
+
+
+@pytest.mark.parametrize(("drop_last", "words"), [(False, "repeats 1 of 11"), (True, "leaves out 1 of 11")])
+def test_items_that_are_repeated_or_left_out_are_reported(drop_last, words):
+    found = loader(11, drop_last=drop_last)
+    (problem,) = sharding_of(found).problems(found, 1, 2, each=False)
+    assert isinstance(problem, LearnerWarning)
+    assert words in str(problem)
