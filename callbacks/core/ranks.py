@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -39,8 +40,8 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Is this the process that prints, draws and writes?"""
-        return self.rank == 0
+        """Is this the process that prints, draws and writes? Right outside a fit too."""
+        return is_first_process()
 
     def n_items(self, learn: Any) -> int:
         """The items of the current batch in all processes."""
@@ -114,10 +115,20 @@ ALONE = Ranks()
 
 
 def is_launched() -> bool:
-    """Did `torchrun`, or another launcher that sets `RANK` and `WORLD_SIZE`, start this process?"""
-    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "").isdecimal()
+    """Has a launcher such as `torchrun` started this process, or has the script made a process group?"""
+    is_set = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "").isdecimal()
+    return is_set or rank_in_group() is not None
 
 
 def is_first_process() -> bool:
-    """Is this the only process, or the first of several that a launcher has started?"""
-    return not is_launched() or os.environ["RANK"] == "0"
+    """Is this the only process, or the first of several?"""
+    rank = rank_in_group()
+    return (os.environ["RANK"] if rank is None and is_launched() else str(rank or 0)) == "0"
+
+
+def rank_in_group() -> int | None:
+    """The rank in torch's process group; None if the script has made none, or one of a single process."""
+    distributed: Any = sys.modules.get("torch.distributed")  # it is not imported for this
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed.get_rank() if distributed.get_world_size() > 1 else None

@@ -15,7 +15,8 @@ from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, is_first_process
 from callbacks.distributed.agreement import Agreement, Group
 from callbacks.distributed.data_parallel import DataParallel
-from callbacks.distributed.group import Members, join
+from callbacks.distributed.group import Members
+from callbacks.distributed.joining import join
 from callbacks.results.loss_weight import LossWeight, Weight
 from callbacks.step.accumulation import parameters_of, scaled
 
@@ -96,6 +97,8 @@ class Distributed(Callback):
         return Members()
 
     def before_fit(self, learn: LearnerProtocol) -> None:
+        if any(each.distributed and not isinstance(each, Distributed) for each in learn.callbacks):
+            return  # the user's callback does it
         if not join(self.backend, self.timeout):
             return  # one process, which needs none of this
         self._group = Group(self.batch == "each", self.sharded, self._divisor)

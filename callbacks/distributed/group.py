@@ -1,52 +1,20 @@
-"""The group of processes that train together: joining it, and asking the others."""
+"""The group of processes that train together, and what they ask each other."""
 
 from __future__ import annotations
 
-import atexit
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import timedelta
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 
 from callbacks.core import draws
-from callbacks.core.ranks import Ranks, is_launched
+from callbacks.core.ranks import Ranks
 from callbacks.core.when import saved_part
+from callbacks.distributed.joining import OtherRankError
 from callbacks.distributed.streams import Streams
 
 T = TypeVar("T")
-
-
-def join(backend: str | None = None, timeout: float | None = None) -> bool:
-    """Join the process group that the launcher's environment describes, unless this process has joined one.
-
-    Args:
-        backend: a name of `torch.distributed`, such as `"gloo"` or `"nccl"`; by default gloo for tensors on
-            the CPU and nccl for tensors on a GPU.
-        timeout: the seconds after which a collective operation fails; None for torch's default.
-
-    Returns:
-        Is this process in a group? No, if no launcher has started it.
-    """
-    if dist.is_initialized():
-        return True
-    if not is_launched():
-        return False
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    more = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
-    dist.init_process_group(backend, **more)
-    atexit.register(leave)
-    return True
-
-
-def leave() -> None:
-    """Leave the group at the end of the process."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class Members(Ranks):
@@ -130,7 +98,3 @@ class Group(Members):
 def differing_in(learn: Any) -> list[Any]:
     """The callbacks whose states differ between processes."""
     return [each for each in learn.callbacks if each.differs_by_rank and saved_part(each) is each]
-
-
-class OtherRankError(RuntimeError):
-    """An error of another process; that process raises the error itself."""

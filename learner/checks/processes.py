@@ -12,8 +12,9 @@ from callbacks.core.modules import modules_beside
 from learner.state.protocol import FullLearner
 
 REMEDY = (
-    "Start it as one process, without torchrun. If the processes are to train independently, or you "
-    "synchronize them yourself, add a callback whose class has `distributed = True`."
+    "Start it with torchrun, or add the callback Distributed. If it is one process, unset WORLD_SIZE. If the "
+    "processes are to train independently, or you synchronize them yourself, add a callback whose class has "
+    "`distributed = True`."
 )
 
 

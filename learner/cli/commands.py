@@ -8,15 +8,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
 from callbacks.core.output import print_line, reported
+from callbacks.core.ranks import is_first_process, is_launched
+from callbacks.distributed.joining import OtherRankError
 from learner.cli import examine, leave, listing, machine, predicting, reports, starter, train
 from learner.cli.parser import Parser
 from learner.recipes.recipe_errors import Mistake, RecipeError
 
 TRAINING = (["run"], ["resume"])  # their exit code reports how training ended, even if the output fails
+PATIENCE = 10.0  # seconds in which the launcher ends the other processes once the first one has ended
 
 EXAMPLES = """\
 examples:
@@ -69,18 +73,33 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
+        check_verb(arguments)
         return options.function(options)
     except RecipeError as error:
+        let_first_print()
         return print_problems(error, options)
-    except Mistake as mistake:
+    except (Mistake, OtherRankError) as mistake:
+        let_first_print()
         print(f"learner: {mistake}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(mistake, Mistake) else 1
     except Exception as error:
         if options.function is train.do_replay:
             raise  # uncaught, so that `python -m pdb` stops where it was raised
         if not isinstance(error, OSError) or flush_output("\n"):  # otherwise our own output failed
             traceback.print_exc()
         return 1
+
+
+def check_verb(arguments: list[str]) -> None:
+    """Refuse to do in each of several processes what one can do."""
+    if is_launched() and os.environ["WORLD_SIZE"] != "1" and arguments[:1] not in TRAINING:
+        raise Mistake(f"`learner {arguments[0]}` runs in one process: start it without torchrun.")
+
+
+def let_first_print() -> None:
+    """Give the first process time to print the same mistake; then the launcher ends the others."""
+    if not is_first_process():
+        time.sleep(PATIENCE)
 
 
 def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:

@@ -16,6 +16,7 @@ from typing import Any
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.modules import loss_module
+from callbacks.core.ranks import is_first_process
 from callbacks.core.warning import warn
 from callbacks.history.direction import guess_direction
 from callbacks.model.finite import first_bad
@@ -59,7 +60,7 @@ class RunRecorder(Callback):
             "command": command(),
             "weights": self.facts.get("weights") or {},
         }
-        self.facts.setdefault("code", code_of(recipe, folder))
+        self.facts.setdefault("code", code_of(recipe))
         self._best: Best | None = None
         self._measured = MeasuredWeights("")
         self._has_started = False
@@ -149,6 +150,8 @@ class RunRecorder(Callback):
 
     def _try(self, what: str, write: Callable[[], None]) -> None:
         """Write during the fit; a failure is a warning, because the training is worth more."""
+        if not is_first_process():
+            return
         try:
             write()
         except (OSError, ValueError, RuntimeError) as error:
@@ -201,7 +204,7 @@ def item_of(learn: Learner) -> list[dict[str, Any]] | None:
     ] or None
 
 
-def code_of(recipe: Recipe, folder: Path) -> dict[str, str]:
+def code_of(recipe: Recipe) -> dict[str, str]:
     """The text of the recipe's Python files, by their path in the folder."""
     found = {}
     for source in recipe.names.code.sources():

@@ -16,6 +16,7 @@ import torch
 
 from callbacks import BlackBox, Checkpoint
 from callbacks.core.output import print_line
+from callbacks.core.ranks import Ranks, is_first_process
 from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
 from callbacks.record.unkept import note_kept
@@ -25,13 +26,13 @@ from learner.learner import Learner
 from learner.recipes.recipe import Recipe, is_refusal, load_recipe
 from learner.recipes.recipe_errors import Mistake, RecipeError
 from learner.recipes.verify import Report, Trial, verify
-from learner.resume.resumption import Resume
+from learner.resume.resumption import Resume, ranks_of
+from learner.runs.launched import check_same_recipe, folder_of_run
 from learner.runs.recorder import RunRecorder, noted_warnings
 from learner.runs.run_folder import (
     closing_lines,
     keep_results,
     kept_recipe,
-    new_folder,
     runs_of,
     saved_in,
     shown_path,
@@ -46,22 +47,33 @@ def run(recipe: Recipe, runs: Path | None = Path("runs")) -> Learner:
     The folder is `<recipe's name>-<number>` in `runs`; None keeps nothing.
     """
     learn = recipe.build()
-    check_alone(learn)
-    folder = None if runs is None else new_folder(runs.absolute(), recipe.path)
-    if folder is not None:
-        keep_recipe(recipe, folder)
+    ranks = met(learn)
+    check_same_recipe(recipe, ranks)
+    if runs is None:
+        return train(recipe, learn, None)
+    folder, is_saved = ranks.first(lambda: started_folder(recipe, runs.absolute()))
     try:
-        return train(recipe, learn, folder)
+        return train(recipe, learn, folder, resume="must" if is_saved else "never")
     except RecipeError:
-        if folder is not None:
+        if not is_saved and is_first_process():
             shutil.rmtree(folder)  # created above, and nothing was trained
         raise
+
+
+def started_folder(recipe: Recipe, runs: Path) -> tuple[Path, bool]:
+    """The folder of a run with its recipe, and whether it has a checkpoint to resume from."""
+    folder, is_saved = folder_of_run(recipe, runs)
+    if not is_saved:
+        keep_recipe(recipe, folder)
+    return folder, is_saved
 
 
 def run_or_resume(recipe: Recipe, runs: Path, differ: Iterable[str] = ()) -> Learner:
     """Resume the newest run of a recipe that has checkpoints, or start a new one."""
     check_saves(recipe)
-    folder = next((each for each in runs_of(recipe.path, runs) if saved_in(each)), None)
+    learn = recipe.build()
+    ranks = met(learn)
+    folder = ranks.first(lambda: next((each for each in runs_of(recipe.path, runs) if saved_in(each)), None))
     if folder is None:
         place = shown_path(runs)
         print_line(f"no run of {recipe.path.name} with a checkpoint in {place}: starting a new one")
@@ -71,7 +83,7 @@ def run_or_resume(recipe: Recipe, runs: Path, differ: Iterable[str] = ()) -> Lea
             f"{recipe.path.name} has changed since the run in {shown_path(folder)}. To resume the run with "
             f"its own recipe: learner resume {shown_path(folder)}. To start a new run, omit --resume."
         )
-    return train(recipe, recipe.build(), folder, resume="must", allow=differ)
+    return train(recipe, learn, folder, resume="must", allow=differ)
 
 
 def resume_run(recipe: Recipe, differ: Iterable[str] = ()) -> Learner:
@@ -80,8 +92,10 @@ def resume_run(recipe: Recipe, differ: Iterable[str] = ()) -> Learner:
     check_saves(recipe)
     if not saved_in(folder):
         raise Mistake(f"{shown_path(folder)} has no checkpoint. Start a new run with `learner run`.")
-    learn = train(recipe, recipe.build(), folder, resume="must", allow=differ)
-    if recipe.overrides:
+    learn = recipe.build()
+    met(learn)
+    train(recipe, learn, folder, resume="must", allow=differ)
+    if recipe.overrides and is_first_process():
         write_recipe(recipe, folder)
     return learn
 
@@ -114,13 +128,12 @@ def train(
     allow: Iterable[str] = (),
 ) -> Learner:
     """Fit, and keep the results, also if training fails."""
-    check_alone(learn)
     note_kept()  # or the user wants nothing to be kept
     if folder is None:
         with recipe.importable(), refusals(recipe, learn):
             learn.fit(recipe.n_epochs, resume=resume, allow=allow)
         return learn
-    boxes = [] if sets_black_box(recipe, learn) else [BlackBox(folder / "blackbox")]
+    boxes = [] if sets_black_box(recipe, learn) else [BlackBox(folder / "blackbox" / of_rank(learn))]
     send_files_to(folder, learn)
     recorder = RunRecorder(recipe, folder)
     error: BaseException | None = None
@@ -150,8 +163,11 @@ def refusals(recipe: Recipe, learn: Learner) -> Iterator[None]:
 def keep_and_report(learn: Learner, recorder: RunRecorder, error: BaseException | None) -> None:
     """Keep weights and results, and print what the folder contains. The error of a fit is not replaced.
 
-    If the folder cannot be written to, another one gets everything.
+    If the folder cannot be written to, another one gets everything. Of several processes only the first
+    writes.
     """
+    if not is_first_process():
+        return
     folder, problem = recorder.folder, ""
     recorder.end(learn, error)
     try:
@@ -191,10 +207,17 @@ def kept_elsewhere(learn: Learner, recorder: RunRecorder) -> Path | None:
     return folder
 
 
-def check_alone(learn: Learner) -> None:
-    """Refuse to run as one of several processes, before a folder is created."""
+def of_rank(learn: Learner) -> str:
+    """The subfolder for the files of this process: none for the first one."""
+    rank = ranks_of(learn).rank
+    return f"rank-{rank}" if rank else ""
+
+
+def met(learn: Learner) -> Ranks:
+    """The processes that train together, before a folder is created."""
     try:
         check_processes(learn, [])
+        return ranks_of(learn)
     except RuntimeError as error:
         raise Mistake(str(error)) from error
 

@@ -1,0 +1,131 @@
+"""A recipe in several processes is one run: one folder, one output, one exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_ranks import in_ranks
+
+from learner.cli import commands
+
+RECIPE = """\
+seed: 0
+data: {use: "models.py:points"}
+model: {use: "models.py:Net"}
+loss: mse
+optimizer: {use: SGD, lr: 1e-2}
+callbacks:
+  Checkpoint: {folder: checkpoints, every: 1 epoch}
+fit: {epochs: 2}
+"""
+CODE = """\
+import os
+
+import torch
+from torch import nn
+
+from callbacks import Callback
+from learner import Data
+
+
+def points():
+    x = torch.randn(16, 2)
+    return Data.from_tensors(x, x.sum(1, keepdim=True), 4, valid=0.25)
+
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 1)
+
+
+class Fail(Callback):
+    def after_epoch(self, learn):
+        if learn.epoch == 1:
+            raise ArithmeticError("too high")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "wave.yaml").write_text(RECIPE)
+    (tmp_path / "models.py").write_text(CODE)
+    return tmp_path
+
+
+def said(folder: Path, *words: str, **variables: Any) -> tuple[int, str]:
+    """The exit code and the output of a command line in this process."""
+    os.chdir(folder)
+    os.environ |= variables
+    commands.PATIENCE = 0.0
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        code = commands.main(words)
+    return code, output.getvalue()
+
+
+def test_processes_keep_one_run_and_print_once(folder):
+    (code, text), (other, silence) = in_ranks(2, said, folder, "run", "wave.yaml")
+    assert (code, other, silence) == (0, 0, "")
+    assert text.count("training in 2 processes") == 1
+    assert [each.name for each in (folder / "runs").iterdir()] == ["wave-1"]
+    assert json.loads((folder / "runs/wave-1/run.json").read_text())["status"] == "finished"
+    assert (folder / "runs/wave-1/history.csv").read_text().count("\n") == 3
+
+
+def test_a_run_of_several_processes_resumes(folder):
+    in_ranks(2, said, folder, "run", "wave.yaml", "fit.epochs=1")
+    (code, text), (other, silence) = in_ranks(2, said, folder, "resume", "runs/wave-1", "fit.epochs=2")
+    assert (code, other, silence) == (0, 0, "")
+    assert "resuming from step-000000003.pt" in text
+    assert len(list((folder / "runs").iterdir())) == 1
+
+
+def test_a_run_that_torchrun_starts_again_resumes_in_its_own_folder(folder):
+    first = {"TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_RESTART_COUNT": "0"}
+    words = ("run", "wave.yaml", "callbacks.Fail.use=models.py:Fail")
+    (code, _), (other, _) = in_ranks(2, run_with, folder, words, first)
+    assert (code, other) == (1, 1)
+    again = {"TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_RESTART_COUNT": "1"}
+    ((_, text), _) = in_ranks(2, run_with, folder, words, again)
+    assert "resuming from step-000000003.pt" in text
+    assert [each.name for each in (folder / "runs").iterdir()] == ["wave-1"]
+    other_launch = {"TORCHELASTIC_RUN_ID": "b", "TORCHELASTIC_RESTART_COUNT": "1"}
+    ((_, text), _) = in_ranks(2, run_with, folder, words, other_launch)
+    assert "resuming" not in text
+
+
+def run_with(folder: Path, words: tuple[str, ...], variables: dict[str, str]) -> tuple[int, str]:
+    return said(folder, *words, **variables)
+
+
+def test_different_recipes_are_refused_by_all(folder, tmp_path):
+    found = in_ranks(2, run_own, folder)
+    assert [code for code, _ in found] == [2, 2]
+    assert all("wave.yaml: rank 1 read another text than rank 0" in text for _, text in found)
+    assert not (folder / "runs").exists()
+
+
+def run_own(folder: Path) -> tuple[int, str]:
+    """Each process has another learning rate."""
+    return said(folder, "run", "wave.yaml", f"optimizer.lr=0.0{int(os.environ['RANK']) + 1}")
+
+
+def test_a_folder_that_cannot_be_made_ends_all(folder):
+    (folder / "runs").write_text("a file")
+    (code, text), (other, words) = in_ranks(2, said, folder, "run", "wave.yaml")
+    assert code == 2
+    assert "runs cannot be kept in" in text
+    assert other == 1
+    assert "rank 0 failed, so rank 1 ends too" in words
+
+
+def test_other_verbs_are_refused(folder):
+    found = in_ranks(2, said, folder, "check", "wave.yaml")
+    assert [code for code, _ in found] == [2, 2]
+    assert found[0][1] == "learner: `learner check` runs in one process: start it without torchrun.\n"
