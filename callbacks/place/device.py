@@ -62,6 +62,10 @@ class DevicePlacement(Callback):
         self._is_fitting = False
         self._is_quick = False  # is there nothing to do for tensors on the CPU?
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The attributes without the stream, which cannot be copied."""
+        return {**vars(self), "_lane": None}
+
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._is_fitting = True
         self._open_lane()
@@ -73,17 +77,17 @@ class DevicePlacement(Callback):
             self._place_model(learn)
 
     def before_validate(self, learn: LearnerProtocol) -> None:
-        self._open_lane()
         self._place_model(learn)
 
-    def after_validate(self, learn: LearnerProtocol) -> None:
-        if not self._is_fitting:
-            self._lane = None
-
     def place(self, learn: LearnerProtocol) -> None:
-        # outside of a fit, once per call: the model may have been moved since the last call
-        if learn.model is not self._placed and (self._is_fitting or learn.batch_idx == 0):
+        if self._is_fitting:
+            if learn.model is not self._placed:
+                self._place_model(learn)
+        elif learn.batch_idx == 0:  # the model may have been moved since the last call
+            self._lane = None
             self._place_model(learn)
+        elif learn.batch_idx == 1:  # more than one batch
+            self._open_lane()
         batch = learn.batch
         if self._is_quick and type(batch) is tuple:
             for item in batch:
@@ -102,9 +106,9 @@ class DevicePlacement(Callback):
         self._owned = None
 
     def _open_lane(self) -> None:
-        if self.prefetch and self._lane is None:
-            lane = lane_to(self.device)
-            self._lane = None if lane is None else Prefetch(lane)
+        lane = lane_to(self.device) if self.prefetch else None
+        self._lane = None if lane is None else Prefetch(lane)
+        self._is_quick = self._is_quick and lane is None
 
     def _place_model(self, learn: LearnerProtocol) -> None:
         for module in (learn.model, *modules_beside(learn).values()):

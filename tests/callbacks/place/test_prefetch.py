@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import partial
 
@@ -362,10 +363,21 @@ def test_batches_go_by_the_lane_unless_it_is_switched_off(lane):
 def test_validation_goes_by_the_lane_and_the_callback_keeps_none(lane):
     learn = make(valid=DataLoader(Noisy(), SIZE))
     learn.validate()
-    assert lane.n_begun == 11
+    assert lane.n_begun == 10  # nothing is computed when the first batch comes
     learn.predict(torch.ones(2, 3))  # one batch: there is nothing to be ahead of
-    assert lane.n_begun == 11
+    assert lane.n_begun == 10
     assert learn.callbacks[DevicePlacement]._lane is None
+
+
+def test_predictions_for_a_loader_go_by_the_lane_and_the_learner_can_be_copied_afterwards(lane):
+    learn = make(valid=[(torch.rand(4, 3), torch.rand(4, 1)) for _ in range(5)])
+    found, _ = learn.get_preds()
+    assert lane.n_begun == 4
+    twin = copy.deepcopy(learn)
+    assert twin.callbacks[DevicePlacement]._lane is None
+    learn.callbacks[DevicePlacement].__init__("cpu", prefetch=False)
+    assert torch.equal(learn.get_preds()[0], found)
+    assert lane.n_begun == 4
 
 
 def test_on_a_cpu_prefetch_changes_nothing():
