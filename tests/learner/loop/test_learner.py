@@ -326,6 +326,40 @@ def test_validation_does_not_use_the_random_numbers_of_training(make_learner):
     assert torch.equal(fitted(False, False), fitted(True, True))
 
 
+def draws_beside(learn, loss, n_between: int) -> list[tuple[float, ...]]:
+    """Numbers drawn in turn with validation; `loss` draws there, unless it is None."""
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    found = []
+    for _ in range(5):
+        if loss is not None:
+            learn.loss_func = loss
+            learn.validate()
+        np.random.randn(n_between)
+        found.append((random.random(), random.gauss(0, 1), np.random.rand(), float(torch.rand(()))))
+    return found
+
+
+@pytest.mark.parametrize("n_between", [0, 1, 2])  # NumPy draws normal numbers in pairs, and keeps the second
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: None,
+        lambda: np.random.randn(),
+        lambda: np.random.randn(3),
+        lambda: (np.random.rand(), random.random(), torch.rand(2)),
+        lambda: np.random.randn() if torch.rand(()) > 0.5 else random.gauss(0, 1),
+        lambda: np.random.seed(3),
+    ],
+)
+def test_code_in_validation_may_draw_from_any_generator_and_changes_none(make_learner, draw, n_between):
+    def loss(preds, targets):
+        draw()
+        return F.mse_loss(preds, targets)
+
+    learn = make_learner(data=Data(line_batches(), line_batches()))
+    assert draws_beside(learn, loss, n_between) == draws_beside(learn, None, n_between)
+
+
 def test_iterating_over_the_training_data_does_not_change_its_next_order(make_learner):
     def orders(look):
         data = Data.from_tensors(torch.arange(8.0)[:, None], torch.zeros(8, 1), 4, valid=None, seed=0)
