@@ -18,10 +18,9 @@ from learner.checks.processes import check_processes
 from learner.data.data import as_data
 from learner.engine import again, groups
 from learner.engine.composition import DEFAULT_CALLBACKS, as_list, found_in, metrics_of, with_defaults
-from learner.engine.explain import explain
+from learner.engine.explain import explain, overview
 from learner.engine.groups import Splitter
 from learner.engine.interrupt import interruptible
-from learner.engine.overview import overview
 from learner.engine.subclass import check_subclass
 from learner.examination import examination
 from learner.examination.report import Report

@@ -78,19 +78,18 @@ class LeanOptimizer:
     def __init__(self, optimizer: Any, on_fallback: Callable[[str], object]):
         self.optimizer, self._on_fallback = optimizer, on_fallback
         self.reason: str | None = None
-        self._is_examined = False
+        self._examined: Any = None  # how the optimizer looked
         self._kernel: Kernel | None = None
         self._bare_step: Callable[[Any], Any] = len
         self._hooks: tuple[Any, ...] = ()
-        self._own_step: Any = None
-        self._n_groups = self._n_unproven = 0
+        self._n_unproven = 0
 
     def step(self) -> None:
         """Update the weights."""
         optimizer = self.optimizer
         if self.reason is None:
             try:
-                if not self._is_examined or self._has_changed(optimizer):
+                if looks(optimizer) != self._examined or any(self._hooks):
                     self._examine(optimizer)
                 work = gather(optimizer.param_groups, for_kernel=self._kernel is not None)
             except Unfit as reason:
@@ -102,7 +101,7 @@ class LeanOptimizer:
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
-        if self.reason is not None or not self._is_examined:
+        if self.reason is not None or self._examined is None:
             self.optimizer.zero_grad()
             return
         for group in self.optimizer.param_groups:
@@ -110,7 +109,7 @@ class LeanOptimizer:
                 each.grad = None
 
     def _step(self, optimizer: Any, work: Any) -> None:
-        if self._own_step is not None:  # a scheduler of torch marks here that a step was taken
+        if "step" in vars(optimizer):  # a scheduler of torch marks here that a step was taken
             optimizer._opt_called = True
         before = torch.is_grad_enabled()
         set_grad_enabled(False)
@@ -127,23 +126,19 @@ class LeanOptimizer:
         finally:
             set_grad_enabled(before)
 
-    def _has_changed(self, optimizer: Any) -> bool:
-        """Has it got other groups, another step or hooks since it was examined?"""
-        return (
-            len(optimizer.param_groups) != self._n_groups
-            or vars(optimizer).get("step") is not self._own_step
-            or "zero_grad" in vars(optimizer)
-            or any(self._hooks)
-        )
-
     def _examine(self, optimizer: Any) -> None:
-        self._is_examined = False
+        self._examined = None
         self._kernel = examine(optimizer)
         self._hooks, self._bare_step = find_hooks(optimizer), find_step(optimizer)
-        self._own_step, self._n_groups = vars(optimizer).get("step"), len(optimizer.param_groups)
-        self._is_examined, self._n_unproven = True, N_PROVEN
+        self._examined, self._n_unproven = looks(optimizer), N_PROVEN
 
     def fall_back(self, reason: Unfit) -> None:
         """Take the ordinary step from now on."""
         self.reason = str(reason)
         self._on_fallback(self.reason)
+
+
+def looks(optimizer: Any) -> tuple[Any, ...]:
+    """What must stay as it was examined: the number of groups, and methods that were replaced."""
+    own = vars(optimizer)
+    return len(optimizer.param_groups), own.get("step"), own.get("zero_grad")

@@ -29,35 +29,29 @@ from callbacks.step.precision import MixedPrecision
 class WholeStep(Callback):
     """Compute forward, loss and gradients of a training step as one compiled program.
 
-    `torch.compile` makes one program of the three, which takes seconds to minutes. Each step is then faster;
-    `docs/speed.md` says after how many steps this pays off. The program runs in place of the forward pass, so
-    loss and gradients are computed before their events fire. Gradients are ordinary ones: callbacks may read,
-    clip, scale or replace them, add up those of several batches (`GradientAccumulation`), cancel the batch or
-    the update, scale the loss, or add a term to it that depends on weights. The update is that of `LeanStep`:
-    the learner's own optimizer, of any class, with its own state and rates. Buffers (batch norm), dropout
-    with torch's random numbers and `MixedPrecision("bf16")` are part of the program. Validation and
-    prediction run without it.
+    `torch.compile` makes one program of the three, in seconds to minutes, which runs in place of the forward
+    pass. Each step is then faster; `docs/speed.md` says after how many steps this pays off. At their events,
+    loss and gradients are ordinary tensors: callbacks may read, clip, scale, replace or accumulate gradients,
+    cancel the batch or the update, scale the loss, or add a term to it that depends on weights. The update is
+    that of `LeanStep`. Buffers (batch norm), dropout with torch's random numbers and `MixedPrecision("bf16")`
+    are part of the program. Validation and prediction run without it.
 
     A program is made for one kind of batch (types and shapes), and for the values of everything that forward
     and loss read: attributes, containers, closures, global variables, hooks, settings of torch. A new value
     gets a program of its own, and so does a smaller last batch. Kinds beyond `n_programs` take the ordinary
-    step, with a warning.
+    step, with a warning. Programs that a fit has used are kept for the next fit.
 
     The first two steps of each program are computed by the ordinary step as well, and compared: if the
     compiler computes something else, an error names the tensor. The next 15 steps are timed beside the
-    ordinary step. All of these hold copies of the tensors that the step reads and does not train. From the
-    first step on the numbers are the program's: those of the ordinary step up to rounding, and the same bits
-    in each run. Programs that a fit has used are kept for the next fit, and compared again.
+    ordinary step. All of these hold copies of the tensors that the step reads and does not train. The numbers
+    are those of the ordinary step up to rounding, and the same bits in each run.
 
-    Some steps cannot become a program. The ordinary step is then taken for the rest of the fit, and a warning
-    says why, with the line. Reasons are: a forward pass that branches on values, or stores something on the
-    model; random numbers of Python or NumPy; sparse gradients; hooks on parameters; a setting that changes
-    all the time; code that asks whether it is compiled; a callback, or a subclass of the learner, that
-    overrides `forward`, `compute_loss` or `backward`; several processes; no C++ compiler; a program that is
-    slower than the ordinary step.
-
-    Callbacks that would have no effect are refused by name. A callback that changes predictions, targets, or
-    something else that the loss reads, after the forward pass, ends the fit with an error that names it.
+    The ordinary step is taken for the rest of the fit, and a warning says why, with the line, where there can
+    be no program: for a forward pass that branches on values, or stores something on the model; random
+    numbers of Python or NumPy; sparse gradients; hooks on parameters; a setting that changes all the time;
+    code that asks whether it is compiled; a callback, or a subclass of the learner, that overrides `forward`,
+    `compute_loss` or `backward`; several processes; no C++ compiler; a program that is slower than the
+    ordinary step.
 
     Args:
         backend: what compiles: `"inductor"`, `"aot_eager"`, `"eager"`, another name that `torch.compile`
@@ -75,9 +69,9 @@ class WholeStep(Callback):
         LearnerWarning: the ordinary step is taken; once per fit.
 
     Raises:
-        ValueError: a setting is not allowed, or another callback implements `step` or `zero_grad`. When a fit
-            starts: a callback would have no effect, as `MixUp` or `MixedPrecision("fp16")`. During a fit: a
-            callback has changed what the program has already used.
+        ValueError: a setting is not allowed, or another callback implements `step` or `zero_grad`. In a fit:
+            a callback would have no effect, as `MixUp` or `MixedPrecision("fp16")`, or has changed something
+            that the loss reads after the forward pass.
         RuntimeError: the program computes other numbers than the ordinary step.
     """
 

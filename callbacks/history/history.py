@@ -6,7 +6,7 @@ import csv
 import html
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
@@ -196,14 +196,11 @@ class History:
         columns = [
             [self.names[number], *column] for number, column in enumerate(zip(*first, *last, strict=True))
         ]
-        blocks = []
-        for block in folded(columns, get_terminal_size().columns):
-            widths = [max(map(len, column)) for column in block]
-            lines = ["  ".join(map(str.rjust, line, widths)) for line in zip(*block, strict=True)]
-            if last:
-                lines.insert(1 + len(first), "...".rjust(widths[0]))
-            blocks.append("\n".join(lines))
-        return "\n".join(["\n\n".join(blocks), *self._notes()])
+        blocks = text_blocks(columns, get_terminal_size().columns)
+        if last:
+            for lines in blocks:
+                lines.insert(1 + len(first), "...".rjust(max(map(len, columns[0]))))
+        return "\n".join(["\n\n".join(map("\n".join, blocks)), *self._notes()])
 
     def _repr_html_(self) -> str:
         if not self.rows:
@@ -240,15 +237,22 @@ class History:
         return min(numbers) if direction == "min" else max(numbers)
 
 
-def folded(columns: list[list[str]], width: int) -> list[list[list[str]]]:
-    """Columns of a table in blocks that fit a screen, each with the first column."""
-    first, blocks = columns[0], [[columns[0]]]
+def text_blocks(
+    columns: Sequence[Sequence[str]], width: int, align: Callable[[str, int], str] = str.rjust
+) -> list[list[str]]:
+    """The lines of a table in blocks that fit a screen, each with the first column, which `align` aligns."""
+    blocks = [[columns[0]]]
     for column in columns[1:]:
         used = sum(max(map(len, each)) + 2 for each in (*blocks[-1], column)) - 2
         if used > width and len(blocks[-1]) > 1:
-            blocks.append([first])
+            blocks.append([columns[0]])
         blocks[-1].append(column)
-    return blocks
+    found = []
+    for block in blocks:
+        first, *widths = [max(map(len, column)) for column in block]
+        rows = zip(*block, strict=True)
+        found.append(["  ".join([align(row[0], first), *map(str.rjust, row[1:], widths)]) for row in rows])
+    return found
 
 
 def show(value: Any) -> str:

@@ -140,7 +140,12 @@ class EpochWatch(Callback):
             self._loader, self._n_batches = loader, n_batches
         elif n_batches is not None and n_batches < self._n_batches:
             if n_batches != n_batches_of(loader) and not learn.loop.known.has_wrong_length():
-                report_problems([fewer_batches(learn, n_batches, self._n_batches)])
+                message = (
+                    f"epoch {learn.epoch} of {learn.n_epochs} had {n_batches} training batches, the one "
+                    f"before {self._n_batches}: the data seems to be used up by reading it. Pass a list, or "
+                    "a function that returns new batches."
+                )
+                report_problems([LearnerWarning(message)])
             self._n_batches = n_batches  # warn once
 
     def after_fit(self, learn: LearnerProtocol) -> None:
@@ -266,12 +271,3 @@ def replacement_problems(learn: FullLearner) -> Iterator[Exception]:
             f"{learn.n_epochs}), and are not in the optimizer, so they are not trained: change weights in "
             "place with parameter.data.copy_(...), or call learn.optimizer.add_param_group."
         )
-
-
-def fewer_batches(learn: FullLearner, n_batches: int, n_first: int) -> Exception:
-    """A warning: the data seems to be used up."""
-    return LearnerWarning(
-        f"epoch {learn.epoch} of {learn.n_epochs} had {n_batches} training batches, the one before "
-        f"{n_first}: the data seems to be used up by reading it. Pass a list, or a function that returns "
-        "new batches."
-    )

@@ -19,15 +19,7 @@ REMEDY = (
 
 
 def check_processes(learn: FullLearner, given: list[Any]) -> None:
-    """Refuse a fit in several processes if each would train on all data.
-
-    Args:
-        learn: the learner.
-        given: the callbacks for this fit.
-
-    Raises:
-        RuntimeError: no callback distributes the fit; with the number of processes, or the model's wrapper.
-    """
+    """Refuse a fit in several processes if each would train on all data; `given` are its own callbacks."""
     if any(callback.distributed for callback in (*learn.callbacks, *given)):
         return
     processes = n_processes()

@@ -51,12 +51,7 @@ def add_recipe_verb(
 
 
 def load(options: argparse.Namespace) -> Recipe:
-    """Read and check the recipe of a command line.
-
-    Raises:
-        RecipeError: the recipe has problems.
-        Mistake: its file cannot be read.
-    """
+    """Read and check the recipe of a command line."""
     try:
         return load_recipe(options.recipe, options.overrides, allow=options.allow)
     except OSError as error:

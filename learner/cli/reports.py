@@ -96,11 +96,7 @@ def read(folder: Path) -> Record:
 
 
 def write(report: RunReport, path: Path) -> None:
-    """Write a page, and print its path.
-
-    Raises:
-        Mistake: the file cannot be written.
-    """
+    """Write a page, and print its path."""
     try:
         report.save(path)
     except OSError as error:

@@ -78,14 +78,7 @@ def do_init(options: argparse.Namespace) -> int:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write both files into the folder; create it if it is missing.
-
-    Returns:
-        Their paths.
-
-    Raises:
-        Mistake: a file exists already, or the folder cannot be created.
-    """
+    """Write both files into the folder, which is created if it is missing; returns their paths."""
     texts = {folder / RECIPE: RECIPE_TEXT, folder / MODELS: MODELS_TEXT}
     there = [str(path) for path in texts if path.exists()]
     if there:

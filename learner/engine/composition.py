@@ -67,11 +67,7 @@ def is_replaced(default: Callback, callbacks: Iterable[Callback], own: set[str])
 
 
 def as_list(given: Any, argument: str) -> list[Any]:
-    """The given callbacks or metrics as a list; a single one is a list of one.
-
-    Raises:
-        TypeError: something that is neither was given.
-    """
+    """The given callbacks or metrics as a list; a single one is a list of one."""
     is_metric = argument == "metrics" and (callable(given) or hasattr(given, "compute"))
     if is_metric or isinstance(given, Callback) or (isinstance(given, type) and issubclass(given, Callback)):
         return [given]
@@ -85,11 +81,7 @@ def as_list(given: Any, argument: str) -> list[Any]:
 
 
 def found_in(callbacks: Callbacks, wanted: Iterable[Callback | type[Callback] | str]) -> list[Callback]:
-    """The callbacks that are wanted, in their order: each given itself, by its name, or by its class.
-
-    Raises:
-        KeyError: there is no such callback; the message lists the names of all.
-    """
+    """The callbacks that are wanted, in their order: each given itself, by its name, or by its class."""
     found: set[int] = set()
     for each in wanted:
         if isinstance(each, str):

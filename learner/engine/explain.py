@@ -7,10 +7,14 @@ import textwrap
 from collections.abc import Sequence
 from shutil import get_terminal_size
 
+from torch.nn.parameter import is_lazy
+
 from callbacks import Callback
 from callbacks.core.registry import describe, listens
 from callbacks.core.when import window_of
+from callbacks.history.tables import html_table
 from callbacks.record.bar import is_terminal
+from learner.engine.composition import metrics_of
 from learner.state.protocol import FullLearner
 
 WIDEST = 100  # characters of a line
@@ -96,3 +100,21 @@ def with_phase(callback: Callback) -> str:
     """A callback with its phase, which determines the order, and its window."""
     window = window_of(callback)
     return f"{describe(callback)} ({callback.order.name}{f', {window.window}' if window else ''})"
+
+
+def overview(learn: FullLearner) -> str:
+    """What a learner is made of, as an HTML table for a notebook."""
+    known = [each for each in learn.model.parameters() if not is_lazy(each)]
+    n_trainable = sum(each.numel() for each in known if each.requires_grad)
+    metrics = [getattr(each, "__name__", type(each).__name__) for each in metrics_of(learn.callbacks)]
+    loss_func = learn.loss_func
+    rows = {
+        "model": f"{type(learn.model).__name__}, {n_trainable:,} trainable parameters on {learn.device}",
+        "data": repr(learn.data),
+        "loss": "" if loss_func is None else getattr(loss_func, "__name__", type(loss_func).__name__),
+        "optimizer": type(learn.optimizer).__name__,
+        "metrics": ", ".join(metrics),
+        "callbacks": ", ".join(map(describe, learn.callbacks)),
+        "trained": f"{len(learn.history)} epochs",
+    }
+    return html_table([(name, text) for name, text in rows.items() if text])

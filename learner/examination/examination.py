@@ -39,14 +39,7 @@ BATCH_EVENTS = (
 
 
 def check(learn: FullLearner) -> Report:
-    """Check a learner on one batch, print the report, and return it."""
-    report = examine(learn)
-    print(report)
-    return report
-
-
-def examine(learn: FullLearner) -> Report:
-    """Run all checks that need no batch, then those on one batch, in a sandbox."""
+    """Check a learner without a batch, then on one in a sandbox; print the report, and return it."""
     if learn.fitting:
         raise RuntimeError("learn.check() was called during a fit: call it before or after.")
     report = Report()
@@ -59,6 +52,7 @@ def examine(learn: FullLearner) -> Report:
     if can_run(learn, report):
         with torch.inference_mode(False), torch.enable_grad(), recorded(report), without_trace(learn, report):
             examine_batch(learn, report)
+    print(report)
     return report
 
 

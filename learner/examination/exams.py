@@ -82,7 +82,7 @@ def loss_of(learn: FullLearner, report: Report, batch: Any) -> bool:
     if learn.loop.runs_default("compute_loss") and not report.add(pred_problems(learn)):
         return False
     add_problems(report, item_problems, learn)
-    compute_loss(learn)
+    learn.loop.compute_loss(learn)
     if not report.add(loss_problems(learn)):
         return False
     value = float(learn.loss)
@@ -99,11 +99,6 @@ def add_problems(report: Report, find: Callable[..., Iterator[Exception]], *args
         report.add(find(*args))
     except Exception as error:  # noqa: BLE001 - batches may be of any kind, and a fit works without this
         report.facts[find.__name__.replace("_", " ")] = f"not checked: {type(error).__name__}"
-
-
-def compute_loss(learn: FullLearner) -> None:
-    """Run the operation and its event, as the loop does."""
-    learn.loop.compute_loss(learn)
 
 
 def class_loss_problems(learn: FullLearner, value: float) -> Iterator[Exception]:

@@ -20,7 +20,7 @@ from learner.checks.loss_checks import tensors_in
 from learner.checks.optimizer_checks import closure_problems
 from learner.data.tensors import counted
 from learner.examination.curvature import largest_curvature, largest_stable_rate, twice_differentiable
-from learner.examination.exams import backward, compute_loss, copied, drop_gradients, gradient
+from learner.examination.exams import backward, copied, drop_gradients, gradient
 from learner.examination.report import Report
 from learner.messages.arguments import rate_problems
 from learner.messages.problems import LearnerWarning, listed
@@ -172,7 +172,7 @@ def losses_of_steps(learn: FullLearner, batch: Any) -> list[float]:
         # a copy, as it may be changed in place; the index counts the batches of gradient accumulation
         learn.batch, learn.batch_idx = copied(batch), len(losses)
         learn.loop.run_model(learn)
-        compute_loss(learn)
+        learn.loop.compute_loss(learn)
         losses.append(float(learn.loss))
         if not math.isfinite(losses[-1]):
             break

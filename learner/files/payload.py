@@ -43,9 +43,6 @@ def load(file: io.BufferedReader, length: int, *, is_ours: bool = True) -> Any:
         length: length of the payload, in bytes.
         is_ours: whether `write` wrote it. A state dict of torch may also have an `OrderedDict` with an
             attribute, and parameters.
-
-    Raises:
-        ValueError: it has something other than plain data, or false sizes.
     """
     records = directory(file, length)
     check_pickle(records, is_ours=is_ours)

@@ -21,16 +21,11 @@ __all__ = ["Call", "leaves", "plain", "same_numbers"]
 
 @dataclass(frozen=True)
 class Call:
-    """The inputs of a model: a tuple of arguments, or a mapping of keywords.
+    """The inputs of a model: a tuple of arguments, or a mapping of keywords."""
 
-    Args:
-        inputs: on the CPU.
-        n_items: the number of items in them.
-        dynamic: the dimensions whose size may vary; None for the one that counts the items.
-    """
-
-    inputs: Any
-    n_items: int
+    inputs: Any  #: on the CPU
+    n_items: int  #: the number of items in them
+    #: the dimensions whose size may vary; None for the one that counts the items
     dynamic: tuple[int, ...] | None = None
 
     @property
@@ -122,18 +117,15 @@ def plain(nest: Any) -> Any:
     if type(nest) is dict:
         return {key: plain(each) for key, each in nest.items()}
     if isinstance(nest, Mapping):
-        return {key: plain(each) for key, each in nest.items() if is_part(each)}
+        kinds = (Tensor, int, float, tuple, list, Mapping)  # what a program can return
+        parts = {key: each for key, each in nest.items() if isinstance(each, kinds) or is_dataclass(each)}
+        return {key: plain(each) for key, each in parts.items()}
     if is_dataclass(nest) and not isinstance(nest, type):
         return plain(OrderedDict((each.name, getattr(nest, each.name)) for each in fields(nest)))
     if isinstance(nest, (tuple, list)):
         parts = [plain(each) for each in nest]
         return parts if isinstance(nest, list) else tuple(parts)
     return nest
-
-
-def is_part(value: Any) -> bool:
-    """Can a program return it?"""
-    return isinstance(value, (Tensor, int, float, tuple, list, Mapping)) or is_dataclass(value)
 
 
 def same_numbers(one: Any, other: Any) -> bool:

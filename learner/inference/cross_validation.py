@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 
 from callbacks.core import draws
 from callbacks.core.output import print_line
-from callbacks.history.history import History, folded, show
+from callbacks.history.history import History, show, text_blocks
 from callbacks.record.unkept import not_meant_to_last
 from learner.data.batching import TensorLoader
 from learner.data.data import Data
@@ -151,13 +151,7 @@ class CrossValidation:
         return found
 
     def __repr__(self) -> str:
-        blocks = []
-        for block in folded(self._columns(), WIDTH):
-            widths = [max(map(len, column)) for column in block]
-            blocks.append(
-                "\n".join("  ".join(map(str.rjust, line, widths)) for line in zip(*block, strict=True))
-            )
-        return "\n\n".join(blocks)
+        return "\n\n".join(map("\n".join, text_blocks(self._columns(), WIDTH)))
 
     def _repr_html_(self) -> str:
         head, *lines = zip(*self._columns(), strict=True)

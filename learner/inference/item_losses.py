@@ -33,8 +33,8 @@ class ItemLosses:
         self._function = None if learn.loss_is_overridden else without_reduction(learn.loss_func)
         base, self._setting = unwrapped(learn.loss_func)
         self._ignores = name_of(base) in ("cross_entropy", "nll_loss")
-        is_sum = reduction_of(learn.loss_func).adds_up or self._setting("reduction", "") == "batchmean"
-        self._reduce = sum_of_elements if is_sum else mean_of_elements
+        is_batchmean = self._setting("reduction", "") == "batchmean"
+        self._adds_up = reduction_of(learn.loss_func).adds_up or is_batchmean
         self._is_checked = False
 
     def of(self, learn: FullLearner) -> Tensor:
@@ -64,7 +64,9 @@ class ItemLosses:
         counts = torch.ones_like(values, dtype=torch.bool)
         if self._ignores and isinstance(targets[0], Tensor) and targets[0].shape == values.shape:
             counts = targets[0] != self._setting("ignore_index", -100)
-        return self._reduce(values, counts)
+        if self._adds_up:
+            return values.flatten(1).sum(1)
+        return (values * counts).flatten(1).sum(1) / counts.flatten(1).sum(1).clamp(min=1)
 
     def _one_by_one(self, learn: FullLearner) -> Tensor:
         n_items, kept = learn.n_items, (learn.inputs, learn.preds, learn.targets)
@@ -93,16 +95,6 @@ def without_reduction(loss_func: Any) -> Callable[..., Any] | None:
     except (TypeError, ValueError):  # none, or a builtin's
         return None
     return partial(inner, reduction="none") if "reduction" in names else None
-
-
-def mean_of_elements(values: Tensor, counts: Tensor) -> Tensor:
-    """The mean over the elements of each item that count; 0 if none does."""
-    return (values * counts).flatten(1).sum(1) / counts.flatten(1).sum(1).clamp(min=1)
-
-
-def sum_of_elements(values: Tensor, counts: Tensor) -> Tensor:
-    """The sum over the elements of each item."""
-    return values.flatten(1).sum(1)
 
 
 def items_of(learn: FullLearner, n_items: int) -> Iterator[int]:

@@ -283,11 +283,6 @@ def check_packed(packed: PackedSequence, place: str) -> None:
         )
 
 
-def one_per_batch(parts: Sequence[Any], _sizes: Sequence[int], _place: str) -> list[Any]:
-    """A list of each batch's output."""
-    return list(parts)
-
-
 #: The function that joins each type; the first type that matches counts.
 KINDS: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (PackedSequence, join_packed),
@@ -295,5 +290,5 @@ KINDS: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (np.ndarray, join_arrays),
     (Mapping, join_mappings),
     ((tuple, list), join_rows),
-    ((str, bytes, Number, np.generic), one_per_batch),
+    ((str, bytes, Number, np.generic), lambda parts, *_: list(parts)),  # one per batch
 )

@@ -58,12 +58,7 @@ def changed(learn: FullLearner, batch: Any, change: Change) -> InputsOnly:
 
 
 def add(totals: list[Tensor], output: Any) -> None:
-    """Add the tensors of an output to those of the versions before.
-
-    Raises:
-        TypeError: there is nothing to average.
-        ValueError: the shapes differ.
-    """
+    """Add the tensors of an output to those of the versions before."""
     found = list(tensors_in(output))
     if not found or not all(each.is_floating_point() or each.is_complex() for each in found):
         raise TypeError(

@@ -16,24 +16,16 @@ Kind = Literal["classes", "labels", "numbers"]
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers and targets of the same shape.
+    """Answers and targets of the same shape."""
 
-    Attributes:
-        kind: `"classes"`: class numbers of shape (items, ...). `"labels"`: 0 and 1 of shape (items, labels).
-            `"numbers"`: of shape (items, outputs).
-        answers: what the model answers.
-        targets: what is right.
-        n_classes: number of classes, labels or outputs.
-        is_counted: which targets count, of the same shape; None for all.
-        outside: targets that are neither classes nor ignored; None if there are none.
-    """
-
+    #: `"classes"`: class numbers of shape (items, ...). `"labels"`: 0 and 1 of shape (items, labels).
+    #: `"numbers"`: of shape (items, outputs)
     kind: Kind
-    answers: Tensor
-    targets: Tensor
-    n_classes: int
-    is_counted: Tensor | None = None
-    outside: Tensor | None = None
+    answers: Tensor  #: what the model answers
+    targets: Tensor  #: what is right
+    n_classes: int  #: number of classes, labels or outputs
+    is_counted: Tensor | None = None  #: which targets count, of the same shape; None for all
+    outside: Tensor | None = None  #: targets that are neither classes nor ignored; None if there are none
 
     @property
     def counted(self) -> tuple[Tensor, Tensor]:

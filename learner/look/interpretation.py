@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callbacks.core.settings import check_count
 from learner.inference.get_preds import get_preds
-from learner.look import matrix_pictures, number_pictures
+from learner.look import answer_pictures
 from learner.look.answers import Answers, Kind, answers_of
 from learner.look.class_report import ClassReport, class_report, number_report
 from learner.look.items import Show, draw_items, first_items, known_names, result_titles, single
@@ -182,8 +182,8 @@ class Interpretation:
         """
         counts = self.confusion_matrix()
         if self.kind == "labels":
-            return matrix_pictures.plot_labels(counts, self.classes, ax)
-        return matrix_pictures.plot_classes(counts, self.classes, ax)
+            return answer_pictures.plot_labels(counts, self.classes, ax)
+        return answer_pictures.plot_classes(counts, self.classes, ax)
 
     def plot_top_losses(self, k: int = 9, *, show: Show | None = None) -> Figure:
         """Draw the inputs of the items with the largest losses, with answer, target and loss.
@@ -207,12 +207,12 @@ class Interpretation:
     def plot_residuals(self, *, ax: Axes | None = None) -> Axes:
         """Draw the residuals, prediction minus target, over the predictions; good ones have no pattern."""
         self._check("plot_residuals", "numbers")
-        return number_pictures.plot_residuals(self.answers, self._found.targets, self.classes, ax)
+        return answer_pictures.plot_residuals(self.answers, self._found.targets, self.classes, ax)
 
     def plot_predictions(self, *, ax: Axes | None = None) -> Axes:
         """Draw the predictions over the targets; good ones are on the diagonal."""
         self._check("plot_predictions", "numbers")
-        return number_pictures.plot_predictions(self.answers, self._found.targets, self.classes, ax)
+        return answer_pictures.plot_predictions(self.answers, self._found.targets, self.classes, ax)
 
     def _check(self, method: str, *kinds: Kind) -> None:
         """Raise an error where a method has no meaning for these targets."""

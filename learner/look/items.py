@@ -166,22 +166,21 @@ def draw_table(columns: Mapping[str, Sequence[Any]], titles: Sequence[str]) -> F
 
 def item_at(nest: Any, n: int) -> Any:
     """Item number `n` of joined inputs, targets or predictions."""
-    if isinstance(nest, Mapping):
-        return {key: item_at(each, n) for key, each in nest.items()}
-    if type(nest) is tuple:
-        return tuple(item_at(each, n) for each in nest)
-    return nest[n] if isinstance(nest, (Tensor, np.ndarray, list)) else nest
+    return over(nest, lambda each: each[n])
 
 
 def first_items(nest: Any, chosen: Sequence[int]) -> Any:
     """The chosen items of joined inputs, targets or predictions."""
+    return over(nest, lambda each: [each[n] for n in chosen] if type(each) is list else each[list(chosen)])
+
+
+def over(nest: Any, function: Callable[[Any], Any]) -> Any:
+    """Call a function for each part of nested inputs that has items."""
     if isinstance(nest, Mapping):
-        return {key: first_items(each, chosen) for key, each in nest.items()}
+        return {key: over(each, function) for key, each in nest.items()}
     if type(nest) is tuple:
-        return tuple(first_items(each, chosen) for each in nest)
-    if isinstance(nest, list):
-        return [nest[n] for n in chosen]
-    return nest[list(chosen)] if isinstance(nest, (Tensor, np.ndarray)) else nest
+        return tuple(over(each, function) for each in nest)
+    return function(nest) if isinstance(nest, (Tensor, np.ndarray, list)) else nest
 
 
 def result_titles(found: Answers, classes: Sequence[Any], chosen: Sequence[int]) -> list[str]:

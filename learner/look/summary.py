@@ -168,17 +168,15 @@ def runnable_model(learn: FullLearner) -> Iterator[nn.Module]:
         yield model
         return
     lazy = [each for each in model.buffers() if isinstance(each, UninitializedBuffer)]
-    new = {id(each): empty_like(each) for each in lazy}
+    new = {
+        id(each): UninitializedBuffer(device=each.device, dtype=each.dtype)  # pyright: ignore[reportCallIssue]
+        for each in lazy
+    }
     learn.model = copy.deepcopy(model, new)  # torch cannot copy the buffers itself
     try:
         yield learn.model
     finally:
         learn.model = model
-
-
-def empty_like(lazy: UninitializedBuffer) -> UninitializedBuffer:
-    """Another buffer without a shape."""
-    return UninitializedBuffer(device=lazy.device, dtype=lazy.dtype)  # pyright: ignore[reportCallIssue]
 
 
 class Watch:

@@ -15,11 +15,7 @@ from callbacks.optim.shares import EXAMPLE, missing_of
 
 
 def check_model(model: Any) -> nn.Module:
-    """Check that the model is a module and not a class, and return it.
-
-    Raises:
-        TypeError: it is not an `nn.Module`.
-    """
+    """Check that the model is a module and not a class, and return it."""
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, type):
@@ -30,11 +26,7 @@ def check_model(model: Any) -> nn.Module:
 
 
 def check_loss_func(loss_func: Any) -> Any:
-    """Check that the loss is a function or None, and return it.
-
-    Raises:
-        TypeError: it cannot be called, or is a class.
-    """
+    """Check that the loss is a function or None, and return it."""
     if isinstance(loss_func, type):
         raise TypeError(
             f"loss_func is the class {loss_func.__name__}: pass an instance, {loss_func.__name__}()."
@@ -80,12 +72,7 @@ def as_optimizer(optimizer: Any, parameters: list[Any], named: dict[str, nn.Para
 
 
 def check_groups_with(optimizer: Any, splitter: Any, decay_norms: bool) -> Any:
-    """Return the optimizer, with several as one; it must be a factory if the learner creates the groups.
-
-    Raises:
-        TypeError: it exists already, or a list holds something other than optimizers and factories.
-        ValueError: a list is empty, or its optimizers do not go together.
-    """
+    """Return the optimizer, with several as one; it must be a factory if the learner creates the groups."""
     if isinstance(optimizer, (list, tuple)):
         optimizer = Optimizers(*optimizer)
     if is_optimizer(optimizer) and (splitter is not None or not decay_norms):
@@ -98,11 +85,7 @@ def check_groups_with(optimizer: Any, splitter: Any, decay_norms: bool) -> Any:
 
 
 def make_optimizer(factory: Any, parameters: list[Any], named: dict[str, nn.Parameter]) -> Any:
-    """Create an optimizer with a factory; None if there are no parameters.
-
-    Raises:
-        TypeError: it cannot be called, or makes no optimizer.
-    """
+    """Create an optimizer with a factory; None if there are no parameters."""
     if not callable(factory) or (
         not isinstance(factory, (type, Optimizers)) and hasattr(factory, "param_groups")
     ):
@@ -174,11 +157,7 @@ def is_optimizer(item: Any) -> bool:
 
 
 def check_assigned(optimizer: Any) -> None:
-    """Return the learner's optimizer, which may have been assigned by the user.
-
-    Raises:
-        TypeError: it is not an optimizer.
-    """
+    """Return the learner's optimizer, which may have been assigned by the user."""
     if optimizer is not None and not is_optimizer(optimizer):
         raise TypeError(
             f"learn.optimizer is {optimizer!r} ({type(optimizer).__name__}){lacking(optimizer)}: assign an "
@@ -188,12 +167,7 @@ def check_assigned(optimizer: Any) -> None:
 
 
 def check_fit(learn: Any, n_epochs: Any) -> None:
-    """Check that a fit can start.
-
-    Raises:
-        TypeError, ValueError: the number or the optimizer cannot be used.
-        RuntimeError: a fit is under way.
-    """
+    """Check that a fit can start."""
     check_n_epochs(n_epochs)
     check_assigned(learn.optimizer)
     if learn.fitting:

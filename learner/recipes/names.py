@@ -39,19 +39,12 @@ SHORT_LOSSES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of component.
+    """One kind of component."""
 
-    Attributes:
-        plural: the table's name, in lists and in entry points (`plainlearner.<plural>`).
-        wanted: describes a component of this kind, for messages.
-        accepts: tests whether a class or function is one.
-        n_given: number of leading arguments that the loop passes, not the recipe.
-    """
-
-    plural: str
-    wanted: str
-    accepts: Callable[[Any], bool]
-    n_given: int = 0
+    plural: str  #: the table's name, in lists and in entry points (`plainlearner.<plural>`)
+    wanted: str  #: describes a component of this kind, for messages
+    accepts: Callable[[Any], bool]  #: tests whether a class or function is one
+    n_given: int = 0  #: number of leading arguments that the loop passes, not the recipe
 
 
 def is_subclass(base: type) -> Callable[[Any], bool]:

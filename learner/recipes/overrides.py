@@ -28,15 +28,8 @@ def apply(tree: Node, text: str, number: int) -> None:
     keys = path.split(".")
     if not equals or not all(keys):
         message = f"{text!r} is not an override" + ("" if equals else ": it has no =")
-        raise RecipeError(
-            [
-                Problem(
-                    Place(COMMAND_LINE, number, 1, text),
-                    message,
-                    "Write key.path=value, as optimizer.lr=0.1.",
-                )
-            ]
-        )
+        place = Place(COMMAND_LINE, number, 1, text)
+        raise RecipeError.at(place, message, "Write key.path=value, as optimizer.lr=0.1.")
     padding = " " * (len(path) + 1)  # keeps the columns of the override
     new = parse(padding + value, COMMAND_LINE, shown=text, line=number)
     node, column = tree, 1
@@ -74,19 +67,12 @@ def open_up(node: Node, place: Place) -> None:
     if not isinstance(node.value, (dict, list)):
         message = f"the recipe has the plain value {node.value!r} here"
         hint = f"It is at {node.place}. Shorten the path to {place.text[: place.column - 2]}=value."
-        raise RecipeError([Problem(place, message, hint)])
+        raise RecipeError.at(place, message, hint)
 
 
 def index_of(node: Node, key: str, place: Place) -> int:
     """The index of a list's item."""
     if key.isdecimal() and int(key) < len(node.value):
         return int(key)
-    raise RecipeError(
-        [
-            Problem(
-                place,
-                f"the recipe has a list of {len(node.value)} here",
-                "Write the number of an item, from 0.",
-            )
-        ]
-    )
+    message = f"the recipe has a list of {len(node.value)} here"
+    raise RecipeError.at(place, message, "Write the number of an item, from 0.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ntpath
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PureWindowsPath
 from typing import Any
@@ -17,6 +17,7 @@ from learner.recipes.recipe_errors import Place, Problem
 from learner.recipes.signatures import Signature
 from learner.recipes.user_code import UnusableName, describe_error, fix_hint
 from learner.recipes.yaml_tree import Node
+from learner.scripts import expressions
 
 USE_WORDS = ("name", "type", "class", "cls", "target", "_target_", "class_path", "kind", "function")
 
@@ -25,27 +26,12 @@ PLACES = ("path", "folder")  # arguments of callbacks: where to write files
 PLACE_HINT = "Write a relative path without `..`. To write elsewhere, use the command line: {path}=PATH."
 
 
-@dataclass
-class Part:
-    """A component of a recipe and its arguments.
-
-    Attributes:
-        kind: a key of `KINDS`.
-        name: its name in the recipe.
-        target: the class or function with that name.
-        arguments: by name; parts inside them are not built yet.
-        node: its node in the recipe's tree.
-        items: the layers, if it is a model written as a list of layers.
-        starred: the argument whose list is passed as `*args`.
-    """
+@dataclass(kw_only=True)
+class Part(expressions.Part):
+    """A component of a recipe: its kind, a key of `KINDS`, and its node in the recipe's tree."""
 
     kind: str
-    name: str
-    target: Any
     node: Node
-    arguments: dict[str, Any] = field(default_factory=dict)
-    items: list[Part] = field(default_factory=list)
-    starred: str | None = None
 
     def build(self) -> Any:
         """Build the component: an instance, or a factory for optimizers, schedulers and functions."""
@@ -127,7 +113,8 @@ class PartReader:
         layers = [self.part("model", item, f"{path}.{number}") for number, item in enumerate(node.value)]
         items = [layer for layer in layers if layer is not None]
         is_whole = len(items) == len(layers)
-        return Part("model", "Sequential", nn.Sequential, node, items=items) if is_whole else None
+        part = Part("Sequential", nn.Sequential, items=items, kind="model", node=node)
+        return part if is_whole else None
 
     def _found(
         self, kind: str | None, name: str, place: Place, node: Node, given: dict[str, Node], path: str = ""
@@ -137,7 +124,7 @@ class PartReader:
         except UnusableName as problem:
             self.problem(place, problem.message, problem.hint)
             return None
-        part = Part(kind, name, target, node)
+        part = Part(name, target, kind=kind, node=node)
         before = len(self.problems)
         if isinstance(target, Callback):
             for key, value in given.items():

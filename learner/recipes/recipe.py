@@ -35,7 +35,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Itera
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"{shown(tree.plain())}, not a mapping"
         hint = "Write `key: value` lines; `learner init` writes a recipe to start from."
-        raise RecipeError([Problem(tree.place, f"this recipe is {what}", hint)])
+        raise RecipeError.at(tree.place, f"this recipe is {what}", hint)
     overrides, allow = tuple(overrides), tuple(allow)
     apply_overrides(tree, overrides)
     recipe = Recipe(absolute, tree, Names(absolute.parent, allow))
@@ -44,16 +44,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), *, allow: Itera
 
 
 class Recipe:
-    """A recipe that was read and checked; `build()` returns its Learner.
-
-    Args:
-        path: its file, absolute.
-        tree: its content.
-        names: resolves the names in it.
-
-    Raises:
-        RecipeError: the recipe has problems.
-    """
+    """A recipe that was read and checked; `build()` returns its Learner."""
 
     overrides: tuple[str, ...] = ()  # it was read with them
     allow: tuple[str, ...] = ()
@@ -61,11 +52,7 @@ class Recipe:
     def __init__(self, path: Path, tree: Node, names: Names):
         self.path, self.tree, self.names = path, tree, names
         self.sections = Sections(tree, names)
-
-    @property
-    def n_epochs(self) -> int:
-        """Number of epochs to train."""
-        return self.sections.n_epochs
+        self.n_epochs = self.sections.n_epochs
 
     def build(self, *, data: Any = None) -> Learner:
         """Build the Learner.
@@ -122,9 +109,8 @@ class Recipe:
         """Convert an error of the composed Learner, placed at the callback or key that it is about."""
         frames = describe_error(error, self.names.code.folder)
         is_own = isinstance(error, (ValueError, TypeError)) and "\n" not in frames
-        place = self._node_of(error).key_place
         message, hint = (str(error), "") if is_own else (frames, fix_hint(error))
-        return RecipeError([Problem(place, message, hint)])
+        return RecipeError.at(self._node_of(error).key_place, message, hint)
 
     def _node_of(self, error: BaseException) -> Node:
         """The node of the callback whose hook raised the error, or of the key that the message mentions."""

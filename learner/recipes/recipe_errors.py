@@ -15,18 +15,13 @@ LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as PyYAML defines it
 
 @dataclass(frozen=True)
 class Place:
-    """A spot in a recipe, or in an override of the command line.
+    """A spot in a recipe, or in an override of the command line."""
 
-    Attributes:
-        file: the recipe's path as the user wrote it, or `command line`.
-        line, column: from 1.
-        text: the whole line.
-    """
-
-    file: str
+    file: str  #: the recipe's path as the user wrote it, or `command line`
+    #: line, column: from 1
     line: int
     column: int
-    text: str
+    text: str  #: the whole line
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
@@ -79,6 +74,11 @@ class RecipeError(ValueError):
         if len(self.problems) > N_SHOWN:
             shown.append(f"... and {len(self.problems) - N_SHOWN} more")
         super().__init__("\n\n".join(shown))
+
+    @classmethod
+    def at(cls, place: Place, message: str, hint: str) -> RecipeError:
+        """The error for one problem."""
+        return cls([Problem(place, message, hint)])
 
 
 class Mistake(ValueError):

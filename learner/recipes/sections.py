@@ -175,13 +175,13 @@ class Sections:
             message = "the device is set twice: here and by the callback DevicePlacement"
             self.reader.problem(node.key_place, message, "Remove one of them.")
         arguments: dict[str, Any] = {"device": node.value}
-        return {"device": Part("callback", "DevicePlacement", DevicePlacement, node, arguments)}
+        return {"device": Part("DevicePlacement", DevicePlacement, arguments, kind="callback", node=node)}
 
     def _defaults(self) -> list[Part]:
         chosen = self._list("defaults", "callback")
         if chosen is None:
             ours = zip(DEFAULT_NAMES, DEFAULT_CALLBACKS, strict=True)
-            chosen = [Part("callback", name, each, self.tree) for name, each in ours]
+            chosen = [Part(name, each, kind="callback", node=self.tree) for name, each in ours]
         return [part for part in chosen if part.name not in self.removed]
 
     def _epochs(self) -> int:

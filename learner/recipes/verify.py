@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,34 +55,22 @@ def verify_resume(
         ValueError: `make_learner` cannot be passed to another process.
         RuntimeError: the training fails, killed or not.
     """
-    return verify(Trial(Maker(make_learner, seed), n_epochs, every), n_kills, seed)
+    return verify(Trial(partial(seeded, make_learner, seed), n_epochs, every), n_kills, seed)
 
 
-@dataclass
-class Maker:
-    """Sets the seed, then builds a learner."""
-
-    make_learner: Callable[[], Learner]
-    seed: int
-
-    def __call__(self) -> tuple[Learner, AbstractContextManager[Any]]:
-        seed_everything(self.seed)
-        return self.make_learner(), nullcontext()
+def seeded(make_learner: Callable[[], Learner], seed: int) -> tuple[Learner, AbstractContextManager[Any]]:
+    """Set the seed, then build a learner."""
+    seed_everything(seed)
+    return make_learner(), nullcontext()
 
 
 @dataclass
 class Row:
-    """A run that was killed and resumed.
+    """A run that was killed and resumed."""
 
-    Attributes:
-        kills: the moments, in words.
-        n_repeated: number of steps that were done again after a resume.
-        differing: what differs at the end.
-    """
-
-    kills: list[str]
-    n_repeated: int
-    differing: list[str]
+    kills: list[str]  #: the moments, in words
+    n_repeated: int  #: number of steps that were done again after a resume
+    differing: list[str]  #: what differs at the end
 
     @property
     def ok(self) -> bool:

@@ -37,17 +37,11 @@ NOT_COMPARED = ("seconds", *Throughput(tokens=len, peak_flops=1).measures, *Devi
 
 @dataclass
 class Trial:
-    """A training that child processes can run.
+    """A training that child processes can run."""
 
-    Attributes:
-        build: returns the learner, and a context for the fit.
-        n_epochs: epochs to train.
-        every: how often to save, if the learner has no `Checkpoint`.
-    """
-
-    build: Build
-    n_epochs: int
-    every: str
+    build: Build  #: returns the learner, and a context for the fit
+    n_epochs: int  #: epochs to train
+    every: str  #: how often to save, if the learner has no `Checkpoint`
 
 
 def train(trial: Trial, folder: Path, moment: int | None, start_method: str) -> None:

@@ -45,21 +45,13 @@ HINTS = (
 
 @dataclass
 class Node:
-    """A value of a recipe, with its place.
+    """A value of a recipe, with its place."""
 
-    Attributes:
-        value: None, a bool, an int, a float, a str, a list of nodes, or a dict of nodes by key.
-        place: where the value starts.
-        key_place: where its key starts; `place`, if it has no key.
-        written: False if there is nothing after the colon, which also means None.
-        replaced: True if it comes from an override and replaces another value.
-    """
-
-    value: Any
-    place: Place
-    key_place: Place
-    written: bool = True
-    replaced: bool = False
+    value: Any  #: None, a bool, an int, a float, a str, a list of nodes, or a dict of nodes by key
+    place: Place  #: where the value starts
+    key_place: Place  #: where its key starts; `place`, if it has no key
+    written: bool = True  #: False if there is nothing after the colon, which also means None
+    replaced: bool = False  #: True if it comes from an override and replaces another value
 
     def plain(self) -> Any:
         """The value and its content as plain Python."""
@@ -97,7 +89,7 @@ def decode(content: bytes, file: str, n_bytes: int = 0) -> str:
         content.decode("utf-8", "replace"), len(content[:start].decode("utf-8", "replace")), file
     )
     hint = "A recipe is a text file: save it as UTF-8. Is this the right file?"
-    raise RecipeError([Problem(place, f"this is not a text file: it has {what}", hint)])
+    raise RecipeError.at(place, f"this is not a text file: it has {what}", hint)
 
 
 def too_large(content: bytes, file: str, n_bytes: int) -> RecipeError:
@@ -106,7 +98,7 @@ def too_large(content: bytes, file: str, n_bytes: int) -> RecipeError:
     message = (
         f"this file has {max(n_bytes, len(content)):,} bytes or more; a recipe has at most {MAX_BYTES:,}"
     )
-    return RecipeError([Problem(place, message, "Is this the right file? Keep data in other files.")])
+    return RecipeError.at(place, message, "Is this the right file? Keep data in other files.")
 
 
 def parse(text: str, file: str, *, shown: str | None = None, line: int = 1) -> Node:
@@ -116,9 +108,8 @@ def parse(text: str, file: str, *, shown: str | None = None, line: int = 1) -> N
     except yaml.reader.ReaderError as error:  # characters that YAML forbids
         place = place_at(text, int(error.position), file)
         hint = "Remove it, or write it as an escape in double quotes."
-        raise RecipeError(
-            [Problem(place, f"YAML does not allow this character: {error.reason}", hint)]
-        ) from None
+        message = f"YAML does not allow this character: {error.reason}"
+        raise RecipeError.at(place, message, hint) from None
     try:
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -174,11 +165,11 @@ class Loader(yaml.SafeLoader):
         if anchor:
             message = f"a recipe cannot have anchors and aliases such as {anchor!r}"
             hint = "Write the value in full; a text that starts with & or * needs quotes."
-            raise RecipeError([Problem(self.place(event.start_mark), message, hint)])
+            raise RecipeError.at(self.place(event.start_mark), message, hint)
         if self.depth >= MAX_DEPTH:
             message = f"more than {MAX_DEPTH} levels of brackets or indentation"
             hint = "Build this part in a Python file, and name it with `use:`."
-            raise RecipeError([Problem(self.place(event.start_mark), message, hint)])
+            raise RecipeError.at(self.place(event.start_mark), message, hint)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1

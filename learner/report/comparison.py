@@ -130,12 +130,12 @@ def compare(*runs: str | Path | FullLearner) -> Comparison:
     twice = [run for n, run in enumerate(runs) if keys[n] in keys[:n]]
     if twice:
         raise ValueError(f"compare: {twice[0]} is given twice. Pass each run once.")
-    return Comparison([as_record(run) for run in runs])
-
-
-def as_record(run: str | Path | FullLearner) -> Record:
-    """What is known about a run."""
-    return record_of_folder(run) if isinstance(run, (str, Path)) else record_of_learner(run)
+    return Comparison(
+        [
+            record_of_folder(each) if isinstance(each, (str, Path)) else record_of_learner(each)
+            for each in runs
+        ]
+    )
 
 
 def distinct_names(records: Sequence[Record]) -> list[str]:

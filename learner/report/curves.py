@@ -36,18 +36,13 @@ MAX_POINTS = 1000  # of a line: more cannot be seen
 
 @dataclass
 class Line:
-    """A line of a panel.
+    """A line of a panel."""
 
-    Attributes:
-        label: its name in the legend.
-        x, y: the points; a `y` that is not finite leaves a gap.
-        mark: `(x, y)` of a point to mark, such as the best one.
-    """
-
-    label: str
+    label: str  #: its name in the legend
+    #: x, y: the points; a `y` that is not finite leaves a gap
     x: Sequence[float]
     y: Sequence[float]
-    mark: tuple[float, float] | None = None
+    mark: tuple[float, float] | None = None  #: `(x, y)` of a point to mark, such as the best one
 
 
 def panel(
@@ -70,18 +65,13 @@ def panel(
 
 @dataclass
 class Axis:
-    """What a setting's axis shows.
+    """What a setting's axis shows."""
 
-    Attributes:
-        low, high: the ends of a range.
-        is_log: is it logarithmic?
-        choices: the values of a setting without a range, from left to right.
-    """
-
+    #: low, high: the ends of a range
     low: float | None = None
     high: float | None = None
-    is_log: bool = False
-    choices: Sequence[Any] = ()
+    is_log: bool = False  #: is it logarithmic?
+    choices: Sequence[Any] = ()  #: the values of a setting without a range, from left to right
 
 
 def points(title: str, caption: str, axis: Axis, x: Sequence[Any], y: Sequence[float], marked: int) -> str:
@@ -99,7 +89,6 @@ def points(title: str, caption: str, axis: Axis, x: Sequence[Any], y: Sequence[f
             ax.set_xlim(axis.low, axis.high)
             if axis.is_log:
                 ax.set_xscale("log")
-                label_powers(ax.xaxis)
 
     return as_figure(title, caption, svg(drawn, f"{caption} against {title}"))
 
@@ -163,7 +152,6 @@ def finish(ax: Axes, y: Sequence[float], unit: str, *, is_whole: bool = True) ->
     values = [value for value in y if math.isfinite(value)]
     if is_wide(values):
         ax.set_yscale("log")
-        label_powers(ax.yaxis)
     elif len(set(values)) == 1:  # the ticks around a constant would differ in the last digits only
         ax.set_ylim(*sorted((0, 2 * values[0] or 1)))
     ax.set_xlabel(unit, color=INK)
@@ -175,14 +163,6 @@ def finish(ax: Axes, y: Sequence[float], unit: str, *, is_whole: bool = True) ->
     for side, spine in ax.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(LINE)
-
-
-def label_powers(axis: Any) -> None:
-    """Label a logarithmic axis in plain numbers, such as 0.001: mathematical text is switched off."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def is_wide(values: Sequence[float]) -> bool:

@@ -35,35 +35,24 @@ class Best:
 
 @dataclass
 class Record:
-    """What is known about a run; what is not known is empty.
+    """What is known about a run; what is not known is empty."""
 
-    Attributes:
-        name: the folder's name, or the model's class.
-        title: one line that describes the run.
-        folder: the run's folder.
-        recipe: the settings by dotted path, as `optimizer.lr`, each as text.
-        recipe_text: the resolved recipe as YAML.
-        rows: a row of results per epoch.
-        steps: values of each training step by name.
-        directions: the direction in which a result is better, where it is declared.
-        stops: `(epoch, reason)` for each fit that ended early.
-        facts: the content of `run.json`.
-        pictures: files with pictures.
-        missing: what the page leaves out, each with the reason.
-    """
-
-    name: str
-    title: str = ""
-    folder: Path | None = None
+    name: str  #: the folder's name, or the model's class
+    title: str = ""  #: one line that describes the run
+    folder: Path | None = None  #: the run's folder
+    #: the settings by dotted path, as `optimizer.lr`, each as text
     recipe: dict[str, str] = field(default_factory=dict)
-    recipe_text: str = ""
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    recipe_text: str = ""  #: the resolved recipe as YAML
+    rows: list[dict[str, Any]] = field(default_factory=list)  #: a row of results per epoch
+    #: values of each training step by name
     steps: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    #: the direction in which a result is better, where it is declared
     directions: Mapping[str, Direction | None] = field(default_factory=dict)
+    #: `(epoch, reason)` for each fit that ended early
     stops: list[tuple[int, str]] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-    pictures: list[Path] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)  #: the content of `run.json`
+    pictures: list[Path] = field(default_factory=list)  #: files with pictures
+    missing: list[str] = field(default_factory=list)  #: what the page leaves out, each with the reason
 
     @property
     def results(self) -> list[str]:

@@ -21,42 +21,25 @@ N_SHOWN = 10  # trials in the terminal
 
 @dataclass
 class Trial:
-    """A trial of a sweep.
+    """A trial of a sweep."""
 
-    Attributes:
-        number: from 0.
-        params: the values of the settings by path.
-        state: `finished`, `pruned`, `failed` or `interrupted`.
-        value: the result; None if it did not finish.
-        seconds: its duration, if it ended.
-        error: why it failed.
-    """
-
-    number: int
-    params: dict[str, Any]
-    state: str
-    value: float | None
-    seconds: float | None
-    error: str
+    number: int  #: from 0
+    params: dict[str, Any]  #: the values of the settings by path
+    state: str  #: `finished`, `pruned`, `failed` or `interrupted`
+    value: float | None  #: the result; None if it did not finish
+    seconds: float | None  #: its duration, if it ended
+    error: str  #: why it failed
 
 
 @dataclass
 class Sweep:
-    """A sweep and its trials.
+    """A sweep and its trials."""
 
-    Attributes:
-        folder: where it is kept.
-        monitor: the result that is optimized.
-        direction: the direction in which it is better.
-        trials: in the order in which they were run.
-        axes: the settings by path, with what their axes show.
-    """
-
-    folder: Path
-    monitor: str
-    direction: Direction
-    trials: list[Trial]
-    axes: dict[str, Axis]
+    folder: Path  #: where it is kept
+    monitor: str  #: the result that is optimized
+    direction: Direction  #: the direction in which it is better
+    trials: list[Trial]  #: in the order in which they were run
+    axes: dict[str, Axis]  #: the settings by path, with what their axes show
 
     @property
     def ranked(self) -> list[Trial]:

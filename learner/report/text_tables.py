@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 
-from callbacks.history.history import folded
+from callbacks.history.history import text_blocks
 from learner.report.records import is_finite
 
 BLOCKS, SIGNS = "▁▂▃▄▅▆▇█", "_.-~=+*#"  # heights of a curve, the second if the output has no blocks
@@ -17,18 +17,8 @@ MISSING = "-"
 
 def tabulated(columns: Sequence[Sequence[str]], width: int) -> str:
     """Columns as lines; those that do not fit stand below, again with the first one."""
-    blocks = []
-    for block in folded([list(column) for column in columns], width):
-        widths = [max(map(len, column)) for column in block]
-        rows = zip(*block, strict=True)
-        blocks.append("\n".join(aligned(row, widths).rstrip() for row in rows))
-    return "\n\n".join(blocks)
-
-
-def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    """A line whose first cell is on the left, the others on the right."""
-    cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
-    return "  ".join(cells)
+    blocks = text_blocks(columns, width, str.ljust)
+    return "\n\n".join("\n".join(map(str.rstrip, lines)) for lines in blocks)
 
 
 def shortened(text: str, length: int = 24) -> str:

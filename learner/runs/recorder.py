@@ -107,7 +107,10 @@ class RunRecorder(Callback):
             "seconds": round(self._before + time.monotonic() - self._begin, 3),
             "stop_reason": learn.stop_reason,
             "error": None if error is None else f"{type(error).__name__}: {error}",
-            "environment": {**versions(learn), "machine": machine()},
+            "environment": {
+                **versions(learn),
+                "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+            },
             "n_parameters": sum(each.numel() for each in learn.model.parameters() if each.requires_grad),
             "item": item_of(learn),
             "directions": {name: each for name, each in learn.measured.items() if each},
@@ -212,11 +215,6 @@ def code_of(recipe: Recipe) -> dict[str, str]:
         if len(text) <= MAX_CODE:
             found[source.relative_to(recipe.names.code.folder).as_posix()] = text
     return found
-
-
-def machine() -> str:
-    """The operating system and the number of cores."""
-    return f"{platform.platform()}, {os.cpu_count()} cores"
 
 
 def command() -> str:

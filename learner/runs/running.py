@@ -7,8 +7,8 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,21 +102,14 @@ def resume_run(recipe: Recipe, differ: Iterable[str] = ()) -> Learner:
 
 def verify_recipe(recipe: Recipe, n_kills: int = 10, every: str = "1 epoch") -> Report:
     """Verify that runs of a recipe resume with the same bits; see `verify_resume`."""
-    build = RecipeMaker(recipe.path, tuple(recipe.overrides), tuple(recipe.allow))
+    build = partial(built, recipe.path, recipe.overrides, recipe.allow)
     return verify(Trial(build, recipe.n_epochs, every), n_kills, 0)
 
 
-@dataclass
-class RecipeMaker:
-    """Builds a recipe's learner, in any process."""
-
-    path: Path
-    overrides: tuple[str, ...]
-    allow: tuple[str, ...]
-
-    def __call__(self) -> tuple[Learner, AbstractContextManager[Any]]:
-        recipe = load_recipe(self.path, self.overrides, allow=self.allow)
-        return recipe.build(), recipe.importable()
+def built(path: Path, overrides: tuple[str, ...], allow: tuple[str, ...]) -> tuple[Learner, Any]:
+    """A recipe's learner and the context for its fit, in any process."""
+    recipe = load_recipe(path, overrides, allow=allow)
+    return recipe.build(), recipe.importable()
 
 
 def train(
@@ -133,7 +126,8 @@ def train(
         with recipe.importable(), refusals(recipe, learn):
             learn.fit(recipe.n_epochs, resume=resume, allow=allow)
         return learn
-    boxes = [] if sets_black_box(recipe, learn) else [BlackBox(folder / "blackbox" / of_rank(learn))]
+    has_own = BlackBox in learn.callbacks or "BlackBox" in recipe.sections.callback_nodes
+    boxes = [] if has_own else [BlackBox(folder / "blackbox" / of_rank(learn))]
     send_files_to(folder, learn)
     recorder = RunRecorder(recipe, folder)
     error: BaseException | None = None
@@ -220,11 +214,6 @@ def met(learn: Learner) -> Ranks:
         return ranks_of(learn)
     except RuntimeError as error:
         raise Mistake(str(error)) from error
-
-
-def sets_black_box(recipe: Recipe, learn: Learner) -> bool:
-    """Does the recipe add or remove the black box itself?"""
-    return BlackBox in learn.callbacks or "BlackBox" in recipe.sections.callback_nodes
 
 
 def check_saves(recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from learner.recipes.names import signature_of
 from learner.recipes.overrides import COMMAND_LINE
 from learner.recipes.recipe import Recipe, load_recipe
-from learner.recipes.recipe_errors import Place, Problem, RecipeError, did_you_mean
+from learner.recipes.recipe_errors import Place, RecipeError, did_you_mean
 from learner.recipes.sections import KEYS
 from learner.recipes.yaml_tree import Node, as_scalar, parse
 
@@ -22,18 +22,13 @@ DECADES: dict[type, int] = {float: 10, int: 100}
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting that varies.
+    """A setting that varies."""
 
-    Attributes:
-        path: its path in the recipe.
-        low, high: the ends of a range, both included; None for choices.
-        choices: the values to choose from; empty for a range.
-    """
-
-    path: str
+    path: str  #: its path in the recipe
+    #: low, high: the ends of a range, both included; None for choices
     low: Any = None
     high: Any = None
-    choices: tuple[Any, ...] = ()
+    choices: tuple[Any, ...] = ()  #: the values to choose from; empty for a range
 
     @property
     def is_log(self) -> bool:
@@ -115,7 +110,7 @@ class Word:
 
     def error(self, message: str, hint: str) -> RecipeError:
         """A problem with this word."""
-        return RecipeError([Problem(Place(COMMAND_LINE, self.number, 1, self.text), message, hint)])
+        return RecipeError.at(Place(COMMAND_LINE, self.number, 1, self.text), message, hint)
 
     def resolve(self, known: list[str]) -> None:
         """Find the full path of a short name."""

@@ -19,25 +19,15 @@ Goal = tuple[str | None, Direction | None]
 
 @dataclass
 class Plan:
-    """What a sweep does; the same plan is needed to resume it.
+    """What a sweep does; the same plan is needed to resume it."""
 
-    Attributes:
-        recipe: the recipe's path.
-        settings: what varies.
-        fixed: the other overrides.
-        monitor: the result that is optimized, by its best epoch.
-        direction: the direction in which it is better.
-        seed: determines the suggestions.
-        allow: packages that the recipe may import.
-    """
-
-    recipe: str
-    settings: list[Setting]
-    fixed: list[str]
-    monitor: str
-    direction: Direction
-    seed: int
-    allow: list[str]
+    recipe: str  #: the recipe's path
+    settings: list[Setting]  #: what varies
+    fixed: list[str]  #: the other overrides
+    monitor: str  #: the result that is optimized, by its best epoch
+    direction: Direction  #: the direction in which it is better
+    seed: int  #: determines the suggestions
+    allow: list[str]  #: packages that the recipe may import
 
     def recipe_of(self, params: dict[str, Any]) -> Recipe:
         """The recipe with the values of a trial."""

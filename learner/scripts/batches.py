@@ -15,25 +15,15 @@ from learner.scripts.expressions import Expressions, literal
 
 @dataclass
 class Batch:
-    """The lines about one batch.
+    """The lines about one batch."""
 
-    Attributes:
-        variables: what the `for` statement assigns.
-        lines: what comes before the model is called.
-        inputs: the arguments of the model.
-        targets: the arguments of the loss after the predictions.
-        n_items: an expression for the number of items.
-        values: the variables of a sample batch, by name.
-        unplaced: whether the batch has parts that are not tensors, so that no line places them.
-    """
-
-    variables: str = "batch"
-    lines: list[str] = field(default_factory=list)
-    inputs: str = "inputs"
-    targets: str = "targets"
-    n_items: str = "len(targets)"
-    values: dict[str, Any] = field(default_factory=dict)
-    unplaced: bool = False
+    variables: str = "batch"  #: what the `for` statement assigns
+    lines: list[str] = field(default_factory=list)  #: what comes before the model is called
+    inputs: str = "inputs"  #: the arguments of the model
+    targets: str = "targets"  #: the arguments of the loss after the predictions
+    n_items: str = "len(targets)"  #: an expression for the number of items
+    values: dict[str, Any] = field(default_factory=dict)  #: the variables of a sample batch, by name
+    unplaced: bool = False  #: whether the batch has parts that are not tensors, so that no line places them
 
     def placed(self) -> list[str]:
         """The lines that move the batch to the device."""

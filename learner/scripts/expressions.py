@@ -6,10 +6,11 @@ import inspect
 import json
 import re
 import sys
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,18 +35,20 @@ TAKEN = frozenset(
 )
 
 
-class Part(Protocol):
-    """What a recipe names with `use:`, and its arguments."""
+@dataclass
+class Part:
+    """A component and its arguments, as a recipe names it with `use:`."""
 
-    name: str
-    target: Any
-    arguments: dict[str, Any]
-    items: list[Any]
-    starred: str | None
+    name: str  #: its name in the recipe, or what a script calls it
+    target: Any  #: the class or function with that name
+    arguments: dict[str, Any] = field(default_factory=dict)  #: by name; parts inside them are not built yet
+    #: the layers, if it is a model written as a list of layers
+    items: list[Any] = field(default_factory=list)
+    starred: str | None = None  #: the argument whose list is passed as `*args`
 
     def build(self) -> Any:
         """Make it."""
-        ...
+        return self.target(**self.arguments)
 
 
 class Expressions:

@@ -20,24 +20,14 @@ from learner.scripts.expressions import Expressions, Part, literal
 
 @dataclass
 class Loaders:
-    """The loaders of a script.
+    """The loaders of a script."""
 
-    Attributes:
-        setup: the lines that make them.
-        helpers: functions and classes that these lines use, by name.
-        train, valid: what to iterate over; an empty string if there is no validation.
-        n_batches: training batches of an epoch, or None if that is not known.
-        has_length: does `len(train_loader)` work?
-        data: what splits a batch, and the loaders, for a sample batch.
-        has_data: has the script the variable `data`?
-        is_ours: are the batches rows of tensors, so that no code of the user runs between them?
-    """
-
-    setup: list[str]
-    data: Data
+    setup: list[str]  #: the lines that make them
+    data: Data  #: what splits a batch, and the loaders, for a sample batch
+    #: functions and classes that these lines use, by name
     helpers: dict[str, str] = field(default_factory=dict)
-    has_data: bool = False
-    is_ours: bool = False
+    has_data: bool = False  #: has the script the variable `data`?
+    is_ours: bool = False  #: are the batches rows of tensors, so that no code of the user runs between them?
 
     @property
     def train(self) -> str:

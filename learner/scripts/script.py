@@ -18,79 +18,52 @@ Lines = list[str]
 
 @dataclass
 class Script:
-    """A training loop in which each callback has added its lines, in the order in which they run.
+    """A training loop in which each callback has added its lines, in the order in which they run."""
 
-    Attributes:
-        learn: the learner.
-        expressions: writes objects as Python, and collects what cannot be written.
-        loaders, batch: where batches come from, and how they are used.
-        n_epochs: how many epochs the script trains.
-        title: the first line of the script.
-        output: what the model returns for a batch, if that is not one tensor.
-        loss: the call of the loss, as `F.mse_loss(preds, targets)`.
-        constants: names at the top of the script.
-        helpers: functions and classes by name.
-        setup: before the first epoch.
-        epoch_start: before the training pass, in the model's training mode.
-        batch_start: before the forward pass of a training batch.
-        autocast: the context of the forward pass and the loss, or an empty string.
-        after_loss: after the loss of a training batch.
-        before_backward: before gradients are computed.
-        differentiated: the loss whose gradients are computed.
-        has_scaler: whether a gradient scaler scales that loss.
-        update_if: the condition on which a batch is followed by an update; empty for each batch.
-        before_step, step, after_step: around the update.
-        step_if: the condition on which `after_step` runs; empty for each update.
-        after_update: after the gradients are dropped.
-        after_batch: after a training batch, whether or not it was followed by an update.
-        after_train: after the training pass.
-        valid_batch: after the loss of a validation batch.
-        after_valid: after the validation pass.
-        after_epoch, end_epoch: at the end of the epoch; the second ones may leave the loop.
-        after_fit: after the last epoch.
-        measured: names in `results`.
-        left_out: callbacks that only look at the training, which the script does without.
-        needs: what lines use that is added on request: "batch_idx", "global_step", "modes", "random_states".
-        directions: in which direction each result is better.
-        names: variables that callbacks have taken.
-    """
-
-    learn: FullLearner
-    expressions: Expressions
+    learn: FullLearner  #: the learner
+    expressions: Expressions  #: writes objects as Python, and collects what cannot be written
+    #: loaders, batch: where batches come from, and how they are used
     loaders: Loaders
     batch: Batch
-    n_epochs: int
-    title: str = ""
-    output: Any = None
-    loss: str = ""
-    constants: dict[str, str] = field(default_factory=dict)
-    helpers: dict[str, str] = field(default_factory=dict)
-    setup: Lines = field(default_factory=list)
+    n_epochs: int  #: how many epochs the script trains
+    title: str = ""  #: the first line of the script
+    output: Any = None  #: what the model returns for a batch, if that is not one tensor
+    loss: str = ""  #: the call of the loss, as `F.mse_loss(preds, targets)`
+    constants: dict[str, str] = field(default_factory=dict)  #: names at the top of the script
+    helpers: dict[str, str] = field(default_factory=dict)  #: functions and classes by name
+    setup: Lines = field(default_factory=list)  #: before the first epoch
+    #: before the training pass, in the model's training mode
     epoch_start: Lines = field(default_factory=list)
-    batch_start: Lines = field(default_factory=list)
-    autocast: str = ""
-    after_loss: Lines = field(default_factory=list)
-    before_backward: Lines = field(default_factory=list)
-    differentiated: str = "loss"
-    has_scaler: bool = False
-    update_if: str = ""
+    batch_start: Lines = field(default_factory=list)  #: before the forward pass of a training batch
+    autocast: str = ""  #: the context of the forward pass and the loss, or an empty string
+    after_loss: Lines = field(default_factory=list)  #: after the loss of a training batch
+    before_backward: Lines = field(default_factory=list)  #: before gradients are computed
+    differentiated: str = "loss"  #: the loss whose gradients are computed
+    has_scaler: bool = False  #: whether a gradient scaler scales that loss
+    update_if: str = ""  #: the condition on which a batch is followed by an update; empty for each batch
+    #: before_step, step, after_step: around the update
     before_step: Lines = field(default_factory=list)
     step: Lines = field(default_factory=lambda: ["optimizer.step()"])
     after_step: Lines = field(default_factory=list)
-    step_if: str = ""
-    after_update: Lines = field(default_factory=list)
+    step_if: str = ""  #: the condition on which `after_step` runs; empty for each update
+    after_update: Lines = field(default_factory=list)  #: after the gradients are dropped
+    #: after a training batch, whether or not it was followed by an update
     after_batch: Lines = field(default_factory=list)
-    after_train: Lines = field(default_factory=list)
-    valid_batch: Lines = field(default_factory=list)
-    after_valid: Lines = field(default_factory=list)
+    after_train: Lines = field(default_factory=list)  #: after the training pass
+    valid_batch: Lines = field(default_factory=list)  #: after the loss of a validation batch
+    after_valid: Lines = field(default_factory=list)  #: after the validation pass
+    #: after_epoch, end_epoch: at the end of the epoch; the second ones may leave the loop
     after_epoch: Lines = field(default_factory=list)
     end_epoch: Lines = field(default_factory=list)
-    after_fit: Lines = field(default_factory=list)
-    measured: set[str] = field(default_factory=set)
+    after_fit: Lines = field(default_factory=list)  #: after the last epoch
+    measured: set[str] = field(default_factory=set)  #: names in `results`
+    #: callbacks that only look at the training, which the script does without
     left_out: list[str] = field(default_factory=list)
+    #: what lines use that is added on request: "batch_idx", "global_step", "modes", "random_states"
     needs: set[str] = field(default_factory=set)
+    #: in which direction each result is better
     directions: dict[str, str | None] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)  #: variables that callbacks have taken
 
     def problem(self, text: str) -> None:
         """Note why the learner has no script."""

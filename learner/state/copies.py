@@ -13,11 +13,7 @@ LEFT_OUT = ("reported", "error", "fitting", "interrupted", *BATCH_STATE)
 
 
 def state_of(learn: FullLearner) -> dict[str, Any]:
-    """The attributes that a copy gets.
-
-    Raises:
-        RuntimeError: a fit is under way.
-    """
+    """The attributes that a copy gets."""
     if learn.fitting:
         raise RuntimeError(
             "a learner cannot be copied or pickled in the middle of a fit: do it before or after, or save "
