@@ -150,8 +150,8 @@ class Program:
         zeros = [found[1] for each in self._guards.code_parts if (found := ZERO.fullmatch(each))]
         if zeros:
             names = {**self._guards.closure_vars, "G": self.function.__globals__}
-            self._zeros = eval(f"lambda L: repr(({', '.join(zeros)},))", names)
-            self._signs = self._zeros(here)
+            read = eval(f"lambda L: repr(({', '.join(zeros)},))", names)
+            self._zeros, self._signs = read, read(here)
 
     def _compile(self, graph: Any, inputs: list[Any]) -> Any:
         """Compile a graph; torch calls this before anything is run."""
