@@ -217,11 +217,6 @@ def overrides_of(callbacks: Sequence[Callback]) -> dict[str, Callback]:
     return found
 
 
-def listens(callback: Callback, event: str) -> bool:
-    """Does this callback define a method for this event?"""
-    return callback.listens_to(event)
-
-
 def run_forward(learn: Any) -> None:
     """Run the operation `forward`, by the callback that overrides it or by the learner."""
     override = learn.callbacks.overrides.get("forward")

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from callbacks.core.contract import Callback
-from callbacks.core.registry import describe, listens
+from callbacks.core.registry import describe
 from callbacks.fast.lean_proof import Unfit
 from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.place.layout import Compile
@@ -73,7 +73,7 @@ def meddlers(learn: Any, events: tuple[str, ...]) -> list[Callback]:
         each
         for each in learn.callbacks
         if type(each) not in HARMLESS and not type(each).__module__.startswith("learner.")
-        and any(listens(each, event) for event in events)
+        and any(each.listens_to(event) for event in events)
     ]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def check_writers(learn: Any) -> None:
     """
     for each in meddlers(learn, BEFORE_GRADIENTS):
         for event in BEFORE_GRADIENTS:
-            if listens(each, event) and uses_data(getattr(each, event)):
+            if each.listens_to(event) and uses_data(getattr(each, event)):
                 raise Unfit(
                     f"{describe(each)} uses `.data` of tensors in {event}, after the program has run, and "
                     "such writes cannot be detected: use `with torch.no_grad():` and the tensor itself"

@@ -173,6 +173,8 @@ class WholeStep(Callback):
     def before_train(self, learn: LearnerProtocol) -> None:
         self._pending = None  # left over from a pass that ended in the middle
         self._is_on = True
+        if learn.callbacks is not self._callbacks:  # the new one may override forward
+            self._look(learn)
 
     def forward(self, learn: Any) -> None:
         # without gradients: a callback uses the model in the middle of a batch

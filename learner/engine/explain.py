@@ -10,7 +10,7 @@ from shutil import get_terminal_size
 from torch.nn.parameter import is_lazy
 
 from callbacks import Callback
-from callbacks.core.registry import describe, listens
+from callbacks.core.registry import describe
 from callbacks.core.when import window_of
 from callbacks.history.tables import html_table
 from callbacks.record.bar import is_terminal
@@ -61,7 +61,7 @@ def explain(learn: FullLearner) -> str:
         if word.startswith("["):
             lines += beside(line, implementation_of(learn, word[1:-1]))
             continue
-        called = [callback for callback in learn.callbacks if listens(callback, word)]
+        called = [callback for callback in learn.callbacks if callback.listens_to(word)]
         if word == "cleanup_fit":
             called.reverse()
         lines += beside(line, ", ".join(map(with_phase, called)))

@@ -15,7 +15,6 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from callbacks.core.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
-from callbacks.core.registry import listens
 from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import set_mode
 from learner.checks.data_checks import is_one_shot
@@ -196,7 +195,7 @@ def takes_part(callback: Callback) -> bool:
     """Does a callback take part in a batch, without reporting, deciding or saving?"""
     if any(hasattr(callback, operation) for operation in OPERATIONS) or callback.order <= Order.GRADIENT:
         return True
-    return callback.order == Order.MEASURE and any(listens(callback, event) for event in BATCH_EVENTS)
+    return callback.order == Order.MEASURE and any(callback.listens_to(event) for event in BATCH_EVENTS)
 
 
 def generators_of(data: Any) -> list[torch.Generator]:

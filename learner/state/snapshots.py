@@ -12,7 +12,6 @@ from torch import Tensor
 
 from callbacks.core import draws
 from callbacks.core.modules import LOSS, loss_module, modules_beside
-from callbacks.core.registry import listens
 from callbacks.core.when import saved_part
 from callbacks.model.declared import put_values, values_of
 from callbacks.model.lazy import empties_in, lazy_states
@@ -89,8 +88,8 @@ def states_of_callbacks(learn: FullLearner) -> dict[str, Any]:
         try:
             found[callback.name] = saved_part(callback).state_dict()
         except Exception as error:
-            may_be_created = isinstance(error, (AttributeError, TypeError)) and listens(
-                callback, "before_fit"
+            may_be_created = isinstance(error, (AttributeError, TypeError)) and callback.listens_to(
+                "before_fit"
             )
             if may_be_created and not learn.fitting and not learn.history:
                 continue
@@ -157,7 +156,7 @@ def put_callback_states(learn: FullLearner, states: dict[str, Any], *, before_fi
             kept.append((part, copy.deepcopy(part.state_dict())))
             part.load_state_dict(copy.deepcopy(states[callback.name]))
         except Exception as error:
-            may_be_created = before_fit and listens(callback, "before_fit")
+            may_be_created = before_fit and callback.listens_to("before_fit")
             if may_be_created and isinstance(error, (AttributeError, TypeError)):
                 continue
             for each, state in kept:
