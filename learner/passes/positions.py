@@ -122,7 +122,7 @@ def steps_done(then: Mapping[str, Any], share: Share, loader: Any) -> int:
     if n_batches % share.group:
         raise ValueError(
             f"the pass was interrupted after {counted(n_batches, 'batch', 'batches')}, of which {group} were "
-            f"taken in each step; now {share.group} are, and {n_batches} is no multiple of that. Resume with "
+            f"taken in each step; now {share.group} are, which does not divide {n_batches}. Resume with "
             "as many processes, or from a checkpoint that was saved after an epoch."
         )
     return n_batches // share.group

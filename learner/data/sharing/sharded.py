@@ -1,4 +1,4 @@
-"""Recognise data of which each rank has a part of its own already."""
+"""Recognise data that is sharded already, so that each rank has a part of its own."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Piece:
             for each in dataclasses.fields(part):
                 object.__setattr__(found, each.name, self.of(getattr(part, each.name), (*path, each.name)))
             return found
-        raise TypeError(f"a batch holds {describe(part)}, whose items cannot be told apart. {HINT}")
+        raise TypeError(f"a batch holds {describe(part)}, which cannot be split into items. {HINT}")
 
     def of_tensor(self, tensor: Tensor, path: tuple[Any, ...]) -> Tensor:
         if not tensor.ndim:

@@ -1,4 +1,4 @@
-"""Data of which each rank has a part of its own is recognised, and left as it is."""
+"""Data that is sharded already, so that each rank has a part of its own, is recognised and kept."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def parts(batch, size=3, previous=(), **options):
 @pytest.mark.parametrize(
     "shape", [(X, Y), [X, Y], Row(X, Y), {"x": X, "labels": Y}, OrderedDict(x=X, labels=Y)]
 )
-def test_tensors_are_cut_in_the_kind_of_batch_that_holds_them(shape):
+def test_tensors_are_split_in_the_kind_of_batch_that_holds_them(shape):
     for part, (start, stop) in zip(parts(shape), RANGES, strict=True):
         assert type(part) is type(shape)
         x, y = part.values() if isinstance(part, dict) else part
@@ -56,7 +56,7 @@ def test_tensors_are_cut_in_the_kind_of_batch_that_holds_them(shape):
         assert torch.equal(y, Y[start:stop])
 
 
-def test_a_tensor_alone_is_cut():
+def test_a_tensor_alone_is_split():
     assert [part.tolist() for part in parts(Y)] == [[0, 1, 2], [3, 4], [5, 6]]
 
 
@@ -73,7 +73,7 @@ def test_what_belongs_to_no_item_stays():
         assert part["one"].shape == (1, 4)
 
 
-def test_arrays_and_lists_of_entries_are_cut():
+def test_arrays_and_lists_of_entries_are_split():
     batch = {
         "a": np.arange(N),
         "texts": list("abcdefg"),
@@ -86,14 +86,14 @@ def test_arrays_and_lists_of_entries_are_cut():
         assert [len(each) for each in part["pictures"]] == list(range(start, stop))
 
 
-def test_columns_within_a_batch_are_cut_each():
+def test_columns_within_a_batch_are_split_each():
     for part, (start, stop) in zip(parts(([X, {"z": 2 * X}], Y)), RANGES, strict=True):
         (x, more), _ = part
         assert torch.equal(x, X[start:stop])
         assert torch.equal(more["z"], 2 * X[start:stop])
 
 
-def test_as_many_columns_as_items_are_told_from_an_earlier_batch():
+def test_as_many_columns_as_items_are_known_from_an_earlier_batch():
     square, three = [torch.ones(3, 2), torch.zeros(3, 2), torch.ones(3, 2)], torch.arange(3)
     usual = ([torch.ones(5, 2)] * 3, torch.arange(5))
     for columns, _ in parts((square, three), previous=[usual]):
@@ -102,7 +102,7 @@ def test_as_many_columns_as_items_are_told_from_an_earlier_batch():
         assert len(entries) == 1
 
 
-def test_time_first_is_cut_by_its_second_dimension():
+def test_time_first_is_split_by_its_second_dimension():
     long = torch.arange(4 * N * 2).view(4, N, 2)
     for part, (start, stop) in zip(parts((long, Y)), RANGES, strict=True):
         assert torch.equal(part[0], long[:, start:stop])
@@ -112,7 +112,7 @@ def test_time_first_is_cut_by_its_second_dimension():
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])
-def test_packed_sequences_are_cut(is_sorted):
+def test_packed_sequences_are_split(is_sorted):
     lengths = range(N, 0, -1) if is_sorted else (3, 1, 6, 2, 7, 5, 4)
     sequences = [torch.full((n, 2), float(n)) for n in lengths]
     for part, (start, stop) in zip(
@@ -124,18 +124,18 @@ def test_packed_sequences_are_cut(is_sorted):
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_nested_tensors_are_cut():
+def test_nested_tensors_are_split():
     nested = torch.nested.nested_tensor([torch.full((n + 1,), float(n)) for n in range(N)])
     for part, (start, stop) in zip(parts((nested, Y)), RANGES, strict=True):
         assert [each[0].item() for each in part[0].unbind()] == list(range(start, stop))
 
 
-def test_sparse_tensors_are_cut():
+def test_sparse_tensors_are_split():
     for part, (start, stop) in zip(parts((X.to_sparse(), Y)), RANGES, strict=True):
         assert torch.equal(part[0].to_dense(), X[start:stop])
 
 
-def test_records_and_other_mappings_are_cut():
+def test_records_and_other_mappings_are_split():
     for part, (start, stop) in zip(
         parts(Record(X), split=lambda each: (each.inputs, None)), RANGES, strict=True
     ):
@@ -145,7 +145,7 @@ def test_records_and_other_mappings_are_cut():
         assert torch.equal(part["x"], X[start:stop])
 
 
-def test_encodings_of_hugging_face_are_cut():
+def test_encodings_of_hugging_face_are_split():
     batches = pytest.importorskip("transformers").BatchEncoding({"input_ids": X, "labels": Y})
     for part, (start, stop) in zip(parts(batches), RANGES, strict=True):
         assert type(part) is type(batches)
@@ -167,7 +167,7 @@ class Graph:
 
 def test_other_objects_are_refused_but_taken_as_a_whole_in_turn():
     with pytest.raises(
-        TypeError, match=r"holds a Graph, whose items cannot be told apart. Pass Distributed\(batch"
+        TypeError, match=r"holds a Graph, which cannot be split into items. Pass Distributed\(batch"
     ):
         parts((Graph(), Y))
     data, noted = Data([(Graph(), Y)] * 3), []
