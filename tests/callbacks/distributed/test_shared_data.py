@@ -1,0 +1,123 @@
+"""Loaders of the user in several processes: the same items, draws and positions as in one."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from in_ranks import in_ranks
+from shared_passes import Plain, noisy_loader
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from callbacks import Callback
+from callbacks.distributed.distributed import Distributed
+from callbacks.save.checkpoint import Checkpoint
+from callbacks.schedule.budgets import n_train_batches
+from learner import Data, Learner, seed_everything
+
+
+class Seen(Callback):
+    """Keeps the items that count, by epoch, and the lengths of passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: list[list[Any]] = []
+        self.n_batches: list[Any] = []
+
+    def before_train(self, learn: Any) -> None:
+        self.items.append([])
+        self.n_batches.append((learn.n_batches, n_train_batches(learn)))
+
+    def after_batch(self, learn: Any) -> None:
+        n_here = len(learn.targets) if learn.ranks.n_here is None else learn.ranks.n_here
+        if learn.training:
+            self.items[-1] += learn.inputs[0][:n_here].tolist()
+
+
+def float_loss(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (preds[:, 0] - targets.float()).pow(2).mean()
+
+
+def learner_of(make: Any, *callbacks: Any) -> Learner:
+    seed_everything(3)
+    model = nn.Linear(2, 1) if make in (plain_loader, sharded_loader) else nn.Linear(6, 1).double()
+    return Learner(model, Data(make(), make()), float_loss, partial(torch.optim.SGD, lr=1e-4), callbacks)
+
+
+def plain_loader(**options: Any) -> Any:
+    return DataLoader(Floats(23), 5, shuffle=True, **options)
+
+
+class Floats(Plain):
+    """Items of floats."""
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.tensor([index, 1.0]), index
+
+
+def trained(make: Any, *more: Any, resume: Any = "never", folder: Any = None, **settings: Any) -> Any:
+    """What one rank has seen, and its weights."""
+    files = [] if folder is None else [Checkpoint(folder, every="1 step", keep=None)]
+    seen = Seen()
+    learn = learner_of(make, Distributed(**settings), seen, *files, *more)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learn.fit(2, resume=resume)
+    words = [str(each.message) for each in caught]
+    return seen.items, [each.detach() for each in learn.model.parameters()], seen.n_batches, words
+
+
+def assert_same_weights(found: Any, expected: Any) -> None:
+    for one, other in zip(found[1], expected[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def items_of(ranks: Any, epoch: int) -> list[Any]:
+    """The items that counted in an epoch on any rank, sorted."""
+    return sorted(item for rank in ranks for item in rank[0][epoch])
+
+
+def test_ranks_train_on_the_same_items_with_the_same_draws() -> None:
+    (expected,) = in_ranks(1, partial(trained, noisy_loader))
+    ranks = in_ranks(3, partial(trained, noisy_loader))
+    for epoch in (0, 1):
+        assert items_of(ranks, epoch) == items_of([expected], epoch)
+    for rank in ranks:
+        assert_same_weights(rank, expected)
+
+
+def test_a_run_over_workers_resumes_on_another_number_of_ranks(tmp_path: Path) -> None:
+    make = partial(noisy_loader, num_workers=1, multiprocessing_context="fork")
+    (expected, _) = in_ranks(2, partial(trained, make, folder=tmp_path / "whole"))
+    (tmp_path / "part").mkdir()
+    shutil.copy(tmp_path / "whole" / "step-000000007.pt", tmp_path / "part")
+    for rank in in_ranks(3, partial(trained, make, folder=tmp_path / "part", resume="must")):
+        assert_same_weights(rank, expected)
+
+
+def test_whole_batches_in_turn_have_as_many_steps_as_a_schedule_needs() -> None:
+    ranks = in_ranks(2, partial(trained, plain_loader, batch="each"))
+    for items, _, lengths, words in ranks:
+        assert lengths == [(3, 3)] * 2
+        assert not any("claims to have" in each for each in words)
+        assert len(items) == 2
+    assert items_of(ranks, 0) == [[float(n), 1.0] for n in range(23)]
+
+
+def sharded_loader() -> Any:
+    dataset = Floats(23)
+    return DataLoader(dataset, 3, sampler=DistributedSampler(dataset))
+
+
+def test_the_loader_of_a_distributed_sampler_is_kept_and_its_repeated_item_reported() -> None:
+    ranks = in_ranks(2, partial(trained, sharded_loader))
+    found = items_of(ranks, 0)
+    assert len(found) == 24
+    assert {item[0] for item in found} == set(range(23))
+    assert ranks[0][0][0] != ranks[0][0][1]  # its epoch is set
+    assert any("repeats 1 of 23 items" in words for words in ranks[0][3])
