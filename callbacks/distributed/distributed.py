@@ -44,7 +44,8 @@ class Distributed(Callback):
         in_order: add gradients in the order of the ranks, so that the bits are those of one process for any
             number of ranks; otherwise for two. By default on the CPU.
         backend: a backend of `torch.distributed`; by default gloo on the CPU and nccl on a GPU.
-        timeout: seconds after which a process that waits for another one fails; None for torch's default.
+        timeout: seconds after which a process fails that waits for another one in the fit; None for torch's
+            default. At the start it waits for ten minutes.
         settings: other arguments of `DistributedDataParallel`, such as `find_unused_parameters=True`.
 
     Raises:

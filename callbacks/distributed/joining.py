@@ -16,7 +16,7 @@ import torch.distributed as dist
 from callbacks.core.output import print_line
 from callbacks.core.ranks import is_launched
 
-WAIT = 1800.0  # seconds in which all processes must start, unless `timeout` is passed; torch's default
+WAIT = 600.0  # seconds in which all processes must start: they may have to import and to read for minutes
 SHOWN_AFTER = 20.0  # seconds after which the first process prints for whom it waits
 POLL = 0.02  # seconds between two looks at the store
 
@@ -34,8 +34,7 @@ def join(backend: str | None = None, timeout: float | None = None) -> bool:
     Args:
         backend: a name of `torch.distributed`, such as `"gloo"` or `"nccl"`; by default gloo for tensors on
             the CPU and nccl for tensors on a GPU.
-        timeout: the seconds after which a collective operation fails, or a process that has not started is
-            given up; None for torch's default.
+        timeout: the seconds after which a collective operation fails; None for torch's default.
 
     Returns:
         Is this process in a group? No, if no launcher has started it.
@@ -48,12 +47,11 @@ def join(backend: str | None = None, timeout: float | None = None) -> bool:
     if not is_launched() or (os.environ["WORLD_SIZE"] == "1" and "MASTER_ADDR" not in os.environ):
         return False
     rank, size, host, port = environment()
-    seconds = timeout or WAIT
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     if not opened:
-        opened.append(connected(host, port, rank, seconds))
-    name = agreed_name(opened[0], rank, size, seconds)
+        opened.append(connected(host, port, rank, WAIT))
+    name = agreed_name(opened[0], rank, size, WAIT)
     more = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
     store = dist.PrefixStore(name, opened[0])
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, **more)
