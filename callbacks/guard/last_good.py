@@ -13,7 +13,7 @@ from callbacks.core.contract import LearnerProtocol
 from callbacks.core.modules import loss_tensors, trained_parameters
 from callbacks.model.finite import count_bad, first_bad
 from callbacks.model.named import named_tensors
-from callbacks.model.places import is_unchanged
+from callbacks.model.places import Places, is_unchanged
 from callbacks.optim.optimizers import members_of
 
 
@@ -28,11 +28,13 @@ class LastGood:
         self._copies: dict[str, Tensor] = {}
         self._model: nn.Module | None = None  # the model that was copied
         self._where = ""
+        self._places: Places | None = None
+        self._of_model: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def keep(self, learn: LearnerProtocol, buffers: dict[str, Tensor] | None = None) -> None:
         """Copy the current values, but those in `buffers` from before the forward pass."""
-        now = {**tensors_of(learn), **(buffers or {})}
+        now = {**self.now(learn), **(buffers or {})}
         kept = {name: each for name, each in self._copies.items() if is_like(each, now.get(name))}
         copy_all([now[name] for name in kept], list(kept.values()))
         self._copies = {
@@ -40,6 +42,21 @@ class LastGood:
         }
         self._model = learn.model
         self._where = f"before batch {learn.batch_idx} of epoch {learn.epoch}"
+
+    def now(self, learn: LearnerProtocol) -> dict[str, Tensor]:
+        """What `tensors_of` returns; the model's tensors are listed again only after a replacement."""
+        if self._places is None or not self._places.are_of(learn.model):
+            self._places = Places(learn.model, with_buffers=True)
+            self._of_model = named_tensors(learn.model)
+        return {**self._of_model, **loss_tensors(learn)}
+
+    def weights_of(self, learn: LearnerProtocol) -> dict[str, Tensor]:
+        """The weights that are trained, by name."""
+        return {
+            name: each
+            for name, each in self.now(learn).items()
+            if isinstance(each, nn.Parameter) and each.requires_grad and each.is_floating_point()
+        }
 
     def count_bad(self, names: Iterable[str]) -> Tensor:
         """How many numbers of the copies with these names are NaN or infinite; nothing waits."""
@@ -54,10 +71,11 @@ class LastGood:
         """
         if learn.model is not self._model:
             return "the learner has another model now, which is left unchanged"
-        first = first_bad(tensors_of(learn), self._copies)
+        found = self.now(learn)
+        first = first_bad(found, self._copies)
         if first is not None:
             return f"{first!r} was bad {self._where} already, so there are no good weights to restore"
-        for name, tensor in tensors_of(learn).items():
+        for name, tensor in found.items():
             if name in self._copies and self._copies[name].shape == tensor.shape:
                 tensor.copy_(self._copies[name])
         kept = [type(each).__name__ for each in members_of(learn.optimizer) if not empty(each)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, CancelBatch, LearnerProtocol, Order
-from callbacks.core.modules import TrainedParameters, loss_module, loss_parameters, trained_parameters
+from callbacks.core.modules import TrainedParameters, loss_module, loss_parameters
 from callbacks.core.settings import check_count
 from callbacks.core.warning import warn
 from callbacks.guard.culprit import cause_of, rate_of
@@ -141,7 +141,7 @@ class StopOnNaN(Callback):
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        weights = trained_by(learn)
+        weights = self._good.weights_of(learn)
         *values, norm = read([*(loss for loss, _, _ in pending), total_norm([*weights.values()])])
         for value, (_, batch_idx, rate) in zip(values, pending, strict=True):
             if not math.isfinite(value):
@@ -256,16 +256,6 @@ GRADIENT_FIX = (
 def named_parameters(learn: LearnerProtocol) -> list[tuple[str, Tensor]]:
     """The parameters of model and loss with their names."""
     return [*learn.model.named_parameters(), *loss_parameters(learn).items()]
-
-
-def trained_by(learn: LearnerProtocol) -> dict[str, Tensor]:
-    """The parameters that the optimizer changes, by name."""
-    trained = set(map(id, trained_parameters(learn)))
-    return {
-        name: each
-        for name, each in named_parameters(learn)
-        if id(each) in trained and each.requires_grad and each.is_floating_point()
-    }
 
 
 def is_free_to_read(number: Tensor) -> bool:
