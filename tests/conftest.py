@@ -26,6 +26,7 @@ collect_ignore = (
     [
         "callbacks/save/test_run_folder.py",
         "learner/files/test_damaged_files.py",
+        "learner/files/test_hostile_archives.py",
         "learner/files/test_hostile_files.py",
     ]
     if sys.platform == "win32"

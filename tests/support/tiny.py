@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,3 +24,8 @@ def notes(error: BaseException) -> str:
 def title_of(thing: object) -> str:
     """The repr without its address, which differs between the workers of a parallel run."""
     return re.sub(r" at 0x\w+", "", repr(thing))
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder."""
+    return sorted(entry.name for entry in folder.iterdir())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import pytest
 import torch
-from kernels import Kernels
+from ground.bad_batches import SLOW, make, mse, normed, tensors_of
 from torch import nn
 
 from callbacks import (
@@ -17,38 +16,10 @@ from callbacks import (
     LearnerWarning,
     Order,
     StopOnNaN,
-    StopOnNaNGradient,
     ZeroGrad,
 )
-from callbacks.guard import last_good, stop_on_nan
+from callbacks.guard import last_good
 from learner import Data, Learner
-
-
-class Elsewhere(torch.Tensor):
-    """A loss that says it is on an accelerator, and counts how often it is waited for."""
-
-    waits = 0
-    is_cpu = False
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        cls.waits += function in (torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__bool__)
-        return super().__torch_function__(function, types, args, kwargs or {})
-
-
-def mse(preds, targets):
-    return (preds - targets).square().mean()
-
-
-def make(values, loss_func=mse, callbacks=(), lr=0.1, dtype=torch.float32):
-    """A learner with one batch per value, whose inputs have that value."""
-    torch.manual_seed(0)
-    batches = [(torch.full((2, 1), value, dtype=dtype), torch.ones(2, 1, dtype=dtype)) for value in values]
-    optimizer = partial(torch.optim.SGD, lr=lr)
-    model = nn.Linear(1, 1, dtype=dtype)
-    return Learner(
-        model, Data(batches), loss_func, optimizer, [StopOnNaN(), *callbacks], defaults=(ZeroGrad,)
-    )
 
 
 class KeepWeights(Callback):
@@ -131,54 +102,6 @@ def test_a_bad_loss_in_validation_does_not_end_the_fit():
     learn.data = Data(learn.data.train, [(torch.full((2, 1), math.nan), torch.ones(2, 1))])
     learn.fit(1)
     assert learn.global_step == 1
-
-
-def test_on_a_device_nothing_waits_until_the_pass_ends_and_the_first_bad_batch_is_named():
-    def elsewhere(preds, targets):
-        return mse(preds, targets).as_subclass(Elsewhere)
-
-    class CountWaits(Callback):
-        def after_batch(self, learn):
-            self.waits = Elsewhere.waits
-
-    Elsewhere.waits = 0
-    count = CountWaits()
-    learn = make([1.0, 2.0, math.nan, 1.0], loss_func=elsewhere, callbacks=[count])
-    last_good = r"last good loss [0-9.]+\)\. On a device this is found later: the weights are restored"
-    with pytest.raises(
-        FloatingPointError, match=rf"the loss is nan in batch 2 of epoch 0 \(lr 0\.1, {last_good}"
-    ):
-        learn.fit(1)
-    assert count.waits == 0
-    assert Elsewhere.waits == 1
-
-
-def test_on_a_device_good_losses_pass_epoch_after_epoch():
-    learn = make([1.0, 2.0], loss_func=lambda *both: mse(*both).as_subclass(Elsewhere), lr=0.01)
-    learn.fit(2)
-    learn.fit(1)
-    assert learn.global_step == 6
-
-
-@pytest.fixture
-def on_device(monkeypatch):
-    """Make the callbacks treat the CPU as a device that is waited for."""
-    monkeypatch.setattr(stop_on_nan, "is_free_to_read", lambda number: False)
-
-
-def tensors_of(learn):
-    return [each.detach().clone() for each in (*learn.model.parameters(), *learn.model.buffers())]
-
-
-SLOW = partial(torch.optim.SGD, lr=0.1)
-
-
-def normed(values, callbacks=(), optimizer=SLOW):
-    """A learner whose model has statistics, which a bad batch makes NaN in the forward pass."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
-    batches = [(torch.tensor([[value], [1.0], [2.0]]), torch.ones(3, 1)) for value in values]
-    return Learner(model, Data(batches), mse, optimizer, callbacks, defaults=(ZeroGrad,))
 
 
 def test_a_bad_batch_leaves_the_statistics_of_batch_norm_unchanged():
@@ -284,80 +207,6 @@ def test_leaving_batches_out_is_refused_where_their_loss_is_not_read_in_time(on_
         learn.fit(1)
 
 
-def test_on_a_device_that_is_waited_for_at_each_step_all_is_as_on_a_cpu(on_device):
-    learn = normed([1.0, math.nan, 2.0], [StopOnNaN(skip=1, wait_every=1)])
-    with pytest.warns(LearnerWarning, match=r"batch 1 .* the inputs hold NaN"):
-        learn.fit(1)
-    assert learn.global_step == 2
-    assert all(tensor.isfinite().all() for tensor in tensors_of(learn))
-
-
-@pytest.mark.parametrize("bad_at", [0, 1, 4])
-def test_on_a_device_weights_and_statistics_are_restored_to_the_start_of_the_pass(on_device, bad_at):
-    values = [1.0, 2.0, 3.0, 1.0, 2.0]
-    learn = normed(values, [StopOnNaN()], partial(torch.optim.Adam, lr=0.01))
-    learn.fit(2)
-    before = tensors_of(learn)
-    values[bad_at] = math.nan
-    learn.data = normed(values).data
-    where = "restored as they were before batch 0 of epoch 0, and the optimizer's state is empty"
-    with pytest.raises(FloatingPointError, match=rf"the loss is nan in batch {bad_at} of epoch 0 .*{where}"):
-        learn.fit(1)
-    assert all(map(torch.equal, before, tensors_of(learn)))
-    assert not learn.optimizer.state
-    learn.data = normed([1.0, 2.0]).data
-    learn.fit(2)
-    assert all(tensor.isfinite().all() for tensor in tensors_of(learn))
-
-
-def test_on_a_device_the_losses_are_read_after_so_many_steps_and_the_copy_is_renewed(on_device):
-    class KeepFourth(Callback):
-        def before_batch(self, learn):
-            if learn.batch_idx == 4:
-                self.seen = tensors_of(learn)
-
-    keep = KeepFourth()
-    learn = normed([1.0, 2.0, 3.0, 1.0, 2.0, math.nan, 1.0, 2.0, 3.0], [StopOnNaN(wait_every=4), keep])
-    with pytest.raises(FloatingPointError, match=r"in batch 5 .* as they were before batch 4 of epoch 0"):
-        learn.fit(1)
-    assert learn.batch_idx == 8
-    assert all(map(torch.equal, keep.seen, tensors_of(learn)))
-
-
-@pytest.mark.parametrize("hook", ["before_backward", "after_train"])
-def test_on_a_device_a_pass_costs_a_few_kernels_however_many_weights(on_device, hook):
-    class Counting(StopOnNaN):
-        pass
-
-    def count(self, learn):
-        kernels = Kernels()
-        with kernels:
-            getattr(StopOnNaN, hook)(self, learn)
-        found.append(kernels.n)
-
-    setattr(Counting, hook, count)
-    found = []
-    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(20)))
-    learn = Learner(model, Data([(torch.ones(2, 1),) * 2]), mse, SLOW, [Counting()], defaults=(ZeroGrad,))
-    learn.fit(2)
-    assert sum(found[1].values()) < 20
-
-
-def test_on_a_device_a_layer_that_is_replaced_in_mid_fit_is_copied_too(on_device):
-    class Replace(Callback):
-        def before_epoch(self, learn):
-            if learn.epoch == 1:
-                learn.model[0] = nn.Linear(1, 4).requires_grad_(False)
-                learn.data = normed([math.nan, 1.0]).data
-                self.seen = tensors_of(learn)
-
-    replace = Replace()
-    learn = normed([1.0, 2.0], [StopOnNaN(), replace])
-    with pytest.raises(FloatingPointError, match="restored as they were before batch 0 of epoch 1"):
-        learn.fit(2)
-    assert all(map(torch.equal, replace.seen, tensors_of(learn)))
-
-
 def test_on_a_device_losses_of_a_pass_that_a_cancel_ends_are_read_before_the_next_begins(on_device):
     class Leave(Callback):
         order = Order.SAVE
@@ -383,47 +232,6 @@ def test_on_a_device_weights_that_are_bad_though_all_losses_are_good_end_the_fit
     with pytest.raises(FloatingPointError, match=r"first in '0\.bias', after batch 1 of epoch 0"):
         learn.fit(1)
     assert all(map(torch.equal, before, tensors_of(learn)))
-
-
-def test_on_a_device_weights_that_were_bad_from_the_start_are_reported(on_device):
-    learn = normed([1.0, 2.0], [StopOnNaN()])
-    with torch.no_grad():
-        learn.model[0].bias.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match=r"'0\.bias' was bad before batch 0 of epoch 0 already"):
-        learn.fit(1)
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.Adagrad, torch.optim.Adam, torch.optim.NAdam])
-def test_an_emptied_optimizer_steps_as_a_new_one(optimizer):
-    def step(parameter, using):
-        parameter.grad = torch.tensor([3.0])
-        using.step()
-
-    used, new = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
-    emptied = optimizer([used], lr=0.1)
-    step(used, emptied)
-    last_good.empty(emptied)
-    with torch.no_grad():
-        used.fill_(1.0)
-    step(used, emptied)
-    step(new, optimizer([new], lr=0.1))
-    assert torch.equal(used, new)
-
-
-def test_on_a_device_a_bad_gradient_is_found_later_and_the_weights_are_restored(on_device):
-    class Spoil(Callback):
-        def after_backward(self, learn):
-            if learn.batch_idx == 1:
-                learn.model[0].bias.grad.fill_(math.inf)
-
-    learn = normed([1.0, 2.0, 3.0], [StopOnNaNGradient(), Spoil()])
-    before = {name: each.detach().clone() for name, each in learn.model.named_parameters()}
-    with pytest.raises(
-        FloatingPointError, match=r"gradients are NaN or infinite in batch 1 .* restored as they"
-    ):
-        learn.fit(1)
-    assert all(torch.equal(before[name], each) for name, each in learn.model.named_parameters())
-    assert learn.model[1].running_mean.isfinite().all()
 
 
 class Counted(nn.Module):

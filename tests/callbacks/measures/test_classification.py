@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from ground.measuring import SEEDS, SIZES, joined, over, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import SEEDS, SIZES, joined, over, split
 from sklearn import metrics as sk
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassF1Score, MulticlassPrecision, MulticlassRecall

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from measuring import over
+from ground.measuring import over
 from resumed import Crash
 from torch import nn
 

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
+from ground.measuring import SEEDS, SIZES, joined, over, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import SEEDS, SIZES, joined, over, split
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, roc_auc_score
 from torchmetrics.classification import BinaryAUROC
 from torchmetrics.retrieval import RetrievalMRR, RetrievalNormalizedDCG

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 import torchmetrics
+from ground.measuring import SEEDS, SIZES, joined, over, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import SEEDS, SIZES, joined, over, split
 from scipy.stats import pearsonr
 from sklearn.metrics import explained_variance_score, r2_score
 

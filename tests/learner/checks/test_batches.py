@@ -10,7 +10,7 @@ from tiny import line_batches, notes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks import DevicePlacement, LearnerWarning, ZeroGrad
+from callbacks import DevicePlacement, ZeroGrad
 from learner import Data, Learner
 
 SGD = partial(torch.optim.SGD, lr=0.01)
@@ -161,87 +161,6 @@ def test_the_default_moves_batches_to_the_device():
     assert learn.global_step == 1
 
 
-@pytest.mark.parametrize(
-    "loss_func",
-    [
-        F.binary_cross_entropy_with_logits,
-        nn.BCEWithLogitsLoss(),
-        nn.HuberLoss(),
-        partial(F.huber_loss, delta=0.5),
-    ],
-)
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
-def test_integer_targets_of_a_loss_of_floats_are_refused_with_the_cast(loss_func, dtype):
-    batch = (torch.randn(4, 1), torch.ones(4, 1).to(dtype))
-    with pytest.raises(
-        TypeError, match=r"the targets are (int64|bool), but \w+ compares floats: write targets.float"
-    ):
-        learner_of(Data([batch]), loss_func=loss_func).fit(1)
-
-
-@pytest.mark.parametrize("loss_func", [F.l1_loss, nn.L1Loss()])  # older torch refuses them for mse_loss
-def test_integer_targets_that_torch_casts_raise_a_warning(loss_func):
-    learn = learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1).long())]), loss_func=loss_func)
-    with pytest.warns(LearnerWarning, match="the targets are int64.*write targets.float") as caught:
-        learn.fit(2)
-    assert len(caught) == 1
-
-
-def test_counts_are_correct_targets_of_a_poisson_loss():
-    learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1).long())]), loss_func=nn.PoissonNLLLoss()).fit(1)
-
-
-@pytest.mark.parametrize("loss_func", [F.cross_entropy, nn.CrossEntropyLoss(), F.nll_loss])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.bool])
-def test_targets_that_are_not_classes_are_refused_with_the_cast(loss_func, dtype):
-    learn = learner_of(
-        Data([(torch.randn(4, 2), torch.ones(4).to(dtype))]), model=nn.Linear(2, 3), loss_func=loss_func
-    )
-    with pytest.raises(TypeError, match=r"the targets are \w+ of shape \(4,\).*write targets.long\(\)"):
-        learn.fit(1)
-
-
-def test_class_probabilities_are_allowed():
-    learn = learner_of(
-        Data([(torch.randn(4, 2), torch.full((4, 3), 1 / 3))]),
-        model=nn.Linear(2, 3),
-        loss_func=F.cross_entropy,
-    )
-    learn.fit(1)
-
-
-def test_classes_in_a_column_are_refused_with_the_line_to_write():
-    learn = learner_of(
-        Data([(torch.randn(4, 2), torch.ones(4, 1).long())]), model=nn.Linear(2, 3), loss_func=F.cross_entropy
-    )
-    with pytest.raises(ValueError, match=r"shape \(4, 1\).*shape \(4,\): write targets.squeeze\(1\)"):
-        learn.fit(1)
-
-
-def test_cross_entropy_over_a_single_class_is_refused():
-    learn = learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1))]), loss_func=nn.CrossEntropyLoss())
-    with pytest.raises(ValueError, match=r"one class and cross_entropy is always 0.*binary_cross_entropy"):
-        learn.fit(1)
-
-
-def test_a_class_without_an_output_of_the_model_is_reported():
-    learn = learner_of(
-        Data([(torch.randn(2, 2), torch.tensor([0, 3]))]), model=nn.Linear(2, 3), loss_func=F.cross_entropy
-    )
-    with pytest.raises(IndexError) as caught:
-        learn.fit(1)
-    assert "The targets range from 0 to 3, but preds have 3 classes" in notes(caught.value)
-
-
-def test_targets_of_another_dtype_in_the_users_loss_are_reported():
-    def loss_func(preds, targets):
-        return F.binary_cross_entropy(preds.sigmoid(), targets)
-
-    with pytest.raises(RuntimeError) as caught:
-        learner_of(Data([(torch.randn(4, 1), torch.ones(4, 1).double())]), loss_func=loss_func).fit(1)
-    assert "Targets are float64, preds float32: write targets.float()" in notes(caught.value)
-
-
 class TwoByName(nn.Module):
     def __init__(self):
         super().__init__()
@@ -292,21 +211,6 @@ def test_a_data_object_in_place_of_a_loader_is_refused_with_its_two_loaders():
         TypeError, match=r"pass one of its two loaders, such as learn.data.train or learn.data.valid"
     ):
         learn.get_preds(learn.data)
-
-
-@pytest.mark.parametrize("loss_func", [F.cross_entropy, nn.CrossEntropyLoss(ignore_index=0)])
-def test_classes_in_the_last_dimension_are_reported_with_the_line_to_write(loss_func):
-    tokens = torch.randint(5, (4, 7))
-    with pytest.raises(ValueError, match=r"cross_entropy\(preds.flatten\(0, -2\), targets.flatten\(\)\)"):
-        learner_of(Data([(tokens, tokens)]), nn.Embedding(5, 5), loss_func).fit(1)
-
-
-def test_classes_in_the_last_dimension_are_reported_in_a_later_batch_too():
-    """In the first batch there are as many positions as classes, so the loss accepts it."""
-    batches = [(tokens, tokens) for tokens in (torch.randint(5, (4, 5)), torch.randint(5, (4, 7)))]
-    with pytest.raises(RuntimeError) as caught:
-        learner_of(Data(batches), nn.Embedding(5, 5), F.cross_entropy).fit(1)
-    assert "the classes are the last dimension" in notes(caught.value)
 
 
 def test_a_module_of_lightning_without_forward_gets_a_hint_on_what_to_move():

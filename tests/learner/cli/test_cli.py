@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import multiprocessing
-import signal
 import sys
 from pathlib import Path
 
 import pytest
-from processes import run, start
+from upper.kept_runs import history_of
 
-from callbacks import EarlyStopping, History, LearnerWarning
 from learner.cli import machine
 from learner.cli.commands import main
 from learner.recipes import names
 from learner.recipes.recipe import load_recipe
-from learner.runs.running import run as run_recipe
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-SAVING = ("callbacks.Checkpoint.folder=saved", "callbacks.Checkpoint.every=7 steps")
-
 RMSES = (
     "74.96194346966999",
     "36.43029986215973",
@@ -33,29 +26,6 @@ RMSES = (
     "18.03818276871748",
     "18.037850320630035",
 )
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Work in an empty folder, and forget the modules of recipes afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    yield
-    sys.modules.pop("models", None)
-
-
-@pytest.fixture
-def first(capsys: pytest.CaptureFixture[str]) -> Path:
-    """The recipe that `learner init` writes."""
-    assert main(["init", "first"]) == 0
-    capsys.readouterr()
-    return Path("first/recipe.yaml")
-
-
-def history_of(folder: str) -> list[dict[str, str]]:
-    """The rows of a run's history."""
-    with (Path(folder) / "history.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_article_prints_its_ten_digits_and_where_it_kept_the_picture(capsys):
@@ -288,207 +258,3 @@ def test_traceback_shows_where_a_problem_was_found(first, capsys):
     first.with_name("models.py").write_text("def broken(:\n")
     assert main(["run", str(first), "--traceback"]) == 2
     assert "SyntaxError" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_ends_the_run_with_its_code_and_the_command_that_resumes_it(first, name, code):
-    process = start(
-        "-m", "learner", "run", str(first), *SAVING, "fit.epochs=1_000_000", "callbacks.EarlyStopping=null"
-    )
-    assert process.stdout is not None
-    for _ in range(3):
-        process.stdout.readline()
-    process.send_signal(getattr(signal, name))
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    assert "kept runs/recipe-1" in out
-    assert "to resume: learner resume runs/recipe-1" in out
-    assert Path("runs/recipe-1/history.csv").exists()
-
-
-def without_reader(*words: str, send: signal.Signals | None = None) -> tuple[int, str]:
-    """The exit code and standard error of a command whose output is closed."""
-    process = start("-m", "learner", *words)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    if send is not None:
-        process.stdout.readline()
-    process.stdout.close()
-    if send is not None:
-        process.send_signal(send)
-    shown = process.stderr.read()
-    process.stderr.close()
-    return process.wait(timeout=60), shown
-
-
-def test_the_reader_of_a_pipe_may_close_it(first):
-    code, shown = without_reader("ls", "models")
-    assert code == 1
-    assert "Traceback" not in shown
-    assert "Exception" not in shown
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize(
-    ("send", "code"),
-    [(None, 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
-    ids=["end", "Ctrl-C", "SIGTERM"],
-)
-def test_a_run_whose_output_is_closed_ends_with_the_code_of_the_training(first, send, code):
-    many = () if send is None else ("fit.epochs=1_000_000", "callbacks.EarlyStopping=null")
-    ended, shown = without_reader("run", str(first), *many, send=send)
-    assert ended == code, shown
-    assert "Traceback" not in shown
-    assert Path("runs/recipe-1/history.csv").exists()
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-@pytest.mark.parametrize(("words", "code"), [(["run", "RECIPE"], 0), (["ls"], 1), (["show", "RECIPE"], 1)])
-def test_output_to_a_full_disk_is_reported_in_one_line(first, words, code):
-    with Path("/dev/full").open("w") as full:
-        done = run(
-            "-m", "learner", *(str(first) if each == "RECIPE" else each for each in words), stdout=full
-        )
-    assert done.returncode == code
-    assert done.stderr.count("No space left") == 1
-    assert "Traceback" not in done.stderr
-    assert "Exception" not in done.stderr
-
-
-@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, ValueError])
-def test_results_that_cannot_be_written_do_not_hide_the_error_of_the_training(first, monkeypatch, ending):
-    def full(history, path):
-        raise OSError(28, "No space left on device")
-
-    def end(learn):
-        raise ending("mine")
-
-    monkeypatch.setattr(History, "to_csv", full)
-    monkeypatch.setattr(EarlyStopping, "cleanup_fit", lambda self, learn: end(learn))
-    with pytest.warns(LearnerWarning, match="cannot be written to"), pytest.raises(ending, match="mine"):
-        run_recipe(load_recipe(str(first)))
-
-
-def without_seconds(folder: str) -> list[dict[str, str]]:
-    return [{name: row[name] for name in row if name != "seconds"} for row in history_of(folder)]
-
-
-@pytest.mark.parametrize("again", [["resume", "runs/recipe-1"], ["run", "RECIPE", *SAVING, "--resume"]])
-def test_a_killed_run_resumes_in_its_folder_with_the_same_numbers(first, again, capsys):
-    assert main(["run", str(first), *SAVING, "--runs", "whole"]) == 0
-    models = first.with_name("models.py")
-    with models.open("a", encoding="utf-8") as file:
-        file.write(KILLER)
-    words = ["run", str(first), *SAVING, "callbacks.Kill={use: 'models.py:Kill'}"]
-    process = multiprocessing.get_context("fork").Process(target=main, args=(words,))
-    process.start()
-    process.join(100)
-    assert process.exitcode == -signal.SIGKILL
-    (Path("runs/recipe-1/recipe.yaml")).write_text(
-        "".join(
-            line
-            for line in Path("runs/recipe-1/recipe.yaml").read_text().splitlines(keepends=True)
-            if "Kill" not in line
-        )
-    )
-    assert main([str(first) if word == "RECIPE" else word for word in again]) == 0
-    assert "resuming from step-0000000" in capsys.readouterr().out
-    assert without_seconds("runs/recipe-1") == without_seconds("whole/recipe-1")
-    assert not Path("runs/recipe-2").exists()
-
-
-KILLER = """
-
-import os, signal
-
-class Kill(Callback):
-    def after_step(self, learn):
-        if learn.global_step == 40:
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_resume_without_a_run_starts_one_and_prints_it(first, capsys):
-    assert main(["run", str(first), *SAVING, "--resume", "fit.epochs=1"]) == 0
-    assert "no run of recipe.yaml with a checkpoint in runs: starting a new one" in capsys.readouterr().out
-    assert Path("runs/recipe-1/saved").is_dir()
-
-
-def test_a_finished_run_can_be_extended(first, capsys):
-    assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
-    assert main(["resume", "runs/recipe-1", "fit.epochs=2"]) == 0
-    assert len(history_of("runs/recipe-1")) == 2
-    assert "epochs: 2" in Path("runs/recipe-1/recipe.yaml").read_text()
-    assert main(["resume", "runs/recipe-1"]) == 0
-    assert "already finished (epoch 2 of 2)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "hint"),
-    [
-        (["run", "first/recipe.yaml", "--resume"], "Checkpoint: {folder: checkpoints, every: 1 epoch}"),
-        (["run", "first/recipe.yaml", *SAVING, "--resume", "--keep-nothing"], "Omit one"),
-        (["resume", "runs/recip-1"], "Did you mean runs/recipe-1?"),
-        (
-            ["resume", "first/recipe.yaml"],
-            "To resume the newest run of a recipe: `learner run first/recipe.yaml --resume`.",
-        ),
-        (["resume", "runs/recipe-1", "fit.epochs=1"], "pass at least 2"),
-        (["resume", "runs/recipe-1", "data.n_points=300"], "n_items: "),
-        (["resume", "runs/recipe-1", "--differ", "batchsize"], "is not a known difference"),
-        (["run", "first/recipe.yaml", *SAVING, "--resume", "optimizer.lr=0.5"], "has changed since the run"),
-        (["resume", "runs/recipe-2"], "has no checkpoint"),
-        (["verify-resume", "first/recipe.yaml", "--kills", "1"], "n_kills=1"),
-        (["replay", "runs/recipe-1"], "blackbox.pt"),
-    ],
-)
-def test_a_run_that_cannot_be_resumed_is_refused_and_left_unchanged(first, words, hint, capsys):
-    assert main(["run", str(first), *SAVING, "fit.epochs=2"]) == 0
-    assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
-    for path in Path("runs/recipe-2/saved").glob("*.pt"):
-        path.unlink()
-    capsys.readouterr()
-    kept = {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
-    assert main(words) == 2
-    assert hint in capsys.readouterr().err
-    assert {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == kept
-
-
-def test_a_step_with_an_error_is_kept_and_can_be_replayed(first, capsys):
-    models = first.with_name("models.py")
-    with models.open("a", encoding="utf-8") as file:
-        file.write(SPOILER)
-    assert main(["run", str(first), "callbacks.Spoil={use: 'models.py:Spoil'}"]) == 1
-    assert Path("runs/recipe-1/blackbox/blackbox.pt").is_file()
-    capsys.readouterr()
-    with pytest.raises(FloatingPointError):
-        main(["replay", "runs/recipe-1"])
-    assert "Linear" in capsys.readouterr().out
-    assert (
-        main(["run", str(first), "callbacks.Spoil={use: 'models.py:Spoil'}", "callbacks.BlackBox=null"]) == 1
-    )
-    assert not Path("runs/recipe-2/blackbox").exists()
-
-
-SPOILER = """
-
-class Spoil(Callback):
-    def before_batch(self, learn):
-        if learn.global_step == 3:
-            learn.inputs = (learn.inputs[0] / 0,)
-"""
-
-
-def test_verify_resume_prints_a_table(first, capsys):
-    words = ["verify-resume", str(first), *SAVING, "--kills", "2", "fit.epochs=2"]
-    assert main(words) == 0
-    assert "3 of 3 runs" in capsys.readouterr().out
-
-
-def test_the_command_can_be_called_as_the_main_of_its_package(capsys):
-    from learner.cli import main as of_package
-
-    assert of_package(["ls", "losses"]) == 0
-    assert "mse" in capsys.readouterr().out

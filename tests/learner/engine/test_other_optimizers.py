@@ -2,73 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from functools import partial
 
 import pytest
 import torch
 from resumed import Crash
-from tiny import line_batches
 from torch import nn
-from torch.nn import functional as F
-from torch.optim import LBFGS, SGD, AdamW, lr_scheduler
+from torch.optim import SGD, lr_scheduler
+from upper.foreign_optimizers import Both, learner_of, same, weights
 
 from callbacks import (
     SAM,
-    Callback,
     ChannelsLast,
     Checkpoint,
-    ClosureStep,
-    DevicePlacement,
     GradientAccumulation,
     GradientClip,
     LeanStep,
     LRMonitor,
-    Metrics,
     MixedPrecision,
     ParamScheduler,
-    Recorder,
-    StopOnNaN,
     TorchScheduler,
     WholeStep,
-    ZeroGrad,
-    on,
 )
 from callbacks.schedule.annealers import cos
-from learner import Data, Learner
-
-QUIET = (ZeroGrad, Metrics, Recorder, DevicePlacement, StopOnNaN)
-
-
-class Both:
-    """Two optimizers combined, with a state dict of another form."""
-
-    def __init__(self, parameters):
-        parameters = list(parameters)
-        self.each = [
-            SGD([p for p in parameters if p.ndim == 2], lr=0.01, momentum=0.9),
-            AdamW([p for p in parameters if p.ndim != 2], lr=0.01),
-        ]
-
-    @property
-    def param_groups(self):
-        return [group for one in self.each for group in one.param_groups]
-
-    def step(self):
-        for one in self.each:
-            one.step()
-
-    def zero_grad(self):
-        for one in self.each:
-            one.zero_grad()
-
-    def state_dict(self):
-        return {"each": [one.state_dict() for one in self.each]}
-
-    def load_state_dict(self, state):
-        for one, its in zip(self.each, state["each"], strict=True):
-            one.load_state_dict(its)
 
 
 class Lookahead:
@@ -144,21 +100,6 @@ class Listed(Both):
 
 KINDS = [Both, Lookahead, Noisy, partial(Progressive, lr=0.1), Listed]
 NAMES = ["Both", "Lookahead", "Noisy", "Progressive", "Listed"]
-
-
-def learner_of(*callbacks, optimizer=Both, model=None, **options) -> Learner:
-    torch.manual_seed(0)
-    model = model or nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
-    data = Data(line_batches(4), line_batches(2))
-    return Learner(model, data, F.mse_loss, optimizer, callbacks, defaults=QUIET, **options)
-
-
-def weights(learn) -> list[torch.Tensor]:
-    return [each.detach().clone() for each in learn.model.parameters()]
-
-
-def same(one, other) -> bool:
-    return all(map(torch.equal, one, other))
 
 
 @pytest.mark.parametrize("optimizer", KINDS, ids=NAMES)
@@ -296,174 +237,3 @@ def test_an_optimizer_without_a_rate_and_with_a_state_of_its_own_form_trains(tmp
     assert learn.optimizer.state["n_steps"] == 8
     with pytest.raises(ValueError, match="lr_find: Plain has a parameter group without 'lr'"):
         learn.lr_find()
-
-
-# Optimizers of callbacks
-
-
-def halves(model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    found = list(model.parameters())
-    return [each for each in found if each.ndim == 2], [each for each in found if each.ndim != 2]
-
-
-@pytest.mark.parametrize(
-    "hold", [lambda one: one, lambda one: [one], lambda one: {"second": one}], ids=["itself", "list", "dict"]
-)
-def test_weights_that_a_callbacks_optimizer_trains_are_not_reported_as_untrained(hold, capsys):
-    learn = learner_of(optimizer=None)
-    first, second = halves(learn.model)
-
-    class Second(Callback):
-        def __init__(self):
-            super().__init__()
-            self.one = AdamW(second, lr=0.01)
-            self.held = hold(self.one)
-            del self.one
-
-    learn = learner_of(Second, optimizer=SGD(first, lr=0.1), model=learn.model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        learn.fit(1)
-    report = learn.check()
-    assert not report.warnings
-    assert report.facts["optimizer"].endswith("holds 4 of 4 trainable tensors")
-
-
-def test_weights_that_an_optimizer_of_a_subclass_trains_are_not_reported_as_untrained():
-    class Two(Learner):
-        def step(self):
-            self.optimizer.step()
-            self.second.step()
-
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 1))
-    first, second = halves(model)
-    learn = Two(model, Data(line_batches(2)), F.mse_loss, SGD(first, lr=0.1), defaults=QUIET)
-    learn.second = SGD(second, lr=0.1)
-    assert not learn.check().warnings
-
-
-def with_function(parameters, *callbacks, through_helper=False, model=None, first=()):
-    second = AdamW(parameters, lr=0.01)
-
-    def helper():
-        second.step()
-        second.zero_grad()
-
-    @on("after_step")
-    def step_second(learn):
-        helper() if through_helper else (second.step(), second.zero_grad())
-
-    return learner_of(step_second, *callbacks, optimizer=SGD(first, lr=0.1), model=model)
-
-
-@pytest.mark.parametrize("through_helper", [False, True])
-def test_an_optimizer_that_a_function_of_on_steps_trains_and_is_reported_where_the_run_is_saved(
-    through_helper, tmp_path
-):
-    model = learner_of(optimizer=None).model
-    first, second = halves(model)
-    options = {"through_helper": through_helper, "model": model, "first": first}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with_function(second, **options).fit(1)
-    with pytest.warns(
-        UserWarning, match="'step_second' uses AdamW, an optimizer whose state is not saved in checkpoints"
-    ):
-        with_function(second, Checkpoint(tmp_path), **options).fit(1)
-
-
-def test_a_builtin_function_as_a_callback_is_searched_for_optimizers():
-    seen = []
-    learner_of(on("after_batch")(seen.append), optimizer=partial(SGD, lr=0.1)).fit(1)
-    assert len(seen) == 6
-
-
-class Second(Callback):
-    """Steps its own optimizer."""
-
-    def __init__(self, parameters):
-        super().__init__()
-        self.optimizer = AdamW(parameters, lr=0.01)
-
-    def after_step(self, learn):
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-
-class SavedSecond(Second):
-    """The same, and saves the optimizer."""
-
-    state = ("optimizer",)
-
-
-def two(kind, *callbacks):
-    learn = learner_of(optimizer=None)
-    first, second = halves(learn.model)
-    return learner_of(kind(second), *callbacks, optimizer=SGD(first, lr=0.1), model=learn.model)
-
-
-def test_an_optimizer_that_a_callback_does_not_save_is_reported_where_the_run_is_saved(tmp_path):
-    with pytest.warns(UserWarning, match=r"write state = \('optimizer',\) in the class Second"):
-        two(Second, Checkpoint(tmp_path / "one")).fit(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        two(Second).fit(1)
-        two(SavedSecond, Checkpoint(tmp_path / "two")).fit(1)
-        two(SavedSecond, Checkpoint(tmp_path / "three"), LeanStep()).fit(2)
-
-
-def test_an_optimizer_that_a_callback_saves_resumes_with_the_same_bits(tmp_path):
-    whole = two(SavedSecond, Checkpoint(tmp_path / "whole", every="1 step"))
-    whole.fit(3)
-    with pytest.raises(ZeroDivisionError):
-        two(SavedSecond, Checkpoint(tmp_path / "resumed", every="1 step"), Crash(9)).fit(3)
-    resumed = two(SavedSecond, Checkpoint(tmp_path / "resumed", every="1 step"))
-    resumed.fit(3, resume="must")
-    assert same(weights(resumed), weights(whole))
-
-
-def test_weights_that_no_optimizer_trains_are_still_reported():
-    learn = learner_of(optimizer=None)
-    learn = learner_of(optimizer=SGD(halves(learn.model)[0], lr=0.1), model=learn.model)
-    with pytest.warns(UserWarning, match="it does not train 0.bias, 2.bias"):
-        learn.fit(1)
-
-
-# Steps that need a closure
-
-
-class Probing(SGD):
-    """Also needs a closure, under another name."""
-
-    def step(self, evaluate):
-        loss = evaluate()
-        super().step()
-        return loss
-
-
-@pytest.mark.parametrize("optimizer", [LBFGS, partial(Probing, lr=0.1)])
-@pytest.mark.parametrize("callbacks", [[], [LeanStep], [SAM]], ids=["none", "LeanStep", "SAM"])
-def test_a_step_that_needs_a_closure_is_refused_with_the_fix(optimizer, callbacks):
-    learn = learner_of(*callbacks, optimizer=optimizer)
-    before = weights(learn)
-    with pytest.raises(TypeError, match=r"needs a closure .*callbacks=\[ClosureStep\(\)\]"):
-        learn.fit(1)
-    assert same(before, weights(learn))
-    (error,) = learn.check().errors
-    assert "ClosureStep()" in error
-
-
-def test_a_step_with_its_closure_or_with_an_optional_one_is_not_refused():
-    class Own(Callback):
-        def step(self, learn):
-            learn.optimizer.step(lambda: learn.loss_grad)
-
-    class Optional(SGD):
-        def step(self, closure=None, *, scale=1.0):
-            return super().step(closure)
-
-    learner_of(ClosureStep, optimizer=LBFGS).fit(1)
-    learner_of(Own, optimizer=partial(Probing, lr=0.1)).fit(1)
-    learner_of(optimizer=partial(Optional, lr=0.1)).fit(1)
-    copy.deepcopy(learner_of(optimizer=Both).optimizer).step()

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import pickle
 import random
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from upper.estimating import NAMES, X, Y, classifier, network, regressor
 
 from callbacks import EarlyStopping, accuracy
-from learner import LearnerClassifier, LearnerRegressor
-
-adam = partial(torch.optim.Adam, lr=0.05)
-rng = np.random.default_rng(0)
-X = rng.normal(size=(60, 3))
-NAMES = np.array(["ash", "birch", "cedar"])
-Y = NAMES[X.argmax(1)]
-
-
-def network(n_features, n_outputs, hidden=8):
-    return nn.Sequential(
-        nn.Linear(n_features, hidden), nn.Dropout(0.1), nn.ReLU(), nn.Linear(hidden, n_outputs)
-    )
+from learner import LearnerClassifier
 
 
 class Wrapped(nn.Module):
@@ -43,18 +29,6 @@ class Wrapped(nn.Module):
 
     def forward(self, x):
         return self.layers(x)
-
-
-def classifier(**settings):
-    return LearnerClassifier(
-        network, **{"optimizer": adam, "n_epochs": 15, "batch_size": 16, "seed": 0, **settings}
-    )
-
-
-def regressor(make_module=network, **settings):
-    return LearnerRegressor(
-        make_module, **{"optimizer": adam, "n_epochs": 15, "batch_size": 16, "seed": 0, **settings}
-    )
 
 
 def weights(estimator):
@@ -200,124 +174,3 @@ def test_metrics_and_validation_data_are_in_the_history():
     fitted = classifier(valid=(X[:9], Y[:9]), metrics=[accuracy]).fit(X, Y, sample_weight=weight)
     assert fitted.history_["valid_accuracy"][-1] == fitted.score(X[:9], Y[:9])
     assert "valid_loss" in classifier(valid=0.2).fit(X, Y).history_.rows[0]
-
-
-@pytest.mark.parametrize(("loss_func", "last"), [(None, nn.Identity()), (nn.BCELoss, nn.Sigmoid())])
-def test_two_classes_need_one_output(loss_func, last):
-    def single(n_features):
-        return nn.Sequential(nn.Linear(n_features, 1), last)
-
-    y = X[:, 0] > 0
-    fitted = LearnerClassifier(single, optimizer=adam, loss_func=loss_func, n_epochs=30, seed=0).fit(X, y)
-    assert fitted.score(X, y) > 0.9
-    assert fitted.predict(X).dtype == bool
-    assert np.allclose(fitted.predict_proba(X).sum(1), 1)
-
-
-def test_a_module_of_log_probabilities_is_used_with_its_loss():
-    def logs(n_features, n_outputs):
-        return nn.Sequential(nn.Linear(n_features, n_outputs), nn.LogSoftmax(1))
-
-    fitted = LearnerClassifier(logs, optimizer=adam, loss_func=nn.NLLLoss, n_epochs=2, seed=0).fit(X, Y)
-    assert np.allclose(fitted.predict_proba(X).sum(1), 1)
-
-
-def test_whole_numbers_stay_whole_for_embeddings():
-    def reads(n_features):
-        return nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(4 * n_features, 2))
-
-    tokens = rng.integers(0, 9, size=(30, 5))
-    fitted = LearnerClassifier(reads, n_epochs=1, seed=0, dtype=None).fit(tokens, tokens[:, 0] > 4)
-    assert fitted.predict(tokens).shape == (30,)
-
-
-def test_images_are_accepted():
-    def sees(n_outputs):
-        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, n_outputs))
-
-    images = rng.normal(size=(20, 1, 5, 5))
-    assert LearnerRegressor(sees, n_epochs=1, seed=0).fit(images, images.sum((1, 2, 3))).predict(
-        images
-    ).shape == (20,)
-
-
-@pytest.mark.parametrize(
-    ("make", "y", "words"),
-    [
-        (LearnerClassifier, Y, r"returned the shape \(20, 7\) for 3 classes"),
-        (LearnerRegressor, X.sum(1), r"returned the shape \(20, 7\) for targets of the shape \(20,\)"),
-    ],
-)
-def test_a_module_with_a_wrong_number_of_outputs_is_refused(make, y, words):
-    with pytest.raises(ValueError, match=words):
-        make(lambda: nn.Linear(3, 7), batch_size=20, n_epochs=1).fit(X, y)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"make_module": nn.Linear(3, 3)}, "make_module=Linear.*pass a class or a function that makes one"),
-        ({"optimizer": "Adam"}, "optimizer='Adam': pass a class or a function"),
-        ({"loss_func": "mse"}, "'mse' is not callable"),
-        ({"callbacks": [3]}, "3 is not a Callback"),
-        ({"seed": np.random.RandomState(0)}, "pass a whole number, or None"),
-    ],
-    ids=["module", "optimizer", "loss", "callback", "seed"],
-)
-def test_what_makes_nothing_new_is_refused_in_the_fit(settings, words):
-    with pytest.raises(TypeError, match=words):
-        classifier().set_params(**settings).fit(X, Y)
-
-
-def test_batch_norm_is_trained_where_one_item_would_be_left_over():
-    def normed(n_features, n_outputs):
-        return nn.Sequential(nn.BatchNorm1d(n_features), nn.Linear(n_features, n_outputs))
-
-    fitted = LearnerClassifier(normed, batch_size=59, n_epochs=2, seed=0).fit(X, Y)
-    assert fitted.learner_.global_step == 2
-
-
-def test_the_first_of_several_outputs_is_the_prediction():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(3, 3)
-
-        def forward(self, x):
-            return self.linear(x), x
-
-    assert LearnerClassifier(Two, n_epochs=1, seed=0).fit(X, Y).predict(X).shape == (60,)
-
-
-def test_a_prediction_before_the_fit_is_refused():
-    for use in (classifier().predict, classifier().predict_proba, regressor().predict):
-        with pytest.raises(NotFittedError):
-            use(X)
-
-
-def test_a_fitted_estimator_exports_its_model(tmp_path):
-    fitted = classifier(n_epochs=1).fit(X, Y)
-    fitted.learner_.export(tmp_path / "model.pt2")
-    program = torch.export.load(tmp_path / "model.pt2").module()
-    scores = program(torch.tensor(X, dtype=torch.float32))
-    assert np.allclose(scores.softmax(1).numpy(), fitted.predict_proba(X), atol=1e-6)
-
-
-def test_a_data_frame_keeps_its_names():
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(X, columns=["a", "b", "c"])
-    fitted = classifier().fit(frame, pandas.Series(Y))
-    assert fitted.feature_names_in_.tolist() == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="feature names"):
-        fitted.predict(frame.rename(columns={"a": "z"}))
-
-
-def test_scikit_learn_is_imported_when_it_is_needed_and_named_when_it_is_missing():
-    code = """
-import sys, learner
-assert "sklearn" not in sys.modules
-sys.modules["sklearn"] = None
-from learner import LearnerClassifier
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert 'needs scikit-learn, which is missing: pip install "plainlearner[sklearn]"' in done.stderr

@@ -15,26 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import names_in
 
 from learner.files import checkpoint_file
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A complete checkpoint of a few kilobytes."""
-    path = tmp_path / "one.ckpt"
-    torch.manual_seed(0)
-    checkpoint_file.write(
-        path, {"model": {"weight": torch.rand(20, 30)}, "clock": {"epoch": 1, "names": ["a", "b"]}}
-    )
-    return path
-
-
-def names_in(folder: Path) -> list[str]:
-    """The names in a folder."""
-    return sorted(entry.name for entry in folder.iterdir())
 
 
 def start(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:

@@ -5,27 +5,16 @@ from __future__ import annotations
 import collections
 import itertools
 import random
-import warnings
-from functools import partial
-from itertools import pairwise
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from upper.streams import BATCHES, ROWS, Crash, X, endless, resumed
 
-from callbacks import Callback, Checkpoint, LearnerWarning, ShortEpoch
-from learner import Data, TensorLoader
-
-X = torch.arange(48.0).view(48, 1) / 48
-ROWS = TensorDataset(X, X)
-BATCHES = [(x, x) for x in X.split(4)]
+from callbacks import Checkpoint, LearnerWarning
+from learner import Data
 
 pytestmark = pytest.mark.filterwarnings("ignore:a run that is interrupted:callbacks.LearnerWarning")
-
-
-def endless():
-    """An endless stream of batches."""
-    return itertools.cycle(BATCHES)
 
 
 class Part:
@@ -180,38 +169,6 @@ STREAMS = {
 }
 
 
-class Crash(Callback):
-    """Ends the run after an update."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def after_step(self, learn):
-        if learn.global_step == self.step:
-            raise RuntimeError("crash")
-
-
-def resumed(make, folder, every, step, n_epochs=4, *callbacks, **options):
-    """The batches of a whole run and of a resumed one, and whether both end with the same weights."""
-    seen = []
-
-    class Seen(Callback):
-        def before_batch(self, learn):
-            seen.append((learn.epoch, round(48 * learn.inputs[0][0].item())))
-
-    whole = make(Seen, *callbacks)
-    whole.fit(n_epochs)
-    expected, saving = list(seen), partial(Checkpoint, folder, every=every)
-    with pytest.raises(RuntimeError, match="crash"):
-        make(saving(), *callbacks).fit(n_epochs, callbacks=[Crash(step)])
-    seen.clear()
-    again = make(Seen, saving(), *callbacks)
-    again.fit(n_epochs, resume="must")
-    assert 0 < len(seen) < len(expected)
-    return expected[-len(seen) :], seen, torch.equal(again.model.weight, whole.model.weight)
-
-
 @pytest.mark.parametrize(("every", "step"), [("1 epoch", 4), ("1 epoch", 6), ("1 step", 2), ("1 step", 6)])
 @pytest.mark.parametrize("kind", STREAMS)
 def test_data_that_continues_over_epochs_resumes_at_its_position(kind, every, step, make_learner, tmp_path):
@@ -267,116 +224,3 @@ def test_a_stream_that_is_ahead_of_the_checkpoint_is_reported(make_learner, tmp_
         learn.fit(4, callbacks=[Crash(5)])
     with pytest.warns(LearnerWarning, match="has yielded more than when the checkpoint was saved"):
         learn.fit(4, resume="must")
-
-
-# A new loader for each epoch
-
-
-class Grow(Callback):
-    """4, 8, 16 items in a batch."""
-
-    def before_epoch(self, learn):
-        learn.data.train = TensorLoader((X, X), 4 * 2**learn.epoch, shuffle=True, seed=learn.epoch)
-
-
-class GrowInPlace(Callback):
-    def before_epoch(self, learn):
-        learn.data.train.batch_size *= 2
-
-
-class GrowFromTheLast(Callback):
-    def before_epoch(self, learn):
-        learn.data.train = TensorLoader((X, X), 2 * learn.data.train.batch_size)
-
-
-class GrowLoader(Callback):
-    def before_epoch(self, learn):
-        learn.data.train = DataLoader(ROWS, 4 * 2**learn.epoch, shuffle=True)
-
-
-class Shrink(Sampler):
-    """Fewer items in each epoch."""
-
-    epoch = 0
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def __len__(self):
-        return 48 >> self.epoch
-
-    def __iter__(self):
-        return iter(range(len(self)))
-
-
-@pytest.mark.parametrize(
-    ("every", "step"), [("3 steps", 8), ("3 steps", 20), ("1 epoch", 14), ("1 epoch", 20)]
-)
-@pytest.mark.parametrize("grow", [Grow, GrowInPlace, GrowFromTheLast, GrowLoader])
-def test_epochs_of_growing_batches_resume_at_their_position(grow, every, step, make_learner, tmp_path):
-    def make(*callbacks):
-        size = 2 if grow in (GrowInPlace, GrowFromTheLast) else 4
-        return make_learner(data=Data(TensorLoader((X, X), size)), callbacks=[grow, *callbacks])
-
-    expected, seen, is_equal = resumed(make, tmp_path / "run", every, step, 3)
-    assert seen == expected
-    assert is_equal
-
-
-@pytest.mark.parametrize(("every", "step"), [("5 steps", 14), ("1 epoch", 20)])
-def test_a_sampler_whose_length_depends_on_the_epoch_resumes(every, step, make_learner, tmp_path):
-    def make(*callbacks):
-        return make_learner(data=Data(DataLoader(ROWS, 4, sampler=Shrink())), callbacks=callbacks)
-
-    expected, seen, is_equal = resumed(make, tmp_path / "run", every, step, 3)
-    assert seen == expected
-    assert is_equal
-
-
-@pytest.mark.parametrize("every", ["1 step", "1 epoch"])
-def test_resuming_is_refused_if_assigned_data_is_missing(every, make_learner, tmp_path):
-    class Once(Callback):
-        def before_epoch(self, learn):
-            if learn.epoch == 1:
-                learn.data.train = TensorLoader((X[:24], X[:24]), 4)
-
-    def make():
-        return make_learner(
-            data=Data(TensorLoader((X, X), 4)), callbacks=[Once, Checkpoint(tmp_path, every=every)]
-        )
-
-    with pytest.raises(RuntimeError, match="crash"):
-        make().fit(4, callbacks=[Crash(20)])
-    with pytest.raises(
-        ValueError, match=r"training data that differs from that of epoch 2 now[\s\S]*n_items: 24, 48"
-    ):
-        make().fit(4, resume="must")
-
-
-def test_a_short_epoch_of_an_endless_stream_resumes_at_its_position(make_learner, tmp_path):
-    class Endless:
-        def __init__(self):
-            self.stream = endless()
-
-        def __iter__(self):
-            return self.stream
-
-    def make(*callbacks):
-        return make_learner(data=Data(Endless()), callbacks=[ShortEpoch(2), *callbacks])
-
-    expected, seen, _ = resumed(make, tmp_path / "run", "1 epoch", 6)
-    assert seen == expected
-
-
-def test_the_first_save_of_batches_in_a_list_raises_no_warning(make_learner, tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        make_learner(data=Data(BATCHES), callbacks=[Checkpoint(tmp_path / "run")]).fit(2)
-
-
-def test_a_function_that_reads_a_class_of_iterators_is_not_a_stream(make_learner, tmp_path):
-    def batches():
-        yield from pairwise(torch.rand(4, 2, 1).unbind())
-
-    learn = make_learner(data=Data(batches), callbacks=[Checkpoint(tmp_path / "run")])
-    assert len(learn.fit(2)) == 2

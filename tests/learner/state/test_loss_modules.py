@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from upper.losses import INPUTS, SGD, TARGETS, Crash, Running, Weighted, make, same, values
 
 from callbacks import (
     Callback,
@@ -20,44 +21,11 @@ from callbacks import (
     GradientClip,
     LeanStep,
     LearnerWarning,
-    MixUp,
     StopOnNaN,
     WholeStep,
 )
 from learner import Data, Learner
 from learner.files import checkpoint_file
-
-INPUTS = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
-TARGETS = INPUTS.sum(1, keepdim=True)
-SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
-
-
-class Weighted(nn.Module):
-    """The squared error with a trained variance (Kendall et al. 2018)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.s = nn.Parameter(torch.zeros(1))
-
-    def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
-        return F.mse_loss(preds, targets) * torch.exp(-self.s[0]) + self.s[0]
-
-
-class Running(nn.Module):
-    """A loss scaled by a running mean in a buffer, with its own dropout."""
-
-    mean: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.ones(1))
-        self.drop = nn.Dropout(0.5)
-
-    def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
-        error = self.drop((preds - targets) ** 2).mean()
-        if self.training:
-            self.mean.mul_(0.9).add_(0.1 * error.detach())
-        return error / self.mean[0]
 
 
 class Centres(nn.Module):
@@ -71,45 +39,12 @@ class Centres(nn.Module):
         return F.mse_loss(preds - self.centre, targets)
 
 
-class Crash(Callback):
-    def after_step(self, learn: Any) -> None:
-        if learn.global_step == 5:
-            raise SystemExit
-
-
 LOSSES = {
     "a module": Weighted,
     "in a partial": lambda: partial(Weighted()),
     "a method of one": lambda: Centres().distance,
     "with buffers": Running,
 }
-
-
-def make(loss: Any, *callbacks: Any, optimizer: Any = SGD, **options: Any) -> Learner:
-    torch.manual_seed(0)
-    model = nn.Linear(3, 1)
-    return Learner(
-        model,
-        Data.from_tensors(INPUTS, TARGETS, 8, seed=0),
-        loss() if isinstance(loss, type) else loss,
-        optimizer,
-        callbacks,
-        **options,
-    )
-
-
-def module_of(learn: Learner) -> nn.Module:
-    found: Any = learn.loss_func
-    found = getattr(found, "func", found)
-    return getattr(found, "__self__", found)
-
-
-def values(learn: Learner) -> list[Tensor]:
-    return [each.clone() for part in (learn.model, module_of(learn)) for each in part.state_dict().values()]
-
-
-def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    return all(map(torch.equal, one, other))
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -322,116 +257,3 @@ def test_a_file_from_before_losses_and_attributes_were_kept_still_resumes(tmp_pa
     resumed = make(nn.MSELoss, Checkpoint(tmp_path))
     resumed.fit(2, resume="must")
     assert same(values(resumed), values(whole))
-
-
-def test_a_loss_within_mixup_is_in_the_file(tmp_path: Path) -> None:
-    whole = make(Weighted, MixUp(seed=0))
-    whole.fit(3)
-    with pytest.raises(SystemExit):
-        make(Weighted, MixUp(seed=0), Checkpoint(tmp_path, "2 steps"), Crash()).fit(3)
-    resumed = make(Weighted, MixUp(seed=0), Checkpoint(tmp_path, "2 steps"))
-    resumed.fit(3, resume="must")
-    assert same(values(resumed), values(whole))
-
-
-CRITIC = nn.Linear(1, 1)
-
-
-def by_closure() -> Any:
-    loss = Weighted()
-    return lambda preds, targets: loss(preds, targets)
-
-
-def by_global() -> Any:
-    return lambda preds, targets: F.mse_loss(CRITIC(preds), targets)
-
-
-def by_attribute() -> Any:
-    class Loss:
-        def __init__(self) -> None:
-            self.parts = {"running": Running()}
-
-        def __call__(self, preds: Tensor, targets: Tensor) -> Tensor:
-            return self.parts["running"](preds, targets)
-
-    return Loss()
-
-
-def by_argument() -> Any:
-    def loss(preds: Tensor, targets: Tensor, critic: nn.Module) -> Tensor:
-        return F.mse_loss(critic(preds), targets)
-
-    return partial(loss, critic=nn.Linear(1, 1))
-
-
-@pytest.mark.parametrize("loss", [by_closure, by_global, by_attribute, by_argument])
-def test_a_module_reached_only_by_a_function_is_reported_once(loss: Any) -> None:
-    learn = make(loss())
-    with pytest.warns(LearnerWarning, match="the loss uses a") as caught:
-        learn.fit(2)
-    assert len([each for each in caught if "the loss uses" in str(each.message)]) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", LearnerWarning)
-        learn.fit(1)
-
-
-class Own(Learner):
-    state = ("critic",)
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.critic = nn.Linear(1, 1)
-        super().__init__(*args, **options)
-
-    def compute_loss(self) -> None:
-        self.loss_grad = F.mse_loss(self.critic(self.preds), self.targets)
-
-
-def frozen() -> Any:
-    teacher = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)).eval().requires_grad_(False)
-    return lambda preds, targets: F.mse_loss(teacher(preds), targets)
-
-
-def constant() -> Any:
-    loss = nn.CrossEntropyLoss(weight=torch.ones(1))
-    return lambda preds, targets: loss(preds, targets * 0) + preds.square().mean()
-
-
-def the_model() -> Any:
-    model = nn.Linear(3, 1)
-    return model, lambda preds, targets: F.mse_loss(preds, targets) + model.weight.square().sum()
-
-
-def test_a_module_that_does_not_change_or_is_saved_is_not_reported(recwarn: Any) -> None:
-    for loss in (frozen(), constant()):
-        make(loss).fit(1)
-    model, loss = the_model()
-    Learner(model, Data.from_tensors(INPUTS, TARGETS, 8, seed=0), loss, SGD).fit(1)
-    Own(nn.Linear(3, 1), Data.from_tensors(INPUTS, TARGETS, 8, seed=0), F.mse_loss, SGD).fit(1)
-    assert not [each for each in recwarn if "the loss uses" in str(each.message)]
-
-
-def test_with_a_splitter_the_loss_is_in_the_last_group_and_is_frozen_with_none() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
-    data = Data.from_tensors(INPUTS, TARGETS, 8, seed=0)
-    learn = Learner(model, data, Weighted(), SGD, splitter=lambda model: [model[0], model[1]])
-    assert [len(group["params"]) for group in learn.optimizer.param_groups] == [2, 3]
-    learn.freeze()
-    learn.fit(1)
-    assert learn.loss_func.s.item() != 0
-
-
-def test_a_head_in_the_loss_is_trained_on_a_frozen_model() -> None:
-    learn = make(Weighted, optimizer=None)
-    learn.model.requires_grad_(False)
-    learn = Learner(learn.model, learn.data, learn.loss_func, SGD)
-    learn.fit(1)
-    assert learn.loss_func.s.item() != 0
-
-
-def test_check_reports_no_problem_for_a_trained_loss() -> None:
-    report = make(Weighted).check()
-    assert not report.warnings
-    assert not report.errors
-    assert "3 of 3" in report.facts["optimizer"]
-    assert "3 of 3" in report.facts["gradient"]

@@ -1,0 +1,94 @@
+"""The verbs that resume, verify and replay a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from upper.kept_runs import SAVING, history_of
+
+from learner.cli.commands import main
+
+
+def test_resume_without_a_run_starts_one_and_prints_it(first, capsys):
+    assert main(["run", str(first), *SAVING, "--resume", "fit.epochs=1"]) == 0
+    assert "no run of recipe.yaml with a checkpoint in runs: starting a new one" in capsys.readouterr().out
+    assert Path("runs/recipe-1/saved").is_dir()
+
+
+def test_a_finished_run_can_be_extended(first, capsys):
+    assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
+    assert main(["resume", "runs/recipe-1", "fit.epochs=2"]) == 0
+    assert len(history_of("runs/recipe-1")) == 2
+    assert "epochs: 2" in Path("runs/recipe-1/recipe.yaml").read_text()
+    assert main(["resume", "runs/recipe-1"]) == 0
+    assert "already finished (epoch 2 of 2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "first/recipe.yaml", "--resume"], "Checkpoint: {folder: checkpoints, every: 1 epoch}"),
+        (["run", "first/recipe.yaml", *SAVING, "--resume", "--keep-nothing"], "Omit one"),
+        (["resume", "runs/recip-1"], "Did you mean runs/recipe-1?"),
+        (
+            ["resume", "first/recipe.yaml"],
+            "To resume the newest run of a recipe: `learner run first/recipe.yaml --resume`.",
+        ),
+        (["resume", "runs/recipe-1", "fit.epochs=1"], "pass at least 2"),
+        (["resume", "runs/recipe-1", "data.n_points=300"], "n_items: "),
+        (["resume", "runs/recipe-1", "--differ", "batchsize"], "is not a known difference"),
+        (["run", "first/recipe.yaml", *SAVING, "--resume", "optimizer.lr=0.5"], "has changed since the run"),
+        (["resume", "runs/recipe-2"], "has no checkpoint"),
+        (["verify-resume", "first/recipe.yaml", "--kills", "1"], "n_kills=1"),
+        (["replay", "runs/recipe-1"], "blackbox.pt"),
+    ],
+)
+def test_a_run_that_cannot_be_resumed_is_refused_and_left_unchanged(first, words, hint, capsys):
+    assert main(["run", str(first), *SAVING, "fit.epochs=2"]) == 0
+    assert main(["run", str(first), *SAVING, "fit.epochs=1"]) == 0
+    for path in Path("runs/recipe-2/saved").glob("*.pt"):
+        path.unlink()
+    capsys.readouterr()
+    kept = {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    assert main(words) == 2
+    assert hint in capsys.readouterr().err
+    assert {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == kept
+
+
+def test_a_step_with_an_error_is_kept_and_can_be_replayed(first, capsys):
+    models = first.with_name("models.py")
+    with models.open("a", encoding="utf-8") as file:
+        file.write(SPOILER)
+    assert main(["run", str(first), "callbacks.Spoil={use: 'models.py:Spoil'}"]) == 1
+    assert Path("runs/recipe-1/blackbox/blackbox.pt").is_file()
+    capsys.readouterr()
+    with pytest.raises(FloatingPointError):
+        main(["replay", "runs/recipe-1"])
+    assert "Linear" in capsys.readouterr().out
+    assert (
+        main(["run", str(first), "callbacks.Spoil={use: 'models.py:Spoil'}", "callbacks.BlackBox=null"]) == 1
+    )
+    assert not Path("runs/recipe-2/blackbox").exists()
+
+
+SPOILER = """
+
+class Spoil(Callback):
+    def before_batch(self, learn):
+        if learn.global_step == 3:
+            learn.inputs = (learn.inputs[0] / 0,)
+"""
+
+
+def test_verify_resume_prints_a_table(first, capsys):
+    words = ["verify-resume", str(first), *SAVING, "--kills", "2", "fit.epochs=2"]
+    assert main(words) == 0
+    assert "3 of 3 runs" in capsys.readouterr().out
+
+
+def test_the_command_can_be_called_as_the_main_of_its_package(capsys):
+    from learner.cli import main as of_package
+
+    assert of_package(["ls", "losses"]) == 0
+    assert "mse" in capsys.readouterr().out

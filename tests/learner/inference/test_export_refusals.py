@@ -1,0 +1,129 @@
+"""What cannot be exported, and the message that says what to do."""
+
+from __future__ import annotations
+
+import sys
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from upper.exported import Decides, make
+
+from callbacks import Callback, LearnerWarning
+
+
+class Loops(nn.Module):
+    """Goes through the items in Python."""
+
+    def forward(self, x):
+        return torch.stack([item * 2 for item in x])
+
+
+class Fixed(nn.Module):
+    """Takes five items, no more and no less."""
+
+    def forward(self, x):
+        return x.view(5, 3).sum(1) + torch.arange(5)
+
+
+class Bessel(nn.Module):
+    """Uses an operator that ONNX lacks."""
+
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+# What cannot be exported ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Loops(), r"into the constant 5 \(line \d+ of .*test_export\.py: return torch\.stack.*dynamic=\(\)"),
+        (Decides(), r"on the values of a tensor \(line \d+ of .*: if x\.sum\(\) > 0:\).*torch\.where"),
+        (Fixed(), r"takes 5 items, but no other number of them: .*pass dynamic=\(\)"),
+    ],
+    ids=["loop over items", "control flow", "fixed number of items"],
+)
+def test_an_error_names_the_line_and_what_to_do(tmp_path, model, words):
+    with pytest.raises(ValueError, match=words):
+        make(model, torch.rand(5, 3)).export(tmp_path / "model.pt2")
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path):
+    words = (
+        r"no form for the operator [\w.]+bessel_j0 \(line \d+ of .*: return torch\.special.*export a \.pt2"
+    )
+    with pytest.raises(ValueError, match=words):
+        make(Bessel(), torch.rand(5, 3)).export(tmp_path / "model.onnx")
+
+
+def test_a_number_type_that_onnx_runtime_lacks_is_reported(tmp_path):
+    learn = make(nn.Linear(3, 2).bfloat16(), torch.rand(5, 3).bfloat16())
+    with pytest.raises(ValueError, match=r"Gemm.*bfloat16 .* export a copy in float32"):
+        learn.export(tmp_path / "model.onnx")
+
+
+def test_a_fixed_number_of_items_can_be_exported(tmp_path):
+    learn = make(Fixed(), torch.rand(5, 3))
+    learn.export(tmp_path / "model.pt2", dynamic=())
+    x = torch.rand(5, 3)
+    assert torch.export.load(tmp_path / "model.pt2").module()(x).equal(learn.predict(x))
+
+
+def test_a_callback_that_changes_the_inputs_is_named(tmp_path):
+    class Scale(Callback):
+        def before_batch(self, learn):
+            learn.inputs = (learn.inputs[0] * 255,)
+
+    learn = make(nn.Linear(3, 2), torch.rand(5, 3), callbacks=[Scale])
+    with pytest.raises(ValueError, match=r"Nothing was written\. Callbacks that may change .*: Scale"):
+        learn.export(tmp_path / "model.pt2")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_random_model_is_exported_with_a_warning(tmp_path):
+    class Draws(nn.Module):
+        def forward(self, x):
+            return F.dropout(x)
+
+    with pytest.warns(LearnerWarning, match="differs from call to call in evaluation mode"):
+        make(Draws(), torch.rand(5, 3)).export(tmp_path / "model.pt2")
+
+
+def test_an_unknown_suffix_and_a_missing_package_are_refused(tmp_path, monkeypatch):
+    learn = make(nn.Linear(3, 2), torch.rand(5, 3))
+    with pytest.raises(ValueError, match=r"the suffix is the format: '\.pt2'"):
+        learn.export(tmp_path / "model.pkl")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'onnxruntime: pip install "plainlearner\[onnx\]"'):
+        learn.export(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "error", "words"),
+    [
+        (1, TypeError, r"pass dimensions, as \(0,\)"),
+        ("batch", TypeError, r"pass dimensions, as \(0,\)"),
+        ((2,), ValueError, r"dimensions of the inputs, which have 2"),
+        ((-1,), ValueError, r"dimensions of the inputs, which have 2"),
+    ],
+)
+def test_dimensions_that_do_not_exist_are_refused(tmp_path, dynamic, error, words):
+    with pytest.raises(error, match=words):
+        make(nn.Linear(3, 2), torch.rand(5, 3)).export(tmp_path / "model.pt2", dynamic=dynamic)
+
+
+def test_an_empty_batch_is_refused(tmp_path):
+    learn = make(nn.Linear(3, 2), torch.rand(0, 3), n_items=0)
+    with pytest.raises(ValueError, match="has no items: pass example=inputs"):
+        learn.export(tmp_path / "model.pt2")
+
+
+def test_a_file_of_a_deep_folder_is_written(tmp_path):
+    learn = make(nn.Linear(3, 2), torch.rand(5, 3))
+    learn.export(tmp_path / "a" / "b" / "model.onnx")
+    assert onnxruntime.InferenceSession(tmp_path / "a" / "b" / "model.onnx").get_inputs()[0].shape[1] == 3
