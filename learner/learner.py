@@ -19,6 +19,7 @@ from learner.data.data import as_data
 from learner.engine import again, groups
 from learner.engine.composition import DEFAULT_CALLBACKS, as_list, found_in, metrics_of, with_defaults
 from learner.engine.explain import explain, overview
+from learner.engine.faults import among_ranks
 from learner.engine.groups import Splitter
 from learner.engine.interrupt import interruptible
 from learner.engine.subclass import check_subclass
@@ -142,7 +143,7 @@ class Learner(FitState):
         given = as_callbacks(as_list(callbacks, "callbacks"), "callbacks")
         check_processes(self, given)
         modes = optimizer_modes.switching(self)
-        with interruptible(self), modes, self.added(*preflight.preflight(), *given):
+        with interruptible(self), modes, self.added(*preflight.preflight(), *given), among_ranks(self):
             point = resumption.find(self, n_epochs, resume, allow)
             if point is not None and point.is_of_a_later_fit:
                 self.n_fits += 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from callbacks.core import draws
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.output import print_line
-from callbacks.core.ranks import ALONE, is_first_process
+from callbacks.core.ranks import ALONE, Ranks, is_first_process
 from callbacks.distributed.agreement import Agreement, Group
 from callbacks.distributed.data_parallel import DataParallel
 from callbacks.distributed.group import Members
@@ -92,10 +92,9 @@ class Distributed(Callback):
         """Is this a process whose reporting callbacks are not called?"""
         return not is_first_process()
 
-    def meet(self) -> Members:
+    def meet(self) -> Ranks:
         """The processes that are to train together; they join their group, if they have not."""
-        join(self.backend, self.timeout)
-        return Members()
+        return Members() if join(self.backend, self.timeout) else ALONE
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         if any(each.distributed and not isinstance(each, Distributed) for each in learn.callbacks):

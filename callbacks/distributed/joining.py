@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,8 @@ POLL = 0.02  # seconds between two looks at the store
 
 #: The store of this process, which later groups use again.
 opened: list[dist.Store] = []
+#: The group that `join` has made.
+ours: list[Any] = []
 
 
 class OtherRankError(RuntimeError):
@@ -55,15 +58,17 @@ def join(backend: str | None = None, timeout: float | None = None) -> bool:
     more = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
     store = dist.PrefixStore(name, opened[0])
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, **more)
+    ours[:] = [dist.group.WORLD]
     atexit.register(leave)
     return True
 
 
 def leave() -> None:
-    """Leave the group that `join` made, at the end of the process."""
+    """Leave the group that `join` made, at the end of the process or after an error."""
     atexit.unregister(leave)
-    if dist.is_initialized():
+    if dist.is_initialized() and dist.group.WORLD in ours:
         dist.destroy_process_group()
+    ours.clear()
 
 
 def environment() -> tuple[int, int, str, int]:

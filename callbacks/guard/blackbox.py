@@ -8,6 +8,7 @@ from typing import Any
 from callbacks.core import draws
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.settings import as_path
+from callbacks.distributed.joining import OtherRankError
 
 FILE = "blackbox.pt"
 
@@ -85,6 +86,8 @@ class BlackBox(Callback):
         self._clear()
         if start is None or folder is None or not isinstance(error, Exception):
             return
+        if isinstance(error, OtherRankError):
+            return  # that rank keeps its step
         if learn.failed_between_batches or start["batch_idx"] != learn.batch_idx:
             return  # the error is from fetching or placing a batch, not from a step
         error.add_note(keep_step(learn, folder / FILE, start))

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from callbacks.core.modules import modules_beside
+from callbacks.core.ranks import ALONE, Ranks
+from callbacks.distributed.distributed import Distributed
 from learner.state.protocol import FullLearner
 
 REMEDY = (
@@ -35,6 +37,14 @@ def check_processes(learn: FullLearner, given: list[Any]) -> None:
                 f"the {place} is wrapped in {wrapper}, and no callback distributes the fit: pass the module "
                 f"without the wrapper. {REMEDY}"
             )
+
+
+def ranks_of(learn: FullLearner) -> Ranks:
+    """The processes that are to train together, before the fit starts; they join their group, if needed."""
+    found = [each for each in learn.callbacks if each.distributed]
+    if not found or not all(isinstance(each, Distributed) for each in found):
+        return ALONE
+    return found[0].meet()
 
 
 def n_processes() -> int:

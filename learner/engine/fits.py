@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from callbacks.distributed.heartbeat import explained
 from learner.checks.preflight import check_before_fit
 from learner.engine import errors
 from learner.state.attributes import pass_state, restore_pass_state
@@ -22,7 +23,7 @@ def under_way(learn: FullLearner) -> Iterator[None]:
         check_before_fit(learn)
         yield
     except BaseException as error:
-        learn.error = errors.with_place(error, learn)
+        learn.error = explained(errors.with_place(error, learn))
         if learn.error is error:
             raise
         raise learn.error from error

@@ -27,18 +27,21 @@ def interruptible(learn: FullLearner) -> Iterator[None]:
     and so does one that ignores the signal.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was received.
+        KeyboardInterrupt: Ctrl-C was received, here or by another process that trains with this one.
         SystemExit: SIGTERM was received, even after other signals; the exit code is 143.
     """
-    if not learn.fitting:
+    is_outer = not learn.fitting
+    if is_outer:
         learn.interrupted, learn.abortable = None, True
     received = Received(learn)
     try:
-        if threading.current_thread() is threading.main_thread() and not learn.fitting:
+        if threading.current_thread() is threading.main_thread() and is_outer:
             received.install()
         yield
     finally:
         received.uninstall()
+    if is_outer and learn.interrupted and not received.numbers:  # another process has received it
+        received.numbers = [each for each in SIGNALS if learn.interrupted.endswith(SIGNALS[each])]
     if received.numbers:
         raise_for(received.numbers)
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks
 from callbacks.core.warning import warn
-from callbacks.distributed.distributed import Distributed
 from callbacks.save.checkpoint import Checkpoint
 from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler
+from learner.checks.processes import ranks_of
 from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.files import checkpoint_file
@@ -206,12 +206,6 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
         saving.restore(learn, point.contents, before_fit=True)
     learn.loop.known.point, learn.groups_at_start = point, point.fit["groups"]
     return point
-
-
-def ranks_of(learn: FullLearner) -> Ranks:
-    """The processes that are to train together, before the fit starts."""
-    found = next((each for each in learn.callbacks if isinstance(each, Distributed)), None)
-    return ALONE if found is None else found.meet()
 
 
 def read_in(ranks: Ranks, path: Path) -> dict[str, Any]:

@@ -20,13 +20,13 @@ from callbacks.core.ranks import Ranks, is_first_process
 from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
 from callbacks.record.unkept import note_kept
-from learner.checks.processes import check_processes
+from learner.checks.processes import check_processes, ranks_of
 from learner.files.run_files import FINAL, send_files_to, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, is_refusal, load_recipe
 from learner.recipes.recipe_errors import Mistake, RecipeError
 from learner.recipes.verify import Report, Trial, verify
-from learner.resume.resumption import Resume, ranks_of
+from learner.resume.resumption import Resume
 from learner.runs.launched import check_same_recipe, folder_of_run
 from learner.runs.recorder import RunRecorder, noted_warnings
 from learner.runs.run_folder import (

@@ -37,27 +37,30 @@ def with_our_path() -> Iterator[None]:
             os.environ["PYTHONPATH"] = former
 
 
-def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+def in_ranks(size: int, function: Callable[..., Any], *arguments: Any, limit: float = SECONDS) -> list[Any]:
     """What `function(*arguments)` returns in each of `size` processes, by rank.
 
     The function is one of a module, and so are the classes of its arguments, so that they can be pickled.
+
+    A process fails when it has waited for another one for `limit` seconds.
 
     Raises:
         ProcessRaisedException: a process raised an error; with its traceback.
     """
     with with_our_path(), tempfile.TemporaryDirectory() as folder:
-        start_processes(run, (size, folder, function, arguments), nprocs=size, start_method="forkserver")
+        call = (size, folder, limit, function, arguments)
+        start_processes(run, call, nprocs=size, start_method="forkserver")
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(size)]
 
 
-def run(rank: int, size: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def run(
+    rank: int, size: int, folder: str, limit: float, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     """What one process does."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     store = dist.FileStore(str(Path(folder, "store")), size)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=SECONDS)
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=limit))
     try:
         torch.save(function(*arguments), Path(folder, f"{rank}.pt"))
     finally:

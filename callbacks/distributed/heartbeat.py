@@ -1,0 +1,142 @@
+"""Where each process is, in the store that all reach, so that errors name the process that caused them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import torch.distributed as dist
+
+from callbacks.distributed.joining import OtherRankError, read
+
+BEAT = 1.0  # seconds between two heartbeats
+GRACE = 2.5  # seconds in which the others report an error, or show by a heartbeat that they live
+SAME = 1.0  # seconds in which the first process raises the same error, if all do
+SHOWN = 64  # processes whose place a message shows
+SAID_BY_FIRST = "rank 0 has raised the same error"  # a note
+
+#: The heartbeat of the current fit; empty outside a fit in several processes.
+running: list[Heartbeat] = []
+fits = count()
+
+
+class Heartbeat:
+    """Writes the place of this process in the fit to the store, each second, from a thread of its own.
+
+    A training step does nothing for it: the thread looks at the main thread's stack.
+
+    Args:
+        where: returns the place of the main thread.
+    """
+
+    def __init__(self, where: Callable[[], str]):
+        self.rank, self.size, self.where = dist.get_rank(), dist.get_world_size(), where
+        store: Any = dist.distributed_c10d._get_default_store()
+        # calls of one connection wait for each other, and the main thread may wait for a message
+        self.store = dist.PrefixStore(f"heartbeat/{next(fits)}", store.clone())
+        self._n, self._place, self._since = 0, "", time.monotonic()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._known: BaseException | None = None
+
+    def __enter__(self) -> Heartbeat:
+        running.append(self)
+        self._beat()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+        running.remove(self)
+
+    def _run(self) -> None:
+        with suppress(RuntimeError):  # the process that holds the store has ended
+            while not self._end.wait(BEAT):
+                self._beat()
+
+    def _beat(self) -> None:
+        place, now = self.where(), time.monotonic()
+        if place != self._place:
+            self._place, self._since = place, now
+        self._n += 1
+        self.store.set(f"place/{self.rank}", json.dumps([self._n, place, round(now - self._since)]))
+
+    def explained(self, error: BaseException) -> BaseException:
+        """The error to raise: this one, for the others to read, or one that names the rank that caused it."""
+        if error is self._known:
+            return error
+        self._known = error
+        with suppress(RuntimeError):
+            if not is_consequence(error):
+                self._report(error)
+            else:
+                self._known = self._caused(error)
+        return self._known
+
+    def _report(self, error: BaseException) -> None:
+        """Write an error of this process to the store."""
+        lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+        self.store.set(f"error/{self.rank}", lines[0])
+        self.store.compare_set("cause", "", json.dumps([self.rank, "\n  ".join(lines)]))
+        end = time.monotonic() + SAME
+        while self.rank and time.monotonic() < end:
+            if read(self.store, "error/0") == lines[0]:
+                error.add_note(SAID_BY_FIRST)
+                return
+            time.sleep(BEAT / 20)
+
+    def _caused(self, error: BaseException) -> BaseException:
+        """An error that names the rank that caused this one, or that shows where every rank was."""
+        before, end = self._places(), time.monotonic() + GRACE
+        while time.monotonic() < end:
+            cause = read(self.store, "cause")
+            if cause:
+                rank, words = json.loads(cause)
+                time.sleep(SAME)  # it prints its traceback first
+                return OtherRankError(f"rank {rank} failed, so rank {self.rank} ends too:\n  {words}")
+            time.sleep(BEAT / 20)
+        if isinstance(error, OtherRankError):
+            return error
+        lines = [self._line(*each) for each in zip(range(self.size), before, self._places(), strict=False)]
+        return OtherRankError(
+            f"rank {self.rank} waited for other ranks in vain: {message_of(error)}. The ranks:\n  "
+            + "\n  ".join(lines)
+        )
+
+    def _places(self) -> list[list[Any]]:
+        """The last heartbeats of the processes."""
+        found = (read(self.store, f"place/{rank}") for rank in range(min(self.size, SHOWN)))
+        return [json.loads(each or '[0, "", 0]') for each in found]
+
+    def _line(self, rank: int, before: list[Any], now: list[Any]) -> str:
+        """What is known about one process."""
+        _, place, seconds = now
+        if rank == self.rank:
+            return f"rank {rank}, this one: {place}"
+        if before[0] == now[0]:
+            return f"rank {rank} does not answer: it was killed, or its machine is lost. Last {place}"
+        return f"rank {rank} is alive, for {seconds} s {place}"
+
+
+def explained(error: BaseException) -> BaseException:
+    """The error to raise for one in a fit; see `Heartbeat.explained`."""
+    return running[-1].explained(error) if running else error
+
+
+def message_of(error: BaseException) -> str:
+    """The message of torch, without the place in its sources and its advice."""
+    return str(error).rpartition("] ")[2].splitlines()[0].split(". This")[0][:200]
+
+
+def is_consequence(error: BaseException) -> bool:
+    """Was the error raised because another process has ended, or did not answer in time?"""
+    words = ("gloo/", "NCCL", "ncclRemote")
+    return isinstance(error, (OtherRankError, dist.DistError)) or (
+        isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    )

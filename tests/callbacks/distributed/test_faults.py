@@ -1,0 +1,162 @@
+"""A process that fails, hangs or is killed ends all of them, with an error that names it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from in_ranks import in_ranks
+from torch import nn
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from callbacks import Callback, Checkpoint
+from callbacks.distributed.distributed import Distributed
+from learner import Data, Learner
+
+
+class At(Callback):
+    """Does something once in the third batch, on rank 1."""
+
+    def __init__(self, act: Any):
+        super().__init__()
+        self.act = act
+
+    def after_batch(self, learn: Any) -> None:
+        if learn.ranks.rank == 1 and learn.training and learn.epoch == 0 and learn.batch_idx == 2:
+            self.act()
+
+
+def learner_of(*callbacks: Any, seed: int | None = 3, width: int = 1) -> Learner:
+    torch.manual_seed(0)
+    x = torch.randn(40, 2)
+    data = Data.from_tensors(x, x.sum(1, keepdim=True).repeat(1, width), 8, valid=0.25, seed=seed)
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    return Learner(nn.Linear(2, width), data, nn.functional.mse_loss, sgd, [Distributed(), *callbacks])
+
+
+def error_of(*callbacks: Any, epochs: int = 2, **settings: Any) -> tuple[str, float]:
+    """The error of a fit with its notes, and the seconds that it took."""
+    begin, learn = time.monotonic(), learner_of(*callbacks, **settings)
+    try:
+        learn.fit(epochs)
+    except BaseException as error:  # noqa: BLE001
+        words = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+        return words, time.monotonic() - begin
+    return "", time.monotonic() - begin
+
+
+def fail() -> None:
+    raise ArithmeticError("too high")
+
+
+def test_an_error_in_a_hook_names_rank_event_callback_epoch_and_batch_to_the_others() -> None:
+    (words, seconds), (own, _), (third, _) = in_ranks(3, error_of, At(fail))
+    assert own.startswith("ArithmeticError: too high")
+    for each in (words, third):
+        assert "OtherRankError: rank 1 failed, so rank" in each
+        assert (
+            "ArithmeticError: too high\n  in callback At.after_batch\n  at epoch 0/2, batch 2/4, train"
+            in each
+        )
+    assert seconds < 20
+
+
+def test_the_same_error_on_all_ranks_keeps_its_type_and_is_noted_as_said() -> None:
+    found = in_ranks(2, error_of, AtAll())
+    assert all(words.startswith("ValueError: odd") for words, _ in found)
+    assert ["rank 0 has raised the same error" in words for words, _ in found] == [False, True]
+
+
+class AtAll(Callback):
+    def after_batch(self, learn: Any) -> None:
+        raise ValueError("odd")
+
+
+def test_an_error_before_the_first_batch_does_not_leave_the_others_waiting() -> None:
+    (words, _), (own, _) = in_ranks(2, error_of, BeforeFit())
+    assert own.startswith("ArithmeticError")
+    assert "in callback BeforeFit.before_fit" in words
+
+
+class BeforeFit(Callback):
+    def before_fit(self, learn: Any) -> None:
+        if learn.ranks.rank == 1:
+            fail()
+
+
+def test_a_hanging_rank_is_named_with_its_place_and_its_line() -> None:
+    (words, seconds), _ = in_ranks(2, error_of, At(partial(time.sleep, 4.5)), limit=1)
+    assert "rank 0, this one: at epoch 0/2, batch 3/4, train" in words
+    assert "rank 1 is alive, for" in words
+    assert "at epoch 0/2, batch 2/4, train, in callback At.after_batch, test_faults.py:" in words
+    assert seconds < 20
+
+
+def kill() -> None:
+    time.sleep(1.5)  # more than a heartbeat
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_error(folder: Path, *callbacks: Any) -> None:
+    words, _ = error_of(*callbacks)
+    (folder / os.environ["RANK"]).write_text(words)
+
+
+def test_a_killed_rank_is_named_with_its_last_place(tmp_path: Path) -> None:
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        in_ranks(2, write_error, tmp_path, At(kill))
+    words = (tmp_path / "0").read_text()
+    assert "rank 1 does not answer: it was killed, or its machine is lost. Last at epoch 0/2" in words
+
+
+def test_after_an_error_on_all_ranks_the_next_fit_trains() -> None:
+    assert in_ranks(2, fit_after_error) == [4, 4]
+
+
+def fit_after_error() -> int:
+    learn = learner_of()
+    with suppress(ValueError):
+        learn.fit(1, callbacks=[AtAll()])
+    learn.global_step = 0
+    learn.fit(1)
+    return learn.global_step
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_one_rank_saves_and_ends_all_with_its_exit_code(number: int, code: int, tmp_path) -> None:
+    found = in_ranks(2, ended_by, tmp_path, At(partial(signal.raise_signal, number)))
+    assert found == [(code, 4), (code, 4)]
+    assert (tmp_path / "run/step-000000004.pt").is_file()
+
+
+def ended_by(folder: Path, act: Callback) -> tuple[Any, int]:
+    """The exit code and the steps."""
+    learn = learner_of(act, Checkpoint(folder / "run"))
+    try:
+        learn.fit(2)
+    except SystemExit as ending:
+        return ending.code, learn.global_step
+    except KeyboardInterrupt:
+        return 130, learn.global_step
+    return 0, learn.global_step
+
+
+class FullDisk(Checkpoint):
+    """A checkpoint whose disk is full on the first rank."""
+
+    def _write(self, learn: Any, *args: Any, **settings: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_on_the_first_rank_ends_all(tmp_path: Path) -> None:
+    (own, _), (words, _) = in_ranks(2, error_of, FullDisk(tmp_path / "run"))
+    assert own.startswith("OSError: [Errno 28]")
+    assert "rank 0 failed, so rank 1 ends too" in words
+    assert "No space left on device" in words
