@@ -79,6 +79,16 @@ def seed_generators(parts: Iterable[Any], seed: int) -> None:
             part.set_state(numpy.random.RandomState(numpy.random.MT19937(own)).get_state())
 
 
+def draw_one(part: Any) -> Any:
+    """The next number of a generator; the number of an epoch itself."""
+    kind = kind_of(part)
+    if kind == "torch":
+        return torch.rand((), generator=part, device=part.device, dtype=torch.float64).item()
+    if kind == "numpy legacy":
+        return part.random_sample()
+    return part.epoch if kind == "epoch" else part.random()
+
+
 def kind_of(part: Any) -> str | None:
     """The kind of a generator; None if it is not one."""
     if isinstance(part, torch.Generator):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,10 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from learner.data.generators import generators_in, get, kind_of, put, seed_generators
+from learner.data.generators import draw_one, generators_in, get, kind_of, put, seed_generators
 
 OWN = frozenset({"dataset", "base_seed", "items_draw"})
 STREAMS = (b"torch", b"python", b"numpy", b"own")  # each gets its own seed
@@ -97,10 +95,11 @@ class Seeded(Dataset[Any]):
 
     def _items_of(self, part: Part, own: list[Any]) -> Any:
         if not self.items_draw:  # to seed each item takes longer than many an item
-            seed_all((part.seed, part.first), own)
-            before = states_of(own)
+            seed_all(part.seed, own)
+            undrawn = next_draws(own)
+            seed_all(part.seed, own)
             found = self._fetch(list(part))
-            if states_of(own) == before:
+            if next_draws(own) == undrawn:
                 return found
             self.items_draw = True
         found = []
@@ -147,11 +146,15 @@ def seed_all(key: Any, own: Iterable[Any]) -> None:
     seed_generators(own, seeds[3])
 
 
-def states_of(own: Iterable[Any]) -> list[Any]:
-    """The states of the generators that `seed_all` seeds, in a form that can be compared."""
+def next_draws(own: Iterable[Any]) -> list[Any]:
+    """The next number of each generator that `seed_all` seeds, which shows whether numbers were drawn."""
     numpy = sys.modules.get("numpy")
-    states = [torch.get_rng_state(), random.getstate(), numpy and numpy.random.get_state(), *map(get, own)]
-    return [each.numpy().tobytes() if isinstance(each, Tensor) else pickle.dumps(each) for each in states]
+    drawn = [
+        torch.rand((), dtype=torch.float64).item(),
+        random.random(),
+        numpy and numpy.random.random_sample(),
+    ]
+    return [*drawn, *map(draw_one, own)]
 
 
 def seeded(dataset: Any, options: Mapping[str, Any]) -> Any:

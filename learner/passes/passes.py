@@ -170,7 +170,7 @@ class Known:
         """Which part of these batches this process takes."""
         ranks, own = learn.ranks, sharding_of(batches)
         if own is not None:
-            problems = own.problems(batches, ranks.rank, ranks.size, each=ranks.each)
+            problems = own.problems(batches, ranks)
             known = f"sharding {id(own.part)}"
             report_problems(each for each in problems if known not in learn.reported)
             learn.reported.add(known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,19 +24,22 @@ class Sharding:
     Attributes:
         part: the sampler, data set or function.
         size: into how many parts it divides the data, and which one it yields; None if that is not known.
+        is_certain: does it certainly do so? Code that asks for the rank may have another reason.
     """
 
     part: Any
     size: int | None = None
     rank: int | None = None
+    is_certain: bool = True
 
     @property
     def name(self) -> str:
         """What it is called."""
         return getattr(self.part, "__name__", type(self.part).__name__)
 
-    def problems(self, loader: Any, rank: int, size: int, *, each: bool) -> Iterator[Exception]:
+    def problems(self, loader: Any, ranks: Any) -> Iterator[Exception]:
         """Report a part of another rank or for another number of ranks, and repeated items."""
+        rank, size = ranks.rank, ranks.size
         hint = (
             f"Leave {self.name} out: each process then draws the same batches from the loader, and takes its "
             "share of each."
@@ -45,7 +49,7 @@ class Sharding:
             yield ValueError(
                 f"{where} for rank {self.rank} of {self.size}, but this is rank {rank} of {size}. {hint}"
             )
-        elif each:
+        elif ranks.each:
             yield ValueError(
                 f"Distributed(batch='each'): {where}, so each rank has batches of its own already. Leave "
                 f"batch='each' out, or {hint[0].lower()}{hint[1:]}"
@@ -55,6 +59,12 @@ class Sharding:
         if n_items is not None and n_drawn != n_items:
             more = f"repeats {n_drawn - n_items}" if n_drawn > n_items else f"leaves out {n_items - n_drawn}"
             yield LearnerWarning(f"{where}, which {more} of {n_items} items in each pass. {hint}")
+        if not self.is_certain and not ranks.sharded:
+            yield LearnerWarning(
+                f"{where} that asks for the rank of its process, so its items count as those of this rank "
+                "alone. To confirm this, pass Distributed(sharded=True). If every rank yields the same "
+                "items, let it not ask for the rank, so that they are shared out."
+            )
 
 
 def sharding_of(loader: Any) -> Sharding | None:
@@ -65,14 +75,19 @@ def sharding_of(loader: Any) -> Sharding | None:
             found = [kept.get(name) for name in names]
             if all(type(each) is int for each in found):
                 return Sharding(part, *found)
-        if getattr(part, "__name__", type(part).__name__) in OWN_PARTS or reads_its_rank(part):
+        if getattr(part, "__name__", type(part).__name__) in OWN_PARTS:
             return Sharding(part)
+        if reads_its_rank(part):
+            return Sharding(part, is_certain=False)
     return None
 
 
 def reads_its_rank(part: Any) -> bool:
-    """Does the `__iter__` of a stream of items ask for the rank of this process?"""
-    code = getattr(type(part).__iter__, "__code__", None) if isinstance(part, IterableDataset) else None
+    """Does the code of a generator or of a stream of items ask for the rank of this process?"""
+    if inspect.isgenerator(part):
+        code = part.gi_code
+    else:
+        code = getattr(type(part).__iter__, "__code__", None) if isinstance(part, IterableDataset) else None
     return code is not None and bool(WORDS & {*code.co_names, *map(str, code.co_consts)})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ def loader(n_items=12, rank=1, size=2, **options):
     return DataLoader(Plain(n_items), 3, sampler=sampler)
 
 
-def problems(of, rank=1, size=2, *, each=False):
-    return [str(each) for each in sharding_of(of).problems(of, rank, size, each=each)]
+def problems(of, rank=1, size=2, *, each=False, sharded=False):
+    ranks = SimpleNamespace(rank=rank, size=size, each=each, sharded=sharded)
+    return list(sharding_of(of).problems(of, ranks))
 
 
 class ByRank(IterableDataset):
@@ -69,11 +71,23 @@ def test_a_distributed_sampler_is_recognised_also_within_a_batch_sampler():
     assert problems(loader()) == []
 
 
-@pytest.mark.parametrize("dataset", [ByRank, ByEnvironment, Split, Pipeline])
-def test_streams_that_shard_themselves_are_recognised(dataset):
+@pytest.mark.parametrize("dataset", [Split, Pipeline])
+def test_streams_that_were_sharded_are_recognised(dataset):
     found = DataLoader(dataset(), 2)
     assert sharding_of(found) is not None
     assert problems(found) == []
+
+
+def by_rank():
+    yield torch.arange(2) + torch.distributed.get_rank()
+
+
+@pytest.mark.parametrize("found", [DataLoader(ByRank(), 2), DataLoader(ByEnvironment(), 2), by_rank()])
+def test_code_that_asks_for_its_rank_counts_as_sharded_with_a_warning(found):
+    (problem,) = problems(found)
+    assert isinstance(problem, LearnerWarning)
+    assert "To confirm this, pass Distributed(sharded=True)" in str(problem)
+    assert problems(found, sharded=True) == []
 
 
 @pytest.mark.parametrize(
@@ -90,20 +104,18 @@ def test_other_data_is_not_sharded(of):
 
 
 def test_a_sampler_for_another_rank_or_number_of_ranks_is_refused():
-    assert (
-        "for rank 1 of 2, but this is rank 1 of 4. Leave DistributedSampler out"
-        in problems(loader(), 1, 4)[0]
-    )
-    assert "for rank 1 of 2, but this is rank 0 of 2" in problems(loader(), 0)[0]
+    (other_size,), (other_rank,) = problems(loader(), 1, 4), problems(loader(), 0)
+    assert "for rank 1 of 2, but this is rank 1 of 4. Leave DistributedSampler out" in str(other_size)
+    assert "for rank 1 of 2, but this is rank 0 of 2" in str(other_rank)
 
 
 def test_whole_batches_in_turn_of_sharded_data_are_refused():
-    assert "so each rank has batches of its own already" in problems(loader(), each=True)[0]
+    assert "so each rank has batches of its own already" in str(problems(loader(), each=True)[0])
 
 
 @pytest.mark.parametrize(("drop_last", "words"), [(False, "repeats 1 of 11"), (True, "leaves out 1 of 11")])
 def test_items_that_are_repeated_or_left_out_are_reported(drop_last, words):
     found = loader(11, drop_last=drop_last)
-    (problem,) = sharding_of(found).problems(found, 1, 2, each=False)
+    (problem,) = problems(found)
     assert isinstance(problem, LearnerWarning)
     assert words in str(problem)
