@@ -27,6 +27,7 @@ class Ranks:
             a batch.
         n_here: items of the current batch in this process; None if it is all of them.
         n_everywhere: items of the current batch in all processes.
+        in_step: must all processes run the model at the same time, in validation too?
         joined: for the checkpoint that is written next, by the names of callbacks: the states of all
             processes together, where they differ.
     """
@@ -36,6 +37,7 @@ class Ranks:
     group: int = 1
     n_here: int | None = None
     n_everywhere: int | None = None
+    in_step: bool = False
     joined: Mapping[str, Any] = MappingProxyType({})
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -66,9 +66,9 @@ class DataParallel:
         """Is this still the learner's model, with the same trained parameters?"""
         return self.whole.model is learn.model and self.trained == names_of_trained(self.whole)
 
-    def without_sync(self) -> AbstractContextManager[Any]:
-        """A context for the forward pass of a batch whose gradients stay in this process."""
-        return self.wrapped.no_sync()
+    def syncing(self, is_synced: bool) -> AbstractContextManager[Any]:
+        """A context for the forward pass of a batch, whose gradients are averaged or stay in this process."""
+        return nullcontext() if is_synced else self.wrapped.no_sync()
 
     def send(self, wants_to_stop: bool, weight: float | Tensor, seconds: float) -> None:
         """Put the note into this backward pass."""
@@ -86,7 +86,9 @@ class DataParallel:
         self.note.grad = None
         return found
 
-    def sync(self, wants_to_stop: bool, weight: float | Tensor, seconds: float) -> Tensor:
+    def sync(
+        self, learn: LearnerProtocol, wants_to_stop: bool, weight: float | Tensor, seconds: float
+    ) -> Tensor:
         """Average, or add, gradients that were computed without synchronization; returns the note."""
         self.note.grad = self._message(wants_to_stop, weight, seconds)
         grads = [each.grad for each in self.whole.parameters() if each.grad is not None]
@@ -99,6 +101,12 @@ class DataParallel:
         for grad, new in zip(grads, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
             grad.copy_(new)
         return self.received()
+
+    def rest(self) -> None:
+        """Does nothing: a forward pass alone leaves nothing behind."""
+
+    def end(self) -> None:
+        """Does nothing: the model is not changed."""
 
     def sync_buffers(self) -> None:
         """Copy the buffers of the first rank, as running means, to all others."""

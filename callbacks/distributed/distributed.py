@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks.core import draws
 from callbacks.core.contract import Callback, LearnerProtocol, Order
@@ -17,6 +17,8 @@ from callbacks.distributed.agreement import Agreement, Group
 from callbacks.distributed.data_parallel import DataParallel
 from callbacks.distributed.group import Members
 from callbacks.distributed.joining import join
+from callbacks.distributed.sharded import Sharded, check_kind
+from callbacks.model.shards import local
 from callbacks.results.loss_weight import LossWeight, Weight
 from callbacks.step.accumulation import parameters_of, scaled
 
@@ -36,17 +38,26 @@ class Distributed(Callback):
     next batch, and otherwise at the end of the pass, so that no rank waits for one that has stopped.
 
     Args:
-        kind: `"ddp"`: `DistributedDataParallel`.
+        kind: `"ddp"`: `DistributedDataParallel`. `"fsdp"`: `fully_shard`: each process holds a part of all
+            parameters, gradients and optimizer states, and layers are put together while they run. Every
+            process must then call `predict`, `validate` and `save`, also after the fit.
         batch: `"global"`: the ranks share each batch. `"each"`: each rank takes a whole batch in turn, so an
             update sees as many batches as there are ranks.
         sharded: does the data of each rank differ already, so that nothing is taken away from it?
         weight: how much a rank's batch counts, as for `Metrics`.
         in_order: add gradients in the order of the ranks, so that the bits are those of one process for any
             number of ranks; otherwise for two. By default on the CPU.
+        mesh: for `"fsdp"`, a device mesh; by default one dimension with all processes.
+        precision: for `"fsdp"`, the type in which layers run: `"bf16"`, `"fp16"`, or a
+            `MixedPrecisionPolicy`.
+        offload: for `"fsdp"`, keep parameters and optimizer states in main memory.
+        layers: for `"fsdp"`, the names or classes of the layers that are put together one at a time; by
+            default the repeated ones in lists and sequences of modules.
         backend: a backend of `torch.distributed`; by default gloo on the CPU and nccl on a GPU.
         timeout: seconds after which a process fails that waits for another one in the fit; None for torch's
             default. At the start it waits for ten minutes.
-        settings: other arguments of `DistributedDataParallel`, such as `find_unused_parameters=True`.
+        settings: other arguments of `DistributedDataParallel`, such as `find_unused_parameters=True`, or of
+            `fully_shard`.
 
     Raises:
         ValueError: a setting cannot be used.
@@ -60,28 +71,31 @@ class Distributed(Callback):
 
     def __init__(
         self,
-        kind: Literal["ddp"] = "ddp",
+        kind: Literal["ddp", "fsdp"] = "ddp",
         *,
         batch: Literal["global", "each"] = "global",
         sharded: bool = False,
         weight: Weight | None = None,
         in_order: bool | None = None,
+        mesh: Any = None,
+        precision: Any = None,
+        offload: bool = False,
+        layers: Any = None,
         backend: str | None = None,
         timeout: float | None = None,
         name: str | None = None,
         **settings: Any,
     ):
         super().__init__(name=name)
-        if kind != "ddp":
-            raise ValueError(f"Distributed({kind!r}): write 'ddp'.")
+        sharding = {"mesh": mesh, "precision": precision, "offload": offload, "layers": layers}
+        check_kind(kind, sharding, in_order)
         if batch not in ("global", "each"):
             raise ValueError(f"Distributed(batch={batch!r}): write 'global' or 'each'.")
         self.kind, self.batch, self.sharded, self.in_order = kind, batch, sharded, in_order
-        self.backend, self.timeout, self.settings = backend, timeout, settings
+        self.backend, self.timeout, self.settings, self.sharding = backend, timeout, settings, sharding
         self._weight = LossWeight(weight, owner="Distributed")
         self._group: Group | None = None
-        self._engine: DataParallel | None = None
-        self._model: nn.Module | None = None
+        self._engine: DataParallel | Sharded | None = None
         self._accumulation: Any = None
         self._agreement: Agreement | None = None
         self._is_sum = self._is_synced = False
@@ -102,7 +116,7 @@ class Distributed(Callback):
         if not join(self.backend, self.timeout):
             return  # one process, which needs none of this
         self._group = Group(self.batch == "each", self.sharded, self._divisor)
-        learn.ranks = self._group
+        learn.ranks, self._group.in_step = self._group, self.kind == "fsdp"
         self._accumulation = next((each for each in learn.callbacks if each.accumulates_gradients), None)
         self._agreement = Agreement()
         learn.add_callbacks(self._agreement)
@@ -111,10 +125,13 @@ class Distributed(Callback):
             print_line(f"training in {self._group.size} processes, {self.kind}")
 
     def _wrap(self, learn: LearnerProtocol) -> None:
+        assert self._group is not None
+        if self.kind == "fsdp":
+            self._engine = Sharded(learn, **self.sharding, settings=self.settings)
+            return
         in_order = self.in_order
         if in_order is None:
             in_order = learn.device.type == "cpu"
-        assert self._group is not None
         self._engine = DataParallel(learn, in_order=in_order and self._group.size > 2, settings=self.settings)
 
     def before_train(self, learn: LearnerProtocol) -> None:
@@ -127,8 +144,11 @@ class Distributed(Callback):
 
     @contextmanager
     def surround(self, learn: LearnerProtocol, operation: str) -> Iterator[None]:
-        if not learn.training or self._engine is None or learn.is_aside:
+        if self._engine is None:
             yield
+        elif not learn.training or learn.is_aside:
+            yield
+            self._engine.rest()
         elif operation == "forward":
             with self._forward(learn):
                 yield
@@ -147,11 +167,8 @@ class Distributed(Callback):
         self._is_synced = self._accumulation is None or self._accumulation.updates_after(learn)
         learn.model = engine.wrapped
         try:
-            if self._is_synced:
+            with engine.syncing(self._is_synced):
                 yield
-            else:
-                with engine.without_sync():
-                    yield
         finally:
             learn.model = model
 
@@ -187,7 +204,7 @@ class Distributed(Callback):
         assert group is not None
         assert engine is not None
         if not self._is_synced:
-            group.note = engine.sync(group.wants_to_stop, 1.0 if is_sum else weight, group.elapsed)
+            group.note = engine.sync(learn, group.wants_to_stop, 1.0 if is_sum else weight, group.elapsed)
             self._is_synced = True
         return group.divided_by(is_sum=is_sum)
 
@@ -209,6 +226,8 @@ class Distributed(Callback):
         if self._group is None:
             return
         draws.put(self._group.random)  # so that all processes draw the same numbers again
+        if self._engine is not None:
+            self._engine.end()
         learn.ranks = ALONE
         self._group = self._engine = self._agreement = self._accumulation = None
 
@@ -216,4 +235,4 @@ class Distributed(Callback):
 def divide(parameters: list[Tensor], divisor: Any) -> None:
     """Divide all gradients."""
     if isinstance(divisor, Tensor) or divisor != 1:
-        torch._foreach_div_([each.grad for each in parameters if each.grad is not None], divisor)
+        torch._foreach_div_([local(each.grad) for each in parameters if each.grad is not None], divisor)

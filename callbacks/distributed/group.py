@@ -11,7 +11,7 @@ import torch.distributed as dist
 from callbacks.core import draws
 from callbacks.core.ranks import Ranks
 from callbacks.core.when import saved_part
-from callbacks.distributed.joining import OtherRankError
+from callbacks.distributed.joining import OtherRankError, OtherRankOSError
 from callbacks.distributed.streams import Streams
 
 T = TypeVar("T")
@@ -37,13 +37,16 @@ class Members(Ranks):
             try:
                 found[0] = make()
             except Exception as raised:  # noqa: BLE001, it is raised below, in all processes
-                error, found[1] = raised, f"{type(raised).__name__}: {raised}"
+                words = f"{type(raised).__name__}: {raised}"
+                kind = OtherRankOSError if isinstance(raised, OSError) else OtherRankError
+                error, found[1] = raised, (kind, words)
         if self.size > 1:
             dist.broadcast_object_list(found, src=0)
         if error is not None:
             raise error
         if found[1] is not None:
-            raise OtherRankError(f"rank 0 failed, so rank {self.rank} ends too. {found[1]}")
+            kind, words = found[1]
+            raise kind(f"rank 0 failed, so rank {self.rank} does too. {words}")
         return found[0]
 
 

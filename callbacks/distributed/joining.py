@@ -31,6 +31,10 @@ class OtherRankError(RuntimeError):
     """An error of another process; that process raises the error itself."""
 
 
+class OtherRankOSError(OtherRankError, OSError):
+    """The same for an `OSError`, which some callers handle."""
+
+
 def join(backend: str | None = None, timeout: float | None = None) -> bool:
     """Join the process group that the launcher's environment describes, unless this process has joined one.
 

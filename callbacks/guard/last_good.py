@@ -14,6 +14,7 @@ from callbacks.core.modules import loss_tensors, trained_parameters
 from callbacks.model.finite import count_bad, first_bad
 from callbacks.model.named import named_tensors
 from callbacks.model.places import Places, is_unchanged
+from callbacks.model.shards import local
 from callbacks.optim.optimizers import members_of
 
 
@@ -36,7 +37,7 @@ class LastGood:
         """Copy the current values, but those in `buffers` from before the forward pass."""
         now = {**self.now(learn), **(buffers or {})}
         kept = {name: each for name, each in self._copies.items() if is_like(each, now.get(name))}
-        copy_all([now[name] for name in kept], list(kept.values()))
+        copy_all([local(now[name]) for name in kept], [local(each) for each in kept.values()])
         self._copies = {
             name: kept[name] if name in kept else each.detach().clone() for name, each in now.items()
         }

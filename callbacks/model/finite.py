@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from callbacks.model.shards import whole
+
 
 def count_bad(weights: Iterable[Tensor]) -> Tensor:
     """How many numbers of all weights are NaN or infinite. On the first one's device; nothing waits."""
-    counts = [(~each.detach().isfinite()).sum() for each in weights if each.is_floating_point()]
+    counts = [whole((~each.detach().isfinite()).sum()) for each in weights if each.is_floating_point()]
     return torch.stack([count.to(counts[0].device) for count in counts]).sum() if counts else torch.tensor(0)
 
 
@@ -38,7 +40,7 @@ def suspects(found: dict[str, Tensor]) -> list[str]:
         if isinstance(each, nn.Parameter) and each.requires_grad and not is_lazy(each)
         if each.is_floating_point() and each.layout is torch.strided
     }
-    sums = [each.sum(dtype=torch.float64) for each in trained.values()]
+    sums = [whole(each.sum(dtype=torch.float64)) for each in trained.values()]
     are_good = not sums or bool(torch.stack([each.cpu() for each in sums]).isfinite().all())
     return [name for name in found if is_statistic(name) or not (are_good and name in trained)]
 
@@ -67,7 +69,7 @@ def n_bad(name: str, kind: Tensor, tensor: Tensor) -> int:
         return 0
     numbers = tensor._values() if tensor.layout is torch.sparse_coo else tensor
     if isinstance(kind, nn.Parameter):
-        return int((~numbers.isfinite()).sum()) if kind.requires_grad else 0
+        return int(whole((~numbers.isfinite()).sum())) if kind.requires_grad else 0
     return int(numbers.isnan().sum()) if is_statistic(name) else 0
 
 
@@ -80,4 +82,4 @@ def is_finite(tensor: Tensor) -> bool:
     """Are all its numbers finite? Waits for the device."""
     if tensor.layout is torch.sparse_coo:
         tensor = tensor._values()
-    return bool(torch.isfinite(tensor).all())
+    return bool(whole(torch.isfinite(tensor).all()))

@@ -11,6 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from callbacks.model.named import named_tensors
+from callbacks.model.shards import like
 
 LAZY, NONE = "lazy", "none"  # why a tensor has no values
 NO_SHAPE = "no shape yet"
@@ -66,7 +67,7 @@ def put_tensors(module: nn.Module, tensors: dict[str, Tensor], empties: dict[str
             tensor.materialize(tensors[name].shape)  # type: ignore[attr-defined]
             note_shape(module.get_submodule(name.rpartition(".")[0]), tensors[name].shape)
         if tensor.shape == tensors[name].shape:
-            tensor.copy_(tensors[name])
+            tensor.copy_(like(tensors[name], tensor))
         else:
             put_buffer(module, name, tensors[name].to(tensor.device, tensor.dtype, copy=True))
     device = next((each.device for each in module.parameters()), None)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from callbacks.model.shards import is_shard, local, whole
+
 #: In half precision on a CPU `torch._foreach_mul_` rounds differently from `mul_` (PyTorch 2.13), which two
 #: updates may not show.
 PRECISE = (torch.float32, torch.float64)
@@ -29,6 +31,7 @@ def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm_type: float = 
     """Multiply all by `max_norm / (norm + 1e-6)` in place if that is below 1; returns the norm before."""
     is_one_kind = are_alike(tensors)
     norm = norm_of(tensors, norm_type, is_one_kind=is_one_kind)
+    tensors = [local(each) for each in tensors] if tensors and is_shard(tensors[0]) else tensors
     share = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
     if share.is_cpu and share.item() == 1:  # on a device it would have to be waited for
         return norm
@@ -47,6 +50,8 @@ def clip_by_norm(tensors: Sequence[Tensor], max_norm: float, norm_type: float = 
 
 def norm_of(tensors: Sequence[Tensor], norm_type: float, *, is_one_kind: bool) -> Tensor:
     """The norm of tensors that are known to be alike, or not."""
+    if tensors and is_shard(tensors[0]):
+        return whole(get_total_norm(tensors, norm_type))
     if not is_one_kind:
         return get_total_norm(tensors, norm_type)
     norms = torch._foreach_norm(tensors, norm_type)  # type: ignore[reportPrivateImportUsage]

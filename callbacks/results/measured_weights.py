@@ -15,6 +15,7 @@ from callbacks.core.contract import LearnerProtocol
 from callbacks.core.modules import loss_tensors
 from callbacks.model.named import named_tensors
 from callbacks.model.plain_attributes import is_storable, plain_state, put_plain
+from callbacks.model.shards import like
 
 Tensors = dict[str, Tensor]  # by name
 Weights = tuple[Tensors, dict[str, Any]]  # of the model; of the loss, and tensors in plain attributes
@@ -105,4 +106,4 @@ def copy_tensors(tensors: Tensors) -> Tensors:
 def put_tensors(tensors: Tensors, copies: Tensors) -> None:
     """Copy back into the tensors what `copy_tensors` returned."""
     for name, copied in copies.items():
-        tensors[name].copy_(copied)
+        tensors[name].copy_(like(copied, tensors[name]))

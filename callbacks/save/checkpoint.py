@@ -191,7 +191,7 @@ class Checkpoint(Callback):
         if is_last or is_better or learn.error is not None or self.every.after_epoch(learn):
             self._save(learn, "epoch", is_last=is_last, is_best=is_better and not before_update)
         if is_better and before_update:
-            learn.ranks.first(lambda: self._write_measured(learn, before_update, is_last))
+            self._save_measured(learn, before_update, is_last)
 
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self._in_epoch and not was_interrupted(learn):  # CancelFit ended the fit
@@ -211,38 +211,40 @@ class Checkpoint(Callback):
         if learn.error is not None and self._is_shared:
             return  # other processes may be at another batch
         learn.ranks.prepare_save(learn)
-        learn.ranks.first(lambda: self._write(learn, at, is_last=is_last, is_best=is_best))
-
-    def _write(self, learn: LearnerProtocol, at: Any, *, is_last: bool, is_best: bool) -> None:
         assert self._folder is not None
-        assert self._lock is not None
         path = self._folder / f"step-{learn.global_step:09}.pt"
         try:
-            self._lock.renew()
+            learn.ranks.first(self._renew)
             learn.save(path, at=at, without=self._left_out(learn))
-            former = keep_as_best(path) if is_best else []
+            former = learn.ranks.first(lambda: keep_as_best(path) if is_best else [])
         except OSError as error:
             self._fail(learn, error, path, is_last)
             return
         self._n_failures = 0
-        self._remove([*former, *surplus(self._folder, self.keep)])
+        if learn.ranks.is_first:
+            self._remove([*former, *surplus(self._folder, self.keep)])
+
+    def _renew(self) -> None:
+        assert self._lock is not None
+        self._lock.renew()
 
     def _left_out(self, learn: LearnerProtocol) -> list[str]:
         """The parameters of the base model: frozen now, and at the start of the fit."""
         return [name for name in frozen_in(learn.model) if name in self._frozen]
 
-    def _write_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
+    def _save_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
         """Save the weights that were measured, before the update, as the best."""
         assert self._folder is not None
         path = self._folder / f"best-{start['step']:09}.pt"
         try:
             with in_place(learn, start["weights"]):
-                learn.save(path, without=self._left_out(learn))
-            link(path, path.with_name(BEST))
+                learn.save(path, at="before", without=self._left_out(learn))
+            learn.ranks.first(lambda: link(path, path.with_name(BEST)))
         except OSError as error:
             self._fail(learn, error, path, is_last)
             return
-        self._remove(other_bests(path))
+        if learn.ranks.is_first:
+            self._remove(other_bests(path))
 
     def _remove(self, paths: list[Path]) -> None:
         """Remove old checkpoint files; a file that cannot be removed only takes up disk space."""

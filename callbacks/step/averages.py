@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from callbacks.core.contract import Callback, LearnerProtocol
 from callbacks.core.registry import describe
 from callbacks.core.when import When, window_of
+from callbacks.model import shards
 from callbacks.model.named import named_tensors
 from callbacks.model.places import Places
 from callbacks.step.noise import WeightNoise
@@ -69,7 +70,8 @@ class Averages:
         """Copy the averages into the model's weights."""
         averages, weights = self._matched(model)
         if averages:
-            torch._foreach_copy_(weights, averages)  # type: ignore[reportPrivateImportUsage]
+            here = [shards.local(each) for each in weights], [shards.local(each) for each in averages]
+            torch._foreach_copy_(*here)  # type: ignore[reportPrivateImportUsage]
 
     def copy_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """A copy of the weights that are averaged, by name."""
@@ -113,7 +115,7 @@ def named_weights(model: nn.Module, *, with_buffers: bool) -> dict[str, Tensor]:
 def begun(average: Tensor | None, weight: Tensor) -> Tensor:
     """The average on the weight's device, or a new one that starts with the weight."""
     if average is not None and average.shape == weight.shape:
-        return average.to(weight.device)
+        return shards.like(average.to(weight.device), weight)
     dtype = torch.promote_types(weight.dtype, torch.float32)
     return weight.detach().to(dtype, copy=True)
 
@@ -126,7 +128,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], then: dict[str, Te
     """
     for name, tensor in named_tensors(model).items():
         if name in weights and (then is None or then.get(name, tensor) is tensor):
-            tensor.copy_(weights[name])
+            tensor.copy_(shards.like(weights[name], tensor))
 
 
 def take_off_noise(learn: LearnerProtocol) -> None:

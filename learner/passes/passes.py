@@ -164,7 +164,8 @@ class Known:
             return batches
         self.share = self.share_of(learn, batches)
         notes, stream = learn.ranks.set_counts, learn.ranks.drawing_data
-        return shared(batches, self.share, notes, learn.data, training=learn.training, stream=stream)
+        in_step = learn.training or learn.ranks.in_step
+        return shared(batches, self.share, notes, learn.data, training=in_step, stream=stream)
 
     def share_of(self, learn: LearnerProtocol, batches: Any) -> Share:
         """Which part of these batches this process takes."""

@@ -10,28 +10,29 @@ from typing import Any, Literal
 
 import torch
 
-from callbacks.core.modules import loss_tensors, modules_beside
+from callbacks.core.modules import modules_beside
 from callbacks.core.output import print_line
 from callbacks.core.ranks import is_first_process
 from callbacks.core.warning import warn
-from callbacks.model.finite import n_bad, nan_buffers, suspects
+from callbacks.distributed.group import Members
+from callbacks.model import shards
 from callbacks.model.lazy import empties_in
 from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
 from callbacks.record.unkept import note_kept
-from learner.checks.preflight import EpochWatch
 from learner.data.sharing import Share
 from learner.files import checkpoint_file, skeleton
 from learner.files.plain import from_plain, to_plain
 from learner.passes import positions
 from learner.resume import base, weights_file, wrapped_names
 from learner.resume.contents import check_contents
+from learner.resume.finite_weights import check_finite
 from learner.resume.undo import Undo, unchanged_on_error
 from learner.state import optimizer_modes, snapshots, unkept
 from learner.state.fingerprint import differences, fingerprint, plain_or_none
 from learner.state.protocol import FullLearner
 
-At = Literal["batch", "epoch", "end"]
+At = Literal["batch", "epoch", "end", "before"]
 
 #: What every checkpoint holds.
 PIECES = (
@@ -51,7 +52,8 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
             buffers are `torch.load(path)["model"]`.
         at: for callbacks that save: where the fit is, so that `fit(resume="auto")` resumes there. It is
             after a `"batch"`, after an `"epoch"`, or at the `"end"` of a fit that was cancelled. With None
-            the file is for `load`.
+            the file is for `load`, and so it is with `"before"`, for weights before the last update. If
+            several processes train, all of them must call this, unless it is None and the model is whole.
         without: names of parameters that the file leaves out, as the frozen ones of a base model. It is
             loaded into a learner that has them: a checksum of them is compared.
 
@@ -64,16 +66,26 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
         OSError: the file cannot be written.
     """
     path = Path(path).absolute()
-    if not is_first_process():
+    is_shared = shards.are_in(learn.model)
+    if not (is_first_process() or is_shared or at is not None):
         return path
     check_finite(learn, path)
     if at is not None:
         warn_of_limits(learn)
     with optimizer_modes.in_eval_mode(learn) as training_weights:
         contents = {**contents_of(learn, at), "training_weights": training_weights}
-        contents = base.without_base(learn.model, contents, without)
-        plain = to_plain(unkept.without_unkept(learn, contents), "")
-        checkpoint_file.write(path, {**plain, "kinds": skeleton.sums_of(plain)})
+        if is_shared:
+            contents = shards.gathered(contents, is_wanted=is_first_process())
+
+        def write() -> None:
+            kept = base.without_base(learn.model, contents, without)
+            plain = to_plain(unkept.without_unkept(learn, kept), "")
+            checkpoint_file.write(path, {**plain, "kinds": skeleton.sums_of(plain)})
+
+        if is_shared or at is not None:
+            (Members() if is_shared else learn.ranks).first(write)
+        elif is_first_process():
+            write()
     note_kept()
     return path
 
@@ -94,7 +106,7 @@ def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
             "n_epochs": learn.n_epochs,
             "groups": learn.groups_at_start,
             "stop_reason": None if learn.interrupted else learn.stop_reason,
-            "position": None if at is None else position_of(learn, at),
+            "position": None if at in (None, "before") else position_of(learn, at),
             "batch_size": plain_or_none(batch_size_before(learn, at)),
             "passes": learn.loop.known.saved_state(without=learn.pass_name if at == "batch" else None),
             "mark": learn.loop.known.mark if at == "batch" else None,
@@ -113,7 +125,8 @@ def put_gradients(module: torch.nn.Module, gradients: dict[str, torch.Tensor]) -
     """Set these gradients, and None for all other parameters."""
     for name, parameter in module.named_parameters():
         gradient = gradients.get(name)
-        parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+        copied = None if gradient is None else gradient.to(parameter.device, copy=True)
+        parameter.grad = None if copied is None else shards.like(copied, parameter)
 
 
 def batch_size_before(learn: FullLearner, at: At | None) -> Any:
@@ -149,32 +162,6 @@ def warn_of_limits(learn: FullLearner) -> None:
                 "a run that is interrupted in the middle of a pass may not resume bit for bit, because of "
                 f"the {name} data. {limit}"
             )
-
-
-def check_finite(learn: FullLearner, path: Path) -> None:
-    """Refuse to save NaN or infinity in trained weights or in statistics such as those of batch norm.
-
-    Values that were there at the start of the fit are intended, and so are values that are not trained. A
-    warning reports any other buffer in which NaN has appeared since.
-    """
-    found = {**named_tensors(learn.model), **loss_tensors(learn)}
-    watch = next((each for each in learn.callbacks if isinstance(each, EpochWatch)), EpochWatch())
-    known = watch.n_bad
-    bad = [name for name in suspects(found) if n_bad(name, found[name], found[name]) > known.get(name, 0)]
-    if bad:
-        raise FloatingPointError(
-            f"{path.name} was not written: {bad[0]!r} holds NaN or infinity"
-            f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}, and no run can resume from that. "
-            "Earlier checkpoints are unchanged. Lower the learning rate or clip the gradients."
-        )
-    new = sorted(nan_buffers(found) & watch.good) if watch.good else []
-    if new:
-        watch.good.difference_update(new)
-        warn(
-            f"{path.name} holds NaN in {', '.join(map(repr, new[:3]))}{', ...' if len(new) > 3 else ''}, "
-            "which had no NaN at the start of the fit. If this is not intended, find the code that writes to "
-            "it, and resume from an earlier checkpoint."
-        )
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from callbacks.model.lazy import lazy_states, put_tensors
 from callbacks.model.module_state import EXTRA, put_extra, state_of
+from callbacks.model.shards import like
 from learner.files import checkpoint_file
 from learner.files.safetensors_file import is_safetensors, read_safetensors
 from learner.messages.problems import listed
@@ -140,7 +141,7 @@ def load_state(model: nn.Module, state: State) -> None:
     by_tensor = {id(own[name]): state[name] for name in state}
     tied = {name: by_tensor[id(each)] for name, each in own.items() if id(each) in by_tensor}
     try:
-        model.load_state_dict({**tied, **state})
+        model.load_state_dict({name: like(each, own[name]) for name, each in {**tied, **state}.items()})
     except Exception:
         for each in lazy:
             each.restore()

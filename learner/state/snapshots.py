@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.core import draws
 from callbacks.core.modules import LOSS, loss_module, modules_beside
 from callbacks.core.when import saved_part
+from callbacks.model import shards
 from callbacks.model.declared import put_values, values_of
 from callbacks.model.lazy import empties_in, lazy_states
 from callbacks.model.lazy import put_tensors as put_named
@@ -184,7 +185,7 @@ def put_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
 
 
 def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Convert the tensors of an optimizer's state to the dtypes that they have in `state`."""
+    """Convert an optimizer's state to the dtypes that it has in `state`; shard that of sharded weights."""
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):
@@ -193,8 +194,11 @@ def put_dtypes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             continue
         for key, value in kept.items():
             now = loaded.get(key)
-            if isinstance(value, Tensor) and isinstance(now, Tensor) and value.dtype != now.dtype:
-                loaded[key] = value.to(now.device, copy=True)
+            if not isinstance(value, Tensor) or not isinstance(now, Tensor):
+                continue
+            if value.dtype != now.dtype:
+                now = value.to(now.device, copy=True)
+            loaded[key] = shards.like(now, parameter)
 
 
 @contextmanager

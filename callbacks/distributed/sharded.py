@@ -1,0 +1,276 @@
+"""`fully_shard` on the model of a learner: each process holds a part of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from callbacks.core import draws
+from callbacks.core.modules import modules_beside
+from callbacks.core.protocol import LearnerProtocol
+from callbacks.core.registry import describe
+from callbacks.distributed.data_parallel import is_trained, names_of_trained
+from callbacks.model import shards
+from callbacks.model.named import find_layers
+from callbacks.optim.optimizers import members_of
+from callbacks.place.device import map_tensors
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WHOLE = "it needs whole matrices or vectors, and each process has a part"
+NO_OPTIMIZERS = {"LBFGS": WHOLE, "Adafactor": WHOLE, "Muon": WHOLE}
+NO_CALLBACKS = {
+    "WholeStep": "it compiles a step of plain tensors",
+    "LeanStep": "it updates plain tensors",
+    "Compile": "it was not tried on sharded layers",
+}
+
+
+class Sharded:
+    """The parameters of the model in parts, one in each process; layers are put together when they run.
+
+    The learner's model stays the same object, with its own names. Its parameters become `DTensor`s, also
+    those in the optimizer, which keeps its settings and state.
+
+    Args:
+        learn: the learner.
+        mesh: a device mesh; by default one dimension with all processes.
+        precision: `"bf16"`, `"fp16"`, or a `MixedPrecisionPolicy`.
+        offload: keep parameters in main memory.
+        layers: names or classes of the layers that are put together one at a time.
+        settings: other arguments of `fully_shard`.
+    """
+
+    def __init__(
+        self,
+        learn: LearnerProtocol,
+        *,
+        mesh: Any,
+        precision: Any,
+        offload: bool,
+        layers: Any,
+        settings: dict[str, Any],
+    ):
+        check(learn)
+        self.model: Any = learn.model
+        self.wrapped = self.model
+        if not hasattr(self.model, "set_requires_gradient_sync"):  # otherwise the user has sharded it
+            settings = {**settings, **arguments_of(mesh, precision, offload, learn.device)}
+            shard(learn, layers, settings, is_named=isinstance(precision, str))
+        self.model.set_reshard_after_forward(False, recurse=False)  # its own weights are needed at once again
+        self.trained = names_of_trained(self.model)
+        self.size, self.device = dist.get_world_size(), learn.device
+        self._note = torch.zeros(3, device=self.device)
+        self._work: Any = None
+
+    def is_current(self, learn: LearnerProtocol) -> bool:
+        """Is this still the learner's model, with the same trained parameters?"""
+        return self.model is learn.model and self.trained == names_of_trained(self.model)
+
+    @contextmanager
+    def syncing(self, is_synced: bool) -> Iterator[None]:
+        """A context for the forward pass of a batch, whose gradients are averaged or stay in this process."""
+        self.model.set_requires_gradient_sync(is_synced)
+        yield
+
+    def send(self, wants_to_stop: bool, weight: float | Tensor, seconds: float) -> None:
+        """Send the note while the backward pass runs."""
+        first = dist.get_rank() == 0
+        self._note = torch.tensor(
+            [float(wants_to_stop), 0.0, seconds * first * self.size], device=self.device
+        )
+        self._note[1] = weight
+        self._work = dist.all_reduce(self._note, async_op=True)
+
+    def received(self) -> Tensor:
+        """The note: how many want to stop, the weight, and the seconds of the first process, averaged."""
+        self._work.wait()
+        return self._note / self.size
+
+    def sync(
+        self, learn: LearnerProtocol, wants_to_stop: bool, weight: float | Tensor, seconds: float
+    ) -> Tensor:
+        """Average gradients that were computed without synchronization; returns the note.
+
+        They are averaged in a backward pass alone, so one runs on the last batch, whose gradients are 0.
+        """
+        modes = [(each, each.training) for each in self.model.modules()]
+        self.model.eval()  # so that statistics stay
+        with self.syncing(True), draws.undrawn(), torch.enable_grad():
+            zero = 0 * sum_of(called(self.model, learn.inputs))
+            self.send(wants_to_stop, weight, seconds)
+            zero.backward()
+        for module, mode in modes:
+            module.training = mode
+        return self.received()
+
+    def rest(self) -> None:
+        """Release whole weights after a forward pass alone: `parameters()` has them in place of the parts."""
+        self.model.reshard()
+
+    def end(self) -> None:
+        """End the fit: from now on each forward pass releases whole weights by itself."""
+        self.model.set_reshard_after_forward(True, recurse=False)
+        for each in self.model.modules():
+            if hasattr(each, "reshard"):
+                each.reshard()
+
+    def sync_buffers(self) -> None:
+        """Copy the buffers of the first rank, as running means, to all others."""
+        self.rest()
+        for buffer in self.model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def check(learn: LearnerProtocol) -> None:
+    """Refuse what cannot work on sharded parameters.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    start = "Distributed('fsdp') cannot train with"
+    for each in members_of(learn.optimizer):
+        name = type(each).__name__
+        if name in NO_OPTIMIZERS:
+            raise ValueError(f"{start} {name}: {NO_OPTIMIZERS[name]}. Use AdamW, or Distributed('ddp').")
+    for callback in learn.callbacks:
+        reasons = [
+            NO_CALLBACKS[kind.__name__] for kind in type(callback).__mro__ if kind.__name__ in NO_CALLBACKS
+        ]
+        if callback.scales_gradients:
+            reasons.append("each process would scale by its own part; use Distributed(precision='bf16')")
+        if reasons:
+            raise ValueError(f"{start} {describe(callback)}: {reasons[0]}. Leave it out, or use 'ddp'.")
+    for place, module in modules_beside(learn).items():
+        if is_trained(module):
+            raise ValueError(f"{start} a trained module beside the model ({place}): use Distributed('ddp').")
+    if any(is_lazy(each) for each in learn.model.parameters()):
+        raise ValueError(f"{start} a lazy model: run one batch through it first, as with learn.check().")
+
+
+def check_kind(kind: Any, sharding: dict[str, Any], in_order: bool | None) -> None:
+    """Check the kind, and that only `fsdp` has arguments for sharding."""
+    if kind not in ("ddp", "fsdp"):
+        raise ValueError(f"Distributed({kind!r}): write 'ddp' or 'fsdp'.")
+    given = [name for name, value in sharding.items() if value]
+    if kind == "ddp" and given:
+        raise ValueError(f"Distributed({given[0]}=...) is for Distributed('fsdp', {given[0]}=...).")
+    if kind == "fsdp" and in_order:
+        raise ValueError("Distributed('fsdp', in_order=True): torch adds these gradients. Leave it out.")
+    precision = sharding["precision"]
+    if isinstance(precision, str) and precision not in DTYPES:
+        raise ValueError(
+            f"Distributed(precision={precision!r}): write {' or '.join(map(repr, DTYPES))}, or pass a "
+            "torch.distributed.fsdp.MixedPrecisionPolicy."
+        )
+
+
+def arguments_of(mesh: Any, precision: Any, offload: bool, device: torch.device) -> dict[str, Any]:
+    """The arguments of `fully_shard` for each layer."""
+    from torch.distributed import device_mesh, fsdp  # as slow to import as the rest of torch is not
+
+    found = {"mesh": mesh or device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))}
+    if isinstance(precision, str):
+        dtype = DTYPES[precision]
+        precision = fsdp.MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    if precision is not None:
+        found["mp_policy"] = precision
+    if offload:
+        found["offload_policy"] = fsdp.CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    return found
+
+
+def shard(learn: LearnerProtocol, layers: Any, settings: dict[str, Any], *, is_named: bool) -> None:
+    """Start all processes with the weights of the first, and shard them layer by layer."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = learn.model
+    with torch.no_grad():
+        for each in (*model.parameters(), *model.buffers()):
+            dist.broadcast(each, src=0)
+    before = dict(model.named_parameters())
+    for each in layers_of(model, layers):
+        fully_shard(each, **settings)
+    if is_named:  # what leaves the model is float32, as parameters and gradients are
+        settings = {**settings, "mp_policy": replace(settings["mp_policy"], output_dtype=torch.float32)}
+    fully_shard(model, **settings)
+    after = dict(model.named_parameters())
+    move_optimizer(learn.optimizer, {id(each): after[name] for name, each in before.items()})
+
+
+def layers_of(model: nn.Module, wanted: Any) -> list[nn.Module]:
+    """The layers that are put together one at a time, inner ones first; without those that share weights.
+
+    By default they are the repeated ones: those of one class in a list or sequence of modules.
+    """
+    if wanted is None:
+        found = repeated_in(model)
+    else:
+        wanted = [wanted] if isinstance(wanted, (str, type)) else wanted
+        names = [each if isinstance(each, str) else each.__name__ for each in wanted]
+        found = list(find_layers(model, names, "Distributed").values())[::-1]
+    counts: dict[int, int] = {}
+    for module in {id(each): each for each in model.modules()}.values():
+        for each in module._parameters.values():
+            counts[id(each)] = counts.get(id(each), 0) + 1
+    tied = {each for each, count in counts.items() if count > 1}
+    return [each for each in found if each is not model and not tied & set(map(id, each.parameters()))]
+
+
+def repeated_in(module: nn.Module) -> list[nn.Module]:
+    """The outermost modules with parameters that a list or sequence has several of."""
+    found: list[nn.Module] = []
+    for each in module.children():
+        same = [other for other in module.children() if type(other) is type(each)]
+        is_repeated = isinstance(module, (nn.ModuleList, nn.Sequential)) and len(same) > 1
+        has_forward = not isinstance(each, (nn.ModuleList, nn.ModuleDict))
+        if is_repeated and has_forward and any(True for _ in each.parameters()):
+            found.append(each)
+        else:
+            found += repeated_in(each)
+    return found
+
+
+def move_optimizer(optimizer: Any, new: dict[int, nn.Parameter]) -> None:
+    """Let an optimizer train other parameters, with the same settings, groups and state.
+
+    Args:
+        optimizer: of the learner.
+        new: the new parameters, by the id of the former one.
+    """
+    for member in members_of(optimizer):
+        for group in member.param_groups:
+            group["params"][:] = [new.get(id(each), each) for each in group["params"]]
+        state = dict(member.state)
+        member.state.clear()
+        for former, values in state.items():
+            parameter = new.get(id(former), former)
+            member.state[parameter] = {
+                key: shards.like(each, parameter) if isinstance(each, Tensor) else each
+                for key, each in values.items()
+            }
+
+
+def called(model: Any, inputs: Any) -> Any:
+    """The output of a model for inputs as a learner holds them."""
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(**inputs) if hasattr(inputs, "items") else model(inputs)
+
+
+def sum_of(output: Any) -> Tensor:
+    """A number that depends on all parts of an output."""
+    parts: list[Tensor] = []
+    map_tensors(output, lambda leaf: parts.append(leaf.sum()) if is_differentiable(leaf) else None)
+    return torch.stack(parts).sum()
+
+
+def is_differentiable(leaf: Any) -> bool:
+    """Is it a tensor with a gradient?"""
+    return isinstance(leaf, Tensor) and leaf.requires_grad
