@@ -22,7 +22,7 @@ from on_gpu.works import Row, Setting, Work, compared, learner, measured, ours, 
 
 
 class Slow:
-    """Batches on the host, each of which takes some time to make.
+    """Batches on the host; making each one takes some time.
 
     Args:
         n_batches: how many.

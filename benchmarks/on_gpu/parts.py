@@ -42,7 +42,7 @@ def tests(setting: Setting) -> Iterator[Row]:
     found = (HOME / "tests").rglob("test_*.py")
     files = [str(path) for path in found if "cuda.is_available()" in path.read_text(encoding="utf-8")]
     options = ["-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-k", "cuda or gpu"]
-    options += ["-W", "default::UserWarning"]  # those of a GPU are no errors
+    options += ["-W", "default::UserWarning"]  # a warning on a GPU is not an error
     command = [sys.executable, "-m", "pytest", *options, *files]
     done = subprocess.run(command, cwd=HOME, capture_output=True, encoding="utf-8")
     yield from rows_of(done.stdout + done.stderr)

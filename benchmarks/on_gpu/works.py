@@ -205,7 +205,7 @@ def compared(setting: Setting, base: Run, other: Run, seconds: float, n_steps: i
     ratios = sorted(b / a for a, b in pairs)
     low, middle, high = statistics.quantiles(ratios)
     spent = statistics.median(b for _, b in pairs) / n_steps
-    text = f"{middle:.3f} ({low:.3f} to {high:.3f}), {1e6 * spent:.1f} us a step, {len(pairs)} pairs"
+    text = f"{middle:.3f} ({low:.3f} to {high:.3f}), {1e6 * spent:.1f} us per step, {len(pairs)} pairs"
     return f"{text}, first epoch {first:.1f} s" if first > 2 else text
 
 

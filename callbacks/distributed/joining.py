@@ -138,7 +138,7 @@ def proposed_name(store: dist.Store, rank: int, size: int, mark: str, patience: 
 
 
 def confirmed_name(store: dist.Store, rank: int, size: int, mark: str, patience: Patience) -> str:
-    """What the other processes do: confirm each list that has their mark, until the first one goes on."""
+    """What the other processes do: confirm each list that has their mark, until the first one starts."""
     confirmed = ""
     while True:
         name, marks = json.loads(read(store, "learner/list") or '["", []]')

@@ -25,7 +25,7 @@ multiprocessing.set_forkserver_preload(["in_ranks_preload"])
 
 @contextmanager
 def with_our_path() -> Iterator[None]:
-    """The server imports from where this process does; before Python 3.13 it is not told so."""
+    """The server imports from where this process does; before Python 3.13 it does not know that path."""
     former = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
     try:

@@ -90,7 +90,7 @@ def test_the_weights_are_those_of_a_loop_by_hand_with_the_same_bits(precision, m
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("optimizer", [sgd, partial(torch.optim.Adam, lr=0.1, fused=True)])
 def test_updates_that_overflow_are_left_out_and_not_counted(monkeypatch, optimizer, n):
-    monkeypatch.setitem(globals(), "sgd", optimizer)  # by hand, the scaler tells a fused one of the overflow
+    monkeypatch.setitem(globals(), "sgd", optimizer)  # by hand, the scaler passes the overflow to a fused one
     callback = MixedPrecision("fp16", init_scale=2.0**18, growth_interval=2)
     norms = GradientClip(0.5)
     learn = learner_of(norms, callback, GradientAccumulation(n))

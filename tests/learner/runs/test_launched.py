@@ -58,7 +58,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def said(folder: Path, *words: str, **variables: Any) -> tuple[int, str]:
+def output_of(folder: Path, *words: str, **variables: Any) -> tuple[int, str]:
     """The exit code and the output of a command line in this process."""
     os.chdir(folder)
     os.environ |= variables
@@ -70,7 +70,7 @@ def said(folder: Path, *words: str, **variables: Any) -> tuple[int, str]:
 
 
 def test_processes_keep_one_run_and_print_once(folder):
-    (code, text), (other, silence) = in_ranks(2, said, folder, "run", "wave.yaml")
+    (code, text), (other, silence) = in_ranks(2, output_of, folder, "run", "wave.yaml")
     assert (code, other, silence) == (0, 0, "")
     assert text.count("training in 2 processes") == 1
     assert [each.name for each in (folder / "runs").iterdir()] == ["wave-1"]
@@ -79,8 +79,8 @@ def test_processes_keep_one_run_and_print_once(folder):
 
 
 def test_a_run_of_several_processes_resumes(folder):
-    in_ranks(2, said, folder, "run", "wave.yaml", "fit.epochs=1")
-    (code, text), (other, silence) = in_ranks(2, said, folder, "resume", "runs/wave-1", "fit.epochs=2")
+    in_ranks(2, output_of, folder, "run", "wave.yaml", "fit.epochs=1")
+    (code, text), (other, silence) = in_ranks(2, output_of, folder, "resume", "runs/wave-1", "fit.epochs=2")
     assert (code, other, silence) == (0, 0, "")
     assert "resuming from step-000000003.pt" in text
     assert len(list((folder / "runs").iterdir())) == 1
@@ -101,7 +101,7 @@ def test_a_run_that_torchrun_starts_again_resumes_in_its_own_folder(folder):
 
 
 def run_with(folder: Path, words: tuple[str, ...], variables: dict[str, str]) -> tuple[int, str]:
-    return said(folder, *words, **variables)
+    return output_of(folder, *words, **variables)
 
 
 def test_different_recipes_are_refused_by_all(folder, tmp_path):
@@ -113,12 +113,12 @@ def test_different_recipes_are_refused_by_all(folder, tmp_path):
 
 def run_own(folder: Path) -> tuple[int, str]:
     """Each process has another learning rate."""
-    return said(folder, "run", "wave.yaml", f"optimizer.lr=0.0{int(os.environ['RANK']) + 1}")
+    return output_of(folder, "run", "wave.yaml", f"optimizer.lr=0.0{int(os.environ['RANK']) + 1}")
 
 
 def test_a_folder_that_cannot_be_made_ends_all(folder):
     (folder / "runs").write_text("a file")
-    (code, text), (other, words) = in_ranks(2, said, folder, "run", "wave.yaml")
+    (code, text), (other, words) = in_ranks(2, output_of, folder, "run", "wave.yaml")
     assert code == 2
     assert "runs cannot be kept in" in text
     assert other == 1
@@ -126,6 +126,6 @@ def test_a_folder_that_cannot_be_made_ends_all(folder):
 
 
 def test_other_verbs_are_refused(folder):
-    found = in_ranks(2, said, folder, "check", "wave.yaml")
+    found = in_ranks(2, output_of, folder, "check", "wave.yaml")
     assert [code for code, _ in found] == [2, 2]
     assert found[0][1] == "learner: `learner check` runs in one process: start it without torchrun.\n"
