@@ -32,6 +32,7 @@ from learner.checks.optimizer_checks import (
 )
 from learner.checks.pass_watch import PassWatch
 from learner.checks.reached import Mark, marks_of, unkept_problems
+from learner.checks.same_on_all import check_same_on_all
 from learner.data.loaders import n_batches_of
 from learner.data.samples import samples_of
 from learner.data.tensors import counted
@@ -44,6 +45,7 @@ from learner.state.protocol import FullLearner
 def check_before_fit(learn: FullLearner) -> None:
     """Refuse a fit that cannot work, before any part of it runs; the error lists all problems."""
     report_problems(problems_before_fit(learn, learn.n_epochs))
+    check_same_on_all(learn)
     if learn.optimizer is not None and Preflight in learn.callbacks:
         learn.callbacks[Preflight].was_idle = all_zero(learn.optimizer)
 

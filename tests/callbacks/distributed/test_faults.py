@@ -16,7 +16,7 @@ from in_ranks import in_ranks
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from callbacks import Callback, Checkpoint
+from callbacks import Callback, Checkpoint, Order
 from callbacks.distributed.distributed import Distributed
 from learner import Data, Learner
 
@@ -33,17 +33,17 @@ class At(Callback):
             self.act()
 
 
-def learner_of(*callbacks: Any, seed: int | None = 3, width: int = 1) -> Learner:
+def learner_of(*callbacks: Any, seed: int = 3, width: int = 1, n_items: int = 40, lr: float = 0.1) -> Learner:
     torch.manual_seed(0)
-    x = torch.randn(40, 2)
+    x = torch.randn(n_items, 2)
     data = Data.from_tensors(x, x.sum(1, keepdim=True).repeat(1, width), 8, valid=0.25, seed=seed)
-    sgd = partial(torch.optim.SGD, lr=0.1)
+    sgd = partial(torch.optim.SGD, lr=lr)
     return Learner(nn.Linear(2, width), data, nn.functional.mse_loss, sgd, [Distributed(), *callbacks])
 
 
-def error_of(*callbacks: Any, epochs: int = 2, **settings: Any) -> tuple[str, float]:
+def error_of(*given: Any, callbacks: Any = (), epochs: int = 2, **settings: Any) -> tuple[str, float]:
     """The error of a fit with its notes, and the seconds that it took."""
-    begin, learn = time.monotonic(), learner_of(*callbacks, **settings)
+    begin, learn = time.monotonic(), learner_of(*given, *callbacks, **settings)
     try:
         learn.fit(epochs)
     except BaseException as error:  # noqa: BLE001
@@ -160,3 +160,41 @@ def test_a_full_disk_on_the_first_rank_ends_all(tmp_path: Path) -> None:
     assert own.startswith("OSError: [Errno 28]")
     assert "rank 0 failed, so rank 1 ends too" in words
     assert "No space left on device" in words
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"width": 2}, "model.weight: (1, 2) float32 on rank 0, 2; (2, 2) float32 on rank 1"),
+        ({"n_items": 48}, "data.train, n_items: 30 on ranks 0, 2; 36 on rank 1"),
+        ({"seed": 5}, "data.train, content: "),
+        ({"epochs": 3}, "epochs: 2 on ranks 0, 2; 3 on rank 1"),
+        ({"lr": 0.2}, "optimizer: SGD [{'lr': 0.1,"),
+        ({"callbacks": (At(fail),)}, "callbacks: "),
+    ],
+)
+def test_processes_that_differ_are_refused_by_all_with_what_and_where(own: Any, words: str) -> None:
+    for each, _ in in_ranks(3, error_on_one, own):
+        assert each.startswith("ValueError: the processes would not train the same:\n  ")
+        assert words.replace("rank 0, 2", "ranks 0, 2") in each
+
+
+def error_on_one(own: dict[str, Any]) -> tuple[str, float]:
+    """The error of a fit where rank 1 has other settings."""
+    return error_of(**own) if os.environ["RANK"] == "1" else error_of()
+
+
+def test_processes_with_other_weights_and_loggers_train() -> None:
+    assert in_ranks(2, trained_from_own_weights) == [8, 8]
+
+
+def trained_from_own_weights() -> int:
+    rank = int(os.environ["RANK"])
+    learn = learner_of(*[Logger()][rank:])
+    nn.init.constant_(learn.model.weight, rank)
+    learn.fit(2)
+    return learn.global_step
+
+
+class Logger(Callback):
+    order = Order.REPORT

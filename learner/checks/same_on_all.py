@@ -1,0 +1,74 @@
+"""Refuse a fit whose processes would not train the same."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+from callbacks.core.contract import Order
+from callbacks.core.registry import describe
+from callbacks.distributed.joining import listed
+from callbacks.optim.hyperparameters import settings_of
+from learner.checks.processes import ranks_of
+from learner.state.fingerprint import describe as describe_tensor
+from learner.state.fingerprint import fingerprint
+from learner.state.protocol import FullLearner
+
+N_SHOWN = 6  # differences in a message
+
+
+def check_same_on_all(learn: FullLearner) -> None:
+    """Compare what the processes train, before the first batch.
+
+    Raises:
+        ValueError: something differs; the message, which all processes raise, shows what and where.
+    """
+    ranks = ranks_of(learn)
+    if ranks.size == 1 or learn.ranks.size > 1:  # the latter in a fit within a fit
+        return
+    facts = facts_of(learn)
+    if len(set(ranks.gather(zlib.crc32(repr(facts).encode())))) == 1:
+        return
+    found = ranks.gather(facts)
+    names = dict.fromkeys(name for each in found for name in each)
+    lines = [line_of(name, [each.get(name, "missing") for each in found]) for name in names]
+    differing = [line for line in lines if line]
+    more = [f"and {len(differing) - N_SHOWN} more"] if len(differing) > N_SHOWN else []
+    raise ValueError(
+        "the processes would not train the same:\n  " + "\n  ".join([*differing[:N_SHOWN], *more]) + "\n"
+        "Start all with the same code, data and versions. A random split of the data needs a seed, as in "
+        "Data.from_tensors(..., seed=0). If each process reads its own data: Distributed(sharded=True)."
+    )
+
+
+def facts_of(learn: FullLearner) -> dict[str, str]:
+    """What must be equal on all processes, by name; nothing in it depends on a seed."""
+    found = fingerprint(learn)
+    facts = {f"model.{name}": describe_tensor(each) for name, each in found["model"].items()}
+    if learn.optimizer is not None:
+        settings = [settings_of(group) for group in learn.optimizer.param_groups]
+        facts |= {"optimizer": f"{found['optimizer']['class']} {settings}"}
+    reported = [each for each in learn.callbacks if each.order != Order.REPORT]  # one process alone may log
+    facts |= {"callbacks": ", ".join(map(describe, reported)), "epochs": str(learn.n_epochs)}
+    facts |= {"step at the start": str(learn.global_step)}
+    if not any(getattr(each, "sharded", False) for each in learn.callbacks):
+        for part, values in found["loaders"].items():
+            facts |= {f"data.{part}, {name}": str(value) for name, value in values.items()}
+    facts |= {name: str(found["versions"][name]) for name in ("torch", "python", "plainlearner")}
+    return {**facts, "script": checksum_of(sys.modules["__main__"])}
+
+
+def checksum_of(module: Any) -> str:
+    """A checksum of the file of the script."""
+    path = getattr(module, "__file__", None)
+    return f"{zlib.crc32(Path(path).read_bytes()):x}" if path and Path(path).is_file() else ""
+
+
+def line_of(name: str, values: list[str]) -> str:
+    """The values of a fact that differ, with their ranks; an empty text if all are equal."""
+    if len(set(values)) == 1:
+        return ""
+    where = {each: [rank for rank, value in enumerate(values) if value == each] for each in values}
+    return f"{name}: " + "; ".join(f"{value[:200]} on {listed(ranks)}" for value, ranks in where.items())
