@@ -5,7 +5,8 @@ Run: python benchmarks/data.py [rounds]
 60,000 items of 784 float32 and a class number, in shuffled batches of 64, on one thread, without a model.
 Every round goes through each loader once. A ratio compares two times of one round; the table shows its
 median over rounds. The same items are also read from a memory-mapped file of 188 MB: from the page cache,
-and "cold", after asking the system to drop the file's pages (where that is possible).
+and "cold", after asking the system to drop the file's pages (where that is possible). Holding out a fifth of
+the items is compared with copies of both parts, in memory and in the time of a pass over each part.
 
 Then the same with training: the MLP of `lean.py`, 6,400 images per epoch, SGD, compared with a plain loop
 over a DataLoader.
@@ -26,20 +27,20 @@ import numpy as np
 import torch
 from beside.works import mlp, pictures
 from lean import BATCH_SIZE, N_ITEMS, SGD, learner, loader, plain, report
+from memory import resident
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import ZeroGrad
-from learner import Data
+from learner import Data, TensorLoader
 
 N_ROWS, N_FEATURES = 60_000, 784
 LIMIT = 0.25  #: at most this share of DataLoader's time
 
 
-def seconds(loader: Iterable[Any]) -> float:
+def seconds(loader: Iterable[Any], n_items: int = N_ROWS) -> float:
     start = time.perf_counter()
-    n_items = sum(len(targets) for _, targets in loader)
-    assert n_items == N_ROWS
+    assert sum(len(targets) for _, targets in loader) == n_items
     return time.perf_counter() - start
 
 
@@ -67,8 +68,23 @@ def main(rounds: int) -> None:
         limit = f" (at most {LIMIT})" if name == "TensorLoader" else ""
         took = statistics.median(each[name] for each in taken) * 1e3
         print(f"{name:<16}{took:>8.0f} ms per epoch{ratio:>8.3f} of DataLoader's{limit}")
+    held_out(inputs, targets, rounds)
     print(f"medians of {rounds} rounds")
     training(rounds)
+
+
+def held_out(inputs: torch.Tensor, targets: torch.Tensor, rounds: int) -> None:
+    """Memory of a split, and the time of a pass over each part, compared with copies of the parts."""
+    before = resident()
+    data = Data.from_tensors(inputs, targets, BATCH_SIZE)
+    after = resident()
+    parts: list[Any] = [data.train, data.valid]
+    copies = [TensorLoader(each.tensors, each.batch_size, shuffle=each.shuffle) for each in parts]
+    print(f"valid=0.2 adds {after - before:.0f} MB, and copies of both parts {resident() - after:.0f} MB")
+    for name, pair in zip(("training", "validation"), zip(parts, copies, strict=True), strict=True):
+        taken = [[seconds(each, each.n_items) for each in pair] for _ in range(rounds)]
+        ours, copied = (statistics.median(column) * 1e3 for column in zip(*taken, strict=True))
+        print(f"a pass over the {name} part: {ours:.1f} ms, over a copy {copied:.1f} ms")
 
 
 def training(rounds: int) -> None:

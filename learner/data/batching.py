@@ -66,7 +66,7 @@ class TensorLoader:
         drop_last: leave out a smaller last batch.
         seed: for the order; by default drawn from torch's random state.
         order: what is shuffled: `"items"`, or for data on a disk `"blocks"` of neighbours (see `Blocks`).
-        rows: the numbers of the items to use, ascending; by default all.
+        rows: the numbers of the items to use, ascending for arrays on a disk; by default all.
 
     Raises:
         TypeError, ValueError: something is not a tensor or array, or the numbers or the order do not fit.
@@ -85,21 +85,28 @@ class TensorLoader:
         rows: Tensor | None = None,
     ):
         found = as_columns(tensors)
-        self.tensors: tuple[Column, ...] = found.tensors
+        self.columns: tuple[Column, ...] = found.tensors
         self.keys: tuple[str, ...] | None = found.keys
         self.rows: Tensor | None = rows
-        self.devices: set[torch.device] = {column.device for column in self.tensors}
-        self.n_items: int = len(self.tensors[0]) if rows is None else len(rows)
+        self.devices: set[torch.device] = {column.device for column in self.columns}
+        self.n_items: int = len(self.columns[0]) if rows is None else len(rows)
         self.batch_size: int = check_batch_size(batch_size)
         for name, value in (("shuffle", shuffle), ("drop_last", drop_last)):
             if value not in (True, False):  # "no" would count as True
                 raise TypeError(f"{name}={value!r}: pass True or False.")
         self.shuffle: bool = shuffle
         self.drop_last: bool = drop_last
-        self.blocks: Blocks | None = check_order(order, shuffle, self.tensors)
+        self.blocks: Blocks | None = check_order(order, shuffle, self.columns)
         self.seed: int = check_seed(seed) if shuffle else 0
         self.seed_was_given: bool = shuffle and seed is not None
         self.epoch: int = 0
+
+    @property
+    def tensors(self) -> tuple[Column, ...]:
+        """The tensors of the items: a copy if `rows` are some; all if arrays are read batch by batch."""
+        if self.rows is None or any(isinstance(column, Stored) for column in self.columns):
+            return self.columns
+        return tuple([column.index_select(0, self.rows.to(column.device)) for column in self.columns])
 
     def __len__(self) -> int:
         return self.n_items // self.batch_size if self.drop_last else -(-self.n_items // self.batch_size)
@@ -114,16 +121,13 @@ class TensorLoader:
             first: the number of the first batch.
             spans: the range of each batch in the order of the epoch, ascending, instead of whole batches.
         """
-        for column in self.tensors:
+        for column in self.columns:
             if isinstance(column, Stored):
                 column.check()
         epoch, self.epoch = self.epoch, self.epoch + 1
         spans = self.spans(first) if spans is None else spans
-        if self.blocks is not None:
-            batches = self._by_blocks(self.blocks, epoch, spans)
-        else:
-            batches = self._by_items(self.order(epoch), spans)
-        for batch in batches:
+        by_items, blocks = self._by_items, self.blocks
+        for batch in self._by_blocks(blocks, epoch, spans) if blocks else by_items(self.order(epoch), spans):
             yield batch if self.keys is None else dict(zip(self.keys, batch, strict=True))
 
     def spans(self, first: int = 0) -> Iterator[Span]:
@@ -149,10 +153,10 @@ class TensorLoader:
     def _by_items(self, order: Tensor | None, spans: Iterable[Span]) -> Iterator[Batch]:
         if order is None:
             for start, stop in spans:
-                yield tuple([column[start:stop] for column in self.tensors])
+                yield tuple([column[start:stop] for column in self.columns])
             return
         orders = {device: order.to(device) for device in self.devices}  # once per epoch
-        sources = [(column, orders[column.device]) for column in self.tensors]
+        sources = [(column, orders[column.device]) for column in self.columns]
         for start, stop in spans:
             yield tuple([column.index_select(0, order[start:stop]) for column, order in sources])
 
@@ -181,7 +185,7 @@ class TensorLoader:
         there = {device: rows.to(device) for device in self.devices}  # once per window
         spans = windows.spans(number)
         sources: list[tuple[Tensor, Tensor]] = []
-        for column, buffer in zip(self.tensors, buffers, strict=True):
+        for column, buffer in zip(self.columns, buffers, strict=True):
             if isinstance(column, Stored):
                 self._read_spans(column, spans, buffer)
                 sources.append((buffer, order))
@@ -192,10 +196,8 @@ class TensorLoader:
     def _buffers(self, n_items: int) -> list[Tensor]:
         """Buffers for the stored items of a window, allocated once per pass because this is slow."""
         return [
-            torch.empty((n_items, *column.shape[1:]), dtype=column.dtype)
-            if isinstance(column, Stored)
-            else torch.empty(0)
-            for column in self.tensors
+            torch.empty((n_items * isinstance(column, Stored), *column.shape[1:]), dtype=column.dtype)
+            for column in self.columns
         ]
 
     def _read_spans(self, column: Stored, spans: list[tuple[int, int]], buffer: Tensor) -> None:
@@ -223,7 +225,11 @@ class TensorLoader:
         self.seed, self.epoch = state["seed"], state["epoch"]
 
     def __repr__(self) -> str:
-        held = self.tensors if self.keys is None else dict(zip(self.keys, self.tensors, strict=True))
+        shown = [
+            column if isinstance(column, Stored) else column[:1].expand(self.n_items, *column.shape[1:])
+            for column in self.columns
+        ]
+        held = tuple(shown) if self.keys is None else dict(zip(self.keys, shown, strict=True))
         return f"TensorLoader({describe(held)}, batch_size={self.batch_size}, shuffle={self.shuffle})"
 
 

@@ -167,6 +167,7 @@ class Data:
         batch_size: int = 64,
         *,
         valid: float | tuple[Any, Any] | Mapping[str, Any] | None = 0.2,
+        test: float | tuple[Any, Any] | Mapping[str, Any] | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
         seed: int | None = None,
@@ -174,21 +175,20 @@ class Data:
     ) -> Data:
         """Batches of tensors or arrays, indexed a batch at a time, which is much faster than item by item.
 
-        Arrays that NumPy has mapped from a file (`np.load(path, mmap_mode="r")`, `np.memmap`) may be larger
-        than memory: one batch at a time is read, and the length of the file is checked before each. Read-only
-        arrays are copied batch by batch, too. Tensors on an accelerator are batched there; no batch is copied
-        from the host.
+        Arrays that NumPy has mapped from a file (`np.load(path, mmap_mode="r")`) may be larger than memory: a
+        batch at a time is read, after the length of the file is checked. Read-only arrays are copied batch by
+        batch, too. Tensors on an accelerator are batched there.
 
         Args:
             inputs: a tensor or NumPy array of shape (items, ...); a tuple of them for a model with several
-                inputs; or a mapping of them, which the model takes by keyword. float64 arrays are converted
-                to torch's default dtype, uint16 and uint32 to the next wider signed type; byte order does not
-                matter.
+                inputs; or a mapping of them, which the model takes by keyword. float64 arrays get torch's
+                default dtype, uint16 and uint32 the next wider signed type; byte order does not matter.
             targets: a tensor or array of shape (items, ...), a tuple of them, or None. With a mapping of
                 inputs also a mapping, or the keys of the inputs that are targets.
             batch_size: items per batch; validation uses twice as many.
             valid: the share of the items to hold out (drawn with `seed`), their number, a pair
-                `(inputs, targets)` to validate on (a mapping if targets are keys), or None for no validation.
+                `(inputs, targets)` (a mapping if targets are keys), or None. Nothing is copied.
+            test: the same for `learn.test()`.
             shuffle: use a new order each epoch, the same for the same seed.
             drop_last: leave out a smaller last batch.
             seed: for order and split; by default drawn from torch's random state.
@@ -202,12 +202,13 @@ class Data:
         found = as_columns(inputs, targets)
         seed_was_given = seed is not None
         seed, batch_size = check_seed(seed), check_batch_size(batch_size)
-        train, held_out = hold_out(found, targets, valid, seed)
+        train, rest = hold_out(found, targets, {"valid": valid, "test": test}, seed)
         options = {"shuffle": shuffle, "drop_last": drop_last, "seed": seed, "order": order}
         loader = TensorLoader(train.tensors, batch_size, rows=train.rows, **options)
         loader.seed_was_given = shuffle and seed_was_given
-        rest = held_out and TensorLoader(held_out.tensors, 2 * batch_size, rows=held_out.rows)
-        return cls(loader, rest, 1 if found.keys else found.n_inputs, targets=found.target_keys or None)
+        first, last = (each and TensorLoader(each.tensors, 2 * batch_size, rows=each.rows) for each in rest)
+        n_inputs = 1 if found.keys else found.n_inputs
+        return cls(loader, first, n_inputs, test=last, targets=found.target_keys or None)
 
     @classmethod
     @suggest_keywords_beside(*LOADER_OPTIONS)

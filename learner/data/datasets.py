@@ -9,7 +9,7 @@ from torch import Tensor
 
 from callbacks.core.draws import draw_seed
 from learner.data.data import Data
-from learner.data.tensors import split_at_random
+from learner.data.tensors import draw_rows
 
 __all__ = ["article", "diabetes", "digits"]
 
@@ -82,9 +82,8 @@ def diabetes(*, batch_size: int = 64, valid: float = 0.2, seed: int | None = Non
     inputs = torch.as_tensor(found.data, dtype=torch.float32)
     targets = torch.as_tensor(found.target, dtype=torch.float32).unsqueeze(1)
     seed = draw_seed() if seed is None else seed
-    kept, held_out = split_at_random((inputs, targets), valid, seed)
-    assert held_out is not None  # the share is a number
-    train, test = standardise(kept, kept), standardise(held_out, kept)
+    parts = [(inputs[rows], targets[rows]) for rows in draw_rows(len(inputs), {"valid": valid}, seed)]
+    train, test = (standardise(part, parts[0]) for part in parts)
     return Data.from_tensors(train[0], train[1], batch_size, valid=(test[0], test[1]), seed=seed)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from learner.data.stored import Stored
-from learner.data.tensors import Columns, as_columns, describe, draw_rows, split_at_random
+from learner.data.tensors import Columns, as_columns, describe, draw_rows
 
 
 @dataclass
@@ -20,27 +20,36 @@ class Part:
     rows: Tensor | None = None  #: the numbers of its items; None for all
 
 
-def hold_out(found: Columns, targets: Any, valid: Any, seed: int) -> tuple[Part, Part | None]:
-    """The training part and the validation part.
+def hold_out(
+    found: Columns, targets: Any, wanted: Mapping[str, Any], seed: int
+) -> tuple[Part, list[Part | None]]:
+    """The training part, and the parts to hold out, each None if it is not wanted.
 
-    Stored arrays are not copied: both parts have the whole array and the numbers of their own rows, in
-    ascending order as on the disk.
+    Nothing is copied: all parts have the same columns, and the numbers of their own rows. Arrays on a disk
+    are read in ascending order.
+
+    Args:
+        found: all columns.
+        targets: the targets that they were made of.
+        wanted: for `"valid"` and `"test"` a share, a number, a pair of tensors, a mapping of them, or None.
+        seed: for the rows.
 
     Raises:
         TypeError, ValueError: such a split is impossible.
     """
-    everything = Part(held(found))
-    if valid is None:
-        return everything, None
-    if isinstance(valid, (tuple, list, Mapping)):
-        return everything, Part(held(check_valid(valid, found, targets)))
-    if any(isinstance(column, Stored) for column in found.tensors):
-        kept, rest = draw_rows(len(found.tensors[0]), valid, seed)
-        return replace(everything, rows=kept.sort().values), replace(everything, rows=rest.sort().values)
-    tensors: Any = found.tensors
-    kept, rest = split_at_random(tensors, valid, seed)
-    assert rest is not None  # `valid` is a share or a number
-    return Part(held(found._replace(tensors=kept))), Part(held(found._replace(tensors=rest)))
+    parts: dict[str, Part] = {"train": Part(held(found))}
+    shares = {}
+    for name, each in wanted.items():
+        if isinstance(each, (tuple, list, Mapping)):
+            parts[name] = Part(held(check_valid(name, each, found, targets)))
+        elif each is not None:
+            shares[name] = each
+    if shares:
+        drawn = draw_rows(len(found.tensors[0]), shares, seed)
+        is_stored = any(isinstance(column, Stored) for column in found.tensors)
+        for name, rows in zip(("train", *shares), drawn, strict=True):
+            parts[name] = Part(held(found), rows.sort().values if is_stored else rows)
+    return parts["train"], [parts.get(name) for name in wanted]
 
 
 def held(found: Columns) -> Any:
@@ -48,8 +57,8 @@ def held(found: Columns) -> Any:
     return found.tensors if found.keys is None else dict(zip(found.keys, found.tensors, strict=True))
 
 
-def check_valid(valid: Any, found: Columns, targets: Any) -> Columns:
-    """Check that the validation columns have the number and the names of the training columns.
+def check_valid(name: str, valid: Any, found: Columns, targets: Any) -> Columns:
+    """Check that the columns to validate or test on have the number and the names of the training columns.
 
     Raises:
         TypeError, ValueError: they differ.
@@ -57,18 +66,18 @@ def check_valid(valid: Any, found: Columns, targets: Any) -> Columns:
     by_key = found.keys is not None and not isinstance(targets, Mapping) and isinstance(valid, Mapping)
     if not by_key and (isinstance(valid, Mapping) or len(valid) != 2):
         raise ValueError(
-            f"valid is {describe(valid)}: pass a pair (inputs, targets), or a share, such as 0.2."
+            f"{name} is {describe(valid)}: pass a pair (inputs, targets), or a share, such as 0.2."
         )
     given = as_columns(valid, found.target_keys or None) if by_key else as_columns(*valid)
     if (set(given.keys or ()), given.target_keys) != (set(found.keys or ()), found.target_keys):
         raise ValueError(
-            f"valid has {', '.join(given.keys or ('no names',))}, but training has "
+            f"{name} has {', '.join(given.keys or ('no names',))}, but training has "
             f"{', '.join(found.keys or ('no names',))}: use the same names."
         )
     n_all, n_inputs = len(found.tensors), found.n_inputs
     if (len(given.tensors), given.n_inputs) != (n_all, n_inputs):
         raise ValueError(
-            f"valid has {given.n_inputs} inputs and {len(given.tensors) - given.n_inputs} targets, but there "
-            f"are {n_inputs} inputs and {n_all - n_inputs} targets for training: pass as many of each."
+            f"{name} has {given.n_inputs} inputs and {len(given.tensors) - given.n_inputs} targets, but "
+            f"there are {n_inputs} inputs and {n_all - n_inputs} targets for training: pass as many of each."
         )
     return given

@@ -206,41 +206,30 @@ def is_array(item: Any) -> bool:
     )
 
 
-def split_at_random(
-    tensors: tuple[Tensor, ...], valid: float | None, seed: int
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
-    """Hold out a share or a number of the items.
+def draw_rows(n_items: int, shares: Mapping[str, float], seed: int) -> list[Tensor]:
+    """Draw the numbers of the items for training, then those of each share or number to hold out, by name.
 
     Raises:
-        ValueError: no item would be left for training or for validation.
+        ValueError: no item would be left for training or for one of them.
     """
-    if valid is None:
-        return tensors, None
-    kept, held_out = draw_rows(len(tensors[0]), valid, seed)
-    return tuple(tensor[kept.to(tensor.device)] for tensor in tensors), tuple(
-        tensor[held_out.to(tensor.device)] for tensor in tensors
-    )
-
-
-def draw_rows(n_items: int, valid: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw the numbers of the items for training and for validation.
-
-    Raises:
-        ValueError: no item would be left for training or for validation.
-    """
-    n_valid = 0
-    if is_whole(valid):
-        n_valid = int(valid)
-    elif isinstance(valid, Real) and 0 < valid < 1:
-        n_valid = round(n_items * float(valid))
-    if not 0 < n_valid < n_items:
-        raise ValueError(
-            f"valid={valid!r} cannot be held out of {counted(n_items, 'item', 'items')}: write a share "
-            "between 0 and 1, or a number of items, with at least one item in each part; a pair (inputs, "
-            "targets); or None for no validation."
-        )
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))
-    return order[n_valid:], order[:n_valid]
+    found: list[Tensor] = []
+    for name, share in shares.items():
+        n_held_out = 0
+        if is_whole(share):
+            n_held_out = int(share)
+        elif isinstance(share, Real) and 0 < share < 1:
+            n_held_out = round(n_items * float(share))
+        if not 0 < n_held_out < len(order):
+            there = counted(n_items, "item", "items")
+            there += f", of which {len(order)} are left" if found else ""
+            raise ValueError(
+                f"{name}={share!r} cannot be held out of {there}: write a share between 0 and 1, or a number "
+                "of items, with at least one item in each part; a pair (inputs, targets); or None for none."
+            )
+        found.append(order[:n_held_out])
+        order = order[n_held_out:]
+    return [order, *found]
 
 
 def check_batch_size(batch_size: Any) -> int:

@@ -44,7 +44,7 @@ def first_batch(data: Data, n_items: int = 2) -> Any:
     loaders: tuple[Any, ...] = (data.train, data.valid)
     for loader in loaders:
         if isinstance(loader, TensorLoader):
-            rows = tuple([column[:n_items] for column in loader.tensors])
+            rows = tuple([column[:n_items] for column in loader.columns])
             return rows if loader.keys is None else dict(zip(loader.keys, rows, strict=True))
         if is_sequence(loader) and loader:
             return loader[0]

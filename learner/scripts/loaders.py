@@ -94,7 +94,7 @@ def of_tensors(call: str, built: Any, used: Data, expressions: Expressions) -> L
             "data: Data.from_tensors has drawn its seed, which a script cannot repeat; pass seed= to it"
         )
     split = split_of(tensors, used)
-    if split is None or loader.keys is not None or loader.rows is not None:
+    if split is None or loader.keys is not None:
         expressions.problems.append(
             f"data: {call} returns other tensors than those of learn.data, or they are split in another way; "
             "pass a function that returns the loaders, as data='data.py:loaders'"
@@ -114,7 +114,7 @@ def split_of(tensors: tuple[Any, ...], used: Data) -> str | None:
     valid: Any = used.valid
     if valid is None:
         return "" if all(map(torch.equal, loader.tensors, tensors)) else None
-    kept, held_out = draw_rows(len(tensors[0]), len(valid.tensors[0]), loader.seed)
+    kept, held_out = draw_rows(len(tensors[0]), {"valid": valid.n_items}, loader.seed)
     same = [
         torch.equal(one[rows], other)
         for each, rows in ((loader, kept), (valid, held_out))

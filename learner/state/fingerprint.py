@@ -23,7 +23,6 @@ from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.data.loaders import n_batches_of
 from learner.data.stored import Stored
-from learner.data.tensors import Column
 from learner.state.protocol import FullLearner
 
 N_SHOWN = 10  # names in a message
@@ -100,8 +99,7 @@ def loader_of(loader: Any) -> dict[str, Any]:
     for name in ("batch_size", "drop_last"):
         found[name] = plain_or_none(getattr(loader, name, None))
     if isinstance(loader, TensorLoader):
-        rows = () if loader.rows is None else (loader.rows,)
-        found |= {"n_items": loader.n_items, "content": content_of((*loader.tensors, *rows))}
+        found |= {"n_items": loader.n_items, "content": content_of(loader)}
         found["order"] = None if loader.blocks is None else str(loader.blocks)
         found["seed"] = loader.seed if loader.seed_was_given else None
     elif loader is not None:
@@ -111,15 +109,20 @@ def loader_of(loader: Any) -> dict[str, Any]:
     return found
 
 
-def content_of(tensors: Iterable[Column]) -> int:
+def content_of(loader: TensorLoader) -> int:
     """A checksum of some values of each tensor, which shows different data or a different split."""
-    found = 0
-    for tensor in tensors:
+    found, rows = 0, loader.rows
+    is_stored = any(isinstance(column, Stored) for column in loader.columns)
+    for tensor in (*loader.columns, *(() if rows is None or not is_stored else (rows,))):
         if isinstance(tensor, Stored):
-            tensor = tensor.sample(N_READ)
-        step = max(1, len(tensor) // N_SAMPLED)
-        rows = tensor[::step][:N_SAMPLED].flatten(1) if tensor.ndim > 1 else tensor[::step][:N_SAMPLED]
-        sample = (rows[:, :4] if rows.ndim > 1 else rows).contiguous().cpu()
+            picked = tensor.sample(N_READ)
+            picked = picked[:: max(1, len(picked) // N_SAMPLED)][:N_SAMPLED]
+        elif rows is None or is_stored:
+            picked = tensor[:: max(1, len(tensor) // N_SAMPLED)][:N_SAMPLED]
+        else:
+            picked = tensor[rows[:: max(1, len(rows) // N_SAMPLED)][:N_SAMPLED].to(tensor.device)]
+        picked = picked.flatten(1) if picked.ndim > 1 else picked
+        sample = (picked[:, :4] if picked.ndim > 1 else picked).contiguous().cpu()
         found = zlib.crc32(sample.view(torch.uint8).numpy().tobytes(), found)
     return found
 

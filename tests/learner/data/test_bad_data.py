@@ -103,6 +103,16 @@ BAD = {
     ),
     "share too small": (lambda: Data.from_tensors(T, valid=0.01), ValueError, r"valid=0\.01 cannot"),
     "share NaN": (lambda: Data.from_tensors(T, valid=float("nan")), ValueError, "valid=nan"),
+    "nothing left": (
+        lambda: Data.from_tensors(T, valid=2, test=2),
+        ValueError,
+        "test=2 cannot be held out of 4 items, of which 2 are left",
+    ),
+    "test of other columns": (
+        lambda: Data.from_tensors(T, T, test=(T, None)),
+        ValueError,
+        "test has 1 inputs and 0 targets",
+    ),
     "valid True": (lambda: Data.from_tensors(T, valid=True), ValueError, "valid=True"),
     "valid text": (lambda: Data.from_tensors(T, valid="0.2"), ValueError, "valid='0.2'"),
     "valid alone": (

@@ -107,6 +107,37 @@ def test_a_number_or_a_share_may_be_held_out(valid):
     assert (data.train.n_items, data.valid.n_items) == (7, 3)
 
 
+@pytest.mark.parametrize("test", [2, 0.2])
+def test_a_share_is_held_out_for_the_test_and_validation_keeps_its_items(test):
+    data = Data.from_tensors(torch.arange(10), valid=0.3, test=test, seed=1)
+    train, valid, held = (part.tensors[0].tolist() for part in (data.train, data.valid, data.test))
+    assert (len(train), len(valid), len(held)) == (5, 3, 2)
+    assert sorted(train + valid + held) == list(range(10))
+    assert valid == Data.from_tensors(torch.arange(10), valid=0.3, seed=1).valid.tensors[0].tolist()
+    assert held == [int(item) for batch in data.test for item in batch[0]]
+
+
+def test_test_data_may_be_a_pair_a_mapping_or_a_share_without_validation():
+    assert Data.from_tensors(x(6), y(6), valid=None, test=(x(2), y(2))).test.n_items == 2
+    named = {"x": x(6), "y": y(6)}
+    data = Data.from_tensors(named, "y", valid=2, test={"x": x(3), "y": y(3)})
+    assert next(iter(data.test))["x"].shape == (3, 3)
+    data = Data.from_tensors(x(6), y(6), valid=None, test=2)
+    assert (data.train.n_items, data.valid, data.test.n_items) == (4, None, 2)
+    assert Data.from_tensors(x(6), y(6)).test is None
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_holding_out_copies_no_item_and_gives_the_batches_of_copies(shuffle):
+    inputs = torch.arange(40.0).view(20, 2)
+    data = Data.from_tensors(inputs, batch_size=4, valid=0.3, test=0.2, seed=4, shuffle=shuffle)
+    for part in (data.train, data.valid, data.test):
+        assert part.columns[0].data_ptr() == inputs.data_ptr()
+        copies = TensorLoader(part.tensors, part.batch_size, shuffle=part.shuffle, seed=4)
+        for batch, copied in zip([*part, *part], [*copies, *copies], strict=True):
+            assert torch.equal(batch[0], copied[0])
+
+
 def test_validation_data_may_be_a_pair_or_none():
     data = Data.from_tensors(x(6), y(6), valid=(x(2), y(2)), batch_size=4)
     assert (data.train.n_items, data.valid.n_items) == (6, 2)
