@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 N_SHOWN = 15  # rows at each end of a long history, so that it fits a screen
+N_SEARCHED = 100_000  # at most so many rows are searched for the best number, which takes 0.03 s a column
 
 
 class History:
@@ -54,7 +55,7 @@ class History:
     @property
     def names(self) -> list[str]:
         """The columns, in the order in which they first appeared."""
-        return list({name: None for row in self.rows for name in row})
+        return names_in(self.rows)
 
     def add_step(self, loss: Any, rate: Any) -> None:
         """Add a training step's loss and learning rate."""
@@ -177,9 +178,6 @@ class History:
         self.directions = dict(state.get("directions", self.directions))
         self._losses, self._rates = Scalars(state["steps"]["train_loss"][:]), Scalars(state["steps"]["lr"][:])
 
-    def _table(self, rows: list[dict[str, Any]]) -> list[list[str]]:
-        return [[show(row.get(name)) for name in self.names] for row in rows]
-
     def _ends(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The rows that are shown: all, or the first and the last of a long history."""
         if len(self) <= 2 * N_SHOWN + 1:
@@ -192,10 +190,9 @@ class History:
     def __repr__(self) -> str:
         if not self.rows:
             return "History: no epochs yet"
-        first, last = (self._table(rows) for rows in self._ends())
-        columns = [
-            [self.names[number], *column] for number, column in enumerate(zip(*first, *last, strict=True))
-        ]
+        first, last = self._ends()
+        rows = [*first, *last]
+        columns = [[name, *(show(row.get(name)) for row in rows)] for name in names_in(rows)]
         blocks = text_blocks(columns, get_terminal_size().columns)
         if last:
             for lines in blocks:
@@ -205,25 +202,15 @@ class History:
     def _repr_html_(self) -> str:
         if not self.rows:
             return "<p>History: no epochs yet</p>"
-        first, last = (self._html_rows(rows) for rows in self._ends())
-        gap = [f'<tr><td colspan="{len(self.names)}">&hellip;</td></tr>'] if last else []
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
+        ends = self._ends()
+        names = names_in([*ends[0], *ends[1]])
+        best = {name: self._best_number(name) for name in names if len(self) <= N_SEARCHED}
+        first, last = (html_rows(rows, names, best) for rows in ends)
+        gap = [f'<tr><td colspan="{len(names)}">&hellip;</td></tr>'] if last else []
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
         body = "\n".join([f"<tr>{head}</tr>", *first, *gap, *last])
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
         return f"<table>\n{body}\n</table>{notes}"
-
-    def _html_rows(self, rows: list[dict[str, Any]]) -> list[str]:
-        """Rows of a table, the best number of each loss and metric in bold."""
-        best = {name: self._best_number(name) for name in self.names}
-        lines = []
-        for row in rows:
-            cells = []
-            for name in self.names:
-                cell = html.escape(show(row.get(name)))
-                is_best = best[name] is not None and row.get(name) == best[name]
-                cells.append(f"<td><b>{cell}</b></td>" if is_best else f"<td>{cell}</td>")
-            lines.append(f"<tr>{''.join(cells)}</tr>")
-        return lines
 
     def direction_of(self, name: str) -> Direction | None:
         """The direction in which a column is better; None if it is not known."""
@@ -231,8 +218,8 @@ class History:
 
     def _best_number(self, name: str) -> float | None:
         direction = self.direction_of(name)
-        numbers = [value for value in self[name] if is_comparable(value)]
-        if direction is None or not numbers:
+        numbers = [row[name] for row in self.rows if is_comparable(row.get(name))] if direction else []
+        if not numbers:
             return None
         return min(numbers) if direction == "min" else max(numbers)
 
@@ -260,6 +247,24 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.4g}"
     return "" if value is None else str(value)
+
+
+def names_in(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The columns of these rows, in the order in which they first appear."""
+    return list({name: None for row in rows for name in row})
+
+
+def html_rows(rows: list[dict[str, Any]], names: list[str], best: dict[str, float | None]) -> list[str]:
+    """Rows of a table, the best number of each loss and metric in bold."""
+    lines = []
+    for row in rows:
+        cells = []
+        for name in names:
+            cell = html.escape(show(row.get(name)))
+            is_best = best.get(name) is not None and row.get(name) == best[name]
+            cells.append(f"<td><b>{cell}</b></td>" if is_best else f"<td>{cell}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return lines
 
 
 def is_comparable(value: Any) -> bool:
