@@ -15,7 +15,7 @@ from learner.data.data import Data
 from learner.data.leaks import checked
 from learner.data.loaders import describe_loader, is_function, is_sequence, n_batches_of
 from learner.data.samples import Samples
-from learner.data.sharing import Share, sharding_of, shared
+from learner.data.sharing import Share, Shared, sharding_of
 from learner.data.tensors import counted
 from learner.messages.problems import report_problems
 from learner.passes import positions, streams
@@ -165,9 +165,9 @@ class Known:
         self.share = self.share_of(learn, batches)
         notes, stream = learn.ranks.set_counts, learn.ranks.drawing_data
         in_step = learn.training or learn.ranks.in_step
-        return shared(batches, self.share, notes, learn.data, training=in_step, stream=stream)
+        return Shared(batches, self.share, notes, learn.data, in_step, stream)
 
-    def share_of(self, learn: LearnerProtocol, batches: Any) -> Share:
+    def share_of(self, learn: Any, batches: Any) -> Share:
         """Which part of these batches this process takes."""
         ranks, own = learn.ranks, sharding_of(batches)
         if own is not None:

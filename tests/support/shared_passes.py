@@ -25,7 +25,7 @@ from callbacks.distributed.streams import Streams
 from learner import Blocks, Data, TensorLoader
 from learner.data.seeded import Seeded
 from learner.data.seeds import seed_everything
-from learner.data.sharing import Share, shared
+from learner.data.sharing import Share, Shared
 
 SIZES = (1, 2, 3, 4, 8)
 
@@ -162,7 +162,7 @@ def parts(make, share: Share, *, training=True, n_passes=1, model=None, **option
         noted: list[tuple] = []
         with streams.drawing_data():
             batches = data.batches(data.train)
-        of_pass = shared(
+        of_pass = Shared(
             batches,
             share._replace(epoch=epoch),
             lambda *numbers, noted=noted: noted.append(numbers),

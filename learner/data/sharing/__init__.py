@@ -2,6 +2,11 @@
 
 from learner.data.sharing.sharded import Sharding, sharding_of
 from learner.data.sharing.shares import Share
-from learner.data.sharing.sharing import Shared, shared
+from learner.data.sharing.sharing import Shared
 
-__all__ = ["Sharding", "Share", "Shared", "sharding_of", "shared"]
+__all__ = [
+    "Sharding",
+    "Share",
+    "Shared",
+    "sharding_of",
+]

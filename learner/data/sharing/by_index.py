@@ -54,7 +54,8 @@ class Pass:
         stream: Stream,
     ):
         self.loader, self.share, self.note, self.training = loader, share, note, training
-        self.stream, self.sampler, self.n_done = stream, loader._index_sampler, 0
+        self.stream, self.n_done = stream, 0
+        self.sampler: Any = loader._index_sampler
         self.notes: deque[tuple[int | None, int | None]] = deque()
         with stream():
             self.seed = seed_of(loader, share.epoch)

@@ -56,7 +56,7 @@ class Sharding:
             )
         n_items = n_items_of(self.part)
         n_drawn = getattr(self.part, "total_size", n_items)
-        if n_items is not None and n_drawn != n_items:
+        if n_items is not None and n_drawn is not None and n_drawn != n_items:
             more = f"repeats {n_drawn - n_items}" if n_drawn > n_items else f"leaves out {n_items - n_drawn}"
             yield LearnerWarning(f"{where}, which {more} of {n_items} items in each pass. {hint}")
         if not self.is_certain and not ranks.sharded:
@@ -74,7 +74,7 @@ def sharding_of(loader: Any) -> Sharding | None:
         for names in (("num_replicas", "rank"), ("world_size", "rank")):
             found = [kept.get(name) for name in names]
             if all(type(each) is int for each in found):
-                return Sharding(part, *found)
+                return Sharding(part, found[0], found[1])
         if getattr(part, "__name__", type(part).__name__) in OWN_PARTS:
             return Sharding(part)
         if reads_its_rank(part):

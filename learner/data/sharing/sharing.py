@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from learner.data import items
 from learner.data.batching import Span, TensorLoader
+from learner.data.data import Data
 from learner.data.leaks import checked
 from learner.data.loaders import is_sequence
 from learner.data.sharing import by_index
@@ -20,21 +23,14 @@ from learner.data.tensors import describe
 END = object()
 
 
-def shared(
-    batches: Iterable[Any],
-    share: Share,
-    note: Note,
-    data: Any,
-    *,
-    training: bool = True,
-    stream: Stream = nullcontext,
-) -> Shared:
-    """What a rank iterates over, instead of the batches that one process would iterate over.
+@dataclass
+class Shared:
+    """A rank's part of the batches of a pass, to iterate over instead of those of one process.
 
     All ranks draw the same batches from the user's own sampler or loader, in the same order, and each takes
     its part. So they need equal loaders, and equal random states at the start of a pass.
 
-    Args:
+    Attributes:
         batches: what one process would iterate over, such as a `DataLoader`.
         share: which part of each batch the rank takes.
         note: called before each batch with the number of items in it, and that of all ranks; both are None if
@@ -44,19 +40,13 @@ def shared(
             of a batch skips it.
         stream: a function that returns a context in which all ranks draw the same random numbers.
     """
-    return Shared(batches, share, note, data, training, stream)
-
-
-@dataclass
-class Shared:
-    """A rank's part of the batches of a pass; see `shared`."""
 
     batches: Iterable[Any]
     share: Share
     note: Note
-    data: Any
-    training: bool
-    stream: Stream
+    data: Data
+    training: bool = True
+    stream: Stream = nullcontext
 
     def __iter__(self) -> Iterator[Any]:
         return self.after(0)[0]
@@ -67,7 +57,7 @@ class Shared:
         if isinstance(found, TensorLoader) and not self.share.sharded:
             n_skipped = min(n_done, self.share.length(len(found)) or 0)
             return found.from_batch(0, self._spans(found, n_done)), n_skipped
-        if by_index.is_possible(found) and not self.share.sharded:
+        if isinstance(found, DataLoader) and by_index.is_possible(found) and not self.share.sharded:
             here = by_index.Pass(found, self.share, self.note, training=self.training, stream=self.stream)
             return here.after(n_done)
         groups = self.share.groups_of(self._drawn(found))
@@ -109,6 +99,7 @@ class Shared:
                 continue
             batch = group[taken.number]
             if not self.share.each:
+                assert taken.n_everywhere is not None  # otherwise `_size` has raised an error
                 batch = slicer.slice(batch, taken.start, taken.stop, taken.n_everywhere)
             self.note(taken.n_here, taken.n_everywhere)
             yield batch

@@ -37,10 +37,8 @@ class Slicer:
         if (start, stop) == (0, n_items):
             return batch
         piece = Piece(self, slice(start, stop), n_items, batch)
-        if is_named_tuple(batch):
-            return type(batch)(*[piece.of(each, (n,)) for n, each in enumerate(batch)])
         if isinstance(batch, (tuple, list)):  # inputs and targets
-            return type(batch)([piece.of(each, (n,)) for n, each in enumerate(batch)])
+            return rebuilt(batch, [piece.of(each, (n,)) for n, each in enumerate(batch)])
         return piece.of(batch, ())
 
 
@@ -116,7 +114,7 @@ class Piece:
         found = {key: self.of(each, (*path, key)) for key, each in part.items()}
         if type(part) is dict or not hasattr(part, "__setitem__"):
             return found
-        like = copy.copy(part)
+        like: Any = copy.copy(part)
         for key, each in found.items():
             like[key] = each
         return like
@@ -129,10 +127,9 @@ class Piece:
             self.known.are_columns[path] = len(part) != self.n_items
         if not self.known.are_columns.get(path, False):
             return part[self.range]
-        found = [self.of(each, (*path, n)) for n, each in enumerate(part)]
-        return type(part)(*found) if is_named_tuple(part) else type(part)(found)
+        return rebuilt(part, [self.of(each, (*path, n)) for n, each in enumerate(part)])
 
 
-def is_named_tuple(part: Any) -> bool:
-    """Is this an instance of a `NamedTuple`?"""
-    return isinstance(part, tuple) and hasattr(part, "_fields")
+def rebuilt(like: Any, entries: list[Any]) -> Any:
+    """A list or tuple of the same type with other entries."""
+    return type(like)(*entries) if hasattr(like, "_fields") else type(like)(entries)

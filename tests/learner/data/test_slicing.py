@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from learner import Data
-from learner.data.sharing import Share, shared
+from learner.data.sharing import Share, Shared
 
 
 class Row(NamedTuple):
@@ -41,7 +41,7 @@ def parts(batch, size=3, previous=(), **options):
     found = []
     for rank in range(size):
         data = Data([*previous, batch], **options)
-        found.append(list(shared(data.train, Share(rank, size), lambda *_: None, data))[-1])
+        found.append(list(Shared(data.train, Share(rank, size), lambda *_: None, data))[-1])
     return found
 
 
@@ -171,13 +171,13 @@ def test_other_objects_are_refused_but_taken_as_a_whole_in_turn():
     ):
         parts((Graph(), Y))
     data, noted = Data([(Graph(), Y)] * 3), []
-    found = list(shared(data.train, Share(1, 2, each=True), lambda *each: noted.append(each), data))
+    found = list(Shared(data.train, Share(1, 2, each=True), lambda *each: noted.append(each), data))
     assert (len(found), noted) == (2, [(N, 2 * N), (0, N)])
 
 
 def test_a_batch_without_a_length_counts_as_unknown():
     data, noted = Data([{"scale": 1.0}] * 3), []
-    assert len(list(shared(data.train, Share(0, 2, each=True), lambda *each: noted.append(each), data))) == 2
+    assert len(list(Shared(data.train, Share(0, 2, each=True), lambda *each: noted.append(each), data))) == 2
     assert noted == [(None, None)] * 2
     with pytest.raises(TypeError, match=r"a dict with the keys 'scale', cannot be split into items"):
-        list(shared(data.train, Share(0, 2), lambda *_: None, data))
+        list(Shared(data.train, Share(0, 2), lambda *_: None, data))

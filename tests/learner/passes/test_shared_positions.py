@@ -14,7 +14,7 @@ from callbacks.core import draws
 from callbacks.distributed.streams import Streams
 from learner import Data
 from learner.data.seeds import seed_everything
-from learner.data.sharing import Share, shared
+from learner.data.sharing import Share, Shared
 from learner.passes import positions
 
 
@@ -47,7 +47,7 @@ class Rank:
 
     def batches(self):
         note, stream = self.note, self.streams.drawing_data
-        return shared(self.data.batches(self.loader), self.share, note, self.data, stream=stream)
+        return Shared(self.data.batches(self.loader), self.share, note, self.data, stream=stream)
 
     def note(self, *numbers):
         self.step = numbers
