@@ -124,6 +124,9 @@ class Callback:
         matches_loop: do the operations that it overrides compute what those of the loop compute?
         distributed: does it synchronize several processes that train together? If no callback does, a fit in
             one of several processes raises an error.
+        decides_alike: do its hooks cancel at the same batch in all of these processes? Otherwise a cancel
+            waits until they agree on it.
+        silences: are callbacks of the phase `REPORT` not called in this one of them? As not in the first.
         on_every_rank: is a callback of the phase `REPORT` called in all of these processes? By default only
             in the first, so that one process prints, draws and logs.
         differs_by_rank: does its state differ between these processes? Then it has the methods
@@ -149,6 +152,8 @@ class Callback:
     shows_progress: bool = False
     matches_loop: bool = False
     distributed: bool = False
+    decides_alike: bool = False
+    silences: bool = False
     on_every_rank: bool = False
     differs_by_rank: bool = False
     _called_when: Any = None  # the `When` it was passed in, which decides when it is called

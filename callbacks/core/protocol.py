@@ -112,6 +112,10 @@ class LearnerProtocol(Protocol):
         """`loss` as a number if reading it does not wait for a device (on a CPU), otherwise the tensor."""
         ...
 
+    def report_loss(self, loss: Any) -> None:
+        """Report another loss for this batch, such as that of all processes."""
+        ...
+
     @property
     def pass_name(self) -> str:
         """`"train"`, or in validation `"valid"` or the name of the data in `Data(valid={...})`."""
@@ -137,7 +141,7 @@ class LearnerProtocol(Protocol):
         """The names that `results` will contain, each with the direction in which it is better, if known."""
         ...
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, alike: bool = False) -> None:
         """End the fit after the current batch or epoch; the enclosing spans fire their `after_` events."""
         ...
 

@@ -28,6 +28,7 @@ class Ranks:
         n_here: items of the current batch in this process; None if it is all of them.
         n_everywhere: items of the current batch in all processes.
         in_step: must all processes run the model at the same time, in validation too?
+        share: how much this process's part of the current batch counts; None if the loss is of all parts.
         joined: for the checkpoint that is written next, by the names of callbacks: the states of all
             processes together, where they differ.
     """
@@ -38,6 +39,7 @@ class Ranks:
     n_here: int | None = None
     n_everywhere: int | None = None
     in_step: bool = False
+    share: Any = None
     joined: Mapping[str, Any] = MappingProxyType({})
 
     @property
@@ -61,11 +63,28 @@ class Ranks:
         """
         return make()
 
-    def stop(self, learn: Any, reason: str) -> None:
-        """End the fit, at a moment that all processes agree on."""
+    def loss_here(self, learn: Any) -> Any:
+        """The loss of this process's share of the current batch; a number if reading it does not wait."""
+        return learn.loss_value
+
+    def losses_of_all(self, losses: list[float], shares: list[Any]) -> list[float]:
+        """The losses of whole batches, from those of the parts in each process. Every process must call this.
+
+        Args:
+            losses: of the parts in this process.
+            shares: how much each part counts; None where the loss is that of the whole batch already.
+        """
+        return losses
+
+    def whole_loss(self, learn: Any) -> Any:
+        """The loss of the current batch in all processes. Every process must call this."""
+        return learn.loss
+
+    def stop(self, learn: Any, reason: str, *, alike: bool = False) -> None:
+        """End the fit, at a moment that all processes agree on; at once if all processes decide alike."""
         learn.stop_reason = learn.stop_reason or reason
 
-    def holds(self, learn: Any, error: BaseException) -> bool:
+    def holds(self, learn: Any, error: BaseException, callback: Any) -> bool:
         """Is this a cancel that waits until all processes agree on it?"""
         return False
 

@@ -171,7 +171,7 @@ def hooks_of(callbacks: Sequence[Callback]) -> dict[str, tuple[Hook, ...]]:
     """For each event the hooks in the order in which they run; `cleanup_fit` runs in reverse."""
     defined = [(each, EVENTS if window_of(each) else names_defined_by(each)) for each in callbacks]
     found: dict[str, tuple[Hook, ...]] = {}
-    if any(getattr(each, "silences", False) for each in callbacks):
+    if any(each.silences for each in callbacks):
         defined = [
             (each, names) for each, names in defined if each.order != Order.REPORT or each.on_every_rank
         ]

@@ -6,21 +6,23 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from callbacks.core.contract import (
-    Callback,
     Cancel,
+    CancelBatch,
     CancelEpoch,
     CancelFit,
     CancelTrain,
-    CancelValidate,
     LearnerProtocol,
-    Order,
 )
 from callbacks.distributed import group as groups
+from callbacks.step.accumulation import scaled
 
-HELD = (CancelFit, CancelEpoch, CancelTrain, CancelValidate)
+HELD = (CancelFit, CancelEpoch, CancelTrain)
+N_STEPS = 1 << 12  # the number of updates is sent modulo this, so that the sum is exact in float32
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 LAG = 4  # batches after which a note on an accelerator is read, so that the host does not wait
 
 
@@ -38,25 +40,31 @@ class Group(groups.Group):
         self.each, self.sharded = each, sharded
         self.group = self.size if each and not sharded else 1
         self._divisor = divisor
-        self._wish: tuple[str, Any, Any] | None = None  # stop or cancel, its reason or class, the signal
+        # stop or cancel, its reason or class, the signal, the batch
+        self._wish: tuple[str, Any, Any, int] | None = None
         self._unit: Any = None
+        self._is_sum = False
         self._n_first: int | None = None
-        self.note: Any = None
-        self._notes: list[Tensor] = []  # on an accelerator, not read yet
+        self._weight: Any = 1.0  # of the gradients of all ranks
+        self._numbers: Any = None  # the last ones that all ranks have sent
+        self._loss_here: Any = None  # of this rank's share of the batch, once the other's is known
+        self._is_sent = self._is_void = False
+        self._unread: list[tuple[Tensor, int]] = []  # on an accelerator, with the number of updates
         self._begun, self._seconds = time.monotonic(), 0.0
 
     def begin_pass(self) -> None:
         """Forget what the batches of the last pass weighed."""
         self._unit = self._n_first = None
-        self._notes.clear()
+        self._unread.clear()
 
     def set_counts(self, n_here: int | None, n_everywhere: int | None) -> None:
         """Note the numbers of items of the batch that is yielded next."""
         self.n_here, self.n_everywhere = n_here, n_everywhere
+        self._is_sent, self._is_void, self._loss_here = False, False, None
 
     # Weights
 
-    def share(self, learn: LearnerProtocol, weight: Any, *, is_sum: bool) -> Any:
+    def share_of(self, learn: LearnerProtocol, weight: Any, *, is_sum: bool) -> Any:
         """The weight of this rank's batch, so that ranks with equal batches have 1; 0 without items."""
         if self.n_here == 0:
             return 0.0
@@ -72,91 +80,178 @@ class Group(groups.Group):
             return self._unit
         return self._unit * n_first / self._n_first
 
-    def divided_by(self, *, is_sum: bool) -> Any:
-        """What synchronized gradients are divided by: a number on the CPU, otherwise a tensor."""
-        weight = self.note[1]
-        weight = weight.item() if self.note.is_cpu else weight
+    def divided_by(self, n_divided: int, *, is_sum: bool) -> Any:
+        """What synchronized gradients are divided by: a number on the CPU, otherwise a tensor.
+
+        Args:
+            n_divided: what they are divided by already.
+            is_sum: is the loss a sum?
+        """
         if is_sum:
-            return weight / self.size
+            return 1 / n_divided
+        weight = self._weight / n_divided
         if isinstance(weight, Tensor):
             return weight.where(weight != 0, 1)
         return weight or 1
 
+    def set_share(self, share: Any, *, is_sum: bool) -> None:
+        """Note how much this rank's part of the current batch counts, and whether the loss is a sum."""
+        self.share, self._is_sum = share if self.size > 1 else None, is_sum
+
     def divisor(self, learn: LearnerProtocol, weight: Any, *, is_sum: bool) -> Any:
         return self._divisor(learn, weight, is_sum)
 
+    # What the ranks send each other with the gradients
+
+    def message(self, learn: LearnerProtocol, weight: Any, share: Any = None) -> list[Any]:
+        """The numbers that are added over all ranks.
+
+        Args:
+            learn: the learner.
+            weight: of all batches since the last update.
+            share: the part of this batch in it; None if the update follows no batch.
+        """
+        loss: Any = 0.0
+        if share is not None:
+            here = self._loss_here = learn.loss_value
+            if isinstance(here, Tensor):
+                loss = scaled(here, share)
+            elif share:
+                loss = here * share
+        share = 0.0 if share is None else share
+        seconds = time.monotonic() - self._begun if self.is_first else 0.0
+        return [float(self._wish is not None), weight, share, loss, seconds, learn.global_step % N_STEPS]
+
+    def receive(self, learn: LearnerProtocol, numbers: Tensor, *, is_sum: bool) -> None:
+        """Take in what all ranks have sent: the weight of the gradients, and the loss of the whole batch."""
+        _, weight, share, loss, *_ = numbers
+        self._weight = weight.item() if numbers.is_cpu else weight
+        self._is_sent, self._numbers, self.share = True, numbers, None
+        if self._loss_here is not None:
+            learn.report_loss(loss if is_sum else loss / share)
+
+    def read(self, learn: LearnerProtocol) -> None:
+        """Stop or cancel, if a rank asked for it before this backward pass.
+
+        Raises:
+            Cancel: a rank has cancelled something, or all ranks have cancelled this batch.
+            RuntimeError: the ranks have not made the same updates.
+        """
+        numbers = self._numbers
+        if self._is_void and not numbers[2]:  # on all ranks
+            raise CancelBatch
+        if not numbers.is_cpu:
+            self._unread.append((numbers, learn.global_step))
+            if len(self._unread) <= LAG:
+                return
+        numbers, step = self._unread.pop(0) if self._unread else (numbers, learn.global_step)
+        wish, _, _, _, self._seconds, steps = numbers.tolist()
+        if steps != self.size * (step % N_STEPS):
+            self.check(learn)
+        if wish:
+            self.agree(learn, within=True)
+
     # Stopping
 
-    @property
-    def wants_to_stop(self) -> bool:
-        """Does this rank wait for the others to agree on a stop or a cancel?"""
-        return self._wish is not None
-
-    def stop(self, learn: Any, reason: str) -> None:
-        if self.size == 1:
+    def stop(self, learn: Any, reason: str, *, alike: bool = False) -> None:
+        if self.size == 1 or alike:
             super().stop(learn, reason)
-        self._wish = self._wish or ("stop", reason, learn.interrupted)
+        elif not learn.stop_reason:
+            self._wish = self._wish or ("stop", reason, learn.interrupted, learn.batch_idx)
 
-    def holds(self, learn: Any, error: BaseException) -> bool:
-        if self.size == 1 or not isinstance(error, HELD):
+    def holds(self, learn: Any, error: BaseException, callback: Any) -> bool:
+        if self.size == 1 or callback.decides_alike:
             return False
-        self._wish = self._wish or ("cancel", type(error), None)
+        if isinstance(error, CancelBatch) and learn.training and not self._is_sent:
+            self._is_void, self.n_here = True, 0  # the others need this rank's part in the gradients
+            return True
+        if not isinstance(error, HELD):
+            return False
+        self._wish = self._wish or ("cancel", type(error), None, learn.batch_idx)
         return True
 
     @property
-    def elapsed(self) -> float:
-        """The seconds since the start of the fit in this process."""
-        return time.monotonic() - self._begun
+    def is_void(self) -> bool:
+        """Has this rank cancelled the current batch?"""
+        return self._is_void
 
-    def read_note(self, learn: Any) -> None:
-        """Stop or cancel, if a rank asked for it before this backward pass."""
-        note = self.note
-        if not note.is_cpu:
-            self._notes.append(note)
-            if len(self._notes) <= LAG:
-                return
-            note = self._notes.pop(0)
-        wish, _, self._seconds = note.tolist()
-        if wish:
-            self.agree(learn)
+    def loss_here(self, learn: Any) -> Any:
+        return learn.loss_value if self._loss_here is None else self._loss_here
+
+    def whole_loss(self, learn: Any) -> Any:
+        if self.share is None:
+            return learn.loss
+        return self.losses_of_all([float(learn.loss)], [float(self.share)])[0]
+
+    def losses_of_all(self, losses: list[float], shares: list[Any]) -> list[float]:
+        found = []
+        for parts in zip(*self.gather(list(zip(losses, shares, strict=True))), strict=True):
+            if parts[0][1] is None:
+                found.append(parts[0][0])
+                continue
+            total = sum(loss * share for loss, share in parts if share)
+            found.append(total if self._is_sum else total / (sum(share for _, share in parts) or 1))
+        return found
 
     def seconds(self) -> float:
-        """The seconds of the first process since the start of the fit, which travel with each note."""
+        """The seconds of the first process since the start of the fit, which travel with each message."""
         return self._seconds
 
-    def agree(self, learn: Any) -> None:
+    def agree(self, learn: Any, *, within: bool = False, ended: type[Cancel] = Cancel) -> None:
         """Ask all ranks whether to stop, and do what the first of them wants.
 
+        Args:
+            learn: the learner.
+            within: is this in a training batch?
+            ended: the cancel of the span that has ended, which no longer means anything.
+
         Raises:
-            Cancel: a callback of some rank has raised it.
+            Cancel: a callback of some rank has raised it; or `CancelBatch`, if a rank has stopped before this
+                batch.
         """
         wishes = [each for each in self.gather(self._wish) if each is not None]
         self._wish = None
         if not wishes:
             return
-        kind, what, signal = wishes[0]
+        kind, what, signal, batch_idx = wishes[0]
         learn.interrupted = learn.interrupted or signal
+        is_void = within and not signal and batch_idx < learn.batch_idx and not learn.n_waiting
+        if is_void:  # one process would not have started this batch
+            learn.batch_idx -= 1
+        if kind == "cancel" and what is not ended:
+            raise what
         if kind == "stop":
             learn.stop_reason = learn.stop_reason or what
-            return
-        error: Cancel = what()
-        raise error
+        if is_void:
+            raise CancelBatch
+
+    def check(self, learn: Any) -> None:
+        """Compare what must be equal on all ranks.
+
+        Raises:
+            RuntimeError: it is not; with the ranks.
+        """
+        own = {"updates": learn.global_step, "training items": learn.n_samples, "weights": sums_of(learn)}
+        found = self.gather(own)
+        for name, value in found[0].items():
+            others = [rank for rank, each in enumerate(found) if each[name] != value]
+            if others:
+                counts = "" if name == "weights" else f" ({', '.join(str(each[name]) for each in found)})"
+                raise RuntimeError(
+                    f"the processes have diverged: rank 0 does not have the same {name} as rank "
+                    f"{' and '.join(map(str, others))}{counts}, in epoch {learn.epoch}, batch "
+                    f"{learn.batch_idx}. A callback has acted in some of them only, as by CancelStep or by a "
+                    "change of weights or rates. Let it decide by what is equal in all: learn.results, the "
+                    "clock, or learn.ranks.gather(value)."
+                )
 
 
-class Agreement(Callback):
-    """Agree with the other processes at the end of each pass and epoch, after all callbacks that decide.
-
-    `Distributed` adds it for the time of a fit.
-    """
-
-    order = Order.DECIDE
-
-    def after_train(self, learn: LearnerProtocol) -> None:
-        learn.ranks.agree(learn)
-
-    def after_validate(self, learn: LearnerProtocol) -> None:
-        if not learn.is_aside:
-            learn.ranks.agree(learn)
-
-    def after_epoch(self, learn: LearnerProtocol) -> None:
-        learn.ranks.agree(learn)
+def sums_of(learn: Any) -> list[int]:
+    """A checksum of all trained parameters, exact and quick; waits for the device."""
+    found = []
+    for each in learn.model.parameters():
+        bits = INTEGERS.get(each.element_size())
+        is_whole = not hasattr(each, "device_mesh")  # of a sharded one, each rank has another part
+        if each.requires_grad and bits and is_whole and not each.is_complex():
+            found.append(each.detach().view(bits).sum())
+    return torch.stack(found).tolist() if found else []

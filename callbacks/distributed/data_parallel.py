@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from callbacks.core.modules import modules_beside
 from callbacks.core.protocol import LearnerProtocol
 
+N_NUMBERS = 6  # of a message
 #: Its name until PyTorch 2.12.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
@@ -23,14 +24,15 @@ class Whole(nn.Module):
 
     Attributes:
         note: a parameter whose gradient travels with those of the model, so that a step needs no collective
-            operation of its own: whether a rank wants to stop, the weight of its batch, and the seconds since
-            the start of the fit of the first process.
+            operation of its own: the numbers of a `Message`.
     """
 
     def __init__(self, model: nn.Module, beside: Iterable[nn.Module], device: torch.device):
         super().__init__()
         self.model, self.beside = model, nn.ModuleList(beside)
-        self.note = nn.Parameter(torch.zeros(3, device=device))
+        is_double = any(each.dtype == torch.float64 for each in model.parameters())
+        dtype = torch.float64 if is_double else torch.float32  # bfloat16 would round weights and losses
+        self.note = nn.Parameter(torch.zeros(N_NUMBERS, dtype=dtype, device=device))
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         return self.model(*inputs, **named)
@@ -59,8 +61,7 @@ class DataParallel:
         self.trained = names_of_trained(self.whole)
         self.note = self.whole.note
         self.size = dist.get_world_size()
-        # the seconds are those of the first rank; gradients are averaged unless they are added in order
-        self._factor = 0 if dist.get_rank() else 1 if in_order else self.size
+        self.n_divided = 1 if in_order else self.size  # what gradients and note are divided by
 
     def is_current(self, learn: LearnerProtocol) -> bool:
         """Is this still the learner's model, with the same trained parameters?"""
@@ -70,27 +71,20 @@ class DataParallel:
         """A context for the forward pass of a batch, whose gradients are averaged or stay in this process."""
         return nullcontext() if is_synced else self.wrapped.no_sync()
 
-    def send(self, wants_to_stop: bool, weight: float | Tensor, seconds: float) -> None:
-        """Put the note into this backward pass."""
-        self.note.backward(self._message(wants_to_stop, weight, seconds))
-
-    def _message(self, wants_to_stop: bool, weight: float | Tensor, seconds: float) -> Tensor:
-        value = torch.tensor([float(wants_to_stop), 0.0, seconds * self._factor], device=self.note.device)
-        value[1] = weight
-        return value
+    def send(self, numbers: list[float | Tensor]) -> None:
+        """Put numbers into this backward pass."""
+        self.note.backward(tensor_of(numbers, self.note))
 
     def received(self) -> Tensor:
-        """The note after the backward pass: how many want to stop, and the weight, summed or averaged."""
+        """The numbers after the backward pass, added over all ranks."""
         found = self.note.grad
         assert found is not None
         self.note.grad = None
-        return found
+        return found if self.n_divided == 1 else found.mul_(self.n_divided)
 
-    def sync(
-        self, learn: LearnerProtocol, wants_to_stop: bool, weight: float | Tensor, seconds: float
-    ) -> Tensor:
-        """Average, or add, gradients that were computed without synchronization; returns the note."""
-        self.note.grad = self._message(wants_to_stop, weight, seconds)
+    def sync(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> Tensor:
+        """Average, or add, gradients that were computed without synchronization; returns the numbers."""
+        self.note.grad = tensor_of(numbers, self.note)
         grads = [each.grad for each in self.whole.parameters() if each.grad is not None]
         flat = torch._utils._flatten_dense_tensors(grads)
         if self.in_order:
@@ -108,10 +102,25 @@ class DataParallel:
     def end(self) -> None:
         """Does nothing: the model is not changed."""
 
+    def nothing(self, learn: LearnerProtocol) -> Tensor:
+        """A loss whose gradient is exactly 0 for each parameter, whatever the batch was."""
+        trained = [each for each in self.whole.parameters() if each.requires_grad and each is not self.note]
+        return 0 * torch.stack([each.flatten()[:1].sum().float() for each in trained]).nan_to_num().sum()
+
     def sync_buffers(self) -> None:
         """Copy the buffers of the first rank, as running means, to all others."""
         for buffer in self.whole.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def tensor_of(numbers: list[float | Tensor], like: Tensor) -> Tensor:
+    """Numbers as a tensor, without a wait for those that are on a device."""
+    plain = [0.0 if isinstance(each, Tensor) else each for each in numbers]
+    found = torch.tensor(plain, dtype=like.dtype, device=like.device)
+    for n, each in enumerate(numbers):
+        if isinstance(each, Tensor):
+            found[n] = each
+    return found
 
 
 def is_trained(module: nn.Module) -> bool:

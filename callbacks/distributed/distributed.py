@@ -13,10 +13,11 @@ from callbacks.core import draws
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks, is_first_process
-from callbacks.distributed.agreement import Agreement, Group
+from callbacks.distributed.agreement import Group
 from callbacks.distributed.data_parallel import DataParallel
 from callbacks.distributed.group import Members
 from callbacks.distributed.joining import join
+from callbacks.distributed.meetings import Agreement, SharedResults
 from callbacks.distributed.sharded import Sharded, check_kind
 from callbacks.model.shards import local
 from callbacks.results.loss_weight import LossWeight, Weight
@@ -97,7 +98,7 @@ class Distributed(Callback):
         self._group: Group | None = None
         self._engine: DataParallel | Sharded | None = None
         self._accumulation: Any = None
-        self._agreement: Agreement | None = None
+        self._added: tuple[Callback, ...] = ()
         self._is_sum = self._is_synced = False
         self._random: list[dict[str, Any]] = []  # of the data, before the current validations
 
@@ -118,8 +119,8 @@ class Distributed(Callback):
         self._group = Group(self.batch == "each", self.sharded, self._divisor)
         learn.ranks, self._group.in_step = self._group, self.kind == "fsdp"
         self._accumulation = next((each for each in learn.callbacks if each.accumulates_gradients), None)
-        self._agreement = Agreement()
-        learn.add_callbacks(self._agreement)
+        self._added = (SharedResults(), Agreement()) if self._group.size > 1 else ()
+        learn.add_callbacks(*self._added)
         self._wrap(learn)
         if self._group.size > 1:
             print_line(f"training in {self._group.size} processes, {self.kind}")
@@ -176,25 +177,30 @@ class Distributed(Callback):
         group, engine = self._group, self._engine
         assert group is not None
         assert engine is not None
+        if group.is_void:
+            learn.loss_grad = engine.nothing(learn)
         if self._accumulation is not None:
+            self._is_sum, share = self._accumulation.is_sum, self._accumulation.share_of(learn)
             weight = self._accumulation.weight_with(learn)
         else:
             self._is_sum = self._weight.adds_up(learn)
-            weight = group.share(learn, 1 if self._is_sum else self._weight.of(learn), is_sum=self._is_sum)
-            if isinstance(weight, Tensor) or weight != 1:
-                learn.loss_grad = scaled(learn.loss_grad, weight)
+            one = 1 if self._is_sum or group.is_void else self._weight.of(learn)
+            weight = share = group.share_of(learn, one, is_sum=self._is_sum)
+            if not group.is_void and (isinstance(share, Tensor) or share != 1):
+                learn.loss_grad = scaled(learn.loss_grad, share)
+        group.set_share(share, is_sum=self._is_sum)
         if self._is_synced:
-            engine.send(group.wants_to_stop, weight, group.elapsed)
+            engine.send(group.message(learn, weight, share))
 
     def _after_backward(self, learn: LearnerProtocol) -> None:
         group, engine = self._group, self._engine
         assert group is not None
         assert engine is not None
         if self._is_synced:
-            group.note = engine.received()
+            group.receive(learn, engine.received(), is_sum=self._is_sum)
             if self._accumulation is None:
-                divide(parameters_of(learn), group.divided_by(is_sum=self._is_sum))
-            group.read_note(learn)
+                divide(parameters_of(learn), group.divided_by(engine.n_divided, is_sum=self._is_sum))
+            group.read(learn)
         if group.n_everywhere is not None:
             learn.n_waiting += group.n_everywhere - learn.n_items  # the loop adds those of this process
 
@@ -204,9 +210,9 @@ class Distributed(Callback):
         assert group is not None
         assert engine is not None
         if not self._is_synced:
-            group.note = engine.sync(learn, group.wants_to_stop, 1.0 if is_sum else weight, group.elapsed)
+            group.receive(learn, engine.sync(learn, group.message(learn, weight)), is_sum=is_sum)
             self._is_synced = True
-        return group.divided_by(is_sum=is_sum)
+        return group.divided_by(engine.n_divided, is_sum=is_sum)
 
     def before_validate(self, learn: LearnerProtocol) -> None:
         if self._group is not None:
@@ -221,15 +227,15 @@ class Distributed(Callback):
             self._engine.sync_buffers()
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
-        if self._agreement is not None and self._agreement in learn.callbacks:
-            learn.remove_callbacks(self._agreement)
+        learn.remove_callbacks(*[each for each in self._added if each in learn.callbacks])
         if self._group is None:
             return
         draws.put(self._group.random)  # so that all processes draw the same numbers again
         if self._engine is not None:
             self._engine.end()
         learn.ranks = ALONE
-        self._group = self._engine = self._agreement = self._accumulation = None
+        self._group = self._engine = self._accumulation = None
+        self._added = ()
 
 
 def divide(parameters: list[Tensor], divisor: Any) -> None:

@@ -16,11 +16,12 @@ from callbacks.core import draws
 from callbacks.core.modules import modules_beside
 from callbacks.core.protocol import LearnerProtocol
 from callbacks.core.registry import describe
-from callbacks.distributed.data_parallel import is_trained, names_of_trained
+from callbacks.distributed.data_parallel import N_NUMBERS, is_trained, names_of_trained, tensor_of
 from callbacks.model import shards
 from callbacks.model.named import find_layers
 from callbacks.optim.optimizers import members_of
 from callbacks.place.device import map_tensors
+from callbacks.step.accumulation import scaled
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WHOLE = "it needs whole matrices or vectors, and each process has a part"
@@ -66,7 +67,8 @@ class Sharded:
         self.model.set_reshard_after_forward(False, recurse=False)  # its own weights are needed at once again
         self.trained = names_of_trained(self.model)
         self.size, self.device = dist.get_world_size(), learn.device
-        self._note = torch.zeros(3, device=self.device)
+        self.n_divided = self.size  # what gradients are divided by
+        self._note = torch.zeros(N_NUMBERS, dtype=torch.float32, device=self.device)
         self._work: Any = None
 
     def is_current(self, learn: LearnerProtocol) -> bool:
@@ -79,24 +81,18 @@ class Sharded:
         self.model.set_requires_gradient_sync(is_synced)
         yield
 
-    def send(self, wants_to_stop: bool, weight: float | Tensor, seconds: float) -> None:
-        """Send the note while the backward pass runs."""
-        first = dist.get_rank() == 0
-        self._note = torch.tensor(
-            [float(wants_to_stop), 0.0, seconds * first * self.size], device=self.device
-        )
-        self._note[1] = weight
+    def send(self, numbers: list[float | Tensor]) -> None:
+        """Send numbers while the backward pass runs."""
+        self._note = tensor_of(numbers, self._note)
         self._work = dist.all_reduce(self._note, async_op=True)
 
     def received(self) -> Tensor:
-        """The note: how many want to stop, the weight, and the seconds of the first process, averaged."""
+        """The numbers, added over all processes."""
         self._work.wait()
-        return self._note / self.size
+        return self._note
 
-    def sync(
-        self, learn: LearnerProtocol, wants_to_stop: bool, weight: float | Tensor, seconds: float
-    ) -> Tensor:
-        """Average gradients that were computed without synchronization; returns the note.
+    def sync(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> Tensor:
+        """Average gradients that were computed without synchronization; returns the numbers.
 
         They are averaged in a backward pass alone, so one runs on the last batch, whose gradients are 0.
         """
@@ -104,7 +100,7 @@ class Sharded:
         self.model.eval()  # so that statistics stay
         with self.syncing(True), draws.undrawn(), torch.enable_grad():
             zero = 0 * sum_of(called(self.model, learn.inputs))
-            self.send(wants_to_stop, weight, seconds)
+            self.send(numbers)
             zero.backward()
         for module, mode in modes:
             module.training = mode
@@ -120,6 +116,10 @@ class Sharded:
         for each in self.model.modules():
             if hasattr(each, "reshard"):
                 each.reshard()
+
+    def nothing(self, learn: LearnerProtocol) -> Tensor:
+        """A loss whose gradient is 0, through the layers of the last forward pass."""
+        return scaled(learn.loss_grad, 0.0)
 
     def sync_buffers(self) -> None:
         """Copy the buffers of the first rank, as running means, to all others."""

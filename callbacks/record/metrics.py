@@ -219,7 +219,7 @@ class Measured:
     def update(self, learn: LearnerProtocol) -> None:
         """Add the current batch."""
         self.n_batches += 1
-        loss = learn.loss_value
+        loss = learn.ranks.loss_here(learn)
         if loss is not None:  # in validation a loss function may return None
             self.loss.add(loss, self.weight.of(learn))
         if self.metrics:

@@ -50,7 +50,8 @@ class Recorder(Callback):
             learn.history.add_step(learn.loss_value, learn.optimizer.param_groups[0].get("lr", math.nan))
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
-        learn.history.add_epoch(learn.results, self._watch.stop())
+        seconds = self._watch.stop()
+        learn.history.add_epoch(learn.results, learn.ranks.first(lambda: seconds))
         self._kept = learn.results, set(learn.results)
 
     def after_fit(self, learn: LearnerProtocol) -> None:

@@ -38,6 +38,7 @@ class StopAfter(Callback):
 
     order = Order.DECIDE
     state = ("begun", "seconds")
+    decides_alike = True
 
     def __init__(self, budget: str, *, name: str | None = None):
         super().__init__(name=name)
@@ -70,11 +71,11 @@ class StopAfter(Callback):
     def after_batch(self, learn: LearnerProtocol) -> None:
         is_last = learn.batch_idx + 1 == learn.n_batches
         if learn.training and self._is_used_up(learn) and (self.unit in SECONDS or not is_last):
-            learn.stop(f"the budget of {self.budget} is used up")
+            learn.stop(f"the budget of {self.budget} is used up", alike=True)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         if self._is_used_up(learn, n_epochs=learn.epoch + 1) and learn.epoch + 1 < learn.n_epochs:
-            learn.stop(f"the budget of {self.budget} is used up")
+            learn.stop(f"the budget of {self.budget} is used up", alike=True)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._started = None
@@ -116,6 +117,7 @@ class ShortEpoch(Callback):
     """
 
     order = Order.PREPARE  # before others see a batch that does not count
+    decides_alike = True
 
     def __init__(
         self, size: float, *, on: Literal["train", "valid", "both"] = "both", name: str | None = None

@@ -59,6 +59,7 @@ class GradientAccumulation(Callback):
         check_sizes(n_batches, n_samples)
         self._weight = LossWeight(weight, owner="GradientAccumulation")
         self._is_sum, self._trained = False, TrainedParameters()
+        self._weight_here: float | Tensor = 1.0
         self._begin()
 
     @property
@@ -103,9 +104,10 @@ class GradientAccumulation(Callback):
             # the unit of weights: batches of equal size are scaled by 1, and nothing comes near an overflow
             weighs = weight if isinstance(weight, (int, float)) else n_targets(learn)
             self.window["unit"] = learn.ranks.unit(learn, weighs) or 1
-        self._share = 0.0 if learn.ranks.n_here == 0 else weight / self.window["unit"]
-        if isinstance(self._share, Tensor) or self._share != 1:
-            learn.loss_grad = scaled(learn.loss_grad, self._share)
+        self._weight_here = weight / self.window["unit"]
+        share = self.share_of(learn)
+        if isinstance(share, Tensor) or share != 1:
+            learn.loss_grad = scaled(learn.loss_grad, share)
 
     def _see_reduction(self, learn: LearnerProtocol) -> None:
         """Look up whether the loss is a sum; it must not change within a window."""
@@ -123,7 +125,7 @@ class GradientAccumulation(Callback):
         if learn.batch_idx != window["last"]:  # otherwise it is the update at the pass's end
             window["n_batches"] += 1
             window["n_samples"] += learn.ranks.n_items(learn)
-            window["weight"] = window["weight"] + self._share
+            window["weight"] = window["weight"] + self.share_of(learn)
             window["last"] = learn.batch_idx
             if not self._is_full(learn, window["n_batches"], window["n_samples"]):
                 raise CancelStep
@@ -191,9 +193,18 @@ class GradientAccumulation(Callback):
         n_samples = self.window["n_samples"] + learn.ranks.n_items(learn)
         return self._is_full(learn, self.window["n_batches"] + 1, n_samples)
 
+    @property
+    def is_sum(self) -> bool:
+        """Does the loss add up, so that gradients are not divided?"""
+        return self._is_sum
+
+    def share_of(self, learn: LearnerProtocol) -> float | Tensor:
+        """How much the current batch counts in its window; not at all if this process has no item of it."""
+        return 0.0 if learn.ranks.n_here == 0 else self._weight_here
+
     def weight_with(self, learn: LearnerProtocol) -> float | Tensor:
         """The sum of weights of the window, with the current batch."""
-        return 1 if self._is_sum else self.window["weight"] + self._share
+        return self.window["weight"] + self.share_of(learn)
 
     def _is_full(self, learn: LearnerProtocol, n_batches: int, n_samples: int) -> bool:
         """Is a window of so many batches and items the last one before an update?"""

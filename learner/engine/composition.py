@@ -193,7 +193,8 @@ def in_turn(event: str, hooks: tuple[Hook, ...]) -> Call:
             for hook in hooks:
                 hook(learn)
         except BaseException as error:
-            if learn.ranks.holds(learn, error):
+            if learn.ranks.holds(learn, error, hook.__self__):
+                in_turn(event, hooks[hooks.index(hook) + 1 :])(learn)
                 return
             learn.loop.place.note_hook_error(error, hook.__self__, event)
             save_before_failing(learn, event, hooks[hooks.index(hook) :], error)

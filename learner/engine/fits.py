@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from callbacks.core.ranks import ALONE
 from callbacks.distributed.heartbeat import explained
 from learner.checks.preflight import check_before_fit
 from learner.engine import errors
@@ -37,7 +38,8 @@ def under_way(learn: FullLearner) -> Iterator[None]:
 @contextmanager
 def aside(learn: FullLearner) -> Iterator[None]:
     """Run batches in evaluation mode, inside or outside a fit; then restore the state of the loop."""
-    modes, kept = modes_of(learn), pass_state(learn)
+    modes, kept, ranks = modes_of(learn), pass_state(learn), learn.ranks
+    learn.ranks = learn.loop.known.ranks = ALONE  # each process measures all of it: it may be the only one
     learn.results, learn.stop_reason, learn.loop.start = {}, None, None
     learn.is_aside, learn.valid_name = True, "valid"
     learn.loop.begin_pass(learn, (), training=False, span="predict")
@@ -53,5 +55,7 @@ def aside(learn: FullLearner) -> Iterator[None]:
     finally:
         stopped = learn.stop_reason if learn.fitting else None
         restore_pass_state(learn, kept)
-        learn.stop_reason = learn.stop_reason or stopped
+        learn.ranks = learn.loop.known.ranks = ranks
+        if stopped:
+            ranks.stop(learn, stopped)
         set_modes(modes)

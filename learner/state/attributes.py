@@ -90,7 +90,7 @@ class FitState(PassState, Clock):
     hidden_at_start: dict[str, Any] | None = None  # marks of tensors that no checkpoint holds
     given: set[str] | None = None  # the names of the callbacks at the call of `fit`
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, alike: bool = False) -> None:
         """End the fit at the end of the current span.
 
         The other hooks of the span are still called, no batch or epoch starts, and the outer spans end with
@@ -98,11 +98,13 @@ class FitState(PassState, Clock):
 
         Args:
             reason: a text, kept as `stop_reason`; only the first one is kept.
+            alike: of several processes that train together, does each stop here, since they decide by the
+                same numbers? If not, they agree on a stop with the gradients of the next batch.
         """
         if not isinstance(reason, str) or not reason:
             raise TypeError(f"stop({reason!r}): pass the reason, as in learn.stop('loss below 0.1').")
         if not self.ignores_stops or self.interrupted:
-            self.ranks.stop(self, reason)
+            self.ranks.stop(self, reason, alike=alike)
 
     @property
     def loss(self) -> Any:
@@ -117,6 +119,10 @@ class FitState(PassState, Clock):
             "learn.loss is what the loss function returned; to change training, assign learn.loss_grad "
             "instead."
         )
+
+    def report_loss(self, loss: Any) -> None:
+        """Report another loss for this batch, such as that of all processes."""
+        self._loss, self._detached, self._value = loss, None, None
 
     @property
     def loss_value(self) -> Any:

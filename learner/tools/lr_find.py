@@ -232,17 +232,17 @@ class Finder(Callback):
             hyperparameters.put(group, "lr", self.rates[len(self.raw)] * ratio)
 
     def after_batch(self, learn: LearnerProtocol) -> None:
-        loss = float(learn.loss)  # an intended wait: the next step depends on it
+        loss = float(learn.ranks.whole_loss(learn))  # an intended wait: the next step depends on it
         if not math.isfinite(loss):
-            learn.stop("the loss is not finite")
+            learn.stop("the loss is not finite", alike=True)
             return
         self._mean = BETA * self._mean + (1 - BETA) * loss
         self.raw.append(loss)
         self.smoothed.append(self._mean / (1 - BETA ** len(self.raw)))
         if len(self.raw) == len(self.rates):
-            learn.stop("the highest rate is reached")
+            learn.stop("the highest rate is reached", alike=True)
         elif len(self.raw) > N_FEWEST and self.smoothed[-1] > self.stop_factor * min(self.smoothed) > 0:
-            learn.stop("the loss has grown")
+            learn.stop("the loss has grown", alike=True)
 
     def before_validate(self, learn: LearnerProtocol) -> None:
         raise CancelValidate

@@ -76,7 +76,7 @@ def test_an_interval_shorter_than_a_batch_is_due_at_each_batch_once():
 
 def test_seconds_are_due_when_so_many_have_passed_since_the_last_time(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("callbacks.core.every.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("callbacks.core.ranks.time.monotonic", lambda: now[0])
 
     class Tick(Callback):
         def before_batch(self, learn):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from in_ranks import in_ranks
+from ranked import columns, network, weights_of
 from torch import Tensor, nn
 
 from callbacks.distributed.distributed import Distributed
@@ -15,22 +16,8 @@ from callbacks.step.accumulation import GradientAccumulation
 from learner import Data, Learner
 
 
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 3))
-
-
-def columns(n: int = 50) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(n, 5, generator=generator), torch.randint(3, (n,), generator=generator)
-
-
 def learner_of(data: Any, *callbacks: Any, loss: Any = nn.functional.cross_entropy) -> Learner:
     return Learner(network(), data, loss, partial(torch.optim.SGD, lr=0.1, momentum=0.9), callbacks)
-
-
-def weights_of(learn: Learner) -> dict[str, Tensor]:
-    return {name: each.detach().clone() for name, each in learn.model.named_parameters()}
 
 
 def in_one_rank(*callbacks: Any, batch_size: int = 8, **settings: Any) -> tuple[dict[str, Tensor], Any]:
@@ -42,7 +29,7 @@ def in_one_rank(*callbacks: Any, batch_size: int = 8, **settings: Any) -> tuple[
         *callbacks,
     )
     learn.fit(2)
-    return weights_of(learn), [dict(row) for row in learn.history]
+    return weights_of(learn.model), [dict(row) for row in learn.history]
 
 
 def accumulated(n_ranks: int, batch_size: int = 8) -> dict[str, Tensor]:
@@ -59,7 +46,7 @@ def accumulated(n_ranks: int, batch_size: int = 8) -> dict[str, Tensor]:
 
     learn = learner_of(Data(parts), Window(n_ranks))
     learn.fit(2)
-    return weights_of(learn)
+    return weights_of(learn.model)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -79,6 +66,6 @@ def test_the_history_is_that_of_one_process_on_every_rank(size: int) -> None:
     for weights, rows in found:
         for row, expected in zip(rows, learn.history, strict=True):
             assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-6)
-        for name, each in weights_of(learn).items():
+        for name, each in weights_of(learn.model).items():
             torch.testing.assert_close(weights[name], each, rtol=0, atol=1e-6)
     assert len({str([row["train_loss"] for row in rows]) for _, rows in found}) == 1

@@ -1,0 +1,72 @@
+"""Where all processes meet: at the end of each pass and epoch."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from callbacks.core.contract import Callback, CancelEpoch, CancelTrain, LearnerProtocol, Order
+from callbacks.results.numbers import as_number
+
+
+class Agreement(Callback):
+    """Agree with the other processes at the end of each pass and epoch, after all callbacks that decide.
+
+    `Distributed` adds it for the time of a fit.
+    """
+
+    order = Order.DECIDE
+    decides_alike = True
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        learn.ranks.check(learn)
+        learn.ranks.agree(learn, ended=CancelTrain)
+
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        if not learn.is_aside:
+            learn.ranks.agree(learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        learn.ranks.agree(learn, ended=CancelEpoch)
+
+
+class SharedResults(Callback):
+    """Let all processes have the results of the first one, after all callbacks that measure.
+
+    So loggers and callbacks that decide see equal numbers, also of clocks. The losses of steps in the history
+    become those of whole batches. `Distributed` adds it for the time of a fit.
+    """
+
+    order = Order.MEASURE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shares: list[Any] = []  # of this process in the batches of the pass
+        self._n_before = 0  # steps in the history when the pass started
+
+    def before_train(self, learn: LearnerProtocol) -> None:
+        self._shares, self._n_before = [], len(learn.history.steps["train_loss"])
+
+    def after_batch(self, learn: LearnerProtocol) -> None:
+        if learn.training:
+            self._shares.append(learn.ranks.share)
+
+    def after_train(self, learn: LearnerProtocol) -> None:
+        losses = learn.history.steps["train_loss"]
+        part = list(losses[self._n_before :])
+        if len(part) == len(self._shares) and any(each is not None for each in self._shares):
+            shares = list(map(as_number, self._shares))
+            losses[self._n_before :] = array("d", learn.ranks.losses_of_all(part, shares))
+        self._share(learn)
+
+    def after_validate(self, learn: LearnerProtocol) -> None:
+        if not learn.is_aside:
+            self._share(learn)
+
+    def after_epoch(self, learn: LearnerProtocol) -> None:
+        self._share(learn)
+
+    def _share(self, learn: LearnerProtocol) -> None:
+        found = learn.ranks.first(lambda: dict(learn.results))
+        learn.results.clear()
+        learn.results |= found
