@@ -61,6 +61,8 @@ class DevicePlacement(Callback):
         self._lane: Prefetch | None = None
         self._is_fitting = False
         self._is_quick = False  # is there nothing to do for tensors on the CPU?
+        # on a machine without an accelerator, a prediction need not look where the parameters are
+        self._is_alone = self.device.type == "cpu" and not torch.accelerator.is_available()
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes without the stream, which cannot be copied."""
@@ -111,6 +113,9 @@ class DevicePlacement(Callback):
         self._is_quick = self._is_quick and lane is None
 
     def _place_model(self, learn: LearnerProtocol) -> None:
+        self._is_quick = self._lane is None and self.device.type == "cpu"
+        if self._is_alone and not self._is_fitting:
+            return
         for module in (learn.model, *modules_beside(learn).values()):
             if any(tensor.device != self.device for tensor in tensors_of(module)):
                 module.to(self.device)
@@ -119,7 +124,6 @@ class DevicePlacement(Callback):
             if each is learn.optimizer or isinstance(each, torch.optim.Optimizer):
                 place_optimizer(each)
         self._placed, self._owned = (learn.model, there) if self._is_fitting else (None, None)
-        self._is_quick = self._lane is None and self.device.type == "cpu"
 
 
 class Owned:
