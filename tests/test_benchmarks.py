@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from processes import run
 
 HOME = Path(__file__).parents[1]
 FOLDER = HOME / "benchmarks"
@@ -29,9 +28,7 @@ def load(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def table() -> str:
     """The output of one tiny round, for us and for a framework that may be missing."""
-    command = [sys.executable, str(FOLDER / "peers.py"), "1", "--scale", "0.02", "--only", "ours", "fastai"]
-    environment = {**os.environ, "PYTHONPATH": str(HOME)}
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=110)
+    done = run(str(FOLDER / "peers.py"), "1", "--scale", "0.02", "--only", "ours", "fastai")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -67,9 +64,7 @@ def test_the_plain_script_prints_and_draws_what_the_articles_recipe_does(capsys)
 
 def test_every_part_of_the_gpu_benchmark_runs_with_tiny_sizes(tmp_path):
     path = tmp_path / "gpu.json"
-    command = [sys.executable, str(FOLDER / "gpu.py"), "--tiny", "--json", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=110)
+    done = run(str(FOLDER / "gpu.py"), "--tiny", "--json", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(path.read_text(encoding="utf-8"))
     ends = {row["part"]: row["status"].rpartition(",")[0] for row in rows if "status" in row}
@@ -137,8 +132,8 @@ def test_a_part_that_dies_or_takes_too_long_is_reported_and_the_next_one_starts(
     script.write_text(CHILD)
     names = ["machine", "steps", "memory", "resume"]
     path = tmp_path / "gpu.json"
-    run = gpu.Run(names, 2.0, is_tiny=False, path=path, child=[sys.executable, str(script)])
-    rows = run.run()
+    parts = gpu.Run(names, 2.0, is_tiny=False, path=path, child=[sys.executable, str(script)])
+    rows = parts.run()
     assert [row["part"] for row in rows if "what" in row] == names
     ends = {row["part"]: row["status"] for row in rows if "status" in row}
     assert ends["machine"] == ends["resume"] == "done"

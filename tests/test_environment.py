@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from tiny import line_batches
@@ -54,14 +55,7 @@ def test_a_script_without_a_main_guard_that_spawns_workers_gets_a_hint(tmp_path)
         "model = nn.Linear(1, 1)\n"
         "Learner(model, Data(loader), nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=0.1)).fit(1)\n"
     )
-    script = subprocess.run(
-        [sys.executable, "train.py"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        timeout=60,
-    )
+    script = processes.run("train.py", cwd=tmp_path)
     assert script.returncode == 1
     assert 'if __name__ == "__main__":' in script.stderr
 

@@ -1,12 +1,11 @@
 """PlotSnapshots: the article's panels."""
 
 import contextlib
-import subprocess
-import sys
 from functools import partial
 
 import pytest
 import torch
+from processes import run
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -241,4 +240,5 @@ learn.fit(6)
 assert len(learn.callbacks.plot_snapshots.figure.axes) == 6
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr

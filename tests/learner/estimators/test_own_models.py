@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+from processes import run
 from sklearn.exceptions import NotFittedError
 from torch import nn
 from upper.estimating import X, Y, adam, classifier, regressor, rng
@@ -132,5 +130,5 @@ assert "sklearn" not in sys.modules
 sys.modules["sklearn"] = None
 from learner import LearnerClassifier
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run("-c", code)
     assert 'needs scikit-learn, which is missing: pip install "plainlearner[sklearn]"' in done.stderr

@@ -52,11 +52,17 @@ def make(make_learner):
     return make
 
 
+TRAINED: list[dict] = []
+
+
 @pytest.fixture
-def contents(make, tmp_path) -> dict:
-    """The contents of a checkpoint in the middle of the second epoch."""
-    make(tmp_path / "first").fit(2)
-    return checkpoint_file.read(tmp_path / "first" / "step-000000005.pt")
+def contents(make, tmp_path_factory) -> dict:
+    """The contents of a checkpoint in the middle of the second epoch, of one fit for all tests."""
+    if not TRAINED:
+        folder = tmp_path_factory.mktemp("trained")
+        make(folder).fit(2)
+        TRAINED.append(checkpoint_file.read(folder / "step-000000005.pt"))
+    return copy.deepcopy(TRAINED[0])
 
 
 def replaced(contents: dict, place: str, value: object) -> dict:
@@ -90,18 +96,18 @@ def state_of(learn) -> str:
 def test_an_entry_of_another_kind_is_refused_and_nothing_changes(make, contents, tmp_path, place):
     path = tmp_path / "run" / "step-000000005.pt"
     path.parent.mkdir()
-    n_refused = 0
+    n_refused, learn = 0, make(path.parent)
+    before = state_of(learn)
     for kind, value in VALUES.items():
         checkpoint_file.write(path, replaced(contents, place, value), durable=False)
         for load in (lambda learn: learn.load(path), lambda learn: learn.fit(3, resume="must")):
-            learn = make(path.parent)
-            before = state_of(learn)
             try:
                 load(learn)
             except CheckpointError as error:
                 refused = str(error)
-            else:
-                break  # None stands for what is missing, or the number is of the right kind
+            else:  # None stands for what is missing, or the number is of the right kind
+                learn = make(path.parent)
+                break
             assert path.name in refused, kind
             assert state_of(learn) == before, kind
             n_refused += 1
