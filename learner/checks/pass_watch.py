@@ -8,6 +8,7 @@ from typing import Any
 from callbacks.core.contract import Callback, LearnerProtocol, LearnerWarning, Order
 from callbacks.core.ranks import ALONE
 from learner.messages.problems import report_problems
+from learner.passes import positions
 from learner.passes.epoch_numbers import needs_no_number, out_of_reach, set_epoch
 from learner.state.protocol import FullLearner
 
@@ -21,11 +22,12 @@ class PassWatch(Callback):
     def __init__(self) -> None:
         super().__init__(name="pass_watch")
         self._has_started = self._is_checked = False
+        self._agreed: Any = None  # the training loader whose order all processes have agreed on
         self._plain: Any = None  # the training loader if it takes no epoch number; checked once
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._has_started = self._is_checked = False
-        self._plain = None
+        self._plain = self._agreed = None
 
     def before_epoch(self, learn: Any) -> None:
         self._has_started, known = True, learn.loop.known
@@ -43,6 +45,9 @@ class PassWatch(Callback):
             known.point.check_loader(learn)
         if learn.data.train is not self._plain:  # the loader may have been replaced since
             set_epoch(learn.data.train, known.number, known.numbered)
+        if learn.data.train is not self._agreed:
+            self._agreed = learn.data.train
+            positions.agree(learn.ranks, learn.data.loaders)
         if not self._is_checked:
             self._is_checked = True
             report_problems(out_of_reach_problems(learn.data.train))

@@ -13,7 +13,7 @@ from learner.data import generators, workers
 from learner.data.batching import TensorLoader
 from learner.data.loaders import holds_iterators, is_function, is_sequence, n_batches_of
 from learner.data.seeded import Seeded
-from learner.data.sharing import Share, Shared
+from learner.data.sharing import Share, Shared, sharding_of
 from learner.data.tensors import counted, describe
 
 WORKERS = "<workers>"  # a key beside the paths of generators, which contain no such name
@@ -26,11 +26,8 @@ def mark(loader: Any) -> dict[str, Any]:
 
 
 def draws_of(loader: Any) -> dict[str, Any]:
-    """The random states, the states of the generators that belong to a loader, and the order of tensors."""
-    state = {"random": draws.take(), "generators": generator_states(loader)}
-    if isinstance(loader, TensorLoader):
-        state["loader"] = loader.state_dict()
-    return state
+    """The random states, and the order of a loader."""
+    return {"random": draws.take(), **order_of(loader)}
 
 
 def now(loader: Any) -> dict[str, Any]:
@@ -190,6 +187,27 @@ def check_enough(loader: Any, n_done: int, n_given: int) -> None:
             f"the pass was interrupted after {counted(n_done, 'batch', 'batches')}, but {describe(loader)} "
             f"now has {n_given}: pass the same data with the same batch size, or start a new run."
         )
+
+
+def agree(ranks: Any, loaders: Mapping[str, Any]) -> None:
+    """Give the loaders of all processes the orders and the random generators of the first process.
+
+    Loaders whose seeds were drawn when the process started may differ in them. Every process must call this.
+    """
+    shared = {name: each for name, each in loaders.items() if each is not None and sharding_of(each) is None}
+    if ranks.size == 1 or ranks.sharded:
+        return
+    orders = ranks.first(lambda: {name: order_of(each) for name, each in shared.items()})
+    for name, order in orders.items():
+        set_generator_states(shared[name], order["generators"])
+        if "loader" in order:
+            shared[name].load_state_dict(order["loader"])
+
+
+def order_of(loader: Any) -> dict[str, Any]:
+    """The states of the generators that belong to a loader, and the order of tensors."""
+    state = {"generators": generator_states(loader)}
+    return {**state, "loader": loader.state_dict()} if isinstance(loader, TensorLoader) else state
 
 
 def generator_states(root: Any) -> dict[str, dict[str, Any]]:

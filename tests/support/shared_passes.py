@@ -167,7 +167,7 @@ def parts(make, share: Share, *, training=True, n_passes=1, model=None, **option
             share._replace(epoch=epoch),
             lambda *numbers, noted=noted: noted.append(numbers),
             data,
-            training=training,
+            in_step=training,
             stream=streams.drawing_data,
         )
         found.append([])

@@ -40,7 +40,7 @@ class Pass:
         loader: for which `is_possible` is true.
         share: which part the rank takes.
         note: called with the numbers of items before each batch.
-        training: do all ranks need the same number of batches?
+        in_step: do all ranks need the same number of batches?
         stream: a function that returns a context in which all ranks draw the same random numbers.
     """
 
@@ -50,10 +50,10 @@ class Pass:
         share: Share,
         note: Note,
         *,
-        training: bool,
+        in_step: bool,
         stream: Stream,
     ):
-        self.loader, self.share, self.note, self.training = loader, share, note, training
+        self.loader, self.share, self.note, self.in_step = loader, share, note, in_step
         self.stream, self.n_done = stream, 0
         self.sampler: Any = loader._index_sampler
         self.notes: deque[tuple[int | None, int | None]] = deque()
@@ -122,7 +122,7 @@ class Parts:
         while (group := self._next_group()) is not None:
             sizes = [len(each) for each in group]
             start, self.position = self.position, self.position + sum(sizes)
-            taken = owner.share.of(sizes, training=owner.training)
+            taken = owner.share.of(sizes, in_step=owner.in_step)
             if taken is None:
                 continue
             owner.notes.append((taken.n_here, taken.n_everywhere))

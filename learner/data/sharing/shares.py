@@ -45,15 +45,15 @@ class Share(NamedTuple):
         while found := list(islice(source, self.group)):
             yield found
 
-    def of(self, sizes: Sequence[int | None], *, training: bool) -> Taken | None:
-        """What the rank takes of a group; None if there is nothing for it in validation.
+    def of(self, sizes: Sequence[int | None], *, in_step: bool) -> Taken | None:
+        """What the rank takes of a group; None if nothing is left for it.
 
-        In training all ranks need a batch in each step: a rank for which nothing is left takes the first item
-        or batch, which does not count.
+        If the ranks stay in step, each needs a batch: one for which nothing is left takes the first item or
+        batch, which does not count.
 
         Args:
             sizes: the number of items of each batch in the group; None for a batch that cannot be split.
-            training: is this a training pass?
+            in_step: do all ranks need the same number of batches, as in training?
         """
         first = sizes[0]
         if self.each:
@@ -61,12 +61,12 @@ class Share(NamedTuple):
             if self.rank < len(sizes):
                 size = sizes[self.rank]
                 return Taken(self.rank, 0, size or 0, size, total)
-            return Taken(0, 0, first or 0, 0, total) if training else None
+            return Taken(0, 0, first or 0, 0, total) if in_step else None
         assert first is not None
         start, stop = self.span(first)
         if start < stop:
             return Taken(0, start, stop, stop - start, first)
-        return Taken(0, 0, min(1, first), 0, first) if training else None
+        return Taken(0, 0, min(1, first), 0, first) if in_step else None
 
     def span(self, n_items: int) -> tuple[int, int]:
         """The rank's range of a batch, like `torch.tensor_split`: the first ranks have one item more."""

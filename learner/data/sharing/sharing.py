@@ -36,8 +36,8 @@ class Shared:
         note: called before each batch with the number of items in it, and that of all ranks; both are None if
             they are unknown. If the first is 0, the batch only keeps the ranks in step, and must not count.
         data: the `Data`, which splits a batch and counts its items.
-        training: do all ranks need the same number of batches? In validation a rank for which nothing is left
-            of a batch skips it.
+        in_step: do all ranks need the same number of batches, as in training? Otherwise a rank skips a batch
+            if nothing of it is left for the rank.
         stream: a function that returns a context in which all ranks draw the same random numbers.
     """
 
@@ -45,7 +45,7 @@ class Shared:
     share: Share
     note: Note
     data: Data
-    training: bool = True
+    in_step: bool = True
     stream: Stream = nullcontext
 
     def __iter__(self) -> Iterator[Any]:
@@ -58,7 +58,7 @@ class Shared:
             n_skipped = min(n_done, self.share.length(len(found)) or 0)
             return found.from_batch(0, self._spans(found, n_done)), n_skipped
         if isinstance(found, DataLoader) and by_index.is_possible(found) and not self.share.sharded:
-            here = by_index.Pass(found, self.share, self.note, training=self.training, stream=self.stream)
+            here = by_index.Pass(found, self.share, self.note, in_step=self.in_step, stream=self.stream)
             return here.after(n_done)
         groups = self.share.groups_of(self._drawn(found))
         n_skipped = sum(1 for _ in islice(groups, n_done))
@@ -67,7 +67,7 @@ class Shared:
     def _spans(self, loader: TensorLoader, n_done: int) -> Iterator[Span]:
         """The rank's range of each batch in the order of the epoch."""
         for group in self.share.groups_of(loader.spans(n_done * self.share.group)):
-            taken = self.share.of([stop - start for start, stop in group], training=self.training)
+            taken = self.share.of([stop - start for start, stop in group], in_step=self.in_step)
             if taken is not None:
                 self.note(taken.n_here, taken.n_everywhere)
                 first = group[taken.number][0]
@@ -94,7 +94,7 @@ class Shared:
                 yield group[0]
                 continue
             sizes = [self._size(batch) for batch in group]
-            taken = self.share.of(sizes, training=self.training)
+            taken = self.share.of(sizes, in_step=self.in_step)
             if taken is None:
                 continue
             batch = group[taken.number]

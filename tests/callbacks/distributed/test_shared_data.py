@@ -12,13 +12,13 @@ import torch
 from in_ranks import in_ranks
 from shared_passes import Plain, noisy_loader
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from callbacks import Callback
 from callbacks.distributed.distributed import Distributed
 from callbacks.save.checkpoint import Checkpoint
 from callbacks.schedule.budgets import n_train_batches
-from learner import Data, Learner, seed_everything
+from learner import Data, Learner, TensorLoader, seed_everything
 
 
 class Seen(Callback):
@@ -121,3 +121,23 @@ def test_the_loader_of_a_distributed_sampler_is_kept_and_its_repeated_item_repor
     assert {item[0] for item in found} == set(range(23))
     assert ranks[0][0][0] != ranks[0][0][1]  # its epoch is set
     assert any("repeats 1 of 23 items" in words for words in ranks[0][3])
+
+
+def unseeded() -> Any:
+    """The items of a rank whose loader has drawn another order than those of other ranks."""
+    torch.manual_seed(torch.distributed.get_rank())
+    tensors = torch.arange(23.0).view(-1, 1), torch.arange(23.0)
+    orders = TensorLoader(tensors, 5, shuffle=True)
+    generator = torch.Generator().manual_seed(torch.distributed.get_rank())
+    loader = DataLoader(TensorDataset(*tensors), 5, shuffle=True, generator=generator)
+    seen = Seen()
+    for each in (orders, loader):
+        learn = Learner(nn.Linear(1, 1), Data(each), float_loss, torch.optim.SGD, [Distributed(), seen])
+        learn.fit(2)
+    return seen.items
+
+
+def test_loaders_that_have_drawn_other_seeds_take_the_order_of_the_first_rank() -> None:
+    first, second = in_ranks(2, unseeded)
+    for some, others in zip(first, second, strict=True):
+        assert sorted(item for each in (some, others) for (item,) in each) == list(range(23))
