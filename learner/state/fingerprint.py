@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from callbacks.core.contract import Callback
 from callbacks.core.warning import warn
@@ -23,6 +24,7 @@ from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.data.loaders import n_batches_of
 from learner.data.stored import Stored
+from learner.data.tensors import Column
 from learner.state.protocol import FullLearner
 
 N_SHOWN = 10  # names in a message
@@ -99,7 +101,7 @@ def loader_of(loader: Any) -> dict[str, Any]:
     for name in ("batch_size", "drop_last"):
         found[name] = plain_or_none(getattr(loader, name, None))
     if isinstance(loader, TensorLoader):
-        found |= {"n_items": loader.n_items, "content": content_of(loader)}
+        found |= {"n_items": loader.n_items, "content": content_of_loader(loader)}
         found["order"] = None if loader.blocks is None else str(loader.blocks)
         found["seed"] = loader.seed if loader.seed_was_given else None
     elif loader is not None:
@@ -109,21 +111,28 @@ def loader_of(loader: Any) -> dict[str, Any]:
     return found
 
 
-def content_of(loader: TensorLoader) -> int:
-    """A checksum of some values of each tensor, which shows different data or a different split."""
-    found, rows = 0, loader.rows
-    is_stored = any(isinstance(column, Stored) for column in loader.columns)
-    for tensor in (*loader.columns, *(() if rows is None or not is_stored else (rows,))):
+def content_of_loader(loader: TensorLoader) -> int:
+    """A checksum of some values of its items; of arrays on a disk, of some values of all and of the rows."""
+    rows = loader.rows
+    if rows is not None and any(isinstance(column, Stored) for column in loader.columns):
+        return content_of((*loader.columns, rows))
+    return content_of(loader.columns, rows)
+
+
+def content_of(tensors: Iterable[Column], rows: Tensor | None = None) -> int:
+    """A checksum of some values of each tensor, or of some of these rows.
+
+    It shows different data or a different split.
+    """
+    found = 0
+    for tensor in tensors:
         if isinstance(tensor, Stored):
-            picked = tensor.sample(N_READ)
-            picked = picked[:: max(1, len(picked) // N_SAMPLED)][:N_SAMPLED]
-        elif rows is None or is_stored:
-            picked = tensor[:: max(1, len(tensor) // N_SAMPLED)][:N_SAMPLED]
-        else:
-            picked = tensor[rows[:: max(1, len(rows) // N_SAMPLED)][:N_SAMPLED].to(tensor.device)]
-        picked = picked.flatten(1) if picked.ndim > 1 else picked
-        sample = (picked[:, :4] if picked.ndim > 1 else picked).contiguous().cpu()
-        found = zlib.crc32(sample.view(torch.uint8).numpy().tobytes(), found)
+            tensor = tensor.sample(N_READ)
+        step = max(1, len(tensor if rows is None else rows) // N_SAMPLED)
+        some = slice(None, step * N_SAMPLED, step)
+        picked = tensor[some] if rows is None else tensor[rows[some].to(tensor.device)]
+        picked = picked.flatten(1)[:, :4] if picked.ndim > 1 else picked
+        found = zlib.crc32(picked.contiguous().cpu().view(torch.uint8).numpy().tobytes(), found)
     return found
 
 
