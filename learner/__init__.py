@@ -37,10 +37,8 @@ __all__ = [
     "verify_resume",
 ]
 
-ESTIMATORS = (
-    "LearnerClassifier",
-    "LearnerRegressor",
-)  # scikit-learn is an extra, and takes a second to import
+# scikit-learn is an extra, and takes a second to import
+ESTIMATORS = ("LearnerClassifier", "LearnerRegressor")
 
 if TYPE_CHECKING:
     from learner.estimators.estimators import LearnerClassifier as LearnerClassifier

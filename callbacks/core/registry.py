@@ -172,9 +172,7 @@ def hooks_of(callbacks: Sequence[Callback]) -> dict[str, tuple[Hook, ...]]:
     defined = [(each, EVENTS if window_of(each) else names_defined_by(each)) for each in callbacks]
     found: dict[str, tuple[Hook, ...]] = {}
     if any(each.silences for each in callbacks):
-        defined = [
-            (each, names) for each, names in defined if each.order != Order.REPORT or each.on_every_rank
-        ]
+        defined = [(one, names) for one, names in defined if one.order != Order.REPORT or one.on_every_rank]
     for event in EVENTS:
         called = [
             each for each, names in defined if event in names and (window_of(each) or each).listens_to(event)

@@ -18,6 +18,7 @@ from callbacks.fast.guarded_program import Program
 from callbacks.fast.lean_proof import Unfit
 from callbacks.fast.refused_callbacks import check_owned
 from callbacks.fast.unguarded import Unguarded
+from callbacks.record.timer import wait_for
 
 #: How far a program's numbers may be from the ordinary ones, as a share of the largest in a tensor: sums are
 #: computed in another order, and half precision is rounded at other places.
@@ -99,10 +100,10 @@ class Proof:
     def _timed(self, call: Callable[..., Any]) -> tuple[Any, float]:
         """What a step computes, and its seconds; waits for the device."""
         device = self.learn.device
-        synchronize(device)
+        wait_for(device)
         begun = time.perf_counter()
         outs = call(*self.here.values())
-        synchronize(device)
+        wait_for(device)
         return outs, time.perf_counter() - begun
 
     def _undo(self) -> None:
@@ -172,12 +173,6 @@ class Proof:
             for each, still in weights:
                 each.copy_(still)
         return found
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all that was queued."""
-    if device.type not in ("cpu", "meta"):
-        torch.accelerator.synchronize(device)
 
 
 def changed_of(kept: list[tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:

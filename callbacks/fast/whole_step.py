@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.settings import check_count
 from callbacks.core.warning import warn
 from callbacks.fast.guarded_program import OWN_BACKENDS, Backend, check_known
 from callbacks.fast.handed_over import add_gradients, check_gradients, check_read, stamp_of
@@ -97,8 +98,7 @@ class WholeStep(Callback):
             )
         if isinstance(backend, str) and backend not in OWN_BACKENDS:
             check_known(backend)
-        if type(n_programs) is not int or n_programs < 1:
-            raise ValueError(f"WholeStep(n_programs={n_programs!r}): write a whole number of at least 1.")
+        check_count("WholeStep", "n_programs", n_programs, 1)
         if update is not None:
             warnings.warn(
                 f"WholeStep(update={update!r}) has no effect: the update is always that of LeanStep. Leave "

@@ -161,9 +161,7 @@ class KeptBuffers:
 
     def _notice_changes(self) -> None:
         assert self._buffers is not None
-        for name in [
-            name for name, version in self._versions.items() if self._buffers[name]._version != version
-        ]:
+        for name in [name for name, then in self._versions.items() if self._buffers[name]._version != then]:
             self._add(name)
 
     def _add(self, name: str) -> None:

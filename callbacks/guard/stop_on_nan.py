@@ -19,9 +19,7 @@ from callbacks.model.finite import count_bad, first_bad, is_finite
 from callbacks.model.norms import total_norm
 from callbacks.model.plain_attributes import plain_state, put_plain
 
-WAIT_EVERY = (
-    1024  # steps; a wait of 20 us every 1024 steps is negligible, and so is the memory of one tensor per step
-)
+WAIT_EVERY = 1024  # steps; then a wait of 20 us is negligible, and so is the memory of one tensor per step
 
 
 class StopOnNaN(Callback):

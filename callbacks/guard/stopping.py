@@ -68,7 +68,7 @@ class EarlyStopping(Callback):
         if type(patience) is not int or patience < 1:
             raise ValueError(
                 f"EarlyStopping(patience={patience!r}): write a whole number of epochs; 1 stops at the first "
-                f"one that is not better."
+                "one that is not better."
             )
         self._best = Best(monitor, owner="EarlyStopping", mode=mode, min_delta=min_delta)
         self.monitor, self.patience, self.restore_best = monitor, patience, restore_best
@@ -76,9 +76,7 @@ class EarlyStopping(Callback):
         self.divergence_threshold = check_threshold("divergence_threshold", divergence_threshold)
         self.wait = 0
         self.best_weights: dict[str, Tensor] | None = None
-        self.best_beside: dict[str, Tensor] | None = (
-            None  # tensors of the loss, and those in plain attributes
-        )
+        self.best_beside: dict[str, Tensor] | None = None  # those of the loss, and in plain attributes
         self._measured = MeasuredWeights(monitor)
         self.best_moment = ""  # when in the best epoch the weights were measured, in words
         self._is_mentioned = False  # does the stop reason mention the restored weights?

@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
 from callbacks.core.output import Output
+from callbacks.core.settings import check_count
 from callbacks.history.drawing import BLUE, add_legend, new_figure, png_of, style
 
 if TYPE_CHECKING:
@@ -173,8 +174,7 @@ def shape_of(part: Any) -> str:
 
 def check_settings(n: int, draw: Any, ylim: Any) -> None:
     """Refuse invalid settings."""
-    if type(n) is not int or n < 1:
-        raise ValueError(f"PlotSnapshots(n={n!r}): write a whole number of panels, 1 or more.")
+    check_count("PlotSnapshots", "n", n, 1)
     if draw is not None and not callable(draw):
         raise TypeError(f"PlotSnapshots(draw={draw!r}): pass a function, def draw(ax, learn).")
     if ylim is not None and not is_range(ylim):

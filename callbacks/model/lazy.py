@@ -105,9 +105,7 @@ class LazyState:
     def __init__(self, module: nn.Module):
         self.module, self.kind = module, type(module)
         tensors = [*module._parameters.values(), *module._buffers.values()]
-        self.tensors = [
-            (each, type(each), each.dtype) for each in tensors if each is not None and is_lazy(each)
-        ]
+        self.tensors = [(one, type(one), one.dtype) for one in tensors if one is not None and is_lazy(one)]
         self.settings = {name: each for name, each in vars(module).items() if type(each) is int}
 
     def restore(self) -> None:

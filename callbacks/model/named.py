@@ -57,9 +57,7 @@ def find_parameters(model: nn.Module, wanted: Sequence[str] | None, owner: str) 
                 f"{owner}(parameters={list(wanted)!r}): the model has no {pattern!r}. There are: "
                 f"{', '.join(named)}."
             )
-    return {
-        name: each for name, each in named.items() if any(fnmatchcase(name, pattern) for pattern in wanted)
-    }
+    return {name: tensor for name, tensor in named.items() if any(fnmatchcase(name, each) for each in wanted)}
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

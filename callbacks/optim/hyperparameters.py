@@ -51,9 +51,7 @@ class Kept:
         before = [dict(group) for group in self.optimizer.param_groups]
         yield
         for group, old in zip(self.optimizer.param_groups, before, strict=False):
-            self.changed |= {
-                name for name, value in group.items() if name not in old or old[name] is not value
-            }
+            self.changed |= {name for name, now in group.items() if name not in old or old[name] is not now}
 
     def restore(self) -> None:
         """Restore what was changed in every group, and remove what a scheduler has set on the optimizer."""

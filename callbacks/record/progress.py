@@ -161,10 +161,9 @@ class Progress(Callback):
         width = len(str(learn.n_epochs))
         title = f"epoch {learn.epoch:{width}}/{learn.n_epochs} {learn.pass_name}"
         value = learn.loss if n_done else None  # in validation there may be none
-        # an intended wait: the loss is read when it is drawn, at most ten times per second
-        loss = (
-            "" if value is None else f"loss {float(value):<9.4g}"
-        )  # of constant width, so that the bar does not move
+        # an intended wait: the loss is read when it is drawn, at most ten times per second; its width is
+        # constant, so that the bar does not move
+        loss = "" if value is None else f"loss {float(value):<9.4g}"
         with self._output:
             if self._bar is None:
                 self._bar = Bar(self._total(learn), begun=self._fit_begun)
@@ -205,9 +204,7 @@ def best_of(learn: LearnerProtocol) -> BestEpoch | None:
         return None
     for name in (*monitored_by(learn), "valid_loss"):
         direction = learn.measured.get(name) or guess_direction(name)
-        found = [
-            BestEpoch(name, epoch, row[name]) for epoch, row in enumerate(rows) if is_finite(row.get(name))
-        ]
+        found = [BestEpoch(name, n, row[name]) for n, row in enumerate(rows) if is_finite(row.get(name))]
         if found and direction is not None:
             return (min if direction == "min" else max)(found, key=lambda each: each.value)
     return None

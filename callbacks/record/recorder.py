@@ -23,9 +23,7 @@ class Recorder(Callback):
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)
         self._watch = Stopwatch()
-        self._kept: tuple[dict[str, Any], set[str]] | None = (
-            None  # the results of an epoch, and their names at its end
-        )
+        self._kept: tuple[dict[str, Any], set[str]] | None = None  # results of an epoch, and their names
         self._has_warned = False
 
     @property

@@ -152,6 +152,6 @@ class Laps:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until an accelerator has done all its work: an intended wait, at the end of a pass."""
+    """Wait until an accelerator has done all its work, in order to time it."""
     if device.type not in ("cpu", "meta"):
         torch.accelerator.synchronize(device)

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.settings import check_count
 from callbacks.core.warning import warn
 from callbacks.optim import hyperparameters
 from callbacks.schedule import annealers
@@ -61,8 +62,8 @@ class ParamScheduler(Callback):
     ):
         super().__init__(name=name)
         self.schedules = check_schedules(schedules)
-        if n_batches is not None and (type(n_batches) is not int or n_batches < 1):
-            raise ValueError(f"ParamScheduler(n_batches={n_batches!r}): write a whole number of at least 1.")
+        if n_batches is not None:
+            check_count("ParamScheduler", "n_batches", n_batches, 1)
         self.relative, self.n_batches = relative, n_batches
         self._kept: hyperparameters.Kept | None = None
         self._has_warned = self._is_sized = False

@@ -144,9 +144,7 @@ def address(array: Any) -> int:
 
 def last_byte(array: Any) -> int:
     """The address after the last byte of an array."""
-    reach = sum(
-        (size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True) if stride > 0
-    )
+    reach = sum((size - 1) * step for size, step in zip(array.shape, array.strides, strict=True) if step > 0)
     return address(array) + reach + array.itemsize
 
 

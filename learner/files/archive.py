@@ -20,9 +20,7 @@ LOCAL = struct.Struct("<4s5H3L2H")
 IN_64 = 0xFFFFFFFF  # then the size is in the entry's extra field
 FLAGS = 0x808  # as torch sets them: names in UTF-8, sizes after the data
 
-WORTH_JOINING = (
-    1 << 16
-)  # bytes; for fewer, computing the sum is faster than finding and joining a record's sum
+WORTH_JOINING = 1 << 16  # bytes; the sum of fewer is computed faster than it is found and joined
 CHUNK = 1 << 20
 NOT_RUN = "No checkpoint of ours does that; nothing in the file was run. Take another checkpoint."
 

@@ -56,12 +56,8 @@ def with_hints(cls: type[T]) -> type[T]:
 
 def callback_names() -> dict[str, str]:
     """The names of callbacks, which fastai has as attributes: `learn.early_stopping`."""
-    found = [
-        each for each in vars(callbacks).values() if isinstance(each, type) and issubclass(each, Callback)
-    ]
-    return {
-        each.name: f"the callback {each.__name__}(), which is not among learn.callbacks" for each in found
-    }
+    kinds = [one for one in vars(callbacks).values() if isinstance(one, type) and issubclass(one, Callback)]
+    return {one.name: f"the callback {one.__name__}(), which is not among learn.callbacks" for one in kinds}
 
 
 def slip_note(error: BaseException, learn: Any) -> str | None:

@@ -186,9 +186,7 @@ def losses() -> dict[str, Any]:
         for name, item in public(functional)
         if name.endswith(("_loss", "entropy", "entropy_with_logits", "kl_div"))
     }
-    classes = {
-        name: item for name, item in public(nn) if is_module(item) and name.endswith(("Loss", "Loss2d"))
-    }
+    classes = {name: one for name, one in public(nn) if is_module(one) and name.endswith(("Loss", "Loss2d"))}
     return {**short, **functions, **classes}
 
 

@@ -86,9 +86,7 @@ class UserCode:
         if Path(file).is_absolute() or ".." in Path(file).parts or not path.is_relative_to(self.folder):
             raise UnusableName(f"{file!r} is not in or below the recipe's folder", BESIDE)
         if not path.is_file():
-            beside = [
-                str(each.relative_to(self.folder).as_posix()) for each in sorted(self.folder.glob("*.py"))
-            ]
+            beside = sorted(each.name for each in self.folder.glob("*.py"))
             hint = did_you_mean(file, beside, all_of="Python files beside the recipe")
             raise UnusableName(f"there is no file {file!r} beside the recipe", hint)
         return path

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 SIZE = (4.7, 2.7)  # inches: a panel is about 340 pixels wide on a phone, where its text has 9 pixels
 INK, LINE = "#010101", "#020202"  # colours that no figure uses otherwise; the page replaces them
 SERIES = tuple(f"#0{number}0a0a" for number in range(1, 7))
-COLOURS = {INK: "--dim", LINE: "--line"} | {
-    colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)
-}
+COLOURS = {INK: "--dim", LINE: "--line"} | {each: f"--series-{n}" for n, each in enumerate(SERIES, 1)}
 COLOURS |= {BLUE.lower(): "--series-1", VERMILLION.lower(): "--series-2", GREY: "--dim"}
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (5, 1.5, 1, 1.5)))  # so that lines differ on paper too
 WIDE = 100  # ratio of the largest to the smallest value above which the axis is logarithmic

@@ -36,9 +36,8 @@ def new_folder(runs: Path, recipe: Path) -> Path:
 def runs_of(recipe: Path, runs: Path) -> list[Path]:
     """The folders of a recipe's runs, the newest first."""
     found = numbered(runs, recipe)
-    return [
-        found[number] for number in sorted(found, reverse=True) if (found[number] / "recipe.yaml").is_file()
-    ]
+    folders = [found[number] for number in sorted(found, reverse=True)]
+    return [each for each in folders if (each / "recipe.yaml").is_file()]
 
 
 def numbered(runs: Path, recipe: Path) -> dict[int, Path]:

@@ -181,6 +181,5 @@ def combinations(settings: Iterable[Setting]) -> list[dict[str, Any]]:
     if not all(each.choices for each in settings):
         return []
     paths = [each.path for each in settings]
-    return [
-        dict(zip(paths, values, strict=True)) for values in itertools.product(*(s.labels for s in settings))
-    ]
+    grid = itertools.product(*(each.labels for each in settings))
+    return [dict(zip(paths, values, strict=True)) for values in grid]

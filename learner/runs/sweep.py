@@ -35,9 +35,7 @@ def place_for(plan: Plan, runs: Path, *, resume: bool) -> Path:
         folder = new_folder(runs.absolute(), title)
         (folder / PLAN).write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
         return folder
-    found = {
-        number: each for number, each in numbered(runs.absolute(), title).items() if (each / PLAN).is_file()
-    }
+    found = {n: each for n, each in numbered(runs.absolute(), title).items() if (each / PLAN).is_file()}
     if not found:
         raise Mistake(f"{plan.recipe} has no sweep in {shown_path(runs)}. Omit --resume to start one.")
     folder = found[max(found)]

@@ -84,9 +84,7 @@ class FitState(PassState, Clock):
     marks_passes: bool = False
     loss_is_overridden: bool = False
     reported: set[int | str]  # ids of loaders, and names of attributes, for which a warning was shown
-    groups_at_start: list[dict[str, Any]] | None = (
-        None  # the optimizer's, when the fit began; for checkpoints
-    )
+    groups_at_start: list[dict[str, Any]] | None = None  # the optimizer's; for checkpoints
     hidden_at_start: dict[str, Any] | None = None  # marks of tensors that no checkpoint holds
     given: set[str] | None = None  # the names of the callbacks at the call of `fit`
 

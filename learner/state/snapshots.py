@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from callbacks.core import draws
+from callbacks.core.contract import Callback
 from callbacks.core.modules import LOSS, loss_module, modules_beside
 from callbacks.core.when import saved_part
 from callbacks.model import shards
@@ -89,14 +90,17 @@ def states_of_callbacks(learn: FullLearner) -> dict[str, Any]:
         try:
             found[callback.name] = saved_part(callback).state_dict()
         except Exception as error:
-            may_be_created = isinstance(error, (AttributeError, TypeError)) and callback.listens_to(
-                "before_fit"
-            )
-            if may_be_created and not learn.fitting and not learn.history:
+            is_new = not learn.fitting and not learn.history
+            if is_new and may_be_created(callback, error):
                 continue
             error.add_note(f"in {type(callback).__name__}.state_dict, of the callback {callback.name!r}")
             raise
     return found
+
+
+def may_be_created(callback: Callback, error: Exception) -> bool:
+    """Is the error of an attribute that the callback's `before_fit` may create?"""
+    return isinstance(error, (AttributeError, TypeError)) and callback.listens_to("before_fit")
 
 
 def restore(learn: FullLearner, snapshot: dict[str, Any], *, before_fit: bool = False) -> None:
@@ -157,8 +161,7 @@ def put_callback_states(learn: FullLearner, states: dict[str, Any], *, before_fi
             kept.append((part, copy.deepcopy(part.state_dict())))
             part.load_state_dict(copy.deepcopy(states[callback.name]))
         except Exception as error:
-            may_be_created = before_fit and callback.listens_to("before_fit")
-            if may_be_created and isinstance(error, (AttributeError, TypeError)):
+            if before_fit and may_be_created(callback, error):
                 continue
             for each, state in kept:
                 each.load_state_dict(state)
@@ -210,10 +213,8 @@ def sandbox(learn: FullLearner) -> Iterator[Any]:
     modes = [(each, each.training) for module in modules for each in module.modules()]
     marks = unkept.hidden_tensors(learn.model)
     drawn = [(part, positions.generator_states(part)) for _, part in parts_with_generators(learn)]
-    ending, callbacks = (
-        (learn.stop_reason, learn.error, learn.n_fits, learn.loop.known),
-        tuple(learn.callbacks),
-    )
+    ending = learn.stop_reason, learn.error, learn.n_fits, learn.loop.known
+    callbacks = tuple(learn.callbacks)
     learn.loop.known = learn.loop.known.without_passes()  # the block may run a few batches only
     parts = {name: getattr(learn, name) for name in ("model", "data", "loss_func", "optimizer")}
     groups = [(each, len(each.param_groups)) for each in members_of(learn.optimizer)]

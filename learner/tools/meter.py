@@ -19,6 +19,7 @@ from callbacks import Callback, Order
 from callbacks.core.contract import OPERATIONS, LearnerProtocol
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import IN_BATCH
+from callbacks.record.timer import wait_for
 from learner.checks.preflight import Preflight
 from learner.engine.composition import before_fit_call, guarded, implementation, in_turn, nobody, surrounded
 from learner.loop import OPERATIONS as DEFAULTS
@@ -47,7 +48,7 @@ class Watch:
         self.works: list[float] = []
         self.firsts: list[int] = []  # which steps were the first of a pass
         self.after_step: Callable[[], None] = lambda: None
-        self.device: torch.device | None = None
+        self.device = torch.device("cpu")
 
     @property
     def n_left(self) -> int:
@@ -68,7 +69,7 @@ class Watch:
             yield batch
             n_done = len(self.works) + 1
             if n_done == end or n_done % BLOCK == 0:
-                settle(self.device)
+                wait_for(self.device)
             done = perf_counter()
             self.waits.append(got - asked)
             self.works.append(done - got)
@@ -91,12 +92,6 @@ class WatchedPasses(Known):
     def without_passes(self) -> Known:
         """The same, for a callback that opens a sandbox."""
         return WatchedPasses(watch=self.watch)
-
-
-def settle(device: torch.device | None) -> None:
-    """Wait until an accelerator has finished its work, in order to time it."""
-    if device is not None and device.type not in ("cpu", "meta"):
-        torch.accelerator.synchronize(device)
 
 
 class Conductor(Callback):
