@@ -24,6 +24,7 @@ from callbacks.save.checkpoint_folder import (
     surplus,
 )
 from callbacks.save.folder_lock import FolderLock
+from callbacks.save.shards_folder import remove_unused
 
 
 class Checkpoint(Callback):
@@ -223,6 +224,7 @@ class Checkpoint(Callback):
         self._n_failures = 0
         if learn.ranks.is_first:
             self._remove([*former, *surplus(self._folder, self.keep)])
+            remove_unused(self._folder)
 
     def _renew(self) -> None:
         assert self._lock is not None
@@ -245,6 +247,7 @@ class Checkpoint(Callback):
             return
         if learn.ranks.is_first:
             self._remove(other_bests(path))
+            remove_unused(path.parent)
 
     def _remove(self, paths: list[Path]) -> None:
         """Remove old checkpoint files; a file that cannot be removed only takes up disk space."""

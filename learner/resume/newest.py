@@ -6,7 +6,7 @@ from pathlib import Path
 
 from callbacks.core.warning import warn
 from callbacks.save.checkpoint_folder import checkpoints_in, step_of
-from learner.files import checkpoint_file
+from learner.files import checkpoint_file, shard_files
 from learner.resume import saving
 
 
@@ -19,7 +19,7 @@ def newest_intact(folders: list[Path]) -> Path | None:
     damaged: list[str] = []
     paths = [path for folder in folders for path in checkpoints_in(folder)]
     for path in sorted(paths, key=step_of, reverse=True):
-        problem = checkpoint_file.damage_of(path)
+        problem = checkpoint_file.damage_of(path) or shard_files.damage_of(path)
         if problem is None and path.name.startswith("best") and not has_position(path):
             continue
         if problem is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +22,15 @@ from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
 from callbacks.record.unkept import note_kept
 from learner.data.sharing import Share
-from learner.files import checkpoint_file, skeleton
-from learner.files.plain import from_plain, to_plain
+from learner.files import checkpoint_file, shard_files, skeleton
+from learner.files.plain import from_plain
 from learner.passes import positions
 from learner.resume import base, weights_file, wrapped_names
 from learner.resume.contents import check_contents
 from learner.resume.finite_weights import check_finite
 from learner.resume.undo import Undo, unchanged_on_error
-from learner.state import optimizer_modes, snapshots, unkept
+from learner.resume.writing import write_file, write_shards
+from learner.state import optimizer_modes, snapshots
 from learner.state.fingerprint import differences, fingerprint, plain_or_none
 from learner.state.protocol import FullLearner
 
@@ -74,18 +76,18 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
         warn_of_limits(learn)
     with optimizer_modes.in_eval_mode(learn) as training_weights:
         contents = {**contents_of(learn, at), "training_weights": training_weights}
-        if is_shared:
-            contents = shards.gathered(contents, is_wanted=is_first_process())
-
-        def write() -> None:
-            kept = base.without_base(learn.model, contents, without)
-            plain = to_plain(unkept.without_unkept(learn, kept), "")
-            checkpoint_file.write(path, {**plain, "kinds": skeleton.sums_of(plain)})
-
-        if is_shared or at is not None:
-            (Members() if is_shared else learn.ranks).first(write)
-        elif is_first_process():
-            write()
+        ranks = Members() if is_shared else learn.ranks
+        if is_shared and at is not None and not without:
+            write_shards(learn, path, contents, ranks)
+        else:
+            if is_shared:
+                contents = shards.gathered(contents, is_wanted=is_first_process())
+            whole = base.without_base(learn.model, contents, without) if is_first_process() else {}
+            write = partial(write_file, learn, path, whole)
+            if is_shared or at is not None:
+                ranks.first(write)
+            else:
+                write()
     note_kept()
     return path
 
@@ -180,6 +182,7 @@ def read(path: str | Path) -> dict[str, Any]:
         )
     check_kinds(contents, path)
     try:
+        contents = shard_files.filled(contents, path)
         contents = {"moved": [], **from_plain(contents), "fingerprint": fingerprint_in(contents, path)}
     except ValueError as error:
         raise checkpoint_file.CheckpointError(f"{path}: {error} {checkpoint_file.ANOTHER}") from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import resource
 import shutil
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,7 @@ import torch
 from in_ranks import in_ranks
 from torch import Tensor, nn
 
+from callbacks.core.contract import LearnerWarning
 from callbacks.distributed.distributed import Distributed
 from callbacks.guard.stopping import EarlyStopping
 from callbacks.save.checkpoint import Checkpoint
@@ -22,6 +26,7 @@ from callbacks.step.gradient import GradientClip
 from callbacks.step.precision import MixedPrecision
 from callbacks.step.swa import SWA
 from learner import Data, Learner
+from learner.files import shard_files
 
 
 class Block(nn.Module):
@@ -103,6 +108,7 @@ def cut(folder: Path, step: int, target: Path) -> Path:
     """A folder as a run leaves it that is killed after this step."""
     target.mkdir()
     for each in folder.glob(f"step-{step:09}*"):
+        assert not each.name.endswith(".tmp")
         copy = shutil.copytree if each.is_dir() else shutil.copy
         copy(each, target / each.name)
     return target
@@ -212,3 +218,58 @@ def test_layers_run_in_another_precision() -> None:
     assert kinds == {"torch.float32"}
     assert loss == pytest.approx(trained("nothing", 1)[1][0][0], rel=0.02)
     assert loss != pytest.approx(trained("nothing", 1)[1][0][0], rel=1e-6)
+
+
+def test_a_sharded_checkpoint_is_read_without_other_processes(tmp_path: Path) -> None:
+    expected = in_ranks(2, saved, tmp_path / "run", "fsdp")[0]
+    newest = max((tmp_path / "run").glob("step-*.pt"))
+    assert len(list((tmp_path / "run").glob("*.shards"))) == len(list((tmp_path / "run").glob("step-*.pt")))
+    learn = learner_of(Checkpoint(tmp_path / "run"))
+    learn.load(newest)
+    for name, each in whole(learn.model).items():
+        torch.testing.assert_close(each, expected[0][name], rtol=0, atol=0)
+    learn.load_best(tmp_path / "run")
+
+
+def test_a_damaged_folder_is_noticed_and_the_checkpoint_before_it_is_used(tmp_path: Path) -> None:
+    in_ranks(2, saved, tmp_path / "run", "fsdp")
+    newest, before = sorted((tmp_path / "run").glob("step-*.pt"), reverse=True)[:2]
+    part = next((tmp_path / "run").glob(f"{newest.stem}-*.shards")) / "__1_0.distcp"
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="is not what was written"):
+        learner_of(Checkpoint(tmp_path / "run")).load(newest)
+    with pytest.warns(LearnerWarning, match=f"{newest.name}.*Resuming from {before.name}"):
+        saved(tmp_path / "run", None, "must")
+
+
+class Code:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("was-run",)
+
+
+def test_no_code_in_a_sharded_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".metadata").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(ValueError, match="nothing was run"):
+        shard_files.read(tmp_path)
+    assert not Path("was-run").exists()
+
+
+def ending_without_space(folder: Path) -> str:
+    """The error of a rank, where rank 1 cannot write large files."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500 if torch.distributed.get_rank() else -1, -1))
+    try:
+        saved(folder, "fsdp")
+    except OSError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    return ""
+
+
+def test_every_rank_ends_if_the_disk_of_one_is_full(tmp_path: Path) -> None:
+    for message in in_ranks(2, ending_without_space, tmp_path / "run"):
+        assert "File too large" in message
+    assert not list((tmp_path / "run").glob("*.shards*"))
