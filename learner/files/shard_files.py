@@ -6,6 +6,7 @@ once that file exists, and the file holds the size and the checksum of each file
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import shutil
@@ -77,9 +78,11 @@ def write(part: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def as_os_error(error: Any) -> OSError:
-    """The error for processes that could not write."""
+    """The error for processes that could not write; torch hides that of a disk that is full."""
     rank, (reason, _) = next(iter(error.failures.items()))
-    return OSError(getattr(reason, "errno", None) or 0, f"rank {rank}: {type(reason).__name__}: {reason}")
+    hint = "" if isinstance(reason, OSError) else " Its disk may be full."
+    number = getattr(reason, "errno", None) or errno.EIO
+    return OSError(number, f"rank {rank} could not write: {type(reason).__name__}: {reason}.{hint}")
 
 
 def commit(part: Path) -> dict[str, Any]:

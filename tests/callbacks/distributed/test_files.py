@@ -100,10 +100,10 @@ def test_another_number_of_ranks_continues_with_the_next_item(
         assert_same(each, expected, atol=1e-6)
 
 
-def ending(folder: Path, **settings: Any) -> str:
+def ending(train: Any) -> str:
     """The error that a rank ends with."""
     try:
-        trained(folder, **settings)
+        train()
     except Exception as error:  # noqa: BLE001 - the test compares its text
         return f"{type(error).__name__}: {error}"
     return ""
@@ -111,15 +111,18 @@ def ending(folder: Path, **settings: Any) -> str:
 
 def ending_without_space(folder: Path) -> str:
     """The same, where rank 0 can write no large file."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if dist.get_rank() == 0 else -1, -1))
-    found = ending(folder)
+    learn = learner_of(folder, Distributed())
+    learn.model = nn.Sequential(nn.Linear(5, 20_000), nn.Linear(20_000, 3))
+    learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if dist.get_rank() == 0 else -1, -1))
+    found = ending(lambda: learn.fit(1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
     return found
 
 
 def test_every_rank_ends_if_the_folder_has_a_run(tmp_path: Path) -> None:
     alone(tmp_path / "run")
-    first, second = in_ranks(2, partial(ending, tmp_path / "run"))
+    first, second = in_ranks(2, partial(ending, partial(trained, tmp_path / "run")))
     assert first.startswith("FileExistsError")
     assert "rank 0 failed" in second
     assert "contains a run already" in second
