@@ -41,13 +41,13 @@ os.fsync = lambda descriptor: None  # no test cuts the power, and a flush takes 
 
 @pytest.fixture
 def fsync(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Files are flushed to the disk, as they are outside of tests."""
+    """Flush files to the disk, as outside of tests."""
     monkeypatch.setattr(os, "fsync", FSYNC)
     return FSYNC
 
 
 def pytest_collection_finish() -> None:
-    """Exempt what the imports have made from garbage collection, which else takes 0.5 s each time."""
+    """Exempt what the imports have made from garbage collection, which otherwise takes 0.5 s each time."""
     gc.collect()
     gc.freeze()
 

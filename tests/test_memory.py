@@ -112,7 +112,7 @@ def test_more_steps_hold_no_more():
 
 
 def test_a_kept_copy_would_be_seen():
-    """A test of the measure itself: it detects a metric that keeps predictions."""
+    """The measure itself detects a metric that keeps predictions."""
     kept = []
     keep = lambda preds, targets: (kept.append(preds), preds.new_zeros(()))[1]  # noqa: E731
     keep.name = "keep"  # type: ignore[attr-defined]
@@ -123,7 +123,7 @@ def test_a_kept_copy_would_be_seen():
 
 @pytest.mark.filterwarnings("ignore:a run that is interrupted:callbacks.LearnerWarning")
 def test_saving_makes_no_copy(tmp_path):
-    """Neither as tensors nor as Python bytes."""
+    """No copy is made, whether of tensors or of Python bytes."""
     work = WORKS["weights"]
     learn = Learner(work[0](), Data(lambda: batches(work)), F.cross_entropy, torch.optim.Adam)
     learn.fit(1)

@@ -78,7 +78,7 @@ def test_below_the_limit_that_check_prints_the_loss_falls_and_above_it_grows(loa
 
 
 def largest_stable_rate() -> float:
-    """2 / the largest curvature of the loss, which is the largest eigenvalue of its second derivatives."""
+    """The rate 2 / c, where c is the largest eigenvalue of the second derivatives of the loss."""
     time = torch.arange(0, 20).double()
     powers = torch.stack([time**2, time, torch.ones(20).double()], dim=1)
     return 2 / torch.linalg.eigvalsh(2 * powers.T @ powers / 20).max().item()

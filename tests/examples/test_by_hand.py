@@ -7,7 +7,7 @@ N_EPOCHS = 2
 
 
 def train_by_hand(model, loss_func, optimizer, batches):
-    """The losses of all steps."""
+    """Train by hand; return the losses of all steps."""
     losses = []
     for _ in range(N_EPOCHS):
         model.train()

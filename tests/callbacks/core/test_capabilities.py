@@ -161,7 +161,7 @@ def test_users_attributes_that_look_like_the_contracts_are_not_refused():
             return getattr(self, "states")  # noqa: B009 - by name, on purpose
 
     class Sub(Mine):
-        """Its base uses them."""
+        """A subclass whose base uses the names."""
 
         states = ("done",)
 

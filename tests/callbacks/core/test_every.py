@@ -14,7 +14,7 @@ BATCH = (torch.ones(4, 1), torch.ones(4, 1))
 
 
 class Due(Callback):
-    """Notes the step, or the epoch, at which it is due."""
+    """A callback that records the step or the epoch at which it is due."""
 
     def __init__(self, interval, started=True):
         super().__init__()
@@ -35,7 +35,7 @@ class Due(Callback):
 
 
 class AddUp(Callback):
-    """Lets the gradients of two batches add up."""
+    """A callback that adds the gradients of two batches."""
 
     def before_step(self, learn):
         if learn.batch_idx % 2 == 0:

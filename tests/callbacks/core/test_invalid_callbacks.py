@@ -20,7 +20,7 @@ from callbacks import (
 
 
 class Probe(Callback):
-    """Call a function in one event, the first time or each time."""
+    """A callback that calls a function in one event, the first time or each time."""
 
     def __init__(self, event, action, *, name=None):
         super().__init__(name=name)

@@ -19,7 +19,7 @@ def test_a_function_becomes_a_callback_with_its_name(make_learner):
 
     @on("after_epoch", order=Order.REPORT)
     def keep_epoch(learn):
-        """Keep it."""
+        """Keep the number of the epoch."""
         seen.append(learn.epoch)
 
     learn = make_learner(callbacks=[keep_epoch])

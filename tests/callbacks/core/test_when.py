@@ -32,7 +32,7 @@ def record(event):
 
 
 class Calls(Callback):
-    """Record each event for which it is called."""
+    """A callback that records each event for which it is called."""
 
     state = ("log",)
 

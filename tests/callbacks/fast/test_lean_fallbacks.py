@@ -27,7 +27,7 @@ from learner import Learner
 
 
 def assert_falls_back(reason: str, *callbacks, **options) -> Learner:
-    """A fit that warns once with this reason, and ends as the ordinary one."""
+    """A fit warns once with this reason, and ends as the ordinary one."""
     ordinary = learner_of(step=ZeroGrad, **copy.deepcopy(options))
     ordinary.fit(N_EPOCHS)
     learn = learner_of(*callbacks, **options)

@@ -51,7 +51,7 @@ def test_a_fit_in_float32_equals_a_hand_written_loop_up_to_rounding():
 
 
 class Turned(nn.Module):
-    """Draws random numbers for tensors that do not lie in memory as their dimensions are counted."""
+    """A model that draws random numbers for tensors whose memory is in another order."""
 
     def __init__(self):
         super().__init__()

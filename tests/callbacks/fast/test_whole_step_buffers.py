@@ -38,7 +38,7 @@ class Shared(nn.Module):
 
 
 class Replacing(nn.Module):
-    """Puts other tensors into its buffers."""
+    """A model that replaces its buffers."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ class Replacing(nn.Module):
 
 
 class Writing(Replacing):
-    """Writes to its buffer."""
+    """A model that writes to its buffer."""
 
     def forward(self, x):
         with torch.no_grad():

@@ -65,7 +65,7 @@ def test_gradients_are_gone_after_the_step():
 
 
 class Named(nn.Module):
-    """Takes inputs by name, has a part that is not used, and computes its own loss."""
+    """A model with inputs by name, an unused part and its own loss."""
 
     def __init__(self):
         super().__init__()

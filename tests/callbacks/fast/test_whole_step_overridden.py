@@ -24,7 +24,7 @@ from learner import Data, Learner
 
 
 class Halved(Callback):
-    """Override how the model is run."""
+    """A callback that overrides how the model is run."""
 
     def forward(self, learn):
         learn.preds = 0.5 * learn.model(*learn.inputs)

@@ -24,7 +24,7 @@ from callbacks import GradientAccumulation, GradientClip, WholeStep, ZeroGrad
 
 
 def of_aten(make):
-    """A backend that `make`s code of a graph of simple operations, forward and backward in one."""
+    """A backend that calls `make` with the graph of forward and backward in simple operations."""
 
     def backend(graph, inputs):
         from torch._dynamo.backends.common import aot_autograd
@@ -46,7 +46,7 @@ def broken(change):
 
 
 class Gated(nn.Module):
-    """Rounding decides which of all units pass, as it does of a few among very many ReLUs."""
+    """A model where rounding decides which units pass, as it does for a few of very many ReLUs."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class Gated(nn.Module):
 
 
 def rounding_otherwise(error=0.0):
-    """A backend whose programs round otherwise, and whose first gradient is too large by this share."""
+    """A backend whose programs round in another way, and whose first gradient is too large by this share."""
 
     def make(graph, inputs):
         draws = torch.Generator().manual_seed(0)
@@ -96,13 +96,13 @@ def test_an_error_of_the_compiler_is_found_beside_other_rounding(error):
 
 
 def without_slope(graph):
-    """The derivative of tanh is lost."""
+    """Leave out the derivative of tanh."""
     (slope,) = (node for node in graph.nodes if node.target is torch.ops.aten.tanh_backward.default)
     slope.replace_all_uses_with(slope.args[0])
 
 
 def without_write(graph):
-    """As in torch 2.13, where an in-place write to an input is lost: the count of batches stays."""
+    """Lose a write to an input in place, as torch 2.13 does: the number of batches stays as it was."""
     counted = [node for node in graph.nodes if node.target is torch.ops.aten.add.Tensor and node.args[1] == 1]
     counted[0].replace_all_uses_with(counted[0].args[0])
 

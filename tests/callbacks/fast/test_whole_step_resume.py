@@ -68,7 +68,7 @@ class Answer(NamedTuple):
 
 
 class Answering(nn.Linear):
-    """Computes its own loss, towards its inputs."""
+    """A model that computes its own loss from its inputs."""
 
     def forward(self, input):  # noqa: A002
         preds = super().forward(input)

@@ -117,7 +117,7 @@ def test_groups_need_not_have_the_order_of_the_model(make):
 
 
 class Bending(nn.Module):
-    """Uses a part for large batches alone."""
+    """A model that uses a part for large batches only."""
 
     def __init__(self):
         super().__init__()

@@ -159,13 +159,13 @@ def test_a_setting_of_a_class_is_read(monkeypatch):
 
 
 class Table:
-    """Settings of a whole training, as many keep them."""
+    """Settings of a whole training in a class, as many users have them."""
 
     scale = 1.0
 
 
 class Reversed(torch.autograd.Function):
-    """Its gradient is scaled by a setting of its class."""
+    """A function whose gradient is scaled by a setting of its class."""
 
     slope = 1.0
 
@@ -182,7 +182,7 @@ settings = ModuleType("settings_of_a_user")
 
 
 class Tabled(Settled):
-    """Reads settings in a method that `forward` calls."""
+    """A model that reads settings in a method that `forward` calls."""
 
     def forward(self, x):
         return self.mix(super().forward(x)) * self.late_scale

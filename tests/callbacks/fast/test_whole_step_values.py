@@ -47,14 +47,14 @@ def fit(step, setting, *others, n_epochs=3, data=BATCHES):
 
 
 def is_as_ordinary(setting):
-    """Fit with and without a program, and return whether the program was used throughout."""
+    """Compare fits with and without a program; return whether the program was used in all steps."""
     ordinary, whole = fit(ZeroGrad(), setting), fit(WholeStep("eager"), setting)
     torch.testing.assert_close(whole.model.state_dict(), ordinary.model.state_dict(), rtol=1e-9, atol=1e-12)
     return whole.callbacks[WholeStep].fallback is None
 
 
 class Net(nn.Module):
-    """Scale the output by a setting, read in some way."""
+    """A model that scales its output by a setting, which it reads in a given way."""
 
     def __init__(self, read, **held):
         super().__init__()
@@ -78,7 +78,7 @@ class Slotted:
 
 
 class Derived(Slotted):
-    """The setting is in a slot of the parent."""
+    """A class with the setting in a slot of its parent."""
 
     __slots__ = ("other",)
 
@@ -90,7 +90,7 @@ class Config:
 
 
 class Late(Slotted):
-    """Gives its setting by a property, from a global variable."""
+    """A class whose setting is a property that reads a global variable."""
 
     __slots__ = ()
 
@@ -532,7 +532,7 @@ def test_an_ordinary_loss_in_a_function_gets_a_program():
 
 
 class Double(Callback):
-    """Changes gradients in place, after the clip."""
+    """A callback that doubles gradients in place, after the clip."""
 
     def before_step(self, learn):
         for each in learn.model.parameters():
@@ -556,7 +556,7 @@ def test_a_clip_by_value_goes_together_with_a_reader_of_gradients():
 
 
 class Judge(Callback):
-    """Owns a layer that the loss reads, and moves its weights between the forward pass and the loss."""
+    """A callback that owns a layer of the loss, and changes its weights before the loss reads them."""
 
     def __init__(self):
         super().__init__()
@@ -600,7 +600,7 @@ def test_a_tensor_that_the_loss_reads_and_that_changes_before_it_is_an_error():
 
 
 class TrainsCritic(Callback):
-    """Trains the module of the loss with the gradients that the step leaves there."""
+    """A callback that trains the module of the loss with the gradients of the step."""
 
     def __init__(self, critic):
         super().__init__()
@@ -675,7 +675,7 @@ def shrink(module):
 
 
 class Shrinks(Callback):
-    """Weight decay by hand, as in old code, through a helper."""
+    """A callback that decays weights by hand in a helper, as old code does."""
 
     def before_step(self, learn):
         if learn.epoch == 1:
@@ -734,7 +734,7 @@ def test_an_autocast_around_the_fit_is_a_part_of_the_program():
 
 
 class Given:
-    """Gives a setting in all ways in which a class can."""
+    """A class that has a setting in every way in which a class can."""
 
     scale = 1.0
 

@@ -9,5 +9,5 @@ from callbacks.guard import stop_on_nan
 
 @pytest.fixture
 def on_device(monkeypatch):
-    """Make the callbacks treat the CPU as a device that is waited for."""
+    """The callbacks treat the CPU as a device that is waited for."""
     monkeypatch.setattr(stop_on_nan, "is_free_to_read", lambda number: False)

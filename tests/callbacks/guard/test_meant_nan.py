@@ -17,7 +17,7 @@ NAN, INF = math.nan, math.inf
 
 
 class Holding(nn.Module):
-    """A regression with something else, which `use` may fill or read."""
+    """A regression with another attribute, which `use` may fill or read."""
 
     def __init__(self, use=lambda model, x, y: y, **tensors):
         super().__init__()

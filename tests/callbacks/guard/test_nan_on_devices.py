@@ -23,7 +23,7 @@ from learner import Data, Learner
 
 
 class Elsewhere(torch.Tensor):
-    """A loss that says it is on an accelerator, and counts how often it is waited for."""
+    """A loss on an imitated accelerator, which counts how often it is waited for."""
 
     waits = 0
     is_cpu = False

@@ -15,7 +15,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class PruneFrom(optuna.pruners.BasePruner):
-    """Prune at a step."""
+    """A callback that prunes at a step."""
 
     def __init__(self, step: int):
         self.step = step
@@ -25,7 +25,7 @@ class PruneFrom(optuna.pruners.BasePruner):
 
 
 class Scripted(Callback):
-    """Write the given results, epoch by epoch."""
+    """A callback that writes the given results, one per epoch."""
 
     def __init__(self, values):
         super().__init__(name="scripted")

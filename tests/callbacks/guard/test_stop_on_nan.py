@@ -23,7 +23,7 @@ from learner import Data, Learner
 
 
 class KeepWeights(Callback):
-    """The weights before each batch's gradients."""
+    """A callback that keeps the weights before the gradients of each batch."""
 
     def before_fit(self, learn):
         self.seen = []
@@ -235,7 +235,7 @@ def test_on_a_device_weights_that_are_bad_though_all_losses_are_good_end_the_fit
 
 
 class Counted(nn.Module):
-    """Says that it has no entries, as an empty list of layers, and has buffers."""
+    """A module with the length 0, as an empty list of layers, and with buffers."""
 
     def __init__(self):
         super().__init__()
@@ -255,7 +255,7 @@ def test_buffers_are_found_in_modules_that_have_a_length_or_refuse_one():
 
 
 class Padded(nn.Module):
-    """Holds NaN in a trained weight where nothing is read."""
+    """A model with NaN in entries of a weight that are never read."""
 
     def __init__(self):
         super().__init__()

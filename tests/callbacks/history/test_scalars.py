@@ -12,7 +12,7 @@ from callbacks.history.scalars import JOIN_AT, Scalars
 
 
 class Elsewhere(torch.Tensor):
-    """A tensor that says it is on an accelerator, and counts how often it is waited for."""
+    """A tensor on an imitated accelerator, which counts how often it is waited for."""
 
     waits = 0
     is_cpu = False

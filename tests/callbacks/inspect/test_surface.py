@@ -25,7 +25,7 @@ class Quadratic(nn.Module):
 
 
 def fitted(n_epochs: int = 10, **options) -> tuple[Learner, LossSurface]:
-    """The article's fit."""
+    """A fit of the article."""
     torch.manual_seed(2021)
     data, surface = article(), LossSurface(**options)
     optimizer = partial(torch.optim.SGD, lr=1e-5)

@@ -62,7 +62,7 @@ each_metric = pytest.mark.parametrize(
 
 
 def batch(kind: str, n: int, generator: torch.Generator | None = None):
-    """Preds and targets of a kind."""
+    """Predictions and targets of a kind."""
     preds = torch.randn((n,) if kind == "yes or no" else (n, 3), generator=generator)
     if kind == "numbers":
         return preds, torch.randn(n, 3, generator=generator)
@@ -125,7 +125,7 @@ def test_it_declares_which_way_is_better(kind, make):
 
 
 class Same(nn.Module):
-    """Gives what it gets, and has a weight for the optimizer."""
+    """A model that returns its inputs, with a weight for the optimizer."""
 
     def __init__(self):
         super().__init__()

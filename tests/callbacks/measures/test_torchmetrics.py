@@ -71,7 +71,7 @@ def batches(kind: str, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 class Line(nn.Module):
-    """One number per item."""
+    """A model with one output per item."""
 
     def __init__(self):
         super().__init__()

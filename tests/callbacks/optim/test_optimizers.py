@@ -62,7 +62,7 @@ def test_a_sparse_embedding_has_its_own_optimizer():
 
 def test_an_optimizer_of_any_kind_may_be_a_member():
     class Plain:
-        """What an optimizer needs, and no more."""
+        """An optimizer with the methods that are needed, and no others."""
 
         def __init__(self, params):
             self.param_groups = [{"params": list(params), "lr": 0.1}]

@@ -25,7 +25,7 @@ def lane(monkeypatch):
 
 
 class At(Callback):
-    """Call a function after a number of batches, of training and validation."""
+    """A callback that calls a function after a number of batches of training and validation."""
 
     def __init__(self, n, act):
         super().__init__()

@@ -31,7 +31,7 @@ N_ITEMS = 64
 
 
 class Block(nn.Module):
-    """Dropout, batch norm's buffers, a spectral norm's, and a keyword."""
+    """A layer with dropout, buffers of batch norm and of a spectral norm, and a keyword."""
 
     def __init__(self, width: int = 16):
         super().__init__()

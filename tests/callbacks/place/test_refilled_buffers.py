@@ -36,7 +36,7 @@ def lane(monkeypatch):
 
 
 class Filling:
-    """Gives the same two tensors for each batch, filled again."""
+    """A loader that fills the same two tensors again for each batch."""
 
     def __init__(self, fill="torch"):
         self.inputs, self.targets, self.fill = torch.zeros(SIZE, 3), torch.zeros(SIZE, 1), fill

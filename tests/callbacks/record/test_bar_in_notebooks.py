@@ -16,7 +16,7 @@ from callbacks.record import progress as module
 
 
 class Outputs:
-    """Stands for `IPython.display`: keeps each output with all that it has shown."""
+    """An imitation of `IPython.display` that keeps each output with all versions that it has shown."""
 
     def __init__(self):
         self.shown = []

@@ -28,7 +28,7 @@ def rows_of(path):
 
 
 class Later(Callback):
-    """Adds a result from the second epoch on."""
+    """A callback that adds a result from the second epoch on."""
 
     order = Order.MEASURE
 

@@ -16,7 +16,7 @@ from learner import Data, Learner
 
 
 class Mark(Callback):
-    """Leaves a mark of each batch in the trace."""
+    """A callback that marks each batch in the trace."""
 
     def before_batch(self, learn):
         kind = "train" if learn.training else "valid"

@@ -10,7 +10,7 @@ from callbacks.record import timer
 
 
 class Clock:
-    """Seconds that pass only where a test says so."""
+    """A clock that only the test moves."""
 
     now = 100.0
 
@@ -26,7 +26,7 @@ def clock(monkeypatch) -> Clock:
 
 
 class Work(Callback):
-    """Take so many seconds for the updates, one after the other, 1 for a validation batch, 10 for saving."""
+    """A callback that takes the given seconds for updates, 1 for a validation batch, 10 for saving."""
 
     order = Checkpoint.order
 

@@ -18,7 +18,7 @@ DATA = (torch.ones(4, 1), torch.ones(4, 1))
 
 @pytest.fixture(autouse=True)
 def first_fit(monkeypatch):
-    """As if nothing was trained in this process."""
+    """Nothing has been trained in this process."""
     monkeypatch.setattr(unkept, "known", set())
 
 

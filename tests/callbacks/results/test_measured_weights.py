@@ -42,7 +42,7 @@ def make(*callbacks, n_batches=1, model=None, valid=None, metrics=None, **settin
 
 
 class Weights(Callback):
-    """Keeps the weights at the beginning and the end of each training pass."""
+    """A callback that keeps the weights at the start and the end of each training pass."""
 
     order = Order.SAVE
 

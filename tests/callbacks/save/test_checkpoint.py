@@ -24,7 +24,7 @@ def names(folder: Path) -> list[str]:
 
 
 def write_fails(monkeypatch, when):
-    """Let the disk be full whenever `when(path)` is true."""
+    """The disk is full whenever `when(path)` is true."""
     write = checkpoint_file.write
 
     def full(path, contents, **options):

@@ -76,7 +76,7 @@ def test_a_second_ctrl_c_in_the_save_leaves_the_previous_file(tmp_path, monkeypa
 
 
 class Dies(Dataset):
-    """Kill its worker at the tenth item, the first time."""
+    """Data that kills its worker at the tenth item, the first time."""
 
     def __init__(self, flag: Path):
         self.flag = flag

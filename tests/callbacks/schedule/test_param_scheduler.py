@@ -19,7 +19,7 @@ from learner.recipes.recipe import load_recipe
 
 
 def seen(learn, name: str = "lr", n_epochs: int = 4) -> list[list[float]]:
-    """What each group has at each step of a fit."""
+    """The value in each group at each step of a fit."""
     found: list[list[float]] = [[] for _ in learn.optimizer.param_groups]
 
     @on("after_step")

@@ -15,7 +15,7 @@ from callbacks.schedule.annealers import constant
 
 
 class Given(Callback):
-    """Measures the numbers that it is given."""
+    """A callback that measures given numbers."""
 
     measures: ClassVar = {"given": "min"}
 

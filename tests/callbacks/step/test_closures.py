@@ -48,7 +48,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def sam_by_hand(model, n_epochs, *, adaptive=False, rho=0.05, max_norm=None) -> None:
-    """As the paper's algorithm 1 has it; the second pass runs on a copy, so it touches no statistics."""
+    """Algorithm 1 of the paper; the second pass runs on a copy, so it changes no statistics."""
     optimizer, clip = sgd(model.parameters()), partial(nn.utils.clip_grad_norm_, max_norm=max_norm)
     for inputs, targets in n_epochs * line_batches(3):
         random = torch.get_rng_state()

@@ -11,7 +11,7 @@ from callbacks import Callback, CancelBatch, CancelFit, CancelStep, ZeroGrad
 
 
 class WatchGradients(Callback):
-    """Note, at some moments, whether there are gradients."""
+    """A callback that records at several events whether there are gradients."""
 
     def before_fit(self, learn):
         self.seen = []
@@ -113,7 +113,7 @@ def replaced(parameters):
 
 
 class OfNoKind:
-    """Steps like an optimizer, but does not inherit from torch's."""
+    """An optimizer that does not inherit from that of torch."""
 
     def __init__(self, parameters):
         self.inner = torch.optim.SGD(parameters, lr=0.1)

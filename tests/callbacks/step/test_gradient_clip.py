@@ -38,7 +38,7 @@ def learner_with(*callbacks, model=None) -> Learner:
 
 
 def by_hand(clip, n_epochs: int) -> tuple[nn.Module, list[float]]:
-    """A plain loop that clips; and what the clipping gave."""
+    """Train by a plain loop that clips; return the weights and the norms."""
     model = net()
     optimizer, norms = torch.optim.SGD(model.parameters(), lr=0.1), []
     for inputs, targets in n_epochs * line_batches(3):
@@ -141,7 +141,7 @@ def test_two_of_them_are_refused_with_both():
 
 
 class Walked(nn.Sequential):
-    """Counts how often its parts are listed."""
+    """A model that counts how often its parts are listed."""
 
     n = 0
 

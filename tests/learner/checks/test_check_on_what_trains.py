@@ -38,7 +38,7 @@ def line(**others):
 
 
 class Started(Callback):
-    """Creates its state in a given event before the first batch."""
+    """A callback that creates its state in a given event before the first batch."""
 
     def __init__(self, event):
         super().__init__()
@@ -59,7 +59,7 @@ class Started(Callback):
 
 
 class Double(torch.autograd.Function):
-    """Has no second derivative."""
+    """A function without a second derivative."""
 
     @staticmethod
     def forward(ctx, x):
@@ -72,7 +72,7 @@ class Double(torch.autograd.Function):
 
 
 class Critic(Callback):
-    """Trains another network within the step, like a GAN."""
+    """A callback that trains another network within the step, like a GAN."""
 
     def before_fit(self, learn):
         self.net = nn.Linear(1, 1)
@@ -223,7 +223,7 @@ def test_a_failure_in_training_is_still_an_error(capsys):
 
 
 class Experts(nn.Module):
-    """The first number of a batch decides which expert is used."""
+    """A model whose expert is chosen by the first number of a batch."""
 
     def __init__(self):
         super().__init__()

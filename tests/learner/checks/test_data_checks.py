@@ -27,7 +27,7 @@ def learner_of(data, model=None, loss_func=F.mse_loss, **options) -> Learner:
 
 
 class Once:
-    """Data that is used up by reading it, without showing that: `__iter__` is not a generator."""
+    """Data that can be read once, which its `__iter__` does not show."""
 
     def __init__(self, batches):
         self.batches = iter(batches)

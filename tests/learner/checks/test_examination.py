@@ -50,7 +50,7 @@ def test_a_report_in_a_notebook_adds_one_line_to_the_printed_text(capsys):
 
 
 class Counts(Callback):
-    """Has state, changes the batch, and would write files if it were called."""
+    """A callback with state that changes the batch, and writes files if it is called."""
 
     order = Order.TRANSFORM
     state = ("n_seen",)
@@ -65,7 +65,7 @@ class Counts(Callback):
 
 
 class Learned(nn.Module):
-    """A loss that counts."""
+    """A loss that counts its calls."""
 
     def __init__(self):
         super().__init__()

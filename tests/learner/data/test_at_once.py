@@ -46,7 +46,7 @@ class Backwards:
 
 
 class OfTensors:
-    """Gives indices as tensors."""
+    """A sampler that returns indices as tensors."""
 
     def __iter__(self):
         yield from torch.randperm(N_ITEMS)
@@ -92,7 +92,7 @@ def test_batches_and_random_numbers_are_those_of_the_loader(kind):
 
 
 class OwnLoader(DataLoader):
-    """A subclass may do anything."""
+    """A subclass of `DataLoader`."""
 
 
 class Augmented(TensorDataset):

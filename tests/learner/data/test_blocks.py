@@ -94,7 +94,7 @@ def test_an_impossible_order_is_refused(make, words):
 
 
 class Seen(Callback):
-    """Record a checksum of each batch, and raise an error after `at` batches."""
+    """A callback that records a checksum of each batch, and raises an error after `at` batches."""
 
     state = ("seen",)
 

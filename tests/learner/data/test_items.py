@@ -175,7 +175,7 @@ BATCHES = [(torch.rand(n, 3), torch.rand(n, 3)) for n in (4, 3, 2)]
 
 
 def at(batch_idx: int, event: str, error: type[Exception]):
-    """Raise at an event of one batch."""
+    """A callback that raises an error at an event of one batch."""
 
     @on(event)
     def cancel(learn):

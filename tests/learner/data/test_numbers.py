@@ -211,7 +211,7 @@ def test_names_that_do_not_match_are_refused(kind):
 
 
 class Copies(TorchDispatchMode):
-    """Count the copies from the host to a device; `meta` is the accelerator here."""
+    """Counts the copies from the host to a device, which is `meta` here."""
 
     n = 0
 

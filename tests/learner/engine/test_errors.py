@@ -160,7 +160,7 @@ def test_a_dead_loader_worker_is_reported(make_learner):
 
 
 class Suicidal(Dataset):
-    """The kernel kills the worker that reads it."""
+    """Data whose worker is killed by the kernel when it reads an item."""
 
     def __len__(self):
         return 8

@@ -57,7 +57,7 @@ class Lookahead:
 
 
 class Noisy(SGD):
-    """Draws noise from its own generator, which its state dict keeps beside torch's keys."""
+    """An optimizer with noise from its own generator, which its state dict contains beside the usual keys."""
 
     def __init__(self, params, lr=0.05):
         super().__init__(params, lr)
@@ -79,7 +79,7 @@ class Noisy(SGD):
 
 
 class Progressive(SGD):
-    """Keeps its progress in the settings of its groups, like Prodigy."""
+    """An optimizer with its progress in the settings of its groups, like Prodigy."""
 
     def step(self, closure=None):
         for group in self.param_groups:
@@ -88,7 +88,7 @@ class Progressive(SGD):
 
 
 class Listed(Both):
-    """Returns its state as a list."""
+    """An optimizer with its state in a list."""
 
     def state_dict(self):
         return [one.state_dict() for one in self.each]
@@ -205,7 +205,7 @@ def test_a_snapshot_of_another_optimizer_is_refused():
 
 
 class Plain:
-    """The rate has another name, and the state is not per parameter."""
+    """An optimizer whose rate has another name, and whose state is not per parameter."""
 
     def __init__(self, parameters):
         self.param_groups = [{"params": list(parameters), "step_size": 0.1}]

@@ -107,7 +107,7 @@ def test_a_builtin_function_as_a_callback_is_searched_for_optimizers():
 
 
 class Second(Callback):
-    """Steps its own optimizer."""
+    """A callback that steps its own optimizer."""
 
     def __init__(self, parameters):
         super().__init__()
@@ -119,7 +119,7 @@ class Second(Callback):
 
 
 class SavedSecond(Second):
-    """The same, and saves the optimizer."""
+    """A callback that steps its own optimizer, and saves it."""
 
     state = ("optimizer",)
 
@@ -161,7 +161,7 @@ def test_weights_that_no_optimizer_trains_are_still_reported():
 
 
 class Probing(SGD):
-    """Also needs a closure, under another name."""
+    """An optimizer that needs a closure under another name."""
 
     def step(self, evaluate):
         loss = evaluate()

@@ -99,7 +99,7 @@ def test_a_subclass_that_follows_the_rules_trains():
         _loss = 1
 
     class Base(Learner):
-        """Own private names, dunders, mangled names, public methods, private attributes of other objects."""
+        """A learner with private, special and mangled names, and private names of other objects."""
 
         _rank: int = 0
         _mark_of_mine = 3

@@ -30,14 +30,14 @@ def network():
 
 
 class Sums(nn.Module):
-    """Takes several inputs."""
+    """A model of several inputs."""
 
     def forward(self, first, second):
         return first.sum(1) + second.sum(1)
 
 
 class Keywords(nn.Module):
-    """Takes any keywords."""
+    """A model of any keywords."""
 
     def forward(self, **batch):
         return batch["first"].sum(1) + batch["second"].sum(1)
@@ -53,14 +53,14 @@ class Named:
 
 
 class Several(nn.Module):
-    """Returns several outputs in a data class."""
+    """A model with several outputs in a data class."""
 
     def forward(self, x):
         return Named(x * 2, (x.sum(1), {"size": x.norm(dim=1)}))
 
 
 class Reads(nn.Module):
-    """Tokens through an embedding and an attention."""
+    """A model of an embedding and an attention."""
 
     def __init__(self):
         super().__init__()

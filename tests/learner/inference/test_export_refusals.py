@@ -15,21 +15,21 @@ from callbacks import Callback, LearnerWarning
 
 
 class Loops(nn.Module):
-    """Goes through the items in Python."""
+    """A model that loops over the items in Python."""
 
     def forward(self, x):
         return torch.stack([item * 2 for item in x])
 
 
 class Fixed(nn.Module):
-    """Takes five items, no more and no less."""
+    """A model of exactly five items."""
 
     def forward(self, x):
         return x.view(5, 3).sum(1) + torch.arange(5)
 
 
 class Bessel(nn.Module):
-    """Uses an operator that ONNX lacks."""
+    """A model with an operator that ONNX lacks."""
 
     def forward(self, x):
         return torch.special.bessel_j0(x)

@@ -133,7 +133,7 @@ def test_several_outputs_are_written_to_a_file_each(tmp_path):
 
 
 class Twice(nn.Linear):
-    """Returns its output and twice its output."""
+    """A model with two outputs; the second is twice the first."""
 
     def __init__(self):
         super().__init__(3, 1)

@@ -26,7 +26,7 @@ class Named:
 
 
 class Model(nn.Module):
-    """Returns a function of the batch, whose items are numbered over the whole pass."""
+    """A model that applies a function to the batch, whose items are numbered over the whole pass."""
 
     def __init__(self, function):
         super().__init__()

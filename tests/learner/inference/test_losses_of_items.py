@@ -33,7 +33,7 @@ def classes(loss, *, ignored=0, shape=()):
 
 
 class Swap(nn.Module):
-    """Puts the classes of a sequence into the second dimension."""
+    """A model that moves the classes of a sequence to the second dimension."""
 
     def forward(self, x):
         return x.transpose(1, 2)

@@ -74,7 +74,7 @@ def test_scalars_are_items_of_a_model_that_trained_on_scalars():
 
 
 class Scale(nn.Module):
-    """Twice its input."""
+    """A model that doubles its input."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,7 @@ class Scale(nn.Module):
 
 
 class Two(nn.Module):
-    """Two inputs of different lengths, and two outputs."""
+    """A model with two inputs of different lengths, and two outputs."""
 
     def __init__(self):
         super().__init__()

@@ -15,7 +15,7 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 
 
 class Fixed(nn.Module):
-    """Returns its inputs, so that a test chooses the predictions."""
+    """A model that returns its inputs, so that a test chooses the predictions."""
 
     def __init__(self):
         super().__init__()

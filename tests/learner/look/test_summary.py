@@ -13,7 +13,7 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 
 
 class Network(nn.Module):
-    """With a shared, a tied, a frozen, an idle and a recurrent layer."""
+    """A model with a shared, a tied, a frozen, an unused and a recurrent layer."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ class Network(nn.Module):
 
 
 class LongName(nn.Module):
-    """With a layer whose name does not fit."""
+    """A model with a layer whose name does not fit."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class LongName(nn.Module):
 
 
 class Words(nn.Module):
-    """Takes and returns a mapping."""
+    """A model from a mapping to a mapping."""
 
     def __init__(self):
         super().__init__()

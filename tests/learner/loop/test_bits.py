@@ -43,7 +43,7 @@ class Output:
 
 
 class OwnLoss(nn.Module):
-    """The loss is part of the output, as in the models of `transformers`."""
+    """A model with the loss in its output, as those of transformers."""
 
     def __init__(self):
         super().__init__()
@@ -127,7 +127,7 @@ CASES = {
 
 
 class OnlyValues(nn.Module):
-    """Takes its input by keyword."""
+    """A model whose input is a keyword."""
 
     def __init__(self, layers: nn.Module):
         super().__init__()

@@ -9,7 +9,7 @@ from callbacks import Callback, CancelFit, DevicePlacement, MCDropout, Order
 
 
 class Log(Callback):
-    """Log start and cleanup; the cleanup needs what the start has created."""
+    """A callback that logs start and cleanup; the cleanup needs what the start has created."""
 
     order = Order.REPORT
 
@@ -28,7 +28,7 @@ class Log(Callback):
 
 
 class NoHook(Callback):
-    """Implements `cleanup_fit` but not `before_fit`."""
+    """A callback with `cleanup_fit` but without `before_fit`."""
 
     def __init__(self, order: Order):
         self.order, self.seen = order, []

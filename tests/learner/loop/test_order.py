@@ -34,7 +34,7 @@ EPOCH = ["before_epoch", *TRAIN, *VALIDATE, "after_epoch"]
 
 
 class Trace(Callback):
-    """Log every event, and call an action at one of them."""
+    """A callback that logs every event, and calls a function at one of them."""
 
     order = Order.SAVE
 

@@ -136,7 +136,7 @@ def test_a_callback_and_a_subclass_that_implement_the_same_operation_are_refused
 
 
 class Logged(Callback):
-    """Counts batches, and logs each start and end."""
+    """A callback that counts batches, and logs each start and end."""
 
     state = ("n",)
 

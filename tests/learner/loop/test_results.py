@@ -26,7 +26,7 @@ BATCHES = list(zip(X.split(4), X.sum(1, keepdim=True).split(4), strict=True))
 
 
 class Writes(Callback):
-    """Writes a value in a given event, in a given way."""
+    """A callback that writes a value in a given event and in a given way."""
 
     order = Order.MEASURE
     measures = {"aux": "min"}  # noqa: RUF012

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:a run that is interrupted:callba
 
 
 class Grow(Callback):
-    """4, 8, 16 items in a batch."""
+    """A callback that assigns a loader of larger batches before each epoch: 4, 8, 16 items."""
 
     def before_epoch(self, learn):
         learn.data.train = TensorLoader((X, X), 4 * 2**learn.epoch, shuffle=True, seed=learn.epoch)
@@ -42,7 +42,7 @@ class GrowLoader(Callback):
 
 
 class Shrink(Sampler):
-    """Fewer items in each epoch."""
+    """A sampler with fewer items in each epoch."""
 
     epoch = 0
 

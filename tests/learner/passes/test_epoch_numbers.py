@@ -28,7 +28,7 @@ ROWS = TensorDataset(X, X)
 
 
 class Numbered:
-    """Keeps the epoch numbers that it receives."""
+    """An object that keeps the epoch numbers that it receives."""
 
     def __init__(self):
         self.numbers = []
@@ -243,7 +243,7 @@ def test_a_set_epoch_without_a_number_is_not_called(make_learner):
 
 
 class Pointed(Rows):
-    """Keeps its epoch where worker processes see it."""
+    """A data set with its epoch in shared memory, where worker processes see it."""
 
     def __init__(self):
         super().__init__()

@@ -24,7 +24,7 @@ from learner import Data, TensorLoader
 
 
 class Claims:
-    """Reports one number of batches and yields another."""
+    """A loader that reports one number of batches and yields another."""
 
     def __init__(self, claim, batches):
         self.claim, self.batches = claim, batches
@@ -50,7 +50,7 @@ class Buckets(BatchSampler):
 
 
 class Steps(Callback):
-    """Keeps the batch of each update, and its rate."""
+    """A callback that keeps the batch and the rate of each update."""
 
     def before_fit(self, learn):
         self.batches, self.rates = [], []

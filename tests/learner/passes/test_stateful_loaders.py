@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWa
 
 
 class Counting:
-    """Batches that save and restore their position."""
+    """A loader that saves and restores its position."""
 
     def __init__(self):
         self.n, self.rng = 0, random.Random(1)

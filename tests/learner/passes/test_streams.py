@@ -31,7 +31,7 @@ class Part:
 
 
 class Lazy(Part):
-    """Opens its stream in the first pass."""
+    """Data that opens its stream in the first pass."""
 
     def __init__(self):
         self.stream = None
@@ -42,7 +42,7 @@ class Lazy(Part):
 
 
 class Offset:
-    """Counts its position."""
+    """Data that counts its position."""
 
     def __init__(self):
         self.at = 0
@@ -54,7 +54,7 @@ class Offset:
 
 
 class Rotating:
-    """Rotates a deque in a slot."""
+    """Data that rotates a deque in a slot."""
 
     __slots__ = ("batches",)
 
@@ -68,7 +68,7 @@ class Rotating:
 
 
 class Itself:
-    """Its own iterator, with its position in an array."""
+    """Data that is its own iterator, with its position in an array."""
 
     def __init__(self):
         self.at = torch.zeros((), dtype=torch.long)
@@ -86,7 +86,7 @@ class Itself:
 
 
 class Epochs:
-    """Shuffles with a seed that counts its passes."""
+    """Data that is shuffled with a seed that counts the passes."""
 
     def __init__(self):
         self.n_passes = 0
@@ -181,7 +181,7 @@ def test_data_that_continues_over_epochs_resumes_at_its_position(kind, every, st
 
 
 class Restarts:
-    """Opens its batches again in each pass, and keeps the iterator."""
+    """Data that opens its batches again in each pass, and keeps the iterator."""
 
     n_asked = 0
 

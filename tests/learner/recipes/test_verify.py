@@ -16,7 +16,7 @@ from learner.runs.running import verify_recipe
 
 
 class Hidden(Callback):
-    """Changes the loss by a number that it does not declare."""
+    """A callback that changes the loss by a number that it does not declare."""
 
     n = 0
 
@@ -88,5 +88,5 @@ def with_workers() -> Learner:
 
 
 def test_workers_of_a_loader_exit_when_their_process_is_killed():
-    """They are forked from it, not from a server that outlives it: `usual` is this process's way."""
+    """The workers are forked from the process, not from a server that outlives it, as `usual` decides."""
     assert verify_resume(with_workers, 1, n_kills=2, every="2 steps").ok

@@ -22,7 +22,7 @@ def test_epoch_checkpoints_resume_with_the_same_bits(tmp_path, at):
 @pytest.mark.parametrize("data", [shuffled, in_memory, partial(shuffled, generator=torch.Generator())])
 @pytest.mark.parametrize("at", [1, 3, 6, 7, 8, 16])
 def test_step_checkpoints_in_mid_epoch_resume_with_the_same_bits(tmp_path, at, data):
-    """With random augmentation; `seen` shows that no sample is repeated or missed."""
+    """The data is augmented at random; `seen` shows that no sample is repeated or missed."""
     if isinstance(data, partial):
         data.keywords["generator"].manual_seed(7)
     learn = run_interrupted(tmp_path / "run", at, data=data)

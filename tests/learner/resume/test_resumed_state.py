@@ -14,7 +14,7 @@ from learner import Data
 
 
 class Count(Callback):
-    """Count the training items in an attribute that `before_fit` creates."""
+    """A callback that counts the training items in an attribute that `before_fit` creates."""
 
     state: tuple[str, ...] = ("n",)
 
@@ -32,7 +32,7 @@ class InConstructor(Count):
 
 
 class InTrain(Count):
-    """Count the items of each epoch."""
+    """A callback that counts the items of each epoch."""
 
     def before_fit(self, learn): ...
 
@@ -48,7 +48,7 @@ class AtFirstEpochsEnd(Callback):
 
 
 class ByProperty(Count):
-    """Its state is a property that reads what `before_fit` creates."""
+    """A callback whose state is a property that reads what `before_fit` creates."""
 
     def before_fit(self, learn):
         self._counts = {"items": 0}
@@ -63,7 +63,7 @@ class ByProperty(Count):
 
 
 class OwnStateDict(Count):
-    """Its methods for the state work only after `before_fit`."""
+    """A callback whose state can be read only after `before_fit`."""
 
     state = ()
 
@@ -87,7 +87,7 @@ class OwnStateDict(Count):
 
 
 class Brings(Callback):
-    """Adds a callback with state in `before_fit`."""
+    """A callback that adds another one with state in `before_fit`."""
 
     order = Order.PREPARE
 

@@ -179,7 +179,7 @@ def test_a_full_disk_puts_the_run_elsewhere_where_it_can_be_opened(monkeypatch):
 
 
 class Awkward(nn.Module):
-    """Tied weights, a view, a tensor that is not contiguous, extra state."""
+    """A model with tied weights, a view, a tensor that is not contiguous, and extra state."""
 
     def __init__(self, extra=None):
         super().__init__()

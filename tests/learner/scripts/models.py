@@ -50,7 +50,7 @@ class Tagger(nn.Module):
 
 
 class PartlyFrozen(nn.Module):
-    """Its first part does not train, and stays in evaluation mode."""
+    """A model whose first part is not trained, and stays in evaluation mode."""
 
     def __init__(self):
         super().__init__()

@@ -14,7 +14,7 @@ from learner import Learner
 
 
 class Count(Callback):
-    """Counts batches with hooks of all kinds."""
+    """A callback that counts batches with hooks of all kinds."""
 
     state = ("n",)
 

@@ -33,7 +33,7 @@ def pictures() -> nn.Module:
 
 
 class Sum(nn.Module):
-    """A sum over all batches in a buffer of the batch's size, which is None before the first batch."""
+    """A model with a sum over all batches in a buffer, which is None before the first batch."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from callbacks import (
 
 
 class Watch(Callback):
-    """Record the weight at each event of interest."""
+    """A callback that records the weight at several events."""
 
     order = Order.SAVE
 

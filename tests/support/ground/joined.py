@@ -25,7 +25,7 @@ def numbers(high: int, *shape: int) -> torch.Tensor:
 
 
 def partly(classes: torch.Tensor, ignored: int = -100) -> torch.Tensor:
-    """Classes half of them ignored, with all those of the first items."""
+    """Classes, one half of them ignored, with all those of the first items."""
     kept = classes.clone()
     kept[torch.rand(kept.shape, generator=DRAW) < 0.5] = ignored
     kept[:3] = ignored

@@ -32,7 +32,7 @@ class Event:
 
 
 class FakeLane:
-    """A device whose copies, as far as anybody knows, are under way until its computations are waited for."""
+    """A device whose copies end only when its computations are waited for."""
 
     def __init__(self, pinned=()):
         self.pinned = {tensor.untyped_storage().data_ptr() for tensor in pinned}
@@ -78,7 +78,7 @@ def imitated(monkeypatch, pinned=()):
 
 
 class Noisy(torch.utils.data.Dataset):
-    """Items with noise from the stream that dropout draws from; counts what is fetched."""
+    """Items with noise from the generator of dropout; the number of fetched items is counted."""
 
     n_fetched = 0
 
@@ -91,7 +91,7 @@ class Noisy(torch.utils.data.Dataset):
 
 
 class Batches(Callback):
-    """Keeps the sum of every batch."""
+    """A callback that keeps the sum of each batch."""
 
     state = ("sums",)
 

@@ -62,7 +62,7 @@ def learner_of(*callbacks, optimizer=SETTINGS[2], model=None, step=LeanStep, **o
 
 
 def assert_same(one, other) -> None:
-    """Of nested states: the same keys, and the same bits."""
+    """Nested states have the same keys and the same bits."""
     if isinstance(one, dict):
         assert list(one) == list(other)
         one, other = list(one.values()), list(other.values())
@@ -78,7 +78,7 @@ def assert_same(one, other) -> None:
 
 
 def assert_same_fit(*make_callbacks, n_epochs=N_EPOCHS, **options) -> Learner:
-    """A fit with LeanStep, without a warning, against one with ZeroGrad and the ordinary step."""
+    """A fit with `LeanStep` warns of nothing and ends as one with the ordinary step."""
     model = options.pop("model", net)
     ordinary = learner_of(*(make() for make in make_callbacks), step=ZeroGrad, model=model(), **options)
     ordinary.fit(n_epochs)

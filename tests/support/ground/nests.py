@@ -36,7 +36,7 @@ class Slotted:
 
 
 class HuggingFaceLike(UserDict):
-    """Moves itself in place, as transformers' BatchEncoding does."""
+    """A batch that moves itself in place, as `BatchEncoding` of transformers does."""
 
     def __init__(self, data, encodings=None):
         super().__init__(data)

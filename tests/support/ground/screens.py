@@ -24,7 +24,7 @@ def make(*callbacks, train=(BATCH, BATCH), valid=(BATCH,), defaults=(Metrics, Re
 
 
 class At(Callback):
-    """Does something in the middle of a fit."""
+    """A callback that calls a function in the middle of a fit."""
 
     def __init__(self, action, n_steps=3, name=None):
         super().__init__(name=name)
@@ -53,5 +53,5 @@ class Screen(io.StringIO):
         ]
 
     def lines(self):
-        """What stands on the screen at the end."""
+        """The lines that are on the screen at the end."""
         return [line.split("\r")[-1] for line in self.getvalue().split("\n")]

@@ -14,7 +14,7 @@ BATCH = (torch.ones(4, 1), torch.ones(4, 1))
 
 
 class Says(Callback):
-    """Write given numbers to the results, one per epoch; None for an epoch without a result."""
+    """A callback that writes given numbers to the results, one per epoch; None stands for no result."""
 
     order = Order.MEASURE
 
@@ -30,7 +30,7 @@ class Says(Callback):
 
 
 class CountedWeights(Callback):
-    """Make the weight and a buffer show after which epoch they were made."""
+    """A callback that writes the number of the epoch to the weight and a buffer."""
 
     def after_train(self, learn):
         with torch.no_grad():
@@ -48,7 +48,7 @@ def make(*callbacks, valid=None, metrics=(), defaults=()):
 
 
 def epochs_run(values, n_epochs=None, result="valid_loss", better="min", **settings):
-    """How many epochs a fit runs that measures these values."""
+    """The number of epochs of a fit that measures these values."""
     stopping = EarlyStopping(result, **settings)
     learn = make(Says(values, result, better), CountedWeights(), stopping)
     learn.fit(n_epochs or len(values))
