@@ -9,8 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from learner.data.leaks import checked
 from learner.data.loaders import n_batches_of
+from learner.data.tensors import describe
 from learner.inference.gathering import Gathered, file_of, rows_of
 from learner.inference.item_losses import ItemLosses
 from learner.inference.joining import JoinError
@@ -172,10 +175,20 @@ def begin(learn: FullLearner, name: str, part: Any, request: Request) -> Gathere
     path = request.place_of(name)
     if path is not None and not rows_of(part, learn.n_items):
         if name != "targets":
-            raise JoinError(f"{name} of the first batch cannot be written as rows, one per item")
+            raise JoinError(
+                f"{name} of the first batch, {describe(part)}, cannot be written as one row for each of its "
+                f"{learn.n_items} items{rows_hint(part, learn.n_items) if name == 'preds' else ''}"
+            )
         path = None
     joins = request.returns == "joined"
     return Gathered(name, learn.n_batches, request.n_items, path=path, joins=joins)
+
+
+def rows_hint(part: Any, n_items: int) -> str:
+    """How to give each item its rows, if a model has joined items and steps."""
+    if not isinstance(part, Tensor) or not part.ndim or len(part) % n_items or len(part) <= n_items:
+        return ""
+    return f" (for rows item by item: keep=lambda output: output.unflatten(0, (-1, {len(part) // n_items})))"
 
 
 def n_items_of(loader: Any) -> int | None:

@@ -100,12 +100,22 @@ def without_reduction(loss_func: Any) -> Callable[..., Any] | None:
 def items_of(learn: FullLearner, n_items: int) -> Iterator[int]:
     """Go through the items of a batch: inputs, output and targets are those of one item at a time."""
     inputs, preds, targets = learn.inputs, learn.preds, learn.targets
+    parted = with_items(preds, targets)
+    is_joined = parted is not preds and len(parted) == n_items
     for number in range(n_items):
         learn.inputs, learn.targets = (one_of(each, number, n_items) for each in (inputs, targets))
-        learn.preds = one_of(preds, number, n_items)
+        learn.preds = parted[number] if is_joined else one_of(preds, number, n_items)
         if learn.loss_func is None and not learn.loss_is_overridden:
             learn.loop.do["forward"](learn)  # the model computes the loss
         yield number
+
+
+def with_items(preds: Any, targets: Any) -> Any:
+    """An output as (items, steps, classes) if it is (items * steps, classes) for targets (items, steps)."""
+    if not (isinstance(preds, Tensor) and isinstance(targets, Tensor) and preds.ndim and targets.ndim > 1):
+        return preds
+    are_joined = len(targets) != len(preds) == targets.numel()
+    return preds.unflatten(0, (len(targets), -1)) if are_joined else preds
 
 
 def one_of(nest: Any, number: int, n_items: int) -> Any:

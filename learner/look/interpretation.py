@@ -10,6 +10,7 @@ from torch import Tensor
 
 from callbacks.core.settings import check_count
 from learner.inference.get_preds import get_preds
+from learner.inference.item_losses import with_items
 from learner.look import answer_pictures
 from learner.look.answers import Answers, Kind, answers_of
 from learner.look.class_report import ClassReport, class_report, number_report
@@ -109,6 +110,7 @@ class Interpretation:
         self.preds, self.targets = found[0], found[1] if target is None else target(found[1])
         self._found = answers_of(self.preds, self.targets, learn.loss_func, kind, threshold, ignore_index)
         self.kind, self.answers = self._found.kind, self._found.answers
+        self.preds = with_items(self.preds, self.targets)
         check_inside(self._found)
         self.classes = names_of(classes, learn.data.valid if loader is None else loader, self._found)
 

@@ -23,6 +23,7 @@ from callbacks.model.finite import first_bad
 from callbacks.model.named import named_tensors
 from callbacks.results.best import Best
 from callbacks.results.measured_weights import MeasuredWeights, in_place
+from callbacks.save.checkpoint import Checkpoint
 from learner.data.samples import Sample
 from learner.files.run_files import BEST, FINAL, read_facts, write_facts, write_weights
 from learner.inference.one_item import training_samples
@@ -128,6 +129,8 @@ class RunRecorder(Callback):
         except (ValueError, RuntimeError) as error:  # such as weights that torch cannot save
             reason = str(error)
         self.facts["weights"] = {**self.facts["weights"], "reason": reason}
+        if any(isinstance(each, Checkpoint) and each.trainable_only for each in learn.callbacks):
+            self.facts["weights"]["frozen"] = "included"  # though the checkpoints leave them out
         if reason is not None:
             self.facts["weights"]["final"] = None
         write_facts(folder, self.facts)

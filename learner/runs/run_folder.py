@@ -58,7 +58,7 @@ def kept_recipe(folder: Path) -> str:
     return "".join(line for line in lines if not line.startswith("#"))
 
 
-def keep_results(learn: Learner, folder: Path) -> None:
+def keep_results(learn: Learner, folder: Path, *, draw_losses: bool = True) -> None:
     """Write the history, and the figures that are not written yet."""
     if len(learn.history):
         learn.history.to_csv(folder / "history.csv")
@@ -66,7 +66,7 @@ def keep_results(learn: Learner, folder: Path) -> None:
         figure = getattr(callback, "figure", None)
         if figure is not None and getattr(callback, "path", None) is None:
             figure.savefig(folder / f"{callback.name}.png", dpi=150)
-    if len(learn.history) > 1 and any(name.endswith("loss") for name in learn.history.names):
+    if draw_losses and len(learn.history) > 1 and any(name.endswith("loss") for name in learn.history.names):
         figure: Any = learn.history.plot().figure
         figure.savefig(folder / "losses.png", dpi=100)
 
@@ -74,12 +74,16 @@ def keep_results(learn: Learner, folder: Path) -> None:
 def closing_lines(folder: Path, facts: dict[str, Any]) -> str:
     """What a run's folder contains and how to open it, in lines that fit the terminal."""
     names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
-    reason = (facts.get("weights") or {}).get("reason")
+    weights = facts.get("weights") or {}
+    reason = weights.get("reason")
     missing = f"; no final weights: {reason}" if reason else ""
     width = get_terminal_size((80, 24)).columns
     shown = shown_path(folder)
     lines = [f"kept {shown}: {', '.join(names)}{missing}"]
     if weights_file(folder, FINAL) or weights_file(folder, BEST):
+        if weights.get("frozen"):
+            files = " and ".join(weights[name] for name in ("final", "best") if weights.get(name))
+            lines.append(f"with the frozen weights: {files} (trainable_only is for checkpoints)")
         lines.append(f"open it in Python: learner.open_run({shown!r})")
     return "\n".join(fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
 

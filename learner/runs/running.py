@@ -119,6 +119,7 @@ def train(
     *,
     resume: Resume = "never",
     allow: Iterable[str] = (),
+    draw_losses: bool = True,
 ) -> Learner:
     """Fit, and keep the results, also if training fails."""
     note_kept()  # or the user wants nothing to be kept
@@ -139,7 +140,7 @@ def train(
         raise
     finally:
         if not isinstance(error, RecipeError):
-            keep_and_report(learn, recorder, error)
+            keep_and_report(learn, recorder, error, draw_losses=draw_losses)
     return learn
 
 
@@ -154,7 +155,9 @@ def refusals(recipe: Recipe, learn: Learner) -> Iterator[None]:
         raise recipe.error_at(error) from error
 
 
-def keep_and_report(learn: Learner, recorder: RunRecorder, error: BaseException | None) -> None:
+def keep_and_report(
+    learn: Learner, recorder: RunRecorder, error: BaseException | None, *, draw_losses: bool
+) -> None:
     """Keep weights and results, and print what the folder contains. The error of a fit is not replaced.
 
     If the folder cannot be written to, another one gets everything. Of several processes only the first
@@ -166,7 +169,7 @@ def keep_and_report(learn: Learner, recorder: RunRecorder, error: BaseException 
     recorder.end(learn, error)
     try:
         recorder.keep(learn, folder)
-        keep_results(learn, folder)
+        keep_results(learn, folder, draw_losses=draw_losses)
     except OSError as raised:
         other = kept_elsewhere(learn, recorder)
         place = (

@@ -173,7 +173,7 @@ def train_trial(plan: Plan, trial: Any, folder: Path) -> float:
             learn.remove_callbacks(Progress)
         learn.add_callbacks(OptunaPruning(trial, plan.monitor))
         keep_recipe(recipe, folder)
-        train(recipe, learn, folder)
+        train(recipe, learn, folder, draw_losses=False)  # the report of the sweep has the curves
     value = learn.history.best(plan.monitor, plan.direction)[plan.monitor]
     if not math.isfinite(value):
         raise ValueError(f"the best {plan.monitor} is {value}.")

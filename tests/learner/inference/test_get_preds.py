@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import DevicePlacement, ZeroGrad
-from learner import Data, Learner, TensorLoader
+from learner import Data, Interpretation, Learner, TensorLoader
 from learner.inference import gathering
 
 
@@ -228,3 +228,38 @@ def test_on_cuda_predictions_are_those_of_the_cpu():
     found, _ = learn.get_preds()
     assert found.is_cpu
     torch.testing.assert_close(found, expected)
+
+
+class JoinsSteps(nn.Sequential):
+    """A model of tokens whose output has a row for each token of each item."""
+
+    def __init__(self):
+        super().__init__(nn.Embedding(11, 4), nn.Linear(4, 11))
+
+    def forward(self, tokens):
+        return super().forward(tokens).flatten(0, 1)
+
+
+@pytest.mark.parametrize("n_items", [2, 3, 11])  # as many items as classes too
+def test_an_item_has_the_mean_loss_of_its_tokens_though_the_output_joins_items_and_tokens(n_items):
+    def loss(preds, targets):
+        return F.cross_entropy(preds, targets.flatten())
+
+    tokens = torch.randint(11, (n_items, 5))
+    learn = make(loss, JoinsSteps(), [(tokens, tokens)])
+    preds, targets, losses = learn.get_preds(with_loss=True)
+    of_tokens = F.cross_entropy(preds, targets.flatten(), reduction="none")
+    torch.testing.assert_close(losses, of_tokens.view(n_items, 5).mean(1))
+    found = Interpretation(learn)
+    top = found.top_losses(2)
+    assert torch.equal(top.preds, preds.view(n_items, 5, 11)[top.indices])
+
+
+def test_joined_items_and_tokens_are_refused_for_a_file_with_the_way_to_part_them(tmp_path):
+    tokens = torch.randint(11, (3, 5))
+    learn = make(F.cross_entropy, JoinsSteps(), [(tokens, tokens.flatten())])
+    learn.data.count_items = lambda batch: len(batch[0])
+    with pytest.raises(ValueError, match=r"\(15, 11\).*3 items.*unflatten\(0, \(-1, 5\)\)"):
+        learn.get_preds(to=tmp_path / "preds.npy")
+    preds, _ = learn.get_preds(to=tmp_path / "preds.npy", keep=lambda output: output.unflatten(0, (-1, 5)))
+    assert preds.shape == (3, 5, 11)

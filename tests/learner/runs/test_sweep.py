@@ -100,6 +100,8 @@ def test_only_the_best_trial_keeps_its_weights():
     sweep("lr=1e-6,1e-1,1e-3")
     kept = [path.parent.name for path in Path("runs/small-sweep-1/trials").glob("*/model.*")]
     assert kept == ["trial-1"]
+    assert list(Path("runs/small-sweep-1/trials").glob("*/history.csv"))
+    assert not list(Path("runs/small-sweep-1/trials").glob("*/losses.png"))
 
 
 def test_the_suggestions_depend_on_the_seed_alone():
