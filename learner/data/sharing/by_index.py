@@ -33,42 +33,69 @@ def is_possible(loader: Any) -> bool:
     return loader._auto_collation or isinstance(loader.sampler, BatchSampler)
 
 
-class Pass:
-    """A pass over a rank's parts of a `DataLoader`; a sampler that replaces the loader's own.
+def batches_of(
+    loader: DataLoader[Any], share: Share, note: Note, n_done: int, *, in_step: bool, stream: Stream
+) -> tuple[Iterator[Any], int]:
+    """A rank's batches of a pass after the first ones.
 
     Args:
         loader: for which `is_possible` is true.
         share: which part the rank takes.
         note: called with the numbers of items before each batch.
+        n_done: the number of batches to skip.
         in_step: do all ranks need the same number of batches?
         stream: a function that returns a context in which all ranks draw the same random numbers.
+
+    Returns:
+        The batches, and the number of those that were there to skip.
+    """
+    can_draw = items_can_draw(loader)
+    with stream():
+        seed = seed_of(loader, share.epoch)
+        indices = Indices(loader._index_sampler, share, n_done, seed, stream, in_step)
+        with replaced(loader, indices, seed_items=can_draw):
+            batches = iter(loader)
+            n_skipped = indices.finish()
+    return noted(batches, indices.notes, note, is_isolated=can_draw and not loader.num_workers), n_skipped
+
+
+def noted(batches: Iterator[Any], notes: deque[Any], note: Note, *, is_isolated: bool) -> Iterator[Any]:
+    """Yield the batches, and note the numbers of items before each.
+
+    Args:
+        batches: of the rank.
+        notes: the numbers of items of the batches that are being fetched.
+        note: called with them.
+        is_isolated: must fetching a batch not change the random states of this process?
+    """
+    source = checked(batches)
+    while True:
+        with draws.undrawn() if is_isolated else nullcontext():
+            batch = next(source, END)
+        if batch is END:
+            return
+        note(*notes.popleft())
+        yield batch
+
+
+class Indices:
+    """A sampler that yields a rank's parts of the batches of indices of another one.
+
+    It does not hold the loader, which would then stop its workers only at a garbage collection.
+
+    Args:
+        sampler: of the user.
+        share: which part the rank takes.
+        n_done: the number of steps to skip, until `finish` is called.
+        seed: of the pass, for the items.
+        stream: a function that returns a context in which all ranks draw the same random numbers.
+        in_step: do all ranks need the same number of batches?
     """
 
-    def __init__(
-        self,
-        loader: DataLoader[Any],
-        share: Share,
-        note: Note,
-        *,
-        in_step: bool,
-        stream: Stream,
-    ):
-        self.loader, self.share, self.note, self.in_step = loader, share, note, in_step
-        self.stream, self.n_done = stream, 0
-        self.sampler: Any = loader._index_sampler
+    def __init__(self, sampler: Any, share: Share, n_done: int, seed: int, stream: Stream, in_step: bool):
+        self.sampler, self.share, self.n_done = sampler, share, n_done
+        self.seed, self.stream, self.in_step = seed, stream, in_step
         self.notes: deque[tuple[int | None, int | None]] = deque()
-        with stream():
-            self.seed = seed_of(loader, share.epoch)
-
-    def after(self, n_done: int) -> tuple[Iterator[Any], int]:
-        """The batches after the first ones, and the number of those that were there to skip."""
-        self.n_done = n_done
-        can_draw = items_can_draw(self.loader)
-        with self.stream(), replaced(self.loader, self, seed_items=can_draw):
-            batches = iter(self.loader)
-            n_skipped = self.last.skip()
-        self.n_done = 0
-        return self._noted(batches, can_draw and not self.loader.num_workers), n_skipped
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.share.group)
@@ -77,21 +104,21 @@ class Pass:
         self.last = Parts(self)  # loaders with workers call this twice and use the second
         return self.last
 
-    def _noted(self, batches: Iterator[Any], is_isolated: bool) -> Iterator[Any]:
-        source = checked(batches)
-        while True:
-            with draws.undrawn() if is_isolated else nullcontext():
-                batch = next(source, END)
-            if batch is END:
-                return
-            self.note(*self.notes.popleft())
-            yield batch
+    def finish(self) -> int:
+        """Skip the first steps now, if they are not skipped yet, and none afterwards.
+
+        Returns:
+            The number of skipped steps.
+        """
+        last, self.n_done = self.last, 0
+        del self.last
+        return last.skip()
 
 
 class Parts:
     """An iterator over the indices of a rank's parts."""
 
-    def __init__(self, owner: Pass):
+    def __init__(self, owner: Indices):
         self.owner, self.n_done, self.n_skipped, self.position = owner, owner.n_done, 0, 0
         with owner.stream():
             self.groups = owner.share.groups_of(iter(owner.sampler))

@@ -58,8 +58,8 @@ class Shared:
             n_skipped = min(n_done, self.share.length(len(found)) or 0)
             return found.from_batch(0, self._spans(found, n_done)), n_skipped
         if isinstance(found, DataLoader) and by_index.is_possible(found) and not self.share.sharded:
-            here = by_index.Pass(found, self.share, self.note, in_step=self.in_step, stream=self.stream)
-            return here.after(n_done)
+            options = {"in_step": self.in_step, "stream": self.stream}
+            return by_index.batches_of(found, self.share, self.note, n_done, **options)
         groups = self.share.groups_of(self._drawn(found))
         n_skipped = sum(1 for _ in islice(groups, n_done))
         return self._parts(groups), n_skipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from functools import partial
 
 import numpy as np
@@ -12,8 +13,9 @@ from shared_passes import Noisy, noisy_loader, parts, whole
 from torch.utils.data import Subset, default_collate
 
 from callbacks.core import draws
+from learner import Data
 from learner.data.seeded import Seeded
-from learner.data.sharing import Share
+from learner.data.sharing import Share, Shared
 
 
 class AtOnce(Noisy):
@@ -72,6 +74,15 @@ def test_persistent_workers_draw_differently_in_each_pass():
     one, two = items(partial(noisy_loader, num_workers=1, persistent_workers=True, shuffle=False), 1)
     assert torch.equal(one[:, 0], two[:, 0])
     assert not torch.equal(one, two)
+
+
+def test_workers_stop_when_their_loader_is_dropped():
+    loader = noisy_loader(num_workers=1, persistent_workers=True)
+    list(Shared(loader, Share(0, 2), lambda *_: None, Data(loader)))
+    workers, dropped = loader._iterator._workers, weakref.ref(loader)
+    del loader  # without a garbage collection, which may happen in another worker
+    assert dropped() is None
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def noisy_collate(batch):
