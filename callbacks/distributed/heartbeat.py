@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from itertools import count
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from callbacks.distributed.joining import OtherRankError, read
 
@@ -57,7 +59,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         with suppress(RuntimeError):  # the process that holds the store has ended
-            while not self._end.wait(BEAT):
+            while not self._end.wait(min(BEAT, BEAT / 20 * 2**self._n)):  # a fit may be short
                 self._beat()
 
     def _beat(self) -> None:
@@ -81,6 +83,8 @@ class Heartbeat:
 
     def _report(self, error: BaseException) -> None:
         """Write an error of this process to the store."""
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            get_error_handler().record_exception(error)  # `torchrun` repeats it at its end
         lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
         self.store.set(f"error/{self.rank}", lines[0])
         self.store.compare_set("cause", "", json.dumps([self.rank, "\n  ".join(lines)]))
@@ -103,7 +107,9 @@ class Heartbeat:
             time.sleep(BEAT / 20)
         if isinstance(error, OtherRankError):
             return error
-        lines = [self._line(*each) for each in zip(range(self.size), before, self._places(), strict=False)]
+        lines = [line_of(*each) for each in zip(range(self.size), before, self._places(), strict=False)]
+        own = ", ".join(getattr(error, "__notes__", ()))
+        lines[self.rank : self.rank + 1] = [f"rank {self.rank}, this one: {own}"]
         return OtherRankError(
             f"rank {self.rank} waited for other ranks in vain: {message_of(error)}. The ranks:\n  "
             + "\n  ".join(lines)
@@ -114,14 +120,13 @@ class Heartbeat:
         found = (read(self.store, f"place/{rank}") for rank in range(min(self.size, SHOWN)))
         return [json.loads(each or '[0, "", 0]') for each in found]
 
-    def _line(self, rank: int, before: list[Any], now: list[Any]) -> str:
-        """What is known about one process."""
-        _, place, seconds = now
-        if rank == self.rank:
-            return f"rank {rank}, this one: {place}"
-        if before[0] == now[0]:
-            return f"rank {rank} does not answer: it was killed, or its machine is lost. Last {place}"
-        return f"rank {rank} is alive, for {seconds} s {place}"
+
+def line_of(rank: int, before: list[Any], now: list[Any]) -> str:
+    """What is known about another process."""
+    _, place, seconds = now
+    if before[0] == now[0]:
+        return f"rank {rank} does not answer: it was killed, or its machine is lost. Last {place}"
+    return f"rank {rank} is alive, for {seconds} s {place}"
 
 
 def explained(error: BaseException) -> BaseException:

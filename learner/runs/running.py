@@ -5,18 +5,21 @@ from __future__ import annotations
 import platform
 import shlex
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
 from callbacks import BlackBox, Checkpoint
 from callbacks.core.output import print_line
-from callbacks.core.ranks import Ranks, is_first_process
+from callbacks.core.ranks import Ranks, is_first_process, is_launched
 from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
 from callbacks.record.unkept import note_kept
@@ -165,6 +168,12 @@ def keep_and_report(
     """
     if not is_first_process():
         return
+    with undisturbed(learn):
+        keep(learn, recorder, error)
+
+
+def keep(learn: Learner, recorder: RunRecorder, error: BaseException | None) -> None:
+    """Keep weights and results; see `keep_and_report`."""
     folder, problem = recorder.folder, ""
     recorder.end(learn, error)
     try:
@@ -183,6 +192,26 @@ def keep_and_report(
         raise Mistake(problem)
     if problem:
         warn(problem)
+
+
+@contextmanager
+def undisturbed(learn: Learner) -> Iterator[None]:
+    """Put off SIGTERM within the block: a launcher sends it as soon as another process has ended."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    if not is_launched() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    if received and not (learn.error or learn.interrupted):
+        raise SystemExit(128 + signal.SIGTERM)
 
 
 def kept_elsewhere(learn: Learner, recorder: RunRecorder) -> Path | None:
