@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from callbacks import Callback, Checkpoint, Order
 from callbacks.distributed.distributed import Distributed
 from learner import Data, Learner
+from learner.files import checkpoint_file
 
 
 class At(Callback):
@@ -148,18 +149,34 @@ def ended_by(folder: Path, act: Callback) -> tuple[Any, int]:
     return 0, learn.global_step
 
 
-class FullDisk(Checkpoint):
-    """A checkpoint whose disk is full on the first rank."""
+def with_full_disk(folder: Path, n_failures: int) -> tuple[str, int]:
+    """The error and the steps of a fit in which the first writes fail on the first rank."""
+    write, failures = checkpoint_file.write, iter(range(n_failures))
 
-    def _write(self, learn: Any, *args: Any, **settings: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def written(*args: Any) -> None:
+        if os.environ["RANK"] == "0" and next(failures, None) is not None:
+            raise OSError(28, "No space left on device")
+        write(*args)
+
+    checkpoint_file.write = written
+    learn = learner_of(Checkpoint(folder / "run"))
+    try:
+        learn.fit(4)
+    except Exception as error:  # noqa: BLE001
+        return f"{type(error).__name__}: {error}", learn.global_step
+    return "", learn.global_step
 
 
-def test_a_full_disk_on_the_first_rank_ends_all(tmp_path: Path) -> None:
-    (own, _), (words, _) = in_ranks(2, error_of, FullDisk(tmp_path / "run"))
+def test_a_disk_that_is_full_once_ends_no_rank(tmp_path: Path) -> None:
+    assert in_ranks(2, with_full_disk, tmp_path, 1) == [("", 16), ("", 16)]
+    assert (tmp_path / "run/step-000000016.pt").is_file()
+
+
+def test_a_disk_that_stays_full_ends_all(tmp_path: Path) -> None:
+    (own, n_steps), (words, n_other) = in_ranks(2, with_full_disk, tmp_path, 2)
     assert own.startswith("OSError: [Errno 28]")
-    assert "rank 0 failed, so rank 1 ends too" in words
     assert "No space left on device" in words
+    assert n_steps == n_other == 8
 
 
 @pytest.mark.parametrize(
