@@ -18,20 +18,20 @@ T = TypeVar("T")
 class Ranks:
     """The processes that train together: each has a rank, from 0. This class is one process alone.
 
-        `learn.ranks` is the constant `ALONE`, unless `Distributed` has joined several processes for this fit.
+    `learn.ranks` is the constant `ALONE`, unless `Distributed` has joined several processes for this fit.
 
-        Attributes:
-            rank: the number of this process.
-            size: the number of processes.
-            group: the number of batches that the processes take in one step, each a whole one; 1 if they share
-                a batch.
-            n_here: items of the current batch in this process; None if it is all of them.
-            n_everywhere: items of the current batch in all processes.
-            in_step: must all processes run the model at the same time, in validation too?
-                share: how much this process's part of the current batch counts; None if the loss is of all parts.
-                wants_to_stop: does this process wait for the others to agree on a stop or a cancel?
-                joined: for the checkpoint that is written next, by the names of callbacks: the states of all
-                processes together, where they differ.
+    Attributes:
+        rank: the number of this process.
+        size: the number of processes.
+        group: the number of batches that the processes take in one step, each a whole one; 1 if they share
+            a batch.
+        n_here: items of the current batch in this process; None if it is all of them.
+        n_everywhere: items of the current batch in all processes.
+        in_step: must all processes run the model at the same time, in validation too?
+        share: how much this process's part of the current batch counts; None if the loss is of all parts.
+        wants_to_stop: does this process wait for the others to agree on a stop or a cancel?
+        joined: for the checkpoint that is written next, by the names of callbacks: the states of all
+            processes together, where they differ.
     """
 
     rank: int = 0
