@@ -143,7 +143,8 @@ def train(
         raise
     finally:
         if not isinstance(error, RecipeError):
-            keep_and_report(learn, recorder, error, draw_losses=draw_losses)
+            with undisturbed(learn):
+                keep_and_report(learn, recorder, error, draw_losses=draw_losses)
     return learn
 
 
@@ -163,17 +164,10 @@ def keep_and_report(
 ) -> None:
     """Keep weights and results, and print what the folder contains. The error of a fit is not replaced.
 
-    If the folder cannot be written to, another one gets everything. Of several processes only the first
-    writes.
+    If the folder cannot be written to, another one gets everything. Only the first process writes.
     """
     if not is_first_process():
         return
-    with undisturbed(learn):
-        keep(learn, recorder, error)
-
-
-def keep(learn: Learner, recorder: RunRecorder, error: BaseException | None) -> None:
-    """Keep weights and results; see `keep_and_report`."""
     folder, problem = recorder.folder, ""
     recorder.end(learn, error)
     try:
