@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_every_callback import CALLBACKS, MAKERS, READERS, learner_with, model_for
+from made_callbacks import CALLBACKS, MAKERS, READERS, model_for
+from test_every_callback import learner_with
 from tiny import line_batches
 from torch import nn
 from waits import Waits, count_waits, fit_strictly

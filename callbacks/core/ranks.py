@@ -65,6 +65,13 @@ class Ranks:
         """
         return make()
 
+    def set_counts(self, n_here: int | None, n_everywhere: int | None) -> None:
+        """Set the numbers of items of the current batch; one process counts its own."""
+
+    def joined_loss(self, learn: Any, loss: Any) -> Any:
+        """A loss of the whole batch, from that of this process's part. Every process must call this."""
+        return loss
+
     def loss_here(self, learn: Any) -> Any:
         """The loss of this process's share of the current batch; a number if reading it does not wait."""
         return learn.loss_value

@@ -43,12 +43,13 @@ class Group(groups.Group):
         # stop or cancel, its reason or class, the signal, the batch
         self._wish: tuple[str, Any, Any, int] | None = None
         self._unit: Any = None
+        self._share: Any = 1.0
         self._is_sum = False
         self._n_first: int | None = None
         self._weight: Any = 1.0  # of the gradients of all ranks
         self._numbers: Any = None  # the last ones that all ranks have sent
         self._loss_here: Any = None  # of this rank's share of the batch, once the other's is known
-        self._is_sent = self._is_void = False
+        self._is_sent = self._is_void = self._is_counted = False
         self._unread: list[tuple[Tensor, int]] = []  # on an accelerator, with the number of updates
         self._begun, self._seconds = time.monotonic(), 0.0
 
@@ -60,7 +61,7 @@ class Group(groups.Group):
     def set_counts(self, n_here: int | None, n_everywhere: int | None) -> None:
         """Note the numbers of items of the batch that is yielded next."""
         self.n_here, self.n_everywhere = n_here, n_everywhere
-        self._is_sent, self._is_void, self._loss_here = False, False, None
+        self._is_sent, self._is_void, self._is_counted, self._loss_here = False, False, False, None
 
     # Weights
 
@@ -96,7 +97,14 @@ class Group(groups.Group):
 
     def set_share(self, share: Any, *, is_sum: bool) -> None:
         """Note how much this rank's part of the current batch counts, and whether the loss is a sum."""
-        self.share, self._is_sum = share if self.size > 1 else None, is_sum
+        self._share, self._is_sum = share, is_sum
+        self.share = share if self.size > 1 else None
+
+    def count_items(self, learn: LearnerProtocol) -> None:
+        """Count the items of the other ranks, once for each batch; the loop counts those of this one."""
+        if self.n_everywhere is not None and not self._is_counted:
+            learn.n_waiting += self.n_everywhere - learn.n_items
+            self._is_counted = True
 
     def divisor(self, learn: LearnerProtocol, weight: Any, *, is_sum: bool) -> Any:
         return self._divisor(learn, weight, is_sum)
@@ -112,7 +120,7 @@ class Group(groups.Group):
             share: the part of this batch in it; None if the update follows no batch.
         """
         loss: Any = 0.0
-        if share is not None:
+        if share is not None and not self._is_sent:  # otherwise `learn.again` computes its gradients again
             here = self._loss_here = learn.loss_value
             if isinstance(here, Tensor):
                 loss = scaled(here, share)
@@ -126,9 +134,9 @@ class Group(groups.Group):
         """Take in what all ranks have sent: the weight of the gradients, and the loss of the whole batch."""
         _, weight, share, loss, *_ = numbers
         self._weight = weight.item() if numbers.is_cpu else weight
-        self._is_sent, self._numbers, self.share = True, numbers, None
-        if self._loss_here is not None:
+        if self._loss_here is not None and not self._is_sent:
             learn.report_loss(loss if is_sum else loss / share)
+        self._is_sent, self._numbers, self.share = True, numbers, None
 
     def read(self, learn: LearnerProtocol) -> None:
         """Stop or cancel, if a rank asked for it before this backward pass.
@@ -174,6 +182,12 @@ class Group(groups.Group):
     def is_void(self) -> bool:
         """Has this rank cancelled the current batch?"""
         return self._is_void
+
+    def joined_loss(self, learn: Any, loss: Any) -> Any:
+        if self.size == 1:
+            return loss
+        joined = self.losses_of_all([float(loss)], [float(self._share)])[0]
+        return torch.tensor(joined, dtype=loss.dtype, device=loss.device)
 
     def loss_here(self, learn: Any) -> Any:
         return learn.loss_value if self._loss_here is None else self._loss_here

@@ -201,8 +201,7 @@ class Distributed(Callback):
             if self._accumulation is None:
                 divide(parameters_of(learn), group.divided_by(engine.n_divided, is_sum=self._is_sum))
             group.read(learn)
-        if group.n_everywhere is not None:
-            learn.n_waiting += group.n_everywhere - learn.n_items  # the loop adds those of this process
+        group.count_items(learn)
 
     def _divisor(self, learn: LearnerProtocol, weight: Any, is_sum: bool) -> Any:
         """What the accumulated gradients are divided by; they are synchronized first if they are not."""

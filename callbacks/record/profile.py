@@ -81,6 +81,8 @@ class Profile(Callback):
     def before_fit(self, learn: LearnerProtocol) -> None:
         self._stop()
         self.path, self.table = None, ""
+        if not learn.ranks.is_first:
+            return
         check_alone(self, learn)
         self._folder = self.folder.absolute()  # now, because the fit may change the working directory
         if self._folder.exists() and not self._folder.is_dir():

@@ -215,6 +215,7 @@ class OverfitBatch(Callback):
     def __init__(self, *, name: str | None = None):
         super().__init__(name=name)
         self.first: tuple[Any, Any] | None = None
+        self._counts: tuple[int | None, int | None] = (None, None)  # of that batch, in several processes
 
     def before_fit(self, learn: LearnerProtocol) -> None:
         self.first = None
@@ -222,8 +223,11 @@ class OverfitBatch(Callback):
     def before_batch(self, learn: LearnerProtocol) -> None:
         if not learn.training:
             return
+        ranks = learn.ranks
         if self.first is None:
             self.first = copy_of((learn.inputs, learn.targets), learn.device)
+            self._counts = ranks.n_here, ranks.n_everywhere
+        ranks.set_counts(*self._counts)
         learn.inputs, learn.targets = copy_of(self.first, learn.device)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:

@@ -141,7 +141,7 @@ class ClosureStep(ComputesAgain):
         first = [learn.loss_grad.detach()]
 
         def closure() -> Tensor:
-            return first.pop() if first else self.gradients(learn)
+            return learn.ranks.joined_loss(learn, first.pop() if first else self.gradients(learn))
 
         learn.optimizer.step(closure)  # type: ignore[arg-type]  # torch's own type is narrower than it takes
 
