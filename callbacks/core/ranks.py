@@ -69,7 +69,7 @@ class Ranks:
         """Set the numbers of items of the current batch; one process counts its own."""
 
     def joined_loss(self, learn: Any, loss: Any) -> Any:
-        """A loss of the whole batch, from that of this process's part. Every process must call this."""
+        """`loss_grad` of the whole batch, from that of this process's part. Every process must call this."""
         return loss
 
     def loss_here(self, learn: Any) -> Any:

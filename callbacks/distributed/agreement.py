@@ -67,9 +67,8 @@ class Group(groups.Group):
 
     def share_of(self, learn: LearnerProtocol, weight: Any, *, is_sum: bool) -> Any:
         """The weight of this rank's batch, so that ranks with equal batches have 1; 0 without items."""
-        if self.n_here == 0:
-            return 0.0
-        return 1.0 if is_sum else weight / self.unit(learn, weight)
+        unit = 1 if is_sum else self.unit(learn, weight)  # all ranks must ask for it
+        return 0.0 if self.n_here == 0 else 1.0 if is_sum else weight / unit
 
     def unit(self, learn: LearnerProtocol, weight: Any) -> Any:
         """What weights are divided by, equal on all ranks; from the first batch of the pass on rank 0."""
@@ -186,8 +185,9 @@ class Group(groups.Group):
     def joined_loss(self, learn: Any, loss: Any) -> Any:
         if self.size == 1:
             return loss
-        joined = self.losses_of_all([float(loss)], [float(self._share)])[0]
-        return torch.tensor(joined, dtype=loss.dtype, device=loss.device)
+        pairs = self.gather((float(loss), float(self._share)))
+        total, weight = (sum(each) for each in zip(*pairs, strict=True))
+        return torch.tensor(total if self._is_sum else total / weight, dtype=loss.dtype, device=loss.device)
 
     def loss_here(self, learn: Any) -> Any:
         return learn.loss_value if self._loss_here is None else self._loss_here

@@ -99,6 +99,7 @@ class Distributed(Callback):
         self._engine: DataParallel | Sharded | None = None
         self._accumulation: Any = None
         self._added: tuple[Callback, ...] = ()
+        self._share: float | Tensor = 1.0
         self._is_sum = self._is_synced = False
         self._random: list[dict[str, Any]] = []  # of the data, before the current validations
 
@@ -173,21 +174,28 @@ class Distributed(Callback):
         finally:
             learn.model = model
 
+    def before_backward(self, learn: LearnerProtocol) -> None:
+        """Weight the loss by this rank's share, so that a share in which nothing counts is 0, and not NaN."""
+        group = self._group
+        if group is None or self._accumulation is not None:
+            return
+        self._is_sum = self._weight.adds_up(learn)
+        one = 1 if self._is_sum or group.is_void else self._weight.of(learn)
+        self._share = group.share_of(learn, one, is_sum=self._is_sum)
+        if isinstance(self._share, Tensor) or self._share != 1:
+            learn.loss_grad = scaled(learn.loss_grad, self._share)
+
     def _before_backward(self, learn: LearnerProtocol) -> None:
         group, engine = self._group, self._engine
         assert group is not None
         assert engine is not None
-        if group.is_void:
-            learn.loss_grad = engine.nothing(learn)
         if self._accumulation is not None:
             self._is_sum, share = self._accumulation.is_sum, self._accumulation.share_of(learn)
             weight = self._accumulation.weight_with(learn)
         else:
-            self._is_sum = self._weight.adds_up(learn)
-            one = 1 if self._is_sum or group.is_void else self._weight.of(learn)
-            weight = share = group.share_of(learn, one, is_sum=self._is_sum)
-            if not group.is_void and (isinstance(share, Tensor) or share != 1):
-                learn.loss_grad = scaled(learn.loss_grad, share)
+            weight = share = 0.0 if group.is_void else self._share
+        if group.is_void:
+            learn.loss_grad = engine.nothing(learn)
         group.set_share(share, is_sum=self._is_sum)
         if self._is_synced:
             engine.send(group.message(learn, weight, share))

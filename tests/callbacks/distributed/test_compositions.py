@@ -1,0 +1,245 @@
+"""Compositions of several callbacks in several processes end as in one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from in_ranks import in_ranks
+from ranked import columns, network, weights_of
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import (
+    EMA,
+    SAM,
+    SWA,
+    Callback,
+    ClosureStep,
+    Distributed,
+    EarlyStopping,
+    GradientAccumulation,
+    GradientClip,
+    LeanStep,
+    MixedPrecision,
+    ReduceLROnPlateau,
+    ValidateEvery,
+)
+from learner import Data, Learner
+from learner.loop import forward
+
+MOMENTUM = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+ADDED_UP = {"loss": nn.CrossEntropyLoss(reduction="sum"), "optimizer": partial(torch.optim.SGD, lr=0.01)}
+
+
+class Tied(nn.Module):
+    """The last layer has the weights of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 3, bias=False), nn.Linear(3, 5, bias=False)
+        self.last.weight = nn.Parameter(self.first.weight.T.contiguous())
+        self.again = self.first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.again(self.last(self.first(x)))
+
+
+class Margin(nn.Module):
+    """A loss with a trained parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(preds * self.scale, targets) + 0.1 * self.scale.square()
+
+
+class Partly(nn.Module):
+    """Uses one of its two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
+class Doubled(Learner):
+    """Overrides two operations."""
+
+    def forward(self) -> None:
+        forward(self)
+        self.preds = 2 * self.preds
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+
+class Freeze(Callback):
+    """Trains the last layer only in the second epoch."""
+
+    def before_epoch(self, learn: Any) -> None:
+        learn.model[0].requires_grad_(learn.epoch != 1)
+
+
+def own_loss(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (preds.softmax(1) - F.one_hot(targets, 3)).square().sum(1).mean()
+
+
+def make(
+    *callbacks: Any,
+    model: Any = network,
+    loss: Any = F.cross_entropy,
+    kind: Any = Learner,
+    size: int = 6,
+    n: int = 20,
+    ignored: int = 0,
+    optimizer: Any = MOMENTUM,
+    stream: bool = False,
+    distributed: Any = None,
+) -> Any:
+    inputs, targets = columns(n)
+    targets[:ignored] = -100
+    torch.manual_seed(0)
+    data = Data.from_tensors(inputs, targets, size, valid=(inputs, targets), seed=3)
+    if stream:
+        data = Data(partial(zip, inputs.split(size), targets.split(size)), data.valid)
+    given = [Distributed(**distributed)] if distributed is not None else []
+    return kind(model(), data, loss, optimizer, [*given, *callbacks])
+
+
+def fit(learn: Any) -> None:
+    learn.fit(3)
+
+
+def one_cycle(learn: Any) -> None:
+    learn.fit_one_cycle(2, 0.1)
+
+
+def found_rate(learn: Any) -> list[float]:
+    found = learn.lr_find(n_steps=20, start=1e-3, end=1.0)
+    return [*found.losses, found.minimum]
+
+
+def fitted_after_checks(learn: Any) -> None:
+    learn.check()
+    kept = learn.snapshot()
+    learn.fit(1)
+    learn.restore(kept)
+    with learn.sandbox():
+        learn.fit(1)
+    learn.fit(2)
+
+
+def batch_norm() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
+def callbacks_of(case: str) -> list[Any]:
+    """New callbacks for a case, by its name."""
+    return {
+        "clip": lambda: [GradientClip(0.05)],
+        "accumulated": lambda: [GradientAccumulation(2), GradientClip(0.05)],
+        "by samples": lambda: [GradientAccumulation(n_samples=13)],
+        "accumulated stream": lambda: [GradientAccumulation(3)],
+        "accumulated sum": lambda: [GradientAccumulation(2)],
+        "averages": lambda: [EMA(0.9)],
+        "swa": lambda: [SWA(start=1)],
+        "plateau": lambda: [
+            ReduceLROnPlateau("valid_loss", patience=0),
+            EarlyStopping("valid_loss", patience=1),
+        ],
+        "sam": lambda: [SAM(), GradientClip(0.5)],
+        "lbfgs": lambda: [ClosureStep()],
+        "lean": lambda: [LeanStep()],
+        "frozen": lambda: [Freeze()],
+        "validated": lambda: [ValidateEvery("2 steps")],
+        "fp16": lambda: [MixedPrecision("fp16")],
+    }.get(case, list)()
+
+
+#: How each case differs from the plain one.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "clip": {},
+    "accumulated": {},
+    "by samples": {},
+    "accumulated stream": {"stream": True},
+    "accumulated sum": ADDED_UP,
+    "averages": {},
+    "swa": {},
+    "plateau": {},
+    "sam": {},
+    "lbfgs": {"optimizer": partial(torch.optim.LBFGS, max_iter=4, line_search_fn="strong_wolfe"), "size": 20},
+    "lean": {},
+    "frozen": {},
+    "validated": {},
+    "sum": ADDED_UP,
+    "sum of few": {**ADDED_UP, "size": 1, "n": 5},
+    "tokens": {"ignored": 7},
+    "own loss": {"loss": own_loss},
+    "trained loss": {"loss": Margin},
+    "one item": {"size": 1, "n": 5},
+    "tied": {"model": Tied},
+    "subclass": {"kind": Doubled},
+    "stream": {"stream": True},
+    "adamw": {"optimizer": partial(torch.optim.AdamW, lr=0.01)},
+    "double": {"model": lambda: network().double()},
+}
+#: What is done with the learner, if it is not `fit`.
+ACTIONS = {"plain": fitted_after_checks, "clip": one_cycle}
+
+
+def run(case: str, distributed: Any = None) -> Any:
+    settings = dict(SETTINGS[case])
+    if settings.get("loss") is Margin:
+        settings["loss"] = Margin()
+    learn = make(*callbacks_of(case), distributed=distributed, **settings)
+    if case == "double":
+        passes = (learn.data.train, learn.data.valid)
+        learn.data = Data(*[[(x.double(), y) for x, y in each] for each in passes])
+    ACTIONS.get(case, fit)(learn)
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in learn.history]
+    steps, clock = list(learn.history.steps["train_loss"]), (learn.global_step, learn.n_samples)
+    weights = weights_of(learn.model)
+    if isinstance(learn.loss_func, nn.Module):
+        weights |= weights_of(learn.loss_func)
+    return weights, rows, steps, clock, learn.history.validations
+
+
+def guarded(case: str) -> Any:
+    try:
+        return run(case, {})
+    except Exception as error:  # noqa: BLE001 - shown by the test
+        return f"{type(error).__name__}: {error}"
+
+
+def run_all(cases: list[str]) -> dict[str, Any]:
+    return {case: guarded(case) for case in cases}
+
+
+@pytest.fixture(scope="module")
+def in_two() -> list[dict[str, Any]]:
+    return in_ranks(2, run_all, list(SETTINGS))
+
+
+@pytest.mark.parametrize("case", list(SETTINGS))
+def test_two_processes_end_as_one(case, in_two) -> None:
+    first, second = (each[case] for each in in_two)
+    assert not isinstance(first, str), first
+    assert all(torch.equal(each, second[0][name]) for name, each in first[0].items())
+    assert str(first[1:]) == str(second[1:])
+    expected = run(case)
+    assert first[3] == expected[3]
+    for name, each in first[0].items():
+        torch.testing.assert_close(each, expected[0][name], rtol=0, atol=2e-6 if case != "lbfgs" else 2e-5)
+    assert first[2] == pytest.approx(expected[2], rel=1e-5, nan_ok=True)
+    assert first[4] == [pytest.approx(row, rel=1e-5) for row in expected[4]]
+    for row, other in zip(first[1], expected[1], strict=True):
+        assert row == pytest.approx(other, rel=1e-5, nan_ok=True)
