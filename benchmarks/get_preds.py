@@ -1,4 +1,4 @@
-"""Time and peak memory of `get_preds`, compared with a hand-written evaluation loop.
+"""Time and peak memory of `get_preds`, and the time of short calls, compared with hand-written loops.
 
 Run: python benchmarks/get_preds.py [rounds] [items]
 
@@ -7,6 +7,9 @@ batch into tensors of the final size; on disk it writes each batch to a file. Ea
 own process, in turn, and the table has the medians: seconds of the call, seconds of the processor, time of
 the median batch (which depends least on what else the machine does), peak memory of the process, and the
 part that the call added.
+
+A second table has calls of a small network that take less than a millisecond: a prediction of one row, a
+validation of one batch, and an epoch of two batches. By hand and with a learner, they take turns.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import numpy as np
@@ -28,10 +33,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from callbacks import History, Progress
 from learner import Data, Learner, TensorLoader
 
 SIZE = 100
 BATCH = 1000
+N_CALLS = 100  #: short calls in a turn
 Row = tuple[float, float, float, float, float]
 
 
@@ -104,6 +111,54 @@ def measure(way: str, n_items: int) -> Row:
     return seconds, work, loader.per_batch(), peak(), peak() - before
 
 
+def short_calls(n_rounds: int) -> None:
+    """Print the times of short calls, and of showing a long history."""
+    torch.set_num_threads(1)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    batch = torch.rand(8, 4), torch.rand(8, 1)
+    learn = Learner(model, Data([batch], [batch]), F.mse_loss, partial(torch.optim.SGD, lr=0.01))
+    learn.remove_callbacks(Progress)
+    learn.fit(1)
+    optimizer, row, rows = torch.optim.SGD(model.parameters(), lr=0.01), batch[0][:1], []
+
+    def predict() -> None:
+        model.eval()
+        with torch.no_grad():
+            model(row)
+
+    def measure_loss() -> float:
+        model.eval()
+        with torch.no_grad():
+            return F.mse_loss(model(batch[0]), batch[1]).item()
+
+    def epoch() -> None:
+        model.train()
+        loss = F.mse_loss(model(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        rows.append((loss.item(), measure_loss()))
+
+    calls: dict[str, tuple[Callable[[], Any], Callable[[int], Any]]] = {
+        "predict of one row": (predict, lambda n: [learn.predict(row) for _ in range(n)]),
+        "validate, one batch": (measure_loss, lambda n: [learn.validate() for _ in range(n)]),
+        "an epoch of 1 + 1 batches": (epoch, learn.fit),
+    }
+    print(f"\n{'us per call':27} {'by hand':>8} {'learner':>8} {'more':>8}")
+    for name, (by_hand, ours) in calls.items():
+        ours(N_CALLS)
+        taken = [
+            (timeit(by_hand, number=N_CALLS), timeit(partial(ours, N_CALLS), number=1))
+            for _ in range(10 * n_rounds)
+        ]
+        one, other = (statistics.median(column) / N_CALLS * 1e6 for column in zip(*taken, strict=True))
+        print(f"{name:27} {one:8.1f} {other:8.1f} {other - one:+8.1f}")
+    history = History()
+    history.rows += [{"epoch": n, "train_loss": 0.5, "valid_loss": 1 / (n + 1)} for n in range(1_000_000)]
+    for name, show in (("repr", repr), ("HTML", History._repr_html_)):
+        print(f"{name} of a history of a million epochs: {timeit(partial(show, history), number=1):.4f} s")
+
+
 def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
@@ -119,6 +174,7 @@ def main(n_rounds: int = 5, n_items: int = 1_000_000) -> None:
     for way, rows in found.items():
         seconds, work, batch, whole, added = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"{way:18} {seconds:8.3f} {work:8.3f} {batch:9.1f} {whole:8.0f} {added:9.0f}")
+    short_calls(n_rounds)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from callbacks.core.contract import LearnerProtocol
+from callbacks.place.device import to_device
 from learner.data.tensors import counted, describe
 
 # What graph libraries and tensor dicts call their number of items.
@@ -31,6 +32,10 @@ class InputsOnly:
 
     inputs: Any
     targets: Any = None
+
+    def to(self, device: Any) -> InputsOnly:
+        """The batch on a device."""
+        return InputsOnly(to_device(self.inputs, device), to_device(self.targets, device))
 
 
 def split_row(batch: Sequence[Any], n_inputs: int, target_keys: Sequence[str]) -> tuple[Any, Any]:
