@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader
@@ -15,7 +16,7 @@ from learner.data.data import Data
 from learner.data.leaks import checked
 from learner.data.loaders import describe_loader, is_function, is_sequence, n_batches_of
 from learner.data.samples import Samples
-from learner.data.sharing import Share, Shared, sharding_of
+from learner.data.sharing import Share, Shared, check_alike, sample_of, sharding_of, unchecked
 from learner.data.tensors import counted
 from learner.messages.problems import report_problems
 from learner.passes import positions, streams
@@ -165,7 +166,12 @@ class Known:
         self.share = self.share_of(learn, batches)
         notes, stream = learn.ranks.set_counts, learn.ranks.drawing_data
         in_step = learn.training or learn.ranks.in_step
-        return Shared(batches, self.share, notes, learn.data, in_step, stream)
+        check = partial(self.check_first, learn, loader) if learn.training else unchecked
+        return Shared(batches, self.share, notes, learn.data, in_step, stream, check)
+
+    def check_first(self, learn: LearnerProtocol, loader: Any, first: Any) -> None:
+        """Check that all processes have drawn the same first batch."""
+        check_alike(learn.ranks.gather(sample_of(first)), f"the training data, {describe_loader(loader)},")
 
     def share_of(self, learn: Any, batches: Any) -> Share:
         """Which part of these batches this process takes."""

@@ -9,11 +9,12 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.core import draws
+from callbacks.core.ranks import ALONE
 from learner.data import generators, workers
 from learner.data.batching import TensorLoader
 from learner.data.loaders import holds_iterators, is_function, is_sequence, n_batches_of
 from learner.data.seeded import Seeded
-from learner.data.sharing import Share, Shared, sharding_of
+from learner.data.sharing import Share, Shared, by_index, sharding_of
 from learner.data.tensors import counted, describe
 
 WORKERS = "<workers>"  # a key beside the paths of generators, which contain no such name
@@ -130,9 +131,14 @@ def shards_in_words(number: int) -> str:
     return "data that is not sharded" if number == 1 else f"data that is sharded into {number} parts"
 
 
-def limits(loader: Any) -> str | None:
-    """What may differ if a pass over this loader is interrupted, and how to fix it; None if nothing may."""
-    found = []
+def limits(loader: Any, ranks: Any = ALONE) -> str | None:
+    """What may differ if a pass over this loader is interrupted, and how to fix it; None if nothing may.
+
+    Processes that share out the items of a loader draw the order and the items from streams of their own.
+    """
+    found: list[str] = []
+    if ranks is not ALONE and not ranks.sharded and by_index.is_possible(loader):
+        return None
     if isinstance(loader, DataLoader) and loader.num_workers and not has_own_position(loader):
         if not loader.in_order:
             found.append(

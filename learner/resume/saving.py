@@ -157,7 +157,7 @@ def current_loader(learn: FullLearner) -> Any:
 def warn_of_limits(learn: FullLearner) -> None:
     """Warn once, at the first save, of data that may not resume bit for bit in the middle of a pass."""
     for name, loader in learn.data.loaders.items():
-        limit = None if loader is None else positions.limits(loader)
+        limit = None if loader is None else positions.limits(loader, learn.ranks)
         if limit is not None and id(loader) not in learn.reported:
             learn.reported.add(id(loader))
             warn(

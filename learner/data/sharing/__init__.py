@@ -1,5 +1,6 @@
 """Share out the batches of one pass over several processes, the ranks."""
 
+from learner.data.sharing.comparison import check_alike, sample_of, unchecked
 from learner.data.sharing.sharded import Sharding, sharding_of
 from learner.data.sharing.shares import Share
 from learner.data.sharing.sharing import Shared
@@ -8,5 +9,8 @@ __all__ = [
     "Sharding",
     "Share",
     "Shared",
+    "check_alike",
+    "sample_of",
     "sharding_of",
+    "unchecked",
 ]

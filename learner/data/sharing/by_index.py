@@ -19,7 +19,7 @@ from learner.data.generators import generator_states
 from learner.data.leaks import checked
 from learner.data.loaders import holds_iterators
 from learner.data.seeded import Part, Seeded
-from learner.data.sharing.shares import Note, Share, Stream
+from learner.data.sharing.shares import Check, Note, Share, Stream
 from learner.data.workers import is_torchs_own
 
 TORCHS_OWN = "torch.utils.data."  # its samplers draw when they start, not from batch to batch
@@ -34,7 +34,14 @@ def is_possible(loader: Any) -> bool:
 
 
 def batches_of(
-    loader: DataLoader[Any], share: Share, note: Note, n_done: int, *, in_step: bool, stream: Stream
+    loader: DataLoader[Any],
+    share: Share,
+    note: Note,
+    n_done: int,
+    *,
+    in_step: bool,
+    stream: Stream,
+    check: Check,
 ) -> tuple[Iterator[Any], int]:
     """A rank's batches of a pass after the first ones.
 
@@ -45,6 +52,7 @@ def batches_of(
         n_done: the number of batches to skip.
         in_step: do all ranks need the same number of batches?
         stream: a function that returns a context in which all ranks draw the same random numbers.
+        check: called with the first indices of all ranks.
 
     Returns:
         The batches, and the number of those that were there to skip.
@@ -56,16 +64,20 @@ def batches_of(
         with replaced(loader, indices, seed_items=can_draw):
             batches = iter(loader)
             n_skipped = indices.finish()
-    return noted(batches, indices.notes, note, is_isolated=can_draw and not loader.num_workers), n_skipped
+    is_isolated = can_draw and not loader.num_workers
+    return noted(batches, indices, note, check, is_isolated=is_isolated), n_skipped
 
 
-def noted(batches: Iterator[Any], notes: deque[Any], note: Note, *, is_isolated: bool) -> Iterator[Any]:
+def noted(
+    batches: Iterator[Any], indices: Indices, note: Note, check: Check, *, is_isolated: bool
+) -> Iterator[Any]:
     """Yield the batches, and note the numbers of items before each.
 
     Args:
         batches: of the rank.
-        notes: the numbers of items of the batches that are being fetched.
-        note: called with them.
+        indices: with the numbers of items of the batches that are being fetched.
+        note: called with these numbers.
+        check: called with the first indices of all ranks.
         is_isolated: must fetching a batch not change the random states of this process?
     """
     source = checked(batches)
@@ -74,7 +86,10 @@ def noted(batches: Iterator[Any], notes: deque[Any], note: Note, *, is_isolated:
             batch = next(source, END)
         if batch is END:
             return
-        note(*notes.popleft())
+        if indices.first is not None:
+            check(indices.first)
+            indices.first = None
+        note(*indices.notes.popleft())
         yield batch
 
 
@@ -95,6 +110,7 @@ class Indices:
     def __init__(self, sampler: Any, share: Share, n_done: int, seed: int, stream: Stream, in_step: bool):
         self.sampler, self.share, self.n_done = sampler, share, n_done
         self.seed, self.stream, self.in_step = seed, stream, in_step
+        self.first: list[Any] | None = None  # the indices of the first step, until they are checked
         self.notes: deque[tuple[int | None, int | None]] = deque()
 
     def __len__(self) -> int:
@@ -122,7 +138,7 @@ class Parts:
         self.owner, self.n_done, self.n_skipped, self.position = owner, owner.n_done, 0, 0
         with owner.stream():
             self.groups = owner.share.groups_of(iter(owner.sampler))
-        self.has_started = False
+        self.has_started = self.has_yielded = False
         samplers = (owner.sampler, getattr(owner.sampler, "sampler", owner.sampler))
         self.draws_later = not all(type(each).__module__.startswith(TORCHS_OWN) for each in samplers)
         owner.notes.clear()
@@ -148,6 +164,8 @@ class Parts:
             self.skip()
         while (group := self._next_group()) is not None:
             sizes = [len(each) for each in group]
+            if not self.has_yielded:
+                owner.first, self.has_yielded = group, True
             start, self.position = self.position, self.position + sum(sizes)
             taken = owner.share.of(sizes, in_step=owner.in_step)
             if taken is None:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 Stream = Callable[[], AbstractContextManager[Any]]  # a context in which all ranks draw the same numbers
+Check = Callable[[Any], None]  # takes the first batch of a pass, or its indices
 Note = Callable[[int | None, int | None], None]  # takes the number of items here and everywhere
 
 

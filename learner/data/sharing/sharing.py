@@ -16,7 +16,8 @@ from learner.data.data import Data
 from learner.data.leaks import checked
 from learner.data.loaders import is_sequence
 from learner.data.sharing import by_index
-from learner.data.sharing.shares import Note, Share, Stream
+from learner.data.sharing.comparison import unchecked
+from learner.data.sharing.shares import Check, Note, Share, Stream
 from learner.data.sharing.slicing import HINT, Slicer
 from learner.data.tensors import describe
 
@@ -39,6 +40,7 @@ class Shared:
         in_step: do all ranks need the same number of batches, as in training? Otherwise a rank skips a batch
             if nothing of it is left for the rank.
         stream: a function that returns a context in which all ranks draw the same random numbers.
+        check: called once with the batch or the indices that all ranks share out first.
     """
 
     batches: Iterable[Any]
@@ -47,6 +49,7 @@ class Shared:
     data: Data
     in_step: bool = True
     stream: Stream = nullcontext
+    check: Check = unchecked
 
     def __iter__(self) -> Iterator[Any]:
         return self.after(0)[0]
@@ -58,7 +61,7 @@ class Shared:
             n_skipped = min(n_done, self.share.length(len(found)) or 0)
             return found.from_batch(0, self._spans(found, n_done)), n_skipped
         if isinstance(found, DataLoader) and by_index.is_possible(found) and not self.share.sharded:
-            options = {"in_step": self.in_step, "stream": self.stream}
+            options = {"in_step": self.in_step, "stream": self.stream, "check": self.check}
             return by_index.batches_of(found, self.share, self.note, n_done, **options)
         groups = self.share.groups_of(self._drawn(found))
         n_skipped = sum(1 for _ in islice(groups, n_done))
@@ -88,7 +91,9 @@ class Shared:
     def _parts(self, groups: Iterator[list[Any]]) -> Iterator[Any]:
         """The rank's part of each batch."""
         slicer = Slicer()
-        for group in groups:
+        for number, group in enumerate(groups):
+            if number == 0 and not self.share.sharded:
+                self.check(group)
             if self.share.sharded:
                 self.note(None, None)
                 yield group[0]

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from in_ranks import in_ranks
 from shared_passes import Plain, noisy_loader
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, Sampler, TensorDataset
 
 from callbacks import Callback
 from callbacks.distributed.distributed import Distributed
@@ -141,3 +142,33 @@ def test_loaders_that_have_drawn_other_seeds_take_the_order_of_the_first_rank() 
     first, second = in_ranks(2, unseeded)
     for some, others in zip(first, second, strict=True):
         assert sorted(item for each in (some, others) for (item,) in each) == list(range(23))
+
+
+def own_order() -> Any:
+    order = np.random.default_rng(torch.distributed.get_rank()).permutation(20)
+    yield from ((torch.tensor([[float(n), 1.0]] * 3), torch.tensor([n] * 3)) for n in order)
+
+
+class OwnOrder(Sampler):
+    """An order of each rank."""
+
+    def __iter__(self) -> Any:
+        return iter(np.random.default_rng(torch.distributed.get_rank()).permutation(20).tolist())
+
+
+def refused() -> list[str]:
+    """The errors with data whose order differs between ranks."""
+    errors = []
+    for train in (lambda: (each for each in own_order()), DataLoader(Floats(20), 5, sampler=OwnOrder())):
+        learn = Learner(nn.Linear(2, 1), Data(train), float_loss, torch.optim.SGD, [Distributed()])
+        try:
+            learn.fit(1)
+        except ValueError as error:
+            errors.append(str(error))
+    return errors
+
+
+def test_data_with_another_order_on_each_rank_is_refused() -> None:
+    for errors in in_ranks(2, refused):
+        assert len(errors) == 2
+        assert all("yields another first batch on rank 1 than on rank 0" in each for each in errors)
