@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -34,8 +35,9 @@ class Whole(nn.Module):
         dtype = torch.float64 if is_double else torch.float32  # bfloat16 would round weights and losses
         self.note = nn.Parameter(torch.zeros(N_NUMBERS, dtype=dtype, device=device))
 
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        return self.model(*inputs, **named)
+    def forward(self, *preds: Any) -> Any:
+        """The predictions, after the learner has called the model, and what makes the note a part of them."""
+        return (*preds, self.note + 0)
 
 
 class DataParallel:
@@ -50,11 +52,11 @@ class DataParallel:
 
     def __init__(self, learn: LearnerProtocol, *, in_order: bool, settings: dict[str, Any]):
         model = learn.model
-        self.given = model if isinstance(model, DistributedDataParallel) else None
         beside = [each for each in modules_beside(learn).values() if is_trained(each)]
         self.whole = Whole(model, beside, learn.device)
         ids = [learn.device.index] if learn.device.type == "cuda" else None
         self.wrapped = DistributedDataParallel(self.whole, device_ids=ids, **settings)
+        self.is_searched = any(settings.get(each) for each in ("find_unused_parameters", "static_graph"))
         self.in_order = in_order
         if in_order:
             self.wrapped.register_comm_hook(None, lambda _state, bucket: added_in_order(bucket))
@@ -67,13 +69,32 @@ class DataParallel:
         """Is this still the learner's model, with the same trained parameters?"""
         return self.whole.model is learn.model and self.trained == names_of_trained(self.whole)
 
-    def syncing(self, is_synced: bool) -> AbstractContextManager[Any]:
-        """A context for the forward pass of a batch, whose gradients are averaged or stay in this process."""
-        return nullcontext() if is_synced else self.wrapped.no_sync()
+    @contextmanager
+    def forward(self, learn: LearnerProtocol, is_synced: bool) -> Iterator[None]:
+        """A context for the forward pass of a batch, whose gradients are averaged or stay in this process.
 
-    def send(self, numbers: list[float | Tensor]) -> None:
+        The learner calls its own model, in any way that its `forward` does. `DistributedDataParallel` is only
+        to know of it: before, and afterwards if it searches the graph.
+        """
+        with nullcontext() if is_synced else self.wrapped.no_sync():
+            if self.is_searched:
+                yield
+                learn.preds, self._tied = self.wrapped(learn.preds)
+                return
+            try:
+                self.wrapped()
+            except RuntimeError as error:
+                raise named(error, self.trained) from None
+            yield
+
+    def send(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> None:
         """Put numbers into this backward pass."""
-        self.note.backward(tensor_of(numbers, self.note))
+        message = tensor_of(numbers, self.note)
+        if not self.is_searched:
+            self.note.backward(message)
+            return
+        self._tied.register_hook(lambda _: message)  # in the same backward pass, as the search expects
+        learn.loss_grad = learn.loss_grad + 0 * self._tied.sum()
 
     def received(self) -> Tensor:
         """The numbers after the backward pass, added over all ranks."""
@@ -131,6 +152,19 @@ def is_trained(module: nn.Module) -> bool:
 def names_of_trained(module: nn.Module) -> list[str]:
     """The names of the parameters that are trained."""
     return [name for name, each in module.named_parameters() if each.requires_grad]
+
+
+def named(error: RuntimeError, names: list[str]) -> RuntimeError:
+    """The error of parameters without a gradient, with their names; any other error stays."""
+    found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
+    if found is None:
+        return error
+    unused = [names[int(each)].removeprefix("model.") for each in found[1].split()]
+    return RuntimeError(
+        f"Distributed: the loss of the last batch does not depend on {', '.join(unused)}, so the processes "
+        "wait for these gradients. Use these parameters in the loss, freeze them with requires_grad_(False), "
+        "or pass Distributed(find_unused_parameters=True)."
+    )
 
 
 def added_in_order(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

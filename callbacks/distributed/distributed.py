@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -161,18 +161,11 @@ class Distributed(Callback):
             learn.loss_grad = loss
             self._after_backward(learn)
 
-    @contextmanager
-    def _forward(self, learn: LearnerProtocol) -> Iterator[None]:
-        """Run the wrapped model, without synchronization if no update follows the batch."""
-        engine, model = self._engine, learn.model
-        assert engine is not None
+    def _forward(self, learn: LearnerProtocol) -> AbstractContextManager[None]:
+        """Prepare the engine for a batch; without synchronization if no update follows it."""
+        assert self._engine is not None
         self._is_synced = self._accumulation is None or self._accumulation.updates_after(learn)
-        learn.model = engine.wrapped
-        try:
-            with engine.syncing(self._is_synced):
-                yield
-        finally:
-            learn.model = model
+        return self._engine.forward(learn, self._is_synced)
 
     def before_backward(self, learn: LearnerProtocol) -> None:
         """Weight the loss by this rank's share, so that a share in which nothing counts is 0, and not NaN."""
@@ -198,7 +191,7 @@ class Distributed(Callback):
             learn.loss_grad = engine.nothing(learn)
         group.set_share(share, is_sum=self._is_sum)
         if self._is_synced:
-            engine.send(group.message(learn, weight, share))
+            engine.send(learn, group.message(learn, weight, share))
 
     def _after_backward(self, learn: LearnerProtocol) -> None:
         group, engine = self._group, self._engine

@@ -60,7 +60,6 @@ class Sharded:
     ):
         check(learn)
         self.model: Any = learn.model
-        self.wrapped = self.model
         if not hasattr(self.model, "set_requires_gradient_sync"):  # otherwise the user has sharded it
             settings = {**settings, **arguments_of(mesh, precision, offload, learn.device)}
             shard(learn, layers, settings, is_named=isinstance(precision, str))
@@ -76,12 +75,12 @@ class Sharded:
         return self.model is learn.model and self.trained == names_of_trained(self.model)
 
     @contextmanager
-    def syncing(self, is_synced: bool) -> Iterator[None]:
+    def forward(self, learn: LearnerProtocol, is_synced: bool) -> Iterator[None]:
         """A context for the forward pass of a batch, whose gradients are averaged or stay in this process."""
         self.model.set_requires_gradient_sync(is_synced)
         yield
 
-    def send(self, numbers: list[float | Tensor]) -> None:
+    def send(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> None:
         """Send numbers while the backward pass runs."""
         self._note = tensor_of(numbers, self._note)
         self._work = dist.all_reduce(self._note, async_op=True)
@@ -98,9 +97,9 @@ class Sharded:
         """
         modes = [(each, each.training) for each in self.model.modules()]
         self.model.eval()  # so that statistics stay
-        with self.syncing(True), draws.undrawn(), torch.enable_grad():
+        with self.forward(learn, True), draws.undrawn(), torch.enable_grad():
             zero = 0 * sum_of(called(self.model, learn.inputs))
-            self.send(numbers)
+            self.send(learn, numbers)
             zero.backward()
         for module, mode in modes:
             module.training = mode
