@@ -30,6 +30,7 @@ NO_CALLBACKS = {
     "WholeStep": "it compiles a step of plain tensors",
     "LeanStep": "it updates plain tensors",
     "Compile": "it was not tried on sharded layers",
+    "PlotSnapshots": "the first process alone would predict, and needs the weights of the others",
 }
 
 
@@ -172,7 +173,7 @@ def check_kind(kind: Any, sharding: dict[str, Any], in_order: bool | None) -> No
 
 def arguments_of(mesh: Any, precision: Any, offload: bool, device: torch.device) -> dict[str, Any]:
     """The arguments of `fully_shard` for each layer."""
-    from torch.distributed import device_mesh, fsdp  # as slow to import as the rest of torch is not
+    from torch.distributed import device_mesh, fsdp  # takes seconds to import
 
     found = {"mesh": mesh or device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))}
     if isinstance(precision, str):

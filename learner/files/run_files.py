@@ -49,8 +49,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from callbacks.core.contract import LearnerProtocol
+from callbacks.core.ranks import is_first_process
 from callbacks.model.module_state import EXTRA
 from callbacks.model.named import COMPILED
+from callbacks.model.shards import whole
 from learner.files.checkpoint_file import is_plain
 from learner.files.plain import to_plain
 from learner.files.safetensors_file import write_safetensors
@@ -107,7 +109,8 @@ def write_weights(module: nn.Module, folder: Path, name: str) -> Path:
     """Write a state dict, as safetensors if that package is there and can hold it, otherwise by `torch.save`.
 
     `load_state_dict` of the model itself takes the file as it is: the names have no prefix of a wrapper, and
-    a tied weight stands under each of its names.
+    a tied weight stands under each of its names. Of several processes the first one writes; if the module is
+    sharded, all of them must call this.
 
     Returns:
         The file. One of the other format is removed.
@@ -120,6 +123,8 @@ def write_weights(module: nn.Module, folder: Path, name: str) -> Path:
     is_safe = all(isinstance(each, Tensor) and each.layout is torch.strided for each in state.values())
     suffixes = SUFFIXES if is_safe and importlib.util.find_spec("safetensors") else SUFFIXES[::-1]
     path, other = (folder / f"{name}{suffix}" for suffix in suffixes)
+    if not is_first_process():
+        return path
     part = path.with_name(f"{path.name}.tmp")
     try:
         fill(part, state, as_safetensors=path.suffix == ".safetensors")
@@ -151,7 +156,7 @@ def state_to_write(module: nn.Module) -> dict[str, Any]:
         if is_lazy(each):
             raise ValueError(f"{name!r} has no values yet, because no batch was trained.")
         found[name.replace(COMPILED, "")] = (
-            alone(each.detach(), seen) if isinstance(each, Tensor) else plain_extra(name, each)
+            alone(whole(each.detach()), seen) if isinstance(each, Tensor) else plain_extra(name, each)
         )
     return found
 

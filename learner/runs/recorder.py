@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from callbacks.core.modules import loss_module
 from callbacks.core.ranks import is_first_process
 from callbacks.core.warning import warn
 from callbacks.history.direction import guess_direction
+from callbacks.model import shards
 from callbacks.model.finite import first_bad
 from callbacks.model.named import named_tensors
 from callbacks.results.best import Best
@@ -98,7 +100,8 @@ class RunRecorder(Callback):
             return
         self._note_best()
         with in_place(learn, before_update["weights"]) if before_update else nullcontext():
-            self._try("best weights", lambda: self._write_weights(learn, BEST, self.folder))
+            write = partial(self._write_weights, learn, BEST, self.folder)
+            self._try("best weights", write, everywhere=shards.are_in(learn.model))
         self._try("run.json", lambda: write_facts(self.folder, self.facts))
 
     def end(self, learn: Learner, error: BaseException | None) -> None:
@@ -119,10 +122,7 @@ class RunRecorder(Callback):
 
     def keep(self, learn: Learner, folder: Path) -> None:
         """Write the final weights, unless nothing was trained or they are NaN, and `run.json`."""
-        tensors = named_tensors(learn.model)
-        bad = first_bad(tensors, tensors)
-        reason = f"{bad!r} holds NaN or infinity" if bad else None
-        reason = reason if learn.global_step else "nothing was trained"
+        reason = self._why_not(learn)
         try:
             if reason is None:
                 self._write_weights(learn, FINAL, folder)
@@ -133,7 +133,18 @@ class RunRecorder(Callback):
             self.facts["weights"]["frozen"] = "included"  # though the checkpoints leave them out
         if reason is not None:
             self.facts["weights"]["final"] = None
-        write_facts(folder, self.facts)
+        if is_first_process():
+            write_facts(folder, self.facts)
+
+    def _why_not(self, learn: Learner) -> str | None:
+        """Why the final weights are not written; None if they are."""
+        if not learn.global_step:
+            return "nothing was trained"
+        if learn.error is not None and shards.are_in(learn.model):
+            return "each process has a part of them, and not all processes came to the end"
+        tensors = named_tensors(learn.model)
+        bad = first_bad(tensors, tensors)
+        return f"{bad!r} holds NaN or infinity" if bad else None
 
     def _write_weights(self, learn: Any, name: str, folder: Path) -> None:
         """Write the model's weights, and the tensors of a loss that is a module."""
@@ -154,9 +165,9 @@ class RunRecorder(Callback):
                 "epoch": best.epoch,
             }
 
-    def _try(self, what: str, write: Callable[[], None]) -> None:
+    def _try(self, what: str, write: Callable[[], None], *, everywhere: bool = False) -> None:
         """Write during the fit; a failure is a warning, because the training is worth more."""
-        if not is_first_process():
+        if not (everywhere or is_first_process()):
             return
         try:
             write()

@@ -22,6 +22,7 @@ from callbacks.core.output import print_line
 from callbacks.core.ranks import Ranks, is_first_process, is_launched
 from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
+from callbacks.model import shards
 from callbacks.record.unkept import note_kept
 from learner.checks.processes import check_processes, ranks_of
 from learner.files.run_files import FINAL, send_files_to, weights_file
@@ -167,6 +168,8 @@ def keep_and_report(
     If the folder cannot be written to, another one gets everything. Only the first process writes.
     """
     if not is_first_process():
+        if shards.are_in(learn.model):  # the first process needs the other parts of the weights
+            recorder.keep(learn, recorder.folder)
         return
     folder, problem = recorder.folder, ""
     recorder.end(learn, error)
@@ -211,6 +214,8 @@ def undisturbed(learn: Learner) -> Iterator[None]:
 def kept_elsewhere(learn: Learner, recorder: RunRecorder) -> Path | None:
     """Write the whole run into a temporary folder; None if not even the weights can be written there."""
     folder: Path | None = None
+    if shards.are_in(learn.model):
+        return None  # the other processes do not take part again
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{recorder.folder.name}-"))
         texts = {

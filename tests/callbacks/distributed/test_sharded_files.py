@@ -1,0 +1,169 @@
+"""Checkpoints of sharded models: written in parts, and read by any number of processes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from in_ranks import in_ranks
+from sharded_models import learner_of, state_of, whole
+from torch import nn
+
+from callbacks.core.contract import LearnerWarning
+from callbacks.distributed.distributed import Distributed
+from callbacks.save.checkpoint import Checkpoint
+from callbacks.step.ema import EMA
+from learner import open_run
+from learner.cli.commands import main
+from learner.files import shard_files
+
+
+def saved(folder: Path, kind: str | None, resume: Any = "never", more: str = "nothing") -> Any:
+    """What a rank ends with that saves checkpoints; `kind` is None for one process."""
+    first = [] if kind is None else [Distributed(kind)]
+    learn = learner_of(
+        *first,
+        Checkpoint(folder, every="1 step", keep=None, best="valid_loss"),
+        *([EMA(0.9)] if more == "ema" else []),
+    )
+    learn.fit(2, resume=resume)
+    found = state_of(learn)
+    if kind != "ddp":  # whose processes do not wait for the first one here
+        learn.save(folder / "last.pt")
+        learn.load(folder / "last.pt")
+    return found
+
+
+def cut(folder: Path, step: int, target: Path) -> Path:
+    """A folder as a run leaves it that is killed after this step."""
+    target.mkdir()
+    for each in folder.glob(f"step-{step:09}*"):
+        assert not each.name.endswith(".tmp")
+        copy = shutil.copytree if each.is_dir() else shutil.copy
+        copy(each, target / each.name)
+    return target
+
+
+def run(size: int, *arguments: Any) -> list[Any]:
+    """What each rank ends with; of size 0, what one process does."""
+    return in_ranks(size, saved, *arguments) if size else [saved(*arguments)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((2, "fsdp"), (2, "fsdp")),
+        ((2, "fsdp"), (0, None)),
+        ((2, "fsdp"), (3, "ddp")),
+        ((0, None), (2, "fsdp")),
+    ],
+)
+def test_any_processes_resume_from_the_files_of_any(tmp_path: Path, before: Any, after: Any) -> None:
+    more = "ema"
+    expected = run(before[0], tmp_path / "whole", before[1], "never", more)[0]
+    part = cut(tmp_path / "whole", 5, tmp_path / "part")
+    for weights, losses in run(after[0], part, after[1], "must", more):
+        for name, each in expected[0].items():
+            torch.testing.assert_close(weights[name], each, rtol=0, atol=0 if before == after else 2e-6)
+        torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected[1]), rtol=0, atol=1e-5)
+
+
+def test_a_sharded_checkpoint_is_read_without_other_processes(tmp_path: Path) -> None:
+    expected = in_ranks(2, saved, tmp_path / "run", "fsdp")[0]
+    newest = max((tmp_path / "run").glob("step-*.pt"))
+    assert len(list((tmp_path / "run").glob("*.shards"))) == len(list((tmp_path / "run").glob("step-*.pt")))
+    learn = learner_of(Checkpoint(tmp_path / "run"))
+    learn.load(newest)
+    for name, each in whole(learn.model).items():
+        torch.testing.assert_close(each, expected[0][name], rtol=0, atol=0)
+    learn.load_best(tmp_path / "run")
+
+
+def test_a_damaged_folder_is_noticed_and_the_checkpoint_before_it_is_used(tmp_path: Path) -> None:
+    in_ranks(2, saved, tmp_path / "run", "fsdp")
+    newest, before = sorted((tmp_path / "run").glob("step-*.pt"), reverse=True)[:2]
+    part = next((tmp_path / "run").glob(f"{newest.stem}-*.shards")) / "__1_0.distcp"
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="is not what was written"):
+        learner_of(Checkpoint(tmp_path / "run")).load(newest)
+    with pytest.warns(LearnerWarning, match=f"{newest.name}.*Resuming from {before.name}"):
+        saved(tmp_path / "run", None, "must")
+
+
+class Code:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("was-run",)
+
+
+def test_no_code_in_a_sharded_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".metadata").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(ValueError, match="nothing was run"):
+        shard_files.read(tmp_path)
+    assert not Path("was-run").exists()
+
+
+def ending_without_space(folder: Path) -> str:
+    """The error of a rank, where rank 1 cannot write large files."""
+    learn = learner_of(Distributed("fsdp"), Checkpoint(folder, every="1 step"))
+    learn.model = nn.Sequential(nn.Linear(5, 20_000), nn.Linear(20_000, 3))
+    learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if torch.distributed.get_rank() else -1, -1))
+    try:
+        learn.fit(1)
+    except OSError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    return ""
+
+
+def test_every_rank_ends_if_the_disk_of_one_is_full(tmp_path: Path) -> None:
+    for message in in_ranks(2, ending_without_space, tmp_path / "run"):
+        assert "rank 1 could not write" in message
+    assert not list((tmp_path / "run").glob("*.shards*"))
+
+
+def ran(folder: Path) -> None:
+    """What a rank does that runs a recipe."""
+    os.chdir(folder)
+    main(["run", str(folder / "recipe.yaml")])
+
+
+RECIPE = """
+model: {use: "parts.py:model"}
+data: {use: "parts.py:data"}
+loss: mse_loss
+optimizer: {use: SGD, lr: 0.01}
+callbacks: {Distributed: {kind: fsdp}, Checkpoint: {folder: files, best: valid_loss}}
+fit: {epochs: 1}
+"""
+PARTS = """
+import torch
+from torch import nn
+from learner import Data
+
+model = lambda: nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 1))
+data = lambda: Data.from_tensors(torch.ones(32, 8), torch.ones(32, 1), batch_size=8, seed=0)
+"""
+
+
+def test_a_sharded_run_of_a_recipe_is_opened_without_other_processes(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "parts.py").write_text(PARTS)
+    in_ranks(2, ran, tmp_path)
+    folder = next((tmp_path / "runs").iterdir())
+    final, best, last = (
+        whole(open_run(folder, weights).model) for weights in ("final", "best", "checkpoint")
+    )
+    for name, each in final.items():
+        assert torch.equal(each, best[name])
+        assert torch.equal(each, last[name])
