@@ -1,6 +1,7 @@
 """What the server of `in_ranks` imports once, so that each process has it."""
 
 import pytest
+import torch.distributed.checkpoint
 import torch.distributed.fsdp
 import torch.nn.parallel.distributed
 from torch import nn
