@@ -37,6 +37,7 @@ from callbacks.inspect.flow import GradientFlow
 from callbacks.inspect.prediction_plots import PlotSnapshots
 from callbacks.inspect.surface import LossSurface
 from callbacks.inspect.weight_updates import WeightUpdates
+from callbacks.measures.as_metrics import Metric
 from callbacks.measures.class_counts import F1, Precision, Recall
 from callbacks.measures.classification import TopKAccuracy, accuracy
 from callbacks.measures.perplexity import Perplexity
@@ -49,7 +50,7 @@ from callbacks.place.hooks import Hooks
 from callbacks.place.layout import ChannelsLast, Compile
 from callbacks.place.recompute import ActivationCheckpointing
 from callbacks.record.loggers import CSVLogger
-from callbacks.record.metrics import Metric, Metrics
+from callbacks.record.metrics import Metrics
 from callbacks.record.monitors import DeviceStats, GradientNorms, LRMonitor, Throughput
 from callbacks.record.profile import Profile
 from callbacks.record.progress import LogRMSE, Progress
