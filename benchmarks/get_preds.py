@@ -45,9 +45,9 @@ Row = tuple[float, float, float, float, float]
 class TimedLoader(TensorLoader):
     """Notes when each batch is fetched."""
 
-    def from_batch(self, first: int) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:
         self.times: list[float] = []
-        for batch in super().from_batch(first):
+        for batch in super().__iter__():
             self.times.append(time.perf_counter())
             yield batch
         self.times.append(time.perf_counter())

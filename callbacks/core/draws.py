@@ -70,8 +70,8 @@ class NumpyDraws:
 
     def _memory(self) -> bytes | None:
         """The 624 words of a Mersenne Twister, and its position in them; None for another generator."""
-        numpy = sys.modules.get("numpy")
-        generator = getattr(numpy.random, "get_bit_generator", lambda: None)() if numpy is not None else None
+        numpy: Any = sys.modules.get("numpy")
+        generator: Any = getattr(getattr(numpy, "random", None), "get_bit_generator", lambda: None)()
         if type(generator).__name__ != "MT19937":
             return None
         return ctypes.string_at(generator.ctypes.state_address, 625 * 4)

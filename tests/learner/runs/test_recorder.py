@@ -121,6 +121,13 @@ def test_the_best_weights_are_those_that_early_stopping_restores():
     assert facts()["best"]["valid_loss"] == best.best
 
 
+def test_a_run_whose_checkpoints_leave_frozen_weights_out_prints_that_its_weights_file_has_them(capsys):
+    trained("callbacks.Checkpoint={folder: saved, trainable_only: true}")
+    assert "with the frozen weights: model.safetensors" in capsys.readouterr().out
+    trained("callbacks.Checkpoint={folder: other}")
+    assert "frozen" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("what", "status"), [("stop", "stopped"), ("fail", "failed"), ("interrupt", "interrupted")]
 )
