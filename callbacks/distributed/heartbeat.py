@@ -98,7 +98,7 @@ class Heartbeat:
     def _caused(self, error: BaseException) -> BaseException:
         """An error that names the rank that caused this one, or that shows where every rank was."""
         before, end = self._places(), time.monotonic() + GRACE
-        while time.monotonic() < end:
+        while time.monotonic() < end and not read(self.store, "report"):
             cause = read(self.store, "cause")
             if cause:
                 rank, words = json.loads(cause)
@@ -107,13 +107,18 @@ class Heartbeat:
             time.sleep(BEAT / 20)
         if isinstance(error, OtherRankError):
             return error
+        report = self._report_of_all(error, before)
+        report = self.store.compare_set("report", "", report).decode()  # the first one saw most ranks alive
+        return OtherRankError(
+            f"rank {self.rank} waited for other ranks in vain: {message_of(error)}.{report}"
+        )
+
+    def _report_of_all(self, error: BaseException, before: list[list[Any]]) -> str:
+        """Where every rank was."""
         lines = [line_of(*each) for each in zip(range(self.size), before, self._places(), strict=False)]
         own = ", ".join(getattr(error, "__notes__", ()))
-        lines[self.rank : self.rank + 1] = [f"rank {self.rank}, this one: {own}"]
-        return OtherRankError(
-            f"rank {self.rank} waited for other ranks in vain: {message_of(error)}. The ranks:\n  "
-            + "\n  ".join(lines)
-        )
+        lines[self.rank : self.rank + 1] = [f"rank {self.rank}, which asks: {own}"]
+        return " The ranks:\n  " + "\n  ".join(lines)
 
     def _places(self) -> list[list[Any]]:
         """The last heartbeats of the processes."""

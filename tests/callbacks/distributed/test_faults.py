@@ -94,7 +94,7 @@ class BeforeFit(Callback):
 
 def test_a_hanging_rank_is_named_with_its_place_and_its_line() -> None:
     (words, seconds), _ = in_ranks(2, error_of, At(partial(time.sleep, 4.5)), limit=1)
-    assert "rank 0, this one: at epoch 0/2, batch 3/4, train" in words
+    assert "rank 0, which asks: at epoch 0/2, batch 3/4, train" in words
     assert "rank 1 is alive, for" in words
     assert "at epoch 0/2, batch 2/4, train, in callback At.after_batch, test_faults.py:" in words
     assert seconds < 20

@@ -6,10 +6,13 @@ import contextlib
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from in_ranks import in_ranks
 
 from learner.cli import commands
@@ -122,10 +125,83 @@ def test_a_folder_that_cannot_be_made_ends_all(folder):
     assert code == 2
     assert "runs cannot be kept in" in text
     assert other == 1
-    assert "rank 0 failed, so rank 1 ends too" in words
+    assert "rank 0 failed, so rank 1" in words
 
 
 def test_other_verbs_are_refused(folder):
     found = in_ranks(2, output_of, folder, "check", "wave.yaml")
     assert [code for code, _ in found] == [2, 2]
     assert found[0][1] == "learner: `learner check` runs in one process: start it without torchrun.\n"
+
+
+# What `torchrun` itself does; it takes seconds to start.
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+SCRIPT = """\
+import torch
+from torch import nn
+
+from callbacks import Checkpoint
+from learner import Data, Learner
+
+x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+data = Data.from_tensors(x, x.sum(1, keepdim=True), 8, valid=0.25, seed=0)
+learn = Learner(nn.Linear(2, 1), data, nn.MSELoss(), torch.optim.Adam, Checkpoint("kept", best="valid_loss"))
+if learn.ranks.is_first:
+    print("before")
+learn.lr_find(n_steps=20)
+learn.fit(1)
+learn.fit(1)
+learn.load_best()
+learn.save("last.pt")
+n = len(learn.predict(x)), len(learn.validate())
+if learn.ranks.is_first:
+    print("after", *n, learn.global_step)
+"""
+
+KILL = """
+
+class Fail(Callback):
+    def after_batch(self, learn):
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if learn.training and learn.global_step == 5 and learn.ranks.rank == 1 and first:
+            os.kill(os.getpid(), 9)
+"""
+
+
+def under_torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    command = [*TORCHRUN, *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=110
+    )
+
+
+def test_a_script_joins_by_itself_prints_once_and_ends_without_warnings(tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    done = under_torchrun(tmp_path, "train.py")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith(("before", "after"))] == ["before", "after 64 1 12"]
+    assert lines.count("training in 2 processes, ddp") == 1
+    assert done.stderr == ""
+    assert (tmp_path / "last.pt").is_file()
+
+
+def test_a_recipe_whose_rank_is_killed_comes_back_by_itself_with_the_same_bits(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        (folder / "wave.yaml").write_text(RECIPE)
+    (whole / "models.py").write_text(CODE)
+    (killed / "models.py").write_text(CODE.partition("\n\nclass Fail")[0] + KILL)
+    in_ranks(2, output_of, whole, "run", "wave.yaml", "fit.epochs=3")
+    words = ("run", "wave.yaml", "fit.epochs=3", "callbacks.Fail.use=models.py:Fail")
+    done = under_torchrun(killed, "--max-restarts=1", "-m", "learner", *words)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from step-000000003.pt" in done.stdout
+    assert "rank 1 does not answer" in done.stderr
+    assert [each.name for each in (killed / "runs").iterdir()] == ["wave-1"]
+    ends = [torch.load(folder / "runs/wave-1/checkpoints/step-000000009.pt") for folder in (whole, killed)]
+    assert all(torch.equal(ends[0]["model"][name], each) for name, each in ends[1]["model"].items())
