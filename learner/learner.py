@@ -19,9 +19,9 @@ from learner.data.data import as_data
 from learner.engine import again, groups
 from learner.engine.composition import DEFAULT_CALLBACKS, as_list, found_in, metrics_of, with_defaults
 from learner.engine.explain import explain, overview
-from learner.engine.faults import among_ranks
 from learner.engine.groups import Splitter
 from learner.engine.interrupt import interruptible
+from learner.engine.other_ranks import among_ranks
 from learner.engine.subclass import check_subclass
 from learner.examination import examination
 from learner.examination.report import Report

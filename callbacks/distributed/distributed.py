@@ -101,6 +101,7 @@ class Distributed(Callback):
         self._added: tuple[Callback, ...] = ()
         self._share: float | Tensor = 1.0
         self._is_sum = self._is_synced = False
+        self._is_announced = False  # is the line about the processes printed?
         self._random: list[dict[str, Any]] = []  # of the data, before the current validations
 
     @property
@@ -123,7 +124,8 @@ class Distributed(Callback):
         self._added = (SharedResults(), Agreement()) if self._group.size > 1 else ()
         learn.add_callbacks(*self._added)
         self._wrap(learn)
-        if self._group.size > 1:
+        if self._group.size > 1 and not self._is_announced:
+            self._is_announced = True
             print_line(f"training in {self._group.size} processes, {self.kind}")
 
     def _wrap(self, learn: LearnerProtocol) -> None:

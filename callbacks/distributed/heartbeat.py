@@ -20,7 +20,7 @@ BEAT = 1.0  # seconds between two heartbeats
 GRACE = 2.5  # seconds in which the others report an error, or show by a heartbeat that they live
 SAME = 1.0  # seconds in which the first process raises the same error, if all do
 SHOWN = 64  # processes whose place a message shows
-SAID_BY_FIRST = "rank 0 has raised the same error"  # a note
+SAME_AS_FIRST = "rank 0 has raised the same error"  # a note
 
 #: The heartbeat of the current fit; empty outside a fit in several processes.
 running: list[Heartbeat] = []
@@ -91,7 +91,7 @@ class Heartbeat:
         end = time.monotonic() + SAME
         while self.rank and time.monotonic() < end:
             if read(self.store, "error/0") == lines[0]:
-                error.add_note(SAID_BY_FIRST)
+                error.add_note(SAME_AS_FIRST)
                 return
             time.sleep(BEAT / 20)
 
@@ -108,9 +108,10 @@ class Heartbeat:
         if isinstance(error, OtherRankError):
             return error
         report = self._report_of_all(error, before)
-        report = self.store.compare_set("report", "", report).decode()  # the first one saw most ranks alive
+        # the report of the first rank is kept, as it saw most of the others alive
+        report = self.store.compare_set("report", "", report).decode()
         return OtherRankError(
-            f"rank {self.rank} waited for other ranks in vain: {message_of(error)}.{report}"
+            f"rank {self.rank} waited for other ranks in vain: {message_of(error)}. {report}"
         )
 
     def _report_of_all(self, error: BaseException, before: list[list[Any]]) -> str:
@@ -118,7 +119,7 @@ class Heartbeat:
         lines = [line_of(*each) for each in zip(range(self.size), before, self._places(), strict=False)]
         own = ", ".join(getattr(error, "__notes__", ()))
         lines[self.rank : self.rank + 1] = [f"rank {self.rank}, which asks: {own}"]
-        return " The ranks:\n  " + "\n  ".join(lines)
+        return "The ranks:\n  " + "\n  ".join(lines)
 
     def _places(self) -> list[list[Any]]:
         """The last heartbeats of the processes."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from callbacks.core.output import print_line, reported
 from callbacks.core.ranks import is_first_process, is_launched
-from callbacks.distributed.heartbeat import SAID_BY_FIRST
+from callbacks.distributed.heartbeat import SAME_AS_FIRST
 from callbacks.distributed.joining import OtherRankError
 from learner.cli import examine, leave, listing, machine, predicting, reports, starter, train
 from learner.cli.parser import Parser
@@ -86,7 +86,7 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
     except Exception as error:
         if options.function is train.do_replay:
             raise  # uncaught, so that `python -m pdb` stops where it was raised
-        if SAID_BY_FIRST in getattr(error, "__notes__", ()):
+        if SAME_AS_FIRST in getattr(error, "__notes__", ()):
             let_first_print()
         if not isinstance(error, OSError) or flush_output("\n"):  # otherwise our own output failed
             traceback.print_exc()

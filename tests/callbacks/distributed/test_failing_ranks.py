@@ -69,7 +69,7 @@ def test_an_error_in_a_hook_names_rank_event_callback_epoch_and_batch_to_the_oth
     assert seconds < 20
 
 
-def test_the_same_error_on_all_ranks_keeps_its_type_and_is_noted_as_said() -> None:
+def test_the_same_error_on_all_ranks_keeps_its_type_and_is_noted() -> None:
     found = in_ranks(2, error_of, AtAll())
     assert all(words.startswith("ValueError: odd") for words, _ in found)
     assert ["rank 0 has raised the same error" in words for words, _ in found] == [False, True]
@@ -96,7 +96,7 @@ def test_a_hanging_rank_is_named_with_its_place_and_its_line() -> None:
     (words, seconds), _ = in_ranks(2, error_of, At(partial(time.sleep, 4.5)), limit=1)
     assert "rank 0, which asks: at epoch 0/2, batch 3/4, train" in words
     assert "rank 1 is alive, for" in words
-    assert "at epoch 0/2, batch 2/4, train, in callback At.after_batch, test_faults.py:" in words
+    assert "at epoch 0/2, batch 2/4, train, in callback At.after_batch, test_failing_ranks.py:" in words
     assert seconds < 20
 
 
