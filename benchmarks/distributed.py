@@ -174,13 +174,13 @@ def scale() -> dict[str, float]:
         "step, us": step * 1e6,
         "all-reduce alone, us": statistics.median(alone) * 1e6,
         "checkpoint, ms": (times[0] if times else 0.0) * 1e3,
-        "collectives a fit": float(sum(one.values())),
-        "of these an epoch": float(per_epoch),
+        "collectives per fit": float(sum(one.values())),
+        "of these per epoch": float(per_epoch),
     }
 
 
 def work(rank: int, size: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """What one process does; rank 0 writes what the function returns."""
+    """Call the function in one process; rank 0 writes what it returns."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     store = dist.FileStore(str(Path(folder, "store")), size)
@@ -204,7 +204,7 @@ def in_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
 def main() -> None:
     n_rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     sizes = [int(each) for each in sys.argv[2:]] or [1, 2, 4, 8]
-    print(f"torch {torch.__version__}, gloo, {os.cpu_count()} cores, 1 thread a rank, {n_rounds} rounds")
+    print(f"torch {torch.__version__}, gloo, {os.cpu_count()} cores, 1 thread per rank, {n_rounds} rounds")
     for size in sizes[:3]:
         found = in_ranks(size, compare, n_rounds)
         base = found["by hand"]

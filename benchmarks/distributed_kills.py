@@ -4,9 +4,9 @@
 
 Each run trains a recipe in several processes under `torchrun --max-restarts=1`. At a random time one random
 rank is killed with SIGKILL; torchrun starts all ranks again, and the run resumes by itself from its last
-checkpoint. Printed are the kill, how many steps were repeated, and the seconds until the run trained again,
-beside those of a first start: this includes torchrun, the imports and the file. At the end: how many runs
-have the bits of the uninterrupted one in all weights, and its history; and that each is one run.
+checkpoint. It prints the kill, how many steps were repeated, and the seconds until the run trained again
+beside those of a first start; both include torchrun and the imports. At the end it prints how many runs have
+the weights of the uninterrupted one, bit for bit, and its history. Each run must have exactly one folder.
 """
 
 from __future__ import annotations

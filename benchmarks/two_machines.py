@@ -1,4 +1,4 @@
-"""Train on two machines that are two network namespaces of this one, and cut the link between them.
+"""Train on two machines that are two network namespaces of this one, and interrupt the link between them.
 
 Run as root on Linux: python benchmarks/two_machines.py
 
@@ -6,7 +6,7 @@ Each namespace has its own network stack, one end of a virtual link, and no othe
 starts two processes in each; they meet over the link. The program trains three times: undisturbed; with the
 link down for some seconds, which TCP bridges; and with the link down for longer than the timeout of the
 process group, after which `torchrun` starts all processes again, and they resume from the last checkpoint.
-It prints whether all ends have the bits of the undisturbed run.
+It prints whether all runs end with the bits of the undisturbed one.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def disconnect() -> None:
         subprocess.run(("ip", "netns", "delete", name), check=False, stderr=subprocess.DEVNULL)
 
 
-def train(folder: Path, *, cut: float | None) -> tuple[set[str], int, float]:
-    """Train once; the link is down for `cut` seconds from step 10 on.
+def train(folder: Path, *, down: float | None) -> tuple[set[str], int, float]:
+    """Train once; the link is down for `down` seconds from step 10 on.
 
     Returns:
         The bits of the ranks, the number of steps that were trained, and the seconds.
@@ -107,11 +107,11 @@ def train(folder: Path, *, cut: float | None) -> tuple[set[str], int, float]:
     readers = [threading.Thread(target=read, args=(each, lines)) for each in processes]
     for each in readers:
         each.start()
-    if cut is not None:
+    if down is not None:
         while not any(line == "step 10" for line in lines) and processes[0].poll() is None:
             time.sleep(0.01)
         run("ip", "-n", NAMES[1], "link", "set", "veth-b", "down")
-        time.sleep(cut)
+        time.sleep(down)
         run("ip", "-n", NAMES[1], "link", "set", "veth-b", "up")
     codes = [each.wait() for each in processes]
     for each in readers:
@@ -133,9 +133,9 @@ def main() -> None:
     connect()
     try:
         expected: set[str] = set()
-        for title, cut in (("undisturbed", None), ("link down for 2 s", 2.0), ("link down for 15 s", 15.0)):
+        for title, down in (("undisturbed", None), ("link down for 2 s", 2.0), ("link down for 15 s", 15.0)):
             with tempfile.TemporaryDirectory() as folder:
-                bits, n_steps, seconds = train(Path(folder), cut=cut)
+                bits, n_steps, seconds = train(Path(folder), down=down)
             expected = expected or bits
             same = (
                 "the same bits on 4 ranks" if bits == expected and len(bits) == 1 else f"other bits: {bits}"

@@ -46,18 +46,20 @@ def check_same_on_all(learn: FullLearner) -> None:
 def facts_of(learn: FullLearner) -> dict[str, str]:
     """What must be equal on all processes, by name; nothing in it depends on a seed."""
     found = fingerprint(learn)
+    compared = [each for each in learn.callbacks if each.order != Order.REPORT]  # one process alone may log
     facts = {f"model.{name}": describe_tensor(each) for name, each in found["model"].items()}
     if learn.optimizer is not None:
         settings = [settings_of(group) for group in learn.optimizer.param_groups]
-        facts |= {"optimizer": f"{found['optimizer']['class']} {settings}"}
-    reported = [each for each in learn.callbacks if each.order != Order.REPORT]  # one process alone may log
-    facts |= {"callbacks": ", ".join(map(describe, reported)), "epochs": str(learn.n_epochs)}
-    facts |= {"step at the start": str(learn.global_step)}
+        facts["optimizer"] = f"{found['optimizer']['class']} {settings}"
+    facts["callbacks"] = ", ".join(map(describe, compared))
+    facts["epochs"] = str(learn.n_epochs)
+    facts["step at the start"] = str(learn.global_step)
     if not any(getattr(each, "sharded", False) for each in learn.callbacks):
         for part, values in found["loaders"].items():
             facts |= {f"data.{part}, {name}": str(value) for name, value in values.items()}
     facts |= {name: str(found["versions"][name]) for name in ("torch", "python", "plainlearner")}
-    return {**facts, "script": checksum_of(sys.modules["__main__"])}
+    facts["checksum of the script"] = checksum_of(sys.modules["__main__"])
+    return facts
 
 
 def checksum_of(module: Any) -> str:

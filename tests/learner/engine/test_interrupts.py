@@ -12,20 +12,10 @@ import warnings
 import pytest
 import torch
 from tiny import notes
+from upper.probes import press
 
 from callbacks import Callback, CancelBatch, CancelEpoch, CancelTrain, Checkpoint, Compile, on
 from learner.engine import interrupt
-
-
-def press(number: signal.Signals, event: str = "after_loss"):
-    """A callback that sends this process a signal in the second batch."""
-
-    @on(event)
-    def send(learn):
-        if learn.batch_idx == 1:
-            os.kill(os.getpid(), number)
-
-    return send
 
 
 def test_ctrl_c_ends_the_batch_cleans_up_and_leaves_a_usable_learner(make_learner, capfd):

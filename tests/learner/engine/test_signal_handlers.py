@@ -10,20 +10,10 @@ import threading
 import pytest
 import torch
 from processes import start
+from upper.probes import press
 
 from callbacks import on
 from learner import Data
-
-
-def press(number: signal.Signals, event: str = "after_loss"):
-    """A callback that sends this process a signal in the second batch."""
-
-    @on(event)
-    def send(learn):
-        if learn.batch_idx == 1:
-            os.kill(os.getpid(), number)
-
-    return send
 
 
 def test_ctrl_c_while_handlers_are_restored_still_restores_all(make_learner, monkeypatch):

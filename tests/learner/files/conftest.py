@@ -1,7 +1,8 @@
-"""A complete checkpoint."""
+"""A complete checkpoint, and a process with little memory."""
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,13 @@ def path(tmp_path: Path, contents: dict[str, object]) -> Path:
     path = tmp_path / "one.ckpt"
     checkpoint_file.write(path, contents)
     return path
+
+
+@pytest.fixture
+def tight_memory():
+    """Limit this process to 1 GiB more than it has."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import struct
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,17 +12,6 @@ from tiny import names_in
 from upper.hostile import refused, seal
 
 from learner.files import checkpoint_file
-
-
-@pytest.fixture
-def tight_memory():
-    """Limit this process to 1 GiB more than it has."""
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
 
 PICKLES = {
     "memory for what is remembered": b"\x80\x02}r\xff\xff\xff\x7f.",

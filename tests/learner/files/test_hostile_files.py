@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,16 +62,6 @@ def calls() -> dict[str, Any]:
         "storage": Call(torch.FloatStorage, 1 << 40),
         "codec": b"bytes go through a codec, which is looked up by name",
     }
-
-
-@pytest.fixture
-def tight_memory():
-    """Limit this process to 1 GiB more than it has."""
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")

@@ -1,8 +1,11 @@
-"""A callback that fails at one event."""
+"""Callbacks that raise an error, or send a signal."""
 
 from __future__ import annotations
 
-from callbacks import Callback, Order
+import os
+import signal
+
+from callbacks import Callback, Order, on
 
 
 class Probe(Callback):
@@ -16,3 +19,14 @@ class Probe(Callback):
     def after_batch(self, learn):
         if learn.training and learn.batch_idx == self.batch_idx:
             raise self.error
+
+
+def press(number: signal.Signals, event: str = "after_loss"):
+    """A callback that sends this process a signal in the second batch."""
+
+    @on(event)
+    def send(learn):
+        if learn.batch_idx == 1:
+            os.kill(os.getpid(), number)
+
+    return send
