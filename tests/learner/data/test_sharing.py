@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shared_passes import LOADERS, SIZES, check_equal, joined, parts, whole
 
 from learner.data.sharing import Share
@@ -52,3 +54,19 @@ def test_by_whole_batches_each_rank_takes_its_turn(name, training):
                 assert n_everywhere == sum(len(each[1]) for each in group)
                 assert n_here == (len(group[rank][1]) if rank < len(group) else 0)
                 check_equal(batch, group[rank if rank < len(group) else 0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 9), st.booleans(), st.booleans())
+def test_each_item_is_taken_once_for_any_number_of_items_and_ranks(sizes, size, each, in_step):
+    taken = []
+    for rank in range(size):
+        share = Share(rank, size, each)
+        groups = list(share.groups_of(enumerate(sizes)))
+        found = [share.of([n for _, n in group], in_step=in_step) for group in groups]
+        assert not in_step or (None not in found and len(found) == share.length(len(sizes)))
+        for group, part in zip(groups, found, strict=True):
+            if part is not None and part.n_here:
+                assert part.n_everywhere == sum(n for _, n in group)
+                taken += [(group[part.number][0], item) for item in range(part.start, part.stop)]
+    assert sorted(taken) == [(number, item) for number, n in enumerate(sizes) for item in range(n)]
