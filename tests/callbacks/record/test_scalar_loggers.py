@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run
 
 from callbacks import Checkpoint, JSONLines, LearnerWarning, ScalarLogger, TensorBoard, on
 
@@ -132,12 +132,10 @@ assert Path("tracked/media/p/files/history.csv").is_file()
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 def test_the_line_for_a_tracker_works_without_a_network(tracker, tmp_path):
-    pytest.importorskip(tracker)
+    if importlib.util.find_spec(tracker) is None:
+        pytest.skip(f"{tracker} is not installed")
     home = {"HOME": str(tmp_path), "TRACKIO_DIR": str(tmp_path / "tracked"), "WANDB_SILENT": "true"}
-    code = OFFLINE + TRACKERS[tracker]
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | home, capture_output=True, text=True
-    )
+    done = run("-c", OFFLINE + TRACKERS[tracker], cwd=tmp_path, env=home)
     assert done.returncode == 0, done.stderr
 
 

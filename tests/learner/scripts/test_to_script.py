@@ -80,7 +80,10 @@ def folder(tmp_path_factory):
         )
     names = write_scripts(folder)
     without = [name for name in (*COMPOSITIONS, *names) if name not in NEEDS_DATA]
-    assert run(folder, RUN_SCRIPTS, " ".join(without)) == "", "a script imports this project"
+    environment = {**os.environ, **processes.SETTINGS}
+    command = [sys.executable, "-c", RUN_SCRIPTS, " ".join(without)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr[-3000:]
     (folder / "logs").rename(folder / "script_logs")
     shutil.rmtree(folder / "kept")  # a Checkpoint starts no run in a folder that has one
     names = " ".join(NEEDS_DATA), " ".join(COMPOSITIONS)
@@ -120,15 +123,6 @@ def write_recipe(path, **changes):
     """Write a recipe that differs from `BASE`; a key that is None is left out."""
     recipe = {key: value for key, value in {**BASE, **changes}.items() if value is not None}
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-
-
-def run(folder, code, *arguments):
-    """What a new process prints."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
