@@ -79,7 +79,7 @@ class Every:
 
     def _passed_before(self, learn: LearnerProtocol) -> float:
         """Whole intervals that had passed before this batch."""
-        count = learn.global_step - 1 if self.unit == "step" else learn.n_samples - learn.n_items
+        count = learn.global_step - 1 if self.unit == "step" else learn.n_samples - learn.ranks.n_items(learn)
         return max(count, 0) // self.number
 
     def __str__(self) -> str:

@@ -194,7 +194,7 @@ class When(Callback):
         if every is None or every[1] == "epoch":
             return True
         number, unit = every
-        n_more = 1 if unit == "step" else learn.n_items
+        n_more = 1 if unit == "step" else learn.ranks.n_items(learn)
         before = learn.global_step if unit == "step" else learn.n_samples + learn.n_waiting
         return learn.training and (before + n_more) // number > before // number
 

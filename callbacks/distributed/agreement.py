@@ -46,6 +46,7 @@ class Group(groups.Group):
         self._share: Any = 1.0
         self._is_sum = False
         self._n_first: int | None = None
+        self._n_usual: int | None = None  # items of a batch, where the other ranks' are unknown
         self._weight: Any = 1.0  # of the gradients of all ranks
         self._numbers: Any = None  # the last ones that all ranks have sent
         self._loss_here: Any = None  # of this rank's share of the batch, once the other's is known
@@ -55,7 +56,7 @@ class Group(groups.Group):
 
     def begin_pass(self) -> None:
         """Forget what the batches of the last pass weighed."""
-        self._unit = self._n_first = None
+        self._unit = self._n_first = self._n_usual = None
         self._unread.clear()
 
     def set_counts(self, n_here: int | None, n_everywhere: int | None) -> None:
@@ -100,8 +101,17 @@ class Group(groups.Group):
         self.share = share if self.size > 1 else None
 
     def count_items(self, learn: LearnerProtocol) -> None:
-        """Count the items of the other ranks, once for each batch; the loop counts those of this one."""
-        if self.n_everywhere is not None and not self._is_counted:
+        """Count the items of the other ranks, once for each batch; the loop counts those of this one.
+
+        Where only the other ranks know their number, the message has it; on a device it is taken to be that
+        of the first batch of rank 0.
+        """
+        if self._is_counted:
+            return
+        if self.n_everywhere is None and self.size > 1:
+            self._n_usual = self._n_usual or self.gather(learn.n_items)[0]
+            self.n_everywhere = self._n_usual * self.size
+        if self.n_everywhere is not None:
             learn.n_waiting += self.n_everywhere - learn.n_items
             self._is_counted = True
 
@@ -127,7 +137,8 @@ class Group(groups.Group):
                 loss = here * share
         share = 0.0 if share is None else share
         seconds = time.monotonic() - self._begun if self.is_first else 0.0
-        return [float(self._wish is not None), weight, share, loss, seconds, learn.global_step % N_STEPS]
+        n_steps, n_items = learn.global_step % N_STEPS, 0 if self.n_here == 0 else learn.n_items
+        return [float(self._wish is not None), weight, share, loss, seconds, n_steps, n_items]
 
     def receive(self, learn: LearnerProtocol, numbers: Tensor, *, is_sum: bool) -> None:
         """Take in what all ranks have sent: the weight of the gradients, and the loss of the whole batch."""
@@ -152,7 +163,9 @@ class Group(groups.Group):
             if len(self._unread) <= LAG:
                 return
         numbers, step = self._unread.pop(0) if self._unread else (numbers, learn.global_step)
-        wish, _, _, _, self._seconds, steps = numbers.tolist()
+        wish, _, _, _, self._seconds, steps, n_items = numbers.tolist()
+        if self.n_everywhere is None and numbers.is_cpu:
+            self.n_everywhere = int(n_items)
         if steps != self.size * (step % N_STEPS):
             self.check(learn)
         if wish:

@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.core.modules import modules_beside
 from callbacks.core.protocol import LearnerProtocol
+from callbacks.step.accumulation import scaled
 
-N_NUMBERS = 6  # of a message
+N_NUMBERS = 7  # of a message
 #: Its name until PyTorch 2.12.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
@@ -61,7 +62,7 @@ class DataParallel:
         if in_order:
             self.wrapped.register_comm_hook(None, lambda _state, bucket: added_in_order(bucket))
         self.trained = names_of_trained(self.whole)
-        self.note = self.whole.note
+        self.note, self._is_proved = self.whole.note, self.is_searched
         self.size = dist.get_world_size()
         self.n_divided = 1 if in_order else self.size  # what gradients and note are divided by
 
@@ -98,6 +99,12 @@ class DataParallel:
 
     def received(self) -> Tensor:
         """The numbers after the backward pass, added over all ranks."""
+        if not self._is_proved:
+            trained = {name: each for name, each in self.whole.named_parameters() if each.requires_grad}
+            unused = [name for name, each in trained.items() if each.grad is None]
+            if unused:
+                raise error_of(unused)
+            self._is_proved = True
         found = self.note.grad
         assert found is not None
         self.note.grad = None
@@ -124,7 +131,9 @@ class DataParallel:
         """Does nothing: the model is not changed."""
 
     def nothing(self, learn: LearnerProtocol) -> Tensor:
-        """A loss whose gradient is exactly 0 for each parameter, whatever the batch was."""
+        """A loss whose gradient is 0 for each parameter; whatever the batch was, unless torch searches it."""
+        if self.is_searched:
+            return scaled(learn.loss_grad, 0.0)
         trained = [each for each in self.whole.parameters() if each.requires_grad and each is not self.note]
         return 0 * torch.stack([each.flatten()[:1].sum().float() for each in trained]).nan_to_num().sum()
 
@@ -159,9 +168,14 @@ def named(error: RuntimeError, names: list[str]) -> RuntimeError:
     found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
     if found is None:
         return error
-    unused = [names[int(each)].removeprefix("model.") for each in found[1].split()]
+    return error_of([names[int(each)] for each in found[1].split()])
+
+
+def error_of(unused: list[str]) -> RuntimeError:
+    """The error of parameters without a gradient."""
+    names = ", ".join(each.removeprefix("model.") for each in unused)
     return RuntimeError(
-        f"Distributed: the loss of the last batch does not depend on {', '.join(unused)}, so the processes "
+        f"Distributed: the loss of the last batch does not depend on {names}, so the processes "
         "wait for these gradients. Use these parameters in the loss, freeze them with requires_grad_(False), "
         "or pass Distributed(find_unused_parameters=True)."
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.core import draws
 from callbacks.core.contract import Callback, LearnerProtocol, Order
@@ -118,6 +119,8 @@ class Distributed(Callback):
             return  # the user's callback does it
         if not join(self.backend, self.timeout):
             return  # one process, which needs none of this
+        if isinstance(learn.model, DistributedDataParallel):  # by the user; the fit wraps the module itself
+            learn.model = learn.model.module
         self._group = Group(self.batch == "each", self.sharded, self._divisor)
         learn.ranks, self._group.in_step = self._group, self.kind == "fsdp"
         self._accumulation = next((each for each in learn.callbacks if each.accumulates_gradients), None)

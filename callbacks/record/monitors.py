@@ -172,9 +172,11 @@ class Throughput(Callback):
         learn.results["samples_per_second"] = speed
         learn.results["data_wait"] = self._waited / seconds
         if self.tokens is not None:
-            learn.results["tokens_per_second"] = self._n_tokens / seconds
+            n_tokens = sum(learn.ranks.gather(self._n_tokens))
+            learn.results["tokens_per_second"] = n_tokens / seconds
         if self.peak_flops is not None and self._n_counted:
-            learn.results["flops_utilization"] = speed * self._n_flops / self._n_counted / self.peak_flops
+            per_device = speed * self._n_flops / self._n_counted / learn.ranks.size
+            learn.results["flops_utilization"] = per_device / self.peak_flops
 
 
 class DeviceStats(Callback):

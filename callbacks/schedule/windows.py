@@ -52,7 +52,7 @@ def share_done(
     """Progress from `begun` to one end, and the number of steps between them."""
     number, unit = end
     length = (number * n_batches if unit == "epoch" else number) - begun[unit]
-    last = learn.n_items if unit == "sample" else 1  # the last batch starts one before the end
+    last = learn.ranks.n_items(learn) if unit == "sample" else 1  # the last batch starts one before the end
     share = (now[unit] - begun[unit]) / max(length - last, 1)
     return min(share, 1.0), max(round(length / max(last, 1)), 1)
 

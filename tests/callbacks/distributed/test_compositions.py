@@ -11,6 +11,8 @@ from in_ranks import in_ranks
 from ranked import columns, network, weights_of
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from callbacks import (
     EMA,
@@ -121,11 +123,6 @@ def one_cycle(learn: Any) -> None:
     learn.fit_one_cycle(2, 0.1)
 
 
-def found_rate(learn: Any) -> list[float]:
-    found = learn.lr_find(n_steps=20, start=1e-3, end=1.0)
-    return [*found.losses, found.minimum]
-
-
 def fitted_after_checks(learn: Any) -> None:
     learn.check()
     kept = learn.snapshot()
@@ -158,6 +155,7 @@ def callbacks_of(case: str) -> list[Any]:
         "sam": lambda: [SAM(), GradientClip(0.5)],
         "lbfgs": lambda: [ClosureStep()],
         "lean": lambda: [LeanStep()],
+        "unused accumulated": lambda: [GradientAccumulation(2)],
         "frozen": lambda: [Freeze()],
         "validated": lambda: [ValidateEvery("2 steps")],
         "fp16": lambda: [MixedPrecision("fp16")],
@@ -187,10 +185,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "trained loss": {"loss": Margin},
     "one item": {"size": 1, "n": 5},
     "tied": {"model": Tied},
+    "unused": {"model": Partly},
+    "unused accumulated": {"model": Partly},
+    "static": {},
     "subclass": {"kind": Doubled},
     "stream": {"stream": True},
     "adamw": {"optimizer": partial(torch.optim.AdamW, lr=0.01)},
     "double": {"model": lambda: network().double()},
+}
+#: Arguments of `Distributed`.
+OF_DISTRIBUTED = {
+    "unused": {"find_unused_parameters": True},
+    "unused accumulated": {"find_unused_parameters": True},
+    "static": {"static_graph": True},
 }
 #: What is done with the learner, if it is not `fit`.
 ACTIONS = {"plain": fitted_after_checks, "clip": one_cycle}
@@ -198,6 +205,8 @@ ACTIONS = {"plain": fitted_after_checks, "clip": one_cycle}
 
 def run(case: str, distributed: Any = None) -> Any:
     settings = dict(SETTINGS[case])
+    if distributed is not None:
+        distributed = {**distributed, **OF_DISTRIBUTED.get(case, {})}
     if settings.get("loss") is Margin:
         settings["loss"] = Margin()
     learn = make(*callbacks_of(case), distributed=distributed, **settings)
@@ -220,8 +229,68 @@ def guarded(case: str) -> Any:
         return f"{type(error).__name__}: {error}"
 
 
+def rates_and_losses(distributed: Any = None) -> list[float]:
+    found = make(n=40, distributed=distributed).lr_find(n_steps=20, start=1e-3, end=1.0)
+    return [*found.losses, found.minimum]
+
+
+def wrapped_by_the_user(distributed: Any = None) -> list[float]:
+    model = network() if distributed is None else DistributedDataParallel(network())
+    learn = make(model=lambda: model, distributed=distributed)
+    learn.fit(1)
+    assert type(learn.model) is nn.Sequential
+    return [each.sum().item() for each in learn.model.parameters()]
+
+
+def batches_of_3_and_5(distributed: Any = None) -> list[float]:
+    """Each rank takes a whole batch; one process takes both as one."""
+    columns_of = [each.split(8 if distributed is None else [3, 5, 3, 5]) for each in columns(16)]
+    given = [] if distributed is None else [Distributed(batch="each")]
+    data = Data(list(zip(*columns_of, strict=True)))
+    learn = Learner(network(), data, F.cross_entropy, MOMENTUM, given)
+    learn.fit(2)
+    facts = [*learn.history.steps["train_loss"], learn.global_step, learn.n_samples]
+    return [*facts, *(each.sum().item() for each in learn.model.parameters())]
+
+
+def validated_by_the_first(distributed: Any = None) -> list[float]:
+    class Validate(Callback):
+        def after_epoch(self, learn: Any) -> None:
+            if learn.ranks.is_first:
+                assert learn.validate() == pytest.approx({"valid_loss": learn.results["valid_loss"]})
+
+    learn = make(Validate(), distributed=distributed)
+    learn.fit(2)
+    return learn.history["valid_loss"]
+
+
+def from_a_distributed_sampler(distributed: Any = None) -> list[float]:
+    """6 items of 12 for each rank, in batches of 4 and 2; one process takes those of both as one."""
+    inputs, targets = columns(12)
+    rows = [[0, 2, 4, 6, 1, 3, 5, 7], [8, 10, 9, 11]]
+    loader: Any = [(inputs[each], targets[each]) for each in rows]
+    if distributed is not None:
+        dataset = TensorDataset(inputs, targets)
+        loader = DataLoader(dataset, 4, sampler=DistributedSampler(dataset, shuffle=False))
+    given = [Distributed()] if distributed is not None else []
+    learn = Learner(network(), Data(loader), F.cross_entropy, MOMENTUM, given)
+    learn.fit(2)
+    facts = [*learn.history.steps["train_loss"], learn.global_step, learn.n_samples]
+    return [*facts, *(each.sum().item() for each in learn.model.parameters())]
+
+
+OTHERS = [
+    from_a_distributed_sampler,
+    rates_and_losses,
+    wrapped_by_the_user,
+    batches_of_3_and_5,
+    validated_by_the_first,
+]
+
+
 def run_all(cases: list[str]) -> dict[str, Any]:
-    return {case: guarded(case) for case in cases}
+    found = {case: guarded(case) for case in cases}
+    return {**found, **{each.__name__: each({}) for each in OTHERS}}
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +312,48 @@ def test_two_processes_end_as_one(case, in_two) -> None:
     assert first[4] == [pytest.approx(row, rel=1e-5) for row in expected[4]]
     for row, other in zip(first[1], expected[1], strict=True):
         assert row == pytest.approx(other, rel=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("act", OTHERS)
+def test_other_uses_give_what_one_process_gives(act, in_two) -> None:
+    first, second = (each[act.__name__] for each in in_two)
+    assert str(first) == str(second)
+    assert list(first) == pytest.approx(list(act()), rel=1e-5, abs=1e-6)
+
+
+def counted(size: int, *callbacks: Any) -> int:
+    """How many collective operations a fit calls, beside those of torch's engine."""
+    names = ("all_reduce", "all_gather_object", "broadcast_object_list", "broadcast", "all_to_all_single")
+    kept, calls = {name: getattr(torch.distributed, name) for name in names}, []
+
+    def counting(name: str) -> Any:
+        return lambda *given, **settings: (calls.append(name), kept[name](*given, **settings))[1]
+
+    learn = make(*callbacks, size=size, n=24, distributed={})
+    for name in names:
+        setattr(torch.distributed, name, counting(name))
+    try:
+        learn.fit(1)
+    finally:
+        for name, function in kept.items():
+            setattr(torch.distributed, name, function)
+    return len(calls)
+
+
+def counts_and_errors() -> tuple[list[tuple[int, int]], str, list[float]]:
+    callbacks = ((), (GradientAccumulation,))
+    counts = [tuple(counted(size, *[each(2) for each in kinds]) for size in (12, 2)) for kinds in callbacks]
+    with pytest.raises(RuntimeError) as caught:
+        make(model=Partly, distributed={}).fit(1)
+    learn = make(model=batch_norm, n=24, distributed={})
+    learn.fit(1)
+    return counts, str(caught.value), [each.sum().item() for each in learn.model.buffers()]
+
+
+def test_a_step_has_no_collective_operation_of_ours_and_unused_parameters_are_named() -> None:
+    (counts, words, buffers), (_, other, others) = in_ranks(2, counts_and_errors)
+    assert all(few == many < 20 for few, many in counts)
+    assert "does not depend on spare.weight, spare.bias" in words
+    assert "find_unused_parameters=True" in words
+    assert words == other
+    assert buffers == others
