@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from callbacks.core import draws
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks, is_first_process
+from callbacks.core.warning import warn
 from callbacks.distributed.agreement import Group
 from callbacks.distributed.data_parallel import DataParallel
 from callbacks.distributed.group import Members
@@ -129,6 +131,7 @@ class Distributed(Callback):
         self._wrap(learn)
         if self._group.size > 1 and not self._is_announced:
             self._is_announced = True
+            warn_of_restart(learn)
             print_line(f"training in {self._group.size} processes, {self.kind}")
 
     def _wrap(self, learn: LearnerProtocol) -> None:
@@ -241,6 +244,16 @@ class Distributed(Callback):
         learn.ranks = ALONE
         self._group = self._engine = self._accumulation = None
         self._added = ()
+
+
+def warn_of_restart(learn: LearnerProtocol) -> None:
+    """Warn of a run that `torchrun` has started again, and that starts from the beginning."""
+    n_restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if n_restarts != "0" and not learn.resumed:
+        warn(
+            f"torchrun has started the processes again (restart {n_restarts}), and this fit does not resume: "
+            "it trains from the beginning. Add a Checkpoint, and call fit(..., resume='auto')."
+        )
 
 
 def divide(parameters: list[Tensor], divisor: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from callbacks.distributed.joining import OtherRankError, read
+from callbacks.distributed.joining import OtherRankError, read, stores
 
 BEAT = 1.0  # seconds between two heartbeats
 GRACE = 2.5  # seconds in which the others report an error, or show by a heartbeat that they live
@@ -40,7 +40,7 @@ class Heartbeat:
         self.rank, self.size, self.where = dist.get_rank(), dist.get_world_size(), where
         store: Any = dist.distributed_c10d._get_default_store()
         # calls of one connection wait for each other, and the main thread may wait for a message
-        self.store = dist.PrefixStore(f"heartbeat/{next(fits)}", store.clone())
+        self.store = stores.PrefixStore(f"heartbeat/{next(fits)}", store.clone())
         self._n, self._place, self._since = 0, "", time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)

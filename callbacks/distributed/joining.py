@@ -17,12 +17,15 @@ import torch.distributed as dist
 from callbacks.core.output import print_line
 from callbacks.core.ranks import is_launched
 
+Store = Any  # a store of torch.distributed, whose stores pyright takes for private
+stores: Any = dist
+
 WAIT = 600.0  # seconds in which all processes must start: they may have to import and to read for minutes
 SHOWN_AFTER = 20.0  # seconds after which the first process prints for whom it waits
 POLL = 0.02  # seconds between two looks at the store
 
 #: The store of this process, which later groups use again.
-opened: list[dist.Store] = []
+opened: list[Store] = []
 #: The group that `join` has made.
 ours: list[Any] = []
 
@@ -59,8 +62,8 @@ def join(backend: str | None = None, timeout: float | None = None) -> bool:
     if not opened:
         opened.append(connected(host, port, rank, WAIT))
     name = agreed_name(opened[0], rank, size, WAIT)
-    more = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
-    store = dist.PrefixStore(name, opened[0])
+    more: dict[str, Any] = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+    store = stores.PrefixStore(name, opened[0])
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, **more)
     ours[:] = [dist.group.WORLD]
     atexit.register(leave)
@@ -89,7 +92,7 @@ def environment() -> tuple[int, int, str, int]:
     )
 
 
-def connected(host: str, port: int, rank: int, seconds: float) -> dist.Store:
+def connected(host: str, port: int, rank: int, seconds: float) -> Store:
     """The store: in the agent of `torchrun`, and otherwise in the first process."""
     has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     is_host = rank == 0 and not has_agent
@@ -97,7 +100,7 @@ def connected(host: str, port: int, rank: int, seconds: float) -> dist.Store:
     while True:  # each trial is short, because signals have no effect in it
         wait = timedelta(seconds=min(5.0, seconds))
         try:
-            return dist.TCPStore(
+            return stores.TCPStore(
                 host, port, None, is_host, wait, wait_for_workers=False, multi_tenant=not has_agent
             )
         except dist.DistError as error:
@@ -109,7 +112,7 @@ def connected(host: str, port: int, rank: int, seconds: float) -> dist.Store:
                 ) from error
 
 
-def agreed_name(store: dist.Store, rank: int, size: int, seconds: float) -> str:
+def agreed_name(store: Store, rank: int, size: int, seconds: float) -> str:
     """A name for the group that no earlier group had.
 
     `torchrun` keeps its store when it starts the processes again, so there are addresses of dead processes
@@ -122,7 +125,7 @@ def agreed_name(store: dist.Store, rank: int, size: int, seconds: float) -> str:
     return find(store, rank, size, mark, Patience(seconds))
 
 
-def proposed_name(store: dist.Store, rank: int, size: int, mark: str, patience: Patience) -> str:
+def proposed_name(store: Store, rank: int, size: int, mark: str, patience: Patience) -> str:
     """What the first process does: write lists until everyone has confirmed one."""
     marks, name = [""] * size, ""
     while True:
@@ -137,7 +140,7 @@ def proposed_name(store: dist.Store, rank: int, size: int, mark: str, patience: 
         patience.wait(rank, lambda: absent)  # noqa: B023 - it is called at once
 
 
-def confirmed_name(store: dist.Store, rank: int, size: int, mark: str, patience: Patience) -> str:
+def confirmed_name(store: Store, rank: int, size: int, mark: str, patience: Patience) -> str:
     """What the other processes do: confirm each list that has their mark, until the first one starts."""
     confirmed = ""
     while True:
@@ -150,7 +153,7 @@ def confirmed_name(store: dist.Store, rank: int, size: int, mark: str, patience:
         patience.wait(rank, lambda: [0])
 
 
-def read(store: dist.Store, key: str) -> str:
+def read(store: Store, key: str) -> str:
     """The value of a key; an empty text if it is missing."""
     return store.get(key).decode() if store.check([key]) else ""
 

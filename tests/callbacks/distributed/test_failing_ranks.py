@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -147,6 +148,19 @@ def ended_by(folder: Path, act: Callback) -> tuple[Any, int]:
     except KeyboardInterrupt:
         return 130, learn.global_step
     return 0, learn.global_step
+
+
+def warnings_after_restart() -> list[str]:
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"
+    with warnings.catch_warnings(record=True) as shown:
+        learner_of().fit(1)
+    return [str(each.message) for each in shown]
+
+
+def test_a_script_that_is_started_again_and_does_not_resume_is_reported_once() -> None:
+    (words,), silence = in_ranks(2, warnings_after_restart)
+    assert "restart 1), and this fit does not resume" in words
+    assert silence == []
 
 
 def with_full_disk(folder: Path, n_failures: int) -> tuple[str, int]:
