@@ -83,7 +83,10 @@ def rest_of(
     if has_own_position(loader) and not (isinstance(found, Shared) and found.share.sharded):
         loader.load_state_dict(now["loader"])
         return iter(found)
-    if isinstance(found, Shared):
+    if isinstance(found, Shared) and found.share.sharded and can_skip(loader):
+        batches, n_skipped = workers.skip(loader, n_done)
+        rest = found.rest(batches)
+    elif isinstance(found, Shared):
         rest, n_skipped = found.after(n_done)
     elif isinstance(loader, TensorLoader):
         rest, n_skipped = loader.from_batch(n_done), len(loader)

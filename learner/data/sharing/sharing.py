@@ -67,6 +67,10 @@ class Shared:
         n_skipped = sum(1 for _ in islice(groups, n_done))
         return self._parts(groups), n_skipped
 
+    def rest(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The rank's part of the other batches of a pass, if something else has skipped the first ones."""
+        return self._parts(self.share.groups_of(self._drawn(batches)))
+
     def _spans(self, loader: TensorLoader, n_done: int) -> Iterator[Span]:
         """The rank's range of each batch in the order of the epoch."""
         for group in self.share.groups_of(loader.spans(n_done * self.share.group)):

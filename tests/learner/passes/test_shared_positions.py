@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from shared_passes import LOADERS, Lazy, Plain, check_equal, joined, noisy_loader, whole
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from callbacks.core import draws
 from callbacks.distributed.streams import Streams
@@ -132,3 +132,21 @@ def test_sharded_data_resumes_on_as_many_ranks_alone():
         resumed(make, 2, 2, 3, sharded=True)
     with pytest.raises(ValueError, match=r"into 2 parts, but now .* not sharded"):
         resumed(make, 2, 2, 1, sharded=True)
+
+
+def test_sharded_loaders_do_not_fetch_again_what_is_done():
+    fetched = []
+
+    class Noted(Plain):
+        def __getitem__(self, index):
+            fetched.append(index)
+            return super().__getitem__(index)
+
+    def make():
+        return DataLoader(Noted(23), 3, sampler=DistributedSampler(range(23), 2, 0))
+
+    saved = Rank(make, Share(0, 2, sharded=True), seed=1).run(2)
+    done = fetched.copy()
+    (rest, _) = Rank(make, Share(0, 2, sharded=True), seed=7).resume(*saved)
+    assert len(rest) == 2
+    assert not set(done) & set(fetched[len(done) : len(done) + 6])
