@@ -173,7 +173,7 @@ class LearnerProtocol(Protocol):
         self,
         path: str | Path,
         *,
-        at: Literal["batch", "epoch", "end"] | None = None,
+        at: Literal["batch", "epoch", "end", "before"] | None = None,
         without: Iterable[str] = (),
     ) -> Path:
         """Write a checkpoint; `at` says where the fit is; `without` are parameters that it leaves out."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.core.modules import modules_beside
@@ -114,13 +115,13 @@ class DataParallel:
         """Average, or add, gradients that were computed without synchronization; returns the numbers."""
         self.note.grad = tensor_of(numbers, self.note)
         grads = [each.grad for each in self.whole.parameters() if each.grad is not None]
-        flat = torch._utils._flatten_dense_tensors(grads)
+        flat = _flatten_dense_tensors(grads)
         if self.in_order:
             flat = sum_in_order(flat)
         else:
             dist.all_reduce(flat)
             flat /= self.size
-        for grad, new in zip(grads, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
+        for grad, new in zip(grads, _unflatten_dense_tensors(flat, grads), strict=True):
             grad.copy_(new)
         return self.received()
 
@@ -181,7 +182,7 @@ def error_of(unused: list[str]) -> RuntimeError:
     )
 
 
-def added_in_order(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def added_in_order(bucket: Any) -> torch.futures.Future[Tensor]:
     """A communication hook of `DistributedDataParallel` that adds gradients in the order of the ranks."""
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     done.set_result(sum_in_order(bucket.buffer()))

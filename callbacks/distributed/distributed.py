@@ -108,7 +108,7 @@ class Distributed(Callback):
         self._random: list[dict[str, Any]] = []  # of the data, before the current validations
 
     @property
-    def silences(self) -> bool:
+    def silences(self) -> bool:  # type: ignore[override]
         """Is this a process whose reporting callbacks are not called?"""
         return not is_first_process()
 
@@ -259,4 +259,5 @@ def warn_of_restart(learn: LearnerProtocol) -> None:
 def divide(parameters: list[Tensor], divisor: Any) -> None:
     """Divide all gradients."""
     if isinstance(divisor, Tensor) or divisor != 1:
-        torch._foreach_div_([local(each.grad) for each in parameters if each.grad is not None], divisor)
+        found = [local(each.grad) for each in parameters if each.grad is not None]
+        torch._foreach_div_(found, divisor)  # type: ignore[reportPrivateImportUsage]

@@ -13,6 +13,7 @@ import shutil
 import uuid
 import warnings
 import zlib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def write(part: Path, tensors: dict[str, Tensor]) -> None:
     Raises:
         OSError: a process could not write its part.
     """
-    from torch.distributed import checkpoint
+    checkpoint: Any = import_module("torch.distributed.checkpoint")  # slow to import
 
     try:
         checkpoint.save(tensors, checkpoint_id=part)
@@ -162,7 +163,7 @@ def read(folder: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: its description names something else than tensors.
     """
-    from torch.distributed import checkpoint
+    checkpoint: Any = import_module("torch.distributed.checkpoint")  # slow to import
 
     described = Description((folder / METADATA).read_bytes()).load()
 
