@@ -134,7 +134,7 @@ def test_what_is_there_already_is_not_sent_again(lane):
     assert lane.n_begun == n_begun  # nothing is marked or waited for, either
 
 
-def test_batches_go_by_the_lane_unless_it_is_switched_off(lane):
+def test_batches_are_sent_on_the_separate_stream_unless_it_is_switched_off(lane):
     learn = make(train=[(torch.ones(2, 3), torch.ones(2, 1))] * 3)
     learn.callbacks[DevicePlacement].__init__("cpu")
     learn.fit(1)
@@ -153,7 +153,7 @@ def test_validation_goes_by_the_lane_and_the_callback_keeps_none(lane):
     assert learn.callbacks[DevicePlacement]._lane is None
 
 
-def test_predictions_for_a_loader_go_by_the_lane_and_the_learner_can_be_copied_afterwards(lane):
+def test_predictions_for_a_loader_use_the_separate_stream_and_the_learner_can_be_copied_afterwards(lane):
     learn = make(valid=[(torch.rand(4, 3), torch.rand(4, 1)) for _ in range(5)])
     found, _ = learn.get_preds()
     assert lane.n_begun == 4

@@ -255,7 +255,7 @@ def test_an_item_has_the_mean_loss_of_its_tokens_though_the_output_joins_items_a
     assert torch.equal(top.preds, preds.view(n_items, 5, 11)[top.indices])
 
 
-def test_joined_items_and_tokens_are_refused_for_a_file_with_the_way_to_part_them(tmp_path):
+def test_joined_items_and_tokens_are_refused_for_a_file_with_a_hint_to_separate_them(tmp_path):
     tokens = torch.randint(11, (3, 5))
     learn = make(F.cross_entropy, JoinsSteps(), [(tokens, tokens.flatten())])
     learn.data.count_items = lambda batch: len(batch[0])
