@@ -30,6 +30,8 @@ NO_CALLBACKS = {
     "WholeStep": "it compiles a step of plain tensors",
     "LeanStep": "it updates plain tensors",
     "Compile": "it was not tried on sharded layers",
+    "GradientFlow": "torch cannot take the largest of norms of parts",
+    "WeightNoise": "each process would draw other noise for its part",
     "PlotSnapshots": "the first process alone would predict, and needs the weights of the others",
 }
 

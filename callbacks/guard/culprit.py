@@ -15,6 +15,7 @@ from callbacks.core.draws import undrawn
 from callbacks.core.registry import run_forward
 from callbacks.guard.last_good import tensors_of
 from callbacks.model.finite import first_bad, is_finite
+from callbacks.model.shards import are_in
 from callbacks.place.device import tensors_in
 from callbacks.results.loss_weight import LossWeight
 
@@ -39,6 +40,8 @@ def in_words(learn: LearnerProtocol, buffers: dict[str, Tensor] | None) -> str:
         for tensor in tensors_in(part):
             if not is_finite(tensor):
                 return f"the {name} hold NaN or infinity{rows_of(tensor, learn.n_items)}"
+    if are_in(learn.model):  # the other processes would have to look, too
+        return "its inputs and targets are finite, and each process has a part of the weights only"
     found = tensors_of(learn)
     first = first_bad(found, {**found, **(buffers or {})})
     if first is not None:

@@ -39,7 +39,8 @@ def find_layers(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> d
 
 def is_meant(name: str, module: nn.Module, pattern: str) -> bool:
     """Does the pattern mean this module: by its name or its class?"""
-    return fnmatchcase(name, pattern) or type(module).__name__ == pattern
+    kind = type(module).__name__  # `fully_shard` makes a subclass
+    return fnmatchcase(name, pattern) or pattern in (kind, kind.removeprefix("FSDP"))
 
 
 def find_parameters(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> dict[str, nn.Parameter]:
