@@ -110,8 +110,9 @@ def test_draws_of_items_continue_too(workers):
 @pytest.mark.parametrize(
     ("n_steps", "before", "after"), [(2, 2, 1), (2, 1, 2), (2, 2, 4), (4, 1, 2), (3, 2, 4)]
 )
-def test_whole_batches_in_turn_continue_where_steps_have_the_same_bounds(n_steps, before, after):
-    make = partial(LOADERS["items"], 23)  # five batches: three steps of two ranks are the whole pass
+@pytest.mark.parametrize("name", ["items", "tensors", "a list"])
+def test_whole_batches_in_turn_continue_where_steps_have_the_same_bounds(n_steps, before, after, name):
+    make = partial(LOADERS[name], 23)  # five batches: three steps of two ranks are the whole pass
     ranks = resumed(make, n_steps, before, after, each=True)[0]
     expected = whole(make)[0][n_steps * before :]
     for rank, batches in enumerate(ranks):
