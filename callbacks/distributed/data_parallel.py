@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacks.core.modules import modules_beside
+from callbacks.core.modules import declared, modules_beside
 from callbacks.core.protocol import LearnerProtocol
 from callbacks.step.accumulation import scaled
 
@@ -54,7 +54,11 @@ class DataParallel:
 
     def __init__(self, learn: LearnerProtocol, *, in_order: bool, settings: dict[str, Any]):
         model = learn.model
+        self.size = dist.get_world_size()
+        self.n_divided = 1 if in_order else self.size  # what gradients and note are divided by
+        self._others = OtherOptimizers(learn, self._average, self.n_divided)
         beside = [each for each in modules_beside(learn).values() if is_trained(each)]
+        beside = [each for each in beside if not self._others.train(each)]
         self.whole = Whole(model, beside, learn.device)
         ids = [learn.device.index] if learn.device.type == "cuda" else None
         self.wrapped = DistributedDataParallel(self.whole, device_ids=ids, **settings)
@@ -64,8 +68,6 @@ class DataParallel:
             self.wrapped.register_comm_hook(None, lambda _state, bucket: added_in_order(bucket))
         self.trained = names_of_trained(self.whole)
         self.note, self._is_proved = self.whole.note, self.is_searched
-        self.size = dist.get_world_size()
-        self.n_divided = 1 if in_order else self.size  # what gradients and note are divided by
 
     def is_current(self, learn: LearnerProtocol) -> bool:
         """Is this still the learner's model, with the same trained parameters?"""
@@ -114,7 +116,11 @@ class DataParallel:
     def sync(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> Tensor:
         """Average, or add, gradients that were computed without synchronization; returns the numbers."""
         self.note.grad = tensor_of(numbers, self.note)
-        grads = [each.grad for each in self.whole.parameters() if each.grad is not None]
+        self._average([each.grad for each in self.whole.parameters() if each.grad is not None])
+        return self.received()
+
+    def _average(self, grads: list[Tensor]) -> None:
+        """Average gradients over all ranks, or add them in order."""
         flat = _flatten_dense_tensors(grads)
         if self.in_order:
             flat = sum_in_order(flat)
@@ -123,13 +129,13 @@ class DataParallel:
             flat /= self.size
         for grad, new in zip(grads, _unflatten_dense_tensors(flat, grads), strict=True):
             grad.copy_(new)
-        return self.received()
 
     def rest(self) -> None:
         """Does nothing: a forward pass alone leaves nothing behind."""
 
     def end(self) -> None:
-        """Does nothing: the model is not changed."""
+        """Leave the optimizers of callbacks as they were; the model is not changed."""
+        self._others.end()
 
     def nothing(self, learn: LearnerProtocol) -> Tensor:
         """A loss whose gradient is 0 for each parameter; whatever the batch was, unless torch searches it."""
@@ -152,6 +158,52 @@ def tensor_of(numbers: list[float | Tensor], like: Tensor) -> Tensor:
         if isinstance(each, Tensor):
             found[n] = each
     return found
+
+
+class OtherOptimizers:
+    """The optimizers that callbacks declare in `state`, as of a critic: their gradients are averaged too.
+
+    They step when their callback wants it, so their parameters cannot wait for the learner's backward pass.
+
+    Args:
+        learn: the learner.
+        average: adds gradients over all ranks, and divides them by `n_divided`.
+        n_divided: 1, or the number of ranks.
+    """
+
+    def __init__(self, learn: LearnerProtocol, average: Callable[[list[Tensor]], None], n_divided: int):
+        own = {id(each) for each in (*learn.model.parameters(), *parameters_in(learn.optimizer))}
+        optimizers = [each for _, each in declared(learn) if isinstance(each, torch.optim.Optimizer)]
+        self._trained = {id(each) for one in optimizers for each in parameters_in(one)} - own
+        self._handles = []
+        for module in modules_beside(learn).values():
+            for each in (*module.parameters(), *module.buffers()) if self.train(module) else ():
+                dist.broadcast(each.detach(), src=0)
+
+        def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            found = [each.grad for each in parameters_in(optimizer) if id(each) in self._trained]
+            grads = [each for each in found if each is not None]
+            here, everywhere = learn.ranks.n_here, learn.ranks.n_everywhere
+            share = here / everywhere if everywhere and here is not None else 1 / learn.ranks.size
+            torch._foreach_mul_(grads, share * n_divided)  # a loss is a mean over the items of its rank
+            average(grads)
+
+        if self._trained:
+            self._handles = [each.register_step_pre_hook(before_step) for each in optimizers]
+
+    def train(self, module: nn.Module) -> bool:
+        """Does one of them train a module?"""
+        return any(id(each) in self._trained for each in module.parameters())
+
+    def end(self) -> None:
+        """Average no more."""
+        for each in self._handles:
+            each.remove()
+
+
+def parameters_in(optimizer: Any) -> list[Tensor]:
+    """The parameters that an optimizer holds."""
+    return [each for group in optimizer.param_groups for each in group["params"]]
 
 
 def is_trained(module: nn.Module) -> bool:

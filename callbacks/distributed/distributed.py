@@ -142,6 +142,8 @@ class Distributed(Callback):
         in_order = self.in_order
         if in_order is None:
             in_order = learn.device.type == "cpu"
+        if self._engine is not None:
+            self._engine.end()
         self._engine = DataParallel(learn, in_order=in_order and self._group.size > 2, settings=self.settings)
 
     def before_train(self, learn: LearnerProtocol) -> None:

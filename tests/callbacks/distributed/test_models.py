@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from in_ranks import in_ranks
 from torch import Tensor, nn
 from torch.multiprocessing import ProcessRaisedException
 
+from callbacks import Callback, Order
 from callbacks.distributed.distributed import Distributed
 from learner import Data, Learner
 
@@ -36,6 +38,45 @@ class ByParts(Learner):
 
 def error(preds: dict[str, Tensor], targets: Tensor) -> Tensor:
     return nn.functional.mse_loss(preds["score"], targets)
+
+
+class Critic(Callback):
+    """Trains a network of its own, which judges the predictions, before each step of the model."""
+
+    order, state = Order.TRANSFORM, ("network", "optimizer")
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(int(os.environ.get("RANK", 0)))  # the first rank's weights count
+        self.network = nn.Linear(1, 1)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.1)
+
+    def after_pred(self, learn: Any) -> None:
+        if learn.training:
+            self.optimizer.zero_grad()
+            nn.functional.mse_loss(self.network(learn.preds.detach()), learn.targets).backward()
+            self.optimizer.step()
+
+    def loss(self, preds: Tensor, targets: Tensor) -> Tensor:
+        return self.network(preds).square().mean()
+
+
+def weights_of_both() -> list[Tensor]:
+    critic = Critic()
+    torch.manual_seed(0)
+    x = torch.randn(9, 4)
+    data = Data.from_tensors(x, x[:, :1], 4, valid=None, seed=0)
+    learn = Learner(nn.Linear(4, 1), data, critic.loss, partial(torch.optim.SGD, lr=0.1), critic)
+    learn.fit(2)
+    learn.fit(1)
+    return [each.detach() for one in (learn.model, critic.network) for each in one.parameters()]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_network_with_an_optimizer_of_its_own_trains_as_in_one_process(size: int) -> None:
+    expected = weights_of_both()
+    for found in in_ranks(size, weights_of_both, limit=10):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def weights(made: type[Learner], is_frozen: bool, batch_size: int, **settings: Any) -> list[Tensor]:
