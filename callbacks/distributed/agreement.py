@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -142,11 +143,13 @@ class Group(groups.Group):
 
     def receive(self, learn: LearnerProtocol, numbers: Tensor, *, is_sum: bool) -> None:
         """Take in what all ranks have sent: the weight of the gradients, and the loss of the whole batch."""
-        _, weight, share, loss, *_ = numbers
-        self._weight = weight.item() if numbers.is_cpu else weight
+        values = numbers.tolist() if numbers.is_cpu else numbers
+        self._weight, share, loss = values[1], values[2], values[3]
         if self._loss_here is not None and not self._is_sent:
-            learn.report_loss(loss if is_sum else loss / share)
-        self._is_sent, self._numbers, self.share = True, numbers, None
+            if not is_sum:
+                loss = loss / share if isinstance(share, Tensor) or share else math.nan
+            learn.report_loss(loss if isinstance(loss, Tensor) else numbers.new_tensor(loss))
+        self._is_sent, self._numbers, self.share = True, values, None
 
     def read(self, learn: LearnerProtocol) -> None:
         """Stop or cancel, if a rank asked for it before this backward pass.
@@ -155,17 +158,18 @@ class Group(groups.Group):
             Cancel: a rank has cancelled something, or all ranks have cancelled this batch.
             RuntimeError: the ranks have not made the same updates.
         """
-        numbers = self._numbers
-        if self._is_void and not numbers[2]:  # on all ranks
+        values, step = self._numbers, learn.global_step
+        if self._is_void and not values[2]:  # on all ranks
             raise CancelBatch
-        if not numbers.is_cpu:
-            self._unread.append((numbers, learn.global_step))
+        if isinstance(values, Tensor):
+            self._unread.append((values, step))
             if len(self._unread) <= LAG:
                 return
-        numbers, step = self._unread.pop(0) if self._unread else (numbers, learn.global_step)
-        wish, _, _, _, self._seconds, steps, n_items = numbers.tolist()
-        if self.n_everywhere is None and numbers.is_cpu:
-            self.n_everywhere = int(n_items)
+            late, step = self._unread.pop(0)
+            values = late.tolist()
+        elif self.n_everywhere is None:
+            self.n_everywhere = int(values[6])
+        wish, _, _, _, self._seconds, steps, _ = values
         if steps != self.size * (step % N_STEPS):
             self.check(learn)
         if wish:

@@ -152,11 +152,11 @@ class DataParallel:
 
 def tensor_of(numbers: list[float | Tensor], like: Tensor) -> Tensor:
     """Numbers as a tensor, without a wait for those that are on a device."""
-    plain = [0.0 if isinstance(each, Tensor) else each for each in numbers]
+    on_device = [(n, each) for n, each in enumerate(numbers) if isinstance(each, Tensor)]
+    plain = [0.0 if isinstance(each, Tensor) else each for each in numbers] if on_device else numbers
     found = torch.tensor(plain, dtype=like.dtype, device=like.device)
-    for n, each in enumerate(numbers):
-        if isinstance(each, Tensor):
-            found[n] = each
+    for n, each in on_device:
+        found[n] = each
     return found
 
 
