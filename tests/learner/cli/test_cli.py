@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from upper.kept_runs import history_of
+from upper.recipe_files import history_of
 
 from learner.cli import machine
 from learner.cli.commands import main

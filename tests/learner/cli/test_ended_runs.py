@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from processes import run, start
-from upper.kept_runs import SAVING, history_of
+from upper.recipe_files import SAVING, history_of
 
 from callbacks import EarlyStopping, History, LearnerWarning
 from learner.cli.commands import main

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from upper.kept_runs import SAVING, history_of
+from upper.recipe_files import SAVING, history_of
 
 from learner.cli.commands import main
 

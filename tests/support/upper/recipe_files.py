@@ -1,7 +1,8 @@
-"""A recipe and the file beside it."""
+"""A recipe, the file beside it, and the history that a run of it keeps."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,13 @@ def problems_of(path: Path, *overrides: str) -> str:
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, overrides).build()
     return str(caught.value)
+
+
+#: Overrides of a recipe, so that its runs save checkpoints.
+SAVING = ("callbacks.Checkpoint.folder=saved", "callbacks.Checkpoint.every=7 steps")
+
+
+def history_of(folder: str) -> list[dict[str, str]]:
+    """The rows of a run's history."""
+    with (Path(folder) / "history.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
