@@ -22,7 +22,7 @@ def is_torchs_own(loader: Any) -> bool:
     return all(getattr(type(loader), name) is getattr(DataLoader, name) for name in own)
 
 
-def skip(loader: DataLoader[Any], n_done: int) -> tuple[Iterator[Any], int]:
+def skip(loader: Any, n_done: int) -> tuple[Iterator[Any], int]:
     """Draw the indices of the first batches without fetching their items.
 
     Returns:
