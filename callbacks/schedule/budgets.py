@@ -71,14 +71,18 @@ class StopAfter(Callback):
     def after_batch(self, learn: LearnerProtocol) -> None:
         is_last = learn.batch_idx + 1 == learn.n_batches
         if learn.training and self._is_used_up(learn) and (self.unit in SECONDS or not is_last):
-            learn.stop(f"the budget of {self.budget} is used up", alike=True)
+            self._stop(learn)
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         if self._is_used_up(learn, n_epochs=learn.epoch + 1) and learn.epoch + 1 < learn.n_epochs:
-            learn.stop(f"the budget of {self.budget} is used up", alike=True)
+            self._stop(learn)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._started = None
+
+    def _stop(self, learn: LearnerProtocol) -> None:
+        """Stop the fit; several processes count alike, but each has a clock of its own."""
+        learn.stop(f"the budget of {self.budget} is used up", alike=self.unit not in SECONDS)
 
     def _is_used_up(self, learn: LearnerProtocol, n_epochs: int = 0) -> bool:
         if self.unit in SECONDS:

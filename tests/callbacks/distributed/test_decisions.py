@@ -163,3 +163,22 @@ def skipped() -> str:
 def test_updates_that_one_process_skips_are_an_error_that_names_it() -> None:
     for message in in_ranks(2, skipped):
         assert "rank 0 does not have the same updates as rank 1 (3, 2)" in message
+
+
+class Late(Callback):
+    """Lets the clock of the second process show more than the budget, in the middle of an epoch."""
+
+    def after_loss(self, learn: Any) -> None:
+        if learn.ranks.rank == 1 and learn.epoch == 1 and learn.batch_idx == 1:
+            learn.callbacks[StopAfter].seconds = 7200.0
+
+
+def out_of_time() -> dict[str, Any]:
+    return trained([Distributed(), StopAfter("1 hour"), Late()])
+
+
+def test_a_budget_of_time_that_one_process_has_used_up_ends_all() -> None:
+    first, second = in_ranks(2, out_of_time)
+    assert first["clock"] == second["clock"]
+    assert first["clock"][-1] == "the budget of 1 hour is used up"
+    compare(first, second)
