@@ -18,21 +18,21 @@ from callbacks.core.contract import (
     CancelTrain,
     LearnerProtocol,
 )
-from callbacks.distributed import group as groups
+from callbacks.distributed.group import FitMembers
 from callbacks.step.accumulation import scaled
 
 HELD = (CancelFit, CancelEpoch, CancelTrain)
 N_STEPS = 1 << 12  # the number of updates is sent modulo this, so that the sum is exact in float32
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-LAG = 4  # batches after which a note on an accelerator is read, so that the host does not wait
+LAG = 4  # batches after which a message on an accelerator is read, so that the host does not wait
 
 
-class Group(groups.Group):
+class Group(FitMembers):
     """The processes of a fit, and what they agree on.
 
     Args:
         each: does each rank take a whole batch, rather than a share of it?
-        sharded: is the data of each rank another already?
+        sharded: does the data of each rank differ already?
         divisor: what gradients that another callback accumulates are divided by.
     """
 
@@ -42,7 +42,7 @@ class Group(groups.Group):
         self.group = self.size if each and not sharded else 1
         self._divisor = divisor
         # stop or cancel, its reason or class, the signal, the batch
-        self._wish: tuple[str, Any, Any, int] | None = None
+        self._request: tuple[str, Any, Any, int] | None = None
         self._unit: Any = None
         self._share: Any = 1.0
         self._is_sum = False
@@ -56,7 +56,7 @@ class Group(groups.Group):
         self._begun, self._seconds = time.monotonic(), 0.0
 
     def begin_pass(self) -> None:
-        """Forget what the batches of the last pass weighed."""
+        """Drop what is known about the batches of the last pass."""
         self._unit = self._n_first = self._n_usual = None
         self._unread.clear()
 
@@ -139,7 +139,7 @@ class Group(groups.Group):
         share = 0.0 if share is None else share
         seconds = time.monotonic() - self._begun if self.is_first else 0.0
         n_steps, n_items = learn.global_step % N_STEPS, 0 if self.n_here == 0 else learn.n_items
-        return [float(self._wish is not None), weight, share, loss, seconds, n_steps, n_items]
+        return [float(self._request is not None), weight, share, loss, seconds, n_steps, n_items]
 
     def receive(self, learn: LearnerProtocol, numbers: Tensor, *, is_sum: bool) -> None:
         """Take in what all ranks have sent: the weight of the gradients, and the loss of the whole batch."""
@@ -169,10 +169,10 @@ class Group(groups.Group):
             values = late.tolist()
         elif self.n_everywhere is None:
             self.n_everywhere = int(values[6])
-        wish, _, _, _, self._seconds, steps, _ = values
+        has_request, _, _, _, self._seconds, steps, _ = values
         if steps != self.size * (step % N_STEPS):
             self.check(learn)
-        if wish:
+        if has_request:
             self.agree(learn, within=True)
 
     # Stopping
@@ -181,7 +181,7 @@ class Group(groups.Group):
         if self.size == 1 or alike:
             super().stop(learn, reason)
         elif not learn.stop_reason:
-            self._wish = self._wish or ("stop", reason, learn.interrupted, learn.batch_idx)
+            self._request = self._request or ("stop", reason, learn.interrupted, learn.batch_idx)
 
     def holds(self, learn: Any, error: BaseException, callback: Any) -> bool:
         if self.size == 1 or callback.decides_alike:
@@ -191,7 +191,7 @@ class Group(groups.Group):
             return True
         if not isinstance(error, HELD):
             return False
-        self._wish = self._wish or ("cancel", type(error), None, learn.batch_idx)
+        self._request = self._request or ("cancel", type(error), None, learn.batch_idx)
         return True
 
     @property
@@ -240,11 +240,11 @@ class Group(groups.Group):
             Cancel: a callback of some rank has raised it; or `CancelBatch`, if a rank has stopped before this
                 batch.
         """
-        wishes = [each for each in self.gather(self._wish) if each is not None]
-        self._wish = None
-        if not wishes:
+        requests = [each for each in self.gather(self._request) if each is not None]
+        self._request = None
+        if not requests:
             return
-        kind, what, signal, batch_idx = wishes[0]
+        kind, what, signal, batch_idx = requests[0]
         learn.interrupted = learn.interrupted or signal
         is_void = within and not signal and batch_idx < learn.batch_idx and not learn.n_waiting
         if is_void:  # one process would not have started this batch

@@ -130,14 +130,14 @@ class DataParallel:
         for grad, new in zip(grads, _unflatten_dense_tensors(flat, grads), strict=True):
             grad.copy_(new)
 
-    def rest(self) -> None:
+    def release_weights(self) -> None:
         """Does nothing: a forward pass alone leaves nothing behind."""
 
     def end(self) -> None:
         """Leave the optimizers of callbacks as they were; the model is not changed."""
         self._others.end()
 
-    def nothing(self, learn: LearnerProtocol) -> Tensor:
+    def zero_loss(self, learn: LearnerProtocol) -> Tensor:
         """A loss whose gradient is 0 for each parameter; whatever the batch was, unless torch searches it."""
         if self.is_searched:
             return scaled(learn.loss_grad, 0.0)
@@ -185,7 +185,8 @@ class OtherOptimizers:
             grads = [each for each in found if each is not None]
             here, everywhere = learn.ranks.n_here, learn.ranks.n_everywhere
             share = here / everywhere if everywhere and here is not None else 1 / learn.ranks.size
-            torch._foreach_mul_(grads, share * n_divided)  # a loss is a mean over the items of its rank
+            # a loss is a mean over the items of its rank
+            torch._foreach_mul_(grads, share * n_divided)  # type: ignore[reportPrivateImportUsage]
             average(grads)
 
         if self._trained:

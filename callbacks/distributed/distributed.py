@@ -160,7 +160,7 @@ class Distributed(Callback):
             yield
         elif not learn.training or learn.is_aside:
             yield
-            self._engine.rest()
+            self._engine.release_weights()
         elif operation == "forward":
             with self._forward(learn):
                 yield
@@ -198,7 +198,7 @@ class Distributed(Callback):
         else:
             weight = share = 0.0 if group.is_void else self._share
         if group.is_void:
-            learn.loss_grad = engine.nothing(learn)
+            learn.loss_grad = engine.zero_loss(learn)
         group.set_share(share, is_sum=self._is_sum)
         if self._is_synced:
             engine.send(learn, group.message(learn, weight, share))

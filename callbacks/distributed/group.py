@@ -50,7 +50,7 @@ class Members(Ranks):
         return found[0]
 
 
-class Group(Members):
+class FitMembers(Members):
     """The same processes in a fit, with the random streams of this one."""
 
     def __init__(self) -> None:

@@ -111,7 +111,8 @@ class Heartbeat:
         # the report of the first rank is kept, as it saw most of the others alive
         report = self.store.compare_set("report", "", report).decode()
         return OtherRankError(
-            f"rank {self.rank} waited for other ranks in vain: {message_of(error)}. {report}"
+            f"rank {self.rank} waited for the other ranks, but they did not answer: "
+            f"{message_of(error)}. {report}"
         )
 
     def _report_of_all(self, error: BaseException, before: list[list[Any]]) -> str:

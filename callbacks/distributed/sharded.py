@@ -108,7 +108,7 @@ class Sharded:
             module.training = mode
         return self.received()
 
-    def rest(self) -> None:
+    def release_weights(self) -> None:
         """Release whole weights after a forward pass alone: `parameters()` has them in place of the parts."""
         self.model.reshard()
 
@@ -119,13 +119,13 @@ class Sharded:
             if hasattr(each, "reshard"):
                 each.reshard()
 
-    def nothing(self, learn: LearnerProtocol) -> Tensor:
+    def zero_loss(self, learn: LearnerProtocol) -> Tensor:
         """A loss whose gradient is 0, through the layers of the last forward pass."""
         return scaled(learn.loss_grad, 0.0)
 
     def sync_buffers(self) -> None:
         """Copy the buffers of the first rank, as running means, to all others."""
-        self.rest()
+        self.release_weights()
         for buffer in self.model.buffers():
             dist.broadcast(buffer, src=0)
 

@@ -51,7 +51,7 @@ def run(recipe: Recipe, runs: Path | None = Path("runs")) -> Learner:
     The folder is `<recipe's name>-<number>` in `runs`; None keeps nothing.
     """
     learn = recipe.build()
-    ranks = met(learn)
+    ranks = joined_ranks(learn)
     check_same_recipe(recipe, ranks)
     if runs is None:
         return train(recipe, learn, None)
@@ -76,7 +76,7 @@ def run_or_resume(recipe: Recipe, runs: Path, differ: Iterable[str] = ()) -> Lea
     """Resume the newest run of a recipe that has checkpoints, or start a new one."""
     check_saves(recipe)
     learn = recipe.build()
-    ranks = met(learn)
+    ranks = joined_ranks(learn)
     folder = ranks.first(lambda: next((each for each in runs_of(recipe.path, runs) if saved_in(each)), None))
     if folder is None:
         place = shown_path(runs)
@@ -97,7 +97,7 @@ def resume_run(recipe: Recipe, differ: Iterable[str] = ()) -> Learner:
     if not saved_in(folder):
         raise Mistake(f"{shown_path(folder)} has no checkpoint. Start a new run with `learner run`.")
     learn = recipe.build()
-    met(learn)
+    joined_ranks(learn)
     train(recipe, learn, folder, resume="must", allow=differ)
     if recipe.overrides and is_first_process():
         write_recipe(recipe, folder)
@@ -144,7 +144,7 @@ def train(
         raise
     finally:
         if not isinstance(error, RecipeError):
-            with undisturbed(learn):
+            with without_sigterm(learn):
                 keep_and_report(learn, recorder, error, draw_losses=draw_losses)
     return learn
 
@@ -192,8 +192,8 @@ def keep_and_report(
 
 
 @contextmanager
-def undisturbed(learn: Learner) -> Iterator[None]:
-    """Put off SIGTERM within the block: a launcher sends it as soon as another process has ended."""
+def without_sigterm(learn: Learner) -> Iterator[None]:
+    """Delay SIGTERM until the end of the block: a launcher sends it as soon as another process has ended."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -238,7 +238,7 @@ def of_rank(learn: Learner) -> str:
     return f"rank-{rank}" if rank else ""
 
 
-def met(learn: Learner) -> Ranks:
+def joined_ranks(learn: Learner) -> Ranks:
     """The processes that train together, before a folder is created."""
     try:
         check_processes(learn, [])
