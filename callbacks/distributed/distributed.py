@@ -91,7 +91,12 @@ class Distributed(Callback):
         **settings: Any,
     ):
         super().__init__(name=name)
-        sharding = {"mesh": mesh, "precision": precision, "offload": offload, "layers": layers}
+        sharding: dict[str, Any] = {
+            "mesh": mesh,
+            "precision": precision,
+            "offload": offload,
+            "layers": layers,
+        }
         check_kind(kind, sharding, in_order)
         if batch not in ("global", "each"):
             raise ValueError(f"Distributed(batch={batch!r}): write 'global' or 'each'.")
