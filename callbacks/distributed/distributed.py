@@ -17,11 +17,12 @@ from callbacks.core.output import print_line
 from callbacks.core.ranks import ALONE, Ranks, is_first_process
 from callbacks.core.warning import warn
 from callbacks.distributed.agreement import Group
+from callbacks.distributed.choices import check_kind, check_others, check_settings
 from callbacks.distributed.data_parallel import DataParallel
 from callbacks.distributed.group import Members
 from callbacks.distributed.joining import join
 from callbacks.distributed.meetings import Agreement, SharedResults
-from callbacks.distributed.sharded import Sharded, check_kind
+from callbacks.distributed.sharded import Sharded
 from callbacks.model.shards import local
 from callbacks.results.loss_weight import LossWeight, Weight
 from callbacks.step.accumulation import parameters_of, scaled
@@ -64,7 +65,7 @@ class Distributed(Callback):
             `fully_shard`.
 
     Raises:
-        ValueError: a setting cannot be used.
+        ValueError, TypeError: a setting cannot be used.
 
     Source: Li et al. 2020, arXiv:2006.15704; `torch.nn.parallel.DistributedDataParallel`.
     """
@@ -98,8 +99,9 @@ class Distributed(Callback):
             "layers": layers,
         }
         check_kind(kind, sharding, in_order)
-        if batch not in ("global", "each"):
-            raise ValueError(f"Distributed(batch={batch!r}): write 'global' or 'each'.")
+        check_settings(kind, settings)
+        flags = {"sharded": sharded, "in_order": in_order, "offload": offload}
+        check_others(batch, flags, backend, timeout)
         self.kind, self.batch, self.sharded, self.in_order = kind, batch, sharded, in_order
         self.backend, self.timeout, self.settings, self.sharding = backend, timeout, settings, sharding
         self._weight = LossWeight(weight, owner="Distributed")

@@ -156,23 +156,6 @@ def check(learn: LearnerProtocol) -> None:
         raise ValueError(f"{start} a lazy model: run one batch through it first, as with learn.check().")
 
 
-def check_kind(kind: Any, sharding: dict[str, Any], in_order: bool | None) -> None:
-    """Check the kind, and that only `fsdp` has arguments for sharding."""
-    if kind not in ("ddp", "fsdp"):
-        raise ValueError(f"Distributed({kind!r}): write 'ddp' or 'fsdp'.")
-    given = [name for name, value in sharding.items() if value]
-    if kind == "ddp" and given:
-        raise ValueError(f"Distributed({given[0]}=...) is for Distributed('fsdp', {given[0]}=...).")
-    if kind == "fsdp" and in_order:
-        raise ValueError("Distributed('fsdp', in_order=True): torch adds these gradients. Leave it out.")
-    precision = sharding["precision"]
-    if isinstance(precision, str) and precision not in DTYPES:
-        raise ValueError(
-            f"Distributed(precision={precision!r}): write {' or '.join(map(repr, DTYPES))}, or pass a "
-            "torch.distributed.fsdp.MixedPrecisionPolicy."
-        )
-
-
 def arguments_of(mesh: Any, precision: Any, offload: bool, device: torch.device) -> dict[str, Any]:
     """The arguments of `fully_shard` for each layer."""
     from torch.distributed import device_mesh, fsdp  # takes seconds to import
