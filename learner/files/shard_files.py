@@ -33,7 +33,7 @@ CHUNK = 1 << 24
 METADATA = ".metadata"
 
 #: What the description of the tensors may name; torch reads it with pickle.
-METADATA_NAMES = {
+METADATA_NAMES: dict[str, tuple[str, ...]] = {
     "torch.distributed.checkpoint.metadata": (
         *("Metadata", "MetadataIndex", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata"),
         *("StorageMeta", "_MEM_FORMAT_ENCODING"),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from in_ranks import in_ranks
-from ranked import columns, network, weights_of
+from ranks.in_ranks import in_ranks
+from ranks.ranked import columns, network, weights_of
 from torch import Tensor, nn
 
 from callbacks.distributed.distributed import Distributed

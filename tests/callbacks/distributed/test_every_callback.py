@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from in_ranks import in_ranks
 from made_callbacks import CALLBACKS, MAKERS, model_for
-from ranked import weights_of
+from ranks.in_ranks import in_ranks
+from ranks.ranked import weights_of
 from torch.nn import functional as F
 
 from callbacks import Distributed, Metrics, Recorder, ZeroGrad

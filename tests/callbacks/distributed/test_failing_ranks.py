@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_ranks import in_ranks
+from ranks.in_ranks import in_ranks
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 

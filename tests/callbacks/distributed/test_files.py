@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from in_ranks import in_ranks
+from ranks.in_ranks import in_ranks
 from torch import Tensor, nn
 
 from callbacks.distributed.distributed import Distributed

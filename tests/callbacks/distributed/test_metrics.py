@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torchmetrics
-from in_ranks import in_ranks
+from ranks.in_ranks import in_ranks
 from torch import Tensor, nn
 
 import callbacks

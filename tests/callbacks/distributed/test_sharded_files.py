@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from in_ranks import in_ranks
-from sharded_models import learner_of, state_of, whole
+from ranks.in_ranks import in_ranks
+from ranks.sharded_models import learner_of, state_of, whole
 from torch import nn
 
 from callbacks.core.contract import LearnerWarning

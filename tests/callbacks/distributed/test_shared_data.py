@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from in_ranks import in_ranks
-from shared_passes import Plain, noisy_loader
+from ranks.in_ranks import in_ranks
+from ranks.shared_passes import Plain, noisy_loader
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, Sampler, TensorDataset
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from shared_passes import Plain
+from ranks.shared_passes import Plain
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from callbacks import LearnerWarning

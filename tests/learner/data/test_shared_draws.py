@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from shared_passes import Noisy, noisy_loader, parts, whole
+from ranks.shared_passes import Noisy, noisy_loader, parts, whole
 from torch.utils.data import Subset, default_collate
 
 from callbacks.core import draws

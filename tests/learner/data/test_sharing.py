@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared_passes import LOADERS, SIZES, check_equal, joined, parts, whole
+from ranks.shared_passes import LOADERS, SIZES, check_equal, joined, parts, whole
 
 from learner.data.sharing import Share
 

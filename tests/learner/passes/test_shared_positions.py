@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from shared_passes import LOADERS, Lazy, Plain, check_equal, joined, noisy_loader, whole
+from ranks.shared_passes import LOADERS, Lazy, Plain, check_equal, joined, noisy_loader, whole
 from torch.utils.data import DataLoader, DistributedSampler
 
 from callbacks.core import draws

@@ -20,7 +20,7 @@ SECONDS = 60  # until a process that waits for another one fails
 
 # The processes are forked from a server that has imported everything and has run nothing: a fork of the test
 # process itself hangs where torch has already started threads.
-multiprocessing.set_forkserver_preload(["in_ranks_preload"])
+multiprocessing.set_forkserver_preload(["ranks.in_ranks_preload"])
 
 
 @contextmanager
