@@ -18,8 +18,6 @@ from callbacks.core.protocol import LearnerProtocol
 from callbacks.step.accumulation import scaled
 
 N_NUMBERS = 7  # of a message
-#: Its name until PyTorch 2.12.
-all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class Whole(nn.Module):
@@ -257,5 +255,6 @@ def sum_in_order(flat: Tensor) -> Tensor:
     for each in others:
         total += each
     joined = torch.empty_like(sent)
-    all_gather(joined, total)
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # until PyTorch 2.12
+    gather(joined, total)
     return joined[: flat.numel()]

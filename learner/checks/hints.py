@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from callbacks.measures.as_metrics import Metric
+from callbacks.record.measured import Measured
 from callbacks.record.metrics import Metrics
 from learner.checks.data_checks import n_left_over, sizes_of
 from learner.data.tensors import describe
@@ -93,7 +94,7 @@ def failed_metric(frames: list[FrameType], learn: FullLearner) -> Any:
         for each in given:
             if frame.f_code is getattr(each, "__code__", 0) or type(owner) is getattr(each, "metric", 0):
                 return each
-        if isinstance(owner, Metric) and type(owner).__module__ != Metrics.__module__:
+        if isinstance(owner, Metric) and not isinstance(owner, Measured):
             return owner
     return None
 

@@ -27,7 +27,7 @@ def test_a_function_becomes_a_callback_with_its_name(make_learner):
     assert seen == [0, 1]
     assert learn.callbacks.keep_epoch is keep_epoch
     assert keep_epoch.order is Order.REPORT
-    assert keep_epoch.__doc__ == "Keep it."
+    assert keep_epoch.__doc__ == "Keep the number of the epoch."
     assert type(keep_epoch).__module__ == __name__
 
 

@@ -50,9 +50,9 @@ class Predicting(nn.Linear):
     [
         (
             lambda: Branching(1, 1),
-            r"torch.where, which.*test_whole_step_fallbacks\.py:\d+ `return",
+            r"torch.where, which.*test_whole_step_models\.py:\d+ `return",
         ),
-        (lambda: Drawing(1, 1), r"random numbers with Python.*test_whole_step_fallbacks\.py:\d+ `return"),
+        (lambda: Drawing(1, 1), r"random numbers with Python.*test_whole_step_models\.py:\d+ `return"),
     ],
 )
 def test_a_fall_back_reports_the_line_and_a_fix(kind, reason):

@@ -41,7 +41,10 @@ class Bessel(nn.Module):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (Loops(), r"into the constant 5 \(line \d+ of .*test_export\.py: return torch\.stack.*dynamic=\(\)"),
+        (
+            Loops(),
+            r"constant 5 \(line \d+ of .*test_export_refusals\.py: return torch\.stack.*dynamic=\(\)",
+        ),
         (Decides(), r"on the values of a tensor \(line \d+ of .*: if x\.sum\(\) > 0:\).*torch\.where"),
         (Fixed(), r"takes 5 items, but no other number of them: .*pass dynamic=\(\)"),
     ],
