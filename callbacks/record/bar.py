@@ -6,7 +6,6 @@ import io
 import os
 import sys
 import time
-import warnings
 from typing import Any
 
 from callbacks.core.warning import is_output_error
@@ -23,15 +22,12 @@ class Bar:
     """
 
     def __init__(self, total: int | None, *, begun: float):
-        tqdm = tqdm_class()
-        self._is_widget = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
-        self._bar = tqdm(
+        self._bar = tqdm_class()(
             total=total,
             bar_format=layout(total is not None),
             unit="batch",
             leave=False,
-            file=ReplacedOutput() if in_notebook() and not self._is_widget else sys.stderr,
-            dynamic_ncols=self._is_widget,  # as wide as the cell; for text, `draw` sets the width
+            file=ReplacedOutput() if in_notebook() else sys.stderr,
             nrows=20,  # tqdm hides bars below the screen, and some pseudo-terminals have no height
             delay=1e-9,  # with any delay it is not drawn at once
         )
@@ -54,8 +50,7 @@ class Bar:
         """Draw the bar at `n` batches, unless other output has not ended its line yet."""
         if all(stream.at_line_start for stream in self._streams):
             self._bar.n = n
-            if not self._is_widget:
-                self._bar.ncols = n_columns(self._bar.fp)
+            self._bar.ncols = n_columns(self._bar.fp)
             self._bar.set_description_str(title, refresh=False)
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.refresh()
@@ -120,10 +115,11 @@ class BesideBar:
 
 
 def tqdm_class() -> Any:
-    """The tqdm class for this environment, without the thread that watches bars: we draw often enough."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without ipywidgets a notebook gets a text bar, which is fine
-        from tqdm.auto import tqdm
+    """Tqdm's class without the thread that watches bars, as we draw often enough.
+
+    In a notebook too, where tqdm's widget would stay in the saved file, and needs ipywidgets.
+    """
+    from tqdm import tqdm
 
     return type("UnwatchedBar", (tqdm,), {"monitor_interval": 0})
 

@@ -9,7 +9,6 @@ import nbclient
 import nbformat
 import pytest
 from ground.screens import HEADER, Screen, make
-from tqdm import tqdm
 
 from callbacks import Metrics, Progress, Recorder
 from callbacks.record import progress as module
@@ -31,7 +30,7 @@ class Outputs:
 
 @pytest.fixture
 def notebook(monkeypatch):
-    """The outputs of a notebook without widgets."""
+    """The outputs of a notebook."""
     outputs = Outputs()
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=outputs, version_info=(9, 0)))
     monkeypatch.setitem(sys.modules, "IPython.display", outputs)
@@ -39,14 +38,11 @@ def notebook(monkeypatch):
     monkeypatch.setattr(module, "can_show_a_bar", lambda: True)
     monkeypatch.setattr(module, "in_notebook", lambda: True)
     monkeypatch.setattr("callbacks.record.bar.in_notebook", lambda: True)
-    monkeypatch.setattr(
-        "callbacks.record.bar.tqdm_class", lambda: type("Text", (tqdm,), {"monitor_interval": 0})
-    )
     monkeypatch.setattr(Screen, "isatty", lambda self: False)
     return outputs
 
 
-def test_a_notebook_without_widgets_gets_a_bar_that_is_replaced_and_ends_empty(notebook):
+def test_a_notebook_gets_a_bar_that_is_replaced_and_ends_empty(notebook):
     with redirect_stdout(Screen()) as out, redirect_stderr(Screen()) as err:
         make().fit(2)
         assert sys.stdout is out
