@@ -154,3 +154,16 @@ def test_gradients_accumulate_as_for_any_other_optimizer():
     learn = make(GradientAccumulation(2))
     learn.fit(2)
     assert learn.global_step == 4
+
+
+def test_one_of_bitsandbytes_trains_and_resumes_with_the_same_bits(tmp_path):
+    optimizers = pytest.importorskip("bitsandbytes.optim")
+    adam = partial(optimizers.AdamW8bit, lr=1e-3, min_8bit_size=16)
+    whole = make(optimizer=adam)
+    whole.fit(3)
+    assert {state["state1"].dtype for state in whole.optimizer.state.values()} >= {torch.uint8}
+    with pytest.raises(ZeroDivisionError):
+        make(Checkpoint(tmp_path / "run", "1 step"), fail_after(7), optimizer=adam).fit(3)
+    resumed = make(Checkpoint(tmp_path / "run", "1 step"), optimizer=adam)
+    resumed.fit(3, resume="must")
+    assert_same(resumed.model, whole.model)
