@@ -39,7 +39,8 @@ read_defaults = preserve_defaults.update_defvalue
 
 def read_own_defaults(app, obj, bound_method):
     """Read the defaults of a function from its source, except where fastcore's `delegates` has added some."""
-    if not hasattr(obj, "__delwrap__"):
+    function = obj.__init__ if isinstance(obj, type) else obj
+    if not {"__delwrap__", "__signature__"} & {*getattr(function, "__dict__", {})}:
         read_defaults(app, obj, bound_method)
 
 
