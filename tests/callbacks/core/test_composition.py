@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from ground.tagged import Probe
 
 from callbacks import (
     MAE,
@@ -23,15 +24,6 @@ from callbacks import (
 )
 
 # The loop's view
-
-
-class Probe(Callback):
-    def __init__(self, tag="", *, name=None):
-        super().__init__(name=name)
-        self.tag = tag
-
-    def after_epoch(self, learn):
-        self.epoch = learn.epoch
 
 
 def test_cleanup_goes_the_other_way_round():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ground.tagged import Probe
 
 from callbacks import (
     Callback,
@@ -13,15 +14,6 @@ from callbacks import (
     Recorder,
     ZeroGrad,
 )
-
-
-class Probe(Callback):
-    def __init__(self, tag="", *, name=None):
-        super().__init__(name=name)
-        self.tag = tag
-
-    def after_epoch(self, learn):
-        self.epoch = learn.epoch
 
 
 class SubProbe(Probe):
