@@ -34,6 +34,9 @@ class Group(FitMembers):
         each: does each rank take a whole batch, rather than a share of it?
         sharded: does the data of each rank differ already?
         divisor: what gradients that another callback accumulates are divided by.
+
+    Attributes:
+        is_void: has this rank cancelled the current batch?
     """
 
     def __init__(self, each: bool, sharded: bool, divisor: Callable[..., Any]):
@@ -51,7 +54,7 @@ class Group(FitMembers):
         self._weight: Any = 1.0  # of the gradients of all ranks
         self._numbers: Any = None  # the last ones that all ranks have sent
         self._loss_here: Any = None  # of this rank's share of the batch, once the other's is known
-        self._is_sent = self._is_void = self._is_counted = False
+        self._is_sent = self.is_void = self._is_counted = False
         self._unread: list[tuple[Tensor, int]] = []  # on an accelerator, with the number of updates
         self._begun, self._seconds = time.monotonic(), 0.0
 
@@ -63,7 +66,7 @@ class Group(FitMembers):
     def set_counts(self, n_here: int | None, n_everywhere: int | None) -> None:
         """Note the numbers of items of the batch that is yielded next."""
         self.n_here, self.n_everywhere = n_here, n_everywhere
-        self._is_sent, self._is_void, self._is_counted, self._loss_here = False, False, False, None
+        self._is_sent, self.is_void, self._is_counted, self._loss_here = False, False, False, None
 
     # Weights
 
@@ -159,7 +162,7 @@ class Group(FitMembers):
             RuntimeError: the ranks have not made the same updates.
         """
         values, step = self._numbers, learn.global_step
-        if self._is_void and not values[2]:  # on all ranks
+        if self.is_void and not values[2]:  # on all ranks
             raise CancelBatch
         if isinstance(values, Tensor):
             self._unread.append((values, step))
@@ -187,17 +190,12 @@ class Group(FitMembers):
         if self.size == 1 or callback.decides_alike:
             return False
         if isinstance(error, CancelBatch) and learn.training and not self._is_sent:
-            self._is_void, self.n_here = True, 0  # the others need this rank's part in the gradients
+            self.is_void, self.n_here = True, 0  # the others need this rank's part in the gradients
             return True
         if not isinstance(error, HELD):
             return False
         self._request = self._request or ("cancel", type(error), None, learn.batch_idx)
         return True
-
-    @property
-    def is_void(self) -> bool:
-        """Has this rank cancelled the current batch?"""
-        return self._is_void
 
     def joined_loss(self, learn: Any, loss: Any) -> Any:
         if self.size == 1:
