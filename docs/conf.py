@@ -12,7 +12,13 @@ project = "plainlearner"
 author = "The plainlearner authors"
 copyright = author
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_design",
+]
 exclude_patterns = ["_build"]
 suppress_warnings = ["config.cache"]
 

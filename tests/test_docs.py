@@ -278,7 +278,7 @@ def is_documented_elsewhere(cls: type, attribute: str) -> bool:
 
 # Coming from elsewhere ------------------------------------------------------------------------------------
 
-COMING = ["coming_from_fastai.md", "coming_from_lightning.md"]
+COMING = ["coming_from/fastai.md", "coming_from/lightning.md"]
 
 
 @pytest.mark.parametrize("page", COMING)
@@ -299,7 +299,7 @@ def table_rows(page: str) -> list[list[str]]:
 
 
 def test_lightnings_events_have_the_name_that_its_page_shows():
-    for theirs, ours in table(section("coming_from_lightning.md", "Events")):
+    for theirs, ours in table(section("coming_from/lightning.md", "Events")):
         for name in names_in(theirs):
             if name in EVENT_WORDS:
                 assert EVENT_WORDS[name] == names_in(ours)[0], name

@@ -166,7 +166,7 @@ def test_every_suggested_attribute_exists(word):
             assert hasattr(learn, re.match(r"\w+", meant).group())
 
 
-@pytest.mark.parametrize("page", ["coming_from_fastai.md", "coming_from_lightning.md"])
+@pytest.mark.parametrize("page", ["coming_from/fastai.md", "coming_from/lightning.md"])
 def test_reading_each_attribute_that_a_page_translates_gives_our_name(page):
     learn = make()
     headings = ["The learner", "In a hook"] if "fastai" in page else ["In a hook"]
