@@ -12,11 +12,14 @@ project = "plainlearner"
 author = "The plainlearner authors"
 copyright = author
 
+release = "unreleased"  # stands under the name; for the pages of a release: sphinx-build -D release=0.2.0
+
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
     "sphinx_design",
 ]
 exclude_patterns = ["_build"]
@@ -26,7 +29,14 @@ html_theme = "furo"
 html_title = "plainlearner"
 html_static_path = ["_static"]
 html_css_files = ["plainlearner.css"]
+templates_path = ["_templates"]
 pygments_style = "friendly"
+
+copybutton_selector = "div:not(.highlight-output) > div.highlight > pre"
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "  # of a block with prompts, only what follows them is copied
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
+copybutton_copy_empty_lines = False
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
