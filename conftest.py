@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def own_folder(request, monkeypatch):
-    """Go to a temporary folder."""
+    """Go to a temporary folder; close what pyplot has opened, as it warns about many open figures."""
     if request.path.suffix == ".md":
         monkeypatch.chdir(request.getfixturevalue("tmp_path"))
+    yield
+    if (pyplot := sys.modules.get("matplotlib.pyplot")) is not None:
+        pyplot.close("all")
 
 
 @register_runner(default=True)

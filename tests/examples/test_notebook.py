@@ -1,6 +1,7 @@
-"""The notebook runs from top to bottom, and shows what it says."""
+"""The notebooks run from top to bottom, and show what they say."""
 
 import nbformat
+import notebooks
 import pytest
 from nbclient import NotebookClient
 
@@ -26,6 +27,16 @@ def test_the_notebook_runs_and_shows_rmses_picture_and_table(outputs):
     assert "image/png" in shown[0]
     assert "<table>" in shown[1]["text/html"]
     assert "image/png" in shown[2]
+
+
+@pytest.mark.parametrize("page", notebooks.CHAPTERS, ids=lambda page: page.stem)
+def test_the_notebook_of_a_chapter_is_written_from_its_page(page):
+    text = notebooks.path_of(page).read_text(encoding="utf-8")
+    assert text == notebooks.text_of(page), f"out of date, run: python docs/notebooks.py {page.stem}"
+
+
+def test_the_course_has_no_other_notebooks(examples):
+    assert sorted((examples / "course").iterdir()) == [notebooks.path_of(page) for page in notebooks.CHAPTERS]
 
 
 def test_the_notebook_is_kept_without_outputs(examples):
