@@ -1,6 +1,7 @@
 """The memory of a fit of a million steps, and of a fit of a larger model compared with a plain loop.
 
-Run: python benchmarks/memory.py [steps], or python benchmarks/memory.py larger
+Run: python benchmarks/memory.py [steps], or python benchmarks/memory.py larger, or
+python benchmarks/memory.py save [megabytes] [rounds]
 
 The first part shows peak and growth of memory, and the time per step at every tenth of the fit. The model
 has one weight, the batches one item; there is one epoch, with the defaults except Progress. The record of
@@ -10,6 +11,11 @@ The second part trains an encoder of 8 million parameters for four steps with a 
 each composition in its own process. It prints the peak bytes of all tensors, counted when each is created
 and freed. In another process, which counts nothing, it prints the peak resident memory minus that after
 the imports.
+
+The third part writes a model of one large layer to a file, by hand and by `learn.save`, in turn: the memory
+that the first call adds, each in its own process, and the time. By hand it is `torch.save` of the weights to
+a new file, a wait for the disk, and a rename. Writing over a file in place is faster, and may lose both.
+TMPDIR=/dev/shm leaves out the disk, which varies.
 """
 
 from __future__ import annotations
@@ -18,7 +24,9 @@ import contextlib
 import io
 import itertools
 import multiprocessing
+import os
 import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -186,8 +194,55 @@ def larger() -> None:
         print(f"{name:<40}{tensors:>9.1f}{ratios[0]:>8.3f}{resident_:>10.1f}{ratios[1]:>8.3f}", flush=True)
 
 
+def save_by_hand(learn: Learner, path: Path) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        torch.save({"model": learn.model.state_dict()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+WAYS: dict[str, Callable[[Learner, Path], Any]] = {"by hand": save_by_hand, "learn.save": Learner.save}
+
+
+def time_saves(ways: list[str], megabytes: int, rounds: int) -> tuple[float, list[list[list[float]]]]:
+    """Megabytes that the first call adds to this process; clock and processor times of each round and way."""
+    torch.set_num_threads(1)
+    width = int((megabytes * 1e6 / 4) ** 0.5)
+    learn = Learner(nn.Linear(width, width, bias=False), Data([]), F.mse_loss)
+    before, peak, taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0.0, []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            taken.append([])
+            for way in ways:
+                start = time.perf_counter(), time.process_time()
+                WAYS[way](learn, Path(folder, way))
+                taken[-1].append([time.perf_counter() - start[0], time.process_time() - start[1]])
+                peak = peak or (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    return peak, taken
+
+
+def save(megabytes: int = 1000, rounds: int = 7) -> None:
+    print(f"a model of {megabytes} MB; medians of {rounds} rounds, and their range")
+    for way in WAYS:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            peak, _ = alone.submit(time_saves, [way], megabytes, 1).result()
+        print(f"{way:<20} adds {peak:.0f} MB")
+    _, taken = time_saves(list(WAYS), megabytes, rounds + 1)
+    for number, kind in enumerate(("clock", "processor")):
+        hand, ours = ([each[way][number] for each in taken[1:]] for way in range(2))
+        ratios = [one / other for one, other in zip(ours, hand, strict=True)]
+        rows = {"by hand, s": hand, "learn.save, s": ours, "ratio": ratios}
+        for what, numbers in rows.items():
+            middle, low, high = statistics.median(numbers), min(numbers), max(numbers)
+            print(f"{kind:<10}{what:<15}{middle:6.2f} ({low:.2f} to {high:.2f})")
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["larger"]:
         larger()
+    elif sys.argv[1:2] == ["save"]:
+        save(*map(int, sys.argv[2:]))
     else:
         main(int(float(sys.argv[1])) if len(sys.argv) > 1 else 1_000_000)

@@ -123,7 +123,7 @@ def test_a_kept_copy_would_be_seen():
 
 @pytest.mark.filterwarnings("ignore:a run that is interrupted:callbacks.LearnerWarning")
 def test_saving_makes_no_copy(tmp_path):
-    """No copy is made, whether of tensors or of Python bytes."""
+    """No copy is made, whether of tensors, within torch's functions, or of Python bytes."""
     work = WORKS["weights"]
     learn = Learner(work[0](), Data(lambda: batches(work)), F.cross_entropy, torch.optim.Adam)
     learn.fit(1)
@@ -138,3 +138,6 @@ def test_saving_makes_no_copy(tmp_path):
         tracemalloc.stop()
     assert gauge.peak < 0.01 * weights
     assert traced < 0.2 * weights  # 0.3 MB of objects
+    with torch.profiler.profile(profile_memory=True) as profile:
+        learn.save(tmp_path / "third.pt")
+    assert max(event.cpu_memory_usage for event in profile.events()) < 0.01 * weights
