@@ -8,7 +8,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
-IMPORTED = {"models.py", "digits_models.py"}
+IMPORTED = {"models.py", "digits_models.py", "shapes.py"}
 
 
 def test_the_list_names_every_example_and_nothing_else():
