@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 from markdown_it import MarkdownIt
@@ -54,8 +53,9 @@ def lines_of(text: str) -> list[str]:
 
 
 def test_the_page_on_moving_a_loop_quotes_the_scripts():
-    scripts = [dedent(path.read_text(encoding="utf-8")) for path in EXAMPLES.glob("shapes*.py")]
-    missing = [each for each in quotations() if not any(each in script for script in scripts)]
+    scripts = ["\n".join(lines_of(path.read_text(encoding="utf-8"))) for path in EXAMPLES.glob("shapes*.py")]
+    quoted = ["\n".join(lines_of(each)) for each in quotations()]
+    missing = [each for each in quoted if not any(each in script for script in scripts)]
     assert not missing, "docs/move_your_loop.md is out of date"
 
 
