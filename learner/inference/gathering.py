@@ -18,6 +18,8 @@ from callbacks.place.prefetch import Arrival, is_on_cuda
 from learner.data.tensors import describe
 from learner.inference.joining import JoinError, join
 
+#: bfloat16 and the kinds of float8, which NumPy does not have
+NOT_IN_NUMPY = {torch.bfloat16, *(kind for name, kind in vars(torch).items() if name.startswith("float8"))}
 N_BATCHES = 8  # for which memory is reserved at first if their number is not known
 
 
@@ -295,5 +297,4 @@ class RowFile:
 
 def as_array(rows: Tensor) -> np.ndarray[Any, Any]:
     """A tensor as an array in C order."""
-    is_known = rows.dtype is not torch.bfloat16 and "float8" not in str(rows.dtype)
-    return np.ascontiguousarray((rows if is_known else rows.float()).numpy(force=True))
+    return np.ascontiguousarray((rows.float() if rows.dtype in NOT_IN_NUMPY else rows).numpy(force=True))
