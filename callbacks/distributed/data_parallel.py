@@ -36,8 +36,8 @@ class Whole(nn.Module):
         self.note = nn.Parameter(torch.zeros(N_NUMBERS, dtype=dtype, device=device))
 
     def forward(self, *preds: Any) -> Any:
-        """The predictions, after the learner has called the model, and what makes the note a part of them."""
-        return (*preds, self.note + 0)
+        """The predictions, if torch searches their graph, and what makes the note a part of them."""
+        return (*preds, self.note + 0) if preds else None
 
 
 class DataParallel:

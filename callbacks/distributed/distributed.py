@@ -217,7 +217,7 @@ class Distributed(Callback):
         if self._is_synced:
             group.receive(learn, engine.received(), is_sum=self._is_sum)
             if self._accumulation is None:
-                divide(parameters_of(learn), group.divided_by(engine.n_divided, is_sum=self._is_sum))
+                divide_gradients(learn, group.divided_by(engine.n_divided, is_sum=self._is_sum))
             group.read(learn)
         group.count_items(learn)
 
@@ -265,8 +265,8 @@ def warn_of_restart(learn: LearnerProtocol) -> None:
         )
 
 
-def divide(parameters: list[Tensor], divisor: Any) -> None:
+def divide_gradients(learn: LearnerProtocol, divisor: Any) -> None:
     """Divide all gradients."""
     if isinstance(divisor, Tensor) or divisor != 1:
-        found = [local(each.grad) for each in parameters if each.grad is not None]
+        found = [local(each.grad) for each in parameters_of(learn) if each.grad is not None]
         torch._foreach_div_(found, divisor)  # type: ignore[reportPrivateImportUsage]

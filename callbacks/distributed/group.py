@@ -23,6 +23,10 @@ class Members(Ranks):
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0  # the general one reads the environment, which takes as long as a layer
+
     def gather(self, value: T) -> list[T]:
         if self.size == 1:
             return [value]
