@@ -1,12 +1,16 @@
 """Settings of the documentation: `sphinx-build -W -b html docs docs/_build/html`."""
 
+import os
 import re
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 from sphinx.ext.autodoc import preserve_defaults
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from learner.cli.commands import make_parser
 
 project = "plainlearner"
 author = "The plainlearner authors"
@@ -27,12 +31,13 @@ suppress_warnings = ["config.cache"]
 
 html_theme = "furo"
 html_title = "plainlearner"
+html_theme_options = {"top_of_page_buttons": []}
 html_static_path = ["_static"]
 html_css_files = ["plainlearner.css"]
 templates_path = ["_templates"]
 pygments_style = "friendly"
 
-copybutton_selector = "div:not(.highlight-output) > div.highlight > pre"
+copybutton_selector = "div:not(.highlight-output, .highlight-text) > div.highlight > pre"
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "  # of a block with prompts, only what follows them is copied
 copybutton_prompt_is_regexp = True
 copybutton_line_continuation_character = "\\"
@@ -41,6 +46,9 @@ copybutton_copy_empty_lines = False
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
+add_module_names = False
+python_maximum_signature_line_length = 90
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -68,11 +76,9 @@ plain_docstrings = {}
 
 def mark_names(app, what, name, obj, options, lines):
     """Make literals of `names` in backticks, also where a letter follows; keep attributes' text for later."""
-    for i, line in enumerate(lines):
-        lines[i] = re.sub(r"(?<!`)`([^`]+)`(?=(\w?))", mark_name, line)
-        if (
-            i > 0 and lines[i - 1].strip() == "Returns:"
-        ):  # or napoleon takes what stands before a colon for a type
+    lines[:] = re.sub(r"(?<!`)`([^`]+)`(?=(\w?))", mark_name, "\n".join(lines)).split("\n")
+    for i in range(1, len(lines)):
+        if lines[i - 1].strip() == "Returns:":  # or napoleon reads a type before the first colon
             lines[i] = re.sub(r"\S", r": \g<0>", lines[i], count=1)
     if what in PLAIN:
         plain_docstrings[name] = list(lines)
@@ -88,6 +94,12 @@ def restore_plain(app, what, name, obj, options, lines):
         lines[:] = plain_docstrings.pop(name)
 
 
+def remove_learn(app, what, name, obj, options, lines):
+    """Remove `learn` from the parameters of the learner's methods, because some are functions elsewhere."""
+    if name.startswith("learner.Learner."):
+        lines[:] = [line for line in lines if not line.startswith(":param learn:")]
+
+
 def mark_code(app, what, name, obj, options, lines):
     """Show indented text after a blank line as Python, not as a quotation."""
     in_section = False
@@ -99,7 +111,32 @@ def mark_code(app, what, name, obj, options, lines):
             lines[i:i] = [".. code-block:: python", ""]
 
 
+def hide_signature(app, what, name, obj, options, signature, returns):
+    """Show no arguments of what users do not construct: results, and the protocol of metrics."""
+    is_result = is_dataclass(obj) and (name.count(".") > 1 or name == "learner.CrossValidation")
+    return ("", returns) if is_result or name == "callbacks.Metric" else None
+
+
+def skip_former(app, what, name, obj, skip, options):
+    """Skip what is deprecated."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("The former name of") else None
+
+
+def write_help(app, docname, source):
+    """Add the help of every command to its page."""
+    if docname == "api/command_line":
+        os.environ["COLUMNS"] = "80"
+        parser = make_parser()
+        for action in parser._subparsers._group_actions:
+            for verb, each in action.choices.items():
+                source[0] += f"\n## `learner {verb}`\n\n```text\n{each.format_help()}```\n"
+
+
 def setup(app):
+    app.connect("source-read", write_help)
+    app.connect("autodoc-process-signature", hide_signature)
+    app.connect("autodoc-skip-member", skip_former)
     app.connect("autodoc-process-docstring", mark_names, priority=100)
     app.connect("autodoc-process-docstring", restore_plain, priority=800)
+    app.connect("autodoc-process-docstring", remove_learn, priority=850)
     app.connect("autodoc-process-docstring", mark_code, priority=900)

@@ -243,16 +243,35 @@ def test_the_catalogue_has_every_metric_of_ours():
 @pytest.mark.parametrize("package", [callbacks, learner], ids=lambda package: package.__name__)
 def test_the_reference_has_every_public_name(package):
     entry = rf"^\.\. (?:auto(?!module)\w+|py:data):: {package.__name__}\.(\w+)$"
-    there = set(re.findall(entry, text_of("api.md"), re.MULTILINE))
-    public = set(package.__all__)
-    assert there == public, (
-        f"docs/api.md lacks {sorted(public - there)} and has {sorted(there - public)} too many: "
-        f"write a line as `.. autoclass:: {package.__name__}.{next(iter(public))}`"
+    there = re.findall(entry, reference(), re.MULTILINE)
+    public = sorted(package.__all__)
+    missing, extra = set(public) - set(there), set(there) - set(public)
+    assert sorted(there) == public, (
+        f"docs/api lacks {sorted(missing)} and has {sorted(extra)} too many: "
+        f"write a line as `.. autoclass:: {package.__name__}.{public[0]}`, each name once"
     )
 
 
+def test_the_reference_has_every_method_of_the_learner():
+    there = re.findall(r"^\.\. auto\w+:: learner\.Learner\.(\w+)$", reference(), re.MULTILINE)
+    assert sorted(there) == sorted({"state", "run_folder", "optimizer_given", *documented_members(Learner)})
+
+
+def documented_members(cls: type) -> Iterator[str]:
+    """The public methods and properties that have a docstring of their own."""
+    for name, member in inspect.getmembers(cls):
+        is_own = not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+        if is_own and inspect.getdoc(member):
+            yield name
+
+
+def reference() -> str:
+    """The text of all pages of the reference."""
+    return "".join(page.read_text(encoding="utf-8") for page in sorted((DOCS / "api").glob("*.md")))
+
+
 def test_the_reference_lists_the_defaults():
-    found = re.search(r"DEFAULT_CALLBACKS\n\n(.*?)\n\n|\Z", text_of("api.md"), re.DOTALL)
+    found = re.search(r"DEFAULT_CALLBACKS\n\n(.*?)\n\n|\Z", reference(), re.DOTALL)
     assert found is not None
     assert re.findall(r"``(\w+)``", found.group(1)) == DEFAULT_NAMES
 

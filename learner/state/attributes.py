@@ -136,7 +136,7 @@ class FitState(PassState, Clock):
     def _set_results(self, results: dict[str, Any]) -> None:
         self._results = as_results(results)
 
-    results = property(results_of, _set_results)
+    results = property(results_of, _set_results, doc="What was measured in this epoch, by name.")
 
     @property
     def pass_name(self) -> str:
