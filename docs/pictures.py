@@ -16,9 +16,23 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from callbacks import ActivationStats, GradientFlow, Metrics, PlotSnapshots, Recorder, ZeroGrad, accuracy
-from callbacks.history.drawing import BLUE, add_legend, new_axes
-from learner import Interpretation, Learner
+from callbacks import (
+    ActivationStats,
+    CutMix,
+    GradientFlow,
+    LossSurface,
+    Metrics,
+    MixUp,
+    PlotSnapshots,
+    Recorder,
+    WeightUpdates,
+    ZeroGrad,
+    accuracy,
+    annealers,
+    on,
+)
+from callbacks.history.drawing import BLUE, add_legend, new_axes, new_panels
+from learner import Data, Interpretation, Learner
 from learner.data.datasets import diabetes, digits
 
 FOLDER = Path(__file__).parent / "pictures"
@@ -47,6 +61,10 @@ def main() -> None:
     draw_lr_find()
     draw_training()
     draw_numbers()
+    draw_annealers()
+    draw_surface()
+    for mixer in (MixUp(1.0, seed=3), CutMix(1.0, seed=3)):
+        draw_mixed(mixer)
 
 
 def draw_data() -> None:
@@ -92,9 +110,11 @@ def draw_training() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     optimizer = partial(torch.optim.AdamW, lr=3e-3)
-    callbacks = [ActivationStats(), GradientFlow()]
+    callbacks = [ActivationStats(), GradientFlow(), WeightUpdates()]
     learn = Learner(model, digits(), nn.functional.cross_entropy, optimizer, callbacks, [accuracy])
     save(learn.fit(8).plot().figure, "history.png")
+    save(learn.history.plot(["train_loss", "valid_loss"]).figure, "progress.png")
+    save(learn.callbacks[WeightUpdates].plot().figure, "updates.png")
     save(learn.callbacks[ActivationStats].plot_histograms(), "activations.png")
     save(learn.callbacks[GradientFlow].plot().figure, "gradients.png")
     save(Interpretation(learn).plot_confusion_matrix().figure, "confusion.png")
@@ -107,6 +127,65 @@ def draw_numbers() -> None:
     learn = Learner(nn.Linear(10, 1), diabetes(), nn.functional.mse_loss, optimizer)
     learn.fit(20)
     save(Interpretation(learn).plot_predictions().figure, "predictions.png")
+
+
+def draw_annealers() -> None:
+    """The values of six schedules over the progress of a fit."""
+    shapes = {
+        "lin(1, 0)": annealers.lin(1.0, 0.0),
+        "cos(1, 0)": annealers.cos(1.0, 0.0),
+        "one_cycle(0.04, 1, 0)": annealers.one_cycle(0.04, 1.0, 0.0),
+        "flat_cos(1)": annealers.flat_cos(1.0),
+        "warmup_cosine(1)": annealers.warmup_cosine(1.0),
+        "wsd(1)": annealers.wsd(1.0),
+    }
+    progress = [step / 200 for step in range(201)]
+    axes = new_panels(6, 7, 3.6, 3, sharex=True, sharey=True)
+    for ax, (name, shape) in zip(axes, shapes.items(), strict=True):
+        ax.plot(progress, [shape(each) for each in progress], color=BLUE, linewidth=1.8)
+        ax.set_title(name, fontsize="small")
+    axes[4].set_xlabel("progress of the fit")
+    save(axes[0].figure, "annealers.png")
+
+
+def draw_surface() -> None:
+    """The path of two of the article's parameters over the loss."""
+    path = LossSurface()
+    learn = make_learner(1e-5, path)
+    learn.fit(10)
+    save(path.plot(learn, ("params[0]", "params[1]"), n=33, margin=1).figure, "surface.png")
+
+
+def draw_mixed(mixer: MixUp | CutMix) -> None:
+    """Six simple pictures as one batch, mixed."""
+
+    @on("after_pred")
+    def draw(learn: Any) -> None:
+        axes = new_panels(6, 6, 1.1, 6)
+        for ax, item in zip(axes, learn.inputs[0], strict=True):
+            ax.imshow(item[0].numpy(), cmap="viridis", vmin=0, vmax=1)
+            ax.set_axis_off()
+        save(axes[0].figure, f"{type(mixer).__name__.lower()}.png")
+
+    torch.manual_seed(0)
+    model, optimizer = nn.Sequential(nn.Flatten(), nn.Linear(48 * 48, 6)), partial(torch.optim.SGD, lr=0.1)
+    data, composed = Data([(simple_pictures(48), torch.arange(6))]), [ZeroGrad, mixer, draw]
+    Learner(model, data, nn.functional.cross_entropy, optimizer, composed, defaults=()).fit(1)
+
+
+def simple_pictures(size: int) -> Tensor:
+    """A disc, stripes, a cross, a ring, a square and diagonals, shape (6, 1, size, size), in [0, 1]."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    radius = (x**2 + y**2).sqrt()
+    found = [
+        radius < 0.7,
+        (y * 8).floor() % 2 == 0,
+        (x.abs() < 0.2) | (y.abs() < 0.2),
+        (radius - 0.65).abs() < 0.15,
+        (x.abs() < 0.6) & (y.abs() < 0.6),
+        ((x + y) * 5).floor() % 2 == 0,
+    ]
+    return torch.stack(found)[:, None].float()
 
 
 def article() -> tuple[tuple[Tensor, Tensor], Tensor]:

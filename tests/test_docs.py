@@ -20,7 +20,6 @@ from callbacks.core.foreign_names import EVENT_WORDS
 from learner import DEFAULT_CALLBACKS, Learner
 from learner.cli.commands import main
 from learner.engine.explain import LOOP
-from learner.recipes.names import table as names_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
@@ -190,54 +189,10 @@ def test_the_table_of_what_a_hook_sees_is_the_protocol():
     assert named == members
 
 
-# The catalogue and the reference --------------------------------------------------------------------------
+# The reference ----------------------------------------------------------------------------------------------
 
 
-def test_the_catalogue_has_every_callback_with_its_phase():
-    rows = {names_in(row[0])[0]: row[1:3] for row in table(text_of("catalogue.md"))}
-    phases = {name: f"`{Order(callback.order).name}`" for name, callback in CALLBACKS.items()}
-    assert {name: phase for name, (phase, _) in rows.items()} == phases, "docs/catalogue.md is out of date"
-
-
-def test_the_catalogue_marks_the_defaults():
-    rows = table(text_of("catalogue.md"))
-    marked = [names_in(row[0])[0] for row in rows if row[2]]
-    assert marked == [callback.__name__ for callback in DEFAULT_CALLBACKS]
-
-
-@pytest.mark.parametrize("name", CALLBACKS)
-def test_the_catalogue_has_an_example_of_every_callback(name):
-    fences = outputs.fences_of(section("catalogue.md", name))
-    assert any(fence.words[0] == "python" and name in fence.text for fence in fences) or name in DEFAULT_NAMES
-
-
-DEFAULT_NAMES = [callback.__name__ for callback in DEFAULT_CALLBACKS]  # their examples need not name them
-
-
-def test_the_table_of_other_names_has_every_callback():
-    named = [names_in(row[0])[0] for row in table(section("catalogue.md", "What others call it"))]
-    assert [name for name in named if name != "on"] == [name for name in catalogued() if name in CALLBACKS]
-
-
-def test_the_tables_name_every_callback_of_other_libraries():
-    tables = section("catalogue.md", "What others call it") + section(
-        "catalogue.md", "What has no callback of its own"
-    )
-    named = set(re.findall(r"`(\w+)", tables))
-    lines = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8").splitlines()
-    peers = dict(line.split(": ") for line in lines if not line.startswith("#"))
-    missing = {peer: sorted(set(names.split()) - named) for peer, names in peers.items()}
-    assert not any(missing.values()), f"docs/catalogue.md does not say what these are here: {missing}"
-
-
-def catalogued() -> list[str]:
-    """The callbacks in the order of the catalogue."""
-    return [names_in(row[0])[0] for row in table(text_of("catalogue.md"))]
-
-
-def test_the_catalogue_has_every_metric_of_ours():
-    rows = table(section("catalogue.md", "Metrics"))
-    assert {name.split("(")[0] for row in rows for name in names_in(row[0])} == set(names_of("metric"))
+DEFAULT_NAMES = [callback.__name__ for callback in DEFAULT_CALLBACKS]
 
 
 @pytest.mark.parametrize("package", [callbacks, learner], ids=lambda package: package.__name__)
