@@ -20,4 +20,39 @@ WRONG_ANSWERS: dict[str, list[list[tuple[str, str, str]]]] = {
             ("too_high = 4e-5", "too_high = 3e-5", "try a higher rate"),
         ],
     ],
+    "2_learner": [
+        [
+            ("Data([train], [valid])", "train", "no validation data"),
+            ("callbacks=[EarlyStopping", "callbacks=[ZeroGrad] or [EarlyStopping", "add the callback"),
+            ("lr=0.5", "lr=0.3", "learning rate of 0.5"),
+            (", min_delta=0.1", "", "min_delta"),
+            ("min_delta=0.1", "min_delta=0.1, restore_best=False", "restore_best"),
+            ('"valid_loss"', '"train_loss"', "loop stops after"),
+        ],
+    ],
+    "3_callbacks": [
+        [
+            (">= self.target", "<= self.target", "stops after the first epoch"),
+            (">= self.target", ">= self.target + 1", "did not stop"),
+            (">= self.target", ">= self.target + 0.03", "epoch late"),
+            ("{value:.3f}", "good", "does not mention the accuracy"),
+            ("learn.stop(", "print(", "did not stop"),
+        ],
+        [
+            (" / self.n ", " ", "divide by the number of batches"),
+            ("def before_train", "def before_fit", "start again in before_train"),
+            ('["gradient_norm"] =', '["norm"] =', "there is no result"),
+            ("self.total + torch", "torch", "mean of 4"),
+        ],
+        [
+            ("requires_grad_(False)", "requires_grad_(True)", "the layer learns"),
+            ("def cleanup_fit", "def after_fit", "after an error"),
+            ("requires_grad_(required_grad)", "requires_grad_(True)", "restore what was there, not True"),
+            (
+                "            parameter.requires_grad_(required_grad)",
+                "            pass",
+                "still frozen after the fit",
+            ),
+        ],
+    ],
 }
