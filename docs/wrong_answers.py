@@ -55,4 +55,17 @@ WRONG_ANSWERS: dict[str, list[list[tuple[str, str, str]]]] = {
             ),
         ],
     ],
+    "5_seeing_inside": [
+        [
+            ("isinstance(module, nn.ReLU)", "isinstance(module, nn.Conv2d)", "shares is empty"),
+            ("if module.training:", "if True:", "only if module.training"),
+            ("(output == 0).all(dim=0)", "(output == 0)", "6 of 8 units"),
+            ("all(dim=0)", "any(dim=0)", "not for any"),
+            ("    def cleanup_fit(self", "    def _cleanup(self", "hook is still there after the fit"),
+            ("cleanup_fit", "after_fit", "after an error in the fit a hook"),
+        ],
+        [
+            ("lr=0.01, activation=nn.LeakyReLU", "lr=0.2", "not yet below 0.05"),
+        ],
+    ],
 }
