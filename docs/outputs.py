@@ -7,6 +7,9 @@ change, this script updates the fences. The error that ends a fence marked `rais
 Three dots in an output match anything. The time at the end of an epoch's line and white space are ignored,
 so long messages may be broken into lines. Decimal numbers may differ by a thousandth, as they do between
 processors.
+
+Python whose first line is the name of a file, as `# train.py`, is also written to that file, with its
+continuations. So other examples of the page can import it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import sys
 import tempfile
 import textwrap
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +33,7 @@ from markdown_it import MarkdownIt
 
 WIDTH = 100
 EPOCH_TIME = re.compile(r" \d+\.\ds$", re.MULTILINE)  # at the end of a line, as `0.1s`
+FILE = re.compile(r"# (\w+\.py)\n")  # the first line of Python that readers save
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?")
 LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -90,8 +95,39 @@ def examples_of(page: Path) -> list[Example]:
         if "continuation" not in fence.words:
             module = types.ModuleType("page")
         shown = following if following is not None and following.words == ["output"] else None
-        found.append(Example(fence, shown, run(fence, vars(module), page)))
+        with files_of(page):
+            found.append(Example(fence, shown, run(fence, vars(module), page)))
     return found
+
+
+@contextlib.contextmanager
+def files_of(page: Path) -> Iterator[None]:
+    """Write the files of a page into the working directory, and let Python import them from there."""
+    files, folder = file_texts(page), str(Path.cwd())
+    for name, text in files.items():
+        Path(name).write_text(text, encoding="utf-8")
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        for name in files:
+            sys.modules.pop(name.removesuffix(".py"), None)
+
+
+def file_texts(page: Path) -> dict[str, str]:
+    """The files of a page: Python that starts with the name of its file, and the continuations after it."""
+    texts: dict[str, str] = {}
+    name = None
+    for fence in fences_of(page.read_text(encoding="utf-8")):
+        if fence.words[:1] != ["python"] or "notest" in fence.words:
+            continue
+        if "continuation" not in fence.words:
+            found = FILE.match(fence.text)
+            name = found and found[1]
+        if name:
+            texts[name] = f"{texts[name]}\n{fence.text}" if name in texts else fence.text
+    return texts
 
 
 def fences_of(text: str) -> list[Fence]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
 import shutil
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import outputs  # docs/outputs.py
 import pytest
 
 import callbacks
@@ -29,20 +27,6 @@ CALLBACKS = {
     if name in callbacks.__all__ and inspect.isclass(value) and issubclass(value, Callback)
 }
 del CALLBACKS["Callback"]
-
-
-def load_outputs() -> types.ModuleType:
-    """The script `docs/outputs.py` as a module."""
-    spec = importlib.util.spec_from_file_location("docs_outputs", DOCS / "outputs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-outputs = load_outputs()
 
 
 def text_of(page: str) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
 import tomllib
 from pathlib import Path
 
+import outputs  # docs/outputs.py
 import pytest
 from markdown_it import MarkdownIt
+
+from callbacks import Callback
+from learner import Learner
 
 ROOT = Path(__file__).parent.parent
 DOCS, EXAMPLES = ROOT / "docs", ROOT / "examples"
@@ -64,3 +69,41 @@ def test_the_page_on_moving_a_loop_has_every_line_of_the_loop():
     body = text.split("def main(")[1].split("if __name__")[0].split("\n", 2)[2]
     shown = {line for each in quotations() for line in lines_of(each)}
     assert [line for line in lines_of(body) if line not in shown] == []
+
+
+class CtrlC(Callback):
+    """Presses Ctrl-C in the fourth epoch; in a resumed fit, stops at the end of the epoch."""
+
+    def after_batch(self, learn):
+        if learn.training and not learn.resumed and learn.epoch == 3 and learn.batch_idx == 9:
+            signal.raise_signal(signal.SIGINT)
+
+    def after_epoch(self, learn):
+        if learn.resumed:
+            learn.stop("enough")
+
+
+def test_the_script_of_the_first_model_continues_after_ctrl_c_as_the_page_shows(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    page, fit = DOCS / "first_model.md", Learner.fit
+    monkeypatch.setattr(Learner, "fit", lambda learn, n, **given: fit(learn, n, [CtrlC], **given))
+    with outputs.files_of(page):
+        script = Path("train.py").read_text()
+        script = script[: re.search(r"^learn\.fit\(.*\n", script, re.MULTILINE).end()]
+        with pytest.raises(KeyboardInterrupt):
+            exec(script, {})
+        interrupted = capsys.readouterr()
+        exec(script, {})
+    shown = [fence.text for fence in outputs.fences_of(page.read_text()) if fence.words == ["text"]]
+    notice = interrupted.err.strip()  # a terminal shows it between the lines of the table
+    assert notice in shown[0]
+    assert agree(shown[0].replace(f"{notice}\n", ""), interrupted.out)
+    continued = capsys.readouterr().out
+    assert agree(shown[1], continued), continued
+
+
+def agree(shown: str, printed: str) -> bool:
+    """Are they the same, apart from the times of the epochs?"""
+    return outputs.matches(outputs.EPOCH_TIME.sub("", shown), outputs.EPOCH_TIME.sub("", printed))
