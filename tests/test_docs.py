@@ -236,7 +236,7 @@ def is_documented_elsewhere(cls: type, attribute: str) -> bool:
 
 # Coming from elsewhere ------------------------------------------------------------------------------------
 
-COMING = ["coming_from/fastai.md", "coming_from/lightning.md"]
+COMING = sorted(f"coming_from/{page.name}" for page in (DOCS / "coming_from").glob("*.md"))
 
 
 @pytest.mark.parametrize("page", COMING)
