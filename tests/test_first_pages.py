@@ -17,7 +17,6 @@ from learner import Learner
 ROOT = Path(__file__).parent.parent
 DOCS, EXAMPLES = ROOT / "docs", ROOT / "examples"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
-PAGES.remove(DOCS / "catalogue/index.md")  # is being divided into pages
 FIRST = [ROOT / "README.md", DOCS / "index.md", DOCS / "install.md", DOCS / "first_model.md"]
 LONGEST_SENTENCE, LONGEST_PAGE = 35, 1500
 
