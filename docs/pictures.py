@@ -113,10 +113,10 @@ def draw_training() -> None:
     callbacks = [ActivationStats(), GradientFlow(), WeightUpdates()]
     learn = Learner(model, digits(), nn.functional.cross_entropy, optimizer, callbacks, [accuracy])
     save(learn.fit(8).plot().figure, "history.png")
-    save(learn.history.plot(["train_loss", "valid_loss"]).figure, "progress.png")
-    save(learn.callbacks[WeightUpdates].plot().figure, "updates.png")
+    save(learn.history.plot(["train_loss", "valid_loss"], ax=new_axes(5, 3)).figure, "progress.png")
+    save(learn.callbacks[WeightUpdates].plot(ax=new_axes(6, 3.2)).figure, "updates.png")
     save(learn.callbacks[ActivationStats].plot_histograms(), "activations.png")
-    save(learn.callbacks[GradientFlow].plot().figure, "gradients.png")
+    save(learn.callbacks[GradientFlow].plot(ax=new_axes(6, 2.8)).figure, "gradients.png")
     save(Interpretation(learn).plot_confusion_matrix().figure, "confusion.png")
 
 
@@ -140,11 +140,12 @@ def draw_annealers() -> None:
         "wsd(1)": annealers.wsd(1.0),
     }
     progress = [step / 200 for step in range(201)]
-    axes = new_panels(6, 7, 3.6, 3, sharex=True, sharey=True)
+    axes = new_panels(6, 5, 4.6, 2, sharex=True, sharey=True)
     for ax, (name, shape) in zip(axes, shapes.items(), strict=True):
         ax.plot(progress, [shape(each) for each in progress], color=BLUE, linewidth=1.8)
         ax.set_title(name, fontsize="small")
-    axes[4].set_xlabel("progress of the fit")
+    for ax in axes[4:]:
+        ax.set_xlabel("progress of the fit", fontsize="small")
     save(axes[0].figure, "annealers.png")
 
 
@@ -153,7 +154,8 @@ def draw_surface() -> None:
     path = LossSurface()
     learn = make_learner(1e-5, path)
     learn.fit(10)
-    save(path.plot(learn, ("params[0]", "params[1]"), n=33, margin=1).figure, "surface.png")
+    ax = path.plot(learn, ("params[0]", "params[1]"), n=33, margin=1, ax=new_axes(5, 3.8))
+    save(ax.figure, "surface.png")
 
 
 def draw_mixed(mixer: MixUp | CutMix) -> None:
