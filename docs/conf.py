@@ -119,7 +119,7 @@ def hide_signature(app, what, name, obj, options, signature, returns):
 
 def skip_former(app, what, name, obj, skip, options):
     """Skip what is deprecated."""
-    return True if (getattr(obj, "__doc__", None) or "").startswith("The former name of") else None
+    return True if re.match("The (former|old) name of", getattr(obj, "__doc__", None) or "") else None
 
 
 def write_help(app, docname, source):

@@ -1,0 +1,50 @@
+"""Every page of the built site fits a phone and a laptop, loads all its files and has no error, light and dark.
+
+Build the site first: `.ci/run docs` does both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Browser
+
+SITE = Path(__file__).parents[2] / "docs" / "_build" / "html"
+PAGES = sorted(page for page in SITE.rglob("*.html") if not {"_modules", "_static"} & {*page.parts})
+WIDTHS, SCHEMES = (390, 1280), ("light", "dark")
+TOO_WIDE = """[...document.querySelectorAll("article *, .mobile-header *")]
+    .filter(each => each.getBoundingClientRect().right > innerWidth + 1)
+    .slice(0, 3).map(each => each.outerHTML.slice(0, 200))"""
+MISSING = """[...document.images].filter(each => each.complete && !each.naturalWidth).map(each => each.src)"""
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+
+
+def test_the_site_is_built():
+    assert (SITE / "index.html").exists(), "build it first: sphinx-build -W -b html docs docs/_build/html"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+def test_every_page_fits_the_screen_and_has_no_error():
+    with Browser() as browser:
+        found = {str(page.relative_to(SITE)): list(problems(browser, page)) for page in PAGES}
+    assert {name: each for name, each in found.items() if each} == {}
+
+
+def problems(browser: Browser, page: Path) -> Iterator[str]:
+    """What is wrong with a page, at every width and in both schemes."""
+    browser.open(page.as_uri())
+    for width, scheme in product(WIDTHS, SCHEMES):
+        browser.show(width, scheme)
+        needed = browser.evaluate("document.documentElement.scrollWidth")
+        if needed > width:
+            yield f"needs {needed} of {width} pixels: {browser.evaluate(TOO_WIDE)}"
+        background = sum(map(int, re.findall(r"\d+", browser.evaluate(BACKGROUND))[:3]))
+        if (background > 384) != (scheme == "light"):
+            yield f"its background is not {scheme}"
+    yield from (f"missing: {picture}" for picture in browser.evaluate(MISSING))
+    yield from browser.problems
