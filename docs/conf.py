@@ -3,14 +3,19 @@
 import os
 import re
 import sys
+import tomllib
 from dataclasses import is_dataclass
 from pathlib import Path
 
+from sphinx.addnodes import index
 from sphinx.ext.autodoc import preserve_defaults
+from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from learner.cli.commands import make_parser
+
+DOCS = Path(__file__).resolve().parent
 
 project = "plainlearner"
 author = "The plainlearner authors"
@@ -34,6 +39,7 @@ html_title = "plainlearner"
 html_theme_options = {"top_of_page_buttons": []}
 html_static_path = ["_static"]
 html_css_files = ["plainlearner.css"]
+html_search_scorer = str(DOCS / "search_scorer.js")
 templates_path = ["_templates"]
 pygments_style = "friendly"
 
@@ -58,6 +64,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 
 
+logger = logging.getLogger(__name__)
 read_defaults = preserve_defaults.update_defvalue
 
 
@@ -122,6 +129,20 @@ def skip_former(app, what, name, obj, skip, options):
     return True if re.match("The (former|old) name of", getattr(obj, "__doc__", None) or "") else None
 
 
+def add_search_words(app, document):
+    """Add the words of `search_words.toml` to the index, as main entries, which the search ranks first."""
+    env = app.env
+    table = tomllib.loads((DOCS / "search_words.toml").read_text(encoding="utf-8"))
+    for place, words in table.items():
+        page, _, anchor = place.partition("#")
+        if page == env.docname:
+            env.note_dependency("search_words.toml")
+            if anchor and anchor not in document.ids:
+                logger.warning("search_words.toml: the page %s has no heading #%s", page, anchor)
+            entries = [("single", word, anchor, "main", None) for word in words]
+            document.append(index(entries=entries, inline=False))
+
+
 def write_help(app, docname, source):
     """Add the help of every command to its page."""
     if docname == "api/command_line":
@@ -133,6 +154,7 @@ def write_help(app, docname, source):
 
 
 def setup(app):
+    app.connect("doctree-read", add_search_words)
     app.connect("source-read", write_help)
     app.connect("autodoc-process-signature", hide_signature)
     app.connect("autodoc-skip-member", skip_former)
