@@ -132,11 +132,11 @@ def skip_former(app, what, name, obj, skip, options):
 def add_search_words(app, document):
     """Add the words of `search_words.toml` to the index, as main entries, which the search ranks first."""
     env = app.env
+    env.note_dependency("search_words.toml")
     table = tomllib.loads((DOCS / "search_words.toml").read_text(encoding="utf-8"))
     for place, words in table.items():
         page, _, anchor = place.partition("#")
         if page == env.docname:
-            env.note_dependency("search_words.toml")
             if anchor and anchor not in document.ids:
                 logger.warning("search_words.toml: the page %s has no heading #%s", page, anchor)
             entries = [("single", word, anchor, "main", None) for word in words]

@@ -14,6 +14,13 @@ DOCS = HERE.parents[1] / "docs"
 WORDS = tomllib.loads((DOCS / "search_words.toml").read_text(encoding="utf-8"))
 
 QUERIES = {
+    "early stopping": "catalogue/stop_and_save",
+    "EarlyStopping": "catalogue/stop_and_save",
+    "checkpoint": "catalogue/stop_and_save",
+    "gradient clipping": "catalogue/regularise",
+    "mixed precision": "catalogue/precision_and_speed",
+    "tensorboard": "catalogue/log_and_plot",
+    "ModelCheckpoint": "other_names",
     "export": "export",
     "test set": "first_model",
     "confusion matrix": "looking",
