@@ -66,7 +66,7 @@ def assert_hints(
 
 
 def hint_for(code: str, names: dict[str, Any]) -> str:
-    """The message of the check: of an AssertionError, as other errors are no hints."""
+    """The message of the check if it raises an AssertionError; other errors are not hints."""
     try:
         run(code, dict(names))
     except AssertionError as error:

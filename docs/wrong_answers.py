@@ -55,6 +55,23 @@ WRONG_ANSWERS: dict[str, list[list[tuple[str, str, str]]]] = {
             ),
         ],
     ],
+    "4_rates": [
+        [
+            ("progress / 0.1", "progress", "half of the warm-up"),
+            ("progress / 0.1", "1 - progress / 0.1", "starts at 1 instead of 0"),
+            ("(progress - 0.1) / 0.9", "progress", "the cosine starts at 0.1"),
+            ("(progress - 0.1) / 0.9", "progress - 0.1", "ends at"),
+        ],
+        [
+            ("learn.batch_idx\n", "0\n", "last rate"),
+            ("n_batches - 1)", "n_batches)", "last rate"),
+            ("rate * self.shape", "self.shape", "first wrong rate"),
+            ("rate * self.shape", "group['lr'] * self.shape", "all rates are 0"),
+            ("if learn.training", "if not learn.training", "in training only"),
+            ("def cleanup_fit", "def after_fit", "after an error"),
+            ("def cleanup_fit", "def _cleanup", "restore it in cleanup_fit"),
+        ],
+    ],
     "5_seeing_inside": [
         [
             ("isinstance(module, nn.ReLU)", "isinstance(module, nn.Conv2d)", "shares is empty"),

@@ -107,8 +107,8 @@ class LRSearch:
             The axes; `.figure.savefig(path)` writes the picture.
         """
         ax = ax or new_axes(7, 4.5)
-        raw = ax.plot(self.rates, self.raw, color=INK, alpha=0.5, linewidth=1, label="loss")
-        smooth = ax.plot(self.rates, self.losses, color=BLUE, linewidth=2, label="smoothed")
+        raw = ax.plot(self.rates, self.raw, "-", color=INK, alpha=0.5, linewidth=1, label="loss")
+        smooth = ax.plot(self.rates, self.losses, "-", color=BLUE, linewidth=2, label="smoothed")
         ax.set(xscale="log", xlabel="learning rate", ylabel="loss", title="Nothing to suggest: no fall")
         low = min(*self.raw, *self.losses)
         if self.falls:
