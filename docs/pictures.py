@@ -5,13 +5,17 @@ The library draws each figure, with fixed seeds, and writes it to `docs/pictures
 
 from __future__ import annotations
 
+import contextlib
 import math
+import runpy
 import sys
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from outputs import files_of
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -63,6 +67,7 @@ def main() -> None:
     draw_numbers()
     draw_annealers()
     draw_surface()
+    draw_first_model()
     for mixer in (MixUp(1.0, seed=3), CutMix(1.0, seed=3)):
         draw_mixed(mixer)
 
@@ -173,6 +178,14 @@ def draw_mixed(mixer: MixUp | CutMix) -> None:
     model, optimizer = nn.Sequential(nn.Flatten(), nn.Linear(48 * 48, 6)), partial(torch.optim.SGD, lr=0.1)
     data, composed = Data([(simple_pictures(48), torch.arange(6))]), [ZeroGrad, mixer, draw]
     Learner(model, data, nn.functional.cross_entropy, optimizer, composed, defaults=()).fit(1)
+
+
+def draw_first_model() -> None:
+    """A batch and the losses of the page on the first model, from its own script."""
+    with TemporaryDirectory() as folder, contextlib.chdir(folder), files_of(FOLDER.parent / "first_model.md"):
+        learn = runpy.run_path("train.py")["learn"]
+        save(learn.show_batch(9, classes=["disc", "square", "cross"]), "first_batch.png")
+        save(learn.history.plot().figure, "first_losses.png")
 
 
 def simple_pictures(size: int) -> Tensor:
