@@ -85,4 +85,17 @@ WRONG_ANSWERS: dict[str, list[list[tuple[str, str, str]]]] = {
             ("lr=0.01, activation=nn.LeakyReLU", "lr=0.2", "not yet below 0.05"),
         ],
     ],
+    "6_regularising": [
+        [
+            ("if learn.training:", "if True:", "only if learn.training"),
+            ("randn_like", "rand_like", "not rand_like"),
+            ("torch.randn_like(points)", "torch.randn(1)", "its own noise"),
+            ("self.std * ", "", "standard deviation 0.3"),
+            ("torch.randn_like(points)", "torch.randn(20, 2, generator=torch.Generator())", "the same noise"),
+        ],
+        [
+            ("learn.loss_grad + self", "self", "not that of loss"),
+            ("square().mean()", "square().sum()", "not that of loss"),
+        ],
+    ],
 }
