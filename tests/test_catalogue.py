@@ -132,7 +132,8 @@ def elsewhere(name: str) -> set[tuple[str, str]]:
 
 def other_names() -> list[tuple[str, str, str]]:
     """The rows of the tables of frameworks: framework, name there, what it is here."""
-    return [(each, *row) for each in [*FRAMEWORKS, "Other libraries"] for row in table(section(OTHER, each))]
+    headings = [*FRAMEWORKS, "Other libraries"]
+    return [(each, theirs, here) for each in headings for theirs, here in table(section(OTHER, each))]
 
 
 def pairs(heading: str) -> dict[str, str]:
@@ -154,7 +155,7 @@ def test_the_names_of_the_entries_are_the_rows_that_link_to_them():
 def test_every_callback_of_other_frameworks_has_a_row():
     lines = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8").splitlines()
     for peer, names in (line.split(": ") for line in lines if not line.startswith("#")):
-        there = {re.match(r"`(\w+)", theirs).group(1) for each, theirs, _ in other_names() if each == peer}
+        there = {re.findall(r"\w+", theirs)[0] for each, theirs, _ in other_names() if each == peer}
         assert not set(names.split()) - there, f"docs/{OTHER} does not say what these of {peer} are here"
 
 
