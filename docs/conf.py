@@ -39,9 +39,11 @@ html_title = "plainlearner"
 html_theme_options = {"top_of_page_buttons": []}
 html_static_path = ["_static"]
 html_css_files = ["plainlearner.css"]
+html_js_files = ["break_names.js"]
 html_search_scorer = str(DOCS / "search_scorer.js")
 templates_path = ["_templates"]
-pygments_style = "friendly"
+pygments_style = "default"
+pygments_dark_style = "github-dark"
 
 copybutton_selector = "div:not(.highlight-output, .highlight-text) > div.highlight > pre"
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "  # of a block with prompts, only what follows them is copied
