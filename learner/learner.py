@@ -39,7 +39,7 @@ from learner.messages.arguments import (
 from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import with_hints
 from learner.report import reporting
-from learner.resume import best, resumption, saving
+from learner.resume import best, loading, resumption, saving
 from learner.resume.resumption import Resume
 from learner.scripts.to_script import to_script
 from learner.state import copies, membership, optimizer_modes, snapshots
@@ -247,7 +247,8 @@ class Learner(FitState):
     get_preds = get_preds
     export = exporting.export
     save = saving.save
-    load = saving.load
+    async_save = saving.async_save
+    load = loading.load
     load_best = best.load_best
     save_step = replay.write
     report = reporting.report

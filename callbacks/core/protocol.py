@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from callbacks.core.pending import PendingSave
 from callbacks.history.direction import Direction
 from callbacks.history.history import History
 
@@ -177,6 +178,17 @@ class LearnerProtocol(Protocol):
         without: Iterable[str] = (),
     ) -> Path:
         """Write a checkpoint; `at` says where the fit is; `without` are parameters that it leaves out."""
+        ...
+
+    def async_save(
+        self,
+        path: str | Path,
+        *,
+        at: Literal["batch", "epoch", "end", "before"] | None = None,
+        without: Iterable[str] = (),
+        then: Callable[[], None] | None = None,
+    ) -> PendingSave:
+        """Like `save`, but a thread writes the file; in the first process it then calls `then`."""
         ...
 
     def save_step(self, path: str | Path, begin: dict[str, Any]) -> Path:

@@ -49,6 +49,10 @@ class Ranks:
         """Is this the process that prints, draws and writes? Right outside a fit too."""
         return is_first_process()
 
+    def files_group(self) -> Any:
+        """A group of the processes for threads that write files; None for one process alone."""
+        return None
+
     def n_items(self, learn: Any) -> int:
         """The items of the current batch in all processes."""
         return learn.n_items

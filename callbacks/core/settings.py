@@ -20,6 +20,13 @@ def check_count(owner: str, argument: str, value: Any, least: int) -> int:
     return value
 
 
+def check_switches(owner: str, **values: Any) -> None:
+    """Check arguments that are True or False."""
+    for argument, value in values.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{owner}({argument}={value!r}): write True or False.")
+
+
 def as_path(owner: str, argument: str, path: Any, form: str) -> Path:
     """A string or path as a path; `form` says for messages what to pass: "a file's name, as 'log.csv'"."""
     if not isinstance(path, (str, os.PathLike)) or not str(path):

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_switches, is_number
 from callbacks.distributed.sharded import DTYPES
 
 #: Arguments of torch's wrappers that `Distributed` sets itself.
@@ -64,9 +64,7 @@ def check_others(batch: Any, flags: dict[str, Any], backend: Any, timeout: Any) 
     """Refuse a batch, flags, a backend or a timeout that cannot be used."""
     if batch not in ("global", "each"):
         raise ValueError(f"Distributed(batch={batch!r}): write 'global' or 'each'.")
-    for name, value in flags.items():
-        if value is not None and not isinstance(value, bool):
-            raise TypeError(f"Distributed({name}={value!r}): write True or False.")
+    check_switches("Distributed", **{name: each for name, each in flags.items() if each is not None})
     known = dist.Backend.backend_list
     if backend is not None and (not isinstance(backend, str) or not set(parts_of(backend)) <= {*known}):
         raise ValueError(

@@ -247,6 +247,7 @@ class Distributed(Callback):
         learn.remove_callbacks(*[each for each in self._added if each in learn.callbacks])
         if self._group is None:
             return
+        self._group.end()
         draws.put(self._group.random)  # so that all processes draw the same numbers again
         if self._engine is not None:
             self._engine.end()

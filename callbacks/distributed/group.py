@@ -61,6 +61,17 @@ class FitMembers(Members):
         super().__init__()
         self.streams = Streams(self.rank, self.first(draws.take))
         self._saved: list[dict[str, Any]] | None = None
+        self._files_group: Any = None
+
+    def files_group(self) -> Any:
+        if self._files_group is None:
+            self._files_group = dist.new_group(backend="gloo")  # writing must not wait for a step, nor it
+        return self._files_group
+
+    def end(self) -> None:
+        """Leave the groups of this fit."""
+        if self._files_group is not None:
+            dist.destroy_process_group(self._files_group)
 
     def n_items(self, learn: Any) -> int:
         return learn.n_items if self.n_everywhere is None else self.n_everywhere

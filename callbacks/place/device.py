@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.modules import declared, modules_beside
+from callbacks.core.settings import check_switches
 from callbacks.optim.optimizers import members_of
 from callbacks.optim.shares import parameters_of
 from callbacks.place.prefetch import Prefetch, lane_to
@@ -53,8 +54,7 @@ class DevicePlacement(Callback):
         self, device: str | torch.device = "auto", *, prefetch: bool = True, name: str | None = None
     ):
         super().__init__(name=name)
-        if not isinstance(prefetch, bool):
-            raise TypeError(f"DevicePlacement(prefetch={prefetch!r}): write True or False.")
+        check_switches("DevicePlacement", prefetch=prefetch)
         self.device, self.prefetch = find_device(device), prefetch
         self._placed: nn.Module | None = None
         self._owned: Owned | None = None  # what was placed for this fit

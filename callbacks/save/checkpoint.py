@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from callbacks.core.contract import Callback, Direction, LearnerProtocol, Order
 from callbacks.core.every import Every
-from callbacks.core.settings import as_path
+from callbacks.core.pending import PendingSave
+from callbacks.core.ranks import ALONE, Ranks
+from callbacks.core.settings import as_path, check_switches
 from callbacks.core.warning import warn
 from callbacks.model.held import Held
 from callbacks.model.module_state import frozen_in
@@ -23,6 +26,7 @@ from callbacks.save.checkpoint_folder import (
     remove,
     surplus,
 )
+from callbacks.save.failed_saves import report_failed, was_interrupted
 from callbacks.save.folder_lock import FolderLock
 from callbacks.save.shards_folder import remove_unused
 
@@ -50,6 +54,9 @@ class Checkpoint(Callback):
             weights that `EarlyStopping` restores. If these are the weights before the update of the epoch,
             the name has their step, and the file is for `learn.load`; a run resumes from the other files.
         mode: `"min"` or `"max"` for `best`; by default the direction that the loss or metric declares.
+        asynchronous: copy the state at an interval, and write the file in a thread while training continues.
+            The copy takes as much main memory as the file. The next save waits for the one before it; the
+            last save, and that of an interrupted fit, are complete when the fit ends.
         trainable_only: leave out parameters that are frozen from the start of the fit, as the base model of
             adapters such as LoRA. The learner that loads a file must have the same base: a checksum is
             compared.
@@ -84,11 +91,13 @@ class Checkpoint(Callback):
         best: str | None = None,
         *,
         mode: Direction | None = None,
+        asynchronous: bool = False,
         trainable_only: bool = False,
         name: str | None = None,
     ):
         super().__init__(name=name)
-        self.trainable_only = trainable_only
+        check_switches("Checkpoint", asynchronous=asynchronous, trainable_only=trainable_only)
+        self.trainable_only, self.asynchronous = trainable_only, asynchronous
         self.folder = as_path("Checkpoint", "folder", folder, "the name of a folder, such as 'runs/first'")
         if keep is not None and (type(keep) is not int or keep < 1):
             raise ValueError(
@@ -102,6 +111,7 @@ class Checkpoint(Callback):
         self._unlocked: Exception | None = None  # why a resumed fit has no lock
         self._is_ours = False  # has this callback started the run in the folder?
         self._is_shared = False  # do several processes train?
+        self._pending: tuple[Path, PendingSave] | None = None  # the file that a thread writes
         self._reset()
 
     def _reset(self) -> None:
@@ -203,6 +213,7 @@ class Checkpoint(Callback):
             if self._lock is not None and learn.error is not None and learn.failed_between_batches:
                 self._save(learn, "batch")
         finally:
+            self._wait(learn, ALONE)  # after an error, other processes may be elsewhere
             if self._lock is not None:
                 self._lock.release()
             learn.marks_passes = False
@@ -211,20 +222,42 @@ class Checkpoint(Callback):
     def _save(self, learn: LearnerProtocol, at: Any, *, is_last: bool = False, is_best: bool = False) -> None:
         if learn.error is not None and self._is_shared:
             return  # other processes may be at another batch
+        self._wait(learn, learn.ranks)
         learn.ranks.prepare_save(learn)
         assert self._folder is not None
         path = self._folder / f"step-{learn.global_step:09}.pt"
+        finish = partial(self._finish, path, is_best)
         try:
             learn.ranks.first(self._renew)
+            if self.asynchronous and not (is_last or was_interrupted(learn) or learn.error):
+                pending = learn.async_save(path, at=at, without=self._left_out(learn), then=finish)
+                self._pending = path, pending
+                return
             learn.save(path, at=at, without=self._left_out(learn))
-            former = learn.ranks.first(lambda: keep_as_best(path) if is_best else [])
+            learn.ranks.first(finish)
         except OSError as error:
             self._fail(learn, error, path, is_last)
             return
         self._n_failures = 0
-        if learn.ranks.is_first:
-            self._remove([*former, *surplus(self._folder, self.keep)])
-            remove_unused(self._folder)
+
+    def _finish(self, path: Path, is_best: bool) -> None:
+        """Keep a complete file as the best one, and remove those that it replaces."""
+        former = keep_as_best(path) if is_best else []
+        self._remove([*former, *surplus(path.parent, self.keep)])
+        remove_unused(path.parent)
+
+    def _wait(self, learn: LearnerProtocol, ranks: Ranks) -> None:
+        """Wait until the file that a thread writes is complete."""
+        if self._pending is None:
+            return
+        (path, pending), self._pending = self._pending, None
+        try:
+            ranks.first(pending.wait)
+            pending.wait()  # in the other processes
+        except OSError as error:
+            self._fail(learn, error, path, is_last=False)
+        else:
+            self._n_failures = 0
 
     def _renew(self) -> None:
         assert self._lock is not None
@@ -237,6 +270,7 @@ class Checkpoint(Callback):
     def _save_measured(self, learn: LearnerProtocol, start: dict[str, Any], is_last: bool) -> None:
         """Save the weights that were measured, before the update, as the best."""
         assert self._folder is not None
+        self._wait(learn, learn.ranks)
         path = self._folder / f"best-{start['step']:09}.pt"
         try:
             with in_place(learn, start["weights"]):
@@ -260,22 +294,7 @@ class Checkpoint(Callback):
             )
 
     def _fail(self, learn: LearnerProtocol, error: OSError, path: Path, is_last: bool) -> None:
-        """Warn of a failed save; raise the error if no other save follows, or too many have failed.
-
-        If a signal or another error ends the fit, that ending stays.
-        """
+        """Warn of a failed save; raise the error if no other save follows, or too many have failed."""
         self._n_failures += 1
-        rest = "The checkpoints before it are complete"
-        in_memory = "the weights are in memory: learn.save('elsewhere.pt') keeps them."
-        is_ending = was_interrupted(learn) or learn.error is not None
-        if not is_ending and (is_last or self._n_failures >= self.MAX_FAILURES):
-            error.add_note(f"{path} was not written ({self._n_failures} in a row). {rest}, and {in_memory}")
-            raise error
-        then = f"the fit ends here, and {in_memory}" if is_ending else "the next interval tries again."
-        notes = " ".join(getattr(error, "__notes__", ()))
-        warn(f"{path} was not written: {error}. {notes} {rest}, {then}")
-
-
-def was_interrupted(learn: LearnerProtocol) -> bool:
-    """Does the fit end because Ctrl-C or SIGTERM asked for it?"""
-    return learn.interrupted is not None and learn.stop_reason == learn.interrupted
+        is_final = is_last or self._n_failures >= self.MAX_FAILURES
+        report_failed(learn, error, path, self._n_failures if is_final else 0)

@@ -13,6 +13,7 @@ import shutil
 import uuid
 import warnings
 import zlib
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,29 @@ def write(part: Path, tensors: dict[str, Tensor]) -> None:
         checkpoint.save(tensors, checkpoint_id=part)
     except checkpoint.CheckpointException as error:
         raise as_os_error(error) from None
+
+
+def write_later(part: Path, tensors: dict[str, Tensor], group: Any) -> Callable[[], None]:
+    """Copy all tensors, and write them in a thread; every process must call this.
+
+    Args:
+        part: the folder.
+        tensors: by name.
+        group: processes that nothing else uses, with a backend for the CPU.
+
+    Returns:
+        A function that waits until all processes have written; it raises OSError.
+    """
+    checkpoint: Any = import_module("torch.distributed.checkpoint")  # slow to import
+    written = checkpoint.async_save(tensors, checkpoint_id=part, process_group=group)
+
+    def _wait() -> None:
+        try:
+            written.result()
+        except checkpoint.CheckpointException as error:
+            raise as_os_error(error) from None
+
+    return _wait
 
 
 def as_os_error(error: Any) -> OSError:

@@ -8,7 +8,7 @@ from callbacks.core.modules import loss_module
 from callbacks.core.output import print_line
 from callbacks.save.checkpoint_folder import checkpoints_in
 from learner.files.run_files import BEST, SUFFIXES, weights_file
-from learner.resume import saving
+from learner.resume import loading
 from learner.resume import weights_file as weights
 from learner.resume.undo import Undo, unchanged_on_error
 from learner.state import loss_state, snapshots
@@ -87,8 +87,8 @@ def put_loss(learn: FullLearner, path: Path) -> None:
 
 def put_checkpoint(learn: FullLearner, path: Path) -> None:
     """Load weights and buffers of a checkpoint into the model and the loss."""
-    contents = saving.matched(learn, saving.read(path), path)
-    differences(contents["fingerprint"], fingerprint(learn), path, parts=("model",), fix=saving.MODEL_FIX)
+    contents = loading.matched(learn, loading.read(path), path)
+    differences(contents["fingerprint"], fingerprint(learn), path, parts=("model",), fix=loading.MODEL_FIX)
     with unchanged_on_error(Undo(learn), path):
         snapshots.put_tensors(learn.model, contents)
         loss_state.put_loss(learn, contents)

@@ -7,7 +7,7 @@ from pathlib import Path
 from callbacks.core.warning import warn
 from callbacks.save.checkpoint_folder import checkpoints_in, step_of
 from learner.files import checkpoint_file, shard_files
-from learner.resume import saving
+from learner.resume import loading
 
 
 def newest_intact(folders: list[Path]) -> Path | None:
@@ -38,4 +38,4 @@ def newest_intact(folders: list[Path]) -> Path | None:
 
 def has_position(path: Path) -> bool:
     """Can a run resume from this file? A file with the weights before an update is only for `learn.load`."""
-    return saving.read(path)["fit"]["position"] is not None
+    return loading.read(path)["fit"]["position"] is not None

@@ -18,7 +18,7 @@ from learner.data.batching import TensorLoader
 from learner.data.generators import takers
 from learner.files import checkpoint_file
 from learner.passes import positions
-from learner.resume import saving
+from learner.resume import loading
 from learner.resume.newest import newest_intact
 from learner.resume.undo import Undo, unchanged_on_error
 from learner.state.fingerprint import SOFT, check_allow, data_differences, differences, fingerprint, loader_of
@@ -156,7 +156,7 @@ class Resumption:
 
     def _restore(self, learn: FullLearner) -> None:
         n_epochs, n_batches = learn.n_epochs, learn.n_batches
-        saving.restore(learn, self.contents)
+        loading.restore(learn, self.contents)
         learn.n_epochs, learn.n_batches = n_epochs, n_batches
 
     def __str__(self) -> str:
@@ -182,7 +182,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
     found = ranks.first(lambda: find_file(learn, resume))  # folders may look different elsewhere
     if found is None:
         return None
-    point = Resumption(saving.matched(learn, read_in(ranks, found), found), found)
+    point = Resumption(loading.matched(learn, read_in(ranks, found), found), found)
     if point.position is None:
         raise checkpoint_file.CheckpointError(f"{found} was written by learn.save: load it with learn.load.")
     if point.fit["index"] < learn.n_fits:  # a new fit, after the one of the file
@@ -203,7 +203,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
     learn.loop.known.catch_up(learn.data, point.fit.get("passes", {}))
     point.undo = Undo(learn)
     with unchanged_on_error(point.undo, found):
-        saving.restore(learn, point.contents, before_fit=True)
+        loading.restore(learn, point.contents, before_fit=True)
     learn.loop.known.point, learn.groups_at_start = point, point.fit["groups"]
     return point
 
@@ -211,7 +211,7 @@ def find(learn: FullLearner, n_epochs: int, resume: Resume, allow: Iterable[str]
 def read_in(ranks: Ranks, path: Path) -> dict[str, Any]:
     """The contents of a file; those of the first process, if some process does not have this file."""
     seals = ranks.gather(checkpoint_file.seal_of(path)) if ranks.size > 1 else []
-    return saving.read(path) if len(set(seals)) < 2 else ranks.first(lambda: saving.read(path))
+    return loading.read(path) if len(set(seals)) < 2 else ranks.first(lambda: loading.read(path))
 
 
 def find_file(learn: FullLearner, resume: Resume) -> Path | None:
@@ -236,7 +236,7 @@ def note_start(learn: FullLearner) -> None:
     learn.given = {each.name for each in learn.callbacks}
     learn.loop.moved.begin(learn)
     if Checkpoint in learn.callbacks and learn.optimizer is not None:
-        learn.groups_at_start = saving.settings_of(learn.optimizer)
+        learn.groups_at_start = loading.settings_of(learn.optimizer)
         learn.hidden_at_start = hidden_tensors(learn.model)
         note_loaders(learn)
 

@@ -22,6 +22,7 @@ from callbacks.step.ema import EMA
 from learner import open_run
 from learner.cli.commands import main
 from learner.files import shard_files
+from learner.resume import loading
 
 
 def saved(folder: Path, kind: str | None, resume: Any = "never", more: str = "nothing") -> Any:
@@ -111,9 +112,35 @@ def test_no_code_in_a_sharded_checkpoint_is_run(tmp_path: Path, monkeypatch: pyt
     assert not Path("was-run").exists()
 
 
-def ending_without_space(folder: Path) -> str:
+def saved_by_threads(folder: Path) -> Any:
+    """What a rank ends with whose files are written while it trains."""
+    learn = learner_of(
+        Distributed("fsdp"),
+        Checkpoint(folder, every="1 step", keep=None, best="valid_loss", asynchronous=True),
+        EMA(0.9),
+    )
+    learn.fit(2)
+    return state_of(learn)
+
+
+def test_threads_write_the_files_that_a_waiting_run_writes(tmp_path: Path) -> None:
+    waiting = in_ranks(2, saved, tmp_path / "waiting", "fsdp", "never", "ema")[0]
+    ended = in_ranks(2, saved_by_threads, tmp_path / "threads")[0]
+    assert ended[1] == waiting[1]
+    names = {each.name for each in (tmp_path / "waiting").glob("*-*.pt")}
+    assert {each.name for each in (tmp_path / "threads").glob("*-*.pt")} == names
+    assert not list((tmp_path / "threads").glob("*.tmp"))
+    for name in names:
+        found = [loading.read(tmp_path / kind / name) for kind in ("waiting", "threads")]
+        for each in found:
+            each["ema"] = each["callbacks"]["ema"]  # without those with clocks
+        for piece in ("model", "optimizer", "ema", "gradients"):
+            torch.testing.assert_close(*(each[piece] for each in found), rtol=0, atol=0)
+
+
+def ending_without_space(folder: Path, asynchronous: bool) -> str:
     """The error of a rank, where rank 1 cannot write large files."""
-    learn = learner_of(Distributed("fsdp"), Checkpoint(folder, every="1 step"))
+    learn = learner_of(Distributed("fsdp"), Checkpoint(folder, every="1 step", asynchronous=asynchronous))
     learn.model = nn.Sequential(nn.Linear(5, 20_000), nn.Linear(20_000, 3))
     learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if torch.distributed.get_rank() else -1, -1))
@@ -126,8 +153,9 @@ def ending_without_space(folder: Path) -> str:
     return ""
 
 
-def test_every_rank_ends_if_the_disk_of_one_is_full(tmp_path: Path) -> None:
-    for message in in_ranks(2, ending_without_space, tmp_path / "run"):
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_every_rank_ends_if_the_disk_of_one_is_full(tmp_path: Path, asynchronous: bool) -> None:
+    for message in in_ranks(2, ending_without_space, tmp_path / "run", asynchronous):
         assert "rank 1 could not write" in message
     assert not list((tmp_path / "run").glob("*.shards*"))
 
