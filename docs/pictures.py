@@ -185,7 +185,7 @@ def draw_first_model() -> None:
     with TemporaryDirectory() as folder, contextlib.chdir(folder), files_of(FOLDER.parent / "first_model.md"):
         learn = runpy.run_path("train.py")["learn"]
         save(learn.show_batch(9, classes=["disc", "square", "cross"]), "first_batch.png")
-        save(learn.history.plot().figure, "first_losses.png")
+        save(learn.history.plot(["train_loss", "valid_loss"]).figure, "first_losses.png")
 
 
 def simple_pictures(size: int) -> Tensor:
