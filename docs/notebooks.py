@@ -1,7 +1,7 @@
 """Write the notebooks of the course, run them, and save the pictures that they draw.
 
-    python docs/notebooks.py                  # every chapter
-    python docs/notebooks.py 1_by_hand        # one
+    python docs/notebooks.py                  # write the notebook of every chapter
+    python docs/notebooks.py 1_by_hand        # write this one, run it, and save its pictures
 
 A chapter is one page, `docs/course/N_name.md`. Its notebook, `examples/course/N_name.ipynb`, has the same
 text: each fence marked `python` becomes a cell. These marks mean more than on other pages:
@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nbformat
+from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from outputs import Fence, fences_of
@@ -35,17 +36,18 @@ COURSE, NOTEBOOKS = DOCS / "course", DOCS.parent / "examples" / "course"
 CHAPTERS = sorted(COURSE.glob("[0-9]*.md"))
 PICTURE = re.compile(r"\A\s*!\[[^\]]*\]\((?:\.\./)*docs/course/(pictures/[^)]+)\)\n")
 LINK = re.compile(r"\]\(((?:\.\./)*[\w/.-]+\.(?:md|png|py|ipynb|yaml))\b")
+SECONDS = 300  # for one cell, on a slow machine
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def main(names: Sequence[str]) -> None:
-    """Write and run the notebooks of some chapters, by default of all; save their pictures."""
+    """Write all notebooks, or write and run some, and save their pictures."""
+    NOTEBOOKS.mkdir(exist_ok=True)
     for page in [COURSE / f"{name}.md" for name in names] or CHAPTERS:
-        NOTEBOOKS.mkdir(exist_ok=True)
-        path = path_of(page)
-        path.write_text(text_of(page), encoding="utf-8")
-        n_pictures = save_pictures(run(notebook_of(page, solved=True)))
-        print(f"{path.name}: written and run, {n_pictures} pictures")
+        path_of(page).write_text(text_of(page), encoding="utf-8")
+    for name in names:
+        n_pictures = save_pictures(run(notebook_of(COURSE / f"{name}.md", solved=True)))
+        print(f"{name}.ipynb: written and run, {n_pictures} pictures")
 
 
 def path_of(page: Path) -> Path:
@@ -123,14 +125,12 @@ def relink(found: re.Match[str]) -> str:
     return "](" + posixpath.relpath(posixpath.join("docs/course", target), "examples/course")
 
 
-def run(notebook: NotebookNode, seconds: int = 300) -> NotebookNode:
+def run(notebook: NotebookNode, client_class: type[NotebookClient] = NotebookClient) -> NotebookNode:
     """Run a notebook in an empty folder, with this copy of the package and the style of the pages' pictures.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raises that is not marked so.
     """
-    from nbclient import NotebookClient
-
     paths = [str(DOCS.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -138,7 +138,7 @@ def run(notebook: NotebookNode, seconds: int = 300) -> NotebookNode:
     }
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        client = NotebookClient(notebook, timeout=seconds, kernel_name="python3", resources=resources)
+        client = client_class(notebook, timeout=SECONDS, kernel_name="python3", resources=resources)
         client.execute(env=environment)
     return notebook
 

@@ -1,18 +1,21 @@
-"""Each chapter of the course runs as a notebook, and its checks accept the solution and no wrong answer.
+"""The notebooks run and show what a person expects; the checks of the course accept no wrong answer.
 
-These tests take a minute and run with the examples of the pages: `pytest -n auto docs/test_notebooks.py`.
+These tests take two minutes and run with the examples of the pages: `pytest -n auto docs/test_notebooks.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import re
 from typing import Any
 
 import matplotlib.pyplot as plt
+import nbformat
 import notebooks
 import pytest
+from nbclient import NotebookClient
 from nbformat import NotebookNode
 from wrong_answers import WRONG_ANSWERS
 
@@ -83,3 +86,65 @@ def run(code: str, names: dict[str, Any]) -> None:
 
 def test_every_chapter_has_wrong_answers():
     assert set(WRONG_ANSWERS) == {page.stem for page in notebooks.CHAPTERS}
+
+
+# The notebooks of the examples ----------------------------------------------------------------------------
+
+
+def outputs_of(notebook: NotebookNode, code: str) -> list[NotebookNode]:
+    """What the cell with this code shows."""
+    (cell,) = [cell for cell in notebook.cells if cell.source.endswith(code)]
+    return cell.outputs
+
+
+def shown(notebook: NotebookNode, code: str, kind: str) -> list[str]:
+    """What the cell with this code shows of one MIME type, as `"image/png"`."""
+    return [output.data[kind] for output in outputs_of(notebook, code) if kind in output.get("data", {})]
+
+
+def printed(notebook: NotebookNode, code: str) -> str:
+    """What the cell with this code prints."""
+    return "".join(output.get("text", "") for output in outputs_of(notebook, code))
+
+
+def test_the_notebook_of_digits_shows_tables_and_pictures():
+    notebook = notebooks.run(read("digits.ipynb"))
+    for code in ("\ndata", "\nlearn", "history = learn.fit_one_cycle(5, found.minimum)"):
+        (table,) = shown(notebook, code, "text/html")
+        assert table.startswith("<table>")
+    for code in ("found.plot()", "history.plot()", "plot_confusion_matrix()", "plot_top_losses(6)"):
+        assert len(shown(notebook, code, "image/png")) == 1
+
+
+class Interrupting(NotebookClient):
+    """Runs a notebook as a person who interrupts the cells with the tag `interrupt` after two epochs."""
+
+    async def async_execute_cell(self, cell: NotebookNode, *args: Any, **options: Any) -> NotebookNode:
+        if "interrupt" not in cell.metadata.get("tags", []):
+            return await super().async_execute_cell(cell, *args, **options)
+        interruption = asyncio.ensure_future(self.interrupt(cell))
+        done = await super().async_execute_cell(cell, *args, **options)
+        await interruption
+        return done
+
+    async def interrupt(self, cell: NotebookNode) -> None:
+        while str(cell.outputs).count("<tr>") < 3:  # the head and two epochs
+            await asyncio.sleep(0.05)
+        await self.km.interrupt_kernel()  # what the stop button does
+
+
+def test_a_fit_that_is_interrupted_from_outside_leaves_a_learner_that_trains():
+    notebook = notebooks.run(read("callback.ipynb"), Interrupting)
+    interrupted = outputs_of(notebook, "history = learn.fit(2000)")
+    assert [output.ename for output in interrupted if output.output_type == "error"] == ["KeyboardInterrupt"]
+    assert "interrupted by Ctrl-C" in printed(notebook, "history = learn.fit(2000)")
+    assert shown(notebook, "learn.stop_reason", "text/plain") == ["'interrupted by Ctrl-C'"]
+    (table,) = shown(notebook, "history = learn.fit(2)", "text/html")
+    assert table.count("<tr>") == 3
+    (table,) = shown(notebook, "history", "text/html")
+    assert "sure_and_wrong" in table
+
+
+def read(name: str) -> NotebookNode:
+    """A notebook of the examples."""
+    return nbformat.read(notebooks.NOTEBOOKS.parent / name, as_version=4)

@@ -39,6 +39,7 @@ def test_the_course_has_no_other_notebooks(examples):
     assert sorted((examples / "course").iterdir()) == [notebooks.path_of(page) for page in notebooks.CHAPTERS]
 
 
-def test_the_notebook_is_kept_without_outputs(examples):
-    notebook = nbformat.read(examples / "article.ipynb", as_version=4)
+@pytest.mark.parametrize("name", ["article", "callback", "digits"])
+def test_a_notebook_is_kept_without_outputs(examples, name):
+    notebook = nbformat.read(examples / f"{name}.ipynb", as_version=4)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
