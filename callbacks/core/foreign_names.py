@@ -120,6 +120,34 @@ CALLBACK_WORDS = {
     "top_k_accuracy": "TopKAccuracy(k)",
 }
 
+#: More of these, by our names.
+GROUPED_WORDS = {
+    "ActivationStats": "ActivationMonitor",
+    "Checkpoint": "BackupAndRestore CheckpointSaver DiskSaver OnExceptionCheckpoint TrainEndCheckpoint",
+    "DeviceStats": "MemoryMonitor SystemMetricsMonitor",
+    "Distributed": "DistributedTrainer ParallelTrainer",
+    "EMA": "EMAHandler SwapEMAWeights",
+    "EarlyStopping": "EarlyStopper ThresholdStopper",
+    "GradientAccumulation": "GradientAccumulationScheduler",
+    "GradientClip": "GradientNormClipping",
+    "GradientFlow": "GradsHistHandler GradsScalarHandler",
+    "LRMonitor": "OptimizerParamsHandler",
+    "Metrics": "BatchScoring EpochScoring PassthroughScoring",
+    "MixedPrecision": "ModelToHalf NonNativeMixedPrecision",
+    "ParamScheduler": "ComposerScheduler ConcatScheduler CosineAnnealingScheduler PiecewiseLinear",
+    "Profile": "Profiler PyTorchProfiler TorchProfiler",
+    "Progress": "ConsoleLogger NotebookProgressCallback PrintLog PrinterCallback ProgressBarLogger",
+    "ReduceLROnPlateau": "ReduceLROnPlateauScheduler",
+    "Recorder": "InMemoryLogger",
+    SCALARS: "ClearMLLogger CometMLLogger MLflowCallback MLflowLogger MlflowLogger RemoteMonitor",
+    "StopAfter": "TimeLimit",
+    "StopOnNaN, which is there by default": "NaNMonitor TerminateOnNan",
+    "Throughput": "SpeedMonitor",
+    "Timer": "EpochTimer RuntimeEstimator",
+    "learn.get_preds()": "BasePredictionWriter EpochOutputStore FetchPredsCallback GatherPredsCallback",
+}
+CALLBACK_WORDS |= {theirs: ours for ours, names in GROUPED_WORDS.items() for theirs in names.split()}
+
 #: What they would import from `learner`.
 PACKAGE_WORDS = {
     "DataBlock": "Data",
