@@ -11,9 +11,6 @@ from callbacks.fast.lean_kernels import Kernel, update
 from callbacks.fast.lean_proof import Unfit, check_step, examine, find_hooks, find_step, gather, prove
 from callbacks.optim.optimizers import members_of
 
-#: Updates of a fit that are computed twice and compared: the first starts the momentum, the second uses it.
-N_PROVEN = 2
-
 #: Not public; takes a third of the time of the public one, which creates an object.
 set_grad_enabled: Callable[[bool], Any] = getattr(torch._C, "_set_grad_enabled", torch.set_grad_enabled)
 
@@ -82,7 +79,6 @@ class LeanOptimizer:
         self._kernel: Kernel | None = None
         self._bare_step: Callable[[Any], Any] = len
         self._hooks: tuple[Any, ...] = ()
-        self._n_unproven = 0
 
     def step(self) -> None:
         """Update the weights."""
@@ -116,21 +112,18 @@ class LeanOptimizer:
         try:
             if self._kernel is None:
                 self._bare_step(optimizer)
-            elif not self._n_unproven:
-                update(self._kernel, optimizer.state, work)
             else:
-                self._n_unproven -= 1
-                prove(self._kernel, optimizer, work)
-        except Unfit as reason:  # the ordinary step has been taken
-            self.fall_back(reason)
+                update(self._kernel, optimizer.state, work)
         finally:
             set_grad_enabled(before)
 
     def _examine(self, optimizer: Any) -> None:
         self._examined = None
         self._kernel = examine(optimizer)
+        if self._kernel is not None:
+            prove(self._kernel, optimizer)
         self._hooks, self._bare_step = find_hooks(optimizer), find_step(optimizer)
-        self._examined, self._n_unproven = looks(optimizer), N_PROVEN
+        self._examined = looks(optimizer)
 
     def fall_back(self, reason: Unfit) -> None:
         """Take the ordinary step from now on."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections import defaultdict
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -17,7 +16,8 @@ from callbacks.model.norms import PRECISE
 
 KERNELS: dict[type, Kernel] = {torch.optim.SGD: sgd, torch.optim.Adam: adam, torch.optim.AdamW: adam}
 
-FEW = 2**20  # bytes of parameters, up to which a proof has all of them
+OF_EACH = ("params", "lr", "initial_lr")  #: what groups with the same settings may differ in
+N_PROVEN = 3  #: updates that are compared: the first starts the momentum, the second uses it
 
 # What a call raises if it no longer exists, takes other arguments, or does not work here.
 MISSING = (AttributeError, KeyError, TypeError, ValueError, RuntimeError)
@@ -142,71 +142,61 @@ def gather(groups: list[dict[str, Any]], *, for_kernel: bool = False) -> Work:
     return work
 
 
-def few(work: Work) -> Work:
-    """For large models the small parameters of each group, so that copies take little memory.
+def prove(kernel: Kernel, optimizer: Any) -> None:
+    """Compare the kernel with the optimizer's own step on made-up numbers, with the settings of each group.
 
-    The kernels compute the same for each number. The result holds a 256th of all bytes, or a megabyte if that
-    is more, and at least one parameter of each group.
+    Raises:
+        Unfit: the kernel takes other arguments, or returns other bits.
     """
-    room = max(FEW, sum(each.nbytes for _, params, _ in work for each in params) // 256)
-    found: Work = []
-    for group, params, grads in work:
-        picked: list[int] = []
-        for number in sorted(range(len(params)), key=lambda each: params[each].nbytes):
-            room -= params[number].nbytes
-            if room >= 0 or not picked:
-                picked.append(number)
-        picked.sort()
-        found.append((group, [params[each] for each in picked], [grads[each] for each in picked]))
+    ordinary, lean = made_up(optimizer), made_up(optimizer)
+    with torch.no_grad():
+        for _ in range(N_PROVEN):
+            find_step(optimizer)(ordinary)
+            try:
+                update(kernel, lean.state, gather(lean.param_groups))
+            except MISSING as error:
+                title = f"torch {torch.__version__}"
+                raise Unfit(f"its kernels take other arguments in {title} ({error})") from error
+    wanted, found = numbers_of(ordinary), numbers_of(lean)
+    if wanted.keys() != found.keys():
+        raise Unfit(f"its kernels keep {sorted(found)}, not {sorted(wanted)}")
+    for name, each in wanted.items():
+        if not has_bits_of(found[name], each):
+            raise Unfit(f"the {name} that its kernels compute differ from those of the ordinary step")
+
+
+def made_up(optimizer: Any) -> Any:
+    """An optimizer with the same settings, and two parameters of each data type in each group.
+
+    Groups that differ in their rate alone are represented by one.
+    """
+    # the middle one is -0.0 with a gradient of 0.0, and remains -0.0
+    numbers = torch.arange(17, -18, -1, device="cpu", dtype=torch.float64).neg() / 7
+    groups: dict[str, dict[str, Any]] = {}
+    for group in optimizer.param_groups:
+        kinds = dict.fromkeys(each.dtype for each in group["params"])
+        settings = {name: value for name, value in group.items() if name not in OF_EACH}
+        shapes = numbers, numbers.view(5, 7).t()
+        params = [shaped.to(dtype, copy=True) for dtype in kinds for shaped in shapes]
+        for each in params:
+            each.grad = each.square()
+        groups[repr((settings, kinds))] = {**group, "params": params}
+    return type(optimizer)([*groups.values()])
+
+
+def numbers_of(optimizer: Any) -> dict[str, Any]:
+    """Weights, gradients and state, by names for messages."""
+    found: dict[str, Any] = {}
+    params = [each for group in optimizer.param_groups for each in group["params"]]
+    for number, each in enumerate(params):
+        named = {"weights": each, "gradients": each.grad, **optimizer.state.get(each, {})}
+        found |= {f"{name} {number}": value for name, value in named.items()}
     return found
 
 
-def prove(kernel: Kernel, optimizer: Any, work: Work) -> None:
-    """Take the ordinary step, call the kernel on copies of what the step changes, and compare.
-
-    Raises:
-        Unfit: the kernel takes other arguments, or returns other numbers. The ordinary step has been taken.
-    """
-    work = few(work)
-    copies, state = copied(optimizer.state, work)
-    failure: Exception | None = None
-    try:
-        update(kernel, state, copies)
-    except MISSING as error:
-        failure = error
-    find_step(optimizer)(optimizer)
-    if failure is not None:
-        raise Unfit(f"its kernels take other arguments in torch {torch.__version__} ({failure})") from failure
-    for (_, params, grads), (_, others, their_grads) in zip(work, copies, strict=True):
-        for number, (one, other) in enumerate(zip(params, others, strict=True)):
-            compare("weights", one, other)
-            compare("gradients", grads[number], their_grads[number])
-            compare("state", optimizer.state.get(one, {}), state.get(other, {}))
-
-
-def copied(state: Any, work: Work) -> tuple[Work, Any]:
-    """Copies of parameters and gradients, and their state by parameter."""
-    copies: Work = []
-    states: Any = defaultdict(dict)
-    for group, params, grads in work:
-        clones = [each.detach().clone() for each in params]
-        for one, other in zip(params, clones, strict=True):
-            if one in state:
-                states[other] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state[one].items()}
-        copies.append((group, clones, [each.clone() for each in grads]))
-    return copies, states
-
-
-def compare(what: str, one: Any, other: Any) -> None:
-    """Refuse numbers that differ from the ordinary step's; NaN equals NaN."""
-    if isinstance(one, dict):
-        if list(one) != list(other):
-            raise Unfit(f"in its first steps it keeps {list(other)}, not {list(one)}")
-        for name, value in one.items():
-            compare(f"{what} ({name})", value, other[name])
-    elif isinstance(one, Tensor):
-        same = one.dtype is other.dtype and one.shape == other.shape and one.stride() == other.stride()
-        if not same or not torch.allclose(one, other, rtol=0, atol=0, equal_nan=True):  # on the CPU
-            raise Unfit(f"in its first steps the {what} differ from those of the ordinary step")
-    elif one != other:
-        raise Unfit(f"in its first steps the {what} were {other!r}, not {one!r}")
+def has_bits_of(one: Any, other: Any) -> bool:
+    """Are two values the same to the last bit, so that 0.0 and -0.0 differ?"""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return type(one) is type(other) and one == other
+    same = one.dtype is other.dtype and one.shape == other.shape and one.stride() == other.stride()
+    return same and torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))

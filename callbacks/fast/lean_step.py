@@ -29,14 +29,13 @@ class LeanStep(Callback):
       it (hooks, labels of a profiler, `torch._dynamo`).
     * `zero_grad` drops all gradients in one pass.
 
-    Some of these calls are not public. So each fit tries the engine on two numbers, and in the first two
-    updates the weights take the ordinary step, while the kernels are called on copies of weights, gradients
-    and state. All results must have the same bits. (With more than a megabyte of weights only some of the
-    smaller tensors are copied, a megabyte or a 256th of all.) The ordinary call is made for the rest of the
-    fit, and a warning says why, if a call is missing or returns something else; if the optimizer is not one
-    of the three, has hooks on its step or a replaced step, or is capturable or differentiable; or if its
-    settings are tensors, or parameters or gradients are sparse or complex. With several optimizers
-    (`Optimizers`) this is decided for each of them.
+    Some of these calls are not public. So each fit first tries the engine on two numbers, and the kernels in
+    three updates of made-up weights with the settings of each parameter group. All results must have the bits
+    of the ordinary calls, also the sign of a zero. The ordinary call is made for the rest of the fit, and a
+    warning says why, if a call is missing or returns something else; if the optimizer is not one of the
+    three, has hooks on its step or a replaced step, or is capturable or differentiable; or if its settings
+    are tensors, or parameters or gradients are sparse or complex. With several optimizers (`Optimizers`) this
+    is decided for each of them.
 
     It replaces `ZeroGrad`. Labels such as `Optimizer.step#SGD.step` are missing in a profile.
 
