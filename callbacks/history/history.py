@@ -15,6 +15,7 @@ from fastcore.foundation import L
 
 from callbacks.history import history_plot
 from callbacks.history.direction import Direction, guess_direction
+from callbacks.history.packed_rows import PackedRows
 from callbacks.history.scalars import Scalars
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class History:
         self.validations: list[dict[str, Any]] = []
         self.directions: dict[str, Direction] = {}
         self._losses, self._rates = Scalars(), Scalars()
+        self._packed_rows, self._packed_validations = PackedRows(), PackedRows()
 
     @property
     def steps(self) -> dict[str, array[float]]:
@@ -168,6 +170,16 @@ class History:
             "validations": [dict(row) for row in self.validations],
             "directions": dict(self.directions),
             "steps": steps,
+        }
+
+    def contents(self) -> dict[str, Any]:
+        """The state for a file, whose rows are packed; not a copy: further epochs change it."""
+        return {
+            "rows": self._packed_rows.pack(self.rows),
+            "stops": self.stops,
+            "validations": self._packed_validations.pack(self.validations),
+            "directions": self.directions,
+            "steps": self.steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

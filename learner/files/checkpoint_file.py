@@ -119,8 +119,10 @@ def read(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     format_there = contents.get("format") if type(contents) is dict else None
-    if type(format_there) is not int or format_there != FORMAT:
-        raise CheckpointError(f"{path} is complete, but is not a checkpoint of format {FORMAT}. {ANOTHER}")
+    if type(format_there) is not int or not 1 <= format_there <= FORMAT:
+        raise CheckpointError(
+            f"{path} is complete, but is not a checkpoint of format 1 to {FORMAT}. {ANOTHER}"
+        )
     return contents
 
 

@@ -165,7 +165,7 @@ class _Packing:
     def of_array(self, value: array.array[Any]) -> dict[str, Any]:
         if value.typecode not in NUMERIC:
             self.refuse(f"is an array of typecode {value.typecode!r}, which a checkpoint does not hold")
-        return tagged("array.array", as_tensor(value.tobytes()), typecode=value.typecode)
+        return tagged("array.array", as_tensor(memoryview(value).cast("B")), typecode=value.typecode)
 
     def refuse(self, what: str) -> NoReturn:
         raise TypeError(f"{self.place()} {what}. {FIX}")
@@ -197,8 +197,8 @@ def tagged(kind: str, value: Any, **more: Any) -> dict[str, Any]:
     return {KIND: kind, "value": value, **more}
 
 
-def as_tensor(content: bytes) -> Tensor:
-    """Bytes as a tensor."""
+def as_tensor(content: bytes | memoryview) -> Tensor:
+    """A copy of bytes as a tensor."""
     return (
         torch.frombuffer(bytearray(content), dtype=torch.uint8)
         if content

@@ -8,7 +8,7 @@ import zlib
 
 from learner.files import archive
 
-FORMAT = 1  # version of the format; increased when older versions cannot read a file
+FORMAT = 2  # version of the format; increased when older versions cannot read a file
 MAGIC = b"plainlearner checkpoint"
 ANOTHER = "Take another checkpoint."
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # torch's magic number, pickled

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from callbacks.core.modules import LOSS
+from callbacks.history.packed_rows import unpacked
 from learner.files import checkpoint_file
 from learner.files.value_types import anything, fields, items, mapping, of, optional
 from learner.state.attributes import CLOCK
@@ -45,13 +46,27 @@ FIT = fields(
         "now": optional(fields({"random": NOTHING, "generators": DRAWN})),
     }
 )
+PACKED = fields(
+    {
+        "forms": items(items(items(WORD))),
+        **dict.fromkeys(("form_of", "floats", "numbers"), of(array)),
+        "others": of(list),
+    }
+)
+
+
+def rows(value: Any, place: str) -> Iterator[str]:
+    """Packed rows, or those of a file of format 1."""
+    return (PACKED if type(value) is dict else items(ANYTHINGS))(value, place)
+
+
 HISTORY = fields(
     {
-        "rows": items(ANYTHINGS),
+        "rows": rows,
         "stops": items(of(tuple, list)),
         "steps": fields({"train_loss": of(array), "lr": of(array)}),
     },
-    {"validations": items(ANYTHINGS), "directions": mapping(optional(WORD))},
+    {"validations": rows, "directions": mapping(optional(WORD))},
 )
 FINGERPRINT = fields(
     {
@@ -110,6 +125,24 @@ def check_contents(contents: dict[str, Any], path: Path) -> None:
             f"{path} is complete, but other code wrote or changed it. Nothing was loaded.\n{lines}\n"
             f"{checkpoint_file.ANOTHER}"
         )
+
+
+def history_in(contents: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The history as `load_state_dict` takes it, from contents that have been checked.
+
+    Raises:
+        CheckpointError: its rows cannot be unpacked.
+    """
+    history = dict(contents["history"])
+    for name in ("rows", "validations"):
+        if isinstance(history.get(name), dict):
+            try:
+                history[name] = unpacked(history[name])
+            except ValueError as error:
+                raise checkpoint_file.CheckpointError(
+                    f"{path}: history.{name} {error}. {checkpoint_file.ANOTHER}"
+                ) from None
+    return history
 
 
 def deeper_problems(contents: dict[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from learner.files import checkpoint_file, shard_files, skeleton
 from learner.files.plain import from_plain
 from learner.passes import positions
 from learner.resume import base, weights_file, wrapped_names
-from learner.resume.contents import check_contents
+from learner.resume.contents import check_contents, history_in
 from learner.resume.undo import Undo, unchanged_on_error
 from learner.state import snapshots
 from learner.state.fingerprint import differences, fingerprint
@@ -53,7 +53,7 @@ def read(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise checkpoint_file.CheckpointError(f"{path}: {error} {checkpoint_file.ANOTHER}") from error
     check_contents(contents, path)
-    return contents
+    return {**contents, "history": history_in(contents, path)}
 
 
 def check_kinds(contents: dict[str, Any], path: Path) -> None:

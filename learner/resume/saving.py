@@ -145,6 +145,7 @@ def contents_of(learn: FullLearner, at: At | None) -> dict[str, Any]:
     return {
         "format": checkpoint_file.FORMAT,
         **snapshots.contents_of(learn),
+        "history": learn.history.contents(),
         "generators": {
             name: positions.generator_states(each) for name, each in snapshots.parts_with_generators(learn)
         },

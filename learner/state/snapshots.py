@@ -38,7 +38,7 @@ from learner.state.snapshot_fits import check_fits, is_torchs, title_of
 def take(learn: FullLearner, *, on_cpu: bool = False) -> dict[str, Any]:
     """A snapshot: a copy of `contents_of`. With `on_cpu` the model's tensors are copied to main memory."""
     with optimizer_modes.in_eval_mode(learn) as training_weights:
-        state = contents_of(learn)
+        state = {**contents_of(learn), "history": learn.history.state_dict()}
         model = {
             name: tensor.to("cpu" if on_cpu else tensor.device, copy=True)
             for name, tensor in state.pop("model").items()
@@ -60,7 +60,7 @@ def take(learn: FullLearner, *, on_cpu: bool = False) -> dict[str, Any]:
 
 
 def contents_of(learn: FullLearner) -> dict[str, Any]:
-    """The states of model, loss, optimizer, callbacks, loaders and random generators, clock and history.
+    """The states of model, loss, optimizer, callbacks, loaders and random generators, and the clock.
 
     Nothing is copied.
     """
@@ -78,7 +78,6 @@ def contents_of(learn: FullLearner) -> dict[str, Any]:
         "random": learn.ranks.random,
         "ranks": learn.ranks.state_dict(),
         "clock": {name: getattr(learn, name) for name in CLOCK},
-        "history": learn.history.state_dict(),
         "results": dict(learn.results),
     }
 

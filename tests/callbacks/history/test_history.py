@@ -26,10 +26,13 @@ def history_of(*rows, losses=()):
     return history
 
 
-def fitted(n_epochs=3, defaults=(Metrics, Recorder)):
+def made(defaults=(Metrics, Recorder)):
     sgd = partial(torch.optim.SGD, lr=0.1)
-    learn = Learner(nn.Linear(1, 1), ([BATCH], [BATCH]), mse_loss, sgd, [ZeroGrad()], defaults=defaults)
-    return learn.fit(n_epochs)
+    return Learner(nn.Linear(1, 1), ([BATCH], [BATCH]), mse_loss, sgd, [ZeroGrad()], defaults=defaults)
+
+
+def fitted(n_epochs=3, defaults=(Metrics, Recorder)):
+    return made(defaults).fit(n_epochs)
 
 
 def test_the_plot_draws_all_losses_over_whole_epochs():
@@ -204,6 +207,48 @@ def test_best_uses_the_direction_that_a_metric_declares_also_after_a_restore():
     for history in (learn.history, other):
         assert history.best("valid_hits")["epoch"] == 1
     assert "<b>0.3000</b>" in other._repr_html_()
+
+
+VALUES = [1.5, math.nan, math.inf, -0.0, 0, 7, -(2**63), 2**63, 2**90, True, None, "text", [1, 2.5], {"a": 1}]
+
+
+def reloaded(learn, path):
+    """What a file keeps of the history, written so that types and signs show."""
+    learn.save(path)
+    other = made()
+    other.load(path)
+    return repr(other.history.state_dict())
+
+
+def test_a_file_keeps_each_value_of_the_history_with_its_type(tmp_path):
+    learn = made()
+    learn.fit(2)
+    for number, value in enumerate(VALUES):
+        learn.history.add_epoch({f"only_{number}": value, "each": value, "loss": number / 3}, 0.5)
+        learn.history.add_validation(number, {"each": value})
+    assert reloaded(learn, tmp_path / "one.pt") == repr(learn.history.state_dict())
+    assert reloaded(learn, tmp_path / "two.pt") == repr(learn.history.state_dict())
+
+
+def test_a_file_has_changes_of_rows_that_an_earlier_file_has(tmp_path):
+    learn, path = made(), tmp_path / "one.pt"
+    learn.fit(3)
+    assert reloaded(learn, path) == repr(learn.history.state_dict())
+    rows = learn.history.rows
+    changes = [
+        lambda: rows[0].update(train_loss=9.0),
+        lambda: rows[1].update(mine=1),
+        lambda: rows[1].pop("valid_loss"),
+        lambda: rows.pop(0),
+        lambda: rows.insert(0, {"epoch": 7}),
+        rows.reverse,
+        lambda: learn.fit(1),
+        rows.clear,
+        lambda: learn.fit(1),
+    ]
+    for change in changes:
+        change()
+        assert reloaded(learn, path) == repr(learn.history.state_dict())
 
 
 @pytest.mark.parametrize(

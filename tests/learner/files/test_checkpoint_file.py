@@ -31,13 +31,13 @@ def same(one: object, other: object) -> bool:
 def test_what_is_written_is_read_and_no_other_file_remains(tmp_path, contents, durable):
     path = tmp_path / "one.ckpt"
     checkpoint_file.write(path, contents, durable=durable)
-    assert same(checkpoint_file.read(path), {"format": 1, **contents})
+    assert same(checkpoint_file.read(path), {"format": checkpoint_file.FORMAT, **contents})
     assert checkpoint_file.damage_of(path) is None
     assert names_in(tmp_path) == ["one.ckpt"]
 
 
 def test_a_checkpoint_is_a_file_that_torch_loads(path, contents):
-    assert same(torch.load(path, weights_only=True), {"format": 1, **contents})
+    assert same(torch.load(path, weights_only=True), {"format": checkpoint_file.FORMAT, **contents})
 
 
 @pytest.mark.parametrize(
@@ -184,4 +184,4 @@ def test_checksums_are_those_of_zlib_whether_torch_computes_them_or_not(tmp_path
         content = (tmp_path / "one").read_bytes()
         payload = content[: -checkpoint_file.TRAILER_SIZE]
         assert content == payload + checkpoint_file.trailer(len(payload), zlib.crc32(payload))
-        assert same(checkpoint_file.read(tmp_path / "one"), {"format": 1, **contents})
+        assert same(checkpoint_file.read(tmp_path / "one"), {"format": checkpoint_file.FORMAT, **contents})

@@ -56,7 +56,7 @@ def test_a_file_of_plain_torch_save_is_reported(path):
 def test_a_file_of_a_newer_format_is_reported_with_both_versions(path):
     content = path.read_bytes()[: -checkpoint_file.TRAILER_SIZE]
     path.write_bytes(content + checkpoint_file.trailer(len(content), zlib.crc32(content), version=7))
-    assert "it is of format 7, and this plainlearner reads up to 1" in problem_of(path)
+    assert "it is of format 7, and this plainlearner reads up to 2" in problem_of(path)
 
 
 def test_a_file_with_a_missing_part_is_reported_with_both_sizes(path):
@@ -78,11 +78,11 @@ def test_an_altered_byte_is_reported(path):
     assert "the checksum differs" in problem_of(path)
 
 
-@pytest.mark.parametrize("other", [{"format": 2}, {"format": True}, {"format": "1"}, {}, [1]])
+@pytest.mark.parametrize("other", [{"format": 3}, {"format": 0}, {"format": True}, {"format": "1"}, {}, [1]])
 def test_a_complete_file_of_other_contents_is_reported(path, other):
     with path.open("wb") as file:
         checkpoint_file.fill(file, other)
-    with pytest.raises(checkpoint_file.CheckpointError, match="is not a checkpoint of format 1"):
+    with pytest.raises(checkpoint_file.CheckpointError, match="is not a checkpoint of format 1 to 2"):
         checkpoint_file.read(path)
 
 

@@ -141,6 +141,40 @@ def test_a_file_of_an_earlier_version_is_checked_for_the_entries_of_every_versio
         make(tmp_path / "new").load(path)
 
 
+def test_a_file_of_format_1_has_rows_of_dicts_and_loads(make, contents, tmp_path):
+    path, old = tmp_path / "step-000000005.pt", tmp_path / "old.pt"
+    checkpoint_file.write(path, contents)
+    new = make(tmp_path / "new")
+    new.load(path)
+    assert len(new.history) == 1
+    plain = {"rows": new.history.rows, "validations": [{"step": 3, "epoch": 0, "valid_loss": 0.5}]}
+    older = {**contents, "format": 1, "history": {**contents["history"], **plain}}
+    del older["kinds"]
+    checkpoint_file.write(old, older)
+    learn = make(tmp_path / "old")
+    learn.load(old)
+    assert learn.history.rows == new.history.rows
+    assert learn.history.validations == plain["validations"]
+
+
+def test_rows_that_lack_values_or_have_too_many_are_refused(make, contents, tmp_path):
+    path = tmp_path / "step-000000005.pt"
+    del contents["kinds"]
+    rows = contents["history"]["rows"]
+    none, name = torch.zeros(0, dtype=torch.uint8), "history.rows.forms"
+    for place, value, words in [
+        ("history.rows.floats.value", none, "history.rows lacks values"),
+        ("history.rows.others", [1.0], "history.rows has values that its forms do not need"),
+        (name, [], "history.rows lacks values"),
+        (name, [[("epoch", "words")]], r"history.rows lacks values that its forms need \(KeyError"),
+        (name, [[("epoch",)]], "history.rows lacks values"),
+        ("history.rows.form_of", rows["others"], r"history\.rows\.form_of is \[\], where array is needed"),
+    ]:
+        checkpoint_file.write(path, replaced(contents, place, value))
+        with pytest.raises(CheckpointError, match=words):
+            make(tmp_path / "new").load(path)
+
+
 def test_a_callback_that_refuses_its_state_leaves_the_weights_unchanged(make, contents, tmp_path):
     learn = make(tmp_path / "new")
     learn.fit(1)

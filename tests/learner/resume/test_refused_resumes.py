@@ -172,7 +172,7 @@ def test_a_newer_format_is_refused_with_both_versions(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_file, "trailer", newer)
         checkpoint_file.write(path, contents)
-    with pytest.raises(CheckpointError, match="of format 7, and this plainlearner reads up to 1"):
+    with pytest.raises(CheckpointError, match="of format 7, and this plainlearner reads up to 2"):
         make(data=in_memory).load(path)
 
 
