@@ -91,8 +91,8 @@ class Discriminator(Callback):
             self.optimizer.step()
 
 
-def make_learner(*callbacks):
-    generator, network, train = parts()
+def make_learner(*callbacks, made=None):
+    generator, network, train = made or parts()
     data = Data(train, split=lambda real: (torch.randn(len(real), N_CODES, 1, 1), real))
     return Learner(
         generator,

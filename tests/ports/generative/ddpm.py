@@ -59,8 +59,8 @@ def by_hand():
     return model.state_dict()
 
 
-def make_learner(*callbacks):
-    model, train = parts()
+def make_learner(*callbacks, made=None):
+    model, train = made or parts()
 
     def diffuse(batch):
         noisy, moments, noise = model.diffuse(batch[0])

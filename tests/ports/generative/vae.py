@@ -16,10 +16,11 @@ N_EPOCHS, CUT_AT = 2, 5
 
 
 class VAE(nn.Module):
-    def __init__(self):
+    def __init__(self, n_pixels=36, width=16, size=4):
         super().__init__()
-        self.fc1, self.mean, self.log_variance = nn.Linear(36, 16), nn.Linear(16, 4), nn.Linear(16, 4)
-        self.fc3, self.fc4 = nn.Linear(4, 16), nn.Linear(16, 36)
+        self.fc1, self.mean = nn.Linear(n_pixels, width), nn.Linear(width, size)
+        self.log_variance = nn.Linear(width, size)
+        self.fc3, self.fc4 = nn.Linear(size, width), nn.Linear(width, n_pixels)
 
     def forward(self, pictures):
         hidden = F.relu(self.fc1(pictures))
@@ -57,8 +58,8 @@ def by_hand():
     return model.state_dict()
 
 
-def make_learner(*callbacks):
-    model, batches = parts()
+def make_learner(*callbacks, made=None):
+    model, batches = made or parts()
     data = Data(batches, split=lambda pictures: (pictures, pictures))
     return Learner(
         model, data, vae_loss, partial(optim.Adam, lr=1e-3), callbacks, defaults=(ZeroGrad, Metrics, Recorder)

@@ -15,10 +15,10 @@ N_EPOCHS, CUT_AT = 2, 5
 
 
 class SuperResolution(nn.Module):
-    def __init__(self, upscale):
+    def __init__(self, upscale, width=8):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 8, 5, padding=2), nn.Conv2d(8, 8, 3, padding=1)
-        self.conv3, self.shuffle = nn.Conv2d(8, upscale**2, 3, padding=1), nn.PixelShuffle(upscale)
+        self.conv1, self.conv2 = nn.Conv2d(1, width, 5, padding=2), nn.Conv2d(width, width, 3, padding=1)
+        self.conv3, self.shuffle = nn.Conv2d(width, upscale**2, 3, padding=1), nn.PixelShuffle(upscale)
         for layer in (self.conv1, self.conv2):
             init.orthogonal_(layer.weight, init.calculate_gain("relu"))
         init.orthogonal_(self.conv3.weight)
@@ -81,8 +81,8 @@ def by_hand():
     return model.state_dict()
 
 
-def make_learner(*callbacks):
-    model, train, test = parts()
+def make_learner(*callbacks, made=None):
+    model, train, test = made or parts()
     return Learner(
         model,
         Data(train, test),
