@@ -98,4 +98,13 @@ WRONG_ANSWERS: dict[str, list[list[tuple[str, str, str]]]] = {
             ("square().mean()", "square().sum()", "not that of loss"),
         ],
     ],
+    "7_large_batches": [
+        [
+            ("raise CancelStep", "pass", "update after every batch"),
+            ("!= 0:", "!= 99:", "no update at all"),
+            ("(learn.batch_idx + 1) %", "learn.batch_idx %", "after batch n - 1"),
+            ("learn.loss_grad = learn.loss_grad / self.n", "pass", "times as far"),
+            ("order = Order.PREPARE", "order = Order.DECIDE", "keep Order.PREPARE"),
+        ],
+    ],
 }
