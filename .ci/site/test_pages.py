@@ -19,6 +19,8 @@ TOO_WIDE = """[...document.querySelectorAll("article *, .mobile-header *")]
     .filter(each => each.getBoundingClientRect().right > innerWidth + 1)
     .slice(0, 3).map(each => each.outerHTML.slice(0, 200))"""
 MISSING = """[...document.images].filter(each => each.complete && !each.naturalWidth).map(each => each.src)"""
+SHOWN = """[...document.querySelectorAll("article tbody tr")].filter(row => row.offsetParent)
+    .map(row => row.cells[0].textContent.trim())"""
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 
@@ -47,3 +49,16 @@ def problems(browser: Browser, page: Path) -> Iterator[str]:
             yield f"its background is not {scheme}"
     yield from (f"missing: {picture}" for picture in browser.evaluate(MISSING))
     yield from browser.problems
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+def test_the_page_of_other_names_shows_the_rows_that_match_what_is_typed():
+    with Browser() as browser:
+        browser.open((SITE / "other_names.html").as_uri())
+        everything = browser.evaluate(SHOWN)
+        browser.evaluate(
+            "box = document.querySelector('article input'); box.value = 'EarlyStopper'; box.oninput()"
+        )
+        assert browser.evaluate(SHOWN) == ["EarlyStopper"]
+        browser.evaluate("box.value = ''; box.oninput()")
+        assert browser.evaluate(SHOWN) == everything
