@@ -34,10 +34,12 @@ class Heartbeat:
 
     Args:
         where: returns the place of the main thread.
+        is_ending: was this process asked to end? Then it does not wait for what the others report.
     """
 
-    def __init__(self, where: Callable[[], str]):
+    def __init__(self, where: Callable[[], str], is_ending: Callable[[], bool]):
         self.rank, self.size, self.where = dist.get_rank(), dist.get_world_size(), where
+        self.is_ending = is_ending
         store: Any = dist.distributed_c10d._get_default_store()
         # calls of one connection wait for each other, and the main thread may wait for a message
         self.store = stores.PrefixStore(f"heartbeat/{next(fits)}", store.clone())
@@ -102,11 +104,21 @@ class Heartbeat:
             cause = read(self.store, "cause")
             if cause:
                 rank, words = json.loads(cause)
-                time.sleep(SAME)  # it prints its traceback first
+                self._sleep(SAME)  # it prints its traceback first
                 return OtherRankError(f"rank {rank} failed, so rank {self.rank} ends too:\n  {words}")
-            time.sleep(BEAT / 20)
-        if isinstance(error, OtherRankError):
-            return error
+            if self.is_ending():
+                break
+            self._sleep(BEAT / 20)
+        return error if isinstance(error, OtherRankError) else self._unanswered(error, before)
+
+    def _unanswered(self, error: BaseException, before: list[list[Any]]) -> OtherRankError:
+        """An error that shows where every rank was."""
+        if self.is_ending():  # a launcher has seen that a process has ended, and starts all again
+            places = "\n  ".join(f"rank {number} {each[1]}" for number, each in enumerate(before))
+            return OtherRankError(
+                f"rank {self.rank} was interrupted while it waited for the other ranks: {message_of(error)}. "
+                f"The ranks were last:\n  {places}"
+            )
         report = self._report_of_all(error, before)
         # the report of the first rank is kept, as it saw most of the others alive
         report = self.store.compare_set("report", "", report).decode()
@@ -114,6 +126,12 @@ class Heartbeat:
             f"rank {self.rank} waited for the other ranks, but they did not answer: "
             f"{message_of(error)}. {report}"
         )
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, but not if this process is to end."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.is_ending():
+            time.sleep(min(seconds, BEAT / 20))
 
     def _report_of_all(self, error: BaseException, before: list[list[Any]]) -> str:
         """Where every rank was."""

@@ -29,7 +29,8 @@ def among_ranks(learn: FullLearner) -> Iterator[None]:
     if learn.fitting or ranks_of(learn).size == 1:
         yield
         return
-    with Heartbeat(partial(place_of, learn, threading.get_ident())) as heartbeat:
+    where = partial(place_of, learn, threading.get_ident())
+    with Heartbeat(where, lambda: learn.interrupted is not None) as heartbeat:
         try:
             yield
         except BaseException as error:

@@ -106,16 +106,29 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def write_error(folder: Path, *callbacks: Any) -> None:
+def write_error(folder: Path, ignores: bool, *callbacks: Any) -> None:
+    if ignores:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     words, _ = error_of(*callbacks)
     (folder / os.environ["RANK"]).write_text(words)
 
 
-def test_a_killed_rank_is_named_with_its_last_place(tmp_path: Path) -> None:
+def words_after_a_kill(folder: Path, *, ignores: bool) -> str:
+    """What rank 0 raises when rank 1 is killed; the launcher then sends it SIGTERM, which it may ignore."""
     with pytest.raises(ProcessExitedException, match="SIGKILL"):
-        in_ranks(2, write_error, tmp_path, At(kill))
-    words = (tmp_path / "0").read_text()
+        in_ranks(2, write_error, folder, ignores, At(kill))
+    return (folder / "0").read_text()
+
+
+def test_a_killed_rank_is_named_with_its_last_place(tmp_path: Path) -> None:
+    words = words_after_a_kill(tmp_path, ignores=True)
     assert "rank 1 does not answer: it was killed, or its machine is lost. Last at epoch 0/2" in words
+
+
+def test_a_rank_that_a_launcher_ends_after_a_kill_does_not_wait_for_reports(tmp_path: Path) -> None:
+    words = words_after_a_kill(tmp_path, ignores=False)
+    assert "rank 0 was interrupted while it waited for the other ranks" in words
+    assert "rank 1 at epoch 0/2, batch 2/4, train, in callback At" in words
 
 
 def test_after_an_error_on_all_ranks_the_next_fit_trains() -> None:
