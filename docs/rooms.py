@@ -15,16 +15,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+INK = "#767676"  # readable on light and on dark pages, which shine through the picture
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 8.6  # of a room's box; its height is below 1, the distance between two rows
 
 
 def main() -> None:
-    """Draw both floors side by side into `docs/pictures/rooms.png`."""
-    figure = Figure(figsize=(16, 7), layout="constrained")
-    for ax, floor in zip(figure.subplots(1, 2), ("learner", "callbacks"), strict=True):
-        draw_floor(ax, floor, layers_of(floor))
-    figure.savefig(ROOT / "docs" / "pictures" / "rooms.png", dpi=90)
+    """Draw both floors, one above the other, into `docs/pictures/rooms.png`."""
+    figure = Figure(figsize=(9, 15), layout="constrained", facecolor="none")
+    floors = {floor: layers_of(floor) for floor in ("learner", "callbacks")}
+    panels = figure.subplots(2, 1, height_ratios=[len(layers) for layers in floors.values()])
+    for ax, (floor, layers) in zip(panels, floors.items(), strict=True):
+        draw_floor(ax, floor, layers)
+    figure.savefig(ROOT / "docs" / "pictures" / "rooms.png", dpi=100)
 
 
 def layers_of(floor: str) -> list[str]:
@@ -49,10 +52,11 @@ def draw_floor(ax: Axes, floor: str, layers: list[str]) -> None:
             arrowstyle="-|>",
             mutation_scale=7,
             linewidth=0.4 + 0.12 * n_imports**0.5,
-            color="0.45" if is_down else "red",
+            color=INK if is_down else "red",
         )
         ax.add_patch(arc)
-    ax.set(xlim=(-0.3, WIDTH + 2.6), ylim=(0.3, len(layers) + 0.8), title=f"{floor}/")
+    ax.set(xlim=(-0.3, WIDTH + 2.6), ylim=(0.3, len(layers) + 0.8))
+    ax.set_title(f"{floor}/", color=INK)
     ax.axis("off")
 
 
@@ -61,12 +65,18 @@ def draw_room(ax: Axes, floor: str, room: str, y: int) -> None:
     files = files_of(floor, room)
     lines = sum(len(each.read_text(encoding="utf-8").splitlines()) for each in files)
     size = f"{len(files)} files, {lines:,} lines" if len(files) > 1 else f"{lines:,} lines"
-    ax.add_patch(
-        FancyBboxPatch((0.05, y - 0.36), WIDTH - 0.1, 0.72, "round,pad=0.03", fc="#f4f6fa", ec="#5b6b8c")
+    ax.add_patch(FancyBboxPatch((0.05, y - 0.36), WIDTH - 0.1, 0.72, "round,pad=0.03", fc="none", ec=INK))
+    ax.text(
+        0.15,
+        y + 0.12,
+        files[0].name if len(files) == 1 else room,
+        weight="bold",
+        size=10,
+        va="center",
+        color=INK,
     )
-    ax.text(0.15, y + 0.12, files[0].name if len(files) == 1 else room, weight="bold", size=9, va="center")
-    ax.text(WIDTH - 0.15, y + 0.12, size, size=7.5, va="center", ha="right", color="0.35")
-    ax.text(0.15, y - 0.19, summary_of(files[0]), size=6.6, va="center", color="0.2")
+    ax.text(WIDTH - 0.15, y + 0.12, size, size=8, va="center", ha="right", color=INK)
+    ax.text(0.15, y - 0.19, summary_of(files[0]), size=7.5, va="center", color=INK)
 
 
 def files_of(floor: str, room: str) -> list[Path]:

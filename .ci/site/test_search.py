@@ -1,4 +1,7 @@
-"""The search of the built site finds the right page first. The search is Sphinx's own code, run by Node."""
+"""The search of the built site finds the right page first. The search is Sphinx's own code, run by Node.
+
+If words are missing, build the site with `sphinx-build -E`: Sphinx keeps no words of pages that are unchanged.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ def test_people_find_the_right_page_first():
 
 def test_every_word_of_the_table_finds_its_place_first():
     expected = {word: place for place, words in WORDS.items() for word in words}
-    assert {word: places[0] for word, places in found([*expected]).items()} == expected
+    assert {word: (places or [None])[0] for word, places in found([*expected]).items()} == expected
 
 
 @pytest.mark.parametrize("query", ["learner", "loss", "Learner.fit", "model"])

@@ -7,7 +7,7 @@ import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -44,8 +44,8 @@ class Browser:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.process.kill()
-        self.process.wait()
+        os.kill(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
         os.close(self.to_browser)
         os.close(self.from_browser)
         self.folder.cleanup()
@@ -67,7 +67,9 @@ class Browser:
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression of JavaScript in the page; a promise is awaited."""
-        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        answer = self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
+        )
         if "exceptionDetails" in answer:
             raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
@@ -115,23 +117,17 @@ class Browser:
             self.problems.append(params["errorText"])
 
 
-def start(folder: str) -> tuple[subprocess.Popen[bytes], int, int]:
-    """The browser, with the ends of two pipes; it reads its file 3 and writes its file 4."""
+def start(folder: str) -> tuple[int, int, int]:
+    """The browser's process, with the ends of two pipes; it reads its file 3 and writes its file 4."""
+    import fcntl  # is not on Windows
+
     inwards, to_browser = os.pipe()
     from_browser, outwards = os.pipe()
-
-    def place_pipes() -> None:
-        import fcntl  # is not on Windows
-
-        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (inwards, outwards)]  # not at 3 or 4 itself
-        os.dup2(high[0], 3)
-        os.dup2(high[1], 4)
-
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (inwards, outwards)]  # not 3 or 4 here
+    places = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in range(3)]
+    places += [(os.POSIX_SPAWN_DUP2, end, n) for end, n in zip(ends, (3, 4), strict=True)]
     command = [str(CHROMIUM), *FLAGS, *QUIET, f"--user-data-dir={folder}"]
-    nowhere = subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, stdin=nowhere, stdout=nowhere, stderr=nowhere, preexec_fn=place_pipes, pass_fds=(3, 4)
-    )
-    os.close(inwards)
-    os.close(outwards)
+    process = os.posix_spawn(command[0], command, os.environ, file_actions=places)
+    for end in (inwards, outwards, *ends):
+        os.close(end)
     return process, to_browser, from_browser
