@@ -1,6 +1,6 @@
 """The search of the built site finds the right page first. The search is Sphinx's own code, run by Node.
 
-If words are missing, build the site with `sphinx-build -E`: Sphinx drops the words of pages that are unchanged.
+Build the site with `sphinx-build -E` before it: Sphinx drops the words of pages that are unchanged.
 """
 
 from __future__ import annotations
