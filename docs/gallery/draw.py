@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "examples")]
 
-from ports.generative import dcgan, ddpm, vae  # noqa: E402 - on the path by now
+import gan  # noqa: E402 - on the path by now
+import my_model  # noqa: E402
+from ports.generative import dcgan, ddpm, vae  # noqa: E402
 from ports.pictures import super_resolution  # noqa: E402
 
 from callbacks.history.drawing import BLUE, INK, new_panels  # noqa: E402
@@ -33,6 +36,8 @@ def main() -> None:
     draw_dcgan()
     draw_ddpm()
     draw_super_resolution()
+    draw_gan()
+    draw_spirals()
 
 
 def draw_vae() -> None:
@@ -129,6 +134,22 @@ def draw_super_resolution() -> None:
     for axes, each, title in zip(panels, shown, titles, strict=True):
         add_picture(axes, each[0, 0], title)
     save(panels[0].figure, "gallery_super_resolution.png")
+
+
+def draw_gan() -> None:
+    """Digits of the GAN of the examples."""
+    learn = gan.make_learner()
+    learn.fit(40)
+    made, real = learn.get_preds(learn.data.train)
+    save(grid([real[:8].view(-1, 8, 8), made[:8].view(-1, 8, 8)], ["real", "drawn"]), "gallery_gan.png")
+
+
+def draw_spirals() -> None:
+    """The border between the classes of two spirals, which the example draws; smaller and without its margin."""
+    path = FOLDER / "gallery_spirals.png"
+    my_model.main(path)
+    with Image.open(path) as picture:
+        picture.crop(picture.getbbox()).reduce(2).quantize(128).save(path, optimize=True)
 
 
 def grey(picture: Any) -> Tensor:
