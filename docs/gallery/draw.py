@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader, TensorDataset
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "examples")]
 
-import gan  # noqa: E402 - on the path by now
+import diabetes  # noqa: E402 - on the path by now
+import gan  # noqa: E402
 import my_model  # noqa: E402
 from ports.generative import dcgan, ddpm, vae  # noqa: E402
 from ports.pictures import super_resolution  # noqa: E402
 
 from callbacks.history.drawing import BLUE, INK, new_panels  # noqa: E402
+from learner import Interpretation  # noqa: E402
 
 FOLDER = ROOT / "docs" / "pictures"
 
@@ -37,6 +39,7 @@ def main() -> None:
     draw_ddpm()
     draw_super_resolution()
     draw_gan()
+    draw_diabetes()
     draw_spirals()
 
 
@@ -144,8 +147,15 @@ def draw_gan() -> None:
     save(grid([real[:8].view(-1, 8, 8), made[:8].view(-1, 8, 8)], ["real", "drawn"]), "gallery_gan.png")
 
 
+def draw_diabetes() -> None:
+    """Predictions of the example over what was measured."""
+    learn = diabetes.make_learner()
+    learn.fit(40)
+    save(Interpretation(learn).plot_predictions().figure, "gallery_diabetes.png")
+
+
 def draw_spirals() -> None:
-    """The border between the classes of two spirals, which the example draws; smaller and without its margin."""
+    """The border between the classes of two spirals, as the example draws it; smaller, without margin."""
     path = FOLDER / "gallery_spirals.png"
     my_model.main(path)
     with Image.open(path) as picture:
