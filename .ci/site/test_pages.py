@@ -29,7 +29,7 @@ SHOWN = """[...document.querySelectorAll("article tbody tr")].filter(row => row.
     .map(row => row.cells[0].textContent.trim())"""
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 COPY_ALL = """window.copied = [];
-document.addEventListener("copy", () => copied.push(document.activeElement.value));
+document.oncopy = () => { copied.push(document.activeElement.value); };
 document.querySelectorAll("button.copybtn").forEach(each => each.click());"""
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
