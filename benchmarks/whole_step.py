@@ -1,6 +1,7 @@
 """What `WholeStep` saves and costs: the time of a step beside that of a hand-written loop, and of compiling.
 
 Run: python benchmarks/whole_step.py [rounds] [--works 1 7]
+     python benchmarks/whole_step.py --tensors 10 100 300 [--backend eager]
 
 Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
 over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
@@ -11,12 +12,20 @@ with a cache on disk as it was found; "pays after" the number of steps in which 
 the same learner with `ZeroGrad`. The losses of the last round's weights on the first batch are to be compared
 within those of the same data: the MLP's plain loop has the items in another order, and the transformer drops
 out at random.
+
+With `--tensors`, it compiles models of so many parameter tensors (half as many linear layers, 32 wide),
+without a cache on disk, after a small one that loads the compiler. The table has the seconds on the clock,
+those of the processor with child processes, and the time that the guards take in each step beside that of a
+plain step with Adam. The shortest of many tries counts, since other work on the machine only adds to it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -31,6 +40,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import Callback, GradientAccumulation, LeanStep, WholeStep, ZeroGrad
+from callbacks.fast.guarded_program import Program
 from learner import Data, Learner
 
 N_STEPS = 1000
@@ -199,13 +209,73 @@ def loss_on(model: nn.Module, batch: Any, loss_func: Any) -> float:
         return loss_func(model(batch[0]), batch[1]).item()
 
 
+def by_tensors(numbers: list[int], backend: str) -> None:
+    """How long compiling takes, and the guards in each step, by the number of parameter tensors."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        program_of(4, backend)
+        titles = ("compiling", "processor", "per tensor", "guards", "plain step", "share")
+        print(f"{'tensors':>8}" + "".join(f"{each:>12}" for each in titles))
+        for number in numbers:
+            begun, spent = time.perf_counter(), processor_seconds()
+            program, here = program_of(number, backend)
+            wall, spent = time.perf_counter() - begun, processor_seconds() - spent
+            with torch.no_grad():  # as it was compiled
+                assert program.fits(here)
+                guards = shortest(partial(program.fits, here), 20)
+            step = shortest(partial(plain_step, here, torch.optim.Adam(here["params"])), 3)
+            print(
+                f"{number:>8}{wall:>10.1f} s{spent:>10.1f} s{1e3 * spent / number:>9.0f} ms"
+                f"{guards * 1e6:>9.1f} us{step * 1e3:>9.2f} ms{guards / step:>12.2%}"
+            )
+
+
+def program_of(number: int, backend: str) -> tuple[Program, dict[str, Any]]:
+    """A program for a model of so many tensors, and what it is called with."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(each for _ in range(number // 2) for each in (nn.Linear(32, 32), nn.Tanh())))
+    data = {"inputs": (torch.randn(16, 32),), "targets": torch.randn(16, 32)}
+    here = {"model": model, "loss_func": F.mse_loss, "params": [*model.parameters()], **data, "mixed": ""}
+    program = Program(backend)
+    with torch.no_grad():
+        program.run_first(here)
+    return program, here
+
+
+def plain_step(here: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    here["loss_func"](here["model"](*here["inputs"]), here["targets"]).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def processor_seconds() -> float:
+    used = [resource.getrusage(each) for each in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def shortest(call: Callable[[], Any], n_calls: int, n_tries: int = 30) -> float:
+    """Seconds of a call: the mean of a few, the shortest of many tries."""
+    found = []
+    for _ in range(n_tries):
+        begun = time.perf_counter()
+        for _ in range(n_calls):
+            call()
+        found.append((time.perf_counter() - begun) / n_calls)
+    return min(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("rounds", nargs="?", type=int, default=7)
     parser.add_argument("--works", nargs="*", type=int, help="by their place, from 1; all")
+    parser.add_argument("--tensors", nargs="*", type=int, help="compile models of so many tensors instead")
+    parser.add_argument("--backend", default="inductor", help="what compiles them")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Inductor's own
+    if asked.tensors:
+        by_tensors(asked.tensors, asked.backend)
+        return
     print(f"torch {torch.__version__}, 1 thread, {asked.rounds} rounds")
     works = [
         partial(article, asked.rounds, partial(torch.optim.SGD, lr=RATE), "SGD"),
