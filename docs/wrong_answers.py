@@ -107,4 +107,11 @@ WRONG_ANSWERS: dict[str, list[list[tuple[str, str, str]]]] = {
             ("order = Order.PREPARE", "order = Order.DECIDE", "keep Order.PREPARE"),
         ],
     ],
+    "8_trusting_a_run": [
+        [
+            ('    state = ("std",)\n', "", "name its attribute in state"),
+            (', resume="auto"', "", "does not resume"),
+            ('every="3 steps"', 'every="1 epoch"', "steps were lost"),
+        ],
+    ],
 }
