@@ -25,6 +25,7 @@ from callbacks.core.missing_names import missing_callback as _missing_callback
 from callbacks.core.registry import Callbacks
 from callbacks.core.when import When
 from callbacks.distributed.distributed import Distributed
+from callbacks.distributed.joining import OtherRankError
 from callbacks.fast.lean_step import LeanStep
 from callbacks.fast.whole_step import WholeStep
 from callbacks.guard.blackbox import BlackBox
@@ -138,6 +139,7 @@ __all__ = [
     "Optimizers",
     "OptunaPruning",
     "Order",
+    "OtherRankError",
     "OverfitBatch",
     "ParamScheduler",
     "PearsonCorr",

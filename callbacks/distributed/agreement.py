@@ -31,15 +31,15 @@ class Group(FitMembers):
     """The processes of a fit, and what they agree on.
 
     Args:
+        divisor: what gradients that another callback accumulates are divided by.
         each: does each rank take a whole batch, rather than a share of it?
         sharded: does the data of each rank differ already?
-        divisor: what gradients that another callback accumulates are divided by.
 
     Attributes:
         is_void: has this rank cancelled the current batch?
     """
 
-    def __init__(self, each: bool, sharded: bool, divisor: Callable[..., Any]):
+    def __init__(self, divisor: Callable[..., Any], *, each: bool, sharded: bool):
         super().__init__()
         self.each, self.sharded = each, sharded
         self.group = self.size if each and not sharded else 1

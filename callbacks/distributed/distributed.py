@@ -130,7 +130,7 @@ class Distributed(Callback):
             return  # one process, which needs none of this
         if isinstance(learn.model, DistributedDataParallel):  # by the user; the fit wraps the module itself
             learn.model = learn.model.module
-        self._group = Group(self.batch == "each", self.sharded, self._divisor)
+        self._group = Group(self._divisor, each=self.batch == "each", sharded=self.sharded)
         learn.ranks, self._group.in_step = self._group, self.kind == "fsdp"
         self._accumulation = next((each for each in learn.callbacks if each.accumulates_gradients), None)
         self._added = (SharedResults(), Agreement()) if self._group.size > 1 else ()

@@ -31,7 +31,7 @@ ours: list[Any] = []
 
 
 class OtherRankError(RuntimeError):
-    """An error of another process; that process raises the error itself."""
+    """Another process of the fit has failed, hangs or was killed; the message names it and its place."""
 
 
 class OtherRankOSError(OtherRankError, OSError):
