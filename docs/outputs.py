@@ -81,6 +81,17 @@ def main(pages: list[str]) -> None:
         print(f"{page.name}: {len(stale)} outputs written")
 
 
+def check(page: Path) -> None:
+    """Run a page; raise an AssertionError where it prints something else than it shows."""
+    for example in examples_of(page):
+        shown = example.shown.text if example.shown else None
+        assert example.agrees, (
+            f"{page.name}, line {example.code.first + 1} prints\n{example.printed}\n"
+            f"but the page shows\n{shown}\n"
+            f"If the page is out of date, run: python docs/outputs.py {page}"
+        )
+
+
 def examples_of(page: Path) -> list[Example]:
     """Every piece of Python of a page, run from top to bottom; `continuation` continues in the same module.
 

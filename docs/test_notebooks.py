@@ -14,12 +14,19 @@ from typing import Any
 import matplotlib.pyplot as plt
 import nbformat
 import notebooks
+import outputs
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from wrong_answers import WRONG_ANSWERS
 
 CHAPTERS = [pytest.param(page, id=page.stem) for page in notebooks.CHAPTERS]
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_a_chapter_prints_what_its_page_shows(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outputs.check(page)
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
