@@ -23,7 +23,8 @@ TOO_WIDE = """[...document.querySelectorAll("article *, .mobile-header *")]
     .slice(0, 3).map(each => each.outerHTML.slice(0, 200))"""
 MISSING = "[...document.images].filter(each => each.complete && !each.naturalWidth).map(each => each.src)"
 IN_BOTH_SCHEMES = """[...document.images]
-    .filter(each => each.src.endsWith(".png") && !each.matches(".only-light, .only-dark"))
+    .filter(each => each.naturalWidth && each.src.endsWith(".png"))
+    .filter(each => !each.matches(".only-light, .only-dark"))
     .map(each => each.src)"""
 SHOWN = """[...document.querySelectorAll("article tbody tr")].filter(row => row.offsetParent)
     .map(row => row.cells[0].textContent.trim())"""
