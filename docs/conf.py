@@ -120,10 +120,20 @@ def mark_code(app, what, name, obj, options, lines):
             lines[i:i] = [".. code-block:: python", ""]
 
 
-def hide_signature(app, what, name, obj, options, signature, returns):
-    """Show no arguments of what users do not construct: results, and the protocol of metrics."""
+FORMER_ARGUMENTS = r", (plugin: [^,]*|update: [^,]*, '[^,]*) = None"  # vocabulary: quoted
+
+
+def clean_signature(app, what, name, obj, options, signature, returns):
+    """Show no former arguments, and none at all of what users do not construct: results, and `Metric`."""
     is_result = is_dataclass(obj) and (name.count(".") > 1 or name == "learner.CrossValidation")
-    return ("", returns) if is_result or name == "callbacks.Metric" else None
+    if is_result or name == "callbacks.Metric":
+        return "", returns
+    plain = (
+        (signature or "")
+        .replace("~typing.", "")
+        .replace("<class 'torch.optim.adam.Adam'>", "torch.optim.Adam")
+    )
+    return re.sub(FORMER_ARGUMENTS, "", plain), returns
 
 
 def skip_former(app, what, name, obj, skip, options):
@@ -158,7 +168,7 @@ def write_help(app, docname, source):
 def setup(app):
     app.connect("doctree-read", add_search_words)
     app.connect("source-read", write_help)
-    app.connect("autodoc-process-signature", hide_signature)
+    app.connect("autodoc-process-signature", clean_signature)
     app.connect("autodoc-skip-member", skip_former)
     app.connect("autodoc-process-docstring", mark_names, priority=100)
     app.connect("autodoc-process-docstring", restore_plain, priority=800)
