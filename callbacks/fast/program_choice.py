@@ -145,7 +145,7 @@ class Programs:
         """Make a program, and take its first step."""
         if any(map(is_lazy, learn.model.parameters())):
             return None  # the first batch makes them
-        self._take_up(learn)
+        self.unguarded.check_hooks(self._take_up(learn)["params"], learn.model)
         hooked, kind = is_hooked(learn.model), kind_of_batch(learn)
         if hooked and self._cannot_hook:
             return self._fail(Unfit(f"hooks are registered on {hooked}, and a program cannot call them"))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as of_all
+from torch.utils.hooks import RemovableHandle
 
 from callbacks.fast.lean_proof import Unfit
 
@@ -38,6 +39,8 @@ class Unguarded:
         self._codes: list[Any] = []
         #: dicts whose order no guard compares, each with its keys
         self._ordered: list[tuple[Any, list[Any]]] = []
+        self._params: list[Tensor] = []  # whose hooks were looked for, when so many hooks had been registered
+        self._n_registered: int | None = None
         self._hooks = [getattr(of_all, f"_global_{each}_hooks", {}) for each in GLOBAL_HOOKS]
 
     def is_same(self) -> bool:
@@ -54,18 +57,22 @@ class Unguarded:
 
     def rest(self) -> None:
         """Hold nothing of the learner."""
-        self._ordered = []
+        self._ordered, self._params = [], []
 
     def _now(self) -> list[Any]:
         return [vars(kind).get(name) for kind, (_, names) in self._classes.items() for name in names]
 
     def check_hooks(self, params: list[Tensor], model: nn.Module) -> None:
-        """Refuse hooks that a program would not call."""
+        """Refuse hooks that a program would not call; looks again once any hook was registered anywhere."""
         if any(self._hooks):
             raise Unfit("hooks are registered on all modules")
+        n_registered = getattr(RemovableHandle, "next_id", None)
+        if params is self._params and n_registered is not None and n_registered == self._n_registered:
+            return
         if any(map(any, map(HOOKS, params))):
             names = [name for name, each in model.named_parameters() if any(HOOKS(each))]
             raise Unfit(f"a hook is registered on the parameter {(names or ['of the loss'])[0]!r}")
+        self._params, self._n_registered = params, n_registered
 
     def record(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call a function, and from now on watch the classes whose methods it calls."""

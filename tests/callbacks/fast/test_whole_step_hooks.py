@@ -52,6 +52,16 @@ def test_hooks_that_come_in_mid_fit_are_called(register, make):
     as_ordinary_with(register, optimizer=make)
 
 
+def test_a_hook_of_a_parameter_that_comes_in_mid_fit_is_called_from_its_first_step():
+    def replace(learn):
+        weight = nn.Parameter(learn.model.layer.weight.detach().clone())
+        weight.register_post_accumulate_grad_hook(drop_grad)
+        learn.model.layer.weight = weight
+        learn.optimizer.add_param_group({"params": [weight]})
+
+    as_ordinary_with(replace, optimizer=MOMENTUM)
+
+
 @pytest.mark.parametrize(
     "make",
     [
