@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from callbacks.model import shards
 from callbacks.model.named import named_tensors
 from learner.resume import wrapped_names
 from learner.state.fingerprint import content_of, listed
@@ -56,5 +57,5 @@ def with_base(model: nn.Module, contents: dict[str, Any], path: Path) -> dict[st
 
 
 def sum_of(tensors: Iterable[Tensor]) -> int:
-    """A checksum of some values of each tensor."""
-    return content_of([each.detach().reshape(-1) for each in tensors])
+    """A checksum of some values of each tensor; of sharded ones, every process must call this."""
+    return content_of(shards.whole(each.detach()).reshape(-1) for each in tensors)

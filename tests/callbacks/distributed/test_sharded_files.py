@@ -62,6 +62,7 @@ def run(size: int, *arguments: Any) -> list[Any]:
         ((2, "fsdp"), (2, "fsdp")),
         ((2, "fsdp"), (0, None)),
         ((2, "fsdp"), (3, "ddp")),
+        ((2, "ddp"), (3, "fsdp")),
         ((0, None), (2, "fsdp")),
     ],
 )
@@ -110,6 +111,27 @@ def test_no_code_in_a_sharded_checkpoint_is_run(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match="nothing was run"):
         shard_files.read(tmp_path)
     assert not Path("was-run").exists()
+
+
+def loaded_without_base(folder: Path) -> Any:
+    """The weights of a rank that loads the trained ones alone."""
+    learn = learner_of(Distributed("fsdp"), Checkpoint(folder, best="valid_loss", trainable_only=True))
+    learn.model[0].requires_grad_(False)
+    learn.fit(2)
+    learn.load_best(folder)
+    found = whole(learn.model)
+    with torch.no_grad():
+        learn.model[0].bias.add_(1)
+    with pytest.raises(ValueError, match="the base model is another one"):
+        learn.load_best(folder)
+    return found
+
+
+def test_a_sharded_model_loads_a_file_without_its_base(tmp_path: Path) -> None:
+    found = in_ranks(2, loaded_without_base, tmp_path / "run")[0]
+    best = torch.load(tmp_path / "run" / "best.pt")["model"]
+    assert set(best) == set(found) - {"0.weight", "0.bias"}
+    assert all(torch.equal(each, found[name]) for name, each in best.items())
 
 
 def saved_by_threads(folder: Path) -> Any:
