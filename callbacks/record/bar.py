@@ -6,10 +6,14 @@ import io
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from callbacks.core.warning import is_output_error
 from callbacks.record.notebook import Replaced
+
+SOON = 1.0  # seconds in which nothing needs a bar
 
 
 class Bar:
@@ -21,11 +25,11 @@ class Bar:
     `time.monotonic()`.
     """
 
-    def __init__(self, total: int | None, *, begun: float):
+    def __init__(self, total: int | None, *, begun: float, unit: str = "batch"):
         self._bar = tqdm_class()(
             total=total,
             bar_format=layout(total is not None),
-            unit="batch",
+            unit=unit,
             leave=False,
             file=ReplacedOutput() if in_notebook() else sys.stderr,
             nrows=20,  # tqdm hides bars below the screen, and some pseudo-terminals have no height
@@ -60,6 +64,25 @@ class Bar:
         for stream in self._streams:
             stream.restore()
         self._bar.close()
+
+
+@contextmanager
+def bar_of(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that draws a bar, if one can be shown and this takes more than a second."""
+    begun, bar = time.monotonic(), None
+
+    def _draw(n: int, total: int) -> None:
+        nonlocal bar
+        if time.monotonic() - begun > SOON and can_show_a_bar():
+            bar = bar or Bar(total, begun=begun, unit=unit)
+            bar.total = total
+            bar.draw(n, title, "")
+
+    try:
+        yield _draw
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 class ReplacedOutput(io.TextIOBase):

@@ -7,6 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 from callbacks.core.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
 from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import set_mode
+from callbacks.record.bar import bar_of
 from learner.checks.data_checks import is_one_shot
 from learner.checks.optimizer_checks import all_zero
 from learner.checks.preflight import problems_before_fit, training_problems
@@ -91,11 +93,11 @@ def examine_batch(learn: FullLearner, report: Report) -> None:
     if not attempt(learn, report, "the batch", lambda: exams.loss_of(learn, report, exams.copied(batch))):
         attempt(learn, report, "numbers", lambda: report.add(exams.number_problems(learn)), is_extra=True)
         return
-    for name, exam in trials.AFTER_LOSS.items():
-        is_extra = name not in trials.ORDINARY
-        attempt(
-            learn, report, name, lambda exam=exam: exam(learn, report, exams.copied(batch)), is_extra=is_extra
-        )
+    with bar_of("learn.check()", "check") as draw:
+        for n_done, (name, exam) in enumerate(trials.AFTER_LOSS.items()):
+            draw(n_done, len(trials.AFTER_LOSS))
+            run = partial(exam, learn, report, exams.copied(batch))
+            attempt(learn, report, name, run, is_extra=name not in trials.ORDINARY)
     if learn.data.valid is not None and not is_one_shot(learn.data.valid):
         attempt(learn, report, "validation", lambda: exams.validation(learn, report, first_batch))
 

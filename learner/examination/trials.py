@@ -27,8 +27,9 @@ from learner.messages.problems import LearnerWarning, listed
 from learner.state.pass_modes import modes_of, set_modes
 from learner.state.protocol import FullLearner
 
-N_STEPS = 20
-SECONDS = 10.0  # time limit of the steps, and of the curvature
+N_STEPS, FEWEST_STEPS = 20, 4  # one step of Adam may raise a loss that more of them lower
+SECONDS = 2.0  # time limit of more steps than the fewest
+SECONDS_OF_CURVATURE = 4.0
 
 
 def stable_step(learn: FullLearner, report: Report, batch: Any) -> None:
@@ -45,7 +46,7 @@ def stable_step(learn: FullLearner, report: Report, batch: Any) -> None:
         learn.loop.do["compute_loss"](learn)  # without terms that callbacks add
     trainable = [each for each in learn.model.parameters() if each.requires_grad]
     try:
-        curvature = largest_curvature(learn.loss_grad, trainable, seconds=SECONDS)
+        curvature = largest_curvature(learn.loss_grad, trainable, seconds=SECONDS_OF_CURVATURE)
     except RuntimeError as error:
         report.facts["stable step"] = f"unknown: {str(error).splitlines()[0]}"
         return
@@ -167,7 +168,7 @@ def steps(learn: FullLearner, report: Report, batch: Any) -> None:
 def losses_of_steps(learn: FullLearner, batch: Any) -> list[float]:
     """Train on the batch, within the time limit; return the loss before each step, and after the last."""
     end, losses, states = time.monotonic() + SECONDS, [], draws.take()
-    while len(losses) <= N_STEPS and (time.monotonic() < end or len(losses) < 2):
+    while len(losses) <= N_STEPS and (time.monotonic() < end or len(losses) <= FEWEST_STEPS):
         draws.put(states)  # the same dropout at every step, so that the loss falls without noise
         # a copy, as it may be changed in place; the index counts the batches of gradient accumulation
         learn.batch, learn.batch_idx = copied(batch), len(losses)

@@ -16,6 +16,7 @@ from callbacks.core.contract import OPERATIONS
 from callbacks.guard.blackbox import BlackBox
 from callbacks.optim.optimizers import needs_closure, set_mode, title_of
 from callbacks.place.device import to_device
+from callbacks.record.bar import bar_of
 from learner.checks.preflight import Preflight
 from learner.engine.composition import overrides
 from learner.engine.interrupt import interruptible
@@ -40,7 +41,7 @@ class Runs:
 
     def add(self, watch: Watch, meter: Meter | None = None) -> None:
         """Add the measurements of a run."""
-        first = N_WARM if len(watch.works) > N_WARM else 0
+        first = watch.n_warm if len(watch.works) > watch.n_warm else 0
         begins = {step for step in watch.firsts if step < len(watch.waits)}
         later = [wait for step, wait in enumerate(watch.waits) if step >= first and step not in begins]
         self.waits += later or watch.waits[first:]
@@ -55,7 +56,20 @@ class Runs:
 def run(learn: FullLearner, n_steps: int, left_out: dict[str, str], meter: Meter | None = None) -> Watch:
     """A fit; a meter puts a clock around each call of the loop."""
     with alone(learn, left_out):
-        return fit(learn, Watch(learn, n_steps + N_WARM), meter)
+        watch = Watch(learn, n_steps, n_warm=N_WARM)
+        with steps_shown(watch, "steps with clocks" if meter else "steps"):
+            return fit(learn, watch, meter)
+
+
+@contextlib.contextmanager
+def steps_shown(watch: Watch, what: str) -> Iterator[None]:
+    """Show a bar of the steps, unless the learner has one itself."""
+    if Progress in watch.learn.callbacks:
+        yield
+        return
+    with bar_of(f"learn.cost(): {what}", "step") as draw:
+        watch.show = draw
+        yield
 
 
 def run_reads(learn: FullLearner, left_out: dict[str, str], device: torch.device) -> Meter:
@@ -84,8 +98,8 @@ def fit(
 
 def run_bare(learn: FullLearner, n_steps: int, found: Runs) -> str | None:
     """The hand-written loop; returns the reason if it cannot run."""
-    watch = Watch(learn, n_steps + N_WARM)
-    with alone(learn, None):
+    watch = Watch(learn, n_steps, n_warm=N_WARM)
+    with alone(learn, None), steps_shown(watch, "steps of a bare loop"):
         watch.device = learn.device
         learn.model.train()
         train = by_hand(learn)

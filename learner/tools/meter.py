@@ -27,6 +27,7 @@ from learner.loop import Loop
 from learner.passes.passes import Known
 from learner.state.protocol import FullLearner, LoopProtocol
 
+SLOW = 0.05  # seconds of a step, beside which clocks and the start of a fit do not count
 BLOCK = 10  # steps; rare events, and batches that workers deliver in bursts, average out within a block
 Call = Callable[[Any], Any]
 Sums = defaultdict[tuple[str, str], float]  #: seconds, or counts
@@ -36,24 +37,35 @@ class Watch:
     """Yields the batches of a training pass, and records the waiting time and the work time of each.
 
     A pass ends early after enough steps; a validation pass has two batches. On an accelerator the last step
-    of each block and pass waits until the device has finished. `make_batches` takes the loader.
+    of each block and pass waits until the device has finished. `make_batches` takes the loader. Before the
+    `n_steps` there are `n_warm` that do not count, or one if the steps are slow.
     """
 
     def __init__(
-        self, learn: FullLearner, n_steps: int, make_batches: Callable[[Any], Iterable[Any]] | None = None
+        self,
+        learn: FullLearner,
+        n_steps: int,
+        make_batches: Callable[[Any], Iterable[Any]] | None = None,
+        n_warm: int = 0,
     ):
-        self.learn, self.n_steps = learn, n_steps
+        self.learn, self.n_steps, self.n_warm = learn, n_steps + n_warm, n_warm
         self.make_batches = make_batches or learn.data.batches
         self.waits: list[float] = []  # seconds, of each step
         self.works: list[float] = []
         self.firsts: list[int] = []  # which steps were the first of a pass
         self.after_step: Callable[[], None] = lambda: None
+        self.show: Callable[[int, int], None] = lambda _n, _of: None
         self.device = torch.device("cpu")
 
     @property
     def n_left(self) -> int:
         """The number of steps that are missing."""
         return self.n_steps - len(self.works)
+
+    @property
+    def is_slow(self) -> bool:
+        """Does a step take so long that fewer of them are enough? The first one may prepare something."""
+        return len(self.works) > 1 and min(self.works[1:]) > SLOW
 
     def batches(self, loader: Any) -> Iterator[Any]:
         """The batches of a pass."""
@@ -62,19 +74,21 @@ class Watch:
     def train(self, loader: Any) -> Iterator[Any]:
         """The batches of a training pass."""
         self.firsts.append(len(self.works))
-        end = len(self.works) + max(self.n_left, 1)
         asked = perf_counter()
         for batch in self.make_batches(loader):
             got = perf_counter()
             yield batch
             n_done = len(self.works) + 1
-            if n_done == end or n_done % BLOCK == 0:
+            if n_done >= self.n_steps or n_done % BLOCK == 0:
                 wait_for(self.device)
             done = perf_counter()
             self.waits.append(got - asked)
             self.works.append(done - got)
+            if n_done == 2 and self.n_warm > 1 and self.is_slow:
+                self.n_steps, self.n_warm = self.n_steps - self.n_warm + 1, 1
             self.after_step()
-            if n_done == end:
+            self.show(n_done, self.n_steps)
+            if n_done >= self.n_steps:
                 return
             asked = perf_counter()
 

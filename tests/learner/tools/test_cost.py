@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import time
+from functools import partial
 from statistics import fmean
 
 import numpy
 import pytest
+import torch
+from torch import nn
 from torch.nn import functional as F
 from upper.naps import NAP, NAPS, Sleeper, Sleepy, make, nap
 
@@ -13,7 +19,7 @@ from callbacks import (
     Callback,
     When,
 )
-from learner import Learner, TensorLoader
+from learner import Data, Learner, TensorLoader
 from learner.tools.cost import remedy_for
 
 
@@ -39,6 +45,31 @@ def test_a_callback_may_open_a_sandbox_while_it_is_measured():
     learn = make(Tries())
     assert learn.cost(20).callbacks["tries"].epoch > 0
     assert Tries.n_losses > 0
+
+
+class Slow(nn.Linear):
+    n_steps = 0
+
+    def forward(self, inputs):
+        if self.training:
+            Slow.n_steps += 1
+            time.sleep(0.06)
+        return super().forward(inputs)
+
+
+def test_slow_steps_are_measured_in_fewer_of_them_and_a_bar_shows_those_of_the_plain_loop(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("callbacks.record.bar.SOON", 0.0)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    batches = [(torch.rand(4, 1), torch.rand(4, 1))] * 4
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    cost = Learner(Slow(1, 1), Data(batches), F.mse_loss, sgd).cost(20)
+    assert cost.n_steps == 20
+    assert cost.bare == pytest.approx(cost.step, rel=0.5)
+    assert 34 <= Slow.n_steps <= 40  # with a warm-up of one step in each of four runs
+    assert "learn.cost(): steps of a bare loop" in terminal.getvalue()
+    assert "100% " in terminal.getvalue()
 
 
 def test_a_callback_that_sleeps_is_found():
