@@ -7,8 +7,10 @@ import tomllib
 from dataclasses import is_dataclass
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.addnodes import index
 from sphinx.ext.autodoc import preserve_defaults
+from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -51,7 +53,7 @@ copybutton_prompt_is_regexp = True
 copybutton_line_continuation_character = "\\"
 copybutton_copy_empty_lines = False
 
-myst_enable_extensions = ["attrs_inline", "colon_fence"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 add_module_names = False
@@ -155,6 +157,23 @@ def add_search_words(app, document):
             document.append(index(entries=entries, inline=False))
 
 
+class DarkPictures(SphinxTransform):
+    """Show `X_dark.png` instead of `X.png` on dark pages, where there is such a file."""
+
+    default_priority = 500
+
+    def apply(self, **options):
+        folder = Path(self.env.doc2path(self.env.docname)).parent
+        for image in list(self.document.findall(nodes.image)):
+            uri = image["uri"].replace(".png", "_dark.png")
+            if uri != image["uri"] and (folder / uri).is_file():
+                dark = image.deepcopy()
+                dark["uri"] = uri
+                dark["classes"].append("only-dark")
+                image["classes"].append("only-light")
+                image.parent.insert(image.parent.index(image) + 1, dark)
+
+
 def write_help(app, docname, source):
     """Add the help of every command to its page."""
     if docname == "api/command_line":
@@ -166,6 +185,7 @@ def write_help(app, docname, source):
 
 
 def setup(app):
+    app.add_transform(DarkPictures)
     app.connect("doctree-read", add_search_words)
     app.connect("source-read", write_help)
     app.connect("autodoc-process-signature", clean_signature)
