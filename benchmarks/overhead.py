@@ -10,8 +10,8 @@ ours, then as many steps of the plain loop, so that both see the same noise. The
 the pairs. The plain loop compared with itself shows the remaining noise. The figures do not include the
 start and end of a fit; the last table shows these.
 
-The second table leaves torch out: the operations do nothing, so the times are those of the loop and its
-callbacks alone, for the best round. It varies less, and its times are lower, because nothing else evicts
+The second table leaves torch out: the operations do nothing, so the processor times are those of the loop and
+its callbacks alone, for the best round. It varies less, and its times are lower, because nothing else evicts
 the processor's caches.
 
 With `tools` it shows how many steps of a large model (50 million parameters, AdamW) `learn.check()` and
@@ -242,6 +242,7 @@ def report_alone(rounds: int = 7) -> None:
         "defaults without Progress": idle(1, N_STEPS, defaults=defaults),
         "ZeroGrad only, epochs of one batch": idle(N_STEPS, 1),
         "defaults without Progress, epochs of one batch": idle(N_STEPS, 1, defaults=defaults),
+        "and a metric": idle(N_STEPS, 1, Metrics(mae, on="train"), defaults=defaults),
     }
     print(f"\n{'the loop and its callbacks alone':<52}{'us per step':>12}")
     for name, run in works.items():
@@ -253,14 +254,9 @@ def report_alone(rounds: int = 7) -> None:
 
 
 def best(run: Callable[[], object], rounds: int) -> float:
-    """Seconds of the quickest round."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    """Processor time of the quickest round, in seconds."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return min(processor_time(run) for _ in range(rounds))
 
 
 def tools(width: int = 4096) -> None:
