@@ -7,7 +7,6 @@ call path of `torch.compile` takes several times longer.
 
 from __future__ import annotations
 
-import gc
 import re
 import time
 import warnings
@@ -199,9 +198,6 @@ def tracing() -> Iterator[None]:
         stack.enter_context(dynamo.config.patch(TRACING))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # compilers warn of their own internals
-        if gc.isenabled():  # a tenth of the time, since a compiler makes many objects
-            gc.disable()
-            stack.callback(gc.enable)
         if hasattr(utils, "warn_once"):  # where Dynamo warns and continues, as for cached functions
             stack.enter_context(mock.patch.object(utils, "warn_once", refuse))
         yield
