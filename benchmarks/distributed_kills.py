@@ -9,8 +9,8 @@ beside those of a first start; both include torchrun and the imports. At the end
 the weights of the uninterrupted one, bit for bit, and its history. Each run must have exactly one folder.
 
 With `--forked` the processes are forked from a server that has imported everything, and this process starts
-them again in place of torchrun: a start takes a third of a second, so that many kills take minutes. Its
-seconds are no measure of torchrun's.
+them again in place of torchrun: a start takes a third of a second, so that many kills take minutes. Compare
+seconds without this option, as those of torchrun are others.
 """
 
 from __future__ import annotations
