@@ -75,9 +75,11 @@ def assert_same(found: Any, expected: Any, **tolerance: float) -> None:
     assert found[1] == pytest.approx(expected[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("n_batches", [1, 2])
-def test_the_same_number_of_ranks_resumes_with_the_same_bits(tmp_path: Path, n_batches: int) -> None:
-    settings = {"dropout": 0.5, "n_batches": n_batches}
+@pytest.mark.parametrize(("n_batches", "asynchronous"), [(1, False), (2, True)])
+def test_the_same_number_of_ranks_resumes_with_the_same_bits(
+    tmp_path: Path, n_batches: int, asynchronous: bool
+) -> None:
+    settings = {"dropout": 0.5, "n_batches": n_batches, "asynchronous": asynchronous}
     expected = in_ranks(2, partial(trained, tmp_path / "whole", **settings))
     files = sorted(path.name for path in (tmp_path / "whole").glob("step-*.pt"))
     step = int(files[1][5:-3])
@@ -109,9 +111,9 @@ def ending(train: Any) -> str:
     return ""
 
 
-def ending_without_space(folder: Path) -> str:
+def ending_without_space(folder: Path, asynchronous: bool) -> str:
     """The same, where rank 0 can write no large file."""
-    learn = learner_of(folder, Distributed())
+    learn = learner_of(folder, Distributed(), asynchronous=asynchronous)
     learn.model = nn.Sequential(nn.Linear(5, 20_000), nn.Linear(20_000, 3))
     learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if dist.get_rank() == 0 else -1, -1))
@@ -128,8 +130,9 @@ def test_every_rank_ends_if_the_folder_has_a_run(tmp_path: Path) -> None:
     assert "contains a run already" in second
 
 
-def test_every_rank_ends_if_the_disk_of_the_first_is_full(tmp_path: Path) -> None:
-    first, second = in_ranks(2, partial(ending_without_space, tmp_path / "run"))
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_every_rank_ends_if_the_disk_of_the_first_is_full(tmp_path: Path, asynchronous: bool) -> None:
+    first, second = in_ranks(2, ending_without_space, tmp_path / "run", asynchronous)
     assert "File too large" in first
     assert "rank 0 failed" in second
     assert "File too large" in second
