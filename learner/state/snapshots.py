@@ -21,6 +21,7 @@ from callbacks.model.lazy import put_tensors as put_named
 from callbacks.model.module_state import extra_states, frozen_in, put_extra, put_frozen, tensors_of
 from callbacks.model.plain_attributes import plain_state, put_plain
 from callbacks.optim.optimizers import is_made, members_of, set_mode
+from callbacks.record.unkept import not_meant_to_last
 from callbacks.step.mixed_loss import MixedLoss
 from learner.data.batching import TensorLoader
 from learner.data.generators import kind_of
@@ -220,7 +221,8 @@ def sandbox(learn: FullLearner) -> Iterator[Any]:
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        yield learn
+        with not_meant_to_last():
+            yield learn
     finally:
         put_callbacks(learn, callbacks)
         vars(learn).update(parts)  # the block may have replaced them

@@ -45,10 +45,17 @@ def test_nothing_is_printed_where_weights_are_saved_or_nothing_is_shown(tmp_path
     assert capsys.readouterr().err == ""
 
 
-def test_a_search_for_a_rate_says_nothing(capsys):
+@pytest.mark.parametrize("tool", ["lr_find", "cost", "check", "sandbox"])
+def test_what_leaves_no_trace_says_nothing_and_a_fit_after_it_does(tool, capsys):
     learn = make()
-    learn.lr_find(n_steps=20)
+    if tool == "sandbox":
+        with learn.sandbox():
+            learn.fit(1)
+    else:
+        getattr(learn, tool)()
     assert "memory" not in capsys.readouterr().err
+    learn.fit(1)
+    assert "memory" in capsys.readouterr().err
 
 
 def test_cross_validation_says_nothing_and_a_fit_after_it_does(capsys):
