@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.core.contract import Callback, Direction
 from callbacks.core.given import as_callbacks
+from callbacks.core.output import print_line
 from callbacks.core.registry import Callbacks
 from callbacks.history.history import History
 from learner.checks import preflight
@@ -275,7 +276,7 @@ class Learner(FitState):
 
     def explain(self) -> None:
         """Print which callbacks run at each event and operation, in which order, and why."""
-        print(explain(self))
+        print_line(explain(self))
 
     def __getstate__(self) -> dict[str, Any]:
         return copies.state_of(self)

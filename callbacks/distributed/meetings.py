@@ -6,6 +6,7 @@ from array import array
 from typing import Any
 
 from callbacks.core.contract import Callback, CancelEpoch, CancelTrain, LearnerProtocol, Order
+from callbacks.core.warning import warn
 from callbacks.results.numbers import as_number
 
 
@@ -43,6 +44,10 @@ class SharedResults(Callback):
         super().__init__()
         self._shares: list[Any] = []  # of this process in the batches of the pass
         self._n_before = 0  # steps in the history when the pass started
+        self._is_first_epoch = True
+
+    def before_fit(self, learn: LearnerProtocol) -> None:
+        self._is_first_epoch = True
 
     def before_train(self, learn: LearnerProtocol) -> None:
         self._shares, self._n_before = [], len(learn.history.steps["train_loss"])
@@ -65,8 +70,34 @@ class SharedResults(Callback):
 
     def after_epoch(self, learn: LearnerProtocol) -> None:
         self._share(learn)
+        self._is_first_epoch = False
 
     def _share(self, learn: LearnerProtocol) -> None:
+        if self._is_first_epoch:
+            warn_of_parts(learn, learn.ranks.gather(own_numbers(learn)))
         found = learn.ranks.first(lambda: dict(learn.results))
         learn.results.clear()
         learn.results |= found
+
+
+def own_numbers(learn: LearnerProtocol) -> dict[str, int | float]:
+    """The results that a callback of the user has written, without times."""
+    ours = [each for each in learn.callbacks if type(each).__module__.startswith("callbacks.")]
+    names = {name for each in ours for name in each.measures}
+    return {
+        name: value
+        for name, value in learn.results.items()
+        if type(value) in (int, float) and name not in names and not name.endswith("seconds")
+    }
+
+
+def warn_of_parts(learn: LearnerProtocol, every: list[dict[str, int | float]]) -> None:
+    """Warn of the results that differ between the processes, as each has measured its part of the items."""
+    for name, value in every[0].items():
+        values = [each.get(name, value) for each in every]
+        if any(each != value for each in values):
+            warn(
+                f"learn.results[{name!r}] differs between the processes ({', '.join(map(str, values))}), as "
+                "each has seen only its part of the items. The results have the value of the first process. "
+                f"Combine them: learn.results[{name!r}] = sum(learn.ranks.gather(value)), or max(...)."
+            )

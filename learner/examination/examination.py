@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from callbacks.core.contract import OPERATIONS, Callback, Cancel, LearnerWarning, Order
+from callbacks.core.output import print_line
 from callbacks.model.named import named_tensors
 from callbacks.optim.optimizers import set_mode
 from callbacks.record.bar import bar_of
@@ -53,7 +54,7 @@ def check(learn: FullLearner) -> Report:
     if can_run(learn, report):
         with torch.inference_mode(False), torch.enable_grad(), recorded(report), without_trace(learn, report):
             examine_batch(learn, report)
-    print(report)
+    print_line(str(report))
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from ranks.in_ranks import in_ranks
 from torch import Tensor, nn
 
 import callbacks
-from callbacks import Metrics, whole_pass
+from callbacks import Callback, Metrics, Timer, whole_pass
 from callbacks.distributed.distributed import Distributed
 from learner import Data, Learner
 
@@ -127,3 +128,42 @@ def test_a_metric_that_cannot_be_merged_is_refused_before_the_first_batch() -> N
     for message in in_ranks(2, unmerged_is_refused):
         assert message.startswith("the metric unmerged: Unmerged has no method merge")
         assert "Add def merge(self, other)" in message
+
+
+class CountItems(Callback):
+    """Counts the items of validation; `is_whole`: those of all processes."""
+
+    def __init__(self, is_whole: bool):
+        super().__init__()
+        self.is_whole, self.n = is_whole, 0
+
+    def before_validate(self, learn: Any) -> None:
+        self.n = 0
+
+    def after_batch(self, learn: Any) -> None:
+        self.n += 0 if learn.training else len(learn.targets)
+
+    def after_validate(self, learn: Any) -> None:
+        learn.results["n_counted"] = sum(learn.ranks.gather(self.n)) if self.is_whole else self.n
+
+
+def counted(is_whole: bool) -> tuple[int, list[str]]:
+    x = torch.rand(7, 2)
+    data = Data.from_tensors(x, x.sum(1, keepdim=True), 4, valid=(x[:3], x[:3, :1]), seed=0)
+    callbacks = [Distributed(), Timer(), CountItems(is_whole)]
+    learn = Learner(nn.Linear(2, 1), data, nn.MSELoss(), partial(torch.optim.SGD, lr=0.1), callbacks)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        learn.fit(2)
+    return learn.results["n_counted"], [str(each.message) for each in shown]
+
+
+def test_a_result_that_a_callback_counts_in_its_own_part_is_reported_once() -> None:
+    (count, (words,)), (other, silence) = in_ranks(2, counted, False)
+    assert (count, other, silence) == (2, 2, [])
+    assert "learn.results['n_counted'] differs between the processes (2, 1)" in words
+    assert "sum(learn.ranks.gather(value))" in words
+
+
+def test_a_result_that_a_callback_combines_is_that_of_all_items() -> None:
+    assert in_ranks(2, counted, True) == [(3, []), (3, [])]

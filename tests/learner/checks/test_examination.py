@@ -32,6 +32,15 @@ def test_the_article_has_no_problem_and_its_largest_stable_step_is_reported(caps
     assert max(map(len, printed.splitlines())) <= 80
 
 
+def test_of_several_processes_the_first_alone_prints(monkeypatch, capsys):
+    learn = article()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert learn.check().ok
+    learn.explain()
+    assert capsys.readouterr().out == ""
+
+
 def test_a_diverging_rate_of_the_article_raises_a_warning(capsys):
     report = article(lr=1e-4).check()
     assert report.ok
