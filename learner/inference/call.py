@@ -44,6 +44,17 @@ class Call:
         return [each for each in leaves((self.args, self.kwargs)) if isinstance(each, Tensor)]
 
     @property
+    def shapes(self) -> str:
+        """The shapes of the tensors, as `(n, 24)`: `n` items, and `any` for another size that may vary."""
+        return ", ".join(map(self._shape_of, self.tensors))
+
+    def _shape_of(self, each: Tensor) -> str:
+        items, dynamic = self.item_dimension(each), self.dynamic_dimensions(each) or {}
+        free = {dim: "n" if dim == items else "any" for dim in dynamic}
+        sizes = ", ".join(free.get(dim, str(size)) for dim, size in enumerate(each.shape))
+        return f"({sizes},)" if each.ndim == 1 else f"({sizes})"
+
+    @property
     def varies(self) -> bool:
         """Can the number of items vary?"""
         dims = [(self.item_dimension(each), self.dynamic_dimensions(each) or {}) for each in self.tensors]

@@ -114,7 +114,8 @@ def write_program(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
             f"export: torch.export traced the model, but cannot store the program: {error} Let forward "
             "return tensors, in tuples, lists and dicts."
         ) from error
-    return lambda call: loaded(*call.args, **call.kwargs), f"a program of torch.export, {size_of(file)}"
+    words = f"a program of torch.export, {size_of(file)}, for inputs of shape {call.shapes}"
+    return lambda call: loaded(*call.args, **call.kwargs), words
 
 
 def write_onnx(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:

@@ -161,9 +161,10 @@ def test_outputs_are_plain_containers_without_a_graph(tmp_path):
     assert type(output["rest"]) is tuple
 
 
-def test_sequences_may_have_any_length(tmp_path):
+def test_sequences_may_have_any_length(tmp_path, capsys):
     learn = make(Reads(), torch.randint(0, 7, (5, 6)), targets=torch.rand(5, 4))
     learn.export(tmp_path / "model.pt2", dynamic=(0, 1))
+    assert "for inputs of shape (n, any); checked" in capsys.readouterr().out
     tokens = torch.randint(0, 7, (3, 9))
     found = torch.export.load(tmp_path / "model.pt2").module()(tokens)
     torch.testing.assert_close(found, learn.predict(tokens))
