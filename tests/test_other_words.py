@@ -39,6 +39,7 @@ def make() -> Learner:
         ("learner", "ModelCheckpoint", "Checkpoint"),
         ("learner", "DataLoaders", "Data"),
         ("learner", "Trainer", "Learner"),
+        ("learner", "ClassificationInterpretation", "Interpretation"),
         ("learner", "digits", "from learner.datasets import digits"),
     ],
 )
@@ -98,6 +99,20 @@ def test_a_typing_error_in_a_hook_gets_a_suggestion(typed, meant):
     learn.add_callbacks(Probe())
     with pytest.raises(AttributeError, match=f"no attribute '{typed}'") as caught:
         learn.fit(1)
+    assert any(meant in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("learn", "write learn, not self.learn"), ("epoch", "write learn.epoch, not self.epoch")],
+)
+def test_a_hook_that_looks_for_the_learner_on_itself_gets_a_suggestion(typed, meant):
+    class Probe(Callback):
+        def after_batch(self, learn):
+            getattr(self, typed)
+
+    with pytest.raises(AttributeError, match=f"no attribute '{typed}'") as caught:
+        make().fit(1, callbacks=[Probe()])
     assert any(meant in note for note in caught.value.__notes__)
 
 

@@ -99,8 +99,7 @@ class Data:
                 "such as lambda batch: len(batch[0])."
             )
         self.train, self.valid, self.n_inputs = train, validations.pop("valid", None), n_inputs
-        self.more_valid, self.test = validations, test
-        self.count_items = n_items
+        self.more_valid, self.test, self.count_items = validations, test, n_items
         self.target_keys = items.check_keys(targets)
         self.custom_split = split
         self._usual_length = -1 if split or self.target_keys else n_inputs + 1  # -1: no usual length
@@ -273,7 +272,8 @@ class Data:
         return f"Data({describe_loader(self.train)}, valid={describe_loader(self.valid)}{more})"
 
     def _repr_html_(self) -> str:
-        return html_table([(name, describe_loader(each)) for name, each in self.loaders.items()])
+        found = self.loaders if self.test is None else {**self.loaders, "test": self.test}
+        return html_table([(name, describe_loader(each)) for name, each in found.items()])
 
 
 def as_data(data: Any) -> Data:

@@ -145,6 +145,7 @@ class Interpretation:
             return number_report(self.answers, self._found.targets, self.classes)
         return class_report(self.confusion_matrix(), self.classes, is_multilabel=self.kind == "labels")
 
+    @suggest_keywords
     def most_confused(self, min_count: int = 1) -> list[tuple[Any, Any, int]]:
         """The pairs of classes that are confused most often, as `(target, answer, count)`.
 
@@ -177,6 +178,7 @@ class Interpretation:
 
     # Pictures
 
+    @suggest_keywords
     def plot_confusion_matrix(self, *, ax: Axes | None = None) -> Axes:
         """Draw the confusion matrix: right answers in blue, errors in red, each as a share of its target.
 
@@ -187,6 +189,7 @@ class Interpretation:
             return answer_pictures.plot_labels(counts, self.classes, ax)
         return answer_pictures.plot_classes(counts, self.classes, ax)
 
+    @suggest_keywords
     def plot_top_losses(self, k: int = 9, *, show: Show | None = None) -> Figure:
         """Draw the inputs of the items with the largest losses, with answer, target and loss.
 

@@ -21,7 +21,8 @@ def check_model(model: Any) -> nn.Module:
     if isinstance(model, type):
         raise TypeError(f"model is the class {model.__name__}: pass an instance, {model.__name__}(...).")
     raise TypeError(
-        f"model is {model!r} ({type(model).__name__}): pass an nn.Module, such as torch.nn.Linear(3, 1)."
+        f"model is {model!r} ({type(model).__name__}): pass an nn.Module, such as torch.nn.Linear(3, 1). The "
+        "model is the first argument, before the data."
     )
 
 

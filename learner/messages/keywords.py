@@ -80,6 +80,8 @@ HINTS = {
     ("Learner", "lr_scheduler"): SCHEDULE,
     ("Learner", "wd_bn_bias"): "It is decay_norms=False.",
     ("Learner", "seed"): "Seed torch before the model is made, with torch.manual_seed(0).",
+    ("plot_confusion_matrix", "figsize"): "Pass axes of that size: ax=plt.subplots(figsize=(8, 8))[1].",
+    ("plot_top_losses", "classes"): "Name them before: Interpretation(learn, classes=[...]).",
     ("from_tensors", "n_inputs"): "Several inputs are a tuple: Data.from_tensors((first, second), targets).",
     ("from_tensors", "num_workers"): "Tensors are batched by index, without workers.",
     ("from_datasets", "seed"): SEED,

@@ -61,8 +61,13 @@ def callback_names() -> dict[str, str]:
 
 
 def slip_note(error: BaseException, learn: Any) -> str | None:
-    """What was probably meant where a hook reads a missing attribute of the learner; else None."""
-    if not isinstance(error, AttributeError) or error.obj is not learn or not error.name:
+    """What was probably meant where a hook reads a missing attribute of the learner or itself; else None."""
+    if not isinstance(error, AttributeError) or not error.name:
+        return None
+    if isinstance(error.obj, Callback) and (error.name == "learn" or hasattr(learn, error.name)):
+        read = "" if error.name == "learn" else f".{error.name}"
+        return f"a hook receives the learner as its argument: write learn{read}, not self.{error.name}"
+    if error.obj is not learn:
         return None
     if error.name in learn.callbacks:
         return f"callbacks are in learn.callbacks: write learn.callbacks.{error.name}"

@@ -69,7 +69,8 @@ def no_best(folders: list[Path]) -> str:
     if not folders:
         return (
             "load_best: no callback of this learner keeps the best weights. Add "
-            "Checkpoint('runs/first', best='valid_loss') before the fit, or pass the folder of a run."
+            "Checkpoint('runs/first', best='valid_loss') before the fit, or pass the folder of a run. A "
+            "Checkpoint that was passed to a fit is used by that fit only: load_best('its folder')."
         )
     places = ", ".join(map(str, folders))
     return (

@@ -37,6 +37,8 @@ def test_a_lazy_model_and_an_output_with_its_own_loss_are_shown_too():
 
 def test_data_a_check_and_a_cost_are_tables(classifier):
     assert "3 batches" in classifier.data._repr_html_()
+    assert ">test<" not in classifier.data._repr_html_()
+    assert ">test<" in Data([], test=[])._repr_html_()
     assert "0 errors" in classifier.check()._repr_html_()
     shown = classifier.cost(20)._repr_html_()
     for text in ("zero_grad", "the loop itself", "100%", "Medians of 20 steps"):

@@ -260,3 +260,16 @@ def test_a_report_is_a_table_in_a_notebook():
     shown = looked_at(preds, targets, F.cross_entropy, classes=["<a>", "b", "c", "d"]).report()._repr_html_()
     assert "<td>&lt;a&gt;</td>" in shown
     assert shown.startswith("<table>")
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "meant"),
+    [
+        ("plot_confusion_matrix", "figsize", r"ax=plt\.subplots\(figsize"),
+        ("plot_top_losses", "classes", r"Interpretation\(learn, classes"),
+        ("most_confused", "min_val", r"Did you mean min_count\?"),
+    ],
+)
+def test_an_argument_of_fastai_gets_a_suggestion(method, given, meant):
+    with pytest.raises(TypeError, match=meant):
+        getattr(looked_at(*scores(), F.cross_entropy), method)(**{given: 1})

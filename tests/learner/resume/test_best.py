@@ -84,6 +84,10 @@ def test_a_learner_without_best_weights_says_how_to_keep_them(tmp_path):
     learn.remove_callbacks(Checkpoint)
     with pytest.raises(FileNotFoundError, match=r"Add Checkpoint\('runs/first', best='valid_loss'\)"):
         learn.load_best()
+    learn.fit(1, callbacks=[Checkpoint(tmp_path / "own", best="valid_loss")])
+    with pytest.raises(FileNotFoundError, match="used by that fit only"):
+        learn.load_best()
+    assert learn.load_best(tmp_path / "own").parent == tmp_path / "own"
 
 
 def test_the_best_weights_of_another_model_are_refused(tmp_path):
