@@ -74,7 +74,7 @@ class Comparison:
 
     def _table(self, width: int) -> str:
         columns = [["run", *map(shortened, self.names)]]
-        columns.append(["epochs", *(str(len(each.rows)) for each in self.records)])
+        columns.append(["epochs", *(str(each.n_epochs) for each in self.records)])
         times = [each.seconds for each in self.records]
         columns.append(["time", *(MISSING if each is None else duration(each) for each in times)])
         columns += [self._column(name) for name in self.results]

@@ -70,6 +70,12 @@ class Record:
         found = [row.get("epoch") for row in self.rows]
         return [epoch if isinstance(epoch, int) else number for number, epoch in enumerate(found)]
 
+    @property
+    def n_epochs(self) -> int:
+        """The number of epochs, also of a run that recorded no results."""
+        noted = self.facts.get("n_epochs")
+        return len(self.rows) or (noted if isinstance(noted, int) else 0)
+
     def direction(self, name: str) -> Direction | None:
         """The direction in which a result is better; None if it is not known."""
         declared = self.directions.get(name)

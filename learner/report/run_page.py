@@ -46,7 +46,7 @@ def headline(record: Record) -> list[str]:
     facts = record.facts
     started = str(facts.get("started") or "").replace("T", " ").replace("+00:00", " UTC")
     words = [word for word in (str(facts.get("status") or ""), started) if word]
-    words += [counted(len(record.rows), "epoch", "epochs")]
+    words += [counted(record.n_epochs, "epoch", "epochs")]
     return words + ([] if record.seconds is None else [duration(record.seconds)])
 
 

@@ -107,6 +107,8 @@ class RunRecorder(Callback):
     def end(self, learn: Learner, error: BaseException | None) -> None:
         """Note how the run ended."""
         self.facts |= {"status": status(learn, error), **results_of(learn, self.facts["monitored"])}
+        if self.facts["status"] == "finished" and not self.facts["n_epochs"]:  # without Recorder
+            self.facts["n_epochs"] = learn.n_epochs
         self.facts |= {
             "seconds": round(self._before + time.monotonic() - self._begin, 3),
             "stop_reason": learn.stop_reason,

@@ -61,7 +61,7 @@ def cells(record: Record) -> tuple[str, ...]:
     return (
         shortened(record.name),
         str(record.facts.get("status") or UNKNOWN),
-        str(len(record.rows)),
+        str(record.n_epochs),
         UNKNOWN if best is None else f"{name} {shown(best.value)}",
         UNKNOWN if best is None else str(best.epoch),
         duration(seconds) if is_number(seconds) else UNKNOWN,

@@ -55,3 +55,28 @@ def test_runs_as_data_have_no_code(capsys):
 def test_a_folder_without_runs_is_a_mistake_of_the_user(capsys):
     assert main(["runs", "nowhere"]) == 2
     assert "has no runs" in capsys.readouterr().err
+
+
+def test_a_run_without_a_recorder_is_listed_with_its_epochs(capsys):
+    Path("line.yaml").write_text(
+        "data: article\n"
+        "model: {use: 'models.py:Line'}\n"
+        "loss: mse\n"
+        "optimizer: {use: SGD, lr: 1e-5}\n"
+        "defaults: []\n"
+        "callbacks: {ZeroGrad: {}}\n"
+        "fit: {epochs: 3}\n"
+    )
+    Path("models.py").write_text(
+        "import torch\n"
+        "class Line(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.slope = torch.nn.Parameter(torch.ones(1))\n"
+        "    def forward(self, time):\n"
+        "        return self.slope * time\n"
+    )
+    assert main(["run", "line.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["line-1", "finished", "3"]
