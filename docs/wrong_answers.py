@@ -12,6 +12,9 @@ WRONG_ANSWERS: dict[str, list[list[tuple[str, str, str]]]] = {
             ("params -= lr * params.grad", "params - lr * params.grad", "subtract .* in place"),
             ("lr * params.grad", "lr * params.grad / 2", "tenth loss should be 325.364"),
             ("range(n_steps)", "range(n_steps - 1)", "append one in each step"),
+            ("    return losses", "    return None", "returns nothing"),
+            ("loss.item()", "loss", "losses are tensors"),
+            ("lr * params", "1e-5 * params", "multiply by lr"),
         ],
         [
             ("too_low = 1e-6", "too_low = 1e-5", "try a lower rate"),
@@ -26,6 +29,7 @@ WRONG_ANSWERS: dict[str, list[list[tuple[str, str, str]]]] = {
             ("callbacks=[EarlyStopping", "callbacks=[ZeroGrad] or [EarlyStopping", "add the callback"),
             ("lr=0.5", "lr=0.3", "learning rate of 0.5"),
             (", min_delta=0.1", "", "min_delta"),
+            ("Quadratic(first_params)", "model", "not the first ones"),
             ("min_delta=0.1", "min_delta=0.1, restore_best=False", "restore_best"),
             ('"valid_loss"', '"train_loss"', "loop stops after"),
         ],
