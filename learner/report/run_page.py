@@ -68,8 +68,12 @@ def result_section(record: Record) -> str:
 
 
 def ordered(record: Record) -> list[str]:
-    """Results: those of validation first."""
-    return sorted(record.results, key=lambda name: (not name.startswith("valid_"), name.endswith("loss")))
+    """Results: those whose better direction is known first, and of these those of validation."""
+
+    def key(name: str) -> tuple[bool, bool, bool]:
+        return record.best(name) is None, not name.startswith("valid_"), name.endswith("loss")
+
+    return sorted(record.results, key=key)
 
 
 def card(record: Record, name: str, *, is_main: bool) -> str:
@@ -89,13 +93,14 @@ def result_table(record: Record) -> str:
         last = next(row[name] for row in reversed(record.rows) if is_number(row.get(name)))
         better = "" if best is None else {"min": "lower", "max": "higher"}[best.direction]
         found = [None, None] if best is None else [float(best.value), best.epoch]
-        rows.append([name, *found, float(last), better])
+        rows.append([name, *found, last, better])
     return table(["result", "best", "epoch", "last", "better"], rows, caption="Results")
 
 
 def curves_section(record: Record) -> str:
     """A panel per result, with training and validation together, then the schedule; all numbers below."""
-    panels = [result_panel(record, title, names) for title, names in grouped(record.results).items()]
+    names = sorted(record.results, key=lambda name: record.best(name) is None)
+    panels = [result_panel(record, title, group) for title, group in grouped(names).items()]
     panels = [each for each in panels if each]
     if len(panels) > MAX_PANELS:
         record.missing.append(f"{len(panels) - MAX_PANELS} curves: see the table of all epochs.")

@@ -59,6 +59,14 @@ def test_the_monitored_result_comes_first_with_its_best_epoch(folder):
     )
 
 
+def test_losses_and_metrics_come_before_other_numbers(folder):
+    rows = "0,1.5,7,2.5,2.6\n1,1.5,7,2.5,2.5\n"
+    (folder / "history.csv").write_text("epoch,grad_norm,n_wrong,train_loss,valid_loss\n" + rows)
+    results, curves = text_of(report_of(folder)).split("Curves")[:2]
+    assert results.index("train_loss2.5") < results.index("grad_norm1.5") < results.index("n_wrong7")
+    assert curves.index("best valid_loss") < curves.index("grad_norm")
+
+
 def test_the_report_names_the_settings_and_how_to_reproduce_the_run(folder):
     text = text_of(report_of(folder))
     assert "optimizer" in text
