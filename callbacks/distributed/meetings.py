@@ -95,7 +95,7 @@ def warn_of_parts(learn: LearnerProtocol, every: list[dict[str, int | float]]) -
     """Warn of the results that differ between the processes, as each has measured its part of the items."""
     for name, value in every[0].items():
         values = [each.get(name, value) for each in every]
-        if any(each != value for each in values):
+        if len(set(map(repr, values))) > 1:  # by their texts, as NaN does not equal itself
             warn(
                 f"learn.results[{name!r}] differs between the processes ({', '.join(map(str, values))}), as "
                 "each has seen only its part of the items. The results have the value of the first process. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import partial
 from typing import Any
@@ -145,6 +146,7 @@ class CountItems(Callback):
 
     def after_validate(self, learn: Any) -> None:
         learn.results["n_counted"] = sum(learn.ranks.gather(self.n)) if self.is_whole else self.n
+        learn.results["n_nothing"] = math.nan  # which is the same on all ranks, and does not equal itself
 
 
 def counted(is_whole: bool) -> tuple[int, list[str]]:
