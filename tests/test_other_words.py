@@ -39,7 +39,7 @@ def make() -> Learner:
         ("learner", "ModelCheckpoint", "Checkpoint"),
         ("learner", "DataLoaders", "Data"),
         ("learner", "Trainer", "Learner"),
-        ("learner", "ClassificationInterpretation", "Interpretation"),
+        ("learner", "ClassificationInterpretation", "Interpretation(learn)"),
         ("learner", "digits", "from learner.datasets import digits"),
     ],
 )

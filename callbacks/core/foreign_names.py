@@ -142,7 +142,7 @@ CALLBACK_WORDS |= {theirs: ours for ours, names in GROUPED_WORDS.items() for the
 
 #: What they would import from `learner`.
 PACKAGE_WORDS = {
-    "ClassificationInterpretation": "Interpretation",
+    "ClassificationInterpretation": "Interpretation(learn)",
     "DataBlock": "Data",
     "DataLoaders": "Data",
     "ImageDataLoaders": "Data, with ImageFolder of torchvision",

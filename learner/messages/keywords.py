@@ -80,6 +80,8 @@ HINTS = {
     ("Learner", "lr_scheduler"): SCHEDULE,
     ("Learner", "wd_bn_bias"): "It is decay_norms=False.",
     ("Learner", "seed"): "Seed torch before the model is made, with torch.manual_seed(0).",
+    ("lr_find", "show_plot"): "It draws if you ask: learn.lr_find().plot().",
+    ("lr_find", "suggest_funcs"): "The result has all of them: .valley, .slide, .minimum and .steep.",
     ("plot_confusion_matrix", "figsize"): "Pass axes of that size: ax=plt.subplots(figsize=(8, 8))[1].",
     ("plot_top_losses", "classes"): "Name them before: Interpretation(learn, classes=[...]).",
     ("from_tensors", "n_inputs"): "Several inputs are a tuple: Data.from_tensors((first, second), targets).",

@@ -147,6 +147,7 @@ def test_an_unknown_keyword_of_fit_is_refused_with_a_suggestion():
         ("fine_tune", {"n_epochs": 1, "lr": 1}, r"Did you mean base_lr\?"),
         ("lr_find", {"num_it": 10}, r"Did you mean n_steps\?"),
         ("lr_find", {"max_lr": 10}, r"Did you mean end\?"),
+        ("lr_find", {"show_plot": True}, r"learn.lr_find\(\).plot\(\)"),
         ("get_preds", {"dl": None}, r"Did you mean loader\?"),
         ("validate", {"dl": None}, r"Did you mean loader\?"),
     ],
