@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ntpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PureWindowsPath
@@ -140,6 +141,7 @@ class PartReader:
         for name, node in given.items():
             hint = signature.unknown(name)
             if hint is not None:
+                hint = comma_hint(name, given) or hint
                 self.problem(node.key_place, f"{path}.{name}: {part.name} has no such argument", hint)
                 continue
             value = self._argument(node, f"{path}.{name}")
@@ -220,6 +222,16 @@ def examples(kind: str | None) -> str:
         "metric": "RMSE",
     }
     return f", as {known[kind]}" if kind in known else ""
+
+
+def comma_hint(name: str, given: Mapping[str, Node]) -> str | None:
+    """A hint for a decimal comma, as YAML reads `lr: 0,01` as `lr: 0` and an argument `01`."""
+    names = list(given)
+    before = names[names.index(name) - 1]
+    value = given[before].value
+    if not name.isdecimal() or type(value) is not int or given[name].value is not None:
+        return None
+    return f"A comma starts the next argument. Write a decimal number with a point: {before}: {value}.{name}."
 
 
 def number_hint(value: Any) -> str:

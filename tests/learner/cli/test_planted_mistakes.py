@@ -66,6 +66,7 @@ PLANTED = [
     ("binary", "1:1", "the byte 0x89, which is not UTF-8", "the right file", []),
     ("nul_bytes", "1:2", "the character '\\x00'", "the right file", []),
     ("latin_1", "1:12", "the byte 0xe9, which is not UTF-8", "save it as UTF-8", []),
+    ("decimal_comma", "4:29", "SGD has no such argument", "a point: lr: 0.01", []),
     ("unknown_optimizer", "4:18", "no optimizer called 'Adm'", "Did you mean Adam?", []),
     (
         "optimizer_with_package",
