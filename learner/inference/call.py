@@ -44,9 +44,12 @@ class Call:
         return [each for each in leaves((self.args, self.kwargs)) if isinstance(each, Tensor)]
 
     @property
-    def shapes(self) -> str:
+    def words(self) -> str:
         """The shapes of the tensors, as `(n, 24)`: `n` items, and `any` for another size that may vary."""
-        return ", ".join(map(self._shape_of, self.tensors))
+        named = {name: each for name, each in self.kwargs.items() if isinstance(each, Tensor)}
+        if named and len(named) == len(self.tensors):
+            return f"by keyword {', '.join(f'{name} {self._shape_of(each)}' for name, each in named.items())}"
+        return f"of shape {', '.join(map(self._shape_of, self.tensors))}"
 
     def _shape_of(self, each: Tensor) -> str:
         items, dynamic = self.item_dimension(each), self.dynamic_dimensions(each) or {}

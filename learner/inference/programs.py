@@ -114,7 +114,7 @@ def write_program(model: nn.Module, call: Call, file: Path) -> tuple[Run, str]:
             f"export: torch.export traced the model, but cannot store the program: {error} Let forward "
             "return tensors, in tuples, lists and dicts."
         ) from error
-    words = f"a program of torch.export, {size_of(file)}, for inputs of shape {call.shapes}"
+    words = f"a program of torch.export, {size_of(file)}, for inputs {call.words}"
     return lambda call: loaded(*call.args, **call.kwargs), words
 
 

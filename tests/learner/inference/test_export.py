@@ -144,10 +144,11 @@ def test_models_of_all_kinds_are_exported(tmp_path, capsys, model, inputs):
 
 
 @pytest.mark.parametrize("model", [Sums(), Keywords()], ids=["by name", "any keywords"])
-def test_a_program_takes_the_keywords_of_a_batch(tmp_path, model):
+def test_a_program_takes_the_keywords_of_a_batch(tmp_path, model, capsys):
     batch = {"first": torch.rand(5, 3), "second": torch.rand(5, 4), "y": torch.rand(5)}
     learn = Learner(model, Data([batch], targets="y"), F.mse_loss, defaults=())
     learn.export(tmp_path / "model.pt2")
+    assert "for inputs by keyword first (n, 3), second (n, 4); checked" in capsys.readouterr().out
     program = torch.export.load(tmp_path / "model.pt2").module()
     inputs = {"first": torch.rand(2, 3), "second": torch.rand(2, 4)}
     assert program(**inputs).equal(model(**inputs))
