@@ -43,6 +43,14 @@ class Results(dict[str, Any]):
             super().__setitem__(name, value)
         return value
 
+    def __missing__(self, name: str) -> Any:
+        error = KeyError(name)
+        measured = (
+            f"the results so far are {', '.join(self)}" if self else "nothing is measured yet in this epoch"
+        )
+        error.add_note(f"{measured}. Read it in a later event, such as after_epoch, or use .get({name!r}).")
+        raise error
+
     def __iter__(self) -> Iterator[str]:  # so that dict(results) and {**results} read by __getitem__
         return super().__iter__()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import torch
 from ground.replaced import (
     N_BATCHES,
     Running,
@@ -30,7 +31,7 @@ from callbacks import (
     ZeroGrad,
     on,
 )
-from learner import Data
+from learner import Data, Learner
 
 # Buffers
 
@@ -100,3 +101,15 @@ def test_metrics_that_come_in_the_middle_of_a_pass_measure_none_of_it():
     learn.fit(2)
     assert "train_loss" not in learn.history[0]
     assert "train_loss" in learn.history[1]
+
+
+def test_a_result_that_is_missing_is_an_error_that_lists_those_that_are_there():
+    @on("after_epoch")
+    def read(learn):
+        learn.results["accuracy"]
+
+    item, rate = torch.ones(1, 1), partial(SGD, lr=0.1)
+    learn = Learner(nn.Linear(1, 1), (item, item), F.mse_loss, rate, [read], defaults=(ZeroGrad, Metrics))
+    with pytest.raises(KeyError, match="accuracy") as caught:
+        learn.fit(1)
+    assert any("results so far are train_loss" in note for note in caught.value.__notes__)
