@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from callbacks.distributed.joining import OtherRankError, read, stores
+from callbacks.distributed.joining import OtherRankError, OtherRankOSError, read, stores
 
 BEAT = 1.0  # seconds between two heartbeats
 GRACE = 2.5  # seconds in which the others report an error, or show by a heartbeat that they live
@@ -105,7 +105,8 @@ class Heartbeat:
             if cause:
                 rank, words = json.loads(cause)
                 self._sleep(SAME)  # it prints its traceback first
-                return OtherRankError(f"rank {rank} failed, so rank {self.rank} ends too:\n  {words}")
+                kind = OtherRankOSError if isinstance(error, OSError) else OtherRankError
+                return kind(f"rank {rank} failed, so rank {self.rank} ends too:\n  {words}")
             if self.is_ending():
                 break
             self._sleep(BEAT / 20)
