@@ -8,7 +8,7 @@ from typing import Any
 
 Packed = dict[str, Any]
 LARGEST = 1 << 63  # of the array of whole numbers
-STREAMS = {float: "floats", int: "numbers"}
+STREAMS: dict[type, str] = {float: "floats", int: "numbers"}
 
 
 class PackedRows:

@@ -19,7 +19,10 @@ from learner.data.tensors import describe
 from learner.inference.joining import JoinError, join
 
 #: bfloat16 and the kinds of float8, which NumPy does not have
-NOT_IN_NUMPY = {torch.bfloat16, *(kind for name, kind in vars(torch).items() if name.startswith("float8"))}
+NOT_IN_NUMPY: set[torch.dtype] = {
+    torch.bfloat16,
+    *(kind for name, kind in vars(torch).items() if name.startswith("float8")),
+}
 N_BATCHES = 8  # for which memory is reserved at first if their number is not known
 
 
