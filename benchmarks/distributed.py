@@ -2,12 +2,12 @@
 
 Run: python benchmarks/distributed.py [rounds] [ranks ...]
 
-Each rank runs a hand-written loop on `DistributedDataParallel`, and ours with `Distributed`, in turn, in the
-same processes, so that both see the same noise. The hand-written loop shares out each batch in the same way,
-and does forward, loss, backward, step and zero_grad. The figures are those of rank 0: medians over the
-rounds, with the quartiles of the ratio. `defaults` adds what a learner has by default without a bar: the
-check for NaN, the mean loss of the pass, and the history. The hand-written loop compared with itself shows
-the noise.
+Each rank runs a hand-written loop on `DistributedDataParallel` or `fully_shard`, and ours with
+`Distributed`, in turn, in the same processes, so that both see the same noise. The hand-written loop shares
+out each batch in the same way, and does forward, loss, backward, step and zero_grad. The figures are those
+of rank 0: medians over the rounds, with the quartiles of the ratio. `defaults` adds what a learner has by
+default without a bar: the check for NaN, the mean loss of the pass, and the history. The hand-written loop
+compared with itself shows the noise.
 
 The second table has, by number of ranks: milliseconds to join the group and to start a fit, microseconds of
 a step and of a gradient's all-reduce alone, milliseconds of a checkpoint, and the number of collective
@@ -32,6 +32,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing import start_processes
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -57,9 +58,16 @@ def columns() -> tuple[Tensor, Tensor]:
     return torch.randn(N_STEPS * BATCH_SIZE, 100), torch.randint(10, (N_STEPS * BATCH_SIZE,))
 
 
-def by_hand() -> Callable[[], None]:
+def by_hand(kind: str) -> Callable[[], None]:
     """A hand-written loop; each rank takes its part of every batch."""
-    model = DistributedDataParallel(network())
+    model: nn.Module = network()
+    if kind == "ddp":
+        model = DistributedDataParallel(model)
+    else:
+        for each in (*model, model):  # type: ignore[misc]
+            if each is model or isinstance(each, nn.Linear):
+                fully_shard(each)
+        model.set_reshard_after_forward(False, recurse=False)  # type: ignore[operator]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     inputs, targets = columns()
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -76,11 +84,11 @@ def by_hand() -> Callable[[], None]:
     return _run
 
 
-def learner_of(*callbacks: Any, defaults: Any = QUIET) -> Learner:
+def learner_of(*callbacks: Any, defaults: Any = QUIET, kind: Any = "ddp") -> Learner:
     data = Data.from_tensors(*columns(), BATCH_SIZE, valid=None, seed=0)
     optimizer = partial(torch.optim.SGD, lr=0.01)
     return Learner(
-        network(), data, F.cross_entropy, optimizer, [Distributed(), *callbacks], defaults=defaults
+        network(), data, F.cross_entropy, optimizer, [Distributed(kind), *callbacks], defaults=defaults
     )
 
 
@@ -109,14 +117,14 @@ def epoch_of(learn: Learner) -> Callable[[], float]:
     return _run
 
 
-def compare(n_rounds: int) -> dict[str, list[float]]:
+def compare(n_rounds: int, kind: str) -> dict[str, list[float]]:
     """The seconds per step of each loop in each round."""
-    first, second = by_hand(), by_hand()
+    first, second = by_hand(kind), by_hand(kind)
     timed = {
         "by hand": partial(seconds_per_step, first),
         "by hand, again": partial(seconds_per_step, second),
-        "ours": epoch_of(learner_of(defaults=(ZeroGrad,))),
-        "defaults": epoch_of(learner_of()),
+        "ours": epoch_of(learner_of(defaults=(ZeroGrad,), kind=kind)),
+        "defaults": epoch_of(learner_of(kind=kind)),
     }
     found: dict[str, list[float]] = {name: [] for name in timed}
     for number in range(n_rounds + 1):
@@ -207,10 +215,10 @@ def main() -> None:
     n_rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     sizes = [int(each) for each in sys.argv[2:]] or [1, 2, 4, 8]
     print(f"torch {torch.__version__}, gloo, {os.cpu_count()} cores, 1 thread per rank, {n_rounds} rounds")
-    for size in sizes[:3]:
-        found = in_ranks(size, compare, n_rounds)
+    for size, kind in [*((size, "ddp") for size in sizes[:3]), (2, "fsdp")]:
+        found = in_ranks(size, compare, n_rounds, kind)
         base = found["by hand"]
-        print(f"\n{size} ranks, microseconds per step{'beside by hand':>24}{'quartiles':>20}")
+        print(f"\n{size} ranks, {kind}, microseconds per step{'beside by hand':>18}{'quartiles':>20}")
         for name, times in found.items():
             ratios = [one / other for one, other in zip(times, base, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
