@@ -46,7 +46,7 @@ class Heartbeat:
         self._n, self._place, self._since = 0, "", time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self._known: BaseException | None = None
+        self._known: BaseException | None = None  # the last error
 
     def __enter__(self) -> Heartbeat:
         running.append(self)
@@ -81,6 +81,7 @@ class Heartbeat:
                 self._report(error)
             else:
                 self._known = self._caused(error)
+                self._known.is_ended = self.is_ending()
         return self._known
 
     def _report(self, error: BaseException) -> None:
@@ -97,7 +98,7 @@ class Heartbeat:
                 return
             time.sleep(BEAT / 20)
 
-    def _caused(self, error: BaseException) -> BaseException:
+    def _caused(self, error: BaseException) -> OtherRankError:
         """An error that names the rank that caused this one, or that shows where every rank was."""
         before, end = self._places(), time.monotonic() + GRACE
         while time.monotonic() < end and not read(self.store, "report"):

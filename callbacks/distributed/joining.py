@@ -31,7 +31,13 @@ ours: list[Any] = []
 
 
 class OtherRankError(RuntimeError):
-    """Another process of the fit has failed, hangs or was killed; the message names it and its place."""
+    """Another process of the fit has failed, hangs or was killed; the message names it and its place.
+
+    Attributes:
+        is_ended: has the launcher asked this process to end already?
+    """
+
+    is_ended = False
 
 
 class OtherRankOSError(OtherRankError, OSError):

@@ -79,10 +79,15 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
     except RecipeError as error:
         let_first_print()
         return print_problems(error, options)
-    except (Mistake, OtherRankError) as mistake:
+    except Mistake as mistake:
         let_first_print()
         print(f"learner: {mistake}", file=sys.stderr)
-        return 2 if isinstance(mistake, Mistake) else 1
+        return 2
+    except OtherRankError as error:
+        if not error.is_ended:
+            let_first_print()
+        print(f"learner: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         if options.function is train.do_replay:
             raise  # uncaught, so that `python -m pdb` stops where it was raised

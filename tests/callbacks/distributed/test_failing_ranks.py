@@ -49,8 +49,9 @@ def error_of(*given: Any, callbacks: Any = (), epochs: int = 2, **settings: Any)
     try:
         learn.fit(epochs)
     except BaseException as error:  # noqa: BLE001
-        words = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-        return words, time.monotonic() - begin
+        lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+        lines += ["ended by the launcher"] if getattr(error, "is_ended", False) else []
+        return "\n".join(lines), time.monotonic() - begin
     return "", time.monotonic() - begin
 
 
@@ -123,12 +124,14 @@ def words_after_a_kill(folder: Path, *, ignores: bool) -> str:
 def test_a_killed_rank_is_named_with_its_last_place(tmp_path: Path) -> None:
     words = words_after_a_kill(tmp_path, ignores=True)
     assert "rank 1 does not answer: it was killed, or its machine is lost. Last at epoch 0/2" in words
+    assert "ended by the launcher" not in words
 
 
 def test_a_rank_that_a_launcher_ends_after_a_kill_does_not_wait_for_reports(tmp_path: Path) -> None:
     words = words_after_a_kill(tmp_path, ignores=False)
     assert "rank 0 was interrupted while it waited for the other ranks" in words
     assert "rank 1 at epoch 0/2, batch 2/4, train, in callback At" in words
+    assert "ended by the launcher" in words
 
 
 def test_after_an_error_on_all_ranks_the_next_fit_trains() -> None:
