@@ -58,21 +58,7 @@ def draw_dcgan() -> None:
     """Digits that the generator draws from noise, beside real ones."""
     torch.manual_seed(999)
     real = 2 * digits()[0] - 1
-    generator = nn.Sequential(
-        nn.ConvTranspose2d(dcgan.N_CODES, 64, 4, bias=False),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.ConvTranspose2d(64, 1, 4, 2, 1, bias=False),
-        nn.Tanh(),
-    )
-    discriminator = nn.Sequential(
-        nn.Conv2d(1, 64, 4, 2, 1, bias=False),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(64, 1, 4, bias=False),
-        nn.Sigmoid(),
-        nn.Flatten(0),
-    )
-    made = generator.apply(dcgan.initialize), discriminator.apply(dcgan.initialize)
+    made = [each.apply(dcgan.initialize) for each in dcgan.networks(64)]
     learn = dcgan.make_learner(made=(*made, DataLoader(real, batch_size=64, shuffle=True)))
     learn.fit(100)
     with torch.no_grad():

@@ -25,23 +25,29 @@ def initialize(module):
         nn.init.zeros_(module.bias)
 
 
-def parts():
-    """Generator, discriminator and loader, seeded."""
-    torch.manual_seed(999)
+def networks(width):
+    """Generator and discriminator, not initialized yet."""
     generator = nn.Sequential(
-        nn.ConvTranspose2d(N_CODES, 6, 4, bias=False),
-        nn.BatchNorm2d(6),
+        nn.ConvTranspose2d(N_CODES, width, 4, bias=False),
+        nn.BatchNorm2d(width),
         nn.ReLU(),
-        nn.ConvTranspose2d(6, 1, 4, 2, 1, bias=False),
+        nn.ConvTranspose2d(width, 1, 4, 2, 1, bias=False),
         nn.Tanh(),
     )
     discriminator = nn.Sequential(
-        nn.Conv2d(1, 6, 4, 2, 1, bias=False),
+        nn.Conv2d(1, width, 4, 2, 1, bias=False),
         nn.LeakyReLU(0.2),
-        nn.Conv2d(6, 1, 4, bias=False),
+        nn.Conv2d(width, 1, 4, bias=False),
         nn.Sigmoid(),
         nn.Flatten(0),
     )
+    return generator, discriminator
+
+
+def parts():
+    """Generator, discriminator and loader, seeded."""
+    torch.manual_seed(999)
+    generator, discriminator = networks(6)
     pictures = 2 * torch.rand(28, 1, 8, 8) - 1
     train = DataLoader(pictures, batch_size=8, shuffle=True)
     return generator.apply(initialize), discriminator.apply(initialize), train
