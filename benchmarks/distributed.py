@@ -215,7 +215,10 @@ def main() -> None:
     n_rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     sizes = [int(each) for each in sys.argv[2:]] or [1, 2, 4, 8]
     print(f"torch {torch.__version__}, gloo, {os.cpu_count()} cores, 1 thread per rank, {n_rounds} rounds")
-    for size, kind in [*((size, "ddp") for size in sizes[:3]), (2, "fsdp")]:
+    for size, kind in [
+        *((size, "ddp") for size in sizes[:3]),
+        *((size, "fsdp") for size in sizes if size == 2),
+    ]:
         found = in_ranks(size, compare, n_rounds if kind == "ddp" else min(n_rounds, 4), kind)
         base = found["by hand"]
         print(f"\n{size} ranks, {kind}, microseconds per step{'beside by hand':>18}{'quartiles':>20}")

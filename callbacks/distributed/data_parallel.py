@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.core.modules import declared, modules_beside
 from callbacks.core.protocol import LearnerProtocol
+from callbacks.distributed.in_order import InOrder, sum_in_order
 from callbacks.step.accumulation import scaled
 
 N_NUMBERS = 7  # of a message
@@ -63,7 +64,7 @@ class DataParallel:
         self.is_searched = any(settings.get(each) for each in ("find_unused_parameters", "static_graph"))
         self.in_order = in_order
         if in_order:
-            self.wrapped.register_comm_hook(None, lambda _state, bucket: added_in_order(bucket))
+            self.wrapped.register_comm_hook(InOrder(), lambda adder, bucket: adder.add(bucket))
         self.trained = names_of_trained(self.whole)
         self.note, self._is_proved = self.whole.note, self.is_searched
 
@@ -91,12 +92,11 @@ class DataParallel:
 
     def send(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> None:
         """Put numbers into this backward pass."""
-        message = tensor_of(numbers, self.note)
-        if not self.is_searched:
-            self.note.backward(message)
-            return
-        self._tied.register_hook(lambda _: message)  # in the same backward pass, as the search expects
-        learn.loss_grad = learn.loss_grad + 0 * self._tied.sum()
+        if not learn.loss_grad.requires_grad:
+            return  # its backward pass raises
+        # `note` is 0, and so is what is added; its gradient is the message
+        tied = self._tied if self.is_searched else self.note
+        learn.loss_grad = learn.loss_grad + torch.dot(tied, tensor_of(numbers, self.note))
 
     def received(self) -> Tensor:
         """The numbers after the backward pass, added over all ranks."""
@@ -231,30 +231,3 @@ def error_of(unused: list[str]) -> RuntimeError:
         "wait for these gradients. Use these parameters in the loss, freeze them with requires_grad_(False), "
         "or pass Distributed(find_unused_parameters=True)."
     )
-
-
-def added_in_order(bucket: Any) -> torch.futures.Future[Tensor]:
-    """A communication hook of `DistributedDataParallel` that adds gradients in the order of the ranks."""
-    done: torch.futures.Future[Tensor] = torch.futures.Future()
-    done.set_result(sum_in_order(bucket.buffer()))
-    return done
-
-
-def sum_in_order(flat: Tensor) -> Tensor:
-    """The sum over all ranks, in the order of ranks, with the bits of `((a + b) + c) + ...`.
-
-    Each rank adds one part of the tensor, so as much is sent as in a ring all-reduce.
-    """
-    size = dist.get_world_size()
-    n_more = -flat.numel() % size
-    sent = torch.cat([flat, flat.new_zeros(n_more)]) if n_more else flat
-    parts = torch.empty_like(sent)
-    dist.all_to_all_single(parts, sent)
-    first, *others = parts.view(size, -1)
-    total = first.clone()
-    for each in others:
-        total += each
-    joined = torch.empty_like(sent)
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # until PyTorch 2.12
-    gather(joined, total)
-    return joined[: flat.numel()]

@@ -11,6 +11,7 @@ from ranks.in_ranks import in_ranks
 from ranks.ranked import columns, network, weights_of
 from torch import Tensor, nn
 
+from callbacks.distributed import in_order
 from callbacks.distributed.distributed import Distributed
 from callbacks.step.accumulation import GradientAccumulation
 from learner import Data, Learner
@@ -53,6 +54,22 @@ def accumulated(n_ranks: int, batch_size: int = 8) -> dict[str, Tensor]:
 def test_ranks_end_with_the_bits_of_one_process_that_accumulates(size: int) -> None:
     expected = accumulated(size)
     for weights, _ in in_ranks(size, in_one_rank):
+        for name, each in weights.items():
+            assert torch.equal(each, expected[name]), name
+
+
+def in_small_buckets() -> dict[str, Tensor]:
+    in_order.JOINED_BYTES = 64  # in this process: several sums are under way at once
+    inputs, targets = columns()
+    data = Data.from_tensors(inputs, targets, 8, valid=None, seed=3)
+    learn = learner_of(data, Distributed(bucket_cap_mb=1e-4))
+    learn.fit(2)
+    return weights_of(learn.model)
+
+
+def test_sums_of_several_buckets_at_once_have_the_same_bits() -> None:
+    expected = accumulated(3)
+    for weights in in_ranks(3, in_small_buckets):
         for name, each in weights.items():
             assert torch.equal(each, expected[name]), name
 
