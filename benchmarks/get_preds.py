@@ -1,12 +1,12 @@
 """Time and peak memory of `get_preds`, and the time of short calls, compared with hand-written loops.
 
-Run: python benchmarks/get_preds.py [rounds] [items]
+Run: python benchmarks/get_preds.py [rounds] [items] [layers]
 
-A linear layer maps 100 numbers to 100, for a million items in batches of 1000. The loop by hand writes each
-batch into tensors of the final size; on disk it writes each batch to a file. Each measurement runs in its
-own process, in turn, and the table has the medians: seconds of the call, seconds of the processor, time of
-the median batch (which depends least on what else the machine does), peak memory of the process, and the
-part that the call added.
+A linear layer, or several with ReLU between them, map 100 numbers to 100, for a million items in batches of
+1000. The loop by hand writes each batch into tensors of the final size; on disk it writes each batch to a
+file. Each measurement runs in its own process, in turn, and the table has the medians: seconds of the call,
+seconds of the processor, time of the median batch (which depends least on what else the machine does), peak
+memory of the process, and the part that the call added.
 
 A second table has calls of a small network that take less than a millisecond: a prediction of one row, a
 validation of one batch, and an epoch of two batches. By hand and with a learner, they take turns.
@@ -95,12 +95,19 @@ WAYS: dict[str, Callable[[nn.Module, TensorLoader, Path], None]] = {
 }
 
 
-def measure(way: str, n_items: int) -> Row:
+def network(n_layers: int) -> nn.Module:
+    layers: list[nn.Module] = [nn.Linear(SIZE, SIZE)]
+    for _ in range(n_layers - 1):
+        layers += [nn.ReLU(), nn.Linear(SIZE, SIZE)]
+    return nn.Sequential(*layers).eval()
+
+
+def measure(way: str, n_items: int, n_layers: int) -> Row:
     """Seconds, seconds of the processor, microseconds per batch, peak memory and what was added, in MB."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     loader = TimedLoader((torch.rand(n_items, SIZE), torch.rand(n_items)), BATCH)
-    model = nn.Linear(SIZE, SIZE).eval()
+    model = network(n_layers)
     with tempfile.TemporaryDirectory() as other_folder, tempfile.TemporaryDirectory() as folder:
         small = TensorLoader((torch.rand(2 * BATCH, SIZE), torch.rand(2 * BATCH)), BATCH)
         # the first call loads code; in another folder, as ext4 writes a file at once that replaces one
@@ -163,13 +170,13 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def main(n_rounds: int = 5, n_items: int = 1_000_000) -> None:
+def main(n_rounds: int = 5, n_items: int = 1_000_000, n_layers: int = 1) -> None:
     found: dict[str, list[Row]] = {way: [] for way in WAYS}
     for _ in range(n_rounds):
         for way in WAYS:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                found[way].append(pool.submit(measure, way, n_items).result())
-    print(f"{n_items} items, {n_rounds} rounds, torch {torch.__version__}")
+                found[way].append(pool.submit(measure, way, n_items, n_layers).result())
+    print(f"{n_items} items, {n_layers} layers, {n_rounds} rounds, torch {torch.__version__}")
     print(f"{'':18} {'seconds':>8} {'cpu s':>8} {'us/batch':>9} {'peak MB':>8} {'added MB':>9}")
     for way, rows in found.items():
         seconds, work, batch, whole, added = (statistics.median(column) for column in zip(*rows, strict=True))
