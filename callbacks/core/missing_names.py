@@ -1,11 +1,13 @@
-"""Errors for names that a package lacks: they contain the name that was probably meant."""
+"""Errors for names and packages that are missing: they contain the name that was meant, or the command."""
 
 from __future__ import annotations
 
 import dis
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from types import FrameType
+from typing import Any
 
 from callbacks.core.foreign_names import CALLBACK_WORDS
 
@@ -35,6 +37,16 @@ def missing_callback(
     else:
         meant = meant_instead(name, ours, CALLBACK_WORDS)
     return missing("callbacks", name, meant, frame)
+
+
+def import_extra(module: str, owner: str, extra: str | None = None) -> Any:
+    """Import a module of a package that one of our extras installs, by default the extra of its name."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f'{owner} needs a package that is missing: pip install "plainlearner[{extra or module}]".'
+        ) from error
 
 
 def missing(module: str, name: str, meant: str | None, asking: FrameType) -> ImportError | AttributeError:

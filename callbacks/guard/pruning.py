@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
+from callbacks.core.missing_names import import_extra
 from callbacks.results.best import check_measured
 
 
@@ -38,7 +39,7 @@ class OptunaPruning(Callback):
 
     def __init__(self, trial: Any, monitor: str = "valid_loss", *, name: str | None = None):
         super().__init__(name=name)
-        check_optuna()
+        import_extra("optuna", "OptunaPruning")
         if not (callable(getattr(trial, "report", None)) and callable(getattr(trial, "should_prune", None))):
             raise TypeError(
                 f"OptunaPruning(trial={trial!r}): pass the trial that study.optimize passes to the objective."
@@ -77,16 +78,6 @@ class OptunaPruning(Callback):
             from optuna import TrialPruned
 
             raise TrialPruned(self.verdict)
-
-
-def check_optuna() -> None:
-    """Raise if the package is missing."""
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            'OptunaPruning needs a package that is missing: pip install "plainlearner[optuna]".'
-        ) from error
 
 
 def check_study(study: Any, monitor: str, direction: str | None) -> None:

@@ -12,6 +12,7 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.output import Output
 from callbacks.core.settings import as_path
 from callbacks.record.recorder import Recorder
+from callbacks.save.whole_file import replacing
 
 
 class CSVLogger(Callback):
@@ -154,7 +155,5 @@ def add_columns(path: Path, names: list[str]) -> None:
 
 def rewrite(path: Path, rows: list[list[str]]) -> None:
     """Replace a file with other rows in one step; the old file exists until then."""
-    temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-    temporary.replace(path)

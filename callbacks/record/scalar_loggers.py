@@ -12,9 +12,11 @@ from typing import Any
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.every import Every
+from callbacks.core.missing_names import import_extra
 from callbacks.core.output import Output
 from callbacks.core.settings import as_path
 from callbacks.record.tracked import files_of, settings_of
+from callbacks.save.whole_file import replacing
 
 Write = Callable[[dict[str, float], int], Any]
 
@@ -209,12 +211,7 @@ class TensorBoard(Callback):
 
     def __init__(self, folder: str | Path, every: str | Every = "1 epoch", *, name: str | None = None):
         super().__init__(name=name)
-        try:
-            import tensorboard  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                'TensorBoard needs a package that is missing: pip install "plainlearner[tensorboard]".'
-            ) from error
+        import_extra("tensorboard", "TensorBoard")
         self.folder = as_path("TensorBoard", "folder", folder, "the name of a folder, such as 'runs'")
         self._numbers = Numbers(every)
         self._writer: Any = None
@@ -257,9 +254,8 @@ def drop_lines_after(path: Path, step: int) -> None:
     while lines and step_of(lines[-1]) > step:
         lines.pop()
     if len(lines) < n_lines:
-        temporary = path.with_name(f"{path.name}.new")
-        temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as part:
+            part.write_text("".join(lines), encoding="utf-8")
 
 
 def step_of(line: str) -> float:

@@ -202,51 +202,31 @@ def n_together(*tensors: Tensor) -> int:
     return torch.broadcast_shapes(*(each.shape for each in tensors)).numel()
 
 
-WEIGHERS: dict[str, Callable[..., Count]] = {
-    "mse_loss": n_weighted,
-    "l1_loss": n_weighted,
-    "smooth_l1_loss": n_elements,
-    "huber_loss": n_elements,
-    "binary_cross_entropy": n_elements,
-    "binary_cross_entropy_with_logits": n_elements,
-    "poisson_nll_loss": n_elements,
-    "soft_margin_loss": n_elements,
-    "hinge_embedding_loss": n_elements,
-    "kl_div": n_elements,
-    "gaussian_nll_loss": n_of_normal,
-    "margin_ranking_loss": n_of_all,
-    "cosine_embedding_loss": n_of_pairs,
-    "triplet_margin_loss": n_of_vectors,
-    "multilabel_margin_loss": n_of_margins,
-    "multilabel_soft_margin_loss": n_of_margins,
-    "multi_margin_loss": n_of_margins,
-    "ctc_loss": n_of_sequences,
-    "cross_entropy": n_of_classes,
-    "nll_loss": n_of_classes,
+#: By the name of the function: the module that calls it, and what its mean divides by.
+LOSSES: dict[str, tuple[type[nn.Module], Callable[..., Count]]] = {
+    "mse_loss": (nn.MSELoss, n_weighted),
+    "l1_loss": (nn.L1Loss, n_weighted),
+    "smooth_l1_loss": (nn.SmoothL1Loss, n_elements),
+    "huber_loss": (nn.HuberLoss, n_elements),
+    "binary_cross_entropy": (nn.BCELoss, n_elements),
+    "binary_cross_entropy_with_logits": (nn.BCEWithLogitsLoss, n_elements),
+    "poisson_nll_loss": (nn.PoissonNLLLoss, n_elements),
+    "soft_margin_loss": (nn.SoftMarginLoss, n_elements),
+    "hinge_embedding_loss": (nn.HingeEmbeddingLoss, n_elements),
+    "kl_div": (nn.KLDivLoss, n_elements),
+    "gaussian_nll_loss": (nn.GaussianNLLLoss, n_of_normal),
+    "margin_ranking_loss": (nn.MarginRankingLoss, n_of_all),
+    "cosine_embedding_loss": (nn.CosineEmbeddingLoss, n_of_pairs),
+    "triplet_margin_loss": (nn.TripletMarginLoss, n_of_vectors),
+    "multilabel_margin_loss": (nn.MultiLabelMarginLoss, n_of_margins),
+    "multilabel_soft_margin_loss": (nn.MultiLabelSoftMarginLoss, n_of_margins),
+    "multi_margin_loss": (nn.MultiMarginLoss, n_of_margins),
+    "ctc_loss": (nn.CTCLoss, n_of_sequences),
+    "cross_entropy": (nn.CrossEntropyLoss, n_of_classes),
+    "nll_loss": (nn.NLLLoss, n_of_classes),
 }
-
-MODULES: dict[type[nn.Module], str] = {
-    nn.MSELoss: "mse_loss",
-    nn.L1Loss: "l1_loss",
-    nn.SmoothL1Loss: "smooth_l1_loss",
-    nn.HuberLoss: "huber_loss",
-    nn.BCELoss: "binary_cross_entropy",
-    nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
-    nn.PoissonNLLLoss: "poisson_nll_loss",
-    nn.SoftMarginLoss: "soft_margin_loss",
-    nn.HingeEmbeddingLoss: "hinge_embedding_loss",
-    nn.KLDivLoss: "kl_div",
-    nn.GaussianNLLLoss: "gaussian_nll_loss",
-    nn.MarginRankingLoss: "margin_ranking_loss",
-    nn.CosineEmbeddingLoss: "cosine_embedding_loss",
-    nn.TripletMarginLoss: "triplet_margin_loss",
-    nn.MultiLabelMarginLoss: "multilabel_margin_loss",
-    nn.MultiLabelSoftMarginLoss: "multilabel_soft_margin_loss",
-    nn.MultiMarginLoss: "multi_margin_loss",
-    nn.CTCLoss: "ctc_loss",
-    nn.CrossEntropyLoss: "cross_entropy",
-    nn.NLLLoss: "nll_loss",
-}
+WEIGHERS = {name: weigh for name, (_, weigh) in LOSSES.items()}
+MODULES = {kind: name for name, (kind, _) in LOSSES.items()}
 # from torch 2.13 on; its targets are those of `cross_entropy`
 if hasattr(nn, "LinearCrossEntropyLoss"):
     MODULES[nn.LinearCrossEntropyLoss] = "cross_entropy"

@@ -19,6 +19,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (step_of(path), path.name), reverse=True)
 
 
+def saved_in(folder: Path) -> bool:
+    """Is there a checkpoint in the folder or below it?"""
+    return any(checkpoints_in(each.parent) for each in folder.rglob("step-*.pt"))
+
+
 def step_of(path: Path) -> int:
     """The global step in the name of a checkpoint."""
     match = FILE.fullmatch(path.name)

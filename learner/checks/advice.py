@@ -65,7 +65,7 @@ def loss_note(error: BaseException, learn: FullLearner) -> str:
 def shape_hints(learn: FullLearner) -> Iterator[str]:
     """How to make two shapes equal that cannot even be broadcast."""
     preds, targets = learn.preds, learn.targets
-    if torch_loss(learn.loss_func) in CLASSES.values() or not isinstance(preds, Tensor):
+    if torch_loss(learn.loss_func) in CLASSES or not isinstance(preds, Tensor):
         return
     if preds.shape != targets.shape and not broadcast(preds, targets):
         yield reshape_hint(tuple(preds.shape), tuple(targets.shape))
@@ -79,7 +79,7 @@ def dtype_hints(learn: FullLearner) -> Iterator[str]:
     if preds.device != targets.device:
         devices = f"preds are on {preds.device}, targets on {targets.device}"
         yield f"The {devices}: the callback DevicePlacement moves both."
-    are_classes = targets.dtype == torch.int64 and torch_loss(learn.loss_func) in CLASSES.values()
+    are_classes = targets.dtype == torch.int64 and torch_loss(learn.loss_func) in CLASSES
     if preds.is_floating_point() and targets.dtype != preds.dtype and not are_classes:
         write = "targets.float()" if preds.dtype == torch.float32 else f"targets.to({preds.dtype})"
         yield f"Targets are {short(targets.dtype)}, preds {short(preds.dtype)}: write {write}."
@@ -89,7 +89,7 @@ def class_hints(error: BaseException, learn: FullLearner) -> Iterator[str]:
     """Hints on a class that the model has no output for, and on classes in the wrong dimension."""
     preds, targets = learn.preds, learn.targets
     known = torch_loss(learn.loss_func)
-    if known is None or known not in CLASSES.values():
+    if known is None or known not in CLASSES:
         return
     if isinstance(preds, Tensor) and has_classes_last(preds, targets):
         yield classes_last_hint(preds, targets, known.__name__)

@@ -8,9 +8,11 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from callbacks.place.device import tensors_in
+from callbacks.results.reductions import name_of, unwrapped
 from learner.checks.probe import compares_each_with_each
 from learner.data.tensors import describe
 from learner.messages.problems import LearnerWarning
@@ -19,19 +21,11 @@ from learner.state.protocol import FullLearner
 Shape = tuple[int, ...]
 
 # torch's losses that compare preds with targets element by element, and those that take classes
-ELEMENTWISE: dict[Any, Callable[..., Any]] = {
-    nn.MSELoss: F.mse_loss,
-    nn.L1Loss: F.l1_loss,
-    nn.SmoothL1Loss: F.smooth_l1_loss,
-    nn.HuberLoss: F.huber_loss,
-    nn.BCELoss: F.binary_cross_entropy,
-    nn.BCEWithLogitsLoss: F.binary_cross_entropy_with_logits,
-    nn.PoissonNLLLoss: F.poisson_nll_loss,
-    nn.KLDivLoss: F.kl_div,
-    nn.SoftMarginLoss: F.soft_margin_loss,
-}
-CLASSES: dict[Any, Callable[..., Any]] = {nn.CrossEntropyLoss: F.cross_entropy, nn.NLLLoss: F.nll_loss}
-MODULES = ELEMENTWISE | CLASSES
+ELEMENTWISE = (
+    *(F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy, F.kl_div),
+    *(F.binary_cross_entropy_with_logits, F.poisson_nll_loss, F.soft_margin_loss),
+)
+CLASSES = (F.cross_entropy, F.nll_loss)
 # their targets are whole numbers (counts, signs), or torch converts those to floats; the others fail on them
 TAKES_WHOLE = (F.poisson_nll_loss, F.soft_margin_loss)
 PROMOTES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss)
@@ -39,14 +33,8 @@ PROMOTES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss)
 
 def torch_loss(loss_func: Any) -> Callable[..., Any] | None:
     """The function of `torch.nn.functional` that a loss computes; None for any other loss."""
-    while isinstance(loss_func, partial):
-        loss_func = loss_func.func
-    if loss_func in MODULES.values():
-        return loss_func
-    for module, function in MODULES.items():
-        if isinstance(loss_func, module) and type(loss_func).forward is module.forward:
-            return function
-    return None
+    function = getattr(F, name_of(unwrapped(loss_func)[0]) or "", None)
+    return function if function in ELEMENTWISE + CLASSES else None
 
 
 # Before the loss is computed
@@ -72,7 +60,7 @@ def pred_problems(learn: FullLearner) -> Iterator[Exception]:
     if known is None:
         if is_suspicious(preds, targets) and compares_each_with_each(loss_func, preds, targets):
             yield wrong_shapes(preds, targets, title_of(loss_func))
-    elif known in CLASSES.values():
+    elif known in CLASSES:
         yield from class_problems(preds, targets, known, learn.n_items)
     else:
         yield from element_problems(preds, targets, known)
@@ -238,21 +226,18 @@ def no_gradient(learn: FullLearner, title: str) -> Exception:
 # Helpers
 
 
-def tensors_in(preds: Any) -> list[Tensor]:
-    """The tensors of a model's output: a tensor, or a tuple, list or dict with tensors."""
-    if isinstance(preds, Tensor):
-        return [preds]
-    items = list(preds.values()) if hasattr(preds, "values") else preds
-    return [item for item in items if isinstance(item, Tensor)] if isinstance(items, (tuple, list)) else []
+def plain_name(function: Any) -> str:
+    """The name of a function or of a module's class, also within a `partial`."""
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def title_of(loss_func: Any) -> str:
     """The name of a loss function in messages."""
-    while isinstance(loss_func, partial):
-        loss_func = loss_func.func
     if loss_func is None:
         return "the model"
-    name = getattr(loss_func, "__name__", type(loss_func).__name__)
+    name = plain_name(loss_func)
     return "the loss function" if name == "<lambda>" else name
 
 

@@ -44,10 +44,15 @@ def add_recipe_verb(
     parser.add_argument("recipe", metavar=argument, help=what)
     example = "override an entry, such as optimizer.lr=0.1 or callbacks.LogRMSE=null"
     parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help=example)
+    add_trust(parser)
+    return parser
+
+
+def add_trust(parser: Parser) -> None:
+    """Add the options of a verb that runs the code of a recipe."""
     text = "allow the recipe to import from this package"
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=text)
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    return parser
 
 
 def load(options: argparse.Namespace) -> Recipe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from callbacks.history.history import show
-from learner.cli.parser import Parser, Verbs, add_plain_verb
+from callbacks.save.whole_file import replacing
+from learner.cli.parser import Parser, Verbs, add_plain_verb, add_trust
 from learner.data.data import InputsOnly
 from learner.data.samples import Sample, Samples
 from learner.data.tensors import as_column, counted
@@ -52,9 +52,7 @@ def add_run_verb(verbs: Verbs[Parser], name: str, description: str) -> Parser:
     parser.add_argument("run", type=Path, help="a run's folder, such as runs/digits-1")
     text = "the weights at the end of the run (default), or those of the best epoch"
     parser.add_argument("--weights", choices=("final", "best"), default="final", help=text)
-    text = "allow the recipe to import from this package"
-    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=text)
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    add_trust(parser)
     return parser
 
 
@@ -143,16 +141,12 @@ class FileBatches:
 def write(preds: Any, path: Path) -> None:
     """Write predictions as `.csv` or `.pt`; the file gets its name when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         if path.suffix == ".pt":
             torch.save(preds, part)
         else:
             with part.open("w", encoding="utf-8", newline="") as file:
                 write_csv(preds, file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_csv(preds: Any, file: IO[str]) -> None:

@@ -174,7 +174,6 @@ def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
     kept, optimizer = pass_state(learn), learn.optimizer
     fitting, started = learn.fitting, learn.loop.started
     callbacks = tuple(learn.callbacks)
-    states = [(generator, generator.get_state()) for generator in generators_of(learn.data)]
     with learn.sandbox(), on_its_device(learn.model), loss_kept(learn.loss_func):
         learn.loop.connect(learn, filter(takes_part, callbacks))
         learn.fitting, learn.epoch, learn.n_epochs = True, 0, max(1, learn.n_epochs)
@@ -190,8 +189,6 @@ def without_trace(learn: FullLearner, report: Report) -> Iterator[None]:
             restore_pass_state(learn, kept)
             learn.optimizer, learn.fitting, learn.loop.started = optimizer, fitting, started
             learn.loop.connect(learn, callbacks)
-            for generator, state in states:
-                generator.set_state(state)
 
 
 def takes_part(callback: Callback) -> bool:
@@ -199,24 +196,6 @@ def takes_part(callback: Callback) -> bool:
     if any(hasattr(callback, operation) for operation in OPERATIONS) or callback.order <= Order.GRADIENT:
         return True
     return callback.order == Order.MEASURE and any(callback.listens_to(event) for event in BATCH_EVENTS)
-
-
-def generators_of(data: Any) -> list[torch.Generator]:
-    """The random generators of the loaders and their samplers."""
-    found: dict[int, torch.Generator] = {}
-    for loader in (data.train, data.valid):
-        batch_sampler = getattr(loader, "batch_sampler", None)
-        holders = (
-            loader,
-            getattr(loader, "sampler", None),
-            batch_sampler,
-            getattr(batch_sampler, "sampler", None),
-        )
-        for holder in holders:
-            generator = getattr(holder, "generator", None)
-            if isinstance(generator, torch.Generator):
-                found[id(generator)] = generator
-    return list(found.values())
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def add_problems(report: Report, find: Callable[..., Iterator[Exception]], *args
 
 def class_loss_problems(learn: FullLearner, value: float) -> Iterator[Exception]:
     """A first loss far above ln(classes), the loss of guessing."""
-    if torch_loss(learn.loss_func) not in CLASSES.values() or learn.preds.ndim < 2 or learn.global_step:
+    if torch_loss(learn.loss_func) not in CLASSES or learn.preds.ndim < 2 or learn.global_step:
         return
     n_classes = learn.preds.shape[1]
     guess = math.log(n_classes)

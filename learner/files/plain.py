@@ -119,12 +119,6 @@ class _Packing:
         elif type(key) not in SCALARS or not is_simple([key]):
             self.refuse(f"has a key of type {name_of(type(key))}, which a checkpoint does not hold")
 
-    def of_ordered(self, value: collections.OrderedDict[Any, Any]) -> dict[str, Any]:
-        return tagged("OrderedDict", self.of_dict(value))
-
-    def of_counter(self, value: collections.Counter[Any]) -> dict[str, Any]:
-        return tagged("Counter", self.of_dict(value))
-
     def of_default(self, value: collections.defaultdict[Any, Any]) -> dict[str, Any]:
         for name, factory in FACTORIES.items():
             if value.default_factory is factory:
@@ -136,9 +130,6 @@ class _Packing:
 
     def of_set(self, value: set[Any] | frozenset[Any]) -> dict[str, Any]:
         return tagged(type(value).__name__, self.of_list(list(value)))
-
-    def of_deque(self, value: collections.deque[Any]) -> dict[str, Any]:
-        return tagged("deque", self.of_list(list(value)), maxlen=value.maxlen)
 
     def of_tensor(self, value: Tensor) -> Any:
         if value.layout is torch.sparse_coo:
@@ -217,9 +208,9 @@ PACKERS: dict[type, Callable[[_Packing, Any], Any]] = {
     complex: lambda _, value: tagged("complex", (value.real, value.imag)),
     set: _Packing.of_set,
     frozenset: _Packing.of_set,
-    collections.deque: _Packing.of_deque,
-    collections.OrderedDict: _Packing.of_ordered,
-    collections.Counter: _Packing.of_counter,
+    collections.deque: lambda self, value: tagged("deque", self.of_list(list(value)), maxlen=value.maxlen),
+    collections.OrderedDict: lambda self, value: tagged("OrderedDict", self.of_dict(value)),
+    collections.Counter: lambda self, value: tagged("Counter", self.of_dict(value)),
     collections.defaultdict: _Packing.of_default,
     array.array: _Packing.of_array,
     torch.Size: lambda _, value: tagged("Size", tuple(value)),

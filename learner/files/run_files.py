@@ -53,6 +53,7 @@ from callbacks.core.ranks import is_first_process
 from callbacks.model.module_state import EXTRA
 from callbacks.model.named import COMPILED
 from callbacks.model.shards import whole
+from callbacks.save.whole_file import replacing
 from learner.files.checkpoint_file import is_plain
 from learner.files.plain import to_plain
 from learner.files.safetensors_file import write_safetensors
@@ -67,12 +68,8 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write `run.json`, completely or not at all."""
     ordered = {key: facts[key] for key in sorted(facts, key="code".__eq__)}  # the longest comes last
     text = json.dumps(as_json(ordered), indent=1, ensure_ascii=False, allow_nan=False)
-    part = folder / f"{FACTS}.tmp"
-    try:
+    with replacing(folder / FACTS) as part:
         part.write_text(text + "\n", encoding="utf-8")
-        part.replace(folder / FACTS)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -125,14 +122,10 @@ def write_weights(module: nn.Module, folder: Path, name: str) -> Path:
     path, other = (folder / f"{name}{suffix}" for suffix in suffixes)
     if not is_first_process():
         return path
-    part = path.with_name(f"{path.name}.tmp")
-    try:
+    with replacing(path) as part:
         fill(part, state, as_safetensors=path.suffix == ".safetensors")
         with part.open("rb") as file:
             sync(file.fileno(), folder)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     sync_folder(folder)
     other.unlink(missing_ok=True)
     return path
@@ -188,3 +181,8 @@ def send_files_to(folder: Path, learn: LearnerProtocol) -> None:
             path = getattr(callback, name, None)
             if isinstance(path, (str, Path)):
                 setattr(callback, name, type(path)(folder / path))
+
+
+def shown_path(path: Path) -> str:
+    """The path, relative to the current folder if it is below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

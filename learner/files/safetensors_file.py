@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from callbacks.core.missing_names import import_extra
 from learner.files.checkpoint_file import CheckpointError, open_file
 
 
@@ -22,9 +23,9 @@ def is_safetensors(path: str | Path) -> bool:
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU."""
-    safetensors = import_safetensors(path.name)
+    safetensors = import_extra("safetensors", path.name)
     try:
-        return safetensors.torch.load_file(path)
+        return import_module("safetensors.torch").load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{path}: it cannot be read as safetensors ({error}). Take another file."
@@ -33,19 +34,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
     """Write tensors that share no memory."""
-    safetensors = import_safetensors(path.name)
+    safetensors = import_extra("safetensors", path.name)
     try:
-        safetensors.torch.save_file(state, path, {"format": "pt"})
+        import_module("safetensors.torch").save_file(state, path, {"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
-
-
-def import_safetensors(name: str) -> Any:
-    """The package, which is an extra."""
-    try:
-        import safetensors.torch  # an extra
-    except ImportError as error:
-        raise ImportError(
-            f'{name} needs a package that is missing: pip install "plainlearner[safetensors]".'
-        ) from error
-    return safetensors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import math
 import statistics
@@ -16,6 +15,7 @@ from torch.utils.data import Subset
 from callbacks.core import draws
 from callbacks.core.output import print_line
 from callbacks.history.history import History, show, text_blocks
+from callbacks.history.tables import html_table
 from callbacks.record.unkept import not_meant_to_last
 from learner.data.batching import TensorLoader
 from learner.data.data import Data
@@ -154,10 +154,8 @@ class CrossValidation:
         return "\n\n".join(map("\n".join, text_blocks(self._columns(), WIDTH)))
 
     def _repr_html_(self) -> str:
-        head, *lines = zip(*self._columns(), strict=True)
-        tagged = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
-        tagged += ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in lines]
-        return "<table>" + "".join(f"<tr>{line}</tr>" for line in tagged) + "</table>"
+        head, *rows = zip(*self._columns(), strict=True)
+        return html_table(rows, head, n_text=1)
 
 
 def spread_of(numbers: list[float]) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from callbacks.place.device import is_leaf, map_tensors
 from callbacks.place.prefetch import Arrival, is_on_cuda
 from learner.data.tensors import describe
-from learner.inference.joining import JoinError, join
+from learner.inference.joining import JoinError, join, rebuilt
 
 #: bfloat16 and the kinds of float8, which NumPy does not have
 NOT_IN_NUMPY: set[torch.dtype] = {
@@ -120,7 +119,7 @@ class Gathered:
             )
         whole: list[Any] = [column.whole() for column in self._columns]
         splits = zip(*(torch.split(each, self.sizes) for each in whole), strict=True)
-        self.batches = [rebuilt(self._first, rows) for rows in splits]
+        self.batches = [self._whole(rows) for rows in splits]
         self._columns, self._shape = [], None
 
     def result(self) -> Any:
@@ -130,8 +129,11 @@ class Gathered:
             JoinError: they cannot be joined.
         """
         if self._columns:
-            return rebuilt(self._first, [column.whole() for column in self._columns])
+            return self._whole([column.whole() for column in self._columns])
         return join(self.batches, self.sizes, self.name) if self.joins else self.batches
+
+    def _whole(self, parts: Any) -> Any:
+        return parts[0] if isinstance(self._first, Tensor) else rebuilt(self._first, parts)
 
     def discard(self) -> None:
         """Remove files that are not complete."""
@@ -166,23 +168,6 @@ def has_rows(item: Any, n_items: int) -> bool:
         and item.ndim > 0
         and item.shape[0] == n_items
     )
-
-
-def rebuilt(first: Any, rows: Sequence[Any]) -> Any:
-    """An output of the kind of `first` that holds these."""
-    if isinstance(first, Tensor):
-        return rows[0]
-    if isinstance(first, tuple):
-        if hasattr(first, "_fields"):
-            return type(first)(*rows)
-        return type(first)(rows) if hasattr(first, "n_fields") else tuple(rows)  # as torch.max returns
-    named = dict(zip(first, rows, strict=True))
-    if type(first) is dict or not isinstance(first, MutableMapping):
-        return type(first)(named)
-    new = copy.copy(first)  # keeps a default factory, and the attributes of a Hugging Face output
-    for key, value in named.items():
-        new[key] = value
-    return new
 
 
 def file_of(path: Path, name: Any) -> Path:

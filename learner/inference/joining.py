@@ -15,10 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from callbacks.place.device import tensors_in
+from learner.data.stored import WIDER
 from learner.data.tensors import describe
-
-#: A wider signed type for each unsigned type that torch does not promote.
-SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 
 
 class JoinError(ValueError):
@@ -71,15 +69,7 @@ def join_mappings(parts: Sequence[Mapping[Any, Any]], sizes: Sequence[int], plac
     for part in parts[1:]:
         if part.keys() != first.keys():
             raise JoinError(f"{place} has the keys {list(first)} in one batch and {list(part)} in another")
-    joined = {key: join([part[key] for part in parts], sizes, f"{place}[{key!r}]") for key in first}
-    if type(first) is dict:
-        return joined
-    if not isinstance(first, MutableMapping):
-        return type(first)(joined)  # type: ignore[call-arg]
-    new = copy.copy(first)  # with its default factory, or the attributes of a Hugging Face output
-    for key, value in joined.items():
-        new[key] = value
-    return new
+    return rebuilt(first, [join([part[key] for part in parts], sizes, f"{place}[{key!r}]") for key in first])
 
 
 def join_dataclasses(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
@@ -99,11 +89,22 @@ def join_rows(parts: Sequence[Any], sizes: Sequence[int], place: str) -> Any:
         return [item for part in parts for item in part]
     columns = zip(*parts, strict=True)
     joined = [join(column, sizes, f"{place}[{n}]") for n, column in enumerate(columns)]
-    if hasattr(first, "_fields"):
-        return type(first)(*joined)
-    if hasattr(first, "n_fields"):  # the return type of torch.max and similar functions
-        return type(first)(joined)
-    return joined if isinstance(first, list) else tuple(joined)
+    return joined if isinstance(first, list) else rebuilt(first, joined)
+
+
+def rebuilt(first: Any, parts: Sequence[Any]) -> Any:
+    """A tuple or mapping of the kind of `first` that holds these."""
+    if isinstance(first, tuple):
+        if hasattr(first, "_fields"):
+            return type(first)(*parts)
+        return type(first)(parts) if hasattr(first, "n_fields") else tuple(parts)  # as torch.max returns
+    named = dict(zip(first, parts, strict=True))
+    if type(first) is dict or not isinstance(first, MutableMapping):
+        return type(first)(named)
+    new = copy.copy(first)  # keeps a default factory, and the attributes of a Hugging Face output
+    for key, value in named.items():
+        new[key] = value
+    return new
 
 
 def are_outputs(parts: Sequence[Any], sizes: Sequence[int]) -> bool:
@@ -221,7 +222,7 @@ def in_one_dtype(parts: Sequence[Tensor], place: str) -> Sequence[Tensor]:
         return parts
     shown = ", ".join(map(str, dtypes))
     try:
-        dtype = reduce(torch.promote_types, [SIGNED.get(each, each) for each in dtypes])
+        dtype = reduce(torch.promote_types, [WIDER.get(each, each) for each in dtypes])
     except RuntimeError as error:  # torch has no common type for float8 and other types
         raise JoinError(f"{place} has the dtypes {shown}, which have no common dtype") from error
     for part in parts:

@@ -69,10 +69,10 @@ def is_repeatable(loader: Any) -> bool:
 
 @contextmanager
 def unchanged(loader: Any) -> Iterator[None]:
-    """Restore the random generators that the loader and its data set hold, and the global ones."""
+    """Restore the random generators that the loader and its data set hold, the global ones, and its order."""
     states = positions.generator_states(loader)
     try:
-        with snapshots.keep_random_states():
+        with snapshots.keep_random_states(loader):
             yield
     finally:
         positions.set_generator_states(loader, states)

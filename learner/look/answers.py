@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
 
+from learner.checks.loss_checks import plain_name
 from learner.data.tensors import describe
 
 Kind = Literal["classes", "labels", "numbers"]
@@ -153,9 +153,7 @@ def ignored_by(loss_func: Any) -> int:
 
 def name_of(loss_func: Any) -> str:
     """The name of a loss function or class, in lower case."""
-    while isinstance(loss_func, partial):
-        loss_func = loss_func.func
-    return str(getattr(loss_func, "__name__", type(loss_func).__name__)).lower()
+    return plain_name(loss_func).lower()
 
 
 def as_scores(preds: Any) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from callbacks.history.history import show
+from callbacks.history.tables import html_table
 
 WIDTH = 80
 SCORES = ("precision", "recall", "f1")
@@ -55,9 +56,8 @@ class ClassReport:
         return "\n".join([*lines, *(line for note in self.notes for line in textwrap.wrap(note, WIDTH - 1))])
 
     def _repr_html_(self) -> str:
-        head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._cells()]
-        body = "".join(f"<tr>{row}</tr>" for row in (head.replace("td>", "th>"), *rows))
-        return f"<table>{body}</table>" + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        head, *rows = self._cells()
+        return html_table(rows, head, n_text=1) + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
 
 
 def class_report(counts: Tensor, classes: Sequence[Any], *, is_multilabel: bool) -> ClassReport:

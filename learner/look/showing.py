@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -11,9 +10,10 @@ from torch import Tensor
 from callbacks.core.settings import check_count
 from learner.data.items import in_batch
 from learner.data.loaders import is_one_shot
-from learner.examination.examination import first_batch, generators_of
+from learner.examination.examination import first_batch
 from learner.inference.gathering import copied
 from learner.inference.kept_part import part_of
+from learner.inference.one_item import unchanged
 from learner.inference.predictions import loader_or_valid, predicting
 from learner.look.answers import answers_of
 from learner.look.items import (
@@ -123,11 +123,8 @@ def a_batch(learn: FullLearner, loader: Any, owner: str) -> Any:
         raise ValueError(
             f"{owner}: the data can be read only once, so no batch was taken from it. Pass {other}."
         )
-    states = [(each, each.get_state()) for each in generators_of(SimpleNamespace(train=loader, valid=None))]
-    with keep_random_states(loader):
+    with unchanged(loader):
         batch = first_batch(learn.data, loader)
-    for generator, state in states:
-        generator.set_state(state)
     if batch is None:
         raise ValueError(f"{owner}: the loader has no batch.")
     return batch

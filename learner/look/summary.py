@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.history.tables import html_table
 from callbacks.model.named import COMPILED, short_label
 from callbacks.place.device import tensors_in
 from learner.data.items import in_batch
@@ -112,9 +113,8 @@ class Summary:
         return "\n".join([*(line.rstrip() for line in lines), "", *self._notes()])
 
     def _repr_html_(self) -> str:
-        rows = [HEAD, *(each.cells() for each in self.layers)]
-        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-        return f"<table>{body}</table>" + "".join(f"<p>{escape(note)}</p>" for note in self._notes())
+        table = html_table([each.cells() for each in self.layers], HEAD)
+        return table + "".join(f"<p>{escape(note)}</p>" for note in self._notes())
 
 
 def summary(learn: FullLearner, inputs: Any = None) -> Summary:

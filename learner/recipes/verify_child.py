@@ -25,6 +25,7 @@ from callbacks.guard.last_good import tensors_of
 from callbacks.model.declared import values_of
 from callbacks.model.plain_attributes import is_storable, plain_state
 from callbacks.place.device import tensors_in
+from callbacks.save.whole_file import replacing
 from learner.files.plain import to_plain
 from learner.files.run_files import send_files_to
 from learner.learner import Learner
@@ -58,8 +59,8 @@ def train(trial: Trial, folder: Path, moment: int | None, start_method: str) -> 
             watch = Watch(folder, moment)
             with context:
                 learn.fit(trial.n_epochs, callbacks=[watch], resume="auto")
-            (folder / "end.tmp").write_text(json.dumps(end_of(learn, watch)), encoding="utf-8")
-            (folder / "end.tmp").rename(folder / "end")
+            with replacing(folder / "end") as part:
+                part.write_text(json.dumps(end_of(learn, watch)), encoding="utf-8")
         except BaseException:
             traceback.print_exc()
             log.flush()

@@ -97,6 +97,15 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
+def card(value: str, *about: str, is_main: bool = False) -> str:
+    """A value in large letters, with what it is."""
+    kind, spans = (
+        "card main" if is_main else "card",
+        " ".join(f"<span>{escape(each)}</span>" for each in about),
+    )
+    return f'<div class="{kind}"><b>{escape(value)}</b> {spans}</div>'
+
+
 def code(text: str) -> str:
     """Lines of code or commands."""
     return f"<pre><code>{escape(text.rstrip())}</code></pre>"

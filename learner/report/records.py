@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeGuard
 
 from torch.nn.parameter import is_lazy
 
+from callbacks.core.settings import is_number as is_finite
 from callbacks.history.direction import Direction, guess_direction
 from callbacks.optim.optimizers import title_of
 from learner.data.loaders import n_batches_of
@@ -113,11 +113,6 @@ class Record:
 def is_number(value: Any) -> TypeGuard[float]:
     """A number that can be drawn or compared; a bool is not one."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def is_finite(value: Any) -> TypeGuard[float]:
-    """A finite number."""
-    return is_number(value) and math.isfinite(value)
 
 
 def monitored_in(recipe: Mapping[str, str]) -> str | None:

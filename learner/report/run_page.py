@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from callbacks.save.checkpoint_folder import checkpoints_in
+from callbacks.save.checkpoint_folder import saved_in
 from learner.data.tensors import counted
 from learner.files.run_files import BEST, FINAL, weights_file
 from learner.report.curves import Line, panel, values_of
-from learner.report.page import Cell, code, page, paragraph, picture, section, shown, table
+from learner.report.page import Cell, card, code, page, paragraph, picture, section, shown, table
 from learner.report.records import Record, is_number
 
 N_CARDS = 3  # results beside the main one
@@ -55,7 +55,7 @@ def result_section(record: Record) -> str:
     main = record.main_result
     others = [name for name in ordered(record) if name != main and record.best(name) is not None]
     others = [name for name in others if name.startswith("valid_") or name == "train_loss"]
-    cards = [card(record, name, is_main=name == main) for name in [main, *others[:N_CARDS]] if name]
+    cards = [best_card(record, name, is_main=name == main) for name in [main, *others[:N_CARDS]] if name]
     body = f'<div class="cards">{"".join(cards)}</div>' if cards else ""
     reasons = [paragraph(f"Stopped in epoch {epoch}: {reason}") for epoch, reason in record.stops]
     if record.facts.get("error"):
@@ -76,13 +76,11 @@ def ordered(record: Record) -> list[str]:
     return sorted(record.results, key=key)
 
 
-def card(record: Record, name: str, *, is_main: bool) -> str:
+def best_card(record: Record, name: str, *, is_main: bool) -> str:
     """A large number with its name and epoch."""
     best = record.best(name)
     assert best is not None
-    about = f"<span>{escape(name)}</span> <span>best in epoch {best.epoch}</span>"
-    kind = "card main" if is_main else "card"
-    return f'<div class="{kind}"><b>{escape(shown(float(best.value)))}</b> {about}</div>'
+    return card(shown(float(best.value)), name, f"best in epoch {best.epoch}", is_main=is_main)
 
 
 def result_table(record: Record) -> str:
@@ -216,7 +214,7 @@ def commands(record: Record) -> str:
     path = shlex.quote(str(folder))
     weights = weights_file(folder, BEST) or weights_file(folder, FINAL)
     parts = []
-    if any(checkpoints_in(each.parent) for each in folder.rglob("step-*.pt")):
+    if saved_in(folder):
         parts += ["<h3>Resume</h3>", code(f"learner resume {path}")]
     if (folder / "recipe.yaml").is_file():
         parts += ["<h3>Reproduce</h3>", code(f"learner run {shlex.quote(str(folder / 'recipe.yaml'))}")]

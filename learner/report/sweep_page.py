@@ -6,12 +6,12 @@ import shlex
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any
 
 from callbacks.history.direction import Direction
+from learner.files.run_files import shown_path
 from learner.report.curves import Axis, points
-from learner.report.page import Cell, code, page, paragraph, section, shown, table
+from learner.report.page import Cell, card, code, page, paragraph, section, shown, table
 from learner.report.reporting import RunReport
 from learner.report.run_page import duration
 from learner.report.text_tables import MISSING, shortened, tabulated
@@ -55,9 +55,7 @@ class Sweep:
     @property
     def command(self) -> str:
         """The command that trains with the best settings."""
-        path = self.folder / "best.yaml"
-        shown_path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        return f"learner run {shlex.quote(str(shown_path))}"
+        return f"learner run {shlex.quote(shown_path(self.folder / 'best.yaml'))}"
 
     @property
     def _sign(self) -> int:
@@ -74,7 +72,7 @@ class Sweep:
         columns.append([self.monitor, *(shown(trial.value) for trial in shown_trials)])
         for path in self.axes:
             columns.append([shortened(path), *(shortened(setting(t.params.get(path))) for t in shown_trials)])
-        rows = [tabulated(columns, get_terminal_size((80, 24)).columns), ""] if shown_trials else []
+        rows = [tabulated(columns), ""] if shown_trials else []
         end = (
             f"best settings: {self.command}" if shown_trials else "no trial finished, so there is no best one"
         )
@@ -103,9 +101,8 @@ def best_settings(found: Sweep) -> str:
     if best is None:
         return paragraph("No trial finished.")
     label = f"{found.monitor}, {'lowest' if found.direction == 'min' else 'highest'}, in trial {best.number}"
-    cards = [f'<div class="card main"><b>{escape(shown(best.value))}</b><span>{escape(label)}</span></div>']
-    for path, value in best.params.items():
-        cards.append(f'<div class="card"><b>{escape(setting(value))}</b><span>{escape(path)}</span></div>')
+    cards = [card(shown(best.value), label, is_main=True)]
+    cards += [card(setting(value), path) for path, value in best.params.items()]
     return f'<div class="cards">{"".join(cards)}</div>{code(found.command)}'
 
 

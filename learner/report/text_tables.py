@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from shutil import get_terminal_size
 from statistics import fmean
 
 from callbacks.history.history import text_blocks
@@ -15,9 +16,9 @@ BLOCKS, SIGNS = "▁▂▃▄▅▆▇█", "_.-~=+*#"  # heights of a curve, th
 MISSING = "-"
 
 
-def tabulated(columns: Sequence[Sequence[str]], width: int) -> str:
-    """Columns as lines; those that do not fit stand below, again with the first one."""
-    blocks = text_blocks(columns, width, str.ljust)
+def tabulated(columns: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """Columns as lines that fit the terminal; those that do not fit stand below, again with the first one."""
+    blocks = text_blocks(columns, width or get_terminal_size((80, 24)).columns, str.ljust)
     return "\n\n".join("\n".join(map(str.rstrip, lines)) for lines in blocks)
 
 

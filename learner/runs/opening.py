@@ -14,7 +14,7 @@ from callbacks.core.warning import warn
 from callbacks.history.history import History
 from learner.data.data import Data
 from learner.data.samples import Sample
-from learner.files.run_files import BEST, FINAL, read_facts, send_files_to, weights_file
+from learner.files.run_files import BEST, FINAL, read_facts, send_files_to, shown_path, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import RecipeError
@@ -22,7 +22,6 @@ from learner.report.records import other, record_of_folder
 from learner.resume.best import load_best, put_loss
 from learner.resume.newest import newest_intact
 from learner.resume.weights_file import put_weights
-from learner.runs.run_folder import shown_path
 from learner.state.fingerprint import versions
 from learner.state.pass_modes import leave_in_evaluation_mode
 

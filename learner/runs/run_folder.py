@@ -7,8 +7,7 @@ from shutil import get_terminal_size
 from textwrap import fill
 from typing import Any
 
-from callbacks.save.checkpoint_folder import checkpoints_in
-from learner.files.run_files import BEST, FINAL, weights_file
+from learner.files.run_files import BEST, FINAL, shown_path, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe_errors import Mistake
 
@@ -47,11 +46,6 @@ def numbered(runs: Path, recipe: Path) -> dict[int, Path]:
     return {int(ending): each for ending, each in found.items() if ending.isdecimal()}
 
 
-def saved_in(folder: Path) -> bool:
-    """Is there a checkpoint in the folder or below it?"""
-    return any(checkpoints_in(each.parent) for each in folder.rglob("step-*.pt"))
-
-
 def kept_recipe(folder: Path) -> str:
     """The recipe of a run, without the comment about versions at the top."""
     lines = (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -86,8 +80,3 @@ def closing_lines(folder: Path, facts: dict[str, Any]) -> str:
             lines.append(f"with the frozen weights: {files} (trainable_only is for checkpoints)")
         lines.append(f"open it in Python: learner.open_run({shown!r})")
     return "\n".join(fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
-
-
-def shown_path(path: Path) -> str:
-    """The path, relative to the current folder if it is below it."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any
 
 from learner.files.run_files import BEST, FINAL, weights_file
@@ -48,7 +47,7 @@ def table_of(records: Sequence[Record]) -> str:
     heads = ("run", "status", "epochs", "best result", "in epoch", "time", "weights")
     rows = [heads, *map(cells, records)]
     columns = [[row[n] for row in rows] for n in range(len(heads))]
-    return tabulated(columns, get_terminal_size((80, 24)).columns)
+    return tabulated(columns)
 
 
 def cells(record: Record) -> tuple[str, ...]:

@@ -24,8 +24,9 @@ from callbacks.core.warning import warn
 from callbacks.guard.blackbox import FILE
 from callbacks.model import shards
 from callbacks.record.unkept import note_kept
+from callbacks.save.checkpoint_folder import saved_in
 from learner.checks.processes import check_processes, ranks_of
-from learner.files.run_files import FINAL, send_files_to, weights_file
+from learner.files.run_files import FINAL, send_files_to, shown_path, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, is_refusal, load_recipe
 from learner.recipes.recipe_errors import Mistake, RecipeError
@@ -33,14 +34,7 @@ from learner.recipes.verify import Report, Trial, verify
 from learner.resume.resumption import Resume
 from learner.runs.launched import check_same_recipe, folder_of_run
 from learner.runs.recorder import RunRecorder, noted_warnings
-from learner.runs.run_folder import (
-    closing_lines,
-    keep_results,
-    kept_recipe,
-    runs_of,
-    saved_in,
-    shown_path,
-)
+from learner.runs.run_folder import closing_lines, keep_results, kept_recipe, runs_of
 from learner.state.fingerprint import own_version
 from learner.tools.replay import replay
 

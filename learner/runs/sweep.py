@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from callbacks import OptunaPruning, Progress
+from callbacks.core.missing_names import import_extra
 from callbacks.core.output import print_line
 from callbacks.save.folder_lock import FolderLock
-from learner.files.run_files import BEST, FINAL, SUFFIXES, read_facts, write_facts
+from learner.files.run_files import BEST, FINAL, SUFFIXES, read_facts, shown_path, write_facts
 from learner.recipes.recipe_errors import Mistake
 from learner.report.curves import Axis
 from learner.report.sweep_page import Sweep, Trial, setting, sweep_report
-from learner.runs.run_folder import new_folder, numbered, shown_path
+from learner.runs.run_folder import new_folder, numbered
 from learner.runs.running import keep_recipe, train
 from learner.runs.search_space import combinations
 from learner.runs.sweep_plan import Plan
@@ -106,10 +107,9 @@ def open_study(plan: Plan, folder: Path, optuna: Any) -> Any:
 def import_optuna() -> Any:
     """The package Optuna."""
     try:
-        import optuna  # an extra
+        return import_extra("optuna", "sweep")
     except ImportError as error:
-        raise Mistake('sweep needs a package that is missing: pip install "plainlearner[optuna]".') from error
-    return optuna
+        raise Mistake(str(error)) from error
 
 
 def ended(study: Any) -> list[Any]:

@@ -63,7 +63,7 @@ def test_mean_and_spread_are_those_of_the_rows():
     assert lines[0].split() == ["fold", "n_valid", "valid_loss", "valid_accuracy"]
     assert [line.split()[0] for line in lines[1:]] == ["0", "1", "2", "3", "mean", "std"]
     assert max(map(len, lines)) <= 80
-    assert "<th>valid_loss</th>" in found._repr_html_()
+    assert ">valid_loss</th>" in found._repr_html_()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -258,7 +258,7 @@ def test_a_loss_of_all_items_together_is_refused_with_the_argument_to_pass():
 def test_a_report_is_a_table_in_a_notebook():
     preds, targets = scores()
     shown = looked_at(preds, targets, F.cross_entropy, classes=["<a>", "b", "c", "d"]).report()._repr_html_()
-    assert "<td>&lt;a&gt;</td>" in shown
+    assert ">&lt;a&gt;</td>" in shown
     assert shown.startswith("<table>")
 
 
