@@ -78,8 +78,7 @@ class DevicePlacement(Callback):
         if self._owned is None or (self.device.type != "cpu" and not self._owned.are_of(learn)):
             self._place_model(learn)
 
-    def before_validate(self, learn: LearnerProtocol) -> None:
-        self._place_model(learn)
+    before_validate = before_train  # outside a fit, it places the model each time
 
     def place(self, learn: LearnerProtocol) -> None:
         if self._is_fitting:
