@@ -39,7 +39,19 @@ def batch_note(error: BaseException, frames: list[FrameType], learn: FullLearner
         return forward_note(learn.model)
     if last.f_code.co_name == "_call_impl" and last.f_locals.get("self") is learn.model:
         return call_note(learn)
-    return None
+    return mapping_note(learn)
+
+
+def mapping_note(learn: FullLearner) -> str | None:
+    """How to pass a mapping by keyword, if the model received it as its only argument; None otherwise."""
+    inputs, forward = learn.inputs, getattr(learn.model, "forward", learn.model)
+    if not (type(inputs) is tuple and len(inputs) == 1 and isinstance(inputs[0], Mapping)):
+        return None
+    try:
+        inspect.signature(forward).bind(**inputs[0])
+    except (TypeError, ValueError):
+        return None
+    return call_note(learn)
 
 
 def loss_note(error: BaseException, learn: FullLearner) -> str:

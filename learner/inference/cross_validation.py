@@ -233,10 +233,26 @@ def call(make_learner: Any, data: Data, number: int) -> Any:
             f"cross_validate(make_learner={make_learner!r}): pass a function that returns a new Learner."
         )
     try:
-        inspect.signature(make_learner).bind(data, number)
-    except (TypeError, ValueError):
+        signature = inspect.signature(make_learner)
+    except (TypeError, ValueError):  # of a function in C
         return make_learner(data)
-    return make_learner(data, number)
+    if binds(signature, data, number):
+        return make_learner(data, number)
+    if binds(signature, data):
+        return make_learner(data)
+    raise TypeError(
+        f"cross_validate: make_learner takes {signature}, but is called with the Data of a fold. Let it take "
+        "the data and pass them on, as in lambda data: Learner(Net(), data, loss_func, optimizer)."
+    )
+
+
+def binds(signature: inspect.Signature, *arguments: Any) -> bool:
+    """Does a function take these arguments?"""
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def check_learner(learn: Any, data: Data, models: list[Any]) -> None:

@@ -173,6 +173,21 @@ class TwoByName(nn.Module):
 NAMED = {"first": torch.ones(4, 1), "second": torch.ones(4, 1)}
 
 
+class OneOptional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, first, second=None):
+        return self.layer(first)
+
+
+def test_a_mapping_that_reaches_a_layer_gets_the_same_hint():
+    with pytest.raises(TypeError) as caught:
+        learner_of(Data([({"first": torch.ones(4, 1)}, torch.ones(4, 1))]), OneOptional()).fit(1)
+    assert "Data(..., split=lambda batch: batch)" in notes(caught.value)
+
+
 def test_a_mapping_beside_targets_gets_a_hint_on_the_split_that_passes_it_by_keyword():
     batch = [NAMED, torch.ones(4, 1)]
     with pytest.raises(TypeError) as caught:

@@ -157,6 +157,7 @@ MODEL = nn.Linear(3, 2)
         ({"folds": 3}, TypeError, "pass pairs"),
         ({"data": X}, TypeError, r"pass a pair \(inputs, targets\)"),
         ({"data": Data([(X, Y)])}, TypeError, "must not be in batches yet"),
+        ({"make_learner": lambda: make((X, Y))}, TypeError, "Let it take the data"),
         ({"make_learner": lambda data: None}, TypeError, "return a Learner"),
         ({"make_learner": lambda data: make((X, Y))}, ValueError, "must pass the data that it gets"),
         ({"epochs": 3}, TypeError, "n_epochs"),
