@@ -204,3 +204,20 @@ def test_ctrl_c_ends_and_saves_a_fit_whose_batches_are_all_cancelled(make_learne
     assert list(learn.history["epoch"]) == [0, 1, 2, 3]
     if valid and kind is not CancelEpoch:
         assert learn.history["valid_loss"] == whole.history["valid_loss"]
+
+
+def test_ctrl_c_in_a_batch_that_is_cancelled_starts_no_further_batch(make_learner):
+    begun = []
+
+    @on("before_batch")
+    def count(learn):
+        begun.append((learn.epoch, learn.batch_idx))
+
+    @on("after_loss")
+    def press_and_cancel(learn):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise CancelBatch
+
+    with pytest.raises(KeyboardInterrupt):
+        make_learner(valid=False, callbacks=[count, press_and_cancel]).fit(2)
+    assert begun == [(0, 0)]
