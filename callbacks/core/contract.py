@@ -1,7 +1,7 @@
 """The contract between the loop and its callbacks: events, operations, phases, and how a fit ends.
 
 Read this file first. An *event* is a moment in the loop, and any number of callbacks may listen to it. An
-*operation* is work that exactly one part does. `protocol.py` says what hooks may use of the learner,
+*operation* is a task with exactly one implementation. `protocol.py` lists what hooks may use on the learner,
 `registry.py` orders the callbacks, and `learner/loop.py` calls them.
 """
 
@@ -99,38 +99,39 @@ class Callback:
     Attributes:
         order: the phase in which this callback runs.
         name: its name in `learn.callbacks.<name>`; by default the class name in snake case.
-        state: names of the attributes that snapshots and checkpoints save, e.g. `("best", "wait")`. Of
-            modules, optimizers, schedulers, and lists or dicts of them, the state dict is saved and loaded
-            into the existing object. Modules are placed on the device with the model.
-        measures: names that this callback writes to `learn.results`, each with the direction in which it is
-            better ("min", "max" or None), so that a monitor of it can be checked before the first epoch.
+        state: names of the attributes that snapshots and checkpoints save, e.g. `("best", "wait")`. For
+            modules, optimizers, schedulers, and lists or dicts of these, the state dict is saved, and is
+            loaded into the existing object. Modules are moved to the device with the model.
+        measures: names that this callback writes to `learn.results`, each with the direction in which it
+            improves ("min", "max" or None), so that callbacks that monitor them can be checked before the
+            first epoch.
         monitors: names in `learn.results` that decide what this callback does, e.g. `("valid_loss",)`.
         needs: classes of callbacks that this one requires.
         surrounds: operations that run inside the context that `surround` returns.
-        yields: operations that it leaves to another callback, or to a subclass of the learner, that
+        yields: operations that it leaves to another callback, or to a subclass of the learner, if one
             overrides them.
         sets_hyperparameters: names of the optimizer's settings that it changes, such as `("lr",)`; two
             callbacks that change the same one raise an error, unless one starts where the other ends.
-        sets_from: when it starts to change them, such as `"5 epochs"`; None for the start of the fit.
-        reads_gradients: may its hooks read gradients? If False, a compiled step (`WholeStep`) need not keep
+        sets_from: when it starts changing them, such as `"5 epochs"`; None for the start of the fit.
+        reads_gradients: can its hooks read gradients? If False, a compiled step (`WholeStep`) need not keep
             them.
         accumulates_gradients: does one update follow several batches, as with `GradientAccumulation`?
         averages_weights: does it average the weights, as `EMA` does? A model can have one average at a time.
         scales_gradients: are gradients scaled between `backward` and `step`, as `MixedPrecision` scales them?
-        restores_weights: does it replace the trained weights by others when the fit ends?
+        restores_weights: does it replace the trained weights with others when the fit ends?
         saves_checkpoints: does it write the checkpoints from which a fit resumes?
-        shows_progress: does it show a person how the fit proceeds? Other callbacks print their remarks only
-            if one does.
+        shows_progress: does it display the progress of the fit? Others print messages only if one does.
         matches_loop: do the operations that it overrides compute what those of the loop compute?
         distributed: does it synchronize several processes that train together? If no callback does, a fit in
             one of several processes raises an error.
         decides_alike: do its hooks cancel at the same batch in all of these processes? Otherwise a cancel
-            waits until they agree on it.
-        silences: are callbacks of the phase `REPORT` not called in this one of them? As not in the first.
-        on_every_rank: is a callback of the phase `REPORT` called in all of these processes? By default only
-            in the first, so that one process prints, draws and logs.
-        differs_by_rank: does its state differ between these processes? Then it has the methods
-            `joined_state` and `clear_state`, as `Metrics` does.
+            waits until all processes agree on it.
+        silences: does it turn off the callbacks of the phase `REPORT` in this process, as in all but the
+            first?
+        on_every_rank: is it called in all of these processes, although its phase is `REPORT`? By default such
+            callbacks run only in the first, so that one process prints, draws and logs.
+        differs_by_rank: does its state differ between these processes? If so, it needs the methods
+            `joined_state` and `clear_state`, as in `Metrics`.
     """
 
     order: ClassVar[Order] | Order = Order.MEASURE

@@ -15,7 +15,7 @@ UNITS = ("step", "epoch", "sample", *SECONDS)
 class Every:
     """Decides when something that happens at intervals is due.
 
-    Start it in `before_fit`, then ask it once in each `after_batch` and `after_epoch`:
+    Start it in `before_fit`, then call it once in each `after_batch` and `after_epoch`:
 
         def before_fit(self, learn):
             self.every.start(learn)
@@ -28,17 +28,18 @@ class Every:
             if self.every.after_epoch(learn):
                 ...
 
-    It has no state to save: it counts by the clock of the learner, so the same steps are due in a fit that
-    resumes from a snapshot. In steps, a batch whose gradients only accumulate is never due.
+    It has no state to save: it uses the learner's counters, so the same steps are due in a fit that resumes
+    from a snapshot. If the unit is steps, a batch that only accumulates gradients is never due.
 
     Args:
         interval: a number and a unit, as in `"1 step"`, `"200 steps"`, `"2 epochs"`, `"1e6 samples"`, `"10
-            minutes"`. Steps are weight updates, samples are training items; both are counted over all
-            fits, so `"100 steps"` means step 100, 200, ... Epochs are counted within a fit, times from the
-            last time it was due.
+            minutes"`. Steps are weight updates, samples are training items; both are counted over all fits,
+            so `"100 steps"` means step 100, 200, ... Epochs are counted within a fit, and time from the last
+            moment at which it was due.
 
     Raises:
-        ValueError: no such unit, or a number that is not positive (and whole, for steps, epochs and samples).
+        ValueError: the unit does not exist, or the number is not positive (and whole, for steps, epochs and
+            samples).
     """
 
     def __init__(self, interval: str | Every):

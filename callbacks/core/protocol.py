@@ -163,7 +163,7 @@ class LearnerProtocol(Protocol):
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """Copy weights, buffers, optimizer, state of the callbacks, random state, clock and history."""
+        """Copy weights, buffers, optimizer, state of the callbacks, random state, counters and history."""
         ...
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -177,7 +177,7 @@ class LearnerProtocol(Protocol):
         at: Literal["batch", "epoch", "end", "before"] | None = None,
         without: Iterable[str] = (),
     ) -> Path:
-        """Write a checkpoint; `at` says where the fit is; `without` are parameters that it leaves out."""
+        """Write a checkpoint; `at` is the position in the fit; parameters in `without` are left out."""
         ...
 
     def async_save(
@@ -200,7 +200,7 @@ class LearnerProtocol(Protocol):
         ...
 
     def validate(self, loader: Any = None, *, name: str = "valid") -> dict[str, Any]:
-        """Measure on a loader, by default the validation data, without changing weights, clock or results."""
+        """Evaluate a loader, by default the validation data; weights, counters and results do not change."""
         ...
 
     def predict(self, inputs: Any) -> Tensor | Any:

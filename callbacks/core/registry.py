@@ -29,17 +29,18 @@ HINT = " Add callbacks with learn.add_callbacks(...), and remove them with learn
 class Callbacks:
     """The callbacks of a learner, in the order in which they run.
 
-    `learn.callbacks.early_stopping` is one by its name, `learn.callbacks[EarlyStopping]` by its class; it can
-    be iterated, has a length, and supports `in` for instances, classes and names. It is immutable:
-    `learn.add_callbacks` and `learn.remove_callbacks` replace it by another one.
+    Find a callback by its name, as `learn.callbacks.early_stopping`, or by its class, as
+    `learn.callbacks[EarlyStopping]`. You can iterate over this object, take its `len`, and use `in` with
+    instances, classes and names. It is immutable: `learn.add_callbacks` and `learn.remove_callbacks` replace
+    it with a new one.
 
     Args:
         given: callbacks, or classes of callbacks that take no arguments.
 
     Raises:
         TypeError: something is not a callback, or a class needs arguments.
-        ValueError: an instance or a name occurs twice, two callbacks override the same operation, or one that
-            a callback needs is missing.
+        ValueError: an instance or a name occurs twice, two callbacks override the same operation, or a
+            callback that another one needs is missing.
     """
 
     hooks: dict[str, tuple[Hook, ...]]  #: what is called for each event

@@ -37,7 +37,7 @@ class Interval:
 
 
 class When(Callback):
-    """Call any callback only from some moment on, until another, or every so often.
+    """Call any callback only from a given moment, until a given moment, or at intervals.
 
         When(GradientNorms(), every="10 steps")
         When(EarlyStopping(), start="5 epochs")
@@ -45,20 +45,20 @@ class When(Callback):
 
     The learner has the callback itself, with its name, phase, results and needs; its window decides whether
     the loop calls it. `before_fit`, `after_fit` and `cleanup_fit` are always called. The window is checked
-    where an epoch, a pass or a batch starts; if it is open there, the end is called too. If `start` is
-    reached within a training pass, `before_epoch` and `before_train` are called then. A schedule starts where
-    its window opens: see `ParamScheduler`. `learn.callbacks[EarlyStopping]` is the callback, and
+    when an epoch, a pass or a batch starts; if it is open then, the event at the end is called too. If
+    `start` is reached within a training pass, `before_epoch` and `before_train` are called then. A schedule
+    starts when its window opens; see `ParamScheduler`. `learn.callbacks[EarlyStopping]` is the callback, and
     `learn.callbacks[When]` its window.
 
-    Steps and samples are those of the clock, over all fits; epochs are counted within a fit.
+    Steps and samples are counted over all fits, epochs within a fit.
 
     Args:
         callback: any callback that listens to events, or its class.
         every: with `"10 steps"` or `"1000 samples"`, call it for the training batches that complete step 10,
             20, ..., never for a batch of validation, and always for the starts and ends of passes and epochs.
             With `"2 epochs"`, call it in the second, fourth, ... epoch.
-        start: do not call it before so many `steps`, `samples` or `epochs` are done.
-        until: do not call it once so many are done.
+        start: do not call it before this many `steps`, `samples` or `epochs` are done.
+        until: do not call it once this many are done.
 
     Attributes:
         callback: the callback.

@@ -29,26 +29,28 @@ from callbacks.step.accumulation import parameters_of, scaled
 
 
 class Distributed(Callback):
-    """Train in several processes, which `torchrun` has started, on PyTorch's own engine.
+    """Train in several processes, which `torchrun` has started, with PyTorch's own engine.
 
-    Every process runs the same script or recipe, and has the whole model. Each batch is shared out: with
-    `batch="global"` a batch of 64 items on 4 ranks gives each rank 16 of them, and the ranks' gradients are
-    averaged, weighted by what each loss divides by. So the weights, up to rounding, are those of one process;
-    and bit for bit those of one process that accumulates the parts of each batch (except for random layers,
-    and for batch norm, which sees parts). Results are those of all ranks, and every rank has the same.
+    Every process runs the same script or recipe, and holds the whole model. The ranks share each batch: with
+    `batch="global"`, each of 4 ranks takes 16 items of a batch of 64. The ranks' gradients are averaged,
+    weighted by the number that each loss divides by. So the weights equal those of one process up to
+    rounding, and bit for bit those of one process that accumulates the parts of each batch (except with
+    random layers, and with batch norm, which sees only parts). Results are computed over all ranks, and are
+    the same on every rank.
 
     If `torchrun` has started the process, a learner adds this callback by itself. In a process that no
-    launcher has started it does nothing, so the same script runs alone too. The first rank alone
-    prints, draws and writes. `learn.stop` and the cancels of training are agreed on with the gradients of the
-    next batch, and otherwise at the end of the pass, so that no rank waits for one that has stopped.
+    launcher has started it does nothing, so the same script also runs alone. Only the first rank prints,
+    draws and writes. If one rank calls `learn.stop` or cancels training, all ranks follow: they agree with
+    the gradients of the next batch, otherwise at the end of the pass, so that no rank waits for one that has
+    stopped.
 
     Args:
         kind: `"ddp"`: `DistributedDataParallel`. `"fsdp"`: `fully_shard`: each process holds a part of all
-            parameters, gradients and optimizer states, and layers are put together while they run. Every
-            process must then call `predict`, `validate` and `save`, also after the fit.
+            parameters, gradients and optimizer states, and each layer is gathered while it runs. Every
+            process must then call `predict`, `validate` and `save`, even after the fit.
         batch: `"global"`: the ranks share each batch. `"each"`: each rank takes a whole batch in turn, so an
             update sees as many batches as there are ranks.
-        sharded: does the data of each rank differ already, so that nothing is taken away from it?
+        sharded: does each rank load different data already, so that the ranks do not share its batches?
         weight: how much a rank's batch counts, as for `Metrics`.
         in_order: add gradients in the order of the ranks, so that the bits are those of one process for any
             number of ranks; otherwise for two. By default on the CPU.
@@ -56,10 +58,10 @@ class Distributed(Callback):
         precision: for `"fsdp"`, the type in which layers run: `"bf16"`, `"fp16"`, or a
             `MixedPrecisionPolicy`.
         offload: for `"fsdp"`, keep parameters and optimizer states in main memory.
-        layers: for `"fsdp"`, the names or classes of the layers that are put together one at a time; by
-            default the repeated ones in lists and sequences of modules.
+        layers: for `"fsdp"`, the names or classes of the layers that are gathered one at a time; by default
+            the repeated ones in lists and sequences of modules.
         backend: a backend of `torch.distributed`; by default gloo on the CPU and nccl on a GPU.
-        timeout: seconds after which a process fails that waits for another one in the fit; None for torch's
+        timeout: the seconds that a process waits for the others in a fit before it fails; None for torch's
             default. At the start it waits for ten minutes.
         settings: other arguments of `DistributedDataParallel`, such as `find_unused_parameters=True`, or of
             `fully_shard`.

@@ -17,10 +17,10 @@ from callbacks.fast.lean_proof import Unfit, find_engine
 class LeanStep(Callback):
     """Run `backward`, `step` and `zero_grad` without what PyTorch wraps around its own code.
 
-    The optimizer is the learner's own; its settings, state and state dict are what they would have been, so
-    schedules, checkpoints, resuming and everything else that reads it work as before, and a fit ends with the
-    same bits as without this callback. It saves time of the host, about as much in a large step as in a small
-    one: it pays off where steps take well under a millisecond. `docs/speed.md` has measurements.
+    The optimizer is the learner's own, and its settings, state and state dict stay the same. So schedules,
+    checkpoints, resuming and everything else that reads the optimizer work as before, and a fit ends with the
+    same bits as without this callback. It saves time on the host, about as much in a large step as in a small
+    one, so it pays off if steps take well under a millisecond. `docs/speed.md` has measurements.
 
     * `backward` calls the autograd engine, which `Tensor.backward` calls after many checks.
     * `step` of `SGD`, `Adam` and `AdamW` calls the kernels that they call, for many parameters at a time,
@@ -30,12 +30,12 @@ class LeanStep(Callback):
     * `zero_grad` drops all gradients in one pass.
 
     Some of these calls are not public. So each fit first tries the engine on two numbers, and the kernels in
-    three updates of made-up weights with the settings of each parameter group. All results must have the bits
-    of the ordinary calls, also the sign of a zero. The ordinary call is made for the rest of the fit, and a
-    warning says why, if a call is missing or returns something else; if the optimizer is not one of the
-    three, has hooks on its step or a replaced step, or is capturable or differentiable; or if its settings
-    are tensors, or parameters or gradients are sparse or complex. With several optimizers (`Optimizers`) this
-    is decided for each of them.
+    three updates of made-up weights with the settings of each parameter group. All results must have the same
+    bits as those of the ordinary calls, including the sign of a zero. For the rest of the fit, the ordinary
+    call is made, and a warning gives the reason, if a call is missing or returns something else; if the
+    optimizer is not one of the three, has hooks on its step or a replaced step, or is capturable or
+    differentiable; or if its settings are tensors, or parameters or gradients are sparse or complex. With
+    several optimizers (`Optimizers`) this is decided separately for each.
 
     It replaces `ZeroGrad`. Labels such as `Optimizer.step#SGD.step` are missing in a profile.
 

@@ -30,29 +30,30 @@ from callbacks.step.precision import MixedPrecision
 class WholeStep(Callback):
     """Compute forward, loss and gradients of a training step as one compiled program.
 
-    `torch.compile` makes one program of the three, in seconds to minutes, which runs in place of the forward
-    pass. Each step is then faster; `docs/speed.md` says after how many steps this pays off. At their events,
-    loss and gradients are ordinary tensors: callbacks may read, clip, scale, replace or accumulate gradients,
-    cancel the batch or the update, scale the loss, or add a term to it that depends on weights. The update is
-    that of `LeanStep`. Buffers (batch norm), dropout with torch's random numbers and `MixedPrecision("bf16")`
+    In seconds to minutes, `torch.compile` makes one program of the three, which runs in place of the forward
+    pass. Each step is then faster; `docs/speed.md` shows after how many steps this pays off. At their events,
+    loss and gradients are ordinary tensors: callbacks can read, clip, scale, replace or accumulate gradients,
+    cancel the batch or the update, scale the loss, or add a term to it that depends on weights. `LeanStep`
+    does the update. Buffers (batch norm), dropout with torch's random numbers and `MixedPrecision("bf16")`
     are part of the program. Validation and prediction run without it.
 
     A program is made for one kind of batch (types and shapes), and for the values of everything that forward
     and loss read: attributes, containers, closures, global variables, hooks, settings of torch. A new value
-    gets a program of its own, and so does a smaller last batch. Kinds beyond `n_programs` take the ordinary
-    step, with a warning. Programs that a fit has used are kept for the next fit.
+    gets another program, and so does a smaller last batch. Kinds of batches beyond `n_programs` take the
+    ordinary step, with a warning. Programs that a fit has used are kept for the next fit.
 
     The first two steps of each program are computed by the ordinary step as well, and compared: if the
-    compiler computes something else, an error names the tensor. The next 15 steps are timed beside the
-    ordinary step. All of these hold copies of the tensors that the step reads and does not train. The numbers
-    are those of the ordinary step up to rounding, and the same bits in each run.
+    compiler computes something else, an error names the tensor. In the next 15 steps, both the program and
+    the ordinary step run and are timed. During all of these steps, copies are kept of the tensors that the
+    step reads and does not train. The numbers equal those of the ordinary step up to rounding, and have the
+    same bits in each run.
 
-    The ordinary step is taken for the rest of the fit, and a warning says why, with the line, where there can
-    be no program: for a forward pass that branches on values, or stores something on the model; random
-    numbers of Python or NumPy; sparse gradients; hooks on parameters; a setting that changes all the time;
-    code that asks whether it is compiled; a callback, or a subclass of the learner, that overrides `forward`,
-    `compute_loss` or `backward`; several processes; no C++ compiler; a program that is slower than the
-    ordinary step.
+    If no program is possible, the ordinary step is taken for the rest of the fit, and a warning gives the
+    reason and the line. This happens with a forward pass that branches on values, or stores something on the
+    model; random numbers of Python or NumPy; sparse gradients; hooks on parameters; a setting that changes
+    all the time; code that asks whether it is compiled; a callback, or a subclass of the learner, that
+    overrides `forward`, `compute_loss` or `backward`; several processes; no C++ compiler; a program that is
+    slower than the ordinary step.
 
     Args:
         backend: what compiles: `"inductor"`, `"aot_eager"`, `"eager"`, another name that `torch.compile`

@@ -21,8 +21,8 @@ class BlackBox(Callback):
     `after_batch` of training, including a bad loss found by `StopOnNaN`, and replaces the previous file. The
     error propagates unchanged, with a note that shows where the file is, or why there is none.
 
-    The cost per step is some microseconds, for torch's random state. The states of Python and NumPy cost
-    more: they are taken in the first steps of a pass, and later only if those steps drew from them.
+    This costs a few microseconds per step, for torch's random state. The states of Python and NumPy cost
+    more, so they are copied in the first steps of a pass, and later only if those steps drew from them.
 
     Args:
         folder: where to write `blackbox.pt`. It is created when there is something to write.

@@ -13,14 +13,14 @@ class OptunaPruning(Callback):
     """Report a result to an Optuna trial each epoch, and end the fit when Optuna's pruner decides so.
 
     The fit is stopped by `learn.stop`, so the epoch is logged and saved. Then `fit` raises
-    `optuna.TrialPruned`. Do not catch it in the objective: `study.optimize` does, and marks the trial as
-    pruned.
+    `optuna.TrialPruned`. Do not catch this exception in the objective: `study.optimize` catches it, and marks
+    the trial as pruned.
 
     Epochs are reported as steps 0, 1, ... over all fits with this callback. Create one for each trial.
 
     Args:
         trial: the argument that `study.optimize` passes to the objective, or `study.ask()`.
-        monitor: name of the result, as `"valid_loss"`. An epoch without it reports nothing.
+        monitor: name of the result, such as `"valid_loss"`. Nothing is reported for an epoch that lacks it.
 
     Attributes:
         n_epochs: epochs so far, over all fits.

@@ -26,10 +26,11 @@ class StopOnNaN(Callback):
     """End the fit with an error when the training loss is NaN or infinite.
 
     On a CPU, the check runs before the gradients are computed, so weights and buffers stay as they were
-    before the batch. On another device, no step waits. The losses stay there, and are checked together
-    at the end of a pass and every `wait_every` steps. By then the weights are bad, so a copy of weights and
-    buffers is kept on the device. It is made at the start of a pass, and again each time the losses are good.
-    It is restored before the error is raised, and the optimizer's state is emptied. Clock and history stay.
+    before the batch. On another device, no step waits. The losses stay on the device, and are checked
+    together at the end of a pass and every `wait_every` steps. By then the weights may be bad, so a copy of
+    weights and buffers is kept on the device. The copy is made at the start of a pass, and again each time
+    the losses are good. Before the error is raised, the copy is restored and the optimizer's state is
+    emptied. Counters and history stay as they are.
 
     The check sees the loss before callbacks scale it for its gradient, so an overflow of a gradient scaler is
     not an error.
@@ -42,8 +43,8 @@ class StopOnNaN(Callback):
 
     Raises:
         FloatingPointError: in `before_backward`, `after_train`, `after_epoch` or `after_fit`, with the batch,
-            the learning rate and the last good loss; if each step is checked, also which of inputs, targets,
-            weights and layers went bad first.
+            the learning rate and the last good loss; if each step is checked, it also names the input,
+            target, weight or layer that went bad first.
         ValueError: `skip` with a `wait_every` above 1 on a device; skipping needs a check of each batch.
     """
 

@@ -19,17 +19,19 @@ class EarlyStopping(Callback):
 
     Weights and buffers of the best epoch, including those of a loss that is a module, are restored at the end
     of the fit (as in Keras), but not after an error or Ctrl-C. The optimizer is not changed. Each fit starts
-    without a best value. An epoch without the result does not count.
+    without a best value. Epochs that lack the result do not count.
 
-    The best weights are those that were measured. For a result of validation, these are the weights at the
-    end of the epoch. A result of the training pass, as `"train_loss"`, is measured before each update. If the
-    epoch has one update, as with one batch, the weights before it are restored. If it has several updates, or
-    batches after the update, the result is a mean over several weights, and the last of them are restored.
+    The best weights are the weights that were measured. For a validation result, these are the weights at the
+    end of the epoch. A result of the training pass, such as `"train_loss"`, is measured before each update.
+    If the epoch has one update, as with a single batch, the weights before this update are restored. If it
+    has several updates, or batches after the update, the result is a mean over changing weights, and the
+    weights at the end of the epoch are restored.
 
     Args:
-        monitor: name of the result, as `"valid_loss"`, `"valid_accuracy"` or `"train_loss"`.
+        monitor: name of the result, such as `"valid_loss"`, `"valid_accuracy"` or `"train_loss"`.
         patience: number of epochs in a row without a better value after which the fit ends.
-        min_delta: a value is better only by more than this, in the unit of the result.
+        min_delta: a value counts as better only if the difference is larger than this, in the unit of the
+            result.
         mode: `"min"` or `"max"`; by default the direction of the loss or metric.
         restore_best: restore the best weights; a copy of them is kept in main memory.
         stopping_threshold: stop when the value is this or better; the weights of that epoch are the best.

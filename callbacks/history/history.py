@@ -26,10 +26,10 @@ N_SEARCHED = 100_000  # at most so many rows are searched for the best number, w
 
 
 class History:
-    """What was measured, as data: continuous over several fits.
+    """Everything that was measured, as data; it continues from fit to fit.
 
-    `history[-1]["valid_loss"]` is a number of the last epoch, `history["valid_loss"]` a whole column,
-    `history.steps["train_loss"]` the loss of each training step as an array of floats. Its length is the
+    `history[-1]["valid_loss"]` is a number of the last epoch, `history["valid_loss"]` a whole column, and
+    `history.steps["train_loss"]` the loss of each training step as an array of floats. `len(history)` is the
     number of epochs.
 
     Attributes:
@@ -37,8 +37,8 @@ class History:
         stops: `(epoch, reason)` for each fit that was stopped before its end.
         validations: a dict for each validation that `ValidateEvery` asked for or saw at an epoch's end, with
             `step`, `epoch` and the results by name.
-        directions: `"min"` or `"max"` by column: the direction in which it is better, if its metric
-            declares one.
+        directions: `"min"` or `"max"` by column: the direction in which it improves, if its metric declares
+            one.
     """
 
     def __init__(self):
@@ -141,14 +141,14 @@ class History:
     ) -> Axes:
         """Draw results over epochs: a panel for the losses, and one for each metric.
 
-        The title of a panel names the best epoch, which is marked by a star, where the better direction is
-        known. A dotted line shows where a fit was stopped.
+        If it is known which direction is better, the title of a panel names the best epoch, and a star marks
+        it. A dotted line shows where a fit was stopped.
 
         Args:
-            names: a column or several, which share one panel; by default all losses and metrics, or, where
-                no epoch has a loss, the loss of each training step.
-            ax: where to draw; by default a new figure. On axes of yours all is drawn in one panel; by default
-                the losses alone.
+            names: one or several columns, which share a panel; by default all losses and metrics or, if no
+                epoch has a loss, the loss of each training step.
+            ax: where to draw; by default a new figure. On your own axes everything is drawn in one panel, by
+                default only the losses.
             yscale: `"log"` for a logarithmic y axis.
 
         Returns:

@@ -31,22 +31,22 @@ class ActivationStats(Callback):
 
     `plot_histograms` draws fastai's colour picture, `plot_near_zero` the share near zero, `plot_layers` means
     and standard deviations. Only training steps are recorded, and only a layer's last call in a step. Numbers
-    stay on the device and are read once per pass. Layers have hooks only while a recorded batch is in the
-    model. A compiled model (`torch.compile`) runs eagerly in recorded steps, since hooks need that.
+    stay on the device and are read once per pass. Layers have hooks only while a recorded batch runs through
+    the model. A compiled model (`torch.compile`) runs eagerly in recorded steps, because hooks require that.
 
     Args:
-        layers: names of modules, with `*` for any letters, or of classes, as `"ReLU"`; by default all layers
-            with parameters and without submodules.
+        layers: names of modules, with `*` for any characters, or of classes, such as `"ReLU"`; by default all
+            layers that have parameters and no submodules.
         every: which steps are recorded, as in `"10 steps"`.
         n_bins: bins of the histogram of absolute values.
         highest: the histogram's upper edge; larger values count in the top bin.
-        near_zero: an item counts as near zero where its absolute value is at most this.
+        near_zero: an item counts as near zero if its absolute value is at most this.
 
     Attributes:
         layer_names: the recorded layers, in the order in which the model has them.
         steps: the recorded steps of this fit, or of the last one.
-        means, stds, near_zeros: shape (steps, layers), float32; the standard deviation divides by n. NaN
-            where a layer was not called.
+        means, stds, near_zeros: shape (steps, layers), float32; the standard deviation divides by n. NaN if a
+            layer was not called.
         histograms: shares of the items, shape (steps, layers, bins). NaN items are in no bin.
 
     Raises:

@@ -29,9 +29,9 @@ class LossSurface(ParameterRecorder):
 
     `plot(learn)`, during the fit or after it, draws the loss as a map with the path on it. A map has two
     directions: two parameters of your choice, the two principal directions of the path, or two random ones.
-    The recorded points are the one before the first step and the one after each recorded step. They stay on
-    the device and are read once per pass. Each point is a copy of all trained parameters: with a large model
-    record few points, by `every`, or only some parameters.
+        One point is recorded before the first step, and one after each recorded step. The points stay on the
+        device and are read once per pass. Each point is a copy of all trained parameters: for a large model,
+        record few points, with `every`, or only some parameters.
 
     Args:
         parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all that
@@ -83,9 +83,9 @@ class LossSurface(ParameterRecorder):
     ) -> Surface:
         """Compute the loss on a grid around the path, in evaluation mode; the learner stays as it is.
 
-        The plane contains the last point of the path; all parameters outside the plane keep the values that
-        they have there. The other points are projected onto the plane, so the map's loss at them is not the
-        one that training had, unless the model has two parameters only.
+        The plane contains the last point of the path; all other parameters keep the values that they have
+        there. The other points are projected onto the plane, so the map's loss at these points differs from
+        the training loss, unless the model has only two parameters.
 
         Args:
             learn: the learner that was fitted.
@@ -94,8 +94,8 @@ class LossSurface(ParameterRecorder):
                 filter's part is as long as the filter, and that of biases and norms is 0. Or two parameters,
                 as `("0.weight[2, 1]", "0.bias[0]")`.
             n: points of the grid in each direction: the loss takes n * n passes over the loader.
-            margin: how much wider the map is than the path, at each side, as a share of its width.
-            loader: the data for the loss, best a few batches; by default the training data.
+            margin: how far the map extends beyond the path on each side, as a share of the path's width.
+            loader: the data for the loss, ideally a few batches; by default the training data.
             seed: seed of the random directions.
 
         Returns:

@@ -23,8 +23,8 @@ class WeightUpdates(ParameterRecorder):
     """Record how far each update moves each weight: log10 of std(update) over std(weight).
 
     About -3 is healthy: an update of a thousandth of the weights. If it is much lower, the rate may be too
-    low; if it is much higher, the rate may be too high. The update is all that the step does, with weight
-    decay and momentum. A recorded step holds a copy of the weights. Nothing is read before the pass ends.
+    low; if it is much higher, the rate may be too high. The update includes weight decay and momentum. During
+    a recorded step, a copy of the weights is kept. Nothing is read from the device before the pass ends.
 
     Args:
         parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all of two or
@@ -34,8 +34,8 @@ class WeightUpdates(ParameterRecorder):
     Attributes:
         parameter_names: what was recorded, in the order in which the model has them.
         steps: the recorded steps of this fit, or of the last one.
-        ratios: log10 of std(update) over std(weight before it), shape (steps, parameters), float32.
-            -inf where a weight did not move, inf where all its items were equal, NaN where it has one item.
+        ratios: log10 of std(update) over std(weight before it), shape (steps, parameters), float32. -inf if a
+            weight did not move, inf if all its items were equal, NaN if it has a single item.
 
     Raises:
         ValueError: a setting is invalid; or, before the first batch, the model has no such parameter.

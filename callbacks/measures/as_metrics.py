@@ -22,10 +22,10 @@ METRICS = (class_counts, classification, perplexity, ranking, scores)  # modules
 
 @runtime_checkable
 class Metric(Protocol):
-    """What can be measured over a pass: torchmetrics' objects, and your own.
+    """A quantity that is measured over a pass: an object of torchmetrics, or one of your own.
 
     Callbacks that compare epochs read `higher_is_better` (True, False or None). To train in several
-    processes, a metric of your own also needs `merge(other)`, which adds what another one has counted.
+    processes, your own metric also needs `merge(other)`, which adds the counts of another instance.
     """
 
     def reset(self) -> Any:

@@ -98,8 +98,9 @@ class Precision(ClassCounts):
     """Share of the answers that are right: how many items that were assigned to a class belong to it.
 
     Preds are scores of shape (items, classes, ...) for class numbers of shape (items, ...). With "binary"
-    they may also have the targets' own shape: logits, where above 0 means yes (not probabilities), or the
-    whole numbers 0 and 1, against 0 and 1; with several labels per item, all answers are counted together.
+    preds can also have the shape of the targets, which are 0 and 1: logits, where above 0 means yes (not
+    probabilities), or the whole numbers 0 and 1. With several labels per item, all answers are counted
+    together.
 
     Args:
         average: "binary" is the value of class 1 of two; "macro" is the plain mean over the classes, without

@@ -28,10 +28,10 @@ def whole_pass(
 ) -> WholePass:
     """A metric that calls a function once on the joined predictions and targets of a pass.
 
-    Use it for functions that are not a mean over items, as scikit-learn's F1, R2, ROC AUC, a median, or the
-    root of a mean: `metrics=[whole_pass(f1_score)]`. The function gets tensors on the CPU, all batches joined
-    along their first dimension. scikit-learn's own functions get NumPy arrays; those that compare classes get
-    the class with the highest score for predictions of shape (items, classes).
+    Use it for functions that are not a mean over items, such as scikit-learn's F1, R2 or ROC AUC, a median,
+    or the root of a mean: `metrics=[whole_pass(f1_score)]`. The function gets tensors on the CPU, all batches
+    joined along their first dimension. scikit-learn's own functions get NumPy arrays; those that compare
+    classes get the class with the highest score for predictions of shape (items, classes).
 
     All predictions and targets of a pass are kept on their device until it ends. That takes memory: 40 MB for
     10 000 items of 1000 scores. `F1`, `R2` and most other metrics of `callbacks` need almost none.

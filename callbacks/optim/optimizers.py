@@ -21,20 +21,20 @@ class Optimizers(torch.optim.Optimizer):
         Optimizers((partial(Muon, lr=0.02), lambda name, p: p.ndim == 2), partial(AdamW, lr=1e-3))
         Optimizers(Adam(generator.parameters()), SGD(critic.parameters(), lr=0.1))
 
-    `Learner(optimizer=[...])` is the same as `Learner(optimizer=Optimizers(...))`. With factories it is a
-    factory itself: the learner, or a call with `model.named_parameters()`, makes the optimizer. Each
-    parameter goes to the one optimizer whose rule is true for it, or else to the last one, if that has no
-    rule. An optimizer that gets no parameter is left out, with a warning; it is made when it gets one, as by
-    `learn.unfreeze()`.
+    `Learner(optimizer=[...])` is the same as `Learner(optimizer=Optimizers(...))`. If you pass factories,
+    this object is a factory too: the learner, or a call with `model.named_parameters()`, makes the optimizer.
+    Each parameter goes to the one optimizer whose rule is true for it, or else to the last optimizer, if that
+    has no rule. An optimizer that gets no parameter is left out, with a warning; it is made once it gets one,
+    for example after `learn.unfreeze()`.
 
-    It is a `torch.optim.Optimizer`. Its `param_groups` are those of its members, one after the other, and the
-    same dicts; `step`, `zero_grad` and the state dict are those of all members. A member may also be stepped
-    alone, as `learn.optimizer.members[0].step()`; that does not touch the others. A closure is given to each
-    member in turn, so each computes the loss at the weights that the members before it have updated.
+    It is a `torch.optim.Optimizer`. Its `param_groups` are the groups of its members, one after the other, as
+    the same dicts; `step`, `zero_grad` and the state dict cover all members. You can also step one member
+    alone, as in `learn.optimizer.members[0].step()`, which does not affect the others. A closure is passed to
+    each member in turn, so each computes the loss at the weights that the members before it have updated.
 
     Args:
         given: optimizers, factories, and pairs of a factory and a rule. A rule takes `(name, parameter)` and
-            returns whether the parameter belongs to this factory. Only the last one may be without a rule.
+            returns whether the parameter belongs to this factory. Only the last factory can omit its rule.
 
     Raises:
         TypeError: an argument is something else.

@@ -25,7 +25,7 @@ from callbacks.place.prefetch import Prefetch, lane_to
 class DevicePlacement(Callback):
     """Implement the operation `place`: move the model to a device once, and each batch when it is fetched.
 
-    Batches may be tensors in tuples, lists, mappings, named tuples, dataclasses, objects with a
+    Batches can be tensors in tuples, lists, mappings, named tuples, dataclasses, objects with a
     `.to(device)`, and nested combinations of these; other objects stay the same. Copies from pinned memory do
     not block. A loss that is a module, and the modules that callbacks declare in `state`, are moved with the
     model, and the state of the optimizers follows. All of them stay on the device after the fit.

@@ -79,8 +79,9 @@ class Compile(Callback):
     forward pass cannot be compiled, the fit continues without, and a warning gives the reason. Random numbers
     and rounding may differ from those of the model without compiling.
 
-    With CUDA graphs, as of `mode="reduce-overhead"`, each batch overwrites what the last one has computed. So
-    predictions are copied, as are gradients that wait for an update, and the start of each step is marked.
+    With CUDA graphs, as in `mode="reduce-overhead"`, each batch overwrites what the previous one has
+    computed. So predictions are copied, as are gradients that wait for an update, and the start of each step
+    is marked.
 
     Args:
         backend: as for `torch.compile`.

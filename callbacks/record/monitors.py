@@ -86,19 +86,19 @@ class GradientNorms(Callback):
 class Throughput(Callback):
     """Measure the speed of each training pass, and the share of time that it waited for data.
 
-    Results: `samples_per_second`, and `data_wait`, the share in [0, 1] of the pass between the end of one
-    batch and the start of the next. The times are those of the host, without waiting for a device. If
-    `data_wait` is high, the loader is too slow: use more workers, or `Data.from_tensors`. In a resumed pass,
-    only the rest of the pass counts.
+    Results: `samples_per_second`, and `data_wait`, the share in [0, 1] of the pass that is spent between the
+        end of one batch and the start of the next. Times are measured on the host, without waiting for a
+        device. If `data_wait` is high, the loader is too slow: use more workers, or `Data.from_tensors`. In a
+        resumed pass, only the rest of the pass counts.
 
     Args:
         tokens: returns the number of tokens of a batch, e.g. `lambda batch: batch[0].numel()`; the result is
             `tokens_per_second`. It must not wait for the device.
-        peak_flops: what the device can do, in floating-point operations per second, e.g. 989e12 for an H100
-            in bfloat16. The result is `flops_utilization`, the share in [0, 1] of this that the model used
-            in the pass. The operations of the first training batch are counted, those of its backward pass
-            included (`torch.utils.flop_counter`: matrix products, convolutions and attention), and other
-            batches count by their number of items.
+        peak_flops: the peak of the device, in floating-point operations per second, e.g. 989e12 for an H100
+            in bfloat16. The result is `flops_utilization`, the share in [0, 1] of this peak that the model
+            used in the pass. The operations of the first training batch are counted, including its backward
+            pass (`torch.utils.flop_counter`: matrix products, convolutions and attention), and other batches
+            count by their number of items.
 
     Raises:
         TypeError, ValueError: `tokens` cannot be called, or `peak_flops` is not a number above 0.

@@ -30,12 +30,12 @@ class Progress(Callback):
     """Print a table with a row per epoch and, in a terminal or notebook, draw a bar for the whole fit.
 
     A row shows the epoch, counted from 0 in each fit, losses, metrics, the learning rate and the time. In a
-    terminal it is never wider than the screen: columns that matter less are left out, and a line names them.
-    What a callback measures has a column if another one monitors it. The history has all of them. The table
-    goes to standard output. After the first twenty rows there is at most one per second, so that short
-    epochs do not flood a log. The last epoch always has a row. The last line names the best epoch, by the
-    monitored result or else by `valid_loss`, unless a callback reports that it has restored its weights. The
-    reason for a stop has a line too.
+    terminal, the table is never wider than the screen: less important columns are left out, and a line names
+    them. A result that a callback measures has a column if another callback monitors it; the history has all
+    results. The table goes to standard output. After the first twenty rows there is at most one per second,
+    so that short epochs do not flood a log. The last epoch always has a row. The last line names the best
+    epoch, by the monitored result or else by `valid_loss`, unless a callback reports that it has restored its
+    weights. The reason for a stop has a line too.
 
     The bar counts training and validation batches. It goes to standard error, is drawn at most ten times per
     second, and disappears when the fit ends. Other output in a terminal appears above it. There is no bar if

@@ -61,13 +61,14 @@ class ScalarLogger(Callback):
         ScalarLogger(lambda values, step: experiment.log_metrics(values, step=step))  # Comet
         ScalarLogger(lambda values, step: trackio.log(values, step=step))
 
-    A tracker may keep the settings and files of a run too:
+    A tracker can also keep the settings and files of a run:
 
         ScalarLogger(..., settings=wandb.config.update, file=wandb.log_artifact)
         ScalarLogger(..., settings=mlflow.log_params, file=mlflow.log_artifact)
 
-    A resumed run logs the steps that it repeats a second time. If a function raises an `OSError`, as of a
-    network or a full disk, training continues: there is one warning, and no more calls in this fit.
+    A resumed run logs repeated steps a second time. If a function raises an `OSError`, for example because of
+    the network or a full disk, training continues: there is one warning, and the function is not called again
+    in this fit.
 
     Args:
         write: receives the numbers by name, and the global step.
@@ -131,7 +132,7 @@ class ScalarLogger(Callback):
 
 
 class JSONLines(Callback):
-    """Write a line of JSON for each interval: `{"step": 40, "epoch": 0, "train_loss": 0.31, ...}`.
+    """Write a line of JSON at each interval: `{"step": 40, "epoch": 0, "train_loss": 0.31, ...}`.
 
     A line is on disk when the next batch starts. Numbers that are not finite are `null`, because JSON has no
     NaN. A resumed run continues its file, without the lines of steps that it repeats. A second fit of the
@@ -197,7 +198,7 @@ class JSONLines(Callback):
 class TensorBoard(Callback):
     """Write numbers to TensorBoard event files; `tensorboard --logdir FOLDER` shows them.
 
-    A resumed run hides what was logged of the steps that it repeats.
+    When a run resumes, the points logged for the steps that it repeats are hidden.
 
     Args:
         folder: where the event files are written.

@@ -32,14 +32,14 @@ from callbacks.save.shards_folder import remove_unused
 
 
 class Checkpoint(Callback):
-    """Save everything that determines the future of a run, so that `fit(resume="auto")` has the same bits.
+    """Save everything that a run needs to resume with `fit(resume="auto")` and end with the same bits.
 
     A file `step-<global step>.pt` is written at each interval and at the end of the fit. It is also written
     when the fit is ended by Ctrl-C, SIGTERM, a failing loader, or an error of a callback without state in
-    `after_batch` of training or in `after_epoch`. The newest `keep` files stay, and beside them one file of
-    the best epoch, `best-<global step>.pt`. Its other name, `best.pt`, does not change; `learn.load_best()`
-    loads its weights. Each file is written to a temporary file, flushed to disk and renamed, so that a run
-    that is killed during a write still has the previous file.
+    `after_batch` of training or in `after_epoch`. The newest `keep` files stay, and also the file of the best
+    epoch, `best-<global step>.pt`. It is always available as `best.pt` too; `learn.load_best()` loads its
+    weights. Each file is written to a temporary file, flushed to disk and renamed, so that a run that is
+    killed during a write still has the previous file.
 
     A full disk does not end the training: there is a warning, and the next interval tries again. After two
     failures in a row, or at the last save, the error is raised. If a signal or another error ends the fit, a
@@ -50,13 +50,13 @@ class Checkpoint(Callback):
             folder of the run.
         every: the interval, such as `"1 epoch"`, `"200 steps"` or `"10 minutes"`.
         keep: the number of newest files that stay, at least 1; None for all.
-        best: the name of a result, such as `"valid_loss"`; a file of its best epoch is kept. It has the
-            weights that `EarlyStopping` restores. If these are the weights before the update of the epoch,
-            the name has their step, and the file is for `learn.load`; a run resumes from the other files.
+        best: the name of a result, such as `"valid_loss"`; a file of its best epoch is kept. The file has the
+            weights that `EarlyStopping` restores. If these are the weights before the epoch's update, the
+            name has their step, and the file is for `learn.load`; a run resumes from the other files.
         mode: `"min"` or `"max"` for `best`; by default the direction that the loss or metric declares.
         asynchronous: copy the state at an interval, and write the file in a thread while training continues.
-            The copy takes as much main memory as the file. The next save waits for the one before it; the
-            last save, and that of an interrupted fit, are complete when the fit ends.
+            The copy takes as much main memory as the file. The next save waits for the previous one; the last
+            save is complete when the fit ends, even if the fit is interrupted.
         trainable_only: leave out parameters that are frozen from the start of the fit, as the base model of
             adapters such as LoRA. The learner that loads a file must have the same base: a checksum is
             compared.
@@ -70,7 +70,7 @@ class Checkpoint(Callback):
             `resume`.
         RuntimeError: another process saves to the folder; before the first step, or before a save if the
             folder was replaced.
-        OSError: before the first step, the folder cannot be written to; or the disk stayed full.
+        OSError: before the first step, the folder cannot be written to; later, the disk stays full.
         ValueError, TypeError: a setting cannot be used, or the state of a callback cannot be saved.
     """
 

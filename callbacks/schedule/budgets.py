@@ -1,4 +1,4 @@
-"""Train for less, or measure more often: budgets, short epochs, one batch, validation in mid-epoch."""
+"""Train for less time, or validate more often: budgets, short epochs, one batch, validation in an epoch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Pass = Literal["train", "valid"]
 class StopAfter(Callback):
     """Stop the fit when it has used up a budget of time, steps, samples or epochs.
 
-    The batch that uses up the budget is finished. If a budget of steps or samples ends together with a
-    training pass, the epoch's validation still runs; a budget of time ends the fit at once. Each fit has the
-    whole budget; a resumed fit has the rest of it, including the time before the interruption.
+    The batch that uses up the budget is completed. If a budget of steps or samples ends together with a
+    training pass, the epoch's validation still runs; a budget of time ends the fit immediately. Each fit has
+    the whole budget. A resumed fit has the rest of its budget; the time before the interruption counts.
 
     Args:
         budget: a number and a unit, as `"2 hours"`, `"1000 steps"`, `"1e6 samples"`, `"3 epochs"`. Steps are
@@ -204,10 +204,10 @@ def n_train_batches(learn: LearnerProtocol) -> int | None:
 class OverfitBatch(Callback):
     """Train on the first batch again and again, to see whether the model can memorise it.
 
-    An epoch has its usual number of steps; validation uses its own data. If the loss does not reach its
-    smallest value, something is wrong with the model, the loss, the targets, or the rate. Callbacks of
-    `TRANSFORM` draw new random numbers each time. The batch is the first one of each fit, and its device
-    holds it twice.
+    An epoch has its usual number of steps, and validation uses the validation data. If the loss does not
+    reach its smallest value, something is wrong with the model, the loss, the targets, or the rate. Callbacks
+    of `TRANSFORM` draw new random numbers each time. The first batch of each fit is used, and is held on its
+    device twice.
 
     Attributes:
         first: inputs and targets of that batch; None outside a fit.
@@ -246,11 +246,11 @@ def copy_of(nest: Any, device: torch.device) -> Any:
 class ValidateEvery(Callback):
     """Validate during epochs too, at an interval, and record the results.
 
-    `learn.history.validations` has a row for each validation, with `step`, `epoch` and the results by name,
-    also for the validation that ends each epoch; the rows of the epochs do not change. Training continues as
-    if there had been no validation: random states, the data's order, modes and results are restored. A step
-    that ends an epoch is validated once. A validation that Ctrl-C or SIGTERM ends is not recorded. Callbacks
-    that use an epoch's results, as `EarlyStopping`, run at its end.
+    `learn.history.validations` has a row for each validation, including the one that ends each epoch, with
+    `step`, `epoch` and the results by name; the rows of the epochs do not change. Training continues as if
+    there had been no validation: random states, the order of the data, modes and results are restored. At the
+    last step of an epoch there is only one validation. A validation that is ended by Ctrl-C or SIGTERM is not
+    recorded. Callbacks that use an epoch's results, such as `EarlyStopping`, run at the end of the epoch.
 
     Args:
         every: how often, as `"200 steps"`, `"1e5 samples"` or `"10 minutes"`.

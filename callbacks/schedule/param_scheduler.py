@@ -21,26 +21,26 @@ ANNEALERS = tuple(getattr(annealers, name) for name in annealers.__all__)
 
 
 class ParamScheduler(Callback):
-    """Set hyperparameters before each training batch, as functions of how much of the fit is done.
+    """Set hyperparameters before each training batch, as functions of the progress of the fit.
 
         ParamScheduler({"lr": one_cycle(0.004, 0.1, 1e-6), "momentum": one_cycle(0.95, 0.85, 0.95)})
         ParamScheduler({"lr": flat_cos(1.0)}, relative=True)
 
     Progress is 0 at the first batch of the fit and 1 at its last, counted in batches. With a budget of steps,
-    samples or epochs (`StopAfter`) it is 1 where the budget ends. In a `When` it is 0 where `start` opens the
-    window and 1 where `until` closes it; the last value stays after that. If a loader yields another number
-    of batches than its length, progress follows the real number as soon as that is known. At the end of a fit
-    the optimizer's settings are restored; each fit starts a new schedule, and a resumed one continues its
-    own.
+    samples or epochs (`StopAfter`) it is 1 when the budget is used up. In a `When` it is 0 when `start` opens
+    the window and 1 when `until` closes it; afterwards, the last value stays. If a loader yields more or
+    fewer batches than its length, progress follows the real number as soon as that is known. At the end of a
+    fit the optimizer's settings are restored. Each fit starts a new schedule; a resumed fit continues its
+    schedule.
 
     Args:
-        schedules: for the name of a hyperparameter a function of progress, as those in
-            `callbacks.annealers`, or a list of them, one for each parameter group. The name is a key of the
-            optimizer's groups: `"lr"`, `"weight_decay"`; `"momentum"` is the first beta of Adam and its
+        schedules: by the name of a hyperparameter, a function of progress, such as those in
+            `callbacks.annealers`, or a list of functions, one for each parameter group. The name is a key of
+            the optimizer's groups: `"lr"`, `"weight_decay"`; `"momentum"` is the first beta of Adam and its
             variants.
-        relative: multiply the values by what each group had when the fit started, so that groups keep their
-            ratios; if the optimizer is replaced during a fit, by what the new one has then.
-        n_batches: batches of an epoch, if the loader has no length.
+        relative: multiply the values by each group's setting at the start of the fit, so that groups keep
+            their ratios; if the optimizer is replaced during a fit, by the settings of the new one.
+        n_batches: the number of batches per epoch, if the loader has no length.
 
     Raises:
         TypeError, ValueError: a schedule is not a function; when the fit starts: the optimizer has no such

@@ -14,8 +14,8 @@ from callbacks.results.best import Best
 class ReduceLROnPlateau(Callback):
     """Multiply every group's learning rate by a factor when a result has not been better for some epochs.
 
-    Each fit starts without a best value, and restores the rates when it ends. The settings mean what they
-    mean in `torch.optim.lr_scheduler.ReduceLROnPlateau`; `min_delta` is its `threshold` with
+    Each fit starts without a best value, and restores the rates when it ends. The settings have the same
+    meaning as in `torch.optim.lr_scheduler.ReduceLROnPlateau`; `min_delta` is its `threshold` with
     `threshold_mode="abs"`. fastai, Keras and `EarlyStopping` count `patience` differently: their 3 is 2 here.
 
     Args:
@@ -23,7 +23,8 @@ class ReduceLROnPlateau(Callback):
         factor: within (0, 1).
         patience: how many epochs in a row may pass without a better value; the next one lowers the rate. 0
             lowers it at the first such epoch, 1 at the second.
-        min_delta: a value is better only by more than this, in the result's own unit.
+        min_delta: a value counts as better only if the difference is larger than this, in the result's own
+            unit.
         cooldown: epochs after a reduction that do not count, at least 0.
         min_lr: no group's rate goes below this.
         mode: `"min"` or `"max"`; by default the direction that the loss or metric declares.

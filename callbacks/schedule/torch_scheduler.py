@@ -48,7 +48,7 @@ class TorchScheduler(Callback):
 
     Args:
         scheduler: a function that makes a scheduler from an optimizer.
-        every: how often it is stepped; `"1 step"` for schedulers that count batches.
+        every: how often the scheduler steps; `"1 step"` for schedulers that count batches.
         monitor: the result that `ReduceLROnPlateau` uses, as `"valid_loss"`; other schedulers ignore it.
 
     Raises:

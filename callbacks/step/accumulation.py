@@ -16,20 +16,20 @@ from callbacks.results.loss_weight import LossWeight, Weight
 class GradientAccumulation(Callback):
     """Update the weights once for several batches, as if they were one large batch.
 
-    The gradient of an update is that of all batches of its window joined: each batch's loss is weighted by
-    what it divides by, as in `Metrics` (torch's own losses are known; others count by number of items, or by
-    `weight`), and the sum of gradients is divided by the sum of weights. Gradients of a loss with
-    `reduction="sum"` are added and not divided. So n small batches, also of different sizes, give the weights
-    of one large batch up to rounding. (Batch norm still sees small batches.) A batch in which `cross_entropy`
-    counts no target adds nothing. `before_step` and `after_step` fire once per window, so clipping, gradient
-    norms and schedules see whole windows; `learn.global_step` counts windows.
+    The gradient of an update is the gradient of all batches of its window, joined into one: each batch's loss
+    is weighted by the number that it divides by, as in `Metrics` (known for torch's own losses; others count
+    by number of items, or by `weight`), and the sum of gradients is divided by the sum of weights. Gradients
+    of a loss with `reduction="sum"` are added and not divided. So n small batches, even of different sizes,
+    give the weights of one large batch up to rounding. (Batch norm still sees small batches.) A batch in
+    which `cross_entropy` counts no target adds nothing. `before_step` and `after_step` fire once per window,
+    so clipping, gradient norms and schedules see whole windows; `learn.global_step` counts windows.
 
     A window ends with its pass: the last one may be smaller, and is divided by its own sum of weights. If the
     data has no known length, or the pass is cancelled or stopped, the last update runs in `after_train`,
-    before results are measured; not if Ctrl-C or SIGTERM ends the fit, since a resumed fit continues the
-    window. A cancelled batch drops the gradients of its whole window, as the loop does. Nothing is carried
-    into the next pass or fit. A checkpoint holds the current window with its sums of gradients;
-    `learn.snapshot()` holds no gradients: restore one at the end of a window.
+    before results are measured. If Ctrl-C or SIGTERM ends the fit, there is no such update, because a resumed
+    fit continues the window. A cancelled batch drops the gradients of its whole window, as the loop does.
+    Nothing is carried into the next pass or fit. A checkpoint holds the current window with its sums of
+    gradients; `learn.snapshot()` holds no gradients: restore one at the end of a window.
 
     Args:
         n_batches: batches per update.

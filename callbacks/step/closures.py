@@ -125,13 +125,13 @@ class ClosureStep(ComputesAgain):
     """Implement the operation `step`: pass the optimizer a closure, as `torch.optim.LBFGS` requires.
 
     The closure computes loss and gradients of the batch at the current weights. Its first call in a step
-    returns those that the loop has just computed, at no cost. Each later call is a forward and a backward
-    pass with the random numbers of the first, so a line search sees one function, and leaves the running
-    statistics of batch norm and the random state as they were. With a `GradientClip`, the gradients of each
-    call are clipped. One `step` is one update in `learn.global_step`, however often the closure is called.
-    The reported loss and predictions are those before the step.
+    returns the loss and gradients that the loop has just computed, at no cost. Each later call runs a forward
+    and a backward pass with the random numbers of the first, so that a line search sees a fixed function. It
+    leaves the running statistics of batch norm and the random state as they were. With a `GradientClip`, the
+    gradients of each call are clipped. One `step` is one update in `learn.global_step`, however often the
+    closure is called. The reported loss and predictions are those before the step.
 
-    LBFGS reads its loss at each call, so it waits for the device. It is meant for all data as one batch.
+    LBFGS reads the loss at each call, so it waits for the device. Use it with all data as one batch.
 
     Raises:
         ValueError: when the fit starts: beside a gradient scaler.

@@ -19,10 +19,10 @@ class EMA(Callback):
     After each update, `average = d * average + (1 - d) * weight`. The average starts with the weights at the
     start of the fit. Each fit starts a new average.
 
-    The averages are the model's weights from the end of a training pass to the start of the next one, and in
-    each validation in mid-epoch. So validation, `EarlyStopping`, and the file that `Checkpoint` saves at the
-    end of an epoch all use them. The trained weights are restored before training continues. A checkpoint
-    holds both.
+    From the end of a training pass to the start of the next one, and in each validation within an epoch, the
+    model has the averages as its weights. So validation, `EarlyStopping`, and the file that `Checkpoint`
+    saves at the end of an epoch all use the averages. The trained weights are restored before training
+    continues. A checkpoint holds both.
 
     Averages are kept in float32 (float64 for float64 weights), on the model's device: one copy of the
     weights, and in validation a second one. Integer weights are not averaged. If the learner's model is

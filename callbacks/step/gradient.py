@@ -23,8 +23,9 @@ class ZeroGrad(Callback):
 
     Without it, or another callback that implements it, gradients would accumulate; such a fit is refused.
 
-    An optimizer that overrides `zero_grad` is called. `torch.optim.Optimizer.zero_grad` sets each gradient to
-    None; the same happens here without its label for profilers, which takes most of its time.
+    If an optimizer overrides `zero_grad`, that method is called. `torch.optim.Optimizer.zero_grad` sets each
+    gradient to None; this callback does the same without its label for profilers, which takes most of its
+    time.
     """
 
     order = Order.GRADIENT
@@ -47,9 +48,9 @@ class GradientClip(Callback):
     """Clip gradients before each update: all together by their norm, or each number by its size.
 
     By norm: gradients whose norm is above `max_norm` are multiplied by `max_norm / (norm + 1e-6)`, so their
-    direction stays. By value: each number is limited to [-max_value, max_value]. This holds for the gradients
-    of the model and of a loss that is trained. Accumulated gradients (`GradientAccumulation`) are clipped as
-    a whole, those of a gradient scaler at their true size.
+    direction stays. By value: each number is limited to [-max_value, max_value]. This applies to the
+    gradients of the model and of a loss with trained parameters. Accumulated gradients
+    (`GradientAccumulation`) are clipped as a whole, and scaled gradients after they are unscaled.
 
     Results of a training pass: `unclipped_norm`, the mean over its updates of the norm before clipping,
     `unclipped_norm_max`, and, by norm, `clipped`, the share in [0, 1] of updates that were clipped. Nothing

@@ -95,7 +95,7 @@ class CutMix(Mixer):
 
 
 class LabelMix(Mixer):
-    """Smooth the labels under any loss: mix the loss with that against another item's target.
+    """Smooth the labels under any loss: mix the loss with the loss against another item's target.
 
     The loss is `(1 - amount) * loss(preds, y) + amount * loss(preds, y_other)`; inputs stay as they are. On
     average over batches, cross-entropy is then the loss against labels smoothed towards the frequencies of

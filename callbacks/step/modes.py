@@ -15,11 +15,12 @@ from callbacks.core.registry import run_forward
 
 
 class BatchNormFreeze(Callback):
-    """Keep layers of batch norm in evaluation mode while training, so that their statistics stay as they are.
+    """Keep batch norm layers in evaluation mode during training, so that their statistics do not change.
 
-    If only the last layers of a pretrained model are trained, its other layers would change too, since
-    statistics are not parameters and ignore `requires_grad`. The layers are looked up at each training pass,
-    so a layer that is unfrozen between epochs trains from then on. The modes are restored after the fit.
+    If only the last layers of a pretrained model are trained, the statistics of its other layers would still
+    change, because they are not parameters and ignore `requires_grad`. The layers are looked up at each
+    training pass, so a layer that is unfrozen between epochs trains from then on. The modes are restored
+    after the fit.
 
     Args:
         layers: `"frozen"`: layers whose weight and bias do not require a gradient; `"all"`: every layer.

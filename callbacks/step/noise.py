@@ -17,8 +17,8 @@ from callbacks.model.held import Held
 class WeightNoise(Callback):
     """Add Gaussian noise to the weights while a training batch goes forward and backward.
 
-    Each trained weight gets its own noise, which is drawn for each batch; before the update the weights are
-    restored bit for bit. So the gradients are those at the noisy weights. Validation has no noise; a
+    Each trained weight gets its own noise, drawn again for each batch; before the update the weights are
+    restored bit for bit. So the gradients are computed at the noisy weights. Validation has no noise; a
     prediction in the middle of a batch removes the noise for the rest of that batch. While the weights are
     noisy, a copy of them is kept.
 

@@ -30,8 +30,8 @@ class MixedPrecision(Callback):
     """Compute forward and loss in half precision where that is safe (`torch.autocast`); weights stay float32.
 
     Autocast surrounds the operations `forward` and `compute_loss` in training, validation and prediction,
-    also if they are overridden, and nothing else: no other callback, backward pass or loader runs in it.
-    Predictions in half precision are float32 from `after_pred` on.
+    even if they are overridden, and nothing else: no other callback, backward pass or loader runs under
+    autocast. Predictions in half precision are float32 from `after_pred` on.
 
     With `"fp16"` small gradients would become 0, so the loss is multiplied by a scale for the backward pass
     alone (`torch.amp.GradScaler`): all events see `learn.loss_grad` without it. Gradients are scaled from
