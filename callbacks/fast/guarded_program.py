@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from inspect import unwrap
+from operator import is_
 from types import FunctionType
 from typing import Any
 from unittest import mock
@@ -103,6 +105,8 @@ class Program:
         self.missing: list[Tensor] = []
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.call: Callable[..., Any] = len
+        self._made: Any = None  # the code as torch made it, and without torch's wrappers
+        self._bare: Callable[..., Any] | None = None
         self._read: list[Any] = []
         self._refusal: Unfit | None = None
         self._params: list[Tensor] = []
@@ -146,11 +150,15 @@ class Program:
         (self._entry,) = eval_frame._debug_get_cache_entry_list(self.function.__code__)
         self._guards = self._entry.guard_manager
         self._check = self._guards.root.check
-        self.call = FunctionType(self._entry.code, self.function.__globals__)
+        names = self.function.__globals__
+        self.call = FunctionType(self._entry.code, names)
+        for name in self._entry.code.co_names:
+            if name.startswith("__compiled_fn") and self._bare is not None:
+                names[name] = self._bare  # without the wrapper that switches Dynamo off
         zeros = [found[1] for each in self._guards.code_parts if (found := ZERO.fullmatch(each))]
         if zeros:
-            names = {**self._guards.closure_vars, "G": self.function.__globals__}
-            read = eval(f"lambda L: repr(({', '.join(zeros)},))", names)
+            known = {**self._guards.closure_vars, "G": names}
+            read = eval(f"lambda L: repr(({', '.join(zeros)},))", known)
             self._zeros, self._signs = read, read(here)
 
     def _compile(self, graph: Any, inputs: list[Any]) -> Any:
@@ -168,7 +176,13 @@ class Program:
         self._read = [ref(each) for each in tensors if not each.requires_grad]
         self.keep(())
         self.is_made = True
-        return compiled(self.backend, graph, inputs, graphs=self._graphs)
+        self._made = compiled(self.backend, graph, inputs, graphs=self._graphs)
+        return self._made if self._graphs else self._run_once
+
+    def _run_once(self, *args: Any) -> Any:
+        """The first call, which shows what torch's wrappers do beside calling the code."""
+        self._bare, outs = unwrapped(self._made, args)
+        return outs
 
     def keep(self, others: Iterator[Tensor] | tuple[Tensor, ...]) -> None:
         """Copy what the program may change, and other tensors."""
@@ -219,6 +233,40 @@ def compiled(backend: Backend, graph: Any, inputs: list[Any], *, graphs: bool) -
     # random numbers are those of the ordinary step; guards compare sizes already
     options = {"fallback_random": True, "size_asserts": False, "triton.cudagraphs": graphs}
     return make(graph, inputs, config_patches=options)
+
+
+def unwrapped(made: Any, args: tuple[Any, ...]) -> tuple[Callable[..., Any], Any]:
+    """Call a graph of Inductor, and find its code without torch's wrappers, if they change nothing.
+
+    They do not if the code gets the same tensors and returns the same, none of them was written to, and no
+    autocast has to be switched off. The steps that are compared with the ordinary one call what is returned.
+    """
+    inner: Any = unwrap(made)
+    code, seen = getattr(inner, "current_callable", None), []
+    if code is None:  # another backend, or another torch
+        return made, made(*args)
+
+    def note(given: list[Any]) -> Any:
+        passed = [*given]  # the code empties the list
+        outs = code(given)
+        seen[:] = passed, outs
+        return outs
+
+    tensors = [each for each in args if isinstance(each, Tensor) and not each.is_inference()]
+    versions, inner.current_callable = [each._version for each in tensors], note
+    try:
+        outs = made(*args)
+    finally:
+        inner.current_callable = code
+    is_same = bool(seen) and all(map(are_same, seen, (args, outs)))
+    is_written = versions != [each._version for each in tensors]
+    mixes = any(torch.is_autocast_enabled(each.device.type) for each in tensors)
+    return ((lambda *args: code([*args])) if is_same and not is_written and not mixes else made), outs
+
+
+def are_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Do two sequences hold the very same objects?"""
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def check_known(backend: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter, is_
 from types import CodeType, FrameType, FunctionType, ModuleType, NoneType
 from typing import Any
@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from callbacks.fast.lean_proof import Unfit
 
+CODE = attrgetter("__code__")
 #: The hooks of a parameter: None, or a dict that stays, empty, where a hook was removed.
 HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 #: Hooks of all modules, by name in `torch.nn.modules.module`.
@@ -34,9 +35,13 @@ class Unguarded:
     """Watches the methods of the classes that a step uses, and hooks that no guard compares."""
 
     def __init__(self) -> None:
-        self._classes: dict[type, tuple[int, list[str]]] = {}
+        #: what each class defines, how many names that are, and where the watched ones are looked up
+        self._classes: dict[type, Mapping[str, Any]] = {}
+        self._sizes: list[int] = []
+        self._lookups: list[tuple[Callable[[str], Any], str]] = []
         self._values: list[Any] = []
-        self._codes: list[Any] = []
+        self._functions: list[FunctionType] = []
+        self._codes: list[CodeType] = []
         #: dicts whose order no guard compares, each with its keys
         self._ordered: list[tuple[Any, list[Any]]] = []
         self._params: list[Tensor] = []  # whose hooks were looked for, when so many hooks had been registered
@@ -45,14 +50,11 @@ class Unguarded:
 
     def is_same(self) -> bool:
         """Are the methods of all classes unchanged?"""
-        for kind, (size, _) in self._classes.items():
-            if len(vars(kind)) != size:
-                return False
-        values = self._now()
         return (
-            all(map(is_, values, self._values))
-            and codes_of(values) == self._codes
-            and all(list(each) == keys for each, keys in self._ordered)
+            [*map(len, self._classes.values())] == self._sizes
+            and all(map(is_, self._now(), self._values))
+            and [*map(CODE, self._functions)] == self._codes
+            and (not self._ordered or all([*each] == keys for each, keys in self._ordered))
         )
 
     def rest(self) -> None:
@@ -60,7 +62,7 @@ class Unguarded:
         self._ordered, self._params = [], []
 
     def _now(self) -> list[Any]:
-        return [vars(kind).get(name) for kind, (_, names) in self._classes.items() for name in names]
+        return [get(name) for get, name in self._lookups]
 
     def check_hooks(self, params: list[Tensor], model: nn.Module) -> None:
         """Refuse hooks that a program would not call; looks again once any hook was registered anywhere."""
@@ -117,9 +119,12 @@ class Unguarded:
             else:  # no guard compares a metaclass
                 kinds = object if issubclass(each, type) else METHODS
                 names = [name for name, value in own.items() if isinstance(value, kinds)]
-            self._classes[each] = len(own), names
+            self._classes[each] = own
+            self._sizes.append(len(own))
+            self._lookups += [(own.get, name) for name in names]
         self._values = self._now()
-        self._codes = codes_of(self._values)
+        self._functions = [each for each in self._values if type(each) is FunctionType]
+        self._codes = [*map(CODE, self._functions)]
 
 
 def check_traced() -> None:
@@ -149,11 +154,6 @@ def held_by(roots: Iterable[Any]) -> list[Any]:
         elif not isinstance(each, type):
             left += gc.get_referents(each)
     return list(found.values())
-
-
-def codes_of(values: list[Any]) -> list[Any]:
-    """The code of each function among the values."""
-    return [each.__code__ for each in values if type(each) is FunctionType]
 
 
 def package_of(frame: FrameType) -> str:

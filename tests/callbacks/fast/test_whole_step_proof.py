@@ -11,6 +11,7 @@ from compiled_steps import (
     MOMENTUM,
     N_BATCHES,
     N_EPOCHS,
+    assert_as_ordinary,
     assert_close,
     doubles,
     fitted,
@@ -132,6 +133,62 @@ def compiles(test):
 
 
 @compiles
+class Code:
+    """A graph as Inductor makes it: it takes a list, which it empties."""
+
+    def __init__(self, graph):
+        def call(given):
+            outs = graph(*given)
+            given.clear()
+            return outs
+
+        self.current_callable = call
+
+
+def wrapped(around, calls: list):
+    """A backend that puts a wrapper around each graph, as torch does, and notes its calls."""
+
+    def backend(graph, inputs):
+        code = Code(graph)
+
+        def call(*args):
+            calls.append(args)
+            return around(code.current_callable, args)
+
+        call.__wrapped__ = code
+        return call
+
+    return backend
+
+
+def replaced(code, args):
+    return code([each.clone().requires_grad_(each.requires_grad) for each in args])
+
+
+def copied(code, args):
+    return [each.clone() for each in code([*args])]
+
+
+def counted(code, args):
+    torch.autograd.graph.increment_version(args[0])
+    return code([*args])
+
+
+@pytest.mark.parametrize("around", [replaced, copied, counted])
+def test_a_wrapper_of_torch_that_does_something_is_called_in_each_step(around):
+    calls: list = []
+    step = WholeStep(wrapped(around, calls))
+    learn = assert_as_ordinary(model=lambda: nn.Linear(1, 1).double(), step=step)
+    assert len(calls) == learn.global_step
+
+
+def test_a_wrapper_of_torch_that_does_nothing_is_called_once():
+    calls: list = []
+    step = WholeStep(wrapped(lambda code, args: code([*args]), calls))
+    assert_as_ordinary(model=lambda: nn.Linear(1, 1).double(), step=step)
+    assert len(calls) == 1
+
+
 def test_inductor_makes_a_program_that_ends_as_a_loop_by_hand():
     clip = GradientClip(0.5)
     learn = fitted(learner_of(clip, step=WholeStep()))
