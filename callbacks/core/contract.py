@@ -9,13 +9,20 @@ Read this file first. An *event* is a moment in the loop, and any number of call
 
 from __future__ import annotations
 
-import re
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from callbacks.core.definition import check_class, check_event, check_hook, is_plain
+from callbacks.core.definition import (
+    check_class,
+    check_event,
+    check_hook,
+    check_keywords,
+    is_plain,
+    snake_case,
+)
 from callbacks.core.protocol import LearnerProtocol as LearnerProtocol
 from callbacks.history.direction import Direction as Direction
 from callbacks.model.declared import objects_of, put_values, values_of
@@ -159,9 +166,15 @@ class Callback:
     differs_by_rank: bool = False
     _called_when: Any = None  # the `When` it was passed in, which decides when it is called
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        check_keywords(cls, kwargs)
+        return super().__new__(cls)
+
     def __init__(self, *, name: str | None = None):
         if name is not None:
             self.name = name
+
+    __new__.__signature__ = inspect.signature(__init__)  # type: ignore[attr-defined]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -293,8 +306,3 @@ def on(
 
     check_event(event, EVENTS + OPERATIONS)
     return make_callback
-
-
-def snake_case(name: str) -> str:
-    """`EarlyStopping` to `early_stopping`, `LogRMSE` to `log_rmse`, `R2` to `r2`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

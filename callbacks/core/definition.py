@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 
 from callbacks.core.every import Every
 from callbacks.core.foreign_names import EVENT_WORDS
+from callbacks.core.missing_names import unknown_argument
 
 # Measured on the events and operations: one letter missing, doubled or swapped scores 0.86 and more, while
 # helpers such as `cleanup_files` or `best_so_far` score under 0.84. Short words are not compared: `steps` and
@@ -234,3 +236,21 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return len(value) <= 4 and all(is_plain(item) for item in value)
     return value is None or isinstance(value, (str, Number, PurePath, Every))
+
+
+def snake_case(name: str) -> str:
+    """`EarlyStopping` to `early_stopping`, `LogRMSE` to `log_rmse`, `R2` to `r2`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def check_keywords(cls: type, given: Iterable[str]) -> None:
+    """Raise a TypeError for a keyword that a class does not take, with the one that was probably meant."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:] if given else []  # type: ignore[misc]
+    kinds = {each.name: each.kind for each in parameters}
+    if inspect.Parameter.VAR_KEYWORD in kinds.values():
+        return
+    own = [name for name, kind in kinds.items() if kind is not inspect.Parameter.VAR_POSITIONAL]
+    for name in given:
+        if name not in own:
+            hint = f"Pass them by position, as in {cls.__name__}(first, second)." if name in kinds else ""
+            raise unknown_argument(cls.__name__, name, own, hint)

@@ -1,15 +1,16 @@
-"""Errors for names and packages that are missing: they contain the name that was meant, or the command."""
+"""Errors for names, arguments and packages that are missing: they contain what was meant, or the command."""
 
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
-from callbacks.core.foreign_names import CALLBACK_WORDS
+from callbacks.core.foreign_names import ARGUMENT_WORDS, CALLBACK_WORDS
 
 
 def meant_instead(name: str, ours: Iterable[str], words: Mapping[str, str]) -> str | None:
@@ -68,3 +69,24 @@ def missing(module: str, name: str, meant: str | None, asking: FrameType) -> Imp
     if dis.opname[asking.f_code.co_code[asking.f_lasti]] == "IMPORT_FROM":
         return ImportError(message, name=module)
     return AttributeError(message, name=name)
+
+
+def unknown_argument(title: str, name: str, own: Sequence[str], hint: str = "") -> TypeError:
+    """The error for a keyword that a function or class does not take.
+
+    Args:
+        title: its name.
+        name: the keyword.
+        own: the names of its arguments.
+        hint: what to write instead, if it is not another argument.
+    """
+    meant = meant_argument(name, own)
+    hint = hint or (f"Did you mean {meant}?" if meant else "")
+    sentences = (f"{title}() has no argument {name!r}.", hint, f"There are: {', '.join(own)}.")
+    return TypeError(" ".join(filter(None, sentences)))
+
+
+def meant_argument(name: str, own: Sequence[str]) -> str | None:
+    """The argument that was probably meant: by another framework's word, or by its letters."""
+    meant = [other for other in ARGUMENT_WORDS.get(name, ()) if other in own]
+    return next(iter([*meant, *get_close_matches(name, own, n=1)]), None)

@@ -10,7 +10,8 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 import torch
 from torch import Tensor
 
-from callbacks.core.contract import Direction, snake_case
+from callbacks.core.contract import Direction
+from callbacks.core.definition import snake_case
 from callbacks.measures import class_counts, classification, perplexity, ranking, scores
 
 # What functions call the targets, where they take them first.

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.core.contract import Direction, LearnerProtocol, snake_case
+from callbacks.core.contract import Direction, LearnerProtocol
+from callbacks.core.definition import snake_case
 from callbacks.core.ranks import Ranks
 from callbacks.measures.as_metrics import Metric, check_value, direction_of
 from callbacks.measures.joined import detached

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from callbacks.core.foreign_names import ARGUMENT_WORDS
+from callbacks.core.missing_names import unknown_argument
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,26 +38,23 @@ def refusing(function: Callable[P, R], others: tuple[str, ...]) -> Callable[P, R
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs:
             if name not in own and name not in others:
-                raise TypeError(
-                    f"{title}() has no argument {name!r}.{hint_for(name, own, title)} There are: "
-                    f"{', '.join((*own, *others))}."
-                )
+                raise unknown_argument(title, name, [*own, *others], hint_for(name, own, title))
         return function(*args, **kwargs)
 
     return checked
 
 
 def hint_for(name: str, own: list[str], title: str) -> str:
-    """What to write instead of an unknown keyword, as a part of a message; empty if not known."""
+    """What to write instead of an unknown keyword, if it is not another argument; empty if not known."""
     if (title, name) in HINTS:
-        return f" {HINTS[title, name]}"
-    meant = [other for other in ARGUMENT_WORDS.get(name, ()) if other in own]
-    if not meant and name in RATE_KEYWORDS:
-        return f" {RATE_HINT}"
+        return HINTS[title, name]
+    if any(other in own for other in ARGUMENT_WORDS.get(name, ())):
+        return ""
+    if name in RATE_KEYWORDS:
+        return RATE_HINT
     if name in DECAY_KEYWORDS:
-        return " Weight decay is the optimizer's, as in partial(torch.optim.AdamW, weight_decay=0.01)."
-    meant = meant or get_close_matches(name, own, n=1)
-    return f" Did you mean {meant[0]}?" if meant else ""
+        return "Weight decay is the optimizer's, as in partial(torch.optim.AdamW, weight_decay=0.01)."
+    return ""
 
 
 RATE_KEYWORDS = ("lr", "lr_max", "max_lr", "learning_rate")

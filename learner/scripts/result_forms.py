@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from callbacks.core.contract import snake_case
+from callbacks.core.definition import snake_case
 from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.guard.stopping import EarlyStopping
 from callbacks.measures.as_metrics import Metric, direction_of, metric_name
