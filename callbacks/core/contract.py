@@ -166,7 +166,7 @@ class Callback:
     differs_by_rank: bool = False
     _called_when: Any = None  # the `When` it was passed in, which decides when it is called
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
         check_keywords(cls, kwargs)
         return super().__new__(cls)
 

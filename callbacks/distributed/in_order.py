@@ -16,7 +16,7 @@ class InOrder:
     """A communication hook of `DistributedDataParallel` that adds gradients in the order of the ranks.
 
     Small buckets wait for the next, as the time of a sum is mostly that of its start. Large ones are sent
-    while the backward pass goes on.
+    while the backward pass continues.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class InOrder:
         if bucket.is_last() or sum(each.nbytes for each, _ in self._waiting) >= JOINED_BYTES:
             self._sums.append(self._sum(self._waiting))
             self._waiting = []
-            self._go_on()
+            self._advance()
         while bucket.is_last() and self._sums:
-            self._go_on()
+            self._advance()
         return done
 
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
         """Take the next step of each sum, in the same order on all ranks."""
         self._sums = [each for each in self._sums if next(each, self) is None]
 

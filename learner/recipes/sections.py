@@ -15,7 +15,7 @@ from learner.recipes.yaml_tree import Node
 
 KEYS = {
     "recipe": "one line that describes the recipe",
-    "seed": "an integer; it is set before anything is drawn",
+    "seed": "an integer; it is set before any random number is drawn",
     "data": 'the data, as digits or {use: "data.py:make_data", n: 100}',
     "model": 'the model, as {use: "models.py:Net", hidden: 50}, or a list of layers',
     "loss": "the loss, as mse; omit it if the model's output has its own",

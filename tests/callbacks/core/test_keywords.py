@@ -1,0 +1,81 @@
+"""A callback that is made with an unknown argument."""
+
+import copy
+import inspect
+import pickle
+from abc import ABC
+from dataclasses import dataclass
+
+import pytest
+
+from callbacks import (
+    Callback,
+    Checkpoint,
+    CSVLogger,
+    EarlyStopping,
+    GradientAccumulation,
+    GradientClip,
+    Metrics,
+    Progress,
+)
+
+
+class WithLimit(Callback):
+    def __init__(this, limit, *, name=None):  # noqa: N805, the first argument may have any name
+        super().__init__(name=name)
+        this.limit = limit
+
+
+@dataclass
+class WithField(Callback):
+    limit: int = 3
+
+
+class Anything(Callback):
+    def __init__(self, **settings):
+        super().__init__()
+        self.settings = settings
+
+
+class Abstract(Callback, ABC):
+    """A class of the user with another metaclass."""
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Checkpoint("runs", monitor="valid_loss"), "'monitor'. Did you mean best?"),
+        (lambda: Checkpoint("runs", save_top_k=3), "'save_top_k'. Did you mean keep?"),
+        (lambda: Checkpoint(dirpath="runs"), "'dirpath'. Did you mean folder?"),
+        (lambda: EarlyStopping(patiense=3), "'patiense'. Did you mean patience?"),
+        (lambda: EarlyStopping(metric="rmse"), "'metric'. Did you mean monitor?"),
+        (lambda: GradientClip(max_grad_norm=1.0), "'max_grad_norm'. Did you mean max_norm?"),
+        (lambda: GradientAccumulation(accumulation_steps=2), "Did you mean n_batches?"),
+        (lambda: CSVLogger(filename="log.csv"), "'filename'. Did you mean path?"),
+        (lambda: Metrics(metrics=[]), "Pass them by position, as in Metrics(first, second)."),
+        (lambda: Progress(bar=False), "There are: plot, name."),
+        (lambda: WithLimit(1, limits=3), "WithLimit() has no argument 'limits'. Did you mean limit?"),
+        (lambda: WithField(limits=3), "WithField() has no argument 'limits'. Did you mean limit?"),
+    ],
+)
+def test_an_unknown_argument_is_refused_with_the_one_that_was_meant(make, words):
+    with pytest.raises(TypeError) as caught:
+        make()
+    assert words in str(caught.value)
+
+
+def test_arguments_of_any_class_are_accepted():
+    assert Anything(limits=3).settings == {"limits": 3}
+    assert WithField(limit=4).limit == 4
+    assert Abstract(name="other").name == "other"
+
+
+def test_a_callback_is_copied_and_pickled_without_its_arguments():
+    callback = WithLimit(3)
+    assert copy.copy(callback).limit == copy.deepcopy(callback).limit == 3
+    assert pickle.loads(pickle.dumps(callback)).limit == 3
+
+
+def test_the_signature_is_that_of_the_constructor():
+    assert list(inspect.signature(WithLimit).parameters) == ["limit", "name"]
+    assert list(inspect.signature(Abstract).parameters) == ["name"]
