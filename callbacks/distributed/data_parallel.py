@@ -51,6 +51,8 @@ class DataParallel:
         settings: other arguments of `DistributedDataParallel`.
     """
 
+    syncs_each_batch = False  # accumulated gradients wait for the last batch
+
     def __init__(self, learn: LearnerProtocol, *, in_order: bool, settings: dict[str, Any]):
         model = learn.model
         self.size = dist.get_world_size()

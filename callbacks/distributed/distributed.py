@@ -23,6 +23,7 @@ from callbacks.distributed.group import Members
 from callbacks.distributed.joining import join
 from callbacks.distributed.meetings import Agreement, SharedResults
 from callbacks.distributed.sharded import Sharded
+from callbacks.model.lazy import LAZY, empties_in
 from callbacks.model.shards import local
 from callbacks.results.loss_weight import LossWeight, Weight
 from callbacks.step.accumulation import parameters_of, scaled
@@ -145,6 +146,7 @@ class Distributed(Callback):
 
     def _wrap(self, learn: LearnerProtocol) -> None:
         assert self._group is not None
+        check_shapes(learn)
         if self.kind == "fsdp":
             self._engine = Sharded(learn, **self.sharding, settings=self.settings)
             return
@@ -182,9 +184,10 @@ class Distributed(Callback):
 
     def _forward(self, learn: LearnerProtocol) -> AbstractContextManager[None]:
         """Prepare the engine for a batch; without synchronization if no update follows it."""
-        assert self._engine is not None
-        self._is_synced = self._accumulation is None or self._accumulation.updates_after(learn)
-        return self._engine.forward(learn, self._is_synced)
+        engine, waits = self._engine, self._accumulation
+        assert engine is not None
+        self._is_synced = waits is None or engine.syncs_each_batch or waits.updates_after(learn)
+        return engine.forward(learn, self._is_synced)
 
     def before_backward(self, learn: LearnerProtocol) -> None:
         """Weight the loss by this rank's share, so that a share in which nothing counts is 0, and not NaN."""
@@ -229,6 +232,7 @@ class Distributed(Callback):
         assert group is not None
         assert engine is not None
         if not self._is_synced:
+            assert isinstance(engine, DataParallel)
             group.receive(learn, engine.sync(learn, group.message(learn, weight)), is_sum=is_sum)
             self._is_synced = True
         return group.divided_by(engine.n_divided, is_sum=is_sum)
@@ -265,6 +269,16 @@ def warn_of_restart(learn: LearnerProtocol) -> None:
         warn(
             f"torchrun has started the processes again (restart {n_restarts}), and this fit does not resume: "
             "it trains from the beginning. Add a Checkpoint, and call fit(..., resume='auto')."
+        )
+
+
+def check_shapes(learn: LearnerProtocol) -> None:
+    """Refuse lazy layers that have not seen a batch: each process would make weights of its own."""
+    lazy = [each for each, why in empties_in(learn.model).items() if why == LAZY]
+    if lazy:
+        raise ValueError(
+            f"Distributed: {', '.join(lazy[:8])} of the model have no shape yet, so they cannot be equal in "
+            "all processes. Call learn.predict(inputs) with the inputs of one batch before the fit."
         )
 
 

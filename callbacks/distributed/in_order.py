@@ -31,14 +31,20 @@ class InOrder:
         if bucket.index() == 0:  # an error may have ended the last backward pass
             self._forget()
         done: torch.futures.Future[Tensor] = torch.futures.Future()
+        if self._waiting and self._waiting[0][0].dtype != bucket.buffer().dtype:
+            self._send()
         self._waiting.append((bucket.buffer(), done))
         if bucket.is_last() or sum(each.nbytes for each, _ in self._waiting) >= JOINED_BYTES:
-            self._sums.append(self._sum(self._waiting))
-            self._waiting = []
-            self._advance()
+            self._send()
         while bucket.is_last() and self._sums:
             self._advance()
         return done
+
+    def _send(self) -> None:
+        """Start the sum of the buckets that wait."""
+        self._sums.append(self._sum(self._waiting))
+        self._waiting = []
+        self._advance()
 
     def _advance(self) -> None:
         """Take the next step of each sum, in the same order on all ranks."""

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from callbacks.core import draws
 from callbacks.core.modules import modules_beside
 from callbacks.core.protocol import LearnerProtocol
 from callbacks.core.registry import describe
@@ -20,7 +18,6 @@ from callbacks.distributed.data_parallel import N_NUMBERS, is_trained, names_of_
 from callbacks.model import shards
 from callbacks.model.named import find_layers
 from callbacks.optim.optimizers import members_of
-from callbacks.place.device import map_tensors
 from callbacks.step.accumulation import scaled
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,7 +46,13 @@ class Sharded:
         offload: keep parameters in main memory.
         layers: names or classes of the layers that are put together one at a time.
         settings: other arguments of `fully_shard`.
+
+    Raises:
+        ValueError: something cannot be sharded, or a trained parameter is not.
     """
+
+    #: Unsynchronized gradients would be whole ones, as large as the model, out of reach of `zero_grad`.
+    syncs_each_batch = True
 
     def __init__(
         self,
@@ -63,9 +66,13 @@ class Sharded:
     ):
         check(learn)
         self.model: Any = learn.model
-        if not hasattr(self.model, "set_requires_gradient_sync"):  # otherwise the user has sharded it
+        if hasattr(self.model, "set_requires_gradient_sync"):  # an earlier fit or the user has sharded it
+            self.end()
+        else:
             settings = {**settings, **arguments_of(mesh, precision, offload, learn.device)}
             shard(learn, layers, settings, is_named=isinstance(precision, str))
+        check_sharded(self.model)
+        self.model.set_requires_gradient_sync(True)
         self.model.set_reshard_after_forward(False, recurse=False)  # its own weights are needed at once again
         self.trained = names_of_trained(self.model)
         self.size, self.device = dist.get_world_size(), learn.device
@@ -79,8 +86,7 @@ class Sharded:
 
     @contextmanager
     def forward(self, learn: LearnerProtocol, is_synced: bool) -> Iterator[None]:
-        """A context for the forward pass of a batch, whose gradients are averaged or stay in this process."""
-        self.model.set_requires_gradient_sync(is_synced)
+        """A context for the forward pass of a batch; it has nothing to do."""
         yield
 
     def send(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> None:
@@ -92,21 +98,6 @@ class Sharded:
         """The numbers, added over all processes."""
         self._work.wait()
         return self._note
-
-    def sync(self, learn: LearnerProtocol, numbers: list[float | Tensor]) -> Tensor:
-        """Average gradients that were computed without synchronization; returns the numbers.
-
-        They are averaged in a backward pass alone, so one runs on the last batch, whose gradients are 0.
-        """
-        modes = [(each, each.training) for each in self.model.modules()]
-        self.model.eval()  # so that statistics stay
-        with self.forward(learn, True), draws.undrawn(), torch.enable_grad():
-            zero = 0 * sum_of(called(self.model, learn.inputs))
-            self.send(learn, numbers)
-            zero.backward()
-        for module, mode in modes:
-            module.training = mode
-        return self.received()
 
     def release_weights(self) -> None:
         """Release whole weights after a forward pass alone: `parameters()` has them in place of the parts."""
@@ -152,8 +143,22 @@ def check(learn: LearnerProtocol) -> None:
     for place, module in modules_beside(learn).items():
         if is_trained(module):
             raise ValueError(f"{start} a trained module beside the model ({place}): use Distributed('ddp').")
-    if any(is_lazy(each) for each in learn.model.parameters()):
-        raise ValueError(f"{start} a lazy model: run one batch through it first, as with learn.check().")
+
+
+def check_sharded(model: nn.Module) -> None:
+    """Refuse trained parameters that are not sharded, whose gradients nobody would average.
+
+    Raises:
+        ValueError: with their names.
+    """
+    named = model.named_parameters()
+    whole = [name for name, each in named if each.requires_grad and not hasattr(each, "device_mesh")]
+    if whole:
+        raise ValueError(
+            f"Distributed('fsdp'): the model is sharded, but not its trained {', '.join(whole[:8])}, so each "
+            "process would train its own. Replace layers before the first fit, or freeze these parameters "
+            "with requires_grad_(False), as those in ignored_params."
+        )
 
 
 def arguments_of(mesh: Any, precision: Any, offload: bool, device: torch.device) -> dict[str, Any]:
@@ -240,22 +245,3 @@ def move_optimizer(optimizer: Any, new: dict[int, nn.Parameter]) -> None:
                 key: shards.like(each, parameter) if isinstance(each, Tensor) else each
                 for key, each in values.items()
             }
-
-
-def called(model: Any, inputs: Any) -> Any:
-    """The output of a model for inputs as a learner holds them."""
-    if isinstance(inputs, tuple):
-        return model(*inputs)
-    return model(**inputs) if hasattr(inputs, "items") else model(inputs)
-
-
-def sum_of(output: Any) -> Tensor:
-    """A number that depends on all parts of an output."""
-    parts: list[Tensor] = []
-    map_tensors(output, lambda leaf: parts.append(leaf.sum()) if is_differentiable(leaf) else None)
-    return torch.stack(parts).sum()
-
-
-def is_differentiable(leaf: Any) -> bool:
-    """Is it a tensor with a gradient?"""
-    return isinstance(leaf, Tensor) and leaf.requires_grad

@@ -12,7 +12,7 @@ from ranks.in_ranks import in_ranks
 from torch import Tensor, nn
 from torch.multiprocessing import ProcessRaisedException
 
-from callbacks import Callback, Order
+from callbacks import Callback, GradientAccumulation, Order
 from callbacks.distributed.distributed import Distributed
 from learner import Data, Learner
 
@@ -107,3 +107,39 @@ def test_ranks_end_with_the_weights_of_one_process(made: Any, is_frozen: Any, ba
 def test_parameters_that_the_loss_does_not_depend_on_are_named_with_what_to_do() -> None:
     with pytest.raises(ProcessRaisedException, match=r"depend on idle.weight, idle.bias[^\n]*find_unused"):
         in_ranks(2, weights, Learner, False, 4, limit=10)
+
+
+def mixed(size_of_batch: int) -> list[Tensor]:
+    """The weights of a model whose parameters have several types."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)).bfloat16()
+    model[2].bias = nn.Parameter(model[2].bias.float())
+    x = torch.randn(12, 4)
+    batches = [(each.bfloat16(), each[:, :1].bfloat16()) for each in x.split(size_of_batch)]
+    more = () if size_of_batch == 6 else (GradientAccumulation(6 // size_of_batch),)
+    model[2].forward = lambda inputs: inputs @ model[2].weight.T + model[2].bias.bfloat16()
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    learn = Learner(model, Data(batches), nn.functional.mse_loss, sgd, [Distributed(), *more])
+    learn.fit(2)
+    return [each.detach() for each in model.parameters()]
+
+
+def test_a_model_of_several_types_has_the_bits_of_one_process_that_accumulates() -> None:
+    expected = mixed(2)
+    for found in in_ranks(3, mixed, 6, limit=10):
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def lazy_message(kind: Any) -> str:
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
+    data = Data([(torch.ones(2, 4), torch.ones(2, 1))])
+    with pytest.raises(ValueError, match="Distributed") as caught:
+        Learner(model, data, nn.functional.mse_loss, torch.optim.SGD, Distributed(kind)).fit(1)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_lazy_layers_are_refused_by_name_with_what_to_do(kind: str) -> None:
+    for message in in_ranks(2, lazy_message, kind, limit=10):
+        assert "0.weight, 0.bias" in message
+        assert "learn.predict(inputs)" in message

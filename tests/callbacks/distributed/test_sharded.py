@@ -10,6 +10,7 @@ from ranks.in_ranks import in_ranks
 from ranks.sharded_models import learner_of, state_of, whole
 from torch import Tensor, nn
 
+from callbacks import Callback, CancelBatch
 from callbacks.distributed.distributed import Distributed
 from callbacks.guard.stopping import EarlyStopping
 from callbacks.step.accumulation import GradientAccumulation
@@ -47,6 +48,49 @@ def test_ranks_end_with_the_weights_and_results_of_one_process(more: str) -> Non
             torch.testing.assert_close(weights[name], each, rtol=0, atol=2e-6)
         torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected[1]), rtol=0, atol=1e-5)
         torch.testing.assert_close(preds, expected[2], rtol=0, atol=1e-5)
+
+
+class Cancel(Callback):
+    """Cancels a batch in the middle of the second window."""
+
+    def before_batch(self, learn: Any) -> None:
+        if learn.training and learn.batch_idx == 4:
+            raise CancelBatch
+
+
+def accumulated() -> Any:
+    """The weights and the clock, without a cancel and with one."""
+    first, found = [Distributed("fsdp")] if torch.distributed.is_initialized() else [], []
+    for more in ([], [Cancel()]):
+        learn = learner_of(*first, GradientAccumulation(3), *more, optimizer=torch.optim.SGD)
+        learn.fit(1)
+        found.append((whole(learn.model), (learn.n_samples, learn.global_step)))
+    return found
+
+
+def test_accumulated_gradients_count_all_items_and_are_dropped_with_their_window():
+    expected = accumulated()
+    for found in in_ranks(2, accumulated):
+        for (weights, clock), (theirs, own) in zip(found, expected, strict=True):
+            assert clock == own
+            for name, each in theirs.items():
+                torch.testing.assert_close(weights[name], each, rtol=0, atol=2e-6)
+
+
+def with_another_head() -> str:
+    learn = learner_of(Distributed("fsdp"))
+    learn.fit(1)
+    learn.model[3] = nn.Linear(17, 3)
+    learn.optimizer = torch.optim.SGD(learn.model.parameters(), lr=0.1)
+    try:
+        learn.fit(1)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_a_layer_that_is_replaced_after_sharding_is_refused_by_name() -> None:
+    assert all("its trained 3.weight, 3.bias" in each for each in in_ranks(2, with_another_head))
 
 
 def validated(n_valid: int) -> Any:
