@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Is it a finite number, and not True or False?"""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 

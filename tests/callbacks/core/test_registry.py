@@ -231,3 +231,17 @@ def test_a_name_that_no_dot_reaches_is_reported(name):
         callbacks = Callbacks([Probe(name=name)])
     assert callbacks.named(name).name == name
     assert "after_fit" in callbacks.hooks
+
+
+def test_where_one_silences_them_only_reports_meant_for_every_rank_are_called():
+    class Quiet(Callback):
+        silences = True
+
+    class Report(Probe):
+        order = Order.REPORT
+
+    class EveryRank(Report):
+        on_every_rank = True
+
+    heard = Callbacks([Probe(), Report(), EveryRank(), Quiet()]).hooks["after_epoch"]
+    assert [hook.__self__.name for hook in heard] == ["probe", "every_rank"]
