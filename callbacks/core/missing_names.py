@@ -40,13 +40,13 @@ def missing_callback(
     return missing("callbacks", name, meant, frame)
 
 
-def import_extra(module: str, owner: str, extra: str | None = None) -> Any:
-    """Import a module of a package that one of our extras installs, by default the extra of its name."""
+def import_extra(package: str, owner: str) -> Any:
+    """Import a package that our extra of the same name installs."""
     try:
-        return import_module(module)
+        return import_module(package)
     except ImportError as error:
         raise ImportError(
-            f'{owner} needs a package that is missing: pip install "plainlearner[{extra or module}]".'
+            f'{owner} needs a package that is missing: pip install "plainlearner[{package}]".'
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -11,6 +12,11 @@ from callbacks.core.warning import is_output_error, warn
 
 #: The streams, by name in `sys`, whose failure was reported.
 reported: dict[str, Any] = {}
+
+
+def listed(names: Sequence[str], n: int = 5) -> str:
+    """The first `n` names, separated by commas, and the number of the others."""
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def print_line(text: str, stream: Literal["stdout", "stderr"] = "stdout", *, flush: bool = False) -> None:

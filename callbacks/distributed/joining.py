@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from callbacks.core.output import print_line
+from callbacks.core.output import listed, print_line
 from callbacks.core.ranks import is_launched
 
 Store = Any  # a store of torch.distributed, whose stores pyright takes for private
@@ -176,16 +176,15 @@ class Patience:
         passed = time.monotonic() - self.begin
         if passed > SHOWN_AFTER and not self.is_shown:
             self.is_shown = True
-            print_line(f"waiting for {listed(absent())} to start", "stderr")
+            print_line(f"waiting for {of_ranks(absent())} to start", "stderr")
         if passed > self.seconds:
             raise RuntimeError(
-                f"Distributed: rank {rank} has waited {self.seconds:g} s for {listed(absent())}, which did "
+                f"Distributed: rank {rank} has waited {self.seconds:g} s for {of_ranks(absent())}, which did "
                 "not start the fit. Look for their errors above. If this is the only process, unset RANK and "
                 "WORLD_SIZE."
             )
 
 
-def listed(ranks: list[int], n_shown: int = 8) -> str:
+def of_ranks(ranks: list[int]) -> str:
     """`rank 1`, or `ranks 1, 2, 5`."""
-    more = f" and {len(ranks) - n_shown} more" if len(ranks) > n_shown else ""
-    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks[:n_shown]))}{more}"
+    return f"rank{'s' * (len(ranks) > 1)} {listed([*map(str, ranks)], 8)}"

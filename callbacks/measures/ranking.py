@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.core.settings import check_count
 from callbacks.measures.scores import widest
 
 
@@ -141,8 +142,8 @@ class NDCG(RowMean):
     """
 
     def __init__(self, k: int | None = None):
-        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-            raise ValueError(f"NDCG(k={k!r}): give a whole number of places, from 1, or None for all.")
+        if k is not None:
+            check_count("NDCG", "k", k, 1)
         self.k, self.name = k, "ndcg" if k is None else f"ndcg_at_{k}"
         super().__init__()
 

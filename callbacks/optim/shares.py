@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from callbacks.core.output import listed
 from callbacks.core.warning import warn
 
 Rule = Callable[[str, Tensor], Any]
 Named = tuple[str, Tensor]
 NEEDED = ("param_groups", "step", "zero_grad", "state_dict", "load_state_dict")
-N_SHOWN = 5  # names in a message
 EXAMPLE = "Optimizers((partial(Muon, lr=0.02), lambda name, p: p.ndim == 2), partial(AdamW, lr=1e-3))"
 
 
@@ -125,11 +125,10 @@ def matches(part: Part, name: str, parameter: Tensor) -> bool:
 
 def problem_text(problems: dict[str, list[str]]) -> str:
     """The error for rules that do not assign each parameter to one optimizer."""
-    words = []
-    for who, names in problems.items():
-        more = f" and {len(names) - N_SHOWN} more" if len(names) > N_SHOWN else ""
-        verb = "matches" if who == "no rule" else "both match"
-        words.append(f"{who} {verb} {', '.join(names[:N_SHOWN])}{more}")
+    words = [
+        f"{who} {'matches' if who == 'no rule' else 'both match'} {listed(names)}"
+        for who, names in problems.items()
+    ]
     return (
         f"Optimizers: {'; '.join(words)}. Each parameter belongs to exactly one optimizer: change the rules, "
         "leave out the last one's rule, so that it gets what is left, or call add_param_group of the member "

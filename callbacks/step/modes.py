@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.registry import run_forward
+from callbacks.core.settings import check_count
 
 
 class BatchNormFreeze(Callback):
@@ -110,8 +111,7 @@ class MCDropout(Callback):
         self, n: int = 20, *, activation: Callable[[Any], Tensor] | None = None, name: str | None = None
     ):
         super().__init__(name=name)
-        if type(n) is not int or n < 2:
-            raise ValueError(f"MCDropout({n!r}): write a whole number of passes, 2 or more.")
+        check_count("MCDropout", "n", n, 2)
         if activation is not None and not callable(activation):
             raise TypeError(f"MCDropout(activation={activation!r}): pass a function of the model's output.")
         self.n, self.activation = n, activation

@@ -9,7 +9,7 @@ from typing import Any
 
 from callbacks.core.contract import Order
 from callbacks.core.registry import describe
-from callbacks.distributed.joining import listed
+from callbacks.distributed.joining import of_ranks
 from callbacks.optim.hyperparameters import settings_of
 from learner.checks.processes import ranks_of
 from learner.state.fingerprint import describe as describe_tensor
@@ -73,4 +73,4 @@ def line_of(name: str, values: list[str]) -> str:
     if len(set(values)) == 1:
         return ""
     where = {each: [rank for rank, value in enumerate(values) if value == each] for each in values}
-    return f"{name}: " + "; ".join(f"{value[:200]} on {listed(ranks)}" for value, ranks in where.items())
+    return f"{name}: " + "; ".join(f"{value[:200]} on {of_ranks(ranks)}" for value, ranks in where.items())

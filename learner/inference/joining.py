@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
+from callbacks.core.output import listed
 from callbacks.place.device import tensors_in
 from learner.data.stored import WIDER
 from learner.data.tensors import describe
@@ -211,8 +212,7 @@ def items_dimension(parts: Sequence[Any], sizes: Sequence[int]) -> int | None:
 def shape_error(parts: Sequence[Any], place: str) -> JoinError:
     """The error for shapes that cannot be joined."""
     shapes = list(dict.fromkeys(str(tuple(part.shape)) for part in parts))
-    more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
-    return JoinError(f"{place} has the shapes {', '.join(shapes[:3])}{more} in the batches")
+    return JoinError(f"{place} has the shapes {listed(shapes, 3)} in the batches")
 
 
 def in_one_dtype(parts: Sequence[Tensor], place: str) -> Sequence[Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from callbacks.core.contract import LearnerWarning
+from callbacks.core.output import listed
 from callbacks.core.warning import warn
 
 __all__ = ["LearnerWarning", "listed", "report_problems"]
@@ -23,12 +24,3 @@ def report_problems(problems: Iterable[Exception]) -> None:
         kind = TypeError if all(isinstance(error, TypeError) for error in errors) else ValueError
         lines = [f"  {number}. {error}" for number, error in enumerate(errors, 1)]
         raise kind("\n".join([f"{len(errors)} errors:", *lines]))
-
-
-N_LISTED = 5
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, separated by commas, and the number of the others."""
-    shown = ", ".join(names[:N_LISTED])
-    return shown if len(names) <= N_LISTED else f"{shown} and {len(names) - N_LISTED} more"

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from callbacks.core.settings import check_count
 from learner.data.seeds import seed_everything
 from learner.data.tensors import counted
 from learner.learner import Learner
@@ -108,8 +109,7 @@ class Report:
 
 def verify(trial: Trial, n_kills: int, seed: int) -> Report:
     """Run it once without interruption, then kill it at each of several moments."""
-    if type(n_kills) is not int or n_kills < 2:
-        raise ValueError(f"n_kills={n_kills!r}: write a whole number, 2 or more.")
+    check_count("verify_resume", "n_kills", n_kills, 2)
     check_portable(trial)
     with tempfile.TemporaryDirectory(prefix="verify-resume-") as folder:
         whole = run_to_end(trial, Path(folder) / "whole", [])

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from callbacks.core.output import listed
 from callbacks.model import shards
 from callbacks.model.named import named_tensors
 from learner.resume import wrapped_names
-from learner.state.fingerprint import content_of, listed
+from learner.state.fingerprint import content_of
 
 LEFT_OUT = "left_out"  # the key in a file
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from callbacks.core.output import print_line
 from callbacks.core.ranks import Ranks
-from callbacks.distributed.joining import listed
+from callbacks.distributed.joining import of_ranks
 from callbacks.save.checkpoint_folder import saved_in
 from learner.files.run_files import shown_path
 from learner.recipes.recipe import Recipe
@@ -29,8 +29,8 @@ def check_same_recipe(recipe: Recipe, ranks: Ranks) -> None:
     if differing:
         names = sorted({name for each in found for name in each if each.get(name) != found[0].get(name)})
         raise Mistake(
-            f"{', '.join(names)}: {listed(differing)} read another text than rank 0. Copy the same files to "
-            "all machines, or put them on a disk that all of them see."
+            f"{', '.join(names)}: {of_ranks(differing)} read another text than rank 0. Copy the same files "
+            "to all machines, or put them on a disk that all of them see."
         )
 
 

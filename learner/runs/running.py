@@ -98,10 +98,10 @@ def resume_run(recipe: Recipe, differ: Iterable[str] = ()) -> Learner:
     return learn
 
 
-def verify_recipe(recipe: Recipe, n_kills: int = 10, every: str = "1 epoch") -> Report:
+def verify_recipe(recipe: Recipe, n_kills: int = 10) -> Report:
     """Verify that runs of a recipe resume with the same bits; see `verify_resume`."""
     build = partial(built, recipe.path, recipe.overrides, recipe.allow)
-    return verify(Trial(build, recipe.n_epochs, every), n_kills, 0)
+    return verify(Trial(build, recipe.n_epochs, "1 epoch"), n_kills, 0)
 
 
 def built(path: Path, overrides: tuple[str, ...], allow: tuple[str, ...]) -> tuple[Learner, Any]:

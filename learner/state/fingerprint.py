@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from callbacks.core.contract import Callback
+from callbacks.core.output import listed
 from callbacks.core.warning import warn
 from callbacks.core.when import saved_part
 from callbacks.model.lazy import NONE, empties_in
@@ -230,12 +231,12 @@ def model_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tup
     }
     for words, names in kinds.items():
         if names:
-            yield "model", f"{listed(names)} {words}"
+            yield "model", f"{listed(names, N_SHOWN)} {words}"
     both = [name for name in now if name in then and now[name][0] is not None and then[name][1] != NONE]
     changed = [name for name in both if list(then[name]) != list(now[name])]
     if changed:
         shown = [f"{name} {describe(then[name])}, {describe(now[name])}" for name in changed]
-        yield "model", listed(shown)
+        yield "model", listed(shown, N_SHOWN)
 
 
 def describe(tensor: list[Any]) -> str:
@@ -244,12 +245,6 @@ def describe(tensor: list[Any]) -> str:
     if shape is None:
         return "has no shape yet"
     return f"{tuple(shape)} {dtype.removeprefix('torch.')}"
-
-
-def listed(names: list[str]) -> str:
-    """The first names, and the number of the others."""
-    more = f" and {len(names) - N_SHOWN} more" if len(names) > N_SHOWN else ""
-    return f"{', '.join(names[:N_SHOWN])}{more}"
 
 
 def optimizer_differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:

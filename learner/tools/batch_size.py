@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_count, is_number
 from learner.data.tensors import counted
 from learner.state.protocol import FullLearner
 from learner.tools.batch_stock import Stock, n_items_of_loader
@@ -170,8 +170,7 @@ def check_settings(
     if not is_number(margin) or not 0 <= margin < 1:
         raise ValueError(f"find_batch_size(margin={margin!r}): write a share from 0 to below 1.")
     for name, value in (("start", start), ("n_steps", n_steps), ("up_to", 1 if up_to is None else up_to)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"find_batch_size({name}={value!r}): write a whole number of at least 1.")
+        check_count("find_batch_size", name, value, 1)
     if up_to is not None and up_to < start:
         raise ValueError(f"find_batch_size(start={start}, up_to={up_to}): write a start of at most up_to.")
     if max_seconds is not None and (not is_number(max_seconds) or max_seconds <= 0):

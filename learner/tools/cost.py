@@ -13,6 +13,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from callbacks.core.contract import OPERATIONS
+from callbacks.core.settings import check_count
 from callbacks.history.tables import html_table
 from learner.data.batching import TensorLoader
 from learner.data.stored import Stored
@@ -167,8 +168,7 @@ def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
     Raises:
         ValueError, TypeError, RuntimeError: nothing can be measured; the message says why.
     """
-    if type(n_steps) is not int or n_steps < 2 * BLOCK:
-        raise ValueError(f"cost(n_steps={n_steps!r}): pass a whole number of at least {2 * BLOCK}.")
+    check_count("cost", "n_steps", n_steps, 2 * BLOCK)
     check_trainable(learn, "cost")
     left_out = {each.name: reason for each in learn.callbacks if (reason := why_not(each))}
     plain, timed, bare = Runs(), Runs(), Runs()

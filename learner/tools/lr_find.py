@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from callbacks import BlackBox, Callback, CancelValidate, LearnerProtocol, Order
+from callbacks.core.settings import check_count
 from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.history.drawing import BLUE, INK, MARKERS, VERMILLION, add_legend, new_axes
 from callbacks.optim import hyperparameters
@@ -261,8 +262,7 @@ def check_settings(start: Any, end: Any, n_steps: Any, stop_factor: Any) -> None
         raise ValueError(
             f"lr_find(start={start!r}, end={end!r}): write two rates above 0, the lower one first."
         )
-    if type(n_steps) is not int or n_steps < N_FEWEST:
-        raise ValueError(f"lr_find(n_steps={n_steps!r}): write a whole number of at least {N_FEWEST}.")
+    check_count("lr_find", "n_steps", n_steps, N_FEWEST)
     if stop_factor is not None and not stop_factor > 1:
         raise ValueError(f"lr_find(stop_factor={stop_factor!r}): write a number above 1, or None.")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from callbacks.core.given import as_callbacks
-from callbacks.core.settings import is_number
+from callbacks.core.settings import check_count, is_number
 from callbacks.history.history import History
 from callbacks.optim import hyperparameters
 from callbacks.schedule.annealers import flat_cos, one_cycle, sgdr
@@ -110,8 +110,7 @@ def fit_sgdr(
     `fit_one_cycle`.
     """
     for name, value in (("n_cycles", n_cycles), ("cycle_len", cycle_len), ("cycle_mult", cycle_mult)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"fit_sgdr({name}={value!r}): write a whole number of at least 1.")
+        check_count("fit_sgdr", name, value, 1)
     n_epochs = sum(cycle_len * cycle_mult**cycle for cycle in range(n_cycles))
     schedules = {"lr": [sgdr(rate, 0.0, n_cycles, float(cycle_mult)) for rate in rates_of(learn, lr_max)]}
     return fit_by(learn, "fit_sgdr", schedules, n_epochs, callbacks, settings)

@@ -220,7 +220,7 @@ def test_an_error_in_a_pass_leaves_dropout_off():
 
 def test_what_cannot_be_is_refused():
     for wrong in (1, 2.5, True):
-        with pytest.raises(ValueError, match="passes, 2 or more"):
+        with pytest.raises(ValueError, match="number, 2 or more"):
             MCDropout(wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="pass a function"):
         MCDropout(activation="softmax")  # type: ignore[arg-type]

@@ -191,7 +191,7 @@ def test_run_reads_counts_the_reads_of_each_step():
 
 @pytest.mark.parametrize("n_steps", [0, 19, 30.0, True, "50"])
 def test_an_invalid_number_of_steps_is_refused(n_steps):
-    with pytest.raises(ValueError, match="whole number of at least 20"):
+    with pytest.raises(ValueError, match="whole number, 20 or more"):
         make().cost(n_steps)
 
 

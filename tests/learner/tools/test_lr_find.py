@@ -125,7 +125,7 @@ def test_a_start_rate_that_is_too_high_is_refused():
     [
         ({"start": 1.0, "end": 0.1}, ValueError, "lower one first"),
         ({"start": "1"}, TypeError, "write a number"),
-        ({"n_steps": 5}, ValueError, "at least 10"),
+        ({"n_steps": 5}, ValueError, "10 or more"),
         ({"stop_factor": 0.5}, ValueError, "above 1"),
     ],
 )
