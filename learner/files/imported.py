@@ -31,6 +31,7 @@ def can_be_in(folder: Path, file: str, parents: dict[str, bool]) -> bool:
         return False
     parent = file.rpartition(os.sep)[0]
     if parent not in parents:
-        parents[parent] = Path(parent).resolve().is_relative_to(folder)
+        real = os.path.join(os.path.realpath(parent), "")  # noqa: PTH118
+        parents[parent] = real.startswith(os.path.join(folder, ""))  # noqa: PTH118
     inside = parents[parent] or os.path.islink(file)  # noqa: PTH114
     return inside and Path(file).is_file()

@@ -23,6 +23,8 @@ LAUNCH = ".launch"  # the file in a run's folder that names the launcher that st
 
 def check_same_recipe(recipe: Recipe, ranks: Ranks) -> None:
     """Refuse to train if the recipe or the Python files beside it differ between processes."""
+    if ranks.size == 1:
+        return
     texts = {recipe.path.name: recipe.resolved(), **code_of(recipe)}
     found = ranks.gather({name: zlib.crc32(text.encode()) for name, text in texts.items()})
     differing = [rank for rank, each in enumerate(found) if each != found[0]]
