@@ -78,7 +78,7 @@ class Learner(FitState):
             subclass that overrides a private name of the learner also raises a TypeError.
     """
 
-    #: A subclass lists here its own attributes that snapshots and checkpoints hold, as ("critic", "n_seen").
+    #: A subclass lists its own attributes for snapshots and checkpoints here, such as ("critic", "n_seen").
     #: They may be modules, optimizers and schedulers.
     state: tuple[str, ...] = ()
 

@@ -93,8 +93,8 @@ def check_spelling(cls: type, owner: type, base: Any, operations: tuple[str, ...
             continue
         if forms[meant][0](value) and (value or isinstance(value, bool)):
             raise TypeError(
-                f"{cls.__name__}.{name} has no effect, as the contract has no such attribute. Did you mean "
-                f"{meant}? If it is an attribute of your own, call it _{name}."
+                f"{cls.__name__}.{name} has no effect, because the contract has no such attribute. Did you "
+                f"mean {meant}? If it is an attribute of your own, call it _{name}."
             )
 
 

@@ -18,7 +18,7 @@ LOSS = "loss_func"  # the name of the loss among the modules, and what its param
 
 
 def loss_module(loss_func: Any) -> nn.Module | None:
-    """The module that is the loss, also within a `partial` or behind one of its methods; None for a function.
+    """The module that is the loss, even inside a `partial` or behind one of its methods; None for a function.
 
     A module that a function reaches by a closure or a global is not looked for: it may be another network,
     with an optimizer of its own. Who wants it kept declares it in `state`.

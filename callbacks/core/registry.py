@@ -29,7 +29,7 @@ HINT = " Add callbacks with learn.add_callbacks(...), and remove them with learn
 class Callbacks:
     """The callbacks of a learner, in the order in which they run.
 
-    Find a callback by its name, as `learn.callbacks.early_stopping`, or by its class, as
+    Find a callback by its name, as in `learn.callbacks.early_stopping`, or by its class, as
     `learn.callbacks[EarlyStopping]`. You can iterate over this object, take its `len`, and use `in` with
     instances, classes and names. It is immutable: `learn.add_callbacks` and `learn.remove_callbacks` replace
     it with a new one.

@@ -28,7 +28,7 @@ def check_switches(owner: str, **values: Any) -> None:
 
 
 def as_path(owner: str, argument: str, path: Any, form: str) -> Path:
-    """A string or path as a path; `form` says for messages what to pass: "a file's name, as 'log.csv'"."""
+    """A string or path as a path; `form` describes it in messages: "a file's name, as in 'log.csv'"."""
     if not isinstance(path, (str, os.PathLike)) or not str(path):
         raise TypeError(f"{owner}({argument}={path!r}): pass {form}.")
     return Path(path)

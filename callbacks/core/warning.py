@@ -1,4 +1,4 @@
-"""Warn at the user's line, also where standard error cannot be written to."""
+"""Warn at the user's line, even if standard error cannot be written to."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def check_others(batch: Any, flags: dict[str, Any], backend: Any, timeout: Any) 
     known = dist.Backend.backend_list
     if backend is not None and (not isinstance(backend, str) or not set(parts_of(backend)) <= {*known}):
         raise ValueError(
-            f"Distributed(backend={backend!r}): write one of torch's, as 'gloo' or 'nccl', or leave it out."
+            f"Distributed(backend={backend!r}): write one of torch's, such as 'gloo' or 'nccl', or omit it."
         )
     if timeout is not None and (not is_number(timeout) or timeout <= 0):
         raise ValueError(f"Distributed(timeout={timeout!r}): write a number of seconds above 0.")

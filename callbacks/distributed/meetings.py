@@ -34,8 +34,8 @@ class Agreement(Callback):
 class SharedResults(Callback):
     """Let all processes have the results of the first one, after all callbacks that measure.
 
-    So loggers and callbacks that decide see equal numbers, also of clocks. The losses of steps in the history
-    become those of whole batches. `Distributed` adds it for the time of a fit.
+    So loggers and callbacks that decide see equal numbers, including times. The losses of steps in the
+    history become those of whole batches. `Distributed` adds it for the time of a fit.
     """
 
     order = Order.MEASURE
@@ -97,7 +97,8 @@ def warn_of_parts(learn: LearnerProtocol, every: list[dict[str, int | float]]) -
         values = [each.get(name, value) for each in every]
         if len(set(map(repr, values))) > 1:  # by their texts, as NaN does not equal itself
             warn(
-                f"learn.results[{name!r}] differs between the processes ({', '.join(map(str, values))}), as "
-                "each has seen only its part of the items. The results have the value of the first process. "
-                f"Combine them: learn.results[{name!r}] = sum(learn.ranks.gather(value)), or max(...)."
+                f"learn.results[{name!r}] differs between the processes ({', '.join(map(str, values))}), "
+                "because each has seen only its part of the items. The results have the value of the "
+                "first process. Combine them: "
+                f"learn.results[{name!r}] = sum(learn.ranks.gather(value)), or max(...)."
             )

@@ -199,8 +199,8 @@ class Programs:
             self._was_reported = True
             warn(
                 f"WholeStep: batch {learn.batch_idx} of epoch {learn.epoch} is {kind}, and {self.n_kinds} "
-                f"other kinds already have a program ({'; '.join(kinds)}): it takes the ordinary step, as "
-                "will further new kinds. Pad batches to a few lengths, drop the last one, or allow more "
+                f"other kinds already have a program ({'; '.join(kinds)}): it takes the ordinary step, and "
+                "so will further new kinds. Pad batches to a few lengths, drop the last one, or allow more "
                 "kinds with WholeStep(n_programs=...)."
             )
         return kind in kinds

@@ -72,8 +72,8 @@ class WholeStep(Callback):
 
     Raises:
         ValueError: a setting is not allowed, or another callback implements `step` or `zero_grad`. In a fit:
-            a callback would have no effect, as `MixUp` or `MixedPrecision("fp16")`, or has changed something
-            that the loss reads after the forward pass.
+            a callback would have no effect, such as `MixUp` or `MixedPrecision("fp16")`, or has changed
+            something that the loss reads after the forward pass.
         RuntimeError: the program computes other numbers than the ordinary step.
     """
 
@@ -94,7 +94,7 @@ class WholeStep(Callback):
         super().__init__(name=name)
         if not (callable(backend) or (isinstance(backend, str) and backend)):
             raise ValueError(
-                f"WholeStep({backend!r}): pass the name of a backend, as 'inductor', or a function of a "
+                f"WholeStep({backend!r}): pass the name of a backend, such as 'inductor', or a function of a "
                 "graph module and its inputs."
             )
         if isinstance(backend, str) and backend not in OWN_BACKENDS:

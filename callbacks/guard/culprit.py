@@ -52,7 +52,7 @@ def in_words(learn: LearnerProtocol, buffers: dict[str, Tensor] | None) -> str:
 
 
 def rows_of(tensor: Tensor, n_items: int) -> str:
-    """The items of the batch in which a tensor is bad, as ` in items 0, 3 of the batch of 8`."""
+    """The items of the batch in which a tensor is bad, such as ` in items 0, 3 of the batch of 8`."""
     if not tensor.ndim or tensor.shape[0] != n_items or tensor.layout is not torch.strided:
         return ""
     rows = (~torch.isfinite(tensor)).reshape(n_items, -1).any(1).nonzero().flatten().tolist()

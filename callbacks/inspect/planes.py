@@ -139,7 +139,7 @@ def principal_plane(path: Tensor) -> Plane:
     if n_directions < 2:
         raise ValueError(
             "LossSurface(along='principal'): all points of the path are on one line, so there is no plane. "
-            "Record more steps, or choose two parameters, as along=('weight[0]', 'bias[0]')."
+            "Record more steps, or choose two parameters, as in along=('weight[0]', 'bias[0]')."
         )
     directions = rows[:2]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))

@@ -178,7 +178,7 @@ def check_settings(n: int, draw: Any, ylim: Any) -> None:
     if draw is not None and not callable(draw):
         raise TypeError(f"PlotSnapshots(draw={draw!r}): pass a function, def draw(ax, learn).")
     if ylim is not None and not is_range(ylim):
-        raise ValueError(f"PlotSnapshots(ylim={ylim!r}): pass the lowest and the highest y, as (-100, 100).")
+        raise ValueError(f"PlotSnapshots(ylim={ylim!r}): pass the lowest and highest y, such as (-100, 100).")
 
 
 def check_path(path: Path) -> None:

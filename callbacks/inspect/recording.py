@@ -77,7 +77,7 @@ class Recording:
 
     @property
     def labels(self) -> list[str]:
-        """The name of each part and the class of its module, as `0.weight Linear`, for pictures."""
+        """The name of each part and the class of its module, such as `0.weight Linear`, for pictures."""
         kinds = self.kinds if len(self.kinds) == len(self.names) else [""] * len(self.names)
         return [short_label(name, kind, MAX_LABEL) for name, kind in zip(self.names, kinds, strict=True)]
 
@@ -176,7 +176,7 @@ def steps_in(owner: str, every: Any) -> int:
     except ValueError:
         number, unit = 0.0, ""
     if unit != "step":
-        raise ValueError(f"{owner}(every={every!r}): write a whole number of steps, as '10 steps'.")
+        raise ValueError(f"{owner}(every={every!r}): write a whole number of steps, such as '10 steps'.")
     return int(number)
 
 

@@ -142,13 +142,13 @@ class LossSurface(ParameterRecorder):
             return random_plane(path, [each.shape for each in self._parameters(learn)], seed)
         if not isinstance(along, (tuple, list)) or len(along) != 2:
             raise ValueError(
-                f"LossSurface(along={along!r}): write 'principal', 'random', or two parameters, as "
+                f"LossSurface(along={along!r}): write 'principal', 'random', or two parameters, such as "
                 f"('{self.parameter_names[0]}[0]', '{self.parameter_names[-1]}[0]')."
             )
         return plane_of_items(path, [self._place(learn, item) for item in along], list(along))
 
     def _place(self, learn: LearnerProtocol, item: str) -> int:
-        """The position in a point of an item, as `weight[2, 1]`."""
+        """The position in a point of an item, such as `weight[2, 1]`."""
         match = re.fullmatch(r"([^\[\]]+?)\s*(?:\[([\d\s,]+)\])?", str(item))
         name, numbers = (match[1], match[2] or "") if match else (str(item), "")
         index = tuple(int(number) for number in re.findall(r"\d+", numbers))
@@ -181,7 +181,7 @@ def offset(item: str, shape: torch.Size, index: tuple[int, ...]) -> int:
     if len(index) != len(shape) or any(k >= size for k, size in zip(index, shape, strict=True)):
         raise ValueError(
             f"LossSurface(along={item!r}): that parameter has the shape {tuple(shape)}: write an index for "
-            "each dimension, from 0, as 'weight[2, 1]'."
+            "each dimension, from 0, such as 'weight[2, 1]'."
         )
     position = 0
     for k, size in zip(index, shape, strict=True):

@@ -152,7 +152,7 @@ def right_answers(preds: Tensor, targets: Tensor) -> Tensor:
     raise ValueError(
         f"accuracy: preds of shape {tuple(preds.shape)} against targets of shape {tuple(targets.shape)}. "
         "Pass scores of shape (items, classes) for class numbers of shape (items,), or logits of the "
-        "targets' own shape for yes or no, as preds.squeeze(-1)."
+        "targets' own shape for yes or no, such as preds.squeeze(-1)."
         + (CLASSES_LAST if preds.dim() > 2 and preds.shape[:-1] == targets.shape else "")
     )
 

@@ -15,7 +15,7 @@ from callbacks.measures.scores import widest
 class AUROC:
     """Area under the ROC curve of yes or no: how often an item of 1 has a higher score than one of 0.
 
-    Exact, also with ties, which count half. It keeps all scores of a pass, about 5 bytes per item. Preds are
+    Exact, even with ties, which count half. It keeps all scores of a pass, about 5 bytes per item. Preds are
     any scores of the targets' own shape, as logits or probabilities, or (items, 2) for both classes, whose
     difference counts; targets are 0 and 1. NaN if either is absent, or a score is NaN.
 
@@ -41,8 +41,8 @@ class AUROC:
         if preds.shape != targets.shape:
             raise ValueError(
                 f"AUROC: preds of shape {tuple(preds.shape)} against targets of shape "
-                f"{tuple(targets.shape)}. Give scores of the targets' own shape, as preds.squeeze(-1), or of "
-                "shape (items, 2); for more classes pass torchmetrics.classification.MulticlassAUROC."
+                f"{tuple(targets.shape)}. Give scores of the targets' own shape, such as preds.squeeze(-1), "
+                "or of shape (items, 2); for more classes pass torchmetrics.classification.MulticlassAUROC."
             )
         self.scores.append(preds.flatten().clone())
         self.targets.append(targets.flatten() == 1)

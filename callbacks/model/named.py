@@ -28,7 +28,7 @@ def find_layers(model: nn.Module, wanted: Sequence[str] | None, owner: str) -> d
         if not any(is_meant(name, module, pattern) for name, module in named.items()):
             raise ValueError(
                 f"{owner}(layers={list(wanted)!r}): the model has no {pattern!r}. There are: "
-                f"{', '.join(named)}. A class's name is understood too, as 'ReLU'."
+                f"{', '.join(named)}. A class's name is understood too, such as 'ReLU'."
             )
     return {
         name: module
@@ -67,7 +67,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def short_label(name: str, kind: str, width: int) -> str:
-    """Name and class of a layer; the first parts of a long name by their first letters, as `e.l.0.linear`."""
+    """Name and class of a layer; a long name has initials for its first parts, such as `e.l.0.linear`."""
     parts = name.split(".")
     for n in range(len(parts) - 1):
         if len(".".join(parts)) + 1 + len(kind) <= width:
@@ -83,5 +83,5 @@ def as_patterns(owner: str, argument: str, value: Any) -> tuple[str, ...] | None
         return None
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) and n for n in names):
-        raise TypeError(f"{owner}({argument}={value!r}): pass a name or a list of names, as ['0', 'head.*'].")
+        raise TypeError(f"{owner}({argument}={value!r}): pass one or more names, such as ['0', 'head.*'].")
     return tuple(names)

@@ -56,13 +56,13 @@ def as_part(given: Any, position: int, is_last: bool) -> Part:
         lacks = "" if callable(factory) or len(missing_of(given)) > 2 else f" It lacks {missing_of(given)}."
         raise TypeError(
             f"Optimizers: argument {position} is {given!r} ({type(given).__name__}).{lacks} Pass an "
-            f"optimizer, a factory, or a pair of a factory and a rule, as {EXAMPLE}."
+            f"optimizer, a factory, or a pair of a factory and a rule, such as {EXAMPLE}."
         )
     part = Part(factory, rule[0] if rule else None)
     if part.rule is None and not is_last:
         raise ValueError(
             f"Optimizers: argument {position}, {part}, has no rule, so it would get all parameters. Only the "
-            f"last one may be without, as in {EXAMPLE}."
+            f"last one may have none, as in {EXAMPLE}."
         )
     return part
 

@@ -23,9 +23,9 @@ class ActivationCheckpointing(Callback):
 
     The model then takes less memory, and about a third more time. Choose its blocks, such as `"layers.*"` of
     an encoder: one input per block is stored, and the activations of one block at a time. Gradients, weights
-    and buffers have the same bits as without, also with dropout and batch norm: the second computation starts
-    with the random state and the buffers of the first. Names in the state dict do not change, and neither
-    does validation.
+    and buffers have the same bits as without this callback, even with dropout and batch norm: the second
+    computation starts with the random state and the buffers of the first. Names in the state dict do not
+    change, and neither does validation.
 
     A hook on a module *within* a chosen layer is called twice per training step. If a layer keeps state from
     call to call in attributes other than buffers, the second computation differs; torch raises an error if

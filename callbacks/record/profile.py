@@ -24,7 +24,7 @@ class Profile(Callback):
     https://ui.perfetto.dev, or in Chrome at chrome://tracing. It contains the operations of the loop, such as
     `forward` and `backward`, by name; the wait for the next batch lies between two of the profiler's steps. A
     table of the slowest functions is printed. Recording slows these steps down, but no others. If a fit ends
-    early, also with an error, the steps that were recorded completely are written.
+    early, or with an error, the steps that were recorded completely are written.
 
     A step here is one training batch. A resumed fit starts counting at 0.
 

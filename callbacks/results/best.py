@@ -14,7 +14,7 @@ class Best:
     """The best value that one result has had, for callbacks that compare epochs: each holds one.
 
     Args:
-        monitor: the result's name, as `"valid_loss"`.
+        monitor: the result's name, such as `"valid_loss"`.
         owner: the class of the callback, for messages.
         mode: the direction in which it is better; by default the one that the loss or metric declares.
         min_delta: a value is better only by more than this, in the result's own unit, at least 0.
@@ -29,10 +29,10 @@ class Best:
 
     def __init__(self, monitor: str, *, owner: str, mode: Direction | None = None, min_delta: float = 0.0):
         if not isinstance(monitor, str):
-            raise TypeError(f"{owner}(monitor={monitor!r}): pass a result's name, as 'valid_loss'.")
+            raise TypeError(f"{owner}(monitor={monitor!r}): pass a result's name, such as 'valid_loss'.")
         if mode not in (None, "min", "max"):
             raise ValueError(
-                f"{owner}(mode={mode!r}): there are 'min' and 'max', and None to ask the metric."
+                f"{owner}(mode={mode!r}): write 'min', 'max', or None for the metric's own direction."
             )
         if not is_number(min_delta) or min_delta < 0:
             raise ValueError(f"{owner}(min_delta={min_delta!r}): write a finite number of at least 0.")
@@ -54,7 +54,7 @@ class Best:
         self.direction = self.mode or known
         if self.direction is None:
             raise ValueError(
-                f"{self.owner}(monitor={self.monitor!r}): its better direction is not known. Write "
+                f"{self.owner}(monitor={self.monitor!r}): it is not known which direction is better. Write "
                 f"{self.owner}(..., mode='min') or mode='max', or give the metric the attribute "
                 f"higher_is_better."
             )

@@ -32,7 +32,7 @@ class LossWeight:
     def __init__(self, given: Weight | None = None, *, owner: str = "Metrics"):
         if given is not None and not callable(given):
             raise ValueError(
-                f"{owner}(weight={given!r}): pass a function of the learner, as "
+                f"{owner}(weight={given!r}): pass a function of the learner, such as "
                 "lambda learn: (learn.targets != 0).sum()."
             )
         self.given = given

@@ -57,9 +57,8 @@ class Checkpoint(Callback):
         asynchronous: copy the state at an interval, and write the file in a thread while training continues.
             The copy takes as much main memory as the file. The next save waits for the previous one; the last
             save is complete when the fit ends, even if the fit is interrupted.
-        trainable_only: leave out parameters that are frozen from the start of the fit, as the base model of
-            adapters such as LoRA. The learner that loads a file must have the same base: a checksum is
-            compared.
+        trainable_only: leave out parameters that are frozen from the start of the fit, such as the base model
+            of LoRA adapters. The learner that loads a file must have the same base: a checksum is compared.
 
     Attributes:
         best: the best value so far; None at first. NaN is never better.
@@ -290,7 +289,7 @@ class Checkpoint(Callback):
             self._has_warned = True
             warn(
                 f"an old checkpoint cannot be removed ({error}). Training continues; remove such "
-                "files by hand, as they take up disk space."
+                "files by hand, because they take up disk space."
             )
 
     def _fail(self, learn: LearnerProtocol, error: OSError, path: Path, is_last: bool) -> None:

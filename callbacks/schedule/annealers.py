@@ -251,5 +251,5 @@ def checked_share(name: str, argument: str, share: float, *, may_be_0: bool = Fa
     checked(name, share)
     if not 0 < share < 1 and not (may_be_0 and share == 0):
         words = "between 0 and 1, or 0" if may_be_0 else "between 0 and 1"
-        raise ValueError(f"{name}({argument}={share!r}): write a share of the whole {words}, as 0.25.")
+        raise ValueError(f"{name}({argument}={share!r}): write a share of the whole {words}, such as 0.25.")
     return share

@@ -24,8 +24,8 @@ class StopAfter(Callback):
     the whole budget. A resumed fit has the rest of its budget; the time before the interruption counts.
 
     Args:
-        budget: a number and a unit, as `"2 hours"`, `"1000 steps"`, `"1e6 samples"`, `"3 epochs"`. Steps are
-            weight updates, samples are training items.
+        budget: a number and a unit, such as `"2 hours"`, `"1000 steps"`, `"1e6 samples"`, `"3 epochs"`. Steps
+            are weight updates, samples are training items.
 
     Attributes:
         begun: `global_step` and `n_samples` when the fit started.
@@ -130,8 +130,8 @@ class ShortEpoch(Callback):
         is_share = type(size) is float and 0 < size < 1
         if not is_share and (type(size) is not int or size < 1):
             raise ValueError(
-                f"ShortEpoch({size!r}): write a share between 0 and 1, as 0.1, or a whole number of batches, "
-                "as 1. For whole epochs leave ShortEpoch out."
+                f"ShortEpoch({size!r}): write a share between 0 and 1, such as 0.1, or a whole number of "
+                "batches, as 1. For whole epochs leave ShortEpoch out."
             )
         if on not in ("train", "valid", "both"):
             raise ValueError(f"ShortEpoch(on={on!r}): write 'train', 'valid' or 'both'.")
@@ -178,7 +178,7 @@ def n_batches_of_share(size: float, n_batches: int | None, which: str) -> int:
     if n_batches is None:
         raise ValueError(
             f"ShortEpoch({size!r}): the {which} data has no known length, so a share of it cannot be "
-            "computed. Write a number of batches, as ShortEpoch(100)."
+            "computed. Write a number of batches, such as ShortEpoch(100)."
         )
     return max(1, math.ceil(size * n_batches - 1e-9))  # 0.1 * 30 is 3.0000000000000004
 
@@ -253,7 +253,7 @@ class ValidateEvery(Callback):
     recorded. Callbacks that use an epoch's results, such as `EarlyStopping`, run at the end of the epoch.
 
     Args:
-        every: how often, as `"200 steps"`, `"1e5 samples"` or `"10 minutes"`.
+        every: how often, such as `"200 steps"`, `"1e5 samples"` or `"10 minutes"`.
 
     Raises:
         ValueError: the unit is epochs, which are validated anyway; or, when the fit starts, there is no
@@ -268,7 +268,7 @@ class ValidateEvery(Callback):
         if self.every.unit == "epoch":
             raise ValueError(
                 f"ValidateEvery({str(every)!r}): each epoch ends with a validation. Write steps, samples or "
-                "a time, as '200 steps'."
+                "a time, such as '200 steps'."
             )
 
     def before_fit(self, learn: LearnerProtocol) -> None:

@@ -183,13 +183,13 @@ def check_schedules(schedules: Any) -> dict[str, Any]:
     """The schedules by name."""
     if not isinstance(schedules, Mapping) or not schedules:
         raise TypeError(
-            f"ParamScheduler({schedules!r}): pass functions of progress by name, as {{'lr': cos(0.1, 0)}}."
+            f"ParamScheduler({schedules!r}): pass functions of progress by name, as in {{'lr': cos(0.1, 0)}}."
         )
     for name, given in schedules.items():
         functions = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         if not functions or not all(map(callable, functions)):
             raise TypeError(
-                f"ParamScheduler: {name!r} is {given!r}: pass a function of progress, as cos(0.1, 0) or "
+                f"ParamScheduler: {name!r} is {given!r}: pass a function of progress, such as cos(0.1, 0) or "
                 "constant(0.1) of callbacks.annealers, or a list of them, one for each parameter group."
             )
     return {name: list(given) if isinstance(given, Sequence) else given for name, given in schedules.items()}

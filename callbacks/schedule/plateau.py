@@ -19,7 +19,7 @@ class ReduceLROnPlateau(Callback):
     `threshold_mode="abs"`. fastai, Keras and `EarlyStopping` count `patience` differently: their 3 is 2 here.
 
     Args:
-        monitor: the result's name, as `"valid_loss"`.
+        monitor: the result's name, such as `"valid_loss"`.
         factor: within (0, 1).
         patience: how many epochs in a row may pass without a better value; the next one lowers the rate. 0
             lowers it at the first such epoch, 1 at the second.
@@ -59,7 +59,9 @@ class ReduceLROnPlateau(Callback):
     ):
         super().__init__(name=name)
         if not isinstance(factor, float) or not 0 < factor < 1:
-            raise ValueError(f"ReduceLROnPlateau(factor={factor!r}): write a number between 0 and 1, as 0.1.")
+            raise ValueError(
+                f"ReduceLROnPlateau(factor={factor!r}): write a number between 0 and 1, such as 0.1."
+            )
         self.patience = check_count("ReduceLROnPlateau", "patience", patience, 0)
         self.cooldown = check_count("ReduceLROnPlateau", "cooldown", cooldown, 0)
         if not is_number(min_lr) or min_lr < 0:

@@ -49,7 +49,7 @@ class TorchScheduler(Callback):
     Args:
         scheduler: a function that makes a scheduler from an optimizer.
         every: how often the scheduler steps; `"1 step"` for schedulers that count batches.
-        monitor: the result that `ReduceLROnPlateau` uses, as `"valid_loss"`; other schedulers ignore it.
+        monitor: the result that `ReduceLROnPlateau` uses, such as `"valid_loss"`; other schedulers ignore it.
 
     Raises:
         TypeError: `scheduler` is not callable, or does not return a scheduler.
@@ -76,8 +76,8 @@ class TorchScheduler(Callback):
         super().__init__(name=name)
         if not callable(scheduler):
             raise TypeError(
-                f"TorchScheduler({scheduler!r}): pass a function of an optimizer that makes a scheduler, as "
-                f"partial(torch.optim.lr_scheduler.StepLR, step_size=3)."
+                f"TorchScheduler({scheduler!r}): pass a function of an optimizer that makes a scheduler, "
+                f"such as partial(torch.optim.lr_scheduler.StepLR, step_size=3)."
             )
         self.scheduler, self.every, self.monitor = scheduler, Every(every), monitor
         self._made: Any = None

@@ -184,7 +184,7 @@ class GradientAccumulation(Callback):
         if self.weight is not None and not weight > 0:
             raise ValueError(
                 f"GradientAccumulation(weight=...) returned {weight!r} for batch {learn.batch_idx}: return a "
-                "number above 0, as the number of tokens."
+                "number above 0, such as the number of tokens."
             )
         return weight
 
@@ -256,7 +256,7 @@ def check_sizes(n_batches: int | None, n_samples: int | None) -> None:
     shown = f"GradientAccumulation(n_batches={n_batches!r}, n_samples={n_samples!r})"
     if (n_batches is None) == (n_samples is None):
         raise ValueError(
-            f"{shown}: pass one of the two, as GradientAccumulation(4) for four batches per update, or "
+            f"{shown}: pass one of the two, such as GradientAccumulation(4) for four batches per update, or "
             "GradientAccumulation(n_samples=256)."
         )
     size = n_samples if n_batches is None else n_batches

@@ -159,5 +159,5 @@ def check_when(when: When, title: str) -> None:
     if when.until is not None or (when.every or "").rstrip("s ").endswith("epoch"):
         raise ValueError(
             f"{when!r}: {title} must run in each epoch until the fit ends, to remove the averages from the "
-            f"model again. Use start= alone, as When({title}(), start='5 epochs')."
+            f"model again. Use start= alone, as in When({title}(), start='5 epochs')."
         )

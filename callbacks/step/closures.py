@@ -93,7 +93,7 @@ class SAM(ComputesAgain):
     def __init__(self, rho: float = 0.05, *, adaptive: bool = False, name: str | None = None):
         super().__init__(name=name)
         if not is_number(rho) or rho <= 0:
-            raise ValueError(f"SAM(rho={rho!r}): write a number above 0, as 0.05.")
+            raise ValueError(f"SAM(rho={rho!r}): write a number above 0, such as 0.05.")
         self.rho, self.adaptive = rho, adaptive
 
     def step(self, learn: LearnerProtocol) -> None:

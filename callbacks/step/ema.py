@@ -34,7 +34,7 @@ class EMA(Callback):
             updates.
         warmup: at update t, from 0, limit `d` to `(1 + t) / (10 + t)`, so that the first weights soon lose
             their influence.
-        buffers: `"copy"`: the model keeps its own buffers, as the statistics of batch norm, which are
+        buffers: `"copy"`: the model keeps its own buffers, such as the statistics of batch norm, which are
             averages already; `"average"`: floating-point buffers are averaged like the weights.
         at_end: the model's weights after the fit: the `"averages"`, or the trained `"weights"`; after an
             error always the trained weights.
@@ -176,7 +176,7 @@ class EMA(Callback):
 def check_settings(decay: Any, warmup: Any, buffers: Any, at_end: Any) -> None:
     """Refuse invalid settings."""
     if not is_number(decay) or not 0 <= decay < 1:
-        raise ValueError(f"EMA(decay={decay!r}): write a number from 0 to below 1, as 0.999.")
+        raise ValueError(f"EMA(decay={decay!r}): write a number from 0 to below 1, such as 0.999.")
     if not isinstance(warmup, bool):
         raise ValueError(f"EMA(warmup={warmup!r}): write True or False.")
     if buffers not in ("copy", "average"):

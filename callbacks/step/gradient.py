@@ -84,7 +84,7 @@ class GradientClip(Callback):
         super().__init__(name=name)
         if (max_norm is None) == (max_value is None):
             raise ValueError(
-                f"GradientClip(max_norm={max_norm!r}, max_value={max_value!r}): give one of the two, as "
+                f"GradientClip(max_norm={max_norm!r}, max_value={max_value!r}): pass one of the two, such as "
                 "GradientClip(1.0) for the norm of all gradients, or GradientClip(max_value=0.5) for each "
                 "number of them."
             )
@@ -92,7 +92,7 @@ class GradientClip(Callback):
         self.max_value = check_size("max_value", max_value)
         self.norm_type = check_size("norm_type", norm_type) or 0.0
         if self.norm_type == 0:
-            raise ValueError("GradientClip(norm_type=0): write a number above 0, as 2.0 or float('inf').")
+            raise ValueError("GradientClip(norm_type=0): write a number above 0, such as 2 or float('inf').")
         self.measures: Mapping[str, Direction | None] = {"unclipped_norm": None, "unclipped_norm_max": None}
         if max_norm is not None:
             self.measures["clipped"] = None

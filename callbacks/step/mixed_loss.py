@@ -16,7 +16,7 @@ from callbacks.core.when import window_of
 from callbacks.model.held import Held
 
 ONE_AT_A_TIME = (
-    "Leave one out, or let them take turns, as When(MixUp(), until='5 epochs') and "
+    "Leave one out, or let them take turns, as in When(MixUp(), until='5 epochs') and "
     "When(CutMix(), start='5 epochs')."
 )
 
@@ -143,14 +143,14 @@ class Mixer(Callback):
 def check_alpha(owner: str, alpha: Any) -> float:
     """A number above 0."""
     if not is_number(alpha) or alpha <= 0:
-        raise ValueError(f"{owner}(alpha={alpha!r}): write a number above 0, as 0.4.")
+        raise ValueError(f"{owner}(alpha={alpha!r}): write a number above 0, such as 0.4.")
     return alpha
 
 
 def check_share(owner: str, argument: str, share: Any) -> float:
     """A number above 0 and at most 1."""
     if not is_number(share) or not 0 < share <= 1:
-        raise ValueError(f"{owner}({argument}={share!r}): write a number above 0, of at most 1, as 0.5.")
+        raise ValueError(f"{owner}({argument}={share!r}): write a number above 0, of at most 1, such as 0.5.")
     return share
 
 
@@ -167,8 +167,8 @@ def map_inputs(owner: str, learn: LearnerProtocol, function: Callable[[Tensor], 
         if not is_float:
             raise TypeError(
                 f"{owner}: the input {name!r} is {shown(item)}, which cannot be mixed: give the model "
-                "tensors of floats with one row per item, as images.float(). Words can be mixed only after "
-                "their embedding. LabelMix mixes targets alone."
+                "tensors of floats with one row per item, such as images.float(). Words can be mixed only "
+                "after their embedding. LabelMix mixes targets alone."
             )
         return function(item)
 
@@ -187,7 +187,7 @@ def check_targets(owner: str, learn: LearnerProtocol) -> None:
         if not is_rows(each, learn.n_items):
             raise TypeError(
                 f"{owner}: the targets are {shown(each)}, which cannot be mixed: pass a tensor with one row "
-                "per item, as the numbers of the classes."
+                "per item, such as the numbers of the classes."
             )
 
 

@@ -43,7 +43,7 @@ class MixUp(Mixer):
         self.alpha = check_alpha("MixUp", alpha)
 
     def mix(self, learn: LearnerProtocol, shift: int) -> float:
-        """Mix the inputs; the share is drawn also if `shift` is 0."""
+        """Mix the inputs; the share is drawn even if `shift` is 0."""
         drawn = self._draws.source.betavariate(self.alpha, self.alpha)
         share = max(drawn, 1 - drawn)
         if shift:
@@ -83,7 +83,7 @@ class CutMix(Mixer):
         self.alpha = check_alpha("CutMix", alpha)
 
     def mix(self, learn: LearnerProtocol, shift: int) -> float:
-        """Paste the boxes; a box is drawn also if `shift` is 0."""
+        """Paste the boxes; a box is drawn even if `shift` is 0."""
         height, width = picture_size(learn)
         draws = self._draws.source
         side = math.sqrt(1 - draws.betavariate(self.alpha, self.alpha))

@@ -86,8 +86,8 @@ class MCDropout(Callback):
 
     As a callback of the learner it makes `learn.predict` and `learn.get_preds` return the mean, and keeps the
     standard deviation in `spread`. It does not change fits and `learn.validate`. Only dropout layers are in
-    training mode; dropout inside other layers, as `nn.LSTM(dropout=)`, stays off. Like every prediction, it
-    restores the random state: the same inputs give the same numbers.
+    training mode; dropout inside other layers, such as `nn.LSTM(dropout=)`, stays off. Like every prediction,
+    it restores the random state: the same inputs give the same numbers.
 
     Args:
         n: passes for each batch, at least 2.
@@ -181,7 +181,7 @@ class MCDropout(Callback):
         if not isinstance(output, Tensor) or not output.is_floating_point():
             raise TypeError(
                 f"MCDropout: the output is a {type(output).__name__}, but only a tensor of floats can be "
-                "averaged: pass activation=, a function that returns one, as lambda output: "
+                "averaged: pass activation=, a function that returns one, such as lambda output: "
                 "output.logits.softmax(1)."
             )
         return output

@@ -41,7 +41,7 @@ class WeightNoise(Callback):
     def __init__(self, std: float = 0.01, *, seed: int | None = None, name: str | None = None):
         super().__init__(name=name)
         if not is_number(std) or std <= 0:
-            raise ValueError(f"WeightNoise(std={std!r}): write a number above 0, as 0.01.")
+            raise ValueError(f"WeightNoise(std={std!r}): write a number above 0, such as 0.01.")
         self.std = std
         self._draws = OwnDraws("WeightNoise", seed)
         self._kept: list[tuple[nn.Parameter, Tensor]] = []  # noisy weights, each with its clean copy
@@ -138,7 +138,7 @@ def check_alone(callback: WeightNoise, learn: LearnerProtocol) -> None:
         other = next(each for each in found if each is not callback)
         raise ValueError(
             f"{describe(callback)} and {describe(other)} both add noise to the weights: leave one out (their "
-            "variances add up), or let them take turns, as When(WeightNoise(0.1), until='5 epochs') and "
+            "variances add up), or let them take turns, as in When(WeightNoise(0.1), until='5 epochs') and "
             "When(WeightNoise(0.01), start='5 epochs')."
         )
 

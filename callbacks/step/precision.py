@@ -172,9 +172,9 @@ class MixedPrecision(Callback):
         if self._n_in_a_row >= N_SKIPPED:
             bad = [name for name, each in learn.model.named_parameters() if not has_good_gradient(each)]
             raise FloatingPointError(
-                f"MixedPrecision('fp16'): the last {N_SKIPPED} updates were skipped, as gradients are NaN "
-                f"or infinite, first in {', '.join(map(repr, bad[:3])) or 'the loss'}. The scale is down to "
-                f"{self._scale:g}, so it is not the range of float16. {NO_SCALE_HELPS}"
+                f"MixedPrecision('fp16'): the last {N_SKIPPED} updates were skipped, because gradients are "
+                f"NaN or infinite, first in {', '.join(map(repr, bad[:3])) or 'the loss'}. The scale is down "
+                f"to {self._scale:g}, so it is not the range of float16. {NO_SCALE_HELPS}"
             )
         learn.optimizer.zero_grad()
         raise CancelStep
@@ -186,7 +186,7 @@ class MixedPrecision(Callback):
     def after_fit(self, learn: LearnerProtocol) -> None:
         if self._n_in_a_row and learn.global_step == self._step_begun:
             warn(
-                f"MixedPrecision('fp16'): all {self._n_in_a_row} updates of this fit were skipped, as "
+                f"MixedPrecision('fp16'): all {self._n_in_a_row} updates of this fit were skipped, because "
                 "gradients were NaN or infinite, so nothing was trained. In such a short fit the scale was "
                 "still falling: train longer, or start lower, with MixedPrecision('fp16', "
                 f"init_scale={self._scale:g}). {NO_SCALE_HELPS}"

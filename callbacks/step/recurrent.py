@@ -153,7 +153,7 @@ class RNNRegularizer(Callback):
         if self._raw is None or (self.dropout is not None and self._dropped is None):
             raise ValueError(
                 "RNNRegularizer: the layer was not called in this batch: pass one that the model calls, as "
-                "rnn=..., and let the model call it as a module, layer(x)."
+                "in rnn=..., and let the model call it as a module, layer(x)."
             )
         (raw, time), dropped = self._raw, self._dropped
         kept = raw if dropped is None else dropped
@@ -175,7 +175,7 @@ class RNNRegularizer(Callback):
         if self.rnn is None and not found:
             raise ValueError(
                 "RNNRegularizer: the model has no nn.RNN, nn.LSTM or nn.GRU: name the layer whose output "
-                "to keep small, as rnn='encoder'."
+                "to keep small, as in rnn='encoder'."
             )
         rnn = found[-1] if self.rnn is None else layer_of(model, "rnn", self.rnn)
         return rnn, None if self.dropout is None else layer_of(model, "dropout", self.dropout)

@@ -96,7 +96,7 @@ class SWA(Callback):
         if type(self.start) is int and self.start >= learn.n_epochs:
             raise ValueError(
                 f"SWA(start={self.start}): the fit has {learn.n_epochs} epochs, counted from 0, so none "
-                "would be averaged. Start earlier, or pass a share, as SWA(0.75)."
+                "would be averaged. Start earlier, or pass a share, such as SWA(0.75)."
             )
         self._first_epoch = self._first(learn)
         self._averages.forget_model()
@@ -187,7 +187,7 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
     """Refuse invalid settings."""
     if not (type(start) is float and 0 <= start < 1) and not (type(start) is int and start >= 0):
         raise ValueError(
-            f"SWA(start={start!r}): write a share of the fit from 0 to below 1, as 0.75, or an epoch, as 10."
+            f"SWA(start={start!r}): write a share of the fit in [0, 1), such as 0.75, or an epoch."
         )
     if lr is not None and (not is_number(lr) or lr <= 0):
         raise ValueError(f"SWA(lr={lr!r}): write a rate above 0, or None to leave the rates unchanged.")
@@ -195,7 +195,7 @@ def check_settings(start: Any, lr: Any, anneal_epochs: Any, anneal: Any) -> None
     if anneal not in ("cos", "linear"):
         raise ValueError(f"SWA(anneal={anneal!r}): write 'cos' or 'linear'.")
     if anneal_epochs and lr is None:
-        raise ValueError(f"SWA(anneal_epochs={anneal_epochs}): to which rate? Give lr too, as lr=0.01.")
+        raise ValueError(f"SWA(anneal_epochs={anneal_epochs}): to which rate? Give lr too, as in lr=0.01.")
 
 
 def check_others(learn: LearnerProtocol) -> None:

@@ -55,7 +55,7 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    verbs = parser.add_subparsers(title="verbs", metavar="verb", parser_class=Parser)
+    verbs = parser.add_subparsers(title="commands", metavar="command", parser_class=Parser)
     train.add_verbs(verbs)
     examine.add_verbs(verbs)
     predicting.add_verbs(verbs)

@@ -18,7 +18,7 @@ from learner.scripts.to_script import write_script
 def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verbs to the command line."""
     verb = add_recipe_verb(verbs, "to-script", "write the recipe as a script of plain PyTorch")
-    text = "the file to write (train.py beside the recipe)"
+    text = "the file to write (train.py next to the recipe)"
     verb.add_argument("--output", type=Path, metavar="FILE", help=text)
     verb.set_defaults(function=do_to_script)
     export = add_run_verb(verbs, "export", "write the model of a run to a file for other programs")
@@ -42,7 +42,7 @@ def do_to_script(options: argparse.Namespace) -> int:
         raise Mistake(f"{path} cannot be written: {error.strerror or error}") from error
     print(f"wrote {path}")
     for name in script.left_out:
-        print(f"left out, as it does not change the training: {name}")
+        print(f"left out, because it does not change the training: {name}")
     report_files(script, recipe, path)
     return 0
 
@@ -74,7 +74,7 @@ def report_files(script: Script, recipe: Recipe, path: Path) -> None:
     folder = recipe.path.parent
     if files and path.absolute().parent.resolve() != folder:
         names = ", ".join(each.relative_to(folder).as_posix() for each in files)
-        print(f"the script imports the files beside the recipe; copy them beside it: {names}")
+        print(f"the script imports the files next to the recipe; copy them next to it: {names}")
     for each in files:
         text = each.read_text(encoding="utf-8")
         if any(

@@ -26,8 +26,8 @@ class Parser(argparse.ArgumentParser):
             close = closest(word, VERBS)
             looks_like_file = word.endswith((".yaml", ".yml"))
             meant = f"learner run {word}" if looks_like_file else f"learner {close}" if close else ""
-            message = f"{word!r} is not a verb. " + (f"Did you mean `{meant}`? " if meant else "")
-            message += f"The verbs are: {', '.join(VERBS)}."
+            message = f"{word!r} is not a command. " + (f"Did you mean `{meant}`? " if meant else "")
+            message += f"The commands are: {', '.join(VERBS)}."
         self.exit(2, f"{self.prog}: {message}\nSee `{self.prog} --help`.\n")
 
 

@@ -54,9 +54,9 @@ class Data:
             receives the whole mapping, and metrics compare with `labels` if it has them.
         split: for other batches, a function that returns `(inputs, targets)` of a batch. Inputs are a tuple
             of the model's arguments, a mapping of its keywords, or a single argument.
-        n_items: a function that returns the number of items in a batch, a whole number, such as
-            `lambda batch: batch.num_graphs`. It sets `learn.n_items`, which means over items, `n_samples` and
-            intervals of samples use. The default is the length of the targets, or of the inputs if there are
+        n_items: a function that returns the number of items in a batch, a whole number, such as `lambda
+            batch: batch.num_graphs`. It sets `learn.n_items`, which is used by means over items, `n_samples`
+            and intervals of samples. The default is the length of the targets, or of the inputs if there are
             no targets: the first dimension of a tensor (or the second if only that agrees with the others),
             the length of a list, the sequences of a `PackedSequence`.
 

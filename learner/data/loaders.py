@@ -56,7 +56,7 @@ def check_batches(title: str, batches: Any) -> None:
             inspect.signature(batches).bind()  # type: ignore[arg-type]
         except TypeError as error:
             raise TypeError(
-                f"{problem} that needs arguments ({error}): pass one without, as lambda: make_batches(...)."
+                f"{problem} that needs arguments ({error}): pass one without, like lambda: make_batches(...)."
             ) from None
         except ValueError:  # a builtin without a signature
             pass

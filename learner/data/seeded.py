@@ -38,8 +38,8 @@ class Seeded(Dataset[Any]):
     A worker draws from one stream as long as it lives, so its draws for a batch depend on all earlier
     batches, and a run that resumes within an epoch must fetch them again. With `Seeded`, each batch starts
     its own streams (of torch, NumPy, Python, and of generators that the data set holds), and earlier batches
-    are not needed. In the main process nothing changes. Attributes are those of the data set. Where several
-    processes share out a batch, each item starts its own streams instead, in the main process too.
+    are not needed. In the main process nothing changes. The attributes of the data set are available here. If
+    several processes share a batch, each item starts its own streams instead, even in the main process.
 
     `Data.from_datasets(..., num_workers=2)` wraps data sets in it. With `persistent_workers=True` the loader
     has one seed for all epochs, so a batch of the same items has the same draws in each epoch.

@@ -249,7 +249,7 @@ def check_seed(seed: Any) -> int:
     if seed is None:
         return draw_seed()
     if not is_whole(seed) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed={seed!r}: write a whole number from 0 on, or None to draw one.")
+        raise ValueError(f"seed={seed!r}: write a whole number, 0 or more, or None to draw one.")
     return int(seed)
 
 

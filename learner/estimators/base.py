@@ -172,7 +172,7 @@ def check_maker(name: str, value: Any) -> None:
     """Refuse what does not make something new for each fit."""
     if isinstance(value, (nn.Module, torch.optim.Optimizer)) or not callable(value):
         raise TypeError(
-            f"{name}={value!r}: pass a class or a function that makes one, as each fit starts with a new one."
+            f"{name}={value!r}: pass a class or a function that makes one, because each fit needs a new one."
         )
 
 

@@ -122,7 +122,7 @@ class LearnerRegressor(RegressorMixin, LearnerEstimator):
         warm_start: `fit` continues with the module of the last fit.
         verbose: print a line per epoch.
         dtype: what X is converted to; None to keep whole numbers.
-        settings: parameters with a prefix, as `module__hidden=32`.
+        settings: parameters with a prefix, such as `module__hidden=32`.
 
     Raises:
         TypeError, ValueError: in `fit`, for parameters or data that cannot be used.

@@ -85,7 +85,7 @@ def prefix_of(name: str) -> str | None:
 def made(make: Callable[..., Any], settings: dict[str, Any]) -> Any:
     """A function with these settings; a class is instantiated."""
     if not callable(make):
-        raise TypeError(f"{make!r} is not callable: pass a class or function, as loss_func=nn.HuberLoss.")
+        raise TypeError(f"{make!r} is not callable: pass a class or function, as in loss_func=nn.HuberLoss.")
     return make(**settings) if isinstance(make, type) else partial(make, **settings) if settings else make
 
 
@@ -93,7 +93,7 @@ def made_callbacks(given: Any, settings: dict[str, Any]) -> list[Callback]:
     """New callbacks for a fit.
 
     Instances are copied; classes and functions such as `partial(EarlyStopping, "loss")` are called with those
-    `settings` that begin with their name, as `{"EarlyStopping__patience": 3}`.
+    `settings` that begin with their name, such as `{"EarlyStopping__patience": 3}`.
     """
     found, left = [], dict(settings)
     for each in [given] if isinstance(given, (Callback, type, partial)) else given:

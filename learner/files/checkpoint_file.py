@@ -40,7 +40,7 @@ def write(path: str | Path, contents: dict[str, Any], *, durable: bool = True) -
         OSError: it cannot be written. The file at `path` is unchanged.
     """
     if Path(path).is_dir():
-        raise IsADirectoryError(f"{path} is a folder: pass a file in it, as {str(Path(path, 'model.pt'))!r}.")
+        raise IsADirectoryError(f"{path} is a folder: pass a file, such as {str(Path(path, 'model.pt'))!r}.")
     contents = {"format": FORMAT, **contents}
     n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(contents))
     path = Path(path).absolute()

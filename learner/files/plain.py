@@ -36,7 +36,7 @@ def to_plain(value: Any, where: str) -> Any:
 
     Args:
         value: the state, as from a `state_dict`.
-        where: its place, for errors, as `"callbacks.early_stopping"`.
+        where: its place, for errors, such as `"callbacks.early_stopping"`.
 
     Returns:
         The copy. Tensors are detached and stay on their device; if they are not views, they share memory.

@@ -20,7 +20,7 @@ def sums_of(contents: dict[str, Any]) -> str:
 
 
 def found_in(contents: dict[str, Any]) -> dict[str, int]:
-    """The checksums by place, as `optimizer.state`."""
+    """The checksums by place, such as `optimizer.state`."""
     seen: dict[int, int] = {}
     found = {}
     for piece, value in contents.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-#: The errors in a value, each with its place, as `fit.position`.
+#: The errors in a value, each with its place, such as `fit.position`.
 Check = Callable[[Any, str], Iterator[str]]
 
 WORDS: dict[type, str] = {

@@ -45,7 +45,7 @@ class Call:
 
     @property
     def words(self) -> str:
-        """The shapes of the tensors, as `(n, 24)`: `n` items, and `any` for another size that may vary."""
+        """The shapes of the tensors, such as `(n, 24)`: `n` items, `any` for another size that may vary."""
         named = {name: each for name, each in self.kwargs.items() if isinstance(each, Tensor)}
         if named and len(named) == len(self.tensors):
             return f"by keyword {', '.join(f'{name} {self._shape_of(each)}' for name, each in named.items())}"
@@ -85,8 +85,8 @@ class Call:
         n_dims = max((each.ndim for each in self.tensors), default=0)
         if self.dynamic and not all(type(dim) is int and 0 <= dim < n_dims for dim in self.dynamic):
             raise ValueError(
-                f"export(dynamic={self.dynamic!r}): pass dimensions of the inputs, which have {n_dims}, as "
-                "(0,) for the first or (0, 1)."
+                f"export(dynamic={self.dynamic!r}): pass dimensions of the inputs, which have {n_dims}, such "
+                "as (0,) for the first or (0, 1)."
             )
 
     def item_dimension(self, each: Any) -> int | None:

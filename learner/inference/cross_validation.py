@@ -49,7 +49,7 @@ def cross_validate(
     """Train a new learner on each of `k` splits of the data, and measure it on the items left out.
 
     Before each fold the random generators are seeded with `seed`, so that all folds start from the same
-    weights and differ by their data alone. They are restored at the end.
+    weights and differ only in their data. The generators are restored at the end.
 
     Args:
         make_learner: a function that returns a new `Learner` with a new model for the `Data` of a fold. If it
@@ -68,8 +68,8 @@ def cross_validate(
         options: further arguments of `TensorLoader` or `Data.from_datasets`.
 
     Returns:
-        The results of each fold, with mean and spread. They are measured after the fit, so with the weights
-        that `EarlyStopping` restores.
+        The results of each fold, with mean and spread. They are measured after the fit, that is, with the
+        weights that `EarlyStopping` restores.
 
     Raises:
         TypeError, ValueError: an argument cannot be used, or `make_learner` returns the same model again.

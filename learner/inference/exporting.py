@@ -46,7 +46,7 @@ def export(
 
     The file is loaded again, and its outputs for a batch, for one item and for another number of items are
     compared with those of `predict`. The largest difference is printed. The model, its modes and the random
-    states stay as they are. The file has the weights that `predict` uses, on the CPU.
+    states stay as they are. The file contains the weights that `predict` uses, on the CPU.
 
     Args:
         learn: the learner.
@@ -54,8 +54,8 @@ def export(
             your code. `.onnx`: for ONNX Runtime and others. `.safetensors` and `.pt`: the weights alone, for
             `load_state_dict`.
         example: a batch of inputs, as for `predict`; by default a batch of the data.
-        dynamic: the dimensions of each input whose size may vary, as `(0, 1)` for sequences of any length;
-            `()` for none. By default the dimension that counts the items.
+        dynamic: the dimensions of each input whose size may vary, such as `(0, 1)` for sequences of any
+            length; `()` for none. By default the dimension that counts the items.
 
     Returns:
         The file's absolute path.
@@ -107,7 +107,7 @@ def checked_dimensions(dynamic: Any) -> tuple[int, ...] | None:
     if dynamic is None:
         return None
     if isinstance(dynamic, str) or not isinstance(dynamic, Iterable):
-        raise TypeError(f"export(dynamic={dynamic!r}): pass dimensions, as (0,) or (0, 1), or () for none.")
+        raise TypeError(f"export(dynamic={dynamic!r}): pass dimensions, such as (0,) or (0, 1); () for none.")
     return tuple(dynamic)
 
 

@@ -56,11 +56,11 @@ def get_preds(
         tta: test-time augmentation: a function that returns a changed version of the inputs, or a list of
             them. The result is the mean of the outputs for the inputs themselves and for each version. An
             entry may be a pair of functions; the second one undoes the change in the output.
-        to: a file, such as `"preds.npy"`, to which the predictions are written batch by batch, so that one
-            batch at a time is in memory. Targets are in `preds.targets.npy`, inputs in `preds.inputs.npy` and
-            losses in `preds.losses.npy` beside it; the parts of several outputs in one file each, such as
-            `preds.mean.npy`. Files get their names when they are complete. What is returned are arrays that
-            NumPy maps from the files.
+        to: a file, such as `"preds.npy"`, to which the predictions are written batch by batch, so that only
+            one batch at a time is in memory. Next to it, targets are in `preds.targets.npy`, inputs in
+            `preds.inputs.npy` and losses in `preds.losses.npy`; if there are several outputs, each has a
+            file, such as `preds.mean.npy`. Files get their names when they are complete. The function returns
+            arrays that NumPy maps from the files.
 
     Returns:
         `(preds, targets)`, then the inputs and the losses, as far as they were asked for.

@@ -139,7 +139,7 @@ def report_once(arguments: dict[Any, Any], samples: Samples, learn: FullLearner)
     learn.reported.add(ONCE)
     shown = next(((key, each) for key, each in samples.items() if isinstance(each, Sample)), None)
     if shown is None:
-        print_line("predict: one item, as batches are lists; the result has no batch dimension")
+        print_line("predict: one item, because batches are lists; the result has no batch dimension")
         return
     key, sample = shown
     print_line(
@@ -158,8 +158,8 @@ def noted(batch: InputsOnly, learn: FullLearner) -> Iterator[None]:
         given = batch.inputs if isinstance(batch.inputs, Mapping) else dict(enumerate(batch.inputs))
         if samples is None:
             error.add_note(
-                f"predict took {describe(batch.inputs)} for a batch, as the shapes of the training batches "
-                "are not known: for one item pass x[None], and use [0] of the result"
+                f"predict took {describe(batch.inputs)} for a batch, because the shapes of the training "
+                "batches are not known: for one item pass x[None], and use [0] of the result"
             )
         for key, sample in (samples or {}).items():
             item = given.get(key)

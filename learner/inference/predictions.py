@@ -22,7 +22,7 @@ from learner.state.protocol import FullLearner
 def validate(learn: FullLearner, loader: Any = None, *, name: str = "valid") -> dict[str, Any]:
     """Measure the loss and the metrics on a loader, by default the validation data.
 
-    The weights, the clock and `learn.results` do not change.
+    The weights, the counters and `learn.results` do not change.
 
     Args:
         learn: the learner.
@@ -67,8 +67,8 @@ def predict(learn: FullLearner, inputs: Any) -> Any:
     """Compute the model's output for a batch of inputs or for one item, in evaluation mode.
 
     One item has one dimension less than a training batch and fits its items; everything else is a batch. For
-    a model that was trained on batches of shape (items, 4), an input of shape (4,) is one item. If no batch
-    was trained on yet, one batch of the data is looked at, if that leaves no trace.
+    a model that was trained on batches of shape (items, 4), an input of shape (4,) is one item. If there has
+    been no training batch yet, one batch of the data is examined, if that leaves no trace.
 
     Args:
         learn: the learner.

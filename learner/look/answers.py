@@ -163,7 +163,7 @@ def as_scores(preds: Any) -> Tensor:
         return logits.detach()
     raise TypeError(
         f"Interpretation: the predictions are {describe(preds)}. Pass keep= to choose the part with the "
-        "scores, as keep='logits' or keep=lambda output: output[0]."
+        "scores, as in keep='logits' or keep=lambda output: output[0]."
     )
 
 
@@ -174,6 +174,6 @@ def as_tensor(targets: Any) -> Tensor:
     if not isinstance(targets, Tensor):
         raise TypeError(
             f"Interpretation: the targets are {describe(targets)}, but one tensor is needed. Pass target= to "
-            "choose it, as target=lambda targets: targets[0]."
+            "choose it, as in target=lambda targets: targets[0]."
         )
     return targets.long() if not targets.is_floating_point() else targets

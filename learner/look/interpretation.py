@@ -51,9 +51,9 @@ class TopLosses(NamedTuple):
 class Interpretation:
     """Look at the results of a model, item by item: predictions, losses, confusion, residuals.
 
-    The model runs once over the loader, in evaluation mode, and the learner stays as it is. Classes, labels
-    (several per item) and numbers are told apart by the shapes and types of predictions and targets, and by
-    the loss; segmentation and sequences count each pixel or token.
+    The model runs once over the loader, in evaluation mode, and the learner stays as it is. Whether the
+    targets are classes, labels (several per item) or numbers follows from the shapes and types of predictions
+    and targets, and from the loss; segmentation and sequences count each pixel or token.
 
     Args:
         learn: a learner, trained or not.
@@ -63,8 +63,8 @@ class Interpretation:
         keep: the part of the model's output to look at, a name or a function, as for `get_preds`; by default
             `logits` if the output has them.
         target: a function that chooses or changes the targets, if they are not one tensor.
-        kind: `"classes"`, `"labels"` or `"numbers"`, where shapes and types do not say it.
-        threshold: the score from which on an answer is yes; by default 0 for logits, 0.5 for probabilities.
+        kind: `"classes"`, `"labels"` or `"numbers"`, if shapes and types do not show it.
+        threshold: the score above which an answer is yes; by default 0 for logits, 0.5 for probabilities.
         ignore_index: targets with this number do not count; by default that of the loss.
         inputs: keep the inputs in memory, for `top_losses` and `plot_top_losses`.
         losses: compute the loss of each item; pass False if single items have no loss.
@@ -147,7 +147,7 @@ class Interpretation:
 
     @suggest_keywords
     def most_confused(self, min_count: int = 1) -> list[tuple[Any, Any, int]]:
-        """The pairs of classes that are confused most often, as `(target, answer, count)`.
+        """The pairs of classes that are confused most often, such as `(target, answer, count)`.
 
         Args:
             min_count: leave out rarer pairs.

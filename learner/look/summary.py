@@ -120,9 +120,10 @@ class Summary:
 def summary(learn: FullLearner, inputs: Any = None) -> Summary:
     """List the layers of the model with output shape, parameters, floating-point operations and memory.
 
-    The model runs once, in evaluation mode; modes, buffers, weights and random states stay as they are. Of a
-    model with lazy layers a copy runs. Layers are the modules without submodules, and those with parameters
-    of their own. FLOPs are those of matrix products and convolutions, by `torch.utils.flop_counter`.
+    The model runs once, in evaluation mode; modes, buffers, weights and random states stay as they are. If
+    the model has lazy layers, a copy runs. Layers are the modules without submodules, and those with
+    parameters of their own. FLOPs are counted for matrix products and convolutions, by
+    `torch.utils.flop_counter`.
 
     Args:
         learn: the learner.

@@ -19,7 +19,7 @@ from learner.files.imported import imported_from
 from learner.recipes.beside import Beside
 from learner.recipes.recipe_errors import closest, did_you_mean
 
-BESIDE = 'Put the code in a Python file beside the recipe, as `use: "models.py:Net"`.'
+BESIDE = 'Put the code in a Python file next to the recipe, as in `use: "models.py:Net"`.'
 
 
 class UnusableName(ValueError):
@@ -87,8 +87,8 @@ class UserCode:
             raise UnusableName(f"{file!r} is not in or below the recipe's folder", BESIDE)
         if not path.is_file():
             beside = sorted(each.name for each in self.folder.glob("*.py"))
-            hint = did_you_mean(file, beside, all_of="Python files beside the recipe")
-            raise UnusableName(f"there is no file {file!r} beside the recipe", hint)
+            hint = did_you_mean(file, beside, all_of="Python files next to the recipe")
+            raise UnusableName(f"there is no file {file!r} next to the recipe", hint)
         return path
 
     def _run(self, path: Path, file: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Verify that a training resumes with the same bits, wherever it is interrupted."""
+"""Verify that a run resumes with the same bits, wherever it is interrupted."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def verify_resume(
     every: str = "1 epoch",
     seed: int = 0,
 ) -> Report:
-    """Kill a training in a child process, resume it in another, and compare the ends bit for bit.
+    """Kill a run in a child process, resume it in another, and compare the results bit for bit.
 
     The moments of the SIGKILL are the first, the last, and random ones among `before_batch`, `after_loss`,
     `before_step`, `after_step`, `after_batch` and `after_epoch`, in training and validation. One more run is
     killed three times. The comparison covers weights and buffers, optimizer, history, the callbacks' states,
-    every training batch in its order, clock and random states.
+    every training batch in order, counters and random states.
 
     Args:
         make_learner: returns the learner; a function at the top level of a module, since child processes
@@ -49,8 +49,7 @@ def verify_resume(
         every: how often to save, if the learner has no `Checkpoint`.
         seed: sets all generators before `make_learner` is called, and draws the moments.
 
-    Returns:
-        A report that prints as a table; `.ok` is true if all ends are equal.
+    Returns: A report that prints as a table; `.ok` is true if all results are equal.
 
     Raises:
         ValueError: `make_learner` cannot be passed to another process.

@@ -18,11 +18,11 @@ from learner.state.protocol import FullLearner
 
 
 class Comparison:
-    """Several runs side by side; printed as tables that fit the terminal, and written as a page.
+    """Several runs side by side, as tables in the terminal and as a page.
 
     Attributes:
         records: the runs.
-        names: a name for each run that no other one has.
+        names: a unique name for each run.
     """
 
     def __init__(self, records: Sequence[Record]):
@@ -124,7 +124,7 @@ def compare(*runs: str | Path | FullLearner) -> Comparison:
     """
     if len(runs) < 2:
         raise ValueError(
-            f"compare: {len(runs)} run given. Pass at least two, as runs/digits-1 runs/digits-2."
+            f"compare: {len(runs)} run given. Pass at least two, such as runs/digits-1 runs/digits-2."
         )
     keys = [Path(run).resolve() if isinstance(run, (str, Path)) else id(run) for run in runs]
     twice = [run for n, run in enumerate(runs) if keys[n] in keys[:n]]

@@ -40,7 +40,7 @@ class Record:
     name: str  #: the folder's name, or the model's class
     title: str = ""  #: one line that describes the run
     folder: Path | None = None  #: the run's folder
-    #: the settings by dotted path, as `optimizer.lr`, each as text
+    #: the settings by dotted path, such as `optimizer.lr`, each as text
     recipe: dict[str, str] = field(default_factory=dict)
     recipe_text: str = ""  #: the resolved recipe as YAML
     rows: list[dict[str, Any]] = field(default_factory=list)  #: a row of results per epoch

@@ -17,10 +17,10 @@ from learner.state.protocol import FullLearner
 
 
 def load_best(learn: FullLearner, folder: str | Path | None = None) -> Path:
-    """Load the weights of the best epoch, also those of a loss that is a module.
+    """Load the weights of the best epoch, including those of a loss that is a module.
 
-    The optimizer, the clock and the history do not change. After a fit with `EarlyStopping` the model has the
-    best weights already.
+    The optimizer, the counters and the history do not change. After a fit with `EarlyStopping` the model has
+    the best weights already.
 
     Args:
         learn: the learner.

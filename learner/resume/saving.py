@@ -32,7 +32,7 @@ At = Literal["batch", "epoch", "end", "before"]
 
 
 def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without: Iterable[str] = ()) -> Path:
-    """Write everything that determines the future of the learner to one file.
+    """Write everything that training needs to continue to one file.
 
     The file holds what a snapshot holds, the gradients, and the position in the data.
 
@@ -40,12 +40,12 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
         learn: the learner.
         path: the file; an existing one is replaced when the new one is complete on disk. The weights and
             buffers are `torch.load(path)["model"]`.
-        at: for callbacks that save: where the fit is, so that `fit(resume="auto")` resumes there. It is
-            after a `"batch"`, after an `"epoch"`, or at the `"end"` of a fit that was cancelled. With None
-            the file is for `load`, and so it is with `"before"`, for weights before the last update. If
-            several processes train, all of them must call this, unless it is None and the model is whole.
-        without: names of parameters that the file leaves out, as the frozen ones of a base model. It is
-            loaded into a learner that has them: a checksum of them is compared.
+        at: for callbacks that save: the position in the fit at which `fit(resume="auto")` resumes: after a
+            `"batch"`, after an `"epoch"`, or at the `"end"` of a fit that was cancelled. With None the file
+            is only for `load`, and also with `"before"`, for weights before the last update. If several
+            processes train, all of them must call this, unless it is None and the model is not sharded.
+        without: names of parameters that the file leaves out, such as the frozen ones of a base model. The
+            learner that loads the file must have the same parameters: a checksum is compared.
 
     Returns:
         The file's absolute path.
@@ -83,8 +83,8 @@ def async_save(
 ) -> PendingSave:
     """Copy what `save` writes, and write it in a thread while training continues.
 
-    The copy is in main memory, and takes as much of it as the file. Call `wait()` of what is returned before
-    you use the file; it raises what `save` would have raised.
+    The copy takes as much main memory as the file. Call `wait()` on the returned object before you use the
+    file; it raises what `save` would have raised.
 
     Args:
         learn: the learner.

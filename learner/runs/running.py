@@ -40,7 +40,7 @@ from learner.tools.replay import replay
 
 
 def run(recipe: Recipe, runs: Path | None = Path("runs")) -> Learner:
-    """Build the recipe's Learner, fit it, and keep the run in a new folder, also if training fails.
+    """Build the recipe's Learner, fit it, and keep the run in a new folder, even if training fails.
 
     The folder is `<recipe's name>-<number>` in `runs`; None keeps nothing.
     """
@@ -119,7 +119,7 @@ def train(
     allow: Iterable[str] = (),
     draw_losses: bool = True,
 ) -> Learner:
-    """Fit, and keep the results, also if training fails."""
+    """Fit, and keep the results, even if training fails."""
     note_kept()  # or the user wants nothing to be kept
     if folder is None:
         with recipe.importable(), refusals(recipe, learn):

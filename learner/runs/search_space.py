@@ -133,7 +133,7 @@ class Word:
         if len(ends) != 2 or not any(numeric):
             return None
         if not all(numeric) or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
-            raise self.error(f"{self.value!r} is not a range", "Write low..high, as 1e-4..1e-1 or 16..128.")
+            raise self.error(f"{self.value!r} is not a range", "Write low..high: 1e-4..1e-1 or 16..128.")
         if not all(type(end) is int for end in ends):
             ends = [float(end) for end in ends]
         return Setting(self.path, *ends)

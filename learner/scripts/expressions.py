@@ -168,7 +168,7 @@ class Expressions:
         return (module, name) if getattr(found, name, None) is target else None
 
 
-IN_A_FILE = "define it with a name in a Python file beside the script"
+IN_A_FILE = "define it with a name in a Python file next to the script"
 
 #: Where torch has its public names, and how the script calls the module.
 PUBLIC = (

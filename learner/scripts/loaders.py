@@ -97,7 +97,7 @@ def of_tensors(call: str, built: Any, used: Data, expressions: Expressions) -> L
     if split is None or loader.keys is not None:
         expressions.problems.append(
             f"data: {call} returns other tensors than those of learn.data, or they are split in another way; "
-            "pass a function that returns the loaders, as data='data.py:loaders'"
+            "pass a function that returns the loaders, as in data='data.py:loaders'"
         )
         return Loaders([], used)
     is_plain = all(torch.is_tensor(each) for each in built)

@@ -28,7 +28,7 @@ class Script:
     n_epochs: int  #: how many epochs the script trains
     title: str = ""  #: the first line of the script
     output: Any = None  #: what the model returns for a batch, if that is not one tensor
-    loss: str = ""  #: the call of the loss, as `F.mse_loss(preds, targets)`
+    loss: str = ""  #: the call of the loss, such as `F.mse_loss(preds, targets)`
     constants: dict[str, str] = field(default_factory=dict)  #: names at the top of the script
     helpers: dict[str, str] = field(default_factory=dict)  #: functions and classes by name
     setup: Lines = field(default_factory=list)  #: before the first epoch

@@ -46,8 +46,8 @@ def to_script(
         learn: the learner.
         path: the file to write; a script that was written here before is overwritten, no other file.
         n_epochs: how many epochs the script trains.
-        model: what makes the model, as `"models.py:Net"`, or with arguments, as `{"use": "models.py:Net",
-            "n_hidden": 50}`. The file is in or below the folder of the script.
+        model: what makes the model, such as `"models.py:Net"`, or with arguments, such as `{"use":
+            "models.py:Net", "n_hidden": 50}`. The file is in or below the folder of the script.
         data: the same for the data: a function that returns what `Learner(data=...)` takes, or the tensors
             of a `Data.from_tensors`; or `"digits"` and the other data sets of `learner.datasets`.
         seed: the seed that the script sets; None for none.
@@ -97,14 +97,14 @@ def head_of(script: Script) -> str:
     title = title.replace("\\", "/").replace('"""', "'''")
     lines = [f"{title[:1].upper()}{title[1:].rstrip('.')}.", "", f"{MARK}, in plain PyTorch."]
     if script.left_out:
-        lines += ["", f"Left out, as it does not change the training: {', '.join(script.left_out)}."]
+        lines += ["", f"Left out, because it does not change the training: {', '.join(script.left_out)}."]
     return "\n".join(line for each in lines for line in (wrap(each, WIDTH - 4) or [""]))
 
 
 FORMS = {
-    "model": 'a class or function beside the script that makes the model, as model="models.py:Net", or with '
+    "model": 'a class or function next to the script that makes the model: model="models.py:Net", or with '
     'arguments, model={"use": "models.py:Net", "n_hidden": 50}',
-    "data": 'a function beside the script that returns the loaders, as data="data.py:loaders", or one of '
+    "data": 'a function next to the script that returns the loaders: data="data.py:loaders", or one of '
     f"{', '.join(datasets.__all__)}",
 }
 

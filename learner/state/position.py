@@ -26,7 +26,8 @@ class Place:
         fetching: index of the batch that was being fetched when the error was raised; None if it was raised
             elsewhere.
         in_batch: was the error raised in a batch?
-        hook: the callback and its hook, as `Probe.after_batch`; if one hook calls another, the outer one.
+        hook: the callback and its hook, such as `Probe.after_batch`; if one hook calls another, the outer
+            one.
         operations: the operations, innermost first.
     """
 

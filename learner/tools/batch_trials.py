@@ -228,7 +228,7 @@ def first_line(error: BaseException) -> str:
 
 
 def as_bytes(limit: Any) -> int:
-    """Bytes, from a whole number or a string, as `"4 GB"` (4e9) or `"4 GiB"` (4 * 2**30)."""
+    """Bytes, from a whole number or a string, such as `"4 GB"` (4e9) or `"4 GiB"` (4 * 2**30)."""
     words = "write bytes as a whole number above 0, or as in '4 GB', '500 MB', '3.5 GiB'."
     if isinstance(limit, bool) or not isinstance(limit, (str, int)):
         raise TypeError(f"find_batch_size(limit={limit!r}): {words}")

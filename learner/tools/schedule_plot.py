@@ -60,7 +60,7 @@ def values_of(learn: FullLearner, n_epochs: int, name: str) -> list[list[float]]
         names = sorted({name for each in learn.callbacks for name in may_change(each)})
         scheduled = f" Scheduled are: {', '.join(names)}." if names else ""
         raise ValueError(
-            f"plot_schedule: no callback schedules {name!r}.{scheduled} Add one, as "
+            f"plot_schedule: no callback schedules {name!r}.{scheduled} Add one, such as "
             f"ParamScheduler({{{name!r}: ...}}) or TorchScheduler(...), or pass it as callbacks=[...]."
         )
     return joined(learn, name, there)

@@ -173,7 +173,7 @@ def test_a_metric_called_as_the_loss_is_refused():
     def loss(preds, targets):
         return 0
 
-    with pytest.raises(ValueError, match="called 'loss', as the loss itself"):
+    with pytest.raises(ValueError, match="called 'loss', like the loss itself"):
         Metrics(loss)
 
 

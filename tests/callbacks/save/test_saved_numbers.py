@@ -120,7 +120,7 @@ def test_a_relative_folder_is_relative_to_where_the_fit_started(tmp_path, monkey
         ({"folder": "a", "keep": True}, "the number of files that stay"),
         ({"folder": "a", "every": "often"}, "write a positive number"),
         ({"folder": "a", "best": 3}, "pass a result's name"),
-        ({"folder": "a", "best": "valid_loss", "mode": "up"}, "there are 'min' and 'max'"),
+        ({"folder": "a", "best": "valid_loss", "mode": "up"}, "write 'min', 'max'"),
     ],
 )
 def test_invalid_settings_are_refused(arguments, words):

@@ -170,7 +170,7 @@ def test_an_unknown_pass_is_refused():
 def test_a_share_of_data_of_unknown_length_is_refused(make_learner):
     data = Data(lambda: iter(line_batches(4)), line_batches(1))
     learn = make_learner(data=data, callbacks=[ShortEpoch(0.5)])
-    with pytest.raises(ValueError, match=r"Write a number of batches, as ShortEpoch\(100\)"):
+    with pytest.raises(ValueError, match=r"Write a number of batches, such as ShortEpoch\(100\)"):
         learn.fit(1)
     learn = make_learner(data=data, callbacks=[ShortEpoch(3)])
     learn.fit(1)

@@ -92,7 +92,7 @@ def test_the_defaults_are_torchs(make_learner):
         ({"patience": -1}, "0 or more"),
         ({"cooldown": -1}, "0 or more"),
         ({"min_lr": -1}, "at least 0"),
-        ({"mode": "up"}, "'min' and 'max'"),
+        ({"mode": "up"}, "'min', 'max'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, words):

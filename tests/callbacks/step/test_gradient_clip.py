@@ -119,8 +119,8 @@ def test_frozen_and_unused_parameters_are_passed_over():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: GradientClip(), "give one of the two"),
-        (lambda: GradientClip(1.0, max_value=1.0), "give one of the two"),
+        (lambda: GradientClip(), "pass one of the two"),
+        (lambda: GradientClip(1.0, max_value=1.0), "pass one of the two"),
         (lambda: GradientClip(-1.0), r"max_norm=-1.0\): write a number, 0 or more"),
         (lambda: GradientClip(True), "max_norm=True"),
         (lambda: GradientClip("1"), "max_norm='1'"),

@@ -89,7 +89,7 @@ BAD = {
         "batch_size=0: write a whole number",
     ),
     "batch size text": (lambda: TensorLoader((T,), "4"), ValueError, "batch_size='4'"),
-    "seed": (lambda: Data.from_tensors(T, seed="x"), ValueError, "seed='x': write a whole number from 0 on"),
+    "seed": (lambda: Data.from_tensors(T, seed="x"), ValueError, "seed='x': write a whole number, 0 or more"),
     "negative seed": (lambda: Data.from_tensors(T, seed=-1), ValueError, "seed=-1"),
     "all held out": (
         lambda: Data.from_tensors(T, valid=4),

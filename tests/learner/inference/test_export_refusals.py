@@ -109,8 +109,8 @@ def test_an_unknown_suffix_and_a_missing_package_are_refused(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("dynamic", "error", "words"),
     [
-        (1, TypeError, r"pass dimensions, as \(0,\)"),
-        ("batch", TypeError, r"pass dimensions, as \(0,\)"),
+        (1, TypeError, r"pass dimensions, such as \(0,\)"),
+        ("batch", TypeError, r"pass dimensions, such as \(0,\)"),
         ((2,), ValueError, r"dimensions of the inputs, which have 2"),
         ((-1,), ValueError, r"dimensions of the inputs, which have 2"),
     ],

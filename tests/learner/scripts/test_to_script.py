@@ -243,7 +243,7 @@ def test_a_missing_model_and_missing_data_are_reported_together(net):
         ({"model": "models.py:Nett"}, "no function or class 'Nett'"),
         ({"model": "elsewhere.py:Net"}, "there is no file"),
         ({"model": {"use": "models.py:Net", "hidden": 3}}, "unexpected keyword argument 'hidden'"),
-        ({"data": ["models.py:loaders"]}, "pass a function beside the script"),
+        ({"data": ["models.py:loaders"]}, "pass a function next to the script"),
         ({"n_epochs": 1.5}, "the number of epochs"),
     ],
 )
@@ -292,5 +292,5 @@ def test_the_command_names_what_the_script_leaves_out(tmp_path, capsys):
     shutil.copy(HERE / "models.py", tmp_path)
     write_recipe(tmp_path / "recipe.yaml", callbacks={"GradientNorms": {}})
     assert main(["to-script", str(tmp_path / "recipe.yaml")]) == 0
-    assert "left out, as it does not change the training: GradientNorms" in capsys.readouterr().out
+    assert "left out, because it does not change the training: GradientNorms" in capsys.readouterr().out
     assert "GradientNorms" in (tmp_path / "train.py").read_text(encoding="utf-8")
