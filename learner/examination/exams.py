@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from callbacks.core.modules import loss_parameters, modules_beside
 from callbacks.history.history import show
 from callbacks.model.finite import is_finite
+from callbacks.model.shards import whole
 from callbacks.optim.optimizers import title_of as optimizer_title
 from callbacks.place.device import map_tensors
 from learner.checks.data_checks import item_problems
@@ -167,7 +168,7 @@ def describe_gradients(learn: FullLearner, report: Report) -> None:
     named = [(name, each) for name, each in found if each.requires_grad]
     missed = [name for name, each in named if each.grad is None]
     grads = {name: numbers_of(each.grad) for name, each in named if each.grad is not None}
-    norms = {name: float(torch.linalg.vector_norm(grad)) for name, grad in grads.items()}
+    norms = {name: float(whole(torch.linalg.vector_norm(grad))) for name, grad in grads.items()}
     # the square of a small or a large number may be 0 or infinite, so each number is looked at there
     dead = [name for name, grad in grads.items() if not norms[name] and not grad.any()]
     spoilt = [name for name, size in norms.items() if not math.isfinite(size) and not is_finite(grads[name])]

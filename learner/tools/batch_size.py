@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from callbacks.core.settings import check_count, is_number
+from learner.checks.processes import n_processes
 from learner.data.tensors import counted
 from learner.state.protocol import FullLearner
 from learner.tools.batch_stock import Stock, n_items_of_loader
@@ -145,10 +146,11 @@ def find_batch_size(
 
     Raises:
         TypeError, ValueError: a setting cannot be used, or no batch of another size can be made.
-        RuntimeError: not even one item fits.
+        RuntimeError: not even one item fits, or this is one of several processes.
     """
     check_settings(limit, margin, start, up_to, n_steps, max_seconds, make_batch)
     check_trainable(learn, "find_batch_size")
+    check_alone(n_processes())
     stock = Stock(learn, make_batch)
     trials = Trials(learn, stock, limit, n_steps)
     n_items = n_items_of_loader(learn.data.train, stock.n_items) or UNKNOWN
@@ -179,6 +181,16 @@ def check_settings(
         raise TypeError(
             f"find_batch_size(make_batch={make_batch!r}): pass a function that returns a batch of n items, "
             "as lambda n: (inputs[:n], targets[:n])."
+        )
+
+
+def check_alone(n_processes: int) -> None:
+    """Refuse one of several processes: the others would wait for one whose memory is full."""
+    if n_processes > 1:
+        raise RuntimeError(
+            f"find_batch_size() was called in one of {n_processes} processes. Call it in a script of one "
+            "process, without torchrun. The processes share each batch, so the batch size to set is what it "
+            f"finds times {n_processes}; with Distributed(batch='each') it is what it finds."
         )
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from callbacks.core.contract import OPERATIONS
 from callbacks.core.settings import check_count
 from callbacks.history.tables import html_table
+from learner.checks.processes import ranks_of
 from learner.data.batching import TensorLoader
 from learner.data.stored import Stored
 from learner.state.protocol import FullLearner
@@ -163,7 +164,8 @@ def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
         n_steps: the number of steps, at least 20; the data is repeated as often as needed.
 
     Returns:
-        The times; `print` shows a table, and what to do if the loop waits for data.
+        The times; `print` shows a table, and what to do if the loop waits for data. In several processes
+        all of them must call this, and each has its own times.
 
     Raises:
         ValueError, TypeError, RuntimeError: nothing can be measured; the message says why.
@@ -171,15 +173,16 @@ def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
     check_count("cost", "n_steps", n_steps, 2 * BLOCK)
     check_trainable(learn, "cost")
     left_out = {each.name: reason for each in learn.callbacks if (reason := why_not(each))}
-    plain, timed, bare = Runs(), Runs(), Runs()
+    plain, timed, bare, ranks = Runs(), Runs(), Runs(), ranks_of(learn)
     why_not_bare = None
     for _ in range(N_ROUNDS):
         meter, n_each = Meter(), n_steps // N_ROUNDS
         watch = run(learn, n_each, left_out, meter)
         timed.add(watch, meter)
-        plain.add(watch if watch.is_slow else run(learn, n_each, left_out))
+        is_slow = ranks.first(lambda watch=watch: watch.is_slow)  # all processes run the same loops
+        plain.add(watch if is_slow else run(learn, n_each, left_out))
         if why_not_bare is None:
-            n_bare = n_each // 2 if watch.is_slow else n_each
+            n_bare = n_each // 2 if is_slow else n_each
             why_not_bare = why_no_bare_loop(learn) or run_bare(learn, n_bare, bare)
     reads = Meter() if plain.device.type == "cpu" else run_reads(learn, left_out, plain.device)
     if not plain.works:

@@ -18,6 +18,7 @@ from callbacks.optim.optimizers import needs_closure, set_mode, title_of
 from callbacks.place.device import to_device
 from callbacks.record.bar import bar_of
 from learner.checks.preflight import Preflight
+from learner.checks.processes import ranks_of
 from learner.engine.composition import overrides
 from learner.engine.interrupt import interruptible
 from learner.loop import OPERATIONS as DEFAULTS
@@ -144,7 +145,9 @@ def by_hand(learn: FullLearner) -> Any:
 
 
 def why_no_bare_loop(learn: FullLearner) -> str | None:
-    """Why the optimizer cannot be used in a loop by hand, if it cannot."""
+    """Why a loop by hand would not do the same, if it would not."""
+    if ranks_of(learn).size > 1:
+        return "the processes share each batch"
     return f"{title_of(learn.optimizer)} needs a closure" if needs_closure(learn.optimizer) else None
 
 

@@ -84,7 +84,7 @@ class Watch:
             done = perf_counter()
             self.waits.append(got - asked)
             self.works.append(done - got)
-            if n_done == 2 and self.n_warm > 1 and self.is_slow:
+            if n_done == 2 and self.n_warm > 1 and self.learn.ranks.first(lambda: self.is_slow):
                 self.n_steps, self.n_warm = self.n_steps - self.n_warm + 1, 1
             self.after_step()
             self.show(n_done, self.n_steps)
