@@ -33,6 +33,19 @@ def loss_module(loss_func: Any) -> nn.Module | None:
     return loss_func
 
 
+def base_of(function: Any) -> Any:
+    """The function within partials."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def plain_name(function: Any) -> str:
+    """The name of a function or of a module's class, also within a `partial`."""
+    base = base_of(function)
+    return str(getattr(base, "__name__", type(base).__name__))
+
+
 def modules_beside(learn: LearnerProtocol) -> dict[str, nn.Module]:
     """The loss and the declared modules by their place, without those that are parts of the model."""
     found: dict[str, nn.Module] = {}

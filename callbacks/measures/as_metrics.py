@@ -12,6 +12,7 @@ from torch import Tensor
 
 from callbacks.core.contract import Direction
 from callbacks.core.definition import snake_case
+from callbacks.core.modules import base_of, plain_name
 from callbacks.measures import class_counts, classification, perplexity, ranking, scores
 
 # What functions call the targets, where they take them first.
@@ -144,8 +145,7 @@ def check_value(name: str, value: Any) -> None:
 def metric_name(metric: Any) -> str:
     """The name it gives itself, or its function's or class's, in snake case."""
     metric = getattr(metric, "one_by_one", metric)
-    function = metric.func if isinstance(metric, partial) else metric
-    name = getattr(metric, "name", None) or getattr(function, "__name__", type(function).__name__)
+    name = getattr(metric, "name", None) or plain_name(metric)
     if not isinstance(name, str) or not name.isidentifier():
         raise TypeError(
             f"the metric {metric!r} has no name to record it under: write it as a function with def, or give "
@@ -157,6 +157,5 @@ def metric_name(metric: Any) -> str:
 def direction_of(metric: Any) -> Direction | None:
     """Which direction is better, if the metric declares it."""
     metric = getattr(metric, "one_by_one", metric)
-    function = metric.func if isinstance(metric, partial) else metric
-    higher: bool | None = getattr(function, "higher_is_better", None)
+    higher: bool | None = getattr(base_of(metric), "higher_is_better", None)
     return None if higher is None else ("max" if higher else "min")

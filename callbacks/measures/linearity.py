@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.draws import undrawn
+from callbacks.core.modules import base_of
 from callbacks.core.warning import warn
 from callbacks.measures.joined import joined, kept
 from callbacks.place.device import tensors_in
@@ -27,18 +28,8 @@ WORDS = {
     *("f1", "fbeta", "fscore", "precision", "recall", "sensitivity", "specificity", "jaccard", "iou", "dice"),
     *("auc", "auroc", "roc", "r2", "d2", "corrcoef", "corr", "pearson", "pearsonr", "spearman", "spearmanr"),
     *("kendall", "kendalltau", "concordance", "kappa", "matthews", "mcc", "median", "nanmedian", "quantile"),
-    *(
-        "percentile",
-        "sqrt",
-        "rmse",
-        "rms",
-        "root",
-        "psnr",
-        "perplexity",
-        "explained",
-        "balanced",
-        "max_error",
-    ),
+    *("percentile", "sqrt", "rmse", "rms", "root", "psnr", "perplexity", "explained", "balanced"),
+    "max_error",
 }
 LIBRARIES = ("torch", "numpy", "scipy", "sklearn", "torchmetrics")
 N_BATCHES, N_NUMBERS = 8, 1 << 22  # that are kept to try on, at most
@@ -148,8 +139,7 @@ def names_in_code(code: CodeType) -> Iterator[str]:
 
 def plain(function: Any) -> Any:
     """The function that does the work, of partials, methods, modules and callable objects."""
-    while isinstance(function, partial):
-        function = function.func
+    function = base_of(function)
     function = getattr(function, "one_by_one", function)
     if isinstance(function, nn.Module):
         is_scripted = isinstance(function, torch.jit.ScriptModule)  # its code is no longer Python's

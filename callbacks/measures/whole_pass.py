@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from callbacks.core.modules import base_of
 from callbacks.measures.as_metrics import TARGETS_FIRST, metric_name
 from callbacks.measures.joined import joined, kept
 from callbacks.place.device import map_tensors
@@ -118,13 +118,6 @@ class WholePass:
 
     def __repr__(self) -> str:
         return f"whole_pass({self.name})"
-
-
-def base_of(function: Any) -> Any:
-    """The function within partials."""
-    while isinstance(function, partial):
-        function = function.func
-    return function
 
 
 def is_sklearns(function: Any) -> bool:

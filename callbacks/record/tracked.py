@@ -10,6 +10,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from callbacks.core.contract import LearnerProtocol
+from callbacks.core.modules import plain_name
 from callbacks.core.registry import describe
 
 
@@ -20,7 +21,7 @@ def settings_of(learn: LearnerProtocol) -> dict[str, Any]:
     found = {
         "model": type(learn.model).__name__,
         "n_parameters": sum(each.numel() for each in parameters),
-        "loss": name_of(learn.loss_func),
+        "loss": "" if learn.loss_func is None else plain_name(learn.loss_func),
         "optimizer": type(learn.optimizer).__name__,
         "n_epochs": learn.n_epochs,
         "callbacks": ", ".join(map(describe, given)),
@@ -32,11 +33,6 @@ def settings_of(learn: LearnerProtocol) -> dict[str, Any]:
     groups = learn.optimizer.param_groups
     plain = {name: value for name, value in groups[0].items() if isinstance(value, (int, float, str))}
     return {**found, **{f"optimizer_{name}": value for name, value in plain.items()}}
-
-
-def name_of(loss_func: Any) -> str:
-    """The name of a loss function; empty if the model computes the loss."""
-    return "" if loss_func is None else getattr(loss_func, "__name__", type(loss_func).__name__)
 
 
 def files_of(learn: LearnerProtocol) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from callbacks.core.modules import plain_name
 from callbacks.place.device import tensors_in
 from callbacks.results.reductions import name_of, unwrapped
 from learner.checks.probe import compares_each_with_each
@@ -224,13 +224,6 @@ def no_gradient(learn: FullLearner, title: str) -> Exception:
 
 
 # Helpers
-
-
-def plain_name(function: Any) -> str:
-    """The name of a function or of a module's class, also within a `partial`."""
-    while isinstance(function, partial):
-        function = function.func
-    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def title_of(loss_func: Any) -> str:

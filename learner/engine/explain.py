@@ -10,6 +10,7 @@ from shutil import get_terminal_size
 from torch.nn.parameter import is_lazy
 
 from callbacks import Callback
+from callbacks.core.modules import plain_name
 from callbacks.core.registry import describe
 from callbacks.core.when import window_of
 from callbacks.history.tables import html_table
@@ -106,12 +107,11 @@ def overview(learn: FullLearner) -> str:
     """What a learner is made of, as an HTML table for a notebook."""
     known = [each for each in learn.model.parameters() if not is_lazy(each)]
     n_trainable = sum(each.numel() for each in known if each.requires_grad)
-    metrics = [getattr(each, "__name__", type(each).__name__) for each in metrics_of(learn.callbacks)]
-    loss_func = learn.loss_func
+    metrics = map(plain_name, metrics_of(learn.callbacks))
     rows = {
         "model": f"{type(learn.model).__name__}, {n_trainable:,} trainable parameters on {learn.device}",
         "data": repr(learn.data),
-        "loss": "" if loss_func is None else getattr(loss_func, "__name__", type(loss_func).__name__),
+        "loss": "" if learn.loss_func is None else plain_name(learn.loss_func),
         "optimizer": type(learn.optimizer).__name__,
         "metrics": ", ".join(metrics),
         "callbacks": ", ".join(map(describe, learn.callbacks)),

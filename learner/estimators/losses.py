@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from callbacks.core.modules import plain_name
 from learner.learner import Learner
 
 
@@ -101,7 +102,7 @@ def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
 def probabilities(scores: Tensor, loss_func: Any) -> Tensor:
     """The probabilities of the classes, from what the module returns under this loss."""
     scores = scores.double()
-    name = getattr(loss_func, "__name__", type(loss_func).__name__)
+    name = plain_name(loss_func)
     is_single = scores.ndim == 1 or scores.shape[1] == 1
     if name in ("NLLLoss", "nll_loss"):
         found = scores.exp()

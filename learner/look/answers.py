@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from learner.checks.loss_checks import plain_name
+from callbacks.core.modules import plain_name
 from learner.data.tensors import describe
 
 Kind = Literal["classes", "labels", "numbers"]

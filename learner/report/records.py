@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from torch.nn.parameter import is_lazy
 
+from callbacks.core.modules import plain_name
 from callbacks.core.settings import is_number as is_finite
 from callbacks.history.direction import Direction, guess_direction
 from callbacks.optim.optimizers import title_of
@@ -262,7 +263,7 @@ def composition(learn: FullLearner) -> dict[str, str]:
             for n in (n_batches_of(loader),)
         ),
         "model": type(learn.model).__name__,
-        "loss": "the model's own" if loss is None else getattr(loss, "__name__", type(loss).__name__),
+        "loss": "the model's own" if loss is None else plain_name(loss),
         "optimizer": title_of(learn.optimizer),
     }
     rates = dict.fromkeys(f"{group['lr']:g}" for group in groups if is_number(group.get("lr")))

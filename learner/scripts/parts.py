@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from callbacks.core.modules import loss_parameters
+from callbacks.core.modules import base_of, loss_parameters
 from callbacks.optim.optimizers import Optimizers, has_modes
 from learner.engine.groups import undecayed
 from learner.scripts.expressions import Part, literal
@@ -64,7 +64,7 @@ def optimizer_form(script: Script) -> None:
         return
     parameters = parameters_form(script)
     given = script.learn.optimizer_given
-    function = given.func if isinstance(given, partial) else given
+    function = base_of(given)
     if type(optimizer) in vars(torch.optim).values():
         name = script.expressions.name(type(optimizer), "optimizer")
         arguments = settings_of(optimizer, script)

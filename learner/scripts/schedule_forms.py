@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
+from callbacks.core.modules import base_of
 from callbacks.schedule import annealers
 from callbacks.schedule.annealers import Annealer
 from callbacks.schedule.param_scheduler import ParamScheduler
@@ -113,7 +113,7 @@ def phases_of(function: Annealer) -> list[tuple[float, Any]] | None:
 def torch_scheduler(callback: TorchScheduler, script: Script) -> None:
     """`TorchScheduler`: torch's scheduler, stepped after an epoch or after updates."""
     made = callback.scheduler
-    base = made.func if isinstance(made, partial) else made
+    base = base_of(made)
     own = script.own("scheduler")
     script.setup.append(f"{own} = {script.expressions.call(made, 'TorchScheduler', 'optimizer')}")
     number, unit = int(callback.every.number), callback.every.unit

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from processes import run
 from sklearn.exceptions import NotFittedError
 from torch import nn
+from torch.nn import functional as F
 from upper.estimating import X, Y, adam, classifier, regressor, rng
 
 from learner import LearnerClassifier, LearnerRegressor
 
 
-@pytest.mark.parametrize(("loss_func", "last"), [(None, nn.Identity()), (nn.BCELoss, nn.Sigmoid())])
+@pytest.mark.parametrize(
+    ("loss_func", "last"),
+    [
+        (None, nn.Identity()),
+        (nn.BCELoss, nn.Sigmoid()),
+        (partial(F.binary_cross_entropy, reduction="mean"), nn.Sigmoid()),
+    ],
+)
 def test_two_classes_need_one_output(loss_func, last):
     def single(n_features):
         return nn.Sequential(nn.Linear(n_features, 1), last)
