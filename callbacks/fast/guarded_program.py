@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from inspect import unwrap
-from operator import is_
 from types import FunctionType
 from typing import Any
 from unittest import mock
@@ -26,7 +25,7 @@ from torch.utils._pytree import tree_map_only
 
 from callbacks.fast.fallback_reasons import explain
 from callbacks.fast.lean_proof import Unfit
-from callbacks.fast.unguarded import check_traced
+from callbacks.fast.unguarded import are_same, check_traced
 from callbacks.place.device import map_tensors
 from callbacks.step.precision import as_float
 
@@ -43,6 +42,8 @@ TRACING: dict[str, bool | str] = {
     "side_effect_replay_policy": "error",
     "record_runtime_overhead": False,  # a label for profilers at each call
 }
+#: A table of hooks of a layer.
+NO_HOOKS = re.compile(r"model(\._modules\['[^']*'\])*\._(forward|backward)_(pre_)?hooks(_with_kwargs)?")
 #: A guard that compares with a zero, for which 0.0 and -0.0 are equal.
 ZERO = re.compile(r"(.+) == .*\b0\.0\b.*")
 
@@ -96,10 +97,13 @@ class Program:
         call: its code.
     """
 
-    def __init__(self, backend: Backend, *, graphs: bool = False):
+    def __init__(self, backend: Backend, *, graphs: bool = False, guards_hooks: bool = True):
         self.backend, self._graphs = backend, graphs
         self.function = FunctionType(step.__code__.replace(), dict(globals()), step.__name__)
-        self._compiled = torch.compile(self.function, fullgraph=True, dynamic=False, backend=self._compile)
+        options: Any = {} if guards_hooks else {"options": {"guard_filter_fn": without_hooks}}
+        self._compiled = torch.compile(
+            self.function, fullgraph=True, dynamic=False, backend=self._compile, **options
+        )
         self.trained: list[Tensor] | None = None
         self.n_unproven, self.copies, self.is_made, self.seconds = N_PROVEN, False, False, 0.0
         self.missing: list[Tensor] = []
@@ -217,6 +221,14 @@ def tracing() -> Iterator[None]:
         yield
 
 
+def without_hooks(entries: Sequence[Any]) -> list[bool]:
+    """Which guards to keep: not those of the empty tables of hooks, six of each layer.
+
+    `Unguarded.check_hooks` notices that a hook was registered, or that another layer brings one.
+    """
+    return [not NO_HOOKS.fullmatch(each.name) for each in entries]
+
+
 def refuse(message: str, *_: Any, **__: Any) -> None:
     """Turn a warning of Dynamo into an error."""
     raise RuntimeError(message)
@@ -262,11 +274,6 @@ def unwrapped(made: Any, args: tuple[Any, ...]) -> tuple[Callable[..., Any], Any
     is_written = versions != [each._version for each in tensors]
     mixes = any(torch.is_autocast_enabled(each.device.type) for each in tensors)
     return ((lambda *args: code([*args])) if is_same and not is_written and not mixes else made), outs
-
-
-def are_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Do two sequences hold the very same objects?"""
-    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def check_known(backend: str) -> None:

@@ -23,7 +23,6 @@ from callbacks.place.layout import GraphMemory
 
 N_SETTINGS = 8  #: programs for one kind of batch in a fit; with more, a setting changes all the time
 N_TRIES = 3  #: batches in a row without a program, for a reason that may pass
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 UNCOMPILED = ("eager", "aot_eager")  #: backends that generate no code, so nobody expects speed
 
 
@@ -48,6 +47,7 @@ class Programs:
     def __init__(self, backend: Backend, n_kinds: int, *, graphs: bool = False):
         self.backend, self.n_kinds, self.graphs = backend, n_kinds, graphs
         self.unguarded = Unguarded()
+        self._guards_hooks = False  # do programs check each table of hooks?
         self.clear()
         self.begin()
 
@@ -94,6 +94,8 @@ class Programs:
             here = self._take_up(learn)
         here["inputs"], here["targets"], here["mixed"] = learn.inputs, learn.targets, mixed
         self.unguarded.check_hooks(here["params"], learn.model)
+        if self.unguarded.hooked and not self._guards_hooks:
+            self._all, self._guards_hooks = [], True
         if not self.unguarded.is_same():
             self._all, self.unguarded = [], Unguarded()
         if self.graphs:
@@ -146,7 +148,7 @@ class Programs:
         if any(map(is_lazy, learn.model.parameters())):
             return None  # the first batch makes them
         self.unguarded.check_hooks(self._take_up(learn)["params"], learn.model)
-        hooked, kind = is_hooked(learn.model), kind_of_batch(learn)
+        hooked, kind = self.unguarded.hooked, kind_of_batch(learn)
         if hooked and self._cannot_hook:
             return self._fail(Unfit(f"hooks are registered on {hooked}, and a program cannot call them"))
         if not self._admits(learn, kinds):
@@ -157,7 +159,7 @@ class Programs:
             what = f"`{self._all[-1].failed_guard(self.here)}`" if self._all else "a method of a class"
             raise Unfit(f"{what} has changed {N_SETTINGS} times, and each value needs a program of its own")
         report_compiling(learn, self.backend, kind)
-        program = Program(self.backend, graphs=self.graphs)
+        program = Program(self.backend, graphs=self.graphs, guards_hooks=self._guards_hooks)
         try:
             pending = self._prove(learn, program, is_new=True)
         except Unfit as reason:
@@ -210,14 +212,6 @@ def as_leaf(tensor: Tensor) -> Tensor:
     """The tensor without its graph, so that a term of the loss that is computed from it is noticed."""
     found = tensor.detach()
     return found.requires_grad_() if found.is_floating_point() else found
-
-
-def is_hooked(model: Any) -> str:
-    """A module with hooks, in words; "" if there is none."""
-    for name, each in model.named_modules():
-        if any(getattr(each, hooks, None) for hooks in HOOKS):
-            return f"the module {name!r}" if name else "the model"
-    return ""
 
 
 def check_missing(missing: list[Tensor], here: dict[str, Any]) -> list[Tensor]:

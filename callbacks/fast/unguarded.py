@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import starmap
 from operator import attrgetter, is_
 from types import CodeType, FrameType, FunctionType, ModuleType, NoneType
 from typing import Any
@@ -20,8 +21,8 @@ from callbacks.fast.lean_proof import Unfit
 CODE = attrgetter("__code__")
 #: The hooks of a parameter: None, or a dict that stays, empty, where a hook was removed.
 HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
-#: Hooks of all modules, by name in `torch.nn.modules.module`.
-GLOBAL_HOOKS = ("backward_pre", "backward", "forward_pre", "forward")
+#: Kinds of hooks of a module, and, with other names, of all modules.
+KINDS = ("backward_pre", "backward", "forward_pre", "forward")
 COMPILING = ("is_compiling", "is_dynamo_compiling", "is_exporting")
 #: Packages whose classes nobody changes during a fit, except `forward` of torch's modules.
 FOREIGN = {"torch", "callbacks", *sys.stdlib_module_names}
@@ -46,7 +47,10 @@ class Unguarded:
         self._ordered: list[tuple[Any, list[Any]]] = []
         self._params: list[Tensor] = []  # whose hooks were looked for, when so many hooks had been registered
         self._n_registered: int | None = None
-        self._hooks = [getattr(of_all, f"_global_{each}_hooks", {}) for each in GLOBAL_HOOKS]
+        #: the layers of each module that has some, now and when hooks were looked for
+        self._layers: list[tuple[Collection[Any], list[Any]]] = []
+        self.hooked = ""  # a module with hooks, in words
+        self._hooks = [getattr(of_all, f"_global_{each}_hooks", {}) for each in KINDS]
 
     def is_same(self) -> bool:
         """Are the methods of all classes unchanged?"""
@@ -59,22 +63,30 @@ class Unguarded:
 
     def rest(self) -> None:
         """Hold nothing of the learner."""
-        self._ordered, self._params = [], []
+        self._ordered, self._params, self._layers = [], [], []
 
     def _now(self) -> list[Any]:
         return [get(name) for get, name in self._lookups]
 
     def check_hooks(self, params: list[Tensor], model: nn.Module) -> None:
-        """Refuse hooks that a program would not call; looks again once any hook was registered anywhere."""
+        """Look for hooks again once any hook was registered anywhere, or a layer was replaced.
+
+        Raises:
+            Unfit: there is a hook that a program would not call.
+        """
         if any(self._hooks):
             raise Unfit("hooks are registered on all modules")
         n_registered = getattr(RemovableHandle, "next_id", None)
-        if params is self._params and n_registered is not None and n_registered == self._n_registered:
+        is_known = params is self._params and n_registered is not None and n_registered == self._n_registered
+        if is_known and all(starmap(are_same, self._layers)):
             return
         if any(map(any, map(HOOKS, params))):
             names = [name for name, each in model.named_parameters() if any(HOOKS(each))]
             raise Unfit(f"a hook is registered on the parameter {(names or ['of the loss'])[0]!r}")
         self._params, self._n_registered = params, n_registered
+        found = [each._modules.values() for each in model.modules() if each._modules]
+        self._layers = [(each, [*each]) for each in found]
+        self.hooked = is_hooked(model)
 
     def record(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call a function, and from now on watch the classes whose methods it calls."""
@@ -127,6 +139,14 @@ class Unguarded:
         self._codes = [*map(CODE, self._functions)]
 
 
+def is_hooked(model: nn.Module) -> str:
+    """A module with hooks, in words; "" if there is none."""
+    for name, each in model.named_modules():
+        if any(getattr(each, f"_{hooks}_hooks", None) for hooks in KINDS):
+            return f"the module {name!r}" if name else "the model"
+    return ""
+
+
 def check_traced() -> None:
     """Refuse code of the user that asks whether it is compiled; called while that code is traced."""
     context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
@@ -154,6 +174,11 @@ def held_by(roots: Iterable[Any]) -> list[Any]:
         elif not isinstance(each, type):
             left += gc.get_referents(each)
     return list(found.values())
+
+
+def are_same(some: Collection[Any], others: Collection[Any]) -> bool:
+    """Do two collections hold the very same objects?"""
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def package_of(frame: FrameType) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from compiled_steps import (
     ADAM,
     MOMENTUM,
@@ -171,3 +172,62 @@ def test_a_hook_that_comes_in_mid_fit_where_one_was_removed_before_is_seen():
 def test_hooks_of_a_look_now_and_then_see_the_ordinary_step():
     learn = assert_as_ordinary(lambda: ActivationStats(every="3 steps"))
     assert len(learn.callbacks[ActivationStats].steps) == 4
+
+
+class Layer(nn.Linear):
+    """A layer that equals another one."""
+
+    def __eq__(self, other):
+        return isinstance(other, Layer)
+
+    __hash__ = nn.Linear.__hash__
+
+    def load(self, other):
+        self.weight, self.bias = other.weight, other.bias
+
+
+class Parts(nn.Module):
+    """A model whose layers lie in containers and in a list; another layer has a hook from the beginning."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Sequential(nn.Sequential(Layer(1, 3).double()), nn.Tanh())
+        self.last, self.listed = Layer(3, 1).double(), [Layer(1, 1).double()]
+        self.beside = [Layer(1, 3).double(), Layer(3, 1).double()]
+        for each in self.beside:
+            each.register_forward_hook(double)
+
+    def forward(self, x):
+        return self.listed[0](self.last(self.first(x)))
+
+
+def double(_layer, _args, out):
+    return 2 * out
+
+
+def with_hook_inside(learn):
+    model = learn.model
+    model.beside[0].load(model.first[0][0])
+    model.first[0][0] = model.beside[0]
+
+
+def with_hook_at_the_top(learn):
+    model = learn.model
+    model.beside[1].load(model.last)
+    model.last = model.beside[1]
+
+
+def hook_of_a_listed_layer(learn):
+    learn.model.listed[0].register_forward_hook(double)
+
+
+def hook_of_the_loss(learn):
+    learn.loss_func.register_forward_hook(double)
+
+
+@pytest.mark.parametrize(
+    "change", [with_hook_inside, with_hook_at_the_top, hook_of_a_listed_layer, hook_of_the_loss]
+)
+def test_a_layer_that_brings_a_hook_in_mid_fit_is_seen(change):
+    as_ordinary_with(change, make_model=Parts, make_loss=nn.MSELoss)
