@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from numbers import Number
 from pathlib import PurePath
 from types import CodeType
@@ -238,6 +238,7 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, Number, PurePath, Every))
 
 
+@cache
 def snake_case(name: str) -> str:
     """`EarlyStopping` to `early_stopping`, `LogRMSE` to `log_rmse`, `R2` to `r2`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

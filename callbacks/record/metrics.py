@@ -136,7 +136,7 @@ class Metrics(Callback):
     def after_train(self, learn: LearnerProtocol) -> None:
         if self._passes["train"].is_open:
             self._passes["train"].join(learn.ranks)
-            learn.results |= self._passes["train"].compute()
+            learn.results.update(self._passes["train"].compute())
         rate = learn.optimizer.param_groups[0].get("lr")
         if rate is not None:
             learn.results["lr"] = float(rate)
@@ -152,7 +152,7 @@ class Metrics(Callback):
         if valid.is_open and not learn.is_aside:
             valid.join(learn.ranks)
         if valid.is_open:
-            learn.results |= valid.compute()
+            learn.results.update(valid.compute())
         if valid.n_batches and not valid.loss.n_batches:  # the loss function returned None
             missing = f"{learn.pass_name}_loss"
             self.measures = {name: each for name, each in self.measures.items() if name != missing}
