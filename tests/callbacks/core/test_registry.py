@@ -243,5 +243,5 @@ def test_where_one_silences_them_only_reports_meant_for_every_rank_are_called():
     class EveryRank(Report):
         on_every_rank = True
 
-    heard = Callbacks([Probe(), Report(), EveryRank(), Quiet()]).hooks["after_epoch"]
-    assert [hook.__self__.name for hook in heard] == ["probe", "every_rank"]
+    called = Callbacks([Probe(), Report(), EveryRank(), Quiet()]).hooks["after_epoch"]
+    assert [hook.__self__.name for hook in called] == ["probe", "every_rank"]
