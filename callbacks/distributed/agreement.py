@@ -173,10 +173,9 @@ class Group(FitMembers):
         elif self.n_everywhere is None:
             self.n_everywhere = int(values[6])
         has_request, _, _, _, self._seconds, steps, _ = values
-        if steps != self.size * (step % N_STEPS):
-            self.check(learn)
-        if has_request:
-            self.agree(learn, within=True)
+        differs = steps != self.size * (step % N_STEPS)
+        if has_request or differs:
+            self.agree(learn, within=True, compares=differs)
 
     # Stopping
 
@@ -226,20 +225,26 @@ class Group(FitMembers):
         """The seconds of the first process since the start of the fit, which travel with each message."""
         return self._seconds
 
-    def agree(self, learn: Any, *, within: bool = False, ended: type[Cancel] = Cancel) -> None:
+    def agree(
+        self, learn: Any, *, within: bool = False, compares: bool = False, ended: type[Cancel] = Cancel
+    ) -> None:
         """Ask all ranks whether to stop, and do what the first of them wants.
 
         Args:
             learn: the learner.
             within: is this in a training batch?
+            compares: compare what must be equal on all ranks too?
             ended: the cancel of the span that has ended, which no longer means anything.
 
         Raises:
             Cancel: a callback of some rank has raised it; or `CancelBatch`, if a rank has stopped before this
                 batch.
+            RuntimeError: the ranks are not equal.
         """
-        requests = [each for each in self.gather(self._request) if each is not None]
+        found = self.gather((self._request, facts_of(learn) if compares else {}))
         self._request = None
+        check_equal(learn, [facts for _, facts in found])
+        requests = [request for request, _ in found if request is not None]
         if not requests:
             return
         kind, what, signal, batch_idx = requests[0]
@@ -254,25 +259,29 @@ class Group(FitMembers):
         if is_void:
             raise CancelBatch
 
-    def check(self, learn: Any) -> None:
-        """Compare what must be equal on all ranks.
 
-        Raises:
-            RuntimeError: it is not; with the ranks.
-        """
-        own = {"updates": learn.global_step, "training items": learn.n_samples, "weights": sums_of(learn)}
-        found = self.gather(own)
-        for name, value in found[0].items():
-            others = [rank for rank, each in enumerate(found) if each[name] != value]
-            if others:
-                counts = "" if name == "weights" else f" ({', '.join(str(each[name]) for each in found)})"
-                raise RuntimeError(
-                    f"the processes have diverged: rank 0 does not have the same {name} as rank "
-                    f"{' and '.join(map(str, others))}{counts}, in epoch {learn.epoch}, batch "
-                    f"{learn.batch_idx}. A callback has acted in some of them only, as by CancelStep or by a "
-                    "change of weights or rates. Let it decide by what is equal in all: learn.results, the "
-                    "clock, or learn.ranks.gather(value)."
-                )
+def facts_of(learn: Any) -> dict[str, Any]:
+    """What must be equal on all ranks, by name."""
+    return {"updates": learn.global_step, "training items": learn.n_samples, "weights": sums_of(learn)}
+
+
+def check_equal(learn: Any, found: list[dict[str, Any]]) -> None:
+    """Compare the facts of all ranks.
+
+    Raises:
+        RuntimeError: they differ; with the ranks.
+    """
+    for name, value in found[0].items():
+        others = [rank for rank, each in enumerate(found) if each[name] != value]
+        if others:
+            counts = "" if name == "weights" else f" ({', '.join(str(each[name]) for each in found)})"
+            raise RuntimeError(
+                f"the processes have diverged: rank 0 does not have the same {name} as rank "
+                f"{' and '.join(map(str, others))}{counts}, in epoch {learn.epoch}, batch "
+                f"{learn.batch_idx}. A callback has acted in some of them only, as by CancelStep or by a "
+                "change of weights or rates. Let it decide by what is equal in all: learn.results, the "
+                "clock, or learn.ranks.gather(value)."
+            )
 
 
 def sums_of(learn: Any) -> list[int]:

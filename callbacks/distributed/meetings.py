@@ -20,8 +20,7 @@ class Agreement(Callback):
     decides_alike = True
 
     def after_train(self, learn: LearnerProtocol) -> None:
-        learn.ranks.check(learn)
-        learn.ranks.agree(learn, ended=CancelTrain)
+        learn.ranks.agree(learn, compares=True, ended=CancelTrain)
 
     def after_validate(self, learn: LearnerProtocol) -> None:
         if not learn.is_aside:
@@ -74,26 +73,25 @@ class SharedResults(Callback):
 
     def _share(self, learn: LearnerProtocol) -> None:
         if self._is_first_epoch:
-            warn_of_parts(learn, learn.ranks.gather(own_numbers(learn)))
-        found = learn.ranks.first(lambda: dict(learn.results))
+            every = learn.ranks.gather(dict(learn.results))
+            warn_of_parts(learn, every)
+            found = every[0]
+        else:
+            found = learn.ranks.first(lambda: dict(learn.results))
         learn.results.clear()
         learn.results |= found
 
 
-def own_numbers(learn: LearnerProtocol) -> dict[str, int | float]:
-    """The results that a callback of the user has written, without times."""
+def warn_of_parts(learn: LearnerProtocol, every: list[dict[str, Any]]) -> None:
+    """Warn of the results of the user's callbacks that differ, as each process has measured its part.
+
+    Times may differ.
+    """
     ours = [each for each in learn.callbacks if type(each).__module__.startswith("callbacks.")]
     names = {name for each in ours for name in each.measures}
-    return {
-        name: value
-        for name, value in learn.results.items()
-        if type(value) in (int, float) and name not in names and not name.endswith("seconds")
-    }
-
-
-def warn_of_parts(learn: LearnerProtocol, every: list[dict[str, int | float]]) -> None:
-    """Warn of the results that differ between the processes, as each has measured its part of the items."""
     for name, value in every[0].items():
+        if type(value) not in (int, float) or name in names or name.endswith("seconds"):
+            continue
         values = [each.get(name, value) for each in every]
         if len(set(map(repr, values))) > 1:  # by their texts, as NaN does not equal itself
             warn(
