@@ -109,14 +109,18 @@ def n_left_over(loader: Any) -> int | None:
     if isinstance(loader, (list, tuple)) and loader:
         first = next(tensors_in(loader[-1]), None)
         return len(first) if first is not None and first.ndim and not first.is_nested else None
-    sizes = sizes_of(loader)
-    sampler = getattr(loader, "sampler", None)
-    n_items = sizes.get("n_items", sizes.get("len(dataset)"))
-    if isinstance(loader, DataLoader):
-        n_items = n_batches_of(sampler)  # a sampler may select some of the items
+    sizes, n_items = sizes_of(loader), n_items_of(loader)
     if n_items is None or not sizes.get("batch_size") or sizes.get("drop_last"):
         return None
     return n_items % sizes["batch_size"] or None
+
+
+def n_items_of(loader: Any) -> int | None:
+    """The number of items of a pass, if it is known; a sampler may draw fewer or more than there are."""
+    if isinstance(loader, DataLoader):
+        return n_batches_of(loader.sampler)
+    sizes = sizes_of(loader)
+    return sizes.get("n_items", sizes.get("len(dataset)"))
 
 
 def item_problems(learn: FullLearner) -> Iterator[Exception]:

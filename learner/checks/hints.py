@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.measures.as_metrics import Metric
 from callbacks.record.measured import Measured
 from callbacks.record.metrics import Metrics
-from learner.checks.data_checks import n_left_over, sizes_of
+from learner.checks.data_checks import n_items_of, n_left_over, sizes_of
 from learner.data.tensors import describe
 from learner.state.protocol import FullLearner
 
@@ -37,8 +37,7 @@ def norm_note(error: BaseException, learn: FullLearner) -> str | None:
 
 def why_one_is_left(loader: Any) -> str:
     """`33 items in batches of 8 leave 1 for the last batch`."""
-    sizes = sizes_of(loader)
-    n_items = sizes.get("n_items", sizes.get("len(dataset)"))
+    sizes, n_items = sizes_of(loader), n_items_of(loader)
     if n_items is None or sizes.get("batch_size") is None:
         return "the last batch has 1 item"
     return f"{n_items} items in batches of {sizes['batch_size']} leave 1 for the last batch"

@@ -27,13 +27,17 @@ def validate(learn: FullLearner, loader: Any = None, *, name: str = "valid") -> 
     Args:
         learn: the learner.
         loader: batches; by default the validation data, all of them if `Data(valid={...})` has several.
-        name: the first word of the names of the results, such as `"test"` for `test_loss`.
+        name: the first word of the names of the results, such as `"test"` for `test_loss`. Without a loader,
+            a name in `Data(valid={...})` selects that data, and `"test"` the data of `Data(test=...)`.
 
     Returns:
         The numbers by name, such as `{"valid_loss": 0.3, "valid_accuracy": 0.9}`.
+
+    Raises:
+        ValueError: there is no such data.
     """
     check_pass_name(f"validate(name={name!r})", name)
-    passes = {name: loader_or_valid(learn.data, loader)}
+    passes = {name: loader_or_valid(learn.data, named_data(learn.data, name) if loader is None else loader)}
     if loader is None and name == "valid":
         passes = learn.data.validations
     with optimizer_modes.in_eval_mode(learn), fits.aside(learn):
@@ -95,6 +99,21 @@ def predicting(learn: FullLearner, loader: Any = None) -> Iterator[None]:
         snapshots.keep_random_states(loader),
     ):
         yield
+
+
+def named_data(data: Data, name: str) -> Any:
+    """The data of this name; None if there is none, and a single validation is to be called so.
+
+    Raises:
+        ValueError: there are several validations, and none of this name.
+    """
+    known = {**({} if data.test is None else {"test": data.test}), **data.validations}
+    if data.more_valid and name not in known:
+        raise ValueError(
+            f"validate(name={name!r}): the data has {', '.join(map(repr, known))}. Pass one of these names, "
+            f"or a loader, as in learn.validate(loader, name={name!r})."
+        )
+    return known.get(name)
 
 
 def loader_or_valid(data: Data, loader: Any) -> Any:

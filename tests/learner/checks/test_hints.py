@@ -237,3 +237,7 @@ def test_a_tuple_with_one_target_per_item_gets_a_hint_to_make_it_a_list():
     assert "make it a list" in error_of(make(nn.Linear(3, 1), Data(batches), loss))
     learn = make(nn.Linear(3, 1), Data(batches, split=lambda batch: (batch[0], list(batch[1]))), loss)
     assert len(learn.fit(1)) == 1
+
+
+def test_the_number_of_items_of_a_pass_is_that_of_its_sampler():
+    assert "17 items in batches of 8 leave 1" in error_of(make(norm_net(), Data(loader_of(17)), F.mse_loss))

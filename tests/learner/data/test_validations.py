@@ -164,3 +164,15 @@ def test_validation_data_that_cannot_be_used_is_refused(valid, error, words):
 def test_an_empty_one_is_named_before_the_fit():
     with pytest.raises(ValueError, match="the 'night' validation data"):
         make(night=[]).fit(1)
+
+
+def test_validate_with_a_name_alone_measures_the_data_of_that_name():
+    learn = make()
+    learn.data.test = DataLoader(items(8, 3), 4)
+    for name, loader in (("test", learn.data.test), ("valid", learn.data.valid)):
+        found, right = learn.validate(name=name), learn.validate(loader, name=name)
+        assert found[f"{name}_loss"] == right[f"{name}_loss"]
+    assert learn.validate(name="shifted").keys() == {"shifted_loss", "shifted_accuracy"}
+    assert learn.validate(name="shifted")["shifted_loss"] != learn.validate(name="valid")["valid_loss"]
+    with pytest.raises(ValueError, match=r"name='nigth'\): the data has 'test', 'valid', 'shifted'"):
+        learn.validate(name="nigth")
