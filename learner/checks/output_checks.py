@@ -1,0 +1,89 @@
+"""Losses that expect another form of the model's output: scores, probabilities or their logarithms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from learner.checks.loss_checks import title_of, torch_loss
+from learner.messages.problems import LearnerWarning
+from learner.state.protocol import FullLearner
+
+#: Operations that only rearrange or convert numbers, as torch's graph names them.
+SAME_NUMBERS = (
+    *(
+        "View",
+        "UnsafeView",
+        "ReshapeAlias",
+        "Squeeze",
+        "Unsqueeze",
+        "Select",
+        "Slice",
+        "Transpose",
+        "Permute",
+    ),
+    *("T", "Clone", "ToCopy", "Alias"),
+)
+SCORES, SOFTMAX, SIGMOID = ("Addmm", "Mm", "Bmm", "Convolution"), ("Softmax",), ("Sigmoid",)
+SAYS = dict.fromkeys(SCORES, "scores") | {
+    "Softmax": "probabilities (softmax)",
+    "Sigmoid": "probabilities (sigmoid)",
+}
+LOG_PROBABILITIES = "log-probabilities: end the model with nn.LogSoftmax(1)"
+
+#: For each loss: the last operations of a model that it does not expect, and what it takes.
+EXPECTS: dict[Any, tuple[tuple[str, ...], str]] = {
+    F.cross_entropy: (SOFTMAX, "scores, and applies log_softmax to them: leave the softmax out"),
+    F.binary_cross_entropy_with_logits: (
+        (*SIGMOID, *SOFTMAX),
+        "scores, and applies a sigmoid to them: leave it out of the model, or use binary_cross_entropy",
+    ),
+    F.nll_loss: (
+        (*SCORES, *SOFTMAX, *SIGMOID),
+        f"{LOG_PROBABILITIES}, or use cross_entropy, which takes scores",
+    ),
+    F.kl_div: ((*SCORES, *SOFTMAX, *SIGMOID), LOG_PROBABILITIES),
+}
+
+
+def output_problems(learn: FullLearner) -> Iterator[Exception]:
+    """A loss of torch that takes the model's output for something else, without an error.
+
+    The last operation is read from the graph, so nothing waits for the device.
+    """
+    expected = EXPECTS.get(torch_loss(learn.loss_func))
+    last = last_operation(learn.preds)
+    if expected is None or last not in expected[0]:
+        return
+    title = title_of(learn.loss_func)
+    known = f"{title} of {last}"
+    if known not in learn.reported:
+        learn.reported.add(known)
+        yield LearnerWarning(f"the model returns {SAYS[last]}, but {title} takes {expected[1]}.")
+
+
+def last_operation(preds: Any) -> str | None:
+    """What computed the predictions, as torch's graph names it; None if that is not known.
+
+    A softmax over another dimension than that of the classes is not reported.
+    """
+    node: Any = preds.grad_fn if isinstance(preds, Tensor) else None
+    name, is_moved = name_of(node), False
+    while name in SAME_NUMBERS:
+        is_moved = is_moved or name not in ("ToCopy", "Clone", "Alias")
+        node = node.next_functions[0][0] if node.next_functions else None
+        name = name_of(node)
+    if name == "Softmax" and node is not None:
+        dim = int(node._saved_dim)
+        dim = dim - (1 << 64) if dim >= 1 << 63 else dim  # torch keeps it without a sign
+        is_of_classes = not is_moved and dim % preds.ndim == min(1, preds.ndim - 1)
+        return name if is_of_classes else None
+    return name
+
+
+def name_of(node: Any) -> str | None:
+    """`Softmax` of a node that is called `SoftmaxBackward0`."""
+    return None if node is None else node.name().rstrip("0123456789").removesuffix("Backward")

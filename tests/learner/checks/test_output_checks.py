@@ -1,0 +1,107 @@
+"""Losses that take the model's output for something else raise one warning; right outputs raise none."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import LearnerWarning, MixedPrecision
+from learner import Data, Learner
+
+X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+CLASSES = (X[:, 0] > 0).long()
+ONE = CLASSES.float().unsqueeze(1)
+PICTURES = X.view(8, 3, 1, 1)
+
+
+def net(*last, n_outputs=2):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, n_outputs), *last)
+
+
+def learner_of(model, loss, targets, x=X, callbacks=()):
+    return Learner(model, Data([(x, targets)]), loss, partial(torch.optim.SGD, lr=0.1), callbacks)
+
+
+WRONG = {
+    "softmax": (lambda: net(nn.Softmax(1)), F.cross_entropy, CLASSES, "takes scores"),
+    "softmax by its last dimension": (
+        lambda: net(nn.Softmax(-1)),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        CLASSES,
+        "leave the softmax out",
+    ),
+    "sigmoid": (
+        lambda: net(nn.Sigmoid(), n_outputs=1),
+        nn.BCEWithLogitsLoss(),
+        ONE,
+        "or use binary_cross_entropy",
+    ),
+    "sigmoid that is reshaped": (
+        lambda: net(nn.Sigmoid(), nn.Flatten(0), n_outputs=1),
+        F.binary_cross_entropy_with_logits,
+        ONE[:, 0],
+        "sigmoid",
+    ),
+    "scores": (net, F.nll_loss, CLASSES, "or use cross_entropy"),
+    "no logarithm": (lambda: net(nn.Softmax(1)), nn.NLLLoss(), CLASSES, "takes log-probabilities"),
+    "divergence": (
+        lambda: net(nn.Softmax(1)),
+        nn.KLDivLoss(reduction="batchmean"),
+        F.one_hot(CLASSES).float(),
+        "takes log-probabilities",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_an_output_that_a_loss_takes_for_something_else_raises_one_warning(kind):
+    make, loss, targets, message = WRONG[kind]
+    learn = learner_of(make(), loss, targets)
+    with pytest.warns(LearnerWarning, match=message) as seen:
+        learn.fit(1)
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        learn.fit(1)
+
+
+def test_mixed_precision_hides_nothing():
+    learn = learner_of(net(nn.Softmax(1)), F.cross_entropy, CLASSES, callbacks=[MixedPrecision("bf16")])
+    with pytest.warns(LearnerWarning, match="leave the softmax out"):
+        learn.fit(1)
+
+
+class Positions(nn.Module):
+    """Attention over positions, so that each row of scores adds up to one by chance of its shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        return self.layer(x).flatten(2).softmax(2).unsqueeze(-1)
+
+
+RIGHT = {
+    "scores": (net, F.cross_entropy, CLASSES, X),
+    "log-probabilities": (lambda: net(nn.LogSoftmax(1)), F.nll_loss, CLASSES, X),
+    "log-probabilities once more": (lambda: net(nn.LogSoftmax(1)), F.cross_entropy, CLASSES, X),
+    "probabilities": (lambda: net(nn.Sigmoid(), n_outputs=1), F.binary_cross_entropy, ONE, X),
+    "numbers between 0 and 1": (lambda: net(nn.Sigmoid(), n_outputs=1), F.mse_loss, ONE, X),
+    "over positions": (Positions, F.cross_entropy, CLASSES.view(8, 1, 1), PICTURES),
+    "own loss": (lambda: net(nn.Softmax(1)), lambda p, t: F.cross_entropy(10 * p, t), CLASSES, X),
+}
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+def test_an_output_that_fits_its_loss_raises_no_warning(kind):
+    make, loss, targets, x = RIGHT[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        learner_of(make(), loss, targets, x).fit(1)
