@@ -1,7 +1,8 @@
 """Find functions among the metrics that are not means over items, so that the mean of batches is not theirs.
 
-The names that a function uses make it suspect. Then it is tried: does its value on the first batches together
-equal the mean of its values for each? There is a warning only if both signs are present.
+A function is tried: does its value on the first batches together equal the mean of its values for each? That
+calls it a few more times, so a function that seems to keep or write something is not tried, and none is if
+the batches cannot be joined item by item. A value that depends on more than the arguments shows nothing.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import dis
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from callbacks.core.draws import undrawn
 from callbacks.core.modules import base_of
@@ -23,24 +27,22 @@ from callbacks.core.warning import warn
 from callbacks.measures.joined import joined, kept
 from callbacks.place.device import tensors_in
 
-#: Parts of names that mean what is not a mean over items.
-WORDS = {
-    *("f1", "fbeta", "fscore", "precision", "recall", "sensitivity", "specificity", "jaccard", "iou", "dice"),
-    *("auc", "auroc", "roc", "r2", "d2", "corrcoef", "corr", "pearson", "pearsonr", "spearman", "spearmanr"),
-    *("kendall", "kendalltau", "concordance", "kappa", "matthews", "mcc", "median", "nanmedian", "quantile"),
-    *("percentile", "sqrt", "rmse", "rms", "root", "psnr", "perplexity", "explained", "balanced"),
-    "max_error",
+#: Names and operations of code that keeps or writes something.
+KEEPS = {
+    *("append", "extend", "insert", "update", "setdefault", "pop", "clear", "remove", "discard", "setattr"),
+    *("print", "write", "open", "put", "next", "sleep", "logging", "logger", "wandb", "mlflow"),
 }
+STORES = {"STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR"}
 LIBRARIES = ("torch", "numpy", "scipy", "sklearn", "torchmetrics")
 N_BATCHES, N_NUMBERS = 8, 1 << 22  # that are kept to try on, at most
 ROUNDING = 1e-3
 
 
 class Trial:
-    """Try the suspect functions, once, on the first batches of a pass."""
+    """Try the functions, once, on the first batches of a pass."""
 
     def __init__(self, functions: dict[str, Callable[..., Any]]):
-        self.functions = {name: each for name, each in functions.items() if is_suspected(each)}
+        self.functions = {name: each for name, each in functions.items() if is_pure(each)}
         self.clear()
 
     def clear(self) -> None:
@@ -57,8 +59,9 @@ class Trial:
 
     def see(self, preds: Any, targets: Any, found: dict[str, tuple[Any, Any]]) -> None:
         """Keep a batch, with each function's value and weight."""
-        self._n_numbers += sum(each.numel() for each in tensors_in((preds, targets)))
-        self._is_full = self._n_numbers > N_NUMBERS
+        tensors = list(tensors_in((preds, targets)))
+        self._n_numbers += sum(each.numel() for each in tensors)
+        self._is_full = self._n_numbers > N_NUMBERS or not are_rows(tensors)
         if not self._is_full:
             self._batches.append((kept(preds), kept(targets)))
             for name, values in self._values.items():
@@ -76,20 +79,42 @@ class Trial:
         self.clear()
 
     def _try(self, name: str, function: Callable[..., Any]) -> None:
-        mean = mean_of(self._values[name])
+        values = self._values[name]
+        mean = mean_of(values)
+        scale, rounding = max(abs(float(value)) for value, _ in values), rounding_of(values[0][0])
         try:
-            parts = [joined(parts) for parts in zip(*self._batches, strict=True)]
-            with undrawn():
-                whole, again = (float(function(*parts)) for _ in range(2))
+            with quietly():
+                whole = float(function(*self._together()))
+                if is_same(whole, mean, scale, rounding):
+                    return
+                again = float(function(*self._together()))
+                first = float(function(*map(kept, self._batches[0])))
         except Exception:  # noqa: BLE001 - a function for single batches: it shows nothing, and did its work
             return
-        if is_same(whole, again) and not is_same(whole, mean):
+        if is_same(whole, again) and is_same(first, float(values[0][0]), scale, rounding):
             warn(
                 f"the metric {name} is not a mean over items, but the mean of its values for batches is "
                 f"reported: of the first {len(self._batches)} batches {mean:.4g}, where it is {whole:.4g} on "
                 f"their items together. To call it once on the whole pass, write whole_pass({name}), "
                 "with from callbacks import whole_pass."
             )
+
+    def _together(self) -> list[Any]:
+        """Predictions and targets of all kept batches."""
+        return [joined(parts) for parts in zip(*self._batches, strict=True)]
+
+
+def are_rows(tensors: list[Tensor]) -> bool:
+    """Do tensors have as many rows, so that those of several batches can be joined?"""
+    return all(each.ndim and not each.is_nested and len(each) == len(tensors[0]) for each in tensors)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Draw nothing, build no graph and show no warnings within the block."""
+    with undrawn(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def mean_of(values: list[tuple[Any, Any]]) -> float:
@@ -99,42 +124,60 @@ def mean_of(values: list[tuple[Any, Any]]) -> float:
     return sum(value * weight for value, weight in pairs if weight) / total if total else math.nan
 
 
-def is_same(one: float, other: float) -> bool:
-    """Are they equal up to rounding, or both NaN?"""
+def rounding_of(value: Any) -> float:
+    """How much a value may be off, relative to its size; more in half precision."""
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return max(ROUNDING, 4 * torch.finfo(value.dtype).eps) if is_float else ROUNDING
+
+
+def is_same(one: float, other: float, scale: float = 0.0, rounding: float = ROUNDING) -> bool:
+    """Are they equal up to rounding, or both NaN? `scale` is the size of the numbers that were averaged."""
     if math.isnan(one) or math.isnan(other):
         return math.isnan(one) and math.isnan(other)
-    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=1e-6)
+    least = 1e-2 * rounding * scale if math.isfinite(scale) else 0.0
+    return math.isclose(one, other, rel_tol=rounding, abs_tol=max(1e-6, least))
 
 
-def is_suspected(function: Any) -> bool:
-    """Does a function use a name that means something else than a mean, or take a root?"""
-    names = set(names_in(function))
-    return bool(names & WORDS) or any(not WORDS.isdisjoint(name.lower().split("_")) for name in names)
+def is_pure(function: Any, depth: int = 3) -> bool:
+    """Does a function seem to keep and write nothing, so that it may be called once more?"""
+    work, owner = plain(function), owner_of(function)
+    if isinstance(owner, nn.Module) and any(isinstance(each, _NormBase) for each in owner.modules()):
+        return False
+    if not isinstance(work, FunctionType) or work.__module__.split(".")[0] in LIBRARIES:
+        return True
+    return keeps_nothing(work.__code__) and (
+        not depth or all(is_pure(each, depth - 1) for each in used_by(work, owner))
+    )
 
 
-def names_in(function: Any, depth: int = 3) -> Iterator[str]:
-    """The names that a function uses, its own, and those of the user's functions that it calls."""
-    function = plain(function)
-    yield getattr(function, "__name__", "")
-    if not isinstance(function, FunctionType) or function.__module__.split(".")[0] in LIBRARIES:
-        return
-    yield from names_in_code(function.__code__)
-    if not depth:
-        return
+def keeps_nothing(code: CodeType) -> bool:
+    """Is there no operation in compiled code that keeps or writes something, in inner functions too?"""
+    if not KEEPS.isdisjoint(code.co_names) or any(
+        each.opname in STORES for each in dis.get_instructions(code)
+    ):
+        return False
+    return all(keeps_nothing(each) for each in code.co_consts if isinstance(each, CodeType))
+
+
+def used_by(function: FunctionType, owner: Any) -> Iterator[Any]:
+    """The user's functions and modules that a function uses, by name or from its object."""
     used = inspect.getclosurevars(function)
     for each in (*used.globals.values(), *used.nonlocals.values()):
-        if isinstance(each, (FunctionType, partial)):
-            yield from names_in(each, depth - 1)
+        if isinstance(each, (FunctionType, partial, nn.Module)):
+            yield each
+    for name in function.__code__.co_names if owner is not None else ():
+        each = getattr(type(owner), name, None) or getattr(owner, name, None)
+        if isinstance(each, (FunctionType, nn.Module)) and each is not function:
+            yield each
 
 
-def names_in_code(code: CodeType) -> Iterator[str]:
-    """The names in compiled code, of inner functions too; `sqrt` where something is raised to 0.5."""
-    yield from code.co_names
-    if 0.5 in code.co_consts and any(each.argrepr == "**" for each in dis.get_instructions(code)):
-        yield "sqrt"
-    for each in code.co_consts:
-        if isinstance(each, CodeType):
-            yield from names_in_code(each)
+def owner_of(function: Any) -> Any:
+    """The object that a method, module or callable object belongs to; None for a function."""
+    function = base_of(function)
+    function = getattr(function, "one_by_one", function)
+    if inspect.ismethod(function):
+        return function.__self__
+    return None if inspect.isroutine(function) or isinstance(function, type) else function
 
 
 def plain(function: Any) -> Any:

@@ -14,6 +14,7 @@ from callbacks.core.ranks import Ranks
 from callbacks.measures.as_metrics import Metric, check_value, direction_of
 from callbacks.measures.joined import detached
 from callbacks.measures.linearity import Trial
+from callbacks.measures.loss_trial import LossTrial
 from callbacks.measures.merging import check_merges, merge_into, own_state, without_own_sync
 from callbacks.measures.metric_states import described, put_state, state_of
 from callbacks.results.loss_weight import LossWeight, Weight
@@ -25,13 +26,15 @@ from callbacks.results.reductions import reduction_of
 class Measured:
     """The loss and the metrics of one pass."""
 
-    def __init__(self, prefix: str, metrics: dict[str, Any], weight: Weight | None = None):
+    def __init__(
+        self, prefix: str, metrics: dict[str, Any], loss_trial: LossTrial, weight: Weight | None = None
+    ):
         self.prefix, self.metrics = prefix, metrics
         self.objects = [metric for metric in metrics.values() if isinstance(metric, Metric)]
         self.movable = [metric for metric in metrics.values() if hasattr(metric, "to")]
         self.functions = {name: each for name, each in metrics.items() if not isinstance(each, Metric)}
         self.reductions = {name: reduction_of(each) for name, each in self.functions.items()}
-        self.weight = LossWeight(weight)
+        self.weight, self.loss_trial = LossWeight(weight), loss_trial
         self.loss, self.n_batches = Mean(), 0
         self.means = {name: Mean() for name in self.functions}
         self.adds_up = False  # does the loss add up in this pass?
@@ -53,6 +56,7 @@ class Measured:
         self.is_open = True
         self.weight.look(learn)
         self.adds_up = self.weight.adds_up(learn)
+        self.loss_trial.look(learn, self.weight)
         if self.trial.functions:
             self.trial.clear()
         if self.objects or self.movable:  # finding the device takes longer than everything else here
@@ -76,6 +80,8 @@ class Measured:
         loss = learn.ranks.loss_here(learn)
         if loss is not None:  # in validation a loss function may return None
             self.loss.add(loss, self.weight.of(learn))
+            if self.loss_trial.is_on:
+                self.loss_trial.see(learn)
         if self.metrics:
             preds, targets = detached(learn.preds), learn.targets
             for metric in self.objects:
@@ -135,6 +141,7 @@ class Measured:
         found: dict[str, Any] = {}
         if self.loss.n_batches:
             found["loss"] = self.loss.compute(adds_up=self.adds_up)
+            self.loss_trial.report()
         self.trial.report()
         for name, metric in self.metrics.items():
             if name in self.means:

@@ -9,6 +9,7 @@ from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.ranks import Ranks
 from callbacks.core.warning import warn
 from callbacks.measures.as_metrics import named_metrics
+from callbacks.measures.loss_trial import LossTrial
 from callbacks.record.measured import Measured
 from callbacks.results.loss_weight import Weight
 
@@ -64,9 +65,10 @@ class Metrics(Callback):
         self._results: dict[str, Any] = {}  # of the current validation
         self._around: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of the validations around it
         on_valid = copy.deepcopy(by_name) if on == "both" else by_name if on == "valid" else {}
+        trial = LossTrial()
         self._passes = {
-            "train": Measured("train", by_name if on != "valid" else {}, weight),
-            "valid": Measured("valid", on_valid, weight),
+            "train": Measured("train", by_name if on != "valid" else {}, trial, weight),
+            "valid": Measured("valid", on_valid, trial, weight),
         }
 
     @property

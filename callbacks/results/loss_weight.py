@@ -77,6 +77,12 @@ class LossWeight:
             self.look(learn)
         return self._reduction is not None and self._reduction.adds_up
 
+    def is_assumed(self, learn: LearnerProtocol) -> bool:
+        """Is nothing known about a loss of the user, so that batches count by their numbers of items?"""
+        if self.given is not None or learn.loss_is_overridden or learn.loss_func is None:
+            return False
+        return self._reduction is not None and self._reduction == Reduction()
+
     def _look_at_output(self, learn: LearnerProtocol) -> Reduction:
         """How the model's own `.loss` reduces, from one batch: a wait, once for each model."""
         found = reduction_of_output(learn.preds, learn.targets)

@@ -107,7 +107,7 @@ class GradientAccumulation(Callback):
         self._weight_here = weight / self.window["unit"]
         share = self.share_of(learn)
         if isinstance(share, Tensor) or share != 1:
-            learn.loss_grad = scaled(learn.loss_grad, share)
+            learn.loss_grad = scaled(learn.loss_grad, share, is_alone=learn.ranks.size == 1)
 
     def _see_reduction(self, learn: LearnerProtocol) -> None:
         """Look up whether the loss is a sum; it must not change within a window."""
@@ -224,12 +224,18 @@ def n_targets(learn: LearnerProtocol) -> int:
     return learn.targets.numel() if isinstance(learn.targets, Tensor) else learn.n_items
 
 
-def scaled(loss: Tensor, share: float | Tensor) -> Tensor:
-    """A loss times its share; exactly 0 for a share of 0, since the mean of no target is NaN."""
+def scaled(loss: Tensor, share: float | Tensor, *, is_alone: bool = True) -> Tensor:
+    """A loss times its share; exactly 0 for a share of 0, since the mean of no target is NaN.
+
+    So are its gradients on a CPU, where the share is known: those of 0 / 0 are NaN, also times 0. Several
+    processes exchange gradients, so each of them needs the graph.
+    """
     is_nothing = share == 0
     if not isinstance(is_nothing, Tensor):
         if not is_nothing:
             return loss * share
+        if is_alone:
+            return torch.zeros_like(loss, requires_grad=True)
         is_nothing = torch.ones((), dtype=torch.bool, device=loss.device)
     return torch.where(is_nothing, 0, loss * share)
 

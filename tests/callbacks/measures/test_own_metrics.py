@@ -135,8 +135,8 @@ class Same(nn.Module):
         return inputs + 0 * self.weight
 
 
-def total(preds, targets):
-    return preds.sum()
+def mean(preds, targets):
+    return preds.mean()
 
 
 def learner(kind, make, *callbacks):
@@ -145,7 +145,7 @@ def learner(kind, make, *callbacks):
     metric.name = "metric"
     defaults = (ZeroGrad, Metrics(metric, on="both"), Recorder)
     sgd = partial(torch.optim.SGD, lr=0.1)
-    return Learner(Same(), Data(*data), total, sgd, callbacks, defaults=defaults)
+    return Learner(Same(), Data(*data), mean, sgd, callbacks, defaults=defaults)
 
 
 @pytest.mark.parametrize("crash_at", [3, 9])

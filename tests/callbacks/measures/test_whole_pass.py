@@ -227,10 +227,44 @@ class Root(nn.Module):
         return root(preds, targets)
 
 
-@pytest.mark.parametrize(
-    "metric",
-    [f1, by_helper, imported, by_attribute, median, root, power, area, torchmetrics_f1, Root(), partial(f1)],
-)
+def hits(preds, targets):
+    return (preds.argmax(1) == targets).sum()
+
+
+def highest(preds, targets):
+    return preds.max()
+
+
+def found_of_class(preds, targets):
+    return preds.argmax(1)[targets == 1].float().mean()
+
+
+class Linked:
+    __name__ = "linked"
+
+    def __call__(self, preds, targets):
+        return self.link(preds[:, 0], targets.float())
+
+    def link(self, one, other):
+        return torch.cov(torch.stack([one, other]))[0, 1]
+
+
+OF_A_PASS = [
+    f1,
+    by_helper,
+    imported,
+    by_attribute,
+    median,
+    root,
+    power,
+    area,
+    torchmetrics_f1,
+    Root(),
+    partial(f1),
+]
+
+
+@pytest.mark.parametrize("metric", [*OF_A_PASS, hits, highest, found_of_class, Linked()])
 def test_a_function_that_is_not_a_mean_raises_one_warning_with_the_fix(metric):
     learn = learner_of(metric)
     with pytest.warns(LearnerWarning, match=r"is not a mean over items.*whole_pass\(") as seen:
@@ -266,11 +300,63 @@ def one_batch_only(preds, targets):
     return preds.square().sum().sqrt() * 0
 
 
-@pytest.mark.parametrize("metric", [micro, accuracy_of, distance, above_half, noise, one_batch_only])
+def of_half(preds, targets):
+    return (preds[:, 0] - targets).to(torch.bfloat16).mean()
+
+
+SEEN: list[int] = []
+
+
+def keeping(preds, targets):
+    SEEN.append(len(preds))
+    return len(SEEN)
+
+
+class Changing(nn.Module):
+    name = "changing"
+    n_calls = 0
+
+    def forward(self, preds, targets):
+        self.n_calls += 1
+        return self.n_calls
+
+
+OF_ITEMS = [micro, accuracy_of, distance, above_half, noise, one_batch_only, of_half, keeping, Changing()]
+
+
+@pytest.mark.parametrize("metric", OF_ITEMS)
 def test_a_mean_over_items_raises_no_warning_whatever_it_calls(metric):
     with warnings.catch_warnings():
         warnings.simplefilter("error", LearnerWarning)
         learner_of(metric).validate()
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        scores = self.layer(x)
+        self.spread = scores.detach().std()
+        return {"scores": scores, "scale": torch.tensor(2.0)}
+
+
+def test_a_value_that_depends_on_more_than_rows_of_the_arguments_raises_no_warning():
+    model = Scaled()
+
+    def spread(preds, targets):
+        return model.spread
+
+    def scaled(preds, targets):
+        return (preds["scores"][:2] * preds["scale"]).sum()
+
+    batches = list(zip(X.split(6), CLASSES.split(6), strict=True))
+    for metric in (spread, scaled):
+        learn = Learner(model, Data(batches), lambda p, t: p["scores"].mean(), metrics=[metric])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LearnerWarning)
+            learn.validate(batches)
 
 
 def test_one_batch_is_correct_and_raises_no_warning():

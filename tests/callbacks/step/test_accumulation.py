@@ -56,7 +56,8 @@ def test_weighted_by_tokens_the_gradient_is_that_of_all_tokens(as_tensor):
         return n if as_tensor else n.item()
 
     data = [(X[:4], targets[:4]), (X[4:12], targets[4:12]), (X[12:16], targets[12:])]
-    one = learner_of(data, GradientAccumulation(3, weight=tokens), loss_func=loss_func)
+    weighted = Metrics(weight=tokens), GradientAccumulation(3, weight=tokens)
+    one = learner_of(data, *weighted, loss_func=loss_func)
     other = learner_of([(X[:16], targets)], loss_func=loss_func)
     one.fit(3)
     other.fit(3)

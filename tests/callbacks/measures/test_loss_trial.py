@@ -1,0 +1,161 @@
+"""Losses of the user that are not means over items: one warning, with the fix."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from contextlib import contextmanager
+from functools import partial, wraps
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from callbacks import GradientAccumulation, LearnerWarning, Metrics
+from learner import Data, Learner
+
+DRAW = torch.Generator().manual_seed(0)
+TOKENS = torch.randint(0, 5, (7, 9), generator=DRAW)
+LABELS = torch.full((7, 9), -100)
+for row, length in enumerate((9, 1, 2, 3, 1, 5, 4)):
+    LABELS[row, :length] = torch.randint(0, 5, (length,), generator=DRAW)
+X = torch.randn(7, 3, generator=DRAW)
+Y = X.sum(1, keepdim=True)
+MASK = torch.arange(7).view(7, 1) < 3
+
+
+class Scores(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.embedding = nn.Embedding(5, 5)
+
+    def forward(self, tokens):
+        return self.embedding(tokens)
+
+
+@contextmanager
+def assert_silent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LearnerWarning)
+        yield
+
+
+def line():
+    torch.manual_seed(1)
+    return nn.Linear(3, 1)
+
+
+def of_tokens(preds, targets):
+    return F.cross_entropy(preds.flatten(0, 1), targets.flatten(), label_smoothing=0.1)
+
+
+class OfTokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.loss = nn.CrossEntropyLoss()
+
+    def forward(self, preds, targets):
+        return self.loss(preds.transpose(1, 2), targets)
+
+
+def masked(preds, targets, mask):
+    return ((preds - targets).square() * mask).sum() / mask.sum()
+
+
+def without_missing(preds, targets):
+    return (preds - targets)[~targets.isnan()].abs().mean()
+
+
+def total(preds, targets):
+    return (preds - targets).square().sum()
+
+
+WITH_MISSING = Y.masked_fill(~MASK, torch.nan)
+KINDS = {
+    "tokens": (of_tokens, Scores, TOKENS, LABELS, "(learn.targets != -100).sum()"),
+    "tokens of a module": (OfTokens(), Scores, TOKENS, LABELS, "(learn.targets != -100).sum()"),
+    "mask": (masked, line, X, (Y, MASK), "learn.targets[1].sum()"),
+    "missing targets": (without_missing, line, X, WITH_MISSING, "(~learn.targets.isnan()).sum()"),
+    "sum": (total, line, X, Y, "sum"),
+}
+
+
+def learner_of(loss, model, inputs, targets, *callbacks):
+    columns = [inputs, *(targets if isinstance(targets, tuple) else (targets,))]
+    batches = list(zip(*(each.split(2) for each in columns), strict=True))
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    return Learner(model, Data(batches, list(batches)), loss, sgd, callbacks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_that_is_not_a_mean_over_items_raises_one_warning_whose_fix_is_right(kind):
+    loss, make, inputs, targets, code = KINDS[kind]
+    learn = learner_of(loss, make(), inputs, targets)
+    with pytest.warns(LearnerWarning, match=r"is a sum|divides by") as seen:
+        learn.validate()
+    assert len(seen) == 1
+    assert "reduction = 'sum'" in str(seen[0].message) if code == "sum" else code in str(seen[0].message)
+    with assert_silent():
+        learn.validate()
+
+    fixed, weight = loss, eval(f"lambda learn: {code}") if code != "sum" else None
+    if code == "sum":
+        fixed = wraps(total)(lambda preds, targets: total(preds, targets))
+        fixed.reduction = "sum"
+    callbacks = [Metrics(weight=weight), GradientAccumulation(99, weight=weight)]
+    model, by_hand = make(), make()
+    learn = learner_of(fixed, model, inputs, targets, *callbacks)
+    whole = loss(by_hand(inputs), *(targets if isinstance(targets, tuple) else (targets,)))
+    with assert_silent():
+        assert learn.validate()["valid_loss"] == pytest.approx(whole.item(), rel=1e-5)
+    Learner(model, Data(learn.data.train), fixed, learn.optimizer_given, callbacks).fit(1)
+    whole.backward()
+    torch.optim.SGD(by_hand.parameters(), lr=0.1).step()
+    for one, other in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def of_items(preds, targets):
+    return F.mse_loss(preds, targets) + 0.1 * preds.abs().mean()
+
+
+def contrastive(preds, targets):
+    distances = torch.cdist(preds, targets)
+    return F.cross_entropy(-distances, torch.arange(len(preds)))
+
+
+def root(preds, targets):
+    return F.mse_loss(preds, targets).sqrt()
+
+
+def drawing(preds, targets):
+    return (preds - targets).square().mean() * torch.rand(())
+
+
+@pytest.mark.parametrize(
+    "loss", [of_items, contrastive, root, drawing, F.mse_loss, nn.MSELoss(reduction="sum")]
+)
+def test_other_losses_raise_no_warning(loss):
+    with assert_silent():
+        learner_of(loss, line(), X, Y).validate()
+
+
+def test_a_loss_that_keeps_something_is_called_once_per_batch():
+    seen = []
+
+    def keeping(preds, targets):
+        seen.append(len(preds))
+        return total(preds, targets)
+
+    learner_of(keeping, line(), X, Y).validate()
+    assert seen == [2, 2, 2, 1]
+
+
+def test_a_copy_of_the_metrics_tries_the_loss_of_its_own_learner():
+    learn = learner_of(total, line(), X, Y, Metrics())
+    for each in (copy.deepcopy(learn), pickle.loads(pickle.dumps(learn))):
+        with pytest.warns(LearnerWarning, match="is a sum"):
+            each.validate()
