@@ -26,7 +26,7 @@ class ReduceLROnPlateau(Callback):
         min_delta: a value counts as better only if the difference is larger than this, in the result's own
             unit.
         cooldown: epochs after a reduction that do not count, at least 0.
-        min_lr: no group's rate goes below this.
+        min_lr: no group's rate is lowered below this.
         mode: `"min"` or `"max"`; by default the direction that the loss or metric declares.
 
     Attributes:
@@ -99,7 +99,8 @@ class ReduceLROnPlateau(Callback):
         self.wait, self.rest = 0, self.cooldown
         self.n_reduced += 1
         for group in groups:
-            put(group, "lr", max(float(get(group, "lr")) * self.factor, self.min_lr))
+            rate = float(get(group, "lr"))
+            put(group, "lr", min(rate, max(rate * self.factor, self.min_lr)))
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         if self._kept is not None:

@@ -59,7 +59,8 @@ class TorchScheduler(Callback):
 
     Warns:
         LearnerWarning: a `OneCycleLR`, `CosineAnnealingLR` or `PolynomialLR` is shorter than the fit, when
-            the fit starts, or longer, when it ends.
+            the fit starts, or longer, when it ends; a `ReduceLROnPlateau` has the mode `"min"` for a result
+            that is better when it is higher, or the reverse.
     """
 
     order = Order.DECIDE
@@ -129,6 +130,7 @@ class TorchScheduler(Callback):
             )
         if isinstance(self._made, ReduceLROnPlateau):
             check_measured(self.monitor, learn, "TorchScheduler")
+            check_mode(self._made.mode, self.monitor, learn)
         check_alone(self, learn)
         check_length(self, self._made, learn)
         if not self._is_waiting:
@@ -239,6 +241,17 @@ class TorchScheduler(Callback):
 def names_of(made: Any) -> tuple[str, ...]:
     """The hyperparameters that a scheduler of torch changes; before it is made, only the rate is known."""
     return ("lr", "momentum") if getattr(made, "cycle_momentum", False) else ("lr",)
+
+
+def check_mode(mode: str, monitor: str, learn: LearnerProtocol) -> None:
+    """Warn of a mode that takes the better values of a result for the worse ones."""
+    known = learn.measured[monitor]
+    if known not in (None, mode):
+        warn(
+            f"TorchScheduler: ReduceLROnPlateau has mode={mode!r}, but {monitor} is better in the direction "
+            f"{known!r}, so the rate falls while training helps. Write partial(ReduceLROnPlateau, "
+            f"mode={known!r})."
+        )
 
 
 def length_of(made: Any) -> tuple[str, int] | None:

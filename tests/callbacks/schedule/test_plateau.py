@@ -63,6 +63,19 @@ def test_the_rates_are_torchs(make_learner, patience, cooldown, seed):
     assert learn.optimizer.param_groups[0]["lr"] == 0.1
 
 
+def test_a_group_whose_rate_is_below_the_least_one_keeps_it_as_in_torch(make_learner):
+    learn = make_learner(callbacks=[Given([1.0] * 4), ReduceLROnPlateau("given", patience=0, min_lr=0.02)])
+    learn.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 0.001})
+    rates = []
+
+    @on("after_epoch", order=Order.SAVE)
+    def look(learn):
+        rates.append([group["lr"] for group in learn.optimizer.param_groups])
+
+    learn.fit(4, [look])
+    assert rates == [[0.1, 0.001], *[[0.02, 0.001]] * 3]
+
+
 @pytest.mark.parametrize(("patience", "epoch"), [(0, 1), (1, 2), (3, 4)])
 def test_patience_is_the_number_of_bad_epochs_that_are_allowed(make_learner, patience, epoch):
     learn = make_learner(callbacks=[Given([1.0] * 6), ReduceLROnPlateau("given", patience=patience)])

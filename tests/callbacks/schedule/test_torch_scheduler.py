@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
-from callbacks import Order, on
+from callbacks import Callback, LearnerWarning, Order, on
 from callbacks.schedule.torch_scheduler import TorchScheduler
 from learner.recipes.recipe import load_recipe
 
@@ -50,6 +51,25 @@ def test_a_plateau_of_nothing_that_is_measured_is_refused(make_learner):
     learn = make_learner(callbacks=[TorchScheduler(ReduceLROnPlateau, monitor="valid_los")])
     with pytest.raises(ValueError, match="valid_loss"):
         learn.fit(1)
+
+
+class Score(Callback):
+    order = Order.MEASURE
+    measures: ClassVar = {"score": "max"}
+
+    def after_train(self, learn):
+        learn.results["score"] = float(learn.epoch)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "other"), [("score", "min", "max"), ("train_loss", "max", "min")]
+)
+def test_a_plateau_with_the_wrong_mode_raises_a_warning_with_the_fix(make_learner, monitor, mode, other):
+    scheduler = TorchScheduler(partial(ReduceLROnPlateau, mode=mode, patience=9), monitor=monitor)
+    with pytest.warns(LearnerWarning, match=f"mode='{mode}'.*partial.ReduceLROnPlateau, mode='{other}'"):
+        make_learner(callbacks=[Score, scheduler]).fit(1)
+    right = TorchScheduler(partial(ReduceLROnPlateau, mode=other, patience=9), monitor=monitor)
+    make_learner(callbacks=[Score, right]).fit(1)  # the settings of the tests make a warning an error
 
 
 def test_the_optimizer_is_left_unchanged(make_learner):
