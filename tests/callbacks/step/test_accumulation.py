@@ -15,6 +15,7 @@ from callbacks import (
     GradientAccumulation,
     GradientClip,
     LRMonitor,
+    Metrics,
     TorchScheduler,
 )
 
