@@ -76,7 +76,7 @@ def steps_in_order(flat: Tensor) -> Generator[None, None, Tensor]:
     n_more = -flat.numel() % size
     sent = torch.cat([flat, flat.new_zeros(n_more)]) if n_more else flat
     parts = torch.empty_like(sent)
-    work = dist.all_to_all_single(parts, sent, async_op=True)
+    work: Any = dist.all_to_all_single(parts, sent, async_op=True)
     yield
     work.wait()
     first, *others = parts.view(size, -1)
