@@ -15,7 +15,7 @@ from callbacks.results.measured_weights import MeasuredWeights, copy_weights, pu
 
 
 class EarlyStopping(Callback):
-    """Stop when a result has not been better for some epochs in a row, and restore the best weights.
+    """Stop when a result has not improved for some epochs in a row, and restore the best weights.
 
     Weights and buffers of the best epoch, including those of a loss that is a module, are restored at the end
     of the fit (as in Keras), but not after an error or Ctrl-C. The optimizer is not changed. Each fit starts
@@ -136,7 +136,7 @@ class EarlyStopping(Callback):
         is_shown = any(each.shows_progress for each in learn.callbacks)
         if is_shown and not (is_last or self._is_mentioned):
             print_line(
-                f"the weights of epoch {self.best_epoch}{self.best_moment} are restored, the best by "
+                f"restored the weights of epoch {self.best_epoch}{self.best_moment}, the best by "
                 f"{self.monitor}: {self.best:.6g}"
             )
 
@@ -177,7 +177,7 @@ class EarlyStopping(Callback):
         margin = f" by more than {self._best.min_delta:g}" if self._best.min_delta else ""
         weights = f", whose weights{self.best_moment} are restored" if self.restore_best else ""
         return (
-            f"{self.monitor} has not been better{margin} for {epochs(self.wait)}, now "
+            f"{self.monitor} has not improved{margin} for {epochs(self.wait)}, now "
             f"{value:.6g}; the best was {self.best:.6g} in epoch "
             f"{self.best_epoch}{weights}"
         )

@@ -12,7 +12,7 @@ from callbacks.results.best import Best
 
 
 class ReduceLROnPlateau(Callback):
-    """Multiply every group's learning rate by a factor when a result has not been better for some epochs.
+    """Multiply every group's learning rate by a factor when a result has not improved for some epochs.
 
     Each fit starts without a best value, and restores the rates when it ends. The settings have the same
     meaning as in `torch.optim.lr_scheduler.ReduceLROnPlateau`; `min_delta` is its `threshold` with

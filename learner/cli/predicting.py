@@ -102,7 +102,7 @@ def do_test(options: argparse.Namespace) -> int:
         results = learn.test()
     elif learn.data.valid is not None:
         if not options.valid:
-            text = "there is no test data (Data(..., test=loader)), so this is the validation data:"
+            text = "there is no test data (Data(..., test=loader)), so the validation data is used:"
             print(text, file=sys.stderr)
         results = learn.validate()
     else:

@@ -69,7 +69,7 @@ def test_an_epoch_without_the_result_does_not_count():
 def test_the_reason_shows_numbers_and_epochs():
     _, learn = epochs_run([5, 0.125, 2, 3.5, 9], patience=2)
     assert learn.stop_reason == (
-        "valid_loss has not been better for 2 epochs, now 3.5; the best was 0.125 in epoch 1, "
+        "valid_loss has not improved for 2 epochs, now 3.5; the best was 0.125 in epoch 1, "
         "whose weights are restored"
     )
 

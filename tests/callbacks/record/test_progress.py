@@ -66,7 +66,7 @@ def test_weights_that_are_restored_are_reported_once(capfd):
 
     make(Worse(), EarlyStopping(patience=9)).fit(3)
     out = capfd.readouterr().out
-    assert "the weights of epoch 0 are restored, the best by valid_loss" in out
+    assert "restored the weights of epoch 0, the best by valid_loss" in out
     assert "best epoch" not in out
 
 

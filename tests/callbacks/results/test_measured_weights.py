@@ -212,11 +212,11 @@ def test_a_fit_that_reaches_its_last_epoch_reports_that_the_best_weights_are_res
     stop = EarlyStopping("train_loss", patience=30)
     (line,) = printed(capsys, stop, n_epochs=4)
     assert line == (
-        f"the weights of epoch {stop.best_epoch} before its update are restored, the best by train_loss: "
+        f"restored the weights of epoch {stop.best_epoch} before its update, the best by train_loss: "
         f"{stop.best:.6g}"
     )
     (line,) = printed(capsys, EarlyStopping("train_loss", patience=30), n_epochs=6, n_batches=3)
-    assert "at its end are restored" in line
+    assert "at its end, the best by" in line
 
 
 def test_a_stop_is_printed_once(capsys):
