@@ -89,6 +89,7 @@ class DataParallel:
             try:
                 self.wrapped()
             except RuntimeError as error:
+                self._check_trained()
                 raise named(error, self.trained) from None
             yield
 
@@ -144,10 +145,22 @@ class DataParallel:
         trained = [each for each in self.whole.parameters() if each.requires_grad and each is not self.note]
         return 0 * torch.stack([each.flatten()[:1].sum().float() for each in trained]).nan_to_num().sum()
 
-    def sync_buffers(self) -> None:
+    def end_pass(self) -> None:
         """Copy the buffers of the first rank, as running means, to all others."""
+        if not self.is_searched:
+            self._check_trained()
         for buffer in self.whole.buffers():
             dist.broadcast(buffer, src=0)
+
+    def _check_trained(self) -> None:
+        """Refuse parameters that were frozen or unfrozen since the pass started; torch sums the same ones."""
+        now = names_of_trained(self.whole)
+        changed = [each.removeprefix("model.") for each in {*now} ^ {*self.trained}]
+        if changed:
+            raise RuntimeError(
+                f"Distributed: {', '.join(sorted(changed))} were frozen or unfrozen in the middle of a pass. "
+                "Do so in before_epoch, or between two fits."
+            )
 
 
 def tensor_of(numbers: list[float | Tensor], like: Tensor) -> Tensor:

@@ -247,7 +247,7 @@ class Distributed(Callback):
 
     def after_train(self, learn: LearnerProtocol) -> None:
         if self._engine is not None:
-            self._engine.sync_buffers()
+            self._engine.end_pass()
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         learn.remove_callbacks(*[each for each in self._added if each in learn.callbacks])

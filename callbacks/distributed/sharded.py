@@ -114,7 +114,7 @@ class Sharded:
         """A loss whose gradient is 0, through the layers of the last forward pass."""
         return scaled(learn.loss_grad, 0.0)
 
-    def sync_buffers(self) -> None:
+    def end_pass(self) -> None:
         """Copy the buffers of the first rank, as running means, to all others."""
         self.release_weights()
         for buffer in self.model.buffers():

@@ -143,3 +143,36 @@ def test_lazy_layers_are_refused_by_name_with_what_to_do(kind: str) -> None:
     for message in in_ranks(2, lazy_message, kind, limit=10):
         assert "0.weight, 0.bias" in message
         assert "learn.predict(inputs)" in message
+
+
+class Change(Callback):
+    """Freezes or unfreezes the first layer in the second batch."""
+
+    def __init__(self, is_trained: bool):
+        super().__init__()
+        self.is_trained = is_trained
+
+    def before_batch(self, learn: Any) -> None:
+        if learn.batch_idx == 1:
+            learn.model[0].requires_grad_(self.is_trained)
+
+
+def changed_within_a_pass() -> list[str]:
+    found = []
+    for is_trained in (False, True):
+        model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+        model[0].requires_grad_(not is_trained)
+        data = Data([(torch.ones(2, 4), torch.ones(2, 1))] * 3)
+        sgd = partial(torch.optim.SGD, lr=0.1)
+        learn = Learner(model, data, nn.functional.mse_loss, sgd, [Distributed(), Change(is_trained)])
+        try:
+            learn.fit(1)
+        except RuntimeError as error:
+            found.append(str(error))
+    return found
+
+
+def test_parameters_that_are_frozen_or_unfrozen_within_a_pass_are_named() -> None:
+    for messages in in_ranks(2, changed_within_a_pass, limit=10):
+        assert len(messages) == 2
+        assert all("0.bias, 0.weight were frozen or unfrozen in the middle" in each for each in messages)
