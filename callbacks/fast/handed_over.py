@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+from torch.utils._pytree import tree_leaves
 
 from callbacks.fast.lean_proof import Unfit
 from callbacks.fast.program_choice import Pending, Programs
 from callbacks.fast.refused_callbacks import AFTER_PRED, BEFORE_GRADIENTS, changed
+from callbacks.fast.unguarded import are_same
 
 
 def tensors_of(*nested: Any) -> list[Tensor]:
     """The tensors in nested containers."""
-    return [each for each in pytree.tree_leaves(nested) if isinstance(each, Tensor)]
+    return [each for each in tree_leaves(nested) if isinstance(each, Tensor)]
 
 
 def stamp_of(pending: Pending) -> list[int]:
@@ -27,7 +28,8 @@ def stamp_of(pending: Pending) -> list[int]:
 def check_read(learn: Any, pending: Pending, stamp: list[int]) -> None:
     """Refuse a change of what the loss reads, between the forward pass and the loss."""
     here, program = pending.here, pending.program
-    if learn.preds is not pending.preds and not leaves_are(learn.preds, pending.preds):
+    # a callback may have copied the containers
+    if learn.preds is not pending.preds and not are_same(*map(tree_leaves, (learn.preds, pending.preds))):
         raise changed(learn, "the predictions", AFTER_PRED)
     if learn.targets is not here["targets"] or learn.loss_func is not here["loss_func"]:
         raise changed(learn, "targets or loss function", AFTER_PRED)
@@ -76,11 +78,3 @@ def add_gradients(learn: Any, pending: Pending) -> None:
         else:
             with torch.no_grad():
                 param.grad.add_(grad)
-
-
-def leaves_are(one: Any, other: Any) -> bool:
-    """Do two nested containers hold the very same tensors? A callback may have copied the containers."""
-    pairs = [pytree.tree_leaves(each) for each in (one, other)]
-    return len(pairs[0]) == len(pairs[1]) and all(
-        a is b or (not isinstance(a, Tensor) and a == b) for a, b in zip(*pairs, strict=True)
-    )

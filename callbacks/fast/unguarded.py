@@ -92,13 +92,12 @@ class Unguarded:
         """Call a function, and from now on watch the classes whose methods it calls."""
         found: set[type] = set()
         asked: list[str] = []
-        known = [vars(torch.compiler)[each].__code__ for each in COMPILING if each in vars(torch.compiler)]
 
         def note(frame: FrameType, event: str, arg: Any) -> None:
             code = frame.f_code
             if event != "call":
                 return
-            if code in known and frame.f_back is not None and is_of_user(frame.f_back):
+            if code.co_name in COMPILING and frame.f_back is not None and is_of_user(frame.f_back):
                 asked.append(asks(frame.f_back.f_code, code.co_name))
             elif code.co_argcount and package_of(frame) not in FOREIGN:
                 first = frame.f_locals.get(code.co_varnames[0])
@@ -148,7 +147,10 @@ def is_hooked(model: nn.Module) -> str:
 
 
 def check_traced() -> None:
-    """Refuse code of the user that asks whether it is compiled; called while that code is traced."""
+    """Refuse code of the user that asks whether it is compiled; called while that code is traced.
+
+    So the ordinary step, which `record` runs beside the program, does not count something twice.
+    """
     context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
     for code in getattr(context, "get_traced_code", list)() or ():
         names = [name for name in COMPILING if name in code.co_names]
