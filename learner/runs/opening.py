@@ -32,18 +32,17 @@ COMPARED = ("plainlearner", "torch")  # versions that may change what a model co
 
 
 def open_run(folder: str | Path, weights: Which = "final", *, allow: Iterable[str] = ()) -> Learner:
-    """Build the learner of a run again, with its weights and history, to look at it or to train on.
+    """Build the learner of a run again, with its weights and history, to examine it or to continue training.
 
-    The recipe in the folder is built, so the Python files beside it are run: open only runs that you trust as
-    you trust their code. The weights themselves carry no code. Callbacks that write files write into the
-    run's folder. If the data of the run cannot be built, a warning reports it, and the learner can still
-    predict.
+    The recipe in the folder is built, so the Python files next to it are run: open only runs whose code you
+    trust. The weights themselves contain no code. Callbacks that write files write into the run's folder. If
+    the data of the run cannot be built, a warning reports it, and the learner can still predict.
 
     Args:
         folder: the run's folder, such as `"runs/digits-1"`.
         weights: `"final"`: those at the end of the run. `"best"`: those of the best epoch, if a callback
-            monitored a result. `"checkpoint"`: everything in the newest file of its `Checkpoint`, also the
-            optimizer and the clock, so that `fit(n_epochs, resume="must")` continues an interrupted run.
+            monitored a result. `"checkpoint"`: everything in the newest file of its `Checkpoint`, including
+            the optimizer and the counters, so that `fit(n_epochs, resume="must")` resumes an interrupted run.
         allow: packages that the recipe may import, as with `--allow`.
 
     Raises:

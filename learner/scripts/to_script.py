@@ -35,33 +35,33 @@ def to_script(
     seed: int | None = None,
     callbacks: Any = (),
 ) -> Path:
-    """Write the training of this learner as a script of plain PyTorch, without any import of this project.
+    """Write the training of this learner as a script of plain PyTorch that imports nothing from this project.
 
-    The script is what `learn.fit(n_epochs)` does with these callbacks: it sets the seed, makes the data and
-    the model, trains, and writes the final weights to `model.pt`. It ends with the same bits if the learner
-    was made in the same way: the seed was set, then the data and the model were made, then it was fitted.
-    It runs beside the user's own files, which it imports. Nothing is trained, and the learner is not changed.
+    The script does the same as `learn.fit(n_epochs)` with these callbacks: it sets the seed, makes the data
+    and the model, trains, and writes the final weights to `model.pt`. It ends with the same bits if the
+    learner was made in the same order: first the seed, then the data, the model and the fit. It must stay
+    next to the user's own files, which it imports. Nothing is trained, and the learner is not changed.
 
     Args:
         learn: the learner.
-        path: the file to write; a script that was written here before is overwritten, no other file.
+        path: the file to write; only a script that `to_script` has written is overwritten.
         n_epochs: how many epochs the script trains.
         model: what makes the model, such as `"models.py:Net"`, or with arguments, such as `{"use":
             "models.py:Net", "n_hidden": 50}`. The file is in or below the folder of the script.
         data: the same for the data: a function that returns what `Learner(data=...)` takes, or the tensors
             of a `Data.from_tensors`; or `"digits"` and the other data sets of `learner.datasets`.
-        seed: the seed that the script sets; None for none.
-        callbacks: further callbacks, as `fit` would have them.
+        seed: the seed that the script sets; None to set no seed.
+        callbacks: further callbacks, as for `fit`.
 
     Returns:
         The path.
 
     Raises:
         ValueError: parts have no script form, such as a callback of your own; the message lists all of them.
-        FileExistsError: the file was not written here.
+        FileExistsError: the file exists and was not written by `to_script`.
 
     Warns:
-        LearnerWarning: the learner has not trained yet, and the seed gives other weights than it has.
+        LearnerWarning: the learner has not trained yet, and its weights are not those that the seed gives.
     """
     path = Path(path)
     folder = path.absolute().parent

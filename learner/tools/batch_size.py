@@ -123,11 +123,11 @@ def find_batch_size(
 ) -> BatchSizes:
     """Try batch sizes in a sandbox, doubling and then halving, and measure the memory and time of each.
 
-    All callbacks run except those that may write files or send numbers. If the last two sizes predict that
+    All callbacks run except those that can write files or send numbers. If the last two sizes predict that
     the next one needs more than `limit`, it is not tried, so that a CPU machine does not run out of memory.
     Batches consist of rows of a real batch, or of collated items of the data set. On a CPU only the bytes of
-    tensors count; the temporary memory of kernels, and the copy of weights and optimizer state for the
-    sandbox, come in addition. This is not tested on an accelerator yet.
+    tensors count; the temporary memory of kernels, and the sandbox's copy of weights and optimizer state, are
+    not included. This is not tested on an accelerator yet.
 
     Args:
         learn: the learner.
@@ -137,7 +137,7 @@ def find_batch_size(
         start: the first size.
         up_to: the last size; by default the number of training items.
         n_steps: the number of timed steps of each size.
-        max_seconds: start no further trial after this time; None: search until the largest size is found.
+        max_seconds: start no further trial after this time; None to search until the largest size is found.
         make_batch: a function that returns a batch of a number of items, if the batches of the loader cannot
             be made larger.
 

@@ -155,9 +155,9 @@ def shown_time(seconds: float) -> str:
 def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
     """Measure the cost of a training step: per operation, per callback, for data, and beside a plain loop.
 
-    The learner trains for some steps in a sandbox, several times. Callbacks that may write files or send
-    numbers are left out and listed. If a step takes more than 50 ms, the steps with clocks inside are those
-    that count, and the plain loop takes half as many.
+    The learner trains for some steps in a sandbox, several times. Callbacks that can write files or send
+    numbers are left out and listed. If a step takes more than 50 ms, the steps with clocks inside are also
+    used for the total, and the plain loop takes half as many.
 
     Args:
         learn: the learner.

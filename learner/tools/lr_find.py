@@ -45,7 +45,7 @@ class LRSearch:
         losses: the running mean of the losses, debiased.
         raw: the losses themselves.
 
-    Where the loss does not fall, as on a trained model, `falls` is False and the suggestions mean nothing.
+    If the loss does not fall, as on a trained model, `falls` is False and the suggestions mean nothing.
     """
 
     rates: list[float]
@@ -165,15 +165,15 @@ def lr_find(
     """Train for some steps at a growing rate in a sandbox, and suggest a rate from the losses.
 
     Smith 2017, "Cyclical learning rates for training neural networks", section 3.3. Callbacks that measure,
-    decide, report, save or average are left out. With several groups, the largest rate is the one that
-    grows, and the ratios between the groups stay the same.
+    decide, report, save or average are left out. With several groups, the largest rate grows, and the ratios
+    between the groups stay the same.
 
     Args:
         learn: the learner.
         start: the rate of the first step.
         end: the rate of the last step; each step multiplies the rate by the same factor.
         n_steps: the number of steps, at least 10; the data is repeated as often as needed.
-        stop_factor: end the search when the smoothed loss is this many times the lowest one; None: never.
+        stop_factor: end the search when the smoothed loss is this many times the lowest one; None for never.
 
     Returns:
         The rates and losses, the suggestions `.valley`, `.slide`, `.minimum` and `.steep`, and `.plot()`.
