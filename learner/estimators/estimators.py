@@ -10,7 +10,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from learner.estimators.base import LearnerEstimator
-from learner.estimators.losses import probabilities
+from learner.estimators.losses import predicted, probabilities
 from learner.estimators.parameters import ClassifierMixin, RegressorMixin
 
 
@@ -84,6 +84,8 @@ class LearnerClassifier(ClassifierMixin, LearnerEstimator):
         check_classification_targets(y)
         given = self.classes if classes is None else classes
         self.classes_ = np.unique(column_or_1d(y)) if given is None else np.asarray(given)
+        if len(set(self.classes_.tolist())) < len(self.classes_):
+            raise ValueError(f"classes={self.classes_.tolist()!r}: write each class once.")
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} got data with one class, {self.classes_.tolist()}, and needs two or "
@@ -133,8 +135,14 @@ class LearnerRegressor(RegressorMixin, LearnerEstimator):
         return self._train(X, y, sample_weight, is_new=not hasattr(self, "learner_"))
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The predicted targets, in the shape of those of `fit`."""
-        preds = self.predict_raw(X).double().numpy()
+        """The predicted targets, in the shape of those of `fit`.
+
+        Of a loss of torch that takes log-rates or scores (`PoissonNLLLoss`, `BCEWithLogitsLoss`) these are
+        the rates or probabilities; `predict_raw` returns what the module returns.
+        """
+        output = self.predict_raw(X).double()
+        loss: Any = self.learner_.loss_func
+        preds = predicted(output, loss.loss_func).numpy()
         return preds.reshape(len(preds), *self._shape)
 
     def __sklearn_tags__(self) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from callbacks.core.modules import plain_name
+from callbacks.results.reductions import name_of, unwrapped
 from learner.learner import Learner
 
 
@@ -106,8 +107,28 @@ def probabilities(scores: Tensor, loss_func: Any) -> Tensor:
     is_single = scores.ndim == 1 or scores.shape[1] == 1
     if name in ("NLLLoss", "nll_loss"):
         found = scores.exp()
+        check_logarithms(found, name)
     elif name in ("BCELoss", "binary_cross_entropy"):
         found = scores
     else:
         found = scores.sigmoid() if is_single else scores.softmax(1)
     return torch.stack([1 - found.flatten(), found.flatten()], 1) if is_single else found
+
+
+def check_logarithms(found: Tensor, name: str) -> None:
+    """Refuse to take other scores for logarithms of probabilities."""
+    highest = found.sum(1).max().item() if found.numel() and found.ndim > 1 else 1.0
+    if highest > 1.01:
+        raise ValueError(
+            f"{name} takes log-probabilities, but the probabilities of an item add up to {highest:.4g}: end "
+            "the module with nn.LogSoftmax(1), or leave loss_func out for cross-entropy."
+        )
+
+
+def predicted(output: Tensor, loss_func: Any) -> Tensor:
+    """The predicted targets, from what the module returns under this loss: they, log-rates or scores."""
+    base, get = unwrapped(loss_func)
+    name = name_of(base)
+    if name == "poisson_nll_loss" and get("log_input", True):
+        return output.exp()
+    return output.sigmoid() if name == "binary_cross_entropy_with_logits" else output

@@ -43,6 +43,40 @@ def test_a_module_of_log_probabilities_is_used_with_its_loss():
     assert np.allclose(fitted.predict_proba(X).sum(1), 1)
 
 
+def test_scores_are_not_taken_for_log_probabilities():
+    fitted = classifier(loss_func=nn.NLLLoss, n_epochs=2).fit(X, Y)
+    with pytest.raises(ValueError, match=r"NLLLoss takes log-probabilities.*nn.LogSoftmax\(1\)"):
+        fitted.predict_proba(X)
+
+
+@pytest.mark.parametrize(
+    ("loss_func", "right"),
+    [
+        (nn.PoissonNLLLoss, torch.exp),
+        (partial(F.poisson_nll_loss, full=True), torch.exp),
+        (nn.BCEWithLogitsLoss(), torch.sigmoid),
+        (nn.HuberLoss, torch.clone),
+    ],
+)
+def test_a_regressor_predicts_in_the_unit_of_the_targets(loss_func, right):
+    fitted = regressor(loss_func=loss_func, n_epochs=1).fit(X, (X[:, 0] > 0).astype(float))
+    assert np.allclose(fitted.predict(X), right(fitted.predict_raw(X)).numpy().reshape(-1), atol=1e-6)
+
+
+def test_rates_that_a_module_returns_are_predicted_as_they_are():
+    def rates(n_features):
+        return nn.Sequential(nn.Linear(n_features, 1), nn.Softplus())
+
+    fitted = LearnerRegressor(rates, loss_func=nn.PoissonNLLLoss(log_input=False), n_epochs=1)
+    fitted.fit(X, (X[:, 0] > 0).astype(float))
+    assert np.allclose(fitted.predict(X), fitted.predict_raw(X).numpy()[:, 0])
+
+
+def test_a_class_that_is_given_twice_is_refused():
+    with pytest.raises(ValueError, match="write each class once"):
+        classifier(classes=["no", "no", "yes"]).fit(X, np.where(X[:, 0] > 0, "yes", "no"))
+
+
 def test_whole_numbers_stay_whole_for_embeddings():
     def reads(n_features):
         return nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(4 * n_features, 2))
