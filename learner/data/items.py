@@ -35,7 +35,8 @@ class InputsOnly:
 
     def to(self, device: Any) -> InputsOnly:
         """The batch on a device."""
-        return InputsOnly(to_device(self.inputs, device), to_device(self.targets, device))
+        targets = None if self.targets is None else to_device(self.targets, device)
+        return InputsOnly(to_device(self.inputs, device), targets)
 
 
 def split_row(batch: Sequence[Any], n_inputs: int, target_keys: Sequence[str]) -> tuple[Any, Any]:

@@ -37,7 +37,16 @@ def as_inputs(inputs: Any, learn: FullLearner) -> tuple[InputsOnly, bool]:
     if isinstance(inputs, Mapping):
         return InputsOnly(arguments), is_one
     columns = tuple(arguments.values())
-    return InputsOnly(as_tensors(columns)[0] if all(map(is_array, columns)) else columns), is_one
+    is_checked = len(columns) == 1 and has_items(columns[0])  # by `as_arguments`
+    if not is_checked and all(map(is_array, columns)):
+        columns = as_tensors(columns)[0]
+    return InputsOnly(columns), is_one
+
+
+def has_items(item: Any) -> bool:
+    """Is it a dense tensor with items?"""
+    is_dense = type(item) is Tensor and item.layout is torch.strided and not item.is_nested
+    return is_dense and item.ndim > 0 and len(item) > 0
 
 
 def as_arguments(inputs: Any, data: Data, samples: Samples) -> dict[Any, Any]:
