@@ -194,6 +194,8 @@ class Distributed(Callback):
         group = self._group
         if group is None or self._accumulation is not None:
             return
+        if group.n_everywhere == 0:
+            return  # the whole batch is empty: the loss is NaN, as in one process
         self._is_sum = self._weight.adds_up(learn)
         one = 1 if self._is_sum or group.is_void else self._weight.of(learn)
         self._share = group.share_of(learn, one, is_sum=self._is_sum)

@@ -224,7 +224,7 @@ def n_targets(learn: LearnerProtocol) -> int:
     return learn.targets.numel() if isinstance(learn.targets, Tensor) else learn.n_items
 
 
-def scaled(loss: Tensor, share: float | Tensor, *, is_alone: bool = True) -> Tensor:
+def scaled(loss: Tensor, share: float | Tensor, *, is_alone: bool = False) -> Tensor:
     """A loss times its share; exactly 0 for a share of 0, since the mean of no target is NaN.
 
     So are its gradients on a CPU, where the share is known: those of 0 / 0 are NaN, also times 0. Several

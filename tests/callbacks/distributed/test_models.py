@@ -176,3 +176,15 @@ def test_parameters_that_are_frozen_or_unfrozen_within_a_pass_are_named() -> Non
     for messages in in_ranks(2, changed_within_a_pass, limit=10):
         assert len(messages) == 2
         assert all("0.bias, 0.weight were frozen or unfrozen in the middle" in each for each in messages)
+
+
+def empty_message() -> str:
+    x, y = torch.ones(4, 4), torch.ones(4, 1)
+    data = Data([(x, y), (x[:0], y[:0]), (x, y)])
+    with pytest.raises(FloatingPointError) as caught:
+        Learner(nn.Linear(4, 1), data, nn.functional.mse_loss, torch.optim.SGD, Distributed()).fit(1)
+    return str(caught.value)
+
+
+def test_a_batch_that_is_empty_in_all_processes_is_the_error_of_one_process() -> None:
+    assert all("batch 1 of epoch 0" in each for each in in_ranks(2, empty_message, limit=10))
