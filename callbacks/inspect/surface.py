@@ -29,9 +29,9 @@ class LossSurface(ParameterRecorder):
 
     `plot(learn)`, during the fit or after it, draws the loss as a map with the path on it. A map has two
     directions: two parameters of your choice, the two principal directions of the path, or two random ones.
-        One point is recorded before the first step, and one after each recorded step. The points stay on the
-        device and are read once per pass. Each point is a copy of all trained parameters: for a large model,
-        record few points, with `every`, or only some parameters.
+    One point is recorded before the first step, and one after each recorded step. The points stay on the
+    device and are read once per pass. Each point is a copy of all trained parameters: for a large model,
+    record few points, with `every`, or only some parameters.
 
     Args:
         parameters: names as in `model.named_parameters()`, with `*` for any letters; by default all that

@@ -24,11 +24,11 @@ class Metrics(Callback):
     A mean loss does not depend on how the data are split into batches: a batch counts by the number that its
     loss divides by. This number is known for torch's own losses, as functions, modules or
     `functools.partial`: the elements of `mse_loss`; the targets of `cross_entropy` that are not ignored, or
-        the sum of their class weights. A batch where it is 0 does not count. Losses with `reduction="sum"`
-        are added up. A loss that a Hugging Face model computes itself counts by the labels that are not -100,
-        any other loss by the number of items, or by `weight`. The same holds for metrics that are functions.
-        If the loss function returns None in validation, as for a model that has losses only in training mode,
-        no validation loss is measured.
+    the sum of their class weights. A batch where it is 0 does not count. Losses with `reduction="sum"` are
+    added up. A loss that a Hugging Face model computes itself counts by the labels that are not -100, any
+    other loss by the number of items, or by `weight`. The same holds for metrics that are functions. If the
+    loss function returns None in validation, as for a model that has losses only in training mode, no
+    validation loss is measured.
 
     Args:
         metrics: `Metric`s, torchmetrics objects, or functions of `(preds, targets)` that return the mean of a
