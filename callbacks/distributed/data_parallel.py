@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from callbacks.core.modules import declared, modules_beside
 from callbacks.core.protocol import LearnerProtocol
 from callbacks.distributed.in_order import InOrder, sum_in_order
+from callbacks.place.device import tensors_in
 from callbacks.step.accumulation import scaled
 
 N_NUMBERS = 7  # of a message
@@ -141,7 +142,7 @@ class DataParallel:
     def zero_loss(self, learn: LearnerProtocol) -> Tensor:
         """A loss whose gradient is 0 for each parameter; whatever the batch was, unless torch searches it."""
         if self.is_searched:
-            return scaled(learn.loss_grad, 0.0)
+            return zero_of(learn)
         trained = [each for each in self.whole.parameters() if each.requires_grad and each is not self.note]
         return 0 * torch.stack([each.flatten()[:1].sum().float() for each in trained]).nan_to_num().sum()
 
@@ -161,6 +162,14 @@ class DataParallel:
                 f"Distributed: {', '.join(sorted(changed))} were frozen or unfrozen in the middle of a pass. "
                 "Do so in before_epoch, or between two fits."
             )
+
+
+def zero_of(learn: LearnerProtocol) -> Tensor:
+    """A loss whose gradient is 0, through the model and not the loss function: that of 0 / 0 is NaN."""
+    preds = [each for each in tensors_in(learn.preds) if each.requires_grad]
+    if not preds:
+        return scaled(learn.loss_grad, 0.0)
+    return 0 * torch.stack([each.nan_to_num().float().sum() for each in preds]).sum()
 
 
 def tensor_of(numbers: list[float | Tensor], like: Tensor) -> Tensor:

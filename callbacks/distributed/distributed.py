@@ -211,7 +211,8 @@ class Distributed(Callback):
             weight = self._accumulation.weight_with(learn)
         else:
             weight = share = 0.0 if group.is_void else self._share
-        if group.is_void:
+        is_known = not isinstance(share, Tensor) or share.is_cpu  # otherwise reading it waits
+        if group.is_void or (group.size > 1 and is_known and share == 0):
             learn.loss_grad = engine.zero_loss(learn)
         group.set_share(share, is_sum=self._is_sum)
         if self._is_synced:

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from callbacks.core.modules import modules_beside
 from callbacks.core.protocol import LearnerProtocol
 from callbacks.core.registry import describe
-from callbacks.distributed.data_parallel import N_NUMBERS, is_trained, names_of_trained, tensor_of
+from callbacks.distributed.data_parallel import N_NUMBERS, is_trained, names_of_trained, tensor_of, zero_of
 from callbacks.model import shards
 from callbacks.model.named import find_layers
 from callbacks.optim.optimizers import members_of
-from callbacks.step.accumulation import scaled
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WHOLE = "it needs whole matrices or vectors, and each process has a part"
@@ -112,7 +111,7 @@ class Sharded:
 
     def zero_loss(self, learn: LearnerProtocol) -> Tensor:
         """A loss whose gradient is 0, through the layers of the last forward pass."""
-        return scaled(learn.loss_grad, 0.0)
+        return zero_of(learn)
 
     def end_pass(self) -> None:
         """Copy the buffers of the first rank, as running means, to all others."""

@@ -188,3 +188,30 @@ def empty_message() -> str:
 
 def test_a_batch_that_is_empty_in_all_processes_is_the_error_of_one_process() -> None:
     assert all("batch 1 of epoch 0" in each for each in in_ranks(2, empty_message, limit=10))
+
+
+def masked(preds: Tensor, targets: Tensor) -> Tensor:
+    counts = targets >= 0
+    return ((preds - targets).square() * counts).sum() / counts.sum()
+
+
+def n_counted(learn: Any) -> Tensor:
+    return (learn.targets >= 0).sum()
+
+
+def masked_weights(kind: Any = None) -> list[Tensor]:
+    """Nothing counts in the first three items, which are the part of the first rank."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 1), torch.randn(6, 4)
+    targets = torch.tensor([[-1.0], [-1.0], [-1.0], [1.0], [0.5], [0.0]])
+    given = [] if kind is None else [Distributed(kind, weight=n_counted)]
+    learn = Learner(model, Data([(x, targets)]), masked, partial(torch.optim.SGD, lr=0.1), given)
+    learn.fit(2)
+    return [getattr(each, "full_tensor", each.clone)().detach() for each in model.parameters()]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_part_in_which_nothing_counts_has_no_gradient(kind: str) -> None:
+    expected = masked_weights()
+    for found in in_ranks(2, masked_weights, kind, limit=10):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
