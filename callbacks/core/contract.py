@@ -109,19 +109,16 @@ class Callback:
         state: names of the attributes that snapshots and checkpoints save, e.g. `("best", "wait")`. For
             modules, optimizers, schedulers, and lists or dicts of these, the state dict is saved, and is
             loaded into the existing object. Modules are moved to the device with the model.
-        measures: names that this callback writes to `learn.results`, each with the direction in which it
-            improves ("min", "max" or None), so that callbacks that monitor them can be checked before the
-            first epoch.
+        measures: names that it writes to `learn.results`, each with the direction in which it improves
+            ("min", "max" or None), so that callbacks that monitor them can be checked before the first epoch.
         monitors: names in `learn.results` that decide what this callback does, e.g. `("valid_loss",)`.
         needs: classes of callbacks that this one requires.
         surrounds: operations that run inside the context that `surround` returns.
-        yields: operations that it leaves to another callback, or to a subclass of the learner, if one
-            overrides them.
-        sets_hyperparameters: names of the optimizer's settings that it changes, such as `("lr",)`; two
-            callbacks that change the same one raise an error, unless one starts where the other ends.
+        yields: operations that it leaves to another callback or a subclass of the learner that has them.
+        sets_hyperparameters: names of the optimizer's settings that it changes, such as `("lr",)`; two that
+            change the same one raise an error, unless one starts where the other ends.
         sets_from: when it starts changing them, such as `"5 epochs"`; None for the start of the fit.
-        reads_gradients: can its hooks read gradients? If False, a compiled step (`WholeStep`) need not keep
-            them.
+        reads_gradients: can its hooks read gradients? If not, a compiled step need not keep them.
         accumulates_gradients: does one update follow several batches, as with `GradientAccumulation`?
         averages_weights: does it average the weights, as `EMA` does? A model can have one average at a time.
         scales_gradients: are gradients scaled between `backward` and `step`, as `MixedPrecision` scales them?
@@ -129,16 +126,11 @@ class Callback:
         saves_checkpoints: does it write the checkpoints from which a fit resumes?
         shows_progress: does it display the progress of the fit? Others print messages only if one does.
         matches_loop: do the operations that it overrides compute what those of the loop compute?
-        distributed: does it synchronize several processes that train together? If no callback does, a fit in
-            one of several processes raises an error.
-        decides_alike: do its hooks cancel at the same batch in all of these processes? Otherwise a cancel
-            waits until all processes agree on it.
-        silences: does it turn off the callbacks of the phase `REPORT` in this process, as in all but the
-            first?
-        on_every_rank: is it called in all of these processes, although its phase is `REPORT`? By default such
-            callbacks run only in the first, so that one process prints, draws and logs.
-        differs_by_rank: does its state differ between these processes? If so, it needs the methods
-            `joined_state` and `clear_state`, as in `Metrics`.
+        distributed: does it synchronize several processes? Without such a callback, they raise an error.
+        decides_alike: do its hooks cancel at the same batch in all processes? If not, a cancel waits for all.
+        silences: does it turn off the callbacks of the phase `REPORT` here, as in all but the first process?
+        on_every_rank: is it called in all processes although its phase is `REPORT`? By default, in the first.
+        differs_by_rank: does its state differ between processes? It then needs `joined_state`, `clear_state`.
     """
 
     order: ClassVar[Order] | Order = Order.MEASURE
