@@ -152,9 +152,9 @@ def is_pure(function: Any, depth: int = 3) -> bool:
 
 def keeps_nothing(code: CodeType) -> bool:
     """Is there no operation in compiled code that keeps or writes something, in inner functions too?"""
-    if not KEEPS.isdisjoint(code.co_names) or any(
-        each.opname in STORES for each in dis.get_instructions(code)
-    ):
+    in_place = any(name.endswith("_") and not name.endswith("__") for name in code.co_names)  # as `mul_`
+    stores = any(each.opname in STORES for each in dis.get_instructions(code))
+    if in_place or stores or not KEEPS.isdisjoint(code.co_names):
         return False
     return all(keeps_nothing(each) for each in code.co_consts if isinstance(each, CodeType))
 

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks.core.contract import LearnerProtocol
 from callbacks.core.modules import plain_name
 from callbacks.core.warning import warn
 from callbacks.measures.joined import joined, kept
-from callbacks.measures.linearity import are_rows, is_pure, is_same, quietly
+from callbacks.measures.linearity import are_rows, is_pure, is_same, owner_of, quietly
 from callbacks.place.device import map_tensors, tensors_in
 from callbacks.results.loss_weight import LossWeight
 
@@ -35,6 +35,7 @@ class LossTrial:
         self.is_on = False
         self._batches: list[tuple[Any, Any]] = []
         self._loss_func: Any = None
+        self._versions: list[int] = []  # of the loss's own buffers when the pass started
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LossTrial, ()
@@ -43,6 +44,7 @@ class LossTrial:
         """Find out whether the loss is to be tried; call it when a pass starts."""
         if learn.loss_func is not self._loss_func:
             self._loss_func, self._batches = learn.loss_func, []
+            self._versions = versions_of(learn.loss_func)
             can_try = learn.ranks.size == 1 and weight.is_assumed(learn)
             self.is_on = can_try and is_pure(learn.loss_func)
 
@@ -64,6 +66,8 @@ class LossTrial:
         if len(batches) < 2:
             return
         self.is_on, self._batches = False, []
+        if versions_of(self._loss_func) != self._versions:
+            return  # it keeps something, such as a running mean
         try:
             with quietly():
                 found = reduction_found(self._loss_func, batches)
@@ -84,6 +88,14 @@ class LossTrial:
                 f"callbacks=[Metrics(weight=lambda learn: {found})], and the same weight to "
                 "GradientAccumulation."
             )
+
+
+def versions_of(loss_func: Any) -> list[int]:
+    """How often each buffer of a loss was written to."""
+    owner = owner_of(loss_func)
+    if not isinstance(owner, nn.Module):
+        return []
+    return [each._version for each in owner.buffers() if not each.is_inference()]
 
 
 def first_rows(n_rows: int, leaf: Any) -> Any:

@@ -154,6 +154,29 @@ def test_a_loss_that_keeps_something_is_called_once_per_batch():
     assert seen == [2, 2, 2, 1]
 
 
+class Running(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n_calls", torch.zeros(()))
+
+    def forward(self, preds, targets):
+        self.n_calls.add_(1)
+        return total(preds, targets)
+
+
+class RunningAlias(Running):
+    def forward(self, preds, targets):
+        n_calls = self.n_calls
+        n_calls += 1
+        return total(preds, targets)
+
+
+@pytest.mark.parametrize("loss", [Running(), RunningAlias()])
+def test_a_loss_that_writes_to_its_buffers_is_called_once_per_batch(loss):
+    learner_of(loss, line(), X, Y).validate()
+    assert loss.n_calls == 4
+
+
 def test_a_copy_of_the_metrics_tries_the_loss_of_its_own_learner():
     learn = learner_of(total, line(), X, Y, Metrics())
     for each in (copy.deepcopy(learn), pickle.loads(pickle.dumps(learn))):
