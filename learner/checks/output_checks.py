@@ -13,20 +13,10 @@ from learner.messages.problems import LearnerWarning
 from learner.state.protocol import FullLearner
 
 #: Operations that only rearrange or convert numbers, as torch's graph names them.
-SAME_NUMBERS = (
-    *(
-        "View",
-        "UnsafeView",
-        "ReshapeAlias",
-        "Squeeze",
-        "Unsqueeze",
-        "Select",
-        "Slice",
-        "Transpose",
-        "Permute",
-    ),
-    *("T", "Clone", "ToCopy", "Alias"),
-)
+SAME_NUMBERS = {
+    *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Transpose"),
+    *("Permute", "T", "Clone", "ToCopy", "Alias"),
+}
 SCORES, SOFTMAX, SIGMOID = ("Addmm", "Mm", "Bmm", "Convolution"), ("Softmax",), ("Sigmoid",)
 SAYS = dict.fromkeys(SCORES, "scores") | {
     "Softmax": "probabilities (softmax)",
