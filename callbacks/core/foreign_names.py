@@ -214,7 +214,7 @@ ARGUMENT_WORDS: dict[str, tuple[str, ...]] = {
             "max_value": "clip_value clipvalue",
             "n_batches": "accumulate accumulation_steps gradient_accumulation_steps grad_accum n_acc",
             "restore_best": "restore_best_weights load_best",
-            "min_delta": "threshold delta",
+            "min_delta": "delta",
             "decay": "beta ema_decay momentum",
             "precision": "dtype amp_dtype",
             "div_final": "final_div final_div_factor",

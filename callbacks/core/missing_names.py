@@ -40,13 +40,14 @@ def missing_callback(
     return missing("callbacks", name, meant, frame)
 
 
-def import_extra(package: str, owner: str) -> Any:
-    """Import a package that our extra of the same name installs."""
+def import_extra(module: str, owner: str) -> Any:
+    """Import a package that our extra of the same name installs, or a module of it."""
     try:
-        return import_module(package)
+        return import_module(module)
     except ImportError as error:
+        extra = module.partition(".")[0]
         raise ImportError(
-            f'{owner} needs a package that is missing: pip install "plainlearner[{package}]".'
+            f'{owner} needs a package that is missing: pip install "plainlearner[{extra}]".'
         ) from error
 
 

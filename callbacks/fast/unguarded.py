@@ -122,7 +122,8 @@ class Unguarded:
     def watch(self, classes: Iterable[type]) -> None:
         """Watch the methods of these classes; of torch's classes only `forward`."""
         for each in classes:
-            own, package = vars(each), each.__module__.partition(".")[0]
+            # of some classes written in C, `__module__` is a descriptor
+            own, package = vars(each), str(each.__module__).partition(".")[0]
             if each in self._classes or (package in FOREIGN and not issubclass(each, nn.Module)):
                 continue
             if package == "torch":

@@ -23,10 +23,10 @@ def is_safetensors(path: str | Path) -> bool:
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU."""
-    safetensors = import_extra("safetensors", path.name)
+    torch_files = import_extra("safetensors.torch", path.name)
     try:
-        return import_module("safetensors.torch").load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
+        return torch_files.load_file(path)
+    except (OSError, import_module("safetensors").SafetensorError) as error:
         raise CheckpointError(
             f"{path}: it cannot be read as safetensors ({error}). Take another file."
         ) from None
@@ -34,8 +34,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
     """Write tensors that share no memory."""
-    safetensors = import_extra("safetensors", path.name)
+    torch_files = import_extra("safetensors.torch", path.name)
     try:
-        import_module("safetensors.torch").save_file(state, path, {"format": "pt"})
-    except safetensors.SafetensorError as error:
+        torch_files.save_file(state, path, {"format": "pt"})
+    except import_module("safetensors").SafetensorError as error:
         raise OSError(f"{path}: {error}") from error

@@ -149,7 +149,7 @@ def test_settings_that_cannot_be_used_are_refused(options, words):
 
 
 def test_layers_that_are_not_names_are_refused(make_learner):
-    with pytest.raises(TypeError, match="pass a name or a list of names"):
+    with pytest.raises(TypeError, match="pass one or more names"):
         ActivationStats(nn.ReLU)
     with pytest.raises(ValueError, match="has no 'relu'"):
         make_learner(callbacks=[ActivationStats("relu")]).fit(1)

@@ -138,7 +138,7 @@ def test_invalid_settings_are_refused(callback, make_learner):
         ValueError, match=f"{callback.__name__}.every='1 epoch'.: write a whole number of steps"
     ):
         callback(every="1 epoch")
-    with pytest.raises(TypeError, match="pass a name or a list"):
+    with pytest.raises(TypeError, match="pass one or more names"):
         callback([])
     with pytest.raises(ValueError, match=r"has no 'head.\*'. There are: weight, bias"):
         make_learner(callbacks=[callback("head.*")]).fit(1)

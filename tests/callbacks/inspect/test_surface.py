@@ -168,7 +168,7 @@ def test_only_named_parameters_are_recorded_and_frozen_ones_are_not(make_learner
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"along": "sideways"}, r"'principal', 'random', or two parameters, as \('params\[0\]'"),
+        ({"along": "sideways"}, r"'principal', 'random', or two parameters, such as \('params\[0\]'"),
         ({"along": ("params[0]", "params[0]")}, "these are the same"),
         ({"along": ("params[3]", "params[0]")}, r"shape \(3,\): write an index"),
         ({"along": ("params", "params[0]")}, r"shape \(3,\): write an index"),

@@ -55,7 +55,9 @@ def test_counts_are_correct_targets_of_a_poisson_loss():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.bool])
 def test_targets_that_are_not_classes_are_refused_with_the_cast(loss_func, dtype):
     learn = learner_of(
-        Data([(torch.randn(4, 2), torch.ones(4).to(dtype))]), model=nn.Linear(2, 3), loss_func=loss_func
+        Data([(torch.randn(4, 2), torch.ones(4).to(dtype))]),
+        model=nn.Sequential(nn.Linear(2, 3), nn.LogSoftmax(1)),
+        loss_func=loss_func,
     )
     with pytest.raises(TypeError, match=r"the targets are \w+ of shape \(4,\).*write targets.long\(\)"):
         learn.fit(1)

@@ -220,7 +220,7 @@ def test_test_measures_the_test_data_or_else_the_validation_data(here, capsys):
     assert capsys.readouterr().out.split()[0] == "valid_loss"
     assert main(["test", "runs/sums-1"]) == 0
     printed = capsys.readouterr()
-    assert "this is the validation data" in printed.err
+    assert "so the validation data is used" in printed.err
     learn = learner.open_run("runs/sums-1")
     assert float(printed.out.split()[1]) == pytest.approx(learn.validate()["valid_loss"], rel=1e-3)
     assert main(["test", "runs/sums-4"]) == 2
