@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,17 @@ def fsync(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Flush files to the disk, as outside of tests."""
     monkeypatch.setattr(os, "fsync", FSYNC)
     return FSYNC
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path_factory: pytest.TempPathFactory):
+    """Forget the modules that a test wrote itself, as the next test may write others of the same name."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        path = getattr(sys.modules[name], "__file__", None)
+        if path and Path(path).is_relative_to(tmp_path_factory.getbasetemp()):
+            del sys.modules[name]
 
 
 def pytest_collection_finish() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,4 @@ def write(tmp_path: Path):
         path.write_text(text)
         return path
 
-    yield write
-    for name in ("models", "helper"):
-        sys.modules.pop(name, None)
+    return write

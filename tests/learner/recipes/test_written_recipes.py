@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 
 import pytest
@@ -118,8 +117,7 @@ def grouped(tmp_path):
     (tmp_path / "models.py").write_text(TWO)
     path = tmp_path / "grouped.yaml"
     path.write_text(GROUPED)
-    yield path
-    sys.modules.pop("models", None)
+    return path
 
 
 def test_a_recipe_sets_layer_groups_and_decay_of_norms(grouped):

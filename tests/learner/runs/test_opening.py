@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,13 +50,10 @@ INPUTS = torch.tensor([[0.5, 1.0], [2.0, -1.0]])
 
 @pytest.fixture(autouse=True)
 def forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Work in an empty folder, and forget the modules of recipes afterwards."""
+    """Work in a folder with a recipe and its code."""
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(RECIPE)
     Path("parts.py").write_text(CODE)
-    yield
-    for name in [name for name in sys.modules if name.startswith("parts")]:
-        del sys.modules[name]
 
 
 def trained(*overrides: str) -> Learner:

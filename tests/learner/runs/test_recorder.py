@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,8 +71,6 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(RECIPE)
     Path("parts.py").write_text(CODE)
-    yield
-    sys.modules.pop("parts", None)
 
 
 def facts(folder: str = "runs/small-1") -> dict:

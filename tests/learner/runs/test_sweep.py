@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,13 +43,11 @@ fit: {epochs: 1}
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Work in a folder with a recipe, and forget its module afterwards."""
+    """Work in a folder with a recipe."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     Path("models.py").write_text(MODELS)
     Path("small.yaml").write_text(RECIPE)
-    yield
-    sys.modules.pop("models", None)
 
 
 def sweep(*words: str, code: int = 0) -> None:
