@@ -3,10 +3,12 @@
 Run: python benchmarks/get_preds.py [rounds] [items] [layers]
 
 A linear layer, or several with ReLU between them, map 100 numbers to 100, for a million items in batches of
-1000. The loop by hand writes each batch into tensors of the final size; on disk it writes each batch to a
-file. Each measurement runs in its own process, in turn, and the table has the medians: seconds of the call,
-seconds of the processor, time of the median batch (which depends least on what else the machine does), peak
-memory of the process, and the part that the call added.
+1000. Two loops by hand keep the predictions in memory: the usual one makes a list and joins it at the end;
+the quickest one writes each batch into tensors of the final size. On disk, the loop by hand writes each
+batch to a file. All run in one process, in a random order in each round, as the place of a process's memory
+changes the time of a batch by a tenth. The table has the medians: microseconds of the processor per batch,
+and the ratio to the quickest loop by hand in the same round, with its quartiles. Memory is measured once, in
+a process for each way: the peak, and the part that the call added.
 
 A second table has calls of a small network that take less than a millisecond: a prediction of one row, a
 validation of one batch, and an epoch of two batches. By hand and with a learner, they take turns. The
@@ -15,15 +17,15 @@ figures are processor times, as the lowest tenth of the rounds. With `short` onl
 
 from __future__ import annotations
 
+import random
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from timeit import timeit
@@ -40,23 +42,7 @@ from learner import Data, Learner, TensorLoader
 SIZE = 100
 BATCH = 1000
 N_CALLS = 100  #: short calls in a turn
-Row = tuple[float, float, float, float, float]
 in_process = partial(timeit, timer=time.process_time)
-
-
-class TimedLoader(TensorLoader):
-    """Notes when each batch is fetched."""
-
-    def __iter__(self) -> Iterator[Any]:
-        self.times: list[float] = []
-        for batch in super().__iter__():
-            self.times.append(time.perf_counter())
-            yield batch
-        self.times.append(time.perf_counter())
-
-    def per_batch(self) -> float:
-        """Microseconds of the median batch."""
-        return 1e6 * statistics.median(end - start for start, end in pairwise(self.times))
 
 
 def by_hand(model: nn.Module, loader: TensorLoader, _folder: Path) -> None:
@@ -67,6 +53,15 @@ def by_hand(model: nn.Module, loader: TensorLoader, _folder: Path) -> None:
             end = start + len(inputs)
             preds[start:end], targets[start:end] = model(inputs), wanted
             start = end
+
+
+def usual_by_hand(model: nn.Module, loader: TensorLoader, _folder: Path) -> None:
+    preds, targets = [], []
+    with torch.no_grad():
+        for inputs, wanted in loader:
+            preds.append(model(inputs))
+            targets.append(wanted)
+    torch.cat(preds), torch.cat(targets)
 
 
 def by_hand_to_disk(model: nn.Module, loader: TensorLoader, folder: Path) -> None:
@@ -90,6 +85,7 @@ def ours_to_disk(model: nn.Module, loader: TensorLoader, folder: Path) -> None:
 
 
 WAYS: dict[str, Callable[[nn.Module, TensorLoader, Path], None]] = {
+    "by hand, list and cat": usual_by_hand,
     "by hand": by_hand,
     "get_preds": ours,
     "by hand, to disk": by_hand_to_disk,
@@ -104,20 +100,53 @@ def network(n_layers: int) -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
-def measure(way: str, n_items: int, n_layers: int) -> Row:
-    """Seconds, seconds of the processor, microseconds per batch, peak memory and what was added, in MB."""
+def problem(n_items: int, n_layers: int) -> tuple[nn.Module, TensorLoader]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    loader = TimedLoader((torch.rand(n_items, SIZE), torch.rand(n_items)), BATCH)
-    model = network(n_layers)
-    with tempfile.TemporaryDirectory() as other_folder, tempfile.TemporaryDirectory() as folder:
-        small = TensorLoader((torch.rand(2 * BATCH, SIZE), torch.rand(2 * BATCH)), BATCH)
-        # the first call loads code; in another folder, as ext4 writes a file at once that replaces one
-        WAYS[way](model, small, Path(other_folder))
-        before, start, start_of_work = peak(), time.perf_counter(), time.process_time()
-        WAYS[way](model, loader, Path(folder))
-        seconds, work = time.perf_counter() - start, time.process_time() - start_of_work
-    return seconds, work, loader.per_batch(), peak(), peak() - before
+    return network(n_layers), TensorLoader((torch.rand(n_items, SIZE), torch.rand(n_items)), BATCH)
+
+
+def seconds(way: str, model: nn.Module, loader: TensorLoader) -> float:
+    """Processor time of a call, in a new folder, as ext4 writes a file at once that replaces one."""
+    with tempfile.TemporaryDirectory() as folder:
+        return in_process(partial(WAYS[way], model, loader, Path(folder)), number=1)
+
+
+def memory(way: str, n_items: int, n_layers: int) -> tuple[float, float]:
+    """Peak memory of the process, and what the call added, in MB."""
+    model, loader = problem(n_items, n_layers)
+    seconds(way, model, problem(2 * BATCH, n_layers)[1])  # the first call loads code
+    before = peak()
+    seconds(way, model, loader)
+    return peak(), peak() - before
+
+
+def long_calls(n_rounds: int, n_items: int, n_layers: int) -> None:
+    """Print the time per batch, the ratio to the loop by hand, and the memory."""
+    memories = {}  # before this process takes memory, as a new process reports at least that peak
+    for way in WAYS:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            memories[way] = pool.submit(memory, way, n_items, n_layers).result()
+    model, loader = problem(n_items, n_layers)
+    taken: dict[str, list[float]] = {way: [] for way in WAYS}
+    for n in range(n_rounds + 1):
+        for way in random.sample([*WAYS], len(WAYS)):
+            found = seconds(way, model, loader)
+            if n:  # the first round loads code
+                taken[way].append(found)
+    print(f"{n_items} items, {n_layers} layers, {n_rounds} rounds, torch {torch.__version__}")
+    print(f"{'':22} {'us/batch':>8} {'ratio':>6} {'quartiles':>14} {'peak MB':>8} {'added MB':>9}")
+    for way, times in taken.items():
+        base = taken["by hand, to disk" if "disk" in way or "to=" in way else "by hand"]
+        low, ratio, high = quartiles([one / other for one, other in zip(times, base, strict=True)])
+        per_batch = 1e6 * statistics.median(times) / len(loader)
+        (whole, added), spread = memories[way], f"{low:.3f} to {high:.3f}"
+        print(f"{way:22} {per_batch:8.1f} {ratio:6.3f} {spread:>14} {whole:8.0f} {added:9.0f}")
+
+
+def quartiles(ratios: Sequence[float]) -> list[float]:
+    """The lower quartile, the median and the upper quartile."""
+    return statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else 3 * [*ratios]
 
 
 def short_calls(n_rounds: int = 5) -> None:
@@ -177,17 +206,8 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def main(n_rounds: int = 5, n_items: int = 1_000_000, n_layers: int = 1) -> None:
-    found: dict[str, list[Row]] = {way: [] for way in WAYS}
-    for _ in range(n_rounds):
-        for way in WAYS:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                found[way].append(pool.submit(measure, way, n_items, n_layers).result())
-    print(f"{n_items} items, {n_layers} layers, {n_rounds} rounds, torch {torch.__version__}")
-    print(f"{'':18} {'seconds':>8} {'cpu s':>8} {'us/batch':>9} {'peak MB':>8} {'added MB':>9}")
-    for way, rows in found.items():
-        seconds, work, batch, whole, added = (statistics.median(column) for column in zip(*rows, strict=True))
-        print(f"{way:18} {seconds:8.3f} {work:8.3f} {batch:9.1f} {whole:8.0f} {added:9.0f}")
+def main(n_rounds: int = 9, n_items: int = 1_000_000, n_layers: int = 1) -> None:
+    long_calls(n_rounds, n_items, n_layers)
     short_calls(n_rounds)
 
 

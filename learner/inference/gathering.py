@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,9 @@ from torch import Tensor, nn
 from callbacks.place.device import is_leaf, map_tensors
 from callbacks.place.prefetch import Arrival, is_on_cuda
 from learner.data.tensors import describe
+from learner.files.row_file import RowFile
 from learner.inference.joining import JoinError, join, rebuilt
 
-#: bfloat16 and the kinds of float8, which NumPy does not have
-NOT_IN_NUMPY: set[torch.dtype] = {
-    torch.bfloat16,
-    *(kind for name, kind in vars(torch).items() if name.startswith("float8")),
-}
 N_BATCHES = 8  # for which memory is reserved at first if their number is not known
 
 
@@ -95,12 +89,12 @@ class Gathered:
         if rows and type(part) is Tensor:
             self._shape, self._dtype = part.shape, part.dtype
             self._first = part.to("meta")  # without its memory
+        n_rows = (self.n_batches or N_BATCHES) * len(next(iter(rows.values()), ()))
+        n_rows = n_rows if self.n_items is None else min(n_rows, self.n_items)
         if self.path is None:
-            n_rows = (self.n_batches or N_BATCHES) * len(next(iter(rows.values()), ()))
-            n_rows = n_rows if self.n_items is None else min(n_rows, self.n_items)
             self._columns = [(LateBlock if is_on_cuda(row) else Block)(row, n_rows) for row in rows.values()]
         else:
-            self._columns = [RowFile(file_of(self.path, name), each) for name, each in rows.items()]
+            self._columns = [RowFile(file_of(self.path, name), each, n_rows) for name, each in rows.items()]
 
     def _fits(self, part: Any, rows: dict[Any, Tensor]) -> bool:
         if type(part) is not type(self._first) or len(rows) != len(self._columns):
@@ -236,53 +230,3 @@ class LateBlock(Block):
             super().add(self._coming.wait())
             self._coming = None
         return super().whole()
-
-
-class RowFile:
-    """Rows in a `.npy` file, which gets its name when it is complete.
-
-    Args:
-        path: the name of the complete file; its folder is created.
-        first: the tensor of the first batch, shape (items, ...). NumPy has no bfloat16 and no float8, so
-            these are written as float32.
-    """
-
-    def __init__(self, path: Path, first: Tensor):
-        self.path, self.shape, self.dtype, self.n_rows = path, first.shape[1:], first.dtype, 0
-        self._numpy_dtype = as_array(first[:0]).dtype
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._file = self._part.open("wb")
-        self._write_header()
-
-    def _write_header(self) -> None:
-        """Write the header; NumPy pads it, so that its length does not depend on the number of rows."""
-        kind = np.lib.format.dtype_to_descr(self._numpy_dtype)
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(
-            self._file, {"descr": kind, "fortran_order": False, "shape": (self.n_rows, *self.shape)}
-        )
-
-    def add(self, rows: Tensor) -> None:
-        """Append the rows of a batch."""
-        self._file.write(as_array(rows).data)
-        self.n_rows += rows.shape[0]  # `len` takes ten times as long
-
-    def whole(self) -> np.ndarray[Any, Any]:
-        """Complete the file and give it its name; returns its array, which is read when it is used."""
-        self._write_header()
-        self._file.close()
-        self._part.replace(self.path)
-        is_empty = not self.n_rows * self.shape.numel()  # which cannot be mapped
-        return np.load(self.path, mmap_mode=None if is_empty else "r", allow_pickle=False)
-
-    def discard(self) -> None:
-        """Remove the file if it is not complete."""
-        with suppress(OSError):  # of a full disk, which was raised before
-            self._file.close()
-        self._part.unlink(missing_ok=True)
-
-
-def as_array(rows: Tensor) -> np.ndarray[Any, Any]:
-    """A tensor as an array in C order."""
-    return np.ascontiguousarray((rows.float() if rows.dtype in NOT_IN_NUMPY else rows).numpy(force=True))

@@ -152,6 +152,32 @@ def test_an_error_in_the_pass_leaves_no_file_and_the_previous_one_unchanged(tmp_
     assert sorted(each.name for each in tmp_path.iterdir()) == ["preds.npy", "preds.targets.npy"]
 
 
+def test_a_file_that_does_not_fit_on_the_disk_is_refused_after_the_first_batch(tmp_path):
+    resource = pytest.importorskip("resource")
+    learn = make(batches=100 * [(torch.rand(4, 3), torch.rand(4, 1))])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="no room for 400 rows of 1,600 bytes in all") as caught:
+            learn.get_preds(to=tmp_path / "preds.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(tmp_path / "preds.npy")
+    assert learn.batch_idx == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loader_that_claims_more_batches_than_it_has_is_written_with_the_rows_it_has(tmp_path):
+    class Claims(list):
+        def __len__(self):
+            return 1_000
+
+    learn = make(batches=[(torch.rand(4, 3), torch.rand(4, 1))])
+    preds, _ = learn.get_preds(Claims(learn.data.valid), to=tmp_path / "preds.npy")
+    assert preds.shape == (4, 1)
+    assert (tmp_path / "preds.npy").stat().st_size == 128 + 4 * 4
+
+
 def test_what_is_not_one_array_is_not_written(tmp_path):
     batches = [(torch.rand(4, n), torch.rand(4, 1)) for n in (3, 2)]
     learn = make(model=nn.Identity(), batches=batches)
