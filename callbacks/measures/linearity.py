@@ -43,14 +43,18 @@ class Trial:
 
     def __init__(self, functions: dict[str, Callable[..., Any]]):
         self.functions = {name: each for name, each in functions.items() if is_pure(each)}
-        self.clear()
+        self._clear()
 
-    def clear(self) -> None:
-        """Start a pass."""
+    def start(self, n_batches: int | None) -> None:
+        """Start a pass of so many batches; None if their number is not known."""
+        if self._n_numbers:
+            self._clear()
+        self._is_full = not self.functions or n_batches == 1  # the mean of one batch is right
+
+    def _clear(self) -> None:
         self._batches: list[tuple[Any, Any]] = []
         self._values: dict[str, list[tuple[Any, Any]]] = {name: [] for name in self.functions}
-        self._n_numbers = 0
-        self._is_full = not self.functions
+        self._n_numbers, self._is_full = 0, True
 
     @property
     def is_on(self) -> bool:
@@ -70,13 +74,11 @@ class Trial:
 
     def report(self) -> None:
         """Warn about functions that are not means over items; call it when a pass ends."""
-        if not self.functions:
-            return
         if len(self._batches) > 1:
             for name, function in self.functions.items():
                 self._try(name, function)
             self.functions = {}
-        self.clear()
+            self._clear()
 
     def _try(self, name: str, function: Callable[..., Any]) -> None:
         values = self._values[name]

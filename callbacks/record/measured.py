@@ -57,8 +57,7 @@ class Measured:
         self.weight.look(learn)
         self.adds_up = self.weight.adds_up(learn)
         self.loss_trial.look(learn, self.weight)
-        if self.trial.functions:
-            self.trial.clear()
+        self.trial.start(learn.n_batches)
         if self.objects or self.movable:  # finding the device takes longer than everything else here
             self.device = learn.device
         for metric in self.movable:
