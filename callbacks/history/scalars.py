@@ -56,9 +56,10 @@ class Scalars:
 
     def clear(self) -> None:
         """Forget all numbers."""
-        self.values = array("d")
-        self._pending.clear()
-        self._joined.clear()
+        if self.values:
+            self.values = array("d")  # the former one may be in use
+        if self._pending or self._joined:
+            self._pending, self._joined = [], []
 
     def _join(self) -> None:
         if self._pending:
