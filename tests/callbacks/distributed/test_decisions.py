@@ -165,6 +165,25 @@ def test_updates_that_one_process_skips_are_an_error_that_names_it() -> None:
         assert "rank 0 does not have the same updates as rank 1 (3, 2)" in message
 
 
+class Uneven(Callback):
+    """Gives three processes 1, 2 and 3 updates more: the second one has as many as all have in the mean."""
+
+    def after_batch(self, learn: Any) -> None:
+        if learn.training and learn.global_step == 2:
+            learn.global_step += 1 + learn.ranks.rank
+
+
+def counted_unevenly() -> str:
+    with pytest.raises(RuntimeError) as caught:
+        learner_with(Distributed(), Uneven()).fit(2)
+    return str(caught.value)
+
+
+def test_updates_that_differ_in_every_process_are_an_error_in_each() -> None:
+    for message in in_ranks(3, counted_unevenly):
+        assert "rank 0 does not have the same updates as rank 1 and 2 (3, 4, 5)" in message
+
+
 class Late(Callback):
     """Lets the clock of the second process show more than the budget, in the middle of an epoch."""
 
