@@ -284,9 +284,6 @@ class Learner(FitState):
     def __setstate__(self, state: dict[str, Any]) -> None:
         copies.put_state(self, state)
 
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if hasattr(type(self), name) or name in vars(self)]
-
     def __repr__(self) -> str:
         names = [type(each).__name__ for each in (self.model, self.data, self.optimizer, *self.callbacks)]
         return f"{type(self).__name__}({', '.join(names[:3])}, callbacks=[{', '.join(names[3:])}])"

@@ -13,7 +13,9 @@ from callbacks import Order
 from callbacks.core.foreign_names import (
     ARGUMENT_WORDS,
     CALLBACK_WORDS,
+    DATA_WORDS,
     EVENT_WORDS,
+    INTERPRETATION_WORDS,
     LEARNER_WORDS,
     PACKAGE_WORDS,
     RECIPE_WORDS,
@@ -160,7 +162,13 @@ def test_every_callback_of_other_frameworks_has_a_row():
 
 
 @pytest.mark.parametrize(
-    ("heading", "words"), [("Hooks", EVENT_WORDS), ("Attributes and methods", LEARNER_WORDS)]
+    ("heading", "words"),
+    [
+        ("Hooks", EVENT_WORDS),
+        ("Attributes and methods", LEARNER_WORDS),
+        ("Data", DATA_WORDS),
+        ("Interpretation", INTERPRETATION_WORDS),
+    ],
 )
 def test_the_page_and_the_error_messages_agree_on_attributes(heading, words):
     shown = {name: here.replace("`", "") for name, here in pairs(heading).items()}

@@ -13,7 +13,7 @@ import callbacks
 import learner
 from callbacks import Callback
 from callbacks.core.foreign_names import CALLBACK_WORDS, LEARNER_WORDS, PACKAGE_WORDS
-from learner import Learner
+from learner import Data, Interpretation, Learner
 from tests.test_docs import names_in, section, table
 
 
@@ -80,6 +80,20 @@ def test_modules_of_the_packages_are_still_imported_by_from():
 def test_a_missing_attribute_of_a_learner_is_an_error_with_our_name(name, meant):
     with pytest.raises(AttributeError, match=rf"Learner has no '{name}'. Did you mean {re.escape(meant)}"):
         getattr(make(), name)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "meant"),
+    [
+        (Interpretation, "from_learner", "Interpretation(learn)"),
+        (Data, "from_df", "Data.from_tensors(inputs, targets)"),
+        (Data([1]), "one_batch", "next(iter(data.batches(data.train)))"),
+    ],
+)
+def test_a_missing_attribute_of_another_class_is_an_error_with_our_name(owner, name, meant):
+    with pytest.raises(AttributeError, match=f"has no '{name}'. Did you mean {re.escape(meant)}"):
+        getattr(owner, name)
+    assert name not in dir(Data([1]))
 
 
 def test_the_error_shows_where_a_callback_is():

@@ -156,18 +156,22 @@ LEARNER_WORDS = by_word(
         "optimizer.param_groups[0]['lr']": "lr",
         "lr_find": "lr_finder",
         "history.steps['lr']": "lrs",
+        "load(path)": "load_weights load_params load_from_checkpoint",
         "n_epochs": "max_epochs n_epoch",
         "n_batches": "n_iter num_training_batches",
         "without(Progress), as `with learn.without(Progress):`": "no_bar",
         "optimizer": "opt opt_func optimizers",
         "model.parameters()": "parameters",
         "model": "pl_module",
-        "history.plot()": "plot_loss",
+        "history.plot()": "plot_loss plot_losses",
         "lr_find().plot()": "plot_lr_find",
         "preds": "pred",
         "history": "recorder",
         "remove_callbacks": "remove_callback remove_cb remove_cbs",
+        "callbacks.checkpoint.folder, or run_folder": "model_dir path default_root_dir log_dir",
+        "predict(inputs).softmax(1)": "predict_proba",
         "save(path), or the callback Checkpoint": "save_checkpoint",
+        "export('model.pt'), or save(path)": "save_model save_weights save_params",
         "stop('why')": "should_stop",
         "explain": "show_training_loop",
         "snapshot() or save(path)": "state_dict",
@@ -180,9 +184,42 @@ LEARNER_WORDS = by_word(
         "fit(n_epochs)": "train",
         "data.train": "train_dataloader",
         "global_step": "train_iter",
+        "the learner itself": "trainer",
         "data.valid": "val_dataloaders",
         "inputs": "xb",
         "targets": "yb",
+    }
+)
+
+#: Attributes of `Data`.
+DATA_WORDS = by_word(
+    {
+        "Data(train, valid)": "from_dblock from_loaders",
+        "Data.from_tensors(inputs, targets), with the columns as arrays": "from_csv from_df",
+        "Data.from_datasets(train, valid)": "from_dsets from_dataset",
+        "Data.from_datasets, with ImageFolder of torchvision": "from_folder from_name_func from_path_func "
+        "from_name_re from_lists",
+        "train": "train_dl train_loader train_dataloader",
+        "valid": "valid_dl val_dataloader valid_loader",
+        "test": "test_dl test_dataloader",
+        "train.dataset": "train_ds",
+        "valid.dataset": "valid_ds",
+        "next(iter(data.batches(data.train)))": "one_batch",
+        "learn.show_batch()": "show_batch",
+        "train.batch_size": "bs batch_size",
+        "train.dataset.classes": "c vocab",
+    }
+)
+
+#: Attributes of `Interpretation`.
+INTERPRETATION_WORDS = by_word(
+    {
+        "Interpretation(learn)": "from_learner",
+        "answers": "decoded",
+        "targets": "targs",
+        "report()": "print_classification_report classification_report",
+        "plot_top_losses()": "show_results",
+        "classes": "vocab",
     }
 )
 
@@ -224,6 +261,9 @@ ARGUMENT_WORDS: dict[str, tuple[str, ...]] = {
             "n_steps": "num_it num_training",
             "n": "max_n",
             "min_count": "min_val",
+            "average": "avg averaging",
+            "k": "top_k topk n_folds n_splits",
+            "higher_is_better": "greater_is_better",
             "loader": "dl dataloader",
             "batch_size": "bs batchsize",
             "valid": "validation valid_pct val validation_split valid_ds",

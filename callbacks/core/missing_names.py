@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
 from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from callbacks.core.foreign_names import ARGUMENT_WORDS, CALLBACK_WORDS
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def meant_instead(name: str, ours: Iterable[str], words: Mapping[str, str]) -> str | None:
@@ -83,8 +88,28 @@ def unknown_argument(title: str, name: str, own: Sequence[str], hint: str = "") 
     """
     meant = meant_argument(name, own)
     hint = hint or (f"Did you mean {meant}?" if meant else "")
-    sentences = (f"{title}() has no argument {name!r}.", hint, f"There are: {', '.join(own)}.")
+    known = f"There are: {', '.join(own)}." if own else "It takes none."
+    sentences = (f"{title}() has no argument {name!r}.", hint, known)
     return TypeError(" ".join(filter(None, sentences)))
+
+
+def suggest_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Raise an error for an unknown keyword, with the one that was probably meant.
+
+    Args:
+        function: a function, or the constructor of a class.
+    """
+    makes, own = function.__name__ == "__init__", list(inspect.signature(function).parameters)
+    own = own[1:] if makes else own
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in own:
+                raise unknown_argument(type(args[0]).__name__ if makes else function.__name__, name, own)
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def meant_argument(name: str, own: Sequence[str]) -> str | None:

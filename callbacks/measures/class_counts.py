@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from callbacks.core.missing_names import suggest_arguments
 from callbacks.measures.classification import known_classes, refuse_foreign
 
 AVERAGES = ("binary", "macro", "micro", None)
@@ -18,6 +19,7 @@ class ClassCounts:
 
     higher_is_better = True
 
+    @suggest_arguments
     def __init__(
         self,
         average: Literal["binary", "macro", "micro"] | None = "binary",

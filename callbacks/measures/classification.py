@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.settings import check_count
 
 
@@ -31,6 +32,7 @@ class Accuracy:
 
     higher_is_better = True
 
+    @suggest_arguments
     def __init__(self):
         self.reset()
 
@@ -60,6 +62,7 @@ accuracy.metric = Accuracy  # type: ignore[attr-defined]  # what Metrics measure
 class ClassMean:
     """A mean over the targets that count: a total, and how many targets count or are outside the classes."""
 
+    @suggest_arguments
     def __init__(self, ignore_index: int | None):
         self.ignore_index = ignore_index
         self.reset()
@@ -113,6 +116,7 @@ class TopKAccuracy(ClassMean):
 
     higher_is_better = True
 
+    @suggest_arguments
     def __init__(self, k: int = 5, *, ignore_index: int | None = None):
         self.k = check_count("TopKAccuracy", "k", k, 1)
         self.name = f"top_{k}_accuracy"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from callbacks.core.missing_names import suggest_arguments
 from callbacks.measures.classification import ClassMean
 from callbacks.measures.scores import widest
 
@@ -28,6 +29,7 @@ class Perplexity(ClassMean):
 
     higher_is_better = False
 
+    @suggest_arguments
     def __init__(self, *, class_dim: Literal[1, -1] = 1, ignore_index: int | None = -100):
         if class_dim not in (1, -1):
             raise ValueError(f"Perplexity(class_dim={class_dim!r}): write 1 or -1.")

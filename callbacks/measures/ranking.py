@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.settings import check_count
 from callbacks.measures.scores import widest
 
@@ -27,6 +28,7 @@ class AUROC:
 
     higher_is_better = True
 
+    @suggest_arguments
     def __init__(self):
         self.reset()
 
@@ -75,6 +77,7 @@ class RowMean:
 
     higher_is_better = True
 
+    @suggest_arguments
     def __init__(self):
         self.reset()
 
@@ -141,6 +144,7 @@ class NDCG(RowMean):
     Source: Järvelin & Kekäläinen 2002; ties as McSherry & Najork 2008, section 2.6.
     """
 
+    @suggest_arguments
     def __init__(self, k: int | None = None):
         if k is not None:
             check_count("NDCG", "k", k, 1)

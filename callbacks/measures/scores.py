@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.core.missing_names import suggest_arguments
+
 
 class SquaredErrors:
     """Sums over items for `MSE`, `RMSE` and `R2`, for each output, in float64 if the device has it."""
 
     higher_is_better = False
 
+    @suggest_arguments
     def __init__(self):
         self.reset()
 
@@ -86,6 +89,7 @@ class MAE:
 
     higher_is_better = False
 
+    @suggest_arguments
     def __init__(self):
         self.reset()
 
@@ -111,6 +115,7 @@ class JointSpread:
 
     higher_is_better = True
 
+    @suggest_arguments
     def __init__(self):
         self.reset()
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.core.missing_names import suggest_arguments
 from callbacks.core.modules import base_of
 from callbacks.measures.as_metrics import TARGETS_FIRST, metric_name
 from callbacks.measures.joined import joined, kept
@@ -19,6 +20,7 @@ from callbacks.place.device import map_tensors
 BETTER = {"score": True, "auc": True, "corrcoef": True, "error": False, "loss": False, "deviance": False}
 
 
+@suggest_arguments
 def whole_pass(
     function: Callable[..., Any],
     *,

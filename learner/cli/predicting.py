@@ -37,8 +37,8 @@ def add_verbs(verbs: Verbs[Parser]) -> None:
     predict.add_argument("--output", type=Path, metavar="FILE", help=text)
     text = "columns of a CSV file to use, such as age,height; by default all"
     predict.add_argument("--columns", default="", metavar="NAMES", help=text)
-    text = "the part of the model's output to keep, such as logits"
-    predict.add_argument("--keep", metavar="NAME", help=text)
+    text = "the part of the model's output to keep: its name, such as logits, or its number"
+    predict.add_argument("--keep", type=name_or_number, metavar="NAME", help=text)
     predict.add_argument("--batch-size", type=int, default=256, metavar="N", help="items per batch (256)")
     predict.set_defaults(function=do_predict)
     test = add_run_verb(verbs, "test", "measure the model of a run on its test data")
@@ -54,6 +54,11 @@ def add_run_verb(verbs: Verbs[Parser], name: str, description: str) -> Parser:
     parser.add_argument("--weights", choices=("final", "best"), default="final", help=text)
     add_trust(parser)
     return parser
+
+
+def name_or_number(text: str) -> str | int:
+    """A part of an output by its name, or by its number in a tuple."""
+    return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def opened(options: argparse.Namespace) -> Learner:

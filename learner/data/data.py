@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from callbacks.core.foreign_names import DATA_WORDS
 from callbacks.history.tables import html_table
 from learner.data import items
 from learner.data.at_once import at_once
@@ -34,10 +35,12 @@ from learner.data.tensors import (
     is_whole,
 )
 from learner.messages.keywords import suggest_keywords, suggest_keywords_beside
+from learner.messages.missing_attributes import hints
 
 LOADER_OPTIONS = tuple(name for name in inspect.signature(DataLoader.__init__).parameters if name != "self")
 
 
+@hints(DATA_WORDS)
 class Data:
     """Training and validation batches.
 
@@ -73,6 +76,7 @@ class Data:
     more_valid: Mapping[str, Batches] = {}
     test: Batches | None = None
 
+    @suggest_keywords
     def __init__(
         self,
         train: Batches,
@@ -88,16 +92,13 @@ class Data:
         validations = as_validations(valid)
         check_batches("Data(test=...)", [] if test is None else test)
         if not is_whole(n_inputs) or n_inputs < 1:
-            hint = "pass how many items of a batch the model takes, 1 or more."
-            raise ValueError(f"Data(n_inputs={n_inputs!r}): {hint}")
+            raise ValueError(f"Data(n_inputs={n_inputs!r}): pass how many items the model takes, 1 or more.")
         if split is not None and (not callable(split) or isinstance(split, type)):
-            hint = "pass a function that returns (inputs, targets) of a batch."
-            raise TypeError(f"Data(split={split!r}): {hint}")
-        if n_items is not None and not callable(n_items):
             raise TypeError(
-                f"Data(n_items={n_items!r}): pass a function that returns the number of items in a batch, "
-                "such as lambda batch: len(batch[0])."
+                f"Data(split={split!r}): pass a function that returns (inputs, targets) of a batch."
             )
+        if n_items is not None and not callable(n_items):
+            raise TypeError(f"Data(n_items={n_items!r}): pass a function, as lambda batch: len(batch[0]).")
         self.train, self.valid, self.n_inputs = train, validations.pop("valid", None), n_inputs
         self.more_valid, self.test, self.count_items = validations, test, n_items
         self.target_keys = items.check_keys(targets)
@@ -287,11 +288,10 @@ def as_data(data: Any) -> Data:
     if isinstance(data, (DataLoader, TensorLoader)):
         return Data(data)
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        first, second = data
-        if is_array(first) and is_array(second):
-            tensors, n_inputs = as_tensors(first, second)
+        if all(map(is_array, data)):
+            tensors, n_inputs = as_tensors(*data)
             return Data([tensors], None, n_inputs)
-        return Data(first, second)
+        return Data(*data)
     if is_array(data) or isinstance(data, Dataset):
         check_batches("data", data)
     raise TypeError(

@@ -46,6 +46,7 @@ def validate(learn: FullLearner, loader: Any = None, *, name: str = "valid") -> 
         return dict(learn.results)
 
 
+@suggest_keywords
 def test(learn: FullLearner, loader: Any = None) -> dict[str, Any]:  # noqa: PT028 - pytest does not collect it
     """Measure the loss and the metrics on test data: `learn.validate(loader, name="test")`.
 
@@ -67,6 +68,7 @@ def test(learn: FullLearner, loader: Any = None) -> dict[str, Any]:  # noqa: PT0
     return validate(learn, loader, name="test")
 
 
+@suggest_keywords
 def predict(learn: FullLearner, inputs: Any) -> Any:
     """Compute the model's output for a batch of inputs or for one item, in evaluation mode.
 

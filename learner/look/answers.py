@@ -163,7 +163,7 @@ def as_scores(preds: Any) -> Tensor:
         return logits.detach()
     raise TypeError(
         f"Interpretation: the predictions are {describe(preds)}. Pass keep= to choose the part with the "
-        "scores, as in keep='logits' or keep=lambda output: output[0]."
+        "scores, as in keep='logits' or keep=0."
     )
 
 

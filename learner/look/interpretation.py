@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from callbacks.core.foreign_names import INTERPRETATION_WORDS
 from callbacks.core.settings import check_count
 from learner.inference.get_preds import get_preds
 from learner.inference.item_losses import with_items
+from learner.inference.kept_part import Keep
 from learner.look import answer_pictures
 from learner.look.answers import Answers, Kind, answers_of
 from learner.look.class_report import ClassReport, class_report, number_report
 from learner.look.items import Show, draw_items, first_items, known_names, result_titles, single
 from learner.messages.keywords import suggest_keywords
+from learner.messages.missing_attributes import hints
 from learner.state.protocol import FullLearner
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class TopLosses(NamedTuple):
     preds: Any
 
 
+@hints(INTERPRETATION_WORDS)
 class Interpretation:
     """Look at the results of a model, item by item: predictions, losses, confusion, residuals.
 
@@ -60,8 +64,8 @@ class Interpretation:
         loader: batches; by default the validation data.
         classes: the names of the classes, labels or outputs, in order; by default those of the data set
             (`dataset.classes`), otherwise numbers.
-        keep: the part of the model's output to look at, a name or a function, as for `get_preds`; by default
-            `logits` if the output has them.
+        keep: the part of the model's output to look at, as for `get_preds`; by default `logits` if the output
+            has them.
         target: a function that chooses or changes the targets, if they are not one tensor.
         kind: `"classes"`, `"labels"` or `"numbers"`, if shapes and types do not show it.
         threshold: the score above which an answer is yes; by default 0 for logits, 0.5 for probabilities.
@@ -88,7 +92,7 @@ class Interpretation:
         loader: Any = None,
         *,
         classes: Sequence[str] | None = None,
-        keep: str | Callable[[Any], Any] | None = None,
+        keep: Keep = None,
         target: Callable[[Any], Any] | None = None,
         kind: Kind | None = None,
         threshold: float | None = None,
@@ -162,6 +166,7 @@ class Interpretation:
         pairs.sort(key=lambda each: (-each[0], each[1:]))
         return [(self.classes[row], self.classes[k], n) for n, row, k in pairs if n >= min_count]
 
+    @suggest_keywords
     def top_losses(self, k: int = 9) -> TopLosses:
         """The `k` items with the largest losses, or all if there are fewer; a loss of NaN comes first.
 

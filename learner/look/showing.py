@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from learner.data.items import in_batch
 from learner.data.loaders import is_one_shot
 from learner.examination.examination import first_batch
 from learner.inference.gathering import copied
-from learner.inference.kept_part import part_of
+from learner.inference.kept_part import Keep, part_of
 from learner.inference.one_item import unchanged
 from learner.inference.predictions import loader_or_valid, predicting
 from learner.look.answers import answers_of
@@ -79,7 +79,7 @@ def show_results(
     loader: Any = None,
     classes: Sequence[str] | None = None,
     show: Show | None = None,
-    keep: str | Callable[[Any], Any] | None = None,
+    keep: Keep = None,
 ) -> Figure:
     """Draw the first items of the first validation batch with the model's answers.
 

@@ -24,6 +24,7 @@ from learner.inference.exporting import unchanged
 from learner.inference.given_inputs import as_inputs
 from learner.inference.predictions import predicting
 from learner.look.showing import a_batch
+from learner.messages.keywords import suggest_keywords
 from learner.state.protocol import FullLearner
 
 WIDTH = 79
@@ -117,6 +118,7 @@ class Summary:
         return table + "".join(f"<p>{escape(note)}</p>" for note in self._notes())
 
 
+@suggest_keywords
 def summary(learn: FullLearner, inputs: Any = None) -> Summary:
     """List the layers of the model with output shape, parameters, floating-point operations and memory.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -25,23 +26,36 @@ def suggest_keywords_beside(*others: str) -> Callable[[Callable[P, R]], Callable
 
 
 def refusing(function: Callable[P, R], others: tuple[str, ...]) -> Callable[P, R]:
-    """The function, with an error for a keyword that is neither its own nor among the others."""
+    """The function, with an error for too many arguments, or an unknown keyword that is not of the others."""
     found = inspect.signature(function).parameters.values()
-    own = [
-        each.name
-        for each in found
-        if each.name not in ("self", "cls", "learn") and each.kind != each.VAR_KEYWORD
-    ]
-    title = "Learner" if function.__name__ == "__init__" else function.__name__
+    own = [each.name for each in found if each.name not in OWNERS and each.kind != each.VAR_KEYWORD]
+    by_position = [each.name for each in found if each.kind == each.POSITIONAL_OR_KEYWORD]
+    n_most = math.inf if any(each.kind == each.VAR_POSITIONAL for each in found) else len(by_position)
+    title = function.__qualname__.split(".")[0] if function.__name__ == "__init__" else function.__name__
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if len(args) > n_most:
+            raise too_many(title, by_position, len(args), own)
         for name in kwargs:
             if name not in own and name not in others:
                 raise unknown_argument(title, name, [*own, *others], hint_for(name, own, title))
         return function(*args, **kwargs)
 
     return checked
+
+
+def too_many(title: str, by_position: list[str], n_given: int, own: list[str]) -> TypeError:
+    """The error for more arguments than a function takes by position."""
+    names = [name for name in by_position if name not in OWNERS]
+    n_given -= len(by_position) - len(names)
+    rest = ", ".join(f"{name}=..." for name in own if name not in names)
+    sentences = (
+        f"{title}() takes {len(names)} argument{'' if len(names) == 1 else 's'} by position"
+        f"{' (' + ', '.join(names) + ')' if names else ''}, but got {n_given}.",
+        POSITION_HINTS.get(title, f"Pass the others by name: {rest}." if rest else ""),
+    )
+    return TypeError(" ".join(filter(None, sentences)))
 
 
 def hint_for(name: str, own: list[str], title: str) -> str:
@@ -57,6 +71,11 @@ def hint_for(name: str, own: list[str], title: str) -> str:
     return ""
 
 
+OWNERS = ("self", "cls", "learn")
+POSITION_HINTS = {
+    "predict": "Several inputs are a tuple: learn.predict((first, second)).",
+    "from_tensors": "Several inputs are a tuple: Data.from_tensors((first, second), targets).",
+}
 RATE_KEYWORDS = ("lr", "lr_max", "max_lr", "learning_rate")
 DECAY_KEYWORDS = ("wd", "weight_decay")
 RATE_HINT = (
@@ -77,6 +96,10 @@ HINTS = {
     ("Learner", "lr_scheduler"): SCHEDULE,
     ("Learner", "wd_bn_bias"): "It is decay_norms=False.",
     ("Learner", "seed"): "Seed torch before the model is made, with torch.manual_seed(0).",
+    ("load", "strict"): "For a part of the weights: learn.model.load_state_dict(state, strict=False).",
+    ("load", "with_opt"): "The optimizer is loaded too; for the weights alone pass only='model'.",
+    ("save", "with_opt"): "The optimizer is saved too; for the weights alone call learn.export('model.pt').",
+    ("predict", "batch_size"): "For batches of many items call learn.get_preds(loader).",
     ("lr_find", "show_plot"): "It draws if you ask: learn.lr_find().plot().",
     ("lr_find", "suggest_funcs"): "The result has all of them: .valley, .slide, .minimum and .steep.",
     ("plot_confusion_matrix", "figsize"): "Pass axes of that size: ax=plt.subplots(figsize=(8, 8))[1].",

@@ -20,12 +20,14 @@ from callbacks.core.settings import check_count
 from learner.data.seeds import seed_everything
 from learner.data.tensors import counted
 from learner.learner import Learner
+from learner.messages.keywords import suggest_keywords
 from learner.recipes.verify_child import Trial, train
 
 LIMIT = 3600.0  # seconds that a child process may take
 PARTS = ("weights", "optimizer", "history", "callbacks", "samples", "clock", "random")
 
 
+@suggest_keywords
 def verify_resume(
     make_learner: Callable[[], Learner],
     n_epochs: int,

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from shutil import get_terminal_size
 
+from learner.messages.keywords import suggest_keywords
 from learner.report.curves import DASHES, SERIES, Line, panel, values_of
 from learner.report.page import Cell, page, paragraph, section, shown, table
 from learner.report.records import Record, flattened, is_finite, record_of_folder, record_of_learner
@@ -113,6 +114,7 @@ class Comparison:
         return tabulated(columns, width)
 
 
+@suggest_keywords
 def compare(*runs: str | Path | FullLearner) -> Comparison:
     """Compare runs: their results, curves, and the settings in which they differ.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from learner.messages.keywords import suggest_keywords
 from learner.report.answers_section import answers_section
 from learner.report.records import Record, record_of_learner
 from learner.report.run_page import run_page
@@ -37,6 +38,7 @@ class RunReport:
         return f'<iframe title="report" style="{style}" srcdoc="{escape(self.html)}"></iframe>'
 
 
+@suggest_keywords
 def report(learn: FullLearner, path: str | Path | None = None, *, answers: bool = True) -> RunReport:
     """Report what was trained, with its result, curves, settings and environment, as one HTML page.
 

@@ -8,6 +8,7 @@ from callbacks.core.modules import loss_module
 from callbacks.core.output import print_line
 from callbacks.save.checkpoint_folder import checkpoints_in
 from learner.files.run_files import BEST, SUFFIXES, weights_file
+from learner.messages.keywords import suggest_keywords
 from learner.resume import loading
 from learner.resume import weights_file as weights
 from learner.resume.undo import Undo, unchanged_on_error
@@ -16,6 +17,7 @@ from learner.state.fingerprint import differences, fingerprint
 from learner.state.protocol import FullLearner
 
 
+@suggest_keywords
 def load_best(learn: FullLearner, folder: str | Path | None = None) -> Path:
     """Load the weights of the best epoch, including those of a loss that is a module.
 

@@ -17,6 +17,7 @@ from callbacks.model.named import named_tensors
 from callbacks.optim import hyperparameters
 from learner.files import checkpoint_file, shard_files, skeleton
 from learner.files.plain import from_plain
+from learner.messages.keywords import suggest_keywords
 from learner.passes import positions
 from learner.resume import base, weights_file, wrapped_names
 from learner.resume.contents import check_contents, history_in
@@ -90,6 +91,7 @@ MODEL_FIX = "Make the learner with the model that was saved. Nothing was loaded.
 LOAD_FIX = "Make the same learner, or load the weights alone: load(path, only='model'). Nothing was loaded."
 
 
+@suggest_keywords
 def load(learn: FullLearner, path: str | Path, *, only: Literal["model"] | None = None) -> None:
     """Load a file of `save` or `Checkpoint`, or weights of `safetensors` or plain `torch.save`.
 

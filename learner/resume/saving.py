@@ -20,6 +20,7 @@ from callbacks.model import shards
 from callbacks.record.unkept import note_kept
 from learner.data.sharing import Share
 from learner.files import checkpoint_file
+from learner.messages.keywords import suggest_keywords
 from learner.passes import positions
 from learner.resume import base
 from learner.resume.finite_weights import check_finite
@@ -31,6 +32,7 @@ from learner.state.protocol import FullLearner
 At = Literal["batch", "epoch", "end", "before"]
 
 
+@suggest_keywords
 def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without: Iterable[str] = ()) -> Path:
     """Write everything that training needs to continue to one file.
 
@@ -73,6 +75,7 @@ def save(learn: FullLearner, path: str | Path, *, at: At | None = None, without:
     return path
 
 
+@suggest_keywords
 def async_save(
     learn: FullLearner,
     path: str | Path,

@@ -16,6 +16,7 @@ from learner.data.data import Data
 from learner.data.samples import Sample
 from learner.files.run_files import BEST, FINAL, read_facts, send_files_to, shown_path, weights_file
 from learner.learner import Learner
+from learner.messages.keywords import suggest_keywords
 from learner.recipes.recipe import Recipe, load_recipe
 from learner.recipes.recipe_errors import RecipeError
 from learner.report.records import other, record_of_folder
@@ -31,6 +32,7 @@ N_LINES = 20  # of a difference
 COMPARED = ("plainlearner", "torch")  # versions that may change what a model computes
 
 
+@suggest_keywords
 def open_run(folder: str | Path, weights: Which = "final", *, allow: Iterable[str] = ()) -> Learner:
     """Build the learner of a run again, with its weights and history, to examine it or to continue training.
 

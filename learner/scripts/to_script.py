@@ -17,6 +17,7 @@ from typing import Any
 from callbacks.core.given import as_callbacks
 from learner.data import datasets
 from learner.engine.composition import as_list
+from learner.messages.keywords import suggest_keywords
 from learner.scripts.compose import script_of
 from learner.scripts.expressions import Part
 from learner.scripts.script import Script
@@ -25,6 +26,7 @@ from learner.scripts.text import WIDTH
 MARK = "Written by plainlearner"
 
 
+@suggest_keywords
 def to_script(
     learn: Any,
     path: str | Path = "train.py",

@@ -12,6 +12,7 @@ from typing import Any
 from callbacks.core.settings import check_count, is_number
 from learner.checks.processes import n_processes
 from learner.data.tensors import counted
+from learner.messages.keywords import suggest_keywords
 from learner.state.protocol import FullLearner
 from learner.tools.batch_stock import Stock, n_items_of_loader
 from learner.tools.batch_trials import Room, SizeTrial, Trials, as_bytes, shown_bytes
@@ -110,6 +111,7 @@ class BatchSizes:
         )
 
 
+@suggest_keywords
 def find_batch_size(
     learn: FullLearner,
     *,

@@ -12,6 +12,7 @@ from callbacks.schedule.param_scheduler import ParamScheduler
 from callbacks.schedule.torch_scheduler import TorchScheduler, adds_up
 from callbacks.schedule.windows import Plan, planned
 from learner.messages.arguments import check_n_epochs
+from learner.messages.keywords import suggest_keywords
 from learner.state.protocol import FullLearner
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Planned = tuple[Plan, list[list[float]]]
 
 
+@suggest_keywords
 def plot_schedule(
     learn: FullLearner, n_epochs: int, name: str = "lr", *, callbacks: Any = (), ax: Axes | None = None
 ) -> Axes:

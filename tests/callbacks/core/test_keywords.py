@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from callbacks import (
+    F1,
+    MSE,
     Callback,
     Checkpoint,
     CSVLogger,
@@ -17,6 +19,8 @@ from callbacks import (
     GradientClip,
     Metrics,
     Progress,
+    TopKAccuracy,
+    whole_pass,
 )
 
 
@@ -54,6 +58,10 @@ class Abstract(Callback, ABC):
         (lambda: CSVLogger(filename="log.csv"), "'filename'. Did you mean path?"),
         (lambda: Metrics(metrics=[]), "Pass them by position, as in Metrics(first, second)."),
         (lambda: Progress(bar=False), "There are: plot, name."),
+        (lambda: F1(avg="macro"), "F1() has no argument 'avg'. Did you mean average?"),
+        (lambda: TopKAccuracy(top_k=3), "'top_k'. Did you mean k? There are: k, ignore_index."),
+        (lambda: MSE(squared=False), "MSE() has no argument 'squared'. It takes none."),
+        (lambda: whole_pass(len, greater_is_better=True), "Did you mean higher_is_better?"),
         (lambda: WithLimit(1, limits=3), "WithLimit() has no argument 'limits'. Did you mean limit?"),
         (lambda: WithField(limits=3), "WithField() has no argument 'limits'. Did you mean limit?"),
     ],

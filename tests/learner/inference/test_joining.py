@@ -220,10 +220,22 @@ def test_a_part_of_the_output_can_be_selected_by_name_or_by_a_function():
     assert joined(output, (2, 1), keep=lambda out: out["logits"].argmax(1))[0].tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match=r"preds\['cache'\] is .*object.*returns='batches'.*keep='logits'"):
         joined(output, (2, 1))
-    with pytest.raises(ValueError, match=r"keep=lambda output: output\[0\]\)"):
+    with pytest.raises(ValueError, match=r"keep a part of the output, with get_preds\(keep=0\)"):
         joined(lambda x: (x, object()), (2, 1))
-    with pytest.raises(ValueError, match=r"keep='logit'.*has no 'logit'\. It has: 'logits', 'cache'"):
+    with pytest.raises(ValueError, match=r"keep='logit'.*has no part 'logit'\. It has: 'logits', 'cache'"):
         joined(output, (2, 1), keep="logit")
+
+
+def test_a_part_of_a_tuple_can_be_selected_by_its_number():
+    def output(x):
+        return x, x.expand(-1, 3)
+
+    assert joined(output, (2, 1), keep=0)[0].shape == (3, 1)
+    assert joined(output, (2, 1), keep=-1)[0].shape == (3, 3)
+    with pytest.raises(ValueError, match=r"keep=2.*has no part 2\. It has: 0, 1\."):
+        joined(output, (2, 1), keep=2)
+    with pytest.raises(ValueError, match=r"keep=0.*a tensor of shape.*has no part 0\. Leave keep out"):
+        joined(lambda x: x, (2, 1), keep=0)
 
 
 def test_what_cannot_be_joined_is_refused_after_the_first_batch_and_returned_per_batch_on_request():
@@ -262,5 +274,5 @@ def test_an_output_that_fits_no_other_is_refused_with_its_place(output, words):
 def test_an_unknown_request_is_refused_before_the_pass():
     with pytest.raises(ValueError, match=r"returns='list'.*choose 'joined' or 'batches'"):
         joined(lambda x: x, (1,), returns="list")
-    with pytest.raises(TypeError, match=r"keep=0.*name of a part of the output"):
-        joined(lambda x: x, (1,), keep=0)
+    with pytest.raises(TypeError, match=r"keep=True.*name of a part of the output"):
+        joined(lambda x: x, (1,), keep=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from callbacks import LearnerWarning, ZeroGrad, on
-from learner import Data, Learner
+from learner import Data, Interpretation, Learner, compare
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -171,6 +172,32 @@ def test_an_unknown_keyword_of_a_method_is_refused_with_a_suggestion(method, giv
 def test_an_unknown_keyword_of_data_is_refused_with_the_correct_one(method, given, message):
     with pytest.raises(TypeError, match=message):
         getattr(Data, method)(torch.ones(4, 1), **given)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda learn: learn.predict(1, 2),
+            "predict() takes 1 argument by position (inputs), but got 2. Several",
+        ),
+        (
+            lambda learn: learn.get_preds(None, "logits"),
+            "but got 2. Pass the others by name: keep=..., returns=",
+        ),
+        (lambda learn: learn.fit(1, [], "auto"), "fit() takes 2 arguments by position (n_epochs, callbacks)"),
+        (
+            lambda learn: Data.from_tensors(1, 2, 3, 4),
+            "takes 3 arguments by position (inputs, targets, batch_s",
+        ),
+        (lambda learn: Interpretation(learn, clases=[]), "Interpretation() has no argument 'clases'"),
+        (lambda learn: learn.load("x.pt", strict=False), "learn.model.load_state_dict(state, strict=False)"),
+        (lambda learn: compare(learn, learn, title="x"), "compare() has no argument 'title'"),
+    ],
+)
+def test_too_many_or_unknown_arguments_are_refused_with_those_that_there_are(call, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        call(learner_of())
 
 
 def test_the_keyword_device_is_refused_with_the_callback():
