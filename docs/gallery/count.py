@@ -2,12 +2,11 @@
 
     python docs/gallery/count.py
 
-A line of loop is a line of code within the loops of a training, with the `for` or `while` itself; blank
-lines and comments do not count. By hand, the training is `by_hand` of a port, or the `main` of the script
-that `learner to-script` writes of a recipe. Here the loop is the library's, so each line counts that a port
-adds to it: the functions and the methods of classes that its page shows under "The same training as a
-composition", and functions within `make_learner`. What `by_hand` calls too, constructors and settings count
-on neither side.
+The lines by hand are the lines of code in the training loops, including the `for` or `while`, without blank
+lines and comments. The loops are those in `by_hand` of a port, or in `main` of the script that
+`learner to-script` writes for a recipe. The lines here are those that a port adds to the library's loop: the
+functions and methods that its page shows under "The same training as a composition", and functions within
+`make_learner`. Constructors, settings and what `by_hand` also calls are not counted.
 
 The line after a comment such as `% port generative.dcgan` or `% recipe digits` is replaced.
 """
@@ -37,14 +36,14 @@ def main() -> None:
 
 
 def card(found: re.Match[str]) -> str:
-    """A mark and the numbers after it; a recipe's time is measured by its reader."""
+    """A mark and the line of numbers after it; only a port is timed."""
     kind, name, _ = found.groups()
     numbers = f"{of_port(name)} · {seconds_of(name):.2f} s" if kind == "port" else of_recipe(name)
     return f"% {kind} {name}\n{numbers}"
 
 
 def of_port(name: str) -> str:
-    """What does not depend on the machine: the lines of loop, and how many trained numbers are equal."""
+    """The numbers that do not depend on the machine: lines of the loops, and equal trained numbers."""
     source = (ROOT / "tests" / "ports" / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
     parts = {
         each.name: each for each in ast.parse(source).body if isinstance(each, ast.FunctionDef | ast.ClassDef)
@@ -60,7 +59,7 @@ def of_port(name: str) -> str:
 
 
 def of_recipe(name: str) -> str:
-    """The lines of loop of the script that does the same; the recipe itself has none."""
+    """The lines of the loops in the script that does the same; the recipe itself has none."""
     source = script_of(name)
     (function,) = [each for each in ast.parse(source).body if getattr(each, "name", "") == "main"]
     return words(n_lines(source, loops_in(function)), 0)
@@ -68,7 +67,7 @@ def of_recipe(name: str) -> str:
 
 def words(by_hand: int, here: int) -> str:
     """Both counts as a card shows them."""
-    return f"**{by_hand} lines of loop by hand, {here or 'none'} here**"
+    return f"**Loop: {by_hand} lines by hand, {here or 'none'} here**"
 
 
 def composition_of(name: str) -> list[str]:
