@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import random
-import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,7 +66,6 @@ def generators_in(root: Any) -> dict[str, Any]:
 
 def seed_generators(parts: Iterable[Any], seed: int) -> None:
     """Seed generators, always in the same way; an `epoch` stays unchanged."""
-    numpy = sys.modules.get("numpy")
     for number, part in enumerate(parts):
         kind, own = kind_of(part), (seed + number) % 2**63
         if kind == "torch":
@@ -75,8 +74,8 @@ def seed_generators(parts: Iterable[Any], seed: int) -> None:
             part.seed(own)
         elif kind == "numpy":
             part.bit_generator.state = type(part.bit_generator)(own).state
-        elif kind == "numpy legacy" and numpy is not None:
-            part.set_state(numpy.random.RandomState(numpy.random.MT19937(own)).get_state())
+        elif kind == "numpy legacy":
+            part.set_state(np.random.RandomState(np.random.MT19937(own)).get_state())
 
 
 def draw_one(part: Any) -> Any:
@@ -95,10 +94,9 @@ def kind_of(part: Any) -> str | None:
         return "torch"
     if isinstance(part, random.Random):
         return None if isinstance(part, random.SystemRandom) else "python"  # SystemRandom has no state
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(part, numpy.random.Generator):
+    if isinstance(part, np.random.Generator):
         return "numpy"
-    if numpy is not None and isinstance(part, numpy.random.RandomState):
+    if isinstance(part, np.random.RandomState):
         return "numpy legacy"
     kept = getattr(part, "__dict__", None)
     if type(kept) is dict and type(kept.get("epoch")) is int and hasattr(type(part), "set_epoch"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
@@ -141,19 +141,13 @@ def seed_all(key: Any, own: Iterable[Any]) -> None:
     seeds = [int.from_bytes(hashlib.blake2b(text, digest_size=8, salt=name).digest()) for name in STREAMS]
     torch.default_generator.manual_seed(seeds[0])  # torch.manual_seed would also seed the devices
     random.seed(seeds[1])
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed([seeds[2] >> 32, seeds[2] % 2**32])
+    np.random.seed([seeds[2] >> 32, seeds[2] % 2**32])
     seed_generators(own, seeds[3])
 
 
 def next_draws(own: Iterable[Any]) -> list[Any]:
     """The next number of each generator that `seed_all` seeds, which shows whether numbers were drawn."""
-    numpy = sys.modules.get("numpy")
-    drawn = [
-        torch.rand((), dtype=torch.float64).item(),
-        random.random(),
-        numpy and numpy.random.random_sample(),
-    ]
+    drawn = [torch.rand((), dtype=torch.float64).item(), random.random(), np.random.random_sample()]
     return [*drawn, *map(draw_one, own)]
 
 

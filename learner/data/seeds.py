@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-import sys
 from numbers import Integral
 
+import numpy as np
 import torch
 
 MAX_SEED = 2**32 - 1  # the largest seed that NumPy accepts
@@ -33,7 +33,5 @@ def seed_everything(seed: int) -> int:
     seed = int(seed)  # it may be an integer of NumPy
     random.seed(seed)
     torch.manual_seed(seed)
-    numpy = sys.modules.get("numpy")  # torch imports it where it is installed
-    if numpy is not None:
-        numpy.random.seed(seed)
+    np.random.seed(seed)
     return seed

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,11 +28,9 @@ class Stored:
     device = torch.device("cpu")
 
     def __init__(self, array: Any):
-        import numpy
-
-        self.array = numpy.asarray(array)  # without the class memmap, which copies would keep
+        self.array = np.asarray(array)  # without the class memmap, which copies would keep
         self.native = self.array.dtype.newbyteorder("=")
-        self.dtype = settled(torch.as_tensor(numpy.empty(0, self.native)).dtype)
+        self.dtype = settled(torch.as_tensor(np.empty(0, self.native)).dtype)
         self.shape = torch.Size(self.array.shape)
         self.ndim = len(self.shape)
         self.file = file_under(array)
@@ -41,37 +40,29 @@ class Stored:
 
     def __getitem__(self, rows: slice) -> Tensor:
         """A copy of the items of a slice, read in one piece if its step is 1."""
-        import numpy
-
         self.check()
-        return self._as_tensor(numpy.array(self.array[rows], dtype=self.native, order="C"))
+        return self._as_tensor(np.array(self.array[rows], dtype=self.native, order="C"))
 
     def read_into(self, target: Tensor, start: int) -> None:
         """Fill a tensor with the items from number `start` on, without a temporary copy."""
-        import numpy
-
         self.check()
         part = self.array[start : start + len(target)]
         if target.dtype == torch.bfloat16:  # NumPy does not have this dtype
-            target.copy_(self._as_tensor(numpy.array(part, dtype=self.native)))
+            target.copy_(self._as_tensor(np.array(part, dtype=self.native)))
         else:
-            numpy.copyto(target.numpy(), part, casting="same_kind")
+            np.copyto(target.numpy(), part, casting="same_kind")
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
         """A copy of the items with these numbers, like `Tensor.index_select` for dimension 0."""
-        import numpy
-
         self.check()
-        return self._as_tensor(numpy.take(self.array, rows.numpy(), axis=dim).astype(self.native, copy=False))
+        return self._as_tensor(np.take(self.array, rows.numpy(), axis=dim).astype(self.native, copy=False))
 
     def sample(self, n_items: int) -> Tensor:
         """The first values of some items from the first to the last, shape (items, at most 4)."""
-        import numpy
-
         self.check()
         picked = self.array[:: max(1, len(self) // n_items)][:n_items]
-        firsts = [numpy.asarray(item).flat[:4] for item in picked]
-        return self._as_tensor(numpy.array(firsts, dtype=self.native))
+        firsts = [np.asarray(item).flat[:4] for item in picked]
+        return self._as_tensor(np.array(firsts, dtype=self.native))
 
     def check(self) -> None:
         """Raise an error if the file is shorter than its map, because reading it would kill the process."""
@@ -112,17 +103,15 @@ class File:
 
 def file_under(array: Any) -> File | None:
     """The file that an array is mapped from; None if it is not mapped."""
-    import numpy
-
     root = array
-    while isinstance(getattr(root, "base", None), numpy.ndarray):
+    while isinstance(getattr(root, "base", None), np.ndarray):
         root = root.base
     found = getattr(root, "base", None)
     found = getattr(found, "obj", found)  # of a memoryview
     if not isinstance(found, mmap.mmap) or not array.size:
         return None
     offset = getattr(root, "offset", 0)
-    start = address(numpy.frombuffer(found, numpy.uint8))
+    start = address(np.frombuffer(found, np.uint8))
     skipped = offset - offset % mmap.ALLOCATIONGRANULARITY  # the first byte of the file in the map
     name = getattr(root, "filename", None)
     n_bytes, first = skipped + last_byte(array) - start, skipped + address(array) - start
@@ -131,10 +120,8 @@ def file_under(array: Any) -> File | None:
 
 def opened_again(name: str, dtype: str, shape: Any, strides: Any, first: int) -> Stored:
     """Map the file again in another process."""
-    import numpy
-
-    whole = numpy.memmap(name, numpy.uint8, "r")
-    return Stored(numpy.ndarray(shape, dtype, whole, first, strides))
+    whole = np.memmap(name, np.uint8, "r")
+    return Stored(np.ndarray(shape, dtype, whole, first, strides))
 
 
 def address(array: Any) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import array
 import collections
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -85,8 +85,7 @@ class _Packing:
         packer = PACKERS.get(type(value))
         if packer is not None:
             return packer(self, value)
-        numpy = sys.modules.get("numpy")
-        if numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):
+        if type(value) is np.ndarray or isinstance(value, np.generic):
             return self.of_numpy(value)
         return self.refuse(f"is of type {name_of(type(value))}, which a checkpoint does not hold")
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,11 +77,9 @@ def as_bytes(tensor: Tensor) -> bytes:
 
 def make_array(value: Tensor, dtype: str, shape: tuple[int, ...]) -> Any:
     """A NumPy array."""
-    import numpy
-
     if not re.fullmatch(r"[<>|=][biufc]\d{1,2}", dtype):
         raise TypeError(f"{dtype!r} is not a numeric dtype")
-    return numpy.frombuffer(as_bytes(value), dtype=dtype).reshape(shape).copy()
+    return np.frombuffer(as_bytes(value), dtype=dtype).reshape(shape).copy()
 
 
 def make_sparse(value: list[Tensor], shape: tuple[int, ...], coalesced: bool) -> Tensor:

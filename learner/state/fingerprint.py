@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -11,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,12 +146,11 @@ def versions(learn: FullLearner) -> dict[str, Any]:
     """The versions of the software, and the device."""
     device = learn.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    numpy = sys.modules.get("numpy")
     return {
         "plainlearner": own_version(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
-        "numpy": None if numpy is None else str(numpy.__version__),
+        "numpy": str(np.__version__),
         "device": f"{device.type} ({name})",
     }
 
