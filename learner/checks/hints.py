@@ -14,6 +14,7 @@ from callbacks.record.measured import Measured
 from callbacks.record.metrics import Metrics
 from learner.checks.data_checks import n_items_of, n_left_over, sizes_of
 from learner.data.tensors import describe
+from learner.messages.keywords import takes
 from learner.state.protocol import FullLearner
 
 #: torch's message if batch norm gets one value per channel.
@@ -100,14 +101,14 @@ def failed_metric(frames: list[FrameType], learn: FullLearner) -> Any:
 
 def loss_hints(learn: FullLearner) -> Iterator[str]:
     """How to fix a loss function with the wrong number of arguments, and outputs of evaluation mode."""
-    if learn.targets is None and takes(learn.loss_func, 1) and not takes(learn.loss_func, 2):
+    loss_func, targets = learn.loss_func, learn.targets
+    if targets is None and takes(loss_func, None) and not takes(loss_func, None, None):
         yield (
             "The loss function takes one argument, and is called with preds and targets (None if a batch has "
             "no targets): write lambda preds, targets: loss(preds)."
         )
-    targets = learn.targets
-    is_tuple = isinstance(targets, tuple) and not takes(learn.loss_func, 1 + len(targets))
-    if is_tuple and takes(learn.loss_func, 2):
+    is_tuple = isinstance(targets, tuple) and not takes(loss_func, None, *targets)
+    if is_tuple and takes(loss_func, None, None):
         yield (
             "Each entry of a tuple of targets is an argument of the loss function, which takes one: if the "
             "tuple has one entry per item, make it a list, as in Data(..., split=lambda batch: (batch[0], "
@@ -120,14 +121,3 @@ def loss_hints(learn: FullLearner) -> Iterator[str]:
             "from the loss function for those, and valid_loss is not measured: def loss(preds, targets): "
             "return sum(preds.values()) if isinstance(preds, dict) else None"
         )
-
-
-def takes(function: Any, n: int) -> bool:
-    """Can a function be called with `n` positional arguments? True if its signature is unknown."""
-    try:
-        inspect.signature(function).bind(*[None] * n)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin without a signature
-        return True
-    return True

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from callbacks.core.modules import loss_module, modules_beside
 from callbacks.model.named import named_tensors
+from learner.data.generators import cells_of
 from learner.messages.problems import LearnerWarning, listed
 from learner.state.protocol import FullLearner
 
@@ -94,12 +95,7 @@ def within(part: Any) -> list[Any]:
 
 def variables_of(function: types.FunctionType) -> list[Any]:
     """The variables that a function closes over, its defaults, and the globals that its code names."""
-    found = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for cell in function.__closure__ or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:  # not filled yet
-            continue
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     named = [function.__globals__.get(name) for name in function.__code__.co_names]
     kinds = (nn.Module, Optimizer, types.FunctionType, functools.partial)
-    return [*found, *(each for each in named if isinstance(each, kinds))]
+    return [*defaults, *cells_of(function).values(), *(each for each in named if isinstance(each, kinds))]

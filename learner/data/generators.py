@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import random
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.core.warning import warn
+from learner.messages.keywords import takes
 
 DEEPEST = 6  # steps from the root, such as dataset.dataset.transform.transforms.0.rng of a loader
 LONGEST = 100  # longer lists and dicts hold data, not parts
@@ -133,19 +134,8 @@ def takers(root: Any) -> Iterator[Any]:
     """The objects whose `set_epoch` takes the number of the epoch, the outermost first."""
     for _, part in walk(root):
         method = getattr(type(part), "set_epoch", None)
-        if callable(method) and takes_one(part.set_epoch):
+        if callable(method) and takes(part.set_epoch, 0):
             yield part
-
-
-def takes_one(method: Any) -> bool:
-    """Can it be called with one argument?"""
-    try:
-        inspect.signature(method).bind(0)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin without a signature
-        pass
-    return True
 
 
 def walk(root: Any) -> Iterator[tuple[str, Any]]:
@@ -192,15 +182,15 @@ def parts_of(holder: Any, *, is_root: bool = False) -> list[tuple[str, Any]]:
 
 def variables_of(function: types.FunctionType) -> list[tuple[str, Any]]:
     """The variables around a function, and the global generators that it names."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    around = [(name, cell.cell_contents) for name, cell in cells if is_filled(cell)]
     named = [(name, function.__globals__.get(name)) for name in function.__code__.co_names]
-    return [*around, *((name, part) for name, part in named if kind_of(part) not in (None, "epoch"))]
+    generators = [(name, part) for name, part in named if kind_of(part) not in (None, "epoch")]
+    return [*cells_of(function).items(), *generators]
 
 
-def is_filled(cell: types.CellType) -> bool:
-    """Does the variable have a value?"""
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
+def cells_of(function: types.FunctionType) -> dict[str, Any]:
+    """The variables around a function that have a value, by name."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not filled yet
+            found[name] = cell.cell_contents
+    return found

@@ -37,24 +37,19 @@ def hold_out(
     Raises:
         TypeError, ValueError: such a split is impossible.
     """
-    parts: dict[str, Part] = {"train": Part(held(found))}
+    parts: dict[str, Part] = {"train": Part(found.original)}
     shares = {}
     for name, each in wanted.items():
         if isinstance(each, (tuple, list, Mapping)):
-            parts[name] = Part(held(check_valid(name, each, found, targets)))
+            parts[name] = Part(check_valid(name, each, found, targets).original)
         elif each is not None:
             shares[name] = each
     if shares:
         drawn = draw_rows(len(found.tensors[0]), shares, seed)
         is_stored = any(isinstance(column, Stored) for column in found.tensors)
         for name, rows in zip(("train", *shares), drawn, strict=True):
-            parts[name] = Part(held(found), rows.sort().values if is_stored else rows)
+            parts[name] = Part(found.original, rows.sort().values if is_stored else rows)
     return parts["train"], [parts.get(name) for name in wanted]
-
-
-def held(found: Columns) -> Any:
-    """The columns in their original form: a mapping by name or a tuple."""
-    return found.tensors if found.keys is None else dict(zip(found.keys, found.tensors, strict=True))
 
 
 def check_valid(name: str, valid: Any, found: Columns, targets: Any) -> Columns:

@@ -62,9 +62,8 @@ def samples_of(inputs: Any, n_items: int) -> Samples:
         inputs: the model's arguments: a tuple or a mapping.
         n_items: the number of items in the batch.
     """
-    if isinstance(inputs, Mapping):
-        return {key: sample_of(value, n_items) for key, value in inputs.items()}
-    return {number: sample_of(value, n_items) for number, value in enumerate(inputs)}
+    pairs = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+    return {key: sample_of(value, n_items) for key, value in pairs}
 
 
 def sample_of(value: Any, n_items: int) -> Any:

@@ -24,6 +24,11 @@ class Columns(NamedTuple):
     keys: tuple[str, ...] | None  #: their names, if they were passed by name
     target_keys: tuple[str, ...] = ()
 
+    @property
+    def original(self) -> tuple[Column, ...] | dict[str, Column]:
+        """The columns in their original form: a mapping by name or a tuple."""
+        return self.tensors if self.keys is None else dict(zip(self.keys, self.tensors, strict=True))
+
 
 def as_tensors(inputs: Any, targets: Any = None) -> tuple[tuple[Tensor, ...], int]:
     """Convert inputs and targets to one tuple of tensors; stored arrays are read as a whole.

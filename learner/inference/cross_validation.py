@@ -176,11 +176,10 @@ class Tensors:
 
     def data(self, train: Tensor, valid: Tensor, batch_size: int, seed: int, options: Any) -> Data:
         """The data of a fold."""
-        keys, tensors = self.columns.keys, self.columns.tensors
-        held = tensors if keys is None else dict(zip(keys, tensors, strict=True))
+        held = self.columns.original
         first = TensorLoader(held, batch_size, shuffle=True, seed=seed, rows=train, **options)
         second = TensorLoader(held, 2 * batch_size, rows=valid)
-        n_inputs = 1 if keys else self.columns.n_inputs
+        n_inputs = 1 if self.columns.keys else self.columns.n_inputs
         return Data(first, second, n_inputs, targets=self.columns.target_keys or None)
 
 

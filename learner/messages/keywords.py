@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from callbacks.core.foreign_names import ARGUMENT_WORDS
 from callbacks.core.missing_names import unknown_argument
@@ -56,6 +56,15 @@ def too_many(title: str, by_position: list[str], n_given: int, own: list[str]) -
         POSITION_HINTS.get(title, f"Pass the others by name: {rest}." if rest else ""),
     )
     return TypeError(" ".join(filter(None, sentences)))
+
+
+def takes(function: Any, *args: Any, **kwargs: Any) -> bool:
+    """Can a function be called with these arguments? True if it has no known signature."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        return isinstance(error, ValueError)
+    return True
 
 
 def hint_for(name: str, own: list[str], title: str) -> str:
