@@ -73,7 +73,8 @@ def panels_of(history: Columns, names: str | Iterable[str] | None, ax: Axes | No
     losses = groups.pop("loss", [])
     steps = Panel("loss", "step", {"train_loss of each step": list(history.steps["train_loss"])})
     first = panel_of(history, "loss", losses) if losses else steps
-    others = [panel_of(history, label, group) for label, group in groups.items()] if ax is None else []
+    ordered = sorted(groups.items(), key=lambda each: importance(history, each[1]))
+    others = [panel_of(history, label, group) for label, group in ordered] if ax is None else []
     return [first, *others] if any(first.series.values()) else others
 
 
@@ -92,6 +93,13 @@ def grouped(names: Sequence[str]) -> dict[str, list[str]]:
         within = [each for each in bases if base.endswith(f"_{each}")]
         groups.setdefault(min(within, key=len, default=base), []).append(name)
     return groups
+
+
+def importance(history: Columns, names: Sequence[str]) -> int:
+    """The place of a panel: metrics with a known direction, other metrics, then other numbers."""
+    if any(history.direction_of(name) for name in names):
+        return 0
+    return 1 if any(name.startswith(SPLITS) for name in names) else 2
 
 
 def base_of(name: str) -> str:

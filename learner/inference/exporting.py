@@ -83,6 +83,8 @@ def export(
     note_kept()
     counts = ", ".join(map(str, sorted(outputs)))
     found = "" if is_random else f"; largest difference from learn.predict: {difference:.2g}"
+    if difference and (around := around_forward(learn)):
+        found += f", because predict runs within {', '.join(around)}, and the file does not"
     print_line(f"{path.name}: {origin}; checked with {counts} items{found}")
     return path
 
@@ -211,12 +213,16 @@ def allowed_difference(learn: FullLearner, expected: Tensor) -> float:
     """A share of the largest number: more where `predict` rounds more, as on a GPU and under autocast."""
     if not (expected.is_floating_point() or expected.is_complex()):
         return 0.0
-    is_exact = all(each.device.type == "cpu" for each in learn.model.parameters()) and not any(
-        "forward" in each.surrounds for each in learn.callbacks
-    )
+    is_on_cpu = all(each.device.type == "cpu" for each in learn.model.parameters())
+    is_exact = is_on_cpu and not around_forward(learn)
     share = max(0.001 if is_exact else 0.02, 8 * torch.finfo(expected.dtype).eps)
     finite = expected[expected.isfinite()].abs()
     return share * max(finite.max().item() if finite.numel() else 0.0, 0.01)
+
+
+def around_forward(learn: FullLearner) -> list[str]:
+    """The callbacks within which the learner's forward pass runs, such as mixed precision."""
+    return [type(each).__name__ for each in learn.callbacks if "forward" in each.surrounds]
 
 
 def disagreement(learn: FullLearner, n_items: int, what: str) -> str:

@@ -61,6 +61,7 @@ def draw_points(ax: Axes, x: Tensor, y: Tensor, names: Sequence[Any]) -> None:
         )
 
 
+LETTER = 0.08  # inches of width
 MAX_NUMBERED = 25  # classes up to which each cell shows its count
 COLUMNS = ("yes, right", "yes, wrong", "no, wrong", "no, right")
 
@@ -69,7 +70,9 @@ def plot_classes(counts: Tensor, classes: Sequence[Any], ax: Axes | None) -> Axe
     """Rows are targets, columns answers; right answers in blue, errors in red, as shares of the row."""
     n_classes = len(classes)
     side = min(max(3.2, 0.42 * n_classes + 1.6), 10)
-    ax = ax or new_axes(side + 0.6, side)
+    title = headline(counts, classes)
+    letters = max(map(len, title.split("\n"))) + max(len(str(each)) for each in classes)
+    ax = ax or new_axes(max(side + 0.6, LETTER * letters + 0.6), side)
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     is_right = torch.eye(n_classes, dtype=torch.bool)
     errors = shares.masked_fill(is_right, 0)
@@ -83,7 +86,8 @@ def plot_classes(counts: Tensor, classes: Sequence[Any], ax: Axes | None) -> Axe
     names = [str(classes[n]) for n in places]
     ax.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0)
     ax.set_yticks(places, names)
-    ax.set(xlabel="answer", ylabel="target", title=headline(counts, classes))
+    ax.set(xlabel="answer", ylabel="target", title=title)
+    ax.title.set_fontsize("medium")
     return ax
 
 

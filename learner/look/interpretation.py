@@ -17,6 +17,7 @@ from learner.look import answer_pictures
 from learner.look.answers import Answers, Kind, answers_of
 from learner.look.class_report import ClassReport, class_report, number_report
 from learner.look.items import Show, draw_items, first_items, known_names, result_titles, single
+from learner.look.masks import draw_masks, wrong_pixels
 from learner.messages.keywords import suggest_keywords
 from learner.messages.missing_attributes import hints
 from learner.state.protocol import FullLearner
@@ -198,6 +199,8 @@ class Interpretation:
     def plot_top_losses(self, k: int = 9, *, show: Show | None = None) -> Figure:
         """Draw the inputs of the items with the largest losses, with answer, target and loss.
 
+        Classes of pixels are drawn over their image, and those that are wrong in red.
+
         Args:
             k: how many.
             show: `show(ax, inputs, target, pred)` draws one item; by default by the type of the inputs.
@@ -211,8 +214,11 @@ class Interpretation:
         words = result_titles(self._found, self.classes, top.indices.tolist())
         numbers = zip(words, top.losses.tolist(), top.indices.tolist(), strict=True)
         titles = [f"{title}\nloss {loss:.3g}, item {n}" for title, loss, n in numbers]
-        preds = self.answers[top.indices] if show is None else top.preds
-        return draw_items(top.inputs, titles, show, top.targets, preds)
+        figure = draw_items(top.inputs, titles, show, top.targets, top.preds)
+        if show is None:
+            wrong = wrong_pixels(self._found, top.indices)
+            draw_masks(figure, self.answers[top.indices], self.classes, wrong)
+        return figure
 
     def plot_residuals(self, *, ax: Axes | None = None) -> Axes:
         """Draw the residuals, prediction minus target, over the predictions; good ones have no pattern."""

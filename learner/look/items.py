@@ -53,7 +53,6 @@ def draw_items(
         ax.grid(visible=False)
         if show is None:
             draw_item(ax, item_at(inputs, n))
-            draw_mask(ax, item_at(targets if preds is None else preds, n))
         else:
             show(ax, item_at(inputs, n), item_at(targets, n), item_at(preds, n))
     figure: Any = axes[0].figure
@@ -86,16 +85,6 @@ def draw_item(ax: Axes, item: Any) -> None:
     else:
         draw_text(ax, str(item.item()) if item.numel() == 1 else describe(item))
     return None
-
-
-def draw_mask(ax: Axes, mask: Any) -> None:
-    """Draw the classes of the pixels over an image, if there are any."""
-    pixels = ax.images[0].get_array() if ax.images else None
-    mask = mask[0] if isinstance(mask, Tensor) and mask.ndim == 3 and len(mask) == 1 else mask
-    if pixels is None or not isinstance(mask, Tensor) or mask.shape != pixels.shape[:2]:
-        return
-    shown = mask.float().masked_fill(mask <= 0, math.nan)  # the image is seen where the class is 0
-    ax.imshow(shown.numpy(), cmap="viridis", alpha=0.6, interpolation="nearest", vmin=0)
 
 
 def draw_text(ax: Axes, text: str) -> None:

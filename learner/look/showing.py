@@ -15,7 +15,7 @@ from learner.inference.gathering import copied
 from learner.inference.kept_part import Keep, part_of
 from learner.inference.one_item import unchanged
 from learner.inference.predictions import loader_or_valid, predicting
-from learner.look.answers import answers_of
+from learner.look.answers import answers_of, ignored_by
 from learner.look.items import (
     MAX_NUMBERS,
     Show,
@@ -27,6 +27,7 @@ from learner.look.items import (
     result_titles,
     single,
 )
+from learner.look.masks import draw_masks, wrong_pixels
 from learner.messages.keywords import suggest_keywords
 from learner.state.protocol import FullLearner
 from learner.state.snapshots import keep_random_states
@@ -68,7 +69,11 @@ def show_batch(
         chosen = range(min(n, in_batch(learn.data, batch)))
     names = known_names(loader) if classes is None else classes
     words = [target_in_words(targets, k, names) for k in chosen]
-    return draw_items(first_items(single(inputs), chosen), words, show, first_items(targets, chosen))
+    shown = first_items(targets, chosen)
+    figure = draw_items(first_items(single(inputs), chosen), words, show, shown)
+    if show is None:
+        draw_masks(figure, without_ignored(copied(shown), learn.loss_func), names)
+    return figure
 
 
 @suggest_keywords
@@ -83,7 +88,8 @@ def show_results(
 ) -> Figure:
     """Draw the first items of the first validation batch with the model's answers.
 
-    The target stands beside an answer that differs from it.
+    The target stands beside an answer that differs from it. Classes of pixels are drawn over their image,
+    and those that are wrong in red.
 
     Args:
         learn: the learner, which stays as it is.
@@ -113,7 +119,9 @@ def show_results(
     found = answers_of(preds, targets, learn.loss_func)
     names = known_names(loader, found.n_classes) if classes is None else classes
     words = result_titles(found, names or range(found.n_classes), chosen)
-    return draw_items(parts[0], words, None, preds=found.answers[: len(chosen)])
+    figure = draw_items(parts[0], words, None)
+    draw_masks(figure, found.answers[: len(chosen)], names, wrong_pixels(found, slice(len(chosen))))
+    return figure
 
 
 def a_batch(learn: FullLearner, loader: Any, owner: str) -> Any:
@@ -128,6 +136,12 @@ def a_batch(learn: FullLearner, loader: Any, owner: str) -> Any:
     if batch is None:
         raise ValueError(f"{owner}: the loader has no batch.")
     return batch
+
+
+def without_ignored(targets: Any, loss_func: Any) -> Any:
+    """Targets with 0 in place of the number that the loss ignores."""
+    ignored = ignored_by(loss_func)
+    return targets.masked_fill(targets == ignored, 0) if isinstance(targets, Tensor) else targets
 
 
 def target_in_words(targets: Any, k: int, names: Sequence[Any] | None) -> str:

@@ -61,6 +61,12 @@ def test_losses_and_each_metric_have_a_panel_with_a_y_label():
     assert first is first.figure.axes[0]
 
 
+def test_metrics_come_before_other_numbers():
+    row = {"train_loss": 3.0, "gradient_norm": 2.0, "valid_mine": 1.0, "valid_accuracy": 0.5}
+    axes = history_of(row, row).plot().figure.axes
+    assert [ax.get_ylabel() for ax in axes] == ["loss", "accuracy", "mine", "gradient_norm"]
+
+
 def test_the_best_epoch_is_marked_and_named_in_the_title():
     history = history_of(
         {"valid_loss": 3.0}, {"valid_loss": 1.5}, {"valid_loss": math.nan}, {"valid_loss": 2.0}

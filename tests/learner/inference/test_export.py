@@ -250,10 +250,12 @@ def test_the_averages_of_ema_are_exported(tmp_path):
     assert torch.export.load(tmp_path / "model.pt2").module()(x).equal(expected)
 
 
-def test_a_model_of_mixed_precision_is_exported_in_its_own_precision(tmp_path):
+def test_a_model_of_mixed_precision_is_exported_in_its_own_precision_which_the_line_names(tmp_path, capsys):
     learn = make(network(), torch.rand(5, 3), callbacks=[MixedPrecision("bf16")])
     learn.fit(1)
     learn.export(tmp_path / "model.pt2")
+    line = " ".join(capsys.readouterr().out.split())
+    assert line.endswith(", because predict runs within MixedPrecision, and the file does not")
     assert torch.export.load(tmp_path / "model.pt2").module()(torch.rand(2, 3)).dtype is torch.float32
 
 

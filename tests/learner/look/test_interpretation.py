@@ -177,6 +177,16 @@ def test_a_picture_shows_the_share_of_right_answers_and_the_commonest_error():
     assert sorted(text.get_text() for text in ax.texts) == ["1", "1", "2"]
 
 
+def test_long_names_of_classes_fit_into_the_picture():
+    preds = F.one_hot(torch.tensor([1, 1]), 2).float()
+    names = ["a background with much noise", "a disc in front of it"]
+    ax = looked_at(preds, torch.tensor([0, 1]), F.cross_entropy, classes=names).plot_confusion_matrix()
+    ax.figure.draw_without_rendering()
+    title = ax.title.get_window_extent()
+    assert title.x0 >= 0
+    assert title.x1 <= ax.figure.bbox.width
+
+
 def test_the_learner_stays_as_it_is(learn):
     state = torch.get_rng_state()
     before = {name: value.clone() for name, value in learn.model.state_dict().items()}

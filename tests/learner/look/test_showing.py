@@ -14,11 +14,13 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 IMAGES, CLASSES = torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
 
 
-def learner_of(inputs: torch.Tensor, targets: torch.Tensor = CLASSES, model=None) -> Learner:
+def learner_of(
+    inputs: torch.Tensor, targets: torch.Tensor = CLASSES, model=None, loss=F.cross_entropy
+) -> Learner:
     torch.manual_seed(0)
     model = model or nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 3))
     batches = [(inputs, targets)]
-    return Learner(model, (batches, batches), F.cross_entropy, SGD)
+    return Learner(model, (batches, batches), loss, SGD)
 
 
 def titles_of(figure) -> list[str]:
@@ -75,8 +77,60 @@ def test_whole_numbers_are_words_and_a_mask_is_drawn_over_its_image():
     figure = learner_of(tokens, model=model).show_batch(1)
     assert figure.axes[0].texts[0].get_text() == " ".join(map(str, tokens[0].tolist()))
     learn = learner_of(IMAGES, torch.randint(2, (5, 8, 8)), nn.Conv2d(1, 2, 1))
+    assert [len(ax.images) for ax in learn.show_batch(2).axes] == [2, 2]
+
+
+class Answers(nn.Module):
+    """Answers these classes for the pixels, whatever the images."""
+
+    def __init__(self, masks):
+        super().__init__()
+        self.scores = nn.Parameter(nn.functional.one_hot(masks, 3).movedim(-1, 1).float())
+
+    def forward(self, images):
+        return self.scores[: len(images)]
+
+
+def colours_of(figure):
+    """The colours drawn over each image, and the names in the legend."""
+    over = [
+        [image.to_rgba(image.get_array()).reshape(-1, 4) for image in ax.images[1:]] for ax in figure.axes
+    ]
+    opaque = [{tuple(each[:3]) for array in arrays for each in array if each[3]} for arrays in over]
+    return opaque, [text.get_text() for each in figure.legends for text in each.get_texts()]
+
+
+def test_a_class_of_pixels_has_one_colour_in_all_pictures_and_the_legend_names_it():
+    masks = torch.zeros(5, 8, 8, dtype=torch.long)
+    masks[0, :2], masks[1, :2], masks[1, 4:] = 1, 1, 2
+    (first, second, *_), names = colours_of(
+        learner_of(IMAGES, masks, Answers(masks)).show_batch(3, classes=["none", "disc", "bar"])
+    )
+    assert (len(first), len(second)) == (1, 2)
+    assert first < second
+    assert names == ["disc", "bar"]
+    assert colours_of(learner_of(IMAGES, masks, Answers(masks)).show_batch(3))[1] == ["class 1", "class 2"]
+
+
+def test_wrong_pixels_are_drawn_in_a_colour_of_their_own_but_not_those_that_do_not_count():
+    masks = torch.zeros(5, 8, 8, dtype=torch.long)
+    masks[0, :2] = 1
+    answers = masks.clone()
+    answers[0, 0], answers[1, 0] = 0, 1  # the second is ignored below
+    masks[1, 0] = 255
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    learn = learner_of(IMAGES, masks, Answers(answers), loss)
+    for figure in (learn.show_results(3), Interpretation(learn).plot_top_losses(5)):
+        assert colours_of(figure)[1] == ["class 1", "wrong"]
+    drawn = [len(ax.images) for ax in learn.show_results(2).axes]
+    assert drawn == [3, 2]
+    assert colours_of(learn.show_batch(2))[1] == ["class 1"]  # and no class 255
+
+
+def test_an_image_as_the_target_is_no_mask():
+    learn = learner_of(IMAGES, torch.rand(5, 1, 8, 8), nn.Conv2d(1, 1, 1), nn.MSELoss())
     for figure in (learn.show_batch(2), learn.show_results(2)):
-        assert [len(ax.images) for ax in figure.axes] == [2, 2]
+        assert [len(ax.images) for ax in figure.axes] == [1, 1]
 
 
 def test_a_function_of_yours_draws_each_item():
