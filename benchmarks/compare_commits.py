@@ -2,12 +2,11 @@
 
 Run: python benchmarks/compare_commits.py BEFORE [AFTER] [--rounds 15] [--slower 0.03]
 
-Both commits are checked out to temporary folders, and take turns: in each round each of them runs in a
-process of its own, in an order that alternates. The table has a row per work: microseconds of processor
-time of a step, of an epoch of one batch, of a prediction, a validation, and of a save, as the lowest of the
-round; and the median over the rounds of the second commit's time divided by that of the first, with the 90
-% interval of this median from 2,000 resamplings. The exit code is 1 if a whole interval is above 1 +
-`slower`.
+Both commits are checked out to temporary folders and take turns: in each round, each of them runs in a new
+process, in alternating order. The table has a row per work (a step, an epoch of one batch, a prediction, a
+validation, a save): the lowest processor time of the rounds in microseconds, and the median over the rounds
+of the second commit's time divided by that of the first, with the 90 % interval of this median from 2,000
+resamplings. The exit code is 1 if a whole interval is above 1 + `slower`.
 """
 
 from __future__ import annotations

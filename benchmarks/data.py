@@ -1,4 +1,4 @@
-"""What an epoch over tensors in memory costs with `TensorLoader` and with `DataLoader(TensorDataset(...))`.
+"""The time of an epoch over tensors in memory, with `TensorLoader` and with `DataLoader(TensorDataset(...))`.
 
 Run: python benchmarks/data.py [rounds]
 

@@ -1,4 +1,4 @@
-"""What a step costs beside a hand-written loop of several processes, and what grows with their number.
+"""The time of a step in several processes, compared with a hand-written loop, and how it scales.
 
 Run: python benchmarks/distributed.py [rounds] [ranks ...]
 
@@ -10,8 +10,8 @@ default without a bar: the check for NaN, the mean loss of the pass, and the his
 compared with itself shows the noise.
 
 The second table has, by number of ranks: milliseconds to join the group and to start a fit, microseconds of
-a step and of a gradient's all-reduce alone, milliseconds of a checkpoint, and the number of collective
-operations of ours per step, per pass and per fit.
+a step and of the all-reduce of the gradients alone, milliseconds of a checkpoint, and the number of our own
+collective operations per step, per pass and per fit.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def main() -> None:
     ]:
         found = in_ranks(size, compare, n_rounds if kind == "ddp" else min(n_rounds, 4), kind)
         base = found["by hand"]
-        print(f"\n{size} ranks, {kind}, microseconds per step{'beside by hand':>18}{'quartiles':>20}")
+        print(f"\n{size} ranks, {kind}, microseconds per step{'against by hand':>18}{'quartiles':>20}")
         for name, times in found.items():
             ratios = [one / other for one, other in zip(times, base, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)

@@ -3,7 +3,7 @@
     python benchmarks/distributed_kills.py [--kills 100] [--ranks 2 4] [--minutes 6] [--seed 0] [--forked]
 
 Each run trains a recipe in several processes under `torchrun --max-restarts=1`. At a random time one random
-rank is killed with SIGKILL; torchrun starts all ranks again, and the run resumes by itself from its last
+rank is killed with SIGKILL; torchrun starts all ranks again, and the run resumes automatically from its last
 checkpoint. It prints the kill, how many steps were repeated, and the seconds until the run trained again
 beside those of a first start; both include torchrun and the imports. At the end it prints how many runs have
 the weights of the uninterrupted one, bit for bit, and its history. Each run must have exactly one folder.
@@ -84,7 +84,7 @@ class Trace(Callback):
 
 
 class Run:
-    """One run under torchrun, in a folder of its own.
+    """One run under torchrun, in its own folder.
 
     Args:
         folder: where the recipe is; the run is kept in a new subfolder.
@@ -215,7 +215,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after these")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--forked", action="store_true", help="start the processes without torchrun")
     options = parser.parse_args()

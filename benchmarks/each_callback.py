@@ -1,4 +1,6 @@
-"""What each callback costs per step: `python benchmarks/each_callback.py [name ...] [--pairs N] [--json]`.
+"""The time that each callback adds to a step.
+
+Run: python benchmarks/each_callback.py [name ...] [--pairs N] [--json]
 
 A small network (64-128-10 with batch norm, dropout and a recurrent layer, batches of 64 images) trains
 with and without each callback in turn, one epoch of 25 steps at a time, in one process, on one thread. `us
@@ -57,7 +59,7 @@ ROOMY: dict[str, Callable[[Path], Callback]] = {
 
 
 class Net(nn.Module):
-    """Has a layer of each kind that some callback looks for."""
+    """Has a layer of each kind that a callback looks for."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a run survives, and what saving costs: `python benchmarks/failures.py [part ...]`.
+"""Failures that a run survives, and the cost of saving: `python benchmarks/failures.py [part ...]`.
 
 Every part prints its results; the exit code is 1 if a requirement is not met. The parts are `kills`
 (SIGKILL anywhere in eight trainings), `writes` (SIGKILL during a write of 200 MB), `damage` (flipped bits
@@ -223,7 +223,7 @@ def writes(n_kills: int, n_rounds: int) -> bool:
         )
         print(f"  files left in the temporary folder: {len(left)}")
         done = start("train_large_one_more", str(folder), temporary)
-        print(f"  the last one resumes by itself: {done.wait(120) == 0}")
+        print(f"  the last one resumes: {done.wait(120) == 0}")
     return good == 20 and not left and done.returncode == 0
 
 
@@ -389,7 +389,7 @@ def disk(n_kills: int, n_rounds: int) -> bool:
 
 
 def size(n_kills: int, n_rounds: int) -> bool:
-    """Saving 200 MB compared with torch.save, both flushed to disk, and both not."""
+    """Saving 200 MB compared with torch.save, first with both flushed to disk, then without."""
     ratios: dict[str, list[float]] = {"flushed": [], "not flushed": []}
     with tempfile.TemporaryDirectory() as folder:
         state = {f"layer{n}": torch.randn(LARGE // 100) for n in range(100)}

@@ -1,4 +1,4 @@
-"""Everything that only a GPU can show, in order of worth: one table, and a JSON file.
+"""Everything that only a GPU can show, the most important first: one table, and a JSON file.
 
 Run: python benchmarks/gpu.py [--minutes 8] [--only steps memory] [--json gpu.json]
      python benchmarks/gpu.py --tiny
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-#: The parts in order of worth, each with its share of the time; all of them take 8 minutes at most.
+#: The parts, the most important first, each with its share of the time; all of them take 8 minutes at most.
 PARTS = {
     "machine": 10,
     "tests": 80,
@@ -155,7 +155,7 @@ def kill(child: subprocess.Popen[Any]) -> None:
 
 
 def has_failed(row: Row) -> bool:
-    """Does it report an error, or that the time has run out?"""
+    """Does the row report an error, or that the time has run out?"""
     problems = ("failed", "stopped", "the process died", "no time")
     return str(row.get("status", row.get("value"))).startswith(problems)
 

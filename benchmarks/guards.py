@@ -1,4 +1,4 @@
-"""What the callbacks that check for NaN cost per step, in microseconds: `python benchmarks/guards.py`.
+"""The time per step of the callbacks that check for NaN, in microseconds: `python benchmarks/guards.py`.
 
 The script calls their hooks directly and takes the quickest of many short rounds, because other programs
 on the machine only add time. The code for a device runs on the CPU here, so its figures show the host's
@@ -48,7 +48,7 @@ def microseconds(callback: Callback, hooks: tuple[str, ...], layers: list[nn.Mod
 
 
 def on_a_device(number: torch.Tensor) -> bool:
-    """No number can be read without waiting."""
+    """As on a device, where no number can be read without waiting."""
     return False
 
 

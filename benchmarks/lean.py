@@ -1,4 +1,4 @@
-"""What `LeanStep` saves: the time per step compared with a plain loop, with the same final weights.
+"""The time per step with `LeanStep`, compared with a plain loop that ends with the same weights.
 
 Run: python benchmarks/lean.py [rounds]
 

@@ -14,8 +14,8 @@ the imports.
 
 The third part writes a model of one large layer to a file, by hand and by `learn.save`, in turn: the memory
 that the first call adds, each in its own process, and the time. By hand it is `torch.save` of the weights to
-a new file, a wait for the disk, and a rename. Writing over a file in place is faster, and may lose both.
-TMPDIR=/dev/shm leaves out the disk, which varies.
+a new file, a wait for the disk, and a rename. Overwriting a file in place is faster, but may lose the old and
+the new one. TMPDIR=/dev/shm leaves out the disk, which varies.
 
 The fourth part is a fit of 4,000 epochs of one batch with a checkpoint after each: memory and time per epoch
 at every tenth of the fit.

@@ -1,4 +1,4 @@
-"""What the loop costs compared with a plain loop, on the article's problem: microseconds per step.
+"""The overhead of the loop on the article's problem, compared with a plain loop: microseconds per step.
 
 Run: python benchmarks/overhead.py [pairs], or python benchmarks/overhead.py tools [width]
 
@@ -14,8 +14,8 @@ The second table leaves torch out: the operations do nothing, so the processor t
 its callbacks alone, for the best round. It varies less, and its times are lower, because nothing else evicts
 the processor's caches.
 
-With `tools` it shows how many steps of a large model (50 million parameters, AdamW) `learn.check()` and
-`learn.cost(20)` take, in processor time, of which a step by hand is the unit.
+With `tools` it shows the processor time of `learn.check()` and `learn.cost(20)` for a large model (50 million
+parameters, AdamW), in steps of a hand-written loop.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def show_noise(name: str, plain: Callable[[], None], pairs: int) -> None:
 
 
 def report_alone(rounds: int = 7) -> None:
-    """Print what the loop and its callbacks cost without torch, and what a fit of one step costs."""
+    """Print the time of the loop and its callbacks without torch, and the time of a fit of one step."""
     defaults = [each for each in DEFAULT_CALLBACKS if each.__name__ != "Progress"]
     works = {
         "ZeroGrad only": idle(1, N_STEPS),

@@ -7,8 +7,8 @@ thread. Weights and optimizer state have the given size in all. Each composition
 checkpoint, with `Checkpoint(every="15 steps")`, and with the same and `asynchronous=True`, in turn.
 
 The table has medians over the rounds: milliseconds of a step, milliseconds that the steps wait for a save,
-their share of the time of all steps, and that time compared with the one without a checkpoint. The last save
-is not counted, as a fit waits for it.
+their share of the time of all steps, and that time compared with training without a checkpoint. The last save
+is not counted, because a fit waits for it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What starting costs: seconds of whole processes that run in turn.
+"""The time to start: seconds of whole processes that run in turn.
 
 Run: python benchmarks/startup.py [rounds]
 
 First `learner run examples/article.yaml`, from process start to exit, compared with a plain script that
-takes the same steps and draws the same figure; figures and printed numbers are compared first. Then what
-`import learner` adds to `import torch`, and what other installed frameworks add. A ratio compares with the
-first process of the round; the table shows medians over rounds. Other work on the machine affects
-processor time less than clock time.
+takes the same steps and draws the same figure; figures and printed numbers are compared first. Then the time
+that `import learner` adds to `import torch`, and the time that other installed frameworks add. A ratio
+compares with the first process of the round; the table shows medians over rounds. Other work on the machine
+affects processor time less than clock time.
 """
 
 from __future__ import annotations

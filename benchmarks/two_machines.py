@@ -2,11 +2,11 @@
 
 Run as root on Linux: python benchmarks/two_machines.py
 
-Each namespace has its own network stack, one end of a virtual link, and no other way to the other. `torchrun`
-starts two processes in each; they meet over the link. The program trains three times: undisturbed; with the
-link down for some seconds, which TCP bridges; and with the link down for longer than the timeout of the
-process group, after which `torchrun` starts all processes again, and they resume from the last checkpoint.
-It prints whether all runs end with the bits of the undisturbed one.
+Each namespace has its own network stack and one end of a virtual link, its only connection to the other.
+`torchrun` starts two processes in each; they meet over the link. The program trains three times: undisturbed;
+with the link down for some seconds, which TCP bridges; and with the link down for longer than the timeout of
+the process group, after which `torchrun` starts all processes again, and they resume from the last
+checkpoint. It prints whether all runs end with the bits of the undisturbed one.
 """
 
 from __future__ import annotations

@@ -1,22 +1,22 @@
-"""What `WholeStep` saves and costs: the time of a step beside that of a hand-written loop, and of compiling.
+"""The time of a step with `WholeStep`, compared with a hand-written loop, and the time to compile it.
 
 Run: python benchmarks/whole_step.py [rounds] [--works 1 7]
      python benchmarks/whole_step.py --tensors 10 100 300 [--backend eager]
 
-Every round runs every composition once, in turn, in this one process, on one thread. The ratios are medians
-over rounds of the time beside the plain loop's of the same round, so other work on the machine touches both.
-The plain loop does forward, loss, backward, step and zero_grad; "the model compiled" is the same loop with
+Every round runs every composition once, in turn, in this one process, on one thread. The ratios compare with
+the plain loop of the same round, so other work on the machine affects both, and are medians over rounds. The
+plain loop does forward, loss, backward, step and zero_grad; "the model compiled" is the same loop with
 `torch.compile(model)`. Each run goes through the data twice, and the second time is timed, so compiling and
-the comparison of the first steps are not in it. "compiling" is the seconds that the first run spent on it,
-with a cache on disk as it was found; "pays after" the number of steps in which they are saved again, beside
-the same learner with `ZeroGrad`. The losses of the last round's weights on the first batch are to be compared
-within those of the same data: the MLP's plain loop has the items in another order, and the transformer drops
-out at random.
+the comparison of the first steps are not included. "compiling" is the seconds that the first run spent on it,
+with the existing cache on disk. "pays after" is the number of steps that save as much time, compared with the
+same learner with `ZeroGrad`. The last column is the loss of the last round's weights on the first batch.
+Compare it only between rows with the same data: the plain loop of the MLP has another order of items, and the
+transformer has dropout.
 
-With `--tensors`, it compiles models of so many parameter tensors (half as many linear layers, 32 wide),
-without a cache on disk, after a small one that loads the compiler. The table has the seconds on the clock,
-those of the processor with child processes, and the time that the guards take in each step beside that of a
-plain step with Adam. The shortest of many tries counts, since other work on the machine only adds to it.
+With `--tensors`, it compiles models with the given numbers of parameter tensors (half as many linear layers,
+32 wide), without a cache on disk, after a small model that loads the compiler. The table has the clock time,
+the processor time including child processes, and the time of the guards in each step, compared with a plain
+step with Adam. The shortest of many tries is taken, because other work on the machine only adds time.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def loss_on(model: nn.Module, batch: Any, loss_func: Any) -> float:
 
 
 def by_tensors(numbers: list[int], backend: str) -> None:
-    """How long compiling takes, and the guards in each step, by the number of parameter tensors."""
+    """The time to compile, and the time of the guards in each step, by the number of parameter tensors."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         program_of(4, backend)
@@ -231,7 +231,7 @@ def by_tensors(numbers: list[int], backend: str) -> None:
 
 
 def program_of(number: int, backend: str) -> tuple[Program, dict[str, Any]]:
-    """A program for a model of so many tensors, and what it is called with."""
+    """A program for a model with this number of tensors, and its arguments."""
     torch.manual_seed(0)
     model = nn.Sequential(*(each for _ in range(number // 2) for each in (nn.Linear(32, 32), nn.Tanh())))
     data = {"inputs": (torch.randn(16, 32),), "targets": torch.randn(16, 32)}
@@ -267,9 +267,11 @@ def shortest(call: Callable[[], Any], n_calls: int, n_tries: int = 30) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("rounds", nargs="?", type=int, default=7)
-    parser.add_argument("--works", nargs="*", type=int, help="by their place, from 1; all")
-    parser.add_argument("--tensors", nargs="*", type=int, help="compile models of so many tensors instead")
-    parser.add_argument("--backend", default="inductor", help="what compiles them")
+    parser.add_argument("--works", nargs="*", type=int, help="numbers of the works, from 1; default: all")
+    parser.add_argument(
+        "--tensors", nargs="*", type=int, help="compile models with these numbers of tensors instead"
+    )
+    parser.add_argument("--backend", default="inductor", help="the compiler of these models")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Inductor's own

@@ -1,4 +1,4 @@
-"""Gradient descent in plain PyTorch: the ten lines that the Learner replaces.
+"""Gradient descent in plain PyTorch: the loop that the Learner replaces.
 
 The data are 20 noisy measurements of a speed. The loop fits a quadratic, a * time**2 + b * time + c, in
 Arthur Samuel's four steps: initialize the parameters, compute the loss, step against the gradient, stop.

@@ -36,7 +36,7 @@ def view(pictures):
 
 
 def info_nce(preds, targets, temperature=0.2):
-    """Cross-entropy of finding the other view of each view, among all."""
+    """Cross-entropy of finding, among all views, the other view of the same image."""
     units = F.normalize(preds, dim=1)
     scores = (units @ units.T / temperature).fill_diagonal_(-torch.inf)
     return F.cross_entropy(scores, torch.arange(len(preds), device=preds.device).roll(len(preds) // 2))

@@ -8,7 +8,7 @@ class MLP(nn.Module):
 
     Args:
         n_hidden: width of the hidden layer.
-        dropout: share of its units that are dropped in training.
+        dropout: share of the hidden units that are dropped in training.
     """
 
     def __init__(self, n_hidden: int = 128, dropout: float = 0.2):

@@ -1,4 +1,4 @@
-"""A data set with augmentation, its loaders and a model, in plain PyTorch, for the two scripts beside it."""
+"""A data set with augmentation, its loaders and a model in plain PyTorch, for both `shapes_*.py` scripts."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Ours: the defaults, `ZeroGrad` only, and `LeanStep`; and a plain loop that records."""
+"""Ours, with the defaults, with `ZeroGrad` only, and with `LeanStep`; and a plain loop that records."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def defaults(work: Work) -> nn.Module:
 
 
 def off(work: Work) -> nn.Module:
-    """All of skorch's own callbacks off; if there are others, each of skorch's by name."""
+    """Switch all of skorch's own callbacks off; if there are others, each by its name."""
     if not work.n_callbacks:
         return net(work, callbacks="disable")
     own = ("epoch_timer", "train_loss", "valid_loss", "print_log")

@@ -177,7 +177,7 @@ def table(scale: float = 1.0) -> dict[str, Work]:
 
 
 def growth(scale: float = 1.0) -> dict[str, Work]:
-    """Works that grow in one thing each."""
+    """Works in which one quantity grows."""
     some = partial(steps, scale=scale)
     article = Work(*QUADRATIC, n_epochs=1, n_batches=some(500))
     batch = (torch.ones(20, 8), torch.ones(20, 8))

@@ -50,7 +50,7 @@ class Slow:
 
 
 def prefetch(setting: Setting) -> Iterator[Row]:
-    """A loader that takes half a step, large and small batches: beside the same steps without data."""
+    """A loader that takes half as long as a step, for large and small batches, compared with no loader."""
     width, n_steps = setting.size(3 * 128 * 128, 8), setting.size(40, 3)
     large = torch.randn(setting.size(256, 2), width), torch.randint(10, (setting.size(256, 2),))
     small = tuple(each[:64] for each in pictures(64))
@@ -87,7 +87,7 @@ def prefetch(setting: Setting) -> Iterator[Row]:
 
 
 def turns(setting: Setting, base: Any, make: Any, n_steps: int) -> str:
-    """What `make` returns, compared."""
+    """Compare what `make` returns."""
     return compared(setting, base, make(), setting.seconds / 12, n_steps)
 
 
@@ -132,7 +132,7 @@ class Kill(Callback):
 
 
 def resume(setting: Setting) -> Iterator[Row]:
-    """Do two fits, and one that was killed and resumed, end with the same bits? Dropout draws there."""
+    """Do two fits, and one that was killed and resumed, end with the same bits? The model has dropout."""
     yield measured("MLP with dropout, AdamW: a second fit", partial(compare_fits, setting, 0), setting)
     yield measured("the same, killed and resumed", partial(compare_fits, setting, 5), setting)
 
@@ -161,7 +161,7 @@ def compare_fits(setting: Setting, n_steps: int) -> str:
 
 
 def tensors(setting: Setting) -> Iterator[Row]:
-    """Fits of many epochs on tensors that are on the device, beside a plain loop that indexes them."""
+    """Fits of many epochs on tensors that are on the device, compared with a plain loop that indexes them."""
     n_items = setting.size(60_000, 40)
     items = tuple(each.to(setting.device) for each in pictures(n_items))
     for n_batches in (setting.size(100, 4), 1):
@@ -195,7 +195,7 @@ def lr_find(setting: Setting) -> Iterator[Row]:
 
 
 def search(setting: Setting) -> str:
-    """What it suggests, and its time."""
+    """The suggestion of the search, and its time."""
     learn, begun = learner(setting, list(works(setting))[-1]), setting.now()
     with contextlib.redirect_stdout(io.StringIO()):
         found = learn.lr_find(n_steps=setting.size(100, 20))
@@ -203,7 +203,7 @@ def search(setting: Setting) -> str:
 
 
 def cost(setting: Setting) -> Iterator[Row]:
-    """What `learn.cost()` reports: the step beside a bare loop's, and the numbers that are read per step."""
+    """The report of `learn.cost()`: the step compared with a bare loop, and the numbers read per step."""
     for work in list(works(setting))[: setting.size(2, 1)]:
         yield measured(f"{work.title}: learn.cost()", partial(cost_of, setting, work), setting)
 
@@ -217,7 +217,7 @@ def cost_of(setting: Setting, work: Work) -> str:
 
 
 def predictions(setting: Setting) -> Iterator[Row]:
-    """`get_preds` beside a loop that writes into one tensor on the host."""
+    """`get_preds` compared with a loop that writes into one tensor on the host."""
     n_items, size = setting.size(500_000, 64), setting.size(1000, 16)
     inputs, targets = pictures(n_items)
     data = Data.from_tensors(inputs, targets, size, valid=None, shuffle=False)

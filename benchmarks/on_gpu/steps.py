@@ -1,4 +1,4 @@
-"""Steps of learners beside those of a plain loop, of CUDA graphs by hand, and of other frameworks."""
+"""Steps of learners compared with a plain loop, with hand-written CUDA graphs, and with other frameworks."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def compared_with(setting: Setting, base: Run, make: Maker, work: Work, seconds:
 
 
 def steps(setting: Setting) -> Iterator[Row]:
-    """Nothing is compiled here."""
+    """Steps without a compiler."""
     makers: dict[str, Maker] = {
         "plain loop again (the noise)": plain,
         "ZeroGrad only": lambda setting, work: ours(setting, work, ZeroGrad(), defaults=()),
@@ -129,7 +129,7 @@ def steps(setting: Setting) -> Iterator[Row]:
 
 
 def compiled(setting: Setting) -> Iterator[Row]:
-    """What `torch.compile` makes of the model or of the step; with tiny sizes, nothing is generated."""
+    """Steps with the model or the whole step compiled; with tiny sizes, no code is generated."""
     options: dict[str, Any] = {"backend": "eager"} if setting.is_tiny else {}
     graphs: dict[str, Any] = options or {"mode": "reduce-overhead"}
 
@@ -150,7 +150,7 @@ def compiled(setting: Setting) -> Iterator[Row]:
 
 
 def stop_on_nan(setting: Setting) -> Iterator[Row]:
-    """What `StopOnNaN` adds to an epoch, and to epochs of one batch: it copies all weights in each."""
+    """The time that `StopOnNaN` adds to an epoch, also of one batch: it copies all weights in each epoch."""
     chosen = [work for work in works(setting) if not work.is_mixed][: setting.size(3, 1)]
     for work in chosen:
         for n_batches in (len(work.batches), 1):

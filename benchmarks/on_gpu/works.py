@@ -1,4 +1,4 @@
-"""What is trained on the GPU, by whom, and how a step is timed."""
+"""The works that are trained on the GPU, the loops that train them, and how a step is timed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Setting:
         return self.seconds - (time.perf_counter() - self.begun)
 
     def need_cuda(self) -> None:
-        """Skip what runs on CUDA only."""
+        """Skip a part that runs on CUDA only."""
         if self.device.type != "cuda":
             raise SkippedError("skipped: needs CUDA")
 
@@ -185,7 +185,7 @@ def plain(setting: Setting, work: Work, *, batches: Any = None, **compiling: Any
 
 
 def compared(setting: Setting, base: Run, other: Run, seconds: float, n_steps: int) -> str:
-    """The time of a step beside that of another, in turns: the median of the ratios, and their quartiles.
+    """The time of a step compared with another step, in turns: the median of the ratios, and the quartiles.
 
     Args:
         setting: where it runs.
