@@ -18,6 +18,7 @@ from callbacks.distributed.heartbeat import SAME_AS_FIRST
 from callbacks.distributed.joining import OtherRankError
 from learner.cli import examine, leave, listing, machine, predicting, reports, starter, train
 from learner.cli.parser import Parser
+from learner.data.tensors import counted
 from learner.recipes.recipe_errors import Mistake, RecipeError
 
 TRAINING = (["run"], ["resume"])  # their exit code reports how training ended, even if the output fails
@@ -56,14 +57,8 @@ def make_parser() -> Parser:
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(title="commands", metavar="command", parser_class=Parser)
-    train.add_verbs(verbs)
-    examine.add_verbs(verbs)
-    predicting.add_verbs(verbs)
-    reports.add_verbs(verbs)
-    leave.add_verbs(verbs)
-    listing.add_verb(verbs)
-    starter.add_verb(verbs)
-    machine.add_verb(verbs)
+    for each in (train, examine, predicting, reports, leave, listing, starter, machine):
+        each.add_verbs(verbs)
     return parser
 
 
@@ -127,8 +122,8 @@ def print_problems(error: RecipeError, options: argparse.Namespace) -> int:
         traceback.print_exception(error)
     else:
         print(error, file=sys.stderr)
-    count = "1 problem" if len(error.problems) == 1 else f"{len(error.problems)} problems"
-    print(f"\n{count} in {options.recipe}; nothing was trained.", file=sys.stderr)
+    n_problems = counted(len(error.problems), "problem", "problems")
+    print(f"\n{n_problems} in {options.recipe}; nothing was trained.", file=sys.stderr)
     return 2
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from callbacks import Callback, ParamScheduler
 from callbacks.core.registry import describe
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
-from learner.recipes.recipe_errors import Mistake, RecipeError
+from learner.recipes.recipe_errors import RecipeError, mistaken
 from learner.tools.lr_find import NAMES, NO_FALL, SUGGESTIONS, LRSearch
 
 
@@ -44,11 +44,8 @@ def do_lr_find(options: argparse.Namespace) -> int:
     """Train with growing learning rates, and print the suggestions."""
     recipe = load(options)
     learn = recipe.build()
-    try:
-        with recipe.importable():
-            found = learn.lr_find(n_steps=options.steps)
-    except (ValueError, RuntimeError) as error:
-        raise Mistake(str(error)) from error
+    with mistaken(ValueError, RuntimeError), recipe.importable():
+        found = learn.lr_find(n_steps=options.steps)
     print_suggestions(found, options.recipe, learn.callbacks)
     if options.plot is not None:
         figure: Any = found.plot().figure

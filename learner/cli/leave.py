@@ -9,7 +9,7 @@ from typing import Any
 from learner.cli.parser import Parser, Verbs, add_recipe_verb, load
 from learner.cli.predicting import add_run_verb, opened
 from learner.recipes.recipe import Recipe
-from learner.recipes.recipe_errors import Mistake
+from learner.recipes.recipe_errors import Mistake, mistaken
 from learner.scripts.compose import script_of
 from learner.scripts.script import Script
 from learner.scripts.to_script import write_script
@@ -88,10 +88,8 @@ def report_files(script: Script, recipe: Recipe, path: Path) -> None:
 def do_export(options: argparse.Namespace) -> int:
     """Open a run, and write its model."""
     learn = opened(options)
-    try:
+    with mistaken(ImportError, OSError, TypeError, ValueError):
         learn.export(options.file, dynamic=options.dynamic)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        raise Mistake(str(error)) from error
     return 0
 
 

@@ -16,7 +16,7 @@ MAX_SHOWN = 30  # names per kind in the overview
 PLURALS = {kind.plural: name for name, kind in KINDS.items()}
 
 
-def add_verb(verbs: Verbs[Parser]) -> None:
+def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verb to the command line."""
     ls = add_plain_verb(verbs, "ls", "list the names for recipes, or describe one name")
     ls.add_argument("what", nargs="?", help="a group (callbacks, losses, optimizers, ...) or one name")

@@ -36,7 +36,7 @@ OPTIONAL = {
 }
 
 
-def add_verb(verbs: Verbs[Parser]) -> None:
+def add_verbs(verbs: Verbs[Parser]) -> None:
     """Add the verb to the command line."""
     doctor = add_plain_verb(verbs, "doctor", "show versions, devices and broken packages")
     doctor.set_defaults(function=do_doctor)

@@ -9,7 +9,7 @@ from pathlib import Path
 from learner.cli.parser import Parser, Verbs, add_plain_verb
 from learner.files.run_files import BEST, FINAL, weights_file
 from learner.learner import Learner
-from learner.recipes.recipe_errors import Mistake
+from learner.recipes.recipe_errors import Mistake, mistaken
 from learner.report.comparison import compare
 from learner.report.records import Record, first_line, record_of_folder
 from learner.report.reporting import RunReport, made
@@ -53,7 +53,8 @@ def do_runs(options: argparse.Namespace) -> int:
 
 def do_report(options: argparse.Namespace) -> int:
     """Write the report of a run."""
-    record = read(options.run)
+    with mistaken(ValueError):
+        record = record_of_folder(options.run)
     learn = None if options.no_answers or not record.rows else learner_of(record)
     write(made(record, learn), options.output or options.run / "report.html")
     for reason in record.missing:
@@ -74,10 +75,8 @@ def learner_of(record: Record) -> Learner | None:
 
 def do_compare(options: argparse.Namespace) -> int:
     """Print runs side by side, and write the page if a file is given."""
-    try:
+    with mistaken(ValueError):
         found = compare(*options.runs)
-    except ValueError as error:
-        raise Mistake(str(error)) from error
     print(found)
     for name, record in zip(found.names, found.records, strict=True):
         for reason in record.missing:
@@ -85,14 +84,6 @@ def do_compare(options: argparse.Namespace) -> int:
     if options.output is not None:
         write(found.report(), options.output)
     return 0
-
-
-def read(folder: Path) -> Record:
-    """What is known about a run."""
-    try:
-        return record_of_folder(folder)
-    except ValueError as error:
-        raise Mistake(str(error)) from error
 
 
 def write(report: RunReport, path: Path) -> None:

@@ -10,7 +10,7 @@ from callbacks.core.output import print_line
 from callbacks.history.direction import Direction
 from learner.cli.parser import Parser, Verbs, add_plain_verb, add_recipe_verb, load, unreadable
 from learner.learner import Learner
-from learner.recipes.recipe_errors import Mistake, closest
+from learner.recipes.recipe_errors import Mistake, closest, mistaken
 from learner.runs.running import replay_run, resume_run, run, run_or_resume, verify_recipe
 from learner.runs.sweep import import_optuna, place_for, sweep
 from learner.runs.sweep_plan import make_plan
@@ -87,10 +87,8 @@ def other_run(given: Path) -> str:
 
 def do_verify_resume(options: argparse.Namespace) -> int:
     """Kill, resume and compare."""
-    try:
+    with mistaken(ValueError):
         report = verify_recipe(load(options), options.kills)
-    except ValueError as error:
-        raise Mistake(str(error)) from error
     print(report)
     return 0 if report.ok else 1
 

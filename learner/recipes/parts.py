@@ -10,6 +10,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from callbacks import Callback
 from learner.recipes.names import Names, signature_of, table
@@ -67,13 +68,7 @@ class Part(expressions.Part):
 
 def built(value: Any) -> Any:
     """Build the parts inside an argument."""
-    if isinstance(value, Part):
-        return value.build()
-    if isinstance(value, list):
-        return [built(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(built(item) for item in value)
-    return {key: built(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return tree_map(lambda item: item.build() if isinstance(item, Part) else item, value)
 
 
 class PartReader:
@@ -207,9 +202,7 @@ def leaves(node: Node) -> bool:
 
 def holds_part(value: Any) -> bool:
     """Is it a part, or does it contain one?"""
-    if isinstance(value, (list, tuple)):
-        return any(map(holds_part, value))
-    return isinstance(value, Part) or (isinstance(value, dict) and any(map(holds_part, value.values())))
+    return any(isinstance(item, Part) for item in tree_leaves(value))
 
 
 def examples(kind: str | None) -> str:

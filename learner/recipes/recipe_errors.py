@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -83,6 +84,15 @@ class RecipeError(ValueError):
 
 class Mistake(ValueError):
     """A mistake of the user that has no place in a recipe."""
+
+
+@contextmanager
+def mistaken(*kinds: type[Exception]) -> Iterator[None]:
+    """Raise errors of these kinds as mistakes of the user, with the same message."""
+    try:
+        yield
+    except kinds as error:
+        raise Mistake(str(error)) from error
 
 
 def readable(text: str) -> str:

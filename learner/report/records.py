@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -213,16 +214,10 @@ def read_history(record: Record, text: str) -> None:
 
 def as_value(word: str | None) -> Any:
     """A number if the word is one, None if it is empty, otherwise the word."""
-    if not word:
-        return None
-    try:
-        return int(word)
-    except ValueError:
-        pass
-    try:
-        return float(word)
-    except ValueError:
-        return word
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(word or "")
+    return word or None
 
 
 READERS = {

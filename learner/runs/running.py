@@ -29,7 +29,7 @@ from learner.checks.processes import check_processes, ranks_of
 from learner.files.run_files import FINAL, send_files_to, shown_path, weights_file
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, is_refusal, load_recipe
-from learner.recipes.recipe_errors import Mistake, RecipeError
+from learner.recipes.recipe_errors import Mistake, RecipeError, mistaken
 from learner.recipes.verify import Report, Trial, verify
 from learner.resume.resumption import Resume
 from learner.runs.launched import check_same_recipe, folder_of_run
@@ -234,11 +234,9 @@ def of_rank(learn: Learner) -> str:
 
 def joined_ranks(learn: Learner) -> Ranks:
     """The processes that train together, before a folder is created."""
-    try:
+    with mistaken(RuntimeError):
         check_processes(learn, [])
         return ranks_of(learn)
-    except RuntimeError as error:
-        raise Mistake(str(error)) from error
 
 
 def check_saves(recipe: Recipe) -> None:

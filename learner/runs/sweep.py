@@ -17,7 +17,7 @@ from callbacks.core.missing_names import import_extra
 from callbacks.core.output import print_line
 from callbacks.save.folder_lock import FolderLock
 from learner.files.run_files import BEST, FINAL, SUFFIXES, read_facts, shown_path, write_facts
-from learner.recipes.recipe_errors import Mistake
+from learner.recipes.recipe_errors import Mistake, mistaken
 from learner.report.curves import Axis
 from learner.report.sweep_page import Sweep, Trial, setting, sweep_report
 from learner.runs.run_folder import new_folder, numbered
@@ -106,10 +106,8 @@ def open_study(plan: Plan, folder: Path, optuna: Any) -> Any:
 
 def import_optuna() -> Any:
     """The package Optuna."""
-    try:
+    with mistaken(ImportError):
         return import_extra("optuna", "sweep")
-    except ImportError as error:
-        raise Mistake(str(error)) from error
 
 
 def ended(study: Any) -> list[Any]:

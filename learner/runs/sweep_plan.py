@@ -10,7 +10,7 @@ from callbacks.history.direction import Direction
 from callbacks.results.best import check_measured
 from learner.learner import Learner
 from learner.recipes.recipe import Recipe, load_recipe
-from learner.recipes.recipe_errors import Mistake
+from learner.recipes.recipe_errors import Mistake, mistaken
 from learner.report.records import flattened, monitored_in
 from learner.runs.search_space import Setting, read_settings
 
@@ -60,10 +60,8 @@ def direction_of(learn: Learner, name: str, wanted: Direction | None) -> Directi
     for callback in learn.callbacks:
         if isinstance(callback, Metrics):
             callback.before_fit(learn)  # from then on it knows the names; this learner is never fitted
-    try:
+    with mistaken(ValueError):
         check_measured(name, learn, "sweep")
-    except ValueError as error:
-        raise Mistake(str(error)) from error
     known = learn.measured[name]
     if wanted and known and wanted != known:
         verb = {"min": "--minimize", "max": "--maximize"}[known]
