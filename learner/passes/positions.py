@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from callbacks.core import draws
 from callbacks.core.ranks import ALONE
@@ -148,7 +155,8 @@ def limits(loader: Any, ranks: Any = ALONE) -> str | None:
                 "With in_order=False the order of the batches depends on the speed of the workers: leave it "
                 "out."
             )
-        if loader.persistent_workers and not isinstance(loader.dataset, Seeded):
+        draws_nothing = holds_rows(loader.dataset) and loader.collate_fn is default_collate
+        if loader.persistent_workers and not (draws_nothing or isinstance(loader.dataset, Seeded)):
             wrap = (
                 ""
                 if isinstance(loader.dataset, IterableDataset)
@@ -174,6 +182,13 @@ def limits(loader: Any, ranks: Any = ALONE) -> str | None:
             "generator, or implement state_dict and load_state_dict on the loader."
         )
     return " ".join(found) or None
+
+
+def holds_rows(dataset: Any) -> bool:
+    """Are the items rows of tensors, so that nothing is drawn for them?"""
+    if type(dataset) is ConcatDataset:
+        return all(map(holds_rows, dataset.datasets))
+    return holds_rows(dataset.dataset) if type(dataset) is Subset else type(dataset) is TensorDataset
 
 
 def describe_source(loader: Any) -> str:

@@ -199,12 +199,13 @@ def current_loader(learn: FullLearner) -> Any:
 
 
 def warn_of_limits(learn: FullLearner) -> None:
-    """Warn once, at the first save, of data that may not resume bit for bit in the middle of a pass."""
+    """Warn once, at the first save, of data with which an interrupted run may not resume bit for bit."""
+    found: dict[str, list[str]] = {}  # the names of the loaders, by their limit
     for name, loader in learn.data.loaders.items():
         limit = None if loader is None else positions.limits(loader, learn.ranks)
         if limit is not None and id(loader) not in learn.reported:
             learn.reported.add(id(loader))
-            warn(
-                "a run that is interrupted in the middle of a pass may not resume bit for bit, because of "
-                f"the {name} data. {limit}"
-            )
+            found.setdefault(limit, []).append(name)
+    if found:
+        why = " ".join(f"The {' and '.join(names)} data: {limit}" for limit, names in found.items())
+        warn(f"an interrupted run may not resume bit for bit. {why}")

@@ -27,6 +27,7 @@ from interrupted_passes import (
     scramble,
     train_on,
 )
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from learner.data.seeded import Seeded
 from learner.passes import positions
@@ -108,6 +109,8 @@ def test_a_stateful_loader_saved_at_the_end_of_a_pass_starts_the_next(workers):
 
 # Limits
 
+ROWS = TensorDataset(torch.arange(6.0))
+
 
 @pytest.mark.parametrize(
     "make",
@@ -122,6 +125,20 @@ def test_a_stateful_loader_saved_at_the_end_of_a_pass_starts_the_next(workers):
 )
 def test_loaders_that_resume_with_the_same_bits_have_no_limits(make):
     assert positions.limits(make()) is None
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [ROWS, Subset(ROWS, [2, 0]), ConcatDataset([ROWS, Subset(ROWS, range(3))])],
+    ids=["tensors", "a subset", "several"],
+)
+def test_persistent_workers_over_rows_of_tensors_have_no_limits(dataset):
+    assert positions.limits(loader_over(dataset, num_workers=1, persistent_workers=True)) is None
+
+
+def test_persistent_workers_whose_collate_fn_may_draw_are_reported():
+    loader = loader_over(ROWS, num_workers=1, persistent_workers=True, collate_fn=list)
+    assert "persistent_workers" in positions.limits(loader)
 
 
 @pytest.mark.parametrize(

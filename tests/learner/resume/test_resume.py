@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from resumed import N_BATCHES, Accumulate, Crash, Noisy, differs, in_memory, make, outcome, shuffled
+from torch.utils.data import DataLoader
 from upper.interrupted import N_EPOCHS, run_interrupted, whole
 
 from callbacks import Checkpoint, LearnerWarning, Order, on
@@ -50,6 +51,15 @@ def test_data_that_cannot_be_resumed_exactly_raises_one_warning_at_the_first_sav
     data = partial(shuffled, num_workers=1, persistent_workers=True)
     with pytest.warns(LearnerWarning, match="persistent_workers") as caught:
         make(tmp_path, data=data).fit(2)
+    assert len([each for each in caught if "persistent" in str(each.message)]) == 1
+
+
+def test_persistent_workers_of_training_and_validation_raise_one_warning_together(tmp_path):
+    options = {"num_workers": 1, "persistent_workers": True}
+    data = Data(shuffled(**options).train, DataLoader(Noisy(), 8, **options))
+    learn = make(tmp_path, data=lambda: data)
+    with pytest.warns(LearnerWarning, match="The train and valid data: .* persistent") as caught:
+        learn.fit(1)
     assert len([each for each in caught if "persistent" in str(each.message)]) == 1
 
 
