@@ -53,15 +53,21 @@ def pred_problems(learn: FullLearner) -> Iterator[Exception]:
     known = torch_loss(loss_func)
     if known is not None and not isinstance(targets, Tensor):
         yield wrong_batch(learn, known)
+    yield from comparison_problems(preds, targets, loss_func, learn.n_items)
+
+
+def comparison_problems(preds: Any, targets: Any, loss_func: Any, n_items: int) -> Iterator[Exception]:
+    """Predictions and targets in shapes and types that the loss would compare in the wrong way."""
     if not isinstance(preds, Tensor) or not isinstance(targets, Tensor):
         return
     if preds.is_nested or targets.is_nested:  # some have no shape
         return
+    known = torch_loss(loss_func)
     if known is None:
         if is_suspicious(preds, targets) and compares_each_with_each(loss_func, preds, targets):
             yield wrong_shapes(preds, targets, title_of(loss_func))
     elif known in CLASSES:
-        yield from class_problems(preds, targets, known, learn.n_items)
+        yield from class_problems(preds, targets, known, n_items)
     else:
         yield from element_problems(preds, targets, known)
 

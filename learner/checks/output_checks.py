@@ -39,16 +39,16 @@ EXPECTS: dict[Any, tuple[tuple[str, ...], str]] = {
 }
 
 
-def output_problems(learn: FullLearner) -> Iterator[Exception]:
+def output_problems(learn: FullLearner, preds: Any, loss_func: Any) -> Iterator[Exception]:
     """A loss of torch that takes the model's output for something else, without an error.
 
     The last operation is read from the graph, so nothing waits for the device.
     """
-    expected = EXPECTS.get(torch_loss(learn.loss_func))
-    last = last_operation(learn.preds)
+    expected = EXPECTS.get(torch_loss(loss_func))
+    last = last_operation(preds)
     if expected is None or last not in expected[0]:
         return
-    title = title_of(learn.loss_func)
+    title = title_of(loss_func)
     known = f"{title} of {last}"
     if known not in learn.reported:
         learn.reported.add(known)

@@ -68,7 +68,7 @@ class Preflight(Callback):
 
     def after_pred(self, learn: Any) -> None:
         if learn.training and learn.loop.runs_default("compute_loss"):
-            report_problems([*pred_problems(learn), *output_problems(learn)])
+            report_problems([*pred_problems(learn), *output_problems(learn, learn.preds, learn.loss_func)])
         if learn.training and id(learn.data) not in learn.reported:
             report_problems(item_problems(learn))
             learn.reported.add(id(learn.data))

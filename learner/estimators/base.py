@@ -23,7 +23,13 @@ from learner.data.batching import TensorLoader
 from learner.data.data import Data
 from learner.data.seeds import seed_everything
 from learner.engine.composition import DEFAULT_CALLBACKS
-from learner.estimators.losses import EstimatorLearner, EstimatorLoss, first_output, inputs_and_targets
+from learner.estimators.losses import (
+    EstimatorLearner,
+    EstimatorLoss,
+    OutputCheck,
+    first_output,
+    inputs_and_targets,
+)
 from learner.estimators.parameters import NestedParameters, made, made_callbacks
 from learner.learner import Learner
 
@@ -121,7 +127,7 @@ class LearnerEstimator(NestedParameters):
             learn = self._make(data, X.shape[1], n_outputs) if is_new else self.learner_
             learn.data = data
             leave_out_a_single_item(learn)
-            learn.fit(self.n_epochs)
+            learn.fit(self.n_epochs, callbacks=[OutputCheck])
         forget_data(learn, (tensor(X[:2]), tensor(targets[:2])))
         self.learner_ = learn
         return self

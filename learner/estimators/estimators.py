@@ -73,7 +73,7 @@ class LearnerClassifier(ClassifierMixin, LearnerEstimator):
         """The probability of each class, shape (items, classes)."""
         scores = self.predict_raw(X)
         loss: Any = self.learner_.loss_func
-        return probabilities(scores, loss.loss_func).numpy()
+        return probabilities(scores, loss).numpy()
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """The most probable class of each item."""

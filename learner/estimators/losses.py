@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from callbacks.core.contract import Callback, Order
 from callbacks.core.modules import plain_name
 from callbacks.results.reductions import name_of, unwrapped
+from learner.checks.loss_checks import comparison_problems
+from learner.checks.output_checks import last_operation, output_problems
 from learner.learner import Learner
+from learner.messages.problems import report_problems
 
 
 class EstimatorLoss(nn.Module):
@@ -21,6 +25,8 @@ class EstimatorLoss(nn.Module):
     Without a `loss_func` it is the usual one: for `n_classes` classes, or for regression if that is None.
     """
 
+    last: str | None = None  # the last operation of the module, as torch's graph names it
+
     def __init__(self, loss_func: Callable[..., Any] | None, n_classes: int | None, make_module: Any):
         super().__init__()
         self.loss_func, self.n_classes = loss_func, n_classes
@@ -28,14 +34,18 @@ class EstimatorLoss(nn.Module):
 
     def forward(self, preds: Any, targets: Tensor, weight: Tensor | None = None) -> Tensor:
         """The mean over the items, each multiplied with its weight."""
-        preds = first_output(preds)
-        loss_func = self.loss_func or usual_loss(preds, self.n_classes)
-        fit_shapes = self.as_regression if self.n_classes is None else self.as_classes
-        preds, targets = fit_shapes(preds, targets)
+        loss_func, preds, targets = self.compared(preds, targets)
         if weight is None:
             return loss_func(preds, targets)
         losses = per_item(loss_func, preds, targets)
         return (losses.reshape(len(weight), -1).mean(1) * weight).mean()
+
+    def compared(self, preds: Any, targets: Tensor) -> tuple[Callable[..., Any], Tensor, Tensor]:
+        """The loss function, and what it compares."""
+        preds = first_output(preds)
+        loss_func = self.loss_func or usual_loss(preds, self.n_classes)
+        fit_shapes = self.as_regression if self.n_classes is None else self.as_classes
+        return loss_func, *fit_shapes(preds, targets)
 
     def as_regression(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions in the shape of the targets."""
@@ -95,21 +105,47 @@ class EstimatorLearner(Learner):
         self.loss_grad = loss_func(self.preds, self.targets, *self.batch[2:])
 
 
+class OutputCheck(Callback):
+    """Check at the first training batch that the loss expects what the module returns; then remove itself."""
+
+    order = Order.SAVE
+    reads_gradients = False
+
+    def after_pred(self, learn: Any) -> None:
+        loss_func, preds, targets = learn.loss_func.compared(learn.preds, learn.targets)
+        learn.loss_func.last = last_operation(first_output(learn.preds))
+        report_problems(
+            [
+                *comparison_problems(preds, targets, loss_func, learn.n_items),
+                *output_problems(learn, first_output(learn.preds), loss_func),
+            ]
+        )
+
+    def after_batch(self, learn: Any) -> None:
+        learn.remove_callbacks(self)
+
+
 def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
     """A batch without the weights; a batch to predict has no targets either."""
     return (batch[0],), batch[1] if len(batch) > 1 else None
 
 
-def probabilities(scores: Tensor, loss_func: Any) -> Tensor:
+#: Losses that compare one number per item with 0 and 1, so that the number is a probability.
+OF_PROBABILITIES = ("binary_cross_entropy", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
+
+def probabilities(scores: Tensor, loss: EstimatorLoss) -> Tensor:
     """The probabilities of the classes, from what the module returns under this loss."""
     scores = scores.double()
-    name = plain_name(loss_func)
+    name = name_of(unwrapped(loss.loss_func)[0])
     is_single = scores.ndim == 1 or scores.shape[1] == 1
-    if name in ("NLLLoss", "nll_loss"):
+    # a loss that is not torch's may take probabilities or scores; the module shows which
+    is_own = name is None and loss.loss_func is not None
+    if name == "nll_loss":
         found = scores.exp()
-        check_logarithms(found, name)
-    elif name in ("BCELoss", "binary_cross_entropy"):
-        found = scores
+        check_logarithms(found, plain_name(loss.loss_func))
+    elif name in OF_PROBABILITIES or (is_own and loss.last == ("Sigmoid" if is_single else "Softmax")):
+        found = scores.clamp(0, 1)
     else:
         found = scores.sigmoid() if is_single else scores.softmax(1)
     return torch.stack([1 - found.flatten(), found.flatten()], 1) if is_single else found

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from upper.estimating import X, Y, adam, classifier, regressor, rng
 
+from callbacks import LearnerWarning
 from learner import LearnerClassifier, LearnerRegressor
 
 
@@ -35,6 +36,60 @@ def test_two_classes_need_one_output(loss_func, last):
     assert np.allclose(fitted.predict_proba(X).sum(1), 1)
 
 
+def ending_in(last, n_features, n_outputs=1):
+    return nn.Sequential(nn.Linear(n_features, n_outputs), last)
+
+
+def several(n_features, n_outputs):
+    return ending_in(nn.Softmax(1), n_features, n_outputs)
+
+
+def single(n_features):
+    return ending_in(nn.Sigmoid(), n_features)
+
+
+def plain(n_features):
+    return nn.Linear(n_features, 1)
+
+
+@pytest.mark.parametrize("make", [several, single])
+@pytest.mark.parametrize("settings", [{}, {"sample_weight": np.ones(len(X))}], ids=["", "weights"])
+def test_probabilities_that_the_loss_takes_for_scores_are_reported_once(make, settings):
+    with pytest.warns(LearnerWarning, match=r"the model returns probabilities .* takes scores") as caught:
+        LearnerClassifier(make, n_epochs=2, seed=0).fit(X, X[:, 0] > 0, **settings)
+    assert len(caught) == 1
+
+
+def test_cross_entropy_of_one_number_per_item_is_refused():
+    with pytest.raises(ValueError, match="one number per item"):
+        LearnerClassifier(single, loss_func=nn.CrossEntropyLoss, n_epochs=1).fit(X, X[:, 0] > 0)
+
+
+def brier(preds, targets):
+    return (preds - targets).pow(2).mean()
+
+
+def log_score(preds, targets):
+    return -preds[torch.arange(len(targets)), targets].log().mean()
+
+
+@pytest.mark.parametrize(
+    ("make", "loss_func"),
+    [
+        (single, nn.MSELoss),
+        (plain, nn.HuberLoss),
+        (single, brier),
+        (several, log_score),
+    ],
+)
+def test_probabilities_are_predicted_as_the_loss_compares_them(make, loss_func):
+    fitted = LearnerClassifier(make, loss_func=loss_func, optimizer=adam, n_epochs=30, seed=0)
+    fitted.fit(X, X[:, 0] > 0)
+    returned = fitted.predict_raw(X)[:, -1].double().clamp(0, 1).numpy()
+    assert np.allclose(fitted.predict_proba(X)[:, 1], returned)
+    assert fitted.score(X, X[:, 0] > 0) > 0.9
+
+
 def test_a_module_of_log_probabilities_is_used_with_its_loss():
     def logs(n_features, n_outputs):
         return nn.Sequential(nn.Linear(n_features, n_outputs), nn.LogSoftmax(1))
@@ -44,7 +99,8 @@ def test_a_module_of_log_probabilities_is_used_with_its_loss():
 
 
 def test_scores_are_not_taken_for_log_probabilities():
-    fitted = classifier(loss_func=nn.NLLLoss, n_epochs=2).fit(X, Y)
+    with pytest.warns(LearnerWarning, match="the model returns scores, but NLLLoss takes log-prob"):
+        fitted = classifier(loss_func=nn.NLLLoss, n_epochs=2).fit(X, Y)
     with pytest.raises(ValueError, match=r"NLLLoss takes log-probabilities.*nn.LogSoftmax\(1\)"):
         fitted.predict_proba(X)
 
