@@ -6,6 +6,11 @@ import re
 from dataclasses import is_dataclass
 from pathlib import Path
 
+
+class Unfit(Exception):
+    """The ordinary call must be made; the message says why."""
+
+
 BRANCHES = (
     "the value of a tensor decides what is computed, or how large something is, and a program has no "
     "branches: use torch.where, which computes both, and validate_args=False for torch.distributions"

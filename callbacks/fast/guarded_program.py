@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from callbacks.fast.fallback_reasons import explain
-from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.fallback_reasons import Unfit, explain
 from callbacks.fast.unguarded import are_same, check_traced
 from callbacks.place.device import map_tensors
 from callbacks.step.precision import as_float

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.fallback_reasons import Unfit
 from callbacks.fast.program_choice import Pending, Programs
 from callbacks.fast.refused_callbacks import AFTER_PRED, BEFORE_GRADIENTS, changed
 from callbacks.fast.unguarded import are_same

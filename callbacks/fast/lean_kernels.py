@@ -7,11 +7,15 @@ tensors in C++, so one call for all parameters saves the Python between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from callbacks.fast.fallback_reasons import Unfit
+from callbacks.model.norms import PRECISE
 
 private: Any = torch  #: whose `_foreach` functions are not public
 
@@ -32,13 +36,9 @@ def sgd(state: Any, group: Group, params: list[Tensor], grads: list[Tensor]) -> 
         state: the optimizer's, by parameter.
         group: the settings.
         params: those of the group that have gradients.
-        grads: their gradients, which are not changed.
+        grads: their gradients, `decayed`; they are not changed.
     """
-    decay, momentum = group["weight_decay"], group["momentum"]
-    if group["maximize"]:
-        grads = list(private._foreach_neg(grads))
-    if decay != 0:
-        grads = list(private._foreach_add(grads, params, alpha=decay))
+    momentum = group["momentum"]
     if momentum != 0:
         buffers = moved(state, params, grads, momentum, 1 - group["dampening"])
         grads = list(private._foreach_add(grads, buffers, alpha=momentum)) if group["nesterov"] else buffers
@@ -49,37 +49,36 @@ def moved(
     state: Any, params: list[Tensor], grads: list[Tensor], momentum: float, share: float
 ) -> list[Tensor]:
     """The momentum buffers after this step; a parameter's first one is its gradient."""
-    buffers = [state[each].get("momentum_buffer") for each in params]
-    old = [(buffer, grad) for buffer, grad in zip(buffers, grads, strict=True) if buffer is not None]
+    old: list[Tensor] = []
+    theirs: list[Tensor] = []
+    for each, grad in zip(params, grads, strict=True):
+        buffer = state[each].get("momentum_buffer")
+        if buffer is None:
+            state[each]["momentum_buffer"] = grad.detach().clone()
+        else:
+            old.append(buffer)
+            theirs.append(grad)
     if old:
-        known = [buffer for buffer, _ in old]
-        private._foreach_mul_(known, momentum)
-        private._foreach_add_(known, [grad for _, grad in old], alpha=share)
-    if len(old) < len(params):
-        for number, each in enumerate(params):
-            if buffers[number] is None:
-                buffers[number] = state[each]["momentum_buffer"] = grads[number].detach().clone()
-    return buffers
+        private._foreach_mul_(old, momentum)
+        private._foreach_add_(old, theirs, alpha=share)
+    return [state[each]["momentum_buffer"] for each in params]
 
 
 def adam(state: Any, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
     """One update of `torch.optim.Adam` or `AdamW`; takes what `sgd` takes."""
     states = [state[each] or begun(state[each], each, group) for each in params]
     means, squares = [each["exp_avg"] for each in states], [each["exp_avg_sq"] for each in states]
-    counts = [each["step"] for each in states]
-    lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
-    if group["maximize"]:
-        grads = list(private._foreach_neg(grads))
+    counts, lr, (beta1, beta2) = [each["step"] for each in states], group["lr"], group["betas"]
     private._foreach_add_(counts, 1)
-    if decay != 0 and group["decoupled_weight_decay"]:
-        private._foreach_mul_(params, 1 - lr * decay)
-    elif decay != 0:
-        grads = list(private._foreach_add(grads, params, alpha=decay))
+    if group["decoupled_weight_decay"] and group["weight_decay"] != 0:
+        private._foreach_mul_(params, 1 - lr * group["weight_decay"])
     private._foreach_lerp_(means, grads, 1 - beta1)
     private._foreach_mul_(squares, beta2)
     private._foreach_addcmul_(squares, grads, grads, 1 - beta2)
     if group["amsgrad"]:
-        squares = [largest(each) for each in states]
+        largest = [each["max_exp_avg_sq"] for each in states]
+        private._foreach_maximum_(largest, squares)
+        squares = largest
     numbers = [each.item() for each in counts]  # they are on the CPU: there is no wait
     sizes = private._foreach_sqrt(squares)
     private._foreach_div_(sizes, [(1 - beta2**n) ** 0.5 for n in numbers])
@@ -96,32 +95,42 @@ def begun(state: dict[str, Tensor], param: Tensor, group: Group) -> dict[str, Te
     return state
 
 
-def largest(state: dict[str, Tensor]) -> Tensor:
-    """AMSGrad's largest second moment so far, brought up to date."""
-    found = state["max_exp_avg_sq"]
-    return torch.maximum(found, state["exp_avg_sq"], out=found)
+def decayed(group: Group, params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+    """The gradients with the sign of `maximize` and the weight decay that is a part of them."""
+    if group["maximize"]:
+        grads = list(private._foreach_neg(grads))
+    if group["weight_decay"] != 0 and not group.get("decoupled_weight_decay"):
+        grads = list(private._foreach_add(grads, params, alpha=group["weight_decay"]))
+    return grads
+
+
+def gather(groups: list[dict[str, Any]]) -> Work:
+    """What there is to update: the parameters with gradients of each group of an optimizer."""
+    work: Work = []
+    for group in groups:
+        if isinstance(group["lr"], Tensor) or isinstance(group["weight_decay"], Tensor) or group.get("fused"):
+            raise Unfit("its lr or weight_decay is a tensor, or it was set to fused during the fit")
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        for each in group["params"]:
+            grad = each.grad
+            if grad is not None:
+                if grad.is_sparse or grad.dtype not in PRECISE:
+                    raise Unfit(f"a gradient is {'sparse' if grad.is_sparse else grad.dtype}")
+                params.append(each)
+                grads.append(grad)
+        if params:
+            work.append((group, params, grads))
+    return work
 
 
 def update(kernel: Kernel, state: Any, work: Work) -> None:
-    """Call a kernel for all parameters, in runs of at most `N_TOGETHER` numbers."""
+    """Call a kernel for all parameters, in runs of about `N_TOGETHER` numbers."""
     for group, params, grads in work:
-        if len(params) == 1:
-            kernel(state, group, params, grads)
+        if len(params) == 1 or sum(map(Tensor.numel, params)) <= N_TOGETHER:
+            kernel(state, group, params, decayed(group, params, grads))
             continue
-        for some, theirs in pieces(params, grads):
-            kernel(state, group, some, theirs)
-
-
-def pieces(params: list[Tensor], grads: list[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Parameters and gradients in runs of at most `N_TOGETHER` numbers, or one parameter."""
-    sizes = list(map(Tensor.numel, params))
-    if sum(sizes) <= N_TOGETHER:
-        yield params, grads
-        return
-    begin = total = 0
-    for end, size in enumerate(sizes):
-        if total + size > N_TOGETHER and end > begin:
-            yield params[begin:end], grads[begin:end]
-            begin, total = end, 0
-        total += size
-    yield params[begin:], grads[begin:]
+        ends = accumulate(map(Tensor.numel, params))
+        for _, run in groupby(zip(ends, params, grads, strict=True), lambda each: each[0] // N_TOGETHER):
+            _, some, theirs = map(list, zip(*run, strict=True))
+            kernel(state, group, some, decayed(group, some, theirs))

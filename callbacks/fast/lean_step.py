@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.warning import warn
-from callbacks.fast.lean_optimizer import LeanUpdate
-from callbacks.fast.lean_proof import Unfit, find_engine
+from callbacks.fast.fallback_reasons import Unfit
+from callbacks.fast.lean_optimizer import MISSING, LeanUpdate, zero_grad
 
 
 class LeanStep(Callback):
@@ -83,7 +84,7 @@ class LeanStep(Callback):
         self._update.step(learn.optimizer)
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
-        self._update.zero_grad(learn.optimizer)
+        zero_grad(learn.optimizer)
 
     def _fall_back(self, reason: str) -> None:
         self._reason = reason
@@ -98,3 +99,24 @@ class LeanStep(Callback):
 def warn_of(operation: str, call: str, reason: object) -> None:
     """Warn that an ordinary call is made, and why."""
     warn(f"LeanStep: {operation} uses the ordinary {call}, because {reason}.")
+
+
+def find_engine() -> Callable[..., Any]:
+    """What `Tensor.backward` calls in the end, tried on two numbers."""
+    if logging.getLogger("torch.autograd.graph").isEnabledFor(logging.DEBUG):
+        raise Unfit("autograd logs each node")
+    try:
+        engine = torch.autograd.Variable._execution_engine.run_backward  # type: ignore[attr-defined]
+        with torch.enable_grad():
+            weights = torch.tensor([2.0, 3.0], requires_grad=True, device="cpu", dtype=torch.float32)
+            ones = torch.ones((), device="cpu")
+            for _ in range(2):  # the second time adds to the first
+                engine(((weights * weights).sum(),), (ones,), False, False, (), True, True)
+        found: Any = weights.grad.tolist()  # type: ignore[union-attr]
+    except MISSING as error:
+        raise Unfit(
+            f"torch {torch.__version__} has no engine that takes these arguments ({error})"
+        ) from error
+    if found != [8.0, 12.0]:
+        raise Unfit(f"the engine returns {found} for the gradient of x**2 twice at [2, 3], not [8, 12]")
+    return engine

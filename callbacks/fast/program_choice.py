@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 from callbacks.core.modules import loss_module
 from callbacks.core.output import print_line
 from callbacks.core.warning import warn
+from callbacks.fast.fallback_reasons import Unfit
 from callbacks.fast.guarded_program import N_PROVEN, Backend, Program
 from callbacks.fast.lean_optimizer import set_grad_enabled
-from callbacks.fast.lean_proof import Unfit
 from callbacks.fast.program_proof import N_TIMED, Proof, kind_of
 from callbacks.fast.unguarded import Unguarded
 from callbacks.place.layout import GraphMemory

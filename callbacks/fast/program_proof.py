@@ -13,9 +13,8 @@ from torch.utils import _pytree as pytree
 
 from callbacks.core import draws
 from callbacks.core.modules import loss_module
-from callbacks.fast.fallback_reasons import unknown
+from callbacks.fast.fallback_reasons import Unfit, unknown
 from callbacks.fast.guarded_program import Program
-from callbacks.fast.lean_proof import Unfit
 from callbacks.fast.refused_callbacks import check_owned
 from callbacks.fast.unguarded import Unguarded
 from callbacks.record.timer import wait_for

@@ -12,7 +12,7 @@ from torch import nn
 
 from callbacks.core.contract import Callback
 from callbacks.core.registry import describe
-from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.fallback_reasons import Unfit
 from callbacks.guard.stop_on_nan import StopOnNaN
 from callbacks.place.layout import Compile
 from callbacks.record.profile import Profile

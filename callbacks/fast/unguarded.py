@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as of_all
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.fallback_reasons import Unfit
 
 CODE = attrgetter("__code__")
 #: The hooks of a parameter: None, or a dict that stays, empty, where a hook was removed.

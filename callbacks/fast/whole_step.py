@@ -10,10 +10,10 @@ import torch
 from callbacks.core.contract import Callback, LearnerProtocol, Order
 from callbacks.core.settings import check_count
 from callbacks.core.warning import warn
+from callbacks.fast.fallback_reasons import Unfit
 from callbacks.fast.guarded_program import OWN_BACKENDS, Backend, check_known
 from callbacks.fast.handed_over import add_gradients, check_gradients, check_read, stamp_of
-from callbacks.fast.lean_optimizer import LeanUpdate
-from callbacks.fast.lean_proof import Unfit
+from callbacks.fast.lean_optimizer import LeanUpdate, zero_grad
 from callbacks.fast.program_choice import Pending, Programs
 from callbacks.fast.refused_callbacks import (
     AFTER_PRED,
@@ -115,7 +115,7 @@ class WholeStep(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes without the programs, which cannot be copied."""
-        learners = {"_pending": None, "_callbacks": None, "_update": None}
+        learners = {"_pending": None, "_callbacks": None, "_update": LeanUpdate(len)}
         return {**vars(self), **learners, "_programs": self._new_programs()}
 
     def _new_programs(self) -> Programs:
@@ -128,7 +128,7 @@ class WholeStep(Callback):
         self._mixed = ""
         self._stamp: Any = None
         self._late: str | None = None  # a reason that is still to be reported
-        self._update: LeanUpdate | None = None
+        self._update = LeanUpdate(len)  # called with a reason that nobody needs to know
         self._is_watched = self._is_read_late = False
 
     @property
@@ -225,18 +225,13 @@ class WholeStep(Callback):
 
     def step(self, learn: Any) -> None:
         if self._reason is None:
-            if self._update is None:
-                self._update = LeanUpdate(len)  # called with a reason that nobody needs to know
             self._update.step(learn.optimizer)
         else:
             learn.step()
 
     def zero_grad(self, learn: LearnerProtocol) -> None:
         self._pending = None
-        if self._update is None or self._reason is not None:
-            learn.optimizer.zero_grad()
-        else:
-            self._update.zero_grad(learn.optimizer)
+        zero_grad(learn.optimizer)
 
     def cleanup_fit(self, learn: LearnerProtocol) -> None:
         self._forget()

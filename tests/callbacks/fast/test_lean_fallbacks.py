@@ -22,7 +22,8 @@ from callbacks import (
     ZeroGrad,
     on,
 )
-from callbacks.fast import lean_proof as proof
+from callbacks.fast.fallback_reasons import Unfit
+from callbacks.fast.lean_step import find_engine
 from learner import Learner
 
 
@@ -208,8 +209,8 @@ def test_an_engine_that_gives_other_gradients_is_not_taken(monkeypatch):
 
     engine = SimpleNamespace(run_backward=run_backward)
     monkeypatch.setattr(torch.autograd, "Variable", SimpleNamespace(_execution_engine=engine))
-    with pytest.raises(proof.Unfit, match=r"not \[8, 12\]"):
-        proof.find_engine()
+    with pytest.raises(Unfit, match=r"not \[8, 12\]"):
+        find_engine()
 
 
 def test_each_fit_looks_again():
