@@ -108,15 +108,19 @@ def gather(groups: list[dict[str, Any]]) -> Work:
     """What there is to update: the parameters with gradients of each group of an optimizer."""
     work: Work = []
     for group in groups:
-        if isinstance(group["lr"], Tensor) or isinstance(group["weight_decay"], Tensor) or group.get("fused"):
-            raise Unfit("its lr or weight_decay is a tensor, or it was set to fused during the fit")
+        if isinstance(group["lr"], Tensor) or isinstance(group["weight_decay"], Tensor):
+            raise Unfit("its lr or weight_decay is a tensor")
+        if group.get("capturable") or group.get("differentiable") or group.get("fused"):
+            raise Unfit("it was set to capturable, differentiable or fused during the fit")
         params: list[Tensor] = []
         grads: list[Tensor] = []
         for each in group["params"]:
             grad = each.grad
             if grad is not None:
-                if grad.is_sparse or grad.dtype not in PRECISE:
-                    raise Unfit(f"a gradient is {'sparse' if grad.is_sparse else grad.dtype}")
+                if grad.is_sparse:
+                    raise Unfit("a gradient is sparse")
+                if grad.dtype not in PRECISE:
+                    raise Unfit(f"weights have become {grad.dtype} during the fit")
                 params.append(each)
                 grads.append(grad)
         if params:
