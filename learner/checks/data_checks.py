@@ -46,7 +46,7 @@ def validation_problems(train: Any, valid: Any) -> Iterator[Exception]:
 
 
 def is_same_data_set(train: Any, valid: Any) -> bool:
-    """Do both loaders read all of one data set? Samplers of the user's own may select different items."""
+    """Do both loaders read all of one data set? Samplers of the user may select different items."""
     both = (train, valid)
     if not all(isinstance(loader, DataLoader) for loader in both) or train.dataset is not valid.dataset:
         return False

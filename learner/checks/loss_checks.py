@@ -117,13 +117,13 @@ def class_problems(
 
 
 def has_classes_last(preds: Tensor, targets: Tensor) -> bool:
-    """Do the classes stand last, as in the scores of a language model, (items, positions, classes)?"""
+    """Are the classes the last dimension, as for a language model, (items, positions, classes)?"""
     shape = tuple(preds.shape)
     return preds.ndim > 2 and shape[:-1] == tuple(targets.shape) != (shape[0], *shape[2:])
 
 
 def classes_last_hint(preds: Tensor, targets: Tensor, title: str) -> str:
-    """How to compute a loss of scores whose classes stand last."""
+    """How to compute a loss of scores whose last dimension is the classes."""
     return (
         f"preds have shape {tuple(preds.shape)} and targets {tuple(targets.shape)}, so the classes are the "
         f"last dimension, but {title} takes them in dimension 1. Pass a loss_func that joins items and "
@@ -145,7 +145,7 @@ def wrong_batch(learn: FullLearner, known: Callable[..., Any]) -> Exception:
 
 
 def is_suspicious(preds: Tensor, targets: Tensor) -> bool:
-    """Do two shapes differ with an equal number of elements, of which broadcasting would make more?"""
+    """Do two shapes differ, have equally many elements, and broadcast to more?"""
     if preds.shape == targets.shape or preds.numel() != targets.numel():
         return False
     together = broadcast(preds, targets)

@@ -83,7 +83,7 @@ def unsaved_problems(learn: FullLearner) -> Iterator[Exception]:
 
 
 def used_by(callback: Any) -> list[Any]:
-    """The variables that the functions of a user's callback use, and those that those use in turn."""
+    """The variables that a user's callback uses in its functions, or in functions that these call."""
     kind = type(callback)
     found = [] if str(kind.__module__).startswith("callbacks.") else list(vars(kind).values())
     seen: dict[int, Any] = {}

@@ -98,7 +98,8 @@ class Preflight(Callback):
 def note_samples(learn: FullLearner) -> None:
     """Keep what one item of a training batch looks like for `predict`.
 
-    It looks as before callbacks changed it, unless the user's own split made it, which may draw numbers.
+    It is the item before callbacks changed it, unless a split function of the user made it, which may draw
+    numbers.
     """
     known, data = learn.loop.known, learn.data
     if learn.batch is None or (known.samples is not None and known.samples[0] is data):

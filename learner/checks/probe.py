@@ -1,4 +1,4 @@
-"""Find out whether a loss function of the user's own compares each prediction with each target.
+"""Find out whether a user's loss function compares each prediction with each target.
 
 Predictions of shape (N, 1) minus targets of shape (N,) are N x N differences, and their mean is a loss that
 falls but trains the wrong thing. A loss function may also handle the two shapes well (`preds.squeeze(-1)`),
@@ -50,7 +50,7 @@ def compares_each_with_each(loss_func: Callable[..., Any], preds: Tensor, target
 def differs(
     met: Tensor, loss_func: Callable[..., Any], first: Tensor, second: Tensor, states: dict[str, Any]
 ) -> bool:
-    """Does the loss have another value if both have one shape? It may accept only one of the two shapes."""
+    """Does the loss change if both have the same shape? It may accept only one of the two shapes."""
     both = [
         value_of(loss_func, first.reshape(second.shape), second, states),
         value_of(loss_func, first, second.reshape(first.shape), states),

@@ -1,4 +1,4 @@
-"""Refuse a fit whose processes would not train the same."""
+"""Refuse a fit if its processes would train different things."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The command `learner`: train recipes, resume runs, check recipes, list names, examine the machine.
 
-Exit codes: 0 success; 1 an error in training; 2 a mistake of the user; 130 Ctrl-C; 143 SIGTERM.
+Exit codes: 0 success; 1 an error in training; 2 wrong input; 130 Ctrl-C; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def dispatch(parser: Parser, arguments: list[str]) -> int:
 
 
 def check_verb(arguments: list[str]) -> None:
-    """Refuse to do in each of several processes what one can do."""
+    """Refuse a verb that needs only one process if there are several."""
     if is_launched() and os.environ["WORLD_SIZE"] != "1" and arguments[:1] not in TRAINING:
         raise Mistake(f"`learner {arguments[0]}` runs in one process: start it without torchrun.")
 

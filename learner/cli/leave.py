@@ -69,7 +69,7 @@ def script_of_recipe(recipe: Recipe) -> Script:
 
 
 def report_files(script: Script, recipe: Recipe, path: Path) -> None:
-    """Print which files the script needs beside it, and which of them still import this project."""
+    """Print which files the script needs next to it, and which of them still import this project."""
     files = recipe.names.code.sources()
     folder = recipe.path.parent
     if files and path.absolute().parent.resolve() != folder:

@@ -123,7 +123,7 @@ def devices() -> list[str]:
 
 
 def packages(problems: list[str]) -> list[str]:
-    """What installed packages provide, each loaded to check that it works."""
+    """The entry points of installed packages, each loaded to check that it works."""
     lines = []
     for kind, about in KINDS.items():
         for name, entry in installed(kind).items():

@@ -1,4 +1,4 @@
-"""Batches of tensors and arrays by indexing, in an order that depends on seed and epoch alone."""
+"""Batches of tensors and arrays by indexing, in an order that depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Order = Literal["items", "blocks"] | Blocks
 class TensorLoader:
     """Batches of tensors or arrays of one length, by indexing.
 
-    The order of epoch e depends on the seed and e alone. `state_dict` returns the position, and
+    The order of epoch e depends only on the seed and e. `state_dict` returns the position, and
     `load_state_dict` continues there. Memory-mapped and read-only NumPy arrays are copied batch by batch,
     never as a whole.
 

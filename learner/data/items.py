@@ -161,7 +161,7 @@ def counts_of(inputs: Any, targets: Any) -> tuple[int, int | None]:
 
 
 def both_have_time_first(inputs: Any, targets: Any) -> bool:
-    """Are these as many sequences, but of different lengths, so that only the second dimensions agree?"""
+    """Are there equally many sequences of different lengths, so that only the second dimensions agree?"""
     first = inputs[0] if type(inputs) is tuple and inputs else inputs
     if (
         not (isinstance(first, Tensor) and isinstance(targets, Tensor))

@@ -31,7 +31,7 @@ class Sample:
         return f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
 
     def is_of(self, batch: Tensor) -> bool:
-        """Has this batch items of the same shape and type?"""
+        """Does this batch have items of the same shape and type?"""
         shape = (*batch.shape[: self.dim], *batch.shape[self.dim + 1 :])
         return shape == self.shape and batch.dtype == self.dtype
 

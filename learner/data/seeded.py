@@ -1,4 +1,4 @@
-"""A data set whose random draws in a worker depend on the epoch and the batch alone."""
+"""A data set whose random draws in a worker depend only on the epoch and the batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STREAMS = (b"torch", b"python", b"numpy", b"own")  # each gets its own seed
 
 
 class Part(list[Any]):
-    """The indices of a part of a batch, of which each item draws by its position in the pass alone.
+    """The indices of a part of a batch; what an item draws depends only on its position in the pass.
 
     Args:
         indices: of the items.
@@ -33,7 +33,7 @@ class Part(list[Any]):
 
 
 class Seeded(Dataset[Any]):
-    """A data set whose random draws in a loader's worker depend on the epoch and the batch alone.
+    """A data set whose random draws in a loader's worker depend only on the epoch and the batch.
 
     A worker draws from one stream as long as it lives, so its draws for a batch depend on all earlier
     batches, and a run that resumes within an epoch must fetch them again. With `Seeded`, each batch starts
@@ -94,7 +94,7 @@ class Seeded(Dataset[Any]):
         return together(indices) if together else [self.dataset[index] for index in indices]
 
     def _items_of(self, part: Part, own: list[Any]) -> Any:
-        if not self.items_draw:  # to seed each item takes longer than many an item
+        if not self.items_draw:  # seeding each item often takes longer than loading it
             seed_all(part.seed, own)
             undrawn = next_draws(own)
             seed_all(part.seed, own)

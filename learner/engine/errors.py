@@ -18,7 +18,7 @@ from learner.state import membership
 from learner.state.pass_modes import Modes, set_modes
 from learner.state.protocol import FullLearner
 
-GRACE = 1.0  # seconds; the signal of a child's death comes in milliseconds, and ends a sleep
+GRACE = 1.0  # seconds; the signal for the death of a child arrives within milliseconds and ends a sleep
 
 LEVELS = {
     "CancelFit": "a fit",
@@ -38,7 +38,7 @@ def with_place(error: BaseException, learn: FullLearner) -> BaseException:
     """
     try:
         return placed(error, learn)
-    except RuntimeError as death:  # torch raises it wherever it is when the system reports a worker's death
+    except RuntimeError as death:  # raised at whatever line runs when the system reports a worker's death
         if not str(death).startswith("DataLoader worker"):
             raise
         return placed(death, learn)

@@ -1,4 +1,4 @@
-"""What runs around a fit, or around a pass outside a fit: checks, notes on errors, clean-up, module modes."""
+"""The code around a fit, or around a pass outside a fit: checks, notes on errors, clean-up, module modes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def under_way(learn: FullLearner) -> Iterator[None]:
 def aside(learn: FullLearner) -> Iterator[None]:
     """Run batches in evaluation mode, inside or outside a fit; then restore the state of the loop."""
     modes, kept, ranks = modes_of(learn), pass_state(learn), learn.ranks
-    learn.ranks = learn.loop.known.ranks = ALONE  # each process measures all of it: it may be the only one
+    learn.ranks = learn.loop.known.ranks = ALONE  # the other processes may not run this pass
     learn.results, learn.stop_reason, learn.loop.start = {}, None, None
     learn.is_aside, learn.valid_name = True, "valid"
     learn.loop.begin_pass(learn, (), training=False, span="predict")

@@ -254,7 +254,7 @@ def freeze_to(learn: FullLearner, n: int, *, train_norms: bool = True) -> None:
 
 
 def freeze(learn: FullLearner, *, train_norms: bool = True) -> None:
-    """Freeze all layer groups but the last; `train_norms` is that of `freeze_to`.
+    """Freeze all layer groups except the last; `train_norms` is that of `freeze_to`.
 
     Raises:
         ValueError: there is only one group.

@@ -87,7 +87,7 @@ class Received:
 
 
 def raise_for(numbers: list[int]) -> None:
-    """Raise what the sender of the signals expects."""
+    """Raise the exception that the sender of the signals expects."""
     if signal.SIGTERM in numbers:
         raise SystemExit(128 + signal.SIGTERM)
     raise KeyboardInterrupt

@@ -19,9 +19,9 @@ from learner.state.protocol import FullLearner
 
 @contextmanager
 def among_ranks(learn: FullLearner) -> Iterator[None]:
-    """Show the other processes where this one is, within the block; after an error leave their group.
+    """Show the other processes where this one is, within the block; leave their group after an error.
 
-    They would wait for this process otherwise, for as long as it runs.
+    Otherwise they would wait for this process as long as it runs.
 
     Raises:
         OtherRankError: another process has failed, hangs or was killed.

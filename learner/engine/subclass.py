@@ -19,7 +19,7 @@ RESERVED = {"loop", "optimizer_given"}
 
 
 def check_subclass(cls: Any, base: type) -> None:
-    """Refuse a class when it is defined, if the loop would run other code than its author means.
+    """Refuse a class when it is defined, if the loop would run code that its author does not intend.
 
     Args:
         cls: a subclass of the learner.

@@ -65,7 +65,7 @@ class LearnerEstimator(NestedParameters):
         vars(self).update(settings)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:  # noqa: N803 (scikit-learn's name)
-        """Train a new module for `n_epochs` epochs; with `warm_start`, train that of the last fit further.
+        """Train a new module for `n_epochs` epochs; with `warm_start`, continue with that of the last fit.
 
         Args:
             X: an array of shape (items, ...), or a DataFrame.
@@ -99,7 +99,7 @@ class LearnerEstimator(NestedParameters):
         return tags
 
     def _learn_targets(self, y: Any, classes: Any) -> None:
-        """Keep what a new module must know of the targets."""
+        """Keep what a new module must know about the targets."""
 
     def _as_targets(self, y: Any) -> np.ndarray:
         """The targets as numbers."""
@@ -175,7 +175,7 @@ class LearnerEstimator(NestedParameters):
 
 
 def check_maker(name: str, value: Any) -> None:
-    """Refuse what does not make something new for each fit."""
+    """Refuse an argument that does not make something new for each fit."""
     if isinstance(value, (nn.Module, torch.optim.Optimizer)) or not callable(value):
         raise TypeError(
             f"{name}={value!r}: pass a class or a function that makes one, because each fit needs a new one."
@@ -183,7 +183,7 @@ def check_maker(name: str, value: Any) -> None:
 
 
 def check_settings(make_module: Any, settings: Mapping[str, Any]) -> None:
-    """Refuse a setting `module__...` that is not an argument of what makes the module."""
+    """Refuse a setting `module__...` that is not an argument of the function that makes the module."""
     found = inspect.signature(make_module).parameters
     if any(each.kind == each.VAR_KEYWORD for each in found.values()):
         return
@@ -199,7 +199,7 @@ def check_settings(make_module: Any, settings: Mapping[str, Any]) -> None:
 
 
 def leave_out_a_single_item(learn: Learner) -> None:
-    """Let each epoch leave out one item where batch norm would meet it alone in the last batch."""
+    """Leave out one item per epoch if the last batch would have only one, which batch norm refuses."""
     loader: Any = learn.data.train
     is_alone = loader.n_items % loader.batch_size == 1 < loader.n_items
     loader.drop_last = is_alone and any(isinstance(each, _BatchNorm) for each in learn.model.modules())

@@ -33,8 +33,8 @@ class LearnerClassifier(ClassifierMixin, LearnerEstimator):
         callbacks: instances, classes or partials; each fit uses new ones.
         metrics: as for `Learner`.
         classes: all classes, in order; None for those in `y`.
-        seed: of the module, the order of the items and whatever a fit draws. With a seed, the global random
-            states stay as they are; None to draw from them.
+        seed: for the module, the order of the items and all random draws of a fit. With a seed, the global
+            random states stay as they are; None to draw from them.
         warm_start: `fit` continues with the module of the last fit.
         verbose: print a line per epoch.
         dtype: what X is converted to; None to keep whole numbers, as for embeddings.
@@ -120,7 +120,7 @@ class LearnerRegressor(RegressorMixin, LearnerEstimator):
         valid: data for validation, as for `Data.from_tensors`.
         callbacks: instances, classes or partials; each fit uses new ones.
         metrics: as for `Learner`.
-        seed: of whatever a fit draws; None for the global random states.
+        seed: for all random draws of a fit; None for the global random states.
         warm_start: `fit` continues with the module of the last fit.
         verbose: print a line per epoch.
         dtype: what X is converted to; None to keep whole numbers.
@@ -137,7 +137,7 @@ class LearnerRegressor(RegressorMixin, LearnerEstimator):
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """The predicted targets, in the shape of those of `fit`.
 
-        Of a loss of torch that takes log-rates or scores (`PoissonNLLLoss`, `BCEWithLogitsLoss`) these are
+        For a loss of torch that takes log-rates or scores (`PoissonNLLLoss`, `BCEWithLogitsLoss`) these are
         the rates or probabilities; `predict_raw` returns what the module returns.
         """
         output = self.predict_raw(X).double()

@@ -58,7 +58,7 @@ class EstimatorLoss(nn.Module):
         return preds.reshape(targets.shape), targets
 
     def as_classes(self, preds: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """One score per class and item; for two classes one number per item will do."""
+        """One score per class and item; for two classes, one number per item is enough."""
         if self.n_classes == 2 and preds.shape in ((len(targets),), (len(targets), 1)):
             return preds.flatten(), targets.to(preds.dtype)
         if preds.ndim != 2 or preds.shape[1] != self.n_classes:
@@ -76,7 +76,7 @@ def first_output(output: Any) -> Tensor:
 
 
 def usual_loss(preds: Tensor, n_classes: int | None) -> Callable[..., Tensor]:
-    """Mean squared error, or cross-entropy of scores that no function has been applied to."""
+    """Mean squared error, or cross-entropy of raw scores."""
     if n_classes is None:
         return F.mse_loss
     return F.cross_entropy if preds.ndim > 1 and preds.shape[1] > 1 else F.binary_cross_entropy_with_logits
@@ -98,7 +98,7 @@ def per_item(loss_func: Callable[..., Any], preds: Tensor, targets: Tensor) -> T
 
 
 class EstimatorLearner(Learner):
-    """A learner whose batches may have the weights of the items in the third place."""
+    """A learner whose batches may have the weights of the items as a third entry."""
 
     def compute_loss(self) -> None:
         loss_func: Any = self.loss_func
@@ -152,7 +152,7 @@ def probabilities(scores: Tensor, loss: EstimatorLoss) -> Tensor:
 
 
 def check_logarithms(found: Tensor, name: str) -> None:
-    """Refuse to take other scores for logarithms of probabilities."""
+    """Refuse scores that are not logarithms of probabilities."""
     highest = found.sum(1).max().item() if found.numel() and found.ndim > 1 else 1.0
     if highest > 1.01:
         raise ValueError(
@@ -162,7 +162,7 @@ def check_logarithms(found: Tensor, name: str) -> None:
 
 
 def predicted(output: Tensor, loss_func: Any) -> Tensor:
-    """The predicted targets, from what the module returns under this loss: they, log-rates or scores."""
+    """The predicted targets from the module's output: targets, log-rates or scores, depending on the loss."""
     base, get = unwrapped(loss_func)
     name = name_of(base)
     if name == "poisson_nll_loss" and get("log_input", True):

@@ -53,7 +53,7 @@ class NestedParameters(BaseEstimator):
         return self
 
     def _nested(self) -> dict[str, Any]:
-        """The settings beside the parameters of the constructor; what a fit adds ends with `_`."""
+        """The settings that are not parameters of the constructor; names that a fit adds end with `_`."""
         own, there = self._get_param_names(), vars(self).items()
         return {name: each for name, each in there if name not in own and "_" not in (name[0], name[-1])}
 
@@ -77,7 +77,7 @@ class NestedParameters(BaseEstimator):
 
 
 def prefix_of(name: str) -> str | None:
-    """What stands before the first `__`, if there is one."""
+    """The part before the first `__`, if there is one."""
     prefix, separator, _ = name.partition("__")
     return prefix if separator else None
 

@@ -25,7 +25,8 @@ def largest_curvature(
     Args:
         loss: scalar, with its graph, which must be twice differentiable; see `twice_differentiable`.
         parameters: the tensors with respect to which the Hessian is taken.
-        n_iterations: the most of each of at most two power iterations; they end when the value has converged.
+        n_iterations: the largest number of steps of each of at most two power iterations; they end when the
+            value has converged.
         seconds: the time limit, after which the latest value is returned.
 
     Returns:

@@ -213,7 +213,7 @@ def loss_kept(loss_func: Any) -> Iterator[None]:
 
 @contextmanager
 def on_its_device(model: nn.Module) -> Iterator[None]:
-    """Move a model back to its device, if a callback has moved it."""
+    """Move a model back to its original device, if a callback has moved it."""
     devices = [(name, tensor.device) for name, tensor in named_tensors(model).items()]
     try:
         yield

@@ -27,7 +27,7 @@ from learner.messages.problems import LearnerWarning, listed
 from learner.state.pass_modes import modes_of, set_modes
 from learner.state.protocol import FullLearner
 
-N_STEPS, FEWEST_STEPS = 20, 4  # one step of Adam may raise a loss that more of them lower
+N_STEPS, FEWEST_STEPS = 20, 4  # one step of Adam may raise the loss, although several steps lower it
 SECONDS = 2.0  # time limit of more steps than the fewest
 SECONDS_OF_CURVATURE = 4.0
 
@@ -238,7 +238,7 @@ def batch_of_one(learn: FullLearner, report: Report, batch: Any) -> None:
         report.warn(f"{why_one_is_left(loader)}, on which batch norm will fail: {drop_last_hint(loader)}")
 
 
-#: The checks that do only what a fit does, so that their errors are errors of the learner.
+#: The checks that do only what a fit does, so their errors are errors of the learner.
 ORDINARY = ("backward", "one batch")
 #: The checks after the loss, in their order; those after "one batch" see weights that it has changed.
 AFTER_LOSS: dict[str, Callable[[Any, Any, Any], None]] = {

@@ -1,1 +1,1 @@
-"""Files of checkpoints, of weights and of runs: whole or not there, and without code."""
+"""Files of checkpoints, of weights and of runs: complete or absent, and without code."""

@@ -1,4 +1,4 @@
-"""Write a checkpoint file completely or not at all, and read one so that a bad file does no harm."""
+"""Write a checkpoint file completely or not at all, and read it safely even if it is damaged or malicious."""
 
 from __future__ import annotations
 

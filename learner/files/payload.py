@@ -52,7 +52,7 @@ def load(file: io.BufferedReader, length: int, *, is_ours: bool = True) -> Any:
     except pickle.UnpicklingError:  # its message explains how to disable the protection
         raise ValueError(f"torch finds more than tensors and plain values in it. {NOT_RUN}") from None
     except (RuntimeError, ValueError) as error:
-        if "allocate" in str(error):  # a file that is larger than the memory is not a bad file
+        if "allocate" in str(error):  # a file that does not fit in memory is not damaged
             raise
         message = textwrap.shorten(str(error), 160)
         raise ValueError(f"torch cannot read it ({message}). Take another checkpoint.") from None

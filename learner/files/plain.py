@@ -63,7 +63,7 @@ class _Packing:
         self.where = where
         self.path: list[Any] = []
         self.under_way: set[int] = set()
-        self.done: dict[int, tuple[Any, Any]] = {}  # with the original, so that its id is not reused
+        self.done: dict[int, tuple[Any, Any]] = {}  # keep the original too, so that its id is not reused
 
     def copy(self, value: Any) -> Any:
         kind = type(value)

@@ -82,7 +82,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON has it: NaN and infinity become None, and what JSON does not have becomes text."""
+    """A value for JSON: NaN and infinity become None, and values without a JSON form become text."""
     if isinstance(value, Mapping):
         return {str(key): as_json(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -106,14 +106,14 @@ def write_weights(module: nn.Module, folder: Path, name: str) -> Path:
     """Write a state dict, as safetensors if that package is there and can hold it, otherwise by `torch.save`.
 
     `load_state_dict` of the model itself takes the file as it is: the names have no prefix of a wrapper, and
-    a tied weight stands under each of its names. Of several processes the first one writes; if the module is
-    sharded, all of them must call this.
+    a tied weight is stored under each of its names. If there are several processes, only the first one
+    writes; if the module is sharded, all of them must call this.
 
     Returns:
         The file. One of the other format is removed.
 
     Raises:
-        OSError: it cannot be written. What was there is unchanged.
+        OSError: it cannot be written. An existing file is unchanged.
         ValueError: a weight has no values yet, or the state cannot be read without code.
     """
     state = state_to_write(module)

@@ -1,4 +1,4 @@
-"""Write the tensors of a sharded model beside a checkpoint file, each process its part, and read them.
+"""Write the tensors of a sharded model next to a checkpoint file, each process its part, and read them.
 
 `torch.distributed.checkpoint` writes them to a folder, which a checkpoint file names. The folder counts only
 once that file exists, and the file holds the size and the checksum of each file in the folder.
@@ -29,7 +29,7 @@ from learner.files.sync import sync_folder
 from learner.files.trailer import ANOTHER
 
 KEY = "shards"  # in the contents of a checkpoint
-MARK = "<shard> "  # a text in place of a tensor, before its name
+MARK = "<shard> "  # marks the name of a tensor in place of the tensor
 CHUNK = 1 << 24
 METADATA = ".metadata"
 
@@ -114,7 +114,7 @@ def commit(part: Path) -> dict[str, Any]:
     """Give the folder its name.
 
     Returns:
-        What the checkpoint file holds of it: its name, and the size and checksum of each file.
+        The entry in the checkpoint file: the name of the folder, and the size and checksum of each file.
     """
     files = {each.name: list(size_and_sum(each)) for each in sorted(part.iterdir())}
     sync_folder(part)
@@ -202,13 +202,13 @@ def read(folder: Path) -> dict[str, Tensor]:
         for name, each in described.state_dict_metadata.items()
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is meant that no other process takes part
+        warnings.simplefilter("ignore")  # no other process takes part, and this is intended
         checkpoint.load(tensors, storage_reader=Reader(folder), no_dist=True)
     return tensors
 
 
 class Description(pickle.Unpickler):
-    """Reads the description of the tensors, which names nothing but what torch writes there."""
+    """Reads the description of the tensors, which may contain only names that torch writes."""
 
     def __init__(self, content: bytes):
         super().__init__(io.BytesIO(content))

@@ -14,7 +14,7 @@ from learner.files.unpacking import KIND
 def sums_of(contents: dict[str, Any]) -> str:
     """A checksum of the kinds in each piece of a checkpoint, or in each entry of a piece, as one string.
 
-    Of a tensor shape and dtype count, of other values their type.
+    The kind of a tensor is its shape and dtype; that of another value is its type.
     """
     return json.dumps(found_in(contents))
 
@@ -33,9 +33,9 @@ def found_in(contents: dict[str, Any]) -> dict[str, int]:
 
 
 def altered(contents: dict[str, Any], sums: str) -> list[str]:
-    """The places of values that are of another kind than when `sums_of` was called, or are gone.
+    """The places of values whose kind has changed since `sums_of` was called, or that are gone.
 
-    A piece that is missing altogether does not count: earlier versions did not write all of them.
+    A missing piece is not reported, because earlier versions did not write all pieces.
     """
     then, now = dict(json.loads(sums)), found_in(contents)
     lost = [place for place in then if place not in now and place.partition(".")[0] in contents]
@@ -43,7 +43,7 @@ def altered(contents: dict[str, Any], sums: str) -> list[str]:
 
 
 def sum_of(value: Any, seen: dict[int, int]) -> int:
-    """A checksum of the kinds in a value; a part that is held twice is looked at once."""
+    """A checksum of the kinds in a value; a part that occurs twice is read once."""
     kind = type(value)
     if kind is Tensor:
         return zlib.crc32(f"{tuple(value.shape)} {value.dtype}".encode())

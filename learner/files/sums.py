@@ -1,8 +1,8 @@
-"""Put checksums of pieces together to the checksum of the whole, without going through the bytes again.
+"""Combine the checksums of pieces into the checksum of the whole, without reading the bytes again.
 
 A CRC is a remainder of polynomials over the numbers 0 and 1: to put n bytes after others multiplies their
-remainder by x to the power 8 n. zlib has this as `crc32_combine`, which Python does not pass on. A polynomial
-is a whole number here, its highest power the lowest bit, as in the CRC-32 of zip files.
+remainder by x to the power 8 n. zlib has this as `crc32_combine`, which Python does not expose. Here a
+polynomial is a whole number, with its highest power in the lowest bit, as in the CRC-32 of zip files.
 
 Source: Ross Williams, "A painless guide to CRC error detection algorithms", 1993, sections 4 to 10.
 """
@@ -22,7 +22,7 @@ def joined(first: int, second: int, n_bytes: int) -> int:
 
 @cache
 def shift(power: int) -> int:
-    """A power of x, as a remainder: by squares, so that a file of any size takes some forty steps."""
+    """A power of x, as a remainder, computed by squaring: a file of any size takes about forty steps."""
     if power == 0:
         return ONE
     half = shift(power // 2)

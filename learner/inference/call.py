@@ -25,7 +25,7 @@ class Call:
 
     inputs: Any  #: on the CPU
     n_items: int  #: the number of items in them
-    #: the dimensions whose size may vary; None for the one that counts the items
+    #: the dimensions whose size may vary; None for the dimension of the items
     dynamic: tuple[int, ...] | None = None
 
     @property
@@ -65,7 +65,7 @@ class Call:
 
     @property
     def n_traced(self) -> int:
-        """The number of items to export with: torch takes a dimension of size 1 as a constant."""
+        """The number of items to export with: torch treats a dimension of size 1 as a constant."""
         return max(self.n_items, 2) if self.varies else self.n_items
 
     def other_counts(self) -> tuple[int, ...]:
@@ -123,8 +123,8 @@ class Call:
 def plain(nest: Any) -> Any:
     """Tuples, lists and dicts instead of named tuples, data classes and other mappings.
 
-    Of data classes and other mappings, parts are left out that are None, as Hugging Face does, and objects
-    of other classes, such as a cache.
+    In data classes and other mappings, parts that are None are left out, as Hugging Face does, and so are
+    objects of other classes, such as a cache.
     """
     if isinstance(nest, Tensor):
         return nest

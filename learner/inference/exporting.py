@@ -30,7 +30,7 @@ from learner.state import optimizer_modes, snapshots
 from learner.state.protocol import FullLearner
 
 N_MADE_UP = 8
-MOST_ITEMS = 64  # of a batch, for the check; a larger batch proves no more
+MOST_ITEMS = 64  # of a batch, for the check; a larger batch would show nothing new
 RANDOM = (
     "the model's output differs from call to call in evaluation mode, so only the shapes of the outputs were "
     "compared. Its forward draws random numbers or changes a buffer. For dropout use nn.Dropout, or "
@@ -227,7 +227,7 @@ def around_forward(learn: FullLearner) -> list[str]:
 
 def disagreement(learn: FullLearner, n_items: int, what: str) -> str:
     """The message for a file that does not agree with `predict`."""
-    hooks = ("before_batch", "after_pred", "forward", "surround")  # what runs around the model in predict
+    hooks = ("before_batch", "after_pred", "forward", "surround")  # the code around the model in predict
     added = [type(each) for each in learn.callbacks if type(each) not in DEFAULT_CALLBACKS]
     changing = [each.__name__ for each in added if {*hooks} & set(vars(each))]
     causes = f" Callbacks that may change inputs or outputs: {', '.join(changing)}." if changing else ""
@@ -246,7 +246,7 @@ def temporary(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         yield Path(folder) / path.name
         written = sorted(Path(folder).iterdir(), key=lambda each: each.name == path.name)
-        for each in written:  # the weights beside a large ONNX file come first
+        for each in written:  # the weights that belong to a large ONNX file come first
             with each.open("rb+") as file:
                 sync(file.fileno(), path.parent)
             each.replace(path.parent / each.name)

@@ -41,7 +41,7 @@ def make_folds(n_items: int, k: Any, stratify: Any, groups: Any, seed: int) -> F
 
 
 def dealt(order: np.ndarray[Any, Any], k: int) -> np.ndarray[Any, Any]:
-    """The fold of each item, where items are dealt in this order."""
+    """The fold of each item, if items are dealt in this order."""
     fold_of = np.empty(len(order), np.int64)
     fold_of[order] = np.arange(len(order)) % k
     return fold_of

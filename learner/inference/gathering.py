@@ -23,8 +23,8 @@ class Gathered:
     """What a pass returns under one name, such as `preds`.
 
     Tensors with one row per item are copied into one block of memory, or into a file, as are those of a
-    mapping or tuple. If a batch has another shape or type than the first one, all becomes a list with one
-    entry per batch, which `join` joins at the end.
+    mapping or tuple. If the shape or type of a batch differs from the first one, the batches are kept in a
+    list, which `join` joins at the end.
 
     Args:
         name: the name in messages.
@@ -82,7 +82,7 @@ class Gathered:
         # copies, as a model or a loader may write its next batch to the same memory
         self.batches.append(copied(part))
         if len(self.sizes) == 1 and self.joins:
-            join(self.batches, self.sizes, self.name)  # refuses before the pass continues
+            join(self.batches, self.sizes, self.name)  # raises an error before the pass continues
 
     def _begin(self, part: Any, rows: dict[Any, Tensor]) -> None:
         self._first = part
@@ -154,7 +154,7 @@ def rows_of(part: Any, n_items: int, *, is_known: bool = False) -> dict[Any, Ten
 
 
 def has_rows(item: Any, n_items: int) -> bool:
-    """Is it a dense tensor with one row per item, and not of a class of its own?"""
+    """Is it a dense tensor with one row per item, and not of a subclass?"""
     return (
         type(item) in (Tensor, nn.Parameter)
         and item.layout is torch.strided

@@ -142,7 +142,7 @@ def collect(learn: FullLearner, batches: Iterable[Any], request: Request) -> tup
                 if name not in gathered:
                     gathered[name] = begin(learn, name, part, request)
                 gathered[name].add(part, n_items)
-            # freed now, the output leaves its memory, which is in the cache, to the next one
+            # free the output now, so the next one gets its memory, which is in the cache
             parts = part = learn.batch = learn.inputs = learn.targets = learn.preds = None
         if not gathered:
             raise ValueError("the loader has no batches, so there are no predictions.")

@@ -284,7 +284,7 @@ def check_packed(packed: PackedSequence, place: str) -> None:
         )
 
 
-#: The function that joins each type; the first type that matches counts.
+#: The function that joins each type; the first type that matches is used.
 KINDS: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (PackedSequence, join_packed),
     (Tensor, join_tensors),

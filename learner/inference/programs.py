@@ -51,7 +51,7 @@ def plain_model(model: nn.Module, call: Call) -> Iterator[nn.Module]:
     model = unwrapped(model)
     modes = [(each, each.training) for each in model.modules()]
     try:
-        used = copy.deepcopy(model).cpu().requires_grad_(False)  # as outputs are used without gradients
+        used = copy.deepcopy(model).cpu().requires_grad_(False)  # because outputs are used without gradients
         for each in used.modules():
             each._compiled_call_impl = None  # type: ignore[reportAttributeAccessIssue]
             for name, child in list(each.named_children()):

@@ -1,4 +1,4 @@
-"""Pictures of answers beside targets: confusion matrices, residuals, and predictions over targets."""
+"""Pictures of answers compared with targets: confusion matrices, residuals, and predictions over targets."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def plot_classes(counts: Tensor, classes: Sequence[Any], ax: Axes | None) -> Axe
 
 
 def headline(counts: Tensor, classes: Sequence[Any]) -> str:
-    """The share of right answers, and the commonest error."""
+    """The share of right answers, and the most common error."""
     right = counts.diagonal().sum().item() / max(counts.sum().item(), 1)
     errors = counts - counts.diagonal().diag()
     row, column = divmod(int(errors.argmax()), len(classes))

@@ -1,4 +1,4 @@
-"""What a model answers: classes, yes or no for each label, or numbers."""
+"""The answers of a model: classes, yes or no for each label, or numbers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Answers:
     answers: Tensor  #: what the model answers
     targets: Tensor  #: what is right
     n_classes: int  #: number of classes, labels or outputs
-    is_counted: Tensor | None = None  #: which targets count, of the same shape; None for all
+    is_counted: Tensor | None = None  #: which targets are counted, of the same shape; None for all
     outside: Tensor | None = None  #: targets that are neither classes nor ignored; None if there are none
 
     @property
     def counted(self) -> tuple[Tensor, Tensor]:
-        """Targets and answers that count, shape (count,)."""
+        """The targets and answers that are counted, shape (count,)."""
         if self.is_counted is None:
             return self.targets.flatten(), self.answers.flatten()
         return self.targets[self.is_counted], self.answers[self.is_counted]
@@ -49,8 +49,8 @@ def answers_of(
         preds: scores of shape (items, classes, ...), or logits, probabilities or numbers of the targets'
             shape.
         targets: class numbers of shape (items, ...), 0 and 1, shares of classes, or numbers.
-        loss_func: the loss, which says whether scores are probabilities.
-        kind: what the targets are, where shapes and types do not say it.
+        loss_func: the loss, which shows whether scores are probabilities.
+        kind: what the targets are, if shapes and types do not show it.
         threshold: from which score on the answer is yes; by default 0 for logits, 0.5 for probabilities.
         ignore_index: targets with this number do not count; by default that of the loss.
 
@@ -114,7 +114,7 @@ def yes_or_no(answers: Tensor, targets: Tensor, kind: Kind, ignore_index: int | 
 
 
 def kind_of(preds: Tensor, targets: Tensor, loss_func: Any) -> Kind:
-    """What targets of the preds' own shape are."""
+    """The kind of targets that have the shape of the preds."""
     name = name_of(loss_func)
     if is_soft(targets) and "cross" in name and "binary" not in name:
         return "classes"

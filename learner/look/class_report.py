@@ -27,7 +27,7 @@ class ClassReport:
     Attributes:
         rows: a dict of numbers by the name of the class.
         totals: the same over all classes, such as the mean.
-        notes: what to know about them.
+        notes: explanations, one per line.
     """
 
     rows: dict[Any, dict[str, float]]

@@ -120,7 +120,7 @@ class Interpretation:
         self.classes = names_of(classes, learn.data.valid if loader is None else loader, self._found)
 
     def confusion_matrix(self) -> Tensor:
-        """How often each class was answered for each class.
+        """How often each class was predicted for the items of each class.
 
         Returns:
             Counts, shape (classes, classes), int64: the row is the target, the column the answer. For labels
@@ -142,9 +142,9 @@ class Interpretation:
         return torch.stack(tables)
 
     def report(self) -> ClassReport:
-        """Precision, recall, F1 and support of each class or label; of numbers their errors and R2.
+        """Precision, recall, F1 and support of each class or label; for numbers, their errors and R2.
 
-        The precision of a class that was never answered is 0, and a line below the table says so.
+        The precision of a class that was never predicted is 0, and a line below the table explains this.
         """
         if self.kind == "numbers":
             return number_report(self.answers, self._found.targets, self.classes)
@@ -188,7 +188,8 @@ class Interpretation:
     def plot_confusion_matrix(self, *, ax: Axes | None = None) -> Axes:
         """Draw the confusion matrix: right answers in blue, errors in red, each as a share of its target.
 
-        Of labels each row is a label, with its numbers of right and wrong answers.
+        If there are several labels per item, each row is a label, with its numbers of right and wrong
+        answers.
         """
         counts = self.confusion_matrix()
         if self.kind == "labels":
@@ -221,17 +222,17 @@ class Interpretation:
         return figure
 
     def plot_residuals(self, *, ax: Axes | None = None) -> Axes:
-        """Draw the residuals, prediction minus target, over the predictions; good ones have no pattern."""
+        """Draw the residuals, prediction minus target, over the predictions; ideally they show no pattern."""
         self._check("plot_residuals", "numbers")
         return answer_pictures.plot_residuals(self.answers, self._found.targets, self.classes, ax)
 
     def plot_predictions(self, *, ax: Axes | None = None) -> Axes:
-        """Draw the predictions over the targets; good ones are on the diagonal."""
+        """Draw the predictions over the targets; correct ones are on the diagonal."""
         self._check("plot_predictions", "numbers")
         return answer_pictures.plot_predictions(self.answers, self._found.targets, self.classes, ax)
 
     def _check(self, method: str, *kinds: Kind) -> None:
-        """Raise an error where a method has no meaning for these targets."""
+        """Raise an error if a method has no meaning for these targets."""
         if self.kind not in kinds:
             raise ValueError(
                 f"{method}() is for {' or '.join(kinds)}, but the targets are {self.kind}: use "

@@ -203,7 +203,7 @@ def name_of(number: int, classes: Sequence[Any]) -> str:
 
 
 def known_names(loader: Any, n_classes: int | None = None) -> list[Any] | None:
-    """The names in `classes` of the data set, as torchvision's have them, also of one within a subset."""
+    """The names in `classes` of the data set, as in torchvision, also if it is within a subset."""
     while (loader := getattr(loader, "dataset", None)) is not None:
         known = getattr(loader, "classes", None)
         if isinstance(known, (list, tuple)) and n_classes in (None, len(known)):

@@ -88,7 +88,7 @@ def show_results(
 ) -> Figure:
     """Draw the first items of the first validation batch with the model's answers.
 
-    The target stands beside an answer that differs from it. Classes of pixels are drawn over their image,
+    If the answer differs from the target, the title shows both. Classes of pixels are drawn over their image,
     and those that are wrong in red.
 
     Args:

@@ -44,7 +44,7 @@ class Layer:
         kind: its class.
         shapes: of the outputs of its last call; empty if it was not called.
         n_parameters: its own, without those of its submodules; 0 if another layer before it has them.
-        is_frozen: has it parameters, and none requires a gradient?
+        is_frozen: does it have parameters, and none requires a gradient?
         is_shared: are its parameters counted at another layer?
         flops: floating-point operations of all its calls, without those of its submodules.
         n_bytes: of the outputs of all its calls.
@@ -123,9 +123,8 @@ def summary(learn: FullLearner, inputs: Any = None) -> Summary:
     """List the layers of the model with output shape, parameters, floating-point operations and memory.
 
     The model runs once, in evaluation mode; modes, buffers, weights and random states stay as they are. If
-    the model has lazy layers, a copy runs. Layers are the modules without submodules, and those with
-    parameters of their own. FLOPs are counted for matrix products and convolutions, by
-    `torch.utils.flop_counter`.
+    the model has lazy layers, a copy runs. Layers are the modules without submodules, and those with their
+    own parameters. FLOPs are counted for matrix products and convolutions, by `torch.utils.flop_counter`.
 
     Args:
         learn: the learner.
@@ -241,7 +240,7 @@ class Watch:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Has it no submodules, or parameters of its own?"""
+    """Does it have no submodules, or its own parameters?"""
     return not any(module.children()) or any(True for _ in module.parameters(recurse=False))
 
 

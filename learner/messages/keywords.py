@@ -92,7 +92,7 @@ RATE_HINT = (
     "as in learn.fit_one_cycle(5, 1e-3)."
 )
 
-# What has no argument of its own, by the function's name and the keyword.
+# Hints for settings without an argument, by the function's name and the keyword.
 DEVICE = "A device is set by a callback: callbacks=[DevicePlacement('cuda')]."
 SCHEDULE = "A schedule is a callback, as TorchScheduler(...), or a method, as learn.fit_one_cycle(...)."
 SEED = (

@@ -18,7 +18,7 @@ def set_epoch(root: Any, number: int, done: dict[int, Any], *, is_late: bool = T
         number: of the epoch.
         done: the objects on which it was called in this epoch, by id: they are left out, and new ones are
             added.
-        is_late: has the epoch started? An object with a number then has it from the user, and keeps it.
+        is_late: has the epoch started? Then an object that has a number got it from the user, and keeps it.
     """
     if needs_no_number(root):
         return
@@ -29,7 +29,7 @@ def set_epoch(root: Any, number: int, done: dict[int, Any], *, is_late: bool = T
 
 
 def needs_no_number(loader: Any) -> bool:
-    """Is this a list of batches without a `set_epoch` of its own?"""
+    """Is this a list of batches without its own `set_epoch`?"""
     return is_sequence(loader) and not hasattr(loader, "set_epoch")
 
 

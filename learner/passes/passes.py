@@ -29,7 +29,7 @@ def title_of(name: str) -> str:
 
 
 class Source(streams.Passes):
-    """What the passes over a loader have shown about it.
+    """Facts about a loader that the passes over it have shown.
 
     Args:
         loader: the loader or function in the data.
@@ -108,7 +108,7 @@ class Known:
         at_end: the loaders at the end of the last fit, by name.
         ranks: the processes that train together in this fit.
         share: which part of the current pass this process takes; None if it is alone.
-        number: of the current epoch, over all fits; data sets shuffle by it.
+        number: of the current epoch, over all fits; data sets use it to shuffle.
         numbered: the objects whose `set_epoch` was called in this epoch, by id; None outside of an epoch.
         size_before: the batch size of training before the callbacks of this epoch.
         point: the checkpoint from which this fit resumes, until its data is checked.

@@ -39,7 +39,7 @@ def draws_of(loader: Any) -> dict[str, Any]:
 
 
 def now(loader: Any) -> dict[str, Any]:
-    """The same in mid-pass, with the position of a loader that has one of its own."""
+    """The same in the middle of a pass, with the position of a loader that has its own."""
     state = draws_of(loader)
     if has_own_position(loader):
         state["loader"] = loader.state_dict()
@@ -137,14 +137,14 @@ def steps_done(then: Mapping[str, Any], share: Share, loader: Any) -> int:
 
 
 def shards_in_words(number: int) -> str:
-    """Into how many parts the data is sharded, in words."""
+    """The number of parts that the data is sharded into, in words."""
     return "data that is not sharded" if number == 1 else f"data that is sharded into {number} parts"
 
 
 def limits(loader: Any, ranks: Any = ALONE) -> str | None:
     """What may differ if a pass over this loader is interrupted, and how to fix it; None if nothing may.
 
-    Processes that share out the items of a loader draw the order and the items from streams of their own.
+    Processes that share out the items of a loader draw the order and the items from separate streams.
     """
     found: list[str] = []
     if ranks is not ALONE and not ranks.sharded and by_index.is_possible(loader):

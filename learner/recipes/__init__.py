@@ -1,1 +1,1 @@
-"""Recipes: YAML files that say what a learner is made of, checked as a whole before anything is built."""
+"""Recipes: YAML files that describe a learner, checked completely before anything is built."""

@@ -19,7 +19,7 @@ IMPORTERS = (importlib.__file__, "<frozen ")  # code that runs imports for its c
 
 
 class Beside(MetaPathFinder):
-    """Finds modules in a folder, for the files added to it and for the files that those import."""
+    """Finds modules in a folder, for the files that were added and for the files that these import."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -106,9 +106,10 @@ KINDS = {
 
 
 class Names:
-    """Resolves the names in a recipe, in whose `folder`, or below it, Python files must be.
+    """Resolves the names in a recipe.
 
-    From the packages of `allow`, `package.module:Name` may be imported.
+    Python files must be in or below its `folder`; `package.module:Name` may be imported from the packages in
+    `allow`.
     """
 
     def __init__(self, folder: Path, allow: Iterable[str] = ()):
@@ -202,7 +203,7 @@ def installed(kind: str) -> dict[str, EntryPoint]:
 
 
 def load_entry_point(entry: EntryPoint) -> Any:
-    """Load what an installed package provides under a name."""
+    """Load the object that an installed package provides under a name."""
     try:
         return entry.load()
     except Exception as error:

@@ -193,7 +193,7 @@ class PartReader:
 
 
 def leaves(node: Node) -> bool:
-    """Does a path from the recipe's file leave the run's folder, by the rules of any operating system?"""
+    """Does a path in a recipe lead out of the run's folder, by the rules of any operating system?"""
     if not isinstance(node.value, str) or node.place.file == COMMAND_LINE:
         return False
     windows = PureWindowsPath(node.value)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-N_SHOWN = 100  # problems; more than that is one problem repeated
+N_SHOWN = 100  # problems; more than that are repetitions of one problem
 WIDTH = 96  # columns that are shown of a line; a longer one is shortened around the caret
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as PyYAML defines it
 
@@ -83,7 +83,7 @@ class RecipeError(ValueError):
 
 
 class Mistake(ValueError):
-    """A mistake of the user that has no place in a recipe."""
+    """Wrong input that has no place in a recipe."""
 
 
 @contextmanager

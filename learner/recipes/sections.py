@@ -209,13 +209,13 @@ SCHEDULE_HINT = (
     "A schedule is a callback, so write it below callbacks: ParamScheduler: {schedules: {lr: {use: "
     "one_cycle, start: 0.001, peak: 0.01, end: 0.0}}}."
 )
-FIT_KEYS = {  # often written below fit, and where it belongs
+FIT_KEYS = {  # keys that are often written below fit, and where they belong
     "lr": "The learning rate belongs to the optimizer: optimizer: {use: SGD, lr: 0.1}.",
     "lr_max": SCHEDULE_HINT,
     "one_cycle": SCHEDULE_HINT,
     "schedule": SCHEDULE_HINT,
     "scheduler": SCHEDULE_HINT,
-    "callbacks": "callbacks is a key of the recipe, beside fit.",
+    "callbacks": "callbacks is a key of the recipe, next to fit.",
     "resume": "To resume a run, use the command: learner run recipe.yaml --resume.",
 }
 SPACE_HINT = " Write a space after the colon of a key."

@@ -1,4 +1,4 @@
-"""Names in the user's own code: `file.py:Name` beside a recipe, `package.module:Name` if allowed."""
+"""Names in the user's own code: `file.py:Name` next to a recipe, `package.module:Name` if allowed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BESIDE = 'Put the code in a Python file next to the recipe, as in `use: "models.
 
 
 class UnusableName(ValueError):
-    """A name that cannot be used: why, and how to fix it."""
+    """A name that cannot be used, with the reason and a fix."""
 
     def __init__(self, message: str, hint: str = ""):
         super().__init__(message)
@@ -31,7 +31,7 @@ class UnusableName(ValueError):
 
 
 class UserCode:
-    """The Python files beside a recipe, and the packages of `allow`, from which names may be imported.
+    """The Python files next to a recipe, and the packages in `allow`, from which names may be imported.
 
     A file is run once, when the first name in it is looked up. No other code is run.
     """
@@ -125,7 +125,7 @@ class UserCode:
         return name if free else f"{name}_{zlib.crc32(str(path).encode()):x}"
 
     def importable(self) -> AbstractContextManager[None]:
-        """A context in which the named files can import the files beside them."""
+        """A context in which the named files can import the files next to them."""
         return self.beside.open()
 
     def _from_package(self, module_name: str, attribute: str) -> Any:

@@ -76,7 +76,7 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        """Is its end equal to that of the uninterrupted run?"""
+        """Does it end like the uninterrupted run?"""
         return not self.differing
 
     def __str__(self) -> str:
@@ -152,7 +152,7 @@ def run_child(trial: Trial, folder: Path, moment: int | None) -> None:
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        # Every optimizer imports the compiler; imported here once, all child processes have it.
+        # Every optimizer imports the compiler. It is imported here once, so all child processes have it.
         context.set_forkserver_preload(["learner.recipes.verify_child", "torch._dynamo"])
     start_method = multiprocessing.get_start_method()
     child = context.Process(target=train, args=(trial, folder, moment, start_method))

@@ -48,8 +48,8 @@ class Trial:
 def train(trial: Trial, folder: Path, moment: int | None, start_method: str) -> None:
     """Train or resume, and write down how it ended.
 
-    Workers of loaders are started by the default method, not by that of this process. Only then do they
-    notice that this process was killed, and exit.
+    Workers of loaders are started with the default method, not with that of this process: only then do they
+        notice that this process was killed, and exit.
     """
     multiprocessing.set_start_method(start_method, force=True)
     with (folder / "log").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):

@@ -1,4 +1,4 @@
-"""Parse YAML into a tree whose nodes know their place. YAML's traps are errors here."""
+"""Parse YAML into a tree whose nodes know their place. Values that YAML would misread are errors here."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def parse(text: str, file: str, *, shown: str | None = None, line: int = 1) -> N
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, used up to its nodes. The values of words and the refusals are ours."""
+    """PyYAML's safe loader, used up to its nodes. How words are read, and what is refused, is our own."""
 
     def __init__(self, text: str, file: str, shown: str | None = None, line: int = 1):
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""What the model gets right and wrong, as a section of its report."""
+"""The right and wrong answers of the model, as a section of its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from learner.state.protocol import FullLearner
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_BESIDE = 12  # classes whose matrix and scores stand side by side
+MAX_BESIDE = 12  # up to this number of classes, matrix and scores are side by side
 MAX_CLASSES = 20  # of a matrix with numbers; a larger one is drawn
 MAX_ROWS = 60  # classes in the table of scores
 MANY = 1000  # points above which a picture holds pixels instead
@@ -27,9 +27,9 @@ N_CONFUSED = 5
 
 
 def answers_section(learn: FullLearner, missing: list[str]) -> str:
-    """Confusion matrix or residuals, and scores, of the validation data; empty if there are none.
+    """Confusion matrix or residuals, and scores, for the validation data; empty if there are none.
 
-    If the section is left out, `missing` gets the reason.
+    If the section is left out, the reason is added to `missing`.
     """
     if learn.data.valid is None:
         return ""

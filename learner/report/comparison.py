@@ -31,7 +31,7 @@ class Comparison:
 
     @property
     def results(self) -> list[str]:
-        """The results that any run measures, what the first run monitors first."""
+        """The results that any run measures; the one that the first run monitors comes first."""
         main = [record.main_result for record in self.records if record.main_result][:1]
         return list(dict.fromkeys([*main, *(name for each in self.records for name in ordered(each))]))
 

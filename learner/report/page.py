@@ -98,7 +98,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def card(value: str, *about: str, is_main: bool = False) -> str:
-    """A value in large letters, with what it is."""
+    """A value in large letters, with its name."""
     kind, spans = (
         "card main" if is_main else "card",
         " ".join(f"<span>{escape(each)}</span>" for each in about),
@@ -112,7 +112,7 @@ def code(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str) -> str:
-    """A table whose first column names the rows; it scrolls by itself where the screen is narrow.
+    """A table whose first column names the rows; on a narrow screen it scrolls separately from the page.
 
     A cell is a `Cell`, or anything else as text. Screen readers read the caption.
     """

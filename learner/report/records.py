@@ -22,7 +22,7 @@ from learner.state.fingerprint import versions
 from learner.state.protocol import FullLearner
 
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
-NOT_RESULTS = ("epoch", "seconds")  # columns of a history that measure nothing of the model
+NOT_RESULTS = ("epoch", "seconds")  # columns of a history that do not measure the model
 PARTS = ("data", "model", "loss", "optimizer", "metrics", "callbacks", "fit", "seed")  # first in tables
 
 
@@ -95,7 +95,7 @@ class Record:
 
     @property
     def main_result(self) -> str | None:
-        """The number that counts: what the run monitors, otherwise a validation metric, otherwise a loss."""
+        """The most important result: the monitored one, otherwise a validation metric, otherwise a loss."""
         monitored = self.facts.get("monitored", {}).get("name") or monitored_in(self.recipe)
         metrics = [name for name in self.results if name.startswith("valid_") and name != "valid_loss"]
         for name in (monitored, *metrics, "valid_loss", "train_loss", *self.results):
@@ -124,7 +124,7 @@ def monitored_in(recipe: Mapping[str, str]) -> str | None:
 
 
 def record_of_folder(folder: str | Path) -> Record:
-    """Read a run's folder. Files that are missing or damaged are left out, and `missing` says so."""
+    """Read a run's folder. Files that are missing or damaged are left out, and listed in `missing`."""
     folder = Path(folder)
     if not any((folder / name).is_file() for name in READERS):
         what = "does not exist" if not folder.exists() else "is not a run's folder"
@@ -184,7 +184,7 @@ def flattened(tree: Any, path: str = "") -> dict[str, str]:
 
 
 def join(path: str, key: Any) -> str:
-    """A dotted path; a part's own name stands at the part."""
+    """A dotted path; the path of a part is that of its name."""
     return path if key == "use" and path else f"{path}.{key}".lstrip(".")
 
 

@@ -51,7 +51,7 @@ def headline(record: Record) -> list[str]:
 
 
 def result_section(record: Record) -> str:
-    """The number that counts, then all results with their best epoch."""
+    """The most important result, then all results with their best epoch."""
     main = record.main_result
     others = [name for name in ordered(record) if name != main and record.best(name) is not None]
     others = [name for name in others if name.startswith("valid_") or name == "train_loss"]

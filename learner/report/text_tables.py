@@ -17,7 +17,7 @@ MISSING = "-"
 
 
 def tabulated(columns: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """Columns as lines that fit the terminal; those that do not fit stand below, again with the first one."""
+    """Columns as lines that fit the terminal; the other columns follow below, again after the first one."""
     blocks = text_blocks(columns, width or get_terminal_size((80, 24)).columns, str.ljust)
     return "\n\n".join("\n".join(map(str.rstrip, lines)) for lines in blocks)
 
@@ -29,9 +29,9 @@ def shortened(text: str, length: int = 24) -> str:
 
 
 class Scale:
-    """How curves are drawn as lines of text, in which a column stands for the same epochs in all runs.
+    """How curves are drawn as lines of text, in which a column represents the same epochs in all runs.
 
-    A wide range of values is drawn logarithmically. There is `room` for so many columns.
+    A wide range of values is drawn logarithmically. `room` is the number of columns.
     """
 
     def __init__(self, low: float, high: float, n_epochs: int, room: int):

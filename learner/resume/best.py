@@ -66,7 +66,7 @@ def best_in(folder: Path) -> Path | None:
 
 
 def no_best(folders: list[Path]) -> str:
-    """The message for best weights that do not exist."""
+    """The message if there are no best weights."""
     names = " or ".join(f"{BEST}{suffix}" for suffix in SUFFIXES)
     if not folders:
         return (
@@ -82,7 +82,7 @@ def no_best(folders: list[Path]) -> str:
 
 
 def put_loss(learn: FullLearner, path: Path) -> None:
-    """Load the tensors of a loss that is a module, from the file beside that of the model's weights."""
+    """Load the tensors of a loss that is a module, from the file next to that of the model's weights."""
     module, beside = loss_module(learn.loss_func), weights_file(path.parent, f"{path.stem}_loss")
     if module is not None and beside is not None:
         weights.put_weights(module, beside)

@@ -1,4 +1,4 @@
-"""Write what determines the future of a learner to a file."""
+"""Write everything that determines how a learner continues to a file."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def async_save(
 
 
 def takes_part(learn: FullLearner, at: At | None) -> bool:
-    """Does this process have something to write, or to send to those that write?"""
+    """Does this process have something to write, or to send to a process that writes?"""
     return is_first_process() or shards.are_in(learn.model) or at is not None
 
 
@@ -128,7 +128,7 @@ def is_in_parts(learn: FullLearner, at: At | None, without: Iterable[str]) -> bo
 
 @contextmanager
 def collected(learn: FullLearner, path: Path, at: At | None) -> Iterator[dict[str, Any]]:
-    """The contents of the file; nothing is copied, so they are right within the block."""
+    """The contents of the file; nothing is copied, so they are valid only within the block."""
     check_finite(learn, path)
     if at is not None:
         warn_of_limits(learn)

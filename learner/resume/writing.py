@@ -28,7 +28,7 @@ def write_plain(path: Path, plain: dict[str, Any]) -> None:
 
 
 def write_shards(learn: FullLearner, path: Path, contents: dict[str, Any], ranks: Ranks) -> None:
-    """Write a file, and shared tensors to a folder beside it; every process must call this."""
+    """Write a file, and sharded tensors to a folder next to it; every process must call this."""
     tensors: dict[str, torch.Tensor] = {}
     contents = shard_files.split(contents, tensors)
     part = shard_files.part_of(path, ranks)
@@ -57,7 +57,7 @@ def write_file_later(
 def write_shards_later(
     learn: FullLearner, path: Path, contents: dict[str, Any], then: Callable[[], None]
 ) -> PendingSave:
-    """Write a file and a folder beside it in threads; every process must call this, in a fit."""
+    """Write a file and a folder next to it in threads; every process must call this, in a fit."""
     tensors: dict[str, torch.Tensor] = {}
     contents = shard_files.split(contents, tensors)
     part = shard_files.part_of(path, learn.ranks)
@@ -85,11 +85,11 @@ def copied_plain(learn: FullLearner, contents: dict[str, Any]) -> dict[str, Any]
 
 
 def copied(value: Any, known: dict[Any, Any]) -> Any:
-    """Plain data with copies of its tensors in main memory; what occurs twice is one object in the copy too.
+    """Plain data with copies of its tensors in main memory; an object that occurs twice is copied once.
 
     Args:
         value: as `to_plain` returns.
-        known: what was copied, with its original, so that no other object gets its id.
+        known: the copies, with their originals, so that no other object gets the same id.
     """
     kind = type(value)
     if kind is Tensor:

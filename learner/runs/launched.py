@@ -1,4 +1,4 @@
-"""One run in several processes: one recipe and one folder, also if the launcher starts them again."""
+"""One run in several processes: one recipe and one folder, even if the launcher starts them again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAUNCH = ".launch"  # the file in a run's folder that names the launcher that st
 
 
 def check_same_recipe(recipe: Recipe, ranks: Ranks) -> None:
-    """Refuse to train if the recipe or the Python files beside it differ between processes."""
+    """Refuse to train if the recipe or the Python files next to it differ between processes."""
     if ranks.size == 1:
         return
     texts = {recipe.path.name: recipe.resolved(), **code_of(recipe)}
@@ -39,8 +39,8 @@ def check_same_recipe(recipe: Recipe, ranks: Ranks) -> None:
 def folder_of_run(recipe: Recipe, runs: Path) -> tuple[Path, bool]:
     """The folder of a new run, and whether it has a checkpoint to resume from.
 
-    If `torchrun` starts the processes again because one was lost, that is the folder of the same run. Without
-    a checkpoint the run starts again in it.
+    If `torchrun` starts the processes again because one was lost, it is the folder of the same run. Without a
+    checkpoint, the run starts from the beginning in it.
     """
     folder = restarted(recipe, runs)
     if folder is not None and saved_in(folder):
@@ -66,6 +66,6 @@ def restarted(recipe: Recipe, runs: Path) -> Path | None:
 
 
 def launch() -> str:
-    """What names the launcher of this process; empty without `torchrun`."""
+    """A name for the launcher of this process; empty without `torchrun`."""
     name = os.environ.get("TORCHELASTIC_RUN_ID", "")
     return f"{platform.node()} {os.getppid()}" if name == "none" else name

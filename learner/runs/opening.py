@@ -80,7 +80,7 @@ def open_run(folder: str | Path, weights: Which = "final", *, allow: Iterable[st
 
 
 def hint_for_files(folder: Path) -> str:
-    """What to do with a recipe, a file of weights, or a folder of `Checkpoint`; empty for anything else."""
+    """How to use a recipe, a file of weights or a folder of `Checkpoint` instead; empty for anything else."""
     if folder.suffix in (".yaml", ".yml"):
         return f" Run the recipe first, and pass the folder that it makes: learner run {shown_path(folder)}."
     if folder.is_file():
@@ -133,7 +133,7 @@ def changes_of(folder: Path, facts: dict[str, Any]) -> Iterator[str]:
 
 
 def build(recipe: Recipe, facts: dict[str, Any]) -> Learner:
-    """Build the learner; if only its data cannot be built, with data that raise the error when read."""
+    """Build the learner; if only its data cannot be built, the data raise that error when they are read."""
     try:
         return recipe.build()
     except RecipeError as error:

@@ -168,7 +168,7 @@ class RunRecorder(Callback):
             }
 
     def _try(self, what: str, write: Callable[[], None], *, everywhere: bool = False) -> None:
-        """Write during the fit; a failure is a warning, because the training is worth more."""
+        """Write during the fit; a failure is only a warning, because it must not end the training."""
         if not (everywhere or is_first_process()):
             return
         try:

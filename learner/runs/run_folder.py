@@ -40,7 +40,7 @@ def runs_of(recipe: Path, runs: Path) -> list[Path]:
 
 
 def numbered(runs: Path, recipe: Path) -> dict[int, Path]:
-    """What is named after a recipe, by number."""
+    """The files and folders that are named after a recipe, by number."""
     start = f"{recipe.stem[:MAX_NAME]}-"
     found = {each.name.removeprefix(start): each for each in runs.glob("*") if each.name.startswith(start)}
     return {int(ending): each for ending, each in found.items() if ending.isdecimal()}

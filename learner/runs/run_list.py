@@ -33,7 +33,7 @@ def rank(record: Record) -> tuple[bool, str, float, str]:
 
 
 def best_in(record: Record) -> tuple[str, Best | None]:
-    """The name of the result that counts and its best value, also of a run that has no history yet."""
+    """The name and the best value of the most important result, also of a run that has no history yet."""
     name, monitored = record.main_result, record.facts.get("monitored") or {}
     if name is not None:
         return name, record.best(name)

@@ -84,7 +84,7 @@ def read_settings(words: Iterable[str], path: str, allow: Iterable[str]) -> tupl
 
 
 def check_distinct(words: list[Word]) -> None:
-    """Refuse a setting that is given twice, also if once by its short name."""
+    """Refuse a setting that is given twice, even if one of the names is the short one."""
     seen: set[str] = set()
     for word in words:
         if word.path in seen:

@@ -26,7 +26,7 @@ from learner.runs.search_space import combinations
 from learner.runs.sweep_plan import Plan
 
 PLAN, STORAGE, TRIALS = "sweep.json", "journal.log", "trials"
-N_TRIALS = 20  # unless the user says how many, or all combinations are tried
+N_TRIALS = 20  # unless the user passes a number, or all combinations are tried
 
 
 def place_for(plan: Plan, runs: Path, *, resume: bool) -> Path:
@@ -148,7 +148,7 @@ def best_number(study: Any) -> int | None:
 
 
 def drop_weights(folder: Path) -> None:
-    """Delete the weights of a trial that is not the best one: those of all trials would fill the disk."""
+    """Delete the weights of a trial that is not the best: the weights of all trials would fill the disk."""
     for name in (FINAL, BEST, f"{FINAL}_loss", f"{BEST}_loss"):
         for suffix in SUFFIXES:
             (folder / f"{name}{suffix}").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a sweep is to do: settings, result and direction, all checked before anything is trained."""
+"""The plan of a sweep: settings, result and direction, all checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Plan:
 
 
 def make_plan(path: str, words: list[str], goal: Goal, *, allow: list[str], seed: int) -> Plan:
-    """Read and check what a sweep is to do; the recipe is built once.
+    """Read and check the plan of a sweep; the recipe is built once.
 
     `words` are what varies and other overrides, as on the command line. Without a result in `goal`, it is the
     one that the recipe monitors, otherwise its loss; without a direction, that of the metric.
@@ -59,7 +59,7 @@ def direction_of(learn: Learner, name: str, wanted: Direction | None) -> Directi
     """The direction in which a result is better."""
     for callback in learn.callbacks:
         if isinstance(callback, Metrics):
-            callback.before_fit(learn)  # from then on it knows the names; this learner is never fitted
+            callback.before_fit(learn)  # only now are the names known; this learner is never fitted
     with mistaken(ValueError):
         check_measured(name, learn, "sweep")
     known = learn.measured[name]

@@ -1,1 +1,1 @@
-"""Write a learner as a script of plain PyTorch: `to_script.py` collects what each part of it contributes."""
+"""Write a learner as a script of plain PyTorch: `to_script.py` collects the lines of each part."""

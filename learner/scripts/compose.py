@@ -1,7 +1,7 @@
-"""Compose the script of a learner from what its parts contribute.
+"""Compose the script of a learner from the lines of its parts.
 
-`FORMS` says for each class of callbacks which function adds its lines to the script. To give a callback a
-form, write such a function beside the others of its kind, and add it to the table of its file.
+For each class of callbacks, `FORMS` has the function that adds its lines to the script. To give a callback a
+form, write such a function next to the others of its kind, and add it to the table of its file.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def script_of(
 ) -> Script:
     """Compose the script of a learner, which trains for `n_epochs`; the error lists all parts without a form.
 
-    `model` and `data` are what the script calls for them. `seed` is set before the data is made, then the
-    model. `folder` is where the script will be, beside the user's files. `title` is its first line.
+    `model` and `data` are what the script calls to make them. `seed` is set before the data is made, then the
+    model. `folder` is the folder of the script, next to the user's files. `title` is its first line.
     """
     expressions = Expressions(folder.resolve())
     built, made = make_parts(model, data, seed, learn)
@@ -136,7 +136,7 @@ def make_parts(model: Part, data: Part, seed: int | None, learn: Any) -> tuple[A
 
 
 def are_equal(model: Any, other: Any) -> bool:
-    """Have two models the same weights and buffers?"""
+    """Do two models have the same weights and buffers?"""
     one, two = model.state_dict(), other.state_dict()
     return list(one) == list(two) and all(
         each.dtype == two[name].dtype and torch.equal(each.cpu(), two[name].cpu())
@@ -174,7 +174,7 @@ def add_head(script: Script, seed: int | None) -> None:
 
 
 def add_loaders(script: Script) -> None:
-    """The lines that make the loaders, in a function of their own if they are many."""
+    """The lines that make the loaders, in a separate function if they are many."""
     loaders = script.loaders
     script.helpers |= loaders.helpers
     script.epoch_start += loaders.epoch_start()
@@ -218,7 +218,7 @@ SAFE = {"torch", "learner", "callbacks", "__future__", *sys.stdlib_module_names}
 
 
 def other_generators(folder: Path) -> set[str]:
-    """The generators beside torch's that the user's own files may draw from: "random", "numpy"."""
+    """The generators other than torch's that the user's own files may draw from: "random", "numpy"."""
     found: set[str] = set()
     for file in imported_from(folder):
         names = set(re.findall(r"^\s*(?:import|from)\s+(\w+)", file.read_text(encoding="utf-8"), re.M))

@@ -1,4 +1,4 @@
-"""What the model, the loss and the optimizer of a learner contribute to a script."""
+"""The lines of a script for the model, the loss and the optimizer of a learner."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def loss_form(script: Script) -> None:
         script.loss = "preds.loss"
         return
     if loss_parameters(script.learn):
-        script.problem("loss: it has parameters of its own; make it a part of the model")
+        script.problem("loss: it has its own parameters; make it a part of the model")
     if isinstance(loss, nn.Module):
         script.setup.append(f"loss_func = {script.expressions.value(loss, 'loss')}")
         if "DEVICE" in script.constants and any(True for _ in loss.buffers()):
@@ -149,7 +149,7 @@ def no_decay_form(script: Script, groups: list[list[str]]) -> str | None:
 
 
 def listed(model: nn.Module, names: list[str]) -> str:
-    """A list of parameters by name, with whole modules where all of theirs are in it in a row."""
+    """A list of parameters by name, with a whole module where all of its parameters follow each other."""
     paths = covered(model, set(names))
     modules = dict(model.named_modules())
     parts = [

@@ -1,4 +1,4 @@
-"""What callbacks that measure, report and stop contribute to a script."""
+"""The lines of a script for callbacks that measure, report and stop."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def adds_up(script: Script) -> bool:
 
 
 def loss_weight(script: Script) -> str:
-    """How much a batch counts in the mean loss: what its loss divides by."""
+    """The weight of a batch in the mean loss: the number that its loss divides by."""
     loss_func = script.learn.loss_func
     base, get = reductions.unwrapped(loss_func)
     name = reductions.name_of(base) if loss_func is not None else None
@@ -114,7 +114,7 @@ def loss_weight(script: Script) -> str:
 
 
 def class_weight(script: Script, get: reductions.Get) -> str:
-    """How much a batch counts in a mean of `cross_entropy` or `nll_loss`."""
+    """The weight of a batch in a mean of `cross_entropy` or `nll_loss`."""
     targets = script.batch.values.get("targets")
     if targets is None or targets.is_floating_point():
         return script.batch.n_items

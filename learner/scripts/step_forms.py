@@ -1,4 +1,4 @@
-"""What callbacks around the step contribute to a script: placement, precision, gradients, averages."""
+"""The lines of a script for callbacks around the step: placement, precision, gradients, averages."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ from textwrap import dedent
 
 WIDTH = 100
 
-#: What a name in the source needs: the sign after it, and (module, name); without a name the module itself.
+#: The import that a name in the source needs: the sign after it, and (module, name); without a name the
+#: module itself.
 USUAL = {
     "csv": (".", "csv", ""),
     "copy": (".", "copy", ""),
@@ -47,7 +48,7 @@ def indented(lines: Iterable[str], level: int) -> str:
 
 
 def fitting(line: str, width: int) -> list[str]:
-    """A statement in lines of this width: what its last bracket holds is put one below the other."""
+    """A statement in lines of this width: each item in its last bracket gets its own line."""
     start = last_bracket(line)
     if len(line) <= width or start is None or line.lstrip().startswith("#"):
         return [line]
@@ -60,7 +61,7 @@ def fitting(line: str, width: int) -> list[str]:
 
 
 def last_bracket(line: str) -> int | None:
-    """Where the last bracket opens that is in no other one and is not empty."""
+    """The position of the last opening bracket that is in no other bracket and is not empty."""
     found, position = None, 0
     for position, depth, sign in walk(line):
         if sign in CLOSING and depth == 0 and line[position + 1] != CLOSING[sign]:
@@ -69,7 +70,7 @@ def last_bracket(line: str) -> int | None:
 
 
 def match_of(line: str, start: int) -> int:
-    """Where the bracket closes that opens at `start`."""
+    """The position of the bracket that closes the one at `start`."""
     return next(
         position
         for position, depth, sign in walk(line)
@@ -85,7 +86,7 @@ def split_items(text: str) -> list[str]:
 
 
 def walk(text: str) -> Iterable[tuple[int, int, str]]:
-    """Each sign outside of strings, with its position and the number of brackets around it."""
+    """Each character outside of strings, with its position and the number of brackets around it."""
     depth, quote, escaped = 0, "", False
     for position, sign in enumerate(text):
         if quote:

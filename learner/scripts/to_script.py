@@ -1,4 +1,4 @@
-"""`learn.to_script`: write a learner as a script of plain PyTorch, which needs nothing of this project."""
+"""`learn.to_script`: write a learner as a script of plain PyTorch, which does not need this project."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def to_script(
         learn: the learner.
         path: the file to write; only a script that `to_script` has written is overwritten.
         n_epochs: how many epochs the script trains.
-        model: what makes the model, such as `"models.py:Net"`, or with arguments, such as `{"use":
-            "models.py:Net", "n_hidden": 50}`. The file is in or below the folder of the script.
+        model: the class or function that makes the model, such as `"models.py:Net"`, or with arguments, such
+            as `{"use": "models.py:Net", "n_hidden": 50}`. The file is in or below the folder of the script.
         data: the same for the data: a function that returns what `Learner(data=...)` takes, or the tensors
             of a `Data.from_tensors`; or `"digits"` and the other data sets of `learner.datasets`.
         seed: the seed that the script sets; None to set no seed.

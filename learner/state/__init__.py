@@ -1,1 +1,1 @@
-"""Everything that determines the future of a learner: snapshots, modes, the position of the loop."""
+"""Everything that determines how a learner continues: snapshots, modes, the position of the loop."""

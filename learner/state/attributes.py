@@ -1,6 +1,6 @@
 """The attributes of a learner that the loop sets: of the batch, the pass, the clock and the fit.
 
-They are declared only here. Snapshots, copies, and passes beside a fit take the names from these classes.
+They are declared only here. Snapshots, copies, and passes outside a fit take the names from these classes.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Clock(PassClock):
 
 
 class PassState(BatchState, PassClock):
-    """The attributes that a pass over data changes, and that a pass beside a fit restores."""
+    """The attributes that a pass over data changes, and that a pass outside a fit restores."""
 
     length_is_certain: bool = True
     valid_name: str = "valid"  # of the data of a validation pass
-    is_aside: bool = False  # is this a pass beside the fit, as of `validate` in a callback?
+    is_aside: bool = False  # is this a pass outside the fit, such as `validate` in a callback?
     stop_reason: str | None = None
     _results: Results
 
@@ -78,7 +78,7 @@ class FitState(PassState, Clock):
     fitting: bool = False
     abortable: bool = False  # may a second Ctrl-C raise here?
     interrupted: str | None = None
-    ignores_stops: bool = False  # in trials, which have a length of their own
+    ignores_stops: bool = False  # in trials, which have their own length
     n_fits: int = 0  # the number of finished fits
     resumed: bool = False
     marks_passes: bool = False
@@ -96,7 +96,7 @@ class FitState(PassState, Clock):
 
         Args:
             reason: a text, kept as `stop_reason`; only the first one is kept.
-            alike: of several processes that train together, does each stop here, since they decide by the
+            alike: if several processes train together, do all of them stop here, because they decide by the
                 same numbers? If not, they agree on a stop with the gradients of the next batch.
         """
         if not isinstance(reason, str) or not reason:
@@ -145,7 +145,7 @@ class FitState(PassState, Clock):
 
     @property
     def is_last_batch(self) -> bool:
-        """Is it certain that no batch follows in this pass?"""
+        """Is it certain that this is the last batch of its pass?"""
         return self.batch_idx + 1 == self.n_batches and self.length_is_certain
 
     @property

@@ -67,7 +67,7 @@ def declares_state(callback: Callback) -> bool:
 
 
 def was_given(learn: FullLearner, callback: Callback) -> bool:
-    """Was the callback there at the call of `fit`? One that is added later is missing when a run resumes."""
+    """Was the callback there when `fit` was called? One that is added later is missing when a run resumes."""
     return not learn.fitting or learn.given is None or callback.name in learn.given
 
 
@@ -181,7 +181,7 @@ def differences(
         path: the file.
         parts: which parts to compare.
         allow: names of differences that are allowed.
-        fix: what to do about a difference, where it is not a run that resumes.
+        fix: what to do about a difference, if no run is being resumed.
 
     Returns:
         The names of the allowed differences that were found.

@@ -59,7 +59,7 @@ def without(learn: FullLearner, gone: list[Callback]) -> Iterator[Any]:
 
 
 def beside(callbacks: Iterable[Callback], others: Iterable[Callback]) -> list[Callback]:
-    """The callbacks that are not among the others; not by ==, which a callback may define."""
+    """The callbacks that are not among the others, by identity, because a callback may define `==`."""
     known = set(map(id, others))
     return [callback for callback in callbacks if id(callback) not in known]
 

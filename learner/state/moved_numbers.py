@@ -1,7 +1,8 @@
 """The numbers in plain attributes of the model and the loss that training changes.
 
 A counter, an annealed temperature, or the flag of a layer that its first batch initializes is state, and a
-file holds it like the weights. A number that training has not changed is a setting: the script determines it.
+file holds it like the weights. A number that training has not changed is a setting, and keeps the value from
+the script.
 """
 
 from __future__ import annotations

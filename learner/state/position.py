@@ -1,4 +1,4 @@
-"""The position of the loop as state: for the notes of errors, and for what a checkpoint saves."""
+"""The position of the loop as state, which the notes of errors and checkpoints use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from callbacks.core.contract import Callback, Cancel
 from callbacks.core.registry import describe
 
-#: Called where no callback listens to an event or implements an operation: a builtin function of one argument
+#: Called if no callback listens to an event or implements an operation: a builtin function of one argument #:
 #: that does nothing with a learner and creates no Python frame.
 nobody: Callable[[Any], Any] = operator.truth
 
@@ -41,7 +41,7 @@ class Place:
 
     def note_hook_error(self, error: BaseException, callback: Callback, hook: str) -> None:
         """Note that a hook, or an operation that a callback implements, has raised an error."""
-        if isinstance(error, Cancel):  # may be raised at each step and usually does no harm: keep it cheap
+        if isinstance(error, Cancel):  # must be quick: it may occur at each step, and is usually no error
             error.raised_by = callback, hook
         else:
             self._begin(error)

@@ -1,4 +1,4 @@
-"""Copy everything that determines the future of a learner, and restore it."""
+"""Copy everything that determines how a learner continues, and restore it."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def put_callbacks(learn: FullLearner, callbacks: tuple[Any, ...]) -> None:
                 membership.begin(learn, callback)
 
 
-USUAL = ("builtins", "collections")  # the packages of attributes that hold no generator
+USUAL = ("builtins", "collections")  # attributes from these packages hold no generator
 
 
 def parts_with_generators(learn: FullLearner) -> Iterator[tuple[str, Any]]:

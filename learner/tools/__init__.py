@@ -1,1 +1,1 @@
-"""What works on a whole learner: searches for a rate and a batch size, cost, replay."""
+"""Tools for a whole learner: searches for a rate and a batch size, cost, replay."""

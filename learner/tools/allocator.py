@@ -19,7 +19,7 @@ def keep_memory() -> bool:
     with zeros. Whether this happens depends on sizes and addresses, so it may cost much time, or none.
     `docs/speed.md` has measurements. Call this once, before the first fit; it affects the whole process.
 
-    The price: the process stays at its peak size. The effect is that of starting Python with
+    The drawback is that the process stays at its peak size. The effect is that of starting Python with
     `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_THRESHOLD_` set, but child processes do not inherit it.
 
     Returns:
@@ -34,5 +34,5 @@ def keep_memory() -> bool:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, ValueError, OSError):  # no confstr, no such name, no such function
         return False
-    # both, since setting one stops glibc from adapting the other, which starts at 128 kB
+    # both, because setting one stops glibc from adapting the other, which starts at 128 kB
     return bool(set_option(M_MMAP_THRESHOLD, LARGEST_KEPT) and set_option(M_TRIM_THRESHOLD, NEVER))

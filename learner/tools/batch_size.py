@@ -19,7 +19,7 @@ from learner.tools.batch_trials import Room, SizeTrial, Trials, as_bytes, shown_
 from learner.tools.cost import WIDTH, check_trainable, shown_time
 
 FINENESS = 16  # the largest size is found to within a sixteenth
-CLOSE = 0.97  # items per second this close to the highest count as equal: timings vary by as much
+CLOSE = 0.97  # sizes whose items per second are this close to the highest are equal: timings vary by as much
 UNKNOWN = 65536  # the last size to try if the number of items is not known
 
 

@@ -18,7 +18,7 @@ from learner.data.tensors import describe
 from learner.state.protocol import FullLearner
 from learner.tools.cost_runs import untouched
 
-N_SEEN = 8  # the batch with most bytes per item among these is used: padded text differs in length
+N_SEEN = 8  # the one with the most bytes per item is used, because padded text differs in length
 
 
 class Stock:

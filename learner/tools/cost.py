@@ -1,4 +1,4 @@
-"""What a training step costs: per operation, per callback, for data, and compared with a plain loop."""
+"""The cost of a training step: per operation, per callback, for data, and compared with a plain loop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CallbackCost:
 
 @dataclass(frozen=True, repr=False)
 class StepCost:
-    """What a training step (one batch) costs; `print` shows a table. All times are in seconds.
+    """The cost of a training step (one batch); `print` shows a table. All times are in seconds.
 
     Attributes:
         step: a whole step, without clocks inside it.
@@ -153,7 +153,7 @@ def shown_time(seconds: float) -> str:
 
 
 def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
-    """Measure the cost of a training step: per operation, per callback, for data, and beside a plain loop.
+    """Measure the cost of a training step: per operation, per callback, for data, and against a plain loop.
 
     The learner trains for some steps in a sandbox, several times. Callbacks that can write files or send
     numbers are left out and listed. If a step takes more than 50 ms, the steps with clocks inside are also
@@ -194,7 +194,7 @@ def measure(learn: FullLearner, n_steps: int = 50) -> StepCost:
 
 
 def typical(values: list[float]) -> float:
-    """The median of block means: includes what happens at intervals, but not single disturbed steps."""
+    """The median of block means: it includes work at intervals, but not single disturbed steps."""
     if not values:
         return 0.0
     blocks = [values[at : at + BLOCK] for at in range(0, len(values), BLOCK)]

@@ -26,7 +26,7 @@ from learner.state.optimizer_modes import switching
 from learner.state.protocol import FullLearner
 from learner.tools.meter import BLOCK, Conductor, Meter, Reads, TimedLoop, Watch, WatchedPasses
 
-N_WARM = 5  # steps that do not count: the first ones select kernels and fill caches
+N_WARM = 5  # steps that are not measured: the first ones select kernels and fill caches
 
 
 class Runs:
@@ -145,7 +145,7 @@ def by_hand(learn: FullLearner) -> Any:
 
 
 def why_no_bare_loop(learn: FullLearner) -> str | None:
-    """Why a loop by hand would not do the same, if it would not."""
+    """Why a loop by hand would train something else; None if it would not."""
     if ranks_of(learn).size > 1:
         return "the processes share each batch"
     return f"{title_of(learn.optimizer)} needs a closure" if needs_closure(learn.optimizer) else None

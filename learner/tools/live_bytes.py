@@ -25,12 +25,12 @@ class OverLimit(MemoryError):
 class LiveBytes(TorchDispatchMode):
     """Count the bytes of all tensors that are created within the block, on any device, until each is freed.
 
-    Tensors from before the block do not count, except `held`. Views and shared memory count once. Not
-    counted: buffers that a kernel allocates for itself, as a convolution does, tensors inside compiled code,
-    and memory that an allocator keeps.
+    Tensors from before the block are not counted, except `held`. Views and shared memory are counted once.
+    Not counted: buffers that a kernel allocates for itself, as a convolution does, tensors inside compiled
+    code, and memory that an allocator keeps.
 
     Args:
-        held: existing tensors that count too, as a model's weights.
+        held: existing tensors to count too, such as a model's weights.
         limit: most bytes that tensors may use; None for no limit.
 
     Attributes:

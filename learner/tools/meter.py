@@ -27,7 +27,7 @@ from learner.loop import Loop
 from learner.passes.passes import Known
 from learner.state.protocol import FullLearner, LoopProtocol
 
-SLOW = 0.05  # seconds of a step, beside which clocks and the start of a fit do not count
+SLOW = 0.05  # seconds of a step; compared with that, clocks and the start of a fit are negligible
 BLOCK = 10  # steps; rare events, and batches that workers deliver in bursts, average out within a block
 Call = Callable[[Any], Any]
 Sums = defaultdict[tuple[str, str], float]  #: seconds, or counts
@@ -38,7 +38,7 @@ class Watch:
 
     A pass ends early after enough steps; a validation pass has two batches. On an accelerator the last step
     of each block and pass waits until the device has finished. `make_batches` takes the loader. Before the
-    `n_steps` there are `n_warm` that do not count, or one if the steps are slow.
+    `n_steps` there are `n_warm` steps that are not measured, or only one if the steps are slow.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Conductor(Callback):
 class Meter:
     """Times hooks and operations, each without those called inside it; for use in a sandbox.
 
-    Keys are `("operation", name)` and `("callback", name)`. Batch events count in training only. If a
+    Keys are `("operation", name)` and `("callback", name)`. Batch events are timed in training only. If a
     callback does more, such as a validation within an epoch, that is its own time.
     """
 

@@ -87,7 +87,7 @@ def pieces_of(learn: FullLearner, left_out: list[str]) -> dict[str, Any]:
 
 
 def as_far_as_it_goes(value: Any, where: str, left_out: list[str]) -> Any:
-    """The value as plain data, with None for what a file cannot hold; a mapping becomes a dict."""
+    """The value as plain data, with None for parts that a file cannot hold; a mapping becomes a dict."""
     try:
         return to_plain(value, where)
     except TypeError as error:
@@ -230,7 +230,7 @@ def given_batch(learn: FullLearner, kept: dict[str, Any]) -> Iterator[None]:
 
 
 def head_of(kept: dict[str, Any]) -> str:
-    """Which step it is, how it ended, and what the file does not contain."""
+    """A description of the step: its place, how it ended, and what the file does not contain."""
     clock, error = kept["clock"], kept["error"]
     message = error["message"].partition("\n")[0]
     place = f"batch {clock['batch_idx']} of epoch {clock['epoch']}, global step {clock['global_step']}"

@@ -69,7 +69,7 @@ def values_of(learn: FullLearner, n_epochs: int, name: str) -> list[list[float]]
 
 
 def may_change(callback: Any) -> list[str]:
-    """What a scheduler may change; what one of torch's really changes is known once it is made."""
+    """What a scheduler may change; for a torch scheduler it is known only once the scheduler is made."""
     if isinstance(callback, TorchScheduler):
         return ["lr", "momentum"]
     return list(callback.schedules) if isinstance(callback, ParamScheduler) else []

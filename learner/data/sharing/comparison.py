@@ -14,7 +14,7 @@ CLOSE = 1e-3  # another processor may compute an augmentation with other last di
 
 
 def sample_of(batch: Any) -> Any:
-    """Some plain values of a batch, to compare; of a tensor on an accelerator its shape alone."""
+    """Some plain values of a batch, to compare; only the shape of a tensor on an accelerator."""
     if isinstance(batch, Mapping):
         return [sample_of(each) for each in batch.values()]
     if isinstance(batch, (list, tuple)):

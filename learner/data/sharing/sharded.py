@@ -1,4 +1,4 @@
-"""Recognise data that is sharded already, so that each rank has a part of its own."""
+"""Recognise data that is sharded already, so that each rank has its own part."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Taken(NamedTuple):
     number: int  #: of the batch in the group
     start: int  #: of its items
     stop: int
-    n_here: int | None  #: how many of these items count; none where they only keep the ranks in step
+    n_here: int | None  #: how many of these items are trained on; 0 if they only keep the ranks in step
     n_everywhere: int | None  #: the number of items of all ranks
 
 
@@ -28,7 +28,7 @@ class Share(NamedTuple):
     rank: int  #: from 0
     size: int  #: the number of ranks
     each: bool = False  #: take whole batches in turn, rank r those of numbers r, r + size, ...
-    sharded: bool = False  #: take all batches, because each rank has data of its own
+    sharded: bool = False  #: take all batches, because each rank has its own data
     epoch: int = 0  #: its number, on which the random draws of a data set depend
 
     @property

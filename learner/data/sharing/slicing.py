@@ -86,7 +86,7 @@ class Piece:
         return tensor.index_select(self.known.dims[path], torch.arange(start, stop, device=tensor.device))
 
     def has_items(self, shape: Sequence[int], path: tuple[Any, ...]) -> bool:
-        """Has a tensor a dimension of the items? It is the first one, or the second if time comes first.
+        """Does a tensor have a dimension of items? It is the first one, or the second if time comes first.
 
         Raises:
             ValueError: neither is, and the tensor does not have one row for all items.
